@@ -1,0 +1,702 @@
+"""What a configuration may say, what it may not, and where it is found."""
+
+import datetime
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import yaml
+
+from shmstats.config import ConfigError, Settings, load
+
+SECTIONS = ("path", "stats", "api", "statsd")
+
+BOOL = "true or false"
+ADDRESS = "'host:port' or '[ipv6]:port' (port 0 to 65535), or 'unix:/path' (at most 107 bytes of path)"
+TOKEN = "null, or one or more printable ASCII characters without blanks"
+PATH = "a non-empty path without NUL, where a ~user at its start must be a known one"
+HOST = "a host name or an address, not empty, without blanks or control characters"
+NAMESPACE = "printable ASCII characters without blanks and : | @ #, or ''"
+
+HIDDEN_STR = "a str, which is not shown"
+
+
+@dataclass
+class Key:
+    """What the table says of one key; ``refused`` has each value with the words that must describe it."""
+
+    name: str
+    default: Any
+    allowed: str
+    accepted: list[Any]
+    refused: list[tuple[Any, str]]
+
+
+def switch(name: str, default: bool) -> Key:
+    refused = [
+        (0, "0 (int)"),
+        (1, "1 (int)"),
+        (1.0, "1.0 (float)"),
+        ("true", "'true' (str)"),
+        ("", "'' (str)"),
+        (None, "null (NoneType)"),
+        ([True], "a value of type list"),
+        ({"a": True}, "a value of type dict"),
+    ]
+    return Key(name, default, BOOL, [True, False], refused)
+
+
+def integer(name: str, default: int, low: int, high: int) -> Key:
+    refused = [
+        (low - 1, f"{low - 1} (int)"),
+        (high + 1, f"{high + 1} (int)"),
+        (-high, f"{-high} (int)"),
+        (10**5000, "an integer of 16610 bits (int)"),
+        (True, "True (bool)"),
+        (False, "False (bool)"),
+        (float(low), f"{float(low)!r} (float)"),
+        (float("nan"), "nan (float)"),
+        (float("inf"), "inf (float)"),
+        (str(low), f"'{low}' (str)"),
+        ("", "'' (str)"),
+        (None, "null (NoneType)"),
+        ([low], "a value of type list"),
+        ({}, "a value of type dict"),
+    ]
+    return Key(name, default, f"an integer from {low} to {high}", [low, default, high], refused)
+
+
+def text(name: str, default: Any, allowed: str, accepted: list[str], refused: list[str]) -> Key:
+    wrong_types: list[tuple[Any, str]] = [
+        (True, "True (bool)"),
+        (False, "False (bool)"),
+        (8080, "8080 (int)"),
+        (1.5, "1.5 (float)"),
+        (datetime.date(2024, 1, 31), "a value of type date"),
+        (None, "null (NoneType)"),
+        (["x"], "a value of type list"),
+        ({"x": "y"}, "a value of type dict"),
+    ]
+    return Key(
+        name, default, allowed, accepted, wrong_types + [(value, f"{value[:60]!r}") for value in refused]
+    )
+
+
+def token() -> Key:
+    wrong_types = [True, 12345, 1.5, ["s"], {"s": 1}, datetime.date(2024, 1, 31)]
+    refused: list[tuple[Any, str]] = [
+        (value, f"a {type(value).__name__}, which is not shown") for value in wrong_types
+    ]
+    blanks = ["", " ", "a b", "a\tb", "a\n", "a\x7f", "a\x00", "geheimé", "\u0663"]
+    accepted = [None, "s", "!~", "eyJhbGciOi.J9-_~+/==", "x" * 4096]
+    return Key("api.token", None, TOKEN, accepted, refused + [(value, HIDDEN_STR) for value in blanks])
+
+
+KEYS = [
+    text(
+        "path.data",
+        Path("data"),
+        PATH,
+        accepted=["/var/lib/x", "/", "/a b", "/données", "/~"],
+        refused=["", "a\0b", "\0", "~nobody-of-this-name/x", "\ud800"],
+    ),
+    switch("stats.enabled", True),
+    switch("stats.persist", True),
+    switch("stats.no_buffer", True),
+    switch("stats.include_storage_stats_in_api", True),
+    integer("stats.buffer_size", 1000, 1, 1_000_000),
+    integer("stats.flush_interval_ms", 1000, 1, 3_600_000),
+    integer("stats.capacity", 65536, 256, 16_777_216),
+    integer("stats.max_workers", 64, 1, 1024),
+    integer("stats.snapshot_interval_ms", 10_000, 100, 86_400_000),
+    integer("stats.max_series_per_metric", 1000, 1, 16_777_216),
+    text(
+        "api.bind",
+        "127.0.0.1:8080",
+        ADDRESS,
+        accepted=[
+            "0.0.0.0:0",
+            "127.0.0.1:65535",
+            "localhost:8080",
+            "my-host.example.org:80",
+            "[::1]:8080",
+            "[::]:0",
+            "[fe80::1%eth0]:8080",
+            "unix:/run/shmstats.sock",
+            "unix:///run/shmstats.sock",
+            "unix:/run/with blank:and colon",
+            "unix:/" + "x" * 106,
+        ],
+        refused=[
+            "",
+            "localhost",
+            "8080",
+            ":8080",
+            "localhost:",
+            "localhost:http",
+            "localhost:-1",
+            "localhost:65536",
+            "localhost:99999",
+            "localhost:\u0663",
+            "localhost:80\n",
+            "local host:80",
+            "user@host:80",
+            "http://host:80",
+            "::1:8080",
+            "[::1]",
+            "[]:80",
+            "[localhost]:80",
+            "[::12345]:80",
+            "[::1]:65536",
+            "unix:",
+            "unix:/",
+            "unix:run/x.sock",
+            "unix://run/x.sock",
+            "unix:/run/\0",
+            "unix:/run/\ud800",
+            "unix:/" + "x" * 107,
+            "unix:/" + "é" * 54,
+        ],
+    ),
+    integer("api.workers", 2, 1, 1024),
+    token(),
+    text(
+        "api.protect", "admin", "'admin' or 'all'", ["admin", "all"], ["", "Admin", "none", "admin ", "all\n"]
+    ),
+    switch("statsd.enabled", False),
+    text(
+        "statsd.host",
+        "localhost",
+        HOST,
+        ["localhost", "10.0.0.1", "::1", "statsd.example.org", "bücher.example"],
+        ["", " ", "a b", "a\n", "a\0", "a\x7f", "a\ud800"],
+    ),
+    integer("statsd.port", 8125, 1, 65535),
+    text("statsd.protocol", "udp", "'udp' or 'tcp'", ["udp", "tcp"], ["", "UDP", "sctp", "udp\n"]),
+    text(
+        "statsd.namespace",
+        "app.",
+        NAMESPACE,
+        ["", "app.", "a_b-c.", "!~"],
+        ["a:", "a|", "@", "#", "a b", " ", "a\n", "a\x7f", "é", "\0"],
+    ),
+    integer("statsd.interval_in_seconds", 1, 1, 3600),
+    integer("statsd.buffer_size", 100, 1, 1_000_000),
+]
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts each test in an empty directory, without a configuration in the environment."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.delenv("SHMSTATS_CONFIG", raising=False)
+
+
+@dataclass
+class Given:
+    """One way to give a configuration: how ``load`` gets it, and what its errors begin with."""
+
+    load: Callable[[Mapping[str, Any]], Settings]
+    where: str
+
+
+@pytest.fixture(params=["mapping", "file"])
+def given(request: pytest.FixtureRequest, tmp_path: Path) -> Given:
+    """Runs a test once with a mapping and once with the same as a YAML file."""
+    if request.param == "mapping":
+        return Given(load, "the given mapping")
+    file = tmp_path / "conf.yml"
+
+    def load_file(config: Mapping[str, Any]) -> Settings:
+        file.write_text(yaml.safe_dump(dict(config)))
+        return load(file)
+
+    return Given(load_file, str(file))
+
+
+def as_config(name: str, value: object) -> dict[str, Any]:
+    section, key = name.split(".")
+    return {section: {key: value}}
+
+
+def setting(settings: Settings, name: str) -> object:
+    section, key = name.split(".")
+    return getattr(getattr(settings, section), key)
+
+
+def write(file: Path, content: str | bytes) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return file
+
+
+def message_of(config: object) -> str:
+    """Returns the message of the error that ``load`` raises; whatever it is about, it is one line."""
+    with pytest.raises(ConfigError) as caught:
+        load(config)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert message.isprintable()
+    return message
+
+
+def cases(which: Callable[[Key], list[Any]]) -> list[Any]:
+    return [
+        pytest.param(key, case, id=f"{key.name}-{number}")
+        for key in KEYS
+        for number, case in enumerate(which(key))
+    ]
+
+
+# Every key
+
+
+def test_the_table_of_this_test_has_every_key_of_the_settings() -> None:
+    sections = [field.name for field in fields(Settings) if is_dataclass(getattr(Settings(), field.name))]
+    assert sections == list(SECTIONS)
+    declared = [f"{name}.{field.name}" for name in sections for field in fields(getattr(Settings(), name))]
+    assert [key.name for key in KEYS] == declared
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_a_key_that_is_not_given_has_its_default(key: Key, given: Given) -> None:
+    found = setting(given.load({}), key.name)
+    expected = Path.cwd() / key.default if key.name == "path.data" else key.default
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_a_default_is_within_its_own_rule(key: Key, given: Given) -> None:
+    default = str(key.default) if key.name == "path.data" else key.default
+    given.load(as_config(key.name, default))
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_a_key_declares_a_one_line_description(key: Key) -> None:
+    section, name = key.name.split(".")
+    declared = {field.name: field for field in fields(getattr(Settings(), section))}
+    about = declared[name].metadata["rule"].about
+    assert about.endswith(".")
+    assert about.isprintable()
+
+
+@pytest.mark.parametrize(("key", "value"), cases(lambda key: key.accepted))
+def test_a_value_within_the_rule_is_taken(key: Key, value: object, given: Given) -> None:
+    found = setting(given.load(as_config(key.name, value)), key.name)
+    expected = Path(str(value)) if key.name == "path.data" else value
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(("key", "case"), cases(lambda key: key.refused))
+def test_a_value_outside_the_rule_is_refused_with_what_was_found_and_what_is_allowed(
+    key: Key, case: tuple[Any, str], given: Given
+) -> None:
+    value, found = case
+    content = as_config(key.name, value)
+    if value == 10**5000 and given.where != "the given mapping":
+        content = as_config(key.name, 10**4000)  # YAML can write no longer one
+        found = "an integer of 13288 bits (int)"
+    with pytest.raises(ConfigError) as caught:
+        given.load(content)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert message.startswith(f"{given.where}: {key.name}: found {found}")
+    assert f"; allowed: {key.allowed}" in message
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    assert "'" + "x" * 60 + "'... (str)" in message_of({"api": {"protect": "x" * 100_000}})
+
+
+def test_an_object_of_another_type_is_described_by_its_type_alone() -> None:
+    assert "found a value of type object;" in message_of({"stats": {"capacity": object()}})
+
+
+def test_only_the_first_mistake_is_reported() -> None:
+    message = message_of({"stats": {"capacity": 1, "max_workers": 0}})
+    assert "capacity" in message
+    assert "max_workers" not in message
+
+
+# Sections and keys
+
+
+def test_other_top_level_sections_are_ignored(given: Given) -> None:
+    settings = given.load({"application": {"capacity": -1}, "stat": 3, 5: None, "api": {"workers": 3}})
+    assert settings.api.workers == 3
+
+
+def test_another_section_may_have_tags_and_duplicates_that_only_its_owner_understands(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "x.yml",
+        "app: {secret: !vault abc, day: 2024-13-01, a: 1, a: 2, ? [list] : 1}\n"
+        "app: !ruby/object {}\n? [a, b]\n: 1\nstats: {capacity: 512}\n",
+    )
+    assert load(file).stats.capacity == 512
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_that_is_null_has_its_defaults(section: str, given: Given) -> None:
+    assert getattr(given.load({section: None}), section) == getattr(Settings(), section)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("value", [True, 0, "enabled", "", [], [{"enabled": True}]])
+def test_a_section_that_is_no_mapping_is_refused(section: str, value: object, given: Given) -> None:
+    with pytest.raises(ConfigError) as caught:
+        given.load({section: value})
+    kind = type(value).__name__
+    assert str(caught.value) == f"{given.where}: {section}: found a {kind}; allowed: a mapping of keys"
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_an_unknown_key_is_refused_with_the_known_ones(section: str, given: Given) -> None:
+    known = ", ".join(field.name for field in fields(getattr(Settings(), section)))
+    with pytest.raises(ConfigError) as caught:
+        given.load({section: {"zzz": 1}})
+    assert str(caught.value) == f"{given.where}: {section}.zzz: found an unknown key; allowed: {known}"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [
+        ("stats.capcity", "capacity"),
+        ("stats.CAPACITY", "capacity"),
+        ("stats.flush_interval", "flush_interval_ms"),
+        ("stats.no-buffer", "no_buffer"),
+        ("api.binds", "bind"),
+        ("statsd.interval", "interval_in_seconds"),
+        ("path.date", "data"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(wrong: str, near: str, given: Given) -> None:
+    with pytest.raises(ConfigError) as caught:
+        given.load(as_config(wrong, 1))
+    assert f"{given.where}: {wrong}: found an unknown key (did you mean {near}?)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "found"), [(1, "1 (int)"), (True, "True (bool)"), (None, "null (NoneType)"), (1.5, "1.5 (float)")]
+)
+def test_a_key_that_is_no_string_is_refused(key: object, found: str, given: Given) -> None:
+    with pytest.raises(ConfigError) as caught:
+        given.load({"stats": {key: 1}})
+    assert str(caught.value) == f"{given.where}: stats: found the key {found}; allowed: strings only"
+
+
+def test_an_unknown_key_with_line_breaks_stays_on_one_line() -> None:
+    assert r"'stats.a\nb'" in message_of({"stats": {"a\nb": 1}})
+
+
+def test_any_mapping_will_do() -> None:
+    settings = load(MappingProxyType({"stats": MappingProxyType({"capacity": 300})}))
+    assert settings.stats.capacity == 300
+
+
+@pytest.mark.parametrize("config", [3, True, b"x.yml", ["x.yml"], object()])
+def test_a_configuration_of_another_type_is_a_type_error_that_names_the_argument(config: object) -> None:
+    kind = type(config).__name__
+    with pytest.raises(TypeError, match=f"^config must be the path .* not {kind}$"):
+        load(config)  # type: ignore[arg-type]
+
+
+# Files
+
+
+@pytest.mark.parametrize("content", ["", "\n", "# nothing\n", "---\n", "null\n", "{}\n", "\ufeff"])
+def test_an_empty_file_means_the_defaults(content: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "x.yml", content)
+    settings = load(file)
+    assert settings == Settings(source=str(file))
+
+
+def test_a_file_in_the_documented_form_is_taken(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "x.yml",
+        "path:\n  data: d   # here\nstats:\n  no_buffer: false\n  capacity: 1_024\n"
+        "api:\n  bind: 127.0.0.1:9090\n  token:\nstatsd:\n  namespace: ''\n",
+    )
+    settings = load(file)
+    assert settings.path.data == tmp_path / "d"
+    assert settings.stats.no_buffer is False
+    assert settings.stats.capacity == 1024
+    assert settings.api.bind == "127.0.0.1:9090"
+    assert settings.api.token is None
+    assert settings.statsd.namespace == ""
+
+
+def test_anchors_and_merge_keys_work_and_own_keys_come_before_merged_ones(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "x.yml",
+        "base: &base {buffer_size: 7, enabled: false}\n"
+        "stats:\n  <<: *base\n  buffer_size: 8\nstatsd: *base\n",
+    )
+    settings = load(file)
+    assert (settings.stats.buffer_size, settings.stats.enabled) == (8, False)
+    assert (settings.statsd.buffer_size, settings.statsd.enabled) == (7, False)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("stats: [1", "line 1, column 10: while parsing a flow sequence, expected ',' or ']'"),
+        ("stats:\n  a: b: c\n", "line 2, column 7: mapping values are not allowed here"),
+        (
+            "stats:\n\tcapacity: 1\n",
+            "line 2, column 1: while scanning for the next token, found character '\\t'",
+        ),
+        ("a: 1\n--- \nb: 1\n", "line 2, column 1: expected a single document in the stream"),
+        ("stats: *other\n", "line 1, column 8: found undefined alias (not shown)"),
+        ("stats: {capacity: !!int many}\n", "line 1, column 19: cannot be read as a YAML int"),
+        ("api: {bind: 2024-13-01}\n", "line 1, column 13: cannot be read as a YAML timestamp"),
+        ("stats: {enabled: !!bool maybe}\n", "line 1, column 18: cannot be read as a YAML bool"),
+        ("stats: {capacity: " + "9" * 5000 + "}\n", "line 1, column 19: cannot be read as a YAML int"),
+        ("stats: {? [a] : 1}\n", "line 1, column 11: found a sequence as a key; allowed: a string"),
+        ("stats: {<<: 3}\n", "line 1, column 13: while constructing a mapping, expected a mapping"),
+        ("stats: !!python/object:os.system {}\n", "line 1, column 8: could not determine a constructor"),
+        ("ok: 1\nx: a\x07\n", "line 2, column 5: YAML does not allow the character 0x7"),
+        (b"ok: 1\nx: \xc3\xa9\xff\n", "line 2, column 5: byte 0xff is not UTF-8"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_file_that_is_not_proper_yaml_is_refused_with_the_place(
+    content: str | bytes, expected: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "x.yml", content)
+    assert message_of(file).startswith(f"{file}: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [("- stats\n", "sequence"), ("stats\n", "scalar"), ("3\n", "scalar"), ("''\n", "scalar")],
+)
+def test_a_document_that_is_no_mapping_is_refused(content: str, kind: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "x.yml", content)
+    assert message_of(file) == f"{file}: found a {kind} at the top; allowed: a mapping of sections"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("stats:\n  capacity: 512\n  capacity: 512\n", "line 3, column 3: stats.capacity is given twice"),
+        ("stats: {capacity: 512, 'capacity': 1024}\n", "line 1, column 24: stats.capacity is given twice"),
+        ("stats: {}\napp: 1\nstats: {}\n", "line 3, column 1: stats is given twice"),
+    ],
+)
+def test_a_key_given_twice_is_refused(content: str, expected: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "x.yml", content)
+    assert message_of(file) == f"{file}: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (
+            "api: {protect: no}",
+            "api.protect: found False (bool); allowed: 'admin' or 'all' (YAML makes unquoted no",
+        ),
+        ("statsd: {namespace: on}", "statsd.namespace: found True (bool); allowed: "),
+        ("api: {bind: 12:30}", "api.bind: found 750 (int); allowed: "),
+        ("statsd: {host: 2024-01-31}", "statsd.host: found a value of type date; allowed: "),
+        ("path: {data: 1.5}", "path.data: found 1.5 (float); allowed: "),
+    ],
+)
+def test_text_that_yaml_takes_for_something_else_is_refused_with_advice_to_quote_it(
+    content: str, found: str, tmp_path: Path
+) -> None:
+    message = message_of(write(tmp_path / "x.yml", content))
+    assert found in message
+    assert message.endswith("use quotes)")
+
+
+def test_advice_to_quote_is_not_given_where_it_would_not_help(tmp_path: Path) -> None:
+    assert "quotes" not in message_of({"api": {"protect": False}})
+    assert "quotes" not in message_of(write(tmp_path / "a.yml", "stats: {capacity: no}"))
+    assert "quotes" not in message_of(write(tmp_path / "b.yml", "api: {protect: none}"))
+
+
+# Where it is found
+
+
+def test_without_any_configuration_the_defaults_hold() -> None:
+    assert load() == load({}) == Settings()
+    assert load().source is None
+
+
+def test_the_argument_comes_before_the_environment_and_that_before_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = write(Path.cwd() / "shmstats.yml", "api: {workers: 11}")
+    named = write(tmp_path / "named.yml", "api: {workers: 12}")
+    argument = write(tmp_path / "argument.yml", "api: {workers: 13}")
+
+    assert (load().api.workers, load().source) == (11, str(here))
+    monkeypatch.setenv("SHMSTATS_CONFIG", str(named))
+    assert (load().api.workers, load().source) == (12, str(named))
+    assert (load(argument).api.workers, load(argument).source) == (13, str(argument))
+    assert load(str(argument)) == load(argument)
+    assert (load({}).api.workers, load({}).source) == (2, None)
+
+
+def test_an_empty_variable_names_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHMSTATS_CONFIG", "")
+    assert load() == Settings()
+
+
+def test_the_source_of_a_file_named_by_a_relative_path_is_absolute() -> None:
+    file = write(Path.cwd() / "etc" / "x.yml", "stats: {capacity: 512}")
+    assert load("etc/x.yml").source == str(file)
+
+
+def test_a_file_of_the_current_directory_is_named_in_errors() -> None:
+    write(Path.cwd() / "shmstats.yml", "stats: {capacity: 1}")
+    assert message_of(None).startswith("shmstats.yml: stats.capacity: found 1 (int)")
+
+
+@pytest.mark.parametrize("name", ["missing.yml", "directory", "with\nbreak", "", "nul\0", "\ud800"])
+def test_an_argument_that_cannot_be_read_is_an_error(name: str) -> None:
+    Path("directory").mkdir()
+    shown = name if name.isprintable() and name else repr(name)
+    assert message_of(name).startswith(f"{shown}: cannot be read: ")
+
+
+def test_a_variable_that_names_a_missing_file_is_an_error_that_names_both(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(Path.cwd() / "shmstats.yml", "")
+    monkeypatch.setenv("SHMSTATS_CONFIG", "/nowhere/x.yml")
+    expected = "/nowhere/x.yml (named by $SHMSTATS_CONFIG): cannot be read: No such file or directory"
+    assert message_of(None) == expected
+
+
+# The data directory
+
+
+def test_a_relative_data_directory_of_a_file_is_beside_that_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path / "etc" / "x.yml", "path: {data: var/../lib/./stats}")
+    assert load(file).path.data == tmp_path / "etc" / "lib" / "stats"
+    assert load("../etc/x.yml").path.data == tmp_path / "etc" / "lib" / "stats"
+    monkeypatch.setenv("SHMSTATS_CONFIG", "../etc/x.yml")
+    assert load().path.data == tmp_path / "etc" / "lib" / "stats"
+
+
+def test_a_file_without_a_data_directory_leaves_it_in_the_current_directory(tmp_path: Path) -> None:
+    assert load(write(tmp_path / "etc" / "x.yml", "path:\n")).path.data == Path.cwd() / "data"
+
+
+def test_a_relative_data_directory_of_a_mapping_is_in_the_current_directory_of_that_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load({"path": {"data": "../d"}})
+    monkeypatch.chdir("/")
+    assert settings.path.data == tmp_path / "d"
+
+
+def test_a_data_directory_may_be_given_as_a_path_object(tmp_path: Path) -> None:
+    assert load({"path": {"data": tmp_path}}).path.data == tmp_path
+
+
+def test_the_home_directory_is_expanded(
+    given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert given.load({"path": {"data": "~/d"}}).path.data == tmp_path / "home" / "d"
+
+
+def test_symbolic_links_in_the_data_directory_are_kept(given: Given, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "cwd")
+    link = str(tmp_path / "link" / "d")
+    assert given.load({"path": {"data": link}}).path.data == Path(link)
+
+
+def test_a_relative_data_directory_under_a_removed_current_directory_is_an_error() -> None:
+    Path.cwd().rmdir()
+    message = message_of({})
+    assert message.startswith("path.data: found data, which is relative, and the current directory no longer")
+    assert load({"path": {"data": "/var/x"}}).path.data == Path("/var/x")
+
+
+# The token
+
+
+def test_the_token_is_in_no_representation() -> None:
+    settings = load({"api": {"token": "s3cret"}})
+    assert settings.api.token == "s3cret"
+    assert "s3cret" not in f"{settings!r} {settings} {settings.api!r} {settings.api}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'api: {token: "s3cret "}',
+        "api: {token: [s3cret]}",
+        "api: {token: {s3cret: 1}}",
+        "api: {token: !s3cret}",
+        "api: {token: !s3cret x}",
+        "api: {token: !s3cr!et x}",
+        "api: {token: !<s3cret> x}",
+        "api: {token: !s3cret'x'y z}",
+        "api: {token: *s3cret}",
+        "api: {token: !!int s3cret}",
+        "api: {token: !!bool s3cret}",
+        "api: {token: s3cret: x}",
+        "api:\n  token: 's3cret\n",
+        'api:\n  token: "s3cr\\qet"\n',
+        "api: {token:s3cret}",
+        "api: {token:s3cret, token:s3cret}",
+        "api:\n  token:s3cret\n",
+        "api:\n  bind: localhost:1\n  token:s3cret\n",
+        "api: s3cret",
+        "api: {tokn: s3cret}",
+        "api: {token: &s3cr a, bind: &s3cr 3}",
+        "s3cret",
+    ],
+)
+def test_no_mistake_with_the_token_shows_it(content: str, tmp_path: Path) -> None:
+    message = message_of(write(tmp_path / "x.yml", content))
+    assert "s3cr" not in message
+
+
+def test_a_forgotten_blank_after_a_colon_can_be_seen_in_the_message(tmp_path: Path) -> None:
+    message = message_of(write(tmp_path / "x.yml", "api: {token:s3cret}"))
+    assert "api.token:...: found an unknown key (did you mean token?)" in message
+
+
+# Settings as values
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = load({})
+    with pytest.raises(FrozenInstanceError):
+        settings.stats.capacity = 1  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        settings.source = "x"  # type: ignore[misc]
+
+
+def test_settings_can_be_sent_to_a_spawned_process() -> None:
+    settings = load({"api": {"token": "x"}, "path": {"data": "/d"}})
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_yaml_is_imported_only_for_a_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "x.yml", "stats: {capacity: 512}")
+    script = (
+        "import sys; from shmstats.config import load\n"
+        "load(); load({'stats': {'capacity': 512}}); assert 'yaml' not in sys.modules\n"
+        f"load({str(file)!r}); assert 'yaml' in sys.modules\n"
+    )
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
