@@ -50,7 +50,8 @@ class Name(NamedTuple):
     unit: str = ""
 
 
-class Distribution(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Distribution:
     """The value of a histogram.
 
     Attributes:

@@ -1,0 +1,31 @@
+"""Exact statistics for preforked Python web servers.
+
+Counters that all worker processes share through shared memory::
+
+    from shmstats import stats
+
+    stats.incr("user_actions", "login")
+"""
+
+from __future__ import annotations
+
+from ._version import __version__
+from .block import BlockError
+from .block.cells import Counter, Gauge
+from .config import ConfigError
+from .registry import Registry, stats
+
+__all__ = [
+    "BlockError",
+    "ConfigError",
+    "Counter",
+    "Gauge",
+    "Registry",
+    "__version__",
+    "close",
+    "init",
+    "stats",
+]
+
+init = stats.init
+close = stats.close

@@ -1,0 +1,1278 @@
+/* The counting path: cells in shared memory, handles bound to them, and the calls that user code makes.
+ *
+ * Four types, from the bottom up:
+ *
+ *   Cells     the cells of one attached block, seen by one worker: adds and stores under the cell's lock.
+ *   Counter,
+ *   Gauge     handles: one statistic, bound to its cell.
+ *   Recorder  finds the handle of (category, metric) by two caches; the base class of the registry.
+ *
+ * A call that finds everything in place is finished here, with no Python frame, system call or
+ * allocation. Whatever is not in place (no handle yet, a stale one, an argument that is not a plain
+ * int) is a *miss*: the call is handed to a Python method of the recorder, which puts it right.
+ *
+ * A cell's lock is a word in the cell: 0, or the owner's word (layout.py, owner_word). It is taken by
+ * compare-and-swap and held for a few instructions. Inside, the names generation is looked at again:
+ * who removes a name raises the generation first and then takes every lock of its cells, so that
+ * nobody can count into a cell that has been given to another name. A change of a value is one aligned
+ * 64-bit store, so a worker that is killed at any instruction leaves the old value or the new one.
+ *
+ * _cells_py.py is the pure Python twin of this file; _cells.pyi describes both.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <float.h>
+#include <math.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+
+#define LIKELY(x) __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+/* One cell, as layout.py's CELL; the module exports its offsets and cells.py compares them. */
+typedef struct {
+    uint32_t lock;
+    uint32_t seq; /* of a gauge's first cell: 0 its value is the integer here, 1 the double next door */
+    int64_t value;
+} Cell;
+
+/* What a fast path did with its operation. */
+typedef enum { DONE, MISS, FAILED } Outcome;
+
+/* ------------------------------------------------------------------------------------------ Cells */
+
+typedef struct Cells {
+    PyObject_HEAD
+    Py_buffer buffer;           /* the whole block; buffer.buf is NULL once closed */
+    Cell *first;                /* row 0, column 0 */
+    Py_ssize_t rows, capacity;  /* in cells */
+    Py_ssize_t row_bytes;       /* from one row to the next */
+    const uint64_t *generation; /* in the header, or &no_generation when closed or inherited by fork */
+    const uint64_t *gate;       /* generation, or &no_generation while the fast paths are shut */
+    uint32_t owner;             /* what our locks hold */
+    PyObject *is_live;          /* callable(word) -> whether the owner of a lock lives */
+    Cell *takeovers;            /* where locks taken over from the dead are counted, or NULL */
+    struct Cells *next;         /* all that exist, for the child of a fork */
+} Cells;
+
+/* No binding has this generation. */
+static const uint64_t no_generation = 0;
+
+static Cells *all_cells = NULL;
+
+/* In the child of a fork, however it was made: nothing of the parent's may be counted into. */
+static void
+after_fork_in_child(void)
+{
+    for (Cells *cells = all_cells; cells != NULL; cells = cells->next) {
+        cells->generation = &no_generation;
+        cells->gate = &no_generation;
+    }
+}
+
+static inline uint64_t
+current(const uint64_t *generation)
+{
+    return __atomic_load_n(generation, __ATOMIC_ACQUIRE);
+}
+
+static inline int64_t
+saturating_add(int64_t a, int64_t b)
+{
+    int64_t sum;
+    if (UNLIKELY(__builtin_add_overflow(a, b, &sum)))
+        return b > 0 ? INT64_MAX : INT64_MIN;
+    return sum;
+}
+
+static inline int
+try_lock(Cell *cell, uint32_t owner)
+{
+    uint32_t free = 0;
+    return __atomic_compare_exchange_n(&cell->lock, &free, owner, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+
+static inline void
+unlock(Cell *cell)
+{
+    __atomic_store_n(&cell->lock, 0, __ATOMIC_RELEASE);
+}
+
+static inline void
+store_value(Cell *cell, int64_t value)
+{
+    __atomic_store_n(&cell->value, value, __ATOMIC_RELAXED);
+}
+
+static inline int64_t
+load_value(const Cell *cell)
+{
+    return __atomic_load_n(&cell->value, __ATOMIC_RELAXED);
+}
+
+/* Call a Python callable with a lock's word; returns its truth, or -1 with an exception set. */
+static int
+ask(PyObject *callable, uint32_t word)
+{
+    PyObject *answer = PyObject_CallFunction(callable, "k", (unsigned long)word);
+    if (answer == NULL)
+        return -1;
+    int truth = PyObject_IsTrue(answer);
+    Py_DECREF(answer);
+    return truth;
+}
+
+/* Give others the processor for a while, without the GIL. */
+static void
+pause_a_little(long nanoseconds)
+{
+    struct timespec span = {0, nanoseconds};
+    Py_BEGIN_ALLOW_THREADS
+    nanosleep(&span, NULL);
+    Py_END_ALLOW_THREADS
+}
+
+/* Take a lock that was not free at once: wait for its owner, or take it over from a dead one.
+ *
+ * While it waits other threads run, so the block may be closed meanwhile: that is a MISS. */
+static Outcome
+lock_held_by_other(Cells *cells, Cell *cell)
+{
+    for (int spin = 0; spin < 200; spin++) {
+        if (try_lock(cell, cells->owner))
+            return DONE;
+#if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+#endif
+    }
+    Outcome outcome = MISS;
+    long nanoseconds = 20000;
+    Py_INCREF(cells);
+    while (cells->generation != &no_generation) {
+        uint32_t word = __atomic_load_n(&cell->lock, __ATOMIC_RELAXED);
+        if (word == 0) {
+            if (try_lock(cell, cells->owner)) {
+                outcome = DONE;
+                break;
+            }
+            continue;
+        }
+        int lives = ask(cells->is_live, word);
+        if (lives < 0) {
+            outcome = FAILED;
+            break;
+        }
+        if (cells->generation == &no_generation)
+            break;
+        if (!lives && __atomic_compare_exchange_n(&cell->lock, &word, cells->owner, 0, __ATOMIC_ACQUIRE,
+                                                  __ATOMIC_RELAXED)) {
+            /* The holder's store was whole or had not begun: there is nothing to repair. */
+            if (cells->takeovers != NULL)
+                __atomic_fetch_add(&cells->takeovers->value, 1, __ATOMIC_RELAXED);
+            outcome = DONE;
+            break;
+        }
+        if (lives) {
+            pause_a_little(nanoseconds);
+            if (nanoseconds < 1000000)
+                nanoseconds *= 2;
+        }
+    }
+    Py_DECREF(cells);
+    return outcome;
+}
+
+static inline Outcome
+lock(Cells *cells, Cell *cell)
+{
+    if (LIKELY(try_lock(cell, cells->owner)))
+        return DONE;
+    return lock_held_by_other(cells, cell);
+}
+
+/* Lock a cell on behalf of a binding of the given generation; MISS where that is stale. */
+static inline Outcome
+lock_bound(Cells *cells, Cell *cell, uint64_t generation)
+{
+    Outcome outcome = lock(cells, cell);
+    if (LIKELY(outcome == DONE) && UNLIKELY(current(cells->generation) != generation)) {
+        unlock(cell);
+        return MISS;
+    }
+    return outcome;
+}
+
+static inline Outcome
+add_integer(Cells *cells, Cell *cell, uint64_t generation, int64_t n)
+{
+    Outcome outcome = lock_bound(cells, cell, generation);
+    if (LIKELY(outcome == DONE)) {
+        store_value(cell, saturating_add(load_value(cell), n));
+        unlock(cell);
+    }
+    return outcome;
+}
+
+/* A gauge is two cells: the value is written to the one of its type, then the first one's seq is
+ * pointed at it. Each step leaves a value that was really set. */
+static inline void
+put_integer(Cell *gauge, int64_t value)
+{
+    store_value(&gauge[0], value);
+    __atomic_store_n(&gauge[0].seq, 0, __ATOMIC_RELEASE);
+}
+
+static inline void
+put_double(Cell *gauge, double value)
+{
+    int64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    store_value(&gauge[1], bits);
+    __atomic_store_n(&gauge[0].seq, 1, __ATOMIC_RELEASE);
+}
+
+static inline double
+double_of(const Cell *gauge)
+{
+    int64_t bits = load_value(&gauge[1]);
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static void
+Cells_forget(Cells *self)
+{
+    self->generation = &no_generation;
+    self->gate = &no_generation;
+    self->first = NULL;
+    self->takeovers = NULL;
+    if (self->buffer.buf != NULL)
+        PyBuffer_Release(&self->buffer);
+    self->buffer.buf = NULL;
+}
+
+static void
+Cells_unlink(Cells *self)
+{
+    for (Cells **link = &all_cells; *link != NULL; link = &(*link)->next) {
+        if (*link == self) {
+            *link = self->next;
+            return;
+        }
+    }
+}
+
+static PyObject *
+Cells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"buffer",           "offset", "rows",    "capacity",  "row_bytes",
+                            "generation_offset", "owner",  "is_live", "locks", NULL};
+    PyObject *source, *is_live, *locks; /* locks: for the twin */
+    Py_ssize_t offset, rows, capacity, row_bytes, generation_offset;
+    unsigned int owner;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OnnnnnIOO", names, &source, &offset, &rows, &capacity,
+                                     &row_bytes, &generation_offset, &owner, &is_live, &locks))
+        return NULL;
+    Cells *self = (Cells *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->generation = self->gate = &no_generation;
+    self->is_live = Py_NewRef(is_live);
+    self->next = all_cells;
+    all_cells = self;
+    if (PyObject_GetBuffer(source, &self->buffer, PyBUF_WRITABLE) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    if (offset < 0 || rows < 1 || capacity < 1 || owner == 0 || row_bytes < capacity * (Py_ssize_t)sizeof(Cell)
+        || generation_offset < 0 || generation_offset % 8 || offset % (Py_ssize_t)sizeof(Cell)
+        || generation_offset > self->buffer.len - 8 || rows > (self->buffer.len - offset) / row_bytes) {
+        PyErr_SetString(PyExc_ValueError, "the cells do not fit into the buffer");
+        Py_DECREF(self);
+        return NULL;
+    }
+    char *base = self->buffer.buf;
+    self->first = (Cell *)(base + offset);
+    self->rows = rows;
+    self->capacity = capacity;
+    self->row_bytes = row_bytes;
+    self->owner = owner;
+    self->generation = self->gate = (const uint64_t *)(base + generation_offset);
+    return (PyObject *)self;
+}
+
+static int
+Cells_traverse(Cells *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->is_live);
+    return 0;
+}
+
+static int
+Cells_clear(Cells *self)
+{
+    Py_CLEAR(self->is_live);
+    return 0;
+}
+
+static void
+Cells_dealloc(Cells *self)
+{
+    PyObject_GC_UnTrack(self);
+    Cells_unlink(self);
+    Cells_forget(self);
+    Cells_clear(self);
+    Py_TYPE(self)->tp_free(self);
+}
+
+/* The address of a cell and of width - 1 more behind it, or NULL with an exception set. */
+static Cell *
+Cells_at(Cells *self, Py_ssize_t row, Py_ssize_t column, Py_ssize_t width)
+{
+    if (self->generation == &no_generation) {
+        PyErr_SetString(PyExc_ValueError, "the cells are closed");
+        return NULL;
+    }
+    if (row < 0 || row >= self->rows || column < 0 || column > self->capacity - width) {
+        PyErr_Format(PyExc_IndexError, "no cell at row %zd, column %zd: there are %zd rows of %zd", row, column,
+                     self->rows, self->capacity);
+        return NULL;
+    }
+    return (Cell *)((char *)self->first + row * self->row_bytes) + column;
+}
+
+static PyObject *
+answer(Outcome outcome)
+{
+    return outcome == FAILED ? NULL : PyBool_FromLong(outcome == DONE);
+}
+
+static PyObject *
+Cells_add(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    long long n;
+    unsigned long long generation;
+    if (!PyArg_ParseTuple(args, "nnLK", &row, &column, &n, &generation))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, 1);
+    return cell == NULL ? NULL : answer(add_integer(self, cell, generation, n));
+}
+
+static PyObject *
+Cells_load(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    if (!PyArg_ParseTuple(args, "nn", &row, &column))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, 1);
+    return cell == NULL ? NULL : PyLong_FromLongLong(load_value(cell));
+}
+
+static PyObject *
+Cells_clear_cells(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column, width;
+    if (!PyArg_ParseTuple(args, "nnn", &row, &column, &width))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, width);
+    if (cell == NULL)
+        return NULL;
+    Outcome outcome = lock(self, cell);
+    if (outcome == DONE) {
+        for (Py_ssize_t i = 0; i < width; i++)
+            store_value(&cell[i], 0);
+        __atomic_store_n(&cell->seq, 0, __ATOMIC_RELEASE);
+        unlock(cell);
+    }
+    return answer(outcome);
+}
+
+static PyObject *
+Cells_load_gauge(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    if (!PyArg_ParseTuple(args, "nn", &row, &column))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, 2);
+    if (cell == NULL)
+        return NULL;
+    if (__atomic_load_n(&cell->seq, __ATOMIC_ACQUIRE) & 1)
+        return PyFloat_FromDouble(double_of(cell));
+    return PyLong_FromLongLong(load_value(cell));
+}
+
+/* Set a gauge to an exact int or float; MISS for anything else. */
+static inline Outcome
+set_gauge(Cells *cells, Cell *gauge, uint64_t generation, PyObject *value)
+{
+    int64_t integer = 0;
+    double real = 0.0;
+    int is_integer = PyLong_CheckExact(value);
+    if (is_integer) {
+        int overflow;
+        integer = PyLong_AsLongLongAndOverflow(value, &overflow);
+        if (overflow)
+            return MISS;
+    }
+    else if (PyFloat_CheckExact(value)) {
+        real = PyFloat_AS_DOUBLE(value);
+        if (!isfinite(real))
+            return MISS;
+    }
+    else
+        return MISS;
+    Outcome outcome = lock_bound(cells, gauge, generation);
+    if (outcome == DONE) {
+        if (is_integer)
+            put_integer(gauge, integer);
+        else
+            put_double(gauge, real);
+        unlock(gauge);
+    }
+    return outcome;
+}
+
+static PyObject *
+Cells_set_gauge(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    PyObject *value;
+    unsigned long long generation;
+    if (!PyArg_ParseTuple(args, "nnOK", &row, &column, &value, &generation))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, 2);
+    return cell == NULL ? NULL : answer(set_gauge(self, cell, generation, value));
+}
+
+/* The sum of two finite doubles, kept finite. */
+static double
+finite_sum(double a, double b)
+{
+    double sum = a + b;
+    if (isfinite(sum))
+        return sum;
+    return sum > 0 ? DBL_MAX : -DBL_MAX;
+}
+
+static PyObject *
+Cells_add_gauge(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    PyObject *n;
+    unsigned long long generation;
+    if (!PyArg_ParseTuple(args, "nnOK", &row, &column, &n, &generation))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, 2);
+    if (cell == NULL)
+        return NULL;
+    int n_is_integer = PyLong_Check(n);
+    long long integer = n_is_integer ? PyLong_AsLongLong(n) : 0;
+    double real = n_is_integer ? (double)integer : PyFloat_AsDouble(n);
+    if (PyErr_Occurred())
+        return NULL;
+    Outcome outcome = lock_bound(self, cell, generation);
+    if (outcome == DONE) {
+        if (cell->seq & 1)
+            put_double(cell, finite_sum(double_of(cell), real));
+        else if (n_is_integer)
+            put_integer(cell, saturating_add(load_value(cell), integer));
+        else
+            put_double(cell, finite_sum((double)load_value(cell), real));
+        unlock(cell);
+    }
+    return answer(outcome);
+}
+
+static PyObject *
+Cells_publish(Cells *self, PyObject *args)
+{
+    Py_ssize_t offset;
+    unsigned int value;
+    if (!PyArg_ParseTuple(args, "nI", &offset, &value))
+        return NULL;
+    if (self->generation == &no_generation || offset < 0 || offset % 4 || offset > self->buffer.len - 4) {
+        PyErr_Format(PyExc_IndexError, "no word at offset %zd", offset);
+        return NULL;
+    }
+    __atomic_store_n((uint32_t *)((char *)self->buffer.buf + offset), value, __ATOMIC_RELEASE);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Cells_raise_generation(Cells *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->generation == &no_generation) {
+        PyErr_SetString(PyExc_ValueError, "the cells are closed");
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(
+        __atomic_add_fetch((uint64_t *)(uintptr_t)self->generation, 1, __ATOMIC_SEQ_CST));
+}
+
+static PyObject *
+Cells_count_takeovers_at(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    if (!PyArg_ParseTuple(args, "nn", &row, &column))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, 1);
+    if (cell == NULL)
+        return NULL;
+    self->takeovers = cell;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Cells_hold(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    unsigned int word;
+    if (!PyArg_ParseTuple(args, "nnI", &row, &column, &word))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, 1);
+    if (cell == NULL)
+        return NULL;
+    __atomic_store_n(&cell->lock, word, __ATOMIC_SEQ_CST);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Cells_holder(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    if (!PyArg_ParseTuple(args, "nn", &row, &column))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, 1);
+    return cell == NULL ? NULL : PyLong_FromUnsignedLong(__atomic_load_n(&cell->lock, __ATOMIC_ACQUIRE));
+}
+
+static PyObject *
+Cells_close(Cells *self, PyObject *Py_UNUSED(ignored))
+{
+    Cells_forget(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Cells_get_direct(Cells *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->gate != &no_generation);
+}
+
+static int
+Cells_set_direct(Cells *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    int direct = value == NULL ? -1 : PyObject_IsTrue(value);
+    if (direct < 0) {
+        if (value == NULL)
+            PyErr_SetString(PyExc_AttributeError, "direct cannot be deleted");
+        return -1;
+    }
+    self->gate = direct ? self->generation : &no_generation;
+    return 0;
+}
+
+static PyObject *
+Cells_get_generation(Cells *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(current(self->generation));
+}
+
+static PyMethodDef Cells_methods[] = {
+    {"add", (PyCFunction)Cells_add, METH_VARARGS, NULL},
+    {"load", (PyCFunction)Cells_load, METH_VARARGS, NULL},
+    {"clear", (PyCFunction)Cells_clear_cells, METH_VARARGS, NULL},
+    {"load_gauge", (PyCFunction)Cells_load_gauge, METH_VARARGS, NULL},
+    {"set_gauge", (PyCFunction)Cells_set_gauge, METH_VARARGS, NULL},
+    {"add_gauge", (PyCFunction)Cells_add_gauge, METH_VARARGS, NULL},
+    {"publish", (PyCFunction)Cells_publish, METH_VARARGS, NULL},
+    {"raise_generation", (PyCFunction)Cells_raise_generation, METH_NOARGS, NULL},
+    {"count_takeovers_at", (PyCFunction)Cells_count_takeovers_at, METH_VARARGS, NULL},
+    {"hold", (PyCFunction)Cells_hold, METH_VARARGS, NULL},
+    {"holder", (PyCFunction)Cells_holder, METH_VARARGS, NULL},
+    {"close", (PyCFunction)Cells_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef Cells_getset[] = {
+    {"direct", (getter)Cells_get_direct, (setter)Cells_set_direct, NULL, NULL},
+    {"generation", (getter)Cells_get_generation, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyTypeObject Cells_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "shmstats.block._cells.Cells",
+    .tp_basicsize = sizeof(Cells),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_doc = PyDoc_STR("The cells of one attached block, seen by one worker."),
+    .tp_new = Cells_new,
+    .tp_dealloc = (destructor)Cells_dealloc,
+    .tp_traverse = (traverseproc)Cells_traverse,
+    .tp_clear = (inquiry)Cells_clear,
+    .tp_methods = Cells_methods,
+    .tp_getset = Cells_getset,
+};
+
+/* ---------------------------------------------------------------------------------------- handles */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *recorder; /* whose Python methods take the misses */
+    PyObject *category, *metric, *labels;
+    Cells *cells; /* what the handle is bound to; NULL: nothing yet */
+    Cell *cell;
+    uint64_t generation; /* of the names when it was bound */
+    char monotonic;      /* the counter was never decremented, so the first time is a miss */
+} Series;
+
+static PyObject *str_count, *str_count_series, *str_set, *str_set_series, *str_value;
+static PyObject *long_one, *long_minus_one;
+
+/* Whether the handle may be used as it is bound. */
+static inline int
+is_bound(const Series *series)
+{
+    return series->cells != NULL && current(series->cells->gate) == series->generation;
+}
+
+/* The value of an exact int that fits 64 bits; 0 where it is none, and *fits says so. */
+static inline int64_t
+plain_integer(PyObject *object, int *fits)
+{
+    if (UNLIKELY(!PyLong_CheckExact(object))) {
+        *fits = 0;
+        return 0;
+    }
+#if PY_VERSION_HEX >= 0x030C0000
+    if (LIKELY(PyUnstable_Long_IsCompact((PyLongObject *)object))) {
+        *fits = 1;
+        return PyUnstable_Long_CompactValue((PyLongObject *)object);
+    }
+#else
+    Py_ssize_t size = Py_SIZE(object);
+    if (LIKELY(size == 1)) {
+        *fits = 1;
+        return ((PyLongObject *)object)->ob_digit[0];
+    }
+#endif
+    int overflow;
+    int64_t value = PyLong_AsLongLongAndOverflow(object, &overflow);
+    *fits = !overflow;
+    return value;
+}
+
+static inline Outcome
+count(Series *series, int64_t n)
+{
+    if (UNLIKELY(!is_bound(series)) || UNLIKELY(n < 0 && series->monotonic))
+        return MISS;
+    return add_integer(series->cells, series->cell, series->generation, n);
+}
+
+/* Count sign * n by a handle of the fast kind; n NULL stands for 1. */
+static inline Outcome
+count_object(Series *series, int sign, PyObject *n)
+{
+    int fits = 1;
+    int64_t value = n == NULL ? 1 : plain_integer(n, &fits);
+    if (UNLIKELY(!fits) || UNLIKELY(sign < 0 && value == INT64_MIN))
+        return MISS;
+    return count(series, sign < 0 ? -value : value);
+}
+
+static PyObject *
+count_missed(Series *series, int sign, PyObject *n)
+{
+    return PyObject_CallMethodObjArgs(series->recorder, str_count_series, sign < 0 ? long_minus_one : long_one,
+                                      series, n == NULL ? long_one : n, NULL);
+}
+
+static int
+Series_setup(Series *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"recorder", "category", "metric", "labels", NULL};
+    PyObject *recorder, *category, *metric, *labels = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OUU|O!", names, &recorder, &category, &metric, &PyTuple_Type,
+                                     &labels))
+        return -1;
+    self->recorder = Py_NewRef(recorder);
+    self->category = Py_NewRef(category);
+    self->metric = Py_NewRef(metric);
+    self->labels = labels == NULL ? PyTuple_New(0) : Py_NewRef(labels);
+    return self->labels == NULL ? -1 : 0;
+}
+
+static PyObject *
+Series_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    Series *self = (Series *)type->tp_alloc(type, 0);
+    if (self != NULL && Series_setup(self, args, kwargs) < 0)
+        Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+static int
+Series_traverse(Series *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->recorder);
+    Py_VISIT(self->labels);
+    Py_VISIT(self->cells);
+    return 0;
+}
+
+static int
+Series_clear(Series *self)
+{
+    Py_CLEAR(self->recorder);
+    Py_CLEAR(self->labels);
+    Py_CLEAR(self->cells);
+    return 0;
+}
+
+static void
+Series_dealloc(Series *self)
+{
+    PyObject_GC_UnTrack(self);
+    Series_clear(self);
+    Py_CLEAR(self->category);
+    Py_CLEAR(self->metric);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyObject *
+Series_bind(Series *self, PyObject *args)
+{
+    Cells *cells;
+    Py_ssize_t row, column, width;
+    unsigned long long generation;
+    int monotonic;
+    if (!PyArg_ParseTuple(args, "O!nnnKp", &Cells_Type, &cells, &row, &column, &width, &generation, &monotonic))
+        return NULL;
+    Cell *cell = Cells_at(cells, row, column, width);
+    if (cell == NULL)
+        return NULL;
+    Py_INCREF(cells);
+    Py_XSETREF(self->cells, cells);
+    self->cell = cell;
+    self->generation = generation;
+    self->monotonic = (char)monotonic;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Series_value(Series *self, void *Py_UNUSED(closure))
+{
+    return PyObject_CallMethodOneArg(self->recorder, str_value, (PyObject *)self);
+}
+
+static PyObject *
+Series_bound(Series *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(is_bound(self));
+}
+
+static PyObject *
+Series_repr(Series *self)
+{
+    const char *name = strrchr(Py_TYPE(self)->tp_name, '.');
+    return PyUnicode_FromFormat("<%s %R %R>", name == NULL ? Py_TYPE(self)->tp_name : name + 1, self->category,
+                                self->metric);
+}
+
+/* The one argument of incr and decr, by position or as n=; NULL and *bad where there are others. */
+static inline PyObject *
+one_or_nothing(const char *function, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int *bad)
+{
+    *bad = 0;
+    if (LIKELY(kwnames == NULL)) {
+        if (LIKELY(nargs == 0))
+            return NULL;
+        if (LIKELY(nargs == 1))
+            return args[0];
+    }
+    else if (nargs == 0 && PyTuple_GET_SIZE(kwnames) == 1
+             && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "n") == 0)
+        return args[0];
+    *bad = 1;
+    PyErr_Format(PyExc_TypeError, "%s() takes one argument, n", function);
+    return NULL;
+}
+
+static PyObject *
+Counter_incr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    int bad;
+    PyObject *n = one_or_nothing("incr", args, nargs, kwnames, &bad);
+    if (UNLIKELY(bad))
+        return NULL;
+    Outcome outcome = count_object(self, 1, n);
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    return outcome == MISS ? count_missed(self, 1, n) : NULL;
+}
+
+static PyObject *
+Counter_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    int bad;
+    PyObject *n = one_or_nothing("decr", args, nargs, kwnames, &bad);
+    if (UNLIKELY(bad))
+        return NULL;
+    Outcome outcome = count_object(self, -1, n);
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    return outcome == MISS ? count_missed(self, -1, n) : NULL;
+}
+
+static PyObject *
+Gauge_set(Series *self, PyObject *value)
+{
+    Outcome outcome = MISS;
+    if (LIKELY(is_bound(self)))
+        outcome = set_gauge(self->cells, self->cell, self->generation, value);
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    if (outcome == FAILED)
+        return NULL;
+    return PyObject_CallMethodObjArgs(self->recorder, str_set_series, self, value, NULL);
+}
+
+static PyObject *
+Gauge_incr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    int bad;
+    PyObject *n = one_or_nothing("incr", args, nargs, kwnames, &bad);
+    return bad ? NULL : count_missed(self, 1, n);
+}
+
+static PyObject *
+Gauge_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    int bad;
+    PyObject *n = one_or_nothing("decr", args, nargs, kwnames, &bad);
+    return bad ? NULL : count_missed(self, -1, n);
+}
+
+static PyMemberDef Series_members[] = {
+    {"category", T_OBJECT_EX, offsetof(Series, category), READONLY, NULL},
+    {"metric", T_OBJECT_EX, offsetof(Series, metric), READONLY, NULL},
+    {"labels", T_OBJECT_EX, offsetof(Series, labels), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef Series_getset[] = {
+    {"value", (getter)Series_value, NULL, PyDoc_STR("The value over all workers."), NULL},
+    {"_bound", (getter)Series_bound, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef Series_methods[] = {
+    {"_bind", (PyCFunction)Series_bind, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+#define FASTCALL (METH_FASTCALL | METH_KEYWORDS)
+#define FUNCTION(f) ((PyCFunction)(void (*)(void))(f))
+
+static PyMethodDef Counter_methods[] = {
+    {"incr", FUNCTION(Counter_incr), FASTCALL, PyDoc_STR("incr($self, /, n=1)\n--\n\nAdd n.")},
+    {"decr", FUNCTION(Counter_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nTake n away.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMethodDef Gauge_methods[] = {
+    {"set", (PyCFunction)Gauge_set, METH_O, PyDoc_STR("set($self, value, /)\n--\n\nSet the gauge.")},
+    {"incr", FUNCTION(Gauge_incr), FASTCALL, PyDoc_STR("incr($self, /, n=1)\n--\n\nAdd n.")},
+    {"decr", FUNCTION(Gauge_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nTake n away.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyTypeObject Series_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "shmstats.block._cells.Series",
+    .tp_basicsize = sizeof(Series),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .tp_doc = PyDoc_STR("A handle: one statistic, bound to its cell."),
+    .tp_new = Series_new,
+    .tp_dealloc = (destructor)Series_dealloc,
+    .tp_traverse = (traverseproc)Series_traverse,
+    .tp_clear = (inquiry)Series_clear,
+    .tp_repr = (reprfunc)Series_repr,
+    .tp_members = Series_members,
+    .tp_getset = Series_getset,
+    .tp_methods = Series_methods,
+};
+
+static PyTypeObject Counter_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "shmstats.block._cells.Counter",
+    .tp_basicsize = sizeof(Series),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_doc = PyDoc_STR("A handle of a counter."),
+    .tp_base = &Series_Type,
+    .tp_traverse = (traverseproc)Series_traverse,
+    .tp_clear = (inquiry)Series_clear,
+    .tp_methods = Counter_methods,
+};
+
+static PyTypeObject Gauge_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "shmstats.block._cells.Gauge",
+    .tp_basicsize = sizeof(Series),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_doc = PyDoc_STR("A handle of a gauge."),
+    .tp_base = &Series_Type,
+    .tp_traverse = (traverseproc)Series_traverse,
+    .tp_clear = (inquiry)Series_clear,
+    .tp_methods = Gauge_methods,
+};
+
+/* --------------------------------------------------------------------------------------- Recorder */
+
+#define SHORTCUTS 8192 /* a power of two */
+
+/* A handle found by the addresses of the very strings that it was made with. */
+typedef struct {
+    PyObject *category, *metric;
+    Series *series;
+} Shortcut;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *handles;    /* {category: {metric: Series}}, without labels */
+    Shortcut *shortcuts;  /* borrowed from handles */
+} Recorder;
+
+static inline size_t
+shortcut_of(const PyObject *category, const PyObject *metric)
+{
+    uint64_t mixed = ((uint64_t)(uintptr_t)category * 0x9E3779B97F4A7C15u)
+                     ^ ((uint64_t)(uintptr_t)metric * 0xC2B2AE3D27D4EB4Fu);
+    return (size_t)(mixed >> 40) & (SHORTCUTS - 1);
+}
+
+/* The handle in the two-level dict, borrowed; NULL where there is none (no exception is left). */
+static Series *
+look_up(Recorder *self, PyObject *category, PyObject *metric)
+{
+    if (!PyUnicode_CheckExact(category) || !PyUnicode_CheckExact(metric))
+        return NULL;
+    PyObject *metrics = PyDict_GetItemWithError(self->handles, category);
+    PyObject *series = metrics == NULL ? NULL : PyDict_GetItemWithError(metrics, metric);
+    if (series == NULL)
+        PyErr_Clear();
+    return (Series *)series;
+}
+
+/* The handle of a name, borrowed, or NULL. */
+static inline Series *
+find(Recorder *self, PyObject *category, PyObject *metric)
+{
+    size_t first = shortcut_of(category, metric);
+    Shortcut *shortcut = &self->shortcuts[first];
+    if (LIKELY(shortcut->metric == metric && shortcut->category == category))
+        return shortcut->series;
+    Shortcut *other = &self->shortcuts[first ^ 1];
+    if (LIKELY(other->metric == metric && other->category == category))
+        return other->series;
+    Series *series = look_up(self, category, metric);
+    if (series != NULL && series->category == category && series->metric == metric) {
+        if (shortcut->series != NULL && other->series == NULL)
+            shortcut = other;
+        *shortcut = (Shortcut){category, metric, series};
+    }
+    return series;
+}
+
+static PyObject *
+Recorder_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    Recorder *self = (Recorder *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->handles = PyDict_New();
+    self->shortcuts = PyMem_Calloc(SHORTCUTS, sizeof(Shortcut));
+    if (self->handles == NULL || self->shortcuts == NULL) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    return (PyObject *)self;
+}
+
+static int
+Recorder_traverse(Recorder *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->handles);
+    return 0;
+}
+
+static int
+Recorder_clear(Recorder *self)
+{
+    if (self->shortcuts != NULL)
+        memset(self->shortcuts, 0, SHORTCUTS * sizeof(Shortcut));
+    Py_CLEAR(self->handles);
+    return 0;
+}
+
+static void
+Recorder_dealloc(Recorder *self)
+{
+    PyObject_GC_UnTrack(self);
+    Recorder_clear(self);
+    PyMem_Free(self->shortcuts);
+    Py_TYPE(self)->tp_free(self);
+}
+
+/* Fill slots with up to three arguments given by position or by name; the third may be missing.
+ * Returns 0, or -1 with an exception set. */
+static int
+three_arguments(const char *function, const char *const names[3], int required, PyObject *const *args,
+                Py_ssize_t nargs, PyObject *kwnames, PyObject *slots[3])
+{
+    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    slots[0] = slots[1] = slots[2] = NULL;
+    if (nargs > 3) {
+        PyErr_Format(PyExc_TypeError, "%s() takes 3 arguments (%s, %s, %s), not %zd", function, names[0], names[1],
+                     names[2], nargs);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < nargs; i++)
+        slots[i] = args[i];
+    for (Py_ssize_t k = 0; k < nkw; k++) {
+        PyObject *keyword = PyTuple_GET_ITEM(kwnames, k);
+        int slot = 0;
+        while (slot < 3 && PyUnicode_CompareWithASCIIString(keyword, names[slot]) != 0)
+            slot++;
+        if (slot == 3 || slots[slot] != NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected argument %R; it takes %s, %s, %s", function, keyword,
+                         names[0], names[1], names[2]);
+            return -1;
+        }
+        slots[slot] = args[nargs + k];
+    }
+    for (int i = 0; i < required; i++) {
+        if (slots[i] == NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() is missing its argument %s", function, names[i]);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static inline PyObject *
+record_count(Recorder *self, const char *function, int sign, PyObject *const *args, Py_ssize_t nargs,
+             PyObject *kwnames)
+{
+    static const char *const names[3] = {"category", "metric", "n"};
+    PyObject *given[3];
+    if (LIKELY(kwnames == NULL && nargs == 3)) {
+        given[0] = args[0];
+        given[1] = args[1];
+        given[2] = args[2];
+    }
+    else if (three_arguments(function, names, 2, args, nargs, kwnames, given) < 0)
+        return NULL;
+    Series *series = find(self, given[0], given[1]);
+    Outcome outcome = MISS;
+    if (LIKELY(series != NULL && Py_IS_TYPE(series, &Counter_Type)))
+        outcome = count_object(series, sign, given[2]);
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    if (outcome == FAILED)
+        return NULL;
+    return PyObject_CallMethodObjArgs((PyObject *)self, str_count, sign < 0 ? long_minus_one : long_one, given[0],
+                                      given[1], given[2] == NULL ? long_one : given[2], NULL);
+}
+
+static PyObject *
+Recorder_incr(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return record_count(self, "incr", 1, args, nargs, kwnames);
+}
+
+static PyObject *
+Recorder_decr(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return record_count(self, "decr", -1, args, nargs, kwnames);
+}
+
+static PyObject *
+Recorder_gauge(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[3] = {"category", "metric", "value"};
+    PyObject *given[3];
+    if (three_arguments("gauge", names, 3, args, nargs, kwnames, given) < 0)
+        return NULL;
+    Series *series = find(self, given[0], given[1]);
+    Outcome outcome = MISS;
+    if (LIKELY(series != NULL && Py_IS_TYPE(series, &Gauge_Type) && is_bound(series)))
+        outcome = set_gauge(series->cells, series->cell, series->generation, given[2]);
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    if (outcome == FAILED)
+        return NULL;
+    return PyObject_CallMethodObjArgs((PyObject *)self, str_set, given[0], given[1], given[2], NULL);
+}
+
+static PyObject *
+Recorder_handle(Recorder *self, PyObject *args)
+{
+    PyObject *category, *metric;
+    if (!PyArg_ParseTuple(args, "UU", &category, &metric))
+        return NULL;
+    Series *series = look_up(self, category, metric);
+    return Py_NewRef(series == NULL ? Py_None : (PyObject *)series);
+}
+
+static PyObject *
+Recorder_keep(Recorder *self, PyObject *argument)
+{
+    if (!PyObject_TypeCheck(argument, &Series_Type)) {
+        PyErr_Format(PyExc_TypeError, "series must be a handle, not %s", Py_TYPE(argument)->tp_name);
+        return NULL;
+    }
+    Series *series = (Series *)argument;
+    PyObject *metrics = PyDict_GetItemWithError(self->handles, series->category);
+    if (metrics == NULL) {
+        if (PyErr_Occurred())
+            return NULL;
+        metrics = PyDict_New();
+        if (metrics == NULL || PyDict_SetItem(self->handles, series->category, metrics) < 0) {
+            Py_XDECREF(metrics);
+            return NULL;
+        }
+        Py_DECREF(metrics);
+    }
+    PyObject *former = PyDict_SetDefault(metrics, series->metric, argument);
+    if (former == NULL)
+        return NULL;
+    if (former != argument) {
+        memset(self->shortcuts, 0, SHORTCUTS * sizeof(Shortcut));
+        if (PyDict_SetItem(metrics, series->metric, argument) < 0)
+            return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Recorder_drop(Recorder *self, PyObject *args)
+{
+    PyObject *category, *metric;
+    if (!PyArg_ParseTuple(args, "UO", &category, &metric))
+        return NULL;
+    memset(self->shortcuts, 0, SHORTCUTS * sizeof(Shortcut));
+    PyObject *metrics = PyDict_GetItemWithError(self->handles, category);
+    if (metrics != NULL && metric == Py_None) {
+        if (PyDict_DelItem(self->handles, category) < 0)
+            return NULL;
+    }
+    else if (metrics != NULL && PyDict_GetItemWithError(metrics, metric) != NULL) {
+        if (PyDict_DelItem(metrics, metric) < 0)
+            return NULL;
+    }
+    if (PyErr_Occurred())
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef Recorder_methods[] = {
+    {"incr", FUNCTION(Recorder_incr), FASTCALL,
+     PyDoc_STR("incr($self, /, category, metric, n=1)\n--\n\nAdd n to a counter.")},
+    {"decr", FUNCTION(Recorder_decr), FASTCALL,
+     PyDoc_STR("decr($self, /, category, metric, n=1)\n--\n\nTake n away from a counter.")},
+    {"gauge", FUNCTION(Recorder_gauge), FASTCALL,
+     PyDoc_STR("gauge($self, /, category, metric, value)\n--\n\nSet a gauge.")},
+    {"_handle", (PyCFunction)Recorder_handle, METH_VARARGS, NULL},
+    {"_keep", (PyCFunction)Recorder_keep, METH_O, NULL},
+    {"_drop", (PyCFunction)Recorder_drop, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyTypeObject Recorder_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "shmstats.block._cells.Recorder",
+    .tp_basicsize = sizeof(Recorder),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .tp_doc = PyDoc_STR("The calls of user code: finds the handle of a name and uses it."),
+    .tp_new = Recorder_new,
+    .tp_dealloc = (destructor)Recorder_dealloc,
+    .tp_traverse = (traverseproc)Recorder_traverse,
+    .tp_clear = (inquiry)Recorder_clear,
+    .tp_methods = Recorder_methods,
+};
+
+/* ----------------------------------------------------------------------------------------- module */
+
+static PyObject *
+cell_layout(void)
+{
+    return Py_BuildValue("{s:(nn),s:(nn),s:(nn),s:n}", "lock", offsetof(Cell, lock), sizeof(uint32_t), "seq",
+                         offsetof(Cell, seq), sizeof(uint32_t), "value", offsetof(Cell, value), sizeof(int64_t),
+                         "size", sizeof(Cell));
+}
+
+static int
+add_types(PyObject *module)
+{
+    PyTypeObject *types[] = {&Cells_Type, &Series_Type, &Counter_Type, &Gauge_Type, &Recorder_Type};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        if (PyModule_AddType(module, types[i]) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int
+make_constants(void)
+{
+    if (long_one != NULL)
+        return 0;
+    str_count = PyUnicode_InternFromString("_count");
+    str_count_series = PyUnicode_InternFromString("_count_series");
+    str_set = PyUnicode_InternFromString("_set");
+    str_set_series = PyUnicode_InternFromString("_set_series");
+    str_value = PyUnicode_InternFromString("_value");
+    long_minus_one = PyLong_FromLong(-1);
+    long_one = PyLong_FromLong(1);
+    if (!str_count || !str_count_series || !str_set || !str_set_series || !str_value || !long_minus_one || !long_one)
+        return -1;
+    if (pthread_atfork(NULL, NULL, after_fork_in_child) != 0) {
+        PyErr_SetString(PyExc_OSError, "pthread_atfork failed");
+        return -1;
+    }
+    return 0;
+}
+
+static struct PyModuleDef cells_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "shmstats.block._cells",
+    .m_doc = PyDoc_STR("The counting path in C; _cells_py is its pure Python twin."),
+    .m_size = -1,
+};
+
+PyMODINIT_FUNC
+PyInit__cells(void)
+{
+    if (make_constants() < 0)
+        return NULL;
+    PyObject *module = PyModule_Create(&cells_module);
+    if (module == NULL)
+        return NULL;
+    PyObject *layout = cell_layout();
+    int failed = add_types(module) < 0 || PyModule_AddObjectRef(module, "CELL_LAYOUT", layout) < 0
+                 || PyModule_AddIntConstant(module, "PROTOCOL", 1) < 0
+                 || PyModule_AddStringConstant(module, "CORE", "C") < 0;
+    Py_XDECREF(layout);
+    if (failed)
+        Py_CLEAR(module);
+    return module;
+}

@@ -1,0 +1,106 @@
+# The counting path: what _cells.c and its pure Python twin _cells_py.py both are.
+
+from collections.abc import Callable
+from typing import Any
+
+from .lock import LockFile
+
+CORE: str
+PROTOCOL: int
+CELL_LAYOUT: dict[str, Any]
+
+class Cells:
+    """The cells of one attached block, seen by one worker.
+
+    Args:
+        buffer: the whole block, writable.
+        offset: of the first cell of row 0, in bytes.
+        rows: rows of cells.
+        capacity: cells of a row.
+        row_bytes: from one row to the next.
+        generation_offset: of the names generation (8 bytes) in the block.
+        owner: the word that a lock holds while it is this worker's, not 0.
+        is_live: tells of such a word whether its owner lives; asked when a lock stays taken.
+        locks: the record locks, for the core that locks by them.
+
+    A generation is that of the names when a column was looked up. An operation that is given one does
+    nothing and returns False where the names have moved on, for the column may be another's by now.
+    Where a method takes row and column, IndexError is raised when there is no such cell, and ValueError
+    when the cells are closed, or were inherited by fork.
+    """
+
+    def __init__(
+        self,
+        buffer: memoryview,
+        offset: int,
+        rows: int,
+        capacity: int,
+        row_bytes: int,
+        generation_offset: int,
+        owner: int,
+        is_live: Callable[[int], bool],
+        locks: LockFile,
+    ) -> None: ...
+    direct: bool  # whether handles may use their binding; False sends all of them to the recorder
+    @property
+    def generation(self) -> int: ...  # the names generation now; 0 when closed
+    def add(self, row: int, column: int, n: int, generation: int) -> bool: ...  # saturating at 64 bits
+    def load(self, row: int, column: int) -> int: ...
+    def clear(self, row: int, column: int, width: int) -> bool: ...  # to 0, under the first cell's lock
+    def load_gauge(self, row: int, column: int) -> int | float: ...
+    def set_gauge(self, row: int, column: int, value: object, generation: int) -> bool: ...  # int or float
+    def add_gauge(self, row: int, column: int, n: int | float, generation: int) -> bool: ...
+    def publish(self, offset: int, value: int) -> None: ...  # store 4 bytes, after all stores before it
+    def raise_generation(self) -> int: ...
+    def count_takeovers_at(self, row: int, column: int) -> None: ...  # of locks, from dead owners
+    def hold(self, row: int, column: int, word: int) -> None: ...  # lock and stay in: for tests of takeover
+    def holder(self, row: int, column: int) -> int: ...
+    def close(self) -> None: ...
+
+class Series:
+    """A handle: one statistic, bound to its cell."""
+
+    def __init__(
+        self, recorder: Any, category: str, metric: str, labels: tuple[tuple[str, str], ...] = ()
+    ) -> None: ...
+    @property
+    def category(self) -> str: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def labels(self) -> tuple[tuple[str, str], ...]: ...
+    @property
+    def value(self) -> Any: ...
+    @property
+    def _bound(self) -> bool: ...
+    def _bind(
+        self, cells: Cells, row: int, column: int, width: int, generation: int, monotonic: bool
+    ) -> None: ...
+
+class Counter(Series):
+    """A handle of a counter: the quickest way to count."""
+
+    def incr(self, n: int = 1) -> None: ...
+    def decr(self, n: int = 1) -> None: ...
+
+class Gauge(Series):
+    """A handle of a gauge."""
+
+    def set(self, value: int | float) -> None: ...
+    def incr(self, n: int = 1) -> None: ...
+    def decr(self, n: int = 1) -> None: ...
+
+class Recorder:
+    """The calls of user code: finds the handle of a name and uses it.
+
+    A subclass has the Python methods that take what cannot be done at once: ``_count(sign, category,
+    metric, n)``, ``_count_series(sign, series, n)``, ``_set(category, metric, value)``,
+    ``_set_series(series, value)`` and ``_value(series)``.
+    """
+
+    def incr(self, category: str, metric: str, n: int = 1) -> None: ...
+    def decr(self, category: str, metric: str, n: int = 1) -> None: ...
+    def gauge(self, category: str, metric: str, value: int | float) -> None: ...
+    def _handle(self, category: str, metric: str) -> Series | None: ...
+    def _keep(self, series: Series) -> None: ...  # be the one that _handle finds
+    def _drop(self, category: str, metric: str | None) -> None: ...  # no longer; None: all

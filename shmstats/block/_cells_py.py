@@ -1,0 +1,331 @@
+"""The counting path in pure Python: the twin of ``_cells.c``, name by name.
+
+It is used where the extension could not be compiled. It does the same on the same layout, but locks a
+cell by a record lock of the kernel instead of a compare-and-swap, which Python has not; the protocol
+number in the header keeps the two from sharing a block. ``_cells.pyi`` describes both.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .lock import FIRST_CELL, LockFile
+
+CORE = "Python"
+PROTOCOL = 2
+CELL_LAYOUT = {"lock": (0, 4), "seq": (4, 4), "value": (8, 8), "size": 16}
+
+_INT64_MAX = 2**63 - 1
+_INT64_MIN = -(2**63)
+
+
+def _saturated(value: int) -> int:
+    return min(max(value, _INT64_MIN), _INT64_MAX)
+
+
+def _finite(value: float) -> float:
+    return min(max(value, -sys.float_info.max), sys.float_info.max)
+
+
+class Cells:
+    """The cells of one attached block, seen by one worker."""
+
+    def __init__(
+        self,
+        buffer: memoryview,
+        offset: int,
+        rows: int,
+        capacity: int,
+        row_bytes: int,
+        generation_offset: int,
+        owner: int,
+        is_live: Callable[[int], bool],
+        locks: LockFile,
+    ) -> None:
+        if (
+            min(offset, generation_offset) < 0
+            or min(rows, capacity, owner) < 1
+            or row_bytes < capacity * CELL_LAYOUT["size"]  # type: ignore[operator]
+            or generation_offset % 8
+            or offset % CELL_LAYOUT["size"]  # type: ignore[operator]
+            or generation_offset > len(buffer) - 8
+            or rows > (len(buffer) - offset) // row_bytes
+        ):
+            raise ValueError("the cells do not fit into the buffer")
+        cells = buffer[offset : offset + rows * row_bytes]
+        self._words = cells.cast("I")
+        self._values = cells.cast("q")
+        self._doubles = cells.cast("d")
+        self._whole = buffer.cast("B")
+        self._generation = buffer[generation_offset : generation_offset + 8].cast("Q")
+        self._rows, self._capacity = rows, capacity
+        self._pitch = row_bytes // 16
+        self._owner = owner
+        self._locks = locks
+        self._takeovers = -1
+        self._open = True
+        self._direct = True
+        _all_cells.add(self)
+
+    @property
+    def generation(self) -> int:
+        return self._generation[0] if self._open else 0
+
+    @property
+    def direct(self) -> bool:
+        return self._open and self._direct
+
+    @direct.setter
+    def direct(self, direct: bool) -> None:
+        self._direct = bool(direct)
+
+    @property
+    def gate(self) -> int:
+        """The generation that a binding must have to be used at once; 0: none may."""
+        return self.generation if self._direct and not self._locks.guard.held else 0
+
+    def at(self, row: int, column: int, width: int = 1) -> int:
+        """Return the number of a cell, counted over all rows."""
+        if not self._open:
+            raise ValueError("the cells are closed")
+        if not (0 <= row < self._rows and 0 <= column <= self._capacity - width):
+            raise IndexError(
+                f"no cell at row {row}, column {column}: there are {self._rows} rows of {self._capacity}"
+            )
+        return row * self._pitch + column
+
+    @contextmanager
+    def _locked(self, cell: int) -> Iterator[None]:
+        with self._locks.guard:
+            self._locks.lock(FIRST_CELL + cell)
+            try:
+                if self._words[4 * cell] not in (0, self._owner) and self._takeovers >= 0:
+                    self._values[2 * self._takeovers + 1] += 1
+                self._words[4 * cell] = self._owner
+                yield
+                self._words[4 * cell] = 0
+            finally:
+                self._locks.unlock(FIRST_CELL + cell)
+
+    def add(self, row: int, column: int, n: int, generation: int) -> bool:
+        return self.add_at(self.at(row, column), n, generation)
+
+    def add_at(self, cell: int, n: int, generation: int) -> bool:
+        """Do as `add`, for a cell by its number."""
+        with self._locked(cell):
+            if self.generation != generation:
+                return False
+            self._values[2 * cell + 1] = _saturated(self._values[2 * cell + 1] + n)
+        return True
+
+    def load(self, row: int, column: int) -> int:
+        return self._values[2 * self.at(row, column) + 1]
+
+    def clear(self, row: int, column: int, width: int) -> bool:
+        first = self.at(row, column, width)
+        with self._locked(first):
+            for cell in range(first, first + width):
+                self._values[2 * cell + 1] = 0
+            self._words[4 * first + 1] = 0
+        return True
+
+    def load_gauge(self, row: int, column: int) -> int | float:
+        return self._load_gauge_at(self.at(row, column, 2))
+
+    def _load_gauge_at(self, cell: int) -> int | float:
+        if self._words[4 * cell + 1] & 1:
+            return self._doubles[2 * cell + 3]
+        return self._values[2 * cell + 1]
+
+    def _put_gauge_at(self, cell: int, value: int | float) -> None:
+        if isinstance(value, float):
+            self._doubles[2 * cell + 3] = value
+            self._words[4 * cell + 1] = 1
+        else:
+            self._values[2 * cell + 1] = value
+            self._words[4 * cell + 1] = 0
+
+    def set_gauge(self, row: int, column: int, value: object, generation: int) -> bool:
+        return self.set_gauge_at(self.at(row, column, 2), value, generation)
+
+    def set_gauge_at(self, cell: int, value: object, generation: int) -> bool:
+        """Do as `set_gauge`, for a cell by its number."""
+        if type(value) is int:
+            fits = _INT64_MIN <= value <= _INT64_MAX
+        else:
+            fits = type(value) is float and math.isfinite(value)
+        if not fits:
+            return False
+        with self._locked(cell):
+            if self.generation != generation:
+                return False
+            self._put_gauge_at(cell, value)  # type: ignore[arg-type]
+        return True
+
+    def add_gauge(self, row: int, column: int, n: int | float, generation: int) -> bool:
+        cell = self.at(row, column, 2)
+        with self._locked(cell):
+            if self.generation != generation:
+                return False
+            total = self._load_gauge_at(cell) + n
+            self._put_gauge_at(cell, _finite(total) if isinstance(total, float) else _saturated(total))
+        return True
+
+    def publish(self, offset: int, value: int) -> None:
+        if not self._open or offset < 0 or offset % 4 or offset > len(self._whole) - 4:
+            raise IndexError(f"no word at offset {offset}")
+        self._whole[offset : offset + 4] = value.to_bytes(4, "little")
+
+    def raise_generation(self) -> int:
+        if not self._open:
+            raise ValueError("the cells are closed")
+        self._generation[0] += 1
+        return self._generation[0]
+
+    def count_takeovers_at(self, row: int, column: int) -> None:
+        self._takeovers = self.at(row, column)
+
+    def hold(self, row: int, column: int, word: int) -> None:
+        cell = self.at(row, column)
+        self._locks.lock(FIRST_CELL + cell)
+        self._words[4 * cell] = word
+
+    def holder(self, row: int, column: int) -> int:
+        return self._words[4 * self.at(row, column)]
+
+    def close(self) -> None:
+        self._open = False
+        for view in (self._words, self._values, self._doubles, self._whole, self._generation):
+            view.release()
+
+
+_all_cells: weakref.WeakSet[Cells] = weakref.WeakSet()
+
+
+def _forget_cells() -> None:
+    for cells in _all_cells:
+        cells._open = False
+
+
+os.register_at_fork(after_in_child=_forget_cells)
+
+
+class Series:
+    """A handle: one statistic, bound to its cell."""
+
+    def __init__(
+        self, recorder: Any, category: str, metric: str, labels: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        self.recorder = recorder
+        self.category = category
+        self.metric = metric
+        self.labels = labels
+        self._cells: Cells | None = None
+        self._cell = 0
+        self._generation = 0
+        self._monotonic = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.category!r} {self.metric!r}>"
+
+    @property
+    def value(self) -> Any:
+        """The value over all workers."""
+        return self.recorder._value(self)
+
+    @property
+    def _bound(self) -> bool:
+        return self._cells is not None and self._cells.gate == self._generation != 0
+
+    def _bind(
+        self, cells: Cells, row: int, column: int, width: int, generation: int, monotonic: bool
+    ) -> None:
+        self._cell = cells.at(row, column, width)
+        self._cells, self._generation, self._monotonic = cells, generation, monotonic
+
+    def _count(self, n: object) -> bool:
+        """Add ``n`` at once, or return False where that needs the recorder."""
+        if type(n) is not int or not _INT64_MIN <= n <= _INT64_MAX or (n < 0 and self._monotonic):
+            return False
+        return self._bound and self._cells.add_at(self._cell, n, self._generation)  # type: ignore[union-attr]
+
+
+class Counter(Series):
+    """A handle of a counter."""
+
+    def incr(self, n: int = 1) -> None:
+        """Add n."""
+        if not self._count(n):
+            self.recorder._count_series(1, self, n)
+
+    def decr(self, n: int = 1) -> None:
+        """Take n away."""
+        if type(n) is not int or not self._count(-n):
+            self.recorder._count_series(-1, self, n)
+
+
+class Gauge(Series):
+    """A handle of a gauge."""
+
+    def set(self, value: int | float) -> None:
+        """Set the gauge."""
+        if not self._put(value):
+            self.recorder._set_series(self, value)
+
+    def _put(self, value: object) -> bool:
+        return self._bound and self._cells.set_gauge_at(self._cell, value, self._generation)  # type: ignore[union-attr]
+
+    def incr(self, n: int = 1) -> None:
+        """Add n."""
+        self.recorder._count_series(1, self, n)
+
+    def decr(self, n: int = 1) -> None:
+        """Take n away."""
+        self.recorder._count_series(-1, self, n)
+
+
+class Recorder:
+    """The calls of user code: finds the handle of a name and uses it."""
+
+    def __init__(self) -> None:
+        self._handles: dict[str, dict[str, Series]] = {}
+
+    def incr(self, category: str, metric: str, n: int = 1) -> None:
+        """Add n to a counter."""
+        series = self._handle(category, metric)
+        if type(series) is not Counter or not series._count(n):
+            self._count(1, category, metric, n)  # type: ignore[attr-defined]
+
+    def decr(self, category: str, metric: str, n: int = 1) -> None:
+        """Take n away from a counter."""
+        series = self._handle(category, metric)
+        if type(series) is not Counter or type(n) is not int or not series._count(-n):
+            self._count(-1, category, metric, n)  # type: ignore[attr-defined]
+
+    def gauge(self, category: str, metric: str, value: int | float) -> None:
+        """Set a gauge."""
+        series = self._handle(category, metric)
+        if type(series) is not Gauge or not series._put(value):
+            self._set(category, metric, value)  # type: ignore[attr-defined]
+
+    def _handle(self, category: str, metric: str) -> Series | None:
+        if type(category) is not str or type(metric) is not str:
+            return None
+        return self._handles.get(category, {}).get(metric)
+
+    def _keep(self, series: Series) -> None:
+        if not isinstance(series, Series):
+            raise TypeError(f"series must be a handle, not {type(series).__name__}")
+        self._handles.setdefault(series.category, {})[series.metric] = series
+
+    def _drop(self, category: str, metric: str | None) -> None:
+        if metric is None:
+            self._handles.pop(category, None)
+        else:
+            self._handles.get(category, {}).pop(metric, None)

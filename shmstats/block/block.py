@@ -1,0 +1,402 @@
+"""A block as a worker has it attached: made or found, counted into, left.
+
+Making, attaching, adopting and unlinking all happen under the table lock, so any number of processes
+may start and stop at once. The block outlives a crash: it is unlinked only by a worker that leaves in
+good order and finds no other live one; whoever comes first after a crash adopts it as it stands.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ..series import Kind, Name, Value
+from .cells import CORE, PROTOCOL, Cells
+from .layout import (
+    CELL,
+    CELLS_PER_PAGE,
+    HEADER,
+    LAYOUT_VERSION,
+    MAGIC,
+    PAGE,
+    PROTOCOLS,
+    Layout,
+    field_offset,
+    struct_of,
+)
+from .lock import LockFile, lock_file
+from .names import WIDTHS, BlockFullError, NameTable, Record, encode_key
+from .reader import BlockReader
+from .segment import (
+    BlockError,
+    ReadOnlySegment,
+    Segment,
+    check_trust,
+    segment_name,
+    segment_path,
+    unlink_segment,
+)
+from .workers import WorkerTable, pid_namespace
+
+log = logging.getLogger("shmstats")
+
+_HEADER = struct_of(HEADER)
+_HEADER_FIELDS = HEADER.names or ()
+
+SHARED_ROW = 0
+
+
+def read_header(buf: memoryview) -> dict[str, int]:
+    """Return the numbers in a block's header by name.
+
+    Raises:
+        BlockError: there is no room for a header.
+    """
+    if len(buf) < PAGE:
+        raise BlockError(f"the block is {len(buf)} bytes long; its header alone is {PAGE}")
+    return dict(zip(_HEADER_FIELDS, _HEADER.unpack_from(buf, 0), strict=True))
+
+
+def check_layout(name: str, header: dict[str, int], size: int) -> Layout:
+    """Check that a block is laid out as this version lays it out, and return its layout.
+
+    Raises:
+        BlockError: naming both sides of what differs.
+    """
+    if header["magic"] != MAGIC:
+        raise BlockError(f"block {name} does not begin like a block of shmstats; it is damaged or not ours")
+    if header["layout_version"] != LAYOUT_VERSION:
+        raise BlockError(
+            f"block {name} has layout version {header['layout_version']}, this shmstats has version"
+            f" {LAYOUT_VERSION}: stop the processes that use the other version first"
+        )
+    layout = Layout(header["capacity"], header["max_workers"])
+    if not (layout.capacity and layout.max_workers and layout.size == size):
+        raise BlockError(
+            f"block {name} is {size} bytes long, but by its header (capacity {layout.capacity},"
+            f" max_workers {layout.max_workers}) it has {layout.size}; it is damaged"
+        )
+    return layout
+
+
+def check_namespace(name: str, header: dict[str, int]) -> None:
+    """Refuse a block of another pid namespace, where the pids of its workers mean nothing.
+
+    Raises:
+        BlockError: naming both namespaces.
+    """
+    ours = pid_namespace()
+    if header["namespace"] != ours:
+        raise BlockError(
+            f"block {name} belongs to the pid namespace {header['namespace']}, this process runs in"
+            f" {ours} (another container?): give each its own data directory"
+        )
+
+
+class Block:
+    """An attached block. Get one by `attach`.
+
+    Attributes:
+        name: of the segment.
+        layout: of the block, which is that of who made it.
+        worker: this process's slot and row.
+        cells: the cells.
+        names: the name table.
+        reader: reads values.
+    """
+
+    def __init__(self, segment: Segment, layout: Layout, locks: LockFile) -> None:
+        self.name = segment.name
+        self.layout = layout
+        self._segment = segment
+        self._buf = segment.buf
+        self._locks = locks
+        self.names = NameTable(self._buf, layout)
+        self.reader = BlockReader(self._buf, layout)
+        self._workers = WorkerTable(self._buf, layout)
+        self.worker = self._workers.claim(segment.reserve)
+        self.cells = Cells(
+            self._buf,
+            offset=layout.cells,
+            rows=layout.rows,
+            capacity=layout.capacity,
+            row_bytes=layout.row_bytes,
+            generation_offset=field_offset(HEADER, "generation"),
+            owner=self.worker.word,
+            is_live=self._workers.is_live,
+            locks=locks,
+        )
+
+    @classmethod
+    def attach(
+        cls,
+        directory: Path,
+        capacity: int,
+        max_workers: int,
+        fill: Callable[[Block], None] = lambda block: None,
+    ) -> Block:
+        """Attach the block of a data directory as a worker; make it where there is none.
+
+        Args:
+            directory: the data directory; it need not exist.
+            capacity: cells of a row, if the block is made.
+            max_workers: rows, if the block is made.
+            fill: called with a block that was just made, before anyone else sees it.
+
+        Raises:
+            BlockError: there is a block that must not be used.
+            OSError: shared memory is full or not usable.
+        """
+        name = segment_name(directory)
+        locks = lock_file(segment_path(name) + ".lock")
+        with locks.table():
+            segment = _attach_finished(name)
+            if segment is None:
+                return cls._make(name, Layout(capacity, max_workers), locks, fill)
+            try:
+                return cls._join(segment, locks, capacity, max_workers)
+            except BaseException:
+                segment.close()
+                raise
+
+    @classmethod
+    def _make(cls, name: str, layout: Layout, locks: LockFile, fill: Callable[[Block], None]) -> Block:
+        segment = Segment(name, layout.size)
+        try:
+            _reserve_fixed_parts(segment, layout)
+            header = dict.fromkeys(_HEADER_FIELDS, 0) | {
+                "layout_version": LAYOUT_VERSION,
+                "protocol": PROTOCOL,
+                "capacity": layout.capacity,
+                "max_workers": layout.max_workers,
+                "namespace": pid_namespace(),
+                "generation": 1,
+                "revision": 1,
+                "started": time.monotonic_ns(),
+                "salt": secrets.token_bytes(16),
+            }
+            _HEADER.pack_into(segment.buf, 0, *header.values())
+            block = cls(segment, layout, locks)
+            fill(block)
+        except BaseException:
+            unlink_segment(name)
+            segment.close()
+            raise
+        segment.buf[:8] = MAGIC.to_bytes(8, "little")
+        return block
+
+    @classmethod
+    def _join(cls, segment: Segment, locks: LockFile, capacity: int, max_workers: int) -> Block:
+        name = segment.name
+        check_trust(name, segment.stat())
+        header = read_header(segment.buf)
+        layout = check_layout(name, header, segment.size)
+        check_namespace(name, header)
+        live = WorkerTable(segment.buf, layout).live()
+        if header["protocol"] != PROTOCOL and live:
+            raise BlockError(
+                f"block {name} is locked by {PROTOCOLS.get(header['protocol'], header['protocol'])}, which"
+                f" the {CORE} core of this process does not do (it does {PROTOCOLS[PROTOCOL]}): run all"
+                " processes with the same core (SHMSTATS_PURE, shmstats info)"
+            )
+        if (capacity, max_workers) != (layout.capacity, layout.max_workers):
+            log.warning(
+                "block %s keeps capacity %d and max_workers %d until all its processes have left"
+                " (configured: %d and %d)",
+                name, layout.capacity, layout.max_workers, capacity, max_workers,
+            )  # fmt: skip
+        if not live:
+            _adopt(segment.buf, layout)
+        block = cls(segment, layout, locks)
+        block.names.repair(block.cells)
+        return block
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the table lock, with the names in order."""
+        with self._locks.table():
+            self.names.repair(self.cells)
+            yield
+
+    def find_or_add(self, key: bytes, kind: Kind, width: int) -> Record:
+        """Return the record of a name, which is registered if it is not there.
+
+        Args:
+            key: of the name.
+            kind: of the statistic, if it is registered.
+            width: its cells, if it is registered.
+
+        Raises:
+            BlockFullError: there is no room for it.
+        """
+        record = self.names.find(key)
+        if record is None:
+            with self.exclusive():
+                record = self.names.find(key) or self._add(key, kind, width)
+        return record
+
+    def _add(self, key: bytes, kind: Kind, width: int) -> Record:
+        def reserve(offset: int, length: int) -> None:
+            try:
+                self._segment.reserve(offset, length)
+            except OSError as error:
+                raise BlockFullError(f"shared memory is full ({error.strerror})") from error
+
+        def place(cell: int, columns: int) -> None:
+            row = SHARED_ROW if kind in (Kind.GAUGE, Kind.TIMESTAMP) else self.worker.row
+            if not self._reserve_cells(row, cell, columns):
+                raise BlockFullError("shared memory is full")
+            if cell < self.names.cells_used:
+                self.clear(Record(-1, kind, False, cell, columns))
+
+        return self.names.add(key, kind, width, self.cells, reserve, place)
+
+    def row_for(self, record: Record) -> int:
+        """Return the row to count a name in: this worker's, or one that has memory for it if ours cannot."""
+        if record.kind in (Kind.GAUGE, Kind.TIMESTAMP):
+            return SHARED_ROW
+        row = self.worker.row
+        if self._is_reserved(row, record) or self._reserve_cells(row, record.cell, record.width):
+            return row
+        return self.rows_of(record)[0]
+
+    def rows_of(self, record: Record) -> list[int]:
+        """Return the rows that have memory for a name: at least one."""
+        return [row for row in range(self.layout.rows) if self._is_reserved(row, record)]
+
+    def clear(self, record: Record) -> None:
+        """Set a name's cells to 0 in every row."""
+        for row in self.rows_of(record):
+            self.cells.clear(row, record.cell, record.width)
+
+    def restore(self, name: Name, value: Value) -> None:
+        """Register a name of a saved snapshot, in row 0. The block is not yet anyone else's.
+
+        Raises:
+            BlockFullError: there is no room for it.
+        """
+        key = encode_key(name.category, name.metric, name.labels)
+        record = self.find_or_add(key, name.kind, WIDTHS[name.kind])
+        if not self._reserve_cells(SHARED_ROW, record.cell, record.width):
+            raise BlockFullError("shared memory is full")
+        generation = self.cells.generation
+        if name.kind is Kind.GAUGE:
+            self.cells.set_gauge(SHARED_ROW, record.cell, value, generation)
+        elif isinstance(value, int):
+            self.cells.add(SHARED_ROW, record.cell, value, generation)
+        if not name.monotonic:
+            self.names.clear_monotonic(record)
+
+    def leave(self, save: Callable[[Block], None] = lambda block: None) -> None:
+        """Give up the slot. The last live worker saves and unlinks the block.
+
+        Args:
+            save: called, by the last one, before the block is unlinked. If it raises, the block stays.
+        """
+        with self._locks.table():
+            self._workers.release(self.worker)
+            try:
+                if self._segment.is_linked() and not self._workers.live():
+                    self.names.repair(self.cells)
+                    save(self)
+                    unlink_segment(self.name)
+                    self._locks.remove()
+            finally:
+                self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the memory without a word to the others: what the child of a fork does."""
+        self.cells.close()
+        self.names.close()
+        self.reader.close()
+        self._segment.close()
+
+    def _reserve_cells(self, row: int, cell: int, width: int) -> bool:
+        """Have memory behind some cells of a row; returns whether there was enough."""
+        first, last = cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE
+        with self._locks.table():
+            for page in range(first, last + 1):
+                if not self._page_bit(row, page):
+                    offset = self.layout.cells + row * self.layout.row_bytes + page * PAGE
+                    try:
+                        self._segment.reserve(offset, PAGE)
+                    except OSError:
+                        return False
+                    self._buf[self._bitmap_byte(row, page)] |= 1 << page % 8
+        return True
+
+    def _is_reserved(self, row: int, record: Record) -> bool:
+        first, last = record.cell // CELLS_PER_PAGE, (record.cell + record.width - 1) // CELLS_PER_PAGE
+        return all(self._page_bit(row, page) for page in range(first, last + 1))
+
+    def _bitmap_byte(self, row: int, page: int) -> int:
+        return self.layout.pages + row * self.layout.bitmap_bytes + page // 8
+
+    def _page_bit(self, row: int, page: int) -> bool:
+        return bool(self._buf[self._bitmap_byte(row, page)] >> page % 8 & 1)
+
+
+def _attach_finished(name: str) -> Segment | None:
+    """Attach the block if there is one that was finished; one that was not is removed."""
+    try:
+        segment = Segment(name)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        unlink_segment(name)
+        return None
+    if segment.size >= PAGE and int.from_bytes(segment.buf[:8], "little") == 0:
+        segment.close()
+        unlink_segment(name)
+        return None
+    return segment
+
+
+def _adopt(buf: memoryview, layout: Layout) -> None:
+    """Take over a block whose processes are all gone: its cells are locked our way from now on."""
+    header = read_header(buf)
+    if header["protocol"] != PROTOCOL:
+        _free_locks(buf, layout)
+    header["protocol"] = PROTOCOL
+    header["started"] = time.monotonic_ns()
+    _HEADER.pack_into(buf, 0, *header.values())
+
+
+def _free_locks(buf: memoryview, layout: Layout) -> None:
+    """Free every cell's lock. No live process has the block attached."""
+    reader = BlockReader(buf, layout)
+    pages = np.argwhere(reader.reserved()).tolist()
+    reader.close()
+    for row, page in pages:
+        offset = layout.cells + row * layout.row_bytes + page * PAGE
+        np.frombuffer(buf, CELL, CELLS_PER_PAGE, offset)["lock"] = 0
+
+
+def _reserve_fixed_parts(segment: Segment, layout: Layout) -> None:
+    """Reserve what does not grow: the header, the bitmaps and the index."""
+    segment.reserve(0, PAGE)
+    segment.reserve(layout.pages, layout.names - layout.pages)
+
+
+@contextmanager
+def read_only(directory: Path) -> Iterator[BlockReader]:
+    """Give a reader of the live block of a data directory, without attaching as a worker.
+
+    Raises:
+        FileNotFoundError: there is no block.
+        BlockError: there is one that must not be used.
+    """
+    name = segment_name(directory)
+    with ReadOnlySegment(name) as buf:
+        layout = check_layout(name, read_header(buf), len(buf))
+        reader = BlockReader(buf, layout)
+        try:
+            yield reader
+        finally:
+            reader.close()

@@ -1,0 +1,227 @@
+"""The layout of the block in shared memory, written once, as numpy dtypes.
+
+Everything that touches the block, in Python or in C, takes its offsets and sizes from here::
+
+     offset 0
+    +--------+---------+-------+-------+----------+------+------------------------------------+
+    | header | workers | pages | index | names    | heap | cells                              |
+    | 1 page | 64 B    | 1 bit | 4 B   | 64 B     | utf8 | rows x capacity x 16 B             |
+    |        | a slot  | a page| a slot| a record |      |                                    |
+    +--------+---------+-------+-------+----------+------+------------------------------------+
+                                                          row 0: shared by all workers
+                                                          row n: the stripe of one worker (or of
+                                                                 several, where rows are scarce)
+
+header
+    One `HEADER`. ``magic`` is written last when a block is made, so a block without it is half-made.
+``workers``
+    A `WORKER` for each process that counts: who it is, and the row it adds to.
+``pages``
+    For each row a bitmap of its pages that have memory behind them. Nobody may touch a page of cells
+    whose bit is 0: shared memory can be smaller than its size says, and touching what is not there
+    kills the process (SIGBUS), or makes a mere reader allocate it.
+``index``
+    An open-addressing hash table: 0 is empty, `DELETED` was used once, else a record's number + 1.
+``names``
+    A `NAME` for each statistic. The first ``header.names`` are in use or removed.
+``heap``
+    The keys of the names (`shmstats.block.names` tells their form) and what is declared about them.
+``cells``
+    A `CELL` for each row and column. A statistic owns ``width`` consecutive columns.
+
+Every section starts on a page of its own, every row as well. All numbers are little-endian. The names,
+heap, index and worker sections are reserved as far as they are used (see `shmstats.block.segment`).
+
+The word in ``CELL.lock`` is 0 when free, else the owner's worker slot + 1 (12 bits) and the low 20 bits of
+its claim number: `owner_word`.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+PAGE = 4096
+
+#: The first eight bytes of a finished block, as one little-endian integer.
+MAGIC = int.from_bytes(b"shmstats", "little")
+
+#: Raised with every change of what is written below.
+LAYOUT_VERSION = 1
+
+#: How the cells of a block are locked: by compare-and-swap (C), or by record locks (pure Python).
+PROTOCOLS = {1: "compare-and-swap", 2: "record locks"}
+
+#: Worker slots of a block: the number of processes that can count at one time.
+WORKER_SLOTS = 4095
+
+#: An index slot whose record was removed; a search goes on behind it.
+DELETED = 0xFFFFFFFF
+
+HEADER = np.dtype(
+    [
+        ("magic", "<u8"),
+        ("layout_version", "<u4"),
+        ("protocol", "<u4"),
+        ("capacity", "<u4"),  # cells of a row
+        ("max_workers", "<u4"),  # rows beside row 0
+        ("namespace", "<u8"),  # inode of the creator's pid namespace
+        ("generation", "<u8"),  # raised when a name is removed: bindings to cells are void
+        ("revision", "<u8"),  # raised when any name changes: what a reader derived is stale
+        ("started", "<u8"),  # CLOCK_MONOTONIC in ns: creation, or adoption after a crash
+        ("heap", "<u8"),  # bytes of the heap in use
+        ("names", "<u4"),  # records in use or removed
+        ("removed", "<u4"),  # of these, the removed ones
+        ("cells", "<u4"),  # columns in use
+        ("slots", "<u4"),  # worker slots ever used
+        ("changing", "<u4"),  # 1 while the names change; a holder that dies leaves it so
+        ("claims", "<u4"),  # the last claim number given out
+        ("salt", "S16"),  # of the hash of keys
+    ]
+)
+
+WORKER = np.dtype(
+    [
+        ("state", "<u4"),  # 0 free, 1 taken
+        ("claim", "<u4"),
+        ("pid", "<u4"),
+        ("row", "<u4"),
+        ("start_time", "<u8"),  # of the process, in clock ticks since boot, as /proc has it
+        ("attached", "<u8"),  # CLOCK_MONOTONIC in ns
+        ("held", "<u8"),  # operations in its buffer
+        ("spare", "<u8", (3,)),
+    ]
+)
+
+NAME = np.dtype(
+    [
+        ("state", "<u1"),  # 0 unused, 1 live, 2 removed
+        ("kind", "<u1"),  # shmstats.series.Kind
+        ("mode", "<u1"),  # how a per-worker gauge is combined
+        ("flags", "<u1"),
+        ("width", "<u4"),  # consecutive cells
+        ("cell", "<u4"),  # the first of them
+        ("family", "<u4"),  # record + 1 of the name that holds the declaration of a labelled one
+        ("hash", "<u8"),
+        ("key", "<u8"),  # offset in the heap
+        ("room", "<u4"),  # bytes there
+        ("length", "<u4"),  # of the key
+        ("about", "<u8"),  # offset of the declaration in the heap
+        ("about_length", "<u4"),
+        ("about_room", "<u4"),
+        ("spare", "<u8"),
+    ]
+)
+
+CELL = np.dtype([("lock", "<u4"), ("seq", "<u4"), ("value", "<i8")])
+
+CELLS_PER_PAGE = PAGE // CELL.itemsize
+
+
+_STRUCT_CODES = {"|u1": "B", "<u4": "I", "<u8": "Q", "<i8": "q"}
+
+
+def owner_word(slot: int, claim: int) -> int:
+    """Return what a cell's lock holds while worker ``slot`` (0 to 4094) with number ``claim`` has it."""
+    return (slot + 1) << 20 | claim & 0xFFFFF
+
+
+def struct_of(dtype: np.dtype[Any]) -> struct.Struct:
+    """Return the `struct.Struct` of a structured dtype, for quick reads and writes of whole records."""
+    codes = []
+    for name in dtype.names or ():
+        field = dtype[name]
+        code = f"{field.itemsize}s" if field.kind == "S" else _STRUCT_CODES[field.base.str]
+        codes.append(code * int(np.prod(field.shape, dtype=int)))
+    packed = struct.Struct("<" + "".join(codes))
+    if packed.size != dtype.itemsize:
+        raise AssertionError(f"{dtype} has padding: {packed.size} bytes of {dtype.itemsize}")
+    return packed
+
+
+def field_offset(dtype: np.dtype[Any], name: str) -> int:
+    """Return where field ``name`` begins in a structured dtype, in bytes."""
+    fields = dtype.fields
+    assert fields is not None
+    return int(fields[name][1])
+
+
+def _pages(size: int) -> int:
+    """Round a size in bytes up to whole pages."""
+    return -(-size // PAGE) * PAGE
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each section of a block is, given its two sizes.
+
+    Attributes:
+        capacity: cells of a row.
+        max_workers: rows beside the shared row 0.
+    """
+
+    capacity: int
+    max_workers: int
+
+    @property
+    def rows(self) -> int:
+        """Rows, with the shared one."""
+        return self.max_workers + 1
+
+    @property
+    def workers(self) -> int:
+        """Offset of the worker slots."""
+        return PAGE
+
+    @property
+    def bitmap_bytes(self) -> int:
+        """Bytes of one row's bitmap of reserved pages, a multiple of 8."""
+        return -(-self.row_bytes // PAGE // 64) * 8
+
+    @property
+    def pages(self) -> int:
+        """Offset of the bitmaps of reserved pages."""
+        return self.workers + _pages(WORKER_SLOTS * WORKER.itemsize)
+
+    @property
+    def index(self) -> int:
+        """Offset of the hash index."""
+        return self.pages + _pages(self.rows * self.bitmap_bytes)
+
+    @property
+    def index_slots(self) -> int:
+        """Slots of the hash index: a power of two, at most half of them used."""
+        return 1 << (2 * self.capacity - 1).bit_length()
+
+    @property
+    def names(self) -> int:
+        """Offset of the name records; there are as many as a row has cells."""
+        return self.index + _pages(self.index_slots * 4)
+
+    @property
+    def heap(self) -> int:
+        """Offset of the heap."""
+        return self.names + _pages(self.capacity * NAME.itemsize)
+
+    @property
+    def heap_bytes(self) -> int:
+        """Size of the heap in bytes."""
+        return _pages(self.capacity * 128)
+
+    @property
+    def cells(self) -> int:
+        """Offset of the cells."""
+        return self.heap + self.heap_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes from one row of cells to the next."""
+        return _pages(self.capacity * CELL.itemsize)
+
+    @property
+    def size(self) -> int:
+        """Size of the whole block in bytes, most of which has no memory behind it."""
+        return self.cells + self.rows * self.row_bytes

@@ -1,0 +1,169 @@
+"""The locks that the kernel drops when their holder dies: record locks on a lock file.
+
+A block has one lock file beside it in shared memory. Byte 0 is the *table lock*, which guards names,
+worker slots and the header; in the pure Python core byte ``1 + n`` is the lock of cell ``n``.
+
+Record locks belong to a process: they do nothing between its threads, and they are all gone as soon as
+the process closes *any* descriptor of that file. So there is one `LockFile` for a path in a process,
+which opens it once, and a `Guard` in it that keeps the threads apart.
+
+A signal handler that counts may interrupt its own thread inside a locked section. It must neither wait
+(for itself) nor go in, so it asks ``guard.held`` and, if so, leaves what it wanted to do with
+``guard.defer``; it is done as soon as the section is left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+
+TABLE = 0
+FIRST_CELL = 1
+
+
+class Guard:
+    """Keeps the threads of this process, and their signal handlers, out of each other's way.
+
+    A reentrant lock that knows whether the calling thread has it, and a queue for what has to wait
+    until this thread has left it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._deferred: deque[Callable[[], object]] = deque()
+
+    @property
+    def held(self) -> bool:
+        """Whether the calling thread is inside."""
+        # Part of the protocol by which threading.Condition drives any lock, so it is there to stay.
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
+
+    def defer(self, call: Callable[[], object]) -> None:
+        """Have ``call()`` done when the calling thread, which is inside, has left."""
+        self._deferred.append(call)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+        while self._deferred and not self.held:
+            self._deferred.popleft()()
+
+
+class _Nesting:
+    """How many sections that hold the table lock are inside each other."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+
+
+class LockFile:
+    """The lock file of one block, as this process sees it. Get it by `lock_file`.
+
+    Attributes:
+        path: of the file.
+        guard: to be held by whoever holds a lock.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.guard = Guard()
+        self._fd = -1
+        self._nesting = _Nesting()
+
+    def forget(self) -> None:
+        """Start anew in the child of a fork, which inherits no lock and must not share the descriptor."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+        # A new object: a section that the fork interrupted goes on to leave the old one.
+        self._nesting = _Nesting()
+        self.guard = Guard()
+
+    @contextmanager
+    def table(self) -> Iterator[None]:
+        """Hold the table lock, creating the lock file where it is missing. May be nested.
+
+        Raises:
+            OSError: the file cannot be made, is a link, or belongs to someone else.
+        """
+        with self.guard:
+            nesting = self._nesting
+            if nesting.depth == 0:
+                self._lock_linked_file()
+            nesting.depth += 1
+            try:
+                yield
+            finally:
+                nesting.depth -= 1
+                if nesting.depth == 0 and nesting is self._nesting:
+                    self.unlock(TABLE)
+
+    def lock(self, position: int) -> None:
+        """Wait for the lock of byte ``position`` of the file, which is open. The guard is held."""
+        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, position)
+
+    def unlock(self, position: int) -> None:
+        """Let go of the lock of byte ``position``; nothing where the file was closed in between."""
+        if self._fd >= 0:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, position)
+
+    def remove(self) -> None:
+        """Unlink the file and close it. The table lock is held; who waits for it notices, and opens anew."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+        os.close(self._fd)
+        self._fd = -1
+
+    def _lock_linked_file(self) -> None:
+        """Take the table lock of the file that is at the path *now*, not of one just unlinked by another."""
+        while True:
+            if self._fd < 0:
+                self._fd = self._open()
+            self.lock(TABLE)
+            if self._is_linked():
+                return
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self) -> int:
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            os.close(fd)
+            raise PermissionError(
+                f"lock file {self.path} belongs to user {found.st_uid} with mode {found.st_mode & 0o777:o};"
+                f" it must belong to user {os.geteuid()} with mode 600"
+            )
+        return fd
+
+    def _is_linked(self) -> bool:
+        try:
+            there = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(self._fd))
+
+
+_lock_files: dict[str, LockFile] = {}
+
+
+def lock_file(path: str) -> LockFile:
+    """Return the one `LockFile` of this process for ``path``, without opening it."""
+    return _lock_files.setdefault(path, LockFile(path))
+
+
+def _forget_lock_files() -> None:
+    for file in _lock_files.values():
+        file.forget()
+
+
+os.register_at_fork(after_in_child=_forget_lock_files)

@@ -1,0 +1,185 @@
+"""The piece of shared memory under a block: opening, reserving, unlinking.
+
+`Segment` is `multiprocessing.shared_memory.SharedMemory` without the two things that would lose counts:
+
+- CPython's resource tracker unlinks a segment when a process that attached it ends (always before
+  Python 3.13, on request since). The tracker is never told of ours.
+- SharedMemory unlinks a segment that it fails to map. Ours is unlinked by `unlink_segment` alone.
+
+A segment's size is an address range, not memory. Memory is reserved piece by piece before its use, for
+a store to a page that shared memory has no room for kills the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+#: Where Linux keeps POSIX shared memory, see shm_overview(7).
+SHARED_MEMORY = "/dev/shm"
+
+
+class BlockError(Exception):
+    """A block that cannot be used: not ours, damaged, or of another version. The message says why."""
+
+
+def segment_name(directory: Path) -> str:
+    """Return the name of the segment for a data directory: the same for every path that leads there."""
+    place = os.fsencode(os.path.realpath(directory))
+    return f"shmstats_{os.geteuid()}_{hashlib.blake2b(place, digest_size=8).hexdigest()}"
+
+
+def segment_path(name: str) -> str:
+    """Return the path of a segment's file."""
+    return f"{SHARED_MEMORY}/{name}"
+
+
+def unlink_segment(name: str) -> None:
+    """Remove a segment; who has it attached keeps it. The table lock is held."""
+    with suppress(FileNotFoundError):
+        os.unlink(segment_path(name))
+
+
+def check_trust(name: str, found: os.stat_result) -> None:
+    """Refuse what another user owns or may open.
+
+    Raises:
+        BlockError: naming the owner and mode found.
+    """
+    if found.st_uid != os.geteuid():
+        raise BlockError(
+            f"block {name} belongs to user {found.st_uid}; it must belong to user {os.geteuid()}"
+        )
+    if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
+        raise BlockError(f"block {name} has mode {stat.filemode(found.st_mode)}; it must be -rw-------")
+
+
+_patching = threading.Lock()
+
+
+@contextmanager
+def _untracked(name: str) -> Iterator[None]:
+    """Keep what is made inside from the resource tracker: it has no switch for it before Python 3.13."""
+    register = resource_tracker.register
+
+    def register_others(other: Any, kind: str) -> None:
+        if other.lstrip("/") != name:
+            register(other, kind)
+
+    with _patching:
+        resource_tracker.register = register_others  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            resource_tracker.register = register
+
+
+class Segment(SharedMemory):
+    """A segment mapped for reading and writing.
+
+    Args:
+        name: of the segment.
+        size: in bytes, to create it; None to attach the one that there is.
+
+    Raises:
+        FileNotFoundError: there is none to attach.
+        FileExistsError: there is one already.
+        ValueError: it is empty, as the one left by a process that was killed while creating it.
+    """
+
+    def __init__(self, name: str, size: int | None = None) -> None:
+        if sys.version_info >= (3, 13):
+            super().__init__(name, create=size is not None, size=size or 0, track=False)
+        else:
+            with _untracked(name):
+                super().__init__(name, create=size is not None, size=size or 0)
+
+    @property
+    def buf(self) -> memoryview:
+        """The bytes of the segment."""
+        buf = super().buf
+        assert buf is not None
+        return buf
+
+    def unlink(self) -> None:
+        """Do nothing: SharedMemory calls this when it cannot map, and that must not remove the block."""
+
+    def stat(self) -> os.stat_result:
+        """Return the owner, mode and size of the segment's file."""
+        return os.fstat(self._fd)  # type: ignore[attr-defined]
+
+    def is_linked(self) -> bool:
+        """Tell whether the name still leads here; someone may have removed the file by hand."""
+        try:
+            there = os.stat(segment_path(self.name), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, self.stat())
+
+    def reserve(self, offset: int, length: int) -> None:
+        """Have memory behind a range of bytes, which may be reserved in part already.
+
+        Raises:
+            OSError: shared memory is full.
+        """
+        os.posix_fallocate(self._fd, offset, length)  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Unmap; where another thread is still reading, the mapping goes when it has finished."""
+        try:
+            super().close()
+        except BufferError:
+            self._buf = None
+            self._mmap = None
+            super().close()
+
+
+class ReadOnlySegment:
+    """A segment mapped for reading alone, as a context manager that gives its bytes.
+
+    Args:
+        name: of the segment.
+
+    Raises:
+        FileNotFoundError: there is none.
+        BlockError: it is another user's, or is empty.
+    """
+
+    def __init__(self, name: str) -> None:
+        fd = os.open(segment_path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(fd)
+            check_trust(name, found)
+            if found.st_size == 0:
+                raise BlockError(f"block {name} is empty: the process that was creating it was killed")
+            self._map = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+        finally:
+            os.close(fd)
+        self.buf = memoryview(self._map)
+
+    def __enter__(self) -> memoryview:
+        return self.buf
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmap, or leave that to the last view that still exists."""
+        try:
+            self.buf.release()
+            self._map.close()
+        except BufferError:
+            pass

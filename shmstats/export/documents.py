@@ -1,0 +1,64 @@
+"""The statistics as one JSON document.
+
+``{category: {metric: value}}``. A counter is an int, a gauge an int or a float, a timestamp a string in
+ISO 8601, a histogram an object of count, sum, mean, p50, p90, p99 and max (ms; null where nothing was
+observed). A series with labels has its metric followed by them as key, as Prometheus writes it:
+``requests{method="GET",status="200"}``. Should a metric without labels be *called* that, it keeps its name
+and the other gets a comma before the brace. The figures of the machine are the category ``system``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from shmstats.export.families import label_text
+from shmstats.export.figures import histogram_figures, iso_time
+from shmstats.series import Distribution, Kind, Name, Snapshot, Value
+
+
+def to_document(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
+    """The snapshot as a document for `json.dumps`.
+
+    With a breakdown in ``snapshot.workers`` every value, ``system`` apart, becomes
+    ``{"total": value, "workers": {"<row>": value}}``, with the rows that hold something of that name.
+    """
+    if snapshot.workers:
+        document = _document(snapshot.names, _broken_down(snapshot))
+    else:
+        document = _document(snapshot.names, map(_shown, snapshot.names, snapshot.values))
+    if snapshot.system:
+        document["system"] = dict(snapshot.system)
+    return document
+
+
+def _document(names: Iterable[Name], shown: Iterator[Any]) -> dict[str, dict[str, Any]]:
+    document: dict[str, dict[str, Any]] = {}
+    labelled = []
+    for name, value in zip(names, shown, strict=True):
+        metrics = document.get(name.category)
+        if metrics is None:
+            metrics = document[name.category] = {}
+        if name.labels:
+            labelled.append((metrics, name, value))
+        else:
+            metrics[name.metric] = value
+    for metrics, name, value in labelled:
+        key = f"{name.metric}{{{label_text(name.labels)}}}"
+        while key in metrics:
+            key = f"{key[:-1]},}}"
+        metrics[key] = value
+    return document
+
+
+def _broken_down(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    for i, (name, value) in enumerate(zip(snapshot.names, snapshot.values, strict=True)):
+        rows = ((str(row), values[i]) for row, values in snapshot.workers.items())
+        workers = {row: _shown(name, own) for row, own in rows if own is not None}
+        yield {"total": _shown(name, value), "workers": workers}
+
+
+def _shown(name: Name, value: Value) -> Any:
+    if isinstance(value, Distribution):
+        return histogram_figures(value, name.bounds)
+    return iso_time(int(value)) if name.kind is Kind.TIMESTAMP else value

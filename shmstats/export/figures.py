@@ -1,0 +1,47 @@
+"""What the formats for people show of a value: a histogram's figures, and a timestamp as a date."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
+
+from shmstats.series import Distribution
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+
+def histogram_figures(value: Distribution, bounds: tuple[float, ...]) -> dict[str, int | float | None]:
+    """Count, sum, mean, p50, p90, p99 and max, the latter six in ms.
+
+    A percentile is interpolated linearly inside its bucket, as Prometheus' ``histogram_quantile`` does, but
+    with the largest observation for the end of what lies above it. Without observations there is neither mean
+    nor percentile nor max: they are None.
+    """
+    count = value.count
+    if not count:
+        return {"count": 0, "sum": value.sum, "mean": None, **dict.fromkeys(_PERCENTILES), "max": None}
+    cumulative = list(accumulate(value.buckets))
+    percentiles = {key: _percentile(share, value, bounds, cumulative) for key, share in _PERCENTILES.items()}
+    return {"count": count, "sum": value.sum, "mean": value.sum / count, **percentiles, "max": value.max}
+
+
+def iso_time(microseconds: int) -> str:
+    """A timestamp in ISO 8601, UTC; outside of the years 1 to 9999 the plain number with its unit."""
+    try:
+        return (_EPOCH + timedelta(microseconds=microseconds)).isoformat()
+    except OverflowError:
+        return f"{microseconds} µs"
+
+
+def _percentile(
+    share: float, value: Distribution, bounds: tuple[float, ...], cumulative: list[int]
+) -> float:
+    rank = share * cumulative[-1]
+    i = next(i for i, reached in enumerate(cumulative) if reached >= rank and reached)
+    lower = bounds[i - 1] if i else min(0.0, value.max)
+    upper = min(bounds[i], value.max) if i < len(bounds) else value.max
+    if upper <= lower:
+        return upper
+    inside = value.buckets[i]
+    return lower + (upper - lower) * ((rank - (cumulative[i] - inside)) / inside)

@@ -1,0 +1,31 @@
+"""The statistics as rows, which the csv and the table are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from shmstats.series import Kind, Name, Snapshot, Value
+
+#: The worker of a row that holds the value over all workers.
+TOTAL = "total"
+
+
+class Row(NamedTuple):
+    """One value of one series: that of a worker row, or the total."""
+
+    name: Name
+    worker: str
+    value: Value
+
+
+def rows(snapshot: Snapshot) -> Iterator[Row]:
+    """Every series' total, each followed by what the workers hold of it, then the system's figures."""
+    for i, (name, value) in enumerate(zip(snapshot.names, snapshot.values, strict=True)):
+        yield Row(name, TOTAL, value)
+        for worker, values in snapshot.workers.items():
+            own = values[i]
+            if own is not None:
+                yield Row(name, str(worker), own)
+    for metric, figure in snapshot.system.items():
+        yield Row(Name("system", metric, Kind.GAUGE), TOTAL, figure)

@@ -1,0 +1,42 @@
+"""The statistics as CSV (RFC 4180), for spreadsheets and scripts.
+
+The columns are category, metric, labels, kind, field and value; with a breakdown by worker there is
+worker before field, ``total`` or the number of the worker's row. A histogram has one line for each of
+its figures, named in field; all else has one, of the field ``value``. Labels are written as Prometheus
+writes them: ``method="GET",status="200"``. Texts are written as they are, also those that a spreadsheet
+would take for a formula: the file says what was counted, to whoever reads it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from shmstats.export.families import label_text
+from shmstats.export.figures import histogram_figures, iso_time
+from shmstats.export.rows import Row, rows
+from shmstats.series import Distribution, Kind, Snapshot
+
+
+def to_csv(snapshot: Snapshot) -> str:
+    """The snapshot as CSV, lines ended by CR LF (write it to a file opened with ``newline=""``)."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    worker_column = ["worker"] if snapshot.workers else []
+    writer.writerow(["category", "metric", "labels", "kind", *worker_column, "field", "value"])
+    for row in rows(snapshot):
+        name = row.name
+        worker = [row.worker] if snapshot.workers else []
+        head = [name.category, name.metric, label_text(name.labels), name.kind.name.lower(), *worker]
+        writer.writerows([*head, field, value] for field, value in _fields(row))
+    return text.getvalue()
+
+
+def _fields(row: Row) -> Iterator[tuple[str, str | int | float | None]]:
+    if isinstance(row.value, Distribution):
+        yield from histogram_figures(row.value, row.name.bounds).items()
+    elif row.name.kind is Kind.TIMESTAMP:
+        yield "value", iso_time(int(row.value))
+    else:
+        yield "value", row.value

@@ -1,0 +1,83 @@
+"""The statistics as a table for people in a terminal.
+
+Sorted by name, columns aligned by what a terminal shows: an East Asian wide character takes two places, a
+combining mark none. A character that is not printable (a control character, a line break, a change of
+writing direction) is shown as an escape like ``\\x1b``, never sent to the terminal.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from shmstats.export.families import label_text
+from shmstats.export.figures import histogram_figures, iso_time
+from shmstats.export.rows import TOTAL, Row, rows
+from shmstats.series import Distribution, Kind, Snapshot
+
+_RIGHT_ALIGNED = "VALUE"
+
+
+def to_table(snapshot: Snapshot) -> str:
+    """The snapshot as lines of text, the first one with the columns' titles.
+
+    A histogram's value is its count, with the other figures (ms) beside it. Columns that would be empty
+    are left out.
+    """
+    table = [_cells(row) for row in sorted(rows(snapshot), key=_place)]
+    titles = ["CATEGORY", "METRIC", "LABELS", "KIND", "WORKER", "VALUE", "DETAIL"]
+    shown = [
+        column
+        for column, title in enumerate(titles)
+        if (bool(snapshot.workers) if title == "WORKER" else title in titles[:2] or _any(table, column))
+    ]
+    columns = [[titles[column], *(_printable(cells[column]) for cells in table)] for column in shown]
+    aligned = [_aligned(column, right=column[0] == _RIGHT_ALIGNED) for column in columns]
+    return "".join(f"{'  '.join(line).rstrip()}\n" for line in zip(*aligned, strict=True))
+
+
+def _place(row: Row) -> tuple[str, str, tuple[tuple[str, str], ...], int]:
+    return row.name.category, row.name.metric, row.name.labels, -1 if row.worker == TOTAL else int(row.worker)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    name, worker, value = row
+    detail = ""
+    if isinstance(value, Distribution):
+        figures = histogram_figures(value, name.bounds)
+        amounts = {key: figure for key, figure in figures.items() if key not in ("count", "sum")}
+        detail = ", ".join(f"{key} {figure:.4g} ms" for key, figure in amounts.items() if figure is not None)
+        shown = str(value.count)
+    else:
+        shown = iso_time(int(value)) if name.kind is Kind.TIMESTAMP else str(value)
+    return name.category, name.metric, label_text(name.labels), name.kind.name.lower(), worker, shown, detail
+
+
+def _any(table: list[tuple[str, ...]], column: int) -> bool:
+    return any(cells[column] for cells in table)
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        [char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text]
+    )
+
+
+def _aligned(column: list[str], *, right: bool) -> list[str]:
+    widths = [_width(cell) for cell in column]
+    widest = max(widths)
+    pads = [" " * (widest - width) for width in widths]
+    return [pad + cell if right else cell + pad for cell, pad in zip(column, pads, strict=True)]
+
+
+def _width(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    return sum(_char_width(char) for char in text)
+
+
+def _char_width(char: str) -> int:
+    if unicodedata.combining(char):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1

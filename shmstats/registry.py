@@ -1,0 +1,333 @@
+"""The operations that user code calls, fanned out to the providers.
+
+With the shared block as its only provider, `Registry.incr`, `Registry.decr`, `Registry.gauge` and the
+handles go straight to the block in C: they are methods of the base class, and only their *misses* arrive
+here, in the methods whose names begin with an underscore. Here the arguments are checked, the handle is
+made, and every provider gets the operation.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import operator
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from . import config
+from .block.cells import Counter, Gauge, Recorder, Series
+from .block.names import check_text
+from .providers import Provider
+from .providers.shared import OWN, SharedProvider
+from .series import Snapshot, Value
+
+log = logging.getLogger("shmstats")
+
+#: Categories that user code cannot count into.
+RESERVED = ("system", OWN)
+
+_Handle = TypeVar("_Handle", bound=Series)
+
+_INT64_MAX = 2**63 - 1
+_INT64_MIN = -(2**63)
+
+
+class Registry(Recorder):
+    """Statistics, shared by all processes that have the same data directory.
+
+    It finds its configuration and attaches by itself on first use; `init` does both at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.RLock()
+        self._settings: config.Settings | None = None
+        self._shared: SharedProvider | None = None
+        self._others: tuple[Provider, ...] = ()
+        self._exiting = False
+        _registries.add(self)
+
+    def init(self, config: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> None:
+        """Configure the registry and attach the block.
+
+        Args:
+            config: path of a YAML file, or a mapping like its content; None to find it:
+                ``$SHMSTATS_CONFIG``, else ``./shmstats.yml``, else the defaults.
+
+        Raises:
+            ConfigError: the configuration has an error.
+            BlockError: there is a block for the data directory that must not be used.
+            OSError: shared memory is full or not usable.
+        """
+        with self._lock:
+            self.close()
+            self._configure(config)
+            if self._shared is not None:
+                self._shared.attach()
+
+    @property
+    def settings(self) -> config.Settings:
+        """The settings in force; they are looked for if there are none yet.
+
+        Raises:
+            ConfigError: the configuration has an error.
+        """
+        with self._lock:
+            if self._settings is None:
+                self._configure(None)
+            assert self._settings is not None
+            return self._settings
+
+    @property
+    def shared(self) -> SharedProvider | None:
+        """The shared block's provider; None where statistics are disabled, or wrongly configured."""
+        if self._settings is None:
+            try:
+                _ = self.settings
+            except config.ConfigError as error:
+                with self._lock:
+                    self._settings = config.load({"stats": {"enabled": False}})
+                log.error("nothing is counted: %s", error)
+        return self._shared
+
+    def absolute(self, category: str, metric: str, value: int) -> None:
+        """Set a gauge, or the total of a counter, to an integer.
+
+        Args:
+            category: of the statistic.
+            metric: of the statistic.
+            value: a signed 64-bit integer.
+        """
+        self.gauge(category, metric, _integer("value", value))
+
+    def counter(self, category: str, metric: str) -> Counter:
+        """Return a handle of a counter, for code that counts often.
+
+        Args:
+            category: of the statistic.
+            metric: of the statistic.
+        """
+        return self._made(category, metric, Counter)
+
+    def get(self, category: str, metric: str) -> Value:
+        """Return the value over all workers; 0 where it was never written.
+
+        Args:
+            category: of the statistic; reserved ones can be read.
+            metric: of the statistic.
+        """
+        category, metric = check_text("category", category), check_text("metric", metric)
+        shared = self.shared
+        return 0 if shared is None else shared.value(category, metric)
+
+    def snapshot(self) -> dict[str, dict[str, Value]]:
+        """Return every value: ``{category: {metric: value}}``."""
+        document: dict[str, dict[str, Value]] = {}
+        read = self.read()
+        for name, value in zip(read.names, read.values, strict=True):
+            if name.category != OWN or value:
+                document.setdefault(name.category, {})[name.metric] = value
+        return document
+
+    def read(self) -> Snapshot:
+        """Return every name and value, column-wise, as the exporters take them."""
+        shared = self.shared
+        return Snapshot((), ()) if shared is None else shared.read()
+
+    def remove(self, category: str, metric: str | None = None) -> int:
+        """Remove a metric, or a whole category, for all workers.
+
+        A handle of a removed name stays usable: the next use registers the name anew, at 0.
+
+        Args:
+            category: of the statistics.
+            metric: one of its metrics; None for all.
+
+        Returns:
+            How many statistics were removed.
+        """
+        category, metric = self._chosen(category, metric)
+        shared = self.shared
+        removed = 0 if shared is None else shared.remove(category, metric)
+        self._drop(category, metric)
+        return removed
+
+    def reset(self, category: str, metric: str | None = None) -> int:
+        """Set a metric, or a whole category, to 0 for all workers.
+
+        Args:
+            category: of the statistics.
+            metric: one of its metrics; None for all.
+
+        Returns:
+            How many statistics were set.
+        """
+        category, metric = self._chosen(category, metric)
+        shared = self.shared
+        return 0 if shared is None else shared.reset(category, metric)
+
+    def register(self, provider: Provider) -> None:
+        """Have a further provider get every operation from now on.
+
+        Args:
+            provider: an object with the methods of `shmstats.providers.Provider`.
+
+        Raises:
+            TypeError: it lacks one of them.
+        """
+        required = [name for name in vars(Provider) if not name.startswith("_")]
+        missing = [name for name in required if not callable(getattr(provider, name, None))]
+        if missing:
+            raise TypeError(
+                f"provider must have the methods {', '.join(required)};"
+                f" {type(provider).__name__} lacks {', '.join(missing)}"
+            )
+        with self._lock:
+            self._others = (*self._others, provider)
+            if self._shared is not None:
+                self._shared.direct = False
+
+    def flush(self) -> None:
+        """Push what is buffered; in real-time mode there is nothing."""
+
+    def close(self) -> None:
+        """Leave the block; the last process to leave saves it. The next use attaches it again."""
+        shared = self._shared
+        if shared is not None:
+            shared.close()
+
+    def _configure(self, given: str | os.PathLike[str] | Mapping[str, Any] | None) -> None:
+        settings = config.load(given)
+        self._shared = SharedProvider(settings) if settings.stats.enabled else None
+        if self._shared is not None:
+            self._shared.direct = not self._others
+        self._settings = settings
+
+    # Misses of the quick path ------------------------------------------------------------------
+
+    def _count(self, sign: int, category: str, metric: str, n: int) -> None:
+        n = _integer("n", n)
+        series = self._made(category, metric, Counter)
+        self._count_series(sign, series, n)
+        self._keep_bound(series)
+
+    def _count_series(self, sign: int, series: Series, n: int) -> None:
+        n = _integer("n", n)
+        for provider in self._others:
+            (provider.incr if sign > 0 else provider.decr)(series.category, series.metric, n)
+        shared = self.shared
+        if shared is not None:
+            shared.count(series, min(sign * n, _INT64_MAX))
+            self._leave_if_exiting()
+
+    def _set(self, category: str, metric: str, value: int | float) -> None:
+        value = _number("value", value)
+        series = self._made(category, metric, Gauge)
+        self._set_series(series, value)
+        self._keep_bound(series)
+
+    def _set_series(self, series: Series, value: int | float) -> None:
+        value = _number("value", value)
+        for provider in self._others:
+            provider.gauge(series.category, series.metric, value)
+        shared = self.shared
+        if shared is not None:
+            shared.set(series, value)
+            self._leave_if_exiting()
+
+    def _value(self, series: Series) -> Value:
+        shared = self.shared
+        return 0 if shared is None else shared.value(series.category, series.metric, series.labels)
+
+    def _made(self, category: str, metric: str, kind: type[_Handle]) -> _Handle:
+        """Return the handle of a name, of the type asked for: the kept one or a new one."""
+        series = self._handle(category, metric)
+        if isinstance(series, kind):
+            return series
+        category, metric = _countable(category), check_text("metric", metric)
+        series = self._handle(category, metric)
+        return series if isinstance(series, kind) else kind(self, category, metric)
+
+    def _keep_bound(self, series: Series) -> None:
+        """Keep a handle for the next time, unless it leads nowhere: those could be without number."""
+        if series._bound and self._handle(series.category, series.metric) is not series:
+            self._keep(series)
+
+    def _chosen(self, category: str, metric: str | None) -> tuple[str, str | None]:
+        return _countable(category), None if metric is None else check_text("metric", metric)
+
+    def _leave_if_exiting(self) -> None:
+        """Leave again at once after an operation that came after the interpreter had begun to exit."""
+        if self._exiting and self._shared is not None:
+            self._shared.close()
+
+    def _exit(self) -> None:
+        self._exiting = True
+        if self._shared is not None:
+            self._shared.close()
+
+
+def _countable(category: str) -> str:
+    category = check_text("category", category)
+    if category in RESERVED:
+        raise ValueError(f"category must not be {category!r}: {' and '.join(RESERVED)} are reserved")
+    return category
+
+
+def _integer(what: str, value: object) -> int:
+    """Check a signed 64-bit integer.
+
+    Raises:
+        TypeError: it is not an integer.
+        OverflowError: it does not fit 64 bits.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{what} must be an integer, not {type(value).__name__} ({value!r:.80})") from None
+    if not _INT64_MIN <= number <= _INT64_MAX:
+        raise OverflowError(f"{what} must fit 64 bits ({_INT64_MIN} to {_INT64_MAX}), not {number}")
+    return number
+
+
+def _number(what: str, value: object) -> int | float:
+    """Check a signed 64-bit integer or a finite float.
+
+    Raises:
+        TypeError: it is neither an integer nor a real number.
+        ValueError: it is NaN or infinite.
+        OverflowError: it is an integer that does not fit 64 bits.
+    """
+    if hasattr(value, "__index__"):
+        return _integer(what, value)
+    if not hasattr(value, "__float__"):
+        raise TypeError(f"{what} must be a number, not {type(value).__name__} ({value!r:.80})")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{what} must be finite, not {number}")
+    return number
+
+
+_registries: weakref.WeakSet[Registry] = weakref.WeakSet()
+
+
+@atexit.register
+def _exit_all() -> None:
+    for registry in list(_registries):
+        registry._exit()
+
+
+def _unlock_all() -> None:
+    """In the child of a fork, where no thread is left that could have held a lock."""
+    for registry in _registries:
+        registry._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_unlock_all)
+
+stats = Registry()
+"""The default registry."""

@@ -1,0 +1,148 @@
+"""The saved snapshot: writing it, checking it, reading it back.
+
+``simple.json`` in the directory ``stats/`` of the data directory is one JSON object::
+
+    {"version": 1, "checksum": "<BLAKE2b of the bytes of data>", "data": {"saved": …, "category": […], …}}
+
+with a list for each column of a snapshot. It is replaced whole: written under a temporary name, synced,
+renamed, and the directory synced. The one before it stays as ``simple.json.1``, so there is a valid one
+at every moment. A damaged file is set aside as ``simple.json.damaged-<time>`` and never read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .series import Kind, Name, Snapshot
+
+log = logging.getLogger("shmstats")
+
+FILE = "simple.json"
+PREVIOUS = "simple.json.1"
+
+_VERSION = 1
+_COLUMNS = ("category", "metric", "labels", "kind", "monotonic", "value")
+
+
+class SnapshotError(Exception):
+    """A snapshot file that cannot be read: damaged, or of a later version. The message says why."""
+
+
+def stats_directory(data: Path) -> Path:
+    """Return where the statistics of a data directory are saved."""
+    return data / "stats"
+
+
+def save(directory: Path, snapshot: Snapshot) -> None:
+    """Replace the saved snapshot, atomically; timestamps are left out.
+
+    Args:
+        directory: of the statistics; it is made where it is missing.
+        snapshot: what to save.
+
+    Raises:
+        OSError: it could not be written. What was saved before is still there.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target, previous = directory / FILE, directory / PREVIOUS
+    temporary = directory / f".{FILE}.{os.getpid()}"
+    try:
+        _write(temporary, _encode(snapshot))
+        if target.exists():
+            with suppress(FileNotFoundError):
+                os.unlink(f"{temporary}.1")
+            os.link(target, f"{temporary}.1")
+            os.replace(f"{temporary}.1", previous)
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_directory(directory)
+
+
+def load(file: Path) -> Snapshot:
+    """Read one saved snapshot.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+        SnapshotError: it is damaged, or of another version.
+    """
+    return _decode(file, file.read_bytes())
+
+
+def load_newest(directory: Path) -> Snapshot | None:
+    """Read the newest valid snapshot of a statistics directory, and set damaged ones aside.
+
+    Returns:
+        The snapshot, or None where nothing valid was saved.
+    """
+    for file in (directory / FILE, directory / PREVIOUS):
+        try:
+            return load(file)
+        except FileNotFoundError:
+            continue
+        except (OSError, SnapshotError) as error:
+            aside = f"{file}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
+            with suppress(OSError):
+                os.replace(file, aside)
+            log.error("%s; it was set aside as %s", error, aside)
+    return None
+
+
+def _encode(snapshot: Snapshot) -> bytes:
+    rows = [
+        (name.category, name.metric, name.labels, int(name.kind), name.monotonic, value)
+        for name, value in zip(snapshot.names, snapshot.values, strict=True)
+        if name.kind is not Kind.TIMESTAMP
+    ]
+    columns = zip(*rows, strict=True) if rows else ((),) * len(_COLUMNS)
+    data = json.dumps({"saved": time.time(), **dict(zip(_COLUMNS, columns, strict=True))}).encode()
+    return _prefix(data) + data + b"}\n"
+
+
+def _prefix(data: bytes) -> bytes:
+    checksum = hashlib.blake2b(data, digest_size=16).hexdigest()
+    return b'{"version": %d, "checksum": "%s", "data": ' % (_VERSION, checksum.encode())
+
+
+def _decode(file: Path, content: bytes) -> Snapshot:
+    prefix_length = len(_prefix(b""))
+    data = content[prefix_length:-2]
+    if content != _prefix(data) + data + b"}\n":
+        found = content[: len(b'{"version": ')]
+        if found == b'{"version": ' and not content.startswith(b'{"version": %d,' % _VERSION):
+            raise SnapshotError(f"snapshot {file} has another version than {_VERSION}")
+        raise SnapshotError(f"snapshot {file} is damaged: its checksum does not fit")
+    columns: dict[str, Any] = json.loads(data)
+    names = [
+        Name(category, metric, Kind(kind), tuple((key, value) for key, value in labels), monotonic)
+        for category, metric, labels, kind, monotonic in zip(
+            *(columns[column] for column in _COLUMNS[:-1]), strict=True
+        )
+    ]
+    return Snapshot(names, columns["value"])
+
+
+def _write(file: Path, content: bytes) -> None:
+    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
