@@ -70,6 +70,11 @@ class Registry(Recorder):
                 self._shared.attach()
 
     @property
+    def configured(self) -> bool:
+        """Whether there are settings yet."""
+        return self._settings is not None
+
+    @property
     def settings(self) -> config.Settings:
         """The settings in force; they are looked for if there are none yet.
 

@@ -947,8 +947,9 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    PyObject *handles;    /* {category: {metric: Series}}, without labels */
-    Shortcut *shortcuts;  /* borrowed from handles */
+    PyObject *handles;            /* {category: {metric: Series}}, without labels */
+    Shortcut *shortcuts;          /* borrowed from handles */
+    PyObject *incr, *decr, *gauge; /* the functions below, bound to this object */
 } Recorder;
 
 static inline size_t
@@ -992,6 +993,8 @@ find(Recorder *self, PyObject *category, PyObject *metric)
     return series;
 }
 
+static PyMethodDef calls[3];
+
 static PyObject *
 Recorder_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
@@ -1000,7 +1003,10 @@ Recorder_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(
         return NULL;
     self->handles = PyDict_New();
     self->shortcuts = PyMem_Calloc(SHORTCUTS, sizeof(Shortcut));
-    if (self->handles == NULL || self->shortcuts == NULL) {
+    self->incr = PyCFunction_New(&calls[0], (PyObject *)self);
+    self->decr = PyCFunction_New(&calls[1], (PyObject *)self);
+    self->gauge = PyCFunction_New(&calls[2], (PyObject *)self);
+    if (!self->handles || !self->shortcuts || !self->incr || !self->decr || !self->gauge) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
@@ -1011,6 +1017,9 @@ static int
 Recorder_traverse(Recorder *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->handles);
+    Py_VISIT(self->incr);
+    Py_VISIT(self->decr);
+    Py_VISIT(self->gauge);
     return 0;
 }
 
@@ -1020,6 +1029,9 @@ Recorder_clear(Recorder *self)
     if (self->shortcuts != NULL)
         memset(self->shortcuts, 0, SHORTCUTS * sizeof(Shortcut));
     Py_CLEAR(self->handles);
+    Py_CLEAR(self->incr);
+    Py_CLEAR(self->decr);
+    Py_CLEAR(self->gauge);
     return 0;
 }
 
@@ -1184,13 +1196,29 @@ Recorder_drop(Recorder *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyMethodDef Recorder_methods[] = {
+/* What user code calls. They are not methods but slots of the object that hold bound functions: where
+ * ``stats`` is an imported name, the compiler emits for stats.incr() an attribute access and a call instead
+ * of a method call, and to bind a method each time would cost more than to count. */
+static PyMethodDef calls[3] = {
     {"incr", FUNCTION(Recorder_incr), FASTCALL,
      PyDoc_STR("incr($self, /, category, metric, n=1)\n--\n\nAdd n to a counter.")},
     {"decr", FUNCTION(Recorder_decr), FASTCALL,
      PyDoc_STR("decr($self, /, category, metric, n=1)\n--\n\nTake n away from a counter.")},
     {"gauge", FUNCTION(Recorder_gauge), FASTCALL,
      PyDoc_STR("gauge($self, /, category, metric, value)\n--\n\nSet a gauge.")},
+};
+
+static PyMemberDef Recorder_members[] = {
+    {"incr", T_OBJECT_EX, offsetof(Recorder, incr), READONLY,
+     PyDoc_STR("incr(category, metric, n=1): add n to a counter.")},
+    {"decr", T_OBJECT_EX, offsetof(Recorder, decr), READONLY,
+     PyDoc_STR("decr(category, metric, n=1): take n away from a counter.")},
+    {"gauge", T_OBJECT_EX, offsetof(Recorder, gauge), READONLY,
+     PyDoc_STR("gauge(category, metric, value): set a gauge.")},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef Recorder_methods[] = {
     {"_handle", (PyCFunction)Recorder_handle, METH_VARARGS, NULL},
     {"_keep", (PyCFunction)Recorder_keep, METH_O, NULL},
     {"_drop", (PyCFunction)Recorder_drop, METH_VARARGS, NULL},
@@ -1208,6 +1236,7 @@ static PyTypeObject Recorder_Type = {
     .tp_traverse = (traverseproc)Recorder_traverse,
     .tp_clear = (inquiry)Recorder_clear,
     .tp_methods = Recorder_methods,
+    .tp_members = Recorder_members,
 };
 
 /* ----------------------------------------------------------------------------------------- module */

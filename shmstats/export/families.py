@@ -44,8 +44,8 @@ First come, first served
 Labels
     Label names are cleaned by rules 1 and 2 and never begin with two underscores. Of those that become
     equal the ones that needed no cleaning keep their name, the others get ``_2``, ``_3`` and so on. Names
-    that have a meaning here (``category``, ``metric``, ``raw_labels``, ``le``, ``quantile``) get ``exported_``
-    before them, as Prometheus does with a target's own.
+    that have a meaning here (``category``, ``metric``, ``raw_labels``, ``le``, ``quantile``) get
+    ``exported_`` before them, as Prometheus does with a target's own.
 
 System figures
     They have no labels and fixed families in base units, given away before any other name. A figure that is
@@ -136,10 +136,13 @@ SYSTEM_FIGURES = {
     "memory_usage": Figure("memory_usage_bytes", 1, "Current memory usage in bytes.", "bytes"),
     "cpu": Figure("cpu_usage_ratio", 100, "Processor time in use; 1 is one processor.", "ratio"),
     "user_in_ms": Figure(
-        "user_cpu_seconds", 1000, "Processor time of the live workers in user mode, in seconds.", "seconds"
+        "user_cpu_seconds", 1000, "Processor time in user mode, in seconds, of the live workers.", "seconds"
     ),
     "sys_in_ms": Figure(
-        "system_cpu_seconds", 1000, "Processor time of the live workers in system mode, in seconds.", "seconds"
+        "system_cpu_seconds",
+        1000,
+        "Processor time in system mode, in seconds, of the live workers.",
+        "seconds",
     ),
     "threads": Figure("threads", 1, "Threads of the live workers."),
     "workers": Figure("workers", 1, "Live workers."),
@@ -251,9 +254,11 @@ def label_text(labels: Iterable[tuple[str, str]]) -> str:
 
     A name that is no identifier is quoted like a value, as Prometheus 3 does with names in UTF-8.
     """
-    return ",".join(
-        [f"{name if _IDENTIFIER.fullmatch(name) else _quoted(name)}={_quoted(value)}" for name, value in labels]
-    )
+    return ",".join([f"{_quoted_if_needed(name)}={_quoted(value)}" for name, value in labels])
+
+
+def _quoted_if_needed(name: str) -> str:
+    return name if _IDENTIFIER.fullmatch(name) else _quoted(name)
 
 
 def _quoted(text: str) -> str:

@@ -34,9 +34,7 @@ def iso_time(microseconds: int) -> str:
         return f"{microseconds} µs"
 
 
-def _percentile(
-    share: float, value: Distribution, bounds: tuple[float, ...], cumulative: list[int]
-) -> float:
+def _percentile(share: float, value: Distribution, bounds: tuple[float, ...], cumulative: list[int]) -> float:
     rank = share * cumulative[-1]
     i = next(i for i, reached in enumerate(cumulative) if reached >= rank and reached)
     lower = bounds[i - 1] if i else min(0.0, value.max)

@@ -1,12 +1,12 @@
-"""Prometheus text 0.0.4 and OpenMetrics 1.0.0.
+r"""Prometheus text 0.0.4 and OpenMetrics 1.0.0.
 
 Names are the concern of `families`. Here they become bytes, quickly: a process is scraped again and
 again, and between two scrapes the values change but hardly ever the names. So everything that follows
 from the names is made once, as a *plan*, and kept for as long as snapshots come with the same ``names``
 object. A plan is the whole page as templates, with a place for each value::
 
-    b'# HELP requests_total Total number of requests.\\n# TYPE requests_total counter\\n'
-    b'requests_total{category="api"} %a\\nrequests_total{category="web"} %a\\n...'
+    b'# HELP requests_total Total number of requests.\\n# TYPE requests_total counter\n'
+    b'requests_total{category="api"} %a\\nrequests_total{category="web"} %a\n...'
 
 and to render is to fill the templates in. ``%a`` writes an int with all its digits and a float with as many
 as it takes to read the same float back. A template holds a few hundred series: filling in one of moderate
@@ -120,11 +120,11 @@ class _Plan:
         self._names = names
         self._known = list(names)
         self._system = system
-        self._namer = parent._namer if parent else Namer(system)
+        self._namer: Namer = parent._namer if parent else Namer(system)
         self._divisors = [SYSTEM_FIGURES[key].divisor if key in SYSTEM_FIGURES else 1 for key in system]
-        self._lines = list(parent._lines) if parent else []
-        self._timestamps = list(parent._timestamps) if parent else []
-        self._histograms = list(parent._histograms) if parent else []
+        self._lines: list[tuple[Family, str]] = list(parent._lines) if parent else []
+        self._timestamps: list[int] = list(parent._timestamps) if parent else []
+        self._histograms: list[tuple[int, _Histogram]] = list(parent._histograms) if parent else []
         self._templates: dict[Exposition, list[_Template]] = {}
         for i in range(len(self._lines), len(self._known)):
             self._add(i, self._known[i])
@@ -133,7 +133,7 @@ class _Plan:
         return self._names is snapshot.names and self._system == tuple(snapshot.system)
 
     def successor(self, snapshot: Snapshot) -> _Plan:
-        """The plan for another snapshot; made from this one, which is then used up, if the names only grew."""
+        """The plan for another snapshot. If the names only grew, it is made from this one and uses it up."""
         system = tuple(snapshot.system)
         grown = system == self._system and list(snapshot.names[: len(self._known)]) == self._known
         return _Plan(snapshot.names, system, self if grown else None)
@@ -185,7 +185,7 @@ class _Histogram:
     def __init__(self, series: Series, name: Name) -> None:
         self._divisor = 1000 if is_time(name.unit) else 1
         self._buckets = len(name.bounds) + 1
-        #: Bounds that differ by less than the format can tell are one bucket: the later, cumulative, has it all.
+        # Bounds that are the same when divided are one bucket: the later one, being cumulative, has it all.
         limits = {_limit(bound, self._divisor): i for i, bound in enumerate(name.bounds)}
         limits["+Inf"] = self._buckets - 1
         self._kept = list(limits.values())

@@ -1,8 +1,8 @@
-"""The statistics as a table for people in a terminal.
+r"""The statistics as a table for people in a terminal.
 
 Sorted by name, columns aligned by what a terminal shows: an East Asian wide character takes two places, a
 combining mark none. A character that is not printable (a control character, a line break, a change of
-writing direction) is shown as an escape like ``\\x1b``, never sent to the terminal.
+writing direction) is shown as an escape like ``\x1b``, never sent to the terminal.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     if isinstance(value, Distribution):
         figures = histogram_figures(value, name.bounds)
         amounts = {key: figure for key, figure in figures.items() if key not in ("count", "sum")}
-        detail = ", ".join(f"{key} {figure:.4g} ms" for key, figure in amounts.items() if figure is not None)
+        detail = ", ".join(f"{key} {figure:.6g} ms" for key, figure in amounts.items() if figure is not None)
         shown = str(value.count)
     else:
         shown = iso_time(int(value)) if name.kind is Kind.TIMESTAMP else str(value)

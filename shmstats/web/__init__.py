@@ -1,0 +1,41 @@
+"""The web application: statistics over HTTP.
+
+`create_app` makes a Flask application with the endpoints, for ``gunicorn 'shmstats.web:create_app()'`` and
+``shmstats serve``; `blueprint` is to be mounted into an application of one's own::
+
+    app.register_blueprint(shmstats.web.blueprint)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask
+from werkzeug.exceptions import HTTPException
+
+from ..registry import stats
+from .blueprint import blueprint
+from .responses import error_response
+
+__all__ = ["blueprint", "create_app"]
+
+
+def create_app(config: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> Flask:
+    """Make a Flask application with the statistics endpoints.
+
+    Args:
+        config: as for ``shmstats.init``; None leaves the default registry as it is configured already.
+
+    Raises:
+        ConfigError: the configuration has an error.
+        BlockError: there is a block for the data directory that must not be used.
+        OSError: shared memory is full or not usable.
+    """
+    if config is not None or not stats.configured:
+        stats.init(config)
+    app = Flask("shmstats", static_folder=None)
+    app.register_blueprint(blueprint)
+    app.register_error_handler(HTTPException, error_response)
+    return app
