@@ -57,7 +57,7 @@ class Renderer:
     """
 
     def __init__(self) -> None:
-        self._plan = _Plan((), ())
+        self._plan: _Plan | None = None
         self._lock = threading.Lock()
 
     def render(self, snapshot: Snapshot, exposition: Exposition = Exposition.TEXT) -> bytes:
@@ -67,12 +67,12 @@ class Renderer:
             ValueError: A histogram's value has not one bucket more than its name has bounds.
         """
         plan = self._plan
-        if not plan.fits(snapshot):
+        if plan is None or not plan.fits(snapshot):
             with self._lock:
                 plan = self._plan
-                if not plan.fits(snapshot):
-                    self._plan = _Plan((), ())  # a successor that is interrupted leaves nothing half done
-                    self._plan = plan = plan.successor(snapshot)
+                if plan is None or not plan.fits(snapshot):
+                    self._plan = None  # should making the next one be interrupted, nothing stays half done
+                    self._plan = plan = _Plan.of(snapshot, plan)
         return plan.fill(snapshot, exposition)
 
 
@@ -129,14 +129,15 @@ class _Plan:
         for i in range(len(self._lines), len(self._known)):
             self._add(i, self._known[i])
 
+    @classmethod
+    def of(cls, snapshot: Snapshot, last: _Plan | None) -> _Plan:
+        """The plan for a snapshot. If the names only grew, it is made from the last one and uses it up."""
+        system = tuple(snapshot.system)
+        grown = last and system == last._system and list(snapshot.names[: len(last._known)]) == last._known
+        return cls(snapshot.names, system, last if grown else None)
+
     def fits(self, snapshot: Snapshot) -> bool:
         return self._names is snapshot.names and self._system == tuple(snapshot.system)
-
-    def successor(self, snapshot: Snapshot) -> _Plan:
-        """The plan for another snapshot. If the names only grew, it is made from this one and uses it up."""
-        system = tuple(snapshot.system)
-        grown = system == self._system and list(snapshot.names[: len(self._known)]) == self._known
-        return _Plan(snapshot.names, system, self if grown else None)
 
     def fill(self, snapshot: Snapshot, exposition: Exposition) -> bytes:
         templates = self._templates.get(exposition)
