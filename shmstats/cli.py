@@ -19,7 +19,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -249,18 +249,18 @@ def _data_reader(
 
     def read() -> Snapshot:
         nonlocal said
-        try:
-            with read_only(settings.path.data) as reader:
-                snapshot = reader.read(by_worker)
+        with ExitStack() as opened:
+            try:
+                reader = opened.enter_context(read_only(settings.path.data))
+            except FileNotFoundError:
+                snapshot, notice = _read_saved(settings.path.data)
+            else:
                 system = _system_figures(reader, settings) if chosen("system") else {}
-                notice = ""
-        except FileNotFoundError:
-            snapshot, notice = _read_saved(settings.path.data)
-            system = {}
+                snapshot, notice = replace(reader.read(by_worker), system=system), ""
         if notice != said:
             _note(notice)
         said = notice
-        return replace(snapshot, system=system)
+        return snapshot
 
     return read
 
@@ -299,7 +299,8 @@ def _system_figures(reader: BlockReader, settings: Settings) -> dict[str, int | 
     figures = system_figures((worker.pid for worker in reader.workers.live()), reader.uptime)
     figures.pop("gc", None)  # of this process alone, which is none of the workers
     if settings.stats.include_storage_stats_in_api:
-        figures["store"] = directory_bytes(settings.path.data)
+        with suppress(FileNotFoundError):  # nothing was saved yet
+            figures["store"] = directory_bytes(settings.path.data)
     return figures
 
 
@@ -377,19 +378,20 @@ def _replace_file(file: Path, content: bytes) -> None:
     """Replace a file's content at once, with the mode that it has, or that a new file gets."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with open(temporary, "xb") as stream:
-            with suppress(FileNotFoundError):
-                os.fchmod(stream.fileno(), stat.S_IMODE(file.stat().st_mode))
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except FileExistsError:
-        raise
-    except BaseException:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+        stream = open(temporary, "xb")  # noqa: SIM115 - what follows is undone if it fails
+        try:
+            with stream:
+                with suppress(FileNotFoundError):
+                    os.fchmod(stream.fileno(), stat.S_IMODE(file.stat().st_mode))
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, file)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(file)) from error
 
 
 def _note(text: str) -> None:
