@@ -175,14 +175,15 @@ class Namer:
     def add(self, name: Name) -> Series:
         """Give the next name its place; names must come in the order of their registration."""
         family, is_plain = self._family(name)
-        family.describe(name.help.strip(), _shown_unit(name))
+        if name.help or name.unit:
+            family.describe(name.help.strip(), _shown_unit(name))
         head = (("category", name.category),)
         own = self._clean_labels(name.labels) if name.labels else ()
         marked = (*head, ("metric", name.metric))
         if is_plain and self._take(family, head + own):
             return Series(family, head + own)
         if not self._take(family, marked + own):
-            own = (*own, ("raw_labels", label_text(name.labels)))
+            own = (*own, ("raw_labels", f"{{{label_text(name.labels)}}}"))
             self._take(family, marked + own)
         return Series(family, marked + own)
 
@@ -209,9 +210,11 @@ class Namer:
         stem = _stem(written, suffixes)
         plain = "_".join((stem, *suffixes))
         is_plain = written in {"_".join((stem, *suffixes[:n])) for n in range(len(suffixes) + 1)}
-        help_ = _generated_help(name.kind, type_, stem, _shown_unit(name))
+        unit = _shown_unit(name)
+        help_ = _generated_help(name.kind, type_, stem, unit)
         claims = (self._claim(candidate, type_, help_) for candidate in _candidates(stem, suffixes, type_))
         family = next(family for family in claims if family is not None)
+        family.describe("", unit)
         return family, is_plain and family.exposed_name == plain
 
     def _claim(self, name: str, type_: Type, help_: str) -> Family | None:
