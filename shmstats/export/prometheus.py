@@ -103,7 +103,7 @@ def negotiate(accept: str | None) -> Exposition:
     return Exposition.OPENMETRICS if openmetrics > 0 and openmetrics >= text_quality else Exposition.TEXT
 
 
-_SERIES_PER_TEMPLATE = 500
+_SERIES_PER_TEMPLATE = 200
 
 #: A template and what gets its values out of all the values: a tuple, or the value itself if there is one.
 _Template = tuple[bytes, Callable[[Sequence[Any]], Any]]
