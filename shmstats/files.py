@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,12 +81,14 @@ def measure(directory: Path) -> Storage:
 
 
 def directory_bytes(directory: Path) -> int:
-    """Return the bytes that the regular files below a directory hold; links are not followed."""
+    """Return the bytes that the regular files below a directory hold; links are not followed.
+
+    What vanishes meanwhile, and what may not be read, counts nothing.
+    """
     total = 0
-    for _, _, names, descriptor in os.fwalk(directory, follow_symlinks=False):
-        for name in names:
-            try:
-                total += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_size
-            except FileNotFoundError:
-                continue
+    with suppress(OSError):
+        for _, _, names, descriptor in os.fwalk(directory, follow_symlinks=False):
+            for name in names:
+                with suppress(OSError):
+                    total += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_size
     return total

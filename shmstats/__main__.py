@@ -1,0 +1,5 @@
+"""``python -m shmstats``: the commands."""
+
+from .cli import main
+
+main()
