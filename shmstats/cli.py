@@ -299,8 +299,7 @@ def _system_figures(reader: BlockReader, settings: Settings) -> dict[str, int | 
     figures = system_figures((worker.pid for worker in reader.workers.live()), reader.uptime)
     figures.pop("gc", None)  # of this process alone, which is none of the workers
     if settings.stats.include_storage_stats_in_api:
-        with suppress(FileNotFoundError):  # nothing was saved yet
-            figures["store"] = directory_bytes(settings.path.data)
+        figures["store"] = directory_bytes(settings.path.data)
     return figures
 
 

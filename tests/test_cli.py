@@ -1,0 +1,553 @@
+"""The commands, as processes of their own, on blocks that other processes count into."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.request import urlopen
+
+import pytest
+from helpers import BOUND, Child, PythonRunner, segment_file, wait_until
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+ROOT = Path(__file__).parents[1]
+
+ENTRIES = {
+    "shmstats": "from shmstats.cli import main; main()",
+    "shmstats-dump": "from shmstats.cli import dump_main; dump_main()",
+}
+
+COUNTING = """
+    import shmstats
+    from shmstats import stats
+
+    stats.incr("requests", "total", 7)
+    stats.incr("requests", "failed", 2)
+    stats.incr("users", "anmeldung größe", 3)
+    stats.gauge("pool", "open", 1.5)
+    print("counted", flush=True)
+    while command := input():
+        print(eval(command), flush=True)
+    shmstats.close()
+"""
+
+VALUES = {
+    "requests": {"total": 7, "failed": 2},
+    "users": {"anmeldung größe": 3},
+    "pool": {"open": 1.5},
+}
+
+USER = ("--category", "[!s]*")  # not `system`, not `shmstats`
+
+
+class Result(NamedTuple):
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+def command_line(name: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-W", "error", "-c", ENTRIES[name], *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def command(tmp_path: Path, configure: object) -> Callable[..., Result]:
+    """Run a command to its end: ``command("shmstats-dump", "--format", "csv")``."""
+
+    def run(name: str, *arguments: object, **more: Any) -> Result:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
+        streams["env"] = environment() | streams.get("env", {})
+        done = subprocess.run(command_line(name, *arguments), cwd=tmp_path, timeout=BOUND, **streams)
+        return Result(done.returncode, (done.stdout or b"").decode(), (done.stderr or b"").decode())
+
+    return run
+
+
+@pytest.fixture
+def background(tmp_path: Path, configure: object) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start a command; what still lives at the end is killed."""
+    started = []
+
+    def start(name: str, *arguments: object) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            command_line(name, *arguments),
+            cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=BOUND)
+
+
+@pytest.fixture
+def worker(python: PythonRunner) -> Child:
+    """A process that counted `VALUES` and is still there."""
+    child = python.start(COUNTING)
+    assert child.hear() == "counted"
+    return child
+
+
+def leave(child: Child) -> None:
+    child.tell()
+    child.finish()
+
+
+def dumped(result: Result) -> dict[str, Any]:
+    assert (result.status, result.err) == (0, "")
+    document: dict[str, Any] = json.loads(result.out)
+    return document
+
+
+def assert_one_line(result: Result, prefix: str) -> str:
+    """Check that a command failed as it should, and return what it said."""
+    assert result.status == 1
+    assert re.fullmatch(rf"{prefix}: [^\n]+\n", result.err), result.err
+    return result.err
+
+
+# What is shown -----------------------------------------------------------------------------------
+
+
+def test_a_dump_of_the_live_block_has_every_value_and_the_figures_of_the_system(
+    worker: Child, command: Callable[..., Result]
+) -> None:
+    document = dumped(command("shmstats-dump"))
+    system = document.pop("system")
+    assert {category: document[category] for category in VALUES} == VALUES
+    assert system["workers"] == 1
+    assert system["memory_usage"] > 0
+    leave(worker)
+
+
+def test_every_format_has_the_same_values(worker: Child, command: Callable[..., Result]) -> None:
+    expected = sorted(value for metrics in VALUES.values() for value in metrics.values())
+
+    def out(form: str) -> str:
+        result = command("shmstats-dump", "--format", form, *USER)
+        assert (result.status, result.err) == (0, "")
+        return result.out
+
+    for form, parse in (("prometheus", parse_text), ("openmetrics", parse_openmetrics)):
+        samples = [sample.value for family in parse(out(form)) for sample in family.samples]
+        assert sorted(samples) == expected
+    rows = list(csv.DictReader(io.StringIO(out("csv"))))
+    assert sorted(float(row["value"]) for row in rows) == expected
+    assert [line.split()[-1] for line in out("table").splitlines()] == ["VALUE", "1.5", "2", "7", "3"]
+    leave(worker)
+
+
+def test_a_dump_neither_writes_to_the_block_nor_attaches(
+    worker: Child, data: Path, command: Callable[..., Result]
+) -> None:
+    block = segment_file(data)
+    before = block.read_bytes()
+    allocated = block.stat().st_blocks
+    dumped(command("shmstats-dump", "--workers"))
+    assert block.read_bytes() == before
+    assert block.stat().st_blocks >= allocated
+    assert not data.exists()
+    leave(worker)
+
+
+def test_a_block_whose_processes_were_killed_is_dumped(worker: Child, command: Callable[..., Result]) -> None:
+    worker.kill()
+    assert dumped(command("shmstats-dump", *USER)) == VALUES
+    assert command("shmstats", "reset", "requests").out == "reset 2 statistics\n"
+    result = command("shmstats-dump", *USER)
+    assert json.loads(result.out)["requests"] == {"total": 0, "failed": 0}
+    assert "simple.json" in result.err
+
+
+def test_without_a_block_the_saved_snapshot_is_dumped_and_stderr_says_so(
+    worker: Child, data: Path, command: Callable[..., Result]
+) -> None:
+    leave(worker)
+    result = command("shmstats-dump", *USER)
+    assert result.status == 0
+    assert json.loads(result.out) == VALUES
+    assert re.fullmatch(
+        rf"shmstats-dump: no live block for {data}: this is {data}/stats/simple.json, saved .*\n", result.err
+    )
+
+
+def test_a_damaged_snapshot_is_passed_over_and_left_where_it_is(
+    worker: Child, data: Path, command: Callable[..., Result]
+) -> None:
+    leave(worker)
+    newest, previous = data / "stats/simple.json", data / "stats/simple.json.1"
+    previous.write_bytes(newest.read_bytes())
+    newest.write_bytes(newest.read_bytes()[:-9])
+    result = command("shmstats-dump", *USER)
+    assert json.loads(result.out) == VALUES
+    assert f"this is {previous}" in result.err
+    assert f"{newest} is damaged" in result.err
+    assert sorted(data.joinpath("stats").iterdir()) == [newest, previous]
+    previous.unlink()
+    assert f"{newest} is damaged" in assert_one_line(command("shmstats-dump"), "shmstats-dump")
+
+
+def test_with_neither_block_nor_snapshot_one_line_names_the_data_directory(
+    data: Path, command: Callable[..., Result]
+) -> None:
+    result = command("shmstats-dump")
+    assert str(data) in assert_one_line(result, "shmstats-dump")
+    assert result.out == ""
+    assert assert_one_line(command("shmstats", "dump"), "shmstats dump")
+
+
+def test_categories_are_chosen_by_globs_that_tell_upper_from_lower_case(
+    worker: Child, command: Callable[..., Result]
+) -> None:
+    assert list(dumped(command("shmstats-dump", "--category", "re*"))) == ["requests"]
+    assert set(dumped(command("shmstats-dump", "--category", "users", "--category", "po?l"))) == {
+        "users",
+        "pool",
+    }
+    assert list(dumped(command("shmstats-dump", "--category", "system"))) == ["system"]
+    assert dumped(command("shmstats-dump", "--category", "R*")) == {}
+    leave(worker)
+
+
+def test_workers_break_the_values_down_by_row(
+    worker: Child, python: PythonRunner, command: Callable[..., Result]
+) -> None:
+    second = python.start(COUNTING)
+    assert second.hear() == "counted"
+    total = dumped(command("shmstats-dump", "--workers"))["requests"]["total"]
+    assert total == {"total": 14, "workers": {"1": 7, "2": 7}}
+    rows = csv.DictReader(io.StringIO(command("shmstats-dump", "--workers", "--format", "csv").out))
+    assert {"1", "2", "total"} <= {row["worker"] for row in rows}
+    leave(second)
+    leave(worker)
+
+
+# Where it goes -----------------------------------------------------------------------------------
+
+
+def test_output_replaces_a_file_whole_and_keeps_its_mode(
+    worker: Child, tmp_path: Path, command: Callable[..., Result]
+) -> None:
+    new, old, link = tmp_path / "new.json", tmp_path / "old.json", tmp_path / "link.json"
+    old.write_text("what was there before")
+    old.chmod(0o640)
+    link.symlink_to(old)
+    reader = old.open()
+    for file in (new, link):
+        assert command("shmstats-dump", *USER, "--output", file) == Result(0, "", "")
+        assert json.loads(file.read_text()) == VALUES
+    with reader:
+        assert reader.read() == "what was there before"
+    assert link.is_symlink()
+    assert stat.S_IMODE(old.stat().st_mode) == 0o640
+    usual = tmp_path / "usual"
+    usual.touch()
+    assert new.stat().st_mode == usual.stat().st_mode
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+    leave(worker)
+
+
+def test_output_to_a_pipe_or_device_writes_to_it(
+    worker: Child, tmp_path: Path, command: Callable[..., Result]
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        assert command("shmstats-dump", *USER, "--output", pipe) == Result(0, "", "")
+        assert json.loads(reader.read()) == VALUES
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    leave(worker)
+
+
+def test_output_that_cannot_be_written_is_one_line(
+    worker: Child, tmp_path: Path, command: Callable[..., Result]
+) -> None:
+    missing = tmp_path / "missing" / "out.json"
+    result = command("shmstats-dump", "--output", missing)
+    assert str(missing) in assert_one_line(result, "shmstats-dump")
+    assert "Is a directory" in assert_one_line(
+        command("shmstats-dump", "--output", tmp_path), "shmstats-dump"
+    )
+    with open("/dev/full", "wb") as full:
+        result = command("shmstats-dump", stdout=full)
+    assert "No space left" in assert_one_line(result, "shmstats-dump")
+    leave(worker)
+
+
+def test_a_reader_that_went_away_is_one_line(worker: Child, command: Callable[..., Result]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = command("shmstats-dump", stdout=writer)
+    finally:
+        os.close(writer)
+    assert "Broken pipe" in assert_one_line(result, "shmstats-dump")
+    leave(worker)
+
+
+def test_watch_writes_again_and_follows_a_block_that_is_replaced(
+    worker: Child,
+    python: PythonRunner,
+    tmp_path: Path,
+    data: Path,
+    background: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    output = tmp_path / "watched.json"
+    watching = background("shmstats-dump", *USER, "--watch", "0.05", "--output", output)
+
+    def shown() -> int:
+        return int(json.loads(output.read_text())["requests"]["total"]) if output.exists() else 0
+
+    wait_until(lambda: shown() == 7)
+    worker.tell("stats.incr('requests', 'total')")
+    wait_until(lambda: shown() == 8)
+    leave(worker)
+    assert not segment_file(data).exists()
+    second = python.start(COUNTING)
+    wait_until(lambda: shown() == 15)
+    watching.send_signal(signal.SIGINT)
+    out, err = watching.communicate(timeout=BOUND)
+    assert (watching.returncode, out) == (0, b"")
+    assert b"Traceback" not in err
+    assert second.hear() == "counted"
+    leave(second)
+
+
+def test_a_named_snapshot_is_read_whatever_the_configuration(
+    worker: Child, data: Path, tmp_path: Path, command: Callable[..., Result]
+) -> None:
+    leave(worker)
+    file = data / "stats/simple.json"
+    broken = tmp_path / "broken.yml"
+    broken.write_text("stats: 3")
+    assert dumped(command("shmstats-dump", "--from", file, "--config", broken, *USER)) == VALUES
+    for wrong in (broken, tmp_path / "missing", tmp_path):
+        assert str(wrong) in assert_one_line(command("shmstats-dump", "--from", wrong), "shmstats-dump")
+
+
+# Mistakes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--format", "xml"],
+        ["--watch", "0"],
+        ["--watch", "-1"],
+        ["--watch", "nan"],
+        ["--watch", "often"],
+        ["--data", ""],
+        ["--workers", "--format", "prometheus"],
+        ["--no-such-option"],
+        ["an-argument"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str], command: Callable[..., Result]) -> None:
+    result = command("shmstats-dump", *arguments)
+    assert result.status == 2
+    assert result.out == ""
+    assert result.err.startswith("Usage: shmstats-dump ")
+
+
+def test_a_mistake_in_the_configuration_is_one_line(tmp_path: Path, command: Callable[..., Result]) -> None:
+    wrong = tmp_path / "wrong.yml"
+    wrong.write_text("stats: {capacity: many}")
+    for name, *arguments in (
+        ["shmstats-dump"],
+        ["shmstats", "info"],
+        ["shmstats", "reset", "requests"],
+        ["shmstats", "clean"],
+        ["shmstats", "serve"],
+    ):
+        result = command(name, *arguments, "--config", wrong)
+        assert "stats.capacity: found 'many'" in assert_one_line(result, " ".join([name, *arguments[:1]]))
+
+
+def test_a_block_of_a_wider_mode_is_refused_in_one_line(
+    worker: Child, data: Path, command: Callable[..., Result]
+) -> None:
+    block = segment_file(data)
+    block.chmod(0o644)
+    for name, *arguments in (["shmstats-dump"], ["shmstats", "reset", "requests"], ["shmstats", "serve"]):
+        assert "has mode -rw-r--r--" in assert_one_line(command(name, *arguments), f"{name}.*")
+    result = command("shmstats", "info")
+    assert result.status == 0
+    assert re.search(r"^block +not usable: .* has mode -rw-r--r--", result.out, re.MULTILINE)
+    block.chmod(0o600)
+    leave(worker)
+
+
+# The other commands ------------------------------------------------------------------------------
+
+
+def test_info_tells_what_is_installed_and_who_counts(
+    worker: Child, core: str, data: Path, tmp_path: Path, command: Callable[..., Result]
+) -> None:
+    file = tmp_path / "with-token.yml"
+    file.write_text(f"path: {{data: {data}}}\napi: {{token: very-secret}}")
+    result = command("shmstats", "info", "--config", file)
+    assert (result.status, result.err) == (0, "")
+    facts = dict(re.findall(r"^(\S[a-z ]*?) {2,}(.*)$", result.out, re.MULTILINE))
+    assert facts["core"] == core
+    assert facts["configuration"] == str(file)
+    assert facts["data directory"] == str(data)
+    assert facts["block"] == segment_file(data).name
+    assert facts["protocol"] == {"C": "compare-and-swap", "Python": "record locks"}[core]
+    assert facts["names"] == "6 of 1024 in use"
+    assert facts["workers"] == "1 live"
+    assert f"pid {worker.pid}, row 1\n" in result.out
+    assert "very-secret" not in result.out
+    leave(worker)
+    assert re.search(r"^block +none$", command("shmstats", "info").out, re.MULTILINE)
+
+
+def test_reset_and_remove_reach_the_processes_that_count(
+    worker: Child, command: Callable[..., Result]
+) -> None:
+    assert command("shmstats", "reset", "requests", "failed") == Result(0, "reset 1 statistic\n", "")
+    assert command("shmstats", "remove", "users") == Result(0, "removed 1 statistic\n", "")
+    worker.tell("stats.incr('requests', 'failed') or stats.incr('users', 'anmeldung größe')")
+    assert worker.hear() == "None"
+    expected = {"requests": {"total": 7, "failed": 1}, "users": {"anmeldung größe": 1}, "pool": {"open": 1.5}}
+    assert dumped(command("shmstats-dump", *USER)) == expected
+    leave(worker)
+
+
+def test_what_is_not_there_can_be_neither_reset_nor_removed(
+    worker: Child, command: Callable[..., Result]
+) -> None:
+    for action in ("reset", "remove"):
+        said = assert_one_line(command("shmstats", action, "nothing"), f"shmstats {action}")
+        assert "there is no category 'nothing'" in said
+        said = assert_one_line(command("shmstats", action, "pool", "shut"), f"shmstats {action}")
+        assert "there is no metric 'shut' of category 'pool'" in said
+        assert command("shmstats", action, "system").status == 2
+        assert command("shmstats", action).status == 2
+    assert dumped(command("shmstats-dump", *USER)) == VALUES
+    leave(worker)
+
+
+def test_reset_makes_no_block_where_there_is_none(
+    worker: Child, data: Path, command: Callable[..., Result]
+) -> None:
+    leave(worker)
+    said = assert_one_line(command("shmstats", "reset", "requests"), "shmstats reset")
+    assert f"only the saved snapshot {data}/stats/simple.json" in said
+    assert "no live block" in assert_one_line(
+        command("shmstats", "remove", "requests", "--data", data / "elsewhere"), "shmstats remove"
+    )
+    assert not segment_file(data).exists()
+
+
+def test_reset_with_the_other_core_is_refused(
+    worker: Child, core: str, command: Callable[..., Result]
+) -> None:
+    other = {"C": "1", "Python": "0"}[core]
+    result = command("shmstats", "reset", "requests", env={"SHMSTATS_PURE": other})
+    if core == "Python" and result.status == 0:
+        pytest.skip("there is no other core: the C extension is not built")
+    assert "run all processes with the same core" in assert_one_line(result, "shmstats reset")
+    leave(worker)
+
+
+def test_clean_removes_what_nobody_will_read_or_write_again(
+    worker: Child, data: Path, command: Callable[..., Result]
+) -> None:
+    leave(worker)
+    directory = data / "stats"
+    dead, live = 4_194_305, os.getpid()  # the former beyond the largest pid that Linux gives
+    stale = [
+        f".simple.json.{dead}",
+        f".simple.json.{dead}.1",
+        "simple.json.1.damaged-20260101T000000",
+        "simple.json.damaged-20260101T000000",
+    ]
+    kept = [f".simple.json.{live}", "notes.txt", "simple.json.1"]
+    for name in (*stale, *kept):
+        directory.joinpath(name).touch()
+    result = command("shmstats", "clean")
+    assert result == Result(0, "".join(f"removed {directory / name}\n" for name in stale), "")
+    assert {file.name for file in directory.iterdir()} == {*kept, "simple.json"}
+    assert command("shmstats", "clean") == Result(0, "nothing to remove\n", "")
+    assert command("shmstats", "clean", "--data", data / "missing").out == "nothing to remove\n"
+
+
+def test_serve_becomes_the_master_of_workers_that_answer(
+    worker: Child, background: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    server = background("shmstats", "serve", "--bind", "127.0.0.1:0", "--workers", "2")
+    assert server.stderr is not None
+    log = b""
+    while not (listening := re.search(rb"Listening at: (http://127\.0\.0\.1:\d+) \((\d+)\)", log)):
+        line = server.stderr.readline()
+        assert line, log
+        log += line
+    assert int(listening[2]) == server.pid
+    with urlopen(f"{listening[1].decode()}/stats", timeout=BOUND) as answer:
+        document = json.load(answer)
+    assert document["simple"]["requests"] == VALUES["requests"]
+    taken = background("shmstats", "serve", "--bind", listening[1].decode().removeprefix("http://"))
+    assert taken.wait(BOUND) == 1
+    server.terminate()
+    _, rest = server.communicate(timeout=BOUND)
+    assert server.returncode == 0
+    assert b"Traceback" not in rest
+    leave(worker)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--bind", "nowhere"], ["--bind", "host:99999"], ["--workers", "0"], ["--workers", "x"]]
+)
+def test_serve_holds_its_options_against_the_rules_of_the_configuration(
+    arguments: list[str], command: Callable[..., Result]
+) -> None:
+    result = command("shmstats", "serve", *arguments)
+    assert result.status == 2
+    assert f"found '{arguments[1]}'" in result.err or f"found {arguments[1]}" in result.err
+    assert "allowed: " in result.err
+
+
+def test_every_command_explains_itself(command: Callable[..., Result]) -> None:
+    assert re.fullmatch(r"shmstats, version \d+\.\d+\.\d+\S*\n", command("shmstats", "--version").out)
+    for action in ("serve", "dump", "info", "reset", "remove", "clean"):
+        result = command("shmstats", action, "--help")
+        assert (result.status, result.err) == (0, "")
+        assert result.out.startswith(f"Usage: shmstats {action} ")
+
+
+def test_a_dump_imports_nothing_that_it_does_not_need(worker: Child, data: Path, tmp_path: Path) -> None:
+    code = """
+import sys
+from shmstats.cli import dump
+dump.main(["--data", sys.argv[1], "--category", "requests"], standalone_mode=False)
+heavy = {"flask", "gunicorn", "psutil", "werkzeug", "yaml"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    clean = {name: value for name, value in environment().items() if name != "SHMSTATS_CONFIG"}
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(data)],
+        cwd=tmp_path, env=clean, capture_output=True, check=True, timeout=BOUND, text=True,
+    ).stdout  # fmt: skip
+    assert out.splitlines()[-1] == "[]"
+    leave(worker)
