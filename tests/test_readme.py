@@ -1,0 +1,114 @@
+"""The README says what the code does."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+from helpers import BOUND
+
+from shmstats import cli, config
+from shmstats.registry import stats
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+CLIENT = """
+from app import app
+
+client = app.test_client()
+assert client.post("/login").status_code == 200
+assert client.get("/stats").json["simple"]["user_actions"] == {"login": 1}
+assert 'login_total{category="user_actions"} 1' in client.get("/stats/prometheus").text
+"""
+
+
+def section(title: str) -> str:
+    """The text below a heading."""
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def table(text: str) -> list[list[str]]:
+    """The rows of the first table of a text, without its head."""
+    lines = text[text.index("\n| ") :].strip().splitlines()
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines[: _end(lines)]]
+    return [[cell.strip().replace("\\|", "|") for cell in row] for row in rows[2:]]
+
+
+def _end(lines: list[str]) -> int:
+    return next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))
+
+
+def yaml_text(value: object) -> str:
+    """A default as it would stand in a configuration file."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def test_the_configuration_table_agrees_with_the_declarations() -> None:
+    declared = []
+    for each in fields(config.Settings):
+        if each.name == "source":
+            continue
+        keys: Any = each.default_factory
+        for key in fields(keys):
+            rule: config.Rule = key.metadata["rule"]
+            name = f"`{each.name}.{key.name}`"
+            declared.append([name, f"`{yaml_text(key.default)}`", rule.allowed, rule.about])
+    written = [[*cells, meaning.removesuffix(" *Not yet in effect.*")] for *cells, meaning in _rows()]
+    assert written == declared
+
+
+def _rows() -> list[list[str]]:
+    return table(section("Configuration"))
+
+
+def test_every_call_in_the_api_table_exists() -> None:
+    calls = [row[0].strip("`") for row in table(section("Python API"))]
+    for call in calls:
+        owner, name = re.match(r"(\w+)\.(\w+)\(", call).groups()  # type: ignore[union-attr]
+        assert owner in ("stats", "shmstats")
+        assert callable(getattr(stats, name)), call
+
+
+def test_every_command_and_option_is_described_and_no_other() -> None:
+    text = section("Commands")
+    named = {name.split()[0] for name in re.findall(r"`shmstats ([a-z]+[^`]*)`", text)}
+    assert named == set(cli.commands.commands)
+    options = [
+        option
+        for command in cli.commands.commands.values()
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for option in parameter.opts
+        if option.startswith("--")
+    ]
+    assert set(re.findall(r"--[a-z]+", text)) == set(options)
+
+
+def test_every_endpoint_is_described() -> None:
+    from flask import Flask
+
+    from shmstats.web import blueprint
+
+    app = Flask(__name__)
+    app.register_blueprint(blueprint)
+    rules = {rule.rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith(f"{blueprint.name}.")}
+    assert {row[0].strip("`").split()[1].partition("?")[0] for row in table(section("Endpoints"))} == rules
+
+
+def test_the_example_application_works(tmp_path: Path) -> None:
+    code = re.search(r"```python\n(.*?)```", section("In your application"), re.DOTALL)
+    assert code is not None
+    (tmp_path / "app.py").write_text(code[1])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SHMSTATS")}
+    environment["PYTHONPATH"] = str(ROOT)
+    subprocess.run([sys.executable, "-c", CLIENT], cwd=tmp_path, env=environment, check=True, timeout=BOUND)
+    assert (tmp_path / "data/stats/simple.json").exists()
