@@ -15,15 +15,18 @@ import operator
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from . import config
-from .block.cells import Counter, Gauge, Recorder, Series
+from .block.cells import Counter, Gauge, Recorder, Series, Timing
 from .block.names import check_text
 from .providers import Provider
+from .providers.guarded import GuardedProvider
 from .providers.shared import OWN, SharedProvider
 from .series import Snapshot, Value
+from .timer import Timer
 
 log = logging.getLogger("shmstats")
 
@@ -31,6 +34,8 @@ log = logging.getLogger("shmstats")
 RESERVED = ("system", OWN)
 
 _Handle = TypeVar("_Handle", bound=Series)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _INT64_MAX = 2**63 - 1
 _INT64_MIN = -(2**63)
@@ -47,7 +52,8 @@ class Registry(Recorder):
         self._lock = threading.RLock()
         self._settings: config.Settings | None = None
         self._shared: SharedProvider | None = None
-        self._others: tuple[Provider, ...] = ()
+        self._others: tuple[GuardedProvider, ...] = ()
+        self._statsd: GuardedProvider | None = None
         self._exiting = False
         _registries.add(self)
 
@@ -107,7 +113,13 @@ class Registry(Recorder):
             metric: of the statistic.
             value: a signed 64-bit integer.
         """
-        self.gauge(category, metric, _integer("value", value))
+        value = _integer("value", value)
+        series = self._made(category, metric, Gauge)
+        self._deliver(
+            lambda shared: shared.set(series, value),
+            lambda other: other.absolute(series.category, series.metric, value),
+        )
+        self._keep_bound(series)
 
     def counter(self, category: str, metric: str) -> Counter:
         """Return a handle of a counter, for code that counts often.
@@ -117,6 +129,44 @@ class Registry(Recorder):
             metric: of the statistic.
         """
         return self._made(category, metric, Counter)
+
+    def timer(self, category: str, metric: str) -> Timer:
+        """Return a context manager and decorator that times what it is around.
+
+        Args:
+            category: of the histogram.
+            metric: of the histogram.
+        """
+        return Timer(self._made(category, metric, Timing).observe)
+
+    def timestamp(self, category: str, metric: str, moment: datetime | None = None) -> None:
+        """Note a moment; it is not saved with the other statistics.
+
+        Args:
+            category: of the timestamp.
+            metric: of the timestamp.
+            moment: what to note, aware of its time zone; None for now.
+
+        Raises:
+            TypeError: ``moment`` is no datetime.
+            ValueError: it has no time zone.
+        """
+        series = self._made(category, metric, Series)
+        moment = datetime.now(UTC) if moment is None else _moment("moment", moment)
+        self._deliver(
+            lambda shared: shared.note(series, (moment - _EPOCH) // timedelta(microseconds=1)),
+            lambda other: other.timestamp(series.category, series.metric, moment),
+        )
+
+    def get_timestamp(self, category: str, metric: str) -> datetime | None:
+        """Return the moment that was noted last, in UTC; None where there is none.
+
+        Args:
+            category: of the timestamp.
+            metric: of the timestamp.
+        """
+        value = self.get(category, metric)
+        return _EPOCH + timedelta(microseconds=value) if isinstance(value, int) and value else None
 
     def get(self, category: str, metric: str) -> Value:
         """Return the value over all workers; 0 where it was never written.
@@ -192,25 +242,44 @@ class Registry(Recorder):
                 f" {type(provider).__name__} lacks {', '.join(missing)}"
             )
         with self._lock:
-            self._others = (*self._others, provider)
+            self._others = (*self._others, GuardedProvider(provider, self._report))
             if self._shared is not None:
                 self._shared.direct = False
 
     def flush(self) -> None:
-        """Push what is buffered; in real-time mode there is nothing."""
+        """Push what this process has buffered: to the block, and to further providers that buffer."""
+        if self._shared is not None:
+            self._shared.flush()
+        for provider in self._others:
+            provider.flush()
 
     def close(self) -> None:
         """Leave the block; the last process to leave saves it. The next use attaches it again."""
-        shared = self._shared
-        if shared is not None:
-            shared.close()
+        for provider in self._others:
+            provider.flush()
+        if self._shared is not None:
+            self._shared.close()
 
     def _configure(self, given: str | os.PathLike[str] | Mapping[str, Any] | None) -> None:
         settings = config.load(given)
+        self._use_statsd(settings)
         self._shared = SharedProvider(settings) if settings.stats.enabled else None
         if self._shared is not None:
             self._shared.direct = not self._others
         self._settings = settings
+
+    def _use_statsd(self, settings: config.Settings) -> None:
+        """Put the StatsD provider of these settings in the place of the one before."""
+        former, self._statsd = self._statsd, None
+        if former is not None:
+            former.close()
+        self._others = tuple(provider for provider in self._others if provider is not former)
+        if settings.statsd.enabled and settings.stats.enabled:
+            # Only who sends to StatsD loads the module.
+            from .providers.statsd import StatsdProvider
+
+            self._statsd = GuardedProvider(StatsdProvider(settings.statsd), self._report)
+            self._others = (*self._others, self._statsd)
 
     # Misses of the quick path ------------------------------------------------------------------
 
@@ -222,12 +291,10 @@ class Registry(Recorder):
 
     def _count_series(self, sign: int, series: Series, n: int) -> None:
         n = _integer("n", n)
-        for provider in self._others:
-            (provider.incr if sign > 0 else provider.decr)(series.category, series.metric, n)
-        shared = self.shared
-        if shared is not None:
-            shared.count(series, min(sign * n, _INT64_MAX))
-            self._leave_if_exiting()
+        self._deliver(
+            lambda shared: shared.count(series, min(sign * n, _INT64_MAX)),
+            lambda other: (other.incr if sign > 0 else other.decr)(series.category, series.metric, n),
+        )
 
     def _set(self, category: str, metric: str, value: int | float) -> None:
         value = _number("value", value)
@@ -237,12 +304,23 @@ class Registry(Recorder):
 
     def _set_series(self, series: Series, value: int | float) -> None:
         value = _number("value", value)
-        for provider in self._others:
-            provider.gauge(series.category, series.metric, value)
-        shared = self.shared
-        if shared is not None:
-            shared.set(series, value)
-            self._leave_if_exiting()
+        self._deliver(
+            lambda shared: shared.set(series, value),
+            lambda other: other.gauge(series.category, series.metric, value),
+        )
+
+    def _observe(self, category: str, metric: str, milliseconds: int | float) -> None:
+        milliseconds = _duration("milliseconds", milliseconds)
+        series = self._made(category, metric, Timing)
+        self._observe_series(series, milliseconds)
+        self._keep_bound(series)
+
+    def _observe_series(self, series: Series, milliseconds: int | float) -> None:
+        milliseconds = _duration("milliseconds", milliseconds)
+        self._deliver(
+            lambda shared: shared.observe(series, milliseconds),
+            lambda other: other.timing(series.category, series.metric, milliseconds),
+        )
 
     def _value(self, series: Series) -> Value:
         shared = self.shared
@@ -265,6 +343,23 @@ class Registry(Recorder):
     def _chosen(self, category: str, metric: str | None) -> tuple[str, str | None]:
         return _countable(category), None if metric is None else check_text("metric", metric)
 
+    def _deliver(
+        self, to_shared: Callable[[SharedProvider], None], to_other: Callable[[GuardedProvider], None]
+    ) -> None:
+        """Have every provider do an operation; none where statistics are disabled."""
+        shared = self.shared
+        if shared is None:
+            return
+        to_shared(shared)
+        for provider in self._others:
+            to_other(provider)
+        self._leave_if_exiting()
+
+    def _report(self, metric: str) -> None:
+        """Count what happened to a further provider."""
+        if self._shared is not None:
+            self._shared.count_own(metric)
+
     def _leave_if_exiting(self) -> None:
         """Leave again at once after an operation that came after the interpreter had begun to exit."""
         if self._exiting and self._shared is not None:
@@ -272,8 +367,9 @@ class Registry(Recorder):
 
     def _exit(self) -> None:
         self._exiting = True
-        if self._shared is not None:
-            self._shared.close()
+        for provider in self._others:
+            provider.close()
+        self.close()
 
 
 def _countable(category: str) -> str:
@@ -297,6 +393,34 @@ def _integer(what: str, value: object) -> int:
     if not _INT64_MIN <= number <= _INT64_MAX:
         raise OverflowError(f"{what} must fit 64 bits ({_INT64_MIN} to {_INT64_MAX}), not {number}")
     return number
+
+
+def _duration(what: str, value: object) -> float:
+    """Check a duration: a finite number, not negative.
+
+    Raises:
+        TypeError: it is not a real number.
+        ValueError: it is NaN, infinite or negative.
+        OverflowError: it is an integer that does not fit 64 bits.
+    """
+    number = _number(what, value)
+    if number < 0:
+        raise ValueError(f"{what} must not be negative, not {number}")
+    return float(number)
+
+
+def _moment(what: str, value: object) -> datetime:
+    """Check a datetime that is aware of its time zone.
+
+    Raises:
+        TypeError: it is no datetime.
+        ValueError: it has no time zone.
+    """
+    if not isinstance(value, datetime):
+        raise TypeError(f"{what} must be a datetime, not {type(value).__name__} ({value!r:.80})")
+    if value.utcoffset() is None:
+        raise ValueError(f"{what} must have a time zone (datetime.now(UTC) has one), not {value!r}")
+    return value
 
 
 def _number(what: str, value: object) -> int | float:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .series import Kind, Name, Snapshot
+from .series import Distribution, Kind, Name, Snapshot, Value
 
 log = logging.getLogger("shmstats")
 
@@ -28,7 +28,7 @@ FILE = "simple.json"
 PREVIOUS = "simple.json.1"
 
 _VERSION = 1
-_COLUMNS = ("category", "metric", "labels", "kind", "monotonic", "value")
+_COLUMNS = ("category", "metric", "labels", "kind", "monotonic", "bounds", "value")
 
 
 class SnapshotError(Exception):
@@ -100,7 +100,7 @@ def load_newest(directory: Path) -> Snapshot | None:
 
 def _encode(snapshot: Snapshot) -> bytes:
     rows = [
-        (name.category, name.metric, name.labels, int(name.kind), name.monotonic, value)
+        (name.category, name.metric, name.labels, int(name.kind), name.monotonic, name.bounds, _plain(value))
         for name, value in zip(snapshot.names, snapshot.values, strict=True)
         if name.kind is not Kind.TIMESTAMP
     ]
@@ -124,12 +124,28 @@ def _decode(file: Path, content: bytes) -> Snapshot:
         raise SnapshotError(f"snapshot {file} is damaged: its checksum does not fit")
     columns: dict[str, Any] = json.loads(data)
     names = [
-        Name(category, metric, Kind(kind), tuple((key, value) for key, value in labels), monotonic)
-        for category, metric, labels, kind, monotonic in zip(
+        Name(category, metric, Kind(kind), tuple(map(tuple, labels)), monotonic, tuple(bounds))
+        for category, metric, labels, kind, monotonic, bounds in zip(
             *(columns[column] for column in _COLUMNS[:-1]), strict=True
         )
     ]
-    return Snapshot(names, columns["value"])
+    return Snapshot(names, [_value(plain) for plain in columns["value"]])
+
+
+def _plain(value: Value) -> int | float | list[Any]:
+    """Return a value as JSON has it."""
+    if isinstance(value, Distribution):
+        return [value.sum, value.max, value.buckets]
+    return value
+
+
+def _value(plain: Any) -> Value:
+    """Return the value that `_plain` made this of."""
+    if isinstance(plain, list):
+        total, maximum, buckets = plain
+        return Distribution(total, maximum, tuple(buckets))
+    number: int | float = plain
+    return number
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -1,10 +1,12 @@
 /* The counting path: cells in shared memory, handles bound to them, and the calls that user code makes.
  *
- * Four types, from the bottom up:
+ * The types, from the bottom up:
  *
  *   Cells     the cells of one attached block, seen by one worker: adds and stores under the cell's lock.
+ *             Or, in buffered mode, a row of this process's own, without locks, to be flushed to the block.
  *   Counter,
- *   Gauge     handles: one statistic, bound to its cell.
+ *   Gauge,
+ *   Timing    handles: one statistic, bound to its cells.
  *   Recorder  finds the handle of (category, metric) by two caches; the base class of the registry.
  *
  * A call that finds everything in place is finished here, with no Python frame, system call or
@@ -37,7 +39,8 @@
 /* One cell, as layout.py's CELL; the module exports its offsets and cells.py compares them. */
 typedef struct {
     uint32_t lock;
-    uint32_t seq; /* of a gauge's first cell: 0 its value is the integer here, 1 the double next door */
+    uint32_t seq; /* of a gauge's first cell: 0 its value is the integer here, 1 the double next door;
+                   * of a histogram's first cell: odd while it is written, and another number afterwards */
     int64_t value;
 } Cell;
 
@@ -50,6 +53,10 @@ typedef struct Cells {
     PyObject_HEAD
     Py_buffer buffer;           /* the whole block; buffer.buf is NULL once closed */
     Cell *first;                /* row 0, column 0 */
+    Cell *buffered;             /* the same where the cells are a buffer of our own, else NULL */
+    uint64_t *held;             /* of a buffer: operations in it, in our worker slot */
+    uint64_t limit;             /* of a buffer: operations that it may hold */
+    PyObject *flush;            /* of a buffer: callable(), when it is full */
     Py_ssize_t rows, capacity;  /* in cells */
     Py_ssize_t row_bytes;       /* from one row to the next */
     const uint64_t *generation; /* in the header, or &no_generation when closed or inherited by fork */
@@ -207,15 +214,59 @@ lock_bound(Cells *cells, Cell *cell, uint64_t generation)
     return outcome;
 }
 
+/* Note one operation more in a buffer, and have it flushed when it is full. */
+static inline Outcome
+held_one_more(Cells *cells)
+{
+    if (LIKELY(++*cells->held < cells->limit))
+        return DONE;
+    PyObject *flushed = PyObject_CallNoArgs(cells->flush);
+    Py_XDECREF(flushed);
+    return flushed == NULL ? FAILED : DONE;
+}
+
 static inline Outcome
 add_integer(Cells *cells, Cell *cell, uint64_t generation, int64_t n)
 {
+    if (cells->buffered != NULL) {
+        if (UNLIKELY(current(cells->generation) != generation))
+            return MISS;
+        cell->value = saturating_add(cell->value, n);
+        return held_one_more(cells);
+    }
     Outcome outcome = lock_bound(cells, cell, generation);
     if (LIKELY(outcome == DONE)) {
         store_value(cell, saturating_add(load_value(cell), n));
         unlock(cell);
     }
     return outcome;
+}
+
+/* The sum of two finite doubles, kept finite. */
+static double
+finite_sum(double a, double b)
+{
+    double sum = a + b;
+    if (isfinite(sum))
+        return sum;
+    return sum > 0 ? DBL_MAX : -DBL_MAX;
+}
+
+static inline double
+load_double(const Cell *cell)
+{
+    int64_t bits = load_value(cell);
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline void
+store_double(Cell *cell, double value)
+{
+    int64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    store_value(cell, bits);
 }
 
 /* A gauge is two cells: the value is written to the one of its type, then the first one's seq is
@@ -230,19 +281,66 @@ put_integer(Cell *gauge, int64_t value)
 static inline void
 put_double(Cell *gauge, double value)
 {
-    int64_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    store_value(&gauge[1], bits);
+    store_double(&gauge[1], value);
     __atomic_store_n(&gauge[0].seq, 1, __ATOMIC_RELEASE);
 }
 
-static inline double
-double_of(const Cell *gauge)
+/* A histogram is the sum and the maximum, two doubles, and behind them the buckets. */
+enum { SUM, MAXIMUM, BUCKETS };
+
+static inline void
+begin_write(Cell *histogram)
 {
-    int64_t bits = load_value(&gauge[1]);
-    double value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
+    __atomic_store_n(&histogram->seq, histogram->seq | 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+}
+
+static inline void
+end_write(Cell *histogram)
+{
+    __atomic_store_n(&histogram->seq, histogram->seq + 1, __ATOMIC_RELEASE);
+}
+
+static inline void
+observe_unlocked(Cell *histogram, Py_ssize_t bucket, double value)
+{
+    store_double(&histogram[SUM], finite_sum(load_double(&histogram[SUM]), value));
+    if (value > load_double(&histogram[MAXIMUM]))
+        store_double(&histogram[MAXIMUM], value);
+    store_value(&histogram[BUCKETS + bucket], saturating_add(load_value(&histogram[BUCKETS + bucket]), 1));
+}
+
+/* The number of the first bound that is not less than value; n_bounds where all are. */
+static inline Py_ssize_t
+bucket_of(const double *bounds, Py_ssize_t n_bounds, double value)
+{
+    Py_ssize_t low = 0;
+    for (Py_ssize_t span = n_bounds; span > 0;) {
+        Py_ssize_t half = span / 2;
+        int above = bounds[low + half] < value;
+        low += above ? half + 1 : 0;
+        span = above ? span - half - 1 : half;
+    }
+    return low;
+}
+
+static inline Outcome
+observe(Cells *cells, Cell *histogram, uint64_t generation, Py_ssize_t bucket, double value)
+{
+    if (cells->buffered != NULL) {
+        if (UNLIKELY(current(cells->generation) != generation))
+            return MISS;
+        observe_unlocked(histogram, bucket, value);
+        return held_one_more(cells);
+    }
+    Outcome outcome = lock_bound(cells, histogram, generation);
+    if (LIKELY(outcome == DONE)) {
+        begin_write(histogram);
+        observe_unlocked(histogram, bucket, value);
+        end_write(histogram);
+        unlock(histogram);
+    }
+    return outcome;
 }
 
 static void
@@ -252,6 +350,9 @@ Cells_forget(Cells *self)
     self->gate = &no_generation;
     self->first = NULL;
     self->takeovers = NULL;
+    self->held = NULL;
+    PyMem_RawFree(self->buffered);
+    self->buffered = NULL;
     if (self->buffer.buf != NULL)
         PyBuffer_Release(&self->buffer);
     self->buffer.buf = NULL;
@@ -271,19 +372,22 @@ Cells_unlink(Cells *self)
 static PyObject *
 Cells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"buffer",           "offset", "rows",    "capacity",  "row_bytes",
-                            "generation_offset", "owner",  "is_live", "locks", NULL};
-    PyObject *source, *is_live, *locks; /* locks: for the twin */
-    Py_ssize_t offset, rows, capacity, row_bytes, generation_offset;
+    static char *names[] = {"buffer", "offset",  "rows",  "capacity", "row_bytes",   "generation_offset",
+                            "owner",  "is_live", "locks", "limit",    "held_offset", "flush", NULL};
+    PyObject *source, *is_live, *locks, *flush = Py_None; /* locks: for the twin */
+    Py_ssize_t offset, rows, capacity, row_bytes, generation_offset, held_offset = 0;
     unsigned int owner;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OnnnnnIOO", names, &source, &offset, &rows, &capacity,
-                                     &row_bytes, &generation_offset, &owner, &is_live, &locks))
+    unsigned long long limit = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OnnnnnIOO|KnO", names, &source, &offset, &rows, &capacity,
+                                     &row_bytes, &generation_offset, &owner, &is_live, &locks, &limit,
+                                     &held_offset, &flush))
         return NULL;
     Cells *self = (Cells *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     self->generation = self->gate = &no_generation;
     self->is_live = Py_NewRef(is_live);
+    self->flush = Py_NewRef(flush);
     self->next = all_cells;
     all_cells = self;
     if (PyObject_GetBuffer(source, &self->buffer, PyBUF_WRITABLE) < 0) {
@@ -292,7 +396,8 @@ Cells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     if (offset < 0 || rows < 1 || capacity < 1 || owner == 0 || row_bytes < capacity * (Py_ssize_t)sizeof(Cell)
         || generation_offset < 0 || generation_offset % 8 || offset % (Py_ssize_t)sizeof(Cell)
-        || generation_offset > self->buffer.len - 8 || rows > (self->buffer.len - offset) / row_bytes) {
+        || generation_offset > self->buffer.len - 8 || held_offset < 0 || held_offset % 8
+        || held_offset > self->buffer.len - 8 || rows > (self->buffer.len - offset) / row_bytes) {
         PyErr_SetString(PyExc_ValueError, "the cells do not fit into the buffer");
         Py_DECREF(self);
         return NULL;
@@ -303,6 +408,17 @@ Cells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->capacity = capacity;
     self->row_bytes = row_bytes;
     self->owner = owner;
+    if (limit) {
+        self->buffered = PyMem_RawCalloc((size_t)capacity, sizeof(Cell));
+        if (self->buffered == NULL) {
+            Py_DECREF(self);
+            return PyErr_NoMemory();
+        }
+        self->first = self->buffered;
+        self->rows = 1;
+        self->limit = limit;
+        self->held = (uint64_t *)(base + held_offset);
+    }
     self->generation = self->gate = (const uint64_t *)(base + generation_offset);
     return (PyObject *)self;
 }
@@ -311,6 +427,7 @@ static int
 Cells_traverse(Cells *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->is_live);
+    Py_VISIT(self->flush);
     return 0;
 }
 
@@ -318,6 +435,7 @@ static int
 Cells_clear(Cells *self)
 {
     Py_CLEAR(self->is_live);
+    Py_CLEAR(self->flush);
     return 0;
 }
 
@@ -404,7 +522,7 @@ Cells_load_gauge(Cells *self, PyObject *args)
     if (cell == NULL)
         return NULL;
     if (__atomic_load_n(&cell->seq, __ATOMIC_ACQUIRE) & 1)
-        return PyFloat_FromDouble(double_of(cell));
+        return PyFloat_FromDouble(load_double(&cell[1]));
     return PyLong_FromLongLong(load_value(cell));
 }
 
@@ -451,16 +569,6 @@ Cells_set_gauge(Cells *self, PyObject *args)
     return cell == NULL ? NULL : answer(set_gauge(self, cell, generation, value));
 }
 
-/* The sum of two finite doubles, kept finite. */
-static double
-finite_sum(double a, double b)
-{
-    double sum = a + b;
-    if (isfinite(sum))
-        return sum;
-    return sum > 0 ? DBL_MAX : -DBL_MAX;
-}
-
 static PyObject *
 Cells_add_gauge(Cells *self, PyObject *args)
 {
@@ -480,7 +588,7 @@ Cells_add_gauge(Cells *self, PyObject *args)
     Outcome outcome = lock_bound(self, cell, generation);
     if (outcome == DONE) {
         if (cell->seq & 1)
-            put_double(cell, finite_sum(double_of(cell), real));
+            put_double(cell, finite_sum(load_double(&cell[1]), real));
         else if (n_is_integer)
             put_integer(cell, saturating_add(load_value(cell), integer));
         else
@@ -488,6 +596,61 @@ Cells_add_gauge(Cells *self, PyObject *args)
         unlock(cell);
     }
     return answer(outcome);
+}
+
+static PyObject *
+Cells_add_distribution(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    double sum, maximum;
+    PyObject *buckets;
+    unsigned long long generation;
+    if (!PyArg_ParseTuple(args, "nnddO!K", &row, &column, &sum, &maximum, &PyTuple_Type, &buckets, &generation))
+        return NULL;
+    Py_ssize_t n_buckets = PyTuple_GET_SIZE(buckets);
+    Cell *cell = Cells_at(self, row, column, BUCKETS + n_buckets);
+    if (cell == NULL)
+        return NULL;
+    for (Py_ssize_t i = 0; i < n_buckets; i++) {
+        if (PyLong_AsLongLong(PyTuple_GET_ITEM(buckets, i)) == -1 && PyErr_Occurred())
+            return NULL;
+    }
+    Outcome outcome = lock_bound(self, cell, generation);
+    if (outcome == DONE) {
+        begin_write(cell);
+        store_double(&cell[SUM], finite_sum(load_double(&cell[SUM]), sum));
+        if (maximum > load_double(&cell[MAXIMUM]))
+            store_double(&cell[MAXIMUM], maximum);
+        for (Py_ssize_t i = 0; i < n_buckets; i++) {
+            int64_t n = PyLong_AsLongLong(PyTuple_GET_ITEM(buckets, i));
+            store_value(&cell[BUCKETS + i], saturating_add(load_value(&cell[BUCKETS + i]), n));
+        }
+        end_write(cell);
+        unlock(cell);
+    }
+    return answer(outcome);
+}
+
+static PyObject *
+Cells_take(Cells *self, PyObject *args)
+{
+    Py_ssize_t column, width;
+    if (!PyArg_ParseTuple(args, "nn", &column, &width))
+        return NULL;
+    Cell *cell = Cells_at(self, 0, column, width);
+    PyObject *values = cell == NULL ? NULL : PyTuple_New(width);
+    if (values == NULL)
+        return NULL;
+    for (Py_ssize_t i = 0; i < width; i++) {
+        PyObject *value = PyLong_FromLongLong(cell[i].value);
+        if (value == NULL) {
+            Py_DECREF(values);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(values, i, value);
+    }
+    memset(cell, 0, (size_t)width * sizeof *cell);
+    return values;
 }
 
 static PyObject *
@@ -592,6 +755,8 @@ static PyMethodDef Cells_methods[] = {
     {"load_gauge", (PyCFunction)Cells_load_gauge, METH_VARARGS, NULL},
     {"set_gauge", (PyCFunction)Cells_set_gauge, METH_VARARGS, NULL},
     {"add_gauge", (PyCFunction)Cells_add_gauge, METH_VARARGS, NULL},
+    {"add_distribution", (PyCFunction)Cells_add_distribution, METH_VARARGS, NULL},
+    {"take", (PyCFunction)Cells_take, METH_VARARGS, NULL},
     {"publish", (PyCFunction)Cells_publish, METH_VARARGS, NULL},
     {"raise_generation", (PyCFunction)Cells_raise_generation, METH_NOARGS, NULL},
     {"count_takeovers_at", (PyCFunction)Cells_count_takeovers_at, METH_VARARGS, NULL},
@@ -631,9 +796,11 @@ typedef struct {
     Cell *cell;
     uint64_t generation; /* of the names when it was bound */
     char monotonic;      /* the counter was never decremented, so the first time is a miss */
+    PyObject *bounds;    /* of a histogram: bytes, the upper bounds of its buckets as doubles */
 } Series;
 
-static PyObject *str_count, *str_count_series, *str_set, *str_set_series, *str_value;
+static PyObject *str_count, *str_count_series, *str_set, *str_set_series, *str_value, *str_observe,
+    *str_observe_series;
 static PyObject *long_one, *long_minus_one;
 
 /* Whether the handle may be used as it is bound. */
@@ -744,6 +911,7 @@ Series_dealloc(Series *self)
     Series_clear(self);
     Py_CLEAR(self->category);
     Py_CLEAR(self->metric);
+    Py_CLEAR(self->bounds);
     Py_TYPE(self)->tp_free(self);
 }
 
@@ -754,11 +922,20 @@ Series_bind(Series *self, PyObject *args)
     Py_ssize_t row, column, width;
     unsigned long long generation;
     int monotonic;
-    if (!PyArg_ParseTuple(args, "O!nnnKp", &Cells_Type, &cells, &row, &column, &width, &generation, &monotonic))
+    PyObject *bounds = NULL;
+    if (!PyArg_ParseTuple(args, "O!nnnKp|S", &Cells_Type, &cells, &row, &column, &width, &generation, &monotonic,
+                          &bounds))
         return NULL;
     Cell *cell = Cells_at(cells, row, column, width);
     if (cell == NULL)
         return NULL;
+    if (bounds != NULL && PyBytes_GET_SIZE(bounds) != (width - BUCKETS - 1) * (Py_ssize_t)sizeof(double)) {
+        PyErr_Format(PyExc_ValueError, "%zd bytes of bounds do not fit a histogram of %zd cells",
+                     PyBytes_GET_SIZE(bounds), width);
+        return NULL;
+    }
+    Py_XINCREF(bounds);
+    Py_XSETREF(self->bounds, bounds);
     Py_INCREF(cells);
     Py_XSETREF(self->cells, cells);
     self->cell = cell;
@@ -861,6 +1038,37 @@ Gauge_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
     return bad ? NULL : count_missed(self, -1, n);
 }
 
+/* Observe an exact float or int by a bound handle; MISS for anything that needs a look. */
+static inline Outcome
+observe_object(Series *series, PyObject *milliseconds)
+{
+    double value;
+    if (LIKELY(PyFloat_CheckExact(milliseconds)))
+        value = PyFloat_AS_DOUBLE(milliseconds);
+    else {
+        int fits;
+        value = (double)plain_integer(milliseconds, &fits);
+        if (!fits)
+            return MISS;
+    }
+    if (UNLIKELY(!is_bound(series)) || UNLIKELY(series->bounds == NULL) || UNLIKELY(!(value >= 0 && value <= DBL_MAX)))
+        return MISS;
+    Py_ssize_t n_bounds = PyBytes_GET_SIZE(series->bounds) / (Py_ssize_t)sizeof(double);
+    const double *bounds = (const double *)(const void *)PyBytes_AS_STRING(series->bounds);
+    return observe(series->cells, series->cell, series->generation, bucket_of(bounds, n_bounds, value), value);
+}
+
+static PyObject *
+Timing_observe(Series *self, PyObject *milliseconds)
+{
+    Outcome outcome = observe_object(self, milliseconds);
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    if (outcome == FAILED)
+        return NULL;
+    return PyObject_CallMethodObjArgs(self->recorder, str_observe_series, self, milliseconds, NULL);
+}
+
 static PyMemberDef Series_members[] = {
     {"category", T_OBJECT_EX, offsetof(Series, category), READONLY, NULL},
     {"metric", T_OBJECT_EX, offsetof(Series, metric), READONLY, NULL},
@@ -892,6 +1100,12 @@ static PyMethodDef Gauge_methods[] = {
     {"set", (PyCFunction)Gauge_set, METH_O, PyDoc_STR("set($self, value, /)\n--\n\nSet the gauge.")},
     {"incr", FUNCTION(Gauge_incr), FASTCALL, PyDoc_STR("incr($self, /, n=1)\n--\n\nAdd n.")},
     {"decr", FUNCTION(Gauge_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nTake n away.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMethodDef Timing_methods[] = {
+    {"observe", (PyCFunction)Timing_observe, METH_O,
+     PyDoc_STR("observe($self, milliseconds, /)\n--\n\nTake up one duration.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -935,6 +1149,18 @@ static PyTypeObject Gauge_Type = {
     .tp_methods = Gauge_methods,
 };
 
+static PyTypeObject Timing_Type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "shmstats.block._cells.Timing",
+    .tp_basicsize = sizeof(Series),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_doc = PyDoc_STR("A handle of a histogram of durations."),
+    .tp_base = &Series_Type,
+    .tp_traverse = (traverseproc)Series_traverse,
+    .tp_clear = (inquiry)Series_clear,
+    .tp_methods = Timing_methods,
+};
+
 /* --------------------------------------------------------------------------------------- Recorder */
 
 #define SHORTCUTS 8192 /* a power of two */
@@ -949,7 +1175,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *handles;            /* {category: {metric: Series}}, without labels */
     Shortcut *shortcuts;          /* borrowed from handles */
-    PyObject *incr, *decr, *gauge; /* the functions below, bound to this object */
+    PyObject *incr, *decr, *gauge, *timing; /* the functions below, bound to this object */
 } Recorder;
 
 static inline size_t
@@ -993,7 +1219,7 @@ find(Recorder *self, PyObject *category, PyObject *metric)
     return series;
 }
 
-static PyMethodDef calls[3];
+static PyMethodDef calls[4];
 
 static PyObject *
 Recorder_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
@@ -1006,7 +1232,8 @@ Recorder_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(
     self->incr = PyCFunction_New(&calls[0], (PyObject *)self);
     self->decr = PyCFunction_New(&calls[1], (PyObject *)self);
     self->gauge = PyCFunction_New(&calls[2], (PyObject *)self);
-    if (!self->handles || !self->shortcuts || !self->incr || !self->decr || !self->gauge) {
+    self->timing = PyCFunction_New(&calls[3], (PyObject *)self);
+    if (!self->handles || !self->shortcuts || !self->incr || !self->decr || !self->gauge || !self->timing) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
@@ -1020,6 +1247,7 @@ Recorder_traverse(Recorder *self, visitproc visit, void *arg)
     Py_VISIT(self->incr);
     Py_VISIT(self->decr);
     Py_VISIT(self->gauge);
+    Py_VISIT(self->timing);
     return 0;
 }
 
@@ -1032,6 +1260,7 @@ Recorder_clear(Recorder *self)
     Py_CLEAR(self->incr);
     Py_CLEAR(self->decr);
     Py_CLEAR(self->gauge);
+    Py_CLEAR(self->timing);
     return 0;
 }
 
@@ -1136,6 +1365,24 @@ Recorder_gauge(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject
 }
 
 static PyObject *
+Recorder_timing(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[3] = {"category", "metric", "milliseconds"};
+    PyObject *given[3];
+    if (three_arguments("timing", names, 3, args, nargs, kwnames, given) < 0)
+        return NULL;
+    Series *series = find(self, given[0], given[1]);
+    Outcome outcome = MISS;
+    if (LIKELY(series != NULL && Py_IS_TYPE(series, &Timing_Type)))
+        outcome = observe_object(series, given[2]);
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    if (outcome == FAILED)
+        return NULL;
+    return PyObject_CallMethodObjArgs((PyObject *)self, str_observe, given[0], given[1], given[2], NULL);
+}
+
+static PyObject *
 Recorder_handle(Recorder *self, PyObject *args)
 {
     PyObject *category, *metric;
@@ -1199,13 +1446,15 @@ Recorder_drop(Recorder *self, PyObject *args)
 /* What user code calls. They are not methods but slots of the object that hold bound functions: where
  * ``stats`` is an imported name, the compiler emits for stats.incr() an attribute access and a call instead
  * of a method call, and to bind a method each time would cost more than to count. */
-static PyMethodDef calls[3] = {
+static PyMethodDef calls[4] = {
     {"incr", FUNCTION(Recorder_incr), FASTCALL,
      PyDoc_STR("incr($self, /, category, metric, n=1)\n--\n\nAdd n to a counter.")},
     {"decr", FUNCTION(Recorder_decr), FASTCALL,
      PyDoc_STR("decr($self, /, category, metric, n=1)\n--\n\nTake n away from a counter.")},
     {"gauge", FUNCTION(Recorder_gauge), FASTCALL,
      PyDoc_STR("gauge($self, /, category, metric, value)\n--\n\nSet a gauge.")},
+    {"timing", FUNCTION(Recorder_timing), FASTCALL,
+     PyDoc_STR("timing($self, /, category, metric, milliseconds)\n--\n\nTake up one duration.")},
 };
 
 static PyMemberDef Recorder_members[] = {
@@ -1215,6 +1464,8 @@ static PyMemberDef Recorder_members[] = {
      PyDoc_STR("decr(category, metric, n=1): take n away from a counter.")},
     {"gauge", T_OBJECT_EX, offsetof(Recorder, gauge), READONLY,
      PyDoc_STR("gauge(category, metric, value): set a gauge.")},
+    {"timing", T_OBJECT_EX, offsetof(Recorder, timing), READONLY,
+     PyDoc_STR("timing(category, metric, milliseconds): take up one duration.")},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -1252,7 +1503,7 @@ cell_layout(void)
 static int
 add_types(PyObject *module)
 {
-    PyTypeObject *types[] = {&Cells_Type, &Series_Type, &Counter_Type, &Gauge_Type, &Recorder_Type};
+    PyTypeObject *types[] = {&Cells_Type, &Series_Type, &Counter_Type, &Gauge_Type, &Timing_Type, &Recorder_Type};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         if (PyModule_AddType(module, types[i]) < 0)
             return -1;
@@ -1270,9 +1521,12 @@ make_constants(void)
     str_set = PyUnicode_InternFromString("_set");
     str_set_series = PyUnicode_InternFromString("_set_series");
     str_value = PyUnicode_InternFromString("_value");
+    str_observe = PyUnicode_InternFromString("_observe");
+    str_observe_series = PyUnicode_InternFromString("_observe_series");
     long_minus_one = PyLong_FromLong(-1);
     long_one = PyLong_FromLong(1);
-    if (!str_count || !str_count_series || !str_set || !str_set_series || !str_value || !long_minus_one || !long_one)
+    if (!str_count || !str_count_series || !str_set || !str_set_series || !str_value || !str_observe || !str_observe_series
+        || !long_minus_one || !long_one)
         return -1;
     if (pthread_atfork(NULL, NULL, after_fork_in_child) != 0) {
         PyErr_SetString(PyExc_OSError, "pthread_atfork failed");

@@ -22,6 +22,10 @@ class Cells:
         owner: the word that a lock holds while it is this worker's, not 0.
         is_live: tells of such a word whether its owner lives; asked when a lock stays taken.
         locks: the record locks, for the core that locks by them.
+        limit: 0 for the block's cells. Otherwise these are one row of this process's own, a buffer
+            without locks, and ``flush`` is called when it holds that many operations.
+        held_offset: of a buffer: where in the block the operations held are noted (8 bytes).
+        flush: of a buffer: called without arguments.
 
     A generation is that of the names when a column was looked up. An operation that is given one does
     nothing and returns False where the names have moved on, for the column may be another's by now.
@@ -40,6 +44,9 @@ class Cells:
         owner: int,
         is_live: Callable[[int], bool],
         locks: LockFile,
+        limit: int = 0,
+        held_offset: int = 0,
+        flush: Callable[[], object] | None = None,
     ) -> None: ...
     direct: bool  # whether handles may use their binding; False sends all of them to the recorder
     @property
@@ -50,6 +57,10 @@ class Cells:
     def load_gauge(self, row: int, column: int) -> int | float: ...
     def set_gauge(self, row: int, column: int, value: object, generation: int) -> bool: ...  # int or float
     def add_gauge(self, row: int, column: int, n: int | float, generation: int) -> bool: ...
+    def add_distribution(
+        self, row: int, column: int, total: float, maximum: float, buckets: tuple[int, ...], generation: int
+    ) -> bool: ...
+    def take(self, column: int, width: int) -> tuple[int, ...]: ...  # of a buffer: values, then 0
     def publish(self, offset: int, value: int) -> None: ...  # store 4 bytes, after all stores before it
     def raise_generation(self) -> int: ...
     def count_takeovers_at(self, row: int, column: int) -> None: ...  # of locks, from dead owners
@@ -74,7 +85,14 @@ class Series:
     @property
     def _bound(self) -> bool: ...
     def _bind(
-        self, cells: Cells, row: int, column: int, width: int, generation: int, monotonic: bool
+        self,
+        cells: Cells,
+        row: int,
+        column: int,
+        width: int,
+        generation: int,
+        monotonic: bool,
+        bounds: bytes = ...,
     ) -> None: ...
 
 class Counter(Series):
@@ -90,17 +108,24 @@ class Gauge(Series):
     def incr(self, n: int = 1) -> None: ...
     def decr(self, n: int = 1) -> None: ...
 
+class Timing(Series):
+    """A handle of a histogram of durations."""
+
+    def observe(self, milliseconds: int | float) -> None: ...
+
 class Recorder:
     """The calls of user code: finds the handle of a name and uses it.
 
     A subclass has the Python methods that take what cannot be done at once: ``_count(sign, category,
     metric, n)``, ``_count_series(sign, series, n)``, ``_set(category, metric, value)``,
-    ``_set_series(series, value)`` and ``_value(series)``.
+    ``_set_series(series, value)``, ``_observe(category, metric, milliseconds)``, ``_observe_series(series,
+    milliseconds)`` and ``_value(series)``.
     """
 
     def incr(self, category: str, metric: str, n: int = 1) -> None: ...
     def decr(self, category: str, metric: str, n: int = 1) -> None: ...
     def gauge(self, category: str, metric: str, value: int | float) -> None: ...
+    def timing(self, category: str, metric: str, milliseconds: int | float) -> None: ...
     def _handle(self, category: str, metric: str) -> Series | None: ...
     def _keep(self, series: Series) -> None: ...  # be the one that _handle finds
     def _drop(self, category: str, metric: str | None) -> None: ...  # no longer; None: all

@@ -7,11 +7,13 @@ number in the header keeps the two from sharing a block. ``_cells.pyi`` describe
 
 from __future__ import annotations
 
+import bisect
 import math
 import os
+import struct
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +29,10 @@ _INT64_MIN = -(2**63)
 
 def _saturated(value: int) -> int:
     return min(max(value, _INT64_MIN), _INT64_MAX)
+
+
+#: A histogram is the sum and the maximum, two doubles, and behind them the buckets.
+_SUM, _MAXIMUM, _BUCKETS = 0, 1, 2
 
 
 def _finite(value: float) -> float:
@@ -47,23 +53,33 @@ class Cells:
         owner: int,
         is_live: Callable[[int], bool],
         locks: LockFile,
+        limit: int = 0,
+        held_offset: int = 0,
+        flush: Callable[[], object] | None = None,
     ) -> None:
         if (
-            min(offset, generation_offset) < 0
+            min(offset, generation_offset, held_offset) < 0
             or min(rows, capacity, owner) < 1
             or row_bytes < capacity * CELL_LAYOUT["size"]  # type: ignore[operator]
             or generation_offset % 8
             or offset % CELL_LAYOUT["size"]  # type: ignore[operator]
             or generation_offset > len(buffer) - 8
+            or held_offset % 8
+            or held_offset > len(buffer) - 8
             or rows > (len(buffer) - offset) // row_bytes
         ):
             raise ValueError("the cells do not fit into the buffer")
-        cells = buffer[offset : offset + rows * row_bytes]
+        if limit:
+            cells, rows = memoryview(bytearray(capacity * 16)), 1
+        else:
+            cells = buffer[offset : offset + rows * row_bytes]
         self._words = cells.cast("I")
         self._values = cells.cast("q")
         self._doubles = cells.cast("d")
         self._whole = buffer.cast("B")
         self._generation = buffer[generation_offset : generation_offset + 8].cast("Q")
+        self._held = buffer[held_offset : held_offset + 8].cast("Q")
+        self._limit, self._flush = limit, flush
         self._rows, self._capacity = rows, capacity
         self._pitch = row_bytes // 16
         self._owner = owner
@@ -102,7 +118,11 @@ class Cells:
 
     @contextmanager
     def _locked(self, cell: int) -> Iterator[None]:
+        """Have a cell to oneself: by its lock, or by the guard alone, for no other process sees a buffer."""
         with self._locks.guard:
+            if self._limit:
+                yield
+                return
             self._locks.lock(FIRST_CELL + cell)
             try:
                 if self._words[4 * cell] not in (0, self._owner) and self._takeovers >= 0:
@@ -122,7 +142,51 @@ class Cells:
             if self.generation != generation:
                 return False
             self._values[2 * cell + 1] = _saturated(self._values[2 * cell + 1] + n)
+        self._hold_one_more()
         return True
+
+    def _hold_one_more(self) -> None:
+        """Note one operation more in a buffer, and have it flushed when it is full."""
+        if self._limit:
+            self._held[0] += 1
+            if self._held[0] >= self._limit and self._flush is not None:
+                self._flush()
+
+    def observe_at(self, cell: int, bucket: int, value: float, generation: int) -> bool:
+        """Take up one observation in a histogram, by the number of its first cell."""
+        if not self._add_distribution_at(cell, value, value, [(bucket, 1)], generation):
+            return False
+        self._hold_one_more()
+        return True
+
+    def add_distribution(
+        self, row: int, column: int, total: float, maximum: float, buckets: tuple[int, ...], generation: int
+    ) -> bool:
+        cell = self.at(row, column, _BUCKETS + len(buckets))
+        return self._add_distribution_at(cell, total, maximum, enumerate(buckets), generation)
+
+    def _add_distribution_at(
+        self, cell: int, total: float, maximum: float, buckets: Iterable[tuple[int, int]], generation: int
+    ) -> bool:
+        with self._locked(cell):
+            if self.generation != generation:
+                return False
+            self._words[4 * cell + 1] |= 1
+            doubles, values, first = self._doubles, self._values, 2 * cell + 1
+            doubles[first + 2 * _SUM] = _finite(doubles[first + 2 * _SUM] + total)
+            doubles[first + 2 * _MAXIMUM] = max(doubles[first + 2 * _MAXIMUM], maximum)
+            for bucket, n in buckets:
+                place = first + 2 * (_BUCKETS + bucket)
+                values[place] = _saturated(values[place] + n)
+            self._words[4 * cell + 1] = self._words[4 * cell + 1] + 1 & 0xFFFFFFFF
+        return True
+
+    def take(self, column: int, width: int) -> tuple[int, ...]:
+        cell = self.at(0, column, width)
+        with self._locks.guard:
+            values = tuple(self._values[2 * cell + 1 : 2 * (cell + width) : 2])
+            self._values[2 * cell : 2 * (cell + width)] = memoryview(bytes(16 * width)).cast("q")
+        return values
 
     def load(self, row: int, column: int) -> int:
         return self._values[2 * self.at(row, column) + 1]
@@ -201,7 +265,7 @@ class Cells:
 
     def close(self) -> None:
         self._open = False
-        for view in (self._words, self._values, self._doubles, self._whole, self._generation):
+        for view in (self._words, self._values, self._doubles, self._whole, self._generation, self._held):
             view.release()
 
 
@@ -230,6 +294,7 @@ class Series:
         self._cell = 0
         self._generation = 0
         self._monotonic = False
+        self._bounds: tuple[float, ...] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.category!r} {self.metric!r}>"
@@ -244,9 +309,20 @@ class Series:
         return self._cells is not None and self._cells.gate == self._generation != 0
 
     def _bind(
-        self, cells: Cells, row: int, column: int, width: int, generation: int, monotonic: bool
+        self,
+        cells: Cells,
+        row: int,
+        column: int,
+        width: int,
+        generation: int,
+        monotonic: bool,
+        bounds: bytes | None = None,
     ) -> None:
         self._cell = cells.at(row, column, width)
+        if bounds is not None:
+            if len(bounds) != 8 * (width - _BUCKETS - 1):
+                raise ValueError(f"{len(bounds)} bytes of bounds do not fit a histogram of {width} cells")
+            self._bounds = struct.unpack(f"{len(bounds) // 8}d", bounds)
         self._cells, self._generation, self._monotonic = cells, generation, monotonic
 
     def _count(self, n: object) -> bool:
@@ -290,6 +366,25 @@ class Gauge(Series):
         self.recorder._count_series(-1, self, n)
 
 
+class Timing(Series):
+    """A handle of a histogram of durations."""
+
+    def observe(self, milliseconds: int | float) -> None:
+        """Take up one duration."""
+        if not self._observe(milliseconds):
+            self.recorder._observe_series(self, milliseconds)
+
+    def _observe(self, value: object) -> bool:
+        if type(value) is int:
+            plain = 0 <= value <= _INT64_MAX
+        else:
+            plain = type(value) is float and 0 <= value <= sys.float_info.max
+        if not (plain and self._bound and self._bounds is not None):
+            return False
+        bucket = bisect.bisect_left(self._bounds, float(value))  # type: ignore[arg-type]
+        return self._cells.observe_at(self._cell, bucket, float(value), self._generation)  # type: ignore[union-attr, arg-type]
+
+
 class Recorder:
     """The calls of user code: finds the handle of a name and uses it."""
 
@@ -313,6 +408,12 @@ class Recorder:
         series = self._handle(category, metric)
         if type(series) is not Gauge or not series._put(value):
             self._set(category, metric, value)  # type: ignore[attr-defined]
+
+    def timing(self, category: str, metric: str, milliseconds: int | float) -> None:
+        """Take up one duration."""
+        series = self._handle(category, metric)
+        if type(series) is not Timing or not series._observe(milliseconds):
+            self._observe(category, metric, milliseconds)  # type: ignore[attr-defined]
 
     def _handle(self, category: str, metric: str) -> Series | None:
         if type(category) is not str or type(metric) is not str:

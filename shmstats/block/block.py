@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..series import Kind, Name, Value
+from ..series import Distribution, Kind, Name, Value
 from .cells import CORE, PROTOCOL, Cells
 from .layout import (
     CELL,
@@ -26,6 +26,7 @@ from .layout import (
     MAGIC,
     PAGE,
     PROTOCOLS,
+    WORKER,
     Layout,
     field_offset,
     struct_of,
@@ -121,17 +122,37 @@ class Block:
         self.reader = BlockReader(self._buf, layout)
         self._workers = WorkerTable(self._buf, layout)
         self.worker = self._workers.claim(segment.reserve)
-        self.cells = Cells(
+        self._held = layout.workers + self.worker.slot * WORKER.itemsize + field_offset(WORKER, "held")
+        self.cells = self._make_cells()
+
+    def _make_cells(self, limit: int = 0, flush: Callable[[], object] | None = None) -> Cells:
+        return Cells(
             self._buf,
-            offset=layout.cells,
-            rows=layout.rows,
-            capacity=layout.capacity,
-            row_bytes=layout.row_bytes,
+            offset=self.layout.cells,
+            rows=self.layout.rows,
+            capacity=self.layout.capacity,
+            row_bytes=self.layout.row_bytes,
             generation_offset=field_offset(HEADER, "generation"),
             owner=self.worker.word,
             is_live=self._workers.is_live,
-            locks=locks,
+            locks=self._locks,
+            limit=limit,
+            held_offset=self._held,
+            flush=flush,
         )
+
+    def buffer_cells(self, limit: int, flush: Callable[[], object]) -> Cells:
+        """Return a row of this process's own; ``flush`` is called when ``limit`` operations are in it."""
+        return self._make_cells(limit, flush)
+
+    @property
+    def held(self) -> int:
+        """Operations in this process's buffer, as anyone can see."""
+        return int.from_bytes(self._buf[self._held : self._held + 8], "little")
+
+    @held.setter
+    def held(self, held: int) -> None:
+        self._buf[self._held : self._held + 8] = held.to_bytes(8, "little")
 
     @classmethod
     def attach(
@@ -186,6 +207,7 @@ class Block:
             fill(block)
         except BaseException:
             unlink_segment(name)
+            locks.remove()
             segment.close()
             raise
         segment.buf[:8] = MAGIC.to_bytes(8, "little")
@@ -288,6 +310,10 @@ class Block:
         generation = self.cells.generation
         if name.kind is Kind.GAUGE:
             self.cells.set_gauge(SHARED_ROW, record.cell, value, generation)
+        elif isinstance(value, Distribution):
+            self.cells.add_distribution(
+                SHARED_ROW, record.cell, value.sum, value.max, value.buckets, generation
+            )
         elif isinstance(value, int):
             self.cells.add(SHARED_ROW, record.cell, value, generation)
         if not name.monotonic:

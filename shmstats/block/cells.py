@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 
 from .layout import CELL
 
-__all__ = ["CORE", "PROTOCOL", "Cells", "Counter", "Gauge", "Recorder", "Series"]
+__all__ = ["CORE", "PROTOCOL", "Cells", "Counter", "Gauge", "Recorder", "Series", "Timing"]
 
 _pure = os.environ.get("SHMSTATS_PURE", "") not in ("", "0")
 
 if TYPE_CHECKING:
-    from ._cells import CELL_LAYOUT, CORE, PROTOCOL, Cells, Counter, Gauge, Recorder, Series
+    from ._cells import CELL_LAYOUT, CORE, PROTOCOL, Cells, Counter, Gauge, Recorder, Series, Timing
 elif _pure:
-    from ._cells_py import CELL_LAYOUT, CORE, PROTOCOL, Cells, Counter, Gauge, Recorder, Series
+    from ._cells_py import CELL_LAYOUT, CORE, PROTOCOL, Cells, Counter, Gauge, Recorder, Series, Timing
 else:
     try:
-        from ._cells import CELL_LAYOUT, CORE, PROTOCOL, Cells, Counter, Gauge, Recorder, Series
+        from ._cells import CELL_LAYOUT, CORE, PROTOCOL, Cells, Counter, Gauge, Recorder, Series, Timing
     except ImportError:
-        from ._cells_py import CELL_LAYOUT, CORE, PROTOCOL, Cells, Counter, Gauge, Recorder, Series
+        from ._cells_py import CELL_LAYOUT, CORE, PROTOCOL, Cells, Counter, Gauge, Recorder, Series, Timing
 
 _expected = {name: (offset, dtype.itemsize) for name, (dtype, offset) in CELL.fields.items()}  # type: ignore[union-attr, misc]
 if _expected | {"size": CELL.itemsize} != CELL_LAYOUT:

@@ -1,7 +1,8 @@
 """The locks that the kernel drops when their holder dies: record locks on a lock file.
 
 A block has one lock file beside it in shared memory. Byte 0 is the *table lock*, which guards names,
-worker slots and the header; in the pure Python core byte ``1 + n`` is the lock of cell ``n``.
+worker slots and the header; in the pure Python core byte ``1 + n`` is the lock of cell ``n``; and a byte
+far behind them is held, as long as it lives, by the process that saves snapshots.
 
 Record locks belong to a process: they do nothing between its threads, and they are all gone as soon as
 the process closes *any* descriptor of that file. So there is one `LockFile` for a path in a process,
@@ -24,6 +25,7 @@ from types import TracebackType
 
 TABLE = 0
 FIRST_CELL = 1
+SAVER = 2**60
 
 
 class Guard:
@@ -110,6 +112,17 @@ class LockFile:
     def lock(self, position: int) -> None:
         """Wait for the lock of byte ``position`` of the file, which is open. The guard is held."""
         fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, position)
+
+    def try_lock(self, position: int) -> bool:
+        """Take the lock of byte ``position``, or keep it, if no other process has it; returns whether."""
+        with self.guard:
+            if self._fd < 0:
+                return False
+            try:
+                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
+            except (BlockingIOError, PermissionError):
+                return False
+            return True
 
     def unlock(self, position: int) -> None:
         """Let go of the lock of byte ``position``; nothing where the file was closed in between."""

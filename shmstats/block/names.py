@@ -34,8 +34,20 @@ UNUSED, LIVE, REMOVED = 0, 1, 2
 #: Flag: a counter that was never decremented.
 MONOTONIC = 1
 
-#: Cells of one series of each kind; a histogram's depends on its buckets.
-WIDTHS = {Kind.COUNTER: 1, Kind.GAUGE: 2, Kind.TIMESTAMP: 1}
+#: The upper bounds in ms of a histogram's buckets where none are declared: 1-2.5-5 in each decade.
+DEFAULT_BOUNDS = (
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0),
+    *(1000.0, 2500.0, 5000.0, 10000.0, 25000.0, 50000.0, 60000.0),
+)
+
+#: Cells of one series of each kind. A gauge: one for an int, one for a float; a timestamp likewise. A
+#: histogram: its sum, its maximum, and a bucket more than bounds.
+WIDTHS = {
+    Kind.COUNTER: 1,
+    Kind.GAUGE: 2,
+    Kind.TIMESTAMP: 2,
+    Kind.HISTOGRAM: 2 + len(DEFAULT_BOUNDS) + 1,
+}
 
 MAX_TEXT_BYTES = 255
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..series import Kind, Name, Snapshot, Value
+from ..series import Distribution, Kind, Name, Snapshot, Value
 from .layout import CELL, CELLS_PER_PAGE, HEADER, NAME, PAGE, PROTOCOLS, Layout
-from .names import LIVE, MONOTONIC, Record, decode_key
+from .names import DEFAULT_BOUNDS, LIVE, MONOTONIC, Record, decode_key
 from .workers import WorkerTable
 
 _INT64 = np.iinfo(np.int64)
@@ -48,7 +48,9 @@ class _Catalog(NamedTuple):
         seen: records looked at.
         names: the live ones.
         cells: the first column of each.
-        gauges: positions of gauges in ``names``.
+        gauges: positions of gauges and timestamps in ``names``.
+        histograms: of histograms: position, first column, width.
+        countable: which columns are counters, whose sum is their value.
     """
 
     revision: int
@@ -56,6 +58,8 @@ class _Catalog(NamedTuple):
     names: list[Name]
     cells: npt.NDArray[np.intp]
     gauges: list[int]
+    histograms: list[tuple[int, int, int]]
+    countable: npt.NDArray[np.bool_]
 
 
 class BlockReader:
@@ -76,7 +80,7 @@ class BlockReader:
         self._cells = np.ndarray(
             (layout.rows, layout.row_bytes // CELL.itemsize), CELL, buf, layout.cells
         )
-        self._catalog = _Catalog(-1, 0, [], np.empty(0, np.intp), [])
+        self._catalog = _Catalog(-1, 0, [], np.empty(0, np.intp), [], [], np.empty(0, np.bool_))
 
     def close(self) -> None:
         """Let go of the buffer."""
@@ -104,12 +108,15 @@ class BlockReader:
 
     def value(self, record: Record) -> Value:
         """Return the value of one name."""
-        return self._gauge(record.cell) if record.kind is Kind.GAUGE else _saturated(self.total(record))
+        if record.kind in (Kind.GAUGE, Kind.TIMESTAMP):
+            return self._gauge(record.cell)
+        if record.kind is Kind.HISTOGRAM:
+            return self._distribution(record.cell, record.width, self.reserved())
+        return _saturated(self.total(record))
 
     def total(self, record: Record) -> int:
         """Return the sum of a counter's column, which may be beyond 64 bits."""
-        rows = np.flatnonzero(self.reserved()[:, record.cell // CELLS_PER_PAGE])
-        return sum(self._cells["value"][rows, record.cell].tolist())
+        return self._column_total(record.cell)
 
     def read(self, by_worker: bool = False) -> Snapshot:
         """Return every name with its value.
@@ -161,46 +168,82 @@ class BlockReader:
                 strict=True,
             )
         ]
-        gauges = np.flatnonzero(records["kind"] == Kind.GAUGE).tolist()
-        return _Catalog(revision, count, names, records["cell"].astype(np.intp), gauges)
+        cells, kinds = records["cell"].astype(np.intp), records["kind"]
+        gauges = np.flatnonzero((kinds == Kind.GAUGE) | (kinds == Kind.TIMESTAMP)).tolist()
+        histograms = [
+            (position, int(cells[position]), int(records["width"][position]))
+            for position in np.flatnonzero(kinds == Kind.HISTOGRAM).tolist()
+        ]
+        countable = np.zeros(self.layout.row_bytes // CELL.itemsize, np.bool_)
+        countable[cells[kinds == Kind.COUNTER]] = True
+        return _Catalog(revision, count, names, cells, gauges, histograms, countable)
 
     def _decode(self, key: int, length: int, kind: int, flags: int) -> Name:
         start = self.layout.heap + key
         category, metric, labels = decode_key(bytes(self._buf[start : start + length]))
-        return Name(category, metric, Kind(kind), labels, bool(flags & MONOTONIC))
+        bounds = DEFAULT_BOUNDS if kind == Kind.HISTOGRAM else ()
+        return Name(category, metric, Kind(kind), labels, bool(flags & MONOTONIC), bounds)
 
     def _values(self, catalog: _Catalog, reserved: npt.NDArray[np.bool_]) -> list[Value]:
-        values: list[Any] = self._sums(reserved)[catalog.cells].tolist()
+        values: list[Any] = self._sums(catalog, reserved)[catalog.cells].tolist()
         for position in catalog.gauges:
             values[position] = self._gauge(int(catalog.cells[position]))
+        for position, cell, width in catalog.histograms:
+            values[position] = self._distribution(cell, width, reserved)
         return values
 
-    def _sums(self, reserved: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """Return the sums of all columns over all rows, saturated: shape (columns in whole pages,)."""
+    def _sums(self, catalog: _Catalog, reserved: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """Return the sums of all columns over all rows, saturated: shape (columns in whole pages,).
+
+        What stands for a column that is no counter means nothing.
+        """
         pages = -(-self.header("cells") // CELLS_PER_PAGE)
         cells = self._cells["value"]
         total = np.zeros(pages * CELLS_PER_PAGE, np.int64)
+        large = np.zeros(pages * CELLS_PER_PAGE, np.bool_)
         limit = _SAFE // self.layout.rows
-        safe = True
         for row in np.flatnonzero(reserved.any(axis=1)).tolist():
             for first, last in _runs(reserved[row, :pages]):
                 part = slice(first * CELLS_PER_PAGE, last * CELLS_PER_PAGE)
                 values = cells[row, part]
-                safe = safe and bool(values.max() < limit and values.min() > -limit)
+                if values.max() >= limit or values.min() <= -limit:
+                    large[part] |= (values >= limit) | (values <= -limit)
                 total[part] += values
-        return total if safe else self._exact_sums(reserved, total)
+        for column in np.flatnonzero(large & catalog.countable[: len(large)]).tolist():
+            total[column] = _saturated(self._column_total(column))
+        return total
 
-    def _exact_sums(
-        self, reserved: npt.NDArray[np.bool_], total: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
-        """Return the sums once more, slowly, for totals that may not fit 64 bits."""
-        sums = [0] * len(total)
-        for row, page in np.argwhere(reserved[:, : len(total) // CELLS_PER_PAGE]).tolist():
-            start = page * CELLS_PER_PAGE
-            values = self._cells["value"][row, start : start + CELLS_PER_PAGE].tolist()
-            for column, value in enumerate(values, start):
-                sums[column] += value
-        return np.array([_saturated(value) for value in sums], np.int64)
+    def _column_total(self, column: int) -> int:
+        rows = np.flatnonzero(self.reserved()[:, column // CELLS_PER_PAGE])
+        return sum(self._cells["value"][rows, column].tolist())
+
+    def _distribution(
+        self, cell: int, width: int, reserved: npt.NDArray[np.bool_], row: int | None = None
+    ) -> Distribution:
+        """Return a histogram's value over all rows, or in one."""
+        last = (cell + width - 1) // CELLS_PER_PAGE
+        rows = np.flatnonzero(reserved[:, cell // CELLS_PER_PAGE : last + 1].all(axis=1))
+        if row is not None:
+            rows = rows[rows == row]
+        parts = [self._row_distribution(each, cell, width) for each in rows.tolist()]
+        buckets = [sum(column) for column in zip(*(part[2:] for part in parts), strict=True)]
+        sums = sum(part[:1].view(np.float64)[0] for part in parts)
+        maximum = max((part[1:2].view(np.float64)[0] for part in parts), default=0.0)
+        return Distribution(float(sums), float(maximum), tuple(int(n) for n in buckets) or (0,) * (width - 2))
+
+    def _row_distribution(self, row: int, cell: int, width: int) -> npt.NDArray[np.int64]:
+        """Return a consistent copy of a histogram's cells in one row.
+
+        A writer that was killed in the middle leaves the sequence number odd until someone writes again;
+        what it left is off by its one observation, so it is taken after a while.
+        """
+        cells = self._cells[row, cell : cell + width]
+        for _ in range(_ATTEMPTS * 20):
+            before = int(cells["seq"][0])
+            copy = cells["value"].copy()
+            if before % 2 == 0 and int(cells["seq"][0]) == before:
+                break
+        return copy
 
     def _gauge(self, cell: int, row: int = 0) -> int | float:
         if self._cells["seq"][row, cell] & 1:
@@ -210,20 +253,24 @@ class BlockReader:
     def _breakdown(
         self, catalog: _Catalog, reserved: npt.NDArray[np.bool_]
     ) -> dict[int, list[Value | None]]:
-        gauges = set(catalog.gauges)
-        rows: dict[int, list[Value | None]] = {}
-        for row in np.flatnonzero(reserved.any(axis=1)).tolist():
-            values: list[Value | None] = []
-            for position, cell in enumerate(catalog.cells.tolist()):
-                value: Value | None = None
-                if reserved[row, cell // CELLS_PER_PAGE]:
-                    if position not in gauges:
-                        value = int(self._cells["value"][row, cell]) or None
-                    elif row == 0:
-                        value = self._gauge(cell)
-                values.append(value)
-            rows[row] = values
-        return rows
+        return {
+            row: [
+                self._in_row(row, cell, name, reserved)
+                for name, cell in zip(catalog.names, catalog.cells.tolist(), strict=True)
+            ]
+            for row in np.flatnonzero(reserved.any(axis=1)).tolist()
+        }
+
+    def _in_row(self, row: int, cell: int, name: Name, reserved: npt.NDArray[np.bool_]) -> Value | None:
+        """Return what one row holds of a name; None for nothing."""
+        if not reserved[row, cell // CELLS_PER_PAGE]:
+            return None
+        if name.kind in (Kind.GAUGE, Kind.TIMESTAMP):
+            return self._gauge(cell) if row == 0 else None
+        if name.kind is Kind.HISTOGRAM:
+            distribution = self._distribution(cell, len(name.bounds) + 3, reserved, row)
+            return distribution if any(distribution.buckets) else None
+        return int(self._cells["value"][row, cell]) or None
 
 
 def _saturated(value: int) -> int:

@@ -6,6 +6,7 @@ The shared block is one (`shmstats.providers.shared`). A further one is any obje
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 
@@ -24,3 +25,9 @@ class Provider(Protocol):
 
     def absolute(self, category: str, metric: str, value: int) -> None:
         """Set a counter or an integer gauge."""
+
+    def timing(self, category: str, metric: str, milliseconds: float) -> None:
+        """Take up one duration."""
+
+    def timestamp(self, category: str, metric: str, moment: datetime) -> None:
+        """Note a moment."""

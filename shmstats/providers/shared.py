@@ -7,21 +7,28 @@ a block that cannot be attached, or is full, is counted, logged once and survive
 
 from __future__ import annotations
 
+import bisect
 import logging
 import multiprocessing.util
 import os
+import struct
 import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from .. import inspect
 from .. import snapshot as saved
+from ..agent import Agent, Task
 from ..block import Block, BlockError, BlockFullError, Record, segment_name
-from ..block.cells import Counter, Gauge, Series
-from ..block.lock import lock_file
-from ..block.names import WIDTHS, encode_key
+from ..block.buffer import Buffer
+from ..block.cells import Counter, Gauge, Series, Timing
+from ..block.lock import SAVER, lock_file
+from ..block.names import DEFAULT_BOUNDS, WIDTHS, encode_key
 from ..block.segment import segment_path
 from ..config import Settings
+from ..questions import remove_stale, socket_path
 from ..series import Kind, Snapshot, Value
 
 log = logging.getLogger("shmstats")
@@ -29,9 +36,16 @@ log = logging.getLogger("shmstats")
 #: The category of what the library counts about itself.
 OWN = "shmstats"
 
-#: Its counters: operations that could not be counted, and cell locks taken over from dead workers.
+#: Its counters: operations that could not be counted, cell locks taken over from dead workers.
 OPERATIONS_DROPPED = "operations_dropped"
 LOCKS_TAKEN_OVER = "locks_taken_over"
+
+#: In buffered mode: operations held by all workers, flushes, and how long they took.
+OPERATIONS_HELD = "operations_held"
+FLUSHES = "flushes"
+FLUSH = "flush"
+
+_BOUNDS = struct.pack(f"{len(DEFAULT_BOUNDS)}d", *DEFAULT_BOUNDS)
 
 _RETRY_SECONDS = 1.0
 
@@ -56,6 +70,10 @@ class SharedProvider:
         self._settings = settings
         self._locks = lock_file(segment_path(segment_name(self.directory)) + ".lock")
         self._block: Block | None = None
+        self._buffer: Buffer | None = None
+        self._agent: Agent | None = None
+        self._saved: Snapshot | None = None
+        self._saving_fails = False
         self._retry_at = 0.0
         self._dropped = 0
         self._logged: set[str] = set()
@@ -70,8 +88,9 @@ class SharedProvider:
     @direct.setter
     def direct(self, direct: bool) -> None:
         self._direct = direct
-        if self._block is not None:
-            self._block.cells.direct = direct
+        for holder in (self._block, self._buffer):
+            if holder is not None:
+                holder.cells.direct = direct
 
     def attach(self) -> Block:
         """Return the attached block; attach it if it is not.
@@ -91,14 +110,38 @@ class SharedProvider:
         if self._locks.guard.held:
             self._locks.guard.defer(self.close)
             return
+        agent, self._agent = self._agent, None
+        if agent is not None:
+            agent.stop()
         with self._locks.guard:
-            block, self._block = self._block, None
+            self._flush()
+            block, self._block, self._buffer = self._block, None, None
             if block is None:
                 return
             try:
-                block.leave(self._save)
+                block.leave(self._finish)
             except OSError as error:
                 log.error("statistics could not be saved, and stay in shared memory: %s", error)
+
+    def flush(self) -> None:
+        """Add what this process holds in its buffer to the block, if it has one."""
+        if self._locks.guard.held:
+            self._locks.guard.defer(self.flush)
+            return
+        with self._locks.guard:
+            self._flush()
+
+    def _flush(self) -> None:
+        block, buffer = self._block, self._buffer
+        if block is None or buffer is None or not block.held:
+            return
+        start = time.monotonic_ns()
+        buffer.flush()
+        milliseconds = (time.monotonic_ns() - start) / 1e6
+        self._count_own(block, FLUSHES, 1)
+        record = block.names.find(encode_key(OWN, FLUSH))
+        if record is not None:
+            self._add_observation(block, record, milliseconds, block.cells.generation)
 
     def count(self, series: Series, n: int) -> None:
         """Add ``n`` to a counter or gauge, and bind the handle.
@@ -116,16 +159,45 @@ class SharedProvider:
         """
         self._operate(lambda block: self._set(block, series, value))
 
+    def observe(self, series: Series, milliseconds: float) -> None:
+        """Take up one duration in a histogram, and bind the handle.
+
+        Raises:
+            KindError: the name is something else.
+        """
+        self._operate(lambda block: self._observe(block, series, milliseconds))
+
+    def note(self, series: Series, microseconds: int) -> None:
+        """Set a timestamp, in microseconds since 1970-01-01 UTC.
+
+        Raises:
+            KindError: the name is something else.
+        """
+        self._operate(lambda block: self._note(block, series, microseconds))
+
     def value(self, category: str, metric: str, labels: tuple[tuple[str, str], ...] = ()) -> Value:
         """Return the value of a name over all workers, 0 where there is none."""
         block = self._attached()
+        self.flush()
         record = None if block is None else block.names.find(encode_key(category, metric, labels))
         return 0 if block is None or record is None else block.reader.value(record)
 
     def read(self) -> Snapshot:
         """Return all names and values; none where there is no block."""
         block = self._attached()
-        return Snapshot((), ()) if block is None else block.reader.read()
+        if block is None:
+            return Snapshot((), ())
+        if self._buffer is not None:
+            self.flush()
+            self._note_held(block)
+        return block.reader.read()
+
+    def _note_held(self, block: Block) -> None:
+        """Set the gauge of the operations that all workers hold."""
+        record = block.names.find(encode_key(OWN, OPERATIONS_HELD))
+        if record is not None:
+            held = sum(worker.held for worker in block.reader.workers.live())
+            block.cells.set_gauge(block.row_for(record), record.cell, held, block.cells.generation)
 
     def remove(self, category: str, metric: str | None) -> int:
         """Remove a metric, or a whole category, with all label sets; returns how many names that were."""
@@ -148,24 +220,76 @@ class SharedProvider:
 
     def forget(self) -> None:
         """Drop what the child of a fork inherited; it attaches by itself when it counts."""
-        block, self._block = self._block, None
+        block, self._block, buffer, self._buffer = self._block, None, self._buffer, None
+        self._agent = None
         self._dropped = 0
+        if buffer is not None:
+            buffer.cells.close()
         if block is not None:
             block.abandon()
 
     def _attach(self) -> Block:
         stats = self._settings.stats
         block = Block.attach(self.directory, stats.capacity, stats.max_workers, self._fill)
-        for metric in (OPERATIONS_DROPPED, LOCKS_TAKEN_OVER):
-            block.find_or_add(encode_key(OWN, metric), Kind.COUNTER, 1)
-        takeovers = block.find_or_add(encode_key(OWN, LOCKS_TAKEN_OVER), Kind.COUNTER, 1)
-        block.cells.count_takeovers_at(block.row_for(takeovers), takeovers.cell)
+        self._register_own(block)
         block.cells.direct = self._direct
+        if not stats.no_buffer:
+            self._buffer = Buffer(block, block.buffer_cells(stats.buffer_size, self.flush))
+            self._buffer.cells.direct = self._direct
         if multiprocessing.parent_process() is not None:
             # Such a process ends without the atexit functions.
             multiprocessing.util.Finalize(None, self.close, exitpriority=0)
         self._block = block
+        with block.exclusive():
+            remove_stale(block.name, {worker.slot for worker in block.reader.workers.live()})
+        self._agent = Agent(self._tasks(), socket_path(block.name, block.worker.slot), self._answers())
+        self._agent.start()
         return block
+
+    def _register_own(self, block: Block) -> None:
+        """Register what the library counts about itself, while there is room."""
+        kinds = dict.fromkeys((OPERATIONS_DROPPED, LOCKS_TAKEN_OVER), Kind.COUNTER)
+        if not self._settings.stats.no_buffer:
+            kinds |= {OPERATIONS_HELD: Kind.GAUGE, FLUSHES: Kind.COUNTER, FLUSH: Kind.HISTOGRAM}
+        for metric, kind in kinds.items():
+            try:
+                record = block.find_or_add(encode_key(OWN, metric), kind, WIDTHS[kind])
+            except BlockFullError as error:
+                self._log_once("the library cannot count about itself: %s", error)
+                continue
+            if metric == LOCKS_TAKEN_OVER:
+                block.cells.count_takeovers_at(block.row_for(record), record.cell)
+
+    def _tasks(self) -> list[Task]:
+        stats = self._settings.stats
+        tasks = []
+        if not stats.no_buffer:
+            tasks.append(Task(stats.flush_interval_ms / 1000, self.flush))
+        if stats.persist:
+            tasks.append(Task(stats.snapshot_interval_ms / 1000, self._save_if_elected))
+        return tasks
+
+    def _answers(self) -> dict[str, Callable[[], Any]]:
+        return {"stacks": inspect.stacks, "memory": inspect.memory}
+
+    def _save_if_elected(self) -> None:
+        """Save a snapshot, if this is the process that does; the kernel ends its term when it dies."""
+        block = self._block
+        if block is None or not self._locks.try_lock(SAVER):
+            return
+        snapshot = block.reader.read()
+        if self._saved == snapshot:
+            return
+        try:
+            saved.save(saved.stats_directory(self.directory), snapshot)
+        except OSError as error:
+            if not self._saving_fails:
+                log.error("statistics cannot be saved now, counting goes on: %s", error)
+            self._saving_fails = True
+        else:
+            if self._saving_fails:
+                log.info("statistics can be saved again")
+            self._saved, self._saving_fails = snapshot, False
 
     def _attached(self) -> Block | None:
         """Return the block, or None where it cannot be attached now; that was logged."""
@@ -214,7 +338,7 @@ class SharedProvider:
             self._count_dropped(block)
 
     def _count(self, block: Block, series: Series, n: int) -> None:
-        key = encode_key(series.category, series.metric, series.labels)
+        key = _key(series)
         done = False
         while not done:
             generation = block.cells.generation
@@ -231,13 +355,17 @@ class SharedProvider:
             with block.exclusive():
                 block.names.clear_monotonic(record)
             record = record._replace(monotonic=False)
+        if self._buffer is not None and isinstance(series, Counter):
+            with self._locks.guard:
+                self._buffer.bind(series, _key(series), record, generation, _BOUNDS)
+            return self._buffer.cells.add(0, record.cell, n, generation)
         row = block.row_for(record)
         if isinstance(series, Counter):
             series._bind(block.cells, row, record.cell, record.width, generation, record.monotonic)
         return block.cells.add(row, record.cell, n, generation)
 
     def _set(self, block: Block, series: Series, value: int | float) -> None:
-        key = encode_key(series.category, series.metric, series.labels)
+        key = _key(series)
         done = False
         while not done:
             generation = block.cells.generation
@@ -253,6 +381,43 @@ class SharedProvider:
                 done = self._set_total(block, key, value)
             else:
                 self._make_gauge(block, key)
+
+    def _observe(self, block: Block, series: Series, milliseconds: float) -> None:
+        key = _key(series)
+        done = False
+        while not done:
+            generation = block.cells.generation
+            record = block.find_or_add(key, Kind.HISTOGRAM, WIDTHS[Kind.HISTOGRAM])
+            if record.kind is not Kind.HISTOGRAM:
+                raise _kind_error(series, record, "timed")
+            if isinstance(series, Timing):
+                self._bind_timing(block, series, record, generation)
+            done = self._add_observation(block, record, milliseconds, generation)
+
+    def _bind_timing(self, block: Block, series: Timing, record: Record, generation: int) -> None:
+        if self._buffer is not None:
+            with self._locks.guard:
+                self._buffer.bind(series, _key(series), record, generation, _BOUNDS)
+        else:
+            row = block.row_for(record)
+            series._bind(block.cells, row, record.cell, record.width, generation, False, _BOUNDS)
+
+    def _add_observation(self, block: Block, record: Record, milliseconds: float, generation: int) -> bool:
+        buckets = [0] * (len(DEFAULT_BOUNDS) + 1)
+        buckets[bisect.bisect_left(DEFAULT_BOUNDS, milliseconds)] = 1
+        return block.cells.add_distribution(
+            block.row_for(record), record.cell, milliseconds, milliseconds, tuple(buckets), generation
+        )
+
+    def _note(self, block: Block, series: Series, microseconds: int) -> None:
+        key = _key(series)
+        done = False
+        while not done:
+            generation = block.cells.generation
+            record = block.find_or_add(key, Kind.TIMESTAMP, WIDTHS[Kind.TIMESTAMP])
+            if record.kind is not Kind.TIMESTAMP:
+                raise _kind_error(series, record, "given a time")
+            done = block.cells.set_gauge(block.row_for(record), record.cell, microseconds, generation)
 
     def _set_total(self, block: Block, key: bytes, value: int) -> bool:
         """Give a counter the total ``value`` by adding the difference; False where it is gone."""
@@ -286,9 +451,20 @@ class SharedProvider:
     def _count_dropped(self, block: Block) -> None:
         """Count the dropped operations in the block; its counter was registered with the block."""
         dropped, self._dropped = self._dropped, 0
-        record = block.names.find(encode_key(OWN, OPERATIONS_DROPPED))
+        self._count_own(block, OPERATIONS_DROPPED, dropped)
+
+    def count_own(self, metric: str, n: int = 1) -> None:
+        """Count something about the library itself."""
+        block = self._attached()
+        if block is not None:
+            block.find_or_add(encode_key(OWN, metric), Kind.COUNTER, 1)
+            self._count_own(block, metric, n)
+
+    def _count_own(self, block: Block, metric: str, n: int) -> None:
+        """Add to a counter of the library's own, if it could be registered."""
+        record = block.names.find(encode_key(OWN, metric))
         if record is not None:
-            block.cells.add(block.row_for(record), record.cell, dropped, block.cells.generation)
+            block.cells.add(block.row_for(record), record.cell, n, block.cells.generation)
 
     def _log_once(self, message: str, error: Exception) -> None:
         text = message % error
@@ -309,7 +485,9 @@ class SharedProvider:
             except BlockFullError as error:
                 self._drop(block, "not all saved statistics were restored: %s", error)
 
-    def _save(self, block: Block) -> None:
+    def _finish(self, block: Block) -> None:
+        """Do what the last process does before the block goes."""
+        remove_stale(block.name, ())
         if self._settings.stats.persist:
             saved.save(saved.stats_directory(self.directory), block.reader.read())
 
@@ -326,8 +504,12 @@ def _matching(block: Block, category: str, metric: str | None) -> list[Record]:
 def _kind_error(series: Series, record: Record, verb: str) -> KindError:
     return KindError(
         f"metric {series.metric!r} of category {series.category!r} is a {record.kind.name.lower()}"
-        f" and cannot be {verb}; only a counter or a gauge can"
+        f" and cannot be {verb}"
     )
+
+
+def _key(series: Series) -> bytes:
+    return encode_key(series.category, series.metric, series.labels)
 
 
 _providers: weakref.WeakSet[SharedProvider] = weakref.WeakSet()
