@@ -1,0 +1,171 @@
+"""What all tests share: both cores by one fixture, real processes with bounds, and a check that nothing stays.
+
+`shmstats` is the package, imported afresh, once with the C core and once with its pure Python twin; a
+test that takes it (or `stats`, `attach`, `python`, which take it too) runs twice. Processes that the test
+starts inherit the choice through the environment, and so they do the configuration, which `configure`
+writes to a file that ``$SHMSTATS_CONFIG`` names.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parent))
+if importlib.util.find_spec("shmstats") is None:
+    sys.path.insert(0, str(ROOT))
+
+from helpers import SHARED_MEMORY, PythonRunner, segment_of  # noqa: E402
+
+
+def _has_extension() -> bool:
+    return importlib.util.find_spec("shmstats.block._cells") is not None
+
+
+@pytest.fixture(params=["C", "Python"])
+def core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of the core that this run of the test is about; the environment asks for it."""
+    chosen: str = request.param
+    if chosen == "C":
+        if not _has_extension():
+            if os.environ.get("CI"):
+                pytest.fail("the C extension is not built, and CI must test it")
+            pytest.skip("the C extension is not built")
+        monkeypatch.delenv("SHMSTATS_PURE", raising=False)
+    else:
+        monkeypatch.setenv("SHMSTATS_PURE", "1")
+    return chosen
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The data directory of this test; it does not exist yet."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def configure(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Write the configuration that this process and its children find: ``configure(capacity=256)``."""
+    file = tmp_path / "shmstats-test.yml"
+    monkeypatch.setenv("SHMSTATS_CONFIG", str(file))
+
+    def configure(**stats: Any) -> dict[str, Any]:
+        config = {"path": {"data": str(data)}, "stats": {"capacity": 1024, "max_workers": 8, **stats}}
+        file.write_text(json.dumps(config))
+        return config
+
+    configure()
+    return configure
+
+
+def _modules() -> dict[str, ModuleType]:
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "shmstats"}
+
+
+@pytest.fixture
+def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
+    """The package, imported afresh with the core of this run; its registries are closed at the end."""
+    before = _modules()
+    for name in before:
+        del sys.modules[name]
+    package = importlib.import_module("shmstats")
+    registry = importlib.import_module("shmstats.registry")
+    importlib.import_module("shmstats.snapshot")
+    assert package.block.cells.CORE == core
+    try:
+        yield package
+    finally:
+        for each in list(registry._registries):
+            each.close()
+        atexit.unregister(registry._exit_all)
+        for name in _modules():
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+@pytest.fixture
+def stats(shmstats: ModuleType) -> Any:
+    """The default registry, which finds the test's configuration by itself."""
+    return shmstats.stats
+
+
+@pytest.fixture
+def attach(shmstats: ModuleType, data: Path) -> Iterator[Callable[..., Any]]:
+    """Attach the block of the test's data directory: ``attach(capacity=256, max_workers=2)``.
+
+    Each block is a worker of its own, though of one process. Those still attached at the end leave.
+    """
+    blocks = []
+
+    def attach(capacity: int = 256, max_workers: int = 4, **more: Any) -> Any:
+        block = shmstats.block.Block.attach(more.pop("directory", data), capacity, max_workers, **more)
+        blocks.append(block)
+        return block
+
+    yield attach
+    for block in blocks:
+        if block._segment._fd >= 0:
+            block.leave()
+
+
+@pytest.fixture
+def python(shmstats: ModuleType, tmp_path: Path) -> Iterator[PythonRunner]:
+    """Run code in an interpreter of its own: see `helpers.PythonRunner`."""
+    runner = PythonRunner(tmp_path, Path(shmstats.__file__).parents[1])
+    yield runner
+    runner.kill_all()
+
+
+def _own_children() -> set[int]:
+    """The children of this process, without those that multiprocessing keeps for itself."""
+    return {
+        child.pid
+        for child in psutil.Process().children(recursive=True)
+        if not any("multiprocessing" in part for part in _command(child))
+    }
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(tmp_path: Path) -> Iterator[None]:
+    """Check that a test leaves no block or lock file of its own in shared memory, and no live child."""
+    children = _own_children()
+    yield
+    # The garbage of this test is this test's: what it warns of while it goes must not hit the next one.
+    gc.collect()
+    stayed = _own_children() - children
+    for pid in stayed:
+        _kill(pid)
+    directories = [tmp_path, tmp_path / "data", *(path for path in tmp_path.rglob("*") if path.is_dir())]
+    mine = {segment_of(directory) for directory in directories}
+    left = [name for name in os.listdir(SHARED_MEMORY) if name.removesuffix(".lock") in mine]
+    for name in left:
+        os.unlink(os.path.join(SHARED_MEMORY, name))
+    assert not stayed, f"processes still live: {stayed}"
+    assert not left, f"left in {SHARED_MEMORY}: {left}"
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, 9)
+    except ProcessLookupError:
+        return

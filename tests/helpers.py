@@ -1,0 +1,169 @@
+"""Processes with bounds, and waiting for a condition: what tests of several processes are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+SHARED_MEMORY = "/dev/shm"
+
+#: Seconds after which a test gives a wait up. Nothing should ever take a part of it.
+BOUND = 60.0
+
+
+def wait_until(condition: Callable[[], object], bound: float = BOUND) -> None:
+    """Wait until ``condition()`` is true; fail after ``bound`` seconds."""
+    end = time.monotonic() + bound
+    while not condition():
+        assert time.monotonic() < end, f"not so within {bound} s: {condition}"
+        time.sleep(0.002)
+
+
+def segment_of(directory: Path) -> str:
+    """Return the name of the segment of a data directory, by the rule that the design gives."""
+    place = hashlib.blake2b(os.fsencode(os.path.realpath(directory)), digest_size=8).hexdigest()
+    return f"shmstats_{os.geteuid()}_{place}"
+
+
+def segment_file(directory: Path) -> Path:
+    """Return the file of the segment of a data directory."""
+    return Path(SHARED_MEMORY, segment_of(directory))
+
+
+def process_state(pid: int) -> str:
+    """Return the state letter of a process, as proc_pid_stat(5) gives it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+class Child:
+    """A process with its own interpreter, which talks by lines through its standard streams.
+
+    Attributes:
+        pid: of the process.
+        stderr: all that it wrote there, once it has ended.
+    """
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str], directory: Path) -> None:
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd=directory,
+        )
+        self.pid = self._process.pid
+        self.stderr = ""
+        self._heard = b""
+
+    def tell(self, line: str = "") -> None:
+        """Write a line to the child's standard input."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+
+    def hear(self, bound: float = BOUND) -> str:
+        """Return the next line that the child writes to its standard output."""
+        assert self._process.stdout is not None
+        stream = self._process.stdout.fileno()
+        end = time.monotonic() + bound
+        while b"\n" not in self._heard:
+            ready, _, _ = select.select([stream], [], [], max(0.0, end - time.monotonic()))
+            piece = os.read(stream, 65536) if ready else b""
+            if not piece:
+                self.kill()
+                raise AssertionError(f"the child said {self._heard!r} and no more; stderr: {self.stderr}")
+            self._heard += piece
+        line, _, self._heard = self._heard.partition(b"\n")
+        return line.decode()
+
+    def finish(self, bound: float = BOUND, status: int | None = 0, quiet: bool = True) -> str:
+        """Wait for the end and return what else was written.
+
+        Args:
+            bound: seconds to wait.
+            status: the exit status that it must have; None: any.
+            quiet: whether it must have written nothing to its standard error.
+        """
+        try:
+            out, err = self._process.communicate(timeout=bound)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the child did not end within {bound} s; stderr: {self.stderr}") from None
+        self.stderr = err.decode()
+        if status is not None:
+            assert self._process.returncode == status, f"status {self._process.returncode}: {self.stderr}"
+        if quiet:
+            assert self.stderr == ""
+        out, self._heard = self._heard + out, b""
+        return out.decode()
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill the process and wait for its end."""
+        self.signal(signal.SIGKILL)
+        if self._process.stdin is None or self._process.stdin.closed:
+            self._process.wait(BOUND)
+            return
+        _, err = self._process.communicate(timeout=BOUND)
+        self.stderr = err.decode()
+
+    def close(self) -> None:
+        """Close the streams of a process that has ended."""
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
+
+
+class PythonRunner:
+    """Runs code in interpreters of their own, with the environment of the test.
+
+    Args:
+        directory: for the files of the code, and to run in.
+        root: where the package is.
+    """
+
+    def __init__(self, directory: Path, root: Path) -> None:
+        self._directory = directory
+        self._root = root
+        self._children: list[Child] = []
+        self.prefix: list[str] = []
+
+    def start(self, code: str, *arguments: object) -> Child:
+        """Start ``code`` with arguments; every warning is an error in it."""
+        file = self._directory / f"code{len(self._children)}.py"
+        file.write_text(textwrap.dedent(code))
+        environment = os.environ | {"PYTHONPATH": str(self._root), "PYTHONUNBUFFERED": "1"}
+        options = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
+        command = [*self.prefix, sys.executable, *options, str(file), *map(str, arguments)]
+        child = Child(command, environment, self._directory)
+        self._children.append(child)
+        return child
+
+    def run(self, code: str, *arguments: object, quiet: bool = True) -> str:
+        """Run ``code`` to its end, which must be a good one, and return what it wrote."""
+        return self.start(code, *arguments).finish(quiet=quiet)
+
+    def kill_all(self) -> None:
+        """Kill what has not ended."""
+        for child in self._children:
+            if not child.ended:
+                child.kill()
+            child.close()
