@@ -1,16 +1,160 @@
-"""The data directory: how much is in it."""
+"""The data directory: how much is in it, what is in it, and deleting from it.
+
+Paths come from strangers, so none is ever given to the kernel as a whole. A path is a sequence of names;
+the data directory is opened by its configured path, and from there on every name is opened relative to
+the descriptor of the directory before it, with O_NOFOLLOW. What the kernel was asked about is then what it
+acts on: ``..`` and links lead nowhere, whatever is put in the place of a directory between a check and the
+act. Links are listed as what they are; nothing here follows one.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
 import time
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
+from urllib.parse import quote
 
 #: How old storage figures may be, in seconds: walking a large directory takes long.
 MAX_AGE = 10.0
+
+#: What one listing goes to: levels of directories below the one that is listed, and entries in all of them.
+MAX_DEPTH = 8
+MAX_ENTRIES = 10_000
+
+#: Longest name and longest path in bytes, as Linux has them (NAME_MAX, PATH_MAX).
+MAX_NAME = 255
+MAX_PATH = 4095
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+_TYPES = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "link",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
+
+
+class PathError(ValueError):
+    """A path that cannot be one of a file or directory here, or leads through a link, or to a wrong type."""
+
+
+class InUseError(Exception):
+    """A file that must not be deleted, because a process uses it."""
+
+
+class Entry(TypedDict):
+    r"""What is known of one name in a directory.
+
+    Attributes:
+        name: of the entry. Bytes of it that are not UTF-8 are written as ``\xNN``.
+        quoted: only where there are such bytes: the name percent-encoded, as a URL needs it.
+        type: ``file``, ``directory``, ``link``, ``fifo``, ``socket`` or ``device``.
+        size: in bytes. Of a link its own, of a directory that of the table of its names.
+        create_time: ISO 8601, UTC. The birth time where Python tells it (on Linux from 3.15), otherwise the
+            time of the last change of content, owner or mode (ctime), before which the file was there.
+        children: the entries of a directory, sorted by name; of everything else none.
+        truncated: only if true: ``children`` are not all, because of a limit or for want of permission.
+    """
+
+    name: str
+    quoted: NotRequired[str]
+    type: str
+    size: int
+    create_time: str
+    children: list[Entry]
+    truncated: NotRequired[bool]
+
+
+def list_directory(directory: Path, path: Sequence[str] = ()) -> Entry:
+    """List a directory, the directories in it, and so on, as far as `MAX_DEPTH` and `MAX_ENTRIES` allow.
+
+    All of one level is listed before anything of the next, so that a limit cuts off what is deepest.
+
+    Args:
+        directory: the data directory.
+        path: the names that lead from there to the one to list, undecodable bytes as `os.fsdecode` has them.
+
+    Returns:
+        The entry of the directory itself, ``""`` being the name of the data directory.
+
+    Raises:
+        PathError: a name is not allowed, or is that of a link.
+        FileNotFoundError: there is no such thing.
+        NotADirectoryError: there is, and it is something else than a directory.
+        PermissionError: it may not be read.
+    """
+    _check(path)
+    with _opened(directory, path) as root:
+        top = _entry(path[-1] if path else "", os.fstat(root))
+        room = MAX_ENTRIES
+        pending: deque[tuple[tuple[str, ...], Entry]] = deque([((), top)])
+        while pending:
+            below, place = pending.popleft()
+            if room == 0 or len(below) == MAX_DEPTH:
+                place["truncated"] = True
+                continue
+            try:
+                with _opened_below(root, below) as descriptor:
+                    names, children, complete = _read(descriptor, room)
+            except (OSError, PathError):  # vanished, replaced or closed to us since it was listed
+                if not below:
+                    raise
+                place["truncated"] = True
+                continue
+            place["children"] = children
+            if not complete:
+                place["truncated"] = True
+            room -= len(children)
+            for name, child in zip(names, children, strict=True):
+                if child["type"] == "directory":
+                    pending.append(((*below, name), child))
+    return top
+
+
+def delete_file(
+    directory: Path, path: Sequence[str], in_use: Callable[[Sequence[str]], bool] = lambda path: False
+) -> None:
+    """Delete one regular file.
+
+    Args:
+        directory: the data directory.
+        path: the names that lead from there to the file, undecodable bytes as `os.fsdecode` has them.
+        in_use: tells whether a path is in use. Sockets and files called ``*.lock`` are without being asked.
+
+    Raises:
+        PathError: a name is not allowed, or is that of a link, or the last one is not that of a regular file.
+        FileNotFoundError: there is no such thing.
+        NotADirectoryError: a name on the way is not that of a directory.
+        InUseError: the file is in use.
+        PermissionError: the directory may not be written.
+    """
+    _check(path)
+    if not path:
+        raise PathError("the data directory itself cannot be deleted")
+    name = path[-1]
+    with _opened(directory, path[:-1]) as parent:
+        kind = _type(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+        if kind == "socket" or (kind == "file" and (name.endswith(".lock") or in_use(path))):
+            raise InUseError(f"{name!r} is in use")
+        if kind != "file":
+            raise PathError(f"{name!r} is a {kind}; only a regular file can be deleted")
+        try:
+            # Should the name have become another's since: a link goes itself, a directory is refused.
+            os.unlink(name, dir_fd=parent)
+        except IsADirectoryError:
+            raise PathError(f"{name!r} is a directory; only a regular file can be deleted") from None
 
 
 class Storage(NamedTuple):
@@ -92,3 +236,97 @@ def directory_bytes(directory: Path) -> int:
                 with suppress(OSError):
                     total += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_size
     return total
+
+
+def _check(path: Sequence[str]) -> None:
+    """Refuse names that no directory has, or that mean another directory.
+
+    Raises:
+        PathError: naming the name and what is allowed.
+    """
+    length = 0
+    for name in path:
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise PathError(
+                f"a name of the path is {name!r:.80}; it must not be empty, '.' or '..', or hold '/' or NUL"
+            )
+        try:
+            size = len(os.fsencode(name))
+        except UnicodeEncodeError:
+            raise PathError(f"a name of the path is {name!r:.80}, which stands for no bytes") from None
+        if size > MAX_NAME:
+            raise PathError(f"a name of the path has {size} bytes; allowed are at most {MAX_NAME}")
+        length += size + 1
+    if length > MAX_PATH:
+        raise PathError(f"the path has {length} bytes; allowed are at most {MAX_PATH}")
+
+
+@contextmanager
+def _opened(directory: Path, path: Sequence[str]) -> Iterator[int]:
+    """Give a descriptor of a directory below the data directory, itself reached through links or not."""
+    root = os.open(directory, _DIRECTORY)
+    try:
+        with _opened_below(root, path) as descriptor:
+            yield descriptor
+    finally:
+        os.close(root)
+
+
+@contextmanager
+def _opened_below(root: int, path: Sequence[str]) -> Iterator[int]:
+    """Give a descriptor of the directory to which names lead, one by one, from another directory."""
+    descriptor = os.dup(root)
+    try:
+        for name in path:
+            inner = _open_directory(name, descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _open_directory(name: str, parent: int) -> int:
+    try:
+        return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        # The open has failed already; this is only to say why.
+        if _type(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode) == "link":
+            raise PathError(f"{name!r} is a link; links are not followed") from None
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name) from None
+
+
+def _read(descriptor: int, room: int) -> tuple[list[str], list[Entry], bool]:
+    """Return names and entries of a directory, sorted, and whether that is all; at most ``room`` of them."""
+    found: dict[str, Entry] = {}
+    complete = True
+    with os.scandir(descriptor) as entries:
+        for entry in entries:
+            if len(found) == room:
+                complete = False
+                break
+            with suppress(FileNotFoundError):  # deleted since
+                found[entry.name] = _entry(entry.name, entry.stat(follow_symlinks=False))
+    names = sorted(found)
+    return names, [found[name] for name in names], complete
+
+
+def _entry(name: str, found: os.stat_result) -> Entry:
+    encoded = os.fsencode(name)
+    created = datetime.fromtimestamp(getattr(found, "st_birthtime", found.st_ctime), UTC)
+    entry = Entry(
+        name=encoded.decode(errors="backslashreplace"),
+        type=_type(found.st_mode),
+        size=found.st_size,
+        create_time=created.isoformat(timespec="milliseconds"),
+        children=[],
+    )
+    if encoded != entry["name"].encode():
+        entry["quoted"] = quote(encoded, safe="")
+    return entry
+
+
+def _type(mode: int) -> str:
+    return _TYPES.get(stat.S_IFMT(mode), "device")

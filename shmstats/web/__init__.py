@@ -4,6 +4,8 @@
 ``shmstats serve``; `blueprint` is to be mounted into an application of one's own::
 
     app.register_blueprint(shmstats.web.blueprint)
+
+The endpoints are in `statistics` and `files`, who may use them is decided in `access`.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from flask import Flask
 from werkzeug.exceptions import HTTPException
 
 from ..registry import stats
+from . import files, statistics  # noqa: F401 - importing a module puts its endpoints on the blueprint
 from .blueprint import blueprint
-from .responses import error_response
+from .responses import error_response, keep_to_itself
 
 __all__ = ["blueprint", "create_app"]
 
@@ -36,6 +39,8 @@ def create_app(config: str | os.PathLike[str] | Mapping[str, Any] | None = None)
     if config is not None or not stats.configured:
         stats.init(config)
     app = Flask("shmstats", static_folder=None)
+    app.url_map.merge_slashes = False
     app.register_blueprint(blueprint)
     app.register_error_handler(HTTPException, error_response)
+    app.after_request(keep_to_itself)
     return app

@@ -1,95 +1,88 @@
-"""The endpoints, as a blueprint over the default registry."""
+"""The blueprint, and what holds for every endpoint on it.
+
+An endpoint is a view in one of the modules beside this one, put on `blueprint`. It is protected without doing
+anything for it, see `shmstats.web.access`. All its answers get the headers that browsers need, and errors are
+JSON: so are those of methods and paths below ``/stats``, ``/_local`` and ``/debug`` that no endpoint has,
+because `nothing_here` claims what is left there.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-from flask import Blueprint, Response, abort, request
-from werkzeug.exceptions import HTTPException
+from flask import Blueprint, Response, abort, current_app, request
+from flask.blueprints import BlueprintSetupState
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, default_exceptions
+from werkzeug.routing import BaseConverter
 
-from ..block import BlockError
-from ..export import negotiate, render, to_document
-from ..files import StorageMeter
-from ..inspect import pool_figures, system_figures
-from ..providers.shared import SharedProvider
 from ..registry import stats
-from ..series import Snapshot
-from .responses import error_response, json_response
+from .access import check_access, public
+from .responses import error_response, keep_to_itself
 
 blueprint = Blueprint("shmstats", __name__)
+blueprint.after_request(keep_to_itself)
+# By code as well, or else an application's own handler of a code would come first.
+for code in default_exceptions:
+    blueprint.register_error_handler(code, error_response)
 blueprint.register_error_handler(HTTPException, error_response)
 
-_FORMATS = ("json", "prometheus")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 
 
-@blueprint.get("/stats")
-def statistics() -> Response:
-    """Answer all statistics as JSON, or as ``?format=prometheus`` says."""
-    wanted = request.args.get("format", "json")
-    if wanted not in _FORMATS:
-        abort(400, f"format must be one of {', '.join(_FORMATS)}, not {wanted!r:.80}")
-    return exposition() if wanted == "prometheus" else json_response(_document(_shared()))
+class BelowConverter(BaseConverter):
+    """The rest of a path, with the slash that it begins with; or nothing. It has every spelling of a path.
+
+    werkzeug's own converter of paths leaves some of them to the application, or redirects.
+    """
+
+    regex = r"(?:/[\s\S]*)?"
+    part_isolating = False
+    weight = 1000
 
 
-@blueprint.get("/stats/prometheus")
-def exposition() -> Response:
-    """Answer all statistics as Prometheus text, or as OpenMetrics if that is what the client prefers."""
-    shared = _shared()
-    form = negotiate(request.headers.get("Accept"))
-    response = Response(render(_snapshot(shared), form), content_type=form.content_type)
-    response.vary.add("Accept")
-    return response
+@blueprint.record
+def _know_converter(state: BlueprintSetupState) -> None:
+    state.app.url_map.converters["shmstats_below"] = BelowConverter
 
 
-@blueprint.after_request
-def keep_to_itself(response: Response) -> Response:
-    """Have browsers neither guess the type of an answer, nor frame it, nor keep it."""
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["X-Frame-Options"] = "DENY"
-    response.headers["Cache-Control"] = "no-store"
-    return response
-
-
-def _shared() -> SharedProvider:
-    """Return the attached block's provider, or end the request."""
+@blueprint.before_request
+def guard() -> None:
+    """Let a request pass if statistics are enabled, and its sender may use the endpoint."""
     shared = stats.shared
+    check_access(stats.settings.api)
     if shared is None:
         abort(404, "statistics are disabled")
+    if request.method == "OPTIONS":
+        _refuse()
+
+
+@blueprint.route("/_local<shmstats_below:path>", methods=_METHODS, merge_slashes=False)
+@blueprint.route("/debug<shmstats_below:path>", methods=_METHODS, merge_slashes=False)
+def nothing_here(path: str) -> Response:
+    """Answer that there is no such endpoint, or that it does not have the method."""
+    _refuse()
+
+
+@blueprint.route("/stats<shmstats_below:path>", methods=_METHODS, merge_slashes=False)
+@public
+def nothing_public_here(path: str) -> Response:
+    """Answer the same to everybody."""
+    _refuse()
+
+
+def _refuse() -> NoReturn:
+    allowed = [method for method in _METHODS if method != "OPTIONS" and _is_served(method)]
+    if allowed:
+        raise MethodNotAllowed(allowed, f"{request.method} is not allowed here, but {', '.join(allowed)} is")
+    abort(404, f"there is nothing at {request.path!r:.200}")
+
+
+def _is_served(method: str) -> bool:
+    """Tell whether another method would lead the current request to an endpoint."""
+    adapter = current_app.create_url_adapter(request)
+    assert adapter is not None
     try:
-        shared.attach()
-    except (BlockError, OSError) as error:
-        abort(503, f"statistics are not available: {error}")
-    return shared
-
-
-def _snapshot(shared: SharedProvider) -> Snapshot:
-    return replace(shared.read(), system=_system(shared))
-
-
-def _system(shared: SharedProvider) -> dict[str, int | float]:
-    reader = shared.attach().reader
-    system = system_figures((worker.pid for worker in reader.workers.live()), reader.uptime)
-    if stats.settings.stats.include_storage_stats_in_api:
-        system["store"] = _meter(shared.directory).read().store
-    return system
-
-
-def _document(shared: SharedProvider) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "simple": to_document(_snapshot(shared)),
-        "pool": pool_figures(shared.attach().reader),
-    }
-    if stats.settings.stats.include_storage_stats_in_api:
-        storage = _meter(shared.directory).read()
-        figures = ("all", "used", "free", "available")
-        document["disk"] = {figure: getattr(storage, figure) for figure in figures}
-        document["disk"]["age"] = round(storage.age, 1)
-    return document
-
-
-@cache
-def _meter(directory: Path) -> StorageMeter:
-    return StorageMeter(directory)
+        endpoint, _ = adapter.match(method=method)
+    except HTTPException:
+        return False
+    return current_app.view_functions[endpoint] not in (nothing_here, nothing_public_here)

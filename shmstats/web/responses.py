@@ -1,4 +1,4 @@
-"""Answers in JSON, errors among them."""
+"""Answers in JSON, errors among them, and the headers of every answer."""
 
 from __future__ import annotations
 
@@ -8,17 +8,31 @@ from typing import Any
 from flask import Response
 from werkzeug.exceptions import HTTPException
 
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
 
 def json_response(document: Any, status: int = 200) -> Response:
     """Answer with a JSON document."""
     body = json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
-    return Response(body, status, mimetype="application/json")
+    return Response(body.encode(errors="backslashreplace"), status, mimetype="application/json")
 
 
 def error_response(error: HTTPException) -> Response:
     """Answer an error with ``{"error": …}`` and its status, keeping its headers (Allow, say)."""
-    response = json_response({"error": error.description}, error.code or 500)
+    response = json_response({"error": error.description or error.name}, error.code or 500)
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
             response.headers[name] = value
+    return response
+
+
+def keep_to_itself(response: Response) -> Response:
+    """Have browsers neither guess the type of an answer, nor run, frame, embed or keep it."""
+    response.headers.update(_HEADERS)
     return response

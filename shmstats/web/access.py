@@ -1,0 +1,136 @@
+"""Who may use an endpoint.
+
+Every endpoint of the blueprint is protected unless its view is marked as `public`; with ``api.protect: all``
+those are protected too. With ``api.token`` the token is what counts, and nothing else. Without one, only
+somebody who sits at this machine may come in, and these are the ways in which a request looks like that
+and is not:
+
+- It came through a proxy on this machine. Proxies say so by their headers, any of which is reason to refuse,
+  or by speaking HTTP/1.0. Where the application is set up to be behind one (werkzeug's ProxyFix, gunicorn's
+  proxy protocol) everything is refused, for the peer address is hearsay. A proxy that does nothing of this
+  cannot be told from a client: that is what the token is for.
+- It was made by a page in a browser on this machine. A page whose name was rebound to a loopback address
+  gives itself away by ``Host``, any other page by ``Sec-Fetch-Site`` and ``Origin``. No CORS header is ever
+  sent, so a browser neither shows answers to other pages nor sends their DELETE.
+- It came over a Unix socket, which has no peer address. Behind one is a proxy as a rule.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from flask import abort, current_app, request
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import Unauthorized
+
+from ..config import ApiSettings
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+_View = TypeVar("_View", bound=Callable[..., Any])
+
+_public_views: set[Callable[..., Any]] = set()
+
+#: What headers are called by which proxies tell of a request that they forward.
+_FORWARDING = frozenset(("VIA", "CDN_LOOP", "MAX_FORWARDS", "X_HOST", "X_PROXYUSER_IP"))
+_FORWARDING_STARTS = (
+    "FORWARDED", "X_FORWARDED", "X_REAL_", "X_REMOTE_", "X_ORIGINAL_", "X_ORIGINATING_", "X_ENVOY_", "CF_"
+)  # fmt: skip
+_FORWARDING_ENDS = ("CLIENT_IP", "CLIENTIP")
+
+#: What is in the environment where the peer address is what a proxy claims.
+_BEHIND_PROXY = ("werkzeug.proxy_fix.orig", "PROXY_PROTOCOL", "PROXY_ADDR")
+
+_HOST = re.compile(r"(localhost|[0-9.]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
+
+
+def public(view: _View) -> _View:
+    """Mark a view as one that needs no permission, unless ``api.protect`` is ``all``."""
+    _public_views.add(view)
+    return view
+
+
+def check_access(api: ApiSettings) -> None:
+    """End the current request if its sender may not use the endpoint: 401 with a token set, else 403."""
+    if api.protect != "all" and current_app.view_functions[request.endpoint or ""] in _public_views:
+        return
+    if api.token is not None:
+        _check_token(api.token)
+    elif (reason := not_direct(request.environ)) is not None:
+        abort(
+            403,
+            f"without a token only a direct client on this machine is answered, and {reason}; to let others"
+            " in, set api.token in the configuration and send it as 'Authorization: Bearer <token>'",
+        )
+
+
+def not_direct(environ: WSGIEnvironment) -> str | None:
+    """Return why a request does not count as made directly from a loopback address, or None if it does."""
+    peer = environ.get("REMOTE_ADDR", "")
+    if any(key in environ for key in _BEHIND_PROXY):
+        return "this application is set up to be behind a proxy"
+    if not is_loopback(peer):
+        return f"the peer address is {peer!r:.80}" if peer else "there is no peer address"
+    for header in (key.removeprefix("HTTP_") for key in environ if key.startswith("HTTP_")):
+        if _is_forwarding(header):
+            return f"there is the header {header.replace('_', '-').title()} of a proxy"
+    if environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+        return "it is a request of HTTP/1.0, as proxies make them"
+    host = environ.get("HTTP_HOST", "")
+    if not _is_loopback_host(host):
+        return f"the header Host is {host!r:.80}, no loopback address"
+    if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):
+        return "the request was made by a page of another site"
+    if "HTTP_ORIGIN" in environ and not _is_origin_of(environ["HTTP_ORIGIN"], host):
+        return "the request was made by a page of another origin"
+    return None
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether text is ``::1``, or an address of 127.0.0.0/8, which may be mapped to IPv6."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback
+
+
+def _is_forwarding(header: str) -> bool:
+    return (
+        header in _FORWARDING
+        or header.startswith(_FORWARDING_STARTS)
+        or header.endswith(_FORWARDING_ENDS)
+    )
+
+
+def _is_loopback_host(host: str) -> bool:
+    match = _HOST.fullmatch(host)
+    return match is not None and (match[1].lower() == "localhost" or is_loopback(match[1].strip("[]")))
+
+
+def _is_origin_of(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
+
+
+def _check_token(token: str) -> None:
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    right = hmac.compare_digest(given.strip(" ").encode(errors="surrogatepass"), token.encode())
+    if scheme.lower() == "bearer" and right:
+        return
+    challenge: dict[str, str | None] = {"realm": "shmstats"}
+    if given:
+        challenge["error"] = "invalid_token"
+    raise Unauthorized(
+        "this endpoint needs the header 'Authorization: Bearer <token>' with the token of api.token",
+        www_authenticate=WWWAuthenticate("bearer", challenge),
+    )
