@@ -124,33 +124,28 @@ def process_memory(pid: int) -> dict[str, int | None]:
     return figures
 
 
-def memory(buffered_operations: int = 0) -> dict[str, Any]:
+def memory() -> dict[str, Any]:
     """Return what this process has allocated, and what its garbage collector did.
-
-    Args:
-        buffered_operations: that are held for the next flush.
 
     Returns:
         ``allocator``: ``python_blocks`` of Python's own allocator, and in bytes the ``heap_bytes`` that the
         C library has from the system, of them ``heap_used_bytes`` and ``heap_free_bytes``; None where it
         does not tell, see mallinfo2(3).
         ``gc``: whether it is ``enabled``, and for each of its generations ``counts``, ``thresholds``,
-        ``collections``, ``collected`` and ``uncollectable`` objects.
-        ``buffered_operations`` as given.
+        ``collections``, and how many objects were ``collected`` or ``uncollectable``.
     """
     generations = gc.get_stats()
     return {
         "allocator": {"python_blocks": sys.getallocatedblocks(), **_heap_figures()},
         "gc": {
             "enabled": gc.isenabled(),
-            "counts": gc.get_count(),
-            "thresholds": gc.get_threshold(),
+            "counts": list(gc.get_count()),
+            "thresholds": list(gc.get_threshold()),
             **{
                 figure: [generation[figure] for generation in generations]
                 for figure in ("collections", "collected", "uncollectable")
             },
         },
-        "buffered_operations": buffered_operations,
     }
 
 
