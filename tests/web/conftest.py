@@ -1,0 +1,37 @@
+"""What the tests of the endpoints share: an application in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "real"))
+
+import shmstats
+from shmstats.web import create_app
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The data directory of this test; it exists."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def serve(data: Path) -> Iterator[Callable[..., FlaskClient]]:
+    """Make an application with settings, and a client for it: ``serve(api={"token": "…"})``."""
+
+    def serve(stats: dict[str, Any] | None = None, **sections: Any) -> FlaskClient:
+        small = {"capacity": 256, "max_workers": 2}
+        config = {"path": {"data": str(data)}, "stats": {**small, **(stats or {})}, **sections}
+        return create_app(config).test_client()
+
+    yield serve
+    shmstats.close()
