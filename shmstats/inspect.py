@@ -195,11 +195,13 @@ def stacks() -> list[dict[str, Any]]:
     """
     counts = Counter(_threads_and_tasks())
     counts.update(_greenlets())
-    told: list[dict[str, Any]]
-    told = [{"goroutine": _text(stack), "count": count} for stack, count in counts.most_common(MAX_STACKS)]
+    texts: Counter[str] = Counter()
+    for stack, count in counts.most_common(MAX_STACKS):
+        texts[_text(stack)] += count
+    told = [{"goroutine": text, "count": count} for text, count in texts.most_common()]
     if len(counts) > MAX_STACKS:
-        rest = counts.total() - sum(entry["count"] for entry in told)
-        told.append({"goroutine": f"left out: stacks beyond the first {MAX_STACKS}", "count": rest})
+        left_out = counts.total() - texts.total()
+        told.append({"goroutine": f"left out: stacks beyond the first {MAX_STACKS}", "count": left_out})
     return told
 
 

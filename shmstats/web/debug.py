@@ -1,6 +1,6 @@
 """``/debug``: what the workers do, and how much memory they use.
 
-An answer is about every live worker of the block, whichever process gives it. That one asks the others through
+An answer is about every live worker of the block, whichever process gives it. That one asks the others by
 their sockets (`shmstats.questions`), and tells for itself what they are asked. What the system knows of a
 process, and what stands in the block, is there for a worker that does not answer as well.
 """
