@@ -47,7 +47,7 @@ _FORWARDING_ENDS = ("CLIENT_IP", "CLIENTIP")
 #: What is in the environment where the peer address is what a proxy claims.
 _BEHIND_PROXY = ("werkzeug.proxy_fix.orig", "PROXY_PROTOCOL", "PROXY_ADDR")
 
-_HOST = re.compile(r"(localhost|[0-9.]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
+_HOST = re.compile(r"(localhost|[0-9.]+|\[[0-9a-f]*:[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
 
 
 def public(view: _View) -> _View:
@@ -103,11 +103,7 @@ def is_loopback(address: str) -> bool:
 
 
 def _is_forwarding(header: str) -> bool:
-    return (
-        header in _FORWARDING
-        or header.startswith(_FORWARDING_STARTS)
-        or header.endswith(_FORWARDING_ENDS)
-    )
+    return header in _FORWARDING or header.startswith(_FORWARDING_STARTS) or header.endswith(_FORWARDING_ENDS)
 
 
 def _is_loopback_host(host: str) -> bool:
@@ -127,7 +123,8 @@ def _check_token(token: str) -> None:
     right = hmac.compare_digest(given.strip(" ").encode(errors="surrogatepass"), token.encode())
     if scheme.lower() == "bearer" and right:
         return
-    challenge: dict[str, str | None] = {"realm": "shmstats"}
+    # A realm must be quoted (RFC 9110, 11.5), and werkzeug quotes only what has a blank, say.
+    challenge: dict[str, str | None] = {"realm": "shmstats endpoints"}
     if given:
         challenge["error"] = "invalid_token"
     raise Unauthorized(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "real"))
 
 import shmstats
 from shmstats.web import create_app
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _found_by_servers() -> Iterator[None]:
+    """Have real servers use this very package, wherever they run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(shmstats.__file__).parents[1]), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture

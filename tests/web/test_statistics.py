@@ -1,0 +1,136 @@
+"""``/stats`` and ``/stats/prometheus``: formats, negotiation, and what happens without a block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+import shmstats
+from shmstats import BlockError, stats
+from shmstats.web import blueprint, create_app
+
+
+@pytest.fixture
+def client(serve: Callable[..., FlaskClient]) -> FlaskClient:
+    client = serve()
+    stats.incr("user_actions", "login", 3)
+    stats.gauge("pool", "open", 1.5)
+    return client
+
+
+def test_statistics_are_json_by_category_and_metric(client: FlaskClient) -> None:
+    answer = client.get("/stats")
+    assert answer.content_type == "application/json"
+    simple = answer.get_json()["simple"]
+    assert simple["user_actions"] == {"login": 3}
+    assert simple["pool"] == {"open": 1.5}
+
+
+def test_the_system_the_block_and_the_disk_have_their_figures(client: FlaskClient) -> None:
+    document = client.get("/stats?format=json").get_json()
+    figures = {
+        "uptime",
+        "memory_usage",
+        "cpu",
+        "user_in_ms",
+        "sys_in_ms",
+        "threads",
+        "workers",
+        "gc",
+        "store",
+    }
+    assert figures <= set(document["simple"]["system"])
+    assert document["simple"]["system"]["workers"] == 1
+    assert {"all", "used", "free", "available"} <= set(document["disk"])
+    assert document["pool"]["cells"]["used"] > 0
+
+
+def test_storage_figures_can_be_left_out(serve: Callable[..., FlaskClient]) -> None:
+    document = serve({"include_storage_stats_in_api": False}).get("/stats").get_json()
+    assert "disk" not in document
+    assert "store" not in document["simple"]["system"]
+
+
+@pytest.mark.parametrize("path", ["/stats/prometheus", "/stats?format=prometheus"])
+def test_prometheus_text_is_the_default_exposition(client: FlaskClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.content_type == "text/plain; version=0.0.4; charset=utf-8"
+    assert 'login_total{category="user_actions"} 3\n' in answer.get_data(as_text=True)
+    assert answer.headers["Vary"] == "Accept"
+
+
+@pytest.mark.parametrize("path", ["/stats/prometheus", "/stats?format=prometheus"])
+def test_openmetrics_is_for_who_prefers_it(client: FlaskClient, path: str) -> None:
+    answer = client.get(
+        path, headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+    )
+    assert answer.content_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.get_data(as_text=True).endswith("# EOF\n")
+
+
+def test_an_unknown_format_is_refused_by_name(client: FlaskClient) -> None:
+    answer = client.get("/stats?format=xml")
+    assert answer.status_code == 400
+    assert "'xml'" in answer.get_json()["error"]
+
+
+def test_a_head_request_has_no_body(client: FlaskClient) -> None:
+    for path in ("/stats", "/stats/prometheus"):
+        answer = client.head(path)
+        assert (answer.status_code, answer.get_data()) == (200, b"")
+
+
+def test_disabled_statistics_are_not_there(serve: Callable[..., FlaskClient]) -> None:
+    client = serve({"enabled": False})
+    for path in ("/stats", "/stats/prometheus"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.get_json()) == (404, {"error": "statistics are disabled"})
+
+
+def test_a_block_that_must_not_be_used_is_answered_as_unavailable(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def attach(self: object) -> None:
+        raise BlockError("block x belongs to user 7; it must belong to user 8")
+
+    monkeypatch.setattr("shmstats.providers.shared.SharedProvider.attach", attach)
+    answer = client.get("/stats")
+    monkeypatch.undo()
+    assert answer.status_code == 503
+    assert "belongs to user 7" in answer.get_json()["error"]
+
+
+def test_a_block_of_another_mode_is_refused_for_real(client: FlaskClient, data: Path) -> None:
+    from shmstats.block.segment import segment_name, segment_path
+
+    shmstats.close()
+    segment = Path(segment_path(segment_name(data)))
+    segment.write_bytes(b"x" * 4096)
+    segment.chmod(0o666)
+    try:
+        for path in ("/stats", "/stats/prometheus"):
+            answer = client.get(path)
+            assert (answer.status_code, list(answer.get_json())) == (503, ["error"])
+    finally:
+        segment.unlink()
+        Path(f"{segment}.lock").unlink(missing_ok=True)
+
+
+def test_an_application_takes_over_what_is_configured_already(client: FlaskClient) -> None:
+    other = create_app().test_client()
+    assert other.get("/stats").get_json()["simple"]["user_actions"] == {"login": 3}
+
+
+def test_the_blueprint_can_have_a_prefix(client: FlaskClient) -> None:
+    app = Flask(__name__)
+    app.register_blueprint(blueprint, url_prefix="/monitoring")
+    mounted = app.test_client()
+    assert mounted.get("/monitoring/stats").get_json()["simple"]["user_actions"] == {"login": 3}
+    assert mounted.get("/monitoring/stats/none").get_json() == {
+        "error": "there is nothing at '/monitoring/stats/none'"
+    }
+    assert mounted.get("/stats").status_code == 404
