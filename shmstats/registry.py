@@ -13,7 +13,6 @@ import logging
 import math
 import operator
 import os
-import threading
 import weakref
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -21,10 +20,11 @@ from typing import Any, TypeVar
 
 from . import config
 from .block.cells import Counter, Gauge, Recorder, Series, Timing
+from .block.lock import Guard
 from .block.names import check_text
 from .providers import Provider
 from .providers.guarded import GuardedProvider
-from .providers.shared import OWN, SharedProvider
+from .providers.shared import OWN, SharedProvider, close_all
 from .series import Snapshot, Value
 from .timer import Timer
 
@@ -49,11 +49,13 @@ class Registry(Recorder):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lock = threading.RLock()
+        self._guard = Guard()
+        self._configuring = False
         self._settings: config.Settings | None = None
         self._shared: SharedProvider | None = None
         self._others: tuple[GuardedProvider, ...] = ()
         self._statsd: GuardedProvider | None = None
+        self._leave_when_dropped = weakref.finalize(self, _nothing)
         self._exiting = False
         _registries.add(self)
 
@@ -69,7 +71,7 @@ class Registry(Recorder):
             BlockError: there is a block for the data directory that must not be used.
             OSError: shared memory is full or not usable.
         """
-        with self._lock:
+        with self._guard:
             self.close()
             self._configure(config)
             if self._shared is not None:
@@ -87,7 +89,7 @@ class Registry(Recorder):
         Raises:
             ConfigError: the configuration has an error.
         """
-        with self._lock:
+        with self._guard:
             if self._settings is None:
                 self._configure(None)
             assert self._settings is not None
@@ -96,14 +98,19 @@ class Registry(Recorder):
     @property
     def shared(self) -> SharedProvider | None:
         """The shared block's provider; None where statistics are disabled, or wrongly configured."""
-        if self._settings is None:
+        if self._settings is None and not self._interrupted:
             try:
                 _ = self.settings
             except config.ConfigError as error:
-                with self._lock:
+                with self._guard:
                     self._settings = config.load({"stats": {"enabled": False}})
                 log.error("nothing is counted: %s", error)
         return self._shared
+
+    @property
+    def _interrupted(self) -> bool:
+        """Whether this is a signal handler in the middle of this very thread's configuring."""
+        return self._configuring and self._guard.held
 
     def absolute(self, category: str, metric: str, value: int) -> None:
         """Set a gauge, or the total of a counter, to an integer.
@@ -241,7 +248,7 @@ class Registry(Recorder):
                 f"provider must have the methods {', '.join(required)};"
                 f" {type(provider).__name__} lacks {', '.join(missing)}"
             )
-        with self._lock:
+        with self._guard:
             self._others = (*self._others, GuardedProvider(provider, self._report))
             if self._shared is not None:
                 self._shared.direct = False
@@ -261,12 +268,24 @@ class Registry(Recorder):
             self._shared.close()
 
     def _configure(self, given: str | os.PathLike[str] | Mapping[str, Any] | None) -> None:
-        settings = config.load(given)
-        self._use_statsd(settings)
-        self._shared = SharedProvider(settings) if settings.stats.enabled else None
-        if self._shared is not None:
+        self._configuring = True
+        try:
+            settings = config.load(given)
+            self._use_statsd(settings)
+            self._use_shared(settings)
+            self._settings = settings
+        finally:
+            self._configuring = False
+
+    def _use_shared(self, settings: config.Settings) -> None:
+        """Put the provider of these settings in the place of the one before, which was closed."""
+        self._shared = None
+        self._leave_when_dropped.detach()
+        if settings.stats.enabled:
+            self._shared = SharedProvider(settings)
             self._shared.direct = not self._others
-        self._settings = settings
+            self._leave_when_dropped = weakref.finalize(self, self._shared.close)
+            self._leave_when_dropped.atexit = False
 
     def _use_statsd(self, settings: config.Settings) -> None:
         """Put the StatsD provider of these settings in the place of the one before."""
@@ -292,7 +311,7 @@ class Registry(Recorder):
     def _count_series(self, sign: int, series: Series, n: int) -> None:
         n = _integer("n", n)
         self._deliver(
-            lambda shared: shared.count(series, min(sign * n, _INT64_MAX)),
+            lambda shared: shared.count(series, sign * n),
             lambda other: (other.incr if sign > 0 else other.decr)(series.category, series.metric, n),
         )
 
@@ -347,6 +366,9 @@ class Registry(Recorder):
         self, to_shared: Callable[[SharedProvider], None], to_other: Callable[[GuardedProvider], None]
     ) -> None:
         """Have every provider do an operation; none where statistics are disabled."""
+        if self._interrupted:
+            self._guard.defer(lambda: self._deliver(to_shared, to_other))
+            return
         shared = self.shared
         if shared is None:
             return
@@ -372,6 +394,10 @@ class Registry(Recorder):
         self.close()
 
 
+def _nothing() -> None:
+    """What is to be done for a registry without a block."""
+
+
 def _countable(category: str) -> str:
     category = check_text("category", category)
     if category in RESERVED:
@@ -391,7 +417,8 @@ def _integer(what: str, value: object) -> int:
     except TypeError:
         raise TypeError(f"{what} must be an integer, not {type(value).__name__} ({value!r:.80})") from None
     if not _INT64_MIN <= number <= _INT64_MAX:
-        raise OverflowError(f"{what} must fit 64 bits ({_INT64_MIN} to {_INT64_MAX}), not {number}")
+        found = str(number) if number.bit_length() <= 256 else f"an integer of {number.bit_length()} bits"
+        raise OverflowError(f"{what} must fit 64 bits ({_INT64_MIN} to {_INT64_MAX}), not {found}")
     return number
 
 
@@ -435,7 +462,10 @@ def _number(what: str, value: object) -> int | float:
         return _integer(what, value)
     if not hasattr(value, "__float__"):
         raise TypeError(f"{what} must be a number, not {type(value).__name__} ({value!r:.80})")
-    number = float(value)
+    try:
+        number = float(value)
+    except (ValueError, ArithmeticError) as error:
+        raise ValueError(f"{what} must be a number that a float can hold: {error}") from None
     if not math.isfinite(number):
         raise ValueError(f"{what} must be finite, not {number}")
     return number
@@ -448,12 +478,13 @@ _registries: weakref.WeakSet[Registry] = weakref.WeakSet()
 def _exit_all() -> None:
     for registry in list(_registries):
         registry._exit()
+    close_all()
 
 
 def _unlock_all() -> None:
-    """In the child of a fork, where no thread is left that could have held a lock."""
+    """In the child of a fork, where no thread is left that could have held a guard."""
     for registry in _registries:
-        registry._lock = threading.RLock()
+        registry._guard = Guard()
 
 
 os.register_at_fork(after_in_child=_unlock_all)

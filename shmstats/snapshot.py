@@ -14,8 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import operator
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -79,8 +81,12 @@ def load(file: Path) -> Snapshot:
     return _decode(file, file.read_bytes())
 
 
-def load_newest(directory: Path) -> Snapshot | None:
+def load_newest(directory: Path, tell: Callable[[str], object] = log.error) -> Snapshot | None:
     """Read the newest valid snapshot of a statistics directory, and set damaged ones aside.
+
+    Args:
+        directory: of the statistics.
+        tell: called with a line about each damaged one.
 
     Returns:
         The snapshot, or None where nothing valid was saved.
@@ -94,7 +100,7 @@ def load_newest(directory: Path) -> Snapshot | None:
             aside = f"{file}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
             with suppress(OSError):
                 os.replace(file, aside)
-            log.error("%s; it was set aside as %s", error, aside)
+            tell(f"{error}; it was set aside as {aside}")
     return None
 
 
@@ -122,14 +128,20 @@ def _decode(file: Path, content: bytes) -> Snapshot:
         if found == b'{"version": ' and not content.startswith(b'{"version": %d,' % _VERSION):
             raise SnapshotError(f"snapshot {file} has another version than {_VERSION}")
         raise SnapshotError(f"snapshot {file} is damaged: its checksum does not fit")
-    columns: dict[str, Any] = json.loads(data)
-    names = [
-        Name(category, metric, Kind(kind), tuple(map(tuple, labels)), monotonic, tuple(bounds))
-        for category, metric, labels, kind, monotonic, bounds in zip(
-            *(columns[column] for column in _COLUMNS[:-1]), strict=True
-        )
-    ]
-    return Snapshot(names, [_value(plain) for plain in columns["value"]])
+    try:
+        columns: dict[str, Any] = json.loads(data)
+        rows = list(zip(*(columns[column] for column in _COLUMNS), strict=True))
+        names, values = [_name(*row[:-1]) for row in rows], [_value(row[-1]) for row in rows]
+    except (ValueError, TypeError, KeyError) as error:
+        raise SnapshotError(f"snapshot {file} has content that cannot be understood: {error!r}") from error
+    return Snapshot(names, values)
+
+
+def _name(
+    category: str, metric: str, labels: list[list[str]], kind: int, monotonic: bool, bounds: list[float]
+) -> Name:
+    pairs = tuple((key, value) for key, value in labels)
+    return Name(category, metric, Kind(kind), pairs, monotonic, tuple(bounds))
 
 
 def _plain(value: Value) -> int | float | list[Any]:
@@ -140,12 +152,18 @@ def _plain(value: Value) -> int | float | list[Any]:
 
 
 def _value(plain: Any) -> Value:
-    """Return the value that `_plain` made this of."""
+    """Return the value that `_plain` made this of.
+
+    Raises:
+        TypeError: there is none.
+        ValueError: there is none.
+    """
     if isinstance(plain, list):
         total, maximum, buckets = plain
-        return Distribution(total, maximum, tuple(buckets))
-    number: int | float = plain
-    return number
+        return Distribution(float(total), float(maximum), tuple(map(operator.index, buckets)))
+    if isinstance(plain, (int, float)):
+        return plain
+    raise TypeError(f"{plain!r:.80} is no value")
 
 
 def _write(file: Path, content: bytes) -> None:

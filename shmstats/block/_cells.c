@@ -1386,7 +1386,7 @@ static PyObject *
 Recorder_handle(Recorder *self, PyObject *args)
 {
     PyObject *category, *metric;
-    if (!PyArg_ParseTuple(args, "UU", &category, &metric))
+    if (!PyArg_ParseTuple(args, "OO", &category, &metric))
         return NULL;
     Series *series = look_up(self, category, metric);
     return Py_NewRef(series == NULL ? Py_None : (PyObject *)series);

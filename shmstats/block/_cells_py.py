@@ -117,29 +117,34 @@ class Cells:
         return row * self._pitch + column
 
     @contextmanager
-    def _locked(self, cell: int) -> Iterator[None]:
-        """Have a cell to oneself: by its lock, or by the guard alone, for no other process sees a buffer."""
+    def _locked(self, cell: int, generation: int | None = None) -> Iterator[bool]:
+        """Have a cell to oneself, by its lock; of a buffer by the guard alone, for no other process sees it.
+
+        Gives whether the cell may be used: the names are still of ``generation``, if one is given.
+        """
         with self._locks.guard:
-            if self._limit:
-                yield
-                return
-            self._locks.lock(FIRST_CELL + cell)
-            try:
-                if self._words[4 * cell] not in (0, self._owner) and self._takeovers >= 0:
-                    self._values[2 * self._takeovers + 1] += 1
-                self._words[4 * cell] = self._owner
-                yield
-                self._words[4 * cell] = 0
-            finally:
-                self._locks.unlock(FIRST_CELL + cell)
+            if not self._open:
+                yield False
+            elif self._limit:
+                yield generation in (None, self.generation)
+            else:
+                self._locks.lock(FIRST_CELL + cell)
+                try:
+                    if self._words[4 * cell] not in (0, self._owner) and self._takeovers >= 0:
+                        self._values[2 * self._takeovers + 1] += 1
+                    self._words[4 * cell] = self._owner
+                    yield generation in (None, self.generation)
+                    self._words[4 * cell] = 0
+                finally:
+                    self._locks.unlock(FIRST_CELL + cell)
 
     def add(self, row: int, column: int, n: int, generation: int) -> bool:
         return self.add_at(self.at(row, column), n, generation)
 
     def add_at(self, cell: int, n: int, generation: int) -> bool:
         """Do as `add`, for a cell by its number."""
-        with self._locked(cell):
-            if self.generation != generation:
+        with self._locked(cell, generation) as usable:
+            if not usable:
                 return False
             self._values[2 * cell + 1] = _saturated(self._values[2 * cell + 1] + n)
         self._hold_one_more()
@@ -168,8 +173,8 @@ class Cells:
     def _add_distribution_at(
         self, cell: int, total: float, maximum: float, buckets: Iterable[tuple[int, int]], generation: int
     ) -> bool:
-        with self._locked(cell):
-            if self.generation != generation:
+        with self._locked(cell, generation) as usable:
+            if not usable:
                 return False
             self._words[4 * cell + 1] |= 1
             doubles, values, first = self._doubles, self._values, 2 * cell + 1
@@ -193,7 +198,9 @@ class Cells:
 
     def clear(self, row: int, column: int, width: int) -> bool:
         first = self.at(row, column, width)
-        with self._locked(first):
+        with self._locked(first) as usable:
+            if not usable:
+                return False
             for cell in range(first, first + width):
                 self._values[2 * cell + 1] = 0
             self._words[4 * first + 1] = 0
@@ -226,16 +233,16 @@ class Cells:
             fits = type(value) is float and math.isfinite(value)
         if not fits:
             return False
-        with self._locked(cell):
-            if self.generation != generation:
+        with self._locked(cell, generation) as usable:
+            if not usable:
                 return False
             self._put_gauge_at(cell, value)  # type: ignore[arg-type]
         return True
 
     def add_gauge(self, row: int, column: int, n: int | float, generation: int) -> bool:
         cell = self.at(row, column, 2)
-        with self._locked(cell):
-            if self.generation != generation:
+        with self._locked(cell, generation) as usable:
+            if not usable:
                 return False
             total = self._load_gauge_at(cell) + n
             self._put_gauge_at(cell, _finite(total) if isinstance(total, float) else _saturated(total))

@@ -228,11 +228,12 @@ class Block:
                 " processes with the same core (SHMSTATS_PURE, shmstats info)"
             )
         if (capacity, max_workers) != (layout.capacity, layout.max_workers):
-            log.warning(
-                "block %s keeps capacity %d and max_workers %d until all its processes have left"
-                " (configured: %d and %d)",
-                name, layout.capacity, layout.max_workers, capacity, max_workers,
-            )  # fmt: skip
+            warning = (
+                f"block {name} keeps capacity {layout.capacity} and max_workers {layout.max_workers} until"
+                f" all its processes have left (configured: {capacity} and {max_workers})"
+            )
+            # Only outside of the guard: a log handler may count, or wait for a thread that does.
+            locks.guard.defer(lambda: log.warning(warning))
         if not live:
             _adopt(segment.buf, layout)
         block = cls(segment, layout, locks)
@@ -322,14 +323,18 @@ class Block:
     def leave(self, save: Callable[[Block], None] = lambda block: None) -> None:
         """Give up the slot. The last live worker saves and unlinks the block.
 
+        Nothing can be counted into it any more once this has begun.
+
         Args:
             save: called, by the last one, before the block is unlinked. If it raises, the block stays.
         """
         with self._locks.table():
-            self._workers.release(self.worker)
             try:
+                self.names.repair(self.cells)
+                # Closed before the values are read to be saved, and before the slot is another's.
+                self.cells.close()
+                self._workers.release(self.worker)
                 if self._segment.is_linked() and not self._workers.live():
-                    self.names.repair(self.cells)
                     save(self)
                     unlink_segment(self.name)
                     self._locks.remove()
@@ -415,12 +420,15 @@ def read_only(directory: Path) -> Iterator[BlockReader]:
     """Give a reader of the live block of a data directory, without attaching as a worker.
 
     Raises:
-        FileNotFoundError: there is no block.
+        FileNotFoundError: there is no block, or it is just being made.
         BlockError: there is one that must not be used.
     """
     name = segment_name(directory)
     with ReadOnlySegment(name) as buf:
-        layout = check_layout(name, read_header(buf), len(buf))
+        header = read_header(buf)
+        if header["magic"] == 0:
+            raise FileNotFoundError(f"block {name} is not finished yet")
+        layout = check_layout(name, header, len(buf))
         reader = BlockReader(buf, layout)
         try:
             yield reader

@@ -16,12 +16,15 @@ A signal handler that counts may interrupt its own thread inside a locked sectio
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
+
+log = logging.getLogger("shmstats")
 
 TABLE = 0
 FIRST_CELL = 1
@@ -56,8 +59,16 @@ class Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.release()
-        while self._deferred and not self.held:
-            self._deferred.popleft()()
+        while not self.held:
+            try:
+                call = self._deferred.popleft()
+            except IndexError:  # another thread, or a signal handler, may have been quicker
+                break
+            try:
+                call()
+            except Exception:
+                # It belongs to another caller, who is gone; this one has nothing to do with it.
+                log.exception("a deferred operation failed")
 
 
 class _Nesting:

@@ -95,7 +95,7 @@ def check_text(what: str, text: object) -> str:
     """
     if not isinstance(text, str):
         raise TypeError(f"{what} must be a str, not {type(text).__name__} ({text!r:.80})")
-    text = str(text)
+    text = str.__str__(text)  # what a subclass makes of str() is not its characters
     if not text:
         raise ValueError(f"{what} must not be empty")
     if "\0" in text:

@@ -17,9 +17,7 @@ import mmap
 import os
 import stat
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -29,6 +27,9 @@ from typing import Any
 #: Where Linux keeps POSIX shared memory, see shm_overview(7).
 SHARED_MEMORY = "/dev/shm"
 
+#: How the names of all our segments begin.
+PREFIX = "shmstats_"
+
 
 class BlockError(Exception):
     """A block that cannot be used: not ours, damaged, or of another version. The message says why."""
@@ -37,7 +38,7 @@ class BlockError(Exception):
 def segment_name(directory: Path) -> str:
     """Return the name of the segment for a data directory: the same for every path that leads there."""
     place = os.fsencode(os.path.realpath(directory))
-    return f"shmstats_{os.geteuid()}_{hashlib.blake2b(place, digest_size=8).hexdigest()}"
+    return f"{PREFIX}{os.geteuid()}_{hashlib.blake2b(place, digest_size=8).hexdigest()}"
 
 
 def segment_path(name: str) -> str:
@@ -65,24 +66,23 @@ def check_trust(name: str, found: os.stat_result) -> None:
         raise BlockError(f"block {name} has mode {stat.filemode(found.st_mode)}; it must be -rw-------")
 
 
-_patching = threading.Lock()
+def _keep_from_tracker() -> None:
+    """Have the resource tracker never told of our segments: it has no switch for that before Python 3.13.
 
-
-@contextmanager
-def _untracked(name: str) -> Iterator[None]:
-    """Keep what is made inside from the resource tracker: it has no switch for it before Python 3.13."""
+    This is done once, on import. To do it around each attachment would need a lock, and a signal handler or
+    the child of a fork would find that taken.
+    """
     register = resource_tracker.register
 
-    def register_others(other: Any, kind: str) -> None:
-        if other.lstrip("/") != name:
-            register(other, kind)
+    def register_others(name: Any, kind: str) -> None:
+        if not (kind == "shared_memory" and name.lstrip("/").startswith(PREFIX)):
+            register(name, kind)
 
-    with _patching:
-        resource_tracker.register = register_others  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            resource_tracker.register = register
+    resource_tracker.register = register_others  # type: ignore[assignment]
+
+
+if sys.version_info < (3, 13):
+    _keep_from_tracker()
 
 
 class Segment(SharedMemory):
@@ -102,8 +102,7 @@ class Segment(SharedMemory):
         if sys.version_info >= (3, 13):
             super().__init__(name, create=size is not None, size=size or 0, track=False)
         else:
-            with _untracked(name):
-                super().__init__(name, create=size is not None, size=size or 0)
+            super().__init__(name, create=size is not None, size=size or 0)
 
     @property
     def buf(self) -> memoryview:
@@ -152,8 +151,8 @@ class ReadOnlySegment:
         name: of the segment.
 
     Raises:
-        FileNotFoundError: there is none.
-        BlockError: it is another user's, or is empty.
+        FileNotFoundError: there is none, or it is just being made.
+        BlockError: it is another user's.
     """
 
     def __init__(self, name: str) -> None:
@@ -162,7 +161,7 @@ class ReadOnlySegment:
             found = os.fstat(fd)
             check_trust(name, found)
             if found.st_size == 0:
-                raise BlockError(f"block {name} is empty: the process that was creating it was killed")
+                raise FileNotFoundError(f"block {name} is not finished yet")
             self._map = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
         finally:
             os.close(fd)

@@ -15,13 +15,14 @@ import struct
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import inspect
 from .. import snapshot as saved
 from ..agent import Agent, Task
-from ..block import Block, BlockError, BlockFullError, Record, segment_name
+from ..block import Block, BlockFullError, Record, segment_name
 from ..block.buffer import Buffer
 from ..block.cells import Counter, Gauge, Series, Timing
 from ..block.lock import SAVER, lock_file
@@ -47,7 +48,12 @@ FLUSH = "flush"
 
 _BOUNDS = struct.pack(f"{len(DEFAULT_BOUNDS)}d", *DEFAULT_BOUNDS)
 
+_Result = TypeVar("_Result")
+
 _RETRY_SECONDS = 1.0
+
+_INT64_MAX = 2**63 - 1
+_INT64_MIN = -(2**63)
 
 
 class KindError(ValueError):
@@ -102,7 +108,10 @@ class SharedProvider:
         block = self._block
         if block is None:
             with self._locks.guard:
-                block = self._block or self._attach()
+                block = self._block
+                if block is None:
+                    block = self._attach()
+                    self._locks.guard.defer(self._start_agent)
         return block
 
     def close(self) -> None:
@@ -114,14 +123,14 @@ class SharedProvider:
         if agent is not None:
             agent.stop()
         with self._locks.guard:
-            self._flush()
-            block, self._block, self._buffer = self._block, None, None
-            if block is None:
-                return
-            try:
-                block.leave(self._finish)
-            except OSError as error:
-                log.error("statistics could not be saved, and stay in shared memory: %s", error)
+            block, self._block = self._block, None
+            _holding.discard(self)
+            if block is not None:
+                self._empty_buffer()
+                try:
+                    block.leave(self._finish)
+                except OSError as error:
+                    self._tell(f"statistics could not be saved, and stay in shared memory: {error}")
 
     def flush(self) -> None:
         """Add what this process holds in its buffer to the block, if it has one."""
@@ -129,19 +138,20 @@ class SharedProvider:
             self._locks.guard.defer(self.flush)
             return
         with self._locks.guard:
-            self._flush()
+            block, buffer = self._block, self._buffer
+            if block is not None and buffer is not None and block.held:
+                start = time.monotonic_ns()
+                buffer.flush()
+                self._count_own(block, FLUSHES, 1)
+                self._observe_own(block, FLUSH, (time.monotonic_ns() - start) / 1e6)
 
-    def _flush(self) -> None:
-        block, buffer = self._block, self._buffer
-        if block is None or buffer is None or not block.held:
-            return
-        start = time.monotonic_ns()
-        buffer.flush()
-        milliseconds = (time.monotonic_ns() - start) / 1e6
-        self._count_own(block, FLUSHES, 1)
-        record = block.names.find(encode_key(OWN, FLUSH))
-        if record is not None:
-            self._add_observation(block, record, milliseconds, block.cells.generation)
+    def _empty_buffer(self) -> None:
+        """Flush the buffer for the last time. The guard is held, so nobody adds to it on the slow path."""
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            buffer.cells.direct = False
+            buffer.flush()
+            buffer.cells.close()
 
     def count(self, series: Series, n: int) -> None:
         """Add ``n`` to a counter or gauge, and bind the handle.
@@ -149,6 +159,9 @@ class SharedProvider:
         Raises:
             KindError: the name is neither.
         """
+        while n > _INT64_MAX:  # what taking the lowest integer away amounts to
+            self._operate(lambda block: self._count(block, series, _INT64_MAX))
+            n -= _INT64_MAX
         self._operate(lambda block: self._count(block, series, n))
 
     def set(self, series: Series, value: int | float) -> None:
@@ -177,20 +190,23 @@ class SharedProvider:
 
     def value(self, category: str, metric: str, labels: tuple[tuple[str, str], ...] = ()) -> Value:
         """Return the value of a name over all workers, 0 where there is none."""
-        block = self._attached()
-        self.flush()
-        record = None if block is None else block.names.find(encode_key(category, metric, labels))
-        return 0 if block is None or record is None else block.reader.value(record)
+
+        def read(block: Block) -> Value:
+            record = block.names.find(encode_key(category, metric, labels))
+            return 0 if record is None else block.reader.value(record)
+
+        nothing: Value = 0
+        return self._consult(read, nothing)
 
     def read(self) -> Snapshot:
         """Return all names and values; none where there is no block."""
-        block = self._attached()
-        if block is None:
-            return Snapshot((), ())
-        if self._buffer is not None:
-            self.flush()
-            self._note_held(block)
-        return block.reader.read()
+
+        def read(block: Block) -> Snapshot:
+            if self._buffer is not None:
+                self._note_held(block)
+            return block.reader.read()
+
+        return self._consult(read, Snapshot((), ()))
 
     def _note_held(self, block: Block) -> None:
         """Set the gauge of the operations that all workers hold."""
@@ -231,20 +247,29 @@ class SharedProvider:
     def _attach(self) -> Block:
         stats = self._settings.stats
         block = Block.attach(self.directory, stats.capacity, stats.max_workers, self._fill)
-        self._register_own(block)
-        block.cells.direct = self._direct
-        if not stats.no_buffer:
-            self._buffer = Buffer(block, block.buffer_cells(stats.buffer_size, self.flush))
-            self._buffer.cells.direct = self._direct
+        try:
+            self._register_own(block)
+            remove_stale(block.name, {worker.slot for worker in block.reader.workers.live()})
+            if not stats.no_buffer:
+                self._buffer = Buffer(block, block.buffer_cells(stats.buffer_size, self.flush))
+        except BaseException:
+            self._buffer = None
+            block.leave(self._finish)
+            raise
+        self._block = block
+        self.direct = self._direct
+        _holding.add(self)
         if multiprocessing.parent_process() is not None:
             # Such a process ends without the atexit functions.
             multiprocessing.util.Finalize(None, self.close, exitpriority=0)
-        self._block = block
-        with block.exclusive():
-            remove_stale(block.name, {worker.slot for worker in block.reader.workers.live()})
-        self._agent = Agent(self._tasks(), socket_path(block.name, block.worker.slot), self._answers())
-        self._agent.start()
         return block
+
+    def _start_agent(self) -> None:
+        """Start the background thread of a block that has just been attached."""
+        block = self._block
+        if block is not None and self._agent is None:
+            self._agent = Agent(self._tasks(), socket_path(block.name, block.worker.slot), self._answers())
+            self._agent.start()
 
     def _register_own(self, block: Block) -> None:
         """Register what the library counts about itself, while there is room."""
@@ -255,7 +280,7 @@ class SharedProvider:
             try:
                 record = block.find_or_add(encode_key(OWN, metric), kind, WIDTHS[kind])
             except BlockFullError as error:
-                self._log_once("the library cannot count about itself: %s", error)
+                self._log_once(f"the library cannot count about itself: {error}")
                 continue
             if metric == LOCKS_TAKEN_OVER:
                 block.cells.count_takeovers_at(block.row_for(record), record.cell)
@@ -284,7 +309,7 @@ class SharedProvider:
             saved.save(saved.stats_directory(self.directory), snapshot)
         except OSError as error:
             if not self._saving_fails:
-                log.error("statistics cannot be saved now, counting goes on: %s", error)
+                self._tell(f"statistics cannot be saved now, counting goes on: {error}")
             self._saving_fails = True
         else:
             if self._saving_fails:
@@ -297,10 +322,24 @@ class SharedProvider:
             return None
         try:
             return self.attach()
-        except (BlockError, OSError) as error:
+        except Exception as error:
             self._retry_at = time.monotonic() + _RETRY_SECONDS
-            self._log_once("nothing is counted: %s", error)
+            self._log_once(f"nothing is counted: {error}")
             return None
+
+    def _consult(self, read: Callable[[Block], _Result], nothing: _Result) -> _Result:
+        """Read something of the attached block; ``nothing`` where there is none."""
+        while True:
+            block = self._attached()
+            if block is None:
+                return nothing
+            try:
+                self.flush()
+                return read(block)
+            except Exception:
+                # Another thread may have closed the block meanwhile; it is attached anew then.
+                if self._block is block:
+                    raise
 
     def _change(
         self, category: str, metric: str | None, change: Callable[[Block, list[Record]], None]
@@ -309,33 +348,40 @@ class SharedProvider:
         if self._locks.guard.held:
             self._locks.guard.defer(lambda: self._change(category, metric, change))
             return 0
-        block = self._attached()
-        if block is None:
-            return 0
-        with block.exclusive():
-            records = _matching(block, category, metric)
-            change(block, records)
-        return len(records)
+
+        def change_all(block: Block) -> int:
+            with block.exclusive():
+                records = _matching(block, category, metric)
+                change(block, records)
+            return len(records)
+
+        return self._consult(change_all, 0)
 
     def _operate(self, operation: Callable[[Block], None]) -> None:
         """Do an operation on the attached block, now or as soon as this thread can, and never fail."""
         if self._locks.guard.held:
             self._locks.guard.defer(lambda: self._operate(operation))
             return
-        block = self._attached()
-        if block is None:
+        while True:
+            block = self._attached()
+            if block is None:
+                self._dropped += 1
+                return
+            try:
+                operation(block)
+                self._count_dropped(block)
+                return
+            except KindError:
+                raise
+            except BlockFullError as error:
+                self._log_once(f"a new name is not counted: {error}")
+            except Exception as error:
+                if self._block is not block:
+                    continue  # another thread has closed the block; it is attached anew
+                self._log_once(f"an operation was not counted: {error!r}")
             self._dropped += 1
-            return
-        try:
-            operation(block)
-        except KindError:
-            raise
-        except BlockFullError as error:
-            self._drop(block, "a new name is not counted: %s", error)
-        except Exception as error:
-            self._drop(block, "an operation was not counted: %s", error)
-        if self._dropped:
             self._count_dropped(block)
+            return
 
     def _count(self, block: Block, series: Series, n: int) -> None:
         key = _key(series)
@@ -355,10 +401,11 @@ class SharedProvider:
             with block.exclusive():
                 block.names.clear_monotonic(record)
             record = record._replace(monotonic=False)
-        if self._buffer is not None and isinstance(series, Counter):
+        if isinstance(series, Counter):
             with self._locks.guard:
-                self._buffer.bind(series, _key(series), record, generation, _BOUNDS)
-            return self._buffer.cells.add(0, record.cell, n, generation)
+                if self._buffer is not None:
+                    self._buffer.bind(series, _key(series), record, generation, _BOUNDS)
+                    return self._buffer.cells.add(0, record.cell, n, generation)
         row = block.row_for(record)
         if isinstance(series, Counter):
             series._bind(block.cells, row, record.cell, record.width, generation, record.monotonic)
@@ -395,12 +442,12 @@ class SharedProvider:
             done = self._add_observation(block, record, milliseconds, generation)
 
     def _bind_timing(self, block: Block, series: Timing, record: Record, generation: int) -> None:
-        if self._buffer is not None:
-            with self._locks.guard:
+        with self._locks.guard:
+            if self._buffer is not None:
                 self._buffer.bind(series, _key(series), record, generation, _BOUNDS)
-        else:
-            row = block.row_for(record)
-            series._bind(block.cells, row, record.cell, record.width, generation, False, _BOUNDS)
+                return
+        row = block.row_for(record)
+        series._bind(block.cells, row, record.cell, record.width, generation, False, _BOUNDS)
 
     def _add_observation(self, block: Block, record: Record, milliseconds: float, generation: int) -> bool:
         buckets = [0] * (len(DEFAULT_BOUNDS) + 1)
@@ -429,13 +476,20 @@ class SharedProvider:
             if difference < 0:
                 block.names.clear_monotonic(record)
             for row in block.rows_of(record):
-                step = min(max(difference, -(2**63)), 2**63 - 1)
-                before = block.cells.load(row, record.cell)
-                block.cells.add(row, record.cell, step, block.cells.generation)
-                difference -= min(max(before + step, -(2**63)), 2**63 - 1) - before
-                if not difference:
-                    break
+                difference = self._add_in_steps(block, row, record, difference)
         return True
+
+    def _add_in_steps(self, block: Block, row: int, record: Record, n: int) -> int:
+        """Add to a cell what may be more than 64 bits; returns what did not go in, as the cell is full."""
+        while n:
+            step = min(max(n, _INT64_MIN), _INT64_MAX)
+            before = block.cells.load(row, record.cell)
+            block.cells.add(row, record.cell, step, block.cells.generation)
+            added = block.cells.load(row, record.cell) - before
+            if not added:
+                break
+            n -= added
+        return n
 
     def _make_gauge(self, block: Block, key: bytes) -> None:
         """Give a counter's name up, so that it can be registered as a gauge."""
@@ -444,21 +498,21 @@ class SharedProvider:
             if record is not None and record.kind is Kind.COUNTER:
                 block.names.remove([record], block.cells)
 
-    def _drop(self, block: Block, message: str, error: Exception) -> None:
-        self._log_once(message, error)
-        self._dropped += 1
-
     def _count_dropped(self, block: Block) -> None:
         """Count the dropped operations in the block; its counter was registered with the block."""
-        dropped, self._dropped = self._dropped, 0
-        self._count_own(block, OPERATIONS_DROPPED, dropped)
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            with suppress(ValueError):  # closed by another thread
+                self._count_own(block, OPERATIONS_DROPPED, dropped)
 
     def count_own(self, metric: str, n: int = 1) -> None:
         """Count something about the library itself."""
-        block = self._attached()
-        if block is not None:
+
+        def count(block: Block) -> None:
             block.find_or_add(encode_key(OWN, metric), Kind.COUNTER, 1)
             self._count_own(block, metric, n)
+
+        self._operate(count)
 
     def _count_own(self, block: Block, metric: str, n: int) -> None:
         """Add to a counter of the library's own, if it could be registered."""
@@ -466,24 +520,41 @@ class SharedProvider:
         if record is not None:
             block.cells.add(block.row_for(record), record.cell, n, block.cells.generation)
 
-    def _log_once(self, message: str, error: Exception) -> None:
-        text = message % error
+    def _observe_own(self, block: Block, metric: str, milliseconds: float) -> None:
+        """Take up a duration in a histogram of the library's own, if it could be registered."""
+        record = block.names.find(encode_key(OWN, metric))
+        if record is not None:
+            self._add_observation(block, record, milliseconds, block.cells.generation)
+
+    def _log_once(self, text: str) -> None:
         if text not in self._logged:
             self._logged.add(text)
+            self._tell(text)
+
+    def _tell(self, text: str) -> None:
+        """Log an error, but only outside of the guard: a log handler may count, or wait for who does."""
+        if self._locks.guard.held:
+            self._locks.guard.defer(lambda: log.error(text))
+        else:
             log.error(text)
 
     def _fill(self, block: Block) -> None:
         """Fill a block that was just made from the saved snapshot."""
+        self._register_own(block)
         if not self._settings.stats.persist:
             return
-        restored = saved.load_newest(saved.stats_directory(self.directory))
+        restored = saved.load_newest(saved.stats_directory(self.directory), self._tell)
         if restored is None:
             return
         for name, value in zip(restored.names, restored.values, strict=True):
             try:
                 block.restore(name, value)
             except BlockFullError as error:
-                self._drop(block, "not all saved statistics were restored: %s", error)
+                self._log_once(f"not all saved statistics were restored: {error}")
+                self._dropped += 1
+            except (ValueError, TypeError, OverflowError) as error:
+                self._log_once(f"a saved {name.kind.name.lower()} was not restored: {error}")
+                self._dropped += 1
 
     def _finish(self, block: Block) -> None:
         """Do what the last process does before the block goes."""
@@ -514,8 +585,18 @@ def _key(series: Series) -> bytes:
 
 _providers: weakref.WeakSet[SharedProvider] = weakref.WeakSet()
 
+#: Those that have a block attached. They live on until they have left it in good order.
+_holding: set[SharedProvider] = set()
+
+
+def close_all() -> None:
+    """Leave every block, as a process does at its end."""
+    for provider in list(_holding):
+        provider.close()
+
 
 def _forget_all() -> None:
+    _holding.clear()
     for provider in _providers:
         provider.forget()
 
