@@ -106,7 +106,6 @@ class StatsdProvider:
         self.dropped = 0
         self._settings = settings
         self._report_to = report
-        self._fold_at = min(settings.buffer_size, _FOLD_AT)
         self._logged: set[str] = set()
         self._sender = _Sender(self, settings)
         _providers.add(self)
@@ -183,8 +182,10 @@ class StatsdProvider:
         sender = self._sender
         intake = sender.intake
         intake.append(operation)
-        if len(intake) >= self._fold_at or not sender.running():
+        if len(intake) >= sender.fold_at:
             sender.hold()
+        elif not sender.running():
+            sender.start()
 
     def _report(self, metric: str) -> None:
         if self._report_to is not None:
@@ -485,15 +486,19 @@ class _Sender:
 
     Attributes:
         intake: operations as they came.
+        fold_at: how many of them are to be folded at once.
+        running: tells whether the thread has been started, and has not ended.
         link: the way to the server.
     """
 
     def __init__(self, provider: StatsdProvider, settings: StatsdSettings) -> None:
         self.intake: deque[_Operation] = deque()
+        self.fold_at = 1
         self.link = (_Datagrams if settings.protocol == "udp" else _Stream)(settings.host, settings.port)
         self._provider = provider
         self._settings = settings
         self._held = _Held()
+        self._aim()
         self._folding = _thread.allocate_lock()
         self._lost = 0  # operations that found the intake full
         self._requests: deque[_Request] = deque()
@@ -503,7 +508,7 @@ class _Sender:
         self.running: Callable[[], bool] = self._one.locked
 
     def hold(self) -> None:
-        """Fold what came in, wake the thread if that is enough to be sent, and start it if there is none."""
+        """Fold what came in, and wake the thread if that is enough to be sent."""
         if self._folding.acquire(blocking=False):
             try:
                 self._fold()
@@ -513,35 +518,11 @@ class _Sender:
             with suppress(IndexError):
                 self.intake.popleft()
                 self._lost += 1
-        if not self.running():
-            self._start()
         if self._held.operations >= self._settings.buffer_size:
+            self.start()
             self._rouse()
 
-    def ask(self, stop: bool, timeout: float) -> bool:
-        """Have the thread send all, and stop; returns whether it was all sent within ``timeout`` seconds."""
-        if not self.running() and self._is_empty():
-            return True
-        request = _Request(stop)
-        self._requests.append(request)
-        if not self._start():
-            return False
-        self._rouse()
-        return request.done.acquire(timeout=max(timeout, 0.0)) and request.sent
-
-    def _is_empty(self) -> bool:
-        return not self.intake and self._held.empty and not self.link.unfinished
-
-    def _fold(self) -> None:
-        for _ in range(len(self.intake)):
-            self._held.add(self.intake.popleft())
-
-    def _rouse(self) -> None:
-        if self._wake.locked():
-            with suppress(RuntimeError):  # another thread was quicker
-                self._wake.release()
-
-    def _start(self) -> bool:
+    def start(self) -> bool:
         """Start the thread if there is none; False where that is not possible."""
         if not self._one.acquire(blocking=False):
             return True
@@ -552,6 +533,36 @@ class _Sender:
             self._provider.note_failure("no thread could be started", error)
             return False
         return True
+
+    def ask(self, stop: bool, timeout: float) -> bool:
+        """Have the thread send all, and stop; returns whether it was all sent within ``timeout`` seconds."""
+        if not self.running() and self._is_empty():
+            return True
+        request = _Request(stop)
+        self._requests.append(request)
+        if not self.start():
+            return False
+        self._rouse()
+        return request.done.acquire(timeout=max(timeout, 0.0)) and request.sent
+
+    def _is_empty(self) -> bool:
+        return not self.intake and self._held.empty and not self.link.unfinished
+
+    def _fold(self) -> None:
+        for _ in range(len(self.intake)):
+            self._held.add(self.intake.popleft())
+        self._aim()
+
+    def _aim(self) -> None:
+        """Say when to fold next: when that may be enough to be sent, or so much that it takes a while."""
+        size = self._settings.buffer_size
+        lacking = size - self._held.operations
+        self.fold_at = min(lacking if lacking > 0 else size, _FOLD_AT)
+
+    def _rouse(self) -> None:
+        if self._wake.locked():
+            with suppress(RuntimeError):  # another thread was quicker
+                self._wake.release()
 
     def _run(self) -> None:
         interval = self._settings.interval_in_seconds
@@ -597,6 +608,7 @@ class _Sender:
             return False
         with self._folding:
             operations = self._held.take()
+            self._aim()
         return self._send(operations)
 
     def _send(self, operations: list[_Operation]) -> bool:
