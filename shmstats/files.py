@@ -230,7 +230,8 @@ def directory_bytes(directory: Path) -> int:
     What vanishes meanwhile, and what may not be read, counts nothing.
     """
     total = 0
-    with suppress(OSError):
+    # RecursionError: os.fwalk before Python 3.12, in a tree of a thousand levels.
+    with suppress(OSError, RecursionError):
         for _, _, names, descriptor in os.fwalk(directory, follow_symlinks=False):
             for name in names:
                 with suppress(OSError):

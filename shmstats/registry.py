@@ -297,7 +297,7 @@ class Registry(Recorder):
             # Only who sends to StatsD loads the module.
             from .providers.statsd import StatsdProvider
 
-            self._statsd = GuardedProvider(StatsdProvider(settings.statsd), self._report)
+            self._statsd = GuardedProvider(StatsdProvider(settings.statsd, self._report), self._report)
             self._others = (*self._others, self._statsd)
 
     # Misses of the quick path ------------------------------------------------------------------
