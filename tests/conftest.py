@@ -16,6 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -78,7 +79,7 @@ def _modules() -> dict[str, ModuleType]:
 @pytest.fixture
 def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
     """The package, imported afresh with the core of this run; its registries are closed at the end."""
-    before = _modules()
+    before, register = _modules(), resource_tracker.register
     for name in before:
         del sys.modules[name]
     package = importlib.import_module("shmstats")
@@ -94,6 +95,7 @@ def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
         for name in _modules():
             del sys.modules[name]
         sys.modules.update(before)
+        resource_tracker.register = register
 
 
 @pytest.fixture

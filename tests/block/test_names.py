@@ -1,0 +1,402 @@
+"""The name table: finding, adding, removing, reusing; against a model; and after a kill at any step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+@pytest.fixture
+def kind(shmstats: ModuleType) -> Any:
+    return shmstats.series.Kind
+
+
+def key(metric: str, category: str = "c") -> bytes:
+    return f"{category}\0{metric}".encode()
+
+
+def remove(block: Any, *keys: bytes) -> None:
+    with block.exclusive():
+        block.names.remove([block.names.find(each) for each in keys], block.cells)
+
+
+def check_structure(block: Any) -> dict[bytes, Any]:
+    """Check all that must hold of the names, and return them: {key: record}."""
+    table, layout = block.names, block.layout
+    from shmstats.block.layout import DELETED, NAME
+
+    assert table._changing == 0
+    count = table.count
+    records = np.frombuffer(block._buf, NAME, count, layout.names)
+    names = {}
+    for record in table.records():
+        name = table.key(record.number)
+        assert name not in names, f"{name!r} is there twice"
+        names[name] = record
+        assert table.find(name) == record
+    assert sorted(np.unique(records["state"]).tolist()) in ([], [1], [2], [1, 2])
+    assert table.removed == int((records["state"] == 2).sum())
+    entries = [entry for entry in table._index.tolist() if entry not in (0, DELETED)]
+    assert sorted(entries) == [record.number + 1 for record in names.values()]
+    for start, size, used in (("cell", "width", table.cells_used), ("key", "room", table.heap_used)):
+        ranges = sorted(zip(records[start].tolist(), records[size].tolist(), strict=True))
+        for (first, length), (following, _) in zip(ranges, [*ranges[1:], (used, 0)], strict=True):
+            assert first + length <= following, start
+    assert (records["length"] <= records["room"]).all()
+    return names
+
+
+def test_a_name_is_found_as_it_was_added(attach: Any, kind: Any) -> None:
+    block = attach()
+    assert block.names.find(key("m")) is None
+    counter = block.find_or_add(key("m"), kind.COUNTER, 1)
+    gauge = block.find_or_add(key("g"), kind.GAUGE, 2)
+    assert (counter.kind, counter.monotonic, counter.width) == (kind.COUNTER, True, 1)
+    assert (gauge.kind, gauge.monotonic, gauge.width) == (kind.GAUGE, False, 2)
+    assert block.names.find(key("m")) == counter == block.find_or_add(key("m"), kind.GAUGE, 2)
+    assert list(block.names.records()) == [counter, gauge]
+    check_structure(block)
+
+
+def test_names_are_seen_by_all_workers_at_once(attach: Any, kind: Any) -> None:
+    one, other = attach(), attach()
+    record = one.find_or_add(key("m"), kind.COUNTER, 1)
+    assert other.names.find(key("m")) == record
+    remove(other, key("m"))
+    assert one.names.find(key("m")) is None
+
+
+def test_adding_and_removing_move_the_revision_and_removing_the_generation(attach: Any, kind: Any) -> None:
+    block = attach()
+    revision, generation = block.names.revision, block.cells.generation
+    block.find_or_add(key("m"), kind.COUNTER, 1)
+    assert (block.names.revision > revision, block.cells.generation) == (True, generation)
+    revision = block.names.revision
+    block.find_or_add(key("m"), kind.COUNTER, 1)
+    assert block.names.revision == revision
+    remove(block, key("m"))
+    assert block.names.revision > revision
+    assert block.cells.generation > generation
+
+
+def test_a_removed_names_cells_and_heap_go_to_one_of_the_same_width_that_fits(attach: Any, kind: Any) -> None:
+    block = attach()
+    old = block.find_or_add(key("a long name"), kind.COUNTER, 1)
+    block.cells.add(1, old.cell, 5, block.cells.generation)
+    remove(block, key("a long name"))
+    gauge = block.find_or_add(key("gauge"), kind.GAUGE, 2)
+    longer = block.find_or_add(key("a much longer name than that"), kind.COUNTER, 1)
+    assert old.cell not in (gauge.cell, gauge.cell + 1, longer.cell)
+    new = block.find_or_add(key("short"), kind.COUNTER, 1)
+    assert (new.number, new.cell) == (old.number, old.cell)
+    assert block.reader.value(new) == 0
+    assert set(check_structure(block)) == {key("gauge"), key("a much longer name than that"), key("short")}
+
+
+def test_a_reused_cell_is_empty_in_every_row(attach: Any, kind: Any) -> None:
+    one, other = attach(), attach()
+    record = one.find_or_add(key("old"), kind.COUNTER, 1)
+    for block in (one, other):
+        block.cells.add(block.row_for(record), record.cell, 7, block.cells.generation)
+    remove(one, key("old"))
+    new = other.find_or_add(key("new"), kind.COUNTER, 1)
+    assert new.cell == record.cell
+    assert other.reader.value(new) == 0
+
+
+def test_a_worker_with_an_old_binding_cannot_count_into_a_stranger(attach: Any, kind: Any) -> None:
+    one, other = attach(), attach()
+    record = one.find_or_add(key("old"), kind.COUNTER, 1)
+    row, generation = other.row_for(record), other.cells.generation
+    remove(one, key("old"))
+    new = one.find_or_add(key("new"), kind.COUNTER, 1)
+    assert not other.cells.add(row, record.cell, 5, generation)
+    assert one.reader.value(new) == 0
+
+
+@pytest.mark.parametrize("text", ["日本語", "ελληνικά", "русский", "עברית", "🙂🙃", "a\u0301", "\u200b", "\x01", " ", "\n"])
+def test_names_of_any_script_come_back_as_they_were(attach: Any, kind: Any, text: str) -> None:
+    block = attach()
+    block.find_or_add(key(text, text), kind.COUNTER, 1)
+    assert list(check_structure(block)) == [key(text, text)]
+    (name,) = block.reader.read().names
+    assert (name.category, name.metric) == (text, text)
+
+
+def test_65536_names_fit_and_are_found_and_summed(attach: Any, kind: Any, core: str) -> None:
+    block = attach(capacity=65536, max_workers=2)
+    names = [key(f"metric {number}", f"category {number % 100}") for number in range(65536)]
+    with block.exclusive():
+        for number, name in enumerate(names):
+            record = block.find_or_add(name, kind.COUNTER, 1)
+            if number % 1000 == 7:
+                block.cells.add(1, record.cell, number, block.cells.generation)
+    full = pytest.raises(sys.modules["shmstats"].block.BlockFullError, match="all 65536 cells")
+    with full:
+        block.find_or_add(key("one too many"), kind.COUNTER, 1)
+    read = block.reader.read()
+    assert len(read.names) == len(set(read.names)) == 65536
+    assert [value for value in read.values if value] == list(range(7, 65536, 1000))
+    assert all(block.names.find(name) for name in names[::997])
+    assert block.names.find(key("one too many")) is None
+
+
+def test_a_full_heap_refuses_long_names_and_takes_short_ones(attach: Any, kind: Any, shmstats: ModuleType) -> None:
+    block = attach(capacity=256)
+    long = [key(f"{number:03}" + "x" * 252, "y" * 255) for number in range(256)]
+    added = 0
+    with pytest.raises(shmstats.block.BlockFullError, match="bytes for names in the block are in use"):
+        for name in long:
+            block.find_or_add(name, kind.COUNTER, 1)
+            added += 1
+    assert 0 < added < 256
+    assert len(check_structure(block)) == added
+    block.find_or_add(key("s"), kind.COUNTER, 1)
+    remove(block, long[0])
+    block.find_or_add(long[added], kind.COUNTER, 1)
+    assert len(check_structure(block)) == added + 1
+
+
+def test_a_name_that_needs_more_cells_than_there_are_is_refused(attach: Any, kind: Any, shmstats: ModuleType) -> None:
+    block = attach(capacity=256)
+    for number in range(127):
+        block.find_or_add(key(str(number)), kind.GAUGE, 2)
+    block.find_or_add(key("one"), kind.COUNTER, 1)
+    with pytest.raises(shmstats.block.BlockFullError):
+        block.find_or_add(key("two"), kind.GAUGE, 2)
+    block.find_or_add(key("last"), kind.COUNTER, 1)
+    check_structure(block)
+
+
+def test_a_search_ends_where_all_slots_are_used_or_deleted(attach: Any, kind: Any) -> None:
+    block = attach(capacity=256)
+    for number in range(3000):
+        name = key(f"name {number}")
+        record = block.find_or_add(name, kind.COUNTER, 1)
+        block.cells.add(1, record.cell, 1, block.cells.generation)
+        assert block.reader.value(record) == 1
+        remove(block, name)
+    assert block.names.find(key("nobody")) is None
+    assert check_structure(block) == {}
+    assert (block.names.count, block.names.removed) == (1, 1)
+
+
+def test_tombstones_do_not_make_every_search_look_at_the_whole_index(attach: Any, kind: Any) -> None:
+    block = attach(capacity=256)
+    for number in range(4000):
+        block.find_or_add(key(f"name {number}"), kind.COUNTER, 1)
+        remove(block, key(f"name {number}"))
+    longest = 0
+    for number in range(50):
+        looked = 0
+        for slot in block.names._probe(block.names._hash(key(f"missing {number}"))):
+            looked += 1
+            if block.names._index[slot] == 0:
+                break
+        longest = max(longest, looked)
+    assert longest < block.layout.index_slots / 2
+
+
+def test_names_that_meet_in_the_index_are_told_apart(
+    attach: Any, kind: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shmstats.block.names.NameTable, "_hash", lambda self, key: len(key) % 2)
+    block = attach(capacity=256)
+    names = [key("x" * length + str(i)) for length in range(1, 6) for i in range(9)]
+    records = {name: block.find_or_add(name, kind.COUNTER, 1) for name in names}
+    assert {name: block.names.find(name) for name in names} == records
+    remove(block, *names[::2])
+    assert [block.names.find(name) for name in names] == [
+        None if number % 2 == 0 else records[name] for number, name in enumerate(names)
+    ]
+    for name in names:
+        block.find_or_add(name, kind.COUNTER, 1)
+    assert set(check_structure(block)) == set(names)
+
+
+def test_the_table_agrees_with_a_dict_whatever_is_done(attach: Any, kind: Any, shmstats: ModuleType) -> None:
+    steps = st.lists(
+        st.tuples(
+            st.sampled_from(["add", "add", "add", "gauge", "remove", "count", "decrement"]),
+            st.sampled_from([f"{letter * (1 + 9 * (number % 3))}{number}" for letter in "aé" for number in range(9)]),
+        ),
+        max_size=60,
+    )
+    full = shmstats.block.BlockFullError
+
+    @settings(derandomize=True, deadline=None, database=None, max_examples=40)
+    @given(steps)
+    def check(steps: list[tuple[str, str]]) -> None:
+        block = attach(capacity=256)
+        model: dict[bytes, tuple[Any, int, bool]] = {}
+        for step, metric in steps:
+            name = key(metric)
+            if step in ("add", "gauge"):
+                wanted = kind.COUNTER if step == "add" else kind.GAUGE
+                try:
+                    record = block.find_or_add(name, wanted, 1 if step == "add" else 2)
+                except full:
+                    continue
+                model.setdefault(name, (wanted, 0, wanted is kind.COUNTER))
+            elif name in model:
+                record = block.names.find(name)
+                of, value, monotonic = model[name]
+                if step == "remove":
+                    remove(block, name)
+                    del model[name]
+                elif of is kind.COUNTER and step == "count":
+                    block.cells.add(block.row_for(record), record.cell, 3, block.cells.generation)
+                    model[name] = (of, value + 3, monotonic)
+                elif of is kind.COUNTER:
+                    with block.exclusive():
+                        block.names.clear_monotonic(record)
+                    model[name] = (of, value, False)
+            found = {
+                block.names.key(record.number): (record.kind, block.reader.value(record), record.monotonic)
+                for record in block.names.records()
+            }
+            assert found == model
+        check_structure(block)
+        read = block.reader.read()
+        assert {key(name.metric): value for name, value in zip(read.names, read.values, strict=True)} == {
+            name: value for name, (_, value, _) in model.items()
+        }
+        block.leave()
+
+    check()
+
+
+# A kill at every step -------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: what was written so far stays written."""
+
+
+@contextmanager
+def killed_before_line(number: int) -> Iterator[list[int]]:
+    """Break off before the ``number``-th line of the names module; gives how many lines were seen."""
+    seen = [0]
+
+    def in_names(frame: FrameType, event: str, argument: object) -> Any:
+        if event == "line":
+            if seen[0] == number:
+                raise Killed
+            seen[0] += 1
+        return in_names
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        return in_names if frame.f_code.co_filename.endswith("block/names.py") else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield seen
+    finally:
+        sys.settrace(before)
+
+
+CHANGES: dict[str, Callable[[Any, Any], Any]] = {
+    "add": lambda block, kind: block.find_or_add(key("new name, longer than any before"), kind.COUNTER, 1),
+    "add a gauge": lambda block, kind: block.find_or_add(key("new gauge"), kind.GAUGE, 2),
+    "take over": lambda block, kind: block.find_or_add(key("n"), kind.COUNTER, 1),
+    "take over a gauge": lambda block, kind: block.find_or_add(key("n"), kind.GAUGE, 2),
+    "remove": lambda block, kind: remove(block, key("kept 3"), key("kept 5"), key("gauge")),
+    "decrement": lambda block, kind: _decrement(block),
+    "repair": lambda block, kind: _repair(block),
+}
+
+
+def _decrement(block: Any) -> None:
+    with block.exclusive():
+        block.names.clear_monotonic(block.names.find(key("kept 3")))
+
+
+def _repair(block: Any) -> None:
+    block.names._changing = 1
+    with block.exclusive():
+        pass
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_after_a_kill_at_any_line_the_next_finds_a_valid_structure(
+    attach: Any, kind: Any, change: str, shmstats: ModuleType
+) -> None:
+    number, ended = 0, False
+    while not ended:
+        block, other = attach(capacity=256), attach(capacity=256)
+        for i in range(6):
+            record = block.find_or_add(key(f"kept {i}"), kind.COUNTER, 1)
+            block.cells.add(block.row_for(record), record.cell, 10 + i, block.cells.generation)
+        for name, of, width in (("gone", kind.COUNTER, 1), ("gauge gone", kind.GAUGE, 2), ("gauge", kind.GAUGE, 2)):
+            block.find_or_add(key(name), of, width)
+        gone = block.names.find(key("gone"))
+        block.cells.add(block.row_for(gone), gone.cell, 99, block.cells.generation)
+        remove(block, key("gone"), key("gauge gone"))
+        before = set(check_structure(block))
+        generation = block.cells.generation
+        try:
+            with killed_before_line(number):
+                CHANGES[change](block, kind)
+            ended = True
+        except Killed:
+            number += 1
+        # Another worker, which knows nothing of it, goes on.
+        added = other.find_or_add(key("after"), kind.COUNTER, 1)
+        names = check_structure(other)
+        assert other.reader.value(added) == 0
+        new = names.keys() - before - {key("after")}
+        assert len(new) <= 1
+        missing = before - names.keys()
+        assert missing <= ({key("kept 3"), key("kept 5"), key("gauge")} if change == "remove" else set())
+        if missing:
+            assert other.cells.generation > generation, "a name is gone, and its old bindings still count"
+        for name, record in names.items():
+            expected = 10 + int(name[-1:]) if name.startswith(b"c\0kept") else 0
+            assert other.reader.value(record) == expected, name
+        for name in new:
+            assert block.find_or_add(name, kind.COUNTER, 1) == names[name]
+        read = other.reader.read()
+        assert {key(name.metric) for name in read.names} == set(names)
+        block.leave()
+        other.leave()
+    assert number > 5
+
+
+def test_a_reader_that_comes_between_two_steps_sees_whole_names(attach: Any, kind: Any) -> None:
+    """Whatever the line at which the writer stands still, names that are not being changed are all there."""
+    block, other = attach(capacity=256), attach(capacity=256)
+    for i in range(6):
+        block.find_or_add(key(f"kept {i}"), kind.COUNTER, 1)
+    kept = {key(f"kept {i}") for i in range(6)}
+    seen: list[set[bytes]] = []
+
+    def look(frame: FrameType, event: str, argument: object) -> Any:
+        sys.settrace(None)
+        names = other.reader.read().names
+        seen.append({key(name.metric) for name in names})
+        sys.settrace(trace)
+        return look
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        return look if frame.f_code.co_filename.endswith("block/names.py") else None
+
+    for _ in range(2):
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            block.find_or_add(key("new"), kind.COUNTER, 1)
+        finally:
+            sys.settrace(before)
+        remove(block, key("new"))
+    assert len(seen) > 20
+    for names in seen:
+        assert kept <= names <= kept | {key("new")}

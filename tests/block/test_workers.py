@@ -1,0 +1,171 @@
+"""Worker slots and rows: claimed, shared, released, and taken from the dead."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import ModuleType
+from typing import Any
+
+import pytest
+from helpers import process_state, wait_until
+
+COUNT = """
+    from shmstats import stats
+    stats.incr("c", "m")
+    print(stats.shared.attach().worker.row, flush=True)
+    input()
+"""
+
+
+def test_a_worker_is_this_process(attach: Any, shmstats: ModuleType) -> None:
+    block = attach()
+    (worker,) = block.reader.workers
+    assert worker == block.worker
+    assert (worker.slot, worker.row, worker.pid) == (0, 1, os.getpid())
+    assert worker.start_time == shmstats.block.workers.start_time(os.getpid())
+    assert worker.lives
+
+
+def test_the_lowest_free_row_is_taken(attach: Any) -> None:
+    blocks = [attach(max_workers=4) for _ in range(4)]
+    assert [block.worker.row for block in blocks] == [1, 2, 3, 4]
+    for left in (2, 0):
+        blocks[left].leave()
+    assert attach(max_workers=4).worker.row == 1
+    assert attach(max_workers=4).worker.row == 3
+
+
+def test_the_least_shared_row_is_shared_when_all_have_workers(attach: Any) -> None:
+    blocks = [attach(max_workers=2) for _ in range(5)]
+    assert [block.worker.row for block in blocks] == [1, 2, 1, 2, 1]
+    assert len({block.worker.slot for block in blocks}) == 5
+    blocks[0].leave()
+    blocks[2].leave()
+    blocks[4].leave()
+    assert attach(max_workers=2).worker.row == 1
+
+
+def test_every_claim_has_a_number_of_its_own(attach: Any) -> None:
+    words = set()
+    for _ in range(5):
+        block = attach()
+        words.add(block.worker.word)
+        keep = attach()
+        words.add(keep.worker.word)
+        block.leave()
+    assert len(words) == 10
+
+
+def test_a_dead_worker_is_noticed_and_its_slot_and_row_go_to_the_next(stats: Any, python: Any) -> None:
+    stats.incr("c", "m")
+    workers = stats.shared.attach().reader.workers
+    for round_ in range(3):
+        child = python.start(COUNT)
+        assert child.hear() == "2"
+        assert {worker.pid for worker in workers.live()} == {os.getpid(), child.pid}
+        child.signal(signal.SIGKILL)
+        child.finish(status=-signal.SIGKILL)
+        assert [worker.pid for worker in workers.live()] == [os.getpid()]
+        assert {worker.pid for worker in workers} == {os.getpid(), child.pid}
+        assert stats.get("c", "m") == 2 + round_
+    assert stats.shared.attach().reader.header("slots") == 2
+
+
+def test_a_zombie_is_dead(stats: Any, python: Any) -> None:
+    stats.incr("c", "m")
+    child = python.start(COUNT)
+    child.hear()
+    os.kill(child.pid, signal.SIGKILL)
+    wait_until(lambda: process_state(child.pid) == "Z")
+    assert [worker.pid for worker in stats.shared.attach().reader.workers.live()] == [os.getpid()]
+    child.finish(status=-signal.SIGKILL)
+
+
+def test_a_stopped_process_lives(stats: Any, python: Any) -> None:
+    stats.incr("c", "m")
+    child = python.start(COUNT)
+    child.hear()
+    child.signal(signal.SIGSTOP)
+    wait_until(lambda: process_state(child.pid) == "T")
+    assert len(stats.shared.attach().reader.workers.live()) == 2
+    child.signal(signal.SIGCONT)
+    child.tell()
+    child.finish()
+
+
+def test_another_process_with_the_pid_of_a_dead_one_is_not_taken_for_it(attach: Any, shmstats: ModuleType) -> None:
+    block = attach()
+    impostor = block.worker._replace(slot=1, claim=99, start_time=block.worker.start_time - 1)
+    block._workers._write(impostor)
+    assert block.reader.workers.live() == [block.worker]
+    assert not block._workers.is_live(impostor.word)
+    assert attach().worker.slot == 1
+
+
+def test_only_the_very_claim_owns_a_lock(attach: Any, shmstats: ModuleType) -> None:
+    block = attach()
+    word = block.worker.word
+    owner_word = shmstats.block.layout.owner_word
+    assert block._workers.is_live(word)
+    for other in (word + 1, word - 1, owner_word(1, 1), owner_word(4094, 1), 1, 0, 0xFFFFFFFF):
+        assert not block._workers.is_live(other)
+
+
+def test_nothing_beyond_the_slots_in_use_is_looked_at(attach: Any, shmstats: ModuleType) -> None:
+    """Looking would allocate a page, which shared memory may not have."""
+    block = attach()
+    pages = os.stat(f"/dev/shm/{block.name}").st_blocks
+    assert not block._workers.is_live(shmstats.block.layout.owner_word(4000, 1))
+    assert os.stat(f"/dev/shm/{block.name}").st_blocks == pages
+
+
+def test_a_name_with_spaces_and_brackets_hides_no_start_time(shmstats: ModuleType, python: Any) -> None:
+    code = """
+        from pathlib import Path
+        from shmstats.block.workers import start_time
+        import os
+        before = start_time(os.getpid())
+        Path("/proc/self/comm").write_text(") R 1 (x")
+        assert start_time(os.getpid()) == before
+        assert "x" in Path("/proc/self/stat").read_text()
+    """
+    python.run(code)
+
+
+def test_there_is_no_start_time_of_nobody(shmstats: ModuleType) -> None:
+    start_time = shmstats.block.workers.start_time
+    assert start_time(2**22 + 1) is None
+    assert start_time(os.getpid()) == start_time(os.getpid())
+
+
+def test_more_processes_than_slots_are_refused(attach: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shmstats.block.workers, "WORKER_SLOTS", 3)
+    for _ in range(3):
+        attach()
+    with pytest.raises(shmstats.BlockError, match="3 live processes count into the block"):
+        attach()
+
+
+def test_more_processes_than_rows_count_exactly(stats: Any, configure: Any, python: Any, core: str) -> None:
+    configure(max_workers=2)
+    code = """
+        from shmstats import stats
+        handle = stats.counter("c", "handle")
+        handle.incr()
+        print(stats.shared.attach().worker.row, flush=True)
+        input()
+        for _ in range({rounds}):
+            stats.incr("c", "m")
+            handle.incr()
+    """.format(rounds=20000 if core == "C" else 500)
+    stats.incr("c", "m")
+    children = [python.start(code) for _ in range(5)]
+    rows = [child.hear() for child in children]
+    assert sorted(rows) == ["1", "1", "2", "2", "2"]
+    for child in children:
+        child.tell()
+    for child in children:
+        child.finish()
+    rounds = 20000 if core == "C" else 500
+    assert stats.snapshot() == {"c": {"m": 5 * rounds + 1, "handle": 5 * (rounds + 1)}}
