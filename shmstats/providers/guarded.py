@@ -135,8 +135,8 @@ class GuardedProvider:
             timeout: seconds to wait at most.
 
         Returns:
-            Whether it was done in that time, without an exception. A provider without ``flush`` has done
-            it when all operations were handed over.
+            Whether it was done in that time, without an exception, and the provider did not return False.
+            A provider without ``flush`` has done it when all operations were handed over.
         """
         return self._finish("flush", timeout)
 
@@ -149,7 +149,7 @@ class GuardedProvider:
             timeout: seconds to wait at most.
 
         Returns:
-            Whether it was done in that time, without an exception.
+            Whether it was done in that time, without an exception, and the provider did not return False.
         """
         done = self._finish("close", timeout)
         self._courier.stop()
@@ -219,7 +219,7 @@ class GuardedProvider:
             self._fail(f"{method} took longer than {timeout} s")
             return False
         self._settle(operation)
-        return operation.delivered and not operation.failure
+        return operation.delivered and operation.answer is not False
 
     def _strike(self, reason: str) -> None:
         """Note a failed operation, and cut the provider off if there were too many in a row."""
@@ -264,15 +264,17 @@ class _Operation:
         arguments: of the call.
         done: locked until the operation is over.
         delivered: whether the provider was called, and did not raise.
+        answer: what it returned.
         failure: the exception in words, if it did.
     """
 
-    __slots__ = ("arguments", "delivered", "done", "failure", "method")
+    __slots__ = ("answer", "arguments", "delivered", "done", "failure", "method")
 
     def __init__(self, method: str, arguments: tuple[object, ...]) -> None:
         self.method = method
         self.arguments = arguments
         self.delivered = False
+        self.answer: object = None
         self.failure = ""
         self.done = _thread.allocate_lock()
         self.done.acquire()
@@ -353,7 +355,7 @@ class _Courier:
     def _deliver(self, operation: _Operation) -> None:
         try:
             if operation.method and not self._abandoned:
-                getattr(self._provider, operation.method)(*operation.arguments)
+                operation.answer = getattr(self._provider, operation.method)(*operation.arguments)
             operation.delivered = not self._abandoned
         except BaseException as error:
             operation.failure = _described(operation.method, error)

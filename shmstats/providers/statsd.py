@@ -134,7 +134,7 @@ class StatsdProvider:
         """Set a gauge to a moment, in seconds since 1970 UTC."""
         self._take((_GAUGE, (category, metric), moment.timestamp()))
 
-    def flush(self, timeout: float = 1.0) -> bool:
+    def flush(self, timeout: float = 0.9) -> bool:
         """Send what is held now.
 
         Args:
@@ -145,7 +145,7 @@ class StatsdProvider:
         """
         return self._sender.ask(stop=False, timeout=timeout)
 
-    def close(self, timeout: float = 1.0) -> bool:
+    def close(self, timeout: float = 0.9) -> bool:
         """Send what is held now, close the connection and end the thread. The next operation starts anew.
 
         Args:

@@ -496,6 +496,17 @@ def test_an_exception_in_flush_is_a_failure(guard: Guard, reported: Counter[str]
     assert reported == {FAILURES: 1}
 
 
+def test_a_provider_that_could_not_flush_says_so_by_false_and_has_not_failed(
+    guard: Guard, reported: Counter[str]
+) -> None:
+    class Holding(Recording):
+        def flush(self) -> bool:
+            return False
+
+    assert not guard(Holding()).flush(BOUND)
+    assert not reported
+
+
 def test_a_provider_without_flush_and_close_is_flushed_when_all_was_handed_over(guard: Guard) -> None:
     provider = Recording()
     guarded = guard(provider)
