@@ -5,7 +5,7 @@
 
     app.register_blueprint(shmstats.web.blueprint)
 
-The endpoints are in `statistics` and `files`, who may use them is decided in `access`.
+The endpoints are in `statistics`, `debug` and `files`; who may use them is decided in `access`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flask import Flask
 from werkzeug.exceptions import HTTPException
 
 from ..registry import stats
-from . import files, statistics  # noqa: F401 - importing a module puts its endpoints on the blueprint
+from . import debug, files, statistics  # noqa: F401 - importing a module puts its endpoints on the blueprint
 from .blueprint import blueprint
 from .responses import error_response, keep_to_itself
 
