@@ -394,7 +394,7 @@ Cells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         Py_DECREF(self);
         return NULL;
     }
-    if (offset < 0 || rows < 1 || capacity < 1 || owner == 0 || row_bytes < capacity * (Py_ssize_t)sizeof(Cell)
+    if (offset < 0 || rows < 1 || capacity < 1 || owner == 0 || capacity > row_bytes / (Py_ssize_t)sizeof(Cell)
         || generation_offset < 0 || generation_offset % 8 || offset % (Py_ssize_t)sizeof(Cell)
         || generation_offset > self->buffer.len - 8 || held_offset < 0 || held_offset % 8
         || held_offset > self->buffer.len - 8 || rows > (self->buffer.len - offset) / row_bytes) {
@@ -807,7 +807,8 @@ static PyObject *long_one, *long_minus_one;
 static inline int
 is_bound(const Series *series)
 {
-    return series->cells != NULL && current(series->cells->gate) == series->generation;
+    return series->cells != NULL && current(series->cells->gate) == series->generation
+           && LIKELY(series->generation != no_generation);
 }
 
 /* The value of an exact int that fits 64 bits; 0 where it is none, and *fits says so. */

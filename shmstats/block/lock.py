@@ -15,16 +15,20 @@ A signal handler that counts may interrupt its own thread inside a locked sectio
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 
 log = logging.getLogger("shmstats")
+
+_RETRY_SECONDS = 0.001
 
 TABLE = 0
 FIRST_CELL = 1
@@ -121,8 +125,20 @@ class LockFile:
                     self.unlock(TABLE)
 
     def lock(self, position: int) -> None:
-        """Wait for the lock of byte ``position`` of the file, which is open. The guard is held."""
-        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, position)
+        """Wait for the lock of byte ``position`` of the file, which is open. The guard is held.
+
+        The kernel, which looks at processes and not at threads, may see a deadlock where two threads of one
+        wait for two files. There is none: nobody here holds one lock file's lock and waits for another's.
+        """
+        while True:
+            try:
+                fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, position)
+            except OSError as error:
+                if error.errno != errno.EDEADLK:
+                    raise
+                time.sleep(_RETRY_SECONDS)
+            else:
+                return
 
     def try_lock(self, position: int) -> bool:
         """Take the lock of byte ``position``, or keep it, if no other process has it; returns whether."""

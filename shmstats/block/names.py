@@ -343,8 +343,14 @@ class NameTable:
 
     def _leave(self, number: int, wanted: int) -> None:
         slot = next(slot for slot in self._probe(wanted) if self._index[slot] in (0, number + 1))
-        if self._index[slot]:
-            self._index[slot] = DELETED
+        if not self._index[slot]:
+            return
+        self._index[slot] = DELETED
+        # At the end of a run nothing lies behind that a search would have to go on to.
+        if self._index[(slot + 1) & self._mask] == 0:
+            while self._index[slot] == DELETED:
+                self._index[slot] = 0
+                slot = (slot - 1) & self._mask
 
     def _set_state(self, number: int, state: int) -> None:
         self._buf[self._names + number * NAME.itemsize] = state

@@ -88,7 +88,7 @@ class WorkerTable:
 
     def __iter__(self) -> Iterator[Worker]:
         """Go through the taken slots, whether their processes live or not."""
-        for slot in range(int.from_bytes(self._buf[_SLOTS : _SLOTS + 4], "little")):
+        for slot in range(self._used):
             worker = self._read(slot)
             if worker is not None:
                 yield worker
@@ -100,7 +100,7 @@ class WorkerTable:
     def is_live(self, word: int) -> bool:
         """Tell whether the owner of a cell's lock lives, by the word that the lock holds."""
         slot = (word >> 20) - 1
-        worker = self._read(slot) if slot >= 0 else None
+        worker = self._read(slot) if 0 <= slot < self._used else None
         return worker is not None and worker.word == word and worker.lives
 
     def claim(self, reserve: Callable[[int, int], None]) -> Worker:
@@ -144,6 +144,11 @@ class WorkerTable:
         offset = self._offset(worker.slot)
         self._buf[offset : offset + 4] = bytes(4)
 
+    @property
+    def _used(self) -> int:
+        """Slots that were ever used; there need not be memory behind the others."""
+        return int.from_bytes(self._buf[_SLOTS : _SLOTS + 4], "little")
+
     def _free_row(self, live: list[Worker]) -> int:
         sharers = Counter(worker.row for worker in live)
         return min(range(1, self._layout.rows), key=lambda row: (sharers[row], row))
@@ -165,5 +170,5 @@ class WorkerTable:
         fields = worker[1:]
         _WORKER.pack_into(self._buf, offset, 0, *fields, 0, 0, 0)
         self._buf[offset : offset + 4] = (1).to_bytes(4, "little")
-        if worker.slot >= int.from_bytes(self._buf[_SLOTS : _SLOTS + 4], "little"):
+        if worker.slot >= self._used:
             self._buf[_SLOTS : _SLOTS + 4] = (worker.slot + 1).to_bytes(4, "little")

@@ -249,7 +249,8 @@ class SharedProvider:
         block = Block.attach(self.directory, stats.capacity, stats.max_workers, self._fill)
         try:
             self._register_own(block)
-            remove_stale(block.name, {worker.slot for worker in block.reader.workers.live()})
+            with block.exclusive():
+                remove_stale(block.name, {worker.slot for worker in block.reader.workers.live()})
             if not stats.no_buffer:
                 self._buffer = Buffer(block, block.buffer_cells(stats.buffer_size, self.flush))
         except BaseException:
