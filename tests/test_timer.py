@@ -1,0 +1,486 @@
+"""Timings, timers and timestamps: buckets, figures, exposition, and who may use a timer how."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import importlib
+import inspect
+import math
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+BOUNDS = (
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 25000.0,
+    50000.0, 60000.0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def buckets(stats: Any) -> Callable[..., dict[int, int]]:
+    """Tell which buckets of a histogram hold how much: ``buckets("db", "query")``."""
+
+    def buckets(category: str = "db", metric: str = "query") -> dict[int, int]:
+        value = stats.get(category, metric)
+        assert len(value.buckets) == len(BOUNDS) + 1
+        return {number: count for number, count in enumerate(value.buckets) if count}
+
+    return buckets
+
+
+class Clock:
+    """A clock that goes when told to."""
+
+    def __init__(self) -> None:
+        self.now = 10**15
+
+    def perf_counter_ns(self) -> int:
+        return self.now
+
+    def advance(self, milliseconds: float) -> None:
+        self.now += round(milliseconds * 1e6)
+
+
+@pytest.fixture
+def clock(shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What timers read the time from."""
+    clock = Clock()
+    timer = importlib.import_module("shmstats.timer")
+    monkeypatch.setattr(timer, "time", SimpleNamespace(perf_counter_ns=clock.perf_counter_ns))
+    return clock
+
+
+@pytest.fixture
+def web(shmstats: ModuleType, stats: Any) -> Any:
+    """A client of the endpoints."""
+    return importlib.import_module("shmstats.web").create_app().test_client()
+
+
+# Buckets ----------------------------------------------------------------------------------------------
+
+
+def test_the_bounds_are_those_that_are_documented(stats: Any) -> None:
+    stats.timing("db", "query", 1)
+    (name,) = [name for name in stats.read().names if name.category == "db"]
+    assert name.bounds == BOUNDS
+
+
+def test_what_is_exactly_on_a_bound_is_in_the_bucket_below_it(
+    stats: Any, buckets: Callable[..., dict[int, int]]
+) -> None:
+    for number, bound in enumerate(BOUNDS):
+        metric = f"at {bound}"
+        for _ in range(3):  # the first time binds the handle, the others are quick
+            stats.timing("db", metric, bound)
+            stats.timing("db", metric, math.nextafter(bound, 0.0))
+            stats.timing("db", metric, math.nextafter(bound, math.inf))
+        if bound.is_integer():
+            stats.timing("db", metric, int(bound))
+        assert buckets("db", metric) == {number: 6 + bound.is_integer(), number + 1: 3}
+
+
+EXTREMES = [
+    (0, 0), (0.0, 0), (-0.0, 0), (5e-324, 0), (True, 3), (60_000, 18), (60_000.001, 19), (1e300, 19), (2**63 - 1, 19),
+    (Decimal("2.5"), 4), (Fraction(1, 4), 1),
+]  # fmt: skip
+
+
+def test_extreme_durations_have_their_buckets(stats: Any, buckets: Callable[..., dict[int, int]]) -> None:
+    for value, bucket in EXTREMES:
+        metric = repr(value)
+        stats.timing("db", metric, value)
+        stats.timing("db", metric, value)
+        assert buckets("db", metric) == {bucket: 2}, metric
+        assert stats.get("db", metric).max == float(value)
+        assert stats.get("db", metric).sum == 2 * float(value)
+
+
+def test_the_sum_of_durations_stays_finite(stats: Any) -> None:
+    largest = 1.7976931348623157e308
+    for _ in range(3):
+        stats.timing("db", "query", largest)
+    assert stats.get("db", "query").sum == largest
+    assert stats.get("db", "query").count == 3
+
+
+def test_timings_of_several_processes_are_one_histogram(
+    stats: Any, python: Any, buckets: Callable[..., dict[int, int]]
+) -> None:
+    stats.timing("db", "query", 3)
+    python.run("from shmstats import stats\nfor _ in range(4): stats.timing('db', 'query', 70000)")
+    assert buckets() == {5: 1, 19: 4}
+    assert (stats.get("db", "query").sum, stats.get("db", "query").max) == (280003.0, 70000.0)
+
+
+# Bad values -------------------------------------------------------------------------------------------
+
+
+BAD_DURATIONS = [
+    (-1, ValueError, "milliseconds must not be negative, not -1"),
+    (-0.001, ValueError, "milliseconds must not be negative, not -0.001"),
+    (math.nan, ValueError, "milliseconds must be finite, not nan"),
+    (math.inf, ValueError, "milliseconds must be finite, not inf"),
+    (2**63, OverflowError, "milliseconds must fit 64 bits"),
+    ("1", TypeError, r"milliseconds must be a number, not str \('1'\)"),
+    (None, TypeError, r"milliseconds must be a number, not NoneType \(None\)"),
+    (timedelta(seconds=1), TypeError, "milliseconds must be a number, not timedelta"),
+    (1j, TypeError, "milliseconds must be a number, not complex"),
+]
+
+
+def test_a_bad_duration_is_refused_by_name(stats: Any) -> None:
+    for already in range(2):
+        for bad, error, message in BAD_DURATIONS:
+            with pytest.raises(error, match=message):
+                stats.timing("db", "query", bad)
+        stats.timing("db", "query", 1)
+        assert stats.get("db", "query").count == already + 1
+
+
+def test_a_bad_name_of_a_timer_is_refused_when_it_is_made(stats: Any) -> None:
+    with pytest.raises(ValueError, match="category must not be 'system'"):
+        stats.timer("system", "query")
+    with pytest.raises(TypeError, match="metric"):
+        stats.timer("db", None)
+    with pytest.raises(ValueError, match="category"):
+        stats.timestamp("shmstats", "last")
+
+
+def test_a_name_of_another_kind_cannot_be_timed_or_given_a_time(stats: Any) -> None:
+    stats.incr("c", "counter")
+    stats.gauge("c", "gauge", 1)
+    stats.timing("c", "timing", 1)
+    stats.timestamp("c", "time")
+    for metric, kind in (("counter", "counter"), ("gauge", "gauge"), ("time", "timestamp")):
+        with pytest.raises(
+            ValueError, match=f"metric '{metric}' of category 'c' is a {kind} and cannot be timed"
+        ):
+            stats.timing("c", metric, 1)
+    for metric, kind in (("counter", "counter"), ("gauge", "gauge"), ("timing", "histogram")):
+        with pytest.raises(
+            ValueError, match=f"metric '{metric}' of category 'c' is a {kind} and cannot be given a time"
+        ):
+            stats.timestamp("c", metric)
+    with pytest.raises(
+        ValueError, match="metric 'timing' of category 'c' is a histogram and cannot be counted"
+    ):
+        stats.incr("c", "timing")
+    with pytest.raises(ValueError, match="metric 'timing' of category 'c' is a histogram and cannot be set"):
+        stats.gauge("c", "timing", 1)
+    assert (stats.get("c", "counter"), stats.get("c", "gauge"), stats.get("c", "timing").count) == (1, 1, 1)
+
+
+# Figures and exposition -------------------------------------------------------------------------------
+
+
+def test_stats_shows_the_figures_of_a_timing(stats: Any, web: Any) -> None:
+    for milliseconds in [4.0] * 90 + [80.0] * 9 + [300.0]:
+        stats.timing("db", "query", milliseconds)
+    figures = web.get("/stats").get_json()["simple"]["db"]["query"]
+    assert sorted(figures) == sorted(["count", "sum", "mean", "p50", "p90", "p99", "max"])
+    assert (figures["count"], figures["sum"], figures["mean"], figures["max"]) == (100, 1380.0, 13.8, 300.0)
+    assert 2.5 < figures["p50"] <= 5.0
+    assert 2.5 < figures["p90"] <= 5.0
+    assert 50.0 < figures["p99"] <= 100.0
+
+
+def test_percentiles_above_all_bounds_end_at_the_maximum(stats: Any, web: Any) -> None:
+    stats.timing("db", "query", 90_000)
+    figures = web.get("/stats").get_json()["simple"]["db"]["query"]
+    assert figures["max"] == 90_000
+    assert 60_000 <= figures["p50"] <= figures["p99"] <= 90_000
+
+
+def test_a_timing_that_was_reset_has_no_figures(stats: Any, web: Any) -> None:
+    stats.timing("db", "query", 3)
+    assert stats.reset("db", "query") == 1
+    assert web.get("/stats").get_json()["simple"]["db"]["query"] == {
+        "count": 0, "sum": 0, "mean": None, "p50": None, "p90": None, "p99": None, "max": None,
+    }  # fmt: skip
+
+
+def test_prometheus_has_a_timing_as_a_histogram_of_seconds(stats: Any, web: Any) -> None:
+    for milliseconds in (0, 5, 5.5, 60_000, 61_000):
+        stats.timing("db", "query", milliseconds)
+    text = web.get("/stats/prometheus").get_data(as_text=True)
+    assert text.count("query_seconds_") == web.get("/stats?format=prometheus").get_data(as_text=True).count(
+        "query_seconds_"
+    )
+    assert "# TYPE query_seconds histogram\n" in text
+    samples = {
+        float(bound): int(count)
+        for bound, count in re.findall(
+            r'^query_seconds_bucket\{category="db",le="([^"]+)"\} (\d+)$', text, re.M
+        )
+    }
+    assert len(samples) == len(BOUNDS) + 1
+    assert [round(bound * 1000, 6) for bound in list(samples)[:-1]] == list(BOUNDS)
+    assert list(samples.values()) == sorted(samples.values())
+    assert (samples[0.0001], samples[0.0025], samples[0.005], samples[0.01]) == (1, 1, 2, 3)
+    assert (samples[50.0], samples[60.0], samples[math.inf]) == (3, 4, 5)
+    (total,) = re.findall(r'^query_seconds_sum\{category="db"\} (\S+)$', text, re.M)
+    assert float(total) == pytest.approx(121.0105)
+    assert 'query_seconds_count{category="db"} 5\n' in text
+
+
+# Timers -----------------------------------------------------------------------------------------------
+
+
+def test_a_timer_reports_the_milliseconds_that_a_block_took(stats: Any, clock: Clock) -> None:
+    with stats.timer("db", "query"):
+        clock.advance(12.5)
+    assert (stats.get("db", "query").sum, stats.get("db", "query").count) == (12.5, 1)
+
+
+def test_a_timer_reports_a_block_that_raises_and_lets_the_error_through(stats: Any, clock: Clock) -> None:
+    for error in (KeyError("k"), KeyboardInterrupt(), SystemExit(3), GeneratorExit()):
+        with pytest.raises(type(error)), stats.timer("db", "query"):
+            clock.advance(2)
+            raise error
+    assert (stats.get("db", "query").sum, stats.get("db", "query").count) == (8.0, 4)
+
+
+def test_one_timer_can_be_used_again_and_inside_itself(stats: Any, clock: Clock) -> None:
+    timer = stats.timer("db", "query")
+    with timer:
+        clock.advance(1)
+        with timer:
+            clock.advance(10)
+            with timer:
+                clock.advance(100)
+    assert (stats.get("db", "query").sum, stats.get("db", "query").max) == (100 + 110 + 111, 111)
+    with timer:
+        clock.advance(1000)
+    assert (stats.get("db", "query").count, stats.get("db", "query").max) == (4, 1000)
+
+
+def test_a_timer_decorates_functions_and_methods(stats: Any, clock: Clock) -> None:
+    class Shop:
+        @stats.timer("shop", "sell")
+        def sell(self, what: str, *, price: int = 3) -> tuple[str, int]:
+            """Sells."""
+            clock.advance(price)
+            if price > 100:
+                raise ValueError("too dear")
+            return what, price
+
+    shop = Shop()
+    assert shop.sell("apple") == ("apple", 3)
+    assert shop.sell("pear", price=7) == ("pear", 7)
+    with pytest.raises(ValueError, match="too dear"):
+        shop.sell("gold", price=500)
+    assert (Shop.sell.__name__, Shop.sell.__doc__) == ("sell", "Sells.")
+    assert list(inspect.signature(shop.sell).parameters) == ["what", "price"]
+    assert (stats.get("shop", "sell").sum, stats.get("shop", "sell").count) == (510, 3)
+
+
+def test_a_recursive_function_reports_every_call(stats: Any, clock: Clock) -> None:
+    @stats.timer("math", "down")
+    def down(n: int) -> None:
+        clock.advance(1)
+        if n:
+            down(n - 1)
+
+    down(3)
+    assert (stats.get("math", "down").sum, stats.get("math", "down").count) == (4 + 3 + 2 + 1, 4)
+
+
+def test_a_decorated_coroutine_function_is_timed_until_it_ends(stats: Any, clock: Clock) -> None:
+    @stats.timer("web", "fetch")
+    async def fetch(milliseconds: int) -> int:
+        """Fetches."""
+        for _ in range(milliseconds):
+            await asyncio.sleep(0)
+            clock.advance(1)
+        if milliseconds == 5:
+            raise OSError("gone")
+        return milliseconds
+
+    assert inspect.iscoroutinefunction(fetch)
+    assert (fetch.__name__, fetch.__doc__) == ("fetch", "Fetches.")
+    assert asyncio.run(fetch(40)) == 40
+    assert (stats.get("web", "fetch").sum, stats.get("web", "fetch").count) == (40, 1)
+    with pytest.raises(OSError, match="gone"):
+        asyncio.run(fetch(5))
+    assert (stats.get("web", "fetch").sum, stats.get("web", "fetch").count) == (45, 2)
+
+
+def test_tasks_at_the_same_time_do_not_mix_their_times_up(stats: Any, clock: Clock) -> None:
+    timer = stats.timer("web", "wait")
+
+    async def first(started: asyncio.Event, go_on: asyncio.Event) -> None:
+        with timer:
+            started.set()
+            await go_on.wait()
+
+    async def second(started: asyncio.Event, go_on: asyncio.Event) -> None:
+        await started.wait()
+        clock.advance(100)
+        with timer:
+            go_on.set()
+            await task
+            clock.advance(7)
+
+    async def both() -> None:
+        nonlocal task
+        started, go_on = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(first(started, go_on))
+        await second(started, go_on)
+
+    task: Any = None
+    asyncio.run(both())
+    assert (stats.get("web", "wait").sum, stats.get("web", "wait").max) == (107, 100)
+
+
+def test_a_cancelled_task_is_reported(stats: Any) -> None:
+    async def cancelled() -> None:
+        async def forever() -> None:
+            with stats.timer("web", "wait"):
+                started.set()
+                await asyncio.Event().wait()
+
+        started = asyncio.Event()
+        task = asyncio.create_task(forever())
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    assert stats.get("web", "wait").count == 1
+
+
+def test_one_timer_serves_many_threads(stats: Any) -> None:
+    timer = stats.timer("db", "query")
+    barrier = threading.Barrier(4)
+
+    @timer
+    def decorated() -> None:
+        pass
+
+    def work() -> None:
+        barrier.wait()
+        for _ in range(200):
+            with timer:
+                decorated()
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(work) for _ in range(4)]:
+            future.result()
+    value = stats.get("db", "query")
+    assert value.count == 4 * 200 * 2
+    assert 0 <= value.max <= value.sum
+
+
+def test_a_block_may_be_left_in_another_context_than_it_was_entered_in(stats: Any) -> None:
+    """As in a generator that a server runs piece by piece, each in a thread and a context of its own."""
+
+    def stream() -> Iterator[int]:
+        with stats.timer("web", "stream"):
+            yield 1
+            yield 2
+
+    assert list(contextvars.copy_context().run(lambda: iter(stream()))) == [1, 2]
+    pieces = stream()
+    assert contextvars.copy_context().run(next, pieces) == 1
+    assert contextvars.copy_context().run(next, pieces) == 2
+    with pytest.raises(StopIteration):
+        contextvars.copy_context().run(next, pieces)
+    assert stats.get("web", "stream").count == 2
+
+
+def test_a_timer_that_is_made_before_the_configuration_uses_the_later_one(
+    shmstats: ModuleType, stats: Any, tmp_path: Any
+) -> None:
+    timer = stats.timer("db", "query")
+    shmstats.init({"path": {"data": str(tmp_path / "other")}, "stats": {"capacity": 256, "max_workers": 2}})
+    with timer:
+        pass
+    assert stats.get("db", "query").count == 1
+    shmstats.close()
+
+
+# Timestamps -------------------------------------------------------------------------------------------
+
+
+def test_a_timestamp_is_the_very_moment_in_utc(stats: Any) -> None:
+    moment = datetime(2024, 2, 29, 12, 30, 15, 123456, timezone(timedelta(hours=5, minutes=30)))
+    stats.timestamp("backup", "last", moment)
+    found = stats.get_timestamp("backup", "last")
+    assert found == moment
+    assert found.utcoffset() == timedelta(0)
+    for extreme in (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)):
+        stats.timestamp("backup", "last", extreme)
+        assert stats.get_timestamp("backup", "last") == extreme
+
+
+def test_the_beginning_of_unix_time_is_a_moment_too(stats: Any) -> None:
+    moment = datetime(1970, 1, 1, tzinfo=UTC)
+    stats.timestamp("backup", "last", moment)
+    assert stats.get_timestamp("backup", "last") == moment
+
+
+def test_without_a_moment_it_is_now(stats: Any) -> None:
+    before = datetime.now(UTC)
+    stats.timestamp("backup", "last")
+    assert before <= stats.get_timestamp("backup", "last") <= datetime.now(UTC)
+
+
+def test_the_last_timestamp_of_any_process_wins(stats: Any, python: Any) -> None:
+    stats.timestamp("backup", "last", datetime(2024, 1, 1, tzinfo=UTC))
+    python.run(
+        "from datetime import *\nfrom shmstats import stats\nstats.timestamp('backup', 'last', datetime(2023, 1, 1, tzinfo=UTC))"
+    )
+    assert stats.get_timestamp("backup", "last") == datetime(2023, 1, 1, tzinfo=UTC)
+
+
+BAD_MOMENTS = [
+    (datetime(2024, 1, 1), ValueError, "moment must have a time zone .*not datetime"),
+    (1700000000, TypeError, r"moment must be a datetime, not int \(1700000000\)"),
+    ("2024-01-01", TypeError, "moment must be a datetime, not str"),
+    (datetime(2024, 1, 1, tzinfo=UTC).date(), TypeError, "moment must be a datetime, not date"),
+]
+
+
+def test_a_bad_moment_is_refused_by_name(stats: Any) -> None:
+    for bad, error, message in BAD_MOMENTS:
+        with pytest.raises(error, match=message):
+            stats.timestamp("backup", "last", bad)
+    assert stats.get_timestamp("backup", "last") is None
+
+
+def test_what_is_no_timestamp_gives_none(stats: Any) -> None:
+    assert stats.get_timestamp("backup", "never") is None
+    stats.incr("c", "counter", 1_700_000_000)
+    stats.gauge("c", "gauge", 1_700_000_000)
+    stats.gauge("c", "float", 1.7e9)
+    stats.timing("c", "timing", 3)
+    for metric in ("counter", "gauge", "float", "timing"):
+        assert stats.get_timestamp("c", metric) is None, metric
+
+
+def test_a_timestamp_is_not_kept_over_a_restart_and_the_rest_is(shmstats: ModuleType, stats: Any) -> None:
+    stats.timestamp("backup", "last")
+    stats.timing("backup", "took", 3.5)
+    stats.incr("backup", "done")
+    before = stats.get("backup", "took")
+    shmstats.close()
+    assert stats.get_timestamp("backup", "last") is None
+    assert stats.snapshot() == {"backup": {"took": before, "done": 1}}
+
+
+def test_a_timestamp_is_shown_as_a_date_and_exported_in_seconds(stats: Any, web: Any) -> None:
+    stats.timestamp("backup", "last", datetime(2024, 2, 29, 12, 0, 0, 500000, UTC))
+    assert web.get("/stats").get_json()["simple"]["backup"] == {"last": "2024-02-29T12:00:00.500000+00:00"}
+    text = web.get("/stats/prometheus").get_data(as_text=True)
+    (value,) = re.findall(r'^last_timestamp_seconds\{category="backup"\} (\S+)$', text, re.M)
+    assert float(value) == 1709208000.5
