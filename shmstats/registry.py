@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import logging
 import math
+import multiprocessing.util
 import operator
 import os
 import weakref
@@ -57,6 +58,7 @@ class Registry(Recorder):
         self._statsd: GuardedProvider | None = None
         self._leave_when_dropped = weakref.finalize(self, _nothing)
         self._exiting = False
+        self._exit_arranged = False
         _registries.add(self)
 
     def init(self, config: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> None:
@@ -166,14 +168,16 @@ class Registry(Recorder):
         )
 
     def get_timestamp(self, category: str, metric: str) -> datetime | None:
-        """Return the moment that was noted last, in UTC; None where there is none.
+        """Return the moment that was noted last, in UTC; None where there is none, or no timestamp.
 
         Args:
             category: of the timestamp.
             metric: of the timestamp.
         """
-        value = self.get(category, metric)
-        return _EPOCH + timedelta(microseconds=value) if isinstance(value, int) and value else None
+        category, metric = check_text("category", category), check_text("metric", metric)
+        shared = self.shared
+        noted = None if shared is None else shared.moment(category, metric)
+        return None if noted is None else _EPOCH + timedelta(microseconds=noted)
 
     def get(self, category: str, metric: str) -> Value:
         """Return the value over all workers; 0 where it was never written.
@@ -372,6 +376,7 @@ class Registry(Recorder):
         shared = self.shared
         if shared is None:
             return
+        self._arrange_exit()
         to_shared(shared)
         for provider in self._others:
             to_other(provider)
@@ -381,6 +386,13 @@ class Registry(Recorder):
         """Count what happened to a further provider."""
         if self._shared is not None:
             self._shared.count_own(metric)
+
+    def _arrange_exit(self) -> None:
+        """Have a process of multiprocessing leave at its end, which comes without the atexit functions."""
+        if not self._exit_arranged:
+            self._exit_arranged = True
+            if multiprocessing.parent_process() is not None:
+                multiprocessing.util.Finalize(None, self._exit, exitpriority=0)
 
     def _leave_if_exiting(self) -> None:
         """Leave again at once after an operation that came after the interpreter had begun to exit."""
@@ -481,13 +493,14 @@ def _exit_all() -> None:
     close_all()
 
 
-def _unlock_all() -> None:
-    """In the child of a fork, where no thread is left that could have held a guard."""
+def _start_anew() -> None:
+    """In the child of a fork no thread is left that could have held a guard, and its end is another's."""
     for registry in _registries:
         registry._guard = Guard()
+        registry._exit_arranged = False
 
 
-os.register_at_fork(after_in_child=_unlock_all)
+os.register_at_fork(after_in_child=_start_anew)
 
 stats = Registry()
 """The default registry."""

@@ -26,17 +26,25 @@ class Timer:
     def __init__(self, report: Callable[[float], object]) -> None:
         self._report = report
         self._starts: ContextVar[tuple[int, ...]] = ContextVar("starts", default=())
+        self._running: list[int] = []
 
     def __enter__(self) -> Timer:
-        self._starts.set((*self._starts.get(), time.perf_counter_ns()))
+        start = time.perf_counter_ns()
+        self._starts.set((*self._starts.get(), start))
+        self._running.append(start)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        *outer, start = self._starts.get()
-        self._starts.set(tuple(outer))
-        self._finish(start)
+        starts = self._starts.get()
+        if starts:
+            self._starts.set(starts[:-1])
+            self._running.remove(starts[-1])
+            self._finish(starts[-1])
+        else:
+            # Left in another context than it was entered in, as the body of a generator may be.
+            self._finish(self._running.pop())
 
     def __call__(self, function: _Function) -> _Function:
         """Return the function, timed at every call."""

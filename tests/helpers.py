@@ -150,7 +150,7 @@ class PythonRunner:
         """Start ``code`` with arguments; every warning is an error in it."""
         file = self._directory / f"code{len(self._children)}.py"
         file.write_text(textwrap.dedent(code))
-        environment = os.environ | {"PYTHONPATH": str(self._root), "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"PYTHONPATH": str(self._root)}
         options = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
         command = [*self.prefix, sys.executable, *options, str(file), *map(str, arguments)]
         child = Child(command, environment, self._directory)

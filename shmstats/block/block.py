@@ -8,6 +8,7 @@ good order and finds no other live one; whoever comes first after a crash adopts
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -374,8 +375,13 @@ class Block:
 
 
 def _attach_finished(name: str) -> Segment | None:
-    """Attach the block if there is one that was finished; one that was not is removed."""
+    """Attach the block if there is one that was finished; one that was not is removed.
+
+    Raises:
+        BlockError: it is not this user's.
+    """
     try:
+        check_trust(name, os.stat(segment_path(name), follow_symlinks=False))
         segment = Segment(name)
     except FileNotFoundError:
         return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import logging
-import multiprocessing.util
 import os
 import struct
 import time
@@ -198,6 +197,17 @@ class SharedProvider:
         nothing: Value = 0
         return self._consult(read, nothing)
 
+    def moment(self, category: str, metric: str) -> int | None:
+        """Return a timestamp in microseconds since 1970-01-01 UTC; None where the name has none."""
+
+        def read(block: Block) -> int | None:
+            record = block.names.find(encode_key(category, metric))
+            if record is None or record.kind is not Kind.TIMESTAMP:
+                return None
+            return int(block.cells.load_gauge(block.row_for(record), record.cell))
+
+        return self._consult(read, None)
+
     def read(self) -> Snapshot:
         """Return all names and values; none where there is no block."""
 
@@ -226,9 +236,15 @@ class SharedProvider:
         return self._change(category, metric, remove)
 
     def reset(self, category: str, metric: str | None) -> int:
-        """Set a metric, or a whole category, to 0; returns how many names that were."""
+        """Set a metric, or a whole category, to 0; returns how many names that were.
+
+        A timestamp has no 0: it is removed.
+        """
 
         def reset(block: Block, records: list[Record]) -> None:
+            moments = [record for record in records if record.kind is Kind.TIMESTAMP]
+            if moments:
+                block.names.remove(moments, block.cells)
             for record in records:
                 block.clear(record)
 
@@ -260,9 +276,6 @@ class SharedProvider:
         self._block = block
         self.direct = self._direct
         _holding.add(self)
-        if multiprocessing.parent_process() is not None:
-            # Such a process ends without the atexit functions.
-            multiprocessing.util.Finalize(None, self.close, exitpriority=0)
         return block
 
     def _start_agent(self) -> None:

@@ -314,6 +314,12 @@ def test_a_false_alarm_of_the_kernels_deadlock_detection_is_survived(python: Any
         thread.start()
         inside.wait()
         print("holding", flush=True)
+        asked = threading.Event()
+        lock = other.lock
+        def lock_and_tell(position):
+            asked.set()
+            lock(position)
+        other.lock = lock_and_tell
         def want():
             try:
                 with other.table():
@@ -323,6 +329,7 @@ def test_a_false_alarm_of_the_kernels_deadlock_detection_is_survived(python: Any
         wanting = threading.Thread(target=want)
         input()
         wanting.start()
+        asked.wait()
         print("wanting", flush=True)
         input()
         leave.set()
@@ -333,12 +340,13 @@ def test_a_false_alarm_of_the_kernels_deadlock_detection_is_survived(python: Any
     one, two = python.start(code, path, second), python.start(code, second, path)
     for child in (one, two):
         assert child.hear() == "holding"
+    one.tell()
+    wait_until(lambda: _waits(one.pid))
+    two.tell()
+    assert two.hear() == "wanting"
     for child in (one, two):
         child.tell()
-        assert child.hear() == "wanting"
-    wait_until(lambda: _waits(one.pid) or _waits(two.pid))
-    for child in (one, two):
-        child.tell()
+    assert one.hear() == "wanting"
     assert [one.hear(), two.hear()] == ["got it", "got it"]
     one.finish()
     two.finish()
