@@ -1,0 +1,688 @@
+"""Buffered mode: nothing is dropped and nothing is sent twice, whenever it is flushed and whoever interferes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from helpers import wait_until
+
+NEVER = 3_600_000  # ms; the longest interval that is allowed
+
+
+@pytest.fixture(autouse=True)
+def buffered(configure: Callable[..., Any]) -> Callable[..., Any]:
+    """Configure buffered mode, with which only what the test does flushes: ``buffered(buffer_size=5)``."""
+
+    def buffered(**stats: Any) -> dict[str, Any]:
+        settings = {"no_buffer": False, "buffer_size": 1_000_000, "flush_interval_ms": NEVER, **stats}
+        return configure(**settings)  # type: ignore[no-any-return]
+
+    buffered()
+    return buffered
+
+
+@pytest.fixture
+def seen(shmstats: ModuleType, data: Path) -> Callable[..., Any]:
+    """Read a value from the block as a stranger sees it, who flushes nothing: ``seen("c", "m")``."""
+
+    def seen(category: str = "c", metric: str = "m") -> Any:
+        with shmstats.block.block.read_only(data) as reader:
+            snapshot = reader.read()
+        for name, value in zip(snapshot.names, snapshot.values, strict=True):
+            if (name.category, name.metric) == (category, metric):
+                return value
+        return 0
+
+    return seen
+
+
+def held_by(stats: Any) -> int:
+    """Operations in this process's buffer."""
+    return stats.shared.attach().held  # type: ignore[no-any-return]
+
+
+# When it is flushed -----------------------------------------------------------------------------------
+
+
+def test_operations_are_held_until_a_flush(stats: Any, seen: Callable[..., Any]) -> None:
+    handle = stats.counter("c", "m")
+    stats.incr("c", "m", 5)
+    handle.incr()
+    handle.decr(2)
+    stats.decr("c", "m")
+    assert (seen(), held_by(stats)) == (0, 4)
+    stats.flush()
+    assert (seen(), held_by(stats)) == (3, 0)
+    stats.flush()
+    assert seen() == 3
+
+
+def test_a_full_buffer_is_flushed_and_drops_nothing(
+    stats: Any, buffered: Callable[..., Any], seen: Callable[..., Any]
+) -> None:
+    buffered(buffer_size=10)
+    for number in range(1, 36):
+        stats.incr("c", f"m{number % 3}")
+        assert held_by(stats) == number % 10
+        assert sum(seen("c", f"m{i}") for i in range(3)) == number - number % 10
+    assert sum(stats.snapshot()["c"].values()) == 35
+
+
+def test_a_buffer_of_one_operation_is_as_good_as_none(
+    stats: Any, buffered: Callable[..., Any], seen: Callable[..., Any]
+) -> None:
+    buffered(buffer_size=1)
+    for number in range(1, 5):
+        stats.incr("c", "m")
+        stats.timing("c", "t", number)
+        assert (seen(), seen("c", "t").count) == (number, number)
+
+
+def test_the_interval_flushes_without_another_call(
+    stats: Any, buffered: Callable[..., Any], seen: Callable[..., Any]
+) -> None:
+    buffered(flush_interval_ms=50)
+    for number in range(1, 4):
+        stats.incr("c", "m")
+        stats.timing("c", "t", 1)
+        wait_until(lambda number=number: seen() == number and seen("c", "t").count == number)
+
+
+def test_reading_shows_what_this_process_has_counted(stats: Any, shmstats: ModuleType) -> None:
+    handle = stats.counter("c", "m")
+    for number in range(1, 4):
+        handle.incr()
+        assert stats.get("c", "m") == number
+        handle.incr()
+        assert handle.value == number + 1
+        handle.decr()
+        assert stats.snapshot()["c"] == {"m": number}
+    stats.incr("c", "m")
+    assert shmstats.stats.read().values[[name.metric for name in stats.read().names].index("m")] == 4
+
+
+def test_close_flushes(shmstats: ModuleType, stats: Any) -> None:
+    stats.incr("c", "m", 3)
+    stats.timing("c", "t", 70)
+    shmstats.close()
+    assert stats.get("c", "m") == 3
+    assert (stats.get("c", "t").count, stats.get("c", "t").sum) == (1, 70)
+
+
+def test_another_init_flushes_to_where_it_was_counted(
+    shmstats: ModuleType, stats: Any, tmp_path: Path, buffered: Callable[..., Any]
+) -> None:
+    stats.incr("c", "m", 3)
+    stats.init(buffered() | {"path": {"data": str(tmp_path / "elsewhere")}})
+    stats.incr("c", "m", 4)
+    assert stats.get("c", "m") == 4
+    stats.init()
+    assert stats.get("c", "m") == 3
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "",
+        "import sys; sys.exit(0)",
+        "raise SystemExit",
+        "import threading, sys; t = threading.Thread(target=lambda: (stats.incr('c', 'm'), sys.exit(3))); t.start(); t.join(); stats.decr('c', 'm')",
+        "import threading; threading.Thread(target=lambda: [stats.incr('c', 'm') for _ in range(100)]).start(); stats.decr('c', 'm', 100)",
+        "import atexit; atexit.register(lambda: stats.incr('c', 'm')); stats.decr('c', 'm')",
+    ],
+    ids=["end", "sys.exit", "SystemExit", "sys.exit in a thread", "thread goes on", "atexit"],
+)  # fmt: skip
+def test_the_end_of_a_process_flushes(stats: Any, python: Any, end: str) -> None:
+    python.run(
+        f"from shmstats import stats\nfor _ in range(7): stats.incr('c', 'm')\nstats.timing('c', 't', 3)\n{end}"
+    )
+    assert stats.get("c", "m") == 7
+    assert stats.get("c", "t").count == 1
+
+
+def test_a_process_that_ends_by_an_exception_flushes(stats: Any, python: Any) -> None:
+    child = python.start(
+        "from shmstats import stats\nstats.incr('c', 'm', 7)\nraise RuntimeError('on purpose')"
+    )
+    child.finish(status=1, quiet=False)
+    assert "on purpose" in child.stderr
+    assert stats.get("c", "m") == 7
+
+
+def test_sigterm_turned_into_an_exit_flushes(stats: Any, python: Any) -> None:
+    child = python.start(
+        """
+        import signal, sys
+        from shmstats import stats
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        stats.incr('c', 'm', 7)
+        print('ready')
+        signal.pause()
+        """
+    )
+    assert child.hear() == "ready"
+    child.signal(signal.SIGTERM)
+    child.finish()
+    assert stats.get("c", "m") == 7
+
+
+# Forks ------------------------------------------------------------------------------------------------
+
+
+def test_a_child_of_a_fork_never_sends_what_its_parent_holds(stats: Any, python: Any) -> None:
+    said = python.run(
+        """
+        import os, sys
+        from shmstats import stats
+        handle = stats.counter('c', 'handle')
+        for _ in range(7):
+            stats.incr('c', 'm'); handle.incr(); stats.timing('c', 't', 5)
+        ends = [lambda: os._exit(0), lambda: sys.exit(0), lambda: (stats.flush(), os._exit(0)),
+                lambda: (stats.incr('c', 'm', 100), handle.incr(100), stats.timing('c', 't', 5), sys.exit(0)),
+                lambda: (stats.incr('c', 'm', 100), handle.incr(100), stats.timing('c', 't', 5), stats.flush(), os._exit(0)),
+                lambda: (stats.get('c', 'm'), os._exit(0)), lambda: (stats.close(), os._exit(0))]
+        for end in ends:
+            pid = os.fork()
+            if not pid:
+                end()
+            assert os.waitpid(pid, 0)[1] == 0
+        print(stats.shared.attach().held)
+        """
+    )
+    assert said == "21\n"
+    assert stats.get("c", "m") == 207
+    assert stats.get("c", "handle") == 207
+    assert (stats.get("c", "t").count, stats.get("c", "t").sum) == (9, 45)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_child_of_multiprocessing_flushes_when_it_ends(stats: Any, python: Any, method: str) -> None:
+    python.run(
+        """
+        import multiprocessing, sys
+        from shmstats import stats
+
+        def work(number):
+            stats.incr('c', 'm', 10)
+            stats.timing('c', 't', number)
+            if number == 1:
+                sys.exit(1)
+            if number == 2:
+                sys.stderr = None
+                raise RuntimeError('on purpose')
+
+        if __name__ == '__main__':
+            context = multiprocessing.get_context(sys.argv[1])
+            stats.incr('c', 'm', 5)
+            children = [context.Process(target=work, args=(number,)) for number in range(3)]
+            for child in children:
+                child.start()
+            for child in children:
+                child.join()
+            assert stats.get('c', 'm') == 35, stats.snapshot()
+        """,
+        method,
+    )
+    assert (stats.get("c", "m"), stats.get("c", "t").sum) == (35, 3)
+
+
+def test_a_process_that_forks_all_the_time_flushes_at_the_interval_all_the_same(
+    stats: Any, python: Any, buffered: Callable[..., Any], seen: Callable[..., Any]
+) -> None:
+    buffered(flush_interval_ms=300)
+    stats.incr("c", "own")
+    child = python.start(
+        """
+        import os, select, sys
+        from shmstats import stats
+        stats.incr('c', 'm', 7)
+        print('ready')
+        while not select.select([0], [], [], 0.05)[0]:
+            pid = os.fork()
+            if not pid:
+                os._exit(0)
+            os.waitpid(pid, 0)
+        os._exit(0)
+        """
+    )
+    assert child.hear() == "ready"
+    wait_until(lambda: seen() == 7, 10)
+    child.tell()
+    child.finish()
+
+
+# Threads and signals ----------------------------------------------------------------------------------
+
+
+def test_threads_count_exactly_while_others_flush_and_read(
+    stats: Any, core: str, buffered: Callable[..., Any], seen: Callable[..., Any]
+) -> None:
+    buffered(buffer_size=37, flush_interval_ms=1)
+    done = threading.Event()
+    each = 20_000 if core == "C" else 1_000
+
+    def count(thread: int) -> None:
+        handle = stats.counter("c", "handle")
+        for number in range(each):
+            stats.incr("c", "m")
+            handle.incr(2)
+            stats.timing("c", "t", 5)
+            if number % 100 == 0:
+                stats.incr("c", f"own {thread} {number}")
+
+    def flush() -> None:
+        while not done.is_set():
+            stats.flush()
+            stats.get("c", "m")
+
+    with ThreadPoolExecutor(6) as pool:
+        flushers = [pool.submit(flush) for _ in range(2)]
+        for future in [pool.submit(count, thread) for thread in range(4)]:
+            future.result()
+        done.set()
+        for future in flushers:
+            future.result()
+    stats.flush()
+    assert (seen(), seen("c", "handle")) == (4 * each, 8 * each)
+    assert (seen("c", "t").count, seen("c", "t").sum) == (4 * each, 20 * each)
+    assert (
+        sum(value for metric, value in stats.snapshot()["c"].items() if metric.startswith("own"))
+        == 4 * each / 100
+    )
+
+
+def test_threads_count_exactly_while_another_closes(
+    shmstats: ModuleType, stats: Any, core: str, buffered: Callable[..., Any]
+) -> None:
+    buffered(buffer_size=50)
+    done = threading.Event()
+    each = 20_000 if core == "C" else 1_000
+
+    def count() -> None:
+        for _ in range(each):
+            stats.incr("c", "m")
+            stats.timing("c", "t", 1)
+
+    def close() -> None:
+        while not done.is_set():
+            shmstats.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        closer = pool.submit(close)
+        counting = [pool.submit(count) for _ in range(3)]
+        try:
+            for future in counting:
+                future.result()
+        finally:
+            done.set()
+        closer.result()
+    assert stats.get("c", "m") == 3 * each
+    assert stats.get("c", "t").count == 3 * each
+
+
+def test_an_operation_that_is_overtaken_by_the_close_of_the_buffer_raises_nothing(
+    shmstats: ModuleType, stats: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the addition to the buffer and the note that it is held, another thread closes."""
+    cells = shmstats.block.cells.Cells
+    if not hasattr(cells, "_hold_one_more"):
+        pytest.skip("in C there is nothing in between")
+    stats.incr("c", "m")
+    note = cells._hold_one_more
+
+    def overtaken(self: Any) -> None:
+        if self._limit:
+            monkeypatch.undo()
+            shmstats.close()
+        note(self)
+
+    monkeypatch.setattr(cells, "_hold_one_more", overtaken)
+    stats.incr("c", "m")
+    assert stats.get("c", "m") == 2
+
+
+def test_an_operation_that_looked_its_name_up_before_a_removal_costs_others_nothing(
+    shmstats: ModuleType, stats: Any, seen: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread removes a name and counts, while this one has looked a name up and not bound it yet."""
+    stats.incr("other", "m")
+    block = shmstats.block.Block
+    find = block.find_or_add
+
+    def slowly(self: Any, key: bytes, *arguments: Any) -> Any:
+        found = find(self, key, *arguments)
+        if b"slow" in key:
+            monkeypatch.undo()
+            stats.remove("other")
+            stats.incr("c", "quick", 5)
+        return found
+
+    stats.incr("c", "slow")
+    stats.remove("something", "else")
+    stats.incr("unrelated", "m")
+    stats.remove("unrelated")
+    monkeypatch.setattr(block, "find_or_add", slowly)
+    stats.incr("c", "slow")
+    stats.incr("c", "quick", 2)
+    stats.flush()
+    assert (seen("c", "slow"), seen("c", "quick")) == (2, 7)
+
+
+def test_a_signal_handler_that_counts_during_flushes_loses_nothing(
+    stats: Any, buffered: Callable[..., Any]
+) -> None:
+    buffered(buffer_size=5)
+    handled = 0
+
+    def handle(*_: object) -> None:
+        nonlocal handled
+        handled += 1
+        stats.incr("signals", "m")
+        stats.timing("signals", "t", 1)
+        stats.incr("signals", f"name {handled % 20}")
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    counted = 0
+    try:
+        while handled < 200:
+            stats.incr("main", "m")
+            stats.incr("main", f"name {counted % 50}")
+            counted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    values = stats.snapshot()
+    assert values["main"].pop("m") == sum(values["main"].values()) == counted
+    assert (values["signals"].pop("m"), values["signals"].pop("t").count) == (handled, handled)
+    assert sum(values["signals"].values()) == handled
+
+
+def test_an_exception_from_a_signal_handler_loses_nothing_that_is_held(
+    stats: Any, core: str, seen: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As sys.exit() in the signal handlers of a server's worker, or KeyboardInterrupt, in the middle of a flush."""
+    if core == "Python":
+        pytest.skip("what interrupts pure Python can interrupt it anywhere")
+
+    class InterruptionError(BaseException):
+        pass
+
+    for metric in ("a", "b", "d"):
+        stats.incr("c", metric, 5)
+    stats.timing("c", "t", 5)
+    stats.flush()
+    interruptions = 0
+    total = 4
+    while True:
+        for metric in ("a", "b", "d"):
+            stats.incr("c", metric)
+        stats.timing("c", "t", 1)
+        if _interrupted_at(interruptions, stats.flush, InterruptionError):
+            interruptions += 1
+            stats.flush()
+            total += 1
+            expected = (total + 1, total + 1, total + 1, total - 3)
+            assert (seen("c", "a"), seen("c", "b"), seen("c", "d"), seen("c", "t").count) == expected, (
+                interruptions
+            )
+            continue
+        break
+    assert interruptions > 20
+
+
+def _interrupted_at(line: int, call: Callable[[], None], error: type[BaseException]) -> bool:
+    """Have a call interrupted by an exception before its line of that number; returns whether it got there."""
+    import sys
+
+    left = line
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal left
+        if "buffer.py" not in frame.f_code.co_filename:
+            return trace if event == "call" and "shmstats" in frame.f_code.co_filename else None
+        if event == "line":
+            if left == 0:
+                left = -1
+                raise error
+            left -= 1
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    except error:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
+# Other processes --------------------------------------------------------------------------------------
+
+
+def test_what_is_held_survives_the_removal_of_other_names_by_another_process(stats: Any, python: Any) -> None:
+    stats.incr("other", "m")
+    stats.incr("c", "m", 5)
+    stats.timing("c", "t", 5)
+    python.run("from shmstats import stats; assert stats.remove('other') == 1; stats.incr('new', 'm', 70)")
+    stats.incr("c", "late", 3)
+    stats.timing("c", "t", 6)
+    assert stats.snapshot()["c"] == {"m": 5, "t": stats.get("c", "t"), "late": 3}
+    assert (stats.get("c", "t").count, stats.get("new", "m")) == (2, 70)
+
+
+def test_what_is_held_for_a_removed_name_is_never_given_to_a_stranger(stats: Any, python: Any) -> None:
+    handle = stats.counter("c", "gone")
+    handle.incr(5)
+    stats.timing("c", "gone time", 5)
+    stats.flush()
+    handle.incr(100)
+    stats.timing("c", "gone time", 50)
+    python.run(
+        "from shmstats import stats; stats.remove('c'); stats.incr('new', 'm', 7); stats.timing('new', 't', 1); stats.flush()"
+    )
+    stats.flush()
+    assert (stats.get("new", "m"), stats.get("new", "t").sum) == (7, 1)
+    assert stats.get("c", "gone") == 0
+    handle.incr(2)
+    assert (handle.value, stats.get("new", "m")) == (2, 7)
+
+
+def test_a_name_reset_by_another_process_starts_with_what_is_held(stats: Any, python: Any) -> None:
+    stats.incr("c", "m", 5)
+    stats.flush()
+    stats.incr("c", "m", 2)
+    python.run("from shmstats import stats; assert stats.reset('c') == 1; assert stats.get('c', 'm') == 0")
+    assert stats.get("c", "m") == 2
+
+
+def test_own_removal_and_reset_reach_what_is_held(stats: Any) -> None:
+    stats.incr("c", "m", 5)
+    stats.timing("c", "t", 5)
+    assert stats.reset("c") == 2
+    assert (stats.get("c", "m"), stats.get("c", "t").count) == (0, 0)
+    stats.incr("c", "m", 5)
+    assert stats.remove("c", "m") == 1
+    assert stats.get("c", "m") == 0
+    stats.incr("c", "m", 1)
+    assert stats.get("c", "m") == 1
+
+
+def test_two_buffering_processes_and_one_without_a_buffer_add_up(
+    stats: Any, python: Any, configure: Callable[..., Any], buffered: Callable[..., Any]
+) -> None:
+    stats.incr("c", "m", 5)
+    stats.timing("c", "t", 5)
+    code = "from shmstats import stats\nfor _ in range(10): stats.incr('c', 'm'); stats.timing('c', 't', 1)"
+    python.run(code)
+    configure(no_buffer=True)
+    python.run(code)
+    assert (stats.get("c", "m"), stats.get("c", "t").count, stats.get("c", "t").sum) == (25, 21, 25)
+
+
+def test_a_killed_process_loses_no_more_than_it_held(stats: Any, python: Any) -> None:
+    child = python.start(
+        """
+        from shmstats import stats
+        stats.incr('c', 'm', 5)
+        stats.flush()
+        stats.incr('c', 'm', 100)
+        print('ready')
+        input()
+        """
+    )
+    assert child.hear() == "ready"
+    child.kill()
+    assert stats.get("c", "m") == 5
+    assert stats.get("shmstats", "operations_held") == 0
+
+
+# Kinds ------------------------------------------------------------------------------------------------
+
+
+def test_a_total_can_be_set_while_operations_are_held(stats: Any) -> None:
+    stats.incr("c", "m", 5)
+    stats.absolute("c", "m", 10)
+    assert stats.get("c", "m") == 10
+    stats.incr("c", "m", 1)
+    stats.gauge("c", "m", 3)
+    assert stats.get("c", "m") == 3
+    stats.incr("c", "m", 1)
+    assert stats.get("c", "m") == 4
+
+
+def test_a_counter_becomes_a_gauge_while_operations_are_held(stats: Any) -> None:
+    handle = stats.counter("c", "m")
+    handle.incr(5)
+    stats.gauge("c", "m", 1.5)
+    assert stats.get("c", "m") == 1.5
+    handle.incr(2)
+    assert stats.get("c", "m") == 3.5
+
+
+def test_gauges_and_timestamps_are_not_held(stats: Any, seen: Callable[..., Any]) -> None:
+    stats.gauge("c", "g", 1.5)
+    stats.absolute("c", "a", 7)
+    stats.timestamp("c", "t", datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
+    assert (seen("c", "g"), seen("c", "a"), seen("c", "t"), held_by(stats)) == (1.5, 7, 1_000_000, 0)
+
+
+def test_a_held_decrement_makes_a_counter_a_gauge_for_readers(stats: Any) -> None:
+    stats.incr("c", "m", 5)
+    stats.decr("c", "m")
+    (name,) = [name for name in stats.read().names if name.category == "c"]
+    assert not name.monotonic
+    assert stats.get("c", "m") == 4
+
+
+def test_sums_saturate_and_never_wrap(stats: Any) -> None:
+    for _ in range(2):
+        stats.incr("c", "most", 2**63 - 1)
+        stats.decr("c", "least", 2**63 - 1)
+        stats.decr("c", "least", 2**63 - 1)
+        stats.flush()
+    assert (stats.get("c", "most"), stats.get("c", "least")) == (2**63 - 1, -(2**63))
+
+
+def test_held_timings_are_the_same_histogram(stats: Any, seen: Callable[..., Any]) -> None:
+    durations = [0, 0.1, 0.25, 3, 3, 60_000, 99_999.5]
+    for duration in durations:
+        stats.timing("c", "t", duration)
+    assert stats.get("c", "t") == seen("c", "t")
+    assert (seen("c", "t").sum, seen("c", "t").max) == (sum(durations), 99_999.5)
+    assert [count for count in seen("c", "t").buckets if count] == [2, 1, 2, 1, 1]
+    with stats.timer("c", "t"):
+        pass
+    assert stats.get("c", "t").count == len(durations) + 1
+    assert stats.get("c", "t").max == 99_999.5
+
+
+def test_more_processes_than_rows_buffer_exactly(
+    stats: Any, python: Any, buffered: Callable[..., Any]
+) -> None:
+    buffered(max_workers=1, buffer_size=7)
+    stats.incr("c", "m", 3)
+    children = [
+        python.start(
+            """
+            from shmstats import stats
+            print('ready'); input()
+            for _ in range(1000): stats.incr('c', 'm'); stats.timing('c', 't', 2)
+            """
+        )
+        for _ in range(3)
+    ]
+    for child in children:
+        assert child.hear() == "ready"
+    for child in children:
+        child.tell()
+    for child in children:
+        child.finish()
+    assert (stats.get("c", "m"), stats.get("c", "t").count, stats.get("c", "t").sum) == (3003, 3000, 6000)
+
+
+# What the library tells of itself ---------------------------------------------------------------------
+
+
+def test_operations_held_flushes_and_their_durations_are_shown(stats: Any, python: Any) -> None:
+    for _ in range(3):
+        stats.incr("c", "m")
+        stats.flush()
+    child = python.start(
+        """
+        from shmstats import stats
+        for _ in range(4): stats.incr('c', 'm')
+        print('ready')
+        input()
+        """
+    )
+    assert child.hear() == "ready"
+    assert stats.get("c", "m") == 3
+    own = stats.snapshot()["shmstats"]
+    assert (own["operations_held"], own["flushes"], own["flush"].count) == (4, 3, 3)
+    child.tell()
+    child.finish()
+    assert stats.get("c", "m") == 7
+    own = stats.snapshot()["shmstats"]
+    assert (own.get("operations_held", 0), own["flushes"]) == (0, 4)
+
+
+def test_a_flush_of_nothing_is_no_flush(stats: Any) -> None:
+    stats.incr("c", "m")
+    for _ in range(5):
+        stats.flush()
+        stats.get("c", "m")
+    assert stats.get("shmstats", "flushes") == 1
+
+
+def test_what_was_held_before_a_restart_is_not_shown_for_ever(
+    shmstats: ModuleType, stats: Any, python: Any, configure: Callable[..., Any]
+) -> None:
+    stats.incr("c", "m")
+    child = python.start("from shmstats import stats; stats.incr('c', 'm', 4); print('ready'); input()")
+    assert child.hear() == "ready"
+    assert stats.snapshot()["shmstats"]["operations_held"] == 1
+    child.kill()
+    shmstats.close()
+    configure(no_buffer=True)
+    stats.init()
+    assert stats.snapshot().get("shmstats", {}).get("operations_held", 0) == 0
+
+
+def test_real_time_mode_has_no_buffer(
+    stats: Any, seen: Callable[..., Any], configure: Callable[..., Any]
+) -> None:
+    configure(no_buffer=True)
+    stats.incr("c", "m", 3)
+    stats.timing("c", "t", 3)
+    assert (seen(), seen("c", "t").count) == (3, 1)
+    assert "flushes" not in stats.snapshot().get("shmstats", {})
