@@ -1,0 +1,487 @@
+"""Making, attaching, adopting and leaving a block; and the blocks that must not be used."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from helpers import Child, segment_file
+
+COUNT_AND_WAIT = """
+    from shmstats import stats
+    stats.incr("c", "m")
+    print("counted", flush=True)
+    input()
+"""
+
+
+def field(shmstats: ModuleType, name: str) -> tuple[int, int]:
+    layout = shmstats.block.layout
+    return layout.field_offset(layout.HEADER, name), layout.HEADER[name].itemsize
+
+
+def write_header(shmstats: ModuleType, data: Path, **values: int) -> None:
+    with segment_file(data).open("r+b") as file:
+        for name, value in values.items():
+            offset, size = field(shmstats, name)
+            file.seek(offset)
+            file.write(value.to_bytes(size, "little"))
+
+
+def leave_behind(python: Any, count: int = 1) -> None:
+    """Have a block that its processes did not leave in good order."""
+    children = [python.start(COUNT_AND_WAIT) for _ in range(count)]
+    for child in children:
+        child.hear()
+    for child in children:
+        child.signal(signal.SIGKILL)
+    for child in children:
+        child.finish(status=-signal.SIGKILL)
+
+
+@pytest.fixture
+def refused(attach: Any, data: Path) -> Iterator[Path]:
+    """A block's file that nobody uses, for what is wrong with it; it is removed by hand at the end."""
+    block = attach(capacity=1024, max_workers=8)
+    file = segment_file(data)
+    content = file.read_bytes()
+    block.leave()
+    file.touch(0o600)
+    file.write_bytes(content)
+    yield file
+    for name in (file, Path(f"{file}.lock")):
+        name.unlink(missing_ok=True)
+
+
+# Making and attaching -----------------------------------------------------------------------------------
+
+
+def test_many_processes_that_start_at_once_share_one_block(python: Any, stats: Any, data: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    code = """
+        import os, sys, time
+        from shmstats import stats
+        print("ready", flush=True)
+        end = time.monotonic() + 60
+        while not os.path.exists(sys.argv[1]):
+            assert time.monotonic() < end
+        for number in range(50):
+            stats.incr("c", "m")
+            stats.incr("c", f"name {number}")
+        print(os.stat(sys.argv[2]).st_ino, flush=True)
+        input()
+    """
+    children: list[Child] = [python.start(code, gate, segment_file(data)) for _ in range(12)]
+    for child in children:
+        child.hear()
+    gate.touch()
+    assert len({child.hear() for child in children}) == 1
+    assert stats.snapshot()["c"] == {"m": 600} | {f"name {number}": 12 for number in range(50)}
+    for child in children:
+        child.tell()
+    for child in children:
+        child.finish()
+
+
+def test_processes_that_come_and_go_lose_nothing(python: Any, stats: Any, data: Path) -> None:
+    """Each may be the first or the last: block and lock file appear and vanish under them."""
+    code = """
+        from shmstats import stats
+        import shmstats
+        for _ in range(40):
+            stats.incr("c", "m")
+            shmstats.close()
+    """
+    children = [python.start(code) for _ in range(4)]
+    for child in children:
+        child.finish()
+    assert not segment_file(data).exists()
+    assert not Path(f"{segment_file(data)}.lock").exists()
+    assert stats.get("c", "m") == 160
+
+
+def test_the_last_one_out_unlinks_and_none_before(stats: Any, python: Any, data: Path) -> None:
+    children = [python.start(COUNT_AND_WAIT) for _ in range(3)]
+    for child in children:
+        child.hear()
+    for child in children:
+        assert segment_file(data).exists()
+        child.tell()
+        child.finish()
+    assert not segment_file(data).exists()
+    assert not Path(f"{segment_file(data)}.lock").exists()
+    assert stats.get("c", "m") == 3
+
+
+def test_two_data_directories_never_see_each_other(shmstats: ModuleType, tmp_path: Path) -> None:
+    registries = [shmstats.Registry() for _ in range(2)]
+    for registry, name in zip(registries, ("one", "two"), strict=True):
+        registry.init({"path": {"data": str(tmp_path / name)}, "stats": {"capacity": 256}})
+        registry.incr("c", name)
+    assert [registry.snapshot() for registry in registries] == [{"c": {"one": 1}}, {"c": {"two": 1}}]
+    for registry in registries:
+        registry.close()
+
+
+@pytest.mark.parametrize("content", [b"", bytes(4096), bytes(100_000)], ids=["empty", "a page", "zeros"])
+def test_a_half_made_block_of_a_killed_creator_is_replaced(stats: Any, data: Path, content: bytes) -> None:
+    segment_file(data).write_bytes(content)
+    segment_file(data).chmod(0o600)
+    stats.incr("c", "m")
+    assert stats.get("c", "m") == 1
+
+
+def test_a_creator_killed_at_any_step_leaves_no_obstacle(python: Any, stats: Any, data: Path) -> None:
+    code = """
+        import os, signal, sys
+        from shmstats import stats
+        from shmstats.block import block, segment
+
+        steps = int(sys.argv[1])
+        def counting(function):
+            def counted(*arguments, **keywords):
+                global steps
+                if steps == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                steps -= 1
+                return function(*arguments, **keywords)
+            return counted
+
+        os.ftruncate = counting(os.ftruncate)
+        segment.Segment.reserve = counting(segment.Segment.reserve)
+        block.Block.__init__ = counting(block.Block.__init__)
+        block.WorkerTable.claim = counting(block.WorkerTable.claim)
+        block.NameTable.add = counting(block.NameTable.add)
+        stats.incr("c", "m")
+        stats.close()
+        print("done", flush=True)
+    """
+    killed = 0
+    while True:
+        child = python.start(code, killed)
+        if child.finish(status=None):
+            break
+        assert not Path(f"/proc/{child.pid}").exists()
+        stats.incr("c", "n")
+        killed += 1
+        assert stats.get("c", "n") == killed
+        stats.close()
+    assert killed > 6
+    assert stats.get("c", "m") == 1
+
+
+# Refusing ---------------------------------------------------------------------------------------------------
+
+
+def test_another_owner_is_refused_by_both_names(shmstats: ModuleType, refused: Path, data: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    os.chown(refused, 12345, -1)
+    with pytest.raises(shmstats.BlockError, match="belongs to user 12345; it must belong to user 0"):
+        shmstats.init()
+    with pytest.raises(shmstats.BlockError, match="belongs to user 12345"), shmstats.block.read_only(data):
+        pass
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666, 0o620])
+def test_a_wider_mode_is_refused(shmstats: ModuleType, refused: Path, data: Path, mode: int) -> None:
+    refused.chmod(mode)
+    with pytest.raises(shmstats.BlockError, match=r"has mode -rw.*; it must be -rw-------"):
+        shmstats.init()
+    with pytest.raises(shmstats.BlockError, match="has mode"), shmstats.block.read_only(data):
+        pass
+
+
+def test_an_unfinished_block_of_another_owner_is_not_touched(shmstats: ModuleType, refused: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    for content in (b"", bytes(8192)):
+        refused.write_bytes(content)
+        refused.chmod(0o600)
+        os.chown(refused, 12345, -1)
+        with pytest.raises(shmstats.BlockError, match="belongs to user 12345"):
+            shmstats.init()
+        assert refused.read_bytes() == content
+
+
+def test_a_link_in_its_place_is_not_followed(shmstats: ModuleType, refused: Path, tmp_path: Path) -> None:
+    refused.unlink()
+    target = tmp_path / "target"
+    target.write_bytes(b"precious")
+    refused.symlink_to(target)
+    with pytest.raises(OSError, match="symbolic links"):
+        shmstats.init()
+    shmstats.stats.incr("c", "m")
+    assert target.read_bytes() == b"precious"
+    assert refused.is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"layout_version": 0}, "has layout version 0, this shmstats has version"),
+        ({"layout_version": 99}, "has layout version 99, this shmstats has version"),
+        ({"magic": 1}, "does not begin like a block of shmstats"),
+        ({"capacity": 512}, r"bytes long, but by its header \(capacity 512, max_workers 8\) it has"),
+        ({"capacity": 0}, "it is damaged"),
+        ({"max_workers": 0}, "it is damaged"),
+        ({"capacity": 2**32 - 1, "max_workers": 2**32 - 1}, "it is damaged"),
+        ({"namespace": 4711}, "belongs to the pid namespace 4711, this process runs in"),
+    ],
+    ids=str,
+)
+def test_a_header_that_does_not_fit_is_refused_and_both_sides_named(
+    shmstats: ModuleType, refused: Path, data: Path, values: dict[str, int], message: str
+) -> None:
+    write_header(shmstats, data, **values)
+    before = refused.read_bytes()
+    with pytest.raises(shmstats.BlockError, match=message):
+        shmstats.init()
+    shmstats.stats.incr("c", "m")
+    assert refused.read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 20000])
+def test_a_truncated_block_is_refused(shmstats: ModuleType, refused: Path, data: Path, size: int) -> None:
+    os.truncate(refused, size)
+    with pytest.raises(shmstats.BlockError, match=rf"is {size} bytes long"):
+        shmstats.init()
+    with pytest.raises(shmstats.BlockError, match=rf"is {size} bytes long"), shmstats.block.read_only(data):
+        pass
+
+
+def other_core(core: str) -> str:
+    return "1" if core == "C" else ""
+
+
+def test_a_live_block_of_the_other_core_is_refused(
+    stats: Any, shmstats: ModuleType, python: Any, core: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("shmstats.block._cells")
+    stats.incr("c", "m")
+    monkeypatch.setenv("SHMSTATS_PURE", other_core(core))
+    child = python.start("import shmstats; shmstats.init()")
+    child.finish(status=1, quiet=False)
+    for part in ("compare-and-swap", "record locks", "run all processes with the same core"):
+        assert part in child.stderr
+
+
+def test_a_dead_block_of_the_other_core_is_adopted_and_its_locks_freed(
+    stats: Any, python: Any, core: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("shmstats.block._cells")
+    monkeypatch.setenv("SHMSTATS_PURE", other_core(core))
+    child = python.start(
+        """
+        from shmstats import stats
+        stats.incr("c", "m", 5)
+        block = stats.shared.attach()
+        block.cells.hold(1, block.names.find(b"c\\0m").cell, block.worker.word)
+        print("held", flush=True)
+        input()
+        """
+    )
+    child.hear()
+    child.signal(signal.SIGKILL)
+    child.finish(status=-signal.SIGKILL)
+    stats.incr("c", "m")
+    assert stats.get("c", "m") == 6
+    block = stats.shared.attach()
+    assert block.reader.header("protocol") == (1 if core == "C" else 2)
+    assert stats.get("shmstats", "locks_taken_over") == 0
+
+
+def test_other_sizes_are_logged_and_the_block_keeps_its_own(
+    stats: Any, python: Any, configure: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    child = python.start(COUNT_AND_WAIT)
+    child.hear()
+    configure(capacity=2048, max_workers=3)
+    stats.incr("c", "m")
+    assert stats.get("c", "m") == 2
+    assert "keeps capacity 1024 and max_workers 8" in caplog.text
+    assert "configured: 2048 and 3" in caplog.text
+    child.tell()
+    child.finish()
+
+
+# Crashes ----------------------------------------------------------------------------------------------------------
+
+
+def test_after_a_kill_of_all_the_next_start_adopts_the_block(python: Any, stats: Any, data: Path) -> None:
+    leave_behind(python, 4)
+    inode = segment_file(data).stat().st_ino
+    assert stats.get("c", "m") == 4
+    assert segment_file(data).stat().st_ino == inode
+    stats.incr("c", "m")
+    assert stats.get("c", "m") == 5
+    assert stats.shared.attach().worker.row == 1
+    stats.close()
+    assert not segment_file(data).exists()
+    assert stats.get("c", "m") == 5
+
+
+def test_adoption_begins_the_uptime_anew_and_joining_does_not(python: Any, stats: Any, shmstats: ModuleType, data: Path) -> None:
+    leave_behind(python)
+    before = time.monotonic_ns()
+    stats.get("c", "m")
+    started = stats.shared.attach().reader.header("started")
+    assert started >= before
+    python.run("from shmstats import stats; stats.incr('c', 'm')")
+    assert stats.shared.attach().reader.header("started") == started
+
+
+def test_a_change_broken_off_by_a_kill_is_put_right_by_the_next_to_attach(
+    python: Any, stats: Any, shmstats: ModuleType, data: Path
+) -> None:
+    code = """
+        import os, signal
+        from shmstats import stats
+        from shmstats.block.names import NameTable
+        for number in range(20):
+            stats.incr("c", f"name {number}")
+        stats.remove("c", "name 7")
+        NameTable._enter = lambda self, number, wanted: os.kill(os.getpid(), signal.SIGKILL)
+        stats.incr("c", "a longer name that takes nobody's place")
+    """
+    python.start(code).finish(status=-signal.SIGKILL)
+    stats.incr("c", "name 3")
+    values = stats.snapshot()["c"]
+    values.pop("a longer name that takes nobody's place", None)
+    assert values == {f"name {number}": 1 for number in range(20) if number != 7} | {"name 3": 2}
+    stats.incr("c", "a longer name that takes nobody's place")
+    assert stats.get("c", "a longer name that takes nobody's place") == 1
+
+
+def test_a_file_removed_by_hand_is_made_anew_by_newcomers_and_not_by_leavers(
+    python: Any, stats: Any, data: Path
+) -> None:
+    child = python.start(COUNT_AND_WAIT)
+    child.hear()
+    segment_file(data).unlink()
+    stats.incr("c", "m", 10)
+    inode = segment_file(data).stat().st_ino
+    child.tell()
+    child.finish()
+    assert segment_file(data).stat().st_ino == inode
+    assert stats.get("c", "m") == 10
+
+
+def test_what_fills_a_new_block_is_there_before_anyone_sees_it(attach: Any, shmstats: ModuleType, data: Path) -> None:
+    seen: list[bytes] = []
+
+    def fill(block: Any) -> None:
+        seen.append(segment_file(data).read_bytes()[:8])
+        name = shmstats.series.Name("c", "m", shmstats.series.Kind.COUNTER)
+        block.restore(name, 5)
+
+    block = attach(fill=fill)
+    assert seen == [bytes(8)]
+    assert block.reader.value(block.names.find(b"c\0m")) == 5
+    other = attach(fill=lambda block: seen.append(b"again"))
+    assert len(seen) == 1
+    assert other.reader.read().values == [5]
+
+
+def test_a_fill_that_fails_leaves_nothing(attach: Any, data: Path) -> None:
+    def fill(block: Any) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        attach(fill=fill)
+    assert not segment_file(data).exists()
+    assert not Path(f"{segment_file(data)}.lock").exists()
+    attach()
+
+
+def test_a_save_that_fails_leaves_the_block_to_the_next(attach: Any, data: Path, shmstats: ModuleType) -> None:
+    block = attach()
+    record = block.find_or_add(b"c\0m", shmstats.series.Kind.COUNTER, 1)
+    block.cells.add(block.row_for(record), record.cell, 5, block.cells.generation)
+
+    def save(block: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        block.leave(save)
+    assert segment_file(data).exists()
+    again = attach()
+    assert again.reader.value(again.names.find(b"c\0m")) == 5
+
+
+# Reading only -----------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_only_looks(stats: Any, python: Any, data: Path, shmstats: ModuleType) -> None:
+    stats.incr("c", "m", 5)
+    stats.gauge("g", "v", 1.5)
+    before = segment_file(data).read_bytes()
+    code = """
+        import sys
+        from pathlib import Path
+        from shmstats.block import read_only
+        with read_only(Path(sys.argv[1])) as reader:
+            read = reader.read(by_worker=True)
+            print({name.metric: value for name, value in zip(read.names, read.values) if name.category != "shmstats"})
+            print(reader.usage()["names"].used, reader.protocol, len(list(reader.workers)))
+    """
+    protocol = shmstats.block.layout.PROTOCOLS[shmstats.block.cells.PROTOCOL]
+    names = stats.shared.attach().names.count
+    assert python.run(code, data) == f"{{'m': 5, 'v': 1.5}}\n{names} {protocol} 1\n"
+    assert segment_file(data).read_bytes() == before
+
+
+def test_there_is_nothing_to_read_without_a_block(shmstats: ModuleType, data: Path) -> None:
+    with pytest.raises(FileNotFoundError), shmstats.block.read_only(data):
+        pass
+    segment_file(data).touch(0o600)
+    with pytest.raises((FileNotFoundError, shmstats.BlockError)), shmstats.block.read_only(data):
+        pass
+    segment_file(data).unlink()
+
+
+def test_a_breakdown_says_which_row_holds_what(stats: Any, python: Any) -> None:
+    stats.incr("c", "m", 5)
+    stats.gauge("g", "v", 7)
+    python.run("from shmstats import stats; stats.incr('c', 'm', 3)")
+    read = stats.shared.attach().reader.read(by_worker=True)
+    position = {name.metric: index for index, name in enumerate(read.names)}
+    assert {row: values[position["m"]] for row, values in read.workers.items() if values[position["m"]]} == {1: 5, 2: 3}
+    assert read.workers[0][position["v"]] == 7
+    assert read.values[position["m"]] == 8
+
+
+def test_sums_beyond_64_bits_are_saturated(attach: Any, shmstats: ModuleType) -> None:
+    blocks = [attach(max_workers=4) for _ in range(3)]
+    high = blocks[0].find_or_add(b"c\0high", shmstats.series.Kind.COUNTER, 1)
+    low = blocks[0].find_or_add(b"c\0low", shmstats.series.Kind.COUNTER, 1)
+    mixed = blocks[0].find_or_add(b"c\0mixed", shmstats.series.Kind.COUNTER, 1)
+    for number, block in enumerate(blocks):
+        for record, n in ((high, 2**63 - 1), (low, -(2**63)), (mixed, (2**63 - 1) * (-1) ** number)):
+            block.cells.add(block.row_for(record), record.cell, n, block.cells.generation)
+    assert blocks[0].reader.read().values == [2**63 - 1, -(2**63), 2**63 - 1]
+    assert [blocks[1].reader.value(record) for record in (high, low, mixed)] == [2**63 - 1, -(2**63), 2**63 - 1]
+
+
+def test_names_are_the_same_object_while_nothing_changes(stats: Any) -> None:
+    stats.incr("c", "m")
+    names = stats.read().names
+    stats.incr("c", "m")
+    assert stats.read().names is names
+    stats.incr("c", "n")
+    assert stats.read().names is not names
+
+
+def test_the_process_list_is_bounded(stats: Any, python: Any) -> None:
+    """Recycled workers take the slots of those before them."""
+    stats.incr("c", "m")
+    for _ in range(4):
+        python.start("import os; from shmstats import stats; stats.incr('c', 'm'); os._exit(0)").finish()
+    assert stats.get("c", "m") == 5
+    assert stats.shared.attach().reader.header("slots") == 2

@@ -1,0 +1,226 @@
+"""The memory under a block: the resource tracker kept away, reservation, trust."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from collections.abc import Callable
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from helpers import segment_file, segment_of
+
+
+def can_mount() -> bool:
+    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/dev/shm"]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def test_the_name_is_that_of_the_user_and_the_directory(shmstats: ModuleType, tmp_path: Path) -> None:
+    name = shmstats.block.segment_name
+    assert name(tmp_path) == segment_of(tmp_path)
+    assert name(tmp_path / "a") != name(tmp_path / "b")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert name(tmp_path / "a") == name(tmp_path / "link") == name(tmp_path / "b" / ".." / "a")
+    assert name(tmp_path / "\udcff") != name(tmp_path / "a")
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o077, 0o377])
+def test_a_segment_is_private_whatever_the_umask(attach: Any, data: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        attach()
+    finally:
+        os.umask(before)
+    found = segment_file(data).stat()
+    assert stat.S_IMODE(found.st_mode) & 0o177 == 0
+    assert found.st_uid == os.geteuid()
+
+
+def test_a_process_that_attached_and_ends_unlinks_nothing(stats: Any, python: Any, data: Path) -> None:
+    stats.incr("c", "m")
+    for _ in range(2):
+        python.run("from shmstats import stats; stats.incr('c', 'm')")
+        assert segment_file(data).exists()
+    assert stats.get("c", "m") == 3
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_the_resource_tracker_is_never_told(stats: Any, python: Any, data: Path, method: str) -> None:
+    """It would unlink the block when the child ends, and warn of a leak when the parent does."""
+    code = """
+        import multiprocessing, sys
+        from multiprocessing import resource_tracker
+        from shmstats import stats
+
+        def count():
+            from shmstats import stats
+            stats.incr("c", "m")
+
+        if __name__ == "__main__":
+            resource_tracker.ensure_running()
+            context = multiprocessing.get_context(sys.argv[1])
+            stats.incr("c", "m")
+            for _ in range(2):
+                child = context.Process(target=count)
+                child.start()
+                child.join()
+                assert child.exitcode == 0
+            assert stats.get("c", "m") == 4, stats.get("c", "m")
+    """
+    stats.incr("c", "m")
+    python.run(code, method)
+    assert segment_file(data).exists()
+    assert stats.get("c", "m") == 4
+
+
+def test_segments_of_others_are_tracked_as_ever(shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(resource_tracker._resource_tracker, "register", lambda name, kind: told.append(name))
+    monkeypatch.setattr(resource_tracker._resource_tracker, "unregister", lambda name, kind: None)
+    monkeypatch.setattr(resource_tracker, "register", resource_tracker.register)
+    other = SharedMemory(create=True, size=4096)
+    try:
+        shmstats.stats.incr("c", "m")
+    finally:
+        other.close()
+        other.unlink()
+    assert not any("shmstats" in name for name in told)
+
+
+def test_a_segment_that_cannot_be_mapped_stays(shmstats: ModuleType, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mmap
+
+    shmstats.stats.incr("c", "m")
+
+    def fail(*_: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    other = shmstats.Registry()
+    monkeypatch.setattr(mmap, "mmap", fail)
+    with pytest.raises(OSError, match="Cannot allocate"):
+        other.init()
+    monkeypatch.undo()
+    assert segment_file(data).exists()
+    assert shmstats.stats.get("c", "m") == 1
+
+
+def test_memory_is_only_used_where_it_was_reserved(stats: Any, data: Path, python: Any) -> None:
+    """A page without its bit is never touched: the file grows by what is reserved and by nothing else."""
+    stats.incr("c", "m")
+    block = stats.shared.attach()
+    from shmstats.block.layout import PAGE
+
+    def pages() -> int:
+        return segment_file(data).stat().st_blocks * 512 // PAGE
+
+    before = pages()
+    stats.get("c", "m")
+    stats.get("c", "nobody")
+    stats.snapshot()
+    block.reader.read(by_worker=True)
+    block.reader.usage()
+    list(block.reader.workers)
+    stats.reset("c")
+    assert pages() == before
+    reserved = int(block.reader.reserved().sum())
+    for number in range(300):
+        stats.incr("c", f"name {number}")
+    grown = int(block.reader.reserved().sum()) - reserved
+    names = -(-block.names.count * 64 // PAGE) - 1
+    heap = -(-block.names.heap_used // PAGE) - 1
+    assert pages() - before == grown + names + heap
+    python.run("from shmstats.block import read_only; from pathlib import Path; import sys\n"
+               "with read_only(Path(sys.argv[1])) as reader: print(len(reader.read().names))", data)
+    assert pages() - before == grown + names + heap
+
+
+def full_after(reserve: Callable[..., None], allowed: int) -> Callable[..., None]:
+    calls = 0
+
+    def limited(self: Any, offset: int, length: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > allowed:
+            raise OSError(28, "No space left on device")
+        reserve(self, offset, length)
+
+    return limited
+
+
+def test_a_name_is_dropped_where_nothing_can_be_reserved_and_old_ones_count_on(
+    stats: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    segment = shmstats.block.segment.Segment
+    stats.incr("c", "m")
+    monkeypatch.setattr(segment, "reserve", full_after(segment.reserve, 0))
+    for number in range(500):
+        stats.incr("c", f"name {number}")
+        stats.incr("c", "m")
+    counted = stats.snapshot()["c"]
+    assert counted.pop("m") == 501
+    assert 0 < len(counted) < 500
+    assert set(counted.values()) == {1}
+    assert stats.get("shmstats", "operations_dropped") == 500 - len(counted)
+    assert len([record for record in caplog.records if "shared memory is full" in record.getMessage()]) == 1
+    monkeypatch.undo()
+    stats.incr("c", "name 499")
+    assert stats.get("c", "name 499") == 1
+
+
+def test_a_worker_without_memory_for_its_row_counts_in_anothers(
+    attach: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, segment = shmstats.series.Kind, shmstats.block.segment.Segment
+    one = attach()
+    record = one.find_or_add(b"c\0m", kind.COUNTER, 1)
+    other = attach()
+    monkeypatch.setattr(segment, "reserve", full_after(segment.reserve, 0))
+    assert (other.worker.row, other.row_for(record)) == (2, 1)
+    other.cells.add(other.row_for(record), record.cell, 5, other.cells.generation)
+    one.cells.add(one.row_for(record), record.cell, 5, one.cells.generation)
+    assert one.reader.value(record) == 10
+    monkeypatch.undo()
+    assert other.row_for(record) == 2
+
+
+@pytest.mark.skipif(not can_mount(), reason="a small tmpfs cannot be mounted here")
+@pytest.mark.parametrize("size", ["4k", "16k", "28k", "32k", "40k", "48k", "64k", "96k"])
+def test_a_small_shared_memory_kills_nobody(python: Any, size: str, tmp_path: Path, configure: Any) -> None:
+    configure(capacity=1024, persist=False)
+    mount = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
+    python.prefix = ["unshare", "--mount", "sh", "-c", mount, "sh"]
+    code = """
+        import os, sys
+        from shmstats import stats
+        for number in range(800):
+            stats.incr("c", f"name {number}")
+            stats.gauge("g", f"name {number}", number)
+        children = []
+        for _ in range(3):
+            pid = os.fork()
+            if pid == 0:
+                for number in range(800):
+                    stats.incr("c", f"name {number}")
+                stats.snapshot()
+                stats.close()
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        values = stats.snapshot()
+        counted = values.get("c", {})
+        assert set(counted.values()) <= {1, 2, 3, 4}, counted
+        print(len(counted))
+    """
+    child = python.start(code)
+    child.finish(quiet=False)
+    assert "Traceback" not in child.stderr
+    assert "No space" in child.stderr or "full" in child.stderr or size in ("64k", "96k")
