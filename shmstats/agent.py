@@ -57,29 +57,39 @@ class Agent:
         self._listener: Listener | None = None
         self._wake = -1
         self._thread: threading.Thread | None = None
+        self._due = [0.0] * len(tasks)
+        self._lock = threading.Lock()
+        self._stopped = False
         _agents.add(self)
 
     def start(self) -> None:
-        """Start the thread; without a socket where none can be made."""
-        try:
-            self._listener = Listener(self._socket)
-        except OSError as error:
-            log.warning("the debug endpoints will not show process %d: %s", os.getpid(), error)
-        self._resume()
+        """Start the thread; without a socket where none can be made. Nothing where it was stopped before."""
+        with self._lock:
+            if self._stopped:
+                return
+            try:
+                self._listener = Listener(self._socket)
+            except OSError as error:
+                log.warning("the debug endpoints will not show process %d: %s", os.getpid(), error)
+            self._due = [time.monotonic() + task.interval for task in self._tasks]
+            self._resume()
 
     def stop(self) -> None:
-        """End the thread and remove the socket."""
-        self._pause(_STOP_SECONDS)
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        """End the thread and remove the socket, for good."""
+        with self._lock:
+            self._stopped = True
+            self._pause(_STOP_SECONDS)
+            if self._listener is not None:
+                self._listener.close()
+                self._listener = None
 
     def _resume(self) -> None:
         stop, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._run, args=(stop, self._listener), name="shmstats-agent", daemon=True
         )
-        self._thread.start()
+        thread.start()
+        self._thread = thread
 
     def _pause(self, seconds: float) -> bool:
         """Have the thread end; returns whether there was one."""
@@ -97,10 +107,11 @@ class Agent:
         """Drop what the child of a fork inherited."""
         self._thread = None
         self._listener = None
+        self._lock = threading.Lock()
 
     def _run(self, stop: int, listener: Listener | None) -> None:
         """Work until the other end of the pipe ``stop`` is closed."""
-        due = [time.monotonic() + task.interval for task in self._tasks]
+        due = self._due  # kept over a fork, or a process that forks often would never come to its tasks
         with selectors.DefaultSelector() as selector:
             selector.register(stop, selectors.EVENT_READ)
             if listener is not None:

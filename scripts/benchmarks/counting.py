@@ -1,4 +1,7 @@
-"""What a counting call costs, beside a C method that does nothing, in one run.
+"""What a counting call costs, beside calls that do less, in one run.
+
+``inc`` and ``incr`` stand beside a C method that does nothing, ``contended`` (two processes, one name) beside
+one process alone, ``buffered`` beside real-time mode.
 
 Every figure is the best of several repeats of a plain ``for`` loop with the call in it, less the empty
 loop, so that both sides of a ratio are measured alike. Machines are noisy: compare the ratios of one run,
@@ -46,7 +49,8 @@ def build_nothing(directory: Path) -> Any:
     target = directory / f"_nothing{sysconfig.get_config_var('EXT_SUFFIX')}"
     include = sysconfig.get_path("include")
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
-    subprocess.run([compiler, "-O3", "-shared", "-fPIC", f"-I{include}", str(source), "-o", str(target)], check=True)
+    command = [compiler, "-O3", "-shared", "-fPIC", f"-I{include}", str(source), "-o", str(target)]
+    subprocess.run(command, check=True)
     spec = importlib.util.spec_from_file_location("_nothing", target)
     assert spec is not None
     assert spec.loader is not None
@@ -125,6 +129,35 @@ def _count_when_told(barrier: Any, results: Any) -> None:
     results.put(min(times))
 
 
+def measure_buffered(directory: Path) -> Row:
+    """A bound handle's ``incr()`` in buffered mode beside real-time mode."""
+    real_time, buffered = (_registry(directory / name, no_buffer=name == "real") for name in ("real", "held"))
+    counters = [registry.counter("bench", "mode") for registry in (buffered, real_time)]
+    for counter in counters:
+        counter.incr()
+
+    def ours(calls: int) -> None:
+        counter = counters[0]
+        for _ in range(calls):
+            counter.incr()
+
+    def limit(calls: int) -> None:
+        counter = counters[1]
+        for _ in range(calls):
+            counter.incr()
+
+    row = Row("buffered", *measure(ours, limit), 1.0)
+    for registry in (real_time, buffered):
+        registry.close()
+    return row
+
+
+def _registry(directory: Path, *, no_buffer: bool) -> shmstats.Registry:
+    registry = shmstats.Registry()
+    registry.init({"path": {"data": str(directory)}, "stats": {"persist": False, "no_buffer": no_buffer}})
+    return registry
+
+
 def measure_contended() -> Row:
     """The time of a call while two processes count one name, beside that of one process alone."""
     return Row("contended", _processes(2), _processes(1), 1.3)
@@ -148,6 +181,7 @@ def main() -> int:
         shmstats.init({"path": {"data": f"{directory}/data"}, "stats": {"persist": False}})
         nothing = build_nothing(Path(directory))
         rows = [measure_handle(nothing), measure_incr(nothing), measure_contended()]
+        rows.append(measure_buffered(Path(directory)))
         shmstats.close()
     print(f"core {CORE}, Python {sys.version.split()[0]}, best of {REPEATS} repeats of {CALLS:,} calls\n")
     print(f"{'case':<12}{'ours, ns':>10}{'limit, ns':>11}{'ratio':>8}{'target':>8}")

@@ -56,7 +56,12 @@ typedef struct Cells {
     Cell *buffered;             /* the same where the cells are a buffer of our own, else NULL */
     uint64_t *held;             /* of a buffer: operations in it, in our worker slot */
     uint64_t limit;             /* of a buffer: operations that it may hold */
-    PyObject *flush;            /* of a buffer: callable(), when it is full */
+    PyObject *flush;            /* of a buffer: callable(), when it is full and cannot be flushed here */
+    struct Cells *target;       /* of a buffer: the block's cells, where it is flushed to */
+    uint32_t *dirty;            /* of a buffer: the columns with something in them, n_dirty of them */
+    Py_ssize_t n_dirty;
+    Cell *flushes, *durations;  /* of a buffer: the statistics of its flushes, or NULL */
+    PyObject *bounds;           /* of the durations: bytes, as in a handle */
     Py_ssize_t rows, capacity;  /* in cells */
     Py_ssize_t row_bytes;       /* from one row to the next */
     const uint64_t *generation; /* in the header, or &no_generation when closed or inherited by fork */
@@ -214,15 +219,29 @@ lock_bound(Cells *cells, Cell *cell, uint64_t generation)
     return outcome;
 }
 
+/* In a buffer no lock is needed and seq is free: there they say where a column goes, and that it is in the
+ * list of dirty ones. */
+enum { ROW_SHIFT = 16, WIDTH_MASK = 0xFFFF, MAX_WIDTH = 256 };
+
+static inline void
+mark_dirty(Cells *cells, Cell *cell)
+{
+    if (UNLIKELY(!cell->seq)) {
+        cell->seq = 1;
+        cells->dirty[cells->n_dirty++] = (uint32_t)(cell - cells->buffered);
+    }
+}
+
+static Outcome held_too_many(Cells *cells, uint64_t generation);
+
 /* Note one operation more in a buffer, and have it flushed when it is full. */
 static inline Outcome
-held_one_more(Cells *cells)
+held_one_more(Cells *cells, Cell *cell, uint64_t generation)
 {
+    mark_dirty(cells, cell);
     if (LIKELY(++*cells->held < cells->limit))
         return DONE;
-    PyObject *flushed = PyObject_CallNoArgs(cells->flush);
-    Py_XDECREF(flushed);
-    return flushed == NULL ? FAILED : DONE;
+    return held_too_many(cells, generation);
 }
 
 static inline Outcome
@@ -232,7 +251,7 @@ add_integer(Cells *cells, Cell *cell, uint64_t generation, int64_t n)
         if (UNLIKELY(current(cells->generation) != generation))
             return MISS;
         cell->value = saturating_add(cell->value, n);
-        return held_one_more(cells);
+        return held_one_more(cells, cell, generation);
     }
     Outcome outcome = lock_bound(cells, cell, generation);
     if (LIKELY(outcome == DONE)) {
@@ -331,7 +350,7 @@ observe(Cells *cells, Cell *histogram, uint64_t generation, Py_ssize_t bucket, d
         if (UNLIKELY(current(cells->generation) != generation))
             return MISS;
         observe_unlocked(histogram, bucket, value);
-        return held_one_more(cells);
+        return held_one_more(cells, histogram, generation);
     }
     Outcome outcome = lock_bound(cells, histogram, generation);
     if (LIKELY(outcome == DONE)) {
@@ -343,6 +362,101 @@ observe(Cells *cells, Cell *histogram, uint64_t generation, Py_ssize_t bucket, d
     return outcome;
 }
 
+/* Add what a buffer's histogram has to the block's. */
+static Outcome
+add_histogram(Cells *cells, Cell *histogram, uint64_t generation, const Cell *more, Py_ssize_t width)
+{
+    Outcome outcome = lock_bound(cells, histogram, generation);
+    if (outcome == DONE) {
+        begin_write(histogram);
+        store_double(&histogram[SUM], finite_sum(load_double(&histogram[SUM]), load_double(&more[SUM])));
+        if (load_double(&more[MAXIMUM]) > load_double(&histogram[MAXIMUM]))
+            store_double(&histogram[MAXIMUM], load_double(&more[MAXIMUM]));
+        for (Py_ssize_t i = BUCKETS; i < width; i++)
+            store_value(&histogram[i], saturating_add(load_value(&histogram[i]), more[i].value));
+        end_write(histogram);
+        unlock(histogram);
+    }
+    return outcome;
+}
+
+/* Move one column of a buffer to the block. If that is not done, the column is as it was, and dirty. */
+static Outcome
+flush_column(Cells *cells, uint32_t column)
+{
+    Cell taken[MAX_WIDTH];
+    Cells *target = cells->target;
+    Cell *cell = &cells->buffered[column];
+    Py_ssize_t width = cell->lock & WIDTH_MASK, row = cell->lock >> ROW_SHIFT;
+    Cell *to = (Cell *)((char *)target->first + row * target->row_bytes) + column;
+    uint64_t generation = current(cells->generation);
+    /* Taken first: while a lock is waited for, other threads may run and fill the buffer again. */
+    memcpy(taken, cell, (size_t)width * sizeof *cell);
+    for (Py_ssize_t i = 0; i < width; i++)
+        cell[i].value = 0;
+    cell->seq = 0;
+    Outcome outcome = width == 1 ? add_integer(target, to, generation, taken[0].value)
+                                 : add_histogram(target, to, generation, taken, width);
+    if (UNLIKELY(outcome != DONE) && cells->buffered != NULL) {
+        if (width == 1)
+            cell->value = saturating_add(cell->value, taken[0].value);
+        else {
+            store_double(&cell[SUM], finite_sum(load_double(&cell[SUM]), load_double(&taken[SUM])));
+            if (load_double(&taken[MAXIMUM]) > load_double(&cell[MAXIMUM]))
+                store_double(&cell[MAXIMUM], load_double(&taken[MAXIMUM]));
+            for (Py_ssize_t i = BUCKETS; i < width; i++)
+                cell[i].value = saturating_add(cell[i].value, taken[i].value);
+        }
+        mark_dirty(cells, cell);
+    }
+    return outcome;
+}
+
+/* Move everything in a buffer to the block; MISS where the names are no longer those that it was bound by. */
+static Outcome
+flush_buffer(Cells *cells, uint64_t generation)
+{
+    struct timespec start, end;
+    if (cells->buffered == NULL || cells->target->first == NULL || current(cells->generation) != generation)
+        return MISS;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    *cells->held = 0;
+    if (cells->flushes != NULL) {
+        cells->flushes->value++;
+        mark_dirty(cells, cells->flushes);
+    }
+    while (cells->n_dirty > 0) {
+        Outcome outcome = flush_column(cells, cells->dirty[--cells->n_dirty]);
+        if (UNLIKELY(cells->buffered == NULL))
+            return outcome;
+        if (UNLIKELY(outcome != DONE)) {
+            ++*cells->held; /* there is something left */
+            return outcome;
+        }
+    }
+    if (cells->durations != NULL) {
+        clock_gettime(CLOCK_MONOTONIC, &end);
+        double ms = 1e3 * (double)(end.tv_sec - start.tv_sec) + 1e-6 * (double)(end.tv_nsec - start.tv_nsec);
+        const double *bounds = (const double *)(const void *)PyBytes_AS_STRING(cells->bounds);
+        Py_ssize_t n_bounds = PyBytes_GET_SIZE(cells->bounds) / (Py_ssize_t)sizeof(double);
+        observe_unlocked(cells->durations, bucket_of(bounds, n_bounds, ms), ms);
+        mark_dirty(cells, cells->durations);
+    }
+    return DONE;
+}
+
+/* Flush a full buffer; where that cannot be done here, by way of Python. */
+static Outcome
+held_too_many(Cells *cells, uint64_t generation)
+{
+    Outcome outcome = flush_buffer(cells, generation);
+    if (LIKELY(outcome != MISS))
+        return outcome;
+    PyObject *flushed = PyObject_CallNoArgs(cells->flush);
+    Py_XDECREF(flushed);
+    return flushed == NULL ? FAILED : DONE;
+}
+
 static void
 Cells_forget(Cells *self)
 {
@@ -352,7 +466,10 @@ Cells_forget(Cells *self)
     self->takeovers = NULL;
     self->held = NULL;
     PyMem_RawFree(self->buffered);
-    self->buffered = NULL;
+    PyMem_RawFree(self->dirty);
+    self->buffered = self->flushes = self->durations = NULL;
+    self->dirty = NULL;
+    self->n_dirty = 0;
     if (self->buffer.buf != NULL)
         PyBuffer_Release(&self->buffer);
     self->buffer.buf = NULL;
@@ -369,18 +486,21 @@ Cells_unlink(Cells *self)
     }
 }
 
+static PyTypeObject Cells_Type;
+
 static PyObject *
 Cells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"buffer", "offset",  "rows",  "capacity", "row_bytes",   "generation_offset",
-                            "owner",  "is_live", "locks", "limit",    "held_offset", "flush", NULL};
-    PyObject *source, *is_live, *locks, *flush = Py_None; /* locks: for the twin */
+                            "owner",  "is_live", "locks", "limit",    "held_offset", "flush",
+                            "target", NULL};
+    PyObject *source, *is_live, *locks, *flush = Py_None, *target = NULL; /* locks: for the twin */
     Py_ssize_t offset, rows, capacity, row_bytes, generation_offset, held_offset = 0;
     unsigned int owner;
     unsigned long long limit = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OnnnnnIOO|KnO", names, &source, &offset, &rows, &capacity,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OnnnnnIOO|KnOO!", names, &source, &offset, &rows, &capacity,
                                      &row_bytes, &generation_offset, &owner, &is_live, &locks, &limit,
-                                     &held_offset, &flush))
+                                     &held_offset, &flush, &Cells_Type, &target))
         return NULL;
     Cells *self = (Cells *)type->tp_alloc(type, 0);
     if (self == NULL)
@@ -410,7 +530,9 @@ Cells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->owner = owner;
     if (limit) {
         self->buffered = PyMem_RawCalloc((size_t)capacity, sizeof(Cell));
-        if (self->buffered == NULL) {
+        self->dirty = PyMem_RawCalloc((size_t)capacity, sizeof(uint32_t));
+        self->target = (Cells *)Py_XNewRef(target);
+        if (self->buffered == NULL || self->dirty == NULL) {
             Py_DECREF(self);
             return PyErr_NoMemory();
         }
@@ -428,6 +550,7 @@ Cells_traverse(Cells *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->is_live);
     Py_VISIT(self->flush);
+    Py_VISIT(self->target);
     return 0;
 }
 
@@ -436,6 +559,7 @@ Cells_clear(Cells *self)
 {
     Py_CLEAR(self->is_live);
     Py_CLEAR(self->flush);
+    Py_CLEAR(self->target);
     return 0;
 }
 
@@ -446,6 +570,7 @@ Cells_dealloc(Cells *self)
     Cells_unlink(self);
     Cells_forget(self);
     Cells_clear(self);
+    Py_CLEAR(self->bounds);
     Py_TYPE(self)->tp_free(self);
 }
 
@@ -649,8 +774,55 @@ Cells_take(Cells *self, PyObject *args)
         }
         PyTuple_SET_ITEM(values, i, value);
     }
-    memset(cell, 0, (size_t)width * sizeof *cell);
+    for (Py_ssize_t i = 0; i < width; i++)
+        cell[i].value = 0;
     return values;
+}
+
+static PyObject *
+Cells_route(Cells *self, PyObject *args)
+{
+    Py_ssize_t column, width, row;
+    if (!PyArg_ParseTuple(args, "nnn", &column, &width, &row))
+        return NULL;
+    Cell *cell = Cells_at(self, 0, column, width);
+    if (cell == NULL)
+        return NULL;
+    if (self->target == NULL || width < 1 || width > MAX_WIDTH || Cells_at(self->target, row, column, width) == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_Format(PyExc_ValueError, "%zd cells cannot be buffered", width);
+        return NULL;
+    }
+    cell->lock = (uint32_t)(row << ROW_SHIFT | width);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Cells_flush(Cells *self, PyObject *args)
+{
+    unsigned long long generation;
+    if (!PyArg_ParseTuple(args, "K", &generation))
+        return NULL;
+    return answer(flush_buffer(self, generation));
+}
+
+static PyObject *
+Cells_note_flushes(Cells *self, PyObject *args)
+{
+    Py_ssize_t flushes, durations;
+    PyObject *bounds;
+    if (!PyArg_ParseTuple(args, "nnS", &flushes, &durations, &bounds))
+        return NULL;
+    Py_ssize_t width = BUCKETS + 1 + PyBytes_GET_SIZE(bounds) / (Py_ssize_t)sizeof(double);
+    Cell *counter = Cells_at(self, 0, flushes, 1);
+    Cell *histogram = counter == NULL ? NULL : Cells_at(self, 0, durations, width);
+    if (histogram == NULL)
+        return NULL;
+    self->flushes = counter;
+    self->durations = histogram;
+    Py_INCREF(bounds);
+    Py_XSETREF(self->bounds, bounds);
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -757,6 +929,9 @@ static PyMethodDef Cells_methods[] = {
     {"add_gauge", (PyCFunction)Cells_add_gauge, METH_VARARGS, NULL},
     {"add_distribution", (PyCFunction)Cells_add_distribution, METH_VARARGS, NULL},
     {"take", (PyCFunction)Cells_take, METH_VARARGS, NULL},
+    {"route", (PyCFunction)Cells_route, METH_VARARGS, NULL},
+    {"flush", (PyCFunction)Cells_flush, METH_VARARGS, NULL},
+    {"note_flushes", (PyCFunction)Cells_note_flushes, METH_VARARGS, NULL},
     {"publish", (PyCFunction)Cells_publish, METH_VARARGS, NULL},
     {"raise_generation", (PyCFunction)Cells_raise_generation, METH_NOARGS, NULL},
     {"count_takeovers_at", (PyCFunction)Cells_count_takeovers_at, METH_VARARGS, NULL},

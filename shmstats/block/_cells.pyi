@@ -25,7 +25,8 @@ class Cells:
         limit: 0 for the block's cells. Otherwise these are one row of this process's own, a buffer
             without locks, and ``flush`` is called when it holds that many operations.
         held_offset: of a buffer: where in the block the operations held are noted (8 bytes).
-        flush: of a buffer: called without arguments.
+        flush: of a buffer: called without arguments, when it is full and `flush` returns False.
+        target: of a buffer: the block's cells.
 
     A generation is that of the names when a column was looked up. An operation that is given one does
     nothing and returns False where the names have moved on, for the column may be another's by now.
@@ -47,6 +48,7 @@ class Cells:
         limit: int = 0,
         held_offset: int = 0,
         flush: Callable[[], object] | None = None,
+        target: Cells | None = None,
     ) -> None: ...
     direct: bool  # whether handles may use their binding; False sends all of them to the recorder
     @property
@@ -61,6 +63,9 @@ class Cells:
         self, row: int, column: int, total: float, maximum: float, buckets: tuple[int, ...], generation: int
     ) -> bool: ...
     def take(self, column: int, width: int) -> tuple[int, ...]: ...  # of a buffer: values, then 0
+    def route(self, column: int, width: int, row: int) -> None: ...  # of a buffer: to this row
+    def flush(self, generation: int) -> bool: ...  # of a buffer: False if not all could be moved
+    def note_flushes(self, flushes: int, durations: int, bounds: bytes) -> None: ...  # columns of statistics
     def publish(self, offset: int, value: int) -> None: ...  # store 4 bytes, after all stores before it
     def raise_generation(self) -> int: ...
     def count_takeovers_at(self, row: int, column: int) -> None: ...  # of locks, from dead owners

@@ -12,6 +12,7 @@ import math
 import os
 import struct
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,7 @@ class Cells:
         limit: int = 0,
         held_offset: int = 0,
         flush: Callable[[], object] | None = None,
+        target: Cells | None = None,
     ) -> None:
         if (
             min(offset, generation_offset, held_offset) < 0
@@ -79,7 +81,9 @@ class Cells:
         self._whole = buffer.cast("B")
         self._generation = buffer[generation_offset : generation_offset + 8].cast("Q")
         self._held = buffer[held_offset : held_offset + 8].cast("Q")
-        self._limit, self._flush = limit, flush
+        self._limit, self._flush, self._target = limit, flush, target
+        self._routes: dict[int, tuple[int, int]] = {}
+        self._flush_statistics: tuple[int, int, tuple[float, ...]] | None = None
         self._rows, self._capacity = rows, capacity
         self._pitch = row_bytes // 16
         self._owner = owner
@@ -141,28 +145,31 @@ class Cells:
     def add(self, row: int, column: int, n: int, generation: int) -> bool:
         return self.add_at(self.at(row, column), n, generation)
 
-    def add_at(self, cell: int, n: int, generation: int) -> bool:
-        """Do as `add`, for a cell by its number."""
+    def add_at(self, cell: int, n: int, generation: int, operations: int = 1) -> bool:
+        """Do as `add`, for a cell by its number; to a buffer that is so many operations more."""
         with self._locked(cell, generation) as usable:
             if not usable:
                 return False
             self._values[2 * cell + 1] = _saturated(self._values[2 * cell + 1] + n)
-        self._hold_one_more()
+            full = self._hold(operations)
+        if full:
+            self._flush_full()
         return True
 
-    def _hold_one_more(self) -> None:
-        """Note one operation more in a buffer, and have it flushed when it is full."""
+    def _hold(self, operations: int) -> bool:
+        """Note operations in a buffer; returns whether it is full. The guard is held."""
         if self._limit:
-            self._held[0] += 1
-            if self._held[0] >= self._limit and self._flush is not None:
+            self._held[0] += operations
+        return self._limit > 0 and operations > 0 and self._held[0] >= self._limit
+
+    def _flush_full(self) -> None:
+        with self._locks.guard:
+            if self._open and not self.flush(self.generation) and self._flush is not None:
                 self._flush()
 
     def observe_at(self, cell: int, bucket: int, value: float, generation: int) -> bool:
         """Take up one observation in a histogram, by the number of its first cell."""
-        if not self._add_distribution_at(cell, value, value, [(bucket, 1)], generation):
-            return False
-        self._hold_one_more()
-        return True
+        return self._add_distribution_at(cell, value, value, [(bucket, 1)], generation, operations=1)
 
     def add_distribution(
         self, row: int, column: int, total: float, maximum: float, buckets: tuple[int, ...], generation: int
@@ -171,7 +178,13 @@ class Cells:
         return self._add_distribution_at(cell, total, maximum, enumerate(buckets), generation)
 
     def _add_distribution_at(
-        self, cell: int, total: float, maximum: float, buckets: Iterable[tuple[int, int]], generation: int
+        self,
+        cell: int,
+        total: float,
+        maximum: float,
+        buckets: Iterable[tuple[int, int]],
+        generation: int,
+        operations: int = 0,
     ) -> bool:
         with self._locked(cell, generation) as usable:
             if not usable:
@@ -184,14 +197,64 @@ class Cells:
                 place = first + 2 * (_BUCKETS + bucket)
                 values[place] = _saturated(values[place] + n)
             self._words[4 * cell + 1] = self._words[4 * cell + 1] + 1 & 0xFFFFFFFF
+            full = self._hold(operations)
+        if full:
+            self._flush_full()
         return True
 
     def take(self, column: int, width: int) -> tuple[int, ...]:
         cell = self.at(0, column, width)
         with self._locks.guard:
             values = tuple(self._values[2 * cell + 1 : 2 * (cell + width) : 2])
-            self._values[2 * cell : 2 * (cell + width)] = memoryview(bytes(16 * width)).cast("q")
+            for place in range(cell, cell + width):
+                self._values[2 * place + 1] = 0
         return values
+
+    def route(self, column: int, width: int, row: int) -> None:
+        if self._target is None:
+            raise ValueError(f"{width} cells cannot be buffered")
+        self.at(0, column, width)
+        self._target.at(row, column, width)
+        self._routes[column] = width, row
+
+    def note_flushes(self, flushes: int, durations: int, bounds: bytes) -> None:
+        limits = struct.unpack(f"{len(bounds) // 8}d", bounds)
+        width = _BUCKETS + 1 + len(limits)
+        self._flush_statistics = self.at(0, flushes), self.at(0, durations, width), limits
+
+    def flush(self, generation: int) -> bool:
+        target = self._target
+        if not self._open or target is None or self.generation != generation:
+            return False
+        start = time.monotonic_ns()
+        with self._locks.guard:
+            self._held[0] = 0
+            if self._flush_statistics is not None:
+                self._values[2 * self._flush_statistics[0] + 1] += 1
+            for column, (width, row) in self._routes.items():
+                values = self.take(column, width)
+                done = False
+                try:
+                    done = not any(values) or target.add_values(row, column, values, generation)
+                finally:
+                    if not done:
+                        self.add_values(0, column, values, self.generation)
+                        self._held[0] += 1
+                if not done:
+                    return False
+            if self._flush_statistics is not None:
+                _, cell, bounds = self._flush_statistics
+                milliseconds = (time.monotonic_ns() - start) / 1e6
+                bucket = bisect.bisect_left(bounds, milliseconds)
+                self._add_distribution_at(cell, milliseconds, milliseconds, [(bucket, 1)], self.generation)
+        return True
+
+    def add_values(self, row: int, column: int, values: tuple[int, ...], generation: int) -> bool:
+        """Add what `take` returned: a counter's value, or all cells of a histogram."""
+        if len(values) == 1:
+            return self.add_at(self.at(row, column), values[0], generation, operations=0)
+        total, maximum = struct.unpack("<2d", struct.pack("<2q", *values[:_BUCKETS]))
+        return self.add_distribution(row, column, total, maximum, values[_BUCKETS:], generation)
 
     def load(self, row: int, column: int) -> int:
         return self._values[2 * self.at(row, column) + 1]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -126,7 +127,7 @@ class Block:
         self._held = layout.workers + self.worker.slot * WORKER.itemsize + field_offset(WORKER, "held")
         self.cells = self._make_cells()
 
-    def _make_cells(self, limit: int = 0, flush: Callable[[], object] | None = None) -> Cells:
+    def _make_cells(self, **buffer: Any) -> Cells:
         return Cells(
             self._buf,
             offset=self.layout.cells,
@@ -137,14 +138,15 @@ class Block:
             owner=self.worker.word,
             is_live=self._workers.is_live,
             locks=self._locks,
-            limit=limit,
-            held_offset=self._held,
-            flush=flush,
+            **buffer,
         )
 
     def buffer_cells(self, limit: int, flush: Callable[[], object]) -> Cells:
-        """Return a row of this process's own; ``flush`` is called when ``limit`` operations are in it."""
-        return self._make_cells(limit, flush)
+        """Return a row of this process's own, flushed to the block when ``limit`` operations are in it.
+
+        ``flush`` is called where that cannot be done at once.
+        """
+        return self._make_cells(limit=limit, flush=flush, held_offset=self._held, target=self.cells)
 
     @property
     def held(self) -> int:

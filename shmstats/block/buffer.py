@@ -30,9 +30,12 @@ class Buffer:
         self._block = block
         self._generation = cells.generation
         self._columns: dict[int, tuple[bytes, Record]] = {}
+        self._durations: tuple[bytes, Record] | None = None
 
-    def bind(self, series: Series, key: bytes, record: Record, generation: int, bounds: bytes) -> None:
+    def bind(self, series: Series, key: bytes, record: Record, generation: int, bounds: bytes) -> bool:
         """Bind a handle to the buffer. The guard is held.
+
+        Returns False, having done nothing, where the names have moved on since the record was found.
 
         Args:
             series: the handle.
@@ -41,26 +44,54 @@ class Buffer:
             generation: of the names when the record was found.
             bounds: of a histogram: the upper bounds as doubles.
         """
+        if generation != self.cells.generation:
+            return False
         if generation != self._generation:
             self.flush()
             self._columns.clear()
             self._generation = generation
         self._columns[record.cell] = (key, record)
+        self.cells.route(record.cell, record.width, self._block.row_for(record))
         where = (self.cells, 0, record.cell, record.width, generation, record.monotonic)
         if record.kind is Kind.HISTOGRAM:
             series._bind(*where, bounds)
         else:
             series._bind(*where)
+        return True
 
-    def flush(self) -> int:
-        """Add everything to the block; returns how many operations that were. The guard is held."""
-        held = self._block.held
-        self._block.held = 0
-        for key, record in self._columns.values():
-            values = self.cells.take(record.cell, record.width)
-            if any(values):
-                self._push(key, record, values)
-        return held
+    def note_flushes(
+        self, flushes: tuple[bytes, Record], durations: tuple[bytes, Record], bounds: bytes
+    ) -> None:
+        """Count the flushes, and how long they take, in the buffer itself: they go with the next one.
+
+        Args:
+            flushes: key and record of a counter.
+            durations: key and record of a histogram.
+            bounds: of the histogram: the upper bounds as doubles.
+        """
+        for key, record in (flushes, durations):
+            self._columns[record.cell] = (key, record)
+            self.cells.route(record.cell, record.width, self._block.row_for(record))
+        self._durations = durations
+        self.cells.note_flushes(flushes[1].cell, durations[1].cell, bounds)
+
+    def flush(self) -> None:
+        """Add everything to the block. The guard is held."""
+        try:
+            if self.cells.flush(self._generation):
+                # How long it took is in the buffer only now.
+                remaining = [] if self._durations is None else [self._durations]
+            else:
+                remaining = list(self._columns.values())
+                self._block.held = 0
+            for key, record in remaining:
+                values = self.cells.take(record.cell, record.width)
+                if any(values):
+                    self._push(key, record, values)
+        except BaseException:
+            # An exception of a signal handler: what is still in the buffer must not look like nothing.
+            self._block.held = max(self._block.held, 1)
+            raise
 
     def _push(self, key: bytes, record: Record, values: tuple[int, ...]) -> None:
         cells = self._block.cells

@@ -139,10 +139,14 @@ class SharedProvider:
         with self._locks.guard:
             block, buffer = self._block, self._buffer
             if block is not None and buffer is not None and block.held:
-                start = time.monotonic_ns()
                 buffer.flush()
-                self._count_own(block, FLUSHES, 1)
-                self._observe_own(block, FLUSH, (time.monotonic_ns() - start) / 1e6)
+
+    def _flush_and_note(self) -> None:
+        """Flush, and show to readers that do not attach how much all workers hold."""
+        self.flush()
+        block = self._block
+        if block is not None:
+            self._note_held(block)
 
     def _empty_buffer(self) -> None:
         """Flush the buffer for the last time. The guard is held, so nobody adds to it on the slow path."""
@@ -268,7 +272,7 @@ class SharedProvider:
             with block.exclusive():
                 remove_stale(block.name, {worker.slot for worker in block.reader.workers.live()})
             if not stats.no_buffer:
-                self._buffer = Buffer(block, block.buffer_cells(stats.buffer_size, self.flush))
+                self._buffer = self._make_buffer(block)
         except BaseException:
             self._buffer = None
             block.leave(self._finish)
@@ -277,6 +281,14 @@ class SharedProvider:
         self.direct = self._direct
         _holding.add(self)
         return block
+
+    def _make_buffer(self, block: Block) -> Buffer:
+        buffer = Buffer(block, block.buffer_cells(self._settings.stats.buffer_size, self.flush))
+        keys = encode_key(OWN, FLUSHES), encode_key(OWN, FLUSH)
+        flushes, durations = map(block.names.find, keys)
+        if flushes is not None and durations is not None:
+            buffer.note_flushes((keys[0], flushes), (keys[1], durations), _BOUNDS)
+        return buffer
 
     def _start_agent(self) -> None:
         """Start the background thread of a block that has just been attached."""
@@ -303,7 +315,7 @@ class SharedProvider:
         stats = self._settings.stats
         tasks = []
         if not stats.no_buffer:
-            tasks.append(Task(stats.flush_interval_ms / 1000, self.flush))
+            tasks.append(Task(stats.flush_interval_ms / 1000, self._flush_and_note))
         if stats.persist:
             tasks.append(Task(stats.snapshot_interval_ms / 1000, self._save_if_elected))
         return tasks
@@ -418,8 +430,8 @@ class SharedProvider:
         if isinstance(series, Counter):
             with self._locks.guard:
                 if self._buffer is not None:
-                    self._buffer.bind(series, _key(series), record, generation, _BOUNDS)
-                    return self._buffer.cells.add(0, record.cell, n, generation)
+                    bound = self._buffer.bind(series, _key(series), record, generation, _BOUNDS)
+                    return bound and self._buffer.cells.add(0, record.cell, n, generation)
         row = block.row_for(record)
         if isinstance(series, Counter):
             series._bind(block.cells, row, record.cell, record.width, generation, record.monotonic)
@@ -483,6 +495,8 @@ class SharedProvider:
     def _set_total(self, block: Block, key: bytes, value: int) -> bool:
         """Give a counter the total ``value`` by adding the difference; False where it is gone."""
         with block.exclusive():
+            if self._buffer is not None:
+                self._buffer.flush()
             record = block.names.find(key)
             if record is None or record.kind is not Kind.COUNTER:
                 return False
@@ -534,12 +548,6 @@ class SharedProvider:
         if record is not None:
             block.cells.add(block.row_for(record), record.cell, n, block.cells.generation)
 
-    def _observe_own(self, block: Block, metric: str, milliseconds: float) -> None:
-        """Take up a duration in a histogram of the library's own, if it could be registered."""
-        record = block.names.find(encode_key(OWN, metric))
-        if record is not None:
-            self._add_observation(block, record, milliseconds, block.cells.generation)
-
     def _log_once(self, text: str) -> None:
         if text not in self._logged:
             self._logged.add(text)
@@ -561,6 +569,8 @@ class SharedProvider:
         if restored is None:
             return
         for name, value in zip(restored.names, restored.values, strict=True):
+            if (name.category, name.metric) == (OWN, OPERATIONS_HELD):
+                continue  # it was true then
             try:
                 block.restore(name, value)
             except BlockFullError as error:
