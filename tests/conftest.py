@@ -149,7 +149,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_stays(tmp_path: Path) -> Iterator[None]:
-    """Check that a test leaves no block or lock file of its own in shared memory, and no live child."""
+    """Check that a test leaves no block, lock file or socket of its own in shared memory, and no live child."""
     children = _own_children()
     yield
     # The garbage of this test is this test's: what it warns of while it goes must not hit the next one.
@@ -159,7 +159,7 @@ def nothing_stays(tmp_path: Path) -> Iterator[None]:
         _kill(pid)
     directories = [tmp_path, tmp_path / "data", *(path for path in tmp_path.rglob("*") if path.is_dir())]
     mine = {segment_of(directory) for directory in directories}
-    left = [name for name in os.listdir(SHARED_MEMORY) if name.removesuffix(".lock") in mine]
+    left = [name for name in os.listdir(SHARED_MEMORY) if name.partition(".")[0] in mine]
     for name in left:
         os.unlink(os.path.join(SHARED_MEMORY, name))
     assert not stayed, f"processes still live: {stayed}"

@@ -96,6 +96,7 @@ class Child:
         try:
             out, err = self._process.communicate(timeout=bound)
         except subprocess.TimeoutExpired:
+            self.signal(signal.SIGABRT)  # where its threads stand comes with it
             self.kill()
             raise AssertionError(f"the child did not end within {bound} s; stderr: {self.stderr}") from None
         self.stderr = err.decode()
@@ -151,7 +152,7 @@ class PythonRunner:
         file = self._directory / f"code{len(self._children)}.py"
         file.write_text(textwrap.dedent(code))
         environment = os.environ | {"PYTHONPATH": str(self._root)}
-        options = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
+        options = ["-X", "faulthandler", "-W", "error", "-W", "ignore:This process:DeprecationWarning"]
         command = [*self.prefix, sys.executable, *options, str(file), *map(str, arguments)]
         child = Child(command, environment, self._directory)
         self._children.append(child)

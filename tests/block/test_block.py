@@ -55,8 +55,8 @@ def refused(attach: Any, data: Path) -> Iterator[Path]:
     file.touch(0o600)
     file.write_bytes(content)
     yield file
-    for name in (file, Path(f"{file}.lock")):
-        name.unlink(missing_ok=True)
+    for name in file.parent.glob(f"{file.name}*"):
+        name.unlink()
 
 
 # Making and attaching -----------------------------------------------------------------------------------
