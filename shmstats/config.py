@@ -32,9 +32,6 @@ ENVIRONMENT_VARIABLE = "SHMSTATS_CONFIG"
 DEFAULT_FILE = "shmstats.yml"
 
 
-_DEFAULT_DATA = Path("data")
-
-
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message is one line and says where and why."""
 
@@ -122,7 +119,7 @@ class PathSettings:
     """The section ``path``. A relative ``data`` is taken from the current directory and made absolute."""
 
     data: Path = field(
-        default=_DEFAULT_DATA, metadata=_path("Data directory; statistics live in its sub-directory stats.")
+        default=Path("data"), metadata=_path("Data directory; statistics live in its sub-directory stats.")
     )
 
     def __post_init__(self) -> None:
@@ -243,7 +240,7 @@ def load(config: str | os.PathLike[str] | Mapping[str, object] | None = None) ->
 
     Top-level sections of other names are ignored; what is not given has its default, and so have the
     keys of a section that is null. A relative ``path.data`` counts from the directory of the file that
-    says it, or does not, and without a file from the current directory.
+    says it, one from a mapping and the default from the current directory.
 
     Args:
         config: The path of a YAML file in UTF-8, or a mapping of sections. None: the file that
@@ -418,10 +415,9 @@ def _place(before: str) -> str:
 
 def _settings(given: Mapping[str, object], origin: _Origin) -> Settings:
     checked = {name: _checked(name, given.get(name), origin) for name in _SECTIONS}
-    # The default counts from a file's directory as well: who names the same file finds the same data.
-    data = checked["path"].get("data", _DEFAULT_DATA)
-    directory = os.path.dirname(origin.source) if origin.source else ""
-    checked["path"]["data"] = Path(directory, os.path.expanduser(data))
+    if "data" in checked["path"]:
+        directory = os.path.dirname(origin.source) if origin.source else ""
+        checked["path"]["data"] = Path(directory, os.path.expanduser(checked["path"]["data"]))
     sections = {name: section(**checked[name]) for name, section in _SECTIONS.items()}
     return Settings(**sections, source=origin.source)
 

@@ -96,12 +96,25 @@ def load_newest(directory: Path, tell: Callable[[str], object] = log.error) -> S
             return load(file)
         except FileNotFoundError:
             continue
-        except (OSError, SnapshotError) as error:
-            aside = f"{file}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
-            with suppress(OSError):
-                os.replace(file, aside)
-            tell(f"{error}; it was set aside as {aside}")
+        except SnapshotError as error:
+            tell(f"{error}; {_set_aside(file)}")
+        except OSError as error:
+            tell(f"snapshot {file} cannot be read: {error}")
     return None
+
+
+def _set_aside(file: Path) -> str:
+    """Give a damaged file another name; returns what became of it."""
+    moment = time.strftime("%Y%m%dT%H%M%S")
+    names = (f"{file.name}.damaged-{moment}{number}" for number in ("", *(f"-{n}" for n in range(1, 1000))))
+    aside = next((file.with_name(name) for name in names if not os.path.lexists(file.with_name(name))), None)
+    if aside is None:
+        return "there are too many damaged ones already to set it aside"
+    try:
+        os.rename(file, aside)
+    except OSError as error:
+        return f"it could not be set aside: {error}"
+    return f"it was set aside as {aside}"
 
 
 def _encode(snapshot: Snapshot) -> bytes:

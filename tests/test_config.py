@@ -591,8 +591,8 @@ def test_a_relative_data_directory_of_a_file_is_beside_that_file(
     assert load().path.data == tmp_path / "etc" / "lib" / "stats"
 
 
-def test_the_default_data_directory_is_beside_the_file_as_well(tmp_path: Path) -> None:
-    assert load(write(tmp_path / "etc" / "x.yml", "path:\n")).path.data == tmp_path / "etc" / "data"
+def test_a_file_without_a_data_directory_leaves_it_in_the_current_directory(tmp_path: Path) -> None:
+    assert load(write(tmp_path / "etc" / "x.yml", "path:\n")).path.data == Path.cwd() / "data"
 
 
 def test_a_relative_data_directory_of_a_mapping_is_in_the_current_directory_of_that_moment(

@@ -33,7 +33,7 @@ from .layout import (
     field_offset,
     struct_of,
 )
-from .lock import LockFile, lock_file
+from .lock import SAVER, LockFile, lock_file
 from .names import WIDTHS, BlockFullError, NameTable, Record, encode_key
 from .reader import BlockReader
 from .segment import (
@@ -337,6 +337,7 @@ class Block:
                 # Closed before the values are read to be saved, and before the slot is another's.
                 self.cells.close()
                 self._workers.release(self.worker)
+                self._locks.unlock(SAVER)
                 if self._segment.is_linked() and not self._workers.live():
                     save(self)
                     unlink_segment(self.name)
