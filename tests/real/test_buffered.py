@@ -1,0 +1,150 @@
+"""Buffered mode under real gunicorn: every answered request is counted once, whatever ends the workers."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import SITE, Gunicorn, Load, wait_until
+
+KINDS = {
+    "sync": ("--worker-class", "sync", "--workers", "4"),
+    "gthread": ("--worker-class", "gthread", "--workers", "4", "--threads", "3"),
+}
+
+NEVER = 3_600_000
+
+SITE = (
+    SITE
+    + """
+
+@app.get("/timed")
+@stats.timer("requests", "took")
+def timed():
+    stats.incr("requests", "total")
+    return str(os.getpid())
+"""
+)
+
+
+def config(**stats: int) -> str:
+    """Buffered mode; only what the test does, or the end of a worker, flushes."""
+    settings = {"buffer_size": 1_000_000, "flush_interval_ms": NEVER, **stats}
+    given = ", ".join(f"{key}: {value}" for key, value in settings.items())
+    return f"path: {{data: data}}\nstats: {{no_buffer: false, {given}}}\n"
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Callable[..., Gunicorn]:
+    """Make a server: ``serve("sync", "--max-requests", "25", buffer_size=2)``."""
+
+    def serve(kind: str, *options: str, **stats: int) -> Gunicorn:
+        return Gunicorn(tmp_path, *KINDS[kind], *options, site=SITE, config=config(**stats))
+
+    return serve
+
+
+def request(server: Gunicorn, number: int) -> Load:
+    """Send requests, and return what was answered: at least that many."""
+    with Load(server, "/timed") as load:
+        load.more(number)
+    assert load.failed == 0
+    assert len(load.answered) > 1, "one worker answered everything"
+    return load
+
+
+def took(server: Gunicorn) -> int:
+    """How many requests the histogram holds."""
+    count: int = server.document()["simple"]["requests"]["took"]["count"]
+    return count
+
+
+def saved(server: Gunicorn) -> dict[tuple[str, str], Any]:
+    """What a stopped server has saved."""
+    columns = json.loads((server.data / "stats" / "simple.json").read_text())["data"]
+    names = zip(columns["category"], columns["metric"], strict=True)
+    return dict(zip(names, columns["value"], strict=True))
+
+
+def replaced(server: Gunicorn, before: set[int]) -> Callable[[], bool]:
+    return lambda: len(server.workers()) == 4 and not server.workers() & before
+
+
+def test_the_total_is_exact_after_one_interval(serve: Callable[..., Gunicorn]) -> None:
+    with serve("sync", flush_interval_ms=200) as server:
+        load = request(server, 300)
+        wait_until(lambda: server.total() == load.total and took(server) == load.total, "the exact total")
+        own = server.document()["simple"]["shmstats"]
+        assert own["flushes"] == own["flush"]["count"] > 0
+        assert own["operations_held"] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_total_is_exact_after_a_reload_a_stop_and_a_start(
+    serve: Callable[..., Gunicorn], kind: str
+) -> None:
+    server = serve(kind)
+    with server:
+        load = request(server, 300)
+        assert server.document()["simple"]["shmstats"]["operations_held"] > 0
+        assert server.total() < load.total
+        workers = server.workers()
+        server.signal(signal.SIGHUP)
+        wait_until(replaced(server, workers), "other workers")
+        assert (server.total(), took(server)) == (load.total, load.total)
+        total = load.total + request(server, 300).total
+    with server:
+        assert (server.total(), took(server)) == (total, total)
+        assert server.document()["simple"]["shmstats"].get("operations_held", 0) == 0
+
+
+def test_the_total_is_exact_over_reloads_under_load(serve: Callable[..., Gunicorn]) -> None:
+    server = serve("sync")
+    with server, Load(server, "/timed") as load:
+        for _ in range(2):
+            load.more(150)
+            workers = server.workers()
+            server.signal(signal.SIGHUP)
+            wait_until(lambda workers=workers: not server.workers() & workers, "the old workers' end")
+        load.more(150)
+    values = saved(server)
+    assert load.total <= values["requests", "total"] <= load.total + load.failed
+    assert sum(values["requests", "took"][2]) == values["requests", "total"]
+
+
+def test_the_total_is_exact_after_workers_are_recycled(serve: Callable[..., Gunicorn]) -> None:
+    server = serve("gthread", "--max-requests", "25")
+    with server, Load(server, "/timed") as load:
+        load.more(400)
+    assert len(load.answered) > 8, "no worker was recycled"
+    values = saved(server)
+    assert load.total <= values["requests", "total"] <= load.total + load.failed
+    assert sum(values["requests", "took"][2]) == values["requests", "total"]
+
+
+def test_a_quick_stop_in_the_middle_of_flushes_loses_no_answered_request(
+    serve: Callable[..., Gunicorn],
+) -> None:
+    """Gunicorn's workers then end by an exception out of a signal handler, wherever they are."""
+    server = serve("sync", buffer_size=2, flush_interval_ms=1)
+    with server, Load(server, "/timed") as load:
+        load.more(150)
+        server.signal(signal.SIGINT)
+        wait_until(lambda: not server.workers(), "the end of the workers")
+        load.stop()
+    assert load.total <= saved(server)["requests", "total"] <= load.total + load.failed
+
+
+def test_a_preloaded_application_holds_nothing_twice(tmp_path: Path) -> None:
+    site = SITE + '\nfor _ in range(5): stats.incr("boots", "preload"); stats.timing("boots", "took", 1)\n'
+    server = Gunicorn(tmp_path, *KINDS["sync"], "--preload", site=site, config=config())
+    with server:
+        load = request(server, 200)
+    values = saved(server)
+    assert values["requests", "total"] == load.total
+    assert sum(values["requests", "took"][2]) == load.total
+    assert (values["boots", "preload"], sum(values["boots", "took"][2])) == (5, 5)
