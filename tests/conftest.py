@@ -1,4 +1,4 @@
-"""What all tests share: both cores by one fixture, real processes with bounds, and a check that nothing stays.
+"""What all tests share: both cores by one fixture, real processes, and a check that nothing stays.
 
 `shmstats` is the package, imported afresh, once with the C core and once with its pure Python twin; a
 test that takes it (or `stats`, `attach`, `python`, which take it too) runs twice. Processes that the test
@@ -21,8 +21,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import psutil
 import pytest
+
+# The package is imported again and again; compiling it each time takes most of the time of many tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(Path(__file__).parent))
@@ -131,39 +134,58 @@ def python(shmstats: ModuleType, tmp_path: Path) -> Iterator[PythonRunner]:
     runner.kill_all()
 
 
+def pytest_collection_finish() -> None:
+    """Keep the collected tests out of the garbage collections that follow: they are many."""
+    gc.collect()
+    gc.freeze()
+
+
 def _own_children() -> set[int]:
     """The children of this process, without those that multiprocessing keeps for itself."""
-    return {
-        child.pid
-        for child in psutil.Process().children(recursive=True)
-        if not any("multiprocessing" in part for part in _command(child))
-    }
+    children = set()
+    for task in Path("/proc/self/task").iterdir():
+        children |= {int(pid) for pid in (task / "children").read_text().split()}
+    return {pid for pid in children if b"multiprocessing" not in _command(pid)}
 
 
-def _command(process: psutil.Process) -> list[str]:
+def _command(pid: int) -> bytes:
     try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _in_shared_memory() -> set[str]:
+    return {name for name in os.listdir(SHARED_MEMORY) if name.startswith("shmstats_")}
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays(tmp_path: Path) -> Iterator[None]:
-    """Check that a test leaves no block, lock file or socket of its own in shared memory, and no live child."""
-    children = _own_children()
+def nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Check that a test leaves nothing of its own in shared memory, and no live child."""
+    before, children = _in_shared_memory(), _own_children()
     yield
-    # The garbage of this test is this test's: what it warns of while it goes must not hit the next one.
-    gc.collect()
+    if "shmstats" in request.fixturenames:
+        # The garbage of this test is this test's: what it warns of while it goes must not hit the next one.
+        gc.collect()
     stayed = _own_children() - children
     for pid in stayed:
         _kill(pid)
-    directories = [tmp_path, tmp_path / "data", *(path for path in tmp_path.rglob("*") if path.is_dir())]
-    mine = {segment_of(directory) for directory in directories}
-    left = [name for name in os.listdir(SHARED_MEMORY) if name.partition(".")[0] in mine]
+    new = _in_shared_memory() - before
+    own = _own_segments(request) if new else set()
+    left = [name for name in new if name.partition(".")[0] in own]
     for name in left:
         os.unlink(os.path.join(SHARED_MEMORY, name))
     assert not stayed, f"processes still live: {stayed}"
     assert not left, f"left in {SHARED_MEMORY}: {left}"
+
+
+def _own_segments(request: pytest.FixtureRequest) -> set[str]:
+    """The segments that data directories of this test would have: other tests may run at the same time."""
+    top: Path | None = request.node.funcargs.get("tmp_path")
+    if top is None:
+        return set()
+    directories = [top, top / "data", *(path for path in top.rglob("*") if path.is_dir())]
+    return {segment_of(directory) for directory in directories}
 
 
 def _kill(pid: int) -> None:
