@@ -1,4 +1,4 @@
-"""Buffered mode: nothing is dropped and nothing is sent twice, whenever it is flushed and whoever interferes."""
+"""Buffered mode: nothing is dropped and nothing is sent twice, whoever flushes, forks, ends or interferes."""
 
 from __future__ import annotations
 
@@ -48,6 +48,33 @@ def seen(shmstats: ModuleType, data: Path) -> Callable[..., Any]:
 def held_by(stats: Any) -> int:
     """Operations in this process's buffer."""
     return stats.shared.attach().held  # type: ignore[no-any-return]
+
+
+def during(line: int, operation: Callable[[], object], interruption: Callable[[], object]) -> bool:
+    """Do something in the middle of an operation, before the line of that number of the buffer's code.
+
+    Returns whether the operation has that many lines.
+    """
+    left = line
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal left
+        if "shmstats" not in frame.f_code.co_filename:
+            return None
+        if event == "line" and frame.f_code.co_filename.endswith(
+            ("/buffer.py", "/shared.py", "/_cells_py.py")
+        ):
+            left -= 1
+            if left == -1:
+                interruption()
+        return trace
+
+    sys.settrace(trace)
+    try:
+        operation()
+    finally:
+        sys.settrace(None)
+    return left < 0
 
 
 # When it is flushed -----------------------------------------------------------------------------------
@@ -129,22 +156,32 @@ def test_another_init_flushes_to_where_it_was_counted(
     assert stats.get("c", "m") == 3
 
 
-@pytest.mark.parametrize(
-    "end",
-    [
-        "",
-        "import sys; sys.exit(0)",
-        "raise SystemExit",
-        "import threading, sys; t = threading.Thread(target=lambda: (stats.incr('c', 'm'), sys.exit(3))); t.start(); t.join(); stats.decr('c', 'm')",
-        "import threading; threading.Thread(target=lambda: [stats.incr('c', 'm') for _ in range(100)]).start(); stats.decr('c', 'm', 100)",
-        "import atexit; atexit.register(lambda: stats.incr('c', 'm')); stats.decr('c', 'm')",
-    ],
-    ids=["end", "sys.exit", "SystemExit", "sys.exit in a thread", "thread goes on", "atexit"],
-)  # fmt: skip
+ENDS = {
+    "end": "",
+    "sys.exit": "sys.exit(0)",
+    "SystemExit": "raise SystemExit",
+    "sys.exit in a thread": """
+t = threading.Thread(target=lambda: (stats.incr('c', 'm'), sys.exit(3)))
+t.start(); t.join()
+stats.decr('c', 'm')
+""",
+    "a thread goes on": """
+threading.Thread(target=lambda: [stats.incr('c', 'm') for _ in range(100)]).start()
+stats.decr('c', 'm', 100)
+""",
+    "atexit": "atexit.register(lambda: stats.incr('c', 'm')); stats.decr('c', 'm')",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
 def test_the_end_of_a_process_flushes(stats: Any, python: Any, end: str) -> None:
-    python.run(
-        f"from shmstats import stats\nfor _ in range(7): stats.incr('c', 'm')\nstats.timing('c', 't', 3)\n{end}"
-    )
+    start = """
+import atexit, sys, threading
+from shmstats import stats
+for _ in range(7): stats.incr('c', 'm')
+stats.timing('c', 't', 3)
+"""
+    python.run(start + ENDS[end])
     assert stats.get("c", "m") == 7
     assert stats.get("c", "t").count == 1
 
@@ -186,9 +223,10 @@ def test_a_child_of_a_fork_never_sends_what_its_parent_holds(stats: Any, python:
         handle = stats.counter('c', 'handle')
         for _ in range(7):
             stats.incr('c', 'm'); handle.incr(); stats.timing('c', 't', 5)
+        def count():
+            stats.incr('c', 'm', 100); handle.incr(100); stats.timing('c', 't', 5)
         ends = [lambda: os._exit(0), lambda: sys.exit(0), lambda: (stats.flush(), os._exit(0)),
-                lambda: (stats.incr('c', 'm', 100), handle.incr(100), stats.timing('c', 't', 5), sys.exit(0)),
-                lambda: (stats.incr('c', 'm', 100), handle.incr(100), stats.timing('c', 't', 5), stats.flush(), os._exit(0)),
+                lambda: (count(), sys.exit(0)), lambda: (count(), stats.flush(), os._exit(0)),
                 lambda: (stats.get('c', 'm'), os._exit(0)), lambda: (stats.close(), os._exit(0))]
         for end in ends:
             pid = os.fork()
@@ -327,25 +365,34 @@ def test_threads_count_exactly_while_another_closes(
     assert stats.get("c", "t").count == 3 * each
 
 
-def test_an_operation_that_is_overtaken_by_the_close_of_the_buffer_raises_nothing(
-    shmstats: ModuleType, stats: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("operation", ["incr", "handle", "timing", "flush", "get"])
+def test_a_close_at_any_line_of_an_operation_costs_nothing(
+    shmstats: ModuleType, stats: Any, python: Any, operation: str
 ) -> None:
-    """Between the addition to the buffer and the note that it is held, another thread closes."""
-    cells = shmstats.block.cells.Cells
-    if not hasattr(cells, "_hold_one_more"):
-        pytest.skip("in C there is nothing in between")
-    stats.incr("c", "m")
-    note = cells._hold_one_more
-
-    def overtaken(self: Any) -> None:
-        if self._limit:
-            monkeypatch.undo()
-            shmstats.close()
-        note(self)
-
-    monkeypatch.setattr(cells, "_hold_one_more", overtaken)
-    stats.incr("c", "m")
-    assert stats.get("c", "m") == 2
+    """As by another thread, or by a signal handler."""
+    child = python.start("from shmstats import stats; stats.incr('other', 'm'); print('ready'); input()")
+    assert child.hear() == "ready"  # it keeps the block
+    handle = stats.counter("c", "handle")
+    operations = {
+        "incr": lambda: stats.incr("c", "m"),
+        "handle": handle.incr,
+        "timing": lambda: stats.timing("c", "t", 1),
+        "flush": stats.flush,
+        "get": lambda: stats.get("c", "m"),
+    }
+    line, reached = 0, True
+    while reached:
+        stats.incr("c", "m")
+        handle.incr()
+        stats.timing("c", "t", 1)
+        reached = during(line, operations[operation], shmstats.close)
+        line += 1
+    values = stats.snapshot()["c"]
+    assert values["m"] == line + line * (operation == "incr")
+    assert values["handle"] == line + line * (operation == "handle")
+    assert values["t"].count == line + line * (operation == "timing")
+    child.tell()
+    child.finish()
 
 
 def test_an_operation_that_looked_its_name_up_before_a_removal_costs_others_nothing(
@@ -404,7 +451,7 @@ def test_a_signal_handler_that_counts_during_flushes_loses_nothing(
 def test_an_exception_from_a_signal_handler_loses_nothing_that_is_held(
     stats: Any, core: str, seen: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As sys.exit() in the signal handlers of a server's worker, or KeyboardInterrupt, in the middle of a flush."""
+    """As sys.exit() in a signal handler of a server's worker, or KeyboardInterrupt, during a flush."""
     if core == "Python":
         pytest.skip("what interrupts pure Python can interrupt it anywhere")
 
@@ -415,48 +462,23 @@ def test_an_exception_from_a_signal_handler_loses_nothing_that_is_held(
         stats.incr("c", metric, 5)
     stats.timing("c", "t", 5)
     stats.flush()
-    interruptions = 0
-    total = 4
-    while True:
+
+    def interrupt() -> None:
+        raise InterruptionError
+
+    line, reached = 0, True
+    while reached:
         for metric in ("a", "b", "d"):
             stats.incr("c", metric)
         stats.timing("c", "t", 1)
-        if _interrupted_at(interruptions, stats.flush, InterruptionError):
-            interruptions += 1
+        try:
+            reached = during(line, stats.flush, interrupt)
+        except InterruptionError:
             stats.flush()
-            total += 1
-            expected = (total + 1, total + 1, total + 1, total - 3)
-            assert (seen("c", "a"), seen("c", "b"), seen("c", "d"), seen("c", "t").count) == expected, (
-                interruptions
-            )
-            continue
-        break
-    assert interruptions > 20
-
-
-def _interrupted_at(line: int, call: Callable[[], None], error: type[BaseException]) -> bool:
-    """Have a call interrupted by an exception before its line of that number; returns whether it got there."""
-    left = line
-
-    def trace(frame: Any, event: str, _: Any) -> Any:
-        nonlocal left
-        if "buffer.py" not in frame.f_code.co_filename:
-            return trace if event == "call" and "shmstats" in frame.f_code.co_filename else None
-        if event == "line":
-            if left == 0:
-                left = -1
-                raise error
-            left -= 1
-        return trace
-
-    sys.settrace(trace)
-    try:
-        call()
-    except error:
-        return True
-    finally:
-        sys.settrace(None)
-    return False
+        line += 1
+        values = [seen("c", metric) for metric in ("a", "b", "d")]
+        assert (values, seen("c", "t").count) == ([5 + line] * 3, 1 + line), f"interrupted at line {line - 1}"
+    assert line > 3
 
 
 # Other processes --------------------------------------------------------------------------------------
@@ -481,7 +503,12 @@ def test_what_is_held_for_a_removed_name_is_never_given_to_a_stranger(stats: Any
     handle.incr(100)
     stats.timing("c", "gone time", 50)
     python.run(
-        "from shmstats import stats; stats.remove('c'); stats.incr('new', 'm', 7); stats.timing('new', 't', 1); stats.flush()"
+        """
+        from shmstats import stats
+        stats.remove('c')
+        stats.incr('new', 'm', 7)
+        stats.timing('new', 't', 1)
+        """
     )
     stats.flush()
     assert (stats.get("new", "m"), stats.get("new", "t").sum) == (7, 1)

@@ -50,7 +50,7 @@ def often(configure: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def saver(data: Path) -> int:
-    """The pid of the process that saves; 0 if there is none. As /proc/locks tells it, which disturbs nobody."""
+    """The pid of the process that saves, by /proc/locks, which disturbs nobody; 0 if there is none."""
     try:
         inode = Path(f"{segment_file(data)}.lock").stat().st_ino
     except FileNotFoundError:

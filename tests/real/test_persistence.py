@@ -1,4 +1,4 @@
-"""Under real gunicorn statistics of every kind survive restarts, and nothing is written where nothing should be."""
+"""Under real gunicorn statistics of every kind survive restarts, unless they are not to be saved."""
 
 from __future__ import annotations
 
