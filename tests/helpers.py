@@ -59,6 +59,7 @@ class Child:
             stderr=subprocess.PIPE,
             env=environment,
             cwd=directory,
+            start_new_session=True,
         )
         self.pid = self._process.pid
         self.stderr = ""
@@ -96,9 +97,7 @@ class Child:
         try:
             out, err = self._process.communicate(timeout=bound)
         except subprocess.TimeoutExpired:
-            self.signal(signal.SIGABRT)  # where its threads stand comes with it
-            self.kill()
-            raise AssertionError(f"the child did not end within {bound} s; stderr: {self.stderr}") from None
+            raise AssertionError(f"no end within {bound} s; the threads stood so:\n{self._abort()}") from None
         self.stderr = err.decode()
         if status is not None:
             assert self._process.returncode == status, f"status {self._process.returncode}: {self.stderr}"
@@ -113,8 +112,9 @@ class Child:
             self._process.send_signal(number)
 
     def kill(self) -> None:
-        """Kill the process and wait for its end."""
-        self.signal(signal.SIGKILL)
+        """Kill the process, and what it started, and wait for its end."""
+        if not self.ended:
+            os.killpg(self.pid, signal.SIGKILL)
         if self._process.stdin is None or self._process.stdin.closed:
             self._process.wait(BOUND)
             return
@@ -126,6 +126,15 @@ class Child:
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
+
+    def _abort(self) -> str:
+        """Have the process, and what it started, say where their threads stand, and end."""
+        os.killpg(self.pid, signal.SIGABRT)
+        try:
+            return self._process.communicate(timeout=10)[1].decode()
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self.stderr
 
     @property
     def ended(self) -> bool:
