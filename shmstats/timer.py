@@ -13,6 +13,13 @@ from typing import Any, TypeVar
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+class _Start:
+    """One beginning; equal only to itself."""
+
+    def __init__(self) -> None:
+        self.at = time.perf_counter_ns()
+
+
 class Timer:
     """Reports how long something took, whether it ended well or by an exception.
 
@@ -25,11 +32,11 @@ class Timer:
 
     def __init__(self, report: Callable[[float], object]) -> None:
         self._report = report
-        self._starts: ContextVar[tuple[int, ...]] = ContextVar("starts", default=())
-        self._running: list[int] = []
+        self._starts: ContextVar[tuple[_Start, ...]] = ContextVar("starts", default=())
+        self._running: list[_Start] = []
 
     def __enter__(self) -> Timer:
-        start = time.perf_counter_ns()
+        start = _Start()
         self._starts.set((*self._starts.get(), start))
         self._running.append(start)
         return self
@@ -37,14 +44,13 @@ class Timer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        starts = self._starts.get()
-        if starts:
-            self._starts.set(starts[:-1])
-            self._running.remove(starts[-1])
-            self._finish(starts[-1])
-        else:
-            # Left in another context than it was entered in, as the body of a generator may be.
-            self._finish(self._running.pop())
+        # The last that began in this context and still runs. There is none where this is another context
+        # than it was entered in, as may be for the body of a generator: then the last of all.
+        mine = [start for start in self._starts.get() if start in self._running]
+        start = (mine or self._running)[-1]
+        self._running.remove(start)
+        self._starts.set(tuple(mine[:-1]))
+        self._finish(start.at)
 
     def __call__(self, function: _Function) -> _Function:
         """Return the function, timed at every call."""

@@ -76,36 +76,38 @@ class Buffer:
         self.cells.note_flushes(flushes[1].cell, durations[1].cell, bounds)
 
     def flush(self) -> None:
-        """Add everything to the block. The guard is held."""
-        try:
-            if self.cells.flush(self._generation):
-                # How long it took is in the buffer only now.
-                remaining = [] if self._durations is None else [self._durations]
-            else:
-                remaining = list(self._columns.values())
-                self._block.held = 0
-            for key, record in remaining:
-                values = self.cells.take(record.cell, record.width)
-                if any(values):
-                    self._push(key, record, values)
-        except BaseException:
-            # An exception of a signal handler: what is still in the buffer must not look like nothing.
-            self._block.held = max(self._block.held, 1)
-            raise
+        """Add everything to the block. The guard is held.
 
-    def _push(self, key: bytes, record: Record, values: tuple[int, ...]) -> None:
-        cells = self._block.cells
-        generation, done = self._generation, False
-        while not done:
-            now = cells.generation
-            if now != generation:
-                found = self._block.names.find(key)
-                if found is None or found.cell != record.cell or found.kind is not record.kind:
-                    return
-                generation = now
-            row = self._block.row_for(record)
-            if record.kind is Kind.COUNTER:
-                done = cells.add(row, record.cell, values[0], generation)
+        Each column is moved by one call, so that an exception of a signal handler finds it here or there.
+
+        Raises:
+            ValueError: the block is closed.
+        """
+        while not self.cells.flush(self._generation):
+            self._look_up_again()
+        self._move_durations()
+
+    def _look_up_again(self) -> None:
+        """Follow the names, which have moved on: what was counted for a removed one is discarded."""
+        now = self.cells.generation
+        if not now:
+            raise ValueError("the buffer is closed")
+        for key, record in list(self._columns.values()):
+            found = self._block.names.find(key)
+            if found is None or found.cell != record.cell or found.kind is not record.kind:
+                self.cells.take(record.cell, record.width)
+                del self._columns[record.cell]
             else:
-                total, maximum = struct.unpack("<2d", struct.pack("<2q", *values[:2]))
-                done = cells.add_distribution(row, record.cell, total, maximum, values[2:], generation)
+                self.cells.route(record.cell, record.width, self._block.row_for(found))
+        self._generation = now
+
+    def _move_durations(self) -> None:
+        """Have the time that a flush took in the block with the flush, not with the next one."""
+        if self._durations is not None:
+            _, record = self._durations
+            values = self.cells.take(record.cell, record.width)
+            total, maximum = struct.unpack("<2d", struct.pack("<2q", *values[:2]))
+            row = self._block.row_for(record)
+            self._block.cells.add_distribution(
+                row, record.cell, total, maximum, values[2:], self._generation
+            )
