@@ -327,7 +327,9 @@ def test_after_a_kill_of_all_the_next_start_adopts_the_block(python: Any, stats:
     assert stats.get("c", "m") == 5
 
 
-def test_adoption_begins_the_uptime_anew_and_joining_does_not(python: Any, stats: Any, shmstats: ModuleType, data: Path) -> None:
+def test_adoption_begins_the_uptime_anew_and_joining_does_not(
+    python: Any, stats: Any, shmstats: ModuleType, data: Path
+) -> None:
     leave_behind(python)
     before = time.monotonic_ns()
     stats.get("c", "m")

@@ -122,7 +122,9 @@ def test_a_worker_with_an_old_binding_cannot_count_into_a_stranger(attach: Any, 
     assert one.reader.value(new) == 0
 
 
-@pytest.mark.parametrize("text", ["日本語", "ελληνικά", "русский", "עברית", "🙂🙃", "a\u0301", "\u200b", "\x01", " ", "\n"])
+@pytest.mark.parametrize(
+    "text", ["日本語", "ελληνικά", "русский", "עברית", "🙂🙃", "a\u0301", "\u200b", "\x01", " ", "\n"]
+)
 def test_names_of_any_script_come_back_as_they_were(attach: Any, kind: Any, text: str) -> None:
     block = attach()
     block.find_or_add(key(text, text), kind.COUNTER, 1)
@@ -153,7 +155,7 @@ def test_a_full_heap_refuses_long_names_and_takes_short_ones(attach: Any, kind: 
     block = attach(capacity=256)
     long = [key(f"{number:03}" + "x" * 212, "y" * 255) for number in range(256)]
     added = 0
-    with pytest.raises(shmstats.block.BlockFullError, match="bytes for names in the block are in use"):
+    with pytest.raises(shmstats.block.BlockFullError, match="bytes for names in the block are in use"):  # noqa: PT012
         for name in long:
             block.find_or_add(name, kind.COUNTER, 1)
             added += 1

@@ -97,7 +97,9 @@ def test_segments_of_others_are_tracked_as_ever(shmstats: ModuleType, monkeypatc
     assert not any("shmstats" in name for name in told)
 
 
-def test_a_segment_that_cannot_be_mapped_stays(shmstats: ModuleType, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_that_cannot_be_mapped_stays(
+    shmstats: ModuleType, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mmap
 
     shmstats.stats.incr("c", "m")

@@ -139,7 +139,9 @@ def test_there_is_no_start_time_of_nobody(shmstats: ModuleType) -> None:
     assert start_time(os.getpid()) == start_time(os.getpid())
 
 
-def test_more_processes_than_slots_are_refused(attach: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_slots_are_refused(
+    attach: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shmstats.block.workers, "WORKER_SLOTS", 3)
     for _ in range(3):
         attach()
