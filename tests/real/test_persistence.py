@@ -75,7 +75,6 @@ def test_a_restart_shows_every_value_and_kind_as_it_was(tmp_path: Path, kind: st
         with Load(server, "/every-kind") as load:
             load.more(200)
         assert load.failed == 0
-        assert len(load.answered) > 1
         assert isinstance(server.document()["simple"]["kinds"].pop("moment"), str)
         values, samples = simple(server), exposed(server)
     values["kinds"].pop("moment")
