@@ -1,6 +1,6 @@
 """What all tests share: both cores by one fixture, real processes, and a check that nothing stays.
 
-`shmstats` is the package, imported afresh, once with the C core and once with its pure Python twin; a
+`shmstats` is the package with a new default registry, once with the C core and once with its pure Python twin; a
 test that takes it (or `stats`, `attach`, `python`, which take it too) runs twice. Processes that the test
 starts inherit the choice through the environment, and so they do the configuration, which `configure`
 writes to a file that ``$SHMSTATS_CONFIG`` names.
@@ -8,7 +8,6 @@ writes to a file that ``$SHMSTATS_CONFIG`` names.
 
 from __future__ import annotations
 
-import atexit
 import gc
 import importlib
 import importlib.util
@@ -16,7 +15,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -75,30 +73,43 @@ def configure(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     return configure
 
 
+#: The package over each core, once imported: a module that was imported can never quite be forgotten.
+_packages: dict[str, dict[str, ModuleType]] = {}
+
+#: What holds on to the default registry, which is another one in each test.
+_USERS_OF_REGISTRY = ("shmstats.web", "shmstats.cli", "shmstats.__main__")
+
+
 def _modules() -> dict[str, ModuleType]:
     return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "shmstats"}
 
 
+def _put_modules(modules: dict[str, ModuleType]) -> None:
+    for name in _modules():
+        del sys.modules[name]
+    sys.modules.update(modules)
+
+
 @pytest.fixture
 def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
-    """The package, imported afresh with the core of this run; its registries are closed at the end."""
-    before, register = _modules(), resource_tracker.register
-    for name in before:
-        del sys.modules[name]
+    """The package over the core of this run, with a new default registry; what it attached is left at the end."""
+    before = _modules()
+    _put_modules(_packages.get(core, {}))
     package = importlib.import_module("shmstats")
     registry = importlib.import_module("shmstats.registry")
     importlib.import_module("shmstats.snapshot")
     assert package.block.cells.CORE == core
+    package.stats = registry.stats = registry.Registry()
+    package.init, package.close = package.stats.init, package.stats.close
     try:
         yield package
     finally:
         for each in list(registry._registries):
             each.close()
-        atexit.unregister(registry._exit_all)
-        for name in _modules():
-            del sys.modules[name]
-        sys.modules.update(before)
-        resource_tracker.register = register
+        _packages[core] = {
+            name: module for name, module in _modules().items() if not name.startswith(_USERS_OF_REGISTRY)
+        }
+        _put_modules(before)
 
 
 @pytest.fixture
