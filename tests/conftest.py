@@ -105,7 +105,7 @@ def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
         yield package
     finally:
         for each in list(registry._registries):
-            each.close()
+            each._exit()
         _packages[core] = {
             name: module for name, module in _modules().items() if not name.startswith(_USERS_OF_REGISTRY)
         }

@@ -271,8 +271,6 @@ CALLS: dict[str, Callable[[Any, Any, Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("part", ["category", "metric"])
 @pytest.mark.parametrize(
     ("bad", "error", "message"),
     [
@@ -288,15 +286,17 @@ CALLS: dict[str, Callable[[Any, Any, Any], Any]] = {
     ],
     ids=["none", "int", "bytes", "list", "empty", "nul", "surrogate", "long", "long in bytes"],
 )
-def test_a_bad_name_is_refused_by_name(
-    stats: Any, call: str, part: str, bad: Any, error: type[Exception], message: str
+def test_a_bad_name_is_refused_by_name_whatever_the_call(
+    stats: Any, bad: Any, error: type[Exception], message: str
 ) -> None:
-    if bad is None and part == "metric" and call in ("reset", "remove"):
-        pytest.skip("None stands for all metrics here")
     stats.incr("c", "m")
-    names = {"category": "c", "metric": "m"} | {part: bad}
-    with pytest.raises(error, match=re.escape(f"{part} {message}")):
-        CALLS[call](stats, names["category"], names["metric"])
+    for call, function in CALLS.items():
+        with pytest.raises(error, match=re.escape(f"category {message}")):
+            function(stats, bad, "m")
+        if bad is None and call in ("reset", "remove"):
+            continue  # None stands for all metrics there
+        with pytest.raises(error, match=re.escape(f"metric {message}")):
+            function(stats, "c", bad)
     assert stats.snapshot() == {"c": {"m": 1}}
 
 
@@ -366,7 +366,6 @@ VALUE_CALLS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("bound", [False, True])
-@pytest.mark.parametrize("call", VALUE_CALLS)
 @pytest.mark.parametrize(
     ("bad", "error", "message"),
     [
@@ -380,14 +379,15 @@ VALUE_CALLS: dict[str, Callable[[Any, Any], Any]] = {
     ],
     ids=["none", "str", "float", "decimal", "too high", "too low", "far too high"],
 )
-def test_a_bad_amount_is_refused_by_name(
-    stats: Any, call: str, bound: bool, bad: Any, error: type[Exception], message: str
+def test_a_bad_amount_is_refused_by_name_whatever_the_call(
+    stats: Any, bound: bool, bad: Any, error: type[Exception], message: str
 ) -> None:
     if bound:
         stats.incr("c", "m", 7)
-    argument = "value" if call == "absolute" else "n"
-    with pytest.raises(error, match=re.escape(f"{argument} {message}")):
-        VALUE_CALLS[call](stats, bad)
+    for call, function in VALUE_CALLS.items():
+        argument = "value" if call == "absolute" else "n"
+        with pytest.raises(error, match=re.escape(f"{argument} {message}")):
+            function(stats, bad)
     assert stats.get("c", "m") == (7 if bound else 0)
 
 
@@ -631,7 +631,8 @@ def test_a_provider_that_fails_costs_the_others_nothing(
         stats.incr("c", "m")
     assert stats.get("c", "m") == 3
     assert len(after.operations) == 3
-    assert len([record for record in caplog.records if "nobody listens" in record.getMessage()]) == 1
+    # Its first failure, and that it was given up.
+    assert len([record for record in caplog.records if "nobody listens" in record.getMessage()]) == 2
 
 
 def test_what_is_no_provider_is_refused(stats: Any) -> None:
@@ -1055,14 +1056,14 @@ def test_threads_that_attach_at_once_share_one_worker(stats: Any) -> None:
 def test_threads_count_exactly_while_another_closes(shmstats: ModuleType, core: str) -> None:
     stats, errors = shmstats.stats, []
     handle = stats.counter("c", "handle")
-    rounds = 4000 if core == "C" else 600
+    rounds = 800 if core == "C" else 200
 
     def count() -> None:
         try:
             for i in range(rounds):
                 handle.incr()
                 stats.incr("c", "m")
-                stats.incr("c", f"name {i % 300}")
+                stats.incr("c", f"name {i % 40}")
                 stats.gauge("g", "v", i)
                 if i % 100 == 0:
                     stats.get("c", "m")
