@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import signal
-import threading
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
