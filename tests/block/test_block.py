@@ -339,6 +339,25 @@ def test_adoption_begins_the_uptime_anew_and_joining_does_not(
     assert stats.shared.attach().reader.header("started") == started
 
 
+def test_adoption_writes_only_what_it_changes(
+    python: Any, stats: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """struct's pack_into zeroes its target first: a kill in between would leave a block without a magic."""
+    leave_behind(python)
+    struct_of_header = shmstats.block.block._HEADER
+
+    class ReadOnly:
+        unpack_from = staticmethod(struct_of_header.unpack_from)
+
+        @staticmethod
+        def pack_into(*_: object) -> None:
+            raise AssertionError("the whole header of a finished block is written")
+
+    monkeypatch.setattr(shmstats.block.block, "_HEADER", ReadOnly)
+    shmstats.init()
+    assert stats.get("c", "m") == 1
+
+
 def test_a_change_broken_off_by_a_kill_is_put_right_by_the_next_to_attach(
     python: Any, stats: Any, shmstats: ModuleType, data: Path
 ) -> None:

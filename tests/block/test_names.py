@@ -101,6 +101,26 @@ def test_a_removed_names_cells_and_heap_go_to_one_of_the_same_width_that_fits(at
     assert set(check_structure(block)) == {key("gauge"), key("a much longer name than that"), key("short")}
 
 
+def test_a_record_that_is_taken_over_keeps_its_place_at_every_moment(
+    attach: Any, kind: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """struct's pack_into zeroes its target first: a kill in between would leave a record with another's cells."""
+    block = attach()
+    old = block.find_or_add(key("old"), kind.COUNTER, 1)
+    remove(block, key("old"))
+    packed = shmstats.block.names._NAME
+
+    class ReadOnly:
+        unpack_from = staticmethod(packed.unpack_from)
+
+        @staticmethod
+        def pack_into(*_: object) -> None:
+            raise AssertionError("the whole record is written")
+
+    monkeypatch.setattr(shmstats.block.names, "_NAME", ReadOnly)
+    assert block.find_or_add(key("new"), kind.COUNTER, 1).cell == old.cell
+
+
 def test_a_reused_cell_is_empty_in_every_row(attach: Any, kind: Any) -> None:
     one, other = attach(), attach()
     record = one.find_or_add(key("old"), kind.COUNTER, 1)
