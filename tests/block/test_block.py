@@ -342,7 +342,7 @@ def test_adoption_begins_the_uptime_anew_and_joining_does_not(
 def test_adoption_writes_only_what_it_changes(
     python: Any, stats: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """struct's pack_into zeroes its target first: a kill in between would leave a block without a magic."""
+    """To pack by struct zeroes the target first: a kill in between would leave a block without a magic."""
     leave_behind(python)
     struct_of_header = shmstats.block.block._HEADER
 

@@ -104,7 +104,7 @@ def test_a_removed_names_cells_and_heap_go_to_one_of_the_same_width_that_fits(at
 def test_a_record_that_is_taken_over_keeps_its_place_at_every_moment(
     attach: Any, kind: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """struct's pack_into zeroes its target first: a kill in between would leave a record with another's cells."""
+    """To pack by struct zeroes the target first: a kill in between would leave a record with another's cells."""
     block = attach()
     old = block.find_or_add(key("old"), kind.COUNTER, 1)
     remove(block, key("old"))
