@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import gc
 import inspect
@@ -461,6 +462,19 @@ def test_an_argument_that_raises_raises_its_own_error_and_counts_nothing(stats: 
     with pytest.raises(ZeroDivisionError, match="mine"):
         stats.counter("c", "m").incr(Bad())
     assert stats.snapshot() == {}
+
+
+@pytest.mark.parametrize(("category", "metric"), [("a\0b", "m"), ("a", "m\0n\0o\0p"), ("", "m"), ("system", "m")])
+def test_a_handle_made_by_hand_cannot_poison_the_block(
+    stats: Any, shmstats: ModuleType, category: str, metric: str
+) -> None:
+    stats.incr("c", "m")
+    for handle in (shmstats.Counter(stats, category, metric), shmstats.Counter(stats, category, metric, (("a", "b"),))):
+        with contextlib.suppress(ValueError):
+            handle.incr()
+    assert stats.snapshot()["c"] == {"m": 1}
+    stats.close()
+    assert stats.snapshot() == {"c": {"m": 1}}
 
 
 # Removal and reset -------------------------------------------------------------------------------------
