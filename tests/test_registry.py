@@ -1084,20 +1084,15 @@ def test_threads_count_exactly_while_another_closes(shmstats: ModuleType, core: 
                     stats.snapshot()
         except BaseException as error:
             errors.append(error)
-            raise
 
     threads = [threading.Thread(target=count) for _ in range(3)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threading, "excepthook", lambda _: None)
-        for thread in threads:
-            thread.start()
-        closes = 0
-        while any(thread.is_alive() for thread in threads):
-            shmstats.close()
-            closes += 1
-            threads[0].join(0.001)
-        for thread in threads:
-            thread.join()
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        shmstats.close()
+        threads[0].join(0.001)
+    for thread in threads:
+        thread.join()
     assert errors == []
     values = stats.snapshot()
     assert values.pop("shmstats", {}) == {}
