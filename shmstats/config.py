@@ -20,10 +20,10 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-if TYPE_CHECKING:
-    import yaml
+# Not where it is used first: a fork, or a signal handler, in the middle of an import finds half a module.
+import yaml
 
 #: Names the configuration file where `load` is given none.
 ENVIRONMENT_VARIABLE = "SHMSTATS_CONFIG"
@@ -305,8 +305,6 @@ def _read(path: str, where: str) -> str:
 
 def _parsed(text: str, where: str) -> dict[str, object]:
     """Returns this package's sections of a YAML document, as ``yaml.safe_load`` would make them."""
-    import yaml  # here, because who counts with the defaults has no use for it
-
     try:
         loader = yaml.SafeLoader(text)
         document = loader.get_single_node()
@@ -339,8 +337,6 @@ def _sections(loader: yaml.SafeLoader, document: yaml.MappingNode) -> dict[str, 
 
 
 def _section_value(loader: yaml.SafeLoader, node: yaml.Node, section: str) -> object:
-    import yaml
-
     if not isinstance(node, yaml.MappingNode) or node.tag != "tag:yaml.org,2002:map":
         return _value(loader, node)
     _refuse_duplicates(node, prefix=f"{section}.")
@@ -350,8 +346,6 @@ def _section_value(loader: yaml.SafeLoader, node: yaml.Node, section: str) -> ob
 
 def _refuse_duplicates(mapping: yaml.MappingNode, prefix: str, among: Container[str] | None = None) -> None:
     """Raises for a second key of one name, of which YAML's own loader would silently take the last."""
-    import yaml
-
     seen: set[str] = set()
     for key, _ in mapping.value:
         if not _is_string(key) or (among is not None and key.value not in among):
@@ -364,8 +358,6 @@ def _refuse_duplicates(mapping: yaml.MappingNode, prefix: str, among: Container[
 
 
 def _is_string(key: yaml.Node) -> bool:
-    import yaml
-
     return isinstance(key, yaml.ScalarNode) and key.tag == "tag:yaml.org,2002:str"
 
 
@@ -374,8 +366,6 @@ def _node_kind(node: yaml.Node) -> str:
 
 
 def _key(loader: yaml.SafeLoader, node: yaml.Node) -> object:
-    import yaml
-
     if not isinstance(node, yaml.ScalarNode):  # not hashable, as likely as not
         raise yaml.constructor.ConstructorError(
             problem=f"found a {_node_kind(node)} as a key; allowed: a string", problem_mark=node.start_mark
@@ -384,8 +374,6 @@ def _key(loader: yaml.SafeLoader, node: yaml.Node) -> object:
 
 
 def _value(loader: yaml.SafeLoader, node: yaml.Node) -> object:
-    import yaml
-
     try:
         return loader.construct_object(node, deep=True)
     except (ValueError, LookupError, AttributeError, OverflowError):

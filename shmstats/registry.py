@@ -26,6 +26,7 @@ from .block.names import check_text
 from .providers import Provider
 from .providers.guarded import GuardedProvider
 from .providers.shared import OWN, SharedProvider, close_all
+from .providers.statsd import StatsdProvider
 from .series import Snapshot, Value
 from .timer import Timer
 
@@ -298,9 +299,6 @@ class Registry(Recorder):
             former.close()
         self._others = tuple(provider for provider in self._others if provider is not former)
         if settings.statsd.enabled and settings.stats.enabled:
-            # Only who sends to StatsD loads the module.
-            from .providers.statsd import StatsdProvider
-
             self._statsd = GuardedProvider(StatsdProvider(settings.statsd, self._report), self._report)
             self._others = (*self._others, self._statsd)
 

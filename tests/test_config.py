@@ -1,10 +1,7 @@
 """What a configuration may say, what it may not, and where it is found."""
 
 import datetime
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -687,16 +684,3 @@ def test_settings_cannot_be_changed() -> None:
 def test_settings_can_be_sent_to_a_spawned_process() -> None:
     settings = load({"api": {"token": "x"}, "path": {"data": "/d"}})
     assert pickle.loads(pickle.dumps(settings)) == settings
-
-
-def test_yaml_is_imported_only_for_a_file(tmp_path: Path) -> None:
-    file = write(tmp_path / "x.yml", "stats: {capacity: 512}")
-    script = (
-        "import sys; from shmstats.config import load\n"
-        "load(); load({'stats': {'capacity': 512}}); assert 'yaml' not in sys.modules\n"
-        f"load({str(file)!r}); assert 'yaml' in sys.modules\n"
-    )
-    root = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -90,6 +90,7 @@ class Cells:
         self._locks = locks
         self._takeovers = -1
         self._open = True
+        self._inherited = False
         self._direct = True
         _all_cells.add(self)
 
@@ -124,7 +125,8 @@ class Cells:
     def _locked(self, cell: int, generation: int | None = None) -> Iterator[bool]:
         """Have a cell to oneself, by its lock; of a buffer by the guard alone, for no other process sees it.
 
-        Gives whether the cell may be used: the names are still of ``generation``, if one is given.
+        Gives whether the cell may be used: the names are still of ``generation``, if one is given. What a fork
+        interrupts (in a signal handler) ends here in the child: it is the parent that finishes it.
         """
         with self._locks.guard:
             if not self._open:
@@ -139,6 +141,9 @@ class Cells:
                     self._words[4 * cell] = self._owner
                     yield generation in (None, self.generation)
                     self._words[4 * cell] = 0
+                except ValueError:
+                    if not self._inherited:
+                        raise
                 finally:
                     self._locks.unlock(FIRST_CELL + cell)
 
@@ -147,6 +152,7 @@ class Cells:
 
     def add_at(self, cell: int, n: int, generation: int, operations: int = 1) -> bool:
         """Do as `add`, for a cell by its number; to a buffer that is so many operations more."""
+        full = False
         with self._locked(cell, generation) as usable:
             if not usable:
                 return False
@@ -186,6 +192,7 @@ class Cells:
         generation: int,
         operations: int = 0,
     ) -> bool:
+        full = False
         with self._locked(cell, generation) as usable:
             if not usable:
                 return False
@@ -345,6 +352,7 @@ _all_cells: weakref.WeakSet[Cells] = weakref.WeakSet()
 def _forget_cells() -> None:
     for cells in _all_cells:
         cells._open = False
+        cells._inherited = True
 
 
 os.register_at_fork(after_in_child=_forget_cells)
