@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .questions import Listener
@@ -115,7 +116,9 @@ class Agent:
         with selectors.DefaultSelector() as selector:
             selector.register(stop, selectors.EVENT_READ)
             if listener is not None:
-                selector.register(listener.fileno(), selectors.EVENT_READ)
+                # Closed already, if the block was left before this thread came to begin.
+                with suppress(ValueError, OSError):
+                    selector.register(listener.fileno(), selectors.EVENT_READ)
             while True:
                 wait = max(min(due, default=time.monotonic() + 60.0) - time.monotonic(), 0.0)
                 ready = {key.fd for key, _ in selector.select(wait)}

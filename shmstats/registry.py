@@ -312,6 +312,7 @@ class Registry(Recorder):
 
     def _count_series(self, sign: int, series: Series, n: int) -> None:
         n = _integer("n", n)
+        _check_handle(series)
         self._deliver(
             lambda shared: shared.count(series, sign * n),
             lambda other: (other.incr if sign > 0 else other.decr)(series.category, series.metric, n),
@@ -325,6 +326,7 @@ class Registry(Recorder):
 
     def _set_series(self, series: Series, value: int | float) -> None:
         value = _number("value", value)
+        _check_handle(series)
         self._deliver(
             lambda shared: shared.set(series, value),
             lambda other: other.gauge(series.category, series.metric, value),
@@ -338,6 +340,7 @@ class Registry(Recorder):
 
     def _observe_series(self, series: Series, milliseconds: int | float) -> None:
         milliseconds = _duration("milliseconds", milliseconds)
+        _check_handle(series)
         self._deliver(
             lambda shared: shared.observe(series, milliseconds),
             lambda other: other.timing(series.category, series.metric, milliseconds),
@@ -413,6 +416,12 @@ def _countable(category: str) -> str:
     if category in RESERVED:
         raise ValueError(f"category must not be {category!r}: {' and '.join(RESERVED)} are reserved")
     return category
+
+
+def _check_handle(series: Series) -> None:
+    """Check the name of a handle, which may have been made by hand: a bad one would spoil every reading."""
+    _countable(series.category)
+    check_text("metric", series.metric)
 
 
 def _integer(what: str, value: object) -> int:

@@ -399,13 +399,15 @@ def _attach_finished(name: str) -> Segment | None:
 
 
 def _adopt(buf: memoryview, layout: Layout) -> None:
-    """Take over a block whose processes are all gone: its cells are locked our way from now on."""
-    header = read_header(buf)
-    if header["protocol"] != PROTOCOL:
+    """Take over a block whose processes are all gone: its cells are locked our way from now on.
+
+    Field by field: `struct` empties what it writes first, and who is killed then must leave a whole header.
+    """
+    if read_header(buf)["protocol"] != PROTOCOL:
         _free_locks(buf, layout)
-    header["protocol"] = PROTOCOL
-    header["started"] = time.monotonic_ns()
-    _HEADER.pack_into(buf, 0, *header.values())
+    for field, value in (("protocol", PROTOCOL), ("started", time.monotonic_ns())):
+        start, size = field_offset(HEADER, field), HEADER[field].itemsize
+        buf[start : start + size] = value.to_bytes(size, "little")
 
 
 def _free_locks(buf: memoryview, layout: Layout) -> None:

@@ -297,17 +297,18 @@ class NameTable:
     ) -> Record:
         """Give a removed record, with its cells and its place in the heap, to a new name."""
         offset = self._names + number * NAME.itemsize
-        fields = list(_NAME.unpack_from(self._buf, offset))
+        fields = _NAME.unpack_from(self._buf, offset)
         width, cell, heap = fields[_WIDTH], fields[_CELL], fields[_KEY]
         place(cell, width)
         wanted = self._hash(key)
         flags = MONOTONIC if kind is Kind.COUNTER else 0
         with self.changing():
-            start = self._heap + heap
-            self._buf[start : start + len(key)] = key
-            fields[: _FLAGS + 1] = REMOVED, kind, 0, flags
-            fields[_FAMILY], fields[_HASH], fields[_LENGTH] = 0, wanted, len(key)
-            _NAME.pack_into(self._buf, offset, *fields)
+            self._buf[self._heap + heap : self._heap + heap + len(key)] = key
+            # Field by field: `struct` empties a record first, and its place is what a repair goes by.
+            new = {"kind": kind, "mode": 0, "flags": flags, "family": 0, "hash": wanted, "length": len(key)}
+            for field, value in new.items():
+                start, size = offset + field_offset(NAME, field), NAME[field].itemsize
+                self._buf[start : start + size] = value.to_bytes(size, "little")
             self._set_state(number, LIVE)
             self.removed -= 1
             self._enter(number, wanted)

@@ -118,9 +118,7 @@ class SharedProvider:
         if self._locks.guard.held:
             self._locks.guard.defer(self.close)
             return
-        agent, self._agent = self._agent, None
-        if agent is not None:
-            agent.stop()
+        self._stop_agent()
         with self._locks.guard:
             block, self._block = self._block, None
             _holding.discard(self)
@@ -130,6 +128,8 @@ class SharedProvider:
                     block.leave(self._finish)
                 except OSError as error:
                     self._tell(f"statistics could not be saved, and stay in shared memory: {error}")
+        if self._block is None:
+            self._stop_agent()  # one that was started meanwhile, for the block that was left
 
     def flush(self) -> None:
         """Add what this process holds in its buffer to the block, if it has one."""
@@ -292,10 +292,20 @@ class SharedProvider:
 
     def _start_agent(self) -> None:
         """Start the background thread of a block that has just been attached."""
-        block = self._block
-        if block is not None and self._agent is None:
-            self._agent = Agent(self._tasks(), socket_path(block.name, block.worker.slot), self._answers())
-            self._agent.start()
+        with self._locks.guard:
+            block = self._block
+            if block is None or self._agent is not None:
+                return
+            socket = socket_path(block.name, block.worker.slot)
+            agent = self._agent = Agent(self._tasks(), socket, self._answers())
+        agent.start()
+
+    def _stop_agent(self) -> None:
+        """Stop the background thread. The guard is not held, for the thread may be waiting for it."""
+        with self._locks.guard:
+            agent, self._agent = self._agent, None
+        if agent is not None:
+            agent.stop()
 
     def _register_own(self, block: Block) -> None:
         """Register what the library counts about itself, while there is room."""
