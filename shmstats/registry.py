@@ -402,6 +402,8 @@ class Registry(Recorder):
 
     def _exit(self) -> None:
         self._exiting = True
+        if self._shared is not None:
+            self._shared.ending = True
         for provider in self._others:
             provider.close()
         self.close()

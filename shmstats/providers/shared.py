@@ -11,6 +11,7 @@ import bisect
 import logging
 import os
 import struct
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -67,6 +68,8 @@ class SharedProvider:
 
     Attributes:
         directory: the data directory.
+        ending: whether the process is at its end: daemon threads, which may be stopped at any line from then
+            on, attach nothing any more.
         direct: whether handles may count without coming here.
     """
 
@@ -79,6 +82,7 @@ class SharedProvider:
         self._agent: Agent | None = None
         self._saved: Snapshot | None = None
         self._saving_fails = False
+        self.ending = False
         self._retry_at = 0.0
         self._dropped = 0
         self._logged: set[str] = set()
@@ -355,6 +359,8 @@ class SharedProvider:
     def _attached(self) -> Block | None:
         """Return the block, or None where it cannot be attached now; that was logged."""
         if self._block is None and (self._locks.guard.held or time.monotonic() < self._retry_at):
+            return None
+        if self.ending and threading.current_thread() is not threading.main_thread():
             return None
         try:
             return self.attach()
