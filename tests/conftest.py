@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -155,7 +156,8 @@ def _own_children() -> set[int]:
     """The children of this process, without those that multiprocessing keeps for itself."""
     children = set()
     for task in Path("/proc/self/task").iterdir():
-        children |= {int(pid) for pid in (task / "children").read_text().split()}
+        with suppress(FileNotFoundError):  # a thread that has just ended
+            children |= {int(pid) for pid in (task / "children").read_text().split()}
     return {pid for pid in children if b"multiprocessing" not in _command(pid)}
 
 

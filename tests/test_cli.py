@@ -541,7 +541,7 @@ def test_a_dump_imports_nothing_that_it_does_not_need(worker: Child, data: Path,
 import sys
 from shmstats.cli import dump
 dump.main(["--data", sys.argv[1], "--category", "requests"], standalone_mode=False)
-heavy = {"flask", "gunicorn", "psutil", "werkzeug", "yaml"}
+heavy = {"flask", "gunicorn", "psutil", "werkzeug"}
 print(sorted(heavy & set(sys.modules)))
 """
     clean = {name: value for name, value in environment().items() if name != "SHMSTATS_CONFIG"}

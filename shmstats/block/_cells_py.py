@@ -135,15 +135,19 @@ class Cells:
                 yield generation in (None, self.generation)
             else:
                 self._locks.lock(FIRST_CELL + cell)
+                given = False
                 try:
                     if self._words[4 * cell] not in (0, self._owner) and self._takeovers >= 0:
                         self._values[2 * self._takeovers + 1] += 1
                     self._words[4 * cell] = self._owner
+                    given = True
                     yield generation in (None, self.generation)
                     self._words[4 * cell] = 0
                 except ValueError:
                     if not self._inherited:
                         raise
+                    if not given:
+                        yield False
                 finally:
                     self._locks.unlock(FIRST_CELL + cell)
 
