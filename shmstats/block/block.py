@@ -7,6 +7,7 @@ good order and finds no other live one; whoever comes first after a crash adopts
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -272,6 +273,8 @@ class Block:
             try:
                 self._segment.reserve(offset, length)
             except OSError as error:
+                if error.errno == errno.EBADF:
+                    raise  # the block was left, or forgotten after a fork: it is not full
                 raise BlockFullError(f"shared memory is full ({error.strerror})") from error
 
         def place(cell: int, columns: int) -> None:
@@ -361,7 +364,9 @@ class Block:
                     offset = self.layout.cells + row * self.layout.row_bytes + page * PAGE
                     try:
                         self._segment.reserve(offset, PAGE)
-                    except OSError:
+                    except OSError as error:
+                        if error.errno == errno.EBADF:
+                            raise
                         return False
                     self._buf[self._bitmap_byte(row, page)] |= 1 << page % 8
         return True
