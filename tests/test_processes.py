@@ -344,13 +344,8 @@ def test_a_fork_in_a_thread_while_others_count(stats: Any, python: Any, core: st
     assert sum(values["names"].values()) == counted
 
 
-def test_a_fork_in_a_signal_handler_in_the_middle_of_counting(
-    stats: Any, python: Any, core: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_fork_in_a_signal_handler_in_the_middle_of_counting(stats: Any, python: Any) -> None:
     """The child goes on where the parent was, in the middle of whatever that was, and then ends."""
-    if core == "Python":
-        reason = "now and then such a child of the twin ends with an error"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
     code = """
         import os, signal, sys
         from shmstats import stats
