@@ -36,6 +36,24 @@
 #define LIKELY(x) __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 
+/* A build for tests, with SHMSTATS_STOP_POINTS defined, stops its process at any one step of the critical
+ * sections, so that it can be killed or kept there. In every other build a stop point is nothing. */
+#ifdef SHMSTATS_STOP_POINTS
+#include <signal.h>
+
+static long stop_points_left = -1; /* to be passed before the one to stop at; negative: never stop */
+
+static void
+stop_point(void)
+{
+    if (stop_points_left >= 0 && stop_points_left-- == 0)
+        raise(SIGSTOP);
+}
+#define STOP_POINT() stop_point()
+#else
+#define STOP_POINT() ((void)0)
+#endif
+
 /* One cell, as layout.py's CELL; the module exports its offsets and cells.py compares them. */
 typedef struct {
     uint32_t lock;
@@ -112,12 +130,15 @@ try_lock(Cell *cell, uint32_t owner)
 static inline void
 unlock(Cell *cell)
 {
+    STOP_POINT();
     __atomic_store_n(&cell->lock, 0, __ATOMIC_RELEASE);
+    STOP_POINT();
 }
 
 static inline void
 store_value(Cell *cell, int64_t value)
 {
+    STOP_POINT();
     __atomic_store_n(&cell->value, value, __ATOMIC_RELAXED);
 }
 
@@ -183,6 +204,7 @@ lock_held_by_other(Cells *cells, Cell *cell)
             break;
         if (!lives && __atomic_compare_exchange_n(&cell->lock, &word, cells->owner, 0, __ATOMIC_ACQUIRE,
                                                   __ATOMIC_RELAXED)) {
+            STOP_POINT();
             /* The holder's store was whole or had not begun: there is nothing to repair. */
             if (cells->takeovers != NULL)
                 __atomic_fetch_add(&cells->takeovers->value, 1, __ATOMIC_RELAXED);
@@ -202,8 +224,10 @@ lock_held_by_other(Cells *cells, Cell *cell)
 static inline Outcome
 lock(Cells *cells, Cell *cell)
 {
-    if (LIKELY(try_lock(cell, cells->owner)))
+    if (LIKELY(try_lock(cell, cells->owner))) {
+        STOP_POINT();
         return DONE;
+    }
     return lock_held_by_other(cells, cell);
 }
 
@@ -294,6 +318,7 @@ static inline void
 put_integer(Cell *gauge, int64_t value)
 {
     store_value(&gauge[0], value);
+    STOP_POINT();
     __atomic_store_n(&gauge[0].seq, 0, __ATOMIC_RELEASE);
 }
 
@@ -301,6 +326,7 @@ static inline void
 put_double(Cell *gauge, double value)
 {
     store_double(&gauge[1], value);
+    STOP_POINT();
     __atomic_store_n(&gauge[0].seq, 1, __ATOMIC_RELEASE);
 }
 
@@ -317,6 +343,7 @@ begin_write(Cell *histogram)
 static inline void
 end_write(Cell *histogram)
 {
+    STOP_POINT();
     __atomic_store_n(&histogram->seq, histogram->seq + 1, __ATOMIC_RELEASE);
 }
 
@@ -395,6 +422,7 @@ flush_column(Cells *cells, uint32_t column)
     for (Py_ssize_t i = 0; i < width; i++)
         cell[i].value = 0;
     cell->seq = 0;
+    STOP_POINT();
     Outcome outcome = width == 1 ? add_integer(target, to, generation, taken[0].value)
                                  : add_histogram(target, to, generation, taken, width);
     if (UNLIKELY(outcome != DONE) && cells->buffered != NULL) {
@@ -631,6 +659,7 @@ Cells_clear_cells(Cells *self, PyObject *args)
     if (outcome == DONE) {
         for (Py_ssize_t i = 0; i < width; i++)
             store_value(&cell[i], 0);
+        STOP_POINT();
         __atomic_store_n(&cell->seq, 0, __ATOMIC_RELEASE);
         unlock(cell);
     }
@@ -1711,11 +1740,31 @@ make_constants(void)
     return 0;
 }
 
+#ifdef SHMSTATS_STOP_POINTS
+static PyObject *
+stop_at(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    long number = PyLong_AsLong(argument);
+    if (number == -1 && PyErr_Occurred())
+        return NULL;
+    stop_points_left = number;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef module_methods[] = {
+    {"stop_at", stop_at, METH_O, PyDoc_STR("Stop the process when it has passed so many stop points; -1: never.")},
+    {NULL, NULL, 0, NULL},
+};
+#endif
+
 static struct PyModuleDef cells_module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "shmstats.block._cells",
     .m_doc = PyDoc_STR("The counting path in C; _cells_py is its pure Python twin."),
     .m_size = -1,
+#ifdef SHMSTATS_STOP_POINTS
+    .m_methods = module_methods,
+#endif
 };
 
 PyMODINIT_FUNC
