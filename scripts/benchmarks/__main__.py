@@ -1,0 +1,77 @@
+"""The command line of the benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import report
+from .cases import CASES
+from .rows import Row, not_measured
+from .subjects import Effort, NotAvailableError, SubjectError, Workshop
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; returns 1 where a target is missed, or could not be measured."""
+    parser = argparse.ArgumentParser(
+        prog="bench",
+        description="Measure what the package costs, beside its peers, in one run.",
+        epilog="Exit status: 0 every target is met, 1 one is missed or could not be measured, 2 wrong usage.",
+    )
+    parser.add_argument(
+        "case", nargs="*", help=f"what to measure; everything if none is named: {', '.join(CASES)}"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE too")
+    parser.add_argument(
+        "--tiny", action="store_true", help="hardly any work: to see that it runs, not to measure"
+    )
+    parser.add_argument(
+        "--instructions", action="store_true", help="count instructions under callgrind instead"
+    )
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.case if name not in CASES]
+    if unknown:
+        parser.error(f"there is no case {', '.join(unknown)}; there are {', '.join(CASES)}")
+    if options.instructions:
+        from . import instructions
+
+        return instructions.main()
+    return measure(options.case or list(CASES), options.tiny, options.json)
+
+
+def measure(names: Sequence[str], tiny: bool, file: Path | None) -> int:
+    """Measure some cases and report; returns the exit status."""
+    about = report.machine()
+    rows: list[Row] = []
+    versions: dict[str, str] = {}
+    for name in names:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        with Workshop(Effort(tiny)) as shop:
+            rows += _rows(name, shop)
+            versions |= shop.versions
+    print(report.heading(about, versions))
+    if tiny:
+        print("tiny: next to nothing was measured, and the figures mean nothing")
+    print()
+    print(report.table(rows))
+    if file is not None:
+        report.write_json(file, about, versions, rows)
+    return int(any(row.fails for row in rows))
+
+
+def _rows(name: str, shop: Workshop) -> list[Row]:
+    """Run a case; should it break, the others still run."""
+    try:
+        return CASES[name](shop)
+    except (NotAvailableError, SubjectError) as error:
+        return [not_measured(name, "", "all of its targets", str(error))]
+    except Exception as error:
+        traceback.print_exc()
+        return [not_measured(name, "", "all of its targets", repr(error))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

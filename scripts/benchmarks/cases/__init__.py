@@ -1,0 +1,19 @@
+"""The cases by name, in the order of the table.
+
+A case is a function of a `Workshop` that returns the rows of its targets. Those of a module here are in its
+``CASES``. A case names every target it has, also where it cannot measure it: `rows.not_measured`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..rows import Row
+from ..subjects import Workshop
+from . import counting
+
+Case = Callable[[Workshop], list[Row]]
+
+CASES: dict[str, Case] = {
+    **counting.CASES,
+}

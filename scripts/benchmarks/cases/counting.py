@@ -1,0 +1,161 @@
+"""What a counting call costs."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+from ..measure import Loop, available, in_turns, time_loops
+from ..rows import Figure, Measured, Row, not_measured
+from ..subjects import Effort, Subject, SubjectError, Workshop
+
+NOTHING = "C nothing"
+PROMETHEUS = "prometheus_client"
+MPMETRICS = "mpmetrics"
+VALUE = "mp.Value"
+ARRAY = "numpy + Lock"
+OPENTELEMETRY = "OpenTelemetry"
+
+_ONE_PROCESS = f"{OPENTELEMETRY} counts in one process only"
+
+
+def _compared(shop: Workshop, case: str, work: str, loops: dict[str, str], note: str = "") -> Measured:
+    """Time a loop of ours beside the peers' loops; ``loops`` has their names, ours under ""."""
+    starters = {
+        "": shop.ours,
+        PROMETHEUS: shop.prometheus,
+        MPMETRICS: shop.mpmetrics,
+        VALUE: lambda: shop.other("locks"),
+        ARRAY: lambda: shop.other("locks"),
+        OPENTELEMETRY: lambda: shop.other("opentelemetry"),
+    }
+    subjects, missing = available({name: starters[name] for name in loops if name in starters})
+    ready = {"": Loop(subjects[""], loops[""])}
+    if NOTHING in loops:
+        if _has_nothing(subjects[""], loops[NOTHING]):
+            ready[NOTHING] = Loop(subjects[""], loops[NOTHING])
+        else:
+            missing[NOTHING] = "there is no C compiler"
+    ready |= {name: Loop(subject, loops[name]) for name, subject in subjects.items()}
+    figures = time_loops(ready, shop.effort)
+    return Measured(case, work, figures.pop(""), figures, missing, note)
+
+
+def _has_nothing(subject: Subject, loop: str) -> bool:
+    try:
+        subject.do("time_loop", name=loop, calls=1000)
+    except SubjectError:
+        return False
+    return True
+
+
+def inc(shop: Workshop) -> list[Row]:
+    """A bound handle, one process."""
+    loops = {"": "inc", NOTHING: "inc nothing", PROMETHEUS: "inc", MPMETRICS: "inc"}
+    loops |= {VALUE: "value", ARRAY: "array", OPENTELEMETRY: "inc"}
+    measured = _compared(shop, "inc", "counter.incr(), 1 process", loops, _ONE_PROCESS)
+    return [measured.slower(NOTHING, 1.5), measured.faster(PROMETHEUS, 50), measured.faster(MPMETRICS, 5)]
+
+
+def incr(shop: Workshop) -> list[Row]:
+    """``stats.incr(category, metric, n)``, 1,000 different names in turn."""
+    loops = {"": "incr", NOTHING: "incr nothing", PROMETHEUS: "labels", OPENTELEMETRY: "labels"}
+    measured = _compared(shop, "incr", "stats.incr(category, metric, n), 1,000 names", loops, _ONE_PROCESS)
+    return [measured.slower(NOTHING, 3), measured.faster(PROMETHEUS, 40)]
+
+
+def observe(shop: Workshop) -> list[Row]:
+    """A histogram by handle."""
+    loops = {"": "observe", PROMETHEUS: "observe", MPMETRICS: "observe", OPENTELEMETRY: "observe"}
+    measured = _compared(shop, "observe", "histogram.observe(ms), 10 values", loops, _ONE_PROCESS)
+    return [measured.faster(PROMETHEUS, 25)]
+
+
+def labels(shop: Workshop) -> list[Row]:
+    """A series of a labelled counter, looked up at each call."""
+    work = "counter.labels(a, b).incr(), 1,000 sets"
+    subject = shop.ours()
+    try:
+        subject.do("time_loop", name="labels", calls=1000)
+    except SubjectError as error:
+        return [not_measured("labels", work, f"≥ 1 × faster than {PROMETHEUS}", str(error))]
+    loops = {"": "labels", PROMETHEUS: "labels", MPMETRICS: "labels", OPENTELEMETRY: "labels"}
+    measured = _compared(shop, "labels", work, loops, f"{MPMETRICS}: 100 sets; {_ONE_PROCESS}")
+    given = time_loops({"": Loop(subject, "labels dict")}, shop.effort)[""]
+    shown = Measured("labels", "stats.incr(…, labels={…}), 1,000 sets", given, measured.peers)
+    return [measured.faster(PROMETHEUS, 1), shown.only()]
+
+
+def pure(shop: Workshop) -> list[Row]:
+    """The pure Python twin, one process."""
+    loops = {"": Loop(shop.ours(SHMSTATS_PURE="1"), "incr"), PROMETHEUS: Loop(shop.prometheus(), "labels")}
+    figures = time_loops(loops, shop.effort)
+    work = "the Python twin: stats.incr, 1,000 names"
+    return [Measured("pure", work, figures.pop(""), figures).slower(PROMETHEUS, 2.5)]
+
+
+def buffered(shop: Workshop) -> list[Row]:
+    """Buffered mode beside real-time mode."""
+    subject = shop.ours()
+    figures = time_loops({"": Loop(subject, "buffered"), "real-time": Loop(subject, "inc")}, shop.effort)
+    return [Measured("buffered", "counter.incr(), buffered", figures.pop(""), figures).slower("real-time", 1)]
+
+
+def contended(shop: Workshop) -> list[Row]:
+    """Several processes and one name, per operation and core, beside one process alone."""
+    subjects, missing = available(
+        {
+            "": shop.ours,
+            PROMETHEUS: shop.prometheus,
+            MPMETRICS: shop.mpmetrics,
+            VALUE: lambda: shop.other("locks"),
+            ARRAY: lambda: shop.other("locks"),
+        }
+    )
+    loops = {"": "inc", PROMETHEUS: "inc", MPMETRICS: "inc", VALUE: "value", ARRAY: "array"}
+    sides = {name: Loop(subject, loops[name]) for name, subject in subjects.items()}
+    if _has_nothing(subjects[""], "inc nothing"):
+        sides[NOTHING] = Loop(subjects[""], "inc nothing")
+    costs = {name: _costs(side, shop.effort) for name, side in sides.items()}
+    rows = []
+    for processes in (2, 8):
+        figures = {name: cost[processes] for name, cost in costs.items()}
+        figures["uncontended"] = costs[""][1]
+        measured = Measured(
+            "contended",
+            f"counter.incr(), {processes} processes, one name: wall × cores / operations",
+            figures.pop(""),
+            figures,
+            missing,
+            "uncontended: ours, 1 process",
+        )
+        rows.append(measured.slower("uncontended", 1.2))
+    return rows
+
+
+def _costs(side: Loop, effort: Effort) -> dict[int, Figure]:
+    """Return the ns of an operation, times the cores that its processes can use, by processes."""
+    taken, _ = side.subject.do("time_loop", name=side.name, calls=2000)
+    calls = max(1000, round(4 * effort.seconds * 1e9 / taken / 1000) * 1000)
+    cores = len(os.sched_getaffinity(0))
+    without: dict[int, list[float]] = {}
+
+    def cost(processes: int) -> float:
+        wall, empty = side.subject.do("time_together", name=side.name, calls=calls, processes=processes)
+        scale = min(cores, processes) / (calls * processes)
+        without.setdefault(processes, []).append(empty * scale)
+        return float(wall * scale)
+
+    found = in_turns({n: functools.partial(cost, n) for n in (1, 2, 8)}, max(2, effort.rounds // 2))
+    return {n: Figure.best([each - min(without[n]) for each in repeats]) for n, repeats in found.items()}
+
+
+CASES = {
+    "inc": inc,
+    "incr": incr,
+    "observe": observe,
+    "labels": labels,
+    "contended": contended,
+    "buffered": buffered,
+    "pure": pure,
+}

@@ -1,0 +1,72 @@
+"""prometheus_client in multiprocess mode: its directory is in ``$PROMETHEUS_MULTIPROC_DIR``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from . import serving
+from .serving import DURATIONS, NAMES, CallLoop, Loops, empty, empty_durations, empty_names
+
+
+def _counter(name: str, labels: tuple[str, ...] = ()) -> Any:
+    from prometheus_client import Counter
+
+    return Counter(name, "Counted by the benchmark.", labels, registry=None)
+
+
+def make_inc() -> tuple[CallLoop, CallLoop]:
+    """``inc()`` of a counter without labels."""
+    counter = _counter("handle")
+
+    def loop(calls: int) -> None:
+        each = counter
+        for _ in range(calls):
+            each.inc()
+
+    return loop, empty
+
+
+def make_labels() -> tuple[CallLoop, CallLoop]:
+    """``labels(category, metric).inc(1)`` with a thousand label sets in turn."""
+    counter = _counter("labelled", ("category", "metric"))
+
+    def loop(calls: int) -> None:
+        each = counter
+        for _ in range(calls // len(NAMES)):
+            for category, metric in NAMES:
+                each.labels(category, metric).inc(1)
+
+    loop(len(NAMES))
+    return loop, empty_names
+
+
+def make_observe() -> tuple[CallLoop, CallLoop]:
+    """``Histogram.observe`` with its own buckets, of which there are fewer than ours."""
+    from prometheus_client import Histogram
+
+    histogram = Histogram("observed", "Observed by the benchmark.", registry=None)
+    seconds = [duration / 1000 for duration in DURATIONS]
+
+    def loop(calls: int) -> None:
+        each = histogram
+        for _ in range(calls // len(seconds)):
+            for duration in seconds:
+                each.observe(duration)
+
+    return loop, empty_durations
+
+
+def prepare() -> tuple[dict[str, str], dict[str, Callable[..., Any]]]:
+    """Make the operations."""
+    from prometheus_client import values
+
+    assert os.environ["PROMETHEUS_MULTIPROC_DIR"]
+    assert values.ValueClass.__name__ == "MmapedValue", "not in multiprocess mode"
+    loops = Loops({"inc": make_inc, "labels": make_labels, "observe": make_observe})
+    return serving.versions_of("prometheus-client"), {**loops.operations}
+
+
+if __name__ == "__main__":
+    serving.serve(prepare)

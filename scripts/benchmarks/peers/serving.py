@@ -1,0 +1,241 @@
+"""What the processes of all sides share: doing what they are told, timing loops, forking workers.
+
+A *loop* is a pair of functions of a number of calls: one that makes them, and the same without the call. It is
+made when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+#: Names that are counted in turn: (category, metric).
+NAMES = [(f"category{number // 100}", f"metric{number % 100}") for number in range(1000)]
+
+#: Durations that are observed in turn, in ms: one in each of some buckets, quick ones more often.
+DURATIONS = [0.3, 0.8, 1.5, 3.0, 4.0, 8.0, 12.5, 40.0, 90.0, 700.0]
+
+CallLoop = Callable[[int], None]
+LoopMaker = Callable[[], tuple[CallLoop, CallLoop]]
+
+
+def names(number: int) -> list[tuple[str, str]]:
+    """Return so many different names, a hundred metrics in each category."""
+    return [(f"category{each // 100}", f"metric{each % 100}") for each in range(number)]
+
+
+def empty(calls: int) -> None:
+    """The loop without a call."""
+    for _ in range(calls):
+        pass
+
+
+def empty_names(calls: int) -> None:
+    """The loop over names without a call."""
+    for _ in range(calls // len(NAMES)):
+        for _category, _metric in NAMES:
+            pass
+
+
+def empty_durations(calls: int) -> None:
+    """The loop over durations without a call."""
+    for _ in range(calls // len(DURATIONS)):
+        for _duration in DURATIONS:
+            pass
+
+
+class Loops:
+    """The loops of a side.
+
+    Args:
+        makers: of each loop, by name.
+    """
+
+    def __init__(self, makers: dict[str, LoopMaker]) -> None:
+        self._makers = makers
+        self._made: dict[str, tuple[CallLoop, CallLoop]] = {}
+
+    def get(self, name: str) -> tuple[CallLoop, CallLoop]:
+        """Return a loop, and the same without the call."""
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def time_loop(self, name: str, calls: int, slices: int = 1) -> tuple[float, float]:
+        """Return the least ns of an iteration, and of one without the call, of several slices of so many calls.
+
+        Slices are short, so that some of them see neither another process nor a busy neighbour of the machine.
+        """
+        loop, without = self.get(name)
+        times = [(_time(loop, calls), _time(without, calls)) for _ in range(slices)]
+        return min(taken for taken, _ in times), min(empty for _, empty in times)
+
+    def time_together(self, name: str, calls: int, processes: int) -> tuple[float, float]:
+        """Have several processes run a loop at once, so many calls each.
+
+        Returns:
+            ns from the first start to the last end, for the loop and for the same without the call.
+        """
+        loop, without = self.get(name)
+        return _together(loop, calls, processes), _together(without, calls, processes)
+
+    @property
+    def operations(self) -> dict[str, Callable[..., Any]]:
+        """What every side can be told to do."""
+        return {"time_loop": self.time_loop, "time_together": self.time_together}
+
+
+def _time(loop: CallLoop, calls: int) -> float:
+    start = time.perf_counter_ns()
+    loop(calls)
+    return (time.perf_counter_ns() - start) / calls
+
+
+def _together(loop: CallLoop, calls: int, processes: int) -> float:
+    workers = [Worker(lambda worker: _run_when_told(worker, loop, calls)) for _ in range(processes)]
+    for worker in workers:
+        worker.hear()  # it is warm
+    for worker in workers:
+        worker.tell()
+    spans = [tuple(map(int, worker.hear().split())) for worker in workers]
+    for worker in workers:
+        worker.finish()
+    return float(max(end for _, end in spans) - min(start for start, _ in spans))
+
+
+def _run_when_told(worker: Worker, loop: CallLoop, calls: int) -> None:
+    loop(2000)
+    worker.say("warm")
+    worker.wait()
+    start = time.monotonic_ns()
+    loop(calls)
+    worker.say(f"{start} {time.monotonic_ns()}")
+
+
+class Worker:
+    """A forked process that does something, and can be talked to by lines.
+
+    Args:
+        work: what it does, given this object; it ends with the return, as a process of multiprocessing does.
+        leave: called at a good end.
+    """
+
+    def __init__(self, work: Callable[[Worker], None], leave: Callable[[], None] = lambda: None) -> None:
+        from_parent, to_child = os.pipe()
+        from_child, to_parent = os.pipe()
+        self.pid = os.fork()
+        if self.pid:
+            os.close(from_parent)
+            os.close(to_parent)
+            self._reader, self._writer = os.fdopen(from_child, "rb"), os.fdopen(to_child, "wb")
+            return
+        status = 1
+        try:
+            os.close(to_child)
+            os.close(from_child)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            self._reader, self._writer = os.fdopen(from_parent, "rb"), os.fdopen(to_parent, "wb")
+            work(self)
+            leave()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+    def say(self, line: str = "") -> None:
+        """Write a line to the other side."""
+        self._writer.write(line.encode() + b"\n")
+        self._writer.flush()
+
+    tell = say
+
+    def hear(self) -> str:
+        """Return the other side's next line.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        line = self._reader.readline()
+        if not line:
+            raise RuntimeError(f"worker {self.pid} ended too early")
+        return line.decode().rstrip("\n")
+
+    wait = hear
+
+    def wait_for_end(self) -> None:
+        """Wait until the other side closes; a worker that only has to be there does that."""
+        self._reader.read()
+
+    def finish(self) -> None:
+        """Have the worker end in good order, and wait for that."""
+        self._writer.close()
+        _, status = os.waitpid(self.pid, 0)
+        self._reader.close()
+        if status:
+            raise RuntimeError(f"worker {self.pid} ended with status {status}")
+
+    def kill(self) -> None:
+        """Kill -9 the worker, and wait for its end."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        self._writer.close()
+        self._reader.close()
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Return the versions of installed packages, and of Python."""
+    found = {"Python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def serve(prepare: Callable[[], tuple[dict[str, str], dict[str, Callable[..., Any]]]]) -> None:
+    """Do what the lines on the standard input tell, and answer on the standard output.
+
+    Args:
+        prepare: imports the peer; returns versions, and the operations by name.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else is printed is no answer
+
+    def answer(what: dict[str, Any]) -> None:
+        answers.write(json.dumps(what) + "\n")
+        answers.flush()
+
+    try:
+        versions, operations = prepare()
+    except ImportError as error:
+        answer({"error": f"{error}"})
+        return
+    answer({"done": versions})
+    for line in _lines():
+        request = json.loads(line)
+        try:
+            done = operations[request["operation"]](**request["arguments"])
+        except Exception as error:
+            traceback.print_exc()
+            answer({"error": f"{type(error).__name__}: {error}"})
+        else:
+            answer({"done": done})
+
+
+def _lines() -> Iterable[bytes]:
+    """Read without a buffer: a forked child must not find what is left in one."""
+    pending = b""
+    while piece := os.read(0, 1 << 16):
+        *lines, pending = (pending + piece).split(b"\n")
+        yield from lines

@@ -1,0 +1,200 @@
+"""Figures, and rows of the table: what was measured, on which sides, and whether a target is met.
+
+A figure is a number with a unit and the spread of the repeats that it comes from. A case measures once
+and makes a row of it for each target, by the methods of `Measured`::
+
+    measured = Measured("inc", "bound handle, one process", ours, {"prometheus_client": theirs})
+    return [measured.faster("prometheus_client", 50)]
+
+A target that could not be measured is neither met nor missed, and says why.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+#: What a figure is of. Times are kept in ns and shown in what reads best.
+NS = "ns"
+BYTES = "bytes"
+PER_SECOND = "/s"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that was measured.
+
+    Attributes:
+        value: in ``unit``.
+        unit: NS, BYTES or PER_SECOND.
+        spread: of the repeats: the distance of their quartiles over their median; None for one repeat.
+        repeats: how many there were.
+    """
+
+    value: float
+    unit: str = NS
+    spread: float | None = None
+    repeats: int = 1
+
+    @classmethod
+    def best(cls, repeats: Sequence[float], unit: str = NS) -> Figure:
+        """Take the least: noise only ever adds to the time of a short loop."""
+        return cls(min(repeats), unit, spread_of(repeats), len(repeats))
+
+    @classmethod
+    def median(cls, repeats: Sequence[float], unit: str = NS) -> Figure:
+        """Take the middle: for work whose own time varies."""
+        return cls(statistics.median(repeats), unit, spread_of(repeats), len(repeats))
+
+    def __str__(self) -> str:
+        return _shown(self.value, self.unit)
+
+
+def spread_of(repeats: Sequence[float]) -> float | None:
+    """Return the distance of the quartiles over the median; None where that means nothing."""
+    if len(repeats) < 2 or not statistics.median(repeats):
+        return None
+    low, middle, high = statistics.quantiles(repeats, n=4, method="inclusive")
+    return abs((high - low) / middle)
+
+
+def _shown(value: float, unit: str) -> str:
+    scales = {
+        NS: ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1, "ns")),
+        BYTES: ((2**20, "MiB"), (2**10, "KiB"), (1, "B")),
+        PER_SECOND: ((1, "/s"),),
+    }[unit]
+    scale, name = next((pair for pair in scales if abs(value) >= pair[0]), scales[-1])
+    return f"{number(value / scale)} {name}"
+
+
+def number(value: float) -> str:
+    """Return a number with three digits, or all of those before the point."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        case: its name.
+        work: what was done, in a few words.
+        ours: our figure; None where it was not measured.
+        peers: those of the peers, by name.
+        ratio: that the target is about; None where it is about the figure itself.
+        target: in words; "" for a row that only shows.
+        met: None where there is no target, or it was not measured.
+        note: why it was not measured, or what is to be known about it.
+    """
+
+    case: str
+    work: str
+    ours: Figure | None
+    peers: dict[str, Figure] = field(default_factory=dict)
+    ratio: float | None = None
+    target: str = ""
+    met: bool | None = None
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """met, missed, or that it was not measured; nothing for a row without a target."""
+        if not self.target:
+            return ""
+        return "not measured" if self.met is None else "met" if self.met else "missed"
+
+    @property
+    def fails(self) -> bool:
+        """Whether there is a target, and it is not met."""
+        return bool(self.target) and not self.met
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {
+            "case": self.case,
+            "work": self.work,
+            "ours": None if self.ours is None else vars(self.ours),
+            "peers": {name: vars(figure) for name, figure in self.peers.items()},
+            "ratio": self.ratio,
+            "target": self.target,
+            "verdict": self.verdict,
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one measurement gave: makes the rows of its targets.
+
+    Attributes:
+        case: its name.
+        work: what was done.
+        ours: our figure.
+        peers: those of the peers.
+        missing: why a peer has none, by name.
+        note: for the rows.
+    """
+
+    case: str
+    work: str
+    ours: Figure
+    peers: dict[str, Figure] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    def slower(self, peer: str, limit: float) -> Row:
+        """Ours may cost so many times what the peer's costs."""
+        return self._beside(peer, f"≤ {number_of(limit)} × {peer}", lambda ours, theirs: ours / theirs, limit)
+
+    def faster(self, peer: str, least: float) -> Row:
+        """The peer's must cost so many times what ours costs."""
+        target = f"≥ {number_of(least)} × faster than {peer}"
+        row = self._beside(peer, target, lambda ours, theirs: theirs / ours, None)
+        return row if row.ratio is None else _replace(row, met=row.ratio >= least)
+
+    def at_most(self, limit: float, target: str = "") -> Row:
+        """Ours may be so much."""
+        shown = target or f"≤ {_shown(limit, self.ours.unit)}"
+        return self._row(target=shown, met=self.ours.value <= limit)
+
+    def only(self) -> Row:
+        """Show it; there is no target."""
+        return self._row()
+
+    def that(self, target: str, met: bool, ratio: float | None = None) -> Row:
+        """Whatever else a target may say."""
+        return self._row(target=target, met=met, ratio=ratio)
+
+    def _beside(self, peer: str, target: str, ratio: Any, limit: float | None) -> Row:
+        theirs = self.peers.get(peer)
+        if theirs is None:
+            why = self.missing.get(peer, "it has no figure for this")
+            return self._row(target=target, note=f"not measured: {peer}: {why}")
+        value = ratio(self.ours.value, theirs.value) if theirs.value and self.ours.value else float("inf")
+        return self._row(target=target, ratio=value, met=limit is not None and value <= limit)
+
+    def _row(self, note: str = "", **more: Any) -> Row:
+        notes = [note or self.note]
+        if not note:
+            notes += [f"{peer}: {why}" for peer, why in self.missing.items()]
+        text = "; ".join(each for each in notes if each)
+        return Row(self.case, self.work, self.ours, self.peers, note=text, **more)
+
+
+def number_of(limit: float) -> str:
+    """Return a limit as it was written."""
+    return f"{limit:g}"
+
+
+def not_measured(case: str, work: str, target: str, why: str) -> Row:
+    """Return the row of a target that could not be measured."""
+    return Row(case, work, None, target=target, note=f"not measured: {why}")
+
+
+def _replace(row: Row, **changes: Any) -> Row:
+    return Row(**{**vars(row), **changes})
