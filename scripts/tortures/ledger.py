@@ -1,0 +1,107 @@
+"""The notes of workers: a file that each of them maps, with a page for each.
+
+A worker writes the number of an operation before it and again after it, each by one store of eight
+bytes. So whenever it is killed, at most the one operation in flight is uncertain: what it counted is
+``after`` or ``before``, and these differ by 1 at most.
+"""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+PAGE = 4096
+
+#: What a worker counts, each with a ``before`` and an ``after``: a counter of its own, one that it shares with all,
+#: observations of a histogram of its own, decrements of a counter of its own, and the value of a gauge of its own.
+STREAMS = ("own", "shared", "timing", "down", "gauge")
+
+_STOP, _LONGEST, _TAKEOVERS = 64, 65, 66
+
+#: In page 0: when a process that was kept inside a critical section was killed, CLOCK_MONOTONIC in ns.
+_KILLED_AT = 0
+
+
+class Notes:
+    """The page of one worker.
+
+    Attributes:
+        words: ``words[2 * stream]`` is what stream's operations were begun, ``words[2 * stream + 1]`` what ended.
+    """
+
+    def __init__(self, words: memoryview) -> None:
+        self.words = words
+
+    def before(self, stream: str) -> int:
+        """Return how many operations of a stream were begun."""
+        return self.words[2 * STREAMS.index(stream)]
+
+    def after(self, stream: str) -> int:
+        """Return how many operations of a stream are known to be done."""
+        return self.words[2 * STREAMS.index(stream) + 1]
+
+    def settle(self, stream: str, counted: int) -> None:
+        """Take what was counted for what was done: the next worker of this page goes on from there."""
+        place = 2 * STREAMS.index(stream)
+        self.words[place] = self.words[place + 1] = counted
+
+    @property
+    def stopping(self) -> int:
+        """Whether the worker is asked to end in good order."""
+        return self.words[_STOP]
+
+    @stopping.setter
+    def stopping(self, stopping: int) -> None:
+        self.words[_STOP] = stopping
+
+    @property
+    def longest(self) -> int:
+        """The longest operation in ns in which the lock of a dead process was taken over."""
+        return self.words[_LONGEST]
+
+    @property
+    def takeovers(self) -> int:
+        """How many such operations there were."""
+        return self.words[_TAKEOVERS]
+
+    def note_takeover(self, nanoseconds: int) -> None:
+        """Note an operation in which the lock of a dead process was taken over."""
+        self.words[_TAKEOVERS] += 1
+        self.words[_LONGEST] = max(self.words[_LONGEST], nanoseconds)
+
+    def forget_takeovers(self) -> None:
+        """Start anew with these notes."""
+        self.words[_TAKEOVERS] = self.words[_LONGEST] = 0
+
+
+class Ledger:
+    """The file of the notes.
+
+    Args:
+        file: its path; it is made if it is missing.
+        places: how many workers have a page in it.
+    """
+
+    def __init__(self, file: Path, places: int) -> None:
+        self.file = file
+        self.places = places
+        size = (places + 1) * PAGE
+        if not file.exists():
+            file.write_bytes(bytes(size))
+        with file.open("r+b") as opened:
+            self._map = mmap.mmap(opened.fileno(), size)
+        self._words = memoryview(self._map).cast("Q")
+
+    def notes(self, place: int) -> Notes:
+        """Return the notes of a place, 0 to ``places`` - 1."""
+        first = (place + 1) * PAGE // 8
+        return Notes(self._words[first : first + PAGE // 8])
+
+    @property
+    def killed_at(self) -> int:
+        """When a holder that was kept inside was killed, in ns of CLOCK_MONOTONIC; 0: none was."""
+        return self._words[_KILLED_AT]
+
+    @killed_at.setter
+    def killed_at(self, moment: int) -> None:
+        self._words[_KILLED_AT] = moment

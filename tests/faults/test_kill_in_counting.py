@@ -1,0 +1,85 @@
+"""SIGKILL at any instruction of a counting call.
+
+At every step: a worker is kept at each step inside the critical sections in turn (of C in a build with stop
+points, of Python before each line) and killed there. At random: workers are killed while they count, and
+others take their places. How a dead owner's lock is taken over in itself is shown in
+``tests/block/test_cells.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tortures import judge
+from tortures.ledger import STREAMS
+from tortures.nursery import Nursery
+from tortures.storm import Storm, Tally
+
+KILLS = {"C": 100, "Python": 50}
+
+
+@pytest.mark.parametrize("stream", [stream for stream in STREAMS if stream != "shared"])
+def test_a_kill_at_any_step_leaves_the_value_before_or_the_one_after(
+    storm: Callable[..., Storm], tally: Tally, steps: Nursery, stream: str
+) -> None:
+    """The next worker has the same row, and needs the very locks that the dead one may have held."""
+    storms = storm(workers=1, steps=steps, max_workers=1)
+    found = []
+    while storms.keep_inside(0, stream=stream, number=len(found)).state == "T":
+        (verdict,) = [verdict for verdict in storms.end(0) if verdict.stream == stream]
+        assert verdict.before - verdict.after == 1
+        found.append(verdict.counted == verdict.before)
+    assert len(found) >= 4
+    assert found == sorted(found), "it was counted, and at a later step it was not"
+    assert (found[0], found[-1]) == (False, True)
+    storms.end(0)
+    assert tally.clean, tally
+    assert tally.killed == len(found) + 1
+    took = judge.values(storms.data)["took", "worker 0"]
+    assert abs(took.sum - 3.0 * sum(took.buckets)) <= 3.0 * tally.killed
+    assert took.max == 3.0
+
+
+def test_those_who_wait_for_a_dead_ones_lock_go_on(
+    storm: Callable[..., Storm], tally: Tally, steps: Nursery, core: str
+) -> None:
+    """All share a row, so they wait for each other; `scripts/torture` measures how long that takes."""
+    storms = storm(workers=3, steps=steps, max_workers=1)
+    storms.fill()
+    taken_over = 0
+    while tally.killed < 300 and taken_over < 3:
+        storms.kill_inside()
+        taken_over = judge.values(storms.data).get(("shmstats", "locks_taken_over"), 0)
+    storms.finish()
+    assert taken_over >= 3, "nobody ever waited"
+    assert tally.clean, tally
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_what_workers_counted_that_were_killed_at_random_is_there_once(
+    storm: Callable[..., Storm], tally: Tally, core: str, rows: int
+) -> None:
+    storm(seed=rows, max_workers=rows).run({"kill": 30, "kill_all": 1, "read": 3}, lambda: tally.killed >= KILLS[core])
+    assert tally.clean, tally
+    assert tally.operations > 100 * tally.killed
+    assert tally.uncertain <= 5 * tally.killed
+
+
+def test_what_workers_had_flushed_that_were_killed_at_random_is_there_once(
+    storm: Callable[..., Storm], tally: Tally, core: str
+) -> None:
+    storms = storm(seed=3, no_buffer=False, buffer_size=40, flush_interval_ms=20, max_workers=2)
+    storms.run({"kill": 30, "kill_all": 1}, lambda: tally.killed >= KILLS[core] // 2)
+    assert tally.clean, tally
+    assert 0 < tally.held <= 40 * tally.killed
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("rows", [1, 2, 8])
+def test_five_thousand_kills_at_random_lose_nothing(
+    storm: Callable[..., Storm], tally: Tally, core: str, rows: int
+) -> None:
+    storm(seed=100 + rows, max_workers=rows).run({"kill": 100, "kill_all": 1}, lambda: tally.killed >= 1700)
+    assert tally.clean, tally
+    assert tally.takeovers > 0 or rows > 1
