@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from shmstats import snapshot as saved
 from shmstats.block.block import check_layout, read_header, read_only
 from shmstats.block.layout import DELETED, NAME

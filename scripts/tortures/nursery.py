@@ -28,7 +28,7 @@ SCRIPTS = Path(__file__).parents[1]
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
 
 
-class Hang(Exception):
+class HangError(Exception):
     """Something did not happen within `BOUND`."""
 
 
@@ -61,7 +61,7 @@ class Worker:
         while self.pid not in self._nursery.statuses or self._group_lives():
             self._nursery.listen(0.0005)
             if time.monotonic() > end:
-                raise Hang(f"worker {self.pid} has not ended within {bound:.0f} s")
+                raise HangError(f"worker {self.pid} has not ended within {bound:.0f} s")
         return self._nursery.statuses[self.pid]
 
     def kill(self) -> int:
@@ -78,7 +78,7 @@ class Worker:
         while (state := self.state) not in states:
             time.sleep(0.0005)
             if time.monotonic() > end:
-                raise Hang(f"worker {self.pid} stayed in state {state}, and not {states}, for {bound:.0f} s")
+                raise HangError(f"worker {self.pid} stayed in state {state}, and not {states}, for {bound:.0f} s")
         return state
 
     @property
@@ -153,7 +153,11 @@ class Nursery:
         return self._fork({"work": work, "config": config, **order})
 
     def run(self, code: str, directory: Path, stats: Mapping[str, Any], **names: Any) -> Worker:
-        """Fork a worker that runs some code; ``shmstats``, configured but not attached, and ``names`` are there."""
+        """Fork a worker that runs some code.
+
+        In it there are ``shmstats`` and its ``stats``, configured but not attached, ``works`` and ``names``. It ends
+        without leaving, unless the code closes.
+        """
         config = {"path": {"data": str(directory)}, "stats": dict(stats)}
         return self._fork({"work": "", "code": code, "config": config, "names": names})
 
@@ -165,7 +169,7 @@ class Nursery:
         while not self._started:
             self.listen(0.1)
             if time.monotonic() > end:
-                raise Hang("the nursery does not fork")
+                raise HangError("the nursery does not fork")
         return Worker(self, self._started.pop())
 
     def listen(self, seconds: float) -> None:
@@ -175,7 +179,7 @@ class Nursery:
         while select.select([stream], [], [], seconds)[0]:
             piece = os.read(stream, 65536)
             if not piece:
-                raise Hang(f"the nursery has ended, with status {self._process.wait(BOUND)}")
+                raise HangError(f"the nursery has ended, with status {self._process.wait(BOUND)}")
             self._heard += piece
             seconds = 0
         *lines, self._heard = self._heard.split(b"\n")
@@ -242,7 +246,8 @@ def _work(order: dict[str, Any]) -> None:
         works.do(shmstats, ledger, config, **order)
     else:
         shmstats.stats._configure(order["config"])
-        exec(compile(order["code"], "<order>", "exec"), {"shmstats": shmstats, "works": works, **order["names"]})
+        names = {"shmstats": shmstats, "stats": shmstats.stats, "works": works, **order["names"]}
+        exec(compile(order["code"], "<order>", "exec"), names)
 
 
 def _child(order: dict[str, Any]) -> None:

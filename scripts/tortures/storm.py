@@ -21,7 +21,7 @@ from typing import Any
 
 from . import judge
 from .ledger import Ledger
-from .nursery import BOUND, Hang, Nursery, Worker
+from .nursery import BOUND, HangError, Nursery, Worker
 
 #: Statistics that are held back in buffered mode.
 HELD = ("own", "timing", "down")
@@ -132,9 +132,21 @@ class Storm:
         end = time.monotonic() + BOUND
         while worker.state != "T" and self.ledger.notes(place).before("own") < goal:
             if worker.status is not None or time.monotonic() > end:
-                raise Hang(f"worker {worker.pid} does not come to a step; its status is {worker.status}")
+                raise HangError(f"worker {worker.pid} does not come to a step; its status is {worker.status}")
             time.sleep(0.0002)
         return worker
+
+    def let_count(self, place: int, operations: int, bound: float = 0.02) -> None:
+        """Wait until a worker has begun some more operations, but not for long: it may have to wait for another."""
+        notes = self.ledger.notes(place)
+        goal, end = notes.before("own") + operations, time.monotonic() + bound
+        while notes.before("own") < goal and time.monotonic() < end:
+            time.sleep(0.0002)
+
+    def leave_one(self, place: int) -> None:
+        """Have the worker of a place leave in good order, and judge it."""
+        self._leave(place)
+        self.settle(place)
 
     def end(self, place: int) -> list[judge.Verdict]:
         """Kill the worker of a place, and judge it; returns how its operations were found."""
@@ -145,14 +157,14 @@ class Storm:
     def kill(self) -> None:
         """Kill one at a random moment, and start another."""
         place = self._anyone()
-        self._let_count(place, self.chance.randrange(200))
+        self.let_count(place, self.chance.randrange(200))
         _spin(self.chance.random() * 0.0003)
         self.end(place)
         self.start(place)
 
     def kill_all(self) -> None:
         """Kill all at once, and start others."""
-        self._let_count(self._anyone(), self.chance.randrange(200))
+        self.let_count(self._anyone(), self.chance.randrange(200))
         for worker in self.running.values():
             worker.signal(signal.SIGKILL)
         for worker in self.running.values():
@@ -169,8 +181,8 @@ class Storm:
         worker = self.running[place]
         worker.signal(signal.SIGSTOP)
         if worker.wait_for_state("TZ") == "Z":
-            raise Hang(f"worker {worker.pid} is gone; its status is {worker.status}")
-        self._let_count(self._anyone(), 20)
+            raise HangError(f"worker {worker.pid} is gone; its status is {worker.status}")
+        self.let_count(self._anyone(), 20)
         worker.signal(signal.SIGCONT)
 
     def kill_inside(self) -> None:
@@ -189,13 +201,12 @@ class Storm:
         """Keep one inside a critical section, and let it go on."""
         place, worker = self._stop_inside()
         worker.signal(signal.SIGCONT)
-        self._let_count(place, 1)
+        self.let_count(place, 1)
 
     def leave(self) -> None:
         """Have one leave in good order, and start another."""
         place = self._anyone()
-        self._leave(place)
-        self.settle(place)
+        self.leave_one(place)
         self.start(place)
 
     def leave_all(self) -> None:
@@ -211,7 +222,7 @@ class Storm:
         damage_file(saved, self.chance)
         before = self._expected()
         self.start(0, "nothing")
-        self._let_count(0, 1)
+        self.let_count(0, 1)
         self._leave(0)
         now = self._expected()
         wrong = [key for key, value in before.items() if key[0] != "gauge" and now.get(key, 0) < value]
@@ -225,20 +236,18 @@ class Storm:
     def obstruct_saving(self) -> None:
         """Have a file where the snapshots are saved, for a while: counting goes on, and nothing is lost."""
         place = self._anyone()
-        self._leave(place)
-        self.settle(place)
+        self.leave_one(place)
         self.start(place, "nothing")  # so that the block is needed all the time
-        self._let_count(place, 1, BOUND)
+        self.let_count(place, 1, BOUND)
         stats = self.data / "stats"
         stats.parent.mkdir(exist_ok=True)
         shutil.rmtree(stats, ignore_errors=True)
         with suppress(FileExistsError, IsADirectoryError):
             stats.write_text("in the way\n")
-        self._let_count(self._anyone(), 50)
+        self.let_count(self._anyone(), 50)
         with suppress(FileNotFoundError, IsADirectoryError):
             stats.unlink()
-        self._leave(place)
-        self.settle(place)
+        self.leave_one(place)
         self.start(place)
 
     def read(self) -> None:
@@ -274,20 +283,12 @@ class Storm:
     def _anyone(self) -> int:
         return self.chance.choice(sorted(self.running))
 
-    def _let_count(self, place: int, operations: int, bound: float = 0.02) -> None:
-        """Wait until a worker has begun some more operations, but not for long: it may have to wait for another."""
-        notes = self.ledger.notes(place)
-        goal, end = notes.before("own") + operations, time.monotonic() + bound
-        while notes.before("own") < goal and time.monotonic() < end:
-            time.sleep(0.0002)
-
     def _stop_inside(self) -> tuple[int, Worker]:
         """Replace one by a worker that stops inside; returns it when it has, or is past all steps."""
         place = self._anyone()
-        self._leave(place)
-        self.settle(place)
+        self.leave_one(place)
         worker = self.keep_inside(place)
-        self._let_count(self._anyone(), 10)
+        self.let_count(self._anyone(), 10)
         return place, worker
 
     def _counts_of_others(self, place: int) -> dict[int, int]:
@@ -298,7 +299,7 @@ class Storm:
         end = time.monotonic() + BOUND
         while any(self.ledger.notes(other).before("own") < count + 2 for other, count in counts.items()):
             if time.monotonic() > end:
-                raise Hang("the others do not go on after the death of the holder of a lock")
+                raise HangError("the others do not go on after the death of the holder of a lock")
             time.sleep(0.0002)
 
     def _leave(self, place: int) -> None:
@@ -376,13 +377,12 @@ class Storm:
     def _look_at_structure(self) -> None:
         """Have somebody attach, who puts right what was broken off, and check the names."""
         self.start(0, "nothing")
-        self._let_count(0, 1, BOUND)
+        self.let_count(0, 1, BOUND)
         try:
             judge.check_structure(self.data)
         except AssertionError as error:
             self.tally.problems.append(f"the structure of the block is damaged: {error}")
-        self._leave(0)
-        self.settle(0)
+        self.leave_one(0)
 
     def _note_crashes(self) -> None:
         for nursery in (self.nursery, self.steps):
@@ -396,7 +396,7 @@ class Storm:
     def __exit__(self, *exc_info: object) -> None:
         for worker in self.running.values():
             worker.signal(signal.SIGCONT)
-            with suppress(Hang):
+            with suppress(HangError):
                 worker.kill()
         remove_block(self.data)
 

@@ -210,8 +210,12 @@ def stop_at_step(number: int) -> None:
         do_at_line(number, ("/_cells_py.py",), lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
 
-def do_at_line(number: int, files: tuple[str, ...], action: Callable[[], object]) -> None:
-    """Have something done before the line with this number of those that follow, in files with such ends."""
+def do_at_line(number: int, files: tuple[str, ...], action: Callable[[], object]) -> Callable[[], int]:
+    """Have something done before the line with this number of those that follow, in files with such ends.
+
+    Returns:
+        What tells how many lines there were.
+    """
     left = number
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
@@ -227,6 +231,7 @@ def do_at_line(number: int, files: tuple[str, ...], action: Callable[[], object]
         return trace_lines
 
     sys.settrace(trace if number >= 0 else None)
+    return lambda: number - left
 
 
 WORKS: dict[str, Callable[..., None]] = {

@@ -15,9 +15,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "real"))
 
-from tortures import debug  # noqa: E402
-from tortures.nursery import Nursery  # noqa: E402
-from tortures.storm import Storm, Tally  # noqa: E402
+from tortures import debug
+from tortures.nursery import Nursery
+from tortures.storm import Storm, Tally
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +73,11 @@ def storm(nursery: Nursery, tmp_path: Path, tally: Tally) -> Iterator[Callable[.
         made = 0
 
         def storm(
-            seed: int = 0, works: tuple[str, ...] = ("count",), workers: int = 4, steps: Nursery | None = None, **stats: Any
+            seed: int = 0,
+            works: tuple[str, ...] = ("count",),
+            workers: int = 4,
+            steps: Nursery | None = None,
+            **stats: Any,
         ) -> Storm:
             nonlocal made
             made += 1

@@ -1,0 +1,199 @@
+"""SIGKILL while a block is made, attached, adopted, left and unlinked, and while names and snapshots change.
+
+A worker is killed before some line, chosen at random, of what the package does in such an operation; the storm
+does that for each line. Then another process comes: it must find a valid structure, with no name twice, all
+that was counted, and must be able to go on. ``tests/block/test_names.py`` does the same for the table of
+names by itself, and ``tests/test_saver.py`` has processes that save killed at random.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pytest
+from tortures.nursery import Nursery
+
+STATS = {"capacity": 512, "max_workers": 2, "snapshot_interval_ms": 86_400_000}
+SAMPLES = {"C": 12, "Python": 5}
+
+
+class Operation(NamedTuple):
+    """What a worker is killed in.
+
+    Attributes:
+        code: of it.
+        before: what the worker does before, from the beginning.
+        left: whether it finds a block that a killed process left.
+        joined: whether another process has the block attached all the time.
+        more: of the configuration.
+    """
+
+    code: str
+    before: str = "stats.incr('c', 'kept')"
+    left: bool = False
+    joined: bool = False
+    more: Mapping[str, Any] = MappingProxyType({})
+
+
+_NAMES = """
+stats.incr('c', 'kept')
+for name in ('one', 'two', 'three'):
+    stats.incr('goes', name, 5)
+stats.gauge('goes', 'gauge', 5)
+stats.timing('goes', 'timing', 5)
+"""
+
+OPERATIONS = {
+    "create and restore": Operation("stats.shared.attach()", before=""),
+    "attach": Operation("stats.shared.attach()", before="", joined=True),
+    "adopt": Operation("stats.shared.attach()", before="", left=True),
+    "register a counter": Operation("stats.incr('c', 'new', 5)"),
+    "register a gauge": Operation("stats.gauge('c', 'new', 5)", joined=True),
+    "register a histogram": Operation("stats.timing('c', 'new', 5)"),
+    "remove": Operation("stats.remove('goes')", before=_NAMES),
+    "reset": Operation("stats.reset('goes')", before=_NAMES, joined=True),
+    "take over a removed name": Operation(
+        "stats.incr('c', 'new', 5)", before=_NAMES + "stats.remove('goes')", joined=True
+    ),
+    "decrement": Operation("stats.decr('goes', 'one', 5)", before=_NAMES),
+    "make a gauge of a counter": Operation("stats.gauge('goes', 'one', 0.5)", before=_NAMES),
+    "save and unlink": Operation("shmstats.close()", before=_NAMES),
+    "leave others alone": Operation("shmstats.close()", joined=True),
+    "save": Operation("stats.shared._save_if_elected()", before=_NAMES),
+    "flush": Operation(
+        "stats.flush()",
+        before=_NAMES + "stats.flush()\nfor _ in range(5): stats.incr('c', 'held'); stats.incr('goes', 'two', 10)",
+        more={"no_buffer": False, "flush_interval_ms": 3_600_000},
+    ),
+}
+
+VICTIM = """
+import os, signal
+exec(before)
+files = tuple(f"shmstats/{name}.py" for name in (
+    "block/block", "block/names", "block/workers", "block/segment", "block/lock", "block/buffer", "block/_cells_py",
+    "providers/shared", "snapshot", "registry", "agent"))
+lines = works.do_at_line(number, files, lambda: os.kill(os.getpid(), signal.SIGKILL))
+exec(operation)
+works.do_at_line(-1, (), None)
+with open(report, "w") as file:
+    file.write(str(lines()))
+"""
+
+LEFT = """
+import os, signal
+stats.incr('c', 'kept')
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+NEXT = """
+import json
+from pathlib import Path
+from tortures import judge
+stats.incr('c', 'next')
+judge.check_structure(Path(data))
+found = {f"{category} {metric}": sum(value.buckets) if hasattr(value, "buckets") else value
+         for category, metrics in stats.snapshot().items() for metric, value in metrics.items()
+         if category != "shmstats"}
+assert stats.get('shmstats', 'operations_dropped') == 0
+for _ in range(3):
+    stats.incr('fresh', 'one')
+    stats.gauge('fresh', 'gauge', 2.5)
+    stats.timing('fresh', 'timing', 5)
+assert stats.get('fresh', 'one') == sum(stats.get('fresh', 'timing').buckets) == 3
+stats.remove('fresh')
+stats.remove('goes')
+stats.remove('c', 'new')
+judge.check_structure(Path(data))
+shmstats.close()
+with open(report, "w") as file:
+    json.dump(found, file)
+"""
+
+
+class Trials:
+    """One operation, again and again, in one data directory.
+
+    Args:
+        nursery: of the workers.
+        directory: for all files.
+        operation: the operation.
+    """
+
+    def __init__(self, nursery: Nursery, directory: Path, operation: Operation) -> None:
+        self._nursery, self._operation = nursery, operation
+        self._data, self._report = directory / "data", directory / "report"
+        self._stats = STATS | dict(operation.more)
+        self.kept = self.nexts = 0
+
+    def run(self, code: str, **names: Any) -> int:
+        return self._nursery.run(code, self._data, self._stats, report=str(self._report), **names).wait()
+
+    def victim(self, number: int) -> int:
+        """Have the operation done, and killed before a line; returns how many lines there were, or -1."""
+        if self._operation.left:
+            assert self.run(LEFT) == -9
+        status = self.run(VICTIM, number=number, before=self._operation.before, operation=self._operation.code)
+        assert status in (0, -9), self._nursery.crashes
+        if self._operation.left or self._operation.before:
+            self.kept += 1
+        return int(self._report.read_text()) if status == 0 else -1
+
+    def next(self) -> dict[str, int]:
+        """Have another process come; returns what it found."""
+        assert self.run(NEXT, data=str(self._data)) == 0, self._nursery.crashes
+        found: dict[str, int] = json.loads(self._report.read_text())
+        self.nexts += 1
+        assert found.pop("c kept", 0) == self.kept
+        assert found.pop("c next") == self.nexts
+        return found
+
+
+@pytest.fixture
+def trials(nursery: Nursery, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Trials]:
+    operation = OPERATIONS[request.param]
+    keeper = None
+    if operation.joined:
+        code = "import time; stats.incr('k', 'm'); open(report, 'w').close(); time.sleep(1000)"
+        keeper = nursery.run(code, tmp_path / "data", STATS, report=str(tmp_path / "there"))
+        from helpers import wait_until
+
+        wait_until((tmp_path / "there").exists)
+    nursery.crashes.clear()
+    yield Trials(nursery, tmp_path, operation)
+    nursery.crashes.clear()
+    if keeper is not None:
+        keeper.kill()
+        nursery.run("stats.incr('c', 'm'); shmstats.close()", tmp_path / "data", STATS).wait()
+
+
+def check(trials: Trials, request: pytest.FixtureRequest, samples: int | None) -> None:
+    lines = trials.victim(10**9)
+    trials.next()
+    assert lines > 10
+    numbers = range(lines)
+    for number in numbers if samples is None else random.Random(lines).sample(numbers, min(samples, lines)):
+        trials.victim(number)
+        found = trials.next()
+        assert found.pop("c held", 0) % 5 == 0
+        assert all(value in (0, 0.5, 1, 5, 55) for value in found.values()), found
+
+
+@pytest.mark.parametrize("trials", OPERATIONS, indirect=True)
+def test_after_a_kill_in_an_operation_the_next_process_gets_on(
+    trials: Trials, request: pytest.FixtureRequest, core: str
+) -> None:
+    check(trials, request, SAMPLES[core])
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("trials", OPERATIONS, indirect=True)
+def test_after_a_kill_at_any_line_of_an_operation_the_next_process_gets_on(
+    trials: Trials, request: pytest.FixtureRequest
+) -> None:
+    check(trials, request, None)
