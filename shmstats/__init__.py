@@ -10,16 +10,22 @@ Counters that all worker processes share through shared memory::
 from __future__ import annotations
 
 from ._version import __version__
-from .block import BlockError
-from .block.cells import Counter, Gauge
+from .block import BlockError, DeclarationError
+from .block.cells import Counter, Gauge, Histogram
 from .config import ConfigError
+from .labels import Labelled
+from .providers.shared import KindError
 from .registry import Registry, stats
 
 __all__ = [
     "BlockError",
     "ConfigError",
     "Counter",
+    "DeclarationError",
     "Gauge",
+    "Histogram",
+    "KindError",
+    "Labelled",
     "Registry",
     "__version__",
     "close",

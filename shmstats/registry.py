@@ -1,9 +1,9 @@
 """The operations that user code calls, fanned out to the providers.
 
-With the shared block as its only provider, `Registry.incr`, `Registry.decr`, `Registry.gauge` and the
-handles go straight to the block in C: they are methods of the base class, and only their *misses* arrive
-here, in the methods whose names begin with an underscore. Here the arguments are checked, the handle is
-made, and every provider gets the operation.
+With the shared block as its only provider, ``incr``, ``decr``, ``gauge``, ``timing`` and the handles go
+straight to the block in C: they are calls of the base class, and only their *misses* arrive here, in the
+methods whose names begin with an underscore. Here the arguments are checked, the handle is made, and every
+provider gets the operation. Further providers know no labels: they get a metric's operations under its name.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ import multiprocessing.util
 import operator
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from . import config
-from .block.cells import Counter, Gauge, Recorder, Series, Timing
+from .block import DeclarationError
+from .block.cells import Counter, Gauge, Histogram, Recorder, Series
 from .block.lock import Guard
 from .block.names import check_text
+from .declarations import Buckets, make_declaration
+from .labels import Labelled, Labels, check_label_names, check_labels
 from .providers import Provider
 from .providers.guarded import GuardedProvider
 from .providers.shared import OWN, SharedProvider, close_all
 from .providers.statsd import StatsdProvider
-from .series import Snapshot, Value
+from .series import Declaration, Snapshot, Value, series_text
 from .timer import Timer
 
 log = logging.getLogger("shmstats")
@@ -41,6 +44,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _INT64_MAX = 2**63 - 1
 _INT64_MIN = -(2**63)
+
+#: Stands for a value that was not given.
+_MISSING: Any = object()
+
+#: Handles of label sets that a registry keeps; where there are more, all are dropped and made again.
+_KEPT_SETS = 10_000
 
 
 class Registry(Recorder):
@@ -60,6 +69,8 @@ class Registry(Recorder):
         self._leave_when_dropped = weakref.finalize(self, _nothing)
         self._exiting = False
         self._exit_arranged = False
+        self._declared: dict[tuple[str, str], Declaration] = {}
+        self._sets: dict[tuple[Any, ...], Series] = {}
         _registries.add(self)
 
     def init(self, config: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> None:
@@ -115,89 +126,197 @@ class Registry(Recorder):
         """Whether this is a signal handler in the middle of this very thread's configuring."""
         return self._configuring and self._guard.held
 
-    def absolute(self, category: str, metric: str, value: int) -> None:
+    def declare(
+        self,
+        category: str,
+        metric: str,
+        *,
+        kind: str,
+        help: str = "",  # noqa: A002 - the field's word
+        unit: str = "",
+        buckets: Buckets | None = None,
+        mode: str | None = None,
+        labelnames: Iterable[str] | None = None,
+    ) -> None:
+        """Declare what a metric is, for all workers; to declare it the same again does nothing.
+
+        Args:
+            category: of the metric.
+            metric: of the category.
+            kind: ``"counter"``, ``"gauge"`` or ``"histogram"``.
+            help: a sentence for people.
+            unit: of the values, in the plural (``"bytes"``); a histogram without one is of times in ms.
+            buckets: of a histogram: 1 to 250 upper bounds, ascending, finite; in ms for times.
+            mode: of a gauge: ``"last"`` (the last write of any worker wins), or each worker has its own and they
+                become one by ``"all"``, ``"sum"``, ``"min"``, ``"max"``, ``"mostrecent"``, or by one of these with
+                ``live`` before it, which leaves out what dead workers have left.
+            labelnames: that each series must have; None for any.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: an argument is not allowed.
+            DeclarationError: it is declared, or used, otherwise by a process that uses the block.
+        """
+        category, metric = _countable(category), check_text("metric", metric)
+        names = None if labelnames is None else check_label_names("labelnames", labelnames)
+        declared = make_declaration(kind, help, unit, buckets, mode, names)
+        shared = self.shared
+        if shared is not None:
+            shared.declare(category, metric, declared)
+        self._declared[category, metric] = declared
+        self._drop(category, metric)
+
+    def absolute(
+        self, category: str, metric: str, value: int, *, labels: Mapping[str, str] | None = None
+    ) -> None:
         """Set a gauge, or the total of a counter, to an integer.
 
         Args:
             category: of the statistic.
             metric: of the statistic.
             value: a signed 64-bit integer.
+            labels: label names and values.
         """
         value = _integer("value", value)
-        series = self._made(category, metric, Gauge)
+        series = self._made(category, metric, Gauge, labels)
         self._deliver(
             lambda shared: shared.set(series, value),
             lambda other: other.absolute(series.category, series.metric, value),
         )
         self._keep_bound(series)
 
-    def counter(self, category: str, metric: str) -> Counter:
+    @overload
+    def counter(
+        self, category: str, metric: str, *, labels: Mapping[str, str] | None = None, labelnames: None = None
+    ) -> Counter: ...
+
+    @overload
+    def counter(
+        self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
+    ) -> Labelled[Counter]: ...
+
+    def counter(
+        self,
+        category: str,
+        metric: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        labelnames: Iterable[str] | None = None,
+    ) -> Counter | Labelled[Counter]:
         """Return a handle of a counter, for code that counts often.
 
         Args:
             category: of the statistic.
             metric: of the statistic.
+            labels: label names and values of one series.
+            labelnames: instead: label names of the metric, for a handle that gives those of its series.
         """
-        return self._made(category, metric, Counter)
+        return self._handle_of(category, metric, Counter, labels, labelnames)
 
-    def timer(self, category: str, metric: str) -> Timer:
+    @overload
+    def histogram(
+        self, category: str, metric: str, *, labels: Mapping[str, str] | None = None, labelnames: None = None
+    ) -> Histogram: ...
+
+    @overload
+    def histogram(
+        self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
+    ) -> Labelled[Histogram]: ...
+
+    def histogram(
+        self,
+        category: str,
+        metric: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        labelnames: Iterable[str] | None = None,
+    ) -> Histogram | Labelled[Histogram]:
+        """Return a handle of a histogram: of times in ms, or in the unit that is declared.
+
+        Args:
+            category: of the statistic.
+            metric: of the statistic.
+            labels: as for `counter`.
+            labelnames: as for `counter`.
+        """
+        return self._handle_of(category, metric, Histogram, labels, labelnames)
+
+    def timer(self, category: str, metric: str, *, labels: Mapping[str, str] | None = None) -> Timer:
         """Return a context manager and decorator that times what it is around.
 
         Args:
             category: of the histogram.
             metric: of the histogram.
+            labels: label names and values.
         """
-        return Timer(self._made(category, metric, Timing).observe)
+        return Timer(self._made(category, metric, Histogram, labels).observe)
 
-    def timestamp(self, category: str, metric: str, moment: datetime | None = None) -> None:
+    def timestamp(
+        self,
+        category: str,
+        metric: str,
+        moment: datetime | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
         """Note a moment; it is not saved with the other statistics.
 
         Args:
             category: of the timestamp.
             metric: of the timestamp.
             moment: what to note, aware of its time zone; None for now.
+            labels: label names and values.
 
         Raises:
             TypeError: ``moment`` is no datetime.
             ValueError: it has no time zone.
         """
-        series = self._made(category, metric, Series)
+        series = self._made(category, metric, Series, labels)
         moment = datetime.now(UTC) if moment is None else _moment("moment", moment)
         self._deliver(
             lambda shared: shared.note(series, (moment - _EPOCH) // timedelta(microseconds=1)),
             lambda other: other.timestamp(series.category, series.metric, moment),
         )
 
-    def get_timestamp(self, category: str, metric: str) -> datetime | None:
+    def get_timestamp(
+        self, category: str, metric: str, *, labels: Mapping[str, str] | None = None
+    ) -> datetime | None:
         """Return the moment that was noted last, in UTC; None where there is none, or no timestamp.
 
         Args:
             category: of the timestamp.
             metric: of the timestamp.
+            labels: label names and values.
         """
         category, metric = check_text("category", category), check_text("metric", metric)
+        pairs = check_labels(labels)
         shared = self.shared
-        noted = None if shared is None else shared.moment(category, metric)
+        noted = None if shared is None else shared.moment(category, metric, pairs)
         return None if noted is None else _EPOCH + timedelta(microseconds=noted)
 
-    def get(self, category: str, metric: str) -> Value:
+    def get(self, category: str, metric: str, *, labels: Mapping[str, str] | None = None) -> Value:
         """Return the value over all workers; 0 where it was never written.
 
         Args:
             category: of the statistic; reserved ones can be read.
             metric: of the statistic.
+            labels: label names and values.
         """
         category, metric = check_text("category", category), check_text("metric", metric)
+        pairs = check_labels(labels)
         shared = self.shared
-        return 0 if shared is None else shared.value(category, metric)
+        return 0 if shared is None else shared.value(category, metric, pairs)
 
     def snapshot(self) -> dict[str, dict[str, Value]]:
-        """Return every value: ``{category: {metric: value}}``."""
+        """Return every value: ``{category: {metric: value}}``.
+
+        A series with labels has them behind its metric: ``requests{method="GET"}``.
+        """
         document: dict[str, dict[str, Value]] = {}
         read = self.read()
         for name, value in zip(read.names, read.values, strict=True):
             if name.category != OWN or value:
-                document.setdefault(name.category, {})[name.metric] = value
+                document.setdefault(name.category, {})[series_text(name)] = value
         return document
 
     def read(self) -> Snapshot:
@@ -205,37 +324,46 @@ class Registry(Recorder):
         shared = self.shared
         return Snapshot((), ()) if shared is None else shared.read()
 
-    def remove(self, category: str, metric: str | None = None) -> int:
-        """Remove a metric, or a whole category, for all workers.
+    def remove(
+        self, category: str, metric: str | None = None, *, labels: Mapping[str, str] | None = None
+    ) -> int:
+        """Remove a category, a metric with all its label sets, or one label set, for all workers.
 
-        A handle of a removed name stays usable: the next use registers the name anew, at 0.
+        A handle of a removed name stays usable: the next use registers the name anew, at 0. What was declared
+        stays declared.
 
         Args:
             category: of the statistics.
             metric: one of its metrics; None for all.
+            labels: one of the metric's label sets; None for all.
 
         Returns:
-            How many statistics were removed.
+            How many series were removed.
         """
-        category, metric = self._chosen(category, metric)
+        category, metric, pairs = self._chosen(category, metric, labels)
         shared = self.shared
-        removed = 0 if shared is None else shared.remove(category, metric)
-        self._drop(category, metric)
+        removed = 0 if shared is None else shared.remove(category, metric, pairs)
+        if pairs is None:
+            self._drop(category, metric)
+        self._sets.clear()
         return removed
 
-    def reset(self, category: str, metric: str | None = None) -> int:
-        """Set a metric, or a whole category, to 0 for all workers.
+    def reset(
+        self, category: str, metric: str | None = None, *, labels: Mapping[str, str] | None = None
+    ) -> int:
+        """Set a category, a metric with all its label sets, or one label set to 0, for all workers.
 
         Args:
             category: of the statistics.
             metric: one of its metrics; None for all.
+            labels: one of the metric's label sets; None for all.
 
         Returns:
-            How many statistics were set.
+            How many series were set.
         """
-        category, metric = self._chosen(category, metric)
+        category, metric, pairs = self._chosen(category, metric, labels)
         shared = self.shared
-        return 0 if shared is None else shared.reset(category, metric)
+        return 0 if shared is None else shared.reset(category, metric, pairs)
 
     def register(self, provider: Provider) -> None:
         """Have a further provider get every operation from now on.
@@ -287,7 +415,7 @@ class Registry(Recorder):
         self._shared = None
         self._leave_when_dropped.detach()
         if settings.stats.enabled:
-            self._shared = SharedProvider(settings)
+            self._shared = SharedProvider(settings, self._declared)
             self._shared.direct = not self._others
             self._leave_when_dropped = weakref.finalize(self, self._shared.close)
             self._leave_when_dropped.atexit = False
@@ -304,25 +432,54 @@ class Registry(Recorder):
 
     # Misses of the quick path ------------------------------------------------------------------
 
-    def _count(self, sign: int, category: str, metric: str, n: int) -> None:
+    def _incr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None) -> None:
+        self._count(1, category, metric, n, labels)
+
+    def _decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None) -> None:
+        self._count(-1, category, metric, n, labels)
+
+    def _count(self, sign: int, category: str, metric: str, n: int, labels: Mapping[str, str] | None) -> None:
         n = _integer("n", n)
-        series = self._made(category, metric, Counter)
+        series = self._made(category, metric, Counter, labels)
         self._count_series(sign, series, n)
         self._keep_bound(series)
 
-    def _count_series(self, sign: int, series: Series, n: int) -> None:
-        n = _integer("n", n)
+    def _count_series(self, sign: int, series: Series, n: int | float) -> None:
+        if isinstance(series, Gauge) and not hasattr(n, "__index__"):
+            self._move_series(series, sign * _number("n", n))
+            return
+        whole = _integer("n", n)
         _check_handle(series)
         self._deliver(
-            lambda shared: shared.count(series, sign * n),
-            lambda other: (other.incr if sign > 0 else other.decr)(series.category, series.metric, n),
+            lambda shared: shared.count(series, sign * whole),
+            lambda other: (other.incr if sign > 0 else other.decr)(series.category, series.metric, whole),
         )
 
-    def _set(self, category: str, metric: str, value: int | float) -> None:
+    def _move_series(self, series: Gauge, n: int | float) -> None:
+        """Add what is no integer to a gauge; further providers get what that makes."""
+        _check_handle(series)
+        self._deliver(
+            lambda shared: shared.count(series, n),
+            lambda other: other.gauge(series.category, series.metric, self._value(series)),  # type: ignore[arg-type]
+        )
+
+    def _gauge(
+        self,
+        category: str,
+        metric: str,
+        value: int | float = _MISSING,
+        *,
+        labels: Mapping[str, str] | None = None,
+        labelnames: Iterable[str] | None = None,
+    ) -> Gauge | Labelled[Gauge] | None:
+        if value is _MISSING:
+            return self._handle_of(category, metric, Gauge, labels, labelnames)
+        _check_no_names(labelnames)
         value = _number("value", value)
-        series = self._made(category, metric, Gauge)
+        series = self._made(category, metric, Gauge, labels)
         self._set_series(series, value)
         self._keep_bound(series)
+        return None
 
     def _set_series(self, series: Series, value: int | float) -> None:
         value = _number("value", value)
@@ -332,26 +489,71 @@ class Registry(Recorder):
             lambda other: other.gauge(series.category, series.metric, value),
         )
 
-    def _observe(self, category: str, metric: str, milliseconds: int | float) -> None:
+    def _timing(
+        self,
+        category: str,
+        metric: str,
+        milliseconds: int | float = _MISSING,
+        *,
+        labels: Mapping[str, str] | None = None,
+        labelnames: Iterable[str] | None = None,
+    ) -> Histogram | Labelled[Histogram] | None:
+        if milliseconds is _MISSING:
+            return self._handle_of(category, metric, Histogram, labels, labelnames)
+        _check_no_names(labelnames)
         milliseconds = _duration("milliseconds", milliseconds)
-        series = self._made(category, metric, Timing)
+        series = self._made(category, metric, Histogram, labels)
         self._observe_series(series, milliseconds)
         self._keep_bound(series)
+        return None
 
-    def _observe_series(self, series: Series, milliseconds: int | float) -> None:
-        milliseconds = _duration("milliseconds", milliseconds)
+    def _observe_series(self, series: Series, value: int | float) -> None:
+        value = _duration("value", value)
         _check_handle(series)
         self._deliver(
-            lambda shared: shared.observe(series, milliseconds),
-            lambda other: other.timing(series.category, series.metric, milliseconds),
+            lambda shared: shared.observe(series, value),
+            lambda other: other.timing(series.category, series.metric, value),
         )
 
     def _value(self, series: Series) -> Value:
         shared = self.shared
         return 0 if shared is None else shared.value(series.category, series.metric, series.labels)
 
-    def _made(self, category: str, metric: str, kind: type[_Handle]) -> _Handle:
+    def _handle_of(
+        self,
+        category: str,
+        metric: str,
+        kind: type[_Handle],
+        labels: Mapping[str, str] | None,
+        labelnames: Iterable[str] | None,
+    ) -> _Handle | Labelled[_Handle]:
+        """Return the handle of a series, or of a metric with labels."""
+        if labelnames is None:
+            return self._made(category, metric, kind, labels)
+        if labels is not None:
+            raise TypeError("labels and labelnames cannot be given both")
+        names = check_label_names("labelnames", labelnames)
+        category, metric = _countable(category), check_text("metric", metric)
+        declared = self._declared.get((category, metric))
+        if declared is not None and declared.labelnames not in (None, tuple(sorted(names))):
+            raise DeclarationError(
+                f"metric {metric!r} of category {category!r} is declared with the label names"
+                f" {declared.labelnames}, not {names}"
+            )
+        return Labelled(
+            category,
+            metric,
+            names,
+            lambda pairs: kind(self, category, metric, pairs),
+            lambda pairs: self.remove(category, metric, labels=None if pairs is None else dict(pairs)),
+        )
+
+    def _made(
+        self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, str] | None = None
+    ) -> _Handle:
         """Return the handle of a name, of the type asked for: the kept one or a new one."""
+        if labels is not None:
+            return self._made_of_set(category, metric, kind, labels)
         series = self._handle(category, metric)
         if isinstance(series, kind):
             return series
@@ -359,13 +561,38 @@ class Registry(Recorder):
         series = self._handle(category, metric)
         return series if isinstance(series, kind) else kind(self, category, metric)
 
+    def _made_of_set(
+        self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, str]
+    ) -> _Handle:
+        """Return the handle of a label set: the kept one or a new one."""
+        try:
+            kept = self._sets.get((category, metric, kind, *labels.items()))
+        except (AttributeError, TypeError):
+            kept = None  # what is wrong with the arguments is said below
+        if isinstance(kept, kind):
+            return kept
+        pairs = check_labels(labels)
+        series = kind(self, _countable(category), check_text("metric", metric), pairs)
+        if len(self._sets) >= _KEPT_SETS:
+            self._sets.clear()
+        items = tuple((str.__str__(name), str.__str__(value)) for name, value in labels.items())
+        self._sets[series.category, series.metric, kind, *items] = series
+        return series
+
     def _keep_bound(self, series: Series) -> None:
         """Keep a handle for the next time, unless it leads nowhere: those could be without number."""
-        if series._bound and self._handle(series.category, series.metric) is not series:
+        if not series.labels and series._bound and self._handle(series.category, series.metric) is not series:
             self._keep(series)
 
-    def _chosen(self, category: str, metric: str | None) -> tuple[str, str | None]:
-        return _countable(category), None if metric is None else check_text("metric", metric)
+    def _chosen(
+        self, category: str, metric: str | None, labels: Mapping[str, str] | None
+    ) -> tuple[str, str | None, Labels | None]:
+        category = _countable(category)
+        if metric is None:
+            if labels is not None:
+                raise TypeError("labels are those of a metric: metric must not be None")
+            return category, None, None
+        return category, check_text("metric", metric), None if labels is None else check_labels(labels)
 
     def _deliver(
         self, to_shared: Callable[[SharedProvider], None], to_other: Callable[[GuardedProvider], None]
@@ -420,10 +647,17 @@ def _countable(category: str) -> str:
     return category
 
 
+def _check_no_names(labelnames: object) -> None:
+    if labelnames is not None:
+        raise TypeError("labelnames are for a handle; with a value give labels")
+
+
 def _check_handle(series: Series) -> None:
     """Check the name of a handle, which may have been made by hand: a bad one would spoil every reading."""
     _countable(series.category)
     check_text("metric", series.metric)
+    if series.labels and tuple(check_labels(dict(series.labels))) != series.labels:
+        raise ValueError(f"labels must be sorted pairs, not {series.labels!r:.80}")
 
 
 def _integer(what: str, value: object) -> int:
@@ -491,6 +725,10 @@ def _number(what: str, value: object) -> int | float:
         raise ValueError(f"{what} must be finite, not {number}")
     return number
 
+
+# What Python says of a wrong call names the public call, not the method that takes it.
+for _method in (Registry._incr, Registry._decr, Registry._gauge, Registry._timing):
+    _method.__qualname__ = _method.__name__.removeprefix("_")
 
 _registries: weakref.WeakSet[Registry] = weakref.WeakSet()
 

@@ -12,7 +12,8 @@ object, so whatever was derived from it (line prefixes, say) may be kept beside 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -26,6 +27,56 @@ class Kind(enum.IntEnum):
     TIMESTAMP = 4
 
 
+class Mode(enum.IntEnum):
+    """How the values that workers have of one gauge become one; the number is what the block stores.
+
+    The words are prometheus_client's. Of a *live* mode only the contributions of living workers count.
+    """
+
+    LAST = 0  # not by worker: the last write of any worker wins
+    ALL = 1  # a series for each worker
+    SUM = 2
+    MIN = 3
+    MAX = 4
+    MOSTRECENT = 5
+    LIVEALL = 9
+    LIVESUM = 10
+    LIVEMIN = 11
+    LIVEMAX = 12
+    LIVEMOSTRECENT = 13
+
+    @property
+    def live(self) -> bool:
+        """Whether only the contributions of living workers count."""
+        return self >= Mode.LIVEALL
+
+    @property
+    def base(self) -> Mode:
+        """The mode without ``live``."""
+        return Mode(self & 7)
+
+
+class Declaration(NamedTuple):
+    """What is declared about a metric: all its series, whatever their labels.
+
+    Attributes:
+        kind: of its series.
+        help: a sentence for people; may be empty.
+        unit: the unit of the value, in the plural ("bytes"); may be empty.
+        bounds: a histogram's upper bounds, ascending, without infinity: in ms if the unit is empty or one of
+            time, else in the unit. Other kinds: empty.
+        mode: of a gauge.
+        labelnames: the label names that its series must have, sorted; None: any.
+    """
+
+    kind: Kind
+    help: str = ""
+    unit: str = ""
+    bounds: tuple[float, ...] = ()
+    mode: Mode = Mode.LAST
+    labelnames: tuple[str, ...] | None = None
+
+
 class Name(NamedTuple):
     """A statistic's name and what is declared about it.
 
@@ -35,9 +86,10 @@ class Name(NamedTuple):
         kind: what the value is, see `Value`.
         labels: (label name, label value) pairs, sorted by label name; empty for most.
         monotonic: a counter that was never decremented. Other kinds: False.
-        bounds: a histogram's upper bounds in ms, ascending, without infinity. Other kinds: empty.
-        help: a sentence for people; may be empty.
-        unit: the unit of the value, in the plural ("bytes"); may be empty.
+        bounds: as in `Declaration`.
+        help: as in `Declaration`.
+        unit: as in `Declaration`.
+        mode: of a gauge.
     """
 
     category: str
@@ -48,6 +100,7 @@ class Name(NamedTuple):
     bounds: tuple[float, ...] = ()
     help: str = ""
     unit: str = ""
+    mode: Mode = Mode.LAST
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +108,8 @@ class Distribution:
     """The value of a histogram.
 
     Attributes:
-        sum: of all observations, in ms.
-        max: the largest observation, in ms; 0.0 where there is none.
+        sum: of all observations, in ms or the declared unit.
+        max: the largest observation; 0.0 where there is none.
         buckets: observations in each bucket (not cumulative), one more than there are bounds: the
             last one counts what lies above every bound.
     """
@@ -93,3 +146,28 @@ class Snapshot:
     values: Sequence[Value]
     system: Mapping[str, int | float] = field(default_factory=dict)
     workers: Mapping[int, Sequence[Value | None]] = field(default_factory=dict)
+
+
+def series_text(name: Name) -> str:
+    """Return a series as people write it: its metric, and its labels if it has any."""
+    return f"{name.metric}{{{label_text(name.labels)}}}" if name.labels else name.metric
+
+
+def label_text(labels: Iterable[tuple[str, str]]) -> str:
+    """Labels as they stand between the braces of a sample: ``a="1",b="2"``.
+
+    A name that is no identifier is quoted like a value, as Prometheus 3 does with names in UTF-8.
+    """
+    return ",".join([f"{_quoted_if_needed(name)}={_quoted(value)}" for name, value in labels])
+
+
+def _quoted_if_needed(name: str) -> str:
+    return name if _IDENTIFIER.fullmatch(name) else _quoted(name)
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+_IDENTIFIER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")

@@ -797,8 +797,8 @@ def test_a_registry_that_is_dropped_leaves_in_good_order(shmstats: ModuleType, d
 
 
 def test_the_calls_have_signatures(stats: Any, core: str) -> None:
-    assert list(inspect.signature(stats.incr).parameters) == ["category", "metric", "n"]
-    assert list(inspect.signature(stats.gauge).parameters) == ["category", "metric", "value"]
+    assert list(inspect.signature(stats.incr).parameters) == ["category", "metric", "n", "labels"]
+    assert list(inspect.signature(stats.gauge).parameters) == ["category", "metric", "value", "labels"]
     assert list(inspect.signature(stats.counter("c", "m").incr).parameters) == ["n"]
     assert stats.incr.__doc__
 
@@ -807,7 +807,7 @@ def test_the_two_cores_have_the_same_methods() -> None:
     cells = pytest.importorskip("shmstats.block._cells")
     from shmstats.block import _cells_py
 
-    for name in ("Cells", "Series", "Counter", "Gauge", "Recorder"):
+    for name in ("Cells", "Series", "Counter", "Gauge", "Histogram", "Recorder"):
         of_c, of_twin = getattr(cells, name), getattr(_cells_py, name)
         in_twin = {*dir(of_twin), *inspect.getsource(of_twin.__init__).replace(".", " ").split()}
         assert {method for method in vars(of_c) if not method.startswith("__")} <= in_twin, name

@@ -5,7 +5,7 @@ where everything is, ``segment`` gets the memory, ``lock`` the locks, ``cells`` 
 Python twin), ``names`` and ``workers`` keep the two tables, ``reader`` reads, ``block`` ties them together.
 """
 
-from .block import Block, read_only
+from .block import Block, DeclarationError, SeriesLimitError, read_only
 from .names import BlockFullError, Record
 from .reader import BlockReader, Usage
 from .segment import BlockError, segment_name
@@ -16,7 +16,9 @@ __all__ = [
     "BlockError",
     "BlockFullError",
     "BlockReader",
+    "DeclarationError",
     "Record",
+    "SeriesLimitError",
     "Usage",
     "Worker",
     "read_only",

@@ -6,7 +6,7 @@
  *             Or, in buffered mode, a row of this process's own, without locks, to be flushed to the block.
  *   Counter,
  *   Gauge,
- *   Timing    handles: one statistic, bound to its cells.
+ *   Histogram handles: one statistic, bound to its cells.
  *   Recorder  finds the handle of (category, metric) by two caches; the base class of the registry.
  *
  * A call that finds everything in place is finished here, with no Python frame, system call or
@@ -285,12 +285,12 @@ add_integer(Cells *cells, Cell *cell, uint64_t generation, int64_t n)
     return outcome;
 }
 
-/* The sum of two finite doubles, kept finite. */
+/* The sum of two doubles; of finite ones it is kept finite. */
 static double
 finite_sum(double a, double b)
 {
     double sum = a + b;
-    if (isfinite(sum))
+    if (isfinite(sum) || !isfinite(a) || !isfinite(b))
         return sum;
     return sum > 0 ? DBL_MAX : -DBL_MAX;
 }
@@ -313,11 +313,23 @@ store_double(Cell *cell, double value)
 }
 
 /* A gauge is two cells: the value is written to the one of its type, then the first one's seq is
- * pointed at it. Each step leaves a value that was really set. */
+ * pointed at it. Each step leaves a value that was really set.
+ *
+ * Where each worker has a gauge of its own, a *contribution*, two cells more say whose it is and when it was
+ * made. OWNER is 0 where there is none. */
+enum { INTEGER, REAL, OWNER, MOMENT };
+
+/* Whose contribution a write to a gauge is. */
+typedef struct {
+    int64_t owner; /* 0: the gauge is shared by all */
+    char live;     /* the contribution goes with its owner, so another one's must not be added to */
+    char stamped;  /* its time is wanted */
+} Contributor;
+
 static inline void
 put_integer(Cell *gauge, int64_t value)
 {
-    store_value(&gauge[0], value);
+    store_value(&gauge[INTEGER], value);
     STOP_POINT();
     __atomic_store_n(&gauge[0].seq, 0, __ATOMIC_RELEASE);
 }
@@ -325,9 +337,90 @@ put_integer(Cell *gauge, int64_t value)
 static inline void
 put_double(Cell *gauge, double value)
 {
-    store_double(&gauge[1], value);
+    store_double(&gauge[REAL], value);
     STOP_POINT();
     __atomic_store_n(&gauge[0].seq, 1, __ATOMIC_RELEASE);
+}
+
+/* A number as it is given to a gauge. */
+typedef struct {
+    char is_integer;
+    int64_t integer;
+    double real;
+} Number;
+
+/* Read an exact int that fits 64 bits, or an exact float; 0 for anything else. */
+static inline int
+plain_number(PyObject *object, Number *number)
+{
+    if (PyFloat_CheckExact(object)) {
+        *number = (Number){0, 0, PyFloat_AS_DOUBLE(object)};
+        return 1;
+    }
+    if (!PyLong_CheckExact(object))
+        return 0;
+    int overflow;
+    int64_t integer = PyLong_AsLongLongAndOverflow(object, &overflow);
+    *number = (Number){1, integer, (double)integer};
+    return !overflow;
+}
+
+static inline void
+put_number(Cell *gauge, Number number)
+{
+    if (number.is_integer)
+        put_integer(gauge, number.integer);
+    else
+        put_double(gauge, number.real);
+}
+
+static inline Number
+gauge_number(const Cell *gauge)
+{
+    if (__atomic_load_n(&gauge->seq, __ATOMIC_ACQUIRE) & 1)
+        return (Number){0, 0, load_double(&gauge[REAL])};
+    int64_t integer = load_value(&gauge[INTEGER]);
+    return (Number){1, integer, (double)integer};
+}
+
+static inline Number
+sum_of(Number a, Number b)
+{
+    if (a.is_integer && b.is_integer)
+        return (Number){1, saturating_add(a.integer, b.integer), 0};
+    return (Number){0, 0, finite_sum(a.real, b.real)};
+}
+
+static int64_t
+monotonic_nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Put a number into a gauge, whose lock is held, and sign it where it is a contribution.
+ *
+ * A live one has no owner while it changes hands, so that nobody takes the new value for the former's. One
+ * that outlives its owner keeps its signature until there is another: at no moment is it nobody's. */
+static inline void
+contribute(Cell *gauge, Number number, Contributor by)
+{
+    if (LIKELY(by.owner == 0)) {
+        put_number(gauge, number);
+        return;
+    }
+    int changes = load_value(&gauge[OWNER]) != by.owner;
+    if (changes && by.live)
+        store_value(&gauge[OWNER], 0);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    STOP_POINT();
+    put_number(gauge, number);
+    STOP_POINT();
+    if (by.stamped)
+        store_value(&gauge[MOMENT], monotonic_nanoseconds());
+    if (changes)
+        __atomic_store_n(&gauge[OWNER].value, by.owner, __ATOMIC_RELEASE);
 }
 
 /* A histogram is the sum and the maximum, two doubles, and behind them the buckets. */
@@ -675,81 +768,83 @@ Cells_load_gauge(Cells *self, PyObject *args)
     Cell *cell = Cells_at(self, row, column, 2);
     if (cell == NULL)
         return NULL;
-    if (__atomic_load_n(&cell->seq, __ATOMIC_ACQUIRE) & 1)
-        return PyFloat_FromDouble(load_double(&cell[1]));
-    return PyLong_FromLongLong(load_value(cell));
+    Number number = gauge_number(cell);
+    return number.is_integer ? PyLong_FromLongLong(number.integer) : PyFloat_FromDouble(number.real);
 }
 
-/* Set a gauge to an exact int or float; MISS for anything else. */
 static inline Outcome
-set_gauge(Cells *cells, Cell *gauge, uint64_t generation, PyObject *value)
+set_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number number, Contributor by)
 {
-    int64_t integer = 0;
-    double real = 0.0;
-    int is_integer = PyLong_CheckExact(value);
-    if (is_integer) {
-        int overflow;
-        integer = PyLong_AsLongLongAndOverflow(value, &overflow);
-        if (overflow)
-            return MISS;
-    }
-    else if (PyFloat_CheckExact(value)) {
-        real = PyFloat_AS_DOUBLE(value);
-        if (!isfinite(real))
-            return MISS;
-    }
-    else
-        return MISS;
     Outcome outcome = lock_bound(cells, gauge, generation);
     if (outcome == DONE) {
-        if (is_integer)
-            put_integer(gauge, integer);
-        else
-            put_double(gauge, real);
+        contribute(gauge, number, by);
         unlock(gauge);
     }
     return outcome;
+}
+
+/* Add to a gauge, or to 0 where ``anew``. */
+static inline Outcome
+add_to_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number n, Contributor by, int anew)
+{
+    Outcome outcome = lock_bound(cells, gauge, generation);
+    if (outcome == DONE) {
+        contribute(gauge, anew ? n : sum_of(gauge_number(gauge), n), by);
+        unlock(gauge);
+    }
+    return outcome;
+}
+
+static int
+parse_contributor(PyObject *tuple, Contributor *by)
+{
+    long long owner;
+    int live, stamped;
+    if (!PyArg_ParseTuple(tuple, "Lpp", &owner, &live, &stamped))
+        return -1;
+    *by = (Contributor){owner, (char)live, (char)stamped};
+    return 0;
 }
 
 static PyObject *
 Cells_set_gauge(Cells *self, PyObject *args)
 {
     Py_ssize_t row, column;
-    PyObject *value;
+    PyObject *value, *tuple = NULL;
     unsigned long long generation;
-    if (!PyArg_ParseTuple(args, "nnOK", &row, &column, &value, &generation))
+    Contributor by = {0, 0, 0};
+    if (!PyArg_ParseTuple(args, "nnOK|O!", &row, &column, &value, &generation, &PyTuple_Type, &tuple))
         return NULL;
-    Cell *cell = Cells_at(self, row, column, 2);
-    return cell == NULL ? NULL : answer(set_gauge(self, cell, generation, value));
+    if (tuple != NULL && parse_contributor(tuple, &by) < 0)
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, by.owner ? 4 : 2);
+    if (cell == NULL)
+        return NULL;
+    Number number;
+    if (!plain_number(value, &number))
+        Py_RETURN_FALSE;
+    return answer(set_gauge(self, cell, generation, number, by));
 }
 
 static PyObject *
 Cells_add_gauge(Cells *self, PyObject *args)
 {
     Py_ssize_t row, column;
-    PyObject *n;
+    PyObject *n, *tuple = NULL;
     unsigned long long generation;
-    if (!PyArg_ParseTuple(args, "nnOK", &row, &column, &n, &generation))
+    int anew = 0;
+    Contributor by = {0, 0, 0};
+    Number number;
+    if (!PyArg_ParseTuple(args, "nnOK|O!p", &row, &column, &n, &generation, &PyTuple_Type, &tuple, &anew))
         return NULL;
-    Cell *cell = Cells_at(self, row, column, 2);
+    if (tuple != NULL && parse_contributor(tuple, &by) < 0)
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, by.owner ? 4 : 2);
     if (cell == NULL)
         return NULL;
-    int n_is_integer = PyLong_Check(n);
-    long long integer = n_is_integer ? PyLong_AsLongLong(n) : 0;
-    double real = n_is_integer ? (double)integer : PyFloat_AsDouble(n);
-    if (PyErr_Occurred())
-        return NULL;
-    Outcome outcome = lock_bound(self, cell, generation);
-    if (outcome == DONE) {
-        if (cell->seq & 1)
-            put_double(cell, finite_sum(load_double(&cell[1]), real));
-        else if (n_is_integer)
-            put_integer(cell, saturating_add(load_value(cell), integer));
-        else
-            put_double(cell, finite_sum((double)load_value(cell), real));
-        unlock(cell);
-    }
-    return answer(outcome);
+    if (!plain_number(n, &number))
+        Py_RETURN_FALSE;
+    return answer(add_to_gauge(self, cell, generation, number, by, anew));
 }
 
 static PyObject *
@@ -1001,10 +1096,11 @@ typedef struct {
     uint64_t generation; /* of the names when it was bound */
     char monotonic;      /* the counter was never decremented, so the first time is a miss */
     PyObject *bounds;    /* of a histogram: bytes, the upper bounds of its buckets as doubles */
+    Contributor by;      /* of a gauge */
 } Series;
 
-static PyObject *str_count, *str_count_series, *str_set, *str_set_series, *str_value, *str_observe,
-    *str_observe_series;
+static PyObject *str_incr, *str_decr, *str_gauge, *str_timing, *str_count_series, *str_set_series,
+    *str_observe_series, *str_value;
 static PyObject *long_one, *long_minus_one;
 
 /* Whether the handle may be used as it is bound. */
@@ -1127,18 +1223,24 @@ Series_bind(Series *self, PyObject *args)
     Py_ssize_t row, column, width;
     unsigned long long generation;
     int monotonic;
-    PyObject *bounds = NULL;
-    if (!PyArg_ParseTuple(args, "O!nnnKp|S", &Cells_Type, &cells, &row, &column, &width, &generation, &monotonic,
-                          &bounds))
+    PyObject *bounds = NULL, *contributor = NULL;
+    Contributor by = {0, 0, 0};
+    if (!PyArg_ParseTuple(args, "O!nnnKp|SO!", &Cells_Type, &cells, &row, &column, &width, &generation, &monotonic,
+                          &bounds, &PyTuple_Type, &contributor))
+        return NULL;
+    if (contributor != NULL && parse_contributor(contributor, &by) < 0)
         return NULL;
     Cell *cell = Cells_at(cells, row, column, width);
     if (cell == NULL)
         return NULL;
-    if (bounds != NULL && PyBytes_GET_SIZE(bounds) != (width - BUCKETS - 1) * (Py_ssize_t)sizeof(double)) {
+    if (bounds != NULL && PyBytes_GET_SIZE(bounds) != 0
+        && PyBytes_GET_SIZE(bounds) != (width - BUCKETS - 1) * (Py_ssize_t)sizeof(double)) {
         PyErr_Format(PyExc_ValueError, "%zd bytes of bounds do not fit a histogram of %zd cells",
                      PyBytes_GET_SIZE(bounds), width);
         return NULL;
     }
+    if (bounds != NULL && PyBytes_GET_SIZE(bounds) == 0)
+        bounds = NULL;
     Py_XINCREF(bounds);
     Py_XSETREF(self->bounds, bounds);
     Py_INCREF(cells);
@@ -1146,6 +1248,7 @@ Series_bind(Series *self, PyObject *args)
     self->cell = cell;
     self->generation = generation;
     self->monotonic = (char)monotonic;
+    self->by = by;
     Py_RETURN_NONE;
 }
 
@@ -1214,12 +1317,27 @@ Counter_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     return outcome == MISS ? count_missed(self, -1, n) : NULL;
 }
 
+/* Whether a bound gauge may be written to here: a live contribution of another needs a look at whether it lives. */
+static inline int
+is_ours(const Series *series)
+{
+    return !series->by.live || load_value(&series->cell[OWNER]) == series->by.owner;
+}
+
+static Outcome
+set_object(Series *series, PyObject *value)
+{
+    Number number;
+    if (UNLIKELY(!plain_number(value, &number)) || UNLIKELY(!isfinite(number.real)) || UNLIKELY(!is_bound(series))
+        || UNLIKELY(!is_ours(series)))
+        return MISS;
+    return set_gauge(series->cells, series->cell, series->generation, number, series->by);
+}
+
 static PyObject *
 Gauge_set(Series *self, PyObject *value)
 {
-    Outcome outcome = MISS;
-    if (LIKELY(is_bound(self)))
-        outcome = set_gauge(self->cells, self->cell, self->generation, value);
+    Outcome outcome = set_object(self, value);
     if (LIKELY(outcome == DONE))
         Py_RETURN_NONE;
     if (outcome == FAILED)
@@ -1228,31 +1346,46 @@ Gauge_set(Series *self, PyObject *value)
 }
 
 static PyObject *
-Gauge_incr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+Gauge_move(Series *self, const char *function, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     int bad;
-    PyObject *n = one_or_nothing("incr", args, nargs, kwnames, &bad);
-    return bad ? NULL : count_missed(self, 1, n);
+    PyObject *given = one_or_nothing(function, args, nargs, kwnames, &bad);
+    if (UNLIKELY(bad))
+        return NULL;
+    Number n = {1, 1, 1.0};
+    Outcome outcome = MISS;
+    if (LIKELY(given == NULL || plain_number(given, &n)) && LIKELY(isfinite(n.real)) && LIKELY(is_bound(self))
+        && LIKELY(is_ours(self)) && LIKELY(!n.is_integer || n.integer != INT64_MIN)) {
+        n = sign < 0 ? (Number){n.is_integer, -n.integer, -n.real} : n;
+        outcome = add_to_gauge(self->cells, self->cell, self->generation, n, self->by, 0);
+    }
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    return outcome == MISS ? count_missed(self, sign, given) : NULL;
+}
+
+static PyObject *
+Gauge_incr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return Gauge_move(self, "incr", 1, args, nargs, kwnames);
 }
 
 static PyObject *
 Gauge_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    int bad;
-    PyObject *n = one_or_nothing("decr", args, nargs, kwnames, &bad);
-    return bad ? NULL : count_missed(self, -1, n);
+    return Gauge_move(self, "decr", -1, args, nargs, kwnames);
 }
 
 /* Observe an exact float or int by a bound handle; MISS for anything that needs a look. */
 static inline Outcome
-observe_object(Series *series, PyObject *milliseconds)
+observe_object(Series *series, PyObject *observed)
 {
     double value;
-    if (LIKELY(PyFloat_CheckExact(milliseconds)))
-        value = PyFloat_AS_DOUBLE(milliseconds);
+    if (LIKELY(PyFloat_CheckExact(observed)))
+        value = PyFloat_AS_DOUBLE(observed);
     else {
         int fits;
-        value = (double)plain_integer(milliseconds, &fits);
+        value = (double)plain_integer(observed, &fits);
         if (!fits)
             return MISS;
     }
@@ -1264,14 +1397,14 @@ observe_object(Series *series, PyObject *milliseconds)
 }
 
 static PyObject *
-Timing_observe(Series *self, PyObject *milliseconds)
+Histogram_observe(Series *self, PyObject *value)
 {
-    Outcome outcome = observe_object(self, milliseconds);
+    Outcome outcome = observe_object(self, value);
     if (LIKELY(outcome == DONE))
         Py_RETURN_NONE;
     if (outcome == FAILED)
         return NULL;
-    return PyObject_CallMethodObjArgs(self->recorder, str_observe_series, self, milliseconds, NULL);
+    return PyObject_CallMethodObjArgs(self->recorder, str_observe_series, self, value, NULL);
 }
 
 static PyMemberDef Series_members[] = {
@@ -1308,9 +1441,9 @@ static PyMethodDef Gauge_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyMethodDef Timing_methods[] = {
-    {"observe", (PyCFunction)Timing_observe, METH_O,
-     PyDoc_STR("observe($self, milliseconds, /)\n--\n\nTake up one duration.")},
+static PyMethodDef Histogram_methods[] = {
+    {"observe", (PyCFunction)Histogram_observe, METH_O,
+     PyDoc_STR("observe($self, value, /)\n--\n\nTake up one observation.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -1354,16 +1487,16 @@ static PyTypeObject Gauge_Type = {
     .tp_methods = Gauge_methods,
 };
 
-static PyTypeObject Timing_Type = {
+static PyTypeObject Histogram_Type = {
     PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "shmstats.block._cells.Timing",
+    .tp_name = "shmstats.block._cells.Histogram",
     .tp_basicsize = sizeof(Series),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-    .tp_doc = PyDoc_STR("A handle of a histogram of durations."),
+    .tp_doc = PyDoc_STR("A handle of a histogram."),
     .tp_base = &Series_Type,
     .tp_traverse = (traverseproc)Series_traverse,
     .tp_clear = (inquiry)Series_clear,
-    .tp_methods = Timing_methods,
+    .tp_methods = Histogram_methods,
 };
 
 /* --------------------------------------------------------------------------------------- Recorder */
@@ -1478,113 +1611,68 @@ Recorder_dealloc(Recorder *self)
     Py_TYPE(self)->tp_free(self);
 }
 
-/* Fill slots with up to three arguments given by position or by name; the third may be missing.
- * Returns 0, or -1 with an exception set. */
-static int
-three_arguments(const char *function, const char *const names[3], int required, PyObject *const *args,
-                Py_ssize_t nargs, PyObject *kwnames, PyObject *slots[3])
+/* Hand a call over, just as it came, to the Python method that can do all of it. */
+static PyObject *
+call_missed(Recorder *self, PyObject *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-    slots[0] = slots[1] = slots[2] = NULL;
-    if (nargs > 3) {
-        PyErr_Format(PyExc_TypeError, "%s() takes 3 arguments (%s, %s, %s), not %zd", function, names[0], names[1],
-                     names[2], nargs);
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < nargs; i++)
-        slots[i] = args[i];
-    for (Py_ssize_t k = 0; k < nkw; k++) {
-        PyObject *keyword = PyTuple_GET_ITEM(kwnames, k);
-        int slot = 0;
-        while (slot < 3 && PyUnicode_CompareWithASCIIString(keyword, names[slot]) != 0)
-            slot++;
-        if (slot == 3 || slots[slot] != NULL) {
-            PyErr_Format(PyExc_TypeError, "%s() got an unexpected argument %R; it takes %s, %s, %s", function, keyword,
-                         names[0], names[1], names[2]);
-            return -1;
-        }
-        slots[slot] = args[nargs + k];
-    }
-    for (int i = 0; i < required; i++) {
-        if (slots[i] == NULL) {
-            PyErr_Format(PyExc_TypeError, "%s() is missing its argument %s", function, names[i]);
-            return -1;
-        }
-    }
-    return 0;
+    PyObject *bound = PyObject_GetAttr((PyObject *)self, method);
+    PyObject *result = bound == NULL ? NULL : PyObject_Vectorcall(bound, args, (size_t)nargs, kwnames);
+    Py_XDECREF(bound);
+    return result;
 }
 
 static inline PyObject *
-record_count(Recorder *self, const char *function, int sign, PyObject *const *args, Py_ssize_t nargs,
-             PyObject *kwnames)
+record_count(Recorder *self, PyObject *method, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const char *const names[3] = {"category", "metric", "n"};
-    PyObject *given[3];
-    if (LIKELY(kwnames == NULL && nargs == 3)) {
-        given[0] = args[0];
-        given[1] = args[1];
-        given[2] = args[2];
-    }
-    else if (three_arguments(function, names, 2, args, nargs, kwnames, given) < 0)
-        return NULL;
-    Series *series = find(self, given[0], given[1]);
     Outcome outcome = MISS;
-    if (LIKELY(series != NULL && Py_IS_TYPE(series, &Counter_Type)))
-        outcome = count_object(series, sign, given[2]);
+    if (LIKELY(kwnames == NULL) && LIKELY(nargs == 3 || nargs == 2)) {
+        Series *series = find(self, args[0], args[1]);
+        if (LIKELY(series != NULL && Py_IS_TYPE(series, &Counter_Type)))
+            outcome = count_object(series, sign, nargs == 3 ? args[2] : NULL);
+    }
     if (LIKELY(outcome == DONE))
         Py_RETURN_NONE;
-    if (outcome == FAILED)
-        return NULL;
-    return PyObject_CallMethodObjArgs((PyObject *)self, str_count, sign < 0 ? long_minus_one : long_one, given[0],
-                                      given[1], given[2] == NULL ? long_one : given[2], NULL);
+    return outcome == FAILED ? NULL : call_missed(self, method, args, nargs, kwnames);
 }
 
 static PyObject *
 Recorder_incr(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return record_count(self, "incr", 1, args, nargs, kwnames);
+    return record_count(self, str_incr, 1, args, nargs, kwnames);
 }
 
 static PyObject *
 Recorder_decr(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return record_count(self, "decr", -1, args, nargs, kwnames);
+    return record_count(self, str_decr, -1, args, nargs, kwnames);
 }
 
 static PyObject *
 Recorder_gauge(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const char *const names[3] = {"category", "metric", "value"};
-    PyObject *given[3];
-    if (three_arguments("gauge", names, 3, args, nargs, kwnames, given) < 0)
-        return NULL;
-    Series *series = find(self, given[0], given[1]);
     Outcome outcome = MISS;
-    if (LIKELY(series != NULL && Py_IS_TYPE(series, &Gauge_Type) && is_bound(series)))
-        outcome = set_gauge(series->cells, series->cell, series->generation, given[2]);
+    if (LIKELY(kwnames == NULL) && LIKELY(nargs == 3)) {
+        Series *series = find(self, args[0], args[1]);
+        if (LIKELY(series != NULL && Py_IS_TYPE(series, &Gauge_Type)))
+            outcome = set_object(series, args[2]);
+    }
     if (LIKELY(outcome == DONE))
         Py_RETURN_NONE;
-    if (outcome == FAILED)
-        return NULL;
-    return PyObject_CallMethodObjArgs((PyObject *)self, str_set, given[0], given[1], given[2], NULL);
+    return outcome == FAILED ? NULL : call_missed(self, str_gauge, args, nargs, kwnames);
 }
 
 static PyObject *
 Recorder_timing(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const char *const names[3] = {"category", "metric", "milliseconds"};
-    PyObject *given[3];
-    if (three_arguments("timing", names, 3, args, nargs, kwnames, given) < 0)
-        return NULL;
-    Series *series = find(self, given[0], given[1]);
     Outcome outcome = MISS;
-    if (LIKELY(series != NULL && Py_IS_TYPE(series, &Timing_Type)))
-        outcome = observe_object(series, given[2]);
+    if (LIKELY(kwnames == NULL) && LIKELY(nargs == 3)) {
+        Series *series = find(self, args[0], args[1]);
+        if (LIKELY(series != NULL && Py_IS_TYPE(series, &Histogram_Type)))
+            outcome = observe_object(series, args[2]);
+    }
     if (LIKELY(outcome == DONE))
         Py_RETURN_NONE;
-    if (outcome == FAILED)
-        return NULL;
-    return PyObject_CallMethodObjArgs((PyObject *)self, str_observe, given[0], given[1], given[2], NULL);
+    return outcome == FAILED ? NULL : call_missed(self, str_timing, args, nargs, kwnames);
 }
 
 static PyObject *
@@ -1653,24 +1741,26 @@ Recorder_drop(Recorder *self, PyObject *args)
  * of a method call, and to bind a method each time would cost more than to count. */
 static PyMethodDef calls[4] = {
     {"incr", FUNCTION(Recorder_incr), FASTCALL,
-     PyDoc_STR("incr($self, /, category, metric, n=1)\n--\n\nAdd n to a counter.")},
+     PyDoc_STR("incr($self, /, category, metric, n=1, *, labels=None)\n--\n\nAdd n to a counter.")},
     {"decr", FUNCTION(Recorder_decr), FASTCALL,
-     PyDoc_STR("decr($self, /, category, metric, n=1)\n--\n\nTake n away from a counter.")},
+     PyDoc_STR("decr($self, /, category, metric, n=1, *, labels=None)\n--\n\nTake n away from a counter.")},
     {"gauge", FUNCTION(Recorder_gauge), FASTCALL,
-     PyDoc_STR("gauge($self, /, category, metric, value)\n--\n\nSet a gauge.")},
+     PyDoc_STR("gauge($self, /, category, metric, value=..., **labels)\n--\n\nSet a gauge, or return a handle where no value is given.")},
     {"timing", FUNCTION(Recorder_timing), FASTCALL,
-     PyDoc_STR("timing($self, /, category, metric, milliseconds)\n--\n\nTake up one duration.")},
+     PyDoc_STR("timing($self, /, category, metric, milliseconds=..., **labels)\n--\n\nTake up a duration, or return a handle where none is given.")},
 };
 
 static PyMemberDef Recorder_members[] = {
     {"incr", T_OBJECT_EX, offsetof(Recorder, incr), READONLY,
-     PyDoc_STR("incr(category, metric, n=1): add n to a counter.")},
+     PyDoc_STR("incr(category, metric, n=1, labels=None): add n to a counter.")},
     {"decr", T_OBJECT_EX, offsetof(Recorder, decr), READONLY,
-     PyDoc_STR("decr(category, metric, n=1): take n away from a counter.")},
+     PyDoc_STR("decr(category, metric, n=1, labels=None): take n away from a counter.")},
     {"gauge", T_OBJECT_EX, offsetof(Recorder, gauge), READONLY,
-     PyDoc_STR("gauge(category, metric, value): set a gauge.")},
+     PyDoc_STR("gauge(category, metric, value, labels=None): set a gauge.\n\n"
+               "gauge(category, metric, labels=None, labelnames=None): a handle of one, or of a metric with labels.")},
     {"timing", T_OBJECT_EX, offsetof(Recorder, timing), READONLY,
-     PyDoc_STR("timing(category, metric, milliseconds): take up one duration.")},
+     PyDoc_STR("timing(category, metric, milliseconds, labels=None): take up one duration.\n\n"
+               "timing(category, metric, labels=None, labelnames=None): a handle of the histogram.")},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -1708,7 +1798,7 @@ cell_layout(void)
 static int
 add_types(PyObject *module)
 {
-    PyTypeObject *types[] = {&Cells_Type, &Series_Type, &Counter_Type, &Gauge_Type, &Timing_Type, &Recorder_Type};
+    PyTypeObject *types[] = {&Cells_Type, &Series_Type, &Counter_Type, &Gauge_Type, &Histogram_Type, &Recorder_Type};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         if (PyModule_AddType(module, types[i]) < 0)
             return -1;
@@ -1721,17 +1811,18 @@ make_constants(void)
 {
     if (long_one != NULL)
         return 0;
-    str_count = PyUnicode_InternFromString("_count");
+    str_incr = PyUnicode_InternFromString("_incr");
+    str_decr = PyUnicode_InternFromString("_decr");
+    str_gauge = PyUnicode_InternFromString("_gauge");
+    str_timing = PyUnicode_InternFromString("_timing");
     str_count_series = PyUnicode_InternFromString("_count_series");
-    str_set = PyUnicode_InternFromString("_set");
     str_set_series = PyUnicode_InternFromString("_set_series");
     str_value = PyUnicode_InternFromString("_value");
-    str_observe = PyUnicode_InternFromString("_observe");
     str_observe_series = PyUnicode_InternFromString("_observe_series");
     long_minus_one = PyLong_FromLong(-1);
     long_one = PyLong_FromLong(1);
-    if (!str_count || !str_count_series || !str_set || !str_set_series || !str_value || !str_observe || !str_observe_series
-        || !long_minus_one || !long_one)
+    if (!str_incr || !str_decr || !str_gauge || !str_timing || !str_count_series || !str_set_series
+        || !str_observe_series || !str_value || !long_minus_one || !long_one)
         return -1;
     if (pthread_atfork(NULL, NULL, after_fork_in_child) != 0) {
         PyErr_SetString(PyExc_OSError, "pthread_atfork failed");

@@ -1,6 +1,6 @@
 # The counting path: what _cells.c and its pure Python twin _cells_py.py both are.
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .lock import LockFile
@@ -8,6 +8,10 @@ from .lock import LockFile
 CORE: str
 PROTOCOL: int
 CELL_LAYOUT: dict[str, Any]
+
+#: Who writes to a gauge of which each worker has its own: a number that tells it from all others (0: the gauge is
+#: shared by all), whether what it wrote is to go with it, and whether the time is to be noted.
+Contributor = tuple[int, bool, bool]
 
 class Cells:
     """The cells of one attached block, seen by one worker.
@@ -57,8 +61,12 @@ class Cells:
     def load(self, row: int, column: int) -> int: ...
     def clear(self, row: int, column: int, width: int) -> bool: ...  # to 0, under the first cell's lock
     def load_gauge(self, row: int, column: int) -> int | float: ...
-    def set_gauge(self, row: int, column: int, value: object, generation: int) -> bool: ...  # int or float
-    def add_gauge(self, row: int, column: int, n: int | float, generation: int) -> bool: ...
+    def set_gauge(
+        self, row: int, column: int, value: object, generation: int, by: Contributor = ...
+    ) -> bool: ...  # False too where it is not an int or float that fits
+    def add_gauge(
+        self, row: int, column: int, n: object, generation: int, by: Contributor = ..., anew: bool = ...
+    ) -> bool: ...  # likewise; ``anew``: to 0, whatever is there
     def add_distribution(
         self, row: int, column: int, total: float, maximum: float, buckets: tuple[int, ...], generation: int
     ) -> bool: ...
@@ -98,6 +106,7 @@ class Series:
         generation: int,
         monotonic: bool,
         bounds: bytes = ...,
+        by: Contributor = ...,
     ) -> None: ...
 
 class Counter(Series):
@@ -110,27 +119,31 @@ class Gauge(Series):
     """A handle of a gauge."""
 
     def set(self, value: int | float) -> None: ...
-    def incr(self, n: int = 1) -> None: ...
-    def decr(self, n: int = 1) -> None: ...
+    def incr(self, n: int | float = 1) -> None: ...
+    def decr(self, n: int | float = 1) -> None: ...
 
-class Timing(Series):
-    """A handle of a histogram of durations."""
+class Histogram(Series):
+    """A handle of a histogram."""
 
-    def observe(self, milliseconds: int | float) -> None: ...
+    def observe(self, value: int | float) -> None: ...
 
 class Recorder:
     """The calls of user code: finds the handle of a name and uses it.
 
-    A subclass has the Python methods that take what cannot be done at once: ``_count(sign, category,
-    metric, n)``, ``_count_series(sign, series, n)``, ``_set(category, metric, value)``,
-    ``_set_series(series, value)``, ``_observe(category, metric, milliseconds)``, ``_observe_series(series,
-    milliseconds)`` and ``_value(series)``.
+    A subclass has the Python methods that take what cannot be done at once: ``_incr``, ``_decr``, ``_gauge`` and
+    ``_timing`` with all arguments of the call, and for handles ``_count_series(sign, series, n)``,
+    ``_set_series(series, value)``, ``_observe_series(series, value)`` and ``_value(series)``.
     """
 
-    def incr(self, category: str, metric: str, n: int = 1) -> None: ...
-    def decr(self, category: str, metric: str, n: int = 1) -> None: ...
-    def gauge(self, category: str, metric: str, value: int | float) -> None: ...
-    def timing(self, category: str, metric: str, milliseconds: int | float) -> None: ...
-    def _handle(self, category: str, metric: str) -> Series | None: ...
+    def incr(
+        self, category: str, metric: str, n: int = 1, labels: Mapping[str, str] | None = None
+    ) -> None: ...
+    def decr(
+        self, category: str, metric: str, n: int = 1, labels: Mapping[str, str] | None = None
+    ) -> None: ...
+    # With a value these do something, without one they return a handle; `Registry` has the overloads.
+    gauge: Any
+    timing: Any
+    def _handle(self, category: object, metric: object) -> Series | None: ...
     def _keep(self, series: Series) -> None: ...  # be the one that _handle finds
     def _drop(self, category: str, metric: str | None) -> None: ...  # no longer; None: all

@@ -32,12 +32,37 @@ def _saturated(value: int) -> int:
     return min(max(value, _INT64_MIN), _INT64_MAX)
 
 
+#: A gauge is an int and a double; a contribution to one has behind them whose it is, and when it was made.
+_INTEGER, _REAL, _OWNER, _MOMENT = 0, 1, 2, 3
+
+#: Whose contribution a write to a gauge is (0: the gauge is shared by all), whether it goes with its owner, and
+#: whether its time is wanted.
+_Contributor = tuple[int, bool, bool]
+_NOBODY: _Contributor = (0, False, False)
+
 #: A histogram is the sum and the maximum, two doubles, and behind them the buckets.
 _SUM, _MAXIMUM, _BUCKETS = 0, 1, 2
 
 
 def _finite(value: float) -> float:
     return min(max(value, -sys.float_info.max), sys.float_info.max)
+
+
+def _fits_gauge(value: object) -> bool:
+    """Whether it is an exact int that fits 64 bits, or an exact float."""
+    return type(value) is float or (type(value) is int and _INT64_MIN <= value <= _INT64_MAX)
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) is not float or math.isfinite(value)
+
+
+def _sum(a: int | float, b: int | float) -> int | float:
+    """Return a sum that a gauge can hold: of finite numbers it is one."""
+    total = a + b
+    if isinstance(total, int):
+        return _saturated(total)
+    return _finite(total) if math.isfinite(a) and math.isfinite(b) else total
 
 
 class Cells:
@@ -296,31 +321,68 @@ class Cells:
             self._values[2 * cell + 1] = value
             self._words[4 * cell + 1] = 0
 
-    def set_gauge(self, row: int, column: int, value: object, generation: int) -> bool:
-        return self.set_gauge_at(self.at(row, column, 2), value, generation)
+    def _contribute(self, cell: int, value: int | float, by: _Contributor) -> None:
+        """Put a number into a gauge, whose lock is held, and sign it where it is a contribution.
 
-    def set_gauge_at(self, cell: int, value: object, generation: int) -> bool:
+        A live one has no owner while it changes hands, so that nobody takes the new value for the former's. One
+        that outlives its owner keeps its signature until there is another: at no moment is it nobody's.
+        """
+        owner, live, stamped = by
+        if not owner:
+            self._put_gauge_at(cell, value)
+            return
+        place = 2 * cell + 1
+        changes = self._values[place + 2 * _OWNER] != owner
+        if changes and live:
+            self._values[place + 2 * _OWNER] = 0
+        self._put_gauge_at(cell, value)
+        if stamped:
+            self._values[place + 2 * _MOMENT] = time.monotonic_ns()
+        if changes:
+            self._values[place + 2 * _OWNER] = owner
+
+    def set_gauge(
+        self, row: int, column: int, value: object, generation: int, by: _Contributor = _NOBODY
+    ) -> bool:
+        return self.set_gauge_at(self.at(row, column, 4 if by[0] else 2), value, generation, by)
+
+    def set_gauge_at(self, cell: int, value: object, generation: int, by: _Contributor = _NOBODY) -> bool:
         """Do as `set_gauge`, for a cell by its number."""
-        if type(value) is int:
-            fits = _INT64_MIN <= value <= _INT64_MAX
-        else:
-            fits = type(value) is float and math.isfinite(value)
-        if not fits:
+        if not _fits_gauge(value):
             return False
         with self._locked(cell, generation) as usable:
             if not usable:
                 return False
-            self._put_gauge_at(cell, value)  # type: ignore[arg-type]
+            self._contribute(cell, value, by)  # type: ignore[arg-type]
         return True
 
-    def add_gauge(self, row: int, column: int, n: int | float, generation: int) -> bool:
-        cell = self.at(row, column, 2)
+    def add_gauge(
+        self,
+        row: int,
+        column: int,
+        n: object,
+        generation: int,
+        by: _Contributor = _NOBODY,
+        anew: bool = False,
+    ) -> bool:
+        return self.add_gauge_at(self.at(row, column, 4 if by[0] else 2), n, generation, by, anew)
+
+    def add_gauge_at(
+        self, cell: int, n: object, generation: int, by: _Contributor = _NOBODY, anew: bool = False
+    ) -> bool:
+        """Do as `add_gauge`, for a cell by its number."""
+        if not _fits_gauge(n):
+            return False
         with self._locked(cell, generation) as usable:
             if not usable:
                 return False
-            total = self._load_gauge_at(cell) + n
-            self._put_gauge_at(cell, _finite(total) if isinstance(total, float) else _saturated(total))
+            before = 0 if anew else self._load_gauge_at(cell)
+            self._contribute(cell, _sum(before, n), by)  # type: ignore[arg-type]
         return True
+
+    def is_owner(self, cell: int, owner: int) -> bool:
+        """Whether a contribution is that of an owner."""
+        return self._values[2 * (cell + _OWNER) + 1] == owner
 
     def publish(self, offset: int, value: int) -> None:
         if not self._open or offset < 0 or offset % 4 or offset > len(self._whole) - 4:
@@ -350,6 +412,9 @@ class Cells:
             view.release()
 
 
+#: Stands for a value that was not given.
+_MISSING = object()
+
 _all_cells: weakref.WeakSet[Cells] = weakref.WeakSet()
 
 
@@ -377,6 +442,7 @@ class Series:
         self._generation = 0
         self._monotonic = False
         self._bounds: tuple[float, ...] | None = None
+        self._by = _NOBODY
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.category!r} {self.metric!r}>"
@@ -398,10 +464,12 @@ class Series:
         width: int,
         generation: int,
         monotonic: bool,
-        bounds: bytes | None = None,
+        bounds: bytes = b"",
+        by: _Contributor = _NOBODY,
     ) -> None:
         self._cell = cells.at(row, column, width)
-        if bounds is not None:
+        self._bounds, self._by = None, by
+        if bounds:
             if len(bounds) != 8 * (width - _BUCKETS - 1):
                 raise ValueError(f"{len(bounds)} bytes of bounds do not fit a histogram of {width} cells")
             self._bounds = struct.unpack(f"{len(bounds) // 8}d", bounds)
@@ -436,25 +504,38 @@ class Gauge(Series):
         if not self._put(value):
             self.recorder._set_series(self, value)
 
-    def _put(self, value: object) -> bool:
-        return self._bound and self._cells.set_gauge_at(self._cell, value, self._generation)  # type: ignore[union-attr]
-
-    def incr(self, n: int = 1) -> None:
+    def incr(self, n: int | float = 1) -> None:
         """Add n."""
-        self.recorder._count_series(1, self, n)
+        if not self._move(n):
+            self.recorder._count_series(1, self, n)
 
-    def decr(self, n: int = 1) -> None:
+    def decr(self, n: int | float = 1) -> None:
         """Take n away."""
-        self.recorder._count_series(-1, self, n)
+        if type(n) not in (int, float) or not self._move(-n):
+            self.recorder._count_series(-1, self, n)
+
+    @property
+    def _ours(self) -> bool:
+        """Whether it may be written to here: a live contribution of another needs a look at whether it lives."""
+        if not self._bound:
+            return False
+        owner, live, _ = self._by
+        return not live or self._cells.is_owner(self._cell, owner)  # type: ignore[union-attr]
+
+    def _put(self, value: object) -> bool:
+        return _is_finite(value) and self._ours and self._cells.set_gauge_at(self._cell, value, self._generation, self._by)  # type: ignore[union-attr]
+
+    def _move(self, n: object) -> bool:
+        return _is_finite(n) and self._ours and self._cells.add_gauge_at(self._cell, n, self._generation, self._by)  # type: ignore[union-attr]
 
 
-class Timing(Series):
-    """A handle of a histogram of durations."""
+class Histogram(Series):
+    """A handle of a histogram."""
 
-    def observe(self, milliseconds: int | float) -> None:
-        """Take up one duration."""
-        if not self._observe(milliseconds):
-            self.recorder._observe_series(self, milliseconds)
+    def observe(self, value: int | float) -> None:
+        """Take up one observation."""
+        if not self._observe(value):
+            self.recorder._observe_series(self, value)
 
     def _observe(self, value: object) -> bool:
         if type(value) is int:
@@ -473,31 +554,40 @@ class Recorder:
     def __init__(self) -> None:
         self._handles: dict[str, dict[str, Series]] = {}
 
-    def incr(self, category: str, metric: str, n: int = 1) -> None:
+    def incr(self, category: str, metric: str, n: int = 1, *, labels: Any = None) -> None:
         """Add n to a counter."""
-        series = self._handle(category, metric)
-        if type(series) is not Counter or not series._count(n):
-            self._count(1, category, metric, n)  # type: ignore[attr-defined]
+        if labels is not None or not self._counted(1, category, metric, n):
+            self._incr(category, metric, n, labels=labels)  # type: ignore[attr-defined]
 
-    def decr(self, category: str, metric: str, n: int = 1) -> None:
+    def decr(self, category: str, metric: str, n: int = 1, *, labels: Any = None) -> None:
         """Take n away from a counter."""
-        series = self._handle(category, metric)
-        if type(series) is not Counter or type(n) is not int or not series._count(-n):
-            self._count(-1, category, metric, n)  # type: ignore[attr-defined]
+        if labels is not None or not self._counted(-1, category, metric, n):
+            self._decr(category, metric, n, labels=labels)  # type: ignore[attr-defined]
 
-    def gauge(self, category: str, metric: str, value: int | float) -> None:
-        """Set a gauge."""
-        series = self._handle(category, metric)
-        if type(series) is not Gauge or not series._put(value):
-            self._set(category, metric, value)  # type: ignore[attr-defined]
+    def gauge(self, category: str, metric: str, value: Any = _MISSING, **labels: Any) -> Any:
+        """Set a gauge, or return a handle where no value is given."""
+        if not labels:
+            series = self._handle(category, metric)
+            if type(series) is Gauge and series._put(value):
+                return None
+        given = () if value is _MISSING else (value,)
+        return self._gauge(category, metric, *given, **labels)  # type: ignore[attr-defined]
 
-    def timing(self, category: str, metric: str, milliseconds: int | float) -> None:
-        """Take up one duration."""
-        series = self._handle(category, metric)
-        if type(series) is not Timing or not series._observe(milliseconds):
-            self._observe(category, metric, milliseconds)  # type: ignore[attr-defined]
+    def timing(self, category: str, metric: str, milliseconds: Any = _MISSING, **labels: Any) -> Any:
+        """Take up a duration, or return a handle where none is given."""
+        if not labels:
+            series = self._handle(category, metric)
+            if type(series) is Histogram and series._observe(milliseconds):
+                return None
+        given = () if milliseconds is _MISSING else (milliseconds,)
+        return self._timing(category, metric, *given, **labels)  # type: ignore[attr-defined]
 
-    def _handle(self, category: str, metric: str) -> Series | None:
+    def _counted(self, sign: int, category: object, metric: object, n: object) -> bool:
+        """Count by the handle of a name, if there is one and that is all that is needed."""
+        series = self._handle(category, metric)
+        return type(series) is Counter and type(n) is int and series._count(sign * n)
+
+    def _handle(self, category: object, metric: object) -> Series | None:
         if type(category) is not str or type(metric) is not str:
             return None
         return self._handles.get(category, {}).get(metric)

@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import secrets
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from ..series import Distribution, Kind, Name, Value
+from ..series import Declaration, Distribution, Kind, Name, Value
 from .cells import CORE, PROTOCOL, Cells
+from .declarations import decode_declaration, describe, encode_declaration
 from .layout import (
     CELL,
     CELLS_PER_PAGE,
@@ -35,7 +37,23 @@ from .layout import (
     struct_of,
 )
 from .lock import SAVER, LockFile, lock_file
-from .names import WIDTHS, BlockFullError, NameTable, Record, encode_key
+from .names import (
+    DECLARED,
+    DEFAULT_BOUNDS,
+    FAMILY,
+    INHERITED,
+    MEMBER,
+    MONOTONIC,
+    BlockFullError,
+    NameTable,
+    Record,
+    decode_key,
+    encode_key,
+    family_key,
+    is_labelled,
+    overflow_key,
+    width_of,
+)
 from .reader import BlockReader
 from .segment import (
     BlockError,
@@ -49,6 +67,15 @@ from .segment import (
 from .workers import WorkerTable, pid_namespace
 
 log = logging.getLogger("shmstats")
+
+
+class DeclarationError(ValueError):
+    """A metric is declared in two ways, or used in another way than it is declared."""
+
+
+class SeriesLimitError(Exception):
+    """A metric has as many label sets as it may have."""
+
 
 _HEADER = struct_of(HEADER)
 _HEADER_FIELDS = HEADER.names or ()
@@ -124,6 +151,8 @@ class Block:
         self.names = NameTable(self._buf, layout)
         self.reader = BlockReader(self._buf, layout)
         self._workers = WorkerTable(self._buf, layout)
+        self._bounds: dict[int, bytes] = {}
+        self._bounds_revision = -1
         self.worker = self._workers.claim(segment.reserve)
         self._held = layout.workers + self.worker.slot * WORKER.itemsize + field_offset(WORKER, "held")
         self.cells = self._make_cells()
@@ -242,6 +271,8 @@ class Block:
             _adopt(segment.buf, layout)
         block = cls(segment, layout, locks)
         block.names.repair(block.cells)
+        if not live:
+            block.names.mark_inherited()
         return block
 
     @contextmanager
@@ -251,44 +282,175 @@ class Block:
             self.names.repair(self.cells)
             yield
 
-    def find_or_add(self, key: bytes, kind: Kind, width: int) -> Record:
+    def find_or_add(self, key: bytes, kind: Kind, limit: int = 0) -> Record:
         """Return the record of a name, which is registered if it is not there.
 
         Args:
             key: of the name.
-            kind: of the statistic, if it is registered.
-            width: its cells, if it is registered.
+            kind: of the statistic, if it is registered; what is declared for the metric comes first.
+            limit: most label sets that the metric may have; 0: any number.
 
         Raises:
             BlockFullError: there is no room for it.
+            SeriesLimitError: the metric has so many label sets already.
+            DeclarationError: its label names are not those that are declared.
         """
         record = self.names.find(key)
         if record is None:
             with self.exclusive():
-                record = self.names.find(key) or self._add(key, kind, width)
+                record = self.names.find(key) or self._register(key, kind, limit)
         return record
 
-    def _add(self, key: bytes, kind: Kind, width: int) -> Record:
-        def reserve(offset: int, length: int) -> None:
-            try:
-                self._segment.reserve(offset, length)
-            except OSError as error:
-                if error.errno == errno.EBADF:
-                    raise  # the block was left, or forgotten after a fork: it is not full
-                raise BlockFullError(f"shared memory is full ({error.strerror})") from error
+    def _register(self, key: bytes, kind: Kind, limit: int) -> Record:
+        """Register a name that is not there. The table lock is held."""
+        labelled = is_labelled(key)
+        family = self.names.family_of(key)
+        if family is None and not labelled:
+            flags = MONOTONIC if kind is Kind.COUNTER else 0
+            return self._add(key, Record(-1, kind, flags, 0, width_of(Declaration(kind))))
+        if family is None:
+            family = self._add(family_key(key), Record(-1, kind, FAMILY, 0, 0))
+        declared = self._declared(family) or Declaration(kind)
+        _check_label_names(key, declared)
+        counted = labelled and key != overflow_key(key)
+        if limit and counted and self.names.members(family) >= limit:
+            raise SeriesLimitError(f"it has {limit} label sets already")
+        flags = (MONOTONIC if declared.kind is Kind.COUNTER else 0) | (MEMBER if counted else 0)
+        wanted = Record(-1, declared.kind, flags, 0, width_of(declared), declared.mode, family.number)
+        return self._add(key, wanted)
 
+    def declare(self, category: str, metric: str, declared: Declaration, inherited: bool = False) -> int:
+        """Declare a metric, all its series.
+
+        Args:
+            category: of the metric.
+            metric: of the category.
+            declared: what is declared.
+            inherited: it was declared by processes that are gone: others may declare it otherwise.
+
+        Returns:
+            How many series were removed because they were left by processes that are gone, and do not fit.
+
+        Raises:
+            DeclarationError: it is declared otherwise, or used otherwise already. The message shows both.
+            BlockFullError: there is no room for it.
+        """
+        with self.exclusive():
+            return self._declare(encode_key(category, metric), declared, inherited)
+
+    def _declare(self, key: bytes, declared: Declaration, inherited: bool) -> int:
+        flags = FAMILY | DECLARED | (INHERITED if inherited else 0)
+        family = self.names.family_of(key)
+        text = encode_declaration(declared)
+        if family is not None and family.declared and not self._may_replace(family, text, key, declared):
+            if family.flags & INHERITED and not inherited:
+                self.names.set_flags(family, flags)
+            return 0
+        removed = self._make_way(key, family, declared)
+        if family is None:
+            family = self._add(family_key(key), Record(-1, declared.kind, FAMILY, 0, 0, declared.mode))
+        self.names.annotate(family.number, text, self._reserve)
+        self.names.redeclare(family, declared.kind, declared.mode, flags)
+        plain = self.names.find(key)
+        if plain is not None and plain.family < 0:
+            self.names.set_family(plain, family)
+        return removed
+
+    def _may_replace(self, family: Record, text: bytes, key: bytes, declared: Declaration) -> bool:
+        """Tell whether a declaration has to be, and may be, replaced by another.
+
+        Raises:
+            DeclarationError: it has to be and may not.
+        """
+        if self.names.note(family.number) == text:
+            return False
+        if not family.flags & INHERITED:
+            category, metric, _ = decode_key(key)
+            found = self._declared(family)
+            raise DeclarationError(
+                f"metric {metric!r} of category {category!r} is declared as {describe(found) if found else '?'};"
+                f" it cannot be declared as {describe(declared)} while processes use it"
+            )
+        return True
+
+    def _make_way(self, key: bytes, family: Record | None, declared: Declaration) -> int:
+        """Remove series of processes that are gone that do not fit a declaration.
+
+        Raises:
+            DeclarationError: there are others that do not fit.
+        """
+        plain = self.names.find(key)
+        series = [] if family is None else self.names.members_of(family)
+        if plain is not None and plain not in series:
+            series.append(plain)
+        old = (family and self._declared(family)) or Declaration(declared.kind)
+        same_bounds = (old.bounds or DEFAULT_BOUNDS) == (declared.bounds or DEFAULT_BOUNDS)
+        unfit = [
+            record
+            for record in series
+            if (record.kind, record.mode) != (declared.kind, declared.mode)
+            or (record.kind is Kind.HISTOGRAM and not same_bounds)
+        ]
+        for record in unfit:
+            if not record.flags & INHERITED:
+                category, metric, _ = decode_key(key)
+                found = old._replace(kind=record.kind, mode=record.mode)
+                raise DeclarationError(
+                    f"metric {metric!r} of category {category!r} is used as {describe(found)} already;"
+                    f" it cannot be declared as {describe(declared)}"
+                )
+        if unfit:
+            self.names.remove(unfit, self.cells)
+            for record in unfit:
+                self.clear(record)
+        return len(unfit)
+
+    def _declared(self, family: Record) -> Declaration | None:
+        note = self.names.note(family.number)
+        return decode_declaration(note) if note else None
+
+    def bounds_of(self, record: Record) -> bytes:
+        """Return the upper bounds of a histogram's buckets, as doubles."""
+        if self._bounds_revision != self.names.revision:
+            self._bounds.clear()
+            self._bounds_revision = self.names.revision
+        bounds = self._bounds.get(record.family)
+        if bounds is None:
+            declared = self._declared(self.names.record(record.family)) if record.family >= 0 else None
+            limits = (declared.bounds if declared else ()) or DEFAULT_BOUNDS
+            bounds = self._bounds[record.family] = struct.pack(f"{len(limits)}d", *limits)
+        return bounds
+
+    def annotate(self, record: Record, text: bytes) -> None:
+        """Keep a text with a name; ``reader.notes`` gives it back.
+
+        Raises:
+            BlockFullError: there is no room for it.
+        """
+        with self.exclusive():
+            self.names.annotate(record.number, text, self._reserve)
+
+    def _reserve(self, offset: int, length: int) -> None:
+        try:
+            self._segment.reserve(offset, length)
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                raise  # the block was left, or forgotten after a fork: it is not full
+            raise BlockFullError(f"shared memory is full ({error.strerror})") from error
+
+    def _add(self, key: bytes, wanted: Record) -> Record:
         def place(cell: int, columns: int) -> None:
-            row = SHARED_ROW if kind in (Kind.GAUGE, Kind.TIMESTAMP) else self.worker.row
+            row = SHARED_ROW if wanted.shared else self.worker.row
             if not self._reserve_cells(row, cell, columns):
                 raise BlockFullError("shared memory is full")
             if cell < self.names.cells_used:
-                self.clear(Record(-1, kind, False, cell, columns))
+                self.clear(wanted._replace(cell=cell))
 
-        return self.names.add(key, kind, width, self.cells, reserve, place)
+        return self.names.add(key, wanted, self.cells, self._reserve, place)
 
     def row_for(self, record: Record) -> int:
         """Return the row to count a name in: this worker's, or one that has memory for it if ours cannot."""
-        if record.kind in (Kind.GAUGE, Kind.TIMESTAMP):
+        if record.shared:
             return SHARED_ROW
         row = self.worker.row
         if self._is_reserved(row, record) or self._reserve_cells(row, record.cell, record.width):
@@ -310,14 +472,15 @@ class Block:
         Raises:
             BlockFullError: there is no room for it.
         """
-        key = encode_key(name.category, name.metric, name.labels)
-        record = self.find_or_add(key, name.kind, WIDTHS[name.kind])
+        record = self.find_or_add(encode_key(name.category, name.metric, name.labels), name.kind)
         if not self._reserve_cells(SHARED_ROW, record.cell, record.width):
             raise BlockFullError("shared memory is full")
         generation = self.cells.generation
         if name.kind is Kind.GAUGE:
             self.cells.set_gauge(SHARED_ROW, record.cell, value, generation)
         elif isinstance(value, Distribution):
+            if len(value.buckets) != record.width - 2:
+                raise ValueError(f"it has {len(value.buckets)} buckets, {record.width - 2} are declared")
             self.cells.add_distribution(
                 SHARED_ROW, record.cell, value.sum, value.max, value.buckets, generation
             )
@@ -325,6 +488,11 @@ class Block:
             self.cells.add(SHARED_ROW, record.cell, value, generation)
         if not name.monotonic:
             self.names.clear_monotonic(record)
+
+    def mark_inherited(self) -> None:
+        """Note that all names there are were left by processes that are gone."""
+        with self.exclusive():
+            self.names.mark_inherited()
 
     def leave(self, save: Callable[[Block], None] = lambda block: None) -> None:
         """Give up the slot. The last live worker saves and unlinks the block.
@@ -380,6 +548,23 @@ class Block:
 
     def _page_bit(self, row: int, page: int) -> bool:
         return bool(self._buf[self._bitmap_byte(row, page)] >> page % 8 & 1)
+
+
+def _check_label_names(key: bytes, declared: Declaration) -> None:
+    """Check the label names of a series against what is declared.
+
+    Raises:
+        DeclarationError: they are others.
+    """
+    if declared.labelnames is None:
+        return
+    category, metric, labels = decode_key(key)
+    found = tuple(name for name, _ in labels)
+    if found != declared.labelnames:
+        raise DeclarationError(
+            f"metric {metric!r} of category {category!r} is declared with the label names"
+            f" {declared.labelnames}, not {found}"
+        )
 
 
 def _attach_finished(name: str) -> Segment | None:

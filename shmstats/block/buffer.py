@@ -108,6 +108,4 @@ class Buffer:
             values = self.cells.take(record.cell, record.width)
             total, maximum = struct.unpack("<2d", struct.pack("<2q", *values[:2]))
             row = self._block.row_for(record)
-            self._block.cells.add_distribution(
-                row, record.cell, total, maximum, values[2:], self._generation
-            )
+            self._block.cells.add_distribution(row, record.cell, total, maximum, values[2:], self._generation)

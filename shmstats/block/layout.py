@@ -50,7 +50,7 @@ PAGE = 4096
 MAGIC = int.from_bytes(b"shmstats", "little")
 
 #: Raised with every change of what is written below.
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 #: How the cells of a block are locked: by compare-and-swap (C), or by record locks (pure Python).
 PROTOCOLS = {1: "compare-and-swap", 2: "record locks"}
@@ -79,6 +79,8 @@ HEADER = np.dtype(
         ("slots", "<u4"),  # worker slots ever used
         ("changing", "<u4"),  # 1 while the names change; a holder that dies leaves it so
         ("claims", "<u4"),  # the last claim number given out
+        ("families", "<u4"),  # records that stand for a whole metric
+        ("spare", "<u4"),
         ("salt", "S16"),  # of the hash of keys
     ]
 )
@@ -104,14 +106,14 @@ NAME = np.dtype(
         ("flags", "<u1"),
         ("width", "<u4"),  # consecutive cells
         ("cell", "<u4"),  # the first of them
-        ("family", "<u4"),  # record + 1 of the name that holds the declaration of a labelled one
+        ("family", "<u4"),  # record + 1 of the metric's family; 0: it has none
         ("hash", "<u8"),
         ("key", "<u8"),  # offset in the heap
         ("room", "<u4"),  # bytes there
         ("length", "<u4"),  # of the key
-        ("about", "<u8"),  # offset of the declaration in the heap
-        ("about_length", "<u4"),
-        ("about_room", "<u4"),
+        ("note", "<u8"),  # offset of a text in the heap, see shmstats.block.names
+        ("note_room", "<u4"),  # bytes there
+        ("members", "<u4"),  # of a family: its label sets
         ("spare", "<u8"),
     ]
 )

@@ -4,6 +4,9 @@ A name's *key* is its category, metric, and label names and values, in UTF-8, jo
 none of them may contain), labels sorted by name. A keyed hash of it (BLAKE2b, with the block's own
 salt, so that nobody can aim at one spot) leads through an open-addressing index to the record.
 
+A metric with labels, and one with a declaration, has a *family*: a record without cells whose key is the
+metric's with one NUL more. It counts the label sets, and its note says what is declared.
+
 Names are looked up without a lock, and added, removed and changed under the table lock:
 
 - A name is added behind all others: heap, record, then the count of names, then the index. Who looks
@@ -14,6 +17,9 @@ Names are looked up without a lock, and added, removed and changed under the tab
   a stranger, however long it slept.
 - ``header.changing`` is 1 during a change. Whoever takes the table lock and finds it so came after a
   process that was killed in the middle, and rebuilds from the records all that can be derived.
+
+A *note* is a text kept with a record: its length, a checksum, and the bytes. It is overwritten in place,
+so who reads it in the middle of that, or after a writer that was killed, sees by the checksum that it is none.
 """
 
 from __future__ import annotations
@@ -25,14 +31,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..series import Kind
+from ..series import Declaration, Kind, Mode
 from .cells import Cells
 from .layout import DELETED, HEADER, NAME, PAGE, Layout, field_offset, struct_of
 
 UNUSED, LIVE, REMOVED = 0, 1, 2
 
-#: Flag: a counter that was never decremented.
-MONOTONIC = 1
+#: Flags: a counter that was never decremented; a record that stands for a whole metric; such a one with a
+#: declaration; a name that the processes of today have from those before them; a label set that its family counts.
+MONOTONIC, FAMILY, DECLARED, INHERITED, MEMBER = 1, 2, 4, 8, 16
+
+#: The value of every label of the set that takes up what is beyond the bound on label sets.
+OVERFLOW = "__overflow__"
 
 #: The upper bounds in ms of a histogram's buckets where none are declared: 1-2.5-5 in each decade.
 DEFAULT_BOUNDS = (
@@ -40,21 +50,21 @@ DEFAULT_BOUNDS = (
     *(1000.0, 2500.0, 5000.0, 10000.0, 25000.0, 50000.0, 60000.0),
 )
 
-#: Cells of one series of each kind. A gauge: one for an int, one for a float; a timestamp likewise. A
-#: histogram: its sum, its maximum, and a bucket more than bounds.
-WIDTHS = {
-    Kind.COUNTER: 1,
-    Kind.GAUGE: 2,
-    Kind.TIMESTAMP: 2,
-    Kind.HISTOGRAM: 2 + len(DEFAULT_BOUNDS) + 1,
-}
+#: Most buckets that a histogram can have.
+MAX_BOUNDS = 250
 
 MAX_TEXT_BYTES = 255
 
 _NAME = struct_of(NAME)
-_STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _KEY, _ROOM, _LENGTH = range(11)
+_STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM = range(
+    13
+)
 _ROOM_STEP = 16
 _KINDS = {int(kind): kind for kind in Kind}
+_MODES = {int(mode): mode for mode in Mode}
+
+#: What stands before the text of a note: its length, and a checksum of it.
+_NOTE_LENGTH, _NOTE_HEAD = 4, 12
 
 
 class BlockFullError(Exception):
@@ -67,16 +77,48 @@ class Record(NamedTuple):
     Attributes:
         number: of the record.
         kind: of the statistic.
-        monotonic: whether it is a counter that was never decremented.
+        flags: see above.
         cell: its first column.
         width: how many columns it has.
+        mode: of a gauge.
+        family: number of the record that stands for the metric; -1 where there is none.
     """
 
     number: int
     kind: Kind
-    monotonic: bool
+    flags: int
     cell: int
     width: int
+    mode: Mode = Mode.LAST
+    family: int = -1
+
+    @property
+    def monotonic(self) -> bool:
+        """Whether it is a counter that was never decremented."""
+        return bool(self.flags & MONOTONIC)
+
+    @property
+    def declared(self) -> bool:
+        """Whether it is the family of a metric that is declared."""
+        return bool(self.flags & DECLARED)
+
+    @property
+    def shared(self) -> bool:
+        """Whether all workers write to the one cell in row 0."""
+        return self.kind is Kind.TIMESTAMP or (self.kind is Kind.GAUGE and self.mode is Mode.LAST)
+
+
+def width_of(declared: Declaration) -> int:
+    """Return how many cells a series has.
+
+    A gauge has one for an int and one for a float, and where each worker has its own value, one that says
+    whose it is and one for its time. A histogram has its sum, its maximum, and a bucket more than bounds.
+    """
+    if declared.kind is Kind.COUNTER:
+        return 1
+    if declared.kind is Kind.HISTOGRAM:
+        return 2 + len(declared.bounds or DEFAULT_BOUNDS) + 1
+    return 2 if declared.mode is Mode.LAST else 4
 
 
 def check_text(what: str, text: object) -> str:
@@ -120,18 +162,37 @@ def decode_key(key: bytes) -> tuple[str, str, tuple[tuple[str, str], ...]]:
     return category, metric, tuple(zip(rest[::2], rest[1::2], strict=True))
 
 
+def family_key(key: bytes) -> bytes:
+    """Return the key of the family that a name with that key has, if it has one."""
+    category, metric, *_ = key.split(b"\0", 2)
+    return b"\0".join((category, metric, b""))
+
+
+def is_labelled(key: bytes) -> bool:
+    """Tell whether the name with that key has labels."""
+    return key.count(b"\0") > 2
+
+
+def overflow_key(key: bytes) -> bytes:
+    """Return the key of the set that takes up a labelled name which is beyond the bound."""
+    category, metric, labels = decode_key(key)
+    return encode_key(category, metric, tuple((name, OVERFLOW) for name, _ in labels))
+
+
 class _Field:
     """A number in the block's header."""
 
     def __init__(self, name: str) -> None:
-        self._start = field_offset(HEADER, name)
-        self._end = self._start + HEADER[name].itemsize
+        self._size = HEADER[name].itemsize
+        self._at = field_offset(HEADER, name) // self._size
 
     def __get__(self, table: NameTable, owner: type[NameTable]) -> int:
-        return int.from_bytes(table._buf[self._start : self._end], "little")
+        words = table._words if self._size == 4 else table._longs
+        return words[self._at]
 
     def __set__(self, table: NameTable, value: int) -> None:
-        table._buf[self._start : self._end] = value.to_bytes(self._end - self._start, "little")
+        words = table._words if self._size == 4 else table._longs
+        words[self._at] = value
 
 
 class NameTable:
@@ -144,13 +205,15 @@ class NameTable:
     Attributes:
         count: records in use or removed.
         removed: of these, the removed ones.
+        families: of the live ones, those that stand for a whole metric.
         cells_used: columns in use.
         heap_used: bytes of the heap in use.
-        revision: moves whenever any name changes.
+        revision: moves whenever a name changes; not when one is added behind the others.
     """
 
     count = _Field("names")
     removed = _Field("removed")
+    families = _Field("families")
     cells_used = _Field("cells")
     heap_used = _Field("heap")
     revision = _Field("revision")
@@ -159,6 +222,7 @@ class NameTable:
     def __init__(self, buf: memoryview, layout: Layout) -> None:
         self._buf = buf
         self._layout = layout
+        self._words, self._longs = buf[:PAGE].cast("I"), buf[:PAGE].cast("Q")
         self._index = buf[layout.index : layout.index + 4 * layout.index_slots].cast("I")
         self._mask = layout.index_slots - 1
         salt = field_offset(HEADER, "salt")
@@ -168,40 +232,67 @@ class NameTable:
 
     def close(self) -> None:
         """Let go of the buffer."""
-        self._index.release()
+        for view in (self._index, self._words, self._longs):
+            view.release()
 
     def find(self, key: bytes) -> Record | None:
         """Look a name up, without a lock: None is certain only under the table lock."""
+        index, mask, count = self._index, self._mask, self.count
         wanted = self._hash(key)
-        count = self.count
-        for slot in self._probe(wanted):
-            entry = self._index[slot]
+        slot = wanted & mask
+        for _ in range(mask + 1):
+            entry = index[slot]
             if entry == 0:
                 return None
             if entry != DELETED and entry <= count:
                 record = self._match(entry - 1, wanted, key)
                 if record is not None:
                     return record
+            slot = slot + 1 & mask
         return None
+
+    def family_of(self, key: bytes) -> Record | None:
+        """Look up the family of the metric that a name with that key belongs to."""
+        return self.find(family_key(key)) if self.families else None
+
+    def members(self, family: Record) -> int:
+        """Return how many label sets a metric has, without the one that takes up what is beyond the bound."""
+        start = self._field(family.number, "members")
+        return int.from_bytes(self._buf[start : start + 4], "little")
+
+    def record(self, number: int) -> Record:
+        """Return a record by its number."""
+        return _record(number, self._fields(number))
 
     def key(self, number: int) -> bytes:
         """Return the key of a record."""
-        fields = _NAME.unpack_from(self._buf, self._names + number * NAME.itemsize)
+        fields = self._fields(number)
         start = self._heap + fields[_KEY]
         return bytes(self._buf[start : start + fields[_LENGTH]])
 
+    def note(self, number: int) -> bytes:
+        """Return the note of a record, without a lock; empty where it has none that is whole."""
+        fields = self._fields(number)
+        start, room = self._heap + fields[_NOTE], fields[_NOTE_ROOM]
+        return read_note(bytes(self._buf[start : start + room]))
+
     def records(self) -> Iterator[Record]:
-        """Go through the live names, in the order of their registration."""
+        """Go through the live names, in the order of their registration; families are none."""
         for number in range(self.count):
-            fields = _NAME.unpack_from(self._buf, self._names + number * NAME.itemsize)
-            if fields[_STATE] == LIVE:
+            fields = self._fields(number)
+            if fields[_STATE] == LIVE and not fields[_FLAGS] & FAMILY:
                 yield _record(number, fields)
+
+    def members_of(self, family: Record) -> list[Record]:
+        """Return the series of a metric that has a family. The table lock is held."""
+        records = np.frombuffer(self._buf, NAME, self.count, self._names)
+        found = np.flatnonzero((records["state"] == LIVE) & (records["family"] == family.number + 1))
+        return [self.record(number) for number in found.tolist()]
 
     def add(
         self,
         key: bytes,
-        kind: Kind,
-        width: int,
+        wanted: Record,
         cells: Cells,
         reserve: Callable[[int, int], None],
         place: Callable[[int, int], None],
@@ -210,8 +301,7 @@ class NameTable:
 
         Args:
             key: of the name.
-            kind: of the statistic.
-            width: how many consecutive cells it needs.
+            wanted: what it is; its number and cell are yet to be found.
             cells: to publish with, and to empty cells that were another's.
             reserve: called with a range of bytes of the block, to have memory behind it.
             place: called with the first cell and the width, to have memory behind some row's and,
@@ -220,31 +310,32 @@ class NameTable:
         Raises:
             BlockFullError: no record, cell, heap or shared memory is left. Nothing was changed.
         """
-        number = self._removed_record(len(key), width) if self.removed else None
+        number = self._removed_record(len(key), wanted.width) if self.removed else None
         if number is not None:
-            return self._take_over(number, key, kind, cells, place)
-        number, cell, heap = self.count, self.cells_used, self.heap_used
-        room = -(-len(key) // _ROOM_STEP) * _ROOM_STEP
+            return self._take_over(number, key, wanted, place)
+        number, cell, heap, width = self.count, self.cells_used, self.heap_used, wanted.width
         if number >= self._layout.capacity or cell + width > self._layout.capacity:
             raise BlockFullError(f"all {self._layout.capacity} cells of the block are in use")
-        if heap + room > self._layout.heap_bytes:
-            raise BlockFullError(f"all {self._layout.heap_bytes} bytes for names in the block are in use")
+        room = -(-len(key) // _ROOM_STEP) * _ROOM_STEP
+        self._check_heap(room, reserve)
         offset = self._names + number * NAME.itemsize
         _reserve_growth(reserve, self._names, number * NAME.itemsize, NAME.itemsize)
-        _reserve_growth(reserve, self._heap, heap, room)
-        place(cell, width)
-        wanted = self._hash(key)
-        flags = MONOTONIC if kind is Kind.COUNTER else 0
-        with self.changing():
-            start = self._heap + heap
-            self._buf[start : start + len(key)] = key
-            fields = (LIVE, kind, 0, flags, width, cell, 0, wanted, heap, room, len(key), 0, 0, 0, 0)
-            _NAME.pack_into(self._buf, offset, *fields)
-            self.heap_used = heap + room
-            self.cells_used = cell + width
-            cells.publish(self._count_offset, number + 1)
-            self._enter(number, wanted)
-        return Record(number, kind, flags == MONOTONIC, cell, width)
+        if width:
+            place(cell, width)
+        hashed = self._hash(key)
+        start = self._heap + heap
+        _, kind, flags, _, _, mode, family = wanted
+        fields = (LIVE, kind, mode, flags, width, cell, family + 1, hashed, heap, room, len(key), 0, 0, 0, 0)
+        self._changing = 1
+        self._buf[start : start + len(key)] = key
+        _NAME.pack_into(self._buf, offset, *fields)
+        self.heap_used = heap + room
+        self.cells_used = cell + width
+        self._count_in(wanted, 1)
+        cells.publish(self._count_offset, number + 1)
+        self._enter(number, hashed)
+        self._changing = 0
+        return Record(number, kind, flags, cell, width, mode, family)
 
     def remove(self, records: list[Record], cells: Cells) -> None:
         """Remove names, from now on and for every worker. The table lock is held."""
@@ -253,15 +344,58 @@ class NameTable:
                 key = self.key(record.number)
                 self._leave(record.number, self._hash(key))
                 self._set_state(record.number, REMOVED)
+                self._count_in(record, -1)
             self.removed += len(records)
             cells.raise_generation()
 
     def clear_monotonic(self, record: Record) -> None:
         """Note that a counter has been decremented. The table lock is held."""
-        offset = self._names + record.number * NAME.itemsize + 3
-        if self._buf[offset] & MONOTONIC:
-            self._buf[offset] &= ~MONOTONIC
-            self.revision += 1
+        flags = self._fields(record.number)[_FLAGS]
+        if flags & MONOTONIC:
+            self.set_flags(record, flags & ~MONOTONIC)
+
+    def set_flags(self, record: Record, flags: int) -> None:
+        """Change the flags of a name. The table lock is held."""
+        self._buf[self._field(record.number, "flags")] = flags
+        self.revision += 1
+
+    def set_family(self, record: Record, family: Record) -> None:
+        """Make a name, which had none, one of a metric's family. The table lock is held."""
+        with self.changing():
+            self._store(record.number, "family", family.number + 1)
+            self._count_in(record._replace(family=family.number), 1)
+
+    def redeclare(self, family: Record, kind: Kind, mode: Mode, flags: int) -> None:
+        """Change what a family is; none of its series is left that is not so. The table lock is held."""
+        with self.changing():
+            for field, value in (("kind", kind), ("mode", mode), ("flags", flags)):
+                self._store(family.number, field, value)
+
+    def annotate(self, number: int, text: bytes, reserve: Callable[[int, int], None]) -> None:
+        """Give a record a note. The table lock is held.
+
+        Args:
+            number: of the record.
+            text: of the note.
+            reserve: as for `add`.
+
+        Raises:
+            BlockFullError: the heap is full. Nothing was changed.
+        """
+        fields = self._fields(number)
+        size = _NOTE_HEAD + len(text)
+        note, room = fields[_NOTE], fields[_NOTE_ROOM]
+        if size > room:
+            note, room = self.heap_used, max(64, 1 << (size - 1).bit_length())
+            self._check_heap(room, reserve)
+        start = self._heap + note
+        self._buf[start : start + size] = len(text).to_bytes(_NOTE_LENGTH, "little") + _checksum(text) + text
+        if note != fields[_NOTE] or room != fields[_NOTE_ROOM]:
+            self._changing = 1
+            self.heap_used = note + room
+            self._store(number, "note", note)
+            self._store(number, "note_room", room)
+            self._changing = 0
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -286,33 +420,54 @@ class NameTable:
             self._enter(number, int(records["hash"][number]))
         self.removed = int(count - live.sum())
         self.cells_used = int((records["cell"] + records["width"]).max(initial=0))
-        self.heap_used = int((records["key"] + records["room"]).max(initial=0))
+        keys, notes = records["key"] + records["room"], records["note"] + records["note_room"]
+        self.heap_used = int(max(keys.max(initial=0), notes.max(initial=0)))
+        self.families = int((live & (records["flags"] & FAMILY != 0)).sum())
+        members = np.zeros(count, "<u4")
+        counted = records["family"][live & (records["flags"] & MEMBER != 0)]
+        np.add.at(members, counted[counted > 0] - 1, 1)
+        records["members"] = members
         self.revision += 1
         cells.raise_generation()
         self._changing = 0
         return True
 
+    def mark_inherited(self) -> None:
+        """Mark all names as those of processes that are gone. The table lock is held."""
+        records = np.frombuffer(self._buf, NAME, self.count, self._names)
+        records["flags"] |= INHERITED
+        self.revision += 1
+
     def _take_over(
-        self, number: int, key: bytes, kind: Kind, cells: Cells, place: Callable[[int, int], None]
+        self, number: int, key: bytes, wanted: Record, place: Callable[[int, int], None]
     ) -> Record:
         """Give a removed record, with its cells and its place in the heap, to a new name."""
-        offset = self._names + number * NAME.itemsize
-        fields = _NAME.unpack_from(self._buf, offset)
+        fields = self._fields(number)
         width, cell, heap = fields[_WIDTH], fields[_CELL], fields[_KEY]
-        place(cell, width)
-        wanted = self._hash(key)
-        flags = MONOTONIC if kind is Kind.COUNTER else 0
+        if width:
+            place(cell, width)
+        hashed = self._hash(key)
         with self.changing():
             self._buf[self._heap + heap : self._heap + heap + len(key)] = key
+            if fields[_NOTE_ROOM]:
+                self._buf[self._heap + fields[_NOTE] : self._heap + fields[_NOTE] + _NOTE_LENGTH] = bytes(4)
             # Field by field: `struct` empties a record first, and its place is what a repair goes by.
-            new = {"kind": kind, "mode": 0, "flags": flags, "family": 0, "hash": wanted, "length": len(key)}
+            new = {
+                "kind": wanted.kind,
+                "mode": wanted.mode,
+                "flags": wanted.flags,
+                "members": 0,
+                "family": wanted.family + 1,
+                "hash": hashed,
+                "length": len(key),
+            }
             for field, value in new.items():
-                start, size = offset + field_offset(NAME, field), NAME[field].itemsize
-                self._buf[start : start + size] = value.to_bytes(size, "little")
+                self._store(number, field, value)
             self._set_state(number, LIVE)
             self.removed -= 1
-            self._enter(number, wanted)
-        return Record(number, kind, flags == MONOTONIC, cell, width)
+            self._count_in(wanted, 1)
+            self._enter(number, hashed)
+        return wanted._replace(number=number, cell=cell)
 
     def _removed_record(self, length: int, width: int) -> int | None:
         records = np.frombuffer(self._buf, NAME, self.count, self._names)
@@ -320,30 +475,40 @@ class NameTable:
         found = np.flatnonzero(fits)
         return int(found[0]) if len(found) else None
 
+    def _count_in(self, record: Record, n: int) -> None:
+        """Count a name that comes (1) or goes (-1) where its family, or all families, are counted."""
+        if record.flags & FAMILY:
+            self.families += n
+        elif record.flags & MEMBER and record.family >= 0:
+            start = self._field(record.family, "members")
+            members = int.from_bytes(self._buf[start : start + 4], "little") + n
+            self._buf[start : start + 4] = members.to_bytes(4, "little")
+
+    def _check_heap(self, room: int, reserve: Callable[[int, int], None]) -> None:
+        if self.heap_used + room > self._layout.heap_bytes:
+            raise BlockFullError(f"all {self._layout.heap_bytes} bytes for names in the block are in use")
+        _reserve_growth(reserve, self._heap, self.heap_used, room)
+
     def _hash(self, key: bytes) -> int:
         return int.from_bytes(hashlib.blake2b(key, digest_size=8, salt=self._salt).digest(), "little")
 
-    def _probe(self, wanted: int) -> Iterator[int]:
-        """Go through the index slots where a hash may be, each once."""
-        mask = self._mask
-        start = wanted & mask
-        yield start
-        for step in range(1, mask + 1):
-            yield (start + step) & mask
-
     def _match(self, number: int, wanted: int, key: bytes) -> Record | None:
-        fields = _NAME.unpack_from(self._buf, self._names + number * NAME.itemsize)
+        fields = self._fields(number)
         if fields[_STATE] != LIVE or fields[_HASH] != wanted or fields[_LENGTH] != len(key):
             return None
         start = self._heap + fields[_KEY]
         return _record(number, fields) if self._buf[start : start + len(key)] == key else None
 
     def _enter(self, number: int, wanted: int) -> None:
-        slot = next(slot for slot in self._probe(wanted) if self._index[slot] in (0, DELETED))
+        slot = wanted & self._mask
+        while self._index[slot] not in (0, DELETED):
+            slot = slot + 1 & self._mask
         self._index[slot] = number + 1
 
     def _leave(self, number: int, wanted: int) -> None:
-        slot = next(slot for slot in self._probe(wanted) if self._index[slot] in (0, number + 1))
+        slot = wanted & self._mask
+        while self._index[slot] not in (0, number + 1):
+            slot = slot + 1 & self._mask
         if not self._index[slot]:
             return
         self._index[slot] = DELETED
@@ -353,13 +518,46 @@ class NameTable:
                 self._index[slot] = 0
                 slot = (slot - 1) & self._mask
 
+    def _fields(self, number: int) -> tuple[int, ...]:
+        return _NAME.unpack_from(self._buf, self._names + number * NAME.itemsize)
+
+    def _field(self, number: int, field: str) -> int:
+        """Return where a field of a record is in the block."""
+        return self._names + number * NAME.itemsize + _OFFSETS[field]
+
+    def _store(self, number: int, field: str, value: int) -> None:
+        start, size = self._field(number, field), NAME[field].itemsize
+        self._buf[start : start + size] = value.to_bytes(size, "little")
+
     def _set_state(self, number: int, state: int) -> None:
         self._buf[self._names + number * NAME.itemsize] = state
 
 
+_OFFSETS = {field: field_offset(NAME, field) for field in NAME.names or ()}
+
+
 def _record(number: int, fields: tuple[int, ...]) -> Record:
-    monotonic = bool(fields[_FLAGS] & MONOTONIC)
-    return Record(number, _KINDS[fields[_KIND]], monotonic, fields[_CELL], fields[_WIDTH])
+    return Record(
+        number,
+        _KINDS[fields[_KIND]],
+        fields[_FLAGS],
+        fields[_CELL],
+        fields[_WIDTH],
+        _MODES[fields[_MODE]],
+        fields[_FAMILY] - 1,
+    )
+
+
+def _checksum(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=_NOTE_HEAD - _NOTE_LENGTH).digest()
+
+
+def read_note(content: bytes) -> bytes:
+    """Return the text of a note, given what is in its place; empty where that is not whole."""
+    length = int.from_bytes(content[:_NOTE_LENGTH], "little")
+    text = content[_NOTE_HEAD : _NOTE_HEAD + length]
+    whole = len(text) == length > 0 and _checksum(text) == content[_NOTE_LENGTH:_NOTE_HEAD]
+    return text if whole else b""
 
 
 def _reserve_growth(reserve: Callable[[int, int], None], section: int, used: int, more: int) -> None:

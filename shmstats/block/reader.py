@@ -3,6 +3,10 @@
 Names are decoded once and kept while the header's revision stands still; what was only added since is
 added here too. Values are sums of columns over those pages of cells that have memory behind them
 (a page that has none is not even looked at: a look would allocate it).
+
+A gauge of which each worker has its own is the sum, smallest, ... of the contributions in the workers'
+rows. The sum is always there; the others stand behind all other names, and only while they have a
+contribution. Of mode *all* each contribution is a series of its own, with the label ``pid``.
 """
 
 from __future__ import annotations
@@ -13,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..series import Distribution, Kind, Name, Snapshot, Value
+from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
+from .declarations import decode_declaration
 from .layout import CELL, CELLS_PER_PAGE, HEADER, NAME, PAGE, PROTOCOLS, Layout
-from .names import DEFAULT_BOUNDS, LIVE, MONOTONIC, Record, decode_key
+from .names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, Record, decode_key, read_note
 from .workers import WorkerTable
 
 _INT64 = np.iinfo(np.int64)
@@ -24,6 +29,8 @@ _INT64 = np.iinfo(np.int64)
 _SAFE = 2**62
 
 _ATTEMPTS = 5
+
+_NOTHING_DECLARED = Declaration(Kind.COUNTER)
 
 
 class Usage(NamedTuple):
@@ -40,16 +47,32 @@ class Usage(NamedTuple):
     bytes: int
 
 
+class Contribution(NamedTuple):
+    """What one worker has of a gauge.
+
+    Attributes:
+        value: of it.
+        signature: of the worker, see `shmstats.block.workers.Worker`.
+        moment: when it was made, CLOCK_MONOTONIC in ns, where the mode asks for that.
+    """
+
+    value: int | float
+    signature: int
+    moment: int
+
+
 class _Catalog(NamedTuple):
     """The names of one revision, and where their values are.
 
     Attributes:
         revision: of the header.
         seen: records looked at.
-        names: the live ones.
+        names: the live ones, but for those in ``combined``.
         cells: the first column of each.
-        gauges: positions of gauges and timestamps in ``names``.
+        gauges: positions of gauges that all share, and of timestamps, in ``names``.
+        sums: positions of gauges that are sums of contributions.
         histograms: of histograms: position, first column, width.
+        combined: of gauges that are something else of contributions: name, first column.
         countable: which columns are counters, whose sum is their value.
     """
 
@@ -58,7 +81,9 @@ class _Catalog(NamedTuple):
     names: list[Name]
     cells: npt.NDArray[np.intp]
     gauges: list[int]
+    sums: list[int]
     histograms: list[tuple[int, int, int]]
+    combined: list[tuple[Name, int]]
     countable: npt.NDArray[np.bool_]
 
 
@@ -77,10 +102,10 @@ class BlockReader:
         self._header = np.frombuffer(buf, HEADER, 1)
         self._pages = np.frombuffer(buf, np.uint8, layout.rows * layout.bitmap_bytes, layout.pages)
         self._names = np.frombuffer(buf, NAME, layout.capacity, layout.names)
-        self._cells = np.ndarray(
-            (layout.rows, layout.row_bytes // CELL.itemsize), CELL, buf, layout.cells
-        )
-        self._catalog = _Catalog(-1, 0, [], np.empty(0, np.intp), [], [], np.empty(0, np.bool_))
+        self._cells = np.ndarray((layout.rows, layout.row_bytes // CELL.itemsize), CELL, buf, layout.cells)
+        self._catalog = _Catalog(-1, 0, [], np.empty(0, np.intp), [], [], [], [], np.empty(0, np.bool_))
+        self._declarations: dict[int, Declaration | None] = {}
+        self._shown: tuple[list[Name], list[Name], list[Name]] = ([], [], [])
 
     def close(self) -> None:
         """Let go of the buffer."""
@@ -107,16 +132,52 @@ class BlockReader:
         return bits[:, :pages].astype(bool)
 
     def value(self, record: Record) -> Value:
-        """Return the value of one name."""
-        if record.kind in (Kind.GAUGE, Kind.TIMESTAMP):
-            return self._gauge(record.cell)
+        """Return the value of one name; of a gauge of mode *all* the sum."""
         if record.kind is Kind.HISTOGRAM:
             return self._distribution(record.cell, record.width, self.reserved())
+        if record.shared:
+            return self._gauge(record.cell)
+        if record.kind is Kind.GAUGE:
+            return self._combine(record.mode, self.contributions(record))
         return _saturated(self.total(record))
 
     def total(self, record: Record) -> int:
         """Return the sum of a counter's column, which may be beyond 64 bits."""
         return self._column_total(record.cell)
+
+    def contributions(self, record: Record) -> list[Contribution]:
+        """Return what the workers have of a gauge of which each has its own; of a live one, the living."""
+        live = self._signatures() if record.mode.live else None
+        return self._contributions(record.cell, self.reserved(), live)
+
+    def declaration(self, family: int) -> Declaration | None:
+        """Return what is declared about a metric, by the number of its family; None for nothing.
+
+        What was read once is kept until `read` finds that names have changed.
+        """
+        if family < 0:
+            return None
+        if family not in self._declarations:
+            record = self._names[family]
+            note = self._note(int(record["note"]), int(record["note_room"]))
+            self._declarations[family] = decode_declaration(note) if note else None
+        return self._declarations[family]
+
+    def notes(self, category: str) -> list[tuple[Name, bytes]]:
+        """Return the names of a category that have a note, with it; a family's is what is declared."""
+        records = self._names[: self.header("names")]
+        noted = np.flatnonzero(
+            (records["state"] == LIVE) & (records["note_room"] > 0) & (records["flags"] & FAMILY == 0)
+        )
+        found = []
+        for number in noted.tolist():
+            name = self._decode(*self._columns(records[number : number + 1])[0])
+            if name.category == category:
+                record = records[number]
+                note = self._note(int(record["note"]), int(record["note_room"]))
+                if note:
+                    found.append((name, note))
+        return found
 
     def read(self, by_worker: bool = False) -> Snapshot:
         """Return every name with its value.
@@ -129,9 +190,10 @@ class BlockReader:
             reserved = self.reserved()
             values = self._values(catalog, reserved)
             workers = self._breakdown(catalog, reserved) if by_worker else {}
+            names = self._with_combined(catalog, reserved, values, workers)
             if self.header("revision") == catalog.revision:
                 break
-        return Snapshot(catalog.names, values, workers=workers)
+        return Snapshot(names, values, workers=workers)
 
     def usage(self) -> dict[str, Usage]:
         """Return how much of the block's parts is in use."""
@@ -150,39 +212,67 @@ class BlockReader:
     def _current_catalog(self) -> _Catalog:
         catalog = self._catalog
         revision, count = self.header("revision"), self.header("names")
-        if catalog.revision != revision or catalog.seen != count:
-            catalog = self._catalog = self._make_catalog(revision, count)
+        if catalog.revision != revision:
+            self._declarations.clear()
+            catalog = self._empty_catalog(revision)
+        if catalog.seen != count:
+            catalog = self._extended(catalog, count)
+        self._catalog = catalog
         return catalog
 
-    def _make_catalog(self, revision: int, count: int) -> _Catalog:
-        records = self._names[:count]
-        live = np.flatnonzero(records["state"] == LIVE)
-        records = records[live]
-        names = [
-            self._decode(*fields)
-            for fields in zip(
-                records["key"].tolist(),
-                records["length"].tolist(),
-                records["kind"].tolist(),
-                records["flags"].tolist(),
-                strict=True,
-            )
+    def _empty_catalog(self, revision: int) -> _Catalog:
+        columns = self.layout.row_bytes // CELL.itemsize
+        return _Catalog(revision, 0, [], np.empty(0, np.intp), [], [], [], [], np.zeros(columns, np.bool_))
+
+    def _extended(self, catalog: _Catalog, count: int) -> _Catalog:
+        """Return a catalog with the records up to ``count`` added."""
+        first = len(catalog.names)
+        records = self._names[catalog.seen : count]
+        records = records[(records["state"] == LIVE) & (records["flags"] & FAMILY == 0)]
+        is_combined = (records["mode"] != Mode.LAST) & (records["mode"] & 7 != Mode.SUM)
+        aside, records = records[is_combined], records[~is_combined]
+        combined = [
+            (self._decode(*fields), cell)
+            for fields, cell in zip(self._columns(aside), aside["cell"].tolist(), strict=True)
         ]
-        cells, kinds = records["cell"].astype(np.intp), records["kind"]
-        gauges = np.flatnonzero((kinds == Kind.GAUGE) | (kinds == Kind.TIMESTAMP)).tolist()
+        names = [self._decode(*fields) for fields in self._columns(records)]
+        cells, kinds, modes = records["cell"].astype(np.intp), records["kind"], records["mode"]
+        shared = (kinds == Kind.TIMESTAMP) | (kinds == Kind.GAUGE) & (modes == Mode.LAST)
         histograms = [
-            (position, int(cells[position]), int(records["width"][position]))
+            (first + position, int(cells[position]), int(records["width"][position]))
             for position in np.flatnonzero(kinds == Kind.HISTOGRAM).tolist()
         ]
-        countable = np.zeros(self.layout.row_bytes // CELL.itemsize, np.bool_)
+        countable = catalog.countable.copy()
         countable[cells[kinds == Kind.COUNTER]] = True
-        return _Catalog(revision, count, names, cells, gauges, histograms, countable)
+        return _Catalog(
+            revision=catalog.revision,
+            seen=count,
+            names=[*catalog.names, *names],
+            cells=np.concatenate((catalog.cells, cells)),
+            gauges=catalog.gauges + (np.flatnonzero(shared) + first).tolist(),
+            sums=catalog.sums + (np.flatnonzero(modes != Mode.LAST) + first).tolist(),
+            histograms=catalog.histograms + histograms,
+            combined=catalog.combined + combined,
+            countable=countable,
+        )
 
-    def _decode(self, key: int, length: int, kind: int, flags: int) -> Name:
+    def _columns(self, records: npt.NDArray[Any]) -> list[tuple[int, ...]]:
+        """Return of each record what `_decode` takes."""
+        fields = ("key", "length", "kind", "flags", "mode", "family")
+        return list(zip(*(records[field].tolist() for field in fields), strict=True))
+
+    def _decode(self, key: int, length: int, kind: int, flags: int, mode: int, family: int) -> Name:
         start = self.layout.heap + key
         category, metric, labels = decode_key(bytes(self._buf[start : start + length]))
-        bounds = DEFAULT_BOUNDS if kind == Kind.HISTOGRAM else ()
-        return Name(category, metric, Kind(kind), labels, bool(flags & MONOTONIC), bounds)
+        monotonic = bool(flags & MONOTONIC)
+        declared = self.declaration(family - 1) or _NOTHING_DECLARED
+        bounds = (declared.bounds or DEFAULT_BOUNDS) if kind == Kind.HISTOGRAM else ()
+        help_, unit = declared.help, declared.unit
+        return Name(category, metric, Kind(kind), labels, monotonic, bounds, help_, unit, Mode(mode))
+
+    def _note(self, note: int, room: int) -> bytes:
+        start = self.layout.heap + note
+        return read_note(bytes(self._buf[start : start + room]))
 
     def _values(self, catalog: _Catalog, reserved: npt.NDArray[np.bool_]) -> list[Value]:
         values: list[Any] = self._sums(catalog, reserved)[catalog.cells].tolist()
@@ -190,7 +280,109 @@ class BlockReader:
             values[position] = self._gauge(int(catalog.cells[position]))
         for position, cell, width in catalog.histograms:
             values[position] = self._distribution(cell, width, reserved)
+        if catalog.sums:
+            live = self._signatures()
+            totals = self._gauge_sums(catalog, reserved, live)
+            for position, total in zip(catalog.sums, totals, strict=True):
+                values[position] = total
         return values
+
+    def _gauge_sums(
+        self, catalog: _Catalog, reserved: npt.NDArray[np.bool_], live: set[int]
+    ) -> list[int | float]:
+        """Return the sums of contributions: an int where all of them are."""
+        columns = catalog.cells[catalog.sums]
+        of_live = np.array([catalog.names[position].mode.live for position in catalog.sums], np.bool_)
+        living = np.array(sorted(live), np.int64)
+        integers = np.zeros(len(columns), np.int64)
+        reals = np.zeros(len(columns), np.float64)
+        is_real = np.zeros(len(columns), np.bool_)
+        large: set[int] = set()
+        for row in np.flatnonzero(reserved.any(axis=1)).tolist():
+            first, last = columns // CELLS_PER_PAGE, (columns + 3) // CELLS_PER_PAGE
+            here = np.flatnonzero(reserved[row, first] & reserved[row, last])
+            cells, at = self._cells[row], columns[here]
+            signatures = cells["value"][at + 2]
+            counts = (signatures != 0) & (~of_live[here] | np.isin(signatures, living))
+            here, at = here[counts], at[counts]
+            real = cells["seq"][at] & 1 != 0
+            whole = cells["value"][at]
+            large.update(here[~real & (np.abs(whole) >= _SAFE // self.layout.rows)].tolist())
+            is_real[here[real]] = True
+            reals[here] += np.where(real, cells["value"][at + 1].view(np.float64), whole)
+            integers[here] += np.where(real, 0, whole)
+        totals: list[int | float] = np.where(is_real, 0, integers).tolist()
+        for i in np.flatnonzero(is_real).tolist():
+            totals[i] = float(reals[i])
+        for i in large:
+            name = catalog.names[catalog.sums[i]]
+            found = self._contributions(int(columns[i]), reserved, live if name.mode.live else None)
+            totals[i] = self._combine(Mode.SUM, found)
+        return totals
+
+    def _with_combined(
+        self,
+        catalog: _Catalog,
+        reserved: npt.NDArray[np.bool_],
+        values: list[Value],
+        workers: dict[int, list[Value | None]],
+    ) -> list[Name]:
+        """Add the gauges that are combined of contributions; returns the names with theirs.
+
+        The same list as the last time, if it holds the same names.
+        """
+        if not catalog.combined:
+            return catalog.names
+        live = self._signatures()
+        names: list[Name] = []
+        for name, cell in catalog.combined:
+            found = self._contributions(cell, reserved, live if name.mode.live else None)
+            if name.mode.base is Mode.ALL:
+                for pid, value in _by_process(found):
+                    names.append(name._replace(labels=(*name.labels, ("pid", str(pid)))))
+                    values.append(value)
+            elif found:
+                names.append(name)
+                values.append(self._combine(name.mode, found))
+        for row in workers.values():
+            row.extend([None] * len(names))
+        static, combined, both = self._shown
+        if static is not catalog.names or combined != names:
+            both = [*catalog.names, *names]
+            self._shown = catalog.names, names, both
+        return both
+
+    def _contributions(
+        self, cell: int, reserved: npt.NDArray[np.bool_], live: set[int] | None
+    ) -> list[Contribution]:
+        """Return the contributions to a gauge, in the order of rows; of those in ``live`` if it is given."""
+        first, last = cell // CELLS_PER_PAGE, (cell + 3) // CELLS_PER_PAGE
+        found = []
+        for row in np.flatnonzero(reserved[:, first] & reserved[:, last]).tolist():
+            signature = int(self._cells["value"][row, cell + 2])
+            if signature and (live is None or signature in live):
+                moment = int(self._cells["value"][row, cell + 3])
+                found.append(Contribution(self._gauge(cell, row), signature, moment))
+        return found
+
+    def _combine(self, mode: Mode, contributions: list[Contribution]) -> int | float:
+        """Return what contributions make by a mode; 0 for none, of mode *all* the sum."""
+        if not contributions:
+            return 0
+        base = mode.base
+        values = [contribution.value for contribution in contributions]
+        if base is Mode.MIN:
+            return min(values)
+        if base is Mode.MAX:
+            return max(values)
+        if base is Mode.MOSTRECENT:
+            return max(contributions, key=lambda each: each.moment).value
+        total = sum(values)
+        return _saturated(total) if isinstance(total, int) else total
+
+    def _signatures(self) -> set[int]:
+        """Return how the living workers sign."""
+        return {worker.signature for worker in self.workers.live()}
 
     def _sums(self, catalog: _Catalog, reserved: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """Return the sums of all columns over all rows, saturated: shape (columns in whole pages,).
@@ -250,9 +442,7 @@ class BlockReader:
             return float(self._cells["value"][row, cell + 1 : cell + 2].view(np.float64)[0])
         return int(self._cells["value"][row, cell])
 
-    def _breakdown(
-        self, catalog: _Catalog, reserved: npt.NDArray[np.bool_]
-    ) -> dict[int, list[Value | None]]:
+    def _breakdown(self, catalog: _Catalog, reserved: npt.NDArray[np.bool_]) -> dict[int, list[Value | None]]:
         return {
             row: [
                 self._in_row(row, cell, name, reserved)
@@ -265,12 +455,19 @@ class BlockReader:
         """Return what one row holds of a name; None for nothing."""
         if not reserved[row, cell // CELLS_PER_PAGE]:
             return None
+        if name.mode is not Mode.LAST:
+            return self._gauge(cell, row) if self._cells["value"][row, cell + 2] else None
         if name.kind in (Kind.GAUGE, Kind.TIMESTAMP):
             return self._gauge(cell) if row == 0 else None
         if name.kind is Kind.HISTOGRAM:
             distribution = self._distribution(cell, len(name.bounds) + 3, reserved, row)
             return distribution if any(distribution.buckets) else None
         return int(self._cells["value"][row, cell]) or None
+
+
+def _by_process(contributions: list[Contribution]) -> list[tuple[int, int | float]]:
+    """Return pid and value of each contribution; of a pid that was given out again the last one."""
+    return list({each.signature >> 32: each.value for each in contributions}.items())
 
 
 def _saturated(value: int) -> int:

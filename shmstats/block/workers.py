@@ -51,6 +51,14 @@ class Worker(NamedTuple):
         return owner_word(self.slot, self.claim)
 
     @property
+    def signature(self) -> int:
+        """What signs this worker's contributions to gauges: a positive 64-bit number, pid in the upper half.
+
+        Another worker has another one, were it to get the same pid.
+        """
+        return self.pid << 32 | self.claim
+
+    @property
     def lives(self) -> bool:
         """Whether the process is still there and is the same."""
         return start_time(self.pid) == self.start_time

@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from shmstats.export.families import label_text
 from shmstats.export.figures import histogram_figures, iso_time
-from shmstats.series import Distribution, Kind, Name, Snapshot, Value
+from shmstats.series import Distribution, Kind, Name, Snapshot, Value, label_text
 
 
 def to_document(snapshot: Snapshot) -> dict[str, dict[str, Any]]:

@@ -66,7 +66,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
-from shmstats.series import Kind, Name
+from shmstats.series import Kind, Name, label_text
 
 
 class Type(Enum):
@@ -250,23 +250,6 @@ class Namer:
         if cleaned is None:
             cleaned = self._label_names[names] = _clean_label_names(names)
         return tuple(sorted(zip(cleaned, (value for _, value in labels), strict=True)))
-
-
-def label_text(labels: Iterable[tuple[str, str]]) -> str:
-    """Labels as they stand between the braces of a sample: ``a="1",b="2"``.
-
-    A name that is no identifier is quoted like a value, as Prometheus 3 does with names in UTF-8.
-    """
-    return ",".join([f"{_quoted_if_needed(name)}={_quoted(value)}" for name, value in labels])
-
-
-def _quoted_if_needed(name: str) -> str:
-    return name if _IDENTIFIER.fullmatch(name) else _quoted(name)
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 _IDENTIFIER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")

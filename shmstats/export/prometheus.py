@@ -31,8 +31,8 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from shmstats.export.families import SYSTEM_FIGURES, Family, Namer, Series, is_time, label_text
-from shmstats.series import Distribution, Kind, Name, Snapshot
+from shmstats.export.families import SYSTEM_FIGURES, Family, Namer, Series, is_time
+from shmstats.series import Distribution, Kind, Name, Snapshot, label_text
 
 TEXT_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"

@@ -13,10 +13,9 @@ import csv
 import io
 from collections.abc import Iterator
 
-from shmstats.export.families import label_text
 from shmstats.export.figures import histogram_figures, iso_time
 from shmstats.export.rows import Row, rows
-from shmstats.series import Distribution, Kind, Snapshot
+from shmstats.series import Distribution, Kind, Snapshot, label_text
 
 
 def to_csv(snapshot: Snapshot) -> str:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import unicodedata
 
-from shmstats.export.families import label_text
 from shmstats.export.figures import histogram_figures, iso_time
 from shmstats.export.rows import TOTAL, Row, rows
-from shmstats.series import Distribution, Kind, Snapshot
+from shmstats.series import Distribution, Kind, Snapshot, label_text
 
 _RIGHT_ALIGNED = "VALUE"
 

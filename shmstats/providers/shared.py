@@ -10,7 +10,6 @@ from __future__ import annotations
 import bisect
 import logging
 import os
-import struct
 import threading
 import time
 import weakref
@@ -22,15 +21,15 @@ from typing import Any, TypeVar
 from .. import inspect
 from .. import snapshot as saved
 from ..agent import Agent, Task
-from ..block import Block, BlockFullError, Record, segment_name
+from ..block import Block, BlockFullError, DeclarationError, Record, SeriesLimitError, segment_name
 from ..block.buffer import Buffer
-from ..block.cells import Counter, Gauge, Series, Timing
+from ..block.cells import Counter, Gauge, Histogram, Series
 from ..block.lock import SAVER, lock_file
-from ..block.names import DEFAULT_BOUNDS, WIDTHS, encode_key
+from ..block.names import DEFAULT_BOUNDS, decode_key, encode_key, overflow_key
 from ..block.segment import segment_path
 from ..config import Settings
 from ..questions import remove_stale, socket_path
-from ..series import Kind, Snapshot, Value
+from ..series import Declaration, Kind, Mode, Snapshot, Value
 
 log = logging.getLogger("shmstats")
 
@@ -46,7 +45,7 @@ OPERATIONS_HELD = "operations_held"
 FLUSHES = "flushes"
 FLUSH = "flush"
 
-_BOUNDS = struct.pack(f"{len(DEFAULT_BOUNDS)}d", *DEFAULT_BOUNDS)
+Labels = tuple[tuple[str, str], ...]
 
 _Result = TypeVar("_Result")
 
@@ -65,6 +64,7 @@ class SharedProvider:
 
     Args:
         settings: where the block is and how large it is made.
+        declared: declarations by category and metric, to be made as soon as there is a block; it is kept.
 
     Attributes:
         directory: the data directory.
@@ -73,7 +73,9 @@ class SharedProvider:
         direct: whether handles may count without coming here.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, declared: dict[tuple[str, str], Declaration] | None = None
+    ) -> None:
         self.directory: Path = settings.path.data
         self._settings = settings
         self._locks = lock_file(segment_path(segment_name(self.directory)) + ".lock")
@@ -86,6 +88,7 @@ class SharedProvider:
         self._retry_at = 0.0
         self._dropped = 0
         self._logged: set[str] = set()
+        self._declared = {} if declared is None else declared
         self._direct = True
         _providers.add(self)
 
@@ -160,13 +163,46 @@ class SharedProvider:
             buffer.flush()
             buffer.cells.close()
 
-    def count(self, series: Series, n: int) -> None:
-        """Add ``n`` to a counter or gauge, and bind the handle.
+    def declare(self, category: str, metric: str, declared: Declaration) -> None:
+        """Declare a metric in the block, now or as soon as this thread can.
+
+        Raises:
+            DeclarationError: it is declared, or used, otherwise by a process that uses the block.
+        """
+        if self._locks.guard.held:
+            self._locks.guard.defer(lambda: self.declare(category, metric, declared))
+            return
+        block = self._attached()
+        if block is not None:
+            self._declare(block, category, metric, declared)
+
+    def _declare(self, block: Block, category: str, metric: str, declared: Declaration) -> None:
+        try:
+            removed = block.declare(category, metric, declared)
+        except BlockFullError as error:
+            self._log_once(f"metric {metric!r} of category {category!r} cannot be declared: {error}")
+            return
+        if removed:
+            self._tell(
+                f"{removed} series of metric {metric!r} of category {category!r}, left by earlier processes, did"
+                " not fit its declaration and were removed"
+            )
+
+    def _declare_again(self, block: Block) -> None:
+        """Declare what was declared before the block was attached; differences are logged only."""
+        for (category, metric), declared in list(self._declared.items()):
+            try:
+                self._declare(block, category, metric, declared)
+            except DeclarationError as error:
+                self._log_once(str(error))
+
+    def count(self, series: Series, n: int | float) -> None:
+        """Add ``n`` to a counter (an integer) or gauge, and bind the handle.
 
         Raises:
             KindError: the name is neither.
         """
-        while n > _INT64_MAX:  # what taking the lowest integer away amounts to
+        while isinstance(n, int) and n > _INT64_MAX:  # what taking the lowest integer away amounts to
             self._operate(lambda block: self._count(block, series, _INT64_MAX))
             n -= _INT64_MAX
         self._operate(lambda block: self._count(block, series, n))
@@ -195,7 +231,7 @@ class SharedProvider:
         """
         self._operate(lambda block: self._note(block, series, microseconds))
 
-    def value(self, category: str, metric: str, labels: tuple[tuple[str, str], ...] = ()) -> Value:
+    def value(self, category: str, metric: str, labels: Labels = ()) -> Value:
         """Return the value of a name over all workers, 0 where there is none."""
 
         def read(block: Block) -> Value:
@@ -205,11 +241,11 @@ class SharedProvider:
         nothing: Value = 0
         return self._consult(read, nothing)
 
-    def moment(self, category: str, metric: str) -> int | None:
+    def moment(self, category: str, metric: str, labels: Labels = ()) -> int | None:
         """Return a timestamp in microseconds since 1970-01-01 UTC; None where the name has none."""
 
         def read(block: Block) -> int | None:
-            record = block.names.find(encode_key(category, metric))
+            record = block.names.find(encode_key(category, metric, labels))
             if record is None or record.kind is not Kind.TIMESTAMP:
                 return None
             return int(block.cells.load_gauge(block.row_for(record), record.cell))
@@ -233,18 +269,24 @@ class SharedProvider:
             held = sum(worker.held for worker in block.reader.workers.live())
             block.cells.set_gauge(block.row_for(record), record.cell, held, block.cells.generation)
 
-    def remove(self, category: str, metric: str | None) -> int:
-        """Remove a metric, or a whole category, with all label sets; returns how many names that were."""
+    def remove(self, category: str, metric: str | None, labels: Labels | None = None) -> int:
+        """Remove series; returns how many that were. What is declared about a metric stays.
+
+        Args:
+            category: of the series.
+            metric: of the category; None for all.
+            labels: of one series; None for all of the metric.
+        """
 
         def remove(block: Block, records: list[Record]) -> None:
             block.names.remove(records, block.cells)
             for record in records:
                 block.clear(record)
 
-        return self._change(category, metric, remove)
+        return self._change(category, metric, labels, remove)
 
-    def reset(self, category: str, metric: str | None) -> int:
-        """Set a metric, or a whole category, to 0; returns how many names that were.
+    def reset(self, category: str, metric: str | None, labels: Labels | None = None) -> int:
+        """Set series to 0, chosen as in `remove`; returns how many that were.
 
         A timestamp has no 0: it is removed.
         """
@@ -256,7 +298,7 @@ class SharedProvider:
             for record in records:
                 block.clear(record)
 
-        return self._change(category, metric, reset)
+        return self._change(category, metric, labels, reset)
 
     def forget(self) -> None:
         """Drop what the child of a fork inherited; it attaches by itself when it counts."""
@@ -273,6 +315,7 @@ class SharedProvider:
         block = Block.attach(self.directory, stats.capacity, stats.max_workers, self._fill)
         try:
             self._register_own(block)
+            self._declare_again(block)
             with block.exclusive():
                 remove_stale(block.name, {worker.slot for worker in block.reader.workers.live()})
             if not stats.no_buffer:
@@ -291,7 +334,7 @@ class SharedProvider:
         keys = encode_key(OWN, FLUSHES), encode_key(OWN, FLUSH)
         flushes, durations = map(block.names.find, keys)
         if flushes is not None and durations is not None:
-            buffer.note_flushes((keys[0], flushes), (keys[1], durations), _BOUNDS)
+            buffer.note_flushes((keys[0], flushes), (keys[1], durations), block.bounds_of(durations))
         return buffer
 
     def _start_agent(self) -> None:
@@ -318,7 +361,7 @@ class SharedProvider:
             kinds |= {OPERATIONS_HELD: Kind.GAUGE, FLUSHES: Kind.COUNTER, FLUSH: Kind.HISTOGRAM}
         for metric, kind in kinds.items():
             try:
-                record = block.find_or_add(encode_key(OWN, metric), kind, WIDTHS[kind])
+                record = block.find_or_add(encode_key(OWN, metric), kind)
             except BlockFullError as error:
                 self._log_once(f"the library cannot count about itself: {error}")
                 continue
@@ -384,16 +427,20 @@ class SharedProvider:
                     raise
 
     def _change(
-        self, category: str, metric: str | None, change: Callable[[Block, list[Record]], None]
+        self,
+        category: str,
+        metric: str | None,
+        labels: Labels | None,
+        change: Callable[[Block, list[Record]], None],
     ) -> int:
-        """Change all names of a metric or category under the table lock; returns how many there are."""
+        """Change the series of a category, or fewer, under the table lock; returns how many there are."""
         if self._locks.guard.held:
-            self._locks.guard.defer(lambda: self._change(category, metric, change))
+            self._locks.guard.defer(lambda: self._change(category, metric, labels, change))
             return 0
 
         def change_all(block: Block) -> int:
             with block.exclusive():
-                records = _matching(block, category, metric)
+                records = _matching(block, category, metric, labels)
                 change(block, records)
             return len(records)
 
@@ -413,7 +460,7 @@ class SharedProvider:
                 operation(block)
                 self._count_dropped(block)
                 return
-            except KindError:
+            except (KindError, DeclarationError):
                 raise
             except BlockFullError as error:
                 self._log_once(f"a new name is not counted: {error}")
@@ -425,45 +472,84 @@ class SharedProvider:
             self._count_dropped(block)
             return
 
-    def _count(self, block: Block, series: Series, n: int) -> None:
-        key = _key(series)
+    def _find_or_add(self, block: Block, series: Series, kind: Kind) -> tuple[bytes, Record]:
+        """Return the key and record that a handle counts into: its own, or that of the overflow set."""
+        key = encode_key(series.category, series.metric, series.labels)
+        limit = self._settings.stats.max_series_per_metric
+        try:
+            return key, block.find_or_add(key, kind, limit)
+        except SeriesLimitError:
+            self._log_once(
+                f"metric {series.metric!r} of category {series.category!r} has {limit} label sets, as many as"
+                " stats.max_series_per_metric allows: further ones are counted together"
+            )
+            key = overflow_key(key)
+            return key, block.find_or_add(key, kind)
+
+    def _count(self, block: Block, series: Series, n: int | float) -> None:
         done = False
         while not done:
             generation = block.cells.generation
-            record = block.find_or_add(key, Kind.COUNTER, WIDTHS[Kind.COUNTER])
-            if record.kind is Kind.COUNTER:
-                done = self._add(block, series, record, n, generation)
-            elif record.kind is Kind.GAUGE:
-                done = block.cells.add_gauge(block.row_for(record), record.cell, n, generation)
-            else:
+            kind = Kind.GAUGE if isinstance(series, Gauge) else Kind.COUNTER
+            key, record = self._find_or_add(block, series, kind)
+            if record.kind is Kind.GAUGE:
+                done = self._add_to_gauge(block, series, record, n, generation)
+            elif record.kind is not Kind.COUNTER:
                 raise _kind_error(series, record, "counted")
+            elif not isinstance(n, int):
+                raise _kind_error(series, record, f"moved by {n}, which is no integer")
+            else:
+                done = self._add(block, series, key, record, n, generation)
 
-    def _add(self, block: Block, series: Series, record: Record, n: int, generation: int) -> bool:
+    def _add(self, block: Block, series: Series, key: bytes, record: Record, n: int, generation: int) -> bool:
         if n < 0 and record.monotonic:
             with block.exclusive():
                 block.names.clear_monotonic(record)
-            record = record._replace(monotonic=False)
+            record = block.names.record(record.number)
         if isinstance(series, Counter):
             with self._locks.guard:
                 if self._buffer is not None:
-                    bound = self._buffer.bind(series, _key(series), record, generation, _BOUNDS)
+                    bound = self._buffer.bind(series, key, record, generation, b"")
                     return bound and self._buffer.cells.add(0, record.cell, n, generation)
         row = block.row_for(record)
         if isinstance(series, Counter):
             series._bind(block.cells, row, record.cell, record.width, generation, record.monotonic)
         return block.cells.add(row, record.cell, n, generation)
 
+    def _add_to_gauge(
+        self, block: Block, series: Series, record: Record, n: int | float, generation: int
+    ) -> bool:
+        row, by = self._bind_gauge(block, series, record, generation)
+        anew = record.mode.live and not self._is_of_living(block, row, record)
+        return block.cells.add_gauge(row, record.cell, n, generation, by, anew)
+
+    def _bind_gauge(
+        self, block: Block, series: Series, record: Record, generation: int
+    ) -> tuple[int, tuple[int, bool, bool]]:
+        """Bind a handle, if it is one of a gauge; returns the row, and who contributes."""
+        row = block.row_for(record)
+        by = (0, False, False)
+        if record.mode is not Mode.LAST:
+            by = (block.worker.signature, record.mode.live, record.mode.base is Mode.MOSTRECENT)
+        if isinstance(series, Gauge):
+            series._bind(block.cells, row, record.cell, record.width, generation, False, b"", by)
+        return row, by
+
+    def _is_of_living(self, block: Block, row: int, record: Record) -> bool:
+        """Tell whether the contribution in a row is that of a live worker, be it this or one that shares it."""
+        signature = block.cells.load(row, record.cell + 2)
+        return signature == block.worker.signature or any(
+            worker.signature == signature for worker in block.reader.workers.live()
+        )
+
     def _set(self, block: Block, series: Series, value: int | float) -> None:
-        key = _key(series)
         done = False
         while not done:
             generation = block.cells.generation
-            record = block.find_or_add(key, Kind.GAUGE, WIDTHS[Kind.GAUGE])
+            key, record = self._find_or_add(block, series, Kind.GAUGE)
             if record.kind is Kind.GAUGE:
-                row = block.row_for(record)
-                if isinstance(series, Gauge):
-                    series._bind(block.cells, row, record.cell, record.width, generation, False)
-                done = block.cells.set_gauge(row, record.cell, value, generation)
+                row, by = self._bind_gauge(block, series, record, generation)
+                done = block.cells.set_gauge(row, record.cell, value, generation, by)
             elif record.kind is not Kind.COUNTER:
                 raise _kind_error(series, record, "set")
             elif isinstance(value, int):
@@ -471,39 +557,43 @@ class SharedProvider:
             else:
                 self._make_gauge(block, key)
 
-    def _observe(self, block: Block, series: Series, milliseconds: float) -> None:
-        key = _key(series)
+    def _observe(self, block: Block, series: Series, value: float) -> None:
         done = False
         while not done:
             generation = block.cells.generation
-            record = block.find_or_add(key, Kind.HISTOGRAM, WIDTHS[Kind.HISTOGRAM])
+            key, record = self._find_or_add(block, series, Kind.HISTOGRAM)
             if record.kind is not Kind.HISTOGRAM:
                 raise _kind_error(series, record, "timed")
-            if isinstance(series, Timing):
-                self._bind_timing(block, series, record, generation)
-            done = self._add_observation(block, record, milliseconds, generation)
+            bounds = block.bounds_of(record)
+            if isinstance(series, Histogram):
+                self._bind_histogram(block, series, key, record, generation, bounds)
+            done = self._add_observation(block, record, bounds, value, generation)
 
-    def _bind_timing(self, block: Block, series: Timing, record: Record, generation: int) -> None:
+    def _bind_histogram(
+        self, block: Block, series: Histogram, key: bytes, record: Record, generation: int, bounds: bytes
+    ) -> None:
         with self._locks.guard:
             if self._buffer is not None:
-                self._buffer.bind(series, _key(series), record, generation, _BOUNDS)
+                self._buffer.bind(series, key, record, generation, bounds)
                 return
         row = block.row_for(record)
-        series._bind(block.cells, row, record.cell, record.width, generation, False, _BOUNDS)
+        series._bind(block.cells, row, record.cell, record.width, generation, False, bounds)
 
-    def _add_observation(self, block: Block, record: Record, milliseconds: float, generation: int) -> bool:
-        buckets = [0] * (len(DEFAULT_BOUNDS) + 1)
-        buckets[bisect.bisect_left(DEFAULT_BOUNDS, milliseconds)] = 1
+    def _add_observation(
+        self, block: Block, record: Record, bounds: bytes, value: float, generation: int
+    ) -> bool:
+        limits = memoryview(bounds).cast("d")
+        buckets = [0] * (len(limits) + 1)
+        buckets[bisect.bisect_left(limits, value)] = 1
         return block.cells.add_distribution(
-            block.row_for(record), record.cell, milliseconds, milliseconds, tuple(buckets), generation
+            block.row_for(record), record.cell, value, value, tuple(buckets), generation
         )
 
     def _note(self, block: Block, series: Series, microseconds: int) -> None:
-        key = _key(series)
         done = False
         while not done:
             generation = block.cells.generation
-            record = block.find_or_add(key, Kind.TIMESTAMP, WIDTHS[Kind.TIMESTAMP])
+            _, record = self._find_or_add(block, series, Kind.TIMESTAMP)
             if record.kind is not Kind.TIMESTAMP:
                 raise _kind_error(series, record, "given a time")
             done = block.cells.set_gauge(block.row_for(record), record.cell, microseconds, generation)
@@ -536,10 +626,19 @@ class SharedProvider:
         return n
 
     def _make_gauge(self, block: Block, key: bytes) -> None:
-        """Give a counter's name up, so that it can be registered as a gauge."""
+        """Give a counter's name up, so that it can be registered as a gauge.
+
+        Raises:
+            KindError: it is declared as a counter.
+        """
         with block.exclusive():
             record = block.names.find(key)
             if record is not None and record.kind is Kind.COUNTER:
+                if record.family >= 0 and block.names.record(record.family).declared:
+                    category, metric, _ = decode_key(key)
+                    raise KindError(
+                        f"metric {metric!r} of category {category!r} is declared as a counter: it takes integers"
+                    )
                 block.names.remove([record], block.cells)
 
     def _count_dropped(self, block: Block) -> None:
@@ -553,7 +652,7 @@ class SharedProvider:
         """Count something about the library itself."""
 
         def count(block: Block) -> None:
-            block.find_or_add(encode_key(OWN, metric), Kind.COUNTER, 1)
+            block.find_or_add(encode_key(OWN, metric), Kind.COUNTER)
             self._count_own(block, metric, n)
 
         self._operate(count)
@@ -584,6 +683,7 @@ class SharedProvider:
         restored = saved.load_newest(saved.stats_directory(self.directory), self._tell)
         if restored is None:
             return
+        self._restore_declarations(block, restored)
         for name, value in zip(restored.names, restored.values, strict=True):
             if (name.category, name.metric) == (OWN, OPERATIONS_HELD):
                 continue  # it was true then
@@ -595,6 +695,21 @@ class SharedProvider:
             except (ValueError, TypeError, OverflowError) as error:
                 self._log_once(f"a saved {name.kind.name.lower()} was not restored: {error}")
                 self._dropped += 1
+        block.mark_inherited()
+
+    def _restore_declarations(self, block: Block, restored: Snapshot) -> None:
+        """Declare again what was declared when a snapshot was saved; processes of today may change it."""
+        declared: dict[tuple[str, str], Declaration] = {}
+        for name in restored.names:
+            if name.help or name.unit or (name.bounds and name.bounds != DEFAULT_BOUNDS):
+                declared[name.category, name.metric] = Declaration(
+                    name.kind, name.help, name.unit, name.bounds
+                )
+        for (category, metric), declaration in declared.items():
+            try:
+                block.declare(category, metric, declaration, inherited=True)
+            except BlockFullError as error:
+                self._log_once(f"not all saved statistics were restored: {error}")
 
     def _finish(self, block: Block) -> None:
         """Do what the last process does before the block goes."""
@@ -603,13 +718,20 @@ class SharedProvider:
             saved.save(saved.stats_directory(self.directory), block.reader.read())
 
 
-def _matching(block: Block, category: str, metric: str | None) -> list[Record]:
-    wanted = [category] if metric is None else [category, metric]
-    return [
-        record
-        for record in block.names.records()
-        if block.names.key(record.number).decode().split("\0")[: len(wanted)] == wanted
-    ]
+def _matching(block: Block, category: str, metric: str | None, labels: Labels | None) -> list[Record]:
+    """Return the series of a category, or of one of its metrics, or one of its series. The table lock is held."""
+    names = block.names
+    if metric is None:
+        prefix = category.encode() + b"\0"
+        return [record for record in names.records() if names.key(record.number).startswith(prefix)]
+    key = encode_key(category, metric, labels or ())
+    found = names.find(key)
+    records = [] if found is None else [found]
+    if labels is None:
+        family = names.family_of(key)
+        members = [] if family is None else names.members_of(family)
+        records += [record for record in members if record != found]
+    return records
 
 
 def _kind_error(series: Series, record: Record, verb: str) -> KindError:
@@ -617,10 +739,6 @@ def _kind_error(series: Series, record: Record, verb: str) -> KindError:
         f"metric {series.metric!r} of category {series.category!r} is a {record.kind.name.lower()}"
         f" and cannot be {verb}"
     )
-
-
-def _key(series: Series) -> bytes:
-    return encode_key(series.category, series.metric, series.labels)
 
 
 _providers: weakref.WeakSet[SharedProvider] = weakref.WeakSet()

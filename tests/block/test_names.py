@@ -57,30 +57,30 @@ def check_structure(block: Any) -> dict[bytes, Any]:
 def test_a_name_is_found_as_it_was_added(attach: Any, kind: Any) -> None:
     block = attach()
     assert block.names.find(key("m")) is None
-    counter = block.find_or_add(key("m"), kind.COUNTER, 1)
-    gauge = block.find_or_add(key("g"), kind.GAUGE, 2)
+    counter = block.find_or_add(key("m"), kind.COUNTER)
+    gauge = block.find_or_add(key("g"), kind.GAUGE)
     assert (counter.kind, counter.monotonic, counter.width) == (kind.COUNTER, True, 1)
     assert (gauge.kind, gauge.monotonic, gauge.width) == (kind.GAUGE, False, 2)
-    assert block.names.find(key("m")) == counter == block.find_or_add(key("m"), kind.GAUGE, 2)
+    assert block.names.find(key("m")) == counter == block.find_or_add(key("m"), kind.GAUGE)
     assert list(block.names.records()) == [counter, gauge]
     check_structure(block)
 
 
 def test_names_are_seen_by_all_workers_at_once(attach: Any, kind: Any) -> None:
     one, other = attach(), attach()
-    record = one.find_or_add(key("m"), kind.COUNTER, 1)
+    record = one.find_or_add(key("m"), kind.COUNTER)
     assert other.names.find(key("m")) == record
     remove(other, key("m"))
     assert one.names.find(key("m")) is None
 
 
-def test_adding_and_removing_move_the_revision_and_removing_the_generation(attach: Any, kind: Any) -> None:
+def test_adding_moves_the_count_and_removing_the_revision_and_the_generation(attach: Any, kind: Any) -> None:
     block = attach()
     revision, generation = block.names.revision, block.cells.generation
-    block.find_or_add(key("m"), kind.COUNTER, 1)
-    assert (block.names.revision > revision, block.cells.generation) == (True, generation)
+    block.find_or_add(key("m"), kind.COUNTER)
+    assert (block.names.count, block.names.revision, block.cells.generation) == (1, revision, generation)
     revision = block.names.revision
-    block.find_or_add(key("m"), kind.COUNTER, 1)
+    block.find_or_add(key("m"), kind.COUNTER)
     assert block.names.revision == revision
     remove(block, key("m"))
     assert block.names.revision > revision
@@ -89,13 +89,13 @@ def test_adding_and_removing_move_the_revision_and_removing_the_generation(attac
 
 def test_a_removed_names_cells_and_heap_go_to_one_of_the_same_width_that_fits(attach: Any, kind: Any) -> None:
     block = attach()
-    old = block.find_or_add(key("a long name"), kind.COUNTER, 1)
+    old = block.find_or_add(key("a long name"), kind.COUNTER)
     block.cells.add(1, old.cell, 5, block.cells.generation)
     remove(block, key("a long name"))
-    gauge = block.find_or_add(key("gauge"), kind.GAUGE, 2)
-    longer = block.find_or_add(key("a much longer name than that"), kind.COUNTER, 1)
+    gauge = block.find_or_add(key("gauge"), kind.GAUGE)
+    longer = block.find_or_add(key("a much longer name than that"), kind.COUNTER)
     assert old.cell not in (gauge.cell, gauge.cell + 1, longer.cell)
-    new = block.find_or_add(key("short"), kind.COUNTER, 1)
+    new = block.find_or_add(key("short"), kind.COUNTER)
     assert (new.number, new.cell) == (old.number, old.cell)
     assert block.reader.value(new) == 0
     assert set(check_structure(block)) == {key("gauge"), key("a much longer name than that"), key("short")}
@@ -106,7 +106,7 @@ def test_a_record_that_is_taken_over_keeps_its_place_at_every_moment(
 ) -> None:
     """To pack by struct zeroes the target first: a kill in between would leave a record with another's cells."""
     block = attach()
-    old = block.find_or_add(key("old"), kind.COUNTER, 1)
+    old = block.find_or_add(key("old"), kind.COUNTER)
     remove(block, key("old"))
     packed = shmstats.block.names._NAME
 
@@ -118,26 +118,26 @@ def test_a_record_that_is_taken_over_keeps_its_place_at_every_moment(
             raise AssertionError("the whole record is written")
 
     monkeypatch.setattr(shmstats.block.names, "_NAME", ReadOnly)
-    assert block.find_or_add(key("new"), kind.COUNTER, 1).cell == old.cell
+    assert block.find_or_add(key("new"), kind.COUNTER).cell == old.cell
 
 
 def test_a_reused_cell_is_empty_in_every_row(attach: Any, kind: Any) -> None:
     one, other = attach(), attach()
-    record = one.find_or_add(key("old"), kind.COUNTER, 1)
+    record = one.find_or_add(key("old"), kind.COUNTER)
     for block in (one, other):
         block.cells.add(block.row_for(record), record.cell, 7, block.cells.generation)
     remove(one, key("old"))
-    new = other.find_or_add(key("new"), kind.COUNTER, 1)
+    new = other.find_or_add(key("new"), kind.COUNTER)
     assert new.cell == record.cell
     assert other.reader.value(new) == 0
 
 
 def test_a_worker_with_an_old_binding_cannot_count_into_a_stranger(attach: Any, kind: Any) -> None:
     one, other = attach(), attach()
-    record = one.find_or_add(key("old"), kind.COUNTER, 1)
+    record = one.find_or_add(key("old"), kind.COUNTER)
     row, generation = other.row_for(record), other.cells.generation
     remove(one, key("old"))
-    new = one.find_or_add(key("new"), kind.COUNTER, 1)
+    new = one.find_or_add(key("new"), kind.COUNTER)
     assert not other.cells.add(row, record.cell, 5, generation)
     assert one.reader.value(new) == 0
 
@@ -147,7 +147,7 @@ def test_a_worker_with_an_old_binding_cannot_count_into_a_stranger(attach: Any, 
 )
 def test_names_of_any_script_come_back_as_they_were(attach: Any, kind: Any, text: str) -> None:
     block = attach()
-    block.find_or_add(key(text, text), kind.COUNTER, 1)
+    block.find_or_add(key(text, text), kind.COUNTER)
     assert list(check_structure(block)) == [key(text, text)]
     (name,) = block.reader.read().names
     assert (name.category, name.metric) == (text, text)
@@ -158,12 +158,12 @@ def test_65536_names_fit_and_are_found_and_summed(attach: Any, kind: Any, core: 
     names = [key(f"metric {number}", f"category {number % 100}") for number in range(65536)]
     with block.exclusive():
         for number, name in enumerate(names):
-            record = block.find_or_add(name, kind.COUNTER, 1)
+            record = block.find_or_add(name, kind.COUNTER)
             if number % 1000 == 7:
                 block.cells.add(1, record.cell, number, block.cells.generation)
     full = pytest.raises(sys.modules["shmstats"].block.BlockFullError, match="all 65536 cells")
     with full:
-        block.find_or_add(key("one too many"), kind.COUNTER, 1)
+        block.find_or_add(key("one too many"), kind.COUNTER)
     read = block.reader.read()
     assert len(read.names) == len(set(read.names)) == 65536
     assert [value for value in read.values if value] == list(range(7, 65536, 1000))
@@ -177,24 +177,24 @@ def test_a_full_heap_refuses_long_names_and_takes_short_ones(attach: Any, kind: 
     added = 0
     with pytest.raises(shmstats.block.BlockFullError, match="bytes for names in the block are in use"):  # noqa: PT012
         for name in long:
-            block.find_or_add(name, kind.COUNTER, 1)
+            block.find_or_add(name, kind.COUNTER)
             added += 1
     assert 0 < added < 256
     assert len(check_structure(block)) == added
-    block.find_or_add(key("s"), kind.COUNTER, 1)
+    block.find_or_add(key("s"), kind.COUNTER)
     remove(block, long[0])
-    block.find_or_add(long[added], kind.COUNTER, 1)
+    block.find_or_add(long[added], kind.COUNTER)
     assert len(check_structure(block)) == added + 1
 
 
 def test_a_name_that_needs_more_cells_than_there_are_is_refused(attach: Any, kind: Any, shmstats: ModuleType) -> None:
     block = attach(capacity=256)
     for number in range(127):
-        block.find_or_add(key(str(number)), kind.GAUGE, 2)
-    block.find_or_add(key("one"), kind.COUNTER, 1)
+        block.find_or_add(key(str(number)), kind.GAUGE)
+    block.find_or_add(key("one"), kind.COUNTER)
     with pytest.raises(shmstats.block.BlockFullError):
-        block.find_or_add(key("two"), kind.GAUGE, 2)
-    block.find_or_add(key("last"), kind.COUNTER, 1)
+        block.find_or_add(key("two"), kind.GAUGE)
+    block.find_or_add(key("last"), kind.COUNTER)
     check_structure(block)
 
 
@@ -202,7 +202,7 @@ def test_a_search_ends_where_all_slots_are_used_or_deleted(attach: Any, kind: An
     block = attach(capacity=256)
     for number in range(3000):
         name = key(f"name {number}")
-        record = block.find_or_add(name, kind.COUNTER, 1)
+        record = block.find_or_add(name, kind.COUNTER)
         block.cells.add(1, record.cell, 1, block.cells.generation)
         assert block.reader.value(record) == 1
         remove(block, name)
@@ -214,15 +214,15 @@ def test_a_search_ends_where_all_slots_are_used_or_deleted(attach: Any, kind: An
 def test_tombstones_do_not_make_every_search_look_at_the_whole_index(attach: Any, kind: Any) -> None:
     block = attach(capacity=256)
     for number in range(4000):
-        block.find_or_add(key(f"name {number}"), kind.COUNTER, 1)
+        block.find_or_add(key(f"name {number}"), kind.COUNTER)
         remove(block, key(f"name {number}"))
     longest = 0
     for number in range(50):
         looked = 0
-        for slot in block.names._probe(block.names._hash(key(f"missing {number}"))):
+        slot = block.names._hash(key(f"missing {number}")) % block.layout.index_slots
+        while block.names._index[slot] != 0 and looked < block.layout.index_slots:
             looked += 1
-            if block.names._index[slot] == 0:
-                break
+            slot = (slot + 1) % block.layout.index_slots
         longest = max(longest, looked)
     assert longest < block.layout.index_slots / 2
 
@@ -233,14 +233,14 @@ def test_names_that_meet_in_the_index_are_told_apart(
     monkeypatch.setattr(shmstats.block.names.NameTable, "_hash", lambda self, key: len(key) % 2)
     block = attach(capacity=256)
     names = [key("x" * length + str(i)) for length in range(1, 6) for i in range(9)]
-    records = {name: block.find_or_add(name, kind.COUNTER, 1) for name in names}
+    records = {name: block.find_or_add(name, kind.COUNTER) for name in names}
     assert {name: block.names.find(name) for name in names} == records
     remove(block, *names[::2])
     assert [block.names.find(name) for name in names] == [
         None if number % 2 == 0 else records[name] for number, name in enumerate(names)
     ]
     for name in names:
-        block.find_or_add(name, kind.COUNTER, 1)
+        block.find_or_add(name, kind.COUNTER)
     assert set(check_structure(block)) == set(names)
 
 
@@ -332,10 +332,10 @@ def killed_before_line(number: int) -> Iterator[list[int]]:
 
 
 CHANGES: dict[str, Callable[[Any, Any], Any]] = {
-    "add": lambda block, kind: block.find_or_add(key("new name, longer than any before"), kind.COUNTER, 1),
-    "add a gauge": lambda block, kind: block.find_or_add(key("new gauge"), kind.GAUGE, 2),
-    "take over": lambda block, kind: block.find_or_add(key("n"), kind.COUNTER, 1),
-    "take over a gauge": lambda block, kind: block.find_or_add(key("n"), kind.GAUGE, 2),
+    "add": lambda block, kind: block.find_or_add(key("new name, longer than any before"), kind.COUNTER),
+    "add a gauge": lambda block, kind: block.find_or_add(key("new gauge"), kind.GAUGE),
+    "take over": lambda block, kind: block.find_or_add(key("n"), kind.COUNTER),
+    "take over a gauge": lambda block, kind: block.find_or_add(key("n"), kind.GAUGE),
     "remove": lambda block, kind: remove(block, key("kept 3"), key("kept 5"), key("gauge")),
     "decrement": lambda block, kind: _decrement(block),
     "repair": lambda block, kind: _repair(block),
@@ -361,7 +361,7 @@ def test_after_a_kill_at_any_line_the_next_finds_a_valid_structure(
     while not ended:
         block, other = attach(capacity=256), attach(capacity=256)
         for i in range(6):
-            record = block.find_or_add(key(f"kept {i}"), kind.COUNTER, 1)
+            record = block.find_or_add(key(f"kept {i}"), kind.COUNTER)
             block.cells.add(block.row_for(record), record.cell, 10 + i, block.cells.generation)
         for name, of, width in (("gone", kind.COUNTER, 1), ("gauge gone", kind.GAUGE, 2), ("gauge", kind.GAUGE, 2)):
             block.find_or_add(key(name), of, width)
@@ -377,7 +377,7 @@ def test_after_a_kill_at_any_line_the_next_finds_a_valid_structure(
         except Killed:
             number += 1
         # Another worker, which knows nothing of it, goes on.
-        added = other.find_or_add(key("after"), kind.COUNTER, 1)
+        added = other.find_or_add(key("after"), kind.COUNTER)
         names = check_structure(other)
         assert other.reader.value(added) == 0
         new = names.keys() - before - {key("after")}
@@ -390,7 +390,7 @@ def test_after_a_kill_at_any_line_the_next_finds_a_valid_structure(
             expected = 10 + int(name[-1:]) if name.startswith(b"c\0kept") else 0
             assert other.reader.value(record) == expected, name
         for name in new:
-            assert block.find_or_add(name, kind.COUNTER, 1) == names[name]
+            assert block.find_or_add(name, kind.COUNTER) == names[name]
         read = other.reader.read()
         assert {key(name.metric) for name in read.names} == set(names)
         block.leave()
@@ -402,7 +402,7 @@ def test_a_reader_that_comes_between_two_steps_sees_whole_names(attach: Any, kin
     """Whatever the line at which the writer stands still, names that are not being changed are all there."""
     block, other = attach(capacity=256), attach(capacity=256)
     for i in range(6):
-        block.find_or_add(key(f"kept {i}"), kind.COUNTER, 1)
+        block.find_or_add(key(f"kept {i}"), kind.COUNTER)
     kept = {key(f"kept {i}") for i in range(6)}
     seen: list[set[bytes]] = []
 
@@ -420,7 +420,7 @@ def test_a_reader_that_comes_between_two_steps_sees_whole_names(attach: Any, kin
         before = sys.gettrace()
         sys.settrace(trace)
         try:
-            block.find_or_add(key("new"), kind.COUNTER, 1)
+            block.find_or_add(key("new"), kind.COUNTER)
         finally:
             sys.settrace(before)
         remove(block, key("new"))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from shmstats.export.families import Namer, Type, label_text
-from shmstats.series import Kind, Name
+from shmstats.export.families import Namer, Type
+from shmstats.series import Kind, Name, label_text
 
 
 def place(*names):

@@ -1,0 +1,515 @@
+"""Labels and declarations: what they give, what they refuse, and what all processes see of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+from helpers import PythonRunner, wait_until
+
+GET = {"method": "GET", "status": "200"}
+POST = {"status": "500", "method": "POST"}
+
+
+# Label sets -------------------------------------------------------------------------------------------------
+
+
+def test_every_operation_takes_labels(stats: Any) -> None:
+    for _ in range(3):
+        stats.incr("http", "requests", 2, labels=GET)
+        stats.decr("http", "open", labels=GET)
+        stats.gauge("http", "size", 1.5, labels=GET)
+        stats.absolute("http", "total", 7, labels=GET)
+        stats.timing("http", "latency", 3, labels=GET)
+        with stats.timer("http", "latency", labels=GET):
+            pass
+    stats.incr("http", "requests", labels=POST)
+    stats.incr("http", "requests")
+    stats.timestamp("http", "last", labels=GET)
+    assert stats.get("http", "requests", labels=GET) == 6
+    assert stats.get("http", "requests", labels=dict(reversed(POST.items()))) == 1
+    assert stats.get("http", "requests") == 1
+    assert stats.get("http", "open", labels=GET) == -3
+    assert stats.get("http", "size", labels=GET) == 1.5
+    assert stats.get("http", "total", labels=GET) == 7
+    assert stats.get("http", "latency", labels=GET).count == 6
+    assert stats.get_timestamp("http", "last", labels=GET) is not None
+    assert stats.get_timestamp("http", "last") is None
+    assert stats.snapshot()["http"]['requests{method="GET",status="200"}'] == 6
+
+
+def test_handles_of_label_sets_count_into_the_same_series(stats: Any) -> None:
+    handle = stats.counter("http", "requests", labels=GET)
+    parent = stats.counter("http", "requests", labelnames=("status", "method"))
+    handle.incr()
+    parent.labels("200", "GET").incr(2)
+    parent.labels(method="GET", status="200").incr(3)
+    stats.incr("http", "requests", 4, labels=GET)
+    assert handle.value == 10 == parent.labels("200", "GET").value
+    assert parent.labels("200", "GET") is parent.labels(status="200", method="GET")
+    gauge = stats.gauge("pool", "open", labels={"host": "a"})
+    gauge.set(2.5)
+    gauge.incr()
+    gauge.decr(0.25)
+    assert gauge.value == 3.25
+    stats.gauge("pool", "open", labelnames=("host",)).labels("a").set(1)
+    assert gauge.value == 1
+    stats.histogram("db", "query", labelnames=("table",)).labels("users").observe(5)
+    stats.timing("db", "query", labels={"table": "users"}).observe(7)
+    assert stats.get("db", "query", labels={"table": "users"}).sum == 12
+
+
+def test_a_gauge_without_labels_has_a_handle_too(stats: Any) -> None:
+    gauge = stats.gauge("pool", "open")
+    gauge.incr(2)
+    gauge.incr(0.5)
+    stats.gauge("pool", "open", 10)
+    gauge.decr()
+    assert gauge.value == 9 == stats.get("pool", "open")
+
+
+def test_removing_one_label_set_a_metric_and_a_category(stats: Any) -> None:
+    requests = stats.counter("http", "requests", labelnames=("path",))
+    for path in "abc":
+        requests.labels(path).incr()
+    stats.incr("http", "requests")
+    stats.incr("http", "other", labels={"path": "a"})
+    kept = requests.labels("a")
+    assert requests.remove("a") == 1
+    assert requests.remove(path="a") == 0
+    assert (kept.value, requests.labels("b").value) == (0, 1)
+    kept.incr(5)
+    assert requests.labels("a").value == 5
+    assert stats.reset("http", "requests", labels={"path": "b"}) == 1
+    assert (requests.labels("b").value, requests.labels("c").value) == (0, 1)
+    assert stats.remove("http", "requests") == 4
+    assert set(stats.snapshot()["http"]) == {'other{path="a"}'}
+    requests.labels("z").incr()
+    assert requests.clear() == 1
+    assert stats.remove("http") == 1
+    assert "http" not in stats.snapshot()
+
+
+def test_removal_is_seen_by_other_processes_and_by_handles_that_they_hold(
+    stats: Any, python: PythonRunner
+) -> None:
+    requests = stats.counter("http", "requests", labelnames=("path",))
+    requests.labels("a").incr(3)
+    child = python.start(
+        """
+        from shmstats import stats
+        requests = stats.counter("http", "requests", labelnames=("path",))
+        requests.labels("a").incr()
+        print(requests.labels("a").value, flush=True)
+        input()
+        requests.labels("a").incr()
+        print(requests.labels("a").value, flush=True)
+        input()
+        """
+    )
+    assert child.hear() == "4"
+    requests.remove("a")
+    child.tell()
+    assert child.hear() == "1"
+    assert requests.labels("a").value == 1
+    child.tell()
+    child.finish(status=None)
+
+
+def test_beyond_the_bound_new_label_sets_share_one(
+    stats: Any, configure: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    stats.init(configure(max_series_per_metric=3))
+    requests = stats.counter("http", "requests", labelnames=("path", "user"))
+    with caplog.at_level(logging.ERROR):
+        for number in range(50):
+            requests.labels(f"/{number}", "u").incr()
+            stats.incr("http", "requests", labels={"path": f"/{number}", "user": "__overflow__"})
+    found = {key: value for key, value in stats.snapshot()["http"].items()}
+    assert len(found) == 4
+    assert found['requests{path="__overflow__",user="__overflow__"}'] == 97
+    assert sum(found.values()) == 100
+    assert [record.message for record in caplog.records if "max_series_per_metric" in record.message] == [
+        "metric 'requests' of category 'http' has 3 label sets, as many as stats.max_series_per_metric allows:"
+        " further ones are counted together"
+    ]
+    stats.incr("http", "others", labels={"path": "a"})
+    assert stats.get("http", "others", labels={"path": "a"}) == 1
+    requests.remove("/0", "u")
+    requests.labels("/new", "u").incr()
+    assert requests.labels("/new", "u").value == 1
+
+
+def test_labels_survive_a_restart(shmstats: ModuleType) -> None:
+    stats = shmstats.stats
+    stats.declare("http", "size", kind="histogram", help="Size of it.", unit="bytes", buckets=(1, 10, 100))
+    stats.incr("http", "requests", 3, labels=GET)
+    stats.histogram("http", "size", labels=GET).observe(50)
+    before = {name: value for name, value in zip(stats.read().names, stats.read().values, strict=True)}
+    shmstats.close()
+    after = {name: value for name, value in zip(stats.read().names, stats.read().values, strict=True)}
+    assert after == before
+    assert stats.get("http", "size", labels=GET).buckets == (0, 0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "what"),
+    [
+        ({"method": 1}, TypeError, "label 'method' must be a str, not int"),
+        ({1: "a"}, TypeError, "label name in labels must be a str"),
+        ({"": "a"}, ValueError, "label name ''"),
+        ({"a-b": "a"}, ValueError, "label name 'a-b'"),
+        ({"9a": "a"}, ValueError, "label name '9a'"),
+        ({"__a": "a"}, ValueError, "label name '__a'"),
+        ({"le": "a"}, ValueError, "'le' in labels is reserved"),
+        ({"category": "a"}, ValueError, "'category' in labels is reserved"),
+        ({"pid": "a"}, ValueError, "'pid' in labels is reserved"),
+        ({"a": "\0"}, ValueError, "label 'a' must not contain a NUL"),
+        ({"a": "\ud800"}, ValueError, "lone surrogate"),
+        ({"a": "x" * 256}, ValueError, "at most 255 bytes"),
+        ([("a", "b")], TypeError, "labels must be a mapping"),
+        ("ab", TypeError, "labels must be a mapping"),
+    ],
+)
+def test_bad_labels_are_named(stats: Any, labels: Any, error: type[Exception], what: str) -> None:
+    for operation in (
+        lambda: stats.incr("c", "m", labels=labels),
+        lambda: stats.gauge("c", "m", 1, labels=labels),
+        lambda: stats.timing("c", "m", 1, labels=labels),
+        lambda: stats.counter("c", "m", labels=labels),
+        lambda: stats.get("c", "m", labels=labels),
+        lambda: stats.remove("c", "m", labels=labels),
+    ):
+        with pytest.raises(error, match=what):
+            operation()
+    assert "c" not in stats.snapshot()
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "what"),
+    [
+        ("method", TypeError, "labelnames must be a sequence of str"),
+        (5, TypeError, "labelnames must be a sequence of str"),
+        ((), ValueError, "must have a label name"),
+        (("a", "a"), ValueError, "'a' twice"),
+        (("le",), ValueError, "reserved"),
+        ((1,), TypeError, "must be a str"),
+    ],
+)
+def test_bad_label_names_are_named(stats: Any, names: Any, error: type[Exception], what: str) -> None:
+    with pytest.raises(error, match=what):
+        stats.counter("c", "m", labelnames=names)
+
+
+def test_the_wrong_number_and_names_of_label_values_are_named(stats: Any) -> None:
+    parent = stats.counter("c", "m", labelnames=("a", "b"))
+    with pytest.raises(ValueError, match=r"'m' of category 'c' takes 2 label values \(a, b\), not 1"):
+        parent.labels("1")
+    with pytest.raises(ValueError, match="takes the labels a, b, not a, c"):
+        parent.labels(a="1", c="2")
+    with pytest.raises(ValueError, match="takes the labels a, b, not a"):
+        parent.labels(a="1")
+    with pytest.raises(TypeError, match="by position or by name"):
+        parent.labels("1", b="2")
+    with pytest.raises(TypeError, match="label 'b' must be a str, not int"):
+        parent.labels("1", 2)
+    with pytest.raises(TypeError, match="label 'b' must be a str, not list"):
+        parent.labels("1", [])
+    with pytest.raises(TypeError, match="labels and labelnames"):
+        stats.counter("c", "m", labels={"a": "b"}, labelnames=("a",))
+    with pytest.raises(TypeError, match="labelnames are for a handle"):
+        stats.gauge("c", "m", 1, labelnames=("a",))
+    with pytest.raises(TypeError, match="metric must not be None"):
+        stats.remove("c", labels={"a": "b"})
+
+
+# Declarations -----------------------------------------------------------------------------------------------
+
+
+def exposition(stats: Any) -> str:
+    from shmstats.export import render
+
+    return render(stats.read()).decode()
+
+
+def test_what_is_declared_is_shown(stats: Any) -> None:
+    stats.declare("http", "requests", kind="counter", help="Requests answered.", labelnames=("method",))
+    stats.declare("http", "size", kind="histogram", help="Size of requests.", unit="bytes", buckets=(10, 100))
+    stats.declare("pool", "memory", kind="gauge", unit="bytes", help="Memory of the pool.")
+    stats.incr("http", "requests", labels={"method": "GET"})
+    stats.histogram("http", "size").observe(50)
+    stats.gauge("pool", "memory", 5)
+    text = exposition(stats)
+    assert "# HELP requests_total Requests answered.\n# TYPE requests_total counter\n" in text
+    assert 'requests_total{category="http",method="GET"} 1\n' in text
+    assert "# HELP size_bytes Size of requests.\n# TYPE size_bytes histogram\n" in text
+    assert 'size_bytes_bucket{category="http",le="10.0"} 0\nsize_bytes_bucket{category="http",le="100.0"} 1\n' in text
+    assert "# HELP memory_bytes Memory of the pool.\n# TYPE memory_bytes gauge\n" in text
+
+
+def test_a_name_that_was_counted_before_takes_on_what_is_declared_later(stats: Any) -> None:
+    stats.incr("http", "requests", 5)
+    stats.timing("db", "query", 5)
+    stats.declare("http", "requests", kind="counter", help="Requests answered.")
+    stats.declare("db", "query", kind="histogram", help="Queries.")
+    assert "# HELP requests_total Requests answered.\n" in exposition(stats)
+    assert "# HELP query_seconds Queries.\n" in exposition(stats)
+    assert stats.get("http", "requests") == 5
+
+
+def test_what_is_declared_otherwise_while_it_is_used_is_an_error_that_shows_both(
+    shmstats: ModuleType, python: PythonRunner
+) -> None:
+    stats = shmstats.stats
+    stats.declare("http", "size", kind="histogram", unit="bytes", buckets=(1, 2))
+    stats.declare("http", "size", kind="histogram", unit="bytes", buckets=(1, 2))
+    stats.histogram("http", "size").observe(1)
+    child = python.start(
+        """
+        from shmstats import stats, DeclarationError
+        stats.declare("http", "size", kind="histogram", unit="bytes", buckets=(1.0, 2.0))
+        try:
+            stats.declare("http", "size", kind="histogram", unit="bytes", buckets=(1, 3))
+        except DeclarationError as error:
+            print(error, flush=True)
+        stats.histogram("http", "size").observe(3)
+        """
+    )
+    line = child.hear()
+    assert "'size' of category 'http' is declared as histogram, unit 'bytes', buckets (1.0, 2.0)" in line
+    assert "it cannot be declared as histogram, unit 'bytes', buckets (1.0, 3.0)" in line
+    child.finish(status=None)
+    assert stats.get("http", "size").buckets == (1, 0, 1)
+    stats.incr("http", "requests")
+    with pytest.raises(shmstats.DeclarationError, match="is used as counter already; it cannot be declared as gauge"):
+        stats.declare("http", "requests", kind="gauge")
+    assert stats.get("http", "requests") == 1
+
+
+def test_a_new_start_may_declare_otherwise(shmstats: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    stats = shmstats.stats
+    stats.declare("http", "size", kind="histogram", unit="bytes", buckets=(1, 2))
+    stats.declare("http", "requests", kind="counter", help="Old.")
+    stats.histogram("http", "size").observe(1)
+    stats.incr("http", "requests", 3)
+    shmstats.close()
+    other = shmstats.Registry()
+    other.declare("http", "requests", kind="counter", help="New.")
+    with caplog.at_level(logging.ERROR):
+        other.declare("http", "size", kind="histogram", unit="bytes", buckets=(1, 2, 3))
+    assert "1 series of metric 'size' of category 'http'" in caplog.text
+    assert other.get("http", "requests") == 3
+    assert "# HELP requests_total New.\n" in exposition(other)
+    other.histogram("http", "size").observe(3)
+    assert other.get("http", "size").buckets == (0, 0, 1, 0)
+    other.close()
+
+
+def test_declarations_follow_to_the_next_block(
+    shmstats: ModuleType, configure: Callable[..., dict[str, Any]]
+) -> None:
+    stats = shmstats.stats
+    stats.declare("http", "requests", kind="counter", help="Requests answered.")
+    stats.init(configure(persist=False))
+    stats.incr("http", "requests")
+    assert "# HELP requests_total Requests answered.\n" in exposition(stats)
+
+
+def test_declared_label_names_are_kept_to(shmstats: ModuleType) -> None:
+    stats = shmstats.stats
+    stats.declare("http", "requests", kind="counter", labelnames=("method", "status"))
+    stats.incr("http", "requests", labels=GET)
+    with pytest.raises(shmstats.DeclarationError, match=r"label names \('method', 'status'\), not \('method',\)"):
+        stats.incr("http", "requests", labels={"method": "GET"})
+    with pytest.raises(shmstats.DeclarationError, match=r"label names \('method', 'status'\), not \(\)"):
+        stats.incr("http", "requests")
+    with pytest.raises(shmstats.DeclarationError, match=r"label names \('method', 'status'\), not \('path',\)"):
+        stats.counter("http", "requests", labelnames=("path",))
+
+
+def test_a_declared_kind_is_kept_to(shmstats: ModuleType) -> None:
+    stats = shmstats.stats
+    stats.declare("c", "counter", kind="counter")
+    stats.declare("c", "histogram", kind="histogram")
+    with pytest.raises(shmstats.KindError, match="declared as a counter: it takes integers"):
+        stats.gauge("c", "counter", 1.5)
+    with pytest.raises(shmstats.KindError, match="'histogram' of category 'c' is a histogram and cannot be counted"):
+        stats.incr("c", "histogram")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "what"),
+    [
+        ({"kind": "summary"}, ValueError, "kind must be one of counter, gauge, histogram, not 'summary'"),
+        ({"kind": "histogram", "buckets": (1, 3, 2)}, ValueError, "ascending order, but 3.0 stands before 2.0"),
+        ({"kind": "histogram", "buckets": (1, 1)}, ValueError, "ascending order"),
+        ({"kind": "histogram", "buckets": ()}, ValueError, "1 to 250 upper bounds, not 0"),
+        ({"kind": "histogram", "buckets": range(251)}, ValueError, "1 to 250 upper bounds, not 251"),
+        ({"kind": "histogram", "buckets": (1, float("nan"))}, ValueError, "finite, not nan"),
+        ({"kind": "histogram", "buckets": ("1",)}, TypeError, "must be a number, not str"),
+        ({"kind": "histogram", "buckets": "12"}, TypeError, "sequence of numbers"),
+        ({"kind": "counter", "buckets": (1,)}, ValueError, "a counter has none"),
+        ({"kind": "counter", "mode": "sum"}, ValueError, "a counter has none"),
+        ({"kind": "gauge", "mode": "average"}, ValueError, "mode must be one of last, all, sum, min"),
+        ({"kind": "gauge", "help": 1}, TypeError, "help must be a str"),
+        ({"kind": "gauge", "unit": "x" * 101}, ValueError, "unit must be at most 100 characters"),
+        ({"kind": "gauge", "labelnames": ("le",)}, ValueError, "reserved"),
+    ],
+)
+def test_bad_declarations_are_named(
+    stats: Any, arguments: dict[str, Any], error: type[Exception], what: str
+) -> None:
+    with pytest.raises(error, match=what):
+        stats.declare("c", "m", **arguments)
+    with pytest.raises(ValueError, match="reserved"):
+        stats.declare("system", "m", kind="counter")
+
+
+def test_a_bad_gauge_value_is_named(stats: Any) -> None:
+    stats.declare("c", "m", kind="gauge", mode="livesum")
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="value must be finite"):
+            stats.gauge("c", "m", value)
+        with pytest.raises(ValueError, match="n must be finite"):
+            stats.gauge("c", "m").incr(value)
+
+
+# Gauges by worker -------------------------------------------------------------------------------------------
+
+MODES = ("all", "sum", "min", "max", "mostrecent")
+
+WORKER = """
+    from shmstats import stats
+    for mode in {modes!r}:
+        stats.declare("g", mode, kind="gauge", mode=mode)
+        stats.declare("g", "live" + mode, kind="gauge", mode="live" + mode)
+        stats.gauge("g", mode, {value})
+        stats.gauge("g", "live" + mode, {value})
+    print("set", flush=True)
+    input()
+"""
+
+
+def values(stats: Any) -> dict[str, Any]:
+    return dict(stats.snapshot().get("g", {}))
+
+
+def test_gauges_of_each_worker_become_one_by_their_mode(stats: Any, python: PythonRunner) -> None:
+    one = python.start(WORKER.format(modes=MODES, value=5))
+    other = python.start(WORKER.format(modes=MODES, value=2.5))
+    for child in (one, other):
+        assert child.hear() == "set"
+    latest = values(stats)["mostrecent"]
+    assert latest in (5, 2.5)
+    expected = {"sum": 7.5, "min": 2.5, "max": 5, "mostrecent": latest}
+    expected |= {f'all{{pid="{one.pid}"}}': 5, f'all{{pid="{other.pid}"}}': 2.5}
+    assert values(stats) == expected | {f"live{key}": value for key, value in expected.items()}
+    os.kill(other.pid, signal.SIGKILL)
+    other.finish(status=None)
+    living = {"livesum": 5, "livemin": 5, "livemax": 5, "livemostrecent": 5, f'liveall{{pid="{one.pid}"}}': 5}
+    assert values(stats) == expected | living
+    one.tell()
+    one.finish()
+    assert values(stats) == expected | {"livesum": 0}
+
+
+def test_a_live_gauge_of_a_dead_worker_is_not_added_to_by_who_takes_its_row(
+    stats: Any, python: PythonRunner, configure: Callable[..., dict[str, Any]]
+) -> None:
+    stats.declare("g", "open", kind="gauge", mode="livesum")
+    stats.declare("g", "kept", kind="gauge", mode="sum")
+    script = """
+        from shmstats import stats
+        stats.gauge("g", "open").incr(3)
+        stats.gauge("g", "open").incr()
+        stats.gauge("g", "kept").incr(3)
+        print("set", flush=True)
+        input()
+    """
+    for turn in range(3):
+        child = python.start(script)
+        assert child.hear() == "set"
+        assert values(stats) == {"open": 4, "kept": 3 * (turn + 1)}
+        os.kill(child.pid, signal.SIGKILL)
+        child.finish(status=None)
+        wait_until(lambda turn=turn: values(stats) == {"open": 0, "kept": 3 * (turn + 1)})
+
+
+def test_workers_that_share_a_row_share_their_gauge(
+    stats: Any, python: PythonRunner, configure: Callable[..., dict[str, Any]]
+) -> None:
+    stats.init(configure(max_workers=1))
+    stats.declare("g", "open", kind="gauge", mode="livesum")
+    stats.gauge("g", "open").incr(2)
+    child = python.start(
+        """
+        from shmstats import stats
+        stats.gauge("g", "open").incr(3)
+        print("set", flush=True)
+        input()
+        """
+    )
+    assert child.hear() == "set"
+    assert stats.get("g", "open") == 5
+    stats.gauge("g", "open").incr()
+    assert stats.get("g", "open") == 6
+    child.tell()
+    child.finish(status=None)
+    assert stats.get("g", "open") == 6
+
+
+def test_gauges_by_worker_are_not_saved(shmstats: ModuleType) -> None:
+    stats = shmstats.stats
+    stats.declare("g", "open", kind="gauge", mode="all")
+    stats.declare("g", "total", kind="gauge", mode="sum")
+    stats.gauge("g", "open", 3)
+    stats.gauge("g", "total", 3)
+    stats.incr("c", "m")
+    shmstats.close()
+    assert set(stats.snapshot()) == {"c"} or values(stats) == {"total": 0}
+
+
+def test_a_gauge_with_labels_and_mode_all_has_the_label_pid(stats: Any) -> None:
+    stats.declare("g", "open", kind="gauge", mode="liveall", labelnames=("host",))
+    stats.gauge("g", "open", labelnames=("host",)).labels("a").set(2)
+    assert f'open{{category="g",host="a",pid="{os.getpid()}"}} 2\n' in exposition(stats)
+
+
+def test_recycled_workers_leave_block_and_exposition_as_they_were(
+    shmstats: ModuleType, configure: Callable[..., dict[str, Any]]
+) -> None:
+    stats = shmstats.stats
+    stats.init(configure(max_workers=4))
+    stats.declare("g", "open", kind="gauge", mode="livesum", labelnames=("host",))
+    stats.declare("g", "seen", kind="gauge", mode="all")
+
+    def work(turn: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                stats.gauge("g", "open", labelnames=("host",)).labels("a").incr()
+                stats.gauge("g", "seen", 1)
+                stats.incr("c", "m", labels={"turn": str(turn % 5)})
+                if turn % 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                shmstats.close()
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+
+    def sizes() -> tuple[int, Any]:
+        usage = stats.shared.attach().reader.usage()
+        return len(exposition(stats).splitlines()), {part: usage[part] for part in ("names", "cells", "heap")}
+
+    for turn in range(10):
+        work(turn)
+    before = sizes()
+    for turn in range(100):
+        work(turn)
+    assert sizes() == before
+    assert sum(stats.get("c", "m", labels={"turn": str(turn)}) for turn in range(5)) == 110
