@@ -4,8 +4,9 @@
 
     {"version": 1, "checksum": "<BLAKE2b of the bytes of data>", "data": {"saved": …, "category": […], …}}
 
-with a list for each column of a snapshot. It is replaced whole: written under a temporary name, synced,
-renamed, and the directory synced. The one before it stays as ``simple.json.1``, so there is a valid one
+with a list for each column of a snapshot. What is declared about a metric is there once, not with each of its
+series: ``"declared": [[category, metric, help, unit, bounds], …]``. The file is replaced whole: written under
+a temporary name, synced, renamed, and the directory synced. The one before it stays as ``simple.json.1``, so there is a valid one
 at every moment. A damaged file is set aside as ``simple.json.damaged-<time>`` and never read again.
 """
 
@@ -17,20 +18,20 @@ import logging
 import operator
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .series import Distribution, Kind, Name, Snapshot, Value
+from .series import Distribution, Kind, Mode, Name, Snapshot, Value
 
 log = logging.getLogger("shmstats")
 
 FILE = "simple.json"
 PREVIOUS = "simple.json.1"
 
-_VERSION = 1
-_COLUMNS = ("category", "metric", "labels", "kind", "monotonic", "bounds", "value")
+_VERSION = 2
+_COLUMNS = ("category", "metric", "labels", "kind", "monotonic", "value")
 
 
 class SnapshotError(Exception):
@@ -43,7 +44,7 @@ def stats_directory(data: Path) -> Path:
 
 
 def save(directory: Path, snapshot: Snapshot) -> None:
-    """Replace the saved snapshot, atomically; timestamps are left out.
+    """Replace the saved snapshot, atomically; timestamps and gauges by worker are left out.
 
     Args:
         directory: of the statistics; it is made where it is missing.
@@ -118,13 +119,17 @@ def _set_aside(file: Path) -> str:
 
 
 def _encode(snapshot: Snapshot) -> bytes:
-    rows = [
-        (name.category, name.metric, name.labels, int(name.kind), name.monotonic, name.bounds, _plain(value))
-        for name, value in zip(snapshot.names, snapshot.values, strict=True)
-        if name.kind is not Kind.TIMESTAMP
-    ]
+    rows = []
+    declared: dict[tuple[str, str], tuple[str, str, tuple[float, ...]]] = {}
+    for name, value in zip(snapshot.names, snapshot.values, strict=True):
+        if name.kind is Kind.TIMESTAMP or name.mode is not Mode.LAST:
+            continue
+        if name.bounds or name.help or name.unit:
+            declared[name.category, name.metric] = name.help, name.unit, name.bounds
+        rows.append((name.category, name.metric, name.labels, int(name.kind), name.monotonic, _plain(value)))
     columns = zip(*rows, strict=True) if rows else ((),) * len(_COLUMNS)
-    data = json.dumps({"saved": time.time(), **dict(zip(_COLUMNS, columns, strict=True))}).encode()
+    head = {"saved": time.time(), "declared": [(*key, *what) for key, what in declared.items()]}
+    data = json.dumps({**head, **dict(zip(_COLUMNS, columns, strict=True))}).encode()
     return _prefix(data) + data + b"}\n"
 
 
@@ -143,18 +148,29 @@ def _decode(file: Path, content: bytes) -> Snapshot:
         raise SnapshotError(f"snapshot {file} is damaged: its checksum does not fit")
     try:
         columns: dict[str, Any] = json.loads(data)
+        declared = {
+            (category, metric): (tuple(map(float, bounds)), str(help_), str(unit))
+            for category, metric, help_, unit, bounds in columns["declared"]
+        }
         rows = list(zip(*(columns[column] for column in _COLUMNS), strict=True))
-        names, values = [_name(*row[:-1]) for row in rows], [_value(row[-1]) for row in rows]
+        names = [_name(declared, *row[:-1]) for row in rows]
+        values = [_value(row[-1]) for row in rows]
     except (ValueError, TypeError, KeyError) as error:
         raise SnapshotError(f"snapshot {file} has content that cannot be understood: {error!r}") from error
     return Snapshot(names, values)
 
 
 def _name(
-    category: str, metric: str, labels: list[list[str]], kind: int, monotonic: bool, bounds: list[float]
+    declared: Mapping[tuple[str, str], tuple[tuple[float, ...], str, str]],
+    category: str,
+    metric: str,
+    labels: list[list[str]],
+    kind: int,
+    monotonic: bool,
 ) -> Name:
     pairs = tuple((key, value) for key, value in labels)
-    return Name(category, metric, Kind(kind), pairs, monotonic, tuple(bounds))
+    what = declared.get((category, metric), ((), "", ""))
+    return Name(category, metric, Kind(kind), pairs, monotonic, *what)
 
 
 def _plain(value: Value) -> int | float | list[Any]:

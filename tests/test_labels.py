@@ -130,7 +130,7 @@ def test_beyond_the_bound_new_label_sets_share_one(
         for number in range(50):
             requests.labels(f"/{number}", "u").incr()
             stats.incr("http", "requests", labels={"path": f"/{number}", "user": "__overflow__"})
-    found = {key: value for key, value in stats.snapshot()["http"].items()}
+    found = stats.snapshot()["http"]
     assert len(found) == 4
     assert found['requests{path="__overflow__",user="__overflow__"}'] == 97
     assert sum(found.values()) == 100
@@ -150,11 +150,13 @@ def test_labels_survive_a_restart(shmstats: ModuleType) -> None:
     stats.declare("http", "size", kind="histogram", help="Size of it.", unit="bytes", buckets=(1, 10, 100))
     stats.incr("http", "requests", 3, labels=GET)
     stats.histogram("http", "size", labels=GET).observe(50)
-    before = {name: value for name, value in zip(stats.read().names, stats.read().values, strict=True)}
+    before = dict(zip(stats.read().names, stats.read().values, strict=True))
     shmstats.close()
-    after = {name: value for name, value in zip(stats.read().names, stats.read().values, strict=True)}
+    stats = shmstats.Registry()
+    after = dict(zip(stats.read().names, stats.read().values, strict=True))
     assert after == before
     assert stats.get("http", "size", labels=GET).buckets == (0, 0, 1, 0)
+    stats.close()
 
 
 @pytest.mark.parametrize(

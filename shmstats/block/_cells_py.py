@@ -523,10 +523,14 @@ class Gauge(Series):
         return not live or self._cells.is_owner(self._cell, owner)  # type: ignore[union-attr]
 
     def _put(self, value: object) -> bool:
-        return _is_finite(value) and self._ours and self._cells.set_gauge_at(self._cell, value, self._generation, self._by)  # type: ignore[union-attr]
+        if not (_is_finite(value) and self._ours):
+            return False
+        return self._cells.set_gauge_at(self._cell, value, self._generation, self._by)  # type: ignore[union-attr]
 
     def _move(self, n: object) -> bool:
-        return _is_finite(n) and self._ours and self._cells.add_gauge_at(self._cell, n, self._generation, self._by)  # type: ignore[union-attr]
+        if not (_is_finite(n) and self._ours):
+            return False
+        return self._cells.add_gauge_at(self._cell, n, self._generation, self._by)  # type: ignore[union-attr]
 
 
 class Histogram(Series):

@@ -1,7 +1,7 @@
 """The statistics as one JSON document.
 
-``{category: {metric: value}}``. A counter is an int, a gauge an int or a float, a timestamp a string in
-ISO 8601, a histogram an object of count, sum, mean, p50, p90, p99 and max (ms; null where nothing was
+``{category: {metric: value}}``. A counter is an int, a gauge an int or a float (null where it is not finite),
+a timestamp a string in ISO 8601, a histogram an object of count, sum, mean, p50, p90, p99 and max (ms; null where nothing was
 observed). A series with labels has its metric followed by them as key, as Prometheus writes it:
 ``requests{method="GET",status="200"}``. Should a metric without labels be *called* that, it keeps its name
 and the other gets a comma before the brace. The figures of the machine are the category ``system``.
@@ -9,6 +9,7 @@ and the other gets a comma before the brace. The figures of the machine are the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -60,4 +61,6 @@ def _broken_down(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
 def _shown(name: Name, value: Value) -> Any:
     if isinstance(value, Distribution):
         return histogram_figures(value, name.bounds)
-    return iso_time(int(value)) if name.kind is Kind.TIMESTAMP else value
+    if name.kind is Kind.TIMESTAMP:
+        return iso_time(int(value))
+    return value if math.isfinite(value) else None

@@ -151,6 +151,10 @@ SYSTEM_FIGURES = {
 }
 
 
+#: Categories of metrics that another library names and exports.
+FOREIGN = frozenset({"prometheus_client"})
+
+
 def is_time(unit: str) -> bool:
     """Whether a histogram of that declared unit holds times, which are kept in ms and shown in seconds."""
     return unit in _TIME_UNITS

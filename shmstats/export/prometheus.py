@@ -31,7 +31,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from shmstats.export.families import SYSTEM_FIGURES, Family, Namer, Series, is_time
+from shmstats.export.families import FOREIGN, SYSTEM_FIGURES, Family, Namer, Series, is_time
 from shmstats.series import Distribution, Kind, Name, Snapshot, label_text
 
 TEXT_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -122,7 +122,7 @@ class _Plan:
         self._system = system
         self._namer: Namer = parent._namer if parent else Namer(system)
         self._divisors = [SYSTEM_FIGURES[key].divisor if key in SYSTEM_FIGURES else 1 for key in system]
-        self._lines: list[tuple[Family, str]] = list(parent._lines) if parent else []
+        self._lines: list[tuple[Family | None, str]] = list(parent._lines) if parent else []
         self._timestamps: list[int] = list(parent._timestamps) if parent else []
         self._histograms: list[tuple[int, _Histogram]] = list(parent._histograms) if parent else []
         self._templates: dict[Exposition, list[_Template]] = {}
@@ -154,6 +154,9 @@ class _Plan:
         return b"".join(page)
 
     def _add(self, i: int, name: Name) -> None:
+        if name.category in FOREIGN:
+            self._lines.append((None, ""))
+            return
         series = self._namer.add(name)
         if name.kind is Kind.HISTOGRAM:
             self._histograms.append((i, _Histogram(series, name)))
@@ -170,6 +173,8 @@ class _Plan:
         families: dict[Family, list[tuple[int, str]]] = {}
         system = [(series.family, _line(series, "%a")) for series in self._namer.system]
         for i, (family, line) in enumerate(itertools.chain(self._lines, system)):
+            if family is None:
+                continue
             members = families.get(family)
             if members is None:
                 families[family] = [(i, line)]
