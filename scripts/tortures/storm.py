@@ -143,6 +143,15 @@ class Storm:
         while notes.before("own") < goal and time.monotonic() < end:
             time.sleep(0.0002)
 
+    def start_idle(self, place: int) -> None:
+        """Start a worker that counts everything once and stays attached; wait until it has."""
+        goal = self.ledger.notes(place).after("gauge") + 1
+        worker, end = self.start(place, "nothing"), time.monotonic() + BOUND
+        while self.ledger.notes(place).after("gauge") < goal:
+            if worker.status is not None or time.monotonic() > end:
+                raise HangError(f"worker {worker.pid} does not come to count; its status is {worker.status}")
+            time.sleep(0.0002)
+
     def leave_one(self, place: int) -> None:
         """Have the worker of a place leave in good order, and judge it."""
         self._leave(place)
@@ -221,8 +230,7 @@ class Storm:
         shutil.copyfile(saved, saved.with_name("simple.json.1"))
         damage_file(saved, self.chance)
         before = self._expected()
-        self.start(0, "nothing")
-        self.let_count(0, 1)
+        self.start_idle(0)
         self._leave(0)
         now = self._expected()
         wrong = [key for key, value in before.items() if key[0] != "gauge" and now.get(key, 0) < value]
@@ -237,8 +245,7 @@ class Storm:
         """Have a file where the snapshots are saved, for a while: counting goes on, and nothing is lost."""
         place = self._anyone()
         self.leave_one(place)
-        self.start(place, "nothing")  # so that the block is needed all the time
-        self.let_count(place, 1, BOUND)
+        self.start_idle(place)  # so that the block is needed all the time
         stats = self.data / "stats"
         stats.parent.mkdir(exist_ok=True)
         shutil.rmtree(stats, ignore_errors=True)
@@ -376,8 +383,7 @@ class Storm:
 
     def _look_at_structure(self) -> None:
         """Have somebody attach, who puts right what was broken off, and check the names."""
-        self.start(0, "nothing")
-        self.let_count(0, 1, BOUND)
+        self.start_idle(0)
         try:
             judge.check_structure(self.data)
         except AssertionError as error:
