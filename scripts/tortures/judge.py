@@ -58,9 +58,19 @@ def values(directory: Path) -> Values:
             with read_only(directory) as reader:
                 return _values(reader.read())
         except FileNotFoundError:
-            snapshot = saved.load_newest(saved.stats_directory(directory))
+            found = _saved_values(saved.stats_directory(directory))
         if not _is_there(directory):
-            return {} if snapshot is None else _values(snapshot)
+            return found
+
+
+def _saved_values(directory: Path) -> Values:
+    """Return what the newest valid snapshot says, and leave damaged ones where they are."""
+    for name in (saved.FILE, saved.PREVIOUS):
+        try:
+            return _values(saved.load(directory / name))
+        except (FileNotFoundError, saved.SnapshotError):
+            continue
+    return {}
 
 
 def _values(snapshot: Snapshot) -> Values:

@@ -227,9 +227,9 @@ class Storm:
         """Have all leave, and damage the snapshot that was saved last: the one before it is used."""
         self._all_leave()
         saved = self.data / "stats" / "simple.json"
+        before = self._expected()
         shutil.copyfile(saved, saved.with_name("simple.json.1"))
         damage_file(saved, self.chance)
-        before = self._expected()
         self.start_idle(0)
         self._leave(0)
         now = self._expected()
@@ -256,6 +256,26 @@ class Storm:
             stats.unlink()
         self.leave_one(place)
         self.start(place)
+
+    def fill_memory(self) -> None:
+        """Have /dev/shm full for a while: whoever counts what is registered goes on, and nobody is harmed.
+
+        Only where /dev/shm is the torture's own.
+        """
+        goals = {place: self.ledger.notes(place).before("own") + 2 for place in self.running}
+        end = time.monotonic() + BOUND
+        while any(self.ledger.notes(place).before("own") < goal for place, goal in goals.items()):
+            if time.monotonic() > end:
+                raise HangError("not all workers come to count")
+            time.sleep(0.0002)
+        with ballast(self.chance.choice((0, 4096, 20000, 65536))):
+            for _ in range(2):
+                code = "for number in range(400): stats.incr('full', f'{number}')\nshmstats.close()"
+                status = self.nursery.run(code, self.data, self.stats).wait()
+                if status != 0:
+                    self.tally.problems.append(f"a worker that found /dev/shm full ended with status {status}")
+            self.let_count(self._anyone(), 100)
+        self.nursery.run("stats.remove('full')\nshmstats.close()", self.data, self.stats).wait()
 
     def read(self) -> None:
         """Read all values: what is counted together never becomes less."""

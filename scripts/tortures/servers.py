@@ -1,0 +1,165 @@
+"""Faults at random against gunicorn under load."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from .nursery import HangError
+from .storm import Tally, remove_block
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "real"))
+
+from servers import Gunicorn, Load, children, group_lives, wait_until
+
+#: What can be done to a server, and how often.
+FAULTS = {
+    "kill_worker": 4, "reload": 2, "more_workers": 1, "fewer_workers": 1, "stop_worker": 2,
+    "kill_everything": 1, "upgrade": 1, "restart": 1,
+}
+
+CLASSES = {"sync": ("--workers", "3"), "gthread": ("--workers", "3", "--threads", "3")}
+
+
+class ServerStorm:
+    """gunicorn with a site that counts its requests, clients, and faults; a context manager.
+
+    Args:
+        directory: for all files; it is made if it is missing.
+        chance: every choice comes from it.
+        tally: to add to.
+        pure: whether the server uses the pure Python core.
+
+    Attributes:
+        workers: what kind of workers it has.
+        answered: requests.
+    """
+
+    def __init__(self, directory: Path, chance: random.Random, tally: Tally, pure: bool = False) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.chance, self.tally = chance, tally
+        self.workers = chance.choice(sorted(CLASSES))
+        jitter = ("--max-requests", "200", "--max-requests-jitter", "100")
+        recycled = jitter if chance.randrange(2) else ()
+        preload = ("--preload",) if chance.randrange(3) == 0 else ()
+        options = ("--worker-class", self.workers, *CLASSES[self.workers], *recycled, *preload, "--timeout", "3")
+        self.answered = self.failed = 0
+        self.server = Gunicorn(directory, *options)
+        self._environment = {
+            "SHMSTATS_PURE": "1" if pure else "",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+        self._before: dict[str, str | None] = {}
+
+    def __enter__(self) -> ServerStorm:
+        for name, value in self._environment.items():
+            self._before[name] = os.environ.get(name)
+            os.environ[name] = value
+        os.environ.pop("SHMSTATS_CONFIG", None)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        with suppress(AssertionError, ProcessLookupError):
+            if group_lives(self.server.master):
+                self.server.kill_group()
+        remove_block(self.server.data)
+
+    def run(self, faults: Mapping[str, int], until: Callable[[], bool]) -> None:
+        """Make faults at random, by their weights, until a condition holds; and judge."""
+        names, weights = list(faults), list(faults.values())
+        try:
+            self.server.start()
+            while not until() and self.tally.clean:
+                fault = self.chance.choices(names, weights)[0]
+                with Load(self.server) as load:
+                    load.more(self.chance.randrange(20, 120))
+                    getattr(self, fault)()
+                    load.more(30)
+                self._judge(load)
+                self.tally.faults[f"gunicorn: {fault.replace('_', ' ')}"] += 1
+            self.server.stop()
+        except AssertionError as error:
+            raise HangError(f"gunicorn: {error}; its log: {self.server.log.read_text()[-2000:]}") from error
+
+    def _judge(self, load: Load) -> None:
+        """Judge the requests: all that were answered are counted, and of those that failed each once at most."""
+        self.answered += load.total
+        self.failed += load.failed
+        self.tally.operations += load.total + load.failed
+        counted = self.server.total()
+        self.tally.lost += max(0, self.answered - counted)
+        self.tally.doubled += max(0, counted - self.answered - self.failed)
+        self.tally.uncertain += load.failed
+        self.answered, self.failed = counted, 0
+        rows = self.server.document()["pool"]["rows"]
+        if rows["used"] > rows["capacity"]:
+            self.tally.problems.append(f"{rows['used']} rows are in use, of {rows['capacity']}")
+
+    def _any_worker(self) -> int:
+        return self.chance.choice(sorted(wait_until(self.server.workers, "a worker")))
+
+    def kill_worker(self) -> None:
+        """Kill a worker; the master starts another."""
+        with suppress(ProcessLookupError):
+            os.kill(self._any_worker(), signal.SIGKILL)
+            self.tally.killed += 1
+
+    def stop_worker(self) -> None:
+        """Stop a worker until the master aborts it, or for a moment."""
+        pid = self._any_worker()
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            if self.chance.randrange(3) == 0:
+                wait_until(lambda: pid not in self.server.workers(), "the abort of a worker")
+                self.tally.killed += 1
+            else:
+                time.sleep(0.05)
+                os.kill(pid, signal.SIGCONT)
+
+    def reload(self) -> None:
+        """Replace all workers."""
+        before = self.server.workers()
+        self.server.signal(signal.SIGHUP)
+        wait_until(lambda: not self.server.workers() & before, "the old workers' end")
+
+    def more_workers(self) -> None:
+        """Add a worker."""
+        self.server.signal(signal.SIGTTIN)
+
+    def fewer_workers(self) -> None:
+        """Remove a worker, if it is not the last."""
+        if len(self.server.workers()) > 2:
+            self.server.signal(signal.SIGTTOU)
+
+    def kill_everything(self) -> None:
+        """Kill master and workers at once, and start again."""
+        self.tally.killed += 1 + len(self.server.workers())
+        self.server.kill_group()
+        self.server.start()
+
+    def restart(self) -> None:
+        """Stop in good order, and start again."""
+        self.server.stop()
+        self.server.start()
+
+    def upgrade(self) -> None:
+        """Start a second master, end its workers and itself: the first one goes on."""
+        second_file = Path(f"{self.server.pidfile}.2")
+        self.server.signal(signal.SIGUSR2)
+        wait_until(lambda: second_file.exists() and second_file.read_text().strip(), "the second master")
+        second = int(second_file.read_text())
+        wait_until(lambda: children(second), "the second master's workers")
+        time.sleep(0.1)
+        os.kill(second, signal.SIGQUIT)
+        wait_until(lambda: not second_file.exists(), "the second master's end")
