@@ -1,0 +1,384 @@
+"""What the WSGI and ASGI middlewares and the Flask extension share: their metrics, and how a request is recorded.
+
+A middleware calls `Requests.enter` when a request comes in and `Requests.finish` once when it is over, with what it
+found out. The metrics, in the category ``http`` unless another is asked for::
+
+    http_requests                counter    method, route, status
+    http_request_duration        histogram  method, route            ms, shown in seconds
+    http_request_size            histogram  method, route            bytes of the body
+    http_response_size           histogram  method, route            bytes of the body
+    http_exceptions              counter    route, type
+    http_requests_in_progress    gauge      of each worker, summed, gone with the worker
+    http_websockets              counter    route, status            only by the ASGI middleware
+    http_websockets_in_progress  gauge      likewise
+
+and in the category ``requests``, over all of them, the counters ``total``, ``success`` and ``failed``. The status is
+not a label of the histograms: each of their series takes a dozen cells, and a status would multiply them.
+
+Speed: what a finished request adds to is looked up once for each (method, route, status) and kept, as bound methods
+of handles. After that a request costs one lookup and some calls of C.
+
+Nothing that a client sends becomes a label value: methods that are not known are `OTHER`, and a route is a template.
+Nothing here raises into the application, once it runs; what fails is logged once.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from .. import registry as registries
+from ..block.names import MAX_TEXT_BYTES, check_text
+from ..labels import check_label_names
+
+log = logging.getLogger("shmstats")
+
+#: The route of a request that no route was found for.
+UNMATCHED = "<unmatched>"
+
+#: The route of the library's own endpoints, which are not recorded.
+OWN = "<shmstats>"
+
+#: What stands for a method that is not known, or a status that is not a number of three digits.
+OTHER = "OTHER"
+
+#: The methods of RFC 9110 and RFC 5789, by name: others come from clients, who may send any text.
+METHODS = {
+    method: method
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+}
+
+#: The status of a request whose client went away before the response was complete, as nginx logs it.
+CLIENT_LEFT = "499"
+
+#: The key in a WSGI environment or ASGI scope that marks a request as one that is recorded already.
+RECORDED = "shmstats.recorded"
+
+#: The key under which an application may say what the route of a request is.
+ROUTE = "shmstats.route"
+
+#: Upper bounds of the latency buckets, in ms.
+DURATIONS = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000)
+
+#: Upper bounds of the size buckets, in bytes.
+SIZES = (100, 1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
+
+#: A size that was not found out.
+UNKNOWN = -1
+
+#: What a client may say that its body has, at most, to be believed: one wrong claim would spoil the sum for good.
+_CREDIBLE = 2**40
+
+#: Combinations of labels that are kept; where there are more, all are dropped and looked up again.
+_KEPT = 10_000
+
+_OWN_LABELS = ("method", "route", "status", "type")
+
+
+class Cut(NamedTuple):
+    """The status of a response that was begun well and then cut short by an error."""
+
+    status: str | int
+
+
+class Requests:
+    """Records requests.
+
+    Args:
+        category: of the metrics.
+        labelnames: of further labels.
+        label_values: gives their values for what a framework calls a request.
+        exclude: routes and paths that are not recorded; ``*`` at the end of one stands for anything.
+        buckets: upper bounds of the latency histogram in ms; None for `DURATIONS`.
+        registry: where to count; None for the default registry.
+
+    Attributes:
+        enter: to be called when a request comes in.
+        leave: undoes `enter`; `finish` does it too.
+        paths: paths that are not recorded.
+        prefixes: what paths that are not recorded begin with.
+        no_labels: values of the further labels where they are not known.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is not allowed.
+    """
+
+    def __init__(
+        self,
+        *,
+        category: str = "http",
+        labelnames: Sequence[str] = (),
+        label_values: Callable[[Any], Sequence[str]] | None = None,
+        exclude: Iterable[str] = (),
+        buckets: Sequence[float] | None = None,
+        registry: registries.Registry | None = None,
+    ) -> None:
+        if check_text("category", category) in registries.RESERVED:
+            raise ValueError(f"category must not be {category!r}, which is reserved")
+        self._category = category
+        self._labelnames = _check_own_labels(labelnames, label_values)
+        self._label_values = label_values
+        self.no_labels = ("",) * len(self._labelnames)
+        self._buckets = _check_buckets(DURATIONS if buckets is None else buckets)
+        self._registry = registry
+        self.paths, self.prefixes = _split_excluded(exclude)
+        self.enter: Callable[[], None] = self._first_enter
+        self.leave: Callable[[], None] = _nothing
+        self.enter_websocket: Callable[[], None] = self._first_enter_websocket
+        self.leave_websocket: Callable[[], None] = _nothing
+        self._prepared = False
+        self._told: set[str] = set()
+        self._series: dict[tuple[str, str, Any, tuple[str, ...]], tuple[Callable[..., None], ...]] = {}
+
+    def finish(
+        self,
+        method: str,
+        route: str,
+        status: str | int | Cut,
+        labels: tuple[str, ...],
+        began: float,
+        received: int,
+        sent: int,
+    ) -> None:
+        """Record a request that is over.
+
+        Args:
+            method: as the client sent it.
+            route: a template, or `UNMATCHED`.
+            status: a number, or a text that begins with it.
+            labels: values of the further labels.
+            began: what ``perf_counter`` said when it came in.
+            received: bytes of the request's body, or `UNKNOWN`.
+            sent: bytes of the response's body, or `UNKNOWN`.
+        """
+        try:
+            key = (METHODS.get(method, OTHER), route, status, labels)
+            series = self._series.get(key)
+            if series is None:
+                series = self._find_series(*key)
+            if series:
+                count, count_all, count_outcome, duration, request_size, response_size = series
+                count()
+                count_all()
+                count_outcome()
+                duration((perf_counter() - began) * 1000.0)
+                if received >= 0:
+                    request_size(received)
+                if sent >= 0:
+                    response_size(sent)
+        except Exception as error:
+            self.tell("a request was not recorded", error)
+        try:
+            self.leave()
+        except Exception as error:
+            self.tell("requests in progress are not counted", error)
+
+    def count_exception(self, route: str, error: BaseException) -> None:
+        """Count an exception that the application did not handle, by its type."""
+        try:
+            if not self._is_excluded(route):
+                self._prepare()
+                self._exceptions.labels(_label(route), _label(_type_name(error))).incr()
+        except Exception as failure:
+            self.tell("an exception was not counted", failure)
+
+    def finish_websocket(self, route: str, status: str | int, labels: tuple[str, ...]) -> None:
+        """Record a websocket that is closed; the status is what its handshake was answered with."""
+        try:
+            self.leave_websocket()
+            if not self._is_excluded(route):
+                self._websockets.labels(_label(route), _status(status), *labels).incr()
+        except Exception as error:
+            self.tell("a websocket was not recorded", error)
+
+    def labels_of(self, request: Any) -> tuple[str, ...]:
+        """Ask for the values of the further labels; empty ones where that fails."""
+        if self._label_values is None:
+            return ()
+        try:
+            values = self._label_values(request)
+            if isinstance(values, str) or len(values) != len(self._labelnames):
+                raise ValueError(
+                    f"label_values must return {len(self._labelnames)} texts"
+                    f" ({', '.join(self._labelnames)}), not {values!r:.80}"
+                )
+            return tuple([_label(value) for value in values])
+        except Exception as error:
+            self.tell("the values of further labels could not be had", error)
+            return self.no_labels
+
+    def tell(self, what: str, error: BaseException) -> None:
+        """Log something that failed, once."""
+        if what not in self._told:
+            self._told.add(what)
+            log.error("%s: %r", what, error, exc_info=error)
+
+    # The first request ------------------------------------------------------------------------
+
+    def _first_enter(self) -> None:
+        self._prepare()
+        self.enter()
+
+    def _first_enter_websocket(self) -> None:
+        self._prepare()
+        gauge = self._gauge("http_websockets_in_progress", "Websockets that are open.")
+        names = ("route", "status", *self._labelnames)
+        self._declare("http_websockets", "counter", "Websockets that were closed.", labelnames=names)
+        self._websockets = self._stats.counter(self._category, "http_websockets", labelnames=names)
+        self.leave_websocket = gauge.decr
+        self.enter_websocket = gauge.incr
+        gauge.incr()
+
+    def _prepare(self) -> None:
+        """Declare the metrics: at the first request, for an import must not attach, nor a master before its fork."""
+        if self._prepared:
+            return
+        self._stats = self._registry or registries.stats
+        names = ("method", "route", *self._labelnames)
+        self._declare("http_requests", "counter", "Requests that are over.", labelnames=("status", *names))
+        self._declare(
+            "http_request_duration",
+            "histogram",
+            "Time from a request's arrival to the end of its response, in seconds.",
+            buckets=self._buckets,
+            labelnames=names,
+        )
+        for metric, what in (("http_request_size", "requests"), ("http_response_size", "responses")):
+            self._declare(
+                metric,
+                "histogram",
+                f"Size of the bodies of {what}, in bytes.",
+                unit="bytes",
+                buckets=SIZES,
+                labelnames=names,
+            )
+        self._declare(
+            "http_exceptions",
+            "counter",
+            "Exceptions that the application did not handle.",
+            labelnames=("route", "type"),
+        )
+        category, stats = self._category, self._stats
+        self._requests = stats.counter(category, "http_requests", labelnames=("status", *names))
+        self._durations = stats.histogram(category, "http_request_duration", labelnames=names)
+        self._request_sizes = stats.histogram(category, "http_request_size", labelnames=names)
+        self._response_sizes = stats.histogram(category, "http_response_size", labelnames=names)
+        self._exceptions = stats.counter(category, "http_exceptions", labelnames=("route", "type"))
+        self._total = stats.counter("requests", "total").incr
+        self._success = stats.counter("requests", "success").incr
+        self._failed = stats.counter("requests", "failed").incr
+        gauge = self._gauge("http_requests_in_progress", "Requests that are being answered.")
+        self.leave = gauge.decr
+        self.enter = gauge.incr
+        self._prepared = True
+
+    def _gauge(self, metric: str, help_: str) -> Any:
+        self._declare(metric, "gauge", help_, mode="livesum")
+        return self._stats.gauge(self._category, metric)
+
+    def _declare(self, metric: str, kind: str, help_: str, **more: Any) -> None:
+        """Declare a metric. One that is declared otherwise is used so: new workers must start beside old ones."""
+        try:
+            self._stats.declare(self._category, metric, kind=kind, help=help_, **more)
+        except Exception as error:
+            self.tell(f"the metric {metric} stays as it is declared", error)
+
+    def _find_series(
+        self, method: str, route: str, status: str | int | Cut, labels: tuple[str, ...]
+    ) -> tuple[Callable[..., None], ...]:
+        """Return what requests like this one add to, nothing for one that is excluded; keep it."""
+        series: tuple[Callable[..., None], ...] = ()
+        if not self._is_excluded(route):
+            text = _status(status)
+            failed = isinstance(status, Cut) or text >= "400"
+            names = (method, _label(route), *labels)
+            series = (
+                self._requests.labels(text, *names).incr,
+                self._total,
+                self._failed if failed else self._success,
+                self._durations.labels(*names).observe,
+                self._request_sizes.labels(*names).observe,
+                self._response_sizes.labels(*names).observe,
+            )
+        if len(self._series) >= _KEPT:
+            self._series.clear()
+        self._series[method, route, status, labels] = series
+        return series
+
+    def _is_excluded(self, route: str) -> bool:
+        return route == OWN or route in self.paths or route.startswith(self.prefixes)
+
+
+def declared_size(text: str) -> int:
+    """Return what a header Content-Length says; `UNKNOWN` where it says nothing that can be believed."""
+    try:
+        size = int(text)
+    except ValueError:
+        return UNKNOWN
+    return size if 0 <= size <= _CREDIBLE else UNKNOWN
+
+
+def _status(status: str | int | Cut) -> str:
+    """The three digits of a status; `OTHER`, which is greater than any of them, where there are none."""
+    text = str(status.status if isinstance(status, Cut) else status)[:3]
+    return text if len(text) == 3 and text.isascii() and text.isdigit() else OTHER
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _label(value: object) -> str:
+    """Text that can be a label value: an application may give any, and it is to be counted all the same."""
+    text = str(value).replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace")
+    return text[:MAX_TEXT_BYTES].decode(errors="ignore")
+
+
+def _split_excluded(exclude: Iterable[str]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Part what is excluded into whole texts, and beginnings of texts."""
+    if isinstance(exclude, str):
+        raise TypeError(f"exclude must be a sequence of str, not a str ({exclude!r:.80})")
+    whole, beginnings = set(), set()
+    for text in exclude:
+        if not isinstance(text, str):
+            raise TypeError(f"exclude must be of str, not {type(text).__name__} ({text!r:.80})")
+        if text.endswith("*"):
+            beginnings.add(text.removesuffix("*"))
+        else:
+            whole.add(text)
+    return frozenset(whole), tuple(sorted(beginnings))
+
+
+def _check_own_labels(
+    labelnames: Sequence[str], label_values: Callable[[Any], Sequence[str]] | None
+) -> tuple[str, ...]:
+    if (label_values is None) != (not labelnames):
+        raise ValueError("labelnames and label_values must be given together")
+    if label_values is None:
+        return ()
+    if not callable(label_values):
+        raise TypeError(f"label_values must be callable, not {type(label_values).__name__}")
+    names = check_label_names("labelnames", labelnames)
+    taken = next((name for name in names if name in _OWN_LABELS), None)
+    if taken is not None:
+        raise ValueError(f"labelnames must not have {taken!r}: there is such a label already")
+    return names
+
+
+def _check_buckets(buckets: Sequence[float]) -> tuple[float, ...]:
+    bounds = tuple(buckets)
+    for bound in bounds:
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+            raise ValueError(f"buckets must be finite numbers of ms, not {bound!r:.80}")
+    if not bounds or list(bounds) != sorted(set(bounds)):
+        raise ValueError(f"buckets must be in ascending order, and at least one, not {bounds!r:.80}")
+    return bounds
+
+
+def _nothing() -> None:
+    """What there is to undo before the first request."""

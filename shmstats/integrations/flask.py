@@ -1,0 +1,130 @@
+"""Statistics of a Flask application, by an extension.
+
+    ShmStats(app)
+
+It is a WSGI middleware within the application (`shmstats.integrations.wsgi`), so it sees all there is: answers of
+error handlers, redirects of the router, responses that stream. What only Flask knows it gets without a hook that would
+run at each request: werkzeug leaves the request in the environment, with the URL rule that matched; and exceptions
+that Flask answers with 500 come by the signal ``got_request_exception``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, Request, got_request_exception, request
+
+from ..web import blueprint
+from ._requests import UNMATCHED
+from .wsgi import ShmStatsMiddleware, flask_route
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+    from flask import Response
+
+__all__ = ["ShmStats"]
+
+#: Where in the environment are the values of the further labels, and which exception was counted.
+_LABELS = "shmstats.labels"
+_COUNTED = "shmstats.exception"
+
+
+class ShmStats:
+    """Records the requests to a Flask application, and mounts the statistics endpoints into it.
+
+    Args:
+        app: the application; None to give it to `init_app` later.
+        endpoints: whether to mount the endpoints (`shmstats.web.blueprint`).
+        url_prefix: what their paths are to begin with.
+        labelnames: names of further labels.
+        label_values: tells their values, in that order, from the request, within its context.
+        exclude: paths and URL rules that are not recorded; ``*`` at the end of one stands for anything.
+        category: of the metrics.
+        buckets: upper bounds of the latency histogram in ms.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is not allowed, or the application has this extension already.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        endpoints: bool = True,
+        url_prefix: str | None = None,
+        labelnames: Sequence[str] = (),
+        label_values: Callable[[Request], Sequence[str]] | None = None,
+        exclude: Iterable[str] = (),
+        category: str = "http",
+        buckets: Sequence[float] | None = None,
+    ) -> None:
+        self._endpoints = endpoints
+        self._url_prefix = url_prefix
+        self._options: dict[str, Any] = {
+            "labelnames": tuple(labelnames),
+            "label_values": label_values,
+            "exclude": exclude if isinstance(exclude, str) else tuple(exclude),
+            "category": category,
+            "buckets": buckets,
+        }
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Record the requests to an application.
+
+        Args:
+            app: the application.
+
+        Raises:
+            TypeError: an argument of the extension is of the wrong type.
+            ValueError: an argument is not allowed, or the application has this extension already.
+        """
+        if "shmstats" in app.extensions:
+            raise ValueError(f"the application {app.name!r} has the extension shmstats already")
+        middleware = _FlaskMiddleware(app.wsgi_app, **self._options)
+        if self._endpoints and blueprint.name not in app.blueprints:
+            app.register_blueprint(blueprint, url_prefix=self._url_prefix)
+        own = {rule.rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("shmstats.")}
+        middleware.requests.paths |= own
+        got_request_exception.connect(middleware.note_exception, app)
+        if self._options["labelnames"]:
+            app.after_request(middleware.note_labels)
+        app.wsgi_app = middleware  # type: ignore[method-assign]
+        app.extensions["shmstats"] = self
+
+
+class _FlaskMiddleware(ShmStatsMiddleware):
+    """The middleware within a Flask application."""
+
+    def route_of(self, environ: WSGIEnvironment) -> str:
+        """Tell the URL rule of a request."""
+        try:
+            return flask_route(environ["werkzeug.request"]) or UNMATCHED
+        except KeyError:
+            return UNMATCHED
+
+    def labels_of(self, environ: WSGIEnvironment) -> tuple[str, ...]:
+        """Tell what `note_labels` has found out."""
+        labels: tuple[str, ...] = environ.get(_LABELS, self.requests.no_labels)
+        return labels
+
+    def note_labels(self, response: Response) -> Response:
+        """Find out the values of the further labels while there is the request's context."""
+        request.environ[_LABELS] = self.requests.labels_of(request._get_current_object())  # type: ignore[attr-defined]
+        return response
+
+    def note_exception(self, sender: Flask, exception: BaseException, **_: Any) -> None:
+        """Count an exception that Flask handles itself, by an answer of 500 or by raising it again."""
+        environ = request.environ
+        if self.requests.no_labels and _LABELS not in environ:
+            environ[_LABELS] = self.requests.labels_of(request._get_current_object())  # type: ignore[attr-defined]
+        self.count_exception(environ, exception)
+
+    def count_exception(self, environ: WSGIEnvironment, error: BaseException) -> None:
+        """Count an exception, unless it was counted when Flask had it."""
+        if environ.get(_COUNTED) != id(error):
+            environ[_COUNTED] = id(error)
+            super().count_exception(environ, error)
