@@ -223,7 +223,7 @@ class _Exchange(_Call):
         """The length of a file that the server is to send."""
         for name, value in self._headers:
             if name.lower() == b"content-length":
-                return declared_size(value)
+                return declared_size(value.decode("latin-1"))
         return UNKNOWN
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Request, got_request_exception, request
 
 from ..web import blueprint
-from ._requests import UNMATCHED
 from .wsgi import ShmStatsMiddleware, flask_route
 
 if TYPE_CHECKING:
@@ -99,12 +98,22 @@ class ShmStats:
 class _FlaskMiddleware(ShmStatsMiddleware):
     """The middleware within a Flask application."""
 
-    def route_of(self, environ: WSGIEnvironment) -> str:
+    def route_of(self, environ: WSGIEnvironment, rule: Any) -> str:
         """Tell the URL rule of a request."""
-        try:
-            return flask_route(environ["werkzeug.request"]) or UNMATCHED
-        except KeyError:
-            return UNMATCHED
+        return flask_route(rule)
+
+    def rule_of(self, error: BaseException) -> Any:
+        """Tell the URL rule of a request by the frame of Flask that an exception came through.
+
+        That is one for which there is no response: a worker's timeout, say, or any one where exceptions propagate.
+        """
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code is Flask.wsgi_app.__code__:
+                context = trace.tb_frame.f_locals.get("ctx")
+                return getattr(getattr(context, "request", None), "url_rule", None)
+            trace = trace.tb_next
+        return None
 
     def labels_of(self, environ: WSGIEnvironment) -> tuple[str, ...]:
         """Tell what `note_labels` has found out."""
@@ -121,10 +130,10 @@ class _FlaskMiddleware(ShmStatsMiddleware):
         environ = request.environ
         if self.requests.no_labels and _LABELS not in environ:
             environ[_LABELS] = self.requests.labels_of(request._get_current_object())  # type: ignore[attr-defined]
-        self.count_exception(environ, exception)
+        self.count_exception(environ, request.url_rule, exception)
 
-    def count_exception(self, environ: WSGIEnvironment, error: BaseException) -> None:
+    def count_exception(self, environ: WSGIEnvironment, rule: Any, error: BaseException) -> None:
         """Count an exception, unless it was counted when Flask had it."""
         if environ.get(_COUNTED) != id(error):
             environ[_COUNTED] = id(error)
-            super().count_exception(environ, error)
+            super().count_exception(environ, rule, error)

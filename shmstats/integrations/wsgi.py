@@ -69,7 +69,7 @@ class ShmStatsMiddleware:
         buckets: Sequence[float] | None = None,
     ) -> None:
         self._app = app
-        self._route = known_route if route is None else route
+        self._route = route
         self.requests = Requests(
             category=category,
             labelnames=labelnames,
@@ -97,21 +97,33 @@ class ShmStatsMiddleware:
             raise
         return exchange.around(response)
 
-    def route_of(self, environ: WSGIEnvironment) -> str:
-        """Tell the route of a request."""
+    def route_of(self, environ: WSGIEnvironment, rule: Any) -> str:
+        """Tell the route of a request.
+
+        Args:
+            environ: its environment, as the application has left it.
+            rule: the URL rule of Flask that matched, or None.
+        """
         try:
-            return self._route(environ) or UNMATCHED
+            if self._route is not None:
+                return self._route(environ) or UNMATCHED
+            told = environ.get(ROUTE)
+            return str(told) if told else flask_route(rule)
         except Exception as error:
             self.requests.tell("the route of a request could not be had", error)
             return UNMATCHED
+
+    def rule_of(self, error: BaseException) -> Any:
+        """Tell the URL rule of a request that came to no response."""
+        return None
 
     def labels_of(self, environ: WSGIEnvironment) -> tuple[str, ...]:
         """Tell the values of a request's further labels."""
         return self.requests.labels_of(environ)
 
-    def count_exception(self, environ: WSGIEnvironment, error: BaseException) -> None:
+    def count_exception(self, environ: WSGIEnvironment, rule: Any, error: BaseException) -> None:
         """Count what the application raised."""
-        self.requests.count_exception(self.route_of(environ), error)
+        self.requests.count_exception(self.route_of(environ, rule), error)
 
 
 class _Exchange:
@@ -125,6 +137,7 @@ class _Exchange:
         "_next",
         "_over",
         "_response",
+        "_rule",
         "_sent",
         "_start_response",
         "_status",
@@ -140,6 +153,7 @@ class _Exchange:
         self._start_response = start_response
         self._status: str | None = None
         self._headers: Sequence[tuple[str, str]] = ()
+        self._rule: Any = None
         self._next: Callable[[], bytes] | None = None
         self._sent = 0
         self._over = False
@@ -154,6 +168,9 @@ class _Exchange:
             self._write = self._start_response(status, headers, exc_info)
         self._status = status
         self._headers = headers
+        request = self._environ.get("werkzeug.request")
+        if request is not None:  # Flask takes it away again at the end of its context, and that is soon
+            self._rule = getattr(request, "url_rule", None)
         return self.write
 
     def write(self, data: bytes) -> object:
@@ -213,7 +230,9 @@ class _Exchange:
     def fail(self, error: BaseException) -> None:
         """Note that the application raised. A server answers 500 as long as it has sent nothing."""
         if not self._over:
-            self._middleware.count_exception(self._environ, error)
+            if self._rule is None:
+                self._rule = self._middleware.rule_of(error)
+            self._middleware.count_exception(self._environ, self._rule, error)
             self._finish(Cut(self._status) if self._sent and self._status is not None else _SERVER_ERROR)
 
     def _has_no_body(self) -> bool:
@@ -229,7 +248,7 @@ class _Exchange:
         method = environ.get("REQUEST_METHOD", "")
         middleware.requests.finish(
             method,
-            middleware.route_of(environ),
+            middleware.route_of(environ, self._rule),
             _SERVER_ERROR if status is None else status,
             middleware.labels_of(environ),
             self._began,
@@ -287,20 +306,10 @@ def _received(environ: WSGIEnvironment) -> int:
     return UNKNOWN if "HTTP_TRANSFER_ENCODING" in environ else 0
 
 
-def known_route(environ: WSGIEnvironment) -> str:
-    """Tell the route that the application has put into the environment, or werkzeug has for Flask; or ""."""
-    route = environ.get(ROUTE)
-    if route:
-        return str(route)
-    request = environ.get("werkzeug.request")
-    return "" if request is None else flask_route(request)
-
-
-def flask_route(request: Any) -> str:
-    """Tell the URL rule that a request of Flask matched, or ""."""
-    rule = getattr(request, "url_rule", None)
+def flask_route(rule: Any) -> str:
+    """Tell the route of a URL rule of Flask, or of none."""
     if rule is None:
-        return ""
+        return UNMATCHED
     return OWN if rule.endpoint.startswith("shmstats.") else rule.rule
 
 
