@@ -64,6 +64,11 @@ class Gunicorn:
         return self.directory / "data"
 
     @property
+    def port(self) -> int:
+        """Where it listens, once it was started."""
+        return self._port
+
+    @property
     def master(self) -> int:
         """The pid of the master that was started."""
         assert self._process is not None

@@ -1,0 +1,187 @@
+"""A real Prometheus for tests: its own directory, a port that the kernel chose, its HTTP API."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from servers import BOUND, wait_until
+
+#: What a Prometheus that knows no OpenMetrics accepts.
+TEXT_ONLY = "text/plain;version=0.0.4;q=1,*/*;q=0.1"
+
+_CONFIGURATION = """
+global: {{scrape_interval: {interval}, scrape_timeout: {interval}}}
+scrape_configs:
+{jobs}
+"""
+
+_JOB = """
+  - job_name: {name}
+    metrics_path: /stats/prometheus
+    static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
+"""
+
+
+def program(name: str) -> str:
+    """Where a program of Debian's package ``prometheus`` is; skips the test that needs it if it is not there."""
+    found = shutil.which(name)
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{name} is not installed, and CI must test with it")
+        pytest.skip(f"{name} is not installed (Debian: prometheus)")
+    return found
+
+
+class Prometheus:
+    """A Prometheus that scrapes servers of this machine.
+
+    Args:
+        directory: for its data and its log.
+        jobs: for each job's name the port that it scrapes.
+        interval: between two scrapes.
+    """
+
+    def __init__(self, directory: Path, jobs: dict[str, int], interval: str = "500ms") -> None:
+        self._program = program("prometheus")
+        self.log = directory / "prometheus.log"
+        self._data = directory / "prometheus"
+        self._config = directory / "prometheus.yml"
+        listed = "".join(_JOB.format(name=name, port=port) for name, port in jobs.items())
+        self._config.write_text(_CONFIGURATION.format(interval=interval, jobs=listed))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._address = ""
+
+    def __enter__(self) -> Prometheus:
+        command = [
+            self._program, f"--config.file={self._config}", f"--storage.tsdb.path={self._data}",
+            "--web.listen-address=127.0.0.1:0", "--log.level=debug",
+        ]  # fmt: skip
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        port = wait_until(self._port, "Prometheus' port")
+        self._address = f"http://127.0.0.1:{port}"
+        wait_until(self._ready, "Prometheus")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            self._process.wait(BOUND)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(BOUND)
+
+    def _port(self) -> int:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()
+        for connection in psutil.Process(self._process.pid).net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                return int(connection.laddr.port)
+        return 0
+
+    def _ready(self) -> bool:
+        try:
+            self._get("/-/ready")
+        except urllib.error.HTTPError:
+            return False
+        return True
+
+    def _get(self, path: str) -> str:
+        with urllib.request.urlopen(self._address + path, timeout=BOUND) as response:
+            text: str = response.read().decode()
+            return text
+
+    def query(self, expression: str) -> dict[str, float]:
+        """What an instant query gives, by job."""
+        return {sample["metric"].get("job", ""): float(sample["value"][1]) for sample in self.samples(expression)}
+
+    def samples(self, expression: str) -> list[dict[str, Any]]:
+        """What a query gives, as the API gives it."""
+        answer = json.loads(self._get(f"/api/v1/query?{urllib.parse.urlencode({'query': expression})}"))
+        assert answer["status"] == "success", answer
+        result: list[dict[str, Any]] = answer["data"]["result"]
+        return result
+
+    def types(self) -> dict[str, str]:
+        """The type of every metric family, as the targets told it last."""
+        answer = json.loads(self._get("/api/v1/metadata"))
+        return {family: entries[0]["type"] for family, entries in answer["data"].items()}
+
+    def targets(self) -> dict[str, str]:
+        """The error of each job's last scrape; empty where there was none."""
+        answer = json.loads(self._get("/api/v1/targets"))
+        return {each["labels"]["job"]: each["lastError"] for each in answer["data"]["activeTargets"]}
+
+    def own(self) -> dict[str, float]:
+        """Prometheus' metrics about itself."""
+        lines = [line.rpartition(" ") for line in self._get("/metrics").splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in lines}
+
+    def complaints(self) -> list[str]:
+        """The lines of its log in which it refused a sample or a scrape."""
+        words = ("level=error", "Error on ingesting", "Append failed", "out of order", "out-of-order")
+        return [line for line in self.log.read_text().splitlines() if any(word in line for word in words)]
+
+
+class TextOnlyProxy:
+    """Passes requests on to a server, as one who knows no OpenMetrics would send them.
+
+    Attributes:
+        accepted: what the clients said that they accept.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.accepted: set[str] = set()
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                proxy.accepted.add(self.headers["Accept"])
+                request = urllib.request.Request(
+                    f"http://127.0.0.1:{port}{self.path}", headers={"Accept": TEXT_ONLY}
+                )
+                try:
+                    with urllib.request.urlopen(request, timeout=BOUND) as response:
+                        status, kind, body = response.status, response.headers["Content-Type"], response.read()
+                except OSError:
+                    status, kind, body = 502, "text/plain", b""
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                with suppress(BrokenPipeError, ConnectionResetError):  # Prometheus waits no longer
+                    self.end_headers()
+                    self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._server.server_address[1])
+
+    def __enter__(self) -> TextOnlyProxy:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(BOUND)

@@ -1,0 +1,136 @@
+"""A real Prometheus scrapes a gunicorn with 4 workers: it refuses nothing, and its sums are ours."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from prometheus import TEXT_ONLY, Prometheus, TextOnlyProxy
+from servers import SITE, Gunicorn, Load, wait_until
+
+#: The counter is there, at 0, before anyone asks; and what is answered to a scrape is counted by its format.
+SITE = (
+    SITE
+    + """
+stats.incr("requests", "total", 0)
+stats.declare("site", "size", kind="histogram", unit="bytes", buckets=(10, 100), labelnames=("kind",))
+size = stats.histogram("site", "size", labels={"kind": 'quo"ted \\\\ \\n line'})
+
+
+@app.get("/many")
+def many():
+    stats.incr("requests", "total")
+    stats.incr("site", "pages", labels={"path": "/many", "method": "GET"})
+    stats.decr("site", "left")
+    stats.gauge("site", "temperature", -0.5)
+    stats.timing("site", "render", 3)
+    stats.timestamp("site", "last")
+    size.observe(50)
+    return str(os.getpid())
+
+
+@app.after_request
+def count_formats(response):
+    if response.content_type.startswith(("application/openmetrics", "text/plain")):
+        stats.incr("answered", response.content_type.partition(";")[0])
+    return response
+"""
+)
+
+FOUR = ("--worker-class", "gthread", "--workers", "4", "--threads", "2")
+
+COUNTER = 'requests_total{category="requests"}'
+SPAN = "[10m]"
+JOBS = ("openmetrics", "text")
+
+
+def has_scraped(prometheus: Prometheus, total: int) -> bool:
+    """Whether the last scrape of each job showed this total."""
+    return prometheus.query(COUNTER) == dict.fromkeys(JOBS, total)
+
+
+def test_prometheus_agrees_with_us_over_reloads_kills_and_a_restart(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, *FOUR, site=SITE) as server, TextOnlyProxy(server.port) as proxy:
+        jobs = {"openmetrics": server.port, "text": proxy.port}
+        with Prometheus(tmp_path, jobs) as prometheus:
+            wait_until(lambda: has_scraped(prometheus, 0), "the first scrapes")
+            sent = failed = 0
+            with Load(server, "/many") as load:
+                load.more(300)
+                before = server.workers()
+                server.signal(signal.SIGHUP)
+                wait_until(lambda: not server.workers() & before, "the old workers' end")
+                load.more(100)
+                for _ in range(3):
+                    os.kill(min(server.workers()), signal.SIGKILL)
+                    load.more(100)
+            sent, failed = load.total, load.failed
+            wait_until(lambda: len(server.workers()) == 4, "4 workers")
+            counted = server.total()
+            assert sent <= counted <= sent + failed
+            wait_until(lambda: has_scraped(prometheus, counted), "a scrape of everything before the restart")
+
+            server.stop()
+            wait_until(lambda: set(prometheus.query("up").values()) == {0}, "failed scrapes")
+            server.start()
+            with Load(server, "/many") as load:
+                load.more(300)
+            sent, failed = sent + load.total, failed + load.failed
+            assert server.total() == counted + load.total
+            counted = server.total()
+            wait_until(lambda: has_scraped(prometheus, counted), "a scrape of everything")
+
+            assert sent <= counted <= sent + failed
+            assert_sums_are_exact(prometheus, counted)
+            for sample in ('pages_total{method="GET",path="/many"}', "size_bytes_count", "render_seconds_count"):
+                values = prometheus.query(f"sum by (job) ({sample})")
+                assert values.keys() == set(JOBS)
+                assert sent <= min(values.values()) == max(values.values()) <= sent + failed
+            assert_nothing_is_refused(prometheus, lines(server))
+            types = prometheus.types()
+            formats = server.document()["simple"]["answered"]
+    assert not any("openmetrics" not in accepted for accepted in proxy.accepted), "it stopped to ask for it"
+    assert formats["application/openmetrics-text"] >= 3
+    assert formats["text/plain"] >= 3
+    assert types["size_bytes"] == types["render_seconds"] == "histogram"
+    assert types["left"] == types["temperature"] == "gauge"
+
+
+def assert_sums_are_exact(prometheus: Prometheus, number: int) -> None:
+    """The counter went from 0 to this number, and never down."""
+    assert prometheus.query(f"resets({COUNTER}{SPAN})") == dict.fromkeys(JOBS, 0)
+    difference = f"max_over_time({COUNTER}{SPAN}) - min_over_time({COUNTER}{SPAN})"
+    assert prometheus.query(f"sum by (job) ({difference})") == dict.fromkeys(JOBS, number)
+    # increase() extends what it saw by up to half of the mean interval at each end.
+    seen = prometheus.query(f"count_over_time({COUNTER}{SPAN})")
+    increased = prometheus.query(f"sum by (job) (increase({COUNTER}{SPAN}))")
+    for job in JOBS:
+        assert number <= increased[job] <= number * (1 + 1 / (seen[job] - 1)) * (1 + 1e-9), (increased, seen)
+
+
+def lines(server: Gunicorn) -> dict[str, int]:
+    """The number of samples that each job is shown."""
+    accepted = {"openmetrics": "application/openmetrics-text; version=1.0.0", "text": TEXT_ONLY}
+    bodies = {job: server.get("/stats/prometheus", {"Accept": accepted[job]})[1] for job in JOBS}
+    assert bodies["openmetrics"].endswith("# EOF\n")
+    assert "# EOF" not in bodies["text"]
+    return {job: sum(not line.startswith("#") for line in body.splitlines()) for job, body in bodies.items()}
+
+
+def assert_nothing_is_refused(prometheus: Prometheus, shown: dict[str, int]) -> None:
+    up = dict.fromkeys(JOBS, 1.0)
+    assert prometheus.query("up") == up
+    assert prometheus.targets() == dict.fromkeys(JOBS, "")
+    assert prometheus.query("scrape_samples_scraped") == shown
+    assert prometheus.query("scrape_samples_post_metric_relabeling") == shown
+    own = prometheus.own()
+    refusals = {
+        name: value
+        for name, value in own.items()
+        if name.startswith(("prometheus_target_scrapes_", "prometheus_target_scrape_pool"))
+        and any(word in name for word in ("sample_", "exemplar_", "exceeded"))
+    }
+    assert len(refusals) >= 5, sorted(own)
+    assert set(refusals.values()) == {0.0}, refusals
+    assert prometheus.complaints() == []
