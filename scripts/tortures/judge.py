@@ -5,7 +5,8 @@ The judge only reads: it is no worker of the block that it judges.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +15,13 @@ import numpy as np
 from shmstats import snapshot as saved
 from shmstats.block.block import check_layout, read_header, read_only
 from shmstats.block.layout import DELETED, NAME
-from shmstats.block.names import NameTable
+from shmstats.block.names import FAMILY, LIVE, MEMBER, REMOVED, NameTable
 from shmstats.block.segment import ReadOnlySegment, segment_name
 from shmstats.series import Distribution, Snapshot
 
 from .ledger import STREAMS, Notes
 
-Values = dict[tuple[str, str], Any]
+Values = dict[tuple[str, ...], Any]
 
 
 class Verdict(NamedTuple):
@@ -76,10 +77,9 @@ def _saved_values(directory: Path) -> Values:
 def _values(snapshot: Snapshot) -> Values:
     found: Values = {}
     for name, value in zip(snapshot.names, snapshot.values, strict=True):
-        key = (name.category, name.metric)
-        if not name.labels:
-            assert key not in found, f"{key} is there twice"
-            found[key] = value
+        key = (name.category, name.metric, *(value for _, value in name.labels))
+        assert key not in found, f"{key} is there twice"
+        found[key] = value
     return found
 
 
@@ -95,6 +95,8 @@ def counted(found: Values, stream: str, place: int) -> int:
     """Return how many operations of a stream of a worker are there; ``shared`` is that of all workers."""
     if stream == "shared":
         return int(found.get(("all", "together"), 0))
+    if stream == "labelled":
+        return int(found.get(("labelled", "requests", str(place)), 0))
     category = {"timing": "took"}.get(stream, stream)
     value = found.get((category, f"worker {place}"), 0)
     if isinstance(value, Distribution):
@@ -128,19 +130,44 @@ def check_structure(directory: Path) -> int:
 def _check_names(table: NameTable, records: Any) -> int:
     assert table._changing == 0, "a change of the names was broken off, and nobody has put it right"
     records = records[: table.count]
-    names = {}
-    for record in table.records():
-        key = table.key(record.number)
-        assert key not in names, f"{key!r} is there twice"
-        names[key] = record
-        assert table.find(key) == record, f"{key!r} is not found"
-    assert table.removed == int((records["state"] == 2).sum())
+    states = records["state"].tolist()
+    live = [number for number, state in enumerate(states) if state == LIVE]
+    assert set(states) <= {LIVE, REMOVED}, states
+    assert table.removed == states.count(REMOVED)
+    seen = set()
+    for number in live:
+        key = table.key(number)
+        found = table.find(key)
+        assert key not in seen, f"{key!r} is there twice"
+        assert found is not None, f"{key!r} is not found"
+        assert found.number == number, f"{key!r} is found elsewhere"
+        seen.add(key)
     entries = sorted(entry for entry in table._index.tolist() if entry not in (0, DELETED))
-    assert entries == [record.number + 1 for record in names.values()], "the index and the names differ"
-    for start, size, used in (("cell", "width", table.cells_used), ("key", "room", table.heap_used)):
-        ranges = sorted(zip(records[start].tolist(), records[size].tolist(), strict=True))
-        ends = [first + length for first, length in ranges]
-        following = [first for first, _ in ranges[1:]] + [used]
-        assert all(map(int.__le__, ends, following)), f"two names share a {start}"
+    assert entries == [number + 1 for number in live], "the index and the names differ"
+    cells = zip(records["cell"].tolist(), records["width"].tolist(), strict=True)
+    _check_apart("cells", cells, table.cells_used)
+    heap = [*zip(records["key"].tolist(), records["room"].tolist(), strict=True)]
+    heap += zip(records["note"].tolist(), records["note_room"].tolist(), strict=True)
+    _check_apart("places in the heap", heap, table.heap_used)
     assert (records["length"] <= records["room"]).all(), "a key is longer than its place"
-    return len(names)
+    _check_families(table, records, live)
+    return len(live)
+
+
+def _check_apart(what: str, ranges: Iterable[tuple[int, int]], used: int) -> None:
+    """Check that (start, size) ranges do not overlap, and end where it is said."""
+    ranges = sorted((start, size) for start, size in ranges if size)
+    ends = [start + size for start, size in ranges]
+    following = [start for start, _ in ranges[1:]] + [used]
+    assert all(map(int.__le__, ends, following)), f"two names share {what}"
+
+
+def _check_families(table: NameTable, records: Any, live: list[int]) -> None:
+    """Check that each series is of a family that is there, and that these count their members."""
+    families = [number for number in live if records["flags"][number] & FAMILY]
+    assert table.families == len(families), "the families are not as many as is said"
+    counted = [number for number in live if records["flags"][number] & MEMBER and records["family"][number]]
+    members = Counter(int(records["family"][number]) - 1 for number in counted)
+    assert set(members) <= set(families), "a series is of a family that is not there"
+    for number in families:
+        assert records["members"][number] == members[number], "a family does not have the members that it counts"

@@ -13,8 +13,9 @@ from pathlib import Path
 PAGE = 4096
 
 #: What a worker counts, each with a ``before`` and an ``after``: a counter of its own, one that it shares with all,
-#: observations of a histogram of its own, decrements of a counter of its own, and the value of a gauge of its own.
-STREAMS = ("own", "shared", "timing", "down", "gauge")
+#: observations of a histogram of its own, decrements of a counter of its own, the value of a gauge of its own, and
+#: a label set of its own.
+STREAMS = ("own", "shared", "timing", "down", "gauge", "labelled")
 
 _STOP, _LONGEST, _TAKEOVERS = 64, 65, 66
 

@@ -186,6 +186,7 @@ class Nursery:
         for line in lines:
             told, pid, status = line.split()
             if told == b"started":
+                self.statuses.pop(int(pid), None)  # of a former process with that number
                 self._started.append(int(pid))
             else:
                 self.statuses[int(pid)] = int(status)

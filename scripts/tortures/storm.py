@@ -13,7 +13,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from .ledger import Ledger
 from .nursery import BOUND, HangError, Nursery, Worker
 
 #: Statistics that are held back in buffered mode.
-HELD = ("own", "timing", "down")
+HELD = ("own", "timing", "down", "labelled")
 
 
 @dataclass
@@ -343,7 +343,7 @@ class Storm:
         self._settle_all()
 
     def _expected(self) -> judge.Values:
-        counters = ("own", "all", "down")
+        counters = ("own", "all", "down", "labelled")
         return {key: abs(value) for key, value in judge.values(self.data).items() if key[0] in counters}
 
     def settle(self, place: int, found: judge.Values | None = None) -> list[judge.Verdict]:
@@ -366,6 +366,8 @@ class Storm:
             self.tally.operations += verdict.before - self._settled.get((place, verdict.stream), 0)
             self._settled[place, verdict.stream] = verdict.counted
             notes.settle(verdict.stream, verdict.counted)
+        if found.get(("live", f"worker {place}"), 0) != 0:
+            self.tally.problems.append(f"a live gauge of worker {place}, which is dead, is still there")
         self._doubt += notes.before("shared") - notes.after("shared")
         if self.buffered:
             self._shared_lost += self.stats.get("buffer_size", 1000)
@@ -458,15 +460,24 @@ def remove_block(directory: Path) -> None:
 
 
 @contextmanager
-def ballast(size: int, file: Path = Path("/dev/shm/torture_ballast")) -> Any:
-    """Have shared memory full but for ``size`` bytes."""
-    room = os.statvfs(file.parent)
+def ballast(size: int, file: Path = Path("/dev/shm/torture_ballast")) -> Iterator[None]:
+    """Have shared memory full but for about ``size`` bytes."""
     with file.open("wb") as opened:
-        os.posix_fallocate(opened.fileno(), 0, max(1, room.f_bavail * room.f_frsize - size))
-    try:
-        yield
-    finally:
-        file.unlink()
+        try:
+            for part in (1 << 20, 1 << 16, 1 << 12):  # others take some meanwhile, so not all of it at once
+                _take_up(opened.fileno(), part, max(size, part))
+            yield
+        finally:
+            file.unlink()
+
+
+def _take_up(fd: int, part: int, left: int) -> None:
+    """Reserve memory for a file, part by part, until no more than ``left`` bytes are left."""
+    room = os.fstatvfs(fd)
+    with suppress(OSError):
+        while room.f_bavail * room.f_frsize >= left + part:
+            os.posix_fallocate(fd, os.fstat(fd).st_size, part)
+            room = os.fstatvfs(fd)
 
 
 def _spin(seconds: float) -> None:

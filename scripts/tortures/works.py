@@ -17,7 +17,7 @@ from typing import Any
 
 from .ledger import STREAMS, Ledger
 
-OWN, SHARED, TIMING, DOWN, GAUGE = (2 * number for number in range(len(STREAMS)))
+OWN, SHARED, TIMING, DOWN, GAUGE, LABELLED = (2 * number for number in range(len(STREAMS)))
 
 #: Names that come and go, and whose values mean nothing.
 PASSING = "passing"
@@ -39,6 +39,8 @@ class Counting:
         self.notes = ledger.notes(place)
         self._stats = package.stats
         self._own = self._stats.counter("own", f"worker {place}")
+        self._labelled = self._stats.counter("labelled", "requests", labelnames=("worker",))
+        self._stats.declare("live", f"worker {place}", kind="gauge", mode="livesum")
         self._taken_over = 0
         self._look: Callable[[], int] | None = None
 
@@ -82,6 +84,11 @@ class Counting:
         words[GAUGE] = n
         stats.gauge("gauge", f"worker {place}", n if n % 2 else float(n))
         words[GAUGE + 1] = n
+        n = words[LABELLED] + 1
+        words[LABELLED] = n
+        self._labelled.labels(str(place)).incr()
+        words[LABELLED + 1] = n
+        stats.gauge("live", f"worker {place}", n)
         if time.monotonic_ns() - start > _SLOW:
             self._note_wait(start)
 
@@ -109,8 +116,10 @@ class Counting:
             stats.timing("took", name, 3.0)
         elif stream == "down":
             stats.decr("down", name)
-        else:
+        elif stream == "gauge":
             stats.gauge("gauge", name, n if n % 2 else float(n))
+        else:
+            self._labelled.labels(str(self._place)).incr()
         words[word + 1] = n
 
 

@@ -28,14 +28,14 @@ class Operation(NamedTuple):
     Attributes:
         code: of it.
         before: what the worker does before, from the beginning.
-        left: whether it finds a block that a killed process left.
+        left: what another process does, which is killed then; empty: there is none.
         joined: whether another process has the block attached all the time.
         more: of the configuration.
     """
 
     code: str
     before: str = "stats.incr('c', 'kept')"
-    left: bool = False
+    left: str = ""
     joined: bool = False
     more: Mapping[str, Any] = MappingProxyType({})
 
@@ -51,10 +51,32 @@ stats.timing('goes', 'timing', 5)
 OPERATIONS = {
     "create and restore": Operation("stats.shared.attach()", before=""),
     "attach": Operation("stats.shared.attach()", before="", joined=True),
-    "adopt": Operation("stats.shared.attach()", before="", left=True),
+    "adopt": Operation("stats.shared.attach()", before="", left="pass"),
     "register a counter": Operation("stats.incr('c', 'new', 5)"),
     "register a gauge": Operation("stats.gauge('c', 'new', 5)", joined=True),
     "register a histogram": Operation("stats.timing('c', 'new', 5)"),
+    "register a label set": Operation("stats.incr('c', 'new', 5, labels={'a': 'x'})"),
+    "register a label set beside others": Operation(
+        "stats.incr('goes', 'labelled', 5, labels={'a': 'y'})",
+        before=_NAMES + "stats.incr('goes', 'labelled', 5, labels={'a': 'x'})",
+        joined=True,
+    ),
+    "register a label set beyond the limit": Operation(
+        "stats.incr('goes', 'labelled', 5, labels={'a': 'y'})",
+        before=_NAMES + "stats.incr('goes', 'labelled', 5, labels={'a': 'x'})",
+        more={"max_series_per_metric": 1},
+    ),
+    "declare": Operation("stats.declare('c', 'new', kind='gauge', mode='sum', help='New.')"),
+    "declare otherwise than those before": Operation(
+        "stats.declare('goes', 'one', kind='counter', help='A longer text than the one before. ' * 9)",
+        before="",
+        left="stats.declare('goes', 'one', kind='counter', help='One.')",
+    ),
+    "set a gauge of each worker": Operation(
+        "stats.gauge('goes', 'mine', 5)",
+        before=_NAMES + "stats.declare('goes', 'mine', kind='gauge', mode='livesum')",
+        joined=True,
+    ),
     "remove": Operation("stats.remove('goes')", before=_NAMES),
     "reset": Operation("stats.reset('goes')", before=_NAMES, joined=True),
     "take over a removed name": Operation(
@@ -88,6 +110,7 @@ with open(report, "w") as file:
 LEFT = """
 import os, signal
 stats.incr('c', 'kept')
+exec(left)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -137,7 +160,7 @@ class Trials:
     def victim(self, number: int) -> int:
         """Have the operation done, and killed before a line; returns how many lines there were, or -1."""
         if self._operation.left:
-            assert self.run(LEFT) == -9
+            assert self.run(LEFT, left=self._operation.left) == -9
         status = self.run(VICTIM, number=number, before=self._operation.before, operation=self._operation.code)
         assert status in (0, -9), self._nursery.crashes
         if self._operation.left or self._operation.before:
