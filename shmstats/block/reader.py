@@ -11,6 +11,7 @@ contribution. Of mode *all* each contribution is a series of its own, with the l
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -419,9 +420,10 @@ class BlockReader:
             rows = rows[rows == row]
         parts = [self._row_distribution(each, cell, width) for each in rows.tolist()]
         buckets = [sum(column) for column in zip(*(part[2:] for part in parts), strict=True)]
-        sums = sum(part[:1].view(np.float64)[0] for part in parts)
+        sums = sum(float(part[:1].view(np.float64)[0]) for part in parts)
         maximum = max((part[1:2].view(np.float64)[0] for part in parts), default=0.0)
-        return Distribution(float(sums), float(maximum), tuple(int(n) for n in buckets) or (0,) * (width - 2))
+        sums = min(max(sums, -sys.float_info.max), sys.float_info.max)
+        return Distribution(sums, float(maximum), tuple(int(n) for n in buckets) or (0,) * (width - 2))
 
     def _row_distribution(self, row: int, cell: int, width: int) -> npt.NDArray[np.int64]:
         """Return a consistent copy of a histogram's cells in one row.

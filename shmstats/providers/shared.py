@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ from ..block.names import DEFAULT_BOUNDS, decode_key, encode_key, overflow_key
 from ..block.segment import segment_path
 from ..config import Settings
 from ..questions import remove_stale, socket_path
-from ..series import Declaration, Kind, Mode, Snapshot, Value
+from ..series import Declaration, Distribution, Kind, Mode, Snapshot, Value
 
 log = logging.getLogger("shmstats")
 
@@ -90,6 +90,7 @@ class SharedProvider:
         self._logged: set[str] = set()
         self._declared = {} if declared is None else declared
         self._direct = True
+        self._answers: dict[str, Callable[[], Any]] = {"stacks": inspect.stacks, "memory": inspect.memory}
         _providers.add(self)
 
     @property
@@ -196,6 +197,56 @@ class SharedProvider:
             except DeclarationError as error:
                 self._log_once(str(error))
 
+    def answer(self, question: str, give: Callable[[], Any]) -> None:
+        """Answer a further question of other workers (`shmstats.questions.ask_all`), from now on.
+
+        Args:
+            question: a short text in ASCII, without line breaks.
+            give: gives the answer, which must fit JSON. It is called in the background thread.
+        """
+        self._answers[question] = give
+
+    def register(self, series: Series, kind: Kind) -> None:
+        """Have a series there, at 0 if it is new.
+
+        Args:
+            series: a handle of it.
+            kind: of the series, where nothing is declared.
+        """
+
+        def register(block: Block) -> None:
+            self._find_or_add(block, series, kind)
+
+        self._operate(register)
+
+    def admits(self, category: str, metric: str, labels: Labels) -> bool:
+        """Tell whether a series is there, or its metric may have one more label set."""
+        key = encode_key(category, metric, labels)
+        limit = self._settings.stats.max_series_per_metric
+
+        def admits(block: Block) -> bool:
+            family = block.names.family_of(key)
+            return family is None or block.names.members(family) < limit or block.names.find(key) is not None
+
+        return self.consult(admits, True)
+
+    def annotate(self, series: Series, change: Callable[[bytes], bytes]) -> None:
+        """Change the note of a series; nothing where the series is not there.
+
+        Args:
+            series: a handle of it.
+            change: makes the new note of the one before, which is empty where there is none.
+        """
+
+        def annotate(block: Block) -> None:
+            key = encode_key(series.category, series.metric, series.labels)
+            with block.exclusive():
+                record = block.names.find(key) or block.names.find(overflow_key(key))
+                if record is not None:
+                    block.annotate(record, change(block.names.note(record.number)))
+
+        self._operate(annotate)
+
     def count(self, series: Series, n: int | float) -> None:
         """Add ``n`` to a counter (an integer) or gauge, and bind the handle.
 
@@ -223,6 +274,36 @@ class SharedProvider:
         """
         self._operate(lambda block: self._observe(block, series, milliseconds))
 
+    def add_distribution(self, series: Series, distribution: Distribution, bounds: Sequence[float]) -> None:
+        """Add observations to a histogram that were made elsewhere.
+
+        Args:
+            series: a handle of it.
+            distribution: of the observations.
+            bounds: of its buckets; where the histogram has others, each bucket goes to the one that holds its
+                upper bound.
+        """
+
+        def add(block: Block) -> None:
+            done = False
+            while not done:
+                generation = block.cells.generation
+                _, record = self._find_or_add(block, series, Kind.HISTOGRAM)
+                limits = memoryview(block.bounds_of(record)).cast("d").tolist()
+                buckets = [0] * (len(limits) + 1)
+                for bound, count in zip([*bounds, float("inf")], distribution.buckets, strict=True):
+                    buckets[bisect.bisect_left(limits, bound)] += count
+                done = block.cells.add_distribution(
+                    block.row_for(record),
+                    record.cell,
+                    distribution.sum,
+                    distribution.max,
+                    tuple(buckets),
+                    generation,
+                )
+
+        self._operate(add)
+
     def note(self, series: Series, microseconds: int) -> None:
         """Set a timestamp, in microseconds since 1970-01-01 UTC.
 
@@ -239,7 +320,7 @@ class SharedProvider:
             return 0 if record is None else block.reader.value(record)
 
         nothing: Value = 0
-        return self._consult(read, nothing)
+        return self.consult(read, nothing)
 
     def moment(self, category: str, metric: str, labels: Labels = ()) -> int | None:
         """Return a timestamp in microseconds since 1970-01-01 UTC; None where the name has none."""
@@ -250,7 +331,7 @@ class SharedProvider:
                 return None
             return int(block.cells.load_gauge(block.row_for(record), record.cell))
 
-        return self._consult(read, None)
+        return self.consult(read, None)
 
     def read(self) -> Snapshot:
         """Return all names and values; none where there is no block."""
@@ -260,7 +341,7 @@ class SharedProvider:
                 self._note_held(block)
             return block.reader.read()
 
-        return self._consult(read, Snapshot((), ()))
+        return self.consult(read, Snapshot((), ()))
 
     def _note_held(self, block: Block) -> None:
         """Set the gauge of the operations that all workers hold."""
@@ -344,7 +425,7 @@ class SharedProvider:
             if block is None or self._agent is not None:
                 return
             socket = socket_path(block.name, block.worker.slot)
-            agent = self._agent = Agent(self._tasks(), socket, self._answers())
+            agent = self._agent = Agent(self._tasks(), socket, self._answers)
         agent.start()
 
     def _stop_agent(self) -> None:
@@ -376,9 +457,6 @@ class SharedProvider:
         if stats.persist:
             tasks.append(Task(stats.snapshot_interval_ms / 1000, self._save_if_elected))
         return tasks
-
-    def _answers(self) -> dict[str, Callable[[], Any]]:
-        return {"stacks": inspect.stacks, "memory": inspect.memory}
 
     def _save_if_elected(self) -> None:
         """Save a snapshot, if this is the process that does; the kernel ends its term when it dies."""
@@ -412,7 +490,7 @@ class SharedProvider:
             self._log_once(f"nothing is counted: {error}")
             return None
 
-    def _consult(self, read: Callable[[Block], _Result], nothing: _Result) -> _Result:
+    def consult(self, read: Callable[[Block], _Result], nothing: _Result) -> _Result:
         """Read something of the attached block; ``nothing`` where there is none."""
         while True:
             block = self._attached()
@@ -444,7 +522,7 @@ class SharedProvider:
                 change(block, records)
             return len(records)
 
-        return self._consult(change_all, 0)
+        return self.consult(change_all, 0)
 
     def _operate(self, operation: Callable[[Block], None]) -> None:
         """Do an operation on the attached block, now or as soon as this thread can, and never fail."""

@@ -1,0 +1,113 @@
+"""Everything that the block has of prometheus_client's metrics at one moment, in the order of families.
+
+What follows from the names is made once, as a *plan*, and kept for as long as snapshots come with the same
+names object: between two scrapes the values change, and hardly ever the names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ...series import Name, Value
+from .family import CATEGORY, Family, Labels, part_of
+
+
+class Line(NamedTuple):
+    """A series of a family, and where its values are in a snapshot; -1 for nowhere.
+
+    Attributes:
+        labels: of the series; the mode *all* adds the label ``pid``.
+        value: of it.
+        fraction: of a counter: what is to be added.
+        created: when it was created.
+    """
+
+    labels: Labels
+    value: int
+    fraction: int = -1
+    created: int = -1
+
+
+class Reading(NamedTuple):
+    """Everything that was there at one moment.
+
+    Attributes:
+        families: by name: the family, and its series.
+        values: of the snapshot, which the series tell the places of.
+        notes: by metric and labels.
+    """
+
+    families: Mapping[str, tuple[Family, list[Line]]]
+    values: Sequence[Value]
+    notes: Mapping[tuple[str, Labels], bytes]
+
+    def note(self, family: Family, line: Line) -> dict[str, Any]:
+        """Return the note of a series."""
+        return parsed(self.notes.get((family.metric, line.labels), b""))
+
+
+class Plan(NamedTuple):
+    """What follows from the names of a snapshot.
+
+    Attributes:
+        names: of the snapshot.
+        families: as in `Reading`.
+    """
+
+    names: Sequence[Name]
+    families: dict[str, tuple[Family, list[Line]]]
+
+    @classmethod
+    def of(cls, names: Sequence[Name]) -> Plan:
+        """Make the plan for the names of a snapshot."""
+        families: dict[str, tuple[Family, list[Line]]] = {}
+        beside: dict[tuple[str, str, Labels], int] = {}
+        for i, name in enumerate(names):
+            if name.category != CATEGORY:
+                continue
+            help_, part = part_of(name.help)
+            if part is None:
+                continue
+            if part.role != "value":
+                beside[part.role, part.family, name.labels] = i
+                continue
+            if part.family not in families:
+                families[part.family] = _family(name, help_, part.about), []
+            families[part.family][1].append(Line(name.labels, i))
+        for family, (_, lines) in families.items():
+            lines[:] = [
+                line._replace(
+                    fraction=beside.get(("fraction", family, line.labels), -1),
+                    created=beside.get(("created", family, line.labels), -1),
+                )
+                for line in lines
+            ]
+        return cls(names, families)
+
+
+#: Where there is no block.
+NOTHING = Reading({}, (), {})
+
+
+def _family(name: Name, help_: str, about: Mapping[str, Any]) -> Family:
+    return Family(
+        name=str(about["family"]),
+        type=str(about["type"]),
+        help=help_,
+        unit=name.unit,
+        mode=name.mode,
+        bounds=name.bounds if about["type"] == "histogram" else (),
+        states=tuple(about.get("states", ())),
+        default=bool(about.get("default")),
+    )
+
+
+def parsed(note: bytes) -> dict[str, Any]:
+    """Return what a note says; nothing where it is none of ours."""
+    try:
+        parsed = json.loads(note) if note else {}
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}

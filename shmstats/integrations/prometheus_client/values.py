@@ -1,0 +1,264 @@
+"""The values of prometheus_client's metrics, as its own value classes are, but kept in the shared block.
+
+Each holds a handle of the core, which adds in one call of C, and is the handle's recorder: what that cannot
+do at once (it is not bound yet, an amount is no integer) comes back here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from ... import series as core
+from ...block import Block
+from ...block.cells import Counter, Gauge, Histogram, Series
+from ...block.names import encode_key
+from ...providers.shared import SharedProvider
+from ...series import Kind, Mode
+from .family import CATEGORY, Family, Labels
+from .storage import ExemplarFields, Storage
+
+_INT64_MAX = 2**63 - 1
+
+
+class _Kept:
+    """What is kept in one series: the recorder of its handle."""
+
+    __slots__ = ("__weakref__", "_storage", "family", "series")
+
+    series: Series
+
+    def __init__(self, storage: Storage, family: Family) -> None:
+        self._storage = storage
+        self.family = family
+
+
+class CounterValue(_Kept):
+    """The value of a Counter: an integer, and beside it, if it was ever counted in parts of 1, the fractions.
+
+    Args:
+        storage: of it.
+        family: of the counter.
+        labels: of the series.
+    """
+
+    __slots__ = ("_fraction", "inc")
+
+    _multiprocess = True
+
+    def __init__(self, storage: Storage, family: Family, labels: Labels) -> None:
+        super().__init__(storage, family)
+        counter = Counter(self, CATEGORY, family.metric, labels)
+        self.series = counter
+        self.inc = counter.incr
+        self._fraction: Histogram | None = None
+        counter.incr(0)
+
+    def set(self, value: float, timestamp: float | None = None) -> None:
+        """Set the sum over all workers."""
+        self._storage.begin_anew(self.family, self.series.labels, 0.0)
+        if value:
+            self.inc(value)  # type: ignore[arg-type]
+
+    def get(self) -> float:
+        """Return the sum over all workers."""
+        shared = self._storage.shared
+        if shared is None:
+            return 0.0
+        whole = shared.value(CATEGORY, self.family.metric, self.series.labels)
+        parts = shared.value(CATEGORY, self.family.fraction, self.series.labels)
+        assert not isinstance(whole, core.Distribution)
+        return whole + (parts.sum if isinstance(parts, core.Distribution) else 0.0)
+
+    def set_exemplar(self, exemplar: ExemplarFields) -> None:
+        """Keep an exemplar."""
+        self._storage.add_exemplar(self.series, "", exemplar)
+
+    def get_exemplar(self) -> None:
+        """Return nothing: exemplars are read with everything else."""
+
+    def _count_series(self, sign: int, series: Series, amount: Any) -> None:
+        shared = self._storage.shared
+        if shared is None:
+            return
+        if hasattr(amount, "__index__"):
+            shared.count(series, min(operator.index(amount), _INT64_MAX))
+        elif (number := float(amount)).is_integer():
+            shared.count(series, min(int(number), _INT64_MAX))
+        elif math.isfinite(number):
+            self._count_fraction(shared, number)
+        else:
+            self._storage.tell(
+                f"counter {self.family.name!r} cannot be increased by {number}: it was not counted"
+            )
+
+    def _count_fraction(self, shared: SharedProvider, amount: float) -> None:
+        fraction = self._fraction
+        if fraction is None:
+            shared.declare(CATEGORY, self.family.fraction, self.family.fraction_declaration())
+            fraction = self._fraction = Histogram(self, CATEGORY, self.family.fraction, self.series.labels)
+        fraction.observe(amount)
+
+    def _observe_series(self, series: Series, amount: float) -> None:
+        shared = self._storage.shared
+        if shared is not None:
+            shared.observe(series, amount)
+
+
+class GaugeValue(_Kept):
+    """The value of a Gauge in this worker.
+
+    Args:
+        storage: of it.
+        family: of the gauge.
+        labels: of the series.
+    """
+
+    __slots__ = ("_gauge", "inc")
+
+    _multiprocess = True
+
+    def __init__(self, storage: Storage, family: Family, labels: Labels) -> None:
+        super().__init__(storage, family)
+        self.series = self._gauge = Gauge(self, CATEGORY, family.metric, labels)
+        self.inc = self._gauge.incr
+        if storage.shared is not None:
+            storage.shared.register(self._gauge, Kind.GAUGE)
+        if family.mode.base is Mode.ALL:
+            # Of the other modes a worker has no value before it sets one: 0 would be the smallest, or the latest.
+            self.inc(0)
+
+    def set(self, value: float, timestamp: float | None = None) -> None:
+        """Set it."""
+        self._gauge.set(value)
+
+    def get(self) -> float:
+        """Return the value of this worker."""
+        shared = self._storage.shared
+        key = encode_key(CATEGORY, self.family.metric, self.series.labels)
+        return 0.0 if shared is None else shared.consult(lambda block: _own_value(block, key), 0.0)
+
+    def set_exemplar(self, exemplar: ExemplarFields) -> None:
+        """Do nothing: gauges have none."""
+
+    def get_exemplar(self) -> None:
+        """Return nothing: gauges have none."""
+
+    def _count_series(self, sign: int, series: Series, amount: Any) -> None:
+        shared = self._storage.shared
+        if shared is not None:
+            shared.count(series, sign * _number(amount))
+
+    def _set_series(self, series: Series, value: Any) -> None:
+        shared = self._storage.shared
+        if shared is not None:
+            shared.set(series, _number(value))
+
+
+class DistributionValue(_Kept):
+    """The value of a Histogram or Summary: sum, count and buckets, of which no reader sees a part.
+
+    Args:
+        storage: of it.
+        family: of the metric.
+        labels: of the series.
+    """
+
+    __slots__ = ("observe",)
+
+    def __init__(self, storage: Storage, family: Family, labels: Labels) -> None:
+        super().__init__(storage, family)
+        histogram = Histogram(self, CATEGORY, family.metric, labels)
+        self.series = histogram
+        self.observe = histogram.observe
+        shared = storage.shared
+        if shared is not None:
+            shared.register(histogram, Kind.HISTOGRAM)
+
+    def get(self) -> core.Distribution:
+        """Return the value over all workers."""
+        shared = self._storage.shared
+        nothing = core.Distribution(0.0, 0.0, (0,) * (len(self.family.bounds) + 1))
+        if shared is None:
+            return nothing
+        value = shared.value(CATEGORY, self.family.metric, self.series.labels)
+        return value if isinstance(value, core.Distribution) else nothing
+
+    def add(self, total: float, buckets: tuple[int, ...]) -> None:
+        """Add observations that were made elsewhere.
+
+        Args:
+            total: their sum.
+            buckets: how many there are in each bucket.
+        """
+        shared = self._storage.shared
+        if shared is not None:
+            shared.add_distribution(
+                self.series, core.Distribution(total, 0.0, buckets), self.family.declaration().bounds
+            )
+
+    def set_exemplar(self, limit: str, exemplar: ExemplarFields) -> None:
+        """Keep an exemplar of a bucket."""
+        self._storage.add_exemplar(self.series, limit, exemplar)
+
+    def _observe_series(self, series: Series, value: Any) -> None:
+        number = float(value)
+        shared = self._storage.shared
+        if math.isnan(number):
+            self._storage.tell(
+                f"{self.family.type} {self.family.name!r} was given NaN, which is not observed"
+            )
+        elif shared is not None:
+            # An infinite one leaves the sum a number: it is saved, and shown in JSON.
+            shared.observe(series, min(max(number, -sys.float_info.max), sys.float_info.max))
+
+
+class StateValue(_Kept):
+    """The state of an Enum, or the labels of an Info: the last that any worker has set.
+
+    Args:
+        storage: of it.
+        family: of the metric.
+        labels: of the series.
+    """
+
+    __slots__ = ("_gauge",)
+
+    def __init__(self, storage: Storage, family: Family, labels: Labels) -> None:
+        super().__init__(storage, family)
+        self.series = self._gauge = Gauge(self, CATEGORY, family.metric, labels)
+        shared = storage.shared
+        if shared is not None:
+            shared.register(self._gauge, Kind.GAUGE)
+
+    def set_state(self, number: int) -> None:
+        """Set the state, by its number."""
+        self._gauge.set(number)
+
+    def set_labels(self, labels: Mapping[str, str]) -> None:
+        """Set the labels of an Info."""
+        text = json.dumps({str(name): str(value) for name, value in labels.items()}).encode()
+        self._gauge.set(1)
+        self._storage.annotate(self.series, lambda note: text)
+
+    def _set_series(self, series: Series, value: Any) -> None:
+        shared = self._storage.shared
+        if shared is not None:
+            shared.set(series, value)
+
+
+def _own_value(block: Block, key: bytes) -> float:
+    record = block.names.find(key)
+    return 0.0 if record is None else float(block.cells.load_gauge(block.row_for(record), record.cell))
+
+
+def _number(value: Any) -> int | float:
+    """Return a number as a gauge holds it: any float, or an int of 64 bits."""
+    if hasattr(value, "__index__"):
+        number = operator.index(value)
+        return number if abs(number) <= _INT64_MAX else float(number)
+    return float(value)
