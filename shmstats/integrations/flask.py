@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Request, got_request_exception, request
 
 from ..web import blueprint
-from .wsgi import ShmStatsMiddleware, flask_route
+from ._requests import OWN, UNMATCHED
+from .wsgi import ShmStatsMiddleware
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -100,7 +101,9 @@ class _FlaskMiddleware(ShmStatsMiddleware):
 
     def route_of(self, environ: WSGIEnvironment, rule: Any) -> str:
         """Tell the URL rule of a request."""
-        return flask_route(rule)
+        if rule is None:
+            return UNMATCHED
+        return OWN if rule.endpoint.startswith("shmstats.") else rule.rule
 
     def rule_of(self, error: BaseException) -> Any:
         """Tell the URL rule of a request by the frame of Flask that an exception came through.

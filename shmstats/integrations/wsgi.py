@@ -82,7 +82,11 @@ class ShmStatsMiddleware:
         """Call the application, and record what comes of it unless another middleware does already."""
         requests = self.requests
         path = environ.get("PATH_INFO", "")
-        if RECORDED in environ or path in requests.paths or path.startswith(requests.prefixes):
+        if (
+            RECORDED in environ
+            or path in requests.paths
+            or (requests.prefixes and path.startswith(requests.prefixes))
+        ):
             return self._app(environ, start_response)
         environ[RECORDED] = True
         exchange = _Exchange(self, environ, start_response)
@@ -129,20 +133,12 @@ class ShmStatsMiddleware:
 class _Exchange:
     """A request that is being answered: passes status and chunks on and notes what is to be recorded."""
 
-    __slots__ = (
-        "_began",
-        "_environ",
-        "_headers",
-        "_middleware",
-        "_next",
-        "_over",
-        "_response",
-        "_rule",
-        "_sent",
-        "_start_response",
-        "_status",
-        "_write",
-    )
+    _status: str | None = None
+    _headers: Sequence[tuple[str, str]] = ()
+    _rule: Any = None  # of Flask
+    _chunks: Iterator[bytes] | None = None
+    _sent = 0
+    _over = False
 
     def __init__(
         self, middleware: ShmStatsMiddleware, environ: WSGIEnvironment, start_response: StartResponse
@@ -151,12 +147,6 @@ class _Exchange:
         self._middleware = middleware
         self._environ = environ
         self._start_response = start_response
-        self._status: str | None = None
-        self._headers: Sequence[tuple[str, str]] = ()
-        self._rule: Any = None
-        self._next: Callable[[], bytes] | None = None
-        self._sent = 0
-        self._over = False
 
     def start(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
@@ -183,7 +173,7 @@ class _Exchange:
         """Return what the server is to get in the place of a response."""
         self._response = response
         wrapper = self._environ.get("wsgi.file_wrapper")
-        if isinstance(wrapper, type) and isinstance(response, wrapper):
+        if wrapper is not None and isinstance(wrapper, type) and isinstance(response, wrapper):
             return self._around_file(response)
         if hasattr(response, "__len__"):
             return _SizedResponse(self, response)
@@ -194,30 +184,23 @@ class _Exchange:
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            self._next = iter(self._response).__next__
+            for chunk in self._response:
+                if isinstance(chunk, bytes):  # what else it is, the server will say
+                    self._sent += len(chunk)
+                yield chunk
+        except GeneratorExit:
+            raise  # the server stops in the middle, and closes
         except BaseException as error:
             self.fail(error)
             raise
-        return self
+        if not self._over:
+            self._finish(self._status)
 
     def __next__(self) -> bytes:
-        if self._next is None:
-            iter(self)
-            assert self._next is not None
-        try:
-            chunk = self._next()
-        except StopIteration:
-            if not self._over:
-                self._finish(self._status)
-            raise
-        except BaseException as error:
-            self.fail(error)
-            raise
-        try:
-            self._sent += len(chunk)
-        except TypeError:
-            return chunk  # no bytes: the server will say so
-        return chunk
+        """Give the next chunk to one who takes the response for an iterator, which WSGI does not promise."""
+        if self._chunks is None:
+            self._chunks = iter(self)
+        return next(self._chunks)
 
     def close(self) -> None:
         """Be closed by the server: close the application's response."""
@@ -245,14 +228,16 @@ class _Exchange:
     def _finish(self, status: str | Cut | None) -> None:
         self._over = True
         middleware, environ = self._middleware, self._environ
+        requests = middleware.requests
         method = environ.get("REQUEST_METHOD", "")
-        middleware.requests.finish(
+        length = environ.get("CONTENT_LENGTH")
+        requests.finish(
             method,
             middleware.route_of(environ, self._rule),
             _SERVER_ERROR if status is None else status,
-            middleware.labels_of(environ),
+            middleware.labels_of(environ) if requests.no_labels else (),
             self._began,
-            _received(environ),
+            declared_size(length) if length else UNKNOWN if "HTTP_TRANSFER_ENCODING" in environ else 0,
             0 if method == "HEAD" else self._sent,
         )
 
@@ -296,14 +281,6 @@ class _SizedResponse:
     def close(self) -> None:
         """Be closed by the server."""
         self._exchange.close()
-
-
-def _received(environ: WSGIEnvironment) -> int:
-    """The size of a request's body, as its client says."""
-    length = environ.get("CONTENT_LENGTH")
-    if length:
-        return declared_size(length)
-    return UNKNOWN if "HTTP_TRANSFER_ENCODING" in environ else 0
 
 
 def flask_route(rule: Any) -> str:
