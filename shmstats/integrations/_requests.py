@@ -227,7 +227,7 @@ class Requests:
         self._prepare()
         gauge = self._gauge("http_websockets_in_progress", "Websockets that are open.")
         names = ("route", "status", *self._labelnames)
-        self._declare("http_websockets", "counter", "Websockets that were closed.", labelnames=names)
+        self._declare("http_websockets", "counter", "Websockets that were closed.")
         self._websockets = self._stats.counter(self._category, "http_websockets", labelnames=names)
         self.leave_websocket = gauge.decr
         self.enter_websocket = gauge.incr
@@ -239,13 +239,12 @@ class Requests:
             return
         self._stats = self._registry or registries.stats
         names = ("method", "route", *self._labelnames)
-        self._declare("http_requests", "counter", "Requests that are over.", labelnames=("status", *names))
+        self._declare("http_requests", "counter", "Requests that are over.")
         self._declare(
             "http_request_duration",
             "histogram",
             "Time from a request's arrival to the end of its response, in seconds.",
             buckets=self._buckets,
-            labelnames=names,
         )
         for metric, what in (("http_request_size", "requests"), ("http_response_size", "responses")):
             self._declare(
@@ -254,14 +253,8 @@ class Requests:
                 f"Size of the bodies of {what}, in bytes.",
                 unit="bytes",
                 buckets=SIZES,
-                labelnames=names,
             )
-        self._declare(
-            "http_exceptions",
-            "counter",
-            "Exceptions that the application did not handle.",
-            labelnames=("route", "type"),
-        )
+        self._declare("http_exceptions", "counter", "Exceptions that the application did not handle.")
         category, stats = self._category, self._stats
         self._requests = stats.counter(category, "http_requests", labelnames=("status", *names))
         self._durations = stats.histogram(category, "http_request_duration", labelnames=names)
@@ -281,7 +274,10 @@ class Requests:
         return self._stats.gauge(self._category, metric)
 
     def _declare(self, metric: str, kind: str, help_: str, **more: Any) -> None:
-        """Declare a metric. One that is declared otherwise is used so: new workers must start beside old ones."""
+        """Declare a metric. One that is declared otherwise is used so: new workers must start beside old ones.
+
+        For the same reason no label names are declared: a reload may add one.
+        """
         try:
             self._stats.declare(self._category, metric, kind=kind, help=help_, **more)
         except Exception as error:

@@ -1,0 +1,41 @@
+"""What the tests of middlewares share: the default registry in this process, and servers that find the package."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "real"))
+
+import shmstats as package
+from shmstats import registry
+
+
+@pytest.fixture
+def statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[registry.Registry]:
+    """A default registry of this test, attached to a block of this test: what is declared stays with a registry."""
+    statistics = registry.Registry()
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "shmstats" and hasattr(module, "stats"):
+            monkeypatch.setattr(module, "stats", statistics)
+    statistics.init({"path": {"data": str(tmp_path / "data")}, "stats": {"capacity": 8192, "max_workers": 4}})
+    yield statistics
+    statistics.close()
+
+
+@pytest.fixture
+def counts(statistics: registry.Registry) -> Callable[[], object]:
+    """Reads what was counted."""
+    from counted import Counts
+
+    return lambda: Counts(statistics.read())
+
+
+@pytest.fixture
+def found_by_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have real servers use this very package, wherever they run."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(package.__file__).parents[1]), prepend=os.pathsep)

@@ -1,0 +1,489 @@
+"""The WSGI middleware: what it records of a request, and that the application's answer is what it was."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from wsgiref.validate import validator
+
+import pytest
+from counted import Answer, Counts
+
+from shmstats import Registry
+from shmstats.integrations.wsgi import ShmStatsMiddleware
+
+Read = Callable[[], Counts]
+Recorded = dict[str, str]
+
+HEADERS = [("Content-Type", "text/plain")]
+
+
+def answering(*chunks: bytes, status: str = "200 OK") -> Any:
+    """An application that answers all requests so."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response(status, HEADERS)
+        return list(chunks)
+
+    return app
+
+
+def streaming(chunks: Iterator[bytes], status: str = "200 OK") -> Any:
+    """An application whose answer is an iterator."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response(status, HEADERS)
+        return chunks
+
+    return app
+
+
+def test_a_request_is_recorded_with_method_status_sizes_and_duration(counts: Read) -> None:
+    app = ShmStatsMiddleware(answering(b"hel", b"lo"))
+    Answer(app, method="POST", CONTENT_LENGTH="120")
+    now = counts()
+    labels = {"method": "POST", "route": "<unmatched>"}
+    assert now.of("http_requests", status="200", **labels) == 1
+    assert now.of("http_request_duration", **labels) == 1
+    assert 0 < now.sum("http_request_duration", **labels) < 10_000
+    assert now.sum("http_request_size", **labels) == 120
+    assert now.sum("http_response_size", **labels) == 5
+    assert now.of("http_requests_in_progress") == 0
+    assert now.outcomes == (1, 1, 0)
+
+
+@pytest.mark.parametrize(("status", "failed"), [("204", 0), ("302", 0), ("404", 1), ("503", 1)])
+def test_errors_of_client_and_server_are_failed_requests(counts: Read, status: str, failed: int) -> None:
+    Answer(ShmStatsMiddleware(answering(status=f"{status} So")))
+    assert counts().of("http_requests", status=status) == 1
+    assert counts().outcomes == (1, 1 - failed, failed)
+
+
+def test_a_status_that_is_no_number_is_a_failed_other(counts: Read) -> None:
+    Answer(ShmStatsMiddleware(answering(status="fine")))
+    assert counts().of("http_requests", status="OTHER") == 1
+    assert counts().outcomes == (1, 0, 1)
+
+
+def test_the_application_may_answer_as_it_would_without(counts: Read) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        write = start_response("200 OK", HEADERS)
+        write(b"written ")
+        return [b"and ", b"returned"]
+
+    answer = Answer(ShmStatsMiddleware(app))
+    assert answer.body == b"written and returned"
+    assert (answer.status, answer.headers) == ("200 OK", HEADERS)
+    assert counts().sum("http_response_size") == len(answer.body)
+
+
+def test_both_sides_see_a_valid_peer(counts: Read) -> None:
+    app = validator(ShmStatsMiddleware(validator(answering(b"one", b"two"))))
+    environ = {"wsgi.version": (1, 0), "wsgi.input": io.BytesIO(), "wsgi.errors": io.StringIO(),
+               "wsgi.multithread": False, "wsgi.multiprocess": False, "wsgi.run_once": False,
+               "QUERY_STRING": "", "SERVER_PROTOCOL": "HTTP/1.1"}  # fmt: skip
+    # The checker keeps to the letter: a server's own environment must be a dict with all of this.
+    environ |= {"wsgi.input": io.BytesIO(), "wsgi.errors": io.StringIO()}
+    assert Answer(app, **environ).body == b"onetwo"
+    assert counts().outcomes == (1, 1, 0)
+
+
+def test_a_server_can_see_that_a_body_has_one_chunk(counts: Read) -> None:
+    answer = Answer(ShmStatsMiddleware(answering(b"only")))
+    assert len(answer.response) == 1
+    assert not hasattr(Answer(ShmStatsMiddleware(streaming(iter([b"a"])))).response, "__len__")
+    assert counts().outcomes == (2, 2, 0)
+
+
+def test_a_response_can_be_taken_for_an_iterator(counts: Read) -> None:
+    app = ShmStatsMiddleware(streaming(iter([b"a", b"b"])))
+    response = app({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None)
+    assert [next(response), next(response), next(response, None)] == [b"a", b"b", None]  # type: ignore[call-overload]
+    assert counts().outcomes == (1, 1, 0)
+
+
+def test_a_streaming_response_is_in_progress_until_it_ends(counts: Read) -> None:
+    seen = []
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(3):
+            seen.append((counts().of("http_requests_in_progress"), counts().outcomes))
+            yield b"1234"
+
+    Answer(ShmStatsMiddleware(streaming(chunks())))
+    assert seen == [(1, (0, 0, 0))] * 3
+    assert counts().of("http_requests_in_progress") == 0
+    assert counts().sum("http_response_size") == 12
+    assert counts().outcomes == (1, 1, 0)
+
+
+def test_a_response_that_is_closed_early_was_left_by_its_client(counts: Read) -> None:
+    closed = []
+
+    class Chunks:
+        def __iter__(self) -> Iterator[bytes]:
+            return iter([b"12", b"34", b"56"])
+
+        def close(self) -> None:
+            closed.append(True)
+
+    Answer(ShmStatsMiddleware(streaming(Chunks())), chunks=2)  # type: ignore[arg-type]
+    assert closed == [True]
+    assert counts().of("http_requests", status="499") == counts().of("http_requests") == 1
+    assert counts().sum("http_response_size") == 4
+    assert counts().outcomes == (1, 0, 1)
+    assert counts().of("http_exceptions") == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "status"), [("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304 Not Modified")]
+)
+def test_a_server_need_not_fetch_a_body_that_is_not_sent(counts: Read, method: str, status: str) -> None:
+    Answer(ShmStatsMiddleware(answering(b"", status=status)), method=method, chunks=0)
+    assert counts().of("http_requests", method=method, status=status[:3]) == 1
+
+
+def test_the_body_of_an_answer_to_head_is_not_sent(counts: Read) -> None:
+    Answer(ShmStatsMiddleware(answering(b"x" * 100)), method="HEAD")
+    assert counts().of("http_response_size", method="HEAD") == 1
+    assert counts().sum("http_response_size") == 0
+
+
+def test_what_the_application_raises_is_counted_and_raised(counts: Read) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        raise LookupError("no such thing")
+
+    with pytest.raises(LookupError, match="no such thing"):
+        Answer(ShmStatsMiddleware(app))
+    assert counts().of("http_requests", status="500") == 1
+    assert counts().of("http_exceptions", type="LookupError", route="<unmatched>") == 1
+    assert counts().of("http_requests_in_progress") == 0
+    assert counts().outcomes == (1, 0, 1)
+
+
+def test_an_exception_of_a_library_has_its_module(counts: Read) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        raise io.UnsupportedOperation
+
+    with pytest.raises(io.UnsupportedOperation):
+        Answer(ShmStatsMiddleware(app))
+    assert counts().values_of("type", "http_exceptions") == {"io.UnsupportedOperation"}
+
+
+def test_the_end_of_a_worker_in_a_request_is_counted(counts: Read) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        raise SystemExit(1)
+
+    with pytest.raises(SystemExit):
+        Answer(ShmStatsMiddleware(app))
+    assert counts().of("http_exceptions", type="SystemExit") == 1
+    assert counts().of("http_requests", status="500") == 1
+
+
+@pytest.mark.parametrize(("before", "status"), [([], "500"), ([b""], "500"), ([b"", b"12"], "200")])
+def test_a_generator_that_raises_has_the_status_that_the_client_saw(
+    counts: Read, before: list[bytes], status: str
+) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield from before
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        Answer(ShmStatsMiddleware(streaming(chunks())))
+    assert counts().of("http_requests", status=status) == 1
+    assert counts().of("http_exceptions", type="ArithmeticError") == 1
+    assert counts().outcomes == (1, 0, 1)
+
+
+def test_a_response_that_was_cut_does_not_make_whole_ones_failures(counts: Read) -> None:
+    def chunks(fail: bool) -> Iterator[bytes]:
+        yield b"12"
+        if fail:
+            raise ArithmeticError
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", HEADERS)
+        return chunks(environ["PATH_INFO"] == "/fail")
+
+    recorded = ShmStatsMiddleware(app)
+    for path in ("/", "/fail", "/", "/fail", "/"):
+        if path == "/fail":
+            with pytest.raises(ArithmeticError):
+                Answer(recorded, path)
+        else:
+            Answer(recorded, path)
+    assert counts().of("http_requests", status="200") == 5
+    assert counts().outcomes == (5, 3, 2)
+
+
+def test_a_response_without_a_status_is_a_servers_error(counts: Read) -> None:
+    Answer(ShmStatsMiddleware(lambda environ, start_response: [b"no status"]))
+    assert counts().of("http_requests", status="500") == 1
+
+
+def test_an_error_page_in_the_place_of_a_begun_response_has_its_own_status(counts: Read) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", HEADERS)
+        start_response("502 Bad Gateway", HEADERS, (ValueError, ValueError(), None))
+        return [b"sorry"]
+
+    assert Answer(ShmStatsMiddleware(app)).status == "502 Bad Gateway"
+    assert counts().of("http_requests", status="502") == counts().of("http_requests") == 1
+
+
+class FileWrapper:
+    """What a server sends by itself, told by its type."""
+
+    def __init__(self, file: Any, size: int = 8192) -> None:
+        self.file = file
+        self.close = file.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.file)
+
+
+def test_a_file_that_the_server_sends_itself_is_passed_on_as_it_is(counts: Read) -> None:
+    file = io.BytesIO(b"x" * 500)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [("content-Length", "500")])
+        return environ["wsgi.file_wrapper"](file)
+
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "wsgi.file_wrapper": FileWrapper}
+    response: Any = ShmStatsMiddleware(app)(environ, lambda *_: None)
+    assert type(response) is FileWrapper
+    assert counts().of("http_requests_in_progress") == 1
+    response.close()
+    assert file.closed
+    assert counts().of("http_requests_in_progress") == 0
+    assert counts().sum("http_response_size") == 500
+    assert counts().outcomes == (1, 1, 0)
+
+
+def test_a_sign_for_the_server_is_passed_on_as_it_is(counts: Read) -> None:
+    handled = object()
+    app = ShmStatsMiddleware(lambda environ, start_response: handled)  # type: ignore[arg-type, return-value]
+    assert app({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None) is handled
+    assert counts().of("http_requests_in_progress") == 0
+
+
+@pytest.mark.parametrize("method", ["BREW", "get", "", "X" * 300, "\udcff"])
+def test_a_method_that_is_not_known_is_other(counts: Read, method: str) -> None:
+    Answer(ShmStatsMiddleware(answering(b"")), method=method)
+    assert counts().values_of("method") == {"OTHER"}
+
+
+@pytest.mark.parametrize("claim", ["-1", "many", str(2**70), "9" * 5000])
+def test_a_size_that_cannot_be_believed_is_left_out(counts: Read, claim: str) -> None:
+    app = ShmStatsMiddleware(answering(b""))
+    Answer(app, CONTENT_LENGTH=claim)
+    Answer(app, HTTP_TRANSFER_ENCODING="chunked")
+    assert counts().of("http_request_size") == 0
+    Answer(app, CONTENT_LENGTH="")
+    assert counts().of("http_request_size") == 1
+    assert counts().outcomes == (3, 3, 0)
+
+
+def test_the_route_is_what_the_application_or_the_callable_says(counts: Read) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["shmstats.route"] = "/told/{id}"
+        start_response("200 OK", HEADERS)
+        return [b""]
+
+    Answer(ShmStatsMiddleware(app), "/told/5")
+    Answer(ShmStatsMiddleware(app, route=lambda environ: "/" + environ["PATH_INFO"].split("/")[1]), "/b/7")
+    Answer(ShmStatsMiddleware(app, route=lambda environ: ""), "/c/7")
+    assert counts().values_of("route") == {"/told/{id}", "/b", "<unmatched>"}
+
+
+@pytest.mark.parametrize(
+    ("route", "label"),
+    [("/\0", "/\N{REPLACEMENT CHARACTER}"), ("/\ud800", "/?"), ("/" + "ä" * 200, "/" + "ä" * 127)],
+)
+def test_any_text_can_be_a_route(counts: Read, route: str, label: str) -> None:
+    Answer(ShmStatsMiddleware(answering(b""), route=lambda environ: route))
+    assert counts().values_of("route") == {label}
+
+
+def test_a_callable_that_fails_is_logged_once_and_harms_nobody(
+    counts: Read, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(environ: dict[str, Any]) -> Any:
+        raise RuntimeError("callable")
+
+    app = ShmStatsMiddleware(answering(b"fine"), route=fail, labelnames=["tenant"], label_values=fail)
+    for _ in range(3):
+        assert Answer(app).body == b"fine"
+    assert counts().of("http_requests", route="<unmatched>", tenant="") == 3
+    assert len([record for record in caplog.records if "route" in record.message]) == 1
+    assert len([record for record in caplog.records if "labels" in record.message]) == 1
+
+
+@pytest.mark.parametrize("values", ["ab", ["one"], ["one", "two", "three"], None])
+def test_label_values_must_be_as_many_as_names(counts: Read, values: Any) -> None:
+    app = ShmStatsMiddleware(answering(b""), labelnames=["a", "b"], label_values=lambda environ: values)
+    Answer(app)
+    assert counts().of("http_requests", a="", b="") == 1
+
+
+def test_further_labels_are_on_all_metrics_of_a_request(counts: Read) -> None:
+    app = ShmStatsMiddleware(
+        answering(b"abc"),
+        labelnames=["tenant", "plan"],
+        label_values=lambda environ: (environ["HTTP_X_TENANT"], "free"),
+    )
+    for tenant in ("a", "b", "a"):
+        Answer(app, HTTP_X_TENANT=tenant)
+    assert counts().of("http_requests", tenant="a", plan="free", status="200") == 2
+    for metric in ("http_request_duration", "http_request_size", "http_response_size"):
+        assert counts().of(metric, tenant="a", plan="free") == 2
+        assert counts().of(metric, tenant="b", plan="free") == 1
+
+
+def test_excluded_paths_and_routes_are_not_recorded(counts: Read) -> None:
+    app = ShmStatsMiddleware(
+        answering(b""),
+        route=lambda environ: "/items/{id}" if environ["PATH_INFO"].startswith("/items/") else "/other",
+        exclude=["/health", "/static/*", "/items/{id}"],
+    )
+    for path in ("/health", "/static/a/b.css", "/items/4", "/health/deep", "/statics"):
+        Answer(app, path)
+    assert counts().of("http_requests") == 2
+    assert counts().values_of("route") == {"/other"}
+    assert counts().outcomes == (2, 2, 0)
+    assert counts().of("http_requests_in_progress") == 0
+
+
+def test_an_excluded_path_is_not_in_progress(counts: Read) -> None:
+    seen = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        seen.append(counts().of("http_requests_in_progress"))
+        start_response("200 OK", HEADERS)
+        return [b""]
+
+    recorded = ShmStatsMiddleware(app, exclude=["/health"])
+    for path in ("/health", "/", "/health"):
+        Answer(recorded, path)
+    assert seen == [0, 1, 0]
+
+
+def test_exceptions_of_an_excluded_route_are_not_counted(counts: Read) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["shmstats.route"] = "/quiet"
+        raise ValueError("quiet")
+
+    with pytest.raises(ValueError, match="quiet"):
+        Answer(ShmStatsMiddleware(app, exclude=["/quiet"]), "/x")
+    assert counts().of("http_exceptions") == counts().of("http_requests") == 0
+
+
+def test_a_request_through_two_middlewares_is_recorded_once(counts: Read) -> None:
+    Answer(ShmStatsMiddleware(ShmStatsMiddleware(answering(b"abc"))))
+    assert counts().outcomes == (1, 1, 0)
+    assert counts().of("http_requests") == 1
+
+
+def test_applications_can_be_told_apart_by_category(counts: Read) -> None:
+    Answer(ShmStatsMiddleware(answering(b""), category="shop"))
+    Answer(ShmStatsMiddleware(answering(b""), category="admin"))
+    assert counts().of("http_requests", "shop") == counts().of("http_requests", "admin") == 1
+    assert counts().outcomes == (2, 2, 0)
+
+
+def test_threads_are_counted_exactly(counts: Read) -> None:
+    app = ShmStatsMiddleware(answering(b"12345"))
+
+    def run() -> None:
+        for _ in range(200):
+            Answer(app)
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    now = counts()
+    assert now.outcomes == (1600, 1600, 0)
+    assert now.of("http_requests") == now.of("http_request_duration") == 1600
+    assert now.sum("http_response_size") == 8000
+    assert now.of("http_requests_in_progress") == 0
+
+
+def test_buckets_can_be_given(counts: Read, statistics: Registry) -> None:
+    Answer(ShmStatsMiddleware(answering(b""), buckets=(20, 500)))
+    (name,) = {name for name in statistics.read().names if name.metric == "http_request_duration"}
+    assert name.bounds == (20.0, 500.0)
+
+
+def test_requests_are_recorded_though_the_metrics_are_declared_otherwise(
+    counts: Read, statistics: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    statistics.declare("http", "http_request_duration", kind="histogram", buckets=(1, 2))
+    app = ShmStatsMiddleware(answering(b"fine"))
+    for _ in range(3):
+        assert Answer(app).body == b"fine"
+    assert counts().outcomes == (3, 3, 0)
+    assert counts().of("http_request_duration") == 3
+    told = [record.message for record in caplog.records if "http_request_duration" in record.message]
+    assert len(told) == 1
+
+
+def test_an_application_that_has_the_name_for_something_else_is_not_disturbed(
+    counts: Read, statistics: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    statistics.gauge("http", "http_requests_in_progress", 7.5)
+    statistics.timing("http", "http_requests", 12)
+    app = ShmStatsMiddleware(answering(b"fine"))
+    for _ in range(3):
+        assert Answer(app).body == b"fine"
+    assert 1 <= len([record for record in caplog.records if record.levelno >= logging.ERROR]) <= 6
+
+
+def test_nothing_happens_where_statistics_are_disabled(counts: Read, statistics: Registry) -> None:
+    statistics.init({"stats": {"enabled": False}})
+    app = ShmStatsMiddleware(answering(b"fine"))
+    assert Answer(app).body == b"fine"
+    assert statistics.snapshot() == {}
+
+
+def test_an_import_and_a_middleware_attach_nothing(python: Any, data: Any) -> None:
+    python.run("""
+        import os
+        from shmstats import stats
+        from shmstats.integrations.flask import ShmStats
+        from shmstats.integrations.wsgi import ShmStatsMiddleware
+        import flask
+        ShmStats(flask.Flask("x"))
+        ShmStatsMiddleware(lambda environ, start_response: [])
+        assert not stats.configured
+    """)
+    assert not data.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"labelnames": ["a"]}, ValueError, "labelnames and label_values"),
+        ({"label_values": list}, ValueError, "labelnames and label_values"),
+        ({"labelnames": ["status"], "label_values": list}, ValueError, "'status'"),
+        ({"labelnames": ["le"], "label_values": list}, ValueError, "'le'"),
+        ({"labelnames": ["9"], "label_values": list}, ValueError, "'9'"),
+        ({"labelnames": ["a"], "label_values": "b"}, TypeError, "label_values"),
+        ({"exclude": "/health"}, TypeError, "exclude"),
+        ({"exclude": [b"/health"]}, TypeError, "exclude"),
+        ({"category": "system"}, ValueError, "'system'"),
+        ({"category": ""}, ValueError, "category"),
+        ({"buckets": (2, 1)}, ValueError, "ascending"),
+        ({"buckets": ()}, ValueError, "at least one"),
+        ({"buckets": (1, float("nan"))}, ValueError, "finite"),
+    ],
+)
+def test_a_wrong_argument_is_an_error_that_names_it(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        ShmStatsMiddleware(answering(), **arguments)
