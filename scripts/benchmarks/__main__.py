@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.instructions:
         from . import instructions
 
-        return instructions.main()
+        return instructions.main(options.json)
     return measure(options.case or list(CASES), options.tiny, options.json)
 
 

@@ -157,6 +157,11 @@ class Measured:
         row = self._beside(peer, target, lambda ours, theirs: theirs / ours, None)
         return row if row.ratio is None else _replace(row, met=row.ratio >= least)
 
+    def smaller(self, peer: str, least: float) -> Row:
+        """As `faster`, of a size."""
+        row = self.faster(peer, least)
+        return _replace(row, target=f"≤ 1/{number_of(least)} of {peer}")
+
     def at_most(self, limit: float, target: str = "") -> Row:
         """Ours may be so much."""
         shown = target or f"≤ {_shown(limit, self.ours.unit)}"

@@ -12,6 +12,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,10 +51,7 @@ class Subject:
     """
 
     def __init__(self, module: str, python: str = sys.executable, **environment: str) -> None:
-        path = os.pathsep.join([str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-        # This package's own sources, where it is not installed into the interpreter that runs this.
-        if python == sys.executable and importlib.util.find_spec("shmstats") is None:
-            path += os.pathsep + str(SCRIPTS.parent)
+        path = package_path() if python == sys.executable else str(SCRIPTS)
         self.name = module
         self._process = subprocess.Popen(
             [python, "-P", "-m", f"benchmarks.peers.{module}"],
@@ -88,6 +86,14 @@ class Subject:
             raise SubjectError(f"{self.name}: {operation}: {answer['error']}")
         return answer["done"]
 
+    def pause(self) -> None:
+        """Stop the process where it is, with all its threads."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
     @property
     def pid(self) -> int:
         """Of the process."""
@@ -98,6 +104,8 @@ class Subject:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
+        if self._process.poll() is None:
+            self.resume()
         try:
             self._process.wait(60)
         except subprocess.TimeoutExpired:
@@ -118,6 +126,14 @@ class Subject:
         line, _, self._heard = self._heard.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+def package_path() -> str:
+    """Return a PYTHONPATH by which the benchmarks are found, and the package if it is not installed."""
+    path = [str(SCRIPTS), os.environ.get("PYTHONPATH", "")]
+    if importlib.util.find_spec("shmstats") is None:
+        path.append(str(SCRIPTS.parent))
+    return os.pathsep.join(filter(None, path))
 
 
 class Workshop:
@@ -161,9 +177,19 @@ class Workshop:
         environment = {"SHMSTATS_PURE": "", "BENCH_NOTHING": nothing_directory(), **environment}
         return self._keep(Subject("ours", **environment))
 
+    def block(self, directory: str = "", **section: Any) -> Subject:
+        """Start a process that attaches a block of its own, or that of a directory; no values: the defaults."""
+        subject = self._keep(Subject("ours_shared", SHMSTATS_PURE=""))
+        subject.do("configure", directory=directory or self.fresh(), **section)
+        return subject
+
     def prometheus(self) -> Subject:
         """Start a process with prometheus_client in multiprocess mode."""
         return self._keep(Subject("prometheus", PROMETHEUS_MULTIPROC_DIR=self.fresh(self.memory)))
+
+    def exporter(self) -> Subject:
+        """Start a process with prometheus_flask_exporter in multiprocess mode."""
+        return self._keep(Subject("exporter_flask", PROMETHEUS_MULTIPROC_DIR=self.fresh(self.memory)))
 
     def mpmetrics(self) -> Subject:
         """Start a process with mpmetrics, in its own environment."""

@@ -10,10 +10,16 @@ from collections.abc import Callable
 
 from ..rows import Row
 from ..subjects import Workshop
-from . import counting
+from . import commands, counting, memory, names, persistence, requests, scraping
 
 Case = Callable[[Workshop], list[Row]]
 
 CASES: dict[str, Case] = {
     **counting.CASES,
+    **names.CASES,
+    **scraping.CASES,
+    **memory.CASES,
+    **persistence.CASES,
+    **commands.CASES,
+    **requests.CASES,
 }

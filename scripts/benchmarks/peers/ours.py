@@ -140,12 +140,21 @@ def make_buffered(directory: str) -> tuple[CallLoop, CallLoop]:
 
 
 def _nothing() -> Any:
+    return nothing_module().Nothing()
+
+
+def nothing_module() -> Any:
+    """Return the module with the methods that do nothing.
+
+    Raises:
+        RuntimeError: it could not be built.
+    """
     directory = os.environ.get("BENCH_NOTHING")
     if not directory:
         raise RuntimeError("there is no C compiler")
     if directory not in sys.path:
         sys.path.append(directory)
-    return importlib.import_module("_nothing").Nothing()
+    return importlib.import_module("_nothing")
 
 
 def prepare() -> tuple[dict[str, str], dict[str, Callable[..., Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,56 @@ def make_observe() -> tuple[CallLoop, CallLoop]:
     return loop, empty_durations
 
 
+def register(number: int) -> float:
+    """Count so many new label sets once; returns the ns of one."""
+    counter = _counter("registered", ("category", "metric"))
+    some = serving.names(number)
+    start = time.perf_counter_ns()
+    for category, metric in some:
+        counter.labels(category, metric).inc(1)
+    return (time.perf_counter_ns() - start) / number
+
+
+class Workers:
+    """Workers that count, and what a scrape of them costs in this process, which does not count."""
+
+    def __init__(self) -> None:
+        self._counter = _counter("populated", ("category", "metric"))
+        self._population = serving.Population(self._count)
+
+    def _count(self, some: list[tuple[str, str]]) -> None:
+        for category, metric in some:
+            self._counter.labels(category, metric).inc(1)
+
+    def scrape(self) -> tuple[float, int]:
+        """Make the page as the multiprocess collector does; returns ns, and the number of samples."""
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        start = time.perf_counter_ns()
+        registry = CollectorRegistry()
+        collect: Any = MultiProcessCollector
+        collect(registry)
+        page = generate_latest(registry)
+        taken = time.perf_counter_ns() - start
+        return taken, sum(line.startswith(b"populated_total{") for line in page.splitlines())
+
+    def size(self) -> int:
+        """Return the bytes behind the files."""
+        return serving.files_size(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+
+    @property
+    def operations(self) -> dict[str, Callable[..., Any]]:
+        """What the process can be told to do with them."""
+        return {
+            "populate": self._population.add,
+            "replace": self._population.replace,
+            "finish": self._population.finish,
+            "scrape": self.scrape,
+            "size": self.size,
+        }
+
+
 def prepare() -> tuple[dict[str, str], dict[str, Callable[..., Any]]]:
     """Make the operations."""
     from prometheus_client import values
@@ -65,7 +116,11 @@ def prepare() -> tuple[dict[str, str], dict[str, Callable[..., Any]]]:
     assert os.environ["PROMETHEUS_MULTIPROC_DIR"]
     assert values.ValueClass.__name__ == "MmapedValue", "not in multiprocess mode"
     loops = Loops({"inc": make_inc, "labels": make_labels, "observe": make_observe})
-    return serving.versions_of("prometheus-client"), {**loops.operations}
+    return serving.versions_of("prometheus-client"), {
+        "register": register,
+        **loops.operations,
+        **Workers().operations,
+    }
 
 
 if __name__ == "__main__":

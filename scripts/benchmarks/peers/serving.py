@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -136,11 +136,15 @@ class Worker:
             os.close(from_parent)
             os.close(to_parent)
             self._reader, self._writer = os.fdopen(from_child, "rb"), os.fdopen(to_child, "wb")
+            _workers.add(self)
             return
         status = 1
         try:
             os.close(to_child)
             os.close(from_child)
+            # Nobody would see a pipe end while brothers hold it open.
+            for other in _workers:
+                other.close()
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             self._reader, self._writer = os.fdopen(from_parent, "rb"), os.fdopen(to_parent, "wb")
             work(self)
@@ -172,15 +176,16 @@ class Worker:
 
     wait = hear
 
-    def wait_for_end(self) -> None:
-        """Wait until the other side closes; a worker that only has to be there does that."""
-        self._reader.read()
+    def lines(self) -> Iterator[str]:
+        """Go through the other side's lines, until it closes."""
+        while line := self._reader.readline():
+            yield line.decode().rstrip("\n")
 
     def finish(self) -> None:
         """Have the worker end in good order, and wait for that."""
         self._writer.close()
         _, status = os.waitpid(self.pid, 0)
-        self._reader.close()
+        self._gone()
         if status:
             raise RuntimeError(f"worker {self.pid} ended with status {status}")
 
@@ -188,8 +193,91 @@ class Worker:
         """Kill -9 the worker, and wait for its end."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
+        self._gone()
+
+    def close(self) -> None:
+        """Close both pipes."""
         self._writer.close()
         self._reader.close()
+
+    def _gone(self) -> None:
+        self.close()
+        _workers.discard(self)
+
+
+#: Those of this process that have not ended.
+_workers: set[Worker] = set()
+
+
+class Population:
+    """Worker processes that have counted, and stay.
+
+    Args:
+        count: counts each of some names once.
+        leave: what a worker does at a good end.
+    """
+
+    def __init__(
+        self, count: Callable[[list[tuple[str, str]]], object], leave: Callable[[], None] = lambda: None
+    ) -> None:
+        self._count = count
+        self._leave = leave
+        self._workers: list[Worker] = []
+
+    def add(self, workers: int, first: int, series: int) -> None:
+        """Start workers that count ``series`` names from number ``first`` on, once each.
+
+        The first of them registers what is new, before the others begin.
+        """
+        new: list[Worker] = []
+        for _ in range(workers):
+            worker = Worker(self._work, self._leave)
+            worker.tell(f"{first} {series}")
+            if not new:
+                worker.hear()
+            new.append(worker)
+        for worker in new[1:]:
+            worker.hear()
+        self._workers += new
+
+    def count_again(self, series: int) -> None:
+        """Have the first worker count the first names once more, so that no value is what it was."""
+        self._workers[0].tell(f"0 {series}")
+        self._workers[0].hear()
+
+    def replace(self, number: int, series: int, of: int) -> None:
+        """Have so many workers come and go: one after another dies, every second by kill -9, and one comes.
+
+        Those who come count ``series`` of the first ``of`` names: in turn other ones.
+        """
+        size = len(self._workers)
+        for wave in range(-(-number // size)):
+            for i, worker in enumerate(self._workers):
+                if i % 2:
+                    worker.kill()
+                else:
+                    worker.finish()
+            self._workers = []
+            self.add(size, wave * series % of, series)
+
+    def finish(self) -> None:
+        """Have all end."""
+        for worker in self._workers:
+            worker.finish()
+        self._workers = []
+
+    def _work(self, worker: Worker) -> None:
+        for line in worker.lines():
+            first, series = map(int, line.split())
+            self._count(names(first + series)[first:])
+            worker.say("done")
+
+
+def files_size(directory: str, prefix: str = "") -> int:
+    """Return the bytes of memory or disk behind the files of a directory."""
+    return sum(
+        entry.stat().st_blocks * 512 for entry in os.scandir(directory) if entry.name.startswith(prefix)
+    )
 
 
 def versions_of(*packages: str) -> dict[str, str]:

@@ -1,0 +1,66 @@
+"""What a new name costs."""
+
+from __future__ import annotations
+
+from ..measure import available, in_turns
+from ..rows import Figure, Measured, Row
+from ..subjects import Workshop
+from .counting import MPMETRICS, PROMETHEUS
+
+#: What mpmetrics gets: to make a series takes it longer the more there are.
+_FEW = 200
+
+#: Room for 100,000 names.
+CAPACITY = 131072
+
+
+def register(shop: Workshop) -> list[Row]:
+    """New names, and the same names from a second process."""
+    sizes = {number: shop.effort.of(number) for number in (1000, 10_000, 100_000)}
+    found = {number: _register(shop, size, 7 if number < 100_000 else 3) for number, size in sizes.items()}
+    rows = []
+    for number, size in sizes.items():
+        new, again, peers, missing = found[number]
+        note = f"{MPMETRICS}: the first {_FEW}" if MPMETRICS in peers else ""
+        measured = Measured("register", f"{size:,} new names, each", new, peers, missing, note)
+        rows.append(measured.at_most(10_000))
+        rows.append(Measured("register", f"{size:,} names in a second process, each", again).at_most(10_000))
+    few, _, _, _ = found[1000]
+    many, _, _, _ = found[100_000]
+    ratio = many.value / few.value
+    flat = Measured("register", f"{sizes[100_000]:,} beside {sizes[1000]:,}", many, {"the fewer": few})
+    rows.append(flat.that("flat: ≤ 1.25 × a name", ratio <= 1.25, ratio))
+    return rows
+
+
+def _register(
+    shop: Workshop, size: int, repeats: int
+) -> tuple[Figure, Figure, dict[str, Figure], dict[str, str]]:
+    """Return the time of a new name: ours, ours in a second process, and the peers'."""
+    second: list[float] = []
+    missing: dict[str, str] = {}
+
+    def ours() -> float:
+        with shop.scope() as part:
+            directory = part.fresh()
+            first = part.block(directory, capacity=CAPACITY)
+            taken = first.do("register", number=size)
+            second.append(part.block(directory, capacity=CAPACITY).do("register", number=size))
+            return float(taken)
+
+    def peer(name: str) -> float:
+        with shop.scope() as part:
+            starters = {PROMETHEUS: part.prometheus, MPMETRICS: part.mpmetrics}
+            subjects, why = available({name: starters[name]})
+            missing.update(why)
+            number = size if name == PROMETHEUS else min(size, _FEW)
+            return float(subjects[name].do("register", number=number)) if subjects else 0.0
+
+    times = in_turns({"": ours, PROMETHEUS: lambda: peer(PROMETHEUS)}, shop.effort.repeats(repeats))
+    if size <= 1000:
+        times |= in_turns({MPMETRICS: lambda: peer(MPMETRICS)}, 1)
+    figures = {name: Figure.best(repeats) for name, repeats in times.items() if name not in missing}
+    return figures.pop(""), Figure.best(second), figures, missing
+
+
+CASES = {"register": register}

@@ -1,0 +1,105 @@
+"""What saving and restoring cost, and what they cost others."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+
+from ..measure import in_turns
+from ..rows import Figure, Measured, Row
+from ..subjects import Subject, Workshop
+from .names import CAPACITY
+
+#: Seconds that a busy worker watches for its longest increment, in one round.
+_WATCH = 2.0
+
+_QUIET = "nothing is saved"
+
+
+def save(shop: Workshop) -> list[Row]:
+    """Save all series, and count meanwhile."""
+    series = shop.effort.of(100_000)
+    subject = shop.block(capacity=CAPACITY)
+    subject.do("populate", workers=2, first=0, series=series)
+    directory = shop.fresh()
+
+    def one() -> float:
+        subject.do("count_again", series=series)
+        return float(subject.do("save", directory=directory))
+
+    times = in_turns({"": one}, shop.effort.repeats(9))[""]
+    rows = [Measured("save", f"{series:,} series, to the disk", Figure.best(times)).at_most(120e6)]
+    subject.do("finish")
+    return rows + _undelayed(shop, series)
+
+
+def _undelayed(shop: Workshop, series: int) -> list[Row]:
+    """Return the longest increment that a busy worker sees: no saving, saving by another process, by its own."""
+    busy: dict[str, tuple[Subject, ...]] = {}
+    section = {"capacity": CAPACITY, "snapshot_interval_ms": 250}
+    quiet = shop.block(capacity=CAPACITY)
+    quiet.do("register", number=series)
+    busy[_QUIET] = (quiet,)
+    for who in ("another process saves", "its own process saves"):
+        directory = shop.fresh()
+        saver = shop.block(directory, persist=True, **section)
+        saver.do("register", number=series)
+        another = who.startswith("another")
+        busy[who] = (shop.block(directory, persist=True, **section), saver) if another else (saver,)
+    saves = dict.fromkeys(busy, 0)
+    # Nobody saves but in his own turn.
+    for subjects in busy.values():
+        for subject in subjects:
+            subject.pause()
+
+    def watch(who: str) -> float:
+        for subject in busy[who]:
+            subject.resume()
+        longest, saved = busy[who][0].do("longest_increment", seconds=0.3 if shop.effort.tiny else _WATCH)
+        for subject in busy[who]:
+            subject.pause()
+        saves[who] += saved
+        return float(longest)
+
+    found = in_turns({who: functools.partial(watch, who) for who in busy}, shop.effort.repeats(5))
+    figures = {who: Figure.median(longest) for who, longest in found.items()}
+    base = figures.pop(_QUIET)
+    rows = []
+    for who, figure in figures.items():
+        note = (
+            f"{who}: median of the longest of {len(found[who])} rounds of {_WATCH:g} s, {saves[who]} saves;"
+            f" longest of all {Figure(max(found[who]))}, while nothing is saved {Figure(max(found[_QUIET]))}"
+        )
+        measured = Measured("save", f"longest increment, {who}", figure, {_QUIET: base}, note=note)
+        met = saves[who] > 0 and figure.value <= max(2 * base.value, 1e6)
+        rows.append(
+            measured.that(
+                "not delayed: ≤ 2 × while nothing is saved, or 1 ms", met, figure.value / base.value
+            )
+        )
+    return rows
+
+
+def restore(shop: Workshop) -> list[Row]:
+    """Make a block from a saved snapshot."""
+    series = shop.effort.of(100_000)
+    directory = shop.fresh()
+    with shop.scope() as part:
+        writer = part.block(capacity=CAPACITY)
+        writer.do("register", number=series)
+        writer.do("save", directory=directory)
+
+    def one() -> float:
+        with shop.scope() as part:
+            subject = part.block()
+            taken, found = subject.do("restore", directory=directory, capacity=CAPACITY)
+            assert found == series, f"{found} restored of {series}"
+            return float(taken)
+
+    times = in_turns({"": one}, shop.effort.repeats(5))[""]
+    spread = Figure.best(times)
+    note = f"median {Figure(statistics.median(times))}"
+    return [Measured("restore", f"{series:,} series, init()", spread, note=note).at_most(500e6)]
+
+
+CASES = {"save": save, "restore": restore}

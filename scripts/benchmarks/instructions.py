@@ -1,0 +1,78 @@
+"""Counts the machine instructions of the hot calls, under callgrind (valgrind.org, Debian's package valgrind).
+
+Two loops of different lengths are counted and the shorter one is taken from the longer one, so that what
+happens once is left out; then the same of a loop without a call is taken away. What is left is what one call costs,
+with the interpreter's part of it. It repeats exactly, on the same machine with the same interpreter and compiler.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from .nothing import nothing_directory
+from .subjects import NotAvailableError, find_program, package_path
+
+CALLS = 10_000
+
+#: What the loops of ``peers.ours_instructions`` are, in their order.
+HOT = ("counter.incr()", "stats.incr(category, metric, 1)", "histogram.observe(12.5)")
+LOOPS = ("the empty loop", *HOT, "a C method that does nothing", "the same with 3 arguments")
+
+
+def count(calls: int = CALLS) -> dict[str, float]:
+    """Return the instructions of an iteration of each loop, the empty loop taken away from the others.
+
+    Raises:
+        NotAvailableError: valgrind or a C compiler is not there.
+    """
+    valgrind = find_program("valgrind")
+    if not nothing_directory():
+        raise NotAvailableError("there is no C compiler")
+    with tempfile.TemporaryDirectory(prefix="shmstats-bench-") as directory:
+        command = [
+            valgrind, "--tool=callgrind", "--quiet", "--collect-atstart=no",
+            "--toggle-collect=shmstats_bench_region", "--dump-after=shmstats_bench_region",
+            f"--callgrind-out-file={directory}/out",
+            sys.executable, "-P", "-m", "benchmarks.peers.ours_instructions", str(calls),
+        ]  # fmt: skip
+        environment = os.environ | {
+            "PYTHONPATH": package_path(), "PYTHONHASHSEED": "0", "SHMSTATS_PURE": "",
+            "BENCH_NOTHING": nothing_directory(), "OPENBLAS_NUM_THREADS": "1",
+        }  # fmt: skip
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NotAvailableError(f"valgrind ended with status {done.returncode}: {done.stderr[-2000:]}")
+        parts = [Path(f"{directory}/out.{number + 1}").read_text() for number in range(3 * len(LOOPS))]
+    totals = [int(re.findall(r"^(?:totals|summary): (\d+)", part, re.MULTILINE)[-1]) for part in parts]
+    each = [(long - short) / calls for short, long in zip(totals[1::3], totals[2::3], strict=True)]
+    return {name: n - each[0] if i else n for i, (name, n) in enumerate(zip(LOOPS, each, strict=True))}
+
+
+def main(file: Path | None = None) -> int:
+    """Count twice and print; returns 1 where it could not be counted or did not repeat exactly."""
+    try:
+        first, second = count(), count()
+    except NotAvailableError as error:
+        print(f"not measured: {error}")
+        return 1
+    print(f"Instructions of a call, CPython {platform.python_version()}, {platform.machine()}:\n")
+    for name, instructions in first.items():
+        differs = "" if instructions == second[name] else f"  (the second time {second[name]:g})"
+        print(f"{name:<36}{instructions:>8g}{differs}")
+    if file is not None:
+        file.write_text(
+            json.dumps({"Python": platform.python_version(), "instructions": first}, indent=1) + "\n"
+        )
+    print(
+        "\nCounted twice, and alike."
+        if first == second
+        else "\nCounted twice, and it did not repeat exactly."
+    )
+    return int(first != second)

@@ -1,0 +1,79 @@
+"""Runs the hot calls in regions that callgrind counts: ``python -m benchmarks.peers.ours_instructions CALLS``.
+
+Each loop runs in three regions: of one iteration, to warm it, of ``CALLS``, and of twice as many iterations. A loop
+goes over `itertools.repeat`, which makes nothing new, so that no allocation comes between.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from itertools import repeat
+from typing import Any
+
+import shmstats
+from shmstats import stats
+
+from .ours import _histogram, _nothing, configure, nothing_module
+
+
+def _empty(calls: int) -> None:
+    for _ in repeat(None, calls):
+        pass
+
+
+def _loops() -> list[Callable[[int], None]]:
+    counter, histogram, nothing, registry = (
+        stats.counter("bench", "handle"),
+        _histogram("took"),
+        _nothing(),
+        stats,
+    )
+
+    def handle(calls: int) -> None:
+        each = counter
+        for _ in repeat(None, calls):
+            each.incr()
+
+    def incr(calls: int) -> None:
+        each = registry
+        for _ in repeat(None, calls):
+            each.incr("bench", "named", 1)
+
+    def observe(calls: int) -> None:
+        each = histogram
+        for _ in repeat(None, calls):
+            each.observe(12.5)
+
+    def nothing_of_none(calls: int) -> None:
+        each: Any = nothing
+        for _ in repeat(None, calls):
+            each.nothing()
+
+    def nothing_of_three(calls: int) -> None:
+        each: Any = nothing
+        for _ in repeat(None, calls):
+            each.nothing("bench", "named", 1)
+
+    return [_empty, handle, incr, observe, nothing_of_none, nothing_of_three]
+
+
+def main() -> None:
+    """Warm the loops, then run each of them in its regions."""
+    calls = int(sys.argv[1])
+    with tempfile.TemporaryDirectory(prefix="shmstats-bench-") as directory:
+        configure(directory)
+        region = nothing_module().region
+        loops = _loops()
+        for loop in loops:
+            loop(1000)
+        for loop in loops:
+            region(loop, 1)
+            region(loop, calls)
+            region(loop, 2 * calls)
+        shmstats.close()
+
+
+if __name__ == "__main__":
+    main()

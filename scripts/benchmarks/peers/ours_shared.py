@@ -1,0 +1,188 @@
+"""A block that many workers count into, and a process that reads, renders, measures and saves it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import shmstats
+from shmstats import snapshot, stats
+from shmstats.block import segment_name
+from shmstats.export import render
+
+from . import serving
+from .ours import configure
+
+
+def count(some: list[tuple[str, str]]) -> None:
+    """Count each of some names once."""
+    for category, metric in some:
+        stats.incr(category, metric, 1)
+
+
+def register(number: int) -> float:
+    """Count so many names once; returns the ns of one."""
+    some = serving.names(number)
+    start = time.perf_counter_ns()
+    count(some)
+    return (time.perf_counter_ns() - start) / number
+
+
+def scrape() -> tuple[float, int]:
+    """Read and render the page; returns ns, and the number of samples of the names counted here."""
+    start = time.perf_counter_ns()
+    page = render(stats.read())
+    taken = time.perf_counter_ns() - start
+    return taken, sum(line.startswith(b"metric") for line in page.splitlines())
+
+
+def total() -> int:
+    """Return the sum of all that the names counted here have."""
+    found = stats.snapshot()
+    return sum(
+        value
+        for category, metrics in found.items()
+        if category.startswith("category")
+        for value in metrics.values()
+        if isinstance(value, int)
+    )
+
+
+class Document:
+    """``/stats`` as the application answers it, called without a server."""
+
+    def __init__(self) -> None:
+        self._application: Any = None
+
+    def make(self) -> tuple[float, int]:
+        """Answer a request; returns ns, and the number of metrics of the names counted here."""
+        if self._application is None:
+            from shmstats.web import create_app
+
+            self._application = create_app()
+        environ = _environ("/stats")
+        statuses: list[str] = []
+        start = time.perf_counter_ns()
+        body = b"".join(
+            self._application(environ, lambda status, headers, error=None: statuses.append(status))
+        )
+        taken = time.perf_counter_ns() - start
+        assert statuses == ["200 OK"], statuses
+        simple = json.loads(body)["simple"]
+        return taken, sum(len(metrics) for name, metrics in simple.items() if name.startswith("category"))
+
+
+def _environ(path: str) -> dict[str, Any]:
+    from werkzeug.test import EnvironBuilder
+
+    return EnvironBuilder(path, base_url="http://127.0.0.1/").get_environ()
+
+
+def size() -> int:
+    """Return the bytes of shared memory behind the block and the files beside it."""
+    shared = stats.shared
+    assert shared is not None
+    return serving.files_size("/dev/shm", segment_name(shared.directory))
+
+
+def length() -> int:
+    """Return how long the block is, whether there is memory behind it or not."""
+    shared = stats.shared
+    assert shared is not None
+    return os.stat(f"/dev/shm/{segment_name(shared.directory)}").st_size
+
+
+def worker_size(numbers: list[int]) -> int:
+    """Return the bytes that a further worker costs which uses these of the names."""
+    some = [serving.names(number + 1)[number] for number in numbers]
+    before = size()
+
+    def work(worker: serving.Worker) -> None:
+        count(some)
+        worker.say("done")
+        worker.wait()
+
+    worker = serving.Worker(work, shmstats.close)
+    worker.hear()
+    cost = size() - before
+    worker.tell()
+    worker.finish()
+    return cost
+
+
+def save(directory: str) -> float:
+    """Read all values and save them; returns ns."""
+    start = time.perf_counter_ns()
+    snapshot.save(snapshot.stats_directory(Path(directory)), stats.read())
+    return time.perf_counter_ns() - start
+
+
+def restore(directory: str, **section: Any) -> tuple[float, int]:
+    """Attach a block that is made from a saved snapshot; returns ns, and the sum of what is restored."""
+    start = time.perf_counter_ns()
+    configure(directory, persist=True, **section)
+    taken = time.perf_counter_ns() - start
+    found = total()
+    return taken, found
+
+
+def longest_increment(seconds: float) -> tuple[float, int]:
+    """Count without a break; returns the ns of the longest call, and how often the snapshot was saved."""
+    shared = stats.shared
+    assert shared is not None
+    file = snapshot.stats_directory(shared.directory) / snapshot.FILE
+    counter = stats.counter("bench", "busy")
+    counter.incr()
+    longest, saves, before = 0, 0, _inode(file)
+    end = time.perf_counter_ns() + int(seconds * 1e9)
+    now, clock = time.perf_counter_ns(), time.perf_counter_ns
+    while now < end:
+        for _ in range(20_000):
+            start = clock()
+            counter.incr()
+            taken = clock() - start
+            if taken > longest:
+                longest = taken
+        now = clock()
+        inode = _inode(file)
+        saves, before = saves + (inode != before), inode
+    return longest, saves
+
+
+def _inode(file: Path) -> int:
+    try:
+        return file.stat().st_ino
+    except FileNotFoundError:
+        return 0
+
+
+def prepare() -> tuple[dict[str, str], dict[str, Callable[..., Any]]]:
+    """Make the operations."""
+    population = serving.Population(count, shmstats.close)
+    operations: dict[str, Callable[..., Any]] = {
+        "configure": configure,
+        "register": register,
+        "populate": population.add,
+        "count_again": population.count_again,
+        "replace": population.replace,
+        "finish": population.finish,
+        "scrape": scrape,
+        "total": total,
+        "document": Document().make,
+        "size": size,
+        "length": length,
+        "worker_size": worker_size,
+        "save": save,
+        "restore": restore,
+        "longest_increment": longest_increment,
+        "close": shmstats.close,
+    }
+    return serving.versions_of("numpy", "flask"), operations
+
+
+if __name__ == "__main__":
+    serving.serve(prepare)
