@@ -23,9 +23,8 @@ def bare() -> Flask:
 
 def counted() -> Flask:
     """Make it with our extension and the endpoints that it mounts; the data directory is in ``$BENCH_DATA``."""
-    from shmstats.integrations.flask import ShmStats
-
     import shmstats
+    from shmstats.integrations.flask import ShmStats
 
     shmstats.init({"path": {"data": os.environ["BENCH_DATA"]}})
     site = bare()

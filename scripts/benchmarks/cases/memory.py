@@ -39,7 +39,6 @@ def memory(shop: Workshop) -> list[Row]:
             (their_many - their_one) / (workers - 1),
         ).only(),
         measured("a block without a name, 1 process", empty, None).only(),
-        *_ten_names(ours, series),
     ]
     ours.do("replace", number=number, series=passing, of=series)
     if theirs is not None:
@@ -50,7 +49,7 @@ def memory(shop: Workshop) -> list[Row]:
     note = f"ours grew by {later - many:,} bytes"
     rows.append(measured(what, later, their_many, note).smaller(PROMETHEUS, 4))
     rows.append(measured(what, later, their_many).that("not larger than before", later <= many, later / many))
-    return rows
+    return [*rows, *_ten_names(ours, series)]
 
 
 def _ten_names(subject: Subject, series: int) -> list[Row]:

@@ -78,7 +78,7 @@ def make_incr_nothing() -> tuple[CallLoop, CallLoop]:
 
 def make_labels() -> tuple[CallLoop, CallLoop]:
     """``requests.labels(category, metric).incr()`` with a thousand label sets in turn."""
-    requests = stats.counter("bench", "requests", labelnames=("group", "name"))  # type: ignore[call-arg]
+    requests = stats.counter("bench", "requests", labelnames=("group", "name"))
 
     def loop(calls: int) -> None:
         each: Any = requests
@@ -125,9 +125,7 @@ def make_observe() -> tuple[CallLoop, CallLoop]:
 
 def _histogram(name: str) -> Any:
     """Return the handle of a histogram."""
-    if hasattr(stats, "histogram"):
-        return stats.histogram("bench", name)
-    return cells.Timing(stats, "bench", name)
+    return stats.histogram("bench", name)
 
 
 _held = shmstats.Registry()

@@ -96,22 +96,24 @@ def length() -> int:
     return os.stat(f"/dev/shm/{segment_name(shared.directory)}").st_size
 
 
+_held: list[serving.Worker] = []
+
+
 def worker_size(numbers: list[int]) -> int:
-    """Return the bytes that a further worker costs which uses these of the names."""
+    """Return the bytes that a further worker costs which uses these of the names; it stays."""
     some = [serving.names(number + 1)[number] for number in numbers]
     before = size()
 
     def work(worker: serving.Worker) -> None:
         count(some)
         worker.say("done")
-        worker.wait()
+        for _ in worker.lines():
+            pass
 
     worker = serving.Worker(work, shmstats.close)
     worker.hear()
-    cost = size() - before
-    worker.tell()
-    worker.finish()
-    return cost
+    _held.append(worker)
+    return size() - before
 
 
 def save(directory: str) -> float:
