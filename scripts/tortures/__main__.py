@@ -25,7 +25,6 @@ from .servers import FAULTS as SERVER_FAULTS
 from .servers import ServerStorm
 from .storm import Storm, Tally
 
-FAULTS_OF_A_BOUT = 150
 FAULTS_OF_A_SERVER = 6
 
 #: The size of /dev/shm during the torture, where it can have one of its own: that of a default container.
@@ -41,6 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="repeats a run (at random)")
     parser.add_argument("--first", type=int, default=1, metavar="BOUT", help="begin with this bout (1)")
     parser.add_argument("--bouts", type=int, help="end after so many bouts")
+    parser.add_argument("--faults", type=int, default=150, help="in each bout of workers (150)")
     parser.add_argument("--core", choices=["C", "Python"], help="only this core (both)")
     parser.add_argument("--only", choices=["workers", "servers"], help="only bouts of this kind (both)")
     parser.add_argument("--log", type=Path, help="where workers log to (nowhere)")
@@ -124,7 +124,7 @@ class Torture:
             faults |= {"kill_inside": 15, "continue_inside": 8}
         if self.private and "fork" not in works:
             faults["fill_memory"] = 5
-        goal = sum(self.tally.faults.values()) + FAULTS_OF_A_BOUT
+        goal = sum(self.tally.faults.values()) + self._options.faults
         place = self._directory / f"bout {bout}"
         nursery, steps = self._nurseries[core], self._steps.get(core)
         with Storm(nursery, place, chance, self.tally, works, workers, stats, steps) as storm:
