@@ -112,14 +112,15 @@ def samples_of(storage: Storage, name: str, labels: Labels | None = None) -> lis
     family, lines = reading.families[name]
     if labels is None:
         return [sample for line in lines for sample in _SAMPLES[family.type](reading, family, line)]
-    own = dict(labels)
-    found = []
-    for line in lines:
-        if own.items() <= dict(line.labels).items():
-            for sample in _SAMPLES[family.type](reading, family, line):
-                rest = {key: value for key, value in sample.labels.items() if key not in own}
-                found.append(sample._replace(labels=rest))
-    return found
+    own = set(labels)
+    return [
+        sample._replace(
+            labels={key: value for key, value in sample.labels.items() if (key, value) not in own}
+        )
+        for line in lines
+        if own <= set(line.labels)
+        for sample in _SAMPLES[family.type](reading, family, line)
+    ]
 
 
 def _metric(reading: Reading, family: Family, lines: list[Line]) -> Metric:
@@ -142,7 +143,11 @@ def _counter(reading: Reading, family: Family, line: Line) -> list[Sample]:
 
 
 def _gauge(reading: Reading, family: Family, line: Line) -> list[Sample]:
-    return [Sample("", dict(line.labels), float(_number(reading, line.value)))]
+    labels = dict(line.labels)
+    if len(labels) < len(line.labels):  # the gauge has a label ``pid`` of its own
+        *own, (_, pid) = line.labels
+        labels = {**dict(own), "worker_pid": pid}
+    return [Sample("", labels, float(_number(reading, line.value)))]
 
 
 def _summary(reading: Reading, family: Family, line: Line) -> list[Sample]:

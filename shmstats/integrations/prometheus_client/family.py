@@ -26,6 +26,9 @@ _NO_BOUNDS = (0.0,)
 
 _SEPARATOR = "\x1f"
 
+#: Characters of a help text that are kept in the block.
+_HELP_LIMIT = 1000
+
 #: Types of prometheus_client that are kept as each kind.
 _KINDS = {
     "counter": Kind.COUNTER,
@@ -94,7 +97,9 @@ class Family:
             about["states"] = self.states
         if self.default:
             about["default"] = True
-        return Declaration(_KINDS[self.type], _with(self.help, about), self.unit, bounds, self.mode)
+        return Declaration(
+            _KINDS[self.type], _with(self.help[:_HELP_LIMIT], about), self.unit, bounds, self.mode
+        )
 
     def created_declaration(self) -> Declaration:
         """Return what is declared of the times of creation."""

@@ -20,7 +20,7 @@ from prometheus_client.registry import REGISTRY, CollectorRegistry
 from prometheus_client.samples import Sample
 from prometheus_client.utils import INF
 
-from ...block.names import MAX_BOUNDS, OVERFLOW
+from ...block.names import MAX_BOUNDS, OVERFLOW, check_text
 from ...series import Mode
 from .collecting import samples_of
 from .family import Family, Labels, series_labels
@@ -65,8 +65,11 @@ def family_of(metric: Any) -> Family:
     """Return how a metric is kept.
 
     Raises:
-        ValueError: it has more buckets than the block has room for.
+        ValueError: its name, a name of its labels, or the number of its buckets, is more than the block can hold.
     """
+    check_text("the name of a metric", metric._name)
+    for name in metric._labelnames:
+        check_text(f"a label name of {metric}", name)
     bounds = tuple(dict.fromkeys(bound for bound in getattr(metric, "_upper_bounds", ()) if bound != INF))
     if len(bounds) > MAX_BOUNDS:
         raise ValueError(f"{metric} has {len(bounds)} buckets; the block has room for {MAX_BOUNDS}")

@@ -215,10 +215,15 @@ class Storage:
 
         self.annotate(series, change)
 
-    def tell(self, text: str) -> None:
-        """Log a warning once."""
-        if text not in self._told:
-            self._told.add(text)
+    def tell(self, text: str, about: str = "") -> None:
+        """Log a warning once.
+
+        Args:
+            text: of it.
+            about: what it is about, where the text may be another each time.
+        """
+        if (about or text) not in self._told:
+            self._told.add(about or text)
             log.warning(text)
 
     # Functions of gauges -----------------------------------------------------------------------
@@ -239,7 +244,8 @@ class Storage:
             try:
                 gauge.set(float(function()))
             except Exception as error:
-                self.tell(f"the function of gauge {key[0]!r} failed: {type(error).__name__}: {error}")
+                failure = f"the function of gauge {key[0]!r} failed: {type(error).__name__}"
+                self.tell(f"{failure}: {error}", about=failure)
         return len(self._functions)
 
     def _announce(self, shared: SharedProvider) -> None:
