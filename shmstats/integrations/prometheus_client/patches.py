@@ -102,31 +102,38 @@ class Children(dict[tuple[str, ...], Any]):
     """The children of a metric, by label values, in this process.
 
     Those that are counted together, for there are too many, are one child here as well: memory must not
-    grow with what clients send.
+    grow with what clients send. As long as there is none, looking a child up is looking it up in a dict.
     """
 
     def __init__(self, storage: Storage, family: Family, labelnames: tuple[str, ...]) -> None:
         super().__init__()
-        self._storage = storage
-        self._family = family
-        self._labelnames = labelnames
-        self._overflow = (OVERFLOW,) * len(labelnames)
+        self.storage = storage
+        self.family = family
+        self.labelnames = labelnames
+        self.overflow = (OVERFLOW,) * len(labelnames)
+
+    def __setitem__(self, labelvalues: tuple[str, ...], child: Any) -> None:
+        if child._overflows:
+            labelvalues = self.overflow
+            self.__class__ = _FullChildren
+        super().__setitem__(labelvalues, child)
+
+
+class _FullChildren(Children):
+    """Children of which one is for all label sets that the block does not admit."""
 
     def __contains__(self, labelvalues: object) -> bool:
         if super().__contains__(labelvalues):
             return True
-        if not super().__contains__(self._overflow):
-            return False
         assert isinstance(labelvalues, tuple)
-        return not self._storage.admits(self._family, series_labels(self._labelnames, labelvalues))
+        return super().__contains__(self.overflow) and not self.storage.admits(
+            self.family, series_labels(self.labelnames, labelvalues)
+        )
 
     def __missing__(self, labelvalues: tuple[str, ...]) -> Any:
-        if super().__contains__(self._overflow):
-            return self[self._overflow]
-        raise KeyError(labelvalues)
-
-    def __setitem__(self, labelvalues: tuple[str, ...], child: Any) -> None:
-        super().__setitem__(self._overflow if child._overflows else labelvalues, child)
+        if labelvalues == self.overflow:
+            raise KeyError(labelvalues)
+        return self[self.overflow]
 
 
 def _not_yet() -> None:
