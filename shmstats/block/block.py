@@ -42,6 +42,7 @@ from .names import (
     DEFAULT_BOUNDS,
     FAMILY,
     INHERITED,
+    MAX_OVERFLOW_SETS,
     MEMBER,
     MONOTONIC,
     BlockFullError,
@@ -74,7 +75,7 @@ class DeclarationError(ValueError):
 
 
 class SeriesLimitError(Exception):
-    """A metric has as many label sets as it may have."""
+    """A metric has as many label sets as it may have; the message says so."""
 
 
 _HEADER = struct_of(HEADER)
@@ -315,6 +316,8 @@ class Block:
         counted = labelled and key != overflow_key(key)
         if limit and counted and self.names.members(family) >= limit:
             raise SeriesLimitError(f"it has {limit} label sets already")
+        if limit and labelled and not counted and self.names.overflow_sets(family) >= MAX_OVERFLOW_SETS:
+            raise SeriesLimitError(f"its label sets have different label names, {MAX_OVERFLOW_SETS} of them already")
         flags = (MONOTONIC if declared.kind is Kind.COUNTER else 0) | (MEMBER if counted else 0)
         wanted = Record(-1, declared.kind, flags, 0, width_of(declared), declared.mode, family.number)
         return self._add(key, wanted)
@@ -349,11 +352,11 @@ class Block:
         removed = self._make_way(key, family, declared)
         if family is None:
             family = self._add(family_key(key), Record(-1, declared.kind, FAMILY, 0, 0, declared.mode))
-        self.names.annotate(family.number, text, self._reserve)
-        self.names.redeclare(family, declared.kind, declared.mode, flags)
         plain = self.names.find(key)
         if plain is not None and plain.family < 0:
             self.names.set_family(plain, family)
+        self.names.annotate(family.number, text, self._reserve)
+        self.names.redeclare(family, declared.kind, declared.mode, flags)  # last: from now on it is declared
         return removed
 
     def _may_replace(self, family: Record, text: bytes, key: bytes, declared: Declaration) -> bool:
@@ -384,17 +387,13 @@ class Block:
         if plain is not None and plain not in series:
             series.append(plain)
         old = (family and self._declared(family)) or Declaration(declared.kind)
-        same_bounds = (old.bounds or DEFAULT_BOUNDS) == (declared.bounds or DEFAULT_BOUNDS)
-        unfit = [
-            record
-            for record in series
-            if (record.kind, record.mode) != (declared.kind, declared.mode)
-            or (record.kind is Kind.HISTOGRAM and not same_bounds)
-        ]
-        for record in unfit:
-            if not record.flags & INHERITED:
+        used = [self._as_used(record, old) for record in series]
+        unfit = [record for record, found in zip(series, used, strict=True) if not _fits(found, declared)]
+        for record, found in zip(series, used, strict=True):
+            if record in unfit and not record.flags & INHERITED:
                 category, metric, _ = decode_key(key)
-                found = old._replace(kind=record.kind, mode=record.mode)
+                if declared.labelnames is None:
+                    found = found._replace(labelnames=None)  # that is not what is wrong
                 raise DeclarationError(
                     f"metric {metric!r} of category {category!r} is used as {describe(found)} already;"
                     f" it cannot be declared as {describe(declared)}"
@@ -404,6 +403,14 @@ class Block:
             for record in unfit:
                 self.clear(record)
         return len(unfit)
+
+    def _as_used(self, record: Record, declared: Declaration) -> Declaration:
+        """Return what would have to be declared for a series to be as it is."""
+        _, _, labels = decode_key(self.names.key(record.number))
+        bounds = (declared.bounds or DEFAULT_BOUNDS) if record.kind is Kind.HISTOGRAM else ()
+        return declared._replace(
+            kind=record.kind, mode=record.mode, bounds=bounds, labelnames=tuple(name for name, _ in labels)
+        )
 
     def _declared(self, family: Record) -> Declaration | None:
         note = self.names.note(family.number)
@@ -460,6 +467,15 @@ class Block:
     def rows_of(self, record: Record) -> list[int]:
         """Return the rows that have memory for a name: at least one."""
         return [row for row in range(self.layout.rows) if self._is_reserved(row, record)]
+
+    def remove(self, records: list[Record]) -> None:
+        """Remove series, and what stands for a metric of which nothing is left. The table lock is held."""
+        self.names.remove(records, self.cells)
+        deserted = self.names.deserted({record.family for record in records if record.family >= 0})
+        if deserted:
+            self.names.remove(deserted, self.cells)
+        for record in records:
+            self.clear(record)
 
     def clear(self, record: Record) -> None:
         """Set a name's cells to 0 in every row."""
@@ -548,6 +564,15 @@ class Block:
 
     def _page_bit(self, row: int, page: int) -> bool:
         return bool(self._buf[self._bitmap_byte(row, page)] >> page % 8 & 1)
+
+
+def _fits(used: Declaration, declared: Declaration) -> bool:
+    """Tell whether a series that is used so is one of a metric that is declared so."""
+    return (
+        (used.kind, used.mode) == (declared.kind, declared.mode)
+        and used.bounds == (declared.bounds or (DEFAULT_BOUNDS if declared.kind is Kind.HISTOGRAM else ()))
+        and declared.labelnames in (None, used.labelnames)
+    )
 
 
 def _check_label_names(key: bytes, declared: Declaration) -> None:

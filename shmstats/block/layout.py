@@ -50,7 +50,7 @@ PAGE = 4096
 MAGIC = int.from_bytes(b"shmstats", "little")
 
 #: Raised with every change of what is written below.
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 
 #: How the cells of a block are locked: by compare-and-swap (C), or by record locks (pure Python).
 PROTOCOLS = {1: "compare-and-swap", 2: "record locks"}

@@ -18,13 +18,15 @@ Names are looked up without a lock, and added, removed and changed under the tab
 - ``header.changing`` is 1 during a change. Whoever takes the table lock and finds it so came after a
   process that was killed in the middle, and rebuilds from the records all that can be derived.
 
-A *note* is a text kept with a record: its length, a checksum, and the bytes. It is overwritten in place,
-so who reads it in the middle of that, or after a writer that was killed, sees by the checksum that it is none.
+A *note* is a text kept with a record. Its place in the heap has two halves, written in turn: the text's
+length, its number, a checksum, and the bytes. The valid half with the higher number holds the note, so a writer
+that is killed in the middle leaves the note before, and who reads meanwhile finds the one or the other.
 """
 
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -43,6 +45,9 @@ MONOTONIC, FAMILY, DECLARED, INHERITED, MEMBER = 1, 2, 4, 8, 16
 
 #: The value of every label of the set that takes up what is beyond the bound on label sets.
 OVERFLOW = "__overflow__"
+
+#: Such sets that a metric may have: one for each choice of label names, of which there should be one only.
+MAX_OVERFLOW_SETS = 16
 
 #: The upper bounds in ms of a histogram's buckets where none are declared: 1-2.5-5 in each decade.
 DEFAULT_BOUNDS = (
@@ -63,8 +68,8 @@ _ROOM_STEP = 16
 _KINDS = {int(kind): kind for kind in Kind}
 _MODES = {int(mode): mode for mode in Mode}
 
-#: What stands before the text of a note: its length, and a checksum of it.
-_NOTE_LENGTH, _NOTE_HEAD = 4, 12
+#: What stands before the text of a note: its length, its number among those of the record, and a checksum.
+_NOTE_HEAD = struct.Struct("<IQ8s")
 
 
 class BlockFullError(Exception):
@@ -285,9 +290,22 @@ class NameTable:
 
     def members_of(self, family: Record) -> list[Record]:
         """Return the series of a metric that has a family. The table lock is held."""
+        return [self.record(number) for number in self._numbers_of(family.number)]
+
+    def overflow_sets(self, family: Record) -> int:
+        """Return how many label sets a metric has that take up what is beyond the bound. The table lock is held."""
+        keys = [self.key(record.number) for record in self.members_of(family) if not record.flags & MEMBER]
+        return sum(map(is_labelled, keys))
+
+    def deserted(self, families: set[int]) -> list[Record]:
+        """Return those of some families that have no series, and no declaration. The table lock is held."""
+        found = [self.record(number) for number in sorted(families) if not self._numbers_of(number)]
+        return [family for family in found if not family.declared]
+
+    def _numbers_of(self, family: int) -> list[int]:
         records = np.frombuffer(self._buf, NAME, self.count, self._names)
-        found = np.flatnonzero((records["state"] == LIVE) & (records["family"] == family.number + 1))
-        return [self.record(number) for number in found.tolist()]
+        found: list[int] = np.flatnonzero((records["state"] == LIVE) & (records["family"] == family + 1)).tolist()
+        return found
 
     def add(
         self,
@@ -383,19 +401,27 @@ class NameTable:
             BlockFullError: the heap is full. Nothing was changed.
         """
         fields = self._fields(number)
-        size = _NOTE_HEAD + len(text)
+        size = _NOTE_HEAD.size + len(text)
         note, room = fields[_NOTE], fields[_NOTE_ROOM]
-        if size > room:
-            note, room = self.heap_used, max(64, 1 << (size - 1).bit_length())
-            self._check_heap(room, reserve)
         start = self._heap + note
-        self._buf[start : start + size] = len(text).to_bytes(_NOTE_LENGTH, "little") + _checksum(text) + text
-        if note != fields[_NOTE] or room != fields[_NOTE_ROOM]:
-            self._changing = 1
-            self.heap_used = note + room
-            self._store(number, "note", note)
-            self._store(number, "note_room", room)
-            self._changing = 0
+        halves = _halves(bytes(self._buf[start : start + room]))
+        turn = 1 + max(number for number, _ in halves)
+        if size <= room // 2:
+            start += room // 2 if halves[0] >= halves[1] else 0
+            self._buf[start : start + size] = _NOTE_HEAD.pack(len(text), turn, _checksum(turn, text)) + text
+            return
+        room = 2 * max(64, 1 << (size - 1).bit_length())
+        self._check_heap(room, reserve)
+        note = self.heap_used
+        start = self._heap + note
+        # The place may have been that of another note, whose writer was killed before it was noted down here.
+        self._buf[start : start + room] = bytes(room)
+        self._buf[start : start + size] = _NOTE_HEAD.pack(len(text), turn, _checksum(turn, text)) + text
+        self._changing = 1
+        self.heap_used = note + room
+        place = self._field(number, "note")
+        self._buf[place : place + _NOTE_PLACE.size] = _NOTE_PLACE.pack(note, room)
+        self._changing = 0
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -449,8 +475,8 @@ class NameTable:
         hashed = self._hash(key)
         with self.changing():
             self._buf[self._heap + heap : self._heap + heap + len(key)] = key
-            if fields[_NOTE_ROOM]:
-                self._buf[self._heap + fields[_NOTE] : self._heap + fields[_NOTE] + _NOTE_LENGTH] = bytes(4)
+            note, note_room = self._heap + fields[_NOTE], fields[_NOTE_ROOM]
+            self._buf[note : note + note_room] = bytes(note_room)
             # Field by field: `struct` empties a record first, and its place is what a repair goes by.
             new = {
                 "kind": wanted.kind,
@@ -533,6 +559,9 @@ class NameTable:
         self._buf[self._names + number * NAME.itemsize] = state
 
 
+#: Where a record's note is, and the room there: two fields that change together.
+_NOTE_PLACE = struct.Struct("<QI")
+
 _OFFSETS = {field: field_offset(NAME, field) for field in NAME.names or ()}
 
 
@@ -548,16 +577,27 @@ def _record(number: int, fields: tuple[int, ...]) -> Record:
     )
 
 
-def _checksum(text: bytes) -> bytes:
-    return hashlib.blake2b(text, digest_size=_NOTE_HEAD - _NOTE_LENGTH).digest()
+def _checksum(turn: int, text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=8, salt=turn.to_bytes(8, "little")).digest()
 
 
 def read_note(content: bytes) -> bytes:
-    """Return the text of a note, given what is in its place; empty where that is not whole."""
-    length = int.from_bytes(content[:_NOTE_LENGTH], "little")
-    text = content[_NOTE_HEAD : _NOTE_HEAD + length]
-    whole = len(text) == length > 0 and _checksum(text) == content[_NOTE_LENGTH:_NOTE_HEAD]
-    return text if whole else b""
+    """Return the text of a note, given what is in its place; empty where there is none."""
+    return max(_halves(content))[1]
+
+
+def _halves(content: bytes) -> list[tuple[int, bytes]]:
+    """Return number and text of the notes in the two halves of a place; 0 and nothing for one that is not whole."""
+    half = len(content) // 2
+    return [_half(content[:half]), _half(content[half:])]
+
+
+def _half(content: bytes) -> tuple[int, bytes]:
+    if len(content) < _NOTE_HEAD.size:
+        return 0, b""
+    length, turn, checksum = _NOTE_HEAD.unpack_from(content)
+    text = content[_NOTE_HEAD.size : _NOTE_HEAD.size + length]
+    return (turn, text) if len(text) == length and _checksum(turn, text) == checksum else (0, b"")
 
 
 def _reserve_growth(reserve: Callable[[int, int], None], section: int, used: int, more: int) -> None:

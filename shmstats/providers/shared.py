@@ -360,9 +360,7 @@ class SharedProvider:
         """
 
         def remove(block: Block, records: list[Record]) -> None:
-            block.names.remove(records, block.cells)
-            for record in records:
-                block.clear(record)
+            block.remove(records)
 
         return self._change(category, metric, labels, remove)
 
@@ -375,7 +373,7 @@ class SharedProvider:
         def reset(block: Block, records: list[Record]) -> None:
             moments = [record for record in records if record.kind is Kind.TIMESTAMP]
             if moments:
-                block.names.remove(moments, block.cells)
+                block.remove(moments)
             for record in records:
                 block.clear(record)
 
@@ -540,7 +538,7 @@ class SharedProvider:
                 return
             except (KindError, DeclarationError):
                 raise
-            except BlockFullError as error:
+            except (BlockFullError, SeriesLimitError) as error:
                 self._log_once(f"a new name is not counted: {error}")
             except Exception as error:
                 if self._block is not block:
@@ -562,7 +560,7 @@ class SharedProvider:
                 " stats.max_series_per_metric allows: further ones are counted together"
             )
             key = overflow_key(key)
-            return key, block.find_or_add(key, kind)
+            return key, block.find_or_add(key, kind, limit)
 
     def _count(self, block: Block, series: Series, n: int | float) -> None:
         done = False
@@ -643,6 +641,8 @@ class SharedProvider:
             if record.kind is not Kind.HISTOGRAM:
                 raise _kind_error(series, record, "timed")
             bounds = block.bounds_of(record)
+            if block.cells.generation != generation:
+                continue  # they may be another metric's, which has come in the place of this one
             if isinstance(series, Histogram):
                 self._bind_histogram(block, series, key, record, generation, bounds)
             done = self._add_observation(block, record, bounds, value, generation)

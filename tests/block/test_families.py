@@ -1,0 +1,233 @@
+"""Families of metrics with labels or declarations: what they count and say, and after a kill at any line."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def series(shmstats: ModuleType) -> Any:
+    return shmstats.series
+
+
+def key(metric: str, **labels: str) -> bytes:
+    return "\0".join(("c", metric, *(part for pair in sorted(labels.items()) for part in pair))).encode()
+
+
+def remove(block: Any, *keys: bytes) -> None:
+    with block.exclusive():
+        block.remove([block.names.find(each) for each in keys])
+
+
+def families(block: Any) -> set[str]:
+    """Check what must hold of families and of the heap, and return the metrics that have one."""
+    from shmstats.block.layout import NAME
+    from shmstats.block.names import FAMILY, LIVE, MEMBER
+
+    table = block.names
+    records = np.frombuffer(block._buf, NAME, table.count, block.layout.names)
+    live = records["state"] == LIVE
+    standing = np.flatnonzero(live & (records["flags"] & FAMILY != 0)).tolist()
+    assert table.families == len(standing)
+    assert table._changing == 0
+    counted = records["family"][live & (records["flags"] & MEMBER != 0)]
+    members = Counter((counted - 1).tolist())
+    assert {number: int(records["members"][number]) for number in standing} == {
+        number: members[number] for number in standing
+    }
+    assert set(np.unique(records["family"][live]).tolist()) - {0} <= {number + 1 for number in standing}
+    places = [*zip(records["key"].tolist(), records["room"].tolist(), strict=True)]
+    places += zip(records["note"].tolist(), records["note_room"].tolist(), strict=True)
+    places = sorted(place for place in places if place[1])
+    ends = [start + room for start, room in places]
+    assert all(end <= start for end, (start, _) in zip(ends, [*places, (table.heap_used, 0)][1:], strict=True))
+    return {table.key(number).split(b"\0")[1].decode() for number in standing}
+
+
+def test_what_is_left_of_a_metric_goes_with_its_last_series(attach: Any, series: Any) -> None:
+    block = attach(capacity=32)
+    for turn in range(100):
+        metric = f"metric {turn:03}"
+        block.find_or_add(key(metric, a="x"), series.Kind.COUNTER)
+        block.find_or_add(key(metric, a="y"), series.Kind.COUNTER)
+        remove(block, key(metric, a="x"))
+        assert families(block) == {metric}
+        remove(block, key(metric, a="y"))
+        assert families(block) == set()
+    assert block.names.count <= 4
+
+
+def test_what_is_declared_stays_when_no_series_is_left(attach: Any, series: Any) -> None:
+    block = attach()
+    block.declare("c", "m", series.Declaration(series.Kind.GAUGE, help="It."))
+    block.find_or_add(key("m", a="x"), series.Kind.GAUGE)
+    remove(block, key("m", a="x"))
+    assert families(block) == {"m"}
+    block.find_or_add(key("m"), series.Kind.COUNTER)
+    (name,) = block.reader.read().names
+    assert (name.kind, name.help) == (series.Kind.GAUGE, "It.")
+
+
+def test_a_note_is_the_one_before_or_the_new_one_wherever_its_writer_was_killed(attach: Any, series: Any) -> None:
+    """A store of many bytes can be broken off in the middle: each half of the note's place is torn on purpose."""
+    block = attach()
+    record = block.find_or_add(key("m"), series.Kind.COUNTER)
+    texts = [f"note {turn}".encode() * (1 + turn % 3) for turn in range(40)]
+    for turn, text in enumerate(texts):
+        place = slice(block.layout.heap, block.layout.heap + block.layout.heap_bytes)
+        before = bytes(block._buf[place])
+        block.annotate(record, text)
+        assert block.names.note(record.number) == text
+        after = bytes(block._buf[place])
+        changed = [at for at in range(block.names.heap_used) if before[at] != after[at]]
+        for at in changed[1::5]:
+            block._buf[place] = after[:at] + before[at:]
+            assert block.names.note(record.number) in (text, texts[turn - 1] if turn else b"")
+        block._buf[place] = after
+    # A longer one gets a place of its own, and the one before is there until it has it.
+    block.annotate(record, b"x" * 1000)
+    assert block.names.note(record.number) == b"x" * 1000
+
+
+def test_a_reader_between_two_lines_of_a_change_of_a_note_finds_the_one_or_the_other(attach: Any, series: Any) -> None:
+    block, other = attach(), attach()
+    record = block.find_or_add(key("m"), series.Kind.COUNTER)
+    block.annotate(record, b"old")
+    seen = set()
+
+    def look(frame: FrameType, event: str, argument: object) -> Any:
+        sys.settrace(None)
+        seen.update(note for _, note in other.reader.notes("c"))
+        sys.settrace(trace)
+        return look
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        return look if frame.f_code.co_filename.endswith("block/names.py") else None
+
+    for text in (b"new", b"n" * 500):
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            block.annotate(record, text)
+        finally:
+            sys.settrace(before)
+    assert {b"old", b"new"} <= seen <= {b"old", b"new", b"n" * 500}
+
+
+def test_label_sets_with_other_names_each_time_do_not_fill_the_block(
+    attach: Any, series: Any, shmstats: ModuleType
+) -> None:
+    block = attach(capacity=256)
+    refused = shmstats.block.SeriesLimitError
+    for number in range(100):
+        labels = {f"name{number}": "x"}
+        try:
+            block.find_or_add(key("m", **labels), series.Kind.COUNTER, 5)
+        except refused:
+            try:
+                block.find_or_add(key("m", **dict.fromkeys(labels, "__overflow__")), series.Kind.COUNTER, 5)
+            except refused as error:
+                assert "different label names, 16 of them already" in str(error)  # noqa: PT017
+    assert block.names.count == 1 + 5 + 16
+
+
+# A kill at every line ---------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: what was written so far stays written."""
+
+
+@contextmanager
+def killed_before_line(number: int) -> Iterator[None]:
+    """Break off before the ``number``-th line of the modules of names and block."""
+    seen = 0
+
+    def inside(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal seen
+        if event == "line":
+            if seen == number:
+                raise Killed
+            seen += 1
+        return inside
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        return inside if frame.f_code.co_filename.endswith(("block/names.py", "block/block.py")) else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+CHANGES: dict[str, Callable[[Any, Any], Any]] = {
+    "register the first label set": lambda block, s: block.find_or_add(key("new", a="1"), s.Kind.COUNTER, 5),
+    "register another label set": lambda block, s: block.find_or_add(key("two", a="3"), s.Kind.COUNTER, 5),
+    "register beyond the bound": lambda block, s: block.find_or_add(key("two", a="__overflow__"), s.Kind.COUNTER, 5),
+    "declare": lambda block, s: block.declare("c", "new", s.Declaration(s.Kind.GAUGE, "New.", mode=s.Mode.SUM)),
+    "declare what is used": lambda block, s: block.declare("c", "plain", s.Declaration(s.Kind.COUNTER, "Plain.")),
+    "declare otherwise": lambda block, s: block.declare("c", "inherited", s.Declaration(s.Kind.COUNTER, "Now.")),
+    "declare otherwise, at length": lambda block, s: block.declare(
+        "c", "inherited", s.Declaration(s.Kind.COUNTER, "Now. " * 99)
+    ),
+    "declare a histogram otherwise": lambda block, s: block.declare(
+        "c", "sizes", s.Declaration(s.Kind.HISTOGRAM, "Now.", "bytes", (1.0, 2.0, 3.0))
+    ),
+    "remove a label set": lambda block, s: remove(block, key("two", a="1")),
+    "remove a metric": lambda block, s: remove(block, key("two", a="1"), key("two", a="2")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
+    attach: Any, series: Any, change: str
+) -> None:
+    number, ended = 0, False
+    while not ended:
+        block, other = attach(), attach()
+        counter, histogram = series.Kind.COUNTER, series.Kind.HISTOGRAM
+        block.declare("c", "inherited", series.Declaration(counter, "Once."), inherited=True)
+        block.declare("c", "sizes", series.Declaration(histogram, "Once.", "bytes", (1.0, 2.0)), inherited=True)
+        block.find_or_add(key("sizes", a="1"), histogram)
+        block.find_or_add(key("inherited"), counter)
+        block.mark_inherited()
+        for name in (key("plain"), key("two", a="1"), key("two", a="2")):
+            record = block.find_or_add(name, counter, 5)
+            block.cells.add(block.row_for(record), record.cell, 7, block.cells.generation)
+        try:
+            with killed_before_line(number):
+                CHANGES[change](block, series)
+            ended = True
+        except Killed:
+            number += 1
+        read = other.reader.read()
+        helps = {name.metric: name.help for name in read.names}
+        assert helps["inherited"].strip() in ("Once.", "Now.", ("Now. " * 99).strip())
+        for name, value in zip(read.names, read.values, strict=True):
+            if name.kind is histogram:
+                assert len(value.buckets) == len(name.bounds) + 1
+        # Another worker, which knows nothing of it, goes on, and does the same.
+        with other.exclusive():
+            pass
+        families(other)
+        for name in (key("two", a="1"), key("two", a="2")):
+            other.find_or_add(name, counter, 5)
+        CHANGES[change](other, series)
+        families(other)
+        assert other.reader.value(other.names.find(key("plain"))) == 7
+        record = other.find_or_add(key("sizes", a="9"), histogram)
+        assert len(other.bounds_of(record)) == 8 * (record.width - 3)
+        assert len({each.width for each in other.names.members_of(other.names.family_of(key("sizes")))}) == 1
+        block.leave()
+        other.leave()
+    assert number > 10
