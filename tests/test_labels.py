@@ -381,6 +381,26 @@ def test_a_bad_gauge_value_is_named(stats: Any) -> None:
             stats.gauge("c", "m").incr(value)
 
 
+def test_a_declaration_must_fit_the_label_names_that_are_used(
+    shmstats: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    stats = shmstats.stats
+    stats.incr("http", "requests", labels={"path": "/"})
+    with pytest.raises(shmstats.DeclarationError) as caught:
+        stats.declare("http", "requests", kind="counter", labelnames=("method",))
+    assert "is used as counter, labelnames ('path',) already" in str(caught.value)
+    assert "it cannot be declared as counter, labelnames ('method',)" in str(caught.value)
+    stats.declare("http", "requests", kind="counter", labelnames=("path",))
+    shmstats.close()
+    other = shmstats.Registry()
+    with caplog.at_level(logging.ERROR):
+        other.declare("http", "requests", kind="counter", labelnames=("method",))
+    assert "1 series of metric 'requests' of category 'http'" in caplog.text
+    other.incr("http", "requests", labels={"method": "GET"})
+    assert set(other.snapshot()["http"]) == {'requests{method="GET"}'}
+    other.close()
+
+
 # Gauges by worker -------------------------------------------------------------------------------------------
 
 MODES = ("all", "sum", "min", "max", "mostrecent")
@@ -515,3 +535,83 @@ def test_recycled_workers_leave_block_and_exposition_as_they_were(
         work(turn)
     assert sizes() == before
     assert sum(stats.get("c", "m", labels={"turn": str(turn)}) for turn in range(5)) == 110
+
+
+def test_sums_of_gauges_stay_within_their_limits(stats: Any, python: PythonRunner) -> None:
+    largest = 1.7976931348623157e308
+    limits = {"low": -(2**63), "high": 2**63 - 1, "real": largest, "negative": -largest}
+    for metric in limits:
+        stats.declare("g", metric, kind="gauge", mode="sum")
+    for metric, value in limits.items():
+        stats.gauge("g", metric, value)
+    child = python.start(
+        f"""
+        from shmstats import stats
+        for metric, value in {limits!r}.items():
+            stats.gauge("g", metric, value)
+        print("set", flush=True)
+        input()
+        """
+    )
+    assert child.hear() == "set"
+    assert values(stats) == limits == {metric: stats.get("g", metric) for metric in limits}
+    child.kill()
+
+
+def test_a_breakdown_by_worker_shows_what_each_contributes(stats: Any, python: PythonRunner) -> None:
+    one = python.start(WORKER.format(modes=MODES, value=5))
+    other = python.start(WORKER.format(modes=MODES, value=2.5))
+    for child in (one, other):
+        assert child.hear() == "set"
+
+    def broken_down() -> dict[str, dict[int, Any]]:
+        read = stats.shared.attach().reader.read(by_worker=True)
+        rows = {worker.pid: worker.row for worker in stats.shared.attach().reader.workers.live()}
+        found: dict[str, dict[int, Any]] = {}
+        for i, name in enumerate(read.names):
+            if name.category == "g":
+                label = "".join(value for _, value in name.labels)
+                found[name.metric + label] = {
+                    pid: read.workers[row][i] for pid, row in rows.items() if read.workers[row][i] is not None
+                }
+        assert all(len(column) == len(read.names) for column in read.workers.values())
+        return found
+
+    each = {one.pid: 5, other.pid: 2.5}
+    expected = {f"{live}{mode}": each for live in ("", "live") for mode in MODES if mode != "all"}
+    expected |= {f"{live}all{pid}": {pid: value} for live in ("", "live") for pid, value in each.items()}
+    assert broken_down() == expected
+    read = stats.shared.attach().reader.read(by_worker=True)
+    position = next(i for i, name in enumerate(read.names) if name.metric == "livesum")
+    os.kill(other.pid, signal.SIGKILL)
+    other.finish(status=None)
+    read = stats.shared.attach().reader.read(by_worker=True)
+    assert [column[position] for column in read.workers.values() if column[position] is not None] == [5]
+    one.kill()
+
+
+def test_metrics_with_labels_that_come_and_go_leave_no_room_taken(
+    stats: Any, configure: Callable[..., dict[str, Any]]
+) -> None:
+    stats.init(configure(capacity=256))
+    for turn in range(300):
+        stats.incr("users", f"user {turn:03}", labels={"action": "login"})
+        stats.incr("users", f"user {turn:03}", labels={"action": "logout"})
+        assert stats.remove("users") == 2
+    assert stats.get("shmstats", "operations_dropped") == 0
+
+
+def test_label_sets_with_other_names_each_time_do_not_fill_the_block(
+    stats: Any, configure: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    stats.init(configure(capacity=256, max_series_per_metric=5))
+    with caplog.at_level(logging.ERROR):
+        for number in range(300):
+            stats.incr("http", "requests", labels={f"name{number}": "x"})
+        stats.incr("http", "requests", labels={"name0": "x"})
+    found = stats.snapshot()["http"]
+    dropped = stats.get("shmstats", "operations_dropped")
+    assert (len(found), sum(found.values()) + dropped) == (21, 301)
+    assert len(caplog.records) == 2
+    stats.incr("http", "others", labels={"a": "b"})
+    assert stats.get("http", "others", labels={"a": "b"}) == 1

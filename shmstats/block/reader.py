@@ -12,6 +12,8 @@ contribution. Of mode *all* each contribution is a series of its own, with the l
 from __future__ import annotations
 
 import sys
+import math
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -52,11 +54,13 @@ class Contribution(NamedTuple):
     """What one worker has of a gauge.
 
     Attributes:
+        row: that it is in.
         value: of it.
         signature: of the worker, see `shmstats.block.workers.Worker`.
         moment: when it was made, CLOCK_MONOTONIC in ns, where the mode asks for that.
     """
 
+    row: int
     value: int | float
     signature: int
     moment: int
@@ -158,11 +162,12 @@ class BlockReader:
         """
         if family < 0:
             return None
-        if family not in self._declarations:
+        declarations = self._declarations  # another thread, which reads too, may begin a new one meanwhile
+        if family not in declarations:
             record = self._names[family]
             note = self._note(int(record["note"]), int(record["note_room"]))
-            self._declarations[family] = decode_declaration(note) if note else None
-        return self._declarations[family]
+            declarations[family] = decode_declaration(note) if note else None
+        return declarations[family]
 
     def notes(self, category: str) -> list[tuple[Name, bytes]]:
         """Return the names of a category that have a note, with it; a family's is what is declared."""
@@ -214,7 +219,7 @@ class BlockReader:
         catalog = self._catalog
         revision, count = self.header("revision"), self.header("names")
         if catalog.revision != revision:
-            self._declarations.clear()
+            self._declarations = {}
             catalog = self._empty_catalog(revision)
         if catalog.seen != count:
             catalog = self._extended(catalog, count)
@@ -308,13 +313,17 @@ class BlockReader:
             here, at = here[counts], at[counts]
             real = cells["seq"][at] & 1 != 0
             whole = cells["value"][at]
-            large.update(here[~real & (np.abs(whole) >= _SAFE // self.layout.rows)].tolist())
+            limit = _SAFE // self.layout.rows
+            large.update(here[~real & ((whole >= limit) | (whole <= -limit))].tolist())
             is_real[here[real]] = True
-            reals[here] += np.where(real, cells["value"][at + 1].view(np.float64), whole)
+            with np.errstate(over="ignore", invalid="ignore"):
+                reals[here] += np.where(real, cells["value"][at + 1].view(np.float64), whole)
             integers[here] += np.where(real, 0, whole)
         totals: list[int | float] = np.where(is_real, 0, integers).tolist()
         for i in np.flatnonzero(is_real).tolist():
             totals[i] = float(reals[i])
+            if not math.isfinite(reals[i]):
+                large.add(i)
         for i in large:
             name = catalog.names[catalog.sums[i]]
             found = self._contributions(int(columns[i]), reserved, live if name.mode.live else None)
@@ -336,17 +345,20 @@ class BlockReader:
             return catalog.names
         live = self._signatures()
         names: list[Name] = []
+        shares: list[dict[int, int | float]] = []  # of each name, by row
         for name, cell in catalog.combined:
             found = self._contributions(cell, reserved, live if name.mode.live else None)
             if name.mode.base is Mode.ALL:
-                for pid, value in _by_process(found):
+                for pid, only in _by_process(found):
                     names.append(name._replace(labels=(*name.labels, ("pid", str(pid)))))
-                    values.append(value)
+                    values.append(only.value)
+                    shares.append({only.row: only.value})
             elif found:
                 names.append(name)
                 values.append(self._combine(name.mode, found))
-        for row in workers.values():
-            row.extend([None] * len(names))
+                shares.append({each.row: each.value for each in found})
+        for row, column in workers.items():
+            column.extend(share.get(row) for share in shares)
         static, combined, both = self._shown
         if static is not catalog.names or combined != names:
             both = [*catalog.names, *names]
@@ -357,14 +369,21 @@ class BlockReader:
         self, cell: int, reserved: npt.NDArray[np.bool_], live: set[int] | None
     ) -> list[Contribution]:
         """Return the contributions to a gauge, in the order of rows; of those in ``live`` if it is given."""
-        first, last = cell // CELLS_PER_PAGE, (cell + 3) // CELLS_PER_PAGE
-        found = []
-        for row in np.flatnonzero(reserved[:, first] & reserved[:, last]).tolist():
-            signature = int(self._cells["value"][row, cell + 2])
-            if signature and (live is None or signature in live):
-                moment = int(self._cells["value"][row, cell + 3])
-                found.append(Contribution(self._gauge(cell, row), signature, moment))
-        return found
+        rows = np.flatnonzero(reserved[:, cell // CELLS_PER_PAGE])
+        found = (self._contribution(row, cell, reserved, live) for row in rows.tolist())
+        return [contribution for contribution in found if contribution is not None]
+
+    def _contribution(
+        self, row: int, cell: int, reserved: npt.NDArray[np.bool_], live: set[int] | None
+    ) -> Contribution | None:
+        """Return the contribution that is in a row, which has memory behind the first cell; None for none."""
+        if not reserved[row, (cell + 3) // CELLS_PER_PAGE]:
+            return None
+        signature = int(self._cells["value"][row, cell + 2])
+        if not signature or (live is not None and signature not in live):
+            return None
+        moment = int(self._cells["value"][row, cell + 3])
+        return Contribution(row, self._gauge(cell, row), signature, moment)
 
     def _combine(self, mode: Mode, contributions: list[Contribution]) -> int | float:
         """Return what contributions make by a mode; 0 for none, of mode *all* the sum."""
@@ -379,7 +398,11 @@ class BlockReader:
         if base is Mode.MOSTRECENT:
             return max(contributions, key=lambda each: each.moment).value
         total = sum(values)
-        return _saturated(total) if isinstance(total, int) else total
+        if isinstance(total, int):
+            return _saturated(total)
+        if math.isinf(total) and all(map(math.isfinite, values)):
+            return math.copysign(sys.float_info.max, total)
+        return total
 
     def _signatures(self) -> set[int]:
         """Return how the living workers sign."""
@@ -445,20 +468,24 @@ class BlockReader:
         return int(self._cells["value"][row, cell])
 
     def _breakdown(self, catalog: _Catalog, reserved: npt.NDArray[np.bool_]) -> dict[int, list[Value | None]]:
+        live = self._signatures()
         return {
             row: [
-                self._in_row(row, cell, name, reserved)
+                self._in_row(row, cell, name, reserved, live)
                 for name, cell in zip(catalog.names, catalog.cells.tolist(), strict=True)
             ]
             for row in np.flatnonzero(reserved.any(axis=1)).tolist()
         }
 
-    def _in_row(self, row: int, cell: int, name: Name, reserved: npt.NDArray[np.bool_]) -> Value | None:
+    def _in_row(
+        self, row: int, cell: int, name: Name, reserved: npt.NDArray[np.bool_], live: set[int]
+    ) -> Value | None:
         """Return what one row holds of a name; None for nothing."""
         if not reserved[row, cell // CELLS_PER_PAGE]:
             return None
         if name.mode is not Mode.LAST:
-            return self._gauge(cell, row) if self._cells["value"][row, cell + 2] else None
+            found = self._contribution(row, cell, reserved, live if name.mode.live else None)
+            return None if found is None else found.value
         if name.kind in (Kind.GAUGE, Kind.TIMESTAMP):
             return self._gauge(cell) if row == 0 else None
         if name.kind is Kind.HISTOGRAM:
@@ -467,9 +494,9 @@ class BlockReader:
         return int(self._cells["value"][row, cell]) or None
 
 
-def _by_process(contributions: list[Contribution]) -> list[tuple[int, int | float]]:
-    """Return pid and value of each contribution; of a pid that was given out again the last one."""
-    return list({each.signature >> 32: each.value for each in contributions}.items())
+def _by_process(contributions: list[Contribution]) -> list[tuple[int, Contribution]]:
+    """Return pid and contribution of each process; of a pid that was given out again the last one."""
+    return list({each.signature >> 32: each for each in contributions}.items())
 
 
 def _saturated(value: int) -> int:
