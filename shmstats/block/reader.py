@@ -11,7 +11,6 @@ contribution. Of mode *all* each contribution is a series of its own, with the l
 
 from __future__ import annotations
 
-import sys
 import math
 import sys
 import time
