@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,10 +49,12 @@ def measure(names: Sequence[str], tiny: bool, file: Path | None) -> int:
     rows: list[Row] = []
     versions: dict[str, str] = {}
     for name in names:
-        print(f"{name} ...", file=sys.stderr, flush=True)
+        print(f"{name} ...", file=sys.stderr, end="", flush=True)
+        start = time.monotonic()
         with Workshop(Effort(tiny)) as shop:
             rows += _rows(name, shop)
             versions |= shop.versions
+        print(f" {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     print(report.heading(about, versions))
     if tiny:
         print("tiny: next to nothing was measured, and the figures mean nothing")

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .rows import NS
 from .subjects import NotAvailableError, find_program, package_path
 
 #: Seconds that anything may take.
@@ -128,8 +127,6 @@ class Wrk:
         seconds: how long.
         connections: at a time.
     """
-
-    unit = NS
 
     def __init__(self, url: str, seconds: float, connections: int) -> None:
         command = [find_program("wrk"), "--latency", "-t1", f"-c{connections}", f"-d{seconds:g}s", url]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..measure import Loop, available, in_turns, time_loops
+from ..peers.serving import versions_of
 from ..rows import NS, PER_SECOND, Figure, Measured, Row, not_measured, spread_of
 from ..servers import Load, Server, Wrk
 from ..subjects import NotAvailableError, SubjectError, Workshop, find_program
@@ -41,6 +42,7 @@ def _servers(shop: Workshop, *names: str) -> Iterator[dict[str, Server]]:
                 environment["BENCH_DATA"] = shop.fresh()
             if name == EXPORTER:
                 environment["PROMETHEUS_MULTIPROC_DIR"] = shop.fresh(shop.memory)
+            shop.versions |= versions_of("flask", "gunicorn", "prometheus-flask-exporter", "shmstats")
             servers[name] = Server(_SITES[name], shop.fresh(), _WORKERS, **environment)
         yield servers
     finally:
@@ -113,12 +115,12 @@ class _Rounds:
 
 
 def _compared(shop: Workshop, work: str, servers: dict[str, Server]) -> list[Row]:
-    rounds = _Rounds(servers, 1 if shop.effort.tiny else 2)
+    rounds = _Rounds(servers, 1)
     sides = {name: functools.partial(rounds.run, name) for name in servers}
     in_turns(sides, 1)
     warm = sum(load.requests for load in rounds.loads[OURS])
     rounds.forget()
-    in_turns(sides, 2 if shop.effort.tiny else 15)
+    in_turns(sides, 2 if shop.effort.tiny else 40)
     answered = warm + sum(load.requests for load in rounds.loads[OURS])
     failed = sum(load.failed for loads in rounds.loads.values() for load in loads)
     counted = _counted(servers[OURS])
@@ -153,6 +155,7 @@ def _compared(shop: Workshop, work: str, servers: dict[str, Server]) -> list[Row
             _MET_HTTP[1], costs[OURS] <= costs[EXPORTER] / 4 and costs[EXPORTER] > 0,
             costs[OURS] / costs[EXPORTER],
         ),
+        _more_processor_time(rounds).only(),
         *(_latency(rounds, which).only() for which in ("p50", "p99")),
         _processor_time(rounds).only(),
         exact.that(_MET_HTTP[2], uncounted <= 0),
@@ -169,6 +172,15 @@ def _latency(rounds: _Rounds, which: str) -> Measured:
 def _processor_time(rounds: _Rounds) -> Measured:
     figures = {name: Figure.median(each) for name, each in rounds.cpu.items()}
     return Measured("http", "processor time of the workers, a request", figures.pop(OURS), figures)
+
+
+def _more_processor_time(rounds: _Rounds) -> Measured:
+    """Return what a request takes more than a bare one in the same round, which other processes hardly touch."""
+    figures = {
+        name: Figure.median([n - bare for n, bare in zip(rounds.cpu[name], rounds.cpu[BARE], strict=True)])
+        for name in (OURS, EXPORTER)
+    }
+    return Measured("http", "the same in processor time of the workers", figures.pop(OURS), figures)
 
 
 def _counted(server: Server) -> int:

@@ -12,7 +12,7 @@ SERIES = (1000, 10_000, 100_000)
 WORKERS = (1, 8, 64)
 
 #: Beyond that many series times workers prometheus_client takes minutes.
-_PATIENCE = 1_000_000
+_PATIENCE = 700_000
 
 
 def populated(shop: Workshop, workers: int, series: int) -> Subject:
