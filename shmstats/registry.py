@@ -441,7 +441,7 @@ class Registry(Recorder):
     def _count(self, sign: int, category: str, metric: str, n: int, labels: Mapping[str, str] | None) -> None:
         n = _integer("n", n)
         series = self._made(category, metric, Counter, labels)
-        self._count_series(sign, series, n)
+        self._deliver_count(sign, series, n)
         self._keep_bound(series)
 
     def _count_series(self, sign: int, series: Series, n: int | float) -> None:
@@ -450,9 +450,12 @@ class Registry(Recorder):
             return
         whole = _integer("n", n)
         _check_handle(series)
+        self._deliver_count(sign, series, whole)
+
+    def _deliver_count(self, sign: int, series: Series, n: int) -> None:
         self._deliver(
-            lambda shared: shared.count(series, sign * whole),
-            lambda other: (other.incr if sign > 0 else other.decr)(series.category, series.metric, whole),
+            lambda shared: shared.count(series, sign * n),
+            lambda other: (other.incr if sign > 0 else other.decr)(series.category, series.metric, n),
         )
 
     def _move_series(self, series: Gauge, n: int | float) -> None:
@@ -581,7 +584,7 @@ class Registry(Recorder):
 
     def _keep_bound(self, series: Series) -> None:
         """Keep a handle for the next time, unless it leads nowhere: those could be without number."""
-        if not series.labels and series._bound and self._handle(series.category, series.metric) is not series:
+        if series._bound and not series.labels and self._handle(series.category, series.metric) is not series:
             self._keep(series)
 
     def _chosen(
@@ -598,17 +601,19 @@ class Registry(Recorder):
         self, to_shared: Callable[[SharedProvider], None], to_other: Callable[[GuardedProvider], None]
     ) -> None:
         """Have every provider do an operation; none where statistics are disabled."""
-        if self._interrupted:
+        if self._configuring and self._interrupted:
             self._guard.defer(lambda: self._deliver(to_shared, to_other))
             return
-        shared = self.shared
+        shared = self._shared or self.shared
         if shared is None:
             return
-        self._arrange_exit()
+        if not self._exit_arranged:
+            self._arrange_exit()
         to_shared(shared)
         for provider in self._others:
             to_other(provider)
-        self._leave_if_exiting()
+        if self._exiting:
+            shared.close()  # again at once, for the interpreter had begun to exit
 
     def _report(self, metric: str) -> None:
         """Count what happened to a further provider."""
@@ -617,15 +622,9 @@ class Registry(Recorder):
 
     def _arrange_exit(self) -> None:
         """Have a process of multiprocessing leave at its end, which comes without the atexit functions."""
-        if not self._exit_arranged:
-            self._exit_arranged = True
-            if multiprocessing.parent_process() is not None:
-                multiprocessing.util.Finalize(None, self._exit, exitpriority=0)
-
-    def _leave_if_exiting(self) -> None:
-        """Leave again at once after an operation that came after the interpreter had begun to exit."""
-        if self._exiting and self._shared is not None:
-            self._shared.close()
+        self._exit_arranged = True
+        if multiprocessing.parent_process() is not None:
+            multiprocessing.util.Finalize(None, self._exit, exitpriority=0)
 
     def _exit(self) -> None:
         self._exiting = True
@@ -667,6 +666,8 @@ def _integer(what: str, value: object) -> int:
         TypeError: it is not an integer.
         OverflowError: it does not fit 64 bits.
     """
+    if type(value) is int and _INT64_MIN <= value <= _INT64_MAX:
+        return value
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:

@@ -2,12 +2,16 @@
 
 ``simple.json`` in the directory ``stats/`` of the data directory is one JSON object::
 
-    {"version": 1, "checksum": "<BLAKE2b of the bytes of data>", "data": {"saved": …, "category": […], …}}
+    {"version": 2, "checksum": "<BLAKE2b of the bytes of data>", "data": {
+        "saved": <seconds since 1970>, "values": [...],
+        "declared": [[category, metric, help, unit, bounds], ...], "names": [...], "kinds": [...]}}
 
-with a list for each column of a snapshot. What is declared about a metric is there once, not with each of its
-series: ``"declared": [[category, metric, help, unit, bounds], …]``. The file is replaced whole: written under
-a temporary name, synced, renamed, and the directory synced. The one before it stays as ``simple.json.1``, so there is a valid one
-at every moment. A damaged file is set aside as ``simple.json.damaged-<time>`` and never read again.
+A name is category, metric, and label names and values, joined by NUL. A kind is the number of the kind, negative
+for a counter that was decremented. What is declared about a metric is there once, not with each of its series.
+
+The file is replaced whole: written under a temporary name, synced, renamed, and the directory synced. The one
+before it stays as ``simple.json.1``, so there is a valid one at every moment. A damaged file is set aside as
+``simple.json.damaged-<time>`` and never read again.
 """
 
 from __future__ import annotations
@@ -18,10 +22,10 @@ import logging
 import operator
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .series import Distribution, Kind, Mode, Name, Snapshot, Value
 
@@ -31,7 +35,6 @@ FILE = "simple.json"
 PREVIOUS = "simple.json.1"
 
 _VERSION = 2
-_COLUMNS = ("category", "metric", "labels", "kind", "monotonic", "value")
 
 
 class SnapshotError(Exception):
@@ -118,18 +121,69 @@ def _set_aside(file: Path) -> str:
     return f"it was set aside as {aside}"
 
 
+class _Header(NamedTuple):
+    """What is written of names; as long as they stay the same it is made only once.
+
+    Attributes:
+        names: of the snapshot.
+        saved: positions of those that are saved; None: all.
+        histograms: positions of histograms among those.
+        text: the JSON of ``declared``, ``names`` and ``kinds``.
+    """
+
+    names: Sequence[Name]
+    saved: list[int] | None
+    histograms: list[int]
+    text: bytes
+
+    @classmethod
+    def of(cls, names: Sequence[Name]) -> _Header:
+        """Return that of some names."""
+        saved = [
+            i
+            for i, name in enumerate(names)
+            if name.kind is not Kind.TIMESTAMP and name.mode is Mode.LAST
+        ]
+        chosen = names if len(saved) == len(names) else [names[i] for i in saved]
+        declared: dict[tuple[str, str], tuple[str, str, tuple[float, ...]]] = {}
+        keys: list[str] = []
+        kinds: list[int] = []
+        histograms: list[int] = []
+        for category, metric, kind, labels, monotonic, bounds, help_, unit, _ in chosen:
+            if bounds or help_ or unit:
+                declared[category, metric] = help_, unit, bounds
+            if kind is Kind.HISTOGRAM:
+                histograms.append(len(keys))
+            kinds.append(-kind if kind is Kind.COUNTER and not monotonic else int(kind))
+            key = f"{category}\0{metric}"
+            keys.append("\0".join((key, *(part for pair in labels for part in pair))) if labels else key)
+        head = {
+            "declared": [(*metric, *what) for metric, what in declared.items()],
+            "names": keys,
+            "kinds": kinds,
+        }
+        text = json.dumps(head).encode()
+        return cls(names, None if chosen is names else saved, histograms, text)
+
+
+_header: _Header | None = None
+
+
 def _encode(snapshot: Snapshot) -> bytes:
-    rows = []
-    declared: dict[tuple[str, str], tuple[str, str, tuple[float, ...]]] = {}
-    for name, value in zip(snapshot.names, snapshot.values, strict=True):
-        if name.kind is Kind.TIMESTAMP or name.mode is not Mode.LAST:
-            continue
-        if name.bounds or name.help or name.unit:
-            declared[name.category, name.metric] = name.help, name.unit, name.bounds
-        rows.append((name.category, name.metric, name.labels, int(name.kind), name.monotonic, _plain(value)))
-    columns = zip(*rows, strict=True) if rows else ((),) * len(_COLUMNS)
-    head = {"saved": time.time(), "declared": [(*key, *what) for key, what in declared.items()]}
-    data = json.dumps({**head, **dict(zip(_COLUMNS, columns, strict=True))}).encode()
+    global _header
+    header = _header
+    if header is None or header.names is not snapshot.names:
+        header = _header = _Header.of(snapshot.names)
+    values: list[Any] = list(snapshot.values)
+    if header.saved is not None:
+        values = [values[i] for i in header.saved]
+    for i in header.histograms:
+        values[i] = _plain(values[i])
+    data = b'{"saved": %s, "values": %s, %s' % (
+        repr(time.time()).encode(),
+        json.dumps(values).encode(),
+        header.text[1:],
+    )
     return _prefix(data) + data + b"}\n"
 
 
@@ -147,46 +201,54 @@ def _decode(file: Path, content: bytes) -> Snapshot:
             raise SnapshotError(f"snapshot {file} has another version than {_VERSION}")
         raise SnapshotError(f"snapshot {file} is damaged: its checksum does not fit")
     try:
-        columns: dict[str, Any] = json.loads(data)
+        content_of: dict[str, Any] = json.loads(data)
         declared = {
             (category, metric): (tuple(map(float, bounds)), str(help_), str(unit))
-            for category, metric, help_, unit, bounds in columns["declared"]
+            for category, metric, help_, unit, bounds in content_of["declared"]
         }
-        rows = list(zip(*(columns[column] for column in _COLUMNS), strict=True))
-        names = [_name(declared, *row[:-1]) for row in rows]
-        values = [_value(row[-1]) for row in rows]
-    except (ValueError, TypeError, KeyError) as error:
+        rows = zip(content_of["names"], content_of["kinds"], strict=True)
+        names = [_name(declared, key, kind) for key, kind in rows]
+        values = list(map(_value, content_of["values"]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise SnapshotError(f"snapshot {file} has content that cannot be understood: {error!r}") from error
+    if len(names) != len(values):
+        raise SnapshotError(f"snapshot {file} has {len(names)} names, but {len(values)} values")
     return Snapshot(names, values)
 
 
+_NOTHING_DECLARED: tuple[tuple[float, ...], str, str] = ((), "", "")
+_KINDS = {int(kind): kind for kind in Kind}
+
+
 def _name(
-    declared: Mapping[tuple[str, str], tuple[tuple[float, ...], str, str]],
-    category: str,
-    metric: str,
-    labels: list[list[str]],
-    kind: int,
-    monotonic: bool,
+    declared: Mapping[tuple[str, str], tuple[tuple[float, ...], str, str]], key: str, kind: int
 ) -> Name:
-    pairs = tuple((key, value) for key, value in labels)
-    what = declared.get((category, metric), ((), "", ""))
-    return Name(category, metric, Kind(kind), pairs, monotonic, *what)
+    """Return the name that a snapshot has as a key and the number of a kind.
+
+    Raises:
+        ValueError: it is none.
+        KeyError: there is no such kind.
+    """
+    category, metric, *rest = key.split("\0")
+    labels = tuple(zip(rest[::2], rest[1::2], strict=True)) if rest else ()
+    what = declared.get((category, metric), _NOTHING_DECLARED)
+    return Name(category, metric, _KINDS[abs(kind)], labels, kind == Kind.COUNTER, *what)
 
 
-def _plain(value: Value) -> int | float | list[Any]:
-    """Return a value as JSON has it."""
-    if isinstance(value, Distribution):
-        return [value.sum, value.max, value.buckets]
-    return value
+def _plain(value: Value) -> Value | list[Any]:
+    """Return a histogram's value as JSON has it."""
+    return [value.sum, value.max, value.buckets] if isinstance(value, Distribution) else value
 
 
 def _value(plain: Any) -> Value:
-    """Return the value that `_plain` made this of.
+    """Return the value that a snapshot has.
 
     Raises:
         TypeError: there is none.
         ValueError: there is none.
     """
+    if type(plain) is int:
+        return plain
     if isinstance(plain, list):
         total, maximum, buckets = plain
         return Distribution(float(total), float(maximum), tuple(map(operator.index, buckets)))

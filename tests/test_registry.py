@@ -33,13 +33,12 @@ MIN = -(2**63)
 
 def saved(data: Path) -> dict[tuple[str, str], Any]:
     """Return what is saved: {(category, metric): (kind, monotonic, value)}."""
-    columns = json.loads((data / "stats" / "simple.json").read_text())["data"]
+    document = json.loads((data / "stats" / "simple.json").read_text())["data"]
+    series = zip(document["names"], document["kinds"], document["values"], strict=True)
     return {
-        (category, metric): (kind, monotonic, value)
-        for category, metric, kind, monotonic, value in zip(
-            *(columns[name] for name in ("category", "metric", "kind", "monotonic", "value")), strict=True
-        )
-        if category != "shmstats"
+        tuple(name.split("\0")): (abs(kind), kind == 1, value)
+        for name, kind, value in series
+        if not name.startswith("shmstats\0")
     }
 
 

@@ -65,11 +65,10 @@ def saver(data: Path) -> int:
 def saved_total(data: Path, file: str = "simple.json") -> int:
     """The total of c.m in a saved snapshot; -1 where there is none."""
     try:
-        columns = json.loads((data / "stats" / file).read_text())["data"]
+        saved = json.loads((data / "stats" / file).read_text())["data"]
     except FileNotFoundError:
         return -1
-    totals = zip(columns["category"], columns["metric"], columns["value"], strict=True)
-    return next((value for category, metric, value in totals if (category, metric) == ("c", "m")), 0)
+    return dict(zip(saved["names"], saved["values"], strict=True)).get("c\0m", 0)
 
 
 class Watcher:
@@ -399,7 +398,7 @@ def _cut(content: bytes) -> bytes:
 
 
 def _flipped(content: bytes) -> bytes:
-    at = content.index(b'"value"') + 12
+    at = content.index(b'"values"') + 12
     return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 

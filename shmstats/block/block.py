@@ -13,14 +13,14 @@ import os
 import secrets
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..series import Declaration, Distribution, Kind, Name, Value
+from ..series import Declaration, Distribution, Kind, Mode, Name, Value
 from .cells import CORE, PROTOCOL, Cells
 from .declarations import decode_declaration, describe, encode_declaration
 from .layout import (
@@ -82,6 +82,12 @@ _HEADER = struct_of(HEADER)
 _HEADER_FIELDS = HEADER.names or ()
 
 SHARED_ROW = 0
+
+#: Names of a saved snapshot that are restored together, or not at all where there is not room for them.
+_RESTORED_AT_ONCE = 4096
+
+_INT64_MAX = 2**63 - 1
+_INT64_MIN = -(2**63)
 
 
 def read_header(buf: memoryview) -> dict[str, int]:
@@ -148,6 +154,7 @@ class Block:
         self.layout = layout
         self._segment = segment
         self._buf = segment.buf
+        self._page_bits, self._bitmap_bytes = layout.pages, layout.bitmap_bytes
         self._locks = locks
         self.names = NameTable(self._buf, layout)
         self.reader = BlockReader(self._buf, layout)
@@ -296,10 +303,16 @@ class Block:
             SeriesLimitError: the metric has so many label sets already.
             DeclarationError: its label names are not those that are declared.
         """
-        record = self.names.find(key)
+        names = self.names
+        version = names.version
+        record = names.find(key)
         if record is None:
-            with self.exclusive():
-                record = self.names.find(key) or self._register(key, kind, limit)
+            with self._locks.table():
+                names.repair(self.cells)
+                if names.version != version:
+                    record = names.find(key)
+                if record is None:
+                    record = self._register(key, kind, limit)
         return record
 
     def _register(self, key: bytes, kind: Kind, limit: int) -> Record:
@@ -307,8 +320,7 @@ class Block:
         labelled = is_labelled(key)
         family = self.names.family_of(key)
         if family is None and not labelled:
-            flags = MONOTONIC if kind is Kind.COUNTER else 0
-            return self._add(key, Record(-1, kind, flags, 0, width_of(Declaration(kind))))
+            return self._add(key, _PLAIN[kind])
         if family is None:
             family = self._add(family_key(key), Record(-1, kind, FAMILY, 0, 0))
         declared = self._declared(family) or Declaration(kind)
@@ -446,14 +458,15 @@ class Block:
             raise BlockFullError(f"shared memory is full ({error.strerror})") from error
 
     def _add(self, key: bytes, wanted: Record) -> Record:
-        def place(cell: int, columns: int) -> None:
-            row = SHARED_ROW if wanted.shared else self.worker.row
-            if not self._reserve_cells(row, cell, columns):
-                raise BlockFullError("shared memory is full")
-            if cell < self.names.cells_used:
-                self.clear(wanted._replace(cell=cell))
+        return self.names.add(key, wanted, self.cells, self._reserve, self._place)
 
-        return self.names.add(key, wanted, self.cells, self._reserve, place)
+    def _place(self, record: Record) -> None:
+        """Have memory behind the cells of a name that is being added, and nothing in them."""
+        row = SHARED_ROW if record.shared else self.worker.row
+        if not (self._is_reserved(row, record) or self._reserve_cells(row, record.cell, record.width)):
+            raise BlockFullError("shared memory is full")
+        if record.cell < self.names.cells_used:
+            self.clear(record)
 
     def row_for(self, record: Record) -> int:
         """Return the row to count a name in: this worker's, or one that has memory for it if ours cannot."""
@@ -482,33 +495,114 @@ class Block:
         for row in self.rows_of(record):
             self.cells.clear(row, record.cell, record.width)
 
-    def restore(self, name: Name, value: Value) -> None:
-        """Register a name of a saved snapshot, in row 0. The block is not yet anyone else's.
+    def restore(self, names: Sequence[Name], values: Sequence[Value]) -> list[tuple[Name, str]]:
+        """Register the names of a saved snapshot, with their values in row 0. The block is not yet anyone else's.
+
+        Args:
+            names: of the snapshot; no two are the same.
+            values: of the names.
+
+        Returns:
+            What was not restored, and why.
+        """
+        failed = []
+        with self.exclusive():
+            there = {self.names.key(record.number) for record in self.names.records()}
+            todo: list[tuple[Name, bytes, Value]] = []
+            for name, value in zip(names, values, strict=True):
+                key = encode_key(name.category, name.metric, name.labels)
+                reason = self._reason_against(name, key, value)
+                if reason:
+                    failed.append((name, reason))
+                elif key in there:
+                    self._put(self.find_or_add(key, name.kind), name, value)
+                else:
+                    todo.append((name, key, value))
+            families = self._families(todo)
+            start, size = 0, _RESTORED_AT_ONCE
+            while start < len(todo):
+                try:
+                    self._restore(todo[start : start + size], families)
+                    start += size
+                except BlockFullError as error:
+                    if size == 1:
+                        failed += [(name, str(error)) for name, _, _ in todo[start:]]
+                        break
+                    size //= 2
+            self.names.mark_inherited()
+        return failed
+
+    def _restore(self, part: list[tuple[Name, bytes, Value]], families: dict[bytes, Record]) -> None:
+        """Restore a part of the names.
 
         Raises:
-            BlockFullError: there is no room for it.
+            BlockFullError: there is not room for all of them. Nothing was changed.
         """
-        record = self.find_or_add(encode_key(name.category, name.metric, name.labels), name.kind)
-        if not self._reserve_cells(SHARED_ROW, record.cell, record.width):
+        wanted = []
+        for name, key, _ in part:
+            flags = MONOTONIC if name.monotonic else 0
+            family = families.get(family_key(key)) if families else None
+            if family is None:
+                wanted.append(_PLAIN[name.kind]._replace(flags=flags))
+            else:
+                flags |= MEMBER if name.labels and key != overflow_key(key) else 0
+                width = width_of(self._declared(family) or Declaration(name.kind))
+                wanted.append(Record(-1, name.kind, flags, 0, width, Mode.LAST, family.number))
+        cells = sum(record.width for record in wanted)
+        first = self.names.cells_used
+        if first + cells <= self.layout.capacity and not self._reserve_cells(SHARED_ROW, first, cells):
             raise BlockFullError("shared memory is full")
+        records = self.names.add_all([key for _, key, _ in part], wanted, self.cells, self._reserve)
+        counters = [i for i, record in enumerate(records) if record.kind is Kind.COUNTER]
+        row = np.frombuffer(self._buf, CELL, self.layout.capacity, self.layout.cells)
+        row["value"][[records[i].cell for i in counters]] = [part[i][2] for i in counters]
+        for record, (name, _, value) in zip(records, part, strict=True):
+            if record.kind is not Kind.COUNTER:
+                self._put(record, name, value)
+
+    def _put(self, record: Record, name: Name, value: Value) -> None:
+        """Put a restored value into row 0."""
+        self._reserve_cells(SHARED_ROW, record.cell, record.width)
         generation = self.cells.generation
-        if name.kind is Kind.GAUGE:
+        if record.kind is Kind.GAUGE:
             self.cells.set_gauge(SHARED_ROW, record.cell, value, generation)
         elif isinstance(value, Distribution):
-            if len(value.buckets) != record.width - 2:
-                raise ValueError(f"it has {len(value.buckets)} buckets, {record.width - 2} are declared")
             self.cells.add_distribution(
                 SHARED_ROW, record.cell, value.sum, value.max, value.buckets, generation
             )
         elif isinstance(value, int):
             self.cells.add(SHARED_ROW, record.cell, value, generation)
-        if not name.monotonic:
-            self.names.clear_monotonic(record)
+            if not name.monotonic:
+                self.names.clear_monotonic(record)
 
-    def mark_inherited(self) -> None:
-        """Note that all names there are were left by processes that are gone."""
-        with self.exclusive():
-            self.names.mark_inherited()
+    def _families(self, todo: list[tuple[Name, bytes, Value]]) -> dict[bytes, Record]:
+        """Return the families of names that are being restored, by key; those with labels all have one."""
+        families = {}
+        for name, key, _ in todo:
+            family = family_key(key) if name.labels or self.names.families else b""
+            if family and family not in families:
+                found = self.names.find(family)
+                if found is None and name.labels:
+                    found = self._add(family, Record(-1, name.kind, FAMILY, 0, 0))
+                if found is not None:
+                    families[family] = found
+        return families
+
+    def _reason_against(self, name: Name, key: bytes, value: Value) -> str:
+        """Return why a saved value cannot be restored, or nothing."""
+        if name.kind is Kind.HISTOGRAM:
+            family = self.names.family_of(key)
+            declared = (self._declared(family) if family else None) or Declaration(name.kind)
+            buckets = width_of(declared) - 2
+            if not isinstance(value, Distribution) or len(value.buckets) != buckets:
+                return f"a histogram must have {buckets} buckets: {value!r:.80}"
+            fits = all(_INT64_MIN <= bucket <= _INT64_MAX for bucket in value.buckets)
+            return "" if fits else "a bucket does not fit 64 bits"
+        if isinstance(value, Distribution) or (name.kind is Kind.COUNTER and not isinstance(value, int)):
+            return f"a {name.kind.name.lower()} cannot be {value!r:.80}"
+        if isinstance(value, int) and not _INT64_MIN <= value <= _INT64_MAX:
+            return f"{value!r:.80} does not fit 64 bits"
+        return ""
 
     def leave(self, save: Callable[[Block], None] = lambda block: None) -> None:
         """Give up the slot. The last live worker saves and unlinks the block.
@@ -544,7 +638,8 @@ class Block:
         first, last = cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE
         with self._locks.table():
             for page in range(first, last + 1):
-                if not self._page_bit(row, page):
+                bits = self._page_bits + row * self._bitmap_bytes + page // 8
+                if not self._buf[bits] >> page % 8 & 1:
                     offset = self.layout.cells + row * self.layout.row_bytes + page * PAGE
                     try:
                         self._segment.reserve(offset, PAGE)
@@ -552,18 +647,22 @@ class Block:
                         if error.errno == errno.EBADF:
                             raise
                         return False
-                    self._buf[self._bitmap_byte(row, page)] |= 1 << page % 8
+                    self._buf[bits] |= 1 << page % 8
         return True
 
     def _is_reserved(self, row: int, record: Record) -> bool:
         first, last = record.cell // CELLS_PER_PAGE, (record.cell + record.width - 1) // CELLS_PER_PAGE
-        return all(self._page_bit(row, page) for page in range(first, last + 1))
+        bits = self._page_bits + row * self._bitmap_bytes
+        if first == last:
+            return self._buf[bits + first // 8] >> first % 8 & 1 == 1
+        return all(self._buf[bits + page // 8] >> page % 8 & 1 for page in range(first, last + 1))
 
-    def _bitmap_byte(self, row: int, page: int) -> int:
-        return self.layout.pages + row * self.layout.bitmap_bytes + page // 8
 
-    def _page_bit(self, row: int, page: int) -> bool:
-        return bool(self._buf[self._bitmap_byte(row, page)] >> page % 8 & 1)
+#: What a name becomes that no family says anything of.
+_PLAIN = {
+    kind: Record(-1, kind, MONOTONIC if kind is Kind.COUNTER else 0, 0, width_of(Declaration(kind)))
+    for kind in Kind
+}
 
 
 def _fits(used: Declaration, declared: Declaration) -> bool:

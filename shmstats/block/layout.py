@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -168,62 +169,62 @@ class Layout:
     capacity: int
     max_workers: int
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Rows, with the shared one."""
         return self.max_workers + 1
 
-    @property
+    @cached_property
     def workers(self) -> int:
         """Offset of the worker slots."""
         return PAGE
 
-    @property
+    @cached_property
     def bitmap_bytes(self) -> int:
         """Bytes of one row's bitmap of reserved pages, a multiple of 8."""
         return -(-self.row_bytes // PAGE // 64) * 8
 
-    @property
+    @cached_property
     def pages(self) -> int:
         """Offset of the bitmaps of reserved pages."""
         return self.workers + _pages(WORKER_SLOTS * WORKER.itemsize)
 
-    @property
+    @cached_property
     def index(self) -> int:
         """Offset of the hash index."""
         return self.pages + _pages(self.rows * self.bitmap_bytes)
 
-    @property
+    @cached_property
     def index_slots(self) -> int:
         """Slots of the hash index: a power of two, at most half of them used."""
         return 1 << (2 * self.capacity - 1).bit_length()
 
-    @property
+    @cached_property
     def names(self) -> int:
         """Offset of the name records; there are as many as a row has cells."""
         return self.index + _pages(self.index_slots * 4)
 
-    @property
+    @cached_property
     def heap(self) -> int:
         """Offset of the heap."""
         return self.names + _pages(self.capacity * NAME.itemsize)
 
-    @property
+    @cached_property
     def heap_bytes(self) -> int:
         """Size of the heap in bytes."""
         return _pages(self.capacity * 128)
 
-    @property
+    @cached_property
     def cells(self) -> int:
         """Offset of the cells."""
         return self.heap + self.heap_bytes
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes from one row of cells to the next."""
         return _pages(self.capacity * CELL.itemsize)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Size of the whole block in bytes, most of which has no memory behind it."""
         return self.cells + self.rows * self.row_bytes

@@ -22,8 +22,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 
 log = logging.getLogger("shmstats")
@@ -44,7 +44,10 @@ class Guard:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        #: Go in; the same as ``with``, for who must be quick.
+        self.enter = self._lock.acquire
         self._deferred: deque[Callable[[], object]] = deque()
+        self._busy: set[int] = set()  # threads that are doing what was deferred
 
     @property
     def held(self) -> bool:
@@ -57,29 +60,71 @@ class Guard:
         self._deferred.append(call)
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        self.enter()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Go out, and do what was deferred."""
         self._lock.release()
-        while not self.held:
+        if self._deferred:
+            self._do_deferred()
+
+    def _do_deferred(self) -> None:
+        """Do what was deferred, one after the other: what comes up meanwhile is done by the same loop."""
+        thread = threading.get_ident()
+        if thread in self._busy or self.held:
+            return
+        self._busy.add(thread)
+        try:
+            while True:
+                try:
+                    call = self._deferred.popleft()
+                except IndexError:  # another thread, or a signal handler, may have been quicker
+                    break
+                try:
+                    call()
+                except Exception:
+                    # It belongs to another caller, who is gone; this one has nothing to do with it.
+                    log.exception("a deferred operation failed")
+        finally:
+            self._busy.discard(thread)
+
+
+class _TableLock:
+    """Sections that hold the table lock of one lock file, which may be inside each other.
+
+    A context manager that is used again and again: to make one each time would cost more than to lock.
+    """
+
+    def __init__(self, file: LockFile) -> None:
+        self._file = file
+        self._guard = file.guard
+        self._enter = file.guard.enter
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        self._enter()
+        if self._depth == 0:
             try:
-                call = self._deferred.popleft()
-            except IndexError:  # another thread, or a signal handler, may have been quicker
-                break
-            try:
-                call()
-            except Exception:
-                # It belongs to another caller, who is gone; this one has nothing to do with it.
-                log.exception("a deferred operation failed")
+                self._file.lock_linked()
+            except BaseException:
+                self._guard.leave()
+                raise
+        self._depth += 1
 
-
-class _Nesting:
-    """How many sections that hold the table lock are inside each other."""
-
-    def __init__(self) -> None:
-        self.depth = 0
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._depth -= 1
+            if self._depth == 0 and self._file.table() is self:
+                self._file.unlock(TABLE)
+        finally:
+            self._guard.leave()
 
 
 class LockFile:
@@ -94,35 +139,24 @@ class LockFile:
         self.path = path
         self.guard = Guard()
         self._fd = -1
-        self._nesting = _Nesting()
+        self._table = _TableLock(self)
 
     def forget(self) -> None:
         """Start anew in the child of a fork, which inherits no lock and must not share the descriptor."""
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
-        # A new object: a section that the fork interrupted goes on to leave the old one.
-        self._nesting = _Nesting()
+        # New objects: a section that the fork interrupted goes on to leave the old ones.
         self.guard = Guard()
+        self._table = _TableLock(self)
 
-    @contextmanager
-    def table(self) -> Iterator[None]:
+    def table(self) -> AbstractContextManager[None]:
         """Hold the table lock, creating the lock file where it is missing. May be nested.
 
         Raises:
             OSError: the file cannot be made, is a link, or belongs to someone else.
         """
-        with self.guard:
-            nesting = self._nesting
-            if nesting.depth == 0:
-                self._lock_linked_file()
-            nesting.depth += 1
-            try:
-                yield
-            finally:
-                nesting.depth -= 1
-                if nesting.depth == 0 and nesting is self._nesting:
-                    self.unlock(TABLE)
+        return self._table
 
     def lock(self, position: int) -> None:
         """Wait for the lock of byte ``position`` of the file, which is open. The guard is held.
@@ -163,13 +197,13 @@ class LockFile:
         os.close(self._fd)
         self._fd = -1
 
-    def _lock_linked_file(self) -> None:
+    def lock_linked(self) -> None:
         """Take the table lock of the file that is at the path *now*, not of one just unlinked by another."""
         while True:
             if self._fd < 0:
                 self._fd = self._open()
             self.lock(TABLE)
-            if self._is_linked():
+            if os.fstat(self._fd).st_nlink:
                 return
             os.close(self._fd)
             self._fd = -1
@@ -184,13 +218,6 @@ class LockFile:
                 f" it must belong to user {os.geteuid()} with mode 600"
             )
         return fd
-
-    def _is_linked(self) -> bool:
-        try:
-            there = os.stat(self.path, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(there, os.fstat(self._fd))
 
 
 _lock_files: dict[str, LockFile] = {}

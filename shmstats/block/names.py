@@ -25,10 +25,10 @@ that is killed in the middle leaves the note before, and who reads meanwhile fin
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -140,6 +140,8 @@ def check_text(what: str, text: object) -> str:
         TypeError: it is not a str.
         ValueError: it breaks one of the rules.
     """
+    if type(text) is str and text.isascii() and 0 < len(text) <= MAX_TEXT_BYTES and "\0" not in text:
+        return text
     if not isinstance(text, str):
         raise TypeError(f"{what} must be a str, not {type(text).__name__} ({text!r:.80})")
     text = str.__str__(text)  # what a subclass makes of str() is not its characters
@@ -158,6 +160,8 @@ def check_text(what: str, text: object) -> str:
 
 def encode_key(category: str, metric: str, labels: tuple[tuple[str, str], ...] = ()) -> bytes:
     """Return the key of a name whose parts were checked."""
+    if not labels:
+        return f"{category}\0{metric}".encode()
     return "\0".join((category, metric, *(part for pair in labels for part in pair))).encode()
 
 
@@ -234,6 +238,7 @@ class NameTable:
         self._salt = bytes(buf[salt : salt + 16])
         self._names, self._heap = layout.names, layout.heap
         self._count_offset = field_offset(HEADER, "names")
+        self._hashed = (b"", 0)
 
     def close(self) -> None:
         """Let go of the buffer."""
@@ -242,7 +247,7 @@ class NameTable:
 
     def find(self, key: bytes) -> Record | None:
         """Look a name up, without a lock: None is certain only under the table lock."""
-        index, mask, count = self._index, self._mask, self.count
+        index, mask, count = self._index, self._mask, self._words[_COUNT]
         wanted = self._hash(key)
         slot = wanted & mask
         for _ in range(mask + 1):
@@ -307,13 +312,18 @@ class NameTable:
         found: list[int] = np.flatnonzero((records["state"] == LIVE) & (records["family"] == family + 1)).tolist()
         return found
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """What is another one whenever any name has been added, removed or changed."""
+        return self._words[_COUNT], self._longs[_REVISION]
+
     def add(
         self,
         key: bytes,
         wanted: Record,
         cells: Cells,
         reserve: Callable[[int, int], None],
-        place: Callable[[int, int], None],
+        place: Callable[[Record], None],
     ) -> Record:
         """Add a name that `find` does not find. The table lock is held.
 
@@ -322,38 +332,98 @@ class NameTable:
             wanted: what it is; its number and cell are yet to be found.
             cells: to publish with, and to empty cells that were another's.
             reserve: called with a range of bytes of the block, to have memory behind it.
-            place: called with the first cell and the width, to have memory behind some row's and,
-                if they were another's, to empty every row's.
+            place: called with the record as it will be, to have memory behind some row's cells and, if they
+                were another's, to empty every row's.
 
         Raises:
             BlockFullError: no record, cell, heap or shared memory is left. Nothing was changed.
         """
-        number = self._removed_record(len(key), wanted.width) if self.removed else None
-        if number is not None:
-            return self._take_over(number, key, wanted, place)
-        number, cell, heap, width = self.count, self.cells_used, self.heap_used, wanted.width
-        if number >= self._layout.capacity or cell + width > self._layout.capacity:
-            raise BlockFullError(f"all {self._layout.capacity} cells of the block are in use")
+        words, longs = self._words, self._longs
+        if words[_REMOVED]:
+            number = self._removed_record(len(key), wanted.width)
+            if number is not None:
+                return self._take_over(number, key, wanted, place)
+        number, cell, heap = words[_COUNT], words[_CELLS], longs[_HEAP]
+        _, kind, flags, _, width, mode, family = wanted
+        capacity = self._layout.capacity
+        if number >= capacity or cell + width > capacity:
+            raise BlockFullError(f"all {capacity} cells of the block are in use")
         room = -(-len(key) // _ROOM_STEP) * _ROOM_STEP
         self._check_heap(room, reserve)
-        offset = self._names + number * NAME.itemsize
-        _reserve_growth(reserve, self._names, number * NAME.itemsize, NAME.itemsize)
+        offset = number * _NAME.size
+        _reserve_growth(reserve, self._names, offset, _NAME.size)
+        record = Record(number, kind, flags, cell, width, mode, family)
         if width:
-            place(cell, width)
+            place(record)
         hashed = self._hash(key)
         start = self._heap + heap
-        _, kind, flags, _, _, mode, family = wanted
-        fields = (LIVE, kind, mode, flags, width, cell, family + 1, hashed, heap, room, len(key), 0, 0, 0, 0)
-        self._changing = 1
+        words[_CHANGING] = 1
         self._buf[start : start + len(key)] = key
-        _NAME.pack_into(self._buf, offset, *fields)
-        self.heap_used = heap + room
-        self.cells_used = cell + width
-        self._count_in(wanted, 1)
+        _NAME.pack_into(
+            *(self._buf, self._names + offset, LIVE, kind, mode, flags, width, cell, family + 1),
+            *(hashed, heap, room, len(key), 0, 0, 0, 0),
+        )
+        longs[_HEAP] = heap + room
+        words[_CELLS] = cell + width
+        if flags & (FAMILY | MEMBER):
+            self._count_in(wanted, 1)
         cells.publish(self._count_offset, number + 1)
         self._enter(number, hashed)
+        words[_CHANGING] = 0
+        return record
+
+    def add_all(
+        self, keys: list[bytes], wanted: list[Record], cells: Cells, reserve: Callable[[int, int], None]
+    ) -> list[Record]:
+        """Add many names that are not there, behind all others, without looking for room that removed ones left.
+
+        The table lock is held.
+
+        Args:
+            keys: of the names, all different.
+            wanted: what each is; the numbers and cells are yet to be given.
+            cells: to publish with.
+            reserve: as for `add`; memory behind the cells is the caller's to reserve.
+
+        Raises:
+            BlockFullError: there is not room for all of them. Nothing was changed.
+        """
+        number, cell, heap = self.count, self.cells_used, self.heap_used
+        widths = np.array([record.width for record in wanted], np.int64)
+        lengths = np.array([len(key) for key in keys], np.int64)
+        rooms = -(-lengths // _ROOM_STEP) * _ROOM_STEP
+        total = int(widths.sum())
+        if max(number + len(keys), cell + total) > self._layout.capacity:
+            raise BlockFullError(f"all {self._layout.capacity} cells of the block are in use")
+        self._check_heap(int(rooms.sum()), reserve)
+        _reserve_growth(reserve, self._names, number * _NAME.size, len(keys) * _NAME.size)
+        hashes = [self._hash(key) for key in keys]
+        records = np.zeros(len(keys), NAME)
+        records["state"], records["width"], records["length"], records["room"] = LIVE, widths, lengths, rooms
+        records["kind"] = [record.kind for record in wanted]
+        records["mode"] = [record.mode for record in wanted]
+        records["flags"] = [record.flags for record in wanted]
+        records["family"] = [record.family + 1 for record in wanted]
+        records["cell"] = firsts = cell + np.cumsum(widths) - widths
+        records["hash"] = hashes
+        records["key"] = heap + np.cumsum(rooms) - rooms
+        text = b"".join([key.ljust(room, b"\0") for key, room in zip(keys, rooms.tolist(), strict=True)])
+        self._changing = 1
+        self._buf[self._heap + heap : self._heap + heap + len(text)] = text
+        start = self._names + number * _NAME.size
+        self._buf[start : start + records.nbytes] = records.tobytes()
+        self.heap_used, self.cells_used = heap + len(text), cell + total
+        for record in wanted:
+            if record.flags & (FAMILY | MEMBER):
+                self._count_in(record, 1)
+        cells.publish(self._count_offset, number + len(keys))
+        for offset, hashed in enumerate(hashes):
+            self._enter(number + offset, hashed)
         self._changing = 0
-        return Record(number, kind, flags, cell, width, mode, family)
+        return [
+            record._replace(number=number + i, cell=first)
+            for i, (record, first) in enumerate(zip(wanted, firsts.tolist(), strict=True))
+        ]
 
     def remove(self, records: list[Record], cells: Cells) -> None:
         """Remove names, from now on and for every worker. The table lock is held."""
@@ -436,7 +506,7 @@ class NameTable:
 
         The table lock is held. Returns whether there was anything to do.
         """
-        if not self._changing:
+        if not self._words[_CHANGING]:
             return False
         count = self.count
         records = np.frombuffer(self._buf, NAME, count, self._names)
@@ -464,14 +534,13 @@ class NameTable:
         records["flags"] |= INHERITED
         self.revision += 1
 
-    def _take_over(
-        self, number: int, key: bytes, wanted: Record, place: Callable[[int, int], None]
-    ) -> Record:
+    def _take_over(self, number: int, key: bytes, wanted: Record, place: Callable[[Record], None]) -> Record:
         """Give a removed record, with its cells and its place in the heap, to a new name."""
         fields = self._fields(number)
-        width, cell, heap = fields[_WIDTH], fields[_CELL], fields[_KEY]
-        if width:
-            place(cell, width)
+        heap = fields[_KEY]
+        record = wanted._replace(number=number, cell=fields[_CELL])
+        if record.width:
+            place(record)
         hashed = self._hash(key)
         with self.changing():
             self._buf[self._heap + heap : self._heap + heap + len(key)] = key
@@ -493,7 +562,7 @@ class NameTable:
             self.removed -= 1
             self._count_in(wanted, 1)
             self._enter(number, hashed)
-        return wanted._replace(number=number, cell=cell)
+        return record
 
     def _removed_record(self, length: int, width: int) -> int | None:
         records = np.frombuffer(self._buf, NAME, self.count, self._names)
@@ -511,12 +580,18 @@ class NameTable:
             self._buf[start : start + 4] = members.to_bytes(4, "little")
 
     def _check_heap(self, room: int, reserve: Callable[[int, int], None]) -> None:
-        if self.heap_used + room > self._layout.heap_bytes:
+        used = self._longs[_HEAP]
+        if used + room > self._layout.heap_bytes:
             raise BlockFullError(f"all {self._layout.heap_bytes} bytes for names in the block are in use")
-        _reserve_growth(reserve, self._heap, self.heap_used, room)
+        _reserve_growth(reserve, self._heap, used, room)
 
     def _hash(self, key: bytes) -> int:
-        return int.from_bytes(hashlib.blake2b(key, digest_size=8, salt=self._salt).digest(), "little")
+        """Return the hash of a key; that of the last one is kept, for what is not found is mostly added."""
+        last, hashed = self._hashed
+        if last is not key:
+            hashed = int.from_bytes(blake2b(key, digest_size=8, salt=self._salt).digest(), "little")
+            self._hashed = key, hashed
+        return hashed
 
     def _match(self, number: int, wanted: int, key: bytes) -> Record | None:
         fields = self._fields(number)
@@ -562,6 +637,12 @@ class NameTable:
 #: Where a record's note is, and the room there: two fields that change together.
 _NOTE_PLACE = struct.Struct("<QI")
 
+#: Where numbers of the header are, counted in their own size.
+_COUNT, _REMOVED, _CELLS, _CHANGING = (
+    field_offset(HEADER, field) // 4 for field in ("names", "removed", "cells", "changing")
+)
+_HEAP, _REVISION = (field_offset(HEADER, field) // 8 for field in ("heap", "revision"))
+
 _OFFSETS = {field: field_offset(NAME, field) for field in NAME.names or ()}
 
 
@@ -578,7 +659,7 @@ def _record(number: int, fields: tuple[int, ...]) -> Record:
 
 
 def _checksum(turn: int, text: bytes) -> bytes:
-    return hashlib.blake2b(text, digest_size=8, salt=turn.to_bytes(8, "little")).digest()
+    return blake2b(text, digest_size=8, salt=turn.to_bytes(8, "little")).digest()
 
 
 def read_note(content: bytes) -> bytes:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
 from .declarations import decode_declaration
 from .layout import CELL, CELLS_PER_PAGE, HEADER, NAME, PAGE, PROTOCOLS, Layout
-from .names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, Record, decode_key, read_note
+from .names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, Record, read_note
 from .workers import WorkerTable
 
 _INT64 = np.iinfo(np.int64)
@@ -33,6 +33,9 @@ _SAFE = 2**62
 _ATTEMPTS = 5
 
 _NOTHING_DECLARED = Declaration(Kind.COUNTER)
+
+_KINDS = {int(kind): kind for kind in Kind}
+_MODES = {int(mode): mode for mode in Mode}
 
 
 class Usage(NamedTuple):
@@ -175,13 +178,10 @@ class BlockReader:
             (records["state"] == LIVE) & (records["note_room"] > 0) & (records["flags"] & FAMILY == 0)
         )
         found = []
-        for number in noted.tolist():
-            name = self._decode(*self._columns(records[number : number + 1])[0])
-            if name.category == category:
-                record = records[number]
-                note = self._note(int(record["note"]), int(record["note_room"]))
-                if note:
-                    found.append((name, note))
+        for name, record in zip(self._decoded(records[noted]), records[noted], strict=True):
+            note = self._note(int(record["note"]), int(record["note_room"]))
+            if name.category == category and note:
+                found.append((name, note))
         return found
 
     def read(self, by_worker: bool = False) -> Snapshot:
@@ -236,11 +236,8 @@ class BlockReader:
         records = records[(records["state"] == LIVE) & (records["flags"] & FAMILY == 0)]
         is_combined = (records["mode"] != Mode.LAST) & (records["mode"] & 7 != Mode.SUM)
         aside, records = records[is_combined], records[~is_combined]
-        combined = [
-            (self._decode(*fields), cell)
-            for fields, cell in zip(self._columns(aside), aside["cell"].tolist(), strict=True)
-        ]
-        names = [self._decode(*fields) for fields in self._columns(records)]
+        combined = list(zip(self._decoded(aside), aside["cell"].tolist(), strict=True))
+        names = self._decoded(records)
         cells, kinds, modes = records["cell"].astype(np.intp), records["kind"], records["mode"]
         shared = (kinds == Kind.TIMESTAMP) | (kinds == Kind.GAUGE) & (modes == Mode.LAST)
         histograms = [
@@ -261,19 +258,29 @@ class BlockReader:
             countable=countable,
         )
 
-    def _columns(self, records: npt.NDArray[Any]) -> list[tuple[int, ...]]:
-        """Return of each record what `_decode` takes."""
-        fields = ("key", "length", "kind", "flags", "mode", "family")
-        return list(zip(*(records[field].tolist() for field in fields), strict=True))
-
-    def _decode(self, key: int, length: int, kind: int, flags: int, mode: int, family: int) -> Name:
-        start = self.layout.heap + key
-        category, metric, labels = decode_key(bytes(self._buf[start : start + length]))
-        monotonic = bool(flags & MONOTONIC)
-        declared = self.declaration(family - 1) or _NOTHING_DECLARED
-        bounds = (declared.bounds or DEFAULT_BOUNDS) if kind == Kind.HISTOGRAM else ()
-        help_, unit = declared.help, declared.unit
-        return Name(category, metric, Kind(kind), labels, monotonic, bounds, help_, unit, Mode(mode))
+    def _decoded(self, records: npt.NDArray[Any]) -> list[Name]:
+        """Return the names of records."""
+        if not len(records):
+            return []
+        heap = bytes(self._buf[self.layout.heap : self.layout.heap + int((records["key"] + records["room"]).max())])
+        columns = (records[field].tolist() for field in ("key", "length", "kind", "flags", "mode", "family"))
+        names = []
+        for key, length, kind, flags, mode, family in zip(*columns, strict=True):
+            category, metric, *rest = heap[key : key + length].decode().split("\0")
+            labels = tuple(zip(rest[::2], rest[1::2], strict=True)) if rest else ()
+            if family:
+                declared = self.declaration(family - 1) or _NOTHING_DECLARED
+                help_, unit, bounds = declared.help, declared.unit, declared.bounds
+            else:
+                help_ = unit = ""
+                bounds = ()
+            if kind == Kind.HISTOGRAM:
+                bounds = bounds or DEFAULT_BOUNDS
+            monotonic = flags & MONOTONIC == MONOTONIC
+            names.append(
+                Name(category, metric, _KINDS[kind], labels, monotonic, bounds, help_, unit, _MODES[mode])
+            )
+        return names
 
     def _note(self, note: int, room: int) -> bytes:
         start = self.layout.heap + note

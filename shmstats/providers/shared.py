@@ -528,13 +528,14 @@ class SharedProvider:
             self._locks.guard.defer(lambda: self._operate(operation))
             return
         while True:
-            block = self._attached()
+            block = self._attached() if self._block is None or self.ending else self._block
             if block is None:
                 self._dropped += 1
                 return
             try:
                 operation(block)
-                self._count_dropped(block)
+                if self._dropped:
+                    self._count_dropped(block)
                 return
             except (KindError, DeclarationError):
                 raise
@@ -582,7 +583,7 @@ class SharedProvider:
             with block.exclusive():
                 block.names.clear_monotonic(record)
             record = block.names.record(record.number)
-        if isinstance(series, Counter):
+        if isinstance(series, Counter) and not self._settings.stats.no_buffer:
             with self._locks.guard:
                 if self._buffer is not None:
                     bound = self._buffer.bind(series, key, record, generation, b"")
@@ -650,10 +651,11 @@ class SharedProvider:
     def _bind_histogram(
         self, block: Block, series: Histogram, key: bytes, record: Record, generation: int, bounds: bytes
     ) -> None:
-        with self._locks.guard:
-            if self._buffer is not None:
-                self._buffer.bind(series, key, record, generation, bounds)
-                return
+        if not self._settings.stats.no_buffer:
+            with self._locks.guard:
+                if self._buffer is not None:
+                    self._buffer.bind(series, key, record, generation, bounds)
+                    return
         row = block.row_for(record)
         series._bind(block.cells, row, record.cell, record.width, generation, False, bounds)
 
@@ -721,10 +723,9 @@ class SharedProvider:
 
     def _count_dropped(self, block: Block) -> None:
         """Count the dropped operations in the block; its counter was registered with the block."""
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            with suppress(ValueError):  # closed by another thread
-                self._count_own(block, OPERATIONS_DROPPED, dropped)
+        dropped, self._dropped = self._dropped, 0
+        with suppress(ValueError):  # closed by another thread
+            self._count_own(block, OPERATIONS_DROPPED, dropped)
 
     def count_own(self, metric: str, n: int = 1) -> None:
         """Count something about the library itself."""
@@ -762,18 +763,12 @@ class SharedProvider:
         if restored is None:
             return
         self._restore_declarations(block, restored)
-        for name, value in zip(restored.names, restored.values, strict=True):
-            if (name.category, name.metric) == (OWN, OPERATIONS_HELD):
-                continue  # it was true then
-            try:
-                block.restore(name, value)
-            except BlockFullError as error:
-                self._log_once(f"not all saved statistics were restored: {error}")
-                self._dropped += 1
-            except (ValueError, TypeError, OverflowError) as error:
-                self._log_once(f"a saved {name.kind.name.lower()} was not restored: {error}")
-                self._dropped += 1
-        block.mark_inherited()
+        # But for the operations held: it was true then.
+        kept = [i for i, name in enumerate(restored.names) if name[:2] != (OWN, OPERATIONS_HELD)]
+        names, values = [restored.names[i] for i in kept], [restored.values[i] for i in kept]
+        for name, reason in block.restore(names, values):
+            self._log_once(f"not all saved statistics were restored: {reason} ({name.category}, {name.metric})")
+            self._dropped += 1
 
     def _restore_declarations(self, block: Block, restored: Snapshot) -> None:
         """Declare again what was declared when a snapshot was saved; processes of today may change it."""

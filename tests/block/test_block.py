@@ -400,7 +400,7 @@ def test_what_fills_a_new_block_is_there_before_anyone_sees_it(attach: Any, shms
     def fill(block: Any) -> None:
         seen.append(segment_file(data).read_bytes()[:8])
         name = shmstats.series.Name("c", "m", shmstats.series.Kind.COUNTER)
-        block.restore(name, 5)
+        assert block.restore([name], [5]) == []
 
     block = attach(fill=fill)
     assert seen == [bytes(8)]

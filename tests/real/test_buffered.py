@@ -64,9 +64,9 @@ def took(server: Gunicorn) -> int:
 
 def saved(server: Gunicorn) -> dict[tuple[str, str], Any]:
     """What a stopped server has saved."""
-    columns = json.loads((server.data / "stats" / "simple.json").read_text())["data"]
-    names = zip(columns["category"], columns["metric"], strict=True)
-    return dict(zip(names, columns["value"], strict=True))
+    data = json.loads((server.data / "stats" / "simple.json").read_text())["data"]
+    names = (tuple(name.split("\0")) for name in data["names"])
+    return dict(zip(names, data["values"], strict=True))
 
 
 def replaced(server: Gunicorn, before: set[int]) -> Callable[[], bool]:
