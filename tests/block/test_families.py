@@ -200,7 +200,8 @@ def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
         block.declare("c", "sizes", series.Declaration(histogram, "Once.", "bytes", (1.0, 2.0)), inherited=True)
         block.find_or_add(key("sizes", a="1"), histogram)
         block.find_or_add(key("inherited"), counter)
-        block.mark_inherited()
+        with block.exclusive():
+            block.names.mark_inherited()
         for name in (key("plain"), key("two", a="1"), key("two", a="2")):
             record = block.find_or_add(name, counter, 5)
             block.cells.add(block.row_for(record), record.cell, 7, block.cells.generation)
