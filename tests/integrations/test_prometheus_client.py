@@ -126,21 +126,93 @@ def test_threads_count_exactly(program: Program) -> None:
     """)
 
 
+def test_signal_handlers_count_exactly(program: Program) -> None:
+    program("""
+        requests, latency = Counter("requests", "R."), Histogram("latency", "L.", buckets=(1,))
+        gauge = Gauge("g", "G.", multiprocess_mode="sum")
+        handled = 0
+        def handle(number, frame):
+            global handled
+            handled += 1
+            requests.inc(0.5 if handled % 2 else 1), latency.observe(2), gauge.inc(0.5)
+        signal.signal(signal.SIGALRM, handle)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        made = 0
+        while handled < 300:
+            requests.inc(1), latency.observe(0.5), gauge.inc()
+            made += 1
+            if made % 50 == 0:
+                scrape()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        shown = scrape()
+        assert shown["requests_total"] == made + handled // 2 + (handled + 1) // 2 * 0.5
+        assert shown["latency_count"] == made + handled and shown["latency_bucket,le=1.0"] == made
+        assert shown["g"] == made + handled * 0.5
+    """)
+
+
 @only_the_c_core
-def test_counters_go_on_after_a_restart(program: Program) -> None:
+def test_buffered_workers_are_shown_after_their_flush(
+    program: Program, configure: Callable[..., Any]
+) -> None:
+    configure(no_buffer=False, flush_interval_ms=3600000)
+    program("""
+        requests, latency = Counter("requests", "R.", ["a"]), Histogram("latency", "L.")
+        def work():
+            requests.labels("x").inc(5), requests.labels("x").inc(0.5), latency.observe(1)
+        worker = Worker(work, stats.flush)
+        worker.call()
+        work()
+        shown = scrape()
+        assert shown["requests_total,a=x"] == 5.5 and shown["latency_count"] == 1
+        worker.call()
+        shown = scrape()
+        assert shown["requests_total,a=x"] == 11 and shown["latency_count"] == 2
+        requests.remove("x")
+        requests.labels("x").inc()
+        assert scrape()["requests_total,a=x"] == 1
+        worker.end()
+    """)
+
+
+@only_the_c_core
+def test_counters_go_on_after_a_restart_and_states_do_not(program: Program) -> None:
     code = """
         requests = Counter("requests", "R.", ["a"])
         latency = Histogram("latency", "L.", buckets=(0.5, 2))
         size = Summary("size", "S.")
         gauge = Gauge("mine", "M.", multiprocess_mode="max")
-        requests.labels("x").inc(2), requests.labels("x").inc(0.25), latency.observe(1), size.observe(3)
-        gauge.set(1)
+        info, state = Info("build", "B."), Enum("state", "S.", states=["u", "v"])
+        job = Enum("job", "J.", ["a"], states=["x"])
         shown = scrape()
-        shown["requests_total,a=x"], shown["latency_bucket,le=2.0"], shown["size_sum"], shown["mine"]
-        print(shown["requests_total,a=x"], shown["latency_bucket,le=2.0"], shown["size_sum"], shown["mine"])
+        assert shown["build_info"] == 1 and shown["state,state=u"] == 1
+        assert "mine" not in shown and "job,a=1,job=x" not in shown
+        requests.labels("x").inc(2), requests.labels("x").inc(0.25), latency.observe(1), size.observe(3)
+        gauge.set(1), info.info({"version": "1"}), state.state("v"), job.labels("1").state("x")
+        run(lambda: [Info("build2", "B."), Enum("state2", "S.", states=["u"])] and None)
+        shown = scrape()
+        assert shown["build_info,version=1"] == shown["state,state=v"] == shown["job,a=1,job=x"] == shown["mine"] == 1
+        print(shown["requests_total,a=x"], shown["latency_bucket,le=2.0"], shown["size_sum"])
     """
-    assert program(code).split() == ["2.25", "1.0", "3.0", "1.0"]
-    assert program(code).split() == ["4.5", "2.0", "6.0", "1.0"]
+    assert program(code).split() == ["2.25", "1.0", "3.0"]
+    assert program(code).split() == ["4.5", "2.0", "6.0"]
+    assert program(code).split() == ["6.75", "3.0", "9.0"]
+
+
+@only_the_c_core
+def test_a_metric_that_the_application_has_no_more_is_not_shown_after_a_restart(program: Program) -> None:
+    program("""
+        Counter("kept", "K.").inc(), Counter("gone", "G.").inc(), Histogram("late", "L.", ["a"]).labels("x").observe(1)
+    """)
+    program("""
+        fresh = CollectorRegistry()
+        shared_metrics.collector(fresh)
+        Counter("kept", "K.").inc()
+        assert scrape() == {"kept_total": 2} == scrape(fresh)
+        run(lambda: Histogram("late", "L.", ["a"]).labels("x").observe(1))
+        assert scrape()["late_count,a=x"] == scrape(fresh)["late_count,a=x"] == 2
+        assert "gone_total" not in scrape()
+    """)
 
 
 @only_the_c_core

@@ -61,7 +61,7 @@ class Scrape:
     def rest(self) -> Iterator[Metric]:
         """Go through the metrics of the default registry that only other processes have made so far."""
         for name, (family, lines) in self.reading.families.items():
-            if family.default and self._storage.family(name) is None:
+            if family.default and self._storage.family(name) is None and self._storage.is_current(family):
                 yield _metric(self.reading, family, lines)
 
 
@@ -93,7 +93,7 @@ def collect_all(storage: Storage, collector: object) -> Iterator[Metric]:
     reading = storage.read() if scrape is None else scrape.reading
     taken: Mapping[str, object] = {} if scrape is None else scrape.registry._names_to_collectors
     for name, (family, lines) in reading.families.items():
-        if taken.get(name, collector) is collector:
+        if taken.get(name, collector) is collector and storage.is_current(family):
             yield _metric(reading, family, lines)
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from ...block import Block, DeclarationError
 from ...block.cells import Gauge, Series
-from ...block.names import OVERFLOW, decode_key, encode_key
+from ...block.names import INHERITED, OVERFLOW, decode_key, encode_key
 from ...providers.shared import OWN, SharedProvider
 from ...questions import ask_all, socket_path
 from ...registry import Registry
@@ -105,7 +105,16 @@ class Storage:
         """Return the family that this process has declared by a name."""
         return self._families.get(name)
 
+    def is_current(self, family: Family) -> bool:
+        """Tell whether a family is declared by this process or another, or only left by some that are gone."""
+        shared = self.shared
+        if family.name in self._families or shared is None:
+            return True
+        return not shared.consult(lambda block: _is_inherited(block, family.metric), False)
+
     def _declare(self, shared: SharedProvider, family: Family) -> None:
+        if family.type in ("info", "stateset"):
+            shared.consult(lambda block: _drop_inherited(block, family.metric), None)
         self._declare_metric(shared, family.metric, family.declaration())
         if family.created in family.metrics:
             self._declare_metric(shared, family.created, family.created_declaration())
@@ -278,6 +287,23 @@ class Storage:
         return Reading(
             plan.families, snapshot.values, {(name.metric, name.labels): note for name, note in notes}
         )
+
+
+def _drop_inherited(block: Block, metric: str) -> None:
+    """Remove what processes left that are gone: a state is not true any more when who was in it has ended."""
+    with block.exclusive():
+        family = block.names.family_of(encode_key(CATEGORY, metric))
+        series = [] if family is None else block.names.members_of(family)
+        gone = [record for record in series if record.flags & INHERITED]
+        if gone:
+            block.names.remove(gone, block.cells)
+        for record in gone:
+            block.clear(record)
+
+
+def _is_inherited(block: Block, metric: str) -> bool:
+    family = block.names.family_of(encode_key(CATEGORY, metric))
+    return family is not None and bool(family.flags & INHERITED)
 
 
 def _declared(block: Block, metric: str) -> Declaration | None:
