@@ -615,3 +615,49 @@ def test_label_sets_with_other_names_each_time_do_not_fill_the_block(
     assert len(caplog.records) == 2
     stats.incr("http", "others", labels={"a": "b"})
     assert stats.get("http", "others", labels={"a": "b"}) == 1
+
+
+def test_a_new_worker_begins_its_gauge_at_0_whatever_is_left_in_its_row(stats: Any, python: PythonRunner) -> None:
+    """A plain sum alone goes on from what a dead worker has left."""
+    stats.gauge("c", "m", 1)
+    script = """
+        from shmstats import stats
+        for mode in {modes!r}:
+            for each in (mode, "live" + mode):
+                stats.declare("g", each, kind="gauge", mode=each)
+                stats.gauge("g", each).incr({value})
+                stats.gauge("g", each).incr({value})
+        print("set", flush=True)
+        input()
+    """
+    rows = set()
+    for value, total in ((5, 10), (2, 14)):
+        child = python.start(script.format(modes=MODES, value=value))
+        assert child.hear() == "set"
+        live = stats.shared.attach().reader.workers.live()
+        rows.add(next(worker.row for worker in live if worker.pid == child.pid))
+        expected: dict[str, Any] = dict.fromkeys(("min", "max", "mostrecent", f'all{{pid="{child.pid}"}}'), 2 * value)
+        expected |= {f"live{mode}": 2 * value for mode in expected}
+        assert values(stats) == expected | {"sum": total, "livesum": 2 * value}
+        os.kill(child.pid, signal.SIGKILL)
+        child.finish(status=None)
+    assert len(rows) == 1
+
+
+def test_who_shares_a_row_with_a_dead_worker_does_not_undo_what_another_has_begun(
+    attach: Callable[..., Any], shmstats: ModuleType
+) -> None:
+    """Two look whose the contribution is, and find nobody; the second to write must not begin at 0 again."""
+    series = shmstats.series
+    block = attach(max_workers=1)
+    block.declare("g", "open", series.Declaration(series.Kind.GAUGE, mode=series.Mode.LIVESUM))
+    record = block.find_or_add(b"g\0open", series.Kind.GAUGE)
+    row, cells, generation = block.row_for(record), block.cells, block.cells.generation
+    one, other, dead = 11, 12, 13
+    assert cells.set_gauge(row, record.cell, 99, generation, (dead, True, False, True))
+    assert cells.add_gauge(row, record.cell, 3, generation, (one, True, False, True), dead, True)
+    assert not cells.add_gauge(row, record.cell, 4, generation, (other, True, False, True), dead, True)
+    assert cells.load_gauge(row, record.cell) == 3
+    assert cells.add_gauge(row, record.cell, 4, generation, (other, True, False, True), one, False)
+    assert cells.add_gauge(row, record.cell, 1, generation, (other, True, False, True), dead, True)
+    assert cells.load_gauge(row, record.cell) == 8

@@ -322,8 +322,9 @@ enum { INTEGER, REAL, OWNER, MOMENT };
 /* Whose contribution a write to a gauge is. */
 typedef struct {
     int64_t owner; /* 0: the gauge is shared by all */
-    char live;     /* the contribution goes with its owner, so another one's must not be added to */
+    char live;     /* the contribution goes with its owner */
     char stamped;  /* its time is wanted */
+    char apart;    /* nobody's who is gone must be added to: all but plain sums, which go on */
 } Contributor;
 
 static inline void
@@ -783,13 +784,31 @@ set_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number number, Contrib
     return outcome;
 }
 
-/* Add to a gauge, or to 0 where ``anew``. */
 static inline Outcome
-add_to_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number n, Contributor by, int anew)
+add_to_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number n, Contributor by)
 {
     Outcome outcome = lock_bound(cells, gauge, generation);
     if (outcome == DONE) {
-        contribute(gauge, anew ? n : sum_of(gauge_number(gauge), n), by);
+        contribute(gauge, sum_of(gauge_number(gauge), n), by);
+        unlock(gauge);
+    }
+    return outcome;
+}
+
+/* Add to a contribution that was seen to be of ``seen``, or to 0 where ``anew`` and it is not our own; MISS where it
+ * is somebody else's by now. */
+static Outcome
+add_to_contribution(Cells *cells, Cell *gauge, uint64_t generation, Number n, Contributor by, int64_t seen, int anew)
+{
+    Outcome outcome = lock_bound(cells, gauge, generation);
+    if (outcome == DONE) {
+        int64_t owner = load_value(&gauge[OWNER]);
+        if (owner == by.owner)
+            contribute(gauge, sum_of(gauge_number(gauge), n), by);
+        else if (owner == seen)
+            contribute(gauge, anew ? n : sum_of(gauge_number(gauge), n), by);
+        else
+            outcome = MISS;
         unlock(gauge);
     }
     return outcome;
@@ -799,10 +818,10 @@ static int
 parse_contributor(PyObject *tuple, Contributor *by)
 {
     long long owner;
-    int live, stamped;
-    if (!PyArg_ParseTuple(tuple, "Lpp", &owner, &live, &stamped))
+    int live, stamped, apart;
+    if (!PyArg_ParseTuple(tuple, "Lppp", &owner, &live, &stamped, &apart))
         return -1;
-    *by = (Contributor){owner, (char)live, (char)stamped};
+    *by = (Contributor){owner, (char)live, (char)stamped, (char)apart};
     return 0;
 }
 
@@ -812,7 +831,7 @@ Cells_set_gauge(Cells *self, PyObject *args)
     Py_ssize_t row, column;
     PyObject *value, *tuple = NULL;
     unsigned long long generation;
-    Contributor by = {0, 0, 0};
+    Contributor by = {0, 0, 0, 0};
     if (!PyArg_ParseTuple(args, "nnOK|O!", &row, &column, &value, &generation, &PyTuple_Type, &tuple))
         return NULL;
     if (tuple != NULL && parse_contributor(tuple, &by) < 0)
@@ -832,10 +851,11 @@ Cells_add_gauge(Cells *self, PyObject *args)
     Py_ssize_t row, column;
     PyObject *n, *tuple = NULL;
     unsigned long long generation;
+    long long seen = 0;
     int anew = 0;
-    Contributor by = {0, 0, 0};
+    Contributor by = {0, 0, 0, 0};
     Number number;
-    if (!PyArg_ParseTuple(args, "nnOK|O!p", &row, &column, &n, &generation, &PyTuple_Type, &tuple, &anew))
+    if (!PyArg_ParseTuple(args, "nnOK|O!Lp", &row, &column, &n, &generation, &PyTuple_Type, &tuple, &seen, &anew))
         return NULL;
     if (tuple != NULL && parse_contributor(tuple, &by) < 0)
         return NULL;
@@ -844,7 +864,8 @@ Cells_add_gauge(Cells *self, PyObject *args)
         return NULL;
     if (!plain_number(n, &number))
         Py_RETURN_FALSE;
-    return answer(add_to_gauge(self, cell, generation, number, by, anew));
+    return answer(by.apart ? add_to_contribution(self, cell, generation, number, by, seen, anew)
+                           : add_to_gauge(self, cell, generation, number, by));
 }
 
 static PyObject *
@@ -1224,7 +1245,7 @@ Series_bind(Series *self, PyObject *args)
     unsigned long long generation;
     int monotonic;
     PyObject *bounds = NULL, *contributor = NULL;
-    Contributor by = {0, 0, 0};
+    Contributor by = {0, 0, 0, 0};
     if (!PyArg_ParseTuple(args, "O!nnnKp|SO!", &Cells_Type, &cells, &row, &column, &width, &generation, &monotonic,
                           &bounds, &PyTuple_Type, &contributor))
         return NULL;
@@ -1317,11 +1338,11 @@ Counter_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     return outcome == MISS ? count_missed(self, -1, n) : NULL;
 }
 
-/* Whether a bound gauge may be written to here: a live contribution of another needs a look at whether it lives. */
+/* Whether a bound gauge may be written to here: a contribution of another needs a look at whether that one lives. */
 static inline int
 is_ours(const Series *series)
 {
-    return !series->by.live || load_value(&series->cell[OWNER]) == series->by.owner;
+    return !series->by.apart || load_value(&series->cell[OWNER]) == series->by.owner;
 }
 
 static Outcome
@@ -1357,7 +1378,7 @@ Gauge_move(Series *self, const char *function, int sign, PyObject *const *args, 
     if (LIKELY(given == NULL || plain_number(given, &n)) && LIKELY(isfinite(n.real)) && LIKELY(is_bound(self))
         && LIKELY(is_ours(self)) && LIKELY(!n.is_integer || n.integer != INT64_MIN)) {
         n = sign < 0 ? (Number){n.is_integer, -n.integer, -n.real} : n;
-        outcome = add_to_gauge(self->cells, self->cell, self->generation, n, self->by, 0);
+        outcome = add_to_gauge(self->cells, self->cell, self->generation, n, self->by);
     }
     if (LIKELY(outcome == DONE))
         Py_RETURN_NONE;

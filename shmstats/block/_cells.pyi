@@ -10,8 +10,9 @@ PROTOCOL: int
 CELL_LAYOUT: dict[str, Any]
 
 #: Who writes to a gauge of which each worker has its own: a number that tells it from all others (0: the gauge is
-#: shared by all), whether what it wrote is to go with it, and whether the time is to be noted.
-Contributor = tuple[int, bool, bool]
+#: shared by all), whether what it wrote is to go with it, whether the time is to be noted, and whether it must not
+#: add to what somebody has left who is gone.
+Contributor = tuple[int, bool, bool, bool]
 
 class Cells:
     """The cells of one attached block, seen by one worker.
@@ -64,9 +65,18 @@ class Cells:
     def set_gauge(
         self, row: int, column: int, value: object, generation: int, by: Contributor = ...
     ) -> bool: ...  # False too where it is not an int or float that fits
+    # Likewise. By a contributor that must not add to what somebody has left: to 0 where ``anew``, and False where the
+    # contribution that is there is neither its own nor of ``seen``.
     def add_gauge(
-        self, row: int, column: int, n: object, generation: int, by: Contributor = ..., anew: bool = ...
-    ) -> bool: ...  # likewise; ``anew``: to 0, whatever is there
+        self,
+        row: int,
+        column: int,
+        n: object,
+        generation: int,
+        by: Contributor = ...,
+        seen: int = ...,
+        anew: bool = ...,
+    ) -> bool: ...
     def add_distribution(
         self, row: int, column: int, total: float, maximum: float, buckets: tuple[int, ...], generation: int
     ) -> bool: ...

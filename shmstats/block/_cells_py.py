@@ -35,10 +35,10 @@ def _saturated(value: int) -> int:
 #: A gauge is an int and a double; a contribution to one has behind them whose it is, and when it was made.
 _INTEGER, _REAL, _OWNER, _MOMENT = 0, 1, 2, 3
 
-#: Whose contribution a write to a gauge is (0: the gauge is shared by all), whether it goes with its owner, and
-#: whether its time is wanted.
-_Contributor = tuple[int, bool, bool]
-_NOBODY: _Contributor = (0, False, False)
+#: Whose contribution a write to a gauge is (0: the gauge is shared by all), whether it goes with its owner, whether
+#: its time is wanted, and whether nobody's who is gone must be added to.
+_Contributor = tuple[int, bool, bool, bool]
+_NOBODY: _Contributor = (0, False, False, False)
 
 #: A histogram is the sum and the maximum, two doubles, and behind them the buckets.
 _SUM, _MAXIMUM, _BUCKETS = 0, 1, 2
@@ -327,7 +327,7 @@ class Cells:
         A live one has no owner while it changes hands, so that nobody takes the new value for the former's. One
         that outlives its owner keeps its signature until there is another: at no moment is it nobody's.
         """
-        owner, live, stamped = by
+        owner, live, stamped, _ = by
         if not owner:
             self._put_gauge_at(cell, value)
             return
@@ -363,20 +363,32 @@ class Cells:
         n: object,
         generation: int,
         by: _Contributor = _NOBODY,
+        seen: int = 0,
         anew: bool = False,
     ) -> bool:
-        return self.add_gauge_at(self.at(row, column, 4 if by[0] else 2), n, generation, by, anew)
+        cell = self.at(row, column, 4 if by[0] else 2)
+        return self.add_gauge_at(cell, n, generation, by, (seen, anew) if by[3] else None)
 
     def add_gauge_at(
-        self, cell: int, n: object, generation: int, by: _Contributor = _NOBODY, anew: bool = False
+        self,
+        cell: int,
+        n: object,
+        generation: int,
+        by: _Contributor = _NOBODY,
+        judged: tuple[int, bool] | None = None,
     ) -> bool:
-        """Do as `add_gauge`, for a cell by its number."""
+        """Do as `add_gauge`, for a cell by its number; ``judged``: ``seen`` and ``anew``, None for any."""
         if not _fits_gauge(n):
             return False
         with self._locked(cell, generation) as usable:
             if not usable:
                 return False
-            before = 0 if anew else self._load_gauge_at(cell)
+            before = self._load_gauge_at(cell)
+            if judged is not None and not self.is_owner(cell, by[0]):
+                seen, anew = judged
+                if not self.is_owner(cell, seen):
+                    return False
+                before = 0 if anew else before
             self._contribute(cell, _sum(before, n), by)  # type: ignore[arg-type]
         return True
 
@@ -516,11 +528,11 @@ class Gauge(Series):
 
     @property
     def _ours(self) -> bool:
-        """Whether it may be written to here: a live contribution of another needs a look at whether it lives."""
+        """Whether it may be written to here: a contribution of another needs a look at whether that one lives."""
         if not self._bound:
             return False
-        owner, live, _ = self._by
-        return not live or self._cells.is_owner(self._cell, owner)  # type: ignore[union-attr]
+        owner, _, _, apart = self._by
+        return not apart or self._cells.is_owner(self._cell, owner)  # type: ignore[union-attr]
 
     def _put(self, value: object) -> bool:
         if not (_is_finite(value) and self._ours):

@@ -597,27 +597,24 @@ class SharedProvider:
         self, block: Block, series: Series, record: Record, n: int | float, generation: int
     ) -> bool:
         row, by = self._bind_gauge(block, series, record, generation)
-        anew = record.mode.live and not self._is_of_living(block, row, record)
-        return block.cells.add_gauge(row, record.cell, n, generation, by, anew)
+        if record.mode in (Mode.LAST, Mode.SUM):  # what the dead have left of a plain sum is added to
+            return block.cells.add_gauge(row, record.cell, n, generation, by)
+        seen = block.cells.load(row, record.cell + 2)
+        anew = not any(worker.signature == seen for worker in block.reader.workers.live())
+        return block.cells.add_gauge(row, record.cell, n, generation, by, seen, anew)
 
     def _bind_gauge(
         self, block: Block, series: Series, record: Record, generation: int
-    ) -> tuple[int, tuple[int, bool, bool]]:
+    ) -> tuple[int, tuple[int, bool, bool, bool]]:
         """Bind a handle, if it is one of a gauge; returns the row, and who contributes."""
         row = block.row_for(record)
-        by = (0, False, False)
+        by = (0, False, False, False)
         if record.mode is not Mode.LAST:
-            by = (block.worker.signature, record.mode.live, record.mode.base is Mode.MOSTRECENT)
+            stamped, apart = record.mode.base is Mode.MOSTRECENT, record.mode is not Mode.SUM
+            by = (block.worker.signature, record.mode.live, stamped, apart)
         if isinstance(series, Gauge):
             series._bind(block.cells, row, record.cell, record.width, generation, False, b"", by)
         return row, by
-
-    def _is_of_living(self, block: Block, row: int, record: Record) -> bool:
-        """Tell whether the contribution in a row is that of a live worker, be it this or one that shares it."""
-        signature = block.cells.load(row, record.cell + 2)
-        return signature == block.worker.signature or any(
-            worker.signature == signature for worker in block.reader.workers.live()
-        )
 
     def _set(self, block: Block, series: Series, value: int | float) -> None:
         done = False
