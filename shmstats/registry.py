@@ -432,11 +432,23 @@ class Registry(Recorder):
 
     # Misses of the quick path ------------------------------------------------------------------
 
-    def _incr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None) -> None:
-        self._count(1, category, metric, n, labels)
+    def _incr(
+        self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None
+    ) -> None:
+        kept = None if labels is None else self._kept_of_set(category, metric, Counter, labels)
+        if kept is not None:
+            kept.incr(n)
+        else:
+            self._count(1, category, metric, n, labels)
 
-    def _decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None) -> None:
-        self._count(-1, category, metric, n, labels)
+    def _decr(
+        self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None
+    ) -> None:
+        kept = None if labels is None else self._kept_of_set(category, metric, Counter, labels)
+        if kept is not None:
+            kept.decr(n)
+        else:
+            self._count(-1, category, metric, n, labels)
 
     def _count(self, sign: int, category: str, metric: str, n: int, labels: Mapping[str, str] | None) -> None:
         n = _integer("n", n)
@@ -480,7 +492,7 @@ class Registry(Recorder):
         _check_no_names(labelnames)
         value = _number("value", value)
         series = self._made(category, metric, Gauge, labels)
-        self._set_series(series, value)
+        series.set(value)
         self._keep_bound(series)
         return None
 
@@ -506,7 +518,7 @@ class Registry(Recorder):
         _check_no_names(labelnames)
         milliseconds = _duration("milliseconds", milliseconds)
         series = self._made(category, metric, Histogram, labels)
-        self._observe_series(series, milliseconds)
+        series.observe(milliseconds)
         self._keep_bound(series)
         return None
 
@@ -568,11 +580,8 @@ class Registry(Recorder):
         self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, str]
     ) -> _Handle:
         """Return the handle of a label set: the kept one or a new one."""
-        try:
-            kept = self._sets.get((category, metric, kind, *labels.items()))
-        except (AttributeError, TypeError):
-            kept = None  # what is wrong with the arguments is said below
-        if isinstance(kept, kind):
+        kept = self._kept_of_set(category, metric, kind, labels)
+        if kept is not None:
             return kept
         pairs = check_labels(labels)
         series = kind(self, _countable(category), check_text("metric", metric), pairs)
@@ -581,6 +590,16 @@ class Registry(Recorder):
         items = tuple((str.__str__(name), str.__str__(value)) for name, value in labels.items())
         self._sets[series.category, series.metric, kind, *items] = series
         return series
+
+    def _kept_of_set(
+        self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, str]
+    ) -> _Handle | None:
+        """Return the handle of a label set that was kept; None where there is none, or an argument is wrong."""
+        try:
+            kept = self._sets.get((category, metric, kind, *labels.items()))
+        except (AttributeError, TypeError):
+            return None
+        return kept if isinstance(kept, kind) else None
 
     def _keep_bound(self, series: Series) -> None:
         """Keep a handle for the next time, unless it leads nowhere: those could be without number."""

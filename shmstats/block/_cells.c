@@ -744,17 +744,23 @@ static PyObject *
 Cells_clear_cells(Cells *self, PyObject *args)
 {
     Py_ssize_t row, column, width;
-    if (!PyArg_ParseTuple(args, "nnn", &row, &column, &width))
+    int is_histogram = 0;
+    if (!PyArg_ParseTuple(args, "nnn|p", &row, &column, &width, &is_histogram))
         return NULL;
     Cell *cell = Cells_at(self, row, column, width);
     if (cell == NULL)
         return NULL;
     Outcome outcome = lock(self, cell);
     if (outcome == DONE) {
+        if (is_histogram)
+            begin_write(cell);
         for (Py_ssize_t i = 0; i < width; i++)
             store_value(&cell[i], 0);
         STOP_POINT();
-        __atomic_store_n(&cell->seq, 0, __ATOMIC_RELEASE);
+        if (is_histogram)
+            end_write(cell); /* not 0: a reader that began before would not notice */
+        else
+            __atomic_store_n(&cell->seq, 0, __ATOMIC_RELEASE);
         unlock(cell);
     }
     return answer(outcome);

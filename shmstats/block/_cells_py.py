@@ -295,14 +295,17 @@ class Cells:
     def load(self, row: int, column: int) -> int:
         return self._values[2 * self.at(row, column) + 1]
 
-    def clear(self, row: int, column: int, width: int) -> bool:
+    def clear(self, row: int, column: int, width: int, is_histogram: bool = False) -> bool:
         first = self.at(row, column, width)
         with self._locked(first) as usable:
             if not usable:
                 return False
+            if is_histogram:
+                self._words[4 * first + 1] |= 1
             for cell in range(first, first + width):
                 self._values[2 * cell + 1] = 0
-            self._words[4 * first + 1] = 0
+            # Of a histogram not 0: a reader that began before would not notice.
+            self._words[4 * first + 1] = self._words[4 * first + 1] + 1 & 0xFFFFFFFF if is_histogram else 0
         return True
 
     def load_gauge(self, row: int, column: int) -> int | float:

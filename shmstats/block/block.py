@@ -290,6 +290,15 @@ class Block:
             self.names.repair(self.cells)
             yield
 
+    def find(self, key: bytes) -> Record | None:
+        """Return the record of a name, if it is registered."""
+        record = self.names.find(key)
+        if record is None:
+            # It may be that somebody was killed while the index was rebuilt.
+            with self.exclusive():
+                record = self.names.find(key)
+        return record
+
     def find_or_add(self, key: bytes, kind: Kind, limit: int = 0) -> Record:
         """Return the record of a name, which is registered if it is not there.
 
@@ -493,7 +502,7 @@ class Block:
     def clear(self, record: Record) -> None:
         """Set a name's cells to 0 in every row."""
         for row in self.rows_of(record):
-            self.cells.clear(row, record.cell, record.width)
+            self.cells.clear(row, record.cell, record.width, record.kind is Kind.HISTOGRAM)
 
     def restore(self, names: Sequence[Name], values: Sequence[Value]) -> list[tuple[Name, str]]:
         """Register the names of a saved snapshot, with their values in row 0. The block is not yet anyone else's.

@@ -108,12 +108,12 @@ class _TableLock:
 
     def __enter__(self) -> None:
         self._enter()
-        if self._depth == 0:
-            try:
+        try:
+            if self._depth == 0:
                 self._file.lock_linked()
-            except BaseException:
-                self._guard.leave()
-                raise
+        except BaseException:
+            self._guard.leave()
+            raise
         self._depth += 1
 
     def __exit__(

@@ -316,7 +316,7 @@ class SharedProvider:
         """Return the value of a name over all workers, 0 where there is none."""
 
         def read(block: Block) -> Value:
-            record = block.names.find(encode_key(category, metric, labels))
+            record = block.find(encode_key(category, metric, labels))
             return 0 if record is None else block.reader.value(record)
 
         nothing: Value = 0
@@ -326,7 +326,7 @@ class SharedProvider:
         """Return a timestamp in microseconds since 1970-01-01 UTC; None where the name has none."""
 
         def read(block: Block) -> int | None:
-            record = block.names.find(encode_key(category, metric, labels))
+            record = block.find(encode_key(category, metric, labels))
             if record is None or record.kind is not Kind.TIMESTAMP:
                 return None
             return int(block.cells.load_gauge(block.row_for(record), record.cell))
