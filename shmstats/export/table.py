@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 
+from shmstats.export.families import FOREIGN, is_time
 from shmstats.export.figures import histogram_figures, iso_time
 from shmstats.export.rows import TOTAL, Row, rows
 from shmstats.series import Distribution, Kind, Snapshot, label_text
@@ -19,7 +20,7 @@ _RIGHT_ALIGNED = "VALUE"
 def to_table(snapshot: Snapshot) -> str:
     """The snapshot as lines of text, the first one with the columns' titles.
 
-    A histogram's value is its count, with the other figures (ms) beside it. Columns that would be empty
+    A histogram's value is its count, with the other figures beside it, in ms or its unit. Columns that would be empty
     are left out.
     """
     table = [_cells(row) for row in sorted(rows(snapshot), key=_place)]
@@ -44,7 +45,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     if isinstance(value, Distribution):
         figures = histogram_figures(value, name.bounds)
         amounts = {key: figure for key, figure in figures.items() if key not in ("count", "sum")}
-        detail = ", ".join(f"{key} {figure:.6g} ms" for key, figure in amounts.items() if figure is not None)
+        unit = "ms" if is_time(name.unit) and name.category not in FOREIGN else name.unit
+        amounts_shown = (f"{key} {figure:.6g} {unit}" for key, figure in amounts.items() if figure is not None)
+        detail = ", ".join(map(str.rstrip, amounts_shown))
         shown = str(value.count)
     else:
         shown = iso_time(int(value)) if name.kind is Kind.TIMESTAMP else str(value)

@@ -140,6 +140,29 @@ def test_a_table_is_sorted_and_aligned():
     ]
 
 
+@pytest.mark.parametrize(
+    ("category", "unit", "shown"),
+    [
+        ("db", "", "ms"),
+        ("db", "seconds", "ms"),
+        ("http", "bytes", "bytes"),
+        ("prometheus_client", "seconds", "seconds"),
+    ],
+)
+def test_a_table_shows_the_unit_of_a_histogram(category, unit, shown):
+    name = Name(category, "size", Kind.HISTOGRAM, bounds=(10.0,), unit=unit)
+    table = to_table(Snapshot([name], [Distribution(6.0, 4.0, (2, 0))]))
+    assert table.endswith(
+        f"  2  mean 3 {shown}, p50 2 {shown}, p90 3.6 {shown}, p99 3.96 {shown}, max 4 {shown}\n"
+    )
+
+
+def test_a_table_of_foreign_histograms_without_a_unit_shows_none():
+    name = Name("prometheus_client", "size", Kind.HISTOGRAM, bounds=(10.0,))
+    table = to_table(Snapshot([name], [Distribution(6.0, 4.0, (2, 0))]))
+    assert table.endswith("  2  mean 3, p50 2, p90 3.6, p99 3.96, max 4\n")
+
+
 def test_a_table_has_a_worker_column_when_broken_down():
     assert to_table(Snapshot(NAMES[:1], VALUES[:1], {}, WORKERS)).splitlines() == [
         "CATEGORY  METRIC    KIND     WORKER                VALUE",

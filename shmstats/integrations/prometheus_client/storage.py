@@ -143,7 +143,8 @@ class Storage:
             if key[0] == family.metric and labels in (None, key[1]):
                 self._functions.pop(key, None)
         if shared is not None:
-            for metric in family.metrics:
+            # The values last: whoever makes a label set in their place finds room for what belongs to it.
+            for metric in reversed(family.metrics):
                 shared.remove(CATEGORY, metric, labels)
 
     def label_sets(self, family: Family) -> list[Labels]:
