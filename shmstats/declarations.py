@@ -30,6 +30,10 @@ def make_declaration(
         TypeError: an argument is of the wrong type.
         ValueError: an argument is not allowed.
     """
+    if not isinstance(kind, str):
+        raise TypeError(f"kind must be a str, not {type(kind).__name__} ({kind!r:.80})")
+    if mode is not None and not isinstance(mode, str):
+        raise TypeError(f"mode must be a str or None, not {type(mode).__name__} ({mode!r:.80})")
     if kind not in _KINDS:
         raise ValueError(f"kind must be one of {', '.join(_KINDS)}, not {kind!r:.80}")
     if buckets is not None and kind != "histogram":

@@ -17,7 +17,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import config
 from .block import DeclarationError
@@ -240,6 +240,49 @@ class Registry(Recorder):
             labelnames: as for `counter`.
         """
         return self._handle_of(category, metric, Histogram, labels, labelnames)
+
+    if TYPE_CHECKING:  # what the calls of the base class are here
+
+        @overload
+        def gauge(
+            self, category: str, metric: str, value: int | float, *, labels: Mapping[str, str] | None = None
+        ) -> None: ...
+
+        @overload
+        def gauge(
+            self, category: str, metric: str, *, labels: Mapping[str, str] | None = None, labelnames: None = None
+        ) -> Gauge: ...
+
+        @overload
+        def gauge(
+            self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
+        ) -> Labelled[Gauge]: ...
+
+        def gauge(self, *args: Any, **kwargs: Any) -> Any:
+            """Set a gauge; without a value, return a handle of it, or of a metric with labels."""
+
+        @overload
+        def timing(
+            self,
+            category: str,
+            metric: str,
+            milliseconds: int | float,
+            *,
+            labels: Mapping[str, str] | None = None,
+        ) -> None: ...
+
+        @overload
+        def timing(
+            self, category: str, metric: str, *, labels: Mapping[str, str] | None = None, labelnames: None = None
+        ) -> Histogram: ...
+
+        @overload
+        def timing(
+            self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
+        ) -> Labelled[Histogram]: ...
+
+        def timing(self, *args: Any, **kwargs: Any) -> Any:
+            """Take up one duration in ms; without one, return a handle, or one of a metric with labels."""
 
     def timer(self, category: str, metric: str, *, labels: Mapping[str, str] | None = None) -> Timer:
         """Return a context manager and decorator that times what it is around.

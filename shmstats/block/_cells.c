@@ -1779,15 +1779,15 @@ static PyMethodDef calls[4] = {
 
 static PyMemberDef Recorder_members[] = {
     {"incr", T_OBJECT_EX, offsetof(Recorder, incr), READONLY,
-     PyDoc_STR("incr(category, metric, n=1, labels=None): add n to a counter.")},
+     PyDoc_STR("incr(category, metric, n=1, *, labels=None): add n to a counter.")},
     {"decr", T_OBJECT_EX, offsetof(Recorder, decr), READONLY,
-     PyDoc_STR("decr(category, metric, n=1, labels=None): take n away from a counter.")},
+     PyDoc_STR("decr(category, metric, n=1, *, labels=None): take n away from a counter.")},
     {"gauge", T_OBJECT_EX, offsetof(Recorder, gauge), READONLY,
-     PyDoc_STR("gauge(category, metric, value, labels=None): set a gauge.\n\n"
-               "gauge(category, metric, labels=None, labelnames=None): a handle of one, or of a metric with labels.")},
+     PyDoc_STR("gauge(category, metric, value, *, labels=None): set a gauge.\n\n"
+               "gauge(category, metric, *, labels=None, labelnames=None): a handle of one, or of a metric with labels.")},
     {"timing", T_OBJECT_EX, offsetof(Recorder, timing), READONLY,
-     PyDoc_STR("timing(category, metric, milliseconds, labels=None): take up one duration.\n\n"
-               "timing(category, metric, labels=None, labelnames=None): a handle of the histogram.")},
+     PyDoc_STR("timing(category, metric, milliseconds, *, labels=None): take up one duration.\n\n"
+               "timing(category, metric, *, labels=None, labelnames=None): a handle of the histogram.")},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -148,10 +148,10 @@ class Recorder:
     """
 
     def incr(
-        self, category: str, metric: str, n: int = 1, labels: Mapping[str, str] | None = None
+        self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None
     ) -> None: ...
     def decr(
-        self, category: str, metric: str, n: int = 1, labels: Mapping[str, str] | None = None
+        self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None
     ) -> None: ...
     # With a value these do something, without one they return a handle; `Registry` has the overloads.
     gauge: Any
