@@ -3,24 +3,60 @@
 from __future__ import annotations
 
 import re
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from real.servers import Gunicorn, Load
+from real.servers import BOUND, Gunicorn, Load, wait_until
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+SECTION = (ROOT / "README.md").read_text().partition("\n## From prometheus_client\n")[2].partition("\n## ")[0]
+SITE, EXPORTER = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
 
 
-def test_the_example_shows_what_all_workers_have_counted(tmp_path: Path) -> None:
-    section = README.partition("\n## From prometheus_client\n")[2].partition("\n## ")[0]
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    assert code is not None
-    assert len([line for line in code[1].splitlines() if line.endswith("# new")]) == 2
-    with Gunicorn(tmp_path, "--workers", "4", site=code[1]) as server:
+@contextmanager
+def running(directory: Path, code: str) -> Iterator[None]:
+    """Run code in an interpreter of its own, in a directory."""
+    (directory / "exporter.py").write_text(code)
+    process = subprocess.Popen([sys.executable, "exporter.py"], cwd=directory, env={"PYTHONPATH": str(ROOT)})
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(BOUND)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def page_of(port: int) -> str:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=BOUND) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
+
+
+def test_the_examples_show_what_all_workers_have_counted(tmp_path: Path) -> None:
+    assert len([line for line in SITE.splitlines() if line.endswith("# new")]) == 2
+    port = free_port()
+    with Gunicorn(tmp_path, "--workers", "4", site=SITE) as server:
         with Load(server, path="/") as load:
             load.more(200)
         assert load.failed == 0
         assert set(load.answered) == {"welcome\n"}
         pages = [server.get("/metrics")[1] for _ in range(12)]
-        for page in pages:
-            assert f'visits_total{{page="index"}} {float(load.total)}\n' in page
-            assert f"visit_duration_seconds_count {float(load.total)}\n" in page
+        assert len({re.findall("\nprocess_start_time_seconds (.*)", page)[0] for page in pages}) > 1
+        with running(tmp_path, EXPORTER.replace("9102", str(port))):
+            pages.append(wait_until(lambda: page_of(port), "a page of the exporter"))
+    assert "process_start_time_seconds" not in pages[-1]
+    for page in pages:
+        assert f'visits_total{{page="index"}} {float(load.total)}\n' in page
+        assert f"visit_duration_seconds_count {float(load.total)}\n" in page
