@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import http.client
 import os
+import pwd
 import re
 import signal
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -293,7 +293,7 @@ def assert_accepted(server: Gunicorn) -> None:
 
 @pytest.mark.parametrize("kind", ["sync", "gthread"])
 def test_a_client_that_leaves_and_a_request_that_gunicorn_refuses(tmp_path: Path, kind: str) -> None:
-    with serving(tmp_path, kind, "--workers", "1") as server:
+    with serving(tmp_path, kind, "--workers", "2") as server:
         for request in (b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n", b"no request at all\r\n\r\n"):
             with socket.create_connection(("127.0.0.1", server.port), BOUND) as connection:
                 connection.sendall(request)
@@ -301,7 +301,7 @@ def test_a_client_that_leaves_and_a_request_that_gunicorn_refuses(tmp_path: Path
                 # Have it end at once, with an error for whoever sends: there is more to be read.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         (tmp_path / "gate").touch()
-        wait_until(lambda: states(server) == {"idle": 1}, "the end of the request")
+        wait_until(lambda: states(server) == {"idle": 2}, "the end of the request")
         counted = requests(server)
         counted.pop("GET 404")
         assert counted == {"GET 499": 1}
@@ -487,17 +487,40 @@ def test_hooks_do_nothing_where_nothing_is_counted(tmp_path: Path, config: str) 
     assert "Traceback" not in server.log.read_text()
 
 
+#: Imports all that it needs at once: its workers' user may not be able to read the directory of this Python.
+SITE_OF_ANOTHER_USER = """
+import os, psutil
+import shmstats.integrations._requests
+from shmstats import stats
+
+def app(environ, start_response):
+    stats.incr("requests", "total")
+    start_response("404 Not Found", [])
+    return [f"{os.geteuid()} {stats.get('requests', 'total')}".encode()]
+"""
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can have its workers run as another user")
 def test_a_master_of_another_user_leaves_the_block_to_its_workers() -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o777)
-        config = f"path: {{data: {directory}/data}}\n"
-        if subprocess.run(["su", "nobody", "-s", "/bin/sh", "-c", f"{sys.executable} -c ''"], check=False).returncode:
-            pytest.skip("another user cannot run this Python")
-        with serving(directory, "sync", "--workers", "2", "--user", "nobody", config=config) as server:
+        block = segment_file(directory / "data")
+        others = block.with_name(block.name.replace("_0_", f"_{nobody}_", 1))
+        options = (*HOOKS, "--workers", "2", "--preload", "--user", str(nobody))
+        with Gunicorn(directory, *options, site=SITE_OF_ANOTHER_USER) as server:
             assert "does not count the workers' ends" in server.log.read_text()
-            assert ask(server, "GET", "/hit") == 200
+            users_and_totals = [server.get("/")[1].split() for _ in range(5)]
+            assert [user for user, _ in users_and_totals] == [str(nobody)] * 5
+            totals = [int(total) for _, total in users_and_totals]
+            assert totals == list(range(totals[0], totals[0] + 5))
+            assert others.exists()
+            assert not block.exists()
+            os.kill(min(server.workers()), signal.SIGKILL)
+            wait_until(lambda: len(server.workers()) == 2, "another worker")
+        assert not others.exists()
+        assert "Traceback" not in server.log.read_text()
 
 
 # As a configuration module ---------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ def count_formats(response):
 )
 
 FOUR = ("--worker-class", "gthread", "--workers", "4", "--threads", "2")
+HOOKS = ("--config", "python:shmstats.integrations.gunicorn")
 
 COUNTER = 'requests_total{category="requests"}'
 SPAN = "[10m]"
@@ -51,7 +52,7 @@ def has_scraped(prometheus: Prometheus, total: int) -> bool:
 
 
 def test_prometheus_agrees_with_us_over_reloads_kills_and_a_restart(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, *FOUR, site=SITE) as server, TextOnlyProxy(server.port) as proxy:
+    with Gunicorn(tmp_path, *HOOKS, *FOUR, site=SITE) as server, TextOnlyProxy(server.port) as proxy:
         jobs = {"openmetrics": server.port, "text": proxy.port}
         with Prometheus(tmp_path, jobs) as prometheus:
             wait_until(lambda: has_scraped(prometheus, 0), "the first scrapes")
@@ -66,6 +67,7 @@ def test_prometheus_agrees_with_us_over_reloads_kills_and_a_restart(tmp_path: Pa
                     os.kill(min(server.workers()), signal.SIGKILL)
                     load.more(100)
             sent, failed = load.total, load.failed
+            wait_until(lambda: workers_are_shown(prometheus), "4 live workers, and the ends of 7")
             wait_until(lambda: len(server.workers()) == 4, "4 workers")
             counted = server.total()
             assert sent <= counted <= sent + failed
@@ -107,6 +109,18 @@ def assert_sums_are_exact(prometheus: Prometheus, number: int) -> None:
     increased = prometheus.query(f"sum by (job) (increase({COUNTER}{SPAN}))")
     for job in JOBS:
         assert number <= increased[job] <= number * (1 + 1 / (seen[job] - 1)) * (1 + 1e-9), (increased, seen)
+
+
+def workers_are_shown(prometheus: Prometheus) -> bool:
+    """Whether each job was shown what the hooks count: 4 workers, of whom each has its memory, after 7 that ended."""
+    expected = {"sum": 4, "memory": 4, "exit": 4, "signal": 3}
+    queries = {
+        "sum": "sum by (job) (gunicorn_workers)",
+        "memory": "count by (job) (gunicorn_worker_memory_bytes)",
+        "exit": 'sum by (job) (gunicorn_worker_exits_total{reason="exit"})',
+        "signal": 'sum by (job) (gunicorn_worker_exits_total{reason="signal"})',
+    }
+    return all(prometheus.query(queries[each]) == dict.fromkeys(JOBS, expected[each]) for each in expected)
 
 
 def lines(server: Gunicorn) -> dict[str, int]:
