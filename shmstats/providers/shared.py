@@ -177,6 +177,10 @@ class SharedProvider:
         if block is not None:
             self._declare(block, category, metric, declared)
 
+    def declare_later(self, category: str, metric: str, declared: Declaration) -> None:
+        """Declare a metric in any block that will be attached; what differs there is only logged."""
+        self._declared[category, metric] = declared
+
     def _declare(self, block: Block, category: str, metric: str, declared: Declaration) -> None:
         try:
             removed = block.declare(category, metric, declared)

@@ -371,6 +371,42 @@ def test_the_child_of_a_fork_has_the_functions_too(program: Program) -> None:
 
 
 @only_the_c_core
+def test_functions_stay_when_the_block_is_left_and_attached_again(program: Program) -> None:
+    program("""
+        import shmstats
+        length = Gauge("length", "L.", ["a"], multiprocess_mode="livesum")
+        length.labels("x").set_function(lambda: 3)
+        for _ in range(2):
+            assert scrape()["length,a=x"] == 3
+            shmstats.close()
+            assert scrape()["length,a=x"] == 3
+            reader = Worker(scrape)
+            assert reader.call()["length,a=x"] == 3 + 3, "the fork has the function as well"
+            reader.end()
+            assert scrape()["length,a=x"] == 3
+        length.remove("x")
+        assert scrape() == {}
+    """)
+
+
+@only_the_c_core
+def test_metrics_go_on_when_the_block_is_left_and_attached_again(program: Program) -> None:
+    program("""
+        import shmstats
+        counter, latency = Counter("c", "C.", ["a"]), Histogram("h", "H.", buckets=(1, 2))
+        gauge, size = Gauge("g", "G.", multiprocess_mode="livemax"), Summary("s", "S.")
+        def work():
+            counter.labels("x").inc(1.5), latency.observe(1.5), gauge.set(4), size.observe(2)
+        for n in (1, 2, 3):
+            work()
+            shown = scrape()
+            assert shown["c_total,a=x"] == 1.5 * n and shown["s_sum"] == 2 * n and shown["g"] == 4
+            assert shown["h_bucket,le=2.0"] == n and "h_bucket,le=5.0" not in shown
+            shmstats.close()
+    """)
+
+
+@only_the_c_core
 def test_a_function_that_fails_is_logged_and_leaves_the_rest_alone(program: Program) -> None:
     program("""
         import logging

@@ -57,6 +57,7 @@ class Storage:
         self._pid = os.getpid()
         self._families: dict[str, Family] = {}
         self._functions: dict[tuple[str, Labels], tuple[Settable, Callable[[], float]]] = {}
+        self._announced = 0
         self._plan = Plan((), {})
         self._told: set[str] = set()
 
@@ -115,11 +116,16 @@ class Storage:
     def _declare(self, shared: SharedProvider, family: Family) -> None:
         if family.type in ("info", "stateset"):
             shared.consult(lambda block: _drop_inherited(block, family.metric), None)
-        self._declare_metric(shared, family.metric, family.declaration())
+        self.declare_metric(shared, family.metric, family.declaration())
         if family.created in family.metrics:
-            self._declare_metric(shared, family.created, family.created_declaration())
+            self.declare_metric(shared, family.created, family.created_declaration())
 
-    def _declare_metric(self, shared: SharedProvider, metric: str, declaration: Declaration) -> None:
+    def declare_metric(self, shared: SharedProvider, metric: str, declaration: Declaration) -> None:
+        """Declare a metric of the block, for this block and any that is attached later.
+
+        Raises:
+            DeclarationError: as `declare` does.
+        """
         try:
             shared.declare(CATEGORY, metric, declaration)
         except DeclarationError as error:
@@ -133,6 +139,7 @@ class Storage:
                 f"prometheus_client's metric {metric!r} keeps the help text, unit, buckets and states that it has"
                 " in the block until all processes have left it: this process declares others"
             )
+        shared.declare_later(CATEGORY, metric, declaration)
 
     # Series ------------------------------------------------------------------------------------
 
@@ -247,20 +254,28 @@ class Storage:
 
     def refresh(self) -> int:
         """Write what the functions of this worker give; returns how many there are."""
-        for key, (gauge, function) in list(self._functions.items()):
-            if not self.has(*key):
+        shared = self.shared
+        if shared is None:
+            return 0
+        if shared.consult(_epoch, 0) != self._announced:
+            self._announce(shared)  # the block is another one, which has none of the gauges yet
+        else:
+            for key in [key for key in list(self._functions) if not self.has(*key)]:
                 self._functions.pop(key, None)  # removed by another worker
-                continue
+        for (metric, _), (gauge, function) in list(self._functions.items()):
             try:
                 gauge.set(float(function()))
             except Exception as error:
-                failure = f"the function of gauge {key[0]!r} failed: {type(error).__name__}"
+                failure = f"the function of gauge {metric!r} failed: {type(error).__name__}"
                 self.tell(f"{failure}: {error}", about=failure)
         return len(self._functions)
 
     def _announce(self, shared: SharedProvider) -> None:
-        shared.declare(OWN, FUNCTIONS, Declaration(Kind.GAUGE, mode=Mode.LIVESUM))
+        declaration = Declaration(Kind.GAUGE, mode=Mode.LIVESUM)
+        shared.declare(OWN, FUNCTIONS, declaration)
+        shared.declare_later(OWN, FUNCTIONS, declaration)
         shared.set(Gauge(self, OWN, FUNCTIONS), 1)
+        self._announced = shared.consult(_epoch, 0)
 
     def _refresh_all(self, shared: SharedProvider) -> None:
         """Have every worker write what its functions give."""
@@ -324,6 +339,11 @@ def _in_words(declared: Declaration | None) -> str:
     kind, mode, type_ = _essence(declared)
     word = type_ or kind.name.lower()
     return f"a {word} of mode {mode.name.lower()}" if word == "gauge" else f"a {word}"
+
+
+def _epoch(block: Block) -> int:
+    """Return what tells a block from another one of the same directory."""
+    return block.reader.header("started")
 
 
 def _sockets_of_functions(block: Block) -> dict[int, str]:

@@ -99,7 +99,8 @@ class CounterValue(_Kept):
     def _count_fraction(self, shared: SharedProvider, amount: float) -> None:
         fraction = self._fraction
         if fraction is None:
-            shared.declare(CATEGORY, self.family.fraction, self.family.fraction_declaration())
+            declaration = self.family.fraction_declaration()
+            self._storage.declare_metric(shared, self.family.fraction, declaration)
             fraction = self._fraction = Histogram(self, CATEGORY, self.family.fraction, self.series.labels)
         fraction.observe(amount)
 
