@@ -280,9 +280,11 @@ def route_in(scope: Scope, path: str, root_path: str) -> str:
     if told:
         return str(told)
     route = scope.get("route")
+    if route is None and "endpoint" in scope:
+        route = _route_of_endpoint(scope)
     mounted = scope.get("root_path", "")
     if mounted == root_path:
-        return "" if route is None and "endpoint" not in scope else _template(scope, route)
+        return _template(scope, route)
     if _is_own(scope.get("endpoint")):
         return OWN
     if root_path and path.startswith(root_path):
@@ -296,7 +298,7 @@ def route_in(scope: Scope, path: str, root_path: str) -> str:
 
 
 def _template(scope: Scope, route: Any) -> str:
-    """The template of a route within its application."""
+    """The template of a route within its application; "" for none."""
     fastapi = scope.get("fastapi")
     if fastapi:
         # From 0.137 on a route does not know the prefixes of the routers that it was included by.
@@ -306,8 +308,6 @@ def _template(scope: Scope, route: Any) -> str:
                 return str(context.path)
             if context.starlette_route is route and route is not None:
                 return str(route.path)
-    if route is None:
-        route = _route_of_endpoint(scope)
     path = getattr(route, "path", None)
     return path if isinstance(path, str) else ""
 

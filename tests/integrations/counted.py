@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ class Answer:
         self.written: list[bytes] = []
         self.chunks: list[bytes] = []
         self.environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "SCRIPT_NAME": "", "SERVER_NAME": "localhost",
-                        "SERVER_PORT": "80", "wsgi.url_scheme": "http", **environ}  # fmt: skip
+                        "SERVER_PORT": "80", "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(),
+                        **environ}  # fmt: skip
         self.response = app(self.environ, self._start)
         try:
             for chunk in self.response if chunks != 0 else ():
