@@ -313,13 +313,11 @@ class Block:
             DeclarationError: its label names are not those that are declared.
         """
         names = self.names
-        version = names.version
         record = names.find(key)
         if record is None:
             with self._locks.table():
                 names.repair(self.cells)
-                if names.version != version:
-                    record = names.find(key)
+                record = names.find(key)  # whoever held the lock may have added it, also while we looked
                 if record is None:
                     record = self._register(key, kind, limit)
         return record

@@ -312,11 +312,6 @@ class NameTable:
         found: list[int] = np.flatnonzero((records["state"] == LIVE) & (records["family"] == family + 1)).tolist()
         return found
 
-    @property
-    def version(self) -> tuple[int, int]:
-        """What is another one whenever any name has been added, removed or changed."""
-        return self._words[_COUNT], self._longs[_REVISION]
-
     def add(
         self,
         key: bytes,
@@ -641,7 +636,7 @@ _NOTE_PLACE = struct.Struct("<QI")
 _COUNT, _REMOVED, _CELLS, _CHANGING = (
     field_offset(HEADER, field) // 4 for field in ("names", "removed", "cells", "changing")
 )
-_HEAP, _REVISION = (field_offset(HEADER, field) // 8 for field in ("heap", "revision"))
+_HEAP = field_offset(HEADER, "heap") // 8
 
 _OFFSETS = {field: field_offset(NAME, field) for field in NAME.names or ()}
 

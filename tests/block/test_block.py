@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import Child, segment_file
+from helpers import BOUND, Child, segment_file
 
 COUNT_AND_WAIT = """
     from shmstats import stats
@@ -506,3 +507,33 @@ def test_the_process_list_is_bounded(stats: Any, python: Any) -> None:
         python.start("import os; from shmstats import stats; stats.incr('c', 'm'); os._exit(0)").finish()
     assert stats.get("c", "m") == 5
     assert stats.shared.attach().reader.header("slots") == 2
+
+
+def test_a_name_that_another_is_just_registering_is_not_registered_again(
+    attach: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other has published how many records there are, and not yet where this one is found."""
+    first, second = attach(), attach()
+    kind, key = shmstats.series.Kind.COUNTER, b"c\0m"
+    missed = threading.Event()
+    found: list[Any] = []
+    enter, find = first.names._enter, second.names.find
+
+    def look(name: bytes) -> Any:
+        record = find(name)
+        missed.set()
+        return record
+
+    thread = threading.Thread(target=lambda: found.append(second.find_or_add(key, kind)))
+
+    def enter_late(number: int, hashed: int) -> None:
+        thread.start()
+        assert missed.wait(BOUND)
+        enter(number, hashed)
+
+    monkeypatch.setattr(second.names, "find", look)
+    monkeypatch.setattr(first.names, "_enter", enter_late)
+    record = first.find_or_add(key, kind)
+    thread.join(BOUND)
+    assert found == [record]
+    assert [first.names.key(each.number) for each in first.names.records()].count(key) == 1
