@@ -1,0 +1,945 @@
+"""The block as the explorer sees it, and the package's own code made to run on it step by step.
+
+`Core` loads the modules of `shmstats.block` once more, under another name, from their source as it is, or with
+a *planted* change of it. What they touch of the world is replaced from outside, where it is looked up:
+
+- the block's memory by a `View`, each access of which is a step. A load or store of up to 8 aligned bytes is
+  one step, a longer one is several;
+- `struct` and `numpy`, which want real memory, by what goes through a view field by field;
+- record locks (`fcntl`), the question whether a process lives (`start_time`) and the C core's atomic operations
+  (stepped.c) by steps of their own.
+
+What nobody ever writes while the processes run is read without a step: `explore_block` finds out by itself what
+that is. Everything else, the order of all accesses above all, is the package's own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.machinery
+import importlib.util
+import os
+import struct
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import types
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from explorer import Access, Ending, Explored, Steps, explore
+
+import shmstats.block.layout
+import shmstats.block.segment
+import shmstats.series
+from shmstats.block.layout import CELL, HEADER, NAME, WORKER, Layout
+
+PACKAGE = Path(shmstats.block.layout.__file__).parents[1]
+
+#: What the block behind the C core's addresses is filled with: nobody may read it.
+NONSENSE = b"\xa5"
+
+
+# The machine ---------------------------------------------------------------------------------------
+
+
+class State(NamedTuple):
+    """What the processes share.
+
+    Attributes:
+        memory: the block.
+        holders: who has which record lock, as (position, process).
+        dead: processes that were killed.
+    """
+
+    memory: bytes
+    holders: frozenset[tuple[int, int]]
+    dead: frozenset[int]
+
+
+class Identity(NamedTuple):
+    """A process as the system knows it.
+
+    Attributes:
+        pid: which another may have had before.
+        start_time: of the process.
+        after: another process, by whose death it is started; None: at once.
+    """
+
+    pid: int
+    start_time: int
+    after: int | None = None
+
+
+class _NewlyWritten(BaseException):
+    """Something was taken to be constant that is not."""
+
+
+class BlockMachine:
+    """The steps on a block, its lock file and the process table.
+
+    Args:
+        identities: of the processes.
+        initial: the block's content at the beginning.
+    """
+
+    def __init__(self, identities: Sequence[Identity], initial: bytes) -> None:
+        self._identities = identities
+        self._initial = initial
+        # Of each word (8 bytes) that is written at all: by whom, and which record locks all writers have.
+        self._writers: dict[int, frozenset[int]] = {}
+        self._guards: dict[int, frozenset[int]] = {}
+        self.left_out = False
+
+    def known(self, access: Access) -> tuple[Any] | None:
+        """Return what is loaded from where nobody writes."""
+        if access.kind != "load":
+            return None
+        if not self._writers.keys().isdisjoint(_words(*access.arguments)):
+            return None
+        return (_loaded(self._initial, *access.arguments),)
+
+    def is_settled(self, state: State, index: int, access: Access, others: frozenset[int]) -> bool:
+        """Tell whether what is loaded cannot change: the others write it with a lock only that is had, or never."""
+        if access.kind != "load":
+            return False
+        had = frozenset(position for position, holder in state.holders if holder == index)
+        return all(
+            self._writers.get(word, frozenset()).isdisjoint(others) or not had.isdisjoint(self._guards[word])
+            for word in _words(*access.arguments)
+        )
+
+    def _note_writer(self, state: State, index: int, offset: int, size: int) -> None:
+        """Have the search begin anew if it went by something wrong about who writes where.
+
+        At once if a word was taken to be constant; at its end if interleavings may have been left out.
+        """
+        had = frozenset(position for position, holder in state.holders if holder == index)
+        for word in _words(offset, size):
+            writers = self._writers.get(word)
+            guards = self._guards.get(word, had)
+            if writers is None or index not in writers or not guards <= had:
+                self._writers[word], self._guards[word] = (writers or frozenset()) | {index}, guards & had
+                self.left_out = True
+                if writers is None:
+                    raise _NewlyWritten
+
+    def do(self, state: State, index: int, access: Access) -> tuple[Any, State] | None:
+        """Do a step."""
+        after = self._identities[index].after
+        if after is not None and after not in state.dead:
+            return None
+        return getattr(self, f"_{access.kind}")(state, index, *access.arguments)
+
+    def kill(self, state: State, index: int) -> State:
+        """Take a process away, with the record locks that it has."""
+        holders = frozenset(holder for holder in state.holders if holder[1] != index)
+        return State(state.memory, holders, state.dead | {index})
+
+    def _load(self, state: State, index: int, offset: int, size: int) -> tuple[Any, State]:
+        return _loaded(state.memory, offset, size), state
+
+    def _store(self, state: State, index: int, offset: int, size: int, value: int) -> tuple[None, State]:
+        self._note_writer(state, index, offset, size)
+        memory = state.memory
+        stored = memory[:offset] + value.to_bytes(size, "little") + memory[offset + size :]
+        return None, state._replace(memory=stored)
+
+    def _exchange(
+        self, state: State, index: int, offset: int, expected: int, desired: int
+    ) -> tuple[tuple[int, int], State]:
+        """Compare and swap a lock; returns what was found there, and in the cell's seq."""
+        found = _loaded(state.memory, offset, 4), _loaded(state.memory, offset + 4, 4)
+        self._note_writer(state, index, offset, 4)
+        if found[0] == expected:
+            state = self._store(state, index, offset, 4, desired)[1]
+        return found, state
+
+    def _add(self, state: State, index: int, offset: int, size: int, n: int) -> tuple[int, State]:
+        total = _loaded(state.memory, offset, size) + n
+        return total, self._store(state, index, offset, size, total)[1]
+
+    def _lock(self, state: State, index: int, position: int) -> tuple[None, State] | None:
+        if any(held == position and holder != index for held, holder in state.holders):
+            return None
+        return None, state._replace(holders=state.holders | {(position, index)})
+
+    def _unlock(self, state: State, index: int, position: int) -> tuple[None, State]:
+        return None, state._replace(holders=state.holders - {(position, index)})
+
+    def _started(self, state: State, index: int, pid: int) -> tuple[int | None, State]:
+        for other, identity in enumerate(self._identities):
+            waits = identity.after is not None and identity.after not in state.dead
+            if identity.pid == pid and other not in state.dead and not waits:
+                return identity.start_time, state
+        return None, state
+
+    def _settle(
+        self, state: State, index: int, offset: int, owners: tuple[tuple[int, int], ...]
+    ) -> tuple[None, State] | None:
+        """Wait until nobody who lives writes a histogram, whose seq is at this offset."""
+        writer = dict(owners).get(_loaded(state.memory, offset - 4, 4))
+        is_written = _loaded(state.memory, offset, 4) % 2 and writer is not None and writer not in state.dead
+        return None if is_written else (None, state)
+
+    def _pause(
+        self, state: State, index: int, offset: int, word: int, owner: int | None
+    ) -> tuple[None, State] | None:
+        """Wait until the lock that stays taken has changed, or its owner is dead: to look earlier changes nothing."""
+        changed = _loaded(state.memory, offset, 4) != word
+        return (None, state) if changed or owner in state.dead else None
+
+
+def _words(offset: int, size: int) -> range:
+    return range(offset // 8, (offset + size + 7) // 8)
+
+
+def _loaded(memory: bytes, offset: int, size: int) -> int:
+    return int.from_bytes(memory[offset : offset + size], "little")
+
+
+# Memory, as the package's code takes it ------------------------------------------------------------
+
+
+class View:
+    """Stands for a memoryview of the block."""
+
+    def __init__(self, steps: Steps, offset: int, length: int) -> None:
+        self._steps, self._offset, self._length = steps, offset, length
+        self._released = False
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, key: int | slice) -> Any:
+        if isinstance(key, slice):
+            start, stop, _ = key.indices(self._length)
+            return View(self._steps, self._offset + start, max(0, stop - start))
+        return self.load(key, 1)
+
+    def __setitem__(self, key: int | slice, value: Any) -> None:
+        if isinstance(key, slice):
+            start, stop, _ = key.indices(self._length)
+            content = bytes(value)
+            assert len(content) == stop - start, "a memoryview keeps its size"
+            self.write(start, content)
+        else:
+            self.store(key, 1, value)
+
+    def __bytes__(self) -> bytes:
+        return self.read(0, self._length)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, bytes) and bytes(self) == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def cast(self, code: str) -> Cast:
+        """Stand for the same bytes as an array of numbers."""
+        return Cast(self, code)
+
+    def release(self) -> None:
+        """Be used no more."""
+        self._released = True
+
+    def load(self, offset: int, size: int) -> int:
+        """Load a number at once."""
+        self._check()
+        return self._steps.do("load", self._offset + offset, size, silent=True)  # type: ignore[no-any-return]
+
+    def store(self, offset: int, size: int, value: int) -> None:
+        """Store a number at once."""
+        self._check()
+        self._steps.do("store", self._offset + offset, size, value)
+
+    def settle(self, offset: int, owners: tuple[tuple[int, int], ...]) -> None:
+        """Wait until nobody who lives writes the histogram whose seq is there."""
+        self._steps.do("settle", self._offset + offset, owners, silent=True)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Load bytes, a piece at a time."""
+        return b"".join(
+            self.load(at, size).to_bytes(size, "little") for at, size in self._pieces(offset, length)
+        )
+
+    def write(self, offset: int, content: bytes) -> None:
+        """Store bytes, a piece at a time."""
+        for at, size in self._pieces(offset, len(content)):
+            self.store(at, size, int.from_bytes(content[at - offset : at - offset + size], "little"))
+
+    def read_at_once(self, offset: int, length: int) -> bytes:
+        """Load bytes in one step: where a lock keeps them as they are."""
+        self._check()
+        found = self._steps.do("load", self._offset + offset, length, silent=True) if length else 0
+        return found.to_bytes(length, "little")  # type: ignore[no-any-return]
+
+    def _pieces(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """Return offset and size of what fits into one load or store, from aligned place to aligned place."""
+        end, pieces = offset + length, []
+        while offset < end:
+            size = min(8 - (self._offset + offset) % 8, end - offset)
+            pieces.append((offset, size))
+            offset += size
+        return pieces
+
+    def _check(self) -> None:
+        if self._released:
+            raise ValueError("operation forbidden on released memoryview object")
+
+
+class Cast:
+    """Stands for a memoryview that was cast to numbers."""
+
+    def __init__(self, view: View, code: str) -> None:
+        self._view, self._packed = view, struct.Struct(f"<{code}")
+        self._size = self._packed.size
+
+    def __len__(self) -> int:
+        return len(self._view) // self._size
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        content = self._view.load(index * self._size, self._size).to_bytes(self._size, "little")
+        return self._packed.unpack(content)[0]
+
+    def __setitem__(self, index: int | slice, value: Any) -> None:
+        if isinstance(index, slice):
+            for each, number in zip(range(*index.indices(len(self))), value, strict=True):
+                self[each] = number
+        else:
+            content = self._packed.pack(value)
+            self._view.store(index * self._size, self._size, int.from_bytes(content, "little"))
+
+    def release(self) -> None:
+        """Be used no more."""
+        self._view.release()
+
+
+class FieldStruct:
+    """Stands for a struct.Struct, on a view: reads and writes field after field, and empties what it writes first."""
+
+    def __init__(self, real: struct.Struct) -> None:
+        self.size, self._real = real.size, real
+        codes = real.format.lstrip("<")
+        self._fields = [struct.Struct(f"<{code}") for code in _split(codes)]
+
+    def unpack_from(self, view: View, offset: int) -> tuple[Any, ...]:
+        """Do as the method of Struct."""
+        return self._real.unpack(view.read(offset, self.size))
+
+    def pack_into(self, view: View, offset: int, *values: Any) -> None:
+        """Do as the method of Struct."""
+        view.write(offset, bytes(self.size))
+        for field, value in zip(self._fields, values, strict=True):
+            view.write(offset, field.pack(value))
+            offset += field.size
+
+
+def _split(codes: str) -> list[str]:
+    """Take the format of a struct apart."""
+    fields, number = [], ""
+    for character in codes:
+        if character.isdigit():
+            number += character
+        elif character == "s":
+            fields.append(f"{number}s")
+            number = ""
+        else:
+            fields += [character] * int(number or 1)
+            number = ""
+    return fields
+
+
+class _Numpy:
+    """Stands for the numpy module where names are looked through, under the table lock."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    @staticmethod
+    def frombuffer(view: View, dtype: Any, count: int, offset: int) -> _Records:
+        """Do as numpy's."""
+        return _Records(view, dtype, count, offset)
+
+
+class _Records:
+    """Stands for an array over the records: loaded at once, stored one by one."""
+
+    def __init__(self, view: View, dtype: Any, count: int, offset: int) -> None:
+        self._view, self._dtype, self._offset = view, dtype, offset
+        self._loaded = np.frombuffer(view.read_at_once(offset, count * dtype.itemsize), dtype, count)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._loaded[key]
+
+    def __setitem__(self, field: str, values: Any) -> None:
+        dtype, place = self._dtype.fields[field]
+        for number, value in enumerate(np.broadcast_to(values, len(self._loaded)).tolist()):
+            self._view.store(self._offset + number * self._dtype.itemsize + place, dtype.itemsize, value)
+
+
+class _Few:
+    """Stands for how often a reader looks again: it is enough for all that the writers of a model do."""
+
+    def __mul__(self, number: int) -> int:
+        return 6
+
+
+class LiveCells:
+    """Stands for the reader's array of cells: ``[row, columns][field]`` or ``[field][row, columns]``."""
+
+    def __init__(self, view: View, layout: Layout, owners: dict[int, int]) -> None:
+        self._view, self._layout = view, layout
+        self._owners = tuple(owners.items())
+        self._odd = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            return _LiveField(self, key)
+        row, columns = key
+        return _LiveRow(self, row, range(*columns.indices(self._layout.capacity)))
+
+    def load(self, row: int, column: int, field: str) -> Any:
+        """Load one field of a cell."""
+        offset = self._layout.cells + row * self._layout.row_bytes + column * CELL.itemsize
+        dtype, place = CELL.fields[field]  # type: ignore[index, misc]
+        if field == "seq" and self._odd >= 2:
+            # Who found a writer at work twice would find it again until it has gone on.
+            self._view.settle(offset + place, self._owners)
+        loaded = self._view.load(offset + place, dtype.itemsize)
+        if field == "seq":
+            self._odd = self._odd + 1 if loaded % 2 else 0
+        return np.frombuffer(loaded.to_bytes(dtype.itemsize, "little"), dtype)[0]
+
+
+class _LiveField:
+    def __init__(self, cells: LiveCells, field: str) -> None:
+        self._cells, self._field = cells, field
+
+    def __getitem__(self, key: Any) -> Any:
+        rows, columns = key
+        if isinstance(columns, slice):
+            loaded = [self._cells.load(rows, at, self._field) for at in range(columns.start, columns.stop)]
+            return np.array(loaded, CELL[self._field])
+        if isinstance(rows, np.ndarray):
+            loaded = [self._cells.load(row, columns, self._field) for row in rows.tolist()]
+            return np.array(loaded, CELL[self._field])
+        return self._cells.load(rows, columns, self._field)
+
+
+class _LiveRow:
+    def __init__(self, cells: LiveCells, row: int, columns: range) -> None:
+        self._cells, self._row, self._columns = cells, row, columns
+
+    def __getitem__(self, field: str) -> _LiveColumns:
+        return _LiveColumns(self, field)
+
+    def load(self, index: int, field: str) -> Any:
+        return self._cells.load(self._row, self._columns[index], field)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+
+class _LiveColumns:
+    def __init__(self, row: _LiveRow, field: str) -> None:
+        self._row, self._field = row, field
+
+    def __getitem__(self, index: int) -> Any:
+        return self._row.load(index, self._field)
+
+    def copy(self) -> Any:
+        """Load all, one after the other."""
+        return np.array([self[index] for index in range(len(self._row))], CELL[self._field])
+
+
+# The package's code --------------------------------------------------------------------------------
+
+
+class Plant(NamedTuple):
+    """A fault to put into the package's source.
+
+    Attributes:
+        file: in ``shmstats/block``.
+        old: what is there, just once.
+        new: what is there instead.
+    """
+
+    file: str
+    old: str
+    new: str
+
+
+class SmallLayout(Layout):
+    """A layout without pages: as little memory as the model can have."""
+
+    workers = _rounded = property(lambda self: -(-HEADER.itemsize // 16) * 16)  # type: ignore[assignment]
+    bitmap_bytes = property(lambda self: 8)  # type: ignore[assignment]
+    pages = property(lambda self: self.workers + 4 * WORKER.itemsize)  # type: ignore[assignment]
+    index = property(lambda self: self.pages + 8 * self.rows)  # type: ignore[assignment]
+    index_slots = property(lambda self: 8)  # type: ignore[assignment]
+    names = property(lambda self: self.index + 4 * self.index_slots)  # type: ignore[assignment]
+    heap = property(lambda self: self.names + self.capacity * NAME.itemsize)  # type: ignore[assignment]
+    heap_bytes = property(lambda self: 64)  # type: ignore[assignment]
+    cells = property(lambda self: -(-(self.heap + self.heap_bytes) // 16) * 16)  # type: ignore[assignment]
+    row_bytes = property(lambda self: self.capacity * CELL.itemsize)  # type: ignore[assignment]
+
+
+class Core:
+    """The modules of ``shmstats.block``, over the C core or its twin, with or without planted faults.
+
+    Args:
+        name: C or Python.
+        plants: the faults.
+
+    Attributes:
+        block: the module of that name, and so on.
+    """
+
+    def __init__(self, name: str, *plants: Plant) -> None:
+        self.name = name
+        self.process: Process | None = None
+        self._plants = plants
+        with _modules_of_their_own() as package:
+            self.lock = self._load(package, "lock")
+            self.workers = self._load(package, "workers")
+            twin = self._load(package, "_cells_py")
+            self._stepped = (
+                _stepped(*(plant for plant in plants if plant.file == "_cells.c")) if name == "C" else None
+            )
+            self.counter = twin.Counter if self._stepped is None else self._stepped.Counter
+            self._load_cells(package, twin)
+            self.names = self._load(package, "names")
+            self.reader = self._load(package, "reader")
+            self.block = self._load(package, "block")
+        self._replace_the_world()
+
+    def _load(self, package: str, name: str) -> Any:
+        file = PACKAGE / "block" / f"{name}.py"
+        module = types.ModuleType(f"{package}.block.{name}")
+        module.__package__ = f"{package}.block"
+        sys.modules[module.__name__] = module
+        source = _with_plants(file, tuple(plant for plant in self._plants if plant.file == file.name))
+        exec(compile(source, str(file), "exec"), module.__dict__)
+        return module
+
+    def _load_cells(self, package: str, twin: Any) -> None:
+        module: Any = types.ModuleType(f"{package}.block.cells")
+        module.__dict__.update(
+            (name, thing) for name, thing in vars(twin).items() if not name.startswith("__")
+        )
+        if self._stepped is not None:
+            module.CORE, module.PROTOCOL, module.Cells = "C", 1, self._make_c_cells
+        sys.modules[module.__name__] = module
+
+    def _replace_the_world(self) -> None:
+        for module in (self.names, self.workers, self.block, self.reader):
+            for name, thing in list(vars(module).items()):
+                if isinstance(thing, struct.Struct):
+                    setattr(module, name, FieldStruct(thing))
+        self.names.np = _Numpy()
+        self.reader._ATTEMPTS = _Few()
+        self.workers.start_time = lambda pid: self._current.steps.do("started", pid, silent=True)
+        self.workers.os = types.SimpleNamespace(getpid=lambda: self._current.identity.pid)
+        self.workers.time = types.SimpleNamespace(monotonic_ns=lambda: 7)
+        self.lock.fcntl = types.SimpleNamespace(
+            lockf=self._lockf, LOCK_EX=fcntl.LOCK_EX, LOCK_UN=fcntl.LOCK_UN, LOCK_NB=fcntl.LOCK_NB
+        )
+        core = self
+
+        class Locks(self.lock.LockFile):  # type: ignore[misc, name-defined]
+            """The lock file, which is there."""
+
+            def __init__(self) -> None:
+                super().__init__("the model's")
+                self._fd = 0
+
+            def _lock_linked_file(self) -> None:
+                self.lock(core.lock.TABLE)
+
+        class Workers(self.workers.WorkerTable):  # type: ignore[misc, name-defined]
+            """The worker slots; a process may have taken its own before the beginning."""
+
+            def claim(self, reserve: Callable[[int, int], None]) -> Any:
+                return core._current.worker or super().claim(reserve)
+
+        class Reader(self.reader.BlockReader):  # type: ignore[misc, name-defined]
+            """The reader, without an array over the memory."""
+
+            def __init__(self, view: View, layout: Layout) -> None:
+                self._buf, self.layout = view, layout
+                self.workers = core.workers.WorkerTable(view, layout)
+                self._cells = LiveCells(view, layout, core._current.owners)
+
+            def reserved(self) -> Any:
+                return np.ones((self.layout.rows, 1), np.bool_)
+
+            def close(self) -> None:
+                del self._buf
+
+        self.Locks, self.block.WorkerTable, self.block.BlockReader = Locks, Workers, Reader
+
+    @property
+    def _current(self) -> Process:
+        assert self.process is not None
+        return self.process
+
+    def _lockf(self, fd: int, command: int, length: int, position: int) -> None:
+        assert length == 1
+        if command == fcntl.LOCK_UN:
+            self._current.steps.do("unlock", position)
+        else:
+            assert command == fcntl.LOCK_EX
+            self._current.steps.do("lock", position)
+
+    # The C core.
+
+    def _make_c_cells(self, buffer: View, **arguments: Any) -> Any:
+        assert self._stepped is not None
+        self._nonsense = memoryview(bytearray(NONSENSE * len(buffer)))
+        self._stepped.watch(self._nonsense, self._c_step)
+        self._sequences: set[int] = set()
+        return self._stepped.Cells(self._nonsense, **arguments)
+
+    def _c_step(self, kind: str, offset: int, size: int, first: int, second: int) -> int:
+        """Take a step of the C core."""
+        steps = self._current.steps
+        if kind == "load":
+            found = steps.do("load", offset, size, silent=True)
+            if size == 4:
+                self._looked_at = offset, found
+            return int(found)
+        if kind == "store":
+            steps.do("store", offset, size, first)
+            if offset in self._sequences:
+                self._nonsense[offset : offset + 4] = first.to_bytes(4, "little")
+        elif kind == "exchange":
+            return self._exchange(steps, offset, first, second)
+        elif kind == "add":
+            return int(steps.do("add", offset, size, first))
+        else:
+            steps.do("pause", *self._looked_at, self._current.owners.get(self._looked_at[1]))
+        return 0
+
+    def _exchange(self, steps: Steps, offset: int, expected: int, desired: int) -> int:
+        found, sequence = steps.do("exchange", offset, expected, desired)
+        if found == expected:
+            # Only who has the lock writes seq, and so reads it plainly.
+            self._sequences.add(offset + 4)
+            self._nonsense[offset + 4 : offset + 8] = sequence.to_bytes(4, "little")
+        return int(found)
+
+    def check_nonsense(self) -> None:
+        """See that the C core has written nothing by a plain store."""
+        if self._stepped is not None:
+            for offset in self._sequences:
+                self._nonsense[offset : offset + 4] = NONSENSE * 4
+            assert self._nonsense == NONSENSE * len(self._nonsense), "a plain store to the block"
+
+
+@contextmanager
+def _modules_of_their_own() -> Any:
+    """Have modules of a new package loaded, which find the rest of shmstats in their place."""
+    package = "modelled"
+    there = {
+        package: types.ModuleType(package),
+        f"{package}.series": shmstats.series,
+        f"{package}.block": types.ModuleType(f"{package}.block"),
+        f"{package}.block.layout": shmstats.block.layout,
+        f"{package}.block.segment": shmstats.block.segment,
+    }
+    there[package].__path__ = [str(PACKAGE)]  # type: ignore[attr-defined]
+    there[f"{package}.block"].__path__ = [str(PACKAGE / "block")]  # type: ignore[attr-defined]
+    sys.modules.update(there)
+    register, os.register_at_fork = os.register_at_fork, lambda **hooks: None
+    try:
+        yield package
+    finally:
+        os.register_at_fork = register
+        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+            del sys.modules[name]
+
+
+def _with_plants(file: Path, plants: tuple[Plant, ...]) -> str:
+    source = file.read_text()
+    for plant in plants:
+        assert source.count(plant.old) == 1, (
+            f"{file.name} has {plant.old!r} {source.count(plant.old)} times, not once"
+        )
+        source = source.replace(plant.old, plant.new)
+    return source
+
+
+@cache
+def _directory() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="shmstats-model-")
+
+
+@cache
+def _stepped(*plants: Plant) -> Any:
+    """Compile and import stepped.c, with faults planted in _cells.c."""
+    directory = Path(_directory().name, f"{len(os.listdir(_directory().name))}")
+    directory.mkdir()
+    source, library = directory / "_cells.c", directory / "_stepped.so"
+    source.write_text(_with_plants(PACKAGE / "block" / "_cells.c", plants))
+    include = sysconfig.get_paths()["include"]
+    here = Path(__file__).with_name("stepped.c")
+    command = [
+        compiler(),
+        "-shared",
+        "-fPIC",
+        "-O0",
+        "-std=gnu11",
+        "-w",
+        f"-I{directory}",
+        f"-I{include}",
+        here,
+    ]
+    subprocess.run([*command, "-o", library], check=True)
+    spec = importlib.util.spec_from_file_location(
+        "_stepped", library, loader=importlib.machinery.ExtensionFileLoader("_stepped", str(library))
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def compiler() -> str:
+    """Return the command of the C compiler."""
+    return os.environ.get("CC") or "cc"
+
+
+# Processes -----------------------------------------------------------------------------------------
+
+
+class _Segment:
+    """The segment of a block that is there and has memory behind it all."""
+
+    name = "the model's"
+
+    def __init__(self, view: View) -> None:
+        self.buf = view
+
+    def reserve(self, offset: int, length: int) -> None:
+        """Have memory, which is there."""
+
+    def is_linked(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Unmap; what has a view of the memory keeps it."""
+
+
+class Process:
+    """A process of the model, with its block attached.
+
+    Args:
+        core: its code.
+        steps: that it takes.
+        identity: of the process.
+        layout: of the block.
+        worker: its slot, where it has one from the beginning.
+        owners: which process has which lock word.
+
+    Attributes:
+        block: the `Block`.
+        locks: the `LockFile`.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        steps: Any,
+        identity: Identity,
+        layout: Layout,
+        worker: Any,
+        owners: dict[int, int],
+    ) -> None:
+        self.core, self.steps, self.identity, self.worker, self.owners = core, steps, identity, worker, owners
+        self.view = View(steps, 0, layout.size)
+        self.locks = core.Locks()
+        self.layout = layout
+        core.process = self
+
+    def attach(self) -> Any:
+        """Return the block, attached as by `Block._join`: under the table lock."""
+        with self.locks.table():
+            self.block = self.core.block.Block(_Segment(self.view), self.layout, self.locks)
+            self.block.names.repair(self.block.cells)
+        return self.block
+
+    def had(self) -> Any:
+        """Return the block, attached before the beginning."""
+        self.block = self.core.block.Block(_Segment(self.view), self.layout, self.locks)
+        return self.block
+
+
+class _Direct:
+    """Takes steps at once, for what is done before the beginning."""
+
+    def __init__(self, machine: BlockMachine, index: int, state: State) -> None:
+        self._machine, self._index, self.state = machine, index, state
+
+    def do(self, kind: str, *arguments: Any, silent: bool = False) -> Any:
+        while True:
+            with suppress(_NewlyWritten):
+                done = self._machine.do(self.state, self._index, Access(kind, arguments, silent))
+                assert done is not None, f"process {self._index} waits before the beginning"
+                result, self.state = done
+                return result
+
+    def note(self, *what: Hashable) -> None:
+        """Nothing is noted before the beginning."""
+
+
+Program = Callable[[Process], object]
+
+
+class Scenario:
+    """A few processes on a block.
+
+    Args:
+        core: their code.
+        capacity: cells of a row.
+        max_workers: rows beside row 0.
+        identities: of the processes; as many as there are programs.
+    """
+
+    def __init__(self, core: Core, capacity: int, max_workers: int, *identities: Identity) -> None:
+        self._core, self._identities = core, identities
+        self.layout = SmallLayout(capacity, max_workers)
+        header = dict.fromkeys(HEADER.names or (), 0) | {
+            "capacity": capacity,
+            "max_workers": max_workers,
+            "generation": 1,
+            "revision": 1,
+            "salt": b"0123456789abcdef",
+        }
+        self._memory = (
+            shmstats.block.layout.struct_of(HEADER).pack(*header.values()).ljust(self.layout.size, b"\0")
+        )
+        for row in range(self.layout.rows):
+            self._poke(self.layout.pages + row * self.layout.bitmap_bytes, b"\xff")
+        self._workers: dict[int, Any] = {}
+
+    def _poke(self, offset: int, content: bytes) -> None:
+        self._memory = self._memory[:offset] + content + self._memory[offset + len(content) :]
+
+    def before(self, index: int, program: Program) -> Any:
+        """Have a process do something before the beginning; it keeps its slot."""
+        machine = BlockMachine([identity._replace(after=None) for identity in self._identities], self._memory)
+        direct = _Direct(machine, index, State(self._memory, frozenset(), frozenset()))
+        process = self._process(direct, index)
+        result = program(process)
+        self._core.check_nonsense()
+        self._workers[index] = process.block.worker
+        self._memory = direct.state.memory
+        return result
+
+    def attach(self, *indexes: int) -> None:
+        """Have processes attach before the beginning."""
+        for index in indexes:
+            self.before(index, Process.attach)
+
+    def explore(
+        self,
+        *programs: Program,
+        check: Callable[[Final], object],
+        kills: int = 0,
+        mortal: Sequence[int] | None = None,
+    ) -> Explored:
+        """Go through every interleaving of the programs; see `explorer.explore`."""
+        machine = self._machine()
+        initial = State(self._memory, frozenset(), frozenset())
+        self._learn(machine, programs)
+
+        def run(index: int) -> Callable[[Steps], None]:
+            def program(steps: Steps) -> None:
+                try:
+                    programs[index](self._process(steps, index))
+                finally:
+                    self._core.check_nonsense()
+
+            return program
+
+        def check_ending(ending: Ending) -> None:
+            check(Final(self, ending))
+
+        all_programs = [run(index) for index in range(len(programs))]
+        while True:
+            machine.left_out = False
+            with suppress(_NewlyWritten):
+                explored = explore(all_programs, machine, initial, check_ending, kills, mortal)
+                if not machine.left_out:
+                    return explored
+
+    def _machine(self) -> BlockMachine:
+        return BlockMachine(self._identities, self._memory)
+
+    def _learn(self, machine: BlockMachine, programs: Sequence[Program]) -> None:
+        """Have a machine know from the beginning what the programs write, one after the other: it saves restarts."""
+        state = State(self._memory, frozenset(), frozenset())
+        for index, program in enumerate(programs):
+            direct = _Direct(machine, index, state)
+            with suppress(AssertionError):  # one that the others wait for comes to nothing here
+                program(self._process(direct, index))
+                state = direct.state
+
+    def _process(self, steps: Any, index: int) -> Process:
+        owners = {worker.word: owner for owner, worker in self._workers.items()}
+        return Process(
+            self._core, steps, self._identities[index], self.layout, self._workers.get(index), owners
+        )
+
+    def read(self, memory: bytes, program: Program) -> Any:
+        """Have someone look at a block, without a slot."""
+        machine = BlockMachine([Identity(1, 1)], memory)
+        process = Process(
+            self._core,
+            _Direct(machine, 0, State(memory, frozenset(), frozenset())),
+            Identity(1, 1),
+            self.layout,
+            self._core.workers.Worker(0, 0, 0, 0, 0, 0, 0),
+            {},
+        )
+        return program(process)
+
+
+class Final:
+    """An ending, with what can be asked of it.
+
+    Attributes:
+        notes: of each process.
+        killed: the processes that were killed.
+        waiting: what is waited for by whom.
+    """
+
+    def __init__(self, scenario: Scenario, ending: Ending) -> None:
+        self._scenario, self._state = scenario, ending.state
+        self.notes, self.killed = ending.notes, ending.killed
+        self.waiting = {
+            index: access
+            for index, access in ending.waiting.items()
+            if scenario._identities[index].after in (None, *ending.killed)
+        }
+
+    def noted(self, index: int, what: str) -> int:
+        """Return how often a process noted something."""
+        return sum(note[0] == what for note in self.notes[index])  # type: ignore[index]
+
+    def load(self, row: int, column: int) -> int:
+        """Return the value in a cell."""
+        offset = self._scenario.layout.cells + row * self._scenario.layout.row_bytes + column * CELL.itemsize
+        return int.from_bytes(self._state.memory[offset + 8 : offset + 16], "little", signed=True)
+
+    def ask(self, question: Callable[[Any], Any]) -> Any:
+        """Return what someone who attaches after the end finds: ``question(block)``."""
+        return self._scenario.read(self._state.memory, lambda process: question(process.had()))

@@ -1,0 +1,301 @@
+"""Names and slots, by every interleaving of a few processes that may be killed anywhere: both cores, as they are.
+
+The programs go by way of `SharedProvider`, whose order of reading the generation, looking up and adding is a part
+of what is shown here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from explorer import ViolationError
+from machine import Core, Final, Identity, Plant, Process, Scenario, compiler
+
+from shmstats.block.names import family_key, is_labelled
+from shmstats.providers.shared import SharedProvider
+
+pytestmark = pytest.mark.skipif(shutil.which(compiler()) is None, reason="there is no C compiler")
+
+CORES = ["C", "Python"]
+
+
+class Provider(SharedProvider):
+    """The provider, on the block of a process of the model."""
+
+    def __init__(self, process: Process) -> None:
+        self._block, self._buffer = process.block, None
+        self._locks = process.locks
+        self._settings: Any = SimpleNamespace(stats=SimpleNamespace(max_series_per_metric=10))
+
+    def _attached(self) -> Any:
+        return self._block
+
+    def flush(self) -> None:
+        """There is nothing to flush."""
+
+    def _count_series(self, sign: int, series: Any, n: int) -> None:
+        """Take what a handle could not do, as the registry does."""
+        self._count(self._block, series, sign * n)
+
+
+def processes(n: int) -> list[Identity]:
+    return [Identity(pid, 1000 + pid) for pid in range(10, 10 + n)]
+
+
+def named(metric: str) -> Any:
+    """Stands for a handle of a name that was never used: of ``a``, or of ``a{l="x"}`` where it is ``a.l.x``."""
+    metric, *label = metric.split(".")
+    return SimpleNamespace(category="c", metric=metric, labels=(tuple(label),) if label else ())
+
+
+def count(metric: str) -> Callable[[Process], None]:
+    """Add 1 to a name."""
+
+    def program(process: Process) -> None:
+        block = process.had()
+        process.steps.note("begun", metric)
+        Provider(process)._count(block, named(metric), 1)
+        process.steps.note("done", metric)
+
+    return program
+
+
+def count_by_a_handle(metric: str, again: bool = False) -> Callable[[Process], None]:
+    """Add 1 by a handle that was bound before the beginning, when the name had column 0.
+
+    Args:
+        metric: the name.
+        again: whether to count by the name where the handle is not good any more.
+    """
+
+    def program(process: Process) -> None:
+        block = process.had()
+        provider = Provider(process) if again else SimpleNamespace(_count_series=lambda *arguments: None)
+        counter = process.core.counter(provider, "c", metric)
+        counter._bind(block.cells, block.worker.row, 0, 1, 1, True)
+        counter.incr()
+
+    return program
+
+
+def remove(metric: str) -> Callable[[Process], None]:
+    def program(process: Process) -> None:
+        process.had()
+        assert Provider(process).remove("c", metric) in (0, 1)
+
+    return program
+
+
+def after(*programs: Callable[[Process], None]) -> Callable[[Process], None]:
+    """One program after the other."""
+
+    def program(process: Process) -> None:
+        for each in programs:
+            each(process)
+
+    return program
+
+
+def table(block: Any) -> dict[str, int]:
+    """Put in order what a killed one left, as the next one does that takes the table lock; returns the sums."""
+    with block.exclusive():
+        records = list(block.names.records())
+        keys = [block.names.key(record.number) for record in records]
+        assert len(set(keys)) == len(keys), f"a name is there twice: {keys}"
+        for key, record in zip(keys, records, strict=True):
+            assert block.names.find(key) == record, f"{key!r} is not found where it is"
+        columns = [record.cell + place for record in records for place in range(record.width)]
+        assert len(set(columns)) == len(columns), "two names have a cell in common"
+        assert block.names.cells_used > max(columns, default=-1), "cells would be given away that a name has"
+        labelled = [key for key in keys if is_labelled(key)]
+        families = {block.names.family_of(key): family_key(key) for key in labelled}
+        assert block.names.families >= len(families), "families are not counted right"
+        all_names = len(keys) + block.names.families + block.names.removed
+        assert all_names == block.names.count, "names are not counted right"
+        for family, key in families.items():
+            assert block.names.key(family.number) == key, f"the family {key!r} is not found where it is"
+            members = sum(record.family == family.number for record in records)
+            assert block.names.members(family) == members, "series of a metric are not counted right"
+    return {
+        key.decode().partition("\0")[2].replace("\0", "."): int(block.reader.value(record))
+        for key, record in zip(keys, records, strict=True)
+    }
+
+
+def sums_are_right(*metrics: str) -> Callable[[Final], None]:
+    """Make a check: each of these was counted exactly, and the table is in order."""
+
+    def check(final: Final) -> None:
+        assert not final.waiting, f"some wait for ever: {final.waiting}"
+        sums = final.ask(table)
+        notes = [note for one in final.notes for note in one]
+        for metric in metrics:
+            done, begun = notes.count(("done", metric)), notes.count(("begun", metric))
+            value = sums.get(metric, 0)
+            assert done <= value <= begun, f"{metric} is {value}, not from {done} to {begun}"
+
+    return check
+
+
+# Registering ---------------------------------------------------------------------------------------
+
+
+def registering(core: Core, *metrics: str) -> None:
+    """Have each process count some names, given with blanks between them."""
+    scenario = Scenario(core, 4, 2, *processes(len(metrics)))
+    scenario.attach(*range(len(metrics)))
+    programs = [after(*map(count, each.split())) for each in metrics]
+    # Who comes after all of them, and puts in order what they left, is the check.
+    scenario.explore(*programs, check=sums_are_right(*" ".join(metrics).split()), kills=len(metrics))
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics"),
+    [
+        ("C", ("a", "a")),
+        ("C", ("a b", "a")),
+        ("C", ("a.l.x", "a.l.y")),
+        ("Python", ("a", "a")),
+        # The table is the same code over both cores.
+        pytest.param("Python", ("a b", "a"), marks=pytest.mark.thorough),
+        pytest.param("Python", ("a.l.x", "a.l.y"), marks=pytest.mark.thorough),
+        pytest.param("C", ("a.l.x b", "a.l.y"), marks=pytest.mark.thorough),
+    ],
+)
+def test_a_name_that_several_register_at_once_is_there_once_and_counted_exactly(
+    name: str, metrics: tuple[str, ...]
+) -> None:
+    registering(Core(name), *metrics)
+
+
+REGISTERING_FAULTS = {
+    "a name is added without a second look": Plant(
+        "block.py", "self.names.find(key) or self._register(", "self._register("
+    ),
+    "a name is counted before it is written": Plant(
+        "names.py",
+        "        _NAME.pack_into(self._buf, offset, *fields)\n        self.heap_used = heap + room\n",
+        "        cells.publish(self._count_offset, number + 1)\n"
+        "        _NAME.pack_into(self._buf, offset, *fields)\n        self.heap_used = heap + room\n",
+    ),
+    "nothing tells that a change was broken off": Plant(
+        "names.py",
+        "        self._changing = 1\n        self._buf[start : start + len(key)] = key",
+        "        self._buf[start : start + len(key)] = key",
+    ),
+    "what was broken off is not put right": Plant("names.py", "if not self._changing:", "if True:"),
+    "names are registered without the table lock": Plant(
+        "block.py",
+        "        with self._locks.table():\n            self.names.repair(self.cells)\n            yield",
+        "        yield",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", REGISTERING_FAULTS)
+def test_a_fault_of_registering_is_found(fault: str) -> None:
+    with pytest.raises(ViolationError) as caught:
+        registering(Core("Python", REGISTERING_FAULTS[fault]), "a b", "a")
+    assert "raises" not in str(caught.value)
+
+
+# Removing, and the generation ----------------------------------------------------------------------
+
+
+def removing(core: Core, *programs: Callable[[Process], None], kills: int = 0) -> None:
+    """Have programs run on a block where the last of them has counted ``old`` before, in column 0."""
+    scenario = Scenario(core, 2, 2, *processes(len(programs)))
+    scenario.attach(*range(len(programs)))
+    scenario.before(len(programs) - 1, count("old"))
+    scenario.explore(*programs, check=sums_are_right("new"), kills=kills)
+
+
+def one_after_the_other(core: Core) -> None:
+    removing(core, after(remove("old"), count("new")), count_by_a_handle("old"), kills=1)
+
+
+def one_killed_while_it_removes(core: Core) -> None:
+    removing(core, remove("old"), count("new"), kills=1)
+
+
+def one_comes_back(core: Core) -> None:
+    removing(core, after(remove("old"), count("new")), count_by_a_handle("old", again=True))
+
+
+REMOVING = [one_after_the_other, one_killed_while_it_removes, one_comes_back]
+
+
+@pytest.mark.parametrize(
+    ("name", "removal"),
+    [
+        *(("C", removal) for removal in REMOVING),
+        ("Python", one_after_the_other),
+        ("Python", one_comes_back),
+        pytest.param("Python", one_killed_while_it_removes, marks=pytest.mark.thorough),
+    ],
+)
+def test_who_has_an_old_handle_never_counts_into_a_stranger(
+    name: str, removal: Callable[[Core], None]
+) -> None:
+    removal(Core(name))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", CORES)
+def test_three_at_once_that_remove_register_and_count_never_count_into_a_stranger(name: str) -> None:
+    removing(Core(name), remove("old"), count("new"), count_by_a_handle("old"))
+
+
+REMOVING_FAULTS = {
+    "the generation is looked at before the lock is had": Plant(
+        "_cells.c",
+        "    Outcome outcome = lock(cells, cell);\n"
+        "    if (LIKELY(outcome == DONE) && UNLIKELY(current(cells->generation) != generation)) {",
+        "    int stale = current(cells->generation) != generation;\n    Outcome outcome = lock(cells, cell);\n"
+        "    if (LIKELY(outcome == DONE) && UNLIKELY(stale)) {",
+    ),
+    "the generation is not looked at": Plant(
+        "_cells.c",
+        "UNLIKELY(current(cells->generation) != generation)) {\n        unlock(cell);",
+        "0) {\n        unlock(cell);",
+    ),
+    "the generation is not raised": Plant(
+        "names.py",
+        "            self.removed += len(records)\n            cells.raise_generation()",
+        "            self.removed += len(records)",
+    ),
+    "the twin looks at the generation before the lock": Plant(
+        "_cells_py.py",
+        "                self._locks.lock(FIRST_CELL + cell)\n                given",
+        "                generation = generation if generation == self.generation else -1\n"
+        "                generation = None if generation != -1 else -1\n"
+        "                self._locks.lock(FIRST_CELL + cell)\n                given",
+    ),
+    "cells are given away with what is in them": Plant(
+        "block.py", "if cell < self.names.cells_used:", "if False:"
+    ),
+    "a record is live before its name is written": Plant(
+        "names.py",
+        "            self._buf[self._heap + heap : self._heap + heap + len(key)] = key\n",
+        "            self._set_state(number, LIVE)\n"
+        "            self._buf[self._heap + heap : self._heap + heap + len(key)] = key\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", REMOVING_FAULTS)
+def test_a_fault_of_removing_is_found(fault: str) -> None:
+    plant = REMOVING_FAULTS[fault]
+    core = Core("C" if plant.file == "_cells.c" else "Python", plant)
+
+    def try_all() -> None:
+        for removal in REMOVING:
+            removal(core)
+
+    with pytest.raises(ViolationError) as caught:
+        try_all()
+    assert "raises" not in str(caught.value)
