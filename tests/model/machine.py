@@ -525,7 +525,7 @@ class Core:
         module = types.ModuleType(f"{package}.block.{name}")
         module.__package__ = f"{package}.block"
         sys.modules[module.__name__] = module
-        source = _with_plants(file, tuple(plant for plant in self._plants if plant.file == file.name))
+        source = with_plants(file, tuple(plant for plant in self._plants if plant.file == file.name))
         exec(compile(source, str(file), "exec"), module.__dict__)
         return module
 
@@ -666,7 +666,8 @@ def _modules_of_their_own() -> Any:
             del sys.modules[name]
 
 
-def _with_plants(file: Path, plants: tuple[Plant, ...]) -> str:
+def with_plants(file: Path, plants: tuple[Plant, ...]) -> str:
+    """Return a source with faults planted in it."""
     source = file.read_text()
     for plant in plants:
         assert source.count(plant.old) == 1, (
@@ -687,7 +688,7 @@ def _stepped(*plants: Plant) -> Any:
     directory = Path(_directory().name, f"{len(os.listdir(_directory().name))}")
     directory.mkdir()
     source, library = directory / "_cells.c", directory / "_stepped.so"
-    source.write_text(_with_plants(PACKAGE / "block" / "_cells.c", plants))
+    source.write_text(with_plants(PACKAGE / "block" / "_cells.c", plants))
     include = sysconfig.get_paths()["include"]
     here = Path(__file__).with_name("stepped.c")
     command = [

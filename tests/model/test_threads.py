@@ -1,0 +1,63 @@
+"""The C core's locks in real threads under ThreadSanitizer: what the model leaves out, the order of memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+from machine import PACKAGE, Plant, compiler, with_plants
+
+#: _cells.c's other half calls Python, is never reached from threads.c, and needs not be linked.
+FLAGS = ["-fsanitize=thread", "-g", "-O1", "-std=gnu11", "-w", "-fno-pie", "-no-pie"]
+LINKED = ["-Wl,--unresolved-symbols=ignore-all", "-lm", "-lpthread"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _thread_sanitizer(tmp_path_factory: pytest.TempPathFactory) -> None:
+    source = tmp_path_factory.mktemp("sanitizer") / "nothing.c"
+    source.write_text("int main(void) { return 0; }")
+    built = subprocess.run(
+        [compiler(), "-fsanitize=thread", source, "-o", source.with_suffix("")], capture_output=True
+    )
+    if built.returncode != 0 or subprocess.run([source.with_suffix("")], capture_output=True).returncode != 0:
+        pytest.skip("there is no C compiler with ThreadSanitizer")
+
+
+def run(directory: Path, *plants: Plant) -> subprocess.CompletedProcess[str]:
+    """Build and run threads.c over _cells.c with faults planted in it."""
+    source, program = directory / "_cells.c", directory / "threads"
+    source.write_text(with_plants(PACKAGE / "block" / "_cells.c", plants))
+    include = sysconfig.get_paths()["include"]
+    here = Path(__file__).with_name("threads.c")
+    command = [compiler(), *FLAGS, f"-I{directory}", f"-I{include}", here, "-o", program, *LINKED]
+    subprocess.run(command, check=True)
+    return subprocess.run([program], capture_output=True, text=True, timeout=120)
+
+
+def test_threads_count_exactly_and_what_is_done_under_a_lock_is_in_order(tmp_path: Path) -> None:
+    ran = run(tmp_path)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ok 2\n", "")
+
+
+FAULTS = {
+    "a lock that is let go orders nothing": Plant(
+        "_cells.c",
+        "__atomic_store_n(&cell->lock, 0, __ATOMIC_RELEASE);",
+        "__atomic_store_n(&cell->lock, 0, __ATOMIC_RELAXED);",
+    ),
+    "a lock that is taken orders nothing": Plant(
+        "_cells.c",
+        "&cell->lock, &free, owner, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)",
+        "&cell->lock, &free, owner, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)",
+    ),
+    "a lock is taken from the living": Plant("_cells.c", "if (!lives && __atomic", "if (__atomic"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found(tmp_path: Path, fault: str) -> None:
+    ran = run(tmp_path, FAULTS[fault])
+    assert ran.returncode != 0
+    assert "data race" in ran.stderr or ", not " in ran.stdout
