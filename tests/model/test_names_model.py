@@ -153,6 +153,11 @@ def registering(core: Core, *metrics: str) -> None:
     scenario.explore(*programs, check=sums_are_right(*" ".join(metrics).split()), kills=len(metrics))
 
 
+#: To be taken away where a name is entered in the index before it is counted.
+counted_too_early = pytest.mark.xfail(reason="a name is counted before it can be found, and so registered twice")
+
+
+@counted_too_early
 @pytest.mark.parametrize(
     ("name", "metrics"),
     [
@@ -199,6 +204,7 @@ REGISTERING_FAULTS = {
 }
 
 
+@counted_too_early
 @pytest.mark.parametrize("fault", REGISTERING_FAULTS)
 def test_a_fault_of_registering_is_found(fault: str) -> None:
     core = Core("Python", REGISTERING_FAULTS[fault])
