@@ -20,16 +20,28 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import date
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-# Not where it is used first: a fork, or a signal handler, in the middle of an import finds half a module.
-import yaml
+if TYPE_CHECKING:
+    import yaml
 
 #: Names the configuration file where `load` is given none.
 ENVIRONMENT_VARIABLE = "SHMSTATS_CONFIG"
 
 #: Looked for in the current directory where the environment names no file either.
 DEFAULT_FILE = "shmstats.yml"
+
+
+def _import_yaml() -> None:
+    """Have the parser of YAML, which takes as long to import as all the rest of this package."""
+    global yaml
+    import yaml
+
+
+# Not where it is used first, if it will be used: a fork, or a signal handler, in the middle of an import finds
+# half a module. Without a file there is only the one that is given to `load`, by code that sees to the start.
+if os.environ.get(ENVIRONMENT_VARIABLE) or os.path.exists(DEFAULT_FILE):
+    _import_yaml()
 
 
 class ConfigError(ValueError):
@@ -305,6 +317,7 @@ def _read(path: str, where: str) -> str:
 
 def _parsed(text: str, where: str) -> dict[str, object]:
     """Returns this package's sections of a YAML document, as ``yaml.safe_load`` would make them."""
+    _import_yaml()
     try:
         loader = yaml.SafeLoader(text)
         document = loader.get_single_node()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import secrets
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -241,7 +240,7 @@ class Block:
                 "generation": 1,
                 "revision": 1,
                 "started": time.monotonic_ns(),
-                "salt": secrets.token_bytes(16),
+                "salt": os.urandom(16),
             }
             _HEADER.pack_into(segment.buf, 0, *header.values())
             block = cls(segment, layout, locks)

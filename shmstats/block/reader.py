@@ -14,16 +14,18 @@ from __future__ import annotations
 import math
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
 from .declarations import decode_declaration
 from .layout import CELL, CELLS_PER_PAGE, HEADER, NAME, PAGE, PROTOCOLS, Layout
 from .names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, Record, read_note
 from .workers import WorkerTable
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _INT64 = np.iinfo(np.int64)
 
