@@ -14,6 +14,24 @@ CELL_LAYOUT: dict[str, Any]
 #: add to what somebody has left who is gone.
 Contributor = tuple[int, bool, bool, bool]
 
+def sum_columns(
+    block: memoryview, cells: int, row_bytes: int, rows: int, pages: int, bitmap_bytes: int, columns: int
+) -> bytes:
+    """Return the sums of the first ``columns`` columns over all rows, as 64-bit integers, saturated.
+
+    Args:
+        block: the block.
+        cells: offset of the cells.
+        row_bytes: from one row to the next.
+        rows: of cells.
+        pages: offset of the bitmaps of reserved pages: what is not reserved is not looked at.
+        bitmap_bytes: from one bitmap to the next.
+        columns: how many.
+
+    Raises:
+        ValueError: that is more than the block has.
+    """
+
 class Cells:
     """The cells of one attached block, seen by one worker.
 

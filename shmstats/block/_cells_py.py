@@ -18,11 +18,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from .lock import FIRST_CELL, LockFile
 
 CORE = "Python"
 PROTOCOL = 2
 CELL_LAYOUT = {"lock": (0, 4), "seq": (4, 4), "value": (8, 8), "size": 16}
+
+_CELL_BYTES = 16
+_CELLS_PER_PAGE = 4096 // _CELL_BYTES
 
 _INT64_MAX = 2**63 - 1
 _INT64_MIN = -(2**63)
@@ -429,6 +434,38 @@ class Cells:
 
 #: Stands for a value that was not given.
 _MISSING = object()
+
+
+def sum_columns(
+    block: memoryview, cells: int, row_bytes: int, rows: int, pages: int, bitmap_bytes: int, columns: int
+) -> bytes:
+    """Return the sums of columns over all rows, saturated, as 64-bit integers."""
+    if (
+        min(cells, pages, columns) < 0
+        or min(rows, row_bytes, bitmap_bytes) < 1
+        or cells % _CELL_BYTES
+        or row_bytes % _CELL_BYTES
+        or columns > row_bytes // _CELL_BYTES
+        or columns > bitmap_bytes * 8 * _CELLS_PER_PAGE
+        or rows > (len(block) - cells) // row_bytes
+        or rows > (len(block) - pages) // bitmap_bytes
+    ):
+        raise ValueError("the cells do not fit into the block")
+    values: Any = np.ndarray((rows, columns), "<i8", block, cells + 8, (row_bytes, _CELL_BYTES))
+    bits = np.frombuffer(block, np.uint8, rows * bitmap_bytes, pages).reshape(rows, bitmap_bytes)
+    reserved = np.unpackbits(bits, axis=1, bitorder="little")
+    sums = np.zeros(columns, np.int64)
+    about = np.zeros(columns)  # shows which sums have left 64 bits
+    for row, page in np.argwhere(reserved[:, : -(-columns // _CELLS_PER_PAGE)]).tolist():
+        part = slice(page * _CELLS_PER_PAGE, (page + 1) * _CELLS_PER_PAGE)
+        here = values[row, part].copy()
+        sums[part] += here
+        about[part] += here
+    for column in np.flatnonzero(np.abs(about) >= 2**62).tolist():
+        there = np.flatnonzero(reserved[:, column // _CELLS_PER_PAGE])
+        sums[column] = _saturated(sum(values[there, column].tolist()))
+    return sums.tobytes()
+
 
 _all_cells: weakref.WeakSet[Cells] = weakref.WeakSet()
 

@@ -11,19 +11,63 @@ from typing import TYPE_CHECKING
 
 from .layout import CELL
 
-__all__ = ["CORE", "PROTOCOL", "Cells", "Counter", "Gauge", "Histogram", "Recorder", "Series"]
+__all__ = ["CORE", "PROTOCOL", "Cells", "Counter", "Gauge", "Histogram", "Recorder", "Series", "sum_columns"]
 
 _pure = os.environ.get("SHMSTATS_PURE", "") not in ("", "0")
 
 if TYPE_CHECKING:
-    from ._cells import CELL_LAYOUT, CORE, PROTOCOL, Cells, Counter, Gauge, Histogram, Recorder, Series
+    from ._cells import (
+        CELL_LAYOUT,
+        CORE,
+        PROTOCOL,
+        Cells,
+        Counter,
+        Gauge,
+        Histogram,
+        Recorder,
+        Series,
+        sum_columns,
+    )
 elif _pure:
-    from ._cells_py import CELL_LAYOUT, CORE, PROTOCOL, Cells, Counter, Gauge, Histogram, Recorder, Series
+    from ._cells_py import (
+        CELL_LAYOUT,
+        CORE,
+        PROTOCOL,
+        Cells,
+        Counter,
+        Gauge,
+        Histogram,
+        Recorder,
+        Series,
+        sum_columns,
+    )
 else:
     try:
-        from ._cells import CELL_LAYOUT, CORE, PROTOCOL, Cells, Counter, Gauge, Histogram, Recorder, Series
+        from ._cells import (
+            CELL_LAYOUT,
+            CORE,
+            PROTOCOL,
+            Cells,
+            Counter,
+            Gauge,
+            Histogram,
+            Recorder,
+            Series,
+            sum_columns,
+        )
     except ImportError:
-        from ._cells_py import CELL_LAYOUT, CORE, PROTOCOL, Cells, Counter, Gauge, Histogram, Recorder, Series
+        from ._cells_py import (
+            CELL_LAYOUT,
+            CORE,
+            PROTOCOL,
+            Cells,
+            Counter,
+            Gauge,
+            Histogram,
+            Recorder,
+            Series,
+            sum_columns,
+        )
 
 _expected = {name: (offset, dtype.itemsize) for name, (dtype, offset) in CELL.fields.items()}  # type: ignore[union-attr, misc]
 if _expected | {"size": CELL.itemsize} != CELL_LAYOUT:

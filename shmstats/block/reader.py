@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
+from .cells import sum_columns
 from .declarations import decode_declaration
 from .layout import CELL, CELLS_PER_PAGE, HEADER, NAME, PAGE, PROTOCOLS, Layout
 from .names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, Record, read_note
@@ -80,9 +81,8 @@ class _Catalog(NamedTuple):
         cells: the first column of each.
         gauges: positions of gauges that all share, and of timestamps, in ``names``.
         sums: positions of gauges that are sums of contributions.
-        histograms: of histograms: position, first column, width.
+        histograms: of histograms: position, first column, width; by width.
         combined: of gauges that are something else of contributions: name, first column.
-        countable: which columns are counters, whose sum is their value.
     """
 
     revision: int
@@ -91,9 +91,12 @@ class _Catalog(NamedTuple):
     cells: npt.NDArray[np.intp]
     gauges: list[int]
     sums: list[int]
-    histograms: list[tuple[int, int, int]]
+    histograms: dict[int, list[tuple[int, int, int]]]
     combined: list[tuple[Name, int]]
-    countable: npt.NDArray[np.bool_]
+
+
+def _empty_catalog(revision: int) -> _Catalog:
+    return _Catalog(revision, 0, [], np.empty(0, np.intp), [], [], {}, [])
 
 
 class BlockReader:
@@ -112,7 +115,7 @@ class BlockReader:
         self._pages = np.frombuffer(buf, np.uint8, layout.rows * layout.bitmap_bytes, layout.pages)
         self._names = np.frombuffer(buf, NAME, layout.capacity, layout.names)
         self._cells = np.ndarray((layout.rows, layout.row_bytes // CELL.itemsize), CELL, buf, layout.cells)
-        self._catalog = _Catalog(-1, 0, [], np.empty(0, np.intp), [], [], [], [], np.empty(0, np.bool_))
+        self._catalog = _empty_catalog(-1)
         self._declarations: dict[int, Declaration | None] = {}
         self._shown: tuple[list[Name], list[Name], list[Name]] = ([], [], [])
 
@@ -221,15 +224,11 @@ class BlockReader:
         revision, count = self.header("revision"), self.header("names")
         if catalog.revision != revision:
             self._declarations = {}
-            catalog = self._empty_catalog(revision)
+            catalog = _empty_catalog(revision)
         if catalog.seen != count:
             catalog = self._extended(catalog, count)
         self._catalog = catalog
         return catalog
-
-    def _empty_catalog(self, revision: int) -> _Catalog:
-        columns = self.layout.row_bytes // CELL.itemsize
-        return _Catalog(revision, 0, [], np.empty(0, np.intp), [], [], [], [], np.zeros(columns, np.bool_))
 
     def _extended(self, catalog: _Catalog, count: int) -> _Catalog:
         """Return a catalog with the records up to ``count`` added."""
@@ -242,12 +241,10 @@ class BlockReader:
         names = self._decoded(records)
         cells, kinds, modes = records["cell"].astype(np.intp), records["kind"], records["mode"]
         shared = (kinds == Kind.TIMESTAMP) | (kinds == Kind.GAUGE) & (modes == Mode.LAST)
-        histograms = [
-            (first + position, int(cells[position]), int(records["width"][position]))
-            for position in np.flatnonzero(kinds == Kind.HISTOGRAM).tolist()
-        ]
-        countable = catalog.countable.copy()
-        countable[cells[kinds == Kind.COUNTER]] = True
+        histograms = {width: list(found) for width, found in catalog.histograms.items()}
+        for position in np.flatnonzero(kinds == Kind.HISTOGRAM).tolist():
+            width = int(records["width"][position])
+            histograms.setdefault(width, []).append((first + position, int(cells[position]), width))
         return _Catalog(
             revision=catalog.revision,
             seen=count,
@@ -255,9 +252,8 @@ class BlockReader:
             cells=np.concatenate((catalog.cells, cells)),
             gauges=catalog.gauges + (np.flatnonzero(shared) + first).tolist(),
             sums=catalog.sums + (np.flatnonzero(modes != Mode.LAST) + first).tolist(),
-            histograms=catalog.histograms + histograms,
+            histograms=histograms,
             combined=catalog.combined + combined,
-            countable=countable,
         )
 
     def _decoded(self, records: npt.NDArray[Any]) -> list[Name]:
@@ -289,11 +285,12 @@ class BlockReader:
         return read_note(bytes(self._buf[start : start + room]))
 
     def _values(self, catalog: _Catalog, reserved: npt.NDArray[np.bool_]) -> list[Value]:
-        values: list[Any] = self._sums(catalog, reserved)[catalog.cells].tolist()
+        values: list[Any] = self._sums()[catalog.cells].tolist()
         for position in catalog.gauges:
             values[position] = self._gauge(int(catalog.cells[position]))
-        for position, cell, width in catalog.histograms:
-            values[position] = self._distribution(cell, width, reserved)
+        for histograms in catalog.histograms.values():
+            for position, distribution in self._distributions(histograms, reserved):
+                values[position] = distribution
         if catalog.sums:
             live = self._signatures()
             totals = self._gauge_sums(catalog, reserved, live)
@@ -416,30 +413,51 @@ class BlockReader:
         """Return how the living workers sign."""
         return {worker.signature for worker in self.workers.live()}
 
-    def _sums(self, catalog: _Catalog, reserved: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """Return the sums of all columns over all rows, saturated: shape (columns in whole pages,).
+    def _sums(self) -> npt.NDArray[np.int64]:
+        """Return the sums of all columns in use over all rows, saturated.
 
         What stands for a column that is no counter means nothing.
         """
-        pages = -(-self.header("cells") // CELLS_PER_PAGE)
-        cells = self._cells["value"]
-        total = np.zeros(pages * CELLS_PER_PAGE, np.int64)
-        large = np.zeros(pages * CELLS_PER_PAGE, np.bool_)
-        limit = _SAFE // self.layout.rows
-        for row in np.flatnonzero(reserved.any(axis=1)).tolist():
-            for first, last in _runs(reserved[row, :pages]):
-                part = slice(first * CELLS_PER_PAGE, last * CELLS_PER_PAGE)
-                values = cells[row, part]
-                if values.max() >= limit or values.min() <= -limit:
-                    large[part] |= (values >= limit) | (values <= -limit)
-                total[part] += values
-        for column in np.flatnonzero(large & catalog.countable[: len(large)]).tolist():
-            total[column] = _saturated(self._column_total(column))
-        return total
+        layout = self.layout
+        columns = min(self.header("cells"), layout.capacity)
+        sums = sum_columns(
+            *(self._buf, layout.cells, layout.row_bytes, layout.rows, layout.pages, layout.bitmap_bytes, columns)
+        )
+        return np.frombuffer(sums, np.int64)
 
     def _column_total(self, column: int) -> int:
         rows = np.flatnonzero(self.reserved()[:, column // CELLS_PER_PAGE])
         return sum(self._cells["value"][rows, column].tolist())
+
+    def _distributions(
+        self, histograms: list[tuple[int, int, int]], reserved: npt.NDArray[np.bool_]
+    ) -> list[tuple[int, Distribution]]:
+        """Return positions and values of histograms, all of one width, over all rows."""
+        positions, firsts, widths = zip(*histograms, strict=True)
+        cells, width = np.array(firsts), widths[0]
+        pages = cells // CELLS_PER_PAGE, (cells + width - 1) // CELLS_PER_PAGE
+        columns = cells[:, None] + np.arange(width)
+        sums, maxima = np.zeros(len(cells)), np.zeros(len(cells))
+        buckets = np.zeros((len(cells), width - 2), np.int64)
+        large = np.zeros(len(cells), np.bool_)
+        for row in np.flatnonzero(reserved.any(axis=1)).tolist():
+            here = np.flatnonzero(reserved[row, pages[0]] & reserved[row, pages[1]])
+            before = self._cells["seq"][row, cells[here]]
+            parts = self._cells["value"][row, columns[here]]
+            torn = (before & 1 != 0) | (before != self._cells["seq"][row, cells[here]])
+            for i in np.flatnonzero(torn).tolist():
+                parts[i] = self._row_distribution(row, int(cells[here[i]]), width)
+            doubles = parts.view(np.float64)
+            sums[here] += doubles[:, 0]
+            maxima[here] = np.maximum(maxima[here], doubles[:, 1])
+            buckets[here] += parts[:, 2:]
+            large[here] |= (parts[:, 2:] >= _SAFE // self.layout.rows).any(axis=1)
+        sums = np.clip(sums, -sys.float_info.max, sys.float_info.max)
+        values = map(_distribution, sums.tolist(), maxima.tolist(), buckets.tolist())
+        found = list(zip(positions, values, strict=True))
+        for i in np.flatnonzero(large).tolist():
+            found[i] = positions[i], self._distribution(firsts[i], width, reserved)
+        return found
 
     def _distribution(
         self, cell: int, width: int, reserved: npt.NDArray[np.bool_], row: int | None = None
@@ -450,11 +468,11 @@ class BlockReader:
         if row is not None:
             rows = rows[rows == row]
         parts = [self._row_distribution(each, cell, width) for each in rows.tolist()]
-        buckets = [sum(column) for column in zip(*(part[2:] for part in parts), strict=True)]
+        buckets = [sum(column) for column in zip(*(part[2:].tolist() for part in parts), strict=True)]
         sums = sum(float(part[:1].view(np.float64)[0]) for part in parts)
         maximum = max((part[1:2].view(np.float64)[0] for part in parts), default=0.0)
         sums = min(max(sums, -sys.float_info.max), sys.float_info.max)
-        return Distribution(sums, float(maximum), tuple(int(n) for n in buckets) or (0,) * (width - 2))
+        return _distribution(sums, float(maximum), buckets or [0] * (width - 2))
 
     def _row_distribution(self, row: int, cell: int, width: int) -> npt.NDArray[np.int64]:
         """Return a consistent copy of a histogram's cells in one row.
@@ -507,15 +525,13 @@ def _by_process(contributions: list[Contribution]) -> list[tuple[int, Contributi
     return list({each.signature >> 32: each for each in contributions}.items())
 
 
+def _distribution(total: float, maximum: float, buckets: list[int]) -> Distribution:
+    return Distribution(total, maximum, tuple(buckets))
+
+
 def _saturated(value: int) -> int:
     return min(max(value, int(_INT64.min)), int(_INT64.max))
 
 
 def _whole_pages(size: int) -> int:
     return -(-size // PAGE) * PAGE
-
-
-def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Return where the runs of True begin and end."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False])).astype(np.int8)))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
