@@ -19,6 +19,16 @@ def compiler() -> str | None:
     return found if Path(sysconfig.get_path("include"), "Python.h").exists() else None
 
 
+def sanitizer() -> Path | None:
+    """Return the library of gcc's AddressSanitizer, to be loaded before all others; None where there is none."""
+    cc = compiler()
+    if cc is None:
+        return None
+    done = subprocess.run([cc, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    found = Path(done.stdout.strip())
+    return found.resolve() if found.is_absolute() else None
+
+
 def build(directory: Path, *options: str) -> Path:
     """Build the C core with further options, and return the path of the extension.
 

@@ -287,9 +287,9 @@ def main() -> None:
     if sys.argv[1]:
         _use_cells(sys.argv[1])
     import shmstats
-    from shmstats import snapshot  # noqa: F401  (so that nobody has to import it in the middle of something)
+    import shmstats.web
 
-    from . import works  # noqa: F401
+    from . import judge, works  # noqa: F401  (so that no worker has to import them)
 
     assert not shmstats.stats.configured
     _control(_SET_CHILD_SUBREAPER, 1)

@@ -2,7 +2,8 @@
 
 `Block.attach` joins as a worker, `read_only` only looks. The modules, from the bottom up: ``layout`` says
 where everything is, ``segment`` gets the memory, ``lock`` the locks, ``cells`` counts (in C, or in its
-Python twin), ``names`` and ``workers`` keep the two tables, ``reader`` reads, ``block`` ties them together.
+Python twin), ``names`` and ``workers`` keep the two tables, ``soundness`` looks through what a dead block says,
+``reader`` reads, ``block`` ties them together.
 """
 
 from .block import Block, DeclarationError, SeriesLimitError, read_only

@@ -57,13 +57,16 @@ from .names import (
 from .reader import BlockReader
 from .segment import (
     BlockError,
+    DamagedBlockError,
     ReadOnlySegment,
     Segment,
     check_trust,
     segment_name,
     segment_path,
+    set_segment_aside,
     unlink_segment,
 )
+from .soundness import find_damage
 from .workers import WorkerTable, pid_namespace
 
 log = logging.getLogger("shmstats")
@@ -222,9 +225,14 @@ class Block:
                 return cls._make(name, Layout(capacity, max_workers), locks, fill)
             try:
                 return cls._join(segment, locks, capacity, max_workers)
+            except DamagedBlockError as error:
+                segment.close()
+                told = f"{error}; it was set aside as {set_segment_aside(name)}, and another one is made"
+                locks.guard.defer(lambda: log.error(told))
             except BaseException:
                 segment.close()
                 raise
+            return cls._make(name, Layout(capacity, max_workers), locks, fill)
 
     @classmethod
     def _make(cls, name: str, layout: Layout, locks: LockFile, fill: Callable[[Block], None]) -> Block:
@@ -275,6 +283,9 @@ class Block:
             # Only outside of the guard: a log handler may count, or wait for a thread that does.
             locks.guard.defer(lambda: log.warning(warning))
         if not live:
+            damage = find_damage(segment.buf, layout)
+            if damage:
+                raise DamagedBlockError(f"block {name} is damaged: {damage}")
             _adopt(segment.buf, layout)
         block = cls(segment, layout, locks)
         block.names.repair(block.cells)
@@ -725,7 +736,8 @@ def _adopt(buf: memoryview, layout: Layout) -> None:
     """
     if read_header(buf)["protocol"] != PROTOCOL:
         _free_locks(buf, layout)
-    for field, value in (("protocol", PROTOCOL), ("started", time.monotonic_ns())):
+    # The index and what else can be derived from the names is made anew by whoever finds them changing.
+    for field, value in (("changing", 1), ("protocol", PROTOCOL), ("started", time.monotonic_ns())):
         start, size = field_offset(HEADER, field), HEADER[field].itemsize
         buf[start : start + size] = value.to_bytes(size, "little")
 

@@ -36,6 +36,7 @@ import numpy as np
 from ..series import Declaration, Kind, Mode
 from .cells import Cells
 from .layout import DELETED, HEADER, NAME, PAGE, Layout, field_offset, struct_of
+from .segment import BlockError
 
 UNUSED, LIVE, REMOVED = 0, 1, 2
 
@@ -596,15 +597,11 @@ class NameTable:
         return _record(number, fields) if self._buf[start : start + len(key)] == key else None
 
     def _enter(self, number: int, wanted: int) -> None:
-        slot = wanted & self._mask
-        while self._index[slot] not in (0, DELETED):
-            slot = slot + 1 & self._mask
+        slot = self._search(wanted, (0, DELETED))
         self._index[slot] = number + 1
 
     def _leave(self, number: int, wanted: int) -> None:
-        slot = wanted & self._mask
-        while self._index[slot] not in (0, number + 1):
-            slot = slot + 1 & self._mask
+        slot = self._search(wanted, (0, number + 1))
         if not self._index[slot]:
             return
         self._index[slot] = DELETED
@@ -613,6 +610,20 @@ class NameTable:
             while self._index[slot] == DELETED:
                 self._index[slot] = 0
                 slot = (slot - 1) & self._mask
+
+    def _search(self, wanted: int, entries: tuple[int, int]) -> int:
+        """Return the first slot of the index, from where a hash leads, that has one of two entries.
+
+        Raises:
+            BlockError: there is none, and that cannot be: the next who takes the table lock makes it anew.
+        """
+        slot = wanted & self._mask
+        for _ in range(self._mask + 1):
+            if self._index[slot] in entries:
+                return slot
+            slot = slot + 1 & self._mask
+        self._changing = 1
+        raise BlockError("the index of the names is damaged")
 
     def _fields(self, number: int) -> tuple[int, ...]:
         return _NAME.unpack_from(self._buf, self._names + number * NAME.itemsize)

@@ -23,6 +23,7 @@ from .cells import sum_columns
 from .declarations import decode_declaration
 from .layout import CELL, CELLS_PER_PAGE, HEADER, NAME, PAGE, PROTOCOLS, Layout
 from .names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, Record, read_note
+from .segment import DamagedBlockError
 from .workers import WorkerTable
 
 if TYPE_CHECKING:
@@ -194,7 +195,16 @@ class BlockReader:
 
         Args:
             by_worker: break the values down by row as well.
+
+        Raises:
+            DamagedBlockError: the names are not what they can be.
         """
+        try:
+            return self._read(by_worker)
+        except (LookupError, ValueError) as error:
+            raise DamagedBlockError(f"the names of the block are damaged: {error!r}") from error
+
+    def _read(self, by_worker: bool) -> Snapshot:
         for _ in range(_ATTEMPTS):
             catalog = self._current_catalog()
             reserved = self.reserved()

@@ -35,6 +35,10 @@ class BlockError(Exception):
     """A block that cannot be used: not ours, damaged, or of another version. The message says why."""
 
 
+class DamagedBlockError(BlockError):
+    """A block whose contents are damaged."""
+
+
 def segment_name(directory: Path) -> str:
     """Return the name of the segment for a data directory: the same for every path that leads there."""
     place = os.fsencode(os.path.realpath(directory))
@@ -50,6 +54,16 @@ def unlink_segment(name: str) -> None:
     """Remove a segment; who has it attached keeps it. The table lock is held."""
     with suppress(FileNotFoundError):
         os.unlink(segment_path(name))
+
+
+def set_segment_aside(name: str) -> str:
+    """Give a damaged segment another name, in the place of one set aside before; returns its path then.
+
+    The table lock is held.
+    """
+    aside = f"{segment_path(name)}.damaged"
+    os.replace(segment_path(name), aside)
+    return aside
 
 
 def check_trust(name: str, found: os.stat_result) -> None:

@@ -155,7 +155,7 @@ class WorkerTable:
     @property
     def _used(self) -> int:
         """Slots that were ever used; there need not be memory behind the others."""
-        return int.from_bytes(self._buf[_SLOTS : _SLOTS + 4], "little")
+        return min(int.from_bytes(self._buf[_SLOTS : _SLOTS + 4], "little"), WORKER_SLOTS)
 
     def _free_row(self, live: list[Worker]) -> int:
         sharers = Counter(worker.row for worker in live)

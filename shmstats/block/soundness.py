@@ -1,0 +1,88 @@
+"""Whether what is in a block can be what processes of shmstats have left there.
+
+A block outlives its processes, and whoever comes next believes what it says. So before a block that nobody
+uses is adopted it is looked through, once: every number must stay within the layout, every name must be one and
+be where its hash says. What can be derived from the names is not looked at, for it is derived anew, and any value of a
+cell is as good as another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..series import Kind, Mode
+from .layout import HEADER, NAME, WORKER_SLOTS, Layout
+from .names import FAMILY, LIVE, REMOVED, NameTable
+
+_KINDS, _MODES = [int(kind) for kind in Kind], [int(mode) for mode in Mode]
+
+
+def find_damage(buf: memoryview, layout: Layout) -> str:
+    """Return what is wrong with the contents of a block that nobody uses; empty where nothing is.
+
+    Args:
+        buf: the block.
+        layout: of the block, by its header, which was checked.
+    """
+    header = np.frombuffer(buf, HEADER, 1).copy()[0]
+    limits = {
+        "names": layout.capacity,
+        "cells": layout.capacity,
+        "heap": layout.heap_bytes,
+        "slots": WORKER_SLOTS,
+    }
+    for field, limit in limits.items():
+        if header[field] > limit:
+            return f"its header says {header[field]} {field}, there can be {limit}"
+    records = np.frombuffer(buf, NAME, int(header["names"]), layout.names).copy()
+    return _damage_of_records(records, layout) or _damage_of_keys(buf, layout, records)
+
+
+def _damage_of_records(records: np.ndarray[Any, np.dtype[Any]], layout: Layout) -> str:
+    live = records["state"] == LIVE
+    rules = {
+        "a state": live | (records["state"] == REMOVED),
+        "a kind": ~live | np.isin(records["kind"], _KINDS),
+        "a mode": ~live | np.isin(records["mode"], _MODES),
+        "cells": _within(records["cell"], records["width"], layout.capacity),
+        "a place for its key": _within(records["key"], records["room"], layout.heap_bytes),
+        "a length": records["length"] <= records["room"],
+        "a place for its note": _within(records["note"], records["note_room"], layout.heap_bytes),
+        "a family": records["family"] <= len(records),
+    }
+    for what, holds in rules.items():
+        if not holds.all():
+            return f"record {int(np.argmin(holds))} has {what} that cannot be"
+    return ""
+
+
+def _within(start: Any, size: Any, limit: int) -> Any:
+    # Sums of two numbers of 64 bits may wrap, so each is looked at alone first.
+    return (start <= limit) & (size <= limit) & (start + size <= limit)
+
+
+def _damage_of_keys(buf: memoryview, layout: Layout, records: np.ndarray[Any, np.dtype[Any]]) -> str:
+    table = NameTable(buf, layout)
+    try:
+        seen = set()
+        for number in np.flatnonzero(records["state"] == LIVE).tolist():
+            key = table.key(number)
+            if not _is_key(key, bool(records["flags"][number] & FAMILY)) or key in seen:
+                return f"record {number} has a key that cannot be"
+            if table._hash(key) != records["hash"][number]:
+                return f"record {number} has a key that does not fit its hash"
+            seen.add(key)
+        return ""
+    finally:
+        table.close()
+
+
+def _is_key(key: bytes, family: bool) -> bool:
+    """Tell whether these bytes can be the key of a name, or of a family."""
+    try:
+        category, metric, *rest = key.decode().split("\0")
+    except ValueError:
+        return False
+    return bool(category and metric) and (rest == [""] if family else len(rest) % 2 == 0)

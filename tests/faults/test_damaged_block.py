@@ -1,0 +1,307 @@
+"""A damaged block: a clear error, or a fresh start that keeps the damaged one; never a crash, never a hang.
+
+A header of another version or size, a truncated block, another user's, and a link in its place are in
+``tests/block/test_block.py``. Here every section gets random bytes, while nobody uses the block, and a process
+then does everything with it, in a build with sanitizers too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from helpers import segment_file, wait_until
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tortures import debug, judge
+from tortures.nursery import Nursery
+from tortures.storm import remove_block
+
+STATS = {"capacity": 256, "max_workers": 2, "persist": False}
+
+FILL = """
+import os, signal
+for number in range(30):
+    stats.incr('c', f'counter {number}')
+    stats.gauge('c', f'gauge {number % 5}', number)
+    stats.timing('c', f'timing {number % 3}', number)
+    stats.incr('labelled', 'm', labels={'a': str(number % 4)})
+stats.declare('declared', 'live', kind='gauge', mode='livesum', help='Some help.')
+stats.gauge('declared', 'live', 1)
+stats.remove('c', 'counter 3')
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+#: What may be raised is told; SIGALRM ends what hangs.
+USE = """
+import json, logging, signal
+from pathlib import Path
+from shmstats.block import BlockError, read_only
+from shmstats.web import create_app
+
+signal.alarm(30)
+told = []
+
+class Told(logging.Handler):
+    def emit(self, record):
+        told.append(record.getMessage())
+
+logging.getLogger('shmstats').addHandler(Told())
+logging.getLogger('shmstats').propagate = False
+
+def look():
+    try:
+        with read_only(Path(data)) as reader:
+            reader.read(by_worker=True)
+            reader.usage()
+    except (BlockError, FileNotFoundError) as error:
+        told.append(f'read: {error}')
+
+look()
+try:
+    stats.shared.attach()
+except BlockError as error:
+    told.append(f'attach: {error}')
+for turn in range(2):
+    for number in range(30):
+        stats.incr('c', f'counter {number}')
+        stats.gauge('c', f'gauge {number % 5}', number)
+        stats.timing('c', f'timing {number % 3}', number)
+        stats.incr('labelled', 'm', labels={'a': str(number % 4)})
+        stats.incr('new', f'{turn} {number}')
+        stats.gauge('declared', 'live', number)
+    look()
+    stats.snapshot()
+    stats.get('c', 'counter 1')
+    client = create_app().test_client()
+    for path in ('/stats', '/stats/prometheus', '/debug/pool/bytes'):
+        assert client.get(path).status_code in (200, 503), path
+    stats.reset('c')
+    stats.remove('labelled')
+shmstats.close()
+Path(report).write_text(json.dumps(told))
+"""
+
+
+class Image:
+    """A block that a killed process left, to be damaged again and again.
+
+    Args:
+        nursery: of the processes that use it.
+        directory: for all files.
+    """
+
+    def __init__(self, nursery: Nursery, directory: Path) -> None:
+        from shmstats.block.layout import HEADER, NAME, Layout, field_offset
+
+        self._nursery = nursery
+        self.data, self._report = directory / "data", directory / "report"
+        nursery.run(FILL, self.data, STATS).wait()
+        nursery.crashes.clear()
+        self.file = segment_file(self.data)
+        self.content = self.file.read_bytes()
+        layout = Layout(int(STATS["capacity"]), int(STATS["max_workers"]))
+        self.fields = {name: field_offset(HEADER, name) for name in HEADER.names or ()}
+        names = int.from_bytes(self.content[self.fields["names"] :][:4], "little")
+        self.sections = {
+            "header": (8, HEADER.itemsize),
+            "workers": (layout.workers, layout.workers + 256),
+            "pages": (layout.pages, layout.pages + layout.rows * layout.bitmap_bytes),
+            "index": (layout.index, layout.names),
+            "names": (layout.names, layout.names + names * NAME.itemsize),
+            "heap": (layout.heap, layout.heap + 2000),
+            "cells": (layout.cells, layout.size),
+        }
+
+    def use(self, content: bytes) -> list[str]:
+        """Have a process use a block with some content; returns what it told."""
+        remove_block(self.data)
+        self.file.touch(0o600)
+        self.file.write_bytes(content)
+        self._report.unlink(missing_ok=True)
+        worker = self._nursery.run(USE, self.data, STATS, data=str(self.data), report=str(self._report))
+        assert worker.wait() == 0, self._nursery.crashes
+        told: list[str] = json.loads(self._report.read_text())
+        return told
+
+    def damaged(self, section: str, way: int, seed: int) -> bytes:
+        """Return the content with random bytes somewhere in a section, or all over it."""
+        chance = random.Random(seed)
+        first, end = self.sections[section]
+        content = bytearray(self.content)
+        if way == 0:
+            content[first:end] = chance.randbytes(end - first)
+        elif way == 1:
+            for _ in range(chance.randrange(1, 6)):
+                content[chance.randrange(first, end)] = chance.randrange(256)
+        elif way == 2:
+            place = chance.randrange(first, end - 3) & ~3
+            content[place : place + 4] = chance.choice([b"\xff" * 4, bytes(4), b"\xff\xff\xff\x7f", b"\1\0\0\0"])
+        else:
+            content[first:end] = bytes(end - first)
+        return bytes(content)
+
+
+@pytest.fixture
+def image(nursery: Nursery, tmp_path: Path, shmstats: ModuleType) -> Iterator[Image]:
+    made = Image(nursery, tmp_path)
+    yield made
+    nursery.crashes.clear()
+    remove_block(made.data)
+
+
+SECTIONS = ["header", "workers", "pages", "index", "names", "heap", "cells"]
+
+
+def fuzz(image: Image, section: str, examples: int) -> None:
+    @settings(
+        derandomize=True, deadline=None, database=None, max_examples=examples, suppress_health_check=list(HealthCheck)
+    )
+    @given(way=st.integers(0, 3), seed=st.integers(0, 2**32))
+    def check(way: int, seed: int) -> None:
+        image.use(image.damaged(section, way, seed))
+
+    check()
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_random_bytes_in_a_section_neither_crash_nor_hang_anybody(image: Image, section: str) -> None:
+    fuzz(image, section, 8)
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("section", SECTIONS)
+def test_many_random_bytes_in_a_section_neither_crash_nor_hang_anybody(image: Image, section: str) -> None:
+    fuzz(image, section, 400)
+
+
+def test_an_undamaged_block_is_used_as_it_is(image: Image) -> None:
+    assert image.use(image.content) == []
+
+
+@pytest.mark.parametrize("field", ["names", "cells", "heap", "slots"])
+def test_a_header_that_says_more_than_there_can_be_is_set_aside(image: Image, field: str) -> None:
+    content = bytearray(image.content)
+    content[image.fields[field] : image.fields[field] + 4] = b"\xff\xff\xff\x7f"
+    told = image.use(bytes(content))
+    assert [line for line in told if f"its header says 2147483647 {field}, there can be" in line], told
+    aside = Path(f"{image.file}.damaged")
+    assert aside.read_bytes() == bytes(content)
+    assert aside.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_was_saved_is_used_where_the_block_is_damaged(
+    nursery: Nursery, tmp_path: Path, shmstats: ModuleType
+) -> None:
+    """The block is newer than what was saved, but cannot be believed."""
+    data = tmp_path / "data"
+    config = {"capacity": 256, "max_workers": 2}
+    assert nursery.run("stats.incr('c', 'saved', 7); shmstats.close()", data, config).wait() == 0
+    leave = "import os, signal; stats.incr('c', 'later'); os.kill(os.getpid(), signal.SIGKILL)"
+    assert nursery.run(leave, data, config).wait() == -9
+    content = bytearray(segment_file(data).read_bytes())
+    place = content.index(b"c\0saved")
+    content[place] = 0xFF
+    segment_file(data).write_bytes(content)
+    assert nursery.run("stats.incr('c', 'saved'); shmstats.close()", data, config).wait() == 0
+    found = judge.values(data)
+    assert found["c", "saved"] == 8
+    assert ("c", "later") not in found
+    assert bytes(content) == Path(f"{segment_file(data)}.damaged").read_bytes()
+    remove_block(data)
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"\x01", b"\x07"])
+def test_an_index_of_rubbish_is_made_anew(image: Image, nursery: Nursery, filling: bytes) -> None:
+    first, end = image.sections["index"]
+    content = bytearray(image.content)
+    content[first:end] = filling * (end - first)
+    remove_block(image.data)
+    image.file.touch(0o600)
+    image.file.write_bytes(content)
+    code = "import time; stats.incr('c', 'counter 1'); stats.incr('c', 'next'); open(there, 'w'); time.sleep(99)"
+    there = image.data.parent / "there"
+    worker = nursery.run(code, image.data, STATS, there=str(there))
+    wait_until(there.exists)
+    judge.check_structure(image.data)
+    found = judge.values(image.data)
+    assert found["c", "counter 1"] == 2
+    assert found["c", "next"] == 1
+    assert found["labelled", "m", "0"] == 8
+    worker.kill()
+
+
+def test_an_index_that_is_damaged_while_it_is_used_hangs_nobody(attach: Callable[..., Any], stats: Any) -> None:
+    """What cannot be registered is dropped and counted; the next one that comes finds the index made anew."""
+    stats.incr("c", "before")
+    block = stats.shared.attach()
+    block.names._index[:] = memoryview(b"\1\0\0\0" * len(block.names._index)).cast("I")
+    stats.incr("c", "meanwhile")
+    for number in range(5):
+        stats.incr("c", f"after {number}")
+    stats.remove("c", "after 2")
+    stats.incr("c", "before")
+    found = stats.snapshot()["c"]
+    assert found["before"] == 2
+    assert {found[f"after {number}"] for number in (0, 1, 3, 4)} == {1}
+    assert found.get("meanwhile", 0) + stats.get("shmstats", "operations_dropped") == 1
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=200)
+@given(content=st.binary(max_size=9000), magic=st.booleans())
+def test_whatever_a_file_contains_it_is_a_block_or_refused(content: bytes, magic: bool) -> None:
+    from shmstats.block import BlockError
+    from shmstats.block.block import check_layout, read_header
+    from shmstats.block.layout import MAGIC
+
+    buf = memoryview(MAGIC.to_bytes(8, "little") + content if magic else content)
+    with pytest.raises(BlockError):
+        check_layout("of a test", read_header(buf), len(buf))
+
+
+# With sanitizers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sanitized(tmp_path: Path, _before_all: None) -> Iterator[tuple[Nursery, Path]]:
+    """A nursery with a core that AddressSanitizer and UndefinedBehaviorSanitizer look after, and its log."""
+    asan = debug.sanitizer()
+    if asan is None:
+        if os.environ.get("CI"):
+            pytest.fail("there is no gcc with its sanitizers, and CI must test with them")
+        pytest.skip("there is no gcc with its sanitizers")
+    log = tmp_path / "sanitizers"
+    environment = {"LD_PRELOAD": str(asan), "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1"}
+    cells = debug.build(tmp_path, *debug.SANITIZERS)
+    with Nursery(cells=cells, log=log, environment=environment) as nursery:
+        yield nursery, log
+
+
+@pytest.mark.parametrize("core", ["C"], indirect=True)
+def test_the_sanitizers_find_nothing_whatever_is_in_the_block(
+    sanitized: tuple[Nursery, Path], tmp_path: Path, core: str, shmstats: ModuleType
+) -> None:
+    nursery, log = sanitized
+    image = Image(nursery, tmp_path)
+    image.use(image.content)
+    for section in SECTIONS:
+        for seed in range(2):
+            image.use(image.damaged(section, seed, seed))
+    remove_block(image.data)
+    assert "Sanitizer" not in log.read_text()
+    assert "runtime error" not in log.read_text()
+
+
+@pytest.mark.parametrize("core", ["C"], indirect=True)
+def test_the_sanitizers_find_something_where_there_is_something(sanitized: tuple[Nursery, Path], core: str) -> None:
+    """They are at work: a read outside of memory is told."""
+    nursery, log = sanitized
+    code = "import ctypes as c; c.CDLL(None).memcpy(c.create_string_buffer(8), c.create_string_buffer(8), 4096)"
+    assert nursery.run(code, log.parent / "data", STATS).wait() != 0
+    assert "AddressSanitizer" in log.read_text()
