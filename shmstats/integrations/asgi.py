@@ -299,23 +299,29 @@ def route_in(scope: Scope, path: str, root_path: str) -> str:
 
 def _template(scope: Scope, route: Any) -> str:
     """The template of a route within its application; "" for none."""
-    fastapi = scope.get("fastapi")
-    if fastapi:
-        # From 0.137 on a route does not know the prefixes of the routers that it was included by.
-        context = fastapi.get("effective_route_context")
-        if context is not None:
-            if context.original_route is route and context.path:
-                return str(context.path)
-            if context.starlette_route is route and route is not None:
-                return str(route.path)
+    context = _fastapi_context(scope)
+    # From FastAPI 0.137 on a route does not know the prefixes of the routers that it was included by.
+    if context is not None and context.original_route is route and context.path:
+        return str(context.path)
     path = getattr(route, "path", None)
     return path if isinstance(path, str) else ""
 
 
+def _fastapi_context(scope: Scope) -> Any:
+    fastapi = scope.get("fastapi")
+    return fastapi.get("effective_route_context") if fastapi else None
+
+
 def _route_of_endpoint(scope: Scope) -> Any:
-    """The route of an endpoint, for a Starlette that leaves only that in the scope (before 1.0)."""
+    """The route of an endpoint, where there is only that in the scope.
+
+    So it is with a Starlette before 1.0, and with its plain routes in routers that FastAPI has included.
+    """
     endpoint = scope["endpoint"]
-    routes = getattr(scope.get("app"), "routes", ())
+    routes = [
+        *getattr(scope.get("app"), "routes", ()),
+        getattr(_fastapi_context(scope), "starlette_route", None),
+    ]
     found = [route for route in routes if getattr(route, "endpoint", None) is endpoint]
     if len(found) > 1:
         path = scope["path"].removeprefix(scope.get("root_path", ""))

@@ -101,6 +101,7 @@ def inner() -> Starlette:
         ("/fast/secret/api/v1/items/secret", "/fast/{tenant}/api/v1/items/{item}"),
         ("/fast/secret/secret", "/fast/{tenant}/{path}"),
         ("/in/secret", "/in/{thing}"),
+        ("/deep/secret/end", "/deep/{level}/end"),
     ],
 )
 @pytest.mark.parametrize("root_path", ["", "/proxied"])
@@ -149,6 +150,7 @@ def fast() -> FastAPI:
         ("/sub/secret/secret", "GET", 404, "/sub/{tenant}/{path}"),
         ("/included/secret/in/secret", "GET", 200, "/included/{tenant}/in/{thing}"),
         ("/included/secret/secret", "GET", 404, "/included/{tenant}/{path}"),
+        ("/included/plain/secret", "GET", 200, "/included/plain/{x}"),
         ("/secret", "GET", 404, "<unmatched>"),
         ("/openapi.json", "GET", 200, "/openapi.json"),
     ],
@@ -159,6 +161,7 @@ def test_routes_of_fastapi_have_the_prefixes_of_their_routers(
     app = fast()
     app.mount("/sub/{tenant}", fast())
     mounting = APIRouter()
+    mounting.add_route("/plain/{x}", hello)
     mounting.mount("/{tenant}", inner())
     app.include_router(mounting, prefix="/included")
     app.add_middleware(ShmStatsMiddleware)
@@ -223,7 +226,7 @@ def test_excluded_paths_and_routes_are_not_recorded(counts: Read) -> None:
     app = recorded(
         Route("/items/{x}", hello), Route("/health", hello), exclude=["/health", "/items/{x}", "/static/*"]
     )
-    for path in ("/items/3", "/health", "/proxied/health", "/static/x", "/none"):
+    for path in ("/items/3", "/health", "/proxied/health", "/static/x", "/proxied/static/x", "/none"):
         AsgiCall(app, path, root_path="/proxied" if path.startswith("/proxied") else "")
     assert counts().outcomes == (1, 0, 1)
     assert counts().of("http_requests_in_progress") == 0
@@ -353,6 +356,19 @@ def test_waiting_for_the_disconnect_after_the_response_is_no_disconnect(counts: 
             pass
 
     AsgiCall(ShmStatsMiddleware(app))
+    assert counts().of("http_requests", status="200") == counts().of("http_requests") == 1
+
+
+def test_a_disconnect_while_the_last_part_is_being_sent_is_none(counts: Read) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await asyncio.gather(send(body(b"all")), receive())
+
+    async def slow(message: Any) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    AsgiCall(ShmStatsMiddleware(app), told=(), send=slow)
     assert counts().of("http_requests", status="200") == counts().of("http_requests") == 1
 
 
