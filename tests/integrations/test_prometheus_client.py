@@ -298,7 +298,7 @@ def test_gauges_take_all_that_is_a_number(program: Program) -> None:
         latency = Histogram("h", "H.")
         run(lambda: latency.observe(inf), lambda: latency.observe(inf))
         shown = scrape()
-        assert shown["h_sum"] == sys.float_info.max and shown["h_bucket,le=+Inf"] == 2
+        assert shown["h_sum"] == inf and shown["h_bucket,le=+Inf"] == 2
         assert shown["h_bucket,le=10.0"] == 0, shown
         json.dumps(to_document(stats.read()), allow_nan=False)
         counter = Counter("c", "C.")
@@ -507,6 +507,7 @@ def test_removing_and_making_label_sets_again_and_again_takes_no_more_room(progr
 # Info, Enum, exemplars ---------------------------------------------------------------------------------
 
 
+@only_the_c_core
 def test_info_and_enum_are_what_any_worker_has_set_last(program: Program) -> None:
     program("""
         info = Info("build", "B.")
@@ -568,6 +569,7 @@ def test_exemplars_of_any_worker_are_shown(program: Program) -> None:
 # Registries --------------------------------------------------------------------------------------------
 
 
+@only_the_c_core
 def test_a_registry_can_be_restricted_and_has_custom_collectors_beside(program: Program) -> None:
     program("""
         from prometheus_client.core import GaugeMetricFamily
@@ -728,20 +730,21 @@ def test_workers_without_number_do_not_let_the_page_or_the_block_grow(program: P
         def size():
             usage = stats.shared.attach().reader.usage()
             return len(pc.generate_latest().splitlines()), usage["cells"], usage["names"], usage["heap"]
-        for number in range(150):
+        for number in range(100):
             worker = Worker(work)
             worker.call()
             worker.kill() if number % 3 else worker.end()
             if number == 9:
                 before = size()
         assert size() == before, (size(), before)
-        assert scrape()["c_total,a=x"] == scrape()["h_count,a=x"] == 150
+        assert scrape()["c_total,a=x"] == scrape()["h_count,a=x"] == 100
     """)
 
 
 # Metrics that were there before -------------------------------------------------------------------------
 
 
+@only_the_c_core
 def test_metrics_made_before_are_taken_along(program: Program) -> None:
     program(
         """

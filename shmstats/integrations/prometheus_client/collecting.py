@@ -7,6 +7,8 @@ within takes its numbers from there.
 from __future__ import annotations
 
 import itertools
+import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -154,7 +156,7 @@ def _summary(reading: Reading, family: Family, line: Line) -> list[Sample]:
     value = _distribution(reading, line.value)
     return [
         Sample("_count", dict(line.labels), float(value.count)),
-        Sample("_sum", dict(line.labels), value.sum),
+        Sample("_sum", dict(line.labels), _sum(value)),
         *_created(reading, line),
     ]
 
@@ -170,7 +172,7 @@ def _histogram(reading: Reading, family: Family, line: Line) -> list[Sample]:
     if not family.bounds or family.bounds[0] >= 0:
         # OpenMetrics forbids a sum where there are negative buckets, and a count without a sum.
         samples.append(Sample("_count", dict(line.labels), float(value.count)))
-        samples.append(Sample("_sum", dict(line.labels), value.sum))
+        samples.append(Sample("_sum", dict(line.labels), _sum(value)))
     return samples + _created(reading, line)
 
 
@@ -212,6 +214,13 @@ def _distribution(reading: Reading, position: int) -> Distribution:
     value: Value = reading.values[position]
     assert isinstance(value, Distribution)
     return value
+
+
+def _sum(value: Distribution) -> float:
+    """Return the sum of observations: the block ends at the largest float, where floats go on to infinity."""
+    if abs(value.sum) < sys.float_info.max:
+        return value.sum
+    return math.copysign(math.inf, value.sum)
 
 
 def _exemplar(note: Mapping[str, Any], limit: str) -> Exemplar | None:
