@@ -162,14 +162,15 @@ def come_and_go(package: ModuleType, counting: Counting, chance: random.Random) 
 
 
 def fork(package: ModuleType, counting: Counting, chance: random.Random) -> None:
-    """Have children count, one at a time, which end in any way."""
+    """Have children count, one at a time, which end in any way; but what they hold they flush."""
+    buffered = not package.stats.settings.stats.no_buffer
     while not counting.notes.stopping:
         counting.turn()
         pid = os.fork()
         if pid == 0:
             counting.forget()
             counting.turn()
-            if chance.randrange(2):
+            if buffered or chance.randrange(2):
                 package.close()
             os._exit(0)
         os.waitpid(pid, 0)

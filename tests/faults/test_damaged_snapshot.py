@@ -1,0 +1,134 @@
+"""A damaged snapshot, whatever is in it; and a data directory that goes away.
+
+That each kind of damage is set aside and the snapshot before it used, and what a full disk and a read-only
+directory do, is shown in ``tests/test_saver.py``; storms damage snapshots too (``test_kill_of_all.py``). Here the
+reader gets any bytes at all, and contents that are whole but make no sense.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from helpers import PythonRunner, wait_until
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+FUZZ = settings(
+    derandomize=True, deadline=None, database=None, max_examples=100, suppress_health_check=list(HealthCheck)
+)
+
+#: What JSON can say, and a few things that are nearly right.
+JSON = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**70), 2**70),
+        st.floats(),
+        st.text(max_size=5),
+        st.sampled_from(["c", "c\0m", "c\0m\0", "c\0m\0a\0b", "c\0m\0le\0b", "c\0\ud800", "c\0" + "x" * 256]),
+        st.sampled_from([1, 2, 3, 4, -1, [], {}]),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=2)),
+    max_leaves=4,
+)
+
+
+@pytest.fixture
+def saved(shmstats: ModuleType, data: Path) -> Path:
+    """A snapshot with one name of each kind, and its file."""
+    stats = shmstats.stats
+    stats.incr("c", "counter", 7)
+    stats.decr("c", "down", 7)
+    stats.gauge("c", "gauge", 1.5)
+    stats.timing("c", "timing", 3)
+    stats.incr("c", "labelled", 7, labels={"a": "b"})
+    stats.declare("c", "declared", kind="histogram", unit="bytes", buckets=(1, 2, 3), help="Help.")
+    shmstats.close()
+    return data / "stats" / "simple.json"
+
+
+def loaded(shmstats: ModuleType, file: Path) -> Any:
+    """The snapshot in a file; None where it is refused, which is by one exception alone."""
+    try:
+        return shmstats.snapshot.load(file)
+    except shmstats.snapshot.SnapshotError:
+        return None
+
+
+def test_whatever_bytes_a_snapshot_has_it_is_read_or_refused(shmstats: ModuleType, saved: Path) -> None:
+    @FUZZ
+    @given(content=st.binary(max_size=300))
+    def check(content: bytes) -> None:
+        saved.write_bytes(content)
+        assert loaded(shmstats, saved) is None
+
+    check()
+
+
+def test_whatever_is_changed_in_a_snapshot_is_noticed(shmstats: ModuleType, saved: Path) -> None:
+    whole = saved.read_bytes()
+
+    @FUZZ
+    @given(place=st.integers(0, len(whole)), gone=st.integers(0, 40), put=st.binary(max_size=20))
+    def check(place: int, gone: int, put: bytes) -> None:
+        changed = whole[:place] + put + whole[place + gone :]
+        saved.write_bytes(changed)
+        assert (loaded(shmstats, saved) is None) == (changed != whole)
+
+    check()
+
+
+def test_contents_that_make_no_sense_stop_nobody(shmstats: ModuleType, saved: Path, data: Path) -> None:
+    """The checksum is right, as of a later version's, or of somebody's who wrote it by hand."""
+    columns = json.loads(saved.read_bytes())["data"]
+    lists = [name for name, column in columns.items() if isinstance(column, list) and column]
+    assert len(lists) >= 4
+
+    @FUZZ
+    @given(column=st.sampled_from(lists), row=st.integers(0, 100), value=JSON, whole=st.booleans())
+    def check(column: str, row: int, value: Any, whole: bool) -> None:
+        changed = json.loads(json.dumps(columns))
+        if whole:
+            changed[column] = value
+        else:
+            changed[column][row % len(changed[column])] = value
+        content = json.dumps(changed).encode()
+        saved.write_bytes(shmstats.snapshot._prefix(content) + content + b"}\n")
+        (saved.parent / "simple.json.1").unlink(missing_ok=True)
+        loaded(shmstats, saved)
+        shmstats.stats.incr("fresh", "counter")
+        assert shmstats.stats.get("fresh", "counter") == 1
+        shmstats.stats.snapshot()
+        shmstats.stats.remove("fresh")
+        for aside in saved.parent.glob("*.damaged-*"):
+            aside.unlink()
+        saved.unlink(missing_ok=True)
+        (saved.parent / "simple.json.1").unlink(missing_ok=True)
+        shmstats.close()
+
+    check()
+
+
+def test_a_data_directory_that_is_removed_while_it_is_used_is_made_again(
+    stats: Any, python: PythonRunner, data: Path, configure: Callable[..., Any]
+) -> None:
+    configure(snapshot_interval_ms=100)
+    worker = python.start("from shmstats import stats\nstats.incr('c', 'm')\nprint()\ninput()\nstats.incr('c', 'm')")
+    worker.hear()
+    for number in range(3):
+        wait_until((data / "stats" / "simple.json").exists)
+        shutil.rmtree(data, ignore_errors=True)
+        stats.incr("c", "m")
+        assert stats.get("c", "m") == 2 + number
+    worker.tell()
+    worker.finish(quiet=False)
+    assert stats.get("c", "m") == 5
+    stats.close()
+    assert (data / "stats" / "simple.json").exists()
+    assert stats.get("c", "m") == 5
