@@ -458,7 +458,8 @@ class BlockReader:
             for i in np.flatnonzero(torn).tolist():
                 parts[i] = self._row_distribution(row, int(cells[here[i]]), width)
             doubles = parts.view(np.float64)
-            sums[here] += doubles[:, 0]
+            with np.errstate(over="ignore"):  # what goes beyond the largest float is cut below
+                sums[here] += doubles[:, 0]
             maxima[here] = np.maximum(maxima[here], doubles[:, 1])
             buckets[here] += parts[:, 2:]
             large[here] |= (parts[:, 2:] >= _SAFE // self.layout.rows).any(axis=1)
