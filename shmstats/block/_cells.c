@@ -1931,7 +1931,7 @@ stop_at(PyObject *Py_UNUSED(module), PyObject *argument)
 
 #endif
 
-static PyMethodDef functions[] = {
+static PyMethodDef module_functions[] = {
     {"sum_columns", sum_columns, METH_VARARGS, NULL},
 #ifdef SHMSTATS_STOP_POINTS
     {"stop_at", stop_at, METH_O, PyDoc_STR("Stop the process when it has passed so many stop points; -1: never.")},
@@ -1944,7 +1944,7 @@ static struct PyModuleDef cells_module = {
     .m_name = "shmstats.block._cells",
     .m_doc = PyDoc_STR("The counting path in C; _cells_py is its pure Python twin."),
     .m_size = -1,
-    .m_methods = functions,
+    .m_methods = module_functions,
 };
 
 PyMODINIT_FUNC

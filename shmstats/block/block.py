@@ -25,6 +25,7 @@ from .declarations import decode_declaration, describe, encode_declaration
 from .layout import (
     CELL,
     CELLS_PER_PAGE,
+    FIRST_INDEX_SLOTS,
     HEADER,
     LAYOUT_VERSION,
     MAGIC,
@@ -248,6 +249,7 @@ class Block:
                 "generation": 1,
                 "revision": 1,
                 "started": time.monotonic_ns(),
+                "index_slots": min(FIRST_INDEX_SLOTS, layout.index_slots),
                 "salt": os.urandom(16),
             }
             _HEADER.pack_into(segment.buf, 0, *header.values())
@@ -753,9 +755,10 @@ def _free_locks(buf: memoryview, layout: Layout) -> None:
 
 
 def _reserve_fixed_parts(segment: Segment, layout: Layout) -> None:
-    """Reserve what does not grow: the header, the bitmaps and the index."""
+    """Reserve what a new block has: the header, the bitmaps and the beginning of the index."""
     segment.reserve(0, PAGE)
-    segment.reserve(layout.pages, layout.names - layout.pages)
+    segment.reserve(layout.pages, layout.index - layout.pages)
+    segment.reserve(layout.index, 4 * min(FIRST_INDEX_SLOTS, layout.index_slots))
 
 
 @contextmanager

@@ -21,7 +21,8 @@ header
     whose bit is 0: shared memory can be smaller than its size says, and touching what is not there
     kills the process (SIGBUS), or makes a mere reader allocate it.
 ``index``
-    An open-addressing hash table: 0 is empty, `DELETED` was used once, else a record's number + 1.
+    An open-addressing hash table, which grows with the names: 0 is empty, `DELETED` was used once, else a
+    record's number + 1.
 ``names``
     A `NAME` for each statistic. The first ``header.names`` are in use or removed.
 ``heap``
@@ -59,6 +60,9 @@ PROTOCOLS = {1: "compare-and-swap", 2: "record locks"}
 #: Worker slots of a block: the number of processes that can count at one time.
 WORKER_SLOTS = 4095
 
+#: Slots that a new index has.
+FIRST_INDEX_SLOTS = 1024
+
 #: An index slot whose record was removed; a search goes on behind it.
 DELETED = 0xFFFFFFFF
 
@@ -81,7 +85,7 @@ HEADER = np.dtype(
         ("changing", "<u4"),  # 1 while the names change; a holder that dies leaves it so
         ("claims", "<u4"),  # the last claim number given out
         ("families", "<u4"),  # records that stand for a whole metric
-        ("spare", "<u4"),
+        ("index_slots", "<u4"),  # of the index, those in use: a power of two
         ("salt", "S16"),  # of the hash of keys
     ]
 )
@@ -196,7 +200,7 @@ class Layout:
 
     @cached_property
     def index_slots(self) -> int:
-        """Slots of the hash index: a power of two, at most half of them used."""
+        """Slots that the hash index can grow to: a power of two, at most half of them used."""
         return 1 << (2 * self.capacity - 1).bit_length()
 
     @cached_property

@@ -234,7 +234,7 @@ class NameTable:
         self._layout = layout
         self._words, self._longs = buf[:PAGE].cast("I"), buf[:PAGE].cast("Q")
         self._index = buf[layout.index : layout.index + 4 * layout.index_slots].cast("I")
-        self._mask = layout.index_slots - 1
+        self._most = layout.index_slots - 1
         salt = field_offset(HEADER, "salt")
         self._salt = bytes(buf[salt : salt + 16])
         self._names, self._heap = layout.names, layout.heap
@@ -261,6 +261,11 @@ class NameTable:
                     return record
             slot = slot + 1 & mask
         return None
+
+    @property
+    def _mask(self) -> int:
+        """The number of slots of the index in use, less one."""
+        return self._words[_INDEX_SLOTS] - 1 & self._most
 
     def family_of(self, key: bytes) -> Record | None:
         """Look up the family of the metric that a name with that key belongs to."""
@@ -348,6 +353,8 @@ class NameTable:
         self._check_heap(room, reserve)
         offset = number * _NAME.size
         _reserve_growth(reserve, self._names, offset, _NAME.size)
+        if 2 * number > self._mask:
+            self._grow_index(number + 1, reserve)
         record = Record(number, kind, flags, cell, width, mode, family)
         if width:
             place(record)
@@ -393,6 +400,7 @@ class NameTable:
             raise BlockFullError(f"all {self._layout.capacity} cells of the block are in use")
         self._check_heap(int(rooms.sum()), reserve)
         _reserve_growth(reserve, self._names, number * _NAME.size, len(keys) * _NAME.size)
+        self._grow_index(number + len(keys), reserve)
         hashes = [self._hash(key) for key in keys]
         records = np.zeros(len(keys), NAME)
         records["state"], records["width"], records["length"], records["room"] = LIVE, widths, lengths, rooms
@@ -507,9 +515,7 @@ class NameTable:
         count = self.count
         records = np.frombuffer(self._buf, NAME, count, self._names)
         live = records["state"] == LIVE
-        self._index[:] = memoryview(bytes(4 * len(self._index))).cast("I")
-        for number in np.flatnonzero(live).tolist():
-            self._enter(number, int(records["hash"][number]))
+        self._make_index()
         self.removed = int(count - live.sum())
         self.cells_used = int((records["cell"] + records["width"]).max(initial=0))
         keys, notes = records["key"] + records["room"], records["note"] + records["note_room"]
@@ -596,20 +602,51 @@ class NameTable:
         start = self._heap + fields[_KEY]
         return _record(number, fields) if self._buf[start : start + len(key)] == key else None
 
+    def _grow_index(self, names: int, reserve: Callable[[int, int], None]) -> None:
+        """Have at least twice as many slots in the index as there will be names."""
+        slots = before = self._mask + 1
+        while slots < 2 * names and slots <= self._most:
+            slots *= 2
+        if slots == before:
+            return
+        reserve(self._layout.index, 4 * slots)
+        with self.changing():
+            self._words[_INDEX_SLOTS] = slots
+            self._make_index()
+
+    def _make_index(self) -> None:
+        """Make the index anew from the records.
+
+        In the order of the slots that they hash to, each goes to the first that is free from there on: that is
+        the larger of its own and the one behind its predecessor's.
+        """
+        records = np.frombuffer(self._buf, NAME, self.count, self._names)
+        numbers = np.flatnonzero(records["state"] == LIVE)
+        wanted = (records["hash"][numbers] & np.uint64(self._mask)).astype(np.int64)
+        order = np.argsort(wanted, kind="stable")
+        behind = np.arange(len(order))
+        slots = np.maximum.accumulate(wanted[order] - behind) + behind
+        inside = slots <= self._mask
+        index = np.zeros(self._mask + 1, "<u4")
+        index[slots[inside]] = numbers[order[inside]] + 1
+        self._index[: len(index)] = memoryview(index.tobytes()).cast("I")
+        for number in numbers[order[~inside]].tolist():  # beyond the end: from the beginning on
+            self._enter(number, int(records["hash"][number]))
+
     def _enter(self, number: int, wanted: int) -> None:
-        slot = self._search(wanted, (0, DELETED))
-        self._index[slot] = number + 1
+        self._index[self._search(wanted, (0, DELETED))] = number + 1
 
     def _leave(self, number: int, wanted: int) -> None:
+        index, mask = self._index, self._mask
         slot = self._search(wanted, (0, number + 1))
-        if not self._index[slot]:
+        if not index[slot]:
             return
-        self._index[slot] = DELETED
+        index[slot] = DELETED
         # At the end of a run nothing lies behind that a search would have to go on to.
-        if self._index[(slot + 1) & self._mask] == 0:
-            while self._index[slot] == DELETED:
-                self._index[slot] = 0
-                slot = (slot - 1) & self._mask
+        if index[(slot + 1) & mask] == 0:
+            while index[slot] == DELETED:
+                index[slot] = 0
+                slot = (slot - 1) & mask
 
     def _search(self, wanted: int, entries: tuple[int, int]) -> int:
         """Return the first slot of the index, from where a hash leads, that has one of two entries.
@@ -617,11 +654,12 @@ class NameTable:
         Raises:
             BlockError: there is none, and that cannot be: the next who takes the table lock makes it anew.
         """
-        slot = wanted & self._mask
-        for _ in range(self._mask + 1):
-            if self._index[slot] in entries:
+        index, mask = self._index, self._mask
+        slot = wanted & mask
+        for _ in range(mask + 1):
+            if index[slot] in entries:
                 return slot
-            slot = slot + 1 & self._mask
+            slot = slot + 1 & mask
         self._changing = 1
         raise BlockError("the index of the names is damaged")
 
@@ -644,8 +682,8 @@ class NameTable:
 _NOTE_PLACE = struct.Struct("<QI")
 
 #: Where numbers of the header are, counted in their own size.
-_COUNT, _REMOVED, _CELLS, _CHANGING = (
-    field_offset(HEADER, field) // 4 for field in ("names", "removed", "cells", "changing")
+_COUNT, _REMOVED, _CELLS, _CHANGING, _INDEX_SLOTS = (
+    field_offset(HEADER, field) // 4 for field in ("names", "removed", "cells", "changing", "index_slots")
 )
 _HEAP = field_offset(HEADER, "heap") // 8
 

@@ -36,6 +36,9 @@ def find_damage(buf: memoryview, layout: Layout) -> str:
     for field, limit in limits.items():
         if header[field] > limit:
             return f"its header says {header[field]} {field}, there can be {limit}"
+    slots = int(header["index_slots"])
+    if not 0 < slots <= layout.index_slots or slots & slots - 1:
+        return f"its header says {slots} slots of the index, a power of two up to {layout.index_slots} is possible"
     records = np.frombuffer(buf, NAME, int(header["names"]), layout.names).copy()
     return _damage_of_records(records, layout) or _damage_of_keys(buf, layout, records)
 

@@ -219,12 +219,13 @@ def test_tombstones_do_not_make_every_search_look_at_the_whole_index(attach: Any
     longest = 0
     for number in range(50):
         looked = 0
-        slot = block.names._hash(key(f"missing {number}")) % block.layout.index_slots
-        while block.names._index[slot] != 0 and looked < block.layout.index_slots:
+        slots = block.reader.header("index_slots")
+        slot = block.names._hash(key(f"missing {number}")) % slots
+        while block.names._index[slot] != 0 and looked < slots:
             looked += 1
-            slot = (slot + 1) % block.layout.index_slots
+            slot = (slot + 1) % slots
         longest = max(longest, looked)
-    assert longest < block.layout.index_slots / 2
+    assert longest < slots / 2
 
 
 def test_names_that_meet_in_the_index_are_told_apart(
@@ -427,3 +428,32 @@ def test_a_reader_that_comes_between_two_steps_sees_whole_names(attach: Any, kin
     assert len(seen) > 20
     for names in seen:
         assert kept <= names <= kept | {key("new")}
+
+
+def test_the_index_grows_with_the_names_and_finds_them_all(attach: Any, kind: Any) -> None:
+    block, other = attach(capacity=8192), attach()
+    assert block.reader.header("index_slots") == 1024
+    records = {}
+    for number in range(3000):
+        name = key(f"name {number}")
+        records[name] = block.find_or_add(name, kind.COUNTER)
+        if number % 3 == 0:
+            remove(block, name)
+            del records[name]
+    assert block.reader.header("index_slots") == 4096
+    assert {name: other.names.find(name) for name in records} == records
+    assert other.names.find(key("name 0")) is None
+    assert check_structure(block) == records
+
+
+def test_a_grown_index_is_made_anew_after_a_kill(attach: Any, kind: Any) -> None:
+    block = attach(capacity=8192)
+    names = [key(f"name {number}") for number in range(1500)]
+    records = {name: block.find_or_add(name, kind.COUNTER) for name in names}
+    block.names._changing = 1
+    block.names._words[block.reader._header.dtype.fields["index_slots"][1] // 4] = 8192
+    block._segment.reserve(block.layout.index, 4 * 8192)
+    with block.exclusive():
+        pass
+    assert {name: block.names.find(name) for name in names} == records
+    assert check_structure(block) == records
