@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from typing import NamedTuple
 
 from ..measure import Loop, available, in_turns, time_loops
 from ..rows import Figure, Measured, Row
@@ -111,38 +112,58 @@ def contended(shop: Workshop) -> list[Row]:
     sides = {name: Loop(subject, loops[name]) for name, subject in subjects.items()}
     if _has_nothing(subjects[""], "inc nothing"):
         sides[NOTHING] = Loop(subjects[""], "inc nothing")
-    costs = {name: _costs(side, shop.effort) for name, side in sides.items()}
+    costs = {name: _costs(side, shop.effort, name) for name, side in sides.items()}
     rows = []
     for processes in (2, 8):
-        figures = {name: cost[processes] for name, cost in costs.items()}
-        figures["uncontended"] = costs[""][1]
-        measured = Measured(
-            "contended",
-            f"counter.incr(), {processes} processes, one name: wall × cores / operations",
-            figures.pop(""),
-            figures,
-            missing,
-            "uncontended: ours, 1 process",
-        )
+        work = f"counter.incr(), {processes} processes, one name"
+        wall = {name: cost[processes].wall for name, cost in costs.items()}
+        spent = {name: cost[processes].spent for name, cost in costs.items()}
+        wall["uncontended"], spent["uncontended"] = costs[""][1].wall, costs[""][1].spent
+        note = "wall: wall × cores / operations; uncontended: ours, 1 process"
+        measured = Measured("contended", f"{work}: wall", wall.pop(""), wall, missing, note)
         rows.append(measured.slower("uncontended", 1.2))
+        rows.append(Measured("contended", f"{work}: processor time", spent.pop(""), spent).only())
     return rows
 
 
-def _costs(side: Loop, effort: Effort) -> dict[int, Figure]:
-    """Return the ns of an operation, times the cores that its processes can use, by processes."""
+class _Cost(NamedTuple):
+    """What an operation costs, in ns.
+
+    Attributes:
+        wall: time that passed, times the cores that there are for the processes.
+        spent: processor time, which other programs on the machine do not add to.
+    """
+
+    wall: Figure
+    spent: Figure
+
+
+def _costs(side: Loop, effort: Effort, name: str) -> dict[int, _Cost]:
+    """Return what an operation costs, by the number of processes."""
     taken, _ = side.subject.do("time_loop", name=side.name, calls=2000)
-    calls = max(1000, round(4 * effort.seconds * 1e9 / taken / 1000) * 1000)
+    calls = max(1000, int(2 * effort.seconds * 1e6 / taken) * 1000)
     cores = len(os.sched_getaffinity(0))
-    without: dict[int, list[float]] = {}
+    found: dict[int, list[list[float]]] = {1: [], 2: [], 8: []}
 
-    def cost(processes: int) -> float:
-        wall, empty = side.subject.do("time_together", name=side.name, calls=calls, processes=processes)
-        scale = min(cores, processes) / (calls * processes)
-        without.setdefault(processes, []).append(empty * scale)
-        return float(wall * scale)
+    def together(processes: int) -> float:
+        loop, empty = side.subject.do("time_together", name=side.name, calls=calls, processes=processes)
+        operations = calls * processes
+        scale = min(cores, processes) / operations
+        found[processes].append(
+            [loop[0] * scale, empty[0] * scale, loop[1] / operations, empty[1] / operations]
+        )
+        return float(loop[0])
 
-    found = in_turns({n: functools.partial(cost, n) for n in (1, 2, 8)}, max(2, effort.rounds // 2))
-    return {n: Figure.best([each - min(without[n]) for each in repeats]) for n, repeats in found.items()}
+    rounds = effort.rounds if name in ("", NOTHING) else 4
+    in_turns({n: functools.partial(together, n) for n in found}, max(2, rounds))
+    costs = {}
+    for processes, repeats in found.items():
+        wall, empty_wall, spent, empty_spent = zip(*repeats, strict=True)
+        costs[processes] = _Cost(
+            Figure.best([each - min(empty_wall) for each in wall]),
+            Figure.best([each - min(empty_spent) for each in spent]),
+        )
+    return costs
 
 
 CASES = {

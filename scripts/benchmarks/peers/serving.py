@@ -78,14 +78,14 @@ class Loops:
         times = [(_time(loop, calls), _time(without, calls)) for _ in range(slices)]
         return min(taken for taken, _ in times), min(empty for _, empty in times)
 
-    def time_together(self, name: str, calls: int, processes: int) -> tuple[float, float]:
+    def time_together(self, name: str, calls: int, processes: int) -> list[tuple[float, float]]:
         """Have several processes run a loop at once, so many calls each.
 
         Returns:
-            ns from the first start to the last end, for the loop and for the same without the call.
+            ns from the first start to the last end and ns of processor time of all, for the loop and for the same
+            without the call.
         """
-        loop, without = self.get(name)
-        return _together(loop, calls, processes), _together(without, calls, processes)
+        return [_together(each, calls, processes) for each in self.get(name)]
 
     @property
     def operations(self) -> dict[str, Callable[..., Any]]:
@@ -99,25 +99,27 @@ def _time(loop: CallLoop, calls: int) -> float:
     return (time.perf_counter_ns() - start) / calls
 
 
-def _together(loop: CallLoop, calls: int, processes: int) -> float:
+def _together(loop: CallLoop, calls: int, processes: int) -> tuple[float, float]:
     workers = [Worker(lambda worker: _run_when_told(worker, loop, calls)) for _ in range(processes)]
     for worker in workers:
         worker.hear()  # it is warm
     for worker in workers:
         worker.tell()
-    spans = [tuple(map(int, worker.hear().split())) for worker in workers]
+    told = [tuple(map(int, worker.hear().split())) for worker in workers]
     for worker in workers:
         worker.finish()
-    return float(max(end for _, end in spans) - min(start for start, _ in spans))
+    starts, ends, spent = zip(*told, strict=True)
+    return float(max(ends) - min(starts)), float(sum(spent))
 
 
 def _run_when_told(worker: Worker, loop: CallLoop, calls: int) -> None:
     loop(2000)
     worker.say("warm")
     worker.wait()
-    start = time.monotonic_ns()
+    before, start = time.process_time_ns(), time.monotonic_ns()
     loop(calls)
-    worker.say(f"{start} {time.monotonic_ns()}")
+    end = time.monotonic_ns()
+    worker.say(f"{start} {end} {time.process_time_ns() - before}")
 
 
 class Worker:
