@@ -134,6 +134,28 @@ def test_the_exit_status_is_1_where_a_target_is_not_met(
     assert verdict in capsys.readouterr().out
 
 
+def test_the_table_replaces_what_a_file_has_between_two_lines(
+    benchmarks: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def case(shop: Any) -> list[Any]:
+        return [benchmarks.rows.Measured("made", "some work", benchmarks.rows.Figure(5.0)).at_most(10)]
+
+    monkeypatch.setattr(benchmarks.__main__, "CASES", {"made": case})
+    file = tmp_path / "page.md"
+    file.write_text("before\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nafter\n")
+    for _ in range(2):
+        assert benchmarks.__main__.main(["--update", str(file)]) == 0
+        lines = file.read_text().splitlines()
+        assert (lines[0], lines[-1]) == ("before", "after")
+        assert "old" not in lines
+        assert sum("some work" in line for line in lines) == 1
+    file.write_text("no such lines\n")
+    with pytest.raises(SystemExit) as error:
+        benchmarks.__main__.main(["--update", str(file)])
+    assert error.value.code == 2
+    assert file.read_text() == "no such lines\n"
+
+
 def test_a_case_that_breaks_fails_and_the_others_still_run(
     benchmarks: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

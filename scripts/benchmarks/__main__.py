@@ -27,6 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE too")
     parser.add_argument(
+        "--update",
+        type=Path,
+        metavar="FILE",
+        help=f"put the table between {report.BEGIN} and {report.END} of FILE",
+    )
+    parser.add_argument(
         "--tiny", action="store_true", help="hardly any work: to see that it runs, not to measure"
     )
     parser.add_argument(
@@ -36,14 +42,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [name for name in options.case if name not in CASES]
     if unknown:
         parser.error(f"there is no case {', '.join(unknown)}; there are {', '.join(CASES)}")
+    if options.update is not None:
+        try:
+            report.split(options.update)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
     if options.instructions:
         from . import instructions
 
         return instructions.main(options.json)
-    return measure(options.case or list(CASES), options.tiny, options.json)
+    return measure(options.case or list(CASES), options.tiny, options.json, options.update)
 
 
-def measure(names: Sequence[str], tiny: bool, file: Path | None) -> int:
+def measure(names: Sequence[str], tiny: bool, file: Path | None, shown: Path | None) -> int:
     """Measure some cases and report; returns the exit status."""
     about = report.machine()
     rows: list[Row] = []
@@ -62,6 +73,8 @@ def measure(names: Sequence[str], tiny: bool, file: Path | None) -> int:
     print(report.table(rows))
     if file is not None:
         report.write_json(file, about, versions, rows)
+    if shown is not None:
+        report.update(shown, f"{report.heading(about, versions)}\n\n{report.table(rows, aligned=False)}")
     return int(any(row.fails for row in rows))
 
 

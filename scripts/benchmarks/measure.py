@@ -39,10 +39,12 @@ class Loop:
     Attributes:
         subject: that runs it.
         name: of the loop there.
+        multiple: what the number of its calls must be a multiple of: loops over names go over all of them.
     """
 
     subject: Subject
     name: str
+    multiple: int = 1000
 
 
 def time_loops(loops: Mapping[str, Loop], effort: Effort) -> dict[str, Figure]:
@@ -66,13 +68,13 @@ def time_loops(loops: Mapping[str, Loop], effort: Effort) -> dict[str, Figure]:
 
 
 def _calibrate(loop: Loop, effort: Effort) -> int:
-    """Return how many calls a slice has: a multiple of 1,000."""
-    calls = 1000
+    """Return how many calls a slice has."""
+    calls = least = loop.multiple
     while True:
         taken, _ = loop.subject.do("time_loop", name=loop.name, calls=calls)
         seconds = taken * calls / 1e9
         if seconds >= effort.seconds / 20:
-            return max(1000, int(effort.seconds / SLICES * 1e6 / taken) * 1000)
+            return max(least, int(effort.seconds / SLICES * 1e9 / taken / least) * least)
         calls *= 4
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from .rows import Row, number
 
+#: What stands around the report in a file that shows it.
+BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+
 
 def machine() -> dict[str, Any]:
     """Return what is to be known about the machine."""
@@ -27,7 +30,7 @@ def machine() -> dict[str, Any]:
         "processor": model,
         "cores": len(os.sched_getaffinity(0)),
         "system": f"{platform.system()} {platform.release()}",
-        "load before": os.getloadavg()[0],
+        "load": os.getloadavg()[0],
     }
 
 
@@ -35,12 +38,19 @@ def heading(about: dict[str, Any], versions: dict[str, str]) -> str:
     """Return the lines above the table."""
     moment = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     lines = [f"{moment}, {about['processor']}, {about['cores']} cores, {about['system']}"]
+    if about["load"] > about["cores"] / 4:
+        lines[0] += f", **busy with other work** (load {about['load']:.1f}): compare ratios only"
     lines.append(", ".join(f"{name} {version}" for name, version in versions.items()))
     return "\n".join(lines)
 
 
-def table(rows: Iterable[Row]) -> str:
-    """Return the rows as a Markdown table whose columns are aligned for a terminal too."""
+def table(rows: Iterable[Row], aligned: bool = True) -> str:
+    """Return the rows as a Markdown table, and the notes below it.
+
+    Args:
+        rows: in their order.
+        aligned: whether the columns are, as a terminal needs it.
+    """
     rows = list(rows)
     lines = [["case", "work", "ours", "spread", "peers", "ratio", "target", ""]]
     above: Row | None = None
@@ -48,14 +58,15 @@ def table(rows: Iterable[Row]) -> str:
         again = above is not None and (above.case, above.work) == (row.case, row.work)
         lines.append(_cells(row, again))
         above = row
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    columns = range(len(lines[0]))
+    widths = [max(len(line[column]) for line in lines) if aligned else 3 for column in columns]
     lines.insert(1, ["-" * width for width in widths])
     text = "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
         for line in lines
     )
     notes = dict.fromkeys(f"{row.case}: {row.note}" for row in rows if row.note)
-    return "\n".join([text, "", *notes]) if notes else text
+    return "\n".join([text, "", *(f"- {note}" for note in notes)]) if notes else text
 
 
 def _cells(row: Row, again: bool) -> list[str]:
@@ -69,6 +80,26 @@ def _figure(row: Row) -> tuple[str, str]:
     if row.ours is None:
         return "", ""
     return str(row.ours), "" if row.ours.spread is None else f"{row.ours.spread:.0%}"
+
+
+def split(file: Path) -> tuple[str, str]:
+    """Return what a file has up to `BEGIN` and from `END` on.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has no such lines.
+    """
+    before, begin, rest = file.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"{file} has no lines {BEGIN} and {END}")
+    return before + begin, end + after
+
+
+def update(file: Path, text: str) -> None:
+    """Replace what a file has between the lines `BEGIN` and `END`; raises as `split` does."""
+    before, after = split(file)
+    file.write_text(f"{before}\n\n{text}\n\n{after}")
 
 
 def write_json(file: Path, about: dict[str, Any], versions: dict[str, str], rows: Iterable[Row]) -> None:

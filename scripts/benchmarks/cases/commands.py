@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -9,17 +10,18 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ..measure import in_turns
 from ..rows import Figure, Measured, Row
 from ..subjects import SubjectError, Workshop, package_path
 
 _IMPORT = """
-import sys, time
+import time
 import numpy
-start = time.perf_counter_ns()
+start, before = time.perf_counter_ns(), time.process_time_ns()
 import shmstats
-print(time.perf_counter_ns() - start)
+print(time.perf_counter_ns() - start, time.process_time_ns() - before)
 """
 
 _COUNT = """
@@ -36,17 +38,32 @@ shmstats.close()
 """
 
 
-def _run(command: Sequence[str]) -> tuple[float, str]:
-    """Run a program; returns the ns that it took, and what it wrote."""
+class _Run(NamedTuple):
+    """A program that has run.
+
+    Attributes:
+        taken: ns from its start to its end.
+        spent: ns of processor time.
+        said: what it wrote.
+    """
+
+    taken: float
+    spent: float
+    said: str
+
+
+def _run(command: Sequence[str]) -> _Run:
+    """Run a program to its end, which must be a good one."""
     environment = os.environ | {"PYTHONPATH": package_path(), "SHMSTATS_PURE": ""}
     # Compiled modules are kept, as they are for everyone who has not turned that off.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    start = time.perf_counter_ns()
+    before, start = os.times(), time.perf_counter_ns()
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=False)
-    taken = time.perf_counter_ns() - start
+    taken, after = time.perf_counter_ns() - start, os.times()
     if done.returncode:
         raise SubjectError(f"{' '.join(command)} ended with status {done.returncode}")
-    return taken, done.stdout.decode()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return _Run(taken, spent * 1e9, done.stdout.decode())
 
 
 def dump(shop: Workshop) -> list[Row]:
@@ -58,31 +75,45 @@ def dump(shop: Workshop) -> list[Row]:
     script = Path(sys.executable).with_name("shmstats-dump")
     command = [str(script)] if script.exists() else [sys.executable, "-P", "-m", "shmstats", "dump"]
     command += ["--data", directory]
-    shown = json.loads(_run(command)[1])
+    shown = json.loads(_run(command).said)
     assert sum(len(metrics) for name, metrics in shown.items() if name.startswith("category")) == series
     peer = "import numpy"
-    sides = {
-        "": lambda: _run(command)[0],
-        peer: lambda: _run([sys.executable, "-P", "-c", "import numpy"])[0],
-        "python alone": lambda: _run([sys.executable, "-P", "-c", ""])[0],
+    commands = {
+        "": command,
+        peer: [sys.executable, "-P", "-c", "import numpy"],
+        "python alone": [sys.executable, "-P", "-c", ""],
     }
-    times = in_turns(sides, shop.effort.repeats(15))
-    figures = {name: Figure.best(found) for name, found in times.items()}
-    measured = Measured("dump", f"shmstats-dump of {series:,} series", figures.pop(""), figures)
-    return [measured.slower(peer, 2)]
+    spent: dict[str, list[float]] = {name: [] for name in commands}
+
+    def one(name: str) -> float:
+        done = _run(commands[name])
+        spent[name].append(done.spent)
+        return done.taken
+
+    times = in_turns({name: functools.partial(one, name) for name in commands}, shop.effort.repeats(15))
+    wall = {name: Figure.best(found) for name, found in times.items()}
+    processor = {name: Figure.best(found) for name, found in spent.items()}
+    work = f"shmstats-dump of {series:,} series"
+    return [
+        Measured("dump", work, wall.pop(""), wall).slower(peer, 2),
+        Measured("dump", f"{work}: processor time", processor.pop(""), processor).only(),
+    ]
 
 
 def import_(shop: Workshop) -> list[Row]:
     """``import shmstats`` beyond numpy, and what it must not import."""
-    _run([sys.executable, "-P", "-c", _IMPORT])
-    times = [float(_run([sys.executable, "-P", "-c", _IMPORT])[1]) for _ in range(shop.effort.repeats(20))]
-    counted, found = json.loads(_run([sys.executable, "-P", "-c", _COUNT, shop.fresh()])[1])
+    command = [sys.executable, "-P", "-c", _IMPORT]
+    _run(command)
+    runs = [list(map(float, _run(command).said.split())) for _ in range(shop.effort.repeats(20))]
+    counted, found = json.loads(_run([sys.executable, "-P", "-c", _COUNT, shop.fresh()]).said)
     assert counted == 1, counted
-    figure = Figure.best(times)
+    taken, spent = (Figure.best(repeats) for repeats in zip(*runs, strict=True))
     note = f"imported by code that only counts: {', '.join(found)}" if found else ""
-    others = Measured("import", "other modules, by code that only counts", figure, note=note)
+    others = Measured("import", "other modules, by code that only counts", taken, note=note)
+    work = "import shmstats, numpy being imported"
     return [
-        Measured("import", "import shmstats, numpy being imported", figure).at_most(15e6),
+        Measured("import", work, taken).at_most(15e6),
+        Measured("import", f"{work}: processor time", spent).only(),
         others.that("neither flask nor gunicorn nor psutil", not found),
     ]
 

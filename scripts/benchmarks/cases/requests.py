@@ -42,7 +42,7 @@ def _servers(shop: Workshop, *names: str) -> Iterator[dict[str, Server]]:
                 environment["BENCH_DATA"] = shop.fresh()
             if name == EXPORTER:
                 environment["PROMETHEUS_MULTIPROC_DIR"] = shop.fresh(shop.memory)
-            shop.versions |= versions_of("flask", "gunicorn", "prometheus-flask-exporter", "shmstats")
+            shop.versions |= versions_of("flask", "gunicorn", "prometheus-flask-exporter")
             servers[name] = Server(_SITES[name], shop.fresh(), _WORKERS, **environment)
         yield servers
     finally:
@@ -57,10 +57,10 @@ def middleware(shop: Workshop) -> list[Row]:
     target = f"≥ 4 × faster than {EXPORTER}"
     if OURS not in subjects:
         return [not_measured("middleware", work, target, missing[OURS])]
-    loops = {name: Loop(subject, "request") for name, subject in subjects.items()}
+    loops = {name: Loop(subject, "request", 10) for name, subject in subjects.items()}
     try:
         figures = time_loops(loops, shop.effort)
-        bare = time_loops({BARE: Loop(subjects[OURS], BARE)}, shop.effort)[BARE]
+        bare = time_loops({BARE: Loop(subjects[OURS], BARE, 10)}, shop.effort)[BARE]
     except SubjectError as error:
         return [not_measured("middleware", work, target, str(error))]
     note = f"the bare application: {bare}"

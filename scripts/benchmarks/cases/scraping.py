@@ -101,7 +101,7 @@ def churn(shop: Workshop) -> list[Row]:
     ours = populated(shop, workers, series)
     theirs, missing = peer_populated(shop, workers, series)
 
-    repeats = shop.effort.repeats(15)
+    repeats = shop.effort.repeats(100)
     first = [our_scrape(ours, series) for _ in range(repeats)]
     length, size = ours.do("length"), ours.do("size")
     total = ours.do("total")
