@@ -152,3 +152,21 @@ def test_both_cores_do_the_same(players: list[Child], no_buffer: bool) -> None:
         assert shown == shown_there
 
     check()
+
+
+def test_what_does_not_fit_64_bits_is_refused_by_both_whatever_its_sign_makes_of_it(players: list[Child]) -> None:
+    steps = [("incr", "m", 1, None), ("decr", "m", 1, None), ("gauge", "n", 1, None)]
+    steps += [(name, "m", value, None) for name in ("incr", "decr") for value in (2**63, -(2**63) - 1)]
+    steps += [
+        ("handle", kind, metric, None, method, (value,))
+        for kind, metric in (("counter", "m"), ("gauge", "n"))
+        for method in ("incr", "decr")
+        for value in (1, 2**63, -(2**63) - 1)
+    ]
+    for player in players:
+        player.tell(repr(({}, steps)))
+    for player in players:
+        *outcomes, _ = eval(player.hear())
+        for step, (what, text) in zip(steps, outcomes, strict=True):
+            fits = step[-1] == (1,) or step[2] == 1
+            assert what == ("ok" if fits else "OverflowError"), (step, text)

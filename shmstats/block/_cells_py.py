@@ -544,7 +544,7 @@ class Counter(Series):
 
     def decr(self, n: int = 1) -> None:
         """Take n away."""
-        if type(n) is not int or not self._count(-n):
+        if type(n) is not int or n > _INT64_MAX or not self._count(-n):
             self.recorder._count_series(-1, self, n)
 
 
@@ -563,7 +563,7 @@ class Gauge(Series):
 
     def decr(self, n: int | float = 1) -> None:
         """Take n away."""
-        if type(n) not in (int, float) or not self._move(-n):
+        if not _fits_gauge(n) or not self._move(-n):
             self.recorder._count_series(-1, self, n)
 
     @property
@@ -641,7 +641,7 @@ class Recorder:
     def _counted(self, sign: int, category: object, metric: object, n: object) -> bool:
         """Count by the handle of a name, if there is one and that is all that is needed."""
         series = self._handle(category, metric)
-        return type(series) is Counter and type(n) is int and series._count(sign * n)
+        return type(series) is Counter and type(n) is int and n <= _INT64_MAX and series._count(sign * n)
 
     def _handle(self, category: object, metric: object) -> Series | None:
         if type(category) is not str or type(metric) is not str:
