@@ -99,7 +99,7 @@ class Torture:
             killed, faults = self.tally.killed, sum(self.tally.faults.values())
             try:
                 about = (self._servers if kind == "servers" else self._workers)(bout, chance, core)
-            except HangError as error:
+            except (AssertionError, HangError) as error:
                 self.tally.problems.append(f"bout {bout}: {error}")
                 break
             faults = sum(self.tally.faults.values()) - faults

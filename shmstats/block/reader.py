@@ -199,21 +199,29 @@ class BlockReader:
         Raises:
             DamagedBlockError: the names are not what they can be.
         """
-        try:
-            return self._read(by_worker)
-        except (LookupError, ValueError) as error:
-            raise DamagedBlockError(f"the names of the block are damaged: {error!r}") from error
-
-    def _read(self, by_worker: bool) -> Snapshot:
+        torn = damage = None
         for _ in range(_ATTEMPTS):
-            catalog = self._current_catalog()
-            reserved = self.reserved()
-            values = self._values(catalog, reserved)
-            workers = self._breakdown(catalog, reserved) if by_worker else {}
-            names = self._with_combined(catalog, reserved, values, workers)
-            if self.header("revision") == catalog.revision:
-                break
-        return Snapshot(names, values, workers=workers)
+            try:
+                snapshot, revision = self._read(by_worker)
+            except (LookupError, ValueError) as error:
+                # Of a name that was changed just now, or of one that is damaged: the next attempt tells.
+                damage, self._catalog = error, _empty_catalog(-1)
+            else:
+                if self.header("revision") == revision:
+                    return snapshot
+                torn = snapshot
+        if torn is None:
+            raise DamagedBlockError(f"the names of the block are damaged: {damage!r}") from damage
+        return _each_once(torn)
+
+    def _read(self, by_worker: bool) -> tuple[Snapshot, int]:
+        """Return every name with its value, and the revision at which the names were read."""
+        catalog = self._current_catalog()
+        reserved = self.reserved()
+        values = self._values(catalog, reserved)
+        workers = self._breakdown(catalog, reserved) if by_worker else {}
+        names = self._with_combined(catalog, reserved, values, workers)
+        return Snapshot(names, values, workers=workers), catalog.revision
 
     def usage(self) -> dict[str, Usage]:
         """Return how much of the block's parts is in use."""
@@ -538,6 +546,17 @@ def _by_process(contributions: list[Contribution]) -> list[tuple[int, Contributi
 
 def _distribution(total: float, maximum: float, buckets: list[int]) -> Distribution:
     return Distribution(total, maximum, tuple(buckets))
+
+
+def _each_once(snapshot: Snapshot) -> Snapshot:
+    """Return what was read while names went and came with each name once: the last of them."""
+    last = {(name.category, name.metric, name.labels): i for i, name in enumerate(snapshot.names)}
+    kept = sorted(last.values())
+    return Snapshot(
+        [snapshot.names[i] for i in kept],
+        [snapshot.values[i] for i in kept],
+        workers={row: [column[i] for i in kept] for row, column in snapshot.workers.items()},
+    )
 
 
 def _saturated(value: int) -> int:

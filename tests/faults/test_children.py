@@ -106,7 +106,7 @@ def test_children_that_end_in_any_way_lose_nothing_and_hang_nobody(
     assert len(list(segment_file(data).parent.glob(f"{segment_file(data).name}*"))) <= 3
 
 
-def test_a_program_that_is_spawned_in_the_middle_of_counting_counts_for_itself(stats: Any, python: PythonRunner) -> None:
+def test_a_program_that_is_spawned_while_threads_count_counts_for_itself(stats: Any, python: PythonRunner) -> None:
     """By ``posix_spawn``, while threads count in the process that does it."""
     code = """
         import os, sys, threading

@@ -8,15 +8,17 @@ names by itself, and ``tests/test_saver.py`` has processes that save killed at r
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 import pytest
 from tortures.nursery import Nursery
+from tortures.storm import Storm, Tally
 
 STATS = {"capacity": 512, "max_workers": 2, "snapshot_interval_ms": 86_400_000}
 SAMPLES = {"C": 12, "Python": 5}
@@ -220,3 +222,34 @@ def test_after_a_kill_at_any_line_of_an_operation_the_next_process_gets_on(
     trials: Trials, request: pytest.FixtureRequest
 ) -> None:
     check(trials, request, None)
+
+
+def test_a_reader_sees_each_name_once_however_quickly_names_come_and_go(
+    storm: Callable[..., Storm], tally: Tally
+) -> None:
+    """`judge.values` complains of a name that is there twice."""
+    storms = storm(works=("change",), workers=3)
+    storms.fill()
+    storms.let_count(0, 5, bound=20)
+    for _ in range(150):
+        storms.read()
+    storms.finish()
+    assert tally.clean, tally
+
+
+def test_what_was_read_while_names_changed_all_the_time_has_each_name_once(
+    attach: Callable[..., Any], shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that was removed behind the reader's back, and registered before its eyes."""
+    block = attach()
+    for name in (b"c\0one", b"c\0two"):
+        record = block.find_or_add(name, shmstats.series.Kind.COUNTER)
+        block.cells.add(block.row_for(record), record.cell, record.number + 1, block.cells.generation)
+    content, header = block._buf, block.reader.header
+    where = bytes(content).index(b"c\0one")
+    content[where : where + 5] = b"c\0two"
+    changes = itertools.count()
+    monkeypatch.setattr(block.reader, "header", lambda field: next(changes) if field == "revision" else header(field))
+    read = block.reader.read(by_worker=True)
+    assert [(name.metric, value) for name, value in zip(read.names, read.values, strict=True)] == [("two", 2)]
+    assert {row: list(column) for row, column in read.workers.items()} == {1: [2]}
