@@ -663,3 +663,5 @@ def test_who_shares_a_row_with_a_dead_worker_does_not_undo_what_another_has_begu
     assert cells.add_gauge(row, record.cell, 4, generation, (other, True, False, True), one, False)
     assert cells.add_gauge(row, record.cell, 1, generation, (other, True, False, True), dead, True)
     assert cells.load_gauge(row, record.cell) == 8
+    assert cells.add_gauge(row, record.cell, -0.0, generation, (one, True, False, True), other, True)
+    assert repr(cells.load_gauge(row, record.cell)) == "0.0"

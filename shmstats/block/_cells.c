@@ -812,7 +812,7 @@ add_to_contribution(Cells *cells, Cell *gauge, uint64_t generation, Number n, Co
         if (owner == by.owner)
             contribute(gauge, sum_of(gauge_number(gauge), n), by);
         else if (owner == seen)
-            contribute(gauge, anew ? n : sum_of(gauge_number(gauge), n), by);
+            contribute(gauge, sum_of(anew ? (Number){1, 0, 0.0} : gauge_number(gauge), n), by);
         else
             outcome = MISS;
         unlock(gauge);
