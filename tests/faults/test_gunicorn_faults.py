@@ -224,4 +224,5 @@ def test_a_storm_against_servers_loses_nothing(tmp_path: Path, core: str, seed: 
     tally = Tally()
     with ServerStorm(tmp_path / "server", random.Random(seed), tally, pure=core == "Python") as storm:
         storm.run(FAULTS, lambda: sum(tally.faults.values()) >= 15)
+    print(tally)
     assert tally.clean, tally

@@ -197,7 +197,7 @@ def trials(nursery: Nursery, tmp_path: Path, request: pytest.FixtureRequest) -> 
         nursery.run("stats.incr('c', 'm'); shmstats.close()", tmp_path / "data", STATS).wait()
 
 
-def check(trials: Trials, request: pytest.FixtureRequest, samples: int | None) -> None:
+def check(trials: Trials, samples: int | None) -> None:
     lines = trials.victim(10**9)
     trials.next()
     assert lines > 10
@@ -210,18 +210,15 @@ def check(trials: Trials, request: pytest.FixtureRequest, samples: int | None) -
 
 
 @pytest.mark.parametrize("trials", OPERATIONS, indirect=True)
-def test_after_a_kill_in_an_operation_the_next_process_gets_on(
-    trials: Trials, request: pytest.FixtureRequest, core: str
-) -> None:
-    check(trials, request, SAMPLES[core])
+def test_after_a_kill_in_an_operation_the_next_process_gets_on(trials: Trials, core: str) -> None:
+    check(trials, SAMPLES[core])
 
 
 @pytest.mark.storm
 @pytest.mark.parametrize("trials", OPERATIONS, indirect=True)
-def test_after_a_kill_at_any_line_of_an_operation_the_next_process_gets_on(
-    trials: Trials, request: pytest.FixtureRequest
-) -> None:
-    check(trials, request, None)
+def test_after_a_kill_at_any_line_of_an_operation_the_next_process_gets_on(trials: Trials) -> None:
+    check(trials, None)
+    print(f"{trials.nexts} trials")
 
 
 def test_a_reader_sees_each_name_once_however_quickly_names_come_and_go(

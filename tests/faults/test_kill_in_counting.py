@@ -81,5 +81,6 @@ def test_five_thousand_kills_at_random_lose_nothing(
     storm: Callable[..., Storm], tally: Tally, core: str, rows: int
 ) -> None:
     storm(seed=100 + rows, max_workers=rows).run({"kill": 100, "kill_all": 1}, lambda: tally.killed >= 1700)
+    print(tally)
     assert tally.clean, tally
     assert tally.takeovers > 0 or rows > 1

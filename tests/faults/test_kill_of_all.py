@@ -74,4 +74,5 @@ def test_a_storm_of_everything_loses_nothing(storm: Callable[..., Storm], tally:
 def test_a_long_storm_of_everything_loses_nothing(storm: Callable[..., Storm], tally: Tally, mode: str) -> None:
     more = {} if mode == "real-time" else {"no_buffer": False, "buffer_size": 50, "flush_interval_ms": 50}
     storm(seed=8, works=WORKS, workers=6, **more).run(ALL_FAULTS, lambda: sum(tally.faults.values()) >= 1000)
+    print(tally)
     assert tally.clean, tally
