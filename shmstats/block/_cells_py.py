@@ -14,8 +14,7 @@ import struct
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -139,7 +138,9 @@ class Cells:
     @property
     def gate(self) -> int:
         """The generation that a binding must have to be used at once; 0: none may."""
-        return self.generation if self._direct and not self._locks.guard.held else 0
+        if not self._direct or not self._open or self._locks.guard.held:
+            return 0
+        return self._generation[0]
 
     def at(self, row: int, column: int, width: int = 1) -> int:
         """Return the number of a cell, counted over all rows."""
@@ -151,35 +152,9 @@ class Cells:
             )
         return row * self._pitch + column
 
-    @contextmanager
-    def _locked(self, cell: int, generation: int | None = None) -> Iterator[bool]:
-        """Have a cell to oneself, by its lock; of a buffer by the guard alone, for no other process sees it.
-
-        Gives whether the cell may be used: the names are still of ``generation``, if one is given. What a fork
-        interrupts (in a signal handler) ends here in the child: it is the parent that finishes it.
-        """
-        with self._locks.guard:
-            if not self._open:
-                yield False
-            elif self._limit:
-                yield generation in (None, self.generation)
-            else:
-                self._locks.lock(FIRST_CELL + cell)
-                given = False
-                try:
-                    if self._words[4 * cell] not in (0, self._owner) and self._takeovers >= 0:
-                        self._values[2 * self._takeovers + 1] += 1
-                    self._words[4 * cell] = self._owner
-                    given = True
-                    yield generation in (None, self.generation)
-                    self._words[4 * cell] = 0
-                except ValueError:
-                    if not self._inherited:
-                        raise
-                    if not given:
-                        yield False
-                finally:
-                    self._locks.unlock(FIRST_CELL + cell)
+    def _locked(self, cell: int, generation: int | None = None) -> _Section:
+        """Have a cell to oneself: gives whether it may be used, for the names are of ``generation``, if given."""
+        return _Section(self, cell, generation)
 
     def add(self, row: int, column: int, n: int, generation: int) -> bool:
         return self.add_at(self.at(row, column), n, generation)
@@ -190,8 +165,9 @@ class Cells:
         with self._locked(cell, generation) as usable:
             if not usable:
                 return False
-            self._values[2 * cell + 1] = _saturated(self._values[2 * cell + 1] + n)
-            full = self._hold(operations)
+            total = self._values[2 * cell + 1] + n
+            self._values[2 * cell + 1] = total if _INT64_MIN <= total <= _INT64_MAX else _saturated(total)
+            full = self._limit > 0 and self._hold(operations)
         if full:
             self._flush_full()
         return True
@@ -479,6 +455,62 @@ def _forget_cells() -> None:
 os.register_at_fork(after_in_child=_forget_cells)
 
 
+class _Section:
+    """A cell that one has to oneself, by its lock; of a buffer by the guard alone, for no other process sees it.
+
+    What a fork interrupts (in a signal handler) ends here in the child: it is the parent that finishes it.
+    """
+
+    __slots__ = ("_cell", "_cells", "_generation", "_guard", "_is_locked")
+
+    def __init__(self, cells: Cells, cell: int, generation: int | None) -> None:
+        self._cells, self._cell, self._generation = cells, cell, generation
+        self._guard = cells._locks.guard
+        self._is_locked = False
+
+    def __enter__(self) -> bool:
+        self._guard.enter()
+        try:
+            return self._take()
+        except ValueError:
+            if not self._cells._inherited:
+                self._let_go()
+                raise
+            return False
+        except BaseException:
+            self._let_go()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
+        cells = self._cells
+        try:
+            if kind is None and self._is_locked and cells._open:
+                cells._words[4 * self._cell] = 0
+        finally:
+            self._let_go()
+        return kind is ValueError and cells._inherited
+
+    def _take(self) -> bool:
+        cells, cell, generation = self._cells, self._cell, self._generation
+        if not cells._open:
+            return False
+        if not cells._limit:
+            cells._locks.lock(FIRST_CELL + cell)
+            self._is_locked = True
+            words = cells._words
+            if words[4 * cell] not in (0, cells._owner) and cells._takeovers >= 0:
+                cells._values[2 * cells._takeovers + 1] += 1
+            words[4 * cell] = cells._owner
+        return generation is None or generation == cells._generation[0]
+
+    def _let_go(self) -> None:
+        try:
+            if self._is_locked:
+                self._cells._locks.unlock(FIRST_CELL + self._cell)
+        finally:
+            self._guard.leave()
+
+
 class Series:
     """A handle: one statistic, bound to its cell."""
 
@@ -506,7 +538,8 @@ class Series:
 
     @property
     def _bound(self) -> bool:
-        return self._cells is not None and self._cells.gate == self._generation != 0
+        cells = self._cells
+        return cells is not None and cells.gate == self._generation != 0
 
     def _bind(
         self,
