@@ -98,13 +98,13 @@ LOCKING_FAULTS = {
     ),
     "the twin takes no lock": Plant(
         "_cells_py.py",
-        "                self._locks.lock(FIRST_CELL + cell)\n                given",
-        "                given",
+        "            cells._locks.lock(FIRST_CELL + cell)\n",
+        "",
     ),
     "the twin locks another cell": Plant(
         "_cells_py.py",
-        "self._locks.lock(FIRST_CELL + cell)\n                given",
-        "self._locks.lock(FIRST_CELL + cell + self._owner)\n                given",
+        "cells._locks.lock(FIRST_CELL + cell)\n",
+        "cells._locks.lock(FIRST_CELL + cell + cells._owner)\n",
     ),
 }
 

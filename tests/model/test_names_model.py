@@ -276,10 +276,9 @@ REMOVING_FAULTS = {
     ),
     "the twin looks at the generation before the lock": Plant(
         "_cells_py.py",
-        "                self._locks.lock(FIRST_CELL + cell)\n                given",
-        "                generation = generation if generation == self.generation else -1\n"
-        "                generation = None if generation != -1 else -1\n"
-        "                self._locks.lock(FIRST_CELL + cell)\n                given",
+        "            cells._locks.lock(FIRST_CELL + cell)\n",
+        "            generation = None if generation == cells._generation[0] else -1\n"
+        "            cells._locks.lock(FIRST_CELL + cell)\n",
     ),
     "cells are given away with what is in them": Plant(
         "block.py", "if record.cell < self.names.cells_used:", "if False:"
