@@ -147,6 +147,7 @@ def report(tally: Tally, seconds: float, seed: int) -> str:
         "",
         f"seed {seed}, {seconds:.0f} s, {sum(tally.faults.values())} faults, {tally.killed} processes killed",
         f"{tally.operations} operations, {tally.uncertain} of them in flight at a kill",
+        f"{tally.unanswered} requests were not answered, each of which was counted once or not at all",
         f"{tally.held} were held in buffers of killed workers, and are gone with them",
         f"{tally.takeovers} operations took a dead one's lock over, the longest took {1000 * tally.longest:.1f} ms",
         f"lost: {tally.lost}, counted twice: {tally.doubled}",

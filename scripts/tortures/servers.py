@@ -100,14 +100,15 @@ class ServerStorm:
         counted = self.server.total()
         self.tally.lost += max(0, self.answered - counted)
         self.tally.doubled += max(0, counted - self.answered - self.failed)
-        self.tally.uncertain += load.failed
+        self.tally.unanswered += load.failed
         self.answered, self.failed = counted, 0
         rows = self.server.document()["pool"]["rows"]
         if rows["used"] > rows["capacity"]:
             self.tally.problems.append(f"{rows['used']} rows are in use, of {rows['capacity']}")
 
     def _any_worker(self) -> int:
-        return self.chance.choice(sorted(wait_until(self.server.workers, "a worker")))
+        workers: set[int] = wait_until(self.server.workers, "a worker")
+        return self.chance.choice(sorted(workers))
 
     def kill_worker(self) -> None:
         """Kill a worker; the master starts another."""

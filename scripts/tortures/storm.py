@@ -36,6 +36,7 @@ class Tally:
         killed: processes.
         operations: that workers began.
         uncertain: that were in flight when their worker was killed.
+        unanswered: requests to servers, each of which was counted once or not at all.
         held: that were lost from the buffers of killed workers, which is allowed.
         lost: that were done and are not there.
         doubled: that are there and were never begun.
@@ -48,6 +49,7 @@ class Tally:
     killed: int = 0
     operations: int = 0
     uncertain: int = 0
+    unanswered: int = 0
     held: int = 0
     lost: int = 0
     doubled: int = 0
