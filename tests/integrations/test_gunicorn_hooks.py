@@ -366,7 +366,7 @@ def test_recycled_workers_and_those_of_a_reload_end_in_good_order(tmp_path: Path
         wait_until(lambda: len(server.workers()) == 2, "two workers")
         wait_until(lambda: sum(ended(server).values()) >= len(load.answered), "the ends that are counted")
         assert ended(server)["signal"] == ended(server)["timeout"] == 0
-        assert total(server) == load.total == requests(server)["GET 200"]
+        wait_until(lambda: total(server) == load.total == requests(server)["GET 200"], "the count")
         boots = figures(server)["gunicorn_worker_boot"]
         wait_until(lambda: figures(server)["gunicorn_worker_boot"].count == ended(server)["exit"] + 2, "boots")
         assert isinstance(boots, Distribution)
@@ -401,6 +401,7 @@ def test_the_master_keeps_counts_when_all_workers_are_killed(tmp_path: Path) -> 
     with serving(tmp_path, "gthread", "--workers", "3", config=VOLATILE) as server:
         with Load(server) as load:
             load.more(100)
+        wait_until(lambda: states(server) == {"idle": 3}, "the end of all requests")
         before = server.workers()
         for pid in before:
             os.kill(pid, signal.SIGKILL)
@@ -431,7 +432,7 @@ def test_two_masters_share_the_block_in_an_upgrade(tmp_path: Path) -> None:
             load.stop()
             assert live(server) == sorted({successor} | children(successor))
             assert load.total <= total(server) <= load.total + load.failed
-            assert load.total <= requests(server)["GET 200"] <= load.total + load.failed
+            wait_until(lambda: load.total <= requests(server)["GET 200"] <= load.total + load.failed, "the count")
             assert ended(server) == {"exit": 2, "signal": 0, "timeout": 0}
         finally:
             os.kill(successor, signal.SIGTERM)
