@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pytest
 from helpers import BOUND
 
 from shmstats import cli, config
 from shmstats.registry import stats
+from shmstats.series import Mode
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -117,3 +119,20 @@ def test_the_example_application_works(tmp_path: Path) -> None:
     environment["PYTHONPATH"] = str(ROOT)
     subprocess.run([sys.executable, "-c", CLIENT], cwd=tmp_path, env=environment, check=True, timeout=BOUND)
     assert (tmp_path / "data/stats/simple.json").exists()
+
+
+@pytest.mark.parametrize("title", ["Labels", "Declarations"])
+def test_the_code_of_a_section_runs_and_does_what_it_asserts(title: str, tmp_path: Path) -> None:
+    code = re.findall(r"```python\n(.*?)```", section(title), re.DOTALL)
+    assert code
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment.pop("SHMSTATS_CONFIG", None)
+    for each in code:
+        command = [sys.executable, "-W", "error", "-c", each]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=BOUND)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_table_of_modes_has_every_mode() -> None:
+    named = {name for row in table(section("Declarations")) for name in re.findall(r"`(\w+)`", row[0])}
+    assert named | {"last"} == {mode.name.lower() for mode in Mode}
