@@ -211,6 +211,13 @@ class Requests:
             self.tell("the values of further labels could not be had", error)
             return self.no_labels
 
+    def close(self) -> None:
+        """Leave the block; the next request attaches it again."""
+        try:
+            (self._registry or registries.stats).close()
+        except Exception as error:
+            self.tell("the block could not be left", error)
+
     def tell(self, what: str, error: BaseException) -> None:
         """Log something that failed, once."""
         if what not in self._told:

@@ -6,7 +6,8 @@
 A request is over when the last part of its response has been sent, or else when the application returns; what it
 does in the background after that is no part of it. If the client leaves before, and the server says so
 (``http.disconnect``, OSError from ``send``, a cancelled task), the status is 499, and what the application raises is
-not counted. A websocket is counted when it is closed; any other scope (``lifespan``) is passed on.
+not counted. A websocket is counted when it is closed. ``lifespan`` is passed on; after its shutdown the process leaves
+the block, for uvicorn ends its workers by a signal, and nothing that is to be done at exit is done then.
 
 The route is what Starlette and FastAPI leave in the scope: see `_Routes`. A Django application tells it by
 `shmstats.integrations.wsgi.django_route`, any other can put it into ``scope["shmstats.route"]``, or ``route`` is
@@ -76,6 +77,9 @@ class ShmStatsMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application, and record what comes of it unless another middleware does already."""
         kind = scope["type"]
+        if kind == "lifespan":
+            await self._app(scope, receive, self._leaving(send))
+            return
         if (kind != "http" and kind != "websocket") or RECORDED in scope or self._is_excluded(scope):
             await self._app(scope, receive, send)
             return
@@ -97,6 +101,16 @@ class ShmStatsMiddleware:
             exchange.fail(error)
             raise
         exchange.end()
+
+    def _leaving(self, send: Send) -> Send:
+        """Leave the block, which flushes a buffer, once the application has been shut down."""
+
+        async def send_and_leave(message: Message) -> None:
+            await send(message)
+            if message.get("type") in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                self.requests.close()
+
+        return send_and_leave
 
     def _is_excluded(self, scope: Scope) -> bool:
         paths, prefixes = self.requests.paths, self.requests.prefixes

@@ -433,22 +433,36 @@ def test_a_websocket_is_open_until_it_is_closed_and_then_counted(counts: Read) -
     assert now.outcomes == (0, 0, 0)
 
 
-def test_lifespan_is_passed_through_as_it_is(counts: Read) -> None:
+def test_lifespan_is_passed_through(counts: Read) -> None:
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        seen.append((scope, receive, send))
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "lifespan.startup"}
-
-    async def send(message: Any) -> None:
-        return None
+        seen.append((dict(scope), await receive()))
+        await send({"type": "lifespan.startup.complete"})
 
     scope = {"type": "lifespan", "asgi": {"version": "3.0"}}
-    asyncio.run(ShmStatsMiddleware(app)(scope, receive, send))
-    assert seen == [({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)]
-    assert counts().of("http_requests_in_progress") == 0
+    call = AsgiCall(ShmStatsMiddleware(app), told=[{"type": "lifespan.startup"}], **scope)
+    assert call.sent == [{"type": "lifespan.startup.complete"}]
+    assert seen[0][0]["type"] == "lifespan"
+    assert "shmstats.recorded" not in call.scope
+    assert seen[0][1] == {"type": "lifespan.startup"}
+    assert counts().outcomes == (0, 0, 0)
+
+
+def test_the_block_is_left_when_the_application_is_shut_down(counts: Read, tmp_path: Any) -> None:
+    app = recorded(Route("/", hello))
+    AsgiCall(app)
+    saved = tmp_path / "data/stats/simple.json"
+    assert not saved.exists()
+    told = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    call = AsgiCall(app, type="lifespan", told=told)
+    assert [message["type"] for message in call.sent] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]
+    assert saved.exists()
+    AsgiCall(app)
+    assert counts().outcomes == (2, 2, 0)
 
 
 def test_a_request_through_two_middlewares_is_recorded_once(counts: Read) -> None:
