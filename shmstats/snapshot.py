@@ -56,12 +56,12 @@ def save(directory: Path, snapshot: Snapshot) -> None:
     Raises:
         OSError: it could not be written. What was saved before is still there.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_private(directory)
     target, previous = directory / FILE, directory / PREVIOUS
     temporary = directory / f".{FILE}.{os.getpid()}"
     try:
         _write(temporary, _encode(snapshot))
-        if target.exists():
+        if target.is_file() and not target.is_symlink():
             with suppress(FileNotFoundError):
                 os.unlink(f"{temporary}.1")
             os.link(target, f"{temporary}.1")
@@ -97,7 +97,7 @@ def load_newest(directory: Path, tell: Callable[[str], object] = log.error) -> S
     """
     for file in (directory / FILE, directory / PREVIOUS):
         try:
-            return load(file)
+            return _decode(file, _read(file))
         except FileNotFoundError:
             continue
         except SnapshotError as error:
@@ -257,8 +257,26 @@ def _value(plain: Any) -> Value:
     raise TypeError(f"{plain!r:.80} is no value")
 
 
+def _make_private(directory: Path) -> None:
+    """Make a directory, and what is missing above it, for this user alone: `Path.mkdir` leaves parents to the umask."""
+    if not directory.is_dir():
+        if directory.parent != directory:
+            _make_private(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def _read(file: Path) -> bytes:
+    """Read a file that is ours to replace, which is never a link and never waited for."""
+    fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as stream:
+        return stream.read()
+
+
 def _write(file: Path, content: bytes) -> None:
-    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """Write a new file; one that is there, from a process that was killed, may have another mode or be a link."""
+    with suppress(FileNotFoundError):
+        os.unlink(file)
+    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as stream:
         stream.write(content)
         stream.flush()

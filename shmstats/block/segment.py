@@ -24,8 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-#: Where Linux keeps POSIX shared memory, see shm_overview(7).
-SHARED_MEMORY = "/dev/shm"
+#: Where Linux keeps POSIX shared memory, see shm_overview(7): shm_open has no other place. That anybody may write
+#: there is what `check_trust` and exclusive creation are for.
+SHARED_MEMORY = "/dev/shm"  # nosec B108
 
 #: How the names of all our segments begin.
 PREFIX = "shmstats_"
