@@ -22,7 +22,7 @@ from helpers import SHARED_MEMORY, segment_file, segment_of, wait_until
 
 import shmstats
 from shmstats.series import Kind, Name, Snapshot
-from shmstats.snapshot import FILE, PREVIOUS, load_newest, save, stats_directory
+from shmstats.snapshot import FILE, PREVIOUS, load_newest, save
 from shmstats.web import access, create_app
 
 TOKEN = "a-token-that-nobody-may-see-3f9c"
@@ -71,7 +71,7 @@ CREATE_EVERYTHING = """
 
 def created(top: Path, data: Path) -> dict[str, os.stat_result]:
     """Everything that belongs to a data directory: itself, what is in it and above it, and in shared memory."""
-    found = [path for path in (top, *top.rglob("*"))]
+    found = [top, *top.rglob("*")]
     found += [Path(SHARED_MEMORY, name) for name in os.listdir(SHARED_MEMORY) if name.startswith(segment_of(data))]
     return {str(path): path.lstat() for path in found if path.exists()}
 

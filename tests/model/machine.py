@@ -812,14 +812,18 @@ class Scenario:
         capacity: cells of a row.
         max_workers: rows beside row 0.
         identities: of the processes; as many as there are programs.
+        index_slots: of the index at the beginning; it can grow to 8.
     """
 
-    def __init__(self, core: Core, capacity: int, max_workers: int, *identities: Identity) -> None:
+    def __init__(
+        self, core: Core, capacity: int, max_workers: int, *identities: Identity, index_slots: int = 8
+    ) -> None:
         self._core, self._identities = core, identities
         self.layout = SmallLayout(capacity, max_workers)
         header = dict.fromkeys(HEADER.names or (), 0) | {
             "capacity": capacity,
             "max_workers": max_workers,
+            "index_slots": index_slots,
             "generation": 1,
             "revision": 1,
             "salt": b"0123456789abcdef",

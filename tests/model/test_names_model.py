@@ -144,9 +144,9 @@ def sums_are_right(*metrics: str) -> Callable[[Final], None]:
 # Registering ---------------------------------------------------------------------------------------
 
 
-def registering(core: Core, *metrics: str) -> None:
+def registering(core: Core, *metrics: str, index_slots: int = 8) -> None:
     """Have each process count some names, given with blanks between them."""
-    scenario = Scenario(core, 4, 2, *processes(len(metrics)))
+    scenario = Scenario(core, 4, 2, *processes(len(metrics)), index_slots=index_slots)
     scenario.attach(*range(len(metrics)))
     programs = [after(*map(count, each.split())) for each in metrics]
     # Who comes after all of them, and puts in order what they left, is the check.
@@ -172,9 +172,16 @@ def test_a_name_that_several_register_at_once_is_there_once_and_counted_exactly(
     registering(Core(name), *metrics)
 
 
+@pytest.mark.parametrize("metrics", [("a", "b"), pytest.param(("a b", "b"), marks=pytest.mark.thorough)])
+def test_an_index_that_grows_meanwhile_loses_no_name(metrics: tuple[str, ...]) -> None:
+    registering(Core("C"), *metrics, index_slots=2)
+
+
 REGISTERING_FAULTS = {
     "a name is added without a second look": Plant(
-        "block.py", "                record = names.find(key)  # whoever", "                record = None  # whoever"
+        "block.py",
+        "                record = names.find(key)  # whoever",
+        "                record = None  # whoever",
     ),
     "a name is counted before it is written": Plant(
         "names.py",
