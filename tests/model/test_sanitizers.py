@@ -15,7 +15,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from machine import PACKAGE, compiler
+from machine import PACKAGE, Plant, compiler, with_plants
 
 pytestmark = pytest.mark.sanitizer
 
@@ -29,32 +29,63 @@ def library(name: str) -> str:
     return found.stdout.strip()
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a process that uses a copy of the package with an instrumented C core."""
+def instrumented(copy: Path, *plants: Plant) -> dict[str, str]:
+    """Make a copy of the package with an instrumented C core; returns the environment of a process that uses it."""
     if shutil.which(compiler()) is None or not os.path.isabs(library("libasan.so")):
         pytest.skip("there is no C compiler with AddressSanitizer")
-    copy = tmp_path_factory.mktemp("sanitized")
     shutil.copytree(PACKAGE, copy / "shmstats", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    extension = copy / "shmstats" / "block" / f"_cells{sysconfig.get_config_var('EXT_SUFFIX')}"
+    source = copy / "shmstats" / "block" / "_cells.c"
+    source.write_text(with_plants(source, plants))
+    extension = source.with_name(f"_cells{sysconfig.get_config_var('EXT_SUFFIX')}")
     include = sysconfig.get_paths()["include"]
-    source = PACKAGE / "block" / "_cells.c"
     command = [compiler(), "-shared", "-fPIC", "-std=c11", "-D_GNU_SOURCE", *FLAGS, f"-I{include}", source]
     subprocess.run([*command, "-o", extension], check=True)
-    # What CPython holds to its end is no leak of ours; the C core's memory is CPython's own, so let it be malloc's.
-    return os.environ | {
-        "PYTHONPATH": str(copy),
-        "LD_PRELOAD": f"{library('libasan.so')} {library('libubsan.so')}",
-        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:handle_segv=1",
-        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
-        "PYTHONMALLOC": "malloc",
-    }
+    return (
+        os.environ
+        | {
+            "PYTHONPATH": str(copy),
+            "LD_PRELOAD": f"{library('libasan.so')} {library('libubsan.so')}",
+            "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:handle_segv=1",  # what CPython keeps to its end is no leak
+            "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+            "PYTHONMALLOC": "malloc",  # or AddressSanitizer does not see where an object ends
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process that uses an instrumented C core."""
+    return instrumented(tmp_path_factory.mktemp("sanitized"))
+
+
+OUTSIDE = """
+    from shmstats.block._cells import Cells
+
+    cells = Cells(memoryview(bytearray(8192)), 4096, 1, 256, 4096, 32, 1, bool, None)
+    try:
+        cells.load(0, 300)
+    except IndexError:
+        print("refused")
+"""
+
+
+def test_a_load_outside_of_the_block_is_refused_or_else_it_is_found(tmp_path: Path) -> None:
+    plant = Plant("_cells.c", " || column > self->capacity - width)", ")")
+    outputs = []
+    for plants in ((), (plant,)):
+        environment = instrumented(tmp_path / str(len(plants)), *plants)
+        command = [sys.executable, "-c", textwrap.dedent(OUTSIDE)]
+        ran = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        outputs.append(ran.stdout + ran.stderr)
+    assert outputs[0] == "refused\n"
+    assert "AddressSanitizer: heap-buffer-overflow" in outputs[1]
 
 
 def test_the_tests_of_cells_pass(environment: dict[str, str], tmp_path: Path) -> None:
     names = ("block/test_cells.py", "block/test_names.py", "test_buffer.py")
     files = [str(TESTS / name) for name in names]
-    # Tests that look at reference counts, at what is in /dev/shm, and at time go by the plain build.
     command = [
         sys.executable,
         "-m",
@@ -67,9 +98,7 @@ def test_the_tests_of_cells_pass(environment: dict[str, str], tmp_path: Path) ->
         "not Python",
         *files,
     ]
-    ran = subprocess.run(
-        command, env=environment, cwd=TESTS.parent, capture_output=True, text=True, timeout=900
-    )
+    ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-6000:]
 
 
