@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 import traceback
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(names: Sequence[str], tiny: bool, file: Path | None, shown: Path | None) -> int:
     """Measure some cases and report; returns the exit status."""
+    # A run that is stopped takes its processes and directories with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     about = report.machine()
     rows: list[Row] = []
     versions: dict[str, str] = {}

@@ -154,7 +154,7 @@ def _costs(side: Loop, effort: Effort, name: str) -> dict[int, _Cost]:
         )
         return float(loop[0])
 
-    rounds = effort.rounds if name in ("", NOTHING) else 4
+    rounds = effort.rounds // 2 if name in ("", NOTHING) else 4
     in_turns({n: functools.partial(together, n) for n in found}, max(2, rounds))
     costs = {}
     for processes, repeats in found.items():
