@@ -21,6 +21,9 @@ CLOCKS = {
     "leaping": "lambda real: 1_000_000_000.0 + (real * 7919) % 1 * 2_000_000_000",
 }
 
+#: The twin has no clock of its own but for the time of a flush.
+CASES = [*(("C", clock) for clock in CLOCKS), ("Python", "leaping")]
+
 CODE = """
     import datetime, json, sys, threading, time
     real, monotonic = time.time, time.monotonic
@@ -61,13 +64,11 @@ CODE = """
 """
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize(("core", "clock"), CASES, indirect=["core"])
 @pytest.mark.parametrize("buffered", [False, True], ids=["real-time", "buffered"])
 def test_intervals_and_uptimes_do_not_go_by_the_wall_clock(
-    python: PythonRunner, configure: Callable[..., Any], stats: Any, data: Path, clock: str, buffered: bool, core: str
+    python: PythonRunner, configure: Callable[..., Any], stats: Any, data: Path, clock: str, buffered: bool
 ) -> None:
-    if core == "Python" and clock != "leaping":
-        pytest.skip("the core has no clock of its own but for the time of a flush")
     configure(snapshot_interval_ms=100, no_buffer=not buffered, flush_interval_ms=50)
     uptime, passed, took, counted = json.loads(python.run(CODE, CLOCKS[clock], data))
     assert 0 <= uptime <= passed + 1
