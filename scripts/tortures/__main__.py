@@ -150,6 +150,7 @@ def report(tally: Tally, seconds: float, seed: int) -> str:
         f"{tally.unanswered} requests were not answered, each of which was counted once or not at all",
         f"{tally.held} were held in buffers of killed workers, and are gone with them",
         f"{tally.takeovers} operations took a dead one's lock over, the longest took {1000 * tally.longest:.1f} ms",
+        f"the longest after a kill inside took {1000 * tally.awake:.1f} ms besides waiting for a processor",
         f"lost: {tally.lost}, counted twice: {tally.doubled}",
         *(f"wrong: {problem}" for problem in tally.problems),
     ]

@@ -17,7 +17,7 @@ PAGE = 4096
 #: a label set of its own.
 STREAMS = ("own", "shared", "timing", "down", "gauge", "labelled")
 
-_STOP, _LONGEST, _TAKEOVERS = 64, 65, 66
+_STOP, _LONGEST, _TAKEOVERS, _QUEUED, _AWAKE = 64, 65, 66, 67, 68
 
 #: In page 0: when a process that was kept inside a critical section was killed, CLOCK_MONOTONIC in ns.
 _KILLED_AT = 0
@@ -65,14 +65,40 @@ class Notes:
         """How many such operations there were."""
         return self.words[_TAKEOVERS]
 
-    def note_takeover(self, nanoseconds: int) -> None:
+    @property
+    def awake(self) -> int:
+        """The longest of those after a kill inside in ns, without the time that it waited for a processor."""
+        return self.words[_AWAKE]
+
+    @property
+    def queued(self) -> int:
+        """How long the worker had waited for a processor at a kill inside, in ns."""
+        return self.words[_QUEUED]
+
+    @queued.setter
+    def queued(self, nanoseconds: int) -> None:
+        self.words[_QUEUED] = nanoseconds
+
+    def note_takeover(self, nanoseconds: int, awake: int) -> None:
         """Note an operation in which the lock of a dead process was taken over."""
         self.words[_TAKEOVERS] += 1
         self.words[_LONGEST] = max(self.words[_LONGEST], nanoseconds)
+        self.words[_AWAKE] = max(self.words[_AWAKE], awake)
 
     def forget_takeovers(self) -> None:
         """Start anew with these notes."""
-        self.words[_TAKEOVERS] = self.words[_LONGEST] = 0
+        self.words[_TAKEOVERS] = self.words[_LONGEST] = self.words[_AWAKE] = 0
+
+
+def time_in_queue(pid: int) -> int:
+    """Return how long a process's first thread has waited for a processor, in ns; 0 where nobody tells.
+
+    Source: sched-stats of the kernel's documentation, /proc/<pid>/schedstat.
+    """
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
 
 
 class Ledger:

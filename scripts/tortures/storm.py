@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from . import judge
-from .ledger import Ledger
+from .ledger import Ledger, time_in_queue
 from .nursery import BOUND, HangError, Nursery, Worker
 
 #: Statistics that are held back in buffered mode.
@@ -42,6 +42,7 @@ class Tally:
         doubled: that are there and were never begun.
         takeovers: operations that had to take over the lock of a dead process.
         longest: of these, in seconds.
+        awake: the longest after a kill inside, without the time that the process waited for a processor.
         problems: what must not be.
     """
 
@@ -55,6 +56,7 @@ class Tally:
     doubled: int = 0
     takeovers: int = 0
     longest: float = 0.0
+    awake: float = 0.0
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -201,6 +203,8 @@ class Storm:
         place, worker = self._stop_inside()
         if worker.state == "T":
             others = self._counts_of_others(place)
+            for other in others:
+                self.ledger.notes(other).queued = time_in_queue(self.running[other].pid)
             self.ledger.killed_at = time.monotonic_ns()
             worker.signal(signal.SIGKILL)
             self._wait_for_others(others)
@@ -376,6 +380,7 @@ class Storm:
         notes.settle("shared", notes.before("shared"))
         self.tally.takeovers += notes.takeovers
         self.tally.longest = max(self.tally.longest, notes.longest / 1e9)
+        self.tally.awake = max(self.tally.awake, notes.awake / 1e9)
         notes.forget_takeovers()
         self._note_crashes()
         return verdicts

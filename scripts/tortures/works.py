@@ -15,7 +15,7 @@ from contextlib import suppress
 from types import FrameType, ModuleType
 from typing import Any
 
-from .ledger import STREAMS, Ledger
+from .ledger import STREAMS, Ledger, time_in_queue
 
 OWN, SHARED, TIMING, DOWN, GAUGE, LABELLED = (2 * number for number in range(len(STREAMS)))
 
@@ -98,8 +98,10 @@ class Counting:
             return
         taken_over = self._look()
         if taken_over != self._taken_over:
-            begun = max(start, self._ledger.killed_at)
-            self.notes.note_takeover(time.monotonic_ns() - begun)
+            killed_at = self._ledger.killed_at
+            took = time.monotonic_ns() - max(start, killed_at)
+            queued = time_in_queue(os.getpid()) - self.notes.queued
+            self.notes.note_takeover(took, max(0, took - queued) if killed_at else 0)
             self._taken_over = taken_over
 
     def call(self, stream: str) -> None:

@@ -1,7 +1,7 @@
 """The wall clock is frozen, stepped, or leaps: uptimes and intervals go by the monotonic clock.
 
-The wall clock is changed for one process, where Python asks for it: in ``time`` and in what ``datetime`` takes from
-there. What is a moment (timestamps, ``saved`` in a snapshot) may be wrong then; nothing else may.
+The wall clock is changed for one process, in Python's ``time``. What is a moment (``saved`` in a snapshot) may be
+wrong then; nothing else may.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CLOCKS = {
 CASES = [*(("C", clock) for clock in CLOCKS), ("Python", "leaping")]
 
 CODE = """
-    import datetime, json, sys, threading, time
+    import json, sys, time
     real, monotonic = time.time, time.monotonic
     wall = eval(sys.argv[1])
     time.time = lambda: wall(real())
