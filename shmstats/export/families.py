@@ -302,6 +302,10 @@ _OTHER_UNITS = {
     "ounces": "ounce",
 }
 _SINGULAR = _BASE_UNITS | _OTHER_UNITS
+#: Every word that a rule is about; a name in lower case without one of them is as it should be.
+_LINTED_WORDS = frozenset(
+    (*_TYPE_WORDS, *_ABBREVIATIONS, *(prefix + unit for prefix in ("", *_PREFIXES) for unit in _SINGULAR))
+)
 _UNIT = re.compile(rf"(?<![^_])({'|'.join(_PREFIXES)}|)({'|'.join(_SINGULAR)})(?![^_])")
 
 
@@ -376,6 +380,8 @@ def _linted(name: str) -> str:
     Joining two words can make a third that is forbidden (``mile_s``), hence the repetition. It ends: each
     round takes away an underscore, a plural or a change of case, and none comes back for good.
     """
+    if name.islower() and _LINTED_WORDS.isdisjoint(name.split("_")):
+        return name
     while True:
         better = _UNIT.sub(_singular, _JOINED.sub(r"\1", _snake(name)))
         if better == name:
