@@ -180,8 +180,10 @@ class Registry(Recorder):
         value = _integer("value", value)
         series = self._made(category, metric, Gauge, labels)
         self._deliver(
-            lambda shared: shared.set(series, value),
-            lambda other: other.absolute(series.category, series.metric, value),
+            SharedProvider.set,
+            series,
+            value,
+            to_other=lambda other: other.absolute(series.category, series.metric, value),
         )
         self._keep_bound(series)
 
@@ -250,7 +252,12 @@ class Registry(Recorder):
 
         @overload
         def gauge(
-            self, category: str, metric: str, *, labels: Mapping[str, str] | None = None, labelnames: None = None
+            self,
+            category: str,
+            metric: str,
+            *,
+            labels: Mapping[str, str] | None = None,
+            labelnames: None = None,
         ) -> Gauge: ...
 
         @overload
@@ -273,7 +280,12 @@ class Registry(Recorder):
 
         @overload
         def timing(
-            self, category: str, metric: str, *, labels: Mapping[str, str] | None = None, labelnames: None = None
+            self,
+            category: str,
+            metric: str,
+            *,
+            labels: Mapping[str, str] | None = None,
+            labelnames: None = None,
         ) -> Histogram: ...
 
         @overload
@@ -317,8 +329,10 @@ class Registry(Recorder):
         series = self._made(category, metric, Series, labels)
         moment = datetime.now(UTC) if moment is None else _moment("moment", moment)
         self._deliver(
-            lambda shared: shared.note(series, (moment - _EPOCH) // timedelta(microseconds=1)),
-            lambda other: other.timestamp(series.category, series.metric, moment),
+            SharedProvider.note,
+            series,
+            (moment - _EPOCH) // timedelta(microseconds=1),
+            to_other=lambda other: other.timestamp(series.category, series.metric, moment),
         )
 
     def get_timestamp(
@@ -509,16 +523,22 @@ class Registry(Recorder):
 
     def _deliver_count(self, sign: int, series: Series, n: int) -> None:
         self._deliver(
-            lambda shared: shared.count(series, sign * n),
-            lambda other: (other.incr if sign > 0 else other.decr)(series.category, series.metric, n),
+            SharedProvider.count,
+            series,
+            sign * n,
+            to_other=lambda other: (other.incr if sign > 0 else other.decr)(
+                series.category, series.metric, n
+            ),
         )
 
     def _move_series(self, series: Gauge, n: int | float) -> None:
         """Add what is no integer to a gauge; further providers get what that makes."""
         _check_handle(series)
         self._deliver(
-            lambda shared: shared.count(series, n),
-            lambda other: other.gauge(series.category, series.metric, self._value(series)),  # type: ignore[arg-type]
+            SharedProvider.count,
+            series,
+            n,
+            to_other=lambda other: other.gauge(series.category, series.metric, self._value(series)),  # type: ignore[arg-type]
         )
 
     def _gauge(
@@ -543,8 +563,10 @@ class Registry(Recorder):
         value = _number("value", value)
         _check_handle(series)
         self._deliver(
-            lambda shared: shared.set(series, value),
-            lambda other: other.gauge(series.category, series.metric, value),
+            SharedProvider.set,
+            series,
+            value,
+            to_other=lambda other: other.gauge(series.category, series.metric, value),
         )
 
     def _timing(
@@ -569,8 +591,10 @@ class Registry(Recorder):
         value = _duration("value", value)
         _check_handle(series)
         self._deliver(
-            lambda shared: shared.observe(series, value),
-            lambda other: other.timing(series.category, series.metric, value),
+            SharedProvider.observe,
+            series,
+            value,
+            to_other=lambda other: other.timing(series.category, series.metric, value),
         )
 
     def _value(self, series: Series) -> Value:
@@ -660,18 +684,24 @@ class Registry(Recorder):
         return category, check_text("metric", metric), None if labels is None else check_labels(labels)
 
     def _deliver(
-        self, to_shared: Callable[[SharedProvider], None], to_other: Callable[[GuardedProvider], None]
+        self, operation: Callable[..., None], *arguments: Any, to_other: Callable[[GuardedProvider], None]
     ) -> None:
-        """Have every provider do an operation; none where statistics are disabled."""
+        """Have every provider do an operation; none where statistics are disabled.
+
+        Args:
+            operation: of the shared block's provider, called with it and the arguments.
+            arguments: of the operation.
+            to_other: called with each further provider.
+        """
         if self._configuring and self._interrupted:
-            self._guard.defer(lambda: self._deliver(to_shared, to_other))
+            self._guard.defer(lambda: self._deliver(operation, *arguments, to_other=to_other))
             return
         shared = self._shared or self.shared
         if shared is None:
             return
         if not self._exit_arranged:
             self._arrange_exit()
-        to_shared(shared)
+        operation(shared, *arguments)
         for provider in self._others:
             to_other(provider)
         if self._exiting:

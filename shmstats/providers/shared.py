@@ -258,9 +258,9 @@ class SharedProvider:
             KindError: the name is neither.
         """
         while isinstance(n, int) and n > _INT64_MAX:  # what taking the lowest integer away amounts to
-            self._operate(lambda block: self._count(block, series, _INT64_MAX))
+            self._operate(self._count, series, _INT64_MAX)
             n -= _INT64_MAX
-        self._operate(lambda block: self._count(block, series, n))
+        self._operate(self._count, series, n)
 
     def set(self, series: Series, value: int | float) -> None:
         """Set a gauge, or the total of a counter, and bind the handle.
@@ -268,7 +268,7 @@ class SharedProvider:
         Raises:
             KindError: the name is neither.
         """
-        self._operate(lambda block: self._set(block, series, value))
+        self._operate(self._set, series, value)
 
     def observe(self, series: Series, milliseconds: float) -> None:
         """Take up one duration in a histogram, and bind the handle.
@@ -276,7 +276,7 @@ class SharedProvider:
         Raises:
             KindError: the name is something else.
         """
-        self._operate(lambda block: self._observe(block, series, milliseconds))
+        self._operate(self._observe, series, milliseconds)
 
     def add_distribution(self, series: Series, distribution: Distribution, bounds: Sequence[float]) -> None:
         """Add observations to a histogram that were made elsewhere.
@@ -314,7 +314,7 @@ class SharedProvider:
         Raises:
             KindError: the name is something else.
         """
-        self._operate(lambda block: self._note(block, series, microseconds))
+        self._operate(self._note, series, microseconds)
 
     def value(self, category: str, metric: str, labels: Labels = ()) -> Value:
         """Return the value of a name over all workers, 0 where there is none."""
@@ -526,10 +526,15 @@ class SharedProvider:
 
         return self.consult(change_all, 0)
 
-    def _operate(self, operation: Callable[[Block], None]) -> None:
-        """Do an operation on the attached block, now or as soon as this thread can, and never fail."""
+    def _operate(self, operation: Callable[..., object], *arguments: Any) -> None:
+        """Do an operation on the attached block, now or as soon as this thread can, and never fail.
+
+        Args:
+            operation: called with the block and the arguments.
+            arguments: of the operation.
+        """
         if self._locks.guard.held:
-            self._locks.guard.defer(lambda: self._operate(operation))
+            self._locks.guard.defer(lambda: self._operate(operation, *arguments))
             return
         while True:
             block = self._attached() if self._block is None or self.ending else self._block
@@ -537,7 +542,7 @@ class SharedProvider:
                 self._dropped += 1
                 return
             try:
-                operation(block)
+                operation(block, *arguments)
                 if self._dropped:
                     self._count_dropped(block)
                 return
@@ -768,7 +773,9 @@ class SharedProvider:
         kept = [i for i, name in enumerate(restored.names) if name[:2] != (OWN, OPERATIONS_HELD)]
         names, values = [restored.names[i] for i in kept], [restored.values[i] for i in kept]
         for name, reason in block.restore(names, values):
-            self._log_once(f"not all saved statistics were restored: {reason} ({name.category}, {name.metric})")
+            self._log_once(
+                f"not all saved statistics were restored: {reason} ({name.category}, {name.metric})"
+            )
             self._dropped += 1
 
     def _restore_declarations(self, block: Block, restored: Snapshot) -> None:
