@@ -138,9 +138,10 @@ class Cells:
     @property
     def gate(self) -> int:
         """The generation that a binding must have to be used at once; 0: none may."""
-        if not self._direct or not self._open or self._locks.guard.held:
+        try:
+            return self._generation[0] if self._direct and self._open and not self._locks.guard.held else 0
+        except ValueError:  # closed in between
             return 0
-        return self._generation[0]
 
     def at(self, row: int, column: int, width: int = 1) -> int:
         """Return the number of a cell, counted over all rows."""
