@@ -175,6 +175,8 @@ class _Exchange:
         wrapper = self._environ.get("wsgi.file_wrapper")
         if wrapper is not None and isinstance(wrapper, type) and isinstance(response, wrapper):
             return self._around_file(response)
+        if hasattr(response, "__next__"):
+            return self
         if hasattr(response, "__len__"):
             return _SizedResponse(self, response)
         if not hasattr(response, "__iter__") and not hasattr(response, "__getitem__"):
