@@ -167,6 +167,17 @@ class Storm:
         self.tally.killed += 1
         return self.settle(place)
 
+    def end_and_wait_for_others(self, place: int) -> None:
+        """Kill a worker that is kept inside, have all others go on, and judge it."""
+        others = self._counts_of_others(place)
+        for other in others:
+            self.ledger.notes(other).queued = time_in_queue(self.running[other].pid)
+        self.ledger.killed_at = time.monotonic_ns()
+        self.running[place].signal(signal.SIGKILL)
+        self._wait_for_others(others)
+        self.end(place)
+        self.ledger.killed_at = 0
+
     def kill(self) -> None:
         """Kill one at a random moment, and start another."""
         place = self._anyone()
@@ -202,14 +213,9 @@ class Storm:
         """Keep one inside a critical section, then kill it there: how long do the others wait?"""
         place, worker = self._stop_inside()
         if worker.state == "T":
-            others = self._counts_of_others(place)
-            for other in others:
-                self.ledger.notes(other).queued = time_in_queue(self.running[other].pid)
-            self.ledger.killed_at = time.monotonic_ns()
-            worker.signal(signal.SIGKILL)
-            self._wait_for_others(others)
-        self.end(place)
-        self.ledger.killed_at = 0
+            self.end_and_wait_for_others(place)
+        else:
+            self.end(place)
         self.start(place)
 
     def continue_inside(self) -> None:

@@ -145,7 +145,7 @@ def crowd(tmp_path: Path, statsd: int, clients: int, seconds: float) -> None:
 
 
 def test_a_crowd_gets_right_answers_and_costs_no_memory(tmp_path: Path, stuck_statsd: int) -> None:
-    crowd(tmp_path, stuck_statsd, clients=30, seconds=4.5)
+    crowd(tmp_path, stuck_statsd, clients=30, seconds=3)
 
 
 @pytest.mark.storm

@@ -172,7 +172,7 @@ def fuzz(image: Image, section: str, examples: int) -> None:
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_random_bytes_in_a_section_neither_crash_nor_hang_anybody(image: Image, section: str) -> None:
-    fuzz(image, section, 8)
+    fuzz(image, section, 5)
 
 
 @pytest.mark.storm

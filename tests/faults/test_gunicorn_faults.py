@@ -177,9 +177,9 @@ def test_no_count_is_lost_or_doubled_by_recycling_with_jitter(tmp_path: Path, op
     recycling = ("--max-requests", "30", "--max-requests-jitter", "30")
     with Gunicorn(tmp_path, *options, *recycling) as server:
         with Load(server) as load:
-            load.more(300)
+            load.more(200)
         assert counted_once(load, server.total())
-        assert len(load.answered) > 5, "no worker was recycled"
+        assert len(load.answered) > 3, "no worker was recycled"
         assert server.document()["pool"]["rows"]["used"] <= 6
 
 

@@ -40,7 +40,7 @@ def test_a_stop_at_any_step_of_a_counting_call_is_waited_for(
         goals = [each.before("own") + 2 for each in notes]
         wait_until(lambda goals=goals: all(n.before("own") >= goal for n, goal in zip(notes, goals, strict=True)))
         storms.leave_one(0)
-        number += 1 if core == "C" else 2
+        number += 1 if core == "C" else 3
     assert number >= 4
     assert waited > 0 or stream != "shared", "nobody had to wait"
     storms.finish()
@@ -84,7 +84,7 @@ def test_a_stop_in_a_change_of_the_names_keeps_nobody_from_counting(
         return nursery.run(code, storms.data, storms.stats, number=number, report=str(report))
 
     assert start(CHANGE, 10**9).wait() == 0
-    waited, numbers = 0, random.Random(5).sample(range(int(report.read_text())), 12)
+    waited, numbers = 0, random.Random(5).sample(range(int(report.read_text())), 10)
     for number in numbers:
         here.unlink(missing_ok=True)
         changed.unlink(missing_ok=True)
@@ -103,7 +103,7 @@ def test_a_stop_in_a_change_of_the_names_keeps_nobody_from_counting(
     judge.check_structure(storms.data)
     assert waited > 0, "nobody held the table lock"
     found = judge.values(storms.data)
-    assert {metric for category, metric in found if category == "c"} == {"before"}
+    assert {key[1] for key in found if key[0] == "c"} == {"before"}
     assert found["c", "before"] == 1 + 2 * len(numbers)
     storms.finish()
     assert tally.clean, tally
