@@ -86,9 +86,6 @@ _HEADER_FIELDS = HEADER.names or ()
 
 SHARED_ROW = 0
 
-#: Names of a saved snapshot that are restored together, or not at all where there is not room for them.
-_RESTORED_AT_ONCE = 4096
-
 _INT64_MAX = 2**63 - 1
 _INT64_MIN = -(2**63)
 
@@ -538,7 +535,7 @@ class Block:
                 else:
                     todo.append((name, key, value))
             families = self._families(todo)
-            start, size = 0, _RESTORED_AT_ONCE
+            start, size = 0, len(todo)  # together, or where there is not room for all, in parts
             while start < len(todo):
                 try:
                     self._restore(todo[start : start + size], families)
@@ -557,27 +554,35 @@ class Block:
         Raises:
             BlockFullError: there is not room for all of them. Nothing was changed.
         """
+        made: dict[tuple[Kind, bool, bool, int], Record] = {}  # many names want the same
         wanted = []
         for name, key, _ in part:
-            flags = MONOTONIC if name.monotonic else 0
             family = families.get(family_key(key)) if families else None
-            if family is None:
-                wanted.append(_PLAIN[name.kind]._replace(flags=flags))
-            else:
-                flags |= MEMBER if name.labels and key != overflow_key(key) else 0
-                width = width_of(self._declared(family) or Declaration(name.kind))
-                wanted.append(Record(-1, name.kind, flags, 0, width, Mode.LAST, family.number))
-        cells = sum(record.width for record in wanted)
-        first = self.names.cells_used
-        if first + cells <= self.layout.capacity and not self._reserve_cells(SHARED_ROW, first, cells):
+            counted = family is not None and bool(name.labels) and key != overflow_key(key)
+            what = name.kind, name.monotonic, counted, -1 if family is None else family.number
+            record = made.get(what)
+            if record is None:
+                record = made[what] = self._wanted(name, counted, family)
+            wanted.append(record)
+        width = sum(record.width for record in wanted)
+        cell = self.names.cells_used
+        if cell + width <= self.layout.capacity and not self._reserve_cells(SHARED_ROW, cell, width):
             raise BlockFullError("shared memory is full")
-        records = self.names.add_all([key for _, key, _ in part], wanted, self.cells, self._reserve)
-        counters = [i for i, record in enumerate(records) if record.kind is Kind.COUNTER]
+        first, cells = self.names.add_all([key for _, key, _ in part], wanted, self.cells, self._reserve)
+        counters = [i for i, (name, _, _) in enumerate(part) if name.kind is Kind.COUNTER]
         row = np.frombuffer(self._buf, CELL, self.layout.capacity, self.layout.cells)
-        row["value"][[records[i].cell for i in counters]] = [part[i][2] for i in counters]
-        for record, (name, _, value) in zip(records, part, strict=True):
-            if record.kind is not Kind.COUNTER:
-                self._put(record, name, value)
+        row["value"][[cells[i] for i in counters]] = [part[i][2] for i in counters]
+        for i, (name, _, value) in enumerate(part):
+            if name.kind is not Kind.COUNTER:
+                self._put(wanted[i]._replace(number=first + i, cell=cells[i]), name, value)
+
+    def _wanted(self, name: Name, counted: bool, family: Record | None) -> Record:
+        """Return what a restored name is to be."""
+        flags = (MONOTONIC if name.monotonic else 0) | (MEMBER if counted else 0)
+        if family is None:
+            return _PLAIN[name.kind]._replace(flags=flags)
+        width = width_of(self._declared(family) or Declaration(name.kind))
+        return Record(-1, name.kind, flags, 0, width, Mode.LAST, family.number)
 
     def _put(self, record: Record, name: Name, value: Value) -> None:
         """Put a restored value into row 0."""

@@ -377,10 +377,10 @@ class NameTable:
 
     def add_all(
         self, keys: list[bytes], wanted: list[Record], cells: Cells, reserve: Callable[[int, int], None]
-    ) -> list[Record]:
+    ) -> tuple[int, list[int]]:
         """Add many names that are not there, behind all others, without looking for room that removed ones left.
 
-        The table lock is held.
+        The table lock is held. Returns the number of the first record, and the first cell of each.
 
         Args:
             keys: of the names, all different.
@@ -421,13 +421,9 @@ class NameTable:
             if record.flags & (FAMILY | MEMBER):
                 self._count_in(record, 1)
         cells.publish(self._count_offset, number + len(keys))
-        for offset, hashed in enumerate(hashes):
-            self._enter(number + offset, hashed)
+        self._make_index()
         self._changing = 0
-        return [
-            record._replace(number=number + i, cell=first)
-            for i, (record, first) in enumerate(zip(wanted, firsts.tolist(), strict=True))
-        ]
+        return number, firsts.tolist()
 
     def remove(self, records: list[Record], cells: Cells) -> None:
         """Remove names, from now on and for every worker. The table lock is held."""
