@@ -29,7 +29,6 @@ from .labels import Labelled, Labels, check_label_names, check_labels
 from .providers import Provider
 from .providers.guarded import GuardedProvider
 from .providers.shared import OWN, SharedProvider, close_all
-from .providers.statsd import StatsdProvider
 from .series import Declaration, Snapshot, Value, series_text
 from .timer import Timer
 
@@ -484,6 +483,8 @@ class Registry(Recorder):
             former.close()
         self._others = tuple(provider for provider in self._others if provider is not former)
         if settings.statsd.enabled and settings.stats.enabled:
+            from .providers.statsd import StatsdProvider  # only here: few want it, and it takes its time to import
+
             self._statsd = GuardedProvider(StatsdProvider(settings.statsd, self._report), self._report)
             self._others = (*self._others, self._statsd)
 

@@ -16,7 +16,6 @@ before it stays as ``simple.json.1``, so there is a valid one at every moment. A
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import operator
@@ -27,6 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .hashing import blake2b
 from .series import Distribution, Kind, Mode, Name, Snapshot, Value
 
 log = logging.getLogger("shmstats")
@@ -188,7 +188,7 @@ def _encode(snapshot: Snapshot) -> bytes:
 
 
 def _prefix(data: bytes) -> bytes:
-    checksum = hashlib.blake2b(data, digest_size=16).hexdigest()
+    checksum = blake2b(data, digest_size=16).hexdigest()
     return b'{"version": %d, "checksum": "%s", "data": ' % (_VERSION, checksum.encode())
 
 

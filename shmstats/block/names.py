@@ -28,11 +28,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 
+from ..hashing import blake2b
 from ..series import Declaration, Kind, Mode
 from .cells import Cells
 from .layout import DELETED, HEADER, NAME, PAGE, Layout, field_offset, struct_of

@@ -12,7 +12,6 @@ a store to a page that shared memory has no room for kills the process.
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import stat
@@ -23,6 +22,8 @@ from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from ..hashing import blake2b
 
 #: Where Linux keeps POSIX shared memory, see shm_overview(7): shm_open has no other place. That anybody may write
 #: there is what `check_trust` and exclusive creation are for.
@@ -43,7 +44,7 @@ class DamagedBlockError(BlockError):
 def segment_name(directory: Path) -> str:
     """Return the name of the segment for a data directory: the same for every path that leads there."""
     place = os.fsencode(os.path.realpath(directory))
-    return f"{PREFIX}{os.geteuid()}_{hashlib.blake2b(place, digest_size=8).hexdigest()}"
+    return f"{PREFIX}{os.geteuid()}_{blake2b(place, digest_size=8).hexdigest()}"
 
 
 def segment_path(name: str) -> str:

@@ -1,0 +1,18 @@
+"""BLAKE2b, of which keys, checksums and names of segments are made (RFC 7693).
+
+`hashlib` has it too, but loads OpenSSL first, which takes longer than most of this package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__all__ = ["blake2b"]
+
+if TYPE_CHECKING:
+    from hashlib import blake2b
+else:
+    try:
+        from _blake2 import blake2b
+    except ImportError:
+        from hashlib import blake2b
