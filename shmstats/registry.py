@@ -483,7 +483,8 @@ class Registry(Recorder):
             former.close()
         self._others = tuple(provider for provider in self._others if provider is not former)
         if settings.statsd.enabled and settings.stats.enabled:
-            from .providers.statsd import StatsdProvider  # only here: few want it, and it takes its time to import
+            # Only here: few want it, and it takes its time to import.
+            from .providers.statsd import StatsdProvider
 
             self._statsd = GuardedProvider(StatsdProvider(settings.statsd, self._report), self._report)
             self._others = (*self._others, self._statsd)
