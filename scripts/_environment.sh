@@ -4,11 +4,14 @@
 # the package into it with these extras ("" for none), *editable*: a later edit of the Python sources needs
 # no second installation. What an installation depends on is kept as a stamp, so that nothing is done
 # when nothing has changed.
-# Sets: root (the project's root), python (the environment's interpreter).
+# `prepare_mpmetrics` makes, within that, an environment of its own for mpmetrics, which benchmarks and tests compare
+# the package with, and which needs an old prometheus_client.
+# Sets: root (the project's root), python (the environment's interpreter), mpmetrics_python (that one's).
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 environment=$root/.venv
 python=$environment/bin/python
+mpmetrics_python=$environment/mpmetrics/bin/python
 
 fail() {
     printf '%s: %s\n' "$(basename -- "$0")" "$1" >&2
@@ -80,14 +83,28 @@ find_python() {
 
 install_package() {
     echo "Installing the package${1:+ with [$1]} into $environment" >&2
+    # With editable_mode=compat the sources' directory is a plain entry of sys.path: nothing to run at each start.
+    (cd -- "$root" && pip_install --use-pep517 --config-settings editable_mode=compat --editable ".${1:+[$1]}")
+}
+
+pip_install() {
     local pip=("$python" -m pip)
     if ! "$python" -c 'import pip' 2>/dev/null; then
         pip=("$(cat -- "$environment/shmstats-base")" -m pip --python "$python")
     fi
-    # With editable_mode=compat the sources' directory is a plain entry of sys.path: nothing to run at each start.
-    (cd -- "$root" && quietly "${pip[@]}" install --disable-pip-version-check --no-input --use-pep517 \
-        --config-settings editable_mode=compat --editable ".${1:+[$1]}")
+    quietly "${pip[@]}" install --disable-pip-version-check --no-input "$@"
 }
+
+# Status 1 where it cannot be made: there may be no network, or no compiler.
+prepare_mpmetrics() (
+    environment=$environment/mpmetrics python=$mpmetrics_python
+    exec 9<"$root/scripts"
+    if command -v flock >/dev/null; then flock 9; fi
+    if is_sound && "$python" -c 'import mpmetrics' 2>/dev/null; then return; fi
+    make_environment
+    echo "Installing mpmetrics into $environment" >&2
+    pip_install 'mpmetrics >= 0.1' 'prometheus-client < 0.22'
+)
 
 # Run a command; show what it says only if it fails.
 quietly() {

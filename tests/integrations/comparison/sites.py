@@ -1,0 +1,168 @@
+"""A site: the directory and the processes of one experiment, and workers that do one step after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+#: Seconds that a worker, and a whole experiment, may take.
+BOUND = 60.0
+
+Step = Callable[[], Any]
+
+
+class Worker:
+    """A forked process that takes its steps when it is told to, and stays until it is ended.
+
+    Args:
+        steps: functions without arguments; what they return must be JSON.
+        leave: called at a good end.
+    """
+
+    def __init__(self, steps: tuple[Step, ...], leave: Step) -> None:
+        hears, self._tell = os.pipe()
+        self._hear, says = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._tell)
+            os.close(self._hear)
+            _take(steps, leave, hears, says)
+        os.close(hears)
+        os.close(says)
+
+    def begin(self) -> None:
+        """Have it take its next step, and do not wait."""
+        os.write(self._tell, b"s")
+
+    def result(self) -> Any:
+        """Return what that step gave."""
+        said = b""
+        while not said.endswith(b"\n"):
+            ready, _, _ = select.select([self._hear], [], [], BOUND)
+            piece = os.read(self._hear, 65536) if ready else b""
+            if not piece:
+                raise RuntimeError(f"worker {self.pid} says {said!r} and no more")
+            said += piece
+        return json.loads(said)
+
+    def step(self) -> Any:
+        """Have it take its next step; returns what that gives."""
+        self.begin()
+        return self.result()
+
+    def end(self) -> None:
+        """End it in good order."""
+        os.write(self._tell, b"e")
+        self._wait()
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        os.kill(self.pid, signal.SIGKILL)
+        self._wait()
+
+    def _wait(self) -> None:
+        os.waitpid(self.pid, 0)
+        os.close(self._tell)
+        os.close(self._hear)
+        self.pid = 0
+
+
+def _take(steps: tuple[Step, ...], leave: Step, hears: int, says: int) -> None:
+    """Be the worker."""
+    try:
+        remaining = list(steps)
+        while os.read(hears, 1) == b"s":
+            answer = json.dumps(remaining.pop(0)()).encode() + b"\n"
+            while answer:
+                answer = answer[os.write(says, answer) :]
+        leave()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+class Site:
+    """Where one experiment is made.
+
+    Attributes:
+        library: how the library is used; see `libraries`.
+        directory: of this site alone; the current one.
+    """
+
+    def __init__(self, library: Any, directory: Path) -> None:
+        self.library = library
+        self.directory = directory
+        self._workers: list[Worker] = []
+        directory.mkdir()
+        os.chdir(directory)
+        library.prepare(directory)
+
+    def worker(self, *steps: Step) -> Worker:
+        """Fork a worker."""
+        worker = Worker(steps, self.library.leave)
+        self._workers.append(worker)
+        return worker
+
+    def workers(self, number: int, *steps: Step) -> list[Worker]:
+        """Fork several with the same steps."""
+        return [self.worker(*steps) for _ in range(number)]
+
+    def run(self, *steps: Step) -> Any:
+        """Have a worker of its own take steps, and end; returns what the last one gave."""
+        worker = self.worker(*steps)
+        result = None
+        for _ in steps:
+            result = worker.step()
+        worker.end()
+        return result
+
+    def close(self) -> None:
+        """End what is left, in good order."""
+        for worker in self._workers:
+            if worker.pid:
+                worker.end()
+        self.library.leave()
+        self.library.check_nothing_left(self.directory)
+
+
+def examine(library: Any, feature: Callable[[Site], str], directory: Path) -> str:
+    """Make an experiment in a process of its own; returns what it found, or how it broke."""
+    hear, says = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(hear)
+        os.setpgid(0, 0)
+        os.write(says, _found(library, feature, directory).encode())
+        os._exit(0)
+    os.close(says)
+    found = b""
+    while True:
+        ready, _, _ = select.select([hear], [], [], BOUND)
+        piece = os.read(hear, 65536) if ready else b""
+        if not piece:
+            break
+        found += piece
+    os.close(hear)
+    with suppress(OSError):  # it has ended already
+        os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return found.decode() or f"broke: no answer within {BOUND} s"
+
+
+def _found(library: Any, feature: Callable[[Site], str], directory: Path) -> str:
+    try:
+        site = Site(library, directory)
+        try:
+            return feature(site)
+        finally:
+            site.close()
+    except BaseException:
+        return "broke: " + traceback.format_exc()
