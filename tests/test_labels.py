@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import PythonRunner, wait_until
+from helpers import PythonRunner, segment_file, wait_until
 
 GET = {"method": "GET", "status": "200"}
 POST = {"status": "500", "method": "POST"}
@@ -504,39 +506,75 @@ def test_a_gauge_with_labels_and_mode_all_has_the_label_pid(stats: Any) -> None:
     assert f'open{{category="g",host="a",pid="{os.getpid()}"}} 2\n' in exposition(stats)
 
 
+@pytest.mark.parametrize("recycled", [100, pytest.param(1000, marks=pytest.mark.storm)])
 def test_recycled_workers_leave_block_and_exposition_as_they_were(
-    shmstats: ModuleType, configure: Callable[..., dict[str, Any]]
+    shmstats: ModuleType, configure: Callable[..., dict[str, Any]], data: Path, recycled: int
 ) -> None:
+    """Three are alive at a time; when the next one comes the oldest goes, each second one by SIGKILL."""
     stats = shmstats.stats
     stats.init(configure(max_workers=4))
     stats.declare("g", "open", kind="gauge", mode="livesum", labelnames=("host",))
     stats.declare("g", "seen", kind="gauge", mode="all")
+    stats.declare("g", "queued", kind="gauge", mode="liveall", labelnames=("host",))
+    alive: list[tuple[int, int, int]] = []
+    turns = itertools.count()
 
     def work(turn: int) -> None:
+        stats.gauge("g", "open", labelnames=("host",)).labels("a").incr()
+        stats.gauge("g", "seen", 1)
+        stats.gauge("g", "queued", 2.5, labels={"host": "a"})
+        stats.incr("c", "m", labels={"turn": str(turn % 5)})
+        stats.timing("c", "latency", 2, labels={"turn": str(turn % 5)})
+
+    def begin(turn: int) -> None:
+        (told, tell), (hears, ends) = os.pipe(), os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
-                stats.gauge("g", "open", labelnames=("host",)).labels("a").incr()
-                stats.gauge("g", "seen", 1)
-                stats.incr("c", "m", labels={"turn": str(turn % 5)})
-                if turn % 2:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                os.close(ends)
+                work(turn)
+                os.write(tell, b"w")
+                os.read(hears, 1)
                 shmstats.close()
             finally:
                 os._exit(0)
+        os.close(tell)
+        os.close(hears)
+        alive.append((pid, told, ends))
+        assert os.read(told, 1) == b"w"
+
+    def end(turn: int) -> None:
+        pid, told, ends = alive.pop(0)
+        if turn % 2:
+            os.kill(pid, signal.SIGKILL)
+        else:
+            os.write(ends, b"e")
         os.waitpid(pid, 0)
+        os.close(told)
+        os.close(ends)
 
-    def sizes() -> tuple[int, Any]:
+    def recycle(number: int) -> None:
+        for turn in itertools.islice(turns, number):
+            if len(alive) == 3:
+                end(turn)
+            begin(turn)
+
+    def sizes() -> tuple[int, dict[str, Any], int, Any]:
         usage = stats.shared.attach().reader.usage()
-        return len(exposition(stats).splitlines()), {part: usage[part] for part in ("names", "cells", "heap")}
+        lines = exposition(stats).splitlines()
+        parts = {part: usage[part] for part in ("names", "cells", "heap")}
+        return len(lines), parts, segment_file(data).stat().st_blocks, stats.get("g", "open", labels={"host": "a"})
 
-    for turn in range(10):
-        work(turn)
-    before = sizes()
-    for turn in range(100):
-        work(turn)
-    assert sizes() == before
-    assert sum(stats.get("c", "m", labels={"turn": str(turn)}) for turn in range(5)) == 110
+    try:
+        recycle(12)
+        before = sizes()
+        recycle(recycled)
+        assert sizes() == before
+        assert before[-1] == 3
+        assert sum(stats.get("c", "m", labels={"turn": str(turn)}) for turn in range(5)) == 12 + recycled
+    finally:
+        while alive:
+            end(1)
 
 
 def test_sums_of_gauges_stay_within_their_limits(stats: Any, python: PythonRunner) -> None:
