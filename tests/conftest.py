@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -32,6 +33,9 @@ if importlib.util.find_spec("shmstats") is None:
     sys.path.insert(0, str(ROOT))
 
 from helpers import SHARED_MEMORY, PythonRunner, segment_of  # noqa: E402
+
+# The workers of pytest-xdist ignore SIGINT, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _has_extension() -> bool:

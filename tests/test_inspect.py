@@ -150,9 +150,8 @@ def test_stacks_without_number_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
             told = stacks()
         finally:
             gate.set()
-    assert told[1:] == [
-        {"goroutine": "left out: stacks beyond the first 1", "count": threading.active_count()}
-    ]
+    left = len(sys._current_frames())  # not threading.active_count(): pytest-xdist has threads that it does not know
+    assert told[1:] == [{"goroutine": "left out: stacks beyond the first 1", "count": left}]
 
 
 def test_asking_keeps_nothing_alive() -> None:

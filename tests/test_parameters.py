@@ -158,7 +158,7 @@ def test_persisted_statistics_are_in_a_file_while_counting_and_survive_a_restart
     web = client(persist=True, snapshot_interval_ms=100)
     stats.incr("c", "m", 3)
     file = data / "stats" / "simple.json"
-    wait_until(lambda: file.exists() and '"m"' in file.read_text())
+    wait_until(lambda: file.exists() and '"c\\u0000m"' in file.read_text())
     shmstats.close()
     assert shown(web) == 3
 

@@ -50,7 +50,7 @@ def test_those_who_wait_for_a_dead_ones_lock_go_on(
     storms.start(2)
     number = 0
     while storms.keep_inside(0, stream="shared", number=number).state == "T":
-        storms.let_count(1, 20, bound=0.005)
+        storms.let_count(1, 20)
         storms.end_and_wait_for_others(0)
         number += 1
     taken_over = judge.values(storms.data)["shmstats", "locks_taken_over"]
