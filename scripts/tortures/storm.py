@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from . import judge
-from .ledger import Ledger, time_in_queue
+from .ledger import STREAMS, Ledger, time_in_queue
 from .nursery import BOUND, HangError, Nursery, Worker
 
 #: Statistics that are held back in buffered mode.
@@ -149,9 +149,9 @@ class Storm:
 
     def start_idle(self, place: int) -> None:
         """Start a worker that counts everything once and stays attached; wait until it has."""
-        goal = self.ledger.notes(place).after("gauge") + 1
+        goal = self.ledger.notes(place).after(STREAMS[-1]) + 1
         worker, end = self.start(place, "nothing"), time.monotonic() + BOUND
-        while self.ledger.notes(place).after("gauge") < goal:
+        while self.ledger.notes(place).after(STREAMS[-1]) < goal:
             if worker.status is not None or time.monotonic() > end:
                 raise HangError(f"worker {worker.pid} does not come to count; its status is {worker.status}")
             time.sleep(0.0002)
@@ -194,7 +194,7 @@ class Storm:
         for worker in self.running.values():
             worker.wait()
         self.tally.killed += len(self.running)
-        self._settle_all()
+        self.settle_all()
         self._look_at_structure()
         self.fill()
 
@@ -352,7 +352,7 @@ class Storm:
             self.ledger.notes(place).stopping = 1
         for place in list(self.running):
             self._leave(place)
-        self._settle_all()
+        self.settle_all()
 
     def _expected(self) -> judge.Values:
         counters = ("own", "all", "down", "labelled")
@@ -391,7 +391,7 @@ class Storm:
         self._note_crashes()
         return verdicts
 
-    def _settle_all(self) -> None:
+    def settle_all(self) -> None:
         """Judge all, of whom none lives."""
         found = judge.values(self.data)
         for place in range(self.ledger.places):

@@ -86,9 +86,9 @@ class Counting:
         words[GAUGE + 1] = n
         n = words[LABELLED] + 1
         words[LABELLED] = n
+        stats.gauge("live", f"worker {place}", n)
         self._labelled.labels(str(place)).incr()
         words[LABELLED + 1] = n
-        stats.gauge("live", f"worker {place}", n)
         if time.monotonic_ns() - start > _SLOW:
             self._note_wait(start)
 

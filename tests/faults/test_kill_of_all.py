@@ -57,7 +57,7 @@ def test_a_block_that_all_were_killed_in_is_told_before_anyone_adopts_it(
             for verdict in judge.verdicts(found, storms.ledger.notes(place), place):
                 assert not verdict.lost
                 assert not verdict.doubled
-    storms.running.clear()
+    storms.settle_all()
     storms.fill()
     storms.finish()
     assert tally.clean, tally
