@@ -295,12 +295,6 @@ def test_every_request_is_recorded_once_over_all_workers(server: Gunicorn) -> No
     others = now.of("http_requests", kind="")  # of who waited for the server's start
     assert total == success + failed == len(requests) + others
     assert failed == ROUNDS * (2 + 3 + 2 + 1) + others
-    pids = {
-        answer
-        for (path, method, _), answer in zip(requests, answers, strict=True)
-        if method == "GET" and path.startswith("/items/")
-    }
-    assert len(pids) > 1, "one worker answered everything"
     assert answers.count(b"f" * 3000) == 2 * ROUNDS
     assert answers.count(b"12345" * 4) == 3 * ROUNDS
     assert answers.count(b"700") == 3 * ROUNDS
