@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import SHARED_MEMORY, PythonRunner, segment_file, segment_of, wait_until
+from helpers import SHARED_MEMORY, PythonRunner, process_state, segment_file, segment_of, wait_until
 
 #: The byte of the lock file that the process which saves holds.
 SAVER = 2**60
@@ -224,6 +224,7 @@ def test_the_children_of_a_fork_save_when_their_parent_is_killed(
     finally:
         os.kill(child, signal.SIGKILL)
         parent.kill()
+    wait_until(lambda: not Path(f"/proc/{child}").exists() or process_state(child) in "ZX")
     assert stats.get("c", "m") == 25
 
 

@@ -194,7 +194,7 @@ class Uvicorn(Gunicorn):
 SERVERS: dict[str, Callable[[Path], Gunicorn]] = {
     "sync": lambda path: Gunicorn(path, "--workers", "4", site=FLASK),
     "gthread": lambda path: Gunicorn(path, "-k", "gthread", "--workers", "2", "--threads", "4", site=FLASK),
-    "gevent": lambda path: Gunicorn(path, "-k", "gevent", "--workers", "2", site=FLASK),
+    "gevent": lambda path: Gunicorn(path, "-k", "gevent", "--workers", "2", "--graceful-timeout", "3", site=FLASK),
     "uvicorn": lambda path: Uvicorn(path, "--workers", "2", site=FASTAPI),
 }
 
