@@ -509,8 +509,8 @@ def test_kinds_labels_and_histograms_survive_by_the_saved_file_alone(
         """
     )
     assert child.hear() == "ready"
+    wait_until(lambda: saver(data) == child.pid)  # before this process attaches, and may be the one that saves
     before = stats.read()
-    wait_until(lambda: saver(data) == child.pid)
     names = [name for name in before.names if name.metric != "moment" and name.category == "k"]
     wait_until(
         lambda: (
