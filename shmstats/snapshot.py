@@ -11,7 +11,8 @@ for a counter that was decremented. What is declared about a metric is there onc
 
 The file is replaced whole: written under a temporary name, synced, renamed, and the directory synced. The one
 before it stays as ``simple.json.1``, so there is a valid one at every moment. A damaged file is set aside as
-``simple.json.damaged-<time>`` and never read again.
+``simple.json.damaged-<time>`` and never read again. One that was not restored as a whole, before the next takes its
+place, is kept as ``simple.json.unrestored-<time>``, for people.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ def load(file: Path) -> Snapshot:
     return _decode(file, file.read_bytes())
 
 
-def load_newest(directory: Path, tell: Callable[[str], object] = log.error) -> Snapshot | None:
+def load_newest(
+    directory: Path, tell: Callable[[str], object] = log.error
+) -> tuple[Path, Snapshot] | None:
     """Read the newest valid snapshot of a statistics directory, and set damaged ones aside.
 
     Args:
@@ -93,11 +96,11 @@ def load_newest(directory: Path, tell: Callable[[str], object] = log.error) -> S
         tell: called with a line about each damaged one.
 
     Returns:
-        The snapshot, or None where nothing valid was saved.
+        Its file and the snapshot, or None where nothing valid was saved.
     """
     for file in (directory / FILE, directory / PREVIOUS):
         try:
-            return _decode(file, _read(file))
+            return file, _decode(file, _read(file))
         except FileNotFoundError:
             continue
         except SnapshotError as error:
@@ -107,18 +110,27 @@ def load_newest(directory: Path, tell: Callable[[str], object] = log.error) -> S
     return None
 
 
+def keep(file: Path) -> str:
+    """Keep a snapshot that was not restored as a whole under another name, too; returns what became of it."""
+    return _named_anew(file, "unrestored", "kept", os.link)
+
+
 def _set_aside(file: Path) -> str:
     """Give a damaged file another name; returns what became of it."""
+    return _named_anew(file, "damaged", "set aside", os.rename)
+
+
+def _named_anew(file: Path, what: str, done: str, give: Callable[[Path, Path], None]) -> str:
     moment = time.strftime("%Y%m%dT%H%M%S")
-    names = (f"{file.name}.damaged-{moment}{number}" for number in ("", *(f"-{n}" for n in range(1, 1000))))
-    aside = next((file.with_name(name) for name in names if not os.path.lexists(file.with_name(name))), None)
-    if aside is None:
-        return "there are too many damaged ones already to set it aside"
+    names = (f"{file.name}.{what}-{moment}{number}" for number in ("", *(f"-{n}" for n in range(1, 1000))))
+    name = next((file.with_name(name) for name in names if not os.path.lexists(file.with_name(name))), None)
+    if name is None:
+        return f"there are too many {what} ones already, so it could not be {done}"
     try:
-        os.rename(file, aside)
+        give(file, name)
     except OSError as error:
-        return f"it could not be set aside: {error}"
-    return f"it was set aside as {aside}"
+        return f"it could not be {done}: {error}"
+    return f"it was {done} as {name}"
 
 
 class _Header(NamedTuple):

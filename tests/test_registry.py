@@ -865,7 +865,28 @@ def test_a_snapshot_larger_than_the_new_block_is_restored_as_far_as_it_goes(
     shmstats.stats.incr("c", "m7")
     assert shmstats.stats.get("c", "m7") == 8
     assert shmstats.stats.get("shmstats", "operations_dropped") > 0
-    assert "not all saved statistics were restored" in caplog.text
+    assert "of 300 saved statistics were not restored" in caplog.text
+
+
+def test_label_sets_beyond_the_new_block_are_left_out_and_their_snapshot_is_kept(
+    shmstats: ModuleType, configure: Callable[..., Any], data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A metric with labels takes a record of its own, so there is not even room for all the metrics."""
+    series = shmstats.series
+    names = [series.Name("c", f"m{i}", series.Kind.COUNTER, (("a", "b"),)) for i in range(300)]
+    shmstats.snapshot.save(data / "stats", series.Snapshot(names, list(range(300))))
+    whole = (data / "stats" / "simple.json").read_bytes()
+    configure(capacity=256)
+    stats = shmstats.stats
+    stats.incr("c", "m7", labels={"a": "b"})
+    assert stats.get("c", "m7", labels={"a": "b"}) == 8
+    assert stats.get("shmstats", "operations_dropped") > 0
+    assert "of 300 saved statistics were not restored" in caplog.text
+    (kept,) = (data / "stats").glob("simple.json.unrestored-*")
+    shmstats.close()
+    stats.init()
+    assert kept.read_bytes() == whole
+    assert [kept] == list((data / "stats").glob("simple.json.unrestored-*"))
 
 
 def test_a_snapshot_that_says_what_this_version_cannot_restore_stops_nobody(

@@ -6,7 +6,7 @@ Python twin), ``names`` and ``workers`` keep the two tables, ``soundness`` looks
 ``reader`` reads, ``block`` ties them together.
 """
 
-from .block import Block, DeclarationError, SeriesLimitError, read_only
+from .block import Block, DeclarationError, SeriesLimitError, damage_named, read_only
 from .names import BlockFullError, Record
 from .reader import BlockReader, Usage
 from .segment import BlockError, segment_name
@@ -22,6 +22,7 @@ __all__ = [
     "SeriesLimitError",
     "Usage",
     "Worker",
+    "damage_named",
     "read_only",
     "segment_name",
 ]

@@ -81,6 +81,21 @@ class SeriesLimitError(Exception):
     """A metric has as many label sets as it may have; the message says so."""
 
 
+@contextmanager
+def damage_named(name: str) -> Iterator[None]:
+    """Say of a block that it is damaged, where its contents turn out not to be what they can be.
+
+    Raises:
+        DamagedBlockError: instead of what numbers and texts raise that are none.
+    """
+    try:
+        yield
+    except DeclarationError:
+        raise
+    except (ArithmeticError, LookupError, ValueError, struct.error) as error:
+        raise DamagedBlockError(f"block {name} is damaged: {error!r}") from error
+
+
 _HEADER = struct_of(HEADER)
 _HEADER_FIELDS = HEADER.names or ()
 
@@ -534,11 +549,10 @@ class Block:
                     self._put(self.find_or_add(key, name.kind), name, value)
                 else:
                     todo.append((name, key, value))
-            families = self._families(todo)
             start, size = 0, len(todo)  # together, or where there is not room for all, in parts
             while start < len(todo):
                 try:
-                    self._restore(todo[start : start + size], families)
+                    self._restore(todo[start : start + size])
                     start += size
                 except BlockFullError as error:
                     if size == 1:
@@ -548,12 +562,13 @@ class Block:
             self.names.mark_inherited()
         return failed
 
-    def _restore(self, part: list[tuple[Name, bytes, Value]], families: dict[bytes, Record]) -> None:
+    def _restore(self, part: list[tuple[Name, bytes, Value]]) -> None:
         """Restore a part of the names.
 
         Raises:
-            BlockFullError: there is not room for all of them. Nothing was changed.
+            BlockFullError: there is not room for all of them. None was registered, at most families of theirs.
         """
+        families = self._families(part)
         made: dict[tuple[Kind, bool, bool, int], Record] = {}  # many names want the same
         wanted = []
         for name, key, _ in part:
@@ -635,14 +650,19 @@ class Block:
 
         Args:
             save: called, by the last one, before the block is unlinked. If it raises, the block stays.
+
+        Raises:
+            DamagedBlockError: it is damaged. It was left all the same, and stays.
         """
-        with self._locks.table():
+        with self._locks.table(), damage_named(self.name):
             try:
-                self.names.repair(self.cells)
-                # Closed before the values are read to be saved, and before the slot is another's.
-                self.cells.close()
-                self._workers.release(self.worker)
-                self._locks.unlock(SAVER)
+                try:
+                    self.names.repair(self.cells)
+                finally:
+                    # Closed before the values are read to be saved, and before the slot is another's.
+                    self.cells.close()
+                    self._workers.release(self.worker)
+                    self._locks.unlock(SAVER)
                 if self._segment.is_linked() and not self._workers.live():
                     save(self)
                     unlink_segment(self.name)

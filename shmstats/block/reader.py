@@ -472,6 +472,9 @@ class BlockReader:
             buckets[here] += parts[:, 2:]
             large[here] |= (parts[:, 2:] >= _SAFE // self.layout.rows).any(axis=1)
         sums = np.clip(sums, -sys.float_info.max, sys.float_info.max)
+        # Only a block that is damaged has less than no observations, or what is no number: nobody is to stumble.
+        np.maximum(buckets, 0, out=buckets)
+        sums, maxima = np.nan_to_num(sums), np.nan_to_num(maxima)
         values = map(_distribution, sums.tolist(), maxima.tolist(), buckets.tolist())
         found = list(zip(positions, values, strict=True))
         for i in np.flatnonzero(large).tolist():
@@ -487,11 +490,11 @@ class BlockReader:
         if row is not None:
             rows = rows[rows == row]
         parts = [self._row_distribution(each, cell, width) for each in rows.tolist()]
-        buckets = [sum(column) for column in zip(*(part[2:].tolist() for part in parts), strict=True)]
-        sums = sum(float(part[:1].view(np.float64)[0]) for part in parts)
-        maximum = max((part[1:2].view(np.float64)[0] for part in parts), default=0.0)
-        sums = min(max(sums, -sys.float_info.max), sys.float_info.max)
-        return _distribution(sums, float(maximum), buckets or [0] * (width - 2))
+        buckets = [max(sum(column), 0) for column in zip(*(part[2:].tolist() for part in parts), strict=True)]
+        figures = np.array([part[:2] for part in parts], np.int64).reshape(-1, 2).view(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total, maximum = np.nan_to_num((figures[:, 0].sum(), figures[:, 1].max(initial=0.0))).tolist()
+        return _distribution(total, maximum, buckets or [0] * (width - 2))
 
     def _row_distribution(self, row: int, cell: int, width: int) -> npt.NDArray[np.int64]:
         """Return a consistent copy of a histogram's cells in one row.

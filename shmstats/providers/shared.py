@@ -21,7 +21,16 @@ from typing import Any, TypeVar
 from .. import inspect
 from .. import snapshot as saved
 from ..agent import Agent, Task
-from ..block import Block, BlockFullError, DeclarationError, Record, SeriesLimitError, segment_name
+from ..block import (
+    Block,
+    BlockError,
+    BlockFullError,
+    DeclarationError,
+    Record,
+    SeriesLimitError,
+    damage_named,
+    segment_name,
+)
 from ..block.buffer import Buffer
 from ..block.cells import Counter, Gauge, Histogram, Series
 from ..block.lock import SAVER, lock_file
@@ -117,7 +126,8 @@ class SharedProvider:
             with self._locks.guard:
                 block = self._block
                 if block is None:
-                    block = self._attach()
+                    with damage_named(segment_name(self.directory)):
+                        block = self._attach()
                     self._locks.guard.defer(self._start_agent)
         return block
 
@@ -131,27 +141,43 @@ class SharedProvider:
             block, self._block = self._block, None
             _holding.discard(self)
             if block is not None:
-                self._empty_buffer()
+                try:
+                    with damage_named(block.name):
+                        self._empty_buffer()
+                except BlockError as error:
+                    self._tell(f"what was buffered is lost: {error}")
                 try:
                     block.leave(self._finish)
-                except OSError as error:
+                except (BlockError, OSError) as error:
                     self._tell(f"statistics could not be saved, and stay in shared memory: {error}")
         if self._block is None:
             self._stop_agent()  # one that was started meanwhile, for the block that was left
 
     def flush(self) -> None:
-        """Add what this process holds in its buffer to the block, if it has one."""
+        """Add what this process holds in its buffer to the block, if it has one.
+
+        Raises:
+            BlockError: the block is damaged.
+        """
         if self._locks.guard.held:
             self._locks.guard.defer(self.flush)
             return
         with self._locks.guard:
             block, buffer = self._block, self._buffer
             if block is not None and buffer is not None and block.held:
-                buffer.flush()
+                with damage_named(block.name):
+                    buffer.flush()
+
+    def _flush_or_tell(self) -> None:
+        """Flush; where the block is damaged say so, once: no counting call fails for that."""
+        try:
+            self.flush()
+        except BlockError as error:
+            self._log_once(f"what is buffered cannot be added to the block: {error}")
 
     def _flush_and_note(self) -> None:
         """Flush, and show to readers that do not attach how much all workers hold."""
-        self.flush()
+        self._flush_or_tell()
         block = self._block
         if block is not None:
             self._note_held(block)
@@ -183,7 +209,8 @@ class SharedProvider:
 
     def _declare(self, block: Block, category: str, metric: str, declared: Declaration) -> None:
         try:
-            removed = block.declare(category, metric, declared)
+            with damage_named(block.name):
+                removed = block.declare(category, metric, declared)
         except BlockFullError as error:
             self._log_once(f"metric {metric!r} of category {category!r} cannot be declared: {error}")
             return
@@ -413,7 +440,7 @@ class SharedProvider:
         return block
 
     def _make_buffer(self, block: Block) -> Buffer:
-        buffer = Buffer(block, block.buffer_cells(self._settings.stats.buffer_size, self.flush))
+        buffer = Buffer(block, block.buffer_cells(self._settings.stats.buffer_size, self._flush_or_tell))
         keys = encode_key(OWN, FLUSHES), encode_key(OWN, FLUSH)
         flushes, durations = map(block.names.find, keys)
         if flushes is not None and durations is not None:
@@ -465,12 +492,12 @@ class SharedProvider:
         block = self._block
         if block is None or not self._locks.try_lock(SAVER):
             return
-        snapshot = block.reader.read()
-        if self._saved == snapshot:
-            return
         try:
+            snapshot = block.reader.read()
+            if self._saved == snapshot:
+                return
             saved.save(saved.stats_directory(self.directory), snapshot)
-        except OSError as error:
+        except (BlockError, OSError) as error:
             if not self._saving_fails:
                 self._tell(f"statistics cannot be saved now, counting goes on: {error}")
             self._saving_fails = True
@@ -493,14 +520,19 @@ class SharedProvider:
             return None
 
     def consult(self, read: Callable[[Block], _Result], nothing: _Result) -> _Result:
-        """Read something of the attached block; ``nothing`` where there is none."""
+        """Read something of the attached block; ``nothing`` where there is none.
+
+        Raises:
+            BlockError: the block is damaged.
+        """
         while True:
             block = self._attached()
             if block is None:
                 return nothing
             try:
                 self.flush()
-                return read(block)
+                with damage_named(block.name):
+                    return read(block)
             except Exception:
                 # Another thread may have closed the block meanwhile; it is attached anew then.
                 if self._block is block:
@@ -765,18 +797,22 @@ class SharedProvider:
         self._register_own(block)
         if not self._settings.stats.persist:
             return
-        restored = saved.load_newest(saved.stats_directory(self.directory), self._tell)
-        if restored is None:
+        newest = saved.load_newest(saved.stats_directory(self.directory), self._tell)
+        if newest is None:
             return
+        file, restored = newest
         self._restore_declarations(block, restored)
         # But for the operations held: it was true then.
         kept = [i for i, name in enumerate(restored.names) if name[:2] != (OWN, OPERATIONS_HELD)]
         names, values = [restored.names[i] for i in kept], [restored.values[i] for i in kept]
-        for name, reason in block.restore(names, values):
-            self._log_once(
-                f"not all saved statistics were restored: {reason} ({name.category}, {name.metric})"
+        failed = block.restore(names, values)
+        if failed:
+            (category, metric, *_), reason = failed[0]
+            self._tell(
+                f"{len(failed)} of {len(names)} saved statistics were not restored, the first of them metric"
+                f" {metric!r} of category {category!r}: {reason}. As for the snapshot, {saved.keep(file)}"
             )
-            self._dropped += 1
+            self._dropped += len(failed)
 
     def _restore_declarations(self, block: Block, restored: Snapshot) -> None:
         """Declare again what was declared when a snapshot was saved; processes of today may change it."""

@@ -12,9 +12,11 @@ from typing import NoReturn
 
 from flask import Blueprint, Response, abort, current_app, request
 from flask.blueprints import BlueprintSetupState
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, default_exceptions
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, ServiceUnavailable, default_exceptions
 from werkzeug.routing import BaseConverter
 
+from ..block import BlockError
+from ..providers.shared import SharedProvider
 from ..registry import stats
 from .access import check_access, public
 from .responses import error_response, keep_to_itself
@@ -54,6 +56,24 @@ def guard() -> None:
         abort(404, "statistics are disabled")
     if request.method == "OPTIONS":
         _refuse()
+
+
+@blueprint.errorhandler(BlockError)
+def unavailable(error: BlockError | OSError) -> Response:
+    """Answer that there is a block which cannot be used, or is damaged."""
+    return error_response(ServiceUnavailable(f"statistics are not available: {error}"))
+
+
+def attached() -> SharedProvider:
+    """Return the provider of the block, which is attached; or end the request."""
+    shared = stats.shared
+    if shared is None:
+        abort(404, "statistics are disabled")
+    try:
+        shared.attach()
+    except OSError as error:
+        abort(unavailable(error))
+    return shared
 
 
 @blueprint.route("/_local<shmstats_below:path>", methods=_METHODS, merge_slashes=False)

@@ -11,13 +11,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from flask import Response, abort
+from flask import Response
 
 from .. import inspect
-from ..block import Block, BlockError, Worker
+from ..block import Block, Worker
 from ..questions import ask_all, socket_path
-from ..registry import stats
-from .blueprint import blueprint
+from .blueprint import attached, blueprint
 from .responses import json_response
 
 
@@ -25,7 +24,7 @@ from .responses import json_response
 @blueprint.get("/debug/threads")
 def goroutines() -> Response:
     """Answer what every thread, asyncio task and greenlet of every worker does, grouped by equal stacks."""
-    block = _block()
+    block = attached().attach()
     answers = _ask(block, block.reader.workers.live(), "stacks", inspect.stacks)
     return json_response(inspect.grouped({worker.pid: answer for worker, answer in answers}))
 
@@ -33,7 +32,7 @@ def goroutines() -> Response:
 @blueprint.get("/debug/pool/bytes")
 def pool_bytes() -> Response:
     """Answer how much of the block is in use, and how much memory each worker uses."""
-    block = _block()
+    block = attached().attach()
     answers = _ask(block, block.reader.workers.live(), "memory", inspect.memory)
     document = {
         "block": inspect.pool_figures(block.reader),
@@ -70,14 +69,3 @@ def _ask(
     return [
         (worker, answers[worker.pid]) for worker in workers if answers[worker.pid] is not None or worker.lives
     ]
-
-
-def _block() -> Block:
-    """Return the attached block, or end the request."""
-    shared = stats.shared
-    if shared is None:
-        abort(404, "statistics are disabled")
-    try:
-        return shared.attach()
-    except (BlockError, OSError) as error:
-        abort(503, f"statistics are not available: {error}")

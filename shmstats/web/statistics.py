@@ -9,7 +9,6 @@ from typing import Any
 
 from flask import Response, abort, request
 
-from ..block import BlockError
 from ..export import negotiate, render, to_document
 from ..files import StorageMeter
 from ..inspect import pool_figures, system_figures
@@ -17,7 +16,7 @@ from ..providers.shared import SharedProvider
 from ..registry import stats
 from ..series import Snapshot
 from .access import public
-from .blueprint import blueprint
+from .blueprint import attached, blueprint
 from .responses import json_response
 
 _FORMATS = ("json", "prometheus")
@@ -30,30 +29,18 @@ def statistics() -> Response:
     wanted = request.args.get("format", "json")
     if wanted not in _FORMATS:
         abort(400, f"format must be one of {', '.join(_FORMATS)}, not {wanted!r:.80}")
-    return exposition() if wanted == "prometheus" else json_response(_document(_shared()))
+    return exposition() if wanted == "prometheus" else json_response(_document(attached()))
 
 
 @blueprint.get("/stats/prometheus")
 @public
 def exposition() -> Response:
     """Answer all statistics as Prometheus text, or as OpenMetrics if that is what the client prefers."""
-    shared = _shared()
+    shared = attached()
     form = negotiate(request.headers.get("Accept"))
     response = Response(render(_snapshot(shared), form), content_type=form.content_type)
     response.vary.add("Accept")
     return response
-
-
-def _shared() -> SharedProvider:
-    """Return the attached block's provider, or end the request."""
-    shared = stats.shared
-    if shared is None:
-        abort(404, "statistics are disabled")
-    try:
-        shared.attach()
-    except (BlockError, OSError) as error:
-        abort(503, f"statistics are not available: {error}")
-    return shared
 
 
 def _snapshot(shared: SharedProvider) -> Snapshot:

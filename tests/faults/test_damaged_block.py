@@ -89,6 +89,69 @@ Path(report).write_text(json.dumps(told))
 """
 
 
+#: The block is damaged under a process that has it attached, and goes on with everything.
+GO_ON = """
+import json, logging, os, signal
+from pathlib import Path
+from shmstats.block import BlockError
+from shmstats.web import create_app
+
+signal.alarm(30)
+told = []
+
+class Told(logging.Handler):
+    def emit(self, record):
+        told.append(record.getMessage())
+
+logging.getLogger('shmstats').addHandler(Told())
+logging.getLogger('shmstats').propagate = False
+
+def count(turn):
+    for number in range(30):
+        stats.incr('c', f'counter {number}')
+        stats.gauge('c', f'gauge {number % 5}', number)
+        stats.timing('c', f'timing {number % 3}', number)
+        stats.incr('labelled', 'm', labels={'a': str(number % 4)})
+        stats.incr('new', f'{turn} {number}')
+        stats.gauge('declared', 'live', number)
+        handle.incr()
+
+def attempt(call, *arguments, **named):
+    try:
+        call(*arguments, **named)
+    except BlockError as error:
+        told.append(f'{call.__name__}: {error}')
+
+handle = stats.counter('c', 'handle')
+client = create_app().test_client()
+stats.declare('declared', 'live', kind='gauge', mode='livesum', help='Some help.')
+count('before')
+with open(segment, 'r+b', buffering=0) as file:
+    for place, damage in json.loads(Path(damages).read_text()):
+        file.seek(place)
+        file.write(bytes.fromhex(damage))
+for turn in range(2):
+    count(turn)
+    attempt(stats.snapshot)
+    attempt(stats.get, 'c', 'counter 1')
+    attempt(stats.get, 'c', 'handle')
+    attempt(stats.get_timestamp, 'c', 'when')
+    attempt(stats.declare, 'c', f'declared {turn}', kind='histogram', buckets=[1, 2])
+    for path in ('/stats', '/stats/prometheus', '/debug/pool/bytes', '/debug/goroutines'):
+        assert client.get(path).status_code in (200, 503), path
+    attempt(stats.flush)
+    attempt(stats.reset, 'c')
+    attempt(stats.remove, 'labelled')
+count('after')
+shmstats.close()
+told.append('---')
+attempt(stats.init, config)
+count('anew')
+shmstats.close()
+Path(report).write_text(json.dumps(told))
+"""
+
+
 class Image:
     """A block that a killed process left, to be damaged again and again.
 
@@ -126,6 +189,26 @@ class Image:
         self.file.write_bytes(content)
         self._report.unlink(missing_ok=True)
         worker = self._nursery.run(USE, self.data, STATS, data=str(self.data), report=str(self._report))
+        assert worker.wait() == 0, self._nursery.crashes
+        told: list[str] = json.loads(self._report.read_text())
+        return told
+
+    def damage_attached(self, section: str, way: int, seed: int, buffered: bool) -> list[str]:
+        """Damage a block under a process that has it attached; returns what it told."""
+        remove_block(self.data)
+        self._report.unlink(missing_ok=True)
+        content = self.damaged(section, way, seed)
+        first, end = self.sections[section]
+        damages = self.data.parent / "damages"
+        damages.write_text(json.dumps([(first, content[first:end].hex())]))
+        config = STATS | {"no_buffer": not buffered, "buffer_size": 10}
+        worker = self._nursery.run(
+            *(GO_ON, self.data, config),
+            segment=str(self.file),
+            damages=str(damages),
+            report=str(self._report),
+            config={"path": {"data": str(self.data)}, "stats": config},
+        )
         assert worker.wait() == 0, self._nursery.crashes
         told: list[str] = json.loads(self._report.read_text())
         return told
@@ -179,6 +262,33 @@ def test_random_bytes_in_a_section_neither_crash_nor_hang_anybody(image: Image, 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_many_random_bytes_in_a_section_neither_crash_nor_hang_anybody(image: Image, section: str) -> None:
     fuzz(image, section, 400)
+
+
+def fuzz_attached(image: Image, section: str, examples: int) -> list[str]:
+    told: set[str] = set()
+
+    @settings(
+        derandomize=True, deadline=None, database=None, max_examples=examples, suppress_health_check=list(HealthCheck)
+    )
+    @given(way=st.integers(0, 3), seed=st.integers(0, 2**32), buffered=st.booleans())
+    def check(way: int, seed: int, buffered: bool) -> None:
+        told.update(image.damage_attached(section, way, seed, buffered))
+
+    check()
+    return sorted(told)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_damage_under_a_process_makes_no_counting_call_fail_and_others_say_so(image: Image, section: str) -> None:
+    told = fuzz_attached(image, section, 5)
+    if section in ("names", "heap"):
+        assert [line for line in told if line.startswith("snapshot: ") and "damaged" in line], told
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("section", SECTIONS)
+def test_much_damage_under_a_process_makes_no_counting_call_fail(image: Image, section: str) -> None:
+    fuzz_attached(image, section, 400)
 
 
 def test_an_undamaged_block_is_used_as_it_is(image: Image) -> None:
