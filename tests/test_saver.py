@@ -122,7 +122,7 @@ def test_another_process_saves_whenever_the_one_that_saves_is_killed(
 
     def total() -> int:
         """The total as a stranger sees it, who is no candidate."""
-        with shmstats.block.block.read_only(data) as reader:
+        with shmstats.block.read_only(data) as reader:
             snapshot = reader.read()
         names = [(name.category, name.metric) for name in snapshot.names]
         return snapshot.values[names.index(("c", "m"))] if ("c", "m") in names else 0

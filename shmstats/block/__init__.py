@@ -2,13 +2,16 @@
 
 `Block.attach` joins as a worker, `read_only` only looks. The modules, from the bottom up: ``layout`` says
 where everything is, ``segment`` gets the memory, ``lock`` the locks, ``cells`` counts (in C, or in its
-Python twin), ``names`` and ``workers`` keep the two tables, ``soundness`` looks through what a dead block says,
-``reader`` reads, ``block`` ties them together.
+Python twin), ``names`` and ``workers`` keep the two tables, ``header`` and ``soundness`` look whether a
+block can be used, ``space`` has memory behind it, ``reader`` reads, ``block`` ties them together, and
+``declaring``, ``restoring`` and ``buffer`` work on it.
 """
 
-from .block import Block, DeclarationError, SeriesLimitError, damage_named, read_only
+from .block import Block, DeclarationError, SeriesLimitError, damage_named
+from .declaring import declare
 from .names import BlockFullError, Record
-from .reader import BlockReader, Usage
+from .reader import BlockReader, Usage, read_only
+from .restoring import restore
 from .segment import BlockError, segment_name
 from .workers import Worker
 
@@ -23,6 +26,8 @@ __all__ = [
     "Usage",
     "Worker",
     "damage_named",
+    "declare",
     "read_only",
+    "restore",
     "segment_name",
 ]

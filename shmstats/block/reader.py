@@ -14,6 +14,9 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,9 +24,10 @@ import numpy as np
 from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
 from .cells import sum_columns
 from .declarations import decode_declaration
+from .header import check_layout, read_header
 from .layout import CELL, CELLS_PER_PAGE, HEADER, NAME, PAGE, PROTOCOLS, Layout
 from .names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, Record, read_note
-from .segment import DamagedBlockError
+from .segment import DamagedBlockError, ReadOnlySegment, segment_name
 from .workers import WorkerTable
 
 if TYPE_CHECKING:
@@ -540,6 +544,27 @@ class BlockReader:
             distribution = self._distribution(cell, len(name.bounds) + 3, reserved, row)
             return distribution if any(distribution.buckets) else None
         return int(self._cells["value"][row, cell]) or None
+
+
+@contextmanager
+def read_only(directory: Path) -> Iterator[BlockReader]:
+    """Give a reader of the live block of a data directory, without attaching as a worker.
+
+    Raises:
+        FileNotFoundError: there is no block, or it is just being made.
+        BlockError: there is one that must not be used.
+    """
+    name = segment_name(directory)
+    with ReadOnlySegment(name) as buf:
+        header = read_header(buf)
+        if header["magic"] == 0:
+            raise FileNotFoundError(f"block {name} is not finished yet")
+        layout = check_layout(name, header, len(buf))
+        reader = BlockReader(buf, layout)
+        try:
+            yield reader
+        finally:
+            reader.close()
 
 
 def _by_process(contributions: list[Contribution]) -> list[tuple[int, Contribution]]:

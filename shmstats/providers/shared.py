@@ -29,6 +29,8 @@ from ..block import (
     Record,
     SeriesLimitError,
     damage_named,
+    declare,
+    restore,
     segment_name,
 )
 from ..block.buffer import Buffer
@@ -210,7 +212,7 @@ class SharedProvider:
     def _declare(self, block: Block, category: str, metric: str, declared: Declaration) -> None:
         try:
             with damage_named(block.name):
-                removed = block.declare(category, metric, declared)
+                removed = declare(block, category, metric, declared)
         except BlockFullError as error:
             self._log_once(f"metric {metric!r} of category {category!r} cannot be declared: {error}")
             return
@@ -805,7 +807,7 @@ class SharedProvider:
         # But for the operations held: it was true then.
         kept = [i for i, name in enumerate(restored.names) if name[:2] != (OWN, OPERATIONS_HELD)]
         names, values = [restored.names[i] for i in kept], [restored.values[i] for i in kept]
-        failed = block.restore(names, values)
+        failed = restore(block, names, values)
         if failed:
             (category, metric, *_), reason = failed[0]
             self._tell(
@@ -824,7 +826,7 @@ class SharedProvider:
                 )
         for (category, metric), declaration in declared.items():
             try:
-                block.declare(category, metric, declaration, inherited=True)
+                declare(block, category, metric, declaration, inherited=True)
             except BlockFullError as error:
                 self._log_once(f"not all saved statistics were restored: {error}")
 

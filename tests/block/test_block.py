@@ -345,7 +345,7 @@ def test_adoption_writes_only_what_it_changes(
 ) -> None:
     """To pack by struct zeroes the target first: a kill in between would leave a block without a magic."""
     leave_behind(python)
-    struct_of_header = shmstats.block.block._HEADER
+    struct_of_header = shmstats.block.header._HEADER
 
     class ReadOnly:
         unpack_from = staticmethod(struct_of_header.unpack_from)
@@ -354,7 +354,7 @@ def test_adoption_writes_only_what_it_changes(
         def pack_into(*_: object) -> None:
             raise AssertionError("the whole header of a finished block is written")
 
-    monkeypatch.setattr(shmstats.block.block, "_HEADER", ReadOnly)
+    monkeypatch.setattr(shmstats.block.header, "_HEADER", ReadOnly)
     shmstats.init()
     assert stats.get("c", "m") == 1
 
@@ -401,7 +401,7 @@ def test_what_fills_a_new_block_is_there_before_anyone_sees_it(attach: Any, shms
     def fill(block: Any) -> None:
         seen.append(segment_file(data).read_bytes()[:8])
         name = shmstats.series.Name("c", "m", shmstats.series.Kind.COUNTER)
-        assert block.restore([name], [5]) == []
+        assert shmstats.block.restore(block, [name], [5]) == []
 
     block = attach(fill=fill)
     assert seen == [bytes(8)]

@@ -22,7 +22,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 
 def reserved(block: Any, row: int = 1, cell: int = 0) -> Any:
     """Return a block that has memory behind a few cells of a row."""
-    assert block._reserve_cells(row, cell, 4)
+    assert block.space.reserve_cells(row, cell, 4)
     return block
 
 

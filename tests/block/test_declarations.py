@@ -27,6 +27,12 @@ def remove(block: Any, *keys: bytes) -> None:
         block.remove([block.names.find(each) for each in keys])
 
 
+def declare(block: Any, *arguments: Any, **named: Any) -> None:
+    from shmstats import block as package
+
+    package.declare(block, *arguments, **named)
+
+
 def families(block: Any) -> set[str]:
     """Check what must hold of families and of the heap, and return the metrics that have one."""
     from shmstats.block.layout import NAME
@@ -67,7 +73,7 @@ def test_what_is_left_of_a_metric_goes_with_its_last_series(attach: Any, series:
 
 def test_what_is_declared_stays_when_no_series_is_left(attach: Any, series: Any) -> None:
     block = attach()
-    block.declare("c", "m", series.Declaration(series.Kind.GAUGE, help="It."))
+    declare(block, "c", "m", series.Declaration(series.Kind.GAUGE, help="It."))
     block.find_or_add(key("m", a="x"), series.Kind.GAUGE)
     remove(block, key("m", a="x"))
     assert families(block) == {"m"}
@@ -146,9 +152,13 @@ class Killed(BaseException):
     """Stands for the end of the process: what was written so far stays written."""
 
 
+#: Where a change of names may be broken off.
+FILES = ("block/names.py", "block/block.py", "block/space.py", "block/declaring.py")
+
+
 @contextmanager
 def killed_before_line(number: int) -> Iterator[None]:
-    """Break off before the ``number``-th line of the modules of names and block."""
+    """Break off before the ``number``-th line of the modules that change names."""
     seen = 0
 
     def inside(frame: FrameType, event: str, argument: object) -> Any:
@@ -160,7 +170,7 @@ def killed_before_line(number: int) -> Iterator[None]:
         return inside
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
-        return inside if frame.f_code.co_filename.endswith(("block/names.py", "block/block.py")) else None
+        return inside if frame.f_code.co_filename.endswith(FILES) else None
 
     before = sys.gettrace()
     sys.settrace(trace)
@@ -181,13 +191,15 @@ CHANGES: dict[str, Callable[[Any, Any], Any]] = {
     "register the first label set": lambda block, s: block.find_or_add(key("new", a="1"), s.Kind.COUNTER, 5),
     "register another label set": lambda block, s: block.find_or_add(key("two", a="3"), s.Kind.COUNTER, 5),
     "register beyond the bound": lambda block, s: block.find_or_add(key("two", a="__overflow__"), s.Kind.COUNTER, 5),
-    "declare": lambda block, s: block.declare("c", "new", s.Declaration(s.Kind.GAUGE, "New.", mode=s.Mode.SUM)),
-    "declare what is used": lambda block, s: block.declare("c", "plain", s.Declaration(s.Kind.COUNTER, "Plain.")),
-    "declare otherwise": lambda block, s: block.declare("c", "inherited", s.Declaration(s.Kind.COUNTER, "Now.")),
-    "declare otherwise, at length": lambda block, s: block.declare(
+    "declare": lambda block, s: declare(block, "c", "new", s.Declaration(s.Kind.GAUGE, "New.", mode=s.Mode.SUM)),
+    "declare what is used": lambda block, s: declare(block, "c", "plain", s.Declaration(s.Kind.COUNTER, "Plain.")),
+    "declare otherwise": lambda block, s: declare(block, "c", "inherited", s.Declaration(s.Kind.COUNTER, "Now.")),
+    "declare otherwise, at length": lambda block, s: declare(
+        block,
         "c", "inherited", s.Declaration(s.Kind.COUNTER, "Now. " * 99)
     ),
-    "declare a histogram otherwise": lambda block, s: block.declare(
+    "declare a histogram otherwise": lambda block, s: declare(
+        block,
         "c", "sizes", s.Declaration(s.Kind.HISTOGRAM, "Now.", "bytes", (1.0, 2.0, 3.0))
     ),
     "remove a label set": lambda block, s: remove(block, key("two", a="1")),
@@ -203,8 +215,8 @@ def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
     while not ended:
         block, other = attach(), attach()
         counter, histogram = series.Kind.COUNTER, series.Kind.HISTOGRAM
-        block.declare("c", "inherited", series.Declaration(counter, "Once."), inherited=True)
-        block.declare("c", "sizes", series.Declaration(histogram, "Once.", "bytes", (1.0, 2.0)), inherited=True)
+        declare(block, "c", "inherited", series.Declaration(counter, "Once."), inherited=True)
+        declare(block, "c", "sizes", series.Declaration(histogram, "Once.", "bytes", (1.0, 2.0)), inherited=True)
         block.find_or_add(key("sizes", a="1"), histogram)
         block.find_or_add(key("inherited"), counter)
         with block.exclusive():

@@ -97,7 +97,7 @@ def test_an_owner_word_is_never_0_and_tells_slots_and_claims_apart(shmstats: Mod
 
 def test_a_header_survives_being_written_and_read(attach: Any, shmstats: ModuleType) -> None:
     block = attach(capacity=300, max_workers=5)
-    header = shmstats.block.block.read_header(block._buf)
+    header = shmstats.block.header.read_header(block._buf)
     assert header["magic"] == struct.unpack("<Q", b"shmstats")[0]
     assert (header["capacity"], header["max_workers"]) == (300, 5)
     assert header["layout_version"] == shmstats.block.layout.LAYOUT_VERSION

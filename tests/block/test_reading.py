@@ -64,14 +64,14 @@ def test_many_histograms_over_many_rows_are_what_each_is_alone(attach: Any, shms
     chance = random.Random(3)
     block = attach(capacity=4096, max_workers=4)
     declared = shmstats.series.Declaration(kind, "", "bytes", (1.0, 2.0, 3.0))
-    block.declare("c", "small", declared)
+    shmstats.block.declare(block, "c", "small", declared)
     keys = [encode_key("c", f"h{number}") for number in range(40)] + [encode_key("c", "small")]
     records = [block.find_or_add(key, kind) for key in keys]
     largest = 2**63 - 1
     for record in records:
         for row in range(5):
             if chance.random() < 0.8:
-                assert block._reserve_cells(row, record.cell, record.width)
+                assert block.space.reserve_cells(row, record.cell, record.width)
                 buckets = tuple(chance.choice((0, 5, largest)) for _ in range(record.width - 2))
                 block.cells.add_distribution(row, record.cell, 2.5, float(row), buckets, block.cells.generation)
     read = block.reader.read()

@@ -25,7 +25,7 @@ from prometheus import program
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from servers import BOUND, Gunicorn, Load, children, wait_until
 
-from shmstats.block.block import read_only
+from shmstats.block import read_only
 from shmstats.export import negotiate, render
 from shmstats.integrations import gunicorn as hooks
 from shmstats.series import Distribution, series_text

@@ -110,7 +110,7 @@ DAMAGE = """
 
     logging.disable(logging.CRITICAL)
     from shmstats.block import Block
-    from shmstats.block.block import read_only
+    from shmstats.block import read_only
     from shmstats.block.cells import CORE
     from shmstats.block.layout import HEADER, PAGE, Layout, field_offset
     from shmstats.block.segment import segment_name, segment_path

@@ -1,0 +1,165 @@
+"""Restoring a saved snapshot into a block that was just made, and is not yet anyone else's.
+
+Names are registered together, which takes a small part of the time that one after the other takes. Where there is
+not room for all of them, halves are tried, so that as many are there as fit, in the order of the snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..series import Declaration, Distribution, Kind, Mode, Name, Value
+from .block import PLAIN, SHARED_ROW, Block
+from .names import (
+    FAMILY,
+    MEMBER,
+    MONOTONIC,
+    BlockFullError,
+    Record,
+    encode_key,
+    family_key,
+    overflow_key,
+    width_of,
+)
+
+_INT64_MAX = 2**63 - 1
+_INT64_MIN = -(2**63)
+
+
+class _Saved(NamedTuple):
+    """A name that is to be registered, with its key and value."""
+
+    name: Name
+    key: bytes
+    value: Value
+
+
+def restore(block: Block, names: Sequence[Name], values: Sequence[Value]) -> list[tuple[Name, str]]:
+    """Register the names of a saved snapshot, with their values in row 0.
+
+    Args:
+        block: to restore into. It is not yet anyone else's.
+        names: of the snapshot; no two are the same.
+        values: of the names.
+
+    Returns:
+        What was not restored, and why.
+    """
+    failed = []
+    with block.exclusive():
+        there = {block.names.key(record.number) for record in block.names.records()}
+        todo: list[_Saved] = []
+        for name, value in zip(names, values, strict=True):
+            key = encode_key(name.category, name.metric, name.labels)
+            reason = _reason_against(block, name, key, value)
+            if reason:
+                failed.append((name, reason))
+            elif key in there:
+                _put(block, block.find_or_add(key, name.kind), name, value)
+            else:
+                todo.append(_Saved(name, key, value))
+        start, size = 0, len(todo)
+        while start < len(todo):
+            try:
+                _register(block, todo[start : start + size])
+                start += size
+            except BlockFullError as error:
+                if size == 1:
+                    failed += [(name, str(error)) for name, _, _ in todo[start:]]
+                    break
+                size //= 2
+        block.names.mark_inherited()
+    return failed
+
+
+def _register(block: Block, part: list[_Saved]) -> None:
+    """Register a part of the names, with their values.
+
+    Raises:
+        BlockFullError: there is not room for all of them. None was registered.
+    """
+    families = _families(block, part)
+    made: dict[tuple[Kind, bool, bool, int], Record] = {}  # many names want the same
+    wanted = []
+    for name, key, _ in part:
+        family = families.get(family_key(key)) if families else None
+        counted = family is not None and bool(name.labels) and key != overflow_key(key)
+        what = name.kind, name.monotonic, counted, -1 if family is None else family.number
+        record = made.get(what)
+        if record is None:
+            record = made[what] = _wanted(block, name, counted, family)
+        wanted.append(record)
+    width = sum(record.width for record in wanted)
+    cell = block.names.cells_used
+    if cell + width <= block.layout.capacity and not block.space.reserve_cells(SHARED_ROW, cell, width):
+        raise BlockFullError("shared memory is full")
+    first, cells = block.names.add_all([key for _, key, _ in part], wanted, block.cells, block.space.reserve)
+    counters = [i for i, (name, _, _) in enumerate(part) if name.kind is Kind.COUNTER]
+    block.store_counters([cells[i] for i in counters], [part[i].value for i in counters])
+    for i, (name, _, value) in enumerate(part):
+        if name.kind is not Kind.COUNTER:
+            _put(block, wanted[i]._replace(number=first + i, cell=cells[i]), name, value)
+
+
+def _families(block: Block, part: list[_Saved]) -> dict[bytes, Record]:
+    """Return the families of names, by key; those with labels all have one.
+
+    Raises:
+        BlockFullError: there is not room for all names together with their families.
+    """
+    families: dict[bytes, Record] = {}
+    missing: dict[bytes, Record] = {}
+    for name, key, _ in part:
+        family = family_key(key) if name.labels or block.names.families else b""
+        if family and family not in families and family not in missing:
+            found = block.names.find(family)
+            if found is not None:
+                families[family] = found
+            elif name.labels:
+                missing[family] = Record(-1, name.kind, FAMILY, 0, 0)
+    if missing and block.names.count + len(missing) + len(part) > block.layout.capacity:
+        raise BlockFullError(f"all {block.layout.capacity} records of the block are in use")
+    for family, wanted in missing.items():
+        families[family] = block.add(family, wanted)
+    return families
+
+
+def _wanted(block: Block, name: Name, counted: bool, family: Record | None) -> Record:
+    """Return what a restored name is to be."""
+    flags = (MONOTONIC if name.monotonic else 0) | (MEMBER if counted else 0)
+    if family is None:
+        return PLAIN[name.kind]._replace(flags=flags)
+    width = width_of(block.declared(family) or Declaration(name.kind))
+    return Record(-1, name.kind, flags, 0, width, Mode.LAST, family.number)
+
+
+def _put(block: Block, record: Record, name: Name, value: Value) -> None:
+    """Put a restored value into row 0."""
+    block.space.reserve_cells(SHARED_ROW, record.cell, record.width)
+    cells, generation = block.cells, block.cells.generation
+    if record.kind is Kind.GAUGE:
+        cells.set_gauge(SHARED_ROW, record.cell, value, generation)
+    elif isinstance(value, Distribution):
+        cells.add_distribution(SHARED_ROW, record.cell, value.sum, value.max, value.buckets, generation)
+    elif isinstance(value, int):
+        cells.add(SHARED_ROW, record.cell, value, generation)
+        if not name.monotonic:
+            block.names.clear_monotonic(record)
+
+
+def _reason_against(block: Block, name: Name, key: bytes, value: Value) -> str:
+    """Return why a saved value cannot be restored, or nothing."""
+    if name.kind is Kind.HISTOGRAM:
+        family = block.names.family_of(key)
+        declared = (block.declared(family) if family else None) or Declaration(name.kind)
+        buckets = width_of(declared) - 2
+        if not isinstance(value, Distribution) or len(value.buckets) != buckets:
+            return f"a histogram must have {buckets} buckets: {value!r:.80}"
+        fits = all(_INT64_MIN <= bucket <= _INT64_MAX for bucket in value.buckets)
+        return "" if fits else "a bucket does not fit 64 bits"
+    if isinstance(value, Distribution) or (name.kind is Kind.COUNTER and not isinstance(value, int)):
+        return f"a {name.kind.name.lower()} cannot be {value!r:.80}"
+    if isinstance(value, int) and not _INT64_MIN <= value <= _INT64_MAX:
+        return f"{value!r:.80} does not fit 64 bits"
+    return ""

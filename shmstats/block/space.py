@@ -1,0 +1,70 @@
+"""The memory behind a block, which is had piece by piece: a store to a page that has none may kill the process.
+
+Which pages of cells have memory is noted in the block, a bit for each, and that is changed under the table lock.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from .layout import CELLS_PER_PAGE, PAGE, Layout
+from .lock import LockFile
+from .names import BlockFullError, Record
+from .segment import Segment
+
+
+class Space:
+    """The memory behind an attached block.
+
+    Args:
+        segment: of the block.
+        layout: of the block.
+        locks: of the block.
+    """
+
+    def __init__(self, segment: Segment, layout: Layout, locks: LockFile) -> None:
+        self._segment = segment
+        self._buf = segment.buf
+        self._layout = layout
+        self._locks = locks
+        self._bits, self._bitmap_bytes = layout.pages, layout.bitmap_bytes
+
+    def reserve(self, offset: int, length: int) -> None:
+        """Have memory behind a range of bytes.
+
+        Raises:
+            BlockFullError: there is not enough.
+            OSError: the block was left, or forgotten after a fork.
+        """
+        try:
+            self._segment.reserve(offset, length)
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                raise
+            raise BlockFullError(f"shared memory is full ({error.strerror})") from error
+
+    def reserve_cells(self, row: int, cell: int, width: int) -> bool:
+        """Have memory behind some cells of a row; returns whether there was enough.
+
+        Raises:
+            OSError: the block was left, or forgotten after a fork.
+        """
+        first, last = cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE
+        with self._locks.table():
+            for page in range(first, last + 1):
+                bits = self._bits + row * self._bitmap_bytes + page // 8
+                if not self._buf[bits] >> page % 8 & 1:
+                    try:
+                        self.reserve(self._layout.cells + row * self._layout.row_bytes + page * PAGE, PAGE)
+                    except BlockFullError:
+                        return False
+                    self._buf[bits] |= 1 << page % 8
+        return True
+
+    def has(self, row: int, record: Record) -> bool:
+        """Tell whether a row has memory behind the cells of a name."""
+        first, last = record.cell // CELLS_PER_PAGE, (record.cell + record.width - 1) // CELLS_PER_PAGE
+        bits = self._bits + row * self._bitmap_bytes
+        if first == last:
+            return self._buf[bits + first // 8] >> first % 8 & 1 == 1
+        return all(self._buf[bits + page // 8] >> page % 8 & 1 for page in range(first, last + 1))
