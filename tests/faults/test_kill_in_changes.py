@@ -101,7 +101,8 @@ import os, signal
 exec(before)
 files = tuple(f"shmstats/{name}.py" for name in (
     "block/block", "block/names", "block/space", "block/declaring", "block/restoring", "block/header",
-    "block/workers", "block/segment", "block/lock", "block/buffer", "block/_cells_py", "providers/shared", "snapshot", "registry", "agent"))
+    "block/workers", "block/segment", "block/lock", "block/buffer", "block/_cells_py", "providers/shared",
+    "snapshot", "registry", "agent"))
 lines = works.do_at_line(number, files, lambda: os.kill(os.getpid(), signal.SIGKILL))
 exec(operation)
 works.do_at_line(-1, (), None)
