@@ -14,10 +14,17 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class _Start:
-    """One beginning; equal only to itself."""
+    """One beginning of a timer; equal only to itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, timer: Timer) -> None:
+        self.timer = timer
         self.at = time.perf_counter_ns()
+        self.over = False
+
+
+#: What began in this context and still runs, of all timers: a context keeps every variable that was ever set in it,
+#: so a variable for each timer would stay in it for good.
+_starts: ContextVar[tuple[_Start, ...]] = ContextVar("shmstats_starts", default=())
 
 
 class Timer:
@@ -32,12 +39,11 @@ class Timer:
 
     def __init__(self, report: Callable[[float], object]) -> None:
         self._report = report
-        self._starts: ContextVar[tuple[_Start, ...]] = ContextVar("starts", default=())
         self._running: list[_Start] = []
 
     def __enter__(self) -> Timer:
-        start = _Start()
-        self._starts.set((*self._starts.get(), start))
+        start = _Start(self)
+        _starts.set((*_still_running(), start))
         self._running.append(start)
         return self
 
@@ -46,10 +52,11 @@ class Timer:
     ) -> None:
         # The last that began in this context and still runs. There is none where this is another context
         # than it was entered in, as may be for the body of a generator: then the last of all.
-        mine = [start for start in self._starts.get() if start in self._running]
+        mine = [start for start in _still_running() if start.timer is self]
         start = (mine or self._running)[-1]
         self._running.remove(start)
-        self._starts.set(tuple(mine[:-1]))
+        start.over = True
+        _starts.set(_still_running())
         self._finish(start.at)
 
     def __call__(self, function: _Function) -> _Function:
@@ -78,3 +85,8 @@ class Timer:
 
     def _finish(self, start: int) -> None:
         self._report((time.perf_counter_ns() - start) / 1e6)
+
+
+def _still_running() -> tuple[_Start, ...]:
+    """What began in this context, without what has ended in another one, or in a copy of it."""
+    return tuple([start for start in _starts.get() if not start.over])

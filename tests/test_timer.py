@@ -418,6 +418,27 @@ def test_a_block_left_in_another_context_inside_a_block_of_the_same_timer_distur
     assert stats.get("web", "stream").count == 3
 
 
+def test_timers_that_are_over_leave_nothing_in_the_context(stats: Any) -> None:
+    with stats.timer("db", "query"):
+        before = len(contextvars.copy_context())
+        for _ in range(100):
+            with stats.timer("db", "query"):
+                pass
+        assert len(contextvars.copy_context()) == before
+    assert stats.get("db", "query").count == 101
+
+
+def test_timers_inside_each_other_know_their_own_beginnings(stats: Any, clock: Clock) -> None:
+    outer, inner = stats.timer("outer", "took"), stats.timer("inner", "took")
+    with outer:
+        clock.advance(1)
+        with inner, outer:
+            clock.advance(10)
+        clock.advance(100)
+    assert stats.get("inner", "took").sum == 10
+    assert (stats.get("outer", "took").sum, stats.get("outer", "took").max) == (121, 111)
+
+
 def test_a_timer_that_is_made_before_the_configuration_uses_the_later_one(
     shmstats: ModuleType, stats: Any, tmp_path: Any
 ) -> None:
