@@ -29,7 +29,7 @@ from .labels import Labelled, Labels, check_label_names, check_labels
 from .providers import Provider
 from .providers.guarded import GuardedProvider
 from .providers.shared import OWN, SharedProvider, close_all
-from .series import Declaration, Snapshot, Value, series_text
+from .series import Declaration, Snapshot, Value, by_category
 from .timer import Timer
 
 log = logging.getLogger("shmstats")
@@ -366,14 +366,12 @@ class Registry(Recorder):
     def snapshot(self) -> dict[str, dict[str, Value]]:
         """Return every value: ``{category: {metric: value}}``.
 
-        A series with labels has them behind its metric: ``requests{method="GET"}``.
+        A series with labels has them behind its metric: ``requests{method="GET"}``. What the library counts about
+        itself is left out as long as it is 0.
         """
-        document: dict[str, dict[str, Value]] = {}
         read = self.read()
-        for name, value in zip(read.names, read.values, strict=True):
-            if name.category != OWN or value:
-                document.setdefault(name.category, {})[series_text(name)] = value
-        return document
+        shown = zip(read.names, read.values, strict=True)
+        return by_category((name, value) for name, value in shown if name.category != OWN or value)
 
     def read(self) -> Snapshot:
         """Return every name and value, column-wise, as the exporters take them."""

@@ -15,7 +15,7 @@ import enum
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 
 class Kind(enum.IntEnum):
@@ -146,6 +146,33 @@ class Snapshot:
     values: Sequence[Value]
     system: Mapping[str, int | float] = field(default_factory=dict)
     workers: Mapping[int, Sequence[Value | None]] = field(default_factory=dict)
+
+
+_Shown = TypeVar("_Shown")
+
+
+def by_category(shown: Iterable[tuple[Name, _Shown]]) -> dict[str, dict[str, _Shown]]:
+    """Put what is shown of series into ``{category: {series: what is shown}}``, the series as people write them.
+
+    Should a metric without labels be *called* like a series with labels, it keeps its name and the other gets a
+    comma before the brace.
+    """
+    document: dict[str, dict[str, _Shown]] = {}
+    labelled = []
+    for name, value in shown:
+        metrics = document.get(name.category)
+        if metrics is None:
+            metrics = document[name.category] = {}
+        if name.labels:
+            labelled.append((metrics, name, value))
+        else:
+            metrics[name.metric] = value
+    for metrics, name, value in labelled:
+        key = series_text(name)
+        while key in metrics:
+            key = f"{key[:-1]},}}"
+        metrics[key] = value
+    return document
 
 
 def series_text(name: Name) -> str:

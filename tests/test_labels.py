@@ -21,6 +21,12 @@ POST = {"status": "500", "method": "POST"}
 # Label sets -------------------------------------------------------------------------------------------------
 
 
+def test_a_snapshot_has_a_metric_that_is_called_like_a_labelled_one_and_that_one(stats: Any) -> None:
+    stats.incr("http", "requests", 5, labels={"a": "1"})
+    stats.incr("http", 'requests{a="1"}')
+    assert stats.snapshot()["http"] == {'requests{a="1"}': 1, 'requests{a="1",}': 5}
+
+
 def test_every_operation_takes_labels(stats: Any) -> None:
     for _ in range(3):
         stats.incr("http", "requests", 2, labels=GET)

@@ -10,11 +10,11 @@ and the other gets a comma before the brace. The figures of the machine are the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from shmstats.export.figures import histogram_figures, iso_time
-from shmstats.series import Distribution, Kind, Name, Snapshot, Value, label_text
+from shmstats.series import Distribution, Kind, Name, Snapshot, Value, by_category
 
 
 def to_document(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
@@ -23,31 +23,11 @@ def to_document(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     With a breakdown in ``snapshot.workers`` every value, ``system`` apart, becomes
     ``{"total": value, "workers": {"<row>": value}}``, with the rows that hold something of that name.
     """
-    if snapshot.workers:
-        document = _document(snapshot.names, _broken_down(snapshot))
-    else:
-        document = _document(snapshot.names, map(_shown, snapshot.names, snapshot.values))
+    values = map(_shown, snapshot.names, snapshot.values)
+    shown: Iterator[Any] = _broken_down(snapshot) if snapshot.workers else values
+    document = by_category(zip(snapshot.names, shown, strict=True))
     if snapshot.system:
         document["system"] = dict(snapshot.system)
-    return document
-
-
-def _document(names: Iterable[Name], shown: Iterator[Any]) -> dict[str, dict[str, Any]]:
-    document: dict[str, dict[str, Any]] = {}
-    labelled = []
-    for name, value in zip(names, shown, strict=True):
-        metrics = document.get(name.category)
-        if metrics is None:
-            metrics = document[name.category] = {}
-        if name.labels:
-            labelled.append((metrics, name, value))
-        else:
-            metrics[name.metric] = value
-    for metrics, name, value in labelled:
-        key = f"{name.metric}{{{label_text(name.labels)}}}"
-        while key in metrics:
-            key = f"{key[:-1]},}}"
-        metrics[key] = value
     return document
 
 
