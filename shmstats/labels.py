@@ -143,7 +143,7 @@ class Labelled(Generic[_Handle]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.category!r} {self.metric!r} {self.labelnames!r}>"
 
-    def labels(self, *values: str, **named: str) -> _Handle:
+    def labels(self, /, *values: str, **named: str) -> _Handle:
         """Return the handle of one label set; the same one the next time.
 
         Args:
@@ -161,7 +161,7 @@ class Labelled(Generic[_Handle]):
         except (KeyError, TypeError):
             return self._new_handle(values)
 
-    def remove(self, *values: str, **named: str) -> int:
+    def remove(self, /, *values: str, **named: str) -> int:
         """Remove one label set, for all workers; returns whether it was there (1 or 0).
 
         Args:

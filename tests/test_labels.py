@@ -27,6 +27,13 @@ def test_a_snapshot_has_a_metric_that_is_called_like_a_labelled_one_and_that_one
     assert stats.snapshot()["http"] == {'requests{a="1"}': 1, 'requests{a="1",}': 5}
 
 
+def test_a_label_may_be_called_self(stats: Any) -> None:
+    parent = stats.counter("http", "requests", labelnames=("self",))
+    parent.labels(self="a").incr()
+    assert stats.get("http", "requests", labels={"self": "a"}) == 1
+    assert parent.remove(self="a") == 1
+
+
 def test_every_operation_takes_labels(stats: Any) -> None:
     for _ in range(3):
         stats.incr("http", "requests", 2, labels=GET)
