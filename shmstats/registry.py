@@ -44,6 +44,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INT64_MAX = 2**63 - 1
 _INT64_MIN = -(2**63)
 
+#: The configuration in the place of one with an error. It needs no current directory, and its data directory can
+#: never be one.
+_DISABLED = {"path": {"data": os.devnull}, "stats": {"enabled": False}}
+
 #: Stands for a value that was not given.
 _MISSING: Any = object()
 
@@ -116,7 +120,7 @@ class Registry(Recorder):
                 _ = self.settings
             except config.ConfigError as error:
                 with self._guard:
-                    self._settings = config.load({"stats": {"enabled": False}})
+                    self._settings = config.load(_DISABLED)
                 log.error("nothing is counted: %s", error)
         return self._shared
 

@@ -717,6 +717,19 @@ def test_init_raises_what_counting_only_logs(
     assert "stats.capacity" in record.getMessage()
 
 
+def test_counting_in_a_current_directory_that_is_gone_is_only_logged(
+    shmstats: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("SHMSTATS_CONFIG")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    shmstats.stats.incr("c", "m")
+    assert shmstats.stats.get("c", "m") == 0
+    (record,) = [record for record in caplog.records if record.name == "shmstats"]
+    assert "the current directory no longer exists" in record.getMessage()
+
+
 def test_disabled_statistics_are_no_ops_without_a_block(
     stats: Any, configure: Callable[..., Any], data: Path
 ) -> None:
