@@ -85,11 +85,20 @@ class Agent:
                 self._listener = None
 
     def _resume(self) -> None:
+        """Start the thread; where that is not possible this process goes on without it."""
         stop, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         thread = threading.Thread(
             target=self._run, args=(stop, self._listener), name="shmstats-agent", daemon=True
         )
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            os.close(stop)
+            os.close(self._wake)
+            log.warning(
+                "process %d flushes and saves nothing at intervals, and answers no questions: %s", os.getpid(), error
+            )
+            return
         self._thread = thread
 
     def _pause(self, seconds: float) -> bool:
@@ -149,7 +158,8 @@ def _before_fork() -> None:
 
 def _after_fork_in_parent() -> None:
     for agent in _paused:
-        agent._resume()
+        if not agent._stopped:  # by another thread, in the middle of the fork
+            agent._resume()
     _paused.clear()
 
 
