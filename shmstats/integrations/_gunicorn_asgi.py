@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from ._requests import Cut
-from .asgi import Application, Receive, Scope, Send, _Exchange
+from .asgi import Application, Exchange, Receive, Scope, Send
 
 
 class MeasuredApplication:
@@ -38,7 +38,7 @@ class MeasuredApplication:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(cast(Any, self), scope, receive, send)
+        exchange = Exchange(cast(Any, self), scope, receive, send)
         self._begin()
         try:
             await self._app(scope, exchange.receive, exchange.send)

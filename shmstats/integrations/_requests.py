@@ -191,7 +191,7 @@ class Requests:
         try:
             self.leave_websocket()
             if not self._is_excluded(route):
-                self._websockets.labels(_label(route), _status(status), *labels).incr()
+                self._websockets.labels(_label(route), status_label(status), *labels).incr()
         except Exception as error:
             self.tell("a websocket was not recorded", error)
 
@@ -296,7 +296,7 @@ class Requests:
         """Return what requests like this one add to, nothing for one that is excluded; keep it."""
         series: tuple[Callable[..., None], ...] = ()
         if not self._is_excluded(route):
-            text = _status(status)
+            text = status_label(status)
             failed = isinstance(status, Cut) or text >= "400"
             names = (method, _label(route), *labels)
             series = (
@@ -325,8 +325,8 @@ def declared_size(text: str) -> int:
     return size if 0 <= size <= _CREDIBLE else UNKNOWN
 
 
-def _status(status: str | int | Cut) -> str:
-    """The three digits of a status; `OTHER`, which is greater than any of them, where there are none."""
+def status_label(status: str | int | Cut) -> str:
+    """Return the three digits of a status; `OTHER`, which is greater than any of them, where there are none."""
     text = str(status.status if isinstance(status, Cut) else status)[:3]
     return text if len(text) == 3 and text.isascii() and text.isdigit() else OTHER
 

@@ -85,10 +85,10 @@ class ShmStatsMiddleware:
             return
         scope[RECORDED] = True
         requests = self.requests
-        exchange: _Exchange | _Websocket
+        exchange: Exchange | _Websocket
         try:
             if kind == "http":
-                exchange = _Exchange(self, scope, receive, send)
+                exchange = Exchange(self, scope, receive, send)
                 requests.enter()
             else:
                 exchange = _Websocket(self, scope, receive, send)
@@ -163,7 +163,7 @@ class _Call:
         self._middleware.requests.count_exception(self._route(), error)
 
 
-class _Exchange(_Call):
+class Exchange(_Call):
     """A request that is being answered."""
 
     __slots__ = ("_began", "_ending", "_headers", "_left", "_over", "_received", "_sent")

@@ -49,8 +49,7 @@ from time import monotonic, perf_counter
 from typing import Any, ParamSpec
 
 from .. import registry as registries
-from ._requests import CLIENT_LEFT, DURATIONS, METHODS, OTHER, Cut
-from ._requests import _status as _status_label
+from ._requests import CLIENT_LEFT, DURATIONS, METHODS, OTHER, Cut, status_label
 
 log = logging.getLogger("shmstats")
 
@@ -383,12 +382,12 @@ def _status_of(resp: Any) -> str:
     """
     error = sys.exc_info()[1]
     if error is None or isinstance(error, StopIteration):  # the latter closes the connection, and no more
-        return OTHER if resp is None else _status_label(resp.status or 500)
+        return OTHER if resp is None else status_label(resp.status or 500)
     if isinstance(error, OSError) and error.errno in _GONE:
         return CLIENT_LEFT
     if resp is None:
         return OTHER
-    return _status_label(resp.status) if resp.headers_sent else "500"
+    return status_label(resp.status) if resp.headers_sent else "500"
 
 
 def _leave_at_signals(worker: Any) -> None:
@@ -461,6 +460,6 @@ def _begin() -> None:
 def _finish(method: str, status: str | int | Cut, began: float) -> None:
     try:
         if _worker is not None:
-            _worker.finish(method, _status_label(status), began)
+            _worker.finish(method, status_label(status), began)
     except Exception as error:
         _tell("counting a request", error)
