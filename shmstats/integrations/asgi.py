@@ -304,9 +304,8 @@ def route_in(scope: Scope, path: str, root_path: str) -> str:
     if root_path and path.startswith(root_path):
         path = path[len(root_path) :]
     prefix = _prefix(getattr(scope.get("router"), "routes", ()), path, mounted[len(root_path) :]) or ""
-    if route is None or hasattr(
-        route, "routes"
-    ):  # nothing in the mounted application, or it is not of this kind
+    # Beyond the mount no route is known: none has matched, or the mounted application is not of this kind.
+    if route is None or hasattr(route, "routes"):
         return f"{prefix}/{{path}}"
     return prefix + _template(scope, route)
 

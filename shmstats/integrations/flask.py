@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Request, got_request_exception, request
 
 from ..web import blueprint
-from ._requests import OWN, UNMATCHED
-from .wsgi import ShmStatsMiddleware
+from .wsgi import ShmStatsMiddleware, flask_route
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -101,9 +100,7 @@ class _FlaskMiddleware(ShmStatsMiddleware):
 
     def route_of(self, environ: WSGIEnvironment, rule: Any) -> str:
         """Tell the URL rule of a request."""
-        if rule is None:
-            return UNMATCHED
-        return OWN if rule.endpoint.startswith("shmstats.") else rule.rule
+        return flask_route(rule)
 
     def rule_of(self, error: BaseException) -> Any:
         """Tell the URL rule of a request by the frame of Flask that an exception came through.
