@@ -13,9 +13,7 @@ from typing import Generic, TypeVar
 
 from .block.cells import Series
 from .block.names import MAX_TEXT_BYTES, OVERFLOW
-
-#: (label name, label value) pairs, sorted by name.
-Labels = tuple[tuple[str, str], ...]
+from .series import Labels
 
 #: Label names that mean something in what is exported.
 RESERVED_NAMES = ("category", "le", "metric", "pid", "quantile", "raw_labels")

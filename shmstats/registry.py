@@ -25,11 +25,11 @@ from .block.cells import Counter, Gauge, Histogram, Recorder, Series
 from .block.lock import Guard
 from .block.names import check_text
 from .declarations import Buckets, make_declaration
-from .labels import Labelled, Labels, check_label_names, check_labels
+from .labels import Labelled, check_label_names, check_labels
 from .providers import Provider
 from .providers.guarded import GuardedProvider
 from .providers.shared import OWN, SharedProvider, close_all
-from .series import Declaration, Snapshot, Value, by_category
+from .series import Declaration, Labels, Snapshot, Value, by_category
 from .timer import Timer
 
 log = logging.getLogger("shmstats")

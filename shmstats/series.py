@@ -17,6 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
+#: (label name, label value) pairs, sorted by name.
+Labels = tuple[tuple[str, str], ...]
+
 
 class Kind(enum.IntEnum):
     """What a statistic is; the number is what the block and the saved snapshot store."""
@@ -84,7 +87,7 @@ class Name(NamedTuple):
         category: 1 to 255 bytes of UTF-8, without NUL.
         metric: as ``category``.
         kind: what the value is, see `Value`.
-        labels: (label name, label value) pairs, sorted by label name; empty for most.
+        labels: of the series; empty for most.
         monotonic: a counter that was never decremented. Other kinds: False.
         bounds: as in `Declaration`.
         help: as in `Declaration`.
@@ -95,7 +98,7 @@ class Name(NamedTuple):
     category: str
     metric: str
     kind: Kind
-    labels: tuple[tuple[str, str], ...] = ()
+    labels: Labels = ()
     monotonic: bool = False
     bounds: tuple[float, ...] = ()
     help: str = ""

@@ -12,7 +12,7 @@ import unicodedata
 from shmstats.export.families import FOREIGN, is_time
 from shmstats.export.figures import histogram_figures, iso_time
 from shmstats.export.rows import TOTAL, Row, rows
-from shmstats.series import Distribution, Kind, Snapshot, label_text
+from shmstats.series import Distribution, Kind, Labels, Snapshot, label_text
 
 _RIGHT_ALIGNED = "VALUE"
 
@@ -35,7 +35,7 @@ def to_table(snapshot: Snapshot) -> str:
     return "".join(f"{'  '.join(line).rstrip()}\n" for line in zip(*aligned, strict=True))
 
 
-def _place(row: Row) -> tuple[str, str, tuple[tuple[str, str], ...], int]:
+def _place(row: Row) -> tuple[str, str, Labels, int]:
     return row.name.category, row.name.metric, row.name.labels, -1 if row.worker == TOTAL else int(row.worker)
 
 

@@ -19,8 +19,8 @@ from prometheus_client.registry import CollectorRegistry
 from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
-from ...series import Distribution, Value
-from .family import Family, Labels
+from ...series import Distribution, Labels, Value
+from .family import Family
 from .reading import Line, Reading
 from .storage import Storage
 

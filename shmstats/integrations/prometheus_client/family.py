@@ -7,19 +7,17 @@ declaration, as JSON: any process that reads the block can tell the metrics from
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...block.names import MAX_TEXT_BYTES
-from ...series import Declaration, Kind, Mode
+from ...hashing import blake2b
+from ...series import Declaration, Kind, Labels, Mode
 
 #: The category of all that is here.
 CATEGORY = "prometheus_client"
-
-Labels = tuple[tuple[str, str], ...]
 
 #: The bounds of what has none but is a distribution all the same: it needs count and sum only.
 _NO_BOUNDS = (0.0,)
@@ -154,7 +152,7 @@ def _storable(text: str) -> str:
         return text
     content = text.encode("utf-8", "replace").replace(b"\0", b"?")
     if len(content) > MAX_TEXT_BYTES:
-        digest = hashlib.blake2b(content, digest_size=8).hexdigest()
+        digest = blake2b(content, digest_size=8).hexdigest()
         start = content[: MAX_TEXT_BYTES - len(digest) - 3].decode(errors="ignore")
         content = f"{start}...{digest}".encode()
     return content.decode()

@@ -7,7 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from .family import Family, Labels
+from ...series import Labels
+from .family import Family
 from .patches import Children, begin, family_of, labels_of, metrics, on_block, use_distribution
 from .storage import Storage
 from .values import CounterValue, DistributionValue, GaugeValue, StateValue

@@ -21,9 +21,9 @@ from prometheus_client.samples import Sample
 from prometheus_client.utils import INF
 
 from ...block.names import MAX_BOUNDS, OVERFLOW, check_text
-from ...series import Mode
+from ...series import Labels, Mode
 from .collecting import samples_of
-from .family import Family, Labels, series_labels
+from .family import Family, series_labels
 from .storage import Storage
 from .values import CounterValue, DistributionValue, GaugeValue, StateValue
 

@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ...series import Name, Value
-from .family import CATEGORY, Family, Labels, part_of
+from ...series import Labels, Name, Value
+from .family import CATEGORY, Family, part_of
 
 
 class Line(NamedTuple):

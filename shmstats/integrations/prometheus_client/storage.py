@@ -19,8 +19,8 @@ from ...block.names import INHERITED, OVERFLOW, decode_key, encode_key
 from ...providers.shared import OWN, SharedProvider
 from ...questions import ask_all, socket_path
 from ...registry import Registry
-from ...series import Declaration, Kind, Mode, Name
-from .family import CATEGORY, Family, Labels, part_of
+from ...series import Declaration, Kind, Labels, Mode, Name
+from .family import CATEGORY, Family, part_of
 from .reading import NOTHING, Plan, Reading, parsed
 
 log = logging.getLogger("shmstats")

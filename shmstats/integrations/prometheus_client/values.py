@@ -18,8 +18,8 @@ from ...block import Block
 from ...block.cells import Counter, Gauge, Histogram, Series
 from ...block.names import encode_key
 from ...providers.shared import SharedProvider
-from ...series import Kind, Mode
-from .family import CATEGORY, Family, Labels
+from ...series import Kind, Labels, Mode
+from .family import CATEGORY, Family
 from .storage import ExemplarFields, Storage
 
 _INT64_MAX = 2**63 - 1
