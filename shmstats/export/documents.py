@@ -1,8 +1,9 @@
 """The statistics as one JSON document.
 
 ``{category: {metric: value}}``. A counter is an int, a gauge an int or a float (null where it is not finite),
-a timestamp a string in ISO 8601, a histogram an object of count, sum, mean, p50, p90, p99 and max (ms; null where
-nothing was observed). A series with labels has its metric followed by them as key, as Prometheus writes it:
+a timestamp a string in ISO 8601, a histogram an object of count, sum, mean, p50, p90, p99 and max: in ms, or in
+a declared unit that is none of time, null where nothing was observed. A series with labels has its metric followed
+by them as key, as Prometheus writes it:
 ``requests{method="GET",status="200"}``. Should a metric without labels be *called* that, it keeps its name
 and the other gets a comma before the brace. The figures of the machine are the category ``system``.
 """

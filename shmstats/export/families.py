@@ -146,7 +146,7 @@ SYSTEM_FIGURES = {
     ),
     "threads": Figure("threads", 1, "Threads of the live workers."),
     "workers": Figure("workers", 1, "Live workers."),
-    "gc": Figure("gc_collections", 1, "Garbage collections of the live workers."),
+    "gc": Figure("gc_collections", 1, "Garbage collections of the process that answers."),
     "store": Figure("store_bytes", 1, "Size of the data directory in bytes.", "bytes"),
 }
 
@@ -257,7 +257,7 @@ class Namer:
 
 
 _IDENTIFIER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-_FOREIGN = re.compile(r"[^a-zA-Z0-9_]+")
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_]+")
 _ALNUM = re.compile(r"[a-zA-Z0-9]")
 _CAMEL = re.compile(r"([a-z])([A-Z])")
 
@@ -367,7 +367,7 @@ def _ascii(text: str) -> str:
         return text
     decomposed = unicodedata.normalize("NFKD", text)
     bare = "".join([char for char in decomposed if not unicodedata.combining(char)])
-    return _FOREIGN.sub("_", bare).strip("_")
+    return _NOT_IN_NAMES.sub("_", bare).strip("_")
 
 
 def _snake(name: str) -> str:

@@ -200,6 +200,7 @@ def test_system_figures_are_shown_in_base_units_without_labels():
         "gc_collections 9",
         "store_bytes 1",
     ]
+    assert "# HELP gc_collections Garbage collections of the process that answers.\n" in page
 
 
 def test_a_histogram_of_something_else_than_time_is_not_scaled():
