@@ -235,7 +235,8 @@ def directory_bytes(directory: Path) -> int:
         for _, _, names, descriptor in os.fwalk(directory, follow_symlinks=False):
             for name in names:
                 with suppress(OSError):
-                    total += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_size
+                    found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                    total += found.st_size if stat.S_ISREG(found.st_mode) else 0
     return total
 
 

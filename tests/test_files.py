@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from shmstats import files
-from shmstats.files import Entry, InUseError, PathError, delete_file, list_directory
+from shmstats.files import (
+    Entry,
+    InUseError,
+    PathError,
+    delete_file,
+    directory_bytes,
+    list_directory,
+    measure,
+)
 
 
 @pytest.fixture
@@ -344,3 +352,14 @@ def test_a_directory_swapped_for_a_link_all_the_time_lets_nothing_out(data: Path
         done.set()
         swapper.join()
     assert {"listed", "deleted", "PathError"} <= set(outcomes), outcomes
+
+
+def test_the_size_is_that_of_what_regular_files_hold(data: Path, outside: Path) -> None:
+    (data / "inner").mkdir()
+    (data / "file").write_bytes(b"12345")
+    (data / "inner" / "file").write_bytes(b"67")
+    (data / "link").symlink_to(outside)
+    (data / "inner" / "dangling").symlink_to("nowhere")
+    os.mkfifo(data / "fifo")
+    assert directory_bytes(data) == measure(data).store == 7
+    assert measure(data / "missing").store == 0
