@@ -42,7 +42,7 @@ def make_declaration(
         raise ValueError(f"mode is a gauge's; a {kind} has none")
     if mode is not None and mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(_MODES)}, not {mode!r:.80}")
-    bounds = () if kind != "histogram" else DEFAULT_BOUNDS if buckets is None else _bounds(buckets)
+    bounds = () if kind != "histogram" else DEFAULT_BOUNDS if buckets is None else check_buckets(buckets)
     return Declaration(
         kind=_KINDS[kind],
         help=_text("help", help_, _MAX_HELP),
@@ -53,7 +53,13 @@ def make_declaration(
     )
 
 
-def _bounds(buckets: object) -> tuple[float, ...]:
+def check_buckets(buckets: object) -> tuple[float, ...]:
+    """Check the upper bounds of a histogram's buckets; an infinite one at the end is left out.
+
+    Raises:
+        TypeError: it is no iterable of numbers.
+        ValueError: there are none or too many, or one is not finite or not above the one before.
+    """
     if isinstance(buckets, str) or not isinstance(buckets, Iterable):
         raise TypeError(
             f"buckets must be a sequence of numbers, not {type(buckets).__name__} ({buckets!r:.80})"

@@ -25,13 +25,13 @@ Nothing here raises into the application, once it runs; what fails is logged onc
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
 
 from .. import registry as registries
 from ..block.names import MAX_TEXT_BYTES, check_text
+from ..declarations import check_buckets
 from ..labels import check_label_names
 
 log = logging.getLogger("shmstats")
@@ -123,7 +123,7 @@ class Requests:
         self._labelnames = _check_own_labels(labelnames, label_values)
         self._label_values = label_values
         self.no_labels = ("",) * len(self._labelnames)
-        self._buckets = _check_buckets(DURATIONS if buckets is None else buckets)
+        self._buckets = check_buckets(DURATIONS if buckets is None else buckets)
         self._registry = registry
         self.paths, self.prefixes = _split_excluded(exclude)
         self.enter: Callable[[], None] = self._first_enter
@@ -371,16 +371,6 @@ def _check_own_labels(
     if taken is not None:
         raise ValueError(f"labelnames must not have {taken!r}: there is such a label already")
     return names
-
-
-def _check_buckets(buckets: Sequence[float]) -> tuple[float, ...]:
-    bounds = tuple(buckets)
-    for bound in bounds:
-        if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
-            raise ValueError(f"buckets must be finite numbers of ms, not {bound!r:.80}")
-    if not bounds or list(bounds) != sorted(set(bounds)):
-        raise ValueError(f"buckets must be in ascending order, and at least one, not {bounds!r:.80}")
-    return bounds
 
 
 def _nothing() -> None:

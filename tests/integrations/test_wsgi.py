@@ -478,7 +478,9 @@ def test_an_import_and_a_middleware_attach_nothing(python: Any, data: Any) -> No
         ({"category": "system"}, ValueError, "'system'"),
         ({"category": ""}, ValueError, "category"),
         ({"buckets": (2, 1)}, ValueError, "ascending"),
-        ({"buckets": ()}, ValueError, "at least one"),
+        ({"buckets": ()}, ValueError, "1 to 250"),
+        ({"buckets": range(251)}, ValueError, "1 to 250"),
+        ({"buckets": (True,)}, TypeError, "number"),
         ({"buckets": (1, float("nan"))}, ValueError, "finite"),
     ],
 )
