@@ -232,6 +232,17 @@ def test_a_counter_is_reset_for_all_workers(program: Program) -> None:
     """)
 
 
+def test_a_counter_whose_value_is_set_was_created_when_it_was(program: Program) -> None:
+    code = """
+        shared_metrics.install()
+        requests = Counter("requests", "R.")
+        created = scrape()["requests_created"]
+        requests._value.set(5)
+        assert (scrape()["requests_total"], scrape()["requests_created"]) == (5, created)
+    """
+    program(code, prelude=PRELUDE)
+
+
 # Gauges ----------------------------------------------------------------------------------------------
 
 

@@ -201,13 +201,19 @@ class Storage:
             shared.set(Gauge(self, CATEGORY, family.created, labels), float(created))
         return labels
 
-    def begin_anew(self, family: Family, labels: Labels, created: float) -> None:
-        """Set a series to 0, for all workers."""
+    def begin_anew(self, family: Family, labels: Labels, created: float | None = None) -> None:
+        """Set a series to 0, for all workers.
+
+        Args:
+            family: of the series.
+            labels: of it.
+            created: the time that it notes as that of its creation, in seconds since the epoch; None: it stays.
+        """
         shared = self.shared
         if shared is not None:
             for metric in (family.metric, family.fraction):
                 shared.reset(CATEGORY, metric, labels)
-            if self.has(family.created, labels):
+            if created is not None and self.has(family.created, labels):
                 shared.set(Gauge(self, CATEGORY, family.created, labels), float(created))
 
     def annotate(self, series: Series, change: Callable[[bytes], bytes]) -> None:

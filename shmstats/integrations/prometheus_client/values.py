@@ -60,7 +60,7 @@ class CounterValue(_Kept):
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Set the sum over all workers."""
-        self._storage.begin_anew(self.family, self.series.labels, 0.0)
+        self._storage.begin_anew(self.family, self.series.labels)
         if value:
             self.inc(value)  # type: ignore[arg-type]
 
