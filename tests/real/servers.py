@@ -18,6 +18,12 @@ from typing import Any
 
 BOUND = 30.0  # seconds that anything may take
 
+#: Worker classes of gunicorn, and the options for four workers of each.
+KINDS = {
+    "sync": ("--worker-class", "sync", "--workers", "4"),
+    "gthread": ("--worker-class", "gthread", "--workers", "4", "--threads", "3"),
+}
+
 SITE = '''
 import os
 from flask import Flask

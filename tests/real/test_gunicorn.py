@@ -13,12 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import BOUND, SITE, Gunicorn, Load, children, wait_until
-
-KINDS = {
-    "sync": ("--worker-class", "sync", "--workers", "4"),
-    "gthread": ("--worker-class", "gthread", "--workers", "4", "--threads", "3"),
-}
+from servers import BOUND, KINDS, SITE, Gunicorn, Load, children, wait_until
 
 
 @pytest.fixture(params=KINDS)

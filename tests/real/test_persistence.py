@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import SITE, Gunicorn, Load, wait_until
-
-KINDS = {
-    "sync": ("--worker-class", "sync", "--workers", "4"),
-    "gthread": ("--worker-class", "gthread", "--workers", "4", "--threads", "3"),
-}
+from servers import KINDS, SITE, Gunicorn, Load, wait_until
 
 SITE = (
     SITE
