@@ -788,6 +788,27 @@ def test_metrics_made_before_are_taken_along(program: Program) -> None:
 
 
 @only_the_c_core
+def test_what_is_taken_along_has_percentiles(program: Program) -> None:
+    program(
+        """
+        from shmstats.export import to_document
+        among, above = Histogram("among", "A.", buckets=(1, 2, 4)), Histogram("above", "A.", buckets=(1, 2))
+        without, size, odd = Histogram("none", "N."), Summary("size", "S."), Summary("odd", "O.")
+        for value in (0.5, 1.5, 1.7):
+            among.observe(value), size.observe(value * 10)
+        above.observe(1), above.observe(9), odd.observe(float("nan"))
+        shared_metrics.install()
+        found = to_document(stats.read())["prometheus_client"]
+        assert found["among"]["max"] == 2 and 1 < found["among"]["p50"] < found["among"]["p99"] < 2, found["among"]
+        assert found["above"]["max"] == 5, found["above"]  # not the last bound: the mean is above it
+        assert found["none"]["max"] is None and found["odd"]["max"] == 0, found
+        assert abs(found["size"]["max"] - 37 / 3) < 1e-9 and found["size"]["p50"] > 0, found["size"]
+        """,
+        prelude=PRELUDE,
+    )
+
+
+@only_the_c_core
 def test_metrics_made_in_multiprocess_mode_are_taken_along(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import json
 import math
 import operator
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ... import series as core
@@ -198,9 +198,9 @@ class DistributionValue(_Kept):
         """
         shared = self._storage.shared
         if shared is not None:
-            shared.add_distribution(
-                self.series, core.Distribution(total, 0.0, buckets), self.family.declaration().bounds
-            )
+            bounds = self.family.declaration().bounds
+            distribution = core.Distribution(total, _least_maximum(total, buckets, bounds), buckets)
+            shared.add_distribution(self.series, distribution, bounds)
 
     def set_exemplar(self, limit: str, exemplar: ExemplarFields) -> None:
         """Keep an exemplar of a bucket."""
@@ -255,6 +255,20 @@ class StateValue(_Kept):
 def _own_value(block: Block, key: bytes) -> float:
     record = block.names.find(key)
     return 0.0 if record is None else float(block.cells.load_gauge(block.row_for(record), record.cell))
+
+
+def _least_maximum(total: float, buckets: Sequence[int], bounds: Sequence[float]) -> float:
+    """Return what the largest of some observations may have been: prometheus_client does not keep it.
+
+    That is the bound of the highest bucket that has any. What is above the last bound is not known to be any larger
+    than that; but the largest observation is not smaller than the mean, and of a summary nothing else is known.
+    """
+    count = sum(buckets)
+    if not count:
+        return 0.0
+    highest = max(i for i, held in enumerate(buckets) if held)
+    bound, mean = bounds[min(highest, len(bounds) - 1)], total / count
+    return max(bound, mean) if math.isfinite(mean) else bound
 
 
 def _number(value: Any) -> int | float:
