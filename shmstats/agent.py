@@ -5,7 +5,8 @@ other processes. It knows nothing of what these tasks do.
 
 A thread does not survive a fork, and a fork while it runs may copy a lock that it holds. So it is
 stopped before a fork, started again in the parent, and forgotten in the child, which starts its own
-when it attaches.
+when it attaches. A fork does not wait for a task that takes long: in the parent the thread then goes on as if
+nothing had been, for there must never be a second one beside it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,56 @@ class Task(NamedTuple):
     run: Callable[[], object]
 
 
+class _Run:
+    """The thread from its start to its end. Until it has noticed that it is to end, that can be taken back.
+
+    Attributes:
+        told: a descriptor that is readable when the thread is to end.
+        thread: it.
+    """
+
+    def __init__(self) -> None:
+        self.told, self._tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._ending = False
+        self._over = False
+
+    def end(self) -> None:
+        """Tell the thread to end."""
+        with self._lock:
+            if not self._over and not self._ending:
+                self._ending = True
+                # Written, not only closed: another process may have inherited this end.
+                os.write(self._tell, b"x")
+
+    def go_on(self) -> bool:
+        """Tell the thread not to end after all; returns False where that is too late."""
+        with self._lock:
+            if self._ending and not self._over:
+                self._ending = False
+                os.read(self.told, 1)
+            return not self._over
+
+    def ends(self) -> bool:
+        """Tell the thread whether it is to end; if so, that is final."""
+        with self._lock:
+            if self._ending:
+                self._close()
+            return self._over
+
+    def abandon(self) -> None:
+        """Close what there is, where there is no thread."""
+        self._lock = threading.Lock()  # who held it is another process's thread
+        if not self._over:
+            self._close()
+
+    def _close(self) -> None:
+        self._over = True
+        os.close(self.told)
+        os.close(self._tell)
+
+
 class Agent:
     """The background thread.
 
@@ -56,8 +107,7 @@ class Agent:
         self._answers = answers
         self._socket = socket
         self._listener: Listener | None = None
-        self._wake = -1
-        self._thread: threading.Thread | None = None
+        self._run: _Run | None = None
         self._due = [0.0] * len(tasks)
         self._lock = threading.Lock()
         self._stopped = False
@@ -86,60 +136,68 @@ class Agent:
 
     def _resume(self) -> None:
         """Start the thread; where that is not possible this process goes on without it."""
-        stop, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        thread = threading.Thread(
-            target=self._run, args=(stop, self._listener), name="shmstats-agent", daemon=True
+        run = _Run()
+        run.thread = threading.Thread(
+            target=self._work, args=(run, self._listener), name="shmstats-agent", daemon=True
         )
         try:
-            thread.start()
+            run.thread.start()
         except RuntimeError as error:
-            os.close(stop)
-            os.close(self._wake)
+            run.abandon()
+            self._run = None
             log.warning(
                 "process %d flushes and saves nothing at intervals, and answers no questions: %s", os.getpid(), error
             )
             return
-        self._thread = thread
+        self._run = run
 
     def _pause(self, seconds: float) -> bool:
-        """Have the thread end; returns whether there was one."""
-        thread, self._thread = self._thread, None
-        if thread is None:
+        """Have the thread end, and wait for it, but not for long; returns whether there was one."""
+        run = self._run
+        if run is None:
             return False
-        # Written, not only closed: another process may have inherited this end.
-        os.write(self._wake, b"x")
-        os.close(self._wake)
-        if thread is not threading.current_thread():
-            thread.join(seconds)
+        run.end()
+        if run.thread is not None and run.thread is not threading.current_thread():
+            run.thread.join(seconds)
         return True
+
+    def _go_on(self) -> None:
+        """Have the thread work again after a pause."""
+        if self._stopped:  # by another thread, in the middle of the fork
+            return
+        if self._run is None or not self._run.go_on():
+            self._resume()
+        if self._stopped and self._run is not None:
+            self._run.end()
 
     def _forget(self) -> None:
         """Drop what the child of a fork inherited."""
-        self._thread = None
+        run, self._run = self._run, None
+        if run is not None and run.thread is not threading.current_thread():
+            run.abandon()
         self._listener = None
         self._lock = threading.Lock()
 
-    def _run(self, stop: int, listener: Listener | None) -> None:
-        """Work until the other end of the pipe ``stop`` is closed."""
+    def _work(self, run: _Run, listener: Listener | None) -> None:
+        """Work until the thread is to end."""
         due = self._due  # kept over a fork, or a process that forks often would never come to its tasks
         with selectors.DefaultSelector() as selector:
-            selector.register(stop, selectors.EVENT_READ)
+            selector.register(run.told, selectors.EVENT_READ)
             if listener is not None:
                 # Closed already, if the block was left before this thread came to begin.
                 with suppress(ValueError, OSError):
                     selector.register(listener.fileno(), selectors.EVENT_READ)
-            while True:
+            while not run.ends():
                 wait = max(min(due, default=time.monotonic() + 60.0) - time.monotonic(), 0.0)
                 ready = {key.fd for key, _ in selector.select(wait)}
-                if stop in ready:
-                    break
+                if run.told in ready:
+                    continue
                 if ready and listener is not None:
                     self._do(lambda: listener.serve(self._answers))
                 for number, task in enumerate(self._tasks):
                     if due[number] <= time.monotonic():
                         self._do(task.run)
                         due[number] = time.monotonic() + task.interval
-        os.close(stop)
 
     def _do(self, work: Callable[[], object]) -> None:
         try:
@@ -158,8 +216,7 @@ def _before_fork() -> None:
 
 def _after_fork_in_parent() -> None:
     for agent in _paused:
-        if not agent._stopped:  # by another thread, in the middle of the fork
-            agent._resume()
+        agent._go_on()
     _paused.clear()
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import wait_until
+from helpers import BOUND, wait_until
 
 from shmstats import agent as agents
 from shmstats.agent import Agent, Task
@@ -51,6 +51,70 @@ def test_it_stays_stopped_if_that_was_in_the_middle_of_a_fork(agent: Agent) -> N
     agent.stop()
     agents._after_fork_in_parent()
     assert threads() == 0
+
+
+@pytest.fixture
+def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Agent, Callable[[int], None]]]:
+    """An agent in the middle of a task for which no fork waits, and what lets it come to its next so many tasks."""
+    begun, may_end = threading.Semaphore(0), threading.Semaphore(0)
+    monkeypatch.setattr(agents, "_FORK_SECONDS", 0.01)
+
+    def task() -> None:
+        begun.release()
+        assert may_end.acquire(timeout=BOUND)
+
+    def proceed(tasks: int) -> None:
+        for _ in range(tasks):
+            may_end.release()
+            assert begun.acquire(timeout=BOUND)
+
+    agent = Agent([Task(0.0, task)], str(tmp_path / "socket"), {})
+    agent.start()
+    assert begun.acquire(timeout=BOUND)
+    yield agent, proceed
+    may_end.release(1000)
+    agent.stop()
+    wait_until(lambda: threads() == 0)
+
+
+def test_a_thread_that_a_fork_did_not_wait_for_goes_on_and_no_other_begins(
+    busy: tuple[Agent, Callable[[int], None]],
+) -> None:
+    _, proceed = busy
+    for _ in range(3):
+        agents._before_fork()
+        agents._after_fork_in_parent()
+        assert threads() == 1
+    proceed(3)
+    assert threads() == 1
+    agents._before_fork()
+    agents._after_fork_in_parent()
+    proceed(3)
+
+
+def test_a_thread_that_is_stopped_while_a_fork_does_not_wait_for_it_ends(
+    busy: tuple[Agent, Callable[[int], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, _ = busy
+    monkeypatch.setattr(agents, "_STOP_SECONDS", 0.01)
+    agents._before_fork()
+    agent.stop()
+    agents._after_fork_in_parent()
+    # The fixture lets the task end, and waits for the end of the thread.
+
+
+def test_the_child_of_such_a_fork_keeps_no_descriptor_of_the_thread(
+    busy: tuple[Agent, Callable[[int], None]],
+) -> None:
+    agent, proceed = busy
+    kept = agent._run
+    assert kept is not None
+    child = os.fork()
+    if not child:
+        closed = not os.path.exists(f"/proc/self/fd/{kept.told}")
+        os._exit(0 if closed and agent._run is None else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    proceed(2)
 
 
 def test_where_no_thread_can_be_started_a_warning_says_so(
