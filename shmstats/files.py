@@ -195,17 +195,19 @@ class StorageMeter:
         self._last: Storage | None = None
 
     def read(self) -> Storage:
-        """Return the figures; while one thread measures anew the others are given the last ones."""
+        """Return the figures; while one thread measures the others are given the last ones, or wait for the first."""
         last = self._last
         if last is not None and (last.age < MAX_AGE or not self._lock.acquire(blocking=False)):
             return last
         if last is None:
             self._lock.acquire()
         try:
-            self._last = measured = measure(self._directory)
+            last = self._last
+            if last is None or last.age >= MAX_AGE:  # who has had the lock before may have measured
+                self._last = last = measure(self._directory)
         finally:
             self._lock.release()
-        return measured
+        return last
 
 
 def measure(directory: Path) -> Storage:

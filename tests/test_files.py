@@ -6,17 +6,21 @@ import os
 import re
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from helpers import BOUND
 
 from shmstats import files
 from shmstats.files import (
     Entry,
     InUseError,
     PathError,
+    Storage,
+    StorageMeter,
     delete_file,
     directory_bytes,
     list_directory,
@@ -363,3 +367,28 @@ def test_the_size_is_that_of_what_regular_files_hold(data: Path, outside: Path) 
     os.mkfifo(data / "fifo")
     assert directory_bytes(data) == measure(data).store == 7
     assert measure(data / "missing").store == 0
+
+
+def test_threads_that_wait_for_the_first_figures_do_not_measure_again(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end = threading.Semaphore(0), threading.Event()
+    found = measure(data)
+
+    def walk(directory: Path) -> Storage:
+        begun.release()
+        assert may_end.wait(BOUND)
+        return found
+
+    monkeypatch.setattr(files, "measure", walk)
+    meter, last = StorageMeter(data), []
+    threads = [threading.Thread(target=lambda: last.append(meter.read())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert begun.acquire(timeout=BOUND)
+    time.sleep(0.1)  # in which the others come to wait; should one not, the test sees less
+    may_end.set()
+    for thread in threads:
+        thread.join(BOUND)
+    assert last == [found] * 4
+    assert not begun.acquire(blocking=False)
