@@ -211,9 +211,9 @@ class StorageMeter:
 
 
 def measure(directory: Path) -> Storage:
-    """Return the storage figures of a directory as they are now; ``store`` is 0 where there is none."""
+    """Return the storage figures of a directory as they are now; ``store`` is 0 where none is seen."""
     place = directory
-    while not place.exists() and place != place.parent:
+    while not os.path.exists(place) and place != place.parent:
         place = place.parent
     system = os.statvfs(place)
     return Storage(

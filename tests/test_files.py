@@ -392,3 +392,18 @@ def test_threads_that_wait_for_the_first_figures_do_not_measure_again(
         thread.join(BOUND)
     assert last == [found] * 4
     assert not begun.acquire(blocking=False)
+
+
+def test_a_directory_that_may_not_be_searched_hides_what_is_below_and_is_measured(data: Path) -> None:
+    data.chmod(0)
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            if os.geteuid() == 0:
+                os.setresuid(65534, 65534, 65534)
+            found = measure(data / "below")
+            status = 0 if found.store == 0 < found.all else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
