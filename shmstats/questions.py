@@ -129,6 +129,7 @@ class Listener:
             self._file = os.lstat(path)
             self._socket.listen(_BACKLOG)
             self._epoll = _unpatched("select", "epoll")()
+            undo.callback(self._epoll.close)
             self._epoll.register(self._socket.fileno(), select.EPOLLIN)
             undo.pop_all()
         _listeners.add(self)
