@@ -480,15 +480,14 @@ def _facts(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "data directory", str(data)
     yield "statistics", "enabled" if settings.stats.enabled else "disabled"
     yield "snapshot", _saved_file(saved.stats_directory(data) / saved.FILE)
-    name = segment_name(data)
     try:
         with read_only(data) as reader:
-            yield "block", name
-            yield from _block_facts(reader)
+            block = [("block", segment_name(data)), *_block_facts(reader)]
     except FileNotFoundError:
-        yield "block", "none"
+        block = [("block", "none")]
     except BlockError as error:
-        yield "block", f"not usable: {error}"
+        block = [("block", f"not usable: {error}")]
+    yield from block
 
 
 def _block_facts(reader: BlockReader) -> Iterator[tuple[str, str]]:

@@ -13,13 +13,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from urllib.request import urlopen
 
 import pytest
+from click.testing import CliRunner
 from helpers import BOUND, Child, PythonRunner, segment_file, wait_until
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from shmstats import cli
+from shmstats.block import BlockError, BlockReader
 
 ROOT = Path(__file__).parents[1]
 
@@ -420,6 +424,20 @@ def test_info_tells_what_is_installed_and_who_counts(
     assert "very-secret" not in result.out
     leave(worker)
     assert re.search(r"^block +none$", command("shmstats", "info").out, re.MULTILINE)
+
+
+def test_info_tells_of_a_block_that_cannot_be_read_to_its_end_once(
+    worker: Child, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def usage(reader: BlockReader) -> NoReturn:
+        raise BlockError("half of it is gone")
+
+    monkeypatch.setattr(BlockReader, "usage", usage)
+    result = CliRunner().invoke(cli.commands, ["info", "--data", str(data)])
+    assert result.exit_code == 0
+    assert re.findall(r"^block +(.*)$", result.stdout, re.MULTILINE) == ["not usable: half of it is gone"]
+    assert "protocol" not in result.stdout
+    leave(worker)
 
 
 def test_reset_and_remove_reach_the_processes_that_count(
