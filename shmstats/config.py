@@ -118,7 +118,7 @@ def _is_ipv6(value: str) -> bool:
     return True
 
 
-def _is_path(value: str | os.PathLike[str]) -> bool:
+def _is_path(value: str | os.PathLike[str] | os.PathLike[bytes]) -> bool:
     try:
         encoded = os.fsencode(os.path.expanduser(value))
     except UnicodeEncodeError:  # a lone surrogate that stands for no byte
@@ -418,7 +418,7 @@ def _settings(given: Mapping[str, object], origin: _Origin) -> Settings:
     checked = {name: _checked(name, given.get(name), origin) for name in _SECTIONS}
     if "data" in checked["path"]:
         directory = os.path.dirname(origin.source) if origin.source else ""
-        checked["path"]["data"] = Path(directory, os.path.expanduser(checked["path"]["data"]))
+        checked["path"]["data"] = Path(directory, os.path.expanduser(os.fsdecode(checked["path"]["data"])))
     sections = {name: section(**checked[name]) for name, section in _SECTIONS.items()}
     return Settings(**sections, source=origin.source)
 

@@ -604,6 +604,14 @@ def test_a_data_directory_may_be_given_as_a_path_object(tmp_path: Path) -> None:
     assert load({"path": {"data": tmp_path}}).path.data == tmp_path
 
 
+def test_a_path_object_may_give_bytes(tmp_path: Path) -> None:
+    class BytesPath:
+        def __fspath__(self) -> bytes:
+            return bytes(tmp_path) + b"/\xff"
+
+    assert load({"path": {"data": BytesPath()}}).path.data == tmp_path / "\udcff"
+
+
 def test_the_home_directory_is_expanded(
     given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
