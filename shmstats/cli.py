@@ -4,7 +4,7 @@
 attaching as a worker, or else the saved snapshot. ``reset`` and ``remove`` attach as a worker for as long
 as they take, ``clean`` works on files alone, and ``serve`` becomes gunicorn's master.
 
-A command that cannot do what it is asked to raises, and `_Command` makes one line on stderr of that: exit
+A command that cannot do what it is asked to raises, and `Command` makes one line on stderr of that: exit
 code 1. Wrong usage is click's to report: exit code 2. What only some commands need (flask, gunicorn,
 psutil, the formats) is imported where it is needed, because a dump should take no longer than it must.
 """
@@ -68,10 +68,11 @@ class _Failure(click.ClickException):
         click.echo(self.message, file=file, err=file is None)
 
 
-class _Command(click.Command):
+class Command(click.Command):
     """A command that reports what it cannot do in one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Do what is asked for; what fails ends the command by exit code 1 and one line."""
         try:
             return super().invoke(ctx)
         except (BlockError, ConfigError, _NotThereError, saved.SnapshotError) as error:
@@ -80,7 +81,7 @@ class _Command(click.Command):
             raise _Failure(ctx.command_path, _described(error)) from error
 
 
-class _Key(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 or so
+class Key(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 or so
     """The type of an option that overrides a key of the configuration, and has its rule."""
 
     def __init__(self, section: type[Any], key: str) -> None:
@@ -90,6 +91,7 @@ class _Key(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
         self.name = "integer" if self._type is int else "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value as the configuration has it; what its rule does not accept is wrong usage."""
         try:
             converted = self._type(value)
         except ValueError:
@@ -107,7 +109,7 @@ def _interval(ctx: click.Context, param: click.Parameter, seconds: float | None)
 
 _config_option = click.option("--config", metavar="FILE", help="YAML file with the configuration.")
 _data_option = click.option(
-    "--data", metavar="DIR", type=_Key(PathSettings, "data"), help="Data directory, instead of path.data."
+    "--data", metavar="DIR", type=Key(PathSettings, "data"), help="Data directory, instead of path.data."
 )
 
 
@@ -117,7 +119,7 @@ def commands() -> None:
     """Exact statistics for preforked Python web servers."""
 
 
-@click.command(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @_config_option
 @_data_option
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="json", show_default=True)
@@ -161,7 +163,7 @@ def dump(
         _repeat(write_once, watch)
 
 
-@commands.command(cls=_Command)
+@commands.command(cls=Command)
 @_config_option
 @_data_option
 def info(config: str | None, data: str | None) -> None:
@@ -170,7 +172,7 @@ def info(config: str | None, data: str | None) -> None:
     _print("".join(f"{title:<15} {text}".rstrip() + "\n" for title, text in _facts(settings)).encode())
 
 
-@commands.command(cls=_Command)
+@commands.command(cls=Command)
 @_config_option
 @_data_option
 @click.argument("category")
@@ -180,7 +182,7 @@ def reset(config: str | None, data: str | None, category: str, metric: str | Non
     _change(_settings(config, data), Registry.reset, "reset", category, metric)
 
 
-@commands.command(cls=_Command)
+@commands.command(cls=Command)
 @_config_option
 @_data_option
 @click.argument("category")
@@ -190,7 +192,7 @@ def remove(config: str | None, data: str | None, category: str, metric: str | No
     _change(_settings(config, data), Registry.remove, "removed", category, metric)
 
 
-@commands.command(cls=_Command)
+@commands.command(cls=Command)
 @_config_option
 @_data_option
 def clean(config: str | None, data: str | None) -> None:
@@ -205,14 +207,15 @@ def clean(config: str | None, data: str | None) -> None:
         click.echo("nothing to remove")
 
 
-@commands.command(cls=_Command)
+@commands.command(cls=Command)
 @_config_option
 @_data_option
-@click.option("--bind", metavar="ADDRESS", type=_Key(ApiSettings, "bind"), help="Instead of api.bind.")
-@click.option("--workers", metavar="N", type=_Key(ApiSettings, "workers"), help="Instead of api.workers.")
+@click.option("--bind", metavar="ADDRESS", type=Key(ApiSettings, "bind"), help="Instead of api.bind.")
+@click.option("--workers", metavar="N", type=Key(ApiSettings, "workers"), help="Instead of api.workers.")
 def serve(config: str | None, data: str | None, bind: str | None, workers: int | None) -> None:
     """Serve the statistics endpoints under gunicorn."""
     settings = _settings(config, data)
+    check_data_directory(settings.path.data)
     api = replace(settings.api, bind=bind or settings.api.bind, workers=workers or settings.api.workers)
     with suppress(FileNotFoundError), read_only(settings.path.data):
         pass  # a block that must not be used is found here, not by every worker
@@ -519,6 +522,23 @@ def _described(error: OSError) -> str:
 
 
 # Serving -----------------------------------------------------------------------------------------
+
+
+def check_data_directory(data: Path) -> None:
+    """Refuse a data directory that is none and cannot be made, because of a file in its place or above it.
+
+    An application goes on without it; who starts a server by hand is better told at once.
+
+    Raises:
+        NotADirectoryError: the file that is in the way.
+    """
+    place = saved.stats_directory(data)
+    there = next(path for path in (place, *place.parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(
+            f"the data directory {data} "
+            + ("is not a directory" if there == data else f"cannot be made: {there} is not a directory")
+        )
 
 
 def _serve(settings: Settings) -> NoReturn:

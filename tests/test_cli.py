@@ -546,6 +546,19 @@ def test_serve_holds_its_options_against_the_rules_of_the_configuration(
     assert "allowed: " in result.err
 
 
+def test_serve_refuses_a_data_directory_that_is_none(tmp_path: Path, command: Callable[..., Result]) -> None:
+    (file := tmp_path / "file").touch()
+    (other := tmp_path / "other").mkdir()
+    (other / "stats").touch()
+    assert command("shmstats", "serve", "--data", file) == Result(
+        1, "", f"shmstats serve: the data directory {file} is not a directory\n"
+    )
+    for data, way in ((file / "below", file), (other, other / "stats")):
+        assert command("shmstats", "serve", "--data", data) == Result(
+            1, "", f"shmstats serve: the data directory {data} cannot be made: {way} is not a directory\n"
+        )
+
+
 def test_every_command_explains_itself(command: Callable[..., Result]) -> None:
     assert re.fullmatch(r"shmstats, version \d+\.\d+\.\d+\S*\n", command("shmstats", "--version").out)
     for action in ("serve", "dump", "info", "reset", "remove", "clean"):
