@@ -112,7 +112,7 @@ def test_every_endpoint_is_described() -> None:
 
 
 def test_the_example_application_works(tmp_path: Path) -> None:
-    code = re.search(r"```python\n(.*?)```", section("In your application"), re.DOTALL)
+    code = re.search(r"```python\n(.*?)```", section("Quick start"), re.DOTALL)
     assert code is not None
     (tmp_path / "app.py").write_text(code[1])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SHMSTATS")}
