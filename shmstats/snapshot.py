@@ -221,7 +221,7 @@ def _decode(file: Path, content: bytes) -> Snapshot:
         rows = zip(content_of["names"], content_of["kinds"], strict=True)
         names = [_name(declared, key, kind) for key, kind in rows]
         values = list(map(_value, content_of["values"]))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise SnapshotError(f"snapshot {file} has content that cannot be understood: {error!r}") from error
     if len(names) != len(values):
         raise SnapshotError(f"snapshot {file} has {len(names)} names, but {len(values)} values")

@@ -99,7 +99,8 @@ WORKER = np.dtype(
         ("start_time", "<u8"),  # of the process, in clock ticks since boot, as /proc has it
         ("attached", "<u8"),  # CLOCK_MONOTONIC in ns
         ("held", "<u8"),  # operations in its buffer
-        ("spare", "<u8", (3,)),
+        ("image", "<u8"),  # tells the program that runs from one that the process ran before an exec
+        ("spare", "<u8", (2,)),
     ]
 )
 

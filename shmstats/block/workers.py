@@ -1,7 +1,11 @@
 """The worker slots: which processes count into a block, and into which row.
 
-A slot is a process, known by its pid and its start time together (a pid alone is given out again). A
-row is a stripe of cells: a new worker takes the lowest row that no live worker has and adds on to
+A slot is a process, known by its pid and its start time together (a pid alone is given out again). Where
+/proc does not show a process, or cannot be read for want of descriptors, one that has the pid is taken to
+live: a live worker's lock or row must never be another's. A process that called exec has both still, but
+not the memory image that took the slot: its next claim frees what the former image held.
+
+A row is a stripe of cells: a new worker takes the lowest row that no live worker has and adds on to
 whatever is there, so nothing has to be moved when a worker dies. When every row has a live worker the
 one with the fewest is shared.
 
@@ -16,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from ..hashing import blake2b
 from .layout import HEADER, WORKER, WORKER_SLOTS, Layout, field_offset, owner_word, struct_of
 from .segment import BlockError
 
@@ -35,6 +40,7 @@ class Worker(NamedTuple):
         start_time: of the process, in clock ticks since boot.
         attached: when it came, CLOCK_MONOTONIC in ns.
         held: operations in its buffer.
+        image: of the process's memory, see `memory_image`.
     """
 
     slot: int
@@ -44,6 +50,7 @@ class Worker(NamedTuple):
     start_time: int
     attached: int
     held: int
+    image: int
 
     @property
     def word(self) -> int:
@@ -60,21 +67,62 @@ class Worker(NamedTuple):
 
     @property
     def lives(self) -> bool:
-        """Whether the process is still there and is the same."""
-        return start_time(self.pid) == self.start_time
+        """Whether the process is still there and is the same, as far as that can be told now."""
+        try:
+            state, started = _state_and_start(self.pid)
+        except OSError:
+            return _exists(self.pid)
+        return state not in _ENDED and started == self.start_time
+
+
+_ENDED = (b"Z", b"X")
 
 
 def start_time(pid: int) -> int | None:
     """Return when a process was started, in clock ticks since boot; None if there is none, or a zombie.
 
-    Source: proc_pid_stat(5), fields 3 and 22.
+    Raises:
+        OSError: it cannot be told now.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        state, started = _state_and_start(pid)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    return None if state in _ENDED else started
+
+
+def _state_and_start(pid: int) -> tuple[bytes, int]:
+    """Return the state and the start time of a process; source: proc_pid_stat(5), fields 3 and 22.
+
+    Raises:
+        OSError: there is none, /proc does not show it (mounted with hidepid), or no descriptor is left.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return fields[0], int(fields[19])
+
+
+def _exists(pid: int) -> bool:
+    """Tell whether any process has a pid, be it a zombie."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return pid > 0
+
+
+def memory_image() -> int:
+    """Return what tells this process's memory from that before an exec; 0 where it cannot be told.
+
+    The addresses in the auxiliary vector (proc_pid_auxv(5)) are random for each exec.
+    """
+    try:
+        with open("/proc/self/auxv", "rb") as file:
+            return int.from_bytes(blake2b(file.read(), digest_size=8).digest(), "little")
+    except OSError:
+        return 0
 
 
 def pid_namespace() -> int:
@@ -124,9 +172,10 @@ class WorkerTable:
         started = start_time(os.getpid())
         if started is None:
             raise BlockError("/proc does not show this process; shmstats tells the living by it")
+        image = memory_image()
         live = []
         for worker in self:
-            if worker.lives:
+            if worker.lives and (worker.pid != os.getpid() or worker.image == image):
                 live.append(worker)
             else:
                 self.release(worker)
@@ -142,6 +191,7 @@ class WorkerTable:
             start_time=started,
             attached=time.monotonic_ns(),
             held=0,
+            image=image,
         )
         reserve(self._offset(slot), WORKER.itemsize)
         self._write(worker)
@@ -171,12 +221,12 @@ class WorkerTable:
 
     def _read(self, slot: int) -> Worker | None:
         state, *fields = _WORKER.unpack_from(self._buf, self._offset(slot))
-        return Worker(slot, *fields[:6]) if state == 1 else None
+        return Worker(slot, *fields[:7]) if state == 1 else None
 
     def _write(self, worker: Worker) -> None:
         offset = self._offset(worker.slot)
         fields = worker[1:]
-        _WORKER.pack_into(self._buf, offset, 0, *fields, 0, 0, 0)
+        _WORKER.pack_into(self._buf, offset, 0, *fields, 0, 0)
         self._buf[offset : offset + 4] = (1).to_bytes(4, "little")
         if worker.slot >= self._used:
             self._buf[_SLOTS : _SLOTS + 4] = (worker.slot + 1).to_bytes(4, "little")

@@ -32,7 +32,7 @@ JSON = st.recursive(
         st.floats(),
         st.text(max_size=5),
         st.sampled_from(["c", "c\0m", "c\0m\0", "c\0m\0a\0b", "c\0m\0le\0b", "c\0\ud800", "c\0" + "x" * 256]),
-        st.sampled_from([1, 2, 3, 4, -1, [], {}]),
+        st.sampled_from([1, 2, 3, 4, -1, [], {}, 10**400]),
     ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=2)),
     max_leaves=4,
@@ -113,6 +113,16 @@ def test_contents_that_make_no_sense_stop_nobody(shmstats: ModuleType, saved: Pa
         shmstats.close()
 
     check()
+
+
+@pytest.mark.parametrize("values", ['[[1e3, 1e999, []]]', '[[%d, 1.0, [1]]]' % 10**400, "[" * 100_000 + "]" * 100_000])
+def test_numbers_and_depths_beyond_what_can_be_read_are_set_aside(
+    shmstats: ModuleType, saved: Path, values: str
+) -> None:
+    content = b'{"saved": 1, "values": %s, "declared": [], "names": ["c\\u0000h"], "kinds": [3]}' % values.encode()
+    saved.write_bytes(shmstats.snapshot._prefix(content) + content + b"}\n")
+    shmstats.stats.incr("c", "counter")
+    assert shmstats.stats.get("c", "counter") in (1, 8)
 
 
 def test_a_data_directory_that_is_removed_while_it_is_used_is_made_again(

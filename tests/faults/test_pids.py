@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,3 +215,116 @@ def test_no_live_worker_is_taken_for_dead_while_others_with_other_pids_come_and_
     for child in stays:
         child.kill()
     assert stats.get("c", "m") == 66
+
+
+EXECUTE_ANEW = """
+    import json, os, sys
+    from shmstats import stats
+    left = int(sys.argv[1])
+    stats.declare("g", "live", kind="gauge", mode="livesum")
+    stats.gauge("g", "live", 10)
+    stats.incr("c", "m")
+    if left:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:-1], str(left - 1)])
+    live = stats.shared.attach().reader.workers.live()
+    print(json.dumps([len(live), live[0].row, stats.get("g", "live"), stats.get("c", "m")]))
+"""
+
+
+def test_a_process_that_executes_itself_anew_leaves_no_slot_behind(python: PythonRunner, data: Path) -> None:
+    """Its pid and start time stay, as those of a worker do that restarts itself; it is one process all the same."""
+    assert json.loads(python.run(EXECUTE_ANEW, 9)) == [1, 1, 10, 10]
+    assert not segment_file(data).exists(), "it was the last one to leave"
+    assert (data / "stats" / "simple.json").exists()
+
+
+#: Who was started by root and is another user's now cannot be seen by others of that user.
+HIDDEN = [*CONTAINER[:-2], 'mount -o remount,hidepid=2 proc /proc && "$@"; exit $?', "sh"]
+
+UNSEEN = """
+    import json, os, sys
+    from shmstats import stats
+    stats.init({"path": {"data": sys.argv[1] + "/root"}})
+    stats.incr("c", "m")
+    stats.snapshot()
+    stats.close()
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    stats.init({"path": {"data": sys.argv[1] + "/nobody"}, "stats": {"max_workers": 4}})
+    stats.incr("c", "m", 10)
+    leave, end = os.pipe()
+    for _ in range(2):
+        there, tell = os.pipe()
+        if (pid := os.fork()) == 0:
+            os.close(end)
+            stats.incr("c", "m", 10)
+            worker, *others = stats.shared.attach().worker, *stats.shared.attach().reader.workers.live()
+            print(json.dumps([worker.slot, worker.row, len(others)]), flush=True)
+            os.close(tell)
+            os.read(leave, 1)
+            os._exit(0)
+        os.close(tell)
+        os.read(there, 1)
+    seen = os.path.exists(f"/proc/{pid}/stat")
+    print(json.dumps([seen, stats.get("c", "m")]), flush=True)
+    os.close(end)
+    for _ in range(2):
+        os.wait()
+    stats.close()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a /proc")
+def test_workers_that_proc_does_not_show_are_not_taken_for_dead(
+    container: Callable[..., list[Any]], python: PythonRunner
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o777)
+        python.prefix = HIDDEN
+        child = python.start(UNSEEN, directory)
+        python.prefix = []
+        *workers, (seen, counted) = (json.loads(line) for line in child.finish(quiet=False).splitlines())
+    assert not seen, "/proc shows them here"
+    assert workers == [[1, 2, 2], [2, 3, 3]]
+    assert counted == 30
+
+
+WITHOUT_DESCRIPTORS = """
+    import json, os, resource, signal
+    from shmstats import stats
+    signal.alarm(30)
+    counter, gauge, histogram = stats.counter("c", "m"), stats.gauge("g", "m"), stats.timing("t", "m")
+    counter.incr()
+    gauge.set(1)
+    histogram.observe(1)
+    row = stats.shared.attach().worker.row
+    if os.fork() == 0:
+        own = stats.shared.attach()
+        for key, row in ((b"c\\0m", row), (b"g\\0m", 0), (b"t\\0m", row)):
+            own.cells.hold(row, own.names.find(key).cell, own.worker.word)
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.wait()[1] == signal.SIGKILL
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    taken = []
+    try:
+        while True:
+            taken.append(os.dup(0))
+    except OSError:
+        pass
+    counter.incr()
+    stats.incr("c", "m")
+    gauge.set(2)
+    histogram.observe(1)
+    stats.incr("c", "new")
+    for each in taken:
+        os.close(each)
+    print(json.dumps([stats.get("c", "m"), stats.get("g", "m"), stats.get("t", "m").count]))
+"""
+
+
+def test_who_has_no_descriptor_left_gets_on_where_a_dead_one_holds_a_lock(python: PythonRunner, core: str) -> None:
+    """Whether its holder lives can be told without one, as long as nobody has its pid."""
+    if core == "Python":
+        pytest.skip("the kernel drops the locks of the dead there")
+    assert json.loads(python.run(WITHOUT_DESCRIPTORS, quiet=False)) == [3, 2, 2]

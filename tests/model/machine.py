@@ -912,7 +912,7 @@ class Scenario:
             _Direct(machine, 0, State(memory, frozenset(), frozenset())),
             Identity(1, 1),
             self.layout,
-            self._core.workers.Worker(0, 0, 0, 0, 0, 0, 0),
+            self._core.workers.Worker(0, 0, 0, 0, 0, 0, 0, 0),
             {},
         )
         return program(process)
