@@ -6,7 +6,7 @@ a *planted* change of it. What they touch of the world is replaced from outside,
 - the block's memory by a `View`, each access of which is a step. A load or store of up to 8 aligned bytes is
   one step, a longer one is several;
 - `struct` and `numpy`, which want real memory, by what goes through a view field by field;
-- record locks (`fcntl`), the question whether a process lives (`start_time`) and the C core's atomic operations
+- record locks (`fcntl`), the question whether a process lives (`/proc`) and the C core's atomic operations
   (stepped.c) by steps of their own.
 
 What nobody ever writes while the processes run is read without a step: `explore_block` finds out by itself what
@@ -538,6 +538,12 @@ class Core:
             module.CORE, module.PROTOCOL, module.Cells = "C", 1, self._make_c_cells
         sys.modules[module.__name__] = module
 
+    def _state_and_start(self, pid: int) -> tuple[bytes, int]:
+        started = self._current.steps.do("started", pid, silent=True)
+        if started is None:
+            raise ProcessLookupError
+        return b"R", started
+
     def _replace_the_world(self) -> None:
         for module in (self.names, self.workers, self.block, self.reader):
             for name, thing in list(vars(module).items()):
@@ -545,7 +551,9 @@ class Core:
                     setattr(module, name, FieldStruct(thing))
         self.names.np = _Numpy()
         self.reader._ATTEMPTS = _Few()
-        self.workers.start_time = lambda pid: self._current.steps.do("started", pid, silent=True)
+        self.workers._state_and_start = self._state_and_start
+        self.workers._exists = lambda pid: False
+        self.workers.memory_image = lambda: 7
         self.workers.os = types.SimpleNamespace(getpid=lambda: self._current.identity.pid)
         self.workers.time = types.SimpleNamespace(monotonic_ns=lambda: 7)
         self.lock.fcntl = types.SimpleNamespace(

@@ -157,8 +157,8 @@ SLOT_FAULTS = {
     "who asks for the owner looks at the slot alone": Plant("workers.py", " and worker.word == word", ""),
     "a process is known by its pid alone": Plant(
         "workers.py",
-        "return start_time(self.pid) == self.start_time",
-        "return start_time(self.pid) is not None",
+        "return state not in _ENDED and started == self.start_time",
+        "return state not in _ENDED",
     ),
     "a claim number is given out again": Plant("workers.py", '"little") + 1 & 0xFFFFFFFF', '"little") | 1'),
     "a slot is taken without a look whether its owner lives": Plant(
