@@ -483,55 +483,58 @@ observe(Cells *cells, Cell *histogram, uint64_t generation, Py_ssize_t bucket, d
     return outcome;
 }
 
-/* Add what a buffer's histogram has to the block's. */
-static Outcome
-add_histogram(Cells *cells, Cell *histogram, uint64_t generation, const Cell *more, Py_ssize_t width)
+/* Add what a buffer's histogram has to the block's, whose lock is held. */
+static void
+add_histogram(Cell *histogram, const Cell *more, Py_ssize_t width)
 {
-    Outcome outcome = lock_bound(cells, histogram, generation);
-    if (outcome == DONE) {
-        begin_write(histogram);
-        store_double(&histogram[SUM], finite_sum(load_double(&histogram[SUM]), load_double(&more[SUM])));
-        if (load_double(&more[MAXIMUM]) > load_double(&histogram[MAXIMUM]))
-            store_double(&histogram[MAXIMUM], load_double(&more[MAXIMUM]));
-        for (Py_ssize_t i = BUCKETS; i < width; i++)
-            store_value(&histogram[i], saturating_add(load_value(&histogram[i]), more[i].value));
-        end_write(histogram);
-        unlock(histogram);
-    }
-    return outcome;
+    begin_write(histogram);
+    store_double(&histogram[SUM], finite_sum(load_double(&histogram[SUM]), load_double(&more[SUM])));
+    if (load_double(&more[MAXIMUM]) > load_double(&histogram[MAXIMUM]))
+        store_double(&histogram[MAXIMUM], load_double(&more[MAXIMUM]));
+    for (Py_ssize_t i = BUCKETS; i < width; i++)
+        store_value(&histogram[i], saturating_add(load_value(&histogram[i]), more[i].value));
+    end_write(histogram);
 }
 
-/* Move one column of a buffer to the block. If that is not done, the column is as it was, and dirty. */
+/* Take a column out of the list of dirty ones. */
+static void
+mark_clean(Cells *cells, uint32_t column)
+{
+    Py_ssize_t i = cells->n_dirty;
+    while (i > 0 && cells->dirty[i - 1] != column)
+        i--;
+    if (i > 0)
+        cells->dirty[i - 1] = cells->dirty[--cells->n_dirty];
+    cells->buffered[column].seq = 0;
+}
+
+/* Move one column of a buffer to the block; if that is not done, it stays as it was.
+ *
+ * Nothing is taken before the lock is had: while it is waited for, other threads may fill the buffer, flush it,
+ * or close it, and must find there whatever is not in the block. */
 static Outcome
 flush_column(Cells *cells, uint32_t column)
 {
-    Cell taken[MAX_WIDTH];
     Cells *target = cells->target;
     Cell *cell = &cells->buffered[column];
     Py_ssize_t width = cell->lock & WIDTH_MASK, row = cell->lock >> ROW_SHIFT;
     Cell *to = (Cell *)((char *)target->first + row * target->row_bytes) + column;
-    uint64_t generation = current(cells->generation);
-    /* Taken first: while a lock is waited for, other threads may run and fill the buffer again. */
-    memcpy(taken, cell, (size_t)width * sizeof *cell);
+    Outcome outcome = lock_bound(target, to, current(cells->generation));
+    if (UNLIKELY(outcome != DONE))
+        return outcome;
+    if (UNLIKELY(cells->buffered == NULL)) { /* who closed it has flushed it */
+        unlock(to);
+        return MISS;
+    }
+    if (width == 1)
+        store_value(to, saturating_add(load_value(to), cell->value));
+    else
+        add_histogram(to, cell, width);
     for (Py_ssize_t i = 0; i < width; i++)
         cell[i].value = 0;
-    cell->seq = 0;
-    STOP_POINT();
-    Outcome outcome = width == 1 ? add_integer(target, to, generation, taken[0].value)
-                                 : add_histogram(target, to, generation, taken, width);
-    if (UNLIKELY(outcome != DONE) && cells->buffered != NULL) {
-        if (width == 1)
-            cell->value = saturating_add(cell->value, taken[0].value);
-        else {
-            store_double(&cell[SUM], finite_sum(load_double(&cell[SUM]), load_double(&taken[SUM])));
-            if (load_double(&taken[MAXIMUM]) > load_double(&cell[MAXIMUM]))
-                store_double(&cell[MAXIMUM], load_double(&taken[MAXIMUM]));
-            for (Py_ssize_t i = BUCKETS; i < width; i++)
-                cell[i].value = saturating_add(cell[i].value, taken[i].value);
-        }
-        mark_dirty(cells, cell);
-    }
-    return outcome;
+    mark_clean(cells, column);
+    unlock(to);
+    return DONE;
 }
 
 /* Move everything in a buffer to the block; MISS where the names are no longer those that it was bound by. */
@@ -548,7 +551,7 @@ flush_buffer(Cells *cells, uint64_t generation)
         mark_dirty(cells, cells->flushes);
     }
     while (cells->n_dirty > 0) {
-        Outcome outcome = flush_column(cells, cells->dirty[--cells->n_dirty]);
+        Outcome outcome = flush_column(cells, cells->dirty[cells->n_dirty - 1]);
         if (UNLIKELY(cells->buffered == NULL))
             return outcome;
         if (UNLIKELY(outcome != DONE)) {
@@ -571,12 +574,15 @@ flush_buffer(Cells *cells, uint64_t generation)
 static Outcome
 held_too_many(Cells *cells, uint64_t generation)
 {
+    Py_INCREF(cells); /* while a lock is waited for, the handle that led here may be bound elsewhere */
     Outcome outcome = flush_buffer(cells, generation);
-    if (LIKELY(outcome != MISS))
-        return outcome;
-    PyObject *flushed = PyObject_CallNoArgs(cells->flush);
-    Py_XDECREF(flushed);
-    return flushed == NULL ? FAILED : DONE;
+    if (UNLIKELY(outcome == MISS)) {
+        PyObject *flushed = PyObject_CallNoArgs(cells->flush);
+        Py_XDECREF(flushed);
+        outcome = flushed == NULL ? FAILED : DONE;
+    }
+    Py_DECREF(cells);
+    return outcome;
 }
 
 static void
