@@ -429,7 +429,7 @@ def _checked(section: str, given: object, origin: _Origin) -> dict[str, Any]:
         return {}
     if not isinstance(given, Mapping):
         raise ConfigError(
-            f"{origin.where}: {section}: found a {type(given).__name__}; allowed: a mapping of keys"
+            f"{origin.where}: {section}: found {_a(given)}; allowed: a mapping of keys"
         )
     keys = {key.name: key for key in fields(_SECTIONS[section])}
     for name, value in given.items():
@@ -460,11 +460,17 @@ def _unknown(name: str, known: list[str]) -> str:
 
 def _refused(key: Field[Any], value: object, origin: _Origin) -> str:
     rule: Rule = key.metadata["rule"]
-    found = _found(value) if key.repr else f"a {type(value).__name__}, which is not shown"
+    found = _found(value) if key.repr else f"{_a(value)}, which is not shown"
     said = f"found {found}; allowed: {rule.allowed}"
     if origin.source is None or str not in rule.types or not isinstance(value, (int, float, date)):
         return said
     return f"{said} (YAML makes unquoted no, on, 12:30 or 2024-01-31 a bool, a number or a date: use quotes)"
+
+
+def _a(value: object) -> str:
+    """Returns the name of a value's type with its article."""
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'aeioAEIO' else 'a'} {kind}"
 
 
 def _found(value: object) -> str:

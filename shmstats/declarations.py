@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from .block.names import DEFAULT_BOUNDS, MAX_BOUNDS
@@ -42,11 +43,13 @@ def make_declaration(
         raise ValueError(f"mode is a gauge's; a {kind} has none")
     if mode is not None and mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(_MODES)}, not {mode!r:.80}")
+    if not re.fullmatch("[a-zA-Z0-9_]*", _text("unit", unit, _MAX_UNIT)):
+        raise ValueError(f"unit must have ASCII letters, digits and '_' only, as bytes_per_second, not {unit!r:.80}")
     bounds = () if kind != "histogram" else DEFAULT_BOUNDS if buckets is None else check_buckets(buckets)
     return Declaration(
         kind=_KINDS[kind],
         help=_text("help", help_, _MAX_HELP),
-        unit=_text("unit", unit, _MAX_UNIT),
+        unit=unit,
         bounds=bounds,
         mode=_MODES[mode or "last"],
         labelnames=None if labelnames is None else tuple(sorted(labelnames)),

@@ -60,7 +60,13 @@ class Timer:
         self._finish(start.at)
 
     def __call__(self, function: _Function) -> _Function:
-        """Return the function, timed at every call."""
+        """Return the function, timed at every call.
+
+        Raises:
+            TypeError: it is none.
+        """
+        if not callable(function):
+            raise TypeError(f"function must be callable, not {type(function).__name__} ({function!r:.80})")
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)

@@ -25,6 +25,11 @@ NAMESPACE = "printable ASCII characters without blanks and : | @ #, or ''"
 HIDDEN_STR = "a str, which is not shown"
 
 
+def a(kind: str) -> str:
+    """The name of a type with its article."""
+    return f"{'an' if kind == 'int' else 'a'} {kind}"
+
+
 @dataclass
 class Key:
     """What the table says of one key; ``refused`` has each value with the words that must describe it."""
@@ -89,7 +94,7 @@ def text(name: str, default: Any, allowed: str, accepted: list[str], refused: li
 def token() -> Key:
     wrong_types = [True, 12345, 1.5, ["s"], {"s": 1}, datetime.date(2024, 1, 31)]
     refused: list[tuple[Any, str]] = [
-        (value, f"a {type(value).__name__}, which is not shown") for value in wrong_types
+        (value, f"{a(type(value).__name__)}, which is not shown") for value in wrong_types
     ]
     blanks = ["", " ", "a b", "a\tb", "a\n", "a\x7f", "a\x00", "geheimé", "\u0663"]
     accepted = [None, "s", "!~", "eyJhbGciOi.J9-_~+/==", "x" * 4096]
@@ -352,7 +357,7 @@ def test_a_section_that_is_no_mapping_is_refused(section: str, value: object, gi
     with pytest.raises(ConfigError) as caught:
         given.load({section: value})
     kind = type(value).__name__
-    assert str(caught.value) == f"{given.where}: {section}: found a {kind}; allowed: a mapping of keys"
+    assert str(caught.value) == f"{given.where}: {section}: found {a(kind)}; allowed: a mapping of keys"
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -377,6 +377,8 @@ def test_a_declared_kind_is_kept_to(shmstats: ModuleType) -> None:
         ({"kind": "gauge", "mode": "average"}, ValueError, "mode must be one of last, all, sum, min"),
         ({"kind": "gauge", "help": 1}, TypeError, "help must be a str"),
         ({"kind": "gauge", "unit": "x" * 101}, ValueError, "unit must be at most 100 characters"),
+        ({"kind": "gauge", "unit": "a b"}, ValueError, "unit must have ASCII letters, .* not 'a b'"),
+        ({"kind": "gauge", "unit": 5}, TypeError, "unit must be a str"),
         ({"kind": "gauge", "labelnames": ("le",)}, ValueError, "reserved"),
     ],
 )

@@ -488,6 +488,11 @@ def test_the_last_timestamp_of_any_process_wins(stats: Any, python: Any) -> None
     assert stats.get_timestamp("backup", "last") == datetime(2023, 1, 1, tzinfo=UTC)
 
 
+def test_a_timer_decorates_nothing_but_what_can_be_called(stats: Any) -> None:
+    with pytest.raises(TypeError, match=r"function must be callable, not int \(5\)"):
+        stats.timer("t", "x")(5)
+
+
 BAD_MOMENTS = [
     (datetime(2024, 1, 1), ValueError, "moment must have a time zone .*not datetime"),
     (1700000000, TypeError, r"moment must be a datetime, not int \(1700000000\)"),

@@ -342,10 +342,20 @@ def _label(value: object) -> str:
     return text[:MAX_TEXT_BYTES].decode(errors="ignore")
 
 
+def check_callable(what: str, value: object) -> None:
+    """Check an argument that is to be called.
+
+    Raises:
+        TypeError: it cannot be.
+    """
+    if not callable(value):
+        raise TypeError(f"{what} must be callable, not {type(value).__name__} ({value!r:.80})")
+
+
 def _split_excluded(exclude: Iterable[str]) -> tuple[frozenset[str], tuple[str, ...]]:
     """Part what is excluded into whole texts, and beginnings of texts."""
-    if isinstance(exclude, str):
-        raise TypeError(f"exclude must be a sequence of str, not a str ({exclude!r:.80})")
+    if isinstance(exclude, str) or not isinstance(exclude, Iterable):
+        raise TypeError(f"exclude must be a sequence of str, not {type(exclude).__name__} ({exclude!r:.80})")
     whole, beginnings = set(), set()
     for text in exclude:
         if not isinstance(text, str):
@@ -364,8 +374,7 @@ def _check_own_labels(
         raise ValueError("labelnames and label_values must be given together")
     if label_values is None:
         return ()
-    if not callable(label_values):
-        raise TypeError(f"label_values must be callable, not {type(label_values).__name__}")
+    check_callable("label_values", label_values)
     names = check_label_names("labelnames", labelnames)
     taken = next((name for name in names if name in _OWN_LABELS), None)
     if taken is not None:

@@ -22,7 +22,18 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapp
 from time import perf_counter
 from typing import Any
 
-from ._requests import CLIENT_LEFT, OWN, RECORDED, ROUTE, UNKNOWN, UNMATCHED, Cut, Requests, declared_size
+from ._requests import (
+    CLIENT_LEFT,
+    OWN,
+    RECORDED,
+    ROUTE,
+    UNKNOWN,
+    UNMATCHED,
+    Cut,
+    Requests,
+    check_callable,
+    declared_size,
+)
 
 __all__ = ["ShmStatsMiddleware"]
 
@@ -64,6 +75,9 @@ class ShmStatsMiddleware:
         category: str = "http",
         buckets: Sequence[float] | None = None,
     ) -> None:
+        check_callable("app", app)
+        if route is not None:
+            check_callable("route", route)
         self._app = app
         self._route = route
         self.requests = Requests(

@@ -60,11 +60,11 @@ class ShmStats:
         buckets: Sequence[float] | None = None,
     ) -> None:
         self._endpoints = endpoints
-        self._url_prefix = url_prefix
+        self._url_prefix = _check_prefix(url_prefix)
         self._options: dict[str, Any] = {
-            "labelnames": tuple(labelnames),
+            "labelnames": _kept(labelnames),
             "label_values": label_values,
-            "exclude": exclude if isinstance(exclude, str) else tuple(exclude),
+            "exclude": _kept(exclude),
             "category": category,
             "buckets": buckets,
         }
@@ -81,6 +81,8 @@ class ShmStats:
             TypeError: an argument of the extension is of the wrong type.
             ValueError: an argument is not allowed, or the application has this extension already.
         """
+        if not isinstance(app, Flask):
+            raise TypeError(f"app must be a Flask application, not {type(app).__name__} ({app!r:.80})")
         if "shmstats" in app.extensions:
             raise ValueError(f"the application {app.name!r} has the extension shmstats already")
         middleware = _FlaskMiddleware(app.wsgi_app, **self._options)
@@ -93,6 +95,21 @@ class ShmStats:
             app.after_request(middleware.note_labels)
         app.wsgi_app = middleware  # type: ignore[method-assign]
         app.extensions["shmstats"] = self
+
+
+def _check_prefix(url_prefix: object) -> str | None:
+    if url_prefix is None:
+        return None
+    if not isinstance(url_prefix, str):
+        raise TypeError(f"url_prefix must be a str or None, not {type(url_prefix).__name__} ({url_prefix!r:.80})")
+    if url_prefix and not url_prefix.startswith("/"):
+        raise ValueError(f"url_prefix must begin with '/', not {url_prefix!r:.80}")
+    return url_prefix
+
+
+def _kept(texts: Any) -> Any:
+    """What an iterable gives only once, for more than one application; the middleware refuses what is none."""
+    return tuple(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else texts
 
 
 class _FlaskMiddleware(ShmStatsMiddleware):

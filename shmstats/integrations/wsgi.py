@@ -27,6 +27,7 @@ from ._requests import (
     UNMATCHED,
     Cut,
     Requests,
+    check_callable,
     declared_size,
 )
 
@@ -68,6 +69,9 @@ class ShmStatsMiddleware:
         category: str = "http",
         buckets: Sequence[float] | None = None,
     ) -> None:
+        check_callable("app", app)
+        if route is not None:
+            check_callable("route", route)
         self._app = app
         self._route = route
         self.requests = Requests(

@@ -93,7 +93,10 @@ def nothing_public_here(path: str) -> Response:
 def _refuse() -> NoReturn:
     allowed = [method for method in _METHODS if method != "OPTIONS" and _is_served(method)]
     if allowed:
-        raise MethodNotAllowed(allowed, f"{request.method} is not allowed here, but {', '.join(allowed)} is")
+        verb = "is" if len(allowed) == 1 else "are"
+        raise MethodNotAllowed(
+            allowed, f"{request.method} is not allowed here, but {', '.join(allowed)} {verb}"
+        )
     abort(404, f"there is nothing at {request.path!r:.200}")
 
 

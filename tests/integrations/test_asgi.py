@@ -518,3 +518,16 @@ def test_many_tasks_at_once_are_counted_exactly(counts: Read) -> None:
     assert counts().of("http_requests", route="/") == counts().of("http_requests", route="/r/{x}") == 500
     assert counts().outcomes == (1000, 1000, 0)
     assert counts().of("http_requests_in_progress") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"app": 5}, r"app must be callable, not int \(5\)"),
+        ({"app": None}, "app must be callable, not NoneType"),
+        ({"route": 5}, r"route must be callable, not int \(5\)"),
+    ],
+)
+def test_a_wrong_argument_is_an_error_that_names_it(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        ShmStatsMiddleware(**{"app": bare()} | arguments)

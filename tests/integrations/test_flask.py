@@ -204,6 +204,24 @@ def test_an_application_takes_the_extension_once(app: Flask) -> None:
         ShmStats(app)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"app": 5}, TypeError, r"app must be a Flask application, not int \(5\)"),
+        ({"url_prefix": "x"}, ValueError, "url_prefix must begin with '/', not 'x'"),
+        ({"url_prefix": 5}, TypeError, r"url_prefix must be a str or None, not int \(5\)"),
+        ({"labelnames": 5, "label_values": list}, TypeError, "labelnames"),
+        ({"exclude": 5}, TypeError, r"exclude must be a sequence of str, not int \(5\)"),
+        ({"buckets": 5}, TypeError, "buckets must be a sequence of numbers"),
+    ],
+)
+def test_a_wrong_argument_is_an_error_that_names_it(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        ShmStats(**{"app": shop()} | arguments)
+
+
 def test_further_labels_are_found_in_the_requests_context(counts: Read) -> None:
     app = shop()
     app.logger.disabled = True

@@ -473,6 +473,10 @@ def test_an_import_and_a_middleware_attach_nothing(python: Any, data: Any) -> No
         ({"labelnames": ["le"], "label_values": list}, ValueError, "'le'"),
         ({"labelnames": ["9"], "label_values": list}, ValueError, "'9'"),
         ({"labelnames": ["a"], "label_values": "b"}, TypeError, "label_values"),
+        ({"app": 5}, TypeError, r"app must be callable, not int \(5\)"),
+        ({"app": None}, TypeError, "app must be callable, not NoneType"),
+        ({"route": "x"}, TypeError, "route must be callable, not str"),
+        ({"exclude": 5}, TypeError, r"exclude must be a sequence of str, not int \(5\)"),
         ({"exclude": "/health"}, TypeError, "exclude"),
         ({"exclude": [b"/health"]}, TypeError, "exclude"),
         ({"category": "system"}, ValueError, "'system'"),
@@ -488,4 +492,4 @@ def test_a_wrong_argument_is_an_error_that_names_it(
     arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        ShmStatsMiddleware(answering(), **arguments)
+        ShmStatsMiddleware(**{"app": answering()} | arguments)

@@ -304,6 +304,11 @@ def test_errors_of_the_endpoints_stay_json_and_those_of_the_application_its_own(
     assert mounted.get("/none").get_data(as_text=True) == "<p>our own page"
 
 
+def test_a_method_that_is_not_allowed_is_answered_with_those_that_are(mounted: FlaskClient) -> None:
+    for path, allowed in (("/stats", "GET, HEAD are"), ("/_local/files/x", "DELETE is")):
+        assert mounted.post(path).get_json() == {"error": f"POST is not allowed here, but {allowed}"}
+
+
 def test_paths_of_the_application_below_ours_still_work(mounted: FlaskClient) -> None:
     assert mounted.get("/stats/players").get_data(as_text=True) == "players"
     assert mounted.get("/stats/teams/7").get_data(as_text=True) == "7"
