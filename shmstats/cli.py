@@ -107,6 +107,12 @@ def _interval(ctx: click.Context, param: click.Parameter, seconds: float | None)
     return seconds
 
 
+def _not_empty(ctx: click.Context, param: click.Parameter, given: Any) -> Any:
+    if given == "" or (isinstance(given, tuple) and "" in given):
+        raise click.BadParameter("found ''; allowed: a text that is not empty")
+    return given
+
+
 _config_option = click.option("--config", metavar="FILE", help="YAML file with the configuration.")
 _data_option = click.option(
     "--data", metavar="DIR", type=Key(PathSettings, "data"), help="Data directory, instead of path.data."
@@ -124,14 +130,27 @@ def commands() -> None:
 @_data_option
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="json", show_default=True)
 @click.option(
-    "--category", "globs", metavar="GLOB", multiple=True, help="Only categories that match. Repeatable."
+    "--category",
+    "globs",
+    metavar="GLOB",
+    multiple=True,
+    callback=_not_empty,
+    help="Only categories that match. Repeatable.",
 )
 @click.option("--workers", "by_worker", is_flag=True, help="Break values down by worker row.")
 @click.option(
     "--watch", metavar="SECONDS", type=float, callback=_interval, help="Again every so many seconds."
 )
-@click.option("--output", metavar="FILE", default="-", help="Replace FILE, atomically; - is stdout.")
-@click.option("--from", "file", metavar="SNAPSHOT", help="Read this saved snapshot instead.")
+@click.option(
+    "--output",
+    metavar="FILE",
+    default="-",
+    callback=_not_empty,
+    help="Replace FILE, atomically; - is stdout.",
+)
+@click.option(
+    "--from", "file", metavar="SNAPSHOT", callback=_not_empty, help="Read this saved snapshot instead."
+)
 def dump(
     config: str | None,
     data: str | None,
@@ -148,6 +167,9 @@ def dump(
     """
     if by_worker and form not in _FORMATS_BY_WORKER:
         raise click.UsageError(f"--workers goes with --format {', '.join(_FORMATS_BY_WORKER)} only.")
+
+    if file is not None and (data is not None or watch is not None):
+        raise click.UsageError("--from reads one file, once: it goes neither with --data nor with --watch.")
 
     def chosen(category: str) -> bool:
         return not globs or any(fnmatchcase(category, glob) for glob in globs)
@@ -197,8 +219,11 @@ def remove(config: str | None, data: str | None, category: str, metric: str | No
 @_data_option
 def clean(config: str | None, data: str | None) -> None:
     """Remove damaged snapshots that were set aside, and temporary files of dead processes."""
+    directory = _settings(config, data).path.data
+    if not directory.exists():
+        raise _NotThereError(f"there is no data directory {directory}")
     removed = 0
-    for file in _left_over(saved.stats_directory(_settings(config, data).path.data)):
+    for file in _left_over(saved.stats_directory(directory)):
         with suppress(FileNotFoundError):
             file.unlink()
             removed += 1
@@ -361,11 +386,15 @@ def _repeat(write_once: Callable[[], None], seconds: float) -> None:
 def _write(output: str, content: bytes) -> None:
     if output == "-":
         _print(content)
-    elif _is_replaceable(output):
-        _replace_file(Path(os.path.realpath(output)), content)
-    else:
-        with open(output, "wb") as stream:
-            stream.write(content)
+        return
+    try:
+        if _is_replaceable(output):
+            _replace_file(Path(os.path.realpath(output)), content)
+        else:
+            with open(output, "wb") as stream:
+                stream.write(content)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"--output {output}") from error
 
 
 def _is_replaceable(output: str) -> bool:
@@ -379,21 +408,18 @@ def _is_replaceable(output: str) -> bool:
 def _replace_file(file: Path, content: bytes) -> None:
     """Replace a file's content at once, with the mode that it has, or that a new file gets."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    stream = open(temporary, "xb")  # noqa: SIM115 - what follows is undone if it fails
     try:
-        stream = open(temporary, "xb")  # noqa: SIM115 - what follows is undone if it fails
-        try:
-            with stream:
-                with suppress(FileNotFoundError):
-                    os.fchmod(stream.fileno(), stat.S_IMODE(file.stat().st_mode))
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, file)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, os.fspath(file)) from error
+        with stream:
+            with suppress(FileNotFoundError):
+                os.fchmod(stream.fileno(), stat.S_IMODE(file.stat().st_mode))
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _note(text: str) -> None:

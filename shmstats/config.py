@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Container, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import date
@@ -301,18 +302,32 @@ def _from_file(path: str, where: str) -> Settings:
 
 def _read(path: str, where: str) -> str:
     try:
-        with open(path, "rb") as file:
-            raw = file.read()
+        with open(path, "rb", opener=_without_waiting) as file:
+            raw = file.read() if _is_a_file(os.fstat(file.fileno())) else None
     except OSError as error:
         raise ConfigError(f"{where}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # NUL or a lone surrogate in the path
         raise ConfigError(f"{where}: cannot be read: {error}") from error
+    if raw is None:
+        raise ConfigError(f"{where}: is not a regular file")
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{where}: {_place(raw[: error.start].decode())}: byte 0x{raw[error.start]:02x} is not UTF-8"
         ) from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a file; a pipe may have no other end, and a process would hang where it counts first."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _is_a_file(found: os.stat_result) -> bool:
+    """Tells whether something has an end: a file, also the empty one. A directory says by itself what it is."""
+    if stat.S_ISCHR(found.st_mode):
+        return found.st_rdev == os.stat(os.devnull).st_rdev
+    return stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
 
 
 def _parsed(text: str, where: str) -> dict[str, object]:

@@ -36,6 +36,7 @@ FILE = "simple.json"
 PREVIOUS = "simple.json.1"
 
 _VERSION = 2
+_BEGINNING = b'{"version": '
 
 
 class SnapshotError(Exception):
@@ -81,9 +82,12 @@ def load(file: Path) -> Snapshot:
     Raises:
         FileNotFoundError: there is none.
         OSError: it cannot be read.
-        SnapshotError: it is damaged, or of another version.
+        SnapshotError: it is none, or damaged, or of another version.
     """
-    return _decode(file, file.read_bytes())
+    content = file.read_bytes()
+    if content and not content.startswith(_BEGINNING):
+        raise SnapshotError(f"{file} is not a snapshot of shmstats")
+    return _decode(file, content)
 
 
 def load_newest(
@@ -201,15 +205,14 @@ def _encode(snapshot: Snapshot) -> bytes:
 
 def _prefix(data: bytes) -> bytes:
     checksum = blake2b(data, digest_size=16).hexdigest()
-    return b'{"version": %d, "checksum": "%s", "data": ' % (_VERSION, checksum.encode())
+    return b'%s%d, "checksum": "%s", "data": ' % (_BEGINNING, _VERSION, checksum.encode())
 
 
 def _decode(file: Path, content: bytes) -> Snapshot:
     prefix_length = len(_prefix(b""))
     data = content[prefix_length:-2]
     if content != _prefix(data) + data + b"}\n":
-        found = content[: len(b'{"version": ')]
-        if found == b'{"version": ' and not content.startswith(b'{"version": %d,' % _VERSION):
+        if content.startswith(_BEGINNING) and not content.startswith(b"%s%d," % (_BEGINNING, _VERSION)):
             raise SnapshotError(f"snapshot {file} has another version than {_VERSION}")
         raise SnapshotError(f"snapshot {file} is damaged: its checksum does not fit")
     try:

@@ -288,9 +288,12 @@ def test_output_that_cannot_be_written_is_one_line(
 ) -> None:
     missing = tmp_path / "missing" / "out.json"
     result = command("shmstats-dump", "--output", missing)
-    assert str(missing) in assert_one_line(result, "shmstats-dump")
-    assert "Is a directory" in assert_one_line(
+    assert f"--output {missing}: No such file" in assert_one_line(result, "shmstats-dump")
+    assert f"--output {tmp_path}: Is a directory" in assert_one_line(
         command("shmstats-dump", "--output", tmp_path), "shmstats-dump"
+    )
+    assert "--output /dev/full: No space left on device" in assert_one_line(
+        command("shmstats-dump", "--output", "/dev/full"), "shmstats-dump"
     )
     with open("/dev/full", "wb") as full:
         result = command("shmstats-dump", stdout=full)
@@ -347,6 +350,7 @@ def test_a_named_snapshot_is_read_whatever_the_configuration(
     assert dumped(command("shmstats-dump", "--from", file, "--config", broken, *USER)) == VALUES
     for wrong in (broken, tmp_path / "missing", tmp_path):
         assert str(wrong) in assert_one_line(command("shmstats-dump", "--from", wrong), "shmstats-dump")
+    assert f"{broken} is not a snapshot of shmstats" in command("shmstats-dump", "--from", broken).err
 
 
 # Mistakes ----------------------------------------------------------------------------------------
@@ -361,6 +365,11 @@ def test_a_named_snapshot_is_read_whatever_the_configuration(
         ["--watch", "nan"],
         ["--watch", "often"],
         ["--data", ""],
+        ["--output", ""],
+        ["--category", "x", "--category", ""],
+        ["--from", ""],
+        ["--from", "file", "--watch", "1"],
+        ["--from", "file", "--data", "data"],
         ["--workers", "--format", "prometheus"],
         ["--no-such-option"],
         ["an-argument"],
@@ -508,7 +517,11 @@ def test_clean_removes_what_nobody_will_read_or_write_again(
     assert result == Result(0, "".join(f"removed {directory / name}\n" for name in stale), "")
     assert {file.name for file in directory.iterdir()} == {*kept, "simple.json"}
     assert command("shmstats", "clean") == Result(0, "nothing to remove\n", "")
-    assert command("shmstats", "clean", "--data", data / "missing").out == "nothing to remove\n"
+    (data / "empty").mkdir()
+    assert command("shmstats", "clean", "--data", data / "empty").out == "nothing to remove\n"
+    assert command("shmstats", "clean", "--data", data / "missing") == Result(
+        1, "", f"shmstats clean: there is no data directory {data / 'missing'}\n"
+    )
 
 
 def test_serve_becomes_the_master_of_workers_that_answer(

@@ -1,7 +1,9 @@
 """What a configuration may say, what it may not, and where it is found."""
 
 import datetime
+import os
 import pickle
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -344,6 +346,22 @@ def test_another_section_may_have_tags_and_duplicates_that_only_its_owner_unders
         "app: !ruby/object {}\n? [a, b]\n: 1\nstats: {capacity: 512}\n",
     )
     assert load(file).stats.capacity == 512
+
+
+def test_a_pipe_is_not_waited_for_and_no_configuration(tmp_path: Path) -> None:
+    def too_long(*_: object) -> None:
+        raise TimeoutError
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    former = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(10)
+    try:
+        assert message_of(pipe) == f"{pipe}: is not a regular file"
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, former)
+    assert load(os.devnull).stats == Settings().stats
 
 
 @pytest.mark.parametrize("section", SECTIONS)
