@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -136,3 +137,43 @@ def test_the_code_of_a_section_runs_and_does_what_it_asserts(title: str, tmp_pat
 def test_the_table_of_modes_has_every_mode() -> None:
     named = {name for row in table(section("Declarations")) for name in re.findall(r"`(\w+)`", row[0])}
     assert named | {"last"} == {mode.name.lower() for mode in Mode}
+
+
+def test_a_call_on_a_name_of_another_kind_does_what_the_table_says(shmstats: ModuleType, stats: Any) -> None:
+    from shmstats.export import render
+
+    stats.declare("c", "declared", kind="counter")
+    for metric in ("declared", "risen", "fallen", "float", "negative"):
+        stats.incr("c", metric, 3)
+    stats.incr("c", "negative", -5)
+    stats.incr("c", "true", True)
+    stats.gauge("c", "gauge", 1.5)
+    stats.incr("c", "gauge", 2)
+    stats.decr("c", "gauge")
+    stats.gauge("c", "declared", 5)
+    stats.gauge("c", "risen", 5)
+    stats.absolute("c", "fallen", 2)
+    stats.gauge("c", "float", 2.5)
+    stats.timing("c", "timing", 1)
+    for wrong in (
+        lambda: stats.gauge("c", "declared", 2.5),
+        lambda: stats.timing("c", "declared", 1),
+        lambda: stats.incr("c", "timing"),
+        lambda: stats.gauge("c", "timing", 1),
+    ):
+        with pytest.raises(shmstats.KindError):
+            wrong()
+    text = render(stats.read()).decode()
+    samples = dict(re.findall(r'^(\w+)\{category="c"\} (\S+)$', text, re.MULTILINE))
+    assert {name: float(value) for name, value in samples.items() if "timing" not in name} == {
+        "declared_total": 5, "risen_total": 5, "true_total": 1, "fallen": 2, "float": 2.5, "negative": -2, "gauge": 2.5,
+    }  # fmt: skip
+    types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
+    assert {name for name, type_ in types.items() if type_ == "gauge"} == {"fallen", "float", "negative", "gauge"}
+
+
+def test_every_link_within_the_page_leads_to_a_heading() -> None:
+    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]*)\)", prose)) <= anchors
