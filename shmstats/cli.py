@@ -481,7 +481,7 @@ def _refuse_without_block(data: Path) -> NoReturn:
 # Cleaning ----------------------------------------------------------------------------------------
 
 _DAMAGED = re.compile(rf"(?:{re.escape(saved.FILE)}|{re.escape(saved.PREVIOUS)})\.damaged-.+")
-_TEMPORARY = re.compile(rf"\.{re.escape(saved.FILE)}\.([0-9]+)(?:\.1)?")
+_TEMPORARY = re.compile(rf"\.{re.escape(saved.FILE)}\.([0-9]+)-[0-9]+(?:\.1)?")
 
 
 def _left_over(directory: Path) -> Iterator[Path]:

@@ -17,6 +17,7 @@ place, is kept as ``simple.json.unrestored-<time>``, for people.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import operator
@@ -58,22 +59,75 @@ def save(directory: Path, snapshot: Snapshot) -> None:
     Raises:
         OSError: it could not be written. What was saved before is still there.
     """
-    _make_private(directory)
-    target, previous = directory / FILE, directory / PREVIOUS
-    temporary = directory / f".{FILE}.{os.getpid()}"
+    written = write(directory, snapshot)
     try:
-        _write(temporary, _encode(snapshot))
+        written.put_in_place()
+    finally:
+        written.discard()
+    written.sync()
+
+
+class Written:
+    """A snapshot that was written under a temporary name, and may take the place of the saved one.
+
+    Args:
+        file: that it is in.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def put_in_place(self) -> None:
+        """Have it be the saved snapshot, and keep the one before it; quick, for nothing is written here.
+
+        Raises:
+            OSError: that cannot be done. What was saved before is still there.
+        """
+        target, previous = self._file.with_name(FILE), self._file.with_name(PREVIOUS)
         if target.is_file() and not target.is_symlink():
+            link = f"{self._file}.1"
             with suppress(FileNotFoundError):
-                os.unlink(f"{temporary}.1")
-            os.link(target, f"{temporary}.1")
-            os.replace(f"{temporary}.1", previous)
-        os.replace(temporary, target)
-    except BaseException:
+                os.unlink(link)
+            os.link(target, link)
+            os.replace(link, previous)
+        os.replace(self._file, target)
+
+    def discard(self) -> None:
+        """Remove it, if it was not put in place."""
         with suppress(FileNotFoundError):
-            os.unlink(temporary)
+            os.unlink(self._file)
+
+    def sync(self) -> None:
+        """Have the disk know of its place, too.
+
+        Raises:
+            OSError: that cannot be done.
+        """
+        _sync_directory(self._file.parent)
+
+
+_number = itertools.count()
+
+
+def write(directory: Path, snapshot: Snapshot) -> Written:
+    """Write a snapshot, and wait for the disk; it is not the saved one yet.
+
+    Args:
+        directory: as for `save`.
+        snapshot: as for `save`.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    _make_private(directory)
+    # Two threads may write at once, for registries of their own.
+    file = directory / f".{FILE}.{os.getpid()}-{next(_number)}"
+    try:
+        _write(file, _encode(snapshot))
+    except BaseException:
+        Written(file).discard()
         raise
-    _sync_directory(directory)
+    return Written(file)
 
 
 def load(file: Path) -> Snapshot:

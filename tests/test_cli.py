@@ -505,12 +505,12 @@ def test_clean_removes_what_nobody_will_read_or_write_again(
     directory = data / "stats"
     dead, live = 4_194_305, os.getpid()  # the former beyond the largest pid that Linux gives
     stale = [
-        f".simple.json.{dead}",
-        f".simple.json.{dead}.1",
+        f".simple.json.{dead}-0",
+        f".simple.json.{dead}-12.1",
         "simple.json.1.damaged-20260101T000000",
         "simple.json.damaged-20260101T000000",
     ]
-    kept = [f".simple.json.{live}", "notes.txt", "simple.json.1"]
+    kept = [f".simple.json.{live}-0", "notes.txt", "simple.json.1"]
     for name in (*stale, *kept):
         directory.joinpath(name).touch()
     result = command("shmstats", "clean")

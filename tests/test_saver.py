@@ -576,3 +576,88 @@ def test_processes_that_are_killed_while_they_save_leave_a_valid_file_and_can_be
     python.run("import sys; from shmstats.cli import main; sys.argv = ['shmstats', 'clean']; main()")
     assert sorted(os.listdir(data / "stats")) == ["simple.json", "simple.json.1"]
     assert not [name for name in os.listdir(SHARED_MEMORY) if segment_of(data) in name]
+
+
+def test_a_saver_that_is_slower_than_its_process_leaves_does_not_replace_what_was_saved_later(
+    shmstats: ModuleType, stats: Any, python: PythonRunner, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory's disk is slow; the background thread is still at it when others have saved and gone."""
+    waits, go_on = threading.Event(), threading.Event()
+    sync = os.fsync
+
+    def slow(fd: int) -> None:
+        if threading.current_thread().name == "shmstats-agent":
+            waits.set()
+            go_on.wait(30)
+        sync(fd)
+
+    monkeypatch.setattr(shmstats.agent, "_STOP_SECONDS", 0.05)
+    monkeypatch.setattr(shmstats.snapshot.os, "fsync", slow)
+    stats.incr("c", "m")
+    wait_until(waits.is_set)
+    (agent,) = [thread for thread in threading.enumerate() if thread.name == "shmstats-agent"]
+    child = python.start("from shmstats import stats\nstats.incr('c', 'm')\nprint()\ninput()\nstats.incr('c', 'm', 99)")
+    child.hear()
+    shmstats.close()
+    child.tell()
+    child.finish()
+    assert saved_total(data) == 101
+    go_on.set()
+    agent.join(30)
+    assert not agent.is_alive()
+    assert saved_total(data) == 101
+    assert not list((data / "stats").glob(".simple.json.*"))
+
+
+def test_what_is_counted_in_a_block_whose_file_was_removed_is_saved(
+    shmstats: ModuleType, stats: Any, data: Path
+) -> None:
+    stats.incr("c", "m", 7)
+    segment_file(data).unlink()
+    stats.incr("c", "m", 100)
+    shmstats.close()
+    assert saved_total(data) == 107
+    assert stats.get("c", "m") == 107
+
+
+def test_a_block_whose_file_was_removed_does_not_replace_what_the_one_in_its_place_saves(
+    shmstats: ModuleType, stats: Any, python: PythonRunner, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stats.incr("c", "m", 7)
+    segment_file(data).unlink()
+    python.run("from shmstats import stats; stats.incr('c', 'm', 1000)")
+    before = saved_total(data)
+    assert before >= 1000
+    child = python.start("from shmstats import stats\nstats.incr('c', 'm')\nprint()\ninput()")
+    child.hear()
+    shmstats.close()
+    assert saved_total(data) in (before, before + 1)
+    assert caplog.text.count("was removed while it was in use") == 1
+    child.tell()
+    child.finish()
+    assert saved_total(data) == before + 1
+
+
+def test_a_snapshot_is_on_the_disk_before_it_is_in_place_and_its_place_before_it_is_relied_on(
+    shmstats: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    replace, sync = os.replace, os.fsync
+
+    def note_sync(fd: int) -> None:
+        done.append("sync " + os.path.basename(os.readlink(f"/proc/self/fd/{fd}")).partition(".simple")[0][:5])
+        sync(fd)
+
+    def note_replace(source: Any, target: Any) -> None:
+        done.append(f"replace {os.path.basename(target)}")
+        replace(source, target)
+
+    monkeypatch.setattr(shmstats.snapshot.os, "fsync", note_sync)
+    monkeypatch.setattr(shmstats.snapshot.os, "replace", note_replace)
+    nothing = shmstats.series.Snapshot([], [])
+    for _ in range(2):
+        shmstats.snapshot.save(tmp_path / "stats", nothing)
+    assert done == [
+        *("sync ", "replace simple.json", "sync stats"),
+        *("sync ", "replace simple.json.1", "replace simple.json", "sync stats"),
+    ]

@@ -250,6 +250,10 @@ class Block:
             block.names.mark_inherited()
         return block
 
+    def is_current(self) -> bool:
+        """Tell whether this is the block of its data directory, or there is none: its file may have been removed."""
+        return self._segment.is_linked() or not os.path.lexists(segment_path(self.name))
+
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the table lock, with the names in order."""
@@ -406,7 +410,7 @@ class Block:
                     self.cells.close()
                     self._workers.release(self.worker)
                     self._locks.unlock(SAVER)
-                if self._segment.is_linked() and not self._workers.live():
+                if self.is_current() and not self._workers.live():
                     save(self)
                     unlink_segment(self.name)
                     self._locks.remove()

@@ -148,6 +148,7 @@ class SharedProvider:
                         self._empty_buffer()
                 except BlockError as error:
                     self._tell(f"what was buffered is lost: {error}")
+                self._is_superseded(block)
                 try:
                     block.leave(self._finish)
                 except (BlockError, OSError) as error:
@@ -496,9 +497,8 @@ class SharedProvider:
             return
         try:
             snapshot = block.reader.read()
-            if self._saved == snapshot:
+            if self._saved == snapshot or not self._save(block, snapshot):
                 return
-            saved.save(saved.stats_directory(self.directory), snapshot)
         except (BlockError, OSError) as error:
             if not self._saving_fails:
                 self._tell(f"statistics cannot be saved now, counting goes on: {error}")
@@ -507,6 +507,33 @@ class SharedProvider:
             if self._saving_fails:
                 log.info("statistics can be saved again")
             self._saved, self._saving_fails = snapshot, False
+
+    def _save(self, block: Block, snapshot: Snapshot) -> bool:
+        """Save a snapshot of the block; returns False where the block was left while it was written.
+
+        By then another process, which left later, may have saved what is newer.
+        """
+        written = saved.write(saved.stats_directory(self.directory), snapshot)
+        try:
+            with self._locks.guard:
+                if self._block is not block or self._is_superseded(block):
+                    return False
+                with self._locks.table():
+                    written.put_in_place()
+        finally:
+            written.discard()
+        written.sync()
+        return True
+
+    def _is_superseded(self, block: Block) -> bool:
+        """Tell whether another block has come in the place of this one, whose file was removed by hand."""
+        if block.is_current():
+            return False
+        self._log_once(
+            f"the file of block {block.name} was removed while it was in use, and another one was made: what process"
+            f" {os.getpid()} counted in it is not saved, and others do not see it"
+        )
+        return True
 
     def _attached(self) -> Block | None:
         """Return the block, or None where it cannot be attached now; that was logged."""
