@@ -176,17 +176,19 @@ class Block:
         name = segment_name(directory)
         locks = lock_file(segment_path(name) + ".lock")
         with locks.table():
-            segment = _attach_finished(name)
-            if segment is None:
-                return cls._make(name, Layout(capacity, max_workers), locks, fill)
+            segment = None
             try:
-                return cls._join(segment, locks, capacity, max_workers)
+                segment = _attach_finished(name)
+                if segment is not None:
+                    return cls._join(segment, locks, capacity, max_workers)
             except DamagedBlockError as error:
-                segment.close()
+                if segment is not None:
+                    segment.close()
                 told = f"{error}; it was set aside as {set_segment_aside(name)}, and another one is made"
                 locks.guard.defer(lambda: log.error(told))
             except BaseException:
-                segment.close()
+                if segment is not None:
+                    segment.close()
                 raise
             return cls._make(name, Layout(capacity, max_workers), locks, fill)
 
@@ -215,6 +217,8 @@ class Block:
             locks.remove()
             segment.close()
             raise
+        finished = field_offset(HEADER, "finished")
+        segment.buf[finished : finished + 8] = (1).to_bytes(8, "little")
         segment.buf[:8] = MAGIC.to_bytes(8, "little")
         return block
 
@@ -453,6 +457,7 @@ def _attach_finished(name: str) -> Segment | None:
 
     Raises:
         BlockError: it is not this user's.
+        DamagedBlockError: its beginning was zeroed.
     """
     try:
         check_trust(name, os.stat(segment_path(name), follow_symlinks=False))
@@ -462,11 +467,31 @@ def _attach_finished(name: str) -> Segment | None:
     except ValueError:
         unlink_segment(name)
         return None
-    if segment.size >= PAGE and int.from_bytes(segment.buf[:8], "little") == 0:
+    if segment.size < PAGE or int.from_bytes(segment.buf[:8], "little"):
+        return segment
+    try:
+        _check_unfinished(segment)
+    finally:
         segment.close()
-        unlink_segment(name)
-        return None
-    return segment
+    unlink_segment(name)
+    return None
+
+
+def _check_unfinished(segment: Segment) -> None:
+    """Check that a block without a magic is one whose maker was killed, in which nothing was ever counted.
+
+    Raises:
+        BlockError: its beginning was zeroed, and processes use it.
+        DamagedBlockError: its beginning was zeroed.
+    """
+    header = read_header(segment.buf)
+    if not header["finished"] and (header["layout_version"] or segment.is_blank(PAGE)):
+        return
+    told = f"block {segment.name} is damaged: its beginning was zeroed"
+    layout = Layout(header["capacity"], header["max_workers"])
+    if layout.size == segment.size and WorkerTable(segment.buf, layout).live():
+        raise BlockError(f"{told}, and processes use it: stop them first, they save what they counted")
+    raise DamagedBlockError(told)
 
 
 def _adopt(buf: memoryview, layout: Layout) -> None:

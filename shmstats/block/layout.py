@@ -87,6 +87,7 @@ HEADER = np.dtype(
         ("families", "<u4"),  # records that stand for a whole metric
         ("index_slots", "<u4"),  # of the index, those in use: a power of two
         ("salt", "S16"),  # of the hash of keys
+        ("finished", "<u8"),  # 1 once there is a magic: without one the block was damaged then, not half made
     ]
 )
 

@@ -139,6 +139,7 @@ class LockFile:
         self.path = path
         self.guard = Guard()
         self._fd = -1
+        self._inode = (0, 0)
         self._table = _TableLock(self)
 
     def forget(self) -> None:
@@ -202,10 +203,21 @@ class LockFile:
         while True:
             if self._fd < 0:
                 self._fd = self._open()
-            self.lock(TABLE)
-            if os.fstat(self._fd).st_nlink:
+            try:
+                self.lock(TABLE)
+                found = os.fstat(self._fd)
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
+                self._fd = -1
+                continue
+            if (found.st_dev, found.st_ino) != self._inode:
+                # Somebody closed all descriptors of this process, and the number is that of a file of his.
+                self.unlock(TABLE)
+            elif found.st_nlink:
                 return
-            os.close(self._fd)
+            else:
+                os.close(self._fd)
             self._fd = -1
 
     def _open(self) -> int:
@@ -217,6 +229,7 @@ class LockFile:
                 f"lock file {self.path} belongs to user {found.st_uid} with mode {found.st_mode & 0o777:o};"
                 f" it must belong to user {os.geteuid()} with mode 600"
             )
+        self._inode = found.st_dev, found.st_ino
         return fd
 
 

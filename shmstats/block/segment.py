@@ -12,6 +12,7 @@ a store to a page that shared memory has no room for kills the process.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -114,11 +115,16 @@ class Segment(SharedMemory):
         ValueError: it is empty, as the one left by a process that was killed while creating it.
     """
 
+    _fd: int
+    _mmap: mmap.mmap | None
+    _inode: tuple[int, int] | None = None
+
     def __init__(self, name: str, size: int | None = None) -> None:
         if sys.version_info >= (3, 13):
             super().__init__(name, create=size is not None, size=size or 0, track=False)
         else:
             super().__init__(name, create=size is not None, size=size or 0)
+        self._inode = _inode_of(os.fstat(self._fd))
 
     @property
     def buf(self) -> memoryview:
@@ -131,8 +137,15 @@ class Segment(SharedMemory):
         """Do nothing: SharedMemory calls this when it cannot map, and that must not remove the block."""
 
     def stat(self) -> os.stat_result:
-        """Return the owner, mode and size of the segment's file."""
-        return os.fstat(self._fd)  # type: ignore[attr-defined]
+        """Return the owner, mode and size of the segment's file.
+
+        Raises:
+            OSError: the descriptor was closed, by this or by somebody else in this process.
+        """
+        found = os.fstat(self._fd)
+        if _inode_of(found) != self._inode:
+            raise OSError(errno.EBADF, "the descriptor is that of another file")
+        return found
 
     def is_linked(self) -> bool:
         """Tell whether the name still leads here; someone may have removed the file by hand."""
@@ -140,24 +153,68 @@ class Segment(SharedMemory):
             there = os.stat(segment_path(self.name), follow_symlinks=False)
         except FileNotFoundError:
             return False
-        return os.path.samestat(there, self.stat())
+        return _inode_of(there) == self._inode
+
+    def is_blank(self, offset: int) -> bool:
+        """Tell whether there is nothing but zeros from an offset on; memory that was never written is not touched."""
+        while True:
+            try:
+                offset = os.lseek(self._fd, offset, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return True
+                raise
+            content = os.pread(self._fd, 1 << 20, offset)
+            if content.strip(b"\0"):
+                return False
+            offset += len(content)
 
     def reserve(self, offset: int, length: int) -> None:
         """Have memory behind a range of bytes, which may be reserved in part already.
 
         Raises:
-            OSError: shared memory is full.
+            OSError: shared memory is full, or the segment closed.
         """
-        os.posix_fallocate(self._fd, offset, length)  # type: ignore[attr-defined]
+        if not self._has_descriptor():
+            self._open_again()
+        os.posix_fallocate(self._fd, offset, length)
+
+    def _has_descriptor(self) -> bool:
+        """Tell whether the descriptor is still ours: who becomes a daemon may close all, and numbers are given anew."""
+        try:
+            self.stat()
+        except OSError:
+            return False
+        return True
+
+    def _open_again(self) -> None:
+        """Open the segment's file anew.
+
+        Raises:
+            OSError: the segment was closed, or its file has another's place now.
+        """
+        if self._mmap is None:
+            raise OSError(errno.EBADF, "the segment is closed")
+        self._fd = os.open(segment_path(self.name), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if not self._has_descriptor():
+            os.close(self._fd)
+            self._fd = -1
+            raise OSError(errno.EBADF, "the file of the segment was removed")
 
     def close(self) -> None:
         """Unmap; where another thread is still reading, the mapping goes when it has finished."""
+        if self._inode is not None and not self._has_descriptor():
+            self._fd = -1  # it is not ours to close
         try:
             super().close()
         except BufferError:
             self._buf = None
             self._mmap = None
             super().close()
+
+
+def _inode_of(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 class ReadOnlySegment:

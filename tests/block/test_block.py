@@ -390,7 +390,8 @@ def test_a_file_removed_by_hand_is_made_anew_by_newcomers_and_not_by_leavers(
     stats.incr("c", "m", 10)
     inode = segment_file(data).stat().st_ino
     child.tell()
-    child.finish()
+    child.finish(quiet=False)
+    assert "was removed while it was in use" in child.stderr
     assert segment_file(data).stat().st_ino == inode
     assert stats.get("c", "m") == 10
 

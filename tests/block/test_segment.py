@@ -226,3 +226,24 @@ def test_a_small_shared_memory_kills_nobody(python: Any, size: str, tmp_path: Pa
     child.finish(quiet=False)
     assert "Traceback" not in child.stderr
     assert "No space" in child.stderr or "full" in child.stderr or size in ("64k", "96k")
+
+
+def test_who_closes_all_descriptors_counts_on_and_no_file_of_its_own_is_touched(python: Any, stats: Any) -> None:
+    """As code does that makes a daemon of its process. The numbers are given out again, to files of its own."""
+    code = """
+        import os
+        from shmstats import stats
+        stats.incr("c", "m")
+        kept = os.dup(1)
+        os.closerange(3, kept)
+        files = [open(f"own {number}", "w+b", buffering=0) for number in range(12)]
+        for number in range(600):
+            stats.incr("c", f"name {number}")
+        stats.incr("c", "m")
+        print([os.fstat(file.fileno()).st_size for file in files] == [0] * 12, len(stats.snapshot()["c"]))
+        os._exit(0)
+    """
+    # The background thread, whose descriptors are gone too, may say so.
+    assert python.run(code, quiet=False) == "True 601\n"
+    assert stats.get("c", "m") == 2
+    assert stats.get("c", "name 599") == 1

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import segment_file, wait_until
+from helpers import PythonRunner, segment_file, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tortures import debug, judge
@@ -304,6 +304,28 @@ def test_a_header_that_says_more_than_there_can_be_is_set_aside(image: Image, fi
     aside = Path(f"{image.file}.damaged")
     assert aside.read_bytes() == bytes(content)
     assert aside.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("zeroed", [8, 4096])
+def test_a_block_whose_beginning_was_zeroed_is_set_aside(image: Image, zeroed: int) -> None:
+    """It is no block whose maker was killed: something was counted in it."""
+    content = bytes(zeroed) + image.content[zeroed:]
+    told = image.use(content)
+    assert [line for line in told if "its beginning was zeroed; it was set aside as" in line], told
+    assert Path(f"{image.file}.damaged").read_bytes() == content
+
+
+def test_a_block_whose_beginning_is_zeroed_under_a_process_is_refused_and_its_counts_are_saved(
+    stats: Any, python: PythonRunner, data: Path
+) -> None:
+    stats.incr("c", "m", 7)
+    with segment_file(data).open("r+b") as file:
+        file.write(bytes(8))
+    code = "import shmstats\ntry: shmstats.init()\nexcept shmstats.BlockError as error: print(error)"
+    assert "processes use it: stop them first" in python.run(code)
+    stats.incr("c", "m", 100)
+    stats.close()
+    assert stats.get("c", "m") == 107
 
 
 def test_what_was_saved_is_used_where_the_block_is_damaged(
