@@ -52,7 +52,7 @@ class _Run:
     def __init__(self) -> None:
         self.told, self._tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may fork, in the middle of a fork too
         self._ending = False
         self._over = False
 
@@ -81,7 +81,7 @@ class _Run:
 
     def abandon(self) -> None:
         """Close what there is, where there is no thread."""
-        self._lock = threading.Lock()  # who held it is another process's thread
+        self._lock = threading.RLock()  # who held it is another process's thread
         if not self._over:
             self._close()
 
@@ -109,7 +109,7 @@ class Agent:
         self._listener: Listener | None = None
         self._run: _Run | None = None
         self._due = [0.0] * len(tasks)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may stop what this very thread starts
         self._stopped = False
         _agents.add(self)
 
@@ -124,15 +124,20 @@ class Agent:
                 log.warning("the debug endpoints will not show process %d: %s", os.getpid(), error)
             self._due = [time.monotonic() + task.interval for task in self._tasks]
             self._resume()
+            if self._stopped:
+                self._end()
 
     def stop(self) -> None:
         """End the thread and remove the socket, for good."""
         with self._lock:
             self._stopped = True
-            self._pause(_STOP_SECONDS)
-            if self._listener is not None:
-                self._listener.close()
-                self._listener = None
+            self._end()
+
+    def _end(self) -> None:
+        self._pause(_STOP_SECONDS)
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
     def _resume(self) -> None:
         """Start the thread; where that is not possible this process goes on without it."""
@@ -176,7 +181,7 @@ class Agent:
         if run is not None and run.thread is not threading.current_thread():
             run.abandon()
         self._listener = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def _work(self, run: _Run, listener: Listener | None) -> None:
         """Work until the thread is to end."""
@@ -207,20 +212,31 @@ class Agent:
 
 
 _agents: weakref.WeakSet[Agent] = weakref.WeakSet()
-_paused: list[Agent] = []
+
+#: Held from before a fork until after it: threads that fork at once do so one after the other.
+_forking = threading.RLock()
+
+#: The agents that were paused for a fork; for each one that a signal handler makes in the middle of it, its own.
+_paused: list[list[Agent]] = []
 
 
 def _before_fork() -> None:
-    _paused[:] = [agent for agent in list(_agents) if agent._pause(_FORK_SECONDS)]
+    _forking.acquire()
+    _paused.append([agent for agent in list(_agents) if agent._pause(_FORK_SECONDS)])
 
 
 def _after_fork_in_parent() -> None:
-    for agent in _paused:
-        agent._go_on()
-    _paused.clear()
+    try:
+        for agent in _paused.pop() if _paused else ():
+            agent._go_on()
+    finally:
+        with suppress(RuntimeError):  # it is not held where a signal handler broke off what comes before
+            _forking.release()
 
 
 def _after_fork_in_child() -> None:
+    global _forking
+    _forking = threading.RLock()
     _paused.clear()
     for agent in _agents:
         agent._forget()

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import BOUND, wait_until
+from helpers import BOUND, PythonRunner, wait_until
 
 from shmstats import agent as agents
 from shmstats.agent import Agent, Task
+from shmstats.questions import Listener
 
 #: Set when the task was run.
 ran = threading.Event()
@@ -153,3 +154,43 @@ def test_a_fork_leaves_it_running_in_the_parent_even_if_another_cannot_be_starte
     agents._after_fork_in_parent()
     assert threads() == 1
     other.stop()
+
+
+def test_it_can_be_stopped_in_the_middle_of_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a signal handler, which runs in the thread that starts it."""
+    socket = tmp_path / "socket"
+    agent = Agent([Task(0.001, ran.set)], str(socket), {})
+    listener = agents.Listener
+
+    def interrupted(path: str) -> Listener:
+        agent.stop()
+        return listener(path)
+
+    monkeypatch.setattr(agents, "Listener", interrupted)
+    starting = threading.Thread(target=agent.start, daemon=True)
+    starting.start()
+    starting.join(BOUND)
+    assert not starting.is_alive()
+    assert threads() == 0
+    assert not socket.exists()
+
+
+def test_there_is_one_after_threads_have_forked_at_once(python: PythonRunner) -> None:
+    code = """
+        import os, sys, threading
+        from shmstats import stats
+        sys.setswitchinterval(0.00001)
+        stats.incr("c", "m")
+        def fork():
+            for _ in range(100):
+                if (pid := os.fork()) == 0:
+                    os._exit(0)
+                os.waitpid(pid, 0)
+        threads = [threading.Thread(target=fork) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print(sum(thread.name == "shmstats-agent" for thread in threading.enumerate()))
+    """
+    assert python.run(code) == "1\n"
