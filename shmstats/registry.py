@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from . import config
 from .block import DeclarationError
 from .block.cells import Counter, Gauge, Histogram, Recorder, Series
+from .block.layout import INT64_MAX, INT64_MIN
 from .block.lock import Guard
 from .block.names import check_text
 from .declarations import Buckets, make_declaration
@@ -40,9 +41,6 @@ RESERVED = ("system", OWN)
 _Handle = TypeVar("_Handle", bound=Series)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-_INT64_MAX = 2**63 - 1
-_INT64_MIN = -(2**63)
 
 #: The configuration in the place of one with an error. It needs no current directory, and its data directory can
 #: never be one.
@@ -762,15 +760,15 @@ def _integer(what: str, value: object) -> int:
         TypeError: it is not an integer.
         OverflowError: it does not fit 64 bits.
     """
-    if type(value) is int and _INT64_MIN <= value <= _INT64_MAX:
+    if type(value) is int and INT64_MIN <= value <= INT64_MAX:
         return value
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{what} must be an integer, not {type(value).__name__} ({value!r:.80})") from None
-    if not _INT64_MIN <= number <= _INT64_MAX:
+    if not INT64_MIN <= number <= INT64_MAX:
         found = str(number) if number.bit_length() <= 256 else f"an integer of {number.bit_length()} bits"
-        raise OverflowError(f"{what} must fit 64 bits ({_INT64_MIN} to {_INT64_MAX}), not {found}")
+        raise OverflowError(f"{what} must fit 64 bits ({INT64_MIN} to {INT64_MAX}), not {found}")
     return number
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from .layout import INT64_MAX, INT64_MIN
 from .lock import FIRST_CELL, LockFile
 
 CORE = "Python"
@@ -28,12 +29,9 @@ CELL_LAYOUT = {"lock": (0, 4), "seq": (4, 4), "value": (8, 8), "size": 16}
 _CELL_BYTES = 16
 _CELLS_PER_PAGE = 4096 // _CELL_BYTES
 
-_INT64_MAX = 2**63 - 1
-_INT64_MIN = -(2**63)
-
 
 def _saturated(value: int) -> int:
-    return min(max(value, _INT64_MIN), _INT64_MAX)
+    return min(max(value, INT64_MIN), INT64_MAX)
 
 
 #: A gauge is an int and a double; a contribution to one has behind them whose it is, and when it was made.
@@ -54,7 +52,7 @@ def _finite(value: float) -> float:
 
 def _fits_gauge(value: object) -> bool:
     """Whether it is an exact int that fits 64 bits, or an exact float."""
-    return type(value) is float or (type(value) is int and _INT64_MIN <= value <= _INT64_MAX)
+    return type(value) is float or (type(value) is int and INT64_MIN <= value <= INT64_MAX)
 
 
 def _is_finite(value: object) -> bool:
@@ -167,7 +165,7 @@ class Cells:
             if not usable:
                 return False
             total = self._values[2 * cell + 1] + n
-            self._values[2 * cell + 1] = total if _INT64_MIN <= total <= _INT64_MAX else _saturated(total)
+            self._values[2 * cell + 1] = total if INT64_MIN <= total <= INT64_MAX else _saturated(total)
             full = self._limit > 0 and self._hold(operations)
         if full:
             self._flush_full()
@@ -563,7 +561,7 @@ class Series:
 
     def _count(self, n: object) -> bool:
         """Add ``n`` at once, or return False where that needs the recorder."""
-        if type(n) is not int or not _INT64_MIN <= n <= _INT64_MAX or (n < 0 and self._monotonic):
+        if type(n) is not int or not INT64_MIN <= n <= INT64_MAX or (n < 0 and self._monotonic):
             return False
         return self._bound and self._cells.add_at(self._cell, n, self._generation)  # type: ignore[union-attr]
 
@@ -578,7 +576,7 @@ class Counter(Series):
 
     def decr(self, n: int = 1) -> None:
         """Take n away."""
-        if type(n) is not int or n > _INT64_MAX or not self._count(-n):
+        if type(n) is not int or n > INT64_MAX or not self._count(-n):
             self.recorder._count_series(-1, self, n)
 
 
@@ -629,7 +627,7 @@ class Histogram(Series):
 
     def _observe(self, value: object) -> bool:
         if type(value) is int:
-            plain = 0 <= value <= _INT64_MAX
+            plain = 0 <= value <= INT64_MAX
         else:
             plain = type(value) is float and 0 <= value <= sys.float_info.max
         if not (plain and self._bound and self._bounds is not None):
@@ -675,7 +673,7 @@ class Recorder:
     def _counted(self, sign: int, category: object, metric: object, n: object) -> bool:
         """Count by the handle of a name, if there is one and that is all that is needed."""
         series = self._handle(category, metric)
-        return type(series) is Counter and type(n) is int and n <= _INT64_MAX and series._count(sign * n)
+        return type(series) is Counter and type(n) is int and n <= INT64_MAX and series._count(sign * n)
 
     def _handle(self, category: object, metric: object) -> Series | None:
         if type(category) is not str or type(metric) is not str:

@@ -60,6 +60,10 @@ PROTOCOLS = {1: "compare-and-swap", 2: "record locks"}
 #: Worker slots of a block: the number of processes that can count at one time.
 WORKER_SLOTS = 4095
 
+#: What the integer of a cell can be.
+INT64_MIN = -(2**63)
+INT64_MAX = 2**63 - 1
+
 #: Slots that a new index has.
 FIRST_INDEX_SLOTS = 1024
 

@@ -25,15 +25,13 @@ from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Valu
 from .cells import sum_columns
 from .declarations import decode_declaration
 from .header import check_layout, read_header
-from .layout import CELL, CELLS_PER_PAGE, HEADER, NAME, PAGE, PROTOCOLS, Layout
+from .layout import CELL, CELLS_PER_PAGE, HEADER, INT64_MAX, INT64_MIN, NAME, PAGE, PROTOCOLS, Layout
 from .names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, Record, read_note
 from .segment import DamagedBlockError, ReadOnlySegment, segment_name
 from .workers import WorkerTable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-_INT64 = np.iinfo(np.int64)
 
 #: A sum of rows cannot leave 64 bits while every cell is smaller than this over the number of rows.
 _SAFE = 2**62
@@ -588,7 +586,7 @@ def _each_once(snapshot: Snapshot) -> Snapshot:
 
 
 def _saturated(value: int) -> int:
-    return min(max(value, int(_INT64.min)), int(_INT64.max))
+    return min(max(value, INT64_MIN), INT64_MAX)
 
 
 def _whole_pages(size: int) -> int:

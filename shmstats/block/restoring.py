@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ..series import Declaration, Distribution, Kind, Mode, Name, Value
 from .block import PLAIN, SHARED_ROW, Block
+from .layout import INT64_MAX, INT64_MIN
 from .names import (
     FAMILY,
     MEMBER,
@@ -22,9 +23,6 @@ from .names import (
     overflow_key,
     width_of,
 )
-
-_INT64_MAX = 2**63 - 1
-_INT64_MIN = -(2**63)
 
 
 class _Saved(NamedTuple):
@@ -156,10 +154,10 @@ def _reason_against(block: Block, name: Name, key: bytes, value: Value) -> str:
         buckets = width_of(declared) - 2
         if not isinstance(value, Distribution) or len(value.buckets) != buckets:
             return f"a histogram must have {buckets} buckets: {value!r:.80}"
-        fits = all(_INT64_MIN <= bucket <= _INT64_MAX for bucket in value.buckets)
+        fits = all(INT64_MIN <= bucket <= INT64_MAX for bucket in value.buckets)
         return "" if fits else "a bucket does not fit 64 bits"
     if isinstance(value, Distribution) or (name.kind is Kind.COUNTER and not isinstance(value, int)):
         return f"a {name.kind.name.lower()} cannot be {value!r:.80}"
-    if isinstance(value, int) and not _INT64_MIN <= value <= _INT64_MAX:
+    if isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX:
         return f"{value!r:.80} does not fit 64 bits"
     return ""

@@ -35,6 +35,7 @@ from ..block import (
 )
 from ..block.buffer import Buffer
 from ..block.cells import Counter, Gauge, Histogram, Series
+from ..block.layout import INT64_MAX, INT64_MIN
 from ..block.lock import SAVER, lock_file
 from ..block.names import DEFAULT_BOUNDS, decode_key, encode_key, overflow_key
 from ..block.segment import segment_path
@@ -61,9 +62,6 @@ Labels = tuple[tuple[str, str], ...]
 _Result = TypeVar("_Result")
 
 _RETRY_SECONDS = 1.0
-
-_INT64_MAX = 2**63 - 1
-_INT64_MIN = -(2**63)
 
 
 class KindError(ValueError):
@@ -287,9 +285,9 @@ class SharedProvider:
         Raises:
             KindError: the name is neither.
         """
-        while isinstance(n, int) and n > _INT64_MAX:  # what taking the lowest integer away amounts to
-            self._operate(self._count, series, _INT64_MAX)
-            n -= _INT64_MAX
+        while isinstance(n, int) and n > INT64_MAX:  # what taking the lowest integer away amounts to
+            self._operate(self._count, series, INT64_MAX)
+            n -= INT64_MAX
         self._operate(self._count, series, n)
 
     def set(self, series: Series, value: int | float) -> None:
@@ -763,7 +761,7 @@ class SharedProvider:
     def _add_in_steps(self, block: Block, row: int, record: Record, n: int) -> int:
         """Add to a cell what may be more than 64 bits; returns what did not go in, as the cell is full."""
         while n:
-            step = min(max(n, _INT64_MIN), _INT64_MAX)
+            step = min(max(n, INT64_MIN), INT64_MAX)
             before = block.cells.load(row, record.cell)
             block.cells.add(row, record.cell, step, block.cells.generation)
             added = block.cells.load(row, record.cell) - before

@@ -16,13 +16,12 @@ from typing import Any
 from ... import series as core
 from ...block import Block
 from ...block.cells import Counter, Gauge, Histogram, Series
+from ...block.layout import INT64_MAX
 from ...block.names import encode_key
 from ...providers.shared import SharedProvider
 from ...series import Kind, Labels, Mode
 from .family import CATEGORY, Family
 from .storage import ExemplarFields, Storage
-
-_INT64_MAX = 2**63 - 1
 
 
 class _Kept:
@@ -86,9 +85,9 @@ class CounterValue(_Kept):
         if shared is None:
             return
         if hasattr(amount, "__index__"):
-            shared.count(series, min(operator.index(amount), _INT64_MAX))
+            shared.count(series, min(operator.index(amount), INT64_MAX))
         elif (number := float(amount)).is_integer():
-            shared.count(series, min(int(number), _INT64_MAX))
+            shared.count(series, min(int(number), INT64_MAX))
         elif math.isfinite(number):
             self._count_fraction(shared, number)
         else:
@@ -275,5 +274,5 @@ def _number(value: Any) -> int | float:
     """Return a number as a gauge holds it: any float, or an int of 64 bits."""
     if hasattr(value, "__index__"):
         number = operator.index(value)
-        return number if abs(number) <= _INT64_MAX else float(number)
+        return number if abs(number) <= INT64_MAX else float(number)
     return float(value)
