@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..series import Labels
 from .lock import LockFile
 
 CORE: str
@@ -115,14 +116,14 @@ class Series:
     """A handle: one statistic, bound to its cell."""
 
     def __init__(
-        self, recorder: Any, category: str, metric: str, labels: tuple[tuple[str, str], ...] = ()
+        self, recorder: Any, category: str, metric: str, labels: Labels = ()
     ) -> None: ...
     @property
     def category(self) -> str: ...
     @property
     def metric(self) -> str: ...
     @property
-    def labels(self) -> tuple[tuple[str, str], ...]: ...
+    def labels(self) -> Labels: ...
     @property
     def value(self) -> Any: ...
     @property

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..series import Labels
 from .layout import INT64_MAX, INT64_MIN
 from .lock import FIRST_CELL, LockFile
 
@@ -514,7 +515,7 @@ class Series:
     """A handle: one statistic, bound to its cell."""
 
     def __init__(
-        self, recorder: Any, category: str, metric: str, labels: tuple[tuple[str, str], ...] = ()
+        self, recorder: Any, category: str, metric: str, labels: Labels = ()
     ) -> None:
         self.recorder = recorder
         self.category = category

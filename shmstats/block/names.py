@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..hashing import blake2b
-from ..series import Declaration, Kind, Mode
+from ..series import Declaration, Kind, Labels, Mode
 from .cells import Cells
 from .layout import DELETED, HEADER, NAME, PAGE, Layout, field_offset, struct_of
 from .segment import BlockError
@@ -159,14 +159,14 @@ def check_text(what: str, text: object) -> str:
     return text
 
 
-def encode_key(category: str, metric: str, labels: tuple[tuple[str, str], ...] = ()) -> bytes:
+def encode_key(category: str, metric: str, labels: Labels = ()) -> bytes:
     """Return the key of a name whose parts were checked."""
     if not labels:
         return f"{category}\0{metric}".encode()
     return "\0".join((category, metric, *(part for pair in labels for part in pair))).encode()
 
 
-def decode_key(key: bytes) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+def decode_key(key: bytes) -> tuple[str, str, Labels]:
     """Return category, metric and labels of a key."""
     category, metric, *rest = key.decode().split("\0")
     return category, metric, tuple(zip(rest[::2], rest[1::2], strict=True))

@@ -66,7 +66,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
-from shmstats.series import Kind, Name, label_text
+from shmstats.series import Kind, Labels, Name, label_text
 
 
 class Type(Enum):
@@ -118,7 +118,7 @@ class Series(NamedTuple):
     """One statistic's place in the exposition: its family and its labels, ready but for escaping."""
 
     family: Family
-    labels: tuple[tuple[str, str], ...]
+    labels: Labels
 
 
 class Figure(NamedTuple):
@@ -191,7 +191,7 @@ class Namer:
             self._take(family, marked + own)
         return Series(family, marked + own)
 
-    def _take(self, family: Family, labels: tuple[tuple[str, str], ...]) -> bool:
+    def _take(self, family: Family, labels: Labels) -> bool:
         """Whether nobody had this sample; an empty label counts as none, as it does in Prometheus."""
         sample = Series(family, tuple([pair for pair in labels if pair[1]]))
         if sample in self._taken:
@@ -248,7 +248,7 @@ class Namer:
         self._take(family, labels)
         return Series(family, labels)
 
-    def _clean_labels(self, labels: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    def _clean_labels(self, labels: Labels) -> Labels:
         names = tuple(name for name, _ in labels)
         cleaned = self._label_names.get(names)
         if cleaned is None:

@@ -41,7 +41,7 @@ from ..block.names import DEFAULT_BOUNDS, decode_key, encode_key, overflow_key
 from ..block.segment import segment_path
 from ..config import Settings
 from ..questions import remove_stale, socket_path
-from ..series import Declaration, Distribution, Kind, Mode, Snapshot, Value
+from ..series import Declaration, Distribution, Kind, Labels, Mode, Snapshot, Value
 
 log = logging.getLogger("shmstats")
 
@@ -56,8 +56,6 @@ LOCKS_TAKEN_OVER = "locks_taken_over"
 OPERATIONS_HELD = "operations_held"
 FLUSHES = "flushes"
 FLUSH = "flush"
-
-Labels = tuple[tuple[str, str], ...]
 
 _Result = TypeVar("_Result")
 
