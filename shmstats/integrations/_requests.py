@@ -24,7 +24,6 @@ Nothing here raises into the application, once it runs; what fails is logged onc
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -33,8 +32,7 @@ from .. import registry as registries
 from ..block.names import MAX_TEXT_BYTES, check_text
 from ..declarations import check_buckets
 from ..labels import check_label_names
-
-log = logging.getLogger("shmstats")
+from ._failures import Failures
 
 #: The route of a request that no route was found for.
 UNMATCHED = "<unmatched>"
@@ -131,7 +129,7 @@ class Requests:
         self.enter_websocket: Callable[[], None] = self._first_enter_websocket
         self.leave_websocket: Callable[[], None] = _nothing
         self._prepared = False
-        self._told: set[str] = set()
+        self._failures = Failures()
         self._series: dict[tuple[str, str, Any, tuple[str, ...]], tuple[Callable[..., None], ...]] = {}
 
     def finish(
@@ -220,9 +218,7 @@ class Requests:
 
     def tell(self, what: str, error: BaseException) -> None:
         """Log something that failed, once."""
-        if what not in self._told:
-            self._told.add(what)
-            log.error("%s: %r", what, error, exc_info=error)
+        self._failures.tell(what, error)
 
     # The first request ------------------------------------------------------------------------
 
@@ -281,14 +277,8 @@ class Requests:
         return self._stats.gauge(self._category, metric)
 
     def _declare(self, metric: str, kind: str, help_: str, **more: Any) -> None:
-        """Declare a metric. One that is declared otherwise is used so: new workers must start beside old ones.
-
-        For the same reason no label names are declared: a reload may add one.
-        """
-        try:
-            self._stats.declare(self._category, metric, kind=kind, help=help_, **more)
-        except Exception as error:
-            self.tell(f"the metric {metric} stays as it is declared", error)
+        """Declare a metric, without its label names: a reload may add one."""
+        self._failures.declare(self._stats, self._category, metric, kind, help_, **more)
 
     def _find_series(
         self, method: str, route: str, status: str | int | Cut, labels: tuple[str, ...]

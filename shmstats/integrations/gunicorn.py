@@ -49,6 +49,7 @@ from time import monotonic, perf_counter
 from typing import Any, ParamSpec
 
 from .. import registry as registries
+from ._failures import Failures
 from ._requests import CLIENT_LEFT, DURATIONS, METHODS, OTHER, Cut, status_label
 
 log = logging.getLogger("shmstats")
@@ -103,14 +104,7 @@ _MEMORY_SECONDS = 1.0
 
 _Arguments = ParamSpec("_Arguments")
 
-_told: set[str] = set()
-
-
-def _tell(what: str, error: Exception) -> None:
-    """Log something that failed, once."""
-    if what not in _told:
-        _told.add(what)
-        log.error("%s failed: %r", what, error, exc_info=error)
+_failures = Failures()
 
 
 def _harmless(hook: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
@@ -121,17 +115,14 @@ def _harmless(hook: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
         try:
             hook(*args, **kwargs)
         except Exception as error:
-            _tell(f"{__name__}.{hook.__name__}", error)
+            _failures.tell(f"{__name__}.{hook.__name__} failed", error)
 
     return harmless
 
 
 def _declare(metric: str, kind: str, help_: str, **more: Any) -> None:
-    """Declare a metric. One that is declared otherwise is used so: new workers must start beside old ones."""
-    try:
-        registries.stats.declare(CATEGORY, metric, kind=kind, help=help_, **more)
-    except Exception as error:
-        _tell(f"the declaration of {metric}", error)
+    """Declare a metric of these hooks; one that is declared otherwise is used so."""
+    _failures.declare(registries.stats, CATEGORY, metric, kind, help_, **more)
 
 
 # The master -----------------------------------------------------------------------------------
@@ -398,7 +389,7 @@ def _leave_at_signals(worker: Any) -> None:
             worker_exit(None, worker)
             registries.stats.close()
         except Exception as error:
-            _tell("leaving the block", error)
+            _failures.tell("leaving the block failed", error)
         finally:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
@@ -418,7 +409,7 @@ def _measure_at_every_notification(worker: Any) -> None:
         try:
             measure()
         except Exception as error:
-            _tell("measuring memory", error)
+            _failures.tell("measuring memory failed", error)
 
     worker.notify = notify_and_measure
     measure()
@@ -454,7 +445,7 @@ def _begin() -> None:
         if _worker is not None:
             _worker.begin()
     except Exception as error:
-        _tell("counting requests in progress", error)
+        _failures.tell("counting requests in progress failed", error)
 
 
 def _finish(method: str, status: str | int | Cut, began: float) -> None:
@@ -462,4 +453,4 @@ def _finish(method: str, status: str | int | Cut, began: float) -> None:
         if _worker is not None:
             _worker.finish(method, status_label(status), began)
     except Exception as error:
-        _tell("counting a request", error)
+        _failures.tell("counting a request failed", error)

@@ -32,6 +32,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 
+from ..once import Once
 from . import Provider
 
 log = logging.getLogger("shmstats")
@@ -92,7 +93,7 @@ class GuardedProvider:
         self._courier = _Courier(provider)
         self._strikes = 0
         self._struck_at = float("-inf")
-        self._noted = False
+        self._logged = Once()
         self._cut_off = False
         self._cutting = _thread.allocate_lock()
         _guards.add(self)
@@ -238,8 +239,7 @@ class GuardedProvider:
 
     def _fail(self, reason: str) -> None:
         self._report(FAILURES)
-        if not self._noted:
-            self._noted = True
+        if self._logged.first("failure"):
             log.warning("provider %s failed, further failures are only counted: %s", self.name, reason)
 
     def _cut(self, reason: str) -> None:

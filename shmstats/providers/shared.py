@@ -40,6 +40,7 @@ from ..block.lock import SAVER, lock_file
 from ..block.names import DEFAULT_BOUNDS, decode_key, encode_key, overflow_key
 from ..block.segment import segment_path
 from ..config import Settings
+from ..once import Once
 from ..questions import remove_stale, socket_path
 from ..series import Declaration, Distribution, Kind, Labels, Mode, Snapshot, Value
 
@@ -94,7 +95,7 @@ class SharedProvider:
         self.ending = False
         self._retry_at = 0.0
         self._dropped = 0
-        self._logged: set[str] = set()
+        self._logged = Once()
         self._declared = {} if declared is None else declared
         self._direct = True
         self._answers: dict[str, Callable[[], Any]] = {"stacks": inspect.stacks, "memory": inspect.memory}
@@ -806,8 +807,7 @@ class SharedProvider:
             block.cells.add(block.row_for(record), record.cell, n, block.cells.generation)
 
     def _log_once(self, text: str) -> None:
-        if text not in self._logged:
-            self._logged.add(text)
+        if self._logged.first(text):
             self._tell(text)
 
     def _tell(self, text: str) -> None:

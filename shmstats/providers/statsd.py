@@ -37,6 +37,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from ..config import StatsdSettings
+from ..once import Once
 
 log = logging.getLogger("shmstats")
 
@@ -106,7 +107,7 @@ class StatsdProvider:
         self.dropped = 0
         self._settings = settings
         self._report_to = report
-        self._logged: set[str] = set()
+        self._logged = Once()
         self._sender = _Sender(self, settings)
         _providers.add(self)
 
@@ -165,8 +166,7 @@ class StatsdProvider:
         """Count a failure, and log the first of its kind."""
         self.failures += 1
         self._report(FAILURES)
-        if kind not in self._logged:
-            self._logged.add(kind)
+        if self._logged.first(kind):
             log.error("%s: %s, further ones are only counted: %s", self.name, kind, error)
 
     def note_dropped(self, operations: int) -> None:
@@ -174,8 +174,7 @@ class StatsdProvider:
         self.dropped += operations
         for _ in range(operations):
             self._report(OPERATIONS_DROPPED)
-        if "dropped" not in self._logged:
-            self._logged.add("dropped")
+        if self._logged.first("dropped"):
             log.error("%s: operations were dropped because too much is held, or too long", self.name)
 
     def _take(self, operation: _Operation) -> None:

@@ -16,6 +16,7 @@ from typing import Protocol
 from ...block import Block, DeclarationError
 from ...block.cells import Gauge, Series
 from ...block.names import INHERITED, OVERFLOW, decode_key, encode_key
+from ...once import Once
 from ...providers.shared import OWN, SharedProvider
 from ...questions import ask_all, socket_path
 from ...registry import Registry
@@ -59,7 +60,7 @@ class Storage:
         self._functions: dict[tuple[str, Labels], tuple[Settable, Callable[[], float]]] = {}
         self._announced = 0
         self._plan = Plan((), {})
-        self._told: set[str] = set()
+        self._told = Once()
 
     @property
     def registry(self) -> Registry:
@@ -245,8 +246,7 @@ class Storage:
             text: of it.
             about: what it is about, where the text may be another each time.
         """
-        if (about or text) not in self._told:
-            self._told.add(about or text)
+        if self._told.first(about or text):
             log.warning(text)
 
     # Functions of gauges -----------------------------------------------------------------------
