@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -32,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 if importlib.util.find_spec("shmstats") is None:
     sys.path.insert(0, str(ROOT))
 
-from helpers import SHARED_MEMORY, PythonRunner, segment_of  # noqa: E402
+from helpers import BOUND, SHARED_MEMORY, PythonRunner, segment_of  # noqa: E402
 
 # The workers of pytest-xdist ignore SIGINT, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -210,3 +211,11 @@ def _kill(pid: int) -> None:
         os.kill(pid, 9)
     except ProcessLookupError:
         return
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    """A process that does nothing; returns its pid."""
+    with subprocess.Popen(["sleep", str(BOUND)]) as process:
+        yield process.pid
+        process.kill()

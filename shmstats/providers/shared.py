@@ -18,7 +18,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .. import inspect
 from .. import snapshot as saved
 from ..agent import Agent, Task
 from ..block import (
@@ -40,9 +39,11 @@ from ..block.lock import SAVER, lock_file
 from ..block.names import DEFAULT_BOUNDS, decode_key, encode_key, overflow_key
 from ..block.segment import segment_path
 from ..config import Settings
+from ..inspect import memory
 from ..once import Once
 from ..questions import remove_stale, socket_path
 from ..series import Declaration, Distribution, Kind, Labels, Mode, Snapshot, Value
+from ..stacks import stacks
 
 log = logging.getLogger("shmstats")
 
@@ -98,7 +99,7 @@ class SharedProvider:
         self._logged = Once()
         self._declared = {} if declared is None else declared
         self._direct = True
-        self._answers: dict[str, Callable[[], Any]] = {"stacks": inspect.stacks, "memory": inspect.memory}
+        self._answers: dict[str, Callable[[], Any]] = {"stacks": stacks, "memory": memory}
         _providers.add(self)
 
     @property

@@ -13,9 +13,10 @@ from typing import Any
 
 from flask import Response
 
-from .. import inspect
 from ..block import Block, Worker
+from ..inspect import memory, pool_figures, process_memory
 from ..questions import ask_all, socket_path
+from ..stacks import grouped, stacks
 from .blueprint import attached, blueprint
 from .responses import json_response
 
@@ -25,17 +26,17 @@ from .responses import json_response
 def goroutines() -> Response:
     """Answer what every thread, asyncio task and greenlet of every worker does, grouped by equal stacks."""
     block = attached().attach()
-    answers = _ask(block, block.reader.workers.live(), "stacks", inspect.stacks)
-    return json_response(inspect.grouped({worker.pid: answer for worker, answer in answers}))
+    answers = _ask(block, block.reader.workers.live(), "stacks", stacks)
+    return json_response(grouped({worker.pid: answer for worker, answer in answers}))
 
 
 @blueprint.get("/debug/pool/bytes")
 def pool_bytes() -> Response:
     """Answer how much of the block is in use, and how much memory each worker uses."""
     block = attached().attach()
-    answers = _ask(block, block.reader.workers.live(), "memory", inspect.memory)
+    answers = _ask(block, block.reader.workers.live(), "memory", memory)
     document = {
-        "block": inspect.pool_figures(block.reader),
+        "block": pool_figures(block.reader),
         "workers": [_worker_figures(worker, answer) for worker, answer in answers],
     }
     return json_response(document)
@@ -46,7 +47,7 @@ def _worker_figures(worker: Worker, answer: dict[str, Any] | None) -> dict[str, 
         "pid": worker.pid,
         "row": worker.row,
         "answered": answer is not None,
-        **inspect.process_memory(worker.pid),
+        **process_memory(worker.pid),
         "buffered_operations": worker.held,
         **(answer or {"allocator": None, "gc": None}),
     }
