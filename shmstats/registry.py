@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import multiprocessing.util
-import operator
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -20,9 +18,17 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import config
+from .arguments import (
+    check_category,
+    check_duration,
+    check_handle,
+    check_integer,
+    check_moment,
+    check_no_names,
+    check_number,
+)
 from .block import DeclarationError
 from .block.cells import Counter, Gauge, Histogram, Recorder, Series
-from .block.layout import INT64_MAX, INT64_MIN
 from .block.lock import Guard
 from .block.names import check_text
 from .declarations import Buckets, make_declaration
@@ -34,9 +40,6 @@ from .series import Declaration, Labels, Snapshot, Value, by_category
 from .timer import Timer
 
 log = logging.getLogger("shmstats")
-
-#: Categories that user code cannot count into.
-RESERVED = ("system", OWN)
 
 _Handle = TypeVar("_Handle", bound=Series)
 
@@ -158,7 +161,7 @@ class Registry(Recorder):
             ValueError: an argument is not allowed.
             DeclarationError: it is declared, or used, otherwise by a process that uses the block.
         """
-        category, metric = _countable(category), check_text("metric", metric)
+        category, metric = check_category(category), check_text("metric", metric)
         names = None if labelnames is None else check_label_names("labelnames", labelnames)
         declared = make_declaration(kind, help, unit, buckets, mode, names)
         shared = self.shared
@@ -178,7 +181,7 @@ class Registry(Recorder):
             value: a signed 64-bit integer.
             labels: label names and values.
         """
-        value = _integer("value", value)
+        value = check_integer("value", value)
         series = self._made(category, metric, Gauge, labels)
         self._deliver(
             SharedProvider.set,
@@ -328,7 +331,7 @@ class Registry(Recorder):
             ValueError: it has no time zone.
         """
         series = self._made(category, metric, Series, labels)
-        moment = datetime.now(UTC) if moment is None else _moment("moment", moment)
+        moment = datetime.now(UTC) if moment is None else check_moment("moment", moment)
         self._deliver(
             SharedProvider.note,
             series,
@@ -510,17 +513,17 @@ class Registry(Recorder):
             self._count(-1, category, metric, n, labels)
 
     def _count(self, sign: int, category: str, metric: str, n: int, labels: Mapping[str, str] | None) -> None:
-        n = _integer("n", n)
+        n = check_integer("n", n)
         series = self._made(category, metric, Counter, labels)
         self._deliver_count(sign, series, n)
         self._keep_bound(series)
 
     def _count_series(self, sign: int, series: Series, n: int | float) -> None:
         if isinstance(series, Gauge) and not hasattr(n, "__index__"):
-            self._move_series(series, sign * _number("n", n))
+            self._move_series(series, sign * check_number("n", n))
             return
-        whole = _integer("n", n)
-        _check_handle(series)
+        whole = check_integer("n", n)
+        check_handle(series)
         self._deliver_count(sign, series, whole)
 
     def _deliver_count(self, sign: int, series: Series, n: int) -> None:
@@ -535,7 +538,7 @@ class Registry(Recorder):
 
     def _move_series(self, series: Gauge, n: int | float) -> None:
         """Add what is no integer to a gauge; further providers get what that makes."""
-        _check_handle(series)
+        check_handle(series)
         self._deliver(
             SharedProvider.count,
             series,
@@ -554,16 +557,16 @@ class Registry(Recorder):
     ) -> Gauge | Labelled[Gauge] | None:
         if value is _MISSING:
             return self._handle_of(category, metric, Gauge, labels, labelnames)
-        _check_no_names(labelnames)
-        value = _number("value", value)
+        check_no_names(labelnames)
+        value = check_number("value", value)
         series = self._made(category, metric, Gauge, labels)
         series.set(value)
         self._keep_bound(series)
         return None
 
     def _set_series(self, series: Series, value: int | float) -> None:
-        value = _number("value", value)
-        _check_handle(series)
+        value = check_number("value", value)
+        check_handle(series)
         self._deliver(
             SharedProvider.set,
             series,
@@ -582,16 +585,16 @@ class Registry(Recorder):
     ) -> Histogram | Labelled[Histogram] | None:
         if milliseconds is _MISSING:
             return self._handle_of(category, metric, Histogram, labels, labelnames)
-        _check_no_names(labelnames)
-        milliseconds = _duration("milliseconds", milliseconds)
+        check_no_names(labelnames)
+        milliseconds = check_duration("milliseconds", milliseconds)
         series = self._made(category, metric, Histogram, labels)
         series.observe(milliseconds)
         self._keep_bound(series)
         return None
 
     def _observe_series(self, series: Series, value: int | float) -> None:
-        value = _duration("value", value)
-        _check_handle(series)
+        value = check_duration("value", value)
+        check_handle(series)
         self._deliver(
             SharedProvider.observe,
             series,
@@ -617,7 +620,7 @@ class Registry(Recorder):
         if labels is not None:
             raise TypeError("labels and labelnames cannot be given both")
         names = check_label_names("labelnames", labelnames)
-        category, metric = _countable(category), check_text("metric", metric)
+        category, metric = check_category(category), check_text("metric", metric)
         declared = self._declared.get((category, metric))
         if declared is not None and declared.labelnames not in (None, tuple(sorted(names))):
             raise DeclarationError(
@@ -641,7 +644,7 @@ class Registry(Recorder):
         series = self._handle(category, metric)
         if isinstance(series, kind):
             return series
-        category, metric = _countable(category), check_text("metric", metric)
+        category, metric = check_category(category), check_text("metric", metric)
         series = self._handle(category, metric)
         return series if isinstance(series, kind) else kind(self, category, metric)
 
@@ -653,7 +656,7 @@ class Registry(Recorder):
         if kept is not None:
             return kept
         pairs = check_labels(labels)
-        series = kind(self, _countable(category), check_text("metric", metric), pairs)
+        series = kind(self, check_category(category), check_text("metric", metric), pairs)
         if len(self._sets) >= _KEPT_SETS:
             self._sets.clear()
         items = tuple((str.__str__(name), str.__str__(value)) for name, value in labels.items())
@@ -678,7 +681,7 @@ class Registry(Recorder):
     def _chosen(
         self, category: str, metric: str | None, labels: Mapping[str, str] | None
     ) -> tuple[str, str | None, Labels | None]:
-        category = _countable(category)
+        category = check_category(category)
         if metric is None:
             if labels is not None:
                 raise TypeError("labels are those of a metric: metric must not be None")
@@ -731,94 +734,6 @@ class Registry(Recorder):
 
 def _nothing() -> None:
     """What is to be done for a registry without a block."""
-
-
-def _countable(category: str) -> str:
-    category = check_text("category", category)
-    if category in RESERVED:
-        raise ValueError(f"category must not be {category!r}: {' and '.join(RESERVED)} are reserved")
-    return category
-
-
-def _check_no_names(labelnames: object) -> None:
-    if labelnames is not None:
-        raise TypeError("labelnames are for a handle; with a value give labels")
-
-
-def _check_handle(series: Series) -> None:
-    """Check the name of a handle, which may have been made by hand: a bad one would spoil every reading."""
-    _countable(series.category)
-    check_text("metric", series.metric)
-    if series.labels and tuple(check_labels(dict(series.labels))) != series.labels:
-        raise ValueError(f"labels must be sorted pairs, not {series.labels!r:.80}")
-
-
-def _integer(what: str, value: object) -> int:
-    """Check a signed 64-bit integer.
-
-    Raises:
-        TypeError: it is not an integer.
-        OverflowError: it does not fit 64 bits.
-    """
-    if type(value) is int and INT64_MIN <= value <= INT64_MAX:
-        return value
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{what} must be an integer, not {type(value).__name__} ({value!r:.80})") from None
-    if not INT64_MIN <= number <= INT64_MAX:
-        found = str(number) if number.bit_length() <= 256 else f"an integer of {number.bit_length()} bits"
-        raise OverflowError(f"{what} must fit 64 bits ({INT64_MIN} to {INT64_MAX}), not {found}")
-    return number
-
-
-def _duration(what: str, value: object) -> float:
-    """Check a duration: a finite number, not negative.
-
-    Raises:
-        TypeError: it is not a real number.
-        ValueError: it is NaN, infinite or negative.
-        OverflowError: it is an integer that does not fit 64 bits.
-    """
-    number = _number(what, value)
-    if number < 0:
-        raise ValueError(f"{what} must not be negative, not {number}")
-    return float(number)
-
-
-def _moment(what: str, value: object) -> datetime:
-    """Check a datetime that is aware of its time zone.
-
-    Raises:
-        TypeError: it is no datetime.
-        ValueError: it has no time zone.
-    """
-    if not isinstance(value, datetime):
-        raise TypeError(f"{what} must be a datetime, not {type(value).__name__} ({value!r:.80})")
-    if value.utcoffset() is None:
-        raise ValueError(f"{what} must have a time zone (datetime.now(UTC) has one), not {value!r}")
-    return value
-
-
-def _number(what: str, value: object) -> int | float:
-    """Check a signed 64-bit integer or a finite float.
-
-    Raises:
-        TypeError: it is neither an integer nor a real number.
-        ValueError: it is NaN or infinite.
-        OverflowError: it is an integer that does not fit 64 bits.
-    """
-    if hasattr(value, "__index__"):
-        return _integer(what, value)
-    if not hasattr(value, "__float__"):
-        raise TypeError(f"{what} must be a number, not {type(value).__name__} ({value!r:.80})")
-    try:
-        number = float(value)
-    except (ValueError, ArithmeticError) as error:
-        raise ValueError(f"{what} must be a number that a float can hold: {error}") from None
-    if not math.isfinite(number):
-        raise ValueError(f"{what} must be finite, not {number}")
-    return number
 
 
 # What Python says of a wrong call names the public call, not the method that takes it.

@@ -29,6 +29,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from .. import registry as registries
+from ..arguments import RESERVED
 from ..block.names import MAX_TEXT_BYTES, check_text
 from ..declarations import check_buckets
 from ..labels import check_label_names
@@ -115,7 +116,7 @@ class Requests:
         buckets: Sequence[float] | None = None,
         registry: registries.Registry | None = None,
     ) -> None:
-        if check_text("category", category) in registries.RESERVED:
+        if check_text("category", category) in RESERVED:
             raise ValueError(f"category must not be {category!r}, which is reserved")
         self._category = category
         self._labelnames = _check_own_labels(labelnames, label_values)
