@@ -7,7 +7,7 @@ have that middleware as well.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from ._requests import Cut
 from .asgi import Application, Exchange, Receive, Scope, Send
@@ -20,6 +20,9 @@ class MeasuredApplication:
         app: the application.
         begin: called when a request comes.
         finish: called once when it is over, with its method, its status, and what ``perf_counter`` said when it came.
+
+    Attributes:
+        requests: what an exchange tells.
     """
 
     def __init__(
@@ -30,15 +33,14 @@ class MeasuredApplication:
     ) -> None:
         self._app = app
         self._begin = begin
-        self._finish = finish
-        self.requests = self  # an exchange tells its middleware's; here both are one
+        self.requests = _Ledger(finish)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(cast(Any, self), scope, receive, send)
+        exchange = Exchange(self, scope, receive, send)
         self._begin()
         try:
             await self._app(scope, exchange.receive, exchange.send)
@@ -47,13 +49,22 @@ class MeasuredApplication:
             raise
         exchange.end()
 
-    # What an exchange asks and tells ---------------------------------------------------------
-
     def route_of(self, scope: Scope, path: str, root_path: str) -> str:
         """Tell no route: gunicorn knows none."""
         return ""
 
-    def labels_of(self, scope: Scope) -> tuple[str, ...]:
+
+class _Ledger:
+    """Passes on of what a request came to what gunicorn's metrics have.
+
+    Args:
+        finish: as for `MeasuredApplication`.
+    """
+
+    def __init__(self, finish: Callable[[str, str | int | Cut, float], None]) -> None:
+        self._finish = finish
+
+    def labels_of(self, request: Any) -> tuple[str, ...]:
         """Tell no further labels."""
         return ()
 

@@ -20,7 +20,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from ._requests import (
     CLIENT_LEFT,
@@ -153,12 +153,46 @@ class ShmStatsMiddleware:
             return UNMATCHED
 
 
+class Ledger(Protocol):
+    """What is asked about a request, and told what it came to; see `Requests`."""
+
+    def labels_of(self, request: Any, /) -> tuple[str, ...]:
+        """Return the values of further labels."""
+
+    def count_exception(self, route: str, error: BaseException, /) -> None:
+        """Count an exception that the application did not handle."""
+
+    def finish(
+        self,
+        method: str,
+        route: str,
+        status: str | int | Cut,
+        labels: tuple[str, ...],
+        began: float,
+        received: int,
+        sent: int,
+        /,
+    ) -> None:
+        """Record a request that is over."""
+
+
+class Middleware(Protocol):
+    """What stands around an application, and has its calls recorded."""
+
+    @property
+    def requests(self) -> Ledger:
+        """Where they are recorded."""
+
+    def route_of(self, scope: Scope, path: str, root_path: str, /) -> str:
+        """Tell the route of a request."""
+
+
 class _Call:
     """A call of the application: what a request and a websocket have in common."""
 
     __slots__ = ("_middleware", "_path", "_receive", "_root_path", "_scope", "_send", "_status")
 
-    def __init__(self, middleware: ShmStatsMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, middleware: Middleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._middleware = middleware
         self._scope = scope
         self._receive = receive
@@ -182,7 +216,7 @@ class Exchange(_Call):
 
     __slots__ = ("_began", "_ending", "_headers", "_left", "_over", "_received", "_sent")
 
-    def __init__(self, middleware: ShmStatsMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, middleware: Middleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._began = perf_counter()
         super().__init__(middleware, scope, receive, send)
         self._received = 0
@@ -259,6 +293,8 @@ class _Websocket(_Call):
     """A websocket that is open, or asked for."""
 
     __slots__ = ()
+
+    _middleware: ShmStatsMiddleware
 
     @property
     def receive(self) -> Receive:
