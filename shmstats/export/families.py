@@ -114,7 +114,7 @@ class Family:
             self.unit = unit
 
 
-class Series(NamedTuple):
+class ExposedSeries(NamedTuple):
     """One statistic's place in the exposition: its family and its labels, ready but for escaping."""
 
     family: Family
@@ -172,11 +172,11 @@ class Namer:
         self._owners: dict[str, Family] = {}
         self._resolved: dict[tuple[str, str, Kind, bool, str], tuple[Family, bool]] = {}
         self._label_names: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._taken: set[Series] = set()
+        self._taken: set[ExposedSeries] = set()
         known = {metric: self._known_figure(figure) for metric, figure in SYSTEM_FIGURES.items()}
         self.system = [known[metric] if metric in known else self._other_figure(metric) for metric in system]
 
-    def add(self, name: Name) -> Series:
+    def add(self, name: Name) -> ExposedSeries:
         """Give the next name its place; names must come in the order of their registration."""
         family, is_plain = self._family(name)
         if name.help or name.unit:
@@ -185,15 +185,15 @@ class Namer:
         own = self._clean_labels(name.labels) if name.labels else ()
         marked = (*head, ("metric", name.metric))
         if is_plain and self._take(family, head + own):
-            return Series(family, head + own)
+            return ExposedSeries(family, head + own)
         if not self._take(family, marked + own):
             own = (*own, ("raw_labels", f"{{{label_text(name.labels)}}}"))
             self._take(family, marked + own)
-        return Series(family, marked + own)
+        return ExposedSeries(family, marked + own)
 
     def _take(self, family: Family, labels: Labels) -> bool:
         """Whether nobody had this sample; an empty label counts as none, as it does in Prometheus."""
-        sample = Series(family, tuple([pair for pair in labels if pair[1]]))
+        sample = ExposedSeries(family, tuple([pair for pair in labels if pair[1]]))
         if sample in self._taken:
             return False
         self._taken.add(sample)
@@ -234,19 +234,19 @@ class Namer:
         self._owners.update(dict.fromkeys(owned, family))
         return family
 
-    def _known_figure(self, figure: Figure) -> Series:
+    def _known_figure(self, figure: Figure) -> ExposedSeries:
         family = self._claim(figure.family, Type.GAUGE, figure.help)
         assert family is not None, "the table of system figures clashes with itself"
         family.describe(figure.help, figure.unit)
         self._take(family, ())
-        return Series(family, ())
+        return ExposedSeries(family, ())
 
-    def _other_figure(self, metric: str) -> Series:
+    def _other_figure(self, metric: str) -> ExposedSeries:
         name = Name("system", f"system_{metric}", Kind.GAUGE)
         family, is_plain = self._resolve(name)
         labels = () if is_plain and self._take(family, ()) else (("metric", metric),)
         self._take(family, labels)
-        return Series(family, labels)
+        return ExposedSeries(family, labels)
 
     def _clean_labels(self, labels: Labels) -> Labels:
         names = tuple(name for name, _ in labels)

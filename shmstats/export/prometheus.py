@@ -31,7 +31,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from shmstats.export.families import FOREIGN, SYSTEM_FIGURES, Family, Namer, Series, is_time
+from shmstats.export.families import FOREIGN, SYSTEM_FIGURES, ExposedSeries, Family, Namer, is_time
 from shmstats.series import Distribution, Kind, Name, Snapshot, label_text
 
 TEXT_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -188,7 +188,7 @@ class _Histogram:
 
     __slots__ = ("_buckets", "_divisor", "_kept", "_template")
 
-    def __init__(self, series: Series, name: Name) -> None:
+    def __init__(self, series: ExposedSeries, name: Name) -> None:
         self._divisor = 1000 if is_time(name.unit) else 1
         self._buckets = len(name.bounds) + 1
         # Bounds that are the same when divided are one bucket: the later one, being cumulative, has it all.
@@ -232,7 +232,7 @@ def _header(family: Family, exposition: Exposition) -> str:
     return f"# HELP {family.name} {help_}\n# TYPE {family.name} {family.type.word}\n{unit}"
 
 
-def _line(series: Series, place: str, suffix: str = "", limit: str = "") -> str:
+def _line(series: ExposedSeries, place: str, suffix: str = "", limit: str = "") -> str:
     labels = label_text([*series.labels, ("le", limit)] if limit else series.labels).replace("%", "%%")
     braced = f"{{{labels}}}" if labels else ""
     return f"{series.family.exposed_name}{suffix}{braced} {place}\n"

@@ -93,7 +93,7 @@ class ShmStatsMiddleware:
         ):
             return self._app(environ, start_response)
         environ[RECORDED] = True
-        exchange = _Exchange(self, environ, start_response)
+        exchange = Exchange(self, environ, start_response)
         try:
             requests.enter()
         except Exception as error:
@@ -134,7 +134,7 @@ class ShmStatsMiddleware:
         self.requests.count_exception(self.route_of(environ, rule), error)
 
 
-class _Exchange:
+class Exchange:
     """A request that is being answered: passes status and chunks on and notes what is to be recorded."""
 
     _status: str | None = None
@@ -274,7 +274,7 @@ class _SizedResponse:
 
     __slots__ = ("_exchange", "_response")
 
-    def __init__(self, exchange: _Exchange, response: Any) -> None:
+    def __init__(self, exchange: Exchange, response: Any) -> None:
         self._exchange = exchange
         self._response = response
 
