@@ -107,7 +107,7 @@ def _family(name: Name, help_: str, about: Mapping[str, Any]) -> Family:
 def parsed(note: bytes) -> dict[str, Any]:
     """Return what a note says; nothing where it is none of ours."""
     try:
-        parsed = json.loads(note) if note else {}
+        said = json.loads(note) if note else {}
     except ValueError:
         return {}
-    return parsed if isinstance(parsed, dict) else {}
+    return said if isinstance(said, dict) else {}
