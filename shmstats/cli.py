@@ -194,21 +194,19 @@ def info(config: str | None, data: str | None) -> None:
     _print("".join(f"{title:<15} {text}".rstrip() + "\n" for title, text in _facts(settings)).encode())
 
 
-@commands.command(cls=Command)
-@_config_option
-@_data_option
-@click.argument("category")
-@click.argument("metric", required=False)
+def _change_command(function: Callable[..., None]) -> click.Command:
+    """Make a command of a function that changes a metric, or a whole category."""
+    function = click.argument("category")(click.argument("metric", required=False)(function))
+    return commands.command(cls=Command)(_config_option(_data_option(function)))
+
+
+@_change_command
 def reset(config: str | None, data: str | None, category: str, metric: str | None) -> None:
     """Set a metric, or a whole category, to 0 for all workers."""
     _change(_settings(config, data), Registry.reset, "reset", category, metric)
 
 
-@commands.command(cls=Command)
-@_config_option
-@_data_option
-@click.argument("category")
-@click.argument("metric", required=False)
+@_change_command
 def remove(config: str | None, data: str | None, category: str, metric: str | None) -> None:
     """Remove a metric, or a whole category, for all workers."""
     _change(_settings(config, data), Registry.remove, "removed", category, metric)
@@ -306,7 +304,7 @@ def _read_saved(data: Path) -> tuple[Snapshot, str]:
     for file in (directory / saved.FILE, directory / saved.PREVIOUS):
         try:
             snapshot = saved.load(file)
-            written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(file.stat().st_mtime))
+            written = _time_of(file.stat())
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -537,8 +535,12 @@ def _saved_file(file: Path) -> str:
         found = file.stat()
     except FileNotFoundError:
         return "none"
-    written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.st_mtime))
-    return f"{file}, {found.st_size} bytes, saved {written}"
+    return f"{file}, {found.st_size} bytes, saved {_time_of(found)}"
+
+
+def _time_of(saved_file: os.stat_result) -> str:
+    """Return when a snapshot was saved, as people of this time zone read it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(saved_file.st_mtime))
 
 
 def _described(error: OSError) -> str:
