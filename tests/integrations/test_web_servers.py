@@ -191,11 +191,14 @@ class Uvicorn(Gunicorn):
         return self
 
 
+#: A worker may be left with a request that nobody waits for any more.
+SOON = ("--graceful-timeout", "2")
+
 SERVERS: dict[str, Callable[[Path], Gunicorn]] = {
-    "sync": lambda path: Gunicorn(path, "--workers", "4", site=FLASK),
-    "gthread": lambda path: Gunicorn(path, "-k", "gthread", "--workers", "2", "--threads", "4", site=FLASK),
-    "gevent": lambda path: Gunicorn(path, "-k", "gevent", "--workers", "2", "--graceful-timeout", "3", site=FLASK),
-    "uvicorn": lambda path: Uvicorn(path, "--workers", "2", site=FASTAPI),
+    "sync": lambda path: Gunicorn(path, *SOON, "--workers", "4", site=FLASK),
+    "gthread": lambda path: Gunicorn(path, *SOON, "-k", "gthread", "--workers", "2", "--threads", "4", site=FLASK),
+    "gevent": lambda path: Gunicorn(path, *SOON, "-k", "gevent", "--workers", "2", site=FLASK),
+    "uvicorn": lambda path: Uvicorn(path, "--workers", "2", "--timeout-graceful-shutdown", "2", site=FASTAPI),
 }
 
 

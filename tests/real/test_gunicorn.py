@@ -16,7 +16,7 @@ import pytest
 from servers import BOUND, KINDS, SITE, Gunicorn, Load, children, wait_until
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["gthread", pytest.param("sync", marks=pytest.mark.thorough)])
 def options(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return KINDS[request.param]
 
@@ -86,7 +86,7 @@ def test_no_count_is_lost_or_doubled_when_workers_are_recycled(
 ) -> None:
     with Gunicorn(tmp_path, *options, "--max-requests", "50") as server:
         with Load(server) as load:
-            load.more(1200)
+            load.more(700)
         assert_counted_once(server, load)
         assert len(load.answered) > 8, "no worker was recycled"
         document = server.document()

@@ -63,7 +63,7 @@ def exposed(server: Gunicorn) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["sync", pytest.param("gthread", marks=pytest.mark.thorough)])
 def test_a_restart_shows_every_value_and_kind_as_it_was(tmp_path: Path, kind: str) -> None:
     server = Gunicorn(tmp_path, *KINDS[kind], site=SITE)
     with server:
