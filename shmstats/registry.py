@@ -180,6 +180,13 @@ class Registry(Recorder):
             metric: of the statistic.
             value: a signed 64-bit integer.
             labels: label names and values.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: a name or label is not allowed.
+            OverflowError: the value does not fit 64 bits.
+            KindError: the name is neither a gauge nor a counter.
+            DeclarationError: the metric is declared with other label names.
         """
         value = check_integer("value", value)
         series = self._made(category, metric, Gauge, labels)
@@ -216,6 +223,11 @@ class Registry(Recorder):
             metric: of the statistic.
             labels: label names and values of one series.
             labelnames: instead: label names of the metric, for a handle that gives those of its series.
+
+        Raises:
+            TypeError: an argument is of the wrong type, or both labels and label names are given.
+            ValueError: a name or label is not allowed.
+            DeclarationError: this process has declared the metric with other label names.
         """
         return self._handle_of(category, metric, Counter, labels, labelnames)
 
@@ -244,6 +256,11 @@ class Registry(Recorder):
             metric: of the statistic.
             labels: as for `counter`.
             labelnames: as for `counter`.
+
+        Raises:
+            TypeError: as `counter` does.
+            ValueError: as `counter` does.
+            DeclarationError: as `counter` does.
         """
         return self._handle_of(category, metric, Histogram, labels, labelnames)
 
@@ -269,8 +286,23 @@ class Registry(Recorder):
             self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
         ) -> Labelled[Gauge]: ...
 
-        def gauge(self, *args: Any, **kwargs: Any) -> Any:
-            """Set a gauge; without a value, return a handle of it, or of a metric with labels."""
+        def gauge(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D417 - the overloads have them
+            """Set a gauge; without a value, return a handle of it, or of a metric with labels.
+
+            Args:
+                category: of the gauge.
+                metric: of the gauge.
+                value: a finite float or a signed 64-bit integer, in the unit that is declared.
+                labels: label names and values.
+                labelnames: as for `counter`.
+
+            Raises:
+                TypeError: an argument is of the wrong type, or label names are given with labels or a value.
+                ValueError: a name or label is not allowed, or the value is NaN or infinite.
+                OverflowError: the value is an integer that does not fit 64 bits.
+                KindError: the name is a histogram or a timestamp, or declared as a counter and the value no integer.
+                DeclarationError: the metric is declared with other label names.
+            """
 
         @overload
         def timing(
@@ -297,8 +329,24 @@ class Registry(Recorder):
             self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
         ) -> Labelled[Histogram]: ...
 
-        def timing(self, *args: Any, **kwargs: Any) -> Any:
-            """Take up one duration in ms; without one, return a handle, or one of a metric with labels."""
+        def timing(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D417 - the overloads have them
+            """Take up one duration; without one, return a handle of the histogram, or of a metric with labels.
+
+            Args:
+                category: of the histogram.
+                metric: of the histogram.
+                milliseconds: the duration in ms, finite and not negative. A histogram that is declared with a unit
+                    takes its values in that.
+                labels: label names and values.
+                labelnames: as for `counter`.
+
+            Raises:
+                TypeError: an argument is of the wrong type, or label names are given with labels or a value.
+                ValueError: a name or label is not allowed, or the duration is NaN, infinite or negative.
+                OverflowError: the duration is an integer that does not fit 64 bits.
+                KindError: the name is something else than a histogram.
+                DeclarationError: the metric is declared with other label names.
+            """
 
     def timer(self, category: str, metric: str, *, labels: Mapping[str, str] | None = None) -> Timer:
         """Return a context manager and decorator that times what it is around.
@@ -307,6 +355,10 @@ class Registry(Recorder):
             category: of the histogram.
             metric: of the histogram.
             labels: label names and values.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: a name or label is not allowed.
         """
         return Timer(self._made(category, metric, Histogram, labels).observe)
 
@@ -327,8 +379,10 @@ class Registry(Recorder):
             labels: label names and values.
 
         Raises:
-            TypeError: ``moment`` is no datetime.
-            ValueError: it has no time zone.
+            TypeError: ``moment`` is no datetime, or another argument is of the wrong type.
+            ValueError: it has no time zone, or a name or label is not allowed.
+            KindError: the name is something else than a timestamp.
+            DeclarationError: the metric is declared with other label names.
         """
         series = self._made(category, metric, Series, labels)
         moment = datetime.now(UTC) if moment is None else check_moment("moment", moment)
@@ -348,6 +402,11 @@ class Registry(Recorder):
             category: of the timestamp.
             metric: of the timestamp.
             labels: label names and values.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: a name or label is not allowed.
+            BlockError: the block is damaged.
         """
         category, metric = check_text("category", category), check_text("metric", metric)
         pairs = check_labels(labels)
@@ -362,6 +421,11 @@ class Registry(Recorder):
             category: of the statistic; reserved ones can be read.
             metric: of the statistic.
             labels: label names and values.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: a name or label is not allowed.
+            BlockError: the block is damaged.
         """
         category, metric = check_text("category", category), check_text("metric", metric)
         pairs = check_labels(labels)
@@ -373,13 +437,20 @@ class Registry(Recorder):
 
         A series with labels has them behind its metric: ``requests{method="GET"}``. What the library counts about
         itself is left out as long as it is 0.
+
+        Raises:
+            BlockError: the block is damaged.
         """
         read = self.read()
         shown = zip(read.names, read.values, strict=True)
         return by_category((name, value) for name, value in shown if name.category != OWN or value)
 
     def read(self) -> Snapshot:
-        """Return every name and value, column-wise, as the exporters take them."""
+        """Return every name and value, column-wise, as the exporters take them.
+
+        Raises:
+            BlockError: the block is damaged.
+        """
         shared = self.shared
         return Snapshot((), ()) if shared is None else shared.read()
 
@@ -398,6 +469,11 @@ class Registry(Recorder):
 
         Returns:
             How many series were removed.
+
+        Raises:
+            TypeError: an argument is of the wrong type, or labels are given without a metric.
+            ValueError: a name or label is not allowed, or the category is reserved.
+            BlockError: the block is damaged.
         """
         category, metric, pairs = self._chosen(category, metric, labels)
         shared = self.shared
@@ -419,6 +495,11 @@ class Registry(Recorder):
 
         Returns:
             How many series were set.
+
+        Raises:
+            TypeError: an argument is of the wrong type, or labels are given without a metric.
+            ValueError: a name or label is not allowed, or the category is reserved.
+            BlockError: the block is damaged.
         """
         category, metric, pairs = self._chosen(category, metric, labels)
         shared = self.shared
@@ -446,7 +527,11 @@ class Registry(Recorder):
                 self._shared.direct = False
 
     def flush(self) -> None:
-        """Push what this process has buffered: to the block, and to further providers that buffer."""
+        """Push what this process has buffered: to the block, and to further providers that buffer.
+
+        Raises:
+            BlockError: the block is damaged.
+        """
         if self._shared is not None:
             self._shared.flush()
         for provider in self._others:
