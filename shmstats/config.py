@@ -136,7 +136,7 @@ class PathSettings:
     )
 
     def __post_init__(self) -> None:
-        """Makes ``data`` absolute."""
+        """Make ``data`` absolute."""
         try:
             absolute = os.path.abspath(self.data)  # normalises too, and leaves symbolic links alone
         except FileNotFoundError:
@@ -249,14 +249,14 @@ class Settings:
 
 
 def load(config: str | os.PathLike[str] | Mapping[str, object] | None = None) -> Settings:
-    """Finds, checks and returns the configuration.
+    """Find, check and return the configuration.
 
     Top-level sections of other names are ignored; what is not given has its default, and so have the
     keys of a section that is null. A relative ``path.data`` counts from the directory of the file that
     says it, one from a mapping and the default from the current directory.
 
     Args:
-        config: The path of a YAML file in UTF-8, or a mapping of sections. None: the file that
+        config: the path of a YAML file in UTF-8, or a mapping of sections. None: the file that
             ``$SHMSTATS_CONFIG`` names if it is set and not empty, else ``shmstats.yml`` in the current
             directory if there is one, else the defaults.
 
@@ -264,10 +264,9 @@ def load(config: str | os.PathLike[str] | Mapping[str, object] | None = None) ->
         Settings of which every value is within its rule.
 
     Raises:
-        ConfigError: The file cannot be read or is not YAML, or a key is unknown or given twice, or a
+        ConfigError: the file cannot be read or is not YAML, or a key is unknown or given twice, or a
             value has the wrong type or is out of range.
         TypeError: ``config`` is none of these.
-
     """
     if config is None:
         return _find()
@@ -331,7 +330,7 @@ def _is_a_file(found: os.stat_result) -> bool:
 
 
 def _parsed(text: str, where: str) -> dict[str, object]:
-    """Returns this package's sections of a YAML document, as ``yaml.safe_load`` would make them."""
+    """Return this package's sections of a YAML document, as ``yaml.safe_load`` would make them."""
     _import_yaml()
     try:
         loader = yaml.SafeLoader(text)
@@ -373,7 +372,7 @@ def _section_value(loader: yaml.SafeLoader, node: yaml.Node, section: str) -> ob
 
 
 def _refuse_duplicates(mapping: yaml.MappingNode, prefix: str, among: Container[str] | None = None) -> None:
-    """Raises for a second key of one name, of which YAML's own loader would silently take the last."""
+    """Raise for a second key of one name, of which YAML's own loader would silently take the last."""
     seen: set[str] = set()
     for key, _ in mapping.value:
         if not _is_string(key) or (among is not None and key.value not in among):
@@ -413,7 +412,7 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node) -> object:
 
 
 def _described(error: yaml.MarkedYAMLError) -> str:
-    """Returns a YAML error as one line, without the text that it quotes, which may be part of a secret."""
+    """Return a YAML error as one line, without the text that it quotes, which may be part of a secret."""
     said = ", ".join(part for part in (error.context, error.problem) if part)
     said = re.sub(r"""(['"])(.*?)\1""", _quoted, " ".join(said.split()))
     mark = error.problem_mark or error.context_mark
@@ -439,7 +438,7 @@ def _settings(given: Mapping[str, object], origin: _Origin) -> Settings:
 
 
 def _checked(section: str, given: object, origin: _Origin) -> dict[str, Any]:
-    """Returns what is given of a section, every value of it having been held against its rule."""
+    """Return what is given of a section, every value of it having been held against its rule."""
     if given is None:
         return {}
     if not isinstance(given, Mapping):
@@ -483,13 +482,13 @@ def _refused(key: Field[Any], value: object, origin: _Origin) -> str:
 
 
 def _a(value: object) -> str:
-    """Returns the name of a value's type with its article."""
+    """Return the name of a value's type with its article."""
     kind = type(value).__name__
     return f"{'an' if kind[0] in 'aeioAEIO' else 'a'} {kind}"
 
 
 def _found(value: object) -> str:
-    """Returns a short description of a value with its type, on one line."""
+    """Return a short description of a value with its type, on one line."""
     kind = type(value).__name__
     if value is None:
         return "null (NoneType)"
@@ -503,7 +502,7 @@ def _found(value: object) -> str:
 
 
 def _dotted(prefix: str, name: str) -> str:
-    """Returns a key's dotted name, without what follows a colon: ``token:secret`` lacks only a blank."""
+    """Return a key's dotted name, without what follows a colon: ``token:secret`` lacks only a blank."""
     key, colon, _ = name.partition(":")
     return _shown(f"{prefix}{key}:..." if colon else f"{prefix}{key}")
 

@@ -19,7 +19,7 @@ from shmstats.series import Distribution, Kind, Name, Snapshot, Value, by_catego
 
 
 def to_document(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
-    """The snapshot as a document for `json.dumps`.
+    """Return the snapshot as a document for `json.dumps`.
 
     With a breakdown in ``snapshot.workers`` every value, ``system`` apart, becomes
     ``{"total": value, "workers": {"<row>": value}}``, with the rows that hold something of that name.

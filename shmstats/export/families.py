@@ -156,7 +156,7 @@ FOREIGN = frozenset({"prometheus_client"})
 
 
 def is_time(unit: str) -> bool:
-    """Whether a histogram of that declared unit holds times, which are kept in ms and shown in seconds."""
+    """Tell whether a histogram of that declared unit holds times, which are kept in ms and shown in seconds."""
     return unit in _TIME_UNITS
 
 
@@ -192,7 +192,7 @@ class Namer:
         return ExposedSeries(family, marked + own)
 
     def _take(self, family: Family, labels: Labels) -> bool:
-        """Whether nobody had this sample; an empty label counts as none, as it does in Prometheus."""
+        """Tell whether nobody had this sample; an empty label counts as none, as it does in Prometheus."""
         sample = ExposedSeries(family, tuple([pair for pair in labels if pair[1]]))
         if sample in self._taken:
             return False
@@ -200,7 +200,7 @@ class Namer:
         return True
 
     def _family(self, name: Name) -> tuple[Family, bool]:
-        """The family of a name, and whether its name is the plain form of the metric."""
+        """Return the family of a name, and whether its name is the plain form of the metric."""
         category = name.category if name.metric == "total" else ""
         key = (category, name.metric, name.kind, name.monotonic, name.unit)
         found = self._resolved.get(key)
@@ -222,7 +222,7 @@ class Namer:
         return family, is_plain and family.exposed_name == plain
 
     def _claim(self, name: str, type_: Type, help_: str) -> Family | None:
-        """The family of that name, made if nobody else owns the names it needs; None if it cannot be."""
+        """Return the family of that name, made if nobody else owns the names it needs; None if it cannot be."""
         family = self._families.get(name)
         if family is not None:
             return family if family.type is type_ else None
@@ -310,7 +310,7 @@ _UNIT = re.compile(rf"(?<![^_])({'|'.join(_PREFIXES)}|)({'|'.join(_SINGULAR)})(?
 
 
 def _type_and_suffixes(name: Name) -> tuple[Type, tuple[str, ...]]:
-    """The type that a name is shown as, and the words that its family ends with."""
+    """Return the type that a name is shown as, and the words that its family ends with."""
     if name.kind is Kind.HISTOGRAM:
         return Type.HISTOGRAM, (_shown_unit(name),)
     if name.kind is Kind.TIMESTAMP:
@@ -323,7 +323,7 @@ def _type_and_suffixes(name: Name) -> tuple[Type, tuple[str, ...]]:
 
 
 def _shown_unit(name: Name) -> str:
-    """The unit of the value that is shown; "" where none is known."""
+    """Return the unit of the value that is shown; "" where none is known."""
     if name.kind is Kind.TIMESTAMP or (name.kind is Kind.HISTOGRAM and is_time(name.unit)):
         return "seconds"
     return _ascii(name.unit)
@@ -341,7 +341,7 @@ def _generated_help(kind: Kind, type_: Type, stem: str, unit: str) -> str:
 
 
 def _stem(written: str, suffixes: tuple[str, ...]) -> str:
-    """What remains of a metric without foreign characters and without the suffixes of its kind."""
+    """Return what remains of a metric without foreign characters and without the suffixes of its kind."""
     stem = _ascii(written)
     for suffix in reversed(suffixes):
         while stem.endswith(f"_{suffix}"):
@@ -352,7 +352,7 @@ def _stem(written: str, suffixes: tuple[str, ...]) -> str:
 
 
 def _candidates(stem: str, suffixes: tuple[str, ...], type_: Type) -> Iterator[str]:
-    """The names that a family may have, the best first, without end."""
+    """Give the names that a family may have, the best first, without end."""
     for extra in itertools.chain([(), ("value",)], (("value", str(n)) for n in itertools.count(2))):
         name = _linted("_".join((stem, *extra, *suffixes)))
         if type_ is Type.COUNTER:
@@ -362,7 +362,7 @@ def _candidates(stem: str, suffixes: tuple[str, ...], type_: Type) -> Iterator[s
 
 
 def _ascii(text: str) -> str:
-    """The text in ``[a-zA-Z0-9_]``; may be empty or begin with a digit. An identifier stays what it is."""
+    """Return the text in ``[a-zA-Z0-9_]``; may be empty or begin with a digit. An identifier stays what it is."""
     if _IDENTIFIER.fullmatch(text):
         return text
     decomposed = unicodedata.normalize("NFKD", text)
@@ -375,7 +375,7 @@ def _snake(name: str) -> str:
 
 
 def _linted(name: str) -> str:
-    """The name without words that lint rules forbid.
+    """Return the name without words that lint rules forbid.
 
     Joining two words can make a third that is forbidden (``mile_s``), hence the repetition. It ends: each
     round takes away an underscore, a plural or a change of case, and none comes back for good.
@@ -395,7 +395,7 @@ def _singular(match: re.Match[str]) -> str:
 
 
 def _clean_label_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Label names that Prometheus takes, as many and all different."""
+    """Return label names that Prometheus takes, as many and all different."""
     cleaned = {name: _clean_label_name(name) for name in names}
     taken = {name for name in names if cleaned[name] == name}
     for name, plain in cleaned.items():

@@ -12,7 +12,7 @@ _PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 def histogram_figures(value: Distribution, bounds: tuple[float, ...]) -> dict[str, int | float | None]:
-    """Count, sum, mean, p50, p90, p99 and max, the latter six in ms, or in a declared unit that is none of time.
+    """Return count, sum, mean, p50, p90, p99 and max, the latter six in ms, or in a declared unit that is none of time.
 
     A percentile is interpolated linearly inside its bucket, as Prometheus' ``histogram_quantile`` does, but
     with the largest observation for the end of what lies above it. Without observations there is neither mean
@@ -27,7 +27,7 @@ def histogram_figures(value: Distribution, bounds: tuple[float, ...]) -> dict[st
 
 
 def iso_time(microseconds: int) -> str:
-    """A timestamp in ISO 8601, UTC; outside of the years 1 to 9999 the plain number with its unit."""
+    """Return a timestamp in ISO 8601, UTC; outside of the years 1 to 9999 the plain number with its unit."""
     try:
         return (_EPOCH + timedelta(microseconds=microseconds)).isoformat()
     except OverflowError:

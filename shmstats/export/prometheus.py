@@ -61,10 +61,10 @@ class Renderer:
         self._lock = threading.Lock()
 
     def render(self, snapshot: Snapshot, exposition: Exposition = Exposition.TEXT) -> bytes:
-        """The page in UTF-8, each family with HELP and TYPE, its samples together.
+        """Return the page in UTF-8, each family with HELP and TYPE, its samples together.
 
         Raises:
-            ValueError: A histogram's value has not one bucket more than its name has bounds.
+            ValueError: a histogram's value has not one bucket more than its name has bounds.
         """
         plan = self._plan
         if plan is None or not plan.fits(snapshot):
@@ -131,7 +131,7 @@ class _Plan:
 
     @classmethod
     def of(cls, snapshot: Snapshot, last: _Plan | None) -> _Plan:
-        """The plan for a snapshot. If the names only grew, it is made from the last one and uses it up."""
+        """Return the plan for a snapshot. If the names only grew, it is made from the last one and uses it up."""
         system = tuple(snapshot.system)
         grown = last and system == last._system and list(snapshot.names[: len(last._known)]) == last._known
         return cls(snapshot.names, system, last if grown else None)
@@ -169,7 +169,7 @@ class _Plan:
         self._lines.append((series.family, line))
 
     def _families(self) -> dict[Family, list[tuple[int, str]]]:
-        """Index and line of every series, by family, in the order of the families' first members."""
+        """Return index and line of every series, by family, in the order of the families' first members."""
         families: dict[Family, list[tuple[int, str]]] = {}
         system = [(series.family, _line(series, "%a")) for series in self._namer.system]
         for i, (family, line) in enumerate(itertools.chain(self._lines, system)):
@@ -243,13 +243,13 @@ def _divided(value: float, divisor: int) -> float:
 
 
 def _seconds(microseconds: int) -> bytes:
-    """Exactly: the division is done on the digits."""
+    """Return microseconds in seconds, exactly: the division is done on the digits."""
     whole, fraction = divmod(abs(microseconds), 1_000_000)
     return b"%s%d.%06d" % (b"-" if microseconds < 0 else b"", whole, fraction)
 
 
 def _limit(bound: float, divisor: int) -> str:
-    """An upper bound as a value of ``le``, in the form that OpenMetrics prescribes: 0.0001, 1.0, 1e+06.
+    """Return an upper bound as a value of ``le``, in the form that OpenMetrics prescribes: 0.0001, 1.0, 1e+06.
 
     Both formats use it, for ``le`` is part of the identity of a series and must not depend on the format.
     """

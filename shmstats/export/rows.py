@@ -20,7 +20,7 @@ class Row(NamedTuple):
 
 
 def rows(snapshot: Snapshot) -> Iterator[Row]:
-    """Every series' total, each followed by what the workers hold of it, then the system's figures."""
+    """Give every series' total, each followed by what the workers hold of it, then the system's figures."""
     for i, (name, value) in enumerate(zip(snapshot.names, snapshot.values, strict=True)):
         yield Row(name, TOTAL, value)
         for worker, values in snapshot.workers.items():

@@ -19,7 +19,7 @@ from shmstats.series import Distribution, Kind, Snapshot, label_text
 
 
 def to_csv(snapshot: Snapshot) -> str:
-    """The snapshot as CSV, lines ended by CR LF (write it to a file opened with ``newline=""``)."""
+    """Return the snapshot as CSV, lines ended by CR LF (write it to a file opened with ``newline=""``)."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     worker_column = ["worker"] if snapshot.workers else []

@@ -18,7 +18,7 @@ _RIGHT_ALIGNED = "VALUE"
 
 
 def to_table(snapshot: Snapshot) -> str:
-    """The snapshot as lines of text, the first one with the columns' titles.
+    """Return the snapshot as lines of text, the first one with the columns' titles.
 
     A histogram's value is its count, with the other figures beside it, in ms or its unit. Columns that would be empty
     are left out.
