@@ -33,6 +33,9 @@ class Timer:
     A context manager and a decorator, of functions and of ``async`` functions. One object can be used many
     times, also by several threads and tasks at once and inside itself.
 
+    Of a generator function, ``async`` or not, the decorator times the call only, which makes the generator and runs
+    nothing of its body: there the body needs a ``with`` statement.
+
     Args:
         report: called with the duration in ms.
     """
@@ -60,7 +63,7 @@ class Timer:
         self._finish(start.at)
 
     def __call__(self, function: _Function) -> _Function:
-        """Return the function, timed at every call.
+        """Return the function, timed at every call; of a generator function not what its generators do.
 
         Raises:
             TypeError: it is none.
