@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from servers import KINDS, SITE, Gunicorn, Load, wait_until
 
-SITE = (
+SITE_OF_EVERY_KIND = (
     SITE
     + """
 
@@ -65,7 +65,7 @@ def exposed(server: Gunicorn) -> set[str]:
 
 @pytest.mark.parametrize("kind", ["sync", pytest.param("gthread", marks=pytest.mark.thorough)])
 def test_a_restart_shows_every_value_and_kind_as_it_was(tmp_path: Path, kind: str) -> None:
-    server = Gunicorn(tmp_path, *KINDS[kind], site=SITE)
+    server = Gunicorn(tmp_path, *KINDS[kind], site=SITE_OF_EVERY_KIND)
     with server:
         with Load(server, "/every-kind") as load:
             load.more(200)
@@ -90,7 +90,7 @@ def test_a_restart_shows_every_value_and_kind_as_it_was(tmp_path: Path, kind: st
 
 def test_no_answered_request_is_missing_after_everything_was_killed_under_load(tmp_path: Path) -> None:
     config = "path: {data: data}\nstats: {snapshot_interval_ms: 100}\n"
-    server = Gunicorn(tmp_path, *KINDS["gthread"], site=SITE, config=config)
+    server = Gunicorn(tmp_path, *KINDS["gthread"], site=SITE_OF_EVERY_KIND, config=config)
     answered = failed = 0
     for _ in range(2):
         server.start()
@@ -110,7 +110,7 @@ def test_without_persistence_nothing_is_written_and_counts_last_as_long_as_a_pro
     empty: Path,
 ) -> None:
     config = "path: {data: data}\nstats: {persist: false, snapshot_interval_ms: 100}\n"
-    site = SITE + '\nstats.incr("boots", "preload")\n'  # so the master has the block too
+    site = SITE_OF_EVERY_KIND + '\nstats.incr("boots", "preload")\n'  # so the master has the block too
     server = Gunicorn(empty.parent, *KINDS["sync"], "--preload", site=site, config=config)
     with server, Load(server, "/every-kind") as load:
         load.more(100)
@@ -127,7 +127,7 @@ def test_without_persistence_nothing_is_written_and_counts_last_as_long_as_a_pro
 
 def test_without_persistence_nothing_is_written_when_everything_is_killed(empty: Path) -> None:
     config = "path: {data: data}\nstats: {persist: false, snapshot_interval_ms: 100}\n"
-    server = Gunicorn(empty.parent, *KINDS["sync"], site=SITE, config=config).start()
+    server = Gunicorn(empty.parent, *KINDS["sync"], site=SITE_OF_EVERY_KIND, config=config).start()
     with Load(server, "/every-kind") as load:
         load.more(100)
         server.kill_group()
@@ -140,7 +140,7 @@ def test_the_saved_file_is_written_while_the_server_runs_and_used_by_the_next_ma
 ) -> None:
     """The block is lost, as with the power; the file is not."""
     config = "path: {data: data}\nstats: {snapshot_interval_ms: 100}\n"
-    server = Gunicorn(tmp_path, *KINDS["sync"], site=SITE, config=config).start()
+    server = Gunicorn(tmp_path, *KINDS["sync"], site=SITE_OF_EVERY_KIND, config=config).start()
     with Load(server, "/every-kind") as load:
         load.more(50)
     assert load.failed == 0
@@ -152,7 +152,7 @@ def test_the_saved_file_is_written_while_the_server_runs_and_used_by_the_next_ma
     other = tmp_path / "other"
     (other / "data" / "stats").mkdir(parents=True)
     (other / "data" / "stats" / "simple.json").write_bytes(saved)
-    with Gunicorn(other, *KINDS["sync"], site=SITE, config=config) as second:
+    with Gunicorn(other, *KINDS["sync"], site=SITE_OF_EVERY_KIND, config=config) as second:
         values["kinds"].pop("moment")
         assert repr(simple(second)) == repr(values)
     with server:
