@@ -23,6 +23,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from .interruption import came_from_handler
+
 if TYPE_CHECKING:
     import yaml
 
@@ -304,6 +306,8 @@ def _read(path: str, where: str) -> str:
         with open(path, "rb", opener=_without_waiting) as file:
             raw = file.read() if _is_a_file(os.fstat(file.fileno())) else None
     except OSError as error:
+        if came_from_handler(error):
+            raise
         raise ConfigError(f"{where}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # NUL or a lone surrogate in the path
         raise ConfigError(f"{where}: cannot be read: {error}") from error

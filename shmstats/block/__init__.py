@@ -1,8 +1,8 @@
 """The block: statistics in shared memory, and the processes that count into it.
 
 `Block.attach` joins as a worker, `read_only` only looks. The modules, from the bottom up: ``layout`` says
-where everything is, ``segment`` gets the memory, ``lock`` the locks, ``cells`` counts (in C, or in its
-Python twin), ``names`` and ``workers`` keep the two tables, ``header`` and ``soundness`` look whether a
+where everything is, ``segment`` gets the memory, ``cells`` counts (in C, or in its Python twin), ``lock`` has
+the locks for the rest, ``names`` and ``workers`` keep the two tables, ``header`` and ``soundness`` look whether a
 block can be used, ``space`` has memory behind it, ``reader`` reads, ``block`` ties them together, and
 ``declaring``, ``restoring`` and ``buffer`` work on it.
 """

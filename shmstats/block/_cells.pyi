@@ -1,6 +1,8 @@
 # The counting path: what _cells.c and its pure Python twin _cells_py.py both are.
 
 from collections.abc import Callable, Mapping
+from threading import RLock
+from types import TracebackType
 from typing import Any
 
 from ..series import Labels
@@ -111,6 +113,35 @@ class Cells:
     def hold(self, row: int, column: int, word: int) -> None: ...  # lock and stay in: for tests of takeover
     def holder(self, row: int, column: int) -> int: ...
     def close(self) -> None: ...
+
+class Section:
+    """A lock with something to be done at its outermost level, for ``with``.
+
+    Whatever a signal handler raises, and wherever, the section is entered, and left by ``with``, or it is not entered.
+    A handler may also enter the section itself, even while it is being entered or left.
+
+    Args:
+        lock: an RLock, or another section.
+        first: called with the lock held, at the outermost level, on the way in. If it raises, the section is not
+            entered, and left as always.
+        last: called before the lock is let go, at the outermost level, again and again until it does not raise: to
+            do it twice must be the same as once. After a number of times it is given up. The first error is raised
+            when everything has been let go.
+        after: called when a level was left and the calling thread has the lock no more.
+    """
+
+    def __init__(
+        self,
+        lock: RLock | Section,
+        first: Callable[[], object] | None = None,
+        last: Callable[[], object] | None = None,
+        after: Callable[[], object] | None = None,
+    ) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def _is_owned(self) -> bool: ...  # whether the calling thread has the lock, as threading.Condition asks of any
 
 class Series:
     """A handle: one statistic, bound to its cell."""

@@ -15,13 +15,17 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from threading import RLock
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..series import Labels
-from .layout import INT64_MAX, INT64_MIN
-from .lock import FIRST_CELL, LockFile
+from .layout import FIRST_CELL, INT64_MAX, INT64_MIN
+
+if TYPE_CHECKING:
+    from .lock import LockFile
 
 CORE = "Python"
 PROTOCOL = 2
@@ -152,9 +156,9 @@ class Cells:
             )
         return row * self._pitch + column
 
-    def _locked(self, cell: int, generation: int | None = None) -> _Section:
+    def _locked(self, cell: int, generation: int | None = None) -> _LockedCell:
         """Have a cell to oneself: gives whether it may be used, for the names are of ``generation``, if given."""
-        return _Section(self, cell, generation)
+        return _LockedCell(self, cell, generation)
 
     def add(self, row: int, column: int, n: int, generation: int) -> bool:
         return self.add_at(self.at(row, column), n, generation)
@@ -455,7 +459,7 @@ def _forget_cells() -> None:
 os.register_at_fork(after_in_child=_forget_cells)
 
 
-class _Section:
+class _LockedCell:
     """A cell that one has to oneself, by its lock; of a buffer by the guard alone, for no other process sees it.
 
     What a fork interrupts (in a signal handler) ends here in the child: it is the parent that finishes it.
@@ -495,8 +499,8 @@ class _Section:
         if not cells._open:
             return False
         if not cells._limit:
+            self._is_locked = True  # before it is so: an exception may come in between
             cells._locks.lock(FIRST_CELL + cell)
-            self._is_locked = True
             words = cells._words
             if words[4 * cell] not in (0, cells._owner) and cells._takeovers >= 0:
                 cells._values[2 * cells._takeovers + 1] += 1
@@ -691,3 +695,78 @@ class Recorder:
             self._handles.pop(category, None)
         else:
             self._handles.get(category, {}).pop(metric, None)
+
+
+#: How often a section tries to do what is to be done last.
+_MOST_TRIES = 1000
+
+
+class Section:
+    """A lock with something to be done at its outermost level, for ``with``.
+
+    In Python this cannot be quite what it is in C: an exception that a signal handler raises just when ``__enter__``
+    has the lock, or before the first line of ``__exit__``, leaves the lock taken. Where ``last`` was not done, the
+    next who leaves the section does it.
+    """
+
+    def __init__(
+        self,
+        lock: RLock | Section,
+        first: Callable[[], object] | None = None,
+        last: Callable[[], object] | None = None,
+        after: Callable[[], object] | None = None,
+    ) -> None:
+        self._take, self._let_go = lock.__enter__, lock.__exit__
+        self._is_owned: Callable[[], bool] = lock._is_owned  # type: ignore[union-attr]
+        self._first, self._last, self._after = first, last, after
+        self._depth = 0
+        self._ready = False  # first has been done, and last has not been begun
+
+    def __enter__(self) -> None:
+        self._take()
+        self._depth += 1
+        if self._ready:
+            return
+        try:
+            if self._first is not None:
+                self._first()
+            self._ready = True
+        except BaseException as error:
+            self._leave([error])
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._depth == 0:
+            raise RuntimeError("the section was not entered")
+        errors: list[BaseException] = []
+        self._leave(errors)
+        if errors:
+            raise errors[0]
+
+    def _leave(self, errors: list[BaseException]) -> None:
+        """Leave one level. What is raised meanwhile is added to the errors."""
+        try:
+            for _ in range(_MOST_TRIES if self._depth == 1 and self._last is not None else 0):
+                self._ready = False
+                # A handler that entered meanwhile has done first anew: then it was not the last time.
+                if _succeeds(self._last, errors) and not self._ready:  # type: ignore[arg-type]
+                    break
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._ready = False
+            self._let_go(None, None, None)
+        if self._after is not None and not self._is_owned():
+            _succeeds(self._after, errors)
+
+
+def _succeeds(call: Callable[[], object], errors: list[BaseException]) -> bool:
+    """Call something for what it does; returns whether it did not raise, and keeps what it raised."""
+    try:
+        call()
+    except BaseException as error:
+        errors.append(error)
+        return False
+    return True

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from ..interruption import came_from_handler
 from ..series import Declaration, Kind
-from .cells import CORE, PROTOCOL, Cells
+from .cells import CORE, PROTOCOL, Cells, Section
 from .declarations import decode_declaration
 from .header import check_layout, check_namespace, read_header, write_header
 from .layout import (
@@ -31,11 +32,12 @@ from .layout import (
     MAGIC,
     PAGE,
     PROTOCOLS,
+    SAVER,
     WORKER,
     Layout,
     field_offset,
 )
-from .lock import SAVER, LockFile, lock_file
+from .lock import LockFile, lock_file
 from .names import (
     DEFAULT_BOUNDS,
     FAMILY,
@@ -89,6 +91,8 @@ def damage_named(name: str) -> Iterator[None]:
     except DeclarationError:
         raise
     except (ArithmeticError, LookupError, ValueError, struct.error) as error:
+        if came_from_handler(error):
+            raise
         raise DamagedBlockError(f"block {name} is damaged: {error!r}") from error
 
 
@@ -258,12 +262,9 @@ class Block:
         """Tell whether this is the block of its data directory, or there is none: its file may have been removed."""
         return self._segment.is_linked() or not os.path.lexists(segment_path(self.name))
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self) -> Section:
         """Hold the table lock, with the names in order."""
-        with self._locks.table():
-            self.names.repair(self.cells)
-            yield
+        return Section(self._locks.table(), lambda: self.names.repair(self.cells))
 
     def find(self, key: bytes) -> Record | None:
         """Return the record of a name, if it is registered."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .layout import CELL
 
-__all__ = ["CORE", "PROTOCOL", "Cells", "Counter", "Gauge", "Histogram", "Recorder", "Series", "sum_columns"]
+__all__ = ["CORE", "PROTOCOL", "Cells", "Counter", "Gauge", "Histogram", "Recorder", "Section", "Series", "sum_columns"]
 
 _pure = os.environ.get("SHMSTATS_PURE", "") not in ("", "0")
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Gauge,
         Histogram,
         Recorder,
+        Section,
         Series,
         sum_columns,
     )
@@ -38,6 +39,7 @@ elif _pure:
         Gauge,
         Histogram,
         Recorder,
+        Section,
         Series,
         sum_columns,
     )
@@ -52,6 +54,7 @@ else:
             Gauge,
             Histogram,
             Recorder,
+            Section,
             Series,
             sum_columns,
         )
@@ -65,6 +68,7 @@ else:
             Gauge,
             Histogram,
             Recorder,
+            Section,
             Series,
             sum_columns,
         )

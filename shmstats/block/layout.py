@@ -64,6 +64,12 @@ WORKER_SLOTS = 4095
 INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
 
+#: The bytes of the lock file: the table lock; in the pure Python core the lock of cell 0, and behind it those of the
+#: others; and, far behind them, what the process has that saves snapshots.
+TABLE = 0
+FIRST_CELL = 1
+SAVER = 2**60
+
 #: Slots that a new index has.
 FIRST_INDEX_SLOTS = 1024
 

@@ -1,8 +1,8 @@
 """The locks that the kernel drops when their holder dies: record locks on a lock file.
 
-A block has one lock file beside it in shared memory. Byte 0 is the *table lock*, which guards names,
-worker slots and the header; in the pure Python core byte ``1 + n`` is the lock of cell ``n``; and a byte
-far behind them is held, as long as it lives, by the process that saves snapshots.
+A block has one lock file beside it in shared memory. Its byte `TABLE` is the *table lock*, which guards names,
+worker slots and the header; in the pure Python core there is one for each cell; and `SAVER` is held, as long
+as it lives, by the process that saves snapshots.
 
 Record locks belong to a process: they do nothing between its threads, and they are all gone as soon as
 the process closes *any* descriptor of that file. So there is one `LockFile` for a path in a process,
@@ -11,6 +11,9 @@ which opens it once, and a `Guard` in it that keeps the threads apart.
 A signal handler that counts may interrupt its own thread inside a locked section. It must neither wait
 (for itself) nor go in, so it asks ``guard.held`` and, if so, leaves what it wanted to do with
 ``guard.defer``; it is done as soon as the section is left.
+
+Or it may raise, at any line: then the section is left, and the lock let go, like the guard. All that is entered
+here is a `Section`, which sees to that.
 """
 
 from __future__ import annotations
@@ -23,108 +26,80 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
-from types import TracebackType
+from contextlib import suppress
+
+from ..interruption import came_from_handler
+from .cells import Section
+from .layout import TABLE
 
 log = logging.getLogger("shmstats")
 
 _RETRY_SECONDS = 0.001
 
-TABLE = 0
-FIRST_CELL = 1
-SAVER = 2**60
 
-
-class Guard:
+class Guard(Section):
     """Keeps the threads of this process, and their signal handlers, out of each other's way.
 
     A reentrant lock that knows whether the calling thread has it, and a queue for what has to wait
     until this thread has left it.
+
+    Attributes:
+        lock: the lock, for further sections of it.
+        enter: go in; the same as ``with``, for who must be quick.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        #: Go in; the same as ``with``, for who must be quick.
-        self.enter = self._lock.acquire
+        self.lock = threading.RLock()
+        self.enter = self.lock.acquire
         self._deferred: deque[Callable[[], object]] = deque()
-        self._busy: set[int] = set()  # threads that are doing what was deferred
+        self._threads = threading.local()
+        super().__init__(self.lock, after=self.do_deferred)
 
     @property
     def held(self) -> bool:
         """Whether the calling thread is inside."""
-        # Part of the protocol by which threading.Condition drives any lock, so it is there to stay.
-        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
+        return bool(self._is_owned())
 
     def defer(self, call: Callable[[], object]) -> None:
         """Have ``call()`` done when the calling thread, which is inside, has left."""
         self._deferred.append(call)
 
-    def __enter__(self) -> None:
-        self.enter()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.leave()
-
     def leave(self) -> None:
         """Go out, and do what was deferred."""
-        self._lock.release()
+        self.lock.release()
         if self._deferred:
-            self._do_deferred()
+            self.do_deferred()
 
-    def _do_deferred(self) -> None:
-        """Do what was deferred, one after the other: what comes up meanwhile is done by the same loop."""
-        thread = threading.get_ident()
-        if thread in self._busy or self.held:
-            return
-        self._busy.add(thread)
+    def do_deferred(self) -> None:
+        """Do what was deferred, if the calling thread is outside: what comes up meanwhile is done by the same loop."""
+        while self._deferred:
+            doing = self._doing()
+            if self.held or doing._is_owned():  # type: ignore[attr-defined]
+                return
+            with doing:
+                self._do_all()
+
+    def _doing(self) -> threading.RLock:
+        """Return a lock of the calling thread alone, which it has while it does what was deferred."""
         try:
-            while True:
-                try:
-                    call = self._deferred.popleft()
-                except IndexError:  # another thread, or a signal handler, may have been quicker
-                    break
-                try:
-                    call()
-                except Exception:
-                    # It belongs to another caller, who is gone; this one has nothing to do with it.
-                    log.exception("a deferred operation failed")
-        finally:
-            self._busy.discard(thread)
+            return self._threads.doing  # type: ignore[no-any-return]
+        except AttributeError:
+            self._threads.doing = threading.RLock()
+            return self._threads.doing  # type: ignore[no-any-return]
 
-
-class _TableLock:
-    """Sections that hold the table lock of one lock file, which may be inside each other.
-
-    A context manager that is used again and again: to make one each time would cost more than to lock.
-    """
-
-    def __init__(self, file: LockFile) -> None:
-        self._file = file
-        self._guard = file.guard
-        self._enter = file.guard.enter
-        self._depth = 0
-
-    def __enter__(self) -> None:
-        self._enter()
-        try:
-            if self._depth == 0:
-                self._file.lock_linked()
-        except BaseException:
-            self._guard.leave()
-            raise
-        self._depth += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._depth -= 1
-            if self._depth == 0 and self._file.table() is self:
-                self._file.unlock(TABLE)
-        finally:
-            self._guard.leave()
+    def _do_all(self) -> None:
+        while True:
+            try:
+                call = self._deferred.popleft()
+            except IndexError:  # another thread, or a signal handler, may have been quicker
+                return
+            try:
+                call()
+            except Exception as error:
+                if came_from_handler(error):
+                    raise
+                # It belongs to another caller, who is gone; this one has nothing to do with it.
+                log.exception("a deferred operation failed")
 
 
 class LockFile:
@@ -140,18 +115,34 @@ class LockFile:
         self.guard = Guard()
         self._fd = -1
         self._inode = (0, 0)
-        self._table = _TableLock(self)
+        self._table = self._make_table()
 
     def forget(self) -> None:
         """Start anew in the child of a fork, which inherits no lock and must not share the descriptor."""
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
+        self._close()
         # New objects: a section that the fork interrupted goes on to leave the old ones.
         self.guard = Guard()
-        self._table = _TableLock(self)
+        self._table = self._make_table()
 
-    def table(self) -> AbstractContextManager[None]:
+    def _make_table(self) -> Section:
+        """Return what holds the table lock, in as many levels as there are.
+
+        It is used again and again: to make one each time would cost more than to lock.
+        """
+        guard = self.guard
+
+        def lock() -> None:
+            self.lock_linked()
+            if self.guard is not guard:  # a fork in between: this is the child, where nothing unlocks it
+                self.unlock(TABLE)
+
+        def unlock() -> None:
+            if self.guard is guard:
+                self.unlock(TABLE)
+
+        return Section(guard.lock, lock, unlock, guard.do_deferred)
+
+    def table(self) -> Section:
         """Hold the table lock, creating the lock file where it is missing. May be nested.
 
         Raises:
@@ -195,8 +186,7 @@ class LockFile:
         """Unlink the file and close it. The table lock is held; who waits for it notices, and opens anew."""
         with suppress(FileNotFoundError):
             os.unlink(self.path)
-        os.close(self._fd)
-        self._fd = -1
+        self._close()
 
     def lock_linked(self) -> None:
         """Take the table lock of the file that is at the path *now*, not of one just unlinked by another."""
@@ -217,8 +207,13 @@ class LockFile:
             elif found.st_nlink:
                 return
             else:
-                os.close(self._fd)
+                self._close()
             self._fd = -1
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1  # first: once closed, the number may be another file's
+        if fd >= 0:
+            os.close(fd)
 
     def _open(self) -> int:
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -238,7 +233,7 @@ _lock_files: dict[str, LockFile] = {}
 
 def lock_file(path: str) -> LockFile:
     """Return the one `LockFile` of this process for ``path``, without opening it."""
-    return _lock_files.setdefault(path, LockFile(path))
+    return _lock_files.get(path) or _lock_files.setdefault(path, LockFile(path))
 
 
 def _forget_lock_files() -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..interruption import came_from_handler
 from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
 from .cells import sum_columns
 from .declarations import decode_declaration
@@ -206,6 +207,8 @@ class BlockReader:
             try:
                 snapshot, revision = self._read(by_worker)
             except (LookupError, ValueError) as error:
+                if came_from_handler(error):
+                    raise
                 # Of a name that was changed just now, or of one that is damaged: the next attempt tells.
                 damage, self._catalog = error, _empty_catalog(-1)
             else:

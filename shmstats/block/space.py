@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 
+from ..interruption import came_from_handler
 from .layout import CELLS_PER_PAGE, PAGE, Layout
 from .lock import LockFile
 from .names import BlockFullError, Record
@@ -39,7 +40,7 @@ class Space:
         try:
             self._segment.reserve(offset, length)
         except OSError as error:
-            if error.errno == errno.EBADF:
+            if error.errno == errno.EBADF or came_from_handler(error):
                 raise
             raise BlockFullError(f"shared memory is full ({error.strerror})") from error
 

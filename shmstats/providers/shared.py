@@ -34,12 +34,13 @@ from ..block import (
 )
 from ..block.buffer import Buffer
 from ..block.cells import Counter, Gauge, Histogram, Series
-from ..block.layout import INT64_MAX, INT64_MIN
-from ..block.lock import SAVER, lock_file
+from ..block.layout import INT64_MAX, INT64_MIN, SAVER
+from ..block.lock import lock_file
 from ..block.names import DEFAULT_BOUNDS, decode_key, encode_key, overflow_key
 from ..block.segment import segment_path
 from ..config import Settings
 from ..inspect import memory
+from ..interruption import came_from_handler
 from ..once import Once
 from ..questions import remove_stale, socket_path
 from ..series import Declaration, Distribution, Kind, Labels, Mode, Snapshot, Value
@@ -542,6 +543,8 @@ class SharedProvider:
         try:
             return self.attach()
         except Exception as error:
+            if came_from_handler(error):
+                raise
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             self._log_once(f"nothing is counted: {error}")
             return None
@@ -560,9 +563,9 @@ class SharedProvider:
                 self.flush()
                 with damage_named(block.name):
                     return read(block)
-            except Exception:
+            except Exception as error:
                 # Another thread may have closed the block meanwhile; it is attached anew then.
-                if self._block is block:
+                if self._block is block or came_from_handler(error):
                     raise
 
     def _change(
@@ -610,6 +613,8 @@ class SharedProvider:
             except (BlockFullError, SeriesLimitError) as error:
                 self._log_once(f"a new name is not counted: {error}")
             except Exception as error:
+                if came_from_handler(error):
+                    raise
                 if self._block is not block:
                     continue  # another thread has closed the block; it is attached anew
                 self._log_once(f"an operation was not counted: {error!r}")

@@ -183,7 +183,7 @@ def killed_before_line(number: int) -> Iterator[None]:
 def let_go(block: Any) -> None:
     """Let the table lock go, as the kernel does for a process that is killed: it is held if that was at a ``with``."""
     table = block._locks.table()
-    while table._depth:
+    while table._is_owned():
         table.__exit__(None, None, None)
 
 

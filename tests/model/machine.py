@@ -507,14 +507,15 @@ class Core:
         self.process: Process | None = None
         self._plants = plants
         with _modules_of_their_own() as package:
-            self.lock = self._load(package, "lock")
             self.workers = self._load(package, "workers")
             twin = self._load(package, "_cells_py")
+            twin._MOST_TRIES = 1  # who is killed in the model, by an exception, must not try again to unlock
             self._stepped = (
                 _stepped(*(plant for plant in plants if plant.file == "_cells.c")) if name == "C" else None
             )
             self.counter = twin.Counter if self._stepped is None else self._stepped.Counter
             self._load_cells(package, twin)
+            self.lock = self._load(package, "lock")
             self.names = self._load(package, "names")
             self.reader = self._load(package, "reader")
             self.block = self._load(package, "block")
@@ -568,7 +569,7 @@ class Core:
                 super().__init__("the model's")
                 self._fd = 0
 
-            def _lock_linked_file(self) -> None:
+            def lock_linked(self) -> None:
                 self.lock(core.lock.TABLE)
 
         class Workers(self.workers.WorkerTable):  # type: ignore[misc, name-defined]

@@ -84,7 +84,7 @@ def test_a_load_outside_of_the_block_is_refused_or_else_it_is_found(tmp_path: Pa
 
 
 def test_the_tests_of_cells_pass(environment: dict[str, str], tmp_path: Path) -> None:
-    names = ("block/test_cells.py", "block/test_names.py", "test_buffer.py")
+    names = ("block/test_cells.py", "block/test_names.py", "block/test_section.py", "test_buffer.py")
     files = [str(TESTS / name) for name in names]
     command = [
         sys.executable,

@@ -1,0 +1,252 @@
+"""Signal handlers that raise, as time-outs do: at whatever point of ours that is, no lock stays taken.
+
+CPython runs handlers at the ends of calls, the starts of functions and backward jumps. The first two are where a
+profile function is told of them, and what it raises there is raised just as a handler's exception is; so each such
+point is tried in turn. Real timers, which hit all three, are behind the storm marker but for a short while. The pure
+Python core is left out: what is entered and left there by functions in Python cannot be safe everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+import pytest
+from helpers import PythonRunner, segment_file, segment_of
+
+
+@pytest.fixture(autouse=True)
+def the_c_core(core: str) -> None:
+    if core != "C":
+        pytest.skip("the twin cannot do without functions in Python")
+
+
+class Interruption(BaseException):
+    """What a handler raises."""
+
+
+def interrupted(number: int, operation: Callable[[], object]) -> bool:
+    """Do an operation, in the package's code interrupted at a point by its number; returns whether there is one."""
+    passed = 0
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal passed
+        if event in ("call", "c_return") and "/shmstats/" in frame.f_code.co_filename:
+            passed += 1
+            if passed == number + 1:
+                raise Interruption
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        operation()
+    except Interruption:
+        pass
+    finally:
+        sys.setprofile(before)
+    return passed > number
+
+
+def table_locks() -> list[str]:
+    """The table locks that this process has, by proc_locks(5)."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return [line for line in lines if f" {os.getpid()} " in line and line.split()[-2:] == ["0", "0"]]
+
+
+OPERATIONS: dict[str, tuple[Callable[[Any, int], object], Callable[[Any, int], object]]] = {
+    "register": (lambda stats, n: None, lambda stats, n: stats.incr("c", f"n{n}")),
+    "register a label set": (lambda stats, n: None, lambda stats, n: stats.incr("c", "m", labels={"l": str(n)})),
+    "register a timing": (lambda stats, n: None, lambda stats, n: stats.timing("c", f"t{n}", 1)),
+    "look for what is not there": (lambda stats, n: None, lambda stats, n: stats.get("c", f"none{n}")),
+    "declare": (lambda stats, n: None, lambda stats, n: stats.declare("c", f"d{n}", kind="counter", help="It.")),
+    "set a total": (lambda stats, n: stats.incr("c", "total"), lambda stats, n: stats.absolute("c", "total", n)),
+    "remove": (lambda stats, n: stats.incr("goes", "one"), lambda stats, n: stats.remove("goes")),
+    "flush": (lambda stats, n: stats.incr("c", "held"), lambda stats, n: stats.flush()),
+    "attach": (lambda stats, n: stats.close(), lambda stats, n: stats.incr("c", "first")),
+    "close": (lambda stats, n: stats.incr("c", "first"), lambda stats, n: stats.close()),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("buffered", [False, True])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_no_point_leaves_a_lock_taken(
+    stats: Any, configure: Callable[..., Any], data: Path, operation: str, buffered: bool
+) -> None:
+    configure(no_buffer=not buffered, persist=False, capacity=4096)
+    before, do = OPERATIONS[operation]
+    # There are hundreds of points in these two; a part of them is enough each time.
+    step = 7 if operation in ("attach", "close") else 1
+    stats.incr("c", "kept")
+    number = 0
+    before(stats, number)
+    while interrupted(number, lambda number=number: do(stats, number)):
+        assert not stats.shared._locks.guard.held, number
+        assert not stats._guard.held, number
+        assert table_locks() == [], number
+        number += step
+        before(stats, number)
+    assert number > 5
+    stats.remove("c")
+    stats.incr("c", "after")
+    assert stats.get("c", "after") == 1
+    stats.close()
+    # Where attaching or leaving was broken off, the slot is this process's as long as it lives.
+    for left in segment_file(data).parent.glob(f"{segment_of(data)}*"):
+        left.unlink()
+
+
+WATCHER = """
+import time
+from shmstats import stats
+print("watching", flush=True)
+worst = number = 0
+end = time.monotonic() + {seconds}
+while time.monotonic() < end:
+    start = time.monotonic()
+    stats.incr("watched", f"n{{number % 50}}")
+    stats.remove("watched", f"n{{number % 50}}")
+    worst = max(worst, time.monotonic() - start)
+    number += 1
+    time.sleep(0.01)
+print(worst < 10, flush=True)
+"""
+
+TIMED_OUT = """
+import random, signal, time
+import shmstats
+from shmstats import stats
+
+class Interruption(BaseException):
+    pass
+
+def handle(*_):
+    raise Interruption
+
+signal.signal(signal.SIGALRM, handle)
+stats.incr("c", "fast")
+chance, times, number = random.Random({seed}), 0, 0
+end = time.monotonic() + {seconds}
+while time.monotonic() < end:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(20e-6, 400e-6))
+        while True:
+            stats.incr("c", f"n{{number % 100}}")
+            stats.remove("c", f"n{{number % 100}}")
+            number += 1
+    except Interruption:
+        times += 1
+    assert not stats.shared._locks.guard.held, times
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert times > 100 and number > 100, (times, number)
+before = stats.get("c", "after")
+stats.incr("c", "after")
+assert stats.get("c", "after") == before + 1
+shmstats.close()
+"""
+
+
+@pytest.mark.parametrize("seconds", [1.5, pytest.param(30, marks=pytest.mark.storm)])
+def test_timers_that_raise_leave_no_lock_taken(python: PythonRunner, seconds: float) -> None:
+    """While one process is interrupted all the time, another registers and removes names as before."""
+    watcher = python.start(WATCHER.format(seconds=seconds))
+    assert watcher.hear() == "watching"
+    python.start(TIMED_OUT.format(seconds=seconds, seed=os.getpid())).finish()
+    assert watcher.finish() == "True\n"
+
+
+class TimeLimitError(Exception):
+    """An application's own."""
+
+
+@contextmanager
+def handled_by(handler: Callable[..., object]) -> Iterator[None]:
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def raising(error: type[BaseException]) -> list[Callable[..., object]]:
+    """Handlers that raise, as they may be written."""
+
+    class Handler:
+        def handle(self, number: int, frame: object) -> None:
+            raise error
+
+    def dropping(number: int, frame: object) -> None:
+        del number, frame
+        raise error
+
+    def undone(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise error
+
+    def anything(*_: object) -> None:
+        raise error
+
+    return [Handler().handle, dropping, undone, anything]
+
+
+@pytest.mark.parametrize("error", [TimeoutError, ValueError, TimeLimitError, KeyError])
+@pytest.mark.parametrize("place", ["find_or_add", "attach", "reserve", "deferred"])
+def test_what_a_handler_raises_comes_to_the_application(
+    shmstats: ModuleType, stats: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception], place: str
+) -> None:
+    for number, handler in enumerate(raising(error)):
+        with handled_by(handler), monkeypatch.context() as patch:
+            if place == "attach":
+                stats.close()
+                patch.setattr(shmstats.block.workers, "_SLOTS", _Signalling())
+            elif place == "find_or_add":
+                stats.incr("c", "there")
+                patch.setattr(shmstats.block.names.NameTable, "_hash", signalling)
+            elif place == "reserve":
+                stats.incr("c", "there")
+                patch.setattr(shmstats.block.segment.Segment, "reserve", signalling)
+                patch.setattr(shmstats.block.names, "_reserve_growth", lambda reserve, *_: reserve(0, 1))
+            else:
+                stats.incr("c", "there")
+                with pytest.raises(error), stats.shared._locks.guard:
+                    stats.shared._locks.guard.defer(signalling)
+                continue
+            with pytest.raises(error):
+                stats.incr("c", f"new{number}")
+        assert not stats.shared._locks.guard.held
+        stats.incr("c", "counted")
+    stats.incr("c", "counted")
+    assert stats.get("c", "counted") >= 1
+
+
+def signalling(*_: object) -> None:
+    signal.raise_signal(signal.SIGUSR1)
+
+
+class _Signalling(int):
+    def __add__(self, other: object) -> int:
+        signal.raise_signal(signal.SIGUSR1)
+        return 0
+
+
+def test_what_goes_wrong_here_does_not(stats: Any, monkeypatch: pytest.MonkeyPatch, shmstats: ModuleType) -> None:
+    """An error that no handler raised is survived as before, with a handler installed and without."""
+
+    def fail(*_: object) -> None:
+        raise TimeoutError
+
+    stats.incr("c", "there")
+    monkeypatch.setattr(shmstats.block.Block, "find_or_add", fail)
+    with handled_by(lambda *_: None):
+        stats.incr("c", "new")
+    stats.incr("c", "new")
+    monkeypatch.undo()
+    stats.incr("c", "there")
+    assert stats.get("c", "there") == 2
+    assert stats.get("shmstats", "operations_dropped") == 2
