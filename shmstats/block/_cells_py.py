@@ -225,10 +225,14 @@ class Cells:
 
     def take(self, column: int, width: int) -> tuple[int, ...]:
         cell = self.at(0, column, width)
-        with self._locks.guard:
+        guard = self._locks.guard
+        guard.enter()  # quicker than ``with``: a flush takes every column
+        try:
             values = tuple(self._values[2 * cell + 1 : 2 * (cell + width) : 2])
             for place in range(cell, cell + width):
                 self._values[2 * place + 1] = 0
+        finally:
+            guard.leave()
         return values
 
     def route(self, column: int, width: int, row: int) -> None:
