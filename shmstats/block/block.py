@@ -22,7 +22,7 @@ from ..interruption import came_from_handler
 from ..series import Declaration, Kind
 from .cells import CORE, PROTOCOL, Cells, Section
 from .declarations import decode_declaration
-from .header import check_layout, check_namespace, read_header, write_header
+from .header import check_layout, read_header, write_header
 from .layout import (
     CELL,
     CELLS_PER_PAGE,
@@ -66,7 +66,7 @@ from .segment import (
 )
 from .soundness import find_damage
 from .space import Space
-from .workers import WorkerTable, pid_namespace
+from .workers import Worker, WorkerTable, pid_namespace
 
 log = logging.getLogger("shmstats")
 
@@ -184,7 +184,9 @@ class Block:
             try:
                 segment = _attach_finished(name)
                 if segment is not None:
-                    return cls._join(segment, locks, capacity, max_workers)
+                    block = cls._join(segment, locks, capacity, max_workers)
+                    locks.note_attached()
+                    return block
             except DamagedBlockError as error:
                 if segment is not None:
                     segment.close()
@@ -194,7 +196,9 @@ class Block:
                 if segment is not None:
                     segment.close()
                 raise
-            return cls._make(name, Layout(capacity, max_workers), locks, fill)
+            block = cls._make(name, Layout(capacity, max_workers), locks, fill)
+            locks.note_attached()
+            return block
 
     @classmethod
     def _make(cls, name: str, layout: Layout, locks: LockFile, fill: Callable[[Block], None]) -> Block:
@@ -232,8 +236,7 @@ class Block:
         check_trust(name, segment.stat())
         header = read_header(segment.buf)
         layout = check_layout(name, header, segment.size)
-        check_namespace(name, header)
-        live = WorkerTable(segment.buf, layout).live()
+        live = _live_workers(name, header, WorkerTable(segment.buf, layout), locks)
         if header["protocol"] != PROTOCOL and live:
             raise BlockError(
                 f"block {name} is locked by {PROTOCOLS.get(header['protocol'], header['protocol'])}, which"
@@ -415,6 +418,7 @@ class Block:
                     self.cells.close()
                     self._workers.release(self.worker)
                     self._locks.unlock(SAVER)
+                    self._locks.note_left()
                 if self.is_current() and not self._workers.live():
                     save(self)
                     unlink_segment(self.name)
@@ -495,15 +499,43 @@ def _check_unfinished(segment: Segment) -> None:
     raise DamagedBlockError(told)
 
 
+def _live_workers(name: str, header: dict[str, int], workers: WorkerTable, locks: LockFile) -> list[Worker]:
+    """Return the live workers of a block.
+
+    In another pid namespace their pids mean nothing: there it is known only whether there are any, and a block that
+    has some cannot be used. One that has none, as a container leaves it that was killed, can.
+
+    Raises:
+        BlockError: naming both namespaces.
+    """
+    ours = pid_namespace()
+    if header["namespace"] == ours:
+        return workers.live()
+    if locks.others_attached():
+        raise BlockError(
+            f"block {name} belongs to the pid namespace {header['namespace']}, where processes use it; this process"
+            f" runs in {ours} (another container?): give each its own data directory"
+        )
+    return []
+
+
 def _adopt(buf: memoryview, layout: Layout) -> None:
-    """Take over a block whose processes are all gone: its cells are locked our way from now on.
+    """Take over a block whose processes are all gone: it is of our namespace, and its cells are locked our way.
 
     Field by field: `struct` empties what it writes first, and who is killed then must leave a whole header.
     """
     if read_header(buf)["protocol"] != PROTOCOL:
         _free_locks(buf, layout)
+    workers = WorkerTable(buf, layout)
+    for worker in workers:
+        workers.release(worker)
     # The index and what else can be derived from the names is made anew by whoever finds them changing.
-    for field, value in (("changing", 1), ("protocol", PROTOCOL), ("started", time.monotonic_ns())):
+    for field, value in (
+        ("changing", 1),
+        ("protocol", PROTOCOL),
+        ("started", time.monotonic_ns()),
+        ("namespace", pid_namespace()),
+    ):
         start, size = field_offset(HEADER, field), HEADER[field].itemsize
         buf[start : start + size] = value.to_bytes(size, "little")
 

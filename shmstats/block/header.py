@@ -7,7 +7,6 @@ from typing import Any
 
 from .layout import HEADER, LAYOUT_VERSION, MAGIC, PAGE, Layout, struct_of
 from .segment import BlockError
-from .workers import pid_namespace
 
 _HEADER = struct_of(HEADER)
 _FIELDS = HEADER.names or ()
@@ -49,17 +48,3 @@ def check_layout(name: str, header: dict[str, int], size: int) -> Layout:
             f" max_workers {layout.max_workers}) it has {layout.size}; it is damaged"
         )
     return layout
-
-
-def check_namespace(name: str, header: dict[str, int]) -> None:
-    """Refuse a block of another pid namespace, where the pids of its workers mean nothing.
-
-    Raises:
-        BlockError: naming both namespaces.
-    """
-    ours = pid_namespace()
-    if header["namespace"] != ours:
-        raise BlockError(
-            f"block {name} belongs to the pid namespace {header['namespace']}, this process runs in"
-            f" {ours} (another container?): give each its own data directory"
-        )

@@ -65,10 +65,12 @@ INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
 
 #: The bytes of the lock file: the table lock; in the pure Python core the lock of cell 0, and behind it those of the
-#: others; and, far behind them, what the process has that saves snapshots.
+#: others; and, far behind them, what the process has that saves snapshots, and what all processes share that have
+#: the block attached.
 TABLE = 0
 FIRST_CELL = 1
 SAVER = 2**60
+ATTACHED = 2**60 + 1
 
 #: Slots that a new index has.
 FIRST_INDEX_SLOTS = 1024

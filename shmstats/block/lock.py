@@ -1,8 +1,9 @@
 """The locks that the kernel drops when their holder dies: record locks on a lock file.
 
 A block has one lock file beside it in shared memory. Its byte `TABLE` is the *table lock*, which guards names,
-worker slots and the header; in the pure Python core there is one for each cell; and `SAVER` is held, as long
-as it lives, by the process that saves snapshots.
+worker slots and the header; in the pure Python core there is one for each cell; `SAVER` is held, as long
+as it lives, by the process that saves snapshots; and `ATTACHED` is shared by all that have the block
+attached: only the kernel can tell whether a process of another pid namespace lives.
 
 Record locks belong to a process: they do nothing between its threads, and they are all gone as soon as
 the process closes *any* descriptor of that file. So there is one `LockFile` for a path in a process,
@@ -30,7 +31,7 @@ from contextlib import suppress
 
 from ..interruption import came_from_handler
 from .cells import Section
-from .layout import TABLE
+from .layout import ATTACHED, TABLE
 
 log = logging.getLogger("shmstats")
 
@@ -115,11 +116,13 @@ class LockFile:
         self.guard = Guard()
         self._fd = -1
         self._inode = (0, 0)
+        self._attached = 0
         self._table = self._make_table()
 
     def forget(self) -> None:
         """Start anew in the child of a fork, which inherits no lock and must not share the descriptor."""
         self._close()
+        self._attached = 0
         # New objects: a section that the fork interrupted goes on to leave the old ones.
         self.guard = Guard()
         self._table = self._make_table()
@@ -177,6 +180,28 @@ class LockFile:
                 return False
             return True
 
+    def note_attached(self) -> None:
+        """Show other processes, until they are told otherwise or this one ends, that it is attached.
+
+        The table lock is held. Each of several attachments is noted.
+        """
+        self._attached += 1
+        fcntl.lockf(self._fd, fcntl.LOCK_SH, 1, ATTACHED)
+
+    def note_left(self) -> None:
+        """Take back what `note_attached` noted. The table lock is held."""
+        self._attached -= 1
+        if self._attached <= 0:
+            self._attached = 0
+            self.unlock(ATTACHED)
+
+    def others_attached(self) -> bool:
+        """Tell whether processes are attached, in whatever pid namespace; this one is not. The table lock is held."""
+        if not self.try_lock(ATTACHED):
+            return True
+        self.unlock(ATTACHED)
+        return False
+
     def unlock(self, position: int) -> None:
         """Let go of the lock of byte ``position``; nothing where the file was closed in between."""
         if self._fd >= 0:
@@ -191,9 +216,11 @@ class LockFile:
     def lock_linked(self) -> None:
         """Take the table lock of the file that is at the path *now*, not of one just unlinked by another."""
         while True:
-            if self._fd < 0:
-                self._fd = self._open()
             try:
+                if self._fd < 0:
+                    self._fd = self._open()
+                    if self._attached:
+                        fcntl.lockf(self._fd, fcntl.LOCK_SH, 1, ATTACHED)
                 self.lock(TABLE)
                 found = os.fstat(self._fd)
             except OSError as error:
