@@ -13,66 +13,26 @@ from .layout import CELL
 
 __all__ = ["CORE", "PROTOCOL", "Cells", "Counter", "Gauge", "Histogram", "Recorder", "Section", "Series", "sum_columns"]
 
-_pure = os.environ.get("SHMSTATS_PURE", "") not in ("", "0")
-
 if TYPE_CHECKING:
-    from ._cells import (
-        CELL_LAYOUT,
-        CORE,
-        PROTOCOL,
-        Cells,
-        Counter,
-        Gauge,
-        Histogram,
-        Recorder,
-        Section,
-        Series,
-        sum_columns,
-    )
-elif _pure:
-    from ._cells_py import (
-        CELL_LAYOUT,
-        CORE,
-        PROTOCOL,
-        Cells,
-        Counter,
-        Gauge,
-        Histogram,
-        Recorder,
-        Section,
-        Series,
-        sum_columns,
-    )
+    from . import _cells as core
+elif os.environ.get("SHMSTATS_PURE", "") not in ("", "0"):
+    from . import _cells_py as core
 else:
     try:
-        from ._cells import (
-            CELL_LAYOUT,
-            CORE,
-            PROTOCOL,
-            Cells,
-            Counter,
-            Gauge,
-            Histogram,
-            Recorder,
-            Section,
-            Series,
-            sum_columns,
-        )
+        from . import _cells as core
     except ImportError:
-        from ._cells_py import (
-            CELL_LAYOUT,
-            CORE,
-            PROTOCOL,
-            Cells,
-            Counter,
-            Gauge,
-            Histogram,
-            Recorder,
-            Section,
-            Series,
-            sum_columns,
-        )
+        from . import _cells_py as core
+
+CORE, PROTOCOL = core.CORE, core.PROTOCOL
+Cells = core.Cells
+Counter = core.Counter
+Gauge = core.Gauge
+Histogram = core.Histogram
+Recorder = core.Recorder
+Section = core.Section
+Series = core.Series
+sum_columns = core.sum_columns
 
 _expected = {name: (offset, dtype.itemsize) for name, (dtype, offset) in CELL.fields.items()}  # type: ignore[union-attr, misc]
-if _expected | {"size": CELL.itemsize} != CELL_LAYOUT:
-    raise ImportError(f"the {CORE} core was built for cells of {CELL_LAYOUT}, the layout has {_expected}")
+if _expected | {"size": CELL.itemsize} != core.CELL_LAYOUT:
+    raise ImportError(f"the {CORE} core was built for cells of {core.CELL_LAYOUT}, the layout has {_expected}")
