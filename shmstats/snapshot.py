@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .hashing import blake2b
+from .interruption import came_from_handler
 from .series import Distribution, Kind, Mode, Name, Snapshot, Value
 
 log = logging.getLogger("shmstats")
@@ -164,6 +165,8 @@ def load_newest(
         except SnapshotError as error:
             tell(f"{error}; {_set_aside(file)}")
         except OSError as error:
+            if came_from_handler(error):
+                raise
             tell(f"snapshot {file} cannot be read: {error}")
     return None
 

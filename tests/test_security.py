@@ -21,6 +21,7 @@ from flask.testing import FlaskClient
 from helpers import SHARED_MEMORY, segment_file, segment_of, wait_until
 
 import shmstats
+from shmstats import snapshot as snapshots
 from shmstats.series import Kind, Name, Snapshot
 from shmstats.snapshot import FILE, PREVIOUS, load_newest, save
 from shmstats.web import access, create_app
@@ -105,11 +106,14 @@ def test_all_that_is_created_is_for_this_user_alone(
 
 
 @pytest.mark.parametrize("left", ["file", "link"])
-def test_what_a_killed_process_left_under_the_temporary_name_is_not_written_through(tmp_path: Path, left: str) -> None:
+def test_what_a_killed_process_left_under_the_temporary_name_is_not_written_through(
+    tmp_path: Path, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory, outside = tmp_path / "stats", tmp_path / "outside"
     directory.mkdir()
     outside.write_text("another's")
-    temporary = directory / f".{FILE}.{os.getpid()}"
+    monkeypatch.setattr(snapshots, "_number", iter([7]))
+    temporary = directory / f".{FILE}.{os.getpid()}-7"
     if left == "link":
         temporary.symlink_to(outside)
     else:

@@ -71,6 +71,10 @@ def loop_running(main: Callable[[], Any]) -> Iterator[asyncio.AbstractEventLoop]
             loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
 
+#: More threads than tests before may have left waiting at one place.
+CROWD = 50
+
+
 def wait_for_gate(gate: threading.Event) -> None:
     gate.wait(BOUND)
 
@@ -96,9 +100,9 @@ def test_the_thread_that_asks_is_among_them() -> None:
 
 def test_the_most_frequent_stack_comes_first() -> None:
     gate = threading.Event()
-    with threads(*[lambda: wait_for_gate(gate)] * 3):
+    with threads(*[lambda: wait_for_gate(gate)] * CROWD):
         try:
-            wait_until(lambda: list(counts("thread", "wait_for_gate").values()) == [3])
+            wait_until(lambda: list(counts("thread", "wait_for_gate").values()) == [CROWD])
             told = stacks()
         finally:
             gate.set()
@@ -143,9 +147,9 @@ def test_a_deep_stack_is_told_without_its_middle() -> None:
 def test_stacks_without_number_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_STACKS", 1)
     gate = threading.Event()
-    with threads(*[lambda: wait_for_gate(gate)] * 2):
+    with threads(*[lambda: wait_for_gate(gate)] * CROWD):
         try:
-            wait_until(lambda: stacks()[0]["count"] == 2)
+            wait_until(lambda: stacks()[0]["count"] == CROWD)
             told = stacks()
         finally:
             gate.set()

@@ -510,15 +510,15 @@ class SharedProvider:
     def _save(self, block: Block, snapshot: Snapshot) -> bool:
         """Save a snapshot of the block; returns False where the block was left while it was written.
 
-        By then another process, which left later, may have saved what is newer.
+        By then another process, which left later, may have saved what is newer. As long as this one is attached,
+        nobody else saves: it is the one that is elected, and no other can be the last to leave.
         """
         written = saved.write(saved.stats_directory(self.directory), snapshot)
         try:
             with self._locks.guard:
                 if self._block is not block or self._is_superseded(block):
                     return False
-                with self._locks.table():
-                    written.put_in_place()
+                written.put_in_place()
         finally:
             written.discard()
         written.sync()
