@@ -43,6 +43,16 @@ def _has_extension() -> bool:
     return importlib.util.find_spec("shmstats.block._cells") is not None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the second core to the thorough run, for tests of what is far above the cores."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        is_second = callspec is not None and callspec.params.get("core") == "Python"
+        if is_second and item.get_closest_marker("far_from_core"):
+            item.add_marker(pytest.mark.thorough)
+
+
 @pytest.fixture(params=["C", "Python"])
 def core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of the core that this run of the test is about; the environment asks for it."""

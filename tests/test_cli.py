@@ -25,6 +25,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from shmstats import cli
 from shmstats.block import BlockError, BlockReader
 
+pytestmark = pytest.mark.far_from_core
+
 ROOT = Path(__file__).parents[1]
 
 ENTRIES = {

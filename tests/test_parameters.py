@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from helpers import segment_file, wait_until
 
+pytestmark = pytest.mark.far_from_core
+
 NEVER = 3_600_000  # ms; the longest interval that is allowed
 
 READ = "from shmstats import stats; print(stats.get('c', 'm'))"

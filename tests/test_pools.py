@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from helpers import BOUND, readme_examples, segment_file, wait_until
 
+pytestmark = pytest.mark.far_from_core
+
 ROOT = Path(__file__).parents[1]
 
 METHODS = ("fork", "spawn", "forkserver")

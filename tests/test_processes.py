@@ -196,6 +196,7 @@ POOL = """
 """
 
 
+@pytest.mark.far_from_core
 @pytest.mark.parametrize("way", ["terminate", "join"])
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_pools_count_exactly_and_leave_nothing(stats: Any, python: Any, data: Path, method: str, way: str) -> None:

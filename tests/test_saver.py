@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 from helpers import SHARED_MEMORY, PythonRunner, process_state, segment_file, segment_of, wait_until
 
+pytestmark = pytest.mark.far_from_core
+
 #: The byte of the lock file that the process which saves holds.
 SAVER = 2**60
 

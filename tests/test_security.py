@@ -26,6 +26,8 @@ from shmstats.series import Kind, Name, Snapshot
 from shmstats.snapshot import FILE, PREVIOUS, load_newest, save
 from shmstats.web import access, create_app
 
+pytestmark = pytest.mark.far_from_core
+
 TOKEN = "a-token-that-nobody-may-see-3f9c"
 
 

@@ -196,7 +196,13 @@ def test_a_worker_without_memory_for_its_row_counts_in_anothers(
 
 
 @pytest.mark.skipif(not can_mount(), reason="a small tmpfs cannot be mounted here")
-@pytest.mark.parametrize("size", ["4k", "16k", "28k", "32k", "40k", "48k", "64k", "96k"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        *("4k", "28k", "40k", "96k"),
+        *(pytest.param(size, marks=pytest.mark.thorough) for size in ("16k", "32k", "48k", "64k")),
+    ],
+)
 def test_a_small_shared_memory_kills_nobody(python: Any, size: str, tmp_path: Path, configure: Any) -> None:
     configure(capacity=1024, persist=False)
     mount = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'

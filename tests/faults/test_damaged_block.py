@@ -253,6 +253,7 @@ def fuzz(image: Image, section: str, examples: int) -> None:
     check()
 
 
+@pytest.mark.far_from_core
 @pytest.mark.parametrize("section", SECTIONS)
 def test_random_bytes_in_a_section_neither_crash_nor_hang_anybody(image: Image, section: str) -> None:
     fuzz(image, section, 5)
@@ -278,6 +279,7 @@ def fuzz_attached(image: Image, section: str, examples: int) -> list[str]:
     return sorted(told)
 
 
+@pytest.mark.far_from_core
 @pytest.mark.parametrize("section", SECTIONS)
 def test_damage_under_a_process_makes_no_counting_call_fail_and_others_say_so(image: Image, section: str) -> None:
     told = fuzz_attached(image, section, 5)

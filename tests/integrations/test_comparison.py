@@ -7,6 +7,7 @@ which needs an old prometheus_client. That one is ``$SHMSTATS_MPMETRICS_PYTHON``
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -63,7 +64,21 @@ def start(library: str, interpreter: str, directory: Path) -> subprocess.Popen[s
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What was found, by library: its versions and a verdict for each feature. All are examined at once."""
+    """What was found, by library: its versions and a verdict for each feature; by whichever process needs it first."""
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent
+    found = directory / "comparison.json"
+    with (directory / "comparison.lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        if not found.exists():
+            found.write_text(json.dumps(examine(tmp_path_factory)))
+    results: dict[str, Any] = json.loads(found.read_text())
+    return results
+
+
+def examine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Examine all libraries at once."""
     interpreters = dict.fromkeys(LIBRARIES, sys.executable) | {"mpmetrics": interpreter_of_mpmetrics()}
     results = {}
     with ExitStack() as started:

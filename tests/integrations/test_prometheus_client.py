@@ -14,6 +14,8 @@ import pytest
 from helpers import BOUND, Child, PythonRunner
 from shared_metrics import INSTALLED, PRELUDE
 
+pytestmark = pytest.mark.far_from_core
+
 only_the_c_core = pytest.mark.parametrize("core", ["C"], indirect=True)
 
 Program = Callable[..., str]

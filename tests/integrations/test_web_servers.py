@@ -202,7 +202,7 @@ SERVERS: dict[str, Callable[[Path], Gunicorn]] = {
 }
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture(params=["sync", "gevent", "uvicorn", pytest.param("gthread", marks=pytest.mark.thorough)])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gunicorn]:
     (tmp_path / "file.bin").write_bytes(b"f" * 3000)
     with SERVERS[request.param](tmp_path) as running:

@@ -158,7 +158,7 @@ def registering(core: Core, *metrics: str, index_slots: int = 8) -> None:
     [
         ("C", ("a", "a")),
         ("C", ("a b", "a")),
-        ("C", ("a.l.x", "a.l.y")),
+        pytest.param("C", ("a.l.x", "a.l.y"), marks=pytest.mark.thorough),
         ("Python", ("a", "a")),
         # The table is the same code over both cores.
         pytest.param("Python", ("a b", "a"), marks=pytest.mark.thorough),

@@ -112,7 +112,7 @@ def test_the_total_is_exact_over_reloads_under_load(serve: Callable[..., Gunicor
 def test_the_total_is_exact_after_workers_are_recycled(serve: Callable[..., Gunicorn]) -> None:
     server = serve("gthread", "--max-requests", "25")
     with server, Load(server, "/timed") as load:
-        load.more(400)
+        load.more(250)
     assert len(load.answered) > 8, "no worker was recycled"
     values = saved(server)
     assert load.total <= values["requests", "total"] <= load.total + load.failed
