@@ -396,6 +396,7 @@ def test_a_flush_that_waits_for_a_lock_while_another_thread_closes_loses_nothing
     assert (found if metric == "counter" else found.count) == 101
 
 
+@pytest.mark.far_from_core
 @pytest.mark.parametrize("operation", ["incr", "handle", "timing", "flush", "get"])
 def test_a_close_at_any_line_of_an_operation_costs_nothing(
     shmstats: ModuleType, stats: Any, python: Any, operation: str

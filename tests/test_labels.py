@@ -521,6 +521,7 @@ def test_a_gauge_with_labels_and_mode_all_has_the_label_pid(stats: Any) -> None:
     assert f'open{{category="g",host="a",pid="{os.getpid()}"}} 2\n' in exposition(stats)
 
 
+@pytest.mark.far_from_core
 @pytest.mark.parametrize("recycled", [100, pytest.param(1000, marks=pytest.mark.storm)])
 def test_recycled_workers_leave_block_and_exposition_as_they_were(
     shmstats: ModuleType, configure: Callable[..., dict[str, Any]], data: Path, recycled: int

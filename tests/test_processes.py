@@ -48,6 +48,7 @@ def test_eight_processes_count_exactly_on_three_names(
     assert stats.snapshot() == {"requests": {"handle": 16 * half, "total": 16 * half, "mixed": 16 * half}}
 
 
+@pytest.mark.far_from_core
 def test_a_million_increments_each_by_eight_processes(stats: Any, python: Any, core: str) -> None:
     code = """
         import sys
@@ -391,6 +392,7 @@ def test_a_fork_in_a_signal_handler_in_the_middle_of_counting(stats: Any, python
     assert number <= sum(values["names"].values()) <= number + 20
 
 
+@pytest.mark.far_from_core
 def test_two_hundred_short_children_leave_no_slots_behind(stats: Any, python: Any, data: Path) -> None:
     code = """
         import os

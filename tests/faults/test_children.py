@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from helpers import PythonRunner, segment_file
 
+pytestmark = pytest.mark.far_from_core
+
 POOL = """
     import multiprocessing, os, sys
 

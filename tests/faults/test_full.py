@@ -21,6 +21,8 @@ from helpers import PythonRunner
 from tortures import judge
 from tortures.nursery import SCRIPTS, Nursery
 
+pytestmark = pytest.mark.far_from_core
+
 ROWS = 2
 NAMES = 150
 

@@ -22,6 +22,8 @@ from helpers import PythonRunner, segment_file
 
 from shmstats.block.layout import HEADER, field_offset
 
+pytestmark = pytest.mark.far_from_core
+
 #: Runs a command as a child of process 1 of a new pid namespace, which has a /proc of its own.
 CONTAINER = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", '"$@"; exit $?', "sh"]
 
