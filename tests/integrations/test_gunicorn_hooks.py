@@ -337,7 +337,7 @@ def test_a_worker_class_without_hooks_is_said_to_be_not_measured(tmp_path: Path)
 
 @pytest.mark.parametrize("kind", ["sync", "uvicorn-worker"])
 def test_workers_that_end_are_counted_by_reason(tmp_path: Path, kind: str) -> None:
-    with serving(tmp_path, kind, "--workers", "2", "--timeout", "2") as server:
+    with serving(tmp_path, kind, "--workers", "2", "--timeout", "4") as server:
         assert ended(server) == {"exit": 0, "signal": 0, "timeout": 0}
         os.kill(min(server.workers()), signal.SIGKILL)
         wait_until(lambda: ended(server)["signal"] == 1, "the end of one that was killed")
