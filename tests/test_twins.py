@@ -129,6 +129,8 @@ def players(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Ch
         other = runner.start(PLAYER)
         assert other.hear() == "Python"
         yield [one, other]
+        for player in (one, other):
+            player.finish(quiet=False)  # at the end of its input, so that it leaves no block behind
     finally:
         runner.kill_all()
 
