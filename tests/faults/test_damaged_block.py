@@ -38,9 +38,9 @@ stats.remove('c', 'counter 3')
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
-#: What may be raised is told; SIGALRM ends what hangs.
-USE = """
-import json, logging, signal
+#: What may be raised or logged is told; SIGALRM ends what hangs.
+TELL = """
+import json, logging, os, signal
 from pathlib import Path
 from shmstats.block import BlockError, read_only
 from shmstats.web import create_app
@@ -54,7 +54,9 @@ class Told(logging.Handler):
 
 logging.getLogger('shmstats').addHandler(Told())
 logging.getLogger('shmstats').propagate = False
+"""
 
+USE = """
 def look():
     try:
         with read_only(Path(data)) as reader:
@@ -91,21 +93,6 @@ Path(report).write_text(json.dumps(told))
 
 #: The block is damaged under a process that has it attached, and goes on with everything.
 GO_ON = """
-import json, logging, os, signal
-from pathlib import Path
-from shmstats.block import BlockError
-from shmstats.web import create_app
-
-signal.alarm(30)
-told = []
-
-class Told(logging.Handler):
-    def emit(self, record):
-        told.append(record.getMessage())
-
-logging.getLogger('shmstats').addHandler(Told())
-logging.getLogger('shmstats').propagate = False
-
 def count(turn):
     for number in range(30):
         stats.incr('c', f'counter {number}')
@@ -188,7 +175,7 @@ class Image:
         self.file.touch(0o600)
         self.file.write_bytes(content)
         self._report.unlink(missing_ok=True)
-        worker = self._nursery.run(USE, self.data, STATS, data=str(self.data), report=str(self._report))
+        worker = self._nursery.run(TELL + USE, self.data, STATS, data=str(self.data), report=str(self._report))
         assert worker.wait() == 0, self._nursery.crashes
         told: list[str] = json.loads(self._report.read_text())
         return told
@@ -203,7 +190,7 @@ class Image:
         damages.write_text(json.dumps([(first, content[first:end].hex())]))
         config = STATS | {"no_buffer": not buffered, "buffer_size": 10}
         worker = self._nursery.run(
-            *(GO_ON, self.data, config),
+            *(TELL + GO_ON, self.data, config),
             segment=str(self.file),
             damages=str(damages),
             report=str(self._report),
