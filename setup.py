@@ -15,8 +15,8 @@ if os.environ.get("SHMSTATS_WERROR"):
 setup(
     ext_modules=[
         Extension(
-            "shmstats.block._cells",
-            ["shmstats/block/_cells.c"],
+            "shmstats.core._cells",
+            ["shmstats/core/_cells.c"],
             extra_compile_args=flags,
             optional=True,
         )

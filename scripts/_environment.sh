@@ -37,8 +37,8 @@ state() {
     "$python" -c 'import sys; print(sys.version)' 9<&-
     (
         cd -- "$root"
-        cksum setup.cfg setup.py shmstats/_version.py shmstats/block/_cells.c
-        ls shmstats/block/_cells.*.so 2>/dev/null || true
+        cksum setup.cfg setup.py shmstats/_version.py shmstats/core/_cells.c
+        ls shmstats/core/_cells.*.so 2>/dev/null || true
     )
 }
 

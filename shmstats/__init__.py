@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from ._version import __version__
 from .block import BlockError, DeclarationError
-from .block.cells import Counter, Gauge, Histogram
+from .core import Counter, Gauge, Histogram
 from .config import ConfigError
-from .labels import Labelled
-from .providers.shared import KindError
+from .handles import Labelled
+from .attachment.slow_path import KindError
 from .registry import Registry, stats
 
 __all__ = [

@@ -27,10 +27,10 @@ from typing import Any, NoReturn
 
 import click
 
-from . import snapshot as saved
+from .persistence import snapshot as saved
 from ._version import __version__
 from .block import BlockError, BlockReader, read_only, segment_name
-from .block.cells import CORE
+from .core import CORE
 from .block.workers import start_time
 from .config import ApiSettings, ConfigError, PathSettings, Rule, Settings, load
 from .registry import Registry
@@ -294,7 +294,7 @@ def _data_reader(
 def _read_saved(data: Path) -> tuple[Snapshot, str]:
     """Return the newest snapshot that can be read, and a line that says which it is.
 
-    `shmstats.snapshot.load_newest` is for those who start a block: it moves damaged files, a reader must not.
+    `shmstats.persistence.snapshot.load_newest` is for those who start a block: it moves damaged files, a reader must not.
 
     Raises:
         _NotThereError: there is none.
@@ -319,8 +319,8 @@ def _read_saved(data: Path) -> tuple[Snapshot, str]:
 
 
 def _system_figures(reader: BlockReader, settings: Settings) -> dict[str, int | float]:
-    from .files import directory_bytes
-    from .inspect import system_figures
+    from .persistence.files import directory_bytes
+    from .debug.processes import system_figures
 
     figures = system_figures((worker.pid for worker in reader.workers.live()), reader.uptime)
     figures.pop("gc", None)  # of this process alone, which is none of the workers

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import config
-from .arguments import (
+from .checks import (
     check_category,
     check_duration,
     check_handle,
@@ -28,14 +28,14 @@ from .arguments import (
     check_number,
 )
 from .block import DeclarationError
-from .block.cells import Counter, Gauge, Histogram, Recorder, Series
+from .core import Counter, Gauge, Histogram, Recorder, Series
 from .block.lock import Guard
 from .block.names import check_text
 from .declarations import Buckets, make_declaration
-from .labels import Labelled, check_label_names, check_labels
-from .providers import Provider
-from .providers.guarded import GuardedProvider
-from .providers.shared import OWN, SharedProvider, close_all
+from .handles import Labelled, check_label_names, check_labels
+from .sinks import Provider
+from .sinks.guarded import GuardedProvider
+from .attachment.slow_path import OWN, SharedProvider, close_all
 from .series import Declaration, Labels, Snapshot, Value, by_category
 from .timer import Timer
 
@@ -509,7 +509,7 @@ class Registry(Recorder):
         """Have a further provider get every operation from now on.
 
         Args:
-            provider: an object with the methods of `shmstats.providers.Provider`.
+            provider: an object with the methods of `shmstats.sinks.Provider`.
 
         Raises:
             TypeError: it lacks one of them.
@@ -572,7 +572,7 @@ class Registry(Recorder):
         self._others = tuple(provider for provider in self._others if provider is not former)
         if settings.statsd.enabled and settings.stats.enabled:
             # Only here: few want it, and it takes its time to import.
-            from .providers.statsd import StatsdProvider
+            from .sinks.statsd import StatsdProvider
 
             self._statsd = GuardedProvider(StatsdProvider(settings.statsd, self._report), self._report)
             self._others = (*self._others, self._statsd)

@@ -43,7 +43,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _has_extension() -> bool:
-    return importlib.util.find_spec("shmstats.block._cells") is not None
+    return importlib.util.find_spec("shmstats.core._cells") is not None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -116,8 +116,8 @@ def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
     _put_modules(_packages.get(core, {}))
     package = importlib.import_module("shmstats")
     registry = importlib.import_module("shmstats.registry")
-    importlib.import_module("shmstats.snapshot")
-    assert package.block.cells.CORE == core
+    importlib.import_module("shmstats.persistence.snapshot")
+    assert package.core.CORE == core
     package.stats = registry.stats = registry.Registry()
     package.init, package.close = package.stats.init, package.stats.close
     try:

@@ -816,8 +816,8 @@ def test_the_calls_have_signatures(stats: Any, core: str) -> None:
 
 
 def test_the_two_cores_have_the_same_methods() -> None:
-    cells = pytest.importorskip("shmstats.block._cells")
-    from shmstats.block import _cells_py
+    cells = pytest.importorskip("shmstats.core._cells")
+    from shmstats.core import _cells_py
 
     for name in ("Cells", "Series", "Counter", "Gauge", "Histogram", "Recorder"):
         of_c, of_twin = getattr(cells, name), getattr(_cells_py, name)
@@ -873,7 +873,7 @@ def test_a_snapshot_larger_than_the_new_block_is_restored_as_far_as_it_goes(
 ) -> None:
     series = shmstats.series
     names = [series.Name("c", f"m{i}", series.Kind.COUNTER) for i in range(300)]
-    shmstats.snapshot.save(data / "stats", series.Snapshot(names, list(range(300))))
+    shmstats.persistence.snapshot.save(data / "stats", series.Snapshot(names, list(range(300))))
     configure(capacity=256)
     shmstats.stats.incr("c", "m7")
     assert shmstats.stats.get("c", "m7") == 8
@@ -887,7 +887,7 @@ def test_label_sets_beyond_the_new_block_are_left_out_and_their_snapshot_is_kept
     """A metric with labels takes a record of its own, so there is not even room for all the metrics."""
     series = shmstats.series
     names = [series.Name("c", f"m{i}", series.Kind.COUNTER, (("a", "b"),)) for i in range(300)]
-    shmstats.snapshot.save(data / "stats", series.Snapshot(names, list(range(300))))
+    shmstats.persistence.snapshot.save(data / "stats", series.Snapshot(names, list(range(300))))
     whole = (data / "stats" / "simple.json").read_bytes()
     configure(capacity=256)
     stats = shmstats.stats
@@ -908,7 +908,7 @@ def test_a_snapshot_that_says_what_this_version_cannot_restore_stops_nobody(
     series = shmstats.series
     for kind, value in ((series.Kind.HISTOGRAM, 3), (series.Kind.COUNTER, "many"), (series.Kind.COUNTER, None)):
         names = [series.Name("c", "strange", kind), series.Name("c", "good", series.Kind.COUNTER)]
-        shmstats.snapshot.save(data / "stats", series.Snapshot(names, [value, 5]))
+        shmstats.persistence.snapshot.save(data / "stats", series.Snapshot(names, [value, 5]))
         shmstats.stats.incr("c", "m")
         assert shmstats.stats.get("c", "m") == 1
         shmstats.stats.remove("c")
@@ -935,7 +935,7 @@ def test_what_is_counted_while_the_last_one_saves_is_not_lost(
     handle = stats.counter("c", "m")
     handle.incr()
     stats.incr("c", "n")
-    save = shmstats.snapshot.save
+    save = shmstats.persistence.snapshot.save
 
     def save_and_be_interrupted(*arguments: Any) -> None:
         save(*arguments)
@@ -943,7 +943,7 @@ def test_what_is_counted_while_the_last_one_saves_is_not_lost(
         handle.incr()
         stats.incr("c", "n")
 
-    monkeypatch.setattr(shmstats.snapshot, "save", save_and_be_interrupted)
+    monkeypatch.setattr(shmstats.persistence.snapshot, "save", save_and_be_interrupted)
     shmstats.close()
     monkeypatch.undo()
     assert stats.snapshot() == {"c": {"m": 2, "n": 2}}

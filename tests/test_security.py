@@ -21,9 +21,9 @@ from flask.testing import FlaskClient
 from helpers import SHARED_MEMORY, segment_file, segment_of, wait_until
 
 import shmstats
-from shmstats import snapshot as snapshots
+from shmstats.persistence import snapshot as snapshots
 from shmstats.series import Kind, Name, Snapshot
-from shmstats.snapshot import FILE, PREVIOUS, load_newest, save
+from shmstats.persistence.snapshot import FILE, PREVIOUS, load_newest, save
 from shmstats.web import access, create_app
 
 pytestmark = pytest.mark.far_from_core

@@ -226,11 +226,11 @@ def _use_cells(file: str) -> None:
     """Have the package use another build of the C core."""
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("shmstats.block._cells", file)
+    spec = importlib.util.spec_from_file_location("shmstats.core._cells", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["shmstats.block._cells"] = module
+    sys.modules["shmstats.core._cells"] = module
     spec.loader.exec_module(module)
 
 

@@ -212,10 +212,10 @@ def stop_at_step(number: int) -> None:
 
     In C a step is a stop point, which only a debug build has. In Python it is a line of the core.
     """
-    from shmstats.block import cells
+    from shmstats import core as cells
 
     if cells.CORE == "C":
-        from shmstats.block import _cells
+        from shmstats.core import _cells
 
         _cells.stop_at(number)  # type: ignore[attr-defined]
     else:

@@ -20,10 +20,10 @@ import numpy as np
 
 from ..interruption import came_from_handler
 from ..series import Declaration, Kind
-from .cells import CORE, PROTOCOL, Cells, Section
+from ..core import CORE, PROTOCOL, Cells, Section
 from .declarations import decode_declaration
 from .header import check_layout, read_header, write_header
-from .layout import (
+from ..layout import (
     CELL,
     CELLS_PER_PAGE,
     FIRST_INDEX_SLOTS,
@@ -53,7 +53,7 @@ from .names import (
     overflow_key,
     width_of,
 )
-from .reader import BlockReader
+from ..reading.reader import BlockReader
 from .segment import (
     BlockError,
     DamagedBlockError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .layout import HEADER, LAYOUT_VERSION, MAGIC, PAGE, Layout, struct_of
+from ..layout import HEADER, LAYOUT_VERSION, MAGIC, PAGE, Layout, struct_of
 from .segment import BlockError
 
 _HEADER = struct_of(HEADER)

@@ -30,8 +30,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ..interruption import came_from_handler
-from .cells import Section
-from .layout import ATTACHED, TABLE
+from ..core import Section
+from ..layout import ATTACHED, TABLE
 
 log = logging.getLogger("shmstats")
 

@@ -34,8 +34,8 @@ import numpy as np
 
 from ..hashing import blake2b
 from ..series import Declaration, Kind, Labels, Mode
-from .cells import Cells
-from .layout import DELETED, HEADER, NAME, PAGE, Layout, field_offset, struct_of
+from ..core import Cells
+from ..layout import DELETED, HEADER, NAME, PAGE, Layout, field_offset, struct_of
 from .segment import BlockError
 
 UNUSED, LIVE, REMOVED = 0, 1, 2

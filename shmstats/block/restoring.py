@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..series import Declaration, Distribution, Kind, Mode, Name, Value
 from .block import PLAIN, SHARED_ROW, Block
-from .layout import INT64_MAX, INT64_MIN
+from ..layout import INT64_MAX, INT64_MIN
 from .names import (
     FAMILY,
     MEMBER,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 
 from ..interruption import came_from_handler
-from .layout import CELLS_PER_PAGE, PAGE, Layout
+from ..layout import CELLS_PER_PAGE, PAGE, Layout
 from .lock import LockFile
 from .names import BlockFullError, Record
 from .segment import Segment

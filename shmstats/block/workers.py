@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ..hashing import blake2b
-from .layout import HEADER, WORKER, WORKER_SLOTS, Layout, field_offset, owner_word, struct_of
+from ..layout import HEADER, WORKER, WORKER_SLOTS, Layout, field_offset, owner_word, struct_of
 from .segment import BlockError
 
 _WORKER = struct_of(WORKER)

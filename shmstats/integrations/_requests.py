@@ -29,10 +29,10 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from .. import registry as registries
-from ..arguments import RESERVED
+from ..checks import RESERVED
 from ..block.names import MAX_TEXT_BYTES, check_text
 from ..declarations import check_buckets
-from ..labels import check_label_names
+from ..handles import check_label_names
 from ._failures import Failures
 
 #: The route of a request that no route was found for.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ShmStats"]
 
 #: Where in the environment are the values of the further labels, and which exception was counted.
-_LABELS = "shmstats.labels"
+_LABELS = "shmstats.handles"
 _COUNTED = "shmstats.exception"
 
 

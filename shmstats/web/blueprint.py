@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, ServiceUnavaila
 from werkzeug.routing import BaseConverter
 
 from ..block import BlockError
-from ..providers.shared import SharedProvider
+from ..attachment.slow_path import SharedProvider
 from ..registry import stats
 from .access import check_access, public
 from .responses import error_response, keep_to_itself

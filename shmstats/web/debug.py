@@ -1,7 +1,7 @@
 """``/debug``: what the workers do, and how much memory they use.
 
 An answer is about every live worker of the block, whichever process gives it. That one asks the others by
-their sockets (`shmstats.questions`), and tells for itself what they are asked. What the system knows of a
+their sockets (`shmstats.attachment.peers`), and tells for itself what they are asked. What the system knows of a
 process, and what stands in the block, is there for a worker that does not answer as well.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 from flask import Response
 
 from ..block import Block, Worker
-from ..inspect import memory, pool_figures, process_memory
-from ..questions import ask_all, socket_path
-from ..stacks import grouped, stacks
+from ..debug.processes import memory, pool_figures, process_memory
+from ..attachment.peers import ask_all, socket_path
+from ..debug.stacks import grouped, stacks
 from .blueprint import attached, blueprint
 from .responses import json_response
 

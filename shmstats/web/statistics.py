@@ -10,9 +10,9 @@ from typing import Any
 from flask import Response, abort, request
 
 from ..export import negotiate, render, to_document
-from ..files import StorageMeter
-from ..inspect import pool_figures, system_figures
-from ..providers.shared import SharedProvider
+from ..persistence.files import StorageMeter
+from ..debug.processes import pool_figures, system_figures
+from ..attachment.slow_path import SharedProvider
 from ..registry import stats
 from ..series import Snapshot
 from .access import public

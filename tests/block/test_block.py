@@ -23,7 +23,7 @@ COUNT_AND_WAIT = """
 
 
 def field(shmstats: ModuleType, name: str) -> tuple[int, int]:
-    layout = shmstats.block.layout
+    layout = shmstats.layout
     return layout.field_offset(layout.HEADER, name), layout.HEADER[name].itemsize
 
 
@@ -263,7 +263,7 @@ def other_core(core: str) -> str:
 def test_a_live_block_of_the_other_core_is_refused(
     stats: Any, shmstats: ModuleType, python: Any, core: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("shmstats.block._cells")
+    pytest.importorskip("shmstats.core._cells")
     stats.incr("c", "m")
     monkeypatch.setenv("SHMSTATS_PURE", other_core(core))
     child = python.start("import shmstats; shmstats.init()")
@@ -275,7 +275,7 @@ def test_a_live_block_of_the_other_core_is_refused(
 def test_a_dead_block_of_the_other_core_is_adopted_and_its_locks_freed(
     stats: Any, python: Any, core: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("shmstats.block._cells")
+    pytest.importorskip("shmstats.core._cells")
     monkeypatch.setenv("SHMSTATS_PURE", other_core(core))
     child = python.start(
         """
@@ -453,7 +453,7 @@ def test_a_reader_only_looks(stats: Any, python: Any, data: Path, shmstats: Modu
             print({name.metric: value for name, value in zip(read.names, read.values) if name.category != "shmstats"})
             print(reader.usage()["names"].used, reader.protocol, len(list(reader.workers)))
     """
-    protocol = shmstats.block.layout.PROTOCOLS[shmstats.block.cells.PROTOCOL]
+    protocol = shmstats.layout.PROTOCOLS[shmstats.core.PROTOCOL]
     names = stats.shared.attach().names.count
     assert python.run(code, data) == f"{{'m': 5, 'v': 1.5}}\n{names} {protocol} 1\n"
     assert segment_file(data).read_bytes() == before

@@ -35,7 +35,7 @@ def declare(block: Any, *arguments: Any, **named: Any) -> None:
 
 def families(block: Any) -> set[str]:
     """Check what must hold of families and of the heap, and return the metrics that have one."""
-    from shmstats.block.layout import NAME
+    from shmstats.layout import NAME
     from shmstats.block.names import FAMILY, LIVE, MEMBER
 
     table = block.names

@@ -120,7 +120,7 @@ def test_memory_is_only_used_where_it_was_reserved(stats: Any, data: Path, pytho
     """A page without its bit is never touched: the file grows by what is reserved and by nothing else."""
     stats.incr("c", "m")
     block = stats.shared.attach()
-    from shmstats.block.layout import PAGE
+    from shmstats.layout import PAGE
 
     def pages() -> int:
         return segment_file(data).stat().st_blocks * 512 // PAGE

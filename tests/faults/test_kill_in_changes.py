@@ -3,7 +3,7 @@
 A worker is killed before some line, chosen at random, of what the package does in such an operation; the storm
 does that for each line. Then another process comes: it must find a valid structure, with no name twice, all
 that was counted, and must be able to go on. ``tests/block/test_names.py`` does the same for the table of
-names by itself, and ``tests/test_saver.py`` has processes that save killed at random.
+names by itself, and ``tests/attachment/test_saver.py`` has processes that save killed at random.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ import os, signal
 exec(before)
 files = tuple(f"shmstats/{name}.py" for name in (
     "block/block", "block/names", "block/space", "block/declaring", "block/restoring", "block/header",
-    "block/workers", "block/segment", "block/lock", "block/buffer", "block/_cells_py", "providers/shared",
-    "snapshot", "registry", "agent"))
+    "block/workers", "block/segment", "block/lock", "attachment/buffer", "core/_cells_py", "attachment/slow_path",
+    "persistence/snapshot", "registry", "attachment/agent"))
 lines = works.do_at_line(number, files, lambda: os.kill(os.getpid(), signal.SIGKILL))
 exec(operation)
 works.do_at_line(-1, (), None)

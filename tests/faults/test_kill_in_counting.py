@@ -3,7 +3,7 @@
 At every step: a worker is kept at each step inside the critical sections in turn (of C in a build with stop
 points, of Python before each line) and killed there. At random: workers are killed while they count, and
 others take their places. How a dead owner's lock is taken over in itself is shown in
-``tests/block/test_cells.py``.
+``tests/core/test_cells.py``.
 """
 
 from __future__ import annotations

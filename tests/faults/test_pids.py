@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from helpers import PythonRunner, segment_file
 
-from shmstats.block.layout import HEADER, field_offset
+from shmstats.layout import HEADER, field_offset
 
 pytestmark = pytest.mark.far_from_core
 
@@ -69,7 +69,7 @@ NEXT = """
     from shmstats import stats
     signal.alarm(30)
     if len(sys.argv) > 1:
-        from shmstats.block.layout import HEADER, field_offset
+        from shmstats.layout import HEADER, field_offset
         with open(sys.argv[1], "r+b") as file:
             file.seek(field_offset(HEADER, "namespace"))
             file.write(os.stat("/proc/self/ns/pid").st_ino.to_bytes(8, "little"))

@@ -34,12 +34,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from explorer import Access, Ending, Explored, Steps, explore
 
-import shmstats.block.layout
+import shmstats.layout
 import shmstats.block.segment
 import shmstats.series
-from shmstats.block.layout import CELL, HEADER, NAME, WORKER, Layout
+from shmstats.layout import CELL, HEADER, NAME, WORKER, Layout
 
-PACKAGE = Path(shmstats.block.layout.__file__).parents[1]
+PACKAGE = Path(shmstats.layout.__file__).parent
 
 #: What the block behind the C core's addresses is filled with: nobody may read it.
 NONSENSE = b"\xa5"
@@ -507,37 +507,36 @@ class Core:
         self.process: Process | None = None
         self._plants = plants
         with _modules_of_their_own() as package:
-            self.workers = self._load(package, "workers")
-            twin = self._load(package, "_cells_py")
+            self.workers = self._load(package, "block.workers")
+            twin = self._load(package, "core._cells_py")
             twin._MOST_TRIES = 1  # who is killed in the model, by an exception, must not try again to unlock
             self._stepped = (
                 _stepped(*(plant for plant in plants if plant.file == "_cells.c")) if name == "C" else None
             )
             self.counter = twin.Counter if self._stepped is None else self._stepped.Counter
             self._load_cells(package, twin)
-            self.lock = self._load(package, "lock")
-            self.names = self._load(package, "names")
-            self.reader = self._load(package, "reader")
-            self.block = self._load(package, "block")
+            self.lock = self._load(package, "block.lock")
+            self.names = self._load(package, "block.names")
+            self.reader = self._load(package, "reading.reader")
+            self.block = self._load(package, "block.block")
         self._replace_the_world()
 
     def _load(self, package: str, name: str) -> Any:
-        file = PACKAGE / "block" / f"{name}.py"
-        module = types.ModuleType(f"{package}.block.{name}")
-        module.__package__ = f"{package}.block"
+        file = PACKAGE.joinpath(*name.split(".")).with_suffix(".py")
+        module = types.ModuleType(f"{package}.{name}")
+        module.__package__ = module.__name__.rpartition(".")[0]
         sys.modules[module.__name__] = module
         source = with_plants(file, tuple(plant for plant in self._plants if plant.file == file.name))
         exec(compile(source, str(file), "exec"), module.__dict__)
         return module
 
     def _load_cells(self, package: str, twin: Any) -> None:
-        module: Any = types.ModuleType(f"{package}.block.cells")
+        module: Any = sys.modules[f"{package}.core"]
         module.__dict__.update(
             (name, thing) for name, thing in vars(twin).items() if not name.startswith("__")
         )
         if self._stepped is not None:
             module.CORE, module.PROTOCOL, module.Cells = "C", 1, self._make_c_cells
-        sys.modules[module.__name__] = module
 
     def _state_and_start(self, pid: int) -> tuple[bytes, int]:
         started = self._current.steps.do("started", pid, silent=True)
@@ -659,12 +658,13 @@ def _modules_of_their_own() -> Any:
     there = {
         package: types.ModuleType(package),
         f"{package}.series": shmstats.series,
-        f"{package}.block": types.ModuleType(f"{package}.block"),
-        f"{package}.block.layout": shmstats.block.layout,
+        f"{package}.layout": shmstats.layout,
         f"{package}.block.segment": shmstats.block.segment,
     }
     there[package].__path__ = [str(PACKAGE)]  # type: ignore[attr-defined]
-    there[f"{package}.block"].__path__ = [str(PACKAGE / "block")]  # type: ignore[attr-defined]
+    for room in ("core", "block", "reading"):
+        there[f"{package}.{room}"] = types.ModuleType(f"{package}.{room}")
+        there[f"{package}.{room}"].__path__ = [str(PACKAGE / room)]  # type: ignore[attr-defined]
     sys.modules.update(there)
     register, os.register_at_fork = os.register_at_fork, lambda **hooks: None
     try:
@@ -697,7 +697,7 @@ def _stepped(*plants: Plant) -> Any:
     directory = Path(_directory().name, f"{len(os.listdir(_directory().name))}")
     directory.mkdir()
     source, library = directory / "_cells.c", directory / "_stepped.so"
-    source.write_text(with_plants(PACKAGE / "block" / "_cells.c", plants))
+    source.write_text(with_plants(PACKAGE / "core" / "_cells.c", plants))
     include = sysconfig.get_paths()["include"]
     here = Path(__file__).with_name("stepped.c")
     command = [
@@ -838,7 +838,7 @@ class Scenario:
             "salt": b"0123456789abcdef",
         }
         self._memory = (
-            shmstats.block.layout.struct_of(HEADER).pack(*header.values()).ljust(self.layout.size, b"\0")
+            shmstats.layout.struct_of(HEADER).pack(*header.values()).ljust(self.layout.size, b"\0")
         )
         for row in range(self.layout.rows):
             self._poke(self.layout.pages + row * self.layout.bitmap_bytes, b"\xff")

@@ -16,7 +16,7 @@ from explorer import ViolationError
 from machine import Core, Final, Identity, Plant, Process, Scenario, compiler
 
 from shmstats.block.names import family_key, is_labelled
-from shmstats.providers.shared import SharedProvider
+from shmstats.attachment.slow_path import SharedProvider
 
 pytestmark = pytest.mark.skipif(shutil.which(compiler()) is None, reason="there is no C compiler")
 

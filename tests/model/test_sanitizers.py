@@ -34,7 +34,7 @@ def instrumented(copy: Path, *plants: Plant) -> dict[str, str]:
     if shutil.which(compiler()) is None or not os.path.isabs(library("libasan.so")):
         pytest.skip("there is no C compiler with AddressSanitizer")
     shutil.copytree(PACKAGE, copy / "shmstats", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    source = copy / "shmstats" / "block" / "_cells.c"
+    source = copy / "shmstats" / "core" / "_cells.c"
     source.write_text(with_plants(source, plants))
     extension = source.with_name(f"_cells{sysconfig.get_config_var('EXT_SUFFIX')}")
     include = sysconfig.get_paths()["include"]
@@ -59,7 +59,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 OUTSIDE = """
-    from shmstats.block._cells import Cells
+    from shmstats.core._cells import Cells
 
     cells = Cells(memoryview(bytearray(8192)), 4096, 1, 256, 4096, 32, 1, bool, None)
     try:
@@ -84,7 +84,7 @@ def test_a_load_outside_of_the_block_is_refused_or_else_it_is_found(tmp_path: Pa
 
 
 def test_the_tests_of_cells_pass(environment: dict[str, str], tmp_path: Path) -> None:
-    names = ("block/test_cells.py", "block/test_names.py", "block/test_section.py", "test_buffer.py")
+    names = ("core/test_cells.py", "block/test_names.py", "core/test_section.py", "attachment/test_buffer.py")
     files = [str(TESTS / name) for name in names]
     command = [
         sys.executable,
@@ -111,8 +111,8 @@ DAMAGE = """
     logging.disable(logging.CRITICAL)
     from shmstats.block import Block
     from shmstats.block import read_only
-    from shmstats.block.cells import CORE
-    from shmstats.block.layout import HEADER, PAGE, Layout, field_offset
+    from shmstats.core import CORE
+    from shmstats.layout import HEADER, PAGE, Layout, field_offset
     from shmstats.block.segment import segment_name, segment_path
     from shmstats.registry import Registry
 

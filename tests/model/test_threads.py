@@ -28,7 +28,7 @@ def _thread_sanitizer(tmp_path_factory: pytest.TempPathFactory) -> None:
 def run(directory: Path, *plants: Plant) -> subprocess.CompletedProcess[str]:
     """Build and run threads.c over _cells.c with faults planted in it."""
     source, program = directory / "_cells.c", directory / "threads"
-    source.write_text(with_plants(PACKAGE / "block" / "_cells.c", plants))
+    source.write_text(with_plants(PACKAGE / "core" / "_cells.c", plants))
     include = sysconfig.get_paths()["include"]
     here = Path(__file__).with_name("threads.c")
     command = [compiler(), *FLAGS, f"-I{directory}", f"-I{include}", here, "-o", program, *LINKED]

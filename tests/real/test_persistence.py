@@ -160,7 +160,7 @@ def test_the_saved_file_is_written_while_the_server_runs_and_used_by_the_next_ma
 
 
 def _has(file: Path, total: int) -> bool:
-    from shmstats.snapshot import load
+    from shmstats.persistence.snapshot import load
 
     snapshot = load(file)
     values = dict(zip(snapshot.names, snapshot.values, strict=True))

@@ -289,7 +289,7 @@ def test_a_data_directory_that_is_not_there_yet_has_nothing_in_it(client: FlaskC
 def test_a_listing_that_was_cut_says_so(
     client: FlaskClient, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shmstats.files.MAX_ENTRIES", 1)
+    monkeypatch.setattr("shmstats.persistence.files.MAX_ENTRIES", 1)
     for name in "ab":
         (data / name).touch()
     listed = client.get("/_local/files/_list").get_json()
@@ -366,7 +366,7 @@ def test_a_directory_that_may_not_be_changed_is_answered_as_forbidden(
     def unlink(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("shmstats.files.os.unlink", unlink)  # root, who may run this, may change everything
+    monkeypatch.setattr("shmstats.persistence.files.os.unlink", unlink)  # root, who may run this, may change everything
     answer = client.delete("/_local/files/f")
     monkeypatch.undo()
     assert (answer.status_code, answer.get_json()) == (403, {"error": "'f': Permission denied"})

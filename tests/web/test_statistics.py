@@ -97,7 +97,7 @@ def test_a_block_that_must_not_be_used_is_answered_as_unavailable(
     def attach(self: object) -> None:
         raise BlockError("block x belongs to user 7; it must belong to user 8")
 
-    monkeypatch.setattr("shmstats.providers.shared.SharedProvider.attach", attach)
+    monkeypatch.setattr("shmstats.attachment.slow_path.SharedProvider.attach", attach)
     answer = client.get("/stats")
     monkeypatch.undo()
     assert answer.status_code == 503

@@ -11,7 +11,7 @@ from typing import Any
 
 import shmstats
 from shmstats import stats
-from shmstats.block import cells
+from shmstats import core as cells
 
 from . import serving
 from .serving import DURATIONS, NAMES, CallLoop, Loops, empty, empty_durations, empty_names

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import shmstats
-from shmstats import snapshot, stats
+from shmstats import stats
+from shmstats.persistence import snapshot
 from shmstats.block import segment_name
 from shmstats.export import render
 

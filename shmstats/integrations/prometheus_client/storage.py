@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ...block import Block, DeclarationError
-from ...block.cells import Gauge, Series
+from ...core import Gauge, Series
 from ...block.names import INHERITED, OVERFLOW, decode_key, encode_key
 from ...once import Once
-from ...providers.shared import OWN, SharedProvider
-from ...questions import ask_all, socket_path
+from ...attachment.slow_path import OWN, SharedProvider
+from ...attachment.peers import ask_all, socket_path
 from ...registry import Registry
 from ...series import Declaration, Kind, Labels, Mode, Name
 from .family import CATEGORY, Family, part_of

@@ -15,10 +15,10 @@ from typing import Any
 
 from ... import series as core
 from ...block import Block
-from ...block.cells import Counter, Gauge, Histogram, Series
-from ...block.layout import INT64_MAX
+from ...core import Counter, Gauge, Histogram, Series
+from ...layout import INT64_MAX
 from ...block.names import encode_key
-from ...providers.shared import SharedProvider
+from ...attachment.slow_path import SharedProvider
 from ...series import Kind, Labels, Mode
 from .family import CATEGORY, Family
 from .storage import ExemplarFields, Storage

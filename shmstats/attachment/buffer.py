@@ -1,0 +1,111 @@
+"""The buffer of a worker: a row of cells of its own, whose content is added to the block by a flush.
+
+The handles of counters and timings are bound to it as to any cells; it costs them neither a lock nor a
+store to shared memory, but for the number of operations held, which is noted in the worker's slot.
+
+What is in the buffer belongs to the names as they were when its columns were bound. Where the names have
+moved on since, each column is looked up again: what was counted for a removed name goes with it.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from ..series import Kind
+from ..block.block import Block
+from ..core import Cells, Series
+from ..block.names import Record
+
+
+class Buffer:
+    """Operations of this process that are not in the block yet.
+
+    Args:
+        block: to flush to.
+        cells: a row of this process's own.
+    """
+
+    def __init__(self, block: Block, cells: Cells) -> None:
+        self.cells = cells
+        self._block = block
+        self._generation = cells.generation
+        self._columns: dict[int, tuple[bytes, Record]] = {}
+        self._durations: tuple[bytes, Record] | None = None
+
+    def bind(self, series: Series, key: bytes, record: Record, generation: int, bounds: bytes) -> bool:
+        """Bind a handle to the buffer. The guard is held.
+
+        Returns False, having done nothing, where the names have moved on since the record was found.
+
+        Args:
+            series: the handle.
+            key: of its name.
+            record: of its name, a counter or a histogram.
+            generation: of the names when the record was found.
+            bounds: of a histogram: the upper bounds as doubles.
+        """
+        if generation != self.cells.generation:
+            return False
+        if generation != self._generation:
+            self.flush()
+            self._columns.clear()
+            self._generation = generation
+        self._columns[record.cell] = (key, record)
+        self.cells.route(record.cell, record.width, self._block.row_for(record))
+        where = (self.cells, 0, record.cell, record.width, generation, record.monotonic)
+        if record.kind is Kind.HISTOGRAM:
+            series._bind(*where, bounds)
+        else:
+            series._bind(*where)
+        return True
+
+    def note_flushes(
+        self, flushes: tuple[bytes, Record], durations: tuple[bytes, Record], bounds: bytes
+    ) -> None:
+        """Count the flushes, and how long they take, in the buffer itself: they go with the next one.
+
+        Args:
+            flushes: key and record of a counter.
+            durations: key and record of a histogram.
+            bounds: of the histogram: the upper bounds as doubles.
+        """
+        for key, record in (flushes, durations):
+            self._columns[record.cell] = (key, record)
+            self.cells.route(record.cell, record.width, self._block.row_for(record))
+        self._durations = durations
+        self.cells.note_flushes(flushes[1].cell, durations[1].cell, bounds)
+
+    def flush(self) -> None:
+        """Add everything to the block. The guard is held.
+
+        Each column is moved by one call, so that an exception of a signal handler finds it here or there.
+
+        Raises:
+            ValueError: the block is closed.
+        """
+        while not self.cells.flush(self._generation):
+            self._look_up_again()
+        self._move_durations()
+
+    def _look_up_again(self) -> None:
+        """Follow the names, which have moved on: what was counted for a removed one is discarded."""
+        now = self.cells.generation
+        if not now:
+            raise ValueError("the buffer is closed")
+        for key, record in list(self._columns.values()):
+            found = self._block.names.find(key)
+            if found is None or found.cell != record.cell or found.kind is not record.kind:
+                self.cells.take(record.cell, record.width)
+                del self._columns[record.cell]
+            else:
+                self.cells.route(record.cell, record.width, self._block.row_for(found))
+        self._generation = now
+
+    def _move_durations(self) -> None:
+        """Have the time that a flush took in the block with the flush, not with the next one."""
+        if self._durations is not None:
+            _, record = self._durations
+            values = self.cells.take(record.cell, record.width)
+            total, maximum = struct.unpack("<2d", struct.pack("<2q", *values[:2]))
+            row = self._block.row_for(record)
+            self._block.cells.add_distribution(row, record.cell, total, maximum, values[2:], self._generation)

@@ -1,0 +1,382 @@
+"""Questions that one process asks the others of its block: what their threads do, how much memory they use.
+
+Every worker has a Unix stream socket beside the block, named after its slot. A question is one line, its
+answer is one line of JSON, and a connection carries one of each::
+
+    asker                                   worker
+    connect, stacks              ->
+                                 <-         {"answer": [...]} or {"error": "..."}, and closes
+
+`Listener` is the worker's side. It never waits: the agent thread calls it when `Listener.fileno` (an
+epoll descriptor over the listening socket and all connections) is readable, and it does what can be done
+at once. A client that is slow costs a descriptor until its time is over, and no time.
+
+`ask_all` is the asker's side: all workers at once, one deadline for all. A process that is stopped, or
+stays in C code without letting others run, cannot answer; it is reported as such and holds nobody up.
+
+Both sides check by SO_PEERCRED (unix(7)) that the other is of the same user.
+
+The sockets are those of the operating system even where gevent has put its own in their place: they never
+wait, so they need not be cooperative. The one wait, in `ask_all`, is by `selectors`, which gevent replaces.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import select
+import selectors
+import socket
+import stat
+import struct
+import sys
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack, suppress
+from typing import Any, NamedTuple
+
+from ..block.segment import SHARED_MEMORY, segment_path
+
+log = logging.getLogger("shmstats")
+
+#: Seconds that the others have to answer.
+TIMEOUT = 1.0
+
+#: Bytes that an answer may have.
+ANSWER_LIMIT = 16 * 2**20
+
+_QUESTION_LIMIT = 64
+_BACKLOG = 128
+#: Connections that a listener has at one time; the oldest gives way. Fewer are accepted at once, so that who
+#: asks without delay is answered before it is the oldest.
+_CLIENTS = 64
+_ACCEPTED_AT_ONCE = 16
+_CLIENT_SECONDS = 2.0
+_PIECE = 2**16
+
+#: Questions that are on their way at one time: each takes a descriptor.
+_AT_ONCE = 256
+_RETRY_SECONDS = 0.02
+
+#: struct ucred: pid, uid, gid.
+_CREDENTIALS = struct.Struct("iII")
+
+
+def socket_path(name: str, slot: int) -> str:
+    """Return the path of a worker's socket: short, for there is room for 108 bytes (unix(7)).
+
+    Args:
+        name: of the block's segment.
+        slot: of the worker.
+    """
+    return f"{segment_path(name)}.{slot}.sock"
+
+
+def remove_stale(name: str, live_slots: Collection[int]) -> None:
+    """Unlink the sockets that dead workers left. The table lock is held.
+
+    Args:
+        name: of the block's segment.
+        live_slots: the slots whose sockets stay.
+    """
+    pattern = re.compile(re.escape(name) + r"\.(\d+)\.sock")
+    with os.scandir(SHARED_MEMORY) as entries:
+        for entry in entries:
+            match = pattern.fullmatch(entry.name)
+            if match and int(match[1]) not in live_slots:
+                with suppress(OSError):
+                    if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
+                        os.unlink(entry.path)
+
+
+class _Client:
+    """A connection to a listener: what it has asked so far, then what is still to be sent."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.deadline = time.monotonic() + _CLIENT_SECONDS
+        self.asked = b""
+        self.answer: memoryview | None = None
+
+
+class Listener:
+    """The socket of this process, where the others ask. To be used by one thread.
+
+    The file has mode 0600. A socket that a dead worker left at the path is replaced.
+
+    Args:
+        path: of the socket, from `socket_path`.
+
+    Raises:
+        OSError: there is something at the path that is not a socket of this user, or it cannot be made.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._clients: dict[int, _Client] = {}
+        with ExitStack() as undo:
+            self._socket = _new_socket()
+            undo.callback(self._socket.close)
+            _remove_socket(path)
+            self._socket.bind(path)
+            undo.callback(os.unlink, path)
+            # Nobody can connect before listen(), whatever the umask has made of the mode until here.
+            os.chmod(path, 0o600)
+            self._file = os.lstat(path)
+            self._socket.listen(_BACKLOG)
+            self._epoll = _unpatched("select", "epoll")()
+            undo.callback(self._epoll.close)
+            self._epoll.register(self._socket.fileno(), select.EPOLLIN)
+            undo.pop_all()
+        _listeners.add(self)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `serve` has something to do."""
+        return int(self._epoll.fileno())
+
+    def serve(self, answers: Mapping[str, Callable[[], Any]]) -> None:
+        """Do what can be done without waiting: read questions, send answers, accept.
+
+        Args:
+            answers: for each question the function that gives its answer, which must fit JSON. One that
+                raises is logged, and the asker is told.
+        """
+        self._drop_expired()
+        events = dict(self._epoll.poll(0))
+        # Accepting comes last: it may give a new client the descriptor of one that events are still told of.
+        arrived = events.pop(self._socket.fileno(), 0)
+        for number, event in events.items():
+            self._advance(self._clients[number], event, answers)
+        if arrived:
+            self._accept()
+
+    def close(self) -> None:
+        """Close the socket and unlink its file, unless another is there by now."""
+        if self._epoll.closed:
+            return
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(self.path), self._file):
+                os.unlink(self.path)
+        for client in list(self._clients.values()):
+            self._drop(client)
+        self.forget()
+
+    def forget(self) -> None:
+        """Close what the child of a fork has inherited; the parent's socket goes on."""
+        self._epoll.close()
+        self._socket.close()
+        for client in self._clients.values():
+            client.connection.close()
+        self._clients.clear()
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                connection, _address = self._socket.accept()
+            except OSError:
+                return
+            connection.setblocking(False)
+            if _peer(connection).uid != os.geteuid():
+                connection.close()
+                continue
+            if len(self._clients) >= _CLIENTS:
+                self._drop(next(iter(self._clients.values())))
+            self._clients[connection.fileno()] = _Client(connection)
+            self._epoll.register(connection.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
+
+    def _advance(self, client: _Client, events: int, answers: Mapping[str, Callable[[], Any]]) -> None:
+        """Take a client one step further. One that has gone away is not answered."""
+        if events & (select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
+            self._drop(client)
+            return
+        try:
+            if client.answer is None:
+                self._read(client, answers)
+            if client.answer is not None:
+                client.answer = client.answer[client.connection.send(client.answer) :]
+                if not client.answer:
+                    self._drop(client)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(client)
+
+    def _read(self, client: _Client, answers: Mapping[str, Callable[[], Any]]) -> None:
+        client.asked += client.connection.recv(_QUESTION_LIMIT)
+        question, end, _ = client.asked.partition(b"\n")
+        if end:
+            client.answer = memoryview(_answer(question.decode("ascii", "replace"), answers))
+            self._epoll.modify(client.connection.fileno(), select.EPOLLOUT | select.EPOLLRDHUP)
+        elif len(client.asked) >= _QUESTION_LIMIT:
+            self._drop(client)
+
+    def _drop(self, client: _Client) -> None:
+        # The number is free for the next connection from here on, so it is forgotten first. Shutting down
+        # ends the connection even where the child of a fork still has a copy of the descriptor.
+        del self._clients[client.connection.fileno()]
+        with suppress(OSError):
+            client.connection.shutdown(socket.SHUT_RDWR)
+        client.connection.close()
+
+    def _drop_expired(self) -> None:
+        now = time.monotonic()
+        for client in [client for client in self._clients.values() if client.deadline < now]:
+            self._drop(client)
+
+
+def ask_all(paths: Mapping[int, str], question: str, timeout: float = TIMEOUT) -> dict[int, Any | None]:
+    """Ask several workers one question at the same time.
+
+    A worker whose socket is not there yet, or that is asked too much at the moment, is tried again until
+    the time is over.
+
+    Args:
+        paths: the worker's sockets by pid, from `socket_path`.
+        question: to ask.
+        timeout: seconds that all of them together have.
+
+    Returns:
+        For every pid the answer; None where none came.
+    """
+    deadline = time.monotonic() + timeout
+    answers: dict[int, Any | None] = dict.fromkeys(paths)
+    waiting = deque(paths)
+    calls: dict[int, _Call] = {}
+    with selectors.DefaultSelector() as selector, ExitStack() as connections:
+        while (waiting or calls) and (left := deadline - time.monotonic()) > 0:
+            for _ in range(min(len(waiting), _AT_ONCE - len(calls))):
+                pid = waiting.popleft()
+                call = _call(paths[pid], pid, question)
+                if call is None:
+                    waiting.append(pid)
+                else:
+                    calls[pid] = call
+                    connections.callback(call.connection.close)
+                    selector.register(call.connection, selectors.EVENT_READ, call)
+            for key, _events in selector.select(min(left, _RETRY_SECONDS) if waiting else left):
+                call = key.data
+                if _hear(call):
+                    answers[call.pid] = _parsed(call.heard)
+                    selector.unregister(call.connection)
+                    call.connection.close()
+                    del calls[call.pid]
+    return answers
+
+
+class _Call(NamedTuple):
+    """A question on its way, and what has been heard of its answer."""
+
+    pid: int
+    connection: socket.socket
+    heard: bytearray
+
+
+def _call(path: str, pid: int, question: str) -> _Call | None:
+    """Put a question to a worker; None where that does not work now."""
+    try:
+        connection = _new_socket()
+    except OSError:
+        return None
+    try:
+        connection.connect(path)
+        if _peer(connection)[:2] == (pid, os.geteuid()):
+            connection.send(question.encode() + b"\n")
+            return _Call(pid, connection, bytearray())
+    except OSError:
+        pass
+    connection.close()
+    return None
+
+
+def _hear(call: _Call) -> bool:
+    """Receive a piece of the answer; returns whether there is no more to come."""
+    try:
+        piece = call.connection.recv(_PIECE)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    call.heard.extend(piece)
+    return not piece or piece.endswith(b"\n") or len(call.heard) > ANSWER_LIMIT
+
+
+def _parsed(heard: bytearray) -> Any | None:
+    """Return what was answered, or None if that is cut off, or tells of an error."""
+    if not heard.endswith(b"\n"):
+        return None
+    try:
+        message = json.loads(heard)
+    except (ValueError, RecursionError):
+        return None
+    return message.get("answer") if isinstance(message, dict) else None
+
+
+def _answer(question: str, answers: Mapping[str, Callable[[], Any]]) -> bytes:
+    """Return the line that answers a question."""
+    message: dict[str, Any]
+    try:
+        message = {"answer": answers[question]()} if question in answers else {"error": "unknown question"}
+        line = json.dumps(message, separators=(",", ":"))
+    except Exception as error:
+        log.error("the question %r could not be answered: %s: %s", question, type(error).__name__, error)
+        line = json.dumps({"error": f"{type(error).__name__}: {error}"})
+    return line.encode() + b"\n"
+
+
+class _Peer(NamedTuple):
+    """Who is at the other end of a connection."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def _peer(connection: socket.socket) -> _Peer:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return _Peer(*_CREDENTIALS.unpack(credentials))
+
+
+def _new_socket() -> socket.socket:
+    """Return a Unix stream socket that never waits."""
+    connection: socket.socket = _unpatched("socket", "socket")(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.setblocking(False)
+    return connection
+
+
+def _unpatched(module: str, name: str) -> Any:
+    """Return a name of a standard module as it was before gevent patched it."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey.get_original(module, name) if monkey else getattr(sys.modules[module], name)
+
+
+def _remove_socket(path: str) -> None:
+    """Remove a socket that nobody listens at any more.
+
+    Raises:
+        FileExistsError: there is something else.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+        raise FileExistsError(
+            f"{path} is {stat.filemode(found.st_mode)} of user {found.st_uid};"
+            f" it must be a socket of user {os.geteuid()}, or not there"
+        )
+    os.unlink(path)
+
+
+_listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for listener in list(_listeners):
+        listener.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

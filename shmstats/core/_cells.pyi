@@ -1,0 +1,211 @@
+# The counting path: what _cells.c and its pure Python twin _cells_py.py both are.
+
+from collections.abc import Callable, Mapping
+from threading import RLock
+from types import TracebackType
+from typing import Any
+
+from ..series import Labels
+from ..block.lock import LockFile
+
+CORE: str
+PROTOCOL: int
+CELL_LAYOUT: dict[str, Any]
+
+#: Who writes to a gauge of which each worker has its own: a number that tells it from all others (0: the gauge is
+#: shared by all), whether what it wrote is to go with it, whether the time is to be noted, and whether it must not
+#: add to what somebody has left who is gone.
+Contributor = tuple[int, bool, bool, bool]
+
+def sum_columns(
+    block: memoryview, cells: int, row_bytes: int, rows: int, pages: int, bitmap_bytes: int, columns: int
+) -> bytes:
+    """Return the sums of the first ``columns`` columns over all rows, as 64-bit integers, saturated.
+
+    Args:
+        block: the block.
+        cells: offset of the cells.
+        row_bytes: from one row to the next.
+        rows: of cells.
+        pages: offset of the bitmaps of reserved pages: what is not reserved is not looked at.
+        bitmap_bytes: from one bitmap to the next.
+        columns: how many.
+
+    Raises:
+        ValueError: that is more than the block has.
+    """
+
+class Cells:
+    """The cells of one attached block, seen by one worker.
+
+    Args:
+        buffer: the whole block, writable.
+        offset: of the first cell of row 0, in bytes.
+        rows: rows of cells.
+        capacity: cells of a row.
+        row_bytes: from one row to the next.
+        generation_offset: of the names generation (8 bytes) in the block.
+        owner: the word that a lock holds while it is this worker's, not 0.
+        is_live: tells of such a word whether its owner lives; asked when a lock stays taken.
+        locks: the record locks, for the core that locks by them.
+        limit: 0 for the block's cells. Otherwise these are one row of this process's own, a buffer
+            without locks, and ``flush`` is called when it holds that many operations.
+        held_offset: of a buffer: where in the block the operations held are noted (8 bytes).
+        flush: of a buffer: called without arguments, when it is full and `flush` returns False.
+        target: of a buffer: the block's cells.
+
+    A generation is that of the names when a column was looked up. An operation that is given one does
+    nothing and returns False where the names have moved on, for the column may be another's by now.
+    Where a method takes row and column, IndexError is raised when there is no such cell, and ValueError
+    when the cells are closed, or were inherited by fork.
+    """
+
+    def __init__(
+        self,
+        buffer: memoryview,
+        offset: int,
+        rows: int,
+        capacity: int,
+        row_bytes: int,
+        generation_offset: int,
+        owner: int,
+        is_live: Callable[[int], bool],
+        locks: LockFile,
+        limit: int = 0,
+        held_offset: int = 0,
+        flush: Callable[[], object] | None = None,
+        target: Cells | None = None,
+    ) -> None: ...
+    direct: bool  # whether handles may use their binding; False sends all of them to the recorder
+    @property
+    def generation(self) -> int: ...  # the names generation now; 0 when closed
+    def add(self, row: int, column: int, n: int, generation: int) -> bool: ...  # saturating at 64 bits
+    def load(self, row: int, column: int) -> int: ...
+    def clear(
+        self, row: int, column: int, width: int, is_histogram: bool = ...
+    ) -> bool: ...  # to 0, under the first cell's lock
+    def load_gauge(self, row: int, column: int) -> int | float: ...
+    def set_gauge(
+        self, row: int, column: int, value: object, generation: int, by: Contributor = ...
+    ) -> bool: ...  # False too where it is not an int or float that fits
+    # Likewise. By a contributor that must not add to what somebody has left: to 0 where ``anew``, and False where the
+    # contribution that is there is neither its own nor of ``seen``.
+    def add_gauge(
+        self,
+        row: int,
+        column: int,
+        n: object,
+        generation: int,
+        by: Contributor = ...,
+        seen: int = ...,
+        anew: bool = ...,
+    ) -> bool: ...
+    def add_distribution(
+        self, row: int, column: int, total: float, maximum: float, buckets: tuple[int, ...], generation: int
+    ) -> bool: ...
+    def take(self, column: int, width: int) -> tuple[int, ...]: ...  # of a buffer: values, then 0
+    def route(self, column: int, width: int, row: int) -> None: ...  # of a buffer: to this row
+    def flush(self, generation: int) -> bool: ...  # of a buffer: False if not all could be moved
+    def note_flushes(self, flushes: int, durations: int, bounds: bytes) -> None: ...  # columns of statistics
+    def publish(self, offset: int, value: int) -> None: ...  # store 4 bytes, after all stores before it
+    def raise_generation(self) -> int: ...
+    def count_takeovers_at(self, row: int, column: int) -> None: ...  # of locks, from dead owners
+    def hold(self, row: int, column: int, word: int) -> None: ...  # lock and stay in: for tests of takeover
+    def holder(self, row: int, column: int) -> int: ...
+    def close(self) -> None: ...
+
+class Section:
+    """A lock with something to be done at its outermost level, for ``with``.
+
+    Whatever a signal handler raises, and wherever, the section is entered, and left by ``with``, or it is not entered.
+    A handler may also enter the section itself, even while it is being entered or left.
+
+    Args:
+        lock: an RLock, or another section.
+        first: called with the lock held, at the outermost level, on the way in. If it raises, the section is not
+            entered, and left as always.
+        last: called before the lock is let go, at the outermost level, again and again until it does not raise: to
+            do it twice must be the same as once. After a number of times it is given up. The first error is raised
+            when everything has been let go.
+        after: called when a level was left and the calling thread has the lock no more.
+    """
+
+    def __init__(
+        self,
+        lock: RLock | Section,
+        first: Callable[[], object] | None = None,
+        last: Callable[[], object] | None = None,
+        after: Callable[[], object] | None = None,
+    ) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def _is_owned(self) -> bool: ...  # whether the calling thread has the lock, as threading.Condition asks of any
+
+class Series:
+    """A handle: one statistic, bound to its cell."""
+
+    def __init__(
+        self, recorder: Any, category: str, metric: str, labels: Labels = ()
+    ) -> None: ...
+    @property
+    def category(self) -> str: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def labels(self) -> Labels: ...
+    @property
+    def value(self) -> Any: ...
+    @property
+    def _bound(self) -> bool: ...
+    def _bind(
+        self,
+        cells: Cells,
+        row: int,
+        column: int,
+        width: int,
+        generation: int,
+        monotonic: bool,
+        bounds: bytes = ...,
+        by: Contributor = ...,
+    ) -> None: ...
+
+class Counter(Series):
+    """A handle of a counter: the quickest way to count."""
+
+    def incr(self, n: int = 1) -> None: ...
+    def decr(self, n: int = 1) -> None: ...
+
+class Gauge(Series):
+    """A handle of a gauge."""
+
+    def set(self, value: int | float) -> None: ...
+    def incr(self, n: int | float = 1) -> None: ...
+    def decr(self, n: int | float = 1) -> None: ...
+
+class Histogram(Series):
+    """A handle of a histogram."""
+
+    def observe(self, value: int | float) -> None: ...
+
+class Recorder:
+    """The calls of user code: finds the handle of a name and uses it.
+
+    A subclass has the Python methods that take what cannot be done at once: ``_incr``, ``_decr``, ``_gauge`` and
+    ``_timing`` with all arguments of the call, and for handles ``_count_series(sign, series, n)``,
+    ``_set_series(series, value)``, ``_observe_series(series, value)`` and ``_value(series)``.
+    """
+
+    def incr(
+        self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None
+    ) -> None: ...
+    def decr(
+        self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None
+    ) -> None: ...
+    # With a value these do something, without one they return a handle; `Registry` has the overloads.
+    gauge: Any
+    timing: Any
+    def _handle(self, category: object, metric: object) -> Series | None: ...
+    def _keep(self, series: Series) -> None: ...  # be the one that _handle finds
+    def _drop(self, category: str, metric: str | None) -> None: ...  # no longer; None: all

@@ -1,0 +1,776 @@
+"""The counting path in pure Python: the twin of ``_cells.c``, name by name.
+
+It is used where the extension could not be compiled. It does the same on the same layout, but locks a
+cell by a record lock of the kernel instead of a compare-and-swap, which Python has not; the protocol
+number in the header keeps the two from sharing a block. ``_cells.pyi`` describes both.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import os
+import struct
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from threading import RLock
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..series import Labels
+from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN
+
+if TYPE_CHECKING:
+    from ..block.lock import LockFile
+
+CORE = "Python"
+PROTOCOL = 2
+CELL_LAYOUT = {"lock": (0, 4), "seq": (4, 4), "value": (8, 8), "size": 16}
+
+_CELL_BYTES = 16
+_CELLS_PER_PAGE = 4096 // _CELL_BYTES
+
+
+def _saturated(value: int) -> int:
+    return min(max(value, INT64_MIN), INT64_MAX)
+
+
+#: A gauge is an int and a double; a contribution to one has behind them whose it is, and when it was made.
+_INTEGER, _REAL, _OWNER, _MOMENT = 0, 1, 2, 3
+
+#: Whose contribution a write to a gauge is (0: the gauge is shared by all), whether it goes with its owner, whether
+#: its time is wanted, and whether nobody's who is gone must be added to.
+_Contributor = tuple[int, bool, bool, bool]
+_NOBODY: _Contributor = (0, False, False, False)
+
+#: A histogram is the sum and the maximum, two doubles, and behind them the buckets.
+_SUM, _MAXIMUM, _BUCKETS = 0, 1, 2
+
+
+def _finite(value: float) -> float:
+    return min(max(value, -sys.float_info.max), sys.float_info.max)
+
+
+def _fits_gauge(value: object) -> bool:
+    """Whether it is an exact int that fits 64 bits, or an exact float."""
+    return type(value) is float or (type(value) is int and INT64_MIN <= value <= INT64_MAX)
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) is not float or math.isfinite(value)
+
+
+def _sum(a: int | float, b: int | float) -> int | float:
+    """Return a sum that a gauge can hold: of finite numbers it is one."""
+    total = a + b
+    if isinstance(total, int):
+        return _saturated(total)
+    return _finite(total) if math.isfinite(a) and math.isfinite(b) else total
+
+
+class Cells:
+    """The cells of one attached block, seen by one worker."""
+
+    def __init__(
+        self,
+        buffer: memoryview,
+        offset: int,
+        rows: int,
+        capacity: int,
+        row_bytes: int,
+        generation_offset: int,
+        owner: int,
+        is_live: Callable[[int], bool],
+        locks: LockFile,
+        limit: int = 0,
+        held_offset: int = 0,
+        flush: Callable[[], object] | None = None,
+        target: Cells | None = None,
+    ) -> None:
+        if (
+            min(offset, generation_offset, held_offset) < 0
+            or min(rows, capacity, owner) < 1
+            or row_bytes < capacity * CELL_LAYOUT["size"]  # type: ignore[operator]
+            or generation_offset % 8
+            or offset % CELL_LAYOUT["size"]  # type: ignore[operator]
+            or generation_offset > len(buffer) - 8
+            or held_offset % 8
+            or held_offset > len(buffer) - 8
+            or rows > (len(buffer) - offset) // row_bytes
+        ):
+            raise ValueError("the cells do not fit into the buffer")
+        if limit:
+            cells, rows = memoryview(bytearray(capacity * 16)), 1
+        else:
+            cells = buffer[offset : offset + rows * row_bytes]
+        self._words = cells.cast("I")
+        self._values = cells.cast("q")
+        self._doubles = cells.cast("d")
+        self._whole = buffer.cast("B")
+        self._generation = buffer[generation_offset : generation_offset + 8].cast("Q")
+        self._held = buffer[held_offset : held_offset + 8].cast("Q")
+        self._limit, self._flush, self._target = limit, flush, target
+        self._routes: dict[int, tuple[int, int]] = {}
+        self._flush_statistics: tuple[int, int, tuple[float, ...]] | None = None
+        self._rows, self._capacity = rows, capacity
+        self._pitch = row_bytes // 16
+        self._owner = owner
+        self._locks = locks
+        self._takeovers = -1
+        self._open = True
+        self._inherited = False
+        self._direct = True
+        _all_cells.add(self)
+
+    @property
+    def generation(self) -> int:
+        return self._generation[0] if self._open else 0
+
+    @property
+    def direct(self) -> bool:
+        return self._open and self._direct
+
+    @direct.setter
+    def direct(self, direct: bool) -> None:
+        self._direct = bool(direct)
+
+    @property
+    def gate(self) -> int:
+        """The generation that a binding must have to be used at once; 0: none may."""
+        try:
+            return self._generation[0] if self._direct and self._open and not self._locks.guard.held else 0
+        except ValueError:  # closed in between
+            return 0
+
+    def at(self, row: int, column: int, width: int = 1) -> int:
+        """Return the number of a cell, counted over all rows."""
+        if not self._open:
+            raise ValueError("the cells are closed")
+        if not (0 <= row < self._rows and 0 <= column <= self._capacity - width):
+            raise IndexError(
+                f"no cell at row {row}, column {column}: there are {self._rows} rows of {self._capacity}"
+            )
+        return row * self._pitch + column
+
+    def _locked(self, cell: int, generation: int | None = None) -> _LockedCell:
+        """Have a cell to oneself: gives whether it may be used, for the names are of ``generation``, if given."""
+        return _LockedCell(self, cell, generation)
+
+    def add(self, row: int, column: int, n: int, generation: int) -> bool:
+        return self.add_at(self.at(row, column), n, generation)
+
+    def add_at(self, cell: int, n: int, generation: int, operations: int = 1) -> bool:
+        """Do as `add`, for a cell by its number; to a buffer that is so many operations more."""
+        full = False
+        with self._locked(cell, generation) as usable:
+            if not usable:
+                return False
+            total = self._values[2 * cell + 1] + n
+            self._values[2 * cell + 1] = total if INT64_MIN <= total <= INT64_MAX else _saturated(total)
+            full = self._limit > 0 and self._hold(operations)
+        if full:
+            self._flush_full()
+        return True
+
+    def _hold(self, operations: int) -> bool:
+        """Note operations in a buffer; returns whether it is full. The guard is held."""
+        if self._limit:
+            self._held[0] += operations
+        return self._limit > 0 and operations > 0 and self._held[0] >= self._limit
+
+    def _flush_full(self) -> None:
+        with self._locks.guard:
+            if self._open and not self.flush(self.generation) and self._flush is not None:
+                self._flush()
+
+    def observe_at(self, cell: int, bucket: int, value: float, generation: int) -> bool:
+        """Take up one observation in a histogram, by the number of its first cell."""
+        return self._add_distribution_at(cell, value, value, [(bucket, 1)], generation, operations=1)
+
+    def add_distribution(
+        self, row: int, column: int, total: float, maximum: float, buckets: tuple[int, ...], generation: int
+    ) -> bool:
+        cell = self.at(row, column, _BUCKETS + len(buckets))
+        return self._add_distribution_at(cell, total, maximum, enumerate(buckets), generation)
+
+    def _add_distribution_at(
+        self,
+        cell: int,
+        total: float,
+        maximum: float,
+        buckets: Iterable[tuple[int, int]],
+        generation: int,
+        operations: int = 0,
+    ) -> bool:
+        full = False
+        with self._locked(cell, generation) as usable:
+            if not usable:
+                return False
+            self._words[4 * cell + 1] |= 1
+            doubles, values, first = self._doubles, self._values, 2 * cell + 1
+            doubles[first + 2 * _SUM] = _finite(doubles[first + 2 * _SUM] + total)
+            doubles[first + 2 * _MAXIMUM] = max(doubles[first + 2 * _MAXIMUM], maximum)
+            for bucket, n in buckets:
+                place = first + 2 * (_BUCKETS + bucket)
+                values[place] = _saturated(values[place] + n)
+            self._words[4 * cell + 1] = self._words[4 * cell + 1] + 1 & 0xFFFFFFFF
+            full = self._hold(operations)
+        if full:
+            self._flush_full()
+        return True
+
+    def take(self, column: int, width: int) -> tuple[int, ...]:
+        cell = self.at(0, column, width)
+        guard = self._locks.guard
+        guard.enter()  # quicker than ``with``: a flush takes every column
+        try:
+            values = tuple(self._values[2 * cell + 1 : 2 * (cell + width) : 2])
+            for place in range(cell, cell + width):
+                self._values[2 * place + 1] = 0
+        finally:
+            guard.leave()
+        return values
+
+    def route(self, column: int, width: int, row: int) -> None:
+        if self._target is None:
+            raise ValueError(f"{width} cells cannot be buffered")
+        self.at(0, column, width)
+        self._target.at(row, column, width)
+        self._routes[column] = width, row
+
+    def note_flushes(self, flushes: int, durations: int, bounds: bytes) -> None:
+        limits = struct.unpack(f"{len(bounds) // 8}d", bounds)
+        width = _BUCKETS + 1 + len(limits)
+        self._flush_statistics = self.at(0, flushes), self.at(0, durations, width), limits
+
+    def flush(self, generation: int) -> bool:
+        target = self._target
+        if not self._open or target is None or self.generation != generation:
+            return False
+        start = time.monotonic_ns()
+        with self._locks.guard:
+            self._held[0] = 0
+            if self._flush_statistics is not None:
+                self._values[2 * self._flush_statistics[0] + 1] += 1
+            for column, (width, row) in self._routes.items():
+                values = self.take(column, width)
+                done = False
+                try:
+                    done = not any(values) or target.add_values(row, column, values, generation)
+                finally:
+                    if not done:
+                        self.add_values(0, column, values, self.generation)
+                        self._held[0] += 1
+                if not done:
+                    return False
+            if self._flush_statistics is not None:
+                _, cell, bounds = self._flush_statistics
+                milliseconds = (time.monotonic_ns() - start) / 1e6
+                bucket = bisect.bisect_left(bounds, milliseconds)
+                self._add_distribution_at(cell, milliseconds, milliseconds, [(bucket, 1)], self.generation)
+        return True
+
+    def add_values(self, row: int, column: int, values: tuple[int, ...], generation: int) -> bool:
+        """Add what `take` returned: a counter's value, or all cells of a histogram."""
+        if len(values) == 1:
+            return self.add_at(self.at(row, column), values[0], generation, operations=0)
+        total, maximum = struct.unpack("<2d", struct.pack("<2q", *values[:_BUCKETS]))
+        return self.add_distribution(row, column, total, maximum, values[_BUCKETS:], generation)
+
+    def load(self, row: int, column: int) -> int:
+        return self._values[2 * self.at(row, column) + 1]
+
+    def clear(self, row: int, column: int, width: int, is_histogram: bool = False) -> bool:
+        first = self.at(row, column, width)
+        with self._locked(first) as usable:
+            if not usable:
+                return False
+            if is_histogram:
+                self._words[4 * first + 1] |= 1
+            for cell in range(first, first + width):
+                self._values[2 * cell + 1] = 0
+            # Of a histogram not 0: a reader that began before would not notice.
+            self._words[4 * first + 1] = self._words[4 * first + 1] + 1 & 0xFFFFFFFF if is_histogram else 0
+        return True
+
+    def load_gauge(self, row: int, column: int) -> int | float:
+        return self._load_gauge_at(self.at(row, column, 2))
+
+    def _load_gauge_at(self, cell: int) -> int | float:
+        if self._words[4 * cell + 1] & 1:
+            return self._doubles[2 * cell + 3]
+        return self._values[2 * cell + 1]
+
+    def _put_gauge_at(self, cell: int, value: int | float) -> None:
+        if isinstance(value, float):
+            self._doubles[2 * cell + 3] = value
+            self._words[4 * cell + 1] = 1
+        else:
+            self._values[2 * cell + 1] = value
+            self._words[4 * cell + 1] = 0
+
+    def _contribute(self, cell: int, value: int | float, by: _Contributor) -> None:
+        """Put a number into a gauge, whose lock is held, and sign it where it is a contribution.
+
+        A live one has no owner while it changes hands, so that nobody takes the new value for the former's. One
+        that outlives its owner keeps its signature until there is another: at no moment is it nobody's.
+        """
+        owner, live, stamped, _ = by
+        if not owner:
+            self._put_gauge_at(cell, value)
+            return
+        place = 2 * cell + 1
+        changes = self._values[place + 2 * _OWNER] != owner
+        if changes and live:
+            self._values[place + 2 * _OWNER] = 0
+        self._put_gauge_at(cell, value)
+        if stamped:
+            self._values[place + 2 * _MOMENT] = time.monotonic_ns()
+        if changes:
+            self._values[place + 2 * _OWNER] = owner
+
+    def set_gauge(
+        self, row: int, column: int, value: object, generation: int, by: _Contributor = _NOBODY
+    ) -> bool:
+        return self.set_gauge_at(self.at(row, column, 4 if by[0] else 2), value, generation, by)
+
+    def set_gauge_at(self, cell: int, value: object, generation: int, by: _Contributor = _NOBODY) -> bool:
+        """Do as `set_gauge`, for a cell by its number."""
+        if not _fits_gauge(value):
+            return False
+        with self._locked(cell, generation) as usable:
+            if not usable:
+                return False
+            self._contribute(cell, value, by)  # type: ignore[arg-type]
+        return True
+
+    def add_gauge(
+        self,
+        row: int,
+        column: int,
+        n: object,
+        generation: int,
+        by: _Contributor = _NOBODY,
+        seen: int = 0,
+        anew: bool = False,
+    ) -> bool:
+        cell = self.at(row, column, 4 if by[0] else 2)
+        return self.add_gauge_at(cell, n, generation, by, (seen, anew) if by[3] else None)
+
+    def add_gauge_at(
+        self,
+        cell: int,
+        n: object,
+        generation: int,
+        by: _Contributor = _NOBODY,
+        judged: tuple[int, bool] | None = None,
+    ) -> bool:
+        """Do as `add_gauge`, for a cell by its number; ``judged``: ``seen`` and ``anew``, None for any."""
+        if not _fits_gauge(n):
+            return False
+        with self._locked(cell, generation) as usable:
+            if not usable:
+                return False
+            before = self._load_gauge_at(cell)
+            if judged is not None and not self.is_owner(cell, by[0]):
+                seen, anew = judged
+                if not self.is_owner(cell, seen):
+                    return False
+                before = 0 if anew else before
+            self._contribute(cell, _sum(before, n), by)  # type: ignore[arg-type]
+        return True
+
+    def is_owner(self, cell: int, owner: int) -> bool:
+        """Whether a contribution is that of an owner."""
+        return self._values[2 * (cell + _OWNER) + 1] == owner
+
+    def publish(self, offset: int, value: int) -> None:
+        if not self._open or offset < 0 or offset % 4 or offset > len(self._whole) - 4:
+            raise IndexError(f"no word at offset {offset}")
+        self._whole[offset : offset + 4] = value.to_bytes(4, "little")
+
+    def raise_generation(self) -> int:
+        if not self._open:
+            raise ValueError("the cells are closed")
+        self._generation[0] += 1
+        return self._generation[0]
+
+    def count_takeovers_at(self, row: int, column: int) -> None:
+        self._takeovers = self.at(row, column)
+
+    def hold(self, row: int, column: int, word: int) -> None:
+        cell = self.at(row, column)
+        self._locks.lock(FIRST_CELL + cell)
+        self._words[4 * cell] = word
+
+    def holder(self, row: int, column: int) -> int:
+        return self._words[4 * self.at(row, column)]
+
+    def close(self) -> None:
+        self._open = False
+        for view in (self._words, self._values, self._doubles, self._whole, self._generation, self._held):
+            view.release()
+
+
+#: Stands for a value that was not given.
+_MISSING = object()
+
+
+def sum_columns(
+    block: memoryview, cells: int, row_bytes: int, rows: int, pages: int, bitmap_bytes: int, columns: int
+) -> bytes:
+    """Return the sums of columns over all rows, saturated, as 64-bit integers."""
+    if (
+        min(cells, pages, columns) < 0
+        or min(rows, row_bytes, bitmap_bytes) < 1
+        or cells % _CELL_BYTES
+        or row_bytes % _CELL_BYTES
+        or columns > row_bytes // _CELL_BYTES
+        or columns > bitmap_bytes * 8 * _CELLS_PER_PAGE
+        or rows > (len(block) - cells) // row_bytes
+        or rows > (len(block) - pages) // bitmap_bytes
+    ):
+        raise ValueError("the cells do not fit into the block")
+    values: Any = np.ndarray((rows, columns), "<i8", block, cells + 8, (row_bytes, _CELL_BYTES))
+    bits = np.frombuffer(block, np.uint8, rows * bitmap_bytes, pages).reshape(rows, bitmap_bytes)
+    reserved = np.unpackbits(bits, axis=1, bitorder="little")
+    sums = np.zeros(columns, np.int64)
+    about = np.zeros(columns)  # shows which sums have left 64 bits
+    for row, page in np.argwhere(reserved[:, : -(-columns // _CELLS_PER_PAGE)]).tolist():
+        part = slice(page * _CELLS_PER_PAGE, (page + 1) * _CELLS_PER_PAGE)
+        here = values[row, part].copy()
+        sums[part] += here
+        about[part] += here
+    for column in np.flatnonzero(np.abs(about) >= 2**62).tolist():
+        there = np.flatnonzero(reserved[:, column // _CELLS_PER_PAGE])
+        sums[column] = _saturated(sum(values[there, column].tolist()))
+    return sums.tobytes()
+
+
+_all_cells: weakref.WeakSet[Cells] = weakref.WeakSet()
+
+
+def _forget_cells() -> None:
+    for cells in _all_cells:
+        cells._open = False
+        cells._inherited = True
+
+
+os.register_at_fork(after_in_child=_forget_cells)
+
+
+class _LockedCell:
+    """A cell that one has to oneself, by its lock; of a buffer by the guard alone, for no other process sees it.
+
+    What a fork interrupts (in a signal handler) ends here in the child: it is the parent that finishes it.
+    """
+
+    __slots__ = ("_cell", "_cells", "_generation", "_guard", "_is_locked")
+
+    def __init__(self, cells: Cells, cell: int, generation: int | None) -> None:
+        self._cells, self._cell, self._generation = cells, cell, generation
+        self._guard = cells._locks.guard
+        self._is_locked = False
+
+    def __enter__(self) -> bool:
+        self._guard.enter()
+        try:
+            return self._take()
+        except ValueError:
+            if not self._cells._inherited:
+                self._let_go()
+                raise
+            return False
+        except BaseException:
+            self._let_go()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
+        cells = self._cells
+        try:
+            if kind is None and self._is_locked and cells._open:
+                cells._words[4 * self._cell] = 0
+        finally:
+            self._let_go()
+        return kind is ValueError and cells._inherited
+
+    def _take(self) -> bool:
+        cells, cell, generation = self._cells, self._cell, self._generation
+        if not cells._open:
+            return False
+        if not cells._limit:
+            self._is_locked = True  # before it is so: an exception may come in between
+            cells._locks.lock(FIRST_CELL + cell)
+            words = cells._words
+            if words[4 * cell] not in (0, cells._owner) and cells._takeovers >= 0:
+                cells._values[2 * cells._takeovers + 1] += 1
+            words[4 * cell] = cells._owner
+        return generation is None or generation == cells._generation[0]
+
+    def _let_go(self) -> None:
+        try:
+            if self._is_locked:
+                self._cells._locks.unlock(FIRST_CELL + self._cell)
+        finally:
+            self._guard.leave()
+
+
+class Series:
+    """A handle: one statistic, bound to its cell."""
+
+    def __init__(
+        self, recorder: Any, category: str, metric: str, labels: Labels = ()
+    ) -> None:
+        self.recorder = recorder
+        self.category = category
+        self.metric = metric
+        self.labels = labels
+        self._cells: Cells | None = None
+        self._cell = 0
+        self._generation = 0
+        self._monotonic = False
+        self._bounds: tuple[float, ...] | None = None
+        self._by = _NOBODY
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.category!r} {self.metric!r}>"
+
+    @property
+    def value(self) -> Any:
+        """The value over all workers."""
+        return self.recorder._value(self)
+
+    @property
+    def _bound(self) -> bool:
+        cells = self._cells
+        return cells is not None and cells.gate == self._generation != 0
+
+    def _bind(
+        self,
+        cells: Cells,
+        row: int,
+        column: int,
+        width: int,
+        generation: int,
+        monotonic: bool,
+        bounds: bytes = b"",
+        by: _Contributor = _NOBODY,
+    ) -> None:
+        self._cell = cells.at(row, column, width)
+        self._bounds, self._by = None, by
+        if bounds:
+            if len(bounds) != 8 * (width - _BUCKETS - 1):
+                raise ValueError(f"{len(bounds)} bytes of bounds do not fit a histogram of {width} cells")
+            self._bounds = struct.unpack(f"{len(bounds) // 8}d", bounds)
+        self._cells, self._generation, self._monotonic = cells, generation, monotonic
+
+    def _count(self, n: object) -> bool:
+        """Add ``n`` at once, or return False where that needs the recorder."""
+        if type(n) is not int or not INT64_MIN <= n <= INT64_MAX or (n < 0 and self._monotonic):
+            return False
+        return self._bound and self._cells.add_at(self._cell, n, self._generation)  # type: ignore[union-attr]
+
+
+class Counter(Series):
+    """A handle of a counter."""
+
+    def incr(self, n: int = 1) -> None:
+        """Add n."""
+        if not self._count(n):
+            self.recorder._count_series(1, self, n)
+
+    def decr(self, n: int = 1) -> None:
+        """Take n away."""
+        if type(n) is not int or n > INT64_MAX or not self._count(-n):
+            self.recorder._count_series(-1, self, n)
+
+
+class Gauge(Series):
+    """A handle of a gauge."""
+
+    def set(self, value: int | float) -> None:
+        """Set the gauge."""
+        if not self._put(value):
+            self.recorder._set_series(self, value)
+
+    def incr(self, n: int | float = 1) -> None:
+        """Add n."""
+        if not self._move(n):
+            self.recorder._count_series(1, self, n)
+
+    def decr(self, n: int | float = 1) -> None:
+        """Take n away."""
+        if not _fits_gauge(n) or not self._move(-n):
+            self.recorder._count_series(-1, self, n)
+
+    @property
+    def _ours(self) -> bool:
+        """Whether it may be written to here: a contribution of another needs a look at whether that one lives."""
+        if not self._bound:
+            return False
+        owner, _, _, apart = self._by
+        return not apart or self._cells.is_owner(self._cell, owner)  # type: ignore[union-attr]
+
+    def _put(self, value: object) -> bool:
+        if not (_is_finite(value) and self._ours):
+            return False
+        return self._cells.set_gauge_at(self._cell, value, self._generation, self._by)  # type: ignore[union-attr]
+
+    def _move(self, n: object) -> bool:
+        if not (_is_finite(n) and self._ours):
+            return False
+        return self._cells.add_gauge_at(self._cell, n, self._generation, self._by)  # type: ignore[union-attr]
+
+
+class Histogram(Series):
+    """A handle of a histogram."""
+
+    def observe(self, value: int | float) -> None:
+        """Take up one observation."""
+        if not self._observe(value):
+            self.recorder._observe_series(self, value)
+
+    def _observe(self, value: object) -> bool:
+        if type(value) is int:
+            plain = 0 <= value <= INT64_MAX
+        else:
+            plain = type(value) is float and 0 <= value <= sys.float_info.max
+        if not (plain and self._bound and self._bounds is not None):
+            return False
+        bucket = bisect.bisect_left(self._bounds, float(value))  # type: ignore[arg-type]
+        return self._cells.observe_at(self._cell, bucket, float(value), self._generation)  # type: ignore[union-attr, arg-type]
+
+
+class Recorder:
+    """The calls of user code: finds the handle of a name and uses it."""
+
+    def __init__(self) -> None:
+        self._handles: dict[str, dict[str, Series]] = {}
+
+    def incr(self, category: str, metric: str, n: int = 1, *, labels: Any = None) -> None:
+        """Add n to a counter."""
+        if labels is not None or not self._counted(1, category, metric, n):
+            self._incr(category, metric, n, labels=labels)  # type: ignore[attr-defined]
+
+    def decr(self, category: str, metric: str, n: int = 1, *, labels: Any = None) -> None:
+        """Take n away from a counter."""
+        if labels is not None or not self._counted(-1, category, metric, n):
+            self._decr(category, metric, n, labels=labels)  # type: ignore[attr-defined]
+
+    def gauge(self, category: str, metric: str, value: Any = _MISSING, **labels: Any) -> Any:
+        """Set a gauge, or return a handle where no value is given."""
+        if not labels:
+            series = self._handle(category, metric)
+            if type(series) is Gauge and series._put(value):
+                return None
+        given = () if value is _MISSING else (value,)
+        return self._gauge(category, metric, *given, **labels)  # type: ignore[attr-defined]
+
+    def timing(self, category: str, metric: str, milliseconds: Any = _MISSING, **labels: Any) -> Any:
+        """Take up a duration, or return a handle where none is given."""
+        if not labels:
+            series = self._handle(category, metric)
+            if type(series) is Histogram and series._observe(milliseconds):
+                return None
+        given = () if milliseconds is _MISSING else (milliseconds,)
+        return self._timing(category, metric, *given, **labels)  # type: ignore[attr-defined]
+
+    def _counted(self, sign: int, category: object, metric: object, n: object) -> bool:
+        """Count by the handle of a name, if there is one and that is all that is needed."""
+        series = self._handle(category, metric)
+        return type(series) is Counter and type(n) is int and n <= INT64_MAX and series._count(sign * n)
+
+    def _handle(self, category: object, metric: object) -> Series | None:
+        if type(category) is not str or type(metric) is not str:
+            return None
+        return self._handles.get(category, {}).get(metric)
+
+    def _keep(self, series: Series) -> None:
+        if not isinstance(series, Series):
+            raise TypeError(f"series must be a handle, not {type(series).__name__}")
+        self._handles.setdefault(series.category, {})[series.metric] = series
+
+    def _drop(self, category: str, metric: str | None) -> None:
+        if metric is None:
+            self._handles.pop(category, None)
+        else:
+            self._handles.get(category, {}).pop(metric, None)
+
+
+#: How often a section tries to do what is to be done last.
+_MOST_TRIES = 1000
+
+
+class Section:
+    """A lock with something to be done at its outermost level, for ``with``.
+
+    In Python this cannot be quite what it is in C: an exception that a signal handler raises just when ``__enter__``
+    has the lock, or before the first line of ``__exit__``, leaves the lock taken. Where ``last`` was not done, the
+    next who leaves the section does it.
+    """
+
+    def __init__(
+        self,
+        lock: RLock | Section,
+        first: Callable[[], object] | None = None,
+        last: Callable[[], object] | None = None,
+        after: Callable[[], object] | None = None,
+    ) -> None:
+        self._take, self._let_go = lock.__enter__, lock.__exit__
+        self._is_owned: Callable[[], bool] = lock._is_owned  # type: ignore[union-attr]
+        self._first, self._last, self._after = first, last, after
+        self._depth = 0
+        self._ready = False  # first has been done, and last has not been begun
+
+    def __enter__(self) -> None:
+        self._take()
+        self._depth += 1
+        if self._ready:
+            return
+        try:
+            if self._first is not None:
+                self._first()
+            self._ready = True
+        except BaseException as error:
+            self._leave([error])
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._depth == 0:
+            raise RuntimeError("the section was not entered")
+        errors: list[BaseException] = []
+        self._leave(errors)
+        if errors:
+            raise errors[0]
+
+    def _leave(self, errors: list[BaseException]) -> None:
+        """Leave one level. What is raised meanwhile is added to the errors."""
+        try:
+            for _ in range(_MOST_TRIES if self._depth == 1 and self._last is not None else 0):
+                self._ready = False
+                # A handler that entered meanwhile has done first anew: then it was not the last time.
+                if _succeeds(self._last, errors) and not self._ready:  # type: ignore[arg-type]
+                    break
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._ready = False
+            self._let_go(None, None, None)
+        if self._after is not None and not self._is_owned():
+            _succeeds(self._after, errors)
+
+
+def _succeeds(call: Callable[[], object], errors: list[BaseException]) -> bool:
+    """Call something for what it does; returns whether it did not raise, and keeps what it raised."""
+    try:
+        call()
+    except BaseException as error:
+        errors.append(error)
+        return False
+    return True

@@ -1,0 +1,152 @@
+"""Figures of processes and of the block, for the endpoints and the commands.
+
+`memory` tells what this process has allocated: a process answers that for itself (`shmstats.attachment.peers` is how it
+is asked). What the system knows of any process is asked of the system, in `system_figures` and
+`process_memory`: it answers for a stopped process as well.
+
+psutil is imported where it is needed: code that only counts never loads it, and no answer of a worker
+for itself needs it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+from ..block import BlockReader
+
+
+def system_figures(pids: Iterable[int], uptime: float) -> dict[str, int | float]:
+    """Return what the live workers use, summed over them.
+
+    Args:
+        pids: of the workers. One that ends meanwhile is left out.
+        uptime: of the application, in seconds.
+
+    Returns:
+        ``uptime`` (s), ``memory_usage`` (bytes resident), ``cpu`` (per cent of one processor, on the
+        average since each worker's start), ``user_in_ms`` and ``sys_in_ms`` (processor time), ``threads``,
+        ``workers``, and ``gc`` (garbage collections of the process that answers).
+    """
+    import psutil
+
+    figures: dict[str, int | float] = {
+        "uptime": int(uptime),
+        "memory_usage": 0,
+        "cpu": 0.0,
+        "user_in_ms": 0,
+        "sys_in_ms": 0,
+        "threads": 0,
+        "workers": 0,
+        "gc": sum(generation["collections"] for generation in gc.get_stats()),
+    }
+    for pid in pids:
+        try:
+            worker = _process_figures(psutil.Process(pid))
+        except psutil.Error:
+            continue
+        for metric, value in worker.items():
+            figures[metric] += value
+    figures["cpu"] = round(figures["cpu"], 2)
+    return figures
+
+
+def _process_figures(process: Any) -> dict[str, int | float]:
+    with process.oneshot():
+        times = process.cpu_times()
+        age = max(time.time() - process.create_time(), 0.01)
+        return {
+            "memory_usage": process.memory_info().rss,
+            "cpu": 100 * (times.user + times.system) / age,
+            "user_in_ms": round(1000 * times.user),
+            "sys_in_ms": round(1000 * times.system),
+            "threads": process.num_threads(),
+            "workers": 1,
+        }
+
+
+def pool_figures(reader: BlockReader) -> dict[str, Any]:
+    """Return how much of the block is in use: for each part ``used``, ``capacity`` and ``bytes``."""
+    return {part: usage._asdict() for part, usage in reader.usage().items()}
+
+
+def process_memory(pid: int) -> dict[str, int | None]:
+    """Return what a process uses, in bytes: ``rss`` resident, ``uss`` of that not shared with any other.
+
+    Either is None where the system does not tell it, or the process has ended.
+    """
+    import psutil
+
+    figures: dict[str, int | None] = {"rss": None, "uss": None}
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        figures["rss"] = process.memory_info().rss
+        figures["uss"] = process.memory_full_info().uss
+    return figures
+
+
+def memory() -> dict[str, Any]:
+    """Return what this process has allocated, and what its garbage collector did.
+
+    Returns:
+        ``allocator``: ``python_blocks`` of Python's own allocator, and in bytes the ``heap_bytes`` that the
+        C library has from the system, of them ``heap_used_bytes`` and ``heap_free_bytes``; None where it
+        does not tell, see mallinfo2(3).
+        ``gc``: whether it is ``enabled``, and for each of its generations ``counts``, ``thresholds``,
+        ``collections``, and how many objects were ``collected`` or ``uncollectable``.
+    """
+    generations = gc.get_stats()
+    return {
+        "allocator": {"python_blocks": sys.getallocatedblocks(), **_heap_figures()},
+        "gc": {
+            "enabled": gc.isenabled(),
+            "counts": list(gc.get_count()),
+            "thresholds": list(gc.get_threshold()),
+            **{
+                figure: [generation[figure] for generation in generations]
+                for figure in ("collections", "collected", "uncollectable")
+            },
+        },
+    }
+
+
+class _MallInfo2(ctypes.Structure):
+    """struct mallinfo2 of malloc.h, glibc 2.33 and later."""
+
+    _fields_ = [
+        (field, ctypes.c_size_t)
+        for field in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
+            "keepcost",
+        )
+    ]  # fmt: skip
+
+
+@cache
+def _mallinfo2() -> Any:
+    """Return the function of the C library, or None where it has none."""
+    try:
+        function = ctypes.CDLL(None).mallinfo2
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = ()
+    function.restype = _MallInfo2
+    return function
+
+
+def _heap_figures() -> dict[str, int | None]:
+    function = _mallinfo2()
+    if function is None:
+        return dict.fromkeys(("heap_bytes", "heap_used_bytes", "heap_free_bytes"))
+    info = function()
+    return {
+        "heap_bytes": info.arena + info.hblkhd,
+        "heap_used_bytes": info.uordblks + info.hblkhd,
+        "heap_free_bytes": info.fordblks,
+    }

@@ -1,0 +1,214 @@
+"""What the threads, asyncio tasks and greenlets of this process are doing, for the debug endpoints.
+
+`stacks` tells it: a process answers for itself (`shmstats.attachment.peers` is how it is asked). `grouped` puts the
+stacks of all workers together.
+
+A stack is a text: its kind, then a line for each frame, the outermost first as in a traceback. It holds no
+address and no number of a thread or task, so that all that do the same have the same stack::
+
+    thread
+      File "/usr/lib/python3.11/threading.py", line 1002, in Thread._bootstrap
+      File "/srv/site/queue.py", line 41, in Consumer.run
+
+Modules that a process may do without (asyncio, greenlet) are asked only where they are loaded, and psutil is
+imported where it is needed.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
+from typing import Any
+
+#: Distinct stacks that a process tells of, and frames of one stack: what is beyond is counted only.
+MAX_STACKS = 500
+MAX_FRAMES = 100
+
+_OUTER_FRAMES = 30
+
+#: A frame as a stack has it: file, line, function. A mark for frames left out has no file.
+_Place = tuple[str, int, str]
+_Stack = tuple[str, tuple[_Place, ...]]
+
+#: How coroutines and generators give their frame, and what they wait for.
+_SUSPENDED = {
+    CoroutineType: ("cr_frame", "cr_await"),
+    GeneratorType: ("gi_frame", "gi_yieldfrom"),
+    AsyncGeneratorType: ("ag_frame", "ag_await"),
+}
+
+#: Types of the interpreter that stand between one of these and the next, and do not tell which it is.
+_BETWEEN = {"async_generator_asend", "async_generator_athrow", "coroutine_wrapper", "anext_awaitable"}
+
+_ADDRESS = re.compile("0x[0-9a-fA-F]+")
+
+
+def stacks() -> list[dict[str, Any]]:
+    """Return what this process is doing: every thread, asyncio task and greenlet.
+
+    A thread that runs an asyncio task shows in both. A greenlet that runs at the moment shows as its thread.
+
+    Returns:
+        ``{"goroutine": stack, "count": n}`` for each different stack, the most frequent first.
+    """
+    counts = Counter(_threads_and_tasks())
+    counts.update(_greenlets())
+    texts: Counter[str] = Counter()
+    for stack, count in counts.most_common(MAX_STACKS):
+        texts[_text(stack)] += count
+    told = [{"goroutine": text, "count": count} for text, count in texts.most_common()]
+    if len(counts) > MAX_STACKS:
+        left_out = counts.total() - texts.total()
+        told.append({"goroutine": f"left out: stacks beyond the first {MAX_STACKS}", "count": left_out})
+    return told
+
+
+def grouped(answers: Mapping[int, list[dict[str, Any]] | None]) -> list[dict[str, Any]]:
+    """Put the stacks of several workers together.
+
+    Args:
+        answers: by pid what `stacks` returned there; None for a worker that did not answer.
+
+    Returns:
+        ``{"goroutine": stack, "count": n, "pids": [...]}`` for each different stack, the most frequent
+        first, equally frequent ones in order of their text. The workers that did not answer have an entry
+        that begins with "no answer" in place of a stack.
+    """
+    counts: Counter[str] = Counter()
+    pids: defaultdict[str, set[int]] = defaultdict(set)
+    for pid, answer in answers.items():
+        if answer is None:
+            answer = [{"goroutine": _no_answer(pid), "count": 1}]
+        for entry in answer:
+            counts[entry["goroutine"]] += entry["count"]
+            pids[entry["goroutine"]].add(pid)
+    return [
+        {"goroutine": stack, "count": count, "pids": sorted(pids[stack])}
+        for stack, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def _no_answer(pid: int) -> str:
+    """Say why a worker did not answer, as far as the system knows."""
+    import psutil
+
+    try:
+        status = psutil.Process(pid).status()
+    except psutil.Error:
+        return "no answer: the worker has ended"
+    if status in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
+        return "no answer: the worker is stopped, by a signal or a debugger"
+    return "no answer in time: the worker is busy in C code, or waits for the disk, or cannot listen"
+
+
+def _threads_and_tasks() -> Iterator[_Stack]:
+    current = sys._current_frames()
+    # Nothing may refer to the frames in the end: one of them is that of this call, and would stay alive.
+    while current:
+        yield from _thread_and_tasks(list(_callers(current.popitem()[1]))[::-1])
+
+
+def _thread_and_tasks(frames: list[FrameType]) -> Iterator[_Stack]:
+    yield "thread", _places(frames)
+    for loop in _running_loops(frames):
+        for task in _tasks(loop):
+            yield "asyncio task", _places(_task_frames(task, frames))
+
+
+def _callers(frame: FrameType | None) -> Iterator[FrameType]:
+    """Go from a frame outwards, beginning with itself."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _running_loops(frames: Iterable[FrameType]) -> list[Any]:
+    """Return the event loops that the frames of a thread run.
+
+    Only frames of asyncio itself are asked for their variables: asking a frame keeps them alive. A loop
+    written in C (uvloop) has no frame, but is found by that of the runner that runs it.
+    """
+    base_events, runners = sys.modules.get("asyncio.base_events"), sys.modules.get("asyncio.runners")
+    if base_events is None or runners is None:
+        return []
+    loops = []
+    for frame in frames:
+        if frame.f_code is base_events.BaseEventLoop.run_forever.__code__:
+            loops.append(frame.f_locals.get("self"))
+        elif frame.f_code is runners.Runner.run.__code__:
+            loops.append(getattr(frame.f_locals.get("self"), "_loop", None))
+    return [loop for loop in dict.fromkeys(loops) if loop is not None]
+
+
+def _tasks(loop: Any) -> Iterable[Any]:
+    try:
+        tasks: Iterable[Any] = sys.modules["asyncio"].all_tasks(loop)
+    except RuntimeError:  # they changed all the time while it looked
+        return ()
+    return tasks
+
+
+def _task_frames(task: Any, thread: list[FrameType]) -> list[FrameType]:
+    """Return the frames of a task, the outermost first.
+
+    Args:
+        task: an `asyncio.Task`.
+        thread: the frames of the thread that its loop runs in.
+    """
+    frames = list(_awaited_frames(task.get_coro()))
+    if frames and frames[0].f_back is not None and frames[0] in thread:
+        return thread[thread.index(frames[0]) :]
+    return frames
+
+
+def _awaited_frames(awaited: Any) -> Iterator[FrameType]:
+    """Go from a suspended coroutine or generator inwards, to the frame that waits."""
+    while awaited is not None:
+        if type(awaited) in _SUSPENDED:
+            frame, following = _SUSPENDED[type(awaited)]
+            if (suspended := getattr(awaited, frame)) is not None:
+                yield suspended
+            awaited = getattr(awaited, following)
+        elif type(awaited).__name__ in _BETWEEN:
+            referred = gc.get_referents(awaited)
+            awaited = next((other for other in referred if type(other) in _SUSPENDED), None)
+        else:
+            return
+
+
+def _greenlets() -> Iterator[_Stack]:
+    module = sys.modules.get("greenlet")
+    if module is None:
+        return
+    for found in gc.get_objects():
+        # By type(): isinstance() would ask the object, and a proxy does something when it is asked.
+        if issubclass(type(found), module.greenlet) and found.gr_frame is not None:
+            yield "greenlet", _places(list(_callers(found.gr_frame))[::-1])
+
+
+def _places(frames: list[FrameType]) -> tuple[_Place, ...]:
+    """Return where the frames are, without the middle of a stack that is too deep."""
+    left_out = len(frames) - MAX_FRAMES
+    if left_out > 0:
+        return (
+            *_places(frames[:_OUTER_FRAMES]),
+            ("", left_out, ""),
+            *_places(frames[_OUTER_FRAMES + left_out :]),
+        )
+    return tuple(
+        (frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_qualname) for frame in frames
+    )
+
+
+def _text(stack: _Stack) -> str:
+    kind, places = stack
+    lines = [
+        f'  File "{file}", line {line}, in {function}' if file else f"  ({line} frames left out)"
+        for file, line, function in places
+    ]
+    text = _ADDRESS.sub("0x...", "\n".join([kind, *lines]))
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,196 @@
+"""The background thread: what ends it for good, and what becomes of it where there can be none."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers import BOUND, PythonRunner, wait_until
+
+from shmstats.attachment import agent as agents
+from shmstats.attachment.agent import Agent, Task
+from shmstats.attachment.peers import Listener
+
+#: Set when the task was run.
+ran = threading.Event()
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    """An agent that runs."""
+    agent = Agent([Task(0.001, ran.set)], str(tmp_path / "socket"), {})
+    ran.clear()
+    agent.start()
+    yield agent
+    agent.stop()
+    assert threads() == 0
+
+
+def threads() -> int:
+    return sum(thread.name == "shmstats-agent" for thread in threading.enumerate())
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_it_runs_its_tasks_until_it_is_stopped(agent: Agent) -> None:
+    assert ran.wait(30)
+    agent.stop()
+    wait_until(lambda: threads() == 0)
+    agent.start()
+    assert threads() == 0
+
+
+def test_it_stays_stopped_if_that_was_in_the_middle_of_a_fork(agent: Agent) -> None:
+    agents._before_fork()
+    assert threads() == 0
+    agent.stop()
+    agents._after_fork_in_parent()
+    assert threads() == 0
+
+
+@pytest.fixture
+def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Agent, Callable[[int], None]]]:
+    """An agent in the middle of a task for which no fork waits, and what lets it come to its next so many tasks."""
+    begun, may_end = threading.Semaphore(0), threading.Semaphore(0)
+    monkeypatch.setattr(agents, "_FORK_SECONDS", 0.01)
+
+    def task() -> None:
+        begun.release()
+        assert may_end.acquire(timeout=BOUND)
+
+    def proceed(tasks: int) -> None:
+        for _ in range(tasks):
+            may_end.release()
+            assert begun.acquire(timeout=BOUND)
+
+    agent = Agent([Task(0.0, task)], str(tmp_path / "socket"), {})
+    agent.start()
+    assert begun.acquire(timeout=BOUND)
+    yield agent, proceed
+    may_end.release(1000)
+    agent.stop()
+    wait_until(lambda: threads() == 0)
+
+
+def test_a_thread_that_a_fork_did_not_wait_for_goes_on_and_no_other_begins(
+    busy: tuple[Agent, Callable[[int], None]],
+) -> None:
+    _, proceed = busy
+    for _ in range(3):
+        agents._before_fork()
+        agents._after_fork_in_parent()
+        assert threads() == 1
+    proceed(3)
+    assert threads() == 1
+    agents._before_fork()
+    agents._after_fork_in_parent()
+    proceed(3)
+
+
+def test_a_thread_that_is_stopped_while_a_fork_does_not_wait_for_it_ends(
+    busy: tuple[Agent, Callable[[int], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, _ = busy
+    monkeypatch.setattr(agents, "_STOP_SECONDS", 0.01)
+    agents._before_fork()
+    agent.stop()
+    agents._after_fork_in_parent()
+    # The fixture lets the task end, and waits for the end of the thread.
+
+
+def test_the_child_of_such_a_fork_keeps_no_descriptor_of_the_thread(
+    busy: tuple[Agent, Callable[[int], None]],
+) -> None:
+    agent, proceed = busy
+    kept = agent._run
+    assert kept is not None
+    child = os.fork()
+    if not child:
+        closed = not os.path.exists(f"/proc/self/fd/{kept.told}")
+        os._exit(0 if closed and agent._run is None else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    proceed(2)
+
+
+def test_where_no_thread_can_be_started_a_warning_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    before = descriptors()
+    agent = Agent([], str(tmp_path / "socket"), {})
+    agent.start()
+    agent.stop()
+    assert descriptors() == before
+    ((_, level, text),) = caplog.record_tuples
+    assert level == logging.WARNING
+    assert "can't start new thread" in text
+
+
+def test_a_fork_leaves_it_running_in_the_parent_even_if_another_cannot_be_started_again(
+    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Agent([], str(tmp_path / "other"), {})
+    other.start()
+    agents._before_fork()
+    agents._paused.sort(key=lambda paused: paused is agent)
+    start, started = threading.Thread.start, []
+
+    def start_all_but_the_first(thread: threading.Thread) -> None:
+        started.append(thread)
+        if len(started) == 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_all_but_the_first)
+    agents._after_fork_in_parent()
+    assert threads() == 1
+    other.stop()
+
+
+def test_it_can_be_stopped_in_the_middle_of_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a signal handler, which runs in the thread that starts it."""
+    socket = tmp_path / "socket"
+    agent = Agent([Task(0.001, ran.set)], str(socket), {})
+    listener = agents.Listener
+
+    def interrupted(path: str) -> Listener:
+        agent.stop()
+        return listener(path)
+
+    monkeypatch.setattr(agents, "Listener", interrupted)
+    starting = threading.Thread(target=agent.start, daemon=True)
+    starting.start()
+    starting.join(BOUND)
+    assert not starting.is_alive()
+    assert threads() == 0
+    assert not socket.exists()
+
+
+def test_there_is_one_after_threads_have_forked_at_once(python: PythonRunner) -> None:
+    code = """
+        import os, sys, threading
+        from shmstats import stats
+        sys.setswitchinterval(0.00001)
+        stats.incr("c", "m")
+        def fork():
+            for _ in range(100):
+                if (pid := os.fork()) == 0:
+                    os._exit(0)
+                os.waitpid(pid, 0)
+        threads = [threading.Thread(target=fork) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print(sum(thread.name == "shmstats-agent" for thread in threading.enumerate()))
+    """
+    assert python.run(code) == "1\n"

@@ -1,0 +1,387 @@
+"""Cells: adding, gauges, generations, closing, and locks that their owner left behind."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+import threading
+from types import ModuleType
+from typing import Any
+
+import pytest
+from helpers import process_state, wait_until
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+MAX = 2**63 - 1
+MIN = -(2**63)
+int64 = st.one_of(st.integers(MIN, MAX), st.sampled_from([0, 1, -1, MAX, MIN, MAX - 1, MIN + 1]))
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def reserved(block: Any, row: int = 1, cell: int = 0) -> Any:
+    """Return a block that has memory behind a few cells of a row."""
+    assert block.space.reserve_cells(row, cell, 4)
+    return block
+
+
+def saturated(value: int) -> int:
+    return min(max(value, MIN), MAX)
+
+
+def test_adds_saturate_and_never_wrap(attach: Any) -> None:
+    cells = reserved(attach()).cells
+
+    @settings(derandomize=True, deadline=None, database=None)
+    @given(st.lists(int64, max_size=8))
+    def check(numbers: list[int]) -> None:
+        cells.clear(1, 0, 1)
+        total = 0
+        for n in numbers:
+            assert cells.add(1, 0, n, cells.generation)
+            total = saturated(total + n)
+            assert cells.load(1, 0) == total
+
+    check()
+
+
+def test_a_gauge_is_what_was_last_put_there(attach: Any) -> None:
+    cells = reserved(attach(), 0).cells
+
+    @settings(derandomize=True, deadline=None, database=None)
+    @given(st.lists(st.tuples(st.booleans(), st.one_of(int64, finite)), max_size=8))
+    def check(steps: list[tuple[bool, float]]) -> None:
+        cells.clear(0, 0, 2)
+        value: float = 0
+        for added, given_value in steps:
+            if added:
+                assert cells.add_gauge(0, 0, given_value, cells.generation)
+                total = value + given_value
+                if isinstance(total, float):
+                    value = min(max(total, -sys.float_info.max), sys.float_info.max)
+                else:
+                    value = saturated(total)
+            else:
+                assert cells.set_gauge(0, 0, given_value, cells.generation)
+                value = given_value
+            read = cells.load_gauge(0, 0)
+            assert (type(read), read) == (type(value), value)
+
+    check()
+
+
+@pytest.mark.parametrize("value", [MAX + 1, MIN - 1, "1", None, True])
+def test_what_is_no_plain_number_is_not_put_into_a_gauge(attach: Any, value: Any) -> None:
+    cells = reserved(attach(), 0).cells
+    assert not cells.set_gauge(0, 0, value, cells.generation)
+    assert cells.load_gauge(0, 0) == 0
+    assert cells.holder(0, 0) == 0
+
+
+def test_an_operation_with_an_old_generation_does_nothing(attach: Any) -> None:
+    cells = reserved(attach()).cells
+    before = cells.generation
+    assert cells.raise_generation() == before + 1 == cells.generation
+    assert not cells.add(1, 0, 5, before)
+    assert not cells.set_gauge(1, 0, 5, before)
+    assert not cells.add_gauge(1, 0, 5, before)
+    assert cells.load(1, 0) == 0
+    assert cells.holder(1, 0) == 0
+    assert cells.add(1, 0, 5, before + 1)
+
+
+def test_clear_empties_every_cell_of_the_width(attach: Any) -> None:
+    cells = reserved(attach()).cells
+    for column in range(4):
+        cells.add(1, column, 7, cells.generation)
+    assert cells.clear(1, 1, 2)
+    assert [cells.load(1, column) for column in range(4)] == [7, 0, 0, 7]
+    cells.set_gauge(1, 2, 1.5, cells.generation)
+    cells.clear(1, 2, 2)
+    assert repr(cells.load_gauge(1, 2)) == "0"
+
+
+@pytest.mark.parametrize(
+    ("row", "column"), [(-1, 0), (5, 0), (0, -1), (0, 256), (2**62, 0), (0, 2**62), (-(2**62), 0), (0, -(2**62))]
+)
+def test_there_are_no_cells_outside(attach: Any, row: int, column: int) -> None:
+    cells = attach(capacity=256, max_workers=4).cells
+    generation = cells.generation
+    for call in (
+        lambda: cells.add(row, column, 1, generation),
+        lambda: cells.load(row, column),
+        lambda: cells.clear(row, column, 1),
+        lambda: cells.load_gauge(row, column),
+        lambda: cells.set_gauge(row, column, 1, generation),
+        lambda: cells.add_gauge(row, column, 1, generation),
+        lambda: cells.hold(row, column, 1),
+        lambda: cells.holder(row, column),
+        lambda: cells.count_takeovers_at(row, column),
+    ):
+        with pytest.raises(IndexError, match="there are 5 rows of 256"):
+            call()
+
+
+def test_the_last_cell_has_no_neighbour_for_a_gauge(attach: Any) -> None:
+    cells = reserved(attach(capacity=256), 1, 252).cells
+    assert cells.set_gauge(1, 254, 1, cells.generation)
+    for call in (
+        lambda: cells.set_gauge(1, 255, 1, cells.generation),
+        lambda: cells.load_gauge(1, 255),
+        lambda: cells.clear(1, 255, 2),
+    ):
+        with pytest.raises(IndexError):
+            call()
+
+
+@pytest.mark.parametrize("offset", [-4, 1, 2**62])
+def test_nothing_is_published_outside_or_unaligned(attach: Any, offset: int) -> None:
+    block = attach()
+    with pytest.raises(IndexError, match=f"no word at offset {offset}"):
+        block.cells.publish(offset, 1)
+    with pytest.raises(IndexError):
+        block.cells.publish(block.layout.size, 1)
+
+
+def test_closed_cells_refuse_everything(attach: Any, shmstats: ModuleType) -> None:
+    block = attach()
+    cells = block.cells
+    generation = cells.generation
+    counter = shmstats.Counter(shmstats.stats, "c", "m")
+    counter._bind(cells, 1, 0, 1, generation, True)
+    assert counter._bound
+    block.leave()
+    cells.close()
+    assert cells.generation == 0
+    assert not counter._bound
+    for call in (
+        lambda: cells.add(1, 0, 1, generation),
+        lambda: cells.load(1, 0),
+        lambda: cells.clear(1, 0, 1),
+        lambda: cells.raise_generation(),
+        lambda: cells.holder(1, 0),
+        lambda: counter._bind(cells, 1, 0, 1, generation, True),
+        lambda: counter._bind(cells, 1, 0, 1, 0, True),
+    ):
+        with pytest.raises(ValueError, match="closed"):
+            call()
+    with pytest.raises(IndexError):
+        cells.publish(0, 1)
+    cells.direct = True
+    assert not counter._bound
+
+
+def test_a_handle_that_is_not_direct_is_not_bound(attach: Any, shmstats: ModuleType) -> None:
+    cells = reserved(attach()).cells
+    counter = shmstats.Counter(shmstats.stats, "c", "m")
+    assert not counter._bound
+    counter._bind(cells, 1, 0, 1, cells.generation, True)
+    cells.direct = False
+    assert not counter._bound
+    assert not cells.direct
+    cells.direct = True
+    assert counter._bound
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"offset": -16},
+        {"offset": 8},
+        {"rows": 0},
+        {"rows": 100000},
+        {"capacity": 0},
+        {"capacity": 10**6},
+        {"row_bytes": 16},
+        {"generation_offset": 4},
+        {"generation_offset": -8},
+        {"generation_offset": 2**40},
+        {"owner": 0},
+        {"offset": 2**40},
+        {"capacity": 2**60},
+    ],
+    ids=str,
+)
+def test_cells_that_do_not_fit_are_refused(shmstats: ModuleType, wrong: dict[str, int]) -> None:
+    good: dict[str, Any] = {
+        "buffer": memoryview(bytearray(4096 * 5)),
+        "offset": 4096,
+        "rows": 2,
+        "capacity": 256,
+        "row_bytes": 4096,
+        "generation_offset": 32,
+        "owner": 1,
+        "is_live": lambda word: True,
+        "locks": None,
+    }
+    with pytest.raises(ValueError, match="do not fit"):
+        shmstats.core.Cells(**good | wrong)
+
+
+def test_a_read_only_buffer_is_refused(shmstats: ModuleType, core: str) -> None:
+    if core == "Python":
+        pytest.skip("the twin notices when it writes")
+    with pytest.raises(BufferError):
+        shmstats.core.Cells(bytes(8192), 4096, 1, 256, 4096, 32, 1, bool, None)
+
+
+def test_cells_are_released_with_their_last_reference(attach: Any, shmstats: ModuleType) -> None:
+    block = attach()
+    counter = shmstats.Counter(shmstats.stats, "c", "m")
+    counts = [sys.getrefcount(block.cells)]
+    for _ in range(100):
+        counter._bind(block.cells, 1, 0, 1, block.cells.generation, True)
+    counts.append(sys.getrefcount(block.cells))
+    del counter
+    gc.collect()
+    counts.append(sys.getrefcount(block.cells))
+    assert counts == [counts[0], counts[0] + 1, counts[0]]
+
+
+# Locks that their owner left behind ----------------------------------------------------------------
+
+HOLDER = """
+    import sys
+    from shmstats import stats
+    stats.incr("c", "mine")
+    block = stats.shared.attach()
+    from shmstats.block.names import encode_key
+    record = block.names.find(encode_key("c", "m"))
+    block.row_for(record)
+    row = int(sys.argv[1])
+    block.cells.hold(row, record.cell, block.worker.word)
+    print(block.worker.word, flush=True)
+    input()
+    block.cells.hold(row, record.cell, 0)
+    print("freed", flush=True)
+    input()
+"""
+
+
+def test_the_lock_of_a_killed_owner_is_taken_over_and_counted(stats: Any, python: Any, core: str) -> None:
+    stats.incr("c", "m")
+    for killed in range(1, 4):
+        child = python.start(HOLDER, 1)
+        word = int(child.hear())
+        block = stats.shared.attach()
+        record = block.names.find(b"c\0m")
+        assert block.cells.holder(1, record.cell) == word != block.worker.word
+        child.signal(signal.SIGKILL)
+        child.finish(status=-signal.SIGKILL)
+        stats.incr("c", "m")
+        stats.counter("c", "m").incr()
+        assert block.cells.holder(1, record.cell) == 0
+        assert stats.get("c", "m") == 1 + 2 * killed
+        assert stats.get("shmstats", "locks_taken_over") == killed
+
+
+def test_the_lock_of_a_killed_owner_is_taken_over_when_its_slot_has_a_new_one(stats: Any, python: Any) -> None:
+    stats.incr("c", "m")
+    child = python.start(HOLDER, 1)
+    word = int(child.hear())
+    child.signal(signal.SIGKILL)
+    child.finish(status=-signal.SIGKILL)
+    other = python.start("from shmstats import stats; stats.incr('c', 'o'); print(); input()")
+    other.hear()
+    slots = {worker.slot for worker in stats.shared.attach().reader.workers}
+    assert (word >> 20) - 1 in slots
+    stats.incr("c", "m")
+    assert stats.get("c", "m") == 2
+    other.tell()
+    other.finish()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_lock_of_a_living_owner_is_waited_for(stats: Any, python: Any, stopped: bool) -> None:
+    stats.incr("c", "m")
+    child = python.start(HOLDER, 1)
+    word = int(child.hear())
+    if stopped:
+        child.signal(signal.SIGSTOP)
+        wait_until(lambda: process_state(child.pid) == "T")
+    waiter = python.start(
+        """
+        from shmstats import stats
+        block = stats.shared.attach()
+        cell = block.names.find(b"c\\0m").cell
+        print("counting", flush=True)
+        block.cells.add(1, cell, 1, block.cells.generation)
+        print("counted", flush=True)
+        """
+    )
+    assert waiter.hear() == "counting"
+    # The waiter is asleep in its wait, again and again; nothing it does takes the lock.
+    block = stats.shared.attach()
+    cell = block.names.find(b"c\0m").cell
+    wait_until(lambda: process_state(waiter.pid) == "S")
+    assert block.cells.holder(1, cell) == word
+    assert stats.get("c", "m") == 1
+    if stopped:
+        child.signal(signal.SIGCONT)
+    child.tell()
+    assert child.hear() == "freed"
+    if stats.shared.attach().cells.__class__.__module__.endswith("_py"):
+        # A record lock goes with the process, not with the word.
+        child.tell()
+        child.finish()
+    assert waiter.hear() == "counted"
+    assert stats.get("c", "m") == 2
+    assert stats.get("shmstats", "locks_taken_over") == 0
+    waiter.finish()
+    if not child.ended:
+        child.tell()
+        child.finish()
+
+
+def test_other_threads_run_while_one_waits_for_a_lock(stats: Any, python: Any) -> None:
+    stats.incr("c", "m")
+    child = python.start(HOLDER, 1)
+    child.hear()
+    waiter = python.start(
+        """
+        import threading
+        from shmstats import stats
+        block = stats.shared.attach()
+        cell = block.names.find(b"c\\0m").cell
+        thread = threading.Thread(target=block.cells.add, args=(1, cell, 1, block.cells.generation))
+        thread.start()
+        print("still running", flush=True)
+        print(sum(range(1000)), flush=True)
+        thread.join()
+        """
+    )
+    assert [waiter.hear(), waiter.hear()] == ["still running", "499500"]
+    child.tell()
+    child.hear()
+    child.tell()
+    child.finish()
+    waiter.finish()
+    assert stats.get("c", "m") == 2
+
+
+def test_a_wait_for_a_lock_ends_when_the_block_is_closed(
+    attach: Any, shmstats: ModuleType, core: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if core == "Python":
+        pytest.skip("the twin closes under the guard, which the waiter holds")
+    table, asked = shmstats.block.workers.WorkerTable, threading.Event()
+    is_live = table.is_live
+
+    def asked_is_live(self: Any, word: int) -> bool:
+        asked.set()
+        return bool(is_live(self, word))
+
+    monkeypatch.setattr(table, "is_live", asked_is_live)
+    block, other = reserved(attach()), attach()
+    block.cells.hold(1, 0, other.worker.word)
+    results: list[object] = []
+    waiting = threading.Thread(target=lambda: results.append(block.cells.add(1, 0, 5, block.cells.generation)))
+    waiting.start()
+    wait_until(asked.is_set)
+    block.leave()
+    waiting.join(20)
+    assert not waiting.is_alive()
+    assert results == [False]
+    other.cells.hold(1, 0, 0)
+    assert other.cells.load(1, 0) == 0

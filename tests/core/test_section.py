@@ -1,0 +1,239 @@
+"""A section: a lock with something to be done at its outermost level, which nothing that is raised leaves taken."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import tracemalloc
+import weakref
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+class Interruption(BaseException):
+    """What a signal handler raises."""
+
+
+class Steps:
+    """Notes what a section calls; ``at`` has what is done at a call, by its name, each time one thing."""
+
+    def __init__(self, shmstats: ModuleType) -> None:
+        self.lock = threading.RLock()
+        self.done: list[str] = []
+        self.at: dict[str, list[Callable[[], object]]] = {}
+        self.section = shmstats.core.Section(self.lock, *map(self._make, ("first", "last", "after")))
+
+    def _make(self, name: str) -> Callable[[], None]:
+        def call() -> None:
+            self.done.append(name)
+            assert self.held == (name != "after")
+            for_now = self.at.get(name)
+            if for_now:
+                for_now.pop(0)()
+
+        return call
+
+    @property
+    def held(self) -> bool:
+        return self.lock._is_owned()  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.fixture
+def steps(shmstats: ModuleType) -> Steps:
+    return Steps(shmstats)
+
+
+def interrupt() -> None:
+    raise Interruption
+
+
+def test_the_outermost_level_alone_does_what_is_to_be_done(steps: Steps) -> None:
+    for _ in range(2):
+        steps.done.clear()
+        with steps.section:
+            assert steps.section._is_owned()
+            with steps.section:
+                pass
+            assert steps.done == ["first"]
+            assert steps.held
+        assert steps.done == ["first", "last", "after"]
+        assert not steps.section._is_owned()
+
+
+def test_what_comes_after_waits_for_the_lock_to_be_free(steps: Steps) -> None:
+    with steps.lock, steps.section:
+        pass
+    assert steps.done == ["first", "last"]
+    with steps.section:
+        pass
+    assert steps.done[2:] == ["first", "last", "after"]
+
+
+def test_an_error_inside_passes(steps: Steps) -> None:
+    with pytest.raises(Interruption), steps.section:
+        interrupt()
+    assert steps.done == ["first", "last", "after"]
+    assert not steps.held
+
+
+def test_who_cannot_do_what_comes_first_is_not_inside(steps: Steps) -> None:
+    steps.at["first"] = [interrupt]
+    with pytest.raises(Interruption), steps.section:
+        steps.done.append("inside")
+    assert steps.done == ["first", "last", "after"]
+    assert not steps.held
+    with steps.section:
+        pass
+    assert steps.done[3:] == ["first", "last", "after"]
+
+
+def test_what_comes_last_is_tried_until_it_is_done(steps: Steps) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    steps.at["last"] = [interrupt, fail, fail]
+    with pytest.raises(Interruption), steps.section:
+        pass
+    assert steps.done == ["first", "last", "last", "last", "last", "after"]
+    assert not steps.held
+
+
+def test_what_can_never_be_done_is_given_up(steps: Steps) -> None:
+    steps.at["last"] = [interrupt] * 1000
+    with pytest.raises(Interruption), steps.section:
+        pass
+    assert steps.done == ["first", *["last"] * 1000, "after"]
+    assert not steps.held
+    with steps.section:
+        pass
+    assert steps.done[1002:] == ["first", "last", "after"]
+
+
+def test_what_comes_after_may_raise(steps: Steps) -> None:
+    steps.at["after"] = [interrupt]
+    with pytest.raises(Interruption), steps.section:
+        pass
+    assert not steps.held
+
+
+@pytest.mark.parametrize("error", [None, Interruption])
+def test_a_handler_may_go_in_while_what_comes_first_is_done(steps: Steps, error: type[BaseException] | None) -> None:
+    """It does it itself, and leaves what comes last to whom it interrupted, who may have done it or not."""
+
+    def handle() -> None:
+        with steps.section:
+            steps.done.append("handler")
+        if error is not None:
+            raise error
+
+    steps.at["first"] = [handle]
+    inside = ["inside"] if error is None else []
+    try:
+        with steps.section:
+            steps.done.append("inside")
+    except Interruption:
+        assert error is not None
+    assert steps.done == ["first", "first", "handler", *inside, "last", "after"]
+    assert not steps.held
+
+
+def test_a_handler_may_go_in_while_what_comes_last_is_done(steps: Steps) -> None:
+    def handle() -> None:
+        with steps.section:
+            steps.done.append("handler")
+
+    steps.at["last"] = [handle]
+    with steps.section:
+        pass
+    assert steps.done == ["first", "last", "first", "handler", "last", "after"]
+    assert not steps.held
+
+
+def test_a_section_may_be_in_another(shmstats: ModuleType, steps: Steps) -> None:
+    inner = shmstats.core.Section(steps.section, lambda: steps.done.append("second"))
+    with inner:
+        assert inner._is_owned()
+    assert steps.done == ["first", "second", "last", "after"]
+    steps.done.clear()
+    refusing = shmstats.core.Section(steps.section, interrupt)
+    with pytest.raises(Interruption), refusing:
+        pass
+    assert steps.done == ["first", "last", "after"]
+    assert not steps.held
+
+
+def test_what_is_not_entered_is_not_left(steps: Steps) -> None:
+    with pytest.raises(RuntimeError, match="not entered"):
+        steps.section.__exit__(None, None, None)
+    assert steps.done == []
+
+
+def test_threads_take_turns(steps: Steps) -> None:
+    def enter() -> None:
+        for _ in range(200):
+            with steps.section, steps.section:
+                pass
+
+    threads = [threading.Thread(target=enter) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert steps.done.count("first") == steps.done.count("last") == 800
+
+
+def test_it_is_no_lock_without_one(shmstats: ModuleType) -> None:
+    section = shmstats.core.Section
+    for arguments in ((), (1,)):
+        with pytest.raises((TypeError, AttributeError)):
+            section(*arguments)
+
+
+def test_it_keeps_and_leaks_nothing(shmstats: ModuleType) -> None:
+    """Hundreds of turns, good and bad, leave no object behind."""
+
+    def call() -> None:
+        pass
+
+    lock = threading.RLock()
+    section = shmstats.core.Section(lock, call, call, call)
+    before = sys.getrefcount(lock), sys.getrefcount(call), sys.getrefcount(section)
+
+    def turn() -> None:
+        with section, section:
+            pass
+        for arguments in ((interrupt,), (None, None, interrupt)):
+            with pytest.raises(Interruption), shmstats.core.Section(lock, *arguments):
+                pass
+
+    tracemalloc.start()
+    try:
+        sizes = []
+        for _ in range(2):  # at first there is much that is there once and for all
+            for _ in range(1000):
+                turn()
+            gc.collect()
+            sizes.append(tracemalloc.get_traced_memory()[0])
+        assert sizes[1] - sizes[0] < 1000 * 16  # less than an object each time
+    finally:
+        tracemalloc.stop()
+    assert (sys.getrefcount(lock), sys.getrefcount(call), sys.getrefcount(section)) == before
+
+
+def test_what_it_was_given_goes_with_it(shmstats: ModuleType) -> None:
+    class Holder:
+        section: Any
+
+        def call(self) -> None:
+            pass
+
+    holder = Holder()
+    holder.section = shmstats.core.Section(threading.RLock(), holder.call)
+    gone = weakref.ref(holder)
+    del holder
+    gc.collect()
+    assert gone() is None

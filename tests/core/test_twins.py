@@ -1,0 +1,174 @@
+"""The C core and its pure Python twin do the same: the same calls give the same values, errors and expositions.
+
+Each core runs in a process of its own, which gets the same random sequences of calls and says what came of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import Child, PythonRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).parents[1]
+
+PLAYER = """
+import os
+import sys
+import tempfile
+import shmstats
+from shmstats.export import render
+
+print(shmstats.core.CORE, flush=True)
+
+
+def outcome(call):
+    try:
+        result = call()
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return "ok", repr(result) if isinstance(result, (int, float, shmstats.series.Distribution)) else "."
+
+
+def play(stats, handles, step):
+    name, *rest = step
+    if name in ("incr", "decr", "gauge", "absolute", "timing"):
+        metric, value, labels = rest
+        more = {} if labels is None else {"labels": labels}
+        return outcome(lambda: getattr(stats, name)("c", metric, value, **more))
+    if name in ("get", "remove", "reset"):
+        metric, labels = rest
+        return outcome(lambda: getattr(stats, name)("c", metric, labels=labels))
+    if name == "declare":
+        metric, declared = rest
+        return outcome(lambda: stats.declare("c", metric, **declared))
+    kind, metric, labels, method, values = rest
+    key = kind, metric, repr(labels)
+    if key not in handles:
+        try:
+            handles[key] = getattr(stats, kind)("c", metric, labels=labels)
+        except Exception as error:
+            return type(error).__name__, str(error)
+    return outcome(lambda: getattr(handles[key], method)(*values))
+
+
+def shown(stats):
+    read = stats.read()
+    kept = [(name, value) for name, value in zip(read.names, read.values) if name.category == "c"]
+    lines = [line for line in render(read).decode().splitlines() if 'category="c"' in line]
+    return repr((kept, lines)).replace(str(os.getpid()), "PID")
+
+
+for line in sys.stdin:
+    stats_settings, steps = eval(line, {"nan": float("nan"), "inf": float("inf")})
+    with tempfile.TemporaryDirectory() as directory:
+        stats = shmstats.Registry()
+        given = {"capacity": 256, "max_workers": 2, "persist": False, "max_series_per_metric": 2, **stats_settings}
+        stats.init({"path": {"data": directory}, "stats": given})
+        handles = {}
+        print(repr([*(play(stats, handles, step) for step in steps), shown(stats)]), flush=True)
+        stats.close()
+"""
+
+METRICS = st.sampled_from(["m", "n"])
+VALUES = st.one_of(
+    st.sampled_from([0, 1, -1, 5, 2**63 - 1, -(2**63), 2**62, 2**63, 2**70, 0.0, -0.0, 1.5, -2.5, 0.1, 7.0, 1e308]),
+    st.sampled_from([float("nan"), float("inf"), float("-inf"), True, False, None, "1", b"1"]),
+)
+LABELS = st.sampled_from([None, {}, {"a": "x"}, {"a": "y"}, {"a": "z"}, {"a": "__overflow__"}, {"b": "x"}, {"a": 1}, 5])
+DECLARED = st.sampled_from(
+    [
+        {"kind": "counter", "help": "It."},
+        {"kind": "counter", "labelnames": ("a",)},
+        {"kind": "gauge"},
+        {"kind": "gauge", "mode": "sum"},
+        {"kind": "gauge", "mode": "livesum"},
+        {"kind": "gauge", "mode": "max"},
+        {"kind": "gauge", "mode": "liveall"},
+        {"kind": "gauge", "mode": "mostrecent"},
+        {"kind": "histogram", "unit": "bytes", "buckets": (0, 1, 5)},
+    ]
+)
+METHODS = [
+    ("counter", "incr"),
+    ("counter", "decr"),
+    ("gauge", "set"),
+    ("gauge", "incr"),
+    ("gauge", "decr"),
+    ("histogram", "observe"),
+]
+STEPS = st.one_of(
+    st.tuples(st.sampled_from(["incr", "decr", "gauge", "absolute", "timing"]), METRICS, VALUES, LABELS),
+    st.tuples(st.sampled_from(["incr", "decr", "gauge", "timing"]), METRICS, VALUES, st.none()),
+    st.builds(
+        lambda method, metric, labels, value, nothing: (
+            ("handle", method[0], metric, labels, method[1], () if nothing and method[1].endswith("cr") else (value,))
+        ),
+        *(st.sampled_from(METHODS), METRICS, LABELS, VALUES, st.booleans()),
+    ),
+    st.tuples(st.sampled_from(["get", "remove", "reset"]), METRICS, LABELS),
+    st.tuples(st.just("declare"), METRICS, DECLARED),
+)
+
+
+@pytest.fixture
+def players(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Child]]:
+    """A process with each core."""
+    runner = PythonRunner(tmp_path, ROOT)
+    monkeypatch.delenv("SHMSTATS_CONFIG", raising=False)
+    try:
+        monkeypatch.delenv("SHMSTATS_PURE", raising=False)
+        one = runner.start(PLAYER)
+        if one.hear() != "C":
+            pytest.skip("the C extension is not built")
+        monkeypatch.setenv("SHMSTATS_PURE", "1")
+        other = runner.start(PLAYER)
+        assert other.hear() == "Python"
+        yield [one, other]
+        for player in (one, other):
+            player.finish(quiet=False)  # at the end of its input, so that it leaves no block behind
+    finally:
+        runner.kill_all()
+
+
+@pytest.mark.parametrize("no_buffer", [True, False])
+def test_both_cores_do_the_same(players: list[Child], no_buffer: bool) -> None:
+    @settings(
+        derandomize=True,
+        deadline=None,
+        database=None,
+        max_examples=150,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(st.lists(STEPS, min_size=5, max_size=40))
+    def check(steps: list[tuple[Any, ...]]) -> None:
+        for player in players:
+            player.tell(repr(({"no_buffer": no_buffer}, steps)))
+        (*ours, shown), (*theirs, shown_there) = (eval(player.hear()) for player in players)
+        for step, one, other in zip(steps, ours, theirs, strict=True):
+            assert one == other, step
+        assert shown == shown_there
+
+    check()
+
+
+def test_what_does_not_fit_64_bits_is_refused_by_both_whatever_its_sign_makes_of_it(players: list[Child]) -> None:
+    steps = [("incr", "m", 1, None), ("decr", "m", 1, None), ("gauge", "n", 1, None)]
+    steps += [(name, "m", value, None) for name in ("incr", "decr") for value in (2**63, -(2**63) - 1)]
+    steps += [
+        ("handle", kind, metric, None, method, (value,))
+        for kind, metric in (("counter", "m"), ("gauge", "n"))
+        for method in ("incr", "decr")
+        for value in (1, 2**63, -(2**63) - 1)
+    ]
+    for player in players:
+        player.tell(repr(({}, steps)))
+    for player in players:
+        *outcomes, _ = eval(player.hear())
+        for step, (what, text) in zip(steps, outcomes, strict=True):
+            fits = step[-1] == (1,) or step[2] == 1
+            assert what == ("ok" if fits else "OverflowError"), (step, text)

@@ -1,0 +1,92 @@
+"""Reading many rows at once: sums and distributions are what the cells say, to the limits of 64 bits."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+PAGE, CELL = 4096, 16
+MAX = 2**63 - 1
+
+
+def block_of(rows: int, columns: int, reserved: list[list[bool]], values: Any) -> tuple[memoryview, tuple[int, ...]]:
+    """Return a block of cells behind a page of bitmaps, and the arguments of sum_columns that say so."""
+    pages = -(-columns * CELL // PAGE)
+    row_bytes = pages * PAGE
+    buffer = bytearray(PAGE + rows * row_bytes)
+    for row, bits in enumerate(reserved):
+        for page, bit in enumerate(bits):
+            buffer[row * 8 + page // 8] |= bit << page % 8
+    cells = np.ndarray((rows, columns), "<i8", buffer, PAGE + 8, (row_bytes, CELL))
+    cells[:] = values
+    return memoryview(bytes(buffer)), (PAGE, row_bytes, rows, 0, 8, columns)
+
+
+@pytest.fixture(params=["C", "Python"])
+def sum_columns(request: pytest.FixtureRequest) -> Any:
+    if request.param == "C":
+        return pytest.importorskip("shmstats.core._cells").sum_columns
+    from shmstats.core import _cells_py
+
+    return _cells_py.sum_columns
+
+
+def test_sums_are_saturated_and_leave_out_what_is_not_reserved(sum_columns: Any) -> None:
+    chance = random.Random(7)
+    rows, columns = 5, 700
+    reserved = [[chance.random() < 0.7 for _ in range(3)] for _ in range(rows)]
+    extremes = (0, 1, -1, MAX, -MAX - 1, 2**62, -(2**62), 12345)
+    values = [[chance.choice(extremes) for _ in range(columns)] for _ in range(rows)]
+    block, where = block_of(rows, columns, reserved, values)
+    sums = np.frombuffer(sum_columns(block, *where), np.int64).tolist()
+    for column in range(columns):
+        exact = sum(values[row][column] for row in range(rows) if reserved[row][column // 256])
+        assert sums[column] == min(max(exact, -MAX - 1), MAX)
+
+
+@pytest.mark.parametrize("change", range(6))
+def test_cells_that_the_block_has_not_are_refused(sum_columns: Any, change: int) -> None:
+    block, where = block_of(2, 10, [[True], [True]], 1)
+    for wrong in (-1, 2**40):
+        arguments = list(where)
+        arguments[change] = wrong
+        with pytest.raises(ValueError, match="do not fit"):
+            sum_columns(block, *arguments)
+
+
+def test_many_histograms_over_many_rows_are_what_each_is_alone(attach: Any, shmstats: Any) -> None:
+    from shmstats.block.names import encode_key
+
+    kind = shmstats.series.Kind.HISTOGRAM
+    chance = random.Random(3)
+    block = attach(capacity=4096, max_workers=4)
+    declared = shmstats.series.Declaration(kind, "", "bytes", (1.0, 2.0, 3.0))
+    shmstats.block.declare(block, "c", "small", declared)
+    keys = [encode_key("c", f"h{number}") for number in range(40)] + [encode_key("c", "small")]
+    records = [block.find_or_add(key, kind) for key in keys]
+    largest = 2**63 - 1
+    for record in records:
+        for row in range(5):
+            if chance.random() < 0.8:
+                assert block.space.reserve_cells(row, record.cell, record.width)
+                buckets = tuple(chance.choice((0, 5, largest)) for _ in range(record.width - 2))
+                block.cells.add_distribution(row, record.cell, 2.5, float(row), buckets, block.cells.generation)
+    read = block.reader.read()
+    assert list(read.values) == [block.reader.value(record) for record in records]
+
+
+def test_a_histogram_that_a_killed_writer_left_is_read_too(attach: Any, shmstats: Any) -> None:
+    from shmstats.layout import CELL as CELL_LAYOUT
+    from shmstats.block.names import encode_key
+
+    block = attach()
+    record = block.find_or_add(encode_key("c", "h"), shmstats.series.Kind.HISTOGRAM)
+    row = block.row_for(record)
+    buckets = (1,) + (0,) * (record.width - 3)
+    block.cells.add_distribution(row, record.cell, 0.05, 0.05, buckets, block.cells.generation)
+    place = block.layout.cells + row * block.layout.row_bytes + record.cell * CELL_LAYOUT.itemsize
+    np.frombuffer(block._buf, "<u4", 1, place + 4)[:] |= 1
+    assert block.reader.read().values[0].buckets == buckets

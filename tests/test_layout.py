@@ -1,0 +1,109 @@
+"""The layout: C's structs against numpy's dtypes, sections that do not meet, and a header that survives."""
+
+from __future__ import annotations
+
+import struct
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+DTYPES = ["HEADER", "WORKER", "NAME", "CELL"]
+SIZES = [(1, 1), (256, 1), (256, 4), (257, 3), (1000, 7), (65536, 64), (16_777_216, 1024)]
+
+
+def test_the_cell_of_the_core_is_the_cell_of_the_layout_field_by_field(shmstats: ModuleType) -> None:
+    dtype = shmstats.layout.CELL
+    core = shmstats.core.Cells.__module__.rpartition(".")[2]
+    found = getattr(shmstats.core, core).CELL_LAYOUT
+    expected = {name: (dtype.fields[name][1], dtype[name].itemsize) for name in dtype.names}
+    assert found == expected | {"size": dtype.itemsize}
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_a_struct_reads_what_the_dtype_writes(shmstats: ModuleType, name: str) -> None:
+    layout = shmstats.layout
+    dtype = getattr(layout, name)
+    packed = layout.struct_of(dtype)
+    assert packed.size == dtype.itemsize
+    record = np.frombuffer(bytes(range(1, dtype.itemsize + 1)), dtype, 1)[0]
+    expected: list[Any] = []
+    for field in dtype.names:
+        value = record[field]
+        expected.extend(value.tolist() if isinstance(value, np.ndarray) else [value.item()])
+    assert list(packed.unpack(record.tobytes())) == expected
+    assert packed.pack(*expected) == record.tobytes()
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_every_field_is_aligned_to_its_own_size(shmstats: ModuleType, name: str) -> None:
+    dtype = getattr(shmstats.layout, name)
+    for field, (kind, offset, *_) in dtype.fields.items():
+        assert offset % kind.base.alignment == 0, field
+        if kind.kind != "S":
+            assert offset % kind.base.itemsize == 0, field
+
+
+def test_padding_in_a_dtype_is_refused(shmstats: ModuleType) -> None:
+    dtype = np.dtype([("a", "<u1"), ("b", "<u8")], align=True)
+    with pytest.raises(AssertionError, match="padding"):
+        shmstats.layout.struct_of(dtype)
+
+
+@pytest.mark.parametrize(("capacity", "max_workers"), SIZES)
+def test_sections_begin_on_pages_and_do_not_overlap(shmstats: ModuleType, capacity: int, max_workers: int) -> None:
+    module = shmstats.layout
+    layout = module.Layout(capacity, max_workers)
+    sections = [
+        (0, module.HEADER.itemsize),
+        (layout.workers, module.WORKER_SLOTS * module.WORKER.itemsize),
+        (layout.pages, layout.rows * layout.bitmap_bytes),
+        (layout.index, 4 * layout.index_slots),
+        (layout.names, capacity * module.NAME.itemsize),
+        (layout.heap, layout.heap_bytes),
+        *((layout.cells + row * layout.row_bytes, capacity * module.CELL.itemsize) for row in range(layout.rows)),
+    ]
+    for start, _ in sections:
+        assert start % module.PAGE == 0
+    for (start, size), (following, _) in zip(sections, [*sections[1:], (layout.size, 0)], strict=True):
+        assert start + size <= following
+
+
+@pytest.mark.parametrize(("capacity", "max_workers"), SIZES)
+def test_the_index_is_a_power_of_two_at_most_half_full(shmstats: ModuleType, capacity: int, max_workers: int) -> None:
+    slots = shmstats.layout.Layout(capacity, max_workers).index_slots
+    assert slots & slots - 1 == 0
+    assert slots >= 2 * capacity
+
+
+@pytest.mark.parametrize(("capacity", "max_workers"), SIZES)
+def test_the_bitmap_has_a_bit_for_every_page_of_a_row(shmstats: ModuleType, capacity: int, max_workers: int) -> None:
+    module = shmstats.layout
+    layout = module.Layout(capacity, max_workers)
+    assert layout.bitmap_bytes * 8 >= layout.row_bytes // module.PAGE
+    assert layout.bitmap_bytes % 8 == 0
+
+
+def test_an_owner_word_is_never_0_and_tells_slots_and_claims_apart(shmstats: ModuleType) -> None:
+    module = shmstats.layout
+    last = module.WORKER_SLOTS - 1
+    words = {module.owner_word(slot, claim) for slot in (0, 1, last) for claim in (0, 1, 0xFFFFF)}
+    assert len(words) == 9
+    assert 0 < min(words)
+    assert max(words) < 2**32
+    assert module.owner_word(0, 0x100001) == module.owner_word(0, 1)
+
+
+def test_a_header_survives_being_written_and_read(attach: Any, shmstats: ModuleType) -> None:
+    block = attach(capacity=300, max_workers=5)
+    header = shmstats.block.header.read_header(block._buf)
+    assert header["magic"] == struct.unpack("<Q", b"shmstats")[0]
+    assert (header["capacity"], header["max_workers"]) == (300, 5)
+    assert header["layout_version"] == shmstats.layout.LAYOUT_VERSION
+    assert header["protocol"] == shmstats.core.PROTOCOL
+    assert bytes(block._buf[:8]) == b"shmstats"
+    for field in ("names", "removed", "cells", "heap", "changing"):
+        assert header[field] == 0
+    assert (header["slots"], header["claims"]) == (1, 1)
+    assert len(header["salt"]) == 16
