@@ -39,9 +39,7 @@ def _check_further(ctx: click.Context, param: click.Parameter, further: tuple[st
     return further
 
 
-@click.command(
-    cls=Command, context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
-)
+@click.command(cls=Command, context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]})
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 @click.option("--workers", type=Key(ApiSettings, "workers"), default=4, show_default=True)
 @click.option("--data", type=Key(PathSettings, "data"), default=str(ROOT / "data"), show_default=True)

@@ -10,11 +10,11 @@ Counters that all worker processes share through shared memory::
 from __future__ import annotations
 
 from ._version import __version__
-from .block import BlockError, DeclarationError
-from .core import Counter, Gauge, Histogram
-from .config import ConfigError
-from .handles import Labelled
 from .attachment.slow_path import KindError
+from .block import BlockError, DeclarationError
+from .config import ConfigError
+from .core import Counter, Gauge, Histogram
+from .handles import Labelled
 from .registry import Registry, stats
 
 __all__ = [

@@ -10,11 +10,11 @@ import math
 import operator
 from datetime import datetime
 
-from .core import Series
-from .layout import INT64_MAX, INT64_MIN
-from .block.names import check_text
-from .handles import check_labels
 from .attachment.slow_path import OWN
+from .block.names import check_text
+from .core import Series
+from .handles import check_labels
+from .layout import INT64_MAX, INT64_MIN
 
 #: Categories that user code cannot count into.
 RESERVED = ("system", OWN)

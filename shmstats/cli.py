@@ -27,12 +27,12 @@ from typing import Any, NoReturn
 
 import click
 
-from .persistence import snapshot as saved
+from . import snapshot as saved
 from ._version import __version__
 from .block import BlockError, BlockReader, read_only, segment_name
-from .core import CORE
 from .block.workers import start_time
 from .config import ApiSettings, ConfigError, PathSettings, Rule, Settings, load
+from .core import CORE
 from .registry import Registry
 from .series import Snapshot
 
@@ -138,9 +138,7 @@ def commands() -> None:
     help="Only categories that match. Repeatable.",
 )
 @click.option("--workers", "by_worker", is_flag=True, help="Break values down by worker row.")
-@click.option(
-    "--watch", metavar="SECONDS", type=float, callback=_interval, help="Again every so many seconds."
-)
+@click.option("--watch", metavar="SECONDS", type=float, callback=_interval, help="Again every so many seconds.")
 @click.option(
     "--output",
     metavar="FILE",
@@ -148,9 +146,7 @@ def commands() -> None:
     callback=_not_empty,
     help="Replace FILE, atomically; - is stdout.",
 )
-@click.option(
-    "--from", "file", metavar="SNAPSHOT", callback=_not_empty, help="Read this saved snapshot instead."
-)
+@click.option("--from", "file", metavar="SNAPSHOT", callback=_not_empty, help="Read this saved snapshot instead.")
 def dump(
     config: str | None,
     data: str | None,
@@ -294,7 +290,7 @@ def _data_reader(
 def _read_saved(data: Path) -> tuple[Snapshot, str]:
     """Return the newest snapshot that can be read, and a line that says which it is.
 
-    `shmstats.persistence.snapshot.load_newest` is for those who start a block: it moves damaged files, a reader must not.
+    `shmstats.snapshot.load_newest` is for those who start a block: it moves damaged files, a reader must not.
 
     Raises:
         _NotThereError: there is none.
@@ -319,8 +315,8 @@ def _read_saved(data: Path) -> tuple[Snapshot, str]:
 
 
 def _system_figures(reader: BlockReader, settings: Settings) -> dict[str, int | float]:
-    from .persistence.files import directory_bytes
     from .debug.processes import system_figures
+    from .files import directory_bytes
 
     figures = system_figures((worker.pid for worker in reader.workers.live()), reader.uptime)
     figures.pop("gc", None)  # of this process alone, which is none of the workers

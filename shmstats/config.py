@@ -153,15 +153,9 @@ class PathSettings:
 class StatsSettings:
     """The section ``stats``."""
 
-    enabled: bool = field(
-        default=True, metadata=_switch("Whether anything is counted; if not, every call is a no-op.")
-    )
-    persist: bool = field(
-        default=True, metadata=_switch("Whether statistics are saved and survive a restart.")
-    )
-    no_buffer: bool = field(
-        default=True, metadata=_switch("Whether every operation reaches the shared block at once.")
-    )
+    enabled: bool = field(default=True, metadata=_switch("Whether anything is counted; if not, every call is a no-op."))
+    persist: bool = field(default=True, metadata=_switch("Whether statistics are saved and survive a restart."))
+    no_buffer: bool = field(default=True, metadata=_switch("Whether every operation reaches the shared block at once."))
     include_storage_stats_in_api: bool = field(
         default=True, metadata=_switch("Whether /stats shows the figures of disk and data directory.")
     )
@@ -208,9 +202,7 @@ class ApiSettings:
 class StatsdSettings:
     """The section ``statsd``."""
 
-    enabled: bool = field(
-        default=False, metadata=_switch("Whether every operation goes to a StatsD server too.")
-    )
+    enabled: bool = field(default=False, metadata=_switch("Whether every operation goes to a StatsD server too."))
     host: str = field(
         default="localhost",
         metadata=_text(
@@ -234,9 +226,7 @@ class StatsdSettings:
     interval_in_seconds: int = field(
         default=1, metadata=_integer(1, 3600, "Longest time that operations are held, in seconds.")
     )
-    buffer_size: int = field(
-        default=100, metadata=_integer(1, 1_000_000, "Operations held before they are sent.")
-    )
+    buffer_size: int = field(default=100, metadata=_integer(1, 1_000_000, "Operations held before they are sent."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,15 +332,11 @@ def _parsed(text: str, where: str) -> dict[str, object]:
         if document is None or document.tag == "tag:yaml.org,2002:null":
             return {}
         if not isinstance(document, yaml.MappingNode):
-            raise ConfigError(
-                f"{where}: found a {_node_kind(document)} at the top; allowed: a mapping of sections"
-            )
+            raise ConfigError(f"{where}: found a {_node_kind(document)} at the top; allowed: a mapping of sections")
         return _sections(loader, document)
     except yaml.reader.ReaderError as error:
         place = _place(text[: error.position])
-        raise ConfigError(
-            f"{where}: {place}: YAML does not allow the character {error.character:#x}"
-        ) from None
+        raise ConfigError(f"{where}: {place}: YAML does not allow the character {error.character:#x}") from None
     except yaml.MarkedYAMLError as error:
         raise ConfigError(f"{where}: {_described(error)}") from None
     except RecursionError:
@@ -446,15 +432,11 @@ def _checked(section: str, given: object, origin: _Origin) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        raise ConfigError(
-            f"{origin.where}: {section}: found {_a(given)}; allowed: a mapping of keys"
-        )
+        raise ConfigError(f"{origin.where}: {section}: found {_a(given)}; allowed: a mapping of keys")
     keys = {key.name: key for key in fields(_SECTIONS[section])}
     for name, value in given.items():
         if not isinstance(name, str):
-            raise ConfigError(
-                f"{origin.where}: {section}: found the key {_found(name)}; allowed: strings only"
-            )
+            raise ConfigError(f"{origin.where}: {section}: found the key {_found(name)}; allowed: strings only")
         if name not in keys:
             raise ConfigError(f"{origin.where}: {_dotted(f'{section}.', name)}: {_unknown(name, list(keys))}")
         if not _fits(keys[name].metadata["rule"], value):
@@ -517,7 +499,5 @@ def _shown(text: str) -> str:
 
 #: The classes of the sections, by the sections' names.
 _SECTIONS: Final[dict[str, Any]] = {
-    section.name: section.default_factory
-    for section in fields(Settings)
-    if section.default_factory is not MISSING
+    section.name: section.default_factory for section in fields(Settings) if section.default_factory is not MISSING
 }

@@ -64,9 +64,7 @@ def check_buckets(buckets: object) -> tuple[float, ...]:
         ValueError: there are none or too many, or one is not finite or not above the one before.
     """
     if isinstance(buckets, str) or not isinstance(buckets, Iterable):
-        raise TypeError(
-            f"buckets must be a sequence of numbers, not {type(buckets).__name__} ({buckets!r:.80})"
-        )
+        raise TypeError(f"buckets must be a sequence of numbers, not {type(buckets).__name__} ({buckets!r:.80})")
     bounds = tuple(_bound(bound) for bound in buckets)
     if len(bounds) > 1 and math.isinf(bounds[-1]):
         bounds = bounds[:-1]  # there is always a bucket for what lies above all bounds
@@ -83,9 +81,7 @@ def check_buckets(buckets: object) -> tuple[float, ...]:
 
 def _bound(bound: object) -> float:
     if isinstance(bound, bool) or not isinstance(bound, (int, float)):
-        raise TypeError(
-            f"an upper bound in buckets must be a number, not {type(bound).__name__} ({bound!r:.80})"
-        )
+        raise TypeError(f"an upper bound in buckets must be a number, not {type(bound).__name__} ({bound!r:.80})")
     try:
         return float(bound)
     except OverflowError:

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
-from .core import Series
 from .block.names import MAX_TEXT_BYTES, OVERFLOW
+from .core import Series
 from .series import Labels
 
 #: Label names that mean something in what is exported.
@@ -70,9 +70,7 @@ def check_labels(labels: object) -> Labels:
         raise TypeError(
             f"labels must be a mapping of label name to value, not {type(labels).__name__} ({labels!r:.80})"
         )
-    return tuple(
-        sorted((_check_name("labels", name), _check_value(name, value)) for name, value in labels.items())
-    )
+    return tuple(sorted((_check_name("labels", name), _check_value(name, value)) for name, value in labels.items()))
 
 
 def _check_name(what: str, name: object) -> str:
@@ -93,18 +91,14 @@ def _check_name(what: str, name: object) -> str:
 
 def _check_value(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(
-            f"the value of label {name!r} must be a str, not {type(value).__name__} ({value!r:.80})"
-        )
+        raise TypeError(f"the value of label {name!r} must be a str, not {type(value).__name__} ({value!r:.80})")
     value = str.__str__(value)
     if "\0" in value:
         raise ValueError(f"the value of label {name!r} must not contain a NUL character: {value!r:.80}")
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
-        raise ValueError(
-            f"the value of label {name!r} must not contain a lone surrogate: {value!a:.80}"
-        ) from None
+        raise ValueError(f"the value of label {name!r} must not contain a lone surrogate: {value!a:.80}") from None
     if size > MAX_TEXT_BYTES:
         raise ValueError(
             f"the value of label {name!r} must be at most {MAX_TEXT_BYTES} bytes of UTF-8, not {size}: {value!r:.80}…"
@@ -196,9 +190,7 @@ class Labelled(Generic[_Handle]):
                 f" ({', '.join(self.labelnames)}), not {len(values)}: {values!r:.80}"
             )
         return tuple(
-            sorted(
-                (name, _check_value(name, value)) for name, value in zip(self.labelnames, values, strict=True)
-            )
+            sorted((name, _check_value(name, value)) for name, value in zip(self.labelnames, values, strict=True))
         )
 
     def _in_order(self, values: tuple[str, ...], named: Mapping[str, str]) -> tuple[str, ...]:

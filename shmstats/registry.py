@@ -18,6 +18,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import config
+from .attachment.slow_path import OWN, SharedProvider, close_all
+from .block import DeclarationError
+from .block.lock import Guard
+from .block.names import check_text
 from .checks import (
     check_category,
     check_duration,
@@ -27,16 +31,12 @@ from .checks import (
     check_no_names,
     check_number,
 )
-from .block import DeclarationError
 from .core import Counter, Gauge, Histogram, Recorder, Series
-from .block.lock import Guard
-from .block.names import check_text
 from .declarations import Buckets, make_declaration
 from .handles import Labelled, check_label_names, check_labels
+from .series import Declaration, Labels, Snapshot, Value, by_category
 from .sinks import Provider
 from .sinks.guarded import GuardedProvider
-from .attachment.slow_path import OWN, SharedProvider, close_all
-from .series import Declaration, Labels, Snapshot, Value, by_category
 from .timer import Timer
 
 log = logging.getLogger("shmstats")
@@ -170,9 +170,7 @@ class Registry(Recorder):
         self._declared[category, metric] = declared
         self._drop(category, metric)
 
-    def absolute(
-        self, category: str, metric: str, value: int, *, labels: Mapping[str, str] | None = None
-    ) -> None:
+    def absolute(self, category: str, metric: str, value: int, *, labels: Mapping[str, str] | None = None) -> None:
         """Set a gauge, or the total of a counter, to an integer.
 
         Args:
@@ -393,9 +391,7 @@ class Registry(Recorder):
             to_other=lambda other: other.timestamp(series.category, series.metric, moment),
         )
 
-    def get_timestamp(
-        self, category: str, metric: str, *, labels: Mapping[str, str] | None = None
-    ) -> datetime | None:
+    def get_timestamp(self, category: str, metric: str, *, labels: Mapping[str, str] | None = None) -> datetime | None:
         """Return the moment that was noted last, in UTC; None where there is none, or no timestamp.
 
         Args:
@@ -454,9 +450,7 @@ class Registry(Recorder):
         shared = self.shared
         return Snapshot((), ()) if shared is None else shared.read()
 
-    def remove(
-        self, category: str, metric: str | None = None, *, labels: Mapping[str, str] | None = None
-    ) -> int:
+    def remove(self, category: str, metric: str | None = None, *, labels: Mapping[str, str] | None = None) -> int:
         """Remove a category, a metric with all its label sets, or one label set, for all workers.
 
         A handle of a removed name stays usable: the next use registers the name anew, at 0. What was declared
@@ -483,9 +477,7 @@ class Registry(Recorder):
         self._sets.clear()
         return removed
 
-    def reset(
-        self, category: str, metric: str | None = None, *, labels: Mapping[str, str] | None = None
-    ) -> int:
+    def reset(self, category: str, metric: str | None = None, *, labels: Mapping[str, str] | None = None) -> int:
         """Set a category, a metric with all its label sets, or one label set to 0, for all workers.
 
         Args:
@@ -579,18 +571,14 @@ class Registry(Recorder):
 
     # Misses of the quick path ------------------------------------------------------------------
 
-    def _incr(
-        self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None
-    ) -> None:
+    def _incr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None) -> None:
         kept = None if labels is None else self._kept_of_set(category, metric, Counter, labels)
         if kept is not None:
             kept.incr(n)
         else:
             self._count(1, category, metric, n, labels)
 
-    def _decr(
-        self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None
-    ) -> None:
+    def _decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None) -> None:
         kept = None if labels is None else self._kept_of_set(category, metric, Counter, labels)
         if kept is not None:
             kept.decr(n)
@@ -616,9 +604,7 @@ class Registry(Recorder):
             SharedProvider.count,
             series,
             sign * n,
-            to_other=lambda other: (other.incr if sign > 0 else other.decr)(
-                series.category, series.metric, n
-            ),
+            to_other=lambda other: (other.incr if sign > 0 else other.decr)(series.category, series.metric, n),
         )
 
     def _move_series(self, series: Gauge, n: int | float) -> None:
@@ -733,9 +719,7 @@ class Registry(Recorder):
         series = self._handle(category, metric)
         return series if isinstance(series, kind) else kind(self, category, metric)
 
-    def _made_of_set(
-        self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, str]
-    ) -> _Handle:
+    def _made_of_set(self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, str]) -> _Handle:
         """Return the handle of a label set: the kept one or a new one."""
         kept = self._kept_of_set(category, metric, kind, labels)
         if kept is not None:

@@ -116,7 +116,7 @@ def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
     _put_modules(_packages.get(core, {}))
     package = importlib.import_module("shmstats")
     registry = importlib.import_module("shmstats.registry")
-    importlib.import_module("shmstats.persistence.snapshot")
+    importlib.import_module("shmstats.snapshot")
     assert package.core.CORE == core
     package.stats = registry.stats = registry.Registry()
     package.init, package.close = package.stats.init, package.stats.close

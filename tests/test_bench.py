@@ -57,9 +57,7 @@ def test_a_case_by_its_name_runs_alone_and_its_rows_are_written(
     assert {row["case"] for row in rows} == {"buffered"}, done.stderr
     assert rows[0]["ours"]["value"] > 0
     assert rows[0]["peers"]["real-time"]["value"] > 0
-    assert rows[0]["ratio"] == pytest.approx(
-        rows[0]["ours"]["value"] / rows[0]["peers"]["real-time"]["value"]
-    )
+    assert rows[0]["ratio"] == pytest.approx(rows[0]["ours"]["value"] / rows[0]["peers"]["real-time"]["value"])
     assert done.returncode == any(row["verdict"] != "met" for row in rows)
     for row in rows:
         assert row["work"] in done.stdout
@@ -72,9 +70,7 @@ def test_a_case_by_its_name_runs_alone_and_its_rows_are_written(
 def test_a_peer_that_is_missing_is_not_measured_and_no_target_is_met_by_that(
     bench: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    done = bench(
-        "inc", "--json", "rows.json", BENCH_MPMETRICS_PYTHON="", BENCH_MPMETRICS_WHY="it is not here"
-    )
+    done = bench("inc", "--json", "rows.json", BENCH_MPMETRICS_PYTHON="", BENCH_MPMETRICS_WHY="it is not here")
     rows = {row["target"]: row for row in json.loads((tmp_path / "rows.json").read_text())["rows"]}
     missing = rows["≥ 5 × faster than mpmetrics"]
     assert missing["verdict"] == "not measured", done.stderr

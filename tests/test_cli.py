@@ -273,9 +273,7 @@ def test_output_replaces_a_file_whole_and_keeps_its_mode(
     leave(worker)
 
 
-def test_output_to_a_pipe_or_device_writes_to_it(
-    worker: Child, tmp_path: Path, command: Callable[..., Result]
-) -> None:
+def test_output_to_a_pipe_or_device_writes_to_it(worker: Child, tmp_path: Path, command: Callable[..., Result]) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
@@ -451,9 +449,7 @@ def test_info_tells_of_a_block_that_cannot_be_read_to_its_end_once(
     leave(worker)
 
 
-def test_reset_and_remove_reach_the_processes_that_count(
-    worker: Child, command: Callable[..., Result]
-) -> None:
+def test_reset_and_remove_reach_the_processes_that_count(worker: Child, command: Callable[..., Result]) -> None:
     assert command("shmstats", "reset", "requests", "failed") == Result(0, "reset 1 statistic\n", "")
     assert command("shmstats", "remove", "users") == Result(0, "removed 1 statistic\n", "")
     worker.tell("stats.incr('requests', 'failed') or stats.incr('users', 'anmeldung größe')")
@@ -463,9 +459,7 @@ def test_reset_and_remove_reach_the_processes_that_count(
     leave(worker)
 
 
-def test_what_is_not_there_can_be_neither_reset_nor_removed(
-    worker: Child, command: Callable[..., Result]
-) -> None:
+def test_what_is_not_there_can_be_neither_reset_nor_removed(worker: Child, command: Callable[..., Result]) -> None:
     for action in ("reset", "remove"):
         said = assert_one_line(command("shmstats", action, "nothing"), f"shmstats {action}")
         assert "there is no category 'nothing'" in said
@@ -477,9 +471,7 @@ def test_what_is_not_there_can_be_neither_reset_nor_removed(
     leave(worker)
 
 
-def test_reset_makes_no_block_where_there_is_none(
-    worker: Child, data: Path, command: Callable[..., Result]
-) -> None:
+def test_reset_makes_no_block_where_there_is_none(worker: Child, data: Path, command: Callable[..., Result]) -> None:
     leave(worker)
     said = assert_one_line(command("shmstats", "reset", "requests"), "shmstats reset")
     assert f"only the saved snapshot {data}/stats/simple.json" in said
@@ -489,9 +481,7 @@ def test_reset_makes_no_block_where_there_is_none(
     assert not segment_file(data).exists()
 
 
-def test_reset_with_the_other_core_is_refused(
-    worker: Child, core: str, command: Callable[..., Result]
-) -> None:
+def test_reset_with_the_other_core_is_refused(worker: Child, core: str, command: Callable[..., Result]) -> None:
     other = {"C": "1", "Python": "0"}[core]
     result = command("shmstats", "reset", "requests", env={"SHMSTATS_PURE": other})
     if core == "Python" and result.status == 0:

@@ -88,9 +88,7 @@ def text(name: str, default: Any, allowed: str, accepted: list[str], refused: li
         (["x"], "a value of type list"),
         ({"x": "y"}, "a value of type dict"),
     ]
-    return Key(
-        name, default, allowed, accepted, wrong_types + [(value, f"{value[:60]!r}") for value in refused]
-    )
+    return Key(name, default, allowed, accepted, wrong_types + [(value, f"{value[:60]!r}") for value in refused])
 
 
 def token() -> Key:
@@ -171,9 +169,7 @@ KEYS = [
     ),
     integer("api.workers", 2, 1, 1024),
     token(),
-    text(
-        "api.protect", "admin", "'admin' or 'all'", ["admin", "all"], ["", "Admin", "none", "admin ", "all\n"]
-    ),
+    text("api.protect", "admin", "'admin' or 'all'", ["admin", "all"], ["", "Admin", "none", "admin ", "all\n"]),
     switch("statsd.enabled", False),
     text(
         "statsd.host",
@@ -253,9 +249,7 @@ def message_of(config: object) -> str:
 
 def cases(which: Callable[[Key], list[Any]]) -> list[Any]:
     return [
-        pytest.param(key, case, id=f"{key.name}-{number}")
-        for key in KEYS
-        for number, case in enumerate(which(key))
+        pytest.param(key, case, id=f"{key.name}-{number}") for key in KEYS for number, case in enumerate(which(key))
     ]
 
 
@@ -457,8 +451,7 @@ def test_a_file_in_the_documented_form_is_taken(tmp_path: Path) -> None:
 def test_anchors_and_merge_keys_work_and_own_keys_come_before_merged_ones(tmp_path: Path) -> None:
     file = write(
         tmp_path / "x.yml",
-        "base: &base {buffer_size: 7, enabled: false}\n"
-        "stats:\n  <<: *base\n  buffer_size: 8\nstatsd: *base\n",
+        "base: &base {buffer_size: 7, enabled: false}\nstats:\n  <<: *base\n  buffer_size: 8\nstatsd: *base\n",
     )
     settings = load(file)
     assert (settings.stats.buffer_size, settings.stats.enabled) == (8, False)
@@ -635,9 +628,7 @@ def test_a_path_object_may_give_bytes(tmp_path: Path) -> None:
     assert load({"path": {"data": BytesPath()}}).path.data == tmp_path / "\udcff"
 
 
-def test_the_home_directory_is_expanded(
-    given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_home_directory_is_expanded(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert given.load({"path": {"data": "~/d"}}).path.data == tmp_path / "home" / "d"
 

@@ -58,17 +58,13 @@ def run(server: Any, *arguments: str) -> Result:
         (["--", "foo"], "found 'foo'; allowed: options only"),
     ],
 )
-def test_what_is_wrong_is_refused(
-    arguments: list[str], said: str, server: Any, executed: list[list[str]]
-) -> None:
+def test_what_is_wrong_is_refused(arguments: list[str], said: str, server: Any, executed: list[list[str]]) -> None:
     result = run(server, *arguments)
     assert (result.exit_code, executed, result.stdout) == (2, [], "")
     assert said in result.stderr
 
 
-def test_a_data_directory_that_is_none_is_refused(
-    server: Any, executed: list[list[str]], tmp_path: Path
-) -> None:
+def test_a_data_directory_that_is_none_is_refused(server: Any, executed: list[list[str]], tmp_path: Path) -> None:
     (file := tmp_path / "file").touch()
     result = run(server, "--data", str(file))
     assert (result.exit_code, executed, result.stdout) == (1, [], "")

@@ -110,9 +110,7 @@ def test_removing_one_label_set_a_metric_and_a_category(stats: Any) -> None:
     assert "http" not in stats.snapshot()
 
 
-def test_removal_is_seen_by_other_processes_and_by_handles_that_they_hold(
-    stats: Any, python: PythonRunner
-) -> None:
+def test_removal_is_seen_by_other_processes_and_by_handles_that_they_hold(stats: Any, python: PythonRunner) -> None:
     requests = stats.counter("http", "requests", labelnames=("path",))
     requests.labels("a").incr(3)
     child = python.start(
@@ -327,9 +325,7 @@ def test_a_new_start_may_declare_otherwise(shmstats: ModuleType, caplog: pytest.
     other.close()
 
 
-def test_declarations_follow_to_the_next_block(
-    shmstats: ModuleType, configure: Callable[..., dict[str, Any]]
-) -> None:
+def test_declarations_follow_to_the_next_block(shmstats: ModuleType, configure: Callable[..., dict[str, Any]]) -> None:
     stats = shmstats.stats
     stats.declare("http", "requests", kind="counter", help="Requests answered.")
     stats.init(configure(persist=False))
@@ -382,9 +378,7 @@ def test_a_declared_kind_is_kept_to(shmstats: ModuleType) -> None:
         ({"kind": "gauge", "labelnames": ("le",)}, ValueError, "reserved"),
     ],
 )
-def test_bad_declarations_are_named(
-    stats: Any, arguments: dict[str, Any], error: type[Exception], what: str
-) -> None:
+def test_bad_declarations_are_named(stats: Any, arguments: dict[str, Any], error: type[Exception], what: str) -> None:
     with pytest.raises(error, match=what):
         stats.declare("c", "m", **arguments)
     with pytest.raises(ValueError, match="reserved"):

@@ -104,9 +104,7 @@ def test_disabled_statistics_are_no_ops_without_block_or_file(
     assert set(tmp_path.iterdir()) - before <= {tmp_path / "shmstats-test.yml"}
 
 
-def test_wrong_arguments_are_refused_although_statistics_are_disabled(
-    client: Callable[..., Any], stats: Any
-) -> None:
+def test_wrong_arguments_are_refused_although_statistics_are_disabled(client: Callable[..., Any], stats: Any) -> None:
     client(enabled=False)
     with pytest.raises(TypeError, match="n must be an integer"):
         stats.incr("c", "m", "1")
@@ -131,9 +129,7 @@ def test_the_endpoints_of_disabled_statistics_answer_404_in_json(client: Callabl
         assert list(answer.get_json()) == ["error"], path
 
 
-def test_a_file_cannot_be_deleted_where_statistics_are_disabled(
-    client: Callable[..., Any], data: Path
-) -> None:
+def test_a_file_cannot_be_deleted_where_statistics_are_disabled(client: Callable[..., Any], data: Path) -> None:
     data.mkdir()
     (data / "file").write_text("x")
     answer = client(enabled=False).delete("/_local/files/file")
@@ -203,9 +199,7 @@ def test_without_a_buffer_every_operation_is_seen_at_once(client: Callable[..., 
     assert shown(web) == 25
 
 
-def test_with_a_buffer_operations_are_held_and_seen_after_a_flush(
-    client: Callable[..., Any], python: Any
-) -> None:
+def test_with_a_buffer_operations_are_held_and_seen_after_a_flush(client: Callable[..., Any], python: Any) -> None:
     web = client(no_buffer=False, buffer_size=1_000_000, flush_interval_ms=NEVER)
     child = counting(python)
     assert shown(web) == 0
@@ -237,9 +231,7 @@ def test_the_buffer_is_flushed_when_it_holds_buffer_size_operations(
 # flush_interval_ms ------------------------------------------------------------------------------------
 
 
-def test_the_buffer_is_flushed_when_flush_interval_ms_have_passed(
-    client: Callable[..., Any], python: Any
-) -> None:
+def test_the_buffer_is_flushed_when_flush_interval_ms_have_passed(client: Callable[..., Any], python: Any) -> None:
     web = client(no_buffer=False, buffer_size=1_000_000, flush_interval_ms=20)
     child = counting(python)
     wait_until(lambda: shown(web) == 25)
@@ -254,9 +246,7 @@ def test_the_buffer_is_flushed_when_flush_interval_ms_have_passed(
 # include_storage_stats_in_api -------------------------------------------------------------------------
 
 
-def test_storage_figures_are_shown_if_they_are_included(
-    client: Callable[..., Any], stats: Any, data: Path
-) -> None:
+def test_storage_figures_are_shown_if_they_are_included(client: Callable[..., Any], stats: Any, data: Path) -> None:
     data.mkdir()
     (data / "file").write_bytes(b"x" * 12345)
     web = client(include_storage_stats_in_api=True)
@@ -268,9 +258,7 @@ def test_storage_figures_are_shown_if_they_are_included(
     assert "\nstore_bytes " in web.get("/stats/prometheus").get_data(as_text=True)
 
 
-def test_storage_figures_are_not_shown_if_they_are_not_included(
-    client: Callable[..., Any], stats: Any
-) -> None:
+def test_storage_figures_are_not_shown_if_they_are_not_included(client: Callable[..., Any], stats: Any) -> None:
     web = client(include_storage_stats_in_api=False)
     document = web.get("/stats").get_json()
     assert "disk" not in document
@@ -294,9 +282,7 @@ def test_the_defaults_are_those_of_the_table(shmstats: ModuleType) -> None:
     assert {key: getattr(settings, key) for key in table} == table
 
 
-def test_the_example_of_the_table_is_a_configuration(
-    shmstats: ModuleType, tmp_path: Path, data: Path
-) -> None:
+def test_the_example_of_the_table_is_a_configuration(shmstats: ModuleType, tmp_path: Path, data: Path) -> None:
     file = tmp_path / "example.yml"
     file.write_text(
         f"path:\n  data: {json.dumps(str(data))}\n"

@@ -248,9 +248,7 @@ def environment() -> dict[str, str]:
 def counted_in(directory: Path, environment: dict[str, str]) -> dict[str, Any]:
     """What is saved in a directory's data directory, or in the block that is still there."""
     command = [sys.executable, "-m", "shmstats", "dump"]
-    done = subprocess.run(
-        command, cwd=directory, env=environment, capture_output=True, check=True, timeout=BOUND
-    )
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, check=True, timeout=BOUND)
     document: dict[str, Any] = json.loads(done.stdout)
     return document
 
@@ -330,9 +328,7 @@ def celery(environment: dict[str, str]) -> Iterator[Any]:
         worker.kill()
 
 
-def test_the_example_of_celery_counts_every_task_once(
-    tmp_path: Path, environment: dict[str, str], celery: Any
-) -> None:
+def test_the_example_of_celery_counts_every_task_once(tmp_path: Path, environment: dict[str, str], celery: Any) -> None:
     """In real time a process is killed; in buffered mode all is held until the end. Celery takes its time to end."""
     direct, buffered = tmp_path / "direct", tmp_path / "buffered"
     direct.mkdir()

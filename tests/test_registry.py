@@ -604,15 +604,19 @@ def test_every_provider_gets_every_operation_once(stats: Any) -> None:
     early.incr(4)
     early.decr()
     stats.counter("c", "late").incr()
-    assert first.operations == second.operations == [
-        ("incr", "c", "m", 2),
-        ("decr", "c", "m", 1),
-        ("gauge", "g", "v", 0.5),
-        ("absolute", "g", "a", 3),
-        ("incr", "c", "handle", 4),
-        ("decr", "c", "handle", 1),
-        ("incr", "c", "late", 1),
-    ]
+    assert (
+        first.operations
+        == second.operations
+        == [
+            ("incr", "c", "m", 2),
+            ("decr", "c", "m", 1),
+            ("gauge", "g", "v", 0.5),
+            ("absolute", "g", "a", 3),
+            ("incr", "c", "handle", 4),
+            ("decr", "c", "handle", 1),
+            ("incr", "c", "late", 1),
+        ]
+    )
     assert stats.snapshot() == {"c": {"m": 2, "handle": 4, "late": 1}, "g": {"v": 0.5, "a": 3}}
 
 
@@ -630,9 +634,7 @@ def test_a_provider_gets_nothing_that_was_refused(stats: Any) -> None:
     assert provider.operations == []
 
 
-def test_a_provider_that_fails_costs_the_others_nothing(
-    stats: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_provider_that_fails_costs_the_others_nothing(stats: Any, caplog: pytest.LogCaptureFixture) -> None:
     class Failing(Recording):
         def incr(self, category: str, metric: str, n: int) -> None:
             raise ConnectionError("nobody listens")
@@ -730,9 +732,7 @@ def test_counting_in_a_current_directory_that_is_gone_is_only_logged(
     assert "the current directory no longer exists" in record.getMessage()
 
 
-def test_disabled_statistics_are_no_ops_without_a_block(
-    stats: Any, configure: Callable[..., Any], data: Path
-) -> None:
+def test_disabled_statistics_are_no_ops_without_a_block(stats: Any, configure: Callable[..., Any], data: Path) -> None:
     configure(enabled=False)
     handle = stats.counter("c", "m")
     handle.incr()
@@ -838,7 +838,7 @@ def test_the_last_one_out_saves_and_the_next_start_restores(shmstats: ModuleType
     stats.gauge("g", "int", -3)
     stats.gauge("g", "float", 0.1)
     stats.gauge("g", "whole", 2.0)
-    stats.incr("日本語", "é\n\"\\", 7)
+    stats.incr("日本語", 'é\n"\\', 7)
     before = stats.snapshot()
     names = {(name.category, name.metric): (name.kind, name.monotonic) for name in stats.read().names}
     shmstats.close()
@@ -873,7 +873,7 @@ def test_a_snapshot_larger_than_the_new_block_is_restored_as_far_as_it_goes(
 ) -> None:
     series = shmstats.series
     names = [series.Name("c", f"m{i}", series.Kind.COUNTER) for i in range(300)]
-    shmstats.persistence.snapshot.save(data / "stats", series.Snapshot(names, list(range(300))))
+    shmstats.snapshot.save(data / "stats", series.Snapshot(names, list(range(300))))
     configure(capacity=256)
     shmstats.stats.incr("c", "m7")
     assert shmstats.stats.get("c", "m7") == 8
@@ -887,7 +887,7 @@ def test_label_sets_beyond_the_new_block_are_left_out_and_their_snapshot_is_kept
     """A metric with labels takes a record of its own, so there is not even room for all the metrics."""
     series = shmstats.series
     names = [series.Name("c", f"m{i}", series.Kind.COUNTER, (("a", "b"),)) for i in range(300)]
-    shmstats.persistence.snapshot.save(data / "stats", series.Snapshot(names, list(range(300))))
+    shmstats.snapshot.save(data / "stats", series.Snapshot(names, list(range(300))))
     whole = (data / "stats" / "simple.json").read_bytes()
     configure(capacity=256)
     stats = shmstats.stats
@@ -908,7 +908,7 @@ def test_a_snapshot_that_says_what_this_version_cannot_restore_stops_nobody(
     series = shmstats.series
     for kind, value in ((series.Kind.HISTOGRAM, 3), (series.Kind.COUNTER, "many"), (series.Kind.COUNTER, None)):
         names = [series.Name("c", "strange", kind), series.Name("c", "good", series.Kind.COUNTER)]
-        shmstats.persistence.snapshot.save(data / "stats", series.Snapshot(names, [value, 5]))
+        shmstats.snapshot.save(data / "stats", series.Snapshot(names, [value, 5]))
         shmstats.stats.incr("c", "m")
         assert shmstats.stats.get("c", "m") == 1
         shmstats.stats.remove("c")
@@ -935,7 +935,7 @@ def test_what_is_counted_while_the_last_one_saves_is_not_lost(
     handle = stats.counter("c", "m")
     handle.incr()
     stats.incr("c", "n")
-    save = shmstats.persistence.snapshot.save
+    save = shmstats.snapshot.save
 
     def save_and_be_interrupted(*arguments: Any) -> None:
         save(*arguments)
@@ -943,7 +943,7 @@ def test_what_is_counted_while_the_last_one_saves_is_not_lost(
         handle.incr()
         stats.incr("c", "n")
 
-    monkeypatch.setattr(shmstats.persistence.snapshot, "save", save_and_be_interrupted)
+    monkeypatch.setattr(shmstats.snapshot, "save", save_and_be_interrupted)
     shmstats.close()
     monkeypatch.undo()
     assert stats.snapshot() == {"c": {"m": 2, "n": 2}}
@@ -984,9 +984,7 @@ def alarms() -> Iterator[Alarms]:
     alarms.stop()
 
 
-def test_counting_in_signal_handlers_is_exact_during_registrations(
-    stats: Any, alarms: Alarms
-) -> None:
+def test_counting_in_signal_handlers_is_exact_during_registrations(stats: Any, alarms: Alarms) -> None:
     handled = 0
 
     def handle() -> None:
@@ -1015,9 +1013,7 @@ def test_counting_in_signal_handlers_is_exact_during_registrations(
     assert stats.get("shmstats", "operations_dropped") == 0
 
 
-def test_a_signal_handler_may_count_while_the_block_is_made_and_left(
-    shmstats: ModuleType, alarms: Alarms
-) -> None:
+def test_a_signal_handler_may_count_while_the_block_is_made_and_left(shmstats: ModuleType, alarms: Alarms) -> None:
     stats, handled = shmstats.stats, 0
     bound = stats.counter("signals", "bound")
 

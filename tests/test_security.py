@@ -21,9 +21,9 @@ from flask.testing import FlaskClient
 from helpers import SHARED_MEMORY, segment_file, segment_of, wait_until
 
 import shmstats
-from shmstats.persistence import snapshot as snapshots
+from shmstats import snapshot as snapshots
 from shmstats.series import Kind, Name, Snapshot
-from shmstats.persistence.snapshot import FILE, PREVIOUS, load_newest, save
+from shmstats.snapshot import FILE, PREVIOUS, load_newest, save
 from shmstats.web import access, create_app
 
 pytestmark = pytest.mark.far_from_core
@@ -81,9 +81,7 @@ def created(top: Path, data: Path) -> dict[str, os.stat_result]:
 
 @pytest.mark.parametrize("umask", ["000", "022", "777"])
 @pytest.mark.parametrize("real_time", [True, False])
-def test_all_that_is_created_is_for_this_user_alone(
-    python: Any, tmp_path: Path, umask: str, real_time: bool
-) -> None:
+def test_all_that_is_created_is_for_this_user_alone(python: Any, tmp_path: Path, umask: str, real_time: bool) -> None:
     top = tmp_path / "made"
     data = top / "by" / "us"
     if umask == "777" and os.geteuid() != 0:
@@ -247,9 +245,7 @@ def test_the_token_is_compared_in_constant_time_and_by_nothing_else(
 
     monkeypatch.setattr(access, "hmac", type("Spy", (), {"compare_digest": staticmethod(compare_digest)}))
     tries = ["", "x", TOKEN[:-1], TOKEN + "x", TOKEN.upper(), TOKEN]
-    statuses = [
-        client.get("/debug/threads", headers={"Authorization": f"Bearer {each}"}).status_code for each in tries
-    ]
+    statuses = [client.get("/debug/threads", headers={"Authorization": f"Bearer {each}"}).status_code for each in tries]
     assert statuses == [401] * 5 + [200]
     assert compared == [(each.encode(), TOKEN.encode()) for each in tries]
 
@@ -312,9 +308,7 @@ def test_a_large_request_gets_a_small_answer(
 
 @pytest.mark.parametrize("header", ["Accept", "Authorization", "Origin", "Host", "Forwarded", "X-Anything"])
 @pytest.mark.parametrize("token", [None, TOKEN])
-def test_a_large_header_gets_a_small_answer(
-    serve: Callable[..., FlaskClient], header: str, token: str | None
-) -> None:
+def test_a_large_header_gets_a_small_answer(serve: Callable[..., FlaskClient], header: str, token: str | None) -> None:
     client = serve(token=token)
     for value in ("x" * LARGE, "a;q=1," * 20_000, "[" * LARGE):
         for path in ("/stats/prometheus", "/debug/pool/bytes", "/_local/files/x"):

@@ -163,18 +163,14 @@ def test_a_name_of_another_kind_cannot_be_timed_or_given_a_time(stats: Any) -> N
     stats.timing("c", "timing", 1)
     stats.timestamp("c", "time")
     for metric, kind in (("counter", "counter"), ("gauge", "gauge"), ("time", "timestamp")):
-        with pytest.raises(
-            ValueError, match=f"metric '{metric}' of category 'c' is a {kind} and cannot be timed"
-        ):
+        with pytest.raises(ValueError, match=f"metric '{metric}' of category 'c' is a {kind} and cannot be timed"):
             stats.timing("c", metric, 1)
     for metric, kind in (("counter", "counter"), ("gauge", "gauge"), ("timing", "histogram")):
         with pytest.raises(
             ValueError, match=f"metric '{metric}' of category 'c' is a {kind} and cannot be given a time"
         ):
             stats.timestamp("c", metric)
-    with pytest.raises(
-        ValueError, match="metric 'timing' of category 'c' is a histogram and cannot be counted"
-    ):
+    with pytest.raises(ValueError, match="metric 'timing' of category 'c' is a histogram and cannot be counted"):
         stats.incr("c", "timing")
     with pytest.raises(ValueError, match="metric 'timing' of category 'c' is a histogram and cannot be set"):
         stats.gauge("c", "timing", 1)
@@ -220,9 +216,7 @@ def test_prometheus_has_a_timing_as_a_histogram_of_seconds(stats: Any, web: Any)
     assert "# TYPE query_seconds histogram\n" in text
     samples = {
         float(bound): int(count)
-        for bound, count in re.findall(
-            r'^query_seconds_bucket\{category="db",le="([^"]+)"\} (\d+)$', text, re.M
-        )
+        for bound, count in re.findall(r'^query_seconds_bucket\{category="db",le="([^"]+)"\} (\d+)$', text, re.M)
     }
     assert len(samples) == len(BOUNDS) + 1
     assert [round(bound * 1000, 6) for bound in list(samples)[:-1]] == list(BOUNDS)

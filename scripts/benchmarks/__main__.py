@@ -23,9 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Measure what the package costs, beside its peers, in one run.",
         epilog="Exit status: 0 every target is met, 1 one is missed or could not be measured, 2 wrong usage.",
     )
-    parser.add_argument(
-        "case", nargs="*", help=f"what to measure; everything if none is named: {', '.join(CASES)}"
-    )
+    parser.add_argument("case", nargs="*", help=f"what to measure; everything if none is named: {', '.join(CASES)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE too")
     parser.add_argument(
         "--update",
@@ -33,12 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help=f"put the table between {report.BEGIN} and {report.END} of FILE",
     )
-    parser.add_argument(
-        "--tiny", action="store_true", help="hardly any work: to see that it runs, not to measure"
-    )
-    parser.add_argument(
-        "--instructions", action="store_true", help="count instructions under callgrind instead"
-    )
+    parser.add_argument("--tiny", action="store_true", help="hardly any work: to see that it runs, not to measure")
+    parser.add_argument("--instructions", action="store_true", help="count instructions under callgrind instead")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.case if name not in CASES]
     if unknown:

@@ -67,12 +67,6 @@ def main(file: Path | None = None) -> int:
         differs = "" if instructions == second[name] else f"  (the second time {second[name]:g})"
         print(f"{name:<36}{instructions:>8g}{differs}")
     if file is not None:
-        file.write_text(
-            json.dumps({"Python": platform.python_version(), "instructions": first}, indent=1) + "\n"
-        )
-    print(
-        "\nCounted twice, and alike."
-        if first == second
-        else "\nCounted twice, and it did not repeat exactly."
-    )
+        file.write_text(json.dumps({"Python": platform.python_version(), "instructions": first}, indent=1) + "\n")
+    print("\nCounted twice, and alike." if first == second else "\nCounted twice, and it did not repeat exactly.")
     return int(first != second)

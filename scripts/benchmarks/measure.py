@@ -62,9 +62,7 @@ def time_loops(loops: Mapping[str, Loop], effort: Effort) -> dict[str, Figure]:
         return run
 
     found = in_turns({name: side(name) for name in loops}, effort.rounds)
-    return {
-        name: Figure.best([each - min(empty[name]) for each in repeats]) for name, repeats in found.items()
-    }
+    return {name: Figure.best([each - min(empty[name]) for each in repeats]) for name, repeats in found.items()}
 
 
 def _calibrate(loop: Loop, effort: Effort) -> int:

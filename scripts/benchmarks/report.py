@@ -62,8 +62,7 @@ def table(rows: Iterable[Row], aligned: bool = True) -> str:
     widths = [max(len(line[column]) for line in lines) if aligned else 3 for column in columns]
     lines.insert(1, ["-" * width for width in widths])
     text = "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in lines
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     )
     notes = dict.fromkeys(f"{row.case}: {row.note}" for row in rows if row.note)
     return "\n".join([text, "", *(f"- {note}" for note in notes)]) if notes else text

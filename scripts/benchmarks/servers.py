@@ -156,9 +156,7 @@ def parse(said: str) -> Load:
     errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", said)
     failed += sum(map(int, errors.groups())) if errors else 0
     rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
-    return Load(
-        requests, float(rate[1]) if rate else 0.0, _percentile("50", said), _percentile("99", said), failed
-    )
+    return Load(requests, float(rate[1]) if rate else 0.0, _percentile("50", said), _percentile("99", said), failed)
 
 
 def _number(pattern: str, said: str) -> int:

@@ -149,13 +149,9 @@ class Workshop:
     def __init__(self, effort: Effort) -> None:
         self.effort = effort
         self._stack = ExitStack()
-        self.directory = Path(
-            self._stack.enter_context(tempfile.TemporaryDirectory(prefix="shmstats-bench-"))
-        )
+        self.directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="shmstats-bench-")))
         shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
-        self.memory = Path(
-            self._stack.enter_context(tempfile.TemporaryDirectory(prefix="shmstats-bench-", dir=shared))
-        )
+        self.memory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="shmstats-bench-", dir=shared)))
         self._directories = 0
         self.versions: dict[str, str] = {}
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from shmstats import snapshot as saved
 
-from shmstats.persistence import snapshot as saved
 from shmstats.block import read_only
 from shmstats.block.header import check_layout, read_header
-from shmstats.layout import DELETED, NAME
 from shmstats.block.names import FAMILY, LIVE, MEMBER, REMOVED, NameTable
 from shmstats.block.segment import ReadOnlySegment, segment_name
+from shmstats.layout import DELETED, NAME
 from shmstats.series import Distribution, Snapshot
 
 from .ledger import STREAMS, Notes

@@ -20,8 +20,14 @@ from servers import Gunicorn, Load, children, group_lives, wait_until
 
 #: What can be done to a server, and how often.
 FAULTS = {
-    "kill_worker": 4, "reload": 2, "more_workers": 1, "fewer_workers": 1, "stop_worker": 2,
-    "kill_everything": 1, "upgrade": 1, "restart": 1,
+    "kill_worker": 4,
+    "reload": 2,
+    "more_workers": 1,
+    "fewer_workers": 1,
+    "stop_worker": 2,
+    "kill_everything": 1,
+    "upgrade": 1,
+    "restart": 1,
 }
 
 CLASSES = {"sync": ("--workers", "3"), "gthread": ("--workers", "3", "--threads", "3")}

@@ -100,9 +100,7 @@ class Agent:
         answers: for each question, what gives its answer.
     """
 
-    def __init__(
-        self, tasks: Sequence[Task], socket: str, answers: Mapping[str, Callable[[], Any]]
-    ) -> None:
+    def __init__(self, tasks: Sequence[Task], socket: str, answers: Mapping[str, Callable[[], Any]]) -> None:
         self._tasks = tasks
         self._answers = answers
         self._socket = socket
@@ -142,9 +140,7 @@ class Agent:
     def _resume(self) -> None:
         """Start the thread; where that is not possible this process goes on without it."""
         run = _Run()
-        run.thread = threading.Thread(
-            target=self._work, args=(run, self._listener), name="shmstats-agent", daemon=True
-        )
+        run.thread = threading.Thread(target=self._work, args=(run, self._listener), name="shmstats-agent", daemon=True)
         try:
             run.thread.start()
         except RuntimeError as error:
@@ -242,6 +238,4 @@ def _after_fork_in_child() -> None:
         agent._forget()
 
 
-os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

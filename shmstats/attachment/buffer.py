@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import struct
 
-from ..series import Kind
 from ..block.block import Block
-from ..core import Cells, Series
 from ..block.names import Record
+from ..core import Cells, Series
+from ..series import Kind
 
 
 class Buffer:
@@ -59,9 +59,7 @@ class Buffer:
             series._bind(*where)
         return True
 
-    def note_flushes(
-        self, flushes: tuple[bytes, Record], durations: tuple[bytes, Record], bounds: bytes
-    ) -> None:
+    def note_flushes(self, flushes: tuple[bytes, Record], durations: tuple[bytes, Record], bounds: bytes) -> None:
         """Count the flushes, and how long they take, in the buffer itself: they go with the next one.
 
         Args:

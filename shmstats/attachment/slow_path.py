@@ -18,8 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..persistence import snapshot as saved
-from .agent import Agent, Task
+from .. import snapshot as saved
 from ..block import (
     Block,
     BlockError,
@@ -32,19 +31,20 @@ from ..block import (
     restore,
     segment_name,
 )
-from .buffer import Buffer
-from ..core import Counter, Gauge, Histogram, Series
-from ..layout import INT64_MAX, INT64_MIN, SAVER
 from ..block.lock import lock_file
 from ..block.names import DEFAULT_BOUNDS, decode_key, encode_key, overflow_key
 from ..block.segment import segment_path
 from ..config import Settings
+from ..core import Counter, Gauge, Histogram, Series
 from ..debug.processes import memory
-from ..interruption import came_from_handler
-from ..once import Once
-from .peers import remove_stale, socket_path
-from ..series import Declaration, Distribution, Kind, Labels, Mode, Snapshot, Value
 from ..debug.stacks import stacks
+from ..interruption import came_from_handler
+from ..layout import INT64_MAX, INT64_MIN, SAVER
+from ..once import Once
+from ..series import Declaration, Distribution, Kind, Labels, Mode, Snapshot, Value
+from .agent import Agent, Task
+from .buffer import Buffer
+from .peers import remove_stale, socket_path
 
 log = logging.getLogger("shmstats")
 
@@ -83,9 +83,7 @@ class SharedProvider:
         direct: whether handles may count without coming here.
     """
 
-    def __init__(
-        self, settings: Settings, declared: dict[tuple[str, str], Declaration] | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, declared: dict[tuple[str, str], Declaration] | None = None) -> None:
         self.directory: Path = settings.path.data
         self._settings = settings
         self._locks = lock_file(segment_path(segment_name(self.directory)) + ".lock")
@@ -666,9 +664,7 @@ class SharedProvider:
             series._bind(block.cells, row, record.cell, record.width, generation, record.monotonic)
         return block.cells.add(row, record.cell, n, generation)
 
-    def _add_to_gauge(
-        self, block: Block, series: Series, record: Record, n: int | float, generation: int
-    ) -> bool:
+    def _add_to_gauge(self, block: Block, series: Series, record: Record, n: int | float, generation: int) -> bool:
         row, by = self._bind_gauge(block, series, record, generation)
         if record.mode in (Mode.LAST, Mode.SUM):  # what the dead have left of a plain sum is added to
             return block.cells.add_gauge(row, record.cell, n, generation, by)
@@ -729,9 +725,7 @@ class SharedProvider:
         row = block.row_for(record)
         series._bind(block.cells, row, record.cell, record.width, generation, False, bounds)
 
-    def _add_observation(
-        self, block: Block, record: Record, bounds: bytes, value: float, generation: int
-    ) -> bool:
+    def _add_observation(self, block: Block, record: Record, bounds: bytes, value: float, generation: int) -> bool:
         limits = memoryview(bounds).cast("d")
         buckets = [0] * (len(limits) + 1)
         buckets[bisect.bisect_left(limits, value)] = 1
@@ -850,9 +844,7 @@ class SharedProvider:
         declared: dict[tuple[str, str], Declaration] = {}
         for name in restored.names:
             if name.help or name.unit or (name.bounds and name.bounds != DEFAULT_BOUNDS):
-                declared[name.category, name.metric] = Declaration(
-                    name.kind, name.help, name.unit, name.bounds
-                )
+                declared[name.category, name.metric] = Declaration(name.kind, name.help, name.unit, name.bounds)
         for (category, metric), declaration in declared.items():
             try:
                 declare(block, category, metric, declaration, inherited=True)
@@ -884,8 +876,7 @@ def _matching(block: Block, category: str, metric: str | None, labels: Labels | 
 
 def _kind_error(series: Series, record: Record, verb: str) -> KindError:
     return KindError(
-        f"metric {series.metric!r} of category {series.category!r} is a {record.kind.name.lower()}"
-        f" and cannot be {verb}"
+        f"metric {series.metric!r} of category {series.category!r} is a {record.kind.name.lower()} and cannot be {verb}"
     )
 
 

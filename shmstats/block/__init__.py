@@ -7,10 +7,10 @@ block can be used, ``space`` has memory behind it, ``reader`` reads, ``block`` t
 ``declaring``, ``restoring`` and ``buffer`` work on it.
 """
 
+from ..reading.reader import BlockReader, Usage, read_only
 from .block import Block, DeclarationError, SeriesLimitError, damage_named
 from .declaring import declare
 from .names import BlockFullError, Record
-from ..reading.reader import BlockReader, Usage, read_only
 from .restoring import restore
 from .segment import BlockError, segment_name
 from .workers import Worker

@@ -18,11 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ..interruption import came_from_handler
-from ..series import Declaration, Kind
 from ..core import CORE, PROTOCOL, Cells, Section
-from .declarations import decode_declaration
-from .header import check_layout, read_header, write_header
+from ..interruption import came_from_handler
 from ..layout import (
     CELL,
     CELLS_PER_PAGE,
@@ -37,6 +34,10 @@ from ..layout import (
     Layout,
     field_offset,
 )
+from ..reading.reader import BlockReader
+from ..series import Declaration, Kind
+from .declarations import decode_declaration
+from .header import check_layout, read_header, write_header
 from .lock import LockFile, lock_file
 from .names import (
     DEFAULT_BOUNDS,
@@ -53,7 +54,6 @@ from .names import (
     overflow_key,
     width_of,
 )
-from ..reading.reader import BlockReader
 from .segment import (
     BlockError,
     DamagedBlockError,
@@ -97,6 +97,7 @@ def damage_named(name: str) -> Iterator[None]:
 
 
 SHARED_ROW = 0
+
 
 class Block:
     """An attached block. Get one by `attach`.
@@ -433,10 +434,10 @@ class Block:
         self.reader.close()
         self._segment.close()
 
+
 #: What a name becomes that no family says anything of.
 PLAIN = {
-    kind: Record(-1, kind, MONOTONIC if kind is Kind.COUNTER else 0, 0, width_of(Declaration(kind)))
-    for kind in Kind
+    kind: Record(-1, kind, MONOTONIC if kind is Kind.COUNTER else 0, 0, width_of(Declaration(kind))) for kind in Kind
 }
 
 

@@ -11,9 +11,7 @@ from .declarations import describe, encode_declaration
 from .names import DECLARED, DEFAULT_BOUNDS, FAMILY, INHERITED, Record, decode_key, encode_key, family_key
 
 
-def declare(
-    block: Block, category: str, metric: str, declared: Declaration, inherited: bool = False
-) -> int:
+def declare(block: Block, category: str, metric: str, declared: Declaration, inherited: bool = False) -> int:
     """Declare a metric, all its series.
 
     Args:

@@ -29,8 +29,8 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from ..interruption import came_from_handler
 from ..core import Section
+from ..interruption import came_from_handler
 from ..layout import ATTACHED, TABLE
 
 log = logging.getLogger("shmstats")

@@ -32,10 +32,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..hashing import blake2b
-from ..series import Declaration, Kind, Labels, Mode
 from ..core import Cells
+from ..hashing import blake2b
 from ..layout import DELETED, HEADER, NAME, PAGE, Layout, field_offset, struct_of
+from ..series import Declaration, Kind, Labels, Mode
 from .segment import BlockError
 
 UNUSED, LIVE, REMOVED = 0, 1, 2
@@ -62,9 +62,7 @@ MAX_BOUNDS = 250
 MAX_TEXT_BYTES = 255
 
 _NAME = struct_of(NAME)
-_STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM = range(
-    13
-)
+_STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM = range(13)
 _ROOM_STEP = 16
 _KINDS = {int(kind): kind for kind in Kind}
 _MODES = {int(mode): mode for mode in Mode}

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..layout import INT64_MAX, INT64_MIN
 from ..series import Declaration, Distribution, Kind, Mode, Name, Value
 from .block import PLAIN, SHARED_ROW, Block
-from ..layout import INT64_MAX, INT64_MIN
 from .names import (
     FAMILY,
     MEMBER,

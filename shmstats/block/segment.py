@@ -76,9 +76,7 @@ def check_trust(name: str, found: os.stat_result) -> None:
         BlockError: naming the owner and mode found.
     """
     if found.st_uid != os.geteuid():
-        raise BlockError(
-            f"block {name} belongs to user {found.st_uid}; it must belong to user {os.geteuid()}"
-        )
+        raise BlockError(f"block {name} belongs to user {found.st_uid}; it must belong to user {os.geteuid()}")
     if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
         raise BlockError(f"block {name} has mode {stat.filemode(found.st_mode)}; it must be -rw-------")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..series import Kind, Mode
 from ..layout import HEADER, NAME, WORKER_SLOTS, Layout
+from ..series import Kind, Mode
 from .names import FAMILY, LIVE, REMOVED, NameTable
 
 _KINDS, _MODES = [int(kind) for kind in Kind], [int(mode) for mode in Mode]

@@ -5,8 +5,8 @@ from threading import RLock
 from types import TracebackType
 from typing import Any
 
-from ..series import Labels
 from ..block.lock import LockFile
+from ..series import Labels
 
 CORE: str
 PROTOCOL: int
@@ -146,9 +146,7 @@ class Section:
 class Series:
     """A handle: one statistic, bound to its cell."""
 
-    def __init__(
-        self, recorder: Any, category: str, metric: str, labels: Labels = ()
-    ) -> None: ...
+    def __init__(self, recorder: Any, category: str, metric: str, labels: Labels = ()) -> None: ...
     @property
     def category(self) -> str: ...
     @property
@@ -197,12 +195,8 @@ class Recorder:
     ``_set_series(series, value)``, ``_observe_series(series, value)`` and ``_value(series)``.
     """
 
-    def incr(
-        self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None
-    ) -> None: ...
-    def decr(
-        self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None
-    ) -> None: ...
+    def incr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None) -> None: ...
+    def decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None) -> None: ...
     # With a value these do something, without one they return a handle; `Registry` has the overloads.
     gauge: Any
     timing: Any

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..series import Labels
 from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN
+from ..series import Labels
 
 if TYPE_CHECKING:
     from ..block.lock import LockFile
@@ -151,9 +151,7 @@ class Cells:
         if not self._open:
             raise ValueError("the cells are closed")
         if not (0 <= row < self._rows and 0 <= column <= self._capacity - width):
-            raise IndexError(
-                f"no cell at row {row}, column {column}: there are {self._rows} rows of {self._capacity}"
-            )
+            raise IndexError(f"no cell at row {row}, column {column}: there are {self._rows} rows of {self._capacity}")
         return row * self._pitch + column
 
     def _locked(self, cell: int, generation: int | None = None) -> _LockedCell:
@@ -333,9 +331,7 @@ class Cells:
         if changes:
             self._values[place + 2 * _OWNER] = owner
 
-    def set_gauge(
-        self, row: int, column: int, value: object, generation: int, by: _Contributor = _NOBODY
-    ) -> bool:
+    def set_gauge(self, row: int, column: int, value: object, generation: int, by: _Contributor = _NOBODY) -> bool:
         return self.set_gauge_at(self.at(row, column, 4 if by[0] else 2), value, generation, by)
 
     def set_gauge_at(self, cell: int, value: object, generation: int, by: _Contributor = _NOBODY) -> bool:
@@ -522,9 +518,7 @@ class _LockedCell:
 class Series:
     """A handle: one statistic, bound to its cell."""
 
-    def __init__(
-        self, recorder: Any, category: str, metric: str, labels: Labels = ()
-    ) -> None:
+    def __init__(self, recorder: Any, category: str, metric: str, labels: Labels = ()) -> None:
         self.recorder = recorder
         self.category = category
         self.metric = metric

@@ -199,9 +199,7 @@ def _places(frames: list[FrameType]) -> tuple[_Place, ...]:
             ("", left_out, ""),
             *_places(frames[_OUTER_FRAMES + left_out :]),
         )
-    return tuple(
-        (frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_qualname) for frame in frames
-    )
+    return tuple((frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_qualname) for frame in frames)
 
 
 def _text(stack: _Stack) -> str:

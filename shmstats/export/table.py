@@ -61,9 +61,7 @@ def _any(table: list[tuple[str, ...]], column: int) -> bool:
 def _printable(text: str) -> str:
     if text.isprintable():
         return text
-    return "".join(
-        [char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text]
-    )
+    return "".join([char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text])
 
 
 def _aligned(column: list[str], *, right: bool) -> list[str]:

@@ -27,9 +27,7 @@ class Failures:
         if self._told.first(what):
             log.error("%s: %r", what, error, exc_info=error)
 
-    def declare(
-        self, registry: Registry, category: str, metric: str, kind: str, help_: str, **more: Any
-    ) -> None:
+    def declare(self, registry: Registry, category: str, metric: str, kind: str, help_: str, **more: Any) -> None:
         """Declare a metric. One that is declared otherwise is used so: new workers must start beside old ones.
 
         Args:

@@ -29,8 +29,8 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from .. import registry as registries
-from ..checks import RESERVED
 from ..block.names import MAX_TEXT_BYTES, check_text
+from ..checks import RESERVED
 from ..declarations import check_buckets
 from ..handles import check_label_names
 from ._failures import Failures
@@ -46,8 +46,7 @@ OTHER = "OTHER"
 
 #: The methods of RFC 9110 and RFC 5789, by name: others come from clients, who may send any text.
 METHODS = {
-    method: method
-    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+    method: method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 }
 
 #: The status of a request whose client went away before the response was complete, as nginx logs it.

@@ -217,9 +217,7 @@ class _Worker:
             buckets=DURATIONS,
             labelnames=("method",),
         )
-        _declare(
-            "gunicorn_requests_in_progress", "gauge", "Requests that are being answered.", mode="livesum"
-        )
+        _declare("gunicorn_requests_in_progress", "gauge", "Requests that are being answered.", mode="livesum")
         _declare(
             "gunicorn_workers",
             "gauge",

@@ -86,11 +86,7 @@ class ShmStatsMiddleware:
         """Call the application, and record what comes of it unless another middleware does already."""
         requests = self.requests
         path = environ.get("PATH_INFO", "")
-        if (
-            RECORDED in environ
-            or path in requests.paths
-            or (requests.prefixes and path.startswith(requests.prefixes))
-        ):
+        if RECORDED in environ or path in requests.paths or (requests.prefixes and path.startswith(requests.prefixes)):
             return self._app(environ, start_response)
         environ[RECORDED] = True
         exchange = Exchange(self, environ, start_response)
@@ -144,17 +140,13 @@ class Exchange:
     _sent = 0
     _over = False
 
-    def __init__(
-        self, middleware: ShmStatsMiddleware, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> None:
+    def __init__(self, middleware: ShmStatsMiddleware, environ: WSGIEnvironment, start_response: StartResponse) -> None:
         self._began = perf_counter()
         self._middleware = middleware
         self._environ = environ
         self._start_response = start_response
 
-    def start(
-        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], object]:
+    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         """Be the application's ``start_response``."""
         if exc_info is None:
             self._write = self._start_response(status, headers)

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..interruption import came_from_handler
-from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
-from ..core import sum_columns
 from ..block.declarations import decode_declaration
 from ..block.header import check_layout, read_header
-from ..layout import CELL, CELLS_PER_PAGE, HEADER, INT64_MAX, INT64_MIN, NAME, PAGE, PROTOCOLS, Layout
 from ..block.names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, Record, read_note
 from ..block.segment import DamagedBlockError, ReadOnlySegment, segment_name
 from ..block.workers import WorkerTable
+from ..core import sum_columns
+from ..interruption import came_from_handler
+from ..layout import CELL, CELLS_PER_PAGE, HEADER, INT64_MAX, INT64_MIN, NAME, PAGE, PROTOCOLS, Layout
+from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -298,9 +298,7 @@ class BlockReader:
             if kind == Kind.HISTOGRAM:
                 bounds = bounds or DEFAULT_BOUNDS
             monotonic = flags & MONOTONIC == MONOTONIC
-            names.append(
-                Name(category, metric, _KINDS[kind], labels, monotonic, bounds, help_, unit, _MODES[mode])
-            )
+            names.append(Name(category, metric, _KINDS[kind], labels, monotonic, bounds, help_, unit, _MODES[mode]))
         return names
 
     def _note(self, note: int, room: int) -> bytes:
@@ -321,9 +319,7 @@ class BlockReader:
                 values[position] = total
         return values
 
-    def _gauge_sums(
-        self, catalog: _Catalog, reserved: npt.NDArray[np.bool_], live: set[int]
-    ) -> list[int | float]:
+    def _gauge_sums(self, catalog: _Catalog, reserved: npt.NDArray[np.bool_], live: set[int]) -> list[int | float]:
         """Return the sums of contributions: an int where all of them are."""
         columns = catalog.cells[catalog.sums]
         of_live = np.array([catalog.names[position].mode.live for position in catalog.sums], np.bool_)
@@ -393,9 +389,7 @@ class BlockReader:
             self._shown = catalog.names, names, both
         return both
 
-    def _contributions(
-        self, cell: int, reserved: npt.NDArray[np.bool_], live: set[int] | None
-    ) -> list[Contribution]:
+    def _contributions(self, cell: int, reserved: npt.NDArray[np.bool_], live: set[int] | None) -> list[Contribution]:
         """Return the contributions to a gauge, in the order of rows; of those in ``live`` if it is given."""
         rows = np.flatnonzero(reserved[:, cell // CELLS_PER_PAGE])
         found = (self._contribution(row, cell, reserved, live) for row in rows.tolist())
@@ -530,9 +524,7 @@ class BlockReader:
             for row in np.flatnonzero(reserved.any(axis=1)).tolist()
         }
 
-    def _in_row(
-        self, row: int, cell: int, name: Name, reserved: npt.NDArray[np.bool_], live: set[int]
-    ) -> Value | None:
+    def _in_row(self, row: int, cell: int, name: Name, reserved: npt.NDArray[np.bool_], live: set[int]) -> Value | None:
         """Return what one row holds of a name; None for nothing."""
         if not reserved[row, cell // CELLS_PER_PAGE]:
             return None

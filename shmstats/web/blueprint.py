@@ -15,8 +15,8 @@ from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, ServiceUnavailable, default_exceptions
 from werkzeug.routing import BaseConverter
 
-from ..block import BlockError
 from ..attachment.slow_path import SharedProvider
+from ..block import BlockError
 from ..registry import stats
 from .access import check_access, public
 from .responses import error_response, keep_to_itself
@@ -94,9 +94,7 @@ def _refuse() -> NoReturn:
     allowed = [method for method in _METHODS if method != "OPTIONS" and _is_served(method)]
     if allowed:
         verb = "is" if len(allowed) == 1 else "are"
-        raise MethodNotAllowed(
-            allowed, f"{request.method} is not allowed here, but {', '.join(allowed)} {verb}"
-        )
+        raise MethodNotAllowed(allowed, f"{request.method} is not allowed here, but {', '.join(allowed)} {verb}")
     abort(404, f"there is nothing at {request.path!r:.200}")
 
 

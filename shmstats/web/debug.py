@@ -13,9 +13,9 @@ from typing import Any
 
 from flask import Response
 
+from ..attachment.peers import ask_all, socket_path
 from ..block import Block, Worker
 from ..debug.processes import memory, pool_figures, process_memory
-from ..attachment.peers import ask_all, socket_path
 from ..debug.stacks import grouped, stacks
 from .blueprint import attached, blueprint
 from .responses import json_response
@@ -53,9 +53,7 @@ def _worker_figures(worker: Worker, answer: dict[str, Any] | None) -> dict[str, 
     }
 
 
-def _ask(
-    block: Block, workers: list[Worker], question: str, own: Callable[[], Any]
-) -> list[tuple[Worker, Any | None]]:
+def _ask(block: Block, workers: list[Worker], question: str, own: Callable[[], Any]) -> list[tuple[Worker, Any | None]]:
     """Return what each worker answers, without those that ended meanwhile.
 
     Args:
@@ -67,6 +65,4 @@ def _ask(
     others = [worker for worker in workers if worker.pid != os.getpid()]
     paths = {worker.pid: socket_path(block.name, worker.slot) for worker in others}
     answers = {**ask_all(paths, question), os.getpid(): own()}
-    return [
-        (worker, answers[worker.pid]) for worker in workers if answers[worker.pid] is not None or worker.lives
-    ]
+    return [(worker, answers[worker.pid]) for worker in workers if answers[worker.pid] is not None or worker.lives]

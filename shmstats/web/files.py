@@ -15,8 +15,8 @@ from pathlib import Path
 
 from flask import Response, abort, request
 
-from ..persistence import snapshot as saved
-from ..persistence.files import InUseError, PathError, delete_file, list_directory
+from .. import snapshot as saved
+from ..files import InUseError, PathError, delete_file, list_directory
 from ..registry import stats
 from .blueprint import blueprint
 from .responses import json_response

@@ -9,10 +9,10 @@ from typing import Any
 
 from flask import Response, abort, request
 
-from ..export import negotiate, render, to_document
-from ..persistence.files import StorageMeter
-from ..debug.processes import pool_figures, system_figures
 from ..attachment.slow_path import SharedProvider
+from ..debug.processes import pool_figures, system_figures
+from ..export import negotiate, render, to_document
+from ..files import StorageMeter
 from ..registry import stats
 from ..series import Snapshot
 from .access import public

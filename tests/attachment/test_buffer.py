@@ -189,9 +189,7 @@ stats.timing('c', 't', 3)
 
 
 def test_a_process_that_ends_by_an_exception_flushes(stats: Any, python: Any) -> None:
-    child = python.start(
-        "from shmstats import stats\nstats.incr('c', 'm', 7)\nraise RuntimeError('on purpose')"
-    )
+    child = python.start("from shmstats import stats\nstats.incr('c', 'm', 7)\nraise RuntimeError('on purpose')")
     child.finish(status=1, quiet=False)
     assert "on purpose" in child.stderr
     assert stats.get("c", "m") == 7
@@ -332,10 +330,7 @@ def test_threads_count_exactly_while_others_flush_and_read(
     stats.flush()
     assert (seen(), seen("c", "handle")) == (4 * each, 8 * each)
     assert (seen("c", "t").count, seen("c", "t").sum) == (4 * each, 20 * each)
-    assert (
-        sum(value for metric, value in stats.snapshot()["c"].items() if metric.startswith("own"))
-        == 4 * each / 100
-    )
+    assert sum(value for metric, value in stats.snapshot()["c"].items() if metric.startswith("own")) == 4 * each / 100
 
 
 def test_threads_count_exactly_while_another_closes(
@@ -450,9 +445,7 @@ def test_an_operation_that_looked_its_name_up_before_a_removal_costs_others_noth
     assert (seen("c", "slow"), seen("c", "quick")) == (1, 7)
 
 
-def test_a_signal_handler_that_counts_during_flushes_loses_nothing(
-    stats: Any, buffered: Callable[..., Any]
-) -> None:
+def test_a_signal_handler_that_counts_during_flushes_loses_nothing(stats: Any, buffered: Callable[..., Any]) -> None:
     buffered(buffer_size=5)
     handled = 0
 
@@ -661,9 +654,7 @@ def test_held_timings_are_the_same_histogram(stats: Any, seen: Callable[..., Any
     assert stats.get("c", "t").max == 99_999.5
 
 
-def test_more_processes_than_rows_buffer_exactly(
-    stats: Any, python: Any, buffered: Callable[..., Any]
-) -> None:
+def test_more_processes_than_rows_buffer_exactly(stats: Any, python: Any, buffered: Callable[..., Any]) -> None:
     buffered(max_workers=1, buffer_size=7)
     stats.incr("c", "m", 3)
     children = [
@@ -733,9 +724,7 @@ def test_what_was_held_before_a_restart_is_not_shown_for_ever(
     assert stats.snapshot().get("shmstats", {}).get("operations_held", 0) == 0
 
 
-def test_real_time_mode_has_no_buffer(
-    stats: Any, seen: Callable[..., Any], configure: Callable[..., Any]
-) -> None:
+def test_real_time_mode_has_no_buffer(stats: Any, seen: Callable[..., Any], configure: Callable[..., Any]) -> None:
     configure(no_buffer=True)
     stats.incr("c", "m", 3)
     stats.timing("c", "t", 3)

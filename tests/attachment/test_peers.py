@@ -211,9 +211,7 @@ def test_an_answer_beyond_the_limit_is_refused(
     assert ask_all({worker.pid: path}, "large", BOUND) == {worker.pid: None}
 
 
-@pytest.mark.parametrize(
-    "said", [b"", b"{", b"\n", b"[]\n", b"{}\n", b"\xff\n", b'{"answer":1}', b"[" * 99999 + b"\n"]
-)
+@pytest.mark.parametrize("said", [b"", b"{", b"\n", b"[]\n", b"{}\n", b"\xff\n", b'{"answer":1}', b"[" * 99999 + b"\n"])
 def test_nonsense_in_place_of_an_answer_is_no_answer(path: str, said: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)

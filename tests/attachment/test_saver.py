@@ -79,7 +79,7 @@ class Watcher:
     def __init__(self, shmstats: ModuleType, data: Path) -> None:
         self.wrong: list[str] = []
         self.read = 0
-        self._load, self._file = shmstats.persistence.snapshot.load, data / "stats" / "simple.json"
+        self._load, self._file = shmstats.snapshot.load, data / "stats" / "simple.json"
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -203,9 +203,7 @@ def test_a_process_that_forks_all_the_time_saves_all_the_same(
     assert stats.get("c", "m") == 7
 
 
-def test_the_children_of_a_fork_save_when_their_parent_is_killed(
-    stats: Any, python: PythonRunner, data: Path
-) -> None:
+def test_the_children_of_a_fork_save_when_their_parent_is_killed(stats: Any, python: PythonRunner, data: Path) -> None:
     parent = python.start(
         """
         import os, signal
@@ -234,12 +232,10 @@ def test_a_snapshot_is_not_written_again_while_nothing_changes(
     shmstats: ModuleType, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = []
-    save, read = shmstats.persistence.snapshot.save, shmstats.reading.reader.BlockReader.read
-    monkeypatch.setattr(
-        shmstats.reading.reader.BlockReader, "read", lambda self: (looked.append(1), read(self))[1]
-    )
+    save, read = shmstats.snapshot.save, shmstats.reading.reader.BlockReader.read
+    monkeypatch.setattr(shmstats.reading.reader.BlockReader, "read", lambda self: (looked.append(1), read(self))[1])
     written = []
-    monkeypatch.setattr(shmstats.persistence.snapshot, "save", lambda *a: (written.append(1), save(*a))[1])
+    monkeypatch.setattr(shmstats.snapshot, "save", lambda *a: (written.append(1), save(*a))[1])
     shmstats.stats.incr("c", "m")
     wait_until(lambda: saved_total(data) == 1)
     count, goal = len(written), len(looked) + 3
@@ -273,9 +269,7 @@ def test_a_saved_snapshot_that_somebody_deleted_is_written_again(stats: Any, dat
 def small_disk(data: Path) -> Iterator[Path]:
     """The data directory on a file system of its own, of 192 KiB."""
     data.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", data], capture_output=True
-    ).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", data], capture_output=True).returncode:
         pytest.skip("a file system can be mounted by root only")
     yield data
     subprocess.run(["umount", "-l", data], check=True)
@@ -517,16 +511,14 @@ def test_kinds_labels_and_histograms_survive_by_the_saved_file_alone(
     wait_until(
         lambda: (
             (data / "stats" / "simple.json").exists()
-            and set(names) <= set(shmstats.persistence.snapshot.load(data / "stats" / "simple.json").names)
+            and set(names) <= set(shmstats.snapshot.load(data / "stats" / "simple.json").names)
         )
     )
     wait_until(
         lambda: (
             sum(
                 value.count
-                for name, value in zip(
-                    *_columns(shmstats.persistence.snapshot.load(data / "stats" / "simple.json")), strict=True
-                )
+                for name, value in zip(*_columns(shmstats.snapshot.load(data / "stats" / "simple.json")), strict=True)
                 if name.metric == "time"
             )
             == 5
@@ -540,9 +532,7 @@ def test_kinds_labels_and_histograms_survive_by_the_saved_file_alone(
     (data / "stats" / "simple.json").write_bytes(kept)
     after = stats.read()
     values = {name: repr(value) for name, value in zip(*_columns(before), strict=True) if name in names}
-    assert {
-        name: repr(value) for name, value in zip(*_columns(after), strict=True) if name.category == "k"
-    } == values
+    assert {name: repr(value) for name, value in zip(*_columns(after), strict=True) if name.category == "k"} == values
 
 
 def _columns(snapshot: Any) -> tuple[Any, Any]:
@@ -556,7 +546,7 @@ def test_processes_that_are_killed_while_they_save_leave_a_valid_file_and_can_be
     child = python.start(
         """
         import os, signal, threading
-        import shmstats.persistence.snapshot
+        import shmstats.snapshot
         from shmstats import stats
         stats.incr('c', 'm', 3)
         while not os.path.exists('data/stats/simple.json'):
@@ -571,7 +561,7 @@ def test_processes_that_are_killed_while_they_save_leave_a_valid_file_and_can_be
     )
     child.finish(status=-signal.SIGKILL, quiet=False)
     assert shmstats.stats.get("c", "m") == 4
-    assert shmstats.persistence.snapshot.load(data / "stats" / "simple.json").values
+    assert shmstats.snapshot.load(data / "stats" / "simple.json").values
     assert list((data / "stats").glob(".simple.json.*"))
     shmstats.close()
     assert saved_total(data) == 4
@@ -594,7 +584,7 @@ def test_a_saver_that_is_slower_than_its_process_leaves_does_not_replace_what_wa
         sync(fd)
 
     monkeypatch.setattr(shmstats.attachment.agent, "_STOP_SECONDS", 0.05)
-    monkeypatch.setattr(shmstats.persistence.snapshot.os, "fsync", slow)
+    monkeypatch.setattr(shmstats.snapshot.os, "fsync", slow)
     stats.incr("c", "m")
     wait_until(waits.is_set)
     (agent,) = [thread for thread in threading.enumerate() if thread.name == "shmstats-agent"]
@@ -654,11 +644,11 @@ def test_a_snapshot_is_on_the_disk_before_it_is_in_place_and_its_place_before_it
         done.append(f"replace {os.path.basename(target)}")
         replace(source, target)
 
-    monkeypatch.setattr(shmstats.persistence.snapshot.os, "fsync", note_sync)
-    monkeypatch.setattr(shmstats.persistence.snapshot.os, "replace", note_replace)
+    monkeypatch.setattr(shmstats.snapshot.os, "fsync", note_sync)
+    monkeypatch.setattr(shmstats.snapshot.os, "replace", note_replace)
     nothing = shmstats.series.Snapshot([], [])
     for _ in range(2):
-        shmstats.persistence.snapshot.save(tmp_path / "stats", nothing)
+        shmstats.snapshot.save(tmp_path / "stats", nothing)
     assert done == [
         *("sync ", "replace simple.json", "sync stats"),
         *("sync ", "replace simple.json.1", "replace simple.json", "sync stats"),

@@ -35,8 +35,8 @@ def declare(block: Any, *arguments: Any, **named: Any) -> None:
 
 def families(block: Any) -> set[str]:
     """Check what must hold of families and of the heap, and return the metrics that have one."""
-    from shmstats.layout import NAME
     from shmstats.block.names import FAMILY, LIVE, MEMBER
+    from shmstats.layout import NAME
 
     table = block.names
     records = np.frombuffer(block._buf, NAME, table.count, block.layout.names)
@@ -195,12 +195,10 @@ CHANGES: dict[str, Callable[[Any, Any], Any]] = {
     "declare what is used": lambda block, s: declare(block, "c", "plain", s.Declaration(s.Kind.COUNTER, "Plain.")),
     "declare otherwise": lambda block, s: declare(block, "c", "inherited", s.Declaration(s.Kind.COUNTER, "Now.")),
     "declare otherwise, at length": lambda block, s: declare(
-        block,
-        "c", "inherited", s.Declaration(s.Kind.COUNTER, "Now. " * 99)
+        block, "c", "inherited", s.Declaration(s.Kind.COUNTER, "Now. " * 99)
     ),
     "declare a histogram otherwise": lambda block, s: declare(
-        block,
-        "c", "sizes", s.Declaration(s.Kind.HISTOGRAM, "Now.", "bytes", (1.0, 2.0, 3.0))
+        block, "c", "sizes", s.Declaration(s.Kind.HISTOGRAM, "Now.", "bytes", (1.0, 2.0, 3.0))
     ),
     "remove a label set": lambda block, s: remove(block, key("two", a="1")),
     "remove a metric": lambda block, s: remove(block, key("two", a="1"), key("two", a="2")),

@@ -69,9 +69,7 @@ def test_the_holder_may_be_stopped_and_nobody_goes_in(python: Any, path: Path) -
 
 
 def test_who_waited_for_a_removed_file_opens_the_new_one(python: Any, path: Path) -> None:
-    remover = python.start(
-        HOLDER.replace("input()\n", "input()\n        lock_file(sys.argv[1]).remove()\n"), path
-    )
+    remover = python.start(HOLDER.replace("input()\n", "input()\n        lock_file(sys.argv[1]).remove()\n"), path)
     assert remover.hear() == "inside"
     waiting = [python.start(HOLDER, path) for _ in range(2)]
     wait_until(lambda: all(_waits(child.pid) for child in waiting))

@@ -119,9 +119,7 @@ def test_csv_has_a_worker_column_when_broken_down():
     ]
 
 
-@pytest.mark.parametrize(
-    "text", ["a,b", 'a"b', "a\nb", "a\r\nb", "a\rb", " a ", "=1+1", "+1", "-1", "@a", "é日🙂"]
-)
+@pytest.mark.parametrize("text", ["a,b", 'a"b', "a\nb", "a\r\nb", "a\rb", " a ", "=1+1", "+1", "-1", "@a", "é日🙂"])
 def test_csv_loses_nothing_of_any_name(text):
     table = to_csv(Snapshot([Name(text, text, Kind.GAUGE)], [1]))
     assert list(csv.reader(io.StringIO(table, newline="")))[1] == [text, text, "", "gauge", "value", "1"]
@@ -152,9 +150,7 @@ def test_a_table_is_sorted_and_aligned():
 def test_a_table_shows_the_unit_of_a_histogram(category, unit, shown):
     name = Name(category, "size", Kind.HISTOGRAM, bounds=(10.0,), unit=unit)
     table = to_table(Snapshot([name], [Distribution(6.0, 4.0, (2, 0))]))
-    assert table.endswith(
-        f"  2  mean 3 {shown}, p50 2 {shown}, p90 3.6 {shown}, p99 3.96 {shown}, max 4 {shown}\n"
-    )
+    assert table.endswith(f"  2  mean 3 {shown}, p50 2 {shown}, p90 3.6 {shown}, p99 3.96 {shown}, max 4 {shown}\n")
 
 
 def test_a_table_of_foreign_histograms_without_a_unit_shows_none():

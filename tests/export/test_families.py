@@ -81,9 +81,7 @@ def test_the_later_of_two_equal_samples_gets_its_metric_as_label():
 
 
 def test_the_later_of_two_types_goes_to_a_family_of_its_own():
-    assert place(
-        counter("a", "open"), gauge("b", "open"), gauge("c", "open"), counter("d", "open_value")
-    ) == [
+    assert place(counter("a", "open"), gauge("b", "open"), gauge("c", "open"), counter("d", "open_value")) == [
         ("open_total", {"category": "a"}),
         ("open_value", {"category": "b", "metric": "open"}),
         ("open_value", {"category": "c", "metric": "open"}),
@@ -92,9 +90,7 @@ def test_the_later_of_two_types_goes_to_a_family_of_its_own():
 
 
 def test_types_clash_as_in_openmetrics():
-    assert place(
-        Name("a", "x", Kind.HISTOGRAM), gauge("a", "x_seconds"), gauge("a", "x_seconds_created")
-    ) == [
+    assert place(Name("a", "x", Kind.HISTOGRAM), gauge("a", "x_seconds"), gauge("a", "x_seconds_created")) == [
         ("x_seconds", {"category": "a"}),
         ("x_seconds_value", {"category": "a", "metric": "x_seconds"}),
         ("x_seconds_created_value", {"category": "a", "metric": "x_seconds_created"}),

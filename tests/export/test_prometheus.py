@@ -216,9 +216,7 @@ def test_bounds_that_are_equal_in_seconds_make_one_bucket():
     page = render(
         Snapshot([Name("a", "b", Kind.HISTOGRAM, bounds=bounds)], [Distribution(1.0, 1.0, (1, 2, 4, 8))])
     ).decode()
-    values = {
-        sample.labels.get("le"): sample.value for family in parse_text(page) for sample in family.samples
-    }
+    values = {sample.labels.get("le"): sample.value for family in parse_text(page) for sample in family.samples}
     assert values["0.0019"] == 3
     assert values["+Inf"] == 15
 
@@ -260,9 +258,7 @@ def test_the_format_is_chosen_by_the_accept_header(accept, chosen):
 
 def test_content_types_name_the_versions():
     assert Exposition.TEXT.content_type == "text/plain; version=0.0.4; charset=utf-8"
-    assert Exposition.OPENMETRICS.content_type == (
-        "application/openmetrics-text; version=1.0.0; charset=utf-8"
-    )
+    assert Exposition.OPENMETRICS.content_type == ("application/openmetrics-text; version=1.0.0; charset=utf-8")
 
 
 def test_promtool_accepts_every_hostile_name_in_every_kind(promtool):
@@ -414,9 +410,7 @@ def samples(families):
 
 def expected_values(snapshot):
     values = [
-        shown
-        for name, value in zip(snapshot.names, snapshot.values, strict=True)
-        for shown in expected(name, value)
+        shown for name, value in zip(snapshot.names, snapshot.values, strict=True) for shown in expected(name, value)
     ]
     divisors = {"cpu": 100}
     return values + [

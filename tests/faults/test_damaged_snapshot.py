@@ -1,8 +1,8 @@
 """A damaged snapshot, whatever is in it; and a data directory that goes away.
 
 That each kind of damage is set aside and the snapshot before it used, and what a full disk and a read-only
-directory do, is shown in ``tests/attachment/test_saver.py``; storms damage snapshots too (``test_kill_of_all.py``). Here the
-reader gets any bytes at all, and contents that are whole but make no sense.
+directory do, is shown in ``tests/attachment/test_saver.py``; storms damage too (``test_kill_of_all.py``). Here
+the reader gets any bytes at all, and contents that are whole but make no sense.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def saved(shmstats: ModuleType, data: Path) -> Path:
 def loaded(shmstats: ModuleType, file: Path) -> Any:
     """The snapshot in a file; None where it is refused, which is by one exception alone."""
     try:
-        return shmstats.persistence.snapshot.load(file)
-    except shmstats.persistence.snapshot.SnapshotError:
+        return shmstats.snapshot.load(file)
+    except shmstats.snapshot.SnapshotError:
         return None
 
 
@@ -99,7 +99,7 @@ def test_contents_that_make_no_sense_stop_nobody(shmstats: ModuleType, saved: Pa
         else:
             changed[column][row % len(changed[column])] = value
         content = json.dumps(changed).encode()
-        saved.write_bytes(shmstats.persistence.snapshot._prefix(content) + content + b"}\n")
+        saved.write_bytes(shmstats.snapshot._prefix(content) + content + b"}\n")
         (saved.parent / "simple.json.1").unlink(missing_ok=True)
         loaded(shmstats, saved)
         shmstats.stats.incr("fresh", "counter")
@@ -120,7 +120,7 @@ def test_numbers_and_depths_beyond_what_can_be_read_are_set_aside(
     shmstats: ModuleType, saved: Path, values: str
 ) -> None:
     content = b'{"saved": 1, "values": %s, "declared": [], "names": ["c\\u0000h"], "kinds": [3]}' % values.encode()
-    saved.write_bytes(shmstats.persistence.snapshot._prefix(content) + content + b"}\n")
+    saved.write_bytes(shmstats.snapshot._prefix(content) + content + b"}\n")
     shmstats.stats.incr("c", "counter")
     assert shmstats.stats.get("c", "counter") in (1, 8)
 

@@ -48,9 +48,7 @@ def test_what_is_dropped_by_many_workers_in_a_full_block_is_counted(
     first = nursery.run("stats.incr('all', 'together'); shmstats.close()", data, config)
     assert first.wait() == 0
     nursery.crashes.clear()
-    workers = [
-        nursery.run(COUNT, data, config, names=NAMES, worker=worker, text=text) for worker in range(3 * ROWS)
-    ]
+    workers = [nursery.run(COUNT, data, config, names=NAMES, worker=worker, text=text) for worker in range(3 * ROWS)]
     assert [worker.wait() for worker in workers] == [0] * len(workers)
     found = judge.values(data)
     assert found["all", "together"] == 1 + len(workers) * NAMES

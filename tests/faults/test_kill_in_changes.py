@@ -102,7 +102,7 @@ exec(before)
 files = tuple(f"shmstats/{name}.py" for name in (
     "block/block", "block/names", "block/space", "block/declaring", "block/restoring", "block/header",
     "block/workers", "block/segment", "block/lock", "attachment/buffer", "core/_cells_py", "attachment/slow_path",
-    "persistence/snapshot", "registry", "attachment/agent"))
+    "snapshot", "registry", "attachment/agent"))
 lines = works.do_at_line(number, files, lambda: os.kill(os.getpid(), signal.SIGKILL))
 exec(operation)
 works.do_at_line(-1, (), None)

@@ -17,8 +17,14 @@ WORKS = ("count", "change", "come and go", "fork")
 
 #: Whatever a storm can do to workers, and how often.
 ALL_FAULTS = {
-    "kill": 10, "kill_all": 3, "stop_and_continue": 3, "leave": 3, "leave_all": 1,
-    "damage_snapshot": 1, "obstruct_saving": 1, "read": 3,
+    "kill": 10,
+    "kill_all": 3,
+    "stop_and_continue": 3,
+    "leave": 3,
+    "leave_all": 1,
+    "damage_snapshot": 1,
+    "obstruct_saving": 1,
+    "read": 3,
 }
 
 

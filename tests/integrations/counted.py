@@ -40,13 +40,9 @@ class Counts:
         total, success, failed = (self.of(metric, "requests") for metric in ("total", "success", "failed"))
         return total, success, failed
 
-    def _found(
-        self, category: str, metric: str, labels: Mapping[str, str]
-    ) -> Iterable[tuple[dict[str, str], Value]]:
+    def _found(self, category: str, metric: str, labels: Mapping[str, str]) -> Iterable[tuple[dict[str, str], Value]]:
         for (its_category, its_metric, its_labels), value in self._values.items():
-            if (its_category, its_metric) == (category, metric) and labels.items() <= dict(
-                its_labels
-            ).items():
+            if (its_category, its_metric) == (category, metric) and labels.items() <= dict(its_labels).items():
                 yield dict(its_labels), value
 
 

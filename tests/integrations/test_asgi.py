@@ -84,9 +84,7 @@ def test_requests_that_match_no_route_have_one_value(counts: Read) -> None:
 
 
 def inner() -> Starlette:
-    return Starlette(
-        routes=[Route("/in/{thing}", hello), Mount("/deep/{level}", routes=[Route("/end", hello)])]
-    )
+    return Starlette(routes=[Route("/in/{thing}", hello), Mount("/deep/{level}", routes=[Route("/end", hello)])])
 
 
 @pytest.mark.parametrize(
@@ -198,9 +196,7 @@ def test_the_route_is_what_the_application_or_the_callable_says(counts: Read) ->
     assert counts().values_of("route") == {"/told/{id}", "/b"}
 
 
-def test_a_callable_that_fails_is_logged_once_and_harms_nobody(
-    counts: Read, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_callable_that_fails_is_logged_once_and_harms_nobody(counts: Read, caplog: pytest.LogCaptureFixture) -> None:
     def failing(scope: Any) -> Any:
         raise RuntimeError("callable")
 
@@ -223,9 +219,7 @@ def test_further_labels_come_from_the_scope(counts: Read) -> None:
 
 
 def test_excluded_paths_and_routes_are_not_recorded(counts: Read) -> None:
-    app = recorded(
-        Route("/items/{x}", hello), Route("/health", hello), exclude=["/health", "/items/{x}", "/static/*"]
-    )
+    app = recorded(Route("/items/{x}", hello), Route("/health", hello), exclude=["/health", "/items/{x}", "/static/*"])
     for path in ("/items/3", "/health", "/proxied/health", "/static/x", "/proxied/static/x", "/none"):
         AsgiCall(app, path, root_path="/proxied" if path.startswith("/proxied") else "")
     assert counts().outcomes == (1, 0, 1)
@@ -411,9 +405,7 @@ def test_a_websocket_is_open_until_it_is_closed_and_then_counted(counts: Read) -
         WebSocketRoute("/talk/{x}", talk), WebSocketRoute("/refuse", refuse), WebSocketRoute("/crash", crash)
     )
     connect = {"type": "websocket.connect"}
-    call = AsgiCall(
-        app, "/talk/secret", type="websocket", told=[connect, {"type": "websocket.receive", "text": "hi"}]
-    )
+    call = AsgiCall(app, "/talk/secret", type="websocket", told=[connect, {"type": "websocket.receive", "text": "hi"}])
     assert [message["type"] for message in call.sent] == [
         "websocket.accept",
         "websocket.send",
@@ -488,9 +480,7 @@ def test_many_tasks_at_once_are_counted_exactly(counts: Read) -> None:
         await asyncio.sleep(0)
         return PlainTextResponse("slow")
 
-    app: Callable[..., Awaitable[None]] = recorded(
-        Route("/", slow), Mount("/r", Router([Route("/{x}", slow)]))
-    )
+    app: Callable[..., Awaitable[None]] = recorded(Route("/", slow), Mount("/r", Router([Route("/{x}", slow)])))
 
     async def one(number: int) -> None:
         path = "/" if number % 2 else f"/r/{number}"

@@ -30,9 +30,7 @@ def shop() -> Flask:
 
     @app.get("/fail/<kind>")
     def fail(kind: str) -> str:
-        raise {"key": KeyError, "value": ValueError, "exit": SystemExit, "zero": ZeroDivisionError}[kind](
-            kind
-        )
+        raise {"key": KeyError, "value": ValueError, "exit": SystemExit, "zero": ZeroDivisionError}[kind](kind)
 
     @app.errorhandler(ZeroDivisionError)
     def divided(error: ZeroDivisionError) -> tuple[str, int]:
@@ -150,9 +148,7 @@ def test_a_stream_with_context_is_recorded_at_its_end(app: Flask, counts: Read) 
 def test_the_endpoints_are_mounted_and_not_recorded_nor_in_progress(app: Flask, counts: Read) -> None:
     Answer(app, "/items/1")
     text = Answer(app, "/stats/prometheus").body.decode()
-    assert (
-        'http_requests_total{category="http",method="GET",route="/items/<int:item>",status="200"} 1\n' in text
-    )
+    assert 'http_requests_total{category="http",method="GET",route="/items/<int:item>",status="200"} 1\n' in text
     assert 'http_requests_in_progress{category="http"} 0\n' in text
     for path in ("/stats", "/stats/none", "/debug/threads", "/_local/files/_list"):
         Answer(app, path, REMOTE_ADDR="192.0.2.1")
@@ -225,9 +221,7 @@ def test_a_wrong_argument_is_an_error_that_names_it(
 def test_further_labels_are_found_in_the_requests_context(counts: Read) -> None:
     app = shop()
     app.logger.disabled = True
-    ShmStats(
-        app, labelnames=["tenant", "user"], label_values=lambda request: (request.headers["X-Tenant"], g.user)
-    )
+    ShmStats(app, labelnames=["tenant", "user"], label_values=lambda request: (request.headers["X-Tenant"], g.user))
 
     @app.before_request
     def login() -> None:

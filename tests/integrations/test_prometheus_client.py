@@ -154,9 +154,7 @@ def test_signal_handlers_count_exactly(program: Program) -> None:
 
 
 @only_the_c_core
-def test_buffered_workers_are_shown_after_their_flush(
-    program: Program, configure: Callable[..., Any]
-) -> None:
+def test_buffered_workers_are_shown_after_their_flush(program: Program, configure: Callable[..., Any]) -> None:
     configure(no_buffer=False, flush_interval_ms=3600000)
     program("""
         requests, latency = Counter("requests", "R.", ["a"]), Histogram("latency", "L.")
@@ -663,9 +661,7 @@ def test_a_metric_that_only_another_worker_has_made_is_shown(program: Program) -
 
 
 @only_the_c_core
-def test_the_multiprocess_collector_gives_the_same_without_duplicates(
-    program: Program, tmp_path: Path
-) -> None:
+def test_the_multiprocess_collector_gives_the_same_without_duplicates(program: Program, tmp_path: Path) -> None:
     program("""
         import glob, warnings
         from prometheus_client import multiprocess
@@ -978,9 +974,7 @@ def test_promtool_and_the_strict_parser_accept_everything(program: Program) -> N
     assert "temperature_sum" not in text
     if shutil.which("promtool") is None:
         pytest.skip("there is no promtool")
-    done = subprocess.run(
-        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=BOUND
-    )
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=BOUND)
     # Advice on names is given with status 3; an error in the text is status 1.
     assert done.returncode in (0, 3), done.stderr
     assert "error" not in done.stderr
@@ -1047,9 +1041,7 @@ def test_a_gauge_may_have_a_label_pid(program: Program) -> None:
 
 
 @only_the_c_core
-def test_another_configuration_takes_effect_for_metrics_that_are_there(
-    program: Program, tmp_path: Path
-) -> None:
+def test_another_configuration_takes_effect_for_metrics_that_are_there(program: Program, tmp_path: Path) -> None:
     program("""
         import shmstats
         counter, latency = Counter("c", "C.", ["a"]), Histogram("h", "H.", buckets=(1, 2))
@@ -1065,9 +1057,7 @@ def test_another_configuration_takes_effect_for_metrics_that_are_there(
 
 
 @only_the_c_core
-def test_disabled_statistics_leave_prometheus_client_alone(
-    program: Program, configure: Callable[..., Any]
-) -> None:
+def test_disabled_statistics_leave_prometheus_client_alone(program: Program, configure: Callable[..., Any]) -> None:
     configure(enabled=False)
     program("""
         counter = Counter("c", "C.")

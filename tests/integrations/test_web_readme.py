@@ -124,11 +124,7 @@ def test_an_example_records_what_the_readme_says(tmp_path: Path, name: str) -> N
 
 
 def test_every_metric_is_in_the_readmes_table_and_no_other() -> None:
-    text = (
-        README.read_text()
-        .partition("\n## Requests of web applications\n")[2]
-        .partition("\n\nIn the category")[0]
-    )
+    text = README.read_text().partition("\n## Requests of web applications\n")[2].partition("\n\nIn the category")[0]
     told = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
     head = (_requests.__doc__ or "").partition("::")[2].partition("and in the category")[0]
     assert told == {line.split()[0] for line in head.splitlines() if line.strip()}

@@ -209,9 +209,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gunicorn]
         yield running
 
 
-def ask(
-    server: Gunicorn, path: str, method: str = "GET", body: bytes | None = None, kind: str = "test"
-) -> bytes:
+def ask(server: Gunicorn, path: str, method: str = "GET", body: bytes | None = None, kind: str = "test") -> bytes:
     """The body of the answer; empty where the server broke it off."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=BOUND)
     try:
@@ -336,9 +334,7 @@ def test_requests_in_progress_go_with_a_worker_that_is_killed(server: Gunicorn, 
     assert list(hanging().values()).count(victim) == 1
     assert counts_in(server.data).of("http_requests_in_progress") == 1 + left
     os.kill(victim, signal.SIGKILL)
-    wait_until(
-        lambda: counts_in(server.data).of("http_requests_in_progress") == left, "the survivors' requests"
-    )
+    wait_until(lambda: counts_in(server.data).of("http_requests_in_progress") == left, "the survivors' requests")
     assert counts_in(server.data).of("http_requests", kind="hung") == 0
     (tmp_path / "go").touch()
     for thread in threads:
@@ -356,15 +352,11 @@ def test_djangos_routes_are_recorded(tmp_path: Path, kind: str) -> None:
         "asgi": lambda: Uvicorn(tmp_path, "--workers", "2", "--lifespan", "off", site=site),
     }[kind]
     with leaving(tmp_path / "data"), start() as server:
-        paths = [
-            f"/{path}" for n in range(10) for path in (f"api/items/{n}", f"old/{n}", "fail", f"api/none/{n}")
-        ]
+        paths = [f"/{path}" for n in range(10) for path in (f"api/items/{n}", f"old/{n}", "fail", f"api/none/{n}")]
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda path: ask(server, path), paths))
         now = settled(server, 10, route="/fail")
-        wait_until(
-            lambda: counts_in(server.data).of("http_requests", route="/api/items/<int:item>") == 10, "all"
-        )
+        wait_until(lambda: counts_in(server.data).of("http_requests", route="/api/items/<int:item>") == 10, "all")
         now = settled(server, 10, route="/^old/(?P<item>[0-9]+)$")
         assert now.of("http_requests", route="/fail", status="500") == 10
         assert now.of("http_requests", route="/api/items/<int:item>", status="200") == 10
@@ -381,15 +373,11 @@ def test_an_application_is_recorded_over_the_pure_python_core_too(
             list(pool.map(lambda number: ask(server, f"/items/{number}"), range(100)))
         now = settled(server, 100, kind="test")
         assert now.of("http_requests", kind="test", status="200", route="/items/<int:item>") == 100
-        wait_until(
-            lambda: counts_in(server.data).of("http_requests_in_progress") == 0, "no request in progress"
-        )
+        wait_until(lambda: counts_in(server.data).of("http_requests_in_progress") == 0, "no request in progress")
 
 
 def test_what_uvicorns_workers_hold_in_their_buffers_is_saved_when_they_end(tmp_path: Path) -> None:
-    config = (
-        "path: {data: data}\nstats: {no_buffer: false, buffer_size: 100000, flush_interval_ms: 3600000}\n"
-    )
+    config = "path: {data: data}\nstats: {no_buffer: false, buffer_size: 100000, flush_interval_ms: 3600000}\n"
     with Uvicorn(tmp_path, "--workers", "2", site=FASTAPI, config=config) as server:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda number: ask(server, f"/items/{number}"), range(60)))

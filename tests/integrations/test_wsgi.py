@@ -308,9 +308,7 @@ def test_any_text_can_be_a_route(counts: Read, route: str, label: str) -> None:
     assert counts().values_of("route") == {label}
 
 
-def test_a_callable_that_fails_is_logged_once_and_harms_nobody(
-    counts: Read, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_callable_that_fails_is_logged_once_and_harms_nobody(counts: Read, caplog: pytest.LogCaptureFixture) -> None:
     def fail(environ: dict[str, Any]) -> Any:
         raise RuntimeError("callable")
 

@@ -52,9 +52,7 @@ class Steps:
         known: gives the result of a step that is none because its outcome is fixed, as (result,); else None.
     """
 
-    def __init__(
-        self, index: int, history: tuple[Any, ...], known: Callable[[Access], Any] | None = None
-    ) -> None:
+    def __init__(self, index: int, history: tuple[Any, ...], known: Callable[[Access], Any] | None = None) -> None:
         self.index = index
         self.notes: list[Hashable] = []
         self.pending: Access | None = None
@@ -196,9 +194,7 @@ class _Search:
         self._path: list[str] = []
 
     def run(self, initial: Any, kills: int, max_states: int) -> Explored:
-        start = _State(
-            initial, tuple(self._node(index, ()) for index in range(len(self._programs))), frozenset()
-        )
+        start = _State(initial, tuple(self._node(index, ()) for index in range(len(self._programs))), frozenset())
         shared_numbers: dict[Any, int] = {initial: 0}
         seen = {self._key(start, shared_numbers)}
         endings = 0
@@ -295,9 +291,7 @@ class _Search:
             if node.pending is not None and index not in state.killed
         }
         try:
-            self._check(
-                Ending(state.shared, tuple(node.notes for node in state.nodes), state.killed, waiting)
-            )
+            self._check(Ending(state.shared, tuple(node.notes for node in state.nodes), state.killed, waiting))
         except AssertionError as error:
             self._fail(str(error), error)
 

@@ -34,8 +34,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from explorer import Access, Ending, Explored, Steps, explore
 
-import shmstats.layout
 import shmstats.block.segment
+import shmstats.layout
 import shmstats.series
 from shmstats.layout import CELL, HEADER, NAME, WORKER, Layout
 
@@ -187,9 +187,7 @@ class BlockMachine:
         is_written = _loaded(state.memory, offset, 4) % 2 and writer is not None and writer not in state.dead
         return None if is_written else (None, state)
 
-    def _pause(
-        self, state: State, index: int, offset: int, word: int, owner: int | None
-    ) -> tuple[None, State] | None:
+    def _pause(self, state: State, index: int, offset: int, word: int, owner: int | None) -> tuple[None, State] | None:
         """Wait until the lock that stays taken has changed, or its owner is dead: to look earlier changes nothing."""
         changed = _loaded(state.memory, offset, 4) != word
         return (None, state) if changed or owner in state.dead else None
@@ -263,9 +261,7 @@ class View:
 
     def read(self, offset: int, length: int) -> bytes:
         """Load bytes, a piece at a time."""
-        return b"".join(
-            self.load(at, size).to_bytes(size, "little") for at, size in self._pieces(offset, length)
-        )
+        return b"".join(self.load(at, size).to_bytes(size, "little") for at, size in self._pieces(offset, length))
 
     def write(self, offset: int, content: bytes) -> None:
         """Store bytes, a piece at a time."""
@@ -510,9 +506,7 @@ class Core:
             self.workers = self._load(package, "block.workers")
             twin = self._load(package, "core._cells_py")
             twin._MOST_TRIES = 1  # who is killed in the model, by an exception, must not try again to unlock
-            self._stepped = (
-                _stepped(*(plant for plant in plants if plant.file == "_cells.c")) if name == "C" else None
-            )
+            self._stepped = _stepped(*(plant for plant in plants if plant.file == "_cells.c")) if name == "C" else None
             self.counter = twin.Counter if self._stepped is None else self._stepped.Counter
             self._load_cells(package, twin)
             self.lock = self._load(package, "block.lock")
@@ -532,9 +526,7 @@ class Core:
 
     def _load_cells(self, package: str, twin: Any) -> None:
         module: Any = sys.modules[f"{package}.core"]
-        module.__dict__.update(
-            (name, thing) for name, thing in vars(twin).items() if not name.startswith("__")
-        )
+        module.__dict__.update((name, thing) for name, thing in vars(twin).items() if not name.startswith("__"))
         if self._stepped is not None:
             module.CORE, module.PROTOCOL, module.Cells = "C", 1, self._make_c_cells
 
@@ -679,9 +671,7 @@ def with_plants(file: Path, plants: tuple[Plant, ...]) -> str:
     """Return a source with faults planted in it."""
     source = file.read_text()
     for plant in plants:
-        assert source.count(plant.old) == 1, (
-            f"{file.name} has {plant.old!r} {source.count(plant.old)} times, not once"
-        )
+        assert source.count(plant.old) == 1, f"{file.name} has {plant.old!r} {source.count(plant.old)} times, not once"
         source = source.replace(plant.old, plant.new)
     return source
 
@@ -837,9 +827,7 @@ class Scenario:
             "revision": 1,
             "salt": b"0123456789abcdef",
         }
-        self._memory = (
-            shmstats.layout.struct_of(HEADER).pack(*header.values()).ljust(self.layout.size, b"\0")
-        )
+        self._memory = shmstats.layout.struct_of(HEADER).pack(*header.values()).ljust(self.layout.size, b"\0")
         for row in range(self.layout.rows):
             self._poke(self.layout.pages + row * self.layout.bitmap_bytes, b"\xff")
         self._workers: dict[int, Any] = {}
@@ -909,9 +897,7 @@ class Scenario:
 
     def _process(self, steps: Any, index: int) -> Process:
         owners = {worker.word: owner for owner, worker in self._workers.items()}
-        return Process(
-            self._core, steps, self._identities[index], self.layout, self._workers.get(index), owners
-        )
+        return Process(self._core, steps, self._identities[index], self.layout, self._workers.get(index), owners)
 
     def read(self, memory: bytes, program: Program) -> Any:
         """Have someone look at a block, without a slot."""

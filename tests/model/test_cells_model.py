@@ -61,12 +61,8 @@ def adding(core: Core, *programs: Callable[[Process], None], kills: int) -> None
 
 
 @pytest.mark.parametrize("name", CORES)
-@pytest.mark.parametrize(
-    ("programs", "kills"), [([add_twice] * 2, 2), ([add] * 3, 2)], ids=["twice", "three"]
-)
-def test_no_addition_is_lost_or_doubled_and_nobody_waits_for_the_dead(
-    name: str, programs: Any, kills: int
-) -> None:
+@pytest.mark.parametrize(("programs", "kills"), [([add_twice] * 2, 2), ([add] * 3, 2)], ids=["twice", "three"])
+def test_no_addition_is_lost_or_doubled_and_nobody_waits_for_the_dead(name: str, programs: Any, kills: int) -> None:
     adding(Core(name), *programs, kills=kills)
 
 
@@ -88,8 +84,7 @@ LOCKING_FAULTS = {
     "a lock is let go before the value is stored": Plant(
         "_cells.c",
         "        store_value(cell, saturating_add(load_value(cell), n));\n        unlock(cell);",
-        "        int64_t sum = saturating_add(load_value(cell), n);\n"
-        "        unlock(cell); store_value(cell, sum);",
+        "        int64_t sum = saturating_add(load_value(cell), n);\n        unlock(cell); store_value(cell, sum);",
     ),
     "a lock that was not had is let go": Plant(
         "_cells.c",
@@ -258,8 +253,7 @@ def adding_to_a_gauge(core: Core) -> None:
     def check(final: Final) -> None:
         nobody_waits(final)
         done, begun = (
-            sum(note[1] for notes in final.notes for note in notes if note[0] == what)
-            for what in ("done", "begun")
+            sum(note[1] for notes in final.notes for note in notes if note[0] == what) for what in ("done", "begun")
         )
         assert done <= final.ask(lambda block: block.reader._gauge(0)) <= begun
 
@@ -301,9 +295,7 @@ def summed(block: Any) -> tuple[float, float, int]:
     return total, maximum, sum(copy[2:].tolist())
 
 
-def histograms(
-    core: Core, *programs: Callable[[Process], None], whole: set[tuple[float, float, int]]
-) -> None:
+def histograms(core: Core, *programs: Callable[[Process], None], whole: set[tuple[float, float, int]]) -> None:
     """Have a histogram of one observation, 2.0, and a reader beside the programs, who may see only what is whole."""
     scenario = Scenario(core, 4, 1, *processes(*range(10, 11 + len(programs))))
     scenario.attach(*range(1 + len(programs)))

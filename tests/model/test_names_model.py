@@ -15,8 +15,8 @@ import pytest
 from explorer import ViolationError
 from machine import Core, Final, Identity, Plant, Process, Scenario, compiler
 
-from shmstats.block.names import family_key, is_labelled
 from shmstats.attachment.slow_path import SharedProvider
+from shmstats.block.names import family_key, is_labelled
 
 pytestmark = pytest.mark.skipif(shutil.which(compiler()) is None, reason="there is no C compiler")
 
@@ -251,9 +251,7 @@ REMOVING = [one_after_the_other, one_killed_while_it_removes, one_comes_back]
         pytest.param("Python", one_killed_while_it_removes, marks=pytest.mark.thorough),
     ],
 )
-def test_who_has_an_old_handle_never_counts_into_a_stranger(
-    name: str, removal: Callable[[Core], None]
-) -> None:
+def test_who_has_an_old_handle_never_counts_into_a_stranger(name: str, removal: Callable[[Core], None]) -> None:
     removal(Core(name))
 
 

@@ -40,16 +40,13 @@ def instrumented(copy: Path, *plants: Plant) -> dict[str, str]:
     include = sysconfig.get_paths()["include"]
     command = [compiler(), "-shared", "-fPIC", "-std=c11", "-D_GNU_SOURCE", *FLAGS, f"-I{include}", source]
     subprocess.run([*command, "-o", extension], check=True)
-    return (
-        os.environ
-        | {
-            "PYTHONPATH": str(copy),
-            "LD_PRELOAD": f"{library('libasan.so')} {library('libubsan.so')}",
-            "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:handle_segv=1",  # what CPython keeps to its end is no leak
-            "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
-            "PYTHONMALLOC": "malloc",  # or AddressSanitizer does not see where an object ends
-        }
-    )
+    return os.environ | {
+        "PYTHONPATH": str(copy),
+        "LD_PRELOAD": f"{library('libasan.so')} {library('libubsan.so')}",
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:handle_segv=1",  # what CPython keeps to its end is no leak
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+        "PYTHONMALLOC": "malloc",  # or AddressSanitizer does not see where an object ends
+    }
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +72,7 @@ def test_a_load_outside_of_the_block_is_refused_or_else_it_is_found(tmp_path: Pa
     for plants in ((), (plant,)):
         environment = instrumented(tmp_path / str(len(plants)), *plants)
         command = [sys.executable, "-c", textwrap.dedent(OUTSIDE)]
-        ran = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
-        )
+        ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         outputs.append(ran.stdout + ran.stderr)
     assert outputs[0] == "refused\n"
     assert "AddressSanitizer: heap-buffer-overflow" in outputs[1]

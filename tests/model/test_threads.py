@@ -18,9 +18,7 @@ LINKED = ["-Wl,--unresolved-symbols=ignore-all", "-lm", "-lpthread"]
 def _thread_sanitizer(tmp_path_factory: pytest.TempPathFactory) -> None:
     source = tmp_path_factory.mktemp("sanitizer") / "nothing.c"
     source.write_text("int main(void) { return 0; }")
-    built = subprocess.run(
-        [compiler(), "-fsanitize=thread", source, "-o", source.with_suffix("")], capture_output=True
-    )
+    built = subprocess.run([compiler(), "-fsanitize=thread", source, "-o", source.with_suffix("")], capture_output=True)
     if built.returncode != 0 or subprocess.run([source.with_suffix("")], capture_output=True).returncode != 0:
         pytest.skip("there is no C compiler with ThreadSanitizer")
 

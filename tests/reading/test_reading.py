@@ -79,8 +79,8 @@ def test_many_histograms_over_many_rows_are_what_each_is_alone(attach: Any, shms
 
 
 def test_a_histogram_that_a_killed_writer_left_is_read_too(attach: Any, shmstats: Any) -> None:
-    from shmstats.layout import CELL as CELL_LAYOUT
     from shmstats.block.names import encode_key
+    from shmstats.layout import CELL as CELL_LAYOUT
 
     block = attach()
     record = block.find_or_add(encode_key("c", "h"), shmstats.series.Kind.HISTOGRAM)

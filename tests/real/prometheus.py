@@ -151,9 +151,7 @@ class TextOnlyProxy:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 proxy.accepted.add(self.headers["Accept"])
-                request = urllib.request.Request(
-                    f"http://127.0.0.1:{port}{self.path}", headers={"Accept": TEXT_ONLY}
-                )
+                request = urllib.request.Request(f"http://127.0.0.1:{port}{self.path}", headers={"Accept": TEXT_ONLY})
                 try:
                     with urllib.request.urlopen(request, timeout=BOUND) as response:
                         status, kind, body = response.status, response.headers["Content-Type"], response.read()

@@ -24,7 +24,7 @@ KINDS = {
     "gthread": ("--worker-class", "gthread", "--workers", "4", "--threads", "3"),
 }
 
-SITE = '''
+SITE = """
 import os
 from flask import Flask
 from shmstats import stats
@@ -38,7 +38,7 @@ app.register_blueprint(blueprint)
 def hit():
     stats.incr("requests", "total")
     return str(os.getpid())
-'''
+"""
 
 
 def wait_until(condition: Callable[[], Any], what: str, bound: float = BOUND) -> Any:

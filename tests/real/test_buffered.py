@@ -78,9 +78,7 @@ def test_the_total_is_exact_after_one_interval(serve: Callable[..., Gunicorn]) -
 
 
 @pytest.mark.parametrize("kind", ["sync", pytest.param("gthread", marks=pytest.mark.thorough)])
-def test_the_total_is_exact_after_a_reload_a_stop_and_a_start(
-    serve: Callable[..., Gunicorn], kind: str
-) -> None:
+def test_the_total_is_exact_after_a_reload_a_stop_and_a_start(serve: Callable[..., Gunicorn], kind: str) -> None:
     server = serve(kind)
     with server:
         load = request(server, 300)

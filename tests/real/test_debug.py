@@ -59,9 +59,7 @@ STOPPED = "no answer: the worker is stopped, by a signal or a debugger"
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Gunicorn]:
     with Gunicorn(tmp_path, *OPTIONS, site=OCCUPIED_SITE) as running:
-        wait_until(
-            lambda: live_workers(running) == running.workers() and len(running.workers()) == 4, "4 workers"
-        )
+        wait_until(lambda: live_workers(running) == running.workers() and len(running.workers()) == 4, "4 workers")
         yield running
     assert sockets_and_block(running.data) == []
 
@@ -89,9 +87,10 @@ def entries(told: list[dict[str, Any]], part: str) -> list[tuple[int, list[int]]
 def counts_are_right(told: list[dict[str, Any]], answering: set[int]) -> bool:
     """Tell whether each worker's three threads and five tasks are there, and all started by now."""
     pids = sorted(answering)
-    return entries(told, "in waiting_room") == [(3 * len(pids), pids)] and entries(
-        told, "asyncio task\n"
-    ) == [(5 * len(pids), pids), (len(pids), pids)]
+    return entries(told, "in waiting_room") == [(3 * len(pids), pids)] and entries(told, "asyncio task\n") == [
+        (5 * len(pids), pids),
+        (len(pids), pids),
+    ]
 
 
 @pytest.fixture
@@ -154,9 +153,7 @@ def test_one_stopped_and_one_sleeping_worker_are_told_of_in_time(
         {"goroutine": STOPPED, "count": 1, "pids": [stopped]}
     ]
     threads = [entry["count"] for entry in told if entry["goroutine"].startswith("thread\n")]
-    assert sum(threads) == len(answering) * (1 + 3 + 1 + 1), (
-        "main, waiting, asyncio's and the agent's threads"
-    )
+    assert sum(threads) == len(answering) * (1 + 3 + 1 + 1), "main, waiting, asyncio's and the agent's threads"
     assert [entry["count"] for entry in told] == sorted((entry["count"] for entry in told), reverse=True)
 
 
@@ -193,9 +190,7 @@ def test_a_killed_worker_is_not_told_of_and_leaves_no_socket(server: Gunicorn) -
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: killed not in server.workers() and len(server.workers()) == 4, "a new worker")
     wait_until(lambda: live_workers(server) == server.workers(), "its place in the block")
-    wait_until(
-        lambda: counts_are_right(answer(server, "/debug/goroutines"), server.workers()), "the right counts"
-    )
+    wait_until(lambda: counts_are_right(answer(server, "/debug/goroutines"), server.workers()), "the right counts")
     assert len([name for name in sockets_and_block(server.data) if name.endswith(".sock")]) == 4
 
 
@@ -205,10 +200,7 @@ def test_a_process_beside_the_site_tells_of_the_site(server: Gunicorn, tmp_path:
     config = f"path: {{data: {server.data}}}\n"
     with Gunicorn(place, "--workers", "1", config=config) as beside:
         wait_until(
-            lambda: (
-                entries(answer(beside, "/debug/goroutines"), "in waiting_room")
-                == [(12, sorted(server.workers()))]
-            ),
+            lambda: entries(answer(beside, "/debug/goroutines"), "in waiting_room") == [(12, sorted(server.workers()))],
             "the stacks of the site",
         )
         assert live_workers(beside) == server.workers() | beside.workers()

@@ -81,9 +81,7 @@ def test_no_count_is_lost_or_doubled_when_workers_are_added_and_removed(server: 
     assert server.document()["pool"]["rows"]["used"] <= 6
 
 
-def test_no_count_is_lost_or_doubled_when_workers_are_recycled(
-    tmp_path: Path, options: tuple[str, ...]
-) -> None:
+def test_no_count_is_lost_or_doubled_when_workers_are_recycled(tmp_path: Path, options: tuple[str, ...]) -> None:
     with Gunicorn(tmp_path, *options, "--max-requests", "50") as server:
         with Load(server) as load:
             load.more(700)
@@ -115,9 +113,7 @@ def test_no_count_is_lost_or_doubled_by_an_upgrade_of_the_master(server: Gunicor
     assert load.total <= counted <= load.total + load.failed
 
 
-def test_nothing_is_lost_when_every_process_is_killed_at_once(
-    tmp_path: Path, options: tuple[str, ...]
-) -> None:
+def test_nothing_is_lost_when_every_process_is_killed_at_once(tmp_path: Path, options: tuple[str, ...]) -> None:
     server = Gunicorn(tmp_path, *options).start()
     with Load(server) as load:
         load.more(300)

@@ -52,9 +52,7 @@ def simple(server: Gunicorn) -> dict[str, Any]:
 def exposed(server: Gunicorn) -> set[str]:
     """The samples and types of what users counted, as Prometheus gets them."""
     lines = server.get("/stats/prometheus")[1].splitlines()
-    families = {
-        line.split()[0].split("{")[0] for line in lines if 'category="' in line and "shmstats" not in line
-    }
+    families = {line.split()[0].split("{")[0] for line in lines if 'category="' in line and "shmstats" not in line}
     stems = {family.removesuffix(end) for family in families for end in ("", "_bucket", "_sum", "_count")}
     return {
         line
@@ -160,7 +158,7 @@ def test_the_saved_file_is_written_while_the_server_runs_and_used_by_the_next_ma
 
 
 def _has(file: Path, total: int) -> bool:
-    from shmstats.persistence.snapshot import load
+    from shmstats.snapshot import load
 
     snapshot = load(file)
     values = dict(zip(snapshot.names, snapshot.values, strict=True))

@@ -239,9 +239,7 @@ def test_a_provider_that_hangs_is_cut_off_and_never_called_again(
     assert not guarded.flush(BOUND)
 
 
-def test_an_operation_over_the_budget_is_done_later_and_in_order(
-    guard: Guard, reported: Counter[str]
-) -> None:
+def test_an_operation_over_the_budget_is_done_later_and_in_order(guard: Guard, reported: Counter[str]) -> None:
     provider = Hanging()
     guarded = guard(provider, budget=0.02)
     guarded.incr("a", "b", 1)

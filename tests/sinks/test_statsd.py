@@ -276,9 +276,7 @@ def test_two_names_that_are_the_same_there_are_counted_together(start: Start, se
         (True, ["app.a.b:1|g"]),
     ],
 )
-def test_a_gauge_is_absolute_and_has_no_exponent(
-    start: Start, udp: UdpServer, value: float, lines: list[str]
-) -> None:
+def test_a_gauge_is_absolute_and_has_no_exponent(start: Start, udp: UdpServer, value: float, lines: list[str]) -> None:
     provider = start(udp)
     provider.gauge("a", "b", value)
     assert provider.flush(BOUND)
@@ -293,9 +291,7 @@ def test_a_moment_before_1970_is_a_negative_gauge(start: Start, udp: UdpServer) 
     assert udp.lines(many(2)) == ["app.a.b:0|g", "app.a.b:-1.5|g"]
 
 
-def test_datagrams_are_filled_with_whole_lines_up_to_what_a_frame_carries(
-    start: Start, udp: UdpServer
-) -> None:
+def test_datagrams_are_filled_with_whole_lines_up_to_what_a_frame_carries(start: Start, udp: UdpServer) -> None:
     provider = start(udp)
     for n in range(500):
         provider.incr("requests", f"path{n}", 1)
@@ -509,9 +505,7 @@ def test_a_tcp_server_that_does_not_read_disturbs_nobody_and_gets_each_line_once
 
 
 @pytest.mark.usefixtures("small_buffers")
-def test_the_line_in_which_a_connection_broke_is_sent_whole_over_the_next(
-    start: Start, tcp: TcpServer
-) -> None:
+def test_the_line_in_which_a_connection_broke_is_sent_whole_over_the_next(start: Start, tcp: TcpServer) -> None:
     provider = start(tcp)
     counted = count_more_than_buffers_hold(provider)
     assert not provider.flush(BOUND)  # the sender has given up for now, in the middle of a line
@@ -544,9 +538,7 @@ def test_the_line_in_which_a_connection_broke_is_sent_whole_over_the_next(
     assert sums(whole + rest) == {f"app.requests.{n:0200}": 1 for n in range(3000)}
 
 
-def test_a_lookup_that_hangs_disturbs_nobody(
-    start: Start, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lookup_that_hangs_disturbs_nobody(start: Start, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     answered, real = threading.Event(), socket.getaddrinfo
 
     def hang(*arguments: Any, **more: Any) -> Any:

@@ -242,9 +242,7 @@ def test_a_page_of_another_site_can_neither_read_nor_delete(
 @pytest.mark.parametrize(
     "headers", [{"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}]
 )
-def test_who_types_the_address_into_a_browser_is_answered(
-    client: FlaskClient, headers: dict[str, str]
-) -> None:
+def test_who_types_the_address_into_a_browser_is_answered(client: FlaskClient, headers: dict[str, str]) -> None:
     assert status(client, headers=headers) == 200
 
 
@@ -315,9 +313,7 @@ def test_paths_of_the_application_below_ours_still_work(mounted: FlaskClient) ->
     assert mounted.get("/statistics").status_code == 404
 
 
-def test_a_failure_inside_is_json_and_tells_nothing(
-    mounted: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_inside_is_json_and_tells_nothing(mounted: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("secret")
 
@@ -448,9 +444,7 @@ def test_a_forged_host_is_refused(open_server: Served, host: str) -> None:
 def test_a_request_without_a_host_is_refused(open_server: Served) -> None:
     bare = f"GET {LIST} HTTP/1.0\r\n\r\n".encode()
     assert exchange(open_server.local, bare).status == 403
-    assert (
-        exchange(open_server.local, bare.replace(b"\r\n\r\n", b"\r\nHost: localhost\r\n\r\n")).status == 403
-    )
+    assert exchange(open_server.local, bare.replace(b"\r\n\r\n", b"\r\nHost: localhost\r\n\r\n")).status == 403
 
 
 def test_a_client_from_an_address_that_is_not_loopback_is_refused(open_server: Served) -> None:
@@ -460,9 +454,7 @@ def test_a_client_from_an_address_that_is_not_loopback_is_refused(open_server: S
         assert exchange(open_server.outer, request_of("GET", "/stats", host=host)).status == 200
 
 
-@pytest.mark.parametrize(
-    "header", ["X-Forwarded-For: 127.0.0.1", "X-Real-IP: 127.0.0.1", "Forwarded: for=[::1]"]
-)
+@pytest.mark.parametrize("header", ["X-Forwarded-For: 127.0.0.1", "X-Real-IP: 127.0.0.1", "Forwarded: for=[::1]"])
 def test_such_a_client_cannot_talk_itself_in(open_server: Served, header: str) -> None:
     assert exchange(open_server.outer, request_of("GET", LIST, header)).status == 403
 
@@ -479,9 +471,7 @@ def test_such_a_client_cannot_talk_itself_in(open_server: Served, header: str) -
         (f"Authorization: Bearer {TOKEN}", 200),
     ],
 )
-def test_the_token_decides_for_real_clients_wherever_they_are(
-    token_server: Served, header: str, expected: int
-) -> None:
+def test_the_token_decides_for_real_clients_wherever_they_are(token_server: Served, header: str, expected: int) -> None:
     for address in (token_server.local, token_server.outer):
         answer = exchange(address, request_of("GET", LIST, header, host="example.com"))
         assert answer.status == expected

@@ -77,9 +77,7 @@ def test_stacks_of_the_process_that_answers_are_told(serve: Callable[..., FlaskC
     assert threads == len(sys._current_frames())
 
 
-def test_stacks_of_the_other_workers_are_told(
-    serve: Callable[..., FlaskClient], work: Callable[..., Child]
-) -> None:
+def test_stacks_of_the_other_workers_are_told(serve: Callable[..., FlaskClient], work: Callable[..., Child]) -> None:
     workers = [work(), work()]
     client = serve()
     told = answer(client, "/debug/goroutines")
@@ -108,9 +106,7 @@ def test_a_stopped_worker_is_listed_and_its_memory_is_told(
             "pids": [stopped.pid],
         }
     ]
-    assert any(
-        entry["goroutine"].endswith("in in_the_worker") and entry["pids"] == [running.pid] for entry in told
-    )
+    assert any(entry["goroutine"].endswith("in in_the_worker") and entry["pids"] == [running.pid] for entry in told)
     figures = figures_of(client, stopped.pid)
     assert not figures["answered"]
     assert figures["allocator"] is figures["gc"] is None
@@ -150,9 +146,7 @@ def test_the_use_of_the_block_is_told(
     finish(worker)
 
 
-def test_memory_of_every_worker_is_told(
-    serve: Callable[..., FlaskClient], work: Callable[..., Child]
-) -> None:
+def test_memory_of_every_worker_is_told(serve: Callable[..., FlaskClient], work: Callable[..., Child]) -> None:
     worker = work()
     client = serve()
     for pid in (worker.pid, os.getpid()):
@@ -172,9 +166,7 @@ def test_memory_of_every_worker_is_told(
     finish(worker)
 
 
-def test_operations_that_a_worker_holds_are_told(
-    serve: Callable[..., FlaskClient], work: Callable[..., Child]
-) -> None:
+def test_operations_that_a_worker_holds_are_told(serve: Callable[..., FlaskClient], work: Callable[..., Child]) -> None:
     worker = work(no_buffer=False, flush_interval_ms=1000 * int(BOUND), buffer_size=1000)
     assert figures_of(serve(), worker.pid)["buffered_operations"] == 1
     finish(worker)
@@ -189,18 +181,14 @@ def test_debugging_is_not_for_everybody(serve: Callable[..., FlaskClient], path:
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_there_is_nothing_to_debug_where_statistics_are_disabled(
-    serve: Callable[..., FlaskClient], path: str
-) -> None:
+def test_there_is_nothing_to_debug_where_statistics_are_disabled(serve: Callable[..., FlaskClient], path: str) -> None:
     response = serve({"enabled": False}).get(path)
     assert response.status_code == 404
     assert response.json == {"error": "statistics are disabled"}
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_a_block_that_cannot_be_used_is_an_error(
-    serve: Callable[..., FlaskClient], data: Path, path: str
-) -> None:
+def test_a_block_that_cannot_be_used_is_an_error(serve: Callable[..., FlaskClient], data: Path, path: str) -> None:
     import shmstats
 
     client = serve()

@@ -217,9 +217,7 @@ def test_a_device_is_neither_opened_nor_deleted(place: Place) -> None:
         ("POST", "/_local/files/_list", 405),
     ],
 )
-def test_a_spelling_of_the_endpoint_itself_leads_nowhere(
-    place: Place, method: str, target: str, status: int
-) -> None:
+def test_a_spelling_of_the_endpoint_itself_leads_nowhere(place: Place, method: str, target: str, status: int) -> None:
     answer = place.ask(method, target)
     assert (answer.status, "error" in answer.document) == (status, True)
 
@@ -286,10 +284,8 @@ def test_a_data_directory_that_is_not_there_yet_has_nothing_in_it(client: FlaskC
     assert client.get("/_local/files/stats/_list").status_code == 404
 
 
-def test_a_listing_that_was_cut_says_so(
-    client: FlaskClient, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shmstats.persistence.files.MAX_ENTRIES", 1)
+def test_a_listing_that_was_cut_says_so(client: FlaskClient, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shmstats.files.MAX_ENTRIES", 1)
     for name in "ab":
         (data / name).touch()
     listed = client.get("/_local/files/_list").get_json()
@@ -366,7 +362,7 @@ def test_a_directory_that_may_not_be_changed_is_answered_as_forbidden(
     def unlink(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("shmstats.persistence.files.os.unlink", unlink)  # root, who may run this, may change everything
+    monkeypatch.setattr("shmstats.files.os.unlink", unlink)  # root, who may run this, may change everything
     answer = client.delete("/_local/files/f")
     monkeypatch.undo()
     assert (answer.status_code, answer.get_json()) == (403, {"error": "'f': Permission denied"})

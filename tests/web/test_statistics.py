@@ -65,9 +65,7 @@ def test_prometheus_text_is_the_default_exposition(client: FlaskClient, path: st
 
 @pytest.mark.parametrize("path", ["/stats/prometheus", "/stats?format=prometheus"])
 def test_openmetrics_is_for_who_prefers_it(client: FlaskClient, path: str) -> None:
-    answer = client.get(
-        path, headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
-    )
+    answer = client.get(path, headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"})
     assert answer.content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert answer.get_data(as_text=True).endswith("# EOF\n")
 
@@ -130,7 +128,5 @@ def test_the_blueprint_can_have_a_prefix(client: FlaskClient) -> None:
     app.register_blueprint(blueprint, url_prefix="/monitoring")
     mounted = app.test_client()
     assert mounted.get("/monitoring/stats").get_json()["simple"]["user_actions"] == {"login": 3}
-    assert mounted.get("/monitoring/stats/none").get_json() == {
-        "error": "there is nothing at '/monitoring/stats/none'"
-    }
+    assert mounted.get("/monitoring/stats/none").get_json() == {"error": "there is nothing at '/monitoring/stats/none'"}
     assert mounted.get("/stats").status_code == 404

@@ -38,11 +38,4 @@ def request_of(method: str, target: bytes | str, *headers: str, host: str = "loc
     """The bytes of a request whose target nobody has touched."""
     target = target.encode("latin-1") if isinstance(target, str) else target
     lines = [f"Host: {host}", "Connection: close", *headers]
-    return (
-        method.encode()
-        + b" "
-        + target
-        + b" HTTP/1.1\r\n"
-        + "\r\n".join(lines).encode("latin-1")
-        + b"\r\n\r\n"
-    )
+    return method.encode() + b" " + target + b" HTTP/1.1\r\n" + "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"

@@ -149,9 +149,7 @@ def _costs(side: Loop, effort: Effort, name: str) -> dict[int, _Cost]:
         loop, empty = side.subject.do("time_together", name=side.name, calls=calls, processes=processes)
         operations = calls * processes
         scale = min(cores, processes) / operations
-        found[processes].append(
-            [loop[0] * scale, empty[0] * scale, loop[1] / operations, empty[1] / operations]
-        )
+        found[processes].append([loop[0] * scale, empty[0] * scale, loop[1] / operations, empty[1] / operations])
         return float(loop[0])
 
     rounds = effort.rounds // 2 if name in ("", NOTHING) else 4

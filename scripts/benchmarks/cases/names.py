@@ -33,9 +33,7 @@ def register(shop: Workshop) -> list[Row]:
     return rows
 
 
-def _register(
-    shop: Workshop, size: int, repeats: int
-) -> tuple[Figure, Figure, dict[str, Figure], dict[str, str]]:
+def _register(shop: Workshop, size: int, repeats: int) -> tuple[Figure, Figure, dict[str, Figure], dict[str, str]]:
     """Return the time of a new name: ours, ours in a second process, and the peers'."""
     second: list[float] = []
     missing: dict[str, str] = {}

@@ -72,11 +72,7 @@ def _undelayed(shop: Workshop, series: int) -> list[Row]:
         )
         measured = Measured("save", f"longest increment, {who}", figure, {_QUIET: base}, note=note)
         met = saves[who] > 0 and figure.value <= max(2 * base.value, 1e6)
-        rows.append(
-            measured.that(
-                "not delayed: ≤ 2 × while nothing is saved, or 1 ms", met, figure.value / base.value
-            )
-        )
+        rows.append(measured.that("not delayed: ≤ 2 × while nothing is saved, or 1 ms", met, figure.value / base.value))
     return rows
 
 

@@ -109,9 +109,7 @@ class _Rounds:
 
     def losses(self, name: str) -> list[float]:
         """Return the part of the bare throughput that is lost, round by round."""
-        return [
-            1 - load.rate / bare.rate for load, bare in zip(self.loads[name], self.loads[BARE], strict=True)
-        ]
+        return [1 - load.rate / bare.rate for load, bare in zip(self.loads[name], self.loads[BARE], strict=True)]
 
 
 def _compared(shop: Workshop, work: str, servers: dict[str, Server]) -> list[Row]:
@@ -131,9 +129,7 @@ def _compared(shop: Workshop, work: str, servers: dict[str, Server]) -> list[Row
     costs = {name: statistics.median(rounds.costs(name)) for name in losses}
     loss = {name: statistics.median(each) for name, each in losses.items()}
     low, _, high = statistics.quantiles(losses[OURS], n=4)
-    note += (
-        f"; ours costs {loss[OURS]:.1%} (quartiles {low:.1%} and {high:.1%}), {EXPORTER} {loss[EXPORTER]:.1%}"
-    )
+    note += f"; ours costs {loss[OURS]:.1%} (quartiles {low:.1%} and {high:.1%}), {EXPORTER} {loss[EXPORTER]:.1%}"
     speed = Measured("http", work, figures.pop(OURS), figures, note=note)
     spread = spread_of(rounds.costs(OURS))
     cost = Measured(
@@ -163,9 +159,7 @@ def _compared(shop: Workshop, work: str, servers: dict[str, Server]) -> list[Row
 
 
 def _latency(rounds: _Rounds, which: str) -> Measured:
-    figures = {
-        name: Figure.median([getattr(load, which) for load in loads]) for name, loads in rounds.loads.items()
-    }
+    figures = {name: Figure.median([getattr(load, which) for load in loads]) for name, loads in rounds.loads.items()}
     return Measured("http", f"{which} of the latency", figures.pop(OURS), figures)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import shmstats
-from shmstats import stats
 from shmstats import core as cells
+from shmstats import stats
 
 from . import serving
 from .serving import DURATIONS, NAMES, CallLoop, Loops, empty, empty_durations, empty_names

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shmstats import snapshot
+
 import shmstats
 from shmstats import stats
-from shmstats.persistence import snapshot
 from shmstats.block import segment_name
 from shmstats.export import render
 
@@ -68,9 +69,7 @@ class Document:
         environ = _environ("/stats")
         statuses: list[str] = []
         start = time.perf_counter_ns()
-        body = b"".join(
-            self._application(environ, lambda status, headers, error=None: statuses.append(status))
-        )
+        body = b"".join(self._application(environ, lambda status, headers, error=None: statuses.append(status)))
         taken = time.perf_counter_ns() - start
         assert statuses == ["200 OK"], statuses
         simple = json.loads(body)["simple"]

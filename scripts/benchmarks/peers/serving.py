@@ -277,9 +277,7 @@ class Population:
 
 def files_size(directory: str, prefix: str = "") -> int:
     """Return the bytes of memory or disk behind the files of a directory."""
-    return sum(
-        entry.stat().st_blocks * 512 for entry in os.scandir(directory) if entry.name.startswith(prefix)
-    )
+    return sum(entry.stat().st_blocks * 512 for entry in os.scandir(directory) if entry.name.startswith(prefix))
 
 
 def versions_of(*packages: str) -> dict[str, str]:

@@ -116,9 +116,7 @@ def samples_of(storage: Storage, name: str, labels: Labels | None = None) -> lis
         return [sample for line in lines for sample in _SAMPLES[family.type](reading, family, line)]
     own = set(labels)
     return [
-        sample._replace(
-            labels={key: value for key, value in sample.labels.items() if (key, value) not in own}
-        )
+        sample._replace(labels={key: value for key, value in sample.labels.items() if (key, value) not in own})
         for line in lines
         if own <= set(line.labels)
         for sample in _SAMPLES[family.type](reading, family, line)
@@ -129,9 +127,7 @@ def _metric(reading: Reading, family: Family, lines: list[Line]) -> Metric:
     metric = Metric(family.name, family.help, family.type, family.unit)
     make = _SAMPLES[family.type]
     metric.samples = [
-        sample._replace(name=family.name + sample.name)
-        for line in lines
-        for sample in make(reading, family, line)
+        sample._replace(name=family.name + sample.name) for line in lines for sample in make(reading, family, line)
     ]
     return metric
 

@@ -95,9 +95,7 @@ class Family:
             about["states"] = self.states
         if self.default:
             about["default"] = True
-        return Declaration(
-            _KINDS[self.type], _with(self.help[:_HELP_LIMIT], about), self.unit, bounds, self.mode
-        )
+        return Declaration(_KINDS[self.type], _with(self.help[:_HELP_LIMIT], about), self.unit, bounds, self.mode)
 
     def created_declaration(self) -> Declaration:
         """Return what is declared of the times of creation."""

@@ -36,9 +36,7 @@ def _existing() -> list[Any]:
 def _move(storage: Storage, metric: Any) -> None:
     """Put a metric on the block."""
     if not on_block(metric):
-        storage.tell(
-            f"{metric} is not on the block: its class {type(metric).__name__} makes its samples by itself"
-        )
+        storage.tell(f"{metric} is not on the block: its class {type(metric).__name__} makes its samples by itself")
         return
     family = family_of(metric)
     storage.declare(family)

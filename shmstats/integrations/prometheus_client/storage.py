@@ -13,12 +13,12 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
-from ...block import Block, DeclarationError
-from ...core import Gauge, Series
-from ...block.names import INHERITED, OVERFLOW, decode_key, encode_key
-from ...once import Once
-from ...attachment.slow_path import OWN, SharedProvider
 from ...attachment.peers import ask_all, socket_path
+from ...attachment.slow_path import OWN, SharedProvider
+from ...block import Block, DeclarationError
+from ...block.names import INHERITED, OVERFLOW, decode_key, encode_key
+from ...core import Gauge, Series
+from ...once import Once
 from ...registry import Registry
 from ...series import Declaration, Kind, Labels, Mode, Name
 from .family import CATEGORY, Family, part_of
@@ -306,9 +306,7 @@ class Storage:
             plan = self._plan = Plan.of(snapshot.names)
         nothing: list[tuple[Name, bytes]] = []
         notes = shared.consult(lambda block: block.reader.notes(CATEGORY), nothing)
-        return Reading(
-            plan.families, snapshot.values, {(name.metric, name.labels): note for name, note in notes}
-        )
+        return Reading(plan.families, snapshot.values, {(name.metric, name.labels): note for name, note in notes})
 
 
 def _drop_inherited(block: Block, metric: str) -> None:
@@ -359,6 +357,4 @@ def _sockets_of_functions(block: Block) -> dict[int, str]:
         return {}
     having = {contribution.signature for contribution in block.reader.contributions(record)}
     workers = [worker for worker in block.reader.workers.live() if worker.signature in having]
-    return {
-        worker.pid: socket_path(block.name, worker.slot) for worker in workers if worker.pid != os.getpid()
-    }
+    return {worker.pid: socket_path(block.name, worker.slot) for worker in workers if worker.pid != os.getpid()}

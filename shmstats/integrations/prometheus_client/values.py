@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ... import series as core
+from ...attachment.slow_path import SharedProvider
 from ...block import Block
+from ...block.names import encode_key
 from ...core import Counter, Gauge, Histogram, Series
 from ...layout import INT64_MAX
-from ...block.names import encode_key
-from ...attachment.slow_path import SharedProvider
 from ...series import Kind, Labels, Mode
 from .family import CATEGORY, Family
 from .storage import ExemplarFields, Storage
@@ -91,9 +91,7 @@ class CounterValue(_Kept):
         elif math.isfinite(number):
             self._count_fraction(shared, number)
         else:
-            self._storage.tell(
-                f"counter {self.family.name!r} cannot be increased by {number}: it was not counted"
-            )
+            self._storage.tell(f"counter {self.family.name!r} cannot be increased by {number}: it was not counted")
 
     def _count_fraction(self, shared: SharedProvider, amount: float) -> None:
         fraction = self._fraction
@@ -209,9 +207,7 @@ class DistributionValue(_Kept):
         number = float(value)
         shared = self._storage.shared
         if math.isnan(number):
-            self._storage.tell(
-                f"{self.family.type} {self.family.name!r} was given NaN, which is not observed"
-            )
+            self._storage.tell(f"{self.family.type} {self.family.name!r} was given NaN, which is not observed")
         elif shared is not None:
             # An infinite one leaves the sum a number: it is saved, and shown in JSON.
             shared.observe(series, min(max(number, -sys.float_info.max), sys.float_info.max))

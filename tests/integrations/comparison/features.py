@@ -233,9 +233,7 @@ def gauge_modes(site: Site) -> str:
     library.install()
     modes = {"sum": 21, "min": 5, "max": 9, "mostrecent": 7}
     # With a label: prometheus_client begins a gauge without one at 0 in the parent, which would be the minimum.
-    gauges = [
-        library.Gauge(f"open_{mode}", "Set.", ["pool"], multiprocess_mode=mode) for mode in (*modes, "all")
-    ]
+    gauges = [library.Gauge(f"open_{mode}", "Set.", ["pool"], multiprocess_mode=mode) for mode in (*modes, "all")]
 
     def set_all(value: int) -> None:
         for gauge in gauges:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from helpers import BOUND
 
-from shmstats.persistence import files
-from shmstats.persistence.files import (
+from shmstats import files
+from shmstats.files import (
     Entry,
     InUseError,
     PathError,
@@ -80,9 +80,7 @@ def test_a_directory_inside_can_be_listed_by_its_path(data: Path) -> None:
     assert list(children(list_directory(data, ["b", "c"]))) == ["f"]
 
 
-def test_every_type_is_told_and_none_is_opened(
-    data: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_type_is_told_and_none_is_opened(data: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(data)
     (data / "file").touch()
     (data / "directory").mkdir()
@@ -295,9 +293,7 @@ def test_a_directory_that_becomes_a_link_before_the_deletion_leads_nowhere(data:
     assert os.listdir(data / "moved") == []
 
 
-def test_a_file_that_becomes_a_link_before_the_deletion_takes_only_the_link_along(
-    data: Path, outside: Path
-) -> None:
+def test_a_file_that_becomes_a_link_before_the_deletion_takes_only_the_link_along(data: Path, outside: Path) -> None:
     (data / "f").touch()
 
     def swap() -> None:

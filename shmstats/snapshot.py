@@ -28,9 +28,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..hashing import blake2b
-from ..interruption import came_from_handler
-from ..series import Distribution, Kind, Mode, Name, Snapshot, Value
+from .hashing import blake2b
+from .interruption import came_from_handler
+from .series import Distribution, Kind, Mode, Name, Snapshot, Value
 
 log = logging.getLogger("shmstats")
 
@@ -145,9 +145,7 @@ def load(file: Path) -> Snapshot:
     return _decode(file, content)
 
 
-def load_newest(
-    directory: Path, tell: Callable[[str], object] = log.error
-) -> tuple[Path, Snapshot] | None:
+def load_newest(directory: Path, tell: Callable[[str], object] = log.error) -> tuple[Path, Snapshot] | None:
     """Read the newest valid snapshot of a statistics directory, and set damaged ones aside.
 
     Args:
@@ -212,11 +210,7 @@ class _Header(NamedTuple):
     @classmethod
     def of(cls, names: Sequence[Name]) -> _Header:
         """Return that of some names."""
-        saved = [
-            i
-            for i, name in enumerate(names)
-            if name.kind is not Kind.TIMESTAMP and name.mode is Mode.LAST
-        ]
+        saved = [i for i, name in enumerate(names) if name.kind is not Kind.TIMESTAMP and name.mode is Mode.LAST]
         chosen = names if len(saved) == len(names) else [names[i] for i in saved]
         declared: dict[tuple[str, str], tuple[str, str, tuple[float, ...]]] = {}
         keys: list[str] = []
@@ -292,9 +286,7 @@ _NOTHING_DECLARED: tuple[tuple[float, ...], str, str] = ((), "", "")
 _KINDS = {int(kind): kind for kind in Kind}
 
 
-def _name(
-    declared: Mapping[tuple[str, str], tuple[tuple[float, ...], str, str]], key: str, kind: int
-) -> Name:
+def _name(declared: Mapping[tuple[str, str], tuple[tuple[float, ...], str, str]], key: str, kind: int) -> Name:
     """Return the name that a snapshot has as a key and the number of a kind.
 
     Raises:
