@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from shmstats import snapshot as saved
 
+from shmstats import snapshot as saved
 from shmstats.block import read_only
 from shmstats.block.header import check_layout, read_header
 from shmstats.block.names import FAMILY, LIVE, MEMBER, REMOVED, NameTable

@@ -9,10 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shmstats import snapshot
-
 import shmstats
-from shmstats import stats
+from shmstats import snapshot, stats
 from shmstats.block import segment_name
 from shmstats.export import render
 
