@@ -333,6 +333,17 @@ def test_other_top_level_sections_are_ignored(given: Given) -> None:
     assert settings.api.workers == 3
 
 
+@pytest.mark.parametrize(("name", "near"), [("stat", "stats"), ("paths", "path"), ("API", None), ("application", None)])
+def test_a_section_whose_name_is_nearly_ours_is_ignored_with_one_warning(
+    name: str, near: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write(tmp_path / "x.yml", f"{name}: {{capacity: 512}}\n")
+    for _ in range(2):
+        assert load(file).stats.capacity == Settings().stats.capacity
+    expected = [f"{file}: the section {name} is ignored (did you mean {near}?)"] if near else []
+    assert caplog.messages == expected
+
+
 def test_another_section_may_have_tags_and_duplicates_that_only_its_owner_understands(tmp_path: Path) -> None:
     file = write(
         tmp_path / "x.yml",
@@ -473,7 +484,7 @@ def test_anchors_and_merge_keys_work_and_own_keys_come_before_merged_ones(tmp_pa
         ("api: {bind: 2024-13-01}\n", "line 1, column 13: cannot be read as a YAML timestamp"),
         ("stats: {enabled: !!bool maybe}\n", "line 1, column 18: cannot be read as a YAML bool"),
         ("stats: {capacity: " + "9" * 5000 + "}\n", "line 1, column 19: cannot be read as a YAML int"),
-        ("stats: {? [a] : 1}\n", "line 1, column 11: found a sequence as a key; allowed: a string"),
+        ("stats: {? [a] : 1}\n", "line 1, column 11: while constructing a mapping, found unhashable key"),
         ("stats: {<<: 3}\n", "line 1, column 13: while constructing a mapping, expected a mapping"),
         ("stats: !!python/object:os.system {}\n", "line 1, column 8: could not determine a constructor"),
         ("ok: 1\nx: a\x07\n", "line 2, column 5: YAML does not allow the character 0x7"),
@@ -500,9 +511,9 @@ def test_a_document_that_is_no_mapping_is_refused(content: str, kind: str, tmp_p
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("stats:\n  capacity: 512\n  capacity: 512\n", "line 3, column 3: stats.capacity is given twice"),
-        ("stats: {capacity: 512, 'capacity': 1024}\n", "line 1, column 24: stats.capacity is given twice"),
-        ("stats: {}\napp: 1\nstats: {}\n", "line 3, column 1: stats is given twice"),
+        ("stats:\n  capacity: 512\n  capacity: 512\n", "line 3, column 3: the key capacity is given twice"),
+        ("stats: {capacity: 512, 'capacity': 1024}\n", "line 1, column 24: the key capacity is given twice"),
+        ("stats: {}\napp: 1\nstats: {}\n", "line 3, column 1: the key stats is given twice"),
     ],
 )
 def test_a_key_given_twice_is_refused(content: str, expected: str, tmp_path: Path) -> None:

@@ -1,0 +1,19 @@
+"""The configuration: `rules` declares every key and what it allows, `loading` finds a file and checks it."""
+
+from __future__ import annotations
+
+from shmstats.config.loading import DEFAULT_FILE, ENVIRONMENT_VARIABLE, load
+from shmstats.config.rules import ApiSettings, ConfigError, PathSettings, Rule, Settings, StatsdSettings, StatsSettings
+
+__all__ = [
+    "DEFAULT_FILE",
+    "ENVIRONMENT_VARIABLE",
+    "ApiSettings",
+    "ConfigError",
+    "PathSettings",
+    "Rule",
+    "Settings",
+    "StatsSettings",
+    "StatsdSettings",
+    "load",
+]

@@ -1,0 +1,224 @@
+"""The configuration's keys: one frozen dataclass a section, one field a key.
+
+A field is the whole declaration of its key: annotation, default, and in its metadata (under ``"rule"``) a `Rule`.
+A key whose field is left out of ``repr()`` is a secret, whose value no message shows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used. The message is one line: file, key, value found, what is allowed."""
+
+
+class Rule(NamedTuple):
+    """What is allowed for a key, and what the key is for.
+
+    Attributes:
+        types: the types that a value may have. A bool is not taken for an int.
+        accepts: whether a value of such a type is allowed.
+        allowed: the same in words, as error messages give it.
+        about: one line that says what the key is for.
+
+    """
+
+    types: tuple[type, ...]
+    accepts: Callable[[Any], bool]
+    allowed: str
+    about: str
+
+    def fits(self, value: object) -> bool:
+        """Tell whether a value is of an allowed type, and allowed."""
+        if isinstance(value, bool) and bool not in self.types:
+            return False
+        return isinstance(value, self.types) and self.accepts(value)
+
+
+def _switch(about: str) -> dict[str, Rule]:
+    return {"rule": Rule((bool,), lambda value: True, "true or false", about)}
+
+
+def _integer(low: int, high: int, about: str) -> dict[str, Rule]:
+    allowed = f"an integer from {low} to {high}"
+    return {"rule": Rule((int,), lambda value: low <= value <= high, allowed, about)}
+
+
+def _choice(*choices: str, about: str) -> dict[str, Rule]:
+    return {"rule": Rule((str,), lambda value: value in choices, " or ".join(map(repr, choices)), about)}
+
+
+def _text(pattern: str, allowed: str, about: str) -> dict[str, Rule]:
+    return {"rule": Rule((str,), lambda value: re.fullmatch(pattern, value) is not None, allowed, about)}
+
+
+def _optional_text(pattern: str, allowed: str, about: str) -> dict[str, Rule]:
+    def accepts(value: str | None) -> bool:
+        return value is None or re.fullmatch(pattern, value) is not None
+
+    return {"rule": Rule((str, type(None)), accepts, f"null, or {allowed}", about)}
+
+
+def _address(about: str) -> dict[str, Rule]:
+    allowed = "'host:port' or '[ipv6]:port' (port 0 to 65535), or 'unix:/path' (at most 107 bytes of path)"
+    return {"rule": Rule((str,), _is_address, allowed, about)}
+
+
+def _path(about: str) -> dict[str, Rule]:
+    allowed = "a non-empty path without NUL, where a ~user at its start must be a known one"
+    return {"rule": Rule((str, os.PathLike), _is_path, allowed, about)}
+
+
+def _is_address(value: str) -> bool:
+    if not value.isprintable():
+        return False
+    if match := re.fullmatch(r"unix:(?://)?(/[^/].*)", value):
+        return len(os.fsencode(match[1])) <= 107  # sun_path holds 108 bytes, the last of them NUL
+    match = re.fullmatch(r"(?:\[([^\]]+)\]|[^\s:/@\[\]]+):([0-9]{1,5})", value)
+    return match is not None and int(match[2]) <= 65535 and (match[1] is None or _is_ipv6(match[1]))
+
+
+def _is_ipv6(value: str) -> bool:
+    address, zone_mark, zone = value.partition("%")
+    try:
+        socket.inet_pton(socket.AF_INET6, address)
+    except (OSError, ValueError):
+        return False
+    return bool(zone) or not zone_mark
+
+
+def _is_path(value: str | os.PathLike[str] | os.PathLike[bytes]) -> bool:
+    try:
+        encoded = os.fsencode(os.path.expanduser(value))
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        return False
+    return encoded != b"" and b"\0" not in encoded and not encoded.startswith(b"~")
+
+
+@dataclass(frozen=True, slots=True)
+class PathSettings:
+    """The section ``path``. A relative ``data`` is taken from the current directory and made absolute."""
+
+    data: Path = field(
+        default=Path("data"), metadata=_path("Data directory; statistics live in its sub-directory stats.")
+    )
+
+    def __post_init__(self) -> None:
+        """Make ``data`` absolute."""
+        try:
+            absolute = os.path.abspath(self.data)  # normalises too, and leaves symbolic links alone
+        except FileNotFoundError:
+            raise ConfigError(
+                f"path.data: found {shown(str(self.data))}, which is relative, and the current directory "
+                "no longer exists; allowed here: an absolute path"
+            ) from None
+        object.__setattr__(self, "data", Path(absolute))
+
+
+@dataclass(frozen=True, slots=True)
+class StatsSettings:
+    """The section ``stats``."""
+
+    enabled: bool = field(default=True, metadata=_switch("Whether anything is counted; if not, every call is a no-op."))
+    persist: bool = field(default=True, metadata=_switch("Whether statistics are saved and survive a restart."))
+    no_buffer: bool = field(default=True, metadata=_switch("Whether every operation reaches the shared block at once."))
+    include_storage_stats_in_api: bool = field(
+        default=True, metadata=_switch("Whether /stats shows the figures of disk and data directory.")
+    )
+    buffer_size: int = field(
+        default=1000, metadata=_integer(1, 1_000_000, "Buffered mode: operations held before a flush.")
+    )
+    flush_interval_ms: int = field(
+        default=1000, metadata=_integer(1, 3_600_000, "Buffered mode: longest time between flushes, in ms.")
+    )
+    capacity: int = field(default=65536, metadata=_integer(256, 16_777_216, "Cells in each worker row."))
+    max_workers: int = field(
+        default=64, metadata=_integer(1, 1024, "Worker rows; processes beyond that number share rows.")
+    )
+    snapshot_interval_ms: int = field(
+        default=10_000, metadata=_integer(100, 86_400_000, "Time between saved snapshots, in ms.")
+    )
+    max_series_per_metric: int = field(
+        default=1000, metadata=_integer(1, 16_777_216, "Label sets of one metric; further ones share a set.")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """The section ``api``. ``token`` is a secret and left out of ``repr()``."""
+
+    bind: str = field(default="127.0.0.1:8080", metadata=_address("Where the HTTP endpoints are served."))
+    workers: int = field(default=2, metadata=_integer(1, 1024, "Worker processes that serve them."))
+    token: str | None = field(
+        default=None,
+        repr=False,
+        metadata=_optional_text(
+            "[!-~]+",
+            "one or more printable ASCII characters without blanks",
+            "Bearer token for the debug and file endpoints.",
+        ),
+    )
+    protect: str = field(
+        default="admin",
+        metadata=_choice("admin", "all", about="Which endpoints are protected: debug and files, or all."),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StatsdSettings:
+    """The section ``statsd``."""
+
+    enabled: bool = field(default=False, metadata=_switch("Whether every operation goes to a StatsD server too."))
+    host: str = field(
+        default="localhost",
+        metadata=_text(
+            r"[^\s\x00-\x1f\x7f\ud800-\udfff]+",
+            "a host name or an address, not empty, without blanks or control characters",
+            "The server's host name or address.",
+        ),
+    )
+    port: int = field(default=8125, metadata=_integer(1, 65535, "The server's port."))
+    protocol: str = field(
+        default="udp", metadata=_choice("udp", "tcp", about="The transport protocol that it listens on.")
+    )
+    namespace: str = field(
+        default="app.",
+        metadata=_text(
+            r"(?:(?![:|@#])[!-~])*",
+            "printable ASCII characters without blanks and : | @ #, or ''",
+            "What every name begins with there.",
+        ),
+    )
+    interval_in_seconds: int = field(
+        default=1, metadata=_integer(1, 3600, "Longest time that operations are held, in seconds.")
+    )
+    buffer_size: int = field(default=100, metadata=_integer(1, 1_000_000, "Operations held before they are sent."))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole configuration, checked. ``source`` is the absolute path of its file, if it has one."""
+
+    path: PathSettings = field(default_factory=PathSettings)
+    stats: StatsSettings = field(default_factory=StatsSettings)
+    api: ApiSettings = field(default_factory=ApiSettings)
+    statsd: StatsdSettings = field(default_factory=StatsdSettings)
+    source: str | None = None
+
+
+def shown(text: str) -> str:
+    """Return text as a message shows it: as it is, or quoted where it could break the line."""
+    return text if text.isprintable() and text else repr(text)
+
+
+#: The class of each section, by the section's name.
+SECTIONS: Final[dict[str, Any]] = {
+    section.name: section.default_factory for section in fields(Settings) if section.default_factory is not MISSING
+}
