@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import select
 import signal
 import subprocess
@@ -16,8 +15,6 @@ from pathlib import Path
 
 SHARED_MEMORY = "/dev/shm"
 
-README = Path(__file__).parents[1] / "README.md"
-
 #: Seconds after which a test gives a wait up. Nothing should ever take a part of it.
 BOUND = 60.0
 
@@ -28,12 +25,6 @@ def wait_until(condition: Callable[[], object], bound: float = BOUND) -> None:
     while not condition():
         assert time.monotonic() < end, f"not so within {bound} s: {condition}"
         time.sleep(0.002)
-
-
-def readme_examples(heading: str, language: str = "python") -> list[str]:
-    """Return the code blocks of a language below a heading of the README, in their order."""
-    below = re.split(r"\n## ", README.read_text().partition(f"\n## {heading}\n")[2])[0]
-    return re.findall(rf"```{language}\n(.*?)```", below, re.DOTALL)
 
 
 def segment_of(directory: Path) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import BOUND, readme_examples, segment_file, wait_until
+from documents import examples
+from helpers import BOUND, segment_file, wait_until
 
 pytestmark = pytest.mark.far_from_core
 
@@ -215,7 +216,9 @@ def test_buffered_counts_that_a_task_pushes_are_there_after_the_pool_is_terminat
     assert stats.get("pool", "tasks") == 60
 
 
-# The examples of the README --------------------------------------------------------------------------------------
+# The examples of the document ------------------------------------------------------------------------------------
+
+POOLS = examples("shmstats/docs/deployment.md", "Pools of processes")
 
 #: A worker that is killed while it waits for a task may hold the lock of Celery's queue; one in a task does not.
 FATAL_TASK = """
@@ -255,7 +258,7 @@ def counted_in(directory: Path, environment: dict[str, str]) -> dict[str, Any]:
 
 def test_the_example_of_pools_counts_every_job(tmp_path: Path, environment: dict[str, str]) -> None:
     file = tmp_path / "convert.py"
-    file.write_text(readme_examples("Pools of processes")[0])
+    file.write_text(POOLS[0])
     done = subprocess.run(
         [sys.executable, file], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=BOUND
     )
@@ -265,14 +268,16 @@ def test_the_example_of_pools_counts_every_job(tmp_path: Path, environment: dict
 
 
 class Celery:
-    """The README's Celery application with a worker of two processes; files are its broker."""
+    """The document's Celery application with a worker of two processes; files are its broker."""
 
     def __init__(self, directory: Path, environment: dict[str, str]) -> None:
         self.directory = directory
         self.log = directory / "celery.log"
         urls = {"CELERY_BROKER_URL": "filesystem://", "CELERY_RESULT_BACKEND": f"file://{directory}/results"}
         self._environment = environment | urls
-        (directory / "tasks.py").write_text(readme_examples("Pools of processes")[1] + FATAL_TASK)
+        (directory / "tasks.py").write_text(
+            examples("shmstats/docs/deployment.md", "Pools of processes")[1] + FATAL_TASK
+        )
         for folder in ("data_in", "control", "results"):
             (directory / folder).mkdir()
         (directory / "data_out").symlink_to("data_in")

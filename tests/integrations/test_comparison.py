@@ -1,4 +1,4 @@
-"""The table of the README beside other libraries says what they do: each cell is an experiment, made anew.
+"""The table of docs/comparison.md says what they do: each cell is an experiment, made anew.
 
 What the experiments are is in `comparison`. They run in the interpreter of the library: this one, but for mpmetrics,
 which needs an old prometheus_client. That one is ``$SHMSTATS_MPMETRICS_PYTHON``, else the benchmarks' (see
@@ -21,11 +21,11 @@ import prometheus_client
 import pytest
 from comparison.features import FEATURES
 from comparison.libraries import LIBRARIES
+from documents import section, table
 from helpers import BOUND
-from test_readme import section, table
 
 ROOT = Path(__file__).parents[2]
-SECTION = section("Beside other libraries")
+SECTION = section("shmstats/docs/comparison.md")
 ROWS = {row[0]: dict(zip(LIBRARIES, row[1:], strict=True)) for row in table(SECTION)}
 
 ENVIRONMENT = "source scripts/_environment.sh && prepare_mpmetrics && echo $mpmetrics_python"

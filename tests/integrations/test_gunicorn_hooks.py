@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import examples
 from gunicorn.config import KNOWN_SETTINGS
-from helpers import readme_examples, segment_file
+from helpers import segment_file
 from prometheus import program
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from servers import BOUND, Gunicorn, Load, children, wait_until
@@ -535,7 +536,7 @@ def test_the_module_has_no_names_of_settings_but_its_hooks() -> None:
 
 
 def test_the_hooks_are_called_from_a_configuration_file_of_ones_own(tmp_path: Path) -> None:
-    (tmp_path / "gunicorn.conf.py").write_text(readme_examples("gunicorn")[0])
+    (tmp_path / "gunicorn.conf.py").write_text(examples("shmstats/docs/gunicorn.md")[0])
     with serving(tmp_path, "sync", "--config", "gunicorn.conf.py") as server:
         assert ask(server, "GET", "/hit") == 200
         wait_until(lambda: requests(server).get("GET 200") == 1, "the count")

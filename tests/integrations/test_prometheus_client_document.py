@@ -1,4 +1,4 @@
-"""The page of the README about prometheus_client, run."""
+"""The examples of docs/prometheus_client.md, run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from documents import examples
 from real.servers import BOUND, Gunicorn, Load, wait_until
 
 ROOT = Path(__file__).parents[2]
-SECTION = (ROOT / "README.md").read_text().partition("\n## From prometheus_client\n")[2].partition("\n## ")[0]
-SITE, EXPORTER = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+SITE, EXPORTER = examples("shmstats/docs/prometheus_client.md")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The README's examples of the Flask extension and the middlewares do what it says."""
+"""The examples of docs/web-frameworks.md do what it says."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import BOUND, README, readme_examples
+from documents import examples, section
+from helpers import BOUND
 
 from shmstats.integrations import _requests
 
 pytestmark = pytest.mark.usefixtures("found_by_servers")
 
-FLASK, FURTHER, WSGI, SETTINGS, DJANGO, FASTAPI = readme_examples("Requests of web applications")
+DOCUMENT = "shmstats/docs/web-frameworks.md"
+FLASK, FURTHER, WSGI, SETTINGS, DJANGO, FASTAPI = examples(DOCUMENT)
 
 #: What is done with each example; each tells the metrics of the requests by series.
 CLIENTS = {
@@ -105,7 +107,7 @@ print(json.dumps({name: value for name, value in counted.items() if name.startsw
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_an_example_records_what_the_readme_says(tmp_path: Path, name: str) -> None:
+def test_an_example_records_what_the_document_says(tmp_path: Path, name: str) -> None:
     example, client, expected = CLIENTS[name]
     code = example + "\n" + "\n".join(line[8:] for line in client.splitlines()) + REPORT
     (tmp_path / "app.py").write_text(code)
@@ -123,8 +125,8 @@ def test_an_example_records_what_the_readme_says(tmp_path: Path, name: str) -> N
     assert counted == {f"http_requests{{{labels}}}": number for labels, number in expected.items()}
 
 
-def test_every_metric_is_in_the_readmes_table_and_no_other() -> None:
-    text = README.read_text().partition("\n## Requests of web applications\n")[2].partition("\n\nIn the category")[0]
+def test_every_metric_is_in_the_documents_table_and_no_other() -> None:
+    text = section(DOCUMENT).partition("\n\nIn the category")[0]
     told = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
     head = (_requests.__doc__ or "").partition("::")[2].partition("and in the category")[0]
     assert told == {line.split()[0] for line in head.splitlines() if line.strip()}

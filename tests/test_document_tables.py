@@ -1,51 +1,21 @@
-"""The README says what the code does."""
+"""The tables of the documents say what the code has: keys, calls, commands, endpoints, modes."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from dataclasses import fields
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import click
 import pytest
-from helpers import BOUND
+from documents import DOCS, section, table
 
 from shmstats import cli, config
 from shmstats.registry import stats
 from shmstats.series import Mode
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-
-CLIENT = """
-from app import app
-
-client = app.test_client()
-assert client.post("/login").status_code == 200
-assert client.get("/stats").json["simple"]["user_actions"] == {"login": 1}
-assert 'login_total{category="user_actions"} 1' in client.get("/stats/prometheus").text
-"""
-
-
-def section(title: str) -> str:
-    """The text below a heading."""
-    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-
-
-def table(text: str) -> list[list[str]]:
-    """The rows of the first table of a text, without its head."""
-    lines = text[text.index("\n| ") :].strip().splitlines()
-    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines[: _end(lines)]]
-    return [[cell.strip().replace("\\|", "|") for cell in row] for row in rows[2:]]
-
-
-def _end(lines: list[str]) -> int:
-    return next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))
+API = f"{DOCS}/api.md"
 
 
 def yaml_text(value: object) -> str:
@@ -70,11 +40,11 @@ def test_the_configuration_table_agrees_with_the_declarations() -> None:
 
 
 def _rows() -> list[list[str]]:
-    return table(section("Configuration"))
+    return table(section(f"{DOCS}/configuration.md"))
 
 
 def test_every_call_in_the_api_table_exists() -> None:
-    calls = [row[0].strip("`") for row in table(section("Python API"))]
+    calls = [row[0].strip("`") for row in table(section(API))]
     for call in calls:
         owner, name = re.match(r"(\w+)\.(\w+)\(", call).groups()  # type: ignore[union-attr]
         assert owner in ("stats", "shmstats")
@@ -82,7 +52,7 @@ def test_every_call_in_the_api_table_exists() -> None:
 
 
 def test_every_command_and_option_is_described_and_no_other() -> None:
-    text = section("Commands")
+    text = section(f"{DOCS}/commands.md")
     named = {name.split()[0] for name in re.findall(r"`shmstats ([a-z]+[^`]*)`", text)}
     assert named == set(cli.commands.commands)
     options = [
@@ -108,34 +78,12 @@ def test_every_endpoint_is_described() -> None:
         for rule in app.url_map.iter_rules()
         if rule.endpoint.startswith(f"{blueprint.name}.") and "nothing_" not in rule.endpoint
     }
-    told = {row[0].strip("`").split()[1].partition("?")[0] for row in table(section("Endpoints"))}
+    told = {row[0].strip("`").split()[1].partition("?")[0] for row in table(section(f"{DOCS}/endpoints.md"))}
     assert {path.replace("/<path>", "") for path in told} == rules
 
 
-def test_the_example_application_works(tmp_path: Path) -> None:
-    code = re.search(r"```python\n(.*?)```", section("Quick start"), re.DOTALL)
-    assert code is not None
-    (tmp_path / "app.py").write_text(code[1])
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SHMSTATS")}
-    environment["PYTHONPATH"] = str(ROOT)
-    subprocess.run([sys.executable, "-c", CLIENT], cwd=tmp_path, env=environment, check=True, timeout=BOUND)
-    assert (tmp_path / "data/stats/simple.json").exists()
-
-
-@pytest.mark.parametrize("title", ["Labels", "Declarations"])
-def test_the_code_of_a_section_runs_and_does_what_it_asserts(title: str, tmp_path: Path) -> None:
-    code = re.findall(r"```python\n(.*?)```", section(title), re.DOTALL)
-    assert code
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    environment.pop("SHMSTATS_CONFIG", None)
-    for each in code:
-        command = [sys.executable, "-W", "error", "-c", each]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=BOUND)
-        assert (done.returncode, done.stderr) == (0, "")
-
-
 def test_the_table_of_modes_has_every_mode() -> None:
-    named = {name for row in table(section("Declarations")) for name in re.findall(r"`(\w+)`", row[0])}
+    named = {name for row in table(section(API, "Gauges of each worker")) for name in re.findall(r"`(\w+)`", row[0])}
     assert named | {"last"} == {mode.name.lower() for mode in Mode}
 
 
@@ -170,10 +118,3 @@ def test_a_call_on_a_name_of_another_kind_does_what_the_table_says(shmstats: Mod
     }  # fmt: skip
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     assert {name for name, type_ in types.items() if type_ == "gauge"} == {"fallen", "float", "negative", "gauge"}
-
-
-def test_every_link_within_the_page_leads_to_a_heading() -> None:
-    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
-    assert set(re.findall(r"\]\(#([^)]*)\)", prose)) <= anchors
