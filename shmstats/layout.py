@@ -3,19 +3,23 @@
 Everything that touches the block, in Python or in C, takes its offsets and sizes from here::
 
      offset 0
-    +--------+---------+-------+-------+----------+------+------------------------------------+
-    | header | workers | pages | index | names    | heap | cells                              |
-    | 1 page | 64 B    | 1 bit | 4 B   | 64 B     | utf8 | rows x capacity x 16 B             |
-    |        | a slot  | a page| a slot| a record |      |                                    |
-    +--------+---------+-------+-------+----------+------+------------------------------------+
-                                                          row 0: shared by all workers
-                                                          row n: the stripe of one worker (or of
-                                                                 several, where rows are scarce)
+    +--------+---------+----------+-------+-------+----------+------+-----------------------------+
+    | header | workers | requests | pages | index | names    | heap | cells                       |
+    | 1 page | 64 B    | 2 KiB    | 1 bit | 4 B   | 64 B     | utf8 | rows x capacity x 16 B      |
+    |        | a slot  | a worker | a page| a slot| a record |      |                             |
+    +--------+---------+----------+-------+-------+----------+------+-----------------------------+
+                                                                row 0: shared by all workers
+                                                                row n: the stripe of one worker (or of
+                                                                       several, where rows are scarce)
 
 header
     One `HEADER`. ``magic`` is written last when a block is made, so a block without it is half-made.
+    What counting reads at every call has a cache line of its own.
 ``workers``
     A `WORKER` for each process that counts: who it is, and the row it adds to.
+``requests``
+    For each worker slot `REQUESTS_PER_WORKER` entries, a `REQUEST` each: what the process is serving now.
+    Written without a lock by the process that has the slot; memory only where one was written.
 ``pages``
     For each row a bitmap of its pages that have memory behind them. Nobody may touch a page of cells
     whose bit is 0: shared memory can be smaller than its size says, and touching what is not there
@@ -26,12 +30,12 @@ header
 ``names``
     A `NAME` for each statistic. The first ``header.names`` are in use or removed.
 ``heap``
-    The keys of the names (`shmstats.block.names` tells their form) and what is declared about them.
+    The keys of the names (`shmstats.block.keys` tells their form) and what is declared about them.
 ``cells``
     A `CELL` for each row and column. A statistic owns ``width`` consecutive columns.
 
 Every section starts on a page of its own, every row as well. All numbers are little-endian. The names,
-heap, index and worker sections are reserved as far as they are used (see `shmstats.block.segment`).
+heap, index, worker and request sections are reserved as far as they are used (see `shmstats.block.segment`).
 
 The word in ``CELL.lock`` is 0 when free, else the owner's worker slot + 1 (12 bits) and the low 20 bits of
 its claim number: `owner_word`.
@@ -51,8 +55,8 @@ PAGE = 4096
 #: The first eight bytes of a finished block, as one little-endian integer.
 MAGIC = int.from_bytes(b"shmstats", "little")
 
-#: Raised with every change of what is written below.
-LAYOUT_VERSION = 3
+#: Raised with every change of what is written below. From 4 on what is spare is used before the number is raised.
+LAYOUT_VERSION = 4
 
 #: How the cells of a block are locked: by compare-and-swap (C), or by record locks (pure Python).
 PROTOCOLS = {1: "compare-and-swap", 2: "record locks"}
@@ -78,6 +82,14 @@ FIRST_INDEX_SLOTS = 1024
 #: An index slot whose record was removed; a search goes on behind it.
 DELETED = 0xFFFFFFFF
 
+#: Bytes of a text in the header.
+MESSAGE_BYTES = 192
+
+#: What a process is serving at one time, at most, as far as others can see it.
+REQUESTS_PER_WORKER = 16
+
+#: Four cache lines of 64 bytes (what a block is, what every call compares, the names, the saver), then texts.
+#: The rest of its page is spare, and zero.
 HEADER = np.dtype(
     [
         ("magic", "<u8"),
@@ -86,9 +98,12 @@ HEADER = np.dtype(
         ("capacity", "<u4"),  # cells of a row
         ("max_workers", "<u4"),  # rows beside row 0
         ("namespace", "<u8"),  # inode of the creator's pid namespace
-        ("generation", "<u8"),  # raised when a name is removed: bindings to cells are void
-        ("revision", "<u8"),  # raised when any name changes: what a reader derived is stale
         ("started", "<u8"),  # CLOCK_MONOTONIC in ns: creation, or adoption after a crash
+        ("finished", "<u8"),  # 1 once there is a magic: without one the block was damaged then, not half made
+        ("salt", "S16"),  # of the hash of keys
+        ("generation", "<u8"),  # raised when a name is removed: bindings to cells are void
+        ("spare_generation", "S56"),
+        ("revision", "<u8"),  # raised when any name changes: what a reader derived is stale
         ("heap", "<u8"),  # bytes of the heap in use
         ("names", "<u4"),  # records in use or removed
         ("removed", "<u4"),  # of these, the removed ones
@@ -98,8 +113,19 @@ HEADER = np.dtype(
         ("claims", "<u4"),  # the last claim number given out
         ("families", "<u4"),  # records that stand for a whole metric
         ("index_slots", "<u4"),  # of the index, those in use: a power of two
-        ("salt", "S16"),  # of the hash of keys
-        ("finished", "<u8"),  # 1 once there is a magic: without one the block was damaged then, not half made
+        ("spare_names", "S16"),
+        ("uuid", "S16"),  # of the data directory's statistics, whatever process or block they are in
+        ("saver_term", "<u8"),  # raised by each process that begins to save
+        ("saver_heartbeat", "<u8"),  # CLOCK_BOOTTIME in ns
+        ("saver_pid", "<u4"),
+        ("spare_saver", "<u4"),
+        ("saved", "<u8"),  # the last saved snapshot, in ns since 1970; 0: none
+        ("saved_count", "<u8"),  # snapshots saved
+        ("pushed", "<u8"),  # the last push, in ns since 1970; 0: none
+        ("save_error", f"S{MESSAGE_BYTES}"),  # UTF-8, NUL-padded; empty: the last save succeeded
+        ("push_error", f"S{MESSAGE_BYTES}"),
+        ("save_error_check", "<u4"),  # CRC-32 of the text: whoever reads a half-written one notices
+        ("push_error_check", "<u4"),
     ]
 )
 
@@ -117,6 +143,15 @@ WORKER = np.dtype(
     ]
 )
 
+REQUEST = np.dtype(
+    [
+        ("start", "<u8"),  # ns since 1970; 0: the entry is free
+        ("sequence", "<u8"),  # odd while the entry is being written
+        ("length", "<u2"),  # of the text
+        ("text", "S110"),  # method and path without the query in UTF-8, cut
+    ]
+)
+
 NAME = np.dtype(
     [
         ("state", "<u1"),  # 0 unused, 1 live, 2 removed
@@ -126,14 +161,15 @@ NAME = np.dtype(
         ("width", "<u4"),  # consecutive cells
         ("cell", "<u4"),  # the first of them
         ("family", "<u4"),  # record + 1 of the metric's family; 0: it has none
-        ("hash", "<u8"),
+        ("hash", "<u4"),
+        ("declaration", "<u4"),  # of a family: the number of its declaration; of a series: that it was made under
         ("key", "<u8"),  # offset in the heap
         ("room", "<u4"),  # bytes there
         ("length", "<u4"),  # of the key
         ("note", "<u8"),  # offset of a text in the heap, see shmstats.block.names
         ("note_room", "<u4"),  # bytes there
         ("members", "<u4"),  # of a family: its label sets
-        ("spare", "<u8"),
+        ("created", "<u8"),  # ns since 1970
     ]
 )
 
@@ -142,7 +178,7 @@ CELL = np.dtype([("lock", "<u4"), ("seq", "<u4"), ("value", "<i8")])
 CELLS_PER_PAGE = PAGE // CELL.itemsize
 
 
-_STRUCT_CODES = {"|u1": "B", "<u4": "I", "<u8": "Q", "<i8": "q"}
+_STRUCT_CODES = {"|u1": "B", "<u2": "H", "<u4": "I", "<u8": "Q", "<i8": "q"}
 
 
 def owner_word(slot: int, claim: int) -> int:
@@ -198,6 +234,11 @@ class Layout:
         return PAGE
 
     @cached_property
+    def requests(self) -> int:
+        """Offset of the requests, `REQUESTS_PER_WORKER` entries for each worker slot."""
+        return self.workers + _pages(WORKER_SLOTS * WORKER.itemsize)
+
+    @cached_property
     def bitmap_bytes(self) -> int:
         """Bytes of one row's bitmap of reserved pages, a multiple of 8."""
         return -(-self.row_bytes // PAGE // 64) * 8
@@ -205,7 +246,7 @@ class Layout:
     @cached_property
     def pages(self) -> int:
         """Offset of the bitmaps of reserved pages."""
-        return self.workers + _pages(WORKER_SLOTS * WORKER.itemsize)
+        return self.requests + _pages(WORKER_SLOTS * REQUESTS_PER_WORKER * REQUEST.itemsize)
 
     @cached_property
     def index(self) -> int:

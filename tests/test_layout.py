@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-DTYPES = ["HEADER", "WORKER", "NAME", "CELL"]
+DTYPES = ["HEADER", "WORKER", "REQUEST", "NAME", "CELL"]
 SIZES = [(1, 1), (256, 1), (256, 4), (257, 3), (1000, 7), (65536, 64), (16_777_216, 1024)]
 
 
@@ -27,7 +27,7 @@ def test_a_struct_reads_what_the_dtype_writes(shmstats: ModuleType, name: str) -
     dtype = getattr(layout, name)
     packed = layout.struct_of(dtype)
     assert packed.size == dtype.itemsize
-    record = np.frombuffer(bytes(range(1, dtype.itemsize + 1)), dtype, 1)[0]
+    record = np.frombuffer(bytes(number % 255 + 1 for number in range(dtype.itemsize)), dtype, 1)[0]
     expected: list[Any] = []
     for field in dtype.names:
         value = record[field]
@@ -58,6 +58,7 @@ def test_sections_begin_on_pages_and_do_not_overlap(shmstats: ModuleType, capaci
     sections = [
         (0, module.HEADER.itemsize),
         (layout.workers, module.WORKER_SLOTS * module.WORKER.itemsize),
+        (layout.requests, module.WORKER_SLOTS * module.REQUESTS_PER_WORKER * module.REQUEST.itemsize),
         (layout.pages, layout.rows * layout.bitmap_bytes),
         (layout.index, 4 * layout.index_slots),
         (layout.names, capacity * module.NAME.itemsize),
@@ -107,3 +108,25 @@ def test_a_header_survives_being_written_and_read(attach: Any, shmstats: ModuleT
         assert header[field] == 0
     assert (header["slots"], header["claims"]) == (1, 1)
     assert len(header["salt"]) == 16
+
+
+def test_what_the_header_says_of_saving_is_read_as_it_was_written(attach: Any, shmstats: ModuleType) -> None:
+    header = attach().header
+    assert (header.saved, header.saver_term, header.save_error, header.push_error) == (0, 0, "", "")
+    assert len(header.uuid) == 16
+    header.saver_term += 1
+    header.saved, header.saver_pid = 2**63, 2**32 - 1
+    header.save_error = "x" * 191 + "é"
+    header.push_error = "no\0route"
+    assert (header.saver_term, header.saved, header.saver_pid) == (1, 2**63, 2**32 - 1)
+    assert (header.save_error, header.push_error) == ("x" * 191, "no route")
+    header.save_error = ""
+    assert header.save_error == ""
+
+
+def test_a_half_written_message_is_not_shown(attach: Any, shmstats: ModuleType) -> None:
+    block = attach()
+    block.header.save_error = "No space left on device"
+    start = shmstats.layout.field_offset(shmstats.layout.HEADER, "save_error")
+    block._buf[start : start + 2] = b"no"
+    assert block.header.save_error == ""

@@ -11,6 +11,7 @@ import logging
 import os
 import struct
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,7 @@ from ..layout import (
 from ..reading.reader import BlockReader
 from ..series import Declaration, Kind
 from .declarations import decode_declaration
-from .header import check_layout, read_header, write_header
+from .header import Header, check_layout, read_header, write_header
 from .lock import LockFile, lock_file
 from .names import (
     DEFAULT_BOUNDS,
@@ -107,6 +108,7 @@ class Block:
         layout: of the block, which is that of who made it.
         worker: this process's slot and row.
         cells: the cells.
+        header: the fields of the header that change.
         names: the name table.
         reader: reads values.
         space: the memory behind it.
@@ -117,6 +119,7 @@ class Block:
         self.layout = layout
         self._segment = segment
         self._buf = segment.buf
+        self.header = Header(self._buf)
         self.space = Space(segment, layout, locks)
         self._locks = locks
         self.names = NameTable(self._buf, layout)
@@ -217,6 +220,7 @@ class Block:
                 "started": time.monotonic_ns(),
                 "index_slots": min(FIRST_INDEX_SLOTS, layout.index_slots),
                 "salt": os.urandom(16),
+                "uuid": uuid.uuid4().bytes,
             }
             write_header(segment.buf, header)
             block = cls(segment, layout, locks)
@@ -431,6 +435,7 @@ class Block:
         """Let go of the memory without a word to the others: what the child of a fork does."""
         self.cells.close()
         self.names.close()
+        self.header.close()
         self.reader.close()
         self._segment.close()
 

@@ -1,15 +1,112 @@
-"""The header of a block: its numbers, and whether a block with such a header can be used here."""
+"""The header of a block: its fields, and whether a block with such a header can be used here."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from ..layout import HEADER, LAYOUT_VERSION, MAGIC, PAGE, Layout, struct_of
+from ..layout import HEADER, LAYOUT_VERSION, MAGIC, MESSAGE_BYTES, PAGE, Layout, field_offset, struct_of
 from .segment import BlockError
 
 _HEADER = struct_of(HEADER)
 _FIELDS = HEADER.names or ()
+_EMPTY: dict[str, Any] = {field: b"" if HEADER[field].kind == "S" else 0 for field in _FIELDS}
+
+#: How often a text is read that somebody is just writing.
+_ATTEMPTS = 100
+
+
+class _Number:
+    """A number in the header, read and written as one aligned word."""
+
+    def __init__(self, name: str) -> None:
+        self._size = HEADER[name].itemsize
+        self._at = field_offset(HEADER, name) // self._size
+
+    def __get__(self, header: Header, owner: type[Header]) -> int:
+        words = header.words if self._size == 4 else header.longs
+        return words[self._at]
+
+    def __set__(self, header: Header, value: int) -> None:
+        words = header.words if self._size == 4 else header.longs
+        words[self._at] = value
+
+
+class _Message:
+    """A text in the header with its checksum: a half-written one is read again, and is empty if it stays so."""
+
+    def __init__(self, name: str) -> None:
+        self._at = field_offset(HEADER, name)
+        self._check = field_offset(HEADER, f"{name}_check") // 4
+
+    def __get__(self, header: Header, owner: type[Header]) -> str:
+        for _ in range(_ATTEMPTS):
+            check = header.words[self._check]
+            text = bytes(header.buf[self._at : self._at + MESSAGE_BYTES]).rstrip(b"\0")
+            if not text or zlib.crc32(text) == check:
+                return text.decode(errors="replace")
+        return ""
+
+    def __set__(self, header: Header, message: str) -> None:
+        text = message.replace("\0", " ").encode(errors="replace")[:MESSAGE_BYTES]
+        text = text.decode(errors="ignore").encode()  # a character that was cut in the middle goes
+        header.words[self._check] = zlib.crc32(text)
+        header.buf[self._at : self._at + MESSAGE_BYTES] = text.ljust(MESSAGE_BYTES, b"\0")
+
+
+class Header:
+    """The fields of a block's header that change, each read and written by itself.
+
+    Args:
+        buf: the block; writable for who sets a field.
+
+    Attributes:
+        generation: raised when a name is removed.
+        revision: raised when any name changes.
+        started: when the block was made, or adopted after a crash: CLOCK_MONOTONIC in ns.
+        saver_term: raised by each process that begins to save.
+        saver_heartbeat: of the process that saves: CLOCK_BOOTTIME in ns.
+        saver_pid: of that process.
+        saved: when the last snapshot was saved, in ns since 1970; 0: none was.
+        saved_count: snapshots saved.
+        pushed: when the last push succeeded, in ns since 1970; 0: none did.
+        save_error: why the last save failed; empty where it did not. At most `MESSAGE_BYTES` of UTF-8, cut.
+        push_error: as ``save_error``.
+    """
+
+    generation = _Number("generation")
+    revision = _Number("revision")
+    started = _Number("started")
+    saver_term = _Number("saver_term")
+    saver_heartbeat = _Number("saver_heartbeat")
+    saver_pid = _Number("saver_pid")
+    saved = _Number("saved")
+    saved_count = _Number("saved_count")
+    pushed = _Number("pushed")
+    save_error = _Message("save_error")
+    push_error = _Message("push_error")
+
+    def __init__(self, buf: memoryview) -> None:
+        self.buf = buf[:PAGE]
+        self.words, self.longs = self.buf.cast("I"), self.buf.cast("Q")
+
+    @property
+    def uuid(self) -> bytes:
+        """The 16 bytes that tell these statistics from those of every other data directory."""
+        return bytes(self.buf[_UUID : _UUID + 16])
+
+    @uuid.setter
+    def uuid(self, uuid: bytes) -> None:
+        self.buf[_UUID : _UUID + 16] = uuid
+
+    def close(self) -> None:
+        """Let go of the buffer."""
+        for view in (self.words, self.longs, self.buf):
+            view.release()
+
+
+_UUID = field_offset(HEADER, "uuid")
 
 
 def read_header(buf: memoryview) -> dict[str, int]:
@@ -24,8 +121,8 @@ def read_header(buf: memoryview) -> dict[str, int]:
 
 
 def write_header(buf: memoryview, values: Mapping[str, Any]) -> None:
-    """Write the header of a block that is being made; fields that are not given become 0."""
-    _HEADER.pack_into(buf, 0, *(values.get(field, 0) for field in _FIELDS))
+    """Write the header of a block that is being made; fields that are not given become 0, or empty."""
+    _HEADER.pack_into(buf, 0, *({**_EMPTY, **values}[field] for field in _FIELDS))
 
 
 def check_layout(name: str, header: dict[str, int], size: int) -> Layout:

@@ -26,6 +26,7 @@ that is killed in the middle leaves the note before, and who reads meanwhile fin
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -62,7 +63,7 @@ MAX_BOUNDS = 250
 MAX_TEXT_BYTES = 255
 
 _NAME = struct_of(NAME)
-_STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM = range(13)
+_STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _, _KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM = range(14)
 _ROOM_STEP = 16
 _KINDS = {int(kind): kind for kind in Kind}
 _MODES = {int(mode): mode for mode in Mode}
@@ -362,7 +363,7 @@ class NameTable:
         self._buf[start : start + len(key)] = key
         _NAME.pack_into(
             *(self._buf, self._names + offset, LIVE, kind, mode, flags, width, cell, family + 1),
-            *(hashed, heap, room, len(key), 0, 0, 0, 0),
+            *(hashed, 0, heap, room, len(key), 0, 0, 0, time.time_ns()),
         )
         longs[_HEAP] = heap + room
         words[_CELLS] = cell + width
@@ -408,6 +409,7 @@ class NameTable:
         records["family"] = [record.family + 1 for record in wanted]
         records["cell"] = firsts = cell + np.cumsum(widths) - widths
         records["hash"] = hashes
+        records["created"] = time.time_ns()
         records["key"] = heap + np.cumsum(rooms) - rooms
         text = b"".join([key.ljust(room, b"\0") for key, room in zip(keys, rooms.tolist(), strict=True)])
         self._changing = 1
@@ -550,7 +552,9 @@ class NameTable:
                 "members": 0,
                 "family": wanted.family + 1,
                 "hash": hashed,
+                "declaration": 0,
                 "length": len(key),
+                "created": time.time_ns(),
             }
             for field, value in new.items():
                 self._store(number, field, value)
@@ -585,7 +589,7 @@ class NameTable:
         """Return the hash of a key; that of the last one is kept, for what is not found is mostly added."""
         last, hashed = self._hashed
         if last is not key:
-            hashed = int.from_bytes(blake2b(key, digest_size=8, salt=self._salt).digest(), "little")
+            hashed = int.from_bytes(blake2b(key, digest_size=4, salt=self._salt).digest(), "little")
             self._hashed = key, hashed
         return hashed
 
@@ -616,7 +620,7 @@ class NameTable:
         """
         records = np.frombuffer(self._buf, NAME, self.count, self._names)
         numbers = np.flatnonzero(records["state"] == LIVE)
-        wanted = (records["hash"][numbers] & np.uint64(self._mask)).astype(np.int64)
+        wanted = (records["hash"][numbers] & np.uint32(self._mask)).astype(np.int64)
         order = np.argsort(wanted, kind="stable")
         behind = np.arange(len(order))
         slots = np.maximum.accumulate(wanted[order] - behind) + behind

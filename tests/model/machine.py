@@ -819,7 +819,8 @@ class Scenario:
     ) -> None:
         self._core, self._identities = core, identities
         self.layout = SmallLayout(capacity, max_workers)
-        header = dict.fromkeys(HEADER.names or (), 0) | {
+        empty = {field: b"" if HEADER[field].kind == "S" else 0 for field in HEADER.names or ()}
+        header = empty | {
             "capacity": capacity,
             "max_workers": max_workers,
             "index_slots": index_slots,
