@@ -7,7 +7,7 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
-SOURCE = Path(__file__).parents[2] / "shmstats" / "block" / "_cells.c"
+SOURCE = Path(__file__).parents[2] / "shmstats" / "core" / "_cells.c"
 
 STOP_POINTS = ("-O2", "-DSHMSTATS_STOP_POINTS")
 SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer")
