@@ -1,0 +1,134 @@
+"""Duties: what the process that saves does besides, each in a thread of its own.
+
+History and push are duties. A further one is an object with the members of `Duty`, and a row in `DUTIES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from .. import native
+from ..block import Block
+from ..config import Settings
+from ..once import Once
+from ..series import Snapshot
+
+log = logging.getLogger("shmstats")
+
+#: The modules of duties. Each has ``make_duty(settings)``, which returns a `Duty`, or None where it is not configured.
+#: They are imported by the process that saves alone.
+DUTIES: list[str] = []
+
+
+class Duty(Protocol):
+    """Something that one process of all does, again and again.
+
+    A duty may also have ``exposes = True``: then it is given only what is saved on the disk already, where statistics
+    are saved at all (``stats.durable_exposition``). Any other is given what is counted at the moment.
+
+    Attributes:
+        name: a word; the thread is called ``shmstats-<name>``.
+        interval: seconds from one beginning to the next.
+    """
+
+    name: str
+    interval: float
+
+    def perform(self, block: Block, snapshot: Snapshot) -> None:
+        """Do it once. What is raised is logged the first time, and it is done again at the next interval.
+
+        Args:
+            block: which is attached. It may be closed meanwhile, which raises ValueError.
+            snapshot: what the duty may show.
+        """
+
+    def finish(self, block: Block, snapshot: Snapshot) -> None:
+        """Do it for the last time: the last process leaves in good order, and has saved.
+
+        Args:
+            block: as for `perform`.
+            snapshot: what was saved.
+        """
+
+
+def make_duties(settings: Settings) -> list[Duty]:
+    """Return the duties that are configured."""
+    made = [importlib.import_module(module).make_duty(settings) for module in DUTIES]
+    return [duty for duty in made if duty is not None]
+
+
+class DutyThread:
+    """The thread of one duty.
+
+    Args:
+        duty: to be done.
+        look: returns the block and what the duty may show of it; None where there is nothing to be done now.
+    """
+
+    def __init__(self, duty: Duty, look: Callable[[Duty], tuple[Block, Snapshot] | None]) -> None:
+        self._duty = duty
+        self._look = look
+        self._logged = Once()
+        self._stop: Any = native.make_lock()
+        self._stop.acquire()
+        self._thread = native.Thread(self._work, f"shmstats-{duty.name}")
+
+    def start(self) -> None:
+        """Start it.
+
+        Raises:
+            RuntimeError: there cannot be a thread now.
+        """
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Have it end after what it is doing."""
+        if self._stop.locked():
+            self._stop.release()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for its end, but not for long; returns whether it has ended."""
+        return self._thread.join(seconds)
+
+    def _work(self) -> None:
+        due = time.monotonic()
+        while not self._stop.acquire(timeout=max(due - time.monotonic(), 0.0)):
+            due = max(due + self._duty.interval, time.monotonic())
+            self._perform()
+
+    def _perform(self) -> None:
+        try:
+            found = self._look(self._duty)
+            if found is not None:
+                self._duty.perform(*found)
+        except Exception as error:
+            log_failure(self._duty, error, self._logged)
+
+
+def finish_all(duties: Iterable[Duty], block: Block, snapshot: Snapshot) -> None:
+    """Have each duty finish; one that raises is logged."""
+    for duty in duties:
+        try:
+            duty.finish(block, snapshot)
+        except Exception as error:
+            log_failure(duty, error, Once())
+
+
+def log_failure(duty: Duty, error: Exception, logged: Once) -> None:
+    """Log what a duty raised, with each text once."""
+    text = f"{type(error).__name__}: {error}"
+    if logged.first(text):
+        log.error("the duty %s failed, and is done again at its next interval: %s", duty.name, text)
+
+
+def stop_all(threads: Sequence[DutyThread], seconds: float) -> None:
+    """End threads of duties, and wait for all of them together for so long."""
+    for thread in threads:
+        thread.stop()
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(deadline - time.monotonic())

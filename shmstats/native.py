@@ -1,0 +1,105 @@
+"""The threads, locks and sockets of the operating system, also where gevent or eventlet have put theirs in their place.
+
+What works in the background must go on while an event loop is busy, and must not hold one up. An attribute is looked
+up when it is used, for an application may be patched after this was imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+import time
+from _thread import RLock
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["RLock", "Thread", "make_lock", "original", "patched", "wait"]
+
+#: Seconds between two looks at a lock, where waiting for it would stop an event loop.
+_LOOK_SECONDS = 0.002
+
+
+def original(module: str, name: str) -> Any:
+    """Return an attribute of a standard module as it was before gevent or eventlet patched it."""
+    gevent = sys.modules.get("gevent.monkey")
+    if gevent is not None:
+        return gevent.get_original(module, name)
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None:
+        return getattr(eventlet.original(module), name)
+    return getattr(importlib.import_module(module), name)
+
+
+def patched() -> bool:
+    """Tell whether what `threading` starts are greenlets."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    return bool(
+        (gevent is not None and gevent.is_module_patched("threading"))
+        or (eventlet is not None and eventlet.is_monkey_patched("thread"))
+    )
+
+
+def make_lock() -> Any:
+    """Return a lock that keeps threads apart; to wait for it stops an event loop."""
+    return original("_thread", "allocate_lock")()
+
+
+def wait(lock: Any, seconds: float) -> bool:
+    """Wait for a lock of `make_lock` to be let go, and take it; other greenlets of the thread go on meanwhile.
+
+    Returns:
+        Whether it was taken.
+    """
+    if not patched():
+        return bool(lock.acquire(timeout=max(seconds, 0.0)))
+    deadline = time.monotonic() + seconds
+    while not lock.acquire(blocking=False):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK_SECONDS)
+    return True
+
+
+class Thread:
+    """A daemon thread of the operating system.
+
+    Args:
+        work: what it does.
+        name: of the thread, where the interpreter shows it.
+    """
+
+    def __init__(self, work: Callable[[], object], name: str) -> None:
+        self._work = work
+        self._name = name
+        self._over = make_lock()
+        self._over.acquire()
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: there cannot be one now.
+        """
+        if patched():
+            original("_thread", "start_new_thread")(self._run, ())
+        else:
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the thread to end, but not for long; returns whether it has."""
+        if wait(self._over, seconds):
+            self._over.release()
+            return True
+        return False
+
+    @property
+    def lives(self) -> bool:
+        """Whether it has not ended; it must have been started."""
+        return bool(self._over.locked())
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._over.release()
