@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 from gunicorn.config import Config  # type: ignore[import-untyped]
 
-from shmstats.cli import Command, Key, check_data_directory
 from shmstats.config import ApiSettings, PathSettings
+from shmstats.terminal.command import Command, Key
+from shmstats.terminal.serve import check_data_directory
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

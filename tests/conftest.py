@@ -96,7 +96,7 @@ def configure(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 _packages: dict[str, dict[str, ModuleType]] = {}
 
 #: What holds on to the default registry, which is another one in each test.
-_USERS_OF_REGISTRY = ("shmstats.web", "shmstats.cli", "shmstats.__main__")
+_USERS_OF_REGISTRY = ("shmstats.web", "shmstats.terminal", "shmstats.cli", "shmstats.__main__")
 
 
 def _modules() -> dict[str, ModuleType]:

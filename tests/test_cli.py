@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 from urllib.request import urlopen
@@ -23,7 +24,6 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from shmstats import cli
-from shmstats.block import BlockError, BlockReader
 
 pytestmark = pytest.mark.far_from_core
 
@@ -438,12 +438,13 @@ def test_info_tells_what_is_installed_and_who_counts(
 def test_info_tells_of_a_block_that_cannot_be_read_to_its_end_once(
     worker: Child, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def usage(reader: BlockReader) -> NoReturn:
-        raise BlockError("half of it is gone")
+    block = import_module("shmstats.block")  # that of the core of this run
 
-    monkeypatch.setattr(BlockReader, "usage", usage)
-    result = CliRunner().invoke(cli.commands, ["info", "--data", str(data)])
-    assert result.exit_code == 0
+    def usage(reader: object) -> NoReturn:
+        raise block.BlockError("half of it is gone")
+
+    monkeypatch.setattr(block.BlockReader, "usage", usage)
+    result = CliRunner().invoke(import_module("shmstats.cli").commands, ["info", "--data", str(data)])
     assert re.findall(r"^block +(.*)$", result.stdout, re.MULTILINE) == ["not usable: half of it is gone"]
     assert "protocol" not in result.stdout
     leave(worker)
@@ -564,6 +565,22 @@ def test_serve_refuses_a_data_directory_that_is_none(tmp_path: Path, command: Ca
         )
 
 
+def test_serve_makes_no_data_directory_of_a_misspelt_one(tmp_path: Path, command: Callable[..., Result]) -> None:
+    said = assert_one_line(command("shmstats", "serve", "--data", tmp_path / "typo"), "shmstats serve")
+    assert f"there is no data directory {tmp_path / 'typo'}" in said
+    assert not (tmp_path / "typo").exists()
+
+
+def test_an_error_that_nobody_thought_of_is_one_line_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(config: str | None, data: str | None) -> NoReturn:
+        raise ZeroDivisionError("by\nzero")
+
+    monkeypatch.setattr("shmstats.terminal.clean.settings_of", broken)
+    result = CliRunner().invoke(cli.commands, ["clean"], prog_name="shmstats")
+    assert result.exit_code == 1
+    assert re.fullmatch(r"shmstats clean: ZeroDivisionError: by zero \(.*please report it\)\n", result.output)
+
+
 def test_every_command_explains_itself(command: Callable[..., Result]) -> None:
     assert re.fullmatch(r"shmstats, version \d+\.\d+\.\d+\S*\n", command("shmstats", "--version").out)
     for action in ("serve", "dump", "info", "reset", "remove", "clean"):
@@ -575,7 +592,7 @@ def test_every_command_explains_itself(command: Callable[..., Result]) -> None:
 def test_a_dump_imports_nothing_that_it_does_not_need(worker: Child, data: Path, tmp_path: Path) -> None:
     code = """
 import sys
-from shmstats.cli import dump
+from shmstats.terminal.dump import dump
 dump.main(["--data", sys.argv[1], "--category", "requests"], standalone_mode=False)
 heavy = {"flask", "gunicorn", "psutil", "werkzeug"}
 print(sorted(heavy & set(sys.modules)))

@@ -54,10 +54,10 @@ def test_every_call_in_the_api_table_exists() -> None:
 def test_every_command_and_option_is_described_and_no_other() -> None:
     text = section(f"{DOCS}/commands.md")
     named = {name.split()[0] for name in re.findall(r"`shmstats ([a-z]+[^`]*)`", text)}
-    assert named == set(cli.commands.commands)
+    assert named == set(cli.COMMANDS)
     options = [
         option
-        for command in cli.commands.commands.values()
+        for command in map(cli.command, cli.COMMANDS)
         for parameter in command.params
         if isinstance(parameter, click.Option)
         for option in parameter.opts

@@ -1,0 +1,47 @@
+"""``shmstats clean``: remove the files of a data directory that nobody will read or write again."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from shmstats import snapshot as saved
+from shmstats.block.workers import start_time
+from shmstats.terminal.command import CONTEXT, Command, NotThereError, reading_options, settings_of
+
+_DAMAGED = re.compile(rf"(?:{re.escape(saved.FILE)}|{re.escape(saved.PREVIOUS)})\.damaged-.+")
+_TEMPORARY = re.compile(rf"\.{re.escape(saved.FILE)}\.([0-9]+)-[0-9]+(?:\.1)?")
+
+
+@click.command(cls=Command, context_settings=CONTEXT)
+@reading_options
+def clean(config: str | None, data: str | None) -> None:
+    """Remove damaged snapshots that were set aside, and temporary files of dead processes."""
+    directory = settings_of(config, data).path.data
+    if not directory.exists():
+        raise NotThereError(f"there is no data directory {directory}")
+    removed = 0
+    for file in _left_over(saved.stats_directory(directory)):
+        with suppress(FileNotFoundError):
+            file.unlink()
+            removed += 1
+            click.echo(f"removed {file}")
+    if not removed:
+        click.echo("nothing to remove")
+
+
+def _left_over(directory: Path) -> Iterator[Path]:
+    try:
+        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        temporary = _TEMPORARY.fullmatch(entry.name)
+        is_stale = temporary is not None and start_time(int(temporary[1])) is None
+        if entry.is_file(follow_symlinks=False) and (is_stale or _DAMAGED.fullmatch(entry.name)):
+            yield Path(entry.path)

@@ -1,0 +1,134 @@
+"""What all commands share: options, errors of one line, writing to standard output.
+
+Exit codes: 0 done, 1 it could not be done, 2 wrong usage. A command raises, and `Command` makes one line on stderr
+of it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shmstats.block import BlockError
+from shmstats.config import ConfigError, PathSettings, Rule, Settings, load
+from shmstats.snapshot import SnapshotError
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+class NotThereError(Exception):
+    """What a command is to work on is not there: a block, a snapshot, a statistic, a directory."""
+
+
+class Failure(click.ClickException):
+    """What could not be done, as one line."""
+
+    def __init__(self, command: str, reason: str) -> None:
+        super().__init__(" ".join(f"{command}: {reason}".split("\n")))
+
+    def show(self, file: Any = None) -> None:
+        """Write the line on stderr."""
+        click.echo(self.message, file=file, err=file is None)
+
+
+class Command(click.Command):
+    """A command that reports what it cannot do in one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what fails ends it by exit code 1 and one line."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except (BlockError, ConfigError, NotThereError, SnapshotError) as error:
+            raise Failure(ctx.command_path, str(error)) from error
+        except OSError as error:
+            raise Failure(ctx.command_path, described(error)) from error
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error} (this is a mistake in shmstats: please report it)"
+            raise Failure(ctx.command_path, reason) from error
+
+
+class Key(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 or so
+    """The type of an option that overrides a key of the configuration, and has its rule."""
+
+    def __init__(self, section: type[Any], key: str) -> None:
+        rules = {field.name: field.metadata["rule"] for field in fields(section)}
+        self._rule: Rule = rules[key]
+        self._type = int if int in self._rule.types else str
+        self.name = "integer" if self._type is int else "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value as the configuration has it; what its rule does not accept is wrong usage."""
+        try:
+            converted = self._type(value)
+        except ValueError:
+            converted = None
+        if converted is None or not self._rule.accepts(converted):
+            self.fail(f"found {value!r}; allowed: {self._rule.allowed}", param, ctx)
+        return converted
+
+
+def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options ``--config`` and ``--data``."""
+    config = click.option("--config", metavar="FILE", help="YAML file with the configuration.")
+    data = click.option(
+        "--data", metavar="DIR", type=Key(PathSettings, "data"), help="Data directory, instead of path.data."
+    )
+    return config(data(function))
+
+
+def not_empty(ctx: click.Context, param: click.Parameter, given: Any) -> Any:
+    """Refuse an empty text as an option's value."""
+    if given == "" or (isinstance(given, tuple) and "" in given):
+        raise click.BadParameter("found ''; allowed: a text that is not empty")
+    return given
+
+
+def settings_of(config: str | None, data: str | None) -> Settings:
+    """Return the settings that the options ``--config`` and ``--data`` ask for."""
+    settings = load(config)
+    return settings if data is None else replace(settings, path=PathSettings(Path(data)))
+
+
+def note(text: str) -> None:
+    """Write a line on stderr, unless it is empty."""
+    if text:
+        click.echo(f"{click.get_current_context().command_path}: {text}", err=True)
+
+
+def write_to_stdout(content: bytes) -> None:
+    """Write to standard output.
+
+    Raises:
+        OSError: it is closed, full, or nobody reads it any more.
+    """
+    if sys.stdout is None:
+        raise OSError("standard output is closed")
+    try:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # What is left in the buffer must not fail once more when the interpreter exits.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def time_of(file: os.stat_result) -> str:
+    """Return when a file was last written, as people of this time zone read it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(file.st_mtime))
+
+
+def described(error: OSError) -> str:
+    """Return what an error of the system says, with the file it is about."""
+    if error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"

@@ -1,0 +1,263 @@
+"""``shmstats dump``, also ``shmstats-dump``: a snapshot of all statistics, in one of the formats.
+
+It only reads: the live block without attaching as a worker, or else the saved snapshot. What only some formats
+need is imported where it is needed, because a dump should take no longer than it must.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shmstats import snapshot as saved
+from shmstats.block import BlockError, BlockReader, read_only
+from shmstats.config import Settings
+from shmstats.export import FORMATS
+from shmstats.series import Snapshot
+from shmstats.terminal.command import (
+    CONTEXT,
+    Command,
+    NotThereError,
+    described,
+    not_empty,
+    note,
+    reading_options,
+    settings_of,
+    time_of,
+    write_to_stdout,
+)
+
+_LONGEST_WATCH = 86_400.0
+
+
+class _FormatName(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 or so
+    """The name of an output format."""
+
+    name = "format"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(FORMATS)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value not in FORMATS:
+            self.fail(f"found {value!r}; allowed: {', '.join(FORMATS)}", param, ctx)
+        return value
+
+
+def _interval(ctx: click.Context, param: click.Parameter, seconds: float | None) -> float | None:
+    if seconds is not None and not 0 < seconds <= _LONGEST_WATCH:
+        raise click.BadParameter(f"found {seconds}; allowed: more than 0, at most {_LONGEST_WATCH:.0f}")
+    return seconds
+
+
+@click.command(cls=Command, context_settings=CONTEXT)
+@reading_options
+@click.option("--format", "form", type=_FormatName(), default="json", show_default=True)
+@click.option(
+    "--category",
+    "globs",
+    metavar="GLOB",
+    multiple=True,
+    callback=not_empty,
+    help="Only categories that match. Repeatable.",
+)
+@click.option("--workers", "by_worker", is_flag=True, help="Break values down by worker row.")
+@click.option("--watch", metavar="SECONDS", type=float, callback=_interval, help="Again every so many seconds.")
+@click.option(
+    "--output",
+    metavar="FILE",
+    default="-",
+    callback=not_empty,
+    help="Replace FILE, atomically; - is stdout.",
+)
+@click.option("--from", "file", metavar="SNAPSHOT", callback=not_empty, help="Read this saved snapshot instead.")
+def dump(
+    config: str | None,
+    data: str | None,
+    form: str,
+    globs: tuple[str, ...],
+    by_worker: bool,
+    watch: float | None,
+    output: str,
+    file: str | None,
+) -> None:
+    """Write a snapshot of all statistics.
+
+    It is taken of the live block, without disturbing it. Where there is none, the saved snapshot is written.
+    """
+    if by_worker and not FORMATS[form].by_worker:
+        able = ", ".join(name for name, each in FORMATS.items() if each.by_worker)
+        raise click.UsageError(f"--workers goes with --format {able} only.")
+
+    if file is not None and (data is not None or watch is not None):
+        raise click.UsageError("--from reads one file, once: it goes neither with --data nor with --watch.")
+
+    def chosen(category: str) -> bool:
+        return not globs or any(fnmatchcase(category, glob) for glob in globs)
+
+    read = _file_reader(Path(file)) if file is not None else _data_reader(config, data, by_worker, chosen)
+
+    def write_once() -> None:
+        _write(output, FORMATS[form].render(_only(read(), chosen)))
+
+    if watch is None:
+        write_once()
+    else:
+        _repeat(write_once, watch)
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+def _file_reader(file: Path) -> Callable[[], Snapshot]:
+    def read() -> Snapshot:
+        return saved.load(file)
+
+    return read
+
+
+def _data_reader(
+    config: str | None, data: str | None, by_worker: bool, chosen: Callable[[str], bool]
+) -> Callable[[], Snapshot]:
+    """Return a function that reads the live block, or else the saved snapshot, which it says once."""
+    settings = settings_of(config, data)
+    said = ""
+
+    def read() -> Snapshot:
+        nonlocal said
+        with ExitStack() as opened:
+            try:
+                reader = opened.enter_context(read_only(settings.path.data))
+            except FileNotFoundError:
+                snapshot, notice = _read_saved(settings.path.data)
+            else:
+                system = _system_figures(reader, settings) if chosen("system") else {}
+                snapshot, notice = replace(reader.read(by_worker), system=system), ""
+        if notice != said:
+            note(notice)
+        said = notice
+        return snapshot
+
+    return read
+
+
+def _read_saved(data: Path) -> tuple[Snapshot, str]:
+    """Return the newest snapshot that can be read, and a line that says which it is.
+
+    `shmstats.snapshot.load_newest` sets damaged files aside for the block that starts; a mere reader must not.
+
+    Raises:
+        NotThereError: there is none.
+    """
+    directory = saved.stats_directory(data)
+    failures = ""
+    for file in (directory / saved.FILE, directory / saved.PREVIOUS):
+        try:
+            snapshot = saved.load(file)
+            written = time_of(file.stat())
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            failures += f"; {described(error)}"
+        except saved.SnapshotError as error:
+            failures += f"; {error}"
+        else:
+            return snapshot, f"no live block for {data}: this is {file}, saved {written}{failures}"
+    raise NotThereError(
+        f"there is neither a live block nor a readable snapshot for the data directory {data}{failures}"
+    )
+
+
+def _system_figures(reader: BlockReader, settings: Settings) -> dict[str, int | float]:
+    from shmstats.debug.processes import system_figures
+    from shmstats.files import directory_bytes
+
+    figures = system_figures((worker.pid for worker in reader.workers.live()), reader.uptime)
+    figures.pop("gc", None)  # of this process alone, which is none of the workers
+    if settings.stats.include_storage_stats_in_api:
+        figures["store"] = directory_bytes(settings.path.data)
+    return figures
+
+
+def _only(snapshot: Snapshot, chosen: Callable[[str], bool]) -> Snapshot:
+    """Return the part of a snapshot that is in the chosen categories."""
+    kept = [i for i, name in enumerate(snapshot.names) if chosen(name.category)]
+    return replace(
+        snapshot,
+        names=[snapshot.names[i] for i in kept],
+        values=[snapshot.values[i] for i in kept],
+        workers={row: [values[i] for i in kept] for row, values in snapshot.workers.items()},
+    )
+
+
+# Writing -----------------------------------------------------------------------------------------
+
+
+def _repeat(write_once: Callable[[], None], seconds: float) -> None:
+    """Write again and again until interrupted, which is the proper end and not a failure.
+
+    While an application restarts there may be nothing to read for a moment, or a block that is not finished;
+    only at the beginning is that a reason to give up.
+    """
+    said = ""
+    try:
+        write_once()
+        while True:
+            time.sleep(seconds)
+            try:
+                write_once()
+                said = ""
+            except (BlockError, NotThereError) as error:
+                if str(error) != said:
+                    note(str(error))
+                said = str(error)
+    except KeyboardInterrupt:
+        return
+
+
+def _write(output: str, content: bytes) -> None:
+    if output == "-":
+        write_to_stdout(content)
+        return
+    try:
+        if _is_replaceable(output):
+            _replace_file(Path(os.path.realpath(output)), content)
+        else:
+            with open(output, "wb") as stream:
+                stream.write(content)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"--output {output}") from error
+
+
+def _is_replaceable(output: str) -> bool:
+    """Tell whether there is a regular file or nothing yet; a device or a pipe is written to as it is."""
+    try:
+        return stat.S_ISREG(os.stat(output).st_mode)
+    except FileNotFoundError:
+        return True
+
+
+def _replace_file(file: Path, content: bytes) -> None:
+    """Replace a file's content at once, with the mode that it has, or that a new file gets."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    stream = open(temporary, "xb")  # noqa: SIM115 - what follows is undone if it fails
+    try:
+        with stream:
+            with suppress(FileNotFoundError):
+                os.fchmod(stream.fileno(), stat.S_IMODE(file.stat().st_mode))
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

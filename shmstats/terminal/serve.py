@@ -1,0 +1,74 @@
+"""``shmstats serve``: the statistics endpoints under gunicorn, whose master the command becomes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from shmstats import snapshot as saved
+from shmstats.block import read_only
+from shmstats.config import ApiSettings, Settings
+from shmstats.terminal.command import CONTEXT, Command, Key, NotThereError, reading_options, settings_of
+
+
+@click.command(cls=Command, context_settings=CONTEXT)
+@reading_options
+@click.option("--bind", metavar="ADDRESS", type=Key(ApiSettings, "bind"), help="Instead of api.bind.")
+@click.option("--workers", metavar="N", type=Key(ApiSettings, "workers"), help="Instead of api.workers.")
+def serve(config: str | None, data: str | None, bind: str | None, workers: int | None) -> None:
+    """Serve the statistics endpoints under gunicorn."""
+    settings = settings_of(config, data)
+    check_data_directory(settings.path.data)
+    api = replace(settings.api, bind=bind or settings.api.bind, workers=workers or settings.api.workers)
+    try:
+        with read_only(settings.path.data):
+            pass  # a block that must not be used is found here, not by every worker
+    except FileNotFoundError:
+        if data is not None and not settings.path.data.exists():
+            raise NotThereError(
+                f"there is no data directory {data}, and no application counts for it; "
+                "check the spelling, or make the directory first"
+            ) from None
+    _serve(replace(settings, api=api))
+
+
+def check_data_directory(data: Path) -> None:
+    """Refuse a data directory that is none and cannot be made, because of a file in its place or above it.
+
+    An application goes on without it; who starts a server by hand is better told at once.
+
+    Raises:
+        NotADirectoryError: the file that is in the way.
+    """
+    place = saved.stats_directory(data)
+    there = next(path for path in (place, *place.parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(
+            f"the data directory {data} "
+            + ("is not a directory" if there == data else f"cannot be made: {there} is not a directory")
+        )
+
+
+def _serve(settings: Settings) -> NoReturn:
+    """Become gunicorn's master; returns by exit only."""
+    from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+
+    class Server(BaseApplication):  # type: ignore[misc]  # here, because its base takes long to import
+        def load_config(self) -> None:
+            self.cfg.set("bind", settings.api.bind)
+            self.cfg.set("workers", settings.api.workers)
+            self.cfg.set("proc_name", "shmstats")
+            if "control_socket_disable" in self.cfg.settings:  # since gunicorn 25
+                self.cfg.set("control_socket_disable", True)
+
+        def load(self) -> Any:
+            from shmstats.web import create_app
+
+            return create_app(asdict(settings))
+
+    Server(prog="shmstats serve").run()
+    sys.exit(0)
