@@ -1,0 +1,57 @@
+"""Prometheus text import, as VictoriaMetrics takes it at ``/api/v1/import/prometheus``: lines with time, gzipped.
+
+The format has no way to end a series: what is gone stays on graphs for five minutes.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping
+
+from shmstats._version import __version__
+from shmstats.series import Snapshot, label_text
+from shmstats.sinks.push.samples import Samples
+from shmstats.sinks.push.stale import Stale
+
+_LEVEL = 1  # twice the bytes of level 6, a fifth of its time
+
+
+class TextImport:
+    """Encodes snapshots as lines of text. To be used by one thread.
+
+    Args:
+        common: labels of every series, ``job`` and ``instance`` among them.
+        info: further labels of ``target_info``.
+    """
+
+    headers: Mapping[str, str] = {
+        "Content-Type": "text/plain; charset=utf-8",
+        "Content-Encoding": "gzip",
+        "User-Agent": f"shmstats/{__version__}",
+    }
+    can_forget = False
+
+    def __init__(self, common: Mapping[str, str], info: Mapping[str, str]) -> None:
+        self._samples = Samples(common, info)
+        self._heads: list[str] = []
+
+    def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
+        """Return the body of a request; what is stale is left out.
+
+        Args:
+            snapshot: what to push.
+            at: ms since 1970.
+            stale: which series end.
+        """
+        if self._samples.follow(snapshot):
+            self._heads = [f"{name}{{{label_text(labels)}}}" for name, labels in self._samples.names]
+        left_out = set(self._samples.live) if stale is Stale.LIVE else ()
+        lines = [
+            f"{head} {value!r} {at}\n"
+            for i, (head, value) in enumerate(zip(self._heads, self._samples.values(snapshot).tolist(), strict=True))
+            if i not in left_out
+        ]
+        return gzip.compress("".join(lines).encode(), _LEVEL)
+
+    def accept(self) -> None:
+        """Take note of nothing: there is nothing to end."""
