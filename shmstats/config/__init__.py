@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from shmstats.config.loading import DEFAULT_FILE, ENVIRONMENT_VARIABLE, load
-from shmstats.config.rules import ApiSettings, ConfigError, PathSettings, Rule, Settings, StatsdSettings, StatsSettings
+from shmstats.config.rules import (
+    ApiSettings,
+    ConfigError,
+    PathSettings,
+    PushSettings,
+    Rule,
+    Settings,
+    StatsdSettings,
+    StatsSettings,
+)
 
 __all__ = [
     "DEFAULT_FILE",
@@ -11,6 +20,7 @@ __all__ = [
     "ApiSettings",
     "ConfigError",
     "PathSettings",
+    "PushSettings",
     "Rule",
     "Settings",
     "StatsSettings",

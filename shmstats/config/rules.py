@@ -66,6 +66,16 @@ def _optional_text(pattern: str, allowed: str, about: str) -> dict[str, Rule]:
     return {"rule": Rule((str, type(None)), accepts, f"null, or {allowed}", about)}
 
 
+def _mapping(key: str, value: str, allowed: str, about: str) -> dict[str, Rule]:
+    def accepts(given: dict[object, object]) -> bool:
+        return all(
+            isinstance(a, str) and re.fullmatch(key, a) and isinstance(b, str) and re.fullmatch(value, b)
+            for a, b in given.items()
+        )
+
+    return {"rule": Rule((dict,), accepts, allowed, about)}
+
+
 def _address(about: str) -> dict[str, Rule]:
     allowed = "'host:port' or '[ipv6]:port' (port 0 to 65535), or 'unix:/path' (at most 107 bytes of path)"
     return {"rule": Rule((str,), _is_address, allowed, about)}
@@ -203,6 +213,66 @@ class StatsdSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PushSettings:
+    """The section ``push``. ``url`` and ``headers`` may hold secrets and are left out of ``repr()``."""
+
+    url: str | None = field(
+        default=None,
+        repr=False,
+        metadata=_optional_text(
+            r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(?:[/?][!-\"$-~]*)?",
+            "'http://host/path' or 'https://host/path', printable ASCII without blanks, user, password or fragment",
+            "Where the statistics are pushed to; null: they are not.",
+        ),
+    )
+    format: str = field(
+        default="remote_write",
+        metadata=_choice("remote_write", "otlp", "import", about="What the server takes; import is VictoriaMetrics'."),
+    )
+    interval_seconds: int = field(default=15, metadata=_integer(1, 3600, "Time between two pushes, in seconds."))
+    timeout_seconds: int = field(default=10, metadata=_integer(1, 300, "Longest time that a push takes, in seconds."))
+    labels: dict[str, str] = field(
+        default_factory=dict,
+        metadata=_mapping(
+            r"(?!__)(?!(?:le|quantile|instance)$)[a-zA-Z_][a-zA-Z0-9_]*",
+            r"[^\x00\ud800-\udfff]{1,1024}",
+            "a mapping of label names (letters, digits and _; not instance, le, quantile or __...) to quoted texts",
+            "Labels of every series; job is 'shmstats' unless it is given here.",
+        ),
+    )
+    instance: str | None = field(
+        default=None,
+        metadata=_optional_text(
+            r"[^\s\x00-\x1f\x7f\ud800-\udfff]{1,255}",
+            "1 to 255 characters without blanks",
+            "The label instance; null: the UUID of the data directory.",
+        ),
+    )
+    headers: dict[str, str] = field(
+        default_factory=dict,
+        repr=False,
+        metadata=_mapping(
+            r"(?!(?i:host|connection|content-.*|transfer-encoding|expect)$)[!#$%&'*+.^_`|~0-9A-Za-z-]+",
+            r"[ -~]+",
+            "a mapping of header names (not Host, Connection, Content-... or the like) to quoted ASCII texts",
+            "Headers of every request.",
+        ),
+    )
+    headers_file: str | None = field(
+        default=None,
+        metadata=_optional_text(
+            r"/[^\x00]+", "an absolute path", "File of further headers, a line each, read before each push."
+        ),
+    )
+    ca_file: str | None = field(
+        default=None,
+        metadata=_optional_text(
+            r"/[^\x00]+", "an absolute path", "PEM file of the certificates to trust, instead of the system's."
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The whole configuration, checked. ``source`` is the absolute path of its file, if it has one."""
 
@@ -210,6 +280,7 @@ class Settings:
     stats: StatsSettings = field(default_factory=StatsSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
     statsd: StatsdSettings = field(default_factory=StatsdSettings)
+    push: PushSettings = field(default_factory=PushSettings)
     source: str | None = None
 
 

@@ -1,4 +1,4 @@
-"""OTLP over HTTP: metrics as OpenTelemetry's collectors take them (``/v1/metrics``), by the package opentelemetry-proto.
+"""OTLP over HTTP: metrics as OpenTelemetry's collectors take them (``/v1/metrics``), by opentelemetry-proto.
 
 A metric has the name that the scraped page gives it, so that a query does not depend on the way. Totals are
 cumulative since the series was made. The message is kept, and only values and times are set anew.
@@ -54,6 +54,7 @@ class Otlp:
         self._request = ExportMetricsServiceRequest()
         self._points: dict[tuple[str, Labels], _Point] = {}
         self._accepted: set[tuple[str, Labels]] = set()
+        self._ended: dict[tuple[str, Labels], _Point] = {}
         self._gone: list[Any] = []
 
     def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
@@ -78,13 +79,14 @@ class Otlp:
 
     def accept(self) -> None:
         """Note that the last body was accepted: what it ended needs not be ended again."""
-        self._accepted = set(self._points)
         if self._gone:
-            self._seen = None
+            self._seen = None  # the next message is made without them
+        if len(self._accepted) != len(self._points) or self._gone:
+            self._accepted = set(self._points)
 
     def _prepare(self, snapshot: Snapshot) -> None:
         """Make the message for the names of a snapshot."""
-        before = self._points
+        self._ended |= self._points
         self._seen, self._system = None, tuple(snapshot.system)
         self._request = ExportMetricsServiceRequest()
         resource_metrics = self._request.resource_metrics.add()
@@ -102,10 +104,9 @@ class Otlp:
                 continue
             series = namer.add(name)
             self._add(metrics, series.family, series.labels, _point(i, name))
-        self._gone = []
-        for key in self._accepted.difference(self._points):
-            if key in before:
-                self._gone.append(self._end(metrics, before[key]))
+        gone = self._accepted.difference(self._points)
+        self._ended = {identity: point for identity, point in self._ended.items() if identity in gone}
+        self._gone = [self._end(metrics, point) for point in self._ended.values()]
         self._seen = snapshot.names
 
     def _add(self, metrics: _Metrics, family: Family, labels: Labels, point: _Point) -> None:

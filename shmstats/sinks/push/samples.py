@@ -1,4 +1,4 @@
-"""Samples: a snapshot as flat numbers, each with a Prometheus name and labels, as remote write and text import take them.
+"""Samples: a snapshot as flat numbers with Prometheus names and labels, for remote write and text import.
 
 Names, labels and bounds are those of the page that is scraped. What follows from the names is made once, and
 extended when names are only added.
@@ -60,7 +60,9 @@ class Samples:
         self._histograms: list[_Histogram] = []
         self.live: list[int] = []
         self.names = [SampleName("target_info", self._labels(tuple(self._info.items())))]
-        self.names += [SampleName(series.family.exposed_name, self._labels(series.labels)) for series in self._namer.system]
+        self.names += [
+            SampleName(series.family.exposed_name, self._labels(series.labels)) for series in self._namer.system
+        ]
 
     def follow(self, snapshot: Snapshot) -> bool:
         """Take the names of a snapshot; return whether they differ from those of the last one."""

@@ -1,0 +1,116 @@
+"""The identity of a data directory: a UUID, made with it, that its totals are known by wherever they are shown.
+
+It is the file ``identity.json`` in the statistics directory, so it goes where the totals go: through restarts, to
+another machine with the volume, and, which nobody wants, to a clone of the disk. The file also says where it was last
+used, so that a move is noticed. See docs/fleet.md for what to do then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import socket
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+log = logging.getLogger("shmstats")
+
+FILE = "identity.json"
+
+_MACHINE_IDS = ("/etc/machine-id", "/var/lib/dbus/machine-id")
+#: machine-id(5) is to be kept secret: what is stored is a digest that is of use here only.
+_PURPOSE = b"shmstats identity"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a data directory is.
+
+    Attributes:
+        uuid: in its usual form of 36 characters.
+        made: ns since 1970.
+        machine: digest of the machine's ID where the directory was used last; empty where there is none.
+        host: the name of that machine.
+    """
+
+    uuid: str
+    made: int
+    machine: str
+    host: str
+
+
+def identity_of(directory: Path) -> Identity:
+    """Return the identity of a statistics directory, made if there is none; log a move to another machine, once.
+
+    Raises:
+        OSError: there is none and it cannot be written, or it cannot be read.
+        ValueError: the file has no identity in it.
+    """
+    file = directory / FILE
+    here = Identity(str(uuid.uuid4()), time.time_ns(), _machine(), socket.gethostname())
+    try:
+        found = _read(file)
+    except FileNotFoundError:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _made(file, here)
+    if (found.machine, found.host) == (here.machine, here.host):
+        return found
+    log.warning(
+        "the data directory %s was last used on the machine %s, and is now on %s: if both go on to use it, or a copy"
+        " of it, they are one and the same to whoever adds up machines; remove %s from one of the two",
+        directory.parent, found.host, here.host, file,
+    )  # fmt: skip
+    moved = replace(found, machine=here.machine, host=here.host)
+    with suppress(OSError):
+        os.replace(_written(file, moved), file)
+    return moved
+
+
+def _read(file: Path) -> Identity:
+    content = file.read_bytes()
+    try:
+        found = Identity(**json.loads(content))
+        return replace(found, uuid=str(uuid.UUID(found.uuid)), made=int(found.made))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is no identity ({error}): remove it, and another is made") from error
+
+
+def _made(file: Path, identity: Identity) -> Identity:
+    """Make the file, or take the one that another process has made in the meantime."""
+    temporary = _written(file, identity)
+    try:
+        os.link(temporary, file)
+    except FileExistsError:
+        pass
+    except OSError:  # a volume without hard links
+        if not file.exists():
+            os.replace(temporary, file)
+    with suppress(FileNotFoundError):
+        os.unlink(temporary)
+    return _read(file)
+
+
+def _written(file: Path, identity: Identity) -> Path:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    with suppress(FileNotFoundError):
+        os.unlink(temporary)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w") as stream:
+        json.dump(asdict(identity), stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return temporary
+
+
+def _machine() -> str:
+    for path in _MACHINE_IDS:
+        with suppress(OSError):
+            found = Path(path).read_bytes().strip()
+            if found:
+                return hashlib.blake2b(found, key=_PURPOSE, digest_size=16).hexdigest()
+    return ""

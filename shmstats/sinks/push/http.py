@@ -1,0 +1,158 @@
+"""One HTTP request that cannot take longer than it may, and an answer that cannot be larger.
+
+By the standard library: a push is one POST every few seconds, on a connection of its own, which needs no pool, no
+retries (the next push is one) and no redirects; and code that only counts gets no further dependency. What the
+library does not have is here: one deadline for all of connecting, TLS, sending and reading.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import io
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+_SAID_BYTES = 512
+_LONGEST_RETRY = 3600.0
+
+
+class Answer(NamedTuple):
+    """What a server answered.
+
+    Attributes:
+        status: of HTTP.
+        said: the beginning of the body as one line, of a refusal only.
+        retry_after: seconds that the server asks to wait; 0 where it does not.
+    """
+
+    status: int
+    said: str
+    retry_after: float
+
+
+class Target(NamedTuple):
+    """Where to post to.
+
+    Attributes:
+        url: an http or https URL without credentials.
+        timeout: seconds for a whole request.
+        ca_file: PEM file of certificates to trust instead of the system's.
+    """
+
+    url: str
+    timeout: float
+    ca_file: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The URL as messages may show it: a query can be a secret."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}{parts.path}"
+
+
+def post(target: Target, body: bytes, headers: Mapping[str, str]) -> Answer:
+    """Send a body and return the answer; the body of a success is not read.
+
+    Raises:
+        OSError: no connection, no trust, no answer in time, or one that is no HTTP. The message says which.
+    """
+    parts = urlsplit(target.url)
+    deadline = time.monotonic() + target.timeout
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
+    try:
+        connection.sock = _connected(target, deadline)
+        connection.response_class = functools.partial(_Response, deadline=deadline)  # type: ignore[assignment]
+        connection.sock.settimeout(_left(deadline))
+        connection.request("POST", path, body, {"Host": parts.netloc, **headers, "Connection": "close"})
+        with connection.getresponse() as response:
+            said = "" if 200 <= response.status < 300 else _line(response)
+            return Answer(response.status, said, _seconds(response.getheader("Retry-After")))
+    except TimeoutError as error:
+        raise TimeoutError(f"no answer within {target.timeout:g} s") from error
+    except ssl.SSLCertVerificationError as error:
+        raise OSError(f"the certificate of the server is not trusted: {error.verify_message}") from error
+    except ssl.SSLError as error:
+        raise OSError(f"TLS failed: {error.reason or error}") from error
+    except http.client.HTTPException as error:
+        raise OSError(f"the answer is not HTTP: {type(error).__name__}: {str(error)[:100]!r}") from error
+    finally:
+        connection.close()
+
+
+def _connected(target: Target, deadline: float) -> socket.socket:
+    parts = urlsplit(target.url)
+    host, is_tls = parts.hostname or "", parts.scheme == "https"
+    sock = socket.create_connection((host, parts.port or (443 if is_tls else 80)), target.timeout)
+    try:
+        sock.settimeout(_left(deadline))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _context(target.ca_file).wrap_socket(sock, server_hostname=host) if is_tls else sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _context(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise OSError(f"the certificates of ca_file {ca_file} cannot be read: {error}") from error
+
+
+class _Reader(io.RawIOBase):
+    """Reads a socket until a deadline."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)  # holds the socket, which http.client closes when it likes
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(_left(self._deadline))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """Return what `http.client.HTTPResponse` asks a socket for."""
+        return io.BufferedReader(self)
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, deadline: float, **more: Any) -> None:
+        super().__init__(_Reader(sock, deadline), *args, **more)  # type: ignore[arg-type]
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the time is over")
+    return left
+
+
+def _line(response: http.client.HTTPResponse) -> str:
+    try:
+        said = response.read(_SAID_BYTES)
+    except (OSError, http.client.HTTPException):
+        return ""
+    text = "".join(char if char.isprintable() else " " for char in said.decode("utf-8", "replace"))
+    return " ".join(text.split())[:200]
+
+
+def _seconds(retry_after: str | None) -> float:
+    try:
+        seconds = float(retry_after or 0)
+    except ValueError:  # a date: the usual waiting will do
+        return 0.0
+    return min(max(seconds, 0.0), _LONGEST_RETRY)

@@ -1,0 +1,72 @@
+"""What pushes of one data directory must know of those before them, in the file ``push.json``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("shmstats")
+
+FILE = "push.json"
+
+
+class Memory:
+    """The last timestamp and labels that were sent, over restarts and processes.
+
+    Args:
+        directory: of the statistics; None: nothing is kept.
+
+    Attributes:
+        labels: that the series of the last push had in common; None where there was none.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self._file = None if directory is None else directory / FILE
+        self._last = 0
+        self.labels: dict[str, str] | None = None
+
+    def read(self) -> None:
+        """Learn what another process may have sent since; a file that cannot be read is as one that is not there."""
+        if self._file is None:
+            return
+        try:
+            found: dict[str, Any] = json.loads(self._file.read_bytes())
+            self._last = max(self._last, int(found["last"]))
+            self.labels = {str(name): str(value) for name, value in found["labels"].items()}
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            log.warning("%s cannot be read, times of pushes go by the clock alone: %s", self._file, error)
+
+    def next_time(self, labels: dict[str, str]) -> int:
+        """Return the time of the next push in ms since 1970, later than all before whatever the clock says; save it.
+
+        Raises:
+            OSError: it cannot be saved.
+        """
+        self._last = max(self._last + 1, time.time_ns() // 1_000_000)
+        if self._file is not None:
+            self._save(self._file, {"last": self._last, "labels": labels})
+        self.labels = labels
+        return self._last
+
+    def forget(self) -> None:
+        """Have no last labels: all their series have ended."""
+        self.labels = None
+
+    @staticmethod
+    def _save(file: Path, content: dict[str, Any]) -> None:
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as stream:
+            json.dump(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)

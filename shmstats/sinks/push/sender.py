@@ -1,0 +1,190 @@
+"""Pushes snapshots to one server: encodes, sends, and judges the answer.
+
+Totals are cumulative, so nothing is queued: what a push that failed would have said, the next one says.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from shmstats._version import __version__
+from shmstats.config import PushSettings
+from shmstats.identity import Identity, identity_of
+from shmstats.series import Snapshot
+from shmstats.sinks.push.http import Target, post
+from shmstats.sinks.push.memory import Memory
+from shmstats.sinks.push.stale import Stale
+
+#: The module and class of each format, and the extra that it needs.
+FORMATS: Final = {
+    "remote_write": ("remote_write", "RemoteWrite", ""),
+    "otlp": ("otlp", "Otlp", "otlp"),
+    "import": ("text", "TextImport", ""),
+}
+
+_HEADERS_BYTES = 65536
+
+
+class PushError(Exception):
+    """A push that was not accepted; the message has no secret in it.
+
+    Attributes:
+        reason: the message without what the server says in its own words, which may be other ones each time.
+        again_in: seconds that the server asks to wait before the next one.
+        is_refusal: whether the server understood and refused, so that waiting does not help.
+    """
+
+    def __init__(self, reason: str, said: str = "", again_in: float = 0.0, *, is_refusal: bool = False) -> None:
+        super().__init__(f"{reason}: {said}" if said else reason)
+        self.reason = reason
+        self.again_in = again_in
+        self.is_refusal = is_refusal
+
+
+class Encoder(Protocol):
+    """A format."""
+
+    headers: Mapping[str, str]
+    can_forget: bool
+
+    def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
+        """Return the body of a request: the snapshot at a time in ms since 1970."""
+
+    def accept(self) -> None:
+        """Note that the last body was accepted."""
+
+
+class Sender:
+    """Pushes the snapshots of one data directory. To be used by one thread.
+
+    Args:
+        settings: where to, and how; it has a URL.
+        identity: of the data directory.
+        directory: of the statistics, where the time of the last push is kept; None: nowhere.
+
+    Raises:
+        PushError: the format needs a package that is not installed.
+    """
+
+    def __init__(self, settings: PushSettings, identity: Identity, directory: Path | None) -> None:
+        assert settings.url is not None
+        self.target = Target(settings.url, settings.timeout_seconds, settings.ca_file)
+        self._settings = settings
+        self._identity = identity
+        self._labels = {"job": "shmstats", **settings.labels, "instance": settings.instance or identity.uuid}
+        self._encoder = self._encoder_for(self._labels)
+        self._memory = Memory(directory)
+
+    @classmethod
+    def for_directory(cls, settings: PushSettings, directory: Path) -> Sender:
+        """Return the sender of a statistics directory.
+
+        Raises:
+            PushError: as for the class, or the directory has no identity and none can be made.
+        """
+        try:
+            return cls(settings, identity_of(directory), directory)
+        except (OSError, ValueError) as error:
+            raise PushError(f"the data directory has no identity: {error}") from error
+
+    @property
+    def can_forget(self) -> bool:
+        """Whether the format has a way to end series."""
+        return self._encoder.can_forget
+
+    def push(self, snapshot: Snapshot, stale: Stale = Stale.NONE, timeout: float | None = None) -> None:
+        """Send a snapshot and wait for the answer.
+
+        Args:
+            snapshot: what to push; what is on the disk already, if it is to survive a loss of power.
+            stale: which series end.
+            timeout: seconds, where that is to be less than the settings say.
+
+        Raises:
+            PushError: it was not accepted.
+        """
+        target = self.target if timeout is None else self.target._replace(timeout=min(timeout, self.target.timeout))
+        self._memory.read()
+        self._end_former(target, snapshot)
+        self._post(target, self._encoder, self._labels, snapshot, stale)
+        self._encoder.accept()
+        if stale is Stale.ALL:
+            self._memory.forget()
+
+    def _end_former(self, target: Target, snapshot: Snapshot) -> None:
+        """End the series of the labels that were configured before: they are the same totals as the new ones."""
+        former = self._memory.labels
+        if former is None or former == self._labels or not self.can_forget:
+            return
+        if {"job", "instance"} <= former.keys():
+            self._post(target, self._encoder_for(former), former, snapshot, Stale.ALL)
+
+    def _post(self, target: Target, encoder: Encoder, labels: dict[str, str], snapshot: Snapshot, stale: Stale) -> None:
+        headers = {**self._read_headers(), **self._settings.headers}
+        try:
+            at = self._memory.next_time(labels)
+        except OSError as error:
+            raise PushError(f"the time of the push cannot be saved: {error}") from error
+        try:
+            answer = post(target, encoder.encode(snapshot, at, stale), {**headers, **encoder.headers})
+        except OSError as error:
+            raise PushError(f"{target.shown}: {_without(str(error), headers)}") from error
+        if 200 <= answer.status < 300:
+            return
+        reason = f"{target.shown} answered {answer.status}"
+        if 300 <= answer.status < 400:
+            reason = f"{reason} (a redirect, which is not followed: push.url must be where it leads)"
+        is_refusal = answer.status < 500 and answer.status != 429
+        raise PushError(reason, _without(answer.said, headers), answer.retry_after, is_refusal=is_refusal)
+
+    def _encoder_for(self, labels: dict[str, str]) -> Encoder:
+        module, name, extra = FORMATS[self._settings.format]
+        info = {
+            "service_instance_id": self._identity.uuid,
+            "host_name": socket.gethostname(),
+            "shmstats_version": __version__,
+        }
+        try:
+            encoder: Any = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+        except ImportError as error:
+            raise PushError(f"the format {self._settings.format} needs shmstats[{extra}]: {error}") from error
+        if self._settings.format == "otlp":
+            return encoder(labels, info, self._identity.made)  # type: ignore[no-any-return]
+        return encoder(labels, info)  # type: ignore[no-any-return]
+
+    def _read_headers(self) -> dict[str, str]:
+        path = self._settings.headers_file
+        if path is None:
+            return {}
+        try:
+            with open(path, "rb", opener=_without_waiting) as file:
+                text = file.read(_HEADERS_BYTES).decode("ascii")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not ASCII"
+            raise PushError(f"the headers_file {path} cannot be read: {reason}") from None
+        headers = {}
+        for number, line in enumerate(text.splitlines(), 1):
+            name, colon, value = line.partition(":")
+            if not line.strip() or line.startswith("#"):
+                continue
+            if not colon or not name.replace("-", "").isalnum() or not value.strip().isprintable():
+                raise PushError(f"the headers_file {path} has no header in line {number}; allowed: Name: value")
+            headers[name] = value.strip()
+        return headers
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _without(text: str, headers: Mapping[str, str]) -> str:
+    """Return a text without what the headers hold, which a server may repeat."""
+    secrets = {word for value in headers.values() for word in (value, *value.split()) if len(word) > 3}
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "(not shown)")
+    return text

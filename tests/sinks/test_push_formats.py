@@ -1,0 +1,198 @@
+"""The formats of the push, read back by parsers of others: they say what the scraped page says."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from shmstats.export import render
+from shmstats.series import Distribution, Kind, Mode, Name, Snapshot
+from shmstats.sinks.push.remote_write import RemoteWrite, uncompressed_block
+from shmstats.sinks.push.stale import Stale
+from shmstats.sinks.push.text import TextImport
+
+cramjam = pytest.importorskip("cramjam")
+protobuf = pytest.importorskip("google.protobuf")
+
+COMMON = {"job": "shop", "instance": "one"}
+INFO = {"host_name": "h"}
+AT = 1_700_000_000_123
+
+NAMES = [
+    Name("api", "requests", Kind.COUNTER, (("method", "GET"), ("route", "")), True),
+    Name("api", "requests", Kind.COUNTER, (("Zone", 'a"\\\nä'), ("method", "PUT")), True),
+    Name("api", "job", Kind.COUNTER, (("instance", "mine"), ("job", "theirs")), True),
+    Name("db", "query", Kind.HISTOGRAM, (), False, (1.0, 10.0, 1000.0)),
+    Name("box", "size", Kind.HISTOGRAM, (("kind", "a"),), False, (1.0, 2.0), "Sizes.", "bytes"),
+    Name("pool", "open", Kind.GAUGE, mode=Mode.LIVESUM),
+    Name("pool", "load", Kind.GAUGE),
+    Name("backup", "last", Kind.TIMESTAMP),
+]
+VALUES = [
+    3, 2**53, 1, Distribution(2055.5, 2000.0, (1, 2, 3, 4)), Distribution(3.5, 3.0, (0, 1, 1)), 7, 0.25,
+    1_700_000_000_000_001,
+]  # fmt: skip
+SNAPSHOT = Snapshot(NAMES, VALUES, {"uptime": 12, "user_in_ms": 500})
+
+Series = tuple[str, tuple[tuple[str, str], ...]]
+
+
+def page(snapshot: Snapshot) -> dict[Series, float]:
+    """What the scraped page says, with the labels that a push adds."""
+    found = {}
+    for family in text_string_to_metric_families(render(snapshot).decode()):
+        for sample in family.samples:
+            labels = {(f"exported_{k}" if k in COMMON else k): v for k, v in sample.labels.items() if v} | COMMON
+            found[sample.name, tuple(sorted(labels.items()))] = sample.value
+    found["target_info", tuple(sorted((COMMON | INFO).items()))] = 1.0
+    return found
+
+
+def write_request() -> Any:
+    """The class of a WriteRequest, made by protobuf from the definition in the specification."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    file = descriptor_pb2.FileDescriptorProto(name="prompb.proto", syntax="proto3")
+    types = descriptor_pb2.FieldDescriptorProto
+    fields = {
+        "Label": [("name", types.TYPE_STRING, ""), ("value", types.TYPE_STRING, "")],
+        "Sample": [("value", types.TYPE_DOUBLE, ""), ("timestamp", types.TYPE_INT64, "")],
+        "TimeSeries": [("labels", types.TYPE_MESSAGE, ".Label"), ("samples", types.TYPE_MESSAGE, ".Sample")],
+        "WriteRequest": [("timeseries", types.TYPE_MESSAGE, ".TimeSeries")],
+    }
+    for name, members in fields.items():
+        message = file.message_type.add(name=name)
+        for number, (field, kind, of) in enumerate(members, 1):
+            label = types.LABEL_REPEATED if of else types.LABEL_OPTIONAL
+            message.field.add(name=field, number=number, type=kind, label=label, type_name=of or None)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("WriteRequest"))
+
+
+WriteRequest = write_request()
+
+
+def read(body: bytes, at: int = AT) -> dict[Series, float]:
+    """Read a body of remote write back; checks what the specification asks of it."""
+    found = {}
+    for series in WriteRequest.FromString(bytes(cramjam.snappy.decompress_raw(body))).timeseries:
+        labels = [(label.name, label.value) for label in series.labels]
+        assert labels == sorted(labels)
+        assert all(value for _, value in labels)
+        [sample] = series.samples
+        assert sample.timestamp == at
+        name = dict(labels)["__name__"]
+        key = name, tuple(pair for pair in labels if pair[0] != "__name__")
+        assert key not in found
+        found[key] = sample.value
+    return found
+
+
+def is_stale(value: float) -> bool:
+    import struct
+
+    return struct.pack(">d", value) == bytes.fromhex("7ff0000000000002")
+
+
+def test_remote_write_says_what_the_page_says() -> None:
+    assert read(RemoteWrite(COMMON, INFO).encode(SNAPSHOT, AT, Stale.NONE)) == page(SNAPSHOT)
+
+
+def test_remote_write_without_cramjam_is_a_block_that_any_snappy_reads() -> None:
+    content = bytes(range(256)) * 1000
+    assert bytes(cramjam.snappy.decompress_raw(uncompressed_block(content))) == content
+    assert bytes(cramjam.snappy.decompress_raw(uncompressed_block(b""))) == b""
+
+
+def test_names_that_are_added_get_the_same_place_as_if_they_had_been_there() -> None:
+    growing = RemoteWrite(COMMON, INFO)
+    for n in range(1, len(NAMES) + 1):
+        snapshot = Snapshot(NAMES[:n], VALUES[:n], SNAPSHOT.system)
+        assert read(growing.encode(snapshot, AT + n, Stale.NONE), AT + n) == page(snapshot)
+        growing.accept()
+
+
+def test_a_removed_series_ends_by_a_marker_until_that_was_accepted() -> None:
+    encoder = RemoteWrite(COMMON, INFO)
+    encoder.encode(SNAPSHOT, AT, Stale.NONE)
+    encoder.accept()
+    fewer = Snapshot(NAMES[1:], VALUES[1:], SNAPSHOT.system)
+    gone = page(SNAPSHOT).keys() - page(fewer).keys()
+    for _ in range(2):  # the first one got no answer
+        found = read(encoder.encode(fewer, AT, Stale.NONE))
+        assert {series for series, value in found.items() if is_stale(value)} == gone
+    encoder.accept()
+    assert read(encoder.encode(fewer, AT, Stale.NONE)) == page(fewer)
+
+
+def test_the_last_push_ends_what_belongs_to_living_workers_alone() -> None:
+    found = read(RemoteWrite(COMMON, INFO).encode(SNAPSHOT, AT, Stale.LIVE))
+    assert [name for (name, _), value in found.items() if is_stale(value)] == ["open"]
+    found = read(RemoteWrite(COMMON, INFO).encode(SNAPSHOT, AT, Stale.ALL))
+    assert all(map(is_stale, found.values()))
+
+
+def test_text_import_says_what_the_page_says() -> None:
+    body = TextImport(COMMON, INFO).encode(SNAPSHOT, AT, Stale.NONE)
+    found = {}
+    for family in text_string_to_metric_families(gzip.decompress(body).decode()):
+        for sample in family.samples:
+            assert sample.timestamp == AT / 1000
+            found[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
+    assert found == page(SNAPSHOT)
+
+
+def otlp() -> tuple[Any, Callable[[bytes], Any]]:
+    """An encoder, and the official parser of its bodies."""
+    service = pytest.importorskip("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2")
+    from shmstats.sinks.push.otlp import Otlp
+
+    def parse(body: bytes) -> Any:
+        return service.ExportMetricsServiceRequest.FromString(gzip.decompress(body)).resource_metrics[0]
+
+    return Otlp(COMMON | {"dc": "eu"}, INFO, since=5), parse
+
+
+def test_otlp_has_cumulative_sums_and_histograms_of_one_resource() -> None:
+    encoder, parse = otlp()
+    for at in (AT, AT + 1):
+        found = parse(encoder.encode(SNAPSHOT, at, Stale.NONE))
+        resource = {each.key: each.value.string_value for each in found.resource.attributes}
+        assert resource == {"service.name": "shop", "service.instance.id": "one", "host.name": "h"}
+        metrics = {metric.name: metric for metric in found.scope_metrics[0].metrics}
+        requests = metrics["requests_total"].sum
+        assert requests.is_monotonic
+        assert requests.aggregation_temporality == 2
+        assert [point.as_int for point in requests.data_points] == [3, 2**53]
+        for point in requests.data_points:
+            assert (point.start_time_unix_nano, point.time_unix_nano) == (5, at * 10**6)
+            assert "dc" in [each.key for each in point.attributes]
+        [query] = metrics["query_seconds"].histogram.data_points
+        assert (query.count, query.sum, list(query.bucket_counts)) == (10, 2.0555, [1, 2, 3, 4])
+        assert list(query.explicit_bounds) == [0.001, 0.01, 1.0]
+        assert metrics["query_seconds"].unit == "s"
+        assert metrics["load"].gauge.data_points[0].as_double == 0.25
+        assert metrics["user_cpu_seconds"].gauge.data_points[0].as_double == 0.5
+        assert metrics["last_timestamp_seconds"].gauge.data_points[0].as_double == 1_700_000_000.000001
+
+
+def test_otlp_ends_series_by_a_flag() -> None:
+    encoder, parse = otlp()
+    encoder.encode(SNAPSHOT, AT, Stale.NONE)
+    encoder.accept()
+    fewer = Snapshot(NAMES[1:], VALUES[1:], SNAPSHOT.system)
+
+    def ended(stale: Stale) -> list[str]:
+        metrics = parse(encoder.encode(fewer, AT, stale)).scope_metrics[0].metrics
+        kinds = [(metric.name, getattr(metric, metric.WhichOneof("data")).data_points) for metric in metrics]
+        return [name for name, points in kinds for point in points if point.flags & 1]
+
+    assert ended(Stale.NONE) == ["requests_total"]
+    assert sorted(ended(Stale.LIVE)) == ["open", "requests_total"]
+    encoder.accept()
+    assert ended(Stale.NONE) == []

@@ -1,0 +1,319 @@
+"""A push to servers that are away, refuse, talk rubbish or never end: one line, no secret, and no waiting."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shmstats.config import ConfigError, load
+from shmstats.identity import FILE as IDENTITY
+from shmstats.series import Kind, Name, Snapshot
+from shmstats.sinks.push.duty import PushDuty
+from shmstats.sinks.push.memory import FILE as MEMORY
+from shmstats.sinks.push.memory import Memory
+
+SNAPSHOT = Snapshot([Name("api", "requests", Kind.COUNTER, (), True)], [3])
+SECRET = "tok-3141592653"
+OK = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+
+class Server:
+    """Answers every request with the same bytes, or as a function does that is given the connection."""
+
+    def __init__(self, answer: bytes | Callable[[socket.socket], None], tls: ssl.SSLContext | None = None) -> None:
+        self.answer, self._tls = answer, tls
+        self.requests: list[bytes] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self.stopping = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._listening.accept()
+            if self.stopping.is_set():
+                connection.close()
+                return
+            with connection, suppress(OSError):
+                connection.settimeout(20)
+                if self._tls:
+                    connection = self._tls.wrap_socket(connection, server_side=True)
+                with connection:
+                    self.requests.append(self._read(connection))
+                    if callable(self.answer):
+                        self.answer(connection)
+                    else:
+                        connection.sendall(self.answer)
+
+    @staticmethod
+    def _read(connection: socket.socket) -> bytes:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += connection.recv(65536)
+        head, _, body = request.partition(b"\r\n\r\n")
+        length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+        while len(body) < length:
+            body += connection.recv(65536)
+        return head
+
+    def close(self) -> None:
+        self.stopping.set()
+        socket.create_connection(("127.0.0.1", self.port)).close()
+        self._thread.join(20)
+        self._listening.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    servers = []
+
+    def serve(*args: Any) -> Server:
+        servers.append(Server(*args))
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def duty(tmp_path: Path) -> Callable[..., PushDuty]:
+    def duty(port: int, scheme: str = "http", **more: Any) -> PushDuty:
+        url = f"{scheme}://127.0.0.1:{port}/api/v1/write?key={SECRET}"
+        headers = {"Authorization": f"Bearer {SECRET}"}
+        settings = {"url": url, "timeout_seconds": 1, "headers": headers, **more}
+        return PushDuty(load({"push": settings}).push, tmp_path / "stats")
+
+    return duty
+
+
+def drip(connection: socket.socket) -> None:
+    """Send a header, and one more, for as long as somebody listens."""
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n")
+    while True:
+        connection.sendall(b"X-More: 1\r\n")
+        time.sleep(0.1)
+
+
+def drip_body(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 503 Busy\r\n\r\n")
+    while True:
+        connection.sendall(b"a")
+        time.sleep(0.1)
+
+
+def endless(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 413 Request Entity Too Large\r\n\r\n")
+    while True:
+        connection.sendall(b"too large " * 10_000)
+
+
+def silent(connection: socket.socket) -> None:
+    with suppress(OSError):
+        while connection.recv(65536):
+            pass
+
+
+BAD = {
+    "wrong token": (
+        b"HTTP/1.1 401 Unauthorized\r\n\r\nno such token: " + SECRET.encode(),
+        "answered 401: no such token: (not shown)",
+    ),
+    "redirect": (
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n",
+        "answered 302 (a redirect, which is not followed",
+    ),
+    "too large": (endless, "answered 413: too large too large"),
+    "wrong path": (b"HTTP/1.1 404 Not Found\r\n\r\n<html>\x1b[2J</html>", "answered 404: <html> [2J</html>"),
+    "rubbish": (b"\x00\xff\x00 rubbish\r\n\r\n", "the answer is not HTTP"),
+    "nothing": (b"", "the answer is not HTTP: RemoteDisconnected"),
+    "silence": (silent, "no answer within 1 s"),
+    "headers without end": (drip, "no answer within 1 s"),
+    "body without end": (drip_body, "answered 503"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_answer_is_one_line_without_secrets_and_ends_in_time(
+    kind: str, serve: Callable[..., Server], duty: Callable[..., PushDuty], caplog: pytest.LogCaptureFixture
+) -> None:
+    answer, said = BAD[kind]
+    server = serve(answer)
+    pushing = duty(server.port)
+    began = time.monotonic()
+    pushing.perform(None, SNAPSHOT)
+    pushing.perform(None, SNAPSHOT)
+    assert time.monotonic() - began < 10
+    [record] = caplog.records
+    assert said in record.getMessage()
+    assert said in pushing.error
+    assert f"http://127.0.0.1:{server.port}/api/v1/write" in pushing.error
+    assert SECRET not in caplog.text + pushing.error + repr(pushing._settings)
+    assert pushing.pushed == 0
+
+
+def test_refusals_are_counted_and_tried_again_while_failures_wait(
+    serve: Callable[..., Server], duty: Callable[..., PushDuty]
+) -> None:
+    server = serve(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    refused = duty(server.port)
+    for _ in range(3):
+        refused.perform(None, SNAPSHOT)
+    assert (refused.rejected, len(server.requests)) == (3, 3)
+    server = serve(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\n\r\n")
+    waiting = duty(server.port)
+    for _ in range(3):
+        waiting.perform(None, SNAPSHOT)
+    assert (waiting.rejected, len(server.requests)) == (0, 1)
+    waiting.finish(None, SNAPSHOT)  # the last one is worth a try
+    assert len(server.requests) == 2
+
+
+def test_a_server_that_is_back_is_pushed_to_and_said_once(
+    serve: Callable[..., Server], duty: Callable[..., PushDuty], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = serve(b"HTTP/1.1 500 Oh\r\n\r\n")
+    pushing = duty(server.port)
+    pushing.perform(None, SNAPSHOT)
+    server.answer = OK
+    pushing._not_before = 0.0
+    pushing.perform(None, SNAPSHOT)
+    assert pushing.error == ""
+    assert pushing.pushed > 0
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+
+
+def test_nobody_listening_is_said(duty: Callable[..., PushDuty]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    pushing = duty(port)
+    pushing.perform(None, SNAPSHOT)
+    assert pushing.error.endswith("Connection refused")
+
+
+def test_a_certificate_is_trusted_only_if_it_is_given(
+    serve: Callable[..., Server], duty: Callable[..., PushDuty], tmp_path: Path
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=here", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = serve(OK, context)
+    unknown = duty(server.port, "https")
+    unknown.perform(None, SNAPSHOT)
+    assert "the certificate of the server is not trusted" in unknown.error
+    known = duty(server.port, "https", ca_file=str(certificate))
+    known.perform(None, SNAPSHOT)
+    assert known.error == ""
+    assert len(server.requests) == 1
+    missing = duty(server.port, "https", ca_file=str(tmp_path / "none.pem"))
+    missing.perform(None, SNAPSHOT)
+    assert "none.pem cannot be read" in missing.error
+
+
+def test_headers_come_from_the_configuration_and_anew_from_a_file(
+    serve: Callable[..., Server], duty: Callable[..., PushDuty], tmp_path: Path
+) -> None:
+    server = serve(OK)
+    file = tmp_path / "headers"
+    pushing = duty(server.port, headers={"X-Scope-OrgID": "shop"}, headers_file=str(file))
+    pushing.perform(None, SNAPSHOT)
+    assert "headers" in pushing.error
+    assert not server.requests
+    for token in ("first", "second"):
+        file.write_text(f"# rotated\nAuthorization: Bearer {token}\n")
+        pushing._not_before = 0.0
+        pushing.perform(None, SNAPSHOT)
+        sent = server.requests[-1].decode()
+        assert f"Authorization: Bearer {token}" in sent
+        assert "X-Scope-OrgID: shop" in sent
+    file.write_text("nonsense " + SECRET)
+    pushing.perform(None, SNAPSHOT)
+    assert "has no header in line 1" in pushing.error
+    assert SECRET not in pushing.error
+
+
+def test_times_never_go_back_over_clocks_and_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = {"job": "a", "instance": "b"}
+    first = Memory(tmp_path)
+    at = first.next_time(labels)
+    monkeypatch.setattr(time, "time_ns", lambda: 1_600_000_000 * 10**9)
+    second = Memory(tmp_path)
+    second.read()
+    assert second.next_time(labels) == at + 1
+    first.read()
+    assert first.next_time(labels) == at + 2
+    (tmp_path / MEMORY).write_text("{")
+    first.read()
+    assert first.next_time(labels) == at + 3
+
+
+def test_another_instance_ends_the_series_of_the_one_before(
+    serve: Callable[..., Server], duty: Callable[..., PushDuty], tmp_path: Path
+) -> None:
+    server = serve(OK)
+    duty(server.port, instance="old").perform(None, SNAPSHOT)
+    duty(server.port, instance="new").perform(None, SNAPSHOT)
+    assert len(server.requests) == 3
+    assert json.loads((tmp_path / "stats" / MEMORY).read_text())["labels"]["instance"] == "new"
+    duty(server.port, instance="new").perform(None, SNAPSHOT)
+    assert len(server.requests) == 4
+
+
+def test_a_directory_keeps_its_identity_and_says_when_it_was_moved(
+    serve: Callable[..., Server], duty: Callable[..., PushDuty], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve(OK)
+    file = tmp_path / "stats" / IDENTITY
+    duty(server.port).perform(None, SNAPSHOT)
+    made = json.loads(file.read_text())
+    duty(server.port).perform(None, SNAPSHOT)
+    assert json.loads(file.read_text()) == made
+    assert not caplog.records
+    file.write_text(json.dumps({**made, "machine": "0", "host": "elsewhere"}))
+    for _ in range(2):
+        duty(server.port).perform(None, SNAPSHOT)
+    [record] = caplog.records
+    assert "was last used on the machine elsewhere" in record.getMessage()
+    assert json.loads(file.read_text()) == made
+    file.write_text("[]")
+    broken = duty(server.port)
+    broken.perform(None, SNAPSHOT)
+    assert "is no identity" in broken.error
+    assert "remove it" in broken.error
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"url": "ftp://host/"},
+        {"url": "http://user:pass@host/"},
+        {"url": "http://host/a b"},
+        {"url": "http://host/", "labels": {"instance": "a"}},
+        {"url": "http://host/", "labels": {"a": 1}},
+        {"url": "http://host/", "headers": {"Host": "a"}},
+        {"url": "http://host/", "headers": {"A": "b\r\nC: d"}},
+        {"url": "http://host/", "format": "json"},
+        {"url": "http://host/", "ca_file": "relative.pem"},
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"push\.\w+: found"):
+        load({"push": settings})
