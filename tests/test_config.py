@@ -15,7 +15,7 @@ import yaml
 
 from shmstats.config import ConfigError, Settings, load
 
-SECTIONS = ("path", "stats", "api", "statsd")
+SECTIONS = ("path", "stats", "api", "statsd", "push")
 
 BOOL = "true or false"
 ADDRESS = "'host:port' or '[ipv6]:port' (port 0 to 65535), or 'unix:/path' (at most 107 bytes of path)"
@@ -23,6 +23,10 @@ TOKEN = "null, or one or more printable ASCII characters without blanks"
 PATH = "a non-empty path without NUL, where a ~user at its start must be a known one"
 HOST = "a host name or an address, not empty, without blanks or control characters"
 NAMESPACE = "printable ASCII characters without blanks and : | @ #, or ''"
+
+URL = "'http://host/path' or 'https://host/path', printable ASCII without blanks, user, password or fragment"
+LABELS = "a mapping of label names (letters, digits and _; not instance, le, quantile or __...) to quoted texts"
+HEADERS = "a mapping of header names (not Host, Connection, Content-... or the like) to quoted ASCII texts"
 
 HIDDEN_STR = "a str, which is not shown"
 
@@ -91,14 +95,28 @@ def text(name: str, default: Any, allowed: str, accepted: list[str], refused: li
     return Key(name, default, allowed, accepted, wrong_types + [(value, f"{value[:60]!r}") for value in refused])
 
 
-def token() -> Key:
+def optional(name: str, allowed: str, accepted: list[str], refused: list[str], *, hidden: bool = False) -> Key:
     wrong_types = [True, 12345, 1.5, ["s"], {"s": 1}, datetime.date(2024, 1, 31)]
-    refused: list[tuple[Any, str]] = [
-        (value, f"{a(type(value).__name__)}, which is not shown") for value in wrong_types
+    words = {True: "True (bool)", 12345: "12345 (int)", 1.5: "1.5 (float)"}
+    described = [
+        (value, f"{a(type(value).__name__)}, which is not shown")
+        if hidden
+        else (value, words[value] if isinstance(value, (int, float)) else f"a value of type {type(value).__name__}")
+        for value in wrong_types
     ]
-    blanks = ["", " ", "a b", "a\tb", "a\n", "a\x7f", "a\x00", "geheimé", "\u0663"]
-    accepted = [None, "s", "!~", "eyJhbGciOi.J9-_~+/==", "x" * 4096]
-    return Key("api.token", None, TOKEN, accepted, refused + [(value, HIDDEN_STR) for value in blanks])
+    texts = [(value, HIDDEN_STR if hidden else f"{value[:60]!r}") for value in refused]
+    return Key(name, None, f"null, or {allowed}", [None, *accepted], described + texts)
+
+
+def mapping(name: str, allowed: str, accepted: list[Any], refused: list[Any], *, hidden: bool = False) -> Key:
+    found = [
+        (
+            value,
+            f"{a(type(value).__name__)}, which is not shown" if hidden else f"a value of type {type(value).__name__}",
+        )
+        for value in [[], *refused]
+    ]
+    return Key(name, {}, allowed, [{}, *accepted], found)
 
 
 KEYS = [
@@ -168,7 +186,13 @@ KEYS = [
         ],
     ),
     integer("api.workers", 2, 1, 1024),
-    token(),
+    optional(
+        "api.token",
+        TOKEN.removeprefix("null, or "),
+        ["s", "!~", "eyJhbGciOi.J9-_~+/==", "x" * 4096],
+        ["", " ", "a b", "a\tb", "a\n", "a\x7f", "a\x00", "geheimé", "\u0663"],
+        hidden=True,
+    ),
     text("api.protect", "admin", "'admin' or 'all'", ["admin", "all"], ["", "Admin", "none", "admin ", "all\n"]),
     switch("statsd.enabled", False),
     text(
@@ -189,6 +213,40 @@ KEYS = [
     ),
     integer("statsd.interval_in_seconds", 1, 1, 3600),
     integer("statsd.buffer_size", 100, 1, 1_000_000),
+    optional(
+        "push.url",
+        URL,
+        ["http://h", "https://h.example.org:8428/api/v1/write?a=b", "http://[::1]:9090/", "http://10.0.0.1/"],
+        ["", "h", "ftp://h/", "http://", "http://u:p@h/", "http://u@h/", "http://h/ a", "http://h/#a", "http://h/\n"],
+        hidden=True,
+    ),
+    text(
+        "push.format",
+        "remote_write",
+        "'remote_write' or 'otlp' or 'import'",
+        ["remote_write", "otlp", "import"],
+        ["", "OTLP", "json"],
+    ),
+    integer("push.interval_seconds", 15, 1, 3600),
+    integer("push.timeout_seconds", 10, 1, 300),
+    mapping(
+        "push.labels",
+        LABELS,
+        [{"job": "shop", "Dc_1": "eu-west 1, ä"}],
+        [{"instance": "a"}, {"le": "1"}, {"__a": "b"}, {"a-b": "c"}, {"": "c"}, {"a": ""}, {"a": 1}, {1: "a"}],
+    ),
+    optional(
+        "push.instance", "1 to 255 characters without blanks", ["web-1:8080", "ä"], ["", " ", "a b", "a\n", "x" * 256]
+    ),
+    mapping(
+        "push.headers",
+        HEADERS,
+        [{"Authorization": "Bearer a", "X-Scope-OrgID": "1"}],
+        [{"Host": "a"}, {"content-type": "a"}, {"A": "b\r\nC: d"}, {"A B": "c"}, {"A": ""}, {"A": 1}, {"A": "é"}],
+        hidden=True,
+    ),
+    optional("push.headers_file", "an absolute path", ["/run/secrets/h"], ["", "h", "./h", "/a\0"]),
+    optional("push.ca_file", "an absolute path", ["/etc/ca.pem"], ["", "ca.pem", "/a\0"]),
 ]
 
 

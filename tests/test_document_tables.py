@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from types import ModuleType
 from typing import Any
 
@@ -34,7 +34,8 @@ def test_the_configuration_table_agrees_with_the_declarations() -> None:
         for key in fields(keys):
             rule: config.Rule = key.metadata["rule"]
             name = f"`{each.name}.{key.name}`"
-            declared.append([name, f"`{yaml_text(key.default)}`", rule.allowed, rule.about])
+            default = key.default_factory() if key.default is MISSING else key.default
+            declared.append([name, f"`{yaml_text(default)}`", rule.allowed, rule.about])
     written = [[*cells, meaning.removesuffix(" *Not yet in effect.*")] for *cells, meaning in _rows()]
     assert written == declared
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ from shmstats.sinks.push.memory import Memory
 
 SNAPSHOT = Snapshot([Name("api", "requests", Kind.COUNTER, (), True)], [3])
 SECRET = "tok-3141592653"
+BLOCK = SimpleNamespace(header=SimpleNamespace(pushed=0, push_error=""))
+HEADER = BLOCK.header
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
@@ -73,6 +76,11 @@ class Server:
         socket.create_connection(("127.0.0.1", self.port)).close()
         self._thread.join(20)
         self._listening.close()
+
+
+@pytest.fixture(autouse=True)
+def _new_header() -> None:
+    HEADER.pushed, HEADER.push_error = 0, ""
 
 
 @pytest.fixture
@@ -153,15 +161,15 @@ def test_a_bad_answer_is_one_line_without_secrets_and_ends_in_time(
     server = serve(answer)
     pushing = duty(server.port)
     began = time.monotonic()
-    pushing.perform(None, SNAPSHOT)
-    pushing.perform(None, SNAPSHOT)
+    pushing.perform(BLOCK, SNAPSHOT)
+    pushing.perform(BLOCK, SNAPSHOT)
     assert time.monotonic() - began < 10
     [record] = caplog.records
     assert said in record.getMessage()
-    assert said in pushing.error
-    assert f"http://127.0.0.1:{server.port}/api/v1/write" in pushing.error
-    assert SECRET not in caplog.text + pushing.error + repr(pushing._settings)
-    assert pushing.pushed == 0
+    assert said in HEADER.push_error
+    assert f"http://127.0.0.1:{server.port}/api/v1/write" in HEADER.push_error
+    assert SECRET not in caplog.text + HEADER.push_error + repr(pushing._settings)
+    assert HEADER.pushed == 0
 
 
 def test_refusals_are_counted_and_tried_again_while_failures_wait(
@@ -170,14 +178,14 @@ def test_refusals_are_counted_and_tried_again_while_failures_wait(
     server = serve(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     refused = duty(server.port)
     for _ in range(3):
-        refused.perform(None, SNAPSHOT)
+        refused.perform(BLOCK, SNAPSHOT)
     assert (refused.rejected, len(server.requests)) == (3, 3)
     server = serve(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\n\r\n")
     waiting = duty(server.port)
     for _ in range(3):
-        waiting.perform(None, SNAPSHOT)
+        waiting.perform(BLOCK, SNAPSHOT)
     assert (waiting.rejected, len(server.requests)) == (0, 1)
-    waiting.finish(None, SNAPSHOT)  # the last one is worth a try
+    waiting.finish(BLOCK, SNAPSHOT)  # the last one is worth a try
     assert len(server.requests) == 2
 
 
@@ -187,12 +195,12 @@ def test_a_server_that_is_back_is_pushed_to_and_said_once(
     caplog.set_level(logging.INFO)
     server = serve(b"HTTP/1.1 500 Oh\r\n\r\n")
     pushing = duty(server.port)
-    pushing.perform(None, SNAPSHOT)
+    pushing.perform(BLOCK, SNAPSHOT)
     server.answer = OK
     pushing._not_before = 0.0
-    pushing.perform(None, SNAPSHOT)
-    assert pushing.error == ""
-    assert pushing.pushed > 0
+    pushing.perform(BLOCK, SNAPSHOT)
+    assert HEADER.push_error == ""
+    assert HEADER.pushed > 0
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
@@ -200,8 +208,8 @@ def test_nobody_listening_is_said(duty: Callable[..., PushDuty]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     pushing = duty(port)
-    pushing.perform(None, SNAPSHOT)
-    assert pushing.error.endswith("Connection refused")
+    pushing.perform(BLOCK, SNAPSHOT)
+    assert HEADER.push_error.endswith("Connection refused")
 
 
 def test_a_certificate_is_trusted_only_if_it_is_given(
@@ -217,15 +225,15 @@ def test_a_certificate_is_trusted_only_if_it_is_given(
     context.load_cert_chain(certificate, key)
     server = serve(OK, context)
     unknown = duty(server.port, "https")
-    unknown.perform(None, SNAPSHOT)
-    assert "the certificate of the server is not trusted" in unknown.error
+    unknown.perform(BLOCK, SNAPSHOT)
+    assert "the certificate of the server is not trusted" in HEADER.push_error
     known = duty(server.port, "https", ca_file=str(certificate))
-    known.perform(None, SNAPSHOT)
-    assert known.error == ""
+    known.perform(BLOCK, SNAPSHOT)
+    assert HEADER.push_error == ""
     assert len(server.requests) == 1
     missing = duty(server.port, "https", ca_file=str(tmp_path / "none.pem"))
-    missing.perform(None, SNAPSHOT)
-    assert "none.pem cannot be read" in missing.error
+    missing.perform(BLOCK, SNAPSHOT)
+    assert "none.pem cannot be read" in HEADER.push_error
 
 
 def test_headers_come_from_the_configuration_and_anew_from_a_file(
@@ -234,20 +242,20 @@ def test_headers_come_from_the_configuration_and_anew_from_a_file(
     server = serve(OK)
     file = tmp_path / "headers"
     pushing = duty(server.port, headers={"X-Scope-OrgID": "shop"}, headers_file=str(file))
-    pushing.perform(None, SNAPSHOT)
-    assert "headers" in pushing.error
+    pushing.perform(BLOCK, SNAPSHOT)
+    assert "headers" in HEADER.push_error
     assert not server.requests
     for token in ("first", "second"):
         file.write_text(f"# rotated\nAuthorization: Bearer {token}\n")
         pushing._not_before = 0.0
-        pushing.perform(None, SNAPSHOT)
+        pushing.perform(BLOCK, SNAPSHOT)
         sent = server.requests[-1].decode()
         assert f"Authorization: Bearer {token}" in sent
         assert "X-Scope-OrgID: shop" in sent
     file.write_text("nonsense " + SECRET)
-    pushing.perform(None, SNAPSHOT)
-    assert "has no header in line 1" in pushing.error
-    assert SECRET not in pushing.error
+    pushing.perform(BLOCK, SNAPSHOT)
+    assert "has no header in line 1" in HEADER.push_error
+    assert SECRET not in HEADER.push_error
 
 
 def test_times_never_go_back_over_clocks_and_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,11 +277,11 @@ def test_another_instance_ends_the_series_of_the_one_before(
     serve: Callable[..., Server], duty: Callable[..., PushDuty], tmp_path: Path
 ) -> None:
     server = serve(OK)
-    duty(server.port, instance="old").perform(None, SNAPSHOT)
-    duty(server.port, instance="new").perform(None, SNAPSHOT)
+    duty(server.port, instance="old").perform(BLOCK, SNAPSHOT)
+    duty(server.port, instance="new").perform(BLOCK, SNAPSHOT)
     assert len(server.requests) == 3
     assert json.loads((tmp_path / "stats" / MEMORY).read_text())["labels"]["instance"] == "new"
-    duty(server.port, instance="new").perform(None, SNAPSHOT)
+    duty(server.port, instance="new").perform(BLOCK, SNAPSHOT)
     assert len(server.requests) == 4
 
 
@@ -282,22 +290,22 @@ def test_a_directory_keeps_its_identity_and_says_when_it_was_moved(
 ) -> None:
     server = serve(OK)
     file = tmp_path / "stats" / IDENTITY
-    duty(server.port).perform(None, SNAPSHOT)
+    duty(server.port).perform(BLOCK, SNAPSHOT)
     made = json.loads(file.read_text())
-    duty(server.port).perform(None, SNAPSHOT)
+    duty(server.port).perform(BLOCK, SNAPSHOT)
     assert json.loads(file.read_text()) == made
     assert not caplog.records
     file.write_text(json.dumps({**made, "machine": "0", "host": "elsewhere"}))
     for _ in range(2):
-        duty(server.port).perform(None, SNAPSHOT)
+        duty(server.port).perform(BLOCK, SNAPSHOT)
     [record] = caplog.records
     assert "was last used on the machine elsewhere" in record.getMessage()
     assert json.loads(file.read_text()) == made
     file.write_text("[]")
     broken = duty(server.port)
-    broken.perform(None, SNAPSHOT)
-    assert "is no identity" in broken.error
-    assert "remove it" in broken.error
+    broken.perform(BLOCK, SNAPSHOT)
+    assert "is no identity" in HEADER.push_error
+    assert "remove it" in HEADER.push_error
 
 
 @pytest.mark.parametrize(
