@@ -1,9 +1,10 @@
 """The one C extension; everything else about the package is in setup.cfg.
 
 The extension is optional: where it cannot be compiled the installation goes on without it, and
-`shmstats.block` uses its pure Python twin.
+`shmstats.core` uses its pure Python twin.
 """
 
+import glob
 import os
 
 from setuptools import Extension, setup
@@ -17,6 +18,7 @@ setup(
         Extension(
             "shmstats.core._cells",
             ["shmstats/core/_cells.c"],
+            depends=glob.glob("shmstats/core/*.h"),
             extra_compile_args=flags,
             optional=True,
         )

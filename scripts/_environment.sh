@@ -37,7 +37,7 @@ state() {
     "$python" -c 'import sys; print(sys.version)' 9<&-
     (
         cd -- "$root"
-        cksum setup.cfg setup.py shmstats/_version.py shmstats/core/_cells.c
+        cksum setup.cfg setup.py shmstats/_version.py shmstats/core/*.[ch]
         ls shmstats/core/_cells.*.so 2>/dev/null || true
     )
 }

@@ -462,7 +462,7 @@ class Plant(NamedTuple):
     """A fault to put into the package's source.
 
     Attributes:
-        file: in ``shmstats/block``.
+        file: its name.
         old: what is there, just once.
         new: what is there instead.
     """
@@ -470,6 +470,11 @@ class Plant(NamedTuple):
     file: str
     old: str
     new: str
+
+    @property
+    def is_of_c(self) -> bool:
+        """Whether it is one of the C core."""
+        return self.file.endswith((".c", ".h"))
 
 
 class SmallLayout(Layout):
@@ -506,7 +511,7 @@ class Core:
             self.workers = self._load(package, "block.workers")
             twin = self._load(package, "core._cells_py")
             twin._MOST_TRIES = 1  # who is killed in the model, by an exception, must not try again to unlock
-            self._stepped = _stepped(*(plant for plant in plants if plant.file == "_cells.c")) if name == "C" else None
+            self._stepped = _stepped(*(plant for plant in plants if plant.is_of_c)) if name == "C" else None
             self.counter = twin.Counter if self._stepped is None else self._stepped.Counter
             self._load_cells(package, twin)
             self.lock = self._load(package, "block.lock")
@@ -676,6 +681,14 @@ def with_plants(file: Path, plants: tuple[Plant, ...]) -> str:
     return source
 
 
+def copy_core(directory: Path, plants: Sequence[Plant] = ()) -> Path:
+    """Copy the C core's sources, with faults planted in them; returns the one to compile."""
+    for file in (PACKAGE / "core").glob("*.[ch]"):
+        of_file = tuple(plant for plant in plants if plant.file == file.name)
+        Path(directory, file.name).write_text(with_plants(file, of_file))
+    return directory / "_cells.c"
+
+
 @cache
 def _directory() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="shmstats-model-")
@@ -683,11 +696,11 @@ def _directory() -> tempfile.TemporaryDirectory[str]:
 
 @cache
 def _stepped(*plants: Plant) -> Any:
-    """Compile and import stepped.c, with faults planted in _cells.c."""
+    """Compile and import stepped.c, with faults planted in the C core."""
     directory = Path(_directory().name, f"{len(os.listdir(_directory().name))}")
     directory.mkdir()
-    source, library = directory / "_cells.c", directory / "_stepped.so"
-    source.write_text(with_plants(PACKAGE / "core" / "_cells.c", plants))
+    copy_core(directory, plants)
+    library = directory / "_stepped.so"
     include = sysconfig.get_paths()["include"]
     here = Path(__file__).with_name("stepped.c")
     command = [

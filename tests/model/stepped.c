@@ -20,6 +20,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 static PyObject *hook = NULL;
 static const char *watched = NULL;
@@ -112,6 +113,9 @@ exchange(volatile void *place, uint32_t *expected, uint32_t desired)
 #define Py_BEGIN_ALLOW_THREADS {
 #define Py_END_ALLOW_THREADS }
 
+static PyObject *watch(PyObject *module, PyObject *args);
+
+#define TEST_FUNCTIONS {"watch", watch, METH_VARARGS, NULL},
 #include "_cells.c"
 
 /* watch(block, hook): from now on; ends what a hook that raised has stopped. */
@@ -133,16 +137,8 @@ watch(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyMethodDef functions[] = {
-    {"watch", watch, METH_VARARGS, NULL},
-    {NULL, NULL, 0, NULL},
-};
-
 PyMODINIT_FUNC
 PyInit__stepped(void)
 {
-    PyObject *module = PyInit__cells();
-    if (module != NULL && PyModule_AddFunctions(module, functions) < 0)
-        Py_CLEAR(module);
-    return module;
+    return PyInit__cells();
 }

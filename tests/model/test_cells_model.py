@@ -68,28 +68,29 @@ def test_no_addition_is_lost_or_doubled_and_nobody_waits_for_the_dead(name: str,
 
 LOCKING_FAULTS = {
     "a lock is looked at first and stored then": Plant(
-        "_cells.c",
+        "cell.h",
         "return __atomic_compare_exchange_n(&cell->lock, &free, owner, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);",
         "if (__atomic_load_n(&cell->lock, __ATOMIC_ACQUIRE) != free) return 0;"
         "__atomic_store_n(&cell->lock, owner, __ATOMIC_RELAXED); return 1;",
     ),
     "a lock is taken over without a look whether another was quicker": Plant(
-        "_cells.c",
+        "cell.h",
         "if (!lives && __atomic_compare_exchange_n(&cell->lock, &word, cells->owner, 0, __ATOMIC_ACQUIRE,\n"
         "                                                  __ATOMIC_RELAXED)) {",
         "if (!lives) { __atomic_store_n(&cell->lock, cells->owner, __ATOMIC_RELAXED);",
     ),
-    "a lock is taken from the living": Plant("_cells.c", "if (!lives && __atomic", "if (__atomic"),
-    "a lock is taken from nobody": Plant("_cells.c", "if (!lives && __atomic", "if (0 && __atomic"),
+    "a lock is taken from the living": Plant("cell.h", "if (!lives && __atomic", "if (__atomic"),
+    "a lock is taken from nobody": Plant("cell.h", "if (!lives && __atomic", "if (0 && __atomic"),
     "a lock is let go before the value is stored": Plant(
-        "_cells.c",
-        "        store_value(cell, saturating_add(load_value(cell), n));\n        unlock(cell);",
-        "        int64_t sum = saturating_add(load_value(cell), n);\n        unlock(cell); store_value(cell, sum);",
+        "buffer.h",
+        "        add_to_value(cell, 0, n);\n        release(cell, kept);",
+        "        int64_t sum = saturating_add(load_value(cell, 0), n);\n"
+        "        release(cell, kept); store_value(cell, 0, sum);",
     ),
     "a lock that was not had is let go": Plant(
-        "_cells.c",
-        "    return lock_held_by_other(cells, cell);\n",
-        "    Outcome outcome = lock_held_by_other(cells, cell); unlock(cell); return outcome;\n",
+        "cell.h",
+        "    Outcome outcome = wait_for_lock(cells, cell);\n",
+        "    Outcome outcome = wait_for_lock(cells, cell); unlock(cell);\n",
     ),
     "the twin takes no lock": Plant(
         "_cells_py.py",
@@ -214,10 +215,10 @@ def test_a_gauge_is_always_a_value_that_was_set(name: str) -> None:
 
 GAUGE_FAULTS = {
     "the type of a value is changed before the value (C)": Plant(
-        "_cells.c",
-        "    store_double(&gauge[REAL], value);\n    STOP_POINT();\n"
-        "    __atomic_store_n(&gauge[0].seq, 1, __ATOMIC_RELEASE);",
-        "    __atomic_store_n(&gauge[0].seq, 1, __ATOMIC_RELEASE);\n    store_double(&gauge[REAL], value);",
+        "values.h",
+        "        store_double(gauge, REAL, number.real);\n    STOP_POINT();\n",
+        "    {\n        __atomic_store_n(&gauge->seq, 1, __ATOMIC_RELEASE);\n"
+        "        store_double(gauge, REAL, number.real);\n    }\n    STOP_POINT();\n",
     ),
     "the type of a value is changed before the value": Plant(
         "_cells_py.py",
@@ -225,9 +226,10 @@ GAUGE_FAULTS = {
         "            self._words[4 * cell + 1] = 1\n            self._doubles[2 * cell + 3] = value",
     ),
     "an integer and a double share their place": Plant(
-        "_cells.c",
-        "store_double(&gauge[REAL], value);",
-        "store_double(&gauge[INTEGER], value); store_double(&gauge[REAL], value);",
+        "values.h",
+        "        store_double(gauge, REAL, number.real);",
+        "    {\n        store_double(gauge, INTEGER, number.real);\n"
+        "        store_double(gauge, REAL, number.real);\n    }",
     ),
 }
 
@@ -345,10 +347,10 @@ def test_no_observation_is_lost_and_who_is_killed_in_one_keeps_nobody_from_the_n
 
 HISTOGRAM_FAULTS = {
     "nothing shows that a histogram is being written": Plant(
-        "_cells.c", "__atomic_store_n(&histogram->seq, histogram->seq | 1, __ATOMIC_RELAXED);", ""
+        "values.h", "__atomic_store_n(&histogram->seq, histogram->seq | 1, __ATOMIC_RELAXED);", ""
     ),
     "the end of a writing looks like its beginning": Plant(
-        "_cells.c",
+        "values.h",
         "__atomic_store_n(&histogram->seq, histogram->seq + 1, __ATOMIC_RELEASE);",
         "__atomic_store_n(&histogram->seq, histogram->seq - 1, __ATOMIC_RELEASE);",
     ),

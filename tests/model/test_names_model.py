@@ -263,16 +263,16 @@ def test_three_at_once_that_remove_register_and_count_never_count_into_a_strange
 
 REMOVING_FAULTS = {
     "the generation is looked at before the lock is had": Plant(
-        "_cells.c",
-        "    Outcome outcome = lock(cells, cell);\n"
+        "cell.h",
+        "    Outcome outcome = lock(cells, cell, kept);\n"
         "    if (LIKELY(outcome == DONE) && UNLIKELY(current(cells->generation) != generation)) {",
-        "    int stale = current(cells->generation) != generation;\n    Outcome outcome = lock(cells, cell);\n"
+        "    int stale = current(cells->generation) != generation;\n    Outcome outcome = lock(cells, cell, kept);\n"
         "    if (LIKELY(outcome == DONE) && UNLIKELY(stale)) {",
     ),
     "the generation is not looked at": Plant(
-        "_cells.c",
-        "UNLIKELY(current(cells->generation) != generation)) {\n        unlock(cell);",
-        "0) {\n        unlock(cell);",
+        "cell.h",
+        "UNLIKELY(current(cells->generation) != generation)) {\n        release(cell, *kept);",
+        "0) {\n        release(cell, *kept);",
     ),
     "the generation is not raised": Plant(
         "names.py",
@@ -300,7 +300,7 @@ REMOVING_FAULTS = {
 @pytest.mark.parametrize("fault", REMOVING_FAULTS)
 def test_a_fault_of_removing_is_found(fault: str) -> None:
     plant = REMOVING_FAULTS[fault]
-    core = Core("C" if plant.file == "_cells.c" else "Python", plant)
+    core = Core("C" if plant.is_of_c else "Python", plant)
 
     def try_all() -> None:
         for removal in REMOVING:

@@ -15,7 +15,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from machine import PACKAGE, Plant, compiler, with_plants
+from machine import PACKAGE, Plant, compiler, copy_core
 
 pytestmark = pytest.mark.sanitizer
 
@@ -34,8 +34,7 @@ def instrumented(copy: Path, *plants: Plant) -> dict[str, str]:
     if shutil.which(compiler()) is None or not os.path.isabs(library("libasan.so")):
         pytest.skip("there is no C compiler with AddressSanitizer")
     shutil.copytree(PACKAGE, copy / "shmstats", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    source = copy / "shmstats" / "core" / "_cells.c"
-    source.write_text(with_plants(source, plants))
+    source = copy_core(copy / "shmstats" / "core", plants)
     extension = source.with_name(f"_cells{sysconfig.get_config_var('EXT_SUFFIX')}")
     include = sysconfig.get_paths()["include"]
     command = [compiler(), "-shared", "-fPIC", "-std=c11", "-D_GNU_SOURCE", *FLAGS, f"-I{include}", source]
@@ -67,7 +66,7 @@ OUTSIDE = """
 
 
 def test_a_load_outside_of_the_block_is_refused_or_else_it_is_found(tmp_path: Path) -> None:
-    plant = Plant("_cells.c", " || column > self->capacity - width)", ")")
+    plant = Plant("cells.h", " || column > self->capacity - width)", ")")
     outputs = []
     for plants in ((), (plant,)):
         environment = instrumented(tmp_path / str(len(plants)), *plants)

@@ -7,7 +7,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from machine import PACKAGE, Plant, compiler, with_plants
+from machine import Plant, compiler, copy_core
 
 #: _cells.c's other half calls Python, is never reached from threads.c, and needs not be linked.
 FLAGS = ["-fsanitize=thread", "-g", "-O1", "-std=gnu11", "-w", "-fno-pie", "-no-pie"]
@@ -25,8 +25,8 @@ def _thread_sanitizer(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def run(directory: Path, *plants: Plant) -> subprocess.CompletedProcess[str]:
     """Build and run threads.c over _cells.c with faults planted in it."""
-    source, program = directory / "_cells.c", directory / "threads"
-    source.write_text(with_plants(PACKAGE / "core" / "_cells.c", plants))
+    copy_core(directory, plants)
+    program = directory / "threads"
     include = sysconfig.get_paths()["include"]
     here = Path(__file__).with_name("threads.c")
     command = [compiler(), *FLAGS, f"-I{directory}", f"-I{include}", here, "-o", program, *LINKED]
@@ -41,16 +41,16 @@ def test_threads_count_exactly_and_what_is_done_under_a_lock_is_in_order(tmp_pat
 
 FAULTS = {
     "a lock that is let go orders nothing": Plant(
-        "_cells.c",
+        "cell.h",
         "__atomic_store_n(&cell->lock, 0, __ATOMIC_RELEASE);",
         "__atomic_store_n(&cell->lock, 0, __ATOMIC_RELAXED);",
     ),
     "a lock that is taken orders nothing": Plant(
-        "_cells.c",
+        "cell.h",
         "&cell->lock, &free, owner, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)",
         "&cell->lock, &free, owner, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)",
     ),
-    "a lock is taken from the living": Plant("_cells.c", "if (!lives && __atomic", "if (__atomic"),
+    "a lock is taken from the living": Plant("cell.h", "if (!lives && __atomic", "if (__atomic"),
 }
 
 

@@ -1,0 +1,204 @@
+/* Operations on cells, real-time or buffered.
+ *
+ * A buffer is a row of this process's own. There no lock is needed, and seq is free: lock says where a column goes,
+ * and seq that it is in the list of dirty ones. It is flushed to the block when it is full. */
+enum { ROW_SHIFT = 16, WIDTH_MASK = 0xFFFF, MAX_WIDTH = 256 };
+
+static inline void
+mark_dirty(Cells *cells, Cell *cell)
+{
+    if (UNLIKELY(!cell->seq)) {
+        cell->seq = 1;
+        cells->dirty[cells->n_dirty++] = (uint32_t)(cell - cells->buffered);
+    }
+}
+
+static Outcome held_too_many(Cells *cells, uint64_t generation);
+
+/* Note one operation more in a buffer, and have it flushed when it is full. */
+static inline Outcome
+held_one_more(Cells *cells, Cell *cell, uint64_t generation)
+{
+    mark_dirty(cells, cell);
+    if (LIKELY(++*cells->held < cells->limit))
+        return DONE;
+    return held_too_many(cells, generation);
+}
+
+static inline Outcome
+add_integer(Cells *cells, Cell *cell, uint64_t generation, int64_t n)
+{
+    if (cells->buffered != NULL) {
+        if (UNLIKELY(current(cells->generation) != generation))
+            return MISS;
+        cell->value = saturating_add(cell->value, n);
+        return held_one_more(cells, cell, generation);
+    }
+    Cells *kept;
+    Outcome outcome = lock_bound(cells, cell, generation, &kept);
+    if (LIKELY(outcome == DONE)) {
+        add_to_value(cell, 0, n);
+        release(cell, kept);
+    }
+    return outcome;
+}
+
+static inline Outcome
+observe(Cells *cells, Cell *histogram, uint64_t generation, Py_ssize_t bucket, double value)
+{
+    if (cells->buffered != NULL) {
+        if (UNLIKELY(current(cells->generation) != generation))
+            return MISS;
+        observe_unlocked(histogram, bucket, value);
+        return held_one_more(cells, histogram, generation);
+    }
+    Cells *kept;
+    Outcome outcome = lock_bound(cells, histogram, generation, &kept);
+    if (LIKELY(outcome == DONE)) {
+        begin_write(histogram);
+        observe_unlocked(histogram, bucket, value);
+        end_write(histogram);
+        release(histogram, kept);
+    }
+    return outcome;
+}
+
+static inline Outcome
+set_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number number, Contributor by)
+{
+    Cells *kept;
+    Outcome outcome = lock_bound(cells, gauge, generation, &kept);
+    if (LIKELY(outcome == DONE)) {
+        contribute(gauge, number, by);
+        release(gauge, kept);
+    }
+    return outcome;
+}
+
+static inline Outcome
+add_to_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number n, Contributor by)
+{
+    Cells *kept;
+    Outcome outcome = lock_bound(cells, gauge, generation, &kept);
+    if (LIKELY(outcome == DONE)) {
+        contribute(gauge, sum_of(gauge_number(gauge), n), by);
+        release(gauge, kept);
+    }
+    return outcome;
+}
+
+/* Add to a contribution that was seen to be of ``seen``, or to 0 where ``anew`` and it is not our own; MISS where it
+ * is somebody else's by now. */
+static Outcome
+add_to_contribution(Cells *cells, Cell *gauge, uint64_t generation, Number n, Contributor by, int64_t seen, int anew)
+{
+    Cells *kept;
+    Outcome outcome = lock_bound(cells, gauge, generation, &kept);
+    if (outcome != DONE)
+        return outcome;
+    int64_t owner = load_value(gauge, OWNER);
+    if (owner == by.owner)
+        contribute(gauge, sum_of(gauge_number(gauge), n), by);
+    else if (owner == seen)
+        contribute(gauge, sum_of(anew ? (Number){1, 0, 0.0} : gauge_number(gauge), n), by);
+    else
+        outcome = MISS;
+    release(gauge, kept);
+    return outcome;
+}
+
+/* Add what a buffer's histogram has to the block's, whose lock is held. */
+static void
+add_histogram(Cell *histogram, const Cell *more, Py_ssize_t width)
+{
+    begin_write(histogram);
+    add_to_moments(histogram, load_double(more, SUM), load_double(more, MAXIMUM));
+    for (Py_ssize_t i = BUCKETS; i < width; i++)
+        add_to_value(histogram, i, more[i].value);
+    end_write(histogram);
+}
+
+/* Take a column out of the list of dirty ones. */
+static void
+mark_clean(Cells *cells, uint32_t column)
+{
+    Py_ssize_t i = cells->n_dirty;
+    while (i > 0 && cells->dirty[i - 1] != column)
+        i--;
+    if (i > 0)
+        cells->dirty[i - 1] = cells->dirty[--cells->n_dirty];
+    cells->buffered[column].seq = 0;
+}
+
+/* Move one column of a buffer to the block; if that is not done, it stays as it was.
+ *
+ * Nothing is taken before the lock is had: while it is waited for, other threads may fill the buffer, flush it,
+ * or close it, and must find there whatever is not in the block. */
+static Outcome
+flush_column(Cells *cells, uint32_t column)
+{
+    Cells *target = cells->target, *kept;
+    Cell *cell = &cells->buffered[column];
+    Py_ssize_t width = cell->lock & WIDTH_MASK, row = cell->lock >> ROW_SHIFT;
+    Cell *to = (Cell *)((char *)target->first + row * target->row_bytes) + column;
+    Outcome outcome = lock_bound(target, to, current(cells->generation), &kept);
+    if (UNLIKELY(outcome != DONE))
+        return outcome;
+    if (UNLIKELY(cells->buffered == NULL)) { /* who closed it has flushed it */
+        release(to, kept);
+        return MISS;
+    }
+    if (width == 1)
+        add_to_value(to, 0, cell->value);
+    else
+        add_histogram(to, cell, width);
+    for (Py_ssize_t i = 0; i < width; i++)
+        cell[i].value = 0;
+    mark_clean(cells, column);
+    release(to, kept);
+    return DONE;
+}
+
+/* Move everything in a buffer to the block; MISS where the names are no longer those that it was bound by. */
+static Outcome
+flush_buffer(Cells *cells, uint64_t generation)
+{
+    if (cells->buffered == NULL || cells->target->first == NULL || current(cells->generation) != generation)
+        return MISS;
+    int64_t start = monotonic_nanoseconds();
+    *cells->held = 0;
+    if (cells->flushes != NULL) {
+        cells->flushes->value++;
+        mark_dirty(cells, cells->flushes);
+    }
+    while (cells->n_dirty > 0) {
+        Outcome outcome = flush_column(cells, cells->dirty[cells->n_dirty - 1]);
+        if (UNLIKELY(cells->buffered == NULL))
+            return outcome;
+        if (UNLIKELY(outcome != DONE)) {
+            ++*cells->held; /* there is something left */
+            return outcome;
+        }
+    }
+    if (cells->durations != NULL) {
+        double ms = 1e-6 * (double)(monotonic_nanoseconds() - start);
+        observe_unlocked(cells->durations, bucket_in(cells->bounds, ms), ms);
+        mark_dirty(cells, cells->durations);
+    }
+    return DONE;
+}
+
+/* Flush a full buffer; where that cannot be done here, by way of Python. */
+static Outcome
+held_too_many(Cells *cells, uint64_t generation)
+{
+    Py_INCREF(cells); /* while a lock is waited for, the handle that led here may be bound elsewhere */
+    Outcome outcome = flush_buffer(cells, generation);
+    if (UNLIKELY(outcome == MISS)) {
+        PyObject *flushed = PyObject_CallNoArgs(cells->flush);
+        Py_XDECREF(flushed);
+        outcome = flushed == NULL ? FAILED : DONE;
+    }
+    Py_DECREF(cells);
+    return outcome;
+}

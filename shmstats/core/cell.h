@@ -1,0 +1,193 @@
+/* Cells of a block, as one worker sees them, and their locks.
+ *
+ * A cell's lock is a word in the cell: 0, or the owner's word (layout.py, owner_word). It is taken by
+ * compare-and-swap and held for a few instructions. Inside, the names generation is looked at again:
+ * who removes a name raises the generation first and then takes every lock of its cells, so that
+ * nobody can count into a cell that has been given to another name. A change of a value is one aligned
+ * 64-bit store, so a worker that is killed at any instruction leaves the old value or the new one.
+ */
+
+/* One cell, as layout.py's CELL; the module exports its offsets and core/__init__.py compares them. */
+typedef struct {
+    uint32_t lock;
+    uint32_t seq; /* of a gauge's first cell: 0 its value is the integer here, 1 the double next door;
+                   * of a histogram's first cell: odd while it is written, and another number afterwards */
+    int64_t value;
+} Cell;
+
+typedef struct Cells {
+    PyObject_HEAD
+    Py_buffer buffer;           /* the whole block; buffer.buf is NULL once closed */
+    Cell *first;                /* row 0, column 0 */
+    Cell *buffered;             /* the same where the cells are a buffer of our own, else NULL */
+    uint64_t *held;             /* of a buffer: operations in it, in our worker slot */
+    uint64_t limit;             /* of a buffer: operations that it may hold */
+    PyObject *flush;            /* of a buffer: callable(), when it is full and cannot be flushed here */
+    struct Cells *target;       /* of a buffer: the block's cells, where it is flushed to */
+    uint32_t *dirty;            /* of a buffer: the columns with something in them, n_dirty of them */
+    Py_ssize_t n_dirty;
+    Cell *flushes, *durations;  /* of a buffer: the statistics of its flushes, or NULL */
+    PyObject *bounds;           /* of the durations: bytes, as in a handle */
+    Py_ssize_t rows, capacity;  /* in cells */
+    Py_ssize_t row_bytes;       /* from one row to the next */
+    const uint64_t *generation; /* in the header, or &no_generation when closed or inherited by fork */
+    const uint64_t *gate;       /* generation, or &no_generation while the fast paths are shut */
+    uint32_t owner;             /* what our locks hold */
+    PyObject *is_live;          /* callable(word) -> whether the owner of a lock lives */
+    Cell *takeovers;            /* where locks taken over from the dead are counted, or NULL */
+    struct Cells *next;         /* all that exist, for the child of a fork */
+} Cells;
+
+/* No binding has this generation. */
+static const uint64_t no_generation = 0;
+
+/* All cells of this process: only one interpreter at a time has the module (_cells.c), and its GIL protects them. */
+static Cells *all_cells = NULL;
+
+/* In the child of a fork, however it was made: nothing of the parent's may be counted into. */
+static void
+after_fork_in_child(void)
+{
+    for (Cells *cells = all_cells; cells != NULL; cells = cells->next) {
+        cells->generation = &no_generation;
+        cells->gate = &no_generation;
+    }
+}
+
+static inline uint64_t
+current(const uint64_t *generation)
+{
+    return __atomic_load_n(generation, __ATOMIC_ACQUIRE);
+}
+
+static inline int
+try_lock(Cell *cell, uint32_t owner)
+{
+    uint32_t free = 0;
+    return __atomic_compare_exchange_n(&cell->lock, &free, owner, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+
+static inline void
+unlock(Cell *cell)
+{
+    STOP_POINT();
+    __atomic_store_n(&cell->lock, 0, __ATOMIC_RELEASE);
+    STOP_POINT();
+}
+
+/* Let go of a lock, and of what was kept while it was waited for; NULL: nothing. */
+static inline void
+release(Cell *cell, Cells *kept)
+{
+    unlock(cell);
+    Py_XDECREF(kept);
+}
+
+/* The number i of the values that begin at a cell. */
+static inline void
+store_value(Cell *cell, Py_ssize_t i, int64_t value)
+{
+    STOP_POINT();
+    __atomic_store_n(&cell[i].value, value, __ATOMIC_RELAXED);
+}
+
+static inline int64_t
+load_value(const Cell *cell, Py_ssize_t i)
+{
+    return __atomic_load_n(&cell[i].value, __ATOMIC_RELAXED);
+}
+
+/* Call a Python callable with a lock's word; returns its truth, or -1 with an exception set. */
+static int
+ask(PyObject *callable, uint32_t word)
+{
+    PyObject *answer = PyObject_CallFunction(callable, "k", (unsigned long)word);
+    if (answer == NULL)
+        return -1;
+    int truth = PyObject_IsTrue(answer);
+    Py_DECREF(answer);
+    return truth;
+}
+
+/* Give others the processor for a while, without the GIL. */
+static void
+pause_a_little(long nanoseconds)
+{
+    struct timespec span = {0, nanoseconds};
+    Py_BEGIN_ALLOW_THREADS
+    nanosleep(&span, NULL);
+    Py_END_ALLOW_THREADS
+}
+
+/* Take a lock that was not free at once: wait for its owner, or take it over from a dead one.
+ *
+ * While it waits other threads run: the block may be closed, which is a MISS, and whatever led here may be bound
+ * elsewhere. So the caller has a reference to the cells. */
+static Outcome
+wait_for_lock(Cells *cells, Cell *cell)
+{
+    for (int spin = 0; spin < 200; spin++) {
+        if (try_lock(cell, cells->owner))
+            return DONE;
+        RELAX();
+    }
+    long nanoseconds = 20000;
+    while (cells->generation != &no_generation) {
+        uint32_t word = __atomic_load_n(&cell->lock, __ATOMIC_RELAXED);
+        if (word == 0) {
+            if (try_lock(cell, cells->owner))
+                return DONE;
+            continue;
+        }
+        int lives = ask(cells->is_live, word);
+        if (lives < 0)
+            return FAILED;
+        if (cells->generation == &no_generation)
+            return MISS;
+        if (!lives && __atomic_compare_exchange_n(&cell->lock, &word, cells->owner, 0, __ATOMIC_ACQUIRE,
+                                                  __ATOMIC_RELAXED)) {
+            STOP_POINT();
+            /* The holder's store was whole or had not begun: there is nothing to repair. */
+            if (cells->takeovers != NULL)
+                __atomic_fetch_add(&cells->takeovers->value, 1, __ATOMIC_RELAXED);
+            return DONE;
+        }
+        if (lives) {
+            pause_a_little(nanoseconds);
+            if (nanoseconds < 1000000)
+                nanoseconds *= 2;
+        }
+    }
+    return MISS;
+}
+
+/* Lock a cell. Where that has to wait, *kept is a reference to the cells, which `release` gives up: until then
+ * neither they nor the memory of the cell can go. Unless the outcome is DONE nothing is kept. */
+static inline Outcome
+lock(Cells *cells, Cell *cell, Cells **kept)
+{
+    *kept = NULL;
+    if (LIKELY(try_lock(cell, cells->owner))) {
+        STOP_POINT();
+        return DONE;
+    }
+    Py_INCREF(cells);
+    Outcome outcome = wait_for_lock(cells, cell);
+    if (outcome == DONE)
+        *kept = cells;
+    else
+        Py_DECREF(cells);
+    return outcome;
+}
+
+/* Lock a cell on behalf of a binding of the given generation; MISS where that is stale. */
+static inline Outcome
+lock_bound(Cells *cells, Cell *cell, uint64_t generation, Cells **kept)
+{
+    Outcome outcome = lock(cells, cell, kept);
+    if (LIKELY(outcome == DONE) && UNLIKELY(current(cells->generation) != generation)) {
+        release(cell, *kept);
+        return MISS;
+    }
+    return outcome;
+}

@@ -1,0 +1,474 @@
+/* The Python type Cells: the cells of one attached block, or a buffer for them, and all that is done to them by
+ * row and column. */
+
+static void
+Cells_forget(Cells *self)
+{
+    self->generation = &no_generation;
+    self->gate = &no_generation;
+    self->first = NULL;
+    self->takeovers = NULL;
+    self->held = NULL;
+    PyMem_RawFree(self->buffered);
+    PyMem_RawFree(self->dirty);
+    self->buffered = self->flushes = self->durations = NULL;
+    self->dirty = NULL;
+    self->n_dirty = 0;
+    if (self->buffer.buf != NULL)
+        PyBuffer_Release(&self->buffer);
+    self->buffer.buf = NULL;
+}
+
+static void
+Cells_unlink(Cells *self)
+{
+    for (Cells **link = &all_cells; *link != NULL; link = &(*link)->next) {
+        if (*link == self) {
+            *link = self->next;
+            return;
+        }
+    }
+}
+
+static PyObject *
+Cells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"buffer", "offset",  "rows",  "capacity", "row_bytes",   "generation_offset",
+                            "owner",  "is_live", "locks", "limit",    "held_offset", "flush",
+                            "target", NULL};
+    PyObject *source, *is_live, *locks, *flush = Py_None, *target = NULL; /* locks: for the twin */
+    Py_ssize_t offset, rows, capacity, row_bytes, generation_offset, held_offset = 0;
+    unsigned int owner;
+    unsigned long long limit = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OnnnnnIOO|KnOO!", names, &source, &offset, &rows, &capacity,
+                                     &row_bytes, &generation_offset, &owner, &is_live, &locks, &limit,
+                                     &held_offset, &flush, type, &target))
+        return NULL;
+    Cells *self = (Cells *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->generation = self->gate = &no_generation;
+    self->is_live = Py_NewRef(is_live);
+    self->flush = Py_NewRef(flush);
+    self->next = all_cells;
+    all_cells = self;
+    if (PyObject_GetBuffer(source, &self->buffer, PyBUF_WRITABLE) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    if (offset < 0 || rows < 1 || capacity < 1 || owner == 0 || capacity > row_bytes / (Py_ssize_t)sizeof(Cell)
+        || generation_offset < 0 || generation_offset % 8 || offset % (Py_ssize_t)sizeof(Cell)
+        || generation_offset > self->buffer.len - 8 || held_offset < 0 || held_offset % 8
+        || held_offset > self->buffer.len - 8 || rows > (self->buffer.len - offset) / row_bytes) {
+        PyErr_SetString(PyExc_ValueError, "the cells do not fit into the buffer");
+        Py_DECREF(self);
+        return NULL;
+    }
+    char *base = self->buffer.buf;
+    self->first = (Cell *)(base + offset);
+    self->rows = rows;
+    self->capacity = capacity;
+    self->row_bytes = row_bytes;
+    self->owner = owner;
+    if (limit) {
+        self->buffered = PyMem_RawCalloc((size_t)capacity, sizeof(Cell));
+        self->dirty = PyMem_RawCalloc((size_t)capacity, sizeof(uint32_t));
+        self->target = (Cells *)Py_XNewRef(target);
+        if (self->buffered == NULL || self->dirty == NULL) {
+            Py_DECREF(self);
+            return PyErr_NoMemory();
+        }
+        self->first = self->buffered;
+        self->rows = 1;
+        self->limit = limit;
+        self->held = (uint64_t *)(base + held_offset);
+    }
+    self->generation = self->gate = (const uint64_t *)(base + generation_offset);
+    return (PyObject *)self;
+}
+
+static void
+Cells_last(Cells *self)
+{
+    Cells_unlink(self);
+    Cells_forget(self);
+    Py_CLEAR(self->bounds);
+}
+
+#define CELLS_REFERENCES(X) X(is_live) X(flush) X(target)
+COLLECTED(Cells, CELLS_REFERENCES, Cells_last(self))
+
+/* The address of a cell and of width - 1 more behind it, or NULL with an exception set. */
+static Cell *
+Cells_at(Cells *self, Py_ssize_t row, Py_ssize_t column, Py_ssize_t width)
+{
+    if (self->generation == &no_generation) {
+        PyErr_SetString(PyExc_ValueError, "the cells are closed");
+        return NULL;
+    }
+    if (row < 0 || row >= self->rows || column < 0 || column > self->capacity - width) {
+        PyErr_Format(PyExc_IndexError, "no cell at row %zd, column %zd: there are %zd rows of %zd", row, column,
+                     self->rows, self->capacity);
+        return NULL;
+    }
+    return (Cell *)((char *)self->first + row * self->row_bytes) + column;
+}
+
+static PyObject *
+answer(Outcome outcome)
+{
+    return outcome == FAILED ? NULL : PyBool_FromLong(outcome == DONE);
+}
+
+static PyObject *
+Cells_add(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    long long n;
+    unsigned long long generation;
+    if (!PyArg_ParseTuple(args, "nnLK", &row, &column, &n, &generation))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, 1);
+    return cell == NULL ? NULL : answer(add_integer(self, cell, generation, n));
+}
+
+static PyObject *
+Cells_load(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    if (!PyArg_ParseTuple(args, "nn", &row, &column))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, 1);
+    return cell == NULL ? NULL : PyLong_FromLongLong(load_value(cell, 0));
+}
+
+static PyObject *
+Cells_clear_values(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column, width;
+    int is_histogram = 0;
+    if (!PyArg_ParseTuple(args, "nnn|p", &row, &column, &width, &is_histogram))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, width);
+    if (cell == NULL)
+        return NULL;
+    Cells *kept;
+    Outcome outcome = lock(self, cell, &kept);
+    if (outcome == DONE) {
+        if (is_histogram)
+            begin_write(cell);
+        for (Py_ssize_t i = 0; i < width; i++)
+            store_value(cell, i, 0);
+        STOP_POINT();
+        if (is_histogram)
+            end_write(cell); /* not 0: a reader that began before would not notice */
+        else
+            __atomic_store_n(&cell->seq, 0, __ATOMIC_RELEASE);
+        release(cell, kept);
+    }
+    return answer(outcome);
+}
+
+static PyObject *
+Cells_load_gauge(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    if (!PyArg_ParseTuple(args, "nn", &row, &column))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, 2);
+    if (cell == NULL)
+        return NULL;
+    Number number = gauge_number(cell);
+    return number.is_integer ? PyLong_FromLongLong(number.integer) : PyFloat_FromDouble(number.real);
+}
+
+static int
+parse_contributor(PyObject *tuple, Contributor *by)
+{
+    long long owner;
+    int live, stamped, apart;
+    if (!PyArg_ParseTuple(tuple, "Lppp", &owner, &live, &stamped, &apart))
+        return -1;
+    *by = (Contributor){owner, (char)live, (char)stamped, (char)apart};
+    return 0;
+}
+
+static PyObject *
+Cells_set_gauge(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    PyObject *value, *tuple = NULL;
+    unsigned long long generation;
+    Contributor by = {0, 0, 0, 0};
+    if (!PyArg_ParseTuple(args, "nnOK|O!", &row, &column, &value, &generation, &PyTuple_Type, &tuple))
+        return NULL;
+    if (tuple != NULL && parse_contributor(tuple, &by) < 0)
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, by.owner ? 4 : 2);
+    if (cell == NULL)
+        return NULL;
+    Number number;
+    if (!plain_number(value, &number))
+        Py_RETURN_FALSE;
+    return answer(set_gauge(self, cell, generation, number, by));
+}
+
+static PyObject *
+Cells_add_gauge(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    PyObject *n, *tuple = NULL;
+    unsigned long long generation;
+    long long seen = 0;
+    int anew = 0;
+    Contributor by = {0, 0, 0, 0};
+    Number number;
+    if (!PyArg_ParseTuple(args, "nnOK|O!Lp", &row, &column, &n, &generation, &PyTuple_Type, &tuple, &seen, &anew))
+        return NULL;
+    if (tuple != NULL && parse_contributor(tuple, &by) < 0)
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, by.owner ? 4 : 2);
+    if (cell == NULL)
+        return NULL;
+    if (!plain_number(n, &number))
+        Py_RETURN_FALSE;
+    return answer(by.apart ? add_to_contribution(self, cell, generation, number, by, seen, anew)
+                           : add_to_gauge(self, cell, generation, number, by));
+}
+
+static PyObject *
+Cells_add_distribution(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    double sum, maximum;
+    PyObject *buckets;
+    unsigned long long generation;
+    if (!PyArg_ParseTuple(args, "nnddO!K", &row, &column, &sum, &maximum, &PyTuple_Type, &buckets, &generation))
+        return NULL;
+    Py_ssize_t n_buckets = PyTuple_GET_SIZE(buckets);
+    Cell *cell = Cells_at(self, row, column, BUCKETS + n_buckets);
+    if (cell == NULL)
+        return NULL;
+    for (Py_ssize_t i = 0; i < n_buckets; i++) {
+        if (PyLong_AsLongLong(PyTuple_GET_ITEM(buckets, i)) == -1 && PyErr_Occurred())
+            return NULL;
+    }
+    Cells *kept;
+    Outcome outcome = lock_bound(self, cell, generation, &kept);
+    if (outcome == DONE) {
+        begin_write(cell);
+        add_to_moments(cell, sum, maximum);
+        for (Py_ssize_t i = 0; i < n_buckets; i++)
+            add_to_value(cell, BUCKETS + i, PyLong_AsLongLong(PyTuple_GET_ITEM(buckets, i)));
+        end_write(cell);
+        release(cell, kept);
+    }
+    return answer(outcome);
+}
+
+static PyObject *
+Cells_take(Cells *self, PyObject *args)
+{
+    Py_ssize_t column, width;
+    if (!PyArg_ParseTuple(args, "nn", &column, &width))
+        return NULL;
+    Cell *cell = Cells_at(self, 0, column, width);
+    PyObject *values = cell == NULL ? NULL : PyTuple_New(width);
+    if (values == NULL)
+        return NULL;
+    for (Py_ssize_t i = 0; i < width; i++) {
+        PyObject *value = PyLong_FromLongLong(cell[i].value);
+        if (value == NULL) {
+            Py_DECREF(values);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(values, i, value);
+    }
+    for (Py_ssize_t i = 0; i < width; i++)
+        cell[i].value = 0;
+    return values;
+}
+
+static PyObject *
+Cells_route(Cells *self, PyObject *args)
+{
+    Py_ssize_t column, width, row;
+    if (!PyArg_ParseTuple(args, "nnn", &column, &width, &row))
+        return NULL;
+    Cell *cell = Cells_at(self, 0, column, width);
+    if (cell == NULL)
+        return NULL;
+    if (self->target == NULL || width < 1 || width > MAX_WIDTH || Cells_at(self->target, row, column, width) == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_Format(PyExc_ValueError, "%zd cells cannot be buffered", width);
+        return NULL;
+    }
+    cell->lock = (uint32_t)(row << ROW_SHIFT | width);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Cells_flush(Cells *self, PyObject *args)
+{
+    unsigned long long generation;
+    if (!PyArg_ParseTuple(args, "K", &generation))
+        return NULL;
+    return answer(flush_buffer(self, generation));
+}
+
+static PyObject *
+Cells_note_flushes(Cells *self, PyObject *args)
+{
+    Py_ssize_t flushes, durations;
+    PyObject *bounds;
+    if (!PyArg_ParseTuple(args, "nnS", &flushes, &durations, &bounds))
+        return NULL;
+    Py_ssize_t width = BUCKETS + 1 + PyBytes_GET_SIZE(bounds) / (Py_ssize_t)sizeof(double);
+    Cell *counter = Cells_at(self, 0, flushes, 1);
+    Cell *histogram = counter == NULL ? NULL : Cells_at(self, 0, durations, width);
+    if (histogram == NULL)
+        return NULL;
+    self->flushes = counter;
+    self->durations = histogram;
+    Py_INCREF(bounds);
+    Py_XSETREF(self->bounds, bounds);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Cells_publish(Cells *self, PyObject *args)
+{
+    Py_ssize_t offset;
+    unsigned int value;
+    if (!PyArg_ParseTuple(args, "nI", &offset, &value))
+        return NULL;
+    if (self->generation == &no_generation || offset < 0 || offset % 4 || offset > self->buffer.len - 4) {
+        PyErr_Format(PyExc_IndexError, "no word at offset %zd", offset);
+        return NULL;
+    }
+    __atomic_store_n((uint32_t *)((char *)self->buffer.buf + offset), value, __ATOMIC_RELEASE);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Cells_raise_generation(Cells *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->generation == &no_generation) {
+        PyErr_SetString(PyExc_ValueError, "the cells are closed");
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(
+        __atomic_add_fetch((uint64_t *)(uintptr_t)self->generation, 1, __ATOMIC_SEQ_CST));
+}
+
+static PyObject *
+Cells_count_takeovers_at(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    if (!PyArg_ParseTuple(args, "nn", &row, &column))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, 1);
+    if (cell == NULL)
+        return NULL;
+    self->takeovers = cell;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Cells_hold(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    unsigned int word;
+    if (!PyArg_ParseTuple(args, "nnI", &row, &column, &word))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, 1);
+    if (cell == NULL)
+        return NULL;
+    __atomic_store_n(&cell->lock, word, __ATOMIC_SEQ_CST);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Cells_holder(Cells *self, PyObject *args)
+{
+    Py_ssize_t row, column;
+    if (!PyArg_ParseTuple(args, "nn", &row, &column))
+        return NULL;
+    Cell *cell = Cells_at(self, row, column, 1);
+    return cell == NULL ? NULL : PyLong_FromUnsignedLong(__atomic_load_n(&cell->lock, __ATOMIC_ACQUIRE));
+}
+
+static PyObject *
+Cells_close(Cells *self, PyObject *Py_UNUSED(ignored))
+{
+    Cells_forget(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Cells_get_direct(Cells *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->gate != &no_generation);
+}
+
+static int
+Cells_set_direct(Cells *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    int direct = value == NULL ? -1 : PyObject_IsTrue(value);
+    if (direct < 0) {
+        if (value == NULL)
+            PyErr_SetString(PyExc_AttributeError, "direct cannot be deleted");
+        return -1;
+    }
+    self->gate = direct ? self->generation : &no_generation;
+    return 0;
+}
+
+static PyObject *
+Cells_get_generation(Cells *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(current(self->generation));
+}
+
+static PyMethodDef Cells_methods[] = {
+    {"clear", (PyCFunction)Cells_clear_values, METH_VARARGS, NULL},
+    POSITIONAL(Cells, add),
+    POSITIONAL(Cells, load),
+    POSITIONAL(Cells, load_gauge),
+    POSITIONAL(Cells, set_gauge),
+    POSITIONAL(Cells, add_gauge),
+    POSITIONAL(Cells, add_distribution),
+    POSITIONAL(Cells, take),
+    POSITIONAL(Cells, route),
+    POSITIONAL(Cells, flush),
+    POSITIONAL(Cells, note_flushes),
+    POSITIONAL(Cells, publish),
+    POSITIONAL(Cells, count_takeovers_at),
+    POSITIONAL(Cells, hold),
+    POSITIONAL(Cells, holder),
+    NO_ARGUMENTS(Cells, raise_generation),
+    NO_ARGUMENTS(Cells, close),
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef Cells_getset[] = {
+    {"direct", (getter)Cells_get_direct, (setter)Cells_set_direct, NULL, NULL},
+    {"generation", (getter)Cells_get_generation, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot Cells_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("The cells of one attached block, seen by one worker.")},
+    {Py_tp_new, Cells_new},
+    COLLECTED_SLOTS(Cells),
+    {Py_tp_methods, Cells_methods},
+    {Py_tp_getset, Cells_getset},
+    {0, NULL},
+};
+
+static PyType_Spec Cells_spec = {
+    .name = "shmstats.core._cells.Cells",
+    .basicsize = sizeof(Cells),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = Cells_slots,
+};

@@ -1,0 +1,356 @@
+/* Handles: Counter, Gauge and Histogram, each one statistic that is bound to its cells. What cannot be done at once
+ * is a *miss*, and is handed to a Python method of the recorder. */
+
+typedef struct {
+    PyObject_HEAD
+    State *state;
+    PyObject *recorder; /* whose Python methods take the misses */
+    PyObject *category, *metric, *labels;
+    Cells *cells; /* what the handle is bound to; NULL: nothing yet */
+    Cell *cell;
+    uint64_t generation; /* of the names when it was bound */
+    char monotonic;      /* the counter was never decremented, so the first time is a miss */
+    PyObject *bounds;    /* of a histogram: bytes, the upper bounds of its buckets as doubles */
+    Contributor by;      /* of a gauge */
+} Series;
+
+/* Whether the handle may be used as it is bound. */
+static inline int
+is_bound(const Series *series)
+{
+    return series->cells != NULL && current(series->cells->gate) == series->generation
+           && LIKELY(series->generation != no_generation);
+}
+
+static inline Outcome
+count(Series *series, int64_t n)
+{
+    if (UNLIKELY(!is_bound(series)) || UNLIKELY(n < 0 && series->monotonic))
+        return MISS;
+    return add_integer(series->cells, series->cell, series->generation, n);
+}
+
+/* Count sign * n by a handle of the fast kind; n NULL stands for 1. */
+static inline Outcome
+count_object(Series *series, int sign, PyObject *n)
+{
+    int fits = 1;
+    int64_t value = n == NULL ? 1 : plain_integer(n, &fits);
+    if (UNLIKELY(!fits) || UNLIKELY(sign < 0 && value == INT64_MIN))
+        return MISS;
+    return count(series, sign < 0 ? -value : value);
+}
+
+static PyObject *
+count_missed(Series *series, int sign, PyObject *n)
+{
+    State *state = series->state;
+    return PyObject_CallMethodObjArgs(series->recorder, state->str_count_series,
+                                      sign < 0 ? state->minus_one : state->one, series, n == NULL ? state->one : n,
+                                      NULL);
+}
+
+static int
+Series_setup(Series *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"recorder", "category", "metric", "labels", NULL};
+    PyObject *recorder, *category, *metric, *labels = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OUU|O!", names, &recorder, &category, &metric, &PyTuple_Type,
+                                     &labels))
+        return -1;
+    self->recorder = Py_NewRef(recorder);
+    self->category = Py_NewRef(category);
+    self->metric = Py_NewRef(metric);
+    self->labels = labels == NULL ? PyTuple_New(0) : Py_NewRef(labels);
+    return self->labels == NULL ? -1 : 0;
+}
+
+static PyObject *
+Series_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    Series *self = (Series *)type->tp_alloc(type, 0);
+    if (self != NULL)
+        self->state = state_of(type);
+    if (self != NULL && Series_setup(self, args, kwargs) < 0)
+        Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+static void
+Series_last(Series *self)
+{
+    Py_CLEAR(self->category);
+    Py_CLEAR(self->metric);
+    Py_CLEAR(self->bounds);
+}
+
+#define SERIES_REFERENCES(X) X(recorder) X(labels) X(cells)
+COLLECTED(Series, SERIES_REFERENCES, Series_last(self))
+
+static PyObject *
+Series_bind(Series *self, PyObject *args)
+{
+    PyObject *given;
+    Py_ssize_t row, column, width;
+    unsigned long long generation;
+    int monotonic;
+    PyObject *bounds = NULL, *contributor = NULL;
+    Contributor by = {0, 0, 0, 0};
+    if (!PyArg_ParseTuple(args, "OnnnKp|SO!", &given, &row, &column, &width, &generation, &monotonic,
+                          &bounds, &PyTuple_Type, &contributor))
+        return NULL;
+    if (!Py_IS_TYPE(given, self->state->Cells)) {
+        PyErr_Format(PyExc_TypeError, "cells must be Cells, not %s", Py_TYPE(given)->tp_name);
+        return NULL;
+    }
+    if (contributor != NULL && parse_contributor(contributor, &by) < 0)
+        return NULL;
+    Cells *cells = (Cells *)given;
+    Cell *cell = Cells_at(cells, row, column, width);
+    if (cell == NULL)
+        return NULL;
+    if (bounds != NULL && PyBytes_GET_SIZE(bounds) != 0
+        && PyBytes_GET_SIZE(bounds) != (width - BUCKETS - 1) * (Py_ssize_t)sizeof(double)) {
+        PyErr_Format(PyExc_ValueError, "%zd bytes of bounds do not fit a histogram of %zd cells",
+                     PyBytes_GET_SIZE(bounds), width);
+        return NULL;
+    }
+    if (bounds != NULL && PyBytes_GET_SIZE(bounds) == 0)
+        bounds = NULL;
+    Py_XINCREF(bounds);
+    Py_XSETREF(self->bounds, bounds);
+    Py_INCREF(cells);
+    Py_XSETREF(self->cells, cells);
+    self->cell = cell;
+    self->generation = generation;
+    self->monotonic = (char)monotonic;
+    self->by = by;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Series_value(Series *self, void *Py_UNUSED(closure))
+{
+    return PyObject_CallMethodOneArg(self->recorder, self->state->str_value, (PyObject *)self);
+}
+
+static PyObject *
+Series_bound(Series *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(is_bound(self));
+}
+
+static PyObject *
+Series_repr(Series *self)
+{
+    const char *name = strrchr(Py_TYPE(self)->tp_name, '.');
+    return PyUnicode_FromFormat("<%s %R %R>", name == NULL ? Py_TYPE(self)->tp_name : name + 1, self->category,
+                                self->metric);
+}
+
+/* The one argument of incr and decr, by position or as n=; NULL and *bad where there are others. */
+static inline PyObject *
+one_or_nothing(const char *function, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int *bad)
+{
+    *bad = 0;
+    if (LIKELY(kwnames == NULL)) {
+        if (LIKELY(nargs == 0))
+            return NULL;
+        if (LIKELY(nargs == 1))
+            return args[0];
+    }
+    else if (nargs == 0 && PyTuple_GET_SIZE(kwnames) == 1
+             && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "n") == 0)
+        return args[0];
+    *bad = 1;
+    PyErr_Format(PyExc_TypeError, "%s() takes one argument, n", function);
+    return NULL;
+}
+
+static PyObject *
+Counter_incr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    int bad;
+    PyObject *n = one_or_nothing("incr", args, nargs, kwnames, &bad);
+    if (UNLIKELY(bad))
+        return NULL;
+    Outcome outcome = count_object(self, 1, n);
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    return outcome == MISS ? count_missed(self, 1, n) : NULL;
+}
+
+static PyObject *
+Counter_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    int bad;
+    PyObject *n = one_or_nothing("decr", args, nargs, kwnames, &bad);
+    if (UNLIKELY(bad))
+        return NULL;
+    Outcome outcome = count_object(self, -1, n);
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    return outcome == MISS ? count_missed(self, -1, n) : NULL;
+}
+
+/* Whether a bound gauge may be written to here: a contribution of another needs a look at whether that one lives. */
+static inline int
+is_ours(const Series *series)
+{
+    return !series->by.apart || load_value(series->cell, OWNER) == series->by.owner;
+}
+
+static Outcome
+set_object(Series *series, PyObject *value)
+{
+    Number number;
+    if (UNLIKELY(!plain_number(value, &number)) || UNLIKELY(!isfinite(number.real)) || UNLIKELY(!is_bound(series))
+        || UNLIKELY(!is_ours(series)))
+        return MISS;
+    return set_gauge(series->cells, series->cell, series->generation, number, series->by);
+}
+
+static PyObject *
+Gauge_set(Series *self, PyObject *value)
+{
+    Outcome outcome = set_object(self, value);
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    if (outcome == FAILED)
+        return NULL;
+    return PyObject_CallMethodObjArgs(self->recorder, self->state->str_set_series, self, value, NULL);
+}
+
+static PyObject *
+Gauge_move(Series *self, const char *function, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    int bad;
+    PyObject *given = one_or_nothing(function, args, nargs, kwnames, &bad);
+    if (UNLIKELY(bad))
+        return NULL;
+    Number n = {1, 1, 1.0};
+    Outcome outcome = MISS;
+    if (LIKELY(given == NULL || plain_number(given, &n)) && LIKELY(isfinite(n.real)) && LIKELY(is_bound(self))
+        && LIKELY(is_ours(self)) && LIKELY(!n.is_integer || n.integer != INT64_MIN)) {
+        n = sign < 0 ? (Number){n.is_integer, -n.integer, -n.real} : n;
+        outcome = add_to_gauge(self->cells, self->cell, self->generation, n, self->by);
+    }
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    return outcome == MISS ? count_missed(self, sign, given) : NULL;
+}
+
+static PyObject *
+Gauge_incr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return Gauge_move(self, "incr", 1, args, nargs, kwnames);
+}
+
+static PyObject *
+Gauge_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return Gauge_move(self, "decr", -1, args, nargs, kwnames);
+}
+
+/* Observe an exact float or int by a bound handle; MISS for anything that needs a look. */
+static inline Outcome
+observe_object(Series *series, PyObject *observed)
+{
+    double value;
+    if (LIKELY(PyFloat_CheckExact(observed)))
+        value = PyFloat_AS_DOUBLE(observed);
+    else {
+        int fits;
+        value = (double)plain_integer(observed, &fits);
+        if (!fits)
+            return MISS;
+    }
+    if (UNLIKELY(!is_bound(series)) || UNLIKELY(series->bounds == NULL) || UNLIKELY(!(value >= 0 && value <= DBL_MAX)))
+        return MISS;
+    return observe(series->cells, series->cell, series->generation, bucket_in(series->bounds, value), value);
+}
+
+static PyObject *
+Histogram_observe(Series *self, PyObject *value)
+{
+    Outcome outcome = observe_object(self, value);
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    if (outcome == FAILED)
+        return NULL;
+    return PyObject_CallMethodObjArgs(self->recorder, self->state->str_observe_series, self, value, NULL);
+}
+
+static PyMemberDef Series_members[] = {
+    {"category", T_OBJECT_EX, offsetof(Series, category), READONLY, NULL},
+    {"metric", T_OBJECT_EX, offsetof(Series, metric), READONLY, NULL},
+    {"labels", T_OBJECT_EX, offsetof(Series, labels), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef Series_getset[] = {
+    {"value", (getter)Series_value, NULL, PyDoc_STR("The value over all workers."), NULL},
+    {"_bound", (getter)Series_bound, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef Series_methods[] = {
+    {"_bind", (PyCFunction)Series_bind, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMethodDef Counter_methods[] = {
+    {"incr", FUNCTION(Counter_incr), FASTCALL, PyDoc_STR("incr($self, /, n=1)\n--\n\nAdd n.")},
+    {"decr", FUNCTION(Counter_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nTake n away.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMethodDef Gauge_methods[] = {
+    {"set", (PyCFunction)Gauge_set, METH_O, PyDoc_STR("set($self, value, /)\n--\n\nSet the gauge.")},
+    {"incr", FUNCTION(Gauge_incr), FASTCALL, PyDoc_STR("incr($self, /, n=1)\n--\n\nAdd n.")},
+    {"decr", FUNCTION(Gauge_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nTake n away.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMethodDef Histogram_methods[] = {
+    {"observe", (PyCFunction)Histogram_observe, METH_O,
+     PyDoc_STR("observe($self, value, /)\n--\n\nTake up one observation.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot Series_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("A handle: one statistic, bound to its cell.")},
+    {Py_tp_new, Series_new},
+    COLLECTED_SLOTS(Series),
+    {Py_tp_repr, Series_repr},
+    {Py_tp_members, Series_members},
+    {Py_tp_getset, Series_getset},
+    {Py_tp_methods, Series_methods},
+    {0, NULL},
+};
+
+static PyType_Spec Series_spec = {
+    .name = "shmstats.core._cells.Series",
+    .basicsize = sizeof(Series),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = Series_slots,
+};
+
+/* A kind of handle: a Series with methods of its own. */
+#define HANDLE(Kind, doc)                                                                                              \
+    static PyType_Slot Kind##_slots[] = {                                                                              \
+        {Py_tp_doc, (void *)PyDoc_STR(doc)},                                                                           \
+        COLLECTED_SLOTS(Series),                                                                                       \
+        {Py_tp_methods, Kind##_methods},                                                                               \
+        {0, NULL},                                                                                                     \
+    };                                                                                                                 \
+    static PyType_Spec Kind##_spec = {                                                                                 \
+        .name = "shmstats.core._cells." #Kind,                                                                         \
+        .basicsize = sizeof(Series),                                                                                   \
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,                                   \
+        .slots = Kind##_slots,                                                                                         \
+    };
+
+HANDLE(Counter, "A handle of a counter.")
+HANDLE(Gauge, "A handle of a gauge.")
+HANDLE(Histogram, "A handle of a histogram.")

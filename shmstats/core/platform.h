@@ -1,0 +1,98 @@
+/* What all headers of the core share: Python, hints for the compiler, stop points, the outcome of an operation,
+ * and macros for what every type has. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <float.h>
+#include <math.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LIKELY(x) __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+/* Tell the processor that this is a loop that waits. */
+#if defined(__x86_64__) || defined(__i386__)
+#define RELAX() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define RELAX() __asm__ __volatile__("yield")
+#else
+#define RELAX() ((void)0)
+#endif
+
+/* A build for tests, with SHMSTATS_STOP_POINTS defined, stops its process at any one step of the critical
+ * sections, so that it can be killed or kept there. In every other build a stop point is nothing. */
+#ifdef SHMSTATS_STOP_POINTS
+#include <signal.h>
+
+static long stop_points_left = -1; /* to be passed before the one to stop at; negative: never stop */
+
+static void
+stop_point(void)
+{
+    if (stop_points_left >= 0 && stop_points_left-- == 0)
+        raise(SIGSTOP);
+}
+#define STOP_POINT() stop_point()
+#else
+#define STOP_POINT() ((void)0)
+#endif
+
+/* What a fast path did with its operation. MISS: nothing; Python has to. FAILED: nothing, an exception is set. */
+typedef enum { DONE, MISS, FAILED } Outcome;
+
+/* Rows of a table of methods: the C function of method `name` of `Type` is Type_name. */
+#define POSITIONAL(Type, name) {#name, (PyCFunction)Type##_##name, METH_VARARGS, NULL}
+#define NO_ARGUMENTS(Type, name) {#name, (PyCFunction)Type##_##name, METH_NOARGS, NULL}
+#define FASTCALL (METH_FASTCALL | METH_KEYWORDS)
+#define FUNCTION(f) ((PyCFunction)(void (*)(void))(f))
+
+/* The functions for the garbage collector of a type, from the list of the references that it owns; `last` is done
+ * before an object goes. */
+#define VISIT_REFERENCE(field) Py_VISIT(self->field);
+#define CLEAR_REFERENCE(field) Py_CLEAR(self->field);
+#define COLLECTED(Type, REFERENCES, last)                                                                              \
+    static int Type##_traverse(Type *self, visitproc visit, void *arg)                                                 \
+    {                                                                                                                  \
+        Py_VISIT(Py_TYPE(self));                                                                                       \
+        REFERENCES(VISIT_REFERENCE)                                                                                    \
+        return 0;                                                                                                      \
+    }                                                                                                                  \
+    static int Type##_clear(Type *self)                                                                                \
+    {                                                                                                                  \
+        REFERENCES(CLEAR_REFERENCE)                                                                                    \
+        return 0;                                                                                                      \
+    }                                                                                                                  \
+    static void Type##_dealloc(Type *self)                                                                             \
+    {                                                                                                                  \
+        PyTypeObject *type = Py_TYPE(self);                                                                            \
+        PyObject_GC_UnTrack(self);                                                                                     \
+        last;                                                                                                          \
+        Type##_clear(self);                                                                                            \
+        type->tp_free(self);                                                                                           \
+        Py_DECREF(type);                                                                                               \
+    }
+#define COLLECTED_SLOTS(Type)                                                                                          \
+    {Py_tp_dealloc, Type##_dealloc}, {Py_tp_traverse, Type##_traverse}, {Py_tp_clear, Type##_clear}
+
+/* What one interpreter's module has; every object that needs it points to it, and keeps it by its type. */
+#define TYPES(X) X(Cells) X(Series) X(Counter) X(Gauge) X(Histogram) X(Recorder) X(Section)
+#define METHOD_NAMES(X)                                                                                                \
+    X(_incr) X(_decr) X(_gauge) X(_timing) X(_count_series) X(_set_series) X(_observe_series) X(_value)
+typedef struct {
+#define FIELD(name) PyTypeObject *name;
+    TYPES(FIELD)
+#undef FIELD
+#define FIELD(name) PyObject *str##name;
+    METHOD_NAMES(FIELD)
+#undef FIELD
+    PyObject *one, *minus_one;
+    char claimed; /* it counts as an instance */
+} State;
+
+static State *state_of(PyTypeObject *type);

@@ -1,0 +1,273 @@
+/* The recorder: the calls of user code that name a statistic. It finds the handle of (category, metric) by two
+ * caches and uses it; it is the base class of the registry. */
+
+#define SHORTCUTS 8192 /* a power of two */
+
+/* A handle found by the addresses of the very strings that it was made with. */
+typedef struct {
+    PyObject *category, *metric;
+    Series *series;
+} Shortcut;
+
+typedef struct {
+    PyObject_HEAD
+    State *state;
+    PyObject *handles;            /* {category: {metric: Series}}, without labels */
+    Shortcut *shortcuts;          /* borrowed from handles */
+    PyObject *incr, *decr, *gauge, *timing; /* the functions below, bound to this object */
+} Recorder;
+
+static inline size_t
+shortcut_of(const PyObject *category, const PyObject *metric)
+{
+    uint64_t mixed = ((uint64_t)(uintptr_t)category * 0x9E3779B97F4A7C15u)
+                     ^ ((uint64_t)(uintptr_t)metric * 0xC2B2AE3D27D4EB4Fu);
+    return (size_t)(mixed >> 40) & (SHORTCUTS - 1);
+}
+
+/* The handle in the two-level dict, borrowed; NULL where there is none (no exception is left). */
+static Series *
+look_up(Recorder *self, PyObject *category, PyObject *metric)
+{
+    if (!PyUnicode_CheckExact(category) || !PyUnicode_CheckExact(metric))
+        return NULL;
+    PyObject *metrics = PyDict_GetItemWithError(self->handles, category);
+    PyObject *series = metrics == NULL ? NULL : PyDict_GetItemWithError(metrics, metric);
+    if (series == NULL)
+        PyErr_Clear();
+    return (Series *)series;
+}
+
+/* The handle of a name, borrowed, or NULL. */
+static inline Series *
+find(Recorder *self, PyObject *category, PyObject *metric)
+{
+    size_t first = shortcut_of(category, metric);
+    Shortcut *shortcut = &self->shortcuts[first];
+    if (LIKELY(shortcut->metric == metric && shortcut->category == category))
+        return shortcut->series;
+    Shortcut *other = &self->shortcuts[first ^ 1];
+    if (LIKELY(other->metric == metric && other->category == category))
+        return other->series;
+    Series *series = look_up(self, category, metric);
+    if (series != NULL && series->category == category && series->metric == metric) {
+        if (shortcut->series != NULL && other->series == NULL)
+            shortcut = other;
+        *shortcut = (Shortcut){category, metric, series};
+    }
+    return series;
+}
+
+static PyMethodDef calls[4];
+
+static PyObject *
+Recorder_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    Recorder *self = (Recorder *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->state = state_of(type);
+    self->handles = PyDict_New();
+    self->shortcuts = PyMem_Calloc(SHORTCUTS, sizeof(Shortcut));
+    self->incr = PyCFunction_New(&calls[0], (PyObject *)self);
+    self->decr = PyCFunction_New(&calls[1], (PyObject *)self);
+    self->gauge = PyCFunction_New(&calls[2], (PyObject *)self);
+    self->timing = PyCFunction_New(&calls[3], (PyObject *)self);
+    if (!self->handles || !self->shortcuts || !self->incr || !self->decr || !self->gauge || !self->timing) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    return (PyObject *)self;
+}
+
+static void
+Recorder_last(Recorder *self)
+{
+    PyMem_Free(self->shortcuts);
+    self->shortcuts = NULL;
+}
+
+static void
+forget_shortcuts(Recorder *self)
+{
+    memset(self->shortcuts, 0, SHORTCUTS * sizeof(Shortcut));
+}
+
+#define RECORDER_REFERENCES(X) X(handles) X(incr) X(decr) X(gauge) X(timing)
+COLLECTED(Recorder, RECORDER_REFERENCES, Recorder_last(self))
+
+/* Hand a call over, just as it came, to the Python method that can do all of it. */
+static PyObject *
+call_missed(Recorder *self, PyObject *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *bound = PyObject_GetAttr((PyObject *)self, method);
+    PyObject *result = bound == NULL ? NULL : PyObject_Vectorcall(bound, args, (size_t)nargs, kwnames);
+    Py_XDECREF(bound);
+    return result;
+}
+
+static inline PyObject *
+record_count(Recorder *self, PyObject *method, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    Outcome outcome = MISS;
+    if (LIKELY(kwnames == NULL) && LIKELY(nargs == 3 || nargs == 2)) {
+        Series *series = find(self, args[0], args[1]);
+        if (LIKELY(series != NULL && Py_IS_TYPE(series, self->state->Counter)))
+            outcome = count_object(series, sign, nargs == 3 ? args[2] : NULL);
+    }
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    return outcome == FAILED ? NULL : call_missed(self, method, args, nargs, kwnames);
+}
+
+static PyObject *
+Recorder_incr(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return record_count(self, self->state->str_incr, 1, args, nargs, kwnames);
+}
+
+static PyObject *
+Recorder_decr(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return record_count(self, self->state->str_decr, -1, args, nargs, kwnames);
+}
+
+static PyObject *
+Recorder_gauge(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    Outcome outcome = MISS;
+    if (LIKELY(kwnames == NULL) && LIKELY(nargs == 3)) {
+        Series *series = find(self, args[0], args[1]);
+        if (LIKELY(series != NULL && Py_IS_TYPE(series, self->state->Gauge)))
+            outcome = set_object(series, args[2]);
+    }
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    return outcome == FAILED ? NULL : call_missed(self, self->state->str_gauge, args, nargs, kwnames);
+}
+
+static PyObject *
+Recorder_timing(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    Outcome outcome = MISS;
+    if (LIKELY(kwnames == NULL) && LIKELY(nargs == 3)) {
+        Series *series = find(self, args[0], args[1]);
+        if (LIKELY(series != NULL && Py_IS_TYPE(series, self->state->Histogram)))
+            outcome = observe_object(series, args[2]);
+    }
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    return outcome == FAILED ? NULL : call_missed(self, self->state->str_timing, args, nargs, kwnames);
+}
+
+static PyObject *
+Recorder_handle(Recorder *self, PyObject *args)
+{
+    PyObject *category, *metric;
+    if (!PyArg_ParseTuple(args, "OO", &category, &metric))
+        return NULL;
+    Series *series = look_up(self, category, metric);
+    return Py_NewRef(series == NULL ? Py_None : (PyObject *)series);
+}
+
+static PyObject *
+Recorder_keep(Recorder *self, PyObject *argument)
+{
+    if (!PyObject_TypeCheck(argument, self->state->Series)) {
+        PyErr_Format(PyExc_TypeError, "series must be a handle, not %s", Py_TYPE(argument)->tp_name);
+        return NULL;
+    }
+    Series *series = (Series *)argument;
+    PyObject *metrics = PyDict_GetItemWithError(self->handles, series->category);
+    if (metrics == NULL) {
+        if (PyErr_Occurred())
+            return NULL;
+        metrics = PyDict_New();
+        if (metrics == NULL || PyDict_SetItem(self->handles, series->category, metrics) < 0) {
+            Py_XDECREF(metrics);
+            return NULL;
+        }
+        Py_DECREF(metrics);
+    }
+    PyObject *former = PyDict_SetDefault(metrics, series->metric, argument);
+    if (former == NULL)
+        return NULL;
+    if (former != argument) {
+        forget_shortcuts(self);
+        if (PyDict_SetItem(metrics, series->metric, argument) < 0)
+            return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Recorder_drop(Recorder *self, PyObject *args)
+{
+    PyObject *category, *metric;
+    if (!PyArg_ParseTuple(args, "UO", &category, &metric))
+        return NULL;
+    forget_shortcuts(self);
+    PyObject *metrics = PyDict_GetItemWithError(self->handles, category);
+    if (metrics != NULL && metric == Py_None) {
+        if (PyDict_DelItem(self->handles, category) < 0)
+            return NULL;
+    }
+    else if (metrics != NULL && PyDict_GetItemWithError(metrics, metric) != NULL) {
+        if (PyDict_DelItem(metrics, metric) < 0)
+            return NULL;
+    }
+    if (PyErr_Occurred())
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* What user code calls. They are not methods but slots of the object that hold bound functions: where
+ * ``stats`` is an imported name, the compiler emits for stats.incr() an attribute access and a call instead
+ * of a method call, and to bind a method each time would cost more than to count. */
+static PyMethodDef calls[4] = {
+    {"incr", FUNCTION(Recorder_incr), FASTCALL,
+     PyDoc_STR("incr($self, /, category, metric, n=1, *, labels=None)\n--\n\nAdd n to a counter.")},
+    {"decr", FUNCTION(Recorder_decr), FASTCALL,
+     PyDoc_STR("decr($self, /, category, metric, n=1, *, labels=None)\n--\n\nTake n away from a counter.")},
+    {"gauge", FUNCTION(Recorder_gauge), FASTCALL,
+     PyDoc_STR("gauge($self, /, category, metric, value=..., **labels)\n--\n\nSet a gauge, or return a handle where no value is given.")},
+    {"timing", FUNCTION(Recorder_timing), FASTCALL,
+     PyDoc_STR("timing($self, /, category, metric, milliseconds=..., **labels)\n--\n\nTake up a duration, or return a handle where none is given.")},
+};
+
+static PyMemberDef Recorder_members[] = {
+    {"incr", T_OBJECT_EX, offsetof(Recorder, incr), READONLY,
+     PyDoc_STR("incr(category, metric, n=1, *, labels=None): add n to a counter.")},
+    {"decr", T_OBJECT_EX, offsetof(Recorder, decr), READONLY,
+     PyDoc_STR("decr(category, metric, n=1, *, labels=None): take n away from a counter.")},
+    {"gauge", T_OBJECT_EX, offsetof(Recorder, gauge), READONLY,
+     PyDoc_STR("gauge(category, metric, value, *, labels=None): set a gauge.\n\n"
+               "gauge(category, metric, *, labels=None, labelnames=None): a handle of one, or of a metric with labels.")},
+    {"timing", T_OBJECT_EX, offsetof(Recorder, timing), READONLY,
+     PyDoc_STR("timing(category, metric, milliseconds, *, labels=None): take up one duration.\n\n"
+               "timing(category, metric, *, labels=None, labelnames=None): a handle of the histogram.")},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef Recorder_methods[] = {
+    {"_handle", (PyCFunction)Recorder_handle, METH_VARARGS, NULL},
+    {"_keep", (PyCFunction)Recorder_keep, METH_O, NULL},
+    {"_drop", (PyCFunction)Recorder_drop, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot Recorder_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("The calls of user code: finds the handle of a name and uses it.")},
+    {Py_tp_new, Recorder_new},
+    COLLECTED_SLOTS(Recorder),
+    {Py_tp_methods, Recorder_methods},
+    {Py_tp_members, Recorder_members},
+    {0, NULL},
+};
+
+static PyType_Spec Recorder_spec = {
+    .name = "shmstats.core._cells.Recorder",
+    .basicsize = sizeof(Recorder),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = Recorder_slots,
+};

@@ -1,0 +1,223 @@
+/* The values of counters, gauges and histograms, and how they change under their lock. */
+
+static inline int64_t
+saturating_add(int64_t a, int64_t b)
+{
+    int64_t sum;
+    if (UNLIKELY(__builtin_add_overflow(a, b, &sum)))
+        return b > 0 ? INT64_MAX : INT64_MIN;
+    return sum;
+}
+
+/* The sum of two doubles; of finite ones it is kept finite. */
+static double
+finite_sum(double a, double b)
+{
+    double sum = a + b;
+    if (isfinite(sum) || !isfinite(a) || !isfinite(b))
+        return sum;
+    return sum > 0 ? DBL_MAX : -DBL_MAX;
+}
+
+static inline double
+load_double(const Cell *cell, Py_ssize_t i)
+{
+    int64_t bits = load_value(cell, i);
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline void
+store_double(Cell *cell, Py_ssize_t i, double value)
+{
+    int64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    store_value(cell, i, bits);
+}
+
+static inline void
+add_to_value(Cell *cell, Py_ssize_t i, int64_t n)
+{
+    store_value(cell, i, saturating_add(load_value(cell, i), n));
+}
+
+/* A gauge has two values: a number is written to the one of its type, then seq is pointed at it. Each step leaves a
+ * value that was really set.
+ *
+ * Where each worker has a gauge of its own, a *contribution*, two values more say whose it is and when it was
+ * made. OWNER is 0 where there is none. */
+enum { INTEGER, REAL, OWNER, MOMENT };
+
+/* Whose contribution a write to a gauge is. */
+typedef struct {
+    int64_t owner; /* 0: the gauge is shared by all */
+    char live;     /* the contribution goes with its owner */
+    char stamped;  /* its time is wanted */
+    char apart;    /* nobody's who is gone must be added to: all but plain sums, which go on */
+} Contributor;
+
+/* A number as it is given to a gauge. */
+typedef struct {
+    char is_integer;
+    int64_t integer;
+    double real;
+} Number;
+
+/* Read an exact int that fits 64 bits, or an exact float; 0 for anything else. */
+static inline int
+plain_number(PyObject *object, Number *number)
+{
+    if (PyFloat_CheckExact(object)) {
+        *number = (Number){0, 0, PyFloat_AS_DOUBLE(object)};
+        return 1;
+    }
+    if (!PyLong_CheckExact(object))
+        return 0;
+    int overflow;
+    int64_t integer = PyLong_AsLongLongAndOverflow(object, &overflow);
+    *number = (Number){1, integer, (double)integer};
+    return !overflow;
+}
+
+/* The value of an exact int that fits 64 bits; 0 where it is none, and *fits says so. */
+static inline int64_t
+plain_integer(PyObject *object, int *fits)
+{
+    if (UNLIKELY(!PyLong_CheckExact(object))) {
+        *fits = 0;
+        return 0;
+    }
+#if PY_VERSION_HEX >= 0x030C0000
+    if (LIKELY(PyUnstable_Long_IsCompact((PyLongObject *)object))) {
+        *fits = 1;
+        return PyUnstable_Long_CompactValue((PyLongObject *)object);
+    }
+#else
+    Py_ssize_t size = Py_SIZE(object);
+    if (LIKELY(size == 1)) {
+        *fits = 1;
+        return ((PyLongObject *)object)->ob_digit[0];
+    }
+#endif
+    int overflow;
+    int64_t value = PyLong_AsLongLongAndOverflow(object, &overflow);
+    *fits = !overflow;
+    return value;
+}
+
+static inline void
+put_number(Cell *gauge, Number number)
+{
+    if (number.is_integer)
+        store_value(gauge, INTEGER, number.integer);
+    else
+        store_double(gauge, REAL, number.real);
+    STOP_POINT();
+    __atomic_store_n(&gauge->seq, !number.is_integer, __ATOMIC_RELEASE);
+}
+
+static inline Number
+gauge_number(const Cell *gauge)
+{
+    if (__atomic_load_n(&gauge->seq, __ATOMIC_ACQUIRE) & 1)
+        return (Number){0, 0, load_double(gauge, REAL)};
+    int64_t integer = load_value(gauge, INTEGER);
+    return (Number){1, integer, (double)integer};
+}
+
+static inline Number
+sum_of(Number a, Number b)
+{
+    if (a.is_integer && b.is_integer)
+        return (Number){1, saturating_add(a.integer, b.integer), 0};
+    return (Number){0, 0, finite_sum(a.real, b.real)};
+}
+
+static int64_t
+monotonic_nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Put a number into a gauge, whose lock is held, and sign it where it is a contribution.
+ *
+ * A live one has no owner while it changes hands, so that nobody takes the new value for the former's. One
+ * that outlives its owner keeps its signature until there is another: at no moment is it nobody's. */
+static inline void
+contribute(Cell *gauge, Number number, Contributor by)
+{
+    if (LIKELY(by.owner == 0)) {
+        put_number(gauge, number);
+        return;
+    }
+    int changes = load_value(gauge, OWNER) != by.owner;
+    if (changes && by.live)
+        store_value(gauge, OWNER, 0);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    STOP_POINT();
+    put_number(gauge, number);
+    STOP_POINT();
+    if (by.stamped)
+        store_value(gauge, MOMENT, monotonic_nanoseconds());
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    if (changes)
+        store_value(gauge, OWNER, by.owner);
+}
+
+/* A histogram is the sum and the maximum, two doubles, and behind them the buckets. */
+enum { SUM, MAXIMUM, BUCKETS };
+
+static inline void
+begin_write(Cell *histogram)
+{
+    __atomic_store_n(&histogram->seq, histogram->seq | 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+}
+
+static inline void
+end_write(Cell *histogram)
+{
+    STOP_POINT();
+    __atomic_store_n(&histogram->seq, histogram->seq + 1, __ATOMIC_RELEASE);
+}
+
+/* Add to the sum, and raise the maximum if it is less. */
+static inline void
+add_to_moments(Cell *histogram, double sum, double maximum)
+{
+    store_double(histogram, SUM, finite_sum(load_double(histogram, SUM), sum));
+    if (maximum > load_double(histogram, MAXIMUM))
+        store_double(histogram, MAXIMUM, maximum);
+}
+
+static inline void
+observe_unlocked(Cell *histogram, Py_ssize_t bucket, double value)
+{
+    add_to_moments(histogram, value, value);
+    add_to_value(histogram, BUCKETS + bucket, 1);
+}
+
+/* The number of the first bound that is not less than value; n_bounds where all are. */
+static inline Py_ssize_t
+bucket_of(const double *bounds, Py_ssize_t n_bounds, double value)
+{
+    Py_ssize_t low = 0;
+    for (Py_ssize_t span = n_bounds; span > 0;) {
+        Py_ssize_t half = span / 2;
+        int above = bounds[low + half] < value;
+        low += above ? half + 1 : 0;
+        span = above ? span - half - 1 : half;
+    }
+    return low;
+}
+
+/* The bucket of a value in a histogram whose upper bounds are the doubles in a bytes object. */
+static inline Py_ssize_t
+bucket_in(PyObject *bounds, double value)
+{
+    Py_ssize_t n_bounds = PyBytes_GET_SIZE(bounds) / (Py_ssize_t)sizeof(double);
+    return bucket_of((const double *)(const void *)PyBytes_AS_STRING(bounds), n_bounds, value);
+}
