@@ -9,6 +9,7 @@ Counters that all worker processes share through shared memory::
 
 from __future__ import annotations
 
+from . import core as core  # first: it says most clearly where the package cannot be used
 from ._version import __version__
 from .attachment.slow_path import KindError
 from .block import BlockError, DeclarationError

@@ -1,27 +1,105 @@
-"""The one place that decides between the C core and its pure Python twin.
+"""The one place that decides between the C core and its pure Python fallback.
 
-``SHMSTATS_PURE=1`` in the environment asks for the twin; it is also what is left where the extension
-was not built. Everyone else imports from here.
+``SHMSTATS_PURE=1`` in the environment asks for the fallback; it is also taken, with a warning, where the extension
+was not built. An extension that is there and cannot be loaded is an ImportError: processes that do load it could not
+share a block with this one. Everyone else imports from here.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
-from typing import TYPE_CHECKING
+import struct
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..layout import CELL
+__all__ = [
+    "CORE",
+    "PROTOCOL",
+    "Cells",
+    "Counter",
+    "Gauge",
+    "Histogram",
+    "Recorder",
+    "Section",
+    "Series",
+    "fence",
+    "sum_columns",
+]
 
-__all__ = ["CORE", "PROTOCOL", "Cells", "Counter", "Gauge", "Histogram", "Recorder", "Section", "Series", "sum_columns"]
+log = logging.getLogger("shmstats")
+
+#: How many times longer ``counter.incr()`` takes in the fallback, about: scripts/bench tells it for a machine.
+SLOWER = 100
+
+
+def _use_fallback() -> Any:
+    """Return the fallback in the place of an extension that was not built, and say so."""
+    # The name of an extension tells Python and machine: .cpython-311-x86_64-linux-gnu.so
+    tag = "-".join(EXTENSION_SUFFIXES[0].split("-")[:2])
+    built = sorted(Path(__file__).parent.glob("_cells.*.so"))
+    for file in built:
+        if file.name.startswith(f"_cells{tag}"):
+            _refuse(str(file), f"its name should end in {EXTENSION_SUFFIXES[0]}")
+    log.warning(
+        "the C core of shmstats is not built for this Python%s: the pure Python fallback counts, about %d times slower."
+        " Install shmstats where there is a C compiler, or set SHMSTATS_PURE=1 to want it so",
+        f" (only {', '.join(file.name for file in built)})" if built else "",
+        SLOWER,
+    )
+    from . import _cells_py
+
+    return _cells_py
+
+
+def _is_cut_off(file: str) -> bool:
+    """Whether an ELF file ends before its last table does: to load it would end the process by SIGBUS."""
+    with open(file, "rb") as opened:
+        head, size = opened.read(64), os.fstat(opened.fileno()).st_size
+    if not head.startswith(b"\x7fELF\2") or len(head) < 64:
+        return False  # not of 64 bits: the loader looks for itself
+    order = "<" if head[5] == 1 else ">"
+    (table,) = struct.unpack_from(f"{order}Q", head, 0x28)
+    entry_size, entries = struct.unpack_from(f"{order}HH", head, 0x3A)
+    return bool(table + entry_size * entries > size)
+
+
+def _refuse(file: str | None, reason: object) -> NoReturn:
+    if "interpreter" in str(reason):
+        way_out = (
+            "one interpreter of a process can use shmstats (mod_wsgi: WSGIApplicationGroup %{GLOBAL}); others need a"
+            " process of their own"
+        )
+    else:
+        way_out = (
+            "it is damaged, or built for another machine, C library or Python. Install shmstats again (pip install"
+            " --force-reinstall shmstats), or set SHMSTATS_PURE=1 for all processes of the data directory"
+        )
+    raise ImportError(
+        f"the C core of shmstats, {file}, cannot be loaded: {reason}; {way_out}", name="shmstats.core._cells", path=file
+    )
+
 
 if TYPE_CHECKING:
     from . import _cells as core
 elif os.environ.get("SHMSTATS_PURE", "") not in ("", "0"):
     from . import _cells_py as core
 else:
-    try:
-        from . import _cells as core
-    except ImportError:
-        from . import _cells_py as core
+    _found = importlib.util.find_spec("._cells", __package__)
+    if _found is None:
+        core = _use_fallback()
+    else:
+        if _is_cut_off(_found.origin):
+            _refuse(_found.origin, "the file is cut off")
+        try:
+            from . import _cells as core
+        except ImportError as error:
+            _refuse(_found.origin, error)
+
+# Only now: where a second interpreter of a process is refused, numpy would refuse it less clearly.
+from ..layout import CELL  # noqa: E402
 
 CORE, PROTOCOL = core.CORE, core.PROTOCOL
 Cells = core.Cells
@@ -31,6 +109,7 @@ Histogram = core.Histogram
 Recorder = core.Recorder
 Section = core.Section
 Series = core.Series
+fence = core.fence
 sum_columns = core.sum_columns
 
 _expected = {name: (offset, dtype.itemsize) for name, (dtype, offset) in CELL.fields.items()}  # type: ignore[union-attr, misc]

@@ -35,9 +35,7 @@ claim_process(void)
     int64_t own = PyInterpreterState_GetID(PyInterpreterState_Get());
     if (instances > 0 && interpreter != own) {
         PyErr_Format(PyExc_ImportError,
-                     "shmstats counts in one interpreter of a process, and interpreter %lld of process %ld has it; this "
-                     "is interpreter %lld. Have all applications of the process run in one interpreter (mod_wsgi: "
-                     "WSGIApplicationGroup %%{GLOBAL}), or each in a process of its own",
+                     "interpreter %lld of process %ld counts with it already, and this is interpreter %lld",
                      (long long)interpreter, (long)getpid(), (long long)own);
         return -1;
     }

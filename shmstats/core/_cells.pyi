@@ -35,6 +35,9 @@ def sum_columns(
         ValueError: that is more than the block has.
     """
 
+def fence() -> None:
+    """Have all loads before it be done before any load after it: for who reads a histogram that may be written."""
+
 class Cells:
     """The cells of one attached block, seen by one worker.
 

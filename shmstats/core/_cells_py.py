@@ -447,6 +447,10 @@ def sum_columns(
     return sums.tobytes()
 
 
+def fence() -> None:
+    """Order loads before it and after it; here what is read in between is read by bytecode, in order."""
+
+
 _all_cells: weakref.WeakSet[Cells] = weakref.WeakSet()
 
 

@@ -55,9 +55,9 @@ observe(Cells *cells, Cell *histogram, uint64_t generation, Py_ssize_t bucket, d
     Cells *kept;
     Outcome outcome = lock_bound(cells, histogram, generation, &kept);
     if (LIKELY(outcome == DONE)) {
-        begin_write(histogram);
+        uint32_t seq = begin_write(histogram);
         observe_unlocked(histogram, bucket, value);
-        end_write(histogram);
+        end_write(histogram, seq);
         release(histogram, kept);
     }
     return outcome;
@@ -111,11 +111,11 @@ add_to_contribution(Cells *cells, Cell *gauge, uint64_t generation, Number n, Co
 static void
 add_histogram(Cell *histogram, const Cell *more, Py_ssize_t width)
 {
-    begin_write(histogram);
+    uint32_t seq = begin_write(histogram);
     add_to_moments(histogram, load_double(more, SUM), load_double(more, MAXIMUM));
     for (Py_ssize_t i = BUCKETS; i < width; i++)
         add_to_value(histogram, i, more[i].value);
-    end_write(histogram);
+    end_write(histogram, seq);
 }
 
 /* Take a column out of the list of dirty ones. */

@@ -38,8 +38,9 @@ typedef struct Cells {
     struct Cells *next;         /* all that exist, for the child of a fork */
 } Cells;
 
-/* No binding has this generation. */
+/* No binding has this generation: that of cells that are closed. And no cells are ever of the other one. */
 static const uint64_t no_generation = 0;
+static const uint64_t never_current = UINT64_MAX;
 
 /* All cells of this process: only one interpreter at a time has the module (_cells.c), and its GIL protects them. */
 static Cells *all_cells = NULL;

@@ -155,13 +155,12 @@ Cells_clear_values(Cells *self, PyObject *args)
     Cells *kept;
     Outcome outcome = lock(self, cell, &kept);
     if (outcome == DONE) {
-        if (is_histogram)
-            begin_write(cell);
+        uint32_t seq = is_histogram ? begin_write(cell) : 0;
         for (Py_ssize_t i = 0; i < width; i++)
             store_value(cell, i, 0);
         STOP_POINT();
         if (is_histogram)
-            end_write(cell); /* not 0: a reader that began before would not notice */
+            end_write(cell, seq); /* not 0: a reader that began before would not notice */
         else
             __atomic_store_n(&cell->seq, 0, __ATOMIC_RELEASE);
         release(cell, kept);
@@ -256,11 +255,11 @@ Cells_add_distribution(Cells *self, PyObject *args)
     Cells *kept;
     Outcome outcome = lock_bound(self, cell, generation, &kept);
     if (outcome == DONE) {
-        begin_write(cell);
+        uint32_t seq = begin_write(cell);
         add_to_moments(cell, sum, maximum);
         for (Py_ssize_t i = 0; i < n_buckets; i++)
             add_to_value(cell, BUCKETS + i, PyLong_AsLongLong(PyTuple_GET_ITEM(buckets, i)));
-        end_write(cell);
+        end_write(cell, seq);
         release(cell, kept);
     }
     return answer(outcome);

@@ -1,6 +1,8 @@
 /* Handles: Counter, Gauge and Histogram, each one statistic that is bound to its cells. What cannot be done at once
  * is a *miss*, and is handed to a Python method of the recorder. */
 
+enum { COUNTER = 1, GAUGE, HISTOGRAM };
+
 typedef struct {
     PyObject_HEAD
     State *state;
@@ -10,7 +12,9 @@ typedef struct {
     Cell *cell;
     uint64_t generation; /* of the names when it was bound */
     char monotonic;      /* the counter was never decremented, so the first time is a miss */
-    PyObject *bounds;    /* of a histogram: bytes, the upper bounds of its buckets as doubles */
+    char kind;           /* which of the types below it is of */
+    PyObject *bounds;    /* of a histogram: bytes, the upper bounds of its buckets as doubles, or NULL */
+    Py_ssize_t n_bounds;
     Contributor by;      /* of a gauge */
 } Series;
 
@@ -18,8 +22,7 @@ typedef struct {
 static inline int
 is_bound(const Series *series)
 {
-    return series->cells != NULL && current(series->cells->gate) == series->generation
-           && LIKELY(series->generation != no_generation);
+    return LIKELY(series->cells != NULL) && LIKELY(current(series->cells->gate) == series->generation);
 }
 
 static inline Outcome
@@ -69,8 +72,13 @@ static PyObject *
 Series_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     Series *self = (Series *)type->tp_alloc(type, 0);
-    if (self != NULL)
-        self->state = state_of(type);
+    if (self != NULL) {
+        State *state = self->state = state_of(type);
+        self->kind = (char)(type == state->Counter     ? COUNTER
+                            : type == state->Gauge     ? GAUGE
+                            : type == state->Histogram ? HISTOGRAM
+                                                       : 0);
+    }
     if (self != NULL && Series_setup(self, args, kwargs) < 0)
         Py_CLEAR(self);
     return (PyObject *)self;
@@ -119,10 +127,11 @@ Series_bind(Series *self, PyObject *args)
         bounds = NULL;
     Py_XINCREF(bounds);
     Py_XSETREF(self->bounds, bounds);
+    self->n_bounds = bounds == NULL ? 0 : PyBytes_GET_SIZE(bounds) / (Py_ssize_t)sizeof(double);
     Py_INCREF(cells);
     Py_XSETREF(self->cells, cells);
     self->cell = cell;
-    self->generation = generation;
+    self->generation = generation == no_generation ? never_current : generation;
     self->monotonic = (char)monotonic;
     self->by = by;
     Py_RETURN_NONE;
@@ -267,7 +276,8 @@ observe_object(Series *series, PyObject *observed)
     }
     if (UNLIKELY(!is_bound(series)) || UNLIKELY(series->bounds == NULL) || UNLIKELY(!(value >= 0 && value <= DBL_MAX)))
         return MISS;
-    return observe(series->cells, series->cell, series->generation, bucket_in(series->bounds, value), value);
+    const double *bounds = (const double *)(const void *)PyBytes_AS_STRING(series->bounds);
+    return observe(series->cells, series->cell, series->generation, bucket_of(bounds, series->n_bounds, value), value);
 }
 
 static PyObject *

@@ -112,7 +112,7 @@ record_count(Recorder *self, PyObject *method, int sign, PyObject *const *args, 
     Outcome outcome = MISS;
     if (LIKELY(kwnames == NULL) && LIKELY(nargs == 3 || nargs == 2)) {
         Series *series = find(self, args[0], args[1]);
-        if (LIKELY(series != NULL && Py_IS_TYPE(series, self->state->Counter)))
+        if (LIKELY(series != NULL && series->kind == COUNTER))
             outcome = count_object(series, sign, nargs == 3 ? args[2] : NULL);
     }
     if (LIKELY(outcome == DONE))
@@ -138,7 +138,7 @@ Recorder_gauge(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject
     Outcome outcome = MISS;
     if (LIKELY(kwnames == NULL) && LIKELY(nargs == 3)) {
         Series *series = find(self, args[0], args[1]);
-        if (LIKELY(series != NULL && Py_IS_TYPE(series, self->state->Gauge)))
+        if (LIKELY(series != NULL && series->kind == GAUGE))
             outcome = set_object(series, args[2]);
     }
     if (LIKELY(outcome == DONE))
@@ -152,7 +152,7 @@ Recorder_timing(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObjec
     Outcome outcome = MISS;
     if (LIKELY(kwnames == NULL) && LIKELY(nargs == 3)) {
         Series *series = find(self, args[0], args[1]);
-        if (LIKELY(series != NULL && Py_IS_TYPE(series, self->state->Histogram)))
+        if (LIKELY(series != NULL && series->kind == HISTOGRAM))
             outcome = observe_object(series, args[2]);
     }
     if (LIKELY(outcome == DONE))

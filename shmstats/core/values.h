@@ -170,18 +170,21 @@ contribute(Cell *gauge, Number number, Contributor by)
 /* A histogram is the sum and the maximum, two doubles, and behind them the buckets. */
 enum { SUM, MAXIMUM, BUCKETS };
 
-static inline void
+/* A histogram's seq is odd from begin_write to end_write, which is given what the former returned. */
+static inline uint32_t
 begin_write(Cell *histogram)
 {
-    __atomic_store_n(&histogram->seq, histogram->seq | 1, __ATOMIC_RELAXED);
+    uint32_t seq = histogram->seq | 1;
+    __atomic_store_n(&histogram->seq, seq, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_RELEASE);
+    return seq;
 }
 
 static inline void
-end_write(Cell *histogram)
+end_write(Cell *histogram, uint32_t seq)
 {
     STOP_POINT();
-    __atomic_store_n(&histogram->seq, histogram->seq + 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&histogram->seq, seq + 1, __ATOMIC_RELEASE);
 }
 
 /* Add to the sum, and raise the maximum if it is less. */

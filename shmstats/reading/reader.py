@@ -26,7 +26,7 @@ from ..block.header import check_layout, read_header
 from ..block.names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, Record, read_note
 from ..block.segment import DamagedBlockError, ReadOnlySegment, segment_name
 from ..block.workers import WorkerTable
-from ..core import sum_columns
+from ..core import fence, sum_columns
 from ..interruption import came_from_handler
 from ..layout import CELL, CELLS_PER_PAGE, HEADER, INT64_MAX, INT64_MIN, NAME, PAGE, PROTOCOLS, Layout
 from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
@@ -460,7 +460,9 @@ class BlockReader:
         for row in np.flatnonzero(reserved.any(axis=1)).tolist():
             here = np.flatnonzero(reserved[row, pages[0]] & reserved[row, pages[1]])
             before = self._cells["seq"][row, cells[here]]
+            fence()
             parts = self._cells["value"][row, columns[here]]
+            fence()
             torn = (before & 1 != 0) | (before != self._cells["seq"][row, cells[here]])
             for i in np.flatnonzero(torn).tolist():
                 parts[i] = self._row_distribution(row, int(cells[here[i]]), width)
@@ -504,7 +506,9 @@ class BlockReader:
         cells = self._cells[row, cell : cell + width]
         for _ in range(_ATTEMPTS * 20):
             before = int(cells["seq"][0])
+            fence()
             copy = cells["value"].copy()
+            fence()
             if before % 2 == 0 and int(cells["seq"][0]) == before:
                 break
         return copy

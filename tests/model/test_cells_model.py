@@ -347,12 +347,12 @@ def test_no_observation_is_lost_and_who_is_killed_in_one_keeps_nobody_from_the_n
 
 HISTOGRAM_FAULTS = {
     "nothing shows that a histogram is being written": Plant(
-        "values.h", "__atomic_store_n(&histogram->seq, histogram->seq | 1, __ATOMIC_RELAXED);", ""
+        "values.h", "__atomic_store_n(&histogram->seq, seq, __ATOMIC_RELAXED);", ""
     ),
     "the end of a writing looks like its beginning": Plant(
         "values.h",
-        "__atomic_store_n(&histogram->seq, histogram->seq + 1, __ATOMIC_RELEASE);",
-        "__atomic_store_n(&histogram->seq, histogram->seq - 1, __ATOMIC_RELEASE);",
+        "__atomic_store_n(&histogram->seq, seq + 1, __ATOMIC_RELEASE);",
+        "__atomic_store_n(&histogram->seq, seq - 1, __ATOMIC_RELEASE);",
     ),
     "the reader does not look again": Plant(
         "reader.py", 'if before % 2 == 0 and int(cells["seq"][0]) == before:', "if before % 2 == 0:"

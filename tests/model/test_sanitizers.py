@@ -77,6 +77,44 @@ def test_a_load_outside_of_the_block_is_refused_or_else_it_is_found(tmp_path: Pa
     assert "AddressSanitizer: heap-buffer-overflow" in outputs[1]
 
 
+REBOUND = """
+    import threading
+    from shmstats.core._cells import Cells, Counter, Gauge, Histogram
+
+    memory = bytearray(8192)
+    memory[32] = 1  # the generation
+    asked = threading.Event()
+
+    def is_live(word):
+        asked.set()
+        return True
+
+    make = lambda: Cells(memoryview(memory), 4096, 1, 256, 4096, 32, 7, is_live, None)
+    for handle in (Counter(print, "a", "b"), Gauge(print, "a", "c"), Histogram(print, "a", "d")):
+        bind = lambda cells: handle._bind(cells, 0, 0, 4, 1, False, *([bytes(8)] if type(handle) is Histogram else []))
+        first, other = make(), make()
+        bind(first)
+        other.hold(0, 0, 99)
+        asked.clear()
+        waiter = threading.Thread(target=getattr(handle, "incr", None) or handle.observe, args=(1,))
+        waiter.start()
+        assert asked.wait(60)
+        bind(other)
+        del first
+        other.hold(0, 0, 0)
+        waiter.join()
+    print("counted")
+"""
+
+
+def test_what_a_waiter_uses_is_kept_while_its_handle_is_bound_to_other_cells(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(REBOUND)]
+    ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ran.stdout + ran.stderr == "counted\n"
+
+
 def test_the_tests_of_cells_pass(environment: dict[str, str], tmp_path: Path) -> None:
     names = ("core/test_cells.py", "block/test_names.py", "core/test_section.py", "attachment/test_buffer.py")
     files = [str(TESTS / name) for name in names]
