@@ -15,7 +15,7 @@ import yaml
 
 from shmstats.config import ConfigError, Settings, load
 
-SECTIONS = ("path", "stats", "api", "statsd", "push")
+SECTIONS = ("path", "stats", "api", "statsd", "push", "history")
 
 BOOL = "true or false"
 ADDRESS = "'host:port' or '[ipv6]:port' (port 0 to 65535), or 'unix:/path' (at most 107 bytes of path)"
@@ -247,6 +247,19 @@ KEYS = [
     ),
     optional("push.headers_file", "an absolute path", ["/run/secrets/h"], ["", "h", "./h", "/a\0"]),
     optional("push.ca_file", "an absolute path", ["/etc/ca.pem"], ["", "ca.pem", "/a\0"]),
+    switch("history.enabled", True),
+    Key(
+        "history.series",
+        (),
+        "a list of texts that are not empty, as 'category.metric' with * and ?",
+        accepted=[[], ["requests.*"], ["a.b", "c.?"]],
+        refused=[
+            ([""], "a value of type list"),
+            ([1], "a value of type list"),
+            ("requests.*", "'requests.*' (str)"),
+            (None, "null (NoneType)"),
+        ],
+    ),
 ]
 
 
@@ -332,6 +345,7 @@ def test_a_key_that_is_not_given_has_its_default(key: Key, given: Given) -> None
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
 def test_a_default_is_within_its_own_rule(key: Key, given: Given) -> None:
     default = str(key.default) if key.name == "path.data" else key.default
+    default = list(default) if isinstance(default, tuple) else default
     given.load(as_config(key.name, default))
 
 

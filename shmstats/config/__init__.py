@@ -6,6 +6,7 @@ from shmstats.config.loading import DEFAULT_FILE, ENVIRONMENT_VARIABLE, load
 from shmstats.config.rules import (
     ApiSettings,
     ConfigError,
+    HistorySettings,
     PathSettings,
     PushSettings,
     Rule,
@@ -19,6 +20,7 @@ __all__ = [
     "ENVIRONMENT_VARIABLE",
     "ApiSettings",
     "ConfigError",
+    "HistorySettings",
     "PathSettings",
     "PushSettings",
     "Rule",

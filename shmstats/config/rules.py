@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -79,6 +79,15 @@ def _mapping(key: str, value: str, allowed: str, about: str) -> dict[str, Rule]:
 def _address(about: str) -> dict[str, Rule]:
     allowed = "'host:port' or '[ipv6]:port' (port 0 to 65535), or 'unix:/path' (at most 107 bytes of path)"
     return {"rule": Rule((str,), _is_address, allowed, about)}
+
+
+def _globs(about: str) -> dict[str, Rule]:
+    allowed = "a list of texts that are not empty, as 'category.metric' with * and ?"
+    return {"rule": Rule((list, tuple), _are_texts, allowed, about)}
+
+
+def _are_texts(values: Sequence[object]) -> bool:
+    return all(isinstance(value, str) and value for value in values)
 
 
 def _path(about: str) -> dict[str, Rule]:
@@ -273,6 +282,18 @@ class PushSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HistorySettings:
+    """The section ``history``."""
+
+    enabled: bool = field(
+        default=True, metadata=_switch("Whether the last 24 hours are kept, where statistics are saved.")
+    )
+    series: Sequence[str] = field(
+        default=(), metadata=_globs("Series that are kept before others, of the 512 that there is room for.")
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The whole configuration, checked. ``source`` is the absolute path of its file, if it has one."""
 
@@ -281,6 +302,7 @@ class Settings:
     api: ApiSettings = field(default_factory=ApiSettings)
     statsd: StatsdSettings = field(default_factory=StatsdSettings)
     push: PushSettings = field(default_factory=PushSettings)
+    history: HistorySettings = field(default_factory=HistorySettings)
     source: str | None = None
 
 

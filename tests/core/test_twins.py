@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 PLAYER = """
 import os
+import re
 import sys
 import tempfile
 import shmstats
@@ -60,7 +61,7 @@ def shown(stats):
     read = stats.read()
     kept = [(name, value) for name, value in zip(read.names, read.values) if name.category == "c"]
     lines = [line for line in render(read).decode().splitlines() if 'category="c"' in line]
-    return repr((kept, lines)).replace(str(os.getpid()), "PID")
+    return re.sub(rf"\\b{os.getpid()}\\b", "PID", repr((kept, lines)))
 
 
 for line in sys.stdin:

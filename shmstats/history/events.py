@@ -1,0 +1,101 @@
+"""Noticing what happens to the application's processes, from one row of the ring to the next.
+
+Counters of the gunicorn integration tell it exactly. Without them it is told by the table of workers: the slot of a
+process that left is free, that of one that was killed is not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..series import Kind, Snapshot
+from .ring import Event, Ring
+
+_EXITS, _RELOADS = "gunicorn_worker_exits", "gunicorn_reloads"
+
+#: Label ``reason`` of a gunicorn worker's exit: kind of event, and what is said of the worker.
+_REASONS = {
+    "exit": ("exit", "ended"),
+    "signal": ("kill", "was killed by a signal"),
+    "timeout": ("timeout", "was aborted after its timeout"),
+}
+
+#: Moments of starting that differ by less, in ns, are the same: a clock may have been set.
+_SAME_START = 2 * 10**9
+
+
+class Events:
+    """Compares what it sees with what it saw before."""
+
+    def __init__(self) -> None:
+        self._live: dict[tuple[int, int], int] | None = None  # (pid, claim) → pid
+        self._counts: dict[str, int] = {}
+        self._ended: list[int] = []
+        self._killed: set[tuple[int, int]] = set()
+
+    def notice(self, reader: Any, snapshot: Snapshot, workers: Sequence[Any], now: int, ring: Ring) -> Iterator[Event]:
+        """Give what happened since the last call; at the first one, that the application started.
+
+        Args:
+            reader: of the block.
+            snapshot: of its statistics.
+            workers: that live.
+            now: ns since 1970.
+            ring: with the events that are known already.
+        """
+        counts = _counts(snapshot)
+        live = {(worker.pid, worker.claim): worker.pid for worker in workers}
+        if self._live is None:
+            yield from _started(reader, now, ring)
+        else:
+            dead = {(worker.pid, worker.claim) for worker in reader.workers} - live.keys()
+            gone = (self._live.keys() - live.keys()) | (dead - self._killed)
+            if any(key in counts for key in _REASONS):
+                yield from self._counted(counts, sorted(pid for pid, _ in gone), now)
+            else:
+                yield from (_ended(pid, (pid, claim) in dead, now) for pid, claim in sorted(gone))
+            self._killed = dead
+        self._live, self._counts = live, counts
+
+    def _counted(self, counts: dict[str, int], gone: list[int], now: int) -> Iterator[Event]:
+        """Give what gunicorn counted; a worker's pid where it is certain which one that was."""
+        self._ended += gone
+        added = {key: counts[key] - self._counts.get(key, counts[key]) for key in counts}
+        if added.pop(_RELOADS, 0) > 0:
+            yield Event(now, "reload", "the workers are being put in the place of others")
+        ends = [reason for reason in _REASONS for _ in range(max(added.get(reason, 0), 0))]
+        certain = len(ends) == len(self._ended)
+        for number, reason in enumerate(ends):
+            kind, what = _REASONS[reason]
+            who = f"worker {self._ended[number]}" if certain else "a worker"
+            yield Event(now, kind, f"{who} {what}")
+        if ends:
+            self._ended = []
+
+
+def _counts(snapshot: Snapshot) -> dict[str, int]:
+    """Return gunicorn's counters: reloads, and exits by reason."""
+    counts = {}
+    for name, value in zip(snapshot.names, snapshot.values, strict=True):
+        if name.category == "gunicorn" and name.kind is Kind.COUNTER and isinstance(value, int):
+            if name.metric == _RELOADS:
+                counts[_RELOADS] = value
+            elif name.metric == _EXITS:
+                counts[dict(name.labels).get("reason", "")] = value
+    return counts
+
+
+def _started(reader: Any, now: int, ring: Ring) -> Iterator[Event]:
+    moment = now - round(reader.uptime * 1e9)
+    known = [event for event in ring.events() if event.kind in ("start", "restart")]
+    if not any(abs(event.time - moment) < _SAME_START for event in known):
+        shown = time.strftime("%H:%M:%S", time.localtime(moment / 1e9))
+        yield Event(moment, "restart" if known else "start", f"the application was started at {shown}")
+
+
+def _ended(pid: int, killed: bool, now: int) -> Event:
+    if killed:
+        return Event(now, "kill", f"process {pid} was killed")
+    return Event(now, "exit", f"process {pid} ended")

@@ -1,0 +1,86 @@
+"""Figures over all requests, made of what the integrations count: responses by class of status, response time.
+
+They are series of their own, in the reserved category ``shmstats``, so that a chart of the whole application needs
+five columns however many routes it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..series import Distribution, Kind, Name, Value
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+#: Counter of requests, histogram of their duration: the first pair that there is, is taken.
+SOURCES = (("http_requests", "http_request_duration"), ("gunicorn_requests", "gunicorn_request_duration"))
+
+CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "other")
+
+
+class Overview:
+    """Makes the overview of snapshots.
+
+    Attributes:
+        requests: name of the metric that it is made of; empty where there is none.
+        names: of the series that it makes; the same list as long as the snapshots have the same names.
+    """
+
+    def __init__(self) -> None:
+        self._of: Sequence[Name] | None = None
+        self.names: list[Name] = []
+        self.requests = ""
+        self._counters: npt.NDArray[np.intp] = np.empty(0, np.intp)
+        self._classes: npt.NDArray[np.intp] = np.empty(0, np.intp)
+        self._durations: list[int] = []
+
+    def follow(self, names: Sequence[Name]) -> None:
+        """Find in a snapshot's names what the overview is made of."""
+        if names is self._of:
+            return
+        self._of = names
+        metrics = {name.metric for name in names}
+        source = next((source for source in SOURCES if source[0] in metrics), None)
+        if source is None:
+            self.requests, self.names, self._durations = "", [], []
+            return
+        self.requests, duration = source
+        counters = [(position, _class_of(name)) for position, name in enumerate(names) if name.metric == self.requests]
+        self._counters = np.array([position for position, _ in counters], np.intp)
+        self._classes = np.array([number for _, number in counters], np.intp)
+        durations = [position for position, name in enumerate(names) if name.metric == duration]
+        bounds = names[durations[0]].bounds if durations else ()
+        self._durations = [position for position in durations if names[position].bounds == bounds]
+        self.names = [
+            Name("shmstats", "responses", Kind.COUNTER, (("class", each),), monotonic=True) for each in CLASSES
+        ]
+        if durations:
+            self.names.append(Name("shmstats", "response_time", Kind.HISTOGRAM, (), False, bounds))
+
+    def values(self, values: Sequence[Value]) -> list[Value]:
+        """Return the values of ``names``.
+
+        Args:
+            values: of the snapshot whose names were followed last.
+        """
+        if not self.requests:
+            return []
+        counts = np.array([values[position] for position in self._counters.tolist()], np.int64)
+        responses: list[Value] = [int(counts[self._classes == number].sum()) for number in range(len(CLASSES))]
+        if not self._durations:
+            return responses
+        parts = [value for position in self._durations if isinstance(value := values[position], Distribution)]
+        buckets = np.array([part.buckets for part in parts], np.int64).sum(axis=0)
+        largest = max((part.max for part in parts), default=0.0)
+        return [*responses, Distribution(sum(part.sum for part in parts), largest, tuple(buckets.tolist()))]
+
+
+def _class_of(name: Name) -> int:
+    status = dict(name.labels).get("status", "")
+    if len(status) == 3 and "1" <= status[0] <= "5":
+        return int(status[0]) - 1
+    return len(CLASSES) - 1

@@ -1,0 +1,233 @@
+"""Reading the ring over a span of time: rates, values and percentiles for each step of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..series import Kind, Name, series_text
+from .ring import MINUTES, SECONDS, Event, Ring, Rows, Tier, open_ring, ring_file
+from .tracks import Track, from_json
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+#: Steps of one answer at most.
+MAX_STEPS = 2000
+
+#: Steps that an answer has about, where none is asked for.
+_STEPS = 300
+
+_NICE_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
+
+_PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+
+class QueryError(ValueError):
+    """A query that cannot be answered; the message says why."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked of the past.
+
+    Attributes:
+        since: seconds since 1970.
+        until: likewise.
+        step: seconds; 0 for one that gives about 300 steps.
+        series: globs of ``category.metric``, or of a series as people write it; empty: all.
+    """
+
+    since: int
+    until: int
+    step: int = 0
+    series: Sequence[str] = ()
+
+    @classmethod
+    def made(cls, since: float | None, until: float | None, step: int | None, series: Sequence[str] = ()) -> Query:
+        """Return a query of what was given, checked; a time that is 0 or less counts from now.
+
+        Raises:
+            QueryError: it cannot be answered.
+        """
+        now = int(time.time())
+        last = now if until is None else _moment(until, now)
+        first = last - SECONDS.rows if since is None else _moment(since, now)
+        if first >= last:
+            raise QueryError(f"since ({first}) must be before until ({last})")
+        first = max(first, now - MINUTES.step * MINUTES.rows)
+        if step is not None and not 1 <= step <= 86400:
+            raise QueryError(f"step must be an integer from 1 to 86400 (seconds), not {step}")
+        chosen = step or next(nice for nice in _NICE_STEPS if nice * _STEPS >= last - first or nice == 86400)
+        if first < now - SECONDS.rows:
+            chosen = -(-chosen // MINUTES.step) * MINUTES.step
+        if (last - first) // chosen > MAX_STEPS:
+            raise QueryError(
+                f"from {first} to {last} there are more than {MAX_STEPS} steps of {chosen} s; ask for longer steps"
+            )
+        return cls(first, last, chosen, tuple(series))
+
+
+def _moment(given: float, now: int) -> int:
+    if not -1e11 < given < 1e11:
+        raise QueryError(f"{given} is no time: give seconds since 1970, or seconds from now as a number below 0")
+    return int(given) if given > 0 else now + int(given)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the ring tells of a span of time.
+
+    Attributes:
+        step: seconds.
+        times: of each step its beginning, seconds since 1970.
+        series: by what a series is called: name of a figure to its values, one for each step, NaN for a gap. A
+            counter has ``rate``, a gauge ``value``, a histogram ``rate``, ``mean``, ``p50``, ``p90``, ``p99``.
+        tracks: by what a series is called.
+        events: in that time.
+    """
+
+    step: int
+    times: npt.NDArray[np.int64]
+    series: dict[str, dict[str, npt.NDArray[np.float64]]] = field(default_factory=dict)
+    tracks: dict[str, Track] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+
+
+def read_past(data: Path, query: Query) -> Past:
+    """Read the ring of a data directory.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+        RingError: it is none.
+    """
+    ring = open_ring(ring_file(data))
+    try:
+        return _read(ring, query)
+    finally:
+        ring.close()
+
+
+def _read(ring: Ring, query: Query) -> Past:
+    step = query.step
+    first, last = query.since // step, query.until // step
+    times = np.arange(first, last + 1, dtype=np.int64) * step
+    named = {_shown(track): track for track in from_json(ring.read_tracks() or [])}
+    chosen = {name: track for name, track in named.items() if _matches(name, track, query.series)}
+    sums = _Sums(list(chosen.values()), times, step)
+    for tier, rows in _rows(ring, query):
+        sums.add(rows, tier)
+    series = {name: sums.figures(track) for name, track in chosen.items()}
+    events = [event for event in ring.events(query.since * 10**9) if event.time <= (query.until + 1) * 10**9]
+    return Past(step, times, series, chosen, events)
+
+
+def _rows(ring: Ring, query: Query) -> list[tuple[Tier, Rows]]:
+    """Return the rows of a query, of minutes as far as they are asked for and there, else of seconds."""
+    first, last = query.since, query.until
+    if query.step % MINUTES.step:
+        return [(SECONDS, ring.read_rows(SECONDS, first, last))]
+    minutes = ring.read_rows(MINUTES, first // 60, last // 60)
+    behind = (int(minutes.numbers[-1]) + 1) * 60 if len(minutes.numbers) else first
+    seconds = ring.read_rows(SECONDS, max(behind, first), last) if behind <= last else None
+    return [(MINUTES, minutes)] + ([(SECONDS, seconds)] if seconds is not None else [])
+
+
+class _Sums:
+    """What the rows of each step add up to, in the columns of some tracks.
+
+    Args:
+        tracks: that are asked for.
+        times: of each step its beginning, seconds since 1970.
+        step: seconds.
+    """
+
+    def __init__(self, tracks: list[Track], times: npt.NDArray[np.int64], step: int) -> None:
+        self._tracks = tracks
+        self._times = times
+        self._step = step
+        widths = np.array([track.width for track in tracks], np.intp)
+        self._at = dict(zip((track.first for track in tracks), (widths.cumsum() - widths).tolist(), strict=True))
+        self._columns = np.concatenate(
+            [np.arange(track.first, track.first + track.width) for track in tracks] or [np.empty(0, np.intp)]
+        )
+        shape = len(times), len(self._columns)
+        self._sums, self._spans, self._counts = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+
+    def add(self, rows: Rows, tier: Tier) -> None:
+        """Add rows of a tier, each to the step that it belongs to."""
+        moments = rows.numbers * tier.step
+        steps = (moments - self._times[0]) // self._step
+        kept = (steps >= 0) & (steps < len(self._times))
+        if not kept.any():
+            return
+        moments, steps, spans = moments[kept], steps[kept], rows.spans[kept]
+        values = rows.values[kept][:, self._columns].astype(np.float64)
+        for track in self._tracks:
+            if track.since > moments[0]:
+                at = self._at[track.first]
+                values[moments < track.since, at : at + track.width] = np.nan
+        here = ~np.isnan(values)
+        starts = np.flatnonzero(np.diff(steps, prepend=-1))
+        steps = steps[starts]
+        self._sums[steps] += np.add.reduceat(np.where(here, values, 0), starts, axis=0)
+        self._spans[steps] += np.add.reduceat(here * spans[:, None], starts, axis=0)
+        self._counts[steps] += np.add.reduceat(here, starts, axis=0, dtype=np.float64)
+
+    def figures(self, track: Track) -> dict[str, npt.NDArray[np.float64]]:
+        """Return the figures of one series, each with a value for every step; NaN where there is none."""
+        at = self._at[track.first]
+        total, spans, counts = self._sums[:, at], self._spans[:, at], self._counts[:, at]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if track.kind is Kind.GAUGE:
+                return {"value": total / counts}
+            if track.kind is Kind.COUNTER:
+                return {"rate": total / spans}
+            buckets = self._sums[:, at + 2 : at + track.width]
+            observed = buckets.sum(axis=1)
+            figures = {"rate": observed / spans, "mean": np.where(observed > 0, total / observed, np.nan)}
+        for name, share in _PERCENTILES.items():
+            figures[name] = percentile(share, buckets, track.bounds)
+        return figures
+
+
+def _shown(track: Track) -> str:
+    """Return what people call a series."""
+    return f"{track.category}.{series_text(Name(track.category, track.metric, track.kind, track.labels))}"
+
+
+def _matches(name: str, track: Track, globs: Sequence[str]) -> bool:
+    return not globs or any(
+        fnmatchcase(f"{track.category}.{track.metric}", glob) or fnmatchcase(name, glob) or name == glob
+        for glob in globs
+    )
+
+
+def percentile(share: float, buckets: npt.NDArray[np.float64], bounds: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Return a percentile of each of several distributions, interpolated within its bucket; NaN of an empty one.
+
+    One that lies above every bound is the last bound.
+
+    Args:
+        share: 0 to 1.
+        buckets: of observations, not cumulative; shape (distributions, bounds + 1).
+        bounds: of the buckets, ascending.
+    """
+    cumulative = buckets.cumsum(axis=1)
+    total = cumulative[:, -1]
+    rank = share * total
+    at = np.argmax((cumulative >= rank[:, None]) & (cumulative > 0), axis=1)
+    edges = np.array([min(0.0, bounds[0]), *bounds, bounds[-1]] if bounds else [0.0, 0.0])
+    each = np.arange(len(buckets))
+    inside = buckets[each, at]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        into = (rank - (cumulative[each, at] - inside)) / inside
+    lower, upper = edges[at], edges[np.minimum(at + 1, len(edges) - 1)]
+    return np.where(total > 0, lower + (upper - lower) * into, np.nan)

@@ -1,0 +1,193 @@
+"""Writing the ring: a duty of the process that saves, once a second.
+
+It needs nothing of the past but what is in the ring: whoever takes over goes on where the last one ended, and makes
+the rows of minutes of those of seconds, so a killed recorder costs the seconds until another one takes over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..config import Settings
+from ..series import Name, Snapshot
+from .events import Events
+from .overview import Overview
+from .ring import MINUTES, SECONDS, Ring, make_ring, ring_file
+from .system import NAMES as SYSTEM_NAMES
+from .system import SystemFigures
+from .tracks import Tracks, from_json, to_json
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+#: Seconds without a row after which counting begins anew: what was counted meanwhile is in no row.
+_LONGEST_SPAN = 10
+
+#: Minutes that can be made of the seconds in the ring.
+_MINUTES_BACK = SECONDS.rows // 60 - 1
+
+
+class Workers(Protocol):
+    """What a recorder asks a block's table of workers."""
+
+    def live(self) -> Sequence[Any]:
+        """Return those that live."""
+
+
+class Recorder:
+    """Writes a row every second. Not for use by several threads.
+
+    Args:
+        data: the data directory.
+        globs: of ``category.metric``: series that are kept before others.
+
+    Attributes:
+        name: of the duty.
+        interval: seconds between two rows.
+    """
+
+    name = "history"
+    interval = 1.0
+
+    def __init__(self, data: Path, globs: Sequence[str] = ()) -> None:
+        self._file = ring_file(data)
+        self._globs = globs
+        self._ring: Ring | None = None
+        self._overview = Overview()
+        self._system = SystemFigures()
+        self._events = Events()
+        self._last = 0
+        self._tracks = Tracks((), globs)
+        self._totals: npt.NDArray[np.float64] = np.empty(0)
+        self._joined: tuple[Sequence[Name], list[Name], list[Name]] = ((), [], [])
+
+    def perform(self, block: Any, snapshot: Snapshot) -> None:
+        """Write the row of this second.
+
+        Args:
+            block: that is attached; its workers and its table of requests are read.
+            snapshot: of its statistics.
+
+        Raises:
+            OSError: the ring cannot be written.
+        """
+        self.record(block.reader, snapshot, time.time_ns())
+
+    def finish(self, block: Any, snapshot: Snapshot) -> None:
+        """Write the last row and close the ring."""
+        try:
+            self.perform(block, snapshot)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the ring."""
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+
+    def record(self, reader: Any, snapshot: Snapshot, now: int) -> None:
+        """Write the row of a moment, and those of minutes that are over.
+
+        Args:
+            reader: of the block.
+            snapshot: of its statistics.
+            now: ns since 1970.
+
+        Raises:
+            OSError: the ring cannot be written.
+        """
+        if self._ring is None or not self._ring.is_current():
+            self._open()
+        assert self._ring is not None
+        second = now // 10**9
+        if second == self._last:
+            return
+        workers = reader.workers.live()
+        names, values = self._with_derived(snapshot, reader, workers)
+        if self._tracks.follow(names, second):
+            self._ring.write_tracks(to_json(self._tracks.tracks.values()))
+        totals = self._tracks.totals(values)
+        span = second - self._last
+        if 0 < span <= _LONGEST_SPAN:
+            self._ring.write_row(SECONDS, second, span, self._deltas(totals))
+        self._totals, since, self._last = totals, self._last, second
+        for number, event in enumerate(self._events.notice(reader, snapshot, workers, now, self._ring)):
+            self._ring.add_event(event._replace(time=event.time + number))  # ordered by their times
+        if second // 60 != since // 60:
+            self._write_minutes(second // 60)
+
+    def _open(self) -> None:
+        self.close()
+        self._ring = make_ring(self._file)
+        try:
+            tracks = from_json(self._ring.read_tracks() or [])
+        except ValueError:
+            tracks = []
+        self._tracks = Tracks(tracks, self._globs)
+        self._totals = np.empty(0)
+        self._last = 0
+
+    def _with_derived(self, snapshot: Snapshot, reader: Any, workers: Sequence[Any]) -> tuple[list[Name], list[Any]]:
+        """Return names and values of a snapshot behind those of the system and of the overview."""
+        self._overview.follow(snapshot.names)
+        of, overview, names = self._joined
+        if of is not snapshot.names or overview is not self._overview.names:
+            names = [*SYSTEM_NAMES, *self._overview.names, *snapshot.names]
+            self._joined = snapshot.names, self._overview.names, names
+        busy = len({request.pid for request in reader.requests(workers)}) if hasattr(reader, "requests") else 0
+        system = self._system.values([worker.pid for worker in workers], busy)
+        return names, [*system, *self._overview.values(snapshot.values), *snapshot.values]
+
+    def _deltas(self, totals: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        """Return the row: values of gauges, and what was added to everything else since the last row.
+
+        A counter that is smaller than before was set to 0 in between.
+        """
+        before = np.full(len(totals), np.nan)
+        before[: len(self._totals)] = self._totals[: len(totals)]
+        for track in self._tracks.born:
+            before[track.first : track.first + track.width] = 0
+        with np.errstate(invalid="ignore"):
+            smaller = totals < before
+        deltas = np.where(smaller, totals, totals - before)
+        return np.where(self._tracks.gauges(), totals, deltas).astype(np.float32)
+
+    def _write_minutes(self, current: int) -> None:
+        """Write the rows of the minutes before this one, where they are missing and there are seconds of them."""
+        assert self._ring is not None
+        gauges = self._tracks.gauges()
+        for minute in range(current - _MINUTES_BACK, current):
+            if self._ring.has_row(MINUTES, minute):
+                continue
+            rows = self._ring.read_rows(SECONDS, minute * 60, minute * 60 + 59)
+            if len(rows.numbers):
+                values = summed(rows.values[:, : len(gauges)], gauges)
+                self._ring.write_row(MINUTES, minute, float(rows.spans.sum()), values)
+
+
+def make_duty(settings: Settings) -> Recorder | None:
+    """Return the duty of recording; None where it is not configured."""
+    if not (settings.stats.persist and settings.history.enabled):
+        return None
+    return Recorder(settings.path.data, settings.history.series)
+
+
+def summed(values: npt.NDArray[np.float32], gauges: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """Return one row made of several: sums of deltas, means of gauges; NaN where none has a value.
+
+    Args:
+        values: shape (rows, columns).
+        gauges: which columns are of gauges.
+    """
+    here = ~np.isnan(values)
+    sums = np.where(here, values, 0).sum(axis=0, dtype=np.float64)
+    counts = here.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result = np.where(gauges, sums / counts, sums)
+    return np.where(counts > 0, result, np.nan).astype(np.float32)

@@ -1,0 +1,248 @@
+"""Which series the ring holds, and in which columns.
+
+A *track* is one series as the ring has it. It keeps its columns as long as the series is there; columns of one that
+has gone are given to another only where there are no others left, and ``since`` keeps older rows from being taken for
+those of the newcomer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..series import Distribution, Kind, Labels, Name, Value
+from .ring import COLUMNS
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+#: Series that are kept at most.
+MAX_TRACKS = 512
+
+#: Buckets of a histogram that are kept at most: neighbours of wider ones are put together.
+MAX_BUCKETS = 40
+
+#: Columns of a histogram before its buckets: sum of observations, and of their largest (a gauge).
+_BEFORE_BUCKETS = 2
+
+#: Categories that come before all others, and metrics within them that come first of all.
+_FIRST = ("system", "shmstats", "requests", "http", "gunicorn")
+_MAIN = ("http_requests", "http_request_duration", "gunicorn_requests", "gunicorn_request_duration")
+
+#: What is known of a series: category, metric, labels.
+Key = tuple[str, str, Labels]
+
+
+class Track(NamedTuple):
+    """One series of the ring.
+
+    Attributes:
+        category: of the series.
+        metric: likewise.
+        labels: likewise.
+        kind: ``COUNTER`` (columns have deltas), ``GAUGE`` (values) or ``HISTOGRAM``: of that sum, then largest
+            observation, then buckets; deltas but for the second.
+        bounds: of a histogram's buckets as they are kept.
+        unit: as declared.
+        first: its first column.
+        since: seconds since 1970 of its first row.
+    """
+
+    category: str
+    metric: str
+    labels: Labels
+    kind: Kind
+    bounds: tuple[float, ...]
+    unit: str
+    first: int
+    since: int
+
+    @property
+    def key(self) -> Key:
+        """What the series is known by."""
+        return self.category, self.metric, self.labels
+
+    @property
+    def width(self) -> int:
+        """How many columns it has."""
+        return len(self.bounds) + 1 + _BEFORE_BUCKETS if self.kind is Kind.HISTOGRAM else 1
+
+    @property
+    def buckets(self) -> slice:
+        """The columns of a histogram's buckets."""
+        return slice(self.first + _BEFORE_BUCKETS, self.first + self.width)
+
+
+def to_json(tracks: Iterable[Track]) -> list[Any]:
+    """Return tracks as JSON has them."""
+    return [[*track[:3], int(track.kind), *track[4:]] for track in tracks]
+
+
+def from_json(document: Any) -> list[Track]:
+    """Return the tracks that JSON has.
+
+    Raises:
+        ValueError: it is not what `to_json` makes.
+    """
+    try:
+        return [
+            Track(
+                category, metric, tuple(map(tuple, labels)), Kind(kind), tuple(map(float, bounds)), unit, first, since
+            )
+            for category, metric, labels, kind, bounds, unit, first, since in document
+        ]
+    except TypeError as error:
+        raise ValueError(f"these are no tracks: {error}") from error
+
+
+class Tracks:
+    """The tracks that a recorder writes, and how the values of a snapshot get into their columns.
+
+    Args:
+        tracks: that the ring has already.
+        globs: of ``category.metric``: series that match come before others.
+
+    Attributes:
+        left_out: series that there is no room for.
+        tracks: by what their series are known by.
+        born: of these, tracks of series that the names before the last ones did not have.
+    """
+
+    def __init__(self, tracks: Iterable[Track], globs: Sequence[str]) -> None:
+        self.tracks: dict[Key, Track] = {track.key: track for track in tracks}
+        self._globs = tuple(globs)
+        self._names: Sequence[Name] = ()
+        self._scalars: npt.NDArray[np.intp] = np.empty(0, np.intp)
+        self._columns: npt.NDArray[np.intp] = np.empty(0, np.intp)
+        self._histograms: list[tuple[int, Track, npt.NDArray[np.intp]]] = []
+        self.left_out = 0
+        self.born: list[Track] = []
+
+    @property
+    def used(self) -> int:
+        """Columns in use, counted from the first."""
+        return max((track.first + track.width for track in self.tracks.values()), default=0)
+
+    def follow(self, names: Sequence[Name], now: int) -> bool:
+        """Have a track for each series of a snapshot, as far as there is room; tell whether tracks changed.
+
+        Args:
+            names: of the snapshot.
+            now: seconds since 1970.
+        """
+        self.born = []
+        if names is self._names:
+            return False
+        wanted = self._wanted(names)
+        before = dict(self.tracks)
+        present = {track.key for _, track in wanted}
+        for _, track in wanted:
+            known = self.tracks.get(track.key)
+            if known is None or (known.kind, known.bounds, known.unit) != (track.kind, track.bounds, track.unit):
+                self.tracks.pop(track.key, None)
+                self._add(track._replace(since=now), present)
+        if self._names:
+            known_names = {(name.category, name.metric, name.labels) for name in self._names}
+            self.born = [self.tracks[key] for key in present if key in self.tracks and key not in known_names]
+        self._names = names
+        self._plan([(position, track.key) for position, track in wanted], names)
+        return self.tracks != before
+
+    def _wanted(self, names: Sequence[Name]) -> list[tuple[int, Track]]:
+        """Return position and track of the series to keep, the most important first."""
+        series = [
+            (self._rank(name), position, track)
+            for position, name in enumerate(names)
+            if (track := _track_of(name)) is not None
+        ]
+        series.sort(key=lambda each: each[:2])
+        self.left_out = max(len(series) - MAX_TRACKS, 0)
+        return [(position, track) for _, position, track in series[:MAX_TRACKS]]
+
+    def _rank(self, name: Name) -> int:
+        full = f"{name.category}.{name.metric}"
+        for rank, glob in enumerate(self._globs):
+            if fnmatchcase(full, glob):
+                return rank - len(self._globs)
+        if name.category in _FIRST:
+            return 2 * _FIRST.index(name.category) + (name.metric not in _MAIN)
+        return 2 * len(_FIRST)
+
+    def _add(self, track: Track, present: set[Key]) -> None:
+        """Give a new track columns; where there are none left, those of series that are gone."""
+        first = self._free(track.width)
+        if first is None or len(self.tracks) >= MAX_TRACKS:
+            for key in [key for key in self.tracks if key not in present]:
+                del self.tracks[key]
+            first = self._free(track.width)
+        if first is None or len(self.tracks) >= MAX_TRACKS:
+            self.left_out += 1
+        else:
+            self.tracks[track.key] = track._replace(first=first)
+
+    def _free(self, width: int) -> int | None:
+        """Return the first of so many columns that no track has."""
+        at = 0
+        for track in sorted(self.tracks.values(), key=lambda track: track.first):
+            if track.first - at >= width:
+                break
+            at = track.first + track.width
+        return at if at + width <= COLUMNS else None
+
+    def _plan(self, wanted: Sequence[tuple[int, Key]], names: Sequence[Name]) -> None:
+        """Say where the values of these names go."""
+        kept = [(position, self.tracks[key]) for position, key in wanted if key in self.tracks]
+        scalars = [(position, track.first) for position, track in kept if track.kind is not Kind.HISTOGRAM]
+        self._scalars = np.array([position for position, _ in scalars], np.intp)
+        self._columns = np.array([column for _, column in scalars], np.intp)
+        self._histograms = [
+            (position, track, _starts(len(names[position].bounds) + 1))
+            for position, track in kept
+            if track.kind is Kind.HISTOGRAM
+        ]
+
+    def totals(self, values: Sequence[Value]) -> npt.NDArray[np.float64]:
+        """Return what the columns in use add up to; NaN in those that nothing has a value for.
+
+        Args:
+            values: of the snapshot whose names were followed last.
+        """
+        totals = np.full(self.used, np.nan)
+        totals[self._columns] = [values[position] for position in self._scalars.tolist()]
+        for position, track, starts in self._histograms:
+            value = values[position]
+            if isinstance(value, Distribution):
+                totals[track.first] = value.sum
+                totals[track.first + 1] = value.max
+                totals[track.buckets] = np.add.reduceat(np.array(value.buckets, np.float64), starts)
+        return totals
+
+    def gauges(self) -> npt.NDArray[np.bool_]:
+        """Return which columns in use have values, and not deltas."""
+        mask = np.zeros(self.used, np.bool_)
+        for track in self.tracks.values():
+            if track.kind is Kind.GAUGE:
+                mask[track.first] = True
+            elif track.kind is Kind.HISTOGRAM:
+                mask[track.first + 1] = True
+        return mask
+
+
+def _track_of(name: Name) -> Track | None:
+    """Return the track that a series would have; None for one that is not kept."""
+    if name.kind is Kind.TIMESTAMP:
+        return None
+    kind = Kind.GAUGE if name.kind is Kind.COUNTER and not name.monotonic else name.kind
+    bounds = name.bounds if kind is Kind.HISTOGRAM else ()
+    if len(bounds) + 1 > MAX_BUCKETS:
+        bounds = tuple(bounds[start - 1] for start in _starts(len(bounds) + 1).tolist()[1:])
+    return Track(name.category, name.metric, name.labels, kind, bounds, name.unit, 0, 0)
+
+
+def _starts(buckets: int) -> npt.NDArray[np.intp]:
+    """Return where the groups of buckets begin that are kept as one each."""
+    return np.arange(0, buckets, math.ceil(buckets / MAX_BUCKETS), dtype=np.intp)

@@ -1,0 +1,45 @@
+"""``/stats/history``: the last 24 hours, of the ring that the saver writes."""
+
+from __future__ import annotations
+
+from flask import Response, abort, request
+
+from ..history import Query, QueryError, RingError, read_past
+from ..history.documents import to_csv, to_json
+from ..registry import stats
+from .access import public
+from .blueprint import blueprint
+from .responses import json_response
+
+
+@blueprint.get("/stats/history")
+@public
+def history() -> Response:
+    """Answer what was between ``since`` and ``until``, of the ``series`` that match, every ``step`` seconds."""
+    form = request.args.get("format", "json")
+    if form not in ("json", "csv"):
+        abort(400, f"format must be json or csv, not {form!r:.80}")
+    try:
+        step = _number("step")
+        query = Query.made(
+            _number("since"), _number("until"), None if step is None else int(step), request.args.getlist("series")
+        )
+        past = read_past(stats.settings.path.data, query)
+    except QueryError as error:
+        abort(400, str(error))
+    except FileNotFoundError:
+        abort(404, "there is no history yet: it is kept where stats.persist and history.enabled are true")
+    except (OSError, RingError) as error:
+        abort(503, f"the history cannot be read: {error}")
+    return Response(to_csv(past), mimetype="text/csv") if form == "csv" else json_response(to_json(past))
+
+
+def _number(argument: str) -> float | None:
+    """Return an argument of the request that is a number; None where it is missing."""
+    text = request.args.get(argument, "")
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise QueryError(f"{argument} must be a number, not {text!r:.80}") from None

@@ -1,0 +1,121 @@
+"""The ring file: what a killed writer, a full disk and a stranger's file leave of it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import PythonRunner
+
+import shmstats
+from shmstats.history.ring import COLUMNS, MINUTES, SECONDS, SIZE, Event, Ring, RingError, make_ring, open_ring
+
+NOW = 1_700_000_000
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> Iterator[Ring]:
+    """A new ring."""
+    ring = make_ring(tmp_path / "stats" / "history.ring")
+    yield ring
+    ring.close()
+
+
+def row(*values: float) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
+    return np.array(values, np.float32)
+
+
+def test_a_row_is_read_as_it_was_written_with_gaps_left_out(ring: Ring) -> None:
+    ring.write_row(SECONDS, NOW, 1.0, row(1, 2.5))
+    ring.write_row(SECONDS, NOW + 2, 2.5, row(3))
+    rows = ring.read_rows(SECONDS, NOW - 5, NOW + 5)
+    assert rows.numbers.tolist() == [NOW, NOW + 2]
+    assert rows.spans.tolist() == [1.0, 2.5]
+    assert rows.values[0, :2].tolist() == [1, 2.5]
+    assert np.isnan(rows.values[1, 1:]).all()
+
+
+def test_a_row_of_one_lap_before_is_not_taken_for_one_of_now(ring: Ring) -> None:
+    ring.write_row(SECONDS, NOW - SECONDS.rows, 1.0, row(1))
+    assert len(ring.read_rows(SECONDS, NOW, NOW).numbers) == 0
+
+
+def test_a_row_that_is_half_written_is_a_gap(ring: Ring) -> None:
+    ring.write_row(SECONDS, NOW, 1.0, row(*range(100)))
+    with open(ring.file, "r+b") as file:
+        file.seek(SECONDS.place(NOW) + 100)
+        file.write(b"torn")
+    assert len(ring.read_rows(SECONDS, NOW, NOW).numbers) == 0
+
+
+def test_the_file_has_a_fixed_size_of_at_most_32_mib(ring: Ring) -> None:
+    for number in range(NOW, NOW + 2 * SECONDS.rows, 97):
+        ring.write_row(SECONDS, number, 1.0, row(*[0.0] * COLUMNS))
+        ring.write_row(MINUTES, number, 60.0, row(*[0.0] * COLUMNS))
+    assert ring.file.stat().st_size <= SIZE <= 32 * 2**20
+
+
+def test_tracks_that_are_half_written_leave_those_before_them(ring: Ring) -> None:
+    ring.write_tracks(["first"])
+    ring.write_tracks(["second"])
+    content = ring.file.read_bytes()
+    with open(ring.file, "r+b") as file:
+        file.seek(content.index(b'["second"]'))
+        file.write(b"?")
+    assert ring.read_tracks() == ["first"]
+
+
+def test_events_are_kept_in_their_order_and_the_oldest_give_way(ring: Ring) -> None:
+    for number in range(1, 601):
+        ring.add_event(Event(number, "kill", f"worker {number} <b>"))
+    events = ring.events()
+    assert len(events) == 512
+    assert events[0] == Event(89, "kill", "worker 89 <b>")
+    assert events[-1].time == 600
+    assert len(ring.events(590)) == 10
+
+
+def test_a_file_that_is_no_ring_is_refused_by_a_reader_and_replaced_by_a_writer(tmp_path: Path) -> None:
+    file = tmp_path / "history.ring"
+    file.write_bytes(b"not a ring")
+    with pytest.raises(RingError, match=r"history\.ring is not a history"):
+        open_ring(file)
+    make_ring(file).close()
+    open_ring(file).close()
+
+
+def test_a_truncated_file_is_read_as_gaps(ring: Ring) -> None:
+    ring.write_row(SECONDS, NOW, 1.0, row(1))
+    os.truncate(ring.file, 4096)
+    assert len(ring.read_rows(SECONDS, NOW - 900, NOW).numbers) == 0
+    assert ring.events() == []
+    assert ring.read_tracks() is None
+
+
+WRITER = f"""
+import itertools, sys
+import numpy as np
+from pathlib import Path
+from shmstats.history.ring import SECONDS, make_ring
+
+ring = make_ring(Path(sys.argv[1]))
+for count in itertools.count():
+    number = {NOW} + count % 900
+    ring.write_row(SECONDS, number, 1.0, np.full(3000, number % 1000, np.float32))
+    if count == 50:
+        print("going", flush=True)
+"""
+
+
+def test_a_writer_that_is_killed_at_any_moment_leaves_whole_rows(ring: Ring, tmp_path: Path) -> None:
+    runner = PythonRunner(tmp_path, Path(shmstats.__file__).parents[1])
+    for _ in range(3):
+        child = runner.start(WRITER, ring.file)
+        child.hear()
+        child.kill()
+        rows = ring.read_rows(SECONDS, NOW, NOW + 899)
+        assert len(rows.numbers) > 40
+        for number, values in zip(rows.numbers.tolist(), rows.values, strict=True):
+            assert (values[:3000] == number % 1000).all()
+    runner.kill_all()
