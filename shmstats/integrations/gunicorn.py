@@ -12,6 +12,9 @@ The metrics, in the category ``gunicorn``::
     gunicorn_request_duration      histogram  method           ms, shown in seconds
     gunicorn_requests_in_progress  gauge      of each worker, summed, gone with the worker
     gunicorn_workers               gauge      state: busy, idle, unknown; likewise
+    gunicorn_capacity              gauge      requests that the live workers can answer at one time
+    gunicorn_busy                  histogram  time of requests, finished or not, in each second; ms, shown in seconds
+    gunicorn_backlog               gauge      connections that wait for a worker
     gunicorn_worker_memory         gauge      bytes, of each live worker by its pid
     gunicorn_worker_boot           histogram  from the fork until the application is loaded; ms, shown in seconds
     gunicorn_worker_exits          counter    reason: exit, signal, timeout
@@ -44,12 +47,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic, perf_counter
 from typing import Any, ParamSpec
 
 from .. import registry as registries
 from ._failures import Failures
+from ._gunicorn_load import BUSY_TIMES, SYNC, THREAD, BacklogMeter, capacity_of
 from ._requests import CLIENT_LEFT, DURATIONS, METHODS, OTHER, Cut, status_label
 
 log = logging.getLogger("shmstats")
@@ -76,8 +80,8 @@ BUSY, IDLE, UNKNOWN = ("busy", "idle", "unknown")
 
 #: The classes, with those derived from them, that call the hooks `pre_request` and `post_request`.
 HOOKED = (
-    "gunicorn.workers.sync.SyncWorker",
-    "gunicorn.workers.gthread.ThreadWorker",
+    SYNC,
+    THREAD,
     "gunicorn.workers.base_async.AsyncWorker",
 )
 
@@ -100,7 +104,7 @@ _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 #: What a worker writes into the byte that it shares with the master.
 _RUNNING, _LEFT, _ABORTED = 0, 1, 2
 
-_MEMORY_SECONDS = 1.0
+_MEASURE_SECONDS = 1.0
 
 _Arguments = ParamSpec("_Arguments")
 
@@ -131,11 +135,14 @@ def _declare(metric: str, kind: str, help_: str, **more: Any) -> None:
 class _Master:
     """What the master counts.
 
+    Args:
+        listeners: gunicorn's.
+
     Attributes:
         pid: its pid: its children inherit the object, but are not the master.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, listeners: Iterable[Any]) -> None:
         self.pid = os.getpid()
         _declare("gunicorn_worker_exits", "counter", "Workers that ended, by reason.", labelnames=("reason",))
         self._exits = registries.stats.counter(CATEGORY, "gunicorn_worker_exits", labelnames=("reason",))
@@ -144,6 +151,9 @@ class _Master:
             # stop the master, which is to abort it.
             self._exits.labels(reason).incr(0)
         registries.stats.timestamp(CATEGORY, "gunicorn_start")
+        _declare("gunicorn_backlog", "gauge", "Connections that wait for a worker.", mode="livemax")
+        backlog = registries.stats.gauge(CATEGORY, "gunicorn_backlog")
+        BacklogMeter(listeners, backlog.set, _failures.tell).start()
 
     def count_exit(self, worker: Any) -> None:
         """Count a worker that ended, by what it has left in the byte that it shared."""
@@ -178,7 +188,7 @@ def when_ready(server: Any) -> None:
     shared = registries.stats.shared
     if shared is not None:
         shared.attach()
-        _master = _Master()
+        _master = _Master(server.LISTENERS)
 
 
 @_harmless
@@ -204,9 +214,10 @@ class _Worker:
         worker: gunicorn's.
         hooked: whether the hooks tell of its requests.
         measured: whether anything does.
+        capacity: how many requests it can answer at one time.
     """
 
-    def __init__(self, worker: Any, hooked: bool, measured: bool) -> None:
+    def __init__(self, worker: Any, hooked: bool, measured: bool, capacity: int) -> None:
         self.hooked = hooked
         stats = registries.stats
         _declare("gunicorn_requests", "counter", "Requests that are over.", labelnames=("method", "status"))
@@ -224,6 +235,13 @@ class _Worker:
             "Workers that live, by what they are doing.",
             mode="livesum",
             labelnames=("state",),
+        )
+        _declare("gunicorn_capacity", "gauge", "Requests that the live workers can answer at one time.", mode="livesum")
+        _declare(
+            "gunicorn_busy",
+            "histogram",
+            "Time that requests, finished or not, took of each second of each worker.",
+            buckets=BUSY_TIMES,
         )
         _declare(
             "gunicorn_worker_memory",
@@ -244,13 +262,17 @@ class _Worker:
         states = stats.gauge(CATEGORY, "gunicorn_workers", labelnames=("state",))
         self._busy, self._idle = states.labels(BUSY), states.labels(IDLE)
         self._memory = stats.gauge(CATEGORY, "gunicorn_worker_memory")
-        self._memory_due = 0.0
+        self._measure_due = 0.0
+        self._busy_time = stats.histogram(CATEGORY, "gunicorn_busy")
+        self._busy_seconds = 0.0
+        self._accrued = perf_counter()
         self._active = 0
         self._lock = threading.Lock()  # made here, where gevent has put its own in the place of threading's
         if measured:
             self._in_progress.set(0)
             self._busy.set(0)
             self._idle.set(1)
+            stats.gauge(CATEGORY, "gunicorn_capacity").set(capacity)
         else:
             states.labels(UNKNOWN).set(1)
         forked = getattr(worker, "_shmstats_forked", None)
@@ -260,6 +282,7 @@ class _Worker:
     def begin(self) -> None:
         """Note that a request has come."""
         with self._lock:
+            self._accrue()
             self._active += 1
             self._in_progress.set(self._active)
             if self._active == 1:
@@ -275,6 +298,7 @@ class _Worker:
             began: what ``perf_counter`` said when it came.
         """
         with self._lock:
+            self._accrue()
             self._active -= 1
             self._in_progress.set(self._active)
             if self._active == 0:
@@ -295,11 +319,25 @@ class _Worker:
             self._series[method, status] = series
         return series
 
-    def measure_memory(self) -> None:
-        """Set the gauge of this process's memory, if that was not done for a second."""
+    def _accrue(self) -> None:
+        """Add to the time that requests took; the lock is held."""
+        now = perf_counter()
+        self._busy_seconds += self._active * (now - self._accrued)
+        self._accrued = now
+
+    def count_busy(self) -> None:
+        """Observe the time that requests took since this was done last."""
+        with self._lock:
+            self._accrue()
+            seconds, self._busy_seconds = self._busy_seconds, 0.0
+        self._busy_time.observe(seconds * 1000.0)
+
+    def measure(self) -> None:
+        """Count the time of requests and set the gauge of memory, if that was not done for a second."""
         now = monotonic()
-        if now >= self._memory_due:
-            self._memory_due = now + _MEMORY_SECONDS
+        if now >= self._measure_due:
+            self._measure_due = now + _MEASURE_SECONDS
+            self.count_busy()
             with open("/proc/self/statm", "rb") as file:
                 resident = int(file.read().split()[1])
             self._memory.set(resident * mmap.PAGESIZE)
@@ -322,7 +360,7 @@ def post_worker_init(worker: Any) -> None:
     attribute = next((WRAPPED[name] for name in classes if name in WRAPPED), None)
     hooked = any(name in HOOKED for name in classes) and not any(name in NOT_HOOKED for name in classes)
     wrapped = attribute is not None and _is_asgi3(worker, getattr(worker, attribute))
-    _worker = _Worker(worker, hooked, measured=hooked or wrapped)
+    _worker = _Worker(worker, hooked, hooked or wrapped, capacity_of(worker, classes))
     if attribute is not None and wrapped:
         _wrap(worker, attribute)
     elif not hooked:
@@ -360,7 +398,10 @@ def worker_exit(server: Any, worker: Any) -> None:
     """Note that a worker ends by itself; in the master, for one of which it cannot know, count it."""
     if worker.pid != os.getpid():
         child_exit(server, worker)
-    elif worker._shmstats_byte[0] == _RUNNING:
+        return
+    if _worker is not None:
+        _worker.count_busy()
+    if worker._shmstats_byte[0] == _RUNNING:
         worker._shmstats_byte[0] = _LEFT
 
 
@@ -398,16 +439,16 @@ def _leave_at_signals(worker: Any) -> None:
 
 
 def _measure_at_every_notification(worker: Any) -> None:
-    """Measure a worker's memory whenever it tells the master that it lives, as workers of every class do."""
+    """Measure a worker whenever it tells the master that it lives, as workers of every class do."""
     assert _worker is not None
-    notify, measure = worker.notify, _worker.measure_memory
+    notify, measure = worker.notify, _worker.measure
 
     def notify_and_measure() -> None:
         notify()
         try:
             measure()
         except Exception as error:
-            _failures.tell("measuring memory failed", error)
+            _failures.tell("measuring a worker failed", error)
 
     worker.notify = notify_and_measure
     measure()

@@ -286,11 +286,37 @@ def assert_accepted(server: Gunicorn) -> None:
         "gunicorn_request_duration_seconds": "histogram",
         "gunicorn_requests_in_progress": "gauge",
         "gunicorn_workers": "gauge",
+        "gunicorn_capacity": "gauge",
+        "gunicorn_busy_seconds": "histogram",
+        "gunicorn_backlog": "gauge",
         "gunicorn_worker_memory_bytes": "gauge",
         "gunicorn_worker_boot_seconds": "histogram",
         "gunicorn_worker_exits": "counter",
         "gunicorn_start_timestamp_seconds": "gauge",
     }
+
+
+@pytest.mark.parametrize(("kind", "capacity"), [("sync", 2), ("gthread", 6)])
+def test_the_capacity_is_that_of_all_workers(tmp_path: Path, kind: str, capacity: int) -> None:
+    with serving(tmp_path, kind, "--workers", "2") as server:
+        assert figures(server)["gunicorn_capacity"] == capacity
+
+
+def test_connections_that_wait_for_busy_workers_are_the_backlog(tmp_path: Path) -> None:
+    with serving(tmp_path, "sync", "--workers", "2") as server:
+        readers = [threading.Thread(target=ask, args=(server, "GET", "/stream")) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        wait_until(lambda: states(server) == {"busy": 2}, "two busy workers")
+        waiting = [socket.create_connection(("127.0.0.1", server.port), BOUND) for _ in range(3)]
+        wait_until(lambda: figures(server)["gunicorn_backlog"] == 3, "the backlog")
+        (tmp_path / "gate").touch()
+        for reader in readers:
+            reader.join(BOUND)
+        for connection in waiting:
+            connection.close()
+        wait_until(lambda: figures(server)["gunicorn_backlog"] == 0, "no backlog")
+        wait_until(lambda: figures(server)["gunicorn_busy"].sum > 100, "the time that the workers were busy")
 
 
 @pytest.mark.parametrize("kind", ["sync", "gthread"])
