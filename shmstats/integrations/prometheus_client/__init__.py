@@ -1,27 +1,31 @@
-"""prometheus_client's own metrics on the shared block.
+"""prometheus_client's own metrics on the shared block: every worker counts into it, and any one shows the sum of all.
 
     from shmstats.integrations import prometheus_client as shared_metrics
 
     shared_metrics.install()
 
 From then on every Counter, Gauge, Histogram, Summary, Info and Enum of the process, made before or after,
-by the application or by a library, counts into the block, and every registry shows what all workers have
-counted. Nothing else changes: the metrics are the same objects, and are exposed as before.
+by the application or by a library, counts into the block. Nothing else changes: the metrics are the same objects,
+and are exposed as before.
 
-How it works, from below:
-
-- `family` says how a metric is kept: one record of the block for each label set.
-- `values` are the values of the metrics, as prometheus_client's value classes are.
-- `storage` is the block, as they use it; `reading` is all that it has at one moment.
+- `internals` is what is used of prometheus_client beyond its interface, checked here before anything else.
+- `family` says how a metric is kept: one series of the block for each label set; `owners`, which registry has it.
+- `values` are the values of the metrics, as prometheus_client's value classes are; `children` those with labels.
+- `storage` is the block, as they use it; `functions` those of gauges; `reading` is all that it has at one moment.
 - `collecting` makes samples of that again.
-- `patches` and `registries` put all this in the place of prometheus_client's own methods.
-- `moving` takes along the metrics that were made before.
+- `on_block`, `patches`, `distributions`, `states` and `registries` put all this in the place of prometheus_client's
+  own methods; `moving` takes along the metrics that were made before.
 """
 
 from __future__ import annotations
 
 import threading
 
+from .internals import check
+
+check()  # first: what follows may not even be imported with other internals
+
+# ruff: noqa: E402
 from prometheus_client.registry import CollectorRegistry
 
 from ...registry import Registry, stats
@@ -29,14 +33,14 @@ from .collecting import BlockCollector
 from .moving import move_existing
 from .patches import patch_metrics
 from .registries import patch_registries
-from .storage import Storage
+from .storage import MetricStore
 
 __all__ = ["BlockCollector", "collector", "install"]
 
 _lock = threading.Lock()
 
 #: What `install` has made; None in it where statistics are disabled.
-_installed: list[Storage | None] = []
+_installed: list[MetricStore | None] = []
 
 
 def install(registry: Registry = stats) -> None:
@@ -60,12 +64,12 @@ def install(registry: Registry = stats) -> None:
                 raise ValueError("prometheus_client's metrics are on the block of another registry already")
             return
         enabled = registry.settings.stats.enabled
-        storage = Storage(registry) if enabled else None
-        if storage is not None:
-            patch_metrics(storage)
-            patch_registries(storage)
-            move_existing(storage)
-        _installed.append(storage)
+        store = MetricStore(registry) if enabled else None
+        if store is not None:
+            patch_metrics(store)
+            patch_registries(store)
+            move_existing(store)
+        _installed.append(store)
 
 
 def collector(registry: CollectorRegistry | None = None) -> BlockCollector:

@@ -9,20 +9,20 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from prometheus_client import metrics
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import CollectorRegistry
+from prometheus_client.registry import REGISTRY, CollectorRegistry
 from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
 from ...series import Distribution, Labels, Value
-from .family import Family
+from .family import ClientFamily, name_of, state_number
+from .internals import metrics, multiprocess
 from .reading import Line, Reading
-from .storage import Storage
+from .storage import MetricStore
 
 _scrape: ContextVar[Scrape | None] = ContextVar("shmstats_scrape", default=None)
 
@@ -31,21 +31,34 @@ class Scrape:
     """Everything that one scrape shows.
 
     Args:
-        storage: to read, once, when something asks for it.
+        store: to read, once, when something asks for it.
         registry: that is collected.
+        names: that are asked for; None for all.
     """
 
-    def __init__(self, storage: Storage, registry: CollectorRegistry) -> None:
+    def __init__(self, store: MetricStore, registry: CollectorRegistry, names: Container[str] | None = None) -> None:
         self.registry = registry
-        self._storage = storage
+        self._store = store
+        self._names = names
         self._reading: Reading | None = None
 
     @property
     def reading(self) -> Reading:
-        """What is read."""
+        """What is read; the functions of the gauges that are asked for are called before."""
         if self._reading is None:
-            self._reading = self._storage.read()
+            functions = self._store.functions
+            functions.refresh_everywhere([metric for metric in functions.metrics() if self._wants(metric)])
+            self._reading = self._store.read()
         return self._reading
+
+    def _wants(self, metric: str) -> bool:
+        """Tell whether a gauge is asked for, by its metric of the block."""
+        if self._names is not None and name_of(metric) not in self._names:
+            return False
+        collectors = list(self.registry._collector_to_names)
+        if any(is_collector_of_all(collector) or _metric_of(collector) == metric for collector in collectors):
+            return True
+        return self.registry is REGISTRY and self._store.is_of_default_registry(metric)
 
     def follow(self, metrics: Iterable[Metric]) -> Iterator[Metric]:
         """Go through what is collected, with this scrape in force while the next one is made."""
@@ -62,23 +75,23 @@ class Scrape:
 
     def rest(self) -> Iterator[Metric]:
         """Go through the metrics of the default registry that only other processes have made so far."""
-        for name, (family, lines) in self.reading.families.items():
-            if family.default and self._storage.family(name) is None and self._storage.is_current(family):
-                yield _metric(self.reading, family, lines)
+        for family, lines in self.reading.families.values():
+            if family.default and not self._store.knows(family.name) and self._store.is_current(family):
+                yield from _rendered(self._store, self.reading, family, lines)
 
 
 class BlockCollector:
     """Collects every metric that any process has put on the block: prometheus_client's and those of its users.
 
     It can be registered in any number of registries, beside any other collectors. Metrics that the same
-    registry has by themselves are left to them.
+    registry has by themselves are left to them. Of several that have names in common it has the first.
 
     Args:
-        storage: to read; None where statistics are disabled.
+        store: to read; None where statistics are disabled.
     """
 
-    def __init__(self, storage: Storage | None) -> None:
-        self._storage = storage
+    def __init__(self, store: MetricStore | None) -> None:
+        self._store = store
 
     def describe(self) -> list[Metric]:
         """Return nothing: what there is may change at any time, and clashes with nothing."""
@@ -86,53 +99,95 @@ class BlockCollector:
 
     def collect(self) -> Iterator[Metric]:
         """Go through the metrics."""
-        return iter(()) if self._storage is None else collect_all(self._storage, self)
+        return iter(()) if self._store is None else collect_all(self._store, self)
 
 
-def collect_all(storage: Storage, collector: object) -> Iterator[Metric]:
+def is_collector_of_all(collector: object) -> bool:
+    """Tell whether a collector shows everything that is on the block."""
+    return isinstance(collector, BlockCollector | multiprocess.MultiProcessCollector)
+
+
+def collect_all(store: MetricStore, collector: object) -> Iterator[Metric]:
     """Go through all metrics, but for those that the registry which is scraped has from other collectors."""
     scrape = _scrape.get()
-    reading = storage.read() if scrape is None else scrape.reading
+    reading = _read(store) if scrape is None else scrape.reading
     taken: Mapping[str, object] = {} if scrape is None else scrape.registry._names_to_collectors
-    for name, (family, lines) in reading.families.items():
-        if taken.get(name, collector) is collector and storage.is_current(family):
-            yield _metric(reading, family, lines)
+    shown: set[str] = set()
+    for family, lines in sorted(reading.families.values(), key=lambda found: found[0].instance):
+        if taken.get(family.name, collector) is not collector or not store.is_current(family):
+            continue
+        if shown & family.exposed:
+            store.tell(
+                f"prometheus_client's metric {family.name!r} is in several registries of the application: a collector"
+                " of all metrics shows the first of them only"
+            )
+            continue
+        shown |= family.exposed
+        yield from _rendered(store, reading, family, lines)
 
 
-def samples_of(storage: Storage, name: str, labels: Labels | None = None) -> list[Sample]:
+def collect_one(store: MetricStore, metric: Any) -> list[Metric]:
+    """Return what a metric of this process shows: as the block has it now."""
+    own: ClientFamily = metric._family
+    scrape = _scrape.get()
+    reading = _read(store, own.metric) if scrape is None else scrape.reading
+    family, lines = reading.families.get(own.key, (own, []))
+    return list(_rendered(store, reading, family, lines))
+
+
+def samples_of(store: MetricStore, own: ClientFamily, labels: Labels | None = None) -> list[Sample]:
     """Return the samples of a family, with the suffix as their name.
 
     Args:
-        storage: to read, where nothing is being scraped.
-        name: of the family.
+        store: to read, where nothing is being scraped.
+        own: the family.
         labels: of one series, for its samples alone and without these labels; None for all.
     """
     scrape = _scrape.get()
-    reading = storage.read() if scrape is None else scrape.reading
-    if name not in reading.families:
+    reading = _read(store, own.metric) if scrape is None else scrape.reading
+    if own.key not in reading.families:
         return []
-    family, lines = reading.families[name]
+    family, lines = reading.families[own.key]
     if labels is None:
         return [sample for line in lines for sample in _SAMPLES[family.type](reading, family, line)]
-    own = set(labels)
+    given = set(labels)
     return [
-        sample._replace(labels={key: value for key, value in sample.labels.items() if (key, value) not in own})
+        sample._replace(labels={key: value for key, value in sample.labels.items() if (key, value) not in given})
         for line in lines
-        if own <= set(line.labels)
+        if given <= set(line.labels)
         for sample in _SAMPLES[family.type](reading, family, line)
     ]
 
 
-def _metric(reading: Reading, family: Family, lines: list[Line]) -> Metric:
-    metric = Metric(family.name, family.help, family.type, family.unit)
-    make = _SAMPLES[family.type]
-    metric.samples = [
-        sample._replace(name=family.name + sample.name) for line in lines for sample in make(reading, family, line)
-    ]
-    return metric
+def _read(store: MetricStore, metric: str | None = None) -> Reading:
+    """Read the block, where nothing is being scraped: for one metric, or for all."""
+    store.functions.refresh_everywhere([each for each in store.functions.metrics() if metric in (None, each)])
+    return store.read()
 
 
-def _counter(reading: Reading, family: Family, line: Line) -> list[Sample]:
+def _metric_of(collector: object) -> str | None:
+    """Return the metric of the block that a collector shows; None where it is none of ours."""
+    family: ClientFamily | None = vars(collector).get("_family") if hasattr(collector, "__dict__") else None
+    return None if family is None else family.metric
+
+
+def _rendered(store: MetricStore, reading: Reading, family: ClientFamily, lines: list[Line]) -> Iterator[Metric]:
+    """Give a family as prometheus_client has it; nothing where that fails, which is logged and counted."""
+    make: Callable[..., list[Sample]] | None = _SAMPLES.get(family.type)
+    try:
+        if make is None:
+            raise ValueError(f"there is no type {family.type!r}")
+        metric = Metric(family.name, family.help, family.type, family.unit)
+        metric.samples = [
+            sample._replace(name=family.name + sample.name) for line in lines for sample in make(reading, family, line)
+        ]
+    except Exception as error:
+        store.leave_out(family, error)
+    else:
+        yield metric
+
+
+def _counter(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
     value = float(_number(reading, line.value))
     if line.fraction >= 0:
         value += _distribution(reading, line.fraction).sum
@@ -140,7 +195,7 @@ def _counter(reading: Reading, family: Family, line: Line) -> list[Sample]:
     return samples + _created(reading, line)
 
 
-def _gauge(reading: Reading, family: Family, line: Line) -> list[Sample]:
+def _gauge(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
     labels = dict(line.labels)
     if len(labels) < len(line.labels):  # the gauge has a label ``pid`` of its own
         *own, (_, pid) = line.labels
@@ -148,7 +203,7 @@ def _gauge(reading: Reading, family: Family, line: Line) -> list[Sample]:
     return [Sample("", labels, float(_number(reading, line.value)))]
 
 
-def _summary(reading: Reading, family: Family, line: Line) -> list[Sample]:
+def _summary(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
     value = _distribution(reading, line.value)
     return [
         Sample("_count", dict(line.labels), float(value.count)),
@@ -157,7 +212,7 @@ def _summary(reading: Reading, family: Family, line: Line) -> list[Sample]:
     ]
 
 
-def _histogram(reading: Reading, family: Family, line: Line) -> list[Sample]:
+def _histogram(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
     value = _distribution(reading, line.value)
     note = reading.note(family, line)
     limits = [*map(floatToGoString, family.bounds), "+Inf"]
@@ -172,15 +227,17 @@ def _histogram(reading: Reading, family: Family, line: Line) -> list[Sample]:
     return samples + _created(reading, line)
 
 
-def _info(reading: Reading, family: Family, line: Line) -> list[Sample]:
+def _info(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
     return [Sample("_info", {**dict(line.labels), **reading.note(family, line)}, 1.0)]
 
 
-def _stateset(reading: Reading, family: Family, line: Line) -> list[Sample]:
-    current = _number(reading, line.value)
+def _stateset(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
+    number = _number(reading, line.value)
+    # One that was never set is in its first state, as in prometheus_client; 0 stands for no state.
+    current = number or state_number(family.states[0])
     return [
-        Sample("", {**dict(line.labels), family.name: state}, 1.0 if number == current else 0.0)
-        for number, state in enumerate(family.states)
+        Sample("", {**dict(line.labels), family.name: state}, 1.0 if state_number(state) == current else 0.0)
+        for state in family.states
     ]
 
 
@@ -202,13 +259,15 @@ def _created(reading: Reading, line: Line) -> list[Sample]:
 
 def _number(reading: Reading, position: int) -> int | float:
     value: Value = reading.values[position]
-    assert not isinstance(value, Distribution)
+    if isinstance(value, Distribution):
+        raise TypeError("its value is a distribution, not a number")
     return value
 
 
 def _distribution(reading: Reading, position: int) -> Distribution:
     value: Value = reading.values[position]
-    assert isinstance(value, Distribution)
+    if not isinstance(value, Distribution):
+        raise TypeError("its value is a number, not a distribution")
     return value
 
 

@@ -1,8 +1,8 @@
-"""A metric of prometheus_client as the block has it: its parts, their names, and what is declared of them.
+"""A metric of prometheus_client as the block has it: its parts, their names, and their declarations.
 
-Each label set of a metric is one record of the block, so that it is admitted, removed and bounded as a
-whole. What the block does not know of (whether a gauge is an Enum, say) stands behind the help text of the
-declaration, as JSON: any process that reads the block can tell the metrics from that alone.
+Each label set of a metric is one series of the block, admitted, removed and bounded as a whole. What the block
+does not know (that a gauge is an Enum, say) follows the declaration's help text as JSON: any process that reads the
+block can rebuild the metrics from that alone.
 """
 
 from __future__ import annotations
@@ -27,6 +27,20 @@ _SEPARATOR = "\x1f"
 #: Characters of a help text that are kept in the block.
 _HELP_LIMIT = 1000
 
+#: What tells a metric from all others: its name, and its number among those of that name.
+FamilyKey = tuple[str, int]
+
+#: What the metric of the block is called beyond the family's name.
+_METRIC_SUFFIXES = {"counter": "_total", "info": "_info"}
+
+#: What samples are called beyond the family's name, by type (prometheus_client's registries go by the same).
+EXPOSED_SUFFIXES = {
+    "counter": ("_total", "_created"),
+    "summary": ("_sum", "_count", "_created"),
+    "histogram": ("_bucket", "_sum", "_count", "_created"),
+    "info": ("_info",),
+}
+
 #: Types of prometheus_client that are kept as each kind.
 _KINDS = {
     "counter": Kind.COUNTER,
@@ -39,8 +53,8 @@ _KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """A metric with all its label sets.
+class ClientFamily:
+    """A metric of prometheus_client with all its label sets.
 
     Attributes:
         name: of the metric, without the suffix of its samples.
@@ -50,7 +64,9 @@ class Family:
         mode: of a gauge: how the values of several workers become one.
         bounds: of a histogram: the upper bounds of its buckets, ascending, without infinity.
         states: of a stateset.
+        labelnames: that each of its series has, sorted; None: it is not known.
         default: whether it is in prometheus_client's default registry.
+        instance: its number among the metrics of one name in different registries, from 0.
     """
 
     name: str
@@ -60,23 +76,34 @@ class Family:
     mode: Mode = Mode.LAST
     bounds: tuple[float, ...] = ()
     states: tuple[str, ...] = ()
+    labelnames: tuple[str, ...] | None = None
     default: bool = False
+    instance: int = 0
+
+    @property
+    def key(self) -> FamilyKey:
+        """What tells the metric from all others, in any process."""
+        return self.name, self.instance
 
     @property
     def metric(self) -> str:
         """The metric of the block that has the values."""
-        suffix = {"counter": "_total", "info": "_info"}.get(self.type, "")
-        return self.name + suffix
+        return instance_metric(self.name + _METRIC_SUFFIXES.get(self.type, ""), self.instance)
 
     @property
     def created(self) -> str:
         """The metric of the block that has the times of creation."""
-        return f"{self.name}_created"
+        return instance_metric(f"{self.name}_created", self.instance)
 
     @property
     def fraction(self) -> str:
         """The metric of the block that has what was counted in parts of 1: counters there are integers."""
         return f"{self.metric} (fraction)"
+
+    @property
+    def exposed(self) -> frozenset[str]:
+        """The names that it takes on a page: of the family and of its samples."""
+        return frozenset((self.name, *(self.name + suffix for suffix in EXPOSED_SUFFIXES.get(self.type, ()))))
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -86,24 +113,35 @@ class Family:
         return (self.metric, self.created) if self.type in ("histogram", "summary") else (self.metric,)
 
     def declaration(self) -> Declaration:
-        """Return what is declared of the values."""
+        """Return the declaration of the values."""
         bounds = self.bounds if self.type == "histogram" else ()
         if self.type == "summary":
             bounds = _NO_BOUNDS
-        about: dict[str, Any] = {"type": self.type, "family": self.name}
+        about: dict[str, Any] = {"type": self.type}
         if self.states:
             about["states"] = self.states
         if self.default:
             about["default"] = True
-        return Declaration(_KINDS[self.type], _with(self.help[:_HELP_LIMIT], about), self.unit, bounds, self.mode)
+        help_ = self._with_role(self.help[:_HELP_LIMIT], "family", about)
+        return Declaration(_KINDS[self.type], help_, self.unit, bounds, self.mode, self.labelnames)
 
     def created_declaration(self) -> Declaration:
-        """Return what is declared of the times of creation."""
-        return Declaration(Kind.GAUGE, _with("", {"created of": self.name}))
+        """Return the declaration of the times of creation."""
+        help_ = self._with_role("", "created of", {"type": self.type})
+        return Declaration(Kind.GAUGE, help_, labelnames=self.labelnames)
 
     def fraction_declaration(self) -> Declaration:
-        """Return what is declared of the fractions."""
-        return Declaration(Kind.HISTOGRAM, _with("", {"fraction of": self.name}), bounds=_NO_BOUNDS)
+        """Return the declaration of the fractions."""
+        return Declaration(
+            Kind.HISTOGRAM, self._with_role("", "fraction of", {}), "", _NO_BOUNDS, Mode.LAST, self.labelnames
+        )
+
+    def _with_role(self, help_: str, role: str, about: dict[str, Any]) -> str:
+        """Return a help text followed by what the block does not know."""
+        about = {role: self.name, **about}
+        if self.instance:
+            about["instance"] = self.instance
+        return help_ + _SEPARATOR + json.dumps(about, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +149,18 @@ class Part:
     """What a metric of the block is to a family.
 
     Attributes:
-        family: name of the family.
+        family: which one.
         role: "value", "created" or "fraction".
-        about: of the values: what the block does not know of.
+        about: what the block does not know of.
     """
 
-    family: str
+    family: FamilyKey
     role: str
     about: dict[str, Any]
 
 
 def part_of(help_: str) -> tuple[str, Part | None]:
-    """Return the help for people, and what else was declared; None where it is no family's."""
+    """Return the help for people, and the part that the metric is; None where it is no family's."""
     text, separator, rest = help_.rpartition(_SEPARATOR)
     if not separator:
         return help_, None
@@ -132,8 +170,23 @@ def part_of(help_: str) -> tuple[str, Part | None]:
         return help_, None
     for key, role in (("family", "value"), ("created of", "created"), ("fraction of", "fraction")):
         if key in about:
-            return text, Part(str(about[key]), role, about)
+            return text, Part((str(about[key]), int(about.get("instance", 0))), role, about)
     return help_, None
+
+
+def instance_metric(metric: str, instance: int) -> str:
+    """Return the metric of the block for one of several of prometheus_client's that have one name."""
+    return f"{metric} (registry {instance + 1})" if instance else metric
+
+
+def name_of(metric: str) -> str:
+    """Return the name of the gauge that a metric of the block is for."""
+    return metric.partition(" (registry ")[0]
+
+
+def state_number(state: str) -> int:
+    """Return the number that stands for a state: the same in every process, whatever other states there are."""
+    return int.from_bytes(blake2b(state.encode("utf-8", "replace"), digest_size=6).digest(), "little")
 
 
 def series_labels(names: Sequence[str], values: Iterable[str]) -> Labels:
@@ -154,7 +207,3 @@ def _storable(text: str) -> str:
         start = content[: MAX_TEXT_BYTES - len(digest) - 3].decode(errors="ignore")
         content = f"{start}...{digest}".encode()
     return content.decode()
-
-
-def _with(help_: str, about: dict[str, Any]) -> str:
-    return help_ + _SEPARATOR + json.dumps(about, separators=(",", ":"))

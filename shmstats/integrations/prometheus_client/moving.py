@@ -7,69 +7,83 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from prometheus_client.registry import CollectorRegistry
+
 from ...series import Labels
-from .family import Family
-from .patches import Children, begin, family_of, labels_of, metrics, on_block, use_distribution
-from .storage import Storage
+from .children import Children
+from .distributions import use_distribution
+from .family import ClientFamily
+from .internals import metrics
+from .on_block import begin, family_of, is_on_block, labels_of
+from .patches import begin_child
+from .storage import MetricStore
 from .values import CounterValue, DistributionValue, GaugeValue, StateValue
 
 
-def move_existing(storage: Storage) -> None:
+def move_existing(store: MetricStore) -> None:
     """Put all metrics that there are on the block, with what they have counted so far.
 
     Raises:
         ValueError: that does not work for one of them; the message names it.
     """
-    for metric in _existing():
-        _move(storage, metric)
+    objects = _all_objects()
+    registries = [found for found in objects if issubclass(type(found), CollectorRegistry)]
+    for found in objects:
+        # Children are put there with their parents.
+        if issubclass(type(found), metrics.MetricWrapperBase) and vars(found).get("_labelvalues") == ():
+            registry = next((each for each in registries if found in each._collector_to_names), None)
+            _move(store, found, registry)
 
 
-def _existing() -> list[Any]:
-    """Return the metrics that were made before, whichever registry they are in; children are none."""
-    return [
-        found
-        for found in gc.get_objects()
-        if issubclass(type(found), metrics.MetricWrapperBase) and vars(found).get("_labelvalues") == ()
-    ]
+def _all_objects() -> list[Any]:
+    """Return all objects that may hold others, those too that ``gc.freeze`` has set aside."""
+    if not gc.get_freeze_count():
+        return gc.get_objects()
+    gc.unfreeze()
+    try:
+        return gc.get_objects()
+    finally:
+        gc.freeze()
 
 
-def _move(storage: Storage, metric: Any) -> None:
+def _move(store: MetricStore, metric: Any, registry: CollectorRegistry | None) -> None:
     """Put a metric on the block."""
-    if not on_block(metric):
-        storage.tell(f"{metric} is not on the block: its class {type(metric).__name__} makes its samples by itself")
+    if not is_on_block(metric):
+        store.tell(f"{metric} is not on the block: its class {type(metric).__name__} makes its samples by itself")
         return
-    family = family_of(metric)
-    storage.declare(family)
+    family = metric._family = family_of(store, metric, registry)
+    store.declare(family)
     if metric._is_parent():
         with metric._lock:
-            children = Children(storage, family, metric._labelnames)
+            children = Children(store, family, metric._labelnames, begin_child)
             for labelvalues, child in metric._metrics.items():
-                _move_values(storage, family, child)
-                children[labelvalues] = child
+                _move_values(store, family, child)
+                children.adopt(labelvalues, child)
             metric._metrics = children
     else:
-        _move_values(storage, family, metric)
+        _move_values(store, family, metric)
 
 
-def _move_values(storage: Storage, family: Family, metric: Any) -> None:
+def _move_values(store: MetricStore, family: ClientFamily, metric: Any) -> None:
+    metric._family = family
     labels = labels_of(metric)
     if family.type in ("counter", "gauge"):
-        _move_value(storage, family, metric, labels)
+        _move_value(store, family, metric, labels)
     elif family.type in ("histogram", "summary"):
-        _move_distribution(storage, family, metric, labels)
+        _move_distribution(store, family, metric, labels)
     else:
-        metric._kept = StateValue(storage, family, labels)
+        metric._kept = StateValue(store, family, labels)
         if family.type == "info" and metric._value:
             metric._kept.set_labels(metric._value)
         elif family.type == "stateset" and metric._value:
-            metric._kept.set_state(metric._value)
-    begin(storage, metric, family)
+            metric._kept.set_state(family.states[metric._value])
+    begin(store, metric, family)
 
 
-def _move_value(storage: Storage, family: Family, metric: Any, labels: Labels) -> None:
+def _move_value(store: MetricStore, family: ClientFamily, metric: Any, labels: Labels) -> None:
     former = metric._value
     kind = CounterValue if family.type == "counter" else GaugeValue
-    metric._value = kind(storage, family, labels)
+    metric._value = kind(store, family, labels)
     value, exemplar = former.get(), former.get_exemplar()
     if value and family.type == "counter":
         metric._value.inc(value)
@@ -79,7 +93,7 @@ def _move_value(storage: Storage, family: Family, metric: Any, labels: Labels) -
         metric._value.set_exemplar(exemplar)
     samples = vars(metric).pop("_child_samples", None)
     if samples is not None:
-        storage.set_function(metric._value, _function_of(metric, samples))
+        store.functions.set(metric._value, _function_of(metric, samples))
 
 
 def _function_of(metric: Any, samples: Any) -> Callable[[], float]:
@@ -95,9 +109,9 @@ def _function_of(metric: Any, samples: Any) -> Callable[[], float]:
     return function  # type: ignore[no-any-return]
 
 
-def _move_distribution(storage: Storage, family: Family, metric: Any, labels: Labels) -> None:
+def _move_distribution(store: MetricStore, family: ClientFamily, metric: Any, labels: Labels) -> None:
     former_sum = metric._sum
-    distribution = DistributionValue(storage, family, labels)
+    distribution = DistributionValue(store, family, labels)
     if family.type == "summary":
         former_parts = [metric._count]
         use_distribution(metric, distribution)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...series import Labels, Name, Value
-from .family import CATEGORY, Family, part_of
+from .family import CATEGORY, ClientFamily, FamilyKey, Part, part_of
 
 
 class Line(NamedTuple):
@@ -34,21 +34,21 @@ class Reading(NamedTuple):
     """Everything that was there at one moment.
 
     Attributes:
-        families: by name: the family, and its series.
+        families: the family, and its series, by what tells it from others.
         values: of the snapshot, which the series tell the places of.
         notes: by metric and labels.
     """
 
-    families: Mapping[str, tuple[Family, list[Line]]]
+    families: Mapping[FamilyKey, tuple[ClientFamily, list[Line]]]
     values: Sequence[Value]
     notes: Mapping[tuple[str, Labels], bytes]
 
-    def note(self, family: Family, line: Line) -> dict[str, Any]:
+    def note(self, family: ClientFamily, line: Line) -> dict[str, Any]:
         """Return the note of a series."""
         return parsed(self.notes.get((family.metric, line.labels), b""))
 
 
-class Plan(NamedTuple):
+class ClientPlan(NamedTuple):
     """What follows from the names of a snapshot.
 
     Attributes:
@@ -57,13 +57,13 @@ class Plan(NamedTuple):
     """
 
     names: Sequence[Name]
-    families: dict[str, tuple[Family, list[Line]]]
+    families: dict[FamilyKey, tuple[ClientFamily, list[Line]]]
 
     @classmethod
-    def of(cls, names: Sequence[Name]) -> Plan:
+    def of(cls, names: Sequence[Name]) -> ClientPlan:
         """Make the plan for the names of a snapshot."""
-        families: dict[str, tuple[Family, list[Line]]] = {}
-        beside: dict[tuple[str, str, Labels], int] = {}
+        families: dict[FamilyKey, tuple[ClientFamily, list[Line]]] = {}
+        beside: dict[tuple[str, FamilyKey, Labels], int] = {}
         for i, name in enumerate(names):
             if name.category != CATEGORY:
                 continue
@@ -74,7 +74,7 @@ class Plan(NamedTuple):
                 beside[part.role, part.family, name.labels] = i
                 continue
             if part.family not in families:
-                families[part.family] = _family(name, help_, part.about), []
+                families[part.family] = _family(name, help_, part), []
             families[part.family][1].append(Line(name.labels, i))
         for family, (_, lines) in families.items():
             lines[:] = [
@@ -91,9 +91,10 @@ class Plan(NamedTuple):
 NOTHING = Reading({}, (), {})
 
 
-def _family(name: Name, help_: str, about: Mapping[str, Any]) -> Family:
-    return Family(
-        name=str(about["family"]),
+def _family(name: Name, help_: str, part: Part) -> ClientFamily:
+    about = part.about
+    return ClientFamily(
+        name=part.family[0],
         type=str(about["type"]),
         help=help_,
         unit=name.unit,
@@ -101,6 +102,7 @@ def _family(name: Name, help_: str, about: Mapping[str, Any]) -> Family:
         bounds=name.bounds if about["type"] == "histogram" else (),
         states=tuple(about.get("states", ())),
         default=bool(about.get("default")),
+        instance=part.family[1],
     )
 
 

@@ -6,39 +6,41 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import prometheus_client.multiprocess
-import prometheus_client.registry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY, CollectorRegistry
 
-from .collecting import BlockCollector, Scrape, collect_all
-from .patches import put
-from .storage import Storage
-
-multiprocess: Any = prometheus_client.multiprocess
-registry: Any = prometheus_client.registry
+from .collecting import Scrape, collect_all, is_collector_of_all
+from .internals import OF_ONE_PROCESS, multiprocess, registry
+from .on_block import put
+from .storage import MetricStore
 
 
-def patch_registries(storage: Storage) -> None:
+def patch_registries(store: MetricStore) -> None:
     """Have every scrape read the block once, and show what only other processes have made."""
+    _patch_scrapes(store)
+    _patch_multiprocess(store)
+    for cls in OF_ONE_PROCESS:
+        _leave_out(cls)
+
+
+def _patch_scrapes(store: MetricStore) -> None:
     original_collect = registry.CollectorRegistry.collect
     original_restricted = registry.RestrictedRegistry.collect
-    original_mark = multiprocess.mark_process_dead
 
     def collect(self: CollectorRegistry) -> Iterator[Metric]:
-        scrape = Scrape(storage, self)
+        scrape = Scrape(store, self)
         yield from scrape.follow(original_collect(self))
         if self is REGISTRY:
             yield from scrape.rest()
 
     def collect_restricted(self: Any) -> Iterator[Metric]:
-        scrape = Scrape(storage, self._registry)
+        scrape = Scrape(store, self._registry, self._name_set)
         yield from scrape.follow(original_restricted(self))
         beside: list[Iterable[Any]] = [
             scrape.follow(collector.collect())
             for collector, names in list(self._registry._collector_to_names.items())
             if not names
-            and isinstance(collector, BlockCollector | multiprocess.MultiProcessCollector)
+            and is_collector_of_all(collector)
             and collector not in getattr(self._registry, "_collectors_without_names", ())
         ]
         if self._registry is REGISTRY:
@@ -49,13 +51,20 @@ def patch_registries(storage: Storage) -> None:
                 if restricted:
                     yield restricted
 
+    put(registry.CollectorRegistry, "collect", collect)
+    put(registry.RestrictedRegistry, "collect", collect_restricted)
+
+
+def _patch_multiprocess(store: MetricStore) -> None:
+    original_mark = multiprocess.mark_process_dead
+
     def init_multiprocess(self: Any, registry: CollectorRegistry | None, path: str | None = None) -> None:
         self._path = path
         if registry:
             registry.register(self)
 
     def collect_multiprocess(self: Any) -> Iterator[Metric]:
-        return collect_all(storage, self)
+        return collect_all(store, self)
 
     def mark_process_dead(pid: int, path: str | None = None) -> None:
         # The block knows by itself which processes live.
@@ -63,8 +72,22 @@ def patch_registries(storage: Storage) -> None:
         if path is not None or any(os.environ.get(name) for name in variables):
             original_mark(pid, path)
 
-    put(registry.CollectorRegistry, "collect", collect)
-    put(registry.RestrictedRegistry, "collect", collect_restricted)
     put(multiprocess.MultiProcessCollector, "__init__", init_multiprocess)
     put(multiprocess.MultiProcessCollector, "collect", collect_multiprocess)
     put(multiprocess, "mark_process_dead", mark_process_dead)
+
+
+def _leave_out(cls: Any) -> None:
+    """Have a collector of figures of its own process show nothing: any worker may answer the next scrape.
+
+    A ProcessCollector that was given a pid shows that one, whichever worker answers.
+    """
+    original_collect = cls.collect
+
+    def collect(self: Any) -> Iterable[Metric]:
+        pid = vars(self).get("_pid")
+        chosen = pid is not None and pid() not in ("self", os.getpid())
+        found: Iterable[Metric] = original_collect(self) if chosen else ()
+        return found
+
+    put(cls, "collect", collect)

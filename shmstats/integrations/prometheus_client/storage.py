@@ -1,9 +1,4 @@
-"""The shared block as prometheus_client's metrics use it: declared, removed, annotated and read here.
-
-The functions of gauges (``Gauge.set_function``) are this module's as well. A worker that has some says so in
-a gauge of its own, which goes with it. Before everything is read, those workers are asked to write what
-their functions give into the block, each in its background thread.
-"""
+"""The shared block as prometheus_client's metrics use it: declared, removed, annotated and read here."""
 
 from __future__ import annotations
 
@@ -11,55 +6,48 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from typing import Protocol
 
-from ...attachment.peers import ask_all, socket_path
-from ...attachment.slow_path import OWN, SharedProvider
+from prometheus_client.registry import CollectorRegistry
+
+from ...attachment.slow_path import SharedProvider
 from ...block import Block, DeclarationError
 from ...block.names import INHERITED, OVERFLOW, decode_key, encode_key
 from ...core import Gauge, Series
 from ...once import Once
 from ...registry import Registry
 from ...series import Declaration, Kind, Labels, Mode, Name
-from .family import CATEGORY, Family, part_of
-from .reading import NOTHING, Plan, Reading, parsed
+from .family import CATEGORY, ClientFamily, FamilyKey, instance_metric, part_of
+from .functions import Functions
+from .owners import Found, Owners
+from .reading import NOTHING, ClientPlan, Reading, parsed
 
 log = logging.getLogger("shmstats")
 
-#: The question that has a worker write what its functions give.
-QUESTION = "prometheus_client"
-
-#: The gauge that tells which workers have such functions.
-FUNCTIONS = "prometheus_client_functions"
+#: The counter of families that were left out of a page because they could not be shown.
+FAMILIES_LEFT_OUT = "families_left_out"
 
 #: An exemplar as it is stored: labels, value, time.
 ExemplarFields = tuple[dict[str, str], float, float | None]
 
 
-class Settable(Protocol):
-    """A gauge that can be set."""
-
-    series: Series
-
-    def set(self, value: float) -> None:
-        """Set it."""
-
-
-class Storage:
+class MetricStore:
     """The block as prometheus_client's metrics use it.
 
     Args:
         registry: whose block that is.
+
+    Attributes:
+        functions: of gauges.
     """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._provider: SharedProvider | None = None
         self._pid = os.getpid()
-        self._families: dict[str, Family] = {}
-        self._functions: dict[tuple[str, Labels], tuple[Settable, Callable[[], float]]] = {}
-        self._announced = 0
-        self._plan = Plan((), {})
+        self._families: dict[FamilyKey, ClientFamily] = {}
+        self._owners = Owners()
+        self.functions = Functions(lambda: self.shared)
+        self._plan = ClientPlan((), {})
         self._told = Once()
 
     @property
@@ -73,7 +61,7 @@ class Storage:
         shared = self._registry.shared
         if shared is not None and shared is not self._provider:
             self._provider = shared
-            shared.answer(QUESTION, self.refresh)
+            self.functions.announce_all()
             for family in list(self._families.values()):
                 try:
                     self._declare(shared, family)
@@ -81,13 +69,18 @@ class Storage:
                     self.tell(str(error))
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            if shared is not None and self._functions:
-                self._announce(shared)
+            self.functions.announce_all()
         return shared
+
+    @property
+    def generation(self) -> int:
+        """A number that moves whenever a series is removed, by whatever process."""
+        shared = self.shared
+        return 0 if shared is None else shared.consult(lambda block: block.cells.generation, 0)
 
     # Declarations ------------------------------------------------------------------------------
 
-    def declare(self, family: Family) -> None:
+    def declare(self, family: ClientFamily) -> None:
         """Declare a metric.
 
         What differs only in help, unit, buckets or states from what the block has gives way to it: a new
@@ -96,25 +89,50 @@ class Storage:
         Raises:
             DeclarationError: it is of another type, or of another mode, in the processes that use the block.
         """
-        if self._families.get(family.name) == family:
+        if self._families.get(family.key) == family:
             return
         shared = self.shared
         if shared is not None:
             self._declare(shared, family)
-        self._families[family.name] = family
+        self._families[family.key] = family
 
-    def family(self, name: str) -> Family | None:
-        """Return the family that this process has declared by a name."""
-        return self._families.get(name)
+    def instance(self, name: str, registry: CollectorRegistry | None) -> int:
+        """Return the number of a registry's metric among those of one name in several registries."""
+        shared = self.shared
+        nothing: list[Found] = []
+        found = nothing if shared is None else shared.consult(lambda block: _instances(block, name), nothing)
+        instance, reused = self._owners.instance(name, registry, found)
+        if reused and shared is not None and shared.consult(_is_alone, False):
+            # A registry that is gone had it, and nobody else can have counted into it: the new one begins at 0.
+            for metric in _metrics_of(name, instance):
+                shared.remove(CATEGORY, metric)
+        return instance
 
-    def is_current(self, family: Family) -> bool:
+    def knows(self, name: str) -> bool:
+        """Tell whether this process has declared a metric of that name."""
+        return any(known == name for known, _ in list(self._families))
+
+    def is_current(self, family: ClientFamily) -> bool:
         """Tell whether a family is declared by this process or another, or only left by some that are gone."""
         shared = self.shared
-        if family.name in self._families or shared is None:
+        if family.key in self._families or shared is None:
             return True
         return not shared.consult(lambda block: _is_inherited(block, family.metric), False)
 
-    def _declare(self, shared: SharedProvider, family: Family) -> None:
+    def is_of_default_registry(self, metric: str) -> bool:
+        """Tell whether a metric of the block is one of prometheus_client's default registry."""
+        shared = self.shared
+        declared = None if shared is None else shared.consult(lambda block: _declared(block, metric), None)
+        _, part = part_of("" if declared is None else declared.help)
+        return part is not None and bool(part.about.get("default"))
+
+    def leave_out(self, family: ClientFamily, error: Exception) -> None:
+        """Log once, and count, that a family cannot be shown: the page goes on without it."""
+        self.tell(f"prometheus_client's metric {family.name!r} is left out of the page: {error!r}", about=family.name)
+        if self.shared is not None:
+            self.shared.count_own(FAMILIES_LEFT_OUT)
+
+    def _declare(self, shared: SharedProvider, family: ClientFamily) -> None:
         if family.type in ("info", "stateset"):
             shared.consult(lambda block: _drop_inherited(block, family.metric), None)
         self.declare_metric(shared, family.metric, family.declaration())
@@ -144,18 +162,16 @@ class Storage:
 
     # Series ------------------------------------------------------------------------------------
 
-    def remove(self, family: Family, labels: Labels | None) -> None:
+    def remove(self, family: ClientFamily, labels: Labels | None) -> None:
         """Remove one label set, or all, for all workers."""
         shared = self.shared
-        for key in list(self._functions):
-            if key[0] == family.metric and labels in (None, key[1]):
-                self._functions.pop(key, None)
+        self.functions.forget(family.metric, labels)
         if shared is not None:
             # The values last: whoever makes a label set in their place finds room for what belongs to it.
             for metric in reversed(family.metrics):
                 shared.remove(CATEGORY, metric, labels)
 
-    def label_sets(self, family: Family) -> list[Labels]:
+    def label_sets(self, family: ClientFamily) -> list[Labels]:
         """Return the label sets that a family has, whichever worker has made them."""
 
         def read(block: Block) -> list[Labels]:
@@ -170,7 +186,7 @@ class Storage:
         nothing: list[Labels] = []
         return nothing if shared is None else shared.consult(read, nothing)
 
-    def admits(self, family: Family, labels: Labels) -> bool:
+    def admits(self, family: ClientFamily, labels: Labels) -> bool:
         """Tell whether a label set is there, or may come to be."""
         shared = self.shared
         return shared is None or shared.admits(CATEGORY, family.metric, labels)
@@ -181,7 +197,7 @@ class Storage:
         key = encode_key(CATEGORY, metric, labels)
         return shared is not None and shared.consult(lambda block: block.names.find(key) is not None, False)
 
-    def begin(self, family: Family, labels: Labels, created: float | None) -> Labels:
+    def begin(self, family: ClientFamily, labels: Labels, created: float | None) -> Labels:
         """Have a series of a counter, histogram or summary note when it was created.
 
         Args:
@@ -202,7 +218,7 @@ class Storage:
             shared.set(Gauge(self, CATEGORY, family.created, labels), float(created))
         return labels
 
-    def begin_anew(self, family: Family, labels: Labels, created: float | None = None) -> None:
+    def begin_anew(self, family: ClientFamily, labels: Labels, created: float | None = None) -> None:
         """Set a series to 0, for all workers.
 
         Args:
@@ -249,49 +265,6 @@ class Storage:
         if self._told.first(about or text):
             log.warning(text)
 
-    # Functions of gauges -----------------------------------------------------------------------
-
-    def set_function(self, gauge: Settable, function: Callable[[], float]) -> None:
-        """Have a function give the value of a gauge of this worker, whichever worker is scraped."""
-        self._functions[gauge.series.metric, gauge.series.labels] = gauge, function
-        shared = self.shared
-        if shared is not None:
-            self._announce(shared)
-
-    def refresh(self) -> int:
-        """Write what the functions of this worker give; returns how many there are."""
-        shared = self.shared
-        if shared is None:
-            return 0
-        if shared.consult(_epoch, 0) != self._announced:
-            self._announce(shared)  # the block is another one, which has none of the gauges yet
-        else:
-            for key in [key for key in list(self._functions) if not self.has(*key)]:
-                self._functions.pop(key, None)  # removed by another worker
-        for (metric, _), (gauge, function) in list(self._functions.items()):
-            try:
-                gauge.set(float(function()))
-            except Exception as error:
-                failure = f"the function of gauge {metric!r} failed: {type(error).__name__}"
-                self.tell(f"{failure}: {error}", about=failure)
-        return len(self._functions)
-
-    def _announce(self, shared: SharedProvider) -> None:
-        declaration = Declaration(Kind.GAUGE, mode=Mode.LIVESUM)
-        shared.declare(OWN, FUNCTIONS, declaration)
-        shared.declare_later(OWN, FUNCTIONS, declaration)
-        shared.set(Gauge(self, OWN, FUNCTIONS), 1)
-        self._announced = shared.consult(_epoch, 0)
-
-    def _refresh_all(self, shared: SharedProvider) -> None:
-        """Have every worker write what its functions give."""
-        if self._functions:
-            self.refresh()
-        nobody: dict[int, str] = {}
-        sockets = shared.consult(_sockets_of_functions, nobody)
-        if sockets:
-            ask_all(sockets, QUESTION)
-
     # Reading -----------------------------------------------------------------------------------
 
     def read(self) -> Reading:
@@ -299,14 +272,41 @@ class Storage:
         shared = self.shared
         if shared is None:
             return NOTHING
-        self._refresh_all(shared)
         snapshot = shared.read()
         plan = self._plan
         if plan.names is not snapshot.names:
-            plan = self._plan = Plan.of(snapshot.names)
+            plan = self._plan = ClientPlan.of(snapshot.names)
         nothing: list[tuple[Name, bytes]] = []
         notes = shared.consult(lambda block: block.reader.notes(CATEGORY), nothing)
         return Reading(plan.families, snapshot.values, {(name.metric, name.labels): note for name, note in notes})
+
+
+def _instances(block: Block, name: str) -> list[Found]:
+    """Return the metrics of one name that the block has, for different registries."""
+    found = []
+    for instance in range(block.layout.capacity):
+        families = [block.names.family_of(encode_key(CATEGORY, metric)) for metric in _metrics_of(name, instance)]
+        there = [family for family in families if family is not None]
+        if not there:
+            break
+        for family in there:
+            declared = block.reader.declaration(family.number)
+            _, part = part_of("" if declared is None else declared.help)
+            if part is not None and part.role == "value" and part.family == (name, instance):
+                default = bool(part.about.get("default"))
+                found.append(Found(instance, default, bool(family.flags & INHERITED)))
+                break
+    return found
+
+
+def _metrics_of(name: str, instance: int) -> list[str]:
+    """Return the metrics of the block that a family of some name may have, whatever its type."""
+    return [instance_metric(name + suffix, instance) for suffix in ("", "_total", "_info")]
+
+
+def _is_alone(block: Block) -> bool:
+    """Tell whether no other process uses the block."""
+    return all(worker.pid == os.getpid() for worker in block.reader.workers.live())
 
 
 def _drop_inherited(block: Block, metric: str) -> None:
@@ -343,18 +343,3 @@ def _in_words(declared: Declaration | None) -> str:
     kind, mode, type_ = _essence(declared)
     word = type_ or kind.name.lower()
     return f"a {word} of mode {mode.name.lower()}" if word == "gauge" else f"a {word}"
-
-
-def _epoch(block: Block) -> int:
-    """Return what tells a block from another one of the same directory."""
-    return block.reader.header("started")
-
-
-def _sockets_of_functions(block: Block) -> dict[int, str]:
-    """Return the sockets of the other workers that have functions, by pid."""
-    record = block.names.find(encode_key(OWN, FUNCTIONS))
-    if record is None:
-        return {}
-    having = {contribution.signature for contribution in block.reader.contributions(record)}
-    workers = [worker for worker in block.reader.workers.live() if worker.signature in having]
-    return {worker.pid: socket_path(block.name, worker.slot) for worker in workers if worker.pid != os.getpid()}

@@ -20,19 +20,19 @@ from ...block.names import encode_key
 from ...core import Counter, Gauge, Histogram, Series
 from ...layout import INT64_MAX
 from ...series import Kind, Labels, Mode
-from .family import CATEGORY, Family
-from .storage import ExemplarFields, Storage
+from .family import CATEGORY, ClientFamily, state_number
+from .storage import ExemplarFields, MetricStore
 
 
 class _Kept:
     """What is kept in one series: the recorder of its handle."""
 
-    __slots__ = ("__weakref__", "_storage", "family", "series")
+    __slots__ = ("__weakref__", "_store", "family", "series")
 
     series: Series
 
-    def __init__(self, storage: Storage, family: Family) -> None:
-        self._storage = storage
+    def __init__(self, store: MetricStore, family: ClientFamily) -> None:
+        self._store = store
         self.family = family
 
 
@@ -40,7 +40,7 @@ class CounterValue(_Kept):
     """The value of a Counter: an integer, and beside it, if it was ever counted in parts of 1, the fractions.
 
     Args:
-        storage: of it.
+        store: of it.
         family: of the counter.
         labels: of the series.
     """
@@ -49,8 +49,8 @@ class CounterValue(_Kept):
 
     _multiprocess = True
 
-    def __init__(self, storage: Storage, family: Family, labels: Labels) -> None:
-        super().__init__(storage, family)
+    def __init__(self, store: MetricStore, family: ClientFamily, labels: Labels) -> None:
+        super().__init__(store, family)
         counter = Counter(self, CATEGORY, family.metric, labels)
         self.series = counter
         self.inc = counter.incr
@@ -59,13 +59,13 @@ class CounterValue(_Kept):
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Set the sum over all workers."""
-        self._storage.begin_anew(self.family, self.series.labels)
+        self._store.begin_anew(self.family, self.series.labels)
         if value:
             self.inc(value)  # type: ignore[arg-type]
 
     def get(self) -> float:
         """Return the sum over all workers."""
-        shared = self._storage.shared
+        shared = self._store.shared
         if shared is None:
             return 0.0
         whole = shared.value(CATEGORY, self.family.metric, self.series.labels)
@@ -75,13 +75,13 @@ class CounterValue(_Kept):
 
     def set_exemplar(self, exemplar: ExemplarFields) -> None:
         """Keep an exemplar."""
-        self._storage.add_exemplar(self.series, "", exemplar)
+        self._store.add_exemplar(self.series, "", exemplar)
 
     def get_exemplar(self) -> None:
         """Return nothing: exemplars are read with everything else."""
 
     def _count_series(self, sign: int, series: Series, amount: Any) -> None:
-        shared = self._storage.shared
+        shared = self._store.shared
         if shared is None:
             return
         if hasattr(amount, "__index__"):
@@ -91,18 +91,18 @@ class CounterValue(_Kept):
         elif math.isfinite(number):
             self._count_fraction(shared, number)
         else:
-            self._storage.tell(f"counter {self.family.name!r} cannot be increased by {number}: it was not counted")
+            self._store.tell(f"counter {self.family.name!r} cannot be increased by {number}: it was not counted")
 
     def _count_fraction(self, shared: SharedProvider, amount: float) -> None:
         fraction = self._fraction
         if fraction is None:
             declaration = self.family.fraction_declaration()
-            self._storage.declare_metric(shared, self.family.fraction, declaration)
+            self._store.declare_metric(shared, self.family.fraction, declaration)
             fraction = self._fraction = Histogram(self, CATEGORY, self.family.fraction, self.series.labels)
         fraction.observe(amount)
 
     def _observe_series(self, series: Series, amount: float) -> None:
-        shared = self._storage.shared
+        shared = self._store.shared
         if shared is not None:
             shared.observe(series, amount)
 
@@ -111,7 +111,7 @@ class GaugeValue(_Kept):
     """The value of a Gauge in this worker.
 
     Args:
-        storage: of it.
+        store: of it.
         family: of the gauge.
         labels: of the series.
     """
@@ -120,12 +120,12 @@ class GaugeValue(_Kept):
 
     _multiprocess = True
 
-    def __init__(self, storage: Storage, family: Family, labels: Labels) -> None:
-        super().__init__(storage, family)
+    def __init__(self, store: MetricStore, family: ClientFamily, labels: Labels) -> None:
+        super().__init__(store, family)
         self.series = self._gauge = Gauge(self, CATEGORY, family.metric, labels)
         self.inc = self._gauge.incr
-        if storage.shared is not None:
-            storage.shared.register(self._gauge, Kind.GAUGE)
+        if store.shared is not None:
+            store.shared.register(self._gauge, Kind.GAUGE)
         if family.mode.base is Mode.ALL:
             # Of the other modes a worker has no value before it sets one: 0 would be the smallest, or the latest.
             self.inc(0)
@@ -136,7 +136,7 @@ class GaugeValue(_Kept):
 
     def get(self) -> float:
         """Return the value of this worker."""
-        shared = self._storage.shared
+        shared = self._store.shared
         key = encode_key(CATEGORY, self.family.metric, self.series.labels)
         return 0.0 if shared is None else shared.consult(lambda block: _own_value(block, key), 0.0)
 
@@ -147,12 +147,12 @@ class GaugeValue(_Kept):
         """Return nothing: gauges have none."""
 
     def _count_series(self, sign: int, series: Series, amount: Any) -> None:
-        shared = self._storage.shared
+        shared = self._store.shared
         if shared is not None:
             shared.count(series, sign * _number(amount))
 
     def _set_series(self, series: Series, value: Any) -> None:
-        shared = self._storage.shared
+        shared = self._store.shared
         if shared is not None:
             shared.set(series, _number(value))
 
@@ -161,25 +161,25 @@ class DistributionValue(_Kept):
     """The value of a Histogram or Summary: sum, count and buckets, of which no reader sees a part.
 
     Args:
-        storage: of it.
+        store: of it.
         family: of the metric.
         labels: of the series.
     """
 
     __slots__ = ("observe",)
 
-    def __init__(self, storage: Storage, family: Family, labels: Labels) -> None:
-        super().__init__(storage, family)
+    def __init__(self, store: MetricStore, family: ClientFamily, labels: Labels) -> None:
+        super().__init__(store, family)
         histogram = Histogram(self, CATEGORY, family.metric, labels)
         self.series = histogram
         self.observe = histogram.observe
-        shared = storage.shared
+        shared = store.shared
         if shared is not None:
             shared.register(histogram, Kind.HISTOGRAM)
 
     def get(self) -> core.Distribution:
         """Return the value over all workers."""
-        shared = self._storage.shared
+        shared = self._store.shared
         nothing = core.Distribution(0.0, 0.0, (0,) * (len(self.family.bounds) + 1))
         if shared is None:
             return nothing
@@ -193,7 +193,7 @@ class DistributionValue(_Kept):
             total: their sum.
             buckets: how many there are in each bucket.
         """
-        shared = self._storage.shared
+        shared = self._store.shared
         if shared is not None:
             bounds = self.family.declaration().bounds
             distribution = core.Distribution(total, _least_maximum(total, buckets, bounds), buckets)
@@ -201,13 +201,13 @@ class DistributionValue(_Kept):
 
     def set_exemplar(self, limit: str, exemplar: ExemplarFields) -> None:
         """Keep an exemplar of a bucket."""
-        self._storage.add_exemplar(self.series, limit, exemplar)
+        self._store.add_exemplar(self.series, limit, exemplar)
 
     def _observe_series(self, series: Series, value: Any) -> None:
         number = float(value)
-        shared = self._storage.shared
+        shared = self._store.shared
         if math.isnan(number):
-            self._storage.tell(f"{self.family.type} {self.family.name!r} was given NaN, which is not observed")
+            self._store.tell(f"{self.family.type} {self.family.name!r} was given NaN, which is not observed")
         elif shared is not None:
             # An infinite one leaves the sum a number: it is saved, and shown in JSON.
             shared.observe(series, min(max(number, -sys.float_info.max), sys.float_info.max))
@@ -217,32 +217,32 @@ class StateValue(_Kept):
     """The state of an Enum, or the labels of an Info: the last that any worker has set.
 
     Args:
-        storage: of it.
+        store: of it.
         family: of the metric.
         labels: of the series.
     """
 
     __slots__ = ("_gauge",)
 
-    def __init__(self, storage: Storage, family: Family, labels: Labels) -> None:
-        super().__init__(storage, family)
+    def __init__(self, store: MetricStore, family: ClientFamily, labels: Labels) -> None:
+        super().__init__(store, family)
         self.series = self._gauge = Gauge(self, CATEGORY, family.metric, labels)
-        shared = storage.shared
+        shared = store.shared
         if shared is not None:
             shared.register(self._gauge, Kind.GAUGE)
 
-    def set_state(self, number: int) -> None:
-        """Set the state, by its number."""
-        self._gauge.set(number)
+    def set_state(self, state: str) -> None:
+        """Set the state."""
+        self._gauge.set(state_number(state))
 
     def set_labels(self, labels: Mapping[str, str]) -> None:
         """Set the labels of an Info."""
         text = json.dumps({str(name): str(value) for name, value in labels.items()}).encode()
         self._gauge.set(1)
-        self._storage.annotate(self.series, lambda note: text)
+        self._store.annotate(self.series, lambda note: text)
 
     def _set_series(self, series: Series, value: Any) -> None:
-        shared = self._storage.shared
+        shared = self._store.shared
         if shared is not None:
             shared.set(series, value)
 

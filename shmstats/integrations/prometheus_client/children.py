@@ -1,0 +1,96 @@
+"""The children of a metric with labels, by label values, in this process.
+
+They stand in the place of prometheus_client's dict. A child is put on the block when it comes in; one whose series
+another process has removed goes, and all label sets beyond the limit are one child: memory must not grow with what
+clients send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ...block.names import OVERFLOW
+from .family import ClientFamily, series_labels
+from .storage import MetricStore
+
+Labelvalues = tuple[str, ...]
+
+#: Children that there are before it is looked for the first time whether another process has removed some.
+_FIRST_CHECK = 64
+
+
+class Children(dict[Labelvalues, Any]):
+    """The children of one metric. Looking one up is looking it up in a dict, as long as no limit is reached.
+
+    Args:
+        store: where the values are.
+        family: of the metric.
+        labelnames: of the metric, in its order.
+        begin: puts a child on the block.
+    """
+
+    def __init__(
+        self,
+        store: MetricStore,
+        family: ClientFamily,
+        labelnames: tuple[str, ...],
+        begin: Callable[[Any, ClientFamily], None],
+    ) -> None:
+        super().__init__()
+        self.store = store
+        self.family = family
+        self.labelnames = labelnames
+        self.overflow = (OVERFLOW,) * len(labelnames)
+        self._begin = begin
+        self._generation = store.generation
+        self._next_check = _FIRST_CHECK
+
+    def __setitem__(self, labelvalues: Labelvalues, child: Any) -> None:
+        if super().__len__() >= self._next_check:  # now and then, so that many cost no more than their number
+            self._next_check = 2 * len(self) + _FIRST_CHECK
+        self._begin(child, self.family)
+        if child._overflows:
+            labelvalues = self.overflow
+            self.__class__ = _FullChildren
+        super().__setitem__(labelvalues, child)
+
+    def adopt(self, labelvalues: Labelvalues, child: Any) -> None:
+        """Take in a child that is on the block already."""
+        super().__setitem__(labelvalues, child)
+
+    def __len__(self) -> int:
+        self.drop_removed()
+        return super().__len__()
+
+    def __iter__(self) -> Iterator[Labelvalues]:
+        self.drop_removed()
+        return super().__iter__()
+
+    def drop_removed(self) -> None:
+        """Drop the children whose series were removed by another process; nothing where no name was since."""
+        generation = self.store.generation
+        if generation == self._generation:
+            return
+        there = set(self.store.label_sets(self.family))
+        for labelvalues in list(super().keys()):
+            if labelvalues != self.overflow and series_labels(self.labelnames, labelvalues) not in there:
+                super().pop(labelvalues, None)
+        self._generation = generation
+
+
+class _FullChildren(Children):
+    """Children of which one is for all label sets that the block does not admit."""
+
+    def __contains__(self, labelvalues: object) -> bool:
+        if super().__contains__(labelvalues):
+            return True
+        assert isinstance(labelvalues, tuple)
+        return super().__contains__(self.overflow) and not self.store.admits(
+            self.family, series_labels(self.labelnames, labelvalues)
+        )
+
+    def __missing__(self, labelvalues: Labelvalues) -> Any:
+        if labelvalues == self.overflow:
+            raise KeyError(labelvalues)
+        return self[self.overflow]

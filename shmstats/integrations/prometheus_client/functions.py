@@ -1,0 +1,198 @@
+"""The functions of gauges (``Gauge.set_function``): each is called in the process that has it, when it is asked for.
+
+A process that has some for a metric says so in a gauge of its own, which goes with it. Before a page with that metric
+is made those processes are asked to write what their functions give into the block, each in its background thread.
+A function that fails gives NaN, and so does a process that does not answer: an old value is never shown.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from ...attachment.peers import ask_all, socket_path
+from ...attachment.slow_path import OWN, SharedProvider
+from ...block import Block
+from ...block.names import decode_key, encode_key, overflow_key
+from ...core import Gauge, Series
+from ...hashing import blake2b
+from ...once import Once
+from ...reading.reader import Contribution
+from ...series import Declaration, Kind, Labels, Mode
+from .family import CATEGORY
+
+log = logging.getLogger("shmstats")
+
+#: The gauge that tells which processes have functions, with the metric as its label.
+FUNCTIONS = "prometheus_client_functions"
+
+_LABEL = "family"
+_DECLARATION = Declaration(Kind.GAUGE, "Processes that have a function for a gauge.", mode=Mode.LIVESUM)
+
+
+class Settable(Protocol):
+    """A gauge that can be set."""
+
+    series: Series
+
+    def set(self, value: float) -> None:
+        """Set it."""
+
+
+class _Process(NamedTuple):
+    """Another process that has functions."""
+
+    pid: int
+    signature: int
+    row: int
+    socket: str
+
+
+class Functions:
+    """The functions of this process, and how those of others are called.
+
+    Args:
+        shared: gives the block's provider; None where statistics are disabled.
+    """
+
+    def __init__(self, shared: Callable[[], SharedProvider | None]) -> None:
+        self._shared = shared
+        self._functions: dict[str, dict[Labels, tuple[Settable, Callable[[], float]]]] = {}
+        self._announced: dict[str, int] = {}
+        self._logged = Once()
+
+    def set(self, gauge: Settable, function: Callable[[], float]) -> None:
+        """Have a function give the value of a gauge of this process."""
+        metric = gauge.series.metric
+        self._functions.setdefault(metric, {})[gauge.series.labels] = gauge, function
+        self.announce(metric)
+
+    def forget(self, metric: str, labels: Labels | None) -> None:
+        """Forget the function of one label set of a metric, or of all."""
+        if labels is None:
+            self._functions.pop(metric, None)
+        else:
+            self._functions.get(metric, {}).pop(labels, None)
+
+    def metrics(self) -> list[str]:
+        """Return the metrics for which any process has functions."""
+        shared = self._shared()
+        nothing: list[str] = []
+        announced = nothing if shared is None else shared.consult(_announced, nothing)
+        # Those of this process may not be announced yet: the block may have been left and attached again.
+        return list(dict.fromkeys([*self._functions, *announced]))
+
+    def announce_all(self) -> None:
+        """Say anew for which metrics there are functions: the provider, or the process after a fork, is another one."""
+        for metric in list(self._functions):
+            self.announce(metric)
+
+    def announce(self, metric: str) -> None:
+        """Say that this process has functions for a metric, and be ready to be asked."""
+        shared = self._shared()
+        if shared is None:
+            return
+        shared.declare(OWN, FUNCTIONS, _DECLARATION)
+        shared.declare_later(OWN, FUNCTIONS, _DECLARATION)
+        shared.answer(_question(metric), partial(self.refresh, metric))
+        shared.set(Gauge(self, OWN, FUNCTIONS, ((_LABEL, metric),)), 1)
+        self._announced[metric] = shared.consult(_epoch, 0)
+
+    def refresh(self, metric: str) -> int:
+        """Write what the functions of this process give for a metric; returns how many there are."""
+        shared, functions = self._shared(), self._functions.get(metric, {})
+        if shared is None:
+            return 0
+        if shared.consult(_epoch, 0) != self._announced.get(metric):
+            self.announce(metric)  # the block is another one, which has none of the gauges yet
+        else:
+            for labels in [labels for labels in list(functions) if not self._has(shared, metric, labels)]:
+                functions.pop(labels, None)  # removed by another process
+        for gauge, function in list(functions.values()):
+            gauge.set(self._called(metric, function))
+        return len(functions)
+
+    def refresh_everywhere(self, metrics: Iterable[str]) -> None:
+        """Have every process write what its functions give for some metrics, before they are read."""
+        stuck: set[int] = set()  # asked once, for one of the metrics
+        for metric in metrics:
+            if metric in self._functions:
+                self.refresh(metric)
+            shared = self._shared()
+            nobody: list[_Process] = []
+            others = nobody if shared is None else shared.consult(partial(_others, metric), nobody)
+            if shared is None or not others:
+                continue
+            asked = {other.pid: other.socket for other in others if other.pid not in stuck}
+            answers = ask_all(asked, _question(metric)) if asked else {}
+            silent = [other for other in others if answers.get(other.pid) is None]
+            stuck.update(other.pid for other in silent)
+            if silent:
+                shared.consult(partial(_set_unknown, metric, silent), None)
+
+    def _called(self, metric: str, function: Callable[[], float]) -> float:
+        """Return what a function gives; NaN where it fails, which is logged once."""
+        try:
+            return float(function())
+        except Exception as error:
+            failure = f"the function of gauge {metric!r} failed: {type(error).__name__}"
+            if self._logged.first(failure):
+                log.warning("%s: %s; it is shown as NaN for as long as that is so", failure, error)
+            return float("nan")
+
+    def _has(self, shared: SharedProvider, metric: str, labels: Labels) -> bool:
+        key = encode_key(CATEGORY, metric, labels)
+        return shared.consult(lambda block: block.names.find(key) is not None, True)
+
+
+def _question(metric: str) -> str:
+    """Return the question that has a process write what its functions give for a metric."""
+    return f"prometheus_client {blake2b(metric.encode(), digest_size=8).hexdigest()}"
+
+
+def _epoch(block: Block) -> int:
+    """Return what tells a block from another one of the same directory."""
+    return block.reader.header("started")
+
+
+def _announced(block: Block) -> list[str]:
+    """Return the metrics for which functions were announced."""
+    family = block.names.family_of(encode_key(OWN, FUNCTIONS))
+    if family is None:
+        return []
+    with block.exclusive():
+        keys = [block.names.key(record.number) for record in block.names.members_of(family)]
+    return [dict(decode_key(key)[2])[_LABEL] for key in keys]
+
+
+def _others(metric: str, block: Block) -> list[_Process]:
+    """Return the other processes that have functions for a metric."""
+    key = encode_key(OWN, FUNCTIONS, ((_LABEL, metric),))
+    record = block.names.find(key) or block.names.find(overflow_key(key))
+    having = set() if record is None else {each.signature for each in block.reader.contributions(record)}
+    return [
+        _Process(worker.pid, worker.signature, worker.row, socket_path(block.name, worker.slot))
+        for worker in (block.reader.workers.live() if having else ())
+        if worker.signature in having and worker.pid != os.getpid()
+    ]
+
+
+def _set_unknown(metric: str, silent: list[_Process], block: Block) -> None:
+    """Set to NaN what processes have of a metric that have not answered; their next answer is shown again."""
+    signatures = {process.signature for process in silent}
+    family = block.names.family_of(encode_key(CATEGORY, metric))
+    with block.exclusive():
+        records = [] if family is None else block.names.members_of(family)
+    for record in records:
+        if record.kind is Kind.GAUGE and not record.shared:
+            for found in block.reader.contributions(record):
+                if found.signature in signatures:
+                    _sign_unknown(block, record.cell, found, record.mode)
+
+
+def _sign_unknown(block: Block, cell: int, found: Contribution, mode: Mode) -> None:
+    by = (found.signature, mode.live, mode.base is Mode.MOSTRECENT, mode is not Mode.SUM)
+    block.cells.set_gauge(found.row, cell, float("nan"), block.cells.generation, by)

@@ -1,0 +1,79 @@
+"""A metric object of prometheus_client and the block: whether it is there, as what, and how it begins."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client.registry import REGISTRY, CollectorRegistry
+from prometheus_client.utils import INF
+
+from ...block.names import MAX_BOUNDS, check_text
+from ...series import Labels, Mode
+from .family import ClientFamily, series_labels
+from .internals import metrics
+from .storage import MetricStore
+
+_TYPES = (
+    *(metrics.Counter, metrics.Gauge, metrics.Histogram),
+    *(metrics.Summary, metrics.Info, metrics.Enum),
+)
+
+
+def put(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
+    """Put a function in the place of another, whose name, signature and docstring it takes."""
+    setattr(owner, name, functools.wraps(getattr(owner, name))(replacement))
+
+
+def is_on_block(metric: Any) -> bool:
+    """Tell whether a metric is on the block: not where its class makes values or samples by itself."""
+    cls = type(metric)
+    for base in _TYPES:
+        if issubclass(cls, base):
+            return bool(cls._metric_init is base._metric_init and cls._child_samples is base._child_samples)
+    return False
+
+
+def family_of(store: MetricStore, metric: Any, registry: CollectorRegistry | None) -> ClientFamily:
+    """Return how a metric is kept.
+
+    Args:
+        store: where it is kept.
+        metric: of prometheus_client, with or without labels; not a child.
+        registry: that it is in.
+
+    Raises:
+        ValueError: its name, a name of its labels, or the number of its buckets, is more than the block can hold.
+    """
+    check_text("the name of a metric", metric._name)
+    for name in metric._labelnames:
+        check_text(f"a label name of {metric}", name)
+    bounds = tuple(dict.fromkeys(bound for bound in getattr(metric, "_upper_bounds", ()) if bound != INF))
+    if len(bounds) > MAX_BOUNDS:
+        raise ValueError(f"{metric} has {len(bounds)} buckets; the block has room for {MAX_BOUNDS}")
+    mode = getattr(metric, "_multiprocess_mode", None)
+    return ClientFamily(
+        name=metric._name,
+        type=metric._type,
+        help=metric._documentation,
+        unit=metric._unit,
+        mode=Mode[mode.upper()] if metric._type == "gauge" and mode else Mode.LAST,
+        bounds=bounds,
+        states=tuple(map(str, getattr(metric, "_states", ()))),
+        labelnames=tuple(sorted(metric._labelnames)),
+        default=registry is REGISTRY,
+        instance=store.instance(metric._name, registry),
+    )
+
+
+def labels_of(metric: Any) -> Labels:
+    """Return the labels of a child; none for a metric without labels."""
+    return series_labels(metric._labelnames, metric._labelvalues)
+
+
+def begin(store: MetricStore, metric: Any, family: ClientFamily) -> None:
+    """Note the creation of a series, and whether it is counted with others because there are too many."""
+    labels = labels_of(metric)
+    created = getattr(metric, "_created", None) if metrics._use_created else None
+    metric._overflows = store.begin(family, labels, created) != labels

@@ -1,0 +1,47 @@
+"""Info and Enum on the block: the last that any process has set."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from .internals import metrics
+from .on_block import begin, labels_of, put
+from .storage import MetricStore
+from .values import StateValue
+
+
+def patch_states(store: MetricStore) -> None:
+    """Have infos and enums that will be made on the block."""
+    info_class, enum_class = metrics.Info, metrics.Enum
+    original_init = {cls._type: cls._metric_init for cls in (info_class, enum_class)}
+    original_enum_init = enum_class.__init__
+    original_info, original_state = info_class.info, enum_class.state
+    signature = inspect.signature(original_enum_init)
+
+    def enum_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        # The original notes the states only after it has registered the metric.
+        self._states = signature.bind_partial(self, *args, **kwargs).arguments.get("states") or ()
+        original_enum_init(self, *args, **kwargs)
+
+    def state_init(self: Any) -> None:
+        original_init[self._type](self)
+        self._kept = StateValue(store, self._family, labels_of(self))
+        begin(store, self, self._family)
+
+    def info(self: Any, val: dict[str, str]) -> None:
+        self._raise_if_not_observable()
+        original_info(self, val)
+        if "_kept" in self.__dict__:
+            self._kept.set_labels(val)
+
+    def state(self: Any, state: str) -> None:
+        original_state(self, state)
+        if "_kept" in self.__dict__:
+            self._kept.set_state(str(state))
+
+    put(enum_class, "__init__", enum_init)
+    put(info_class, "_metric_init", state_init)
+    put(enum_class, "_metric_init", state_init)
+    put(info_class, "info", info)
+    put(enum_class, "state", state)
