@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client.utils import INF
 
 from .internals import metrics
-from .on_block import begin, labels_of, put
+from .on_block import begin, labels_of, put, put_on_block
 from .storage import MetricStore
 from .values import DistributionValue
 
@@ -91,5 +91,5 @@ def patch_distributions(store: MetricStore) -> None:
             distribution.observe(amount)
 
     for cls, observe in ((histogram, observe_histogram), (summary, observe_summary)):
-        put(cls, "_metric_init", distribution_init)
+        put_on_block(cls, "_metric_init", distribution_init)
         put(cls, "observe", observe)

@@ -26,6 +26,16 @@ def put(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
     setattr(owner, name, functools.wraps(getattr(owner, name))(replacement))
 
 
+def put_on_block(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
+    """Put a method in the place of another for metrics that are on the block; others keep the one they have."""
+    original = getattr(owner, name)
+
+    def either(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return (replacement if "_family" in vars(self) else original)(self, *args, **kwargs)
+
+    put(owner, name, either)
+
+
 def is_on_block(metric: Any) -> bool:
     """Tell whether a metric is on the block: not where its class makes values or samples by itself."""
     cls = type(metric)

@@ -20,7 +20,7 @@ from .collecting import collect_one, samples_of
 from .distributions import patch_distributions
 from .family import ClientFamily, series_labels
 from .internals import metrics, values
-from .on_block import begin, family_of, is_on_block, labels_of, put
+from .on_block import begin, family_of, is_on_block, labels_of, put, put_on_block
 from .states import patch_states
 from .storage import MetricStore
 from .values import CounterValue, GaugeValue
@@ -148,16 +148,7 @@ def _patch_removing(store: MetricStore) -> None:
 
     for name, method in (("remove", remove), ("remove_by_labels", remove_by_labels), ("clear", clear)):
         if hasattr(base, name):
-            put(base, name, _for_those_on_block(method, getattr(base, name)))
-
-
-def _for_those_on_block(method: Callable[..., None], original: Callable[..., None]) -> Callable[..., None]:
-    """Return a method that does what the original does where a metric is not on the block."""
-
-    def either(self: Any, *args: Any, **kwargs: Any) -> None:
-        (method if "_family" in vars(self) else original)(self, *args, **kwargs)
-
-    return either
+            put_on_block(base, name, method)
 
 
 def _check_labelled(metric: Any) -> None:
@@ -180,24 +171,19 @@ def _patch_counter(store: MetricStore) -> None:
         self._created = time.time()
         store.begin_anew(self._family, self._value.series.labels, self._created)
 
-    put(metrics.Counter, "_metric_init", init)
+    put_on_block(metrics.Counter, "_metric_init", init)
     if hasattr(metrics.Counter, "reset"):
-        put(metrics.Counter, "reset", reset)
+        put_on_block(metrics.Counter, "reset", reset)
 
 
 def _patch_gauge(store: MetricStore) -> None:
-    original_set_function = metrics.Gauge.set_function
-
     def init(self: Any) -> None:
         self._value = GaugeValue(store, self._family, labels_of(self))
         begin(store, self, self._family)
 
     def set_function(self: Any, f: Callable[[], float]) -> None:
         self._raise_if_not_observable()
-        if "_family" in vars(self):
-            store.functions.set(self._value, f)
-        else:
-            original_set_function(self, f)
+        store.functions.set(self._value, f)
 
-    put(metrics.Gauge, "_metric_init", init)
-    put(metrics.Gauge, "set_function", set_function)
+    put_on_block(metrics.Gauge, "_metric_init", init)
+    put_on_block(metrics.Gauge, "set_function", set_function)

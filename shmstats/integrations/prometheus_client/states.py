@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from .internals import metrics
-from .on_block import begin, labels_of, put
+from .on_block import begin, labels_of, put, put_on_block
 from .storage import MetricStore
 from .values import StateValue
 
@@ -32,16 +32,14 @@ def patch_states(store: MetricStore) -> None:
     def info(self: Any, val: dict[str, str]) -> None:
         self._raise_if_not_observable()
         original_info(self, val)
-        if "_kept" in self.__dict__:
-            self._kept.set_labels(val)
+        self._kept.set_labels(val)
 
     def state(self: Any, state: str) -> None:
         original_state(self, state)
-        if "_kept" in self.__dict__:
-            self._kept.set_state(str(state))
+        self._kept.set_state(str(state))
 
     put(enum_class, "__init__", enum_init)
-    put(info_class, "_metric_init", state_init)
-    put(enum_class, "_metric_init", state_init)
-    put(info_class, "info", info)
-    put(enum_class, "state", state)
+    put_on_block(info_class, "_metric_init", state_init)
+    put_on_block(enum_class, "_metric_init", state_init)
+    put_on_block(info_class, "info", info)
+    put_on_block(enum_class, "state", state)
