@@ -51,8 +51,18 @@ is_sound() {
     is_recent "$python" && [ "$(cat -- "$environment/shmstats-root" 2>/dev/null)" = "$root" ]
 }
 
+# The environment that is active may be the one that would be replaced, or be made of it: that is the user's.
+check_none_is_active() {
+    local active=${VIRTUAL_ENV-}
+    if [ -n "$active" ] && [ -d "$active" ]; then active=$(cd -- "$active" && pwd -P); fi
+    case $active/ in
+    "$root"/*) fail "the environment $active is active and would be replaced: leave it first, by 'deactivate'" ;;
+    esac
+}
+
 make_environment() {
     local base
+    if [ -e "$environment" ]; then check_none_is_active; fi
     base=$(find_python)
     echo "Making a private environment in $environment ($("$base" --version))" >&2
     rm -rf -- "$environment"

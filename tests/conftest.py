@@ -46,14 +46,46 @@ def _has_extension() -> bool:
     return importlib.util.find_spec("shmstats.core._cells") is not None
 
 
+#: Directories of which nothing is quick.
+_NOT_QUICK = {"deployments", "browser", "comparison", "faults", "fleet", "model", "real"}
+
+#: What Python tells its audit hooks when a process is started.
+_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of ``scripts/test --quick``."""
+    parser.addoption("--quick", action="store_true", help="run only what starts no process, over one core")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In a quick run, leave each test where it would start a process."""
+    if config.getoption("quick"):
+        sys.addaudithook(_leave_where_a_process_starts)
+
+
+def _leave_where_a_process_starts(event: str, arguments: object) -> None:
+    if event in _STARTS and "PYTEST_CURRENT_TEST" in os.environ:
+        pytest.skip(f"not quick: {event}")
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the second core to the thorough run, for tests of what is far above the cores."""
     for item in items:
         callspec = getattr(item, "callspec", None)
         is_second = callspec is not None and callspec.params.get("core") == "Python"
         if is_second and item.get_closest_marker("far_from_core"):
             item.add_marker(pytest.mark.thorough)
+    if config.getoption("quick"):
+        items[:] = [item for item in items if _is_quick(item)]
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    is_second = callspec is not None and callspec.params.get("core") == "Python"
+    processes = {"python", "sleeper"} & set(getattr(item, "fixturenames", ()))
+    return not (is_second or processes or _NOT_QUICK & set(item.path.parts) or item.get_closest_marker("slow"))
 
 
 @pytest.fixture(params=["C", "Python"])
