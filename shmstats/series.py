@@ -188,14 +188,15 @@ def label_text(labels: Iterable[tuple[str, str]]) -> str:
 
     A name that is no identifier is quoted like a value, as Prometheus 3 does with names in UTF-8.
     """
-    return ",".join([f"{_quoted_if_needed(name)}={_quoted(value)}" for name, value in labels])
+    return ",".join([f"{_quoted_if_needed(name)}={quoted(value)}" for name, value in labels])
 
 
 def _quoted_if_needed(name: str) -> str:
-    return name if _IDENTIFIER.fullmatch(name) else _quoted(name)
+    return name if _IDENTIFIER.fullmatch(name) else quoted(name)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return text as the value of a label: in quotes, with a back-slash before what needs one."""
     escaped = text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
     return f'"{escaped}"'
 

@@ -1,13 +1,26 @@
 """The formats: each module makes one of a `shmstats.series.Snapshot`, and does nothing else.
 
-`documents` JSON, `prometheus` text 0.0.4 and OpenMetrics (names: `families`), `spreadsheet` CSV, `table` text
-for a terminal.
+`formats` has the table of them, `negotiation` chooses by an Accept header. `documents` JSON, `prometheus` text and
+OpenMetrics (`page`, `naming`, `escaping`), `spreadsheet` CSV, `table` text for a terminal.
 """
 
 from shmstats.export.documents import to_document
 from shmstats.export.formats import FORMATS, Format
-from shmstats.export.prometheus import Exposition, Renderer, negotiate, render
+from shmstats.export.negotiation import Choice, negotiate
+from shmstats.export.prometheus import Renderer, render
 from shmstats.export.spreadsheet import to_csv
 from shmstats.export.table import to_table
+from shmstats.export.view import View
 
-__all__ = ["FORMATS", "Exposition", "Format", "Renderer", "negotiate", "render", "to_csv", "to_document", "to_table"]
+__all__ = [
+    "FORMATS",
+    "Choice",
+    "Format",
+    "Renderer",
+    "View",
+    "negotiate",
+    "render",
+    "to_csv",
+    "to_document",
+    "to_table",
+]

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from shmstats.export.figures import histogram_figures, iso_time
+from shmstats.export.printable import json_text
+from shmstats.export.view import View
 from shmstats.series import Distribution, Kind, Name, Snapshot, Value, by_category
 
 
@@ -30,6 +32,11 @@ def to_document(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     if snapshot.system:
         document["system"] = dict(snapshot.system)
     return document
+
+
+def json_document(snapshot: Snapshot, view: View) -> bytes:
+    """Return the document as indented JSON."""
+    return (json_text(to_document(snapshot), indent=2) + "\n").encode(errors="backslashreplace")
 
 
 def _broken_down(snapshot: Snapshot) -> Iterator[dict[str, Any]]:

@@ -1,18 +1,18 @@
 """FORMATS: every form in which the statistics are written. The commands and the endpoints read this table.
 
-To add one, write a module with a function that makes bytes of a `Snapshot`, and give it a row here.
+To add one, write a module with a function that makes bytes of a `Snapshot` and a `View`, and give it a row here.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from shmstats.export.documents import to_document
-from shmstats.export.prometheus import Exposition, render
-from shmstats.export.spreadsheet import to_csv
-from shmstats.export.table import to_table
+from shmstats.export import prometheus
+from shmstats.export.documents import json_document
+from shmstats.export.spreadsheet import csv_table
+from shmstats.export.table import text_table
+from shmstats.export.view import View
 from shmstats.series import Snapshot
 
 
@@ -24,39 +24,37 @@ class Format(NamedTuple):
         suffix: of a file's name, with its dot.
         render: makes it of a snapshot.
         by_worker: whether it has a place for the values of single workers.
+        binary: whether it is no text.
+        asked_by: the parameters of a media range by which a scraper asks for it, and their allowed values; "" among
+            them: the parameter may be left out. Empty: it is not negotiated.
     """
 
     content_type: str
     suffix: str
-    render: Callable[[Snapshot], bytes]
+    render: Callable[[Snapshot, View], bytes]
     by_worker: bool = False
+    binary: bool = False
+    asked_by: Mapping[str, tuple[str, ...]] = {}
+
+    @property
+    def media_type(self) -> str:
+        """The content type without parameters."""
+        return self.content_type.partition(";")[0]
 
 
-def _json(snapshot: Snapshot) -> bytes:
-    return (json.dumps(to_document(snapshot), ensure_ascii=False, indent=2) + "\n").encode()
+#: What a scraper gets that asks for nothing in particular.
+DEFAULT = "prometheus"
 
-
-def _text(snapshot: Snapshot) -> bytes:
-    return render(snapshot, Exposition.TEXT)
-
-
-def _openmetrics(snapshot: Snapshot) -> bytes:
-    return render(snapshot, Exposition.OPENMETRICS)
-
-
-def _csv(snapshot: Snapshot) -> bytes:
-    return to_csv(snapshot).encode()
-
-
-def _table(snapshot: Snapshot) -> bytes:
-    return to_table(snapshot).encode()
-
-
-#: By the name that ``--format`` and ``?format=`` call it.
+#: By the name that ``--format`` and ``?format=`` call it. Of two that a scraper likes equally it gets the later one.
 FORMATS = {
-    "json": Format("application/json", ".json", _json, by_worker=True),
-    "prometheus": Format(Exposition.TEXT.content_type, ".prom", _text),
-    "openmetrics": Format(Exposition.OPENMETRICS.content_type, ".om", _openmetrics),
-    "csv": Format("text/csv; charset=utf-8", ".csv", _csv, by_worker=True),
-    "table": Format("text/plain; charset=utf-8", ".txt", _table, by_worker=True),
+    "json": Format("application/json", ".json", json_document, by_worker=True),
+    "csv": Format("text/csv; charset=utf-8", ".csv", csv_table, by_worker=True),
+    "table": Format("text/plain; charset=utf-8", ".txt", text_table, by_worker=True),
+    "prometheus": Format(prometheus.TEXT_TYPE, ".prom", prometheus.shared.text, asked_by={"version": ("0.0.4", "")}),
+    "prometheus-utf8": Format(
+        prometheus.TEXT_1_TYPE, ".prom", prometheus.shared.text_utf8, asked_by={"version": ("1.0.0",)}
+    ),
+    "openmetrics": Format(
+        prometheus.OPENMETRICS_TYPE, ".om", prometheus.shared.openmetrics, asked_by={"version": ("1.0.0", "0.0.1", "")}
+    ),
 }

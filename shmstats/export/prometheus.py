@@ -1,20 +1,14 @@
-r"""Prometheus text 0.0.4 and OpenMetrics 1.0.0.
+r"""Prometheus text 0.0.4 and 1.0.0, and OpenMetrics 1.0.0.
 
-Names are the concern of `families`. Here they become bytes, quickly: a process is scraped again and
-again, and between two scrapes the values change but hardly ever the names. So everything that follows
-from the names is made once, as a *plan*, and kept for as long as snapshots come with the same ``names``
-object. A plan is the whole page as templates, with a place for each value::
+What follows from the names is made once for a `shmstats.export.page.Page`: the whole page as templates, with a place
+for each value::
 
     b'# HELP requests_total Total number of requests.\\n# TYPE requests_total counter\n'
     b'requests_total{category="api"} %a\\nrequests_total{category="web"} %a\n...'
 
-and to render is to fill the templates in. ``%a`` writes an int with all its digits and a float with as many
-as it takes to read the same float back. A template holds a few hundred series: filling in one of moderate
-size is twice as fast as one of megabytes.
-
-When the names have grown by further ones at the end, which is what registration does, only those are named
-and the templates put together again. Any other change makes a new plan. A renderer holds one plan; it is
-replaced as a whole and never altered, so that any number of threads may render at once.
+To render is to fill the templates in. ``%a`` writes an int with all its digits and a float with as many as it takes to
+read the same float back. A template holds a few hundred series: filling in one of moderate size is twice as fast as
+one of megabytes.
 
 Sources: https://prometheus.io/docs/instrumenting/exposition_formats/ and
 https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md
@@ -25,29 +19,19 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
-from enum import Enum
 from typing import Any
 
-from shmstats.export.families import FOREIGN, SYSTEM_FIGURES, ExposedSeries, Family, Namer, is_time
-from shmstats.series import Distribution, Kind, Name, Snapshot, label_text
+from shmstats.export.escaping import is_metric_name
+from shmstats.export.naming import ExposedFamily, ExposedSeries, is_time
+from shmstats.export.page import Member, Page, Pages
+from shmstats.export.view import PLAIN, View
+from shmstats.series import Distribution, Kind, Name, Snapshot, label_text, quoted
 
-TEXT_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS_CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-
-
-class Exposition(Enum):
-    """The formats that Prometheus reads; the value is the content type."""
-
-    TEXT = TEXT_CONTENT_TYPE
-    OPENMETRICS = OPENMETRICS_CONTENT_TYPE
-
-    @property
-    def content_type(self) -> str:
-        """What to answer as Content-Type."""
-        return self.value
+TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+TEXT_1_TYPE = "text/plain; version=1.0.0; charset=utf-8"
+OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 class Renderer:
@@ -57,51 +41,44 @@ class Renderer:
     """
 
     def __init__(self) -> None:
-        self._plan: _Plan | None = None
-        self._lock = threading.Lock()
+        self._pages = Pages()
 
-    def render(self, snapshot: Snapshot, exposition: Exposition = Exposition.TEXT) -> bytes:
-        """Return the page in UTF-8, each family with HELP and TYPE, its samples together.
+    def text(self, snapshot: Snapshot, view: View = PLAIN) -> bytes:
+        """Return the page in the text format 0.0.4, or 1.0.0 where names are not cleaned.
 
         Raises:
             ValueError: a histogram's value has not one bucket more than its name has bounds.
         """
-        plan = self._plan
-        if plan is None or not plan.fits(snapshot):
-            with self._lock:
-                plan = self._plan
-                if plan is None or not plan.fits(snapshot):
-                    self._plan = None  # should making the next one be interrupted, nothing stays half done
-                    self._plan = plan = _Plan.of(snapshot, plan)
-        return plan.fill(snapshot, exposition)
+        return self._rendered(snapshot, view, view.escaping or "underscores", _Text)
+
+    def text_utf8(self, snapshot: Snapshot, view: View = PLAIN) -> bytes:
+        """Return the page in the text format 1.0.0, names in UTF-8 as they are written.
+
+        Raises:
+            ValueError: as for `text`.
+        """
+        return self._rendered(snapshot, view, view.escaping or "allow-utf-8", _Text)
+
+    def openmetrics(self, snapshot: Snapshot, view: View = PLAIN) -> bytes:
+        """Return the page in OpenMetrics 1.0.0.
+
+        Raises:
+            ValueError: as for `text`.
+        """
+        return self._rendered(snapshot, view, view.escaping or "underscores", _OpenMetrics) + b"# EOF\n"
+
+    def _rendered(self, snapshot: Snapshot, view: View, escaping: str, form: type[_Text]) -> bytes:
+        page = self._pages.of(snapshot, view, escaping)
+        text = page.made.get(form)
+        if text is None:
+            text = page.made[form] = form(page, page.inherited.pop(form, None))
+        filled: bytes = text.fill(page, page.values(snapshot), view.names)
+        return filled
 
 
-#: Renders with a renderer that the whole process shares.
-render = Renderer().render
-
-
-def negotiate(accept: str | None) -> Exposition:
-    """Choose the format by a request's Accept header (RFC 9110, 12.5.1).
-
-    OpenMetrics only for who names it, with a version that the answer conforms to, and does not prefer the
-    text format. The text format for all others, even those who accept neither.
-    """
-    openmetrics = 0.0
-    text: list[tuple[int, float]] = [(0, 0.0)]
-    for media_range in (accept or "").split(","):
-        media_type, parameters = _media_range(media_range)
-        version = parameters.get("version")
-        quality = _quality(parameters.get("q", "1"))
-        if media_type == "application/openmetrics-text":
-            if version in (None, "1.0.0", "0.0.1"):
-                openmetrics = max(openmetrics, quality)
-        elif media_type == "text/plain" and version in (None, "0.0.4"):
-            text.append((3 if version is None else 4, quality))
-        elif media_type in ("text/*", "*/*"):
-            text.append((2 if media_type == "text/*" else 1, quality))
-    _, text_quality = max(text)
-    return Exposition.OPENMETRICS if openmetrics > 0 and openmetrics >= text_quality else Exposition.TEXT
-
+#: The renderer that the whole process shares.
+shared = Renderer()
+render = shared.text
 
 _SERIES_PER_TEMPLATE = 200
 
@@ -109,78 +86,67 @@ _SERIES_PER_TEMPLATE = 200
 _Template = tuple[bytes, Callable[[Sequence[Any]], Any]]
 
 
-class _Plan:
-    """Everything about a page but its values. Immutable, but for what is made on a format's first use.
+class _Text:
+    """A page in the text format, as templates."""
 
-    The values of a page are those of the snapshot and after them those of ``system``: an index beyond the
-    snapshot's own is a system figure's.
-    """
-
-    def __init__(self, names: Sequence[Name], system: tuple[str, ...], parent: _Plan | None = None) -> None:
-        self._names = names
-        self._known = list(names)
-        self._system = system
-        self._namer: Namer = parent._namer if parent else Namer(system)
-        self._divisors = [SYSTEM_FIGURES[key].divisor if key in SYSTEM_FIGURES else 1 for key in system]
-        self._lines: list[tuple[Family | None, str]] = list(parent._lines) if parent else []
+    def __init__(self, page: Page, parent: _Text | None) -> None:
+        """Make the lines of the series that the page has more than its parent."""
+        self._own = page.own
+        self._lines: list[str] = parent._lines[: parent._own] if parent else []
         self._timestamps: list[int] = list(parent._timestamps) if parent else []
         self._histograms: list[tuple[int, _Histogram]] = list(parent._histograms) if parent else []
-        self._templates: dict[Exposition, list[_Template]] = {}
-        for i in range(len(self._lines), len(self._known)):
-            self._add(i, self._known[i])
+        for member in page.members[len(self._lines) :]:
+            self._lines.append(self._line(member))
+        self._templates = list(self._made(page, frozenset()))
 
-    @classmethod
-    def of(cls, snapshot: Snapshot, last: _Plan | None) -> _Plan:
-        """Return the plan for a snapshot. If the names only grew, it is made from the last one and uses it up."""
-        system = tuple(snapshot.system)
-        grown = last and system == last._system and list(snapshot.names[: len(last._known)]) == last._known
-        return cls(snapshot.names, system, last if grown else None)
-
-    def fits(self, snapshot: Snapshot) -> bool:
-        return self._names is snapshot.names and self._system == tuple(snapshot.system)
-
-    def fill(self, snapshot: Snapshot, exposition: Exposition) -> bytes:
-        templates = self._templates.get(exposition)
-        if templates is None:
-            templates = self._templates[exposition] = list(_templates(self._families(), exposition))
-        values: list[Any] = [*snapshot.values, *map(_divided, snapshot.system.values(), self._divisors)]
+    def fill(self, page: Page, values: list[Any], chosen: frozenset[str]) -> bytes:
+        """Return the text with values in it, of all families or of the chosen ones."""
         for i in self._timestamps:
             values[i] = _seconds(values[i])
         for i, histogram in self._histograms:
             values[i] = histogram.lines(values[i])
-        page = [template % get(values) for template, get in templates]
-        if exposition is Exposition.OPENMETRICS:
-            page.append(b"# EOF\n")
-        return b"".join(page)
+        templates = self._made(page, chosen) if chosen else self._templates
+        return b"".join([template % get(values) for template, get in templates])
 
-    def _add(self, i: int, name: Name) -> None:
-        if name.category in FOREIGN:
-            self._lines.append((None, ""))
-            return
-        series = self._namer.add(name)
+    def _line(self, member: Member) -> str:
+        position, series, name = member
         if name.kind is Kind.HISTOGRAM:
-            self._histograms.append((i, _Histogram(series, name)))
-            line = "%b"
-        elif name.kind is Kind.TIMESTAMP:
-            self._timestamps.append(i)
-            line = _line(series, "%b")
-        else:
-            line = _line(series, "%a")
-        self._lines.append((series.family, line))
+            self._histograms.append((position, _Histogram(series, name)))
+            return "%b"
+        if name.kind is Kind.TIMESTAMP:
+            self._timestamps.append(position)
+            return _sample(series, "%b")
+        return _sample(series, "%a")
 
-    def _families(self) -> dict[Family, list[tuple[int, str]]]:
-        """Return index and line of every series, by family, in the order of the families' first members."""
-        families: dict[Family, list[tuple[int, str]]] = {}
-        system = [(series.family, _line(series, "%a")) for series in self._namer.system]
-        for i, (family, line) in enumerate(itertools.chain(self._lines, system)):
-            if family is None:
-                continue
-            members = families.get(family)
-            if members is None:
-                families[family] = [(i, line)]
-            else:
-                members.append((i, line))
-        return families
+    def _made(self, page: Page, chosen: frozenset[str]) -> Iterator[_Template]:
+        texts: list[str] = []
+        indices: list[int] = []
+        for family, places in page.families(chosen).items():
+            texts.append(self._header(family))
+            for place in places:
+                texts.append(self._lines[place])
+                indices.append(page.members[place].position)
+                if len(indices) == _SERIES_PER_TEMPLATE:
+                    yield "".join(texts).encode(), operator.itemgetter(*indices)
+                    texts.clear()
+                    indices.clear()
+        if indices:
+            yield "".join(texts).encode(), operator.itemgetter(*indices)
+
+    def _header(self, family: ExposedFamily) -> str:
+        name = _quoted_if_needed(family.exposed_name).replace("%", "%%")
+        help_ = _escaped_help(family).replace("%", "%%")
+        return f"# HELP {name} {help_}\n# TYPE {name} {family.type.word}\n"
+
+
+class _OpenMetrics(_Text):
+    """A page in OpenMetrics, as templates."""
+
+    def _header(self, family: ExposedFamily) -> str:
+        name = _quoted_if_needed(family.name).replace("%", "%%")
+        help_ = _escaped_help(family).replace('"', '\\"').replace("%", "%%")
+        unit = f"# UNIT {name} {family.unit}\n" if family.unit and is_metric_name(family.unit) else ""
+        return f"# HELP {name} {help_}\n# TYPE {name} {family.type.word}\n{unit}"
 
 
 class _Histogram:
@@ -195,8 +161,8 @@ class _Histogram:
         limits = {_limit(bound, self._divisor): i for i, bound in enumerate(name.bounds)}
         limits["+Inf"] = self._buckets - 1
         self._kept = list(limits.values())
-        lines = [_line(series, "%d", "_bucket", limit) for limit in limits]
-        lines += [_line(series, "%a", "_sum"), _line(series, "%d", "_count")]
+        lines = [_sample(series, "%d", "_bucket", limit) for limit in limits]
+        lines += [_sample(series, "%a", "_sum"), _sample(series, "%d", "_count")]
         self._template = "".join(lines).encode()
 
     def lines(self, value: Distribution) -> bytes:
@@ -207,35 +173,23 @@ class _Histogram:
         return self._template % (*shown, _divided(value.sum, self._divisor), cumulative[-1])
 
 
-def _templates(families: dict[Family, list[tuple[int, str]]], exposition: Exposition) -> Iterator[_Template]:
-    texts: list[str] = []
-    indices: list[int] = []
-    for family, members in families.items():
-        texts.append(_header(family, exposition))
-        for i, line in members:
-            texts.append(line)
-            indices.append(i)
-            if len(indices) == _SERIES_PER_TEMPLATE:
-                yield "".join(texts).encode(), operator.itemgetter(*indices)
-                texts.clear()
-                indices.clear()
-    if indices:
-        yield "".join(texts).encode(), operator.itemgetter(*indices)
+def _escaped_help(family: ExposedFamily) -> str:
+    return family.help.replace("\\", "\\\\").replace("\n", "\\n")
 
 
-def _header(family: Family, exposition: Exposition) -> str:
-    help_ = family.help.replace("\\", "\\\\").replace("\n", "\\n").replace("%", "%%")
-    if exposition is Exposition.TEXT:
-        return f"# HELP {family.exposed_name} {help_}\n# TYPE {family.exposed_name} {family.type.word}\n"
-    help_ = help_.replace('"', '\\"')
-    unit = f"# UNIT {family.name} {family.unit}\n" if family.unit else ""
-    return f"# HELP {family.name} {help_}\n# TYPE {family.name} {family.type.word}\n{unit}"
+def _quoted_if_needed(name: str) -> str:
+    return name if is_metric_name(name) else quoted(name)
 
 
-def _line(series: ExposedSeries, place: str, suffix: str = "", limit: str = "") -> str:
-    labels = label_text([*series.labels, ("le", limit)] if limit else series.labels).replace("%", "%%")
-    braced = f"{{{labels}}}" if labels else ""
-    return f"{series.family.exposed_name}{suffix}{braced} {place}\n"
+def _sample(series: ExposedSeries, place: str, suffix: str = "", limit: str = "") -> str:
+    """Return the line of a sample, with a place for its value."""
+    name = f"{series.family.exposed_name}{suffix}"
+    labels = label_text([*series.labels, ("le", limit)] if limit else series.labels)
+    if not is_metric_name(name):
+        labels = f"{quoted(name)},{labels}" if labels else quoted(name)
+        name = ""
+    braced = f"{{{labels}}}".replace("%", "%%") if labels else ""
+    return f"{name}{braced} {place}\n"
 
 
 def _divided(value: float, divisor: int) -> float:
@@ -261,17 +215,3 @@ def _limit(bound: float, divisor: int) -> str:
         return text
     mantissa, exponent = f"{Decimal(text).normalize():e}".split("e")
     return f"{mantissa}e{int(exponent):+03d}"
-
-
-def _media_range(text: str) -> tuple[str, dict[str, str]]:
-    media_type, *parameters = text.split(";")
-    pairs = (parameter.partition("=") for parameter in parameters)
-    return media_type.strip().lower(), {key.strip().lower(): value.strip(' \t"') for key, _, value in pairs}
-
-
-def _quality(text: str) -> float:
-    try:
-        quality = float(text)
-    except ValueError:
-        return 0.0
-    return quality if 0 <= quality <= 1 else 0.0

@@ -1,10 +1,12 @@
-"""The statistics as CSV (RFC 4180), for spreadsheets and scripts.
+r"""The statistics as CSV (RFC 4180), for spreadsheets and scripts.
 
 The columns are category, metric, labels, kind, field and value; with a breakdown by worker there is
 worker before field, ``total`` or the number of the worker's row. A histogram has one line for each of
 its figures, named in field; all else has one, of the field ``value``. Labels are written as Prometheus
-writes them: ``method="GET",status="200"``. Texts are written as they are, also those that a spreadsheet
-would take for a formula: the file says what was counted, to whoever reads it.
+writes them: ``method="GET",status="200"``.
+
+A text that a spreadsheet would take for a formula gets ``'`` before it, and a character that a terminal would obey
+is written as an escape like ``\x1b``; with ``raw`` both are left as they are.
 """
 
 from __future__ import annotations
@@ -14,11 +16,20 @@ import io
 from collections.abc import Iterator
 
 from shmstats.export.figures import histogram_figures, iso_time
+from shmstats.export.printable import printable
 from shmstats.export.rows import Row, rows
+from shmstats.export.view import View
 from shmstats.series import Distribution, Kind, Snapshot, label_text
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
-def to_csv(snapshot: Snapshot) -> str:
+
+def csv_table(snapshot: Snapshot, view: View) -> bytes:
+    """Return the snapshot as CSV in UTF-8."""
+    return to_csv(snapshot, raw=view.raw).encode()
+
+
+def to_csv(snapshot: Snapshot, *, raw: bool = False) -> str:
     """Return the snapshot as CSV, lines ended by CR LF (write it to a file opened with ``newline=""``)."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -27,9 +38,14 @@ def to_csv(snapshot: Snapshot) -> str:
     for row in rows(snapshot):
         name = row.name
         worker = [row.worker] if snapshot.workers else []
-        head = [name.category, name.metric, label_text(name.labels), name.kind.name.lower(), *worker]
+        texts = [name.category, name.metric, label_text(name.labels)]
+        head = [*(texts if raw else map(_safe, texts)), name.kind.name.lower(), *worker]
         writer.writerows([*head, field, value] for field, value in _fields(row))
     return text.getvalue()
+
+
+def _safe(text: str) -> str:
+    return printable(f"'{text}" if text.startswith(_FORMULA) else text)
 
 
 def _fields(row: Row) -> Iterator[tuple[str, str | int | float | None]]:

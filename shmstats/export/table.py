@@ -7,14 +7,19 @@ writing direction) is shown as an escape like ``\x1b``, never sent to the termin
 
 from __future__ import annotations
 
-import unicodedata
-
-from shmstats.export.families import FOREIGN, is_time
 from shmstats.export.figures import histogram_figures, iso_time
+from shmstats.export.naming import FOREIGN, is_time
+from shmstats.export.printable import aligned, printable
 from shmstats.export.rows import TOTAL, Row, rows
+from shmstats.export.view import View
 from shmstats.series import Distribution, Kind, Labels, Snapshot, label_text
 
 _RIGHT_ALIGNED = "VALUE"
+
+
+def text_table(snapshot: Snapshot, view: View) -> bytes:
+    """Return the table in UTF-8."""
+    return to_table(snapshot).encode()
 
 
 def to_table(snapshot: Snapshot) -> str:
@@ -30,9 +35,9 @@ def to_table(snapshot: Snapshot) -> str:
         for column, title in enumerate(titles)
         if (bool(snapshot.workers) if title == "WORKER" else title in titles[:2] or _any(table, column))
     ]
-    columns = [[titles[column], *(_printable(cells[column]) for cells in table)] for column in shown]
-    aligned = [_aligned(column, right=column[0] == _RIGHT_ALIGNED) for column in columns]
-    return "".join(f"{'  '.join(line).rstrip()}\n" for line in zip(*aligned, strict=True))
+    columns = [[titles[column], *(printable(cells[column]) for cells in table)] for column in shown]
+    filled = [aligned(column, right=column[0] == _RIGHT_ALIGNED) for column in columns]
+    return "".join(f"{'  '.join(line).rstrip()}\n" for line in zip(*filled, strict=True))
 
 
 def _place(row: Row) -> tuple[str, str, Labels, int]:
@@ -56,28 +61,3 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _any(table: list[tuple[str, ...]], column: int) -> bool:
     return any(cells[column] for cells in table)
-
-
-def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join([char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text])
-
-
-def _aligned(column: list[str], *, right: bool) -> list[str]:
-    widths = [_width(cell) for cell in column]
-    widest = max(widths)
-    pads = [" " * (widest - width) for width in widths]
-    return [pad + cell if right else cell + pad for cell, pad in zip(column, pads, strict=True)]
-
-
-def _width(text: str) -> int:
-    if text.isascii():
-        return len(text)
-    return sum(_char_width(char) for char in text)
-
-
-def _char_width(char: str) -> int:
-    if unicodedata.combining(char):
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1

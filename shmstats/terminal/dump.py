@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -21,7 +22,8 @@ import click
 from shmstats import snapshot as saved
 from shmstats.block import BlockError, BlockReader, read_only
 from shmstats.config import Settings
-from shmstats.export import FORMATS
+from shmstats.export import FORMATS, Format, View
+from shmstats.export.printable import printable_lines
 from shmstats.series import Snapshot
 from shmstats.terminal.command import (
     CONTEXT,
@@ -80,6 +82,7 @@ def _interval(ctx: click.Context, param: click.Parameter, seconds: float | None)
     help="Replace FILE, atomically; - is stdout.",
 )
 @click.option("--from", "file", metavar="SNAPSHOT", callback=not_empty, help="Read this saved snapshot instead.")
+@click.option("--raw", is_flag=True, help="Leave texts as they are that a spreadsheet or a terminal would obey.")
 def dump(
     config: str | None,
     data: str | None,
@@ -89,6 +92,7 @@ def dump(
     watch: float | None,
     output: str,
     file: str | None,
+    raw: bool,
 ) -> None:
     """Write a snapshot of all statistics.
 
@@ -106,8 +110,13 @@ def dump(
 
     read = _file_reader(Path(file)) if file is not None else _data_reader(config, data, by_worker, chosen)
 
+    view = View(raw=raw)
+    to_terminal = output == "-" and not raw and sys.stdout is not None and sys.stdout.isatty()
+    if to_terminal and FORMATS[form].binary:
+        raise click.UsageError(f"--format {form} is no text for a terminal: name a file by --output.")
+
     def write_once() -> None:
-        _write(output, FORMATS[form].render(_only(read(), chosen)))
+        _write(output, _rendered(FORMATS[form], _only(read(), chosen), view, to_terminal))
 
     if watch is None:
         write_once()
@@ -200,6 +209,11 @@ def _only(snapshot: Snapshot, chosen: Callable[[str], bool]) -> Snapshot:
 
 
 # Writing -----------------------------------------------------------------------------------------
+
+
+def _rendered(form: Format, snapshot: Snapshot, view: View, to_terminal: bool) -> bytes:
+    content = form.render(snapshot, view)
+    return printable_lines(content) if to_terminal else content
 
 
 def _repeat(write_once: Callable[[], None], seconds: float) -> None:

@@ -11,7 +11,7 @@ from flask import Response, abort, request
 
 from ..attachment.slow_path import SharedProvider
 from ..debug.processes import pool_figures, system_figures
-from ..export import negotiate, render, to_document
+from ..export import View, negotiate, to_document
 from ..files import StorageMeter
 from ..registry import stats
 from ..series import Snapshot
@@ -37,8 +37,9 @@ def statistics() -> Response:
 def exposition() -> Response:
     """Answer all statistics as Prometheus text, or as OpenMetrics if that is what the client prefers."""
     shared = attached()
-    form = negotiate(request.headers.get("Accept"))
-    response = Response(render(_snapshot(shared), form), content_type=form.content_type)
+    chosen = negotiate(request.headers.get("Accept"))
+    body = chosen.format.render(_snapshot(shared), View(escaping=chosen.escaping))
+    response = Response(body, content_type=chosen.content_type)
     response.vary.add("Accept")
     return response
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from shmstats.export import to_csv, to_document, to_table
+from shmstats.export import FORMATS, View, to_csv, to_document, to_table
 from shmstats.export.figures import histogram_figures, iso_time
 from shmstats.series import Distribution, Kind, Name, Snapshot
 
@@ -120,9 +120,34 @@ def test_csv_has_a_worker_column_when_broken_down():
 
 
 @pytest.mark.parametrize("text", ["a,b", 'a"b', "a\nb", "a\r\nb", "a\rb", " a ", "=1+1", "+1", "-1", "@a", "é日🙂"])
-def test_csv_loses_nothing_of_any_name(text):
-    table = to_csv(Snapshot([Name(text, text, Kind.GAUGE)], [1]))
+def test_raw_csv_loses_nothing_of_any_name(text):
+    table = to_csv(Snapshot([Name(text, text, Kind.GAUGE)], [1]), raw=True)
     assert list(csv.reader(io.StringIO(table, newline="")))[1] == [text, text, "", "gauge", "value", "1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        *[(text, f"'{text}") for text in ("=1+1", "+1", "-1", "@a")],
+        ("\x1b[31m", "\\x1b[31m"),
+        ("\x9b2J", "\\x9b2J"),
+        ("\u202ex", "\\u202ex"),
+        ("\t=1", "'\\t=1"),
+        ("a=1", "a=1"),
+        ("größe", "größe"),
+    ],
+)
+def test_csv_has_nothing_that_a_spreadsheet_or_a_terminal_would_obey(text, cell):
+    table = to_csv(Snapshot([Name(text, text, Kind.GAUGE)], [-1]))
+    assert list(csv.reader(io.StringIO(table, newline="")))[1] == [cell, cell, "", "gauge", "value", "-1"]
+
+
+def test_json_has_escapes_for_what_a_terminal_would_obey_and_says_the_same():
+    obeyed = "\x1b[31m \x7f \x9b2J \u202e \u2066 \u2028 \U000e0041 größe 日"
+    text = FORMATS["json"].render(Snapshot([Name(obeyed, obeyed, Kind.GAUGE)], [1]), View()).decode()
+    assert json.loads(text) == {obeyed: {obeyed: 1}}
+    assert "".join(text.split("\n")).isprintable()
+    assert "größe 日" in text
 
 
 def test_a_table_is_sorted_and_aligned():

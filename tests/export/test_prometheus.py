@@ -7,13 +7,17 @@ import threading
 from itertools import accumulate
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from shmstats.export import Exposition, Renderer, negotiate, render
+from shmstats.export import FORMATS, Format, Renderer, View, negotiate, render
+from shmstats.export.prometheus import shared
 from shmstats.series import Distribution, Kind, Name, Snapshot
+from shmstats.snapshot import FILE, save
+from shmstats.terminal.dump import dump
 
 BOUNDS = (0.1, 0.25, 2.5, 1000.0, 60000.0)
 
@@ -166,7 +170,7 @@ def test_a_page_shows_each_kind_in_its_plain_form():
 
 def test_openmetrics_names_a_counter_without_its_suffix_and_ends_with_eof():
     snapshot = Snapshot([counter("api", "requests", help='Say "a\\b".\n', unit="bytes")], [1])
-    assert render(snapshot, Exposition.OPENMETRICS).decode() == (
+    assert shared.openmetrics(snapshot).decode() == (
         '# HELP requests_bytes Say \\"a\\\\b\\".\n'
         "# TYPE requests_bytes counter\n"
         "# UNIT requests_bytes bytes\n"
@@ -177,7 +181,7 @@ def test_openmetrics_names_a_counter_without_its_suffix_and_ends_with_eof():
 
 def test_nothing_makes_an_empty_page():
     assert render(Snapshot([], [])) == b""
-    assert render(Snapshot([], []), Exposition.OPENMETRICS) == b"# EOF\n"
+    assert shared.openmetrics(Snapshot([], [])) == b"# EOF\n"
 
 
 def test_system_figures_are_shown_in_base_units_without_labels():
@@ -230,35 +234,118 @@ def test_a_histogram_with_the_wrong_number_of_buckets_is_refused():
 @pytest.mark.parametrize(
     ("accept", "chosen"),
     [
-        (None, Exposition.TEXT),
-        ("", Exposition.TEXT),
-        ("*/*", Exposition.TEXT),
-        ("text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", Exposition.TEXT),
+        (None, "prometheus"),
+        ("", "prometheus"),
+        ("*/*", "prometheus"),
+        ("text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", "prometheus"),
         (
             "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
             "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
-            Exposition.OPENMETRICS,
+            "openmetrics",
         ),
-        ("application/openmetrics-text", Exposition.OPENMETRICS),
-        ("Application/OpenMetrics-Text; Version=1.0.0; charset=utf-8", Exposition.OPENMETRICS),
-        ("application/openmetrics-text; version=0.0.1", Exposition.OPENMETRICS),
-        ("application/openmetrics-text; version=2.0.0", Exposition.TEXT),
-        ("application/openmetrics-text;q=0", Exposition.TEXT),
-        ("application/openmetrics-text;q=0.4,text/plain;q=0.5", Exposition.TEXT),
-        ("application/openmetrics-text;q=0.4,text/*;q=0.5", Exposition.TEXT),
-        ("application/openmetrics-text;q=0.4,text/plain;version=0.0.4;q=0.3,*/*", Exposition.OPENMETRICS),
-        ("application/openmetrics-text;q=high", Exposition.TEXT),
-        ("application/openmetrics-text;q=7", Exposition.TEXT),
-        (";;,,=;q", Exposition.TEXT),
+        ("application/openmetrics-text", "openmetrics"),
+        ("Application/OpenMetrics-Text; Version=1.0.0; charset=utf-8", "openmetrics"),
+        ("application/openmetrics-text; version=0.0.1", "openmetrics"),
+        ("application/openmetrics-text; version=2.0.0", "prometheus"),
+        ("application/openmetrics-text;q=0", "prometheus"),
+        ("application/openmetrics-text;q=0.4,text/plain;q=0.5", "prometheus"),
+        ("application/openmetrics-text;q=0.4,text/*;q=0.5", "prometheus"),
+        ("application/openmetrics-text;q=0.4,text/plain;version=0.0.4;q=0.3,*/*", "openmetrics"),
+        ("application/openmetrics-text;q=high", "prometheus"),
+        ("application/openmetrics-text;q=7", "prometheus"),
+        (";;,,=;q", "prometheus"),
     ],
 )
 def test_the_format_is_chosen_by_the_accept_header(accept, chosen):
-    assert negotiate(accept) is chosen
+    assert negotiate(accept).format is FORMATS[chosen]
+
+
+TEXT_0 = "text/plain; version=0.0.4; charset=utf-8"
+TEXT_1 = "text/plain; version=1.0.0; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("scraper", "accept", "content_type"),
+    [
+        (
+            "Prometheus 2.42",
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+            "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            OPENMETRICS,
+        ),
+        (
+            "Prometheus 3.5",
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+            "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+            "text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+            f"{OPENMETRICS}; escaping=allow-utf-8",
+        ),
+        (
+            "Prometheus 3.5 with the text format alone, names in underscores",
+            "text/plain;version=1.0.0;escaping=underscores;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+            f"{TEXT_1}; escaping=underscores",
+        ),
+        ("VictoriaMetrics", "text/plain;version=0.0.4;q=1,*/*;q=0.1", TEXT_0),
+        (
+            "OpenTelemetry collector",
+            "application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;q=0.75,"
+            "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            OPENMETRICS,
+        ),
+        ("text in UTF-8", "text/plain;version=1.0.0;escaping=allow-utf-8", f"{TEXT_1}; escaping=allow-utf-8"),
+        ("an unknown spelling", "text/plain;version=0.0.4;escaping=rot13", TEXT_0),
+        ("a browser", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", TEXT_0),
+    ],
+)
+def test_scrapers_of_today_get_what_they_prefer(scraper, accept, content_type):
+    assert negotiate(accept).content_type == content_type
+
+
+def test_names_in_utf8_stand_in_quotes():
+    view = View(escaping="allow-utf-8")
+    snapshot = Snapshot([counter("app", "user.login", (("http.status", '"2"'),)), counter("app", "ok")], [3, 4])
+    assert shared.text(snapshot, view).decode() == (
+        '# HELP "user.login_total" Total number of user.login.\n'
+        '# TYPE "user.login_total" counter\n'
+        '{"user.login_total",category="app","http.status"="\\"2\\""} 3\n'
+        "# HELP ok_total Total number of ok.\n"
+        "# TYPE ok_total counter\n"
+        'ok_total{category="app"} 4\n'
+    )
+    families = {family.name: family for family in parse_openmetrics(shared.openmetrics(snapshot, view).decode())}
+    assert families["user.login"].samples[0].value == 3
+
+
+def test_a_scraper_may_choose_families_by_their_name_or_a_sample_of_theirs():
+    snapshot = Snapshot(
+        [counter("a", "hits"), Name("a", "query", Kind.HISTOGRAM, bounds=BOUNDS), Name("a", "open", Kind.GAUGE)],
+        [1, Distribution(1.0, 1.0, (0, 0, 1, 0, 0, 0)), 2],
+    )
+
+    def chosen(*wanted):
+        return [family.name for family in parse_text(shared.text(snapshot, View(names=frozenset(wanted))).decode())]
+
+    assert chosen("hits_total", "query_seconds_count") == ["hits", "query_seconds"]
+    assert chosen("hits", "open") == ["hits", "open"]
+    assert chosen("nothing") == []
+
+
+def test_a_format_is_added_by_one_row(monkeypatch, tmp_path):
+    def shout(snapshot, view):
+        return "".join(f"{name.metric.upper()}!\n" for name in snapshot.names).encode()
+
+    monkeypatch.setitem(FORMATS, "toy", Format("text/x-toy; version=1", ".toy", shout, asked_by={"version": ("1", "")}))
+    save(tmp_path, Snapshot([counter("a", "hits")], [1]))
+    result = CliRunner().invoke(dump, ["--format", "toy", "--from", str(tmp_path / FILE)])
+    assert result.output == "HITS!\n"
+    assert "toy" in CliRunner().invoke(dump, ["--help"]).output
+    assert negotiate("text/x-toy, text/plain;q=0.5").content_type == "text/x-toy; version=1"
 
 
 def test_content_types_name_the_versions():
-    assert Exposition.TEXT.content_type == "text/plain; version=0.0.4; charset=utf-8"
-    assert Exposition.OPENMETRICS.content_type == ("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    assert FORMATS["prometheus"].content_type == "text/plain; version=0.0.4; charset=utf-8"
+    assert FORMATS["openmetrics"].content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 def test_promtool_accepts_every_hostile_name_in_every_kind(promtool):
@@ -302,31 +389,31 @@ def test_promtool_accepts_any_names(promtool, series, system):
 @example([Name("a", "x", Kind.GAUGE), Name("b", "x", Kind.COUNTER, (), True)], 1)
 def test_no_series_changes_when_another_is_registered_later(series, n):
     growing = Renderer()
-    before = growing.render(snapshot_of(series[:n])).decode()
-    after = growing.render(snapshot_of(series)).decode()
+    before = growing.text(snapshot_of(series[:n])).decode()
+    after = growing.text(snapshot_of(series)).decode()
     assert set(samples(parse_text(before))) <= set(samples(parse_text(after)))
-    assert after == Renderer().render(snapshot_of(series)).decode()
+    assert after == Renderer().text(snapshot_of(series)).decode()
 
 
 def test_names_are_looked_at_again_only_when_they_are_another_object():
     series = [counter("a", "x")]
     renderer = Renderer()
-    renderer.render(Snapshot(series, [1]))
-    assert renderer.render(Snapshot(series, [2])).endswith(b'x_total{category="a"} 2\n')
-    assert renderer.render(Snapshot([counter("b", "y")], [3])).endswith(b'y_total{category="b"} 3\n')
-    assert renderer.render(Snapshot([Name("b", "y", Kind.COUNTER)], [3])).endswith(b'y{category="b"} 3\n')
-    assert b"uptime_seconds 4\n" in renderer.render(Snapshot(series, [1], {"uptime": 4}))
+    renderer.text(Snapshot(series, [1]))
+    assert renderer.text(Snapshot(series, [2])).endswith(b'x_total{category="a"} 2\n')
+    assert renderer.text(Snapshot([counter("b", "y")], [3])).endswith(b'y_total{category="b"} 3\n')
+    assert renderer.text(Snapshot([Name("b", "y", Kind.COUNTER)], [3])).endswith(b'y{category="b"} 3\n')
+    assert b"uptime_seconds 4\n" in renderer.text(Snapshot(series, [1], {"uptime": 4}))
 
 
 def test_threads_that_share_a_renderer_each_get_the_page_of_their_snapshot():
     snapshots = [snapshot_of([counter("a", f"m{i}") for i in range(n)], {"uptime": n}) for n in range(1, 40)]
-    pages = {n: Renderer().render(snapshot) for n, snapshot in enumerate(snapshots)}
+    pages = {n: Renderer().text(snapshot) for n, snapshot in enumerate(snapshots)}
     renderer = Renderer()
     wrong = []
 
     def scrape(order):
         for n in order:
-            if renderer.render(snapshots[n]) != pages[n]:
+            if renderer.text(snapshots[n]) != pages[n]:
                 wrong.append(n)
 
     orders = [range(39), range(38, -1, -1), [n * 7 % 39 for n in range(39)]]
@@ -340,7 +427,7 @@ def test_threads_that_share_a_renderer_each_get_the_page_of_their_snapshot():
 
 @pytest.fixture
 def promtool():
-    """Checks a page with ``promtool check metrics``, lint rules included."""
+    """Checks that ``promtool check metrics`` reads a page; its advice about names (exit code 3) is the user's."""
     command = shutil.which("promtool")
     if command is None:
         if os.environ.get("CI"):
@@ -349,7 +436,7 @@ def promtool():
 
     def check(page):
         done = subprocess.run([command, "check", "metrics"], input=page, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr.decode() + done.stdout.decode() + page.decode()
+        assert done.returncode in (0, 3), done.stderr.decode() + done.stdout.decode() + page.decode()
 
     return check
 
@@ -377,12 +464,12 @@ def value_of(i, name):
 def check_read_back(snapshot):
     """Both parsers find each value once, where its category and, if it was changed, its metric say so."""
     exposed = [
-        (Exposition.TEXT, parse_text),
-        (Exposition.OPENMETRICS, parse_openmetrics),
+        (shared.text, parse_text),
+        (shared.openmetrics, parse_openmetrics),
     ]
     both = []
-    for exposition, parse in exposed:
-        page = render(snapshot, exposition).decode()
+    for rendered, parse in exposed:
+        page = rendered(snapshot).decode()
         families = list(parse(page))
         assert len({family.name for family in families}) == len(families)
         found = samples(families)

@@ -27,7 +27,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from servers import BOUND, Gunicorn, Load, children, wait_until
 
 from shmstats.block import read_only
-from shmstats.export import negotiate, render
+from shmstats.export import FORMATS, View
 from shmstats.integrations import gunicorn as hooks
 from shmstats.series import Distribution, series_text
 
@@ -273,11 +273,11 @@ def assert_accepted(server: Gunicorn) -> None:
     """Tell that promtool and the strict parser accept what the hooks expose."""
     with read_only(server.data) as reader:
         read = reader.read()
-    text = render(read, negotiate("text/plain"))
+    text = FORMATS["prometheus"].render(read, View())
     check = [program("promtool"), "check", "metrics"]
     done = subprocess.run(check, input=text, capture_output=True, text=isinstance(text, str), timeout=BOUND)
     assert (done.returncode, done.stdout, done.stderr) == (0, *(("", "") if isinstance(text, str) else (b"", b"")))
-    openmetrics = render(read, negotiate("application/openmetrics-text; version=1.0.0"))
+    openmetrics = FORMATS["openmetrics"].render(read, View())
     if isinstance(openmetrics, bytes):
         openmetrics = openmetrics.decode()
     types = {family.name: family.type for family in text_string_to_metric_families(openmetrics)}

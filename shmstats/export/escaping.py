@@ -1,0 +1,78 @@
+"""How a name in any alphabet becomes one that a scraper takes: ESCAPINGS, by the words of Prometheus 3.
+
+The spellings are those of ``EscapeName`` in Prometheus' common/model; ``underscores`` keeps a leading digit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Escaping(NamedTuple):
+    """How names in any alphabet become names that a scraper takes.
+
+    Attributes:
+        clean: of a metric or a unit, before suffixes are put after it.
+        escape: of a family's whole name; what is cleaned already stays as it is.
+        clean_label: of a label's name.
+    """
+
+    clean: Callable[[str], str]
+    escape: Callable[[str], str]
+    clean_label: Callable[[str], str]
+
+
+_METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_NOT_IN_METRICS = re.compile(r"[^a-zA-Z0-9_:]")
+_NOT_IN_LABELS = re.compile(r"[^a-zA-Z0-9_]")
+
+
+def is_metric_name(text: str) -> bool:
+    """Tell whether a name needs no quotes: ``[a-zA-Z_:][a-zA-Z0-9_:]*``."""
+    return _METRIC_NAME.fullmatch(text) is not None
+
+
+def _as_written(text: str) -> str:
+    return text
+
+
+def _cleaned(text: str) -> str:
+    plain = _NOT_IN_METRICS.sub("_", text)
+    return f"_{plain}" if plain[:1].isdigit() else plain
+
+
+def _cleaned_label(text: str) -> str:
+    plain = _NOT_IN_LABELS.sub("_", text)
+    return f"_{plain}" if plain[:1].isdigit() else plain
+
+
+def _with_dots(text: str) -> str:
+    """Spell a dot ``_dot_``, an underscore and everything foreign ``__``."""
+    return "".join([char if _is_legacy(char, i) else "_dot_" if char == "." else "__" for i, char in enumerate(text)])
+
+
+def _with_values(text: str) -> str:
+    """Spell an underscore ``__``, everything foreign as its number in hexadecimal: ``U__user_2e_login``."""
+    if is_metric_name(text):
+        return text
+    return "U__" + "".join([char if _is_legacy(char, i) else _by_value(char) for i, char in enumerate(text)])
+
+
+def _by_value(char: str) -> str:
+    return "__" if char == "_" else f"_{ord(char):x}_"
+
+
+def _is_legacy(char: str, place: int) -> bool:
+    """Tell whether a character may stand at a place of a name, and is not the one that spells others."""
+    return char != "_" and _METRIC_NAME.fullmatch(char if place == 0 else f"a{char}") is not None
+
+
+#: The ways to write a name that a scraper may ask for.
+ESCAPINGS = {
+    "underscores": Escaping(_cleaned, _as_written, _cleaned_label),
+    "allow-utf-8": Escaping(_as_written, _as_written, _as_written),
+    "dots": Escaping(_as_written, _with_dots, _with_dots),
+    "values": Escaping(_as_written, _with_values, _with_values),
+}

@@ -1,0 +1,338 @@
+"""How a statistic gets its Prometheus name: metric families, sample labels, and who may have what.
+
+A statistic is (category, metric, labels), which may hold any text. A sample is a family's name and labels, and
+families have rules: an alphabet, one type each, suffixes that belong to a type. `Namer` leads from the one to the
+other. All exposition formats use its result, so that a series has one identity whichever is scraped.
+
+The plain form
+    The family is the metric, followed by what its kind asks for::
+
+        counter     api, requests             requests_total{category="api"}
+        gauge       pool, open                open{category="pool"}
+        timing      db, query                 query_seconds{category="db"}      (a histogram)
+        timestamp   backup, last              last_timestamp_seconds{category="backup"}
+
+    A counter that was decremented is a gauge. A declared unit comes before ``_total``, else last. What the metric
+    already ends with is not said twice: ``requests_total`` stays so, and a timing ``query_ms`` is ``query_seconds``,
+    because it is shown in seconds. A metric called only ``total`` counts its category:
+    ``requests_total{category="requests"}``.
+
+Cleaning
+    A character outside of ``[a-zA-Z0-9_:]`` becomes ``_``, a leading digit gets ``_`` before it. Nothing else is
+    changed: words, case and scale are the user's. Whenever the family's name is not the plain form of the metric, the
+    sample carries the metric as it was written: ``user_login_total{category="app",metric="user.login"}``. So
+    two metrics that are equal after cleaning differ by that label, and a reader can tell what was counted.
+
+Escaping
+    Prometheus 3 takes names in UTF-8. `ESCAPINGS` has the four ways that a scraper may ask for: ``underscores`` is the
+    cleaning above, ``allow-utf-8`` the names as written, ``dots`` and ``values`` other spellings of those.
+
+First come, first served
+    What is left are clashes of plain forms: a counter ``hits`` and a counter ``hits_total``, a counter and a gauge of
+    one name. Names are taken in the order of registration, and the earlier one keeps its form. A later one that would
+    give the same sample gets the ``metric`` label, and if even that is the same (labels equal after cleaning), a
+    label ``raw_labels`` with its labels as they were written. A later one of another type goes to the
+    family ``<metric>_value``, then ``<metric>_value_2`` and so on, and carries the ``metric`` label. Types clash as in
+    OpenMetrics, where a counter ``x`` owns ``x``, ``x_total`` and ``x_created``, and a histogram ``x`` owns ``x``,
+    ``x_bucket``, ``x_count``, ``x_sum`` and ``x_created``.
+
+Labels
+    Label names are cleaned in the same way, but without ``:``, and never begin with two underscores; one of nothing
+    but underscores is ``label``. Of those that become equal the ones that needed no cleaning keep their name, the
+    others get ``_2``, ``_3`` and so on. Names that have a meaning here (``category``, ``metric``, ``raw_labels``,
+    ``le``, ``quantile``, and those of ``prometheus.labels``) get ``exported_`` before them, as Prometheus does with
+    a target's own.
+
+System figures
+    They have no labels and fixed families in base units, given away before any other name. A figure that is not in
+    the table is the gauge ``system_<figure>``, cleaned as above.
+
+No name ever changes because another is registered later, and that holds without any memory outside the names. But
+when an earlier name is removed, or becomes a gauge by its first decrement, later ones of the same family may take
+another form at the next scrape. Whoever wants to be safe from it does not call a counter and a gauge by one name.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from shmstats.export.escaping import ESCAPINGS
+from shmstats.series import Kind, Labels, Name, label_text
+
+
+class Type(Enum):
+    """A family's type, and the suffixes of the names that a family of that type owns in OpenMetrics."""
+
+    COUNTER = "counter", ("", "_total", "_created")
+    GAUGE = "gauge", ("",)
+    HISTOGRAM = "histogram", ("", "_bucket", "_count", "_sum", "_created")
+
+    def __init__(self, word: str, owned: tuple[str, ...]) -> None:
+        self.word = word
+        self.owned = owned
+
+
+class ExposedFamily:
+    """A metric family of a page.
+
+    Attributes:
+        name: as in OpenMetrics, that is a counter's without ``_total``.
+        type: its type.
+        help: a sentence, never empty.
+        unit: "" or the unit that the name ends with.
+    """
+
+    __slots__ = ("_declared", "help", "name", "type", "unit")
+
+    def __init__(self, name: str, type_: Type, generated_help: str) -> None:
+        self.name = name
+        self.type = type_
+        self.help = generated_help
+        self.unit = ""
+        self._declared = False
+
+    @property
+    def exposed_name(self) -> str:
+        """The name in the text format, and of the samples that have no further suffix."""
+        return f"{self.name}_total" if self.type is Type.COUNTER else self.name
+
+    def describe(self, help_: str, unit: str) -> None:
+        """Take a member's help and unit, if they are the first and the unit is what the name ends with."""
+        if help_ and not self._declared:
+            self.help = help_
+            self._declared = True
+        if unit and not self.unit and self.name.endswith("_" + unit):
+            self.unit = unit
+
+
+class ExposedSeries(NamedTuple):
+    """One statistic's place in the exposition: its family and its labels, ready but for escaping."""
+
+    family: ExposedFamily
+    labels: Labels
+
+
+class Figure(NamedTuple):
+    """How a figure of ``Snapshot.system`` is shown: as a gauge of that family, divided by ``divisor``."""
+
+    family: str
+    divisor: int
+    help: str
+    unit: str = ""
+
+
+#: The figures of the machine and the workers that are known by name.
+SYSTEM_FIGURES = {
+    "uptime": Figure("uptime_seconds", 1, "Time since the start, in seconds.", "seconds"),
+    "memory_usage": Figure("memory_usage_bytes", 1, "Current memory usage in bytes.", "bytes"),
+    "cpu": Figure("cpu_usage_ratio", 100, "Processor time in use; 1 is one processor.", "ratio"),
+    "user_in_ms": Figure(
+        "user_cpu_seconds", 1000, "Processor time in user mode, in seconds, of the live workers.", "seconds"
+    ),
+    "sys_in_ms": Figure(
+        "system_cpu_seconds",
+        1000,
+        "Processor time in system mode, in seconds, of the live workers.",
+        "seconds",
+    ),
+    "threads": Figure("threads", 1, "Threads of the live workers."),
+    "workers": Figure("workers", 1, "Live workers."),
+    "gc": Figure("gc_collections", 1, "Garbage collections of the process that answers."),
+    "store": Figure("store_bytes", 1, "Size of the data directory in bytes.", "bytes"),
+}
+
+
+#: Categories of metrics that another library names and exports.
+FOREIGN = frozenset({"prometheus_client"})
+
+
+def is_time(unit: str) -> bool:
+    """Tell whether a histogram of that declared unit holds times, which are kept in ms and shown in seconds."""
+    return unit in _TIME_UNITS
+
+
+class Namer:
+    """Gives every statistic its family and labels; see the head of this module for the scheme.
+
+    The result depends only on the arguments, and on the names and their order. Not thread-safe.
+    """
+
+    def __init__(
+        self, system: Iterable[str] = (), escaping: str = "underscores", namespace: str = "", labels: Labels = ()
+    ) -> None:
+        """Give the system figures their families.
+
+        Args:
+            system: the metrics of ``Snapshot.system``; their series are in `system`, in that order.
+            escaping: one of `ESCAPINGS`.
+            namespace: what every family's name begins with, or "".
+            labels: of every series, before its own.
+        """
+        self._escaping = ESCAPINGS[escaping]
+        self._prefix = f"{namespace}_" if namespace else ""
+        self._constant = labels
+        self._meant = _MEANT_LABELS.union(name for name, _ in labels)
+        self._families: dict[str, ExposedFamily] = {}
+        self._owners: dict[str, ExposedFamily] = {}
+        self._resolved: dict[tuple[str, str, Kind, bool, str], tuple[ExposedFamily, bool]] = {}
+        self._label_names: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._taken: set[ExposedSeries] = set()
+        known = {metric: self._known_figure(figure) for metric, figure in SYSTEM_FIGURES.items()}
+        self.system = [known[metric] if metric in known else self._other_figure(metric) for metric in system]
+
+    def add(self, name: Name) -> ExposedSeries:
+        """Give the next name its place; names must come in the order of their registration."""
+        family, is_plain = self._family(name)
+        if name.help or name.unit:
+            family.describe(name.help.strip(), self._shown_unit(name))
+        head = (*self._constant, ("category", name.category))
+        own = self._clean_labels(name.labels) if name.labels else ()
+        marked = (*head, ("metric", name.metric))
+        if is_plain and self._take(family, head + own):
+            return ExposedSeries(family, head + own)
+        if not self._take(family, marked + own):
+            own = (*own, ("raw_labels", f"{{{label_text(name.labels)}}}"))
+            self._take(family, marked + own)
+        return ExposedSeries(family, marked + own)
+
+    def _take(self, family: ExposedFamily, labels: Labels) -> bool:
+        """Tell whether nobody had this sample; an empty label counts as none, as it does in Prometheus."""
+        sample = ExposedSeries(family, tuple([pair for pair in labels if pair[1]]))
+        if sample in self._taken:
+            return False
+        self._taken.add(sample)
+        return True
+
+    def _family(self, name: Name) -> tuple[ExposedFamily, bool]:
+        """Return the family of a name, and whether its name is the plain form of the metric."""
+        category = name.category if name.metric == "total" else ""
+        key = (category, name.metric, name.kind, name.monotonic, name.unit)
+        found = self._resolved.get(key)
+        if found is None:
+            found = self._resolved[key] = self._resolve(name)
+        return found
+
+    def _resolve(self, name: Name) -> tuple[ExposedFamily, bool]:
+        written = f"{name.category}_total" if name.metric == "total" else name.metric
+        type_, suffixes = self._type_and_suffixes(name)
+        stem = self._stem(written, suffixes, name)
+        is_plain = written in {"_".join((stem, *suffixes[:n])) for n in range(len(suffixes) + 1)}
+        unit = self._shown_unit(name)
+        help_ = _generated_help(name.kind, type_, stem, unit)
+        for place, candidate in enumerate(_candidates(stem, suffixes, type_)):
+            family = self._claim(candidate, type_, help_)
+            if family is not None:
+                family.describe("", unit)
+                return family, is_plain and place == 0
+        raise AssertionError("there is always a further candidate")
+
+    def _claim(self, name: str, type_: Type, help_: str) -> ExposedFamily | None:
+        """Return the family of that name, made if nobody else owns the names it needs; None if it cannot be."""
+        family = self._families.get(name)
+        if family is not None:
+            return family if family.type is type_ else None
+        ending = "_total" if type_ is Type.COUNTER else ""
+        shown = self._escaping.escape(self._prefix + name + ending).removesuffix(ending)
+        owned = [shown + suffix for suffix in type_.owned]
+        if any(each in self._owners for each in owned):
+            return None
+        family = ExposedFamily(shown, type_, help_)
+        self._families[name] = family
+        self._owners.update(dict.fromkeys(owned, family))
+        return family
+
+    def _known_figure(self, figure: Figure) -> ExposedSeries:
+        family = self._claim(figure.family, Type.GAUGE, figure.help)
+        assert family is not None, "the table of system figures clashes with itself"
+        family.describe(figure.help, figure.unit)
+        self._take(family, self._constant)
+        return ExposedSeries(family, self._constant)
+
+    def _other_figure(self, metric: str) -> ExposedSeries:
+        name = Name("system", f"system_{metric}", Kind.GAUGE)
+        family, is_plain = self._resolve(name)
+        labels = self._constant
+        if not is_plain or not self._take(family, labels):
+            labels = (*labels, ("metric", metric))
+            self._take(family, labels)
+        return ExposedSeries(family, labels)
+
+    def _type_and_suffixes(self, name: Name) -> tuple[Type, tuple[str, ...]]:
+        """Return the type that a name is shown as, and the words that its family ends with."""
+        if name.kind is Kind.TIMESTAMP:
+            return Type.GAUGE, ("timestamp", "seconds")
+        unit = self._shown_unit(name)
+        units = (unit,) if unit else ()
+        if name.kind is Kind.HISTOGRAM:
+            return Type.HISTOGRAM, units
+        if name.kind is Kind.COUNTER and name.monotonic:
+            return Type.COUNTER, (*units, "total")
+        return Type.GAUGE, units
+
+    def _shown_unit(self, name: Name) -> str:
+        """Return the unit of the value that is shown; "" where none is known."""
+        if name.kind is Kind.TIMESTAMP or (name.kind is Kind.HISTOGRAM and is_time(name.unit)):
+            return "seconds"
+        return self._escaping.clean(name.unit)
+
+    def _stem(self, written: str, suffixes: tuple[str, ...], name: Name) -> str:
+        """Return what remains of a cleaned metric without the suffixes of its kind; never empty."""
+        stem = self._escaping.clean(written)
+        for suffix in reversed(suffixes):
+            stem = stem.removesuffix(f"_{suffix}") or stem
+        if name.kind is Kind.HISTOGRAM and is_time(name.unit):
+            for unit in _TIME_UNITS - {""}:
+                stem = stem.removesuffix(f"_{unit}") or stem
+        return stem
+
+    def _clean_labels(self, labels: Labels) -> Labels:
+        names = tuple(name for name, _ in labels)
+        cleaned = self._label_names.get(names)
+        if cleaned is None:
+            cleaned = self._label_names[names] = self._clean_label_names(names)
+        return tuple(sorted(zip(cleaned, (value for _, value in labels), strict=True)))
+
+    def _clean_label_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return label names that a scraper takes, as many and all different."""
+        cleaned = {name: self._clean_label_name(name) for name in names}
+        taken = {name for name in names if cleaned[name] == name}
+        for name, plain in cleaned.items():
+            if plain == name:
+                continue
+            numbered = (f"{plain}_{n}" for n in itertools.count(2))
+            cleaned[name] = next(free for free in itertools.chain([plain], numbered) if free not in taken)
+            taken.add(cleaned[name])
+        return tuple(cleaned.values())
+
+    def _clean_label_name(self, name: str) -> str:
+        plain = self._escaping.clean_label(name)
+        if not plain.strip("_"):
+            plain = "label"
+        elif plain.startswith("__"):
+            plain = "_" + plain.lstrip("_")
+        return f"exported_{plain}" if plain in self._meant else plain
+
+
+_TIME_UNITS = {"", "seconds", "milliseconds", "ms"}
+_MEANT_LABELS = frozenset({"category", "metric", "raw_labels", "le", "quantile"})
+
+
+def _generated_help(kind: Kind, type_: Type, stem: str, unit: str) -> str:
+    words = stem.replace("_", " ").strip() or stem
+    if kind is Kind.TIMESTAMP:
+        return f"Time of {words}, in seconds since 1970-01-01 UTC."
+    if type_ is Type.HISTOGRAM:
+        return f"Distribution of {words}, in {unit.replace('_', ' ')}."
+    if type_ is Type.COUNTER:
+        return f"Total number of {words}."
+    return f"Current value of {words}."
+
+
+def _candidates(stem: str, suffixes: tuple[str, ...], type_: Type) -> Iterator[str]:
+    """Give the names that a family may have, the best first, without end."""
+    for extra in itertools.chain([(), ("value",)], (("value", str(n)) for n in itertools.count(2))):
+        name = "_".join((stem, *extra, *suffixes))
+        yield name.removesuffix("_total") if type_ is Type.COUNTER else name

@@ -1,0 +1,114 @@
+"""The page: what the exposition formats share, and what follows from the names alone.
+
+A process is scraped again and again, and between two scrapes the values change but hardly ever the names. So all
+that follows from the names is made once and kept for as long as snapshots come with the same ``names`` object. When
+names were only added at the end, which is what registration does, only those are named; any other change makes a
+new page. A `Pages` holds one page for each way to spell names; a page is replaced as a whole and never altered, so that
+any number of threads may render at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from shmstats.export.naming import FOREIGN, SYSTEM_FIGURES, ExposedFamily, ExposedSeries, Namer
+from shmstats.export.view import View
+from shmstats.series import Kind, Labels, Name, Snapshot
+
+
+class Member(NamedTuple):
+    """A series of a page: ``values[position]`` is its value, and ``name`` what is declared of it."""
+
+    position: int
+    series: ExposedSeries
+    name: Name
+
+
+class Page:
+    """Everything about an exposition but its format and its values.
+
+    Attributes:
+        own: how many of the members are series of the snapshot.
+        members: the series of the snapshot and after them those of ``system``, without those of other libraries.
+        made: what formats derived from this page, by format.
+        inherited: the same of the page that this one continues.
+    """
+
+    def __init__(self, snapshot: Snapshot, namer: Namer, parent: Page | None = None) -> None:
+        self._names = snapshot.names
+        self._known = list(snapshot.names)
+        self._system = tuple(snapshot.system)
+        self._namer = namer
+        self._divisors = [SYSTEM_FIGURES[key].divisor if key in SYSTEM_FIGURES else 1 for key in self._system]
+        self._own: list[Member] = list(parent._own) if parent else []
+        for i in range(len(parent._known) if parent else 0, len(self._known)):
+            name = self._known[i]
+            if name.category not in FOREIGN:
+                self._own.append(Member(i, namer.add(name), name))
+        figures = enumerate(zip(namer.system, self._system, strict=True), start=len(self._known))
+        self.own = len(self._own)
+        self.members = [
+            *self._own,
+            *(Member(i, series, Name("system", figure, Kind.GAUGE)) for i, (series, figure) in figures),
+        ]
+        self.made: dict[Any, Any] = {}
+        self.inherited: dict[Any, Any] = parent.made if parent else {}
+
+    def fits(self, snapshot: Snapshot) -> bool:
+        """Tell whether this is the page for a snapshot."""
+        return self._names is snapshot.names and self._system == tuple(snapshot.system)
+
+    def grown(self, snapshot: Snapshot) -> Page | None:
+        """Return the page for a snapshot whose names begin with those of this one, which is used up; else None."""
+        if self._system != tuple(snapshot.system) or list(snapshot.names[: len(self._known)]) != self._known:
+            return None
+        return Page(snapshot, self._namer, self)
+
+    def values(self, snapshot: Snapshot) -> list[Any]:
+        """Return the values that `Member.position` counts, figures of the system in base units."""
+        figures = zip(snapshot.system.values(), self._divisors, strict=True)
+        return [*snapshot.values, *(value if divisor == 1 else value / divisor for value, divisor in figures)]
+
+    def families(self, chosen: frozenset[str] = frozenset()) -> dict[ExposedFamily, list[int]]:
+        """Return the families in the order of their first members, each with the places of its `members`.
+
+        Args:
+            chosen: names of families or of their samples; empty: all.
+        """
+        families: dict[ExposedFamily, list[int]] = {}
+        for place, member in enumerate(self.members):
+            places = families.get(member.series.family)
+            if places is None:
+                families[member.series.family] = [place]
+            else:
+                places.append(place)
+        if not chosen:
+            return families
+        return {family: places for family, places in families.items() if not chosen.isdisjoint(_names_of(family))}
+
+
+def _names_of(family: ExposedFamily) -> Iterator[str]:
+    return (family.name + suffix for suffix in family.type.owned)
+
+
+class Pages:
+    """The last page of each way to spell names. Safe to share by threads."""
+
+    def __init__(self) -> None:
+        self._pages: dict[tuple[str, str, Labels], Page] = {}
+        self._lock = threading.Lock()
+
+    def of(self, snapshot: Snapshot, view: View, escaping: str) -> Page:
+        """Return the page for a snapshot."""
+        key = (escaping, view.namespace, view.labels)
+        page = self._pages.get(key)
+        if page is None or not page.fits(snapshot):
+            with self._lock:
+                page = self._pages.get(key)
+                if page is None or not page.fits(snapshot):
+                    last = self._pages.pop(key, None)  # if making the next one is interrupted, nothing stays half done
+                    page = (last and last.grown(snapshot)) or Page(snapshot, Namer(snapshot.system, *key))
+                    self._pages[key] = page
+        return page
