@@ -158,7 +158,7 @@ class _Histogram:
         self._divisor = 1000 if is_time(name.unit) else 1
         self._buckets = len(name.bounds) + 1
         # Bounds that are the same when divided are one bucket: the later one, being cumulative, has it all.
-        limits = {_limit(bound, self._divisor): i for i, bound in enumerate(name.bounds)}
+        limits = {bound_text(bound, self._divisor): i for i, bound in enumerate(name.bounds)}
         limits["+Inf"] = self._buckets - 1
         self._kept = list(limits.values())
         lines = [_sample(series, "%d", "_bucket", limit) for limit in limits]
@@ -202,7 +202,7 @@ def _seconds(microseconds: int) -> bytes:
     return b"%s%d.%06d" % (b"-" if microseconds < 0 else b"", whole, fraction)
 
 
-def _limit(bound: float, divisor: int) -> str:
+def bound_text(bound: float, divisor: int) -> str:
     """Return an upper bound as a value of ``le``, in the form that OpenMetrics prescribes: 0.0001, 1.0, 1e+06.
 
     Both formats use it, for ``le`` is part of the identity of a series and must not depend on the format.

@@ -17,7 +17,7 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.metrics.v1 import metrics_pb2
 
 from shmstats._version import __version__
-from shmstats.export.families import FOREIGN, SYSTEM_FIGURES, Family, Namer, Type, is_time
+from shmstats.export.naming import FOREIGN, SYSTEM_FIGURES, ExposedFamily, Namer, Type, is_time
 from shmstats.series import Distribution, Kind, Labels, Name, Snapshot
 from shmstats.sinks.push.stale import Stale
 
@@ -109,7 +109,7 @@ class Otlp:
         self._gone = [self._end(metrics, point) for point in self._ended.values()]
         self._seen = snapshot.names
 
-    def _add(self, metrics: _Metrics, family: Family, labels: Labels, point: _Point) -> None:
+    def _add(self, metrics: _Metrics, family: ExposedFamily, labels: Labels, point: _Point) -> None:
         own = [(f"exported_{name}" if name in self._common else name, value) for name, value in labels if value]
         point.place(metrics.points(family), [*own, *self._common.items()], self._since)
         point.family = family
@@ -131,7 +131,7 @@ class _Metrics:
         self._add = add
         self._made: dict[str, Any] = {}
 
-    def points(self, family: Family) -> Any:
+    def points(self, family: ExposedFamily) -> Any:
         """Return the list of a family's points."""
         key = family.exposed_name
         if key not in self._made:
@@ -149,7 +149,7 @@ class _Metrics:
 class _Point:
     """A point in the message and where its value comes from."""
 
-    family: Family
+    family: ExposedFamily
     message: Any
 
     def __init__(self, index: int, *, live: bool) -> None:

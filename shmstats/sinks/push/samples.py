@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shmstats.export.families import FOREIGN, SYSTEM_FIGURES, Namer, is_time
-from shmstats.export.prometheus import _limit as bound_text
+from shmstats.export.naming import FOREIGN, SYSTEM_FIGURES, Namer, is_time
+from shmstats.export.prometheus import bound_text
 from shmstats.series import Distribution, Kind, Labels, Name, Snapshot
 
 
