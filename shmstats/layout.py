@@ -139,7 +139,9 @@ WORKER = np.dtype(
         ("attached", "<u8"),  # CLOCK_MONOTONIC in ns
         ("held", "<u8"),  # operations in its buffer
         ("image", "<u8"),  # tells the program that runs from one that the process ran before an exec
-        ("spare", "<u8", (2,)),
+        ("serving", "<u4"),  # 1 once there is memory behind the entries of its requests
+        ("further", "<u4"),  # requests that it serves beyond those that have an entry
+        ("spare", "<u8"),
     ]
 )
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core import CORE, PROTOCOL, Cells, Section
+from ..core import CORE, PROTOCOL, Cells, Requests, Section
 from ..interruption import came_from_handler
 from ..layout import (
     CELL,
@@ -30,6 +30,8 @@ from ..layout import (
     MAGIC,
     PAGE,
     PROTOCOLS,
+    REQUEST,
+    REQUESTS_PER_WORKER,
     SAVER,
     WORKER,
     Layout,
@@ -128,8 +130,26 @@ class Block:
         self._bounds: dict[int, bytes] = {}
         self._bounds_revision = -1
         self.worker = self._workers.claim(segment.reserve)
-        self._held = layout.workers + self.worker.slot * WORKER.itemsize + field_offset(WORKER, "held")
+        self._slot = layout.workers + self.worker.slot * WORKER.itemsize
+        self._held = self._slot + field_offset(WORKER, "held")
+        self._requests: Requests | None = None
         self.cells = self._make_cells()
+
+    @property
+    def requests(self) -> Requests:
+        """What this process serves, for others to see; there is memory for it from its first use on.
+
+        Raises:
+            OSError: shared memory is full.
+        """
+        if self._requests is None:
+            size = REQUESTS_PER_WORKER * REQUEST.itemsize
+            entries = self.layout.requests + self.worker.slot * size
+            self._segment.reserve(entries, size)
+            self._requests = Requests(self._buf, entries, self._slot + field_offset(WORKER, "further"))
+            serving = self._slot + field_offset(WORKER, "serving")
+            self._buf[serving : serving + 4] = (1).to_bytes(4, "little")
+        return self._requests
 
     def _make_cells(self, **buffer: Any) -> Cells:
         return Cells(
@@ -434,6 +454,8 @@ class Block:
     def abandon(self) -> None:
         """Let go of the memory without a word to the others: what the child of a fork does."""
         self.cells.close()
+        if self._requests is not None:
+            self._requests.close()
         self.names.close()
         self.header.close()
         self.reader.close()

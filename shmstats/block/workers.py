@@ -226,7 +226,7 @@ class WorkerTable:
     def _write(self, worker: Worker) -> None:
         offset = self._offset(worker.slot)
         fields = worker[1:]
-        _WORKER.pack_into(self._buf, offset, 0, *fields, 0, 0)
+        _WORKER.pack_into(self._buf, offset, 0, *fields, 0, 0, 0)
         self._buf[offset : offset + 4] = (1).to_bytes(4, "little")
         if worker.slot >= self._used:
             self._buf[_SLOTS : _SLOTS + 4] = (worker.slot + 1).to_bytes(4, "little")

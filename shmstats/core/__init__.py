@@ -23,6 +23,7 @@ __all__ = [
     "Gauge",
     "Histogram",
     "Recorder",
+    "Requests",
     "Section",
     "Series",
     "fence",
@@ -104,6 +105,7 @@ Counter = core.Counter
 Gauge = core.Gauge
 Histogram = core.Histogram
 Recorder = core.Recorder
+Requests = core.Requests
 Section = core.Section
 Series = core.Series
 fence = core.fence

@@ -16,6 +16,7 @@
 #include "handles.h"
 #include "recorder.h"
 #include "section.h"
+#include "requests.h"
 #include "sums.h"
 
 /* Functions that a build for tests adds to the module. */
@@ -60,6 +61,7 @@ add_types(PyObject *module, State *state)
 #define BASE_OF_Histogram (PyObject *)state->Series
 #define BASE_OF_Recorder NULL
 #define BASE_OF_Section NULL
+#define BASE_OF_Requests NULL
 #define ADD_TYPE(Type)                                                                                                 \
     state->Type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Type##_spec, BASE_OF_##Type);                      \
     if (state->Type == NULL || PyModule_AddType(module, state->Type) < 0)                                              \

@@ -206,3 +206,25 @@ class Recorder:
     def _handle(self, category: object, metric: object) -> Series | None: ...
     def _keep(self, series: Series) -> None: ...  # be the one that _handle finds
     def _drop(self, category: str, metric: str | None) -> None: ...  # no longer; None: all
+
+class Requests:
+    """What this process serves, for others to see: its entries in the table of requests.
+
+    Args:
+        block: the block, writable, with memory behind the entries.
+        entries: offset of those of this process's slot; they are freed.
+        further: offset of the number of requests that have no entry.
+
+    Raises:
+        ValueError: that is more than the block has.
+    """
+
+    def __init__(self, block: memoryview, entries: int, further: int) -> None: ...
+    def begin(self, method: str, path: str) -> int:
+        """Note that a request is being served; return its entry for `end`: -1 once closed."""
+
+    def end(self, entry: int) -> None:
+        """Note that it is over."""
+
+    def close(self) -> None:
+        """Let go of the block; what is begun or ended afterwards does nothing."""

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN
 from ..series import Labels
+from ._requests_py import Requests as Requests
 
 if TYPE_CHECKING:
     from ..block.lock import LockFile

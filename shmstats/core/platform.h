@@ -81,7 +81,7 @@ typedef enum { DONE, MISS, FAILED } Outcome;
     {Py_tp_dealloc, Type##_dealloc}, {Py_tp_traverse, Type##_traverse}, {Py_tp_clear, Type##_clear}
 
 /* What one interpreter's module has; every object that needs it points to it, and keeps it by its type. */
-#define TYPES(X) X(Cells) X(Series) X(Counter) X(Gauge) X(Histogram) X(Recorder) X(Section)
+#define TYPES(X) X(Cells) X(Series) X(Counter) X(Gauge) X(Histogram) X(Recorder) X(Section) X(Requests)
 #define METHOD_NAMES(X)                                                                                                \
     X(_incr) X(_decr) X(_gauge) X(_timing) X(_count_series) X(_set_series) X(_observe_series) X(_value)
 typedef struct {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..config import Settings
+from ..debug.requests import serving
 from ..series import Name, Snapshot
 from .events import Events
 from .overview import Overview
@@ -140,7 +141,7 @@ class Recorder:
         if of is not snapshot.names or overview is not self._overview.names:
             names = [*SYSTEM_NAMES, *self._overview.names, *snapshot.names]
             self._joined = snapshot.names, self._overview.names, names
-        busy = len({request.pid for request in reader.requests(workers)}) if hasattr(reader, "requests") else 0
+        busy = sum(1 for each in serving(reader, workers) if each.requests or each.further)
         system = self._system.values([worker.pid for worker in workers], busy)
         return names, [*system, *self._overview.values(snapshot.values), *snapshot.values]
 

@@ -14,16 +14,13 @@ from ..series import Kind, Name, Value
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
-_LISTENING = b"0A"
-
 _CPU = Name("system", "cpu_ms", Kind.COUNTER, monotonic=True, help="Processor time of all workers.")
 _MEMORY = Name("system", "memory_bytes", Kind.GAUGE, help="Resident memory of all workers.", unit="bytes")
 _WORKERS = Name("system", "workers", Kind.GAUGE, help="Live workers.")
 _BUSY = Name("system", "busy_workers", Kind.GAUGE, help="Workers that serve a request.")
-_BACKLOG = Name("system", "backlog", Kind.GAUGE, help="Connections that wait to be accepted.")
 
 #: The names of what `SystemFigures.values` returns, in its order.
-NAMES = (_CPU, _MEMORY, _WORKERS, _BUSY, _BACKLOG)
+NAMES = (_CPU, _MEMORY, _WORKERS, _BUSY)
 
 
 class ProcessUse:
@@ -66,45 +63,10 @@ class SystemFigures:
             self._total += max(use.cpu - self._cpu.get(pid, use.cpu), 0.0)
         self._cpu = {pid: use.cpu for pid, use in uses.items()}
         memory = sum(use.resident for use in uses.values())
-        return [round(self._total * 1000), memory, len(uses), busy, backlog()]
+        return [round(self._total * 1000), memory, len(uses), busy]
 
 
 def _uses(pids: Iterable[int]) -> Iterator[tuple[int, ProcessUse]]:
     for pid in pids:
         with suppress(OSError, IndexError, ValueError):
             yield pid, ProcessUse(pid)
-
-
-def backlog() -> int:
-    """Return how many connections wait at the TCP sockets on which this process listens; 0 where it has none.
-
-    Of a listening socket the second half of the fifth column of /proc/net/tcp is the length of its queue.
-    """
-    ours = _socket_inodes()
-    if not ours:
-        return 0
-    return sum(_waiting(f"/proc/self/net/{family}", ours) for family in ("tcp", "tcp6"))
-
-
-def _waiting(file: str, ours: set[bytes]) -> int:
-    waiting = 0
-    with suppress(OSError), open(file, "rb") as table:
-        next(table, None)
-        for line in table:
-            fields = line.split()
-            if fields[3] != _LISTENING:
-                break  # those that listen come first, and of the others there may be many
-            if fields[9] in ours:
-                waiting += int(fields[4].partition(b":")[2], 16)
-    return waiting
-
-
-def _socket_inodes() -> set[bytes]:
-    found = set()
-    with suppress(OSError):
-        for fd in os.listdir(b"/proc/self/fd"):
-            with suppress(OSError):
-                target = os.readlink(b"/proc/self/fd/" + fd)
-                if target.startswith(b"socket:["):
-                    found.add(target[8:-1])
-    return found

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ._requests import Cut
+from ._serving import Serving
 from .asgi import Application, Exchange, Receive, Scope, Send
 
 
@@ -20,6 +21,7 @@ class MeasuredApplication:
         app: the application.
         begin: called when a request comes.
         finish: called once when it is over, with its method, its status, and what ``perf_counter`` said when it came.
+        serving: notes what is being served.
 
     Attributes:
         requests: what an exchange tells.
@@ -30,8 +32,10 @@ class MeasuredApplication:
         app: Application,
         begin: Callable[[], None],
         finish: Callable[[str, str | int | Cut, float], None],
+        serving: Serving,
     ) -> None:
         self._app = app
+        self._serving = serving
         self._begin = begin
         self.requests = _Ledger(finish)
 
@@ -42,11 +46,14 @@ class MeasuredApplication:
             return
         exchange = Exchange(self, scope, receive, send)
         self._begin()
+        entry = self._serving.note(scope["method"], scope["path"])
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except BaseException as error:
             exchange.fail(error)
             raise
+        finally:
+            self._serving.end(entry)
         exchange.end()
 
     def route_of(self, scope: Scope, path: str, root_path: str) -> str:

@@ -34,6 +34,7 @@ from ..checks import RESERVED
 from ..declarations import check_buckets
 from ..handles import check_label_names
 from ._failures import Failures
+from ._serving import Serving
 
 #: The route of a request that no route was found for.
 UNMATCHED = "<unmatched>"
@@ -54,6 +55,9 @@ CLIENT_LEFT = "499"
 
 #: The key in a WSGI environment or ASGI scope that marks a request as one that is recorded already.
 RECORDED = "shmstats.recorded"
+
+#: The key in a WSGI environment that marks a request as one of somebody who only looks: it is not counted.
+UNSEEN = "shmstats.unseen"
 
 #: The key under which an application may say what the route of a request is.
 ROUTE = "shmstats.route"
@@ -96,6 +100,7 @@ class Requests:
     Attributes:
         enter: to be called when a request comes in.
         leave: undoes `enter`; `finish` does it too.
+        serving: notes what is being served.
         paths: paths that are not recorded.
         prefixes: what paths that are not recorded begin with.
         no_labels: values of the further labels where they are not known.
@@ -123,6 +128,7 @@ class Requests:
         self.no_labels = ("",) * len(self._labelnames)
         self._buckets = check_buckets(DURATIONS if buckets is None else buckets)
         self._registry = registry
+        self.serving = Serving(registry or registries.stats)
         self.paths, self.prefixes = _split_excluded(exclude)
         self.enter: Callable[[], None] = self._first_enter
         self.leave: Callable[[], None] = _nothing

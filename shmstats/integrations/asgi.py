@@ -44,6 +44,9 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 #: What a server answers where it has no response from the application, or to a websocket that was not accepted.
+#: What stands for the method of a websocket among the requests that are being served.
+_WEBSOCKET = "WEBSOCKET"
+
 _SERVER_ERROR, _FORBIDDEN, _SWITCHING_PROTOCOLS = 500, 403, 101
 
 
@@ -109,11 +112,14 @@ class ShmStatsMiddleware:
                 requests.enter_websocket()
         except Exception as error:
             requests.tell("requests in progress are not counted", error)
+        entry = requests.serving.note(scope.get("method", _WEBSOCKET), scope.get("path", ""))
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except BaseException as error:
             exchange.fail(error)
             raise
+        finally:
+            requests.serving.end(entry)
         exchange.end()
 
     def _leaving(self, send: Send) -> Send:

@@ -18,6 +18,7 @@ The metrics, in the category ``gunicorn``::
     gunicorn_worker_memory         gauge      bytes, of each live worker by its pid
     gunicorn_worker_boot           histogram  from the fork until the application is loaded; ms, shown in seconds
     gunicorn_worker_exits          counter    reason: exit, signal, timeout
+    gunicorn_reloads               counter    of the configuration, by SIGHUP
     gunicorn_start                 timestamp  when the master was started
 
 In the master: it has the block attached from `when_ready` on, so the block, and what is counted in it, is there
@@ -54,12 +55,14 @@ from typing import Any, ParamSpec
 from .. import registry as registries
 from ._failures import Failures
 from ._gunicorn_load import BUSY_TIMES, SYNC, THREAD, BacklogMeter, capacity_of
-from ._requests import CLIENT_LEFT, DURATIONS, METHODS, OTHER, Cut, status_label
+from ._requests import CLIENT_LEFT, DURATIONS, METHODS, OTHER, UNSEEN, Cut, status_label
+from ._serving import Serving
 
 log = logging.getLogger("shmstats")
 
 __all__ = [
     "child_exit",
+    "on_reload",
     "post_fork",
     "post_request",
     "post_worker_init",
@@ -140,6 +143,7 @@ class _Master:
 
     Attributes:
         pid: its pid: its children inherit the object, but are not the master.
+        count_reload: counts one.
     """
 
     def __init__(self, listeners: Iterable[Any]) -> None:
@@ -150,6 +154,9 @@ class _Master:
             # Known to the block from now on: a worker that is stopped while it has the table lock can then not
             # stop the master, which is to abort it.
             self._exits.labels(reason).incr(0)
+        _declare("gunicorn_reloads", "counter", "Reloads by SIGHUP.")
+        self.count_reload = registries.stats.counter(CATEGORY, "gunicorn_reloads").incr
+        self.count_reload(0)
         registries.stats.timestamp(CATEGORY, "gunicorn_start")
         _declare("gunicorn_backlog", "gauge", "Connections that wait for a worker.", mode="livemax")
         backlog = registries.stats.gauge(CATEGORY, "gunicorn_backlog")
@@ -192,6 +199,13 @@ def when_ready(server: Any) -> None:
 
 
 @_harmless
+def on_reload(server: Any) -> None:
+    """Count a reload, in the master."""
+    if _master is not None and _master.pid == os.getpid():
+        _master.count_reload()
+
+
+@_harmless
 def pre_fork(server: Any, worker: Any) -> None:
     """Make the byte that a worker shares with the master, in the master."""
     worker._shmstats_byte = mmap.mmap(-1, 1)
@@ -220,6 +234,7 @@ class _Worker:
     def __init__(self, worker: Any, hooked: bool, measured: bool, capacity: int) -> None:
         self.hooked = hooked
         stats = registries.stats
+        self.serving = Serving(stats, outermost=measured)
         _declare("gunicorn_requests", "counter", "Requests that are over.", labelnames=("method", "status"))
         _declare(
             "gunicorn_request_duration",
@@ -297,6 +312,16 @@ class _Worker:
             status: its three digits, or `OTHER`.
             began: what ``perf_counter`` said when it came.
         """
+        self.leave()
+        try:
+            count, observe = self._series[method, status]
+        except KeyError:
+            count, observe = self._find_series(method, status)
+        count()
+        observe((perf_counter() - began) * 1000.0)
+
+    def leave(self) -> None:
+        """Note that a request is over, without counting it."""
         with self._lock:
             self._accrue()
             self._active -= 1
@@ -304,12 +329,6 @@ class _Worker:
             if self._active == 0:
                 self._busy.set(0)
                 self._idle.set(1)
-        try:
-            count, observe = self._series[method, status]
-        except KeyError:
-            count, observe = self._find_series(method, status)
-        count()
-        observe((perf_counter() - began) * 1000.0)
 
     def _find_series(self, method: str, status: str) -> tuple[Callable[[], None], Callable[[float], None]]:
         """Return what requests like this one add to. Kept only for known methods: clients may send any."""
@@ -375,6 +394,7 @@ def pre_request(worker: Any, req: Any) -> None:
     """Note that a request has come."""
     if _worker is not None and _worker.hooked:
         req._shmstats_began = perf_counter()
+        req._shmstats_entry = _worker.serving.note(req.method, req.path)
         _worker.begin()
 
 
@@ -384,7 +404,11 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
     if _worker is not None and _worker.hooked:
         began = vars(req).pop("_shmstats_began", None)
         if began is not None:
-            _worker.finish(req.method, _status_of(resp), began)
+            _worker.serving.end(req._shmstats_entry)
+            if environ is not None and UNSEEN in environ:
+                _worker.leave()
+            else:
+                _worker.finish(req.method, _status_of(resp), began)
 
 
 @_harmless
@@ -469,9 +493,10 @@ def _is_asgi3(worker: Any, app: Any) -> bool:
 
 def _wrap(worker: Any, attribute: str) -> None:
     """Wrap a worker's application."""
+    assert _worker is not None
     from ._gunicorn_asgi import MeasuredApplication  # brings asyncio, which gevent must find not yet imported
 
-    setattr(worker, attribute, MeasuredApplication(getattr(worker, attribute), _begin, _finish))
+    setattr(worker, attribute, MeasuredApplication(getattr(worker, attribute), _begin, _finish, _worker.serving))
     settings = worker.cfg.settings
     for name, hook in (("pre_request", pre_request), ("post_request", post_request)):
         # The asgi worker is slower with hooks: it then waits for what an application does after its response.

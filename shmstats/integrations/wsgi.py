@@ -30,6 +30,7 @@ from ._requests import (
     check_callable,
     declared_size,
 )
+from ._serving import LEFT, NOT_NOTED, text_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -91,6 +92,7 @@ class ShmStatsMiddleware:
         environ[RECORDED] = True
         exchange = Exchange(self, environ, start_response)
         try:
+            exchange.note(path)
             requests.enter()
         except Exception as error:
             requests.tell("requests in progress are not counted", error)
@@ -139,12 +141,20 @@ class Exchange:
     _chunks: Iterator[bytes] | None = None
     _sent = 0
     _over = False
+    _entry = NOT_NOTED
 
     def __init__(self, middleware: ShmStatsMiddleware, environ: WSGIEnvironment, start_response: StartResponse) -> None:
         self._began = perf_counter()
         self._middleware = middleware
         self._environ = environ
         self._start_response = start_response
+
+    def note(self, path: str) -> None:
+        """Note for others that this is being served."""
+        serving, method = self._middleware.requests.serving, self._environ.get("REQUEST_METHOD", "")
+        path = text_of(self._environ.get("SCRIPT_NAME", "") + path)
+        entry = serving.begin(method, path)
+        self._entry = serving.again(method, path) if entry == LEFT else entry
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         """Be the application's ``start_response``."""
@@ -227,6 +237,7 @@ class Exchange:
         self._over = True
         middleware, environ = self._middleware, self._environ
         requests = middleware.requests
+        requests.serving.end(self._entry)
         method = environ.get("REQUEST_METHOD", "")
         length = environ.get("CONTENT_LENGTH")
         requests.finish(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,11 +25,12 @@ from ..block.declarations import decode_declaration
 from ..block.header import check_layout, read_header
 from ..block.names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, Record, read_note
 from ..block.segment import DamagedBlockError, ReadOnlySegment, segment_name
-from ..block.workers import WorkerTable
+from ..block.workers import Worker, WorkerTable
 from ..core import fence, sum_columns
 from ..interruption import came_from_handler
 from ..layout import CELL, CELLS_PER_PAGE, HEADER, INT64_MAX, INT64_MIN, NAME, PAGE, PROTOCOLS, Layout
 from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
+from .requests import Served, read_requests
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -227,6 +228,10 @@ class BlockReader:
         workers = self._breakdown(catalog, reserved) if by_worker else {}
         names = self._with_combined(catalog, reserved, values, workers)
         return Snapshot(names, values, workers=workers), catalog.revision
+
+    def served(self, workers: Iterable[Worker]) -> list[Served]:
+        """Return what each of some workers serves at the moment, without their help."""
+        return read_requests(self._buf, self.layout, workers)
 
     def usage(self) -> dict[str, Usage]:
         """Return how much of the block's parts is in use."""

@@ -17,6 +17,7 @@ from werkzeug.routing import BaseConverter
 
 from ..attachment.slow_path import SharedProvider
 from ..block import BlockError
+from ..integrations._requests import UNSEEN
 from ..registry import stats
 from .access import check_access, public
 from .responses import error_response, keep_to_itself
@@ -56,6 +57,11 @@ def guard() -> None:
         abort(404, "statistics are disabled")
     if request.method == "OPTIONS":
         _refuse()
+
+
+def mark_unseen() -> None:
+    """Have the current request be counted by nobody: somebody only looks."""
+    request.environ[UNSEEN] = True
 
 
 @blueprint.errorhandler(BlockError)

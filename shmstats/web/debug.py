@@ -11,13 +11,14 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from flask import Response
+from flask import Response, abort, request
 
 from ..attachment.peers import ask_all, socket_path
 from ..block import Block, Worker
 from ..debug.processes import memory, pool_figures, process_memory
+from ..debug.requests import requests_document, serving
 from ..debug.stacks import grouped, stacks
-from .blueprint import attached, blueprint
+from .blueprint import attached, blueprint, mark_unseen
 from .responses import json_response
 
 
@@ -40,6 +41,19 @@ def pool_bytes() -> Response:
         "workers": [_worker_figures(worker, answer) for worker, answer in answers],
     }
     return json_response(document)
+
+
+@blueprint.get("/debug/requests")
+def requests() -> Response:
+    """Answer what every worker serves, and since when; of those that take longer than ``older_than`` seconds."""
+    mark_unseen()
+    text = request.args.get("older_than", "0")
+    try:
+        older_than = float(text)
+    except ValueError:
+        abort(400, f"older_than must be a number of seconds, not {text!r:.80}")
+    reader = attached().attach().reader
+    return json_response(requests_document(serving(reader, reader.workers.live()), older_than))
 
 
 def _worker_figures(worker: Worker, answer: dict[str, Any] | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from ..history import Query, QueryError, RingError, read_past
 from ..history.documents import to_csv, to_json
 from ..registry import stats
 from .access import public
-from .blueprint import blueprint
+from .blueprint import blueprint, mark_unseen
 from .responses import json_response
 
 
@@ -16,6 +16,7 @@ from .responses import json_response
 @public
 def history() -> Response:
     """Answer what was between ``since`` and ``until``, of the ``series`` that match, every ``step`` seconds."""
+    mark_unseen()
     form = request.args.get("format", "json")
     if form not in ("json", "csv"):
         abort(400, f"format must be json or csv, not {form!r:.80}")

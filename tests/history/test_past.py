@@ -48,6 +48,9 @@ class Site:
     workers: Table = field(default_factory=Table)
     uptime: float = 1.0
 
+    def served(self, workers: Sequence[Process]) -> list[Any]:
+        return []
+
     def at(self, second: float, names: Sequence[Name], *values: Any) -> None:
         self.recorder.record(self, Snapshot(names, values), round(second * 10**9))
 

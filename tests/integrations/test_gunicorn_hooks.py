@@ -292,6 +292,7 @@ def assert_accepted(server: Gunicorn) -> None:
         "gunicorn_worker_memory_bytes": "gauge",
         "gunicorn_worker_boot_seconds": "histogram",
         "gunicorn_worker_exits": "counter",
+        "gunicorn_reloads": "counter",
         "gunicorn_start_timestamp_seconds": "gauge",
     }
 

@@ -1,0 +1,77 @@
+"""Notes in the table of requests what this process serves, for the live page and whoever else looks.
+
+A request that several integrations see is noted by the outermost one: gunicorn's hooks, where they are told of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ..once import Once
+
+log = logging.getLogger("shmstats")
+
+_logged = Once()
+
+#: What `Serving.begin` returns where the block was left, and where nothing is noted.
+LEFT, NOT_NOTED = -1, -2
+
+
+class Serving:
+    """Notes requests for one integration.
+
+    Args:
+        registry: whose block has the table.
+        outermost: whether it sees each request before any other integration; others then note nothing.
+
+    Attributes:
+        begin: to be called with method and path when a request comes; returns what ``end`` is to be given, or `LEFT`,
+            after which `again` is to be called in its place.
+        end: to be called when the request is over.
+    """
+
+    _outermost: Serving | None = None
+
+    def __init__(self, registry: Any, outermost: bool = False) -> None:
+        self._registry = registry
+        self.begin: Any = self.again
+        self.end: Any = _nothing
+        if outermost:
+            Serving._outermost = self
+
+    def note(self, method: str, path: str) -> int:
+        """Begin, also where the block was left meanwhile."""
+        entry: int = self.begin(method, path)
+        return self.again(method, path) if entry == LEFT else entry
+
+    def again(self, method: str, path: str) -> int:
+        """Attach the table, and begin; what fails is logged, and then nothing is noted."""
+        self.begin, self.end = _not_noted, _nothing
+        shared = self._registry.shared
+        if shared is None or Serving._outermost not in (None, self):
+            return NOT_NOTED
+        try:
+            requests = shared.attach().requests
+        except Exception as error:
+            if _logged.first(str(error)):
+                log.warning("what process serves is not shown: %s", error)
+            return NOT_NOTED
+        self.begin, self.end = requests.begin, requests.end
+        entry: int = requests.begin(method, path)
+        return entry
+
+
+def text_of(path: str) -> str:
+    """Return a path as people read it, of one in WSGI's environment: bytes in the form of Latin-1 (PEP 3333)."""
+    if path.isascii():
+        return path
+    return path.encode("latin-1", "replace").decode(errors="replace")
+
+
+def _not_noted(method: str, path: str) -> int:
+    return NOT_NOTED
+
+
+def _nothing(entry: int) -> None:
+    pass

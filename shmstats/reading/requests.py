@@ -1,0 +1,69 @@
+"""What the processes of a block serve at the moment, read without their help: of stuck and stopped ones as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ..block.workers import Worker
+from ..layout import REQUEST, REQUESTS_PER_WORKER, WORKER, Layout, field_offset, struct_of
+
+_REQUEST = struct_of(REQUEST)
+_SERVING = field_offset(WORKER, "serving")
+_ATTEMPTS = 5
+
+
+class Request(NamedTuple):
+    """A request that a process is serving.
+
+    Attributes:
+        pid: of the process.
+        began: ns since 1970, to a few ms.
+        text: method and path without the query, cut at 110 bytes. A stranger may have chosen it.
+    """
+
+    pid: int
+    began: int
+    text: str
+
+
+class Served(NamedTuple):
+    """What one process serves.
+
+    Attributes:
+        worker: it.
+        requests: the first of them, longest first.
+        further: how many there are beside those.
+    """
+
+    worker: Worker
+    requests: list[Request]
+    further: int
+
+
+def read_requests(buf: memoryview, layout: Layout, workers: Iterable[Worker]) -> list[Served]:
+    """Return what each of some workers serves."""
+    return [Served(worker, *_of_worker(buf, layout, worker)) for worker in workers]
+
+
+def _of_worker(buf: memoryview, layout: Layout, worker: Worker) -> tuple[list[Request], int]:
+    slot = layout.workers + worker.slot * WORKER.itemsize + _SERVING
+    if not int.from_bytes(buf[slot : slot + 4], "little"):
+        return [], 0  # there may be no memory behind its entries
+    entries = layout.requests + worker.slot * REQUESTS_PER_WORKER * REQUEST.itemsize
+    found = (_read(buf, entries + number * REQUEST.itemsize) for number in range(REQUESTS_PER_WORKER))
+    requests = [Request(worker.pid, *entry) for entry in found if entry is not None]
+    requests.sort(key=lambda request: request.began)
+    return requests, int.from_bytes(buf[slot + 4 : slot + 8], "little")
+
+
+def _read(buf: memoryview, offset: int) -> tuple[int, str] | None:
+    """Return start and text of an entry; None for a free one, or one that changes all the time."""
+    for _ in range(_ATTEMPTS):
+        start, sequence, length, text = _REQUEST.unpack_from(buf, offset)
+        if start == 0:
+            return None
+        if sequence % 2 == 0 and _REQUEST.unpack_from(buf, offset)[:2] == (start, sequence):
+            shown = text[:length].decode(errors="replace")
+            return start, "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in shown)
+    return None
