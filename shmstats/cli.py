@@ -20,6 +20,8 @@ COMMANDS = {
     "reset": "shmstats.terminal.change:reset",
     "remove": "shmstats.terminal.change:remove",
     "clean": "shmstats.terminal.clean:clean",
+    "push": "shmstats.terminal.push:push",
+    "kit": "shmstats.terminal.kit:kit",
 }
 
 

@@ -194,6 +194,17 @@ KEYS = [
         hidden=True,
     ),
     text("api.protect", "admin", "'admin' or 'all'", ["admin", "all"], ["", "Admin", "none", "admin ", "all\n"]),
+    Key(
+        "api.peers",
+        [],
+        "a list of 'host:port' or '[ipv6]:port' (port 0 to 65535)",
+        [[], ["a:80", "[::1]:8080"]],
+        [
+            (None, "null (NoneType)"),
+            ("a:80", "'a:80' (str)"),
+            *(([value], "a value of type list") for value in ("a", "", "unix:/a", "a:65536", 80, None)),
+        ],
+    ),
     switch("statsd.enabled", False),
     text(
         "statsd.host",

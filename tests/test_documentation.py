@@ -100,8 +100,9 @@ def test_the_python_code_of_a_document_runs(document: str, tmp_path: Path) -> No
 def test_yaml_is_what_it_is_meant_for(block: Block) -> None:
     """With a section of ours it is a valid configuration; other documents are YAML."""
     for document in yaml.safe_load_all(block.text):
-        assert isinstance(document, dict)
-        sections = {name: value for name, value in document.items() if name in SECTIONS}
+        assert isinstance(document, (dict, list))
+        items = document.items() if isinstance(document, dict) else ()
+        sections = {name: value for name, value in items if name in SECTIONS}
         if sections:
             assert config.load(sections)
 

@@ -90,6 +90,13 @@ def _are_texts(values: Sequence[object]) -> bool:
     return all(isinstance(value, str) and value for value in values)
 
 
+def _hosts(about: str) -> dict[str, Rule]:
+    def accepts(given: list[object]) -> bool:
+        return all(isinstance(each, str) and _is_address(each) and not each.startswith("unix:") for each in given)
+
+    return {"rule": Rule((list,), accepts, "a list of 'host:port' or '[ipv6]:port' (port 0 to 65535)", about)}
+
+
 def _path(about: str) -> dict[str, Rule]:
     allowed = "a non-empty path without NUL, where a ~user at its start must be a known one"
     return {"rule": Rule((str, os.PathLike), _is_path, allowed, about)}
@@ -187,6 +194,9 @@ class ApiSettings:
     protect: str = field(
         default="admin",
         metadata=_choice("admin", "all", about="Which endpoints are protected: debug and files, or all."),
+    )
+    peers: list[str] = field(
+        default_factory=list, metadata=_hosts("Machines to scrape, this one among them, that /stats/targets tells of.")
     )
 
 

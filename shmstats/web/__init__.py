@@ -18,7 +18,7 @@ from flask import Flask
 from werkzeug.exceptions import HTTPException
 
 from ..registry import stats
-from . import debug, files, history, statistics  # noqa: F401 - importing a module puts its endpoints on the blueprint
+from . import debug, files, history, statistics, targets  # noqa: F401 - importing a module puts its endpoints on the blueprint
 from .blueprint import blueprint
 from .responses import error_response, keep_to_itself
 

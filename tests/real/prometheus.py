@@ -52,22 +52,32 @@ class Prometheus:
         directory: for its data and its log.
         jobs: for each job's name the port that it scrapes.
         interval: between two scrapes.
+        config: a whole configuration, instead of one of the jobs.
+        options: further ones of the command.
     """
 
-    def __init__(self, directory: Path, jobs: dict[str, int], interval: str = "500ms") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        jobs: dict[str, int],
+        interval: str = "500ms",
+        config: str | None = None,
+        options: tuple[str, ...] = (),
+    ) -> None:
         self._program = program("prometheus")
         self.log = directory / "prometheus.log"
         self._data = directory / "prometheus"
         self._config = directory / "prometheus.yml"
         listed = "".join(_JOB.format(name=name, port=port) for name, port in jobs.items())
-        self._config.write_text(_CONFIGURATION.format(interval=interval, jobs=listed))
+        self._config.write_text(_CONFIGURATION.format(interval=interval, jobs=listed) if config is None else config)
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._address = ""
 
     def __enter__(self) -> Prometheus:
         command = [
             self._program, f"--config.file={self._config}", f"--storage.tsdb.path={self._data}",
-            "--web.listen-address=127.0.0.1:0", "--log.level=debug",
+            "--web.listen-address=127.0.0.1:0", "--log.level=debug", *self._options,
         ]  # fmt: skip
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -84,6 +94,11 @@ class Prometheus:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(BOUND)
+
+    @property
+    def address(self) -> str:
+        """The URL of its API, without a slash at the end."""
+        return self._address
 
     def _port(self) -> int:
         assert self._process is not None

@@ -77,20 +77,25 @@ def write_request() -> Any:
 WriteRequest = write_request()
 
 
-def read(body: bytes, at: int = AT) -> dict[Series, float]:
-    """Read a body of remote write back; checks what the specification asks of it."""
-    found = {}
+def read_body(body: bytes) -> list[tuple[Series, float, int]]:
+    """Read a body of remote write back, with times; checks what the specification asks of it."""
+    found = []
     for series in WriteRequest.FromString(bytes(cramjam.snappy.decompress_raw(body))).timeseries:
         labels = [(label.name, label.value) for label in series.labels]
         assert labels == sorted(labels)
         assert all(value for _, value in labels)
         [sample] = series.samples
-        assert sample.timestamp == at
-        name = dict(labels)["__name__"]
-        key = name, tuple(pair for pair in labels if pair[0] != "__name__")
-        assert key not in found
-        found[key] = sample.value
+        key = dict(labels)["__name__"], tuple(pair for pair in labels if pair[0] != "__name__")
+        found.append((key, sample.value, sample.timestamp))
+    assert len({key for key, _, _ in found}) == len(found)
     return found
+
+
+def read(body: bytes, at: int = AT) -> dict[Series, float]:
+    """Read a body, all of whose samples are of one time."""
+    found = read_body(body)
+    assert {time for _, _, time in found} == {at}
+    return {key: value for key, value, _ in found}
 
 
 def is_stale(value: float) -> bool:

@@ -1,0 +1,45 @@
+"""The operator's kit: configuration of the programs around an application, as package data, and how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+
+def write(directory: Path, *, replace: bool = False) -> list[Path]:
+    """Write the kit into a directory, which is made if it is missing.
+
+    Args:
+        directory: where to.
+        replace: whether files that are there and differ are replaced.
+
+    Returns:
+        The files that were written; those that were there already, with the same content, are not among them.
+
+    Raises:
+        FileExistsError: a file is there and differs; nothing was written.
+        OSError: it cannot be written.
+    """
+    contents = {directory / path: file.read_bytes() for path, file in _files(files(__package__) / "files", Path())}
+    new = {path: content for path, content in contents.items() if not _is_there(path, content)}
+    differing = [path for path in new if path.exists()]
+    if differing and not replace:
+        raise FileExistsError(f"{differing[0]} is there, and differs from the kit's: move it away, or use --replace")
+    for path, content in new.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return list(new)
+
+
+def _files(directory: Traversable, path: Path) -> Iterator[tuple[Path, Traversable]]:
+    for entry in sorted(directory.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _files(entry, path / entry.name)
+        else:
+            yield path / entry.name, entry
+
+
+def _is_there(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content

@@ -1,0 +1,22 @@
+"""``shmstats kit``: writes the operator's kit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shmstats import kit as package
+from shmstats.terminal.command import CONTEXT, Command
+
+
+@click.command(cls=Command, context_settings=CONTEXT)
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--replace", is_flag=True, help="Replace files that are there and differ.")
+def kit(directory: Path, replace: bool) -> None:
+    """Write configuration for Prometheus, Grafana, systemd, nginx, compose and Kubernetes into DIRECTORY."""
+    written = package.write(directory, replace=replace)
+    for file in written:
+        click.echo(f"wrote {file}")
+    if not written:
+        click.echo("all of it is there already")

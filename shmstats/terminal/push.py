@@ -1,0 +1,105 @@
+"""``shmstats push``: sends the statistics once, as a batch job does at its end, or again and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from shmstats import snapshot as saved
+from shmstats.block import read_only
+from shmstats.config import PushSettings
+from shmstats.series import Snapshot
+from shmstats.sinks.push.sender import FORMATS, PushError, Sender
+from shmstats.sinks.push.stale import Stale
+from shmstats.terminal.command import (
+    CONTEXT,
+    Command,
+    Failure,
+    Key,
+    NotThereError,
+    not_empty,
+    note,
+    reading_options,
+    settings_of,
+)
+
+
+@click.command(cls=Command, context_settings=CONTEXT)
+@reading_options
+@click.option("--to", "url", metavar="URL", type=Key(PushSettings, "url"), help="Where to, instead of push.url.")
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), help="Instead of push.format.")
+@click.option("--from", "file", metavar="SNAPSHOT", callback=not_empty, help="Push this saved snapshot.")
+@click.option("--watch", metavar="SECONDS", type=click.FloatRange(0.1, 86_400), help="Again every so many seconds.")
+@click.option("--forget", is_flag=True, help="End all series: what was pushed leaves graphs at once.")
+def push(
+    config: str | None,
+    data: str | None,
+    url: str | None,
+    form: str | None,
+    file: str | None,
+    watch: float | None,
+    forget: bool,
+) -> None:
+    """Push a snapshot of all statistics.
+
+    It is taken of the live block; where there is none, the saved snapshot is pushed. Identity and times are those of
+    the data directory, so totals go on from one run to the next.
+    """
+    settings = settings_of(config, data)
+    pushing = replace(settings.push, url=url or settings.push.url, format=form or settings.push.format)
+    if pushing.url is None:
+        raise click.UsageError("There is nowhere to push to: give --to URL, or set push.url in the configuration.")
+    if forget and watch is not None:
+        raise click.UsageError("--forget ends the series: it does not go with --watch.")
+
+    def read() -> Snapshot:
+        return saved.load(Path(file)) if file is not None else _newest(settings.path.data)
+
+    try:
+        sender = Sender.for_directory(pushing, saved.stats_directory(settings.path.data))
+        if forget and not sender.can_forget:
+            raise click.UsageError(f"--forget: the format {pushing.format} has no way to end series.")
+        sender.push(read(), Stale.ALL if forget else Stale.NONE)
+    except PushError as error:
+        raise Failure(click.get_current_context().command_path, str(error)) from error
+    if watch is not None:
+        _repeat(sender, read, watch)
+
+
+def _newest(data: Path) -> Snapshot:
+    """Return what is counted in the live block, or else what is saved.
+
+    Raises:
+        NotThereError: there is neither.
+    """
+    try:
+        with read_only(data) as reader:
+            return reader.read()
+    except FileNotFoundError:
+        pass
+    try:
+        return saved.load(saved.stats_directory(data) / saved.FILE)
+    except FileNotFoundError:
+        raise NotThereError(
+            f"there is neither a live block nor a saved snapshot for the data directory {data}"
+        ) from None
+
+
+def _repeat(sender: Sender, read: Callable[[], Snapshot], seconds: float) -> None:
+    """Push until interrupted; what fails is said, once, and tried again."""
+    said = ""
+    try:
+        while True:
+            time.sleep(seconds)
+            try:
+                sender.push(read())
+                said = ""
+            except PushError as error:
+                note(str(error) if error.reason != said else "")
+                said = error.reason
+    except KeyboardInterrupt:
+        return

@@ -1,0 +1,117 @@
+"""`shmstats push` and `shmstats kit`: what a batch job runs at its end, and what an operator runs once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from test_push_formats import is_stale, read_body
+
+JOB = "import shmstats; shmstats.init(%r); shmstats.stats.incr('job', 'done', 5); shmstats.close()"
+
+
+class Receiver(ThreadingHTTPServer):
+    """Takes every push; ``bodies`` has them."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/api/v1/write"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        assert isinstance(self.server, Receiver)
+        self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def shmstats(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "shmstats", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def job(data: Path) -> None:
+    """Run a batch job that counts five times."""
+    subprocess.run([sys.executable, "-c", JOB % {"path": {"data": str(data)}}], check=True, timeout=60)
+
+
+def test_totals_go_on_over_the_runs_of_a_job_until_they_are_forgotten(tmp_path: Path, receiver: Receiver) -> None:
+    data = tmp_path / "data"
+    instances, values, times = set(), [], []
+    for _ in range(3):
+        job(data)
+        done = shmstats("push", "--data", data, "--to", receiver.url)
+        assert (done.returncode, done.stderr) == (0, "")
+        [(series, value, time)] = [each for each in read_body(receiver.bodies[-1]) if each[0][0] == "done_total"]
+        instances.add(dict(series[1])["instance"])
+        values.append(value)
+        times.append(time)
+    assert values == [5, 10, 15]
+    assert times == sorted(set(times))
+    assert instances == {json.loads((data / "stats/identity.json").read_text())["uuid"]}
+    assert shmstats("push", "--data", data, "--to", receiver.url, "--forget").returncode == 0
+    assert all(is_stale(value) for _, value, _ in read_body(receiver.bodies[-1]))
+
+
+def test_a_snapshot_file_is_pushed_under_the_identity_of_the_data_directory(tmp_path: Path, receiver: Receiver) -> None:
+    job(tmp_path / "data")
+    saved = tmp_path / "data/stats/simple.json"
+    moved = saved.rename(tmp_path / "copy.json")
+    config = tmp_path / "shmstats.yml"
+    config.write_text(json.dumps({"path": {"data": str(tmp_path / "data")}, "push": {"url": receiver.url}}))
+    assert shmstats("push", "--config", config, "--from", moved).returncode == 0
+    assert ("done_total", 5.0) in {(name, value) for (name, _), value, _ in read_body(receiver.bodies[-1])}
+    without = shmstats("push", "--config", config)
+    assert (without.returncode, len(without.stderr.splitlines())) == (1, 1)
+    assert "neither a live block nor a saved snapshot" in without.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ((), 2, "nowhere to push to"),
+        (("--to", "http://127.0.0.1:1/", "--watch", "1", "--forget"), 2, "does not go with --watch"),
+        (("--to", "http://127.0.0.1:1/", "--format", "import", "--forget"), 2, "no way to end series"),
+        (("--to", "ftp://h/"), 2, "allowed:"),
+        (("--to", "http://127.0.0.1:1/"), 1, "Connection refused"),
+    ],
+)
+def test_what_cannot_be_pushed_is_said_without_a_traceback(
+    tmp_path: Path, arguments: tuple[str, ...], status: int, said: str
+) -> None:
+    job(tmp_path / "data")
+    done = shmstats("push", "--data", tmp_path / "data", *arguments)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_kit_is_written_once(tmp_path: Path) -> None:
+    done = shmstats("kit", tmp_path / "kit")
+    assert done.returncode == 0
+    assert (tmp_path / "kit/prometheus/rules/shmstats.yml").exists()
+    assert shmstats("kit", tmp_path / "kit").stdout == "all of it is there already\n"
+    (tmp_path / "kit/README.md").write_text("mine")
+    again = shmstats("kit", tmp_path / "kit")
+    assert (again.returncode, len(again.stderr.splitlines())) == (1, 1)
