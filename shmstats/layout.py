@@ -32,7 +32,15 @@ header
 ``heap``
     The keys of the names (`shmstats.block.keys` tells their form) and what is declared about them.
 ``cells``
-    A `CELL` for each row and column. A statistic owns ``width`` consecutive columns.
+    A `CELL` of 8 bytes for each row and column. A series owns ``width`` consecutive columns: its lock, then its
+    values::
+
+        counter    | lock seq | n       |
+        gauge      | lock seq | integer | double  | owner | moment |   owner and moment where each worker has its own
+        histogram  | lock seq | sum     | maximum | bucket 0 | bucket 1 | ...
+
+    ``seq`` of a gauge is 0 where the integer is its value and 1 where the double is; of a histogram it is odd while
+    that is written, and another number afterwards.
 
 Every section starts on a page of its own, every row as well. All numbers are little-endian. The names,
 heap, index, worker and request sections are reserved as far as they are used (see `shmstats.block.segment`).
@@ -95,7 +103,7 @@ HEADER = np.dtype(
         ("magic", "<u8"),
         ("layout_version", "<u4"),
         ("protocol", "<u4"),
-        ("capacity", "<u4"),  # cells of a row
+        ("capacity", "<u4"),  # counters that a row has room for
         ("max_workers", "<u4"),  # rows beside row 0
         ("namespace", "<u8"),  # inode of the creator's pid namespace
         ("started", "<u8"),  # CLOCK_MONOTONIC in ns: creation, or adoption after a crash
@@ -175,9 +183,13 @@ NAME = np.dtype(
     ]
 )
 
-CELL = np.dtype([("lock", "<u4"), ("seq", "<u4"), ("value", "<i8")])
+#: A series' first cell is its lock; each of the others is a value, an integer or a double.
+CELL = np.dtype({"names": ["lock", "seq", "value"], "formats": ["<u4", "<u4", "<i8"], "offsets": [0, 4, 0]})
 
 CELLS_PER_PAGE = PAGE // CELL.itemsize
+
+#: Cells of a counter, the smallest series.
+COUNTER_WIDTH = 2
 
 
 _STRUCT_CODES = {"|u1": "B", "<u2": "H", "<u4": "I", "<u8": "Q", "<i8": "q"}
@@ -218,7 +230,7 @@ class Layout:
     """Where each section of a block is, given its two sizes.
 
     Attributes:
-        capacity: cells of a row.
+        capacity: counters that a row has room for; other series take more.
         max_workers: rows beside the shared row 0.
     """
 
@@ -229,6 +241,11 @@ class Layout:
     def rows(self) -> int:
         """Rows, with the shared one."""
         return self.max_workers + 1
+
+    @cached_property
+    def columns(self) -> int:
+        """Cells of a row."""
+        return self.capacity * COUNTER_WIDTH
 
     @cached_property
     def workers(self) -> int:
@@ -262,7 +279,7 @@ class Layout:
 
     @cached_property
     def names(self) -> int:
-        """Offset of the name records; there are as many as a row has cells."""
+        """Offset of the name records; there are as many as a row has room for counters."""
         return self.index + _pages(self.index_slots * 4)
 
     @cached_property
@@ -283,7 +300,7 @@ class Layout:
     @cached_property
     def row_bytes(self) -> int:
         """Bytes from one row of cells to the next."""
-        return _pages(self.capacity * CELL.itemsize)
+        return _pages(self.columns * CELL.itemsize)
 
     @cached_property
     def size(self) -> int:

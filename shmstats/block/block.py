@@ -28,6 +28,7 @@ from ..layout import (
     HEADER,
     LAYOUT_VERSION,
     MAGIC,
+    NAME,
     PAGE,
     PROTOCOLS,
     REQUEST,
@@ -156,7 +157,7 @@ class Block:
             self._buf,
             offset=self.layout.cells,
             rows=self.layout.rows,
-            capacity=self.layout.capacity,
+            capacity=self.layout.columns,
             row_bytes=self.layout.row_bytes,
             generation_offset=field_offset(HEADER, "generation"),
             owner=self.worker.word,
@@ -420,8 +421,8 @@ class Block:
 
     def store_counters(self, columns: list[int], values: list[Any]) -> None:
         """Set counters to integers in row 0, which has memory there. The block is not yet anyone else's."""
-        row = np.frombuffer(self._buf, CELL, self.layout.capacity, self.layout.cells)
-        row["value"][columns] = values
+        row = np.frombuffer(self._buf, CELL, self.layout.columns, self.layout.cells)
+        row["value"][np.array(columns, np.intp) + 1] = values
 
     def leave(self, save: Callable[[Block], None] = lambda block: None) -> None:
         """Give up the slot. The last live worker saves and unlinks the block.
@@ -569,13 +570,15 @@ def _adopt(buf: memoryview, layout: Layout) -> None:
 
 
 def _free_locks(buf: memoryview, layout: Layout) -> None:
-    """Free every cell's lock. No live process has the block attached."""
+    """Free every series' lock. No live process has the block attached."""
+    records = np.frombuffer(buf, NAME, int(read_header(buf)["names"]), layout.names)
+    locks = records["cell"][records["width"] > 0]
     reader = BlockReader(buf, layout)
-    pages = np.argwhere(reader.reserved()).tolist()
+    reserved = reader.reserved()[:, locks // CELLS_PER_PAGE]
     reader.close()
-    for row, page in pages:
-        offset = layout.cells + row * layout.row_bytes + page * PAGE
-        np.frombuffer(buf, CELL, CELLS_PER_PAGE, offset)["lock"] = 0
+    for row in range(layout.rows):
+        cells = np.frombuffer(buf, CELL, layout.columns, layout.cells + row * layout.row_bytes)
+        cells["lock"][locks[reserved[row]]] = 0
 
 
 def _reserve_fixed_parts(segment: Segment, layout: Layout) -> None:

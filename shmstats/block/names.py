@@ -35,7 +35,7 @@ import numpy as np
 
 from ..core import Cells
 from ..hashing import blake2b
-from ..layout import DELETED, HEADER, NAME, PAGE, Layout, field_offset, struct_of
+from ..layout import COUNTER_WIDTH, DELETED, HEADER, NAME, PAGE, Layout, field_offset, struct_of
 from ..series import Declaration, Kind, Labels, Mode
 from .segment import BlockError
 
@@ -114,16 +114,16 @@ class Record(NamedTuple):
 
 
 def width_of(declared: Declaration) -> int:
-    """Return how many cells a series has.
+    """Return how many cells a series has: its lock, and its values.
 
     A gauge has one for an int and one for a float, and where each worker has its own value, one that says
     whose it is and one for its time. A histogram has its sum, its maximum, and a bucket more than bounds.
     """
     if declared.kind is Kind.COUNTER:
-        return 1
+        return COUNTER_WIDTH
     if declared.kind is Kind.HISTOGRAM:
-        return 2 + len(declared.bounds or DEFAULT_BOUNDS) + 1
-    return 2 if declared.mode is Mode.LAST else 4
+        return 1 + 2 + len(declared.bounds or DEFAULT_BOUNDS) + 1
+    return 3 if declared.mode is Mode.LAST else 5
 
 
 def check_text(what: str, text: object) -> str:
@@ -345,9 +345,8 @@ class NameTable:
                 return self._take_over(number, key, wanted, place)
         number, cell, heap = words[_COUNT], words[_CELLS], longs[_HEAP]
         _, kind, flags, _, width, mode, family = wanted
-        capacity = self._layout.capacity
-        if number >= capacity or cell + width > capacity:
-            raise BlockFullError(f"all {capacity} cells of the block are in use")
+        if number >= self._layout.capacity or cell + width > self._layout.columns:
+            raise BlockFullError(f"the capacity of the block, {self._layout.capacity}, is in use")
         room = -(-len(key) // _ROOM_STEP) * _ROOM_STEP
         self._check_heap(room, reserve)
         offset = number * _NAME.size
@@ -395,8 +394,8 @@ class NameTable:
         lengths = np.array([len(key) for key in keys], np.int64)
         rooms = -(-lengths // _ROOM_STEP) * _ROOM_STEP
         total = int(widths.sum())
-        if max(number + len(keys), cell + total) > self._layout.capacity:
-            raise BlockFullError(f"all {self._layout.capacity} cells of the block are in use")
+        if number + len(keys) > self._layout.capacity or cell + total > self._layout.columns:
+            raise BlockFullError(f"the capacity of the block, {self._layout.capacity}, is in use")
         self._check_heap(int(rooms.sum()), reserve)
         _reserve_growth(reserve, self._names, number * _NAME.size, len(keys) * _NAME.size)
         self._grow_index(number + len(keys), reserve)

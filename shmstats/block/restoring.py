@@ -90,7 +90,7 @@ def _register(block: Block, part: list[_Saved]) -> None:
         wanted.append(record)
     width = sum(record.width for record in wanted)
     cell = block.names.cells_used
-    if cell + width <= block.layout.capacity and not block.space.reserve_cells(SHARED_ROW, cell, width):
+    if cell + width <= block.layout.columns and not block.space.reserve_cells(SHARED_ROW, cell, width):
         raise BlockFullError("shared memory is full")
     first, cells = block.names.add_all([key for _, key, _ in part], wanted, block.cells, block.space.reserve)
     counters = [i for i, (name, _, _) in enumerate(part) if name.kind is Kind.COUNTER]
@@ -117,7 +117,7 @@ def _families(block: Block, part: list[_Saved]) -> dict[bytes, Record]:
             elif name.labels:
                 missing[family] = Record(-1, name.kind, FAMILY, 0, 0)
     if missing and block.names.count + len(missing) + len(part) > block.layout.capacity:
-        raise BlockFullError(f"all {block.layout.capacity} records of the block are in use")
+        raise BlockFullError(f"the capacity of the block, {block.layout.capacity}, is in use")
     for family, wanted in missing.items():
         families[family] = block.add(family, wanted)
     return families
@@ -151,7 +151,7 @@ def _reason_against(block: Block, name: Name, key: bytes, value: Value) -> str:
     if name.kind is Kind.HISTOGRAM:
         family = block.names.family_of(key)
         declared = (block.declared(family) if family else None) or Declaration(name.kind)
-        buckets = width_of(declared) - 2
+        buckets = width_of(declared) - 3
         if not isinstance(value, Distribution) or len(value.buckets) != buckets:
             return f"a histogram must have {buckets} buckets: {value!r:.80}"
         fits = all(INT64_MIN <= bucket <= INT64_MAX for bucket in value.buckets)

@@ -29,7 +29,7 @@ def find_damage(buf: memoryview, layout: Layout) -> str:
     header = np.frombuffer(buf, HEADER, 1).copy()[0]
     limits = {
         "names": layout.capacity,
-        "cells": layout.capacity,
+        "cells": layout.columns,
         "heap": layout.heap_bytes,
         "slots": WORKER_SLOTS,
     }
@@ -49,7 +49,7 @@ def _damage_of_records(records: np.ndarray[Any, np.dtype[Any]], layout: Layout) 
         "a state": live | (records["state"] == REMOVED),
         "a kind": ~live | np.isin(records["kind"], _KINDS),
         "a mode": ~live | np.isin(records["mode"], _MODES),
-        "cells": _within(records["cell"], records["width"], layout.capacity),
+        "cells": _within(records["cell"], records["width"], layout.columns),
         "a place for its key": _within(records["key"], records["room"], layout.heap_bytes),
         "a length": records["length"] <= records["room"],
         "a place for its note": _within(records["note"], records["note_room"], layout.heap_bytes),

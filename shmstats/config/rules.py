@@ -164,7 +164,12 @@ class StatsSettings:
     flush_interval_ms: int = field(
         default=1000, metadata=_integer(1, 3_600_000, "Buffered mode: longest time between flushes, in ms.")
     )
-    capacity: int = field(default=65536, metadata=_integer(256, 16_777_216, "Cells in each worker row."))
+    capacity: int = field(
+        default=65536,
+        metadata=_integer(
+            256, 16_777_216, "Counters of 16 bytes that each worker row has room for; a gauge takes 24 bytes."
+        ),
+    )
     max_workers: int = field(
         default=64, metadata=_integer(1, 1024, "Worker rows; processes beyond that number share rows.")
     )

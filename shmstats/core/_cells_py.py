@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 CORE = "Python"
 PROTOCOL = 2
-CELL_LAYOUT = {"lock": (0, 4), "seq": (4, 4), "value": (8, 8), "size": 16}
+CELL_LAYOUT = {"lock": (0, 4), "seq": (4, 4), "value": (0, 8), "size": 8}
 
-_CELL_BYTES = 16
+_CELL_BYTES = 8
 _CELLS_PER_PAGE = 4096 // _CELL_BYTES
 
 
@@ -40,7 +40,8 @@ def _saturated(value: int) -> int:
     return min(max(value, INT64_MIN), INT64_MAX)
 
 
-#: A gauge is an int and a double; a contribution to one has behind them whose it is, and when it was made.
+#: Values are counted from the cell behind the lock. A gauge is an int and a double; a contribution to one has behind
+#: them whose it is, and when it was made.
 _INTEGER, _REAL, _OWNER, _MOMENT = 0, 1, 2, 3
 
 #: Whose contribution a write to a gauge is (0: the gauge is shared by all), whether it goes with its owner, whether
@@ -95,9 +96,9 @@ class Cells:
         if (
             min(offset, generation_offset, held_offset) < 0
             or min(rows, capacity, owner) < 1
-            or row_bytes < capacity * CELL_LAYOUT["size"]  # type: ignore[operator]
+            or row_bytes < capacity * _CELL_BYTES
             or generation_offset % 8
-            or offset % CELL_LAYOUT["size"]  # type: ignore[operator]
+            or offset % _CELL_BYTES
             or generation_offset > len(buffer) - 8
             or held_offset % 8
             or held_offset > len(buffer) - 8
@@ -105,7 +106,7 @@ class Cells:
         ):
             raise ValueError("the cells do not fit into the buffer")
         if limit:
-            cells, rows = memoryview(bytearray(capacity * 16)), 1
+            cells, rows = memoryview(bytearray(capacity * _CELL_BYTES)), 1
         else:
             cells = buffer[offset : offset + rows * row_bytes]
         self._words = cells.cast("I")
@@ -118,7 +119,7 @@ class Cells:
         self._routes: dict[int, tuple[int, int]] = {}
         self._flush_statistics: tuple[int, int, tuple[float, ...]] | None = None
         self._rows, self._capacity = rows, capacity
-        self._pitch = row_bytes // 16
+        self._pitch = row_bytes // _CELL_BYTES
         self._owner = owner
         self._locks = locks
         self._takeovers = -1
@@ -147,8 +148,8 @@ class Cells:
         except ValueError:  # closed in between
             return 0
 
-    def at(self, row: int, column: int, width: int = 1) -> int:
-        """Return the number of a cell, counted over all rows."""
+    def at(self, row: int, column: int, width: int = 2) -> int:
+        """Return the number of a series' first cell, its lock, counted over all rows."""
         if not self._open:
             raise ValueError("the cells are closed")
         if not (0 <= row < self._rows and 0 <= column <= self._capacity - width):
@@ -168,8 +169,8 @@ class Cells:
         with self._locked(cell, generation) as usable:
             if not usable:
                 return False
-            total = self._values[2 * cell + 1] + n
-            self._values[2 * cell + 1] = total if INT64_MIN <= total <= INT64_MAX else _saturated(total)
+            total = self._values[cell + 1] + n
+            self._values[cell + 1] = total if INT64_MIN <= total <= INT64_MAX else _saturated(total)
             full = self._limit > 0 and self._hold(operations)
         if full:
             self._flush_full()
@@ -193,7 +194,7 @@ class Cells:
     def add_distribution(
         self, row: int, column: int, total: float, maximum: float, buckets: tuple[int, ...], generation: int
     ) -> bool:
-        cell = self.at(row, column, _BUCKETS + len(buckets))
+        cell = self.at(row, column, 1 + _BUCKETS + len(buckets))
         return self._add_distribution_at(cell, total, maximum, enumerate(buckets), generation)
 
     def _add_distribution_at(
@@ -209,14 +210,14 @@ class Cells:
         with self._locked(cell, generation) as usable:
             if not usable:
                 return False
-            self._words[4 * cell + 1] |= 1
-            doubles, values, first = self._doubles, self._values, 2 * cell + 1
-            doubles[first + 2 * _SUM] = _finite(doubles[first + 2 * _SUM] + total)
-            doubles[first + 2 * _MAXIMUM] = max(doubles[first + 2 * _MAXIMUM], maximum)
+            self._words[2 * cell + 1] |= 1
+            doubles, values, first = self._doubles, self._values, cell + 1
+            doubles[first + _SUM] = _finite(doubles[first + _SUM] + total)
+            doubles[first + _MAXIMUM] = max(doubles[first + _MAXIMUM], maximum)
             for bucket, n in buckets:
-                place = first + 2 * (_BUCKETS + bucket)
+                place = first + _BUCKETS + bucket
                 values[place] = _saturated(values[place] + n)
-            self._words[4 * cell + 1] = self._words[4 * cell + 1] + 1 & 0xFFFFFFFF
+            self._words[2 * cell + 1] = self._words[2 * cell + 1] + 1 & 0xFFFFFFFF
             full = self._hold(operations)
         if full:
             self._flush_full()
@@ -227,9 +228,9 @@ class Cells:
         guard = self._locks.guard
         guard.enter()  # quicker than ``with``: a flush takes every column
         try:
-            values = tuple(self._values[2 * cell + 1 : 2 * (cell + width) : 2])
-            for place in range(cell, cell + width):
-                self._values[2 * place + 1] = 0
+            values = tuple(self._values[cell + 1 : cell + width])
+            for place in range(cell + 1, cell + width):
+                self._values[place] = 0
         finally:
             guard.leave()
         return values
@@ -243,7 +244,7 @@ class Cells:
 
     def note_flushes(self, flushes: int, durations: int, bounds: bytes) -> None:
         limits = struct.unpack(f"{len(bounds) // 8}d", bounds)
-        width = _BUCKETS + 1 + len(limits)
+        width = 1 + _BUCKETS + 1 + len(limits)
         self._flush_statistics = self.at(0, flushes), self.at(0, durations, width), limits
 
     def flush(self, generation: int) -> bool:
@@ -254,7 +255,7 @@ class Cells:
         with self._locks.guard:
             self._held[0] = 0
             if self._flush_statistics is not None:
-                self._values[2 * self._flush_statistics[0] + 1] += 1
+                self._values[self._flush_statistics[0] + 1] += 1
             for column, (width, row) in self._routes.items():
                 values = self.take(column, width)
                 done = False
@@ -274,14 +275,14 @@ class Cells:
         return True
 
     def add_values(self, row: int, column: int, values: tuple[int, ...], generation: int) -> bool:
-        """Add what `take` returned: a counter's value, or all cells of a histogram."""
+        """Add what `take` returned: a counter's value, or all of a histogram."""
         if len(values) == 1:
             return self.add_at(self.at(row, column), values[0], generation, operations=0)
         total, maximum = struct.unpack("<2d", struct.pack("<2q", *values[:_BUCKETS]))
         return self.add_distribution(row, column, total, maximum, values[_BUCKETS:], generation)
 
     def load(self, row: int, column: int) -> int:
-        return self._values[2 * self.at(row, column) + 1]
+        return self._values[self.at(row, column) + 1]
 
     def clear(self, row: int, column: int, width: int, is_histogram: bool = False) -> bool:
         first = self.at(row, column, width)
@@ -289,28 +290,28 @@ class Cells:
             if not usable:
                 return False
             if is_histogram:
-                self._words[4 * first + 1] |= 1
-            for cell in range(first, first + width):
-                self._values[2 * cell + 1] = 0
+                self._words[2 * first + 1] |= 1
+            for cell in range(first + 1, first + width):
+                self._values[cell] = 0
             # Of a histogram not 0: a reader that began before would not notice.
-            self._words[4 * first + 1] = self._words[4 * first + 1] + 1 & 0xFFFFFFFF if is_histogram else 0
+            self._words[2 * first + 1] = self._words[2 * first + 1] + 1 & 0xFFFFFFFF if is_histogram else 0
         return True
 
     def load_gauge(self, row: int, column: int) -> int | float:
-        return self._load_gauge_at(self.at(row, column, 2))
+        return self._load_gauge_at(self.at(row, column, 3))
 
     def _load_gauge_at(self, cell: int) -> int | float:
-        if self._words[4 * cell + 1] & 1:
-            return self._doubles[2 * cell + 3]
-        return self._values[2 * cell + 1]
+        if self._words[2 * cell + 1] & 1:
+            return self._doubles[cell + 1 + _REAL]
+        return self._values[cell + 1 + _INTEGER]
 
     def _put_gauge_at(self, cell: int, value: int | float) -> None:
         if isinstance(value, float):
-            self._doubles[2 * cell + 3] = value
-            self._words[4 * cell + 1] = 1
+            self._doubles[cell + 1 + _REAL] = value
+            self._words[2 * cell + 1] = 1
         else:
-            self._values[2 * cell + 1] = value
-            self._words[4 * cell + 1] = 0
+            self._values[cell + 1 + _INTEGER] = value
+            self._words[2 * cell + 1] = 0
 
     def _contribute(self, cell: int, value: int | float, by: _Contributor) -> None:
         """Put a number into a gauge, whose lock is held, and sign it where it is a contribution.
@@ -322,18 +323,18 @@ class Cells:
         if not owner:
             self._put_gauge_at(cell, value)
             return
-        place = 2 * cell + 1
-        changes = self._values[place + 2 * _OWNER] != owner
+        place = cell + 1
+        changes = self._values[place + _OWNER] != owner
         if changes and live:
-            self._values[place + 2 * _OWNER] = 0
+            self._values[place + _OWNER] = 0
         self._put_gauge_at(cell, value)
         if stamped:
-            self._values[place + 2 * _MOMENT] = time.monotonic_ns()
+            self._values[place + _MOMENT] = time.monotonic_ns()
         if changes:
-            self._values[place + 2 * _OWNER] = owner
+            self._values[place + _OWNER] = owner
 
     def set_gauge(self, row: int, column: int, value: object, generation: int, by: _Contributor = _NOBODY) -> bool:
-        return self.set_gauge_at(self.at(row, column, 4 if by[0] else 2), value, generation, by)
+        return self.set_gauge_at(self.at(row, column, 5 if by[0] else 3), value, generation, by)
 
     def set_gauge_at(self, cell: int, value: object, generation: int, by: _Contributor = _NOBODY) -> bool:
         """Do as `set_gauge`, for a cell by its number."""
@@ -355,7 +356,7 @@ class Cells:
         seen: int = 0,
         anew: bool = False,
     ) -> bool:
-        cell = self.at(row, column, 4 if by[0] else 2)
+        cell = self.at(row, column, 5 if by[0] else 3)
         return self.add_gauge_at(cell, n, generation, by, (seen, anew) if by[3] else None)
 
     def add_gauge_at(
@@ -383,7 +384,7 @@ class Cells:
 
     def is_owner(self, cell: int, owner: int) -> bool:
         """Whether a contribution is that of an owner."""
-        return self._values[2 * (cell + _OWNER) + 1] == owner
+        return self._values[cell + 1 + _OWNER] == owner
 
     def publish(self, offset: int, value: int) -> None:
         if not self._open or offset < 0 or offset % 4 or offset > len(self._whole) - 4:
@@ -402,10 +403,10 @@ class Cells:
     def hold(self, row: int, column: int, word: int) -> None:
         cell = self.at(row, column)
         self._locks.lock(FIRST_CELL + cell)
-        self._words[4 * cell] = word
+        self._words[2 * cell] = word
 
     def holder(self, row: int, column: int) -> int:
-        return self._words[4 * self.at(row, column)]
+        return self._words[2 * self.at(row, column)]
 
     def close(self) -> None:
         self._open = False
@@ -432,7 +433,7 @@ def sum_columns(
         or rows > (len(block) - pages) // bitmap_bytes
     ):
         raise ValueError("the cells do not fit into the block")
-    values: Any = np.ndarray((rows, columns), "<i8", block, cells + 8, (row_bytes, _CELL_BYTES))
+    values: Any = np.ndarray((rows, columns), "<i8", block, cells, (row_bytes, _CELL_BYTES))
     bits = np.frombuffer(block, np.uint8, rows * bitmap_bytes, pages).reshape(rows, bitmap_bytes)
     reserved = np.unpackbits(bits, axis=1, bitorder="little")
     sums = np.zeros(columns, np.int64)
@@ -494,7 +495,7 @@ class _LockedCell:
         cells = self._cells
         try:
             if kind is None and self._is_locked and cells._open:
-                cells._words[4 * self._cell] = 0
+                cells._words[2 * self._cell] = 0
         finally:
             self._let_go()
         return kind is ValueError and cells._inherited
@@ -507,9 +508,9 @@ class _LockedCell:
             self._is_locked = True  # before it is so: an exception may come in between
             cells._locks.lock(FIRST_CELL + cell)
             words = cells._words
-            if words[4 * cell] not in (0, cells._owner) and cells._takeovers >= 0:
-                cells._values[2 * cells._takeovers + 1] += 1
-            words[4 * cell] = cells._owner
+            if words[2 * cell] not in (0, cells._owner) and cells._takeovers >= 0:
+                cells._values[cells._takeovers + 1] += 1
+            words[2 * cell] = cells._owner
         return generation is None or generation == cells._generation[0]
 
     def _let_go(self) -> None:
@@ -562,7 +563,7 @@ class Series:
         self._cell = cells.at(row, column, width)
         self._bounds, self._by = None, by
         if bounds:
-            if len(bounds) != 8 * (width - _BUCKETS - 1):
+            if len(bounds) != 8 * (width - _BUCKETS - 2):
                 raise ValueError(f"{len(bounds)} bytes of bounds do not fit a histogram of {width} cells")
             self._bounds = struct.unpack(f"{len(bounds) // 8}d", bounds)
         self._cells, self._generation, self._monotonic = cells, generation, monotonic

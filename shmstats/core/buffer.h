@@ -2,7 +2,7 @@
  *
  * A buffer is a row of this process's own. There no lock is needed, and seq is free: lock says where a column goes,
  * and seq that it is in the list of dirty ones. It is flushed to the block when it is full. */
-enum { ROW_SHIFT = 16, WIDTH_MASK = 0xFFFF, MAX_WIDTH = 256 };
+enum { ROW_SHIFT = 16, WIDTH_MASK = 0xFFFF };
 
 static inline void
 mark_dirty(Cells *cells, Cell *cell)
@@ -31,7 +31,7 @@ add_integer(Cells *cells, Cell *cell, uint64_t generation, int64_t n)
     if (cells->buffered != NULL) {
         if (UNLIKELY(current(cells->generation) != generation))
             return MISS;
-        cell->value = saturating_add(cell->value, n);
+        add_to_value(cell, 0, n);
         return held_one_more(cells, cell, generation);
     }
     Cells *kept;
@@ -113,8 +113,8 @@ add_histogram(Cell *histogram, const Cell *more, Py_ssize_t width)
 {
     uint32_t seq = begin_write(histogram);
     add_to_moments(histogram, load_double(more, SUM), load_double(more, MAXIMUM));
-    for (Py_ssize_t i = BUCKETS; i < width; i++)
-        add_to_value(histogram, i, more[i].value);
+    for (Py_ssize_t i = BUCKETS; i < width - LOCK_CELLS; i++)
+        add_to_value(histogram, i, load_value(more, i));
     end_write(histogram, seq);
 }
 
@@ -148,12 +148,12 @@ flush_column(Cells *cells, uint32_t column)
         release(to, kept);
         return MISS;
     }
-    if (width == 1)
-        add_to_value(to, 0, cell->value);
+    if (width == LOCK_CELLS + 1)
+        add_to_value(to, 0, load_value(cell, 0));
     else
         add_histogram(to, cell, width);
-    for (Py_ssize_t i = 0; i < width; i++)
-        cell[i].value = 0;
+    for (Py_ssize_t i = 0; i < width - LOCK_CELLS; i++)
+        store_value(cell, i, 0);
     mark_clean(cells, column);
     release(to, kept);
     return DONE;
@@ -168,7 +168,7 @@ flush_buffer(Cells *cells, uint64_t generation)
     int64_t start = monotonic_nanoseconds();
     *cells->held = 0;
     if (cells->flushes != NULL) {
-        cells->flushes->value++;
+        add_to_value(cells->flushes, 0, 1);
         mark_dirty(cells, cells->flushes);
     }
     while (cells->n_dirty > 0) {

@@ -1,19 +1,25 @@
 /* Cells of a block, as one worker sees them, and their locks.
  *
- * A cell's lock is a word in the cell: 0, or the owner's word (layout.py, owner_word). It is taken by
+ * A cell is 8 bytes. A series is a lock, which is its first cell, and its values behind it. A
+ * lock's word is 0, or the owner's word (layout.py, owner_word). It is taken by
  * compare-and-swap and held for a few instructions. Inside, the names generation is looked at again:
- * who removes a name raises the generation first and then takes every lock of its cells, so that
- * nobody can count into a cell that has been given to another name. A change of a value is one aligned
+ * who removes a name raises the generation first and then takes its lock in every row, so that
+ * nobody can count into cells that have been given to another name. A change of a value is one aligned
  * 64-bit store, so a worker that is killed at any instruction leaves the old value or the new one.
  */
 
 /* One cell, as layout.py's CELL; the module exports its offsets and core/__init__.py compares them. */
-typedef struct {
-    uint32_t lock;
-    uint32_t seq; /* of a gauge's first cell: 0 its value is the integer here, 1 the double next door;
-                   * of a histogram's first cell: odd while it is written, and another number afterwards */
-    int64_t value;
+typedef union {
+    struct {
+        uint32_t lock;
+        uint32_t seq; /* of a gauge: 0 its value is the integer, 1 the double;
+                       * of a histogram: odd while it is written, and another number afterwards */
+    };
+    int64_t value; /* or a double */
 } Cell;
+
+/* The cells of a series before its values. */
+enum { LOCK_CELLS = 1 };
 
 typedef struct Cells {
     PyObject_HEAD
@@ -34,7 +40,7 @@ typedef struct Cells {
     const uint64_t *gate;       /* generation, or &no_generation while the fast paths are shut */
     uint32_t owner;             /* what our locks hold */
     PyObject *is_live;          /* callable(word) -> whether the owner of a lock lives */
-    Cell *takeovers;            /* where locks taken over from the dead are counted, or NULL */
+    Cell *takeovers;            /* the counter of locks taken over from the dead, or NULL */
     struct Cells *next;         /* all that exist, for the child of a fork */
 } Cells;
 
@@ -84,18 +90,18 @@ release(Cell *cell, Cells *kept)
     Py_XDECREF(kept);
 }
 
-/* The number i of the values that begin at a cell. */
+/* Value number i of the series whose lock is this cell. */
 static inline void
 store_value(Cell *cell, Py_ssize_t i, int64_t value)
 {
     STOP_POINT();
-    __atomic_store_n(&cell[i].value, value, __ATOMIC_RELAXED);
+    __atomic_store_n(&cell[LOCK_CELLS + i].value, value, __ATOMIC_RELAXED);
 }
 
 static inline int64_t
 load_value(const Cell *cell, Py_ssize_t i)
 {
-    return __atomic_load_n(&cell[i].value, __ATOMIC_RELAXED);
+    return __atomic_load_n(&cell[LOCK_CELLS + i].value, __ATOMIC_RELAXED);
 }
 
 /* Call a Python callable with a lock's word; returns its truth, or -1 with an exception set. */
@@ -150,7 +156,7 @@ wait_for_lock(Cells *cells, Cell *cell)
             STOP_POINT();
             /* The holder's store was whole or had not begun: there is nothing to repair. */
             if (cells->takeovers != NULL)
-                __atomic_fetch_add(&cells->takeovers->value, 1, __ATOMIC_RELAXED);
+                __atomic_fetch_add(&cells->takeovers[LOCK_CELLS].value, 1, __ATOMIC_RELAXED);
             return DONE;
         }
         if (lives) {

@@ -98,7 +98,7 @@ Cells_last(Cells *self)
 #define CELLS_REFERENCES(X) X(is_live) X(flush) X(target)
 COLLECTED(Cells, CELLS_REFERENCES, Cells_last(self))
 
-/* The address of a cell and of width - 1 more behind it, or NULL with an exception set. */
+/* The address of a series of so many cells, or NULL with an exception set. */
 static Cell *
 Cells_at(Cells *self, Py_ssize_t row, Py_ssize_t column, Py_ssize_t width)
 {
@@ -128,7 +128,7 @@ Cells_add(Cells *self, PyObject *args)
     unsigned long long generation;
     if (!PyArg_ParseTuple(args, "nnLK", &row, &column, &n, &generation))
         return NULL;
-    Cell *cell = Cells_at(self, row, column, 1);
+    Cell *cell = Cells_at(self, row, column, LOCK_CELLS + 1);
     return cell == NULL ? NULL : answer(add_integer(self, cell, generation, n));
 }
 
@@ -138,7 +138,7 @@ Cells_load(Cells *self, PyObject *args)
     Py_ssize_t row, column;
     if (!PyArg_ParseTuple(args, "nn", &row, &column))
         return NULL;
-    Cell *cell = Cells_at(self, row, column, 1);
+    Cell *cell = Cells_at(self, row, column, LOCK_CELLS + 1);
     return cell == NULL ? NULL : PyLong_FromLongLong(load_value(cell, 0));
 }
 
@@ -156,7 +156,7 @@ Cells_clear_values(Cells *self, PyObject *args)
     Outcome outcome = lock(self, cell, &kept);
     if (outcome == DONE) {
         uint32_t seq = is_histogram ? begin_write(cell) : 0;
-        for (Py_ssize_t i = 0; i < width; i++)
+        for (Py_ssize_t i = 0; i < width - LOCK_CELLS; i++)
             store_value(cell, i, 0);
         STOP_POINT();
         if (is_histogram)
@@ -174,7 +174,7 @@ Cells_load_gauge(Cells *self, PyObject *args)
     Py_ssize_t row, column;
     if (!PyArg_ParseTuple(args, "nn", &row, &column))
         return NULL;
-    Cell *cell = Cells_at(self, row, column, 2);
+    Cell *cell = Cells_at(self, row, column, LOCK_CELLS + REAL + 1);
     if (cell == NULL)
         return NULL;
     Number number = gauge_number(cell);
@@ -203,7 +203,7 @@ Cells_set_gauge(Cells *self, PyObject *args)
         return NULL;
     if (tuple != NULL && parse_contributor(tuple, &by) < 0)
         return NULL;
-    Cell *cell = Cells_at(self, row, column, by.owner ? 4 : 2);
+    Cell *cell = Cells_at(self, row, column, LOCK_CELLS + (by.owner ? MOMENT + 1 : REAL + 1));
     if (cell == NULL)
         return NULL;
     Number number;
@@ -226,7 +226,7 @@ Cells_add_gauge(Cells *self, PyObject *args)
         return NULL;
     if (tuple != NULL && parse_contributor(tuple, &by) < 0)
         return NULL;
-    Cell *cell = Cells_at(self, row, column, by.owner ? 4 : 2);
+    Cell *cell = Cells_at(self, row, column, LOCK_CELLS + (by.owner ? MOMENT + 1 : REAL + 1));
     if (cell == NULL)
         return NULL;
     if (!plain_number(n, &number))
@@ -245,7 +245,7 @@ Cells_add_distribution(Cells *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "nnddO!K", &row, &column, &sum, &maximum, &PyTuple_Type, &buckets, &generation))
         return NULL;
     Py_ssize_t n_buckets = PyTuple_GET_SIZE(buckets);
-    Cell *cell = Cells_at(self, row, column, BUCKETS + n_buckets);
+    Cell *cell = Cells_at(self, row, column, LOCK_CELLS + BUCKETS + n_buckets);
     if (cell == NULL)
         return NULL;
     for (Py_ssize_t i = 0; i < n_buckets; i++) {
@@ -272,19 +272,20 @@ Cells_take(Cells *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "nn", &column, &width))
         return NULL;
     Cell *cell = Cells_at(self, 0, column, width);
-    PyObject *values = cell == NULL ? NULL : PyTuple_New(width);
+    Py_ssize_t n_values = width - LOCK_CELLS;
+    PyObject *values = cell == NULL ? NULL : PyTuple_New(n_values);
     if (values == NULL)
         return NULL;
-    for (Py_ssize_t i = 0; i < width; i++) {
-        PyObject *value = PyLong_FromLongLong(cell[i].value);
+    for (Py_ssize_t i = 0; i < n_values; i++) {
+        PyObject *value = PyLong_FromLongLong(load_value(cell, i));
         if (value == NULL) {
             Py_DECREF(values);
             return NULL;
         }
         PyTuple_SET_ITEM(values, i, value);
     }
-    for (Py_ssize_t i = 0; i < width; i++)
-        cell[i].value = 0;
+    for (Py_ssize_t i = 0; i < n_values; i++)
+        store_value(cell, i, 0);
     return values;
 }
 
@@ -297,7 +298,7 @@ Cells_route(Cells *self, PyObject *args)
     Cell *cell = Cells_at(self, 0, column, width);
     if (cell == NULL)
         return NULL;
-    if (self->target == NULL || width < 1 || width > MAX_WIDTH || Cells_at(self->target, row, column, width) == NULL) {
+    if (self->target == NULL || width <= LOCK_CELLS || width > WIDTH_MASK || Cells_at(self->target, row, column, width) == NULL) {
         if (!PyErr_Occurred())
             PyErr_Format(PyExc_ValueError, "%zd cells cannot be buffered", width);
         return NULL;
@@ -322,8 +323,8 @@ Cells_note_flushes(Cells *self, PyObject *args)
     PyObject *bounds;
     if (!PyArg_ParseTuple(args, "nnS", &flushes, &durations, &bounds))
         return NULL;
-    Py_ssize_t width = BUCKETS + 1 + PyBytes_GET_SIZE(bounds) / (Py_ssize_t)sizeof(double);
-    Cell *counter = Cells_at(self, 0, flushes, 1);
+    Py_ssize_t width = LOCK_CELLS + BUCKETS + 1 + PyBytes_GET_SIZE(bounds) / (Py_ssize_t)sizeof(double);
+    Cell *counter = Cells_at(self, 0, flushes, LOCK_CELLS + 1);
     Cell *histogram = counter == NULL ? NULL : Cells_at(self, 0, durations, width);
     if (histogram == NULL)
         return NULL;
@@ -366,7 +367,7 @@ Cells_count_takeovers_at(Cells *self, PyObject *args)
     Py_ssize_t row, column;
     if (!PyArg_ParseTuple(args, "nn", &row, &column))
         return NULL;
-    Cell *cell = Cells_at(self, row, column, 1);
+    Cell *cell = Cells_at(self, row, column, LOCK_CELLS + 1);
     if (cell == NULL)
         return NULL;
     self->takeovers = cell;
@@ -380,7 +381,7 @@ Cells_hold(Cells *self, PyObject *args)
     unsigned int word;
     if (!PyArg_ParseTuple(args, "nnI", &row, &column, &word))
         return NULL;
-    Cell *cell = Cells_at(self, row, column, 1);
+    Cell *cell = Cells_at(self, row, column, LOCK_CELLS + 1);
     if (cell == NULL)
         return NULL;
     __atomic_store_n(&cell->lock, word, __ATOMIC_SEQ_CST);
@@ -393,7 +394,7 @@ Cells_holder(Cells *self, PyObject *args)
     Py_ssize_t row, column;
     if (!PyArg_ParseTuple(args, "nn", &row, &column))
         return NULL;
-    Cell *cell = Cells_at(self, row, column, 1);
+    Cell *cell = Cells_at(self, row, column, LOCK_CELLS + 1);
     return cell == NULL ? NULL : PyLong_FromUnsignedLong(__atomic_load_n(&cell->lock, __ATOMIC_ACQUIRE));
 }
 

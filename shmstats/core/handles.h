@@ -118,7 +118,7 @@ Series_bind(Series *self, PyObject *args)
     if (cell == NULL)
         return NULL;
     if (bounds != NULL && PyBytes_GET_SIZE(bounds) != 0
-        && PyBytes_GET_SIZE(bounds) != (width - BUCKETS - 1) * (Py_ssize_t)sizeof(double)) {
+        && PyBytes_GET_SIZE(bounds) != (width - LOCK_CELLS - BUCKETS - 1) * (Py_ssize_t)sizeof(double)) {
         PyErr_Format(PyExc_ValueError, "%zd bytes of bounds do not fit a histogram of %zd cells",
                      PyBytes_GET_SIZE(bounds), width);
         return NULL;

@@ -12,7 +12,7 @@ add_row(const Cell *row, const unsigned char *reserved, Py_ssize_t columns, int6
             continue;
         Py_ssize_t last = first + CELLS_PER_PAGE < columns ? first + CELLS_PER_PAGE : columns;
         for (Py_ssize_t i = first; i < last; i++) {
-            int64_t value = load_value(row, i);
+            int64_t value = __atomic_load_n(&row[i].value, __ATOMIC_RELAXED);
             if (UNLIKELY(__builtin_add_overflow(sums[i], value, &sums[i])))
                 carry[i] = (int16_t)(carry[i] + (value > 0 ? 1 : -1));
         }

@@ -28,7 +28,7 @@ from ..block.segment import DamagedBlockError, ReadOnlySegment, segment_name
 from ..block.workers import Worker, WorkerTable
 from ..core import fence, sum_columns
 from ..interruption import came_from_handler
-from ..layout import CELL, CELLS_PER_PAGE, HEADER, INT64_MAX, INT64_MIN, NAME, PAGE, PROTOCOLS, Layout
+from ..layout import CELL, CELLS_PER_PAGE, COUNTER_WIDTH, HEADER, INT64_MAX, INT64_MIN, NAME, PAGE, PROTOCOLS, Layout
 from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
 from .requests import Served, read_requests
 
@@ -242,7 +242,7 @@ class BlockReader:
         heap = self.header("heap")
         return {
             "names": Usage(names - removed, layout.capacity, _whole_pages(names * NAME.itemsize)),
-            "cells": Usage(self.header("cells"), layout.capacity, pages * PAGE),
+            "cells": Usage(-(-self.header("cells") // COUNTER_WIDTH), layout.capacity, pages * PAGE),
             "heap": Usage(heap, layout.heap_bytes, _whole_pages(heap)),
             "rows": Usage(len(live), layout.max_workers, layout.row_bytes),
         }
@@ -311,7 +311,7 @@ class BlockReader:
         return read_note(bytes(self._buf[start : start + room]))
 
     def _values(self, catalog: _Catalog, reserved: npt.NDArray[np.bool_]) -> list[Value]:
-        values: list[Any] = self._sums()[catalog.cells].tolist()
+        values: list[Any] = self._sums()[catalog.cells + 1].tolist()
         for position in catalog.gauges:
             values[position] = self._gauge(int(catalog.cells[position]))
         for histograms in catalog.histograms.values():
@@ -334,19 +334,19 @@ class BlockReader:
         is_real = np.zeros(len(columns), np.bool_)
         large: set[int] = set()
         for row in np.flatnonzero(reserved.any(axis=1)).tolist():
-            first, last = columns // CELLS_PER_PAGE, (columns + 3) // CELLS_PER_PAGE
+            first, last = columns // CELLS_PER_PAGE, (columns + 4) // CELLS_PER_PAGE
             here = np.flatnonzero(reserved[row, first] & reserved[row, last])
             cells, at = self._cells[row], columns[here]
-            signatures = cells["value"][at + 2]
+            signatures = cells["value"][at + 3]
             counts = (signatures != 0) & (~of_live[here] | np.isin(signatures, living))
             here, at = here[counts], at[counts]
             real = cells["seq"][at] & 1 != 0
-            whole = cells["value"][at]
+            whole = cells["value"][at + 1]
             limit = _SAFE // self.layout.rows
             large.update(here[~real & ((whole >= limit) | (whole <= -limit))].tolist())
             is_real[here[real]] = True
             with np.errstate(over="ignore", invalid="ignore"):
-                reals[here] += np.where(real, cells["value"][at + 1].view(np.float64), whole)
+                reals[here] += np.where(real, cells["value"][at + 2].view(np.float64), whole)
             integers[here] += np.where(real, 0, whole)
         totals: list[int | float] = np.where(is_real, 0, integers).tolist()
         for i in np.flatnonzero(is_real).tolist():
@@ -404,12 +404,12 @@ class BlockReader:
         self, row: int, cell: int, reserved: npt.NDArray[np.bool_], live: set[int] | None
     ) -> Contribution | None:
         """Return the contribution that is in a row, which has memory behind the first cell; None for none."""
-        if not reserved[row, (cell + 3) // CELLS_PER_PAGE]:
+        if not reserved[row, (cell + 4) // CELLS_PER_PAGE]:
             return None
-        signature = int(self._cells["value"][row, cell + 2])
+        signature = int(self._cells["value"][row, cell + 3])
         if not signature or (live is not None and signature not in live):
             return None
-        moment = int(self._cells["value"][row, cell + 3])
+        moment = int(self._cells["value"][row, cell + 4])
         return Contribution(row, self._gauge(cell, row), signature, moment)
 
     def _combine(self, mode: Mode, contributions: list[Contribution]) -> int | float:
@@ -438,18 +438,18 @@ class BlockReader:
     def _sums(self) -> npt.NDArray[np.int64]:
         """Return the sums of all columns in use over all rows, saturated.
 
-        What stands for a column that is no counter means nothing.
+        What stands for a column that is no counter's value means nothing.
         """
         layout = self.layout
-        columns = min(self.header("cells"), layout.capacity)
+        columns = min(self.header("cells"), layout.columns)
         sums = sum_columns(
             *(self._buf, layout.cells, layout.row_bytes, layout.rows, layout.pages, layout.bitmap_bytes, columns)
         )
         return np.frombuffer(sums, np.int64)
 
     def _column_total(self, column: int) -> int:
-        rows = np.flatnonzero(self.reserved()[:, column // CELLS_PER_PAGE])
-        return sum(self._cells["value"][rows, column].tolist())
+        rows = np.flatnonzero(self.reserved()[:, (column + 1) // CELLS_PER_PAGE])
+        return sum(self._cells["value"][rows, column + 1].tolist())
 
     def _distributions(
         self, histograms: list[tuple[int, int, int]], reserved: npt.NDArray[np.bool_]
@@ -458,9 +458,9 @@ class BlockReader:
         positions, firsts, widths = zip(*histograms, strict=True)
         cells, width = np.array(firsts), widths[0]
         pages = cells // CELLS_PER_PAGE, (cells + width - 1) // CELLS_PER_PAGE
-        columns = cells[:, None] + np.arange(width)
+        columns = cells[:, None] + np.arange(1, width)
         sums, maxima = np.zeros(len(cells)), np.zeros(len(cells))
-        buckets = np.zeros((len(cells), width - 2), np.int64)
+        buckets = np.zeros((len(cells), width - 3), np.int64)
         large = np.zeros(len(cells), np.bool_)
         for row in np.flatnonzero(reserved.any(axis=1)).tolist():
             here = np.flatnonzero(reserved[row, pages[0]] & reserved[row, pages[1]])
@@ -500,28 +500,27 @@ class BlockReader:
         figures = np.array([part[:2] for part in parts], np.int64).reshape(-1, 2).view(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             total, maximum = np.nan_to_num((figures[:, 0].sum(), figures[:, 1].max(initial=0.0))).tolist()
-        return _distribution(total, maximum, buckets or [0] * (width - 2))
+        return _distribution(total, maximum, buckets or [0] * (width - 3))
 
     def _row_distribution(self, row: int, cell: int, width: int) -> npt.NDArray[np.int64]:
-        """Return a consistent copy of a histogram's cells in one row.
+        """Return a consistent copy of a histogram's values in one row.
 
         A writer that was killed in the middle leaves the sequence number odd until someone writes again;
         what it left is off by its one observation, so it is taken after a while.
         """
-        cells = self._cells[row, cell : cell + width]
         for _ in range(_ATTEMPTS * 20):
-            before = int(cells["seq"][0])
+            before = int(self._cells["seq"][row, cell])
             fence()
-            copy = cells["value"].copy()
+            copy = self._cells["value"][row, cell + 1 : cell + width].copy()
             fence()
-            if before % 2 == 0 and int(cells["seq"][0]) == before:
+            if before % 2 == 0 and int(self._cells["seq"][row, cell]) == before:
                 break
         return copy
 
     def _gauge(self, cell: int, row: int = 0) -> int | float:
         if self._cells["seq"][row, cell] & 1:
-            return float(self._cells["value"][row, cell + 1 : cell + 2].view(np.float64)[0])
-        return int(self._cells["value"][row, cell])
+            return float(self._cells["value"][row, cell + 2 : cell + 3].view(np.float64)[0])
+        return int(self._cells["value"][row, cell + 1])
 
     def _breakdown(self, catalog: _Catalog, reserved: npt.NDArray[np.bool_]) -> dict[int, list[Value | None]]:
         live = self._signatures()
@@ -535,7 +534,7 @@ class BlockReader:
 
     def _in_row(self, row: int, cell: int, name: Name, reserved: npt.NDArray[np.bool_], live: set[int]) -> Value | None:
         """Return what one row holds of a name; None for nothing."""
-        if not reserved[row, cell // CELLS_PER_PAGE]:
+        if not reserved[row, cell // CELLS_PER_PAGE] or not reserved[row, (cell + 1) // CELLS_PER_PAGE]:
             return None
         if name.mode is not Mode.LAST:
             found = self._contribution(row, cell, reserved, live if name.mode.live else None)
@@ -543,9 +542,9 @@ class BlockReader:
         if name.kind in (Kind.GAUGE, Kind.TIMESTAMP):
             return self._gauge(cell) if row == 0 else None
         if name.kind is Kind.HISTOGRAM:
-            distribution = self._distribution(cell, len(name.bounds) + 3, reserved, row)
+            distribution = self._distribution(cell, len(name.bounds) + 4, reserved, row)
             return distribution if any(distribution.buckets) else None
-        return int(self._cells["value"][row, cell]) or None
+        return int(self._cells["value"][row, cell + 1]) or None
 
 
 @contextmanager

@@ -22,7 +22,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 
 def reserved(block: Any, row: int = 1, cell: int = 0) -> Any:
     """Return a block that has memory behind a few cells of a row."""
-    assert block.space.reserve_cells(row, cell, 4)
+    assert block.space.reserve_cells(row, cell, 8)
     return block
 
 
@@ -36,7 +36,7 @@ def test_adds_saturate_and_never_wrap(attach: Any) -> None:
     @settings(derandomize=True, deadline=None, database=None)
     @given(st.lists(int64, max_size=8))
     def check(numbers: list[int]) -> None:
-        cells.clear(1, 0, 1)
+        cells.clear(1, 0, 2)
         total = 0
         for n in numbers:
             assert cells.add(1, 0, n, cells.generation)
@@ -52,7 +52,7 @@ def test_a_gauge_is_what_was_last_put_there(attach: Any) -> None:
     @settings(derandomize=True, deadline=None, database=None)
     @given(st.lists(st.tuples(st.booleans(), st.one_of(int64, finite)), max_size=8))
     def check(steps: list[tuple[bool, float]]) -> None:
-        cells.clear(0, 0, 2)
+        cells.clear(0, 0, 3)
         value: float = 0
         for added, given_value in steps:
             if added:
@@ -93,17 +93,18 @@ def test_an_operation_with_an_old_generation_does_nothing(attach: Any) -> None:
 
 def test_clear_empties_every_cell_of_the_width(attach: Any) -> None:
     cells = reserved(attach()).cells
-    for column in range(4):
+    for column in range(0, 8, 2):
         cells.add(1, column, 7, cells.generation)
-    assert cells.clear(1, 1, 2)
-    assert [cells.load(1, column) for column in range(4)] == [7, 0, 0, 7]
-    cells.set_gauge(1, 2, 1.5, cells.generation)
-    cells.clear(1, 2, 2)
-    assert repr(cells.load_gauge(1, 2)) == "0"
+    assert cells.clear(1, 2, 4)
+    assert [cells.load(1, column) for column in range(0, 8, 2)] == [7, 0, 0, 7]
+    assert cells.holder(1, 4) == 0
+    cells.set_gauge(1, 4, 1.5, cells.generation)
+    cells.clear(1, 4, 3)
+    assert repr(cells.load_gauge(1, 4)) == "0"
 
 
 @pytest.mark.parametrize(
-    ("row", "column"), [(-1, 0), (5, 0), (0, -1), (0, 256), (2**62, 0), (0, 2**62), (-(2**62), 0), (0, -(2**62))]
+    ("row", "column"), [(-1, 0), (5, 0), (0, -1), (0, 511), (2**62, 0), (0, 2**62), (-(2**62), 0), (0, -(2**62))]
 )
 def test_there_are_no_cells_outside(attach: Any, row: int, column: int) -> None:
     cells = attach(capacity=256, max_workers=4).cells
@@ -111,7 +112,7 @@ def test_there_are_no_cells_outside(attach: Any, row: int, column: int) -> None:
     for call in (
         lambda: cells.add(row, column, 1, generation),
         lambda: cells.load(row, column),
-        lambda: cells.clear(row, column, 1),
+        lambda: cells.clear(row, column, 2),
         lambda: cells.load_gauge(row, column),
         lambda: cells.set_gauge(row, column, 1, generation),
         lambda: cells.add_gauge(row, column, 1, generation),
@@ -119,17 +120,17 @@ def test_there_are_no_cells_outside(attach: Any, row: int, column: int) -> None:
         lambda: cells.holder(row, column),
         lambda: cells.count_takeovers_at(row, column),
     ):
-        with pytest.raises(IndexError, match="there are 5 rows of 256"):
+        with pytest.raises(IndexError, match="there are 5 rows of 512"):
             call()
 
 
 def test_the_last_cell_has_no_neighbour_for_a_gauge(attach: Any) -> None:
-    cells = reserved(attach(capacity=256), 1, 252).cells
-    assert cells.set_gauge(1, 254, 1, cells.generation)
+    cells = reserved(attach(capacity=256), 1, 504).cells
+    assert cells.set_gauge(1, 509, 1, cells.generation)
     for call in (
-        lambda: cells.set_gauge(1, 255, 1, cells.generation),
-        lambda: cells.load_gauge(1, 255),
-        lambda: cells.clear(1, 255, 2),
+        lambda: cells.set_gauge(1, 510, 1, cells.generation),
+        lambda: cells.load_gauge(1, 510),
+        lambda: cells.clear(1, 510, 3),
     ):
         with pytest.raises(IndexError):
             call()
@@ -149,7 +150,7 @@ def test_closed_cells_refuse_everything(attach: Any, shmstats: ModuleType) -> No
     cells = block.cells
     generation = cells.generation
     counter = shmstats.Counter(shmstats.stats, "c", "m")
-    counter._bind(cells, 1, 0, 1, generation, True)
+    counter._bind(cells, 1, 0, 2, generation, True)
     assert counter._bound
     block.leave()
     cells.close()
@@ -158,11 +159,11 @@ def test_closed_cells_refuse_everything(attach: Any, shmstats: ModuleType) -> No
     for call in (
         lambda: cells.add(1, 0, 1, generation),
         lambda: cells.load(1, 0),
-        lambda: cells.clear(1, 0, 1),
+        lambda: cells.clear(1, 0, 2),
         lambda: cells.raise_generation(),
         lambda: cells.holder(1, 0),
-        lambda: counter._bind(cells, 1, 0, 1, generation, True),
-        lambda: counter._bind(cells, 1, 0, 1, 0, True),
+        lambda: counter._bind(cells, 1, 0, 2, generation, True),
+        lambda: counter._bind(cells, 1, 0, 2, 0, True),
     ):
         with pytest.raises(ValueError, match="closed"):
             call()
@@ -176,7 +177,7 @@ def test_a_handle_that_is_not_direct_is_not_bound(attach: Any, shmstats: ModuleT
     cells = reserved(attach()).cells
     counter = shmstats.Counter(shmstats.stats, "c", "m")
     assert not counter._bound
-    counter._bind(cells, 1, 0, 1, cells.generation, True)
+    counter._bind(cells, 1, 0, 2, cells.generation, True)
     cells.direct = False
     assert not counter._bound
     assert not cells.direct
@@ -188,12 +189,12 @@ def test_a_handle_that_is_not_direct_is_not_bound(attach: Any, shmstats: ModuleT
     "wrong",
     [
         {"offset": -16},
-        {"offset": 8},
+        {"offset": 4},
         {"rows": 0},
         {"rows": 100000},
         {"capacity": 0},
         {"capacity": 10**6},
-        {"row_bytes": 16},
+        {"row_bytes": 8},
         {"generation_offset": 4},
         {"generation_offset": -8},
         {"generation_offset": 2**40},
@@ -208,7 +209,7 @@ def test_cells_that_do_not_fit_are_refused(shmstats: ModuleType, wrong: dict[str
         "buffer": memoryview(bytearray(4096 * 5)),
         "offset": 4096,
         "rows": 2,
-        "capacity": 256,
+        "capacity": 512,
         "row_bytes": 4096,
         "generation_offset": 32,
         "owner": 1,
@@ -231,7 +232,7 @@ def test_cells_are_released_with_their_last_reference(attach: Any, shmstats: Mod
     counter = shmstats.Counter(shmstats.stats, "c", "m")
     counts = [sys.getrefcount(block.cells)]
     for _ in range(100):
-        counter._bind(block.cells, 1, 0, 1, block.cells.generation, True)
+        counter._bind(block.cells, 1, 0, 2, block.cells.generation, True)
     counts.append(sys.getrefcount(block.cells))
     del counter
     gc.collect()

@@ -399,7 +399,7 @@ class LiveCells:
         if isinstance(key, str):
             return _LiveField(self, key)
         row, columns = key
-        return _LiveRow(self, row, range(*columns.indices(self._layout.capacity)))
+        return _LiveRow(self, row, range(*columns.indices(self._layout.columns)))
 
     def load(self, row: int, column: int, field: str) -> Any:
         """Load one field of a cell."""
@@ -489,7 +489,7 @@ class SmallLayout(Layout):
     heap = property(lambda self: self.names + self.capacity * NAME.itemsize)  # type: ignore[assignment]
     heap_bytes = property(lambda self: 64)  # type: ignore[assignment]
     cells = property(lambda self: -(-(self.heap + self.heap_bytes) // 16) * 16)  # type: ignore[assignment]
-    row_bytes = property(lambda self: self.capacity * CELL.itemsize)  # type: ignore[assignment]
+    row_bytes = property(lambda self: self.columns * CELL.itemsize)  # type: ignore[assignment]
 
 
 class Core:

@@ -222,8 +222,8 @@ GAUGE_FAULTS = {
     ),
     "the type of a value is changed before the value": Plant(
         "_cells_py.py",
-        "            self._doubles[2 * cell + 3] = value\n            self._words[4 * cell + 1] = 1",
-        "            self._words[4 * cell + 1] = 1\n            self._doubles[2 * cell + 3] = value",
+        "            self._doubles[cell + 1 + _REAL] = value\n            self._words[2 * cell + 1] = 1",
+        "            self._words[2 * cell + 1] = 1\n            self._doubles[cell + 1 + _REAL] = value",
     ),
     "an integer and a double share their place": Plant(
         "values.h",
@@ -269,7 +269,7 @@ def test_what_is_added_to_a_gauge_is_there_once(name: str) -> None:
 
 # Histograms ----------------------------------------------------------------------------------------
 
-WIDTH = 3  # the sum, the maximum, one bucket
+WIDTH = 4  # the lock, the sum, the maximum, one bucket
 
 
 def observe(*values: float) -> Callable[[Process], None]:
@@ -355,14 +355,14 @@ HISTOGRAM_FAULTS = {
         "__atomic_store_n(&histogram->seq, seq - 1, __ATOMIC_RELEASE);",
     ),
     "the reader does not look again": Plant(
-        "reader.py", 'if before % 2 == 0 and int(cells["seq"][0]) == before:', "if before % 2 == 0:"
+        "reader.py", 'if before % 2 == 0 and int(self._cells["seq"][row, cell]) == before:', "if before % 2 == 0:"
     ),
     "the reader does not mind a writer": Plant(
         "reader.py",
-        'if before % 2 == 0 and int(cells["seq"][0]) == before:',
-        'if int(cells["seq"][0]) == before:',
+        'if before % 2 == 0 and int(self._cells["seq"][row, cell]) == before:',
+        'if int(self._cells["seq"][row, cell]) == before:',
     ),
-    "the twin shows no writing": Plant("_cells_py.py", "            self._words[4 * cell + 1] |= 1\n", ""),
+    "the twin shows no writing": Plant("_cells_py.py", "            self._words[2 * cell + 1] |= 1\n", ""),
 }
 
 

@@ -76,7 +76,7 @@ def count_by_a_handle(metric: str, again: bool = False) -> Callable[[Process], N
         block = process.had()
         provider = Provider(process) if again else SimpleNamespace(_count_series=lambda *arguments: None)
         counter = process.core.counter(provider, "c", metric)
-        counter._bind(block.cells, block.worker.row, 0, 1, 1, True)
+        counter._bind(block.cells, block.worker.row, 0, 2, 1, True)
         counter.incr()
 
     return program

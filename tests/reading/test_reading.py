@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-PAGE, CELL = 4096, 16
+PAGE, CELL = 4096, 8
 MAX = 2**63 - 1
 
 
@@ -20,7 +20,7 @@ def block_of(rows: int, columns: int, reserved: list[list[bool]], values: Any) -
     for row, bits in enumerate(reserved):
         for page, bit in enumerate(bits):
             buffer[row * 8 + page // 8] |= bit << page % 8
-    cells = np.ndarray((rows, columns), "<i8", buffer, PAGE + 8, (row_bytes, CELL))
+    cells = np.ndarray((rows, columns), "<i8", buffer, PAGE, (row_bytes, CELL))
     cells[:] = values
     return memoryview(bytes(buffer)), (PAGE, row_bytes, rows, 0, 8, columns)
 
@@ -36,14 +36,14 @@ def sum_columns(request: pytest.FixtureRequest) -> Any:
 
 def test_sums_are_saturated_and_leave_out_what_is_not_reserved(sum_columns: Any) -> None:
     chance = random.Random(7)
-    rows, columns = 5, 700
+    rows, columns = 5, 1400
     reserved = [[chance.random() < 0.7 for _ in range(3)] for _ in range(rows)]
     extremes = (0, 1, -1, MAX, -MAX - 1, 2**62, -(2**62), 12345)
     values = [[chance.choice(extremes) for _ in range(columns)] for _ in range(rows)]
     block, where = block_of(rows, columns, reserved, values)
     sums = np.frombuffer(sum_columns(block, *where), np.int64).tolist()
     for column in range(columns):
-        exact = sum(values[row][column] for row in range(rows) if reserved[row][column // 256])
+        exact = sum(values[row][column] for row in range(rows) if reserved[row][column // 512])
         assert sums[column] == min(max(exact, -MAX - 1), MAX)
 
 
@@ -72,7 +72,7 @@ def test_many_histograms_over_many_rows_are_what_each_is_alone(attach: Any, shms
         for row in range(5):
             if chance.random() < 0.8:
                 assert block.space.reserve_cells(row, record.cell, record.width)
-                buckets = tuple(chance.choice((0, 5, largest)) for _ in range(record.width - 2))
+                buckets = tuple(chance.choice((0, 5, largest)) for _ in range(record.width - 3))
                 block.cells.add_distribution(row, record.cell, 2.5, float(row), buckets, block.cells.generation)
     read = block.reader.read()
     assert list(read.values) == [block.reader.value(record) for record in records]
@@ -85,7 +85,7 @@ def test_a_histogram_that_a_killed_writer_left_is_read_too(attach: Any, shmstats
     block = attach()
     record = block.find_or_add(encode_key("c", "h"), shmstats.series.Kind.HISTOGRAM)
     row = block.row_for(record)
-    buckets = (1,) + (0,) * (record.width - 3)
+    buckets = (1,) + (0,) * (record.width - 4)
     block.cells.add_distribution(row, record.cell, 0.05, 0.05, buckets, block.cells.generation)
     place = block.layout.cells + row * block.layout.row_bytes + record.cell * CELL_LAYOUT.itemsize
     np.frombuffer(block._buf, "<u4", 1, place + 4)[:] |= 1
