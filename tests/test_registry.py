@@ -1299,7 +1299,7 @@ def test_a_full_block_drops_only_new_names_counts_that_and_logs_once(
         stats.gauge("g", f"name {number % 2}", 1)
     assert set(stats.snapshot()["c"].values()) == {3}
     assert stats.snapshot()["shmstats"] == {"operations_dropped": 3 * (300 - len(kept)) + 300}
-    assert len([record for record in caplog.records if "256 cells" in record.getMessage()]) == 1
+    assert len([record for record in caplog.records if "256, is in use" in record.getMessage()]) == 1
     stats.remove("c", "name 0")
     stats.incr("c", "new")
     assert stats.get("c", "new") == 1

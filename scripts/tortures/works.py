@@ -200,7 +200,7 @@ def stop_inside(
     for each in STREAMS:
         counting.call(each)
     if number < 0:
-        number = chance.randrange(8 if package.block.cells.CORE == "C" else 40)
+        number = chance.randrange(8 if package.core.CORE == "C" else 40)
     stop_at_step(number)
     counting.call(stream or chance.choice([*STREAMS, "shared", "shared", "shared"]))
     stop_at_step(-1)
