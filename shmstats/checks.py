@@ -1,20 +1,35 @@
-"""What the arguments of the operations must be, and what is said of those that are not.
+"""What the arguments of the public calls must be, and what is said of those that are not.
 
-The core checks what is plain at once; what it cannot take comes here: a subclass of ``int``, a number of numpy,
-or a mistake.
+The core checks what is plain at once; what it cannot take comes here: a subclass of ``int``, a number of numpy, or a
+mistake. The rules for label names are Prometheus' (https://prometheus.io/docs/concepts/data_model/), less the names
+that mean something in what is exported.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from .attachment.slow_path import OWN
-from .block.names import check_text
+from .attachment.own_metrics import OWN
+from .block.names import DEFAULT_BOUNDS, MAX_BOUNDS, MAX_TEXT_BYTES, check_text
 from .core import Series
-from .handles import check_labels
 from .layout import INT64_MAX, INT64_MIN
+from .series import Declaration, Kind, Labels, Mode
+
+Buckets = Sequence[int | float]
+
+#: Label names that mean something in what is exported.
+RESERVED_NAMES = ("category", "le", "metric", "pid", "quantile", "raw_labels")
+
+_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+
+_KINDS = {"counter": Kind.COUNTER, "gauge": Kind.GAUGE, "histogram": Kind.HISTOGRAM}
+_MODES = {mode.name.lower(): mode for mode in Mode}
+_MAX_HELP, _MAX_UNIT = 1000, 100
 
 #: Categories that user code cannot count into.
 RESERVED = ("system", OWN)
@@ -31,6 +46,23 @@ def check_category(category: str) -> str:
     if category in RESERVED:
         raise ValueError(f"category must not be {category!r}: {' and '.join(RESERVED)} are reserved")
     return category
+
+
+def check_choice(
+    category: str, metric: str | None, labels: Mapping[str, str] | None
+) -> tuple[str, str | None, Labels | None]:
+    """Check what chooses series: a category, or one of its metrics, or one of its label sets.
+
+    Raises:
+        TypeError: an argument is of the wrong type, or labels are given without a metric.
+        ValueError: a name or label is not allowed, or the category is reserved.
+    """
+    category = check_category(category)
+    if metric is None:
+        if labels is not None:
+            raise TypeError("labels are those of a metric: metric must not be None")
+        return category, None, None
+    return category, check_text("metric", metric), None if labels is None else check_labels(labels)
 
 
 def check_no_names(labelnames: object) -> None:
@@ -122,3 +154,172 @@ def check_number(what: str, value: object) -> int | float:
     if not math.isfinite(number):
         raise ValueError(f"{what} must be finite, not {number}")
     return number
+
+
+def check_label_names(what: str, names: object) -> tuple[str, ...]:
+    """Check the label names of a metric.
+
+    Args:
+        what: the argument's name, for the error.
+        names: an iterable of label names.
+
+    Returns:
+        The names, in the order given.
+
+    Raises:
+        TypeError: it is no iterable of str.
+        ValueError: there is none, one is there twice, or one is not allowed.
+    """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f"{what} must be a sequence of str, not {type(names).__name__} ({names!r:.80})")
+    checked = tuple(_check_name(what, name) for name in names)
+    if not checked:
+        raise ValueError(f"{what} must have a label name")
+    twice = next((name for name in checked if checked.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{what} has {twice!r} twice")
+    return checked
+
+
+def check_labels(labels: object) -> Labels:
+    """Check a label set.
+
+    Args:
+        labels: a mapping of label name to label value; None for no labels.
+
+    Returns:
+        Its pairs, sorted by name.
+
+    Raises:
+        TypeError: it is no mapping, or a name or value is not a str.
+        ValueError: a name or value is not allowed.
+    """
+    if labels is None:
+        return ()
+    if not isinstance(labels, Mapping):
+        raise TypeError(
+            f"labels must be a mapping of label name to value, not {type(labels).__name__} ({labels!r:.80})"
+        )
+    return tuple(sorted((_check_name("labels", name), check_value(name, value)) for name, value in labels.items()))
+
+
+def _check_name(what: str, name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"a label name in {what} must be a str, not {type(name).__name__} ({name!r:.80})")
+    name = str.__str__(name)
+    if not _NAME.fullmatch(name) or name.startswith("__"):
+        raise ValueError(
+            f"label name {name!a:.80} in {what} must be of letters, digits and underscores, not begin with a digit"
+            " or with two underscores"
+        )
+    if name in RESERVED_NAMES:
+        raise ValueError(f"label name {name!r} in {what} is reserved, as are {', '.join(RESERVED_NAMES)}")
+    if len(name) > MAX_TEXT_BYTES:
+        raise ValueError(f"a label name in {what} must be at most {MAX_TEXT_BYTES} bytes: {name!r:.80}…")
+    return name
+
+
+def check_value(name: str, value: object) -> str:
+    """Check the value of a label.
+
+    Raises:
+        TypeError: it is no str.
+        ValueError: it is not allowed.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"the value of label {name!r} must be a str, not {type(value).__name__} ({value!r:.80})")
+    value = str.__str__(value)
+    if "\0" in value:
+        raise ValueError(f"the value of label {name!r} must not contain a NUL character: {value!r:.80}")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"the value of label {name!r} must not contain a lone surrogate: {value!a:.80}") from None
+    if size > MAX_TEXT_BYTES:
+        raise ValueError(
+            f"the value of label {name!r} must be at most {MAX_TEXT_BYTES} bytes of UTF-8, not {size}: {value!r:.80}…"
+        )
+    return value
+
+
+def make_declaration(
+    kind: str,
+    help_: str,
+    unit: str,
+    buckets: Buckets | None,
+    mode: str | None,
+    labelnames: tuple[str, ...] | None,
+) -> Declaration:
+    """Check the arguments of ``stats.declare`` and return what they declare.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is not allowed.
+    """
+    if not isinstance(kind, str):
+        raise TypeError(f"kind must be a str, not {type(kind).__name__} ({kind!r:.80})")
+    if mode is not None and not isinstance(mode, str):
+        raise TypeError(f"mode must be a str or None, not {type(mode).__name__} ({mode!r:.80})")
+    if kind not in _KINDS:
+        raise ValueError(f"kind must be one of {', '.join(_KINDS)}, not {kind!r:.80}")
+    if buckets is not None and kind != "histogram":
+        raise ValueError(f"buckets are a histogram's; a {kind} has none")
+    if mode is not None and kind != "gauge":
+        raise ValueError(f"mode is a gauge's; a {kind} has none")
+    if mode is not None and mode not in _MODES:
+        raise ValueError(f"mode must be one of {', '.join(_MODES)}, not {mode!r:.80}")
+    if not re.fullmatch("[a-zA-Z0-9_]*", _text("unit", unit, _MAX_UNIT)):
+        raise ValueError(f"unit must have ASCII letters, digits and '_' only, as bytes_per_second, not {unit!r:.80}")
+    bounds = () if kind != "histogram" else DEFAULT_BOUNDS if buckets is None else check_buckets(buckets)
+    return Declaration(
+        kind=_KINDS[kind],
+        help=_text("help", help_, _MAX_HELP),
+        unit=unit,
+        bounds=bounds,
+        mode=_MODES[mode or "last"],
+        labelnames=None if labelnames is None else tuple(sorted(labelnames)),
+    )
+
+
+def check_buckets(buckets: object) -> tuple[float, ...]:
+    """Check the upper bounds of a histogram's buckets; an infinite one at the end is left out.
+
+    Raises:
+        TypeError: it is no iterable of numbers.
+        ValueError: there are none or too many, or one is not finite or not above the one before.
+    """
+    if isinstance(buckets, str) or not isinstance(buckets, Iterable):
+        raise TypeError(f"buckets must be a sequence of numbers, not {type(buckets).__name__} ({buckets!r:.80})")
+    bounds = tuple(_bound(bound) for bound in buckets)
+    if len(bounds) > 1 and math.isinf(bounds[-1]):
+        bounds = bounds[:-1]  # there is always a bucket for what lies above all bounds
+    if not 1 <= len(bounds) <= MAX_BOUNDS:
+        raise ValueError(f"buckets must have 1 to {MAX_BOUNDS} upper bounds, not {len(bounds)}")
+    for bound in bounds:
+        if not math.isfinite(bound):
+            raise ValueError(f"an upper bound in buckets must be finite, not {bound}")
+    for lower, upper in itertools.pairwise(bounds):
+        if lower >= upper:
+            raise ValueError(f"buckets must be in ascending order, but {lower} stands before {upper}")
+    return bounds
+
+
+def _bound(bound: object) -> float:
+    if isinstance(bound, bool) or not isinstance(bound, (int, float)):
+        raise TypeError(f"an upper bound in buckets must be a number, not {type(bound).__name__} ({bound!r:.80})")
+    try:
+        return float(bound)
+    except OverflowError:
+        raise ValueError(f"an upper bound in buckets must fit a float, not {bound!r:.40}…") from None
+
+
+def _text(what: str, text: object, most: int) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be a str, not {type(text).__name__} ({text!r:.80})")
+    if len(text) > most:
+        raise ValueError(f"{what} must be at most {most} characters, not {len(text)}: {text!r:.80}…")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} must not contain a lone surrogate: {text!a:.80}") from None
+    return text

@@ -1,109 +1,23 @@
-"""Labels: what they may be, and handles of metrics that have them.
+"""Handles: those that a registry keeps for names and label sets, and those of metrics with labels.
 
-A series of a metric with labels is told from the others by its label set: a value for each label name. The
-rules for names are Prometheus' (https://prometheus.io/docs/concepts/data_model/), less the names that mean
-something in what is exported.
+A series of a metric with labels is told from the others by its label set: a value for each label name.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from .block.names import MAX_TEXT_BYTES, OVERFLOW
-from .core import Series
-from .series import Labels
+from .block import DeclarationError
+from .block.names import OVERFLOW, check_text
+from .checks import check_category, check_label_names, check_labels, check_value
+from .core import Recorder, Series
+from .series import Declaration, Labels
 
-#: Label names that mean something in what is exported.
-RESERVED_NAMES = ("category", "le", "metric", "pid", "quantile", "raw_labels")
-
-_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-
-#: Handles that a metric keeps; where there are more, all are dropped and made again.
+#: Handles that a metric, and label sets that a registry keeps; where there are more, all are dropped and made again.
 _KEPT = 10_000
 
 _Handle = TypeVar("_Handle", bound=Series)
-
-
-def check_label_names(what: str, names: object) -> tuple[str, ...]:
-    """Check the label names of a metric.
-
-    Args:
-        what: the argument's name, for the error.
-        names: an iterable of label names.
-
-    Returns:
-        The names, in the order given.
-
-    Raises:
-        TypeError: it is no iterable of str.
-        ValueError: there is none, one is there twice, or one is not allowed.
-    """
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        raise TypeError(f"{what} must be a sequence of str, not {type(names).__name__} ({names!r:.80})")
-    checked = tuple(_check_name(what, name) for name in names)
-    if not checked:
-        raise ValueError(f"{what} must have a label name")
-    twice = next((name for name in checked if checked.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{what} has {twice!r} twice")
-    return checked
-
-
-def check_labels(labels: object) -> Labels:
-    """Check a label set.
-
-    Args:
-        labels: a mapping of label name to label value; None for no labels.
-
-    Returns:
-        Its pairs, sorted by name.
-
-    Raises:
-        TypeError: it is no mapping, or a name or value is not a str.
-        ValueError: a name or value is not allowed.
-    """
-    if labels is None:
-        return ()
-    if not isinstance(labels, Mapping):
-        raise TypeError(
-            f"labels must be a mapping of label name to value, not {type(labels).__name__} ({labels!r:.80})"
-        )
-    return tuple(sorted((_check_name("labels", name), _check_value(name, value)) for name, value in labels.items()))
-
-
-def _check_name(what: str, name: object) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"a label name in {what} must be a str, not {type(name).__name__} ({name!r:.80})")
-    name = str.__str__(name)
-    if not _NAME.fullmatch(name) or name.startswith("__"):
-        raise ValueError(
-            f"label name {name!a:.80} in {what} must be of letters, digits and underscores, not begin with a digit"
-            " or with two underscores"
-        )
-    if name in RESERVED_NAMES:
-        raise ValueError(f"label name {name!r} in {what} is reserved, as are {', '.join(RESERVED_NAMES)}")
-    if len(name) > MAX_TEXT_BYTES:
-        raise ValueError(f"a label name in {what} must be at most {MAX_TEXT_BYTES} bytes: {name!r:.80}…")
-    return name
-
-
-def _check_value(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"the value of label {name!r} must be a str, not {type(value).__name__} ({value!r:.80})")
-    value = str.__str__(value)
-    if "\0" in value:
-        raise ValueError(f"the value of label {name!r} must not contain a NUL character: {value!r:.80}")
-    try:
-        size = len(value.encode())
-    except UnicodeEncodeError:
-        raise ValueError(f"the value of label {name!r} must not contain a lone surrogate: {value!a:.80}") from None
-    if size > MAX_TEXT_BYTES:
-        raise ValueError(
-            f"the value of label {name!r} must be at most {MAX_TEXT_BYTES} bytes of UTF-8, not {size}: {value!r:.80}…"
-        )
-    return value
 
 
 class Labelled(Generic[_Handle]):
@@ -190,7 +104,7 @@ class Labelled(Generic[_Handle]):
                 f" ({', '.join(self.labelnames)}), not {len(values)}: {values!r:.80}"
             )
         return tuple(
-            sorted((name, _check_value(name, value)) for name, value in zip(self.labelnames, values, strict=True))
+            sorted((name, check_value(name, value)) for name, value in zip(self.labelnames, values, strict=True))
         )
 
     def _in_order(self, values: tuple[str, ...], named: Mapping[str, str]) -> tuple[str, ...]:
@@ -202,3 +116,86 @@ class Labelled(Generic[_Handle]):
                 f" {', '.join(self.labelnames)}, not {', '.join(named)}"
             )
         return tuple(map(named.__getitem__, self.labelnames))
+
+
+class HandleKeeper(Recorder):
+    """Finds the handle of a name or a label set, and keeps it for the next time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._declared: dict[tuple[str, str], Declaration] = {}
+        self._sets: dict[tuple[Any, ...], Series] = {}
+
+    def remove(self, category: str, metric: str | None = None, *, labels: Mapping[str, str] | None = None) -> int:
+        """Remove series, for all workers; returns how many."""
+        raise NotImplementedError
+
+    def _handle_of(
+        self,
+        category: str,
+        metric: str,
+        kind: type[_Handle],
+        labels: Mapping[str, str] | None,
+        labelnames: Iterable[str] | None,
+    ) -> _Handle | Labelled[_Handle]:
+        """Return the handle of a series, or of a metric with labels."""
+        if labelnames is None:
+            return self._made(category, metric, kind, labels)
+        if labels is not None:
+            raise TypeError("labels and labelnames cannot be given both")
+        names = check_label_names("labelnames", labelnames)
+        category, metric = check_category(category), check_text("metric", metric)
+        declared = self._declared.get((category, metric))
+        if declared is not None and declared.labelnames not in (None, tuple(sorted(names))):
+            raise DeclarationError(
+                f"metric {metric!r} of category {category!r} is declared with the label names"
+                f" {declared.labelnames}, not {names}"
+            )
+        return Labelled(
+            category,
+            metric,
+            names,
+            lambda pairs: kind(self, category, metric, pairs),
+            lambda pairs: self.remove(category, metric, labels=None if pairs is None else dict(pairs)),
+        )
+
+    def _made(
+        self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, str] | None = None
+    ) -> _Handle:
+        """Return the handle of a name, of the type asked for: the kept one or a new one."""
+        if labels is not None:
+            return self._made_of_set(category, metric, kind, labels)
+        series = self._handle(category, metric)
+        if isinstance(series, kind):
+            return series
+        category, metric = check_category(category), check_text("metric", metric)
+        series = self._handle(category, metric)
+        return series if isinstance(series, kind) else kind(self, category, metric)
+
+    def _made_of_set(self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, str]) -> _Handle:
+        """Return the handle of a label set: the kept one or a new one."""
+        kept = self._kept_of_set(category, metric, kind, labels)
+        if kept is not None:
+            return kept
+        pairs = check_labels(labels)
+        series = kind(self, check_category(category), check_text("metric", metric), pairs)
+        if len(self._sets) >= _KEPT:
+            self._sets.clear()
+        items = tuple((str.__str__(name), str.__str__(value)) for name, value in labels.items())
+        self._sets[series.category, series.metric, kind, *items] = series
+        return series
+
+    def _kept_of_set(
+        self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, str]
+    ) -> _Handle | None:
+        """Return the handle of a label set that was kept; None where there is none, or an argument is wrong."""
+        try:
+            kept = self._sets.get((category, metric, kind, *labels.items()))
+        except (AttributeError, TypeError):
+            return None
+        return kept if isinstance(kept, kind) else None
+
+    def _keep_bound(self, series: Series) -> None:
+        """Keep a handle for the next time, unless it leads nowhere: those could be without number."""
+        if series._bound and not series.labels and self._handle(series.category, series.metric) is not series:
+            self._keep(series)

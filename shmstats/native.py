@@ -6,7 +6,9 @@ up when it is used, for an application may be patched after this was imported.
 
 from __future__ import annotations
 
+import fcntl
 import importlib
+import os
 import sys
 import threading
 import time
@@ -14,10 +16,13 @@ from _thread import RLock
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["RLock", "Thread", "make_lock", "original", "patched", "wait"]
+__all__ = ["RLock", "Thread", "above_standard", "make_lock", "original", "patched", "wait"]
 
 #: Seconds between two looks at a lock, where waiting for it would stop an event loop.
 _LOOK_SECONDS = 0.002
+
+#: The last descriptor of the standard streams.
+_STANDARD = 2
 
 
 def original(module: str, name: str) -> Any:
@@ -61,6 +66,20 @@ def wait(lock: Any, seconds: float) -> bool:
     return True
 
 
+def above_standard(descriptor: int) -> int:
+    """Return a descriptor above those of the standard streams, which may be closed: the given one, or one in its place.
+
+    Raises:
+        OSError: there is none left; the given one is closed.
+    """
+    if descriptor > _STANDARD:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _STANDARD + 1)
+    finally:
+        os.close(descriptor)
+
+
 class Thread:
     """A daemon thread of the operating system.
 
@@ -72,6 +91,8 @@ class Thread:
     def __init__(self, work: Callable[[], object], name: str) -> None:
         self._work = work
         self._name = name
+        self._ident = 0
+        self._thread: threading.Thread | None = None
         self._over = make_lock()
         self._over.acquire()
 
@@ -84,21 +105,29 @@ class Thread:
         if patched():
             original("_thread", "start_new_thread")(self._run, ())
         else:
-            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
 
     def join(self, seconds: float) -> bool:
         """Wait for the thread to end, but not for long; returns whether it has."""
-        if wait(self._over, seconds):
+        if self._thread is not None:
+            self._thread.join(max(seconds, 0.0))
+        elif wait(self._over, seconds):
             self._over.release()
-            return True
-        return False
+        return not self.lives
 
     @property
     def lives(self) -> bool:
         """Whether it has not ended; it must have been started."""
         return bool(self._over.locked())
 
+    @property
+    def is_current(self) -> bool:
+        """Whether it is the calling thread."""
+        return bool(self._ident == original("_thread", "get_ident")())
+
     def _run(self) -> None:
+        self._ident = original("_thread", "get_ident")()
         try:
             self._work()
         finally:

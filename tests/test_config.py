@@ -136,6 +136,7 @@ KEYS = [
     integer("stats.capacity", 65536, 256, 16_777_216),
     integer("stats.max_workers", 64, 1, 1024),
     integer("stats.snapshot_interval_ms", 10_000, 100, 86_400_000),
+    switch("stats.durable_exposition", True),
     integer("stats.max_series_per_metric", 1000, 1, 16_777_216),
     text(
         "api.bind",

@@ -1,26 +1,24 @@
-"""The one background thread of a process that has a block attached.
+"""The one background thread that every process with a block has: it is a thread of the system, never a greenlet.
 
-It does what is due from time to time (flush the buffer, save a snapshot) and answers the questions of
-other processes. It knows nothing of what these tasks do.
+It does what is due from time to time and quick (flush the buffer, look who saves), and answers the questions of other
+processes. It starts without a descriptor, and asks for those that it needs until it has them.
 
-A thread does not survive a fork, and a fork while it runs may copy a lock that it holds. So it is
-stopped before a fork, started again in the parent, and forgotten in the child, which starts its own
-when it attaches. A fork does not wait for a task that takes long: in the parent the thread then goes on as if
-nothing had been, for there must never be a second one beside it.
+A thread does not survive a fork, and a fork while it runs may copy a lock that it holds. So it is paused for a fork,
+goes on in the parent, and is forgotten in the child, which starts its own when it attaches. A fork does not wait for
+one that takes long: in the parent it then goes on as if nothing had been, for there must never be a second beside it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import selectors
-import threading
+import select
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from .. import lifecycle, native
 from .peers import Listener
 
 log = logging.getLogger("shmstats")
@@ -28,9 +26,12 @@ log = logging.getLogger("shmstats")
 _STOP_SECONDS = 5.0
 _FORK_SECONDS = 0.5
 
+#: Seconds between two tries to get the descriptors that there were not, or a thread.
+RETRY_SECONDS = 1.0
+
 
 class Task(NamedTuple):
-    """Something that is due again and again.
+    """Something quick that is due again and again.
 
     Attributes:
         interval: seconds between two runs.
@@ -45,31 +46,46 @@ class _Run:
     """The thread from its start to its end. Until it has noticed that it is to end, that can be taken back.
 
     Attributes:
-        told: a descriptor that is readable when the thread is to end.
+        told: a descriptor that is readable when the thread is to end; -1 as long as there can be none.
         thread: it.
     """
 
     def __init__(self) -> None:
-        self.told, self._tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.thread: threading.Thread | None = None
-        self._lock = threading.RLock()  # a signal handler may fork, in the middle of a fork too
+        self.told = self._tell = -1
+        self.thread: native.Thread | None = None
+        self._lock = native.RLock()  # a signal handler may fork, in the middle of a fork too
+        self._bell: Any = native.make_lock()  # as long as there is no descriptor it is this that tells
+        self._bell.acquire()
         self._ending = False
         self._over = False
+        self.open()
+
+    def open(self) -> None:
+        """Get the descriptors, if there are some now."""
+        with self._lock, suppress(OSError):
+            if self.told < 0 and not self._over:
+                self.told, self._tell = map(native.above_standard, os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+                if self._ending:
+                    os.write(self._tell, b"x")
 
     def end(self) -> None:
         """Tell the thread to end."""
         with self._lock:
             if not self._over and not self._ending:
                 self._ending = True
-                # Written, not only closed: another process may have inherited this end.
-                os.write(self._tell, b"x")
+                self._bell.release()
+                if self._tell >= 0:
+                    # Written, not only closed: another process may have inherited this end.
+                    os.write(self._tell, b"x")
 
     def go_on(self) -> bool:
         """Tell the thread not to end after all; returns False where that is too late."""
         with self._lock:
             if self._ending and not self._over:
                 self._ending = False
-                os.read(self.told, 1)
+                self._bell.acquire(blocking=False)
+                if self.told >= 0:
+                    os.read(self.told, 1)
             return not self._over
 
     def ends(self) -> bool:
@@ -79,16 +95,35 @@ class _Run:
                 self._close()
             return self._over
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the thread is to end; that may be taken back."""
+        return self._ending
+
+    def wait(self, seconds: float, listener: Listener | None) -> bool:
+        """Have the thread wait; returns whether the listener has something to do."""
+        if self.told < 0:
+            if self._bell.acquire(timeout=min(seconds, RETRY_SECONDS)):
+                self._bell.release()
+            return listener is not None
+        poll = native.original("select", "poll")()
+        poll.register(self.told, select.POLLIN)
+        for descriptor, events in listener.descriptors() if listener is not None else ():
+            poll.register(descriptor, events)
+        return any(descriptor != self.told for descriptor, _ in poll.poll(seconds * 1000))
+
     def abandon(self) -> None:
         """Close what there is, where there is no thread."""
-        self._lock = threading.RLock()  # who held it is another process's thread
+        self._lock = native.RLock()  # who held it is another process's thread
         if not self._over:
             self._close()
 
     def _close(self) -> None:
         self._over = True
-        os.close(self.told)
-        os.close(self._tell)
+        for descriptor in (self.told, self._tell):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.told = self._tell = -1
 
 
 class Agent:
@@ -105,31 +140,56 @@ class Agent:
         self._answers = answers
         self._socket = socket
         self._listener: Listener | None = None
+        self._listen_at = 0.0
+        self._warned = False
         self._run: _Run | None = None
         self._due = [0.0] * len(tasks)
-        self._lock = threading.RLock()  # a signal handler may stop what this very thread starts
+        self._lock = native.RLock()  # a signal handler may stop what this very thread starts
         self._stopped = False
-        _agents.add(self)
+        lifecycle.tell_of_forks(lifecycle.Stage.AGENTS, self)
+        lifecycle.pause_for_forks(self)
 
-    def start(self) -> None:
-        """Start the thread; without a socket where none can be made. Nothing where it was stopped before."""
+    def start(self) -> bool:
+        """Start the thread, if it is not there; returns False where there can be none now.
+
+        Nothing where it was stopped before.
+        """
         with self._lock:
-            if self._stopped:
-                return
-            try:
-                self._listener = Listener(self._socket)
-            except OSError as error:
-                log.warning("the debug endpoints will not show process %d: %s", os.getpid(), error)
+            if self._stopped or self._run is not None:
+                return True
             self._due = [time.monotonic() + task.interval for task in self._tasks]
             self._resume()
             if self._stopped:
                 self._end()
+            return self._run is not None
 
     def stop(self) -> None:
         """End the thread and remove the socket, for good."""
         with self._lock:
             self._stopped = True
             self._end()
+
+    def pause(self) -> bool:
+        """Have the thread end for a fork, and wait for it, but not for long; returns whether there was one."""
+        return self._pause(_FORK_SECONDS)
+
+    def go_on(self) -> None:
+        """Have the thread work again after a fork."""
+        if self._stopped:  # by another thread, in the middle of the fork
+            return
+        if self._run is None or not self._run.go_on():
+            self._resume()
+        if self._stopped and self._run is not None:
+            self._run.end()
+
+    def forget(self) -> None:
+        """Drop what the child of a fork inherited."""
+        run, self._run = self._run, None
+        if run is not None:
+            run.abandon()
+        self._listener = None
+        self._stopped = True
+        self._lock = native.RLock()
 
     def _end(self) -> None:
         self._pause(_STOP_SECONDS)
@@ -138,104 +198,72 @@ class Agent:
             self._listener = None
 
     def _resume(self) -> None:
-        """Start the thread; where that is not possible this process goes on without it."""
+        """Start the thread; where that is not possible this process goes on without it, for now."""
         run = _Run()
-        run.thread = threading.Thread(target=self._work, args=(run, self._listener), name="shmstats-agent", daemon=True)
+        run.thread = native.Thread(lambda: self._work(run), "shmstats-agent")
         try:
             run.thread.start()
         except RuntimeError as error:
             run.abandon()
             self._run = None
-            log.warning(
-                "process %d flushes and saves nothing at intervals, and answers no questions: %s", os.getpid(), error
-            )
+            if not self._warned:
+                log.warning(
+                    "process %d flushes and saves nothing at intervals, and answers no questions, until there can be"
+                    " a thread: %s",
+                    os.getpid(),
+                    error,
+                )
+            self._warned = True
             return
         self._run = run
 
     def _pause(self, seconds: float) -> bool:
-        """Have the thread end, and wait for it, but not for long; returns whether there was one."""
         run = self._run
         if run is None:
             return False
         run.end()
-        if run.thread is not None and run.thread is not threading.current_thread():
+        if run.thread is not None and not run.thread.is_current:
             run.thread.join(seconds)
         return True
 
-    def _go_on(self) -> None:
-        """Have the thread work again after a pause."""
-        if self._stopped:  # by another thread, in the middle of the fork
-            return
-        if self._run is None or not self._run.go_on():
-            self._resume()
-        if self._stopped and self._run is not None:
-            self._run.end()
+    def _listen(self) -> Listener | None:
+        """Return the socket where questions are asked; it is made as soon as there can be one."""
+        if self._listener is None and not self._stopped and time.monotonic() >= self._listen_at:
+            self._listen_at = time.monotonic() + RETRY_SECONDS
+            try:
+                listener = Listener(self._socket)
+                if self._stopped:
+                    listener.close()
+                else:
+                    self._listener = listener
+            except OSError as error:
+                if not self._warned:
+                    log.warning("the debug endpoints will not show process %d for now: %s", os.getpid(), error)
+                self._warned = True
+        return self._listener
 
-    def _forget(self) -> None:
-        """Drop what the child of a fork inherited."""
-        run, self._run = self._run, None
-        if run is not None and run.thread is not threading.current_thread():
-            run.abandon()
-        self._listener = None
-        self._lock = threading.RLock()
-
-    def _work(self, run: _Run, listener: Listener | None) -> None:
+    def _work(self, run: _Run) -> None:
         """Work until the thread is to end."""
         due = self._due  # kept over a fork, or a process that forks often would never come to its tasks
-        with selectors.DefaultSelector() as selector:
-            selector.register(run.told, selectors.EVENT_READ)
-            if listener is not None:
-                # Closed already, if the block was left before this thread came to begin.
-                with suppress(ValueError, OSError):
-                    selector.register(listener.fileno(), selectors.EVENT_READ)
-            while not run.ends():
-                wait = max(min(due, default=time.monotonic() + 60.0) - time.monotonic(), 0.0)
-                ready = {key.fd for key, _ in selector.select(wait)}
-                if run.told in ready:
-                    continue
-                if ready and listener is not None:
-                    self._do(lambda: listener.serve(self._answers))
-                for number, task in enumerate(self._tasks):
-                    if due[number] <= time.monotonic():
-                        self._do(task.run)
-                        due[number] = time.monotonic() + task.interval
+        while not run.ends():
+            run.open()
+            listener = self._listen()
+            wait = max(min(due, default=time.monotonic() + 60.0) - time.monotonic(), 0.0)
+            try:
+                asked = run.wait(wait if listener is not None else min(wait, RETRY_SECONDS), listener)
+            except (OSError, ValueError):  # the listener was closed meanwhile: the block is being left
+                continue
+            if run.is_ending:
+                continue
+            if asked and listener is not None:
+                self._do(listener.serve, self._answers)
+            for number, task in enumerate(self._tasks):
+                if due[number] <= time.monotonic():
+                    self._do(task.run)
+                    due[number] = time.monotonic() + task.interval
 
-    def _do(self, work: Callable[[], object]) -> None:
+    def _do(self, work: Callable[..., object], *arguments: object) -> None:
         try:
-            work()
+            work(*arguments)
         except Exception:
             log.exception("the background thread goes on after an error")
-
-
-_agents: weakref.WeakSet[Agent] = weakref.WeakSet()
-
-#: Held from before a fork until after it: threads that fork at once do so one after the other.
-_forking = threading.RLock()
-
-#: The agents that were paused for a fork; for each one that a signal handler makes in the middle of it, its own.
-_paused: list[list[Agent]] = []
-
-
-def _before_fork() -> None:
-    _forking.acquire()
-    _paused.append([agent for agent in list(_agents) if agent._pause(_FORK_SECONDS)])
-
-
-def _after_fork_in_parent() -> None:
-    try:
-        for agent in _paused.pop() if _paused else ():
-            agent._go_on()
-    finally:
-        with suppress(RuntimeError):  # it is not held where a signal handler broke off what comes before
-            _forking.release()
-
-
-def _after_fork_in_child() -> None:
-    global _forking
-    _forking = threading.RLock()
-    _paused.clear()
-    for agent in _agents:
-        agent._forget()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -7,17 +7,17 @@ answer is one line of JSON, and a connection carries one of each::
     connect, stacks              ->
                                  <-         {"answer": [...]} or {"error": "..."}, and closes
 
-`Listener` is the worker's side. It never waits: the agent thread calls it when `Listener.fileno` (an
-epoll descriptor over the listening socket and all connections) is readable, and it does what can be done
-at once. A client that is slow costs a descriptor until its time is over, and no time.
+`Listener` is the worker's side. It never waits: the agent thread calls it when one of `Listener.descriptors` is
+ready, and it does what can be done at once. A client that is slow costs a descriptor until its time is over, and no
+time.
 
 `ask_all` is the asker's side: all workers at once, one deadline for all. A process that is stopped, or
 stays in C code without letting others run, cannot answer; it is reported as such and holds nobody up.
 
 Both sides check by SO_PEERCRED (unix(7)) that the other is of the same user.
 
-The sockets are those of the operating system even where gevent has put its own in their place: they never
-wait, so they need not be cooperative. The one wait, in `ask_all`, is by `selectors`, which gevent replaces.
+The sockets are those of the operating system even where gevent or eventlet have put theirs in their place: they never
+wait, so they need not be cooperative. The one wait, in `ask_all`, is by `selectors`, which those replace.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ import selectors
 import socket
 import stat
 import struct
-import sys
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
+from .. import lifecycle, native
 from ..block.segment import SHARED_MEMORY, segment_path
 
 log = logging.getLogger("shmstats")
@@ -128,15 +127,14 @@ class Listener:
             os.chmod(path, 0o600)
             self._file = os.lstat(path)
             self._socket.listen(_BACKLOG)
-            self._epoll = _unpatched("select", "epoll")()
-            undo.callback(self._epoll.close)
-            self._epoll.register(self._socket.fileno(), select.EPOLLIN)
             undo.pop_all()
-        _listeners.add(self)
+        lifecycle.tell_of_forks(lifecycle.Stage.SOCKETS, self)
 
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when `serve` has something to do."""
-        return int(self._epoll.fileno())
+    def descriptors(self) -> Iterator[tuple[int, int]]:
+        """Give what is to be waited for: when one of these is ready, `serve` has something to do."""
+        yield self._socket.fileno(), select.POLLIN
+        for number, client in self._clients.items():
+            yield number, (select.POLLIN if client.answer is None else select.POLLOUT) | select.POLLRDHUP
 
     def serve(self, answers: Mapping[str, Callable[[], Any]]) -> None:
         """Do what can be done without waiting: read questions, send answers, accept.
@@ -146,7 +144,10 @@ class Listener:
                 raises is logged, and the asker is told.
         """
         self._drop_expired()
-        events = dict(self._epoll.poll(0))
+        poll = native.original("select", "poll")()
+        for descriptor, wanted in self.descriptors():
+            poll.register(descriptor, wanted)
+        events = dict(poll.poll(0))
         # Accepting comes last: it may give a new client the descriptor of one that events are still told of.
         arrived = events.pop(self._socket.fileno(), 0)
         for number, event in events.items():
@@ -156,7 +157,7 @@ class Listener:
 
     def close(self) -> None:
         """Close the socket and unlink its file, unless another is there by now."""
-        if self._epoll.closed:
+        if self._socket.fileno() < 0:
             return
         with suppress(FileNotFoundError):
             if os.path.samestat(os.lstat(self.path), self._file):
@@ -167,7 +168,6 @@ class Listener:
 
     def forget(self) -> None:
         """Close what the child of a fork has inherited; the parent's socket goes on."""
-        self._epoll.close()
         self._socket.close()
         for client in self._clients.values():
             client.connection.close()
@@ -186,11 +186,10 @@ class Listener:
             if len(self._clients) >= _CLIENTS:
                 self._drop(next(iter(self._clients.values())))
             self._clients[connection.fileno()] = _Client(connection)
-            self._epoll.register(connection.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
 
     def _advance(self, client: _Client, events: int, answers: Mapping[str, Callable[[], Any]]) -> None:
         """Take a client one step further. One that has gone away is not answered."""
-        if events & (select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
+        if events & (select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL):
             self._drop(client)
             return
         try:
@@ -210,7 +209,6 @@ class Listener:
         question, end, _ = client.asked.partition(b"\n")
         if end:
             client.answer = memoryview(_answer(question.decode("ascii", "replace"), answers))
-            self._epoll.modify(client.connection.fileno(), select.EPOLLOUT | select.EPOLLRDHUP)
         elif len(client.asked) >= _QUESTION_LIMIT:
             self._drop(client)
 
@@ -342,15 +340,12 @@ def _peer(connection: socket.socket) -> _Peer:
 
 def _new_socket() -> socket.socket:
     """Return a Unix stream socket that never waits."""
-    connection: socket.socket = _unpatched("socket", "socket")(socket.AF_UNIX, socket.SOCK_STREAM)
+    make: type[socket.socket] = native.original("socket", "socket")
+    connection = make(socket.AF_UNIX, socket.SOCK_STREAM)
+    if connection.fileno() <= 2:  # of a standard stream that is closed
+        connection = make(fileno=native.above_standard(connection.detach()))
     connection.setblocking(False)
     return connection
-
-
-def _unpatched(module: str, name: str) -> Any:
-    """Return a name of a standard module as it was before gevent patched it."""
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey.get_original(module, name) if monkey else getattr(sys.modules[module], name)
 
 
 def _remove_socket(path: str) -> None:
@@ -369,14 +364,3 @@ def _remove_socket(path: str) -> None:
             f" it must be a socket of user {os.geteuid()}, or not there"
         )
     os.unlink(path)
-
-
-_listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for listener in list(_listeners):
-        listener.forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)

@@ -70,6 +70,10 @@ class Header:
         saver_pid: of that process.
         saved: when the last snapshot was saved, in ns since 1970; 0: none was.
         saved_count: snapshots saved.
+        save_ticket: raised by each save that begins.
+        saved_ticket: of the saved snapshot: one with an earlier ticket does not take its place.
+        saved_from: what was counted before this is on the disk: CLOCK_BOOTTIME in ns.
+        expose_due: the next turn of a save for a page: CLOCK_BOOTTIME in ns.
         pushed: when the last push succeeded, in ns since 1970; 0: none did.
         save_error: why the last save failed; empty where it did not. At most `MESSAGE_BYTES` of UTF-8, cut.
         push_error: as ``save_error``.
@@ -83,6 +87,10 @@ class Header:
     saver_pid = _Number("saver_pid")
     saved = _Number("saved")
     saved_count = _Number("saved_count")
+    save_ticket = _Number("save_ticket")
+    saved_ticket = _Number("saved_ticket")
+    saved_from = _Number("saved_from")
+    expose_due = _Number("expose_due")
     pushed = _Number("pushed")
     save_error = _Message("save_error")
     push_error = _Message("push_error")

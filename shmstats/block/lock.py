@@ -23,12 +23,12 @@ import errno
 import fcntl
 import logging
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
+from .. import lifecycle, native
 from ..core import Section
 from ..interruption import came_from_handler
 from ..layout import ATTACHED, TABLE
@@ -50,10 +50,10 @@ class Guard(Section):
     """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = native.RLock()  # not a greenlet's: none is switched inside
         self.enter = self.lock.acquire
         self._deferred: deque[Callable[[], object]] = deque()
-        self._threads = threading.local()
+        self._threads = native.original("_thread", "_local")()
         super().__init__(self.lock, after=self.do_deferred)
 
     @property
@@ -80,12 +80,12 @@ class Guard(Section):
             with doing:
                 self._do_all()
 
-    def _doing(self) -> threading.RLock:
+    def _doing(self) -> native.RLock:
         """Return a lock of the calling thread alone, which it has while it does what was deferred."""
         try:
             return self._threads.doing  # type: ignore[no-any-return]
         except AttributeError:
-            self._threads.doing = threading.RLock()
+            self._threads.doing = native.RLock()
             return self._threads.doing  # type: ignore[no-any-return]
 
     def _do_all(self) -> None:
@@ -260,12 +260,16 @@ _lock_files: dict[str, LockFile] = {}
 
 def lock_file(path: str) -> LockFile:
     """Return the one `LockFile` of this process for ``path``, without opening it."""
-    return _lock_files.get(path) or _lock_files.setdefault(path, LockFile(path))
+    file = _lock_files.get(path)
+    if file is None:
+        file = _lock_files.setdefault(path, LockFile(path))
+        lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, file)
+    return file
 
 
-def _forget_lock_files() -> None:
-    for file in _lock_files.values():
-        file.forget()
-
-
-os.register_at_fork(after_in_child=_forget_lock_files)
+def held_guard() -> Guard | None:
+    """Return a guard that the calling thread is inside of, of whatever block; None where there is none."""
+    for file in list(_lock_files.values()):
+        if file.guard.held:
+            return file.guard
+    return None

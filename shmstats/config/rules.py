@@ -176,6 +176,10 @@ class StatsSettings:
     snapshot_interval_ms: int = field(
         default=10_000, metadata=_integer(100, 86_400_000, "Time between saved snapshots, in ms.")
     )
+    durable_exposition: bool = field(
+        default=True,
+        metadata=_switch("Whether what a page or a push shows is on the disk first; only with persist."),
+    )
     max_series_per_metric: int = field(
         default=1000, metadata=_integer(1, 16_777_216, "Label sets of one metric; further ones share a set.")
     )

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import bisect
 import math
-import os
 import struct
 import sys
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from threading import RLock
 from types import TracebackType
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import lifecycle
 from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN
 from ..series import Labels
 from ._requests_py import Requests as Requests
@@ -126,7 +125,7 @@ class Cells:
         self._open = True
         self._inherited = False
         self._direct = True
-        _all_cells.add(self)
+        lifecycle.tell_of_forks(lifecycle.Stage.CELLS, self)
 
     @property
     def generation(self) -> int:
@@ -143,6 +142,7 @@ class Cells:
     @property
     def gate(self) -> int:
         """The generation that a binding must have to be used at once; 0: none may."""
+        lifecycle.notice_fork()
         try:
             return self._generation[0] if self._direct and self._open and not self._locks.guard.held else 0
         except ValueError:  # closed in between
@@ -408,6 +408,10 @@ class Cells:
     def holder(self, row: int, column: int) -> int:
         return self._words[2 * self.at(row, column)]
 
+    def forget(self) -> None:
+        self._open = False
+        self._inherited = True
+
     def close(self) -> None:
         self._open = False
         for view in (self._words, self._values, self._doubles, self._whole, self._generation, self._held):
@@ -451,18 +455,6 @@ def sum_columns(
 
 def fence() -> None:
     """Order loads before it and after it; here what is read in between is read by bytecode, in order."""
-
-
-_all_cells: weakref.WeakSet[Cells] = weakref.WeakSet()
-
-
-def _forget_cells() -> None:
-    for cells in _all_cells:
-        cells._open = False
-        cells._inherited = True
-
-
-os.register_at_fork(after_in_child=_forget_cells)
 
 
 class _LockedCell:

@@ -30,9 +30,7 @@ from typing import Any, NamedTuple
 
 from .. import registry as registries
 from ..block.names import MAX_TEXT_BYTES, check_text
-from ..checks import RESERVED
-from ..declarations import check_buckets
-from ..handles import check_label_names
+from ..checks import RESERVED, check_buckets, check_label_names
 from ._failures import Failures
 from ._serving import Serving
 

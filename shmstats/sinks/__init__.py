@@ -31,3 +31,18 @@ class Provider(Protocol):
 
     def timestamp(self, category: str, metric: str, moment: datetime) -> None:
         """Note a moment."""
+
+
+def check_provider(provider: object) -> None:
+    """Check that an object has the methods of a provider.
+
+    Raises:
+        TypeError: it lacks one of them.
+    """
+    required = [name for name in vars(Provider) if not name.startswith("_")]
+    missing = [name for name in required if not callable(getattr(provider, name, None))]
+    if missing:
+        raise TypeError(
+            f"provider must have the methods {', '.join(required)};"
+            f" {type(provider).__name__} lacks {', '.join(missing)}"
+        )

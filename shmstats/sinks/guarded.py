@@ -23,15 +23,14 @@ from __future__ import annotations
 
 import _thread
 import logging
-import os
 import queue
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 
+from .. import lifecycle
 from ..once import Once
 from . import Provider
 
@@ -96,7 +95,7 @@ class GuardedProvider:
         self._logged = Once()
         self._cut_off = False
         self._cutting = _thread.allocate_lock()
-        _guards.add(self)
+        lifecycle.tell_of_forks(lifecycle.Stage.PROVIDERS, self)
 
     @property
     def cut_off(self) -> bool:
@@ -380,13 +379,3 @@ def _described(method: str, error: BaseException) -> str:
 
 
 _here = _Here()
-
-_guards: weakref.WeakSet[GuardedProvider] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for guard in list(_guards):
-        guard.forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)

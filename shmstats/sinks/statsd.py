@@ -21,11 +21,9 @@ from __future__ import annotations
 
 import _thread
 import logging
-import os
 import re
 import socket
 import time
-import weakref
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +34,7 @@ from errno import ECONNREFUSED, EMSGSIZE
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from .. import lifecycle
 from ..config import StatsdSettings
 from ..once import Once
 
@@ -109,7 +108,7 @@ class StatsdProvider:
         self._report_to = report
         self._logged = Once()
         self._sender = _Sender(self, settings)
-        _providers.add(self)
+        lifecycle.tell_of_forks(lifecycle.Stage.SENDERS, self)
 
     def incr(self, category: str, metric: str, n: int) -> None:
         """Add n to a counter."""
@@ -665,14 +664,3 @@ def _decimal(value: _Number) -> str:
         return str(int(value))
     text = repr(float(value))
     return format(Decimal(text), "f") if "e" in text else text
-
-
-_providers: weakref.WeakSet[StatsdProvider] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for provider in list(_providers):
-        provider.forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import BOUND, PythonRunner, wait_until
 
+from shmstats import lifecycle
 from shmstats.attachment import agent as agents
 from shmstats.attachment.agent import Agent, Task
 from shmstats.attachment.peers import Listener
@@ -47,10 +48,10 @@ def test_it_runs_its_tasks_until_it_is_stopped(agent: Agent) -> None:
 
 
 def test_it_stays_stopped_if_that_was_in_the_middle_of_a_fork(agent: Agent) -> None:
-    agents._before_fork()
+    lifecycle.before()
     assert threads() == 0
     agent.stop()
-    agents._after_fork_in_parent()
+    lifecycle.after_in_parent()
     assert threads() == 0
 
 
@@ -83,13 +84,13 @@ def test_a_thread_that_a_fork_did_not_wait_for_goes_on_and_no_other_begins(
 ) -> None:
     _, proceed = busy
     for _ in range(3):
-        agents._before_fork()
-        agents._after_fork_in_parent()
+        lifecycle.before()
+        lifecycle.after_in_parent()
         assert threads() == 1
     proceed(3)
     assert threads() == 1
-    agents._before_fork()
-    agents._after_fork_in_parent()
+    lifecycle.before()
+    lifecycle.after_in_parent()
     proceed(3)
 
 
@@ -98,9 +99,9 @@ def test_a_thread_that_is_stopped_while_a_fork_does_not_wait_for_it_ends(
 ) -> None:
     agent, _ = busy
     monkeypatch.setattr(agents, "_STOP_SECONDS", 0.01)
-    agents._before_fork()
+    lifecycle.before()
     agent.stop()
-    agents._after_fork_in_parent()
+    lifecycle.after_in_parent()
     # The fixture lets the task end, and waits for the end of the thread.
 
 
@@ -140,8 +141,8 @@ def test_a_fork_leaves_it_running_in_the_parent_even_if_another_cannot_be_starte
 ) -> None:
     other = Agent([], str(tmp_path / "other"), {})
     other.start()
-    agents._before_fork()
-    agents._paused.sort(key=lambda paused: paused is agent)
+    lifecycle.before()
+    lifecycle._paused[0].sort(key=lambda paused: paused is agent)
     start, started = threading.Thread.start, []
 
     def start_all_but_the_first(thread: threading.Thread) -> None:
@@ -151,13 +152,13 @@ def test_a_fork_leaves_it_running_in_the_parent_even_if_another_cannot_be_starte
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_all_but_the_first)
-    agents._after_fork_in_parent()
+    lifecycle.after_in_parent()
     assert threads() == 1
     other.stop()
 
 
 def test_it_can_be_stopped_in_the_middle_of_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by a signal handler, which runs in the thread that starts it."""
+    """It makes its socket then, which must not stay."""
     socket = tmp_path / "socket"
     agent = Agent([Task(0.001, ran.set)], str(socket), {})
     listener = agents.Listener
@@ -167,11 +168,8 @@ def test_it_can_be_stopped_in_the_middle_of_its_start(tmp_path: Path, monkeypatc
         return listener(path)
 
     monkeypatch.setattr(agents, "Listener", interrupted)
-    starting = threading.Thread(target=agent.start, daemon=True)
-    starting.start()
-    starting.join(BOUND)
-    assert not starting.is_alive()
-    assert threads() == 0
+    agent.start()
+    wait_until(lambda: threads() == 0)
     assert not socket.exists()
 
 

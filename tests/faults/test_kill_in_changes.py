@@ -88,7 +88,7 @@ OPERATIONS = {
     "make a gauge of a counter": Operation("stats.gauge('goes', 'one', 0.5)", before=_NAMES),
     "save and unlink": Operation("shmstats.close()", before=_NAMES),
     "leave others alone": Operation("shmstats.close()", joined=True),
-    "save": Operation("stats.shared._save_if_elected()", before=_NAMES),
+    "save": Operation("stats.shared._saver.save_or_tell()", before=_NAMES),
     "flush": Operation(
         "stats.flush()",
         before=_NAMES + "stats.flush()\nfor _ in range(5): stats.incr('c', 'held'); stats.incr('goes', 'two', 10)",
@@ -102,7 +102,7 @@ exec(before)
 files = tuple(f"shmstats/{name}.py" for name in (
     "block/block", "block/names", "block/space", "block/declaring", "block/restoring", "block/header",
     "block/workers", "block/segment", "block/lock", "attachment/buffer", "core/_cells_py", "attachment/slow_path",
-    "snapshot", "registry", "attachment/agent"))
+    "attachment/attachment", "attachment/changes", "attachment/saver", "snapshot", "registry", "attachment/agent"))
 lines = works.do_at_line(number, files, lambda: os.kill(os.getpid(), signal.SIGKILL))
 exec(operation)
 works.do_at_line(-1, (), None)

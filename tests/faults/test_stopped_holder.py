@@ -51,7 +51,8 @@ def test_a_stop_at_any_step_of_a_counting_call_is_waited_for(
 CHANGE = """
 import os, signal
 stats.incr('c', 'before')
-files = "block/block.py", "block/names.py", "block/space.py", "block/lock.py", "attachment/slow_path.py"
+files = tuple(f"{name}.py" for name in (
+    "block/block", "block/names", "block/space", "block/lock", "attachment/slow_path", "attachment/changes"))
 stop = lambda: (open(report + " here", "w").close(), os.kill(os.getpid(), signal.SIGSTOP))
 lines = works.do_at_line(number, files, stop)
 stats.incr('c', f'name {number}')

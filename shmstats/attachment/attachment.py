@@ -1,0 +1,365 @@
+"""What a process has of the block of its data directory: nothing yet, attached, left, or replaced by another.
+
+It attaches on first use and leaves at the end; the last process to leave saves. A block that cannot be attached is
+logged once and tried again: no counting call fails for that.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .. import lifecycle
+from ..block import Block, BlockError, BlockFullError, DeclarationError, damage_named, declare, segment_name
+from ..block.lock import Guard, held_guard, lock_file
+from ..block.names import encode_key
+from ..block.segment import segment_path
+from ..config import Settings
+from ..debug.processes import memory
+from ..debug.stacks import stacks
+from ..interruption import came_from_handler
+from ..once import Once
+from ..series import Declaration
+from .agent import RETRY_SECONDS, Agent, Task
+from .buffer import Buffer
+from .calls import deferred
+from .own_metrics import FLUSH, FLUSHES, OPERATIONS_DROPPED, OWN, add_to_own, note_held, register_own
+from .peers import remove_stale, socket_path
+from .restoring import fill
+from .saver import Saver
+
+log = logging.getLogger("shmstats")
+
+_RETRY_SECONDS = 1.0
+
+
+class Attachment:
+    """The attachment of this process to the block of a data directory.
+
+    Args:
+        settings: where the block is and how large it is made.
+        declared: declarations by category and metric, to be made as soon as there is a block; it is kept.
+        former: the attachment that this one takes the place of; it is left before this one attaches.
+
+    Attributes:
+        directory: the data directory.
+        ending: whether the process is at its end: daemon threads, which may be stopped at any line from then
+            on, attach nothing any more.
+        retired: whether another one has taken its place, which gets what still comes here.
+        successor: that one; None where nothing is counted any more.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        declared: dict[tuple[str, str], Declaration] | None = None,
+        former: Attachment | None = None,
+    ) -> None:
+        self.directory: Path = settings.path.data
+        self.ending = False
+        self.retired = False
+        self.successor: Attachment | None = None
+        self._settings = settings
+        self._former = former
+        self._name = segment_name(self.directory)
+        self._locks = lock_file(segment_path(self._name) + ".lock")
+        self._block: Block | None = None
+        self._buffer: Buffer | None = None
+        self._agent: Agent | None = None
+        self._saver: Saver | None = None
+        self._retry_at = 0.0
+        self._dropped = 0
+        self._logged = Once()
+        self._declared = {} if declared is None else declared
+        self._direct = True
+        self._no_thread_until = 0.0
+        self._answers: dict[str, Callable[[], Any]] = {"stacks": stacks, "memory": memory}
+        lifecycle.tell_of_forks(lifecycle.Stage.BLOCKS, self)
+        lifecycle.tell_of_exit(lifecycle.Stage.BLOCKS, self)
+
+    @property
+    def direct(self) -> bool:
+        """Whether bound handles count at once; otherwise every operation goes to the recorder."""
+        return self._direct
+
+    @direct.setter
+    def direct(self, direct: bool) -> None:
+        self._direct = direct
+        self._direct_cells()
+
+    def _direct_cells(self) -> None:
+        """Tell the cells whether handles may use them at once: where there is no thread yet, calls are to come here."""
+        for holder in (self._block, self._buffer):
+            if holder is not None:
+                holder.cells.direct = self._direct and not self._no_thread_until
+
+    def attach(self) -> Block:
+        """Return the attached block; attach it if it is not.
+
+        Raises:
+            BlockError: there is a block that must not be used, or another attachment has the place of this one.
+            OSError: shared memory is full or not usable.
+        """
+        lifecycle.notice_fork()
+        block = self._block
+        if block is None:
+            former = self._former
+            if former is not None:
+                former.close()
+                self._former = None
+            with self._locks.guard:
+                block = self._block
+                if block is None:
+                    if self.retired:
+                        raise BlockError(f"block {self._name} was left for that of another configuration")
+                    with damage_named(self._name):
+                        block = self._attach()
+                    self._locks.guard.defer(self._start_agent)
+        return block
+
+    def retire(self, successor: Attachment | None) -> None:
+        """Attach nothing any more: what still comes goes to the successor. To be followed by `close`."""
+        self.successor = successor
+        self.retired = True
+
+    @deferred
+    def close(self) -> None:
+        """Leave the block; the last one saves it. What cannot be saved stays in shared memory."""
+        self._stop_agent()
+        with self._locks.guard:
+            block, self._block = self._block, None
+            saver, self._saver = self._saver, None
+            _holding.discard(self)
+            if block is not None:
+                try:
+                    with damage_named(block.name):
+                        self._empty_buffer()
+                except BlockError as error:
+                    self._tell(f"what was buffered is lost: {error}")
+                if saver is not None:
+                    saver.is_superseded()
+                try:
+                    block.leave(lambda left: self._finish(left, saver))
+                except (BlockError, OSError) as error:
+                    self._tell(f"statistics could not be saved, and stay in shared memory: {error}")
+        if self._block is None:
+            self._stop_agent()  # one that was started meanwhile, for the block that was left
+
+    def leave(self) -> None:
+        """Leave the block at the end of the process."""
+        self.close()
+
+    @deferred
+    def flush(self) -> None:
+        """Add what this process holds in its buffer to the block, if it has one.
+
+        Raises:
+            BlockError: the block is damaged.
+        """
+        with self._locks.guard:
+            block, buffer = self._block, self._buffer
+            if block is not None and buffer is not None and block.held:
+                with damage_named(block.name):
+                    buffer.flush()
+
+    def answer(self, question: str, give: Callable[[], Any]) -> None:
+        """Answer a further question of other workers (`shmstats.attachment.peers.ask_all`), from now on.
+
+        Args:
+            question: a short text in ASCII, without line breaks.
+            give: gives the answer, which must fit JSON. It is called in the background thread.
+        """
+        self._answers[question] = give
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is attached, and nothing is to be looked after."""
+        return self._block is not None and not self.ending and not self._no_thread_until
+
+    def held_guard(self) -> Guard | None:
+        """Return the guard of any block that the calling thread is inside of: it must not wait for another one."""
+        return held_guard()
+
+    def forget(self) -> None:
+        """Drop what the child of a fork inherited; it attaches by itself when it counts."""
+        block, self._block, buffer, self._buffer = self._block, None, self._buffer, None
+        self._agent = self._saver = None
+        self._dropped = 0
+        _holding.discard(self)
+        if buffer is not None:
+            buffer.cells.close()
+        if block is not None:
+            block.abandon()
+
+    # What attaching takes --------------------------------------------------------------------------
+
+    def _attach(self) -> Block:
+        stats = self._settings.stats
+        block = Block.attach(self.directory, stats.capacity, stats.max_workers, self._fill)
+        try:
+            register_own(block, not stats.no_buffer, self._log_once)
+            self._declare_again(block)
+            with block.exclusive():
+                remove_stale(block.name, {worker.slot for worker in block.reader.workers.live()})
+            if not stats.no_buffer:
+                self._buffer = self._make_buffer(block)
+        except BaseException:
+            self._buffer = None
+            block.leave(lambda left: self._finish(left, None))
+            raise
+        self._saver = Saver(block, self._locks, self._settings, self._tell)
+        self._block = block
+        self._direct_cells()
+        _holding.add(self)
+        return block
+
+    def _attached(self) -> Block | None:
+        """Return the block, or None where it cannot be attached now; that was logged."""
+        if self._no_thread_until and time.monotonic() >= self._no_thread_until and self.held_guard() is None:
+            self._start_agent()
+        if self.retired or (self._block is None and (self._locks.guard.held or time.monotonic() < self._retry_at)):
+            return None
+        if self.ending and threading.current_thread() is not threading.main_thread():
+            return None
+        try:
+            return self.attach()
+        except Exception as error:
+            if came_from_handler(error):
+                raise
+            if not self.retired:
+                self._retry_at = time.monotonic() + _RETRY_SECONDS
+                self._log_once(f"nothing is counted: {error}")
+            return None
+
+    def _fill(self, block: Block) -> None:
+        """Fill a block that was just made from the saved snapshot."""
+        register_own(block, not self._settings.stats.no_buffer, self._log_once)
+        if self._settings.stats.persist:
+            self._dropped += fill(block, self.directory, self._tell)
+
+    def _declare(self, block: Block, category: str, metric: str, declared: Declaration) -> None:
+        """Declare a metric; where there is no room that is logged.
+
+        Raises:
+            DeclarationError: it is declared, or used, otherwise by a process that uses the block.
+        """
+        try:
+            with damage_named(block.name):
+                removed = declare(block, category, metric, declared)
+        except BlockFullError as error:
+            self._log_once(f"metric {metric!r} of category {category!r} cannot be declared: {error}")
+            return
+        if removed:
+            self._tell(
+                f"{removed} series of metric {metric!r} of category {category!r}, left by earlier processes, did"
+                " not fit its declaration and were removed"
+            )
+
+    def _declare_again(self, block: Block) -> None:
+        """Declare what was declared before the block was attached; differences are logged only."""
+        for (category, metric), declared in list(self._declared.items()):
+            try:
+                self._declare(block, category, metric, declared)
+            except DeclarationError as error:
+                self._log_once(str(error))
+
+    def _finish(self, block: Block, saver: Saver | None) -> None:
+        """Do what the last process does before the block goes."""
+        remove_stale(block.name, ())
+        if saver is not None:
+            saver.finish()
+
+    # The buffer ------------------------------------------------------------------------------------
+
+    def _make_buffer(self, block: Block) -> Buffer:
+        buffer = Buffer(block, block.buffer_cells(self._settings.stats.buffer_size, self._flush_or_tell))
+        keys = encode_key(OWN, FLUSHES), encode_key(OWN, FLUSH)
+        flushes, durations = map(block.names.find, keys)
+        if flushes is not None and durations is not None:
+            buffer.note_flushes((keys[0], flushes), (keys[1], durations), block.bounds_of(durations))
+        return buffer
+
+    def _empty_buffer(self) -> None:
+        """Flush the buffer for the last time. The guard is held, so nobody adds to it on the slow path."""
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            buffer.cells.direct = False
+            buffer.flush()
+            buffer.cells.close()
+
+    def _flush_or_tell(self) -> None:
+        """Flush; where the block is damaged say so, once: no counting call fails for that."""
+        try:
+            self.flush()
+        except BlockError as error:
+            self._log_once(f"what is buffered cannot be added to the block: {error}")
+
+    def _flush_and_note(self) -> None:
+        """Flush, and show to readers that do not attach how much all workers hold."""
+        self._flush_or_tell()
+        block = self._block
+        if block is not None:
+            note_held(block)
+
+    # The background thread -------------------------------------------------------------------------
+
+    def _start_agent(self) -> None:
+        """Start the background thread of a block that has just been attached."""
+        with self._locks.guard:
+            block = self._block
+            agent = self._agent
+            if block is None:
+                return
+            if agent is None:
+                socket = socket_path(block.name, block.worker.slot)
+                agent = self._agent = Agent(self._tasks(), socket, self._answers)
+        self._no_thread_until = 0.0 if agent.start() else time.monotonic() + RETRY_SECONDS
+        self._direct_cells()
+
+    def _stop_agent(self) -> None:
+        """Stop the background thread. The guard is not held, for the thread may be waiting for it."""
+        with self._locks.guard:
+            agent, self._agent = self._agent, None
+            saver = self._saver
+        if agent is not None:
+            agent.stop()
+        if saver is not None:
+            saver.stop()
+
+    def _tasks(self) -> list[Task]:
+        stats, saver = self._settings.stats, self._saver
+        tasks = []
+        if not stats.no_buffer:
+            tasks.append(Task(stats.flush_interval_ms / 1000, self._flush_and_note))
+        if saver is not None:
+            tasks.append(Task(saver.look_interval, saver.look))
+        return tasks
+
+    # What is said and counted about it -------------------------------------------------------------
+
+    def _count_dropped(self, block: Block) -> None:
+        """Count the dropped operations in the block; its counter was registered with the block."""
+        dropped, self._dropped = self._dropped, 0
+        with suppress(ValueError):  # closed by another thread
+            add_to_own(block, OPERATIONS_DROPPED, dropped)
+
+    def _log_once(self, text: str) -> None:
+        if self._logged.first(text):
+            self._tell(text)
+
+    def _tell(self, text: str) -> None:
+        """Log an error, but only outside of the guard: a log handler may count, or wait for who does."""
+        guard = self.held_guard()
+        if guard is not None:
+            guard.defer(lambda: log.error(text))
+        else:
+            log.error(text)
+
+
+#: Those that have a block attached. They live on until they have left it in good order.
+_holding: set[Attachment] = set()

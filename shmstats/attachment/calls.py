@@ -1,0 +1,139 @@
+"""How a call comes to the block: later where this thread is busy with one, again where the block was left meanwhile.
+
+`deferred` is for what changes something, `operation` for what counts, which never fails by what is not its caller's
+mistake, and `question` for what reads.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from .. import lifecycle
+from ..block import Block, BlockFullError, DeclarationError, SeriesLimitError, damage_named
+from ..block.lock import Guard
+from ..interruption import came_from_handler
+
+if TYPE_CHECKING:
+    from .attachment import Attachment
+
+
+class KindError(ValueError):
+    """A name that is one kind of statistic was used as another that it cannot become."""
+
+
+class Deferring(Protocol):
+    """What knows whether the calling thread can go in now."""
+
+    def held_guard(self) -> Guard | None:
+        """Return the guard that the calling thread is inside of, as a signal handler may be; None where it is not."""
+
+
+_Deferring = TypeVar("_Deferring", bound=Deferring)
+_Attachment = TypeVar("_Attachment", bound="Attachment")
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+def deferred(
+    call: Callable[Concatenate[_Deferring, _Parameters], _Result],
+) -> Callable[Concatenate[_Deferring, _Parameters], _Result | None]:
+    """Have a method done as soon as this thread has left the guard that it is in; then it returns None."""
+
+    @functools.wraps(call)
+    def now_or_later(self: _Deferring, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> _Result | None:
+        lifecycle.notice_fork()
+        guard = self.held_guard()
+        if guard is None:
+            return call(self, *arguments, **named)
+        guard.defer(functools.partial(now_or_later, self, *arguments, **named))
+        return None
+
+    return now_or_later
+
+
+def operation(
+    do: Callable[Concatenate[_Attachment, Block, _Parameters], object],
+) -> Callable[Concatenate[_Attachment, _Parameters], None]:
+    """Have a method done on the attached block, now or as soon as this thread can, and never fail.
+
+    What cannot be done is counted as dropped, and logged once. A method of an attachment that another has taken the
+    place of is done there.
+    """
+
+    @functools.wraps(do)
+    def call(self: _Attachment, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> None:
+        while True:
+            block = self._block if self.is_plain else self._attached()
+            if block is None:
+                if self.retired:
+                    _pass_on(self, do.__name__, *arguments, **named)
+                else:
+                    self._dropped += 1
+                return
+            try:
+                do(self, block, *arguments, **named)
+                if self._dropped:
+                    self._count_dropped(block)
+                return
+            except (KindError, DeclarationError):
+                raise
+            except (BlockFullError, SeriesLimitError) as error:
+                self._log_once(f"a new name is not counted: {error}")
+            except Exception as error:
+                if came_from_handler(error):
+                    raise
+                if self._block is not block:
+                    continue  # another thread has closed the block; it is attached anew
+                self._log_once(f"an operation was not counted: {error!r}")
+            self._dropped += 1
+            self._count_dropped(block)
+            return
+
+    return deferred(call)
+
+
+def _pass_on(retired: Attachment, method: str, *arguments: Any, **named: Any) -> None:
+    if retired.successor is not None:
+        getattr(retired.successor, method)(*arguments, **named)
+
+
+def question(
+    nothing: _Result,
+) -> Callable[
+    [Callable[Concatenate[_Attachment, Block, _Parameters], _Result]],
+    Callable[Concatenate[_Attachment, _Parameters], _Result],
+]:
+    """Have a method read the attached block.
+
+    Args:
+        nothing: what is returned where there is none.
+
+    Raises:
+        BlockError: the block is damaged.
+    """
+
+    def decorate(
+        ask: Callable[Concatenate[_Attachment, Block, _Parameters], _Result],
+    ) -> Callable[Concatenate[_Attachment, _Parameters], _Result]:
+        @functools.wraps(ask)
+        def call(self: _Attachment, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> _Result:
+            lifecycle.notice_fork()
+            while True:
+                block = self._attached()
+                if block is None:
+                    successor: Any = self.successor
+                    return nothing if successor is None else getattr(successor, ask.__name__)(*arguments, **named)
+                try:
+                    self.flush()
+                    with damage_named(block.name):
+                        return ask(self, block, *arguments, **named)
+                except Exception as error:
+                    # Another thread may have closed the block meanwhile; it is attached anew then.
+                    if self._block is block or came_from_handler(error):
+                        raise
+
+        return call
+
+    return decorate

@@ -1,0 +1,81 @@
+"""Changes of names: declaring, removing and setting to 0, for all workers."""
+
+from __future__ import annotations
+
+from ..block import Block, Record
+from ..block.names import encode_key
+from ..series import Declaration, Kind, Labels
+from .attachment import Attachment
+from .calls import deferred, question
+
+
+class Changes(Attachment):
+    """What changes names under the table lock."""
+
+    @deferred
+    def declare(self, category: str, metric: str, declared: Declaration) -> None:
+        """Declare a metric in the block, now or as soon as this thread can.
+
+        Raises:
+            DeclarationError: it is declared, or used, otherwise by a process that uses the block.
+        """
+        block = self._attached()
+        if block is not None:
+            self._declare(block, category, metric, declared)
+
+    def declare_later(self, category: str, metric: str, declared: Declaration) -> None:
+        """Declare a metric in any block that will be attached; what differs there is only logged."""
+        self._declared[category, metric] = declared
+
+    def remove(self, category: str, metric: str | None, labels: Labels | None = None) -> int:
+        """Remove series; returns how many that were, 0 where it is done later. What is declared about a metric stays.
+
+        Args:
+            category: of the series.
+            metric: of the category; None for all.
+            labels: of one series; None for all of the metric.
+        """
+        return self._remove(category, metric, labels) or 0
+
+    def reset(self, category: str, metric: str | None, labels: Labels | None = None) -> int:
+        """Set series to 0, chosen as in `remove`; returns how many that were.
+
+        A timestamp has no 0: it is removed.
+        """
+        return self._reset(category, metric, labels) or 0
+
+    @deferred
+    @question(0)
+    def _remove(self, block: Block, category: str, metric: str | None, labels: Labels | None) -> int:
+        with block.exclusive():
+            records = _matching(block, category, metric, labels)
+            block.remove(records)
+        return len(records)
+
+    @deferred
+    @question(0)
+    def _reset(self, block: Block, category: str, metric: str | None, labels: Labels | None) -> int:
+        with block.exclusive():
+            records = _matching(block, category, metric, labels)
+            moments = [record for record in records if record.kind is Kind.TIMESTAMP]
+            if moments:
+                block.remove(moments)
+            for record in records:
+                block.clear(record)
+        return len(records)
+
+
+def _matching(block: Block, category: str, metric: str | None, labels: Labels | None) -> list[Record]:
+    """Return the series of a category, or of one of its metrics, or one of its series. The table lock is held."""
+    names = block.names
+    if metric is None:
+        prefix = category.encode() + b"\0"
+        return [record for record in names.records() if names.key(record.number).startswith(prefix)]
+    key = encode_key(category, metric, labels or ())
+    found = names.find(key)
+    records = [] if found is None else [found]
+    if labels is None:
+        family = names.family_of(key)
+        members = [] if family is None else names.members_of(family)
+        records += [record for record in members if record != found]
+    return records

@@ -1,0 +1,57 @@
+"""What the library counts about itself, in the category `OWN`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..block import Block, BlockFullError
+from ..block.names import encode_key
+from ..series import Kind
+
+#: The category of what the library counts about itself.
+OWN = "shmstats"
+
+#: Its counters: operations that could not be counted, cell locks taken over from dead workers.
+OPERATIONS_DROPPED = "operations_dropped"
+LOCKS_TAKEN_OVER = "locks_taken_over"
+
+#: In buffered mode: operations held by all workers, flushes, and how long they took.
+OPERATIONS_HELD = "operations_held"
+FLUSHES = "flushes"
+FLUSH = "flush"
+
+
+def register_own(block: Block, buffered: bool, tell: Callable[[str], object]) -> None:
+    """Register what the library counts about itself, while there is room.
+
+    Args:
+        block: that was just attached.
+        buffered: whether this process has a buffer.
+        tell: called with a line where there is no room.
+    """
+    kinds = dict.fromkeys((OPERATIONS_DROPPED, LOCKS_TAKEN_OVER), Kind.COUNTER)
+    if buffered:
+        kinds |= {OPERATIONS_HELD: Kind.GAUGE, FLUSHES: Kind.COUNTER, FLUSH: Kind.HISTOGRAM}
+    for metric, kind in kinds.items():
+        try:
+            record = block.find_or_add(encode_key(OWN, metric), kind)
+        except BlockFullError as error:
+            tell(f"the library cannot count about itself: {error}")
+            continue
+        if metric == LOCKS_TAKEN_OVER:
+            block.cells.count_takeovers_at(block.row_for(record), record.cell)
+
+
+def add_to_own(block: Block, metric: str, n: int) -> None:
+    """Add to a counter of the library's own, if it could be registered."""
+    record = block.names.find(encode_key(OWN, metric))
+    if record is not None:
+        block.cells.add(block.row_for(record), record.cell, n, block.cells.generation)
+
+
+def note_held(block: Block) -> None:
+    """Set the gauge of the operations that all workers hold, for readers that do not attach."""
+    record = block.names.find(encode_key(OWN, OPERATIONS_HELD))
+    if record is not None:
+        held = sum(worker.held for worker in block.reader.workers.live())
+        block.cells.set_gauge(block.row_for(record), record.cell, held, block.cells.generation)

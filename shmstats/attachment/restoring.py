@@ -1,0 +1,52 @@
+"""Filling a block that was just made from the saved snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import snapshot as store
+from ..block import Block, BlockFullError, declare, restore
+from ..block.names import DEFAULT_BOUNDS
+from ..series import Declaration, Snapshot
+from .own_metrics import OPERATIONS_HELD, OWN
+
+
+def fill(block: Block, directory: Path, tell: Callable[[str], object]) -> int:
+    """Restore the newest snapshot; returns how many statistics could not be restored.
+
+    Args:
+        block: that was just made, before anyone else sees it.
+        directory: the data directory.
+        tell: called with a line about what cannot be restored.
+    """
+    newest = store.load_newest(store.stats_directory(directory), tell)
+    if newest is None:
+        return 0
+    file, restored = newest
+    _declare_saved(block, restored, tell)
+    # But for the operations held: it was true then.
+    kept = [i for i, name in enumerate(restored.names) if name[:2] != (OWN, OPERATIONS_HELD)]
+    names, values = [restored.names[i] for i in kept], [restored.values[i] for i in kept]
+    failed = restore(block, names, values)
+    if failed:
+        (category, metric, *_), reason = failed[0]
+        tell(
+            f"{len(failed)} of {len(names)} saved statistics were not restored, the first of them metric"
+            f" {metric!r} of category {category!r}: {reason}. As for the snapshot, {store.keep(file)}"
+        )
+    return len(failed)
+
+
+def _declare_saved(block: Block, restored: Snapshot, tell: Callable[[str], object]) -> None:
+    """Declare again what was declared when a snapshot was saved; processes of today may change it."""
+    declared: dict[tuple[str, str], Declaration] = {}
+    for name in restored.names:
+        if name.help or name.unit or (name.bounds and name.bounds != DEFAULT_BOUNDS):
+            declared[name.category, name.metric] = Declaration(name.kind, name.help, name.unit, name.bounds)
+    for (category, metric), declaration in declared.items():
+        try:
+            declare(block, category, metric, declaration, inherited=True)
+        except BlockFullError as error:
+            tell(f"not all saved statistics were restored: {error}")
+            return

@@ -1,0 +1,339 @@
+"""Saving: one of the processes that have a block attached saves snapshots of it, and what is shown is saved before.
+
+Each save takes a *ticket* before it reads the values. Under the table lock, just before the file takes its place, it
+gives way to one with a later ticket: who was stopped or stuck in fsync, and goes on, replaces nothing that is newer.
+So any process may save at any time, and nobody waits for one that hangs.
+
+The process that saves at intervals has the *term*: number, pid and heartbeat are in the header. Another takes it over
+as soon as that process is dead, or has shown no heartbeat for two intervals. With the term go the duties.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .. import lifecycle, native
+from .. import snapshot as store
+from ..block import Block, BlockError
+from ..block.lock import LockFile
+from ..config import Settings
+from ..layout import SAVER
+from ..once import Once
+from ..series import Snapshot
+from .duties import Duty, DutyThread, finish_all, make_duties, stop_all
+
+log = logging.getLogger("shmstats")
+
+#: Intervals without a heartbeat after which another process takes over, and seconds, for very short ones.
+_PATIENCE, _LEAST_PATIENCE = 2.0, 0.4
+
+#: Looks at who saves in an interval.
+_LOOKS = 4
+
+#: Seconds that leaving waits for a save and for duties.
+_STOP_SECONDS = 5.0
+
+#: Seconds that a page waits for what it shows to be saved. Where that takes longer it is shown all the same.
+_EXPOSE_SECONDS = 3.0
+
+#: Seconds between two saves for pages on the average, and how many may come at once after a rest.
+_EXPOSE_INTERVAL, _EXPOSE_AT_ONCE = 1.0, 3
+
+_POLL_SECONDS = 0.005
+
+
+class Saver:
+    """The saving of one attached block.
+
+    Args:
+        block: that is saved.
+        locks: of the block.
+        settings: where, and how often.
+        tell: logs a line.
+
+    Attributes:
+        look_interval: seconds between two calls of `look`.
+    """
+
+    def __init__(self, block: Block, locks: LockFile, settings: Settings, tell: Callable[[str], object]) -> None:
+        self._block = block
+        self._locks = locks
+        self._settings = settings
+        self._directory = store.stats_directory(settings.path.data)
+        self._interval = settings.stats.snapshot_interval_ms / 1000
+        self.look_interval = self._interval / _LOOKS
+        self._tell = tell
+        self._stopped = False
+        self._term = 0
+        self._thread: native.Thread | None = None
+        self._wake: Any = native.make_lock()
+        self._duties: list[Duty] | None = None
+        self._duty_threads: list[DutyThread] = []
+        self._saved: tuple[int, Snapshot] | None = None
+        self._exposing: Any = native.make_lock()
+        self._fails = False
+        self._logged = Once()
+
+    # Who saves -------------------------------------------------------------------------------------
+
+    @property
+    def elected(self) -> bool:
+        """Whether this process has the term."""
+        return bool(self._term) and self._block.header.saver_term == self._term
+
+    def look(self) -> None:
+        """Take the term, where nobody has it who could save; to be called by the background thread."""
+        try:
+            if self._stopped or not self._wanted():
+                return
+            if self.elected:
+                self._locks.try_lock(SAVER)
+                if self._thread is None or not self._thread.lives:
+                    self._begin()
+            elif self._is_vacant():
+                self._take_term()
+        except (ValueError, OSError, BlockError):  # the block was left, or no descriptor is left: the next look tells
+            if not self._stopped and self._term:
+                log.debug("process %d could not look who saves", os.getpid(), exc_info=True)
+
+    def _wanted(self) -> bool:
+        """Whether there is anything to be done by who has the term."""
+        if self._duties is None:
+            with lifecycle.no_fork():
+                self._duties = make_duties(self._settings)
+        return self._settings.stats.persist or bool(self._duties)
+
+    def _is_vacant(self) -> bool:
+        header = self._block.header
+        if not header.saver_pid or self._locks.try_lock(SAVER):
+            return True
+        return _now() - header.saver_heartbeat > max(_PATIENCE * self._interval, _LEAST_PATIENCE) * 1e9
+
+    def _take_term(self) -> None:
+        with self._locks.table():
+            if self._stopped or not self._is_vacant():
+                return
+            self._locks.try_lock(SAVER)
+            header = self._block.header
+            header.saver_heartbeat = _now()
+            header.saver_pid = os.getpid()
+            self._term = header.saver_term = header.saver_term + 1
+        self._begin()
+
+    def _give_up(self) -> None:
+        """Let another process have the term."""
+        term, self._term = self._term, 0
+        with self._locks.table():
+            header = self._block.header
+            if term and header.saver_term == term:
+                header.saver_pid = 0
+            self._locks.unlock(SAVER)
+
+    def _begin(self) -> None:
+        """Start the threads; where there can be none now, another process, or a later look, has the term."""
+        self._wake = native.make_lock()
+        self._wake.acquire()
+        thread = native.Thread(self._work, "shmstats-saver")
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._give_up()
+            self._tell_once(f"process {os.getpid()} cannot save now, and leaves it to others: {error}")
+            return
+        self._thread = thread
+
+    def _work(self) -> None:
+        """Save at intervals, as long as this process has the term."""
+        self._start_duties()
+        wake, due = self._wake, time.monotonic() + (self._interval if self._term == 1 else 0.0)
+        try:
+            while not wake.acquire(timeout=max(due - time.monotonic(), 0.0)) and self.elected:
+                self._block.header.saver_heartbeat = _now()
+                if self._settings.stats.persist:
+                    self.save_or_tell()
+                due = time.monotonic() + self._interval
+        except ValueError:  # the block was left meanwhile
+            return
+        finally:
+            stop_all(self._duty_threads, 0.0)
+
+    # Duties ----------------------------------------------------------------------------------------
+
+    def _start_duties(self) -> None:
+        self._duty_threads = []
+        for duty in self._duties or ():
+            thread = DutyThread(duty, self._look_for)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._tell_once(f"the duty {duty.name} is not done by process {os.getpid()}: {error}")
+            else:
+                self._duty_threads.append(thread)
+
+    def _look_for(self, duty: Duty) -> tuple[Block, Snapshot] | None:
+        """Return what a duty may show; None where this process has the term no longer."""
+        if not self.elected:
+            return None
+        snapshot = self.exposed() if getattr(duty, "exposes", False) else self._block.reader.read()
+        return self._block, snapshot
+
+    # Saving ----------------------------------------------------------------------------------------
+
+    def save_or_tell(self) -> Snapshot | None:
+        """Save a snapshot, and return it; None where it was not saved. What fails is logged, and in the header."""
+        try:
+            snapshot = self.save()
+        except (BlockError, OSError) as error:
+            self._note_failure(error)
+            return None
+        if snapshot is not None:
+            if self._fails:
+                log.info("statistics can be saved again")
+            self._fails = False
+        return snapshot
+
+    def save(self) -> Snapshot | None:
+        """Save what is counted, and return it; None where the block was left, or something newer saved, meanwhile.
+
+        Raises:
+            BlockError: the block is damaged.
+            OSError: it cannot be saved.
+        """
+        header, since = self._block.header, _now()
+        with self._locks.table():
+            ticket = header.save_ticket = header.save_ticket + 1
+        snapshot = self._block.reader.read()
+        if self._is_saved(snapshot):
+            with self._locks.table():
+                if not self._stopped:
+                    self._note_saved(header.saved_ticket, since)
+            return snapshot
+        written = store.write(self._directory, snapshot)
+        try:
+            if self._stopped:
+                return None
+            with self._locks.table():
+                if self._stopped or header.saved_ticket > ticket or self.is_superseded():
+                    return None
+                written.put_in_place()
+                header.saved_ticket = ticket
+                header.saved_count += 1
+        finally:
+            written.discard()
+        written.sync()
+        if not self._stopped:
+            with self._locks.table():
+                if not self._stopped:
+                    self._note_saved(ticket, since)
+        self._saved = ticket, snapshot
+        return snapshot
+
+    def finish(self) -> None:
+        """Save for the last time: the last process leaves, and has the table lock."""
+        block = self._block
+        snapshot = block.reader.read()
+        if self._settings.stats.persist:
+            store.save(self._directory, snapshot)
+        if self._duties is None:
+            self._duties = make_duties(self._settings)
+        finish_all(self._duties, block, snapshot)
+
+    def stop(self) -> None:
+        """Save no more, and let another process have the term. A save that takes long is not waited for to its end."""
+        self._stopped = True
+        for thread in self._duty_threads:
+            thread.stop()
+        if self._wake.locked():
+            self._wake.release()
+        if self._thread is not None:
+            self._thread.join(_STOP_SECONDS)
+        stop_all(self._duty_threads, _STOP_SECONDS)
+        if self._term:
+            self._give_up()
+
+    def _is_saved(self, snapshot: Snapshot) -> bool:
+        """Tell whether nothing has changed since this process saved, and nobody else has saved since."""
+        saved = self._saved
+        if saved is None or saved[0] != self._block.header.saved_ticket or saved[1] != snapshot:
+            return False
+        return (self._directory / store.FILE).exists()
+
+    def _note_saved(self, ticket: int, since: int) -> None:
+        """Note that what was counted until a moment is on the disk. The table lock is held."""
+        header = self._block.header
+        if header.saved_ticket == ticket:
+            header.saved_from = max(header.saved_from, since)
+            header.saved = time.time_ns()
+        if header.save_error:
+            header.save_error = ""
+
+    def _note_failure(self, error: Exception) -> None:
+        if not self._fails:
+            self._tell(f"statistics cannot be saved now, counting goes on: {error}")
+        self._fails = True
+        self._block.header.save_error = str(error)
+
+    def _tell_once(self, text: str) -> None:
+        if self._logged.first(text):
+            self._tell(text)
+
+    def is_superseded(self) -> bool:
+        """Tell whether another block has come in the place of this one, whose file was removed by hand."""
+        if self._block.is_current():
+            return False
+        self._tell_once(
+            f"the file of block {self._block.name} was removed while it was in use, and another one was made: what"
+            f" process {os.getpid()} counted in it is not saved, and others do not see it"
+        )
+        return True
+
+    # What is shown ---------------------------------------------------------------------------------
+
+    def exposed(self) -> Snapshot:
+        """Return what may be shown: it is on the disk, unless that fails or takes too long.
+
+        Pages that come together share a save, whatever processes they are asked for in.
+        """
+        snapshot = self._block.reader.read()
+        settings = self._settings.stats
+        if not (settings.persist and settings.durable_exposition):
+            return snapshot
+        since = _now()
+        deadline = time.monotonic() + _EXPOSE_SECONDS
+        while self._block.header.saved_from < since and time.monotonic() < deadline and not self._stopped:
+            if self._exposing.acquire(blocking=False):
+                try:
+                    shown, over = self._save_for_page(deadline)
+                finally:
+                    self._exposing.release()
+                if over:
+                    return snapshot if shown is None else shown
+            time.sleep(_POLL_SECONDS)
+        return snapshot
+
+    def _save_for_page(self, deadline: float) -> tuple[Snapshot | None, bool]:
+        """Save, if it is time for that; returns what was saved, and whether there is nothing more to be waited for."""
+        header = self._block.header
+        with self._locks.table():
+            now = _now()
+            if header.expose_due - now > (_EXPOSE_AT_ONCE - 1) * _EXPOSE_INTERVAL * 1e9:
+                return None, False
+            header.expose_due = max(header.expose_due, now) + int(_EXPOSE_INTERVAL * 1e9)
+        saved: list[Snapshot | None] = []
+        thread = native.Thread(lambda: saved.append(self.save_or_tell()), "shmstats-expose")
+        try:
+            thread.start()
+        except RuntimeError:
+            return None, True
+        thread.join(deadline - time.monotonic())
+        shown = saved[0] if saved else None
+        return shown, shown is not None or bool(self._fails) or not saved
+
+
+def _now() -> int:
+    """Return CLOCK_BOOTTIME in ns: the same in all processes, and never set."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

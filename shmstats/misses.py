@@ -1,0 +1,125 @@
+"""What the quick path of the core could not do at once: the arguments are checked, a handle is found, and used.
+
+The core calls these methods by their names. With the shared block as its only provider, ``incr``, ``decr``, ``gauge``,
+``timing`` and the handles go straight to the block in C, and only their misses arrive here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .checks import check_duration, check_handle, check_integer, check_no_names, check_number
+from .configured import Configured, delivered
+from .core import Counter, Gauge, Histogram, Series
+from .handles import Labelled
+from .series import Value
+from .sinks.fanout import FanOut
+
+#: Stands for a value that was not given.
+_MISSING: Any = object()
+
+
+class Misses(Configured):
+    """The misses of the quick path."""
+
+    def _incr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None) -> None:
+        kept = None if labels is None else self._kept_of_set(category, metric, Counter, labels)
+        if kept is not None:
+            kept.incr(n)
+        else:
+            self._count(1, category, metric, n, labels)
+
+    def _decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None) -> None:
+        kept = None if labels is None else self._kept_of_set(category, metric, Counter, labels)
+        if kept is not None:
+            kept.decr(n)
+        else:
+            self._count(-1, category, metric, n, labels)
+
+    def _count(self, sign: int, category: str, metric: str, n: int, labels: Mapping[str, str] | None) -> None:
+        n = check_integer("n", n)
+        series = self._made(category, metric, Counter, labels)
+        self._deliver_count(sign, series, n)
+        self._keep_bound(series)
+
+    def _count_series(self, sign: int, series: Series, n: int | float) -> None:
+        if isinstance(series, Gauge) and not hasattr(n, "__index__"):
+            amount = sign * check_number("n", n)
+            check_handle(series)
+            self._deliver_move(series, amount)
+            return
+        whole = check_integer("n", n)
+        check_handle(series)
+        self._deliver_count(sign, series, whole)
+
+    @delivered
+    def _deliver_count(self, fan_out: FanOut, sign: int, series: Series, n: int) -> None:
+        fan_out.count(sign, series, n)
+
+    @delivered
+    def _deliver_move(self, fan_out: FanOut, series: Series, n: int | float) -> None:
+        fan_out.move(series, n)
+
+    @delivered
+    def _deliver_set(self, fan_out: FanOut, series: Series, value: int | float) -> None:
+        fan_out.set(series, value)
+
+    @delivered
+    def _deliver_observation(self, fan_out: FanOut, series: Series, value: float) -> None:
+        fan_out.observe(series, value)
+
+    def _gauge(
+        self,
+        category: str,
+        metric: str,
+        value: int | float = _MISSING,
+        *,
+        labels: Mapping[str, str] | None = None,
+        labelnames: Iterable[str] | None = None,
+    ) -> Gauge | Labelled[Gauge] | None:
+        if value is _MISSING:
+            return self._handle_of(category, metric, Gauge, labels, labelnames)
+        check_no_names(labelnames)
+        value = check_number("value", value)
+        series = self._made(category, metric, Gauge, labels)
+        series.set(value)
+        self._keep_bound(series)
+        return None
+
+    def _set_series(self, series: Series, value: int | float) -> None:
+        value = check_number("value", value)
+        check_handle(series)
+        self._deliver_set(series, value)
+
+    def _timing(
+        self,
+        category: str,
+        metric: str,
+        milliseconds: int | float = _MISSING,
+        *,
+        labels: Mapping[str, str] | None = None,
+        labelnames: Iterable[str] | None = None,
+    ) -> Histogram | Labelled[Histogram] | None:
+        if milliseconds is _MISSING:
+            return self._handle_of(category, metric, Histogram, labels, labelnames)
+        check_no_names(labelnames)
+        milliseconds = check_duration("milliseconds", milliseconds)
+        series = self._made(category, metric, Histogram, labels)
+        series.observe(milliseconds)
+        self._keep_bound(series)
+        return None
+
+    def _observe_series(self, series: Series, value: int | float) -> None:
+        value = check_duration("value", value)
+        check_handle(series)
+        self._deliver_observation(series, value)
+
+    def _value(self, series: Series) -> Value:
+        shared = self.shared
+        return 0 if shared is None else shared.value(series.category, series.metric, series.labels)
+
+
+# What Python says of a wrong call names the public call, not the method that takes it.
+for _method in (Misses._incr, Misses._decr, Misses._gauge, Misses._timing):
+    _method.__qualname__ = _method.__name__.removeprefix("_")

@@ -1,0 +1,96 @@
+"""Where the operations of a registry go: to the shared block, and to the further providers.
+
+Further providers know no labels: they get a metric's operations under its name.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from ..core import Series
+from .guarded import GuardedProvider
+
+if TYPE_CHECKING:
+    from ..attachment.slow_path import SharedProvider
+
+
+class FanOut:
+    """What a registry counts into, as one configuration says. It never changes: another one takes its place.
+
+    Args:
+        shared: the shared block; None where nothing is counted.
+        others: the further providers, which get nothing either then.
+
+    Attributes:
+        shared: as the argument.
+        others: as the argument.
+    """
+
+    def __init__(self, shared: SharedProvider | None, others: tuple[GuardedProvider, ...] = ()) -> None:
+        self.shared = shared
+        self.others = others
+        self._told = others if shared is not None else ()
+
+    def count(self, sign: int, series: Series, n: int) -> None:
+        """Add n to a counter or gauge, or take it away, by the sign."""
+        if self.shared is not None:
+            self.shared.count(series, sign * n)
+        for other in self._told:
+            (other.incr if sign > 0 else other.decr)(series.category, series.metric, n)
+
+    def move(self, series: Series, n: int | float) -> None:
+        """Add to a gauge what is no integer; further providers get what that makes."""
+        if self.shared is None:
+            return
+        self.shared.count(series, n)
+        for other in self._told:
+            value = self.shared.value(series.category, series.metric, series.labels)
+            if isinstance(value, (int, float)):
+                other.gauge(series.category, series.metric, value)
+
+    def set(self, series: Series, value: int | float) -> None:
+        """Set a gauge."""
+        if self.shared is not None:
+            self.shared.set(series, value)
+        for other in self._told:
+            other.gauge(series.category, series.metric, value)
+
+    def set_total(self, series: Series, value: int) -> None:
+        """Set a gauge, or the total of a counter."""
+        if self.shared is not None:
+            self.shared.set(series, value)
+        for other in self._told:
+            other.absolute(series.category, series.metric, value)
+
+    def observe(self, series: Series, value: float) -> None:
+        """Take up one observation."""
+        if self.shared is not None:
+            self.shared.observe(series, value)
+        for other in self._told:
+            other.timing(series.category, series.metric, value)
+
+    def note(self, series: Series, moment: datetime, since_1970: timedelta) -> None:
+        """Note a moment."""
+        if self.shared is not None:
+            self.shared.note(series, since_1970 // timedelta(microseconds=1))
+        for other in self._told:
+            other.timestamp(series.category, series.metric, moment)
+
+    def flush(self) -> None:
+        """Push what this process has buffered.
+
+        Raises:
+            BlockError: the block is damaged.
+        """
+        if self.shared is not None:
+            self.shared.flush()
+        for other in self.others:
+            other.flush()
+
+    def close(self) -> None:
+        """Leave the block; the next operation attaches it again."""
+        for other in self.others:
+            other.flush()
+        if self.shared is not None:
+            self.shared.close()
