@@ -93,6 +93,7 @@ class Name(NamedTuple):
         help: as in `Declaration`.
         unit: as in `Declaration`.
         mode: of a gauge.
+        created: when the series was made, in ns since 1970; 0 where that is not known.
     """
 
     category: str
@@ -104,6 +105,7 @@ class Name(NamedTuple):
     help: str = ""
     unit: str = ""
     mode: Mode = Mode.LAST
+    created: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,7 +216,7 @@ class _Header(NamedTuple):
         keys: list[str] = []
         kinds: list[int] = []
         histograms: list[int] = []
-        for category, metric, kind, labels, monotonic, bounds, help_, unit, _ in chosen:
+        for category, metric, kind, labels, monotonic, bounds, help_, unit, *_ in chosen:
             if bounds or help_ or unit:
                 declared[category, metric] = help_, unit, bounds
             if kind is Kind.HISTOGRAM:

@@ -15,7 +15,7 @@ import yaml
 
 from shmstats.config import ConfigError, Settings, load
 
-SECTIONS = ("path", "stats", "api", "statsd", "push", "history")
+SECTIONS = ("path", "stats", "api", "statsd", "push", "history", "prometheus")
 
 BOOL = "true or false"
 ADDRESS = "'host:port' or '[ipv6]:port' (port 0 to 65535), or 'unix:/path' (at most 107 bytes of path)"
@@ -271,6 +271,19 @@ KEYS = [
             ("requests.*", "'requests.*' (str)"),
             (None, "null (NoneType)"),
         ],
+    ),
+    text(
+        "prometheus.namespace",
+        "",
+        "letters, digits, _ and :, not a digit first, or ''",
+        ["", "shop", "shop:web_1"],
+        ["1a", "a b", "a-b", "ä", "a\n"],
+    ),
+    mapping(
+        "prometheus.labels",
+        "a mapping of label names (letters, digits and _; not category, metric, le or __...) to quoted texts",
+        [{"region": "eu, ä", "Dc_1": "x"}],
+        [{"category": "a"}, {"le": "1"}, {"__a": "b"}, {"a-b": "c"}, {"": "c"}, {"a": ""}, {"a": 1}],
     ),
 ]
 

@@ -12,8 +12,9 @@ import pytest
 from documents import DOCS, section, table
 
 from shmstats import cli, config
+from shmstats.export import FORMATS, View
 from shmstats.registry import stats
-from shmstats.series import Mode
+from shmstats.series import Distribution, Kind, Labels, Mode, Name, Snapshot
 
 API = f"{DOCS}/api.md"
 
@@ -88,6 +89,35 @@ def test_every_endpoint_is_described() -> None:
 def test_the_table_of_modes_has_every_mode() -> None:
     named = {name for row in table(section(API, "Gauges of each worker")) for name in re.findall(r"`(\w+)`", row[0])}
     assert named | {"last"} == {mode.name.lower() for mode in Mode}
+
+
+NAMING = f"{DOCS}/metrics-and-names.md"
+
+
+def test_names_become_the_samples_that_the_document_shows() -> None:
+    rows = table(section(NAMING, "What Prometheus gets"))
+    assert len(rows) >= 20
+    for kind, names, unit, sample in rows:
+        category, metric = (name.strip().strip("`") for name in names.split(","))
+        assert first_sample(kind.strip(), category, metric, unit.strip("`")) == sample.strip("`"), names
+
+
+def test_names_are_spelt_in_the_four_ways_that_the_document_shows() -> None:
+    for escaping, sample in table(section(NAMING, "Names in other alphabets")):
+        how = re.match("`([^`]+)`", escaping)[1]  # type: ignore[index]
+        labels = (("http_status", "200"),)
+        assert first_sample("counter", "app", "user.login", "", labels, how) == sample.strip("`"), escaping
+
+
+def first_sample(
+    kind: str, category: str, metric: str, unit: str, labels: Labels = (), escaping: str | None = None
+) -> str:
+    """The first sample that a statistic has on the page, without its value."""
+    bounds = (0.1,) if kind == "histogram" else ()
+    name = Name(category, metric, Kind[kind.upper()], labels, kind == "counter", bounds, "", unit)
+    value = Distribution(1.0, 1.0, (1, 0)) if bounds else 1
+    page = FORMATS["prometheus"].render(Snapshot([name], [value]), View(escaping=escaping)).decode()
+    return next(line for line in page.splitlines() if not line.startswith("#")).rpartition(" ")[0]
 
 
 def test_a_call_on_a_name_of_another_kind_does_what_the_table_says(shmstats: ModuleType, stats: Any) -> None:

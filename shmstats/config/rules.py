@@ -313,6 +313,29 @@ class HistorySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PrometheusSettings:
+    """The section ``prometheus``."""
+
+    namespace: str = field(
+        default="",
+        metadata=_text(
+            r"(?:[a-zA-Z_:][a-zA-Z0-9_:]*)?",
+            "letters, digits, _ and :, not a digit first, or ''",
+            "What every name on the Prometheus page begins with, before an underscore.",
+        ),
+    )
+    labels: dict[str, str] = field(
+        default_factory=dict,
+        metadata=_mapping(
+            r"(?!__)(?!(?:category|metric|raw_labels|le|quantile)$)[a-zA-Z_][a-zA-Z0-9_]*",
+            r"[^\x00\ud800-\udfff]{1,1024}",
+            "a mapping of label names (letters, digits and _; not category, metric, le or __...) to quoted texts",
+            "Labels of every series on the Prometheus page.",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The whole configuration, checked. ``source`` is the absolute path of its file, if it has one."""
 
@@ -322,6 +345,7 @@ class Settings:
     statsd: StatsdSettings = field(default_factory=StatsdSettings)
     push: PushSettings = field(default_factory=PushSettings)
     history: HistorySettings = field(default_factory=HistorySettings)
+    prometheus: PrometheusSettings = field(default_factory=PrometheusSettings)
     source: str | None = None
 
 

@@ -1,18 +1,21 @@
 """The formats: each module makes one of a `shmstats.series.Snapshot`, and does nothing else.
 
-`formats` has the table of them, `negotiation` chooses by an Accept header. `documents` JSON, `prometheus` text and
-OpenMetrics (`page`, `naming`, `escaping`), `spreadsheet` CSV, `table` text for a terminal.
+`formats` has the table of them, `negotiation` chooses by an Accept header. `documents` and `structured` are JSON,
+`prometheus` text and OpenMetrics (`page`, `naming`, `escaping`), `spreadsheet` CSV, `table` text for a terminal.
 """
 
 from shmstats.export.documents import to_document
+from shmstats.export.escaping import ESCAPINGS
 from shmstats.export.formats import FORMATS, Format
 from shmstats.export.negotiation import Choice, negotiate
 from shmstats.export.prometheus import Renderer, render
 from shmstats.export.spreadsheet import to_csv
+from shmstats.export.structured import to_structured
 from shmstats.export.table import to_table
 from shmstats.export.view import View
 
 __all__ = [
+    "ESCAPINGS",
     "FORMATS",
     "Choice",
     "Format",
@@ -22,5 +25,6 @@ __all__ = [
     "render",
     "to_csv",
     "to_document",
+    "to_structured",
     "to_table",
 ]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from shmstats.export import prometheus
 from shmstats.export.documents import json_document
 from shmstats.export.spreadsheet import csv_table
+from shmstats.export.structured import structured_json
 from shmstats.export.table import text_table
 from shmstats.export.view import View
 from shmstats.series import Snapshot
@@ -48,6 +49,7 @@ DEFAULT = "prometheus"
 #: By the name that ``--format`` and ``?format=`` call it. Of two that a scraper likes equally it gets the later one.
 FORMATS = {
     "json": Format("application/json", ".json", json_document, by_worker=True),
+    "v2": Format("application/json", ".json", structured_json, by_worker=True),
     "csv": Format("text/csv; charset=utf-8", ".csv", csv_table, by_worker=True),
     "table": Format("text/plain; charset=utf-8", ".txt", text_table, by_worker=True),
     "prometheus": Format(prometheus.TEXT_TYPE, ".prom", prometheus.shared.text, asked_by={"version": ("0.0.4", "")}),

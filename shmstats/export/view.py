@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from shmstats.config import PrometheusSettings
 from shmstats.series import Labels
 
 
@@ -23,6 +24,10 @@ class View(NamedTuple):
     namespace: str = ""
     labels: Labels = ()
     raw: bool = False
+
+    def prefixed(self, settings: PrometheusSettings) -> View:
+        """Return the same view with the namespace and labels of the configuration."""
+        return self._replace(namespace=settings.namespace, labels=tuple(sorted(settings.labels.items())))
 
 
 #: Everything, in the usual form.

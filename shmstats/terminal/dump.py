@@ -108,9 +108,13 @@ def dump(
     def chosen(category: str) -> bool:
         return not globs or any(fnmatchcase(category, glob) for glob in globs)
 
-    read = _file_reader(Path(file)) if file is not None else _data_reader(config, data, by_worker, chosen)
-
     view = View(raw=raw)
+    if file is not None:
+        read = _file_reader(Path(file))
+    else:
+        settings = settings_of(config, data)
+        read = _data_reader(settings, by_worker, chosen)
+        view = view.prefixed(settings.prometheus)
     to_terminal = output == "-" and not raw and sys.stdout is not None and sys.stdout.isatty()
     if to_terminal and FORMATS[form].binary:
         raise click.UsageError(f"--format {form} is no text for a terminal: name a file by --output.")
@@ -134,11 +138,8 @@ def _file_reader(file: Path) -> Callable[[], Snapshot]:
     return read
 
 
-def _data_reader(
-    config: str | None, data: str | None, by_worker: bool, chosen: Callable[[str], bool]
-) -> Callable[[], Snapshot]:
+def _data_reader(settings: Settings, by_worker: bool, chosen: Callable[[str], bool]) -> Callable[[], Snapshot]:
     """Return a function that reads the live block, or else the saved snapshot, which it says once."""
-    settings = settings_of(config, data)
     said = ""
 
     def read() -> Snapshot:

@@ -26,7 +26,7 @@ __all__ = ["blueprint", "create_app"]
 
 
 def create_app(config: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> Flask:
-    """Make a Flask application with the statistics endpoints.
+    """Make a Flask application with the statistics endpoints, and ``/metrics``, which is ``/stats/prometheus``.
 
     Args:
         config: as for ``shmstats.init``; None leaves the default registry as it is configured already.
@@ -41,6 +41,7 @@ def create_app(config: str | os.PathLike[str] | Mapping[str, Any] | None = None)
     app = Flask("shmstats", static_folder=None)
     app.url_map.merge_slashes = False
     app.register_blueprint(blueprint)
+    app.add_url_rule("/metrics", endpoint="shmstats.exposition", methods=["GET"])
     app.register_error_handler(HTTPException, error_response)
     app.after_request(keep_to_itself)
     return app

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from flask import Response
 from werkzeug.exceptions import HTTPException
+
+from ..export.printable import json_text
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -19,7 +20,7 @@ _HEADERS = {
 
 def json_response(document: Any, status: int = 200) -> Response:
     """Answer with a JSON document."""
-    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"
+    body = json_text(document, separators=(",", ":")) + "\n"
     return Response(body.encode(errors="backslashreplace"), status, mimetype="application/json")
 
 

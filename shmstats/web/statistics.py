@@ -1,7 +1,9 @@
-"""``/stats``: the statistics, as JSON or in Prometheus' formats."""
+"""``/stats``: the statistics, in any format; ``/stats/prometheus``: in the format that the scraper prefers."""
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +13,7 @@ from flask import Response, abort, request
 
 from ..attachment.slow_path import SharedProvider
 from ..debug.processes import pool_figures, system_figures
-from ..export import View, negotiate, to_document
+from ..export import ESCAPINGS, FORMATS, Choice, View, negotiate, to_document, to_structured
 from ..files import StorageMeter
 from ..registry import stats
 from ..series import Snapshot
@@ -19,28 +21,51 @@ from .access import public
 from .blueprint import attached, blueprint
 from .responses import json_response
 
-_FORMATS = ("json", "prometheus")
+#: A shorter answer is hardly shorter compressed.
+_WORTH_COMPRESSING = 1000
 
 
 @blueprint.get("/stats")
 @public
 def statistics() -> Response:
-    """Answer all statistics as JSON, or as ``?format=prometheus`` says."""
+    """Answer all statistics as JSON, or in the format that ``?format=`` names."""
     wanted = request.args.get("format", "json")
-    if wanted not in _FORMATS:
-        abort(400, f"format must be one of {', '.join(_FORMATS)}, not {wanted!r:.80}")
-    return exposition() if wanted == "prometheus" else json_response(_document(attached()))
+    if wanted in _DOCUMENTS:
+        return _compressed(json_response(_document(attached(), _DOCUMENTS[wanted])))
+    if wanted == "prometheus":
+        return exposition()
+    if wanted not in FORMATS:
+        abort(400, f"format must be one of {', '.join(FORMATS)}, not {wanted!r:.80}")
+    return _rendered(Choice(FORMATS[wanted]))
 
 
 @blueprint.get("/stats/prometheus")
 @public
 def exposition() -> Response:
-    """Answer all statistics as Prometheus text, or as OpenMetrics if that is what the client prefers."""
-    shared = attached()
-    chosen = negotiate(request.headers.get("Accept"))
-    body = chosen.format.render(_snapshot(shared), View(escaping=chosen.escaping))
-    response = Response(body, content_type=chosen.content_type)
+    """Answer all statistics, or those that ``?name[]=`` names, in the format that the scraper prefers."""
+    response = _rendered(negotiate(request.headers.get("Accept")))
     response.vary.add("Accept")
+    return response
+
+
+def _rendered(choice: Choice) -> Response:
+    escaping = request.args.get("escaping")
+    if escaping is not None:
+        if escaping not in ESCAPINGS:
+            abort(400, f"escaping must be one of {', '.join(ESCAPINGS)}, not {escaping!r:.80}")
+        choice = choice._replace(escaping=escaping)
+    view = View(escaping=choice.escaping, names=frozenset(request.args.getlist("name[]")))
+    body = choice.format.render(_snapshot(attached()), view.prefixed(stats.settings.prometheus))
+    return _compressed(Response(body, content_type=choice.content_type))
+
+
+def _compressed(response: Response) -> Response:
+    """Compress an answer, if its reader takes that."""
+    response.vary.add("Accept-Encoding")
+    if request.accept_encodings["gzip"] > 0 and len(response.data) >= _WORTH_COMPRESSING:
+        # The first level makes a tenth of a page; further ones take several times as long for a little less.
+        response.data = gzip.compress(response.data, compresslevel=1, mtime=0)
+        response.content_encoding = "gzip"
     return response
 
 
@@ -56,11 +81,16 @@ def _system(shared: SharedProvider) -> dict[str, int | float]:
     return system
 
 
-def _document(shared: SharedProvider) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "simple": to_document(_snapshot(shared)),
-        "pool": pool_figures(shared.attach().reader),
-    }
+def _simple(snapshot: Snapshot) -> dict[str, Any]:
+    return {"simple": to_document(snapshot)}
+
+
+#: What the formats are made of that have the figures of block and disk beside the statistics.
+_DOCUMENTS: dict[str, Callable[[Snapshot], dict[str, Any]]] = {"json": _simple, "v2": to_structured}
+
+
+def _document(shared: SharedProvider, statistics: Callable[[Snapshot], dict[str, Any]]) -> dict[str, Any]:
+    document = {**statistics(_snapshot(shared)), "pool": pool_figures(shared.attach().reader)}
     if stats.settings.stats.include_storage_stats_in_api:
         storage = _meter(shared.directory).read()
         figures = ("all", "used", "free", "available")

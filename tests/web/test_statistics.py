@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
 import shmstats
 from shmstats import BlockError, stats
+from shmstats.export import FORMATS
+from shmstats.export.structured import SCHEMA_FILE
 from shmstats.web import blueprint, create_app
 
 
@@ -60,7 +65,7 @@ def test_prometheus_text_is_the_default_exposition(client: FlaskClient, path: st
     answer = client.get(path)
     assert answer.content_type == "text/plain; version=0.0.4; charset=utf-8"
     assert 'login_total{category="user_actions"} 3\n' in answer.get_data(as_text=True)
-    assert answer.headers["Vary"] == "Accept"
+    assert answer.headers["Vary"] == "Accept-Encoding, Accept"
 
 
 @pytest.mark.parametrize("path", ["/stats/prometheus", "/stats?format=prometheus"])
@@ -80,6 +85,85 @@ def test_a_head_request_has_no_body(client: FlaskClient) -> None:
     for path in ("/stats", "/stats/prometheus"):
         answer = client.head(path)
         assert (answer.status_code, answer.get_data()) == (200, b"")
+
+
+def test_an_answer_is_compressed_for_who_takes_that(client: FlaskClient) -> None:
+    for i in range(100):
+        stats.incr("many", f"metric_{i}")
+    for path in ("/stats", "/stats/prometheus", "/metrics", "/stats?format=csv"):
+        plain, packed = client.get(path), client.get(path, headers={"Accept-Encoding": "br, gzip;q=0.5"})
+        assert packed.headers["Content-Encoding"] == "gzip"
+        assert "Accept-Encoding" in packed.headers["Vary"]
+        assert int(packed.headers["Content-Length"]) == len(packed.data) < len(plain.data) / 3
+        assert gzip.decompress(packed.data).count(b"metric_") == plain.data.count(b"metric_") >= 100
+        refused = client.get(path, headers={"Accept-Encoding": "gzip;q=0, identity"})
+        assert "Content-Encoding" not in refused.headers
+        head = client.head(path, headers={"Accept-Encoding": "gzip"})
+        assert (head.headers["Content-Encoding"], head.data) == ("gzip", b"")
+
+
+def test_every_format_of_the_table_is_answered(client: FlaskClient) -> None:
+    for name, form in FORMATS.items():
+        answer = client.get(f"/stats?format={name}")
+        assert (answer.status_code, answer.content_type) == (200, form.content_type)
+        assert b"login" in answer.data
+
+
+def test_a_scraper_may_ask_for_some_families(client: FlaskClient) -> None:
+    query = "name[]=login_total&name[]=open"
+    for path in ("/stats/prometheus", "/metrics", "/stats"):
+        answer = client.get(f"{path}?{query}&format=prometheus")
+        samples = [line for line in answer.text.splitlines() if not line.startswith("#")]
+        assert samples == ['login_total{category="user_actions"} 3', 'open{category="pool"} 1.5']
+
+
+@pytest.mark.parametrize(
+    ("escaping", "sample"),
+    [
+        ("underscores", 'user_login_total{category="app",metric="user.login"} 1'),
+        ("allow-utf-8", '{"user.login_total",category="app"} 1'),
+        ("dots", 'user_dot_login__total{category="app"} 1'),
+        ("values", 'U__user_2e_login__total{category="app"} 1'),
+    ],
+)
+def test_names_are_spelt_as_the_request_asks_by_header_or_query(
+    client: FlaskClient, escaping: str, sample: str
+) -> None:
+    stats.incr("app", "user.login")
+    accept = f"text/plain;version=1.0.0;escaping={escaping}"
+    for answer in (
+        client.get("/metrics", headers={"Accept": accept}),
+        client.get(f"/metrics?escaping={escaping}"),
+    ):
+        assert sample in answer.text.splitlines()
+        assert answer.content_type.endswith(f"; escaping={escaping}")
+    assert client.get("/metrics?escaping=morse").status_code == 400
+
+
+def test_namespace_and_labels_of_the_configuration_are_on_the_page(serve: Callable[..., FlaskClient]) -> None:
+    client = serve(prometheus={"namespace": "shop", "labels": {"region": "eu"}})
+    stats.incr("web", "hits")
+    samples = [line for line in client.get("/metrics").text.splitlines() if not line.startswith("#")]
+    assert 'shop_hits_total{region="eu",category="web"} 1' in samples
+    assert all(line.startswith("shop_") and '{region="eu"' in line for line in samples)
+
+
+def test_structured_json_is_as_its_schema_says(client: FlaskClient) -> None:
+    stats.declare("db", "query", kind="histogram", help="Of the database.")
+    stats.timing("db", "query", 5)
+    stats.incr("http", "hits", labels={"method": "GET"})
+    stats.timestamp("jobs", "last")
+    document = client.get("/stats?format=v2").get_json()
+    jsonschema.validate(document, json.loads(SCHEMA_FILE.read_text()))
+    assert document["schema"] == 2
+    series = {(each["category"], each["metric"]): each for each in document["series"]}
+    assert series["http", "hits"]["labels"] == {"method": "GET"}
+    assert series["db", "query"]["help"] == "Of the database."
+    assert series["db", "query"]["unit"] == "ms"
+    assert series["db", "query"]["value"]["count"] == 1
+    assert sum(bucket["count"] for bucket in series["db", "query"]["value"]["buckets"]) == 1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**document, "schema": 3}, json.loads(SCHEMA_FILE.read_text()))
 
 
 def test_disabled_statistics_are_not_there(serve: Callable[..., FlaskClient]) -> None:
