@@ -32,12 +32,14 @@ def create_app(config: str | os.PathLike[str] | Mapping[str, Any] | None = None)
         config: as for ``shmstats.init``; None leaves the default registry as it is configured already.
 
     Raises:
-        ConfigError: the configuration has an error.
+        ConfigError: the given configuration has an error.
         BlockError: there is a block for the data directory that must not be used.
         OSError: shared memory is full or not usable.
     """
-    if config is not None or not stats.configured:
+    if config is not None:
         stats.init(config)
+    elif stats.shared is not None:  # a configuration that was found and has an error is what the endpoints answer
+        stats.shared.attach()
     app = Flask("shmstats", static_folder=None)
     app.url_map.merge_slashes = False
     app.register_blueprint(blueprint)

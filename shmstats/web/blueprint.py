@@ -50,8 +50,10 @@ def _know_converter(state: BlueprintSetupState) -> None:
 
 @blueprint.before_request
 def guard() -> None:
-    """Let a request pass if statistics are enabled, and its sender may use the endpoint."""
+    """Let a request pass if statistics are configured and enabled, and its sender may use the endpoint."""
     shared = stats.shared
+    if stats.config_error:
+        raise ServiceUnavailable(f"nothing is counted, for the configuration has an error: {stats.config_error}")
     check_access(stats.settings.api)
     if shared is None:
         abort(404, "statistics are disabled")

@@ -70,7 +70,7 @@ def _compressed(response: Response) -> Response:
 
 
 def _snapshot(shared: SharedProvider) -> Snapshot:
-    return replace(shared.read(), system=_system(shared))
+    return replace(shared.exposable(), system=_system(shared))
 
 
 def _system(shared: SharedProvider) -> dict[str, int | float]:

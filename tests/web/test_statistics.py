@@ -13,7 +13,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 import shmstats
-from shmstats import BlockError, stats
+from shmstats import BlockError, Registry, stats
 from shmstats.export import FORMATS
 from shmstats.export.structured import SCHEMA_FILE
 from shmstats.web import blueprint, create_app
@@ -164,6 +164,22 @@ def test_structured_json_is_as_its_schema_says(client: FlaskClient) -> None:
     assert sum(bucket["count"] for bucket in series["db", "query"]["value"]["buckets"]) == 1
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**document, "schema": 3}, json.loads(SCHEMA_FILE.read_text()))
+
+
+def test_a_configuration_with_an_error_is_what_every_endpoint_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "shmstats.yml").write_text("stats: {capcity: 512}\n")
+    monkeypatch.setenv("SHMSTATS_CONFIG", str(tmp_path / "shmstats.yml"))
+    monkeypatch.setattr("shmstats.registry.stats", registry := Registry())
+    for module in ("shmstats.web", "shmstats.web.blueprint", "shmstats.web.statistics"):
+        monkeypatch.setattr(f"{module}.stats", registry)
+    client = create_app().test_client()
+    registry.incr("a", "b")
+    for path in ("/stats", "/metrics", "/debug/goroutines", "/_local/files/_list", "/stats/history"):
+        answer = client.get(path)
+        assert answer.status_code == 503
+        assert "stats.capcity: found an unknown key (did you mean capacity?)" in answer.get_json()["error"]
 
 
 def test_disabled_statistics_are_not_there(serve: Callable[..., FlaskClient]) -> None:
