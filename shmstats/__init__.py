@@ -17,6 +17,7 @@ from .config import ConfigError
 from .core import Counter, Gauge, Histogram
 from .handles import Labelled
 from .registry import Registry, stats
+from .termination import arrange as _leave_at_sigterm
 
 __all__ = [
     "BlockError",
@@ -36,3 +37,5 @@ __all__ = [
 
 init = stats.init
 close = stats.close
+
+_leave_at_sigterm()

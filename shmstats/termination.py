@@ -1,0 +1,57 @@
+"""SIGTERM where Python's default stands: the process leaves its block, as at exit, and then ends by the signal.
+
+Without that a plain server (waitress, ``flask run``) that is stopped runs no exit functions, and what it holds in
+buffered mode is lost. A handler that the application or its server has set, before or later, is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from .lifecycle import leave_all
+from .native import Thread
+
+#: Seconds that leaving may take. Whoever sends SIGTERM expects an end, also where the block is stuck.
+_BOUND = 5.0
+
+
+def arrange() -> None:
+    """Have the process leave at SIGTERM, if nobody else handles that, and if this is the main thread."""
+    if threading.current_thread() is threading.main_thread() and _is_default():
+        signal.signal(signal.SIGTERM, _leave)
+
+
+def _is_default() -> bool:
+    # mod_wsgi refuses handlers, with a warning. Servers in C (uWSGI) have handlers that Python does not know of.
+    return (
+        "mod_wsgi" not in sys.modules
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        and not _is_caught(signal.SIGTERM)
+    )
+
+
+def _is_caught(number: int) -> bool:
+    """Whether the process has a handler for a signal, by proc_pid_status(5); False where there is no /proc."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return False
+    mask = status.partition("SigCgt:")[2].split(maxsplit=1)
+    return bool(mask) and bool(int(mask[0], 16) >> (number - 1) & 1)
+
+
+def _leave(number: int, _frame: object) -> None:
+    """Leave in another thread, because this one may hold what leaving needs; then end by the signal."""
+    try:
+        leaving = Thread(leave_all, "shmstats-leave")
+        leaving.start()
+        leaving.join(_BOUND)
+    except RuntimeError:  # the interpreter is ending: its exit functions leave
+        pass
+    finally:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)

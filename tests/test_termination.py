@@ -1,0 +1,104 @@
+"""SIGTERM: what a process holds is added and saved, and the process ends by the signal, as its parent expects."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from helpers import PythonRunner, segment_file
+
+pytestmark = pytest.mark.far_from_core
+
+COUNT = """
+    import signal, threading, time
+    from shmstats import stats
+    for _ in range(25): stats.incr('c', 'm')
+    print('counted')
+    {wait}
+"""
+
+
+def read(python: PythonRunner) -> str:
+    return python.run("from shmstats import stats; print(stats.get('c', 'm'))").strip()
+
+
+@pytest.mark.parametrize(
+    "wait",
+    ["time.sleep(60)", "threading.Event().wait(60)", "input()"],
+    ids=["asleep", "in a lock", "in a read"],
+)
+def test_what_is_held_is_saved_wherever_the_main_thread_is(
+    wait: str, python: PythonRunner, configure: Callable[..., Any], data: Any
+) -> None:
+    configure(no_buffer=False, flush_interval_ms=3_600_000)
+    child = python.start(COUNT.format(wait=wait))
+    assert child.hear() == "counted"
+    child.signal(signal.SIGTERM)
+    child.finish(status=-signal.SIGTERM)
+    assert not segment_file(data).exists()
+    assert read(python) == "25"
+
+
+def test_a_handler_of_the_application_stays_and_is_the_only_one_called(python: PythonRunner) -> None:
+    child = python.start(
+        """
+        import signal, sys
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+        import shmstats
+        print("ready")
+        signal.pause()
+        """
+    )
+    assert child.hear() == "ready"
+    child.signal(signal.SIGTERM)
+    child.finish(status=7)
+
+
+def test_an_import_in_another_thread_changes_no_handler(python: PythonRunner) -> None:
+    said = python.run(
+        """
+        import signal, threading
+        thread = threading.Thread(target=__import__, args=("shmstats",))
+        thread.start(), thread.join()
+        print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+        """
+    )
+    assert said == "True\n"
+
+
+def test_a_handler_that_python_does_not_know_stays(python: PythonRunner) -> None:
+    said = python.run(
+        """
+        import ctypes, signal
+        libc = ctypes.CDLL(None)
+        handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: None)
+        libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+        libc.signal(signal.SIGTERM, ctypes.cast(handler, ctypes.c_void_p))
+        import shmstats
+        print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+        """
+    )
+    assert said == "True\n"
+
+
+def test_the_child_of_a_fork_leaves_for_itself(python: PythonRunner, configure: Callable[..., Any]) -> None:
+    configure(no_buffer=False, flush_interval_ms=3_600_000)
+    python.run(
+        """
+        import os, signal, time
+        from shmstats import stats
+        stats.incr("c", "m")
+        ready, told = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            for _ in range(25): stats.incr("c", "m")
+            os.write(told, b"x")
+            time.sleep(60)
+        os.read(ready, 1)
+        os.kill(pid, signal.SIGTERM)
+        assert os.waitpid(pid, 0)[1] == signal.SIGTERM
+        """
+    )
+    assert read(python) == "26"
