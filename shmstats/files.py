@@ -1,4 +1,4 @@
-"""The data directory: how much is in it, what is in it, and deleting from it.
+"""The data directory: what is in it, and deleting from it.
 
 Paths come from strangers, so none is ever given to the kernel as a whole. A path is a sequence of names;
 the data directory is opened by its configured path, and from there on every name is opened relative to
@@ -12,18 +12,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 from urllib.parse import quote
-
-#: How old storage figures may be, in seconds: walking a large directory takes long.
-MAX_AGE = 10.0
 
 #: What one listing goes to: levels of directories below the one that is listed, and entries in all of them.
 MAX_DEPTH = 8
@@ -155,91 +150,6 @@ def delete_file(
             os.unlink(name, dir_fd=parent)
         except IsADirectoryError:
             raise PathError(f"{name!r} is a directory; only a regular file can be deleted") from None
-
-
-class Storage(NamedTuple):
-    """Storage figures of a data directory, in bytes.
-
-    Attributes:
-        store: what its files hold.
-        all: size of the file system it is on.
-        used: of that.
-        free: of that.
-        available: of that, to this user.
-        measured: when, CLOCK_MONOTONIC in seconds.
-    """
-
-    store: int
-    all: int
-    used: int
-    free: int
-    available: int
-    measured: float
-
-    @property
-    def age(self) -> float:
-        """Seconds since the figures were taken."""
-        return time.monotonic() - self.measured
-
-
-class StorageMeter:
-    """Measures a data directory, at most once in `MAX_AGE` seconds.
-
-    Args:
-        directory: to measure; it need not exist.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._lock = threading.Lock()
-        self._last: Storage | None = None
-
-    def read(self) -> Storage:
-        """Return the figures; while one thread measures the others are given the last ones, or wait for the first."""
-        last = self._last
-        if last is not None and (last.age < MAX_AGE or not self._lock.acquire(blocking=False)):
-            return last
-        if last is None:
-            self._lock.acquire()
-        try:
-            last = self._last
-            if last is None or last.age >= MAX_AGE:  # who has had the lock before may have measured
-                self._last = last = measure(self._directory)
-        finally:
-            self._lock.release()
-        return last
-
-
-def measure(directory: Path) -> Storage:
-    """Return the storage figures of a directory as they are now; ``store`` is 0 where none is seen."""
-    place = directory
-    while not os.path.exists(place) and place != place.parent:
-        place = place.parent
-    system = os.statvfs(place)
-    return Storage(
-        store=directory_bytes(directory),
-        all=system.f_blocks * system.f_frsize,
-        used=(system.f_blocks - system.f_bfree) * system.f_frsize,
-        free=system.f_bfree * system.f_frsize,
-        available=system.f_bavail * system.f_frsize,
-        measured=time.monotonic(),
-    )
-
-
-def directory_bytes(directory: Path) -> int:
-    """Return the bytes that the regular files below a directory hold; links are not followed.
-
-    What vanishes meanwhile, and what may not be read, counts nothing.
-    """
-    total = 0
-    # RecursionError: os.fwalk before Python 3.12, in a tree of a thousand levels.
-    with suppress(OSError, RecursionError):
-        for _, _, names, descriptor in os.fwalk(directory, follow_symlinks=False):
-            for name in names:
-                with suppress(OSError):
-                    found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                    total += found.st_size if stat.S_ISREG(found.st_mode) else 0
-    return total
 
 
 def _check(path: Sequence[str]) -> None:

@@ -6,25 +6,19 @@ import os
 import re
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from helpers import BOUND
 
 from shmstats import files
 from shmstats.files import (
     Entry,
     InUseError,
     PathError,
-    Storage,
-    StorageMeter,
     delete_file,
-    directory_bytes,
     list_directory,
-    measure,
 )
 
 
@@ -352,54 +346,3 @@ def test_a_directory_swapped_for_a_link_all_the_time_lets_nothing_out(data: Path
         done.set()
         swapper.join()
     assert {"listed", "deleted", "PathError"} <= set(outcomes), outcomes
-
-
-def test_the_size_is_that_of_what_regular_files_hold(data: Path, outside: Path) -> None:
-    (data / "inner").mkdir()
-    (data / "file").write_bytes(b"12345")
-    (data / "inner" / "file").write_bytes(b"67")
-    (data / "link").symlink_to(outside)
-    (data / "inner" / "dangling").symlink_to("nowhere")
-    os.mkfifo(data / "fifo")
-    assert directory_bytes(data) == measure(data).store == 7
-    assert measure(data / "missing").store == 0
-
-
-def test_threads_that_wait_for_the_first_figures_do_not_measure_again(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, may_end = threading.Semaphore(0), threading.Event()
-    found = measure(data)
-
-    def walk(directory: Path) -> Storage:
-        begun.release()
-        assert may_end.wait(BOUND)
-        return found
-
-    monkeypatch.setattr(files, "measure", walk)
-    meter, last = StorageMeter(data), []
-    threads = [threading.Thread(target=lambda: last.append(meter.read())) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    assert begun.acquire(timeout=BOUND)
-    time.sleep(0.1)  # in which the others come to wait; should one not, the test sees less
-    may_end.set()
-    for thread in threads:
-        thread.join(BOUND)
-    assert last == [found] * 4
-    assert not begun.acquire(blocking=False)
-
-
-def test_a_directory_that_may_not_be_searched_hides_what_is_below_and_is_measured(data: Path) -> None:
-    data.chmod(0)
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            if os.geteuid() == 0:
-                os.setresuid(65534, 65534, 65534)
-            found = measure(data / "below")
-            status = 0 if found.store == 0 < found.all else 2
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -5,7 +5,7 @@ is asked). What the system knows of any process is asked of the system, in `syst
 `process_memory`: it answers for a stopped process as well.
 
 psutil is imported where it is needed: code that only counts never loads it, and no answer of a worker
-for itself needs it.
+for itself needs it. It raises more than its own errors where /proc is restricted (``ProcSubset=pid``, ``hidepid``).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from ..block import BlockReader
+from ..history.system import uses_of
 
 
 def system_figures(pids: Iterable[int], uptime: float) -> dict[str, int | float]:
@@ -34,41 +34,17 @@ def system_figures(pids: Iterable[int], uptime: float) -> dict[str, int | float]
         average since each worker's start), ``user_in_ms`` and ``sys_in_ms`` (processor time), ``threads``,
         ``workers``, and ``gc`` (garbage collections of the process that answers).
     """
-    import psutil
-
-    figures: dict[str, int | float] = {
+    uses = [use for _, use in uses_of(pids)]
+    return {
         "uptime": int(uptime),
-        "memory_usage": 0,
-        "cpu": 0.0,
-        "user_in_ms": 0,
-        "sys_in_ms": 0,
-        "threads": 0,
-        "workers": 0,
+        "memory_usage": sum(use.resident for use in uses),
+        "cpu": round(sum(100 * use.cpu / max(use.age, 0.01) for use in uses), 2),
+        "user_in_ms": sum(round(1000 * use.user) for use in uses),
+        "sys_in_ms": sum(round(1000 * use.system) for use in uses),
+        "threads": sum(use.threads for use in uses),
+        "workers": len(uses),
         "gc": sum(generation["collections"] for generation in gc.get_stats()),
     }
-    for pid in pids:
-        try:
-            worker = _process_figures(psutil.Process(pid))
-        except psutil.Error:
-            continue
-        for metric, value in worker.items():
-            figures[metric] += value
-    figures["cpu"] = round(figures["cpu"], 2)
-    return figures
-
-
-def _process_figures(process: Any) -> dict[str, int | float]:
-    with process.oneshot():
-        times = process.cpu_times()
-        age = max(time.time() - process.create_time(), 0.01)
-        return {
-            "memory_usage": process.memory_info().rss,
-            "cpu": 100 * (times.user + times.system) / age,
-            "user_in_ms": round(1000 * times.user),
-            "sys_in_ms": round(1000 * times.system),
-            "threads": process.num_threads(),
-            "workers": 1,
-        }
 
 
 def pool_figures(reader: BlockReader) -> dict[str, Any]:
@@ -84,7 +60,7 @@ def process_memory(pid: int) -> dict[str, int | None]:
     import psutil
 
     figures: dict[str, int | None] = {"rss": None, "uss": None}
-    with suppress(psutil.Error):
+    with suppress(psutil.Error, OSError, RuntimeError, ValueError):
         process = psutil.Process(pid)
         figures["rss"] = process.memory_info().rss
         figures["uss"] = process.memory_full_info().uss

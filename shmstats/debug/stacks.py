@@ -10,8 +10,7 @@ address and no number of a thread or task, so that all that do the same have the
       File "/usr/lib/python3.11/threading.py", line 1002, in Thread._bootstrap
       File "/srv/site/queue.py", line 41, in Consumer.run
 
-Modules that a process may do without (asyncio, greenlet) are asked only where they are loaded, and psutil is
-imported where it is needed.
+Modules that a process may do without (asyncio, greenlet) are asked only where they are loaded.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any
+
+from ..history.system import uses_of
 
 #: Distinct stacks that a process tells of, and frames of one stack: what is beyond is counted only.
 MAX_STACKS = 500
@@ -94,13 +95,10 @@ def grouped(answers: Mapping[int, list[dict[str, Any]] | None]) -> list[dict[str
 
 def _no_answer(pid: int) -> str:
     """Say why a worker did not answer, as far as the system knows."""
-    import psutil
-
-    try:
-        status = psutil.Process(pid).status()
-    except psutil.Error:
+    state = next((use.state for _, use in uses_of([pid])), None)
+    if state is None:
         return "no answer: the worker has ended"
-    if status in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
+    if state in ("T", "t"):
         return "no answer: the worker is stopped, by a signal or a debugger"
     return "no answer in time: the worker is busy in C code, or waits for the disk, or cannot listen"
 

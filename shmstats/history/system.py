@@ -6,6 +6,7 @@ A process that only counts and saves must not load more than numpy and PyYAML.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
@@ -24,24 +25,35 @@ NAMES = (_CPU, _MEMORY, _WORKERS, _BUSY)
 
 
 class ProcessUse:
-    """What one process used, as /proc/PID/stat has it: fields 14, 15, 20 and 24 of proc_pid_stat(5).
+    """What one process used, as /proc/PID/stat has it: fields 3, 14, 15, 20, 22 and 24 of proc_pid_stat(5).
+
+    It is there with ``ProcSubset=pid`` too.
 
     Attributes:
         state: one letter: R, S, D, T, Z.
-        cpu: seconds of processor time.
+        user: seconds of processor time in user mode.
+        system: the same in system mode.
+        age: seconds since its start.
         threads: how many it has.
         resident: bytes of memory.
     """
 
-    __slots__ = ("cpu", "resident", "state", "threads")
+    __slots__ = ("age", "resident", "state", "system", "threads", "user")
 
     def __init__(self, pid: int) -> None:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
         self.state = fields[0].decode()
-        self.cpu = (int(fields[11]) + int(fields[12])) / _TICKS
+        self.user = int(fields[11]) / _TICKS
+        self.system = int(fields[12]) / _TICKS
+        self.age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / _TICKS
         self.threads = int(fields[17])
         self.resident = int(fields[21]) * _PAGE
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time."""
+        return self.user + self.system
 
 
 class SystemFigures:
@@ -58,7 +70,7 @@ class SystemFigures:
             pids: of the live workers.
             busy: of these, those that serve a request.
         """
-        uses = dict(_uses(pids))
+        uses = dict(uses_of(pids))
         for pid, use in uses.items():
             self._total += max(use.cpu - self._cpu.get(pid, use.cpu), 0.0)
         self._cpu = {pid: use.cpu for pid, use in uses.items()}
@@ -66,7 +78,8 @@ class SystemFigures:
         return [round(self._total * 1000), memory, len(uses), busy]
 
 
-def _uses(pids: Iterable[int]) -> Iterator[tuple[int, ProcessUse]]:
+def uses_of(pids: Iterable[int]) -> Iterator[tuple[int, ProcessUse]]:
+    """Give what processes use, without those that have ended, or that this process may not see."""
     for pid in pids:
         with suppress(OSError, IndexError, ValueError):
             yield pid, ProcessUse(pid)

@@ -40,6 +40,9 @@ from shmstats.terminal.command import (
 
 _LONGEST_WATCH = 86_400.0
 
+#: Seconds that a dump takes for a walk through the data directory.
+_LONGEST_WALK = 0.5
+
 
 class _FormatName(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 or so
     """The name of an output format."""
@@ -189,12 +192,15 @@ def _read_saved(data: Path) -> tuple[Snapshot, str]:
 
 def _system_figures(reader: BlockReader, settings: Settings) -> dict[str, int | float]:
     from shmstats.debug.processes import system_figures
-    from shmstats.files import directory_bytes
+    from shmstats.storage import Walk
 
     figures = system_figures((worker.pid for worker in reader.workers.live()), reader.uptime)
     figures.pop("gc", None)  # of this process alone, which is none of the workers
     if settings.stats.include_storage_stats_in_api:
-        figures["store"] = directory_bytes(settings.path.data)
+        walk = Walk(settings.path.data)
+        if not walk.advance(_LONGEST_WALK):
+            note(f"{settings.path.data} is large: its files hold at least {walk.store} bytes")
+        figures["store"] = walk.store
     return figures
 
 

@@ -14,9 +14,9 @@ from flask import Response, abort, request
 from ..attachment.slow_path import SharedProvider
 from ..debug.processes import pool_figures, system_figures
 from ..export import ESCAPINGS, FORMATS, Choice, View, negotiate, to_document, to_structured
-from ..files import StorageMeter
 from ..registry import stats
 from ..series import Snapshot
+from ..storage import StorageMeter
 from .access import public
 from .blueprint import attached, blueprint
 from .responses import json_response
@@ -96,6 +96,8 @@ def _document(shared: SharedProvider, statistics: Callable[[Snapshot], dict[str,
         figures = ("all", "used", "free", "available")
         document["disk"] = {figure: getattr(storage, figure) for figure in figures}
         document["disk"]["age"] = round(storage.age, 1)
+        if not storage.complete:
+            document["disk"]["store_is_at_least"] = True
     return document
 
 

@@ -1,0 +1,183 @@
+"""How much is in the data directory, and how full its file system is.
+
+The directory may be the application's own, with any number of files in it: `StorageMeter` walks through it a few
+milliseconds at a time, and goes on in a thread where that does not suffice. No answer waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Generator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from . import native
+
+#: How old storage figures may be, in seconds, where they are quickly had.
+MAX_AGE = 10.0
+
+#: Seconds that an answer may take for a walk; the thread rests as long after each such piece.
+PIECE = 0.01
+
+#: A walk that takes long is repeated after so many times its own length.
+_REST = 30
+
+#: Levels of directories that are gone into: each is an open descriptor.
+_MAX_DEPTH = 64
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Storage(NamedTuple):
+    """Storage figures of a data directory, in bytes.
+
+    Attributes:
+        store: what its files hold.
+        all: size of the file system it is on.
+        used: of that.
+        free: of that.
+        available: of that, to this user.
+        complete: whether ``store`` is all; else it is at least that much.
+        age: of ``store``, in seconds.
+    """
+
+    store: int
+    all: int
+    used: int
+    free: int
+    available: int
+    complete: bool
+    age: float
+
+
+class Walk:
+    """One walk through a directory, which can be interrupted. Links are not followed.
+
+    What vanishes meanwhile, and what may not be read, counts nothing.
+
+    Attributes:
+        store: bytes that were found so far.
+        done: whether that is all.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.store = 0
+        self.done = False
+        self._sizes = _sizes(directory)
+
+    def advance(self, seconds: float) -> bool:
+        """Go on for some time; returns whether this was the end."""
+        deadline = time.monotonic() + seconds
+        while not self.done and time.monotonic() < deadline:
+            size = next(self._sizes, None)
+            if size is None:
+                self.done = True
+            else:
+                self.store += size
+        return self.done
+
+
+class StorageMeter:
+    """Measures a data directory again and again, without keeping anybody waiting.
+
+    Args:
+        directory: to measure; it need not exist.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._pid = os.getpid()
+        self._lock = native.make_lock()
+        self._walk: Walk | None = None
+        self._begun = 0.0
+        self._store: tuple[int, float] | None = None  # of the last walk, and when it ended
+        self._due = 0.0
+
+    def read(self) -> Storage:
+        """Return the figures: of the last walk, or of as much of the first as there was time for."""
+        if self._pid != os.getpid():  # the thread stayed in the process that this one was forked from
+            self._start_anew()
+        with self._lock:
+            if self._walk is None and time.monotonic() >= self._due:
+                self._walk, self._begun = Walk(self._directory), time.monotonic()
+                if self._walk.advance(PIECE):
+                    self._finish(self._walk)
+                else:
+                    self._go_on_later(self._walk)
+            if self._store is not None:
+                return measured(self._directory, self._store[0], True, time.monotonic() - self._store[1])
+            return measured(self._directory, self._walk.store if self._walk else 0, False, 0.0)
+
+    def _go_on_later(self, walk: Walk) -> None:
+        def go_on() -> None:
+            while not walk.advance(PIECE):
+                time.sleep(PIECE)
+            with self._lock:
+                self._finish(walk)
+
+        try:
+            native.Thread(go_on, "shmstats-storage").start()
+        except RuntimeError:  # there cannot be a thread now
+            self._walk, self._due = None, time.monotonic() + MAX_AGE
+
+    def _finish(self, walk: Walk) -> None:
+        now = time.monotonic()
+        self._walk, self._store = None, (walk.store, now)
+        self._due = now + max(MAX_AGE, _REST * (now - self._begun))
+
+
+def measured(directory: Path, store: int, complete: bool, age: float) -> Storage:
+    """Return the storage figures of a directory of which it is known what it holds."""
+    place = directory
+    while not os.path.exists(place) and place != place.parent:
+        place = place.parent
+    system = os.statvfs(place)
+    return Storage(
+        store=store,
+        all=system.f_blocks * system.f_frsize,
+        used=(system.f_blocks - system.f_bfree) * system.f_frsize,
+        free=system.f_bfree * system.f_frsize,
+        available=system.f_bavail * system.f_frsize,
+        complete=complete,
+        age=age,
+    )
+
+
+def _sizes(directory: Path) -> Generator[int, None, None]:
+    """Give what each entry below a directory holds: 0 for all but regular files."""
+    opened: list[tuple[int, os._ScandirIterator[str]]] = []
+
+    def enter(name: str | Path, parent: int | None) -> None:
+        with suppress(OSError):
+            descriptor = os.open(name, _DIRECTORY | (0 if parent is None else os.O_NOFOLLOW), dir_fd=parent)
+            opened.append((descriptor, os.scandir(descriptor)))
+
+    enter(directory, None)
+    try:
+        while opened:
+            descriptor, entries = opened[-1]
+            entry = None
+            with suppress(OSError):
+                entry = next(entries, None)
+            if entry is None:
+                entries.close()
+                os.close(descriptor)
+                opened.pop()
+                continue
+            try:
+                found = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            if stat.S_ISDIR(found.st_mode) and len(opened) < _MAX_DEPTH:
+                enter(entry.name, descriptor)
+            yield found.st_size if stat.S_ISREG(found.st_mode) else 0
+    finally:
+        for descriptor, entries in opened:
+            entries.close()
+            os.close(descriptor)

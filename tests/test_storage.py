@@ -1,0 +1,104 @@
+"""How much a data directory holds: right where that is quickly found out, and never waited for."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from helpers import wait_until
+
+from shmstats import storage
+from shmstats.storage import Storage, StorageMeter, Walk
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    return directory
+
+
+def bytes_in(directory: Path) -> int:
+    walk = Walk(directory)
+    while not walk.advance(10):
+        pass
+    return walk.store
+
+
+def test_the_size_is_that_of_what_regular_files_hold(data: Path, tmp_path: Path) -> None:
+    (outside := tmp_path / "outside").mkdir()
+    (outside / "canary").write_text("alive")
+    (data / "inner").mkdir()
+    (data / "file").write_bytes(b"12345")
+    (data / "inner" / "file").write_bytes(b"67")
+    (data / "link").symlink_to(outside)
+    (data / "inner" / "dangling").symlink_to("nowhere")
+    os.mkfifo(data / "fifo")
+    assert bytes_in(data) == 7
+    found = StorageMeter(data).read()
+    assert (found.store, found.complete) == (7, True)
+    assert 0 < found.available <= found.free <= found.all
+    assert StorageMeter(data / "missing").read().store == 0
+
+
+def test_a_tree_of_any_depth_leaves_no_descriptor_open(data: Path) -> None:
+    deep = data
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(200):
+        deep = deep / "d"
+        deep.mkdir()
+        (deep / "f").write_bytes(b"x")
+    assert 0 < bytes_in(data) < 200
+    unfinished = Walk(data)
+    unfinished.advance(0)
+    del unfinished
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_large_directory_is_measured_in_the_background_and_until_then_at_least(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(50):
+        (data / str(i)).write_bytes(b"x")
+    monkeypatch.setattr(storage, "PIECE", 0.0)
+    meter = StorageMeter(data)
+    first = meter.read()
+    assert (first.store, first.complete) == (0, False)
+    assert first.all > 0
+    monkeypatch.setattr(storage, "PIECE", 0.001)
+    wait_until(lambda: meter.read().complete)
+    assert meter.read().store == 50
+
+
+def test_a_walk_is_not_repeated_before_its_time(data: Path) -> None:
+    meter = StorageMeter(data)
+    meter.read()
+    (data / "late").write_bytes(b"x")
+    assert meter.read().store == 0
+
+
+def test_the_child_of_a_fork_measures_for_itself(data: Path) -> None:
+    (data / "f").write_bytes(b"x")
+    meter = StorageMeter(data)
+    meter._walk, meter._due = Walk(data), time.monotonic() + 3600  # as if a thread of the parent went on with it
+    assert not meter.read().complete
+    if not (child := os.fork()):
+        os._exit(0 if meter.read()[:1] == (1,) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_directory_that_may_not_be_searched_hides_what_is_below_and_is_measured(data: Path) -> None:
+    data.chmod(0)
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            if os.geteuid() == 0:
+                os.setresuid(65534, 65534, 65534)
+            found: Storage = StorageMeter(data / "below").read()
+            status = 0 if found.store == 0 < found.all else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
