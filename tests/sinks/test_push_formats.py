@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from shmstats.export import render
+from shmstats.export import View
+from shmstats.export.prometheus import render
 from shmstats.series import Distribution, Kind, Mode, Name, Snapshot
 from shmstats.sinks.push.remote_write import RemoteWrite, uncompressed_block
 from shmstats.sinks.push.stale import Stale
@@ -19,6 +20,7 @@ cramjam = pytest.importorskip("cramjam")
 protobuf = pytest.importorskip("google.protobuf")
 
 COMMON = {"job": "shop", "instance": "one"}
+VIEW = View(labels=tuple(COMMON.items()))
 INFO = {"host_name": "h"}
 AT = 1_700_000_000_123
 
@@ -105,7 +107,7 @@ def is_stale(value: float) -> bool:
 
 
 def test_remote_write_says_what_the_page_says() -> None:
-    assert read(RemoteWrite(COMMON, INFO).encode(SNAPSHOT, AT, Stale.NONE)) == page(SNAPSHOT)
+    assert read(RemoteWrite(VIEW, INFO).encode(SNAPSHOT, AT, Stale.NONE)) == page(SNAPSHOT)
 
 
 def test_remote_write_without_cramjam_is_a_block_that_any_snappy_reads() -> None:
@@ -115,7 +117,7 @@ def test_remote_write_without_cramjam_is_a_block_that_any_snappy_reads() -> None
 
 
 def test_names_that_are_added_get_the_same_place_as_if_they_had_been_there() -> None:
-    growing = RemoteWrite(COMMON, INFO)
+    growing = RemoteWrite(VIEW, INFO)
     for n in range(1, len(NAMES) + 1):
         snapshot = Snapshot(NAMES[:n], VALUES[:n], SNAPSHOT.system)
         assert read(growing.encode(snapshot, AT + n, Stale.NONE), AT + n) == page(snapshot)
@@ -123,7 +125,7 @@ def test_names_that_are_added_get_the_same_place_as_if_they_had_been_there() -> 
 
 
 def test_a_removed_series_ends_by_a_marker_until_that_was_accepted() -> None:
-    encoder = RemoteWrite(COMMON, INFO)
+    encoder = RemoteWrite(VIEW, INFO)
     encoder.encode(SNAPSHOT, AT, Stale.NONE)
     encoder.accept()
     fewer = Snapshot(NAMES[1:], VALUES[1:], SNAPSHOT.system)
@@ -136,14 +138,14 @@ def test_a_removed_series_ends_by_a_marker_until_that_was_accepted() -> None:
 
 
 def test_the_last_push_ends_what_belongs_to_living_workers_alone() -> None:
-    found = read(RemoteWrite(COMMON, INFO).encode(SNAPSHOT, AT, Stale.LIVE))
+    found = read(RemoteWrite(VIEW, INFO).encode(SNAPSHOT, AT, Stale.LIVE))
     assert [name for (name, _), value in found.items() if is_stale(value)] == ["open"]
-    found = read(RemoteWrite(COMMON, INFO).encode(SNAPSHOT, AT, Stale.ALL))
+    found = read(RemoteWrite(VIEW, INFO).encode(SNAPSHOT, AT, Stale.ALL))
     assert all(map(is_stale, found.values()))
 
 
 def test_text_import_says_what_the_page_says() -> None:
-    body = TextImport(COMMON, INFO).encode(SNAPSHOT, AT, Stale.NONE)
+    body = TextImport(VIEW, INFO).encode(SNAPSHOT, AT, Stale.NONE)
     found = {}
     for family in text_string_to_metric_families(gzip.decompress(body).decode()):
         for sample in family.samples:
@@ -160,7 +162,7 @@ def otlp() -> tuple[Any, Callable[[bytes], Any]]:
     def parse(body: bytes) -> Any:
         return service.ExportMetricsServiceRequest.FromString(gzip.decompress(body)).resource_metrics[0]
 
-    return Otlp(COMMON | {"dc": "eu"}, INFO, since=5), parse
+    return Otlp(VIEW._replace(labels=(*VIEW.labels, ("dc", "eu"))), INFO, since=5), parse
 
 
 def test_otlp_has_cumulative_sums_and_histograms_of_one_resource() -> None:

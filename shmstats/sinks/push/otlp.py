@@ -9,7 +9,7 @@ Source: https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentele
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -17,22 +17,28 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.metrics.v1 import metrics_pb2
 
 from shmstats._version import __version__
-from shmstats.export.naming import FOREIGN, SYSTEM_FIGURES, ExposedFamily, Namer, Type, is_time
+from shmstats.export.naming import ExposedFamily, Type, is_time
+from shmstats.export.page import Member, Page, Pages
+from shmstats.export.view import View
 from shmstats.series import Distribution, Kind, Labels, Name, Snapshot
 from shmstats.sinks.push.stale import Stale
 
 _CUMULATIVE = metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE
 _NO_VALUE = metrics_pb2.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK
+_RESOURCE = frozenset({"job", "instance"})
 _UNITS = {"seconds": "s", "bytes": "By"}
 _LEVEL = 1
+
+#: What tells a series from others: the name of its family, and its labels.
+_Identity = tuple[str, Labels]
 
 
 class Otlp:
     """Encodes snapshots for OTLP. To be used by one thread.
 
     Args:
-        common: attributes of every point; ``job`` and ``instance`` are the resource's ``service.name`` and
-            ``service.instance.id``.
+        view: what names begin with, and the attributes of every point, but for ``job`` and ``instance``: those are the
+            resource's ``service.name`` and ``service.instance.id``.
         info: further attributes of the resource.
         since: ns since 1970 when series began of which that is not known.
     """
@@ -44,17 +50,18 @@ class Otlp:
     }
     can_forget = True
 
-    def __init__(self, common: Mapping[str, str], info: Mapping[str, str], since: int) -> None:
-        self._common = dict(common)
-        self._resource = {"service.name": self._common.pop("job"), "service.instance.id": self._common.pop("instance")}
+    def __init__(self, view: View, info: Mapping[str, str], since: int) -> None:
+        labels = dict(view.labels)
+        self._resource = {"service.name": labels["job"], "service.instance.id": labels["instance"]}
         self._resource |= {name.replace("_", "."): value for name, value in info.items()}
+        self._view = view
         self._since = since
-        self._seen: Sequence[Name] | None = None
-        self._system: tuple[str, ...] = ()
+        self._pages = Pages()
+        self._page: Page | None = None
         self._request = ExportMetricsServiceRequest()
-        self._points: dict[tuple[str, Labels], _Point] = {}
-        self._accepted: set[tuple[str, Labels]] = set()
-        self._ended: dict[tuple[str, Labels], _Point] = {}
+        self._points: dict[_Identity, _Point] = {}
+        self._accepted: set[_Identity] = set()
+        self._ended: dict[_Identity, _Point] = {}
         self._gone: list[Any] = []
 
     def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
@@ -65,10 +72,11 @@ class Otlp:
             at: ms since 1970, later than that of all bodies before.
             stale: which series end. Those that were accepted, but are not in this snapshot, end in any case.
         """
-        if self._seen is not snapshot.names or self._system != tuple(snapshot.system):
-            self._prepare(snapshot)
+        page = self._pages.of(snapshot, self._view, "underscores")
+        if page is not self._page:
+            self._prepare(page)
         nanoseconds = at * 1_000_000
-        values = (*snapshot.system.values(), *snapshot.values)
+        values = page.values(snapshot)
         for point in self._points.values():
             point.set(values[point.index], nanoseconds)
             ends = stale is Stale.ALL or (stale is Stale.LIVE and point.live)
@@ -80,45 +88,36 @@ class Otlp:
     def accept(self) -> None:
         """Note that the last body was accepted: what it ended needs not be ended again."""
         if self._gone:
-            self._seen = None  # the next message is made without them
+            self._page = None  # the next message is made without them
         if len(self._accepted) != len(self._points) or self._gone:
             self._accepted = set(self._points)
 
-    def _prepare(self, snapshot: Snapshot) -> None:
-        """Make the message for the names of a snapshot."""
+    def _prepare(self, page: Page) -> None:
+        """Make the message of a page."""
         self._ended |= self._points
-        self._seen, self._system = None, tuple(snapshot.system)
+        self._page = None
         self._request = ExportMetricsServiceRequest()
         resource_metrics = self._request.resource_metrics.add()
         resource_metrics.resource.attributes.extend(_attributes(self._resource.items()))
         scope = resource_metrics.scope_metrics.add()
         scope.scope.name, scope.scope.version = "shmstats", __version__
         metrics = _Metrics(scope.metrics.add)
-        namer = Namer(snapshot.system)
         self._points = {}
-        for i, (series, key) in enumerate(zip(namer.system, snapshot.system, strict=True)):
-            divisor = SYSTEM_FIGURES[key].divisor if key in SYSTEM_FIGURES else 1
-            self._add(metrics, series.family, series.labels, _Number(i, divisor, live=False))
-        for i, name in enumerate(snapshot.names, len(snapshot.system)):
-            if name.category in FOREIGN:
-                continue
-            series = namer.add(name)
-            self._add(metrics, series.family, series.labels, _point(i, name))
+        for member in page.members:
+            point = _point(member)
+            point.family = member.series.family
+            labels = [pair for pair in member.series.labels if pair[1] and pair[0] not in _RESOURCE]
+            point.place(metrics.points(member.series.family), labels, self._since)
+            self._points[member.series.family.exposed_name, member.series.labels] = point
         gone = self._accepted.difference(self._points)
         self._ended = {identity: point for identity, point in self._ended.items() if identity in gone}
-        self._gone = [self._end(metrics, point) for point in self._ended.values()]
-        self._seen = snapshot.names
-
-    def _add(self, metrics: _Metrics, family: ExposedFamily, labels: Labels, point: _Point) -> None:
-        own = [(f"exported_{name}" if name in self._common else name, value) for name, value in labels if value]
-        point.place(metrics.points(family), [*own, *self._common.items()], self._since)
-        point.family = family
-        self._points[family.exposed_name, labels] = point
+        self._gone = [self._end(metrics.points(point.family), point) for point in self._ended.values()]
+        self._page = page
 
     @staticmethod
-    def _end(metrics: _Metrics, point: _Point) -> Any:
+    def _end(points: Any, point: _Point) -> Any:
         """Add a point that says that its series has ended."""
-        message = metrics.points(point.family).add()
+        message = points.add()
         message.attributes.extend(point.message.attributes)
         message.flags = _NO_VALUE
         return message
@@ -199,10 +198,11 @@ class _Buckets(_Point):
         message.bucket_counts[:] = value.buckets
 
 
-def _point(index: int, name: Name) -> _Point:
+def _point(member: Member) -> _Point:
+    name = member.name
     if name.kind is Kind.HISTOGRAM:
-        return _Buckets(index, name)
-    return _Number(index, 1_000_000 if name.kind is Kind.TIMESTAMP else 1, live=name.mode.live)
+        return _Buckets(member.position, name)
+    return _Number(member.position, 1_000_000 if name.kind is Kind.TIMESTAMP else 1, live=name.mode.live)
 
 
 def _attributes(pairs: Iterable[tuple[str, str]]) -> list[KeyValue]:

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shmstats._version import __version__
+from shmstats.export.view import View
 from shmstats.series import Snapshot
 from shmstats.sinks.push.samples import SampleName, Samples
 from shmstats.sinks.push.stale import Stale
@@ -39,7 +41,7 @@ class RemoteWrite:
     """Encodes snapshots for remote write. To be used by one thread.
 
     Args:
-        common: labels of every series, ``job`` and ``instance`` among them.
+        view: what names begin with, and the labels of every series, ``job`` and ``instance`` among them.
         info: further labels of ``target_info``.
     """
 
@@ -51,8 +53,8 @@ class RemoteWrite:
     }
     can_forget = True
 
-    def __init__(self, common: Mapping[str, str], info: Mapping[str, str]) -> None:
-        self._samples = Samples(common, info)
+    def __init__(self, view: View, info: Mapping[str, str]) -> None:
+        self._samples = Samples(view, info)
         self._message = Message(())
         self._gone = Message(())
         self._accepted: frozenset[SampleName] = frozenset()
@@ -67,7 +69,7 @@ class RemoteWrite:
             stale: which series end. Those that were accepted, but are not in this snapshot, end in any case.
         """
         if self._samples.follow(snapshot):
-            self._message = Message(self._samples.names)
+            self._message = Message(self._samples.names, self._message.series)
             self._gone = Message(self._accepted.difference(self._samples.names))
         values = self._samples.values(snapshot).view(np.uint64)
         if stale is Stale.ALL:
@@ -85,10 +87,19 @@ class RemoteWrite:
 
 
 class Message:
-    """A WriteRequest of one sample a series, with the places of its numbers."""
+    """A WriteRequest of one sample a series, with the places of its numbers.
 
-    def __init__(self, names: Iterable[SampleName]) -> None:
-        pieces = [_time_series(name) for name in names]
+    Args:
+        names: of the samples, all different.
+        known: the series of another message.
+
+    Attributes:
+        series: encoded, with zeros for value and time.
+    """
+
+    def __init__(self, names: Iterable[SampleName], known: Mapping[SampleName, bytes] = MappingProxyType({})) -> None:
+        self.series = {name: known.get(name) or _time_series(name) for name in names}
+        pieces = self.series.values()
         self._content = np.frombuffer(b"".join(pieces), np.uint8)
         ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64) if pieces else np.empty(0, np.int64)
         starts = (ends - _TAIL_BYTES + len(_SAMPLE_HEAD))[:, np.newaxis]

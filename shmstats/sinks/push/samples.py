@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shmstats.export.naming import FOREIGN, SYSTEM_FIGURES, Namer, is_time
+from shmstats.export.naming import is_time
+from shmstats.export.page import Member, Page, Pages
 from shmstats.export.prometheus import bound_text
+from shmstats.export.view import View
 from shmstats.series import Distribution, Kind, Labels, Name, Snapshot
 
 
@@ -24,7 +26,7 @@ class SampleName(NamedTuple):
 
     Attributes:
         name: with the suffix of its family's type.
-        labels: sorted by name, none of them empty, the common ones among them.
+        labels: sorted by name, none of them empty.
     """
 
     name: str
@@ -35,7 +37,7 @@ class Samples:
     """The samples of a sequence of snapshots. To be used by one thread.
 
     Args:
-        common: labels of every sample; a series' own label of such a name gets ``exported_`` before it.
+        view: with the labels of every sample; a series' own label of such a name gets ``exported_`` before it.
         info: further labels of ``target_info``, a sample of the value 1 that describes the sender.
 
     Attributes:
@@ -43,40 +45,39 @@ class Samples:
         live: positions of those that end with the last worker.
     """
 
-    def __init__(self, common: Mapping[str, str], info: Mapping[str, str]) -> None:
-        self._common = dict(common)
-        self._info = dict(info)
-        self._seen: Sequence[Name] | None = None
-        self._start(())
+    def __init__(self, view: View, info: Mapping[str, str]) -> None:
+        self._view = view
+        self._info = SampleName("target_info", _sorted((*view.labels, *info.items())))
+        self._pages = Pages()
+        self._page: Page | None = None
+        self._start()
 
-    def _start(self, system: tuple[str, ...]) -> None:
-        self._namer = Namer(system)
-        self._system = system
-        self._divisors = [SYSTEM_FIGURES[key].divisor if key in SYSTEM_FIGURES else 1 for key in system]
-        self._known: list[Name] = []
+    def _start(self) -> None:
+        self.names = [self._info]
+        self.live: list[int] = []
+        self._own: list[Member] = []
+        self._own_samples = 1
         self._numbers: list[int] = []
         self._places: list[int] = []
         self._times: list[int] = []
         self._histograms: list[_Histogram] = []
-        self.live: list[int] = []
-        self.names = [SampleName("target_info", self._labels(tuple(self._info.items())))]
-        self.names += [
-            SampleName(series.family.exposed_name, self._labels(series.labels)) for series in self._namer.system
-        ]
 
     def follow(self, snapshot: Snapshot) -> bool:
         """Take the names of a snapshot; return whether they differ from those of the last one."""
-        system = tuple(snapshot.system)
-        if self._seen is snapshot.names and self._system == system:
+        page = self._pages.of(snapshot, self._view, "underscores")
+        if page is self._page:
             return False
-        self._seen = None
-        names = list(snapshot.names)
-        if self._system != system or names[: len(self._known)] != self._known:
-            self._start(system)
-        for i in range(len(self._known), len(names)):
-            self._add(i, names[i])
-        self._known = names
-        self._seen = snapshot.names
+        self._page = None
+        if page.members[: len(self._own)] != self._own:
+            self._start()
+        del self.names[self._own_samples :]
+        for member in page.members[len(self._own) : page.own]:
+            self._add(member)
+        self._own = page.members[: page.own]
+        self._own_samples = len(self.names)
+        self._figures = [member.position for member in page.members[page.own :]]
+        self.names += [_name(member) for member in page.members[page.own :]]
+        self._page = page
         return True
 
     def values(self, snapshot: Snapshot) -> NDArray[np.float64]:
@@ -85,40 +86,32 @@ class Samples:
         Raises:
             ValueError: a histogram's value has not one bucket more than its name has bounds.
         """
-        values: list[Any] = list(snapshot.values)
+        assert self._page is not None
+        values: list[Any] = self._page.values(snapshot)
         for i in self._times:
             values[i] /= 1_000_000
         numbers = np.empty(len(self.names))
         numbers[0] = 1.0
-        system = zip(snapshot.system.values(), self._divisors, strict=True)
-        numbers[1 : 1 + len(self._system)] = [figure / divisor for figure, divisor in system]
+        numbers[self._own_samples :] = [values[i] for i in self._figures]
         numbers[self._places] = [values[i] for i in self._numbers]
         for histogram in self._histograms:
             histogram.fill(numbers, values[histogram.index])
         return numbers
 
-    def _add(self, i: int, name: Name) -> None:
-        if name.category in FOREIGN:
-            return
-        series = self._namer.add(name)
+    def _add(self, member: Member) -> None:
         place = len(self.names)
-        labels = self._labels(series.labels)
-        if name.kind is Kind.HISTOGRAM:
-            histogram = _Histogram(i, place, name)
+        if member.name.kind is Kind.HISTOGRAM:
+            histogram = _Histogram(member.position, place, member.name)
             self._histograms.append(histogram)
-            self.names += histogram.names(series.family.exposed_name, labels)
+            self.names += histogram.names(_name(member))
             return
-        self._numbers.append(i)
+        self._numbers.append(member.position)
         self._places.append(place)
-        self.names.append(SampleName(series.family.exposed_name, labels))
-        if name.kind is Kind.TIMESTAMP:
-            self._times.append(i)
-        if name.mode.live:
+        self.names.append(_name(member))
+        if member.name.kind is Kind.TIMESTAMP:
+            self._times.append(member.position)
+        if member.name.mode.live:
             self.live.append(place)
-
-    def _labels(self, own: Labels) -> Labels:
-        labels = {f"exported_{name}" if name in self._common else name: value for name, value in own if value}
-        return tuple(sorted((labels | self._common).items()))
 
 
 class _Histogram:
@@ -138,8 +131,9 @@ class _Histogram:
         self._kept = operator.itemgetter(*limits.values(), self._bounds)
         self._end = place + len(limits) + 2
 
-    def names(self, family: str, labels: Labels) -> list[SampleName]:
-        buckets = [SampleName(f"{family}_bucket", tuple(sorted((*labels, ("le", limit))))) for limit in self._limits]
+    def names(self, plain: SampleName) -> list[SampleName]:
+        family, labels = plain
+        buckets = [SampleName(f"{family}_bucket", _sorted((*labels, ("le", limit)))) for limit in self._limits]
         return [*buckets, SampleName(f"{family}_count", labels), SampleName(f"{family}_sum", labels)]
 
     def fill(self, numbers: NDArray[np.float64], value: Distribution) -> None:
@@ -147,3 +141,11 @@ class _Histogram:
             raise ValueError(f"a histogram of {self._bounds} bounds has {len(value.buckets)} buckets")
         cumulative = list(itertools.accumulate(value.buckets))
         numbers[self.place : self._end] = (*self._kept(cumulative), value.sum / self._divisor)
+
+
+def _name(member: Member) -> SampleName:
+    return SampleName(member.series.family.exposed_name, _sorted(member.series.labels))
+
+
+def _sorted(labels: Sequence[tuple[str, str]]) -> Labels:
+    return tuple(sorted([pair for pair in labels if pair[1]]))

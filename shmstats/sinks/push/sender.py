@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from shmstats._version import __version__
 from shmstats.config import PushSettings
+from shmstats.export.view import View
 from shmstats.identity import Identity, identity_of
 from shmstats.series import Snapshot
 from shmstats.sinks.push.http import Target, post
@@ -149,13 +150,14 @@ class Sender:
             "host_name": socket.gethostname(),
             "shmstats_version": __version__,
         }
+        view = View(labels=tuple(labels.items()))
         try:
             encoder: Any = getattr(importlib.import_module(f"{__package__}.{module}"), name)
         except ImportError as error:
             raise PushError(f"the format {self._settings.format} needs shmstats[{extra}]: {error}") from error
         if self._settings.format == "otlp":
-            return encoder(labels, info, self._identity.made)  # type: ignore[no-any-return]
-        return encoder(labels, info)  # type: ignore[no-any-return]
+            return encoder(view, info, self._identity.made)  # type: ignore[no-any-return]
+        return encoder(view, info)  # type: ignore[no-any-return]
 
     def _read_headers(self) -> dict[str, str]:
         path = self._settings.headers_file

@@ -9,6 +9,7 @@ import gzip
 from collections.abc import Mapping
 
 from shmstats._version import __version__
+from shmstats.export.view import View
 from shmstats.series import Snapshot, label_text
 from shmstats.sinks.push.samples import Samples
 from shmstats.sinks.push.stale import Stale
@@ -20,7 +21,7 @@ class TextImport:
     """Encodes snapshots as lines of text. To be used by one thread.
 
     Args:
-        common: labels of every series, ``job`` and ``instance`` among them.
+        view: what names begin with, and the labels of every series, ``job`` and ``instance`` among them.
         info: further labels of ``target_info``.
     """
 
@@ -31,8 +32,8 @@ class TextImport:
     }
     can_forget = False
 
-    def __init__(self, common: Mapping[str, str], info: Mapping[str, str]) -> None:
-        self._samples = Samples(common, info)
+    def __init__(self, view: View, info: Mapping[str, str]) -> None:
+        self._samples = Samples(view, info)
         self._heads: list[str] = []
 
     def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
