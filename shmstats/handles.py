@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from .block import DeclarationError
+from .block.declarations import Definition
 from .block.names import OVERFLOW, check_text
 from .checks import check_category, check_label_names, check_labels, check_value
 from .core import Recorder, Series
-from .series import Declaration, Labels
+from .series import Labels
 
 #: Handles that a metric, and label sets that a registry keeps; where there are more, all are dropped and made again.
 _KEPT = 10_000
@@ -123,7 +124,7 @@ class HandleKeeper(Recorder):
 
     def __init__(self) -> None:
         super().__init__()
-        self._declared: dict[tuple[str, str], Declaration] = {}
+        self._declared: dict[tuple[str, str], Definition] = {}
         self._sets: dict[tuple[Any, ...], Series] = {}
 
     def remove(self, category: str, metric: str | None = None, *, labels: Mapping[str, str] | None = None) -> int:
@@ -145,7 +146,8 @@ class HandleKeeper(Recorder):
             raise TypeError("labels and labelnames cannot be given both")
         names = check_label_names("labelnames", labelnames)
         category, metric = check_category(category), check_text("metric", metric)
-        declared = self._declared.get((category, metric))
+        definition = self._declared.get((category, metric))
+        declared = None if definition is None else definition.declared
         if declared is not None and declared.labelnames not in (None, tuple(sorted(names))):
             raise DeclarationError(
                 f"metric {metric!r} of category {category!r} is declared with the label names"

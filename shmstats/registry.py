@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, overload
 
 from .attachment.own_metrics import OWN
+from .block.declarations import Definition
 from .block.names import check_text
 from .checks import (
     Buckets,
@@ -60,6 +61,9 @@ class Registry(Misses):
     ) -> None:
         """Declare what a metric is, for all workers; to declare it the same again does nothing.
 
+        The newest declaration wins, whichever process makes it: series of the one before that do not fit it are not
+        shown any more, and the change is logged. A process that goes on with the one before counts on by itself.
+
         Args:
             category: of the metric.
             metric: of the category.
@@ -75,7 +79,6 @@ class Registry(Misses):
         Raises:
             TypeError: an argument is of the wrong type.
             ValueError: an argument is not allowed.
-            DeclarationError: it is declared, or used, otherwise by a process that uses the block.
         """
         category, metric = check_category(category), check_text("metric", metric)
         names = None if labelnames is None else check_label_names("labelnames", labelnames)
@@ -83,7 +86,8 @@ class Registry(Misses):
         shared = self.shared
         if shared is not None:
             shared.declare(category, metric, declared)
-        self._declared[category, metric] = declared
+        else:
+            self._declared[category, metric] = Definition.now(declared)
         self._drop(category, metric)
 
     def absolute(self, category: str, metric: str, value: int, *, labels: Mapping[str, str] | None = None) -> None:

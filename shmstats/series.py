@@ -17,6 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
+#: Units of histograms of times, which are kept in ms.
+TIME_UNITS = frozenset({"", "seconds", "milliseconds", "ms"})
+
 #: (label name, label value) pairs, sorted by name.
 Labels = tuple[tuple[str, str], ...]
 

@@ -277,32 +277,44 @@ def test_a_name_that_was_counted_before_takes_on_what_is_declared_later(stats: A
     assert stats.get("http", "requests") == 5
 
 
-def test_what_is_declared_otherwise_while_it_is_used_is_an_error_that_shows_both(
-    shmstats: ModuleType, python: PythonRunner
+def test_the_newest_declaration_wins_and_the_process_with_the_other_counts_on(
+    shmstats: ModuleType, python: PythonRunner, caplog: pytest.LogCaptureFixture
 ) -> None:
     stats = shmstats.stats
     stats.declare("http", "size", kind="histogram", unit="bytes", buckets=(1, 2))
     stats.declare("http", "size", kind="histogram", unit="bytes", buckets=(1, 2))
-    stats.histogram("http", "size").observe(1)
+    handle = stats.histogram("http", "size")
+    handle.observe(1)
+    assert caplog.text == ""
     child = python.start(
         """
-        from shmstats import stats, DeclarationError
-        stats.declare("http", "size", kind="histogram", unit="bytes", buckets=(1.0, 2.0))
-        try:
-            stats.declare("http", "size", kind="histogram", unit="bytes", buckets=(1, 3))
-        except DeclarationError as error:
-            print(error, flush=True)
+        from shmstats import stats
+        stats.declare("http", "size", kind="histogram", unit="bytes", buckets=(1, 3))
         stats.histogram("http", "size").observe(3)
         """
     )
-    line = child.hear()
-    assert "'size' of category 'http' is declared as histogram, unit 'bytes', buckets (1.0, 2.0)" in line
-    assert "it cannot be declared as histogram, unit 'bytes', buckets (1.0, 3.0)" in line
-    child.finish(status=None)
-    assert stats.get("http", "size").buckets == (1, 0, 1)
-    stats.incr("http", "requests")
-    with pytest.raises(shmstats.DeclarationError, match="is used as counter already; it cannot be declared as gauge"):
-        stats.declare("http", "requests", kind="gauge")
+    child.finish(quiet=False)
+    assert (
+        "'size' of category 'http' is declared as histogram, unit 'bytes', buckets (1.0, 3.0) now; before it was"
+        " histogram, unit 'bytes', buckets (1.0, 2.0), and the 1 series of that are not shown any more"
+    ) in child.stderr
+    handle.observe(1)
+    stats.histogram("http", "size").observe(1)
+    assert stats.get("http", "size").buckets == (0, 1, 0)
+
+
+def test_a_process_that_declares_a_metric_anew_counts_by_the_new_declaration(
+    shmstats: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    stats = shmstats.stats
+    requests = stats.counter("http", "requests")
+    requests.incr(5)
+    stats.declare("http", "requests", kind="gauge", mode="livesum")
+    assert "declared as gauge, mode livesum now; before it was used as counter" in caplog.text
+    requests.incr(2)
+    assert stats.get("http", "requests") == 2
+    stats.declare("http", "requests", kind="counter")
+    requests.incr()
     assert stats.get("http", "requests") == 1
 
 
@@ -315,9 +327,10 @@ def test_a_new_start_may_declare_otherwise(shmstats: ModuleType, caplog: pytest.
     shmstats.close()
     other = shmstats.Registry()
     other.declare("http", "requests", kind="counter", help="New.")
-    with caplog.at_level(logging.ERROR):
-        other.declare("http", "size", kind="histogram", unit="bytes", buckets=(1, 2, 3))
-    assert "1 series of metric 'size' of category 'http'" in caplog.text
+    other.declare("http", "size", kind="histogram", unit="bytes", buckets=(1, 2, 3))
+    assert (
+        "'size' of category 'http' is declared as histogram, unit 'bytes', buckets (1.0, 2.0, 3.0) now" in caplog.text
+    )
     assert other.get("http", "requests") == 3
     assert "# HELP requests_total New.\n" in exposition(other)
     other.histogram("http", "size").observe(3)
@@ -394,23 +407,20 @@ def test_a_bad_gauge_value_is_named(stats: Any) -> None:
             stats.gauge("c", "m").incr(value)
 
 
-def test_a_declaration_must_fit_the_label_names_that_are_used(
+def test_series_with_other_label_names_than_are_declared_are_not_shown(
     shmstats: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
     stats = shmstats.stats
     stats.incr("http", "requests", labels={"path": "/"})
-    with pytest.raises(shmstats.DeclarationError) as caught:
-        stats.declare("http", "requests", kind="counter", labelnames=("method",))
-    assert "is used as counter, labelnames ('path',) already" in str(caught.value)
-    assert "it cannot be declared as counter, labelnames ('method',)" in str(caught.value)
-    stats.declare("http", "requests", kind="counter", labelnames=("path",))
+    stats.incr("http", "requests", labels={"method": "GET"})
+    stats.declare("http", "requests", kind="counter", labelnames=("method",))
+    assert "declared as counter, labelnames ('method',) now; before it was used as counter, labelnames" in caplog.text
+    assert set(stats.snapshot()["http"]) == {'requests{method="GET"}'}
     shmstats.close()
     other = shmstats.Registry()
-    with caplog.at_level(logging.ERROR):
-        other.declare("http", "requests", kind="counter", labelnames=("method",))
-    assert "1 series of metric 'requests' of category 'http'" in caplog.text
-    other.incr("http", "requests", labels={"method": "GET"})
-    assert set(other.snapshot()["http"]) == {'requests{method="GET"}'}
+    other.declare("http", "requests", kind="counter", labelnames=("path",))
+    other.incr("http", "requests", labels={"path": "/"})
+    assert other.snapshot()["http"] == {'requests{path="/"}': 1}
     other.close()
 
 

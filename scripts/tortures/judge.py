@@ -138,11 +138,12 @@ def _check_names(table: NameTable, records: Any) -> int:
     seen = set()
     for number in live:
         key = table.key(number)
-        found = table.find(key)
-        assert key not in seen, f"{key!r} is there twice"
+        declaration = table.record(number).declaration
+        found = table.find(key, declaration)
+        assert (key, declaration) not in seen, f"{key!r} is there twice"
         assert found is not None, f"{key!r} is not found"
         assert found.number == number, f"{key!r} is found elsewhere"
-        seen.add(key)
+        seen.add((key, declaration))
     entries = sorted(entry for entry in table._index.tolist() if entry not in (0, DELETED))
     assert entries == [number + 1 for number in live], "the index and the names differ"
     cells = zip(records["cell"].tolist(), records["width"].tolist(), strict=True)

@@ -11,13 +11,16 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .. import lifecycle
-from ..block import Block, BlockError, BlockFullError, DeclarationError, damage_named, declare, segment_name
+from ..block import Block, BlockError, BlockFullError, Change, damage_named, declare, segment_name
+from ..block.declarations import Definition
 from ..block.lock import Guard, held_guard, lock_file
 from ..block.names import encode_key
+from ..block.outdated import remove_outdated
 from ..block.segment import segment_path
 from ..config import Settings
 from ..debug.processes import memory
@@ -43,7 +46,7 @@ class Attachment:
 
     Args:
         settings: where the block is and how large it is made.
-        declared: declarations by category and metric, to be made as soon as there is a block; it is kept.
+        declared: what the process declares, by category and metric, as soon as there is a block; it is kept.
         former: the attachment that this one takes the place of; it is left before this one attaches.
 
     Attributes:
@@ -57,7 +60,7 @@ class Attachment:
     def __init__(
         self,
         settings: Settings,
-        declared: dict[tuple[str, str], Declaration] | None = None,
+        declared: dict[tuple[str, str], Definition] | None = None,
         former: Attachment | None = None,
     ) -> None:
         self.directory: Path = settings.path.data
@@ -205,6 +208,7 @@ class Attachment:
             register_own(block, not stats.no_buffer, self._log_once)
             self._declare_again(block)
             with block.exclusive():
+                remove_outdated(block)
                 remove_stale(block.name, {worker.slot for worker in block.reader.workers.live()})
             if not stats.no_buffer:
                 self._buffer = self._make_buffer(block)
@@ -242,31 +246,39 @@ class Attachment:
         if self._settings.stats.persist:
             self._dropped += fill(block, self.directory, self._tell)
 
-    def _declare(self, block: Block, category: str, metric: str, declared: Declaration) -> None:
-        """Declare a metric; where there is no room that is logged.
-
-        Raises:
-            DeclarationError: it is declared, or used, otherwise by a process that uses the block.
-        """
+    def _declare(self, block: Block, category: str, metric: str) -> Change | None:
+        """Declare what this process says of a metric; where there is no room that is logged, as is what changes."""
+        definition = self._declared[category, metric]
         try:
             with damage_named(block.name):
-                removed = declare(block, category, metric, declared)
+                change = declare(block, category, metric, definition.declared, definition.moment)
         except BlockFullError as error:
             self._log_once(f"metric {metric!r} of category {category!r} cannot be declared: {error}")
-            return
-        if removed:
-            self._tell(
-                f"{removed} series of metric {metric!r} of category {category!r}, left by earlier processes, did"
-                " not fit its declaration and were removed"
-            )
+            return None
+        if change is not None:
+            self._tell_change(category, metric, change)
+        return change
 
     def _declare_again(self, block: Block) -> None:
-        """Declare what was declared before the block was attached; differences are logged only."""
-        for (category, metric), declared in list(self._declared.items()):
-            try:
-                self._declare(block, category, metric, declared)
-            except DeclarationError as error:
-                self._log_once(str(error))
+        """Declare what was declared before the block was attached."""
+        for category, metric in list(self._declared):
+            self._declare(block, category, metric)
+
+    def _tell_change(self, category: str, metric: str, change: Change) -> None:
+        """Log that a metric is declared otherwise than before."""
+        name = f"metric {metric!r} of category {category!r}"
+        text = f"{name} is declared as {change.now} now; before it was {change.before}"
+        if change.outdated:
+            text += f", and the {change.outdated} series of that are not shown any more"
+        if self._locks.guard.held:
+            self._locks.guard.defer(partial(log.warning, text))
+        else:
+            log.warning(text)
+
+    def _mine(self, category: str, metric: str) -> Declaration | None:
+        """Return what this process declares of a metric; None where it does not."""
+        definition = self._declared.get((category, metric))
+        return None if definition is None else definition.declared
 
     def _finish(self, block: Block, saver: Saver | None) -> None:
         """Do what the last process does before the block goes."""

@@ -91,7 +91,7 @@ class Buffer:
         if not now:
             raise ValueError("the buffer is closed")
         for key, record in list(self._columns.values()):
-            found = self._block.names.find(key)
+            found = self._block.names.find(key, record.declaration)
             if found is None or found.cell != record.cell or found.kind is not record.kind:
                 self.cells.take(record.cell, record.width)
                 del self._columns[record.cell]

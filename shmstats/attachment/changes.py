@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
-from ..block import Block, Record
+from ..block import Block, Change, Record, give_way
+from ..block.declarations import Definition
 from ..block.names import encode_key
 from ..series import Declaration, Kind, Labels
 from .attachment import Attachment
 from .calls import deferred, question
+
+_NO_CHANGE: Change | None = None
 
 
 class Changes(Attachment):
     """What changes names under the table lock."""
 
     @deferred
-    def declare(self, category: str, metric: str, declared: Declaration) -> None:
-        """Declare a metric in the block, now or as soon as this thread can.
+    def declare(self, category: str, metric: str, declared: Declaration) -> Change | None:
+        """Declare a metric in the block, now or as soon as this thread can, and in any that will be attached.
 
-        Raises:
-            DeclarationError: it is declared, or used, otherwise by a process that uses the block.
+        Returns what has changed, if that was done now; it was logged.
         """
+        former = self._declared.get((category, metric))
+        if former is None or former.declared != declared:
+            self._declared[category, metric] = Definition.now(declared)
         block = self._attached()
-        if block is not None:
-            self._declare(block, category, metric, declared)
+        return None if block is None else self._declare(block, category, metric)
 
-    def declare_later(self, category: str, metric: str, declared: Declaration) -> None:
-        """Declare a metric in any block that will be attached; what differs there is only logged."""
-        self._declared[category, metric] = declared
+    def give_way(self, category: str, metric: str, rivals: list[str]) -> bool:
+        """Have metrics give way that share names on the page with one that was declared; the newest one is shown.
+
+        Args:
+            category: of the metrics.
+            metric: that was declared by this process.
+            rivals: the others.
+
+        Returns:
+            Whether any of them has given way.
+        """
+        change = self._give_way(category, metric, rivals)
+        if change is not None:
+            self._tell_change(category, metric, change)
+        return change is not None
+
+    @question(_NO_CHANGE)
+    def _give_way(self, block: Block, category: str, metric: str, rivals: list[str]) -> Change | None:
+        return give_way(block, category, metric, self._declared[category, metric], rivals)
 
     def remove(self, category: str, metric: str | None, labels: Labels | None = None) -> int:
         """Remove series; returns how many that were, 0 where it is done later. What is declared about a metric stays.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..block import Block
+from ..block import Block, Record
+from ..block.declarations import digest
 from ..block.names import encode_key
+from ..block.outdated import counted_under
 from ..series import Kind, Labels, Snapshot, Value
 from .attachment import Attachment
 from .calls import question
@@ -34,6 +36,20 @@ class Reads(Attachment):
         if record is None or record.kind is not Kind.TIMESTAMP:
             return None
         return int(block.cells.load_gauge(block.row_for(record), record.cell))
+
+    def find(self, block: Block, category: str, metric: str, labels: Labels, kind: Kind) -> Record | None:
+        """Return the record that this process counts a series into, whatever others have declared since.
+
+        Args:
+            block: the attached one.
+            category: of the series.
+            metric: of the series.
+            labels: of the series.
+            kind: that the process uses it as.
+        """
+        key = encode_key(category, metric, labels)
+        outdated = counted_under(block, key, kind, self._mine(category, metric))
+        return block.names.find(key, 0 if outdated is None else digest(outdated))
 
     @question(Snapshot((), ()))
     def read(self, block: Block) -> Snapshot:

@@ -20,6 +20,7 @@ from .. import lifecycle, native
 from .. import snapshot as store
 from ..block import Block, BlockError
 from ..block.lock import LockFile
+from ..block.outdated import remove_outdated
 from ..config import Settings
 from ..layout import SAVER
 from ..once import Once
@@ -186,6 +187,7 @@ class Saver:
     def save_or_tell(self) -> Snapshot | None:
         """Save a snapshot, and return it; None where it was not saved. What fails is logged, and in the header."""
         try:
+            remove_outdated(self._block)
             snapshot = self.save()
         except (BlockError, OSError) as error:
             self._note_failure(error)

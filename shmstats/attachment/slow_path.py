@@ -10,7 +10,7 @@ import bisect
 from collections.abc import Callable, Sequence
 
 from ..block import Block, Record, SeriesLimitError
-from ..block.names import decode_key, encode_key, overflow_key
+from ..block.names import OVERFLOW, decode_key, encode_key, overflow_key
 from ..core import Counter, Gauge, Histogram, Series
 from ..layout import INT64_MAX, INT64_MIN
 from ..series import Distribution, Kind, Mode
@@ -18,6 +18,9 @@ from .calls import KindError, operation
 from .changes import Changes
 from .own_metrics import OWN, add_to_own
 from .reads import Reads
+
+#: What the handles of each type are used as.
+_KINDS = {Counter: Kind.COUNTER, Gauge: Kind.GAUGE, Histogram: Kind.HISTOGRAM}
 
 __all__ = ["OWN", "KindError", "SharedProvider"]
 
@@ -45,9 +48,11 @@ class SharedProvider(Reads, Changes):
             series: a handle of it.
             change: makes the new note of the one before, which is empty where there is none.
         """
-        key = encode_key(series.category, series.metric, series.labels)
+        kind = next(kind for handle, kind in _KINDS.items() if isinstance(series, handle))
+        name = series.category, series.metric
+        overflow = tuple((label, OVERFLOW) for label, _ in series.labels)
         with block.exclusive():
-            record = block.names.find(key) or block.names.find(overflow_key(key))
+            record = self.find(block, *name, series.labels, kind) or self.find(block, *name, overflow, kind)
             if record is not None:
                 block.annotate(record, change(block.names.note(record.number)))
 
@@ -80,9 +85,9 @@ class SharedProvider(Reads, Changes):
             elif record.kind is not Kind.COUNTER:
                 raise _kind_error(series, record, "set")
             elif isinstance(value, int):
-                done = self._set_total(block, key, value)
+                done = self._set_total(block, key, record.declaration, value)
             else:
-                self._make_gauge(block, key)
+                self._make_gauge(block, key, record.declaration)
 
     @operation
     def observe(self, block: Block, series: Series, value: float) -> None:
@@ -159,15 +164,16 @@ class SharedProvider(Reads, Changes):
         """Return the key and record that a handle counts into: its own, or that of the overflow set."""
         key = encode_key(series.category, series.metric, series.labels)
         limit = self._settings.stats.max_series_per_metric
+        mine = self._mine(series.category, series.metric)
         try:
-            return key, block.find_or_add(key, kind, limit)
+            return key, block.find_or_add(key, kind, limit, mine)
         except SeriesLimitError:
             self._log_once(
                 f"metric {series.metric!r} of category {series.category!r} has {limit} label sets, as many as"
                 " stats.max_series_per_metric allows: further ones are counted together"
             )
             key = overflow_key(key)
-            return key, block.find_or_add(key, kind, limit)
+            return key, block.find_or_add(key, kind, limit, mine)
 
     def _count(self, block: Block, series: Series, n: int | float) -> None:
         done = False
@@ -239,12 +245,12 @@ class SharedProvider(Reads, Changes):
             block.row_for(record), record.cell, value, value, tuple(buckets), generation
         )
 
-    def _set_total(self, block: Block, key: bytes, value: int) -> bool:
+    def _set_total(self, block: Block, key: bytes, declaration: int, value: int) -> bool:
         """Give a counter the total ``value`` by adding the difference; False where it is gone."""
         with block.exclusive():
             if self._buffer is not None:
                 self._buffer.flush()
-            record = block.names.find(key)
+            record = block.names.find(key, declaration)
             if record is None or record.kind is not Kind.COUNTER:
                 return False
             difference = value - block.reader.total(record)
@@ -266,14 +272,14 @@ class SharedProvider(Reads, Changes):
             n -= added
         return n
 
-    def _make_gauge(self, block: Block, key: bytes) -> None:
+    def _make_gauge(self, block: Block, key: bytes, declaration: int) -> None:
         """Give a counter's name up, so that it can be registered as a gauge.
 
         Raises:
             KindError: it is declared as a counter.
         """
         with block.exclusive():
-            record = block.names.find(key)
+            record = block.names.find(key, declaration)
             if record is not None and record.kind is Kind.COUNTER:
                 if record.family >= 0 and block.names.record(record.family).declared:
                     category, metric, _ = decode_key(key)

@@ -9,8 +9,9 @@ block can be used, ``space`` has memory behind it, ``reader`` reads, ``block`` t
 
 from ..reading.reader import BlockReader, Usage, read_only
 from .block import Block, DeclarationError, SeriesLimitError, damage_named
-from .declaring import declare
+from .declaring import Change, declare, give_way
 from .names import BlockFullError, Record
+from .outdated import remove_outdated
 from .restoring import restore
 from .segment import BlockError, segment_name
 from .workers import Worker
@@ -20,6 +21,7 @@ __all__ = [
     "BlockError",
     "BlockFullError",
     "BlockReader",
+    "Change",
     "DeclarationError",
     "Record",
     "SeriesLimitError",
@@ -27,7 +29,9 @@ __all__ = [
     "Worker",
     "damage_named",
     "declare",
+    "give_way",
     "read_only",
+    "remove_outdated",
     "restore",
     "segment_name",
 ]

@@ -40,7 +40,7 @@ from ..layout import (
 )
 from ..reading.reader import BlockReader
 from ..series import Declaration, Kind
-from .declarations import decode_declaration
+from .declarations import Definition, decode_definition, digest
 from .header import Header, check_layout, read_header, write_header
 from .lock import LockFile, lock_file
 from .names import (
@@ -58,6 +58,7 @@ from .names import (
     overflow_key,
     width_of,
 )
+from .outdated import counted_under, family_for, note_user
 from .segment import (
     BlockError,
     DamagedBlockError,
@@ -129,7 +130,8 @@ class Block:
         self.reader = BlockReader(self._buf, layout)
         self._workers = WorkerTable(self._buf, layout)
         self._bounds: dict[int, bytes] = {}
-        self._bounds_revision = -1
+        self._definitions: dict[int, Definition] = {}
+        self._definitions_revision = -1
         self.worker = self._workers.claim(segment.reserve)
         self._slot = layout.workers + self.worker.slot * WORKER.itemsize
         self._held = self._slot + field_offset(WORKER, "held")
@@ -304,33 +306,42 @@ class Block:
                 record = self.names.find(key)
         return record
 
-    def find_or_add(self, key: bytes, kind: Kind, limit: int = 0) -> Record:
+    def find_or_add(self, key: bytes, kind: Kind, limit: int = 0, mine: Declaration | None = None) -> Record:
         """Return the record of a name, which is registered if it is not there.
 
         Args:
             key: of the name.
             kind: of the statistic, if it is registered; what is declared for the metric comes first.
             limit: most label sets that the metric may have; 0: any number.
+            mine: what this process has declared of the metric; None where it has not. Where a later declaration is
+                another one, the record is that of what is outdated.
 
         Raises:
             BlockFullError: there is no room for it.
             SeriesLimitError: the metric has so many label sets already.
             DeclarationError: its label names are not those that are declared.
         """
-        names = self.names
-        record = names.find(key)
-        if record is None:
-            with self._locks.table():
-                names.repair(self.cells)
-                record = names.find(key)  # whoever held the lock may have added it, also while we looked
-                if record is None:
-                    record = self._register(key, kind, limit)
+        record = self.names.find(key)
+        if record is not None and record.kind is kind and record.family < 0:
+            return record
+        outdated = counted_under(self, key, kind, mine)
+        if record is not None and outdated is None:
+            return record
+        with self._locks.table():
+            self.names.repair(self.cells)
+            outdated = counted_under(self, key, kind, mine)
+            # Whoever held the lock may have added it, also while we looked.
+            record = self.names.find(key, 0 if outdated is None else digest(outdated))
+            if record is None:
+                record = self._register(key, kind, limit, outdated)
+            if outdated is not None:
+                note_user(self, record)
         return record
 
-    def _register(self, key: bytes, kind: Kind, limit: int) -> Record:
+    def _register(self, key: bytes, kind: Kind, limit: int, outdated: Declaration | None) -> Record:
         """Register a name that is not there. The table lock is held."""
         labelled = is_labelled(key)
-        family = self.names.family_of(key)
+        family = self.names.family_of(key) if outdated is None else family_for(self, key, outdated)
         if family is None and not labelled:
             return self.add(key, PLAIN[kind])
         if family is None:
@@ -343,19 +354,42 @@ class Block:
         if limit and labelled and not counted and self.names.overflow_sets(family) >= MAX_OVERFLOW_SETS:
             raise SeriesLimitError(f"its label sets have different label names, {MAX_OVERFLOW_SETS} of them already")
         flags = (MONOTONIC if declared.kind is Kind.COUNTER else 0) | (MEMBER if counted else 0)
-        wanted = Record(-1, declared.kind, flags, 0, width_of(declared), declared.mode, family.number)
+        wanted = Record(
+            *(-1, declared.kind, flags, 0, width_of(declared), declared.mode, family.number, family.declaration)
+        )
         return self.add(key, wanted)
 
     def declared(self, family: Record) -> Declaration | None:
         """Return what is declared about a metric; None for nothing."""
-        note = self.names.note(family.number)
-        return decode_declaration(note) if note else None
+        definition = self.definition(family)
+        return None if definition is None else definition.declared
+
+    def definition(self, family: Record, fresh: bool = False) -> Definition | None:
+        """Return what is declared about a metric, and when it was; None for nothing.
+
+        Args:
+            family: of the metric.
+            fresh: whether it is read anew; otherwise it may have been read before, but not before names changed.
+        """
+        self._forget_definitions()
+        definition = self._definitions.get(family.number)
+        if definition is None or fresh:
+            note = self.names.note(family.number)
+            if not note:
+                return None
+            definition = self._definitions[family.number] = decode_definition(note)
+        return definition
+
+    def _forget_definitions(self) -> None:
+        """Forget what was read before names changed."""
+        if self._definitions_revision != self.names.revision:
+            self._definitions.clear()
+            self._bounds.clear()
+            self._definitions_revision = self.names.revision
 
     def bounds_of(self, record: Record) -> bytes:
         """Return the upper bounds of a histogram's buckets, as doubles."""
-        if self._bounds_revision != self.names.revision:
-            self._bounds.clear()
-            self._bounds_revision = self.names.revision
+        self._forget_definitions()
         bounds = self._bounds.get(record.family)
         if bounds is None:
             declared = self.declared(self.names.record(record.family)) if record.family >= 0 else None

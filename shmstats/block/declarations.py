@@ -1,33 +1,86 @@
-"""What is declared about a metric, as its family's note has it: one JSON array."""
+"""Declarations as the block keeps them: the note of a metric's family, and what makes two of them differ."""
 
 from __future__ import annotations
 
 import json
+import time
+from typing import NamedTuple
 
-from ..series import Declaration, Kind, Mode
+from ..hashing import blake2b
+from ..series import TIME_UNITS, Declaration, Kind, Mode
+from .names import DEFAULT_BOUNDS
+
+#: What follows it in a help text is an integration's own, and not for people.
+INTERNAL = "\x1f"
 
 
-def encode_declaration(declared: Declaration) -> bytes:
-    """Return a declaration as bytes; equal ones give equal bytes."""
-    return json.dumps(declared, separators=(",", ":")).encode()
+class Definition(NamedTuple):
+    """A declaration that is or was in force.
+
+    Attributes:
+        declared: what was declared.
+        moment: CLOCK_MONOTONIC in ns: when it was declared; of an outdated one, when it was replaced.
+        users: signatures of the workers that have counted under an outdated one since.
+    """
+
+    declared: Declaration
+    moment: int = 0
+    users: tuple[int, ...] = ()
+
+    @classmethod
+    def now(cls, declared: Declaration) -> Definition:
+        """Return what is declared now."""
+        return cls(declared, time.monotonic_ns())
 
 
-def decode_declaration(text: bytes) -> Declaration:
-    """Return the declaration that `encode_declaration` made this of.
+def encode_definition(definition: Definition) -> bytes:
+    """Return a definition as the bytes of a note: one JSON array."""
+    declared, moment, users = definition
+    return json.dumps((*declared, moment, users), separators=(",", ":")).encode()
+
+
+def decode_definition(text: bytes) -> Definition:
+    """Return the definition that `encode_definition` made this of.
 
     Raises:
         ValueError: there is none.
     """
     try:
-        kind, help_, unit, bounds, mode, labelnames = json.loads(text)
+        kind, help_, unit, bounds, mode, labelnames, moment, users = json.loads(text)
         names = None if labelnames is None else tuple(map(str, labelnames))
-        return Declaration(Kind(kind), str(help_), str(unit), tuple(map(float, bounds)), Mode(mode), names)
+        declared = Declaration(Kind(kind), str(help_), str(unit), tuple(map(float, bounds)), Mode(mode), names)
+        return Definition(declared, int(moment), tuple(map(int, users)))
     except TypeError as error:
         raise ValueError(f"{text!r:.80} is no declaration: {error}") from error
 
 
+def fits(used: Declaration, declared: Declaration) -> bool:
+    """Tell whether what is counted under one declaration may be shown under another.
+
+    Kind, gauge mode, buckets and label names must be the same, or not laid down by the later one. A unit may be added
+    or dropped, but not become another; a histogram without one is of times.
+    """
+    if (used.kind, used.mode) != (declared.kind, declared.mode):
+        return False
+    if declared.labelnames is not None and used.labelnames not in (None, declared.labelnames):
+        return False
+    if declared.kind is Kind.HISTOGRAM:
+        if (used.bounds or DEFAULT_BOUNDS) != (declared.bounds or DEFAULT_BOUNDS):
+            return False
+        return used.unit == declared.unit or (used.unit in TIME_UNITS and declared.unit in TIME_UNITS)
+    return used.unit == declared.unit or not used.unit or not declared.unit
+
+
+def digest(declared: Declaration) -> int:
+    """Return the number under which what a declaration left is found once it is outdated: 1 to 2**32 - 1."""
+    unit = "" if declared.kind is Kind.HISTOGRAM and declared.unit in TIME_UNITS else declared.unit
+    bounds = declared.bounds or (DEFAULT_BOUNDS if declared.kind is Kind.HISTOGRAM else ())
+    text = json.dumps((declared.kind, unit, bounds, declared.mode, declared.labelnames), separators=(",", ":"))
+    return int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "little") or 1
+
+
 def describe(declared: Declaration) -> str:
-    """Return a declaration in words, for an error that shows it."""
+    """Return a declaration in words, for a message that shows it."""
     parts = [declared.kind.name.lower()]
     if declared.kind is Kind.GAUGE:
         parts.append(f"mode {declared.mode.name.lower()}")
@@ -37,6 +90,7 @@ def describe(declared: Declaration) -> str:
         parts.append(f"buckets {declared.bounds}")
     if declared.labelnames is not None:
         parts.append(f"labelnames {declared.labelnames}")
-    if declared.help:
-        parts.append(f"help {declared.help!r}")
+    help_ = declared.help.partition(INTERNAL)[0]
+    if help_:
+        parts.append(f"help {help_!r}")
     return ", ".join(parts)

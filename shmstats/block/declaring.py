@@ -1,17 +1,38 @@
-"""Declaring a metric in a block: what all its series are, and what becomes of those that are otherwise.
+"""Declaring a metric in a block: what all its series are. The newest declaration wins.
 
-A declaration holds for every process that uses the block. What processes that are gone have left gives way.
+A declaration holds for every process that uses the block. What was counted under another one and does not fit is set
+aside (`shmstats.block.outdated`), so no declaration can stop a process or a page.
 """
 
 from __future__ import annotations
 
-from ..series import Declaration, Kind
-from .block import Block, DeclarationError
-from .declarations import describe, encode_declaration
-from .names import DECLARED, DEFAULT_BOUNDS, FAMILY, INHERITED, Record, decode_key, encode_key, family_key
+import time
+from typing import NamedTuple
+
+from ..series import Declaration
+from .block import Block
+from .declarations import Definition, describe, encode_definition, fits
+from .names import DECLARED, FAMILY, INHERITED, WITHDRAWN, Record, decode_key, encode_key, family_key
+from .outdated import remove_outdated, set_aside, take_back, withdraw
 
 
-def declare(block: Block, category: str, metric: str, declared: Declaration, inherited: bool = False) -> int:
+class Change(NamedTuple):
+    """What a declaration has changed.
+
+    Attributes:
+        before: what was declared, or used without a declaration; in words.
+        now: what is declared now, in words.
+        outdated: series that were counted under the former, and are not shown any more.
+    """
+
+    before: str
+    now: str
+    outdated: int
+
+
+def declare(
+    block: Block, category: str, metric: str, declared: Declaration, moment: int | None = None, inherited: bool = False
+) -> Change | None:
     """Declare a metric, all its series.
 
     Args:
@@ -19,95 +40,102 @@ def declare(block: Block, category: str, metric: str, declared: Declaration, inh
         category: of the metric.
         metric: of the category.
         declared: what is declared.
-        inherited: it was declared by processes that are gone: others may declare it otherwise.
+        moment: CLOCK_MONOTONIC in ns: when the process declared it first; None for now. A later declaration of another
+            process stays in force.
+        inherited: it was declared by processes that are gone, and any other declaration replaces it.
 
     Returns:
-        How many series were removed because they were left by processes that are gone, and do not fit.
+        What has changed; None where nothing has that people would see.
 
     Raises:
-        DeclarationError: it is declared otherwise, or used otherwise already. The message shows both.
         BlockFullError: there is no room for it.
     """
     names, key = block.names, encode_key(category, metric)
+    moment = 0 if inherited else time.monotonic_ns() if moment is None else moment
     with block.exclusive():
-        flags = FAMILY | DECLARED | (INHERITED if inherited else 0)
         family = names.family_of(key)
-        text = encode_declaration(declared)
-        if family is not None and family.declared and not _may_replace(block, family, text, declared):
-            if family.flags & INHERITED and not inherited:
-                names.set_flags(family, flags)
-            return 0
-        removed = _make_way(block, key, family, declared)
+        current = None if family is None or not family.declared else block.definition(family, fresh=True)
+        flags = FAMILY | DECLARED | (INHERITED if inherited else 0)
+        if family is not None and current is not None and not family.flags & INHERITED:
+            if moment < current.moment and (current.declared != declared or family.flags & WITHDRAWN):
+                return None
+            if current.declared == declared and not family.flags & WITHDRAWN:
+                take_back(block, key, family, declared)
+                return None
+        unfit = _set_unfit_aside(block, key, family, current, declared)
         if family is None:
             family = block.add(family_key(key), Record(-1, declared.kind, FAMILY, 0, 0, declared.mode))
         plain = names.find(key)
         if plain is not None and plain.family < 0:
             names.set_family(plain, family)
-        names.annotate(family.number, text, block.space.reserve)
+        names.annotate(family.number, encode_definition(Definition(declared, moment)), block.space.reserve)
         names.redeclare(family, declared.kind, declared.mode, flags)  # last: from now on it is declared
-    return removed
+        take_back(block, key, names.record(family.number), declared)
+        remove_outdated(block)
+    return _change(current, unfit, declared)
 
 
-def _may_replace(block: Block, family: Record, text: bytes, declared: Declaration) -> bool:
-    """Tell whether a declaration has to be, and may be, replaced by another.
+def _change(current: Definition | None, unfit: list[Declaration], declared: Declaration) -> Change | None:
+    """Return what a declaration has changed, in words; None where people would see no difference."""
+    now = describe(declared)
+    if current is None:
+        return Change(f"used as {describe(unfit[0])}", now, len(unfit)) if unfit else None
+    former = current.declared
+    if not unfit and former.labelnames is None:
+        former = former._replace(labelnames=declared.labelnames)  # it was not said, or not saved
+    return Change(describe(former), now, len(unfit)) if unfit or describe(former) != now else None
 
-    Raises:
-        DeclarationError: it has to be and may not.
+
+def give_way(block: Block, category: str, metric: str, definition: Definition, rivals: list[str]) -> Change | None:
+    """Have metrics give way that have names on the page in common with another: the newest one is shown.
+
+    Args:
+        block: that they are in.
+        category: of the metrics.
+        metric: that is declared.
+        definition: what is declared, and when the process declared it first.
+        rivals: metrics of the category that it has names in common with.
+
+    Returns:
+        What has changed; None for nothing.
     """
-    if block.names.note(family.number) == text:
-        return False
-    if not family.flags & INHERITED:
-        category, metric, _ = decode_key(block.names.key(family.number)[:-1])
-        found = block.declared(family)
-        raise DeclarationError(
-            f"metric {metric!r} of category {category!r} is declared as {describe(found) if found else '?'};"
-            f" it cannot be declared as {describe(declared)} while processes use it"
-        )
-    return True
+    declared, moment, _ = definition
+    with block.exclusive():
+        keys = [encode_key(category, rival) for rival in rivals]
+        families = [family for key in keys if (family := block.names.family_of(key)) is not None]
+        shown = [family for family in families if family.declared and not family.flags & WITHDRAWN]
+        newest = max(((block.definition(family) or Definition(declared)).moment for family in shown), default=-1)
+        if newest > moment:
+            withdraw(block, encode_key(category, metric), newest)
+            return None
+        outdated = sum(len(block.names.members_of(family)) for family in shown)
+        before = [
+            f"metric {decode_key(block.names.key(family.number)[:-1])[1]!r}, {words}"
+            for family in shown
+            if (words := withdraw(block, block.names.key(family.number)[:-1], moment))
+        ]
+        remove_outdated(block)
+    return Change(", ".join(before), describe(declared), outdated) if before else None
 
 
-def _make_way(block: Block, key: bytes, family: Record | None, declared: Declaration) -> int:
-    """Remove series of processes that are gone that do not fit a declaration.
-
-    Raises:
-        DeclarationError: there are others that do not fit.
-    """
-    plain = block.names.find(key)
+def _set_unfit_aside(
+    block: Block, key: bytes, family: Record | None, current: Definition | None, declared: Declaration
+) -> list[Declaration]:
+    """Set aside the series of a metric that do not fit a declaration; returns what they were counted under."""
     series = [] if family is None else block.names.members_of(family)
+    plain = block.names.find(key)
     if plain is not None and plain not in series:
         series.append(plain)
-    old = (family and block.declared(family)) or Declaration(declared.kind)
-    used = [_as_used(block, record, old) for record in series]
-    unfit = [record for record, found in zip(series, used, strict=True) if not _fits(found, declared)]
-    for record, found in zip(series, used, strict=True):
-        if record in unfit and not record.flags & INHERITED:
-            category, metric, _ = decode_key(key)
-            if declared.labelnames is None:
-                found = found._replace(labelnames=None)  # that is not what is wrong
-            raise DeclarationError(
-                f"metric {metric!r} of category {category!r} is used as {describe(found)} already;"
-                f" it cannot be declared as {describe(declared)}"
-            )
-    if unfit:
-        block.names.remove(unfit, block.cells)
-        for record in unfit:
-            block.clear(record)
-    return len(unfit)
-
-
-def _as_used(block: Block, record: Record, declared: Declaration) -> Declaration:
-    """Return what would have to be declared for a series to be as it is."""
-    _, _, labels = decode_key(block.names.key(record.number))
-    bounds = (declared.bounds or DEFAULT_BOUNDS) if record.kind is Kind.HISTOGRAM else ()
-    return declared._replace(
-        kind=record.kind, mode=record.mode, bounds=bounds, labelnames=tuple(name for name, _ in labels)
-    )
-
-
-def _fits(used: Declaration, declared: Declaration) -> bool:
-    """Tell whether a series that is used so is one of a metric that is declared so."""
-    return (
-        (used.kind, used.mode) == (declared.kind, declared.mode)
-        and used.bounds == (declared.bounds or (DEFAULT_BOUNDS if declared.kind is Kind.HISTOGRAM else ()))
-        and declared.labelnames in (None, used.labelnames)
-    )
+    unfit: dict[Declaration, list[Record]] = {}
+    used = []
+    for record in series:
+        under = Declaration(record.kind) if current is None else current.declared
+        labels = decode_key(block.names.key(record.number))[2]
+        found = under._replace(kind=record.kind, mode=record.mode, labelnames=tuple(name for name, _ in labels))
+        if not fits(found, declared):
+            unfit.setdefault(under, []).append(record)
+            used.append(found)
+    for under, records in unfit.items():
+        # Without a declaration there is one key for each kind: `counted_under` knows no more of a process's use.
+        set_aside(block, key, records, Declaration(under.kind) if current is None else under)
+    return used

@@ -5,7 +5,9 @@ none of them may contain), labels sorted by name. A keyed hash of it (BLAKE2b, w
 salt, so that nobody can aim at one spot) leads through an open-addressing index to the record.
 
 A metric with labels, and one with a declaration, has a *family*: a record without cells whose key is the
-metric's with one NUL more. It counts the label sets, and its note says what is declared.
+metric's with one NUL more. It counts the label sets, and its note says what is declared. What an outdated
+declaration left has a family of its own: the hash of its names is combined with the number of that declaration, so
+`find` leads there only by it (`shmstats.block.outdated`).
 
 Names are looked up without a lock, and added, removed and changed under the table lock:
 
@@ -29,7 +31,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,8 +44,9 @@ from .segment import BlockError
 UNUSED, LIVE, REMOVED = 0, 1, 2
 
 #: Flags: a counter that was never decremented; a record that stands for a whole metric; such a one with a
-#: declaration; a name that the processes of today have from those before them; a label set that its family counts.
-MONOTONIC, FAMILY, DECLARED, INHERITED, MEMBER = 1, 2, 4, 8, 16
+#: declaration; a name that the processes of today have from those before them; a label set that its family counts;
+#: a family whose metric has given way to another one.
+MONOTONIC, FAMILY, DECLARED, INHERITED, MEMBER, WITHDRAWN = 1, 2, 4, 8, 16, 32
 
 #: The value of every label of the set that takes up what is beyond the bound on label sets.
 OVERFLOW = "__overflow__"
@@ -63,7 +66,8 @@ MAX_BOUNDS = 250
 MAX_TEXT_BYTES = 255
 
 _NAME = struct_of(NAME)
-_STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _, _KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM = range(14)
+_STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION = range(9)
+_KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM = range(9, 14)
 _ROOM_STEP = 16
 _KINDS = {int(kind): kind for kind in Kind}
 _MODES = {int(mode): mode for mode in Mode}
@@ -87,6 +91,7 @@ class Record(NamedTuple):
         width: how many columns it has.
         mode: of a gauge.
         family: number of the record that stands for the metric; -1 where there is none.
+        declaration: of what an outdated declaration left: the number of that; 0 for the current one.
     """
 
     number: int
@@ -96,6 +101,7 @@ class Record(NamedTuple):
     width: int
     mode: Mode = Mode.LAST
     family: int = -1
+    declaration: int = 0
 
     @property
     def monotonic(self) -> bool:
@@ -240,22 +246,32 @@ class NameTable:
         self._count_offset = field_offset(HEADER, "names")
         self._hashed = (b"", 0)
 
+    @property
+    def buffer(self) -> memoryview:
+        """The block."""
+        return self._buf
+
     def close(self) -> None:
         """Let go of the buffer."""
         for view in (self._index, self._words, self._longs):
             view.release()
 
-    def find(self, key: bytes) -> Record | None:
-        """Look a name up, without a lock: None is certain only under the table lock."""
+    def find(self, key: bytes, declaration: int = 0) -> Record | None:
+        """Look a name up, without a lock: None is certain only under the table lock.
+
+        Args:
+            key: of the name.
+            declaration: the number of an outdated declaration, for what that left; 0 for the current one.
+        """
         index, mask, count = self._index, self._mask, self._words[_COUNT]
-        wanted = self._hash(key)
+        wanted = self._hash(key) ^ declaration
         slot = wanted & mask
         for _ in range(mask + 1):
             entry = index[slot]
             if entry == 0:
                 return None
             if entry != DELETED and entry <= count:
-                record = self._match(entry - 1, wanted, key)
+                record = self._match(entry - 1, wanted, declaration, key)
                 if record is not None:
                     return record
             slot = slot + 1 & mask
@@ -292,10 +308,10 @@ class NameTable:
         return read_note(bytes(self._buf[start : start + room]))
 
     def records(self) -> Iterator[Record]:
-        """Go through the live names, in the order of their registration; families are none."""
+        """Go through the live names, in the order of registration; families and what is outdated are none."""
         for number in range(self.count):
             fields = self._fields(number)
-            if fields[_STATE] == LIVE and not fields[_FLAGS] & FAMILY:
+            if fields[_STATE] == LIVE and not fields[_FLAGS] & FAMILY and not fields[_DECLARATION]:
                 yield _record(number, fields)
 
     def members_of(self, family: Record) -> list[Record]:
@@ -344,7 +360,7 @@ class NameTable:
             if number is not None:
                 return self._take_over(number, key, wanted, place)
         number, cell, heap = words[_COUNT], words[_CELLS], longs[_HEAP]
-        _, kind, flags, _, width, mode, family = wanted
+        _, kind, flags, _, width, mode, family, declaration = wanted
         if number >= self._layout.capacity or cell + width > self._layout.columns:
             raise BlockFullError(f"the capacity of the block, {self._layout.capacity}, is in use")
         room = -(-len(key) // _ROOM_STEP) * _ROOM_STEP
@@ -353,16 +369,16 @@ class NameTable:
         _reserve_growth(reserve, self._names, offset, _NAME.size)
         if 2 * number > self._mask:
             self._grow_index(number + 1, reserve)
-        record = Record(number, kind, flags, cell, width, mode, family)
+        record = Record(number, kind, flags, cell, width, mode, family, declaration)
         if width:
             place(record)
-        hashed = self._hash(key)
+        hashed = self._hash(key) ^ declaration
         start = self._heap + heap
         words[_CHANGING] = 1
         self._buf[start : start + len(key)] = key
         _NAME.pack_into(
             *(self._buf, self._names + offset, LIVE, kind, mode, flags, width, cell, family + 1),
-            *(hashed, 0, heap, room, len(key), 0, 0, 0, time.time_ns()),
+            *(hashed, declaration, heap, room, len(key), 0, 0, 0, time.time_ns()),
         )
         longs[_HEAP] = heap + room
         words[_CELLS] = cell + width
@@ -428,8 +444,7 @@ class NameTable:
         """Remove names, from now on and for every worker. The table lock is held."""
         with self.changing():
             for record in records:
-                key = self.key(record.number)
-                self._leave(record.number, self._hash(key))
+                self._leave(record.number, self._fields(record.number)[_HASH])
                 self._set_state(record.number, REMOVED)
                 self._count_in(record, -1)
             self.removed += len(records)
@@ -451,6 +466,25 @@ class NameTable:
         with self.changing():
             self._store(record.number, "family", family.number + 1)
             self._count_in(record._replace(family=family.number), 1)
+
+    def regroup(self, records: list[Record], family: Record, cells: Cells) -> None:
+        """Give series of a metric to another of its families, with its declaration. The table lock is held.
+
+        Whoever has them bound looks them up again.
+        """
+        with self.changing():
+            for record in records:
+                self._leave(record.number, self._fields(record.number)[_HASH])
+                self._count_in(record, -1)
+                self._store(record.number, "family", family.number + 1)  # a repair derives the rest from it
+                self._set_declaration(record.number, family.declaration)
+                self._count_in(record._replace(family=family.number), 1)
+                self._enter(record.number, self._fields(record.number)[_HASH])
+            cells.raise_generation()
+
+    def _set_declaration(self, number: int, declaration: int) -> None:
+        self._store(number, "hash", self._hash(self.key(number)) ^ declaration)
+        self._store(number, "declaration", declaration)  # last: by this a repair sees that all is done
 
     def redeclare(self, family: Record, kind: Kind, mode: Mode, flags: int) -> None:
         """Change what a family is; none of its series is left that is not so. The table lock is held."""
@@ -510,6 +544,7 @@ class NameTable:
         count = self.count
         records = np.frombuffer(self._buf, NAME, count, self._names)
         live = records["state"] == LIVE
+        self._repair_declarations(records, live)
         self._make_index()
         self.removed = int(count - live.sum())
         self.cells_used = int((records["cell"] + records["width"]).max(initial=0))
@@ -525,6 +560,14 @@ class NameTable:
         self._changing = 0
         return True
 
+    def _repair_declarations(self, records: np.ndarray[Any, Any], live: np.ndarray[Any, Any]) -> None:
+        """Have series be found under the declaration of the family that they were given to."""
+        members = np.flatnonzero(live & (records["family"] > 0))
+        expected = records["declaration"][records["family"][members] - 1]
+        differ = records["declaration"][members] != expected
+        for number, declaration in zip(members[differ].tolist(), expected[differ].tolist(), strict=True):
+            self._set_declaration(number, declaration)
+
     def mark_inherited(self) -> None:
         """Mark all names as those of processes that are gone. The table lock is held."""
         records = np.frombuffer(self._buf, NAME, self.count, self._names)
@@ -538,7 +581,7 @@ class NameTable:
         record = wanted._replace(number=number, cell=fields[_CELL])
         if record.width:
             place(record)
-        hashed = self._hash(key)
+        hashed = self._hash(key) ^ wanted.declaration
         with self.changing():
             self._buf[self._heap + heap : self._heap + heap + len(key)] = key
             note, note_room = self._heap + fields[_NOTE], fields[_NOTE_ROOM]
@@ -551,7 +594,7 @@ class NameTable:
                 "members": 0,
                 "family": wanted.family + 1,
                 "hash": hashed,
-                "declaration": 0,
+                "declaration": wanted.declaration,
                 "length": len(key),
                 "created": time.time_ns(),
             }
@@ -592,9 +635,11 @@ class NameTable:
             self._hashed = key, hashed
         return hashed
 
-    def _match(self, number: int, wanted: int, key: bytes) -> Record | None:
+    def _match(self, number: int, wanted: int, declaration: int, key: bytes) -> Record | None:
         fields = self._fields(number)
         if fields[_STATE] != LIVE or fields[_HASH] != wanted or fields[_LENGTH] != len(key):
+            return None
+        if fields[_DECLARATION] != declaration:
             return None
         start = self._heap + fields[_KEY]
         return _record(number, fields) if self._buf[start : start + len(key)] == key else None
@@ -696,6 +741,7 @@ def _record(number: int, fields: tuple[int, ...]) -> Record:
         fields[_WIDTH],
         _MODES[fields[_MODE]],
         fields[_FAMILY] - 1,
+        fields[_DECLARATION],
     )
 
 

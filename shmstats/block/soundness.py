@@ -71,12 +71,13 @@ def _damage_of_keys(buf: memoryview, layout: Layout, records: np.ndarray[Any, np
     try:
         seen = set()
         for number in np.flatnonzero(records["state"] == LIVE).tolist():
-            key = table.key(number)
-            if not _is_key(key, bool(records["flags"][number] & FAMILY)) or key in seen:
+            key, declaration = table.key(number), int(records["declaration"][number])
+            name = key, declaration
+            if not _is_key(key, bool(records["flags"][number] & FAMILY)) or name in seen:
                 return f"record {number} has a key that cannot be"
-            if table._hash(key) != records["hash"][number]:
+            if table._hash(key) ^ declaration != records["hash"][number]:
                 return f"record {number} has a key that does not fit its hash"
-            seen.add(key)
+            seen.add(name)
         return ""
     finally:
         table.close()

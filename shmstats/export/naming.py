@@ -60,7 +60,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from shmstats.export.escaping import ESCAPINGS
-from shmstats.series import Kind, Labels, Name, label_text
+from shmstats.series import TIME_UNITS, Kind, Labels, Name, label_text
 
 
 class Type(Enum):
@@ -151,7 +151,7 @@ FOREIGN = frozenset({"prometheus_client"})
 
 def is_time(unit: str) -> bool:
     """Tell whether a histogram of that declared unit holds times, which are kept in ms and shown in seconds."""
-    return unit in _TIME_UNITS
+    return unit in TIME_UNITS
 
 
 class Namer:
@@ -284,7 +284,7 @@ class Namer:
         for suffix in reversed(suffixes):
             stem = stem.removesuffix(f"_{suffix}") or stem
         if name.kind is Kind.HISTOGRAM and is_time(name.unit):
-            for unit in _TIME_UNITS - {""}:
+            for unit in TIME_UNITS - {""}:
                 stem = stem.removesuffix(f"_{unit}") or stem
         return stem
 
@@ -316,7 +316,6 @@ class Namer:
         return f"exported_{plain}" if plain in self._meant else plain
 
 
-_TIME_UNITS = {"", "seconds", "milliseconds", "ms"}
 _MEANT_LABELS = frozenset({"category", "metric", "raw_labels", "le", "quantile"})
 
 

@@ -154,10 +154,10 @@ class Recorder:
         before[: len(self._totals)] = self._totals[: len(totals)]
         for track in self._tracks.born:
             before[track.first : track.first + track.width] = 0
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):  # a gauge may be NaN, infinite or large
             smaller = totals < before
-        deltas = np.where(smaller, totals, totals - before)
-        return np.where(self._tracks.gauges(), totals, deltas).astype(np.float32)
+            deltas = np.where(smaller, totals, totals - before)
+            return np.where(self._tracks.gauges(), totals, deltas).astype(np.float32)
 
     def _write_minutes(self, current: int) -> None:
         """Write the rows of the minutes before this one, where they are missing and there are seconds of them."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..block.declarations import decode_declaration
+from ..block.declarations import decode_definition
 from ..block.header import check_layout, read_header
 from ..block.names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, Record, read_note
 from ..block.segment import DamagedBlockError, ReadOnlySegment, segment_name
@@ -178,14 +178,17 @@ class BlockReader:
         if family not in declarations:
             record = self._names[family]
             note = self._note(int(record["note"]), int(record["note_room"]))
-            declarations[family] = decode_declaration(note) if note else None
+            declarations[family] = decode_definition(note).declared if note else None
         return declarations[family]
 
     def notes(self, category: str) -> list[tuple[Name, bytes]]:
         """Return the names of a category that have a note, with it; a family's is what is declared."""
         records = self._names[: self.header("names")]
         noted = np.flatnonzero(
-            (records["state"] == LIVE) & (records["note_room"] > 0) & (records["flags"] & FAMILY == 0)
+            (records["state"] == LIVE)
+            & (records["note_room"] > 0)
+            & (records["flags"] & FAMILY == 0)
+            & (records["declaration"] == 0)
         )
         found = []
         for name, record in zip(self._decoded(records[noted]), records[noted], strict=True):
@@ -262,7 +265,8 @@ class BlockReader:
         """Return a catalog with the records up to ``count`` added."""
         first = len(catalog.names)
         records = self._names[catalog.seen : count]
-        records = records[(records["state"] == LIVE) & (records["flags"] & FAMILY == 0)]
+        shown = (records["state"] == LIVE) & (records["flags"] & FAMILY == 0) & (records["declaration"] == 0)
+        records = records[shown]
         is_combined = (records["mode"] != Mode.LAST) & (records["mode"] & 7 != Mode.SUM)
         aside, records = records[is_combined], records[~is_combined]
         combined = list(zip(self._decoded(aside), aside["cell"].tolist(), strict=True))

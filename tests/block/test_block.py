@@ -519,8 +519,8 @@ def test_a_name_that_another_is_just_registering_is_not_registered_again(
     found: list[Any] = []
     enter, find = first.names._enter, second.names.find
 
-    def look(name: bytes) -> Any:
-        record = find(name)
+    def look(name: bytes, declaration: int = 0) -> Any:
+        record = find(name, declaration)
         missed.set()
         return record
 

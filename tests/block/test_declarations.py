@@ -33,6 +33,13 @@ def declare(block: Any, *arguments: Any, **named: Any) -> None:
     package.declare(block, *arguments, **named)
 
 
+def give_way(block: Any, series: Any) -> None:
+    from shmstats import block as package
+
+    newest = package.declarations.Definition(series.Declaration(series.Kind.GAUGE, "Now."), 2**62)
+    package.give_way(block, "c", "winner", newest, ["rival", "not there"])
+
+
 def families(block: Any) -> set[str]:
     """Check what must hold of families and of the heap, and return the metrics that have one."""
     from shmstats.block.names import FAMILY, LIVE, MEMBER
@@ -55,6 +62,10 @@ def families(block: Any) -> set[str]:
     places = sorted(place for place in places if place[1])
     ends = [start + room for start, room in places]
     assert all(end <= start for end, (start, _) in zip(ends, [*places, (table.heap_used, 0)][1:], strict=True))
+    for number in np.flatnonzero(live).tolist():
+        record = table.record(number)
+        assert table.find(table.key(number), record.declaration) == record
+        assert record.family < 0 or table.record(record.family).declaration == record.declaration
     return {table.key(number).split(b"\0")[1].decode() for number in standing}
 
 
@@ -153,7 +164,7 @@ class Killed(BaseException):
 
 
 #: Where a change of names may be broken off.
-FILES = ("block/names.py", "block/block.py", "block/space.py", "block/declaring.py")
+FILES = ("block/names.py", "block/block.py", "block/space.py", "block/declaring.py", "block/outdated.py")
 
 
 @contextmanager
@@ -200,6 +211,11 @@ CHANGES: dict[str, Callable[[Any, Any], Any]] = {
     "declare a histogram otherwise": lambda block, s: declare(
         block, "c", "sizes", s.Declaration(s.Kind.HISTOGRAM, "Now.", "bytes", (1.0, 2.0, 3.0))
     ),
+    "declare otherwise what others count": lambda block, s: declare(
+        block, "c", "two", s.Declaration(s.Kind.HISTOGRAM, "Now.", "bytes", (1.0, 2.0), labelnames=("a",))
+    ),
+    "declare again what was before": lambda block, s: declare(block, "c", "gone", s.Declaration(s.Kind.COUNTER)),
+    "have another metric give way": lambda block, s: give_way(block, s),
     "remove a label set": lambda block, s: remove(block, key("two", a="1")),
     "remove a metric": lambda block, s: remove(block, key("two", a="1"), key("two", a="2")),
 }
@@ -220,6 +236,12 @@ def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
         block.find_or_add(key("inherited"), counter)
         with block.exclusive():
             block.names.mark_inherited()
+        declare(block, "c", "gone", series.Declaration(counter))
+        block.find_or_add(key("gone", a="1"), counter)
+        declare(block, "c", "gone", series.Declaration(series.Kind.GAUGE, "Now."))
+        block.find_or_add(key("gone", a="1"), series.Kind.GAUGE)
+        declare(block, "c", "rival", series.Declaration(counter))
+        block.find_or_add(key("rival"), counter)
         for name in (key("plain"), key("two", a="1"), key("two", a="2")):
             record = block.find_or_add(name, counter, 5)
             block.cells.add(block.row_for(record), record.cell, 7, block.cells.generation)
@@ -241,7 +263,7 @@ def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
             pass
         families(other)
         for name in (key("two", a="1"), key("two", a="2")):
-            other.find_or_add(name, counter, 5)
+            other.find_or_add(name, counter, 5, series.Declaration(counter, labelnames=("a",)))
         CHANGES[change](other, series)
         families(other)
         assert other.reader.value(other.names.find(key("plain"))) == 7

@@ -855,55 +855,6 @@ def test_a_class_that_makes_its_samples_by_itself_stays_in_its_process(program: 
 
 
 @only_the_c_core
-def test_another_type_or_mode_in_another_worker_is_an_error_that_shows_both(program: Program) -> None:
-    program("""
-        def work():
-            Counter("thing_total", "A counter."), Gauge("mine", "M.", multiprocess_mode="max"), Summary("dist", "D.")
-        worker = Worker(work)
-        worker.call()
-        import shmstats
-        for wrong, words in (
-            (lambda: Gauge("mine", "M.", multiprocess_mode="min"), ("mode max", "mode min")),
-            (lambda: Enum("mine", "M.", states=["a"]), ("a gauge", "a stateset")),
-            (lambda: Histogram("dist", "D.", ["a"]), ("a summary", "a histogram")),
-            (lambda: Gauge("thing_total", "T."), ("a counter", "a gauge")),
-        ):
-            try:
-                wrong()
-            except shmstats.DeclarationError as error:
-                assert all(word in str(error) for word in words), error
-            else:
-                raise AssertionError(words)
-        names = REGISTRY._names_to_collectors
-        assert "mine" not in names and "dist" not in names
-        worker.end()
-    """)
-
-
-@only_the_c_core
-def test_other_buckets_or_another_help_text_give_way_to_what_is_there(program: Program) -> None:
-    out = program(
-        """
-        import logging
-        logging.basicConfig(stream=sys.stdout, format="%(message)s")
-        def work():
-            Histogram("h", "Old.", buckets=(1, 3)).observe(2), Enum("e", "E.", states=["a", "b"]).state("b")
-        worker = Worker(work)
-        worker.call()
-        latency = Histogram("h", "New.", buckets=(1, 2, 3), unit="")
-        latency.observe(1.5)
-        Enum("e", "E.", states=["a", "b", "c"])
-        shown = scrape()
-        assert shown["h_bucket,le=1.0"] == 0 and shown["h_bucket,le=3.0"] == 2 and "h_bucket,le=2.0" not in shown
-        assert shown["e,e=b"] == 1
-        worker.end()
-        """
-    )
-    assert len([line for line in out.splitlines() if "'h' keeps" in line]) == 1
-    assert len([line for line in out.splitlines() if "'e' keeps" in line]) == 1
-
-
-@only_the_c_core
 def test_times_of_creation_are_those_of_the_first_worker(program: Program) -> None:
     code = """
         shared_metrics.install()

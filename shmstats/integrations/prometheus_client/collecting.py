@@ -41,6 +41,7 @@ class Scrape:
         self._store = store
         self._names = names
         self._reading: Reading | None = None
+        self._shown: set[str] = set()
 
     @property
     def reading(self) -> Reading:
@@ -48,7 +49,7 @@ class Scrape:
         if self._reading is None:
             functions = self._store.functions
             functions.refresh_everywhere([metric for metric in functions.metrics() if self._wants(metric)])
-            self._reading = self._store.read()
+            self._reading = self._store.read(exposed=True)
         return self._reading
 
     def _wants(self, metric: str) -> bool:
@@ -56,7 +57,7 @@ class Scrape:
         if self._names is not None and name_of(metric) not in self._names:
             return False
         collectors = list(self.registry._collector_to_names)
-        if any(is_collector_of_all(collector) or _metric_of(collector) == metric for collector in collectors):
+        if any(is_collector_of_all(each) or _shows(each, metric) for each in collectors):
             return True
         return self.registry is REGISTRY and self._store.is_of_default_registry(metric)
 
@@ -76,8 +77,35 @@ class Scrape:
     def rest(self) -> Iterator[Metric]:
         """Go through the metrics of the default registry that only other processes have made so far."""
         for family, lines in self.reading.families.values():
-            if family.default and not self._store.knows(family.name) and self._store.is_current(family):
-                yield from _rendered(self._store, self.reading, family, lines)
+            if family.default and not self._has(family) and self._store.is_current(family):
+                yield from rendered(self._store, self.reading, family, lines)
+
+    def _has(self, family: ClientFamily) -> bool:
+        """Tell whether the registry has, or had, a family by itself: its own, or that of another collector."""
+        if self._store.knows(family):
+            return True
+        collector = self.registry._names_to_collectors.get(family.name)
+        own = _family_of(collector)
+        return collector is not None and (own is None or own.key == family.key or own.key in self.reading.families)
+
+    def changed(self) -> Iterator[Metric]:
+        """Go through the registry's metrics that newer processes have declared so that other names are on the page."""
+        for collector, names in list(self.registry._collector_to_names.items()):
+            own = _family_of(collector)
+            if own is None or own.key not in self.reading.families or any(map(self._is_asked_for, names)):
+                continue
+            family, lines = self.reading.families[own.key]
+            yield from rendered(self._store, self.reading, family, lines)
+
+    def _is_asked_for(self, name: str) -> bool:
+        return self._names is None or name in self._names
+
+    def takes(self, family: ClientFamily) -> bool:
+        """Tell whether a family has no name in common with one that was shown; it counts as shown from now on."""
+        if self._shown & family.exposed:
+            return False
+        self._shown |= family.exposed
+        return True
 
 
 class BlockCollector:
@@ -116,14 +144,15 @@ def collect_all(store: MetricStore, collector: object) -> Iterator[Metric]:
     for family, lines in sorted(reading.families.values(), key=lambda found: found[0].instance):
         if taken.get(family.name, collector) is not collector or not store.is_current(family):
             continue
-        if shown & family.exposed:
+        if shown & family.exposed and family.instance:
             store.tell(
                 f"prometheus_client's metric {family.name!r} is in several registries of the application: a collector"
                 " of all metrics shows the first of them only"
             )
+        if shown & family.exposed:
             continue
         shown |= family.exposed
-        yield from _rendered(store, reading, family, lines)
+        yield from rendered(store, reading, family, lines)
 
 
 def collect_one(store: MetricStore, metric: Any) -> list[Metric]:
@@ -131,8 +160,11 @@ def collect_one(store: MetricStore, metric: Any) -> list[Metric]:
     own: ClientFamily = metric._family
     scrape = _scrape.get()
     reading = _read(store, own.metric) if scrape is None else scrape.reading
-    family, lines = reading.families.get(own.key, (own, []))
-    return list(_rendered(store, reading, family, lines))
+    found = reading.families.get(own.key)
+    if found is None and any(family.exposed & own.exposed for family, _ in reading.families.values()):
+        return []  # newer processes have another metric in its place
+    family, lines = found or (own, [])
+    return list(rendered(store, reading, family, lines))
 
 
 def samples_of(store: MetricStore, own: ClientFamily, labels: Labels | None = None) -> list[Sample]:
@@ -165,15 +197,22 @@ def _read(store: MetricStore, metric: str | None = None) -> Reading:
     return store.read()
 
 
-def _metric_of(collector: object) -> str | None:
-    """Return the metric of the block that a collector shows; None where it is none of ours."""
-    family: ClientFamily | None = vars(collector).get("_family") if hasattr(collector, "__dict__") else None
-    return None if family is None else family.metric
+def _family_of(collector: object) -> ClientFamily | None:
+    """Return the family that a collector shows; None where it is no metric of ours."""
+    return vars(collector).get("_family") if hasattr(collector, "__dict__") else None
 
 
-def _rendered(store: MetricStore, reading: Reading, family: ClientFamily, lines: list[Line]) -> Iterator[Metric]:
+def _shows(collector: object, metric: str) -> bool:
+    family = _family_of(collector)
+    return family is not None and family.metric == metric
+
+
+def rendered(store: MetricStore, reading: Reading, family: ClientFamily, lines: list[Line]) -> Iterator[Metric]:
     """Give a family as prometheus_client has it; nothing where that fails, which is logged and counted."""
     make: Callable[..., list[Sample]] | None = _SAMPLES.get(family.type)
+    scrape = _scrape.get()
+    if scrape is not None and not scrape.takes(family):
+        return
     try:
         if make is None:
             raise ValueError(f"there is no type {family.type!r}")

@@ -96,7 +96,6 @@ class Functions:
         if shared is None:
             return
         shared.declare(OWN, FUNCTIONS, _DECLARATION)
-        shared.declare_later(OWN, FUNCTIONS, _DECLARATION)
         shared.answer(_question(metric), partial(self.refresh, metric))
         shared.set(Gauge(self, OWN, FUNCTIONS, ((_LABEL, metric),)), 1)
         self._announced[metric] = shared.consult(_epoch, 0)

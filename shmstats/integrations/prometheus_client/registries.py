@@ -31,7 +31,7 @@ def _patch_scrapes(store: MetricStore) -> None:
         scrape = Scrape(store, self)
         yield from scrape.follow(original_collect(self))
         if self is REGISTRY:
-            yield from scrape.rest()
+            yield from scrape.follow(scrape.rest())
 
     def collect_restricted(self: Any) -> Iterator[Metric]:
         scrape = Scrape(store, self._registry, self._name_set)
@@ -43,8 +43,9 @@ def _patch_scrapes(store: MetricStore) -> None:
             and is_collector_of_all(collector)
             and collector not in getattr(self._registry, "_collectors_without_names", ())
         ]
+        beside.append(scrape.follow(scrape.changed()))
         if self._registry is REGISTRY:
-            beside.append(scrape.rest())
+            beside.append(scrape.follow(scrape.rest()))
         for found in beside:
             for metric in found:
                 restricted = metric._restricted_metric(self._name_set)

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from prometheus_client.registry import CollectorRegistry
 
 from ...attachment.slow_path import SharedProvider
-from ...block import Block, DeclarationError
+from ...block import Block
 from ...block.names import INHERITED, OVERFLOW, decode_key, encode_key
 from ...core import Gauge, Series
 from ...once import Once
 from ...registry import Registry
-from ...series import Declaration, Kind, Labels, Mode, Name
-from .family import CATEGORY, ClientFamily, FamilyKey, instance_metric, part_of
+from ...series import Declaration, Kind, Labels, Name, Value
+from .family import CATEGORY, EXPOSED_SUFFIXES, ClientFamily, FamilyKey, instance_metric, part_of
 from .functions import Functions
 from .owners import Found, Owners
 from .reading import NOTHING, ClientPlan, Reading, parsed
@@ -62,11 +62,6 @@ class MetricStore:
         if shared is not None and shared is not self._provider:
             self._provider = shared
             self.functions.announce_all()
-            for family in list(self._families.values()):
-                try:
-                    self._declare(shared, family)
-                except DeclarationError as error:
-                    self.tell(str(error))
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self.functions.announce_all()
@@ -81,14 +76,7 @@ class MetricStore:
     # Declarations ------------------------------------------------------------------------------
 
     def declare(self, family: ClientFamily) -> None:
-        """Declare a metric.
-
-        What differs only in help, unit, buckets or states from what the block has gives way to it: a new
-        version of an application must be able to start while the former still runs.
-
-        Raises:
-            DeclarationError: it is of another type, or of another mode, in the processes that use the block.
-        """
+        """Declare a metric: the newest declaration of all processes is the one that pages show."""
         if self._families.get(family.key) == family:
             return
         shared = self.shared
@@ -108,9 +96,9 @@ class MetricStore:
                 shared.remove(CATEGORY, metric)
         return instance
 
-    def knows(self, name: str) -> bool:
-        """Tell whether this process has declared a metric of that name."""
-        return any(known == name for known, _ in list(self._families))
+    def knows(self, family: ClientFamily) -> bool:
+        """Tell whether this process has declared a family."""
+        return family.key in self._families
 
     def is_current(self, family: ClientFamily) -> bool:
         """Tell whether a family is declared by this process or another, or only left by some that are gone."""
@@ -135,30 +123,14 @@ class MetricStore:
     def _declare(self, shared: SharedProvider, family: ClientFamily) -> None:
         if family.type in ("info", "stateset"):
             shared.consult(lambda block: _drop_inherited(block, family.metric), None)
-        self.declare_metric(shared, family.metric, family.declaration())
+        change = shared.declare(CATEGORY, family.metric, family.declaration())
+        nothing: list[str] = []
+        rivals = shared.consult(lambda block: _rivals(block, family), nothing)
+        replaced = bool(rivals) and shared.give_way(CATEGORY, family.metric, rivals)
         if family.created in family.metrics:
-            self.declare_metric(shared, family.created, family.created_declaration())
-
-    def declare_metric(self, shared: SharedProvider, metric: str, declaration: Declaration) -> None:
-        """Declare a metric of the block, for this block and any that is attached later.
-
-        Raises:
-            DeclarationError: as `declare` does.
-        """
-        try:
-            shared.declare(CATEGORY, metric, declaration)
-        except DeclarationError as error:
-            found = shared.consult(lambda block: _declared(block, metric), None)
-            if found is None or _essence(found) != _essence(declaration):
-                raise DeclarationError(
-                    f"prometheus_client's metric {metric!r} is {_in_words(found)} in the processes that use"
-                    f" the block; it cannot be {_in_words(declaration)} in this one"
-                ) from error
-            self.tell(
-                f"prometheus_client's metric {metric!r} keeps the help text, unit, buckets and states that it has"
-                " in the block until all processes have left it: this process declares others"
-            )
-        shared.declare_later(CATEGORY, metric, declaration)
+            if replaced or (change is not None and change.outdated):
+                shared.remove(CATEGORY, family.created)  # they were those of the series that are outdated now
+            shared.declare(CATEGORY, family.created, family.created_declaration())
 
     # Series ------------------------------------------------------------------------------------
 
@@ -196,6 +168,33 @@ class MetricStore:
         shared = self.shared
         key = encode_key(CATEGORY, metric, labels)
         return shared is not None and shared.consult(lambda block: block.names.find(key) is not None, False)
+
+    def value(self, metric: str, labels: Labels, kind: Kind) -> Value:
+        """Return what all processes have counted that count into a series with this one; 0 for nothing."""
+        shared = self.shared
+        nothing: Value = 0
+        if shared is None:
+            return nothing
+
+        def read(block: Block) -> Value:
+            record = shared.find(block, CATEGORY, metric, labels, kind)
+            return nothing if record is None else block.reader.value(record)
+
+        return shared.consult(read, nothing)
+
+    def own_value(self, metric: str, labels: Labels) -> float:
+        """Return what this process has of a gauge."""
+        shared = self.shared
+        if shared is None:
+            return 0.0
+
+        def read(block: Block) -> float:
+            record = shared.find(block, CATEGORY, metric, labels, Kind.GAUGE)
+            if record is None or record.kind is not Kind.GAUGE:
+                return 0.0
+            return float(block.cells.load_gauge(block.row_for(record), record.cell))
+
+        return shared.consult(read, 0.0)
 
     def begin(self, family: ClientFamily, labels: Labels, created: float | None) -> Labels:
         """Have a series of a counter, histogram or summary note when it was created.
@@ -267,12 +266,16 @@ class MetricStore:
 
     # Reading -----------------------------------------------------------------------------------
 
-    def read(self) -> Reading:
-        """Return everything that is there now."""
+    def read(self, exposed: bool = False) -> Reading:
+        """Return everything that is there now.
+
+        Args:
+            exposed: whether others will see it: then it is saved before, see ``stats.durable_exposition``.
+        """
         shared = self.shared
         if shared is None:
             return NOTHING
-        snapshot = shared.read()
+        snapshot = shared.exposable() if exposed else shared.read()
         plan = self._plan
         if plan.names is not snapshot.names:
             plan = self._plan = ClientPlan.of(snapshot.names)
@@ -297,6 +300,22 @@ def _instances(block: Block, name: str) -> list[Found]:
                 found.append(Found(instance, default, bool(family.flags & INHERITED)))
                 break
     return found
+
+
+def _rivals(block: Block, family: ClientFamily) -> list[str]:
+    """Return the other metrics of the block that have names on the page in common with a family."""
+    suffixes = sorted({suffix for more in EXPOSED_SUFFIXES.values() for suffix in more})
+    names = {name.removesuffix(suffix) for name in family.exposed for suffix in ("", *suffixes)}
+    rivals = []
+    for metric in sorted({metric for name in names for metric in _metrics_of(name, family.instance)}):
+        declared = None if metric == family.metric else _declared(block, metric)
+        help_, part = part_of("" if declared is None else declared.help)
+        if declared is None or part is None or part.role != "value":
+            continue
+        rival = ClientFamily(part.family[0], str(part.about["type"]), help_, instance=part.family[1])
+        if rival.instance == family.instance and rival.exposed & family.exposed:
+            rivals += [rival.metric, *([rival.fraction] if rival.type == "counter" else [])]
+    return rivals
 
 
 def _metrics_of(name: str, instance: int) -> list[str]:
@@ -329,17 +348,3 @@ def _is_inherited(block: Block, metric: str) -> bool:
 def _declared(block: Block, metric: str) -> Declaration | None:
     family = block.names.family_of(encode_key(CATEGORY, metric))
     return None if family is None else block.reader.declaration(family.number)
-
-
-def _essence(declared: Declaration) -> tuple[Kind, Mode, str]:
-    """Return that of a declaration in which all processes must agree."""
-    _, part = part_of(declared.help)
-    return declared.kind, declared.mode, "" if part is None else str(part.about.get("type", part.role))
-
-
-def _in_words(declared: Declaration | None) -> str:
-    if declared is None:
-        return "another one"
-    kind, mode, type_ = _essence(declared)
-    word = type_ or kind.name.lower()
-    return f"a {word} of mode {mode.name.lower()}" if word == "gauge" else f"a {word}"

@@ -15,8 +15,6 @@ from typing import Any
 
 from ... import series as core
 from ...attachment.slow_path import SharedProvider
-from ...block import Block
-from ...block.names import encode_key
 from ...core import Counter, Gauge, Histogram, Series
 from ...layout import INT64_MAX
 from ...series import Kind, Labels, Mode
@@ -65,11 +63,8 @@ class CounterValue(_Kept):
 
     def get(self) -> float:
         """Return the sum over all workers."""
-        shared = self._store.shared
-        if shared is None:
-            return 0.0
-        whole = shared.value(CATEGORY, self.family.metric, self.series.labels)
-        parts = shared.value(CATEGORY, self.family.fraction, self.series.labels)
+        whole = self._store.value(self.family.metric, self.series.labels, Kind.COUNTER)
+        parts = self._store.value(self.family.fraction, self.series.labels, Kind.HISTOGRAM)
         assert not isinstance(whole, core.Distribution)
         return whole + (parts.sum if isinstance(parts, core.Distribution) else 0.0)
 
@@ -97,7 +92,7 @@ class CounterValue(_Kept):
         fraction = self._fraction
         if fraction is None:
             declaration = self.family.fraction_declaration()
-            self._store.declare_metric(shared, self.family.fraction, declaration)
+            shared.declare(CATEGORY, self.family.fraction, declaration)
             fraction = self._fraction = Histogram(self, CATEGORY, self.family.fraction, self.series.labels)
         fraction.observe(amount)
 
@@ -136,9 +131,7 @@ class GaugeValue(_Kept):
 
     def get(self) -> float:
         """Return the value of this worker."""
-        shared = self._store.shared
-        key = encode_key(CATEGORY, self.family.metric, self.series.labels)
-        return 0.0 if shared is None else shared.consult(lambda block: _own_value(block, key), 0.0)
+        return self._store.own_value(self.family.metric, self.series.labels)
 
     def set_exemplar(self, exemplar: ExemplarFields) -> None:
         """Do nothing: gauges have none."""
@@ -179,11 +172,8 @@ class DistributionValue(_Kept):
 
     def get(self) -> core.Distribution:
         """Return the value over all workers."""
-        shared = self._store.shared
+        value = self._store.value(self.family.metric, self.series.labels, Kind.HISTOGRAM)
         nothing = core.Distribution(0.0, 0.0, (0,) * (len(self.family.bounds) + 1))
-        if shared is None:
-            return nothing
-        value = shared.value(CATEGORY, self.family.metric, self.series.labels)
         return value if isinstance(value, core.Distribution) else nothing
 
     def add(self, total: float, buckets: tuple[int, ...]) -> None:
@@ -245,11 +235,6 @@ class StateValue(_Kept):
         shared = self._store.shared
         if shared is not None:
             shared.set(series, value)
-
-
-def _own_value(block: Block, key: bytes) -> float:
-    record = block.names.find(key)
-    return 0.0 if record is None else float(block.cells.load_gauge(block.row_for(record), record.cell))
 
 
 def _least_maximum(total: float, buckets: Sequence[int], bounds: Sequence[float]) -> float:

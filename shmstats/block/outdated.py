@@ -1,0 +1,197 @@
+"""What outdated declarations left: series that processes of an earlier version still count into, and nobody reads.
+
+They have a family of their own beside the metric's, which is found under the number of the outdated declaration. They
+are removed when no process counts into them any more; one that comes back later begins anew, so that costs nothing
+that anybody could see.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..layout import NAME
+from ..series import Declaration, Kind, Labels
+from .declarations import Definition, describe, digest, encode_definition, fits
+from .names import DECLARED, FAMILY, LIVE, WITHDRAWN, BlockFullError, Record, decode_key, family_key
+
+if TYPE_CHECKING:
+    from .block import Block
+    from .workers import Worker
+
+#: Seconds after which a process that has not counted under an outdated declaration is no reason to keep it.
+GRACE_SECONDS = 10
+
+
+def counted_under(block: Block, key: bytes, kind: Kind, mine: Declaration | None) -> Declaration | None:
+    """Return the outdated declaration under which this process counts a series; None for the current one.
+
+    Args:
+        block: the attached one.
+        key: of the series.
+        kind: that the process uses it as.
+        mine: what the process itself has declared; None where it has not.
+    """
+    family = block.names.family_of(key)
+    current = None if family is None else block.definition(family)
+    if family is None or current is None:
+        return None
+    withdrawn = bool(family.flags & WITHDRAWN)
+    if mine is not None:
+        return mine if withdrawn or not fits(mine, current.declared) else None
+    if current.moment <= block.worker.attached:
+        return None  # the declaration was there first: whoever uses the metric otherwise is mistaken
+    mine = Declaration(kind, labelnames=_names(decode_key(key)[2]))
+    if not withdrawn and fits(mine, current.declared):
+        return None
+    undeclared = Declaration(kind)
+    used_before = block.names.find(family_key(key), digest(undeclared)) is not None
+    return undeclared if withdrawn or used_before or not _can_be(mine, current.declared) else None
+
+
+def _can_be(used: Declaration, declared: Declaration) -> bool:
+    """Tell whether what a process does with a metric that it has not declared is possible with the declared one."""
+    numbers = (Kind.COUNTER, Kind.GAUGE)
+    kinds = used.kind is declared.kind or (used.kind in numbers and declared.kind in numbers)
+    return kinds and declared.labelnames in (None, used.labelnames)
+
+
+def _names(labels: Labels) -> tuple[str, ...]:
+    return tuple(name for name, _ in labels)
+
+
+def family_for(block: Block, key: bytes, outdated: Declaration) -> Record:
+    """Return the family of what an outdated declaration left; it is made where there is none. The table lock is held.
+
+    Args:
+        block: the attached one.
+        key: of the metric, or of one of its series.
+        outdated: the declaration.
+
+    Raises:
+        BlockFullError: there is no room for it.
+    """
+    number = digest(outdated)
+    family = block.names.find(family_key(key), number)
+    if family is None:
+        wanted = Record(-1, outdated.kind, FAMILY | DECLARED, 0, 0, outdated.mode, declaration=number)
+        family = block.add(family_key(key), wanted)
+        _note(block, family, Definition(outdated, time.monotonic_ns()))
+    return family
+
+
+def note_user(block: Block, record: Record) -> None:
+    """Note that this process counts into an outdated series, which keeps that. The table lock is held."""
+    family = block.names.record(record.family)
+    definition = block.definition(family, fresh=True)
+    if definition is not None and block.worker.signature not in definition.users:
+        living = {worker.signature for worker in block.reader.workers.live()}
+        users = (*(user for user in definition.users if user in living), block.worker.signature)
+        _note(block, family, definition._replace(users=users))
+
+
+def set_aside(block: Block, key: bytes, records: list[Record], outdated: Declaration) -> None:
+    """Take series off the page, and keep them for those who count into them. The table lock is held.
+
+    Where the block has no room for that they are removed.
+    """
+    try:
+        family = family_for(block, key, outdated)
+    except BlockFullError:
+        block.remove(records)
+        return
+    definition = block.definition(family, fresh=True) or Definition(outdated)
+    _note(block, family, definition._replace(moment=time.monotonic_ns()))
+    keys = [block.names.key(record.number) for record in records]
+    former = [found for key in keys if (found := block.names.find(key, family.declaration)) is not None]
+    _remove(block, former)
+    block.names.regroup(records, family, block.cells)
+
+
+def take_back(block: Block, key: bytes, family: Record, declared: Declaration) -> None:
+    """Show again what was set aside of a declaration that is the current one again. The table lock is held."""
+    former = block.names.find(family_key(key), digest(declared))
+    if former is None:
+        return
+    series = block.names.members_of(former)
+    back = [record for record in series if block.names.find(block.names.key(record.number)) is None]
+    block.names.regroup(back, family, block.cells)
+    _remove(block, [*block.names.members_of(former), former])
+
+
+def withdraw(block: Block, category_metric_key: bytes, moment: int) -> str:
+    """Take a whole metric off the page, for another one has its names on it now. The table lock is held.
+
+    Args:
+        block: the attached one.
+        category_metric_key: key of the metric without labels.
+        moment: CLOCK_MONOTONIC in ns: when the other one was declared.
+
+    Returns:
+        What was declared, in words; empty where nothing was to be done.
+    """
+    names = block.names
+    family = names.family_of(category_metric_key)
+    current = None if family is None else block.definition(family)
+    if family is None or current is None or family.flags & WITHDRAWN:
+        return ""
+    series = names.members_of(family)
+    names.set_flags(family, family.flags | WITHDRAWN)
+    if series:
+        set_aside(block, category_metric_key, series, current.declared)
+    _note(block, family, current._replace(moment=moment))
+    return describe(current.declared)
+
+
+def remove_outdated(block: Block) -> int:
+    """Remove what outdated declarations left that no process counts into; returns how many series that were."""
+    if not len(_outdated_families(block)):
+        return 0
+    with block.exclusive():
+        live = block.reader.workers.live()
+        removed = 0
+        numbers = _outdated_families(block)
+        # Those first that hold series: a metric that has given way stays as long as they do.
+        for number in sorted(numbers, key=lambda number: not block.names.record(number).declaration):
+            family = block.names.record(number)
+            definition = block.definition(family, fresh=True)
+            if definition is None or not _is_used(block, family, definition, live):
+                series = block.names.members_of(family)
+                _remove(block, [*series, family])
+                removed += len(series)
+        return removed
+
+
+def _outdated_families(block: Block) -> list[int]:
+    records = np.frombuffer(block.names.buffer, NAME, block.names.count, block.layout.names)
+    families = (records["state"] == LIVE) & (records["flags"] & FAMILY != 0)
+    found: list[int] = np.flatnonzero(
+        families & ((records["declaration"] != 0) | (records["flags"] & WITHDRAWN != 0))
+    ).tolist()
+    return found
+
+
+def _is_used(block: Block, family: Record, definition: Definition, live: list[Worker]) -> bool:
+    """Tell whether a process has counted under an outdated declaration, or may do so before long."""
+    if any(worker.signature in definition.users for worker in live):
+        return True
+    key = block.names.key(family.number)
+    if not family.declaration and block.names.find(key, digest(definition.declared)) is not None:
+        return True
+    others = [each for each in live if each.claim != block.worker.claim and each.attached <= definition.moment]
+    return bool(others) and time.monotonic_ns() - definition.moment < GRACE_SECONDS * 10**9
+
+
+def _remove(block: Block, records: list[Record]) -> None:
+    """Remove series and families, and empty their cells."""
+    if records:
+        block.names.remove(records, block.cells)
+        for record in records:
+            if record.width:
+                block.clear(record)
+
+
+def _note(block: Block, family: Record, definition: Definition) -> None:
+    block.names.annotate(family.number, encode_definition(definition), block.space.reserve)
