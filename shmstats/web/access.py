@@ -1,9 +1,9 @@
 """Who may use an endpoint.
 
 Every endpoint of the blueprint is protected unless its view is marked as `public`; with ``api.protect: all``
-those are protected too. With ``api.token`` the token is what counts, and nothing else. Without one, only
-somebody who sits at this machine may come in, and these are the ways in which a request looks like that
-and is not:
+those are protected too. With ``api.token`` the token is what counts, and nothing else. Without one, only the owner
+of the data directory and root may come in, from this machine: `peer_uids` finds out whose socket it is. Further, these
+are the ways in which a request looks as if it came from them, and did not:
 
 - It came through a proxy on this machine. Proxies say so by their headers, any of which is reason to refuse,
   or by speaking HTTP/1.0. Where the application is set up to be behind one (werkzeug's ProxyFix, gunicorn's
@@ -12,15 +12,18 @@ and is not:
 - It was made by a page in a browser on this machine. A page whose name was rebound to a loopback address
   gives itself away by ``Host``, any other page by ``Sec-Fetch-Site`` and ``Origin``. No CORS header is ever
   sent, so a browser neither shows answers to other pages nor sends their DELETE.
-- It came over a Unix socket, which has no peer address. Behind one is a proxy as a rule.
+- It came over a Unix socket of which the server does not give the connection: nothing is known of the other end.
 """
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
+import os
 import re
+import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -29,6 +32,7 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
 
 from ..config import ApiSettings
+from .peer import connection_of, peer_uids
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -56,26 +60,45 @@ def public(view: _View) -> _View:
     return view
 
 
-def check_access(api: ApiSettings) -> None:
+def check_access(api: ApiSettings, data: Path) -> None:
     """End the current request if its sender may not use the endpoint: 401 with a token set, else 403."""
     if api.protect != "all" and current_app.view_functions[request.endpoint or ""] in _public_views:
         return
     if api.token is not None:
         _check_token(api.token)
-    elif (reason := not_direct(request.environ)) is not None:
+    elif (reason := not_trusted(request.environ, data)) is not None:
         abort(
             403,
-            f"without a token only a direct client on this machine is answered, and {reason}; to let others"
-            " in, set api.token in the configuration and send it as 'Authorization: Bearer <token>'",
+            f"without a token only direct clients of the data directory's owner and root are answered, and {reason};"
+            " to let others in, set api.token in the configuration and send it as 'Authorization: Bearer <token>'",
         )
 
 
+def not_trusted(environ: WSGIEnvironment, data: Path) -> str | None:
+    """Return why a request does not count as made by the owner of the data directory or root, or None if it does."""
+    reason = not_direct(environ)
+    if reason is not None:
+        return reason
+    uids = peer_uids(environ)
+    if uids is None:
+        return "it cannot be told whose socket the request came from"
+    strangers = uids - {0, _owner(data)}
+    return f"the request came from user {min(strangers)}" if strangers else None
+
+
+def _owner(data: Path) -> int:
+    try:
+        return os.stat(data).st_uid
+    except OSError:  # it is made when something is saved, by this process or another one of its user
+        return os.geteuid()
+
+
 def not_direct(environ: WSGIEnvironment) -> str | None:
-    """Return why a request does not count as made directly from a loopback address, or None if it does."""
+    """Return why a request does not count as made directly on this machine, or None if it does."""
     peer = environ.get("REMOTE_ADDR", "")
     if any(key in environ for key in _BEHIND_PROXY):
         return "this application is set up to be behind a proxy"
-    if not is_loopback(peer):
+    if not (is_loopback(peer) or is_unix(environ)):
         return f"the peer address is {peer!r:.80}" if peer else "there is no peer address"
     for header in (key.removeprefix("HTTP_") for key in environ if key.startswith("HTTP_")):
         if _is_forwarding(header):
@@ -90,6 +113,11 @@ def not_direct(environ: WSGIEnvironment) -> str | None:
     if "HTTP_ORIGIN" in environ and not _is_origin_of(environ["HTTP_ORIGIN"], host):
         return "the request was made by a page of another origin"
     return None
+
+
+def is_unix(environ: WSGIEnvironment) -> bool:
+    """Tell whether a request came over a Unix socket that the server gives."""
+    return getattr(connection_of(environ), "family", None) == socket.AF_UNIX
 
 
 def is_loopback(address: str) -> bool:

@@ -54,7 +54,7 @@ def guard() -> None:
     shared = stats.shared
     if stats.config_error:
         raise ServiceUnavailable(f"nothing is counted, for the configuration has an error: {stats.config_error}")
-    check_access(stats.settings.api)
+    check_access(stats.settings.api, stats.settings.path.data)
     if shared is None:
         abort(404, "statistics are disabled")
     if request.method == "OPTIONS":

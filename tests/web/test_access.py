@@ -484,15 +484,3 @@ def test_the_log_of_the_server_does_not_tell_the_token(token_server: Served) -> 
     wait_until(lambda: LIST in token_server.server.log.read_text(), "the access log")
     assert TOKEN not in token_server.server.log.read_text()
     assert "nonsense-of-a-token" not in token_server.server.log.read_text()
-
-
-def test_a_client_of_a_unix_socket_needs_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with (
-        Gunicorn(tmp_path, "--workers", "1", "--bind", "unix:s", site=SITE),
-        socket.socket(socket.AF_UNIX) as s,
-    ):
-        s.connect("s")
-        s.sendall(request_of("GET", LIST))
-        received = s.recv(65536)
-    assert received.startswith(b"HTTP/1.1 403")
