@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ ROOT = HERE.parent
 TRY = """\
 An example site, with {workers} workers, at {site}. To try in another terminal:
 
+  open {site}/                        the live page, in a browser
   curl {site}/login                   counts one login
   curl '{site}/hit?n=5'               counts 5 hits
   curl {site}/stats                   all statistics, as JSON
@@ -44,8 +46,9 @@ def _check_further(ctx: click.Context, param: click.Parameter, further: tuple[st
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 @click.option("--workers", type=Key(ApiSettings, "workers"), default=4, show_default=True)
 @click.option("--data", type=Key(PathSettings, "data"), default=str(ROOT / "data"), show_default=True)
+@click.option("--load", is_flag=True, help="Have some visitors ask for its pages.")
 @click.argument("further", nargs=-1, type=click.UNPROCESSED, callback=_check_further)
-def serve(port: int, workers: int, data: str, further: tuple[str, ...]) -> None:
+def serve(port: int, workers: int, data: str, load: bool, further: tuple[str, ...]) -> None:
     """Serve the example site under gunicorn, with the statistics endpoints on the same port.
 
     FURTHER are further options of gunicorn. Ctrl-C stops all workers; the last one saves.
@@ -63,6 +66,9 @@ def serve(port: int, workers: int, data: str, further: tuple[str, ...]) -> None:
     sys.stdout.flush()
     os.chdir(ROOT)
     os.environ["EXAMPLE_SITE_DATA"] = str(directory)
+    if load:
+        # The server's process will be this one, so its end is that of the visitors' parent.
+        subprocess.Popen([sys.executable, str(HERE / "example_load.py"), str(port), str(os.getpid())])
     gunicorn = ["-m", "gunicorn", "--config", str(HERE / "example_gunicorn.py"), "--pythonpath", str(HERE)]
     where = ["--bind", f"127.0.0.1:{port}", "--workers", str(workers)]
     os.execv(sys.executable, [sys.executable, *gunicorn, *where, *further, "example_site:create_app()"])

@@ -1,34 +1,30 @@
-"""A small site whose handlers count, with the statistics endpoints beside them.
+"""A small site whose handlers count, with the statistics endpoints and the live page beside them.
 
-Everything that an application needs: import ``stats``, call it, mount the blueprint.
+Everything that an application needs: `ShmStats` for its requests, and ``stats`` for whatever else is to be counted.
 """
 
 import os
+import random
 import time
 
-from flask import Flask, abort, request
+from flask import Flask, abort, redirect, request, url_for
+from werkzeug.wrappers import Response
 
 import shmstats
 from shmstats import stats
-from shmstats.web import blueprint
+from shmstats.integrations.flask import ShmStats
 
 
 def create_app() -> Flask:
     """Make the site; its data directory is ``$EXAMPLE_SITE_DATA``, else ``data`` in the current one."""
     shmstats.init({"path": {"data": os.environ.get("EXAMPLE_SITE_DATA", "data")}})
     app = Flask(__name__)
-    app.register_blueprint(blueprint)
-
-    @app.before_request
-    def count_site_requests() -> None:
-        # By endpoint, not by path: paths are the visitors' to invent, and each would be a new name.
-        if request.blueprint != blueprint.name:
-            stats.incr("requests", request.endpoint or "not_found")
+    ShmStats(app)
 
     @app.get("/")
-    def home() -> str:
-        """Greet."""
-        return "Try /login, /work, /hit?n=5, then /stats and /stats/prometheus.\n"
+    def home() -> Response:
+        """Lead to the live page."""
+        return redirect(url_for("shmstats.live"))
 
     @app.get("/login")
     def login() -> str:
@@ -53,5 +49,32 @@ def create_app() -> Flask:
             abort(400, "n must be an integer from 0 to 999999")
         stats.incr("hits", "total", int(n))
         return f"{n} counted\n"
+
+    @app.get("/items/<int:number>")
+    def item(number: int) -> str:
+        """Show an item, of which there are 100."""
+        stats.incr("items", "shown", labels={"shelf": str(number % 5)})
+        with stats.timer("items", "query"):
+            time.sleep(random.lognormvariate(-4.6, 0.6))
+        if number >= 100:
+            abort(404, "there is no such item")
+        return f"item {number}\n"
+
+    @app.get("/report")
+    def report() -> str:
+        """Take a second or two, as reports do."""
+        time.sleep(random.uniform(0.4, 2.0))
+        stats.incr("reports", "made")
+        return "a report\n"
+
+    @app.post("/orders")
+    def order() -> str:
+        """Take an order; one of twelve fails."""
+        time.sleep(random.lognormvariate(-4.0, 0.5))
+        if random.random() < 1 / 12:
+            stats.incr("orders", "failed")
+            abort(500, "the warehouse does not answer")
+        stats.incr("orders", "taken")
+        return "taken\n"
 
     return app

@@ -16,6 +16,8 @@ from shmstats._version import __version__
 COMMANDS = {
     "serve": "shmstats.terminal.serve:serve",
     "dump": "shmstats.terminal.dump:dump",
+    "top": "shmstats.terminal.top:top",
+    "stacks": "shmstats.terminal.top:stacks",
     "info": "shmstats.terminal.info:info",
     "reset": "shmstats.terminal.change:reset",
     "remove": "shmstats.terminal.change:remove",

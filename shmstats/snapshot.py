@@ -120,7 +120,7 @@ def write(directory: Path, snapshot: Snapshot) -> Written:
     Raises:
         OSError: it could not be written.
     """
-    _make_private(directory)
+    make_private(directory)
     # Two threads may write at once, for registries of their own.
     file = directory / f".{FILE}.{os.getpid()}-{next(_number)}"
     try:
@@ -321,11 +321,11 @@ def _value(plain: Any) -> Value:
     raise TypeError(f"{plain!r:.80} is no value")
 
 
-def _make_private(directory: Path) -> None:
+def make_private(directory: Path) -> None:
     """Make a directory, and what is missing above it, for this user alone: `Path.mkdir` leaves parents to the umask."""
     if not directory.is_dir():
         if directory.parent != directory:
-            _make_private(directory.parent)
+            make_private(directory.parent)
         directory.mkdir(mode=0o700, exist_ok=True)
 
 

@@ -78,7 +78,7 @@ def test_every_endpoint_is_described() -> None:
     app = Flask(__name__)
     app.register_blueprint(blueprint)
     rules = {
-        rule.rule.replace("<shmstats_below:path>", "")
+        re.sub("/?<.*>", "", rule.rule)
         for rule in app.url_map.iter_rules()
         if rule.endpoint.startswith(f"{blueprint.name}.") and "nothing_" not in rule.endpoint
     }

@@ -11,7 +11,7 @@ from ..block import BlockReader, Worker
 from ..reading.requests import Request, Served
 
 #: What the paths end with by which the live page asks, wherever it is mounted.
-LOOKS = ("/stats/live", "/stats/live/data", "/stats/history", "/debug/requests")
+LOOKS = ("/stats/live", "/stats/live/data", "/stats/history", "/debug/requests", "/debug/stacks")
 
 
 def serving(reader: BlockReader, workers: Iterable[Worker]) -> list[Served]:

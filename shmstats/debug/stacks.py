@@ -83,7 +83,7 @@ def grouped(answers: Mapping[int, list[dict[str, Any]] | None]) -> list[dict[str
     pids: defaultdict[str, set[int]] = defaultdict(set)
     for pid, answer in answers.items():
         if answer is None:
-            answer = [{"goroutine": _no_answer(pid), "count": 1}]
+            answer = [{"goroutine": no_answer(pid), "count": 1}]
         for entry in answer:
             counts[entry["goroutine"]] += entry["count"]
             pids[entry["goroutine"]].add(pid)
@@ -93,7 +93,7 @@ def grouped(answers: Mapping[int, list[dict[str, Any]] | None]) -> list[dict[str
     ]
 
 
-def _no_answer(pid: int) -> str:
+def no_answer(pid: int) -> str:
     """Say why a worker did not answer, as far as the system knows."""
     state = next((use.state for _, use in uses_of([pid])), None)
     if state is None:

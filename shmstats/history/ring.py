@@ -35,6 +35,8 @@ from zlib import crc32
 
 import numpy as np
 
+from ..snapshot import make_private
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -304,7 +306,7 @@ def make_ring(file: Path) -> Ring:
         return _opened(file, os.O_RDWR)
     except (FileNotFoundError, RingError):
         pass
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(file.parent)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o600)

@@ -25,11 +25,12 @@ NAMES = (_CPU, _MEMORY, _WORKERS, _BUSY)
 
 
 class ProcessUse:
-    """What one process used, as /proc/PID/stat has it: fields 3, 14, 15, 20, 22 and 24 of proc_pid_stat(5).
+    """What one process used, as /proc/PID/stat has it: fields 3, 4, 14, 15, 20, 22 and 24 of proc_pid_stat(5).
 
     It is there with ``ProcSubset=pid`` too.
 
     Attributes:
+        parent: pid of its parent.
         state: one letter: R, S, D, T, Z.
         user: seconds of processor time in user mode.
         system: the same in system mode.
@@ -38,7 +39,7 @@ class ProcessUse:
         resident: bytes of memory.
     """
 
-    __slots__ = ("age", "resident", "state", "system", "threads", "user")
+    __slots__ = ("age", "parent", "resident", "state", "system", "threads", "user")
 
     def __init__(self, pid: int) -> None:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -47,6 +48,7 @@ class ProcessUse:
         self.user = int(fields[11]) / _TICKS
         self.system = int(fields[12]) / _TICKS
         self.age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / _TICKS
+        self.parent = int(fields[1])
         self.threads = int(fields[17])
         self.resident = int(fields[21]) * _PAGE
 

@@ -90,6 +90,7 @@ class ShmStats:
             app.register_blueprint(blueprint, url_prefix=self._url_prefix)
         own = {rule.rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("shmstats.")}
         middleware.requests.paths |= own
+        middleware.requests.prefixes += tuple({path for rule in own if (path := rule.partition("<")[0])[-1:] == "/"})
         got_request_exception.connect(middleware.note_exception, app)
         if self._options["labelnames"]:
             app.after_request(middleware.note_labels)

@@ -34,11 +34,13 @@ class Served(NamedTuple):
         worker: it.
         requests: the first of them, longest first.
         further: how many there are beside those.
+        begun: requests that it has begun to serve since it came, without further ones.
     """
 
     worker: Worker
     requests: list[Request]
     further: int
+    begun: int
 
 
 def read_requests(buf: memoryview, layout: Layout, workers: Iterable[Worker]) -> list[Served]:
@@ -46,15 +48,16 @@ def read_requests(buf: memoryview, layout: Layout, workers: Iterable[Worker]) ->
     return [Served(worker, *_of_worker(buf, layout, worker)) for worker in workers]
 
 
-def _of_worker(buf: memoryview, layout: Layout, worker: Worker) -> tuple[list[Request], int]:
+def _of_worker(buf: memoryview, layout: Layout, worker: Worker) -> tuple[list[Request], int, int]:
     slot = layout.workers + worker.slot * WORKER.itemsize + _SERVING
     if not int.from_bytes(buf[slot : slot + 4], "little"):
-        return [], 0  # there may be no memory behind its entries
+        return [], 0, 0  # there may be no memory behind its entries
     entries = layout.requests + worker.slot * REQUESTS_PER_WORKER * REQUEST.itemsize
-    found = (_read(buf, entries + number * REQUEST.itemsize) for number in range(REQUESTS_PER_WORKER))
-    requests = [Request(worker.pid, *entry) for entry in found if entry is not None]
+    offsets = range(entries, entries + REQUESTS_PER_WORKER * REQUEST.itemsize, REQUEST.itemsize)
+    requests = [Request(worker.pid, *entry) for offset in offsets if (entry := _read(buf, offset)) is not None]
+    begun = sum(_REQUEST.unpack_from(buf, offset)[1] + 1 >> 1 for offset in offsets)
     requests.sort(key=lambda request: request.began)
-    return requests, int.from_bytes(buf[slot + 4 : slot + 8], "little")
+    return requests, int.from_bytes(buf[slot + 4 : slot + 8], "little"), begun
 
 
 def _read(buf: memoryview, offset: int) -> tuple[int, str] | None:

@@ -14,15 +14,32 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask
-from werkzeug.exceptions import HTTPException
+from flask import Flask, redirect, request, url_for
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.wrappers import Response as BaseResponse
 
 from ..registry import stats
-from . import debug, files, history, statistics, targets  # noqa: F401 - importing a module puts its endpoints on the blueprint
-from .blueprint import blueprint
+from . import (  # noqa: F401 - importing a module puts its endpoints on the blueprint
+    debug,
+    files,
+    history,
+    live,
+    statistics,
+    targets,
+)
+from .access import without_data
+from .blueprint import METHODS, blueprint
 from .responses import error_response, keep_to_itself
 
 __all__ = ["blueprint", "create_app"]
+
+
+@without_data
+def lead_to_live() -> BaseResponse:
+    """Answer that what a person looks for is the live page."""
+    if request.method not in ("GET", "HEAD"):
+        raise MethodNotAllowed(("GET", "HEAD"), f"{request.method} is not allowed here, but GET is")
+    return redirect(url_for(f"{blueprint.name}.live"))
 
 
 def create_app(config: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> Flask:
@@ -44,6 +61,7 @@ def create_app(config: str | os.PathLike[str] | Mapping[str, Any] | None = None)
     app.url_map.merge_slashes = False
     app.register_blueprint(blueprint)
     app.add_url_rule("/metrics", endpoint="shmstats.exposition", methods=["GET"])
+    app.add_url_rule("/", "shmstats.index", lead_to_live, methods=METHODS)
     app.register_error_handler(HTTPException, error_response)
     app.after_request(keep_to_itself)
     return app

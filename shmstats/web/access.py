@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _View = TypeVar("_View", bound=Callable[..., Any])
 
 _public_views: set[Callable[..., Any]] = set()
+_views_without_data: set[Callable[..., Any]] = set()
 
 #: What headers are called by which proxies tell of a request that they forward.
 _FORWARDING = frozenset(("VIA", "CDN_LOOP", "MAX_FORWARDS", "X_HOST", "X_PROXYUSER_IP"))
@@ -60,9 +61,21 @@ def public(view: _View) -> _View:
     return view
 
 
+def without_data(view: _View) -> _View:
+    """Mark a view that answers the same to all, with a file of the package: with a token it needs none to be seen.
+
+    A browser sends no token with the address of a page: the page asks for it, and sends it with its own requests.
+    """
+    _views_without_data.add(view)
+    return view
+
+
 def check_access(api: ApiSettings, data: Path) -> None:
     """End the current request if its sender may not use the endpoint: 401 with a token set, else 403."""
-    if api.protect != "all" and current_app.view_functions[request.endpoint or ""] in _public_views:
+    view = current_app.view_functions[request.endpoint or ""]
+    if view in _public_views and api.protect != "all":
+        return
+    if view in _views_without_data and (api.protect != "all" or api.token is not None):
         return
     if api.token is not None:
         _check_token(api.token)

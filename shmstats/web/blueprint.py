@@ -29,7 +29,7 @@ for code in default_exceptions:
     blueprint.register_error_handler(code, error_response)
 blueprint.register_error_handler(HTTPException, error_response)
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 
 
 class BelowConverter(BaseConverter):
@@ -84,14 +84,14 @@ def attached() -> SharedProvider:
     return shared
 
 
-@blueprint.route("/_local<shmstats_below:path>", methods=_METHODS, merge_slashes=False)
-@blueprint.route("/debug<shmstats_below:path>", methods=_METHODS, merge_slashes=False)
+@blueprint.route("/_local<shmstats_below:path>", methods=METHODS, merge_slashes=False)
+@blueprint.route("/debug<shmstats_below:path>", methods=METHODS, merge_slashes=False)
 def nothing_here(path: str) -> Response:
     """Answer that there is no such endpoint, or that it does not have the method."""
     _refuse()
 
 
-@blueprint.route("/stats<shmstats_below:path>", methods=_METHODS, merge_slashes=False)
+@blueprint.route("/stats<shmstats_below:path>", methods=METHODS, merge_slashes=False)
 @public
 def nothing_public_here(path: str) -> Response:
     """Answer the same to everybody."""
@@ -99,7 +99,7 @@ def nothing_public_here(path: str) -> Response:
 
 
 def _refuse() -> NoReturn:
-    allowed = [method for method in _METHODS if method != "OPTIONS" and _is_served(method)]
+    allowed = [method for method in METHODS if method != "OPTIONS" and _is_served(method)]
     if allowed:
         verb = "is" if len(allowed) == 1 else "are"
         raise MethodNotAllowed(allowed, f"{request.method} is not allowed here, but {', '.join(allowed)} {verb}")

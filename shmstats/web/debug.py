@@ -8,13 +8,12 @@ process, and what stands in the block, is there for a worker that does not answe
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 from flask import Response, abort, request
 
-from ..attachment.peers import ask_all, socket_path
-from ..block import Block, Worker
+from ..block import Worker
+from ..debug.asking import ask_workers, stacks_document
 from ..debug.processes import memory, pool_figures, process_memory
 from ..debug.requests import requests_document, serving
 from ..debug.stacks import grouped, stacks
@@ -27,15 +26,29 @@ from .responses import json_response
 def goroutines() -> Response:
     """Answer what every thread, asyncio task and greenlet of every worker does, grouped by equal stacks."""
     block = attached().attach()
-    answers = _ask(block, block.reader.workers.live(), "stacks", stacks)
+    answers = ask_workers(block.name, block.reader.workers.live(), "stacks", stacks, os.getpid())
     return json_response(grouped({worker.pid: answer for worker, answer in answers}))
+
+
+@blueprint.get("/debug/stacks")
+def folded_stacks() -> Response:
+    """Answer what each worker does, or the one of ``pid``, for people: its requests, and its stacks folded."""
+    mark_unseen()
+    block = attached().attach()
+    wanted = request.args.get("pid")
+    workers = [worker for worker in block.reader.workers.live() if wanted in (None, str(worker.pid))]
+    if not workers:
+        abort(404, f"there is no worker {wanted!r:.80}")
+    own = stacks if os.getpid() in {worker.pid for worker in workers} else None
+    answers = ask_workers(block.name, workers, "stacks", own, os.getpid())
+    return json_response(stacks_document(answers, serving(block.reader, workers)))
 
 
 @blueprint.get("/debug/pool/bytes")
 def pool_bytes() -> Response:
     """Answer how much of the block is in use, and how much memory each worker uses."""
     block = attached().attach()
-    answers = _ask(block, block.reader.workers.live(), "memory", memory)
+    answers = ask_workers(block.name, block.reader.workers.live(), "memory", memory, os.getpid())
     document = {
         "block": pool_figures(block.reader),
         "workers": [_worker_figures(worker, answer) for worker, answer in answers],
@@ -65,18 +78,3 @@ def _worker_figures(worker: Worker, answer: dict[str, Any] | None) -> dict[str, 
         "buffered_operations": worker.held,
         **(answer or {"allocator": None, "gc": None}),
     }
-
-
-def _ask(block: Block, workers: list[Worker], question: str, own: Callable[[], Any]) -> list[tuple[Worker, Any | None]]:
-    """Return what each worker answers, without those that ended meanwhile.
-
-    Args:
-        block: that they count into.
-        workers: to ask.
-        question: that they are asked.
-        own: gives the answer of this process, which must not wait for itself.
-    """
-    others = [worker for worker in workers if worker.pid != os.getpid()]
-    paths = {worker.pid: socket_path(block.name, worker.slot) for worker in others}
-    answers = {**ask_all(paths, question), os.getpid(): own()}
-    return [(worker, answers[worker.pid]) for worker in workers if answers[worker.pid] is not None or worker.lives]

@@ -35,5 +35,6 @@ def error_response(error: HTTPException) -> Response:
 
 def keep_to_itself(response: Response) -> Response:
     """Have browsers neither guess the type of an answer, nor run, frame, embed or keep it."""
-    response.headers.update(_HEADERS)
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
     return response

@@ -14,7 +14,7 @@ import pytest
 from flask.testing import FlaskClient
 from helpers import BOUND, Child, PythonRunner, process_state, segment_file, wait_until
 
-from shmstats.web import debug
+from shmstats.debug import asking
 
 WORKER = """
 import json, sys, threading
@@ -39,7 +39,7 @@ ENDPOINTS = ("/debug/goroutines", "/debug/threads", "/debug/pool/bytes")
 @pytest.fixture
 def work(tmp_path: Path, data: Path) -> Iterator[Callable[..., Child]]:
     """Start another process that counts into the block, until it is told a line."""
-    runner = PythonRunner(tmp_path, Path(debug.__file__).parents[2])
+    runner = PythonRunner(tmp_path, Path(asking.__file__).parents[2])
 
     def work(**stats: Any) -> Child:
         settings = {"capacity": 256, "max_workers": 2, **stats}
@@ -121,13 +121,13 @@ def test_a_worker_that_ends_while_it_is_asked_is_not_listed(
 ) -> None:
     worker = work()
     client = serve()
-    ask_all = debug.ask_all
+    ask_all = asking.ask_all
 
     def ask_late(paths: dict[int, str], question: str) -> dict[int, Any]:
         worker.kill()
         return ask_all(paths, question, 0.1)
 
-    monkeypatch.setattr(debug, "ask_all", ask_late)
+    monkeypatch.setattr(asking, "ask_all", ask_late)
     told = answer(client, "/debug/goroutines")
     assert {pid for entry in told for pid in entry["pids"]} == {os.getpid()}
 

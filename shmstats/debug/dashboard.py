@@ -1,0 +1,186 @@
+"""Totals that the live page and ``shmstats top`` make their figures of: requests, routes, workers, metrics.
+
+All are totals since the start, so that whoever looks makes rates of two of them, at the pace that he likes; nothing is
+kept here but what follows from the names of the series.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..block import BlockReader, Worker
+from ..history.overview import Overview
+from ..history.system import ProcessUse, uses_of
+from ..reading.requests import Served
+from ..series import Distribution, Kind, Name, Snapshot, Value, series_text
+from .requests import serving
+
+#: Rows of one table of metrics or routes.
+MAX_ROWS = 100
+
+#: Categories of the integrations and of the library: an application's own come before them.
+_NOT_OWN = ("requests", "http", "gunicorn", "shmstats", "system")
+
+_REQUESTS, _DURATION = "http_requests", "http_request_duration"
+
+
+class Dashboard:
+    """Makes the document of what there is at a moment."""
+
+    def __init__(self) -> None:
+        self._overview = Overview()
+        self._names: Sequence[Name] | None = None
+        self._order: list[int] = []
+        self._texts: list[str] = []
+        self._shown: list[tuple[str, str]] = []
+        self._backlog: int | None = None
+        self._bounds: dict[tuple[float, ...], int] = {}
+        self._routes: dict[tuple[str, str], tuple[list[tuple[int, bool]], list[int]]] = {}
+
+    def document(self, reader: BlockReader, snapshot: Snapshot, search: str = "") -> dict[str, Any]:
+        """Return the totals.
+
+        Args:
+            reader: of the block.
+            snapshot: of its statistics.
+            search: text in any case that the metrics shown have in ``category.series``.
+
+        Returns:
+            ``started`` (seconds since 1970), ``requests`` (None where no integration counts any), ``routes``,
+            ``workers``, ``backlog`` (connections that wait; None where nobody tells) and ``metrics``. A distribution
+            has as ``bounds`` an index into the list ``bounds``.
+        """
+        self._follow(snapshot.names)
+        values = snapshot.values
+        return {
+            "started": round(time.time() - reader.uptime),
+            "requests": self._requests_of(values),
+            "routes": self._routes_of(snapshot),
+            "workers": list(worker_figures(serving(reader, reader.workers.live()))),
+            "backlog": None if self._backlog is None else values[self._backlog],
+            "metrics": self._metrics(snapshot, search.casefold()),
+            "bounds": list(self._bounds),
+        }
+
+    def _follow(self, names: Sequence[Name]) -> None:
+        """Derive from the names what is kept as long as they stay."""
+        if names is self._names:
+            return
+        self._names = names
+        self._overview.follow(names)
+        self._shown = [(name.category, series_text(name)) for name in names]
+        self._texts = [f"{category}.{series}".casefold() for category, series in self._shown]
+        order = {category: number for number, category in enumerate(_NOT_OWN, 1)}
+        self._order = sorted(range(len(names)), key=lambda i: (order.get(names[i].category, 0), self._shown[i]))
+        self._bounds = {}
+        self._backlog = next((i for i, name in enumerate(names) if name.metric == "gunicorn_backlog"), None)
+        self._routes = {}
+        for i, name in enumerate(names):
+            if name.metric in (_REQUESTS, _DURATION):
+                labels = dict(name.labels)
+                counters, times = self._routes.setdefault((labels.get("method", ""), labels.get("route", "")), ([], []))
+                if name.metric == _DURATION:
+                    times.append(i)
+                else:
+                    counters.append((i, labels.get("status", "") >= "500"))
+
+    def _requests_of(self, values: Sequence[Value]) -> dict[str, Any] | None:
+        overview = dict(zip(self._overview.names, self._overview.values(values), strict=True))
+        if not overview:
+            return None
+        responses = {
+            name.labels[0][1]: value for name, value in overview.items() if name.metric == "responses" and value
+        }
+        times = next(
+            ((name, value) for name, value in overview.items() if isinstance(value, Distribution)), (None, None)
+        )
+        return {"source": self._overview.requests, "responses": responses, "time": self._distribution(*times)}
+
+    def _routes_of(self, snapshot: Snapshot) -> list[dict[str, Any]]:
+        routes: list[dict[str, Any]] = []
+        names, values = snapshot.names, snapshot.values
+        for (method, route), (counters, times) in self._routes.items():
+            counts = [(int(values[i]), failed) for i, failed in counters if isinstance(values[i], int)]  # type: ignore[arg-type]
+            routes.append(
+                {
+                    "method": method,
+                    "route": route,
+                    "count": sum(count for count, _ in counts),
+                    "errors": sum(count for count, failed in counts if failed),
+                    "time": self._distribution(names[times[0]], values[times[0]]) if times else None,
+                }
+            )
+        return sorted(routes, key=_count, reverse=True)[:MAX_ROWS]
+
+    def _distribution(self, name: Name | None, value: Value | None) -> dict[str, Any] | None:
+        if name is None or not isinstance(value, Distribution):
+            return None
+        bounds = self._bounds.setdefault(name.bounds, len(self._bounds))
+        return {"bounds": bounds, "sum": round(value.sum, 3), "max": value.max, "buckets": value.buckets}
+
+    def _metrics(self, snapshot: Snapshot, search: str) -> dict[str, Any]:
+        texts = self._texts
+        found = [i for i in self._order if search in texts[i]] if search else self._order
+        rows = [_metric(snapshot.names[i], *self._shown[i], snapshot.values[i]) for i in found[:MAX_ROWS]]
+        return {"total": len(texts), "found": len(found), "rows": rows}
+
+
+def worker_figures(served: Iterable[Served]) -> Iterable[dict[str, Any]]:
+    """Give figures of each process that the system still has, without what it serves in detail.
+
+    ``pid``, ``state`` (a word), ``role`` (``master`` of one that others are children of, else ``worker``),
+    ``attached`` (seconds since 1970), ``begun`` (requests), ``serving`` (how many now), ``oldest`` (seconds since 1970
+    of the first of these), ``cpu`` (seconds) and ``memory`` (bytes).
+    """
+    served = list(served)
+    uses = dict(uses_of(each.worker.pid for each in served))
+    parents = {use.parent for use in uses.values()}
+    for each in served:
+        use = uses.get(each.worker.pid)
+        if use is None:
+            continue
+        yield {
+            "pid": each.worker.pid,
+            "state": _state(use, each),
+            "role": "master" if each.worker.pid in parents and not each.begun else "worker",
+            "attached": round(time.time() - _age(each.worker)),
+            "begun": each.begun,
+            "serving": len(each.requests) + each.further,
+            "oldest": round(each.requests[0].began / 1e9, 1) if each.requests else None,
+            "cpu": round(use.cpu, 2),
+            "memory": use.resident,
+        }
+
+
+def _age(worker: Worker) -> float:
+    return (time.monotonic_ns() - worker.attached) / 1e9
+
+
+def _state(use: ProcessUse, served: Served) -> str:
+    """Return what a process does, in a word."""
+    if use.state in "Tt":
+        return "stopped"
+    if use.state == "Z":
+        return "ended"
+    if served.requests or served.further:
+        return "waits for disk" if use.state == "D" else "busy"
+    return "idle"
+
+
+def _count(route: dict[str, Any]) -> int:
+    count: int = route["count"]
+    return count
+
+
+def _metric(name: Name, category: str, series: str, value: Value) -> list[Any]:
+    """Return a row: category, series, kind, unit, value; of a histogram count and sum are the value."""
+    shown: Any
+    if isinstance(value, Distribution):
+        shown = [value.count, round(value.sum, 6)]
+    else:
+        shown = value if math.isfinite(value) else None
+    kind = Kind.GAUGE if name.kind is Kind.COUNTER and not name.monotonic else name.kind
+    return [category, series, kind.name.lower(), name.unit, shown]

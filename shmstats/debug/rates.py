@@ -1,0 +1,74 @@
+"""Figures of the time between two documents of `shmstats.debug.dashboard`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..history.past import percentile
+
+
+class RequestFigures(NamedTuple):
+    """What there was of requests in a time; times in ms, None where there was none.
+
+    Attributes:
+        rate: a second.
+        errors: share of responses of class 5xx.
+        p50: of the time that they took.
+        p99: likewise.
+        time: that all of them took together, in ms.
+    """
+
+    rate: float
+    errors: float
+    p50: float | None
+    p99: float | None
+    time: float
+
+
+def request_figures(now: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: float) -> RequestFigures | None:
+    """Return the figures of all requests between two documents; None where there is no earlier one, or no request."""
+    requests = now["requests"]
+    if requests is None or before is None:
+        return None
+    earlier = before["requests"] or {"responses": {}, "time": None}
+    added = {name: _added(count, earlier["responses"].get(name, 0)) for name, count in requests["responses"].items()}
+    return _figures(sum(added.values()), added.get("5xx", 0), requests, earlier, now["bounds"], seconds)
+
+
+def route_figures(
+    now: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: float
+) -> list[tuple[dict[str, Any], RequestFigures]]:
+    """Return the routes of a document with their figures, those that took most time first."""
+    known = {(each["method"], each["route"]): each for each in (before["routes"] if before else ())}
+    found = []
+    for route in now["routes"]:
+        nothing = {"count": 0, "errors": 0, "time": None}
+        earlier = known.get((route["method"], route["route"]), nothing) if before else route
+        count, errors = _added(route["count"], earlier["count"]), _added(route["errors"], earlier["errors"])
+        found.append((route, _figures(count, errors, route, earlier, now["bounds"], seconds)))
+    return sorted(found, key=lambda each: (-each[1].time, -each[0]["count"]))
+
+
+def _figures(
+    count: int, errors: int, now: Mapping[str, Any], before: Mapping[str, Any], bounds: Sequence[Any], seconds: float
+) -> RequestFigures:
+    rate, share = count / seconds, errors / count if count else 0.0
+    if now["time"] is None:
+        return RequestFigures(rate, share, None, None, 0.0)
+    buckets = np.array(now["time"]["buckets"], np.float64)
+    earlier = before["time"]
+    if earlier is not None and len(earlier["buckets"]) == len(buckets):
+        buckets = np.maximum(buckets - np.array(earlier["buckets"], np.float64), 0)
+    took = _added(now["time"]["sum"], earlier["sum"] if earlier else 0.0)
+    if not buckets.any():
+        return RequestFigures(rate, share, None, None, took)
+    p50, p99 = (float(percentile(each, buckets[None, :], bounds[now["time"]["bounds"]])[0]) for each in (0.5, 0.99))
+    return RequestFigures(rate, share, p50, p99, took)
+
+
+def _added(now: Any, before: Any) -> Any:
+    """Return what was added to a counter; one that is smaller than before was set to 0 in between."""
+    return now - before if now >= before else now

@@ -1,0 +1,218 @@
+"""``shmstats top``: what the live page shows, in a terminal, without a web application that answers.
+
+It reads the block without attaching, so it is right while every worker is stuck. The screen is curses' of the standard
+library: it is there wherever Python is, reads keys, and an extra dependency would be missing at the very moment when
+somebody is called to a machine that misbehaves.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shmstats.block import BlockError, read_only, segment_name
+from shmstats.debug.asking import ask_workers, stacks_document
+from shmstats.debug.dashboard import Dashboard
+from shmstats.debug.requests import requests_document, serving
+from shmstats.export.printable import printable
+from shmstats.terminal.command import CONTEXT, Command, NotThereError, reading_options, settings_of, write_to_stdout
+from shmstats.terminal.panes import Line, Look, head, metrics_pane, routes_pane, stacks_pane, workers_pane
+
+_PANES: dict[str, Callable[[Look, Look | None, int], list[Line]]] = {
+    "workers": workers_pane,
+    "routes": routes_pane,
+    "metrics": metrics_pane,
+}
+_KEYS = "w workers  r routes  m metrics  s stacks  p pause  q quit"
+
+#: Seconds that figures are of, at least, once it has run so long.
+_WINDOW = 5.0
+
+_ONCE_WIDTH = 80
+
+
+class Looker:
+    """Reads a block again and again.
+
+    Args:
+        data: the data directory.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._looks: deque[Look] = deque(maxlen=64)
+
+    def look(self) -> tuple[Look, Look | None]:
+        """Return what there is now, and an earlier look to compare it with.
+
+        Raises:
+            NotThereError: there is no live block.
+            BlockError: there is one that must not be used.
+        """
+        try:
+            with read_only(self._data) as reader:
+                document = Dashboard().document(reader, reader.read())
+                requests = requests_document(serving(reader, reader.workers.live()))
+        except FileNotFoundError:
+            raise NotThereError(
+                f"there is no live block for the data directory {self._data}: no application counts at the moment"
+            ) from None
+        now = Look(time.monotonic(), document, requests)
+        before = next((each for each in reversed(self._looks) if now.at - each.at >= _WINDOW), None)
+        earlier = before or (self._looks[0] if self._looks else None)
+        self._looks.append(now)
+        return now, earlier
+
+    def stacks(self) -> list[dict[str, Any]]:
+        """Return what the threads of each worker do.
+
+        Raises:
+            NotThereError: there is no live block.
+        """
+        return read_stacks(self._data)
+
+
+def read_stacks(data: Path, pid: int | None = None) -> list[dict[str, Any]]:
+    """Return what the threads of each worker do, or of the one with a pid.
+
+    Raises:
+        NotThereError: there is no live block, or no such worker.
+    """
+    try:
+        with read_only(data) as reader:
+            workers = [worker for worker in reader.workers.live() if pid in (None, worker.pid)]
+            served = serving(reader, workers)
+            everyone = [worker.pid for worker in reader.workers.live()]
+    except FileNotFoundError:
+        raise NotThereError(f"there is no live block for the data directory {data}") from None
+    if pid is not None and not workers:
+        known = ", ".join(map(str, everyone)) or "none"
+        raise NotThereError(f"no process {pid} counts into the block of {data}; there are: {known}")
+    return stacks_document(ask_workers(segment_name(data), workers, "stacks"), served)
+
+
+@click.command(cls=Command, context_settings=CONTEXT)
+@reading_options
+@click.option("--once", is_flag=True, help="Write it once, of one second, and end.")
+@click.option("--pane", type=click.Choice([*_PANES, "stacks"]), default="workers", show_default=True)
+def top(config: str | None, data: str | None, once: bool, pane: str) -> None:
+    """Show requests, workers and what each of them serves, routes, metrics and stacks.
+
+    Keys: w, r, m, s choose what is shown, p pauses, q ends.
+    """
+    directory = settings_of(config, data).path.data
+    looker = Looker(directory)
+    if once or not os.isatty(1):
+        _write_once(looker, directory, pane)
+    else:
+        _Screen(looker, str(directory), pane).run()
+
+
+@click.command(cls=Command, context_settings=CONTEXT)
+@reading_options
+@click.argument("pid", type=click.IntRange(min=1), required=False)
+def stacks(config: str | None, data: str | None, pid: int | None) -> None:
+    """Show what the threads of every worker do, or of the one with PID: the application's frames first."""
+    found = read_stacks(settings_of(config, data).path.data, pid)
+    _write([text for text, _ in stacks_pane(found, 10_000)])
+
+
+def _write_once(looker: Looker, directory: Path, pane: str) -> None:
+    looker.look()
+    time.sleep(1.0)
+    now, before = looker.look()
+    lines = head(str(directory), now, before, _ONCE_WIDTH)
+    lines += stacks_pane(looker.stacks(), _ONCE_WIDTH) if pane == "stacks" else _PANES[pane](now, before, _ONCE_WIDTH)
+    _write([text for text, _ in lines])
+
+
+def _write(lines: list[str]) -> None:
+    write_to_stdout("".join(f"{printable(line)}\n" for line in lines).encode(errors="replace"))
+
+
+class _Screen:
+    """The screen of ``shmstats top``.
+
+    Args:
+        looker: reads the block.
+        title: what it is about.
+        pane: that is shown first.
+    """
+
+    def __init__(self, looker: Looker, title: str, pane: str) -> None:
+        self._looker = looker
+        self._title = title
+        self._pane = pane
+        self._paused = False
+        self._body: list[Line] = []
+        self._head: list[Line] = []
+
+    def run(self) -> None:
+        """Show it until it is ended by a key or a signal."""
+        import curses
+
+        self._looker.look()
+        try:
+            curses.wrapper(self._work)
+        except KeyboardInterrupt:
+            return
+
+    def _work(self, window: Any) -> None:
+        import curses
+
+        self._marks = {"": curses.A_NORMAL, "head": curses.A_BOLD, "bad": curses.A_BOLD | curses.A_REVERSE}
+        if "NO_COLOR" not in os.environ and curses.has_colors():
+            curses.use_default_colors()
+            curses.init_pair(1, curses.COLOR_RED, -1)
+            self._marks["bad"] = curses.A_BOLD | curses.color_pair(1)
+        with suppress(curses.error):  # a terminal that cannot hide it
+            curses.curs_set(0)
+        window.timeout(1000)
+        while True:
+            self._refresh(window)
+            key = window.getch()
+            if key in (ord("q"), 27):
+                return
+            if self._obey(key):
+                window.clear()  # whoever reads aloud, or records, gets the new pane as a whole
+
+    def _obey(self, key: int) -> bool:
+        """Do what a key asks for; tell whether another pane is to be shown."""
+        chosen = {ord(name[0]): name for name in (*_PANES, "stacks")}.get(key)
+        if chosen is not None:
+            self._pane, self._head = chosen, []
+        elif key == ord("p"):
+            self._paused = not self._paused
+        return chosen is not None
+
+    def _refresh(self, window: Any) -> None:
+        height, width = window.getmaxyx()
+        if not self._paused or not self._head:
+            self._take(width)
+        window.erase()
+        foot = f"{_KEYS}{'  (paused)' if self._paused else ''}"
+        lines = [*self._head, *self._body][: height - 1]
+        for number, (text, mark) in enumerate([*lines, ("", "")][: height - 1]):
+            window.addnstr(number, 0, printable(text), width - 1, self._marks[mark])
+        window.addnstr(height - 1, 0, foot, width - 1, self._marks["head"])
+        window.refresh()
+
+    def _take(self, width: int) -> None:
+        """Take what is to be shown; where there is nothing at the moment, say so and go on."""
+        try:
+            now, before = self._looker.look()
+            self._head = head(self._title, now, before, width)
+            if self._pane == "stacks":
+                self._body = stacks_pane(self._looker.stacks(), width)
+            else:
+                self._body = _PANES[self._pane](now, before, width)
+        except (BlockError, NotThereError) as error:
+            self._head = [(f"shmstats  {self._title}", "head"), ("", "")]
+            self._body = [(str(error), "bad")]
