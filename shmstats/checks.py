@@ -17,6 +17,7 @@ from datetime import datetime
 from .attachment.own_metrics import OWN
 from .block.names import DEFAULT_BOUNDS, MAX_BOUNDS, MAX_TEXT_BYTES, check_text
 from .core import Series
+from .hashing import blake2b
 from .layout import INT64_MAX, INT64_MIN
 from .series import Declaration, Kind, Labels, Mode
 
@@ -49,7 +50,7 @@ def check_category(category: str) -> str:
 
 
 def check_choice(
-    category: str, metric: str | None, labels: Mapping[str, str] | None
+    category: str, metric: str | None, labels: Mapping[str, object] | None
 ) -> tuple[str, str | None, Labels | None]:
     """Check what chooses series: a category, or one of its metrics, or one of its label sets.
 
@@ -188,19 +189,24 @@ def check_labels(labels: object) -> Labels:
         labels: a mapping of label name to label value; None for no labels.
 
     Returns:
-        Its pairs, sorted by name.
+        Its pairs, sorted by name; the values as `label_value` makes them.
 
     Raises:
-        TypeError: it is no mapping, or a name or value is not a str.
-        ValueError: a name or value is not allowed.
+        TypeError: it is no mapping, or a name is not a str.
+        ValueError: a name is not allowed.
     """
+    return tuple(sorted(check_label_pairs(labels)))
+
+
+def check_label_pairs(labels: object) -> Labels:
+    """Do as `check_labels`, but leave the pairs in the order in which they are given."""
     if labels is None:
         return ()
     if not isinstance(labels, Mapping):
         raise TypeError(
             f"labels must be a mapping of label name to value, not {type(labels).__name__} ({labels!r:.80})"
         )
-    return tuple(sorted((_check_name("labels", name), check_value(name, value)) for name, value in labels.items()))
+    return tuple((_check_name("labels", name), label_value(value)) for name, value in labels.items())
 
 
 def _check_name(what: str, name: object) -> str:
@@ -219,27 +225,27 @@ def _check_name(what: str, name: object) -> str:
     return name
 
 
-def check_value(name: str, value: object) -> str:
-    """Check the value of a label.
+def label_value(value: object) -> str:
+    """Return a label value as it is counted: as text, for counting must not fail because of what a client sent.
 
-    Raises:
-        TypeError: it is no str.
-        ValueError: it is not allowed.
+    A NUL character and a lone surrogate become a question mark, the end of a text of more than 255 bytes a digest.
     """
-    if not isinstance(value, str):
-        raise TypeError(f"the value of label {name!r} must be a str, not {type(value).__name__} ({value!r:.80})")
-    value = str.__str__(value)
-    if "\0" in value:
-        raise ValueError(f"the value of label {name!r} must not contain a NUL character: {value!r:.80}")
+    text = str.__str__(value) if isinstance(value, str) else _as_text(value)
+    if len(text) <= MAX_TEXT_BYTES and text.isascii() and "\0" not in text:
+        return text
+    content = text.encode("utf-8", "replace").replace(b"\0", b"?")
+    if len(content) > MAX_TEXT_BYTES:
+        digest = blake2b(content, digest_size=8).hexdigest()
+        start = content[: MAX_TEXT_BYTES - len(digest) - 3].decode(errors="ignore")
+        content = f"{start}...{digest}".encode()
+    return content.decode()
+
+
+def _as_text(value: object) -> str:
     try:
-        size = len(value.encode())
-    except UnicodeEncodeError:
-        raise ValueError(f"the value of label {name!r} must not contain a lone surrogate: {value!a:.80}") from None
-    if size > MAX_TEXT_BYTES:
-        raise ValueError(
-            f"the value of label {name!r} must be at most {MAX_TEXT_BYTES} bytes of UTF-8, not {size}: {value!r:.80}…"
-        )
-    return value
+        return str.__str__(str(value))
+    except Exception:
+        return f"<{type(value).__name__}>"
 
 
 def make_declaration(

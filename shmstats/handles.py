@@ -5,70 +5,64 @@ A series of a metric with labels is told from the others by its label set: a val
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .block import DeclarationError
 from .block.declarations import Definition
 from .block.names import OVERFLOW, check_text
-from .checks import check_category, check_label_names, check_labels, check_value
-from .core import Recorder, Series
-from .series import Labels
-
-#: Handles that a metric, and label sets that a registry keeps; where there are more, all are dropped and made again.
-_KEPT = 10_000
+from .checks import check_category, check_label_names, check_label_pairs, label_value
+from .core import Children, Counter, Gauge, Histogram, Recorder, Series
+from .timer import Timer
 
 _Handle = TypeVar("_Handle", bound=Series)
 
 
-class Labelled(Generic[_Handle]):
+class Labelled(Children, Generic[_Handle]):
     """A metric with labels: gives the handle of each label set.
 
     Get one by ``stats.counter``, ``stats.gauge``, ``stats.histogram`` or ``stats.timing`` with ``labelnames``.
 
-    Attributes:
+    Args:
+        keeper: the registry.
+        kind: of the handles.
         category: of the metric.
         metric: of the category.
         labelnames: in the order in which `labels` takes values.
     """
 
     def __init__(
-        self,
-        category: str,
-        metric: str,
-        labelnames: tuple[str, ...],
-        make: Callable[[Labels], _Handle],
-        remove: Callable[[Labels | None], int],
+        self, keeper: HandleKeeper, kind: type[_Handle], category: str, metric: str, labelnames: tuple[str, ...]
     ) -> None:
         self.category = category
         self.metric = metric
         self.labelnames = labelnames
-        self._make = make
-        self._remove = remove
-        self._handles: dict[tuple[str, ...], _Handle] = {}
+        self._keeper = keeper
+        self._kind = kind
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.category!r} {self.metric!r} {self.labelnames!r}>"
 
-    def labels(self, /, *values: str, **named: str) -> _Handle:
-        """Return the handle of one label set; the same one the next time.
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = self._keeper, self._kind.__name__, self.category, self.metric, None, self.labelnames
+        return remade_handle, arguments
 
-        Args:
-            values: a value for each of `labelnames`, in that order.
-            named: or the values by label name.
+    if TYPE_CHECKING:  # what the base class does where the handle is kept
 
-        Raises:
-            TypeError: a value is not a str, or there are values of both kinds.
-            ValueError: a name is wrong or missing, the number of values is wrong, or a value is not allowed.
-        """
-        if named:
-            values = self._in_order(values, named)
-        try:
-            return self._handles[values]
-        except (KeyError, TypeError):
-            return self._new_handle(values)
+        def labels(self, /, *values: object, **named: object) -> _Handle:
+            """Return the handle of one label set; the same one the next time.
 
-    def remove(self, /, *values: str, **named: str) -> int:
+            Args:
+                values: a value for each of `labelnames`, in that order; what is no str is turned into one.
+                named: or the values by label name.
+
+            Raises:
+                TypeError: there are values of both kinds.
+                ValueError: a name is wrong or missing, or the number of values is wrong.
+            """
+
+    def remove(self, /, *values: object, **named: object) -> int:
         """Remove one label set, for all workers; returns whether it was there (1 or 0).
 
         Args:
@@ -79,36 +73,37 @@ class Labelled(Generic[_Handle]):
             TypeError: as `labels` does.
             ValueError: as `labels` does.
         """
-        if named:
-            values = self._in_order(values, named)
-        pairs = self._pairs(values)
-        self._handles.pop(values, None)
-        return self._remove(pairs)
+        texts = self._texts(values, named)
+        self._drop_child(texts)
+        return self._keeper.remove(self.category, self.metric, labels=dict(zip(self.labelnames, texts, strict=True)))
 
     def clear(self) -> int:
         """Remove all label sets, for all workers; returns how many there were."""
-        self._handles.clear()
-        return self._remove(None)
+        self._drop_child()
+        return self._keeper.remove(self.category, self.metric)
 
-    def _new_handle(self, values: tuple[str, ...]) -> _Handle:
-        handle = self._make(self._pairs(values))
-        if OVERFLOW not in values:
-            if len(self._handles) >= _KEPT:
-                self._handles.clear()
-            handle = self._handles.setdefault(values, handle)
-        return handle
+    def _labels(self, /, *values: object, **named: object) -> _Handle:
+        texts = self._texts(values, named)
+        handle = self._find_child(texts)
+        if handle is None:
+            pairs = tuple(sorted(zip(self.labelnames, texts, strict=True)))
+            handle = self._kind(self._keeper, self.category, self.metric, pairs)
+            if OVERFLOW not in texts:
+                self._keep_child(texts, handle)
+        return handle  # type: ignore[return-value]
 
-    def _pairs(self, values: tuple[str, ...]) -> Labels:
+    def _texts(self, values: tuple[object, ...], named: Mapping[str, object]) -> tuple[str, ...]:
+        """Return the label values as they are counted, in the order of the label names."""
+        if named:
+            values = self._in_order(values, named)
         if len(values) != len(self.labelnames):
             raise ValueError(
                 f"metric {self.metric!r} of category {self.category!r} takes {len(self.labelnames)} label values"
                 f" ({', '.join(self.labelnames)}), not {len(values)}: {values!r:.80}"
             )
-        return tuple(
-            sorted((name, check_value(name, value)) for name, value in zip(self.labelnames, values, strict=True))
-        )
+        return tuple(map(label_value, values))
 
-    def _in_order(self, values: tuple[str, ...], named: Mapping[str, str]) -> tuple[str, ...]:
+    def _in_order(self, values: tuple[object, ...], named: Mapping[str, object]) -> tuple[object, ...]:
         if values:
             raise TypeError("label values are given by position or by name, not both")
         if len(named) != len(self.labelnames) or any(name not in named for name in self.labelnames):
@@ -125,9 +120,9 @@ class HandleKeeper(Recorder):
     def __init__(self) -> None:
         super().__init__()
         self._declared: dict[tuple[str, str], Definition] = {}
-        self._sets: dict[tuple[Any, ...], Series] = {}
+        self._use_timers(Timer)
 
-    def remove(self, category: str, metric: str | None = None, *, labels: Mapping[str, str] | None = None) -> int:
+    def remove(self, category: str, metric: str | None = None, *, labels: Mapping[str, object] | None = None) -> int:
         """Remove series, for all workers; returns how many."""
         raise NotImplementedError
 
@@ -136,7 +131,7 @@ class HandleKeeper(Recorder):
         category: str,
         metric: str,
         kind: type[_Handle],
-        labels: Mapping[str, str] | None,
+        labels: Mapping[str, object] | None,
         labelnames: Iterable[str] | None,
     ) -> _Handle | Labelled[_Handle]:
         """Return the handle of a series, or of a metric with labels."""
@@ -153,16 +148,10 @@ class HandleKeeper(Recorder):
                 f"metric {metric!r} of category {category!r} is declared with the label names"
                 f" {declared.labelnames}, not {names}"
             )
-        return Labelled(
-            category,
-            metric,
-            names,
-            lambda pairs: kind(self, category, metric, pairs),
-            lambda pairs: self.remove(category, metric, labels=None if pairs is None else dict(pairs)),
-        )
+        return Labelled(self, kind, category, metric, names)
 
     def _made(
-        self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, str] | None = None
+        self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, object] | None = None
     ) -> _Handle:
         """Return the handle of a name, of the type asked for: the kept one or a new one."""
         if labels is not None:
@@ -174,30 +163,36 @@ class HandleKeeper(Recorder):
         series = self._handle(category, metric)
         return series if isinstance(series, kind) else kind(self, category, metric)
 
-    def _made_of_set(self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, str]) -> _Handle:
+    def _made_of_set(self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, object]) -> _Handle:
         """Return the handle of a label set: the kept one or a new one."""
-        kept = self._kept_of_set(category, metric, kind, labels)
-        if kept is not None:
-            return kept
-        pairs = check_labels(labels)
-        series = kind(self, check_category(category), check_text("metric", metric), pairs)
-        if len(self._sets) >= _KEPT:
-            self._sets.clear()
-        items = tuple((str.__str__(name), str.__str__(value)) for name, value in labels.items())
-        self._sets[series.category, series.metric, kind, *items] = series
-        return series
-
-    def _kept_of_set(
-        self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, str]
-    ) -> _Handle | None:
-        """Return the handle of a label set that was kept; None where there is none, or an argument is wrong."""
-        try:
-            kept = self._sets.get((category, metric, kind, *labels.items()))
-        except (AttributeError, TypeError):
-            return None
-        return kept if isinstance(kept, kind) else None
+        category, metric, pairs = check_category(category), check_text("metric", metric), check_label_pairs(labels)
+        texts = (category, metric, *itertools.chain.from_iterable(pairs))
+        series = self._find_set(kind, texts)
+        if series is None:
+            series = kind(self, category, metric, tuple(sorted(pairs)))
+            if OVERFLOW not in texts:
+                self._keep_set(texts, series)
+        return series  # type: ignore[return-value]
 
     def _keep_bound(self, series: Series) -> None:
         """Keep a handle for the next time, unless it leads nowhere: those could be without number."""
         if series._bound and not series.labels and self._handle(series.category, series.metric) is not series:
             self._keep(series)
+
+    def _reduce_handle(self, series: Series) -> tuple[Any, ...]:
+        """Return how a handle of this registry is pickled."""
+        labels = dict(series.labels) or None
+        return remade_handle, (self, type(series).__name__, series.category, series.metric, labels, None)
+
+
+def remade_handle(
+    keeper: HandleKeeper,
+    kind: str,
+    category: str,
+    metric: str,
+    labels: Mapping[str, object] | None,
+    labelnames: tuple[str, ...] | None,
+) -> Series | Labelled[Any]:
+    """Return a handle that was pickled, as it is in this process: of its registry, bound on first use."""
+    kinds: dict[str, type[Series]] = {each.__name__: each for each in (Counter, Gauge, Histogram, Series)}
+    return keeper._handle_of(category, metric, kinds[kind], labels, labelnames)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .checks import check_duration, check_handle, check_integer, check_no_names, check_number
+from .block.names import check_text
+from .checks import check_duration, check_handle, check_integer, check_labels, check_no_names, check_number
 from .configured import Configured, delivered
 from .core import Counter, Gauge, Histogram, Series
 from .handles import Labelled
 from .series import Value
 from .sinks.fanout import FanOut
+from .timer import Timer
 
 #: Stands for a value that was not given.
 _MISSING: Any = object()
@@ -23,35 +25,30 @@ _MISSING: Any = object()
 class Misses(Configured):
     """The misses of the quick path."""
 
-    def _incr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None) -> None:
-        kept = None if labels is None else self._kept_of_set(category, metric, Counter, labels)
-        if kept is not None:
-            kept.incr(n)
-        else:
-            self._count(1, category, metric, n, labels)
+    def _incr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, object] | None = None) -> None:
+        self._count(1, category, metric, n, labels)
 
-    def _decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None) -> None:
-        kept = None if labels is None else self._kept_of_set(category, metric, Counter, labels)
-        if kept is not None:
-            kept.decr(n)
-        else:
-            self._count(-1, category, metric, n, labels)
+    def _decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, object] | None = None) -> None:
+        self._count(-1, category, metric, n, labels)
 
-    def _count(self, sign: int, category: str, metric: str, n: int, labels: Mapping[str, str] | None) -> None:
+    def _count(self, sign: int, category: str, metric: str, n: int, labels: Mapping[str, object] | None) -> None:
         n = check_integer("n", n)
         series = self._made(category, metric, Counter, labels)
-        self._deliver_count(sign, series, n)
-        self._keep_bound(series)
+        if sign > 0:
+            series.incr(n)
+        else:
+            series.decr(n)
 
     def _count_series(self, sign: int, series: Series, n: int | float) -> None:
         if isinstance(series, Gauge) and not hasattr(n, "__index__"):
             amount = sign * check_number("n", n)
             check_handle(series)
             self._deliver_move(series, amount)
-            return
-        whole = check_integer("n", n)
-        check_handle(series)
-        self._deliver_count(sign, series, whole)
+        else:
+            whole = check_integer("n", n)
+            check_handle(series)
+            self._deliver_count(sign, series, whole)
+        self._keep_bound(series)
 
     @delivered
     def _deliver_count(self, fan_out: FanOut, sign: int, series: Series, n: int) -> None:
@@ -75,7 +72,7 @@ class Misses(Configured):
         metric: str,
         value: int | float = _MISSING,
         *,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, object] | None = None,
         labelnames: Iterable[str] | None = None,
     ) -> Gauge | Labelled[Gauge] | None:
         if value is _MISSING:
@@ -84,13 +81,13 @@ class Misses(Configured):
         value = check_number("value", value)
         series = self._made(category, metric, Gauge, labels)
         series.set(value)
-        self._keep_bound(series)
         return None
 
     def _set_series(self, series: Series, value: int | float) -> None:
         value = check_number("value", value)
         check_handle(series)
         self._deliver_set(series, value)
+        self._keep_bound(series)
 
     def _timing(
         self,
@@ -98,7 +95,7 @@ class Misses(Configured):
         metric: str,
         milliseconds: int | float = _MISSING,
         *,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, object] | None = None,
         labelnames: Iterable[str] | None = None,
     ) -> Histogram | Labelled[Histogram] | None:
         if milliseconds is _MISSING:
@@ -107,13 +104,21 @@ class Misses(Configured):
         milliseconds = check_duration("milliseconds", milliseconds)
         series = self._made(category, metric, Histogram, labels)
         series.observe(milliseconds)
-        self._keep_bound(series)
         return None
 
     def _observe_series(self, series: Series, value: int | float) -> None:
         value = check_duration("value", value)
         check_handle(series)
         self._deliver_observation(series, value)
+        self._keep_bound(series)
+
+    def _timer(self, category: str, metric: str, *, labels: Mapping[str, object] | None = None) -> Timer:
+        return Timer(self._made(category, metric, Histogram, labels))
+
+    def _get(self, category: str, metric: str, *, labels: Mapping[str, object] | None = None) -> Value:
+        category, metric, pairs = check_text("category", category), check_text("metric", metric), check_labels(labels)
+        shared = self.shared
+        return 0 if shared is None else shared.value(category, metric, pairs)
 
     def _value(self, series: Series) -> Value:
         shared = self.shared
@@ -121,5 +126,5 @@ class Misses(Configured):
 
 
 # What Python says of a wrong call names the public call, not the method that takes it.
-for _method in (Misses._incr, Misses._decr, Misses._gauge, Misses._timing):
+for _method in (Misses._incr, Misses._decr, Misses._gauge, Misses._timing, Misses._timer, Misses._get):
     _method.__qualname__ = _method.__name__.removeprefix("_")

@@ -47,6 +47,11 @@ class Registry(Misses):
         super().__init__()
         _registries.add(self)
 
+    def __reduce__(self) -> str:
+        if self is not stats:
+            raise TypeError("only the default registry can be pickled: it is found by its name, shmstats.stats")
+        return "stats"
+
     def declare(
         self,
         category: str,
@@ -90,7 +95,7 @@ class Registry(Misses):
             self._declared[category, metric] = Definition.now(declared)
         self._drop(category, metric)
 
-    def absolute(self, category: str, metric: str, value: int, *, labels: Mapping[str, str] | None = None) -> None:
+    def absolute(self, category: str, metric: str, value: int, *, labels: Mapping[str, object] | None = None) -> None:
         """Set a gauge, or the total of a counter, to an integer.
 
         Args:
@@ -113,7 +118,7 @@ class Registry(Misses):
 
     @overload
     def counter(
-        self, category: str, metric: str, *, labels: Mapping[str, str] | None = None, labelnames: None = None
+        self, category: str, metric: str, *, labels: Mapping[str, object] | None = None, labelnames: None = None
     ) -> Counter: ...
 
     @overload
@@ -126,7 +131,7 @@ class Registry(Misses):
         category: str,
         metric: str,
         *,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, object] | None = None,
         labelnames: Iterable[str] | None = None,
     ) -> Counter | Labelled[Counter]:
         """Return a handle of a counter, for code that counts often.
@@ -146,7 +151,7 @@ class Registry(Misses):
 
     @overload
     def histogram(
-        self, category: str, metric: str, *, labels: Mapping[str, str] | None = None, labelnames: None = None
+        self, category: str, metric: str, *, labels: Mapping[str, object] | None = None, labelnames: None = None
     ) -> Histogram: ...
 
     @overload
@@ -159,7 +164,7 @@ class Registry(Misses):
         category: str,
         metric: str,
         *,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, object] | None = None,
         labelnames: Iterable[str] | None = None,
     ) -> Histogram | Labelled[Histogram]:
         """Return a handle of a histogram: of times in ms, or in the unit that is declared.
@@ -181,7 +186,7 @@ class Registry(Misses):
 
         @overload
         def gauge(
-            self, category: str, metric: str, value: int | float, *, labels: Mapping[str, str] | None = None
+            self, category: str, metric: str, value: int | float, *, labels: Mapping[str, object] | None = None
         ) -> None: ...
 
         @overload
@@ -190,7 +195,7 @@ class Registry(Misses):
             category: str,
             metric: str,
             *,
-            labels: Mapping[str, str] | None = None,
+            labels: Mapping[str, object] | None = None,
             labelnames: None = None,
         ) -> Gauge: ...
 
@@ -224,7 +229,7 @@ class Registry(Misses):
             metric: str,
             milliseconds: int | float,
             *,
-            labels: Mapping[str, str] | None = None,
+            labels: Mapping[str, object] | None = None,
         ) -> None: ...
 
         @overload
@@ -233,7 +238,7 @@ class Registry(Misses):
             category: str,
             metric: str,
             *,
-            labels: Mapping[str, str] | None = None,
+            labels: Mapping[str, object] | None = None,
             labelnames: None = None,
         ) -> Histogram: ...
 
@@ -261,19 +266,32 @@ class Registry(Misses):
                 DeclarationError: the metric is declared with other label names.
             """
 
-    def timer(self, category: str, metric: str, *, labels: Mapping[str, str] | None = None) -> Timer:
-        """Return a context manager and decorator that times what it is around.
+        def timer(self, category: str, metric: str, *, labels: Mapping[str, object] | None = None) -> Timer:
+            """Return a context manager and decorator that times what it is around.
 
-        Args:
-            category: of the histogram.
-            metric: of the histogram.
-            labels: label names and values.
+            Args:
+                category: of the histogram.
+                metric: of the histogram.
+                labels: label names and values.
 
-        Raises:
-            TypeError: an argument is of the wrong type.
-            ValueError: a name or label is not allowed.
-        """
-        return Timer(self._made(category, metric, Histogram, labels).observe)
+            Raises:
+                TypeError: an argument is of the wrong type.
+                ValueError: a name or label is not allowed.
+            """
+
+        def get(self, category: str, metric: str, *, labels: Mapping[str, object] | None = None) -> Value:
+            """Return the value over all workers; 0 where it was never written.
+
+            Args:
+                category: of the statistic; reserved ones can be read.
+                metric: of the statistic.
+                labels: label names and values.
+
+            Raises:
+                TypeError: an argument is of the wrong type.
+                ValueError: a name or label is not allowed.
+                BlockError: the block is damaged.
+            """
 
     def timestamp(
         self,
@@ -281,7 +299,7 @@ class Registry(Misses):
         metric: str,
         moment: datetime | None = None,
         *,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, object] | None = None,
     ) -> None:
         """Note a moment; it is not saved with the other statistics.
 
@@ -301,7 +319,9 @@ class Registry(Misses):
         moment = datetime.now(UTC) if moment is None else check_moment("moment", moment)
         self._deliver_moment(series, moment)
 
-    def get_timestamp(self, category: str, metric: str, *, labels: Mapping[str, str] | None = None) -> datetime | None:
+    def get_timestamp(
+        self, category: str, metric: str, *, labels: Mapping[str, object] | None = None
+    ) -> datetime | None:
         """Return the moment that was noted last, in UTC; None where there is none, or no timestamp.
 
         Args:
@@ -319,24 +339,6 @@ class Registry(Misses):
         shared = self.shared
         noted = None if shared is None else shared.moment(category, metric, pairs)
         return None if noted is None else _EPOCH + timedelta(microseconds=noted)
-
-    def get(self, category: str, metric: str, *, labels: Mapping[str, str] | None = None) -> Value:
-        """Return the value over all workers; 0 where it was never written.
-
-        Args:
-            category: of the statistic; reserved ones can be read.
-            metric: of the statistic.
-            labels: label names and values.
-
-        Raises:
-            TypeError: an argument is of the wrong type.
-            ValueError: a name or label is not allowed.
-            BlockError: the block is damaged.
-        """
-        category, metric = check_text("category", category), check_text("metric", metric)
-        pairs = check_labels(labels)
-        shared = self.shared
-        return 0 if shared is None else shared.value(category, metric, pairs)
 
     def snapshot(self) -> dict[str, dict[str, Value]]:
         """Return every value: ``{category: {metric: value}}``.
@@ -360,7 +362,7 @@ class Registry(Misses):
         shared = self.shared
         return Snapshot((), ()) if shared is None else shared.read()
 
-    def remove(self, category: str, metric: str | None = None, *, labels: Mapping[str, str] | None = None) -> int:
+    def remove(self, category: str, metric: str | None = None, *, labels: Mapping[str, object] | None = None) -> int:
         """Remove a category, a metric with all its label sets, or one label set, for all workers.
 
         A handle of a removed name stays usable: the next use registers the name anew, at 0. What was declared
@@ -384,10 +386,10 @@ class Registry(Misses):
         removed = 0 if shared is None else shared.remove(category, metric, pairs)
         if pairs is None:
             self._drop(category, metric)
-        self._sets.clear()
+        self._drop_sets()
         return removed
 
-    def reset(self, category: str, metric: str | None = None, *, labels: Mapping[str, str] | None = None) -> int:
+    def reset(self, category: str, metric: str | None = None, *, labels: Mapping[str, object] | None = None) -> int:
         """Set a category, a metric with all its label sets, or one label set to 0, for all workers.
 
         Args:

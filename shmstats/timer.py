@@ -7,8 +7,9 @@ import inspect
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from types import TracebackType
 from typing import Any, TypeVar
+
+from .core import Stopwatch
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -18,7 +19,7 @@ class _Start:
 
     def __init__(self, timer: Timer) -> None:
         self.timer = timer
-        self.at = time.perf_counter_ns()
+        self.at = time.monotonic_ns()
         self.over = False
 
 
@@ -27,7 +28,7 @@ class _Start:
 _starts: ContextVar[tuple[_Start, ...]] = ContextVar("shmstats_starts", default=())
 
 
-class Timer:
+class Timer(Stopwatch):
     """Reports how long something took, whether it ended well or by an exception.
 
     A context manager and a decorator, of functions and of ``async`` functions. One object can be used many
@@ -37,30 +38,8 @@ class Timer:
     nothing of its body: there the body needs a ``with`` statement.
 
     Args:
-        report: called with the duration in ms.
+        report: a handle of a histogram, or what is called with the duration in ms.
     """
-
-    def __init__(self, report: Callable[[float], object]) -> None:
-        self._report = report
-        self._running: list[_Start] = []
-
-    def __enter__(self) -> Timer:
-        start = _Start(self)
-        _starts.set((*_still_running(), start))
-        self._running.append(start)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # The last that began in this context and still runs. There is none where this is another context
-        # than it was entered in, as may be for the body of a generator: then the last of all.
-        mine = [start for start in _still_running() if start.timer is self]
-        start = (mine or self._running)[-1]
-        self._running.remove(start)
-        start.over = True
-        _starts.set(_still_running())
-        self._finish(start.at)
 
     def __call__(self, function: _Function) -> _Function:
         """Return the function, timed at every call; of a generator function not what its generators do.
@@ -74,26 +53,52 @@ class Timer:
 
             @functools.wraps(function)
             async def timed_async(*args: Any, **kwargs: Any) -> Any:
-                start = time.perf_counter_ns()
+                start = time.monotonic_ns()
                 try:
                     return await function(*args, **kwargs)
                 finally:
-                    self._finish(start)
+                    self._report_since(start)
 
             return timed_async  # type: ignore[return-value]
 
         @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter_ns()
+            start = time.monotonic_ns()
             try:
                 return function(*args, **kwargs)
             finally:
-                self._finish(start)
+                self._report_since(start)
 
         return timed  # type: ignore[return-value]
 
-    def _finish(self, start: int) -> None:
-        self._report((time.perf_counter_ns() - start) / 1e6)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Timer, (self._report,)
+
+    def _enter_again(self) -> Timer:
+        """Begin while the core times another block by this timer, in this context or another."""
+        start = _Start(self)
+        _starts.set((*_still_running(), start))
+        self._others.append(start)
+        return self
+
+    def _exit_again(self) -> None:
+        """End what began last in this context and still runs.
+
+        There is none where this is another context than it was entered in, as may be for the body of a generator:
+        then the last of all ends.
+        """
+        mine = [start for start in _still_running() if start.timer is self]
+        if not mine and (self._first_is_here or not self._others):
+            at = self._take_first()
+            if not at:
+                raise RuntimeError("the timer was not entered")
+        else:
+            start = (mine or self._others)[-1]
+            self._others.remove(start)
+            start.over = True
+            _starts.set(_still_running())
+            at = start.at
+        self._report_since(at)
 
 
 def _still_running() -> tuple[_Start, ...]:

@@ -136,7 +136,7 @@ class Block:
         self._slot = layout.workers + self.worker.slot * WORKER.itemsize
         self._held = self._slot + field_offset(WORKER, "held")
         self._requests: Requests | None = None
-        self.cells = self._make_cells()
+        self.cells = self._make_cells(pages=self.layout.pages, bitmap_bytes=self.layout.bitmap_bytes)
 
     @property
     def requests(self) -> Requests:

@@ -19,6 +19,7 @@ __all__ = [
     "CORE",
     "PROTOCOL",
     "Cells",
+    "Children",
     "Counter",
     "Gauge",
     "Histogram",
@@ -26,6 +27,7 @@ __all__ = [
     "Requests",
     "Section",
     "Series",
+    "Stopwatch",
     "fence",
     "sum_columns",
 ]
@@ -101,6 +103,7 @@ from ..layout import CELL  # noqa: E402
 
 CORE, PROTOCOL = core.CORE, core.PROTOCOL
 Cells = core.Cells
+Children = core.Children
 Counter = core.Counter
 Gauge = core.Gauge
 Histogram = core.Histogram
@@ -108,6 +111,7 @@ Recorder = core.Recorder
 Requests = core.Requests
 Section = core.Section
 Series = core.Series
+Stopwatch = core.Stopwatch
 fence = core.fence
 sum_columns = core.sum_columns
 

@@ -14,6 +14,8 @@
 #include "buffer.h"
 #include "cells.h"
 #include "handles.h"
+#include "labels.h"
+#include "timers.h"
 #include "recorder.h"
 #include "section.h"
 #include "requests.h"
@@ -59,6 +61,8 @@ add_types(PyObject *module, State *state)
 #define BASE_OF_Counter (PyObject *)state->Series
 #define BASE_OF_Gauge (PyObject *)state->Series
 #define BASE_OF_Histogram (PyObject *)state->Series
+#define BASE_OF_Children NULL
+#define BASE_OF_Stopwatch NULL
 #define BASE_OF_Recorder NULL
 #define BASE_OF_Section NULL
 #define BASE_OF_Requests NULL
@@ -78,6 +82,11 @@ make_constants(State *state)
     if ((state->str##name = PyUnicode_InternFromString(#name)) == NULL)                                                \
         return -1;
     METHOD_NAMES(INTERN)
+#undef INTERN
+#define INTERN(name)                                                                                                   \
+    if ((state->kw_##name = PyUnicode_InternFromString(#name)) == NULL)                                                \
+        return -1;
+    KEYWORDS(INTERN)
 #undef INTERN
     state->one = PyLong_FromLong(1);
     state->minus_one = PyLong_FromLong(-1);
@@ -135,6 +144,9 @@ module_free(void *module)
     module_clear((PyObject *)module);
 #define CLEAR_NAME(name) Py_CLEAR(state->str##name);
     METHOD_NAMES(CLEAR_NAME)
+#undef CLEAR_NAME
+#define CLEAR_NAME(name) Py_CLEAR(state->kw_##name);
+    KEYWORDS(CLEAR_NAME)
 #undef CLEAR_NAME
     Py_CLEAR(state->one);
     Py_CLEAR(state->minus_one);

@@ -56,6 +56,8 @@ class Cells:
         held_offset: of a buffer: where in the block the operations held are noted (8 bytes).
         flush: of a buffer: called without arguments, when it is full and `flush` returns False.
         target: of a buffer: the block's cells.
+        pages: offset of the bitmaps of pages that have memory, from one to the next ``bitmap_bytes``.
+        bitmap_bytes: 0 where that is not known: then a handle's value is the recorder's to tell.
 
     A generation is that of the names when a column was looked up. An operation that is given one does
     nothing and returns False where the names have moved on, for the column may be another's by now.
@@ -78,6 +80,8 @@ class Cells:
         held_offset: int = 0,
         flush: Callable[[], object] | None = None,
         target: Cells | None = None,
+        pages: int = 0,
+        bitmap_bytes: int = 0,
     ) -> None: ...
     direct: bool  # whether handles may use their binding; False sends all of them to the recorder
     @property
@@ -190,19 +194,62 @@ class Histogram(Series):
 
     def observe(self, value: int | float) -> None: ...
 
-class Recorder:
-    """The calls of user code: finds the handle of a name and uses it.
+class Children:
+    """The handles of a metric with labels, found by the label values.
 
-    A subclass has the Python methods that take what cannot be done at once: ``_incr``, ``_decr``, ``_gauge`` and
-    ``_timing`` with all arguments of the call, and for handles ``_count_series(sign, series, n)``,
-    ``_set_series(series, value)``, ``_observe_series(series, value)`` and ``_value(series)``.
+    A subclass has ``_labels``, which takes what cannot be found.
     """
 
-    def incr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None) -> None: ...
-    def decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, str] | None = None) -> None: ...
+    labelnames: tuple[str, ...]
+    def labels(self, /, *values: Any, **named: Any) -> Any: ...  # the handle of one label set
+    def _find_child(self, values: tuple[str, ...]) -> Series | None: ...
+    def _keep_child(self, values: tuple[str, ...], handle: Series) -> None: ...  # exact strs
+    def _drop_child(self, values: tuple[str, ...] = ...) -> None: ...  # without values: all
+
+class Stopwatch:
+    """Times a block of code, and reports the duration in ms.
+
+    A subclass has ``_enter_again`` and ``_exit_again``, which keep apart what begins while another block is timed.
+
+    Args:
+        report: a handle of a histogram, or what is called with the duration.
+    """
+
+    def __init__(self, report: Histogram | Callable[[float], object]) -> None: ...
+    def __enter__(self) -> Any: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    @property
+    def _report(self) -> Any: ...
+    @property
+    def _others(self) -> list[Any]: ...  # what began while another block was timed, and still runs
+    @property
+    def _first_is_here(self) -> bool: ...  # whether a block is timed that began in this thread and context
+    def _take_first(self) -> int: ...  # end that block; returns when it began, 0 where there is none
+    def _report_since(self, start: int) -> None: ...  # in ns of time.monotonic_ns
+
+class Recorder:
+    """The calls of user code: finds the handle of a name or of a label set, and uses it.
+
+    A subclass has the Python methods that take what cannot be done at once: ``_incr``, ``_decr``, ``_gauge``,
+    ``_timing``, ``_timer`` and ``_get`` with all arguments of the call, and for handles
+    ``_count_series(sign, series, n)``, ``_set_series(series, value)``, ``_observe_series(series, value)``,
+    ``_value(series)`` and ``_reduce_handle(series)``.
+    """
+
+    def incr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, Any] | None = None) -> None: ...
+    def decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, Any] | None = None) -> None: ...
     # With a value these do something, without one they return a handle; `Registry` has the overloads.
     gauge: Any
     timing: Any
+    def timer(self, category: str, metric: str, *, labels: Mapping[str, Any] | None = None) -> Any: ...
+    def get(self, category: str, metric: str, *, labels: Mapping[str, Any] | None = None) -> Any: ...
+    # Texts are category, metric, and label names and values in turn, as they are given, all exact strs.
+    def _find_set(self, kind: type[Series], texts: tuple[str, ...]) -> Series | None: ...
+    def _keep_set(self, texts: tuple[str, ...], series: Series) -> None: ...
+    def _drop_sets(self) -> None: ...
+    def _use_timers(self, kind: type[Stopwatch]) -> None: ...  # the class of what `timer` returns
     def _handle(self, category: object, metric: object) -> Series | None: ...
     def _keep(self, series: Series) -> None: ...  # be the one that _handle finds
     def _drop(self, category: str, metric: str | None) -> None: ...  # no longer; None: all

@@ -1,8 +1,8 @@
 """The counting path in pure Python: the twin of ``_cells.c``, name by name.
 
-It is used where the extension could not be compiled. It does the same on the same layout, but locks a
-cell by a record lock of the kernel instead of a compare-and-swap, which Python has not; the protocol
-number in the header keeps the two from sharing a block. ``_cells.pyi`` describes both.
+It is used where the extension could not be compiled. It does the same on the same layout, but locks a series by a
+record lock of the kernel instead of a compare-and-swap, which Python has not; the protocol number in the header keeps
+the two from sharing a block. ``_cells.pyi`` describes both. One file, however long: it is read beside the C headers.
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ class Cells:
         held_offset: int = 0,
         flush: Callable[[], object] | None = None,
         target: Cells | None = None,
+        pages: int = 0,
+        bitmap_bytes: int = 0,
     ) -> None:
         if (
             min(offset, generation_offset, held_offset) < 0
@@ -536,6 +538,9 @@ class Series:
         """The value over all workers."""
         return self.recorder._value(self)
 
+    def __reduce__(self) -> Any:
+        return self.recorder._reduce_handle(self)
+
     @property
     def _bound(self) -> bool:
         cells = self._cells
@@ -637,11 +642,83 @@ class Histogram(Series):
         return self._cells.observe_at(self._cell, bucket, float(value), self._generation)  # type: ignore[union-attr, arg-type]
 
 
+#: Handles of label sets that are kept; where there are more, all are dropped and made again.
+_MOST_SETS = 10_000
+
+
+class Children:
+    """The handles of a metric with labels, found by the label values."""
+
+    labelnames: tuple[str, ...] = ()
+
+    _children: dict[tuple[str, ...], Series]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls)
+        self._children = {}
+        return self
+
+    def labels(self, /, *values: Any, **named: Any) -> Any:
+        """Return the handle of one label set; the same one the next time."""
+        given = values
+        if named and not values and len(named) == len(self.labelnames):
+            given = tuple(named.get(name) for name in self.labelnames)
+        return self._find_child(given) or self._labels(*values, **named)  # type: ignore[attr-defined]
+
+    def _find_child(self, values: tuple[Any, ...]) -> Series | None:
+        return self._children.get(values) if _are_texts(values) else None
+
+    def _keep_child(self, values: tuple[str, ...], handle: Series) -> None:
+        if not isinstance(handle, Series):
+            raise TypeError(f"handle must be a handle, not {type(handle).__name__}")
+        if not _are_texts(values):
+            raise TypeError("a label set must be of exact strs")
+        if len(self._children) >= _MOST_SETS:
+            self._children.clear()
+        self._children[values] = handle
+
+    def _drop_child(self, values: tuple[str, ...] | None = None) -> None:
+        if values is None:
+            self._children.clear()
+        else:
+            self._children.pop(values, None)
+
+
+def _are_texts(values: tuple[object, ...]) -> bool:
+    return all(type(value) is str for value in values)
+
+
+class Stopwatch:
+    """Times a block of code, and reports the duration in ms."""
+
+    def __init__(self, report: Any) -> None:
+        self._report = report
+        self._others: list[Any] = []
+
+    #: Whether a block is timed here that began in this context: in Python none is.
+    _first_is_here = False
+
+    def __enter__(self) -> Any:
+        return self._enter_again()  # type: ignore[attr-defined]
+
+    def __exit__(self, *raised: object) -> None:
+        self._exit_again()  # type: ignore[attr-defined]
+
+    def _take_first(self) -> int:
+        return 0
+
+    def _report_since(self, start: int) -> None:
+        milliseconds = (time.monotonic_ns() - start) / 1e6
+        report = self._report
+        (report.observe if isinstance(report, Histogram) else report)(milliseconds)
+
+
 class Recorder:
     """The calls of user code: finds the handle of a name and uses it."""
 
     def __init__(self) -> None:
         self._handles: dict[str, dict[str, Series]] = {}
+        self._sets: dict[tuple[Any, ...], Series] = {}
 
     def incr(self, category: str, metric: str, n: int = 1, *, labels: Any = None) -> None:
         """Add n to a counter."""
@@ -652,6 +729,14 @@ class Recorder:
         """Take n away from a counter."""
         if labels is not None or not self._counted(-1, category, metric, n):
             self._decr(category, metric, n, labels=labels)  # type: ignore[attr-defined]
+
+    def timer(self, category: str, metric: str, *, labels: Any = None) -> Any:
+        """Return a context manager and decorator."""
+        return self._timer(category, metric, labels=labels)  # type: ignore[attr-defined]
+
+    def get(self, category: str, metric: str, *, labels: Any = None) -> Any:
+        """Return the value over all workers."""
+        return self._get(category, metric, labels=labels)  # type: ignore[attr-defined]
 
     def gauge(self, category: str, metric: str, value: Any = _MISSING, **labels: Any) -> Any:
         """Set a gauge, or return a handle where no value is given."""
@@ -674,7 +759,29 @@ class Recorder:
     def _counted(self, sign: int, category: object, metric: object, n: object) -> bool:
         """Count by the handle of a name, if there is one and that is all that is needed."""
         series = self._handle(category, metric)
+        if type(series) is Gauge:
+            return _fits_gauge(n) and series._move(sign * n)  # type: ignore[operator]
         return type(series) is Counter and type(n) is int and n <= INT64_MAX and series._count(sign * n)
+
+    def _find_set(self, kind: type[Series], texts: tuple[str, ...]) -> Series | None:
+        return self._sets.get((kind, *texts))
+
+    def _keep_set(self, texts: tuple[str, ...], series: Series) -> None:
+        if not isinstance(series, Series):
+            raise TypeError(f"series must be a handle, not {type(series).__name__}")
+        if not _are_texts(texts):
+            raise TypeError("a label set must be of exact strs")
+        if len(self._sets) >= _MOST_SETS:
+            self._sets.clear()
+        self._sets[(type(series), *texts)] = series
+
+    def _drop_sets(self) -> None:
+        self._sets.clear()
+
+    def _use_timers(self, kind: type[Stopwatch]) -> None:
+        """Name the class of what `timer` returns: here that is `_timer`'s to know."""
+        if not (isinstance(kind, type) and issubclass(kind, Stopwatch)):
+            raise TypeError("type must be a subclass of Stopwatch")
 
     def _handle(self, category: object, metric: object) -> Series | None:
         if type(category) is not str or type(metric) is not str:

@@ -18,8 +18,8 @@ typedef union {
     int64_t value; /* or a double */
 } Cell;
 
-/* The cells of a series before its values. */
-enum { LOCK_CELLS = 1 };
+/* The cells of a series before its values, and those that have memory together. */
+enum { LOCK_CELLS = 1, PAGE_BYTES = 4096, CELLS_PER_PAGE = PAGE_BYTES / sizeof(Cell) };
 
 typedef struct Cells {
     PyObject_HEAD
@@ -36,6 +36,8 @@ typedef struct Cells {
     PyObject *bounds;           /* of the durations: bytes, as in a handle */
     Py_ssize_t rows, capacity;  /* in cells */
     Py_ssize_t row_bytes;       /* from one row to the next */
+    Py_ssize_t pages;           /* offset of the bitmaps of pages that have memory */
+    Py_ssize_t bitmap_bytes;    /* from one bitmap to the next; 0: this is a buffer, or they are not known */
     const uint64_t *generation; /* in the header, or &no_generation when closed or inherited by fork */
     const uint64_t *gate;       /* generation, or &no_generation while the fast paths are shut */
     uint32_t owner;             /* what our locks hold */

@@ -33,16 +33,16 @@ Cells_unlink(Cells *self)
 static PyObject *
 Cells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"buffer", "offset",  "rows",  "capacity", "row_bytes",   "generation_offset",
-                            "owner",  "is_live", "locks", "limit",    "held_offset", "flush",
-                            "target", NULL};
+    static char *names[] = {"buffer",  "offset", "rows",  "capacity",     "row_bytes", "generation_offset", "owner",
+                            "is_live", "locks",  "limit", "held_offset",  "flush",     "target",            "pages",
+                            "bitmap_bytes", NULL};
     PyObject *source, *is_live, *locks, *flush = Py_None, *target = NULL; /* locks: for the twin */
-    Py_ssize_t offset, rows, capacity, row_bytes, generation_offset, held_offset = 0;
+    Py_ssize_t offset, rows, capacity, row_bytes, generation_offset, held_offset = 0, pages = 0, bitmap_bytes = 0;
     unsigned int owner;
     unsigned long long limit = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OnnnnnIOO|KnOO!", names, &source, &offset, &rows, &capacity,
-                                     &row_bytes, &generation_offset, &owner, &is_live, &locks, &limit,
-                                     &held_offset, &flush, type, &target))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OnnnnnIOO|KnOO!nn", names, &source, &offset, &rows, &capacity,
+                                     &row_bytes, &generation_offset, &owner, &is_live, &locks, &limit, &held_offset,
+                                     &flush, type, &target, &pages, &bitmap_bytes))
         return NULL;
     Cells *self = (Cells *)type->tp_alloc(type, 0);
     if (self == NULL)
@@ -59,7 +59,9 @@ Cells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (offset < 0 || rows < 1 || capacity < 1 || owner == 0 || capacity > row_bytes / (Py_ssize_t)sizeof(Cell)
         || generation_offset < 0 || generation_offset % 8 || offset % (Py_ssize_t)sizeof(Cell)
         || generation_offset > self->buffer.len - 8 || held_offset < 0 || held_offset % 8
-        || held_offset > self->buffer.len - 8 || rows > (self->buffer.len - offset) / row_bytes) {
+        || held_offset > self->buffer.len - 8 || pages < 0 || bitmap_bytes < 0
+        || (bitmap_bytes && rows > (self->buffer.len - pages) / bitmap_bytes)
+        || (bitmap_bytes && capacity > bitmap_bytes * 8 * (Py_ssize_t)CELLS_PER_PAGE) || rows > (self->buffer.len - offset) / row_bytes) {
         PyErr_SetString(PyExc_ValueError, "the cells do not fit into the buffer");
         Py_DECREF(self);
         return NULL;
@@ -69,6 +71,8 @@ Cells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->rows = rows;
     self->capacity = capacity;
     self->row_bytes = row_bytes;
+    self->pages = pages;
+    self->bitmap_bytes = bitmap_bytes;
     self->owner = owner;
     if (limit) {
         self->buffered = PyMem_RawCalloc((size_t)capacity, sizeof(Cell));
@@ -112,6 +116,22 @@ Cells_at(Cells *self, Py_ssize_t row, Py_ssize_t column, Py_ssize_t width)
         return NULL;
     }
     return (Cell *)((char *)self->first + row * self->row_bytes) + column;
+}
+
+/* The sum of a counter's column, whose lock in one row is given, over all rows that have memory there; saturated. */
+static int64_t
+total_of(const Cells *cells, const Cell *cell)
+{
+    const char *base = cells->buffer.buf;
+    Py_ssize_t place = ((const char *)cell - (const char *)cells->first) % cells->row_bytes;
+    Py_ssize_t page = (place + LOCK_CELLS * (Py_ssize_t)sizeof(Cell)) / PAGE_BYTES;
+    __int128 total = 0;
+    for (Py_ssize_t row = 0; row < cells->rows; row++) {
+        const unsigned char *reserved = (const unsigned char *)base + cells->pages + row * cells->bitmap_bytes;
+        if (reserved[page / 8] >> (page % 8) & 1)
+            total += load_value((const Cell *)((const char *)cells->first + row * cells->row_bytes + place), 0);
+    }
+    return total > INT64_MAX ? INT64_MAX : total < INT64_MIN ? INT64_MIN : (int64_t)total;
 }
 
 static PyObject *

@@ -1,13 +1,15 @@
 /* Handles: Counter, Gauge and Histogram, each one statistic that is bound to its cells. What cannot be done at once
  * is a *miss*, and is handed to a Python method of the recorder. */
 
-enum { COUNTER = 1, GAUGE, HISTOGRAM };
+/* Kinds of handles, to be looked for together. OTHER is what the core does not write: a timestamp. */
+enum { COUNTER = 1, GAUGE = 2, HISTOGRAM = 4, OTHER = 8, ANY_KIND = 15 };
 
 typedef struct {
     PyObject_HEAD
     State *state;
     PyObject *recorder; /* whose Python methods take the misses */
     PyObject *category, *metric, *labels;
+    PyObject *timer; /* of a histogram: a Stopwatch to be lent, or NULL */
     Cells *cells; /* what the handle is bound to; NULL: nothing yet */
     Cell *cell;
     uint64_t generation; /* of the names when it was bound */
@@ -17,6 +19,15 @@ typedef struct {
     Py_ssize_t n_bounds;
     Contributor by;      /* of a gauge */
 } Series;
+
+static int
+kind_of(const PyTypeObject *type, const State *state)
+{
+    return type == state->Counter     ? COUNTER
+           : type == state->Gauge     ? GAUGE
+           : type == state->Histogram ? HISTOGRAM
+                                      : OTHER;
+}
 
 /* Whether the handle may be used as it is bound. */
 static inline int
@@ -53,6 +64,16 @@ count_missed(Series *series, int sign, PyObject *n)
                                       NULL);
 }
 
+/* Hand a call over, just as it came, to the Python method that can do all of it. */
+static PyObject *
+call_missed(PyObject *self, PyObject *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *bound = PyObject_GetAttr(self, method);
+    PyObject *result = bound == NULL ? NULL : PyObject_Vectorcall(bound, args, (size_t)nargs, kwnames);
+    Py_XDECREF(bound);
+    return result;
+}
+
 static int
 Series_setup(Series *self, PyObject *args, PyObject *kwargs)
 {
@@ -73,11 +94,12 @@ Series_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     Series *self = (Series *)type->tp_alloc(type, 0);
     if (self != NULL) {
-        State *state = self->state = state_of(type);
-        self->kind = (char)(type == state->Counter     ? COUNTER
-                            : type == state->Gauge     ? GAUGE
-                            : type == state->Histogram ? HISTOGRAM
-                                                       : 0);
+        self->state = state_of(type);
+        if (self->state == NULL) {
+            Py_DECREF(self);
+            return NULL;
+        }
+        self->kind = (char)kind_of(type, self->state);
     }
     if (self != NULL && Series_setup(self, args, kwargs) < 0)
         Py_CLEAR(self);
@@ -92,7 +114,7 @@ Series_last(Series *self)
     Py_CLEAR(self->bounds);
 }
 
-#define SERIES_REFERENCES(X) X(recorder) X(labels) X(cells)
+#define SERIES_REFERENCES(X) X(recorder) X(labels) X(timer) X(cells)
 COLLECTED(Series, SERIES_REFERENCES, Series_last(self))
 
 static PyObject *
@@ -137,10 +159,36 @@ Series_bind(Series *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* The value of a bound counter, or of a gauge that all share; NULL without an exception where that is not plain. */
+static PyObject *
+plain_value(Series *series)
+{
+    if (!is_bound(series) || series->cells->bitmap_bytes == 0 || series->by.owner != 0
+        || !(series->kind & (COUNTER | GAUGE)))
+        return NULL;
+    if (series->kind == GAUGE) {
+        Number number = gauge_number(series->cell);
+        if (!is_bound(series))
+            return NULL;
+        return number.is_integer ? PyLong_FromLongLong(number.integer) : PyFloat_FromDouble(number.real);
+    }
+    int64_t total = total_of(series->cells, series->cell);
+    return is_bound(series) ? PyLong_FromLongLong(total) : NULL;
+}
+
 static PyObject *
 Series_value(Series *self, void *Py_UNUSED(closure))
 {
+    PyObject *value = plain_value(self);
+    if (value != NULL || PyErr_Occurred())
+        return value;
     return PyObject_CallMethodOneArg(self->recorder, self->state->str_value, (PyObject *)self);
+}
+
+static PyObject *
+Series_reduce(Series *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyObject_CallMethodOneArg(self->recorder, self->state->str_reduce_handle, (PyObject *)self);
 }
 
 static PyObject *
@@ -230,6 +278,18 @@ Gauge_set(Series *self, PyObject *value)
     return PyObject_CallMethodObjArgs(self->recorder, self->state->str_set_series, self, value, NULL);
 }
 
+/* Add sign * n, 1 for NULL, to a bound gauge; MISS for anything that needs a look. */
+static inline Outcome
+move_object(Series *series, int sign, PyObject *given)
+{
+    Number n = {1, 1, 1.0};
+    if (UNLIKELY(given != NULL && !plain_number(given, &n)) || UNLIKELY(!isfinite(n.real))
+        || UNLIKELY(!is_bound(series)) || UNLIKELY(!is_ours(series)) || UNLIKELY(n.is_integer && n.integer == INT64_MIN))
+        return MISS;
+    n = sign < 0 ? (Number){n.is_integer, -n.integer, -n.real} : n;
+    return add_to_gauge(series->cells, series->cell, series->generation, n, series->by);
+}
+
 static PyObject *
 Gauge_move(Series *self, const char *function, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -237,13 +297,7 @@ Gauge_move(Series *self, const char *function, int sign, PyObject *const *args, 
     PyObject *given = one_or_nothing(function, args, nargs, kwnames, &bad);
     if (UNLIKELY(bad))
         return NULL;
-    Number n = {1, 1, 1.0};
-    Outcome outcome = MISS;
-    if (LIKELY(given == NULL || plain_number(given, &n)) && LIKELY(isfinite(n.real)) && LIKELY(is_bound(self))
-        && LIKELY(is_ours(self)) && LIKELY(!n.is_integer || n.integer != INT64_MIN)) {
-        n = sign < 0 ? (Number){n.is_integer, -n.integer, -n.real} : n;
-        outcome = add_to_gauge(self->cells, self->cell, self->generation, n, self->by);
-    }
+    Outcome outcome = move_object(self, sign, given);
     if (LIKELY(outcome == DONE))
         Py_RETURN_NONE;
     return outcome == MISS ? count_missed(self, sign, given) : NULL;
@@ -261,6 +315,16 @@ Gauge_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
     return Gauge_move(self, "decr", -1, args, nargs, kwnames);
 }
 
+/* Observe a value; MISS where it is negative, infinite or NaN. */
+static inline Outcome
+observe_double(Series *series, double value)
+{
+    if (UNLIKELY(!is_bound(series)) || UNLIKELY(series->bounds == NULL) || UNLIKELY(!(value >= 0 && value <= DBL_MAX)))
+        return MISS;
+    const double *bounds = (const double *)(const void *)PyBytes_AS_STRING(series->bounds);
+    return observe(series->cells, series->cell, series->generation, bucket_of(bounds, series->n_bounds, value), value);
+}
+
 /* Observe an exact float or int by a bound handle; MISS for anything that needs a look. */
 static inline Outcome
 observe_object(Series *series, PyObject *observed)
@@ -274,10 +338,7 @@ observe_object(Series *series, PyObject *observed)
         if (!fits)
             return MISS;
     }
-    if (UNLIKELY(!is_bound(series)) || UNLIKELY(series->bounds == NULL) || UNLIKELY(!(value >= 0 && value <= DBL_MAX)))
-        return MISS;
-    const double *bounds = (const double *)(const void *)PyBytes_AS_STRING(series->bounds);
-    return observe(series->cells, series->cell, series->generation, bucket_of(bounds, series->n_bounds, value), value);
+    return observe_double(series, value);
 }
 
 static PyObject *
@@ -306,6 +367,7 @@ static PyGetSetDef Series_getset[] = {
 
 static PyMethodDef Series_methods[] = {
     {"_bind", (PyCFunction)Series_bind, METH_VARARGS, NULL},
+    {"__reduce__", (PyCFunction)Series_reduce, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

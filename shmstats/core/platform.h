@@ -56,16 +56,18 @@ typedef enum { DONE, MISS, FAILED } Outcome;
  * before an object goes. */
 #define VISIT_REFERENCE(field) Py_VISIT(self->field);
 #define CLEAR_REFERENCE(field) Py_CLEAR(self->field);
-#define COLLECTED(Type, REFERENCES, last)                                                                              \
+#define COLLECTED(Type, REFERENCES, last) COLLECTED_WITH(Type, REFERENCES, 0, (void)0, last)
+#define COLLECTED_WITH(Type, REFERENCES, visit_more, clear_more, last)                                                 \
     static int Type##_traverse(Type *self, visitproc visit, void *arg)                                                 \
     {                                                                                                                  \
         Py_VISIT(Py_TYPE(self));                                                                                       \
         REFERENCES(VISIT_REFERENCE)                                                                                    \
-        return 0;                                                                                                      \
+        return visit_more;                                                                                             \
     }                                                                                                                  \
     static int Type##_clear(Type *self)                                                                                \
     {                                                                                                                  \
         REFERENCES(CLEAR_REFERENCE)                                                                                    \
+        clear_more;                                                                                                    \
         return 0;                                                                                                      \
     }                                                                                                                  \
     static void Type##_dealloc(Type *self)                                                                             \
@@ -81,15 +83,21 @@ typedef enum { DONE, MISS, FAILED } Outcome;
     {Py_tp_dealloc, Type##_dealloc}, {Py_tp_traverse, Type##_traverse}, {Py_tp_clear, Type##_clear}
 
 /* What one interpreter's module has; every object that needs it points to it, and keeps it by its type. */
-#define TYPES(X) X(Cells) X(Series) X(Counter) X(Gauge) X(Histogram) X(Recorder) X(Section) X(Requests)
+#define TYPES(X)                                                                                                       \
+    X(Cells) X(Series) X(Counter) X(Gauge) X(Histogram) X(Children) X(Stopwatch) X(Recorder) X(Section) X(Requests)
 #define METHOD_NAMES(X)                                                                                                \
-    X(_incr) X(_decr) X(_gauge) X(_timing) X(_count_series) X(_set_series) X(_observe_series) X(_value)
+    X(_incr) X(_decr) X(_gauge) X(_timing) X(_timer) X(_get) X(_labels) X(_count_series) X(_set_series)                \
+    X(_observe_series) X(_value) X(_reduce_handle) X(_enter_again) X(_exit_again)
+#define KEYWORDS(X) X(category) X(metric) X(n) X(value) X(milliseconds) X(labels)
 typedef struct {
 #define FIELD(name) PyTypeObject *name;
     TYPES(FIELD)
 #undef FIELD
 #define FIELD(name) PyObject *str##name;
     METHOD_NAMES(FIELD)
+#undef FIELD
+#define FIELD(name) PyObject *kw_##name;
+    KEYWORDS(FIELD)
 #undef FIELD
     PyObject *one, *minus_one;
     char claimed; /* it counts as an instance */

@@ -14,6 +14,8 @@ typedef struct {
     State *state;
     PyObject *handles;            /* {category: {metric: Series}}, without labels */
     Shortcut *shortcuts;          /* borrowed from handles */
+    LabelSets sets;               /* handles of label sets, by category, metric, names and values as they were given */
+    PyObject *timer_type;         /* of what `timer` returns: a subclass of Stopwatch, or NULL */
     PyObject *incr, *decr, *gauge, *timing; /* the functions below, bound to this object */
 } Recorder;
 
@@ -93,31 +95,98 @@ forget_shortcuts(Recorder *self)
     memset(self->shortcuts, 0, SHORTCUTS * sizeof(Shortcut));
 }
 
-#define RECORDER_REFERENCES(X) X(handles) X(incr) X(decr) X(gauge) X(timing)
-COLLECTED(Recorder, RECORDER_REFERENCES, Recorder_last(self))
-
-/* Hand a call over, just as it came, to the Python method that can do all of it. */
-static PyObject *
-call_missed(Recorder *self, PyObject *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+static void
+Recorder_clear_more(Recorder *self)
 {
-    PyObject *bound = PyObject_GetAttr((PyObject *)self, method);
-    PyObject *result = bound == NULL ? NULL : PyObject_Vectorcall(bound, args, (size_t)nargs, kwnames);
-    Py_XDECREF(bound);
-    return result;
+    if (self->shortcuts != NULL)
+        forget_shortcuts(self);
+    clear_sets(&self->sets);
+}
+
+#define RECORDER_REFERENCES(X) X(handles) X(timer_type) X(incr) X(decr) X(gauge) X(timing)
+COLLECTED_WITH(Recorder, RECORDER_REFERENCES, visit_sets(&self->sets, visit, arg), Recorder_clear_more(self),
+               Recorder_last(self))
+
+/* The arguments of a call that names a statistic; NULL: not given. */
+typedef struct {
+    PyObject *category, *metric, *what, *labels;
+} Call;
+
+/* Put the keywords of a call in their places: `word` is the name of what is counted. 0 where that is left to Python. */
+static int
+take_keywords(const State *state, Call *call, PyObject *const *values, PyObject *names, PyObject *word)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); i++) {
+        PyObject *name = PyTuple_GET_ITEM(names, i);
+        PyObject **place = name == state->kw_labels     ? &call->labels
+                           : name == word               ? &call->what
+                           : name == state->kw_metric   ? &call->metric
+                           : name == state->kw_category ? &call->category
+                                                        : NULL;
+        if (place == NULL || *place != NULL)
+            return 0;
+        *place = values[i];
+    }
+    return call->category != NULL && call->metric != NULL;
+}
+
+/* Take the arguments of a call apart; 0 where that is left to Python. */
+static inline int
+take_apart(const State *state, Call *call, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject *word)
+{
+    if (UNLIKELY(nargs > 3))
+        return 0;
+    *call = (Call){nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL, nargs > 2 ? args[2] : NULL, NULL};
+    if (LIKELY(kwnames == NULL))
+        return nargs >= 2;
+    return take_keywords(state, call, args + nargs, kwnames, word);
+}
+
+/* The handle of a label set that is given as a dict, borrowed, or NULL. */
+static Series *
+find_labelled(Recorder *self, const Call *call, int kinds)
+{
+    PyObject *texts[2 + 2 * MOST_LABELS] = {call->category, call->metric};
+    Py_ssize_t n = 2, at = 0;
+    if (!PyDict_CheckExact(call->labels) || PyDict_GET_SIZE(call->labels) > MOST_LABELS)
+        return NULL;
+    while (PyDict_Next(call->labels, &at, &texts[n], &texts[n + 1]))
+        n += 2;
+    return find_set(&self->sets, texts, n, kinds);
+}
+
+/* The handle that a call names, of one of the kinds, borrowed; NULL where there is none. */
+static inline Series *
+find_call(Recorder *self, const Call *call, int kinds)
+{
+    if (UNLIKELY(call->labels != NULL && call->labels != Py_None)
+        && !(PyDict_CheckExact(call->labels) && PyDict_GET_SIZE(call->labels) == 0))
+        return find_labelled(self, call, kinds);
+    Series *series = find(self, call->category, call->metric);
+    return LIKELY(series != NULL && series->kind & kinds) ? series : NULL;
+}
+
+/* What a call returns that was done, or else have Python do it. */
+static inline PyObject *
+finish(Recorder *self, Outcome outcome, PyObject *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    return outcome == FAILED ? NULL : call_missed((PyObject *)self, method, args, nargs, kwnames);
 }
 
 static inline PyObject *
 record_count(Recorder *self, PyObject *method, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    Call call;
     Outcome outcome = MISS;
-    if (LIKELY(kwnames == NULL) && LIKELY(nargs == 3 || nargs == 2)) {
-        Series *series = find(self, args[0], args[1]);
-        if (LIKELY(series != NULL && series->kind == COUNTER))
-            outcome = count_object(series, sign, nargs == 3 ? args[2] : NULL);
+    if (LIKELY(take_apart(self->state, &call, args, nargs, kwnames, self->state->kw_n))) {
+        Series *series = find_call(self, &call, COUNTER | GAUGE);
+        if (LIKELY(series != NULL))
+            outcome = LIKELY(series->kind == COUNTER) ? count_object(series, sign, call.what)
+                                                      : move_object(series, sign, call.what);
     }
-    if (LIKELY(outcome == DONE))
-        Py_RETURN_NONE;
-    return outcome == FAILED ? NULL : call_missed(self, method, args, nargs, kwnames);
+    return finish(self, outcome, method, args, nargs, kwnames);
 }
 
 static PyObject *
@@ -135,29 +204,98 @@ Recorder_decr(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject 
 static PyObject *
 Recorder_gauge(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    Call call;
     Outcome outcome = MISS;
-    if (LIKELY(kwnames == NULL) && LIKELY(nargs == 3)) {
-        Series *series = find(self, args[0], args[1]);
-        if (LIKELY(series != NULL && series->kind == GAUGE))
-            outcome = set_object(series, args[2]);
+    if (LIKELY(take_apart(self->state, &call, args, nargs, kwnames, self->state->kw_value)) && call.what != NULL) {
+        Series *series = find_call(self, &call, GAUGE);
+        if (LIKELY(series != NULL))
+            outcome = set_object(series, call.what);
     }
-    if (LIKELY(outcome == DONE))
-        Py_RETURN_NONE;
-    return outcome == FAILED ? NULL : call_missed(self, self->state->str_gauge, args, nargs, kwnames);
+    return finish(self, outcome, self->state->str_gauge, args, nargs, kwnames);
 }
 
 static PyObject *
 Recorder_timing(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    Call call;
     Outcome outcome = MISS;
-    if (LIKELY(kwnames == NULL) && LIKELY(nargs == 3)) {
-        Series *series = find(self, args[0], args[1]);
-        if (LIKELY(series != NULL && series->kind == HISTOGRAM))
-            outcome = observe_object(series, args[2]);
+    if (LIKELY(take_apart(self->state, &call, args, nargs, kwnames, self->state->kw_milliseconds))
+        && call.what != NULL) {
+        Series *series = find_call(self, &call, HISTOGRAM);
+        if (LIKELY(series != NULL))
+            outcome = observe_object(series, call.what);
     }
-    if (LIKELY(outcome == DONE))
-        Py_RETURN_NONE;
-    return outcome == FAILED ? NULL : call_missed(self, self->state->str_timing, args, nargs, kwnames);
+    return finish(self, outcome, self->state->str_timing, args, nargs, kwnames);
+}
+
+static PyObject *
+Recorder_timer(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    Call call;
+    if (LIKELY(take_apart(self->state, &call, args, nargs, kwnames, NULL)) && LIKELY(call.what == NULL)
+        && LIKELY(self->timer_type != NULL)) {
+        Series *series = find_call(self, &call, HISTOGRAM);
+        if (LIKELY(series != NULL))
+            return lend_timer((PyTypeObject *)self->timer_type, series);
+    }
+    return call_missed((PyObject *)self, self->state->str_timer, args, nargs, kwnames);
+}
+
+static PyObject *
+Recorder_get(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    Call call;
+    if (LIKELY(take_apart(self->state, &call, args, nargs, kwnames, NULL)) && LIKELY(call.what == NULL)) {
+        Series *series = find_call(self, &call, COUNTER | GAUGE);
+        PyObject *value = series == NULL ? NULL : plain_value(series);
+        if (value != NULL || PyErr_Occurred())
+            return value;
+    }
+    return call_missed((PyObject *)self, self->state->str_get, args, nargs, kwnames);
+}
+
+static PyObject *
+Recorder__find_set(Recorder *self, PyObject *args)
+{
+    PyObject *type, *texts;
+    if (!PyArg_ParseTuple(args, "OO!", &type, &PyTuple_Type, &texts))
+        return NULL;
+    Series *series = find_set(&self->sets, PySequence_Fast_ITEMS(texts), PyTuple_GET_SIZE(texts),
+                              kind_of((PyTypeObject *)type, self->state));
+    return Py_NewRef(series == NULL ? Py_None : (PyObject *)series);
+}
+
+static PyObject *
+Recorder__keep_set(Recorder *self, PyObject *args)
+{
+    PyObject *texts, *series;
+    if (!PyArg_ParseTuple(args, "O!O", &PyTuple_Type, &texts, &series))
+        return NULL;
+    if (!PyObject_TypeCheck(series, self->state->Series)) {
+        PyErr_Format(PyExc_TypeError, "series must be a handle, not %s", Py_TYPE(series)->tp_name);
+        return NULL;
+    }
+    if (keep_set(&self->sets, texts, (Series *)series) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Recorder__drop_sets(Recorder *self, PyObject *Py_UNUSED(ignored))
+{
+    clear_sets(&self->sets);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Recorder__use_timers(Recorder *self, PyObject *type)
+{
+    if (!PyType_Check(type) || !PyType_IsSubtype((PyTypeObject *)type, self->state->Stopwatch)) {
+        PyErr_SetString(PyExc_TypeError, "type must be a subclass of Stopwatch");
+        return NULL;
+    }
+    Py_XSETREF(self->timer_type, Py_NewRef(type));
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -253,6 +391,14 @@ static PyMethodDef Recorder_methods[] = {
     {"_handle", (PyCFunction)Recorder_handle, METH_VARARGS, NULL},
     {"_keep", (PyCFunction)Recorder_keep, METH_O, NULL},
     {"_drop", (PyCFunction)Recorder_drop, METH_VARARGS, NULL},
+    {"timer", FUNCTION(Recorder_timer), FASTCALL,
+     PyDoc_STR("timer($self, /, category, metric, *, labels=None)\n--\n\nReturn a context manager and decorator.")},
+    {"get", FUNCTION(Recorder_get), FASTCALL,
+     PyDoc_STR("get($self, /, category, metric, *, labels=None)\n--\n\nReturn the value over all workers.")},
+    POSITIONAL(Recorder, _find_set),
+    POSITIONAL(Recorder, _keep_set),
+    NO_ARGUMENTS(Recorder, _drop_sets),
+    {"_use_timers", (PyCFunction)Recorder__use_timers, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

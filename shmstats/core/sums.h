@@ -1,7 +1,5 @@
 /* What a reader needs from C: the sums of columns over all rows. */
 
-enum { CELLS_PER_PAGE = 4096 / sizeof(Cell) };
-
 /* Add the pages of one row that have memory behind them to the sums; carry counts what left 64 bits. */
 static void
 add_row(const Cell *row, const unsigned char *reserved, Py_ssize_t columns, int64_t *sums, int16_t *carry)

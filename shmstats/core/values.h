@@ -199,7 +199,10 @@ add_to_moments(Cell *histogram, double sum, double maximum)
 static inline void
 observe_unlocked(Cell *histogram, Py_ssize_t bucket, double value)
 {
-    add_to_moments(histogram, value, value);
+    double sum = load_double(histogram, SUM) + value;
+    store_double(histogram, SUM, LIKELY(sum <= DBL_MAX) ? sum : finite_sum(load_double(histogram, SUM), value));
+    if (value > load_double(histogram, MAXIMUM))
+        store_double(histogram, MAXIMUM, value);
     add_to_value(histogram, BUCKETS + bucket, 1);
 }
 

@@ -59,7 +59,7 @@ OUTSIDE = """
 
     cells = Cells(memoryview(bytearray(8192)), 4096, 1, 256, 4096, 32, 1, bool, None)
     try:
-        cells.load(0, 300)
+        cells.load(0, 600)
     except IndexError:
         print("refused")
 """
@@ -91,7 +91,7 @@ REBOUND = """
 
     make = lambda: Cells(memoryview(memory), 4096, 1, 256, 4096, 32, 7, is_live, None)
     for handle in (Counter(print, "a", "b"), Gauge(print, "a", "c"), Histogram(print, "a", "d")):
-        bind = lambda cells: handle._bind(cells, 0, 0, 4, 1, False, *([bytes(8)] if type(handle) is Histogram else []))
+        bind = lambda cells: handle._bind(cells, 0, 0, 5, 1, False, *([bytes(8)] if type(handle) is Histogram else []))
         first, other = make(), make()
         bind(first)
         other.hold(0, 0, 99)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...block.names import MAX_TEXT_BYTES
+from ...checks import label_value
 from ...hashing import blake2b
 from ...series import Declaration, Kind, Labels, Mode
 
@@ -190,20 +190,5 @@ def state_number(state: str) -> int:
 
 
 def series_labels(names: Sequence[str], values: Iterable[str]) -> Labels:
-    """Return the labels of a series of the block.
-
-    What the block cannot hold is replaced, for counting must not fail because of what a client sent: a NUL
-    character and a lone surrogate by a question mark, the end of a text of more than 255 bytes by a digest.
-    """
-    return tuple(sorted(zip(names, map(_storable, values), strict=True)))
-
-
-def _storable(text: str) -> str:
-    if len(text) <= MAX_TEXT_BYTES and text.isascii() and "\0" not in text:
-        return text
-    content = text.encode("utf-8", "replace").replace(b"\0", b"?")
-    if len(content) > MAX_TEXT_BYTES:
-        digest = blake2b(content, digest_size=8).hexdigest()
-        start = content[: MAX_TEXT_BYTES - len(digest) - 3].decode(errors="ignore")
-        content = f"{start}...{digest}".encode()
-    return content.decode()
+    """Return the labels of a series of the block."""
+    return tuple(sorted(zip(names, map(label_value, values), strict=True)))

@@ -1,0 +1,329 @@
+/* Handles of label sets, found by the texts of the set themselves: an open-addressing table by the strings' cached
+ * hashes. It owns its keys, so no address of a string that has gone can be taken for another; and it is emptied when
+ * it has reached a bound, for label values may come from outside.
+ *
+ * Children is such a table for one metric with labels, the base class of handles.py's Labelled. */
+
+enum { MOST_SETS = 10000, FEWEST_SLOTS = 64, MOST_LABELS = 16 };
+
+typedef struct {
+    uint64_t hash;
+    PyObject *key; /* a tuple of exact strs */
+    Series *series;
+} LabelSet;
+
+typedef struct {
+    LabelSet *slots;
+    size_t size, used; /* size: a power of two, or 0 */
+} LabelSets;
+
+static inline uint64_t
+mixed(uint64_t hash, uint64_t more)
+{
+    hash = (hash ^ more) * 0x9E3779B97F4A7C15u;
+    return hash ^ hash >> 29;
+}
+
+/* Hash texts; returns whether all are exact strs. */
+static inline int
+hash_texts(PyObject *const *texts, Py_ssize_t n, uint64_t *hash)
+{
+    uint64_t all = (uint64_t)n;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (UNLIKELY(!PyUnicode_CheckExact(texts[i])))
+            return 0;
+        Py_hash_t one = ((PyASCIIObject *)texts[i])->hash;
+        all = mixed(all, (uint64_t)(LIKELY(one != -1) ? one : PyObject_Hash(texts[i])));
+    }
+    *hash = all;
+    return 1;
+}
+
+static inline int
+is_same_text(PyObject *a, PyObject *b)
+{
+    if (LIKELY(a == b))
+        return 1;
+    Py_ssize_t length = PyUnicode_GET_LENGTH(a);
+    return length == PyUnicode_GET_LENGTH(b) && PyUnicode_KIND(a) == PyUnicode_KIND(b)
+           && memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)length * PyUnicode_KIND(a)) == 0;
+}
+
+/* The slot of a set whose handle is of one of the kinds, or the empty one where the search ends. The table has slots. */
+static inline LabelSet *
+find_slot(const LabelSets *sets, uint64_t hash, PyObject *const *texts, Py_ssize_t n, int kinds)
+{
+    for (size_t at = hash;; at++) {
+        LabelSet *set = &sets->slots[at & (sets->size - 1)];
+        if (set->key == NULL)
+            return set;
+        if (set->hash != hash || PyTuple_GET_SIZE(set->key) != n || !(set->series->kind & kinds))
+            continue;
+        Py_ssize_t i = 0;
+        while (i < n && LIKELY(is_same_text(PyTuple_GET_ITEM(set->key, i), texts[i])))
+            i++;
+        if (LIKELY(i == n))
+            return set;
+    }
+}
+
+/* The handle of a set, borrowed; NULL where there is none, or a text is no exact str. */
+static inline Series *
+find_set(const LabelSets *sets, PyObject *const *texts, Py_ssize_t n, int kinds)
+{
+    uint64_t hash;
+    if (UNLIKELY(sets->size == 0) || UNLIKELY(!hash_texts(texts, n, &hash)))
+        return NULL;
+    return find_slot(sets, hash, texts, n, kinds)->series;
+}
+
+static void
+clear_sets(LabelSets *sets)
+{
+    LabelSets former = *sets;
+    *sets = (LabelSets){NULL, 0, 0}; /* first: what goes with a handle may come back here */
+    for (size_t i = 0; i < former.size; i++) {
+        Py_XDECREF(former.slots[i].key);
+        Py_XDECREF(former.slots[i].series);
+    }
+    PyMem_Free(former.slots);
+}
+
+static int
+grow_sets(LabelSets *sets)
+{
+    size_t size = sets->size ? 2 * sets->size : FEWEST_SLOTS;
+    LabelSet *slots = PyMem_Calloc(size, sizeof(LabelSet));
+    if (slots == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (size_t i = 0; i < sets->size; i++) {
+        size_t at = sets->slots[i].hash & (size - 1);
+        while (slots[at].key != NULL)
+            at = (at + 1) & (size - 1);
+        if (sets->slots[i].key != NULL)
+            slots[at] = sets->slots[i];
+    }
+    PyMem_Free(sets->slots);
+    sets->slots = slots;
+    sets->size = size;
+    return 0;
+}
+
+/* Keep a handle under a tuple of texts, in the place of one of its kind. */
+static int
+keep_set(LabelSets *sets, PyObject *key, Series *series)
+{
+    uint64_t hash;
+    PyObject *const *texts = PySequence_Fast_ITEMS(key);
+    Py_ssize_t n = PyTuple_GET_SIZE(key);
+    if (!hash_texts(texts, n, &hash)) {
+        PyErr_SetString(PyExc_TypeError, "a label set must be of exact strs");
+        return -1;
+    }
+    if (sets->used >= MOST_SETS)
+        clear_sets(sets);
+    if (2 * (sets->used + 1) > sets->size && grow_sets(sets) < 0)
+        return -1;
+    LabelSet *set = find_slot(sets, hash, texts, n, series->kind);
+    LabelSet former = *set;
+    *set = (LabelSet){hash, Py_NewRef(key), (Series *)Py_NewRef((PyObject *)series)};
+    sets->used += former.key == NULL;
+    Py_XDECREF(former.key);
+    Py_XDECREF(former.series);
+    return 0;
+}
+
+/* Drop the handle of a set; those behind it in the table move up, so that a search ends where it did. */
+static void
+drop_set(LabelSets *sets, PyObject *key)
+{
+    uint64_t hash;
+    if (sets->size == 0 || !hash_texts(PySequence_Fast_ITEMS(key), PyTuple_GET_SIZE(key), &hash))
+        return;
+    LabelSet *set = find_slot(sets, hash, PySequence_Fast_ITEMS(key), PyTuple_GET_SIZE(key), ANY_KIND);
+    if (set->key == NULL)
+        return;
+    LabelSet former = *set;
+    size_t mask = sets->size - 1, hole = (size_t)(set - sets->slots);
+    for (size_t at = (hole + 1) & mask; sets->slots[at].key != NULL; at = (at + 1) & mask) {
+        size_t wanted = sets->slots[at].hash & mask;
+        if (((at - wanted) & mask) >= ((at - hole) & mask)) {
+            sets->slots[hole] = sets->slots[at];
+            hole = at;
+        }
+    }
+    sets->slots[hole] = (LabelSet){0, NULL, NULL};
+    sets->used--;
+    Py_DECREF(former.key);
+    Py_DECREF(former.series);
+}
+
+/* ------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    State *state;
+    PyObject *labelnames; /* a tuple of interned strs */
+    LabelSets sets;
+} Children;
+
+static PyObject *
+Children_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    Children *self = (Children *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->state = state_of(type);
+    self->labelnames = PyTuple_New(0);
+    if (self->labelnames == NULL)
+        Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+/* Put values that were given by name in the order of the label names; returns whether they are these names. */
+static inline int
+put_in_order(Children *self, PyObject *const *values, PyObject *names, PyObject **ordered)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(self->labelnames);
+    if (PyTuple_GET_SIZE(names) != n || n > MOST_LABELS)
+        return 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *name = PyTuple_GET_ITEM(self->labelnames, i);
+        Py_ssize_t j = 0;
+        while (j < n && PyTuple_GET_ITEM(names, j) != name)
+            j++;
+        if (j == n)
+            return 0;
+        ordered[i] = values[j];
+    }
+    return 1;
+}
+
+static PyObject *
+Children_labels(Children *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *ordered[MOST_LABELS];
+    PyObject *const *values = args;
+    Py_ssize_t n = PyTuple_GET_SIZE(self->labelnames);
+    if (UNLIKELY(kwnames != NULL) && nargs == 0 && put_in_order(self, args, kwnames, ordered))
+        values = ordered;
+    if (LIKELY(values == ordered || (nargs == n && kwnames == NULL))) {
+        Series *found = find_set(&self->sets, values, n, ANY_KIND);
+        if (LIKELY(found != NULL))
+            return Py_NewRef((PyObject *)found);
+    }
+    return call_missed((PyObject *)self, self->state->str_labels, args, nargs, kwnames);
+}
+
+static PyObject *
+Children__keep_child(Children *self, PyObject *args)
+{
+    PyObject *values, *handle;
+    if (!PyArg_ParseTuple(args, "O!O", &PyTuple_Type, &values, &handle))
+        return NULL;
+    if (!PyObject_TypeCheck(handle, self->state->Series)) {
+        PyErr_Format(PyExc_TypeError, "handle must be a handle, not %s", Py_TYPE(handle)->tp_name);
+        return NULL;
+    }
+    if (keep_set(&self->sets, values, (Series *)handle) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Children__find_child(Children *self, PyObject *values)
+{
+    if (!PyTuple_Check(values)) {
+        PyErr_SetString(PyExc_TypeError, "values must be a tuple");
+        return NULL;
+    }
+    Series *found = find_set(&self->sets, PySequence_Fast_ITEMS(values), PyTuple_GET_SIZE(values), ANY_KIND);
+    return Py_NewRef(found == NULL ? Py_None : (PyObject *)found);
+}
+
+static PyObject *
+Children__drop_child(Children *self, PyObject *args)
+{
+    PyObject *values = NULL;
+    if (!PyArg_ParseTuple(args, "|O!", &PyTuple_Type, &values))
+        return NULL;
+    if (values == NULL)
+        clear_sets(&self->sets);
+    else
+        drop_set(&self->sets, values);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Children_get_labelnames(Children *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->labelnames);
+}
+
+static int
+Children_set_labelnames(Children *self, PyObject *names, void *Py_UNUSED(closure))
+{
+    PyObject *interned = names == NULL ? NULL : PySequence_Tuple(names);
+    if (interned == NULL) {
+        if (names == NULL)
+            PyErr_SetString(PyExc_AttributeError, "labelnames cannot be deleted");
+        return -1;
+    }
+    PyObject *own = PyTuple_New(PyTuple_GET_SIZE(interned));
+    for (Py_ssize_t i = 0; own != NULL && i < PyTuple_GET_SIZE(interned); i++) {
+        PyObject *name = Py_NewRef(PyTuple_GET_ITEM(interned, i));
+        if (PyUnicode_CheckExact(name))
+            PyUnicode_InternInPlace(&name);
+        PyTuple_SET_ITEM(own, i, name);
+    }
+    Py_DECREF(interned);
+    if (own == NULL)
+        return -1;
+    Py_XSETREF(self->labelnames, own);
+    return 0;
+}
+
+/* What the garbage collector is to see of a table. */
+static int
+visit_sets(const LabelSets *sets, visitproc visit, void *arg)
+{
+    for (size_t i = 0; i < sets->size; i++)
+        Py_VISIT(sets->slots[i].series);
+    return 0;
+}
+
+#define CHILDREN_REFERENCES(X) X(labelnames)
+COLLECTED_WITH(Children, CHILDREN_REFERENCES, visit_sets(&self->sets, visit, arg), clear_sets(&self->sets), (void)0)
+
+static PyMethodDef Children_methods[] = {
+    {"labels", FUNCTION(Children_labels), FASTCALL,
+     PyDoc_STR("labels($self, /, *values, **named)\n--\n\nReturn the handle of one label set; the same one the next time.\n\n"
+               "The values are given for each of `labelnames`, in that order, or by label name.")},
+    {"_find_child", (PyCFunction)Children__find_child, METH_O, NULL},
+    POSITIONAL(Children, _keep_child),
+    POSITIONAL(Children, _drop_child),
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef Children_getset[] = {
+    {"labelnames", (getter)Children_get_labelnames, (setter)Children_set_labelnames, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot Children_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("The handles of a metric with labels, found by the label values.")},
+    {Py_tp_new, Children_new},
+    COLLECTED_SLOTS(Children),
+    {Py_tp_methods, Children_methods},
+    {Py_tp_getset, Children_getset},
+    {0, NULL},
+};
+
+static PyType_Spec Children_spec = {
+    .name = "shmstats.core._cells.Children",
+    .basicsize = sizeof(Children),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = Children_slots,
+};
