@@ -165,6 +165,9 @@ class HandleKeeper(Recorder):
 
     def _made_of_set(self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, object]) -> _Handle:
         """Return the handle of a label set: the kept one or a new one."""
+        kept = self._kept_of_set(category, metric, kind, labels)
+        if kept is not None:
+            return kept
         category, metric, pairs = check_category(category), check_text("metric", metric), check_label_pairs(labels)
         texts = (category, metric, *itertools.chain.from_iterable(pairs))
         series = self._find_set(kind, texts)
@@ -173,6 +176,16 @@ class HandleKeeper(Recorder):
             if OVERFLOW not in texts:
                 self._keep_set(texts, series)
         return series  # type: ignore[return-value]
+
+    def _kept_of_set(
+        self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, object]
+    ) -> _Handle | None:
+        """Return the handle of a label set as it is given; None where none is kept, or an argument is wrong."""
+        try:
+            texts: tuple[Any, ...] = (category, metric, *itertools.chain.from_iterable(labels.items()))
+        except (AttributeError, TypeError):
+            return None
+        return self._find_set(kind, texts)  # type: ignore[return-value]
 
     def _keep_bound(self, series: Series) -> None:
         """Keep a handle for the next time, unless it leads nowhere: those could be without number."""

@@ -66,6 +66,36 @@ class Misses(Configured):
     def _deliver_observation(self, fan_out: FanOut, series: Series, value: float) -> None:
         fan_out.observe(series, value)
 
+    @delivered
+    def _deliver_total(self, fan_out: FanOut, series: Series, value: int) -> None:
+        fan_out.set_total(series, value)
+
+    def _absolute(self, category: str, metric: str, value: int, *, labels: Mapping[str, object] | None = None) -> None:
+        value = check_integer("value", value)
+        series = self._made(category, metric, Gauge, labels)
+        self._deliver_total(series, value)
+        self._keep_bound(series)
+
+    def _counter(
+        self,
+        category: str,
+        metric: str,
+        *,
+        labels: Mapping[str, object] | None = None,
+        labelnames: Iterable[str] | None = None,
+    ) -> Counter | Labelled[Counter]:
+        return self._handle_of(category, metric, Counter, labels, labelnames)
+
+    def _histogram(
+        self,
+        category: str,
+        metric: str,
+        *,
+        labels: Mapping[str, object] | None = None,
+        labelnames: Iterable[str] | None = None,
+    ) -> Histogram | Labelled[Histogram]:
+        return self._handle_of(category, metric, Histogram, labels, labelnames)
+
     def _gauge(
         self,
         category: str,
@@ -126,5 +156,8 @@ class Misses(Configured):
 
 
 # What Python says of a wrong call names the public call, not the method that takes it.
-for _method in (Misses._incr, Misses._decr, Misses._gauge, Misses._timing, Misses._timer, Misses._get):
+for _method in (
+    *(Misses._incr, Misses._decr, Misses._gauge, Misses._absolute, Misses._timing),
+    *(Misses._counter, Misses._histogram, Misses._timer, Misses._get),
+):
     _method.__qualname__ = _method.__name__.removeprefix("_")

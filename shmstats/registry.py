@@ -18,7 +18,6 @@ from .checks import (
     Buckets,
     check_category,
     check_choice,
-    check_integer,
     check_label_names,
     check_labels,
     check_moment,
@@ -95,94 +94,90 @@ class Registry(Misses):
             self._declared[category, metric] = Definition.now(declared)
         self._drop(category, metric)
 
-    def absolute(self, category: str, metric: str, value: int, *, labels: Mapping[str, object] | None = None) -> None:
-        """Set a gauge, or the total of a counter, to an integer.
-
-        Args:
-            category: of the statistic.
-            metric: of the statistic.
-            value: a signed 64-bit integer.
-            labels: label names and values.
-
-        Raises:
-            TypeError: an argument is of the wrong type.
-            ValueError: a name or label is not allowed.
-            OverflowError: the value does not fit 64 bits.
-            KindError: the name is neither a gauge nor a counter.
-            DeclarationError: the metric is declared with other label names.
-        """
-        value = check_integer("value", value)
-        series = self._made(category, metric, Gauge, labels)
-        self._deliver_total(series, value)
-        self._keep_bound(series)
-
-    @overload
-    def counter(
-        self, category: str, metric: str, *, labels: Mapping[str, object] | None = None, labelnames: None = None
-    ) -> Counter: ...
-
-    @overload
-    def counter(
-        self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
-    ) -> Labelled[Counter]: ...
-
-    def counter(
-        self,
-        category: str,
-        metric: str,
-        *,
-        labels: Mapping[str, object] | None = None,
-        labelnames: Iterable[str] | None = None,
-    ) -> Counter | Labelled[Counter]:
-        """Return a handle of a counter, for code that counts often.
-
-        Args:
-            category: of the statistic.
-            metric: of the statistic.
-            labels: label names and values of one series.
-            labelnames: instead: label names of the metric, for a handle that gives those of its series.
-
-        Raises:
-            TypeError: an argument is of the wrong type, or both labels and label names are given.
-            ValueError: a name or label is not allowed.
-            DeclarationError: this process has declared the metric with other label names.
-        """
-        return self._handle_of(category, metric, Counter, labels, labelnames)
-
-    @overload
-    def histogram(
-        self, category: str, metric: str, *, labels: Mapping[str, object] | None = None, labelnames: None = None
-    ) -> Histogram: ...
-
-    @overload
-    def histogram(
-        self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
-    ) -> Labelled[Histogram]: ...
-
-    def histogram(
-        self,
-        category: str,
-        metric: str,
-        *,
-        labels: Mapping[str, object] | None = None,
-        labelnames: Iterable[str] | None = None,
-    ) -> Histogram | Labelled[Histogram]:
-        """Return a handle of a histogram: of times in ms, or in the unit that is declared.
-
-        Args:
-            category: of the statistic.
-            metric: of the statistic.
-            labels: as for `counter`.
-            labelnames: as for `counter`.
-
-        Raises:
-            TypeError: as `counter` does.
-            ValueError: as `counter` does.
-            DeclarationError: as `counter` does.
-        """
-        return self._handle_of(category, metric, Histogram, labels, labelnames)
-
     if TYPE_CHECKING:  # what the calls of the base class are here
+
+        def absolute(
+            self, category: str, metric: str, value: int, *, labels: Mapping[str, object] | None = None
+        ) -> None:
+            """Set a gauge, or the total of a counter, to an integer.
+
+            Args:
+                category: of the statistic.
+                metric: of the statistic.
+                value: a signed 64-bit integer.
+                labels: label names and values.
+
+            Raises:
+                TypeError: an argument is of the wrong type.
+                ValueError: a name or label is not allowed.
+                OverflowError: the value does not fit 64 bits.
+                KindError: the name is neither a gauge nor a counter.
+                DeclarationError: the metric is declared with other label names.
+            """
+
+        @overload
+        def counter(
+            self, category: str, metric: str, *, labels: Mapping[str, object] | None = None, labelnames: None = None
+        ) -> Counter: ...
+
+        @overload
+        def counter(
+            self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
+        ) -> Labelled[Counter]: ...
+
+        def counter(
+            self,
+            category: str,
+            metric: str,
+            *,
+            labels: Mapping[str, object] | None = None,
+            labelnames: Iterable[str] | None = None,
+        ) -> Counter | Labelled[Counter]:
+            """Return a handle of a counter, for code that counts often.
+
+            Args:
+                category: of the statistic.
+                metric: of the statistic.
+                labels: label names and values of one series.
+                labelnames: instead: label names of the metric, for a handle that gives those of its series.
+
+            Raises:
+                TypeError: an argument is of the wrong type, or both labels and label names are given.
+                ValueError: a name or label is not allowed.
+                DeclarationError: this process has declared the metric with other label names.
+            """
+
+        @overload
+        def histogram(
+            self, category: str, metric: str, *, labels: Mapping[str, object] | None = None, labelnames: None = None
+        ) -> Histogram: ...
+
+        @overload
+        def histogram(
+            self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
+        ) -> Labelled[Histogram]: ...
+
+        def histogram(
+            self,
+            category: str,
+            metric: str,
+            *,
+            labels: Mapping[str, object] | None = None,
+            labelnames: Iterable[str] | None = None,
+        ) -> Histogram | Labelled[Histogram]:
+            """Return a handle of a histogram: of times in ms, or in the unit that is declared.
+
+            Args:
+                category: of the statistic.
+                metric: of the statistic.
+                labels: as for `counter`.
+                labelnames: as for `counter`.
+
+            Raises:
+                TypeError: as `counter` does.
+                ValueError: as `counter` does.
+                DeclarationError: as `counter` does.
+            """
 
         @overload
         def gauge(
@@ -420,10 +415,6 @@ class Registry(Misses):
         """
         check_provider(provider)
         self._add(GuardedProvider(provider, self._report))
-
-    @delivered
-    def _deliver_total(self, fan_out: FanOut, series: Series, value: int) -> None:
-        fan_out.set_total(series, value)
 
     @delivered
     def _deliver_moment(self, fan_out: FanOut, series: Series, moment: datetime) -> None:

@@ -175,7 +175,6 @@ def test_labels_survive_a_restart(shmstats: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("labels", "error", "what"),
     [
-        ({"method": 1}, TypeError, "label 'method' must be a str, not int"),
         ({1: "a"}, TypeError, "label name in labels must be a str"),
         ({"": "a"}, ValueError, "label name ''"),
         ({"a-b": "a"}, ValueError, "label name 'a-b'"),
@@ -184,9 +183,6 @@ def test_labels_survive_a_restart(shmstats: ModuleType) -> None:
         ({"le": "a"}, ValueError, "'le' in labels is reserved"),
         ({"category": "a"}, ValueError, "'category' in labels is reserved"),
         ({"pid": "a"}, ValueError, "'pid' in labels is reserved"),
-        ({"a": "\0"}, ValueError, "label 'a' must not contain a NUL"),
-        ({"a": "\ud800"}, ValueError, "lone surrogate"),
-        ({"a": "x" * 256}, ValueError, "at most 255 bytes"),
         ([("a", "b")], TypeError, "labels must be a mapping"),
         ("ab", TypeError, "labels must be a mapping"),
     ],
@@ -221,6 +217,44 @@ def test_bad_label_names_are_named(stats: Any, names: Any, error: type[Exception
         stats.counter("c", "m", labelnames=names)
 
 
+class Unspeakable:
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (200, "200"),
+        (True, "True"),
+        (None, "None"),
+        (1.5, "1.5"),
+        ("a\0b\ud800", "a?b?"),
+        ("é" * 127 + "x", "é" * 127 + "x"),
+        (Unspeakable(), "<Unspeakable>"),
+    ],
+)
+def test_a_label_value_is_counted_as_text(stats: Any, value: object, text: str) -> None:
+    parent = stats.counter("http", "seen", labelnames=("what",))
+    for _ in range(2):
+        stats.incr("http", "seen", labels={"what": value})
+        parent.labels(value).incr()
+        parent.labels(what=value).incr()
+    assert stats.get("http", "seen", labels={"what": text}) == 6
+    assert parent.labels(value) is parent.labels(text)
+    assert parent.remove(value) == 1
+
+
+def test_a_label_value_that_is_too_long_ends_in_a_digest(stats: Any) -> None:
+    for end in ("a", "b", "b"):
+        stats.incr("http", "seen", labels={"path": "é" * 200 + end})
+    (first, one), (second, other) = sorted(stats.snapshot()["http"].items(), key=lambda item: item[1])
+    assert (one, other) == (1, 2)
+    assert first != second
+    assert {len(series.partition('"')[2].rpartition('"')[0].encode()) for series in (first, second)} <= {254, 255}
+    assert stats.get("http", "seen", labels={"path": "é" * 200 + "b"}) == 2
+
+
 def test_the_wrong_number_and_names_of_label_values_are_named(stats: Any) -> None:
     parent = stats.counter("c", "m", labelnames=("a", "b"))
     with pytest.raises(ValueError, match=r"'m' of category 'c' takes 2 label values \(a, b\), not 1"):
@@ -231,10 +265,6 @@ def test_the_wrong_number_and_names_of_label_values_are_named(stats: Any) -> Non
         parent.labels(a="1")
     with pytest.raises(TypeError, match="by position or by name"):
         parent.labels("1", b="2")
-    with pytest.raises(TypeError, match="label 'b' must be a str, not int"):
-        parent.labels("1", 2)
-    with pytest.raises(TypeError, match="label 'b' must be a str, not list"):
-        parent.labels("1", [])
     with pytest.raises(TypeError, match="labels and labelnames"):
         stats.counter("c", "m", labels={"a": "b"}, labelnames=("a",))
     with pytest.raises(TypeError, match="labelnames are for a handle"):

@@ -9,6 +9,7 @@ import inspect
 import math
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
@@ -45,7 +46,7 @@ class Clock:
     def __init__(self) -> None:
         self.now = 10**15
 
-    def perf_counter_ns(self) -> int:
+    def monotonic_ns(self) -> int:
         return self.now
 
     def advance(self, milliseconds: float) -> None:
@@ -54,10 +55,17 @@ class Clock:
 
 @pytest.fixture
 def clock(shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """What timers read the time from."""
+    """What timers read the time from, where Python keeps their beginnings apart; the core reads the system's clock."""
     clock = Clock()
     timer = importlib.import_module("shmstats.timer")
-    monkeypatch.setattr(timer, "time", SimpleNamespace(perf_counter_ns=clock.perf_counter_ns))
+
+    def report_since(self: Any, start: int) -> None:
+        self._report.observe((clock.now - start) / 1e6)
+
+    monkeypatch.setattr(timer, "time", SimpleNamespace(monotonic_ns=clock.monotonic_ns))
+    monkeypatch.setattr(timer.Timer, "__enter__", timer.Timer._enter_again, raising=False)
+    monkeypatch.setattr(timer.Timer, "__exit__", lambda self, *raised: self._exit_again(), raising=False)
+    monkeypatch.setattr(timer.Timer, "_report_since", report_since, raising=False)
     return clock
 
 
@@ -339,6 +347,70 @@ def test_tasks_at_the_same_time_do_not_mix_their_times_up(stats: Any, clock: Clo
     task: Any = None
     asyncio.run(both())
     assert (stats.get("web", "wait").sum, stats.get("web", "wait").max) == (107, 100)
+
+
+class Blocks:
+    """Timed blocks on the real clock: what a timer reports, and what must be within it, and around it, in ms."""
+
+    def __init__(self, shmstats: ModuleType) -> None:
+        self.timer = importlib.import_module("shmstats.timer").Timer(self._take)
+        self.reported: list[float] = []
+        self.began: dict[str, float] = {}
+
+    def _take(self, milliseconds: float) -> None:
+        self.reported.append(milliseconds)
+
+    def begin(self, name: str) -> None:
+        self.began[name] = time.monotonic()
+        self.timer.__enter__()
+        self.began[f"in {name}"] = time.monotonic()
+        time.sleep(0.003)
+
+    def end(self, name: str) -> None:
+        inside = time.monotonic() - self.began[f"in {name}"]
+        self.timer.__exit__(None, None, None)
+        around = time.monotonic() - self.began[name]
+        assert inside * 1e3 <= self.reported[-1] <= around * 1e3, name
+
+
+def test_blocks_inside_each_other_are_timed_each_from_its_own_beginning(shmstats: ModuleType) -> None:
+    blocks = Blocks(shmstats)
+    for _ in range(2):
+        for name in ("outer", "inner", "innermost"):
+            blocks.begin(name)
+        for name in ("innermost", "inner", "outer"):
+            blocks.end(name)
+    assert len(blocks.reported) == 6
+
+
+@pytest.mark.parametrize("order", [("one", "other"), ("other", "one")])
+def test_blocks_of_several_threads_are_timed_each_from_its_own_beginning(
+    shmstats: ModuleType, order: tuple[str, str]
+) -> None:
+    blocks = Blocks(shmstats)
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        threads = {"one": one, "other": other}
+        for name in ("one", "other"):
+            threads[name].submit(blocks.begin, name).result(60)
+        for name in order:
+            threads[name].submit(blocks.end, name).result(60)
+
+
+@pytest.mark.parametrize("order", [("one", "other"), ("other", "one")])
+def test_blocks_of_several_tasks_are_timed_each_from_its_own_beginning(
+    shmstats: ModuleType, order: tuple[str, str]
+) -> None:
+    blocks = Blocks(shmstats)
+    contexts = {name: contextvars.Context() for name in order}
+    for name in ("one", "other"):
+        contexts[name].run(blocks.begin, name)
+    for name in order:
+        contexts[name].run(blocks.end, name)
+
+
+def test_a_timer_that_was_not_entered_says_so(stats: Any) -> None:
+    with pytest.raises(RuntimeError, match="was not entered"):
+        stats.timer("db", "query").__exit__(None, None, None)
 
 
 def test_a_cancelled_task_is_reported(stats: Any) -> None:

@@ -232,10 +232,10 @@ class Stopwatch:
 class Recorder:
     """The calls of user code: finds the handle of a name or of a label set, and uses it.
 
-    A subclass has the Python methods that take what cannot be done at once: ``_incr``, ``_decr``, ``_gauge``,
-    ``_timing``, ``_timer`` and ``_get`` with all arguments of the call, and for handles
-    ``_count_series(sign, series, n)``, ``_set_series(series, value)``, ``_observe_series(series, value)``,
-    ``_value(series)`` and ``_reduce_handle(series)``.
+    A subclass has the Python methods that take what cannot be done at once: one for each call, with all its
+    arguments (``_incr`` of ``incr``), and for handles ``_count_series(sign, series, n)``,
+    ``_set_series(series, value)``, ``_observe_series(series, value)``, ``_value(series)`` and
+    ``_reduce_handle(series)``.
     """
 
     def incr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, Any] | None = None) -> None: ...
@@ -243,6 +243,9 @@ class Recorder:
     # With a value these do something, without one they return a handle; `Registry` has the overloads.
     gauge: Any
     timing: Any
+    def absolute(self, category: str, metric: str, value: int, *, labels: Mapping[str, Any] | None = None) -> None: ...
+    counter: Any
+    histogram: Any
     def timer(self, category: str, metric: str, *, labels: Mapping[str, Any] | None = None) -> Any: ...
     def get(self, category: str, metric: str, *, labels: Mapping[str, Any] | None = None) -> Any: ...
     # Texts are category, metric, and label names and values in turn, as they are given, all exact strs.

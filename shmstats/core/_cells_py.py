@@ -730,6 +730,18 @@ class Recorder:
         if labels is not None or not self._counted(-1, category, metric, n):
             self._decr(category, metric, n, labels=labels)  # type: ignore[attr-defined]
 
+    def absolute(self, category: str, metric: str, value: int, *, labels: Any = None) -> None:
+        """Set a gauge, or the total of a counter, to an integer."""
+        self._absolute(category, metric, value, labels=labels)  # type: ignore[attr-defined]
+
+    def counter(self, category: str, metric: str, *, labels: Any = None, labelnames: Any = None) -> Any:
+        """Return a handle of a counter, or of a metric with labels."""
+        return self._counter(category, metric, labels=labels, labelnames=labelnames)  # type: ignore[attr-defined]
+
+    def histogram(self, category: str, metric: str, *, labels: Any = None, labelnames: Any = None) -> Any:
+        """Return a handle of a histogram, or of a metric with labels."""
+        return self._histogram(category, metric, labels=labels, labelnames=labelnames)  # type: ignore[attr-defined]
+
     def timer(self, category: str, metric: str, *, labels: Any = None) -> Any:
         """Return a context manager and decorator."""
         return self._timer(category, metric, labels=labels)  # type: ignore[attr-defined]
@@ -764,7 +776,7 @@ class Recorder:
         return type(series) is Counter and type(n) is int and n <= INT64_MAX and series._count(sign * n)
 
     def _find_set(self, kind: type[Series], texts: tuple[str, ...]) -> Series | None:
-        return self._sets.get((kind, *texts))
+        return self._sets.get((kind, *texts)) if _are_texts(texts) else None
 
     def _keep_set(self, texts: tuple[str, ...], series: Series) -> None:
         if not isinstance(series, Series):

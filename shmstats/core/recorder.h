@@ -112,6 +112,12 @@ typedef struct {
     PyObject *category, *metric, *what, *labels;
 } Call;
 
+/* What a call names and gives: a handle, borrowed, or NULL; and the value, or NULL. */
+typedef struct {
+    Series *series;
+    PyObject *what;
+} Found;
+
 /* Put the keywords of a call in their places: `word` is the name of what is counted. 0 where that is left to Python. */
 static int
 take_keywords(const State *state, Call *call, PyObject *const *values, PyObject *names, PyObject *word)
@@ -127,19 +133,7 @@ take_keywords(const State *state, Call *call, PyObject *const *values, PyObject 
             return 0;
         *place = values[i];
     }
-    return call->category != NULL && call->metric != NULL;
-}
-
-/* Take the arguments of a call apart; 0 where that is left to Python. */
-static inline int
-take_apart(const State *state, Call *call, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject *word)
-{
-    if (UNLIKELY(nargs > 3))
-        return 0;
-    *call = (Call){nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL, nargs > 2 ? args[2] : NULL, NULL};
-    if (LIKELY(kwnames == NULL))
-        return nargs >= 2;
-    return take_keywords(state, call, args + nargs, kwnames, word);
+    return 1;
 }
 
 /* The handle of a label set that is given as a dict, borrowed, or NULL. */
@@ -152,18 +146,29 @@ find_labelled(Recorder *self, const Call *call, int kinds)
         return NULL;
     while (PyDict_Next(call->labels, &at, &texts[n], &texts[n + 1]))
         n += 2;
-    return find_set(&self->sets, texts, n, kinds);
+    return n == 2 ? find(self, call->category, call->metric) : find_set(&self->sets, texts, n, kinds);
 }
 
-/* The handle that a call names, of one of the kinds, borrowed; NULL where there is none. */
-static inline Series *
-find_call(Recorder *self, const Call *call, int kinds)
+/* Do as `find_called`, in whatever form the call is. */
+static __attribute__((noinline)) Found
+find_any_form(Recorder *self, int kinds, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject *word)
 {
-    if (UNLIKELY(call->labels != NULL && call->labels != Py_None)
-        && !(PyDict_CheckExact(call->labels) && PyDict_GET_SIZE(call->labels) == 0))
-        return find_labelled(self, call, kinds);
-    Series *series = find(self, call->category, call->metric);
-    return LIKELY(series != NULL && series->kind & kinds) ? series : NULL;
+    Call call = {nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL, nargs > 2 ? args[2] : NULL, NULL};
+    if (nargs > 3 || (kwnames != NULL && !take_keywords(self->state, &call, args + nargs, kwnames, word))
+        || call.category == NULL || call.metric == NULL)
+        return (Found){NULL, NULL};
+    Series *series = call.labels == NULL || call.labels == Py_None ? find(self, call.category, call.metric)
+                                                                   : find_labelled(self, &call, kinds);
+    return (Found){series, call.what};
+}
+
+/* What a call names and gives. A handle that is found by a label set is of one of the kinds, another of any. */
+static inline Found
+find_called(Recorder *self, int kinds, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject *word)
+{
+    if (LIKELY(kwnames == NULL) && LIKELY(nargs == 3 || nargs == 2))
+        return (Found){find(self, args[0], args[1]), nargs == 3 ? args[2] : NULL};
+    return find_any_form(self, kinds, args, nargs, kwnames, word);
 }
 
 /* What a call returns that was done, or else have Python do it. */
@@ -178,79 +183,96 @@ finish(Recorder *self, Outcome outcome, PyObject *method, PyObject *const *args,
 static inline PyObject *
 record_count(Recorder *self, PyObject *method, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    Call call;
     Outcome outcome = MISS;
-    if (LIKELY(take_apart(self->state, &call, args, nargs, kwnames, self->state->kw_n))) {
-        Series *series = find_call(self, &call, COUNTER | GAUGE);
-        if (LIKELY(series != NULL))
-            outcome = LIKELY(series->kind == COUNTER) ? count_object(series, sign, call.what)
-                                                      : move_object(series, sign, call.what);
+    Found found = find_called(self, COUNTER | GAUGE, args, nargs, kwnames, self->state->kw_n);
+    if (LIKELY(found.series != NULL)) {
+        if (LIKELY(found.series->kind == COUNTER))
+            outcome = count_object(found.series, sign, found.what);
+        else if (found.series->kind == GAUGE)
+            outcome = move_object(found.series, sign, found.what);
     }
     return finish(self, outcome, method, args, nargs, kwnames);
 }
 
-static PyObject *
-Recorder_incr(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+/* A call of the recorder that hands over to a Python method what it cannot do. */
+#define CALL(name)                                                                                                     \
+    static PyObject *Recorder_##name(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+
+CALL(incr)
 {
     return record_count(self, self->state->str_incr, 1, args, nargs, kwnames);
 }
 
-static PyObject *
-Recorder_decr(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+CALL(decr)
 {
     return record_count(self, self->state->str_decr, -1, args, nargs, kwnames);
 }
 
-static PyObject *
-Recorder_gauge(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+CALL(gauge)
 {
-    Call call;
     Outcome outcome = MISS;
-    if (LIKELY(take_apart(self->state, &call, args, nargs, kwnames, self->state->kw_value)) && call.what != NULL) {
-        Series *series = find_call(self, &call, GAUGE);
-        if (LIKELY(series != NULL))
-            outcome = set_object(series, call.what);
+    Found found = find_called(self, GAUGE, args, nargs, kwnames, self->state->kw_value);
+    if (LIKELY(found.series != NULL && found.series->kind == GAUGE)) {
+        if (UNLIKELY(found.what == NULL))
+            return Py_NewRef((PyObject *)found.series);
+        outcome = set_object(found.series, found.what);
     }
     return finish(self, outcome, self->state->str_gauge, args, nargs, kwnames);
 }
 
-static PyObject *
-Recorder_timing(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+CALL(absolute)
 {
-    Call call;
     Outcome outcome = MISS;
-    if (LIKELY(take_apart(self->state, &call, args, nargs, kwnames, self->state->kw_milliseconds))
-        && call.what != NULL) {
-        Series *series = find_call(self, &call, HISTOGRAM);
-        if (LIKELY(series != NULL))
-            outcome = observe_object(series, call.what);
+    Found found = find_called(self, GAUGE, args, nargs, kwnames, self->state->kw_value);
+    if (LIKELY(found.series != NULL && found.series->kind == GAUGE) && found.what != NULL
+        && PyLong_CheckExact(found.what))
+        outcome = set_object(found.series, found.what);
+    return finish(self, outcome, self->state->str_absolute, args, nargs, kwnames);
+}
+
+CALL(timing)
+{
+    Outcome outcome = MISS;
+    Found found = find_called(self, HISTOGRAM, args, nargs, kwnames, self->state->kw_milliseconds);
+    if (LIKELY(found.series != NULL && found.series->kind == HISTOGRAM)) {
+        if (UNLIKELY(found.what == NULL))
+            return Py_NewRef((PyObject *)found.series);
+        outcome = observe_object(found.series, found.what);
     }
     return finish(self, outcome, self->state->str_timing, args, nargs, kwnames);
 }
 
-static PyObject *
-Recorder_timer(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+CALL(counter)
 {
-    Call call;
-    if (LIKELY(take_apart(self->state, &call, args, nargs, kwnames, NULL)) && LIKELY(call.what == NULL)
-        && LIKELY(self->timer_type != NULL)) {
-        Series *series = find_call(self, &call, HISTOGRAM);
-        if (LIKELY(series != NULL))
-            return lend_timer((PyTypeObject *)self->timer_type, series);
-    }
+    Found found = find_called(self, COUNTER, args, nargs, kwnames, NULL);
+    if (LIKELY(found.series != NULL && found.series->kind == COUNTER) && found.what == NULL)
+        return Py_NewRef((PyObject *)found.series);
+    return call_missed((PyObject *)self, self->state->str_counter, args, nargs, kwnames);
+}
+
+CALL(histogram)
+{
+    Found found = find_called(self, HISTOGRAM, args, nargs, kwnames, NULL);
+    if (LIKELY(found.series != NULL && found.series->kind == HISTOGRAM) && found.what == NULL)
+        return Py_NewRef((PyObject *)found.series);
+    return call_missed((PyObject *)self, self->state->str_histogram, args, nargs, kwnames);
+}
+
+CALL(timer)
+{
+    Found found = find_called(self, HISTOGRAM, args, nargs, kwnames, NULL);
+    if (LIKELY(found.series != NULL && found.series->kind == HISTOGRAM) && LIKELY(found.what == NULL)
+        && LIKELY(self->timer_type != NULL))
+        return lend_timer((PyTypeObject *)self->timer_type, found.series);
     return call_missed((PyObject *)self, self->state->str_timer, args, nargs, kwnames);
 }
 
-static PyObject *
-Recorder_get(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+CALL(get)
 {
-    Call call;
-    if (LIKELY(take_apart(self->state, &call, args, nargs, kwnames, NULL)) && LIKELY(call.what == NULL)) {
-        Series *series = find_call(self, &call, COUNTER | GAUGE);
-        PyObject *value = series == NULL ? NULL : plain_value(series);
-        if (value != NULL || PyErr_Occurred())
-            return value;
-    }
+    Found found = find_called(self, COUNTER | GAUGE, args, nargs, kwnames, NULL);
+    PyObject *value = found.series == NULL || found.what != NULL ? NULL : plain_value(found.series);
+    if (value != NULL || PyErr_Occurred())
+        return value;
     return call_missed((PyObject *)self, self->state->str_get, args, nargs, kwnames);
 }
 
@@ -391,10 +413,21 @@ static PyMethodDef Recorder_methods[] = {
     {"_handle", (PyCFunction)Recorder_handle, METH_VARARGS, NULL},
     {"_keep", (PyCFunction)Recorder_keep, METH_O, NULL},
     {"_drop", (PyCFunction)Recorder_drop, METH_VARARGS, NULL},
+    {"absolute", FUNCTION(Recorder_absolute), FASTCALL,
+     PyDoc_STR("absolute($self, /, category, metric, value, *, labels=None)\n--\n\n"
+               "Set a gauge, or the total of a counter, to an integer.")},
+    {"counter", FUNCTION(Recorder_counter), FASTCALL,
+     PyDoc_STR("counter($self, /, category, metric, *, labels=None, labelnames=None)\n--\n\n"
+               "Return a handle of a counter, or of a metric with labels.")},
+    {"histogram", FUNCTION(Recorder_histogram), FASTCALL,
+     PyDoc_STR("histogram($self, /, category, metric, *, labels=None, labelnames=None)\n--\n\n"
+               "Return a handle of a histogram, or of a metric with labels.")},
     {"timer", FUNCTION(Recorder_timer), FASTCALL,
-     PyDoc_STR("timer($self, /, category, metric, *, labels=None)\n--\n\nReturn a context manager and decorator.")},
+     PyDoc_STR("timer($self, /, category, metric, *, labels=None)\n--\n\n"
+               "Return a context manager and decorator that times what it is around.")},
     {"get", FUNCTION(Recorder_get), FASTCALL,
-     PyDoc_STR("get($self, /, category, metric, *, labels=None)\n--\n\nReturn the value over all workers.")},
+     PyDoc_STR("get($self, /, category, metric, *, labels=None)\n--\n\n"
+               "Return the value over all workers; 0 where it was never written.")},
     POSITIONAL(Recorder, _find_set),
     POSITIONAL(Recorder, _keep_set),
     NO_ARGUMENTS(Recorder, _drop_sets),

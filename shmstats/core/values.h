@@ -80,13 +80,13 @@ plain_number(PyObject *object, Number *number)
     return !overflow;
 }
 
-/* The value of an exact int that fits 64 bits; 0 where it is none, and *fits says so. */
+/* The value of an exact int that fits 64 bits, or of a bool; 0 where it is none, and *fits says so. */
 static inline int64_t
 plain_integer(PyObject *object, int *fits)
 {
     if (UNLIKELY(!PyLong_CheckExact(object))) {
-        *fits = 0;
-        return 0;
+        *fits = PyBool_Check(object);
+        return object == Py_True;
     }
 #if PY_VERSION_HEX >= 0x030C0000
     if (LIKELY(PyUnstable_Long_IsCompact((PyLongObject *)object))) {

@@ -1,0 +1,180 @@
+"""Every form in which a statistic can be named counts the same, whether or not the core finds the handle by itself."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+LABELS = {"method": "GET", "code": "200"}
+RENAMED = {"".join(list(name)): "".join(list(value)) for name, value in LABELS.items()}  # equal, not the same strings
+
+COUNTING = {
+    "by position": lambda stats: stats.incr("c", "m", 1),
+    "without a number": lambda stats: stats.incr("c", "m"),
+    "the number by name": lambda stats: stats.incr("c", "m", n=1),
+    "all by name": lambda stats: stats.incr(metric="m", n=1, category="c"),
+    "a bool": lambda stats: stats.incr("c", "m", True),
+    "less of a negative number": lambda stats: stats.decr("c", "m", n=-1),
+    "no labels": lambda stats: stats.incr("c", "m", labels=None),
+    "empty labels": lambda stats: stats.incr("c", "m", 1, labels={}),
+    "a handle": lambda stats: stats.counter("c", "m").incr(),
+    "a handle by name": lambda stats: stats.counter(metric="m", category="c").incr(n=1),
+    "keywords made at run time": lambda stats: stats.incr(**{"".join("category"): "c", "".join(["met", "ric"]): "m"}),
+}
+
+LABELLED = {
+    "a dict": lambda stats: stats.incr("c", "m", 1, labels=LABELS),
+    "a dict of equal strings": lambda stats: stats.incr("c", "m", n=1, labels=RENAMED),
+    "another order": lambda stats: stats.incr("c", "m", labels=dict(reversed(LABELS.items()))),
+    "a value that is no str": lambda stats: stats.incr("c", "m", labels=LABELS | {"code": 200}),
+    "a handle of labels": lambda stats: stats.counter("c", "m", labels=LABELS).incr(),
+    "values by position": lambda stats: (
+        stats.counter("c", "m", labelnames=("code", "method")).labels("200", "GET").incr()
+    ),
+    "values by name": lambda stats: stats.counter("c", "m", labelnames=("code", "method")).labels(**LABELS).incr(),
+    "values that are no str": lambda stats: (
+        stats.counter("c", "m", labelnames=("code", "method")).labels(200, "GET").incr()
+    ),
+}
+
+GAUGES = {
+    "by position": lambda stats: stats.gauge("c", "m", 5),
+    "by name": lambda stats: stats.gauge("c", metric="m", value=5),
+    "absolute": lambda stats: stats.absolute("c", "m", value=5),
+    "a handle": lambda stats: stats.gauge("c", "m").set(5),
+    "moved": lambda stats: (stats.gauge("c", "m", 7.0), stats.incr("c", "m", 1), stats.decr("c", "m", n=3)),
+}
+
+TIMINGS = {
+    "by position": lambda stats: stats.timing("c", "m", 2),
+    "by name": lambda stats: stats.timing("c", "m", milliseconds=2.0),
+    "a handle": lambda stats: stats.histogram("c", "m").observe(2),
+    "a handle of timings": lambda stats: stats.timing("c", "m").observe(2),
+}
+
+
+@pytest.mark.parametrize("form", COUNTING)
+def test_every_form_of_counting_counts_each_time(stats: Any, form: str) -> None:
+    for _ in range(4):
+        COUNTING[form](stats)
+    stats.incr("c", "m", 2**62)
+    assert stats.get("c", "m") == stats.get(category="c", metric="m") == stats.counter("c", "m").value == 2**62 + 4
+
+
+@pytest.mark.parametrize("form", LABELLED)
+def test_every_form_of_labels_counts_into_the_same_series(stats: Any, form: str) -> None:
+    for _ in range(4):
+        LABELLED[form](stats)
+    assert stats.get("c", "m", labels=LABELS) == stats.get("c", "m", labels=RENAMED) == 4
+    assert len(stats.snapshot()["c"]) == 1
+
+
+@pytest.mark.parametrize("form", GAUGES)
+def test_every_form_of_a_gauge_sets_it(stats: Any, form: str) -> None:
+    for _ in range(3):
+        GAUGES[form](stats)
+        assert stats.get("c", "m") == 5
+        stats.gauge("c", "m", 0.5)
+
+
+@pytest.mark.parametrize("form", TIMINGS)
+def test_every_form_of_a_timing_takes_it_up(stats: Any, form: str) -> None:
+    for _ in range(3):
+        TIMINGS[form](stats)
+        with stats.timer("c", metric="other"), stats.timer("c", "other", labels=LABELS):
+            pass
+    assert (stats.get("c", "m").count, stats.get("c", "m").sum) == (3, 6.0)
+    assert stats.get("c", "other").count == stats.get("c", "other", labels=LABELS).count == 3
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda stats: stats.incr("c", "m", 1, n=1),
+        lambda stats: stats.incr("c", "m", 1, "x"),
+        lambda stats: stats.incr("c", n=1),
+        lambda stats: stats.incr("c", "m", value=1),
+        lambda stats: stats.get("c", "m", 1),
+        lambda stats: stats.timer("c", "m", milliseconds=1),
+    ],
+)
+def test_a_call_with_wrong_arguments_is_a_type_error_also_when_the_handle_is_kept(stats: Any, call: Any) -> None:
+    stats.incr("c", "m")
+    with pytest.raises(TypeError, match=r"(incr|get|timer)\(\)"):
+        call(stats)
+    assert stats.get("c", "m") == 1
+
+
+def test_a_label_set_that_is_removed_begins_anew_for_every_form(stats: Any) -> None:
+    parent = stats.counter("c", "m", labelnames=("code", "method"))
+    for _ in range(2):
+        stats.incr("c", "m", labels=LABELS)
+        parent.labels(**LABELS).incr()
+        assert stats.get("c", "m", labels=LABELS) == 2
+        assert parent.remove(**LABELS) == 1
+        assert stats.get("c", "m", labels=LABELS) == 0
+
+
+def test_the_table_of_label_sets_finds_what_was_put_there_and_nothing_else(shmstats: ModuleType) -> None:
+    core, chance = shmstats.core, random.Random(5)
+    children, there = core.Children(), {}
+    for turn in range(6000):
+        values = tuple(str(chance.randrange(40)) for _ in range(2))
+        if chance.random() < 0.4:
+            children._drop_child(values)
+            there.pop(values, None)
+        else:
+            there[values] = core.Counter(None, "c", str(turn))
+            children._keep_child(values, there[values])
+    everything = [(str(one), str(other)) for one in range(40) for other in range(40)]
+    assert [children._find_child(values) for values in everything] == [there.get(values) for values in everything]
+    children._drop_child()
+    assert not any(children._find_child(values) for values in everything)
+
+
+def test_the_table_of_label_sets_is_emptied_at_its_bound(shmstats: ModuleType) -> None:
+    core = shmstats.core
+    recorder, handle = core.Recorder(), core.Counter(None, "c", "m")
+    for number in range(10_001):
+        recorder._keep_set(("c", "m", "n", str(number)), handle)
+    assert recorder._find_set(core.Counter, ("c", "m", "n", "0")) is None
+    assert recorder._find_set(core.Counter, ("c", "m", "n", "10000")) is handle
+    assert recorder._find_set(core.Gauge, ("c", "m", "n", "10000")) is None
+
+
+def test_what_is_pickled_counts_into_the_registry_where_it_is_loaded(stats: Any, python: Any, core: str) -> None:
+    with stats.timer("c", "took") as timer:
+        pass
+    things = [
+        stats,
+        stats.counter("c", "m"),
+        stats.counter("c", "m", labels=LABELS),
+        stats.counter("c", "m", labelnames=("method", "code")),
+        timer,
+    ]
+    assert copy.copy(stats) is stats is pickle.loads(pickle.dumps(stats))
+    python.run(
+        """
+        import pickle, sys
+        stats, plain, labelled, parent, timer = pickle.loads(bytes.fromhex(sys.argv[1]))
+        plain.incr(2)
+        labelled.incr(3)
+        parent.labels("GET", "200").incr(4)
+        with timer:
+            stats.incr("c", "direct")
+        stats.close()
+        """,
+        pickle.dumps(things).hex(),
+    )
+    assert (stats.get("c", "m"), stats.get("c", "m", labels=LABELS), stats.get("c", "direct")) == (2, 7, 1)
+    assert stats.get("c", "took").count == 2
+
+
+def test_a_registry_of_ones_own_says_why_it_cannot_be_pickled(shmstats: ModuleType) -> None:
+    with pytest.raises(TypeError, match=r"found by its name, shmstats\.stats"):
+        pickle.dumps(shmstats.Registry())
