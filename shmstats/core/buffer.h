@@ -1,4 +1,4 @@
-/* Operations on cells, real-time or buffered.
+/* Operations on cells, real-time or buffered. Whoever calls one has a reference to the cells.
  *
  * A buffer is a row of this process's own. There no lock is needed, and seq is free: lock says where a column goes,
  * and seq that it is in the list of dirty ones. It is flushed to the block when it is full. */
@@ -25,6 +25,25 @@ held_one_more(Cells *cells, Cell *cell, uint64_t generation)
     return held_too_many(cells, generation);
 }
 
+/* Do as add_integer, without a reference: it neither waits nor calls anything. 0 where that cannot be; then nothing
+ * was done. */
+static inline int
+add_at_once(Cells *cells, Cell *cell, uint64_t generation, int64_t n)
+{
+    if (LIKELY(cells->buffered == NULL)) {
+        if (UNLIKELY(!lock_at_once(cells, cell, generation)))
+            return 0;
+        add_to_value(cell, 0, n);
+        unlock(cell);
+        return 1;
+    }
+    if (UNLIKELY(!cell->seq) || *cells->held + 1 >= cells->limit || current(cells->generation) != generation)
+        return 0;
+    add_to_value(cell, 0, n);
+    ++*cells->held;
+    return 1;
+}
+
 static inline Outcome
 add_integer(Cells *cells, Cell *cell, uint64_t generation, int64_t n)
 {
@@ -34,11 +53,10 @@ add_integer(Cells *cells, Cell *cell, uint64_t generation, int64_t n)
         add_to_value(cell, 0, n);
         return held_one_more(cells, cell, generation);
     }
-    Cells *kept;
-    Outcome outcome = lock_bound(cells, cell, generation, &kept);
+    Outcome outcome = lock_bound(cells, cell, generation);
     if (LIKELY(outcome == DONE)) {
         add_to_value(cell, 0, n);
-        release(cell, kept);
+        unlock(cell);
     }
     return outcome;
 }
@@ -52,13 +70,10 @@ observe(Cells *cells, Cell *histogram, uint64_t generation, Py_ssize_t bucket, d
         observe_unlocked(histogram, bucket, value);
         return held_one_more(cells, histogram, generation);
     }
-    Cells *kept;
-    Outcome outcome = lock_bound(cells, histogram, generation, &kept);
+    Outcome outcome = lock_bound(cells, histogram, generation);
     if (LIKELY(outcome == DONE)) {
-        uint32_t seq = begin_write(histogram);
-        observe_unlocked(histogram, bucket, value);
-        end_write(histogram, seq);
-        release(histogram, kept);
+        observe_locked(histogram, bucket, value);
+        unlock(histogram);
     }
     return outcome;
 }
@@ -66,11 +81,10 @@ observe(Cells *cells, Cell *histogram, uint64_t generation, Py_ssize_t bucket, d
 static inline Outcome
 set_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number number, Contributor by)
 {
-    Cells *kept;
-    Outcome outcome = lock_bound(cells, gauge, generation, &kept);
+    Outcome outcome = lock_bound(cells, gauge, generation);
     if (LIKELY(outcome == DONE)) {
         contribute(gauge, number, by);
-        release(gauge, kept);
+        unlock(gauge);
     }
     return outcome;
 }
@@ -78,11 +92,10 @@ set_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number number, Contrib
 static inline Outcome
 add_to_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number n, Contributor by)
 {
-    Cells *kept;
-    Outcome outcome = lock_bound(cells, gauge, generation, &kept);
+    Outcome outcome = lock_bound(cells, gauge, generation);
     if (LIKELY(outcome == DONE)) {
         contribute(gauge, sum_of(gauge_number(gauge), n), by);
-        release(gauge, kept);
+        unlock(gauge);
     }
     return outcome;
 }
@@ -92,8 +105,7 @@ add_to_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number n, Contribut
 static Outcome
 add_to_contribution(Cells *cells, Cell *gauge, uint64_t generation, Number n, Contributor by, int64_t seen, int anew)
 {
-    Cells *kept;
-    Outcome outcome = lock_bound(cells, gauge, generation, &kept);
+    Outcome outcome = lock_bound(cells, gauge, generation);
     if (outcome != DONE)
         return outcome;
     int64_t owner = load_value(gauge, OWNER);
@@ -103,7 +115,7 @@ add_to_contribution(Cells *cells, Cell *gauge, uint64_t generation, Number n, Co
         contribute(gauge, sum_of(anew ? (Number){1, 0, 0.0} : gauge_number(gauge), n), by);
     else
         outcome = MISS;
-    release(gauge, kept);
+    unlock(gauge);
     return outcome;
 }
 
@@ -137,15 +149,15 @@ mark_clean(Cells *cells, uint32_t column)
 static Outcome
 flush_column(Cells *cells, uint32_t column)
 {
-    Cells *target = cells->target, *kept;
+    Cells *target = cells->target;
     Cell *cell = &cells->buffered[column];
     Py_ssize_t width = cell->lock & WIDTH_MASK, row = cell->lock >> ROW_SHIFT;
     Cell *to = (Cell *)((char *)target->first + row * target->row_bytes) + column;
-    Outcome outcome = lock_bound(target, to, current(cells->generation), &kept);
+    Outcome outcome = lock_bound(target, to, current(cells->generation));
     if (UNLIKELY(outcome != DONE))
         return outcome;
     if (UNLIKELY(cells->buffered == NULL)) { /* who closed it has flushed it */
-        release(to, kept);
+        unlock(to);
         return MISS;
     }
     if (width == LOCK_CELLS + 1)
@@ -155,7 +167,7 @@ flush_column(Cells *cells, uint32_t column)
     for (Py_ssize_t i = 0; i < width - LOCK_CELLS; i++)
         store_value(cell, i, 0);
     mark_clean(cells, column);
-    release(to, kept);
+    unlock(to);
     return DONE;
 }
 

@@ -84,14 +84,6 @@ unlock(Cell *cell)
     STOP_POINT();
 }
 
-/* Let go of a lock, and of what was kept while it was waited for; NULL: nothing. */
-static inline void
-release(Cell *cell, Cells *kept)
-{
-    unlock(cell);
-    Py_XDECREF(kept);
-}
-
 /* Value number i of the series whose lock is this cell. */
 static inline void
 store_value(Cell *cell, Py_ssize_t i, int64_t value)
@@ -131,7 +123,7 @@ pause_a_little(long nanoseconds)
 /* Take a lock that was not free at once: wait for its owner, or take it over from a dead one.
  *
  * While it waits other threads run: the block may be closed, which is a MISS, and whatever led here may be bound
- * elsewhere. So the caller has a reference to the cells. */
+ * elsewhere. */
 static Outcome
 wait_for_lock(Cells *cells, Cell *cell)
 {
@@ -170,32 +162,39 @@ wait_for_lock(Cells *cells, Cell *cell)
     return MISS;
 }
 
-/* Lock a cell. Where that has to wait, *kept is a reference to the cells, which `release` gives up: until then
- * neither they nor the memory of the cell can go. Unless the outcome is DONE nothing is kept. */
-static inline Outcome
-lock(Cells *cells, Cell *cell, Cells **kept)
+/* Lock a cell on behalf of a binding, if that can be at once and the binding is not stale. It calls nothing, so that
+ * no reference is needed until the lock is let go. */
+static inline int
+lock_at_once(const Cells *cells, Cell *cell, uint64_t generation)
 {
-    *kept = NULL;
+    if (UNLIKELY(!try_lock(cell, cells->owner)))
+        return 0;
+    STOP_POINT();
+    if (LIKELY(current(cells->generation) == generation))
+        return 1;
+    unlock(cell);
+    return 0;
+}
+
+/* Lock a cell. Whoever calls this has a reference to the cells until the lock is let go: until then neither they nor
+ * the memory of the cell can go. */
+static inline Outcome
+lock(Cells *cells, Cell *cell)
+{
     if (LIKELY(try_lock(cell, cells->owner))) {
         STOP_POINT();
         return DONE;
     }
-    Py_INCREF(cells);
-    Outcome outcome = wait_for_lock(cells, cell);
-    if (outcome == DONE)
-        *kept = cells;
-    else
-        Py_DECREF(cells);
-    return outcome;
+    return wait_for_lock(cells, cell);
 }
 
 /* Lock a cell on behalf of a binding of the given generation; MISS where that is stale. */
 static inline Outcome
-lock_bound(Cells *cells, Cell *cell, uint64_t generation, Cells **kept)
+lock_bound(Cells *cells, Cell *cell, uint64_t generation)
 {
-    Outcome outcome = lock(cells, cell, kept);
+    Outcome outcome = lock(cells, cell);
     if (LIKELY(outcome == DONE) && UNLIKELY(current(cells->generation) != generation)) {
-        release(cell, *kept);
+        unlock(cell);
         return MISS;
     }
     return outcome;

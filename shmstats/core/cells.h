@@ -172,8 +172,7 @@ Cells_clear_values(Cells *self, PyObject *args)
     Cell *cell = Cells_at(self, row, column, width);
     if (cell == NULL)
         return NULL;
-    Cells *kept;
-    Outcome outcome = lock(self, cell, &kept);
+    Outcome outcome = lock(self, cell);
     if (outcome == DONE) {
         uint32_t seq = is_histogram ? begin_write(cell) : 0;
         for (Py_ssize_t i = 0; i < width - LOCK_CELLS; i++)
@@ -183,7 +182,7 @@ Cells_clear_values(Cells *self, PyObject *args)
             end_write(cell, seq); /* not 0: a reader that began before would not notice */
         else
             __atomic_store_n(&cell->seq, 0, __ATOMIC_RELEASE);
-        release(cell, kept);
+        unlock(cell);
     }
     return answer(outcome);
 }
@@ -272,15 +271,14 @@ Cells_add_distribution(Cells *self, PyObject *args)
         if (PyLong_AsLongLong(PyTuple_GET_ITEM(buckets, i)) == -1 && PyErr_Occurred())
             return NULL;
     }
-    Cells *kept;
-    Outcome outcome = lock_bound(self, cell, generation, &kept);
+    Outcome outcome = lock_bound(self, cell, generation);
     if (outcome == DONE) {
         uint32_t seq = begin_write(cell);
         add_to_moments(cell, sum, maximum);
         for (Py_ssize_t i = 0; i < n_buckets; i++)
             add_to_value(cell, BUCKETS + i, PyLong_AsLongLong(PyTuple_GET_ITEM(buckets, i)));
         end_write(cell, seq);
-        release(cell, kept);
+        unlock(cell);
     }
     return answer(outcome);
 }

@@ -36,12 +36,32 @@ is_bound(const Series *series)
     return LIKELY(series->cells != NULL) && LIKELY(current(series->cells->gate) == series->generation);
 }
 
+/* Do an operation on a series where that may have to wait, or to flush a buffer: with a reference to the cells, for
+ * while other threads run the handle may be bound elsewhere. */
+#define PATIENTLY(name, operation, ...)                                                                                \
+    static __attribute__((noinline)) Outcome name(Series *series, __VA_ARGS__)                                         \
+    {                                                                                                                  \
+        if (!is_bound(series))                                                                                         \
+            return MISS;                                                                                               \
+        Cells *cells = (Cells *)Py_NewRef((PyObject *)series->cells);                                                  \
+        Outcome outcome = operation;                                                                                   \
+        Py_DECREF(cells);                                                                                              \
+        return outcome;                                                                                                \
+    }
+PATIENTLY(count_patiently, add_integer(cells, series->cell, series->generation, n), int64_t n)
+PATIENTLY(set_patiently, set_gauge(cells, series->cell, series->generation, value, series->by), Number value)
+PATIENTLY(move_patiently, add_to_gauge(cells, series->cell, series->generation, n, series->by), Number n)
+PATIENTLY(observe_patiently, observe(cells, series->cell, series->generation, bucket, value), Py_ssize_t bucket,
+          double value)
+
 static inline Outcome
 count(Series *series, int64_t n)
 {
     if (UNLIKELY(!is_bound(series)) || UNLIKELY(n < 0 && series->monotonic))
         return MISS;
-    return add_integer(series->cells, series->cell, series->generation, n);
+    if (LIKELY(add_at_once(series->cells, series->cell, series->generation, n)))
+        return DONE;
+    return count_patiently(series, n);
 }
 
 /* Count sign * n by a handle of the fast kind; n NULL stands for 1. */
@@ -224,30 +244,33 @@ one_or_nothing(const char *function, PyObject *const *args, Py_ssize_t nargs, Py
     return NULL;
 }
 
+static __attribute__((noinline)) PyObject *
+Counter_move(Series *self, const char *function, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    int bad;
+    PyObject *n = one_or_nothing(function, args, nargs, kwnames, &bad);
+    if (UNLIKELY(bad))
+        return NULL;
+    Outcome outcome = count_object(self, sign, n);
+    if (LIKELY(outcome == DONE))
+        Py_RETURN_NONE;
+    return outcome == MISS ? count_missed(self, sign, n) : NULL;
+}
+
 static PyObject *
 Counter_incr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    int bad;
-    PyObject *n = one_or_nothing("incr", args, nargs, kwnames, &bad);
-    if (UNLIKELY(bad))
-        return NULL;
-    Outcome outcome = count_object(self, 1, n);
-    if (LIKELY(outcome == DONE))
+    int fits = LIKELY(kwnames == NULL) && LIKELY(nargs <= 1);
+    int64_t n = LIKELY(nargs == 0) || !fits ? 1 : small_integer(args[0], &fits);
+    if (LIKELY(fits) && LIKELY(is_bound(self)) && LIKELY(add_at_once(self->cells, self->cell, self->generation, n)))
         Py_RETURN_NONE;
-    return outcome == MISS ? count_missed(self, 1, n) : NULL;
+    return Counter_move(self, "incr", 1, args, nargs, kwnames);
 }
 
 static PyObject *
 Counter_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    int bad;
-    PyObject *n = one_or_nothing("decr", args, nargs, kwnames, &bad);
-    if (UNLIKELY(bad))
-        return NULL;
-    Outcome outcome = count_object(self, -1, n);
-    if (LIKELY(outcome == DONE))
-        Py_RETURN_NONE;
-    return outcome == MISS ? count_missed(self, -1, n) : NULL;
+    return Counter_move(self, "decr", -1, args, nargs, kwnames);
 }
 
 /* Whether a bound gauge may be written to here: a contribution of another needs a look at whether that one lives. */
@@ -264,7 +287,12 @@ set_object(Series *series, PyObject *value)
     if (UNLIKELY(!plain_number(value, &number)) || UNLIKELY(!isfinite(number.real)) || UNLIKELY(!is_bound(series))
         || UNLIKELY(!is_ours(series)))
         return MISS;
-    return set_gauge(series->cells, series->cell, series->generation, number, series->by);
+    if (LIKELY(lock_at_once(series->cells, series->cell, series->generation))) {
+        contribute(series->cell, number, series->by);
+        unlock(series->cell);
+        return DONE;
+    }
+    return set_patiently(series, number);
 }
 
 static PyObject *
@@ -287,7 +315,12 @@ move_object(Series *series, int sign, PyObject *given)
         || UNLIKELY(!is_bound(series)) || UNLIKELY(!is_ours(series)) || UNLIKELY(n.is_integer && n.integer == INT64_MIN))
         return MISS;
     n = sign < 0 ? (Number){n.is_integer, -n.integer, -n.real} : n;
-    return add_to_gauge(series->cells, series->cell, series->generation, n, series->by);
+    if (LIKELY(lock_at_once(series->cells, series->cell, series->generation))) {
+        contribute(series->cell, sum_of(gauge_number(series->cell), n), series->by);
+        unlock(series->cell);
+        return DONE;
+    }
+    return move_patiently(series, n);
 }
 
 static PyObject *
@@ -322,7 +355,14 @@ observe_double(Series *series, double value)
     if (UNLIKELY(!is_bound(series)) || UNLIKELY(series->bounds == NULL) || UNLIKELY(!(value >= 0 && value <= DBL_MAX)))
         return MISS;
     const double *bounds = (const double *)(const void *)PyBytes_AS_STRING(series->bounds);
-    return observe(series->cells, series->cell, series->generation, bucket_of(bounds, series->n_bounds, value), value);
+    Py_ssize_t bucket = bucket_of(bounds, series->n_bounds, value);
+    if (LIKELY(series->cells->buffered == NULL)
+        && LIKELY(lock_at_once(series->cells, series->cell, series->generation))) {
+        observe_locked(series->cell, bucket, value);
+        unlock(series->cell);
+        return DONE;
+    }
+    return observe_patiently(series, bucket, value);
 }
 
 /* Observe an exact float or int by a bound handle; MISS for anything that needs a look. */

@@ -106,6 +106,20 @@ plain_integer(PyObject *object, int *fits)
     return value;
 }
 
+/* Do as plain_integer for an int from 1 to 2^30 - 1; *fits is 0 for all others. It calls nothing. */
+static inline int64_t
+small_integer(PyObject *object, int *fits)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    *fits = PyLong_CheckExact(object) && PyUnstable_Long_IsCompact((PyLongObject *)object)
+            && PyUnstable_Long_CompactValue((PyLongObject *)object) > 0;
+    return *fits ? PyUnstable_Long_CompactValue((PyLongObject *)object) : 0;
+#else
+    *fits = PyLong_CheckExact(object) && Py_SIZE(object) == 1;
+    return *fits ? ((PyLongObject *)object)->ob_digit[0] : 0;
+#endif
+}
+
 static inline void
 put_number(Cell *gauge, Number number)
 {
@@ -204,6 +218,14 @@ observe_unlocked(Cell *histogram, Py_ssize_t bucket, double value)
     if (value > load_double(histogram, MAXIMUM))
         store_double(histogram, MAXIMUM, value);
     add_to_value(histogram, BUCKETS + bucket, 1);
+}
+
+static inline void
+observe_locked(Cell *histogram, Py_ssize_t bucket, double value)
+{
+    uint32_t seq = begin_write(histogram);
+    observe_unlocked(histogram, bucket, value);
+    end_write(histogram, seq);
 }
 
 /* The number of the first bound that is not less than value; n_bounds where all are. */

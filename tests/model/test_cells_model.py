@@ -83,14 +83,14 @@ LOCKING_FAULTS = {
     "a lock is taken from nobody": Plant("cell.h", "if (!lives && __atomic", "if (0 && __atomic"),
     "a lock is let go before the value is stored": Plant(
         "buffer.h",
-        "        add_to_value(cell, 0, n);\n        release(cell, kept);",
+        "        add_to_value(cell, 0, n);\n        unlock(cell);",
         "        int64_t sum = saturating_add(load_value(cell, 0), n);\n"
-        "        release(cell, kept); store_value(cell, 0, sum);",
+        "        unlock(cell); store_value(cell, 0, sum);",
     ),
     "a lock that was not had is let go": Plant(
         "cell.h",
-        "    Outcome outcome = wait_for_lock(cells, cell);\n",
-        "    Outcome outcome = wait_for_lock(cells, cell); unlock(cell);\n",
+        "    return wait_for_lock(cells, cell);\n",
+        "    Outcome outcome = wait_for_lock(cells, cell); unlock(cell); return outcome;\n",
     ),
     "the twin takes no lock": Plant(
         "_cells_py.py",

@@ -264,15 +264,15 @@ def test_three_at_once_that_remove_register_and_count_never_count_into_a_strange
 REMOVING_FAULTS = {
     "the generation is looked at before the lock is had": Plant(
         "cell.h",
-        "    Outcome outcome = lock(cells, cell, kept);\n"
+        "    Outcome outcome = lock(cells, cell);\n"
         "    if (LIKELY(outcome == DONE) && UNLIKELY(current(cells->generation) != generation)) {",
-        "    int stale = current(cells->generation) != generation;\n    Outcome outcome = lock(cells, cell, kept);\n"
+        "    int stale = current(cells->generation) != generation;\n    Outcome outcome = lock(cells, cell);\n"
         "    if (LIKELY(outcome == DONE) && UNLIKELY(stale)) {",
     ),
     "the generation is not looked at": Plant(
         "cell.h",
-        "UNLIKELY(current(cells->generation) != generation)) {\n        release(cell, *kept);",
-        "0) {\n        release(cell, *kept);",
+        "UNLIKELY(current(cells->generation) != generation)) {\n        unlock(cell);",
+        "0) {\n        unlock(cell);",
     ),
     "the generation is not raised": Plant(
         "names.py",

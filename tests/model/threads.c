@@ -71,19 +71,17 @@ work(void *argument)
         Cell *cell = &block.cells[number];
         if (add_integer(&cells, cell, 1, 1) != DONE)
             return "an addition was refused";
-        Cells *kept;
-        if (lock_bound(&cells, cell, 1, &kept) != DONE)
+        if (lock_bound(&cells, cell, 1) != DONE)
             return "a lock was refused";
         beside[number]++;
-        release(cell, kept);
+        unlock(cell);
         if (add_integer(&cells, cell, 2, 1) != MISS)
             return "an addition by a stale binding was not refused";
         if (observe(&cells, &block.cells[CELLS], 1, round % 2, 1.0) != DONE)
             return "an observation was refused";
     }
     if (owner <= MORTAL) {
-        Cells *kept;
-        if (lock(&cells, &block.cells[owner - 1], &kept) != DONE)
+        if (lock(&cells, &block.cells[owner - 1]) != DONE)
             return "the last lock was refused";
         __atomic_store_n(&dead[owner], 1, __ATOMIC_RELEASE);
     }
