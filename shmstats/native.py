@@ -16,7 +16,7 @@ from _thread import RLock
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["RLock", "Thread", "above_standard", "make_lock", "original", "patched", "wait"]
+__all__ = ["RLock", "Thread", "above_standard", "forks_unseen", "make_lock", "original", "patched", "wait"]
 
 #: Seconds between two looks at a lock, where waiting for it would stop an event loop.
 _LOOK_SECONDS = 0.002
@@ -43,6 +43,17 @@ def patched() -> bool:
         (gevent is not None and gevent.is_module_patched("threading"))
         or (eventlet is not None and eventlet.is_monkey_patched("thread"))
     )
+
+
+def forks_unseen() -> bool:
+    """Tell whether this process is about to fork without Python's hooks: a thread would leave its locks in the child.
+
+    That is uWSGI's, until it has made its workers (uwsgi-docs, "The uwsgi Python module").
+    """
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is None or not hasattr(uwsgi, "worker_id"):
+        return False
+    return bool(uwsgi.worker_id() == 0 and uwsgi.mule_id() == 0 and not uwsgi.i_am_the_spooler())
 
 
 def make_lock() -> Any:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from configparser import ConfigParser
 from dataclasses import fields
 from pathlib import Path
 
@@ -107,6 +108,13 @@ def test_yaml_is_what_it_is_meant_for(block: Block) -> None:
             assert config.load(sections)
 
 
+@pytest.mark.parametrize("block", of_language("ini"), ids=named)
+def test_ini_can_be_read(block: Block) -> None:
+    parser = ConfigParser(interpolation=None)
+    parser.read_string(block.text)
+    assert parser.sections()
+
+
 @pytest.mark.parametrize("block", of_language("console"), ids=named)
 def test_a_console_has_commands_that_exist(block: Block) -> None:
     """The package's own commands with options that they take, scripts that are there, and known programs."""
@@ -153,7 +161,7 @@ def check_command(words: list[str]) -> None:
 
 
 def test_every_other_block_says_which_test_runs_it() -> None:
-    known = {"python", "yaml", "console"}
+    known = {"python", "yaml", "console", "ini"}
     # A drawing has no language, and nothing to run.
     unknown = [block.place for block in BLOCKS if block.language not in known | {""} and block.stands_alone]
     assert unknown == []

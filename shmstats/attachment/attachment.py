@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .. import lifecycle
+from .. import lifecycle, native
 from ..block import Block, BlockError, BlockFullError, Change, damage_named, declare, segment_name
 from ..block.declarations import Definition
 from ..block.lock import Guard, held_guard, lock_file
@@ -330,7 +330,8 @@ class Attachment:
             if agent is None:
                 socket = socket_path(block.name, block.worker.slot)
                 agent = self._agent = Agent(self._tasks(), socket, self._answers)
-        self._no_thread_until = 0.0 if agent.start() else time.monotonic() + RETRY_SECONDS
+        started = not native.forks_unseen() and agent.start()
+        self._no_thread_until = 0.0 if started else time.monotonic() + RETRY_SECONDS
         self._direct_cells()
 
     def _stop_agent(self) -> None:

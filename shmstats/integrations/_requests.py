@@ -24,7 +24,9 @@ Nothing here raises into the application, once it runs; what fails is logged onc
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -33,6 +35,8 @@ from ..block.names import MAX_TEXT_BYTES, check_text
 from ..checks import RESERVED, check_buckets, check_label_names
 from ._failures import Failures
 from ._serving import Serving
+
+log = logging.getLogger("shmstats")
 
 #: The route of a request that no route was found for.
 UNMATCHED = "<unmatched>"
@@ -65,6 +69,9 @@ DURATIONS = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_
 
 #: Upper bounds of the size buckets, in bytes.
 SIZES = (100, 1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
+
+#: So many answers without a route, and none with one, are no accident.
+_WITHOUT_ROUTE = 100
 
 #: A size that was not found out.
 UNKNOWN = -1
@@ -135,6 +142,8 @@ class Requests:
         self._prepared = False
         self._failures = Failures()
         self._series: dict[tuple[str, str, Any, tuple[str, ...]], tuple[Callable[..., None], ...]] = {}
+        self._without_route = 0
+        self._knows_routes = False
 
     def finish(
         self,
@@ -293,8 +302,13 @@ class Requests:
             text = status_label(status)
             failed = isinstance(status, Cut) or text >= "400"
             names = (method, _label(route), *labels)
+            count = self._requests.labels(text, *names).incr
+            if route != UNMATCHED:
+                self._knows_routes = True
+            elif not failed and not self._knows_routes and self._without_route < _WITHOUT_ROUTE:
+                count = partial(self._count_without_route, count)
             series = (
-                self._requests.labels(text, *names).incr,
+                count,
                 self._total,
                 self._failed if failed else self._success,
                 self._durations.labels(*names).observe,
@@ -305,6 +319,22 @@ class Requests:
             self._series.clear()
         self._series[method, route, status, labels] = series
         return series
+
+    def _count_without_route(self, count: Callable[[], None]) -> None:
+        """Count an answer that has no route; where none has one, say once what to do."""
+        count()
+        self._without_route += 1
+        if self._knows_routes or self._without_route >= _WITHOUT_ROUTE:
+            self._series.clear()  # from now on they are counted directly
+            if not self._knows_routes:
+                log.warning(
+                    "none of the first %d answers below 400 has a route: all are counted as %s. Tell the middleware the"
+                    " route, by its argument route= or as %r in the environment or scope; docs/web-frameworks.md of the"
+                    " package has the lines for your framework",
+                    self._without_route,
+                    UNMATCHED,
+                    ROUTE,
+                )
 
     def _is_excluded(self, route: str) -> bool:
         return route == OWN or route in self.paths or route.startswith(self.prefixes)

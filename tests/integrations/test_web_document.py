@@ -17,7 +17,7 @@ from shmstats.integrations import _requests
 pytestmark = pytest.mark.usefixtures("found_by_servers")
 
 DOCUMENT = "shmstats/docs/web-frameworks.md"
-FLASK, FURTHER, WSGI, SETTINGS, DJANGO, FASTAPI = examples(DOCUMENT)
+FLASK, FURTHER, WSGI, SETTINGS, DJANGO, FASTAPI = examples(DOCUMENT)[:6]
 
 #: What is done with each example; each tells the metrics of the requests by series.
 CLIENTS = {

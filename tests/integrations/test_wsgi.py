@@ -438,7 +438,8 @@ def test_an_application_that_has_the_name_for_something_else_is_not_disturbed(
     app = ShmStatsMiddleware(answering(b"fine"))
     for _ in range(3):
         assert Answer(app).body == b"fine"
-    assert 1 <= len([record for record in caplog.records if record.levelno >= logging.ERROR]) <= 6
+    assert 1 <= len([record for record in caplog.records if record.levelno >= logging.WARNING]) <= 6
+    assert counts().outcomes == (3, 3, 0)
 
 
 def test_nothing_happens_where_statistics_are_disabled(counts: Read, statistics: Registry) -> None:
@@ -491,3 +492,25 @@ def test_a_wrong_argument_is_an_error_that_names_it(
 ) -> None:
     with pytest.raises(error, match=message):
         ShmStatsMiddleware(**{"app": answering()} | arguments)
+
+
+def test_where_no_answer_has_a_route_one_line_says_what_to_do(counts: Read, caplog: pytest.LogCaptureFixture) -> None:
+    app = ShmStatsMiddleware(answering())
+    for _ in range(250):
+        Answer(app)
+    assert [record.getMessage() for record in caplog.records if "route=" in record.getMessage()] == [
+        "none of the first 100 answers below 400 has a route: all are counted as <unmatched>. Tell the middleware the"
+        " route, by its argument route= or as 'shmstats.route' in the environment or scope; docs/web-frameworks.md of"
+        " the package has the lines for your framework"
+    ]
+    assert counts().of("http_requests", route="<unmatched>") == 250
+
+
+def test_where_some_answers_have_a_route_the_others_are_no_mistake(
+    counts: Read, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = ShmStatsMiddleware(answering(), route=lambda environ: "/one" if environ["PATH_INFO"] == "/one" else "")
+    for number in range(250):
+        Answer(app, PATH_INFO="/one" if number == 50 else "/other")
+    assert not caplog.records
+    assert counts().of("http_requests", route="<unmatched>") == 249

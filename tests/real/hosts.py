@@ -1,0 +1,309 @@
+"""Servers other than gunicorn for tests: how each is started, reloaded and found, on loopback."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from real.servers import BOUND, children, group_lives, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+WSGI = """
+import os
+import shlex
+from flask import Flask
+from shmstats import stats
+from shmstats.web import blueprint
+{prelude}
+app = Flask(__name__)
+app.register_blueprint(blueprint)
+
+
+@app.get("/hit")
+def hit():
+    stats.incr("site", "hits")
+    return str(os.getpid())
+"""
+
+ASGI = """
+import os
+import shlex
+from a2wsgi import WSGIMiddleware
+from shmstats import stats
+from shmstats.web import create_app
+{prelude}
+statistics = WSGIMiddleware(create_app())
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while (await receive())["type"] == "lifespan.startup":
+            await send({{"type": "lifespan.startup.complete"}})
+        await send({{"type": "lifespan.shutdown.complete"}})
+    elif scope["path"] == "/hit":
+        stats.incr("site", "hits")
+        await send({{"type": "http.response.start", "status": 200, "headers": []}})
+        await send({{"type": "http.response.body", "body": str(os.getpid()).encode()}})
+    else:
+        await statistics(scope, receive, send)
+"""
+
+#: The same within the middleware of the package, which leaves the block when the server shuts down.
+LIFESPAN = (
+    ASGI
+    + """
+from shmstats.integrations.asgi import ShmStatsMiddleware
+app = ShmStatsMiddleware(app)
+"""
+)
+
+#: Counts before the server forks: what the process that imports the site attaches.
+AT_IMPORT = 'stats.incr("import", "total")\n'
+
+
+@dataclass(frozen=True)
+class Host:
+    """How to run a server.
+
+    Attributes:
+        command: its words; ``{port}``, ``{bin}``, ``{packages}`` and ``{directory}`` are filled in.
+        site: the application that it serves.
+        workers: how many processes serve.
+        kill: whether a worker that is killed is replaced, and the others serve on.
+        reload: the signal that replaces all workers; None: it has none.
+        buffered: whether buffered mode loses nothing at a stop in good order.
+        at_import: whether the site counts before the server forks.
+        keeps_block: whether a process ends without exit functions, so that the block stays in shared memory after a
+            stop, for the next start: the master of uWSGI, where it has the block, and workers of uvicorn.
+        ready: what each worker writes to the log when it is ready, where the first answer does not tell that.
+        needs: a file or module that it needs, and that may be missing.
+        quick: whether it belongs to the everyday run.
+    """
+
+    command: str
+    site: str = WSGI
+    workers: int = 3
+    kill: bool = True
+    reload: int | None = None
+    buffered: bool = True
+    at_import: bool = False
+    keeps_block: bool = False
+    ready: str = ""
+    needs: str = ""
+    quick: bool = False
+
+    @property
+    def is_there(self) -> bool:
+        """Whether what it needs is there."""
+        if self.needs.startswith("/"):
+            return Path(self.needs).exists()
+        return not self.needs or importlib.util.find_spec(self.needs) is not None
+
+
+_UWSGI = (
+    "uwsgi --plugin {plugin} --http-socket 127.0.0.1:{{port}} --pythonpath {{packages}} --need-app"
+    " --wsgi-file site_under_test.py --callable app --master --processes 3 {options}"
+    " --hook-master-start 'unix_signal:15 gracefully_kill_them_all'"
+)
+_UWSGI_PLUGIN = "/usr/lib/uwsgi/plugins/python3_plugin.so"
+
+
+def uwsgi(options: str, **more: Any) -> Host:
+    """UWSGI as Debian packages it."""
+    command = _UWSGI.format(plugin=_UWSGI_PLUGIN, options=options)
+    return Host(command, needs=_UWSGI_PLUGIN, **{"reload": signal.SIGHUP, **more})
+
+
+def gunicorn(options: str, needs: str = "", **more: Any) -> Host:
+    """Gunicorn with a class of workers."""
+    command = (
+        f"{{bin}}/gunicorn --bind 127.0.0.1:{{port}} --workers 3 --no-control-socket {options} site_under_test:app"
+    )
+    return Host(command, needs=needs, reload=signal.SIGHUP, **more)
+
+
+_UVICORN = "{bin}/uvicorn --host 127.0.0.1 --port {port} --workers 3 site_under_test:app"
+_GRANIAN = "{bin}/granian --host 127.0.0.1 --port {port} --workers 3 --respawn-failed-workers site_under_test:app"
+
+#: By the names that they have in the table of docs/deployment.md.
+HOSTS = {
+    "gunicorn, sync": gunicorn("--worker-class sync"),
+    "gunicorn, gthread": gunicorn("--worker-class gthread --threads 3"),
+    "gunicorn, gevent": gunicorn("--worker-class gevent", "gevent"),
+    "uWSGI": uwsgi("--enable-threads"),
+    "uWSGI, counts at import": uwsgi("--enable-threads", at_import=True, keeps_block=True, quick=True),
+    "uWSGI, threads": uwsgi("--threads 3", at_import=True, keeps_block=True),
+    "uWSGI, lazy-apps": uwsgi("--enable-threads --lazy-apps", reload=None, ready="WSGI app 0"),
+    "uWSGI, cheaper": uwsgi("--enable-threads --cheaper 1", kill=False),
+    "uWSGI without --enable-threads": uwsgi("", at_import=True, keeps_block=True, buffered=False),
+    "uvicorn --workers": Host(_UVICORN, ASGI, reload=signal.SIGHUP, buffered=False, keeps_block=True, quick=True),
+    "uvicorn --workers, with the middleware": Host(_UVICORN, LIFESPAN, reload=signal.SIGHUP),
+    "hypercorn": Host(
+        "{bin}/hypercorn --bind 127.0.0.1:{port} --workers 3 site_under_test:app", ASGI, kill=False, needs="hypercorn"
+    ),
+    "granian, ASGI": Host(
+        f"{_GRANIAN} --interface asgi", ASGI, reload=signal.SIGHUP, ready="Started worker", needs="granian"
+    ),
+    "granian, WSGI": Host(
+        f"{_GRANIAN} --interface wsgi", reload=signal.SIGHUP, ready="Started worker", needs="granian"
+    ),
+    "waitress": Host(
+        "{bin}/waitress-serve --listen 127.0.0.1:{port} site_under_test:app", workers=1, kill=False, needs="waitress"
+    ),
+    "flask run": Host("{bin}/flask --app site_under_test run --port {port}", workers=1, kill=False, quick=True),
+    "daphne": Host(
+        "{bin}/daphne -b 127.0.0.1 -p {port} site_under_test:app", ASGI, workers=1, kill=False, needs="daphne"
+    ),
+}
+
+
+class Running:
+    """A server with a site, started and ended by its process group."""
+
+    def __init__(self, host: Host, directory: Path, **stats: Any) -> None:
+        self.host = host
+        self.directory = directory
+        self.log = directory / "server.log"
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        site = host.site.format(prelude=AT_IMPORT if host.at_import else "")
+        (directory / "site_under_test.py").write_text(site)
+        settings = {"path": {"data": str(directory / "data")}, "stats": {"capacity": 1024, "max_workers": 8, **stats}}
+        (directory / "shmstats.yml").write_text(yaml.safe_dump(settings))
+
+    def start(self) -> Running:
+        """Start it, and wait until it answers."""
+        words = self.host.command.format(
+            port=self.port,
+            bin=Path(sys.executable).parent,
+            packages=sysconfig.get_paths()["purelib"],
+            directory=self.directory,
+        )
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SHMSTATS")}
+        environment |= {"PYTHONPATH": os.pathsep.join((str(ROOT), str(self.directory)))}
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                shlex.split(words), cwd=self.directory, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        wait_until(self._answers, f"an answer of {words}")
+        self._started = 0
+        self._wait_for(self.host.workers)
+        return self
+
+    def _wait_for(self, more: int) -> None:
+        """Wait until so many more workers have said that they are ready: some servers lose a signal before that."""
+        self._started += more
+        ready, started = self.host.ready, self._started
+        wait_until(lambda: not ready or self.log.read_text().count(ready) >= started, f"{started} times {ready!r}")
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()
+        try:
+            return self.get("/nothing-here")[0] == 404
+        except (OSError, http.client.HTTPException):
+            return False
+
+    @property
+    def pid(self) -> int:
+        """The pid of the process that was started."""
+        assert self._process is not None
+        return self._process.pid
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of one request, on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=BOUND)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def hit(self, number: int) -> set[int]:
+        """Have so many requests answered, one after the other; returns the pids that answered."""
+        found = set()
+        for _ in range(number):
+            status, body = self.get("/hit")
+            assert status == 200, body
+            found.add(int(body))
+        return found
+
+    def total(self) -> int:
+        """What /stats says of the requests."""
+        status, body = self.get("/stats")
+        assert status == 200, body
+        return int(json.loads(body)["simple"].get("site", {}).get("hits", 0))
+
+    def reload(self) -> int:
+        """Have all workers replaced; returns how many requests it took to see that none of before answers."""
+        before = children(self.pid)
+        assert self.host.reload is not None
+        os.kill(self.pid, self.host.reload)
+        wait_until(self._answers, "an answer during the reload")
+        self._wait_for(self.host.workers)
+        return self._hits_until(lambda pid: pid not in before, in_a_row=10)
+
+    def kill_a_worker(self) -> int:
+        """Kill a process that answers, and wait for another; returns how many requests that took."""
+        victim = next(iter(self.hit(1)))
+        alive = children(self.pid) - {victim}
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: victim not in children(self.pid), "the end of the killed worker")
+        wait_until(lambda: children(self.pid) - alive, "another worker")
+        self._wait_for(1)
+        wait_until(self._answers, "an answer after the kill")
+        return 1
+
+    def _hits_until(self, is_wanted: Callable[[int], bool], in_a_row: int) -> int:
+        """Ask until so many answers in a row are from processes that are wanted; returns how often."""
+        number = row = 0
+        end = time.monotonic() + 2 * BOUND
+        while row < in_a_row:
+            assert time.monotonic() < end, f"after {number} requests still answers of others"
+            time.sleep(0.0 if row else 0.1)  # leave the processors to what starts
+            (pid,) = self.hit(1)
+            number += 1
+            row = row + 1 if is_wanted(pid) else 0
+        return number
+
+    def stop(self) -> None:
+        """Stop in good order."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(BOUND)
+            wait_until(lambda: not group_lives(self.pid), "the end of the group")
+
+    def __enter__(self) -> Running:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        try:
+            self.stop()
+        finally:
+            if group_lives(self.pid):
+                os.killpg(self.pid, signal.SIGKILL)
+                assert self._process is not None
+                self._process.wait(BOUND)
+
+
+def free_port() -> int:
+    """Return a port of loopback that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
