@@ -10,5 +10,10 @@ shmstats.init({"path": {"data": os.environ.get("EXAMPLE_SITE_DATA", "data")}})
 
 proc_name = "shmstats-example"
 
+# Slow clients wait outside: a thread gets a request when its head is there.
+worker_class = "shmstats.web.doorkeeper.PatientWorker"
+threads = 8
+keepalive = 0
+
 # gunicorn 25 and later would put a socket for its own control program into the home directory.
 control_socket_disable = True

@@ -14,6 +14,9 @@ from shmstats.block import read_only
 from shmstats.config import ApiSettings, Settings
 from shmstats.terminal.command import CONTEXT, Command, Key, NotThereError, reading_options, settings_of
 
+#: Of each worker: answers take milliseconds, but may wait for their readers.
+_THREADS = 8
+
 
 @click.command(cls=Command, context_settings=CONTEXT)
 @reading_options
@@ -62,6 +65,9 @@ def _serve(settings: Settings) -> NoReturn:
             self.cfg.set("bind", settings.api.bind)
             self.cfg.set("workers", settings.api.workers)
             self.cfg.set("proc_name", "shmstats")
+            self.cfg.set("worker_class", "shmstats.web.doorkeeper.PatientWorker")
+            self.cfg.set("threads", _THREADS)
+            self.cfg.set("keepalive", 0)  # or a thread would wait for the rest of a body that nobody wants
             if "control_socket_disable" in self.cfg.settings:  # since gunicorn 25
                 self.cfg.set("control_socket_disable", True)
 

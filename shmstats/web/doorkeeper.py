@@ -1,0 +1,148 @@
+"""A gunicorn worker that slow clients cannot occupy: a thread gets a request when its head is there as a whole.
+
+gunicorn's own worker with threads gives a connection to one of them as soon as it has sent something, and that
+thread waits for the rest; so a few half-sent requests stop a server. Here one thread looks after all connections that
+are not that far. A head that takes too long or is too large ends its connection, and so does an answer nobody reads.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
+
+from .. import native
+
+#: Seconds in which a client must have sent the head of its request.
+HEAD_SECONDS = 10.0
+
+#: Bytes of a head; gunicorn refuses a line or field of more than 8 KB by itself.
+HEAD_BYTES = 32_768
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+#: Bytes that are taken from a connection of which nothing is wanted any more, so that they are not parsed.
+_DISCARDED = 4_000_000
+
+#: Seconds for which an answer waits for its reader.
+_ANSWER_SECONDS = 10
+
+_HEAD_END = b"\r\n\r\n"
+
+
+class Doorkeeper:
+    """Keeps connections until they have sent the head of a request.
+
+    Args:
+        admit: is given each connection that has, from the thread that found it out; and each that never will, shut
+            down, so that it reads as ended.
+        is_open: whether there is anything to wait for; if not, all that wait are ended.
+    """
+
+    def __init__(self, admit: Callable[[Any], None], is_open: Callable[[], bool]) -> None:
+        self._admit = admit
+        self._is_open = is_open
+        self._poll = select.epoll()
+        self._lock = native.make_lock()
+        self._waiting: dict[int, tuple[Any, float]] = {}
+        native.Thread(self._keep, "shmstats-doorkeeper").start()
+
+    def receive(self, connection: Any) -> None:
+        """Admit a connection that has sent a head, or keep it."""
+        if _has_head(connection.sock):
+            self._admit(connection)
+            return
+        number = connection.sock.fileno()
+        with self._lock:
+            self._waiting[number] = connection, time.monotonic() + HEAD_SECONDS
+        try:  # edge-triggered: it tells of what has come by now, and then of each further piece once
+            self._poll.register(number, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+        except OSError:
+            self._let_go(number, ended=True)
+
+    def _keep(self) -> None:
+        while True:
+            for number, _ in self._poll.poll(1.0):
+                with self._lock:
+                    connection, _ = self._waiting.get(number, (None, 0.0))
+                if connection is not None and _has_head(connection.sock):
+                    self._let_go(number, ended=False)
+            now = time.monotonic() if self._is_open() else float("inf")
+            with self._lock:
+                late = [number for number, (_, deadline) in self._waiting.items() if deadline < now]
+            for number in late:
+                self._let_go(number, ended=True)
+
+    def _let_go(self, number: int, ended: bool) -> None:
+        with self._lock:
+            connection, _ = self._waiting.pop(number, (None, 0.0))
+        if connection is None:
+            return
+        with suppress(OSError):
+            self._poll.unregister(number)
+        if ended:
+            _end(connection.sock)
+        self._admit(connection)
+
+
+class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's worker with threads, behind a `Doorkeeper`."""
+
+    def init_process(self) -> None:
+        """Begin to serve, in the process of the worker."""
+        self._doorkeeper: Doorkeeper | None = None
+        if not self.cfg.is_ssl:  # what is encrypted cannot be looked at beforehand
+            self._doorkeeper = Doorkeeper(super().enqueue_req, lambda: self.alive)
+        super().init_process()
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Have a thread serve a connection, once it has sent the head of a request."""
+        if self._doorkeeper is None:
+            super().enqueue_req(conn)
+            return
+        with suppress(OSError):
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _ANSWER_SECONDS, 0))
+        self._doorkeeper.receive(conn)
+
+    def handle(self, conn: Any) -> Any:
+        """Serve a connection, in a thread; returns whether it is to be kept.
+
+        gunicorn's main thread waits for what an ended connection still sends, and whoever sends without end would stop
+        the server. So nothing more is taken from it.
+        """
+        kept = super().handle(conn)
+        if not kept and not self.cfg.is_ssl:
+            with suppress(OSError):
+                conn.sock.shutdown(socket.SHUT_RD)
+        return kept
+
+
+def _end(connection: socket.socket) -> None:
+    """End a connection: whoever reads from it comes to the end, and whatever it has sent is gone."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+        left = _DISCARDED
+        while left > 0 and (piece := connection.recv(65_536, socket.MSG_DONTWAIT)):
+            left -= len(piece)
+
+
+def _has_head(connection: socket.socket) -> bool:
+    """Tell whether a thread may read: the head of a request is there, or the end. Too much of a head is the end."""
+    try:
+        head = connection.recv(HEAD_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    if len(head) == HEAD_BYTES and _HEAD_END not in head:
+        with suppress(OSError):
+            connection.send(_TOO_LARGE, socket.MSG_DONTWAIT)
+        _end(connection)
+        return True
+    return not head or _HEAD_END in head
