@@ -1,7 +1,8 @@
 """The formats: each module makes one of a `shmstats.series.Snapshot`, and does nothing else.
 
 `formats` has the table of them, `negotiation` chooses by an Accept header. `documents` and `structured` are JSON,
-`prometheus` text and OpenMetrics (`page`, `naming`, `escaping`), `spreadsheet` CSV, `table` text for a terminal.
+`prometheus` text and OpenMetrics, `protobuf` (both: `page`, `naming`, `escaping`), `spreadsheet` CSV, `table` text
+for a terminal.
 """
 
 from shmstats.export.documents import to_document

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from shmstats.export import prometheus
+from shmstats.export import prometheus, protobuf
 from shmstats.export.documents import json_document
 from shmstats.export.spreadsheet import csv_table
 from shmstats.export.structured import structured_json
@@ -58,5 +58,12 @@ FORMATS = {
     ),
     "openmetrics": Format(
         prometheus.OPENMETRICS_TYPE, ".om", prometheus.shared.openmetrics, asked_by={"version": ("1.0.0", "0.0.1", "")}
+    ),
+    "protobuf": Format(
+        protobuf.CONTENT_TYPE,
+        ".pb",
+        protobuf.render,
+        binary=True,
+        asked_by={"proto": ("io.prometheus.client.MetricFamily",), "encoding": ("delimited",)},
     ),
 }

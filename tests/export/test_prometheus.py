@@ -262,6 +262,7 @@ def test_the_format_is_chosen_by_the_accept_header(accept, chosen):
 
 TEXT_0 = "text/plain; version=0.0.4; charset=utf-8"
 TEXT_1 = "text/plain; version=1.0.0; charset=utf-8"
+PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
@@ -293,6 +294,14 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
             "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
             OPENMETRICS,
         ),
+        (
+            "Prometheus 2.42 with native histograms",
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,"
+            "application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;q=0.75,"
+            "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            PROTOBUF,
+        ),
+        ("another message", "application/vnd.google.protobuf;proto=x.Y;encoding=delimited,text/plain;q=0.1", TEXT_0),
         ("text in UTF-8", "text/plain;version=1.0.0;escaping=allow-utf-8", f"{TEXT_1}; escaping=allow-utf-8"),
         ("an unknown spelling", "text/plain;version=0.0.4;escaping=rot13", TEXT_0),
         ("a browser", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", TEXT_0),

@@ -112,6 +112,7 @@ def test_every_format_of_the_table_is_answered(client: FlaskClient) -> None:
         answer = client.get(f"/stats?format={name}")
         assert (answer.status_code, answer.content_type) == (200, form.content_type)
         assert b"login" in answer.data
+        assert client.get("/metrics", headers={"Accept": form.content_type}).status_code == 200
 
 
 def test_a_scraper_may_ask_for_some_families(client: FlaskClient) -> None:

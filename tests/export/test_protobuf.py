@@ -1,0 +1,165 @@
+"""The protobuf page, read by classes that protobuf itself makes of the public definition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.internal.decoder import _DecodeVarint32
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from shmstats.export import View, protobuf, render
+from shmstats.series import Distribution, Kind, Name, Snapshot
+
+_FIELD = descriptor_pb2.FieldDescriptorProto
+
+#: The messages of io/prometheus/client/metrics.proto, as far as a page has them: name, number, type; "*": repeated.
+DEFINITION = {
+    "Timestamp": [("seconds", 1, "int64"), ("nanos", 2, "int32")],
+    "LabelPair": [("name", 1, "string"), ("value", 2, "string")],
+    "Gauge": [("value", 1, "double")],
+    "Counter": [("value", 1, "double"), ("created_timestamp", 3, "Timestamp")],
+    "Bucket": [("cumulative_count", 1, "uint64"), ("upper_bound", 2, "double")],
+    "Histogram": [
+        ("sample_count", 1, "uint64"),
+        ("sample_sum", 2, "double"),
+        ("bucket", 3, "*Bucket"),
+        ("created_timestamp", 15, "Timestamp"),
+    ],
+    "Metric": [
+        ("label", 1, "*LabelPair"),
+        ("gauge", 2, "Gauge"),
+        ("counter", 3, "Counter"),
+        ("histogram", 7, "Histogram"),
+    ],
+    "MetricFamily": [
+        ("name", 1, "string"),
+        ("help", 2, "string"),
+        ("type", 3, "int32"),
+        ("metric", 4, "*Metric"),
+        ("unit", 5, "string"),
+    ],
+}
+
+BOUNDS = (0.5, 10.0, 2000.0)
+
+
+def _family_class() -> Any:
+    file = descriptor_pb2.FileDescriptorProto(name="metrics.proto", package="io.prometheus.client", syntax="proto2")
+    for message, fields in DEFINITION.items():
+        described = file.message_type.add(name=message)
+        for name, number, kind in fields:
+            label = _FIELD.LABEL_REPEATED if kind.startswith("*") else _FIELD.LABEL_OPTIONAL
+            field = described.field.add(name=name, number=number, label=label)
+            if kind.strip("*") in DEFINITION:
+                field.type, field.type_name = _FIELD.TYPE_MESSAGE, f".io.prometheus.client.{kind.strip('*')}"
+            else:
+                field.type = getattr(_FIELD, f"TYPE_{kind.upper()}")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("io.prometheus.client.MetricFamily"))
+
+
+FAMILY = _family_class()
+
+
+def read(content: bytes) -> list[Any]:
+    families = []
+    at = 0
+    while at < len(content):
+        size, at = _DecodeVarint32(content, at)
+        families.append(FAMILY.FromString(content[at : at + size]))
+        assert families[-1].FindInitializationErrors() == []
+        assert families[-1].SerializeToString() == content[at : at + size]
+        at += size
+    return families
+
+
+Sample = tuple[str, tuple[tuple[str, str], ...], float]
+
+
+def samples(families: list[Any]) -> list[Sample]:
+    """What the messages say, as the text format has it."""
+    return sorted(
+        (name, tuple(sorted({**{pair.name: pair.value for pair in metric.label}, **limit}.items())), value)
+        for family in families
+        for metric in family.metric
+        for name, limit, value in figures(family, metric)
+    )
+
+
+def figures(family: Any, metric: Any) -> Iterator[tuple[str, dict[str, str], float]]:
+    if family.type != 4:
+        yield family.name, {}, metric.counter.value if family.type == 0 else metric.gauge.value
+        return
+    for bucket in metric.histogram.bucket:
+        yield f"{family.name}_bucket", {"le": repr(bucket.upper_bound)}, bucket.cumulative_count
+    yield f"{family.name}_bucket", {"le": "+Inf"}, metric.histogram.sample_count
+    yield f"{family.name}_count", {}, metric.histogram.sample_count
+    yield f"{family.name}_sum", {}, metric.histogram.sample_sum
+
+
+def samples_of_text(snapshot: Snapshot) -> list[Sample]:
+    return sorted(
+        (sample.name, tuple(sorted(sample.labels.items())), sample.value)
+        for family in parse_text(render(snapshot).decode())
+        for sample in family.samples
+    )
+
+
+SNAPSHOT = Snapshot(
+    [
+        Name("api", "requests", Kind.COUNTER, (("method", "GET"), ("status", 'é"\n')), True, help="All of them."),
+        Name("api", "requests", Kind.COUNTER, (), True),
+        Name("pool", "open", Kind.GAUGE, unit="connections"),
+        Name("db", "query", Kind.HISTOGRAM, bounds=BOUNDS),
+        Name("http", "size", Kind.HISTOGRAM, bounds=BOUNDS, unit="bytes"),
+        Name("backup", "last", Kind.TIMESTAMP),
+        Name("a", "user.login", Kind.COUNTER, (), True),
+    ],
+    [
+        2**53,
+        0,
+        -1.5,
+        Distribution(7.25, 5.0, (1, 300, 0, 2)),
+        Distribution(0.0, 0.0, (0,) * 4),
+        1_700_000_000_123_456,
+        3,
+    ],
+    {"uptime": 5, "cpu": 12.5},
+)
+
+
+def test_the_messages_say_what_the_text_says() -> None:
+    families = read(protobuf.render(SNAPSHOT))
+    assert samples(families) == samples_of_text(SNAPSHOT)
+    helps = {family.name: (family.help, family.unit) for family in families}
+    assert helps["requests_total"] == ("All of them.", "")
+    assert helps["open_connections"][1] == "connections"
+
+
+def test_names_may_be_chosen_and_spelt_as_written() -> None:
+    view = View(escaping="allow-utf-8", names=frozenset(["user.login"]))
+    [family] = read(protobuf.render(SNAPSHOT, view))
+    assert (family.name, len(family.metric), family.metric[0].counter.value) == ("user.login_total", 1, 3)
+
+
+def test_when_a_series_was_made_is_in_its_message() -> None:
+    made = [SNAPSHOT.names[1]._replace(created=1_700_000_000_000_000_005), SNAPSHOT.names[3]._replace(created=10**9)]
+    counted, observed = read(protobuf.render(Snapshot(made, [1, SNAPSHOT.values[3]])))
+    created = counted.metric[0].counter.created_timestamp
+    assert (created.seconds, created.nanos) == (1_700_000_000, 5)
+    assert observed.metric[0].histogram.created_timestamp.seconds == 1
+
+
+def test_further_names_are_added_to_a_page() -> None:
+    for n in range(len(SNAPSHOT.names) + 1):
+        part = Snapshot(SNAPSHOT.names[:n], SNAPSHOT.values[:n], SNAPSHOT.system)
+        assert samples(read(protobuf.render(part))) == samples_of_text(part)
+
+
+def test_a_histogram_with_the_wrong_number_of_buckets_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 bounds has 2 buckets"):
+        protobuf.render(Snapshot([SNAPSHOT.names[3]], [Distribution(1.0, 1.0, (1, 1))]))
