@@ -708,7 +708,7 @@ def test_label_sets_with_other_names_each_time_do_not_fill_the_block(
 
 
 def test_a_new_worker_begins_its_gauge_at_0_whatever_is_left_in_its_row(stats: Any, python: PythonRunner) -> None:
-    """A plain sum alone goes on from what a dead worker has left."""
+    """A plain sum goes on from what a dead worker has left, and the largest of all that there were is still that."""
     stats.gauge("c", "m", 1)
     script = """
         from shmstats import stats
@@ -728,7 +728,7 @@ def test_a_new_worker_begins_its_gauge_at_0_whatever_is_left_in_its_row(stats: A
         rows.add(next(worker.row for worker in live if worker.pid == child.pid))
         expected: dict[str, Any] = dict.fromkeys(("min", "max", "mostrecent", f'all{{pid="{child.pid}"}}'), 2 * value)
         expected |= {f"live{mode}": 2 * value for mode in expected}
-        assert values(stats) == expected | {"sum": total, "livesum": 2 * value}
+        assert values(stats) == expected | {"sum": total, "livesum": 2 * value, "max": 10}
         os.kill(child.pid, signal.SIGKILL)
         child.finish(status=None)
     assert len(rows) == 1

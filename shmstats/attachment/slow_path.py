@@ -16,6 +16,7 @@ from ..layout import INT64_MAX, INT64_MIN
 from ..series import Distribution, Kind, Mode
 from .calls import KindError, operation
 from .changes import Changes
+from .extremes import keep_of_dead
 from .own_metrics import OWN, add_to_own
 from .reads import Reads
 
@@ -222,6 +223,8 @@ class SharedProvider(Reads, Changes):
         if record.mode is not Mode.LAST:
             stamped, apart = record.mode.base is Mode.MOSTRECENT, record.mode is not Mode.SUM
             by = (block.worker.signature, record.mode.live, stamped, apart)
+        if record.mode in (Mode.MIN, Mode.MAX):
+            keep_of_dead(block, record, row)
         if isinstance(series, Gauge):
             series._bind(block.cells, row, record.cell, record.width, generation, False, b"", by)
         return row, by

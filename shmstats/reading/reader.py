@@ -422,6 +422,8 @@ class BlockReader:
             return 0
         base = mode.base
         values = [contribution.value for contribution in contributions]
+        if base in (Mode.MIN, Mode.MAX) and any(map(math.isnan, values)):
+            return math.nan  # a worker cannot tell: the others alone would look as if all were well
         if base is Mode.MIN:
             return min(values)
         if base is Mode.MAX:

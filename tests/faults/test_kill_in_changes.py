@@ -50,6 +50,14 @@ stats.gauge('goes', 'gauge', 5)
 stats.timing('goes', 'timing', 5)
 """
 
+_COUNTED = (
+    _NAMES
+    + """
+stats.declare('goes', 'labelled', kind='counter')
+stats.absolute('goes', 'labelled', 5, labels={'a': 'x'})
+"""
+)
+
 OPERATIONS = {
     "create and restore": Operation("stats.shared.attach()", before=""),
     "attach": Operation("stats.shared.attach()", before="", joined=True),
@@ -73,6 +81,16 @@ OPERATIONS = {
         "stats.declare('goes', 'one', kind='counter', help='A longer text than the one before. ' * 9)",
         before="",
         left="stats.declare('goes', 'one', kind='counter', help='One.')",
+    ),
+    "declare otherwise than others that count": Operation(
+        "stats.declare('goes', 'labelled', kind='gauge', mode='livesum', labelnames=('a', 'b'))",
+        before=_COUNTED,
+        joined=True,
+    ),
+    "declare again what was before": Operation(
+        "stats.declare('goes', 'labelled', kind='counter')",
+        before=_COUNTED + "stats.declare('goes', 'labelled', kind='gauge', mode='livesum')",
+        joined=True,
     ),
     "set a gauge of each worker": Operation(
         "stats.gauge('goes', 'mine', 5)",
@@ -100,7 +118,8 @@ VICTIM = """
 import os, signal
 exec(before)
 files = tuple(f"shmstats/{name}.py" for name in (
-    "block/block", "block/names", "block/space", "block/declaring", "block/restoring", "block/header",
+    "block/block", "block/names", "block/space", "block/declaring", "block/outdated",
+    "block/restoring", "block/header",
     "block/workers", "block/segment", "block/lock", "attachment/buffer", "core/_cells_py", "attachment/slow_path",
     "attachment/attachment", "attachment/changes", "attachment/saver", "snapshot", "registry", "attachment/agent"))
 lines = works.do_at_line(number, files, lambda: os.kill(os.getpid(), signal.SIGKILL))

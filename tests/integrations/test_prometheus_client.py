@@ -22,8 +22,9 @@ Program = Callable[..., str]
 
 
 @pytest.fixture
-def program(python: PythonRunner) -> Program:
+def program(python: PythonRunner, configure: Callable[..., Any]) -> Program:
     """Run a program, with all metrics on the block, to its good end: ``program(code)``."""
+    configure(durable_exposition=False)  # many pages a second are looked at
 
     def run(code: str, *arguments: object, prelude: str = INSTALLED, quiet: bool = True) -> str:
         return python.run(prelude + textwrap.dedent(code), *arguments, quiet=quiet)

@@ -26,6 +26,9 @@ from .storage import MetricStore
 
 _scrape: ContextVar[Scrape | None] = ContextVar("shmstats_scrape", default=None)
 
+#: Whether what is collected is for the application itself, and need not be saved before.
+looking: ContextVar[bool] = ContextVar("shmstats_looking", default=False)
+
 
 class Scrape:
     """Everything that one scrape shows.
@@ -49,7 +52,7 @@ class Scrape:
         if self._reading is None:
             functions = self._store.functions
             functions.refresh_everywhere([metric for metric in functions.metrics() if self._wants(metric)])
-            self._reading = self._store.read(exposed=True)
+            self._reading = self._store.read(exposed=not looking.get())
         return self._reading
 
     def _wants(self, metric: str) -> bool:

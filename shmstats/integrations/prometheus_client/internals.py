@@ -64,6 +64,7 @@ _CALLS = {
     "metrics.floatToGoString": (),
     "registry.CollectorRegistry.register": ("collector",),
     "registry.CollectorRegistry.collect": (),
+    "registry.CollectorRegistry.get_sample_value": ("name", "labels"),
     "registry.RestrictedRegistry.collect": (),
     "multiprocess.MultiProcessCollector.__init__": ("registry", "path"),
     "multiprocess.MultiProcessCollector.collect": (),
@@ -127,9 +128,12 @@ def _missing_calls() -> Iterator[str]:
 
 
 def _at(path: str) -> Any:
+    """Return what is at a dotted path below the package; None for nothing."""
     found: Any = prometheus_client
     for name in path.split("."):
-        found = getattr(found, name, None)
+        if not hasattr(found, name):
+            return None
+        found = getattr(found, name)
     return found
 
 

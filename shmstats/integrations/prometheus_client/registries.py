@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY, CollectorRegistry
 
-from .collecting import Scrape, collect_all, is_collector_of_all
+from .collecting import Scrape, collect_all, is_collector_of_all, looking
 from .internals import OF_ONE_PROCESS, multiprocess, registry
 from .on_block import put
 from .storage import MetricStore
@@ -52,6 +52,17 @@ def _patch_scrapes(store: MetricStore) -> None:
                 if restricted:
                     yield restricted
 
+    original_value = registry.CollectorRegistry.get_sample_value
+
+    def get_sample_value(self: CollectorRegistry, name: str, labels: dict[str, str] | None = None) -> float | None:
+        token = looking.set(True)
+        try:
+            found: float | None = original_value(self, name, labels)
+            return found
+        finally:
+            looking.reset(token)
+
+    put(registry.CollectorRegistry, "get_sample_value", get_sample_value)
     put(registry.CollectorRegistry, "collect", collect)
     put(registry.RestrictedRegistry, "collect", collect_restricted)
 

@@ -1,0 +1,37 @@
+"""What dead workers had of gauges of mode min and max: it stays, when a new worker takes over the row that it is in."""
+
+from __future__ import annotations
+
+import math
+
+from ..block import Block, Record
+from ..block.block import SHARED_ROW
+from ..reading.reader import Contribution
+from ..series import Mode
+
+#: Signs what all dead workers together had, in the row that all share. No worker has it: the pid would be 0.
+_DEAD = 1
+
+
+def keep_of_dead(block: Block, record: Record, row: int) -> None:
+    """Move what a dead worker had of a gauge out of a row that this process is about to write to.
+
+    Args:
+        block: the attached one.
+        record: of the gauge, of mode min or max.
+        row: to be written to.
+    """
+    if not any(found.row == row and found.signature != block.worker.signature for found in _found(block, record)):
+        return
+    with block.exclusive():
+        living = {worker.signature for worker in block.reader.workers.live()}
+        kept = [found for found in _found(block, record) if found.row in (row, SHARED_ROW)]
+        values = [found.value for found in kept if found.signature not in living and not math.isnan(found.value)]
+        if values and block.space.reserve_cells(SHARED_ROW, record.cell, record.width):
+            value = min(values) if record.mode is Mode.MIN else max(values)
+            by = (_DEAD, False, False, True)
+            block.cells.set_gauge(SHARED_ROW, record.cell, value, block.cells.generation, by)
+
+
+def _found(block: Block, record: Record) -> list[Contribution]:
+    return block.reader.contributions(record)

@@ -1,0 +1,305 @@
+"""A release changes what a metric is: everything starts, every page is valid, and the newest declaration is shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from helpers import PythonRunner
+from shared_metrics import INSTALLED
+
+pytestmark = pytest.mark.far_from_core
+
+only_the_c_core = pytest.mark.parametrize("core", ["C"], indirect=True)
+
+#: What versions of an application do with a metric ``{name}``: made and used.
+VERSIONS = '''
+def counter(name):
+    made = Counter(name, "As a counter.")
+    return made, lambda: made.inc(0.5)
+def total(name):
+    made = Gauge(f"{name}_total", "As a gauge that is called like a counter's sample.")
+    return made, lambda: made.set(3)
+def gauge(name):
+    made = Gauge(name, "As a gauge.")
+    return made, lambda: made.set(3)
+def livesum(name):
+    made = Gauge(name, "As a sum.", multiprocess_mode="livesum")
+    return made, lambda: made.inc()
+def histogram(name):
+    made = Histogram(name, "As a histogram.", buckets=(1, 5))
+    return made, lambda: made.observe(2)
+def buckets(name):
+    made = Histogram(name, "With other buckets.", buckets=(1, 2, 3))
+    return made, lambda: made.observe(2)
+def summary(name):
+    made = Summary(name, "As a summary.")
+    return made, lambda: made.observe(2)
+def info(name):
+    made = Info(name, "As an info.")
+    return made, lambda: made.info({"version": "1"})
+def state(name):
+    made = Enum(name, "As an enum.", states=["a", "b"])
+    return made, lambda: made.state("b")
+def labelled(name):
+    made = Counter(name, "With labels.", ["a"])
+    return made, lambda: made.labels("x").inc()
+def relabelled(name):
+    made = Counter(name, "With more labels.", ["a", "b"])
+    return made, lambda: made.labels("x", "y").inc()
+
+LEAVES = {"counter": ("total",), "total": ("total",), "labelled": ("total",), "relabelled": ("total",),
+          "info": ("info",), "histogram": ("bucket", "count", "sum"), "buckets": ("bucket", "count", "sum"),
+          "summary": ("count", "sum")}
+
+PAIRS = [(gauge, histogram), (counter, histogram), (counter, livesum), (info, livesum), (gauge, livesum),
+         (livesum, gauge), (histogram, buckets), (summary, histogram), (counter, total), (total, counter),
+         (state, gauge), (info, counter), (counter, summary), (labelled, relabelled), (counter, labelled),
+         (histogram, info)]
+
+def page():
+    """The samples by name, each name and label set once and each family of one type: `scrape` checks the former."""
+    text = pc.generate_latest().decode()
+    types = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(types) == len(set(types)), text
+    return scrape()
+
+def names(shown, name):
+    return {key.split(",")[0] for key in shown if key.startswith(name)}
+'''
+
+
+@pytest.fixture
+def program(python: PythonRunner, configure: Callable[..., object]) -> Callable[..., str]:
+    configure(durable_exposition=False)  # many pages a second are looked at
+    return lambda code, *arguments: python.run(INSTALLED + VERSIONS + code, *arguments, quiet=False)
+
+
+@only_the_c_core
+def test_versions_side_by_side_each_have_a_valid_page_with_the_newest_definition(program: Callable[..., str]) -> None:
+    """Old, new, and old again, with every other pair of types: the processes before count on without an error."""
+    program(
+        """
+def version(number, turn):
+    def work():
+        for i, pair in enumerate(PAIRS):
+            made[turn, i] = pair[number](f"m{i:02}_")
+            made[turn, i][1]()
+    def more():
+        for i, _ in enumerate(PAIRS):
+            made[turn, i][1]()
+            made[turn, i][0].collect()
+    def shown():
+        return page()
+    return Worker(work, shown, more, shown, more, shown)
+
+made = {}
+turns = []
+for turn, number in enumerate((0, 1, 0)):
+    turns.append(version(number, turn))
+    turns[-1].call()
+    for worker in turns:
+        seen = worker.call()
+        for i, pair in enumerate(PAIRS):
+            name, kind = f"m{i:02}_", pair[number].__name__
+            expected = {f"{name}_{leaf}" for leaf in LEAVES.get(kind, ())} or {name}
+            assert names(seen, name) == expected, (turn, kind, seen)
+        if turn < 2:
+            worker.call()
+for worker in turns:
+    worker.kill()
+page()
+"""
+    )
+
+
+@only_the_c_core
+def test_what_an_older_definition_left_goes_when_nobody_counts_into_it(program: Callable[..., str]) -> None:
+    program(
+        """
+from shmstats.block import outdated
+def names_in_use():
+    return stats.shared.attach().reader.usage()["names"].used
+def old():
+    made[0] = Counter("queue", "Old.", ["a"])
+    for number in range(20):
+        made[0].labels(str(number)).inc()
+def more():
+    for number in range(20):
+        made[0].labels(str(number)).inc()
+made = {}
+worker = Worker(old, more)
+worker.call()
+before = names_in_use()
+gauge = Gauge("queue", "New.", multiprocess_mode="livesum")
+gauge.set(7)
+worker.call()
+outdated.GRACE_SECONDS = 0
+assert outdated.remove_outdated(stats.shared.attach()) == 0, "a process counts into it"
+assert names_in_use() > before
+assert page() == {"queue": 7}
+worker.kill()
+assert outdated.remove_outdated(stats.shared.attach()) == 20
+assert names_in_use() < before and page() == {"queue": 7}
+"""
+    )
+
+
+@only_the_c_core
+def test_a_process_that_forgot_nothing_is_no_reason_to_keep_what_it_does_not_count(program: Callable[..., str]) -> None:
+    """A master holds the block all the time, and never uses the metric."""
+    program(
+        """
+from shmstats.block import outdated
+stats.incr("c", "of the master")
+def version(code):
+    return Worker(lambda: exec(code), lambda: page())
+old = version("Counter('queue', 'Old.').inc()")
+old.call(), old.kill()
+new = version("Gauge('queue', 'New.', multiprocess_mode='livesum').set(7)")
+new.call()
+used = stats.shared.attach().reader.usage()["names"].used
+outdated.GRACE_SECONDS = 0
+assert outdated.remove_outdated(stats.shared.attach()) == 1
+assert new.call() == {"queue": 7}
+new.end()
+"""
+    )
+
+
+@only_the_c_core
+def test_a_child_that_an_older_master_forks_later_does_not_bring_its_definition_back(
+    program: Callable[..., str],
+) -> None:
+    program(
+        """
+import shmstats
+counter = Counter("queue", "Of the master.")
+counter.inc()
+def new():
+    Gauge("queue", "New.", multiprocess_mode="livesum").set(7)
+def fresh():
+    return Worker(counter.inc, lambda: page())
+import subprocess
+code = 'from shmstats.integrations import prometheus_client as s; s.install()' + '''
+from prometheus_client import Gauge
+Gauge("queue", "New.", multiprocess_mode="livesum").set(7)
+input()
+'''
+other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+end = time.monotonic() + 30
+while page() != {"queue": 7}:
+    assert time.monotonic() < end, page()
+worker = fresh()
+worker.call()
+assert worker.call() == {"queue": 7} == page()
+worker.end()
+other.communicate(b"\\n")
+"""
+    )
+
+
+@only_the_c_core
+def test_the_state_of_an_enum_is_matched_by_its_name(program: Callable[..., str]) -> None:
+    program(
+        """
+def version(states):
+    made = {}
+    def work():
+        made["enum"] = Enum("job", "J.", ["a"], states=states)
+        made["enum"].labels("x").state("running")
+    def current():
+        return {key.rpartition("=")[2]: 1 for key, value in page().items() if value}
+    return Worker(work, current, lambda: made["enum"].labels("x").state(states[0]), current)
+old = version(["starting", "running"])
+old.call()
+new = version(["paused", "starting", "done", "running"])
+new.call()
+assert new.call() == {"running": 1} == old.call()
+new.call(), old.call()
+assert new.call() == {"starting": 1} == old.call()
+old.kill(), new.kill()
+page()
+"""
+    )
+
+
+NATIVE = """
+import json, sys
+from shmstats import stats
+exec(sys.argv[1])
+for line in sys.stdin:
+    exec(line)
+    values = stats.snapshot().get("c", {}).items()
+    print(json.dumps({metric: getattr(value, "buckets", value) for metric, value in values}), flush=True)
+"""
+
+MS_7 = [0] * 6 + [1] + [0] * 13  # the bucket of 7 ms
+
+
+@pytest.mark.parametrize(
+    ("old", "old_use", "new", "new_use", "shown"),
+    [
+        ("pass", "stats.incr('c', 'm')", "kind='histogram'", "stats.timing('c', 'm', 7)", {"m": MS_7}),
+        (
+            "stats.declare('c', 'm', kind='counter', labelnames=('a',))",
+            "stats.incr('c', 'm', labels={'a': '1'})",
+            "kind='counter', labelnames=('a', 'b')",
+            "stats.incr('c', 'm', labels={'a': '1', 'b': '2'})",
+            {'m{a="1",b="2"}': 1},
+        ),
+        (
+            "stats.declare('c', 'm', kind='gauge', mode='max')",
+            "stats.gauge('c', 'm', 9)",
+            "kind='gauge', mode='livesum'",
+            "stats.gauge('c', 'm', 2)",
+            {"m": 2},
+        ),
+        (
+            "stats.declare('c', 'm', kind='gauge', unit='bytes')",
+            "stats.gauge('c', 'm', 9)",
+            "kind='gauge', unit='kilobytes'",
+            "stats.gauge('c', 'm', 2)",
+            {"m": 2},
+        ),
+        (
+            "stats.declare('c', 'm', kind='histogram', buckets=(1, 2))",
+            "stats.timing('c', 'm', 1)",
+            "kind='histogram', buckets=(1, 2, 3)",
+            "stats.timing('c', 'm', 3)",
+            {"m": [0, 0, 1, 0]},
+        ),
+        # What people see of these is the newer text; the counts go on.
+        (
+            "stats.declare('c', 'm', kind='counter', help='Old.')",
+            "stats.incr('c', 'm')",
+            "kind='counter', help='New.', unit='bytes'",
+            "stats.incr('c', 'm')",
+            {"m": 4},
+        ),
+        ("pass", "stats.incr('c', 'm')", "kind='counter', help='New.'", "stats.incr('c', 'm')", {"m": 4}),
+    ],
+)
+def test_a_native_metric_may_be_declared_otherwise_beside_a_process_that_goes_on(
+    python: PythonRunner, old: str, old_use: str, new: str, new_use: str, shown: dict[str, object]
+) -> None:
+    first, third = python.start(NATIVE, old), python.start(NATIVE, "pass")
+    first.tell(old_use)
+    first.hear()
+    second = python.start(NATIVE, f"stats.declare('c', 'm', {new})")
+    second.tell(new_use)
+    second.hear()
+    for _ in range(2):
+        first.tell(old_use)
+        first.hear()
+    for child in (first, second, third):
+        child.tell("pass")
+        assert json.loads(child.hear()) == shown
+    for child in (first, third):
+        child.finish()
+    second.tell("pass")
+    assert json.loads(second.hear()) == shown
+    second.finish(quiet=False)
+    told = second.stderr.count("is declared as")
+    assert told == (0 if old == "pass" and shown == {"m": 4} else 1), second.stderr
