@@ -118,10 +118,13 @@ def gunicorn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
 def _unlink_block(data: Path) -> None:
     """Remove the block of a server that was killed."""
+    from shmstats.attachment.peers import remove_stale
     from shmstats.block import Block
 
     with suppress(OSError, shmstats.BlockError):
-        Block.attach(data, 65536, 16).leave()
+        block = Block.attach(data, 65536, 16)
+        remove_stale(block.name, ())
+        block.leave()
 
 
 @pytest.fixture
