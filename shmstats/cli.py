@@ -18,6 +18,7 @@ COMMANDS = {
     "dump": "shmstats.terminal.dump:dump",
     "top": "shmstats.terminal.top:top",
     "stacks": "shmstats.terminal.top:stacks",
+    "diff": "shmstats.terminal.diff:diff",
     "info": "shmstats.terminal.info:info",
     "reset": "shmstats.terminal.change:reset",
     "remove": "shmstats.terminal.change:remove",

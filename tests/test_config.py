@@ -138,6 +138,8 @@ KEYS = [
     integer("stats.snapshot_interval_ms", 10_000, 100, 86_400_000),
     switch("stats.durable_exposition", True),
     integer("stats.max_series_per_metric", 1000, 1, 16_777_216),
+    integer("stats.archive_interval_hours", 0, 0, 8760),
+    integer("stats.archive_keep", 14, 1, 1000),
     text(
         "api.bind",
         "127.0.0.1:8080",

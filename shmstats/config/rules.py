@@ -183,6 +183,10 @@ class StatsSettings:
     max_series_per_metric: int = field(
         default=1000, metadata=_integer(1, 16_777_216, "Label sets of one metric; further ones share a set.")
     )
+    archive_interval_hours: int = field(
+        default=0, metadata=_integer(0, 8760, "Hours between dated copies of the saved snapshot; 0: there are none.")
+    )
+    archive_keep: int = field(default=14, metadata=_integer(1, 1000, "Dated copies that are kept."))
 
 
 @dataclass(frozen=True, slots=True)

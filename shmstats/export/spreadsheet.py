@@ -39,12 +39,13 @@ def to_csv(snapshot: Snapshot, *, raw: bool = False) -> str:
         name = row.name
         worker = [row.worker] if snapshot.workers else []
         texts = [name.category, name.metric, label_text(name.labels)]
-        head = [*(texts if raw else map(_safe, texts)), name.kind.name.lower(), *worker]
+        head = [*(texts if raw else map(safe, texts)), name.kind.name.lower(), *worker]
         writer.writerows([*head, field, value] for field, value in _fields(row))
     return text.getvalue()
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
+    """Return text that neither a spreadsheet nor a terminal obeys."""
     return printable(f"'{text}" if text.startswith(_FORMULA) else text)
 
 

@@ -8,6 +8,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
+from ..export.spreadsheet import safe
 from .past import Past
 
 
@@ -39,7 +40,7 @@ def to_csv(past: Past) -> str:
     ``pandas.read_csv(file, index_col="time", parse_dates=True)`` reads it.
     """
     columns = [
-        (name if len(figures) == 1 else f"{name} {figure}", values.tolist())
+        (safe(name) if len(figures) == 1 else safe(f"{name} {figure}"), values.tolist())
         for name, figures in past.series.items()
         for figure, values in figures.items()
     ]

@@ -37,6 +37,9 @@ from shmstats.terminal.command import (
     time_of,
     write_to_stdout,
 )
+from shmstats.terminal.past import FORMATS as FORMATS_OF_PAST
+from shmstats.terminal.past import Duration, past_content
+from shmstats.terminal.watch import Repaint, TimedTable
 
 _LONGEST_WATCH = 86_400.0
 
@@ -85,6 +88,9 @@ def _interval(ctx: click.Context, param: click.Parameter, seconds: float | None)
     help="Replace FILE, atomically; - is stdout.",
 )
 @click.option("--from", "file", metavar="SNAPSHOT", callback=not_empty, help="Read this saved snapshot instead.")
+@click.option("--history", is_flag=True, help="What was in the last 24 hours; as csv or json.")
+@click.option("--since", metavar="TIME", type=Duration(), default="15m", show_default=True, help="With --history.")
+@click.option("--step", metavar="TIME", type=Duration(), help="With --history: the time of each value.")
 @click.option("--raw", is_flag=True, help="Leave texts as they are that a spreadsheet or a terminal would obey.")
 def dump(
     config: str | None,
@@ -95,12 +101,20 @@ def dump(
     watch: float | None,
     output: str,
     file: str | None,
+    history: bool,
+    since: float,
+    step: float | None,
     raw: bool,
 ) -> None:
     """Write a snapshot of all statistics.
 
     It is taken of the live block, without disturbing it. Where there is none, the saved snapshot is written.
     """
+    if history:
+        if form not in FORMATS_OF_PAST or by_worker or watch is not None or file is not None:
+            raise click.UsageError("--history goes with --format csv or json, without --workers, --watch and --from.")
+        _write(output, past_content(settings_of(config, data).path.data, since, step, form, globs))
+        return
     if by_worker and not FORMATS[form].by_worker:
         able = ", ".join(name for name, each in FORMATS.items() if each.by_worker)
         raise click.UsageError(f"--workers goes with --format {able} only.")
@@ -122,8 +136,19 @@ def dump(
     if to_terminal and FORMATS[form].binary:
         raise click.UsageError(f"--format {form} is no text for a terminal: name a file by --output.")
 
+    repaint = Repaint(raw) if watch is not None and to_terminal and form == "table" else None
+
+    timed = TimedTable() if watch is not None and form == "csv" and output == "-" else None
+
     def write_once() -> None:
-        _write(output, _rendered(FORMATS[form], _only(read(), chosen), view, to_terminal))
+        snapshot = _only(read(), chosen)
+        if globs and not snapshot.names and not snapshot.system:
+            note(f"no category matches {', '.join(map(repr, globs))}")
+        if repaint is not None:
+            _write(output, repaint.content(snapshot, "shmstats"))
+            return
+        content = _rendered(FORMATS[form], snapshot, view, to_terminal)
+        _write(output, content if timed is None else timed.content(content))
 
     if watch is None:
         write_once()

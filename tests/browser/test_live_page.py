@@ -70,7 +70,7 @@ def test_a_worker_in_a_loop_of_c_and_a_stopped_one_are_shown_with_request_and_ag
     page.open(live(server))
     ask(server, "/regex?secret=1")
     ask(server, "/wait")
-    waiting = wait_until(lambda: serving(page, "GET /wait"), "the request that waits")
+    waiting = wait_until(lambda: serving(page, "GET /wait"), "the request that waits", 90)
     os.kill(int(waiting[0]), signal.SIGSTOP)
     since = time.monotonic()
     stopped = wait_until(lambda: (row := serving(page, "GET /wait")) and row[1] == "stopped" and row, "stopped")
@@ -91,13 +91,8 @@ def test_the_numbers_are_those_of_stats_under_the_load_of_wrk(page: Page, gunico
     wrk = shutil.which("wrk") or pytest.skip("wrk is not installed (Debian: apt install wrk)")
     server = gunicorn()
     page.open(live(server))
-    load = subprocess.run(
-        [wrk, "-t1", "-c3", "-d8s", f"http://127.0.0.1:{server.port}/page/1"],
-        capture_output=True,
-        text=True,
-        timeout=90,
-    )
-    assert "requests in" in load.stdout
+    command = [wrk, "-t1", "-c3", "-d8s", f"http://127.0.0.1:{server.port}/page/1"]
+    assert "requests in" in subprocess.run(command, capture_output=True, text=True, timeout=90).stdout
     total = server.document()["simple"]["shop"]["shown"]
     assert total > 50
     shown = f"{total:,}"
@@ -256,7 +251,7 @@ def test_a_server_that_goes_is_told_and_one_that_comes_back_is_shown_again(
     server = gunicorn(workers=2)
     server.get("/page/1")
     page.open(live(server))
-    server.signal(signal.SIGTERM)
+    server.stop()
     page.wait_for_state("lost")
     assert page.text("#status").startswith("disconnected since ")
     server.start()

@@ -46,7 +46,8 @@ function points(kind) {
 
 function trimmed(columns) {
   const since = Date.now() / 1000 - state.range;
-  let start = columns[0].findIndex((time) => time >= since);
+  // What began lately has no empty hours before it.
+  let start = columns[0].findIndex((time, i) => time >= since && columns.some((column, n) => n && column[i] !== null));
   if (start < 0) start = columns[0].length;
   return columns.map((column) => column.slice(start));
 }
@@ -65,8 +66,8 @@ function makeChart(kind) {
   const options = {
     width: width(), height: 190, cursor: { sync: { key: "time" }, drag: { x: false, y: false } }, legend: { live: true },
     scales: { x: { time: true }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
-    axes: [{ ...axis, values: (_, ticks) => ticks.map((tick) => clock(tick)) }, { ...axis, size: kind === "time" ? 62 : 52, values: (_, ticks) => ticks.map((tick) => kind === "time" && tick ? ms(tick) : number(tick)) }],
-    series: [{ label: "time", value: (_, v) => v === null ? "–" : new Date(v * 1000).toLocaleTimeString() },
+    axes: [{ ...axis, size: 30, values: (_, ticks) => ticks.map((tick) => clock(tick)) }, { ...axis, size: kind === "time" ? 62 : 52, values: (_, ticks) => ticks.map((tick) => kind === "time" && tick ? ms(tick) : number(tick)) }],
+    series: [{ label: "time", value: (_, v) => v === null ? "–" : moment(v) },
       ...LINES[kind].map(([name, color, dash]) => ({ label: name, stroke: () => css(color), width: 1.6, dash, spanGaps: false, points: { show: false }, value }))],
     hooks: { draw: [drawMarks] },
   };
@@ -112,7 +113,7 @@ function showCharts() {
     const data = points(chart.kind);
     chart.plot.setData(data, false);
     const now = Date.now() / 1000;
-    const first = data[0].length ? data[0][0] : now;  // what began lately has no empty hours before it
+    const first = data[0].length ? data[0][0] : now;
     chart.plot.setScale("x", { min: Math.max(now - state.range, Math.min(first, now - 60)), max: now });
     if (chart.plot.cursor.left < 0 && data[0].length) chart.plot.setLegend({ idx: data[0].length - 1 }, false);
     if (chart.more.open) chartTable(chart, data);
@@ -123,7 +124,7 @@ function showCharts() {
 function chartTable(chart, data) {
   const rows = [], every = Math.max(1, Math.ceil(data[0].length / 20));
   for (let i = data[0].length - 1; i >= 0; i -= every)
-    rows.push([new Date(data[0][i] * 1000).toLocaleTimeString(), ...data.slice(1).map((column) => chart.kind === "time" ? ms(column[i]) : number(column[i]))]);
+    rows.push([moment(data[0][i]), ...data.slice(1).map((column) => chart.kind === "time" ? ms(column[i]) : number(column[i]))]);
   fill(chart.table, ["time", ...LINES[chart.kind].map(([name]) => [name, "number"])], rows);
 }
 

@@ -28,6 +28,7 @@ function duration(seconds) {
   return `${Math.floor(seconds / 86400)} d ${Math.floor(seconds % 86400 / 3600)} h`;
 }
 
+const moment = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], { hour12: false });
 const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
 const ms = (value) => duration(value === null ? null : value / 1000);
 

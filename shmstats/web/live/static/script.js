@@ -131,7 +131,7 @@ function show() {
 
 function showStatus() {
   const status = $("status");
-  const told = lost ? ["lost", `disconnected since ${lost.toLocaleTimeString()}`] : state.paused ? ["paused", "paused"] : document_ ? ["live", "live"] : ["wait", "connecting"];
+  const told = lost ? ["lost", `disconnected since ${moment(lost / 1000)}`] : state.paused ? ["paused", "paused"] : document_ ? ["live", "live"] : ["wait", "connecting"];
   if (status.textContent !== told[1]) { status.dataset.state = told[0]; status.textContent = told[1]; }
 }
 
@@ -177,8 +177,8 @@ function showEvents() {
   if ($("events").dataset.key === key) return;
   $("events").dataset.key = key;
   $("events").replaceChildren(...events.map((event) => {
-    const moment = new Date(event.time * 1000), row = make("li", null, { class: event.kind === "kill" || event.kind === "timeout" ? "bad" : null });
-    row.append(make("time", moment.toLocaleTimeString(), { datetime: moment.toISOString() }), " ", make("b", event.kind), ` ${event.text}`);
+    const row = make("li", null, { class: event.kind === "kill" || event.kind === "timeout" ? "bad" : null });
+    row.append(make("time", moment(event.time), { datetime: new Date(event.time * 1000).toISOString() }), " ", make("b", event.kind), ` ${event.text}`);
     return row;
   }));
 }

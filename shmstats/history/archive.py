@@ -1,0 +1,116 @@
+"""Dated copies of the saved snapshot, beside it: ``archive-20261127T081500.json``, the oldest of too many removed.
+
+A duty of the process that saves. They are links to what was saved, or copies where a volume has no links, and are
+read like any snapshot: ``shmstats-dump --from``, ``shmstats diff``.
+"""
+
+from __future__ import annotations
+
+import calendar
+import os
+import re
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..config import Settings
+from ..series import Snapshot
+from ..snapshot import FILE, stats_directory
+
+_NAME = re.compile(r"archive-[0-9]{8}T[0-9]{6}\.json")
+_HOUR = 3600.0
+
+
+class Archive:
+    """Keeps dated copies. Not for use by several threads.
+
+    Args:
+        data: the data directory.
+        hours: between two copies.
+        kept: how many are kept.
+
+    Attributes:
+        name: of the duty.
+        interval: seconds between two looks at whether a copy is due.
+    """
+
+    name = "archive"
+    interval = 60.0
+
+    def __init__(self, data: Path, hours: int, kept: int) -> None:
+        self._directory = stats_directory(data)
+        self._seconds = hours * _HOUR
+        self._kept = kept
+
+    def perform(self, block: Any, snapshot: Snapshot) -> None:
+        """Make a copy if one is due, and remove the oldest of too many.
+
+        Raises:
+            OSError: that cannot be done.
+        """
+        self.rotate(time.time())
+
+    def finish(self, block: Any, snapshot: Snapshot) -> None:
+        """Do the same for the last time."""
+        self.rotate(time.time())
+
+    def rotate(self, now: float) -> None:
+        """Do it at a moment, in seconds since 1970.
+
+        Raises:
+            OSError: that cannot be done.
+        """
+        files = archived(self._directory)
+        # By their names: who copies a directory may change the times of its files.
+        newest = _moment(files[-1]) if files else 0.0
+        saved = self._directory / FILE
+        if now - newest >= self._seconds and saved.is_file():
+            _copy(saved, self._directory / time.strftime("archive-%Y%m%dT%H%M%S.json", time.gmtime(now)))
+            files = archived(self._directory)
+        for file in files[: -self._kept]:
+            with suppress(FileNotFoundError):
+                file.unlink()
+
+
+def make_duty(settings: Settings) -> Archive | None:
+    """Return the duty of keeping dated copies; None where it is not configured."""
+    stats = settings.stats
+    if not (stats.persist and stats.archive_interval_hours):
+        return None
+    return Archive(settings.path.data, stats.archive_interval_hours, stats.archive_keep)
+
+
+def archived(directory: Path) -> list[Path]:
+    """Return the dated copies in a directory of statistics, the oldest first."""
+    try:
+        with os.scandir(directory) as entries:
+            names = sorted(entry.name for entry in entries if _NAME.fullmatch(entry.name))
+    except FileNotFoundError:
+        return []
+    return [directory / name for name in names]
+
+
+def _moment(file: Path) -> float:
+    """Return when a copy was made, as its name says; 0 for a date that there is not."""
+    try:
+        return float(calendar.timegm(time.strptime(file.name, "archive-%Y%m%dT%H%M%S.json")))
+    except ValueError:
+        return 0.0
+
+
+def _copy(saved: Path, copy: Path) -> None:
+    temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
+    with suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        try:
+            os.link(saved, temporary)
+        except OSError:  # there are no links on this volume, or none are allowed
+            shutil.copyfile(saved, temporary)
+            os.chmod(temporary, 0o600)
+        os.replace(temporary, copy)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()

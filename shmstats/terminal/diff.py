@@ -1,0 +1,59 @@
+"""``shmstats diff``: what changed between two saved snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from shmstats import snapshot as saved
+from shmstats.export.printable import printable
+from shmstats.series import Distribution, Name, Snapshot, Value, series_text
+from shmstats.terminal.command import CONTEXT, Command, write_to_stdout
+from shmstats.terminal.figures import number
+
+
+@click.command(cls=Command, context_settings=CONTEXT)
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+def diff(old: Path, new: Path) -> None:
+    """Show what changed from the snapshot OLD to the snapshot NEW, as files of a data directory hold them."""
+    lines = list(differences(saved.load(old), saved.load(new)))
+    shown = lines or ["nothing changed"]
+    write_to_stdout("".join(f"{printable(line)}\n" for line in shown).encode(errors="replace"))
+
+
+def differences(old: Snapshot, new: Snapshot) -> Iterator[str]:
+    """Give a line for each series that changed, came (``+``) or went (``-``)."""
+    before, after = _by_name(old), _by_name(new)
+    for key in sorted(before.keys() | after.keys()):
+        earlier, later = before.get(key), after.get(key)
+        shown = f"{key[0]}.{key[1]}"
+        if earlier is None and later is not None:
+            yield f"+ {shown}  {_amount(later)}"
+        elif later is None and earlier is not None:
+            yield f"- {shown}  {_amount(earlier)}"
+        elif earlier is not None and later is not None and earlier != later:
+            yield f"  {shown}  {_amount(earlier)} -> {_amount(later)}{_change(earlier, later)}"
+
+
+def _by_name(snapshot: Snapshot) -> dict[tuple[str, str], Value]:
+    named: Iterator[tuple[Name, Value]] = zip(snapshot.names, snapshot.values, strict=True)
+    return {(name.category, series_text(name)): value for name, value in named}
+
+
+def _amount(value: Value) -> str:
+    if isinstance(value, Distribution):
+        return f"{number(value.count)} observations" if value.count != 1 else "1 observation"
+    return number(value)
+
+
+def _change(earlier: Value, later: Value) -> str:
+    if isinstance(earlier, Distribution) or isinstance(later, Distribution):
+        if not (isinstance(earlier, Distribution) and isinstance(later, Distribution)):
+            return ""
+        count, total = later.count - earlier.count, later.sum - earlier.sum
+        return f"  ({count:+,}{f', mean of these {total / count:.4g}' if count > 0 else ''})"
+    change = later - earlier
+    return f"  ({change:+,})" if isinstance(change, int) else f"  ({change:+.6g})"

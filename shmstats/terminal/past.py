@@ -1,0 +1,68 @@
+"""``shmstats-dump --history``: the last 24 hours as a table for pandas, or as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from shmstats.history import Query, QueryError, RingError, read_past
+from shmstats.history.documents import to_csv, to_json
+from shmstats.terminal.command import NotThereError
+
+FORMATS = ("csv", "json")
+
+_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(?P<count>[0-9]{1,9}(?:\.[0-9]+)?) *(?P<unit>s|m|min|h|d|)")
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 or so
+    """The type of an option that is a time: ``90``, ``10s``, ``15m``, ``1h``, ``1d``; its value is in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds; what is no time above 0 is wrong usage."""
+        if isinstance(value, float):
+            return value
+        match = _DURATION.fullmatch(str(value))
+        seconds = float(match["count"]) * _UNITS[match["unit"]] if match else 0.0
+        if not seconds:
+            self.fail(f"found {value!r}; allowed: a time above 0, as 90, 10s, 15m, 1h, 1d", param, ctx)
+        return seconds
+
+
+def past_content(data: Path, since: float, step: float | None, form: str, globs: Sequence[str]) -> bytes:
+    """Return what the ring tells, as JSON or CSV.
+
+    Args:
+        data: the data directory.
+        since: seconds before now.
+        step: seconds of each value; None: one that gives about 300.
+        form: of `FORMATS`.
+        globs: of the categories; empty: all.
+
+    Raises:
+        NotThereError: there is no history, or nothing in it matches.
+        UsageError: the steps would be too many.
+    """
+    try:
+        query = Query.made(-since, None, None if step is None else max(int(step), 1), [f"{glob}.*" for glob in globs])
+        past = read_past(data, query)
+    except QueryError as error:
+        raise click.UsageError(str(error)) from error
+    except FileNotFoundError:
+        raise NotThereError(
+            f"there is no history for the data directory {data}: it is kept while an application runs, where"
+            " stats.persist and history.enabled are true"
+        ) from None
+    except RingError as error:
+        raise NotThereError(str(error)) from error
+    if globs and not past.series:
+        raise NotThereError(f"no series in the history of {data} matches {', '.join(map(repr, globs))}")
+    if form == "json":
+        return (json.dumps(to_json(past), ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+    return to_csv(past).encode(errors="backslashreplace")

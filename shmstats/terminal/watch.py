@@ -1,0 +1,99 @@
+"""``shmstats-dump --watch``: on a terminal a table that is painted again and again, with rates; CSV with the time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from shmstats.export.figures import iso_time
+from shmstats.export.printable import printable
+from shmstats.series import Distribution, Kind, Name, Snapshot, Value, series_text
+from shmstats.terminal.figures import milliseconds, number, size
+
+#: Go to the upper left corner; clear the rest of a line, and of the screen; show or hide the cursor (ECMA-48).
+_HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
+_CLEAR = "\x1b[2J"
+
+
+class TimedTable:
+    """Makes one table of several in CSV: a column ``time`` first, and one header."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def content(self, table: bytes) -> bytes:
+        """Return the rows of a table with the time of now, ISO 8601; the first time with the header."""
+        moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+        header, *rows = csv.reader(io.StringIO(table.decode(), newline=""))
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        if not self._begun:
+            writer.writerow(["time", *header])
+            self._begun = True
+        writer.writerows([moment, *row] for row in rows)
+        return text.getvalue().encode()
+
+
+class Repaint:
+    """Makes the content of a terminal of one snapshot after another.
+
+    Args:
+        raw: whether values are shown as they are, without units for people.
+    """
+
+    def __init__(self, raw: bool = False) -> None:
+        self._raw = raw
+        self._before: dict[tuple[object, ...], float] = {}
+        self._at = 0.0
+        self._first = True
+
+    def content(self, snapshot: Snapshot, title: str, now: Callable[[], float] = time.monotonic) -> bytes:
+        """Return what is to be written to the terminal: as many lines as it has.
+
+        Args:
+            snapshot: to be shown.
+            title: of the first line.
+            now: a clock, in seconds.
+        """
+        width, height = shutil.get_terminal_size()
+        at = now()
+        rows = [self._row(name, value, at) for name, value in zip(snapshot.names, snapshot.values, strict=True)]
+        rows += [("", self._amount("", value), f"system.{metric}") for metric, value in snapshot.system.items()]
+        self._at = at
+        shown = max(height - 3, 1)
+        lines = [f"{title}  {time.strftime('%H:%M:%S')}", f"{'value':>20}  {'rate':>10}  metric"]
+        lines += [f"{amount:>20}  {rate:>10}  {name}" for rate, amount, name in rows[:shown]]
+        if len(rows) > shown:
+            lines[-1] = f"and {len(rows) - shown + 1} more; --category chooses"
+        text = "".join(f"{printable(line)[: width - 1]}{_CLEAR_LINE}\r\n" for line in lines)
+        beginning, self._first = (_CLEAR if self._first else ""), False
+        return f"{beginning}{_HOME}{text}{_CLEAR_BELOW}".encode()
+
+    def _row(self, name: Name, value: Value, at: float) -> tuple[str, str, str]:
+        key = name[:2] + name.labels
+        count = float(value.count if isinstance(value, Distribution) else value)
+        before, self._before[key] = self._before.get(key), count
+        rate = ""
+        if before is not None and at > self._at and (name.monotonic or name.kind is Kind.HISTOGRAM):
+            rate = f"{number(max(count - before, 0) / (at - self._at))}/s"
+        return rate, self._shown(name, value), f"{name.category}.{series_text(name)}"
+
+    def _shown(self, name: Name, value: Value) -> str:
+        if isinstance(value, Distribution):
+            if not value.count:
+                return "0"
+            mean = value.sum / value.count
+            of_time = not name.unit and not self._raw
+            return f"{number(value.count)} ({milliseconds(mean) if of_time else self._amount(name.unit, mean)})"
+        if name.kind is Kind.TIMESTAMP:
+            return iso_time(int(value))[:19]
+        return self._amount(name.unit, value)
+
+    def _amount(self, unit: str, value: float) -> str:
+        if self._raw:
+            return str(value)
+        return size(value) if unit == "bytes" else number(value)

@@ -1,0 +1,142 @@
+"""What ``shmstats-dump`` shows of a time: watched on a terminal, as CSV, and of the past; and what changed."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from time import time
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+
+from shmstats import snapshot as saved
+from shmstats.cli import commands
+from shmstats.history import Recorder
+from shmstats.history.archive import Archive, archived
+from shmstats.series import Distribution, Kind, Name, Snapshot
+from shmstats.terminal.watch import Repaint, TimedTable
+
+COUNTER = Name("shop", "orders", Kind.COUNTER, monotonic=True)
+TIMES = Name("shop", "query", Kind.HISTOGRAM, bounds=(10.0, 20.0))
+SIZE = Name("shop", "\x1b[2Jcache", Kind.GAUGE, unit="bytes")
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(commands, list(map(str, arguments)), prog_name="shmstats")
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_a_watched_table_has_rates_and_units_and_nothing_that_a_terminal_obeys() -> None:
+    clock = iter((10.0, 12.0))
+    repaint = Repaint()
+    first = repaint.content(
+        Snapshot([COUNTER, TIMES, SIZE], [5, Distribution(0.0, 0.0, (0, 0, 0)), 0]), "t", lambda: next(clock)
+    )
+    values = [25, Distribution(30.0, 20.0, (0, 2, 0)), 3 * 2**20]
+    second = repaint.content(Snapshot([COUNTER, TIMES, SIZE], values), "t", lambda: next(clock)).decode()
+    assert first.startswith(b"\x1b[2J\x1b[H")
+    assert second.startswith("\x1b[H")
+    lines = [line.split("\x1b[K")[0].split() for line in second.removeprefix("\x1b[H").split("\r\n")]
+    assert lines[2] == ["25", "10/s", "shop.orders"]
+    assert lines[3] == ["2", "(15", "ms)", "1/s", "shop.query"]
+    assert lines[4] == ["3", "MiB", r"shop.\x1b[2Jcache"]
+
+
+def test_watched_csv_has_the_time_and_one_header() -> None:
+    timed = TimedTable()
+    content = timed.content(b"a,b\r\n1,2\r\n") + timed.content(b"a,b\r\n3,4\r\n")
+    rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+    assert [(row["a"], row["b"]) for row in rows] == [("1", "2"), ("3", "4")]
+    assert all(row["time"].endswith("+00:00") for row in rows)
+
+
+class Nobody(list[object]):
+    """A table of no workers."""
+
+    def live(self) -> list[object]:
+        return []
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """A data directory with the past of some seconds, without an application."""
+    recorder = Recorder(tmp_path)
+    reader = SimpleNamespace(workers=Nobody(), served=lambda workers: [], uptime=1.0)
+    now = int(time())
+    for second in range(5):
+        recorder.record(reader, Snapshot([COUNTER], [7 * second]), (now - 4 + second) * 10**9)
+    recorder.close()
+    return tmp_path
+
+
+def test_the_past_is_written_as_csv_and_json_without_an_application(recorded: Path) -> None:
+    table = run(
+        "dump",
+        "--history",
+        "--since",
+        "10s",
+        "--step",
+        "1s",
+        "--format",
+        "csv",
+        "--category",
+        "shop",
+        "--data",
+        recorded,
+    )
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [row["shop.orders"] for row in rows if row["shop.orders"]] == ["7"] * 4
+    document = json.loads(run("dump", "--history", "--since", "1h", "--format", "json", "--data", recorded))
+    assert document["step"] == 60
+    assert "shop.orders" in document["series"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--history", "--format", "table"], 2, "--history goes with --format csv or json"),
+        (["--history", "--since", "-5"], 2, "found '-5'; allowed: a time above 0"),
+        (["--history", "--since", "1 year"], 2, "allowed: a time above 0, as 90, 10s, 15m, 1h, 1d"),
+        (["--history", "--format", "csv", "--category", "nothing"], 1, "no series in the history of"),
+    ],
+)
+def test_what_the_past_does_not_have_is_said(recorded: Path, arguments: list[str], code: int, message: str) -> None:
+    assert message in run("dump", *arguments, "--data", recorded, code=code)
+
+
+def test_without_a_history_that_is_said(tmp_path: Path) -> None:
+    assert "there is no history for the data directory" in run("dump", "--history", "--data", tmp_path, code=1)
+
+
+def test_a_category_that_matches_nothing_is_said(tmp_path: Path) -> None:
+    saved.save(tmp_path / "stats", Snapshot([COUNTER], [5]))
+    assert "no category matches 'shpo'" in run("dump", "--category", "shpo", "--data", tmp_path)
+
+
+def test_what_changed_between_two_snapshots_is_told(tmp_path: Path) -> None:
+    gone, new = Name("shop", "gone", Kind.COUNTER, (), True), Name("shop", "new", Kind.GAUGE)
+    old = Snapshot([COUNTER, TIMES, gone], [1000, Distribution(10.0, 10.0, (1, 0, 0)), 3])
+    saved.save(tmp_path / "a", old)
+    saved.save(tmp_path / "b", Snapshot([COUNTER, TIMES, new], [1500, Distribution(40.0, 20.0, (1, 2, 0)), 2.5]))
+    shown = run("diff", tmp_path / "a" / saved.FILE, tmp_path / "b" / saved.FILE)
+    assert shown.splitlines() == [
+        "- shop.gone  3",
+        "+ shop.new  2.5",
+        "  shop.orders  1,000 -> 1,500  (+500)",
+        "  shop.query  1 observation -> 3 observations  (+2, mean of these 15)",
+    ]
+    assert run("diff", tmp_path / "a" / saved.FILE, tmp_path / "a" / saved.FILE) == "nothing changed\n"
+
+
+def test_dated_copies_are_made_when_they_are_due_and_the_oldest_removed(tmp_path: Path) -> None:
+    archive = Archive(tmp_path, hours=2, kept=3)
+    archive.rotate(0.0)  # there is nothing saved
+    for hour in range(10):
+        saved.save(tmp_path / "stats", Snapshot([COUNTER], [hour]))
+        archive.rotate(1_800_000_000.0 + 3600 * hour)
+    kept = archived(tmp_path / "stats")
+    assert [saved.load(file).values for file in kept] == [[4], [6], [8]]
+    assert kept[-1].name == "archive-20270115T160000.json"
+    assert json.loads(run("dump", "--from", kept[0]))["shop"]["orders"] == 4
