@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
 from shmstats import snapshot as saved
 from shmstats.block import read_only
-from shmstats.config import PushSettings
+from shmstats.config import PushSettings, Settings
+from shmstats.registry import Registry
 from shmstats.series import Snapshot
 from shmstats.sinks.push.sender import FORMATS, PushError, Sender
 from shmstats.sinks.push.stale import Stale
@@ -51,16 +52,17 @@ def push(
     """
     settings = settings_of(config, data)
     pushing = replace(settings.push, url=url or settings.push.url, format=form or settings.push.format)
+    settings = replace(settings, push=pushing)
     if pushing.url is None:
         raise click.UsageError("There is nowhere to push to: give --to URL, or set push.url in the configuration.")
     if forget and watch is not None:
         raise click.UsageError("--forget ends the series: it does not go with --watch.")
 
     def read() -> Snapshot:
-        return saved.load(Path(file)) if file is not None else _newest(settings.path.data)
+        return saved.load(Path(file)) if file is not None else _newest(settings)
 
     try:
-        sender = Sender.for_directory(pushing, saved.stats_directory(settings.path.data))
+        sender = Sender(settings)
         if forget and not sender.can_forget:
             raise click.UsageError(f"--forget: the format {pushing.format} has no way to end series.")
         sender.push(read(), Stale.ALL if forget else Stale.NONE)
@@ -70,23 +72,30 @@ def push(
         _repeat(sender, read, watch)
 
 
-def _newest(data: Path) -> Snapshot:
-    """Return what is counted in the live block, or else what is saved.
+def _newest(settings: Settings) -> Snapshot:
+    """Return what is counted in the live block, once it is on the disk; or else what is saved.
 
     Raises:
         NotThereError: there is neither.
     """
+    data = settings.path.data
     try:
         with read_only(data) as reader:
-            return reader.read()
+            layout = reader.layout
     except FileNotFoundError:
-        pass
+        try:
+            return saved.load(saved.stats_directory(data) / saved.FILE)
+        except FileNotFoundError:
+            reason = f"there is neither a live block nor a saved snapshot for the data directory {data}"
+            raise NotThereError(reason) from None
+    stats = replace(settings.stats, enabled=True, capacity=layout.capacity, max_workers=layout.max_workers)
+    registry = Registry()
+    registry.init(asdict(replace(settings, stats=stats, push=PushSettings())))
     try:
-        return saved.load(saved.stats_directory(data) / saved.FILE)
-    except FileNotFoundError:
-        raise NotThereError(
-            f"there is neither a live block nor a saved snapshot for the data directory {data}"
-        ) from None
+        assert registry.shared is not None
+        return registry.shared.exposable()
+    finally:
+        registry.close()
 
 
 def _repeat(sender: Sender, read: Callable[[], Snapshot], seconds: float) -> None:

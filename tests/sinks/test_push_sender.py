@@ -26,7 +26,12 @@ from shmstats.sinks.push.memory import Memory
 
 SNAPSHOT = Snapshot([Name("api", "requests", Kind.COUNTER, (), True)], [3])
 SECRET = "tok-3141592653"
-BLOCK = SimpleNamespace(header=SimpleNamespace(pushed=0, push_error=""))
+#: What a duty needs of a block; refusals are counted by a real one below.
+BLOCK = SimpleNamespace(
+    header=SimpleNamespace(pushed=0, push_error=""),
+    find_or_add=lambda key, kind: None,
+    names=SimpleNamespace(find=lambda key: None),
+)
 HEADER = BLOCK.header
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
 
@@ -102,7 +107,7 @@ def duty(tmp_path: Path) -> Callable[..., PushDuty]:
         url = f"{scheme}://127.0.0.1:{port}/api/v1/write?key={SECRET}"
         headers = {"Authorization": f"Bearer {SECRET}"}
         settings = {"url": url, "timeout_seconds": 1, "headers": headers, **more}
-        return PushDuty(load({"push": settings}).push, tmp_path / "stats")
+        return PushDuty(load({"path": {"data": str(tmp_path)}, "push": settings}))
 
     return duty
 
@@ -172,21 +177,31 @@ def test_a_bad_answer_is_one_line_without_secrets_and_ends_in_time(
     assert HEADER.pushed == 0
 
 
+@pytest.mark.far_from_core
 def test_refusals_are_counted_and_tried_again_while_failures_wait(
-    serve: Callable[..., Server], duty: Callable[..., PushDuty]
+    serve: Callable[..., Server], duty: Callable[..., PushDuty], attach: Callable[..., Any]
 ) -> None:
+    block = attach()
     server = serve(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     refused = duty(server.port)
     for _ in range(3):
-        refused.perform(BLOCK, SNAPSHOT)
-    assert (refused.rejected, len(server.requests)) == (3, 3)
+        refused.perform(block, SNAPSHOT)
+    assert len(server.requests) == 3
+    assert own_counters(block) == {"pushes_refused": 3}
     server = serve(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\n\r\n")
     waiting = duty(server.port)
     for _ in range(3):
-        waiting.perform(BLOCK, SNAPSHOT)
-    assert (waiting.rejected, len(server.requests)) == (0, 1)
-    waiting.finish(BLOCK, SNAPSHOT)  # the last one is worth a try
+        waiting.perform(block, SNAPSHOT)
+    assert len(server.requests) == 1
+    assert own_counters(block) == {"pushes_refused": 3}
+    assert "answered 429" in block.header.push_error
+    waiting.finish(block, SNAPSHOT)  # the last one is worth a try
     assert len(server.requests) == 2
+
+
+def own_counters(block: Any) -> dict[str, int]:
+    read = block.reader.read()
+    return {name.metric: value for name, value in zip(read.names, read.values, strict=True)}
 
 
 def test_a_server_that_is_back_is_pushed_to_and_said_once(

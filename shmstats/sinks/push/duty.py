@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import random
 import time
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 from shmstats import native
-from shmstats.block import Block
-from shmstats.config import PushSettings, Settings
-from shmstats.series import Snapshot
+from shmstats.attachment.own_metrics import OWN, add_to_own
+from shmstats.block import Block, BlockFullError
+from shmstats.block.names import encode_key
+from shmstats.config import Settings
+from shmstats.series import Kind, Snapshot
 from shmstats.sinks.push.sender import PushError, Sender
 from shmstats.sinks.push.stale import Stale
-from shmstats.snapshot import stats_directory
 
 log = logging.getLogger("shmstats")
+
+#: In the library's own category: pushes that a server understood and refused.
+PUSHES_REFUSED = "pushes_refused"
 
 _LONGEST_WAIT = 60.0
 _LAST_PUSH_SECONDS = 3.0
@@ -24,36 +28,32 @@ _LAST_PUSH_SECONDS = 3.0
 
 def make_duty(settings: Settings) -> PushDuty | None:
     """Return the duty that is configured; None where nothing is pushed."""
-    return PushDuty(settings.push, stats_directory(settings.path.data)) if settings.push.url else None
+    return PushDuty(settings) if settings.push.url else None
 
 
 class PushDuty:
     """Pushes what was just saved.
 
     Args:
-        settings: where to, and how; it has a URL.
-        directory: of the statistics.
+        settings: which directory, where to, and how; there is a URL.
 
     Attributes:
         name: of the duty.
         exposes: whether only what is on the disk may be shown.
         interval: seconds between two pushes.
-        rejected: how many pushes were refused.
     """
 
     name = "push"
     exposes = True
 
-    def __init__(self, settings: PushSettings, directory: Path) -> None:
-        self.interval = float(settings.interval_seconds)
+    def __init__(self, settings: Settings) -> None:
+        self.interval = float(settings.push.interval_seconds)
         self._settings = settings
-        self._directory = directory
         self._sender: Sender | None = None
         self._failures = 0
         self._not_before = 0.0
         self._logged = ""
         self._pushing: Any = native.make_lock()
-        self.rejected = 0
 
     def perform(self, block: Block, snapshot: Snapshot) -> None:
         """Push a snapshot, unless the last failure is too recent; note the outcome in the block's header."""
@@ -69,11 +69,13 @@ class PushDuty:
             return
         try:
             if self._sender is None:
-                self._sender = Sender.for_directory(self._settings, self._directory)
+                self._sender = Sender(self._settings)
             self._sender.push(snapshot, stale, timeout)
         except PushError as error:
             self._fail(error)
             block.header.push_error = str(error)
+            if error.is_refusal and stale is Stale.NONE:
+                _count_refusal(block)
         else:
             self._succeed()
             block.header.pushed = time.time_ns()
@@ -88,9 +90,7 @@ class PushDuty:
         self._logged = ""
 
     def _fail(self, error: PushError) -> None:
-        if error.is_refusal:
-            self.rejected += 1
-        else:
+        if not error.is_refusal:
             # Not all machines at once when the server is back.
             wait = min(self.interval * 2**self._failures, max(self.interval, _LONGEST_WAIT))
             self._not_before = time.monotonic() + max(wait * random.uniform(0.8, 1.0), error.again_in)  # nosec B311
@@ -98,3 +98,10 @@ class PushDuty:
         if error.reason != self._logged:
             log.error("statistics were not pushed: %s", error)
         self._logged = error.reason
+
+
+def _count_refusal(block: Block) -> None:
+    """Count a push that was refused, in the library's own counter; not in a block that is full."""
+    with suppress(BlockFullError):
+        block.find_or_add(encode_key(OWN, PUSHES_REFUSED), Kind.COUNTER)
+        add_to_own(block, PUSHES_REFUSED, 1)

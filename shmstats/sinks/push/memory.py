@@ -19,21 +19,19 @@ class Memory:
     """The last timestamp and labels that were sent, over restarts and processes.
 
     Args:
-        directory: of the statistics; None: nothing is kept.
+        directory: of the statistics.
 
     Attributes:
         labels: that the series of the last push had in common; None where there was none.
     """
 
-    def __init__(self, directory: Path | None) -> None:
-        self._file = None if directory is None else directory / FILE
+    def __init__(self, directory: Path) -> None:
+        self._file = directory / FILE
         self._last = 0
         self.labels: dict[str, str] | None = None
 
     def read(self) -> None:
         """Learn what another process may have sent since; a file that cannot be read is as one that is not there."""
-        if self._file is None:
-            return
         try:
             found: dict[str, Any] = json.loads(self._file.read_bytes())
             self._last = max(self._last, int(found["last"]))
@@ -50,8 +48,7 @@ class Memory:
             OSError: it cannot be saved.
         """
         self._last = max(self._last + 1, time.time_ns() // 1_000_000)
-        if self._file is not None:
-            self._save(self._file, {"last": self._last, "labels": labels})
+        self._save(self._file, {"last": self._last, "labels": labels})
         self.labels = labels
         return self._last
 

@@ -107,7 +107,7 @@ class Otlp:
             point = _point(member)
             point.family = member.series.family
             labels = [pair for pair in member.series.labels if pair[1] and pair[0] not in _RESOURCE]
-            point.place(metrics.points(member.series.family), labels, self._since)
+            point.place(metrics.points(member.series.family), labels, member.name.created or self._since)
             self._points[member.series.family.exposed_name, member.series.labels] = point
         gone = self._accepted.difference(self._points)
         self._ended = {identity: point for identity, point in self._ended.items() if identity in gone}

@@ -9,17 +9,17 @@ import importlib
 import os
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 from shmstats._version import __version__
-from shmstats.config import PushSettings
+from shmstats.config import Settings
 from shmstats.export.view import View
-from shmstats.identity import Identity, identity_of
+from shmstats.identity import identity_of
 from shmstats.series import Snapshot
 from shmstats.sinks.push.http import Target, post
 from shmstats.sinks.push.memory import Memory
 from shmstats.sinks.push.stale import Stale
+from shmstats.snapshot import stats_directory
 
 #: The module and class of each format, and the extra that it needs.
 FORMATS: Final = {
@@ -64,34 +64,27 @@ class Sender:
     """Pushes the snapshots of one data directory. To be used by one thread.
 
     Args:
-        settings: where to, and how; it has a URL.
-        identity: of the data directory.
-        directory: of the statistics, where the time of the last push is kept; None: nowhere.
+        settings: which directory, where to, and how; there is a URL.
 
     Raises:
-        PushError: the format needs a package that is not installed.
+        PushError: the format needs a package that is not installed, or the directory has no identity and none can be
+            made.
     """
 
-    def __init__(self, settings: PushSettings, identity: Identity, directory: Path | None) -> None:
-        assert settings.url is not None
-        self.target = Target(settings.url, settings.timeout_seconds, settings.ca_file)
+    def __init__(self, settings: Settings) -> None:
+        push = settings.push
+        assert push.url is not None
+        self.target = Target(push.url, push.timeout_seconds, push.ca_file)
         self._settings = settings
-        self._identity = identity
-        self._labels = {"job": "shmstats", **settings.labels, "instance": settings.instance or identity.uuid}
-        self._encoder = self._encoder_for(self._labels)
-        self._memory = Memory(directory)
-
-    @classmethod
-    def for_directory(cls, settings: PushSettings, directory: Path) -> Sender:
-        """Return the sender of a statistics directory.
-
-        Raises:
-            PushError: as for the class, or the directory has no identity and none can be made.
-        """
+        directory = stats_directory(settings.path.data)
         try:
-            return cls(settings, identity_of(directory), directory)
+            self._identity = identity_of(directory)
         except (OSError, ValueError) as error:
             raise PushError(f"the data directory has no identity: {error}") from error
+        constant = {"job": "shmstats", **settings.prometheus.labels, **push.labels}
+        self._labels = {**constant, "instance": push.instance or self._identity.uuid}
+        self._encoder = self._encoder_for(self._labels)
+        self._memory = Memory(directory)
 
     @property
     def can_forget(self) -> bool:
@@ -126,7 +119,7 @@ class Sender:
             self._post(target, self._encoder_for(former), former, snapshot, Stale.ALL)
 
     def _post(self, target: Target, encoder: Encoder, labels: dict[str, str], snapshot: Snapshot, stale: Stale) -> None:
-        headers = {**self._read_headers(), **self._settings.headers}
+        headers = {**self._read_headers(), **self._settings.push.headers}
         try:
             at = self._memory.next_time(labels)
         except OSError as error:
@@ -144,23 +137,24 @@ class Sender:
         raise PushError(reason, _without(answer.said, headers), answer.retry_after, is_refusal=is_refusal)
 
     def _encoder_for(self, labels: dict[str, str]) -> Encoder:
-        module, name, extra = FORMATS[self._settings.format]
+        form = self._settings.push.format
+        module, name, extra = FORMATS[form]
         info = {
             "service_instance_id": self._identity.uuid,
             "host_name": socket.gethostname(),
             "shmstats_version": __version__,
         }
-        view = View(labels=tuple(labels.items()))
+        view = View(namespace=self._settings.prometheus.namespace, labels=tuple(labels.items()))
         try:
             encoder: Any = getattr(importlib.import_module(f"{__package__}.{module}"), name)
         except ImportError as error:
-            raise PushError(f"the format {self._settings.format} needs shmstats[{extra}]: {error}") from error
-        if self._settings.format == "otlp":
+            raise PushError(f"the format {form} needs shmstats[{extra}]: {error}") from error
+        if form == "otlp":
             return encoder(view, info, self._identity.made)  # type: ignore[no-any-return]
         return encoder(view, info)  # type: ignore[no-any-return]
 
     def _read_headers(self) -> dict[str, str]:
-        path = self._settings.headers_file
+        path = self._settings.push.headers_file
         if path is None:
             return {}
         try:
