@@ -1,0 +1,83 @@
+"""What an engine that hangs costs: ``python tests/fleet/hang.py [SECONDS]``.
+
+A process counts as fast as it can, and saves every 100 ms, while it pushes to nobody, to a server that answers, and to
+one that takes connections and never answers. Prints the increments a second, the longest one, and the saves. On a
+machine that has other things to do, put ``chrt --fifo 10`` before it.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+
+CODE = """
+import json, sys, time
+import shmstats
+from shmstats import stats
+config, seconds = json.loads(sys.argv[1]), float(sys.argv[2])
+shmstats.init(config)
+for i in range(1000):
+    stats.incr("web", "requests", labels={"route": str(i)})
+handle = stats.counter("web", "hits")
+handle.incr()
+block = stats.shared.attach()
+time.sleep(2)
+saved, clock, longest, counted = block.header.saved_count, time.perf_counter, [], 0
+began = last = clock()
+while last - began < seconds:
+    handle.incr()
+    now = clock()
+    longest.append(now - last)
+    last = now
+    counted += 1
+    if len(longest) == 100000:
+        longest = sorted(longest)[-1000:]
+longest = sorted(longest)
+saves = block.header.saved_count - saved
+print(counted / seconds, longest[-1] * 1e3, longest[-100] * 1e3, saves, block.header.push_error)
+"""
+
+
+def answer(listening: socket.socket) -> None:
+    """Answer every request."""
+    with suppress(OSError):
+        while True:
+            connection, _ = listening.accept()
+            with connection, suppress(OSError):
+                connection.settimeout(0.2)
+                with suppress(TimeoutError):
+                    while connection.recv(1 << 20):
+                        pass
+                connection.sendall(b"HTTP/1.1 204 No Content\\r\\n\\r\\n")
+
+
+def measure(name: str, url: str | None, seconds: float) -> None:
+    with tempfile.TemporaryDirectory() as top:
+        config = {
+            "path": {"data": top},
+            "stats": {"snapshot_interval_ms": 100},
+            "push": {"url": url, "interval_seconds": 1, "timeout_seconds": 300},
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", CODE, json.dumps(config), str(seconds)], capture_output=True, text=True, check=True
+        )
+    rate, longest, hundredth, saves, *error = done.stdout.split(maxsplit=4)
+    print(
+        f"{name:<20} {float(rate):>12,.0f} increments/s, longest {float(longest):.2f} ms, 100th longest"
+        f" {float(hundredth):.2f} ms, {saves} saves {' '.join(error)}"
+    )
+
+
+if __name__ == "__main__":
+    duration = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
+    with socket.create_server(("127.0.0.1", 0)) as good, socket.create_server(("127.0.0.1", 0)) as hanging:
+        threading.Thread(target=answer, args=(good,), daemon=True).start()
+        for _ in range(2):
+            measure("without a push", None, duration)
+            measure("to one that answers", f"http://127.0.0.1:{good.getsockname()[1]}/", duration)
+            measure("to one that hangs", f"http://127.0.0.1:{hanging.getsockname()[1]}/", duration)
