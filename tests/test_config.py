@@ -230,8 +230,19 @@ KEYS = [
     optional(
         "push.url",
         URL,
-        ["http://h", "https://h.example.org:8428/api/v1/write?a=b", "http://[::1]:9090/", "http://10.0.0.1/"],
-        ["", "h", "ftp://h/", "http://", "http://u:p@h/", "http://u@h/", "http://h/ a", "http://h/#a", "http://h/\n"],
+        ["http://h", "https://h.example.org:8428/api/v1/write?a=b", "http://[::1]:9090/", "http://10.0.0.1:65535/"],
+        [
+            "",
+            "h",
+            "ftp://h/",
+            "http://",
+            "http://u:p@h/",
+            "http://u@h/",
+            "http://h:65536/",
+            "http://h/ a",
+            "http://h/#a",
+            "http://h/\n",
+        ],
         hidden=True,
     ),
     text(

@@ -244,6 +244,9 @@ class StatsdSettings:
     buffer_size: int = field(default=100, metadata=_integer(1, 1_000_000, "Operations held before they are sent."))
 
 
+_PORT = "(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+
+
 @dataclass(frozen=True, slots=True)
 class PushSettings:
     """The section ``push``. ``url`` and ``headers`` may hold secrets and are left out of ``repr()``."""
@@ -252,7 +255,7 @@ class PushSettings:
         default=None,
         repr=False,
         metadata=_optional_text(
-            r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(?:[/?][!-\"$-~]*)?",
+            rf"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::{_PORT})?(?:[/?][!-\"$-~]*)?",
             "'http://host/path' or 'https://host/path', printable ASCII without blanks, user, password or fragment",
             "Where the statistics are pushed to; null: they are not.",
         ),

@@ -227,6 +227,12 @@ def test_nobody_listening_is_said(duty: Callable[..., PushDuty]) -> None:
     assert HEADER.push_error.endswith("Connection refused")
 
 
+def test_a_host_name_that_cannot_be_is_said(tmp_path: Path) -> None:
+    settings = load({"path": {"data": str(tmp_path)}, "push": {"url": "http://a..b/"}})
+    PushDuty(settings).perform(BLOCK, SNAPSHOT)
+    assert "there cannot be a host of this name" in HEADER.push_error
+
+
 def test_a_certificate_is_trusted_only_if_it_is_given(
     serve: Callable[..., Server], duty: Callable[..., PushDuty], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import time
@@ -61,8 +62,15 @@ class PushDuty:
             self._push(block, snapshot, Stale.NONE, None)
 
     def finish(self, block: Block, snapshot: Snapshot) -> None:
-        """Push for the last time: the workers' own gauges end. Not while a push hangs: so would this one."""
-        self._push(block, snapshot, Stale.LIVE, _LAST_PUSH_SECONDS)
+        """Push for the last time: the workers' own gauges end. Others wait meanwhile, so it must not take long."""
+        last = functools.partial(self._push, block, snapshot, Stale.LIVE, _LAST_PUSH_SECONDS)
+        thread = native.Thread(last, "shmstats-push")
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is too far gone for a thread
+            last()
+        else:
+            thread.join(_LAST_PUSH_SECONDS)  # a name service that hangs has no limit of its own
 
     def _push(self, block: Block, snapshot: Snapshot, stale: Stale, timeout: float | None) -> None:
         if not self._pushing.acquire(blocking=False):
@@ -73,13 +81,12 @@ class PushDuty:
             self._sender.push(snapshot, stale, timeout)
         except PushError as error:
             self._fail(error)
-            block.header.push_error = str(error)
+            _note(block, error=str(error))
             if error.is_refusal and stale is Stale.NONE:
                 _count_refusal(block)
         else:
             self._succeed()
-            block.header.pushed = time.time_ns()
-            block.header.push_error = ""
+            _note(block, error="")
         finally:
             self._pushing.release()
 
@@ -98,6 +105,14 @@ class PushDuty:
         if error.reason != self._logged:
             log.error("statistics were not pushed: %s", error)
         self._logged = error.reason
+
+
+def _note(block: Block, error: str) -> None:
+    """Note the outcome of a push in the header of a block, unless that was left meanwhile."""
+    with suppress(ValueError):
+        block.header.push_error = error
+        if not error:
+            block.header.pushed = time.time_ns()
 
 
 def _count_refusal(block: Block) -> None:
