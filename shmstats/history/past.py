@@ -50,7 +50,13 @@ class Query:
     series: Sequence[str] = ()
 
     @classmethod
-    def made(cls, since: float | None, until: float | None, step: int | None, series: Sequence[str] = ()) -> Query:
+    def made(
+        cls,
+        since: float | None = None,
+        until: float | None = None,
+        step: int | None = None,
+        series: Sequence[str] = (),
+    ) -> Query:
         """Return a query of what was given, checked; a time that is 0 or less counts from now.
 
         Raises:

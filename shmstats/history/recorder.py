@@ -59,6 +59,7 @@ class Recorder:
         self._file = ring_file(data)
         self._globs = globs
         self._ring: Ring | None = None
+        self._called = False
         self._overview = Overview()
         self._system = SystemFigures()
         self._events = Events()
@@ -77,10 +78,15 @@ class Recorder:
         Raises:
             OSError: the ring cannot be written.
         """
+        if not self._called:
+            self._called = True  # a process that counts for a moment only has no past, and leaves no file of it
+            return
         self.record(block.reader, snapshot, time.time_ns())
 
     def finish(self, block: Any, snapshot: Snapshot) -> None:
-        """Write the last row and close the ring."""
+        """Write the last row and close the ring, if there is one."""
+        if self._ring is None:
+            return
         try:
             self.perform(block, snapshot)
         finally:

@@ -12,7 +12,7 @@ import click
 
 from shmstats import snapshot as saved
 from shmstats.block.workers import start_time
-from shmstats.terminal.command import CONTEXT, Command, NotThereError, reading_options, settings_of
+from shmstats.terminal.command import CONTEXT, Command, NotThereError, progress, reading_options, settings_of
 
 _DAMAGED = re.compile(rf"(?:{re.escape(saved.FILE)}|{re.escape(saved.PREVIOUS)})\.damaged-.+")
 _TEMPORARY = re.compile(rf"\.{re.escape(saved.FILE)}\.([0-9]+)-[0-9]+(?:\.1)?")
@@ -25,14 +25,13 @@ def clean(config: str | None, data: str | None) -> None:
     directory = settings_of(config, data).path.data
     if not directory.exists():
         raise NotThereError(f"there is no data directory {directory}")
-    removed = 0
-    for file in _left_over(saved.stats_directory(directory)):
-        with suppress(FileNotFoundError):
-            file.unlink()
-            removed += 1
-            click.echo(f"removed {file}")
-    if not removed:
-        click.echo("nothing to remove")
+    removed = []
+    with progress(list(_left_over(saved.stats_directory(directory))), "Removing") as files:
+        for file in files:
+            with suppress(FileNotFoundError):
+                file.unlink()
+                removed.append(f"removed {file}")
+    click.echo("\n".join(removed) or "nothing to remove")
 
 
 def _left_over(directory: Path) -> Iterator[Path]:

@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from shmstats.block import BlockError
 from shmstats.config import ConfigError, PathSettings, Rule, Settings, load
 from shmstats.snapshot import SnapshotError
+
+_Item = TypeVar("_Item")
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -102,6 +105,13 @@ def note(text: str) -> None:
     """Write a line on stderr, unless it is empty."""
     if text:
         click.echo(f"{click.get_current_context().command_path}: {text}", err=True)
+
+
+def progress(items: Sequence[_Item], label: str) -> AbstractContextManager[Iterable[_Item]]:
+    """Return a context that gives the items one after another, with a bar on stderr where that is a terminal."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return nullcontext(items)
+    return click.progressbar(items, label=label, file=sys.stderr)
 
 
 def write_to_stdout(content: bytes) -> None:

@@ -161,7 +161,7 @@ function showFigures(now, before) {
   rows.push(["Busy", `${busy} of ${workers.length}`, "workers", workers.length > 0 && busy === workers.length]);
   if (now.data.backlog !== null) rows.push(["Waiting", number(now.data.backlog), "connections", now.data.backlog > 0]);
   rows.push(["Memory", bytes(memory), "resident"], ["CPU", cpu === null ? "–" : `${number(cpu * 100, 2)} %`, "of one core"],
-    ["Up", duration(Date.now() / 1000 - now.data.started)]);
+    ["Up", duration(Date.now() / 1000 - now.data.started).replace(/ min .*/, " min")]);
   $("figures").replaceChildren(...rows.map(([name, value, unit, bad]) => {
     const box = make("div"), shown = make("dd", value, { class: bad ? "bad" : null });
     if (unit) shown.append(" ", make("small", unit));
