@@ -9,7 +9,8 @@ import multiprocessing.util
 import os
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from . import config, lifecycle
@@ -85,6 +86,32 @@ class Configured(HandleKeeper):
         former.close()
         if self._fan_out.shared is not None:
             self._fan_out.shared.attach()
+
+    @contextmanager
+    def configured_as(self, given: Mapping[str, Any]) -> Iterator[None]:
+        """Have another configuration for a while; afterwards there is the one of before, or none.
+
+        Args:
+            given: as for `init`.
+
+        Raises:
+            ConfigError: it has an error.
+            BlockError: as for `init`.
+            OSError: as for `init`.
+        """
+        before = self._settings
+        self.init(given)
+        try:
+            yield
+        finally:
+            with self._guard:
+                former = self._fan_out
+                if before is None:
+                    self._use(config.load(_DISABLED), former)
+                else:
+                    self._use(before, former)
+                self._settings = before
+            former.close()
 
     @property
     def configured(self) -> bool:

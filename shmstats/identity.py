@@ -18,6 +18,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from .snapshot import make_private
+
 log = logging.getLogger("shmstats")
 
 FILE = "identity.json"
@@ -56,7 +58,7 @@ def identity_of(directory: Path) -> Identity:
     try:
         found = _read(file)
     except FileNotFoundError:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(directory)
         return _made(file, here)
     if (found.machine, found.host) == (here.machine, here.host):
         return found

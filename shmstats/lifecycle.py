@@ -7,6 +7,7 @@ comes to the slow path, which asks `notice_fork`.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import enum
 import os
 import weakref
@@ -84,8 +85,21 @@ def tell_of_exit(stage: Stage, part: LeavingPart) -> None:
 
 def notice_fork() -> None:
     """Drop what was inherited, where this is the child of a fork that nobody told of."""
+    if os.getpid() == _pid:
+        return
+    if _is_alone():
+        # Python was not told either, and its lock may be a parent's thread's: no thread could start here.
+        ctypes.pythonapi.PyOS_AfterFork_Child()
     if os.getpid() != _pid:
         after_in_child()
+
+
+def _is_alone() -> bool:
+    """Tell whether this process has one thread; where there are others Python must not forget them."""
+    try:
+        return len(os.listdir("/proc/self/task")) == 1
+    except OSError:
+        return False
 
 
 @contextmanager

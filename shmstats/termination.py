@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from .lifecycle import leave_all
@@ -22,7 +23,8 @@ _BOUND = 5.0
 def arrange() -> None:
     """Have the process leave at SIGTERM, if nobody else handles that, and if this is the main thread."""
     if threading.current_thread() is threading.main_thread() and _is_default():
-        signal.signal(signal.SIGTERM, _leave)
+        with suppress(ValueError):  # a sub-interpreter, where no thread is the process's first
+            signal.signal(signal.SIGTERM, _leave)
 
 
 def _is_default() -> bool:

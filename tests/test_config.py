@@ -137,6 +137,7 @@ KEYS = [
     integer("stats.max_workers", 64, 1, 1024),
     integer("stats.snapshot_interval_ms", 10_000, 100, 86_400_000),
     switch("stats.durable_exposition", True),
+    integer("stats.expire_idle_seconds", 0, 0, 315_360_000),
     integer("stats.max_series_per_metric", 1000, 1, 16_777_216),
     integer("stats.archive_interval_hours", 0, 0, 8760),
     integer("stats.archive_keep", 14, 1, 1000),

@@ -112,7 +112,7 @@ def test_what_a_killed_process_left_under_the_temporary_name_is_not_written_thro
     directory, outside = tmp_path / "stats", tmp_path / "outside"
     directory.mkdir()
     outside.write_text("another's")
-    monkeypatch.setattr(snapshots, "_number", iter([7]))
+    monkeypatch.setattr(snapshots.store, "_number", iter([7]))
     temporary = directory / f".{FILE}.{os.getpid()}-7"
     if left == "link":
         temporary.symlink_to(outside)

@@ -158,6 +158,7 @@ class Agent:
             if self._stopped or self._run is not None:
                 return True
             self._due = [time.monotonic() + task.interval for task in self._tasks]
+            self._listen()
             self._resume()
             if self._stopped:
                 self._end()

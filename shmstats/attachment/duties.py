@@ -21,7 +21,12 @@ log = logging.getLogger("shmstats")
 
 #: The modules of duties. Each has ``make_duty(settings)``, which returns a `Duty`, or None where it is not configured.
 #: They are imported by the process that saves alone.
-DUTIES: list[str] = ["shmstats.history.recorder", "shmstats.history.archive", "shmstats.sinks.push.duty"]
+DUTIES: list[str] = [
+    "shmstats.attachment.expiring",
+    "shmstats.history.recorder",
+    "shmstats.history.archive",
+    "shmstats.sinks.push.duty",
+]
 
 
 class Duty(Protocol):

@@ -30,7 +30,7 @@ from .duties import Duty, DutyThread, finish_all, make_duties, stop_all
 log = logging.getLogger("shmstats")
 
 #: Intervals without a heartbeat after which another process takes over, and seconds, for very short ones.
-_PATIENCE, _LEAST_PATIENCE = 2.0, 0.4
+_PATIENCE, _LEAST_PATIENCE = 2.0, 0.8
 
 #: Looks at who saves in an interval.
 _LOOKS = 4
@@ -150,6 +150,7 @@ class Saver:
     def _work(self) -> None:
         """Save at intervals, as long as this process has the term."""
         self._start_duties()
+        store.remove_stale(self._directory, {worker.pid for worker in self._block.reader.workers.live()})
         wake, due = self._wake, time.monotonic() + (self._interval if self._term == 1 else 0.0)
         try:
             while not wake.acquire(timeout=max(due - time.monotonic(), 0.0)) and self.elected:
@@ -239,6 +240,7 @@ class Saver:
         block = self._block
         snapshot = block.reader.read()
         if self._settings.stats.persist:
+            store.remove_stale(self._directory, {os.getpid()})
             store.save(self._directory, snapshot)
         if self._duties is None:
             self._duties = make_duties(self._settings)

@@ -389,8 +389,17 @@ class NameTable:
         words[_CHANGING] = 0
         return record
 
+    def set_created(self, number: int, moment: int) -> None:
+        """Note when a name was made, in ns since 1970. The table lock is held; readers are to look anew afterwards."""
+        self._store(number, "created", moment)
+
     def add_all(
-        self, keys: list[bytes], wanted: list[Record], cells: Cells, reserve: Callable[[int, int], None]
+        self,
+        keys: list[bytes],
+        wanted: list[Record],
+        created: list[int],
+        cells: Cells,
+        reserve: Callable[[int, int], None],
     ) -> tuple[int, list[int]]:
         """Add many names that are not there, behind all others, without looking for room that removed ones left.
 
@@ -399,6 +408,7 @@ class NameTable:
         Args:
             keys: of the names, all different.
             wanted: what each is; the numbers and cells are yet to be given.
+            created: when each was made, in ns since 1970; 0 where that is not known.
             cells: to publish with.
             reserve: as for `add`; memory behind the cells is the caller's to reserve.
 
@@ -424,7 +434,7 @@ class NameTable:
         records["family"] = [record.family + 1 for record in wanted]
         records["cell"] = firsts = cell + np.cumsum(widths) - widths
         records["hash"] = hashes
-        records["created"] = time.time_ns()
+        records["created"] = created
         records["key"] = heap + np.cumsum(rooms) - rooms
         text = b"".join([key.ljust(room, b"\0") for key, room in zip(keys, rooms.tolist(), strict=True)])
         self._changing = 1

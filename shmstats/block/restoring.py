@@ -54,7 +54,9 @@ def restore(block: Block, names: Sequence[Name], values: Sequence[Value]) -> lis
             if reason:
                 failed.append((name, reason))
             elif key in there:
-                _put(block, block.find_or_add(key, name.kind), name, value)
+                record = block.find_or_add(key, name.kind)
+                block.names.set_created(record.number, name.created)
+                _put(block, record, name, value)
             else:
                 todo.append(_Saved(name, key, value))
         start, size = 0, len(todo)
@@ -92,7 +94,9 @@ def _register(block: Block, part: list[_Saved]) -> None:
     cell = block.names.cells_used
     if cell + width <= block.layout.columns and not block.space.reserve_cells(SHARED_ROW, cell, width):
         raise BlockFullError("shared memory is full")
-    first, cells = block.names.add_all([key for _, key, _ in part], wanted, block.cells, block.space.reserve)
+    first, cells = block.names.add_all(
+        [key for _, key, _ in part], wanted, [name.created for name, _, _ in part], block.cells, block.space.reserve
+    )
     counters = [i for i, (name, _, _) in enumerate(part) if name.kind is Kind.COUNTER]
     block.store_counters([cells[i] for i in counters], [part[i].value for i in counters])
     for i, (name, _, value) in enumerate(part):

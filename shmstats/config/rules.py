@@ -180,6 +180,10 @@ class StatsSettings:
         default=True,
         metadata=_switch("Whether what a page or a push shows is on the disk first; only with persist."),
     )
+    expire_idle_seconds: int = field(
+        default=0,
+        metadata=_integer(0, 315_360_000, "Seconds after which a label set that nobody touched is removed; 0: never."),
+    )
     max_series_per_metric: int = field(
         default=1000, metadata=_integer(1, 16_777_216, "Label sets of one metric; further ones share a set.")
     )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..block.declarations import decode_definition
-from ..block.header import check_layout, read_header
+from ..block.header import Header, check_layout, read_header
 from ..block.names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, Record, read_note
 from ..block.segment import DamagedBlockError, ReadOnlySegment, segment_name
 from ..block.workers import Worker, WorkerTable
@@ -137,6 +137,10 @@ class BlockReader:
         """Return a number in the header."""
         return int(self._header[field][0])
 
+    def open_header(self) -> Header:
+        """Return the fields of the header, to be closed by the caller."""
+        return Header(self._buf)
+
     @property
     def uptime(self) -> float:
         """Seconds since the block was made, or adopted after a crash."""
@@ -161,6 +165,10 @@ class BlockReader:
     def total(self, record: Record) -> int:
         """Return the sum of a counter's column, which may be beyond 64 bits."""
         return self._column_total(record.cell)
+
+    def distribution_in_row(self, record: Record, row: int) -> Distribution:
+        """Return what one row has of a histogram."""
+        return self._distribution(record.cell, record.width, self.reserved(), row)
 
     def contributions(self, record: Record) -> list[Contribution]:
         """Return what the workers have of a gauge of which each has its own; of a live one, the living."""
@@ -293,9 +301,9 @@ class BlockReader:
         if not len(records):
             return []
         heap = bytes(self._buf[self.layout.heap : self.layout.heap + int((records["key"] + records["room"]).max())])
-        columns = (records[field].tolist() for field in ("key", "length", "kind", "flags", "mode", "family"))
+        columns = (records[field].tolist() for field in ("key", "length", "kind", "flags", "mode", "family", "created"))
         names = []
-        for key, length, kind, flags, mode, family in zip(*columns, strict=True):
+        for key, length, kind, flags, mode, family, created in zip(*columns, strict=True):
             category, metric, *rest = heap[key : key + length].decode().split("\0")
             labels = tuple(zip(rest[::2], rest[1::2], strict=True)) if rest else ()
             if family:
@@ -307,7 +315,8 @@ class BlockReader:
             if kind == Kind.HISTOGRAM:
                 bounds = bounds or DEFAULT_BOUNDS
             monotonic = flags & MONOTONIC == MONOTONIC
-            names.append(Name(category, metric, _KINDS[kind], labels, monotonic, bounds, help_, unit, _MODES[mode]))
+            what = _KINDS[kind], labels, monotonic, bounds, help_, unit, _MODES[mode], created
+            names.append(Name(category, metric, *what))
         return names
 
     def _note(self, note: int, room: int) -> bytes:

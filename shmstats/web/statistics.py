@@ -11,6 +11,7 @@ from typing import Any
 
 from flask import Response, abort, request
 
+from ..attachment.health import health
 from ..attachment.slow_path import SharedProvider
 from ..debug.processes import pool_figures, system_figures
 from ..export import ESCAPINGS, FORMATS, Choice, View, negotiate, to_document, to_structured
@@ -90,7 +91,13 @@ _DOCUMENTS: dict[str, Callable[[Snapshot], dict[str, Any]]] = {"json": _simple, 
 
 
 def _document(shared: SharedProvider, statistics: Callable[[Snapshot], dict[str, Any]]) -> dict[str, Any]:
-    document = {**statistics(_snapshot(shared)), "pool": pool_figures(shared.attach().reader)}
+    snapshot = _snapshot(shared)
+    block = shared.attach()
+    document = {
+        **statistics(snapshot),
+        "pool": pool_figures(block.reader),
+        "health": health(block.reader, block.name, snapshot),
+    }
     if stats.settings.stats.include_storage_stats_in_api:
         storage = _meter(shared.directory).read()
         figures = ("all", "used", "free", "available")

@@ -158,7 +158,7 @@ def test_a_fork_leaves_it_running_in_the_parent_even_if_another_cannot_be_starte
 
 
 def test_it_can_be_stopped_in_the_middle_of_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It makes its socket then, which must not stay."""
+    """As by a signal handler, which runs in the thread that starts it."""
     socket = tmp_path / "socket"
     agent = Agent([Task(0.001, ran.set)], str(socket), {})
     listener = agents.Listener
@@ -168,7 +168,10 @@ def test_it_can_be_stopped_in_the_middle_of_its_start(tmp_path: Path, monkeypatc
         return listener(path)
 
     monkeypatch.setattr(agents, "Listener", interrupted)
-    agent.start()
+    starting = threading.Thread(target=agent.start, daemon=True)
+    starting.start()
+    starting.join(BOUND)
+    assert not starting.is_alive()
     wait_until(lambda: threads() == 0)
     assert not socket.exists()
 

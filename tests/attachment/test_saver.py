@@ -223,7 +223,7 @@ def test_the_children_of_a_fork_save_when_their_parent_is_killed(stats: Any, pyt
     )
     child = int(parent.hear())
     try:
-        wait_until(lambda: saver(data) == parent.pid and saved_total(data) == 25)
+        wait_until(lambda: saver(data) in (parent.pid, child) and saved_total(data) == 25)
         os.kill(parent.pid, signal.SIGKILL)
         wait_until(lambda: saver(data) == child, 10)
     finally:
@@ -240,7 +240,7 @@ def test_a_snapshot_is_not_written_again_while_nothing_changes(
     write, read = shmstats.snapshot.write, shmstats.reading.reader.BlockReader.read
     monkeypatch.setattr(shmstats.reading.reader.BlockReader, "read", lambda self: (looked.append(1), read(self))[1])
     written = []
-    monkeypatch.setattr(shmstats.snapshot, "write", lambda *a: (written.append(1), write(*a))[1])
+    monkeypatch.setattr(shmstats.attachment.saver.store, "write", lambda *a: (written.append(1), write(*a))[1])
     shmstats.stats.incr("c", "m")
     wait_until(lambda: saved_total(data) == 1)
     count, goal = len(written), len(looked) + 3
@@ -566,8 +566,8 @@ def test_processes_that_are_killed_while_they_save_leave_a_valid_file_and_can_be
     child.finish(status=-signal.SIGKILL, quiet=False)
     assert shmstats.stats.get("c", "m") == 4
     assert shmstats.snapshot.load(data / "stats" / "simple.json").values
-    assert list((data / "stats").glob(".simple.json.*"))
     shmstats.close()
+    assert not list((data / "stats").glob(".simple.json.*"))
     assert saved_total(data) == 4
     python.run("import sys; from shmstats.cli import main; sys.argv = ['shmstats', 'clean']; main()")
     assert snapshots(data) == ["simple.json", "simple.json.1"]
@@ -588,7 +588,7 @@ def test_a_saver_that_is_slower_than_its_process_leaves_does_not_replace_what_wa
         sync(fd)
 
     monkeypatch.setattr(shmstats.attachment.saver, "_STOP_SECONDS", 0.05)
-    monkeypatch.setattr(shmstats.snapshot.os, "fsync", slow)
+    monkeypatch.setattr(os, "fsync", slow)
     stats.incr("c", "m")
     wait_until(waits.is_set)
     (saver,) = [thread for thread in threading.enumerate() if thread.name == "shmstats-saver"]
@@ -648,8 +648,8 @@ def test_a_snapshot_is_on_the_disk_before_it_is_in_place_and_its_place_before_it
         done.append(f"replace {os.path.basename(target)}")
         replace(source, target)
 
-    monkeypatch.setattr(shmstats.snapshot.os, "fsync", note_sync)
-    monkeypatch.setattr(shmstats.snapshot.os, "replace", note_replace)
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
     nothing = shmstats.series.Snapshot([], [])
     for _ in range(2):
         shmstats.snapshot.save(tmp_path / "stats", nothing)

@@ -59,7 +59,8 @@ def play(stats, handles, step):
 
 def shown(stats):
     read = stats.read()
-    kept = [(name, value) for name, value in zip(read.names, read.values) if name.category == "c"]
+    shown = zip(read.names, read.values)
+    kept = [(name._replace(created=0), value) for name, value in shown if name.category == "c"]
     lines = [line for line in render(read).decode().splitlines() if 'category="c"' in line]
     return re.sub(rf"\\b{os.getpid()}\\b", "PID", repr((kept, lines)))
 

@@ -1,8 +1,61 @@
-"""What the tests of a deployment's life share with others: programs with prometheus_client, and real servers."""
+"""What stands for a deployment's disk and system, and what its tests share with others: programs and real servers."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from helpers import segment_file
+
 sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("integrations", "real")]
+
+#: A volume without hard links (SMB, exFAT, a bucket by FUSE).
+NO_LINKS = """
+#include <errno.h>
+int link(const char *a, const char *b) { errno = EOPNOTSUPP; return -1; }
+int linkat(int a, const char *b, int c, const char *d, int e) { errno = EOPNOTSUPP; return -1; }
+"""
+
+#: A disk that takes its time, as NFS and a cloud volume without credit do.
+SLOW_FSYNC = """
+#include <time.h>
+#include <unistd.h>
+int fsync(int fd) { struct timespec t = {1, 0}; nanosleep(&t, 0); return 0; }
+int fdatasync(int fd) { return fsync(fd); }
+"""
+
+SOURCES = {"no_links": NO_LINKS, "slow_fsync": SLOW_FSYNC}
+
+
+@pytest.fixture
+def preload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Have a library preloaded by the processes that are started from now on: ``preload("no_links")``."""
+    if not shutil.which("cc"):
+        pytest.skip("there is no C compiler")
+
+    def preload(name: str) -> None:
+        library = tmp_path / f"{name}.so"
+        command = ["cc", "-shared", "-fPIC", "-x", "c", "-o", str(library), "-"]
+        subprocess.run(command, input=SOURCES[name], text=True, check=True)
+        monkeypatch.setenv("LD_PRELOAD", str(library))
+
+    return preload
+
+
+@pytest.fixture
+def lose_power(data: Path) -> Callable[..., None]:
+    """Kill processes, and lose what is in shared memory: ``lose_power(child, other)``."""
+
+    def lose_power(*children: object) -> None:
+        for child in children:
+            child.kill()  # type: ignore[attr-defined]
+        segment = segment_file(data)
+        for file in segment.parent.glob(f"{segment.name}*"):
+            os.unlink(file)
+
+    return lose_power

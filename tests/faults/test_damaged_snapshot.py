@@ -99,7 +99,7 @@ def test_contents_that_make_no_sense_stop_nobody(shmstats: ModuleType, saved: Pa
         else:
             changed[column][row % len(changed[column])] = value
         content = json.dumps(changed).encode()
-        saved.write_bytes(shmstats.snapshot._prefix(content) + content + b"}\n")
+        saved.write_bytes(shmstats.snapshot.format._prefix(2, content) + content + b"}\n")
         (saved.parent / "simple.json.1").unlink(missing_ok=True)
         loaded(shmstats, saved)
         shmstats.stats.incr("fresh", "counter")
@@ -120,7 +120,7 @@ def test_numbers_and_depths_beyond_what_can_be_read_are_set_aside(
     shmstats: ModuleType, saved: Path, values: str
 ) -> None:
     content = b'{"saved": 1, "values": %s, "declared": [], "names": ["c\\u0000h"], "kinds": [3]}' % values.encode()
-    saved.write_bytes(shmstats.snapshot._prefix(content) + content + b"}\n")
+    saved.write_bytes(shmstats.snapshot.format._prefix(2, content) + content + b"}\n")
     shmstats.stats.incr("c", "counter")
     assert shmstats.stats.get("c", "counter") in (1, 8)
 

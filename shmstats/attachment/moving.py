@@ -1,0 +1,68 @@
+"""Moving what was counted into a block whose file is gone: to the block that has come in its place.
+
+That one was filled from the saved snapshot, which is in row 0: what the old block has beyond it is added there. To do
+it again adds nothing, so each process of the old block may do it when it leaves, and the last one completes it.
+"""
+
+from __future__ import annotations
+
+from ..block import Block, BlockFullError, SeriesLimitError
+from ..block.block import SHARED_ROW
+from ..block.names import encode_key
+from ..layout import INT64_MAX, INT64_MIN
+from ..series import Distribution, Kind, Mode, Name, Snapshot, Value
+
+
+def move(snapshot: Snapshot, block: Block) -> None:
+    """Have in row 0 of a block at least what a snapshot has; gauges that are there already stay as they are.
+
+    Args:
+        snapshot: of the block before.
+        block: the one in its place, attached.
+    """
+    with block.exclusive():
+        for name, value in zip(snapshot.names, snapshot.values, strict=True):
+            if name.kind is Kind.TIMESTAMP or name.mode is not Mode.LAST:
+                continue
+            record = block.names.find(encode_key(name.category, name.metric, name.labels))
+            if record is None:
+                add_value(block, name, value)
+            elif record.kind is name.kind is Kind.COUNTER and isinstance(value, int):
+                there = block.cells.load(SHARED_ROW, record.cell) if block.space.has(SHARED_ROW, record) else 0
+                if value > there or not name.monotonic:
+                    add_value(block, name, value - there)
+            elif record.kind is name.kind is Kind.HISTOGRAM and isinstance(value, Distribution):
+                add_value(block, name, _beyond(value, block.reader.distribution_in_row(record, SHARED_ROW)))
+
+
+def add_value(block: Block, name: Name, value: Value) -> None:
+    """Add a value to a series in row 0, which is registered if need be; nothing where there is no room for it.
+
+    The table lock is held.
+    """
+    key = encode_key(name.category, name.metric, name.labels)
+    try:
+        record = block.find_or_add(key, name.kind)
+    except (BlockFullError, SeriesLimitError):
+        return
+    if record.kind is not name.kind or not block.space.reserve_cells(SHARED_ROW, record.cell, record.width):
+        return
+    generation = block.cells.generation
+    if isinstance(value, Distribution):
+        block.cells.add_distribution(SHARED_ROW, record.cell, value.sum, value.max, value.buckets, generation)
+    elif name.kind is Kind.GAUGE:
+        block.cells.set_gauge(SHARED_ROW, record.cell, value, generation)
+    elif isinstance(value, int):
+        block.cells.add(SHARED_ROW, record.cell, min(max(value, INT64_MIN), INT64_MAX), generation)
+        if not name.monotonic:
+            block.names.clear_monotonic(record)
+
+
+def _beyond(value: Distribution, there: Distribution) -> Distribution:
+    """Return what a distribution has beyond another one that is a part of it."""
+    if len(value.buckets) != len(there.buckets):
+        return value if not there.count else Distribution(0.0, 0.0, value.buckets and (0,) * len(value.buckets))
+    buckets = tuple(max(mine - its, 0) for mine, its in zip(value.buckets, there.buckets, strict=True))
+    if not any(buckets):
+        return Distribution(0.0, 0.0, buckets)
+    return Distribution(max(value.sum - there.sum, 0.0), value.max, buckets)

@@ -1,0 +1,29 @@
+"""For the tests of code that counts: a fixture that gives a test an empty registry, which is never saved.
+
+pytest finds it by the entry point ``pytest11``; nothing needs to be imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .registry import Registry
+
+
+@pytest.fixture
+def shmstats_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """``shmstats.stats``, empty for this test: what it counts is nobody else's, and is gone afterwards.
+
+    What was declared stays declared, and what was configured before is configured again afterwards.
+    """
+    from .registry import stats
+
+    directory: Path = tmp_path_factory.mktemp("shmstats")
+    mapping = {"path": {"data": str(directory)}, "stats": {"persist": False, "capacity": 16384, "max_workers": 8}}
+    with stats.configured_as(mapping):
+        yield stats

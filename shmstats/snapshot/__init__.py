@@ -1,0 +1,21 @@
+"""The saved snapshot: `format` is what is in the file, `store` how the file is written, read, kept and set aside."""
+
+from __future__ import annotations
+
+from .format import LeftOut, SnapshotError
+from .store import FILE, PREVIOUS, keep, load, load_newest, make_private, remove_stale, save, stats_directory, write
+
+__all__ = [
+    "FILE",
+    "PREVIOUS",
+    "LeftOut",
+    "SnapshotError",
+    "keep",
+    "load",
+    "load_newest",
+    "make_private",
+    "remove_stale",
+    "save",
+    "stats_directory",
+    "write",
+]

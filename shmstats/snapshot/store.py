@@ -1,0 +1,252 @@
+"""The files of saved snapshots: ``simple.json`` in the directory ``stats/`` of the data directory, and the one before.
+
+The file is replaced whole: written under a temporary name, synced, renamed, and the directory synced. The one before
+it stays as ``simple.json.1``, so there is a valid one at every moment, on volumes without hard links as well. A damaged
+file is set aside as ``simple.json.damaged-<time>`` and never read again. One that was not restored as a whole, before
+the next takes its place, is kept as ``simple.json.unrestored-<time>``, for people.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
+
+from .. import native
+from ..interruption import came_from_handler
+from ..series import Snapshot
+from .format import SnapshotError, decode, encode
+
+log = logging.getLogger("shmstats")
+
+FILE = "simple.json"
+PREVIOUS = "simple.json.1"
+
+#: Temporary files: the pid of the maker, and a number.
+_TEMPORARY = re.compile(rf"\.{re.escape(FILE)}\.(\d+)-\d+(\.1)?")
+
+
+def stats_directory(data: Path) -> Path:
+    """Return where the statistics of a data directory are saved."""
+    return data / "stats"
+
+
+def save(directory: Path, snapshot: Snapshot) -> None:
+    """Replace the saved snapshot, atomically; timestamps and gauges by worker are left out.
+
+    Args:
+        directory: of the statistics; it is made where it is missing.
+        snapshot: what to save.
+
+    Raises:
+        OSError: it could not be written. What was saved before is still there.
+    """
+    written = write(directory, snapshot)
+    try:
+        written.put_in_place()
+    finally:
+        written.discard()
+    written.sync()
+
+
+class Written:
+    """A snapshot that was written under a temporary name, and may take the place of the saved one.
+
+    Args:
+        file: that it is in.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def put_in_place(self) -> None:
+        """Have it be the saved snapshot, and keep the one before it; quick, for no disk is waited for here.
+
+        Raises:
+            OSError: that cannot be done. What was saved before is still there.
+        """
+        target, previous = self._file.with_name(FILE), self._file.with_name(PREVIOUS)
+        if target.is_file() and not target.is_symlink():
+            second = f"{self._file}.1"
+            try:
+                _have_twice(target, second)
+                os.replace(second, previous)
+            except OSError:
+                # It is another's, and cannot be read: for a moment there is only the one before.
+                with suppress(FileNotFoundError):
+                    os.unlink(second)
+                os.replace(target, previous)
+        os.replace(self._file, target)
+
+    def discard(self) -> None:
+        """Remove it, if it was not put in place."""
+        with suppress(FileNotFoundError):
+            os.unlink(self._file)
+
+    def sync(self) -> None:
+        """Have the disk know of its place, too.
+
+        Raises:
+            OSError: that cannot be done.
+        """
+        _sync_directory(self._file.parent)
+
+
+_number = itertools.count()
+
+
+def write(directory: Path, snapshot: Snapshot) -> Written:
+    """Write a snapshot, and wait for the disk; it is not the saved one yet.
+
+    Args:
+        directory: as for `save`.
+        snapshot: as for `save`.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    make_private(directory)
+    # Two threads may write at once, for registries of their own.
+    file = directory / f".{FILE}.{os.getpid()}-{next(_number)}"
+    try:
+        _write(file, encode(snapshot))
+    except BaseException:
+        Written(file).discard()
+        raise
+    return Written(file)
+
+
+def load(file: Path) -> Snapshot:
+    """Read one saved snapshot; series that are not allowed are left out.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+        SnapshotError: it is none, or damaged, or of a later version.
+    """
+    return decode(file, file.read_bytes())[0]
+
+
+def load_newest(directory: Path, tell: Callable[[str], object] = log.error) -> tuple[Path, Snapshot] | None:
+    """Read the newest valid snapshot of a statistics directory, and set damaged ones aside.
+
+    Args:
+        directory: of the statistics.
+        tell: called with a line about each damaged one, and about series that are left out.
+
+    Returns:
+        Its file and the snapshot, or None where nothing valid was saved.
+    """
+    for file in (directory / FILE, directory / PREVIOUS):
+        try:
+            snapshot, left_out = decode(file, _read(file))
+        except FileNotFoundError:
+            continue
+        except SnapshotError as error:
+            tell(f"{error}; {_set_aside(file)}")
+        except OSError as error:
+            if came_from_handler(error):
+                raise
+            tell(f"snapshot {file} cannot be read: {error}")
+        else:
+            if left_out:
+                tell(
+                    f"{len(left_out)} series of snapshot {file} are not allowed and were left out, the first of them"
+                    f" {left_out[0].series}: {left_out[0].reason}. As for the snapshot, {keep(file)}"
+                )
+            return file, snapshot
+    return None
+
+
+def keep(file: Path) -> str:
+    """Keep a snapshot that was not restored as a whole under another name, too; returns what became of it."""
+    return _named_anew(file, "unrestored", "kept", _have_twice)
+
+
+def remove_stale(directory: Path, living: Collection[int]) -> None:
+    """Remove the temporary files of makers that were killed.
+
+    Args:
+        directory: of the statistics.
+        living: the pids of those that may be writing now.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as entries:
+        for entry in entries:
+            match = _TEMPORARY.fullmatch(entry.name)
+            if match and int(match[1]) not in living:
+                with suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _set_aside(file: Path) -> str:
+    """Give a damaged file another name; returns what became of it."""
+    return _named_anew(file, "damaged", "set aside", os.rename)
+
+
+def _named_anew(file: Path, what: str, done: str, give: Callable[[Path, Path], object]) -> str:
+    moment = time.strftime("%Y%m%dT%H%M%S")
+    names = (f"{file.name}.{what}-{moment}{number}" for number in ("", *(f"-{n}" for n in range(1, 1000))))
+    name = next((file.with_name(name) for name in names if not os.path.lexists(file.with_name(name))), None)
+    if name is None:
+        return f"there are too many {what} ones already, so it could not be {done}"
+    try:
+        give(file, name)
+    except OSError as error:
+        return f"it could not be {done}: {error}"
+    return f"it was {done} as {name}"
+
+
+def _have_twice(file: Path, name: Path | str) -> None:
+    """Have a file under another name, too: by a link, or a copy where the volume or the owner allows none.
+
+    Raises:
+        OSError: it cannot be read, or there is no room.
+    """
+    with suppress(FileNotFoundError):
+        os.unlink(name)
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.copyfile(file, name)
+        os.chmod(name, 0o600)
+
+
+def make_private(directory: Path) -> None:
+    """Make a directory, and what is missing above it, for this user alone: `Path.mkdir` leaves parents to the umask."""
+    if not directory.is_dir():
+        if directory.parent != directory:
+            make_private(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def _read(file: Path) -> bytes:
+    """Read a file that is ours to replace, which is never a link and never waited for."""
+    fd = native.above_standard(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+    with os.fdopen(fd, "rb") as stream:
+        return stream.read()
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Write a new file; one that is there, from a process that was killed, may have another mode or be a link."""
+    with suppress(FileNotFoundError):
+        os.unlink(file)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = native.above_standard(os.open(file, flags, 0o600))
+    with os.fdopen(fd, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = native.above_standard(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,102 @@
+"""Background work is in threads of the system: under gevent and eventlet, and without descriptors at first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+from helpers import PythonRunner
+
+pytestmark = pytest.mark.far_from_core
+
+PATCHES = {
+    "gevent": "from gevent import monkey; monkey.patch_all(); from gevent import sleep, spawn",
+    "eventlet": (
+        "import warnings; warnings.simplefilter('ignore'); import eventlet; eventlet.monkey_patch();"
+        " from eventlet import sleep, spawn"
+    ),
+}
+
+
+@pytest.mark.parametrize("library", PATCHES)
+def test_an_event_loop_goes_on_while_a_slow_disk_is_waited_for(
+    configure: Callable[..., Any], python: PythonRunner, preload: Callable[[str], None], library: str
+) -> None:
+    if not find_spec(library):
+        pytest.skip(f"{library} is not installed")
+    configure(snapshot_interval_ms=100)
+    preload("slow_fsync")
+    said = python.start(
+        f"""
+        {PATCHES[library]}
+        import os, time
+        from shmstats import stats
+        stats.incr('c', 'm')
+        longest, begun, pages = 0, time.monotonic(), []
+        spawn(lambda: pages.append(stats.shared.exposable()))
+        while time.monotonic() - begun < 3.5:
+            before = time.monotonic()
+            stats.incr('c', 'm')
+            sleep(0.01)
+            longest = max(longest, time.monotonic() - before)
+        print(longest < 0.7, os.path.exists('data/stats/simple.json'), len(pages))
+        """
+    ).finish(quiet=False)
+    assert said == "True True 1\n"
+
+
+@pytest.mark.parametrize("left", [0, 4, 6])
+def test_what_needs_descriptors_starts_as_soon_as_there_are_some(
+    configure: Callable[..., Any], python: PythonRunner, left: int
+) -> None:
+    configure(snapshot_interval_ms=100)
+    said = python.start(
+        """
+        import os, resource, sys, time
+        from shmstats import stats
+        stats.settings
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+        taken = []
+        try:
+            while True:
+                taken.append(os.open('/dev/null', os.O_RDONLY))
+        except OSError:
+            pass
+        for _ in range(int(sys.argv[1])):
+            os.close(taken.pop())
+        stats.incr('c', 'm', 10)
+        for descriptor in taken:
+            os.close(descriptor)
+        time.sleep(1.2)
+        stats.incr('c', 'm', 10)
+        end = time.monotonic() + 20
+        while not os.path.exists('data/stats/simple.json') and time.monotonic() < end:
+            time.sleep(0.01)
+        block = stats.shared.attach()
+        while not os.path.exists(f'/dev/shm/{block.name}.{block.worker.slot}.sock') and time.monotonic() < end:
+            time.sleep(0.01)
+        print(stats.get('c', 'm'), stats.get('shmstats', 'operations_dropped'), time.monotonic() < end)
+        """,
+        left,
+    ).finish(quiet=False)
+    assert said in ("20 0 True\n", "10 1 True\n")
+
+
+def test_closed_standard_streams_are_not_taken(python: PythonRunner) -> None:
+    said = python.run(
+        """
+        import os
+        kept = os.dup(1)
+        for descriptor in (0, 1, 2):
+            os.close(descriptor)
+        from shmstats import stats
+        stats.incr('c', 'm')
+        stats.shared._saver.save_or_tell()
+        ours = [os.readlink(f'/proc/self/fd/{n}') for n in (0, 1, 2) if os.path.exists(f'/proc/self/fd/{n}')]
+        os.write(kept, (','.join(ours) or 'none').encode())
+        os._exit(0)
+        """
+    )
+    assert said == "none"

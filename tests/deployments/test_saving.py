@@ -1,0 +1,177 @@
+"""Saving goes on whatever becomes of the disk and of the process that saves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from helpers import Child, PythonRunner, wait_until
+
+pytestmark = pytest.mark.far_from_core
+
+COUNT = """
+    import sys
+    from shmstats import stats
+    print(stats.get('c', 'm'), flush=True)
+    stats.incr('c', 'm', 5)
+    for line in sys.stdin:
+        stats.incr('c', 'm', int(line))
+        print(stats.get('c', 'm'), flush=True)
+"""
+
+
+@pytest.fixture
+def total(shmstats: ModuleType, data: Path) -> Callable[[], int]:
+    """The saved total of c.m; -1 where nothing is saved."""
+
+    def total() -> int:
+        try:
+            snapshot = shmstats.snapshot.load(data / "stats" / "simple.json")
+        except FileNotFoundError:
+            return -1
+        shown = zip(snapshot.names, snapshot.values, strict=True)
+        return next((value for name, value in shown if name[:2] == ("c", "m")), 0)
+
+    return total
+
+
+def count(child: Child, n: int) -> int:
+    child.tell(str(n))
+    return int(child.hear())
+
+
+def test_another_process_saves_while_the_one_that_does_is_stopped_and_nothing_older_comes_after(
+    configure: Callable[..., Any], python: PythonRunner, total: Callable[[], int], lose_power: Callable[..., None]
+) -> None:
+    configure(snapshot_interval_ms=200)
+    first = python.start(COUNT)
+    assert first.hear() == "0"
+    wait_until(lambda: total() == 5)
+    second = python.start(COUNT)
+    assert second.hear() == "5"
+    first.signal(signal.SIGSTOP)
+    expected = count(second, 100)
+    assert expected == 110
+    wait_until(lambda: total() == expected, 10)
+    count(second, 1)
+    wait_until(lambda: total() == expected + 1, 10)
+    first.signal(signal.SIGCONT)
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        assert total() == expected + 1
+        time.sleep(0.01)
+    assert count(first, 1) == expected + 2
+    wait_until(lambda: total() == expected + 2, 10)
+    lose_power(first, second)
+
+
+def test_a_volume_without_hard_links_keeps_the_newest_and_the_one_before(
+    configure: Callable[..., Any],
+    python: PythonRunner,
+    preload: Callable[[str], None],
+    lose_power: Callable[..., None],
+    total: Callable[[], int],
+    data: Path,
+) -> None:
+    configure(snapshot_interval_ms=100)
+    preload("no_links")
+    for begun in (0, 10, 20):
+        child = python.start(COUNT)
+        assert child.hear() == str(begun)
+        wait_until(lambda begun=begun: total() == begun + 5)
+        count(child, 5)
+        wait_until(lambda begun=begun: total() == begun + 10)
+        lose_power(child)
+    assert (data / "stats" / "simple.json.1").exists()
+
+
+def test_a_directory_that_is_removed_and_made_again_is_saved_to(
+    shmstats: ModuleType, configure: Callable[..., Any], data: Path, total: Callable[[], int]
+) -> None:
+    configure(snapshot_interval_ms=100)
+    shmstats.stats.incr("c", "m", 3)
+    wait_until(lambda: total() == 3)
+    shutil.rmtree(data / "stats")
+    shmstats.stats.incr("c", "m")
+    wait_until(lambda: total() == 4)
+
+
+def test_a_snapshot_of_another_owner_that_cannot_be_read_is_replaced(
+    shmstats: ModuleType, configure: Callable[..., Any], data: Path, total: Callable[[], int]
+) -> None:
+    """As one that root has left: the directory is ours, so it can be moved out of the way."""
+    written = shmstats.snapshot.write(data / "stats", shmstats.series.Snapshot((), ()))
+    (data / "stats" / "simple.json").write_text("another's")
+
+    def refused(*arguments: object, **options: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "link", refused)
+        patch.setattr(shutil, "copyfile", refused)
+        written.put_in_place()
+    assert shmstats.snapshot.load(data / "stats" / "simple.json").values == []
+    assert (data / "stats" / "simple.json.1").read_text() == "another's"
+
+
+def test_a_process_without_a_thread_leaves_saving_to_others_and_tries_again(
+    configure: Callable[..., Any], python: PythonRunner, total: Callable[[], int], lose_power: Callable[..., None]
+) -> None:
+    """A limit of processes, as a container has one, is met by the threads of this one first."""
+    configure(snapshot_interval_ms=100)
+    child = python.start(
+        """
+        import logging, threading, time
+        from shmstats import stats
+        logging.disable()
+        start, refused = threading.Thread.start, []
+        def refuse(thread):
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        threading.Thread.start = refuse
+        stats.incr('c', 'm')
+        time.sleep(0.2)
+        print('shmstats-agent' in refused, flush=True)
+        threading.Thread.start = start
+        while True:
+            stats.incr('c', 'm', 0)
+            time.sleep(0.01)
+        """
+    )
+    assert child.hear() == "True"
+    wait_until(lambda: total() == 1)
+    lose_power(child)
+
+
+def test_forks_do_not_wait_for_a_slow_disk(
+    configure: Callable[..., Any], python: PythonRunner, preload: Callable[[str], None]
+) -> None:
+    configure(snapshot_interval_ms=100)
+    preload("slow_fsync")
+    longest = python.run(
+        """
+        import os, time
+        from shmstats import stats
+        stats.incr('c', 'm')
+        time.sleep(0.4)
+        longest = 0
+        for _ in range(20):
+            stats.incr('c', 'm')
+            begun = time.monotonic()
+            child = os.fork()
+            if not child:
+                os._exit(0)
+            longest = max(longest, time.monotonic() - begun)
+            os.waitpid(child, 0)
+            time.sleep(0.05)
+        print(longest)
+        """
+    )
+    assert float(longest) < 0.4
