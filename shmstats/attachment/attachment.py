@@ -27,10 +27,11 @@ from ..debug.processes import memory
 from ..debug.stacks import stacks
 from ..interruption import came_from_handler
 from ..once import Once
-from ..series import Declaration
+from ..series import Declaration, Snapshot
 from .agent import RETRY_SECONDS, Agent, Task
 from .buffer import Buffer
 from .calls import deferred
+from .moving import move
 from .own_metrics import FLUSH, FLUSHES, OPERATIONS_DROPPED, OWN, add_to_own, note_held, register_own
 from .peers import remove_stale, socket_path
 from .restoring import fill
@@ -133,6 +134,13 @@ class Attachment:
     @deferred
     def close(self) -> None:
         """Leave the block; the last one saves it. What cannot be saved stays in shared memory."""
+        carried = self._leave()
+        if carried is not None and self._carry_over(carried):
+            self._leave()
+
+    def _leave(self) -> Snapshot | None:
+        """Leave the block; returns what it had where another one has come in its place, since its file was removed."""
+        carried = None
         self._stop_agent()
         with self._locks.guard:
             block, self._block = self._block, None
@@ -144,14 +152,33 @@ class Attachment:
                         self._empty_buffer()
                 except BlockError as error:
                     self._tell(f"what was buffered is lost: {error}")
-                if saver is not None:
-                    saver.is_superseded()
                 try:
+                    if saver is not None and saver.is_superseded():
+                        block.cells.close()
+                        carried = block.reader.read()
                     block.leave(lambda left: self._finish(left, saver))
                 except (BlockError, OSError) as error:
                     self._tell(f"statistics could not be saved, and stay in shared memory: {error}")
         if self._block is None:
             self._stop_agent()  # one that was started meanwhile, for the block that was left
+        return carried
+
+    def _carry_over(self, carried: Snapshot) -> bool:
+        """Add what the block before had to the one in its place; returns whether that is attached."""
+        try:
+            move(carried, self.attach())
+        except (BlockError, OSError) as error:
+            self._tell(f"what was counted in a block whose file was removed is lost: {error}")
+        return self._block is not None
+
+    def _look(self, saver: Saver) -> None:
+        """Look whether this is the block of the directory still, and who saves it."""
+        if not saver.is_superseded():
+            saver.look()
+            return
+        carried = self._leave()
+        if carried is not None:
+            self._carry_over(carried)
 
     def leave(self) -> None:
         """Leave the block at the end of the process."""
@@ -350,7 +377,7 @@ class Attachment:
         if not stats.no_buffer:
             tasks.append(Task(stats.flush_interval_ms / 1000, self._flush_and_note))
         if saver is not None:
-            tasks.append(Task(saver.look_interval, saver.look))
+            tasks.append(Task(saver.look_interval, partial(self._look, saver)))
         return tasks
 
     # What is said and counted about it -------------------------------------------------------------

@@ -290,8 +290,8 @@ class Saver:
         if self._block.is_current():
             return False
         self._tell_once(
-            f"the file of block {self._block.name} was removed while it was in use, and another one was made: what"
-            f" process {os.getpid()} counted in it is not saved, and others do not see it"
+            f"the file of block {self._block.name} was removed while it was in use, and another one was made: process"
+            f" {os.getpid()} goes on in that, and adds what it had counted"
         )
         return True
 
