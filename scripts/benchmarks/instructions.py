@@ -21,9 +21,20 @@ from .subjects import NotAvailableError, find_program, package_path
 
 CALLS = 10_000
 
-#: What the loops of ``peers.ours_instructions`` are, in their order.
+#: What the loops of ``peers.ours_instructions`` are, in their order: the hot calls, then the other forms of them.
 HOT = ("counter.incr()", "stats.incr(category, metric, 1)", "histogram.observe(12.5)")
-LOOPS = ("the empty loop", *HOT, "a C method that does nothing", "the same with 3 arguments")
+NOTHING = ("a C method that does nothing", "the same with 3 arguments")
+FORMS = (
+    "stats.incr(category, metric, n=1)",
+    "stats.incr(category, metric, labels=...)",
+    "parent.labels(a, b).incr()",
+    "parent.labels(group=a, name=b).incr()",
+    "stats.gauge(category, metric, 1.5)",
+    "stats.timing(category, metric, 1.5)",
+    "with stats.timer(category, metric)",
+    "stats.get(category, metric)",
+)
+LOOPS = ("the empty loop", *HOT, *NOTHING, *FORMS)
 
 
 def count(calls: int = CALLS) -> dict[str, float]:
@@ -65,7 +76,7 @@ def main(file: Path | None = None) -> int:
     print(f"Instructions of a call, CPython {platform.python_version()}, {platform.machine()}:\n")
     for name, instructions in first.items():
         differs = "" if instructions == second[name] else f"  (the second time {second[name]:g})"
-        print(f"{name:<36}{instructions:>8g}{differs}")
+        print(f"{name:<42}{instructions:>8g}{differs}")
     if file is not None:
         file.write_text(json.dumps({"Python": platform.python_version(), "instructions": first}, indent=1) + "\n")
     print("\nCounted twice, and alike." if first == second else "\nCounted twice, and it did not repeat exactly.")

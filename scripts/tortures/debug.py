@@ -29,8 +29,8 @@ def sanitizer() -> Path | None:
     return found.resolve() if found.is_absolute() else None
 
 
-def build(directory: Path, *options: str) -> Path:
-    """Build the C core with further options, and return the path of the extension.
+def build(directory: Path, *options: str, source: Path = SOURCE) -> Path:
+    """Build the C core, or a copy of it, with further options, and return the path of the extension.
 
     Raises:
         RuntimeError: there is no compiler, or it failed.
@@ -40,7 +40,7 @@ def build(directory: Path, *options: str) -> Path:
         raise RuntimeError("there is no C compiler with the headers of Python")
     target = directory / f"_cells{sysconfig.get_config_var('EXT_SUFFIX')}"
     command = [cc, "-std=c11", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", *options]
-    command += [f"-I{sysconfig.get_path('include')}", str(SOURCE), "-o", str(target)]
+    command += [f"-I{sysconfig.get_path('include')}", str(source), "-o", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")

@@ -56,7 +56,50 @@ def _loops() -> list[Callable[[int], None]]:
         for _ in repeat(None, calls):
             each.nothing("bench", "named", 1)
 
-    return [_empty, handle, incr, observe, nothing_of_none, nothing_of_three]
+    return [_empty, handle, incr, observe, nothing_of_none, nothing_of_three, *_forms()]
+
+
+def _forms() -> list[Callable[[int], None]]:
+    """The other forms of the calls, with the registry as users have it: an imported name."""
+    parent = stats.counter("bench", "labelled", labelnames=("group", "name"))
+    labels = {"group": "a", "name": "b"}
+
+    def keyword(calls: int) -> None:
+        for _ in repeat(None, calls):
+            stats.incr("bench", "named", n=1)
+
+    def labelled(calls: int) -> None:
+        for _ in repeat(None, calls):
+            stats.incr("bench", "asked", labels=labels)
+
+    def by_position(calls: int) -> None:
+        each = parent
+        for _ in repeat(None, calls):
+            each.labels("a", "b").incr()
+
+    def by_name(calls: int) -> None:
+        each = parent
+        for _ in repeat(None, calls):
+            each.labels(group="a", name="b").incr()
+
+    def gauge(calls: int) -> None:
+        for _ in repeat(None, calls):
+            stats.gauge("bench", "level", 1.5)
+
+    def timing(calls: int) -> None:
+        for _ in repeat(None, calls):
+            stats.timing("bench", "took", 1.5)
+
+    def timer(calls: int) -> None:
+        for _ in repeat(None, calls):
+            with stats.timer("bench", "took"):
+                pass
+
+    def get(calls: int) -> None:
+        for _ in repeat(None, calls):
+            stats.get("bench", "named")
+
+    return [keyword, labelled, by_position, by_name, gauge, timing, timer, get]
 
 
 def main() -> None:

@@ -1,0 +1,135 @@
+"""Faults that are planted in a copy of the package, and the checks that must find them: ``scripts/plant``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from . import debug
+
+ROOT = Path(__file__).parents[2]
+
+
+class Fault(NamedTuple):
+    """A fault.
+
+    Attributes:
+        file: in ``shmstats/core``.
+        old: what is there, just once.
+        new: what is there instead.
+    """
+
+    file: str
+    old: str
+    new: str
+
+
+FAULTS = {
+    "not-atomic": Fault(
+        "cell.h",
+        "return __atomic_compare_exchange_n(&cell->lock, &free, owner, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);",
+        "if (__atomic_load_n(&cell->lock, __ATOMIC_ACQUIRE) != free)\n        return 0;\n"
+        "    __atomic_store_n(&cell->lock, owner, __ATOMIC_RELAXED);\n    return 1;",
+    ),
+    "not-taken-over": Fault("cell.h", "if (!lives && __atomic", "if (0 && __atomic"),
+    "one-in-a-million": Fault(
+        "values.h",
+        "    store_value(cell, i, saturating_add(load_value(cell, i), n));",
+        "    static uint64_t added;\n    if (++added % 1000000 != 0)\n"
+        "        store_value(cell, i, saturating_add(load_value(cell, i), n));",
+    ),
+}
+
+#: Counts as hard as it can in several processes, and ends with 1 where the sum is not exact.
+COUNT = """
+import os, shmstats, sys, tempfile
+with tempfile.TemporaryDirectory() as data:
+    shmstats.init({"path": {"data": data}, "stats": {"persist": False, "max_workers": 2}})
+    counter = shmstats.stats.counter("planted", "counter")
+    counter.incr(0)
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if child == 0:
+            for _ in range(1_500_000):
+                counter.incr()
+            shmstats.close()
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    found = counter.value
+    shmstats.close()
+sys.exit(f"counted {found} of {4 * 1_500_000}" if found != 4 * 1_500_000 else 0)
+"""
+
+MODEL = "no_addition_is_lost_or_doubled_and_nobody_waits_for_the_dead and C"
+
+MODEL_CHECK = ["-m", "pytest", "-q", "-x", "tests/model/test_cells_model.py", "-k", MODEL]
+TORTURE = ["-m", "tortures", "--minutes", "2", "--core", "C", "--only", "workers"]
+
+#: From the quickest to the slowest; each ends with a status other than 0 where it finds something.
+CHECKS = {
+    "counting in four processes at once": ["-c", COUNT],
+    "the model: every interleaving, with kills": MODEL_CHECK,
+    "torture: real workers, killed at random": TORTURE,
+}
+
+
+def planted(directory: Path, fault: Fault) -> Path:
+    """Copy the project with a fault planted in it, and build the C core there; returns the copy.
+
+    Raises:
+        RuntimeError: the place for the fault is not there just once, or there is no compiler.
+    """
+    ignored = shutil.ignore_patterns("__pycache__", "*.so")
+    for part in ("shmstats", "scripts", "tests"):
+        shutil.copytree(ROOT / part, directory / part, ignore=ignored)
+    shutil.copy(ROOT / "setup.cfg", directory)
+    core = directory / "shmstats" / "core"
+    source = (core / fault.file).read_text()
+    if source.count(fault.old) != 1:
+        raise RuntimeError(f"{fault.file} has the place for the fault {source.count(fault.old)} times, not once")
+    (core / fault.file).write_text(source.replace(fault.old, fault.new))
+    debug.build(core, "-O3", source=core / "_cells.c")
+    return directory
+
+
+def found_by(copy: Path) -> str | None:
+    """Return which check finds something in a copy of the project, with the last line that it says; None: none."""
+    environment = os.environ | {"PYTHONPATH": f"{copy}:{copy / 'scripts'}", "SHMSTATS_PURE": ""}
+    for name, arguments in CHECKS.items():
+        done = subprocess.run(
+            [sys.executable, "-P", *arguments], env=environment, cwd=copy, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            said = (done.stdout + done.stderr).strip().splitlines()
+            return f"{name} ({said[-1] if said else f'exit status {done.returncode}'})"
+    return None
+
+
+def main() -> int:
+    """Plant the faults that are asked for; returns 1 where one is not found."""
+    parser = argparse.ArgumentParser(prog="scripts/plant", description="Plant faults, and say which check finds each.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of a fault: {', '.join(FAULTS)} (all)")
+    names = parser.parse_args().names or list(FAULTS)
+    unknown = [name for name in names if name not in FAULTS]
+    if unknown:
+        parser.error(f"there is no fault {unknown[0]!r}; there are {', '.join(FAULTS)}")
+    missed = 0
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="shmstats-plant-") as directory:
+            found = found_by(planted(Path(directory), FAULTS[name]))
+        print(f"{name:<20}{'found by ' + found if found else 'NOT FOUND'}", flush=True)
+        missed += found is None
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

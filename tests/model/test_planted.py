@@ -1,0 +1,36 @@
+"""``scripts/plant`` finds each fault that it plants."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from machine import compiler
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(shutil.which(compiler()) is None, reason="there is no C compiler"),
+]
+
+
+def test_every_planted_fault_is_found() -> None:
+    command = [sys.executable, "-m", "tortures.planting"]
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("found by") == len(done.stdout.splitlines()) == 3
+
+
+def test_a_fault_that_is_not_known_is_named_with_those_that_are() -> None:
+    command = [sys.executable, "-m", "tortures.planting", "nonsense"]
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "'nonsense'" in done.stderr
+    assert "one-in-a-million" in done.stderr
