@@ -83,9 +83,9 @@ LOCKING_FAULTS = {
     "a lock is taken from nobody": Plant("cell.h", "if (!lives && __atomic", "if (0 && __atomic"),
     "a lock is let go before the value is stored": Plant(
         "buffer.h",
-        "        add_to_value(cell, 0, n);\n        unlock(cell);",
+        "        add_to_value(cell, 0, n);\n        unlock(cell);\n    }",
         "        int64_t sum = saturating_add(load_value(cell, 0), n);\n"
-        "        unlock(cell); store_value(cell, 0, sum);",
+        "        unlock(cell); store_value(cell, 0, sum);\n    }",
     ),
     "a lock that was not had is let go": Plant(
         "cell.h",

@@ -16,7 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { WORKERS = 4, MORTAL = 2, ROUNDS = 100000, CELLS = 3, OF_HISTOGRAM = 4 };
+enum { WORKERS = 4, MORTAL = 2, ROUNDS = 100000, COUNTERS = 3, OF_COUNTER = 2, OF_HISTOGRAM = 5 };
 
 static uint32_t dead[WORKERS + 1];
 
@@ -31,8 +31,6 @@ answer_of(uint32_t word)
 #define PyObject_IsTrue(object) ((int)((uintptr_t)(object) == 2))
 #undef Py_DECREF
 #define Py_DECREF(object) ((void)(object))
-#undef Py_XDECREF
-#define Py_XDECREF(object) ((void)(object))
 #undef Py_INCREF
 #define Py_INCREF(object) ((void)(object))
 #undef Py_BEGIN_ALLOW_THREADS
@@ -44,11 +42,18 @@ answer_of(uint32_t word)
 
 static struct {
     uint64_t generation;
-    Cell cells[CELLS + OF_HISTOGRAM];
+    Cell cells[COUNTERS * OF_COUNTER + OF_HISTOGRAM];
 } block = {.generation = 1};
 
-static int64_t beside[CELLS]; /* plain, and protected by nothing but the lock of the cell of that number */
-static Cell taken_over;
+static int64_t beside[COUNTERS]; /* plain, and protected by nothing but the lock of the counter of that number */
+static Cell taken_over[OF_COUNTER];
+static Cell *const histogram = &block.cells[COUNTERS * OF_COUNTER];
+
+static Cell *
+counter(int number)
+{
+    return &block.cells[number * OF_COUNTER];
+}
 
 static void
 make_cells(Cells *cells, uint32_t owner)
@@ -57,7 +62,7 @@ make_cells(Cells *cells, uint32_t owner)
     cells->first = block.cells;
     cells->generation = cells->gate = &block.generation;
     cells->owner = owner;
-    cells->takeovers = &taken_over;
+    cells->takeovers = taken_over;
 }
 
 static void *
@@ -67,8 +72,8 @@ work(void *argument)
     Cells cells;
     make_cells(&cells, owner);
     for (int round = 0; round < ROUNDS; round++) {
-        int number = round % CELLS;
-        Cell *cell = &block.cells[number];
+        int number = round % COUNTERS;
+        Cell *cell = counter(number);
         if (add_integer(&cells, cell, 1, 1) != DONE)
             return "an addition was refused";
         if (lock_bound(&cells, cell, 1) != DONE)
@@ -77,11 +82,11 @@ work(void *argument)
         unlock(cell);
         if (add_integer(&cells, cell, 2, 1) != MISS)
             return "an addition by a stale binding was not refused";
-        if (observe(&cells, &block.cells[CELLS], 1, round % 2, 1.0) != DONE)
+        if (observe(&cells, histogram, 1, round % 2, 1.0) != DONE)
             return "an observation was refused";
     }
     if (owner <= MORTAL) {
-        if (lock(&cells, &block.cells[owner - 1]) != DONE)
+        if (lock(&cells, counter((int)owner - 1)) != DONE)
             return "the last lock was refused";
         __atomic_store_n(&dead[owner], 1, __ATOMIC_RELEASE);
     }
@@ -116,20 +121,19 @@ main(void)
     Cells cells;
     make_cells(&cells, WORKERS + 1);
     int64_t sum = 0, sum_beside = 0;
-    for (int number = 0; number < CELLS; number++) {
-        failed |= add_integer(&cells, &block.cells[number], 1, 0) != DONE;
-        failed |= check("a lock after all", block.cells[number].lock, 0);
-        sum += load_value(&block.cells[number], 0);
+    for (int number = 0; number < COUNTERS; number++) {
+        failed |= add_integer(&cells, counter(number), 1, 0) != DONE;
+        failed |= check("a lock after all", counter(number)->lock, 0);
+        sum += load_value(counter(number), 0);
         sum_beside += beside[number];
     }
     failed |= check("sum", sum, WORKERS * ROUNDS);
     failed |= check("sum beside", sum_beside, WORKERS * ROUNDS);
-    Cell *histogram = &block.cells[CELLS];
     failed |= check("sum of observations", (int64_t)load_double(histogram, SUM), WORKERS * ROUNDS);
     failed |= check("observations", load_value(histogram, BUCKETS) + load_value(histogram, BUCKETS + 1),
                     WORKERS * ROUNDS);
-    failed |= check("locks taken over", load_value(&taken_over, 0), MORTAL);
+    failed |= check("locks taken over", load_value(taken_over, 0), MORTAL);
     if (!failed)
-        printf("ok %lld\n", (long long)load_value(&taken_over, 0));
+        printf("ok %lld\n", (long long)load_value(taken_over, 0));
     return failed;
 }
