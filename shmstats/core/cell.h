@@ -162,6 +162,16 @@ wait_for_lock(Cells *cells, Cell *cell)
     return MISS;
 }
 
+/* Whether a binding of the given generation is not stale, now that the lock of its cell is had; else that is let go. */
+static inline int
+is_still_bound(const Cells *cells, Cell *cell, uint64_t generation)
+{
+    if (LIKELY(current(cells->generation) == generation))
+        return 1;
+    unlock(cell);
+    return 0;
+}
+
 /* Lock a cell on behalf of a binding, if that can be at once and the binding is not stale. It calls nothing, so that
  * no reference is needed until the lock is let go. */
 static inline int
@@ -170,10 +180,7 @@ lock_at_once(const Cells *cells, Cell *cell, uint64_t generation)
     if (UNLIKELY(!try_lock(cell, cells->owner)))
         return 0;
     STOP_POINT();
-    if (LIKELY(current(cells->generation) == generation))
-        return 1;
-    unlock(cell);
-    return 0;
+    return is_still_bound(cells, cell, generation);
 }
 
 /* Lock a cell. Whoever calls this has a reference to the cells until the lock is let go: until then neither they nor
@@ -193,9 +200,5 @@ static inline Outcome
 lock_bound(Cells *cells, Cell *cell, uint64_t generation)
 {
     Outcome outcome = lock(cells, cell);
-    if (LIKELY(outcome == DONE) && UNLIKELY(current(cells->generation) != generation)) {
-        unlock(cell);
-        return MISS;
-    }
-    return outcome;
+    return LIKELY(outcome == DONE) && !is_still_bound(cells, cell, generation) ? MISS : outcome;
 }

@@ -29,6 +29,7 @@ class Provider(SharedProvider):
     def __init__(self, process: Process) -> None:
         self._block, self._buffer = process.block, None
         self._locks = process.locks
+        self._declared = {}
         self._settings: Any = SimpleNamespace(stats=SimpleNamespace(max_series_per_metric=10))
 
     def _attached(self) -> Any:
@@ -180,8 +181,8 @@ def test_an_index_that_grows_meanwhile_loses_no_name(metrics: tuple[str, ...]) -
 REGISTERING_FAULTS = {
     "a name is added without a second look": Plant(
         "block.py",
-        "                record = names.find(key)  # whoever",
-        "                record = None  # whoever",
+        "            record = self.names.find(key, 0 if outdated is None else digest(outdated))\n",
+        "            record = None\n",
     ),
     "a name is counted before it is written": Plant(
         "names.py",
@@ -197,8 +198,8 @@ REGISTERING_FAULTS = {
     "what was broken off is not put right": Plant("names.py", "if not self._words[_CHANGING]:", "if True:"),
     "names are registered without the table lock": Plant(
         "block.py",
-        "            with self._locks.table():\n                names.repair(self.cells)\n",
-        "            if True:\n                names.repair(self.cells)\n",
+        "        with self._locks.table():\n            self.names.repair(self.cells)\n            outdated",
+        "        if True:\n            self.names.repair(self.cells)\n            outdated",
     ),
 }
 
@@ -264,15 +265,15 @@ def test_three_at_once_that_remove_register_and_count_never_count_into_a_strange
 REMOVING_FAULTS = {
     "the generation is looked at before the lock is had": Plant(
         "cell.h",
-        "    Outcome outcome = lock(cells, cell);\n"
-        "    if (LIKELY(outcome == DONE) && UNLIKELY(current(cells->generation) != generation)) {",
-        "    int stale = current(cells->generation) != generation;\n    Outcome outcome = lock(cells, cell);\n"
-        "    if (LIKELY(outcome == DONE) && UNLIKELY(stale)) {",
+        "    if (UNLIKELY(!try_lock(cell, cells->owner)))\n        return 0;\n    STOP_POINT();\n"
+        "    return is_still_bound(cells, cell, generation);",
+        "    int is_bound = current(cells->generation) == generation;\n"
+        "    if (!is_bound || !try_lock(cell, cells->owner))\n        return 0;\n    return 1;",
     ),
     "the generation is not looked at": Plant(
         "cell.h",
-        "UNLIKELY(current(cells->generation) != generation)) {\n        unlock(cell);",
-        "0) {\n        unlock(cell);",
+        "    if (LIKELY(current(cells->generation) == generation))\n        return 1;\n    unlock(cell);",
+        "    if (1)\n        return 1;\n    unlock(cell);",
     ),
     "the generation is not raised": Plant(
         "names.py",
