@@ -484,6 +484,17 @@ def test_reset_makes_no_block_where_there_is_none(worker: Child, data: Path, com
     assert not segment_file(data).exists()
 
 
+def test_remove_changes_the_saved_snapshot_where_there_is_no_block(
+    worker: Child, data: Path, command: Callable[..., Result]
+) -> None:
+    leave(worker)
+    result = command("shmstats", "remove", "requests")
+    assert result == Result(0, "removed 2 statistics from the saved snapshot: there is no live block\n", "")
+    assert "requests" not in json.loads(command("shmstats-dump", *USER).out)
+    assert_one_line(command("shmstats", "remove", "requests"), "shmstats remove")
+    assert not segment_file(data).exists()
+
+
 def test_reset_with_the_other_core_is_refused(worker: Child, core: str, command: Callable[..., Result]) -> None:
     other = {"C": "1", "Python": "0"}[core]
     result = command("shmstats", "reset", "requests", env={"SHMSTATS_PURE": other})

@@ -56,6 +56,7 @@ from .names import (
     family_key,
     is_labelled,
     overflow_key,
+    read_note,
     width_of,
 )
 from .outdated import counted_under, family_for, note_user
@@ -130,8 +131,8 @@ class Block:
         self.reader = BlockReader(self._buf, layout)
         self._workers = WorkerTable(self._buf, layout)
         self._bounds: dict[int, bytes] = {}
-        self._definitions: dict[int, Definition] = {}
-        self._definitions_revision = -1
+        self._bounds_revision = -1
+        self._definitions: dict[int, tuple[bytes, Definition]] = {}
         self.worker = self._workers.claim(segment.reserve)
         self._slot = layout.workers + self.worker.slot * WORKER.itemsize
         self._held = self._slot + field_offset(WORKER, "held")
@@ -364,32 +365,24 @@ class Block:
         definition = self.definition(family)
         return None if definition is None else definition.declared
 
-    def definition(self, family: Record, fresh: bool = False) -> Definition | None:
-        """Return what is declared about a metric, and when it was; None for nothing.
-
-        Args:
-            family: of the metric.
-            fresh: whether it is read anew; otherwise it may have been read before, but not before names changed.
-        """
-        self._forget_definitions()
-        definition = self._definitions.get(family.number)
-        if definition is None or fresh:
-            note = self.names.note(family.number)
-            if not note:
-                return None
-            definition = self._definitions[family.number] = decode_definition(note)
+    def definition(self, family: Record) -> Definition | None:
+        """Return what is declared about a metric, and when it was; None for nothing."""
+        place = self.names.note_place(family.number)
+        known = self._definitions.get(family.number)
+        if known is not None and known[0] == place:
+            return known[1]
+        note = read_note(place)
+        if not note:
+            return None
+        definition = decode_definition(note)
+        self._definitions[family.number] = place, definition
         return definition
-
-    def _forget_definitions(self) -> None:
-        """Forget what was read before names changed."""
-        if self._definitions_revision != self.names.revision:
-            self._definitions.clear()
-            self._bounds.clear()
-            self._definitions_revision = self.names.revision
 
     def bounds_of(self, record: Record) -> bytes:
         """Return the upper bounds of a histogram's buckets, as doubles."""
-        self._forget_definitions()
+        if self._bounds_revision != self.names.revision:
+            self._bounds.clear()
+            self._bounds_revision = self.names.revision
         bounds = self._bounds.get(record.family)
         if bounds is None:
             declared = self.declared(self.names.record(record.family)) if record.family >= 0 else None

@@ -54,7 +54,7 @@ def declare(
     moment = 0 if inherited else time.monotonic_ns() if moment is None else moment
     with block.exclusive():
         family = names.family_of(key)
-        current = None if family is None or not family.declared else block.definition(family, fresh=True)
+        current = None if family is None or not family.declared else block.definition(family)
         flags = FAMILY | DECLARED | (INHERITED if inherited else 0)
         if family is not None and current is not None and not family.flags & INHERITED:
             if moment < current.moment and (current.declared != declared or family.flags & WITHDRAWN):

@@ -303,9 +303,13 @@ class NameTable:
 
     def note(self, number: int) -> bytes:
         """Return the note of a record, without a lock; empty where it has none that is whole."""
+        return read_note(self.note_place(number))
+
+    def note_place(self, number: int) -> bytes:
+        """Return what is in the place of a record's note: `read_note` makes its text of that."""
         fields = self._fields(number)
         start, room = self._heap + fields[_NOTE], fields[_NOTE_ROOM]
-        return read_note(bytes(self._buf[start : start + room]))
+        return bytes(self._buf[start : start + room])
 
     def records(self) -> Iterator[Record]:
         """Go through the live names, in the order of registration; families and what is outdated are none."""

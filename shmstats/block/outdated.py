@@ -85,7 +85,7 @@ def family_for(block: Block, key: bytes, outdated: Declaration) -> Record:
 def note_user(block: Block, record: Record) -> None:
     """Note that this process counts into an outdated series, which keeps that. The table lock is held."""
     family = block.names.record(record.family)
-    definition = block.definition(family, fresh=True)
+    definition = block.definition(family)
     if definition is not None and block.worker.signature not in definition.users:
         living = {worker.signature for worker in block.reader.workers.live()}
         users = (*(user for user in definition.users if user in living), block.worker.signature)
@@ -102,7 +102,7 @@ def set_aside(block: Block, key: bytes, records: list[Record], outdated: Declara
     except BlockFullError:
         block.remove(records)
         return
-    definition = block.definition(family, fresh=True) or Definition(outdated)
+    definition = block.definition(family) or Definition(outdated)
     _note(block, family, definition._replace(moment=time.monotonic_ns()))
     keys = [block.names.key(record.number) for record in records]
     former = [found for key in keys if (found := block.names.find(key, family.declaration)) is not None]
@@ -156,7 +156,7 @@ def remove_outdated(block: Block) -> int:
         # Those first that hold series: a metric that has given way stays as long as they do.
         for number in sorted(numbers, key=lambda number: not block.names.record(number).declaration):
             family = block.names.record(number)
-            definition = block.definition(family, fresh=True)
+            definition = block.definition(family)
             if definition is None or not _is_used(block, family, definition, live):
                 series = block.names.members_of(family)
                 _remove(block, [*series, family])

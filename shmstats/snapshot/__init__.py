@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from .format import LeftOut, SnapshotError
-from .store import FILE, PREVIOUS, keep, load, load_newest, make_private, remove_stale, save, stats_directory, write
+from .store import (
+    FILE,
+    PREVIOUS,
+    keep,
+    load,
+    load_newest,
+    make_private,
+    remove,
+    remove_stale,
+    save,
+    stats_directory,
+    write,
+)
 
 __all__ = [
     "FILE",
@@ -14,6 +26,7 @@ __all__ = [
     "load",
     "load_newest",
     "make_private",
+    "remove",
     "remove_stale",
     "save",
     "stats_directory",

@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from .. import native
@@ -53,6 +54,28 @@ def save(directory: Path, snapshot: Snapshot) -> None:
     finally:
         written.discard()
     written.sync()
+
+
+def remove(directory: Path, category: str, metric: str | None) -> int:
+    """Remove a metric, or a whole category, from the saved snapshot; returns how many series that were.
+
+    Args:
+        directory: of the statistics, which no process uses and none may begin to use meanwhile.
+        category: of the series.
+        metric: of the category; None for all.
+
+    Raises:
+        OSError: the snapshot could not be written. What was saved before is still there.
+    """
+    newest = load_newest(directory)
+    if newest is None:
+        return 0
+    before = newest[1]
+    kept = [i for i, name in enumerate(before.names) if name.category != category or metric not in (None, name.metric)]
+    if len(kept) < len(before.names):
+        names, values = [before.names[i] for i in kept], [before.values[i] for i in kept]
+        save(directory, replace(before, names=names, values=values))
+    return len(before.names) - len(kept)
 
 
 class Written:

@@ -1,7 +1,11 @@
-"""``shmstats reset`` and ``shmstats remove``: attach to the live block as a worker, change it, and leave."""
+"""``shmstats reset`` and ``shmstats remove``: attach to the live block as a worker, change it, and leave.
+
+Where there is no block, remove changes the saved snapshot.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +14,9 @@ from typing import NoReturn
 import click
 
 from shmstats import snapshot as saved
-from shmstats.block import read_only
+from shmstats.block import read_only, segment_name
+from shmstats.block.lock import lock_file
+from shmstats.block.segment import segment_path
 from shmstats.config import Settings
 from shmstats.registry import Registry
 from shmstats.terminal.command import CONTEXT, Command, NotThereError, reading_options, settings_of
@@ -30,8 +36,28 @@ def reset(config: str | None, data: str | None, category: str, metric: str | Non
 
 @_change_command
 def remove(config: str | None, data: str | None, category: str, metric: str | None) -> None:
-    """Remove a metric, or a whole category, for all workers."""
-    _change(settings_of(config, data), Registry.remove, "removed", category, metric)
+    """Remove a metric, or a whole category, for all workers; without a live block, from the saved snapshot."""
+    settings = settings_of(config, data)
+    removed = _remove_saved(settings.path.data, category, metric)
+    if removed:
+        click.echo(f"removed {_statistics(removed)} from the saved snapshot: there is no live block")
+    else:
+        _change(settings, Registry.remove, "removed", category, metric)
+
+
+def _remove_saved(data: Path, category: str, metric: str | None) -> int:
+    """Remove from the saved snapshot, where there is no block; returns how many series that were."""
+    block = segment_path(segment_name(data))
+    if os.path.lexists(block):
+        return 0
+    locks = lock_file(f"{block}.lock")
+    with locks.table():  # so that nobody makes a block of the snapshot meanwhile
+        if os.path.lexists(block):
+            return 0
+        try:
+            return saved.remove(saved.stats_directory(data), category, metric)
+        finally:
+            locks.remove()
 
 
 def _change(
@@ -58,7 +84,11 @@ def _change(
     if not changed:
         what = f"category {category!r}" if metric is None else f"metric {metric!r} of category {category!r}"
         raise NotThereError(f"there is no {what}")
-    click.echo(f"{done} {changed} {'statistic' if changed == 1 else 'statistics'}")
+    click.echo(f"{done} {_statistics(changed)}")
+
+
+def _statistics(number: int) -> str:
+    return f"{number} {'statistic' if number == 1 else 'statistics'}"
 
 
 def _refuse_without_block(data: Path) -> NoReturn:
