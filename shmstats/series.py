@@ -146,6 +146,7 @@ class Snapshot:
             metric and labels. The same object as in the reader's last snapshot if nothing changed.
         values: the values, ``values[i]`` being that of ``names[i]``.
         system: figures of the machine and the workers, by metric: the category ``system``.
+        health: how the statistics themselves fare, for the Prometheus page: metrics of the category ``shmstats``.
         workers: for a breakdown by worker row: row number to values (as ``values``; None where the
             row holds nothing of that name). Empty unless it was asked for.
     """
@@ -154,6 +155,7 @@ class Snapshot:
     values: Sequence[Value]
     system: Mapping[str, int | float] = field(default_factory=dict)
     workers: Mapping[int, Sequence[Value | None]] = field(default_factory=dict)
+    health: Mapping[str, int | float] = field(default_factory=dict)
 
 
 _Shown = TypeVar("_Shown")

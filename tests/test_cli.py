@@ -6,12 +6,14 @@ import csv
 import io
 import json
 import os
+import pty
 import re
 import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -24,6 +26,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from shmstats import cli
+from shmstats.export import FORMATS
 
 pytestmark = pytest.mark.far_from_core
 
@@ -155,8 +158,8 @@ def test_every_format_has_the_same_values(worker: Child, command: Callable[..., 
         return result.out
 
     for form, parse in (("prometheus", parse_text), ("openmetrics", parse_openmetrics)):
-        samples = [sample.value for family in parse(out(form)) for sample in family.samples]
-        assert sorted(samples) == expected
+        samples = [sample for family in parse(out(form)) for sample in family.samples]
+        assert sorted(each.value for each in samples if not each.name.endswith("_created")) == expected
     rows = list(csv.DictReader(io.StringIO(out("csv"))))
     assert sorted(float(row["value"]) for row in rows) == expected
     assert [line.split()[-1] for line in out("table").splitlines()] == ["VALUE", "1.5", "2", "7", "3"]
@@ -273,6 +276,41 @@ def test_output_replaces_a_file_whole_and_keeps_its_mode(
     assert new.stat().st_mode == usual.stat().st_mode
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
     leave(worker)
+
+
+OBEYED = """
+    import shmstats
+    from shmstats import stats
+
+    for obeyed in ("\\x1b[31m", "\\x9b2J", "\\x07", "\\u202e", "\\u2066", "a\\rb"):
+        stats.incr(obeyed, obeyed, labels={"path": obeyed})
+    print("counted", flush=True)
+    input()
+    shmstats.close()
+"""
+
+
+def test_nothing_that_a_terminal_would_obey_reaches_one(python: PythonRunner, tmp_path: Path) -> None:
+    child = python.start(OBEYED)
+    assert child.hear() == "counted"
+    for form in FORMATS:
+        master, slave = pty.openpty()
+        with os.fdopen(master, "rb", buffering=0) as terminal:
+            process = subprocess.Popen(
+                command_line("shmstats-dump", "--format", form, "--category", "[!s]*"),
+                cwd=tmp_path, env=environment(), stdout=slave, stderr=slave,
+            )  # fmt: skip
+            os.close(slave)
+            shown = b""
+            with suppress(OSError):  # which is how the end of a terminal looks
+                while piece := terminal.read(65536):
+                    shown += piece
+            assert process.wait(BOUND) == (2 if FORMATS[form].binary else 0)
+        lines = shown.decode().split("\r\n")
+        assert len(lines) > 3
+        assert all(line.isprintable() for line in lines), (form, lines)
+    child.tell()
+    child.finish()
 
 
 def test_output_to_a_pipe_or_device_writes_to_it(worker: Child, tmp_path: Path, command: Callable[..., Result]) -> None:
@@ -407,8 +445,9 @@ def test_a_block_of_a_wider_mode_is_refused_in_one_line(
     for name, *arguments in (["shmstats-dump"], ["shmstats", "reset", "requests"], ["shmstats", "serve"]):
         assert "has mode -rw-r--r--" in assert_one_line(command(name, *arguments), f"{name}.*")
     result = command("shmstats", "info")
-    assert result.status == 0
+    assert result.status == 1
     assert re.search(r"^block +not usable: .* has mode -rw-r--r--", result.out, re.MULTILINE)
+    assert result.out.endswith("wrong           the block is not usable\n")
     block.chmod(0o600)
     leave(worker)
 
@@ -435,6 +474,22 @@ def test_info_tells_what_is_installed_and_who_counts(
     assert "very-secret" not in result.out
     leave(worker)
     assert re.search(r"^block +none$", command("shmstats", "info").out, re.MULTILINE)
+
+
+def test_info_tells_what_is_wrong_by_its_exit_code(
+    python: PythonRunner, data: Path, command: Callable[..., Result]
+) -> None:
+    data.mkdir()
+    (data / "stats").touch()  # nothing can be saved
+    child = python.start(COUNTING)
+    assert child.hear() == "counted"
+    wait_until(lambda: "saving fails" in command("shmstats", "info").out)
+    result = command("shmstats", "info")
+    assert result.status == 1
+    assert re.search(r"^wrong +saving fails: .*stats", result.out, re.MULTILINE)
+    child.kill()
+    (data / "stats").unlink()
+    assert command("shmstats", "reset", "requests").status == 0  # the last one leaves in good order
 
 
 def test_info_tells_of_a_block_that_cannot_be_read_to_its_end_once(

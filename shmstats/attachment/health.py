@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from .._version import __version__
@@ -15,6 +16,8 @@ from .peers import socket_path
 
 #: The parts of a block that can be full; rows are shared where they are scarce.
 _PARTS = ("names", "cells", "heap")
+
+_NEARLY_FULL = 0.9
 
 
 def health(reader: BlockReader, name: str, snapshot: Snapshot | None = None) -> dict[str, Any]:
@@ -55,6 +58,42 @@ def health(reader: BlockReader, name: str, snapshot: Snapshot | None = None) -> 
         }
     finally:
         header.close()
+
+
+def figures_of(health: Mapping[str, Any]) -> dict[str, int | float]:
+    """Return what of a block's health is a number; an error and a saver are 1, none 0, and what never was is left out.
+
+    The operations that were dropped are left out, too: they are a counter of the block's.
+    """
+    numbers = {metric: health[metric] for metric in ("saved_seconds_ago", "pushed_seconds_ago")}
+    return {
+        **{metric: number for metric, number in numbers.items() if number is not None},
+        **{metric: int(health[metric] is not None) for metric in ("save_error", "push_error", "saver")},
+        **{metric: health[metric] for metric in ("agents", "agents_missing", "pool")},
+        "build": 1,
+    }
+
+
+def complaints_of(health: Mapping[str, Any], longest_without_save: float | None) -> list[str]:
+    """Return what is wrong with a block, a sentence each.
+
+    Args:
+        health: as `health` returns it.
+        longest_without_save: seconds after which a snapshot is too old; None: nothing is saved.
+    """
+    found = [f"saving fails: {health['save_error']}"] if health["save_error"] else []
+    age = health["saved_seconds_ago"]
+    if longest_without_save is not None and age is not None and age > longest_without_save:
+        found.append(f"the last snapshot was saved {age:.0f} s ago")
+    if health["push_error"]:
+        found.append(f"pushing fails: {health['push_error']}")
+    if missing := health["agents_missing"]:
+        found.append(f"{missing} of {missing + health['agents']} live workers cannot answer questions")
+    if health["operations_dropped"]:
+        found.append(f"{health['operations_dropped']} operations were dropped: see stats.capacity")
+    if health["pool"] > _NEARLY_FULL:
+        found.append(f"the block is {health['pool']:.0%} full: see stats.capacity")
+    return found
 
 
 def _seconds_since(moment: int) -> float | None:

@@ -43,8 +43,8 @@ Labels
     ``le``, ``quantile``, and those of ``prometheus.labels``) get ``exported_`` before them, as Prometheus does with
     a target's own.
 
-System figures
-    They have no labels and fixed families in base units, given away before any other name. A figure that is not in
+Figures of the system and of health
+    They have fixed families in base units and fixed labels, given away before any other name. A figure that is not in
     the table is the gauge ``system_<figure>``, cleaned as above.
 
 No name ever changes because another is registered later, and that holds without any memory outside the names. But
@@ -59,6 +59,8 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
+from shmstats._version import __version__
+from shmstats.core import CORE
 from shmstats.export.escaping import ESCAPINGS
 from shmstats.series import TIME_UNITS, Kind, Labels, Name, label_text
 
@@ -116,12 +118,13 @@ class ExposedSeries(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """How a figure of ``Snapshot.system`` is shown: as a gauge of that family, divided by ``divisor``."""
+    """How a figure of ``Snapshot.system`` or ``health`` is shown: as a gauge of that family, divided by ``divisor``."""
 
     family: str
     divisor: int
     help: str
     unit: str = ""
+    labels: Labels = ()
 
 
 #: The figures of the machine and the workers that are known by name.
@@ -145,6 +148,22 @@ SYSTEM_FIGURES = {
 }
 
 
+_OWN: Labels = (("category", "shmstats"),)
+_BUILD: Labels = (*_OWN, ("core", CORE), ("version", __version__))
+
+#: The figures of ``Snapshot.health``.
+HEALTH_FIGURES = {
+    "saved_seconds_ago": Figure("saved_seconds_ago", 1, "Age of the last saved snapshot, in seconds.", "", _OWN),
+    "save_error": Figure("save_error", 1, "Whether saving fails.", "", _OWN),
+    "saver": Figure("saver", 1, "Whether a process saves.", "", _OWN),
+    "agents": Figure("agents", 1, "Live workers that answer questions.", "", _OWN),
+    "agents_missing": Figure("agents_missing", 1, "Live workers that cannot answer questions.", "", _OWN),
+    "pushed_seconds_ago": Figure("pushed_seconds_ago", 1, "Age of the last push, in seconds.", "", _OWN),
+    "push_error": Figure("push_error", 1, "Whether pushing fails.", "", _OWN),
+    "pool": Figure("pool_used_ratio", 1, "Largest share in use of a part of the block; 1 is full.", "ratio", _OWN),
+    "build": Figure("build_info", 1, "Version of the package, and its core.", "", _BUILD),
+}
+
 #: Categories of metrics that another library names and exports.
 FOREIGN = frozenset({"prometheus_client"})
 
@@ -166,7 +185,8 @@ class Namer:
         """Give the system figures their families.
 
         Args:
-            system: the metrics of ``Snapshot.system``; their series are in `system`, in that order.
+            system: the metrics of ``Snapshot.system``; their series are in `system`, in that order. Those of
+                ``Snapshot.health`` are in `health`, by metric.
             escaping: one of `ESCAPINGS`.
             namespace: what every family's name begins with, or "".
             labels: of every series, before its own.
@@ -181,6 +201,7 @@ class Namer:
         self._label_names: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._taken: set[ExposedSeries] = set()
         known = {metric: self._known_figure(figure) for metric, figure in SYSTEM_FIGURES.items()}
+        self.health = {metric: self._known_figure(figure) for metric, figure in HEALTH_FIGURES.items()}
         self.system = [known[metric] if metric in known else self._other_figure(metric) for metric in system]
 
     def add(self, name: Name) -> ExposedSeries:
@@ -248,8 +269,9 @@ class Namer:
         family = self._claim(figure.family, Type.GAUGE, figure.help)
         assert family is not None, "the table of system figures clashes with itself"
         family.describe(figure.help, figure.unit)
-        self._take(family, self._constant)
-        return ExposedSeries(family, self._constant)
+        labels = (*self._constant, *figure.labels)
+        self._take(family, labels)
+        return ExposedSeries(family, labels)
 
     def _other_figure(self, metric: str) -> ExposedSeries:
         name = Name("system", f"system_{metric}", Kind.GAUGE)

@@ -9,6 +9,7 @@ any number of threads may render at once.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -31,7 +32,8 @@ class Page:
 
     Attributes:
         own: how many of the members are series of the snapshot.
-        members: the series of the snapshot and after them those of ``system``, without those of other libraries.
+        members: the series of the snapshot and after them those of ``system`` and ``health``, without those of
+            other libraries.
         made: what formats derived from this page, by format.
         inherited: the same of the page that this one continues.
     """
@@ -40,6 +42,7 @@ class Page:
         self._names = snapshot.names
         self._known = list(snapshot.names)
         self._system = tuple(snapshot.system)
+        self._health = tuple(snapshot.health)
         self._namer = namer
         self._divisors = [SYSTEM_FIGURES[key].divisor if key in SYSTEM_FIGURES else 1 for key in self._system]
         self._own: list[Member] = list(parent._own) if parent else []
@@ -47,7 +50,9 @@ class Page:
             name = self._known[i]
             if name.category not in FOREIGN:
                 self._own.append(Member(i, namer.add(name), name))
-        figures = enumerate(zip(namer.system, self._system, strict=True), start=len(self._known))
+        health = ((namer.health[figure], figure) for figure in self._health)
+        shown = itertools.chain(zip(namer.system, self._system, strict=True), health)
+        figures = enumerate(shown, start=len(self._known))
         self.own = len(self._own)
         self.members = [
             *self._own,
@@ -58,18 +63,22 @@ class Page:
 
     def fits(self, snapshot: Snapshot) -> bool:
         """Tell whether this is the page for a snapshot."""
-        return self._names is snapshot.names and self._system == tuple(snapshot.system)
+        return self._names is snapshot.names and self._has_figures_of(snapshot)
 
     def grown(self, snapshot: Snapshot) -> Page | None:
         """Return the page for a snapshot whose names begin with those of this one, which is used up; else None."""
-        if self._system != tuple(snapshot.system) or list(snapshot.names[: len(self._known)]) != self._known:
+        if not self._has_figures_of(snapshot) or list(snapshot.names[: len(self._known)]) != self._known:
             return None
         return Page(snapshot, self._namer, self)
+
+    def _has_figures_of(self, snapshot: Snapshot) -> bool:
+        return self._system == tuple(snapshot.system) and self._health == tuple(snapshot.health)
 
     def values(self, snapshot: Snapshot) -> list[Any]:
         """Return the values that `Member.position` counts, figures of the system in base units."""
         figures = zip(snapshot.system.values(), self._divisors, strict=True)
-        return [*snapshot.values, *(value if divisor == 1 else value / divisor for value, divisor in figures)]
+        system = (value if divisor == 1 else value / divisor for value, divisor in figures)
+        return [*snapshot.values, *system, *snapshot.health.values()]
 
     def families(self, chosen: frozenset[str] = frozenset()) -> dict[ExposedFamily, list[int]]:
         """Return the families in the order of their first members, each with the places of its `members`.

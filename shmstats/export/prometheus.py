@@ -24,10 +24,10 @@ from decimal import Decimal
 from typing import Any
 
 from shmstats.export.escaping import is_metric_name
-from shmstats.export.naming import ExposedFamily, ExposedSeries, is_time
+from shmstats.export.naming import ExposedFamily, ExposedSeries, Type, is_time
 from shmstats.export.page import Member, Page, Pages
 from shmstats.export.view import PLAIN, View
-from shmstats.series import Distribution, Kind, Name, Snapshot, label_text, quoted
+from shmstats.series import Distribution, Kind, Labels, Name, Snapshot, label_text, quoted
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TEXT_1_TYPE = "text/plain; version=1.0.0; charset=utf-8"
@@ -140,7 +140,15 @@ class _Text:
 
 
 class _OpenMetrics(_Text):
-    """A page in OpenMetrics, as templates."""
+    """A page in OpenMetrics, as templates; counters and histograms have the time when they were made, too."""
+
+    def _line(self, member: Member) -> str:
+        line = super()._line(member)
+        created, family = member.name.created, member.series.family
+        if not created or family.type is Type.GAUGE:
+            return line
+        moment = f"{created // 1_000_000_000}.{created % 1_000_000_000:09d}"
+        return line + _sample_line(f"{family.name}_created", member.series.labels, moment)
 
     def _header(self, family: ExposedFamily) -> str:
         name = _quoted_if_needed(family.name).replace("%", "%%")
@@ -182,9 +190,13 @@ def _quoted_if_needed(name: str) -> str:
 
 
 def _sample(series: ExposedSeries, place: str, suffix: str = "", limit: str = "") -> str:
-    """Return the line of a sample, with a place for its value."""
-    name = f"{series.family.exposed_name}{suffix}"
-    labels = label_text([*series.labels, ("le", limit)] if limit else series.labels)
+    """Return the line of a sample of a series, with a place for its value."""
+    labels = (*series.labels, ("le", limit)) if limit else series.labels
+    return _sample_line(f"{series.family.exposed_name}{suffix}", labels, place)
+
+
+def _sample_line(name: str, pairs: Labels, place: str) -> str:
+    labels = label_text(pairs)
     if not is_metric_name(name):
         labels = f"{quoted(name)},{labels}" if labels else quoted(name)
         name = ""

@@ -9,7 +9,10 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from shmstats.export.naming import Type, is_time
 from shmstats.export.page import Member, Page, Pages
@@ -30,9 +33,6 @@ _DOUBLE = struct.Struct("<d")
 
 _pages = Pages()
 
-#: What a page hands on to one with more names: the labels of its own series, without those of the system.
-_KNOWN = "protobuf labels"
-
 
 def render(snapshot: Snapshot, view: View = PLAIN) -> bytes:
     """Return the page as delimited messages, one a family.
@@ -41,56 +41,91 @@ def render(snapshot: Snapshot, view: View = PLAIN) -> bytes:
         ValueError: a histogram's value has not one bucket more than its name has bounds.
     """
     page = _pages.of(snapshot, view, view.escaping or "underscores")
-    labels = _labels_of(page)
-    values = page.values(snapshot)
-    messages: list[bytes] = []
-    for family, places in page.families(view.names).items():
-        parts = [_text(1, family.exposed_name), _text(2, family.help), _integer(3, _NUMBERS[family.type])]
-        number = _VALUES[family.type]
-        for place in places:
-            member = page.members[place]
-            value = _value(member, values[member.position])
-            parts.append(_message(4, labels[place] + _message(number, value)))
-        if family.unit:
-            parts.append(_text(5, family.unit))
-        message = b"".join(parts)
-        messages += (_varint(len(message)), message)
-    return b"".join(messages)
+    messages = page.made.get(_Messages)
+    if messages is None:
+        messages = page.made[_Messages] = _Messages(page, frozenset())
+    if view.names:
+        messages = _Messages(page, view.names)
+    filled: bytes = messages.fill(page.values(snapshot))
+    return filled
 
 
-def _labels_of(page: Page) -> list[bytes]:
-    """Return the encoded labels of all members, made once for a page."""
-    labels: list[bytes] | None = page.made.get(render)
-    if labels is None:
-        known: list[bytes] = page.inherited.pop(_KNOWN, [])
-        labels = known + [_labels(member.series.labels) for member in page.members[len(known) :]]
-        page.made[render], page.made[_KNOWN] = labels, labels[: page.own]
-    return labels
+class _Messages:
+    """The messages of a page. What has one number a series is one template, in which the numbers have their places."""
+
+    def __init__(self, page: Page, chosen: frozenset[str]) -> None:
+        template = bytearray()
+        self._positions: list[int] = []
+        self._timestamps: list[int] = []
+        self._histograms: list[tuple[bytes, bytes, list[tuple[Member, bytes]]]] = []
+        places: list[int] = []
+        for family, members in page.families(chosen).items():
+            head = _text(1, family.exposed_name) + _text(2, family.help) + _integer(3, _NUMBERS[family.type])
+            unit = _text(5, family.unit) if family.unit else b""
+            described = [(page.members[place], _labels(page.members[place].series.labels)) for place in members]
+            if family.type is Type.HISTOGRAM:
+                self._histograms.append((head, unit, described))
+                continue
+            metrics = [_message(4, labels + _number(member)) for member, labels in described]
+            length = len(head) + sum(map(len, metrics)) + len(unit)
+            template += _varint(length) + head
+            for (member, _), metric in zip(described, metrics, strict=True):
+                template += metric
+                places.append(len(template) - len(_created_of(member)) - _DOUBLE.size)
+                self._positions.append(member.position)
+                if member.name.kind is Kind.TIMESTAMP:
+                    self._timestamps.append(member.position)
+            template += unit
+        self._template = np.frombuffer(bytes(template), np.uint8)
+        self._places = np.array(places, np.intp).reshape(-1, 1) + np.arange(_DOUBLE.size)
+
+    def fill(self, values: list[Any]) -> bytes:
+        """Return the messages with values in them."""
+        for i in self._timestamps:
+            values[i] /= 1_000_000
+        content = self._template.copy()
+        numbers = np.array([values[i] for i in self._positions], "<f8")
+        content[self._places] = numbers.view(np.uint8).reshape(-1, _DOUBLE.size)
+        messages = [content.tobytes()]
+        for head, unit, described in self._histograms:
+            metrics = (
+                _message(4, labels + _histogram(member, values[member.position])) for member, labels in described
+            )
+            message = b"".join((head, *metrics, unit))
+            messages += (_varint(len(message)), message)
+        return b"".join(messages)
 
 
 def _labels(labels: Iterable[tuple[str, str]]) -> bytes:
     return b"".join([_message(1, _text(1, name) + _text(2, value)) for name, value in labels])
 
 
-def _value(member: Member, value: Any) -> bytes:
-    """Return the Counter, Gauge or Histogram of a value; a counter beyond 2^53 is a double, as every sample is."""
-    name = member.name
-    if name.kind is Kind.HISTOGRAM:
-        return _histogram(value, name.bounds, 1000 if is_time(name.unit) else 1) + _created(name.created, 15)
-    number = value / 1_000_000 if name.kind is Kind.TIMESTAMP else float(value)
-    created = _created(name.created, 3) if name.kind is Kind.COUNTER and name.monotonic else b""
-    return _double(1, number) + created
+def _number(member: Member) -> bytes:
+    """Return the Counter or Gauge of a member, with 0 where its number goes."""
+    return _message(_VALUES[member.series.family.type], _double(1, 0.0) + _created_of(member))
 
 
-def _histogram(value: Distribution, bounds: tuple[float, ...], divisor: int) -> bytes:
+def _created_of(member: Member) -> bytes:
+    return _created(member.name.created, 3) if member.series.family.type is Type.COUNTER else b""
+
+
+def _histogram(member: Member, value: Distribution) -> bytes:
+    """Return the field of a Metric with a Histogram."""
+    bounds = member.name.bounds
     if len(value.buckets) != len(bounds) + 1:
         raise ValueError(f"a histogram of {len(bounds)} bounds has {len(value.buckets)} buckets")
+    divisor = 1000 if is_time(member.name.unit) else 1
     cumulative = list(itertools.accumulate(value.buckets))
     # As in the text: bounds that are the same when divided are one bucket, and the later one has it all.
-    limits = {float(bound_text(bound, divisor)): count for bound, count in zip(bounds, cumulative, strict=False)}
+    limits = dict(zip(_limits(bounds, divisor), cumulative, strict=False))
     parts = [_integer(1, cumulative[-1]), _double(2, value.sum / divisor)]
-    parts += [_message(3, _integer(1, count) + _double(2, limit)) for limit, count in limits.items()]
-    return b"".join(parts)
+    parts += [_message(3, _integer(1, count) + limit) for limit, count in limits.items()]
+    return _message(_VALUES[Type.HISTOGRAM], b"".join(parts) + _created(member.name.created, 15))
+
+
+@lru_cache(maxsize=1000)
+def _limits(bounds: tuple[float, ...], divisor: int) -> tuple[bytes, ...]:
+    return tuple(_double(2, float(bound_text(bound, divisor))) for bound in bounds)
 
 
 def _created(moment: int, number: int) -> bytes:

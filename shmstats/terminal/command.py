@@ -19,6 +19,7 @@ import click
 
 from shmstats.block import BlockError
 from shmstats.config import ConfigError, PathSettings, Rule, Settings, load
+from shmstats.export.printable import printable
 from shmstats.snapshot import SnapshotError
 
 _Item = TypeVar("_Item")
@@ -34,7 +35,7 @@ class Failure(click.ClickException):
     """What could not be done, as one line."""
 
     def __init__(self, command: str, reason: str) -> None:
-        super().__init__(" ".join(f"{command}: {reason}".split("\n")))
+        super().__init__(printable(" ".join(f"{command}: {reason}".split("\n"))))
 
     def show(self, file: Any = None) -> None:
         """Write the line on stderr."""
@@ -104,7 +105,7 @@ def settings_of(config: str | None, data: str | None) -> Settings:
 def note(text: str) -> None:
     """Write a line on stderr, unless it is empty."""
     if text:
-        click.echo(f"{click.get_current_context().command_path}: {text}", err=True)
+        click.echo(printable(f"{click.get_current_context().command_path}: {text}"), err=True)
 
 
 def progress(items: Sequence[_Item], label: str) -> AbstractContextManager[Iterable[_Item]]:

@@ -5,27 +5,43 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from shmstats import snapshot as saved
 from shmstats._version import __version__
+from shmstats.attachment.health import complaints_of, health
 from shmstats.block import BlockError, BlockReader, read_only, segment_name
 from shmstats.config import Settings
 from shmstats.core import CORE
-from shmstats.terminal.command import CONTEXT, Command, reading_options, settings_of, time_of, write_to_stdout
+from shmstats.export.printable import printable
+from shmstats.terminal.command import (
+    CONTEXT,
+    Command,
+    described,
+    reading_options,
+    settings_of,
+    time_of,
+    write_to_stdout,
+)
 
 
 @click.command(cls=Command, context_settings=CONTEXT)
 @reading_options
 def info(config: str | None, data: str | None) -> None:
-    """Tell what is installed, configured and running."""
+    """Tell what is installed, configured and running; exit code 1 where something is wrong."""
     settings = settings_of(config, data)
-    lines = (f"{title:<15} {text}".rstrip() + "\n" for title, text in _facts(settings))
+    wrong: list[str] = []
+    facts = [*_facts(settings, wrong), *(("wrong", complaint) for complaint in wrong)]
+    lines = (f"{title:<15} {printable(text)}".rstrip() + "\n" for title, text in facts)
     write_to_stdout("".join(lines).encode())
+    if wrong:
+        raise click.exceptions.Exit(1)
 
 
-def _facts(settings: Settings) -> Iterator[tuple[str, str]]:
+def _facts(settings: Settings, wrong: list[str]) -> Iterator[tuple[str, str]]:
+    """Give titles and texts, and put aside what is wrong."""
     data = settings.path.data
     yield "version", __version__
     yield "core", CORE
@@ -36,11 +52,15 @@ def _facts(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "snapshot", _saved_file(saved.stats_directory(data) / saved.FILE)
     try:
         with read_only(data) as reader:
-            block = [("block", segment_name(data)), *_block_facts(reader)]
+            found = health(reader, segment_name(data))
+            block = [("block", segment_name(data)), *_block_facts(reader), *_health_facts(found)]
     except FileNotFoundError:
         block = [("block", "none")]
     except BlockError as error:
         block = [("block", f"not usable: {error}")]
+        wrong.append("the block is not usable")
+    else:
+        wrong += complaints_of(found, _longest_without_save(settings))
     yield from block
 
 
@@ -57,9 +77,28 @@ def _block_facts(reader: BlockReader) -> Iterator[tuple[str, str]]:
         yield "", f"pid {worker.pid}, row {worker.row}"
 
 
+def _health_facts(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "saved", _ago(found["saved_seconds_ago"])
+    yield "saver", "none" if found["saver"] is None else f"pid {found['saver']}"
+    yield "pushed", _ago(found["pushed_seconds_ago"])
+    yield "agents", f"{found['agents']} answer, {found['agents_missing']} do not"
+    yield "dropped", f"{found['operations_dropped']} operations"
+
+
+def _ago(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{seconds:.0f} s ago"
+
+
+def _longest_without_save(settings: Settings) -> float | None:
+    """Return the age in seconds at which a snapshot is too old: another saver takes over within 3 intervals."""
+    return 4 * settings.stats.snapshot_interval_ms / 1000 + 10 if settings.stats.persist else None
+
+
 def _saved_file(file: Path) -> str:
     try:
         found = file.stat()
     except FileNotFoundError:
         return "none"
+    except OSError as error:
+        return f"cannot be read: {described(error)}"
     return f"{file}, {found.st_size} bytes, saved {time_of(found)}"

@@ -11,8 +11,7 @@ from typing import Any
 
 from flask import Response, abort, request
 
-from ..attachment.health import health
-from ..attachment.health_series import HealthSeries
+from ..attachment.health import figures_of, health
 from ..attachment.slow_path import SharedProvider
 from ..debug.processes import pool_figures, system_figures
 from ..export import ESCAPINGS, FORMATS, Choice, View, negotiate, to_document, to_structured
@@ -25,8 +24,6 @@ from .responses import json_response
 
 #: A shorter answer is hardly shorter compressed.
 _WORTH_COMPRESSING = 1000
-
-_health_series = HealthSeries()
 
 
 @blueprint.get("/stats")
@@ -59,10 +56,7 @@ def _rendered(choice: Choice) -> Response:
             abort(400, f"escaping must be one of {', '.join(ESCAPINGS)}, not {escaping!r:.80}")
         choice = choice._replace(escaping=escaping)
     view = View(escaping=choice.escaping, names=frozenset(request.args.getlist("name[]")))
-    shared = attached()
-    block, snapshot = shared.attach(), _snapshot(shared)
-    shown = _health_series.added(snapshot, health(block.reader, block.name, snapshot))
-    body = choice.format.render(shown, view.prefixed(stats.settings.prometheus))
+    body = choice.format.render(_snapshot(attached()), view.prefixed(stats.settings.prometheus))
     return _compressed(Response(body, content_type=choice.content_type))
 
 
@@ -77,7 +71,10 @@ def _compressed(response: Response) -> Response:
 
 
 def _snapshot(shared: SharedProvider) -> Snapshot:
-    return replace(shared.exposable(), system=_system(shared))
+    snapshot = shared.exposable()
+    block = shared.attach()
+    fares = figures_of(health(block.reader, block.name, snapshot))
+    return replace(snapshot, system=_system(shared), health=fares)
 
 
 def _system(shared: SharedProvider) -> dict[str, int | float]:

@@ -179,6 +179,26 @@ def test_openmetrics_names_a_counter_without_its_suffix_and_ends_with_eof():
     )
 
 
+def test_openmetrics_tells_when_counters_and_histograms_were_made():
+    names = [
+        counter("a", "hits", (("x", "%"),)),
+        Name("a", "query", Kind.HISTOGRAM, bounds=BOUNDS),
+        Name("a", "open", Kind.GAUGE),
+        Name("a", "fallen", Kind.COUNTER),
+    ]
+    made = [name._replace(created=1_700_000_000_000_000_005 + i) for i, name in enumerate(names)]
+    page = shared.openmetrics(Snapshot(made, [1, Distribution(1.0, 1.0, (0, 0, 1, 0, 0, 0)), 2, 3])).decode()
+    assert 'hits_created{category="a",x="%"} 1700000000.000000005\n' in page
+    created = {
+        sample.name: sample.value
+        for family in parse_openmetrics(page)
+        for sample in family.samples
+        if sample.name.endswith("_created")
+    }
+    assert created == {"hits_created": 1_700_000_000.0, "query_seconds_created": 1_700_000_000.0}
+    assert "_created" not in render(Snapshot(made, [1, Distribution(1.0, 1.0, (0, 0, 1, 0, 0, 0)), 2, 3])).decode()
+
+
 def test_nothing_makes_an_empty_page():
     assert render(Snapshot([], [])) == b""
     assert shared.openmetrics(Snapshot([], [])) == b"# EOF\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,6 +91,21 @@ def test_a_head_request_has_no_body(client: FlaskClient) -> None:
     for path in ("/stats", "/stats/prometheus"):
         answer = client.head(path)
         assert (answer.status_code, answer.get_data()) == (200, b"")
+
+
+def test_the_health_of_the_statistics_is_told_as_json_and_as_series(client: FlaskClient) -> None:
+    health = client.get("/stats").get_json()["health"]
+    assert health["save_error"] is None
+    assert 0 <= health["saved_seconds_ago"] < BOUND
+    page = client.get("/metrics").text
+    series = dict(re.findall(r'^(\w+)\{category="shmstats"\} (\S+)$', page, re.MULTILINE))
+    assert series["save_error"] == series["push_error"] == series["operations_dropped_total"] == "0"
+    assert series["saver"] in ("0", "1")  # it may not save yet
+    assert 0 <= float(series["saved_seconds_ago"]) < BOUND
+    assert 0 < float(series["pool_used_ratio"]) < 1
+    assert {"agents", "agents_missing"} <= set(series)
+    assert "pushed_seconds_ago" not in series
+    assert f'build_info{{category="shmstats",core="{health["core"]}",version="{health["version"]}"}} 1' in page
 
 
 def test_an_answer_is_compressed_for_who_takes_that(client: FlaskClient) -> None:
