@@ -1,191 +1,24 @@
-"""The layout of the block in shared memory, written once, as numpy dtypes.
+"""What every room knows of the memory that is shared: a cell, a page, a request, and who a lock belongs to.
 
-Everything that touches the block, in Python or in C, takes its offsets and sizes from here::
-
-     offset 0
-    +--------+---------+----------+-------+-------+----------+------+-----------------------------+
-    | header | workers | requests | pages | index | names    | heap | cells                       |
-    | 1 page | 64 B    | 2 KiB    | 1 bit | 4 B   | 64 B     | utf8 | rows x capacity x 16 B      |
-    |        | a slot  | a worker | a page| a slot| a record |      |                             |
-    +--------+---------+----------+-------+-------+----------+------+-----------------------------+
-                                                                row 0: shared by all workers
-                                                                row n: the stripe of one worker (or of
-                                                                       several, where rows are scarce)
-
-header
-    One `HEADER`. ``magic`` is written last when a block is made, so a block without it is half-made.
-    What counting reads at every call has a cache line of its own.
-``workers``
-    A `WORKER` for each process that counts: who it is, and the row it adds to.
-``requests``
-    For each worker slot `REQUESTS_PER_WORKER` entries, a `REQUEST` each: what the process is serving now.
-    Written without a lock by the process that has the slot; memory only where one was written.
-``pages``
-    For each row a bitmap of its pages that have memory behind them. Nobody may touch a page of cells
-    whose bit is 0: shared memory can be smaller than its size says, and touching what is not there
-    kills the process (SIGBUS), or makes a mere reader allocate it.
-``index``
-    An open-addressing hash table, which grows with the names: 0 is empty, `DELETED` was used once, else a
-    record's number + 1.
-``names``
-    A `NAME` for each statistic. The first ``header.names`` are in use or removed.
-``heap``
-    The keys of the names (`shmstats.block.keys` tells their form) and what is declared about them.
-``cells``
-    A `CELL` of 8 bytes for each row and column. A series owns ``width`` consecutive columns: its lock, then its
-    values::
-
-        counter    | lock seq | n       |
-        gauge      | lock seq | integer | double  | owner | moment |   owner and moment where each worker has its own
-        histogram  | lock seq | sum     | maximum | bucket 0 | bucket 1 | ...
-
-    ``seq`` of a gauge is 0 where the integer is its value and 1 where the double is; of a histogram it is odd while
-    that is written, and another number afterwards.
-
-Every section starts on a page of its own, every row as well. All numbers are little-endian. The names,
-heap, index, worker and request sections are reserved as far as they are used (see `shmstats.block.segment`).
-
-The word in ``CELL.lock`` is 0 when free, else the owner's worker slot + 1 (12 bits) and the low 20 bits of
-its claim number: `owner_word`.
+`shmstats.block.layout` has the layout of a whole block. The word in ``CELL.lock`` is 0 when free, else the owner's
+worker slot + 1 (12 bits) and the low 20 bits of its claim number: `owner_word`.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 PAGE = 4096
 
-#: The first eight bytes of a finished block, as one little-endian integer.
-MAGIC = int.from_bytes(b"shmstats", "little")
-
-#: Raised with every change of what is written below. From 4 on what is spare is used before the number is raised.
-LAYOUT_VERSION = 4
-
-#: How the cells of a block are locked: by compare-and-swap (C), or by record locks (pure Python).
-PROTOCOLS = {1: "compare-and-swap", 2: "record locks"}
-
-#: Worker slots of a block: the number of processes that can count at one time.
-WORKER_SLOTS = 4095
-
 #: What the integer of a cell can be.
 INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
 
-#: The bytes of the lock file: the table lock; in the pure Python core the lock of cell 0, and behind it those of the
-#: others; and, far behind them, what the process has that saves snapshots, and what all processes share that have
-#: the block attached.
-TABLE = 0
+#: The byte of the lock file that is the lock of cell 0, in the pure Python core; behind it those of the others.
 FIRST_CELL = 1
-SAVER = 2**60
-ATTACHED = 2**60 + 1
-
-#: Slots that a new index has.
-FIRST_INDEX_SLOTS = 1024
-
-#: An index slot whose record was removed; a search goes on behind it.
-DELETED = 0xFFFFFFFF
-
-#: Bytes of a text in the header.
-MESSAGE_BYTES = 192
-
-#: What a process is serving at one time, at most, as far as others can see it.
-REQUESTS_PER_WORKER = 16
-
-#: Four cache lines of 64 bytes (what a block is, what every call compares, the names, the saver), then texts.
-#: The rest of its page is spare, and zero.
-HEADER = np.dtype(
-    [
-        ("magic", "<u8"),
-        ("layout_version", "<u4"),
-        ("protocol", "<u4"),
-        ("capacity", "<u4"),  # counters that a row has room for
-        ("max_workers", "<u4"),  # rows beside row 0
-        ("namespace", "<u8"),  # inode of the creator's pid namespace
-        ("started", "<u8"),  # CLOCK_MONOTONIC in ns: creation, or adoption after a crash
-        ("finished", "<u8"),  # 1 once there is a magic: without one the block was damaged then, not half made
-        ("salt", "S16"),  # of the hash of keys
-        ("generation", "<u8"),  # raised when a name is removed: bindings to cells are void
-        ("spare_generation", "S56"),
-        ("revision", "<u8"),  # raised when any name changes: what a reader derived is stale
-        ("heap", "<u8"),  # bytes of the heap in use
-        ("names", "<u4"),  # records in use or removed
-        ("removed", "<u4"),  # of these, the removed ones
-        ("cells", "<u4"),  # columns in use
-        ("slots", "<u4"),  # worker slots ever used
-        ("changing", "<u4"),  # 1 while the names change; a holder that dies leaves it so
-        ("claims", "<u4"),  # the last claim number given out
-        ("families", "<u4"),  # records that stand for a whole metric
-        ("index_slots", "<u4"),  # of the index, those in use: a power of two
-        ("spare_names", "S16"),
-        ("uuid", "S16"),  # of the data directory's statistics, whatever process or block they are in
-        ("saver_term", "<u8"),  # raised by each process that begins to save
-        ("saver_heartbeat", "<u8"),  # CLOCK_BOOTTIME in ns
-        ("saver_pid", "<u4"),
-        ("spare_saver", "<u4"),
-        ("saved", "<u8"),  # the last saved snapshot, in ns since 1970; 0: none
-        ("saved_count", "<u8"),  # snapshots saved
-        ("save_ticket", "<u8"),  # raised by each save that begins
-        ("saved_ticket", "<u8"),  # of the saved snapshot: one with an earlier ticket does not take its place
-        ("saved_from", "<u8"),  # CLOCK_BOOTTIME in ns: what was counted before this is on the disk
-        ("expose_due", "<u8"),  # CLOCK_BOOTTIME in ns: the next turn of a save for a page, if all were taken in turn
-        ("pushed", "<u8"),  # the last push, in ns since 1970; 0: none
-        ("save_error", f"S{MESSAGE_BYTES}"),  # UTF-8, NUL-padded; empty: the last save succeeded
-        ("push_error", f"S{MESSAGE_BYTES}"),
-        ("save_error_check", "<u4"),  # CRC-32 of the text: whoever reads a half-written one notices
-        ("push_error_check", "<u4"),
-    ]
-)
-
-WORKER = np.dtype(
-    [
-        ("state", "<u4"),  # 0 free, 1 taken
-        ("claim", "<u4"),
-        ("pid", "<u4"),
-        ("row", "<u4"),
-        ("start_time", "<u8"),  # of the process, in clock ticks since boot, as /proc has it
-        ("attached", "<u8"),  # CLOCK_MONOTONIC in ns
-        ("held", "<u8"),  # operations in its buffer
-        ("image", "<u8"),  # tells the program that runs from one that the process ran before an exec
-        ("serving", "<u4"),  # 1 once there is memory behind the entries of its requests
-        ("further", "<u4"),  # requests that it serves beyond those that have an entry
-        ("spare", "<u8"),
-    ]
-)
-
-REQUEST = np.dtype(
-    [
-        ("start", "<u8"),  # ns since 1970; 0: the entry is free
-        ("sequence", "<u8"),  # odd while the entry is being written
-        ("length", "<u2"),  # of the text
-        ("text", "S110"),  # method and path without the query in UTF-8, cut
-    ]
-)
-
-NAME = np.dtype(
-    [
-        ("state", "<u1"),  # 0 unused, 1 live, 2 removed
-        ("kind", "<u1"),  # shmstats.series.Kind
-        ("mode", "<u1"),  # how a per-worker gauge is combined
-        ("flags", "<u1"),
-        ("width", "<u4"),  # consecutive cells
-        ("cell", "<u4"),  # the first of them
-        ("family", "<u4"),  # record + 1 of the metric's family; 0: it has none
-        ("hash", "<u4"),
-        ("declaration", "<u4"),  # of a family: the number of its declaration; of a series: that it was made under
-        ("key", "<u8"),  # offset in the heap
-        ("room", "<u4"),  # bytes there
-        ("length", "<u4"),  # of the key
-        ("note", "<u8"),  # offset of a text in the heap, see shmstats.block.names
-        ("note_room", "<u4"),  # bytes there
-        ("members", "<u4"),  # of a family: its label sets
-        ("created", "<u8"),  # ns since 1970
-    ]
-)
 
 #: A series' first cell is its lock; each of the others is a value, an integer or a double.
 CELL = np.dtype({"names": ["lock", "seq", "value"], "formats": ["<u4", "<u4", "<i8"], "offsets": [0, 4, 0]})
@@ -195,13 +28,18 @@ CELLS_PER_PAGE = PAGE // CELL.itemsize
 #: Cells of a counter, the smallest series.
 COUNTER_WIDTH = 2
 
+#: What a process is serving at one time, at most, as far as others can see it.
+REQUESTS_PER_WORKER = 16
+REQUEST = np.dtype(
+    [
+        ("start", "<u8"),  # ns since 1970; 0: the entry is free
+        ("sequence", "<u8"),  # odd while the entry is being written
+        ("length", "<u2"),  # of the text
+        ("text", "S110"),  # method and path without the query in UTF-8, cut
+    ]
+)
 
 _STRUCT_CODES = {"|u1": "B", "<u2": "H", "<u4": "I", "<u8": "Q", "<i8": "q"}
-
-
-def owner_word(slot: int, claim: int) -> int:
-    """Return what a cell's lock holds while worker ``slot`` (0 to 4094) with number ``claim`` has it."""
-    return (slot + 1) << 20 | claim & 0xFFFFF
 
 
 def struct_of(dtype: np.dtype[Any]) -> struct.Struct:
@@ -224,89 +62,6 @@ def field_offset(dtype: np.dtype[Any], name: str) -> int:
     return int(fields[name][1])
 
 
-def _pages(size: int) -> int:
-    """Round a size in bytes up to whole pages."""
-    return -(-size // PAGE) * PAGE
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where each section of a block is, given its two sizes.
-
-    Attributes:
-        capacity: counters that a row has room for; other series take more.
-        max_workers: rows beside the shared row 0.
-    """
-
-    capacity: int
-    max_workers: int
-
-    @cached_property
-    def rows(self) -> int:
-        """Rows, with the shared one."""
-        return self.max_workers + 1
-
-    @cached_property
-    def columns(self) -> int:
-        """Cells of a row."""
-        return self.capacity * COUNTER_WIDTH
-
-    @cached_property
-    def workers(self) -> int:
-        """Offset of the worker slots."""
-        return PAGE
-
-    @cached_property
-    def requests(self) -> int:
-        """Offset of the requests, `REQUESTS_PER_WORKER` entries for each worker slot."""
-        return self.workers + _pages(WORKER_SLOTS * WORKER.itemsize)
-
-    @cached_property
-    def bitmap_bytes(self) -> int:
-        """Bytes of one row's bitmap of reserved pages, a multiple of 8."""
-        return -(-self.row_bytes // PAGE // 64) * 8
-
-    @cached_property
-    def pages(self) -> int:
-        """Offset of the bitmaps of reserved pages."""
-        return self.requests + _pages(WORKER_SLOTS * REQUESTS_PER_WORKER * REQUEST.itemsize)
-
-    @cached_property
-    def index(self) -> int:
-        """Offset of the hash index."""
-        return self.pages + _pages(self.rows * self.bitmap_bytes)
-
-    @cached_property
-    def index_slots(self) -> int:
-        """Slots that the hash index can grow to: a power of two, at most half of them used."""
-        return 1 << (2 * self.capacity - 1).bit_length()
-
-    @cached_property
-    def names(self) -> int:
-        """Offset of the name records; there are as many as a row has room for counters."""
-        return self.index + _pages(self.index_slots * 4)
-
-    @cached_property
-    def heap(self) -> int:
-        """Offset of the heap."""
-        return self.names + _pages(self.capacity * NAME.itemsize)
-
-    @cached_property
-    def heap_bytes(self) -> int:
-        """Size of the heap in bytes."""
-        return _pages(self.capacity * 128)
-
-    @cached_property
-    def cells(self) -> int:
-        """Offset of the cells."""
-        return self.heap + self.heap_bytes
-
-    @cached_property
-    def row_bytes(self) -> int:
-        """Bytes from one row of cells to the next."""
-        return _pages(self.columns * CELL.itemsize)
-
-    @cached_property
-    def size(self) -> int:
-        """Size of the whole block in bytes, most of which has no memory behind it."""
-        return self.cells + self.rows * self.row_bytes
+def owner_word(slot: int, claim: int) -> int:
+    """Return what a cell's lock holds while worker ``slot`` (0 to 4094) with number ``claim`` has it."""
+    return (slot + 1) << 20 | claim & 0xFFFFF

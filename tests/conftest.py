@@ -178,13 +178,13 @@ def attach(shmstats: ModuleType, data: Path) -> Iterator[Callable[..., Any]]:
     blocks = []
 
     def attach(capacity: int = 256, max_workers: int = 4, **more: Any) -> Any:
-        block = shmstats.block.Block.attach(more.pop("directory", data), capacity, max_workers, **more)
+        block = shmstats.reading.AttachedBlock.attach(more.pop("directory", data), capacity, max_workers, **more)
         blocks.append(block)
         return block
 
     yield attach
     for block in blocks:
-        if block._segment._fd >= 0:
+        if block.cells.generation:  # not closed
             block.leave()
 
 

@@ -29,12 +29,16 @@ def wait_until(condition: Callable[[], object], bound: float = BOUND) -> None:
 
 def segment_of(directory: Path) -> str:
     """Return the name of the segment of a data directory, by the rule that the design gives."""
-    place = hashlib.blake2b(os.fsencode(os.path.realpath(directory)), digest_size=8).hexdigest()
-    return f"shmstats_{os.geteuid()}_{place}"
+    if not directory.is_dir():
+        place = hashlib.blake2b(os.fsencode(os.path.realpath(directory)), digest_size=8).hexdigest()
+        return f"shmstats_path_{place}"
+    found = directory.stat()
+    return f"shmstats_{found.st_dev:x}_{found.st_ino:x}"
 
 
 def segment_file(directory: Path) -> Path:
-    """Return the file of the segment of a data directory."""
+    """Return the file of the segment of a data directory, which is made where it is missing."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Path(SHARED_MEMORY, segment_of(directory))
 
 

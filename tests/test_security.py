@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from helpers import SHARED_MEMORY, segment_file, segment_of, wait_until
+from helpers import SHARED_MEMORY, segment_of, wait_until
 
 import shmstats
 from shmstats import snapshot as snapshots
@@ -95,7 +95,7 @@ def test_all_that_is_created_is_for_this_user_alone(python: Any, tmp_path: Path,
     alive = created(top, data)
     kinds = {stat.S_IFMT(found.st_mode) for found in alive.values()}
     assert kinds == {stat.S_IFDIR, stat.S_IFREG, stat.S_IFSOCK}
-    assert len([path for path in alive if path.startswith(SHARED_MEMORY)]) == 3  # the block, its lock file, a socket
+    assert len([path for path in alive if path.startswith(SHARED_MEMORY)]) == 2  # the block and a socket
     child.tell()
     assert child.hear() == "closed"
     for path, found in {**alive, **created(top, data)}.items():
@@ -153,26 +153,6 @@ def test_a_pipe_in_place_of_a_snapshot_holds_nobody_up(tmp_path: Path) -> None:
     directory.mkdir()
     os.mkfifo(directory / FILE)
     assert load_newest(directory, lambda line: None) is None
-
-
-def test_a_link_in_place_of_the_lock_file_is_refused(python: Any, tmp_path: Path, data: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.write_text("another's")
-    link = segment_file(data).with_name(segment_of(data) + ".lock")
-    link.symlink_to(outside)
-    try:
-        code = """
-            import shmstats
-            try:
-                shmstats.init()
-            except OSError as error:
-                print(type(error).__name__, flush=True)
-        """
-        assert python.run(code) == "OSError\n"
-    finally:
-        link.unlink()
-    assert outside.read_text() == "another's"
-    assert not segment_file(data).exists()
 
 
 # Secrets --------------------------------------------------------------------------------------------

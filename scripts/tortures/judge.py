@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shmstats import snapshot as saved
-from shmstats.block import read_only
-from shmstats.block.header import check_layout, read_header
+from shmstats.block import identify
+from shmstats.block.header import read_header
+from shmstats.block.layout import DELETED, NAME
 from shmstats.block.names import FAMILY, LIVE, MEMBER, REMOVED, NameTable
-from shmstats.block.segment import ReadOnlySegment, segment_name
-from shmstats.layout import DELETED, NAME
+from shmstats.block.segment import ReadOnlySegment
+from shmstats.block.validate import check_layout
+from shmstats.reading import read_only
 from shmstats.series import Distribution, Snapshot
 
 from .ledger import STREAMS, Notes
@@ -118,9 +120,10 @@ def check_structure(directory: Path) -> int:
     Returns:
         How many names there are.
     """
-    name = segment_name(directory)
-    with ReadOnlySegment(name) as buf:
-        layout = check_layout(name, read_header(buf), len(buf))
+    identity = identify(directory)
+    with ReadOnlySegment(identity) as segment:
+        buf = segment.buf
+        layout = check_layout(identity.name, read_header(buf), len(buf))
         table = NameTable(buf, layout)
         try:
             return _check_names(table, np.frombuffer(bytes(buf[layout.names : layout.heap]), NAME))

@@ -464,9 +464,9 @@ def damage_file(file: Path, chance: random.Random) -> None:
 
 def remove_block(directory: Path) -> None:
     """Remove the block of a data directory that nobody uses, with what lies beside it."""
-    from shmstats.block.segment import segment_name, segment_path
+    from shmstats.block import identify
 
-    path = Path(segment_path(segment_name(directory)))
+    path = Path(identify(directory).segment)
     for file in path.parent.glob(f"{path.name}*"):
         with suppress(FileNotFoundError):
             file.unlink()

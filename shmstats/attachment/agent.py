@@ -132,13 +132,16 @@ class Agent:
     Args:
         tasks: what to do from time to time.
         socket: path of the socket where questions are asked.
+        owner: user id of the block's owner.
         answers: for each question, what gives its answer.
     """
 
-    def __init__(self, tasks: Sequence[Task], socket: str, answers: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], socket: str, owner: int, answers: Mapping[str, Callable[[], Any]]
+    ) -> None:
         self._tasks = tasks
         self._answers = answers
-        self._socket = socket
+        self._socket, self._owner = socket, owner
         self._listener: Listener | None = None
         self._listen_at = 0.0
         self._warned = False
@@ -232,7 +235,7 @@ class Agent:
         if self._listener is None and not self._stopped and time.monotonic() >= self._listen_at:
             self._listen_at = time.monotonic() + RETRY_SECONDS
             try:
-                listener = Listener(self._socket)
+                listener = Listener(self._socket, self._owner)
                 if self._stopped:
                     listener.close()
                 else:

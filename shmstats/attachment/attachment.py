@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from .. import lifecycle, native
-from ..block import Block, BlockError, BlockFullError, Change, damage_named, declare, segment_name
+from ..block import BlockError, BlockFullError, Change, damage_named, declare
 from ..block.declarations import Definition
-from ..block.lock import Guard, held_guard, lock_file
+from ..block.lock import Guard, held_guard, process_guard
 from ..block.names import encode_key
 from ..block.outdated import remove_outdated
-from ..block.segment import segment_path
 from ..config import Settings
 from ..debug.processes import memory
 from ..debug.stacks import stacks
 from ..interruption import came_from_handler
 from ..once import Once
+from ..reading import AttachedBlock
 from ..series import Declaration, Snapshot
 from .agent import RETRY_SECONDS, Agent, Task
 from .buffer import Buffer
@@ -70,9 +70,7 @@ class Attachment:
         self.successor: Attachment | None = None
         self._settings = settings
         self._former = former
-        self._name = segment_name(self.directory)
-        self._locks = lock_file(segment_path(self._name) + ".lock")
-        self._block: Block | None = None
+        self._block: AttachedBlock | None = None
         self._buffer: Buffer | None = None
         self._agent: Agent | None = None
         self._saver: Saver | None = None
@@ -102,7 +100,7 @@ class Attachment:
             if holder is not None:
                 holder.cells.direct = self._direct and not self._no_thread_until
 
-    def attach(self) -> Block:
+    def attach(self) -> AttachedBlock:
         """Return the attached block; attach it if it is not.
 
         Raises:
@@ -116,14 +114,14 @@ class Attachment:
             if former is not None:
                 former.close()
                 self._former = None
-            with self._locks.guard:
+            with process_guard():
                 block = self._block
                 if block is None:
                     if self.retired:
-                        raise BlockError(f"block {self._name} was left for that of another configuration")
-                    with damage_named(self._name):
+                        raise BlockError(f"the block of {self.directory} was left for that of another configuration")
+                    with damage_named(f"of {self.directory}"):
                         block = self._attach()
-                    self._locks.guard.defer(self._start_agent)
+                    process_guard().defer(self._start_agent)
         return block
 
     def retire(self, successor: Attachment | None) -> None:
@@ -142,7 +140,7 @@ class Attachment:
         """Leave the block; returns what it had where another one has come in its place, since its file was removed."""
         carried = None
         self._stop_agent()
-        with self._locks.guard:
+        with process_guard():
             block, self._block = self._block, None
             saver, self._saver = self._saver, None
             _holding.discard(self)
@@ -191,7 +189,7 @@ class Attachment:
         Raises:
             BlockError: the block is damaged.
         """
-        with self._locks.guard:
+        with process_guard():
             block, buffer = self._block, self._buffer
             if block is not None and buffer is not None and block.held:
                 with damage_named(block.name):
@@ -228,9 +226,9 @@ class Attachment:
 
     # What attaching takes --------------------------------------------------------------------------
 
-    def _attach(self) -> Block:
+    def _attach(self) -> AttachedBlock:
         stats = self._settings.stats
-        block = Block.attach(self.directory, stats.capacity, stats.max_workers, self._fill)
+        block = AttachedBlock.attach(self.directory, stats.capacity, stats.max_workers, self._fill)
         try:
             register_own(block, not stats.no_buffer, self._log_once)
             self._declare_again(block)
@@ -243,17 +241,17 @@ class Attachment:
             self._buffer = None
             block.leave(lambda left: self._finish(left, None))
             raise
-        self._saver = Saver(block, self._locks, self._settings, self._tell)
+        self._saver = Saver(block, self._settings, self._tell)
         self._block = block
         self._direct_cells()
         _holding.add(self)
         return block
 
-    def _attached(self) -> Block | None:
+    def _attached(self) -> AttachedBlock | None:
         """Return the block, or None where it cannot be attached now; that was logged."""
         if self._no_thread_until and time.monotonic() >= self._no_thread_until and self.held_guard() is None:
             self._start_agent()
-        if self.retired or (self._block is None and (self._locks.guard.held or time.monotonic() < self._retry_at)):
+        if self.retired or (self._block is None and (process_guard().held or time.monotonic() < self._retry_at)):
             return None
         if self.ending and threading.current_thread() is not threading.main_thread():
             return None
@@ -267,13 +265,13 @@ class Attachment:
                 self._log_once(f"nothing is counted: {error}")
             return None
 
-    def _fill(self, block: Block) -> None:
+    def _fill(self, block: AttachedBlock) -> None:
         """Fill a block that was just made from the saved snapshot."""
         register_own(block, not self._settings.stats.no_buffer, self._log_once)
         if self._settings.stats.persist:
-            self._dropped += fill(block, self.directory, self._tell)
+            self._dropped += fill(block, block.identity.directory, self._tell)
 
-    def _declare(self, block: Block, category: str, metric: str) -> Change | None:
+    def _declare(self, block: AttachedBlock, category: str, metric: str) -> Change | None:
         """Declare what this process says of a metric; where there is no room that is logged, as is what changes."""
         definition = self._declared[category, metric]
         try:
@@ -286,7 +284,7 @@ class Attachment:
             self._tell_change(category, metric, change)
         return change
 
-    def _declare_again(self, block: Block) -> None:
+    def _declare_again(self, block: AttachedBlock) -> None:
         """Declare what was declared before the block was attached."""
         for category, metric in list(self._declared):
             self._declare(block, category, metric)
@@ -297,8 +295,8 @@ class Attachment:
         text = f"{name} is declared as {change.now} now; before it was {change.before}"
         if change.outdated:
             text += f", and the {change.outdated} series of that are not shown any more"
-        if self._locks.guard.held:
-            self._locks.guard.defer(partial(log.warning, text))
+        if process_guard().held:
+            process_guard().defer(partial(log.warning, text))
         else:
             log.warning(text)
 
@@ -307,7 +305,7 @@ class Attachment:
         definition = self._declared.get((category, metric))
         return None if definition is None else definition.declared
 
-    def _finish(self, block: Block, saver: Saver | None) -> None:
+    def _finish(self, block: AttachedBlock, saver: Saver | None) -> None:
         """Do what the last process does before the block goes."""
         remove_stale(block.name, ())
         if saver is not None:
@@ -315,7 +313,7 @@ class Attachment:
 
     # The buffer ------------------------------------------------------------------------------------
 
-    def _make_buffer(self, block: Block) -> Buffer:
+    def _make_buffer(self, block: AttachedBlock) -> Buffer:
         buffer = Buffer(block, block.buffer_cells(self._settings.stats.buffer_size, self._flush_or_tell))
         keys = encode_key(OWN, FLUSHES), encode_key(OWN, FLUSH)
         flushes, durations = map(block.names.find, keys)
@@ -349,21 +347,21 @@ class Attachment:
 
     def _start_agent(self) -> None:
         """Start the background thread of a block that has just been attached."""
-        with self._locks.guard:
+        with process_guard():
             block = self._block
             agent = self._agent
             if block is None:
                 return
             if agent is None:
                 socket = socket_path(block.name, block.worker.slot)
-                agent = self._agent = Agent(self._tasks(), socket, self._answers)
+                agent = self._agent = Agent(self._tasks(), socket, block.identity.owner, self._answers)
         started = not native.forks_unseen() and agent.start()
         self._no_thread_until = 0.0 if started else time.monotonic() + RETRY_SECONDS
         self._direct_cells()
 
     def _stop_agent(self) -> None:
         """Stop the background thread. The guard is not held, for the thread may be waiting for it."""
-        with self._locks.guard:
+        with process_guard():
             agent, self._agent = self._agent, None
             saver = self._saver
         if agent is not None:
@@ -382,7 +380,7 @@ class Attachment:
 
     # What is said and counted about it -------------------------------------------------------------
 
-    def _count_dropped(self, block: Block) -> None:
+    def _count_dropped(self, block: AttachedBlock) -> None:
         """Count the dropped operations in the block; its counter was registered with the block."""
         dropped, self._dropped = self._dropped, 0
         with suppress(ValueError):  # closed by another thread

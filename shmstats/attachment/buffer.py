@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import struct
 
-from ..block.block import Block
 from ..block.names import Record
 from ..core import Cells, Series
+from ..reading import AttachedBlock
 from ..series import Kind
 
 
@@ -25,7 +25,7 @@ class Buffer:
         cells: a row of this process's own.
     """
 
-    def __init__(self, block: Block, cells: Cells) -> None:
+    def __init__(self, block: AttachedBlock, cells: Cells) -> None:
         self.cells = cells
         self._block = block
         self._generation = cells.generation

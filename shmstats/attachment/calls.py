@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from .. import lifecycle
-from ..block import Block, BlockFullError, DeclarationError, SeriesLimitError, damage_named
+from ..block import BlockFullError, DeclarationError, SeriesLimitError, damage_named
 from ..block.lock import Guard
 from ..interruption import came_from_handler
+from ..reading import AttachedBlock
 
 if TYPE_CHECKING:
     from .attachment import Attachment
@@ -54,7 +55,7 @@ def deferred(
 
 
 def operation(
-    do: Callable[Concatenate[_Attachment, Block, _Parameters], object],
+    do: Callable[Concatenate[_Attachment, AttachedBlock, _Parameters], object],
 ) -> Callable[Concatenate[_Attachment, _Parameters], None]:
     """Have a method done on the attached block, now or as soon as this thread can, and never fail.
 
@@ -102,7 +103,7 @@ def _pass_on(retired: Attachment, method: str, *arguments: Any, **named: Any) ->
 def question(
     nothing: _Result,
 ) -> Callable[
-    [Callable[Concatenate[_Attachment, Block, _Parameters], _Result]],
+    [Callable[Concatenate[_Attachment, AttachedBlock, _Parameters], _Result]],
     Callable[Concatenate[_Attachment, _Parameters], _Result],
 ]:
     """Have a method read the attached block.
@@ -115,7 +116,7 @@ def question(
     """
 
     def decorate(
-        ask: Callable[Concatenate[_Attachment, Block, _Parameters], _Result],
+        ask: Callable[Concatenate[_Attachment, AttachedBlock, _Parameters], _Result],
     ) -> Callable[Concatenate[_Attachment, _Parameters], _Result]:
         @functools.wraps(ask)
         def call(self: _Attachment, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> _Result:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..block import Block, Change, Record, give_way
+from ..block import Change, Record, give_way
 from ..block.declarations import Definition
 from ..block.names import encode_key
+from ..reading import AttachedBlock
 from ..series import Declaration, Kind, Labels
 from .attachment import Attachment
 from .calls import deferred, question
@@ -44,7 +45,7 @@ class Changes(Attachment):
         return change is not None
 
     @question(_NO_CHANGE)
-    def _give_way(self, block: Block, category: str, metric: str, rivals: list[str]) -> Change | None:
+    def _give_way(self, block: AttachedBlock, category: str, metric: str, rivals: list[str]) -> Change | None:
         return give_way(block, category, metric, self._declared[category, metric], rivals)
 
     def remove(self, category: str, metric: str | None, labels: Labels | None = None) -> int:
@@ -66,7 +67,7 @@ class Changes(Attachment):
 
     @deferred
     @question(0)
-    def _remove(self, block: Block, category: str, metric: str | None, labels: Labels | None) -> int:
+    def _remove(self, block: AttachedBlock, category: str, metric: str | None, labels: Labels | None) -> int:
         with block.exclusive():
             records = _matching(block, category, metric, labels)
             block.remove(records)
@@ -74,7 +75,7 @@ class Changes(Attachment):
 
     @deferred
     @question(0)
-    def _reset(self, block: Block, category: str, metric: str | None, labels: Labels | None) -> int:
+    def _reset(self, block: AttachedBlock, category: str, metric: str | None, labels: Labels | None) -> int:
         with block.exclusive():
             records = _matching(block, category, metric, labels)
             moments = [record for record in records if record.kind is Kind.TIMESTAMP]
@@ -85,7 +86,7 @@ class Changes(Attachment):
         return len(records)
 
 
-def _matching(block: Block, category: str, metric: str | None, labels: Labels | None) -> list[Record]:
+def _matching(block: AttachedBlock, category: str, metric: str | None, labels: Labels | None) -> list[Record]:
     """Return the series of a category, or of one of its metrics, or one of its series. The table lock is held."""
     names = block.names
     if metric is None:

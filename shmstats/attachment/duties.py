@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from .. import native
-from ..block import Block
 from ..config import Settings
 from ..once import Once
+from ..reading import AttachedBlock
 from ..series import Snapshot
 
 log = logging.getLogger("shmstats")
@@ -43,7 +43,7 @@ class Duty(Protocol):
     name: str
     interval: float
 
-    def perform(self, block: Block, snapshot: Snapshot) -> None:
+    def perform(self, block: AttachedBlock, snapshot: Snapshot) -> None:
         """Do it once. What is raised is logged the first time, and it is done again at the next interval.
 
         Args:
@@ -51,7 +51,7 @@ class Duty(Protocol):
             snapshot: what the duty may show.
         """
 
-    def finish(self, block: Block, snapshot: Snapshot) -> None:
+    def finish(self, block: AttachedBlock, snapshot: Snapshot) -> None:
         """Do it for the last time: the last process leaves in good order, and has saved.
 
         Args:
@@ -74,7 +74,7 @@ class DutyThread:
         look: returns the block and what the duty may show of it; None where there is nothing to be done now.
     """
 
-    def __init__(self, duty: Duty, look: Callable[[Duty], tuple[Block, Snapshot] | None]) -> None:
+    def __init__(self, duty: Duty, look: Callable[[Duty], tuple[AttachedBlock, Snapshot] | None]) -> None:
         self._duty = duty
         self._look = look
         self._logged = Once()
@@ -114,7 +114,7 @@ class DutyThread:
             log_failure(self._duty, error, self._logged)
 
 
-def finish_all(duties: Iterable[Duty], block: Block, snapshot: Snapshot) -> None:
+def finish_all(duties: Iterable[Duty], block: AttachedBlock, snapshot: Snapshot) -> None:
     """Have each duty finish; one that raises is logged."""
     for duty in duties:
         try:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 
-from ..block import Block, Record
+from ..block import Record
 from ..block.names import OVERFLOW, encode_key
 from ..config import Settings
+from ..reading import AttachedBlock
 from ..series import Kind, Labels, Name, Snapshot, Value
 from .moving import add_value
 
@@ -44,7 +45,7 @@ class Expiry:
         self._seconds = seconds
         self._seen: dict[_Series, tuple[Value, float]] = {}
 
-    def perform(self, block: Block, snapshot: Snapshot) -> None:
+    def perform(self, block: AttachedBlock, snapshot: Snapshot) -> None:
         """Look at all label sets, and remove those that are due.
 
         Args:
@@ -64,11 +65,11 @@ class Expiry:
                 continue
             self._seen[series] = value, since
 
-    def finish(self, block: Block, snapshot: Snapshot) -> None:
+    def finish(self, block: AttachedBlock, snapshot: Snapshot) -> None:
         """Do nothing: what is saved at the end is looked at by who restores it."""
 
 
-def _remove(block: Block, name: Name, value: Value) -> bool:
+def _remove(block: AttachedBlock, name: Name, value: Value) -> bool:
     """Remove a label set that still has a value; returns whether it went.
 
     What is counted just before it goes is not lost: the series is there again then.
@@ -85,7 +86,7 @@ def _remove(block: Block, name: Name, value: Value) -> bool:
     return True
 
 
-def _taken_out(block: Block, record: Record) -> Value:
+def _taken_out(block: AttachedBlock, record: Record) -> Value:
     """Remove a series; returns the value that it had when nobody could count into it any more."""
     block.names.remove([record], block.cells)
     left = block.reader.value(record)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ..block import Block, Record
+from ..block import Record
 from ..block.block import SHARED_ROW
+from ..reading import AttachedBlock
 from ..reading.reader import Contribution
 from ..series import Mode
 
@@ -13,7 +14,7 @@ from ..series import Mode
 _DEAD = 1
 
 
-def keep_of_dead(block: Block, record: Record, row: int) -> None:
+def keep_of_dead(block: AttachedBlock, record: Record, row: int) -> None:
     """Move what a dead worker had of a gauge out of a row that this process is about to write to.
 
     Args:
@@ -33,5 +34,5 @@ def keep_of_dead(block: Block, record: Record, row: int) -> None:
             block.cells.set_gauge(SHARED_ROW, record.cell, value, block.cells.generation, by)
 
 
-def _found(block: Block, record: Record) -> list[Contribution]:
+def _found(block: AttachedBlock, record: Record) -> list[Contribution]:
     return block.reader.contributions(record)

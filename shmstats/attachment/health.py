@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._version import __version__
-from ..block import BlockReader
 from ..core import CORE
+from ..reading import BlockReader
 from ..series import Kind, Snapshot
 from .own_metrics import OPERATIONS_DROPPED, OWN
 from .peers import socket_path

@@ -6,14 +6,15 @@ it again adds nothing, so each process of the old block may do it when it leaves
 
 from __future__ import annotations
 
-from ..block import Block, BlockFullError, SeriesLimitError
+from ..block import BlockFullError, SeriesLimitError
 from ..block.block import SHARED_ROW
 from ..block.names import encode_key
 from ..layout import INT64_MAX, INT64_MIN
+from ..reading import AttachedBlock
 from ..series import Distribution, Kind, Mode, Name, Snapshot, Value
 
 
-def move(snapshot: Snapshot, block: Block) -> None:
+def move(snapshot: Snapshot, block: AttachedBlock) -> None:
     """Have in row 0 of a block at least what a snapshot has; gauges that are there already stay as they are.
 
     Args:
@@ -35,7 +36,7 @@ def move(snapshot: Snapshot, block: Block) -> None:
                 add_value(block, name, _beyond(value, block.reader.distribution_in_row(record, SHARED_ROW)))
 
 
-def add_value(block: Block, name: Name, value: Value) -> None:
+def add_value(block: AttachedBlock, name: Name, value: Value) -> None:
     """Add a value to a series in row 0, which is registered if need be; nothing where there is no room for it.
 
     The table lock is held.

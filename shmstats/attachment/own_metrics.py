@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..block import Block, BlockFullError
+from ..block import BlockFullError
 from ..block.names import encode_key
+from ..reading import AttachedBlock
 from ..series import Kind
 
 #: The category of what the library counts about itself.
@@ -21,7 +22,7 @@ FLUSHES = "flushes"
 FLUSH = "flush"
 
 
-def register_own(block: Block, buffered: bool, tell: Callable[[str], object]) -> None:
+def register_own(block: AttachedBlock, buffered: bool, tell: Callable[[str], object]) -> None:
     """Register what the library counts about itself, while there is room.
 
     Args:
@@ -42,14 +43,14 @@ def register_own(block: Block, buffered: bool, tell: Callable[[str], object]) ->
             block.cells.count_takeovers_at(block.row_for(record), record.cell)
 
 
-def add_to_own(block: Block, metric: str, n: int) -> None:
+def add_to_own(block: AttachedBlock, metric: str, n: int) -> None:
     """Add to a counter of the library's own, if it could be registered."""
     record = block.names.find(encode_key(OWN, metric))
     if record is not None:
         block.cells.add(block.row_for(record), record.cell, n, block.cells.generation)
 
 
-def note_held(block: Block) -> None:
+def note_held(block: AttachedBlock) -> None:
     """Set the gauge of the operations that all workers hold, for readers that do not attach."""
     record = block.names.find(encode_key(OWN, OPERATIONS_HELD))
     if record is not None:

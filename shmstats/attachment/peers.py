@@ -14,7 +14,7 @@ time.
 `ask_all` is the asker's side: all workers at once, one deadline for all. A process that is stopped, or
 stays in C code without letting others run, cannot answer; it is reported as such and holds nobody up.
 
-Both sides check by SO_PEERCRED (unix(7)) that the other is of the same user.
+Both sides check by SO_PEERCRED (unix(7)) that the other is the owner of the block or root.
 
 The sockets are those of the operating system even where gevent or eventlet have put theirs in their place: they never
 wait, so they need not be cooperative. The one wait, in `ask_all`, is by `selectors`, which those replace.
@@ -38,7 +38,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
 from .. import lifecycle, native
-from ..block.segment import SHARED_MEMORY, segment_path
+from ..block.identity import SHARED_MEMORY
 
 log = logging.getLogger("shmstats")
 
@@ -72,7 +72,7 @@ def socket_path(name: str, slot: int) -> str:
         name: of the block's segment.
         slot: of the worker.
     """
-    return f"{segment_path(name)}.{slot}.sock"
+    return f"{SHARED_MEMORY}/{name}.{slot}.sock"
 
 
 def remove_stale(name: str, live_slots: Collection[int]) -> None:
@@ -109,22 +109,26 @@ class Listener:
 
     Args:
         path: of the socket, from `socket_path`.
+        owner: user id of the block's owner, who is given the socket and may ask, as root may; None: this user.
 
     Raises:
-        OSError: there is something at the path that is not a socket of this user, or it cannot be made.
+        OSError: there is something at the path that is not a socket of the owner, or it cannot be made.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, owner: int | None = None) -> None:
         self.path = path
+        self._owner = os.geteuid() if owner is None else owner
         self._clients: dict[int, _Client] = {}
         with ExitStack() as undo:
             self._socket = _new_socket()
             undo.callback(self._socket.close)
-            _remove_socket(path)
+            _remove_socket(path, self._owner)
             self._socket.bind(path)
             undo.callback(os.unlink, path)
             # Nobody can connect before listen(), whatever the umask has made of the mode until here.
             os.chmod(path, 0o600)
+            if os.geteuid() != self._owner:
+                os.chown(path, self._owner, -1, follow_symlinks=False)
             self._file = os.lstat(path)
             self._socket.listen(_BACKLOG)
             undo.pop_all()
@@ -180,7 +184,7 @@ class Listener:
             except OSError:
                 return
             connection.setblocking(False)
-            if _peer(connection).uid != os.geteuid():
+            if _peer(connection).uid not in (self._owner, 0):
                 connection.close()
                 continue
             if len(self._clients) >= _CLIENTS:
@@ -281,7 +285,8 @@ def _call(path: str, pid: int, question: str) -> _Call | None:
         return None
     try:
         connection.connect(path)
-        if _peer(connection)[:2] == (pid, os.geteuid()):
+        peer = _peer(connection)
+        if peer.pid == pid and peer.uid in (os.stat(path).st_uid, 0):
             connection.send(question.encode() + b"\n")
             return _Call(pid, connection, bytearray())
     except OSError:
@@ -348,7 +353,7 @@ def _new_socket() -> socket.socket:
     return connection
 
 
-def _remove_socket(path: str) -> None:
+def _remove_socket(path: str, owner: int) -> None:
     """Remove a socket that nobody listens at any more.
 
     Raises:
@@ -358,9 +363,9 @@ def _remove_socket(path: str) -> None:
         found = os.lstat(path)
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid not in (owner, os.geteuid()):
         raise FileExistsError(
             f"{path} is {stat.filemode(found.st_mode)} of user {found.st_uid};"
-            f" it must be a socket of user {os.geteuid()}, or not there"
+            f" it must be a socket of user {owner}, or not there"
         )
     os.unlink(path)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..block import Block, Record
+from ..block import Record
 from ..block.declarations import digest
 from ..block.names import encode_key
 from ..block.outdated import counted_under
+from ..reading import AttachedBlock
 from ..series import Kind, Labels, Snapshot, Value
 from .attachment import Attachment
 from .calls import question
@@ -24,20 +25,20 @@ class Reads(Attachment):
     """What reads the attached block. Each raises `BlockError` where that is damaged."""
 
     @question(_ZERO)
-    def value(self, block: Block, category: str, metric: str, labels: Labels = ()) -> Value:
+    def value(self, block: AttachedBlock, category: str, metric: str, labels: Labels = ()) -> Value:
         """Return the value of a name over all workers, 0 where there is none."""
         record = block.find(encode_key(category, metric, labels))
         return 0 if record is None else block.reader.value(record)
 
     @question(_NO_MOMENT)
-    def moment(self, block: Block, category: str, metric: str, labels: Labels = ()) -> int | None:
+    def moment(self, block: AttachedBlock, category: str, metric: str, labels: Labels = ()) -> int | None:
         """Return a timestamp in microseconds since 1970-01-01 UTC; None where the name has none."""
         record = block.find(encode_key(category, metric, labels))
         if record is None or record.kind is not Kind.TIMESTAMP:
             return None
         return int(block.cells.load_gauge(block.row_for(record), record.cell))
 
-    def find(self, block: Block, category: str, metric: str, labels: Labels, kind: Kind) -> Record | None:
+    def find(self, block: AttachedBlock, category: str, metric: str, labels: Labels, kind: Kind) -> Record | None:
         """Return the record that this process counts a series into, whatever others have declared since.
 
         Args:
@@ -52,14 +53,14 @@ class Reads(Attachment):
         return block.names.find(key, 0 if outdated is None else digest(outdated))
 
     @question(Snapshot((), ()))
-    def read(self, block: Block) -> Snapshot:
+    def read(self, block: AttachedBlock) -> Snapshot:
         """Return all names and values; none where there is no block."""
         if self._buffer is not None:
             note_held(block)
         return block.reader.read()
 
     @question(Snapshot((), ()))
-    def exposable(self, block: Block) -> Snapshot:
+    def exposable(self, block: AttachedBlock) -> Snapshot:
         """Return all names and values to be shown to others; what they have seen must not be lost.
 
         With ``stats.durable_exposition`` it is on the disk before this returns. Where that fails, or takes longer
@@ -71,7 +72,7 @@ class Reads(Attachment):
         return block.reader.read() if saver is None else saver.exposed()
 
     @question(True)
-    def admits(self, block: Block, category: str, metric: str, labels: Labels) -> bool:
+    def admits(self, block: AttachedBlock, category: str, metric: str, labels: Labels) -> bool:
         """Tell whether a series is there, or its metric may have one more label set."""
         key = encode_key(category, metric, labels)
         family = block.names.family_of(key)
@@ -79,10 +80,10 @@ class Reads(Attachment):
             return True
         return block.names.find(key) is not None
 
-    def consult(self, read: Callable[[Block], _Result], nothing: _Result) -> _Result:
+    def consult(self, read: Callable[[AttachedBlock], _Result], nothing: _Result) -> _Result:
         """Read something else of the attached block; ``nothing`` where there is none."""
         return question(nothing)(_consult)(self, read)
 
 
-def _consult(reads: Reads, block: Block, read: Callable[[Block], _Result]) -> _Result:
+def _consult(reads: Reads, block: AttachedBlock, read: Callable[[AttachedBlock], _Result]) -> _Result:
     return read(block)

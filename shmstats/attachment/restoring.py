@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import snapshot as store
-from ..block import Block, BlockFullError, declare, restore
+from ..block import BlockFullError, declare, restore
 from ..block.names import DEFAULT_BOUNDS
+from ..reading import AttachedBlock
 from ..series import Declaration, Snapshot
 from .own_metrics import OPERATIONS_HELD, OWN
 
 
-def fill(block: Block, directory: Path, tell: Callable[[str], object]) -> int:
+def fill(block: AttachedBlock, directory: Path, tell: Callable[[str], object]) -> int:
     """Restore the newest snapshot; returns how many statistics could not be restored.
 
     Args:
@@ -38,7 +39,7 @@ def fill(block: Block, directory: Path, tell: Callable[[str], object]) -> int:
     return len(failed)
 
 
-def _declare_saved(block: Block, restored: Snapshot, tell: Callable[[str], object]) -> None:
+def _declare_saved(block: AttachedBlock, restored: Snapshot, tell: Callable[[str], object]) -> None:
     """Declare again what was declared when a snapshot was saved; processes of today may change it."""
     declared: dict[tuple[str, str], Declaration] = {}
     for name in restored.names:

@@ -18,12 +18,12 @@ from typing import Any
 
 from .. import lifecycle, native
 from .. import snapshot as store
-from ..block import Block, BlockError
-from ..block.lock import LockFile
+from ..block import BlockError
+from ..block.layout import SAVER
 from ..block.outdated import remove_outdated
 from ..config import Settings
-from ..layout import SAVER
 from ..once import Once
+from ..reading import AttachedBlock
 from ..series import Snapshot
 from .duties import Duty, DutyThread, finish_all, make_duties, stop_all
 
@@ -52,7 +52,6 @@ class Saver:
 
     Args:
         block: that is saved.
-        locks: of the block.
         settings: where, and how often.
         tell: logs a line.
 
@@ -60,11 +59,11 @@ class Saver:
         look_interval: seconds between two calls of `look`.
     """
 
-    def __init__(self, block: Block, locks: LockFile, settings: Settings, tell: Callable[[str], object]) -> None:
+    def __init__(self, block: AttachedBlock, settings: Settings, tell: Callable[[str], object]) -> None:
         self._block = block
-        self._locks = locks
+        self._locks = block.locks
         self._settings = settings
-        self._directory = store.stats_directory(settings.path.data)
+        self._directory = store.stats_directory(block.identity.directory)
         self._interval = settings.stats.snapshot_interval_ms / 1000
         self.look_interval = self._interval / _LOOKS
         self._tell = tell
@@ -176,7 +175,7 @@ class Saver:
             else:
                 self._duty_threads.append(thread)
 
-    def _look_for(self, duty: Duty) -> tuple[Block, Snapshot] | None:
+    def _look_for(self, duty: Duty) -> tuple[AttachedBlock, Snapshot] | None:
         """Return what a duty may show; None where this process has the term no longer."""
         if not self.elected:
             return None

@@ -9,10 +9,12 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Sequence
 
-from ..block import Block, Record, SeriesLimitError
+from ..block import Record, SeriesLimitError
+from ..block.lock import process_guard
 from ..block.names import OVERFLOW, decode_key, encode_key, overflow_key
 from ..core import Counter, Gauge, Histogram, Series
 from ..layout import INT64_MAX, INT64_MIN
+from ..reading import AttachedBlock
 from ..series import Distribution, Kind, Mode
 from .calls import KindError, operation
 from .changes import Changes
@@ -30,7 +32,7 @@ class SharedProvider(Reads, Changes):
     """The shared block as a provider of a registry: what counts. Its bases attach, read and change."""
 
     @operation
-    def register(self, block: Block, series: Series, kind: Kind) -> None:
+    def register(self, block: AttachedBlock, series: Series, kind: Kind) -> None:
         """Have a series there, at 0 if it is new.
 
         Args:
@@ -41,7 +43,7 @@ class SharedProvider(Reads, Changes):
         self._find_or_add(block, series, kind)
 
     @operation
-    def annotate(self, block: Block, series: Series, change: Callable[[bytes], bytes]) -> None:
+    def annotate(self, block: AttachedBlock, series: Series, change: Callable[[bytes], bytes]) -> None:
         """Change the note of a series; nothing where the series is not there.
 
         Args:
@@ -58,7 +60,7 @@ class SharedProvider(Reads, Changes):
                 block.annotate(record, change(block.names.note(record.number)))
 
     @operation
-    def count(self, block: Block, series: Series, n: int | float) -> None:
+    def count(self, block: AttachedBlock, series: Series, n: int | float) -> None:
         """Add ``n`` to a counter (an integer) or gauge, and bind the handle.
 
         Raises:
@@ -70,7 +72,7 @@ class SharedProvider(Reads, Changes):
         self._count(block, series, n)
 
     @operation
-    def set(self, block: Block, series: Series, value: int | float) -> None:
+    def set(self, block: AttachedBlock, series: Series, value: int | float) -> None:
         """Set a gauge, or the total of a counter, and bind the handle.
 
         Raises:
@@ -91,7 +93,7 @@ class SharedProvider(Reads, Changes):
                 self._make_gauge(block, key, record.declaration)
 
     @operation
-    def observe(self, block: Block, series: Series, value: float) -> None:
+    def observe(self, block: AttachedBlock, series: Series, value: float) -> None:
         """Take up one observation in a histogram, and bind the handle.
 
         Raises:
@@ -112,7 +114,7 @@ class SharedProvider(Reads, Changes):
 
     @operation
     def add_distribution(
-        self, block: Block, series: Series, distribution: Distribution, bounds: Sequence[float]
+        self, block: AttachedBlock, series: Series, distribution: Distribution, bounds: Sequence[float]
     ) -> None:
         """Add observations to a histogram that were made elsewhere.
 
@@ -141,7 +143,7 @@ class SharedProvider(Reads, Changes):
             )
 
     @operation
-    def note(self, block: Block, series: Series, microseconds: int) -> None:
+    def note(self, block: AttachedBlock, series: Series, microseconds: int) -> None:
         """Set a timestamp, in microseconds since 1970-01-01 UTC.
 
         Raises:
@@ -156,12 +158,12 @@ class SharedProvider(Reads, Changes):
             done = block.cells.set_gauge(block.row_for(record), record.cell, microseconds, generation)
 
     @operation
-    def count_own(self, block: Block, metric: str, n: int = 1) -> None:
+    def count_own(self, block: AttachedBlock, metric: str, n: int = 1) -> None:
         """Count something about the library itself."""
         block.find_or_add(encode_key(OWN, metric), Kind.COUNTER)
         add_to_own(block, metric, n)
 
-    def _find_or_add(self, block: Block, series: Series, kind: Kind) -> tuple[bytes, Record]:
+    def _find_or_add(self, block: AttachedBlock, series: Series, kind: Kind) -> tuple[bytes, Record]:
         """Return the key and record that a handle counts into: its own, or that of the overflow set."""
         key = encode_key(series.category, series.metric, series.labels)
         limit = self._settings.stats.max_series_per_metric
@@ -176,7 +178,7 @@ class SharedProvider(Reads, Changes):
             key = overflow_key(key)
             return key, block.find_or_add(key, kind, limit, mine)
 
-    def _count(self, block: Block, series: Series, n: int | float) -> None:
+    def _count(self, block: AttachedBlock, series: Series, n: int | float) -> None:
         done = False
         while not done:
             generation = block.cells.generation
@@ -191,13 +193,13 @@ class SharedProvider(Reads, Changes):
             else:
                 done = self._add(block, series, key, record, n, generation)
 
-    def _add(self, block: Block, series: Series, key: bytes, record: Record, n: int, generation: int) -> bool:
+    def _add(self, block: AttachedBlock, series: Series, key: bytes, record: Record, n: int, generation: int) -> bool:
         if n < 0 and record.monotonic:
             with block.exclusive():
                 block.names.clear_monotonic(record)
             record = block.names.record(record.number)
         if isinstance(series, Counter) and not self._settings.stats.no_buffer:
-            with self._locks.guard:
+            with process_guard():
                 if self._buffer is not None:
                     bound = self._buffer.bind(series, key, record, generation, b"")
                     return bound and self._buffer.cells.add(0, record.cell, n, generation)
@@ -206,7 +208,9 @@ class SharedProvider(Reads, Changes):
             series._bind(block.cells, row, record.cell, record.width, generation, record.monotonic)
         return block.cells.add(row, record.cell, n, generation)
 
-    def _add_to_gauge(self, block: Block, series: Series, record: Record, n: int | float, generation: int) -> bool:
+    def _add_to_gauge(
+        self, block: AttachedBlock, series: Series, record: Record, n: int | float, generation: int
+    ) -> bool:
         row, by = self._bind_gauge(block, series, record, generation)
         if record.mode in (Mode.LAST, Mode.SUM):  # what the dead have left of a plain sum is added to
             return block.cells.add_gauge(row, record.cell, n, generation, by)
@@ -215,7 +219,7 @@ class SharedProvider(Reads, Changes):
         return block.cells.add_gauge(row, record.cell, n, generation, by, seen, anew)
 
     def _bind_gauge(
-        self, block: Block, series: Series, record: Record, generation: int
+        self, block: AttachedBlock, series: Series, record: Record, generation: int
     ) -> tuple[int, tuple[int, bool, bool, bool]]:
         """Bind a handle, if it is one of a gauge; returns the row, and who contributes."""
         row = block.row_for(record)
@@ -230,17 +234,19 @@ class SharedProvider(Reads, Changes):
         return row, by
 
     def _bind_histogram(
-        self, block: Block, series: Histogram, key: bytes, record: Record, generation: int, bounds: bytes
+        self, block: AttachedBlock, series: Histogram, key: bytes, record: Record, generation: int, bounds: bytes
     ) -> None:
         if not self._settings.stats.no_buffer:
-            with self._locks.guard:
+            with process_guard():
                 if self._buffer is not None:
                     self._buffer.bind(series, key, record, generation, bounds)
                     return
         row = block.row_for(record)
         series._bind(block.cells, row, record.cell, record.width, generation, False, bounds)
 
-    def _add_observation(self, block: Block, record: Record, bounds: bytes, value: float, generation: int) -> bool:
+    def _add_observation(
+        self, block: AttachedBlock, record: Record, bounds: bytes, value: float, generation: int
+    ) -> bool:
         limits = memoryview(bounds).cast("d")
         buckets = [0] * (len(limits) + 1)
         buckets[bisect.bisect_left(limits, value)] = 1
@@ -248,7 +254,7 @@ class SharedProvider(Reads, Changes):
             block.row_for(record), record.cell, value, value, tuple(buckets), generation
         )
 
-    def _set_total(self, block: Block, key: bytes, declaration: int, value: int) -> bool:
+    def _set_total(self, block: AttachedBlock, key: bytes, declaration: int, value: int) -> bool:
         """Give a counter the total ``value`` by adding the difference; False where it is gone."""
         with block.exclusive():
             if self._buffer is not None:
@@ -263,7 +269,7 @@ class SharedProvider(Reads, Changes):
                 difference = self._add_in_steps(block, row, record, difference)
         return True
 
-    def _add_in_steps(self, block: Block, row: int, record: Record, n: int) -> int:
+    def _add_in_steps(self, block: AttachedBlock, row: int, record: Record, n: int) -> int:
         """Add to a cell what may be more than 64 bits; returns what did not go in, as the cell is full."""
         while n:
             step = min(max(n, INT64_MIN), INT64_MAX)
@@ -275,7 +281,7 @@ class SharedProvider(Reads, Changes):
             n -= added
         return n
 
-    def _make_gauge(self, block: Block, key: bytes, declaration: int) -> None:
+    def _make_gauge(self, block: AttachedBlock, key: bytes, declaration: int) -> None:
         """Give a counter's name up, so that it can be registered as a gauge.
 
         Raises:

@@ -1,55 +1,35 @@
 """A block as a worker has it attached: made or found, counted into, left.
 
-Making, attaching, adopting and unlinking all happen under the table lock, so any number of processes
-may start and stop at once. The block outlives a crash: it is unlinked only by a worker that leaves in
-good order and finds no other live one; whoever comes first after a crash adopts it as it stands.
+The block outlives a crash: it is unlinked only by a worker that leaves in good order and finds no other live one;
+whoever comes first after a crash adopts it as it stands.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import struct
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from ..core import CORE, PROTOCOL, Cells, Requests, Section
-from ..interruption import came_from_handler
-from ..layout import (
-    CELL,
-    CELLS_PER_PAGE,
-    FIRST_INDEX_SLOTS,
-    HEADER,
-    LAYOUT_VERSION,
-    MAGIC,
-    NAME,
-    PAGE,
-    PROTOCOLS,
-    REQUEST,
-    REQUESTS_PER_WORKER,
-    SAVER,
-    WORKER,
-    Layout,
-    field_offset,
-)
-from ..reading.reader import BlockReader
+from ..core import Cells, Requests, Section
+from ..layout import CELL, REQUEST, REQUESTS_PER_WORKER, field_offset
 from ..series import Declaration, Kind
+from . import attaching
 from .declarations import Definition, decode_definition, digest
-from .header import Header, check_layout, read_header, write_header
-from .lock import LockFile, lock_file
+from .errors import BlockFullError, DamagedBlockError, DeclarationError, SeriesLimitError, damage_named
+from .header import Header
+from .identity import Identity, identify
+from .layout import HEADER, SAVER, WORKER, Layout
+from .lock import process_guard
 from .names import (
     DEFAULT_BOUNDS,
     FAMILY,
     MAX_OVERFLOW_SETS,
     MEMBER,
     MONOTONIC,
-    BlockFullError,
     NameTable,
     Record,
     decode_key,
@@ -60,47 +40,9 @@ from .names import (
     width_of,
 )
 from .outdated import counted_under, family_for, note_user
-from .segment import (
-    BlockError,
-    DamagedBlockError,
-    Segment,
-    check_trust,
-    segment_name,
-    segment_path,
-    set_segment_aside,
-    unlink_segment,
-)
-from .soundness import find_damage
+from .segment import Segment, attach_segment, make_segment, unlink
 from .space import Space
-from .workers import Worker, WorkerTable, pid_namespace
-
-log = logging.getLogger("shmstats")
-
-
-class DeclarationError(ValueError):
-    """A metric is declared in two ways, or used in another way than it is declared."""
-
-
-class SeriesLimitError(Exception):
-    """A metric has as many label sets as it may have; the message says so."""
-
-
-@contextmanager
-def damage_named(name: str) -> Iterator[None]:
-    """Say of a block that it is damaged, where its contents turn out not to be what they can be.
-
-    Raises:
-        DamagedBlockError: instead of what numbers and texts raise that are none.
-    """
-    try:
-        yield
-    except DeclarationError:
-        raise
-    except (ArithmeticError, LookupError, ValueError, struct.error) as error:
-        if came_from_handler(error):
-            raise
-        raise DamagedBlockError(f"block {name} is damaged: {error!r}") from error
-
+from .workers import WorkerTable
 
 SHARED_ROW = 0
 
@@ -110,30 +52,32 @@ class Block:
 
     Attributes:
         name: of the segment.
+        identity: of the data directory: whose the block is, and where its statistics are saved.
         layout: of the block, which is that of who made it.
+        locks: the record locks.
+        workers: the worker slots.
         worker: this process's slot and row.
         cells: the cells.
         header: the fields of the header that change.
         names: the name table.
-        reader: reads values.
         space: the memory behind it.
     """
 
-    def __init__(self, segment: Segment, layout: Layout, locks: LockFile) -> None:
+    def __init__(self, segment: Segment, layout: Layout, identity: Identity) -> None:
         self.name = segment.name
+        self.identity = identity
         self.layout = layout
+        self.locks = segment.locks
         self._segment = segment
         self._buf = segment.buf
         self.header = Header(self._buf)
-        self.space = Space(segment, layout, locks)
-        self._locks = locks
+        self.space = Space(segment, layout, self.locks)
         self.names = NameTable(self._buf, layout)
-        self.reader = BlockReader(self._buf, layout)
-        self._workers = WorkerTable(self._buf, layout)
+        self.workers = WorkerTable(self._buf, layout, self.locks)
         self._bounds: dict[int, bytes] = {}
         self._bounds_revision = -1
         self._definitions: dict[int, tuple[bytes, Definition]] = {}
-        self.worker = self._workers.claim(segment.reserve)
+        self.worker = self.workers.claim(segment.reserve)
         self._slot = layout.workers + self.worker.slot * WORKER.itemsize
         self._held = self._slot + field_offset(WORKER, "held")
         self._requests: Requests | None = None
@@ -164,8 +108,8 @@ class Block:
             row_bytes=self.layout.row_bytes,
             generation_offset=field_offset(HEADER, "generation"),
             owner=self.worker.word,
-            is_live=self._workers.is_live,
-            locks=self._locks,
+            is_live=self.workers.is_live,
+            locks=self.locks,
             **buffer,
         )
 
@@ -191,112 +135,105 @@ class Block:
         directory: Path,
         capacity: int,
         max_workers: int,
-        fill: Callable[[Block], None] = lambda block: None,
-    ) -> Block:
+        fill: Callable[[Self], None] = lambda block: None,
+    ) -> Self:
         """Attach the block of a data directory as a worker; make it where there is none.
 
         Args:
-            directory: the data directory; it need not exist.
+            directory: the data directory; it is made where it is missing, if that is possible.
             capacity: cells of a row, if the block is made.
             max_workers: rows, if the block is made.
             fill: called with a block that was just made, before anyone else sees it.
 
         Raises:
-            BlockError: there is a block that must not be used.
+            BlockError: there is a block that must not be used, or this user may not use it.
             OSError: shared memory is full or not usable.
         """
-        name = segment_name(directory)
-        locks = lock_file(segment_path(name) + ".lock")
-        with locks.table():
-            segment = None
-            try:
-                segment = _attach_finished(name)
-                if segment is not None:
-                    block = cls._join(segment, locks, capacity, max_workers)
-                    locks.note_attached()
-                    return block
-            except DamagedBlockError as error:
-                if segment is not None:
-                    segment.close()
-                told = f"{error}; it was set aside as {set_segment_aside(name)}, and another one is made"
-                locks.guard.defer(lambda: log.error(told))
-            except BaseException:
-                if segment is not None:
-                    segment.close()
-                raise
-            block = cls._make(name, Layout(capacity, max_workers), locks, fill)
-            locks.note_attached()
-            return block
+        while True:
+            identity = identify(directory, make=True)
+            identity.check_user()
+            with process_guard():
+                attaching.retire_legacy(identity)
+                segment = attach_segment(identity)
+                if segment is None:
+                    block = cls._make(identity, Layout(capacity, max_workers), fill)
+                else:
+                    block = cls._join(segment, identity, capacity, max_workers)
+            if block is not None:
+                return block
 
     @classmethod
-    def _make(cls, name: str, layout: Layout, locks: LockFile, fill: Callable[[Block], None]) -> Block:
-        segment = Segment(name, layout.size)
+    def _make(cls, identity: Identity, layout: Layout, fill: Callable[[Self], None]) -> Self | None:
+        """Make the block; None where another process was quicker."""
+        segment = make_segment(identity, layout.size)
         try:
-            _reserve_fixed_parts(segment, layout)
-            header = {
-                "layout_version": LAYOUT_VERSION,
-                "protocol": PROTOCOL,
-                "capacity": layout.capacity,
-                "max_workers": layout.max_workers,
-                "namespace": pid_namespace(),
-                "generation": 1,
-                "revision": 1,
-                "started": time.monotonic_ns(),
-                "index_slots": min(FIRST_INDEX_SLOTS, layout.index_slots),
-                "salt": os.urandom(16),
-                "uuid": uuid.uuid4().bytes,
-            }
-            write_header(segment.buf, header)
-            block = cls(segment, layout, locks)
-            fill(block)
+            with segment.locks.table():
+                try:
+                    attaching.lay_out(segment, identity, layout)
+                    segment.publish(identity.segment)
+                    block = cls(segment, layout, identity)
+                    fill(block)
+                    attaching.finish(segment)
+                except BaseException:
+                    unlink(segment.path)  # with the lock held: the next one is another process's
+                    raise
+        except (FileExistsError, FileNotFoundError):
+            segment.close()
+            return None
         except BaseException:
-            unlink_segment(name)
-            locks.remove()
             segment.close()
             raise
-        finished = field_offset(HEADER, "finished")
-        segment.buf[finished : finished + 8] = (1).to_bytes(8, "little")
-        segment.buf[:8] = MAGIC.to_bytes(8, "little")
         return block
 
     @classmethod
-    def _join(cls, segment: Segment, locks: LockFile, capacity: int, max_workers: int) -> Block:
-        name = segment.name
-        check_trust(name, segment.stat())
-        header = read_header(segment.buf)
-        layout = check_layout(name, header, segment.size)
-        live = _live_workers(name, header, WorkerTable(segment.buf, layout), locks)
-        if header["protocol"] != PROTOCOL and live:
-            raise BlockError(
-                f"block {name} is locked by {PROTOCOLS.get(header['protocol'], header['protocol'])}, which"
-                f" the {CORE} core of this process does not do (it does {PROTOCOLS[PROTOCOL]}): run all"
-                " processes with the same core (SHMSTATS_PURE, shmstats info)"
-            )
-        if (capacity, max_workers) != (layout.capacity, layout.max_workers):
-            warning = (
-                f"block {name} keeps capacity {layout.capacity} and max_workers {layout.max_workers} until"
-                f" all its processes have left (configured: {capacity} and {max_workers})"
-            )
-            # Only outside of the guard: a log handler may count, or wait for a thread that does.
-            locks.guard.defer(lambda: log.warning(warning))
+    def _join(cls, segment: Segment, identity: Identity, capacity: int, max_workers: int) -> Self | None:
+        """Attach a block that is there; None where it has its place no longer."""
+        block = None
+        try:
+            with segment.locks.table():
+                if segment.is_linked():
+                    try:
+                        block = cls._join_linked(segment, identity, capacity, max_workers)
+                    except DamagedBlockError as error:
+                        attaching.set_aside(segment, error)
+        except BaseException:
+            segment.close()
+            raise
+        if block is None:
+            segment.close()
+        return block
+
+    @classmethod
+    def _join_linked(cls, segment: Segment, identity: Identity, capacity: int, max_workers: int) -> Self | None:
+        """Attach the block that has its place, or take that from it. The table lock is held."""
+        if attaching.is_abandoned(segment, identity) or attaching.retire_other_layout(segment):
+            return None
+        layout, live = attaching.check_usable(segment, capacity, max_workers)
         if not live:
-            damage = find_damage(segment.buf, layout)
-            if damage:
-                raise DamagedBlockError(f"block {name} is damaged: {damage}")
-            _adopt(segment.buf, layout)
-        block = cls(segment, layout, locks)
+            attaching.adopt(segment, layout)
+        block = cls(segment, layout, identity)
         block.names.repair(block.cells)
         if not live:
             block.names.mark_inherited()
         return block
 
     def is_current(self) -> bool:
-        """Tell whether this is the block of its data directory, or there is none: its file may have been removed."""
-        return self._segment.is_linked() or not os.path.lexists(segment_path(self.name))
+        """Tell whether this is the block of its data directory, or there is none.
+
+        Its file may have been removed, and another one made. Where the directory was removed and made again, the block
+        becomes that of the new one, if that has none.
+        """
+        if not self.identity.is_current():
+            identity = identify(self.identity.directory)
+            if identity.owner != self.identity.owner or not self._segment.move(identity.segment):
+                return False
+            self.identity = identity
+            self.header.birth = identity.birth()
+        return self._segment.is_linked() or not os.path.lexists(self.identity.segment)
 
     def exclusive(self) -> Section:
         """Hold the table lock, with the names in order."""
-        return Section(self._locks.table(), lambda: self.names.repair(self.cells))
+        return Section(self.locks.table(), lambda: self.names.repair(self.cells))
 
     def find(self, key: bytes) -> Record | None:
         """Return the record of a name, if it is registered."""
@@ -328,7 +265,7 @@ class Block:
         outdated = counted_under(self, key, kind, mine)
         if record is not None and outdated is None:
             return record
-        with self._locks.table():
+        with self.locks.table():
             self.names.repair(self.cells)
             outdated = counted_under(self, key, kind, mine)
             # Whoever held the lock may have added it, also while we looked.
@@ -451,7 +388,7 @@ class Block:
         row = np.frombuffer(self._buf, CELL, self.layout.columns, self.layout.cells)
         row["value"][np.array(columns, np.intp) + 1] = values
 
-    def leave(self, save: Callable[[Block], None] = lambda block: None) -> None:
+    def leave(self, save: Callable[[Self], None] = lambda block: None) -> None:
         """Give up the slot. The last live worker saves and unlinks the block.
 
         Nothing can be counted into it any more once this has begun.
@@ -462,20 +399,19 @@ class Block:
         Raises:
             DamagedBlockError: it is damaged. It was left all the same, and stays.
         """
-        with self._locks.table(), damage_named(self.name):
+        with self.locks.table(), damage_named(self.name):
             try:
                 try:
                     self.names.repair(self.cells)
                 finally:
                     # Closed before the values are read to be saved, and before the slot is another's.
                     self.cells.close()
-                    self._workers.release(self.worker)
-                    self._locks.unlock(SAVER)
-                    self._locks.note_left()
-                if self.is_current() and not self._workers.live():
+                    self.workers.release(self.worker)
+                    self.locks.unlock(SAVER)
+                if self.is_current() and not self.workers.live():
                     save(self)
-                    unlink_segment(self.name)
-                    self._locks.remove()
+                    if self._segment.is_linked():
+                        unlink(self.identity.segment)
             finally:
                 self.abandon()
 
@@ -486,7 +422,6 @@ class Block:
             self._requests.close()
         self.names.close()
         self.header.close()
-        self.reader.close()
         self._segment.close()
 
 
@@ -511,105 +446,3 @@ def _check_label_names(key: bytes, declared: Declaration) -> None:
             f"metric {metric!r} of category {category!r} is declared with the label names"
             f" {declared.labelnames}, not {found}"
         )
-
-
-def _attach_finished(name: str) -> Segment | None:
-    """Attach the block if there is one that was finished; one that was not is removed.
-
-    Raises:
-        BlockError: it is not this user's.
-        DamagedBlockError: its beginning was zeroed.
-    """
-    try:
-        check_trust(name, os.stat(segment_path(name), follow_symlinks=False))
-        segment = Segment(name)
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        unlink_segment(name)
-        return None
-    if segment.size < PAGE or int.from_bytes(segment.buf[:8], "little"):
-        return segment
-    try:
-        _check_unfinished(segment)
-    finally:
-        segment.close()
-    unlink_segment(name)
-    return None
-
-
-def _check_unfinished(segment: Segment) -> None:
-    """Check that a block without a magic is one whose maker was killed, in which nothing was ever counted.
-
-    Raises:
-        BlockError: its beginning was zeroed, and processes use it.
-        DamagedBlockError: its beginning was zeroed.
-    """
-    header = read_header(segment.buf)
-    if not header["finished"] and (header["layout_version"] or segment.is_blank(PAGE)):
-        return
-    told = f"block {segment.name} is damaged: its beginning was zeroed"
-    layout = Layout(header["capacity"], header["max_workers"])
-    if layout.size == segment.size and WorkerTable(segment.buf, layout).live():
-        raise BlockError(f"{told}, and processes use it: stop them first, they save what they counted")
-    raise DamagedBlockError(told)
-
-
-def _live_workers(name: str, header: dict[str, int], workers: WorkerTable, locks: LockFile) -> list[Worker]:
-    """Return the live workers of a block.
-
-    In another pid namespace their pids mean nothing: there it is known only whether there are any, and a block that
-    has some cannot be used. One that has none, as a container leaves it that was killed, can.
-
-    Raises:
-        BlockError: naming both namespaces.
-    """
-    ours = pid_namespace()
-    if header["namespace"] == ours:
-        return workers.live()
-    if locks.others_attached():
-        raise BlockError(
-            f"block {name} belongs to the pid namespace {header['namespace']}, where processes use it; this process"
-            f" runs in {ours} (another container?): give each its own data directory"
-        )
-    return []
-
-
-def _adopt(buf: memoryview, layout: Layout) -> None:
-    """Take over a block whose processes are all gone: it is of our namespace, and its cells are locked our way.
-
-    Field by field: `struct` empties what it writes first, and who is killed then must leave a whole header.
-    """
-    if read_header(buf)["protocol"] != PROTOCOL:
-        _free_locks(buf, layout)
-    workers = WorkerTable(buf, layout)
-    for worker in workers:
-        workers.release(worker)
-    # The index and what else can be derived from the names is made anew by whoever finds them changing.
-    for field, value in (
-        ("changing", 1),
-        ("protocol", PROTOCOL),
-        ("started", time.monotonic_ns()),
-        ("namespace", pid_namespace()),
-    ):
-        start, size = field_offset(HEADER, field), HEADER[field].itemsize
-        buf[start : start + size] = value.to_bytes(size, "little")
-
-
-def _free_locks(buf: memoryview, layout: Layout) -> None:
-    """Free every series' lock. No live process has the block attached."""
-    records = np.frombuffer(buf, NAME, int(read_header(buf)["names"]), layout.names)
-    locks = records["cell"][records["width"] > 0]
-    reader = BlockReader(buf, layout)
-    reserved = reader.reserved()[:, locks // CELLS_PER_PAGE]
-    reader.close()
-    for row in range(layout.rows):
-        cells = np.frombuffer(buf, CELL, layout.columns, layout.cells + row * layout.row_bytes)
-        cells["lock"][locks[reserved[row]]] = 0
-
-
-def _reserve_fixed_parts(segment: Segment, layout: Layout) -> None:
-    """Reserve what a new block has: the header, the bitmaps and the beginning of the index."""
-    segment.reserve(0, PAGE)
-    segment.reserve(layout.pages, layout.index - layout.pages)
-    segment.reserve(layout.index, 4 * min(FIRST_INDEX_SLOTS, layout.index_slots))

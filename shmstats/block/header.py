@@ -1,4 +1,4 @@
-"""The header of a block: its fields, and whether a block with such a header can be used here."""
+"""The header of a block: its fields, read and written."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from ..layout import HEADER, LAYOUT_VERSION, MAGIC, MESSAGE_BYTES, PAGE, Layout, field_offset, struct_of
-from .segment import BlockError
+from ..layout import PAGE, field_offset, struct_of
+from .errors import BlockError
+from .layout import HEADER, MESSAGE_BYTES
 
 _HEADER = struct_of(HEADER)
 _FIELDS = HEADER.names or ()
@@ -64,6 +65,7 @@ class Header:
     Attributes:
         generation: raised when a name is removed.
         revision: raised when any name changes.
+        birth: of the data directory, in ns since 1970; 0 where that is unknown.
         started: when the block was made, or adopted after a crash: CLOCK_MONOTONIC in ns.
         saver_term: raised by each process that begins to save.
         saver_heartbeat: of the process that saves: CLOCK_BOOTTIME in ns.
@@ -82,6 +84,7 @@ class Header:
     generation = _Number("generation")
     revision = _Number("revision")
     started = _Number("started")
+    birth = _Number("birth")
     saver_term = _Number("saver_term")
     saver_heartbeat = _Number("saver_heartbeat")
     saver_pid = _Number("saver_pid")
@@ -131,25 +134,3 @@ def read_header(buf: memoryview) -> dict[str, int]:
 def write_header(buf: memoryview, values: Mapping[str, Any]) -> None:
     """Write the header of a block that is being made; fields that are not given become 0, or empty."""
     _HEADER.pack_into(buf, 0, *({**_EMPTY, **values}[field] for field in _FIELDS))
-
-
-def check_layout(name: str, header: dict[str, int], size: int) -> Layout:
-    """Check that a block is laid out as this version lays it out, and return its layout.
-
-    Raises:
-        BlockError: naming both sides of what differs.
-    """
-    if header["magic"] != MAGIC:
-        raise BlockError(f"block {name} does not begin like a block of shmstats; it is damaged or not ours")
-    if header["layout_version"] != LAYOUT_VERSION:
-        raise BlockError(
-            f"block {name} has layout version {header['layout_version']}, this shmstats has version"
-            f" {LAYOUT_VERSION}: stop the processes that use the other version first"
-        )
-    layout = Layout(header["capacity"], header["max_workers"])
-    if not (layout.capacity and layout.max_workers and layout.size == size):
-        raise BlockError(
-            f"block {name} is {size} bytes long, but by its header (capacity {layout.capacity},"
-            f" max_workers {layout.max_workers}) it has {layout.size}; it is damaged"
-        )
-    return layout

@@ -1,19 +1,15 @@
-"""The locks that the kernel drops when their holder dies: record locks on a lock file.
+"""The locks that the kernel drops when their holder dies: record locks (fcntl_locking(2)) on a block's own file.
 
-A block has one lock file beside it in shared memory. Its byte `TABLE` is the *table lock*, which guards names,
-worker slots and the header; in the pure Python core there is one for each cell; `SAVER` is held, as long
-as it lives, by the process that saves snapshots; and `ATTACHED` is shared by all that have the block
-attached: only the kernel can tell whether a process of another pid namespace lives.
+`TABLE` guards names, worker slots and the header; in the pure Python core each cell has a lock; `SAVER` is held by the
+process that saves, and each taken worker slot is locked by its process as long as it lives.
 
-Record locks belong to a process: they do nothing between its threads, and they are all gone as soon as
-the process closes *any* descriptor of that file. So there is one `LockFile` for a path in a process,
-which opens it once, and a `Guard` in it that keeps the threads apart.
+Record locks belong to a process: they do nothing between its threads, which one `Guard` keeps apart, and all on a file
+are gone as soon as the process closes *any* descriptor of it. So a process has a segment open once, see
+`shmstats.block.segment`.
 
-A signal handler that counts may interrupt its own thread inside a locked section. It must neither wait
-(for itself) nor go in, so it asks ``guard.held`` and, if so, leaves what it wanted to do with
-``guard.defer``; it is done as soon as the section is left.
-
-Or it may raise, at any line: then the section is left, and the lock let go, like the guard. All that is entered
+A signal handler that counts may interrupt its own thread inside a locked section. It must neither wait for itself
+nor go in, so it asks ``guard.held`` and, if so, leaves what it wanted to do with ``guard.defer``; it is done as soon as
+the section is left. Or it may raise, at any line: then the section is left, and the lock let go. All that is entered
 here is a `Section`, which sees to that.
 """
 
@@ -23,26 +19,27 @@ import errno
 import fcntl
 import logging
 import os
-import time
+import struct
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from .. import lifecycle, native
 from ..core import Section
 from ..interruption import came_from_handler
-from ..layout import ATTACHED, TABLE
+from .layout import FIRST_SLOT, TABLE, WORKER_SLOTS
 
 log = logging.getLogger("shmstats")
 
-_RETRY_SECONDS = 0.001
+#: struct flock: type, whence, start, length, pid.
+_FLOCK = struct.Struct("hhqqi4x")
 
 
 class Guard(Section):
     """Keeps the threads of this process, and their signal handlers, out of each other's way.
 
     A reentrant lock that knows whether the calling thread has it, and a queue for what has to wait
-    until this thread has left it.
+    until this thread has left it. There is one for all blocks of a process, see `process_guard`.
 
     Attributes:
         lock: the lock, for further sections of it.
@@ -103,173 +100,143 @@ class Guard(Section):
                 log.exception("a deferred operation failed")
 
 
-class LockFile:
-    """The lock file of one block, as this process sees it. Get it by `lock_file`.
+class LockedFile(Protocol):
+    """An open file that can be locked."""
 
-    Attributes:
-        path: of the file.
-        guard: to be held by whoever holds a lock.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.guard = Guard()
-        self._fd = -1
-        self._inode = (0, 0)
-        self._attached = 0
-        self._table = self._make_table()
-
-    def forget(self) -> None:
-        """Start anew in the child of a fork, which inherits no lock and must not share the descriptor."""
-        self._close()
-        self._attached = 0
-        # New objects: a section that the fork interrupted goes on to leave the old ones.
-        self.guard = Guard()
-        self._table = self._make_table()
-
-    def _make_table(self) -> Section:
-        """Return what holds the table lock, in as many levels as there are.
-
-        It is used again and again: to make one each time would cost more than to lock.
-        """
-        guard = self.guard
-
-        def lock() -> None:
-            self.lock_linked()
-            if self.guard is not guard:  # a fork in between: this is the child, where nothing unlocks it
-                self.unlock(TABLE)
-
-        def unlock() -> None:
-            if self.guard is guard:
-                self.unlock(TABLE)
-
-        return Section(guard.lock, lock, unlock, guard.do_deferred)
-
-    def table(self) -> Section:
-        """Hold the table lock, creating the lock file where it is missing. May be nested.
+    def descriptor(self) -> int:
+        """Return a descriptor of the file.
 
         Raises:
-            OSError: the file cannot be made, is a link, or belongs to someone else.
+            OSError: it has none any more.
+        """
+
+
+class RecordLocks:
+    """The record locks of one block, as this process has them.
+
+    Args:
+        file: to lock, which this process has open once.
+
+    Attributes:
+        guard: the guard of this process; whoever holds a lock holds it.
+        slots: the worker slots that this process has: the kernel shows only locks of others.
+    """
+
+    def __init__(self, file: LockedFile) -> None:
+        self._file = file
+        self.guard = process_guard()
+        self.slots: set[int] = set()
+        # It is used again and again: to make one each time would cost more than to lock.
+        self._table = Section(self.guard.lock, self._lock_table, self._unlock_table, self.guard.do_deferred)
+
+    def table(self) -> Section:
+        """Hold the table lock. May be nested.
+
+        Raises:
+            OSError: the file was closed.
         """
         return self._table
 
-    def lock(self, position: int) -> None:
-        """Wait for the lock of byte ``position`` of the file, which is open. The guard is held.
+    def _lock_table(self) -> None:
+        self.lock(TABLE)
+        if self.guard is not process_guard():  # a fork in between: this is the child, where nothing unlocks it
+            self.unlock(TABLE)
 
-        The kernel, which looks at processes and not at threads, may see a deadlock where two threads of one
-        wait for two files. There is none: nobody here holds one lock file's lock and waits for another's.
-        """
-        while True:
-            try:
-                fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, position)
-            except OSError as error:
-                if error.errno != errno.EDEADLK:
-                    raise
-                time.sleep(_RETRY_SECONDS)
-            else:
-                return
+    def _unlock_table(self) -> None:
+        if self.guard is process_guard():
+            self.unlock(TABLE)
+
+    def lock(self, position: int) -> None:
+        """Wait for the lock of byte ``position`` of the file. The guard is held."""
+        fcntl.lockf(self._file.descriptor(), fcntl.LOCK_EX, 1, position)
 
     def try_lock(self, position: int) -> bool:
-        """Take the lock of byte ``position``, or keep it, if no other process has it; returns whether."""
-        with self.guard:
-            if self._fd < 0:
-                return False
-            try:
-                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
-            except (BlockingIOError, PermissionError):
-                return False
-            return True
+        """Take the lock of byte ``position``, or keep it, if no other process has it; returns whether.
 
-    def note_attached(self) -> None:
-        """Show other processes, until they are told otherwise or this one ends, that it is attached.
-
-        The table lock is held. Each of several attachments is noted.
+        The locks of this process's worker slots are taken again, see `hold_slots`.
         """
-        self._attached += 1
-        fcntl.lockf(self._fd, fcntl.LOCK_SH, 1, ATTACHED)
+        with self.guard:
+            self.hold_slots()
+            return self._try_lock(position)
 
-    def note_left(self) -> None:
-        """Take back what `note_attached` noted. The table lock is held."""
-        self._attached -= 1
-        if self._attached <= 0:
-            self._attached = 0
-            self.unlock(ATTACHED)
-
-    def others_attached(self) -> bool:
-        """Tell whether processes are attached, in whatever pid namespace; this one is not. The table lock is held."""
-        if not self.try_lock(ATTACHED):
-            return True
-        self.unlock(ATTACHED)
-        return False
+    def _try_lock(self, position: int) -> bool:
+        try:
+            fcntl.lockf(self._file.descriptor(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EBADF):
+                return False
+            raise
+        return True
 
     def unlock(self, position: int) -> None:
         """Let go of the lock of byte ``position``; nothing where the file was closed in between."""
-        if self._fd >= 0:
-            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, position)
+        try:
+            fcntl.lockf(self._file.descriptor(), fcntl.LOCK_UN, 1, position)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
 
-    def remove(self) -> None:
-        """Unlink the file and close it. The table lock is held; who waits for it notices, and opens anew."""
-        with suppress(FileNotFoundError):
-            os.unlink(self.path)
-        self._close()
+    def take_slot(self, slot: int) -> bool:
+        """Lock a worker slot for this process, if no process has it; returns whether. The table lock is held."""
+        if slot in self.slots or not self._try_lock(FIRST_SLOT + slot):
+            return False
+        self.slots.add(slot)
+        return True
 
-    def lock_linked(self) -> None:
-        """Take the table lock of the file that is at the path *now*, not of one just unlinked by another."""
-        while True:
-            try:
-                if self._fd < 0:
-                    self._fd = self._open()
-                    if self._attached:
-                        fcntl.lockf(self._fd, fcntl.LOCK_SH, 1, ATTACHED)
-                self.lock(TABLE)
-                found = os.fstat(self._fd)
-            except OSError as error:
-                if error.errno != errno.EBADF:
-                    raise
-                self._fd = -1
-                continue
-            if (found.st_dev, found.st_ino) != self._inode:
-                # Somebody closed all descriptors of this process, and the number is that of a file of his.
-                self.unlock(TABLE)
-            elif found.st_nlink:
-                return
-            else:
-                self._close()
-            self._fd = -1
+    def leave_slot(self, slot: int) -> None:
+        """Let go of a worker slot, if this process has it. The table lock is held."""
+        if slot in self.slots:
+            self.slots.discard(slot)
+            self.unlock(FIRST_SLOT + slot)
 
-    def _close(self) -> None:
-        fd, self._fd = self._fd, -1  # first: once closed, the number may be another file's
-        if fd >= 0:
-            os.close(fd)
+    def hold_slots(self) -> None:
+        """Lock the worker slots of this process again, should somebody in it have closed a descriptor of the file."""
+        for slot in self.slots:
+            self._try_lock(FIRST_SLOT + slot)
 
-    def _open(self) -> int:
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        found = os.fstat(fd)
-        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            os.close(fd)
-            raise PermissionError(
-                f"lock file {self.path} belongs to user {found.st_uid} with mode {found.st_mode & 0o777:o};"
-                f" it must belong to user {os.geteuid()} with mode 600"
-            )
-        self._inode = found.st_dev, found.st_ino
-        return fd
+    def held(self, positions: Iterable[int]) -> set[int]:
+        """Return those of some bytes whose locks other processes have, in whatever pid namespace."""
+        descriptor = self._file.descriptor()
+        return {position for position in positions if is_locked(descriptor, position)}
+
+    def slots_held(self) -> bool:
+        """Tell whether other processes have worker slots, whatever the layout of the block is."""
+        return is_locked(self._file.descriptor(), FIRST_SLOT, WORKER_SLOTS)
+
+    def stat(self) -> os.stat_result:
+        """Return the state of the file."""
+        return os.fstat(self._file.descriptor())
 
 
-_lock_files: dict[str, LockFile] = {}
+def is_locked(descriptor: int, position: int, length: int = 1) -> bool:
+    """Tell whether another process, in whatever pid namespace, has the lock of one of some bytes of a file."""
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, position, length, 0)
+    return bool(_FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[0] != fcntl.F_UNLCK)
 
 
-def lock_file(path: str) -> LockFile:
-    """Return the one `LockFile` of this process for ``path``, without opening it."""
-    file = _lock_files.get(path)
-    if file is None:
-        file = _lock_files.setdefault(path, LockFile(path))
-        lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, file)
-    return file
+class _Guards:
+    """The guard of this process, a new one in the child of a fork.
+
+    There no thread is left that could leave the one before; a section that the fork interrupted goes on to leave that.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self.current = Guard()
+
+
+_guards = _Guards()
+lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, _guards)
+
+
+def process_guard() -> Guard:
+    """Return the one guard of this process."""
+    return _guards.current
 
 
 def held_guard() -> Guard | None:
-    """Return a guard that the calling thread is inside of, of whatever block; None where there is none."""
-    for file in list(_lock_files.values()):
-        if file.guard.held:
-            return file.guard
-    return None
+    """Return the guard if the calling thread is inside of it, else None."""
+    guard = _guards.current
+    return guard if guard.held else None

@@ -37,9 +37,10 @@ import numpy as np
 
 from ..core import Cells
 from ..hashing import blake2b
-from ..layout import COUNTER_WIDTH, DELETED, HEADER, NAME, PAGE, Layout, field_offset, struct_of
+from ..layout import COUNTER_WIDTH, PAGE, field_offset, struct_of
 from ..series import Declaration, Kind, Labels, Mode
-from .segment import BlockError
+from .errors import BlockError, BlockFullError
+from .layout import DELETED, HEADER, NAME, Layout
 
 UNUSED, LIVE, REMOVED = 0, 1, 2
 
@@ -74,10 +75,6 @@ _MODES = {int(mode): mode for mode in Mode}
 
 #: What stands before the text of a note: its length, its number among those of the record, and a checksum.
 _NOTE_HEAD = struct.Struct("<IQ8s")
-
-
-class BlockFullError(Exception):
-    """There is no room for another name; the message says what ran out."""
 
 
 class Record(NamedTuple):

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..layout import NAME
 from ..series import Declaration, Kind, Labels
 from .declarations import Definition, describe, digest, encode_definition, fits
-from .names import DECLARED, FAMILY, LIVE, WITHDRAWN, BlockFullError, Record, decode_key, family_key
+from .errors import BlockFullError
+from .layout import NAME
+from .names import DECLARED, FAMILY, LIVE, WITHDRAWN, Record, decode_key, family_key
 
 if TYPE_CHECKING:
     from .block import Block
@@ -87,7 +88,7 @@ def note_user(block: Block, record: Record) -> None:
     family = block.names.record(record.family)
     definition = block.definition(family)
     if definition is not None and block.worker.signature not in definition.users:
-        living = {worker.signature for worker in block.reader.workers.live()}
+        living = {worker.signature for worker in block.workers.live()}
         users = (*(user for user in definition.users if user in living), block.worker.signature)
         _note(block, family, definition._replace(users=users))
 
@@ -150,7 +151,7 @@ def remove_outdated(block: Block) -> int:
     if not len(_outdated_families(block)):
         return 0
     with block.exclusive():
-        live = block.reader.workers.live()
+        live = block.workers.live()
         removed = 0
         numbers = _outdated_families(block)
         # Those first that hold series: a metric that has given way stays as long as they do.

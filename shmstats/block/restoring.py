@@ -12,11 +12,11 @@ from typing import NamedTuple
 from ..layout import INT64_MAX, INT64_MIN
 from ..series import Declaration, Distribution, Kind, Mode, Name, Value
 from .block import PLAIN, SHARED_ROW, Block
+from .errors import BlockFullError
 from .names import (
     FAMILY,
     MEMBER,
     MONOTONIC,
-    BlockFullError,
     Record,
     encode_key,
     family_key,

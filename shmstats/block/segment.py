@@ -1,10 +1,8 @@
-"""The piece of shared memory under a block: opening, reserving, unlinking.
+"""The piece of shared memory under a block: making, opening, reserving, unlinking.
 
-`Segment` is `multiprocessing.shared_memory.SharedMemory` without the two things that would lose counts:
-
-- CPython's resource tracker unlinks a segment when a process that attached it ends (always before
-  Python 3.13, on request since). The tracker is never told of ours.
-- SharedMemory unlinks a segment that it fails to map. Ours is unlinked by `unlink_segment` alone.
+`Segment` is `multiprocessing.shared_memory.SharedMemory` without the two things that would lose counts: CPython's
+resource tracker is never told of it, and it unlinks nothing. A process has a segment open once, however many registries
+and readers use it: closing any descriptor of its file would drop the record locks that the process has on it.
 
 A segment's size is an address range, not memory. Memory is reserved piece by piece before its use, for
 a store to a page that shared memory has no room for kills the process.
@@ -15,70 +13,22 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import re
+import secrets
 import stat
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..hashing import blake2b
-
-#: Where Linux keeps POSIX shared memory, see shm_overview(7): shm_open has no other place. That anybody may write
-#: there is what `check_trust` and exclusive creation are for.
-SHARED_MEMORY = "/dev/shm"  # nosec B108
-
-#: How the names of all our segments begin.
-PREFIX = "shmstats_"
-
-
-class BlockError(Exception):
-    """A block that cannot be used: not ours, damaged, or of another version. The message says why."""
-
-
-class DamagedBlockError(BlockError):
-    """A block whose contents are damaged."""
-
-
-def segment_name(directory: Path) -> str:
-    """Return the name of the segment for a data directory: the same for every path that leads there."""
-    place = os.fsencode(os.path.realpath(directory))
-    return f"{PREFIX}{os.geteuid()}_{blake2b(place, digest_size=8).hexdigest()}"
-
-
-def segment_path(name: str) -> str:
-    """Return the path of a segment's file."""
-    return f"{SHARED_MEMORY}/{name}"
-
-
-def unlink_segment(name: str) -> None:
-    """Remove a segment; who has it attached keeps it. The table lock is held."""
-    with suppress(FileNotFoundError):
-        os.unlink(segment_path(name))
-
-
-def set_segment_aside(name: str) -> str:
-    """Give a damaged segment another name, in the place of one set aside before; returns its path then.
-
-    The table lock is held.
-    """
-    aside = f"{segment_path(name)}.damaged"
-    os.replace(segment_path(name), aside)
-    return aside
-
-
-def check_trust(name: str, found: os.stat_result) -> None:
-    """Refuse what another user owns or may open.
-
-    Raises:
-        BlockError: naming the owner and mode found.
-    """
-    if found.st_uid != os.geteuid():
-        raise BlockError(f"block {name} belongs to user {found.st_uid}; it must belong to user {os.geteuid()}")
-    if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
-        raise BlockError(f"block {name} has mode {stat.filemode(found.st_mode)}; it must be -rw-------")
+from .. import lifecycle
+from ..descriptors import clear_of_standard, open_file
+from .errors import BlockError
+from .identity import PREFIX, SHARED_MEMORY, Identity
+from .lock import RecordLocks, process_guard
 
 
 def _keep_from_tracker() -> None:
@@ -101,28 +51,39 @@ if sys.version_info < (3, 13):
 
 
 class Segment(SharedMemory):
-    """A segment mapped for reading and writing.
+    """A segment mapped for reading and writing. Get one by `attach_segment` or `make_segment`.
 
     Args:
-        name: of the segment.
+        path: of the segment's file.
         size: in bytes, to create it; None to attach the one that there is.
+
+    Attributes:
+        locks: the record locks on it.
 
     Raises:
         FileNotFoundError: there is none to attach.
         FileExistsError: there is one already.
-        ValueError: it is empty, as the one left by a process that was killed while creating it.
+        ValueError: it is empty.
     """
 
     _fd: int
     _mmap: mmap.mmap | None
-    _inode: tuple[int, int] | None = None
+    _inode = (0, 0)
+    _users = 0
+    _left: Sequence[ReadOnlySegment] = ()
 
-    def __init__(self, name: str, size: int | None = None) -> None:
-        if sys.version_info >= (3, 13):
-            super().__init__(name, create=size is not None, size=size or 0, track=False)
-        else:
-            super().__init__(name, create=size is not None, size=size or 0)
+    def __init__(self, path: str, size: int | None = None) -> None:
+        self.path = path
+        name = os.path.basename(path)
+        with clear_of_standard():
+            if sys.version_info >= (3, 13):
+                super().__init__(name, create=size is not None, size=size or 0, track=False)
+            else:
+                super().__init__(name, create=size is not None, size=size or 0)
         self._inode = _inode_of(os.fstat(self._fd))
+        self._users = 1
+        self.locks = RecordLocks(self)
+        _segments[self._inode] = self
 
     @property
     def buf(self) -> memoryview:
@@ -134,24 +95,24 @@ class Segment(SharedMemory):
     def unlink(self) -> None:
         """Do nothing: SharedMemory calls this when it cannot map, and that must not remove the block."""
 
-    def stat(self) -> os.stat_result:
-        """Return the owner, mode and size of the segment's file.
+    def descriptor(self) -> int:
+        """Return a descriptor of the segment's file.
+
+        Who becomes a daemon may have closed all that there were, and numbers are given anew: then it is opened again.
 
         Raises:
-            OSError: the descriptor was closed, by this or by somebody else in this process.
+            OSError: the segment was closed, or its file has another's place now.
         """
-        found = os.fstat(self._fd)
-        if _inode_of(found) != self._inode:
-            raise OSError(errno.EBADF, "the descriptor is that of another file")
-        return found
+        if not self._has_descriptor():
+            self._open_again()
+        return self._fd
 
     def is_linked(self) -> bool:
         """Tell whether the name still leads here; someone may have removed the file by hand."""
         try:
-            there = os.stat(segment_path(self.name), follow_symlinks=False)
+            return _inode_of(os.stat(self.path, follow_symlinks=False)) == self._inode
         except FileNotFoundError:
             return False
-        return _inode_of(there) == self._inode
 
     def is_blank(self, offset: int) -> bool:
         """Tell whether there is nothing but zeros from an offset on; memory that was never written is not touched."""
@@ -173,35 +134,46 @@ class Segment(SharedMemory):
         Raises:
             OSError: shared memory is full, or the segment closed.
         """
-        if not self._has_descriptor():
-            self._open_again()
-        os.posix_fallocate(self._fd, offset, length)
+        os.posix_fallocate(self.descriptor(), offset, length)
 
-    def _has_descriptor(self) -> bool:
-        """Tell whether the descriptor is still ours: who becomes a daemon may close all, and numbers are given anew."""
-        try:
-            self.stat()
-        except OSError:
-            return False
-        return True
-
-    def _open_again(self) -> None:
-        """Open the segment's file anew.
+    def publish(self, path: str) -> None:
+        """Give a segment that was made by `make_segment` its place.
 
         Raises:
-            OSError: the segment was closed, or its file has another's place now.
+            FileExistsError: another has the place.
         """
-        if self._mmap is None:
-            raise OSError(errno.EBADF, "the segment is closed")
-        self._fd = os.open(segment_path(self.name), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if not self._has_descriptor():
-            os.close(self._fd)
-            self._fd = -1
-            raise OSError(errno.EBADF, "the file of the segment was removed")
+        _rename_to_new(self.path, path)
+        self.path, self._name = path, f"/{os.path.basename(path)}"
+
+    def move(self, path: str) -> bool:
+        """Go to another place, if no process has moved it there; returns False where another segment is there."""
+        if self.is_linked():
+            try:
+                _rename_to_new(self.path, path)
+            except FileExistsError:
+                return False
+        self.path = path
+        return self.is_linked() or not os.path.lexists(path)
+
+    def set_aside(self, suffix: str) -> str:
+        """Give the segment another name, in the place of one set aside before; returns its path then."""
+        aside = f"{self.path}.{suffix}"
+        os.replace(self.path, aside)
+        return aside
+
+    def share(self) -> Segment:
+        """Return the segment for one more user in this process."""
+        self._users += 1
+        return self
 
     def close(self) -> None:
-        """Unmap; where another thread is still reading, the mapping goes when it has finished."""
-        if self._inode is not None and not self._has_descriptor():
+        """Unmap after the last user; where another thread is still reading, the mapping goes when it has finished."""
+        self._users -= 1
+        if self._users > 0:
+            return
+        if _segments.get(self._inode) is self:
+            del _segments[self._inode]
+        if not self._has_descriptor():
             self._fd = -1  # it is not ours to close
         try:
             super().close()
@@ -209,47 +181,229 @@ class Segment(SharedMemory):
             self._buf = None
             self._mmap = None
             super().close()
+        for reader in self._left:
+            reader.unmap()
 
+    def leave_mapped(self, reader: ReadOnlySegment) -> None:
+        """Have a reader's descriptors closed with this segment, for that drops the record locks."""
+        self._left = (*self._left, reader)
 
-def _inode_of(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
+    def _has_descriptor(self) -> bool:
+        try:
+            return _inode_of(os.fstat(self._fd)) == self._inode
+        except OSError:
+            return False
+
+    def _open_again(self) -> None:
+        if self._mmap is None:
+            raise OSError(errno.EBADF, "the segment is closed")
+        self._fd = open_file(self.path, os.O_RDWR)
+        if not self._has_descriptor():
+            os.close(self._fd)
+            self._fd = -1
+            raise OSError(errno.EBADF, "the file of the segment was removed")
+        self.locks.hold_slots()
 
 
 class ReadOnlySegment:
-    """A segment mapped for reading alone, as a context manager that gives its bytes.
+    """A segment mapped for reading alone, as a context manager that gives itself.
 
     Args:
-        name: of the segment.
+        identity: of the data directory.
+
+    Attributes:
+        buf: the bytes of the segment.
+        locks: the record locks on it, to ask for.
 
     Raises:
-        FileNotFoundError: there is none, or it is just being made.
-        BlockError: it is another user's.
+        FileNotFoundError: there is none.
+        BlockError: it is not what it must be, or this user may not read it.
     """
 
-    def __init__(self, name: str) -> None:
-        fd = os.open(segment_path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            found = os.fstat(fd)
-            check_trust(name, found)
-            if found.st_size == 0:
-                raise FileNotFoundError(f"block {name} is not finished yet")
-            self._map = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
-        finally:
-            os.close(fd)
-        self.buf = memoryview(self._map)
+    def __init__(self, identity: Identity) -> None:
+        self._map: mmap.mmap | None = None
+        self._shared: Segment | None = None
+        with process_guard():
+            found = stat_segment(identity)
+            shared = _segments.get(_inode_of(found))
+            if shared is not None:
+                self._shared = shared.share()
+                self.buf, self.locks = shared.buf.toreadonly(), shared.locks
+                return
+            self._fd = open_file(identity.segment, os.O_RDONLY)
+            try:
+                found = os.fstat(self._fd)
+                check_trust(identity, found)
+                self._inode = _inode_of(found)
+                if found.st_size == 0:
+                    raise FileNotFoundError(f"block {identity.name} is empty")
+                with clear_of_standard():
+                    self._map = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
+            except BaseException:
+                os.close(self._fd)
+                raise
+            self.buf, self.locks = memoryview(self._map), RecordLocks(self)
 
-    def __enter__(self) -> memoryview:
-        return self.buf
+    def __enter__(self) -> ReadOnlySegment:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
+    def descriptor(self) -> int:
+        """Return a descriptor of the segment's file."""
+        return self._fd
+
     def close(self) -> None:
         """Unmap, or leave that to the last view that still exists."""
-        try:
+        with suppress(BufferError):
             self.buf.release()
-            self._map.close()
-        except BufferError:
-            pass
+        with process_guard():
+            if self._shared is not None:
+                self._shared.close()
+                return
+            attached = _segments.get(self._inode)
+            if attached is not None:
+                attached.leave_mapped(self)
+            else:
+                self.unmap()
+
+    def unmap(self) -> None:
+        """Close the descriptors."""
+        with suppress(BufferError):
+            if self._map is not None:
+                self._map.close()
+        os.close(self._fd)
+
+
+class _Segments(dict[tuple[int, int], Segment]):
+    """The segments that this process has open to write, by device and inode."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def forget(self) -> None:
+        """Have none in the child of a fork: those of the parent are closed as the blocks are abandoned."""
+        self.clear()
+
+
+_segments = _Segments()
+lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, _segments)
+
+
+def attach_segment(identity: Identity) -> Segment | None:
+    """Return the segment of a data directory, open to write; None where there is none. The guard is held.
+
+    Raises:
+        BlockError: it is not what it must be.
+    """
+    while True:
+        try:
+            found = stat_segment(identity)
+            shared = _segments.get(_inode_of(found))
+            if shared is not None:
+                return shared.share()
+            segment = Segment(identity.segment)
+        except FileNotFoundError:
+            return None
+        except ValueError:  # empty: none of ours ever is, under that name
+            unlink(identity.segment)
+            return None
+        if segment._inode == _inode_of(found):
+            return segment
+        segment.close()
+
+
+def make_segment(identity: Identity, size: int) -> Segment:
+    """Make a segment under a name of its own, which `Segment.publish` changes; it is the owner's from the beginning.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    _remove_unpublished(identity)
+    segment = Segment(f"{identity.segment}.{os.getpid()}_{secrets.token_hex(4)}.new", size)
+    try:
+        os.fchmod(segment.descriptor(), 0o600)
+        identity.give(segment.descriptor())
+    except BaseException:
+        unlink(segment.path)
+        segment.close()
+        raise
+    return segment
+
+
+def stat_segment(identity: Identity) -> os.stat_result:
+    """Return the state of the file in a segment's place.
+
+    Raises:
+        FileNotFoundError: there is none.
+        BlockError: it is not what it must be.
+    """
+    found = os.stat(identity.segment, follow_symlinks=False)
+    if os.geteuid() == 0 == found.st_uid != identity.owner and stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+        os.chown(identity.segment, identity.owner, identity.group, follow_symlinks=False)  # root's, of before
+        found = os.stat(identity.segment, follow_symlinks=False)
+    check_trust(identity, found)
+    return found
+
+
+def check_trust(identity: Identity, found: os.stat_result) -> None:
+    """Refuse a file that does not belong to the owner of the data directory alone.
+
+    Raises:
+        BlockError: naming the owner and mode found.
+    """
+    if found.st_uid != identity.owner:
+        raise BlockError(
+            f"block {identity.name} belongs to user {found.st_uid}; it must belong to user {identity.owner}, the owner"
+            f" of {identity.directory}: have {identity.segment} removed"
+        )
+    if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
+        raise BlockError(
+            f"block {identity.name} has mode {stat.filemode(found.st_mode)}; it must be -rw-------: remove"
+            f" {identity.segment}"
+        )
+
+
+def unlink(path: str) -> None:
+    """Remove a segment; who has it attached keeps it."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _rename_to_new(path: str, new: str) -> None:
+    """Rename a file to a name that is not there, by renameat2(2), for which Python has no function.
+
+    Raises:
+        FileExistsError: it is there.
+    """
+    import ctypes  # takes longer than the rest of this room, and is for a block that is made
+
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        os.link(path, new)
+        os.unlink(path)
+        return
+    if rename(_AT_FDCWD, path.encode(), _AT_FDCWD, new.encode(), _RENAME_NOREPLACE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), new)
+
+
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+
+
+def _remove_unpublished(identity: Identity) -> None:
+    """Remove the segments of this directory whose makers were killed before they gave them their place."""
+    pattern = re.compile(re.escape(identity.name) + r"\.(\d+)_\w+\.new")
+    with suppress(OSError), os.scandir(SHARED_MEMORY) as entries:
+        for entry in entries:
+            match = pattern.fullmatch(entry.name)
+            if match and not os.path.exists(f"/proc/{match[1]}"):
+                with suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _inode_of(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino

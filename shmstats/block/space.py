@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import errno
 
+import numpy as np
+import numpy.typing as npt
+
 from ..interruption import came_from_handler
-from ..layout import CELLS_PER_PAGE, PAGE, Layout
-from .lock import LockFile
-from .names import BlockFullError, Record
+from ..layout import CELLS_PER_PAGE, PAGE
+from .errors import BlockFullError
+from .layout import Layout
+from .lock import RecordLocks
+from .names import Record
 from .segment import Segment
 
 
@@ -23,7 +28,7 @@ class Space:
         locks: of the block.
     """
 
-    def __init__(self, segment: Segment, layout: Layout, locks: LockFile) -> None:
+    def __init__(self, segment: Segment, layout: Layout, locks: RecordLocks) -> None:
         self._segment = segment
         self._buf = segment.buf
         self._layout = layout
@@ -69,3 +74,10 @@ class Space:
         if first == last:
             return self._buf[bits + first // 8] >> first % 8 & 1 == 1
         return all(self._buf[bits + page // 8] >> page % 8 & 1 for page in range(first, last + 1))
+
+
+def reserved_pages(buf: memoryview, layout: Layout) -> npt.NDArray[np.bool_]:
+    """Return which pages of which rows have memory behind them: shape (rows, pages of a row)."""
+    bitmaps = np.frombuffer(buf, np.uint8, layout.rows * layout.bitmap_bytes, layout.pages)
+    bits = np.unpackbits(bitmaps.reshape(layout.rows, -1), axis=1, bitorder="little")
+    return bits[:, : layout.row_bytes // PAGE].astype(bool)

@@ -1,9 +1,8 @@
 """The worker slots: which processes count into a block, and into which row.
 
-A slot is a process, known by its pid and its start time together (a pid alone is given out again). Where
-/proc does not show a process, or cannot be read for want of descriptors, one that has the pid is taken to
-live: a live worker's lock or row must never be another's. A process that called exec has both still, but
-not the memory image that took the slot: its next claim frees what the former image held.
+A process has a record lock for its slot as long as it lives: the kernel drops it when the process ends or calls exec,
+and shows it in every namespace. Should somebody in the process have closed all its descriptors, it still has the
+block mapped, and lives.
 
 A row is a stripe of cells: a new worker takes the lowest row that no live worker has and adds on to
 whatever is there, so nothing has to be moved when a worker dies. When every row has a live worker the
@@ -17,16 +16,20 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..hashing import blake2b
-from ..layout import HEADER, WORKER, WORKER_SLOTS, Layout, field_offset, owner_word, struct_of
-from .segment import BlockError
+from ..layout import field_offset, owner_word, struct_of
+from .errors import BlockError
+from .layout import FIRST_SLOT, HEADER, WORKER, WORKER_SLOTS, Layout
+
+if TYPE_CHECKING:
+    from .lock import RecordLocks
 
 _WORKER = struct_of(WORKER)
 _SLOTS = field_offset(HEADER, "slots")
 _CLAIMS = field_offset(HEADER, "claims")
+_NAMESPACE = field_offset(HEADER, "namespace")
 
 
 class Worker(NamedTuple):
@@ -37,10 +40,9 @@ class Worker(NamedTuple):
         claim: the number of this taking of it.
         pid: of the process.
         row: that the process adds to.
-        start_time: of the process, in clock ticks since boot.
+        start_time: of the process, in clock ticks since boot; 0 where /proc did not tell.
         attached: when it came, CLOCK_MONOTONIC in ns.
         held: operations in its buffer.
-        image: of the process's memory, see `memory_image`.
     """
 
     slot: int
@@ -50,7 +52,6 @@ class Worker(NamedTuple):
     start_time: int
     attached: int
     held: int
-    image: int
 
     @property
     def word(self) -> int:
@@ -66,13 +67,12 @@ class Worker(NamedTuple):
         return self.pid << 32 | self.claim
 
     @property
-    def lives(self) -> bool:
-        """Whether the process is still there and is the same, as far as that can be told now."""
+    def shown(self) -> bool:
+        """Whether /proc shows the process; `WorkerTable.lives` tells for certain whether it lives."""
         try:
-            state, started = _state_and_start(self.pid)
+            return start_time(self.pid) == self.start_time
         except OSError:
-            return _exists(self.pid)
-        return state not in _ENDED and started == self.start_time
+            return True
 
 
 _ENDED = (b"Z", b"X")
@@ -85,13 +85,21 @@ def start_time(pid: int) -> int | None:
         OSError: it cannot be told now.
     """
     try:
-        state, started = _state_and_start(pid)
+        state, started = _state_and_start(str(pid))
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if state in _ENDED else started
 
 
-def _state_and_start(pid: int) -> tuple[bytes, int]:
+def own_start_time() -> int:
+    """Return when this process was started, as `start_time` does; 0 where that cannot be told."""
+    try:
+        return _state_and_start("self")[1]
+    except OSError:
+        return 0
+
+
+def _state_and_start(pid: str) -> tuple[bytes, int]:
     """Return the state and the start time of a process; source: proc_pid_stat(5), fields 3 and 22.
 
     Raises:
@@ -102,32 +110,22 @@ def _state_and_start(pid: int) -> tuple[bytes, int]:
     return fields[0], int(fields[19])
 
 
-def _exists(pid: int) -> bool:
-    """Tell whether any process has a pid, be it a zombie."""
+def has_mapped(pid: int, file: os.stat_result) -> bool:
+    """Tell whether a process has a file mapped, as far as /proc shows it (proc_pid_maps(5))."""
+    wanted = f" {os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x} {file.st_ino} ".encode()
     try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return pid > 0
-
-
-def memory_image() -> int:
-    """Return what tells this process's memory from that before an exec; 0 where it cannot be told.
-
-    The addresses in the auxiliary vector (proc_pid_auxv(5)) are random for each exec.
-    """
-    try:
-        with open("/proc/self/auxv", "rb") as file:
-            return int.from_bytes(blake2b(file.read(), digest_size=8).digest(), "little")
+        with open(f"/proc/{pid}/maps", "rb") as maps:
+            return any(wanted in line for line in maps)
     except OSError:
-        return 0
+        return False
 
 
 def pid_namespace() -> int:
-    """Return the inode of this process's pid namespace: a pid means nothing in another one."""
-    return os.stat("/proc/self/ns/pid").st_ino
+    """Return the inode of this process's pid namespace, in which alone a pid means something; 0 without /proc."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 class WorkerTable:
@@ -136,11 +134,13 @@ class WorkerTable:
     Args:
         buf: the block; writable for `claim` and `release`.
         layout: of the block.
+        locks: of the block.
     """
 
-    def __init__(self, buf: memoryview, layout: Layout) -> None:
+    def __init__(self, buf: memoryview, layout: Layout, locks: RecordLocks) -> None:
         self._buf = buf
         self._layout = layout
+        self._locks = locks
 
     def __iter__(self) -> Iterator[Worker]:
         """Go through the taken slots, whether their processes live or not."""
@@ -151,13 +151,39 @@ class WorkerTable:
 
     def live(self) -> list[Worker]:
         """Return the workers whose processes live."""
-        return [worker for worker in self if worker.lives]
+        return self._living(self)
+
+    def lives(self, worker: Worker) -> bool:
+        """Tell whether a worker's process lives and still has its slot."""
+        return self._read(worker.slot) in self._living([worker])
 
     def is_live(self, word: int) -> bool:
         """Tell whether the owner of a cell's lock lives, by the word that the lock holds."""
         slot = (word >> 20) - 1
         worker = self._read(slot) if 0 <= slot < self._used else None
-        return worker is not None and worker.word == word and worker.lives
+        return worker is not None and worker.word == word and bool(self._living([worker]))
+
+    def _living(self, workers: Iterable[Worker]) -> list[Worker]:
+        """Return those of some workers whose processes live."""
+        found = list(workers)
+        own = os.getpid()
+        held = self._locks.held(
+            FIRST_SLOT + worker.slot for worker in found if worker.pid != own or worker.slot not in self._locks.slots
+        )
+        return [
+            worker
+            for worker in found
+            if FIRST_SLOT + worker.slot in held
+            or (worker.pid == own and worker.slot in self._locks.slots)
+            or self._has_block(worker)
+        ]
+
+    def _has_block(self, worker: Worker) -> bool:
+        """Tell whether a worker without a lock has lost it, for somebody in its process closed all descriptors."""
+        namespace = int.from_bytes(self._buf[_NAMESPACE : _NAMESPACE + 8], "little")
+        if worker.pid == os.getpid() or namespace != pid_namespace():
+            return False
+        return has_mapped(worker.pid, self._locks.stat())
 
     def claim(self, reserve: Callable[[int, int], None]) -> Worker:
         """Take a slot and a row for this process, freeing those of dead ones. The table lock is held.
@@ -169,29 +195,23 @@ class WorkerTable:
             BlockError: every slot is taken by a live process.
             OSError: what ``reserve`` raises.
         """
-        started = start_time(os.getpid())
-        if started is None:
-            raise BlockError("/proc does not show this process; shmstats tells the living by it")
-        image = memory_image()
-        live = []
-        for worker in self:
-            if worker.lives and (worker.pid != os.getpid() or worker.image == image):
-                live.append(worker)
-            else:
-                self.release(worker)
+        live = self.live()
         taken = {worker.slot for worker in live}
-        slot = next(slot for slot in range(WORKER_SLOTS + 1) if slot not in taken)
-        if slot == WORKER_SLOTS:
+        for worker in self:
+            if worker.slot not in taken:
+                self.release(worker)
+        free = (slot for slot in range(WORKER_SLOTS) if slot not in taken)
+        slot = next((slot for slot in free if self._locks.take_slot(slot)), None)
+        if slot is None:
             raise BlockError(f"{WORKER_SLOTS} live processes count into the block; there is no slot left")
         worker = Worker(
             slot=slot,
             claim=self._next_claim(),
             pid=os.getpid(),
             row=self._free_row(live),
-            start_time=started,
+            start_time=own_start_time(),
             attached=time.monotonic_ns(),
             held=0,
-            image=image,
         )
         reserve(self._offset(slot), WORKER.itemsize)
         self._write(worker)
@@ -201,6 +221,7 @@ class WorkerTable:
         """Free a slot. The table lock is held."""
         offset = self._offset(worker.slot)
         self._buf[offset : offset + 4] = bytes(4)
+        self._locks.leave_slot(worker.slot)
 
     @property
     def _used(self) -> int:
@@ -221,12 +242,12 @@ class WorkerTable:
 
     def _read(self, slot: int) -> Worker | None:
         state, *fields = _WORKER.unpack_from(self._buf, self._offset(slot))
-        return Worker(slot, *fields[:7]) if state == 1 else None
+        return Worker(slot, *fields[:6]) if state == 1 else None
 
     def _write(self, worker: Worker) -> None:
         offset = self._offset(worker.slot)
         fields = worker[1:]
-        _WORKER.pack_into(self._buf, offset, 0, *fields, 0, 0, 0)
+        _WORKER.pack_into(self._buf, offset, 0, *fields, 0, 0, 0, 0)
         self._buf[offset : offset + 4] = (1).to_bytes(4, "little")
         if worker.slot >= self._used:
             self._buf[_SLOTS : _SLOTS + 4] = (worker.slot + 1).to_bytes(4, "little")

@@ -5,7 +5,6 @@ from threading import RLock
 from types import TracebackType
 from typing import Any
 
-from ..block.lock import LockFile
 from ..series import Labels
 
 CORE: str
@@ -75,7 +74,7 @@ class Cells:
         generation_offset: int,
         owner: int,
         is_live: Callable[[int], bool],
-        locks: LockFile,
+        locks: Any,
         limit: int = 0,
         held_offset: int = 0,
         flush: Callable[[], object] | None = None,

@@ -25,7 +25,7 @@ from ..series import Labels
 from ._requests_py import Requests as Requests
 
 if TYPE_CHECKING:
-    from ..block.lock import LockFile
+    from ..block.lock import RecordLocks
 
 CORE = "Python"
 PROTOCOL = 2
@@ -86,7 +86,7 @@ class Cells:
         generation_offset: int,
         owner: int,
         is_live: Callable[[int], bool],
-        locks: LockFile,
+        locks: RecordLocks,
         limit: int = 0,
         held_offset: int = 0,
         flush: Callable[[], object] | None = None,

@@ -29,7 +29,7 @@ def ask_workers(
     answers = ask_all(others, question)
     if own is not None:
         answers[pid] = own()
-    return [(worker, answers[worker.pid]) for worker in workers if answers[worker.pid] is not None or worker.lives]
+    return [(worker, answers[worker.pid]) for worker in workers if answers[worker.pid] is not None or worker.shown]
 
 
 def stacks_document(answers: Sequence[tuple[Worker, Any | None]], served: Sequence[Served]) -> list[dict[str, Any]]:

@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..block import BlockReader, Worker
+from ..block import Worker
 from ..history.overview import Overview
 from ..history.system import ProcessUse, uses_of
+from ..reading import BlockReader
 from ..reading.requests import Served
 from ..series import Distribution, Kind, Name, Snapshot, Value, series_text
 from .requests import serving

@@ -18,8 +18,8 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from ..block import BlockReader
 from ..history.system import uses_of
+from ..reading import BlockReader
 
 
 def system_figures(pids: Iterable[int], uptime: float) -> dict[str, int | float]:

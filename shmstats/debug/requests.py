@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from ..block import BlockReader, Worker
+from ..block import Worker
+from ..reading import BlockReader
 from ..reading.requests import Request, Served
 
 #: What the paths end with by which the live page asks, wherever it is mounted.

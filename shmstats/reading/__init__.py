@@ -1,1 +1,6 @@
-"""Everything that only reads a block."""
+"""Everything that only reads a block: it writes nothing to it, and waits for no lock."""
+
+from .attached import AttachedBlock
+from .reader import BlockReader, Usage, read_only
+
+__all__ = ["AttachedBlock", "BlockReader", "Usage", "read_only"]

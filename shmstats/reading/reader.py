@@ -22,13 +22,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..block.declarations import decode_definition
-from ..block.header import Header, check_layout, read_header
+from ..block.errors import DamagedBlockError
+from ..block.header import Header, read_header
+from ..block.identity import identify
+from ..block.layout import HEADER, NAME, PROTOCOLS, Layout
 from ..block.names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, Record, read_note
-from ..block.segment import DamagedBlockError, ReadOnlySegment, segment_name
+from ..block.segment import ReadOnlySegment
+from ..block.validate import check_layout
 from ..block.workers import Worker, WorkerTable
 from ..core import fence, sum_columns
 from ..interruption import came_from_handler
-from ..layout import CELL, CELLS_PER_PAGE, COUNTER_WIDTH, HEADER, INT64_MAX, INT64_MIN, NAME, PAGE, PROTOCOLS, Layout
+from ..layout import CELL, CELLS_PER_PAGE, COUNTER_WIDTH, INT64_MAX, INT64_MIN, PAGE
 from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
 from .requests import Served, read_requests
 
@@ -110,12 +114,13 @@ class BlockReader:
     Args:
         buf: the block.
         layout: of the block.
+        workers: its worker slots.
     """
 
-    def __init__(self, buf: memoryview, layout: Layout) -> None:
+    def __init__(self, buf: memoryview, layout: Layout, workers: WorkerTable) -> None:
         self._buf = buf
         self.layout = layout
-        self.workers = WorkerTable(buf, layout)
+        self.workers = workers
         self._header = np.frombuffer(buf, HEADER, 1)
         self._pages = np.frombuffer(buf, np.uint8, layout.rows * layout.bitmap_bytes, layout.pages)
         self._names = np.frombuffer(buf, NAME, layout.capacity, layout.names)
@@ -568,15 +573,16 @@ def read_only(directory: Path) -> Iterator[BlockReader]:
 
     Raises:
         FileNotFoundError: there is no block, or it is just being made.
-        BlockError: there is one that must not be used.
+        BlockError: there is one that must not be used, or this user may not read it.
     """
-    name = segment_name(directory)
-    with ReadOnlySegment(name) as buf:
-        header = read_header(buf)
+    identity = identify(directory)
+    identity.check_user()
+    with ReadOnlySegment(identity) as segment:
+        header = read_header(segment.buf)
         if header["magic"] == 0:
-            raise FileNotFoundError(f"block {name} is not finished yet")
-        layout = check_layout(name, header, len(buf))
-        reader = BlockReader(buf, layout)
+            raise FileNotFoundError(f"block {identity.name} is not finished yet")
+        layout = check_layout(identity.name, header, len(segment.buf))
+        reader = BlockReader(segment.buf, layout, WorkerTable(segment.buf, layout, segment.locks))
         try:
             yield reader
         finally:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ..block.layout import WORKER, Layout
 from ..block.workers import Worker
-from ..layout import REQUEST, REQUESTS_PER_WORKER, WORKER, Layout, field_offset, struct_of
+from ..layout import REQUEST, REQUESTS_PER_WORKER, field_offset, struct_of
 
 _REQUEST = struct_of(REQUEST)
 _SERVING = field_offset(WORKER, "serving")

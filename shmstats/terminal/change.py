@@ -14,10 +14,10 @@ from typing import NoReturn
 import click
 
 from shmstats import snapshot as saved
-from shmstats.block import read_only, segment_name
-from shmstats.block.lock import lock_file
-from shmstats.block.segment import segment_path
+from shmstats.block import identify
+from shmstats.block.attaching import nobody_attaches
 from shmstats.config import Settings
+from shmstats.reading import read_only
 from shmstats.registry import Registry
 from shmstats.terminal.command import CONTEXT, Command, NotThereError, reading_options, settings_of
 
@@ -47,17 +47,12 @@ def remove(config: str | None, data: str | None, category: str, metric: str | No
 
 def _remove_saved(data: Path, category: str, metric: str | None) -> int:
     """Remove from the saved snapshot, where there is no block; returns how many series that were."""
-    block = segment_path(segment_name(data))
-    if os.path.lexists(block):
+    identity = identify(data)
+    identity.check_user()
+    if os.path.lexists(identity.segment):
         return 0
-    locks = lock_file(f"{block}.lock")
-    with locks.table():  # so that nobody makes a block of the snapshot meanwhile
-        if os.path.lexists(block):
-            return 0
-        try:
-            return saved.remove(saved.stats_directory(data), category, metric)
-        finally:
-            locks.remove()
+    with nobody_attaches(identity) as alone:
+        return saved.remove(saved.stats_directory(data), category, metric) if alone else 0
 
 
 def _change(

@@ -20,10 +20,11 @@ from typing import Any
 import click
 
 from shmstats import snapshot as saved
-from shmstats.block import BlockError, BlockReader, read_only
+from shmstats.block import BlockError
 from shmstats.config import Settings
 from shmstats.export import FORMATS, Format, View
 from shmstats.export.printable import printable_lines
+from shmstats.reading import BlockReader, read_only
 from shmstats.series import Snapshot
 from shmstats.terminal.command import (
     CONTEXT,

@@ -12,10 +12,11 @@ import click
 from shmstats import snapshot as saved
 from shmstats._version import __version__
 from shmstats.attachment.health import complaints_of, health
-from shmstats.block import BlockError, BlockReader, read_only, segment_name
+from shmstats.block import BlockError, identify
 from shmstats.config import Settings
 from shmstats.core import CORE
 from shmstats.export.printable import printable
+from shmstats.reading import BlockReader, read_only
 from shmstats.terminal.command import (
     CONTEXT,
     Command,
@@ -52,8 +53,8 @@ def _facts(settings: Settings, wrong: list[str]) -> Iterator[tuple[str, str]]:
     yield "snapshot", _saved_file(saved.stats_directory(data) / saved.FILE)
     try:
         with read_only(data) as reader:
-            found = health(reader, segment_name(data))
-            block = [("block", segment_name(data)), *_block_facts(reader), *_health_facts(found)]
+            found = health(reader, identify(data).name)
+            block = [("block", identify(data).name), *_block_facts(reader), *_health_facts(found)]
     except FileNotFoundError:
         block = [("block", "none")]
     except BlockError as error:

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from shmstats import snapshot as saved
-from shmstats.block import read_only
 from shmstats.config import PushSettings, Settings
+from shmstats.reading import read_only
 from shmstats.registry import Registry
 from shmstats.series import Snapshot
 from shmstats.sinks.push.sender import FORMATS, PushError, Sender

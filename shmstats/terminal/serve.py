@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import click
 
 from shmstats import snapshot as saved
-from shmstats.block import read_only
 from shmstats.config import ApiSettings, Settings
+from shmstats.reading import read_only
 from shmstats.terminal.command import CONTEXT, Command, Key, NotThereError, reading_options, settings_of
 
 #: Of each worker: answers take milliseconds, but may wait for their readers.

@@ -17,11 +17,12 @@ from typing import Any
 
 import click
 
-from shmstats.block import BlockError, read_only, segment_name
+from shmstats.block import BlockError, identify
 from shmstats.debug.asking import ask_workers, stacks_document
 from shmstats.debug.dashboard import Dashboard
 from shmstats.debug.requests import requests_document, serving
 from shmstats.export.printable import printable
+from shmstats.reading import read_only
 from shmstats.terminal.command import CONTEXT, Command, NotThereError, reading_options, settings_of, write_to_stdout
 from shmstats.terminal.panes import Line, Look, head, metrics_pane, routes_pane, stacks_pane, workers_pane
 
@@ -95,7 +96,7 @@ def read_stacks(data: Path, pid: int | None = None) -> list[dict[str, Any]]:
     if pid is not None and not workers:
         known = ", ".join(map(str, everyone)) or "none"
         raise NotThereError(f"no process {pid} counts into the block of {data}; there are: {known}")
-    return stacks_document(ask_workers(segment_name(data), workers, "stacks"), served)
+    return stacks_document(ask_workers(identify(data).name, workers, "stacks"), served)
 
 
 @click.command(cls=Command, context_settings=CONTEXT)

@@ -23,7 +23,7 @@ ran = threading.Event()
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[Agent]:
     """An agent that runs."""
-    agent = Agent([Task(0.001, ran.set)], str(tmp_path / "socket"), {})
+    agent = Agent([Task(0.001, ran.set)], str(tmp_path / "socket"), os.geteuid(), {})
     ran.clear()
     agent.start()
     yield agent
@@ -70,7 +70,7 @@ def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Agen
             may_end.release()
             assert begun.acquire(timeout=BOUND)
 
-    agent = Agent([Task(0.0, task)], str(tmp_path / "socket"), {})
+    agent = Agent([Task(0.0, task)], str(tmp_path / "socket"), os.geteuid(), {})
     agent.start()
     assert begun.acquire(timeout=BOUND)
     yield agent, proceed
@@ -127,7 +127,7 @@ def test_where_no_thread_can_be_started_a_warning_says_so(
 
     monkeypatch.setattr(threading.Thread, "start", start)
     before = descriptors()
-    agent = Agent([], str(tmp_path / "socket"), {})
+    agent = Agent([], str(tmp_path / "socket"), os.geteuid(), {})
     agent.start()
     agent.stop()
     assert descriptors() == before
@@ -139,7 +139,7 @@ def test_where_no_thread_can_be_started_a_warning_says_so(
 def test_a_fork_leaves_it_running_in_the_parent_even_if_another_cannot_be_started_again(
     agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = Agent([], str(tmp_path / "other"), {})
+    other = Agent([], str(tmp_path / "other"), os.geteuid(), {})
     other.start()
     lifecycle.before()
     lifecycle._paused[0].sort(key=lambda paused: paused is agent)
@@ -160,12 +160,12 @@ def test_a_fork_leaves_it_running_in_the_parent_even_if_another_cannot_be_starte
 def test_it_can_be_stopped_in_the_middle_of_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As by a signal handler, which runs in the thread that starts it."""
     socket = tmp_path / "socket"
-    agent = Agent([Task(0.001, ran.set)], str(socket), {})
+    agent = Agent([Task(0.001, ran.set)], str(socket), os.geteuid(), {})
     listener = agents.Listener
 
-    def interrupted(path: str) -> Listener:
+    def interrupted(path: str, owner: int) -> Listener:
         agent.stop()
-        return listener(path)
+        return listener(path, owner)
 
     monkeypatch.setattr(agents, "Listener", interrupted)
     starting = threading.Thread(target=agent.start, daemon=True)

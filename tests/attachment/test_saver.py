@@ -54,7 +54,7 @@ def often(configure: Callable[..., Any]) -> Callable[..., Any]:
 def saver(data: Path) -> int:
     """The pid of the process that saves, by /proc/locks, which disturbs nobody; 0 if there is none."""
     try:
-        inode = Path(f"{segment_file(data)}.lock").stat().st_ino
+        inode = segment_file(data).stat().st_ino
     except FileNotFoundError:
         return 0
     for line in Path("/proc/locks").read_text().splitlines():
@@ -129,7 +129,7 @@ def test_another_process_saves_whenever_the_one_that_saves_is_killed(
 
     def total() -> int:
         """The total as a stranger sees it, who is no candidate."""
-        with shmstats.block.read_only(data) as reader:
+        with shmstats.reading.read_only(data) as reader:
             snapshot = reader.read()
         names = [(name.category, name.metric) for name in snapshot.names]
         return snapshot.values[names.index(("c", "m"))] if ("c", "m") in names else 0

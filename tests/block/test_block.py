@@ -23,8 +23,8 @@ COUNT_AND_WAIT = """
 
 
 def field(shmstats: ModuleType, name: str) -> tuple[int, int]:
-    layout = shmstats.layout
-    return layout.field_offset(layout.HEADER, name), layout.HEADER[name].itemsize
+    layout = shmstats.block.layout
+    return shmstats.layout.field_offset(layout.HEADER, name), layout.HEADER[name].itemsize
 
 
 def write_header(shmstats: ModuleType, data: Path, **values: int) -> None:
@@ -91,7 +91,7 @@ def test_many_processes_that_start_at_once_share_one_block(python: Any, stats: A
 
 
 def test_processes_that_come_and_go_lose_nothing(python: Any, stats: Any, data: Path) -> None:
-    """Each may be the first or the last: block and lock file appear and vanish under them."""
+    """Each may be the first or the last: the block appears and vanishes under them."""
     code = """
         from shmstats import stats
         import shmstats
@@ -103,7 +103,7 @@ def test_processes_that_come_and_go_lose_nothing(python: Any, stats: Any, data: 
     for child in children:
         child.finish()
     assert not segment_file(data).exists()
-    assert not Path(f"{segment_file(data)}.lock").exists()
+    assert not list(segment_file(data).parent.glob(f"{segment_file(data).name}*"))
     assert stats.get("c", "m") == 160
 
 
@@ -116,7 +116,7 @@ def test_the_last_one_out_unlinks_and_none_before(stats: Any, python: Any, data:
         child.tell()
         child.finish()
     assert not segment_file(data).exists()
-    assert not Path(f"{segment_file(data)}.lock").exists()
+    assert not list(segment_file(data).parent.glob(f"{segment_file(data).name}*"))
     assert stats.get("c", "m") == 3
 
 
@@ -186,7 +186,7 @@ def test_another_owner_is_refused_by_both_names(shmstats: ModuleType, refused: P
     os.chown(refused, 12345, -1)
     with pytest.raises(shmstats.BlockError, match="belongs to user 12345; it must belong to user 0"):
         shmstats.init()
-    with pytest.raises(shmstats.BlockError, match="belongs to user 12345"), shmstats.block.read_only(data):
+    with pytest.raises(shmstats.BlockError, match="belongs to user 12345"), shmstats.reading.read_only(data):
         pass
 
 
@@ -195,7 +195,7 @@ def test_a_wider_mode_is_refused(shmstats: ModuleType, refused: Path, data: Path
     refused.chmod(mode)
     with pytest.raises(shmstats.BlockError, match=r"has mode -rw.*; it must be -rw-------"):
         shmstats.init()
-    with pytest.raises(shmstats.BlockError, match="has mode"), shmstats.block.read_only(data):
+    with pytest.raises(shmstats.BlockError, match="has mode"), shmstats.reading.read_only(data):
         pass
 
 
@@ -226,8 +226,6 @@ def test_a_link_in_its_place_is_not_followed(shmstats: ModuleType, refused: Path
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"layout_version": 0}, "has layout version 0, this shmstats has version"),
-        ({"layout_version": 99}, "has layout version 99, this shmstats has version"),
         ({"magic": 1}, "does not begin like a block of shmstats"),
         ({"capacity": 512}, r"bytes long, but by its header \(capacity 512, max_workers 8\) it has"),
         ({"capacity": 0}, "it is damaged"),
@@ -247,12 +245,40 @@ def test_a_header_that_does_not_fit_is_refused_and_both_sides_named(
     assert refused.read_bytes() == before
 
 
+@pytest.mark.parametrize("version", [0, 3, 99])
+def test_a_dead_block_of_another_layout_is_set_aside_and_said(
+    shmstats: ModuleType, refused: Path, data: Path, caplog: pytest.LogCaptureFixture, version: int
+) -> None:
+    write_header(shmstats, data, layout_version=version)
+    before = refused.read_bytes()
+    shmstats.stats.incr("c", "m")
+    assert shmstats.stats.get("c", "m") == 1
+    assert Path(f"{refused}.layout{version}").read_bytes() == before
+    assert f"has layout version {version}, this shmstats has version" in caplog.text
+
+
+def test_a_live_block_of_another_layout_is_refused(
+    shmstats: ModuleType, python: Any, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = "from shmstats import stats; stats.incr('c', 'm', 7); print(stats.get('c', 'm'), flush=True); input()"
+    child = python.start(code)
+    child.hear()
+    write_header(shmstats, data, layout_version=99)
+    before = segment_file(data).read_bytes()
+    with pytest.raises(shmstats.BlockError, match=r"has layout version 99.*stop the processes"):
+        shmstats.init()
+    assert segment_file(data).read_bytes() == before
+    write_header(shmstats, data, layout_version=shmstats.block.layout.LAYOUT_VERSION)
+    child.tell()
+    child.finish()
+
+
 @pytest.mark.parametrize("size", [1, 4095, 4096, 20000])
 def test_a_truncated_block_is_refused(shmstats: ModuleType, refused: Path, data: Path, size: int) -> None:
     os.truncate(refused, size)
     with pytest.raises(shmstats.BlockError, match=rf"is {size} bytes long"):
         shmstats.init()
-    with pytest.raises(shmstats.BlockError, match=rf"is {size} bytes long"), shmstats.block.read_only(data):
+    with pytest.raises(shmstats.BlockError, match=rf"is {size} bytes long"), shmstats.reading.read_only(data):
         pass
 
 
@@ -418,7 +444,7 @@ def test_a_fill_that_fails_leaves_nothing(attach: Any, data: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         attach(fill=fill)
     assert not segment_file(data).exists()
-    assert not Path(f"{segment_file(data)}.lock").exists()
+    assert not list(segment_file(data).parent.glob(f"{segment_file(data).name}*"))
     attach()
 
 
@@ -447,23 +473,23 @@ def test_a_reader_only_looks(stats: Any, python: Any, data: Path, shmstats: Modu
     code = """
         import sys
         from pathlib import Path
-        from shmstats.block import read_only
+        from shmstats.reading import read_only
         with read_only(Path(sys.argv[1])) as reader:
             read = reader.read(by_worker=True)
             print({name.metric: value for name, value in zip(read.names, read.values) if name.category != "shmstats"})
             print(reader.usage()["names"].used, reader.protocol, len(list(reader.workers)))
     """
-    protocol = shmstats.layout.PROTOCOLS[shmstats.core.PROTOCOL]
+    protocol = shmstats.block.layout.PROTOCOLS[shmstats.core.PROTOCOL]
     names = stats.shared.attach().names.count
     assert python.run(code, data) == f"{{'m': 5, 'v': 1.5}}\n{names} {protocol} 1\n"
     assert segment_file(data).read_bytes() == before
 
 
 def test_there_is_nothing_to_read_without_a_block(shmstats: ModuleType, data: Path) -> None:
-    with pytest.raises(FileNotFoundError), shmstats.block.read_only(data):
+    with pytest.raises(FileNotFoundError), shmstats.reading.read_only(data):
         pass
     segment_file(data).touch(0o600)
-    with pytest.raises((FileNotFoundError, shmstats.BlockError)), shmstats.block.read_only(data):
+    with pytest.raises((FileNotFoundError, shmstats.BlockError)), shmstats.reading.read_only(data):
         pass
     segment_file(data).unlink()
 

@@ -42,8 +42,8 @@ def give_way(block: Any, series: Any) -> None:
 
 def families(block: Any) -> set[str]:
     """Check what must hold of families and of the heap, and return the metrics that have one."""
+    from shmstats.block.layout import NAME
     from shmstats.block.names import FAMILY, LIVE, MEMBER
-    from shmstats.layout import NAME
 
     table = block.names
     records = np.frombuffer(block._buf, NAME, table.count, block.layout.names)
@@ -193,7 +193,7 @@ def killed_before_line(number: int) -> Iterator[None]:
 
 def let_go(block: Any) -> None:
     """Let the table lock go, as the kernel does for a process that is killed: it is held if that was at a ``with``."""
-    table = block._locks.table()
+    table = block.locks.table()
     while table._is_owned():
         table.__exit__(None, None, None)
 

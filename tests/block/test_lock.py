@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,14 +13,42 @@ from typing import Any
 import pytest
 from helpers import process_state, wait_until
 
-HOLDER = """
-    import sys
-    from shmstats.block.lock import lock_file
-    with lock_file(sys.argv[1]).table():
+LOCKS = """
+    import os, sys
+    from shmstats.block.lock import RecordLocks, process_guard
+
+    class File:
+        def __init__(self, path):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+        def descriptor(self):
+            return self._descriptor
+"""
+
+HOLDER = f"""{LOCKS}
+    with RecordLocks(File(sys.argv[1])).table():
         print("inside", flush=True)
         input()
     print("outside", flush=True)
 """
+
+
+class File:
+    """A file to lock."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def descriptor(self) -> int:
+        return self._descriptor
+
+
+@pytest.fixture
+def locks(shmstats: ModuleType, path: Path) -> Iterator[Any]:
+    """The locks of a file, as this process has them."""
+    file = File(path)
+    yield shmstats.block.lock.RecordLocks(file)
+    os.close(file.descriptor())
 
 
 @pytest.fixture
@@ -68,83 +96,24 @@ def test_the_holder_may_be_stopped_and_nobody_goes_in(python: Any, path: Path) -
     first.finish()
 
 
-def test_who_waited_for_a_removed_file_opens_the_new_one(python: Any, path: Path) -> None:
-    remover = python.start(HOLDER.replace("input()\n", "input()\n        lock_file(sys.argv[1]).remove()\n"), path)
-    assert remover.hear() == "inside"
-    waiting = [python.start(HOLDER, path) for _ in range(2)]
-    wait_until(lambda: all(_waits(child.pid) for child in waiting))
-    before = path.stat().st_ino
-    remover.tell()
-    remover.finish()
-    inside = next(child for child in _heard_one(waiting) if child)
-    other = next(child for child in waiting if child is not inside)
-    assert path.exists()
-    assert path.stat().st_ino != before or path.stat().st_nlink == 1
-    wait_until(lambda: _waits(other.pid))
-    inside.tell()
-    assert other.hear() == "inside"
-    other.tell()
-    for child in waiting:
-        child.finish()
-
-
-def test_it_nests(shmstats: ModuleType, path: Path, python: Any) -> None:
-    lock = shmstats.block.lock.lock_file(str(path))
-    with lock.table():
-        with lock.table():
+def test_it_nests(locks: Any, path: Path, python: Any) -> None:
+    with locks.table():
+        with locks.table():
             pass
         other = python.start(HOLDER, path)
         wait_until(lambda: _waits(other.pid))
     assert other.hear() == "inside"
     other.tell()
     other.finish()
-    lock.forget()
 
 
-def test_there_is_one_lock_file_of_a_path_in_a_process(shmstats: ModuleType, path: Path) -> None:
-    lock_file = shmstats.block.lock.lock_file
-    assert lock_file(str(path)) is lock_file(str(path))
-    assert not path.exists()
-
-
-def test_the_file_is_private_and_not_inherited(shmstats: ModuleType, path: Path) -> None:
-    before = os.umask(0)
-    try:
-        lock = shmstats.block.lock.lock_file(str(path))
-        with lock.table():
-            assert stat.S_IMODE(path.stat().st_mode) == 0o600
-            assert not os.get_inheritable(lock._fd)
-    finally:
-        os.umask(before)
-        lock.forget()
-
-
-@pytest.mark.parametrize("wrong", ["mode", "link", "owner"])
-def test_a_file_that_is_not_ours_alone_is_refused(shmstats: ModuleType, path: Path, wrong: str) -> None:
-    if wrong == "owner" and os.geteuid() != 0:
-        pytest.skip("only root can give a file away")
-    target = path if wrong != "link" else path.with_name("target")
-    target.touch(0o600)
-    if wrong == "mode":
-        path.chmod(0o620)
-    elif wrong == "link":
-        path.symlink_to(target)
-    else:
-        os.chown(path, 12345, -1)
-    lock = shmstats.block.lock.lock_file(str(path))
-    with pytest.raises(OSError, match=f"{path}|symbolic links"), lock.table():
-        pass
-    assert not lock.guard.held
-
-
-def test_threads_take_turns(shmstats: ModuleType, path: Path) -> None:
-    lock = shmstats.block.lock.lock_file(str(path))
+def test_threads_take_turns(locks: Any) -> None:
     inside, most = 0, 0
 
     def enter() -> None:
         nonlocal inside, most
         for _ in range(100):
-            with lock.table():
+            with locks.table():
                 inside += 1
                 most = max(most, inside)
                 inside -= 1
@@ -155,21 +124,19 @@ def test_threads_take_turns(shmstats: ModuleType, path: Path) -> None:
     for thread in threads:
         thread.join()
     assert most == 1
-    lock.forget()
 
 
-def test_a_signal_handler_inside_defers_what_it_wants(shmstats: ModuleType, path: Path) -> None:
-    lock = shmstats.block.lock.lock_file(str(path))
+def test_a_signal_handler_inside_defers_what_it_wants(locks: Any) -> None:
     done: list[str] = []
 
     def handle(*_: object) -> None:
-        assert lock.guard.held
-        lock.guard.defer(lambda: done.append("deferred"))
+        assert locks.guard.held
+        locks.guard.defer(lambda: done.append("deferred"))
 
     before = signal.signal(signal.SIGUSR1, handle)
     try:
-        with lock.table():
-            with lock.table():
+        with locks.table():
+            with locks.table():
                 signal.raise_signal(signal.SIGUSR1)
             assert done == []
             signal.raise_signal(signal.SIGUSR1)
@@ -177,7 +144,6 @@ def test_a_signal_handler_inside_defers_what_it_wants(shmstats: ModuleType, path
         assert done == ["inside", "deferred", "deferred"]
     finally:
         signal.signal(signal.SIGUSR1, before)
-        lock.forget()
 
 
 def test_what_is_deferred_may_defer_and_enter_again(shmstats: ModuleType) -> None:
@@ -236,22 +202,21 @@ def test_a_deferred_call_that_fails_is_nobody_elses_failure(
 
 
 def test_the_child_of_a_fork_holds_nothing_and_lets_nothing_go(python: Any, path: Path) -> None:
-    code = """
-        import os, sys, threading
-        from shmstats.block.lock import lock_file
-        lock = lock_file(sys.argv[1])
-        with lock.table():
-            pid = os.fork()
-            if pid == 0:
-                assert not lock.guard.held
-                # Closing the child's descriptors must not free the parent's lock.
-                print("child", flush=True)
-                with lock.table():
-                    print("child inside", flush=True)
-                os._exit(0)
-            input()
-            print("parent inside", flush=True)
-        os.waitpid(pid, 0)
+    code = f"""{LOCKS}
+    locks = RecordLocks(File(sys.argv[1]))
+    with locks.table():
+        pid = os.fork()
+        if pid == 0:
+            assert not process_guard().held
+            # Closing the child's descriptors must not free the parent's lock.
+            os.close(locks._file.descriptor())
+            print("child", flush=True)
+            with RecordLocks(File(sys.argv[1])).table():
+                print("child inside", flush=True)
+            os._exit(0)
+        input()
+        print("parent inside", flush=True)
+    os.waitpid(pid, 0)
     """
     child = python.start(code, path)
     assert child.hear() == "child"
@@ -262,30 +227,29 @@ def test_the_child_of_a_fork_holds_nothing_and_lets_nothing_go(python: Any, path
 
 
 def test_a_fork_while_another_thread_is_inside_leaves_the_child_free(python: Any, path: Path) -> None:
-    code = """
-        import os, sys, threading
-        from shmstats.block.lock import lock_file
-        lock = lock_file(sys.argv[1])
-        inside, leave = threading.Event(), threading.Event()
-        def hold():
-            with lock.table():
-                inside.set()
-                leave.wait()
-        thread = threading.Thread(target=hold)
-        thread.start()
-        inside.wait()
-        pid = os.fork()
-        if pid == 0:
-            with lock.guard:
-                os.write(1, b"guard\\n")
-            with lock.table():
-                os.write(1, b"table\\n")
-            os._exit(0)
-        os.write(1, b"parent\\n")  # in one piece, for two processes write here
-        input()
-        leave.set()
-        thread.join()
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    code = f"""{LOCKS}
+    import threading
+    locks = RecordLocks(File(sys.argv[1]))
+    inside, leave = threading.Event(), threading.Event()
+    def hold():
+        with locks.table():
+            inside.set()
+            leave.wait()
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    pid = os.fork()
+    if pid == 0:
+        with process_guard():
+            os.write(1, b"guard\\n")
+        with RecordLocks(File(sys.argv[1])).table():
+            os.write(1, b"table\\n")
+        os._exit(0)
+    os.write(1, b"parent\\n")  # in one piece, for two processes write here
+    input()
+    leave.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     """
     child = python.start(code, path)
     assert {child.hear(), child.hear()} == {"guard", "parent"}
@@ -294,74 +258,51 @@ def test_a_fork_while_another_thread_is_inside_leaves_the_child_free(python: Any
     child.finish()
 
 
-def test_a_false_alarm_of_the_kernels_deadlock_detection_is_survived(python: Any, path: Path) -> None:
-    """Two processes, two files: each has one and waits, in another thread, for the other's.
+def test_a_worker_slot_is_free_when_its_process_has_ended_or_called_exec(
+    locks: Any, shmstats: ModuleType, python: Any, path: Path
+) -> None:
+    code = f"""{LOCKS}
+    locks = RecordLocks(File(sys.argv[1]))
+    with locks.table():
+        print(locks.take_slot(5), locks.take_slot(5), flush=True)
+    input()
+    os.execvp("sleep", ["sleep", "60"])
+    """
+    first = shmstats.block.layout.FIRST_SLOT
+    child = python.start(code, path)
+    assert child.hear() == "True False"
+    assert locks.held([first + 4, first + 5]) == {first + 5}
+    assert locks.slots_held()
+    assert not locks.take_slot(5)
+    child.tell()
+    wait_until(lambda: not locks.slots_held())
+    assert locks.take_slot(5)
+    assert not locks.slots_held()  # by others
+    child.kill()
 
-    That is no deadlock, for the holders do not wait; but the kernel looks at processes, and says EDEADLK.
-    """
-    code = """
-        import sys, threading
-        from shmstats.block.lock import lock_file
-        mine, other = map(lock_file, sys.argv[1:])
-        inside, leave = threading.Event(), threading.Event()
-        def hold():
-            with mine.table():
-                inside.set()
-                leave.wait()
-        thread = threading.Thread(target=hold)
-        thread.start()
-        inside.wait()
-        print("holding", flush=True)
-        asked = threading.Event()
-        lock = other.lock
-        def lock_and_tell(position):
-            asked.set()
-            lock(position)
-        other.lock = lock_and_tell
-        def want():
-            try:
-                with other.table():
-                    print("got it", flush=True)
-            except OSError as error:
-                print(error, flush=True)
-        wanting = threading.Thread(target=want)
+
+def test_a_process_whose_first_thread_has_ended_keeps_its_slot(locks: Any, python: Any, path: Path) -> None:
+    code = f"""{LOCKS}
+    import ctypes, threading
+    locks = RecordLocks(File(sys.argv[1]))
+    assert locks.take_slot(5)
+    def stay():
+        print("there", flush=True)
         input()
-        wanting.start()
-        asked.wait()
-        print("wanting", flush=True)
-        input()
-        leave.set()
-        thread.join()
-        wanting.join()
+        os._exit(0)
+    threading.Thread(target=stay).start()
+    ctypes.CDLL(None).pthread_exit(None)
     """
-    second = path.with_name("second")
-    one, two = python.start(code, path, second), python.start(code, second, path)
-    for child in (one, two):
-        assert child.hear() == "holding"
-    one.tell()
-    wait_until(lambda: _waits(one.pid))
-    two.tell()
-    assert two.hear() == "wanting"
-    for child in (one, two):
-        child.tell()
-    assert one.hear() == "wanting"
-    assert [one.hear(), two.hear()] == ["got it", "got it"]
-    one.finish()
-    two.finish()
+    child = python.start(code, path)
+    child.hear()
+    wait_until(lambda: process_state(child.pid) == "Z")
+    assert locks.slots_held()
+    child.tell()
+    wait_until(lambda: not locks.slots_held())
+    child.kill()
 
 
 def _waits(pid: int) -> bool:
     """Whether a process waits for a record lock, by proc_locks(5)."""
     lines = Path("/proc/locks").read_text().splitlines()
     return any("->" in line and f" {pid} " in line for line in lines)
-
-
-def _heard_one(children: list[Any]) -> list[Any]:
-    import select
-
-    streams = {child._process.stdout.fileno(): child for child in children}
-    ready, _, _ = select.select(list(streams), [], [], 20)
-    for stream in ready:
-        assert streams[stream].hear() == "inside"
-    assert len(ready) == 1
-    return [streams[stream] for stream in ready]

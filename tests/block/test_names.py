@@ -31,7 +31,7 @@ def remove(block: Any, *keys: bytes) -> None:
 def check_structure(block: Any) -> dict[bytes, Any]:
     """Check all that must hold of the names, and return them: {key: record}."""
     table, layout = block.names, block.layout
-    from shmstats.layout import DELETED, NAME
+    from shmstats.block.layout import DELETED, NAME
 
     assert table._changing == 0
     count = table.count

@@ -42,7 +42,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 TELL = """
 import json, logging, os, signal
 from pathlib import Path
-from shmstats.block import BlockError, read_only
+from shmstats.block import BlockError
+from shmstats.reading import read_only
 from shmstats.web import create_app
 
 signal.alarm(30)
@@ -148,7 +149,8 @@ class Image:
     """
 
     def __init__(self, nursery: Nursery, directory: Path) -> None:
-        from shmstats.layout import HEADER, NAME, Layout, field_offset
+        from shmstats.block.layout import HEADER, NAME, Layout
+        from shmstats.layout import field_offset
 
         self._nursery = nursery
         self.data, self._report = directory / "data", directory / "report"
@@ -379,7 +381,7 @@ def test_an_index_that_is_damaged_while_it_is_used_hangs_nobody(attach: Callable
 def test_whatever_a_file_contains_it_is_a_block_or_refused(content: bytes, magic: bool) -> None:
     from shmstats.block import BlockError
     from shmstats.block.header import check_layout, read_header
-    from shmstats.layout import MAGIC
+    from shmstats.block.layout import MAGIC
 
     buf = memoryview(MAGIC.to_bytes(8, "little") + content if magic else content)
     with pytest.raises(BlockError):

@@ -26,9 +26,9 @@ from prometheus import program
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from servers import BOUND, Gunicorn, Load, children, wait_until
 
-from shmstats.block import read_only
 from shmstats.export import FORMATS, View
 from shmstats.integrations import gunicorn as hooks
+from shmstats.reading import read_only
 from shmstats.series import Distribution, series_text
 
 HOOKS = ("--config", "python:shmstats.integrations.gunicorn")

@@ -6,8 +6,7 @@ a *planted* change of it. What they touch of the world is replaced from outside,
 - the block's memory by a `View`, each access of which is a step. A load or store of up to 8 aligned bytes is
   one step, a longer one is several;
 - `struct` and `numpy`, which want real memory, by what goes through a view field by field;
-- record locks (`fcntl`), the question whether a process lives (`/proc`) and the C core's atomic operations
-  (stepped.c) by steps of their own.
+- record locks (`fcntl`) and the C core's atomic operations (stepped.c) by steps of their own.
 
 What nobody ever writes while the processes run is read without a step: `explore_block` finds out by itself what
 that is. Everything else, the order of all accesses above all, is the package's own.
@@ -15,6 +14,7 @@ that is. Everything else, the order of all accesses above all, is the package's 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import importlib.machinery
 import importlib.util
@@ -34,10 +34,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from explorer import Access, Ending, Explored, Steps, explore
 
+import shmstats.block.errors
+import shmstats.block.identity
+import shmstats.block.layout
 import shmstats.block.segment
 import shmstats.layout
 import shmstats.series
-from shmstats.layout import CELL, HEADER, NAME, WORKER, Layout
+from shmstats.block.layout import FIRST_SLOT, HEADER, NAME, WORKER, Layout
+from shmstats.layout import CELL
 
 PACKAGE = Path(shmstats.layout.__file__).parent
 
@@ -67,12 +71,10 @@ class Identity(NamedTuple):
 
     Attributes:
         pid: which another may have had before.
-        start_time: of the process.
         after: another process, by whose death it is started; None: at once.
     """
 
     pid: int
-    start_time: int
     after: int | None = None
 
 
@@ -81,7 +83,7 @@ class _NewlyWritten(BaseException):
 
 
 class BlockMachine:
-    """The steps on a block, its lock file and the process table.
+    """The steps on a block and its record locks.
 
     Args:
         identities: of the processes.
@@ -172,12 +174,12 @@ class BlockMachine:
     def _unlock(self, state: State, index: int, position: int) -> tuple[None, State]:
         return None, state._replace(holders=state.holders - {(position, index)})
 
-    def _started(self, state: State, index: int, pid: int) -> tuple[int | None, State]:
-        for other, identity in enumerate(self._identities):
-            waits = identity.after is not None and identity.after not in state.dead
-            if identity.pid == pid and other not in state.dead and not waits:
-                return identity.start_time, state
-        return None, state
+    def _try_lock(self, state: State, index: int, position: int) -> tuple[bool, State]:
+        done = self._lock(state, index, position)
+        return (False, state) if done is None else (True, done[1])
+
+    def _held(self, state: State, index: int, position: int) -> tuple[bool, State]:
+        return any(held == position and holder != index for held, holder in state.holders), state
 
     def _settle(
         self, state: State, index: int, offset: int, owners: tuple[tuple[int, int], ...]
@@ -535,12 +537,6 @@ class Core:
         if self._stepped is not None:
             module.CORE, module.PROTOCOL, module.Cells = "C", 1, self._make_c_cells
 
-    def _state_and_start(self, pid: int) -> tuple[bytes, int]:
-        started = self._current.steps.do("started", pid, silent=True)
-        if started is None:
-            raise ProcessLookupError
-        return b"R", started
-
     def _replace_the_world(self) -> None:
         for module in (self.names, self.workers, self.block, self.reader):
             for name, thing in list(vars(module).items()):
@@ -548,25 +544,28 @@ class Core:
                     setattr(module, name, FieldStruct(thing))
         self.names.np = _Numpy()
         self.reader._ATTEMPTS = _Few()
-        self.workers._state_and_start = self._state_and_start
-        self.workers._exists = lambda pid: False
-        self.workers.memory_image = lambda: 7
+        self.workers.own_start_time = lambda: 7
+        self.workers.has_mapped = lambda pid, file: False
+        self.workers.pid_namespace = lambda: 0
         self.workers.os = types.SimpleNamespace(getpid=lambda: self._current.identity.pid)
         self.workers.time = types.SimpleNamespace(monotonic_ns=lambda: 7)
         self.lock.fcntl = types.SimpleNamespace(
             lockf=self._lockf, LOCK_EX=fcntl.LOCK_EX, LOCK_UN=fcntl.LOCK_UN, LOCK_NB=fcntl.LOCK_NB
         )
+        self.lock.is_locked = lambda descriptor, position: self._current.steps.do("held", position, silent=True)
+        self.lock.process_guard = lambda: self._current.guard
         core = self
 
-        class Locks(self.lock.LockFile):  # type: ignore[misc, name-defined]
-            """The lock file, which is there."""
+        class Locks(self.lock.RecordLocks):  # type: ignore[misc, name-defined]
+            """The record locks, of a process that may have its slot from the beginning."""
 
             def __init__(self) -> None:
-                super().__init__("the model's")
-                self._fd = 0
+                super().__init__(_File())
+                worker = core._current.worker
+                self.slots = set() if worker is None else {worker.slot}
 
-            def lock_linked(self) -> None:
-                self.lock(core.lock.TABLE)
+            def stat(self) -> None:
+                """There is no file."""
 
         class Workers(self.workers.WorkerTable):  # type: ignore[misc, name-defined]
             """The worker slots; a process may have taken its own before the beginning."""
@@ -577,9 +576,8 @@ class Core:
         class Reader(self.reader.BlockReader):  # type: ignore[misc, name-defined]
             """The reader, without an array over the memory."""
 
-            def __init__(self, view: View, layout: Layout) -> None:
-                self._buf, self.layout = view, layout
-                self.workers = core.workers.WorkerTable(view, layout)
+            def __init__(self, view: View, layout: Layout, workers: Any) -> None:
+                self._buf, self.layout, self.workers = view, layout, workers
                 self._cells = LiveCells(view, layout, core._current.owners)
 
             def reserved(self) -> Any:
@@ -588,7 +586,14 @@ class Core:
             def close(self) -> None:
                 del self._buf
 
-        self.Locks, self.block.WorkerTable, self.block.BlockReader = Locks, Workers, Reader
+        class Attached(self.block.Block):  # type: ignore[misc, name-defined]
+            """The block, with a reader."""
+
+            def __init__(self, segment: _Segment, layout: Layout) -> None:
+                super().__init__(segment, layout, None)
+                self.reader = Reader(self._buf, layout, self.workers)
+
+        self.Locks, self.Attached, self.block.WorkerTable = Locks, Attached, Workers
 
     @property
     def _current(self) -> Process:
@@ -599,6 +604,9 @@ class Core:
         assert length == 1
         if command == fcntl.LOCK_UN:
             self._current.steps.do("unlock", position)
+        elif command & fcntl.LOCK_NB:
+            if not self._current.steps.do("try_lock", position):
+                raise BlockingIOError(errno.EAGAIN, "taken")
         else:
             assert command == fcntl.LOCK_EX
             self._current.steps.do("lock", position)
@@ -656,6 +664,9 @@ def _modules_of_their_own() -> Any:
         package: types.ModuleType(package),
         f"{package}.series": shmstats.series,
         f"{package}.layout": shmstats.layout,
+        f"{package}.block.errors": shmstats.block.errors,
+        f"{package}.block.identity": shmstats.block.identity,
+        f"{package}.block.layout": shmstats.block.layout,
         f"{package}.block.segment": shmstats.block.segment,
     }
     there[package].__path__ = [str(PACKAGE)]  # type: ignore[attr-defined]
@@ -733,13 +744,20 @@ def compiler() -> str:
 # Processes -----------------------------------------------------------------------------------------
 
 
+class _File:
+    """The file of a segment."""
+
+    def descriptor(self) -> int:
+        return 0
+
+
 class _Segment:
     """The segment of a block that is there and has memory behind it all."""
 
     name = "the model's"
 
-    def __init__(self, view: View) -> None:
-        self.buf = view
+    def __init__(self, view: View, locks: Any) -> None:
+        self.buf, self.locks = view, locks
 
     def reserve(self, offset: int, length: int) -> None:
         """Have memory, which is there."""
@@ -764,7 +782,8 @@ class Process:
 
     Attributes:
         block: the `Block`.
-        locks: the `LockFile`.
+        locks: the `RecordLocks`.
+        guard: of the process.
     """
 
     def __init__(
@@ -778,20 +797,21 @@ class Process:
     ) -> None:
         self.core, self.steps, self.identity, self.worker, self.owners = core, steps, identity, worker, owners
         self.view = View(steps, 0, layout.size)
-        self.locks = core.Locks()
         self.layout = layout
         core.process = self
+        self.guard = core.lock.Guard()
+        self.locks = core.Locks()
 
     def attach(self) -> Any:
         """Return the block, attached as by `Block._join`: under the table lock."""
         with self.locks.table():
-            self.block = self.core.block.Block(_Segment(self.view), self.layout, self.locks)
+            self.block = self.core.Attached(_Segment(self.view, self.locks), self.layout)
             self.block.names.repair(self.block.cells)
         return self.block
 
     def had(self) -> Any:
         """Return the block, attached before the beginning."""
-        self.block = self.core.block.Block(_Segment(self.view), self.layout, self.locks)
+        self.block = self.core.Attached(_Segment(self.view, self.locks), self.layout)
         return self.block
 
 
@@ -852,13 +872,18 @@ class Scenario:
     def before(self, index: int, program: Program) -> Any:
         """Have a process do something before the beginning; it keeps its slot."""
         machine = BlockMachine([identity._replace(after=None) for identity in self._identities], self._memory)
-        direct = _Direct(machine, index, State(self._memory, frozenset(), frozenset()))
+        direct = _Direct(machine, index, self._initial())
         process = self._process(direct, index)
         result = program(process)
         self._core.check_nonsense()
         self._workers[index] = process.block.worker
         self._memory = direct.state.memory
         return result
+
+    def _initial(self) -> State:
+        """Return the state at the beginning: each process that is there has the lock of its slot."""
+        slots = frozenset((FIRST_SLOT + worker.slot, index) for index, worker in self._workers.items())
+        return State(self._memory, slots, frozenset())
 
     def attach(self, *indexes: int) -> None:
         """Have processes attach before the beginning."""
@@ -874,7 +899,7 @@ class Scenario:
     ) -> Explored:
         """Go through every interleaving of the programs; see `explorer.explore`."""
         machine = self._machine()
-        initial = State(self._memory, frozenset(), frozenset())
+        initial = self._initial()
         self._learn(machine, programs)
 
         def run(index: int) -> Callable[[Steps], None]:
@@ -902,7 +927,7 @@ class Scenario:
 
     def _learn(self, machine: BlockMachine, programs: Sequence[Program]) -> None:
         """Have a machine know from the beginning what the programs write, one after the other: it saves restarts."""
-        state = State(self._memory, frozenset(), frozenset())
+        state = self._initial()
         for index, program in enumerate(programs):
             direct = _Direct(machine, index, state)
             with suppress(AssertionError):  # one that the others wait for comes to nothing here
@@ -915,13 +940,13 @@ class Scenario:
 
     def read(self, memory: bytes, program: Program) -> Any:
         """Have someone look at a block, without a slot."""
-        machine = BlockMachine([Identity(1, 1)], memory)
+        machine = BlockMachine([Identity(1)], memory)
         process = Process(
             self._core,
             _Direct(machine, 0, State(memory, frozenset(), frozenset())),
-            Identity(1, 1),
+            Identity(1),
             self.layout,
-            self._core.workers.Worker(0, 0, 0, 0, 0, 0, 0, 0),
+            self._core.workers.Worker(0, 0, 0, 0, 0, 0, 0),
             {},
         )
         return program(process)

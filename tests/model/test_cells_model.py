@@ -21,7 +21,7 @@ CORES = ["C", "Python"]
 
 
 def processes(*pids: int) -> list[Identity]:
-    return [Identity(pid, 1000 + pid) for pid in pids]
+    return [Identity(pid) for pid in pids]
 
 
 def nobody_waits(final: Final) -> None:
@@ -137,7 +137,7 @@ def slots_have_new_owners(core: Core, newcomer: Identity) -> None:
     scenario.explore(add, add, come, check=check, kills=1, mortal=[0])
 
 
-NEWCOMERS = {"another": Identity(12, 1012), "one with the pid of the dead": Identity(10, 2000, after=0)}
+NEWCOMERS = {"another": Identity(12), "one with the pid of the dead": Identity(10, after=0)}
 
 
 @pytest.mark.parametrize("name", CORES)
@@ -151,11 +151,6 @@ SLOT_FAULTS = {
         "workers.py", "return owner_word(self.slot, self.claim)", "return owner_word(self.slot, 1)"
     ),
     "who asks for the owner looks at the slot alone": Plant("workers.py", " and worker.word == word", ""),
-    "a process is known by its pid alone": Plant(
-        "workers.py",
-        "return state not in _ENDED and started == self.start_time",
-        "return state not in _ENDED",
-    ),
     "a claim number is given out again": Plant("workers.py", '"little") + 1 & 0xFFFFFFFF', '"little") | 1'),
     "a slot is taken without a look whether its owner lives": Plant(
         "workers.py", "taken = {worker.slot for worker in live}", "taken = set()"

@@ -28,7 +28,6 @@ class Provider(SharedProvider):
 
     def __init__(self, process: Process) -> None:
         self._block, self._buffer = process.block, None
-        self._locks = process.locks
         self._declared = {}
         self._settings: Any = SimpleNamespace(stats=SimpleNamespace(max_series_per_metric=10))
 
@@ -44,7 +43,7 @@ class Provider(SharedProvider):
 
 
 def processes(n: int) -> list[Identity]:
-    return [Identity(pid, 1000 + pid) for pid in range(10, 10 + n)]
+    return [Identity(pid) for pid in range(10, 10 + n)]
 
 
 def named(metric: str) -> Any:
@@ -198,7 +197,7 @@ REGISTERING_FAULTS = {
     "what was broken off is not put right": Plant("names.py", "if not self._words[_CHANGING]:", "if True:"),
     "names are registered without the table lock": Plant(
         "block.py",
-        "        with self._locks.table():\n            self.names.repair(self.cells)\n            outdated",
+        "        with self.locks.table():\n            self.names.repair(self.cells)\n            outdated",
         "        if True:\n            self.names.repair(self.cells)\n            outdated",
     ),
 }

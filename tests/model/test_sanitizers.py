@@ -142,10 +142,12 @@ DAMAGE = """
 
     logging.disable(logging.CRITICAL)
     from shmstats.block import Block
-    from shmstats.block import read_only
+    from shmstats.reading import read_only
     from shmstats.core import CORE
-    from shmstats.layout import HEADER, PAGE, Layout, field_offset
-    from shmstats.block.segment import segment_name, segment_path
+    from shmstats.block.layout import HEADER, Layout
+    from shmstats.layout import field_offset
+    from shmstats.layout import PAGE
+    from shmstats.block import identify
     from shmstats.registry import Registry
 
     assert CORE == "C"
@@ -153,7 +155,7 @@ DAMAGE = """
     chance = random.Random(section)
     faulthandler.dump_traceback_later(100, exit=True)
     config = {"path": {"data": str(data)}, "stats": {"capacity": 256, "max_workers": 2, "persist": False}}
-    file = Path(segment_path(segment_name(data)))
+    file = Path(identify(data).segment)
     layout = Layout(256, 2)
     sections = {
         "header": (8, HEADER.itemsize),

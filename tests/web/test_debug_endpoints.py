@@ -200,6 +200,5 @@ def test_a_block_that_cannot_be_used_is_an_error(serve: Callable[..., FlaskClien
         response = client.get(path)
     finally:
         file.unlink()
-        file.with_name(file.name + ".lock").unlink()
     assert response.status_code == 503
     assert "statistics are not available" in response.json["error"]

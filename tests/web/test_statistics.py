@@ -235,10 +235,10 @@ def test_a_block_that_must_not_be_used_is_answered_as_unavailable(
 
 
 def test_a_block_of_another_mode_is_refused_for_real(client: FlaskClient, data: Path) -> None:
-    from shmstats.block.segment import segment_name, segment_path
+    from shmstats.block import identify
 
     shmstats.close()
-    segment = Path(segment_path(segment_name(data)))
+    segment = Path(identify(data).segment)
     segment.write_bytes(b"x" * 4096)
     segment.chmod(0o666)
     try:

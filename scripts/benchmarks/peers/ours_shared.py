@@ -11,7 +11,7 @@ from typing import Any
 
 import shmstats
 from shmstats import snapshot, stats
-from shmstats.block import segment_name
+from shmstats.block import identify
 from shmstats.export import render
 
 from . import serving
@@ -84,14 +84,14 @@ def size() -> int:
     """Return the bytes of shared memory behind the block and the files beside it."""
     shared = stats.shared
     assert shared is not None
-    return serving.files_size("/dev/shm", segment_name(shared.directory))
+    return serving.files_size("/dev/shm", identify(shared.directory).name)
 
 
 def length() -> int:
     """Return how long the block is, whether there is memory behind it or not."""
     shared = stats.shared
     assert shared is not None
-    return os.stat(f"/dev/shm/{segment_name(shared.directory)}").st_size
+    return os.stat(f"/dev/shm/{identify(shared.directory).name}").st_size
 
 
 _held: list[serving.Worker] = []

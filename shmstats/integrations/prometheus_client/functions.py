@@ -15,11 +15,11 @@ from typing import NamedTuple, Protocol
 
 from ...attachment.peers import ask_all, socket_path
 from ...attachment.slow_path import OWN, SharedProvider
-from ...block import Block
 from ...block.names import decode_key, encode_key, overflow_key
 from ...core import Gauge, Series
 from ...hashing import blake2b
 from ...once import Once
+from ...reading import AttachedBlock
 from ...reading.reader import Contribution
 from ...series import Declaration, Kind, Labels, Mode
 from .family import CATEGORY
@@ -152,12 +152,12 @@ def _question(metric: str) -> str:
     return f"prometheus_client {blake2b(metric.encode(), digest_size=8).hexdigest()}"
 
 
-def _epoch(block: Block) -> int:
+def _epoch(block: AttachedBlock) -> int:
     """Return what tells a block from another one of the same directory."""
-    return block.reader.header("started")
+    return block.header.started
 
 
-def _announced(block: Block) -> list[str]:
+def _announced(block: AttachedBlock) -> list[str]:
     """Return the metrics for which functions were announced."""
     family = block.names.family_of(encode_key(OWN, FUNCTIONS))
     if family is None:
@@ -167,7 +167,7 @@ def _announced(block: Block) -> list[str]:
     return [dict(decode_key(key)[2])[_LABEL] for key in keys]
 
 
-def _others(metric: str, block: Block) -> list[_Process]:
+def _others(metric: str, block: AttachedBlock) -> list[_Process]:
     """Return the other processes that have functions for a metric."""
     key = encode_key(OWN, FUNCTIONS, ((_LABEL, metric),))
     record = block.names.find(key) or block.names.find(overflow_key(key))
@@ -179,7 +179,7 @@ def _others(metric: str, block: Block) -> list[_Process]:
     ]
 
 
-def _set_unknown(metric: str, silent: list[_Process], block: Block) -> None:
+def _set_unknown(metric: str, silent: list[_Process], block: AttachedBlock) -> None:
     """Set to NaN what processes have of a metric that have not answered; their next answer is shown again."""
     signatures = {process.signature for process in silent}
     family = block.names.family_of(encode_key(CATEGORY, metric))
@@ -192,6 +192,6 @@ def _set_unknown(metric: str, silent: list[_Process], block: Block) -> None:
                     _sign_unknown(block, record.cell, found, record.mode)
 
 
-def _sign_unknown(block: Block, cell: int, found: Contribution, mode: Mode) -> None:
+def _sign_unknown(block: AttachedBlock, cell: int, found: Contribution, mode: Mode) -> None:
     by = (found.signature, mode.live, mode.base is Mode.MOSTRECENT, mode is not Mode.SUM)
     block.cells.set_gauge(found.row, cell, float("nan"), block.cells.generation, by)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from prometheus_client.registry import CollectorRegistry
 
 from ...attachment.slow_path import SharedProvider
-from ...block import Block
 from ...block.names import INHERITED, OVERFLOW, decode_key, encode_key
 from ...core import Gauge, Series
 from ...once import Once
+from ...reading import AttachedBlock
 from ...registry import Registry
 from ...series import Declaration, Kind, Labels, Name, Value
 from .family import CATEGORY, EXPOSED_SUFFIXES, ClientFamily, FamilyKey, instance_metric, part_of
@@ -146,7 +146,7 @@ class MetricStore:
     def label_sets(self, family: ClientFamily) -> list[Labels]:
         """Return the label sets that a family has, whichever worker has made them."""
 
-        def read(block: Block) -> list[Labels]:
+        def read(block: AttachedBlock) -> list[Labels]:
             found = block.names.family_of(encode_key(CATEGORY, family.metric))
             if found is None:
                 return []
@@ -176,7 +176,7 @@ class MetricStore:
         if shared is None:
             return nothing
 
-        def read(block: Block) -> Value:
+        def read(block: AttachedBlock) -> Value:
             record = shared.find(block, CATEGORY, metric, labels, kind)
             return nothing if record is None else block.reader.value(record)
 
@@ -188,7 +188,7 @@ class MetricStore:
         if shared is None:
             return 0.0
 
-        def read(block: Block) -> float:
+        def read(block: AttachedBlock) -> float:
             record = shared.find(block, CATEGORY, metric, labels, Kind.GAUGE)
             if record is None or record.kind is not Kind.GAUGE:
                 return 0.0
@@ -284,7 +284,7 @@ class MetricStore:
         return Reading(plan.families, snapshot.values, {(name.metric, name.labels): note for name, note in notes})
 
 
-def _instances(block: Block, name: str) -> list[Found]:
+def _instances(block: AttachedBlock, name: str) -> list[Found]:
     """Return the metrics of one name that the block has, for different registries."""
     found = []
     for instance in range(block.layout.capacity):
@@ -302,7 +302,7 @@ def _instances(block: Block, name: str) -> list[Found]:
     return found
 
 
-def _rivals(block: Block, family: ClientFamily) -> list[str]:
+def _rivals(block: AttachedBlock, family: ClientFamily) -> list[str]:
     """Return the other metrics of the block that have names on the page in common with a family."""
     suffixes = sorted({suffix for more in EXPOSED_SUFFIXES.values() for suffix in more})
     names = {name.removesuffix(suffix) for name in family.exposed for suffix in ("", *suffixes)}
@@ -323,12 +323,12 @@ def _metrics_of(name: str, instance: int) -> list[str]:
     return [instance_metric(name + suffix, instance) for suffix in ("", "_total", "_info")]
 
 
-def _is_alone(block: Block) -> bool:
+def _is_alone(block: AttachedBlock) -> bool:
     """Tell whether no other process uses the block."""
     return all(worker.pid == os.getpid() for worker in block.reader.workers.live())
 
 
-def _drop_inherited(block: Block, metric: str) -> None:
+def _drop_inherited(block: AttachedBlock, metric: str) -> None:
     """Remove what processes left that are gone: a state is not true any more when who was in it has ended."""
     with block.exclusive():
         family = block.names.family_of(encode_key(CATEGORY, metric))
@@ -340,11 +340,11 @@ def _drop_inherited(block: Block, metric: str) -> None:
             block.clear(record)
 
 
-def _is_inherited(block: Block, metric: str) -> bool:
+def _is_inherited(block: AttachedBlock, metric: str) -> bool:
     family = block.names.family_of(encode_key(CATEGORY, metric))
     return family is not None and bool(family.flags & INHERITED)
 
 
-def _declared(block: Block, metric: str) -> Declaration | None:
+def _declared(block: AttachedBlock, metric: str) -> Declaration | None:
     family = block.names.family_of(encode_key(CATEGORY, metric))
     return None if family is None else block.reader.declaration(family.number)

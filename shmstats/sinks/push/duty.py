@@ -11,9 +11,10 @@ from typing import Any
 
 from shmstats import native
 from shmstats.attachment.own_metrics import OWN, add_to_own
-from shmstats.block import Block, BlockFullError
+from shmstats.block import BlockFullError
 from shmstats.block.names import encode_key
 from shmstats.config import Settings
+from shmstats.reading import AttachedBlock
 from shmstats.series import Kind, Snapshot
 from shmstats.sinks.push.sender import PushError, Sender
 from shmstats.sinks.push.stale import Stale
@@ -56,12 +57,12 @@ class PushDuty:
         self._logged = ""
         self._pushing: Any = native.make_lock()
 
-    def perform(self, block: Block, snapshot: Snapshot) -> None:
+    def perform(self, block: AttachedBlock, snapshot: Snapshot) -> None:
         """Push a snapshot, unless the last failure is too recent; note the outcome in the block's header."""
         if time.monotonic() >= self._not_before:
             self._push(block, snapshot, Stale.NONE, None)
 
-    def finish(self, block: Block, snapshot: Snapshot) -> None:
+    def finish(self, block: AttachedBlock, snapshot: Snapshot) -> None:
         """Push for the last time: the workers' own gauges end. Others wait meanwhile, so it must not take long."""
         last = functools.partial(self._push, block, snapshot, Stale.LIVE, _LAST_PUSH_SECONDS)
         thread = native.Thread(last, "shmstats-push")
@@ -72,7 +73,7 @@ class PushDuty:
         else:
             thread.join(_LAST_PUSH_SECONDS)  # a name service that hangs has no limit of its own
 
-    def _push(self, block: Block, snapshot: Snapshot, stale: Stale, timeout: float | None) -> None:
+    def _push(self, block: AttachedBlock, snapshot: Snapshot, stale: Stale, timeout: float | None) -> None:
         if not self._pushing.acquire(blocking=False):
             return
         try:
@@ -107,7 +108,7 @@ class PushDuty:
         self._logged = error.reason
 
 
-def _note(block: Block, error: str) -> None:
+def _note(block: AttachedBlock, error: str) -> None:
     """Note the outcome of a push in the header of a block, unless that was left meanwhile."""
     with suppress(ValueError):
         block.header.push_error = error
@@ -115,7 +116,7 @@ def _note(block: Block, error: str) -> None:
             block.header.pushed = time.time_ns()
 
 
-def _count_refusal(block: Block) -> None:
+def _count_refusal(block: AttachedBlock) -> None:
     """Count a push that was refused, in the library's own counter; not in a block that is full."""
     with suppress(BlockFullError):
         block.find_or_add(encode_key(OWN, PUSHES_REFUSED), Kind.COUNTER)

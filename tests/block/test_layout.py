@@ -13,6 +13,10 @@ DTYPES = ["HEADER", "WORKER", "REQUEST", "NAME"]
 SIZES = [(1, 1), (256, 1), (256, 4), (257, 3), (1000, 7), (65536, 64), (16_777_216, 1024)]
 
 
+def named(shmstats: ModuleType, dtype: str) -> Any:
+    return getattr(shmstats.block.layout, dtype, None) or getattr(shmstats.layout, dtype)
+
+
 def test_the_cell_of_the_core_is_the_cell_of_the_layout_field_by_field(shmstats: ModuleType) -> None:
     dtype = shmstats.layout.CELL
     core = shmstats.core.Cells.__module__.rpartition(".")[2]
@@ -24,7 +28,7 @@ def test_the_cell_of_the_core_is_the_cell_of_the_layout_field_by_field(shmstats:
 @pytest.mark.parametrize("name", DTYPES)
 def test_a_struct_reads_what_the_dtype_writes(shmstats: ModuleType, name: str) -> None:
     layout = shmstats.layout
-    dtype = getattr(layout, name)
+    dtype = named(shmstats, name)
     packed = layout.struct_of(dtype)
     assert packed.size == dtype.itemsize
     record = np.frombuffer(bytes(number % 255 + 1 for number in range(dtype.itemsize)), dtype, 1)[0]
@@ -38,7 +42,7 @@ def test_a_struct_reads_what_the_dtype_writes(shmstats: ModuleType, name: str) -
 
 @pytest.mark.parametrize("name", [*DTYPES, "CELL"])
 def test_every_field_is_aligned_to_its_own_size(shmstats: ModuleType, name: str) -> None:
-    dtype = getattr(shmstats.layout, name)
+    dtype = named(shmstats, name)
     for field, (kind, offset, *_) in dtype.fields.items():
         assert offset % kind.base.alignment == 0, field
         if kind.kind != "S":
@@ -53,42 +57,45 @@ def test_padding_in_a_dtype_is_refused(shmstats: ModuleType) -> None:
 
 @pytest.mark.parametrize(("capacity", "max_workers"), SIZES)
 def test_sections_begin_on_pages_and_do_not_overlap(shmstats: ModuleType, capacity: int, max_workers: int) -> None:
-    module = shmstats.layout
+    module = shmstats.block.layout
     layout = module.Layout(capacity, max_workers)
     sections = [
         (0, module.HEADER.itemsize),
         (layout.workers, module.WORKER_SLOTS * module.WORKER.itemsize),
-        (layout.requests, module.WORKER_SLOTS * module.REQUESTS_PER_WORKER * module.REQUEST.itemsize),
+        (layout.requests, module.WORKER_SLOTS * shmstats.layout.REQUESTS_PER_WORKER * shmstats.layout.REQUEST.itemsize),
         (layout.pages, layout.rows * layout.bitmap_bytes),
         (layout.index, 4 * layout.index_slots),
         (layout.names, capacity * module.NAME.itemsize),
         (layout.heap, layout.heap_bytes),
-        *((layout.cells + row * layout.row_bytes, layout.columns * module.CELL.itemsize) for row in range(layout.rows)),
+        *(
+            (layout.cells + row * layout.row_bytes, layout.columns * shmstats.layout.CELL.itemsize)
+            for row in range(layout.rows)
+        ),
     ]
     for start, _ in sections:
-        assert start % module.PAGE == 0
+        assert start % shmstats.layout.PAGE == 0
     for (start, size), (following, _) in zip(sections, [*sections[1:], (layout.size, 0)], strict=True):
         assert start + size <= following
 
 
 @pytest.mark.parametrize(("capacity", "max_workers"), SIZES)
 def test_the_index_is_a_power_of_two_at_most_half_full(shmstats: ModuleType, capacity: int, max_workers: int) -> None:
-    slots = shmstats.layout.Layout(capacity, max_workers).index_slots
+    slots = shmstats.block.layout.Layout(capacity, max_workers).index_slots
     assert slots & slots - 1 == 0
     assert slots >= 2 * capacity
 
 
 @pytest.mark.parametrize(("capacity", "max_workers"), SIZES)
 def test_the_bitmap_has_a_bit_for_every_page_of_a_row(shmstats: ModuleType, capacity: int, max_workers: int) -> None:
-    module = shmstats.layout
+    module = shmstats.block.layout
     layout = module.Layout(capacity, max_workers)
-    assert layout.bitmap_bytes * 8 >= layout.row_bytes // module.PAGE
+    assert layout.bitmap_bytes * 8 >= layout.row_bytes // shmstats.layout.PAGE
     assert layout.bitmap_bytes % 8 == 0
 
 
 def test_an_owner_word_is_never_0_and_tells_slots_and_claims_apart(shmstats: ModuleType) -> None:
     module = shmstats.layout
-    last = module.WORKER_SLOTS - 1
+    last = shmstats.block.layout.WORKER_SLOTS - 1
     words = {module.owner_word(slot, claim) for slot in (0, 1, last) for claim in (0, 1, 0xFFFFF)}
     assert len(words) == 9
     assert 0 < min(words)
@@ -101,7 +108,7 @@ def test_a_header_survives_being_written_and_read(attach: Any, shmstats: ModuleT
     header = shmstats.block.header.read_header(block._buf)
     assert header["magic"] == struct.unpack("<Q", b"shmstats")[0]
     assert (header["capacity"], header["max_workers"]) == (300, 5)
-    assert header["layout_version"] == shmstats.layout.LAYOUT_VERSION
+    assert header["layout_version"] == shmstats.block.layout.LAYOUT_VERSION
     assert header["protocol"] == shmstats.core.PROTOCOL
     assert bytes(block._buf[:8]) == b"shmstats"
     for field in ("names", "removed", "cells", "heap", "changing"):
@@ -127,6 +134,6 @@ def test_what_the_header_says_of_saving_is_read_as_it_was_written(attach: Any, s
 def test_a_half_written_message_is_not_shown(attach: Any, shmstats: ModuleType) -> None:
     block = attach()
     block.header.save_error = "No space left on device"
-    start = shmstats.layout.field_offset(shmstats.layout.HEADER, "save_error")
+    start = shmstats.layout.field_offset(shmstats.block.layout.HEADER, "save_error")
     block._buf[start : start + 2] = b"no"
     assert block.header.save_error == ""

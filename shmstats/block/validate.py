@@ -1,9 +1,8 @@
-"""Whether what is in a block can be what processes of shmstats have left there.
+"""Whether a block can be used: by its header, and by what processes of shmstats can have left in it.
 
 A block outlives its processes, and whoever comes next believes what it says. So before a block that nobody
 uses is adopted it is looked through, once: every number must stay within the layout, every name must be one and
-be where its hash says. What can be derived from the names is not looked at, for it is derived anew, and any value of a
-cell is as good as another.
+be where its hash says. What can be derived from the names is derived anew, and any value of a cell is possible.
 """
 
 from __future__ import annotations
@@ -12,11 +11,51 @@ from typing import Any
 
 import numpy as np
 
-from ..layout import HEADER, NAME, WORKER_SLOTS, Layout
+from ..layout import PAGE
 from ..series import Kind, Mode
+from .errors import BlockError, DamagedBlockError
+from .layout import HEADER, LAYOUT_VERSION, MAGIC, NAME, WORKER_SLOTS, Layout
 from .names import FAMILY, LIVE, REMOVED, NameTable
+from .segment import Segment
 
 _KINDS, _MODES = [int(kind) for kind in Kind], [int(mode) for mode in Mode]
+
+
+def check_layout(name: str, header: dict[str, int], size: int) -> Layout:
+    """Check that a block is laid out as this version lays it out, and return its layout.
+
+    Raises:
+        BlockError: naming both sides of what differs.
+    """
+    if header["magic"] != MAGIC:
+        raise BlockError(f"block {name} does not begin like a block of shmstats; it is damaged or not ours")
+    if header["layout_version"] != LAYOUT_VERSION:
+        raise BlockError(
+            f"block {name} has layout version {header['layout_version']}, this shmstats has version"
+            f" {LAYOUT_VERSION}: stop the processes that use the other version first"
+        )
+    layout = Layout(header["capacity"], header["max_workers"])
+    if not (layout.capacity and layout.max_workers and layout.size == size):
+        raise BlockError(
+            f"block {name} is {size} bytes long, but by its header (capacity {layout.capacity},"
+            f" max_workers {layout.max_workers}) it has {layout.size}; it is damaged"
+        )
+    return layout
+
+
+def check_unfinished(segment: Segment, header: dict[str, int]) -> None:
+    """Check that a block without a magic is one whose maker was killed, in which nothing was ever counted.
+
+    Raises:
+        BlockError: its beginning was zeroed, and processes use it.
+        DamagedBlockError: its beginning was zeroed.
+    """
+    if not header["finished"] and (header["layout_version"] or segment.is_blank(PAGE)):
+        return
+    told = f"block {segment.name} is damaged: its beginning was zeroed"
+    if segment.locks.slots_held() or segment.locks.slots:
+        raise BlockError(f"{told}, and processes use it: stop them first, they save what they counted")
+    raise DamagedBlockError(told)
 
 
 def find_damage(buf: memoryview, layout: Layout) -> str:

@@ -1,0 +1,263 @@
+"""How a process comes to the block of its data directory: found, made, adopted from the dead, or refused.
+
+There is no lock beside the block. A new one gets its place with its table lock held, so that whoever finds it waits
+until it is filled; and whoever had to wait looks whether the block still has its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import numpy as np
+
+from ..core import CORE, PROTOCOL
+from ..descriptors import open_file
+from ..layout import CELL, CELLS_PER_PAGE, PAGE, field_offset
+from .errors import BlockError, DamagedBlockError
+from .header import read_header, write_header
+from .identity import Identity
+from .layout import FIRST_INDEX_SLOTS, HEADER, LAYOUT_VERSION, MAGIC, NAME, PROTOCOLS, Layout
+from .lock import is_locked, process_guard
+from .segment import Segment, make_segment, unlink
+from .space import reserved_pages
+from .validate import check_layout, check_unfinished, find_damage
+from .workers import Worker, WorkerTable, pid_namespace
+
+log = logging.getLogger("shmstats")
+
+#: The byte of version 0.1's lock file that all processes share which have the block attached.
+_ATTACHED_OF_0_1 = 2**60 + 1
+
+
+def retire_legacy(identity: Identity) -> None:
+    """Set aside what processes of version 0.1, which are gone, have left of the same data directory.
+
+    Raises:
+        BlockError: there are some that use it.
+    """
+    for path in identity.legacy_segments:
+        try:
+            found = os.stat(path, follow_symlinks=False)
+        except OSError:
+            continue
+        if not stat.S_ISREG(found.st_mode) or found.st_uid not in (identity.owner, 0, os.geteuid()):
+            continue  # a stranger's
+        lock = f"{path}.lock"
+        if _is_used_by_0_1(lock):
+            raise BlockError(
+                f"block {path} of data directory {identity.directory} is used by processes of shmstats 0.1: stop them"
+                " first, they save what they counted"
+            )
+        with suppress(OSError):
+            os.replace(path, f"{path}.layout3")
+            unlink(lock)
+            _tell(
+                f"block {path} was left by processes of shmstats 0.1 that are gone; it was set aside as"
+                f" {path}.layout3, and what they had saved is restored"
+            )
+
+
+def _is_used_by_0_1(lock: str) -> bool:
+    try:
+        descriptor = open_file(lock, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return is_locked(descriptor, _ATTACHED_OF_0_1)
+    finally:
+        os.close(descriptor)
+
+
+def lay_out(segment: Segment, identity: Identity, layout: Layout) -> None:
+    """Write the header of a new block, without its magic, and have memory behind what each block has."""
+    # A directory of a container's image is copied, and born anew, by its first change: that is to be now.
+    with suppress(OSError):
+        os.chmod(identity.directory, stat.S_IMODE(os.stat(identity.directory).st_mode))
+    segment.reserve(0, PAGE)
+    segment.reserve(layout.pages, layout.index - layout.pages)
+    segment.reserve(layout.index, 4 * min(FIRST_INDEX_SLOTS, layout.index_slots))
+    header = {
+        "layout_version": LAYOUT_VERSION,
+        "protocol": PROTOCOL,
+        "capacity": layout.capacity,
+        "max_workers": layout.max_workers,
+        "namespace": pid_namespace(),
+        "generation": 1,
+        "revision": 1,
+        "started": time.monotonic_ns(),
+        "index_slots": min(FIRST_INDEX_SLOTS, layout.index_slots),
+        "salt": os.urandom(16),
+        "uuid": uuid.uuid4().bytes,
+        "birth": identity.birth(),
+    }
+    write_header(segment.buf, header)
+
+
+def finish(segment: Segment) -> None:
+    """Declare a new block finished. The table lock is held."""
+    finished = field_offset(HEADER, "finished")
+    segment.buf[finished : finished + 8] = (1).to_bytes(8, "little")
+    segment.buf[:8] = MAGIC.to_bytes(8, "little")
+
+
+def is_abandoned(segment: Segment, identity: Identity) -> bool:
+    """Tell whether a segment is no block of this data directory's: half made, or of a directory that is gone.
+
+    The table lock is held. It is removed then, and another one is to be made.
+
+    Raises:
+        BlockError: its beginning was zeroed, and processes use it.
+        DamagedBlockError: its beginning was zeroed.
+    """
+    if segment.size < PAGE:
+        return False
+    header = read_header(segment.buf)
+    if header["magic"] == 0:
+        check_unfinished(segment, header)
+    else:
+        birth = identity.birth()
+        same = birth in (header["birth"], 0) or header["birth"] == 0 or header["layout_version"] != LAYOUT_VERSION
+        if same or segment.locks.slots_held() or segment.locks.slots:
+            return False
+        _tell(f"block {segment.name} was that of a data directory that is gone, and was removed")
+    unlink(segment.path)
+    return True
+
+
+def check_usable(segment: Segment, capacity: int, max_workers: int) -> tuple[Layout, bool]:
+    """Return the layout of a block that this process may use, and whether live processes use it.
+
+    The table lock is held.
+
+    Args:
+        segment: of the block.
+        capacity: as it is configured.
+        max_workers: as it is configured.
+
+    Raises:
+        BlockError: it must not be used.
+        DamagedBlockError: nobody uses it, and its contents cannot be.
+    """
+    name = segment.name
+    header = read_header(segment.buf)
+    layout = check_layout(name, header, segment.size)
+    live = _live_workers(name, header, WorkerTable(segment.buf, layout, segment.locks))
+    if header["protocol"] != PROTOCOL and live:
+        raise BlockError(
+            f"block {name} is locked by {PROTOCOLS.get(header['protocol'], header['protocol'])}, which"
+            f" the {CORE} core of this process does not do (it does {PROTOCOLS[PROTOCOL]}): run all"
+            " processes with the same core (SHMSTATS_PURE, shmstats info)"
+        )
+    if (capacity, max_workers) != (layout.capacity, layout.max_workers):
+        _tell(
+            f"block {name} keeps capacity {layout.capacity} and max_workers {layout.max_workers} until"
+            f" all its processes have left (configured: {capacity} and {max_workers})",
+            logging.WARNING,
+        )
+    if not live:
+        damage = find_damage(segment.buf, layout)
+        if damage:
+            raise DamagedBlockError(f"block {name} is damaged: {damage}")
+    return layout, bool(live)
+
+
+@contextmanager
+def nobody_attaches(identity: Identity) -> Iterator[bool]:
+    """Have whoever wants to make the block of a data directory wait; gives False where there is one already."""
+    with process_guard():
+        segment = make_segment(identity, PAGE)
+        try:
+            with segment.locks.table():
+                try:
+                    segment.publish(identity.segment)
+                except FileExistsError:
+                    yield False
+                else:
+                    yield True
+                finally:
+                    unlink(segment.path)
+        finally:
+            segment.close()
+
+
+def set_aside(segment: Segment, damage: DamagedBlockError) -> None:
+    """Give a damaged block that nobody uses another name. The table lock is held."""
+    _tell(f"{damage}; it was set aside as {segment.set_aside('damaged')}, and another one is made")
+
+
+def retire_other_layout(segment: Segment) -> bool:
+    """Set a block of another layout aside, if nobody uses it; returns whether it was. The table lock is held."""
+    header = read_header(segment.buf) if segment.size >= PAGE else {"magic": 0}
+    if header["magic"] != MAGIC or header["layout_version"] == LAYOUT_VERSION:
+        return False
+    if segment.locks.slots_held() or segment.locks.slots:
+        return False
+    version = header["layout_version"]
+    aside = segment.set_aside(f"layout{version}")
+    _tell(
+        f"block {segment.name} has layout version {version}, this shmstats has version {LAYOUT_VERSION}; nobody uses"
+        f" it, so it was set aside as {aside}, and what was saved is restored"
+    )
+    return True
+
+
+def _live_workers(name: str, header: dict[str, int], workers: WorkerTable) -> list[Worker]:
+    """Return the live workers of a block.
+
+    In another pid namespace their pids mean nothing, and a block that has some there cannot be used. One that has none,
+    as a container leaves it that was killed, can.
+
+    Raises:
+        BlockError: naming both namespaces.
+    """
+    live = workers.live()
+    ours = pid_namespace()
+    if live and header["namespace"] != ours:
+        raise BlockError(
+            f"block {name} belongs to the pid namespace {header['namespace']}, where processes use it; this process"
+            f" runs in {ours} (another container?): give each its own data directory"
+        )
+    return live
+
+
+def adopt(segment: Segment, layout: Layout) -> None:
+    """Take over a block whose processes are all gone: it is of our namespace, and its cells are locked our way.
+
+    Field by field: `struct` empties what it writes first, and who is killed then must leave a whole header.
+    """
+    buf = segment.buf
+    if read_header(buf)["protocol"] != PROTOCOL:
+        _free_locks(buf, layout)
+    workers = WorkerTable(buf, layout, segment.locks)
+    for worker in workers:
+        workers.release(worker)
+    # The index and what else can be derived from the names is made anew by whoever finds them changing.
+    for field, value in (
+        ("changing", 1),
+        ("protocol", PROTOCOL),
+        ("started", time.monotonic_ns()),
+        ("namespace", pid_namespace()),
+    ):
+        start, size = field_offset(HEADER, field), HEADER[field].itemsize
+        buf[start : start + size] = value.to_bytes(size, "little")
+
+
+def _free_locks(buf: memoryview, layout: Layout) -> None:
+    """Free every series' lock. No live process has the block attached."""
+    records = np.frombuffer(buf, NAME, int(read_header(buf)["names"]), layout.names)
+    locks = records["cell"][records["width"] > 0]
+    reserved = reserved_pages(buf, layout)[:, locks // CELLS_PER_PAGE]
+    for row in range(layout.rows):
+        cells = np.frombuffer(buf, CELL, layout.columns, layout.cells + row * layout.row_bytes)
+        cells["lock"][locks[reserved[row]]] = 0
+
+
+def _tell(text: str, level: int = logging.ERROR) -> None:
+    """Log a line, but only outside of the guard: a log handler may count, or wait for a thread that does."""
+    process_guard().defer(lambda: log.log(level, text))
