@@ -332,7 +332,7 @@ def test_a_failure_inside_is_json_and_tells_nothing(mounted: FlaskClient, monkey
     [
         ("GET", "/stats", 200), ("HEAD", "/stats", 200), ("GET", "/stats/prometheus", 200),
         ("GET", LIST, 200), ("GET", "/stats?format=x", 400), ("GET", "/_local/files/../_list", 400),
-        ("GET", "/stats/none", 404), ("GET", "/debug/none", 404), ("GET", "/_local", 404), ("GET", "/", 404),
+        ("GET", "/stats/none", 404), ("GET", "/debug/none", 404), ("GET", "/_local", 404), ("GET", "/", 302),
         ("DELETE", "/_local/files/none", 404), ("POST", "/stats", 405), ("PUT", "/_local/files/f", 405),
         ("OPTIONS", "/stats", 405), ("BREW", "/stats", 405), ("DELETE", "/stats/prometheus", 405),
     ],
