@@ -256,7 +256,7 @@ def test_a_server_that_goes_is_told_and_one_that_comes_back_is_shown_again(
     assert page.text("#status").startswith("disconnected since ")
     server.start()
     page.wait_for_state("live")
-    wait_until(lambda: "restart" in page.text("#events"), "the mark of the restart", 90)
+    wait_until(lambda: "the application was started at" in page.text("#events"), "the mark of the start", 90)
 
 
 @pytest.mark.thorough

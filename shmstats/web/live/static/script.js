@@ -55,6 +55,7 @@ async function poll() {
   } catch (error) {
     lost = lost || new Date();
     etag = null;
+    if (past) past.asked = 0;  // what happens meanwhile is asked for as soon as somebody answers
   }
   showStatus();
   timer = setTimeout(poll, document.hidden ? POLL_HIDDEN : POLL);
@@ -105,7 +106,7 @@ function askForToken(response) {
 }
 
 async function askPast() {
-  const due = state.range === 900 ? 60 : 30;
+  const due = state.range === 900 ? 20 : 60;
   const now = Date.now() / 1000;
   if (past && pastRange === state.range && (now - past.asked < due)) return;
   const step = state.range === 900 ? 2 : state.range === 3600 ? 60 : 300;
