@@ -14,8 +14,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask, redirect, request, url_for
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from flask import Flask, redirect, url_for
+from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
 from ..registry import stats
@@ -37,8 +37,6 @@ __all__ = ["blueprint", "create_app"]
 @without_data
 def lead_to_live() -> BaseResponse:
     """Answer that what a person looks for is the live page."""
-    if request.method not in ("GET", "HEAD"):
-        raise MethodNotAllowed(("GET", "HEAD"), f"{request.method} is not allowed here, but GET is")
     return redirect(url_for(f"{blueprint.name}.live"))
 
 
@@ -58,10 +56,13 @@ def create_app(config: str | os.PathLike[str] | Mapping[str, Any] | None = None)
     elif stats.shared is not None:  # a configuration that was found and has an error is what the endpoints answer
         stats.shared.attach()
     app = Flask("shmstats", static_folder=None)
-    app.url_map.merge_slashes = False
+    app.url_map.merge_slashes = app.url_map.redirect_defaults = False
     app.register_blueprint(blueprint)
     app.add_url_rule("/metrics", endpoint="shmstats.exposition", methods=["GET"])
-    app.add_url_rule("/", "shmstats.index", lead_to_live, methods=METHODS)
+    app.add_url_rule("/", "shmstats.index", lead_to_live, methods=["GET"])
+    others = [method for method in METHODS if method not in ("GET", "HEAD")]
+    for path in ("/metrics", "/"):  # refused by the blueprint, to whom it may be told that there is something
+        app.add_url_rule(path, endpoint="shmstats.nothing_public_here", methods=others, defaults={"path": ""})
     app.register_error_handler(HTTPException, error_response)
     app.after_request(keep_to_itself)
     return app

@@ -66,7 +66,7 @@ function makeChart(kind) {
   const options = {
     width: width(), height: 190, cursor: { sync: { key: "time" }, drag: { x: false, y: false } }, legend: { live: true },
     scales: { x: { time: true }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
-    axes: [{ ...axis, size: 30, values: (plot, ticks) => ticks.map(plot.scales.x.max - plot.scales.x.min < 600 ? moment : clock) }, { ...axis, size: kind === "time" ? 62 : 52, values: (_, ticks) => ticks.map((tick) => kind === "time" && tick ? ms(tick) : number(tick)) }],
+    axes: [{ ...axis, size: 30, space: 75, values: (plot, ticks) => ticks.map(plot.scales.x.max - plot.scales.x.min < 600 ? moment : clock) }, { ...axis, size: kind === "time" ? 62 : 52, values: (_, ticks) => ticks.map((tick) => kind === "time" && tick ? ms(tick) : number(tick)) }],
     series: [{ label: "time", value: (_, v) => v === null ? "–" : moment(v) },
       ...LINES[kind].map(([name, color, dash]) => ({ label: name, stroke: () => css(color), width: 1.6, dash, spanGaps: false, points: { show: false }, value }))],
     hooks: { draw: [drawMarks] },
