@@ -67,6 +67,7 @@ class Saver:
         self._interval = settings.stats.snapshot_interval_ms / 1000
         self.look_interval = self._interval / _LOOKS
         self._tell = tell
+        self._began = time.monotonic()
         self._stopped = False
         self._term = 0
         self._thread: native.Thread | None = None
@@ -102,10 +103,7 @@ class Saver:
 
     def _wanted(self) -> bool:
         """Whether there is anything to be done by who has the term."""
-        if self._duties is None:
-            with lifecycle.no_fork():
-                self._duties = make_duties(self._settings)
-        return self._settings.stats.persist or bool(self._duties)
+        return self._settings.stats.persist or bool(self._made_duties())
 
     def _is_vacant(self) -> bool:
         header = self._block.header
@@ -150,7 +148,7 @@ class Saver:
         """Save at intervals, as long as this process has the term."""
         self._start_duties()
         store.remove_stale(self._directory, {worker.pid for worker in self._block.reader.workers.live()})
-        wake, due = self._wake, time.monotonic() + (self._interval if self._term == 1 else 0.0)
+        wake, due = self._wake, self._began + self._interval
         try:
             while not wake.acquire(timeout=max(due - time.monotonic(), 0.0)) and self.elected:
                 self._block.header.saver_heartbeat = _now()
@@ -164,9 +162,16 @@ class Saver:
 
     # Duties ----------------------------------------------------------------------------------------
 
+    def _made_duties(self) -> list[Duty]:
+        """Return the duties; who has none to do imports nothing for them."""
+        if self._duties is None:
+            with lifecycle.no_fork():
+                self._duties = make_duties(self._settings)
+        return self._duties
+
     def _start_duties(self) -> None:
         self._duty_threads = []
-        for duty in self._duties or ():
+        for duty in self._made_duties():
             thread = DutyThread(duty, self._look_for)
             try:
                 thread.start()
@@ -241,9 +246,7 @@ class Saver:
         if self._settings.stats.persist:
             store.remove_stale(self._directory, {os.getpid()})
             store.save(self._directory, snapshot)
-        if self._duties is None:
-            self._duties = make_duties(self._settings)
-        finish_all(self._duties, block, snapshot)
+        finish_all(self._made_duties(), block, snapshot)
 
     def stop(self) -> None:
         """Save no more, and let another process have the term. A save that takes long is not waited for to its end."""

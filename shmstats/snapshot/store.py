@@ -139,6 +139,7 @@ def write(directory: Path, snapshot: Snapshot) -> Written:
     file = directory / f".{FILE}.{os.getpid()}-{next(_number)}"
     try:
         _write(file, encode(snapshot))
+        _give_away(file)
     except BaseException:
         Written(file).discard()
         raise
@@ -238,6 +239,7 @@ def _have_twice(file: Path, name: Path | str) -> None:
     except OSError:
         shutil.copyfile(file, name)
         os.chmod(name, 0o600)
+        _give_away(Path(name))
 
 
 def make_private(directory: Path) -> None:
@@ -246,6 +248,15 @@ def make_private(directory: Path) -> None:
         if directory.parent != directory:
             make_private(directory.parent)
         directory.mkdir(mode=0o700, exist_ok=True)
+        _give_away(directory)
+
+
+def _give_away(path: Path) -> None:
+    """Give what root has just made to the owner of the directory that it is in: root acts for that user."""
+    if os.geteuid() == 0:
+        above = path.parent.stat()
+        if above.st_uid != 0:
+            os.chown(path, above.st_uid, above.st_gid, follow_symlinks=False)
 
 
 def _read(file: Path) -> bytes:

@@ -175,3 +175,14 @@ def test_forks_do_not_wait_for_a_slow_disk(
         """
     )
     assert float(longest) < 0.4
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to give something away")
+def test_what_root_saves_is_the_owners_of_the_directory(shmstats: ModuleType, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    os.chown(data, 65534, 65534)
+    for _ in range(2):
+        shmstats.snapshot.save(data / "stats", shmstats.series.Snapshot((), ()))
+    owners = {path.name: path.stat().st_uid for path in (data / "stats", *(data / "stats").iterdir())}
+    assert owners == dict.fromkeys(("stats", "simple.json", "simple.json.1"), 65534)
