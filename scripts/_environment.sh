@@ -91,6 +91,18 @@ find_python() {
     fail "needs Python 3.11 or later; found ${seen:-none}. Set PYTHON to one that is not in PATH"
 }
 
+# One interpreter for each minor version from 3.11 on.
+find_pythons() {
+    local candidate version seen=" "
+    for candidate in python3.1{1,2,3,4} "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python; do
+        if ! is_recent "$candidate"; then continue; fi
+        version=$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+        case $seen in *" $version "*) continue ;; esac
+        seen+="$version "
+        command -v -- "$candidate"
+    done
+}
+
 install_package() {
     echo "Installing the package${1:+ with [$1]} into $environment" >&2
     # With editable_mode=compat the sources' directory is a plain entry of sys.path: nothing to run at each start.

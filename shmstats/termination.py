@@ -27,6 +27,32 @@ def arrange() -> None:
             signal.signal(signal.SIGTERM, _leave)
 
 
+class _ForkMask:
+    """Keeps SIGTERM waiting while a thread forks: Python drops, in the child, what came before its own hooks are done.
+
+    Without that a pool that is terminated while it makes a worker would wait for that worker for ever.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, set[signal.Signals | int]] = {}
+
+    def hold(self) -> None:
+        """Block the signal in the thread that forks."""
+        if signal.getsignal(signal.SIGTERM) is _leave:
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            self._before[threading.get_ident()] = blocked
+
+    def let_go(self) -> None:
+        """Have the mask as it was before, in parent and child."""
+        before = self._before.pop(threading.get_ident(), None)
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_fork_mask = _ForkMask()
+os.register_at_fork(before=_fork_mask.hold, after_in_parent=_fork_mask.let_go, after_in_child=_fork_mask.let_go)
+
+
 def _is_default() -> bool:
     # mod_wsgi refuses handlers, with a warning. Servers in C (uWSGI) have handlers that Python does not know of.
     return (

@@ -102,3 +102,19 @@ def test_the_child_of_a_fork_leaves_for_itself(python: PythonRunner, configure: 
         """
     )
     assert read(python) == "26"
+
+
+def test_a_signal_that_comes_while_a_child_is_made_is_not_lost(python: PythonRunner) -> None:
+    python.run(
+        """
+        import os, signal, time
+        import shmstats
+        for _ in range(200):
+            pid = os.fork()
+            if pid == 0:
+                time.sleep(30)
+                os._exit(1)
+            os.kill(pid, signal.SIGTERM)
+            assert os.waitpid(pid, 0)[1] == signal.SIGTERM
+        """
+    )

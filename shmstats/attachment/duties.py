@@ -25,7 +25,7 @@ DUTIES: list[str] = [
     "shmstats.attachment.expiring",
     "shmstats.history.recorder",
     "shmstats.history.archive",
-    "shmstats.sinks.push.duty",
+    "shmstats.sinks.push",
 ]
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from helpers import segment_file
 
+pytestmark = pytest.mark.far_from_core
+
 
 def can_mount() -> bool:
     command = ["unshare", "--mount", "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/dev/shm"]

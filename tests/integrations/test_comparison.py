@@ -95,9 +95,10 @@ def examine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return results
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("feature", FEATURES)
-def test_the_readme_says_what_a_library_does(results: dict[str, Any], feature: str, library: str) -> None:
+def test_the_document_says_what_a_library_does(results: dict[str, Any], feature: str, library: str) -> None:
     if library not in results:
         if os.environ.get("CI"):
             pytest.fail("there is no environment with mpmetrics, and CI must examine it")
@@ -107,11 +108,11 @@ def test_the_readme_says_what_a_library_does(results: dict[str, Any], feature: s
     assert found == told, f"with {results[library]['versions']}; it said:\n{results[library]['said'][-5000:]}"
 
 
-def test_the_table_of_the_readme_has_every_experiment_in_order_and_no_other_row() -> None:
+def test_the_table_of_the_document_has_every_experiment_in_order_and_no_other_row() -> None:
     assert list(ROWS) == list(FEATURES)
 
 
-def test_the_table_of_the_readme_explains_each_cell_that_is_neither_yes_nor_no() -> None:
+def test_the_table_of_the_document_explains_each_cell_that_is_neither_yes_nor_no() -> None:
     cells = [cell for row in ROWS.values() for cell in row.values()]
     parts = [re.fullmatch(r"partly \((\d+)\)", cell) for cell in cells if cell not in ("yes", "no")]
     assert all(parts)

@@ -137,7 +137,9 @@ def gunicorn(options: str, needs: str = "", **more: Any) -> Host:
     return Host(command, needs=needs, reload=signal.SIGHUP, **more)
 
 
-_UVICORN = "{bin}/uvicorn --host 127.0.0.1 --port {port} --workers 3 site_under_test:app"
+_UVICORN = (
+    "{bin}/uvicorn --host 127.0.0.1 --port {port} --workers 3 --timeout-worker-healthcheck 60 site_under_test:app"
+)
 _GRANIAN = "{bin}/granian --host 127.0.0.1 --port {port} --workers 3 --respawn-failed-workers site_under_test:app"
 
 #: By the names that they have in the table of docs/deployment.md.

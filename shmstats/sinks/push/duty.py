@@ -28,11 +28,6 @@ _LONGEST_WAIT = 60.0
 _LAST_PUSH_SECONDS = 3.0
 
 
-def make_duty(settings: Settings) -> PushDuty | None:
-    """Return the duty that is configured; None where nothing is pushed."""
-    return PushDuty(settings) if settings.push.url else None
-
-
 class PushDuty:
     """Pushes what was just saved.
 
