@@ -61,9 +61,18 @@ class Duty(Protocol):
 
 
 def make_duties(settings: Settings) -> list[Duty]:
-    """Return the duties that are configured."""
-    made = [importlib.import_module(module).make_duty(settings) for module in DUTIES]
+    """Return the duties that are configured; one that cannot be made is logged, and keeps nobody from saving."""
+    made = [_make_duty(module, settings) for module in DUTIES]
     return [duty for duty in made if duty is not None]
+
+
+def _make_duty(module: str, settings: Settings) -> Duty | None:
+    try:
+        duty: Duty | None = importlib.import_module(module).make_duty(settings)
+    except Exception as error:
+        log.error("the duty of %s is left out: %s: %s", module, type(error).__name__, error)
+        return None
+    return duty
 
 
 class DutyThread:
