@@ -34,11 +34,11 @@ def ask_workers(
 
 def stacks_document(answers: Sequence[tuple[Worker, Any | None]], served: Sequence[Served]) -> list[dict[str, Any]]:
     """Return for each process its ``pid``, the ``requests`` that it serves, and its ``stacks`` for people."""
-    requests = {each.worker.pid: requests_document([each])["requests"] for each in served}
+    serving = {each.worker.pid: requests_document([each])["requests"] for each in served}
     return [
         {
             "pid": worker.pid,
-            "requests": requests.get(worker.pid, []),
+            "requests": serving.get(worker.pid, []),
             "stacks": stacks_of([{"goroutine": no_answer(worker.pid), "count": 1}] if answer is None else answer),
         }
         for worker, answer in answers
