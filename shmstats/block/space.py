@@ -6,9 +6,9 @@ Which pages of cells have memory is noted in the block, a bit for each, and that
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from ..interruption import came_from_handler
 from ..layout import CELLS_PER_PAGE, PAGE
@@ -17,6 +17,9 @@ from .layout import Layout
 from .lock import RecordLocks
 from .names import Record
 from .segment import Segment
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 class Space:
