@@ -11,13 +11,15 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import Page
 from servers import Gunicorn, wait_until
 
 from shmstats.block import read_only
+
+if TYPE_CHECKING:  # at run time "conftest" may be that of another directory
+    from conftest import Page
 
 VIOLATIONS = "window.violations = []; addEventListener('securitypolicyviolation', e => violations.push(e.blockedURI))"
 
