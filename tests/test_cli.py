@@ -21,7 +21,7 @@ from urllib.request import urlopen
 
 import pytest
 from click.testing import CliRunner
-from helpers import BOUND, Child, PythonRunner, segment_file, wait_until
+from helpers import BOUND, Child, PythonRunner, process_state, segment_file, wait_until
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -170,12 +170,15 @@ def test_a_dump_neither_writes_to_the_block_nor_attaches(
     worker: Child, data: Path, command: Callable[..., Result]
 ) -> None:
     block = segment_file(data)
-    before = block.read_bytes()
+    worker.signal(signal.SIGSTOP)  # its saver writes to the block as well
+    wait_until(lambda: process_state(worker.pid) == "T")
+    before, files = block.read_bytes(), set(data.rglob("*"))
     allocated = block.stat().st_blocks
     dumped(command("shmstats-dump", "--workers"))
     assert block.read_bytes() == before
     assert block.stat().st_blocks >= allocated
-    assert not data.exists()
+    assert set(data.rglob("*")) == files
+    worker.signal(signal.SIGCONT)
     leave(worker)
 
 
