@@ -122,7 +122,9 @@ CLASSES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "uvicorn": (("--worker-class", "uvicorn.workers.UvicornWorker"), ASGI_SITE, "uvicorn"),
 }
 
-EVERY_CLASS = tuple(CLASSES)
+EVERYDAY = [
+    pytest.param(kind, marks=() if kind in {"sync", "uvicorn-worker"} else pytest.mark.thorough) for kind in CLASSES
+]
 
 
 @contextmanager
@@ -204,7 +206,7 @@ def total(server: Gunicorn) -> int:
 # What is measured under each worker class -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", EVERY_CLASS)
+@pytest.mark.parametrize("kind", EVERYDAY)
 def test_requests_and_workers_are_measured_under_every_class(tmp_path: Path, kind: str) -> None:
     with serving(tmp_path, kind, "--workers", "2") as server:
         assert_requests_are_counted(server)
@@ -303,6 +305,7 @@ def test_the_capacity_is_that_of_all_workers(tmp_path: Path, kind: str, capacity
         assert figures(server)["gunicorn_capacity"] == capacity
 
 
+@pytest.mark.thorough
 def test_connections_that_wait_for_busy_workers_are_the_backlog(tmp_path: Path) -> None:
     with serving(tmp_path, "sync", "--workers", "2") as server:
         readers = [threading.Thread(target=ask, args=(server, "GET", "/stream")) for _ in range(2)]
@@ -336,7 +339,7 @@ def test_a_client_that_leaves_and_a_request_that_gunicorn_refuses(tmp_path: Path
         assert counted == {"GET 499": 1}
 
 
-@pytest.mark.parametrize("kind", ["gevent", "uvicorn-worker"])
+@pytest.mark.parametrize("kind", ["uvicorn-worker", pytest.param("gevent", marks=pytest.mark.thorough)])
 def test_what_is_buffered_is_pushed_when_a_worker_ends(tmp_path: Path, kind: str) -> None:
     config = "path: {data: data}\nstats: {no_buffer: false, flush_interval_ms: 3600000, buffer_size: 100000}\n"
     with serving(tmp_path, kind, "--workers", "2", config=config) as server:
@@ -363,7 +366,7 @@ def test_a_worker_class_without_hooks_is_said_to_be_not_measured(tmp_path: Path)
 # Why workers end ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["sync", "uvicorn-worker"])
+@pytest.mark.parametrize("kind", ["sync", pytest.param("uvicorn-worker", marks=pytest.mark.thorough)])
 def test_workers_that_end_are_counted_by_reason(tmp_path: Path, kind: str) -> None:
     with serving(tmp_path, kind, "--workers", "2", "--timeout", "4") as server:
         assert ended(server) == {"exit": 0, "signal": 0, "timeout": 0}
@@ -384,6 +387,7 @@ def test_workers_that_end_are_counted_by_reason(tmp_path: Path, kind: str) -> No
         wait_until(lambda: states(server) == {"idle": 2}, "two idle workers")
 
 
+@pytest.mark.thorough
 def test_recycled_workers_and_those_of_a_reload_end_in_good_order(tmp_path: Path) -> None:
     with serving(tmp_path, "gthread", "--workers", "2", "--max-requests", "50") as server:
         with Load(server) as load:

@@ -153,7 +153,7 @@ HOSTS = {
     "uWSGI, lazy-apps": uwsgi("--enable-threads --lazy-apps", reload=None, ready="WSGI app 0"),
     "uWSGI, cheaper": uwsgi("--enable-threads --cheaper 1", kill=False),
     "uWSGI without --enable-threads": uwsgi("", at_import=True, keeps_block=True, buffered=False),
-    "uvicorn --workers": Host(_UVICORN, ASGI, reload=signal.SIGHUP, buffered=False, keeps_block=True, quick=True),
+    "uvicorn --workers": Host(_UVICORN, ASGI, reload=signal.SIGHUP, buffered=False, keeps_block=True),
     "uvicorn --workers, with the middleware": Host(_UVICORN, LIFESPAN, reload=signal.SIGHUP),
     "hypercorn": Host(
         "{bin}/hypercorn --bind 127.0.0.1:{port} --workers 3 site_under_test:app", ASGI, kill=False, needs="hypercorn"
@@ -167,7 +167,7 @@ HOSTS = {
     "waitress": Host(
         "{bin}/waitress-serve --listen 127.0.0.1:{port} site_under_test:app", workers=1, kill=False, needs="waitress"
     ),
-    "flask run": Host("{bin}/flask --app site_under_test run --port {port}", workers=1, kill=False, quick=True),
+    "flask run": Host("{bin}/flask --app site_under_test run --port {port}", workers=1, kill=False),
     "daphne": Host(
         "{bin}/daphne -b 127.0.0.1 -p {port} site_under_test:app", ASGI, workers=1, kill=False, needs="daphne"
     ),

@@ -93,6 +93,7 @@ def test_the_total_is_exact_after_a_reload_a_stop_and_a_start(serve: Callable[..
         assert server.document()["simple"]["shmstats"].get("operations_held", 0) == 0
 
 
+@pytest.mark.thorough
 def test_the_total_is_exact_over_reloads_under_load(serve: Callable[..., Gunicorn]) -> None:
     server = serve("sync")
     with server, Load(server, "/timed") as load:
@@ -107,6 +108,7 @@ def test_the_total_is_exact_over_reloads_under_load(serve: Callable[..., Gunicor
     assert sum(values["requests", "took"][2]) == values["requests", "total"]
 
 
+@pytest.mark.thorough
 def test_the_total_is_exact_after_workers_are_recycled(serve: Callable[..., Gunicorn]) -> None:
     server = serve("gthread", "--max-requests", "25")
     with server, Load(server, "/timed") as load:
@@ -130,6 +132,7 @@ def test_a_quick_stop_in_the_middle_of_flushes_loses_no_answered_request(
     assert load.total <= saved(server)["requests", "total"] <= load.total + load.failed
 
 
+@pytest.mark.thorough
 def test_a_preloaded_application_holds_nothing_twice(tmp_path: Path) -> None:
     site = SITE + '\nfor _ in range(5): stats.incr("boots", "preload"); stats.timing("boots", "took", 1)\n'
     server = Gunicorn(tmp_path, *KINDS["sync"], "--preload", site=site, config=config())

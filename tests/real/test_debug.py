@@ -157,6 +157,7 @@ def test_one_stopped_and_one_sleeping_worker_are_told_of_in_time(
     assert [entry["count"] for entry in told] == sorted((entry["count"] for entry in told), reverse=True)
 
 
+@pytest.mark.thorough
 def test_memory_of_one_stopped_and_one_sleeping_worker_is_told_in_time(
     server: Gunicorn, napper: int, stop: Callable[[int], None]
 ) -> None:
@@ -172,6 +173,7 @@ def test_memory_of_one_stopped_and_one_sleeping_worker_is_told_in_time(
     assert told["block"]["rows"]["used"] == 4
 
 
+@pytest.mark.thorough
 def test_a_worker_that_goes_on_answers_again(server: Gunicorn) -> None:
     workers = server.workers()
     stopped = min(workers)

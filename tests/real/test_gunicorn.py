@@ -39,6 +39,7 @@ def assert_counted_once(server: Gunicorn, load: Load) -> None:
     assert load.total <= server.total() <= load.total + load.failed
 
 
+@pytest.mark.thorough
 def test_every_reader_shows_exactly_the_requests_that_were_answered(server: Gunicorn) -> None:
     with Load(server) as load:
         load.more(1500)
@@ -68,6 +69,7 @@ def test_no_count_is_lost_or_doubled_by_reloads(server: Gunicorn) -> None:
     assert server.document()["pool"]["rows"]["used"] <= 4
 
 
+@pytest.mark.thorough
 def test_no_count_is_lost_or_doubled_when_workers_are_added_and_removed(server: Gunicorn) -> None:
     with Load(server) as load:
         load.more(150)
@@ -81,6 +83,7 @@ def test_no_count_is_lost_or_doubled_when_workers_are_added_and_removed(server: 
     assert server.document()["pool"]["rows"]["used"] <= 6
 
 
+@pytest.mark.thorough
 def test_no_count_is_lost_or_doubled_when_workers_are_recycled(tmp_path: Path, options: tuple[str, ...]) -> None:
     with Gunicorn(tmp_path, *options, "--max-requests", "50") as server:
         with Load(server) as load:
@@ -92,6 +95,7 @@ def test_no_count_is_lost_or_doubled_when_workers_are_recycled(tmp_path: Path, o
         assert document["pool"]["cells"]["bytes"] <= 8 * 4096
 
 
+@pytest.mark.thorough
 def test_no_count_is_lost_or_doubled_by_an_upgrade_of_the_master(server: Gunicorn) -> None:
     with Load(server) as load:
         load.more(150)
@@ -122,6 +126,7 @@ def test_nothing_is_lost_when_every_process_is_killed_at_once(tmp_path: Path, op
         assert_counted_once(server, load)
 
 
+@pytest.mark.thorough
 def test_nothing_is_lost_over_an_ordinary_restart(tmp_path: Path, options: tuple[str, ...]) -> None:
     server = Gunicorn(tmp_path, *options)
     with server, Load(server) as load:
@@ -142,6 +147,7 @@ def test_a_preloaded_application_counts_in_its_workers(tmp_path: Path, options: 
         assert simple["system"]["workers"] >= 2
 
 
+@pytest.mark.thorough
 def test_applications_share_counts_exactly_if_they_share_a_data_directory(tmp_path: Path) -> None:
     places = [tmp_path / name for name in ("one", "two", "three")]
     for place in places:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from prometheus import TEXT_ONLY, Prometheus, TextOnlyProxy
 from servers import SITE, Gunicorn, Load, wait_until
 
@@ -52,6 +53,7 @@ def has_scraped(prometheus: Prometheus, total: int) -> bool:
     return prometheus.query(COUNTER) == dict.fromkeys(JOBS, total)
 
 
+@pytest.mark.thorough
 def test_prometheus_agrees_with_us_over_reloads_kills_and_a_restart(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, *HOOKS, *FOUR, site=SITE) as server, TextOnlyProxy(server.port) as proxy:
         jobs = {"openmetrics": server.port, "text": proxy.port}
