@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from helpers import Child, PythonRunner, wait_until
 
-from shmstats.block import read_only
 from shmstats.history import Query, read_past, ring_file
+from shmstats.reading import read_only
 
 COUNTING = """
 import sys, threading
