@@ -445,6 +445,7 @@ def test_the_master_keeps_counts_when_all_workers_are_killed(tmp_path: Path) -> 
         assert total(server) == load.total + 1
 
 
+@pytest.mark.thorough
 def test_two_masters_share_the_block_in_an_upgrade(tmp_path: Path) -> None:
     with serving(tmp_path, "sync", "--workers", "2", config=VOLATILE) as server, Load(server) as load:
         load.more(50)
