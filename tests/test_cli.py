@@ -498,12 +498,12 @@ def test_info_tells_what_is_wrong_by_its_exit_code(
 def test_info_tells_of_a_block_that_cannot_be_read_to_its_end_once(
     worker: Child, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    block = import_module("shmstats.block")  # that of the core of this run
+    block, reading = import_module("shmstats.block"), import_module("shmstats.reading")  # of the core of this run
 
     def usage(reader: object) -> NoReturn:
         raise block.BlockError("half of it is gone")
 
-    monkeypatch.setattr(block.BlockReader, "usage", usage)
+    monkeypatch.setattr(reading.BlockReader, "usage", usage)
     result = CliRunner().invoke(import_module("shmstats.cli").commands, ["info", "--data", str(data)])
     assert re.findall(r"^block +(.*)$", result.stdout, re.MULTILINE) == ["not usable: half of it is gone"]
     assert "protocol" not in result.stdout
