@@ -310,10 +310,18 @@ def test_a_block_whose_beginning_is_zeroed_under_a_process_is_refused_and_its_co
     stats: Any, python: PythonRunner, data: Path
 ) -> None:
     stats.incr("c", "m", 7)
-    with segment_file(data).open("r+b") as file:
-        file.write(bytes(8))
-    code = "import shmstats\ntry: shmstats.init()\nexcept shmstats.BlockError as error: print(error)"
-    assert "processes use it: stop them first" in python.run(code)
+    # By another process: this one would drop its record locks on the file as it closes it.
+    code = """
+        import sys
+        import shmstats
+        with open(sys.argv[1], "r+b") as file:
+            file.write(bytes(8))
+        try:
+            shmstats.init()
+        except shmstats.BlockError as error:
+            print(error)
+        """
+    assert "processes use it: stop them first" in python.run(code, segment_file(data))
     stats.incr("c", "m", 100)
     stats.close()
     assert stats.get("c", "m") == 107
