@@ -71,6 +71,7 @@ class Attachment:
         self._settings = settings
         self._former = former
         self._block: AttachedBlock | None = None
+        self._leaving: AttachedBlock | None = None
         self._buffer: Buffer | None = None
         self._agent: Agent | None = None
         self._saver: Saver | None = None
@@ -139,9 +140,12 @@ class Attachment:
     def _leave(self) -> Snapshot | None:
         """Leave the block; returns what it had where another one has come in its place, since its file was removed."""
         carried = None
+        with process_guard():
+            self._leaving = self._block
         self._stop_agent()
         with process_guard():
             block, self._block = self._block, None
+            self._leaving = None
             saver, self._saver = self._saver, None
             _holding.discard(self)
             if block is not None:
@@ -350,8 +354,8 @@ class Attachment:
         with process_guard():
             block = self._block
             agent = self._agent
-            if block is None:
-                return
+            if block is None or block is self._leaving:
+                return  # a thread that began now would outlive the block, and keep its socket from the next one's
             if agent is None:
                 socket = socket_path(block.name, block.worker.slot)
                 agent = self._agent = Agent(self._tasks(), socket, block.identity.owner, self._answers)
