@@ -106,7 +106,7 @@ class Child:
         if status is not None:
             assert self._process.returncode == status, f"status {self._process.returncode}: {self.stderr}"
         if quiet:
-            assert self.stderr == ""
+            assert self.stderr == "", self.stderr
         out, self._heard = self._heard + out, b""
         return out.decode()
 
