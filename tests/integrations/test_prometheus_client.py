@@ -730,6 +730,7 @@ def test_label_sets_are_bounded_by_metric_and_the_rest_is_counted_together(
 
 
 @only_the_c_core
+@pytest.mark.thorough
 def test_workers_without_number_do_not_let_the_page_or_the_block_grow(program: Program) -> None:
     program("""
         counter, latency = Counter("c", "C.", ["a"]), Histogram("h", "H.", ["a"])

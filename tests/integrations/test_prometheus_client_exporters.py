@@ -168,6 +168,7 @@ def flask_figures(requests: int) -> dict[str, float]:
     }
 
 
+@pytest.mark.thorough
 def test_prometheus_flask_exporter_runs_on_the_block(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, *WORKERS, site=FLASK) as server:
         requests = load(server)
@@ -185,6 +186,7 @@ def test_prometheus_flask_exporter_runs_on_the_block(tmp_path: Path) -> None:
         assert not any(in_progress)
 
 
+@pytest.mark.thorough
 def test_prometheus_flask_exporter_runs_on_the_block_in_multiprocess_mode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +209,7 @@ def test_prometheus_flask_exporter_counts_on_over_reloads_with_preload(tmp_path:
         assert_every_worker_shows(server, flask_figures(requests))
 
 
+@pytest.mark.thorough
 def test_django_prometheus_runs_on_the_block(tmp_path: Path) -> None:
     def figures(requests: int) -> dict[str, float]:
         return {
@@ -224,6 +227,7 @@ def test_django_prometheus_runs_on_the_block(tmp_path: Path) -> None:
         assert_every_worker_shows(server, figures(requests))
 
 
+@pytest.mark.thorough
 def test_starlette_exporter_runs_on_the_block(tmp_path: Path) -> None:
     def figures(requests: int) -> dict[str, float]:
         labels = "app_name=site,method=GET,path=/hit,status_code=200"
