@@ -388,8 +388,9 @@ def test_an_index_that_is_damaged_while_it_is_used_hangs_nobody(attach: Callable
 @given(content=st.binary(max_size=9000), magic=st.booleans())
 def test_whatever_a_file_contains_it_is_a_block_or_refused(content: bytes, magic: bool) -> None:
     from shmstats.block import BlockError
-    from shmstats.block.header import check_layout, read_header
+    from shmstats.block.header import read_header
     from shmstats.block.layout import MAGIC
+    from shmstats.block.validate import check_layout
 
     buf = memoryview(MAGIC.to_bytes(8, "little") + content if magic else content)
     with pytest.raises(BlockError):
