@@ -541,8 +541,6 @@ def test_a_master_of_another_user_leaves_the_block_to_its_workers() -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o777)
-        block = segment_file(directory / "data")
-        others = block.with_name(block.name.replace("_0_", f"_{nobody}_", 1))
         options = (*HOOKS, "--workers", "2", "--preload", "--user", str(nobody))
         with Gunicorn(directory, *options, site=SITE_OF_ANOTHER_USER) as server:
             assert "does not count the workers' ends" in server.log.read_text()
@@ -550,12 +548,12 @@ def test_a_master_of_another_user_leaves_the_block_to_its_workers() -> None:
             assert [user for user, *_ in users_and_totals] == [str(nobody)] * 5
             totals = [int(total) for _, total, _ in users_and_totals]
             assert totals == list(range(totals[0], totals[0] + 5))
-            assert others.exists()
-            assert not block.exists()
+            block = segment_file(server.data)
+            assert (server.data.stat().st_uid, block.stat().st_uid) == (nobody, nobody)
             before = server.workers()
             os.kill(min(before), signal.SIGKILL)
             wait_until(lambda: int(server.get("/")[1].split()[2]) not in before, "an answer of another worker")
-        assert not others.exists()
+        assert not block.exists()
         assert "Traceback" not in server.log.read_text()
 
 
