@@ -123,13 +123,12 @@ print(worst < 10, flush=True)
 """
 
 TIMED_OUT = """
-import random, signal, time
+import random, signal, sys, time
 import shmstats
 from shmstats import stats
 
-def process_guard() -> Any:
+def process_guard():
     return sys.modules["shmstats.block.lock"].process_guard()
-
 
 class Interruption(BaseException):
     pass
