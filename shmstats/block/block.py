@@ -408,10 +408,11 @@ class Block:
                     self.cells.close()
                     self.workers.release(self.worker)
                     self.locks.unlock(SAVER)
-                if self.is_current() and not self.workers.live():
-                    save(self)
+                if not self.workers.live():
+                    if self.is_current():
+                        save(self)
                     if self._segment.is_linked():
-                        unlink(self.identity.segment)
+                        unlink(self._segment.path)  # also that of a directory that is gone: nobody comes to it again
             finally:
                 self.abandon()
 

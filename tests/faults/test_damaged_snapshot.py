@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import PythonRunner, wait_until
+from helpers import PythonRunner, segment_file, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -143,3 +143,19 @@ def test_a_data_directory_that_is_removed_while_it_is_used_is_made_again(
     stats.close()
     assert (data / "stats" / "simple.json").exists()
     assert stats.get("c", "m") == 5
+
+
+def test_the_block_of_a_directory_that_is_gone_goes_with_its_last_process(
+    stats: Any, python: PythonRunner, data: Path, configure: Callable[..., Any]
+) -> None:
+    configure(snapshot_interval_ms=100)
+    stats.incr("c", "m")
+    block = segment_file(data)
+    data.rename(data.with_name("elsewhere"))
+    worker = python.start("from shmstats import stats\nstats.incr('c', 'm')\nprint()\ninput()")
+    worker.hear()
+    wait_until(lambda: stats.get("c", "m") == 2)
+    assert not block.exists()
+    worker.tell()
+    worker.finish()
+    assert stats.get("c", "m") == 2
