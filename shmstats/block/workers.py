@@ -183,6 +183,8 @@ class WorkerTable:
         namespace = int.from_bytes(self._buf[_NAMESPACE : _NAMESPACE + 8], "little")
         if worker.pid == os.getpid() or namespace != pid_namespace():
             return False
+        if worker.start_time and not worker.shown:
+            return False  # another process has the pid now; a fork has the mapping of its parent, too
         return has_mapped(worker.pid, self._locks.stat())
 
     def claim(self, reserve: Callable[[int, int], None]) -> Worker:
