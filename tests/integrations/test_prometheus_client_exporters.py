@@ -186,7 +186,6 @@ def test_prometheus_flask_exporter_runs_on_the_block(tmp_path: Path) -> None:
         assert not any(in_progress)
 
 
-@pytest.mark.thorough
 def test_prometheus_flask_exporter_runs_on_the_block_in_multiprocess_mode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +197,7 @@ def test_prometheus_flask_exporter_runs_on_the_block_in_multiprocess_mode(
         assert_every_worker_shows(server, flask_figures(requests))
 
 
+@pytest.mark.thorough
 def test_prometheus_flask_exporter_counts_on_over_reloads_with_preload(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, *WORKERS, "--preload", site=FLASK) as server:
         requests = load(server)

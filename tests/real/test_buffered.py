@@ -77,7 +77,8 @@ def test_the_total_is_exact_after_one_interval(serve: Callable[..., Gunicorn]) -
         assert own["operations_held"] == 0
 
 
-@pytest.mark.parametrize("kind", ["sync", pytest.param("gthread", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["sync", "gthread"])
 def test_the_total_is_exact_after_a_reload_a_stop_and_a_start(serve: Callable[..., Gunicorn], kind: str) -> None:
     server = serve(kind)
     with server:
