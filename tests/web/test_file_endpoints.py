@@ -368,6 +368,7 @@ def test_a_directory_that_may_not_be_changed_is_answered_as_forbidden(
     assert (answer.status_code, answer.get_json()) == (403, {"error": "'f': Permission denied"})
 
 
+@pytest.mark.thorough
 def test_requests_while_a_directory_is_swapped_for_a_link_let_nothing_out(
     client: FlaskClient, data: Path, tmp_path: Path
 ) -> None:
