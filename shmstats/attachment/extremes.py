@@ -7,7 +7,7 @@ import math
 from ..block import Record
 from ..block.block import SHARED_ROW
 from ..reading import AttachedBlock
-from ..reading.reader import Contribution
+from ..reading.gauges import Contribution
 from ..series import Mode
 
 #: Signs what all dead workers together had, in the row that all share. No worker has it: the pid would be 0.

@@ -382,13 +382,6 @@ class _Records:
             self._view.store(self._offset + number * self._dtype.itemsize + place, dtype.itemsize, value)
 
 
-class _Few:
-    """Stands for how often a reader looks again: it is enough for all that the writers of a model do."""
-
-    def __mul__(self, number: int) -> int:
-        return 6
-
-
 class LiveCells:
     """Stands for the reader's array of cells: ``[row, columns][field]`` or ``[field][row, columns]``."""
 
@@ -518,6 +511,8 @@ class Core:
             self._load_cells(package, twin)
             self.lock = self._load(package, "block.lock")
             self.names = self._load(package, "block.names")
+            self.columns = self._load(package, "reading.columns")
+            self.histograms = self._load(package, "reading.histograms")
             self.reader = self._load(package, "reading.reader")
             self.block = self._load(package, "block.block")
         self._replace_the_world()
@@ -538,12 +533,12 @@ class Core:
             module.CORE, module.PROTOCOL, module.Cells = "C", 1, self._make_c_cells
 
     def _replace_the_world(self) -> None:
-        for module in (self.names, self.workers, self.block, self.reader):
+        for module in (self.names, self.workers, self.block):
             for name, thing in list(vars(module).items()):
                 if isinstance(thing, struct.Struct):
                     setattr(module, name, FieldStruct(thing))
         self.names.np = _Numpy()
-        self.reader._ATTEMPTS = _Few()
+        self.histograms._ATTEMPTS = 6  # enough for all that the writers of a model do
         self.workers.own_start_time = lambda: 7
         self.workers.has_mapped = lambda pid, file: False
         self.workers.pid_namespace = lambda: 0
@@ -573,18 +568,25 @@ class Core:
             def claim(self, reserve: Callable[[int, int], None]) -> Any:
                 return core._current.worker or super().claim(reserve)
 
-        class Reader(self.reader.BlockReader):  # type: ignore[misc, name-defined]
-            """The reader, without an array over the memory."""
+        class Columns(self.columns.Columns):  # type: ignore[misc, name-defined]
+            """The cells, without an array over the memory."""
 
-            def __init__(self, view: View, layout: Layout, workers: Any) -> None:
-                self._buf, self.layout, self.workers = view, layout, workers
-                self._cells = LiveCells(view, layout, core._current.owners)
+            def __init__(self, view: View, layout: Layout) -> None:
+                self.rows, self.cells = layout.rows, LiveCells(view, layout, core._current.owners)
 
             def reserved(self) -> Any:
-                return np.ones((self.layout.rows, 1), np.bool_)
+                return np.ones((self.rows, 1), np.bool_)
+
+        class Reader(self.reader.BlockReader):  # type: ignore[misc, name-defined]
+            """The reader, of these cells."""
+
+            def __init__(self, view: View, layout: Layout, workers: Any) -> None:
+                self.layout, self.workers = layout, workers
+                self.columns = Columns(view, layout)
+                self.histograms = core.histograms.Histograms(self.columns)
 
             def close(self) -> None:
-                del self._buf
+                del self.columns, self.histograms
 
         class Attached(self.block.Block):  # type: ignore[misc, name-defined]
             """The block, with a reader."""

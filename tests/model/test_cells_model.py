@@ -186,7 +186,7 @@ def setting(*values: float) -> Callable[[Process], None]:
 def looking(process: Process) -> None:
     reader = process.had().reader
     for _ in range(2):
-        process.steps.note("seen", reader._gauge(0))
+        process.steps.note("seen", reader.columns.gauge(0))
 
 
 def gauges(core: Core) -> None:
@@ -197,7 +197,7 @@ def gauges(core: Core) -> None:
     def check(final: Final) -> None:
         nobody_waits(final)
         set_values = {note[1] for index in (0, 1) for note in final.notes[index]} | {7}
-        seen = {note[1] for note in final.notes[2]} | {final.ask(lambda block: block.reader._gauge(0))}
+        seen = {note[1] for note in final.notes[2]} | {final.ask(lambda block: block.reader.columns.gauge(0))}
         assert seen <= set_values, f"{seen - set_values} was never set"
 
     scenario.explore(setting(1, 2.5, 3), setting(5.5), looking, check=check, kills=1)
@@ -252,7 +252,7 @@ def adding_to_a_gauge(core: Core) -> None:
         done, begun = (
             sum(note[1] for notes in final.notes for note in notes if note[0] == what) for what in ("done", "begun")
         )
-        assert done <= final.ask(lambda block: block.reader._gauge(0)) <= begun
+        assert done <= final.ask(lambda block: block.reader.columns.gauge(0)) <= begun
 
     scenario.explore(program, program, check=check, kills=1)
 
@@ -287,7 +287,7 @@ def read_histogram(process: Process) -> None:
 
 def summed(block: Any) -> tuple[float, float, int]:
     """Sum, maximum and count of the row's histogram, read by the real reader."""
-    copy = block.reader._row_distribution(1, 0, WIDTH)
+    copy = block.reader.histograms.in_row(1, 0, WIDTH)
     total, maximum = copy[:2].view(float).tolist()
     return total, maximum, sum(copy[2:].tolist())
 
@@ -350,12 +350,14 @@ HISTOGRAM_FAULTS = {
         "__atomic_store_n(&histogram->seq, seq - 1, __ATOMIC_RELEASE);",
     ),
     "the reader does not look again": Plant(
-        "reader.py", 'if before % 2 == 0 and int(self._cells["seq"][row, cell]) == before:', "if before % 2 == 0:"
+        "histograms.py",
+        'if before % 2 == 0 and int(self._columns.cells["seq"][row, cell]) == before:',
+        "if before % 2 == 0:",
     ),
     "the reader does not mind a writer": Plant(
-        "reader.py",
-        'if before % 2 == 0 and int(self._cells["seq"][row, cell]) == before:',
-        'if int(self._cells["seq"][row, cell]) == before:',
+        "histograms.py",
+        'if before % 2 == 0 and int(self._columns.cells["seq"][row, cell]) == before:',
+        'if int(self._columns.cells["seq"][row, cell]) == before:',
     ),
     "the twin shows no writing": Plant("_cells_py.py", "            self._words[2 * cell + 1] |= 1\n", ""),
 }

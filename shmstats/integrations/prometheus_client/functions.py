@@ -20,7 +20,7 @@ from ...core import Gauge, Series
 from ...hashing import blake2b
 from ...once import Once
 from ...reading import AttachedBlock
-from ...reading.reader import Contribution
+from ...reading.gauges import Contribution
 from ...series import Declaration, Kind, Labels, Mode
 from .family import CATEGORY
 

@@ -1,0 +1,78 @@
+"""The cells of a block as a reader sees them: values by row and column, of the pages that have memory behind them.
+
+A page without memory is not even looked at: a look would allocate it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..block.layout import Layout
+from ..core import sum_columns
+from ..layout import CELL, CELLS_PER_PAGE, INT64_MAX, INT64_MIN, PAGE
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+#: A sum of rows cannot leave 64 bits while every cell is smaller than this over the number of rows.
+SAFE = 2**62
+
+
+class Columns:
+    """The cells of a block.
+
+    Args:
+        buf: the block.
+        layout: of the block.
+
+    Attributes:
+        cells: all of them, as `shmstats.layout.CELL`: shape (rows, cells of a row).
+        rows: how many there are.
+    """
+
+    def __init__(self, buf: memoryview, layout: Layout) -> None:
+        self._buf = buf
+        self._layout = layout
+        self.rows = layout.rows
+        self.cells = np.ndarray((layout.rows, layout.row_bytes // CELL.itemsize), CELL, buf, layout.cells)
+        self._pages = np.frombuffer(buf, np.uint8, layout.rows * layout.bitmap_bytes, layout.pages)
+
+    def close(self) -> None:
+        """Let go of the buffer."""
+        del self.cells, self._pages, self._buf
+
+    def reserved(self) -> npt.NDArray[np.bool_]:
+        """Return which pages of which rows have memory behind them: shape (rows, pages of a row)."""
+        pages = self._layout.row_bytes // PAGE
+        bits = np.unpackbits(self._pages.reshape(self.rows, -1), axis=1, bitorder="little")
+        return bits[:, :pages].astype(bool)
+
+    def sums(self, count: int) -> npt.NDArray[np.int64]:
+        """Return the sums of the first ``count`` columns over all rows, saturated.
+
+        What stands for a column that is no counter's value means nothing.
+        """
+        layout = self._layout
+        columns = min(count, layout.columns)
+        sums = sum_columns(
+            *(self._buf, layout.cells, layout.row_bytes, layout.rows, layout.pages, layout.bitmap_bytes, columns)
+        )
+        return np.frombuffer(sums, np.int64)
+
+    def total(self, column: int) -> int:
+        """Return the sum of one column over all rows, which may be beyond 64 bits."""
+        rows = np.flatnonzero(self.reserved()[:, column // CELLS_PER_PAGE])
+        return sum(self.cells["value"][rows, column].tolist())
+
+    def gauge(self, cell: int, row: int = 0) -> int | float:
+        """Return the value of the gauge whose lock is a cell, in one row."""
+        if self.cells["seq"][row, cell] & 1:
+            return float(self.cells["value"][row, cell + 2 : cell + 3].view(np.float64)[0])
+        return int(self.cells["value"][row, cell + 1])
+
+
+def saturated(value: int) -> int:
+    """Return the integer of 64 bits that is nearest."""
+    return min(max(value, INT64_MIN), INT64_MAX)
