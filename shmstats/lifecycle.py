@@ -31,7 +31,7 @@ class Stage(enum.IntEnum):
     SENDERS = 8  # of the providers
 
 
-class Part(Protocol):
+class ForkAware(Protocol):
     """What is told that this is the child of a fork."""
 
     def forget(self) -> None:
@@ -55,7 +55,7 @@ class LeavingPart(Protocol):
         """Leave in good order."""
 
 
-_parts: dict[Stage, weakref.WeakSet[Part]] = {stage: weakref.WeakSet() for stage in Stage}
+_parts: dict[Stage, weakref.WeakSet[ForkAware]] = {stage: weakref.WeakSet() for stage in Stage}
 _pausing: weakref.WeakSet[PausedPart] = weakref.WeakSet()
 _leaving: dict[Stage, weakref.WeakSet[LeavingPart]] = {stage: weakref.WeakSet() for stage in Stage}
 
@@ -68,7 +68,7 @@ _forking = RLock()
 _pid = os.getpid()
 
 
-def tell_of_forks(stage: Stage, part: Part) -> None:
+def tell_of_forks(stage: Stage, part: ForkAware) -> None:
     """Have a part told, as long as it lives, when this is the child of a fork."""
     _parts[stage].add(part)
 

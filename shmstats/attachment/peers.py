@@ -247,7 +247,7 @@ def ask_all(paths: Mapping[int, str], question: str, timeout: float = TIMEOUT) -
     deadline = time.monotonic() + timeout
     answers: dict[int, Any | None] = dict.fromkeys(paths)
     waiting = deque(paths)
-    calls: dict[int, _Call] = {}
+    calls: dict[int, _PendingAnswer] = {}
     with selectors.DefaultSelector() as selector, ExitStack() as connections:
         while (waiting or calls) and (left := deadline - time.monotonic()) > 0:
             for _ in range(min(len(waiting), _AT_ONCE - len(calls))):
@@ -269,7 +269,7 @@ def ask_all(paths: Mapping[int, str], question: str, timeout: float = TIMEOUT) -
     return answers
 
 
-class _Call(NamedTuple):
+class _PendingAnswer(NamedTuple):
     """A question on its way, and what has been heard of its answer."""
 
     pid: int
@@ -277,7 +277,7 @@ class _Call(NamedTuple):
     heard: bytearray
 
 
-def _call(path: str, pid: int, question: str) -> _Call | None:
+def _call(path: str, pid: int, question: str) -> _PendingAnswer | None:
     """Put a question to a worker; None where that does not work now."""
     try:
         connection = _new_socket()
@@ -288,14 +288,14 @@ def _call(path: str, pid: int, question: str) -> _Call | None:
         peer = _peer(connection)
         if peer.pid == pid and peer.uid in (os.stat(path).st_uid, 0):
             connection.send(question.encode() + b"\n")
-            return _Call(pid, connection, bytearray())
+            return _PendingAnswer(pid, connection, bytearray())
     except OSError:
         pass
     connection.close()
     return None
 
 
-def _hear(call: _Call) -> bool:
+def _hear(call: _PendingAnswer) -> bool:
     """Receive a piece of the answer; returns whether there is no more to come."""
     try:
         piece = call.connection.recv(_PIECE)

@@ -18,7 +18,7 @@ _EMPTY: dict[str, Any] = {field: b"" if HEADER[field].kind == "S" else 0 for fie
 _ATTEMPTS = 100
 
 
-class _Number:
+class _HeaderField:
     """A number in the header, read and written as one aligned word."""
 
     def __init__(self, name: str) -> None:
@@ -81,20 +81,20 @@ class Header:
         push_error: as ``save_error``.
     """
 
-    generation = _Number("generation")
-    revision = _Number("revision")
-    started = _Number("started")
-    birth = _Number("birth")
-    saver_term = _Number("saver_term")
-    saver_heartbeat = _Number("saver_heartbeat")
-    saver_pid = _Number("saver_pid")
-    saved = _Number("saved")
-    saved_count = _Number("saved_count")
-    save_ticket = _Number("save_ticket")
-    saved_ticket = _Number("saved_ticket")
-    saved_from = _Number("saved_from")
-    expose_due = _Number("expose_due")
-    pushed = _Number("pushed")
+    generation = _HeaderField("generation")
+    revision = _HeaderField("revision")
+    started = _HeaderField("started")
+    birth = _HeaderField("birth")
+    saver_term = _HeaderField("saver_term")
+    saver_heartbeat = _HeaderField("saver_heartbeat")
+    saver_pid = _HeaderField("saver_pid")
+    saved = _HeaderField("saved")
+    saved_count = _HeaderField("saved_count")
+    save_ticket = _HeaderField("save_ticket")
+    saved_ticket = _HeaderField("saved_ticket")
+    saved_from = _HeaderField("saved_from")
+    expose_due = _HeaderField("expose_due")
+    pushed = _HeaderField("pushed")
     save_error = _Message("save_error")
     push_error = _Message("push_error")
 

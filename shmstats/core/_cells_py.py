@@ -2,7 +2,8 @@
 
 It is used where the extension could not be compiled. It does the same on the same layout, but locks a series by a
 record lock of the kernel instead of a compare-and-swap, which Python has not; the protocol number in the header keeps
-the two from sharing a block. ``_cells.pyi`` describes both. One file, however long: it is read beside the C headers.
+the two from sharing a block. ``_cells.pyi`` describes both. One file, however long: it is read beside
+the C headers. One class, however large: `Cells` is what cells.h and values.h are together.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from threading import RLock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +24,6 @@ from .. import lifecycle
 from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN
 from ..series import Labels
 from ._requests_py import Requests as Requests
-
-if TYPE_CHECKING:
-    from ..block.lock import RecordLocks
 
 CORE = "Python"
 PROTOCOL = 2
@@ -86,7 +84,7 @@ class Cells:
         generation_offset: int,
         owner: int,
         is_live: Callable[[int], bool],
-        locks: RecordLocks,
+        locks: Any,
         limit: int = 0,
         held_offset: int = 0,
         flush: Callable[[], object] | None = None,

@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from ..history.system import uses_of
+from ..proc import uses_of
 from ..reading import BlockReader
 
 

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
-from ..history.system import uses_of
+from ..proc import uses_of
 
 #: Distinct stacks that a process tells of, and frames of one stack: what is beyond is counted only.
 MAX_STACKS = 500

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..config import Settings
-from ..debug.requests import serving
 from ..series import Name, Snapshot
 from .events import Events
 from .overview import Overview
@@ -40,7 +39,7 @@ class Workers(Protocol):
         """Return those that live."""
 
 
-class Recorder:
+class HistoryRecorder:
     """Writes a row every second. Not for use by several threads.
 
     Args:
@@ -147,7 +146,7 @@ class Recorder:
         if of is not snapshot.names or overview is not self._overview.names:
             names = [*SYSTEM_NAMES, *self._overview.names, *snapshot.names]
             self._joined = snapshot.names, self._overview.names, names
-        busy = sum(1 for each in serving(reader, workers) if each.requests or each.further)
+        busy = sum(1 for each in reader.served(workers) if each.requests or each.further)
         system = self._system.values([worker.pid for worker in workers], busy)
         return names, [*system, *self._overview.values(snapshot.values), *snapshot.values]
 
@@ -178,11 +177,11 @@ class Recorder:
                 self._ring.write_row(MINUTES, minute, float(rows.spans.sum()), values)
 
 
-def make_duty(settings: Settings) -> Recorder | None:
+def make_duty(settings: Settings) -> HistoryRecorder | None:
     """Return the duty of recording; None where it is not configured."""
     if not (settings.stats.persist and settings.history.enabled):
         return None
-    return Recorder(settings.path.data, settings.history.series)
+    return HistoryRecorder(settings.path.data, settings.history.series)
 
 
 def summed(values: npt.NDArray[np.float32], gauges: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """What the WSGI and ASGI middlewares and the Flask extension share: their metrics, and how a request is recorded.
 
-A middleware calls `Requests.enter` when a request comes in and `Requests.finish` once when it is over, with what it
-found out. The metrics, in the category ``http`` unless another is asked for::
+A middleware calls `RequestMetrics.enter` when a request comes in and `RequestMetrics.finish` once when it is over, with
+what it found out. The metrics, in the category ``http`` unless another is asked for::
 
     http_requests                counter    method, route, status
     http_request_duration        histogram  method, route            ms, shown in seconds
@@ -58,9 +58,6 @@ CLIENT_LEFT = "499"
 #: The key in a WSGI environment or ASGI scope that marks a request as one that is recorded already.
 RECORDED = "shmstats.recorded"
 
-#: The key in a WSGI environment that marks a request as one of somebody who only looks: it is not counted.
-UNSEEN = "shmstats.unseen"
-
 #: The key under which an application may say what the route of a request is.
 ROUTE = "shmstats.route"
 
@@ -91,7 +88,7 @@ class Cut(NamedTuple):
     status: str | int
 
 
-class Requests:
+class RequestMetrics:
     """Records requests.
 
     Args:

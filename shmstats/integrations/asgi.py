@@ -30,7 +30,7 @@ from ._requests import (
     UNKNOWN,
     UNMATCHED,
     Cut,
-    Requests,
+    RequestMetrics,
     check_callable,
     declared_size,
 )
@@ -83,7 +83,7 @@ class ShmStatsMiddleware:
             check_callable("route", route)
         self._app = app
         self._route = route
-        self.requests = Requests(
+        self.requests = RequestMetrics(
             category=category,
             labelnames=labelnames,
             label_values=label_values,
@@ -160,7 +160,7 @@ class ShmStatsMiddleware:
 
 
 class Ledger(Protocol):
-    """What is asked about a request, and told what it came to; see `Requests`."""
+    """What is asked about a request, and told what it came to; see `RequestMetrics`."""
 
     def labels_of(self, request: Any, /) -> tuple[str, ...]:
         """Return the values of further labels."""

@@ -53,9 +53,10 @@ from time import monotonic, perf_counter
 from typing import Any, ParamSpec
 
 from .. import registry as registries
+from ..looks import UNSEEN
 from ._failures import Failures
 from ._gunicorn_load import BUSY_TIMES, SYNC, THREAD, BacklogMeter, capacity_of
-from ._requests import CLIENT_LEFT, DURATIONS, METHODS, OTHER, UNSEEN, Cut, status_label
+from ._requests import CLIENT_LEFT, DURATIONS, METHODS, OTHER, Cut, status_label
 from ._serving import Serving
 
 log = logging.getLogger("shmstats")

@@ -26,7 +26,7 @@ from ._requests import (
     UNKNOWN,
     UNMATCHED,
     Cut,
-    Requests,
+    RequestMetrics,
     check_callable,
     declared_size,
 )
@@ -75,7 +75,7 @@ class ShmStatsMiddleware:
             check_callable("route", route)
         self._app = app
         self._route = route
-        self.requests = Requests(
+        self.requests = RequestMetrics(
             category=category,
             labelnames=labelnames,
             label_values=label_values,
@@ -90,7 +90,7 @@ class ShmStatsMiddleware:
         if RECORDED in environ or path in requests.paths or (requests.prefixes and path.startswith(requests.prefixes)):
             return self._app(environ, start_response)
         environ[RECORDED] = True
-        exchange = Exchange(self, environ, start_response)
+        exchange = WsgiExchange(self, environ, start_response)
         try:
             exchange.note(path)
             requests.enter()
@@ -132,7 +132,7 @@ class ShmStatsMiddleware:
         self.requests.count_exception(self.route_of(environ, rule), error)
 
 
-class Exchange:
+class WsgiExchange:
     """A request that is being answered: passes status and chunks on and notes what is to be recorded."""
 
     _status: str | None = None
@@ -277,7 +277,7 @@ class _SizedResponse:
 
     __slots__ = ("_exchange", "_response")
 
-    def __init__(self, exchange: Exchange, response: Any) -> None:
+    def __init__(self, exchange: WsgiExchange, response: Any) -> None:
         self._exchange = exchange
         self._response = response
 

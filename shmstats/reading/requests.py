@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ..block.layout import WORKER, Layout
 from ..block.workers import Worker
 from ..layout import REQUEST, REQUESTS_PER_WORKER, field_offset, struct_of
+from ..looks import is_look
 
 _REQUEST = struct_of(REQUEST)
 _SERVING = field_offset(WORKER, "serving")
@@ -45,7 +46,7 @@ class Served(NamedTuple):
 
 
 def read_requests(buf: memoryview, layout: Layout, workers: Iterable[Worker]) -> list[Served]:
-    """Return what each of some workers serves."""
+    """Return what each of some workers serves, without what is only a look at the statistics."""
     return [Served(worker, *_of_worker(buf, layout, worker)) for worker in workers]
 
 
@@ -55,7 +56,8 @@ def _of_worker(buf: memoryview, layout: Layout, worker: Worker) -> tuple[list[Re
         return [], 0, 0  # there may be no memory behind its entries
     entries = layout.requests + worker.slot * REQUESTS_PER_WORKER * REQUEST.itemsize
     offsets = range(entries, entries + REQUESTS_PER_WORKER * REQUEST.itemsize, REQUEST.itemsize)
-    requests = [Request(worker.pid, *entry) for offset in offsets if (entry := _read(buf, offset)) is not None]
+    entries_now = (entry for offset in offsets if (entry := _read(buf, offset)) is not None)
+    requests = [Request(worker.pid, began, text) for began, text in entries_now if not is_look(text)]
     begun = sum(_REQUEST.unpack_from(buf, offset)[1] + 1 >> 1 for offset in offsets)
     requests.sort(key=lambda request: request.began)
     return requests, int.from_bytes(buf[slot + 4 : slot + 8], "little"), begun

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..debug.rates import request_figures, route_figures
+from ..dashboard.rates import request_figures, route_figures
 from ..export.figures import iso_time
 from .figures import duration, milliseconds, number, share, size
 
@@ -28,8 +28,8 @@ class Look(NamedTuple):
 
     Attributes:
         at: monotonic clock, seconds.
-        document: see `shmstats.debug.dashboard`.
-        requests: see `shmstats.debug.requests.requests_document`.
+        document: see `shmstats.dashboard.totals`.
+        requests: see `shmstats.debug.documents.requests_document`.
     """
 
     at: float
@@ -133,7 +133,7 @@ def metrics_pane(now: Look, before: Look | None, width: int) -> list[Line]:
 
 
 def stacks_pane(found: Iterable[Mapping[str, Any]], width: int) -> list[Line]:
-    """Return what the threads of each worker do; see `shmstats.debug.asking.stacks_document`."""
+    """Return what the threads of each worker do; see `shmstats.debug.documents.stacks_document`."""
     lines: list[Line] = []
     for process in found:
         lines.append((f"process {process['pid']}"[:width], "head"))

@@ -17,10 +17,10 @@ from typing import Any
 
 import click
 
+from shmstats.attachment.asking import ask_workers
 from shmstats.block import BlockError, identify
-from shmstats.debug.asking import ask_workers, stacks_document
-from shmstats.debug.dashboard import Dashboard
-from shmstats.debug.requests import requests_document, serving
+from shmstats.dashboard.totals import Dashboard
+from shmstats.debug.documents import requests_document, stacks_document
 from shmstats.export.printable import printable
 from shmstats.reading import read_only
 from shmstats.terminal.command import CONTEXT, Command, NotThereError, reading_options, settings_of, write_to_stdout
@@ -60,7 +60,7 @@ class Looker:
         try:
             with read_only(self._data) as reader:
                 document = Dashboard().document(reader, reader.read())
-                requests = requests_document(serving(reader, reader.workers.live()))
+                requests = requests_document(reader.served(reader.workers.live()))
         except FileNotFoundError:
             raise NotThereError(
                 f"there is no live block for the data directory {self._data}: no application counts at the moment"
@@ -89,7 +89,7 @@ def read_stacks(data: Path, pid: int | None = None) -> list[dict[str, Any]]:
     try:
         with read_only(data) as reader:
             workers = [worker for worker in reader.workers.live() if pid in (None, worker.pid)]
-            served = serving(reader, workers)
+            served = reader.served(workers)
             everyone = [worker.pid for worker in reader.workers.live()]
     except FileNotFoundError:
         raise NotThereError(f"there is no live block for the data directory {data}") from None

@@ -17,7 +17,7 @@ from werkzeug.routing import BaseConverter
 
 from ..attachment.slow_path import SharedProvider
 from ..block import BlockError
-from ..integrations._requests import UNSEEN
+from ..looks import UNSEEN
 from ..registry import stats
 from .access import check_access, public
 from .responses import error_response, keep_to_itself

@@ -12,10 +12,10 @@ from typing import Any
 
 from flask import Response, abort, request
 
+from ..attachment.asking import ask_workers
 from ..block import Worker
-from ..debug.asking import ask_workers, stacks_document
+from ..debug.documents import requests_document, stacks_document
 from ..debug.processes import memory, pool_figures, process_memory
-from ..debug.requests import requests_document, serving
 from ..debug.stacks import grouped, stacks
 from .blueprint import attached, blueprint, mark_unseen
 from .responses import json_response
@@ -41,7 +41,7 @@ def folded_stacks() -> Response:
         abort(404, f"there is no worker {wanted!r:.80}")
     own = stacks if os.getpid() in {worker.pid for worker in workers} else None
     answers = ask_workers(block.name, workers, "stacks", own, os.getpid())
-    return json_response(stacks_document(answers, serving(block.reader, workers)))
+    return json_response(stacks_document(answers, block.reader.served(workers)))
 
 
 @blueprint.get("/debug/pool/bytes")
@@ -66,7 +66,7 @@ def requests() -> Response:
     except ValueError:
         abort(400, f"older_than must be a number of seconds, not {text!r:.80}")
     reader = attached().attach().reader
-    return json_response(requests_document(serving(reader, reader.workers.live()), older_than))
+    return json_response(requests_document(reader.served(reader.workers.live()), older_than))
 
 
 def _worker_figures(worker: Worker, answer: dict[str, Any] | None) -> dict[str, Any]:

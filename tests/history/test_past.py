@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shmstats.history import Past, Query, QueryError, Recorder, read_past
+from shmstats.history import HistoryRecorder, Past, Query, QueryError, read_past
 from shmstats.history.documents import to_csv, to_json
 from shmstats.series import Distribution, Kind, Name, Snapshot
 
@@ -44,7 +44,7 @@ class Table:
 class Site:
     """An application of which a recorder is told, second by second."""
 
-    recorder: Recorder
+    recorder: HistoryRecorder
     workers: Table = field(default_factory=Table)
     uptime: float = 1.0
 
@@ -58,7 +58,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     """A site whose data directory is new."""
-    site = Site(Recorder(tmp_path))
+    site = Site(HistoryRecorder(tmp_path))
     yield site
     site.recorder.close()
 
@@ -128,7 +128,7 @@ def test_minutes_are_made_of_seconds_by_whoever_records_then(site: Site, tmp_pat
     for second in range(130):
         if second == 70:  # another process takes over, and knows nothing of the one before
             site.recorder.close()
-            site.recorder = Recorder(tmp_path)
+            site.recorder = HistoryRecorder(tmp_path)
         site.at(NOW + second, [COUNTER, GAUGE], 5 * second, second)
     found = past(tmp_path, NOW, NOW + 180, 60)
     assert values(found, "app.logins", "rate") == [5, 5, 5, None]
@@ -163,7 +163,7 @@ def test_the_overview_sums_all_requests_by_class_and_their_times(site: Site, tmp
 
 
 def test_of_more_than_512_series_the_chosen_and_those_of_requests_are_kept(tmp_path: Path) -> None:
-    site = Site(Recorder(tmp_path, ["last.*"]))
+    site = Site(HistoryRecorder(tmp_path, ["last.*"]))
     names = [Name("app", f"c{number}", Kind.COUNTER, monotonic=True) for number in range(600)]
     names += [Name("requests", "total", Kind.COUNTER, monotonic=True), Name("last", "one", Kind.COUNTER, (), True)]
     site.at(NOW, names, *range(602))
@@ -242,10 +242,10 @@ def test_an_application_that_starts_again_is_a_restart_and_a_recorder_that_takes
 ) -> None:
     site.at(NOW, [COUNTER], 0)
     site.recorder.close()
-    site.recorder, site.uptime = Recorder(tmp_path), 6.0
+    site.recorder, site.uptime = HistoryRecorder(tmp_path), 6.0
     site.at(NOW + 5, [COUNTER], 0)
     site.recorder.close()
-    site.recorder, site.uptime = Recorder(tmp_path), 1.0
+    site.recorder, site.uptime = HistoryRecorder(tmp_path), 1.0
     site.at(NOW + 60, [COUNTER], 0)
     assert [event.kind for event in past(tmp_path, NOW - 10, NOW + 100).events] == ["start", "restart"]
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from shmstats.config import ConfigError, load
-from shmstats.identity import FILE as IDENTITY
+from shmstats.instance import FILE as IDENTITY
 from shmstats.series import Kind, Name, Snapshot
 from shmstats.sinks.push.duty import PushDuty
 from shmstats.sinks.push.memory import FILE as MEMORY

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from shmstats import snapshot as saved
 from shmstats.cli import commands
-from shmstats.history import Recorder
+from shmstats.history import HistoryRecorder
 from shmstats.history.archive import Archive, archived
 from shmstats.series import Distribution, Kind, Name, Snapshot
 from shmstats.terminal.watch import Repaint, TimedTable
@@ -62,7 +62,7 @@ class Nobody(list[object]):
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
     """A data directory with the past of some seconds, without an application."""
-    recorder = Recorder(tmp_path)
+    recorder = HistoryRecorder(tmp_path)
     reader = SimpleNamespace(workers=Nobody(), served=lambda workers: [], uptime=1.0)
     now = int(time())
     for second in range(5):

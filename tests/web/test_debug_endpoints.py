@@ -14,7 +14,7 @@ import pytest
 from flask.testing import FlaskClient
 from helpers import BOUND, Child, PythonRunner, process_state, segment_file, wait_until
 
-from shmstats.debug import asking
+from shmstats.attachment import asking
 
 WORKER = """
 import json, sys, threading

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 
 import shmstats
 from shmstats import stats
-from shmstats.history import Recorder
+from shmstats.history import HistoryRecorder
 from shmstats.integrations.flask import ShmStats
 from shmstats.web import blueprint, create_app
 
@@ -167,7 +167,7 @@ def test_history_is_answered_as_json_and_as_csv(serve: Callable[..., FlaskClient
     client = serve()
     stats.incr("user_actions", "login")
     block = stats.shared.attach()
-    recorder = Recorder(data)
+    recorder = HistoryRecorder(data)
     now = int(time())
     for second in range(4):
         stats.incr("user_actions", "login", 10)

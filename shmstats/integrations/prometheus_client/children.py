@@ -20,7 +20,7 @@ Labelvalues = tuple[str, ...]
 _FIRST_CHECK = 64
 
 
-class Children(dict[Labelvalues, Any]):
+class ClientChildren(dict[Labelvalues, Any]):
     """The children of one metric. Looking one up is looking it up in a dict, as long as no limit is reached.
 
     Args:
@@ -79,7 +79,7 @@ class Children(dict[Labelvalues, Any]):
         self._generation = generation
 
 
-class _FullChildren(Children):
+class _FullChildren(ClientChildren):
     """Children of which one is for all label sets that the block does not admit."""
 
     def __contains__(self, labelvalues: object) -> bool:

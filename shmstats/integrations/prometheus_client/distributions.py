@@ -15,7 +15,7 @@ from .storage import MetricStore
 from .values import DistributionValue
 
 
-class _Number:
+class _Figure:
     """A part of a distribution, to be read as one of prometheus_client's values."""
 
     _multiprocess = True
@@ -24,19 +24,19 @@ class _Number:
         self.get = get
 
 
-def _sum_of(distribution: DistributionValue) -> _Number:
-    return _Number(lambda: distribution.get().sum)
+def _sum_of(distribution: DistributionValue) -> _Figure:
+    return _Figure(lambda: distribution.get().sum)
 
 
-def _count_of(distribution: DistributionValue) -> _Number:
-    return _Number(lambda: float(distribution.get().count))
+def _count_of(distribution: DistributionValue) -> _Figure:
+    return _Figure(lambda: float(distribution.get().count))
 
 
-def _bucket_of(distribution: DistributionValue, number: int) -> _Number:
-    return _Number(lambda: float(distribution.get().buckets[number]))
+def _bucket_of(distribution: DistributionValue, number: int) -> _Figure:
+    return _Figure(lambda: float(distribution.get().buckets[number]))
 
 
-class _Buckets:
+class _BucketFigures:
     """The buckets of a histogram as prometheus_client's list of values, made when they are looked at."""
 
     def __init__(self, distribution: DistributionValue) -> None:
@@ -45,7 +45,7 @@ class _Buckets:
     def __len__(self) -> int:
         return len(self._distribution.family.bounds) + 1
 
-    def __getitem__(self, number: int) -> _Number:
+    def __getitem__(self, number: int) -> _Figure:
         return _bucket_of(self._distribution, range(len(self))[number])
 
 
@@ -54,7 +54,7 @@ def use_distribution(metric: Any, distribution: DistributionValue) -> None:
     metric._distribution = distribution
     metric._sum = _sum_of(distribution)
     if metric._type == "histogram":
-        metric._buckets = _Buckets(distribution)
+        metric._buckets = _BucketFigures(distribution)
     else:
         metric._count = _count_of(distribution)
 

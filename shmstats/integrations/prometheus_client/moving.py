@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client.registry import CollectorRegistry
 
 from ...series import Labels
-from .children import Children
+from .children import ClientChildren
 from .distributions import use_distribution
 from .family import ClientFamily
 from .internals import metrics
@@ -55,7 +55,7 @@ def _move(store: MetricStore, metric: Any, registry: CollectorRegistry | None) -
     store.declare(family)
     if metric._is_parent():
         with metric._lock:
-            children = Children(store, family, metric._labelnames, begin_child)
+            children = ClientChildren(store, family, metric._labelnames, begin_child)
             for labelvalues, child in metric._metrics.items():
                 _move_values(store, family, child)
                 children.adopt(labelvalues, child)

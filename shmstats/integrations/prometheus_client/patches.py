@@ -15,7 +15,7 @@ from prometheus_client.registry import REGISTRY, CollectorRegistry
 from prometheus_client.samples import Sample
 
 from ...series import Labels
-from .children import Children
+from .children import ClientChildren
 from .collecting import collect_one, samples_of
 from .distributions import patch_distributions
 from .family import ClientFamily, series_labels
@@ -72,14 +72,14 @@ def _patch_making(store: MetricStore) -> None:
         finally:
             del self._metric_init
         if self._labelvalues:
-            return  # its parent's `Children` put it on the block
+            return  # its parent's `ClientChildren` put it on the block
         if registry:
             registry.register(self)
         try:
             self._family = family_of(store, self, registry)
             store.declare(self._family)
             if self._labelnames:
-                self._metrics = Children(store, self._family, self._labelnames, begin_child)
+                self._metrics = ClientChildren(store, self._family, self._labelnames, begin_child)
             else:
                 self._metric_init()
         except ValueError:

@@ -60,7 +60,7 @@ class Samples:
         self._numbers: list[int] = []
         self._places: list[int] = []
         self._times: list[int] = []
-        self._histograms: list[_Histogram] = []
+        self._histograms: list[_HistogramSamples] = []
 
     def follow(self, snapshot: Snapshot) -> bool:
         """Take the names of a snapshot; return whether they differ from those of the last one."""
@@ -101,7 +101,7 @@ class Samples:
     def _add(self, member: Member) -> None:
         place = len(self.names)
         if member.name.kind is Kind.HISTOGRAM:
-            histogram = _Histogram(member.position, place, member.name)
+            histogram = _HistogramSamples(member.position, place, member.name)
             self._histograms.append(histogram)
             self.names += histogram.names(_name(member))
             return
@@ -114,7 +114,7 @@ class Samples:
             self.live.append(place)
 
 
-class _Histogram:
+class _HistogramSamples:
     """The samples of one histogram: cumulative buckets, sum and count."""
 
     __slots__ = ("_bounds", "_divisor", "_end", "_kept", "_limits", "index", "place")

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from shmstats._version import __version__
 from shmstats.config import Settings
 from shmstats.export.view import View
-from shmstats.identity import identity_of
+from shmstats.instance import instance_of
 from shmstats.series import Snapshot
 from shmstats.sinks.push.http import Target, post
 from shmstats.sinks.push.memory import Memory
@@ -78,11 +78,11 @@ class Sender:
         self._settings = settings
         directory = stats_directory(settings.path.data)
         try:
-            self._identity = identity_of(directory)
+            self._instance = instance_of(directory)
         except (OSError, ValueError) as error:
             raise PushError(f"the data directory has no identity: {error}") from error
         constant = {"job": "shmstats", **settings.prometheus.labels, **push.labels}
-        self._labels = {**constant, "instance": push.instance or self._identity.uuid}
+        self._labels = {**constant, "instance": push.instance or self._instance.uuid}
         self._encoder = self._encoder_for(self._labels)
         self._memory = Memory(directory)
 
@@ -140,7 +140,7 @@ class Sender:
         form = self._settings.push.format
         module, name, extra = FORMATS[form]
         info = {
-            "service_instance_id": self._identity.uuid,
+            "service_instance_id": self._instance.uuid,
             "host_name": socket.gethostname(),
             "shmstats_version": __version__,
         }
@@ -150,7 +150,7 @@ class Sender:
         except ImportError as error:
             raise PushError(f"the format {form} needs shmstats[{extra}]: {error}") from error
         if form == "otlp":
-            return encoder(view, info, self._identity.made)  # type: ignore[no-any-return]
+            return encoder(view, info, self._instance.made)  # type: ignore[no-any-return]
         return encoder(view, info)  # type: ignore[no-any-return]
 
     def _read_headers(self) -> dict[str, str]:

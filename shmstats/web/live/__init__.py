@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flask import Response, abort, request
 
-from ...debug.dashboard import Dashboard
+from ...dashboard.totals import Dashboard
 from ...hashing import blake2b
 from ...registry import stats
 from ..access import public, without_data

@@ -30,7 +30,7 @@ _PURPOSE = b"shmstats identity"
 
 
 @dataclass(frozen=True)
-class Identity:
+class Instance:
     """Who a data directory is.
 
     Attributes:
@@ -46,7 +46,7 @@ class Identity:
     host: str
 
 
-def identity_of(directory: Path) -> Identity:
+def instance_of(directory: Path) -> Instance:
     """Return the identity of a statistics directory, made if there is none; log a move to another machine, once.
 
     Raises:
@@ -54,7 +54,7 @@ def identity_of(directory: Path) -> Identity:
         ValueError: the file has no identity in it.
     """
     file = directory / FILE
-    here = Identity(str(uuid.uuid4()), time.time_ns(), _machine(), socket.gethostname())
+    here = Instance(str(uuid.uuid4()), time.time_ns(), _machine(), socket.gethostname())
     try:
         found = _read(file)
     except FileNotFoundError:
@@ -73,16 +73,16 @@ def identity_of(directory: Path) -> Identity:
     return moved
 
 
-def _read(file: Path) -> Identity:
+def _read(file: Path) -> Instance:
     content = file.read_bytes()
     try:
-        found = Identity(**json.loads(content))
+        found = Instance(**json.loads(content))
         return replace(found, uuid=str(uuid.UUID(found.uuid)), made=int(found.made))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is no identity ({error}): remove it, and another is made") from error
 
 
-def _made(file: Path, identity: Identity) -> Identity:
+def _made(file: Path, identity: Instance) -> Instance:
     """Make the file, or take the one that another process has made in the meantime."""
     temporary = _written(file, identity)
     try:
@@ -97,7 +97,7 @@ def _made(file: Path, identity: Identity) -> Identity:
     return _read(file)
 
 
-def _written(file: Path, identity: Identity) -> Path:
+def _written(file: Path, identity: Instance) -> Path:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     with suppress(FileNotFoundError):
         os.unlink(temporary)

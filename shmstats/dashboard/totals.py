@@ -13,11 +13,10 @@ from typing import Any
 
 from ..block import Worker
 from ..history.overview import Overview
-from ..history.system import ProcessUse, uses_of
+from ..proc import ProcessUse, uses_of
 from ..reading import BlockReader
 from ..reading.requests import Served
 from ..series import Distribution, Kind, Name, Snapshot, Value, series_text
-from .requests import serving
 
 #: Rows of one table of metrics or routes.
 MAX_ROWS = 100
@@ -60,7 +59,7 @@ class Dashboard:
             "started": round(time.time() - reader.uptime),
             "requests": self._requests_of(values),
             "routes": self._routes_of(snapshot),
-            "workers": list(worker_figures(serving(reader, reader.workers.live()))),
+            "workers": list(worker_figures(reader.served(reader.workers.live()))),
             "backlog": None if self._backlog is None else values[self._backlog],
             "metrics": self._metrics(snapshot, search.casefold()),
             "bounds": list(self._bounds),

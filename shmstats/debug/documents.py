@@ -1,31 +1,16 @@
-"""What every process serves at the moment, for people: without the requests of those who only look."""
+"""What every process serves at the moment, and what its threads do, as documents for people."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from ..block import Worker
-from ..reading import BlockReader
-from ..reading.requests import Request, Served
-
-#: What the paths end with by which the live page asks, wherever it is mounted.
-LOOKS = ("/stats/live", "/stats/live/data", "/stats/history", "/debug/requests", "/debug/stacks")
-
-
-def serving(reader: BlockReader, workers: Iterable[Worker]) -> list[Served]:
-    """Return what each of some workers serves, longest first, without what is only a look."""
-    return [
-        served._replace(requests=[request for request in served.requests if not is_look(request)])
-        for served in reader.served(workers)
-    ]
-
-
-def is_look(request: Request) -> bool:
-    """Tell whether a request is one of the live page."""
-    return request.text.endswith(LOOKS)
+from ..reading.requests import Served
+from .folding import stacks_of
+from .stacks import no_answer
 
 
 def requests_document(served: Iterable[Served], older_than: float = 0.0) -> dict[str, Any]:
@@ -55,3 +40,16 @@ def requests_document(served: Iterable[Served], older_than: float = 0.0) -> dict
         ],
         "further": {str(each.worker.pid): each.further for each in served if each.further},
     }
+
+
+def stacks_document(answers: Sequence[tuple[Worker, Any | None]], served: Sequence[Served]) -> list[dict[str, Any]]:
+    """Return for each process its ``pid``, the ``requests`` that it serves, and its ``stacks`` for people."""
+    serving = {each.worker.pid: requests_document([each])["requests"] for each in served}
+    return [
+        {
+            "pid": worker.pid,
+            "requests": serving.get(worker.pid, []),
+            "stacks": stacks_of([{"goroutine": no_answer(worker.pid), "count": 1}] if answer is None else answer),
+        }
+        for worker, answer in answers
+    ]

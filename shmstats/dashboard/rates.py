@@ -1,4 +1,4 @@
-"""Figures of the time between two documents of `shmstats.debug.dashboard`."""
+"""Figures of the time between two documents of `shmstats.dashboard.totals`."""
 
 from __future__ import annotations
 
