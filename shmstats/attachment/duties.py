@@ -9,7 +9,7 @@ import importlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from .. import native
 from ..config import Settings
@@ -30,10 +30,7 @@ DUTIES: list[str] = [
 
 
 class Duty(Protocol):
-    """Something that one process of all does, again and again.
-
-    A duty may also have ``exposes = True``: then it is given only what is saved on the disk already, where statistics
-    are saved at all (``stats.durable_exposition``). Any other is given what is counted at the moment.
+    """Something that one process of all does, again and again. It is given what is counted at the moment.
 
     Attributes:
         name: a word; the thread is called ``shmstats-<name>``.
@@ -57,6 +54,17 @@ class Duty(Protocol):
         Args:
             block: as for `perform`.
             snapshot: what was saved.
+        """
+
+
+@runtime_checkable
+class ExposingDuty(Duty, Protocol):
+    """A duty that shows others what it is given, so that is on the disk already: see ``stats.durable_exposition``."""
+
+    def prepare(self) -> None:
+        """Do what comes before the values are read.
+
+        No other process has the duty then, nor before they are read: else `perform` is not called for them.
         """
 
 

@@ -63,8 +63,8 @@ class Reads(Attachment):
     def exposable(self, block: AttachedBlock) -> Snapshot:
         """Return all names and values to be shown to others; what they have seen must not be lost.
 
-        With ``stats.durable_exposition`` it is on the disk before this returns. Where that fails, or takes longer
-        than some seconds, it is returned all the same, and the age of saving tells.
+        With ``stats.durable_exposition`` it is on the disk before this returns: what was saved last, where saving
+        takes some seconds. Where saving fails it is returned all the same, and the age of saving tells.
         """
         if self._buffer is not None:
             note_held(block)

@@ -1,8 +1,8 @@
 """Saving: one of the processes that have a block attached saves snapshots of it, and what is shown is saved before.
 
-Each save takes a *ticket* before it reads the values. Under the table lock, just before the file takes its place, it
-gives way to one with a later ticket: who was stopped or stuck in fsync, and goes on, replaces nothing that is newer.
-So any process may save at any time, and nobody waits for one that hangs.
+Each save draws a *ticket* before it reads the values, and one after. Under the table lock, just before the file takes
+its place, it gives way to a snapshot whose reading had not ended when its own began: who was stopped or stuck in fsync,
+and goes on, replaces nothing that is newer. So any process may save at any time, and nobody waits for one that hangs.
 
 The process that saves at intervals has the *term*: number, pid and heartbeat are in the header. Another takes it over
 as soon as that process is dead, or has shown no heartbeat for two intervals. With the term go the duties.
@@ -25,7 +25,7 @@ from ..config import Settings
 from ..once import Once
 from ..reading import AttachedBlock
 from ..series import Snapshot
-from .duties import Duty, DutyThread, finish_all, make_duties, stop_all
+from .duties import Duty, DutyThread, ExposingDuty, finish_all, make_duties, stop_all
 
 log = logging.getLogger("shmstats")
 
@@ -38,8 +38,11 @@ _LOOKS = 4
 #: Seconds that leaving waits for a save and for duties.
 _STOP_SECONDS = 5.0
 
-#: Seconds that a page waits for what it shows to be saved. Where that takes longer it is shown all the same.
+#: Seconds that a page waits for what it shows to be saved. Where that takes longer it shows what was saved last.
 _EXPOSE_SECONDS = 3.0
+
+#: Seconds for which pages do that. A disk that takes longer fails, and pages show what is counted.
+_HANG_SECONDS = 30.0
 
 #: Seconds between two saves for pages on the average, and how many may come at once after a rest.
 _EXPOSE_INTERVAL, _EXPOSE_AT_ONCE = 1.0, 3
@@ -75,6 +78,7 @@ class Saver:
         self._duties: list[Duty] | None = None
         self._duty_threads: list[DutyThread] = []
         self._saved: tuple[int, Snapshot] | None = None
+        self._hanging: tuple[int, float] | None = None
         self._exposing: Any = native.make_lock()
         self._fails = False
         self._logged = Once()
@@ -184,8 +188,11 @@ class Saver:
         """Return what a duty may show; None where this process has the term no longer."""
         if not self.elected:
             return None
-        snapshot = self.exposed() if getattr(duty, "exposes", False) else self._block.reader.read()
-        return self._block, snapshot
+        if not isinstance(duty, ExposingDuty):
+            return self._block, self._block.reader.read()
+        duty.prepare()
+        snapshot = self.exposed()
+        return (self._block, snapshot) if self.elected else None
 
     # Saving ----------------------------------------------------------------------------------------
 
@@ -210,21 +217,20 @@ class Saver:
             BlockError: the block is damaged.
             OSError: it cannot be saved.
         """
-        header, since = self._block.header, _now()
-        with self._locks.table():
-            ticket = header.save_ticket = header.save_ticket + 1
+        header = self._block.header
+        begun = self._draw_ticket()
         snapshot = self._block.reader.read()
-        if self._is_saved(snapshot):
-            with self._locks.table():
-                if not self._stopped:
-                    self._note_saved(header.saved_ticket, since)
+        saved = self._saved
+        if saved is not None and self._is_saved(saved, snapshot):
+            self._note_saved(saved[0], begun)
             return snapshot
+        ticket = self._draw_ticket()
         written = store.write(self._directory, snapshot)
         try:
             if self._stopped:
                 return None
             with self._locks.table():
-                if self._stopped or header.saved_ticket > ticket or self.is_superseded():
+                if self._stopped or header.saved_ticket > begun or self.is_superseded():
                     return None
                 written.put_in_place()
                 header.saved_ticket = ticket
@@ -232,12 +238,14 @@ class Saver:
         finally:
             written.discard()
         written.sync()
-        if not self._stopped:
-            with self._locks.table():
-                if not self._stopped:
-                    self._note_saved(ticket, since)
+        self._note_saved(ticket, begun)
         self._saved = ticket, snapshot
         return snapshot
+
+    def _draw_ticket(self) -> int:
+        with self._locks.table():
+            ticket = self._block.header.save_ticket = self._block.header.save_ticket + 1
+        return ticket
 
     def finish(self) -> None:
         """Save for the last time: the last process leaves, and has the table lock."""
@@ -261,21 +269,26 @@ class Saver:
         if self._term:
             self._give_up()
 
-    def _is_saved(self, snapshot: Snapshot) -> bool:
+    def _is_saved(self, saved: tuple[int, Snapshot], snapshot: Snapshot) -> bool:
         """Tell whether nothing has changed since this process saved, and nobody else has saved since."""
-        saved = self._saved
-        if saved is None or saved[0] != self._block.header.saved_ticket or saved[1] != snapshot:
+        if saved[0] != self._block.header.saved_ticket or saved[1] != snapshot:
             return False
         return (self._directory / store.FILE).exists()
 
-    def _note_saved(self, ticket: int, since: int) -> None:
-        """Note that what was counted until a moment is on the disk. The table lock is held."""
-        header = self._block.header
-        if header.saved_ticket == ticket:
-            header.saved_from = max(header.saved_from, since)
-            header.saved = time.time_ns()
-        if header.save_error:
-            header.save_error = ""
+    def _note_saved(self, ticket: int, begun: int) -> None:
+        """Note that a snapshot is on the disk, and what was counted before a ticket with it."""
+        if self._stopped:
+            return
+        with self._locks.table():
+            header = self._block.header
+            if self._stopped:
+                return
+            if header.saved_ticket == ticket:
+                header.durable_ticket = ticket
+                header.durable_from = max(header.durable_from, begun)
+                header.saved = time.time_ns()
+            if header.save_error:
+                header.save_error = ""
 
     def _note_failure(self, error: Exception) -> None:
         if not self._fails:
@@ -300,44 +313,65 @@ class Saver:
     # What is shown ---------------------------------------------------------------------------------
 
     def exposed(self) -> Snapshot:
-        """Return what may be shown: it is on the disk, unless that fails or takes too long.
+        """Return what may be shown, for it is on the disk: pages that come together share a save over all processes.
 
-        Pages that come together share a save, whatever processes they are asked for in.
+        Where saving takes too long that is what was saved last; where it fails, what is counted.
         """
         snapshot = self._block.reader.read()
         settings = self._settings.stats
         if not (settings.persist and settings.durable_exposition):
             return snapshot
-        since = _now()
+        header = self._block.header
+        last = header.save_ticket
         deadline = time.monotonic() + _EXPOSE_SECONDS
-        while self._block.header.saved_from < since and time.monotonic() < deadline and not self._stopped:
+        while header.durable_from <= last:
+            if self._stopped or time.monotonic() >= deadline:
+                return self._saved_last(snapshot)
             if self._exposing.acquire(blocking=False):
                 try:
-                    shown, over = self._save_for_page(deadline)
+                    shown = self._save_in_turn(deadline)
                 finally:
                     self._exposing.release()
-                if over:
-                    return snapshot if shown is None else shown
+                if shown is not None:
+                    return shown
+            if header.save_error:
+                return snapshot
             time.sleep(_POLL_SECONDS)
         return snapshot
 
-    def _save_for_page(self, deadline: float) -> tuple[Snapshot | None, bool]:
-        """Save, if it is time for that; returns what was saved, and whether there is nothing more to be waited for."""
+    def _save_in_turn(self, deadline: float) -> Snapshot | None:
+        """Return what was saved now; None where it is not time for that, or it fails, or takes longer."""
         header = self._block.header
         with self._locks.table():
             now = _now()
             if header.expose_due - now > (_EXPOSE_AT_ONCE - 1) * _EXPOSE_INTERVAL * 1e9:
-                return None, False
+                return None
             header.expose_due = max(header.expose_due, now) + int(_EXPOSE_INTERVAL * 1e9)
         saved: list[Snapshot | None] = []
         thread = native.Thread(lambda: saved.append(self.save_or_tell()), "shmstats-expose")
         try:
             thread.start()
-        except RuntimeError:
-            return None, True
+        except RuntimeError:  # there can be no thread now: another process saves, or a later try
+            return None
         thread.join(deadline - time.monotonic())
-        shown = saved[0] if saved else None
-        return shown, shown is not None or bool(self._fails) or not saved
+        return saved[0] if saved else None
+
+    def _saved_last(self, snapshot: Snapshot) -> Snapshot:
+        """Return what the disk is known to have; what is counted, where no save has come to its end for long."""
+        header = self._block.header
+        durable, now = header.durable_ticket, time.monotonic()
+        if self._hanging is None or self._hanging[0] != durable:
+            self._hanging = durable, now
+        if now - self._hanging[1] > _HANG_SECONDS:
+            self._note_failure(TimeoutError(f"no save has come to its end for {_HANG_SECONDS:.0f} s"))
+            return snapshot
+        if self._saved is not None and self._saved[0] == durable:
+            return self._saved[1]
+        file = store.FILE if header.saved_ticket == durable else store.PREVIOUS
+        try:
+            return store.load(self._directory / file)
+        except (OSError, store.SnapshotError):
+            return Snapshot((), ())
 
 
 def _now() -> int:

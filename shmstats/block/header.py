@@ -72,9 +72,10 @@ class Header:
         saver_pid: of that process.
         saved: when the last snapshot was saved, in ns since 1970; 0: none was.
         saved_count: snapshots saved.
-        save_ticket: raised by each save that begins.
-        saved_ticket: of the saved snapshot: one with an earlier ticket does not take its place.
-        saved_from: what was counted before this is on the disk: CLOCK_BOOTTIME in ns.
+        save_ticket: the last ticket: each save draws one before it reads, and one after.
+        saved_ticket: of the saved snapshot, drawn after it was read: one begun before does not take its place.
+        durable_from: a ticket: what was counted before it was drawn is on the disk.
+        durable_ticket: of the newest snapshot of which the disk knows the place, too.
         expose_due: the next turn of a save for a page: CLOCK_BOOTTIME in ns.
         pushed: when the last push succeeded, in ns since 1970; 0: none did.
         save_error: why the last save failed; empty where it did not. At most `MESSAGE_BYTES` of UTF-8, cut.
@@ -92,7 +93,8 @@ class Header:
     saved_count = _HeaderField("saved_count")
     save_ticket = _HeaderField("save_ticket")
     saved_ticket = _HeaderField("saved_ticket")
-    saved_from = _HeaderField("saved_from")
+    durable_from = _HeaderField("durable_from")
+    durable_ticket = _HeaderField("durable_ticket")
     expose_due = _HeaderField("expose_due")
     pushed = _HeaderField("pushed")
     save_error = _Message("save_error")

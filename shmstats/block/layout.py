@@ -116,9 +116,9 @@ HEADER = np.dtype(
         ("spare_saver", "<u4"),
         ("saved", "<u8"),  # the last saved snapshot, in ns since 1970; 0: none
         ("saved_count", "<u8"),  # snapshots saved
-        ("save_ticket", "<u8"),  # raised by each save that begins
-        ("saved_ticket", "<u8"),  # of the saved snapshot: one with an earlier ticket does not take its place
-        ("saved_from", "<u8"),  # CLOCK_BOOTTIME in ns: what was counted before this is on the disk
+        ("save_ticket", "<u8"),  # the last ticket: each save draws one before it reads, and one after
+        ("saved_ticket", "<u8"),  # of the saved snapshot, after it was read: one begun before does not take its place
+        ("durable_from", "<u8"),  # ticket: what was counted before it was drawn is on the disk
         ("expose_due", "<u8"),  # CLOCK_BOOTTIME in ns: the next turn of a save for a page, if all were taken in turn
         ("pushed", "<u8"),  # the last push, in ns since 1970; 0: none
         ("save_error", f"S{MESSAGE_BYTES}"),  # UTF-8, NUL-padded; empty: the last save succeeded
@@ -126,6 +126,7 @@ HEADER = np.dtype(
         ("save_error_check", "<u4"),  # CRC-32 of the text: whoever reads a half-written one notices
         ("push_error_check", "<u4"),
         ("birth", "<u8"),  # of the data directory, in ns since 1970; 0: unknown
+        ("durable_ticket", "<u8"),  # of the newest snapshot of which the disk knows the place, too
     ]
 )
 

@@ -65,7 +65,8 @@ def push(
         sender = Sender(settings)
         if forget and not sender.can_forget:
             raise click.UsageError(f"--forget: the format {pushing.format} has no way to end series.")
-        sender.push(read(), Stale.ALL if forget else Stale.NONE)
+        at = sender.draw_time()
+        sender.push(read(), at, Stale.ALL if forget else Stale.NONE)
     except PushError as error:
         raise Failure(click.get_current_context().command_path, str(error)) from error
     if watch is not None:
@@ -105,7 +106,8 @@ def _repeat(sender: Sender, read: Callable[[], Snapshot], seconds: float) -> Non
         while True:
             time.sleep(seconds)
             try:
-                sender.push(read())
+                at = sender.draw_time()
+                sender.push(read(), at)
                 said = ""
             except PushError as error:
                 note(str(error) if error.reason != said else "")

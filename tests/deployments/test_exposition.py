@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 from types import ModuleType
@@ -76,35 +79,130 @@ def test_pages_that_come_together_share_a_save_in_all_processes(
     lose_power(*children)
 
 
-def test_a_disk_that_hangs_or_fails_does_not_keep_a_page_back(
-    shmstats: ModuleType, configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, data: Path
-) -> None:
-    configure(snapshot_interval_ms=3_600_000)
-    stats, go_on = shmstats.stats, Event()
-    stats.incr("c", "m", 3)
-    monkeypatch.setattr(shmstats.attachment.saver, "_EXPOSE_SECONDS", 0.2)
+@pytest.fixture
+def shown(shmstats: ModuleType) -> Callable[[], Any]:
+    """What a page shows of c.m; None: nothing."""
 
     def shown() -> Any:
-        read = stats.shared.exposable()
-        return {(name.category, name.metric): value for name, value in zip(read.names, read.values, strict=True)}
+        read = shmstats.stats.shared.exposable()
+        values = zip(read.names, read.values, strict=True)
+        return next((value for name, value in values if (name.category, name.metric) == ("c", "m")), None)
 
-    monkeypatch.setattr("os.fsync", lambda fd: go_on.wait(30))
-    assert shown()["c", "m"] == 3
+    return shown
+
+
+@pytest.fixture
+def hanging(shmstats: ModuleType, configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
+    """A disk that hangs until this is set; pages wait for it a moment only."""
+    configure(snapshot_interval_ms=3_600_000)
+    go_on = Event()
     go_on.set()
-    monkeypatch.undo()
+    sync = os.fsync
+
+    def fsync(fd: int) -> None:
+        go_on.wait(30)
+        sync(fd)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    monkeypatch.setattr(shmstats.attachment.saver, "_EXPOSE_SECONDS", 0.2)
+    yield go_on
+    go_on.set()
+
+
+def save_error(shmstats: ModuleType) -> str | None:
+    health = importlib.import_module("shmstats.attachment.health").health
+    block = shmstats.stats.shared.attach()
+    found: str | None = health(block.reader, block.name)["save_error"]
+    return found
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_while_the_disk_hangs_a_page_shows_what_is_on_it(
+    shmstats: ModuleType, hanging: Event, shown: Callable[[], Any], remembers: bool
+) -> None:
+    stats = shmstats.stats
+    hanging.clear()
+    stats.incr("c", "m", 3)
+    assert shown() is None
+    hanging.set()
+    wait_until(lambda: shown() == 3)
+    hanging.clear()
     stats.incr("c", "m")
-    assert shown()["c", "m"] == 4
-    (data / "stats" / "simple.json").unlink()
-    (data / "stats").rename(data / "gone")
+    if not remembers:
+        stats.shared._saver._saved = None  # another process has saved it
+    assert shown() == 3
+    hanging.set()
+    wait_until(lambda: shown() == 4)
+
+
+def test_a_disk_that_hangs_for_long_fails_and_a_page_shows_what_is_counted(
+    shmstats: ModuleType, hanging: Event, shown: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shmstats.stats.incr("c", "m", 3)
+    monkeypatch.setattr(shmstats.attachment.saver, "_HANG_SECONDS", 0.5)
+    hanging.clear()
+    wait_until(lambda: shown() == 3)
+    assert "no save has come to its end" in str(save_error(shmstats))
+    hanging.set()
+    wait_until(lambda: shown() == 3 and save_error(shmstats) is None)
+
+
+def test_where_the_disk_fails_a_page_shows_what_is_counted(
+    shmstats: ModuleType, hanging: Event, shown: Callable[[], Any], data: Path
+) -> None:
+    stats = shmstats.stats
+    stats.incr("c", "m", 4)
+    wait_until(lambda: shown() == 4)
+    shutil.rmtree(data / "stats")
     (data / "stats").write_text("in the way")
     stats.incr("c", "m")
-    assert shown()["c", "m"] == 5
-    health = importlib.import_module("shmstats.attachment.health").health
-    block = stats.shared.attach()
-    assert "stats" in health(block.reader, block.name)["save_error"]
+    wait_until(lambda: shown() == 5)
+    assert "stats" in str(save_error(shmstats))
     (data / "stats").unlink()
     stats.incr("c", "m")
-    wait_until(lambda: shown() and health(block.reader, block.name)["save_error"] is None)
+    wait_until(lambda: shown() == 6 and save_error(shmstats) is None)
+
+
+def test_a_save_that_read_before_another_does_not_take_its_place_whichever_began_first(
+    shmstats: ModuleType,
+    configure: Callable[..., Any],
+    attach: Callable[..., Any],
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first to begin is held up before it reads, the second after that."""
+    settings = shmstats.config.load(configure(snapshot_interval_ms=3_600_000))
+    blocks = [attach(), attach()]
+    savers = [shmstats.attachment.saver.Saver(block, settings, print) for block in blocks]
+    counted = blocks[0].find_or_add(b"c\0m", shmstats.series.Kind.COUNTER)
+    waiting, go_on = (Event(), Event()), (Event(), Event())
+    saved: dict[int, Any] = {}
+
+    def hold(number: int) -> None:
+        waiting[number].set()
+        assert go_on[number].wait(30)
+
+    read, write = blocks[0].reader.read, shmstats.snapshot.write
+    monkeypatch.setattr(blocks[0].reader, "read", lambda: hold(0) or read())
+    threads = [
+        threading.Thread(target=lambda: saved.update({0: savers[0].save()})),
+        threading.Thread(target=lambda: saved.update({1: savers[1].save()}), name="second"),
+    ]
+    named = threading.current_thread
+    monkeypatch.setattr(
+        shmstats.snapshot, "write", lambda *what: (named().name == "second" and hold(1)) or write(*what)
+    )
+    for number, thread in enumerate(threads):
+        thread.start()
+        assert waiting[number].wait(30)
+    cells = blocks[0].cells
+    assert cells.add(blocks[0].row_for(counted), counted.cell, 7, cells.generation)
+    for number, thread in enumerate(threads):
+        go_on[number].set()
+        thread.join(30)
+    assert list(saved[0].values) == [7]
+    assert saved[1] is None
+    assert list(shmstats.snapshot.load(data / "stats" / "simple.json").values) == [7]
 
 
 def test_health_is_told_by_any_reader(

@@ -48,7 +48,7 @@ class Pusher:
         values = [self.round * (i + self._number) for i in range(len(self._names))]
         self.total = sum(values)
         try:
-            self._sender.push(Snapshot(self._names, values))
+            self._sender.push(Snapshot(self._names, values), self._sender.draw_time())
         except PushError as error:
             self.failed += 1
             if self.failed == 1:

@@ -101,13 +101,21 @@ def serve() -> Iterator[Callable[..., Server]]:
         server.close()
 
 
+class Prepared(PushDuty):
+    """A duty that is prepared as the thread of duties does it."""
+
+    def perform(self, block: Any, snapshot: Snapshot) -> None:
+        self.prepare()
+        super().perform(block, snapshot)
+
+
 @pytest.fixture
 def duty(tmp_path: Path) -> Callable[..., PushDuty]:
     def duty(port: int, scheme: str = "http", **more: Any) -> PushDuty:
         url = f"{scheme}://127.0.0.1:{port}/api/v1/write?key={SECRET}"
         headers = {"Authorization": f"Bearer {SECRET}"}
         settings = {"url": url, "timeout_seconds": 1, "headers": headers, **more}
-        return PushDuty(load({"path": {"data": str(tmp_path)}, "push": settings}))
+        return Prepared(load({"path": {"data": str(tmp_path)}, "push": settings}))
 
     return duty
 
@@ -229,7 +237,7 @@ def test_nobody_listening_is_said(duty: Callable[..., PushDuty]) -> None:
 
 def test_a_host_name_that_cannot_be_is_said(tmp_path: Path) -> None:
     settings = load({"path": {"data": str(tmp_path)}, "push": {"url": "http://a..b/"}})
-    PushDuty(settings).perform(BLOCK, SNAPSHOT)
+    Prepared(settings).perform(BLOCK, SNAPSHOT)
     assert "there cannot be a host of this name" in HEADER.push_error
 
 
@@ -292,6 +300,20 @@ def test_times_never_go_back_over_clocks_and_processes(tmp_path: Path, monkeypat
     (tmp_path / MEMORY).write_text("{")
     first.read()
     assert first.next_time(labels) == at + 3
+
+
+def test_of_two_pushes_the_one_with_the_later_time_has_the_later_values(tmp_path: Path) -> None:
+    """Who is held up between reading and sending sends with the time at which it read."""
+    settings = load({"path": {"data": str(tmp_path)}, "push": {"url": "http://127.0.0.1:1/", "format": "import"}})
+    sent: list[int] = []
+    first, second = PushDuty(settings), PushDuty(settings)
+    for each in (first, second):
+        each.prepare()
+        assert each._sender is not None
+        each._sender.push = lambda snapshot, at, *more: sent.append(at)  # type: ignore[method-assign]
+    for each in (second, first):
+        each.perform(BLOCK, SNAPSHOT)  # type: ignore[arg-type]
+    assert sent[0] > sent[1]
 
 
 def test_another_instance_ends_the_series_of_the_one_before(

@@ -36,12 +36,10 @@ class PushDuty:
 
     Attributes:
         name: of the duty.
-        exposes: whether only what is on the disk may be shown.
         interval: seconds between two pushes.
     """
 
     name = "push"
-    exposes = True
 
     def __init__(self, settings: Settings) -> None:
         self.interval = float(settings.push.interval_seconds)
@@ -51,15 +49,20 @@ class PushDuty:
         self._not_before = 0.0
         self._logged = ""
         self._pushing: Any = native.make_lock()
+        self._at: int | PushError | None = None
+
+    def prepare(self) -> None:
+        """Draw the time of a push, unless the last failure is too recent."""
+        self._at = None if time.monotonic() < self._not_before else self._draw_time()
 
     def perform(self, block: AttachedBlock, snapshot: Snapshot) -> None:
-        """Push a snapshot, unless the last failure is too recent; note the outcome in the block's header."""
-        if time.monotonic() >= self._not_before:
-            self._push(block, snapshot, Stale.NONE, None)
+        """Push a snapshot with the time that was drawn before it was read; note the outcome in the block's header."""
+        if self._at is not None:
+            self._push(block, snapshot, self._at, Stale.NONE, None)
 
     def finish(self, block: AttachedBlock, snapshot: Snapshot) -> None:
         """Push for the last time: the workers' own gauges end. Others wait meanwhile, so it must not take long."""
-        last = functools.partial(self._push, block, snapshot, Stale.LIVE, _LAST_PUSH_SECONDS)
+        last = functools.partial(self._push, block, snapshot, None, Stale.LIVE, _LAST_PUSH_SECONDS)
         thread = native.Thread(last, "shmstats-push")
         try:
             thread.start()
@@ -68,13 +71,31 @@ class PushDuty:
         else:
             thread.join(_LAST_PUSH_SECONDS)  # a name service that hangs has no limit of its own
 
-    def _push(self, block: AttachedBlock, snapshot: Snapshot, stale: Stale, timeout: float | None) -> None:
-        if not self._pushing.acquire(blocking=False):
-            return
+    def _draw_time(self) -> int | PushError:
         try:
             if self._sender is None:
                 self._sender = Sender(self._settings)
-            self._sender.push(snapshot, stale, timeout)
+            return self._sender.draw_time()
+        except PushError as error:
+            return error
+
+    def _push(
+        self,
+        block: AttachedBlock,
+        snapshot: Snapshot,
+        at: int | PushError | None,
+        stale: Stale,
+        timeout: float | None,
+    ) -> None:
+        """Push a snapshot; ``at`` is the time that was drawn for it, or why there is none, or None: it is drawn now."""
+        if not self._pushing.acquire(blocking=False):
+            return
+        try:
+            at = self._draw_time() if at is None else at
+            if isinstance(at, PushError):
+                raise at
+            assert self._sender is not None
+            self._sender.push(snapshot, at, stale, timeout)
         except PushError as error:
             self._fail(error)
             _note(block, error=str(error))

@@ -22,7 +22,7 @@ class Memory:
         directory: of the statistics.
 
     Attributes:
-        labels: that the series of the last push had in common; None where there was none.
+        labels: that the series of the last push have in common; None where there was none.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -48,9 +48,17 @@ class Memory:
             OSError: it cannot be saved.
         """
         self._last = max(self._last + 1, time.time_ns() // 1_000_000)
+        self.note(labels)
+        return self._last
+
+    def note(self, labels: dict[str, str]) -> None:
+        """Save what the series of the next push have in common.
+
+        Raises:
+            OSError: it cannot be saved.
+        """
         self._save(self._file, {"last": self._last, "labels": labels})
         self.labels = labels
-        return self._last
 
     def forget(self) -> None:
         """Have no last labels: all their series have ended."""

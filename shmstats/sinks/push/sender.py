@@ -91,11 +91,29 @@ class Sender:
         """Whether the format has a way to end series."""
         return self._encoder.can_forget
 
-    def push(self, snapshot: Snapshot, stale: Stale = Stale.NONE, timeout: float | None = None) -> None:
+    def draw_time(self) -> int:
+        """Return the time of a push, in ms since 1970: later than that of all before.
+
+        It is to be drawn before the values are read. Of two pushes the one with the later time then has the later
+        values, whichever of them is held up on its way.
+
+        Raises:
+            PushError: it cannot be saved.
+        """
+        memory = self._memory
+        memory.read()
+        former = memory.labels
+        try:
+            return memory.next_time(former if former is not None and self._is_to_end(former) else self._labels)
+        except OSError as error:
+            raise PushError(f"the time of the push cannot be saved: {error}") from error
+
+    def push(self, snapshot: Snapshot, at: int, stale: Stale = Stale.NONE, timeout: float | None = None) -> None:
         """Send a snapshot and wait for the answer.
 
         Args:
             snapshot: what to push; what is on the disk already, if it is to survive a loss of power.
+            at: its time, which was drawn before it was read.
             stale: which series end.
             timeout: seconds, where that is to be less than the settings say.
 
@@ -103,27 +121,21 @@ class Sender:
             PushError: it was not accepted.
         """
         target = self.target if timeout is None else self.target._replace(timeout=min(timeout, self.target.timeout))
-        self._memory.read()
-        self._end_former(target, snapshot)
-        self._post(target, self._encoder, self._labels, snapshot, stale)
+        former = self._memory.labels
+        if former is not None and self._is_to_end(former):
+            self._post(target, self._encoder_for(former), snapshot, at, Stale.ALL)
+            self._memory.note(self._labels)
+        self._post(target, self._encoder, snapshot, at, stale)
         self._encoder.accept()
         if stale is Stale.ALL:
             self._memory.forget()
 
-    def _end_former(self, target: Target, snapshot: Snapshot) -> None:
-        """End the series of the labels that were configured before: they are the same totals as the new ones."""
-        former = self._memory.labels
-        if former is None or former == self._labels or not self.can_forget:
-            return
-        if {"job", "instance"} <= former.keys():
-            self._post(target, self._encoder_for(former), former, snapshot, Stale.ALL)
+    def _is_to_end(self, former: dict[str, str]) -> bool:
+        """Tell whether the labels of the last push were others, of which the series are the same totals as the new."""
+        return self.can_forget and former != self._labels and {"job", "instance"} <= former.keys()
 
-    def _post(self, target: Target, encoder: Encoder, labels: dict[str, str], snapshot: Snapshot, stale: Stale) -> None:
+    def _post(self, target: Target, encoder: Encoder, snapshot: Snapshot, at: int, stale: Stale) -> None:
         headers = {**self._read_headers(), **self._settings.push.headers}
-        try:
-            at = self._memory.next_time(labels)
-        except OSError as error:
-            raise PushError(f"the time of the push cannot be saved: {error}") from error
         try:
             answer = post(target, encoder.encode(snapshot, at, stale), {**headers, **encoder.headers})
         except OSError as error:
