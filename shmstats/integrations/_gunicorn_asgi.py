@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ._asgi_exchange import Application, Exchange, Receive, Scope, Send
 from ._requests import Cut
 from ._serving import Serving
-from .asgi import Application, Exchange, Receive, Scope, Send
 
 
 class MeasuredApplication:

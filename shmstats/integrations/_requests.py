@@ -1,25 +1,8 @@
-"""What the WSGI and ASGI middlewares and the Flask extension share: their metrics, and how a request is recorded.
+"""What the WSGI and ASGI middlewares and the Flask extension share: how a request is recorded.
 
-A middleware calls `RequestMetrics.enter` when a request comes in and `RequestMetrics.finish` once when it is over, with
-what it found out. The metrics, in the category ``http`` unless another is asked for::
-
-    http_requests                counter    method, route, status
-    http_request_duration        histogram  method, route            ms, shown in seconds
-    http_request_size            histogram  method, route            bytes of the body
-    http_response_size           histogram  method, route            bytes of the body
-    http_exceptions              counter    route, type
-    http_requests_in_progress    gauge      of each worker, summed, gone with the worker
-    http_websockets              counter    route, status            only by the ASGI middleware
-    http_websockets_in_progress  gauge      likewise
-
-and in the category ``requests``, over all of them, the counters ``total``, ``success`` and ``failed``. The status is
-not a label of the histograms: each of their series takes a dozen cells, and a status would multiply them.
-
-Speed: what a finished request adds to is looked up once for each (method, route, status) and kept, as bound methods
-of handles. After that a request costs one lookup and some calls of C.
-
-Nothing that a client sends becomes a label value: methods that are not known are `OTHER`, and a route is a template.
-Nothing here raises into the application, once it runs; what fails is logged once.
+A middleware calls `RequestRecorder.enter` when a request comes in, and `RequestRecorder.finish` once when it is over.
+What that adds to is looked up once for each (method, route, status) and kept, as bound methods of handles.
+Nothing that a client sends becomes a label value, and nothing here raises into the application, once it runs.
 """
 
 from __future__ import annotations
@@ -32,8 +15,10 @@ from typing import Any, NamedTuple
 
 from .. import registry as registries
 from ..block.names import MAX_TEXT_BYTES, check_text
-from ..checks import RESERVED, check_buckets, check_label_names
+from ..checks import RESERVED, check_buckets
+from ._arguments import check_own_labels, split_excluded
 from ._failures import Failures
+from ._request_metrics import DURATIONS, RequestMetrics
 from ._serving import Serving
 
 log = logging.getLogger("shmstats")
@@ -61,12 +46,6 @@ RECORDED = "shmstats.recorded"
 #: The key under which an application may say what the route of a request is.
 ROUTE = "shmstats.route"
 
-#: Upper bounds of the latency buckets, in ms.
-DURATIONS = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000)
-
-#: Upper bounds of the size buckets, in bytes.
-SIZES = (100, 1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
-
 #: So many answers without a route, and none with one, are no accident.
 _WITHOUT_ROUTE = 100
 
@@ -79,8 +58,6 @@ _CREDIBLE = 2**40
 #: Combinations of labels that are kept; where there are more, all are dropped and looked up again.
 _KEPT = 10_000
 
-_OWN_LABELS = ("method", "route", "status", "type")
-
 
 class Cut(NamedTuple):
     """The status of a response that was begun well and then cut short by an error."""
@@ -88,7 +65,7 @@ class Cut(NamedTuple):
     status: str | int
 
 
-class RequestMetrics:
+class RequestRecorder:
     """Records requests.
 
     Args:
@@ -125,18 +102,18 @@ class RequestMetrics:
         if check_text("category", category) in RESERVED:
             raise ValueError(f"category must not be {category!r}, which is reserved")
         self._category = category
-        self._labelnames = _check_own_labels(labelnames, label_values)
+        self._labelnames = check_own_labels(labelnames, label_values)
         self._label_values = label_values
         self.no_labels = ("",) * len(self._labelnames)
         self._buckets = check_buckets(DURATIONS if buckets is None else buckets)
         self._registry = registry
         self.serving = Serving(registry or registries.stats)
-        self.paths, self.prefixes = _split_excluded(exclude)
+        self.paths, self.prefixes = split_excluded(exclude)
         self.enter: Callable[[], None] = self._first_enter
         self.leave: Callable[[], None] = _nothing
         self.enter_websocket: Callable[[], None] = self._first_enter_websocket
         self.leave_websocket: Callable[[], None] = _nothing
-        self._prepared = False
+        self._metrics: RequestMetrics | None = None
         self._failures = Failures()
         self._series: dict[tuple[str, str, Any, tuple[str, ...]], tuple[Callable[..., None], ...]] = {}
         self._without_route = 0
@@ -189,8 +166,7 @@ class RequestMetrics:
         """Count an exception that the application did not handle, by its type."""
         try:
             if not self._is_excluded(route):
-                self._prepare()
-                self._exceptions.labels(_label(route), _label(_type_name(error))).incr()
+                self._prepare().count_exception(_label(route), _label(_type_name(error)))
         except Exception as failure:
             self.tell("an exception was not counted", failure)
 
@@ -237,58 +213,17 @@ class RequestMetrics:
         self.enter()
 
     def _first_enter_websocket(self) -> None:
-        self._prepare()
-        gauge = self._gauge("http_websockets_in_progress", "Websockets that are open.")
-        names = ("route", "status", *self._labelnames)
-        self._declare("http_websockets", "counter", "Websockets that were closed.")
-        self._websockets = self._stats.counter(self._category, "http_websockets", labelnames=names)
+        self._websockets, gauge = self._prepare().websockets()
         self.leave_websocket = gauge.decr
         self.enter_websocket = gauge.incr
         gauge.incr()
 
-    def _prepare(self) -> None:
-        """Declare the metrics: at the first request, for an import must not attach, nor a master before its fork."""
-        if self._prepared:
-            return
-        self._stats = self._registry or registries.stats
-        names = ("method", "route", *self._labelnames)
-        self._declare("http_requests", "counter", "Requests that are over.")
-        self._declare(
-            "http_request_duration",
-            "histogram",
-            "Time from a request's arrival to the end of its response, in seconds.",
-            buckets=self._buckets,
-        )
-        for metric, what in (("http_request_size", "requests"), ("http_response_size", "responses")):
-            self._declare(
-                metric,
-                "histogram",
-                f"Size of the bodies of {what}, in bytes.",
-                unit="bytes",
-                buckets=SIZES,
-            )
-        self._declare("http_exceptions", "counter", "Exceptions that the application did not handle.")
-        category, stats = self._category, self._stats
-        self._requests = stats.counter(category, "http_requests", labelnames=("status", *names))
-        self._durations = stats.histogram(category, "http_request_duration", labelnames=names)
-        self._request_sizes = stats.histogram(category, "http_request_size", labelnames=names)
-        self._response_sizes = stats.histogram(category, "http_response_size", labelnames=names)
-        self._exceptions = stats.counter(category, "http_exceptions", labelnames=("route", "type"))
-        self._total = stats.counter("requests", "total").incr
-        self._success = stats.counter("requests", "success").incr
-        self._failed = stats.counter("requests", "failed").incr
-        gauge = self._gauge("http_requests_in_progress", "Requests that are being answered.")
-        self.leave = gauge.decr
-        self.enter = gauge.incr
-        self._prepared = True
-
-    def _gauge(self, metric: str, help_: str) -> Any:
-        self._declare(metric, "gauge", help_, mode="livesum")
-        return self._stats.gauge(self._category, metric)
-
-    def _declare(self, metric: str, kind: str, help_: str, **more: Any) -> None:
-        """Declare a metric, without its label names: a reload may add one."""
-        self._failures.declare(self._stats, self._category, metric, kind, help_, **more)
+    def _prepare(self) -> RequestMetrics:
+        if self._metrics is None:
+            stats = self._registry or registries.stats
+            self._metrics = RequestMetrics(stats, self._category, self._labelnames, self._buckets, self._failures)
+            self.enter, self.leave = self._metrics.in_progress.incr, self._metrics.in_progress.decr
+        return self._metrics
 
     def _find_series(
         self, method: str, route: str, status: str | int | Cut, labels: tuple[str, ...]
@@ -298,20 +233,11 @@ class RequestMetrics:
         if not self._is_excluded(route):
             text = status_label(status)
             failed = isinstance(status, Cut) or text >= "400"
-            names = (method, _label(route), *labels)
-            count = self._requests.labels(text, *names).incr
+            series = self._prepare().series(text, failed, (method, _label(route), *labels))
             if route != UNMATCHED:
                 self._knows_routes = True
             elif not failed and not self._knows_routes and self._without_route < _WITHOUT_ROUTE:
-                count = partial(self._count_without_route, count)
-            series = (
-                count,
-                self._total,
-                self._failed if failed else self._success,
-                self._durations.labels(*names).observe,
-                self._request_sizes.labels(*names).observe,
-                self._response_sizes.labels(*names).observe,
-            )
+                series = (partial(self._count_without_route, series[0]), *series[1:])
         if len(self._series) >= _KEPT:
             self._series.clear()
         self._series[method, route, status, labels] = series
@@ -361,46 +287,6 @@ def _label(value: object) -> str:
     """Text that can be a label value: an application may give any, and it is to be counted all the same."""
     text = str(value).replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace")
     return text[:MAX_TEXT_BYTES].decode(errors="ignore")
-
-
-def check_callable(what: str, value: object) -> None:
-    """Check an argument that is to be called.
-
-    Raises:
-        TypeError: it cannot be.
-    """
-    if not callable(value):
-        raise TypeError(f"{what} must be callable, not {type(value).__name__} ({value!r:.80})")
-
-
-def _split_excluded(exclude: Iterable[str]) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Part what is excluded into whole texts, and beginnings of texts."""
-    if isinstance(exclude, str) or not isinstance(exclude, Iterable):
-        raise TypeError(f"exclude must be a sequence of str, not {type(exclude).__name__} ({exclude!r:.80})")
-    whole, beginnings = set(), set()
-    for text in exclude:
-        if not isinstance(text, str):
-            raise TypeError(f"exclude must be of str, not {type(text).__name__} ({text!r:.80})")
-        if text.endswith("*"):
-            beginnings.add(text.removesuffix("*"))
-        else:
-            whole.add(text)
-    return frozenset(whole), tuple(sorted(beginnings))
-
-
-def _check_own_labels(
-    labelnames: Sequence[str], label_values: Callable[[Any], Sequence[str]] | None
-) -> tuple[str, ...]:
-    if (label_values is None) != (not labelnames):
-        raise ValueError("labelnames and label_values must be given together")
-    if label_values is None:
-        return ()
-    check_callable("label_values", label_values)
-    names = check_label_names("labelnames", labelnames)
-    taken = next((name for name in names if name in _OWN_LABELS), None)
-    if taken is not None:
-        raise ValueError(f"labelnames must not have {taken!r}: there is such a label already")
-    return names
 
 
 def _nothing() -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Request, got_request_exception, request
 
 from ..web import blueprint
-from .wsgi import ShmStatsMiddleware, flask_route
+from ._routes import flask_route
+from .wsgi import ShmStatsMiddleware
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

@@ -56,7 +56,8 @@ from .. import registry as registries
 from ..looks import UNSEEN
 from ._failures import Failures
 from ._gunicorn_load import BUSY_TIMES, SYNC, THREAD, BacklogMeter, capacity_of
-from ._requests import CLIENT_LEFT, DURATIONS, METHODS, OTHER, Cut, status_label
+from ._request_metrics import DURATIONS
+from ._requests import CLIENT_LEFT, METHODS, OTHER, Cut, status_label
 from ._serving import Serving
 
 log = logging.getLogger("shmstats")

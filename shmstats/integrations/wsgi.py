@@ -18,18 +18,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from ._arguments import check_callable
 from ._requests import (
     CLIENT_LEFT,
-    OWN,
     RECORDED,
     ROUTE,
     UNKNOWN,
     UNMATCHED,
     Cut,
-    RequestMetrics,
-    check_callable,
+    RequestRecorder,
     declared_size,
 )
+from ._routes import django_route, flask_route
 from ._serving import LEFT, NOT_NOTED, text_of
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class ShmStatsMiddleware:
             check_callable("route", route)
         self._app = app
         self._route = route
-        self.requests = RequestMetrics(
+        self.requests = RequestRecorder(
             category=category,
             labelnames=labelnames,
             label_values=label_values,
@@ -290,46 +290,3 @@ class _SizedResponse:
     def close(self) -> None:
         """Be closed by the server."""
         self._exchange.close()
-
-
-def flask_route(rule: Any) -> str:
-    """Tell the route of a URL rule of Flask, or of none."""
-    if rule is None:
-        return UNMATCHED
-    return OWN if rule.endpoint.startswith("shmstats.") else rule.rule
-
-
-def django_route(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Be a Django middleware that tells the routes of requests to the middleware around the application.
-
-    Put ``"shmstats.integrations.wsgi.django_route"`` first into the setting ``MIDDLEWARE``. It serves
-    `shmstats.integrations.asgi.ShmStatsMiddleware` too.
-    """
-    from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-
-    def note(request: Any) -> None:
-        match = getattr(request, "resolver_match", None)
-        if match is not None:
-            place = getattr(request, "scope", None) or request.META
-            place[ROUTE] = f"/{match.route}"
-
-    if not iscoroutinefunction(get_response):
-
-        def middleware(request: Any) -> Any:
-            response = get_response(request)
-            note(request)
-            return response
-
-        return middleware
-
-    async def async_middleware(request: Any) -> Any:
-        response = await get_response(request)
-        note(request)
-        return response
-
-    markcoroutinefunction(async_middleware)
-    return async_middleware
-
-
-django_route.sync_capable = True  # type: ignore[attr-defined]
-django_route.async_capable = True  # type: ignore[attr-defined]

@@ -1,0 +1,158 @@
+"""A request to an ASGI application while it is answered: what passes is passed on, and noted for the end.
+
+It serves the middleware (`.asgi`) and gunicorn's hooks (`._gunicorn_asgi`), which record different things of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from time import perf_counter
+from typing import Any, Protocol
+
+from ._requests import CLIENT_LEFT, UNKNOWN, Cut, declared_size
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: What a server answers where it has no response from the application.
+SERVER_ERROR = 500
+
+
+class Ledger(Protocol):
+    """What is asked about a request, and told what it came to; see `RequestRecorder`."""
+
+    def labels_of(self, request: Any, /) -> tuple[str, ...]:
+        """Return the values of further labels."""
+
+    def count_exception(self, route: str, error: BaseException, /) -> None:
+        """Count an exception that the application did not handle."""
+
+    def finish(
+        self,
+        method: str,
+        route: str,
+        status: str | int | Cut,
+        labels: tuple[str, ...],
+        began: float,
+        received: int,
+        sent: int,
+        /,
+    ) -> None:
+        """Record a request that is over."""
+
+
+class Middleware(Protocol):
+    """What stands around an application, and has its calls recorded."""
+
+    @property
+    def requests(self) -> Ledger:
+        """Where they are recorded."""
+
+    def route_of(self, scope: Scope, path: str, root_path: str, /) -> str:
+        """Tell the route of a request."""
+
+
+class Call:
+    """A call of the application: what a request and a websocket have in common."""
+
+    __slots__ = ("_middleware", "_path", "_receive", "_root_path", "_scope", "_send", "_status")
+
+    def __init__(self, middleware: Middleware, scope: Scope, receive: Receive, send: Send) -> None:
+        self._middleware = middleware
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._path = scope.get("path", "")
+        self._root_path = scope.get("root_path", "")
+        self._status: int | None = None
+
+    def _route(self) -> str:
+        return self._middleware.route_of(self._scope, self._path, self._root_path)
+
+    def _labels(self) -> tuple[str, ...]:
+        return self._middleware.requests.labels_of(self._scope)
+
+    def _count_exception(self, error: BaseException) -> None:
+        self._middleware.requests.count_exception(self._route(), error)
+
+
+class Exchange(Call):
+    """A request that is being answered."""
+
+    __slots__ = ("_began", "_ending", "_headers", "_left", "_over", "_received", "_sent")
+
+    def __init__(self, middleware: Middleware, scope: Scope, receive: Receive, send: Send) -> None:
+        self._began = perf_counter()
+        super().__init__(middleware, scope, receive, send)
+        self._received = 0
+        self._sent = 0
+        self._headers: Iterable[tuple[bytes, bytes]] = ()
+        self._left = False  # the client has, before it had the whole response
+        self._ending = False  # the last part of the response is with the server
+        self._over = False
+
+    async def receive(self) -> Message:
+        """Be the application's ``receive``."""
+        message = await self._receive()
+        kind = message["type"]
+        if kind == "http.request":
+            self._received += len(message.get("body") or b"")
+        elif kind == "http.disconnect" and not self._ending:
+            self._left = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Be the application's ``send``."""
+        kind = message.get("type")
+        if kind == "http.response.body":
+            self._sent += len(message.get("body") or b"")
+            self._ending = not message.get("more_body", False)
+        elif kind == "http.response.start":
+            self._status = message.get("status")
+            self._headers = message.get("headers") or ()
+        elif kind == "http.response.pathsend":
+            self._sent = self._declared_length()
+            self._ending = True
+        try:
+            await self._send(message)
+        except OSError:
+            self._left = True
+            raise
+        if self._ending and not self._over:
+            self._finish(CLIENT_LEFT if self._left else self._status or SERVER_ERROR)
+
+    def end(self) -> None:
+        """Note that the application has returned."""
+        if self._over:
+            return
+        if self._left:
+            self._finish(CLIENT_LEFT)
+        else:
+            self._finish(SERVER_ERROR if self._status is None else Cut(self._status))
+
+    def fail(self, error: BaseException) -> None:
+        """Note that the application raised."""
+        if isinstance(error, asyncio.CancelledError):
+            self._left = True
+        if not self._left or self._over:
+            self._count_exception(error)
+        self.end()
+
+    def _finish(self, status: int | str | Cut) -> None:
+        self._over = True
+        method = self._scope.get("method", "")
+        self._middleware.requests.finish(
+            method, self._route(), status, self._labels(), self._began, self._received,
+            0 if method == "HEAD" else self._sent,
+        )  # fmt: skip
+
+    def _declared_length(self) -> int:
+        """The length of a file that the server is to send."""
+        for name, value in self._headers:
+            if name.lower() == b"content-length":
+                return declared_size(value.decode("latin-1"))
+        return UNKNOWN
