@@ -36,7 +36,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., FlaskClient]]:
     """Make an application with settings of ``api``, and a client for it."""
 
     def serve(**api: Any) -> FlaskClient:
-        stats = {"capacity": 256, "max_workers": 2}
+        # not durable: many pages a second are asked for
+        stats = {"capacity": 256, "max_workers": 2, "durable_exposition": False}
         return create_app({"path": {"data": str(tmp_path / "data")}, "stats": stats, "api": api}).test_client()
 
     yield serve

@@ -109,7 +109,7 @@ def test_a_signal_that_comes_while_a_child_is_made_is_not_lost(python: PythonRun
         """
         import os, signal, time
         import shmstats
-        for _ in range(200):
+        for _ in range(60):
             pid = os.fork()
             if pid == 0:
                 time.sleep(30)

@@ -38,7 +38,8 @@ def serve(data: Path) -> Iterator[Callable[..., FlaskClient]]:
     """Make an application with settings, and a client for it: ``serve(api={"token": "…"})``."""
 
     def serve(stats: dict[str, Any] | None = None, **sections: Any) -> FlaskClient:
-        small = {"capacity": 256, "max_workers": 2}
+        # not durable: many pages a second are asked for
+        small = {"capacity": 256, "max_workers": 2, "durable_exposition": False}
         config = {"path": {"data": str(data)}, "stats": {**small, **(stats or {})}, **sections}
         return create_app(config).test_client()
 

@@ -93,7 +93,8 @@ def test_a_head_request_has_no_body(client: FlaskClient) -> None:
         assert (answer.status_code, answer.get_data()) == (200, b"")
 
 
-def test_the_health_of_the_statistics_is_told_as_json_and_as_series(client: FlaskClient) -> None:
+def test_the_health_of_the_statistics_is_told_as_json_and_as_series(serve: Callable[..., FlaskClient]) -> None:
+    client = serve(stats={"durable_exposition": True})
     health = client.get("/stats").get_json()["health"]
     assert health["save_error"] is None
     assert 0 <= health["saved_seconds_ago"] < BOUND
