@@ -26,7 +26,7 @@ MOST_LINES, MOST_METHODS = 500, 25
 LONG_FILE, LARGE_CLASS = "One file, however long:", "One class, however large:"
 
 #: What is still to be split. Only ever take away from here.
-TOO_LONG = {"block/names.py", "reading/reader.py", "sinks/statsd.py", "integrations/gunicorn.py"}
+TOO_LONG = {"block/names.py", "reading/reader.py"}
 TOO_LARGE = {"NameTable", "BlockReader", "Block", "Attachment"}
 CIRCLES = {
     ("shmstats.block.block", "shmstats.block.outdated"),

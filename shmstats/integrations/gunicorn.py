@@ -1,40 +1,8 @@
-"""Statistics of gunicorn itself, without a line in the application.
+"""gunicorn's hooks, which count requests and workers without a line in the application: see docs/gunicorn.md.
 
     gunicorn -c python:shmstats.integrations.gunicorn app:app
 
-or, in a configuration file of one's own (a hook that is defined there calls the one from here)::
-
-    from shmstats.integrations.gunicorn import *
-
-The metrics, in the category ``gunicorn``::
-
-    gunicorn_requests              counter    method, status
-    gunicorn_request_duration      histogram  method           ms, shown in seconds
-    gunicorn_requests_in_progress  gauge      of each worker, summed, gone with the worker
-    gunicorn_workers               gauge      state: busy, idle, unknown; likewise
-    gunicorn_capacity              gauge      requests that the live workers can answer at one time
-    gunicorn_busy                  histogram  time of requests, finished or not, in each second; ms, shown in seconds
-    gunicorn_backlog               gauge      connections that wait for a worker
-    gunicorn_worker_memory         gauge      bytes, of each live worker by its pid
-    gunicorn_worker_boot           histogram  from the fork until the application is loaded; ms, shown in seconds
-    gunicorn_worker_exits          counter    reason: exit, signal, timeout
-    gunicorn_reloads               counter    of the configuration, by SIGHUP
-    gunicorn_start                 timestamp  when the master was started
-
-In the master: it has the block attached from `when_ready` on, so the block, and what is counted in it, is there
-as long as the master is, also while a reload puts all workers in the place of others. Each worker shares a byte with
-it, in which a worker that ends by itself says so; one that ends without a word was killed by a signal. That is how
-`child_exit`, which gunicorn does not tell the status, knows the reason. Nothing here raises into the arbiter.
-
-In a worker: the classes that call gunicorn's hooks around a request are measured by them. ASGI applications, under
-gunicorn's asgi worker, where the hooks are not told the status, or uvicorn's, which has none, are wrapped. With other
-classes requests are not measured. A worker is at work (``busy``) as long as it has a request.
-
-uvicorn's workers end, once they have answered everything, by the very signal that they were sent: at that moment
-none of Python's functions for the end of a process are called, so what is buffered is pushed, and the block left, in
-a handler of that signal.
-
-A gunicorn configuration module must not have names that are settings, and this one is such a module.
+A configuration module must not have names that are settings of gunicorn, and this one is such a module.
 """
 
 from __future__ import annotations
@@ -47,18 +15,17 @@ import mmap
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from time import monotonic, perf_counter
 from typing import Any, ParamSpec
 
 from .. import registry as registries
 from ..looks import UNSEEN
-from ._failures import Failures
-from ._gunicorn_load import BUSY_TIMES, SYNC, THREAD, BacklogMeter, capacity_of
-from ._request_metrics import DURATIONS
-from ._requests import CLIENT_LEFT, METHODS, OTHER, Cut, status_label
-from ._serving import Serving
+from ._gunicorn_load import SYNC, THREAD, capacity_of
+from ._gunicorn_master import ABORTED, LEFT, RUNNING, Master
+from ._gunicorn_metrics import failures
+from ._gunicorn_worker import GunicornWorker
+from ._requests import CLIENT_LEFT, OTHER, Cut, status_label
 
 log = logging.getLogger("shmstats")
 
@@ -74,14 +41,6 @@ __all__ = [
     "worker_abort",
     "worker_exit",
 ]
-
-CATEGORY = "gunicorn"
-
-#: Why a worker ended.
-EXIT, SIGNAL, TIMEOUT = REASONS = ("exit", "signal", "timeout")
-
-#: What a worker may be doing; unknown with a class whose requests are not measured.
-BUSY, IDLE, UNKNOWN = ("busy", "idle", "unknown")
 
 #: The classes, with those derived from them, that call the hooks `pre_request` and `post_request`.
 HOOKED = (
@@ -106,14 +65,7 @@ _UVICORN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: What gunicorn takes for a client that has left, if sending to it raises an OSError with it.
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 
-#: What a worker writes into the byte that it shares with the master.
-_RUNNING, _LEFT, _ABORTED = 0, 1, 2
-
-_MEASURE_SECONDS = 1.0
-
 _Arguments = ParamSpec("_Arguments")
-
-_failures = Failures()
 
 
 def _harmless(hook: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
@@ -124,67 +76,20 @@ def _harmless(hook: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
         try:
             hook(*args, **kwargs)
         except Exception as error:
-            _failures.tell(f"{__name__}.{hook.__name__} failed", error)
+            failures.tell(f"{__name__}.{hook.__name__} failed", error)
 
     return harmless
-
-
-def _declare(metric: str, kind: str, help_: str, **more: Any) -> None:
-    """Declare a metric of these hooks; one that is declared otherwise is used so."""
-    _failures.declare(registries.stats, CATEGORY, metric, kind, help_, **more)
 
 
 # The master -----------------------------------------------------------------------------------
 
 
-class _Master:
-    """What the master counts.
-
-    Args:
-        listeners: gunicorn's.
-
-    Attributes:
-        pid: its pid: its children inherit the object, but are not the master.
-        count_reload: counts one.
-    """
-
-    def __init__(self, listeners: Iterable[Any]) -> None:
-        self.pid = os.getpid()
-        _declare("gunicorn_worker_exits", "counter", "Workers that ended, by reason.", labelnames=("reason",))
-        self._exits = registries.stats.counter(CATEGORY, "gunicorn_worker_exits", labelnames=("reason",))
-        for reason in REASONS:
-            # Known to the block from now on: a worker that is stopped while it has the table lock can then not
-            # stop the master, which is to abort it.
-            self._exits.labels(reason).incr(0)
-        _declare("gunicorn_reloads", "counter", "Reloads by SIGHUP.")
-        self.count_reload = registries.stats.counter(CATEGORY, "gunicorn_reloads").incr
-        self.count_reload(0)
-        registries.stats.timestamp(CATEGORY, "gunicorn_start")
-        _declare("gunicorn_backlog", "gauge", "Connections that wait for a worker.", mode="livemax")
-        backlog = registries.stats.gauge(CATEGORY, "gunicorn_backlog")
-        BacklogMeter(listeners, backlog.set, _failures.tell).start()
-
-    def count_exit(self, worker: Any) -> None:
-        """Count a worker that ended, by what it has left in the byte that it shared."""
-        shared = vars(worker).pop("_shmstats_byte", None)
-        state = _RUNNING if shared is None else shared[0]
-        if getattr(worker, "aborted", False):
-            reason = TIMEOUT
-        elif state == _LEFT:
-            reason = EXIT
-        else:
-            reason = SIGNAL
-        if shared is not None:
-            shared.close()
-        self._exits.labels(reason).incr()
-
-
-_master: _Master | None = None
+_master: Master | None = None
 
 
 @_harmless
 def when_ready(server: Any) -> None:
-    """Attach the block in the master."""
+    """Attach the block in the master, which keeps it through a reload that puts other workers in the place of all."""
     global _master
     if server.cfg.uid != os.geteuid():
         log.warning(
@@ -197,7 +102,7 @@ def when_ready(server: Any) -> None:
     shared = registries.stats.shared
     if shared is not None:
         shared.attach()
-        _master = _Master(server.LISTENERS)
+        _master = Master(server.LISTENERS)
 
 
 @_harmless
@@ -209,7 +114,11 @@ def on_reload(server: Any) -> None:
 
 @_harmless
 def pre_fork(server: Any, worker: Any) -> None:
-    """Make the byte that a worker shares with the master, in the master."""
+    """Make the byte that a worker shares with the master, in the master.
+
+    A worker that ends by itself says so in it; one that ends without a word was killed by a signal. That is how
+    `child_exit`, which gunicorn does not tell the status, knows the reason.
+    """
     worker._shmstats_byte = mmap.mmap(-1, 1)
 
 
@@ -223,148 +132,7 @@ def child_exit(server: Any, worker: Any) -> None:
 # The workers ----------------------------------------------------------------------------------
 
 
-class _Worker:
-    """What a worker counts.
-
-    Args:
-        worker: gunicorn's.
-        hooked: whether the hooks tell of its requests.
-        measured: whether anything does.
-        capacity: how many requests it can answer at one time.
-    """
-
-    def __init__(self, worker: Any, hooked: bool, measured: bool, capacity: int) -> None:
-        self.hooked = hooked
-        stats = registries.stats
-        self.serving = Serving(stats, outermost=measured)
-        _declare("gunicorn_requests", "counter", "Requests that are over.", labelnames=("method", "status"))
-        _declare(
-            "gunicorn_request_duration",
-            "histogram",
-            "Time from a request's headers to the end of its response, in seconds.",
-            buckets=DURATIONS,
-            labelnames=("method",),
-        )
-        _declare("gunicorn_requests_in_progress", "gauge", "Requests that are being answered.", mode="livesum")
-        _declare(
-            "gunicorn_workers",
-            "gauge",
-            "Workers that live, by what they are doing.",
-            mode="livesum",
-            labelnames=("state",),
-        )
-        _declare("gunicorn_capacity", "gauge", "Requests that the live workers can answer at one time.", mode="livesum")
-        _declare(
-            "gunicorn_busy",
-            "histogram",
-            "Time that requests, finished or not, took of each second of each worker.",
-            buckets=BUSY_TIMES,
-        )
-        _declare(
-            "gunicorn_worker_memory",
-            "gauge",
-            "Resident memory of each worker, in bytes.",
-            unit="bytes",
-            mode="liveall",
-        )
-        _declare(
-            "gunicorn_worker_boot",
-            "histogram",
-            "Time from a worker's fork until its application is loaded, in seconds.",
-        )
-        self._requests = stats.counter(CATEGORY, "gunicorn_requests", labelnames=("method", "status"))
-        self._durations = stats.histogram(CATEGORY, "gunicorn_request_duration", labelnames=("method",))
-        self._series: dict[tuple[str, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
-        self._in_progress = stats.gauge(CATEGORY, "gunicorn_requests_in_progress")
-        states = stats.gauge(CATEGORY, "gunicorn_workers", labelnames=("state",))
-        self._busy, self._idle = states.labels(BUSY), states.labels(IDLE)
-        self._memory = stats.gauge(CATEGORY, "gunicorn_worker_memory")
-        self._measure_due = 0.0
-        self._busy_time = stats.histogram(CATEGORY, "gunicorn_busy")
-        self._busy_seconds = 0.0
-        self._accrued = perf_counter()
-        self._active = 0
-        self._lock = threading.Lock()  # made here, where gevent has put its own in the place of threading's
-        if measured:
-            self._in_progress.set(0)
-            self._busy.set(0)
-            self._idle.set(1)
-            stats.gauge(CATEGORY, "gunicorn_capacity").set(capacity)
-        else:
-            states.labels(UNKNOWN).set(1)
-        forked = getattr(worker, "_shmstats_forked", None)
-        if forked is not None:
-            stats.timing(CATEGORY, "gunicorn_worker_boot", (monotonic() - forked) * 1000.0)
-
-    def begin(self) -> None:
-        """Note that a request has come."""
-        with self._lock:
-            self._accrue()
-            self._active += 1
-            self._in_progress.set(self._active)
-            if self._active == 1:
-                self._idle.set(0)
-                self._busy.set(1)
-
-    def finish(self, method: str, status: str, began: float) -> None:
-        """Count a request that is over.
-
-        Args:
-            method: as the client sent it.
-            status: its three digits, or `OTHER`.
-            began: what ``perf_counter`` said when it came.
-        """
-        self.leave()
-        try:
-            count, observe = self._series[method, status]
-        except KeyError:
-            count, observe = self._find_series(method, status)
-        count()
-        observe((perf_counter() - began) * 1000.0)
-
-    def leave(self) -> None:
-        """Note that a request is over, without counting it."""
-        with self._lock:
-            self._accrue()
-            self._active -= 1
-            self._in_progress.set(self._active)
-            if self._active == 0:
-                self._busy.set(0)
-                self._idle.set(1)
-
-    def _find_series(self, method: str, status: str) -> tuple[Callable[[], None], Callable[[float], None]]:
-        """Return what requests like this one add to. Kept only for known methods: clients may send any."""
-        known = METHODS.get(method, OTHER)
-        series = self._requests.labels(known, status).incr, self._durations.labels(known).observe
-        if known == method:
-            self._series[method, status] = series
-        return series
-
-    def _accrue(self) -> None:
-        """Add to the time that requests took; the lock is held."""
-        now = perf_counter()
-        self._busy_seconds += self._active * (now - self._accrued)
-        self._accrued = now
-
-    def count_busy(self) -> None:
-        """Observe the time that requests took since this was done last."""
-        with self._lock:
-            self._accrue()
-            seconds, self._busy_seconds = self._busy_seconds, 0.0
-        self._busy_time.observe(seconds * 1000.0)
-
-    def measure(self) -> None:
-        """Count the time of requests and set the gauge of memory, if that was not done for a second."""
-        now = monotonic()
-        if now >= self._measure_due:
-            self._measure_due = now + _MEASURE_SECONDS
-            self.count_busy()
-            with open("/proc/self/statm", "rb") as file:
-                resident = int(file.read().split()[1])
-            self._memory.set(resident * mmap.PAGESIZE)
-
-
-_worker: _Worker | None = None
+_worker: GunicornWorker | None = None
 
 
 @_harmless
@@ -381,7 +149,7 @@ def post_worker_init(worker: Any) -> None:
     attribute = next((WRAPPED[name] for name in classes if name in WRAPPED), None)
     hooked = any(name in HOOKED for name in classes) and not any(name in NOT_HOOKED for name in classes)
     wrapped = attribute is not None and _is_asgi3(worker, getattr(worker, attribute))
-    _worker = _Worker(worker, hooked, hooked or wrapped, capacity_of(worker, classes))
+    _worker = GunicornWorker(worker, hooked, hooked or wrapped, capacity_of(worker, classes))
     if attribute is not None and wrapped:
         _wrap(worker, attribute)
     elif not hooked:
@@ -416,7 +184,7 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
 @_harmless
 def worker_abort(worker: Any) -> None:
     """Note that a worker was sent SIGABRT."""
-    worker._shmstats_byte[0] = _ABORTED
+    worker._shmstats_byte[0] = ABORTED
 
 
 @_harmless
@@ -427,8 +195,8 @@ def worker_exit(server: Any, worker: Any) -> None:
         return
     if _worker is not None:
         _worker.count_busy()
-    if worker._shmstats_byte[0] == _RUNNING:
-        worker._shmstats_byte[0] = _LEFT
+    if worker._shmstats_byte[0] == RUNNING:
+        worker._shmstats_byte[0] = LEFT
 
 
 def _status_of(resp: Any) -> str:
@@ -447,14 +215,17 @@ def _status_of(resp: Any) -> str:
 
 
 def _leave_at_signals(worker: Any) -> None:
-    """Have one of uvicorn's workers leave in good order when it ends by a signal."""
+    """Have one of uvicorn's workers leave in good order when it ends by a signal.
+
+    Once they have answered everything they end by the very signal that they were sent, without exit functions.
+    """
 
     def leave(number: int, frame: Any) -> None:
         try:
             worker_exit(None, worker)
             registries.stats.close()
         except Exception as error:
-            _failures.tell("leaving the block failed", error)
+            failures.tell("leaving the block failed", error)
         finally:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
@@ -474,7 +245,7 @@ def _measure_at_every_notification(worker: Any) -> None:
         try:
             measure()
         except Exception as error:
-            _failures.tell("measuring a worker failed", error)
+            failures.tell("measuring a worker failed", error)
 
     worker.notify = notify_and_measure
     measure()
@@ -511,7 +282,7 @@ def _begin() -> None:
         if _worker is not None:
             _worker.begin()
     except Exception as error:
-        _failures.tell("counting requests in progress failed", error)
+        failures.tell("counting requests in progress failed", error)
 
 
 def _finish(method: str, status: str | int | Cut, began: float) -> None:
@@ -519,4 +290,4 @@ def _finish(method: str, status: str | int | Cut, began: float) -> None:
         if _worker is not None:
             _worker.finish(method, status_label(status), began)
     except Exception as error:
-        _failures.tell("counting a request failed", error)
+        failures.tell("counting a request failed", error)

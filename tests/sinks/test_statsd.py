@@ -24,9 +24,9 @@ import pytest
 from helpers import BOUND, PythonRunner, wait_until
 
 from shmstats.config import StatsdSettings
-from shmstats.sinks import Provider, statsd
+from shmstats.sinks import Provider
 from shmstats.sinks.guarded import GuardedProvider
-from shmstats.sinks.statsd import StatsdProvider
+from shmstats.sinks.statsd import StatsdProvider, failures, held, links
 
 LONG = 3600  # seconds: an interval that does not end during a test
 
@@ -133,9 +133,9 @@ def tcp(servers: Callable[..., Server]) -> TcpServer:
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Start a provider for a server: ``start(server, namespace="x.")``. It is closed at the end."""
-    monkeypatch.setattr(statsd, "PATIENCE", 0.2)
-    monkeypatch.setattr(statsd, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(statsd, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(links, "PATIENCE", 0.2)
+    monkeypatch.setattr(links, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(links, "LONGEST_PAUSE", 0.05)
     providers: list[StatsdProvider] = []
 
     def start(server: Server, report: Callable[[str], None] | None = None, **more: Any) -> StatsdProvider:
@@ -414,7 +414,7 @@ def test_counting_goes_on_while_a_tcp_server_is_away_and_all_of_it_arrives_later
         provider.timing("a", "took", n)
         assert not provider.flush(BOUND)
     assert provider.failures == 5
-    assert reported == {statsd.FAILURES: 5}
+    assert reported == {failures.FAILURES: 5}
     assert [record.message.partition(",")[0] for record in caplog.records] == [
         f"StatsD 127.0.0.1:{gone.port} (tcp): cannot connect"
     ]
@@ -440,8 +440,8 @@ def test_what_is_held_while_a_server_is_away_is_bounded_and_what_is_dropped_is_c
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(statsd, "MAX_NAMES", 10)
-    monkeypatch.setattr(statsd, "MAX_TIMINGS", 5)
+    monkeypatch.setattr(held, "MAX_NAMES", 10)
+    monkeypatch.setattr(held, "MAX_TIMINGS", 5)
     gone = TcpServer()
     gone.close()
     reported: Counter[str] = Counter()
@@ -453,7 +453,7 @@ def test_what_is_held_while_a_server_is_away_is_bounded_and_what_is_dropped_is_c
     for n in range(8):
         provider.timing("a", "took", n)
     assert not provider.flush(BOUND)
-    assert provider.dropped == reported[statsd.OPERATIONS_DROPPED] == 2 * 3 + 3
+    assert provider.dropped == reported[failures.OPERATIONS_DROPPED] == 2 * 3 + 3
     assert caplog.text.count("dropped") == 1
     server = servers(TcpServer, gone.port)
     assert provider.flush(BOUND)
@@ -483,7 +483,7 @@ def test_a_tcp_server_that_was_restarted_gets_what_was_counted_since(
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the kernel hold little that the server has not read."""
     monkeypatch.setattr(
-        statsd._Stream,
+        links.Stream,
         "_prepare",
         lambda self, ours: ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096),
     )

@@ -1,0 +1,162 @@
+"""What a worker of a gunicorn counts: its requests, its time at work, its memory."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections.abc import Callable
+from time import monotonic, perf_counter
+from typing import Any
+
+from .. import registry as registries
+from ._gunicorn_load import BUSY_TIMES
+from ._gunicorn_metrics import CATEGORY, declare
+from ._request_metrics import DURATIONS
+from ._requests import METHODS, OTHER
+from ._serving import Serving
+
+#: What a worker may be doing; unknown with a class whose requests are not measured.
+BUSY, IDLE, UNKNOWN = ("busy", "idle", "unknown")
+
+_MEASURE_SECONDS = 1.0
+
+
+class GunicornWorker:
+    """What a worker counts.
+
+    Args:
+        worker: gunicorn's.
+        hooked: whether the hooks tell of its requests.
+        measured: whether anything does.
+        capacity: how many requests it can answer at one time.
+    """
+
+    def __init__(self, worker: Any, hooked: bool, measured: bool, capacity: int) -> None:
+        self.hooked = hooked
+        stats = registries.stats
+        self.serving = Serving(stats, outermost=measured)
+        declare("gunicorn_requests", "counter", "Requests that are over.", labelnames=("method", "status"))
+        declare(
+            "gunicorn_request_duration",
+            "histogram",
+            "Time from a request's headers to the end of its response, in seconds.",
+            buckets=DURATIONS,
+            labelnames=("method",),
+        )
+        declare("gunicorn_requests_in_progress", "gauge", "Requests that are being answered.", mode="livesum")
+        declare(
+            "gunicorn_workers",
+            "gauge",
+            "Workers that live, by what they are doing.",
+            mode="livesum",
+            labelnames=("state",),
+        )
+        declare("gunicorn_capacity", "gauge", "Requests that the live workers can answer at one time.", mode="livesum")
+        declare(
+            "gunicorn_busy",
+            "histogram",
+            "Time that requests, finished or not, took of each second of each worker.",
+            buckets=BUSY_TIMES,
+        )
+        declare(
+            "gunicorn_worker_memory",
+            "gauge",
+            "Resident memory of each worker, in bytes.",
+            unit="bytes",
+            mode="liveall",
+        )
+        declare(
+            "gunicorn_worker_boot",
+            "histogram",
+            "Time from a worker's fork until its application is loaded, in seconds.",
+        )
+        self._requests = stats.counter(CATEGORY, "gunicorn_requests", labelnames=("method", "status"))
+        self._durations = stats.histogram(CATEGORY, "gunicorn_request_duration", labelnames=("method",))
+        self._series: dict[tuple[str, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
+        self._in_progress = stats.gauge(CATEGORY, "gunicorn_requests_in_progress")
+        states = stats.gauge(CATEGORY, "gunicorn_workers", labelnames=("state",))
+        self._busy, self._idle = states.labels(BUSY), states.labels(IDLE)
+        self._memory = stats.gauge(CATEGORY, "gunicorn_worker_memory")
+        self._measure_due = 0.0
+        self._busy_time = stats.histogram(CATEGORY, "gunicorn_busy")
+        self._busy_seconds = 0.0
+        self._accrued = perf_counter()
+        self._active = 0
+        self._lock = threading.Lock()  # made here, where gevent has put its own in the place of threading's
+        if measured:
+            self._in_progress.set(0)
+            self._busy.set(0)
+            self._idle.set(1)
+            stats.gauge(CATEGORY, "gunicorn_capacity").set(capacity)
+        else:
+            states.labels(UNKNOWN).set(1)
+        forked = getattr(worker, "_shmstats_forked", None)
+        if forked is not None:
+            stats.timing(CATEGORY, "gunicorn_worker_boot", (monotonic() - forked) * 1000.0)
+
+    def begin(self) -> None:
+        """Note that a request has come."""
+        with self._lock:
+            self._accrue()
+            self._active += 1
+            self._in_progress.set(self._active)
+            if self._active == 1:
+                self._idle.set(0)
+                self._busy.set(1)
+
+    def finish(self, method: str, status: str, began: float) -> None:
+        """Count a request that is over.
+
+        Args:
+            method: as the client sent it.
+            status: its three digits, or `OTHER`.
+            began: what ``perf_counter`` said when it came.
+        """
+        self.leave()
+        try:
+            count, observe = self._series[method, status]
+        except KeyError:
+            count, observe = self._find_series(method, status)
+        count()
+        observe((perf_counter() - began) * 1000.0)
+
+    def leave(self) -> None:
+        """Note that a request is over, without counting it."""
+        with self._lock:
+            self._accrue()
+            self._active -= 1
+            self._in_progress.set(self._active)
+            if self._active == 0:
+                self._busy.set(0)
+                self._idle.set(1)
+
+    def _find_series(self, method: str, status: str) -> tuple[Callable[[], None], Callable[[float], None]]:
+        """Return what requests like this one add to. Kept only for known methods: clients may send any."""
+        known = METHODS.get(method, OTHER)
+        series = self._requests.labels(known, status).incr, self._durations.labels(known).observe
+        if known == method:
+            self._series[method, status] = series
+        return series
+
+    def _accrue(self) -> None:
+        """Add to the time that requests took; the lock is held."""
+        now = perf_counter()
+        self._busy_seconds += self._active * (now - self._accrued)
+        self._accrued = now
+
+    def count_busy(self) -> None:
+        """Observe the time that requests took since this was done last."""
+        with self._lock:
+            self._accrue()
+            seconds, self._busy_seconds = self._busy_seconds, 0.0
+        self._busy_time.observe(seconds * 1000.0)
+
+    def measure(self) -> None:
+        """Count the time of requests and set the gauge of memory, if that was not done for a second."""
+        now = monotonic()
+        if now >= self._measure_due:
+            self._measure_due = now + _MEASURE_SECONDS
+            self.count_busy()
+            with open("/proc/self/statm", "rb") as file:
+                resident = int(file.read().split()[1])
+            self._memory.set(resident * mmap.PAGESIZE)

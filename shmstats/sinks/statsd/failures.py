@@ -1,0 +1,55 @@
+"""What went wrong on the way to a StatsD server: counted each time, logged the first time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from ...once import Once
+
+log = logging.getLogger("shmstats")
+
+#: What is reported: a try to send that failed, and an operation that was given up.
+FAILURES = "statsd_failures"
+OPERATIONS_DROPPED = "statsd_operations_dropped"
+
+
+class SendFailures:
+    """Counts and logs the failures of one provider.
+
+    Args:
+        name: of the provider, for the log.
+        report: called with `FAILURES` and `OPERATIONS_DROPPED` each time, where given.
+
+    Attributes:
+        failures: how often something could not be sent.
+        dropped: operations that were given up, because too much was held.
+    """
+
+    def __init__(self, name: str, report: Callable[[str], None] | None) -> None:
+        self.name = name
+        self.failures = 0
+        self.dropped = 0
+        self._report_to = report
+        self._logged = Once()
+
+    def note_failure(self, kind: str, error: object) -> None:
+        """Count a failure, and log the first of its kind."""
+        self.failures += 1
+        self._report(FAILURES)
+        if self._logged.first(kind):
+            log.error("%s: %s, further ones are only counted: %s", self.name, kind, error)
+
+    def note_dropped(self, operations: int) -> None:
+        """Count operations that were given up, and log the first time."""
+        self.dropped += operations
+        for _ in range(operations):
+            self._report(OPERATIONS_DROPPED)
+        if self._logged.first("dropped"):
+            log.error("%s: operations were dropped because too much is held, or too long", self.name)
+
+    def _report(self, metric: str) -> None:
+        if self._report_to is not None:
+            with suppress(Exception):
+                self._report_to(metric)

@@ -1,0 +1,235 @@
+"""The way to a StatsD server: `Datagrams` over UDP, a `Stream` over TCP."""
+
+from __future__ import annotations
+
+import socket
+import time
+from bisect import bisect_right
+from errno import ECONNREFUSED, EMSGSIZE
+from itertools import accumulate
+from typing import Any
+
+from .lines import StatsdEntry
+
+#: Bytes of a datagram, so that it fits an Ethernet frame whole.
+DATAGRAM_BYTES = 1432
+
+#: Bytes that are written to a TCP connection at once.
+STREAM_BYTES = 16384
+
+#: Seconds that connecting to one address, or a send, may take; and from a failure to the next try.
+PATIENCE = 1.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+
+#: Seconds after which the host is looked up again (UDP), or a connection without progress given up (TCP).
+LOOKUP_LIFE = 60.0
+STALLED_LIFE = 30.0
+
+# Addresses of the host that are tried.
+_ADDRESSES = 3
+
+
+class Link:
+    """The way to the server, used by one thread.
+
+    Attributes:
+        limit: bytes to be sent at once.
+    """
+
+    kind: socket.SocketKind
+    limit: int
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._socket: socket.socket | None = None
+        self._opened_at = 0.0
+        self._pause = 0.0
+        self._rest_until = 0.0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is something that `send` took, and has not sent."""
+        return False
+
+    def open(self, urgent: bool) -> bool:
+        """Connect, if that is not so; False where the last try failed just now, and it is not urgent.
+
+        Raises:
+            OSError: it cannot be done.
+        """
+        if self._socket is not None and self._is_spent(self._socket):
+            self.close()
+        if self._socket is not None:
+            return True
+        if not urgent and time.monotonic() < self._rest_until:
+            return False
+        try:
+            self._connect()
+        except OSError:
+            self.rest()
+            raise
+        self._opened_at = time.monotonic()
+        return True
+
+    def rest(self) -> None:
+        """Close, and do not try again for a while, which grows from failure to failure."""
+        self.close()
+        self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)
+        self._rest_until = time.monotonic() + self._pause
+
+    def close(self) -> None:
+        """Close this process's end, if it is open."""
+        ours, self._socket = self._socket, None
+        if ours is not None:
+            ours.close()
+
+    def send(self, entries: list[StatsdEntry]) -> tuple[list[StatsdEntry], OSError | None]:
+        """Send entries over the open link.
+
+        Returns:
+            Those that were not sent, and are the caller's again; and what went wrong, if anything did.
+        """
+        raise NotImplementedError
+
+    def _is_spent(self, ours: socket.socket) -> bool:
+        """Whether there should be a new connection."""
+        raise NotImplementedError
+
+    def _prepare(self, ours: socket.socket) -> None:
+        """Set options before connecting."""
+
+    def _connect(self) -> None:
+        refusal: OSError | None = None
+        for family, address in self._addresses():
+            # In its place before it is used, so that a child of a fork can close it.
+            self._socket = socket.socket(family, self.kind)
+            try:
+                self._prepare(self._socket)
+                self._socket.settimeout(PATIENCE)
+                self._socket.connect(address)
+                if self._socket.getsockname() == self._socket.getpeername():
+                    # TCP does this where nobody listens on a port that the kernel gives out to clients.
+                    raise ConnectionRefusedError(ECONNREFUSED, "connected to itself")
+                return
+            except OSError as error:
+                refusal = error
+                self.close()
+        raise refusal or OSError("the host has no address")
+
+    def _addresses(self) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
+        """Look the host up; IPv4 first, because over UDP nobody says that the other one was meant."""
+        try:
+            found = socket.getaddrinfo(self._host, self._port, type=self.kind)
+        except UnicodeError as error:
+            raise OSError(f"not a host name: {self._host!r} ({error})") from None
+        found.sort(key=lambda each: each[0] is not socket.AF_INET)
+        return [(family, address) for family, _, _, _, address in found[:_ADDRESSES]]
+
+
+class Datagrams(Link):
+    """UDP: one datagram for each send."""
+
+    kind = socket.SOCK_DGRAM
+    limit = DATAGRAM_BYTES
+
+    def send(self, entries: list[StatsdEntry]) -> tuple[list[StatsdEntry], OSError | None]:
+        """Send entries as one datagram."""
+        assert self._socket is not None
+        data = b"\n".join(entry.lines for entry in entries)
+        refusal: OSError | None = None
+        for _ in range(2):
+            try:
+                self._socket.send(data)
+            except ConnectionRefusedError as error:
+                refusal = error  # that was an earlier datagram, and this one was not sent
+            except OSError as error:
+                if error.errno == EMSGSIZE:
+                    return [], error
+                self.rest()
+                return entries, error
+            else:
+                break
+        if refusal is None:
+            self._pause = 0.0
+        return [], refusal
+
+    def _is_spent(self, ours: socket.socket) -> bool:
+        return time.monotonic() - self._opened_at > LOOKUP_LIFE
+
+
+class Stream(Link):
+    """TCP: lines that all end with a line feed.
+
+    The rest of an entry that was sent in part is sent first the next time; over a new connection, the
+    whole of it.
+    """
+
+    kind = socket.SOCK_STREAM
+    limit = STREAM_BYTES
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host, port)
+        self._begun = b""
+        self._unsent = b""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether an entry was sent in part."""
+        return bool(self._unsent)
+
+    def close(self) -> None:
+        """Close this process's end; an entry that was sent in part is sent whole the next time."""
+        super().close()
+        self._unsent = self._begun
+
+    def send(self, entries: list[StatsdEntry]) -> tuple[list[StatsdEntry], OSError | None]:
+        """Send what the server takes in time."""
+        lines = [entry.lines + b"\n" for entry in entries]
+        sent, error = self._send_bytes(self._unsent + b"".join(lines))
+        sent -= len(self._unsent)
+        if sent < 0:  # not even the rest
+            self._unsent = self._unsent[sent:]
+            unsent = entries
+        else:
+            starts = list(accumulate(map(len, lines), initial=0))
+            whole = bisect_right(starts, sent) - 1
+            of_next = sent - starts[whole]
+            self._begun = lines[whole] if of_next else b""
+            self._unsent = self._begun[of_next:]
+            unsent = entries[whole + bool(of_next) :]
+        if error is None:
+            self._pause = 0.0
+        elif not isinstance(error, TimeoutError):
+            self.rest()
+        return unsent, error
+
+    def _send_bytes(self, data: bytes) -> tuple[int, OSError | None]:
+        """Send what can be sent in time; returns how much that was."""
+        assert self._socket is not None
+        end = time.monotonic() + PATIENCE
+        sent = 0
+        view = memoryview(data)
+        try:
+            while sent < len(data):
+                self._socket.settimeout(max(end - time.monotonic(), 0.001))
+                sent += self._socket.send(view[sent:])
+        except OSError as error:
+            return sent, error
+        return sent, None
+
+    def _is_spent(self, ours: socket.socket) -> bool:
+        """Whether the server has closed its end: what is sent then is lost without an error."""
+        ours.setblocking(False)
+        try:
+            for _ in range(16):
+                if not ours.recv(4096):
+                    return True
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    def _prepare(self, ours: socket.socket) -> None:
+        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED_LIFE * 1000))

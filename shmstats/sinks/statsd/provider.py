@@ -1,0 +1,108 @@
+"""The provider: a counting call appends its operation to the intake of the process's sender, and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from ... import lifecycle
+from ...config import StatsdSettings
+from .failures import SendFailures
+from .lines import COUNTER, GAUGE, TIMING, Operation
+from .sender import StatsdSender
+
+
+class StatsdProvider:
+    """Sends every operation to a StatsD server.
+
+    Its thread starts with the first operation of a process, and so does that of a fork's child, which
+    leaves to its parent what the parent held.
+
+    Args:
+        settings: the section ``statsd``; ``enabled`` is not looked at.
+        report: called, by the provider's thread, with `FAILURES` and `OPERATIONS_DROPPED` each time.
+
+    Attributes:
+        name: what it is called in the log.
+    """
+
+    #: For whoever guards providers: no method but `flush` and `close` waits, and none counts.
+    nonblocking = True
+    reentrant = True
+
+    def __init__(self, settings: StatsdSettings, report: Callable[[str], None] | None = None) -> None:
+        self.name = f"StatsD {settings.host}:{settings.port} ({settings.protocol})"
+        self._settings = settings
+        self._failures = SendFailures(self.name, report)
+        self._sender = StatsdSender(settings, self._failures)
+        lifecycle.tell_of_forks(lifecycle.Stage.SENDERS, self)
+
+    def incr(self, category: str, metric: str, n: int) -> None:
+        """Add n to a counter."""
+        self._take((COUNTER, (category, metric), n))
+
+    def decr(self, category: str, metric: str, n: int) -> None:
+        """Take n away from a counter."""
+        self._take((COUNTER, (category, metric), -n))
+
+    def gauge(self, category: str, metric: str, value: int | float) -> None:
+        """Set a gauge."""
+        self._take((GAUGE, (category, metric), value))
+
+    def absolute(self, category: str, metric: str, value: int) -> None:
+        """Set a gauge."""
+        self._take((GAUGE, (category, metric), value))
+
+    def timing(self, category: str, metric: str, milliseconds: float) -> None:
+        """Record a duration."""
+        self._take((TIMING, (category, metric), milliseconds))
+
+    def timestamp(self, category: str, metric: str, moment: datetime) -> None:
+        """Set a gauge to a moment, in seconds since 1970 UTC."""
+        self._take((GAUGE, (category, metric), moment.timestamp()))
+
+    def flush(self, timeout: float = 0.9) -> bool:
+        """Send what is held now.
+
+        Args:
+            timeout: seconds to wait at most.
+
+        Returns:
+            Whether all was sent in that time. Over UDP: was given to the network.
+        """
+        return self._sender.ask(stop=False, timeout=timeout)
+
+    def close(self, timeout: float = 0.9) -> bool:
+        """Send what is held now, close the connection and end the thread. The next operation starts anew.
+
+        Args:
+            timeout: seconds to wait at most; the thread ends when it can.
+
+        Returns:
+            Whether all was sent in that time. Over UDP: was given to the network.
+        """
+        return self._sender.ask(stop=True, timeout=timeout)
+
+    def forget(self) -> None:
+        """Start anew in the child of a fork: the parent sends what it held, over its own connection."""
+        self._sender.link.close()
+        self._sender = StatsdSender(self._settings, self._failures)
+
+    @property
+    def failures(self) -> int:
+        """How often something could not be sent."""
+        return self._failures.failures
+
+    @property
+    def dropped(self) -> int:
+        """Operations that were given up, because too much was held."""
+        return self._failures.dropped
+
+    def _take(self, operation: Operation) -> None:
+        sender = self._sender
+        intake = sender.intake
+        intake.append(operation)
+        if len(intake) >= sender.fold_at:
+            sender.hold()
+        elif not sender.running():
+            sender.start()
