@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import multiprocessing
-import multiprocessing.util
 import os
 import sys
 import weakref
@@ -63,7 +61,6 @@ class Configured(HandleKeeper):
         self._statsd: GuardedProvider | None = None
         self._leave_when_dropped = weakref.finalize(self, _nothing)
         self._exiting = False
-        self._exit_arranged = False
         lifecycle.tell_of_forks(lifecycle.Stage.REGISTRIES, self)
         lifecycle.tell_of_exit(lifecycle.Stage.REGISTRIES, self)
 
@@ -164,7 +161,6 @@ class Configured(HandleKeeper):
         """Start anew in the child of a fork: no thread is left that could have held the guard; its end is another's."""
         self._guard = Guard()
         self._configuring = False
-        self._exit_arranged = False
 
     def leave(self) -> None:
         """Leave at the end of the process."""
@@ -174,8 +170,7 @@ class Configured(HandleKeeper):
         """Return what is counted into, which is found out if need be."""
         if self._settings is None:
             _ = self.shared
-        if not self._exit_arranged:
-            self._arrange_exit()
+        lifecycle.arrange_exit()
         return self._fan_out
 
     def _configure(self, given: str | os.PathLike[str] | Mapping[str, Any] | None) -> FanOut:
@@ -238,12 +233,6 @@ class Configured(HandleKeeper):
             log.error("%s", text)
         elif sys.stderr is not None:
             print(f"shmstats: {text}", file=sys.stderr, flush=True)
-
-    def _arrange_exit(self) -> None:
-        """Have a process of multiprocessing leave at its end, which comes without the atexit functions."""
-        self._exit_arranged = True
-        if multiprocessing.parent_process() is not None:
-            multiprocessing.util.Finalize(None, self._exit, exitpriority=0)
 
     def _exit(self) -> None:
         self._exiting = True

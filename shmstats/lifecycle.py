@@ -10,6 +10,7 @@ import atexit
 import ctypes
 import enum
 import os
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -67,6 +68,8 @@ _forking = RLock()
 
 _pid = os.getpid()
 
+_exit_arranged = False
+
 
 def tell_of_forks(stage: Stage, part: ForkAware) -> None:
     """Have a part told, as long as it lives, when this is the child of a fork."""
@@ -81,6 +84,21 @@ def pause_for_forks(part: PausedPart) -> None:
 def tell_of_exit(stage: Stage, part: LeavingPart) -> None:
     """Have a part told, as long as it lives, when the process ends; a later stage is told first."""
     _leaving[stage].add(part)
+
+
+def arrange_exit() -> None:
+    """Have a process of multiprocessing leave at its end, which comes without the atexit functions.
+
+    Called by what has something to leave: between the fork and the process's work multiprocessing forgets what it was
+    told of before.
+    """
+    global _exit_arranged
+    if _exit_arranged:
+        return
+    _exit_arranged = True
+    processes, util = map(sys.modules.get, ("multiprocessing.process", "multiprocessing.util"))
+    if processes is not None and util is not None and processes.parent_process() is not None:
+        util.Finalize(None, leave_all, exitpriority=0)
 
 
 def notice_fork() -> None:
@@ -127,8 +145,9 @@ def after_in_parent() -> None:
 
 def after_in_child() -> None:
     """Have every part forget, stage by stage."""
-    global _forking, _pid
+    global _exit_arranged, _forking, _pid
     _pid = os.getpid()
+    _exit_arranged = False
     _forking = RLock()
     _paused.clear()
     for stage in Stage:

@@ -134,6 +134,14 @@ CLOSED_POOL = """
         pool.join()
 """
 
+READING_PROCESS = """
+    if __name__ == "__main__":
+        process = multiprocessing.get_context(method).Process(target=stats.snapshot)
+        process.start()
+        process.join(60)
+        assert process.exitcode == 0, process.exitcode
+"""
+
 FLUSHED_POOL = """
     if __name__ == "__main__":
         with multiprocessing.get_context(method).Pool(2) as pool:
@@ -180,6 +188,12 @@ def test_an_executor_counts_every_task_once(stats: Any, python: Any, data: Path,
     python.run(TASKS + EXECUTOR, method)
     assert not segment_file(data).exists()
     assert stats.snapshot() == {"pool": {"tasks": 60}}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_process_that_only_reads_leaves_no_block_behind(stats: Any, python: Any, data: Path, method: str) -> None:
+    python.run(TASKS + READING_PROCESS, method)
+    assert not segment_file(data).exists()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -111,6 +111,7 @@ class Attachment:
         lifecycle.notice_fork()
         block = self._block
         if block is None:
+            lifecycle.arrange_exit()
             former = self._former
             if former is not None:
                 former.close()
