@@ -315,13 +315,16 @@ class Saver:
     def exposed(self) -> Snapshot:
         """Return what may be shown, for it is on the disk: pages that come together share a save over all processes.
 
-        Where saving takes too long that is what was saved last; where it fails, what is counted.
+        What has not changed since waits for nothing. Where saving takes too long that is what was saved last; where it
+        fails, what is counted.
         """
         snapshot = self._block.reader.read()
         settings = self._settings.stats
         if not (settings.persist and settings.durable_exposition):
             return snapshot
-        header = self._block.header
+        header, saved = self._block.header, self._saved
+        if saved is not None and saved[0] == header.durable_ticket and self._is_saved(saved, snapshot):
+            return snapshot
         last = header.save_ticket
         deadline = time.monotonic() + _EXPOSE_SECONDS
         while header.durable_from <= last:

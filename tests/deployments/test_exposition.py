@@ -109,6 +109,19 @@ def hanging(shmstats: ModuleType, configure: Callable[..., Any], monkeypatch: py
     go_on.set()
 
 
+def test_pages_wait_for_no_save_of_what_is_saved_already(
+    shmstats: ModuleType, configure: Callable[..., Any], shown: Callable[[], Any]
+) -> None:
+    configure(snapshot_interval_ms=3_600_000)
+    shmstats.stats.incr("c", "m")
+    assert [shown() for _ in range(100)] == [1] * 100  # of which a second has one save
+    header = shmstats.stats.shared.attach().header
+    assert header.saved_count == 1
+    shmstats.stats.incr("c", "m")
+    assert shown() == 2
+    assert header.saved_count == 2
+
+
 def save_error(shmstats: ModuleType) -> str | None:
     health = importlib.import_module("shmstats.attachment.health").health
     block = shmstats.stats.shared.attach()
