@@ -6,6 +6,7 @@
     judge     what a block, or a saved snapshot, says; and whether a block is in order
     storm     faults at random against a group of workers, and the tally of them
     servers   the same against gunicorn under load
+    deployment  what happens to a deployment in a year, with pages that are looked at
     debug     builds of the C core with stop points, and with sanitizers
 
 `scripts/torture` runs storms for as long as it is told; the tests of ``tests/faults`` take from here what

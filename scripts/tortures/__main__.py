@@ -20,12 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from . import debug
+from .deployment import Deployment
 from .nursery import HangError, Nursery
 from .servers import FAULTS as SERVER_FAULTS
 from .servers import ServerStorm
 from .storm import Storm, Tally
 
 FAULTS_OF_A_SERVER = 6
+
+#: What bouts are about.
+KINDS = ("workers", "servers", "deployments")
 
 #: The size of /dev/shm during the torture, where it can have one of its own: that of a default container.
 SHARED_MEMORY = "64m"
@@ -42,7 +46,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bouts", type=int, help="end after so many bouts")
     parser.add_argument("--faults", type=int, default=150, help="in each bout of workers (150)")
     parser.add_argument("--core", choices=["C", "Python"], help="only this core (both)")
-    parser.add_argument("--only", choices=["workers", "servers"], help="only bouts of this kind (both)")
+    parser.add_argument("--only", choices=KINDS, help="only bouts of this kind (all)")
+    parser.add_argument("--events", type=int, default=14, help="in each bout of a deployment (14)")
+    parser.add_argument("--prometheus", action="store_true", help="have a real one scrape deployments, too")
     parser.add_argument("--log", type=Path, help="where workers log to (nowhere)")
     return parser.parse_args()
 
@@ -95,10 +101,10 @@ class Torture:
                 break
             chance = random.Random(f"{seed} {bout}")
             core = self._options.core or ("C", "Python")[bout % 2]
-            kind = self._options.only or ("servers" if bout % 6 == 5 else "workers")
+            kind = self._options.only or {5: "servers", 2: "deployments"}.get(bout % 6, "workers")
             killed, faults = self.tally.killed, sum(self.tally.faults.values())
             try:
-                about = (self._servers if kind == "servers" else self._workers)(bout, chance, core)
+                about = getattr(self, f"_{kind}")(bout, chance, core)
             except (AssertionError, HangError) as error:
                 self.tally.problems.append(f"bout {bout}: {error}")
                 break
@@ -137,6 +143,14 @@ class Torture:
         with ServerStorm(self._directory / f"bout {bout}", chance, self.tally, pure=core == "Python") as storm:
             storm.run(SERVER_FAULTS, lambda: self._is_over(goal))
         return f"{core} core, gunicorn, {storm.workers}, {storm.answered} requests answered"
+
+    def _deployments(self, bout: int, chance: random.Random, core: str) -> str:
+        """Have a bout of a deployment; returns what it was."""
+        place, pure = self._directory / f"bout {bout}", core == "Python"
+        with Deployment(place, chance, self.tally, pure, self.private, self._options.prometheus) as deployment:
+            deployment.live(self._options.events, lambda: time.monotonic() > self._end)
+        pages = deployment.scraper.pages + deployment.scrapes
+        return f"{core} core, a deployment with {deployment.workers}, {deployment.scraper.shown} visits, {pages} pages"
 
 
 def report(tally: Tally, seconds: float, seed: int) -> str:

@@ -45,7 +45,10 @@ class ServerStorm:
     Attributes:
         workers: what kind of workers it has.
         answered: requests.
+        ends_upgrade: the signal by which the second master is ended.
     """
+
+    ends_upgrade = signal.SIGQUIT
 
     def __init__(self, directory: Path, chance: random.Random, tally: Tally, pure: bool = False) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -171,6 +174,6 @@ class ServerStorm:
         second = int(second_file.read_text())
         wait_until(lambda: children(second), "the second master's workers")
         time.sleep(0.1)
-        os.kill(second, signal.SIGQUIT)
+        os.kill(second, self.ends_upgrade)
         # Gone, and waited for by the first one: until then that starts no other.
         wait_until(lambda: not Path(f"/proc/{second}").exists(), "the second master's end")

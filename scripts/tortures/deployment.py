@@ -1,0 +1,411 @@
+"""A year of a deployment: what happens to a server in its life, under load and while it is scraped, with a ledger.
+
+The server runs as another user where this one is root, its data directory is on a small disk where one can be mounted,
+and ``/dev/shm`` loses the block with the power. No count may be lost but those that were counted after the last page
+when the power went; no total that a page has shown may go back; no page and no boot may fail.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from shmstats import snapshot
+from shmstats.reading import read_only
+
+from .servers import ServerStorm
+from .storm import Tally, remove_block
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "real"))
+
+from servers import BOUND, SITE, Gunicorn, Load, wait_until
+
+#: What happens, each once in a season. Those of `DOWN` keep the server from answering for a moment.
+EVENTS = (
+    "reload", "upgrade", "kill_worker", "kill_everything", "lose_power", "restart", "redefine", "ask_as_root",
+    "count_as_root", "fill_disk", "restore_old_version", "stop_saver", "more_workers", "fewer_workers",
+)  # fmt: skip
+
+#: Events in which a page may be cut off, for who served it was killed or stopped.
+DOWN = {"kill_worker", "kill_everything", "lose_power", "restart", "restore_old_version", "stop_saver"}
+
+#: Of the server, where this process is root.
+NOBODY = 65534
+
+#: Bytes of the disk: the history takes the most of it.
+DISK = "24m"
+
+_SITE = (
+    SITE
+    + """
+import pathlib
+exec(pathlib.Path("definitions.txt").read_text())
+
+
+@app.get("/visit")
+def visit():
+    stats.incr("requests", "total")
+    use()
+    return str(os.getpid())
+"""
+)
+
+#: What a release makes of one metric: its declaration, and a use of it.
+DEFINITIONS = (
+    ("kind='counter'", "stats.incr('app', 'level')"),
+    ("kind='counter', labelnames=('a',)", "stats.incr('app', 'level', labels={'a': 'x'})"),
+    ("kind='counter', labelnames=('a', 'b')", "stats.incr('app', 'level', labels={'a': 'x', 'b': 'y'})"),
+    ("kind='gauge', mode='livesum'", "stats.gauge('app', 'level', 3)"),
+    ("kind='gauge', mode='max', unit='bytes'", "stats.gauge('app', 'level', 4)"),
+    ("kind='histogram'", "stats.timing('app', 'level', 5)"),
+    ("kind='histogram', buckets=(1, 2, 3)", "stats.timing('app', 'level', 2)"),
+)
+
+_CONFIG = "path: {data: data}\nstats: {snapshot_interval_ms: 300}\n"
+_PAGE_INTERVAL = 0.25
+
+#: Between two scrapes of a real Prometheus, each of which may take as long.
+SCRAPE_SECONDS = 3
+
+#: A traceback in a log, but that of a worker that a signal ends.
+_TRACE = re.compile(r"^Traceback (?:.+\n)(?:  .*\n)*(?!SystemExit).*$", re.M)
+
+_TOTAL = re.compile(r'^requests_total{category="requests"} (\S+)$', re.M)
+
+
+class Scraper:
+    """Asks for the page all the time; notes what is wrong with one, and the highest total that was shown.
+
+    Attributes:
+        pages: that were right.
+        shown: the highest total.
+        problems: a line each.
+    """
+
+    def __init__(self, server: Gunicorn) -> None:
+        self.pages = self.shown = 0
+        self.problems: list[str] = []
+        self._server = server
+        self._excused = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    @contextmanager
+    def excused(self) -> Iterator[None]:
+        """Have a page that is cut off be no problem meanwhile, nor one that was begun before."""
+        self._excused += 1
+        try:
+            yield
+        finally:
+            self._excused += 1
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_PAGE_INTERVAL):
+            excuse = self._excused
+            try:
+                status, page = self._server.get("/stats/prometheus")
+            except (OSError, http.client.HTTPException) as error:
+                if excuse == self._excused and excuse % 2 == 0:
+                    self.problems.append(f"a page failed: {error!r}")
+                continue
+            self._check(status, page)
+
+    def _check(self, status: int, page: str) -> None:
+        if status != 200:
+            self.problems.append(f"a page answered {status}: {page[:300]!r}")
+            return
+        types = re.findall(r"^# TYPE (\S+)", page, re.M)
+        if len(types) != len(set(types)):
+            self.problems.append(f"a page has a family twice: {sorted(types)}")
+        found = _TOTAL.search(page)
+        total = int(float(found[1])) if found else 0
+        if total < self.shown:
+            self.problems.append(f"a page showed {total} after {self.shown}")
+        self.shown = max(self.shown, total)
+        self.pages += 1
+
+    def __enter__(self) -> Scraper:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+
+class Deployment(ServerStorm):
+    """A server, and all that happens to it; a context manager.
+
+    Args:
+        directory: for all files.
+        chance: every choice comes from it.
+        tally: to add to.
+        pure: whether the server uses the pure Python core.
+        private: whether file systems may be mounted: nobody else sees them.
+        prometheus: whether a real one scrapes, too.
+
+    Attributes:
+        scraper: asks for pages.
+        away: when pages may have failed: beginning and end, in seconds since 1970.
+        scrapes: of the real Prometheus that were right.
+    """
+
+    ends_upgrade = signal.SIGTERM
+
+    def __init__(
+        self,
+        directory: Path,
+        chance: random.Random,
+        tally: Tally,
+        pure: bool = False,
+        private: bool = False,
+        prometheus: bool = False,
+    ) -> None:
+        super().__init__(directory, chance, tally, pure)
+        options: list[str] = ["--worker-class", self.workers, "--workers", "3", "--timeout", "5"]
+        options += ["--threads", "3"] if self.workers == "gthread" else []
+        options += chance.choice(([], ["--config", "python:shmstats.integrations.gunicorn"], ["--preload"]))
+        self._user = NOBODY if os.geteuid() == 0 and _can_import(NOBODY) else None
+        if self._user is not None:
+            options += ["--user", str(NOBODY), "--group", str(NOBODY)]
+        self.server = Gunicorn(directory, *options, site=_SITE, config=_CONFIG)
+        self._directory, self._prometheus = directory, prometheus
+        self._definition = -1
+        self._stack = ExitStack()
+        self._private = private
+        self._load: Load | None = None
+        self.away: list[tuple[float, float]] = []
+        self.scrapes = 0
+        self.scraper = Scraper(self.server)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        for place in (self._directory, *self._directory.parents[:2]):
+            place.chmod(0o755)
+        data = self.server.data
+        data.mkdir()
+        if self._private:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", data], check=True)
+            self._stack.callback(subprocess.run, ["umount", "--lazy", data], check=False)
+        data.chmod(0o700)
+        if self._user is not None:
+            os.chown(data, NOBODY, NOBODY)
+        self._define()
+
+    def _define(self) -> None:
+        others = [number for number in range(len(DEFINITIONS)) if number != self._definition]
+        self._definition = self.chance.choice(others)
+        declared, used = DEFINITIONS[self._definition]
+        text = f"stats.declare('app', 'level', {declared})\ndef use():\n    {used}\n"
+        (self._directory / "definitions.txt").write_text(text)
+
+    def __exit__(self, *exc_info: object) -> None:
+        super().__exit__(*exc_info)
+        self._stack.close()
+
+    def live(self, events: int, until: Callable[[], bool] = lambda: False) -> None:
+        """Have so many events happen, or as many as come before a condition holds; and judge.
+
+        Raises:
+            AssertionError: something did not happen in time.
+        """
+        season: list[str] = []
+        self.server.start()
+        with self._stack, self.scraper:
+            prometheus = self._stack.enter_context(self._real_prometheus()) if self._prometheus else None
+            for _ in range(events):
+                if until() or not self.tally.clean:
+                    break
+                if not season:
+                    season = list(EVENTS)
+                    self.chance.shuffle(season)
+                self._have(season.pop())
+            if prometheus is not None:
+                self._judge_prometheus(prometheus)
+            self.server.stop()
+
+    def _real_prometheus(self) -> Any:
+        from prometheus import Prometheus
+
+        return Prometheus(self._directory, {"site": self.server.port}, f"{SCRAPE_SECONDS}s")
+
+    def _have(self, event: str) -> None:
+        self._load = Load(self.server, "/visit")
+        with self._load:
+            self._load.more(self.chance.randrange(10, 60))
+            begun = time.time()
+            with self.scraper.excused() if event in DOWN else ExitStack():
+                getattr(self, event)()
+            if event in DOWN:
+                self.away.append((begun, time.time()))
+        with Load(self.server, "/visit") as load:
+            load.more(10)
+        self._settle()
+        self._load = load
+        self._settle()
+        self._judge_total()
+        self.tally.faults[f"deployment: {event.replace('_', ' ')}"] += 1
+        self.tally.problems += [f"{event}: {problem}" for problem in self.scraper.problems]
+        self.scraper.problems.clear()
+        log = self.server.log.read_text()
+        self.tally.problems += [f"{event}: {trace[0]}" for trace in _TRACE.finditer(log) if "/shmstats/" in trace[0]]
+
+    # The ledger --------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Add what the load was answered; it has ended."""
+        load, self._load = self._load, None
+        if load is not None:
+            load.stop()
+            self.answered += load.total
+            self.failed += load.failed
+            self.tally.operations += load.total + load.failed
+            self.tally.unanswered += load.failed
+
+    def _judge_total(self, least: int | None = None) -> None:
+        """Judge what the server has: all that was answered, or what was shown at least; of what failed each once."""
+        least = self.answered if least is None else least
+        counted = self.server.total()
+        self.tally.lost += max(0, least - counted)
+        self.tally.doubled += max(0, counted - self.answered - self.failed)
+        self.answered, self.failed = counted, 0
+        self.scraper.shown = max(self.scraper.shown, counted)
+
+    def _judge_prometheus(self, prometheus: Any) -> None:
+        """Judge what a real Prometheus has seen of it all."""
+        total = self.server.total()
+        wait_until(lambda: prometheus.query("requests_total") == {"site": total}, "the last total")
+        (seen,) = prometheus.samples("requests_total[1d]")
+        values = [(at, int(float(value))) for at, value in seen["values"]]
+        self.scrapes = len(values)
+        fallen = [pair for pair in itertools.pairwise(values) if pair[0][1] > pair[1][1]]
+        missed = [
+            at
+            for at, up in prometheus.samples("up[1d]")[0]["values"]
+            if up == "0" and not any(begun - SCRAPE_SECONDS < at < ended + 1 for begun, ended in self.away)
+        ]
+        problems = [f"Prometheus saw {before[1]}, and then {after[1]}" for before, after in fallen]
+        problems += [f"a scrape failed at {at}: {prometheus.targets()}" for at in missed]
+        self.tally.problems += problems + prometheus.complaints()
+
+    # What happens ------------------------------------------------------------------------------------
+
+    def kill_everything(self) -> None:
+        """Kill master and workers at once, and start again."""
+        self.tally.killed += 1 + len(self.server.workers())
+        self.server.kill_group()
+        self._settle()
+        self.server.start()
+
+    def restart(self) -> None:
+        """Stop in good order, and start again."""
+        self.server.stop()
+        self._settle()
+        self.server.start()
+
+    def lose_power(self) -> None:
+        """Kill everything, and lose what is in memory: what was counted after the last page is lost."""
+        self.tally.killed += 1 + len(self.server.workers())
+        self.server.kill_group()
+        self._settle()
+        remove_block(self.server.data)
+        self.server.start()
+        self._judge_total(self.scraper.shown)
+
+    def restore_old_version(self) -> None:
+        """Stop in good order, and start with what version 0.1 has saved."""
+        self.server.stop()
+        self._settle()
+        stats = self.server.data / "stats"
+        saved = snapshot.load(stats / snapshot.FILE)
+        total = next(value for name, value in zip(saved.names, saved.values, strict=True) if name.metric == "total")
+        content = {
+            "saved": time.time(), "category": ["requests"], "metric": ["total"], "labels": [[]], "kind": [1],
+            "monotonic": [True], "bounds": [[]], "value": [total],
+        }  # fmt: skip
+        data = json.dumps(content)
+        checksum = hashlib.blake2b(data.encode(), digest_size=16).hexdigest()
+        (stats / snapshot.FILE).write_text(f'{{"version": 1, "checksum": "{checksum}", "data": {data}}}\n')
+        self.server.start()
+        self._judge_total()
+
+    def redefine(self) -> None:
+        """Reload with a release that declares a metric otherwise."""
+        self._define()
+        self.reload()
+
+    def ask_as_root(self) -> None:
+        """Look at everything by commands, as root does beside the server's user."""
+        data = str(self.server.data)
+        for command in (["dump", "--format", "json"], ["info"], ["dump", "--format", "prometheus"]):
+            done = self._run("-m", "shmstats", *command, "--data", data)
+            if done.returncode not in (0, 1) or "Traceback" in done.stderr or "no live block" in done.stderr:
+                self.tally.problems.append(f"shmstats {command}: {done.stderr}")
+
+    def count_as_root(self) -> None:
+        """Count in a job of root's."""
+        code = "from shmstats import stats; stats.incr('requests', 'total', 5)"
+        done = self._run("-c", code)
+        if done.returncode or done.stderr:
+            self.tally.problems.append(f"a job of root's: {done.stderr}")
+        self.answered += 5
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=self._directory, capture_output=True, text=True, timeout=BOUND, check=False)
+
+    def fill_disk(self) -> None:
+        """Have the disk full for some saves; where it cannot be mounted small nothing happens."""
+        if not self._private:
+            return
+        file = self.server.data / "ballast"
+        with file.open("wb", buffering=0) as ballast:
+            with suppress(OSError):
+                while True:
+                    ballast.write(bytes(4096))
+            wait_until(lambda: self._header("save_error"), "an error of saving")
+            if self._load is not None:
+                self._load.more(10)
+        file.unlink()
+        wait_until(lambda: not self._header("save_error"), "the end of the error of saving")
+
+    def stop_saver(self) -> None:
+        """Stop the process that saves until another has its place, and let it go on."""
+        saver = wait_until(lambda: self._header("saver_pid"), "a process that saves")
+        with suppress(ProcessLookupError):
+            os.kill(saver, signal.SIGSTOP)
+            try:
+                wait_until(lambda: self._header("saver_pid") not in (0, saver), "another process that saves")
+            finally:
+                os.kill(saver, signal.SIGCONT)
+
+    def _header(self, field: str) -> Any:
+        with read_only(self.server.data) as reader:
+            header = reader.open_header()
+            try:
+                return getattr(header, field)
+            finally:
+                header.close()
+
+
+def _can_import(user: int) -> bool:
+    """Tell whether another user can import what the server needs, wherever it is installed."""
+    command = [sys.executable, "-c", "import shmstats, flask, gunicorn"]
+    try:
+        return subprocess.run(command, user=user, group=user, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
