@@ -75,6 +75,8 @@ class BacklogMeter:
             try:
                 self._show(self._waiting())
             except Exception as error:
+                if any(each.fileno() < 0 for each in self._sockets):  # the master ends: it listens no more
+                    break
                 self._tell("measuring the backlog failed", error)
         self._stop.release()
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from helpers import segment_file
 
-sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("integrations", "real")]
+_TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(_TESTS / folder) for folder in ("integrations", "real", "../scripts")]
 
 #: A volume without hard links (SMB, exFAT, a bucket by FUSE).
 NO_LINKS = """

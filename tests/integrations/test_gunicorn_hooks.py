@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from servers import BOUND, Gunicorn, Load, children, wait_until
 
 from shmstats.export import FORMATS, View
+from shmstats.integrations import _gunicorn_load as load_of
 from shmstats.integrations import gunicorn as hooks
 from shmstats.reading import read_only
 from shmstats.series import Distribution, series_text
@@ -321,6 +323,19 @@ def test_connections_that_wait_for_busy_workers_are_the_backlog(tmp_path: Path) 
             connection.close()
         wait_until(lambda: figures(server)["gunicorn_backlog"] == 0, "no backlog")
         wait_until(lambda: figures(server)["gunicorn_busy"].sum > 100, "the time that the workers were busy")
+
+
+def test_the_backlog_is_measured_until_the_master_listens_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_of, "_SECONDS", 0.01)
+    told: list[object] = []
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        shown: list[int] = []
+        meter = load_of.BacklogMeter([SimpleNamespace(sock=sock)], shown.append, lambda *what: told.append(what))
+        meter.start()
+        wait_until(lambda: len(shown) > 2, "a measurement")
+    wait_until(lambda: not meter._thread.lives, "the end of the thread")
+    meter.stop()
+    assert told == []
 
 
 @pytest.mark.parametrize("kind", ["sync", "gthread"])

@@ -1,0 +1,45 @@
+"""A year of a deployment: whatever happens, in any order, no count, no page and no boot is lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tortures.deployment import EVENTS
+
+#: Of the everyday run: gthread workers with ``--preload``, which start soonest.
+SEED = 7
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def live(events: int, seed: int, bound: float, *options: str) -> str:
+    """Have a deployment live; returns what it reports."""
+    command = [sys.executable, "-m", "tortures", "--only", "deployments", "--bouts", "1", "--core", "C"]
+    command += ["--minutes", str(bound / 60), "--events", str(events), "--seed", str(seed), *options]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=bound + 120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(rf"{events} faults", done.stdout), f"not all within {bound} s: {done.stdout}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("seed", [SEED, pytest.param(2, marks=pytest.mark.thorough)])
+def test_each_event_costs_no_count_no_page_and_no_boot(seed: int) -> None:
+    report = live(len(EVENTS), seed, 240)
+    assert "lost: 0, counted twice: 0" in report
+
+
+@pytest.mark.thorough
+def test_a_season_costs_nothing_that_a_real_prometheus_sees() -> None:
+    live(2 * len(EVENTS), 3, 400, "--prometheus")
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("seed", [11, 12])
+def test_a_year_costs_nothing_that_a_real_prometheus_sees(seed: int) -> None:
+    live(200, seed, 3000, "--prometheus")
