@@ -15,13 +15,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from .attachment.own_metrics import OWN
-from .block.names import DEFAULT_BOUNDS, MAX_BOUNDS, MAX_TEXT_BYTES, check_text
+from .block.names import DEFAULT_BOUNDS, MAX_TEXT_BYTES, check_text
+from .bounds import DEFAULT_ERROR, DEFAULT_RANGE, MAX_BOUNDS, TIME_RANGE, Bounds, bounds_of_error
 from .core import Series
 from .hashing import blake2b
 from .layout import INT64_MAX, INT64_MIN
-from .series import Declaration, Kind, Labels, Mode
+from .series import TIME_UNITS, Declaration, Kind, Labels, Mode
 
-Buckets = Sequence[int | float]
+#: Upper bounds, or ``"exponential"``.
+Buckets = Sequence[int | float] | str
 
 #: Label names that mean something in what is exported.
 RESERVED_NAMES = ("category", "le", "metric", "pid", "quantile", "raw_labels")
@@ -252,11 +254,19 @@ def make_declaration(
     kind: str,
     help_: str,
     unit: str,
-    buckets: Buckets | None,
+    bounds: Bounds,
     mode: str | None,
     labelnames: tuple[str, ...] | None,
 ) -> Declaration:
     """Check the arguments of ``stats.declare`` and return what they declare.
+
+    Args:
+        kind: as it is given.
+        help_: likewise.
+        unit: likewise.
+        bounds: of a histogram, by `make_bounds`.
+        mode: as it is given.
+        labelnames: checked.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -268,15 +278,12 @@ def make_declaration(
         raise TypeError(f"mode must be a str or None, not {type(mode).__name__} ({mode!r:.80})")
     if kind not in _KINDS:
         raise ValueError(f"kind must be one of {', '.join(_KINDS)}, not {kind!r:.80}")
-    if buckets is not None and kind != "histogram":
-        raise ValueError(f"buckets are a histogram's; a {kind} has none")
     if mode is not None and kind != "gauge":
         raise ValueError(f"mode is a gauge's; a {kind} has none")
     if mode is not None and mode not in _MODES:
         raise ValueError(f"mode must be one of {', '.join(_MODES)}, not {mode!r:.80}")
     if not re.fullmatch("[a-zA-Z0-9_]*", _text("unit", unit, _MAX_UNIT)):
         raise ValueError(f"unit must have ASCII letters, digits and '_' only, as bytes_per_second, not {unit!r:.80}")
-    bounds = () if kind != "histogram" else DEFAULT_BOUNDS if buckets is None else check_buckets(buckets)
     return Declaration(
         kind=_KINDS[kind],
         help=_text("help", help_, _MAX_HELP),
@@ -287,6 +294,43 @@ def make_declaration(
     )
 
 
+def make_bounds(
+    kind: str, unit: str, buckets: object, error: object = None, range_: tuple[object, object] | None = None
+) -> Bounds:
+    """Check what is said of the buckets of a histogram and return their bounds; none for another kind.
+
+    Args:
+        kind: as it is given.
+        unit: as it is given.
+        buckets: upper bounds; ``"exponential"``; None for the default.
+        error: of exponential ones; None for the default.
+        range_: of exponential ones, in what values are observed in; None for the default.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is not allowed.
+    """
+    if kind != "histogram":
+        if (buckets, error, range_) != (None, None, None):
+            raise ValueError(f"buckets, error and range are a histogram's; a {kind} has none")
+        return ()
+    if buckets == "exponential":
+        return _exponential(unit, DEFAULT_ERROR if error is None else error, range_)
+    if error is not None or range_ is not None:
+        raise ValueError('error and range are of exponential buckets: say buckets="exponential", or leave them out')
+    return DEFAULT_BOUNDS if buckets is None else check_buckets(buckets)
+
+
+def _exponential(unit: str, error: object, range_: object) -> Bounds:
+    is_time = unit in TIME_UNITS
+    if range_ is None:
+        range_ = TIME_RANGE if is_time else DEFAULT_RANGE
+    if not isinstance(range_, Sequence) or isinstance(range_, str) or len(range_) != 2:
+        raise TypeError(f"range must be two numbers, the smallest and the largest value, not {range_!r:.80}")
+    low, high = (check_number("range", end) for end in range_)
+    return bounds_of_error(float(check_number("error", error)), float(low), float(high), 1000 if is_time else 1)
+
+
 def check_buckets(buckets: object) -> tuple[float, ...]:
     """Check the upper bounds of a histogram's buckets; an infinite one at the end is left out.
 
@@ -295,7 +339,9 @@ def check_buckets(buckets: object) -> tuple[float, ...]:
         ValueError: there are none or too many, or one is not finite or not above the one before.
     """
     if isinstance(buckets, str) or not isinstance(buckets, Iterable):
-        raise TypeError(f"buckets must be a sequence of numbers, not {type(buckets).__name__} ({buckets!r:.80})")
+        raise TypeError(
+            f'buckets must be a sequence of numbers or "exponential", not {type(buckets).__name__} ({buckets!r:.80})'
+        )
     bounds = tuple(_bound(bound) for bound in buckets)
     if len(bounds) > 1 and math.isinf(bounds[-1]):
         bounds = bounds[:-1]  # there is always a bucket for what lies above all bounds

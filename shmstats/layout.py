@@ -6,6 +6,7 @@ worker slot + 1 (12 bits) and the low 20 bits of its claim number: `owner_word`.
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any
 
@@ -60,6 +61,14 @@ def field_offset(dtype: np.dtype[Any], name: str) -> int:
     fields = dtype.fields
     assert fields is not None
     return int(fields[name][1])
+
+
+def minimum_of(kept: int) -> float:
+    """Return the smallest observation, as a histogram keeps it: its bits plus 1; infinity where it keeps none."""
+    if not kept:
+        return math.inf
+    (minimum,) = struct.unpack("<d", struct.pack("<q", kept - 1))
+    return float(minimum)
 
 
 def owner_word(slot: int, claim: int) -> int:

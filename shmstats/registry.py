@@ -21,6 +21,7 @@ from .checks import (
     check_label_names,
     check_labels,
     check_moment,
+    make_bounds,
     make_declaration,
 )
 from .configured import delivered
@@ -60,6 +61,8 @@ class Registry(Misses):
         help: str = "",  # noqa: A002 - the field's word
         unit: str = "",
         buckets: Buckets | None = None,
+        error: float | None = None,
+        range: tuple[float, float] | None = None,  # noqa: A002 - likewise
         mode: str | None = None,
         labelnames: Iterable[str] | None = None,
     ) -> None:
@@ -74,7 +77,12 @@ class Registry(Misses):
             kind: ``"counter"``, ``"gauge"`` or ``"histogram"``.
             help: a sentence for people.
             unit: of the values, in the plural (``"bytes"``); a histogram without one is of times in ms.
-            buckets: of a histogram: 1 to 250 upper bounds, ascending, finite; in ms for times.
+            buckets: of a histogram: 1 to 250 upper bounds, ascending, finite; in ms for times. Or ``"exponential"``: as
+                many as it takes to keep percentiles within an error over a range.
+            error: of exponential buckets: how far a percentile may be from the exact one, as a share of that (0.05 is
+                5 %, which is the default).
+            range: of exponential buckets: the smallest and the largest value that this is to hold for, in ms for times
+                (default: 0.1 ms to 60 s; 1 to 2^30 of other units). What is outside is counted all the same.
             mode: of a gauge: ``"last"`` (the last write of any worker wins), or each worker has its own and they
                 become one by ``"all"``, ``"sum"``, ``"min"``, ``"max"``, ``"mostrecent"``, or by one of these with
                 ``live`` before it, which leaves out what dead workers have left.
@@ -86,7 +94,8 @@ class Registry(Misses):
         """
         category, metric = check_category(category), check_text("metric", metric)
         names = None if labelnames is None else check_label_names("labelnames", labelnames)
-        declared = make_declaration(kind, help, unit, buckets, mode, names)
+        bounds = make_bounds(kind, unit, buckets, error, range)
+        declared = make_declaration(kind, help, unit, bounds, mode, names)
         shared = self.shared
         if shared is not None:
             shared.declare(category, metric, declared)

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
+from .bounds import Bounds
+
 #: Units of histograms of times, which are kept in ms.
 TIME_UNITS = frozenset({"", "seconds", "milliseconds", "ms"})
 
@@ -69,8 +71,8 @@ class Declaration(NamedTuple):
         kind: of its series.
         help: a sentence for people; may be empty.
         unit: the unit of the value, in the plural ("bytes"); may be empty.
-        bounds: a histogram's upper bounds, ascending, without infinity: in ms if the unit is empty or one of
-            time, else in the unit. Other kinds: empty.
+        bounds: of a histogram's buckets: in ms if the unit is empty or one of time, else in the unit. Other kinds:
+            empty.
         mode: of a gauge.
         labelnames: the label names that its series must have, sorted; None: any.
     """
@@ -78,7 +80,7 @@ class Declaration(NamedTuple):
     kind: Kind
     help: str = ""
     unit: str = ""
-    bounds: tuple[float, ...] = ()
+    bounds: Bounds = ()
     mode: Mode = Mode.LAST
     labelnames: tuple[str, ...] | None = None
 
@@ -104,7 +106,7 @@ class Name(NamedTuple):
     kind: Kind
     labels: Labels = ()
     monotonic: bool = False
-    bounds: tuple[float, ...] = ()
+    bounds: Bounds = ()
     help: str = ""
     unit: str = ""
     mode: Mode = Mode.LAST
@@ -120,11 +122,13 @@ class Distribution:
         max: the largest observation; 0.0 where there is none.
         buckets: observations in each bucket (not cumulative), one more than there are bounds: the
             last one counts what lies above every bound.
+        min: the smallest observation; 0.0 where there is none, or it is not known.
     """
 
     sum: float
     max: float
     buckets: tuple[int, ...]
+    min: float = 0.0
 
     @property
     def count(self) -> int:

@@ -323,7 +323,7 @@ class Attachment:
         keys = encode_key(OWN, FLUSHES), encode_key(OWN, FLUSH)
         flushes, durations = map(block.names.find, keys)
         if flushes is not None and durations is not None:
-            buffer.note_flushes((keys[0], flushes), (keys[1], durations), block.bounds_of(durations))
+            buffer.note_flushes((keys[0], flushes), (keys[1], durations), block.scale_of(durations))
         return buffer
 
     def _empty_buffer(self) -> None:

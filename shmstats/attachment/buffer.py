@@ -13,6 +13,7 @@ import struct
 
 from ..block.names import Record
 from ..core import Cells, Series
+from ..layout import minimum_of
 from ..reading import AttachedBlock
 from ..series import Kind
 
@@ -32,7 +33,7 @@ class Buffer:
         self._columns: dict[int, tuple[bytes, Record]] = {}
         self._durations: tuple[bytes, Record] | None = None
 
-    def bind(self, series: Series, key: bytes, record: Record, generation: int, bounds: bytes) -> bool:
+    def bind(self, series: Series, key: bytes, record: Record, generation: int, scale: bytes) -> bool:
         """Bind a handle to the buffer. The guard is held.
 
         Returns False, having done nothing, where the names have moved on since the record was found.
@@ -42,7 +43,7 @@ class Buffer:
             key: of its name.
             record: of its name, a counter or a histogram.
             generation: of the names when the record was found.
-            bounds: of a histogram: the upper bounds as doubles.
+            scale: of a histogram, see `shmstats.bounds.scale_of`.
         """
         if generation != self.cells.generation:
             return False
@@ -54,24 +55,24 @@ class Buffer:
         self.cells.route(record.cell, record.width, self._block.row_for(record))
         where = (self.cells, 0, record.cell, record.width, generation, record.monotonic)
         if record.kind is Kind.HISTOGRAM:
-            series._bind(*where, bounds)
+            series._bind(*where, scale)
         else:
             series._bind(*where)
         return True
 
-    def note_flushes(self, flushes: tuple[bytes, Record], durations: tuple[bytes, Record], bounds: bytes) -> None:
+    def note_flushes(self, flushes: tuple[bytes, Record], durations: tuple[bytes, Record], scale: bytes) -> None:
         """Count the flushes, and how long they take, in the buffer itself: they go with the next one.
 
         Args:
             flushes: key and record of a counter.
             durations: key and record of a histogram.
-            bounds: of the histogram: the upper bounds as doubles.
+            scale: of the histogram.
         """
         for key, record in (flushes, durations):
             self._columns[record.cell] = (key, record)
             self.cells.route(record.cell, record.width, self._block.row_for(record))
         self._durations = durations
-        self.cells.note_flushes(flushes[1].cell, durations[1].cell, bounds)
+        self.cells.note_flushes(flushes[1].cell, durations[1].cell, scale)
 
     def flush(self) -> None:
         """Add everything to the block. The guard is held.
@@ -106,4 +107,5 @@ class Buffer:
             values = self.cells.take(record.cell, record.width)
             total, maximum = struct.unpack("<2d", struct.pack("<2q", *values[:2]))
             row = self._block.row_for(record)
-            self._block.cells.add_distribution(row, record.cell, total, maximum, values[2:], self._generation)
+            figures = total, maximum, minimum_of(values[2])
+            self._block.cells.add_distribution(row, record.cell, *figures, values[3:], self._generation)

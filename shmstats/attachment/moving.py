@@ -50,7 +50,8 @@ def add_value(block: AttachedBlock, name: Name, value: Value) -> None:
         return
     generation = block.cells.generation
     if isinstance(value, Distribution):
-        block.cells.add_distribution(SHARED_ROW, record.cell, value.sum, value.max, value.buckets, generation)
+        figures = value.sum, value.max, value.min, value.buckets
+        block.cells.add_distribution(SHARED_ROW, record.cell, *figures, generation)
     elif name.kind is Kind.GAUGE:
         block.cells.set_gauge(SHARED_ROW, record.cell, value, generation)
     elif isinstance(value, int):
@@ -66,4 +67,4 @@ def _beyond(value: Distribution, there: Distribution) -> Distribution:
     buckets = tuple(max(mine - its, 0) for mine, its in zip(value.buckets, there.buckets, strict=True))
     if not any(buckets):
         return Distribution(0.0, 0.0, buckets)
-    return Distribution(max(value.sum - there.sum, 0.0), value.max, buckets)
+    return Distribution(max(value.sum - there.sum, 0.0), value.max, buckets, value.min)

@@ -7,11 +7,13 @@ changed. Whatever goes wrong that is not the caller's mistake (`shmstats.attachm
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 
 from ..block import Record, SeriesLimitError
 from ..block.lock import process_guard
 from ..block.names import OVERFLOW, decode_key, encode_key, overflow_key
+from ..bounds import Bounds, rebucketed, scale_of
 from ..core import Counter, Gauge, Histogram, Series
 from ..layout import INT64_MAX, INT64_MIN
 from ..reading import AttachedBlock
@@ -109,12 +111,13 @@ class SharedProvider(Reads, Changes):
             if block.cells.generation != generation:
                 continue  # they may be another metric's, which has come in the place of this one
             if isinstance(series, Histogram):
-                self._bind_histogram(block, series, key, record, generation, bounds)
-            done = self._add_observation(block, record, bounds, value, generation)
+                self._bind_histogram(block, series, key, record, generation, scale_of(bounds))
+            one = Distribution(value, value, _one_in(bounds, value), value)
+            done = self._add_distribution(block, record, one, generation)
 
     @operation
     def add_distribution(
-        self, block: AttachedBlock, series: Series, distribution: Distribution, bounds: Sequence[float]
+        self, block: AttachedBlock, series: Series, distribution: Distribution, bounds: Bounds
     ) -> None:
         """Add observations to a histogram that were made elsewhere.
 
@@ -129,18 +132,8 @@ class SharedProvider(Reads, Changes):
         while not done:
             generation = block.cells.generation
             _, record = self._find_or_add(block, series, Kind.HISTOGRAM)
-            limits = memoryview(block.bounds_of(record)).cast("d").tolist()
-            buckets = [0] * (len(limits) + 1)
-            for bound, count in zip([*bounds, float("inf")], distribution.buckets, strict=True):
-                buckets[bisect.bisect_left(limits, bound)] += count
-            done = block.cells.add_distribution(
-                block.row_for(record),
-                record.cell,
-                distribution.sum,
-                distribution.max,
-                tuple(buckets),
-                generation,
-            )
+            buckets = rebucketed(distribution.buckets, bounds, block.bounds_of(record))
+            done = self._add_distribution(block, record, replace(distribution, buckets=buckets), generation)
 
     @operation
     def note(self, block: AttachedBlock, series: Series, microseconds: int) -> None:
@@ -234,25 +227,19 @@ class SharedProvider(Reads, Changes):
         return row, by
 
     def _bind_histogram(
-        self, block: AttachedBlock, series: Histogram, key: bytes, record: Record, generation: int, bounds: bytes
+        self, block: AttachedBlock, series: Histogram, key: bytes, record: Record, generation: int, scale: bytes
     ) -> None:
         if not self._settings.stats.no_buffer:
             with process_guard():
                 if self._buffer is not None:
-                    self._buffer.bind(series, key, record, generation, bounds)
+                    self._buffer.bind(series, key, record, generation, scale)
                     return
         row = block.row_for(record)
-        series._bind(block.cells, row, record.cell, record.width, generation, False, bounds)
+        series._bind(block.cells, row, record.cell, record.width, generation, False, scale)
 
-    def _add_observation(
-        self, block: AttachedBlock, record: Record, bounds: bytes, value: float, generation: int
-    ) -> bool:
-        limits = memoryview(bounds).cast("d")
-        buckets = [0] * (len(limits) + 1)
-        buckets[bisect.bisect_left(limits, value)] = 1
-        return block.cells.add_distribution(
-            block.row_for(record), record.cell, value, value, tuple(buckets), generation
-        )
+    def _add_distribution(self, block: AttachedBlock, record: Record, added: Distribution, generation: int) -> bool:
+        figures = added.sum, added.max, added.min, added.buckets
+        return block.cells.add_distribution(block.row_for(record), record.cell, *figures, generation)
 
     def _set_total(self, block: AttachedBlock, key: bytes, declaration: int, value: int) -> bool:
         """Give a counter the total ``value`` by adding the difference; False where it is gone."""
@@ -296,6 +283,13 @@ class SharedProvider(Reads, Changes):
                         f"metric {metric!r} of category {category!r} is declared as a counter: it takes integers"
                     )
                 block.names.remove([record], block.cells)
+
+
+def _one_in(bounds: Bounds, value: float) -> tuple[int, ...]:
+    """Return the buckets of one observation."""
+    buckets = [0] * (len(bounds) + 1)
+    buckets[bisect.bisect_left(bounds, value)] = 1
+    return tuple(buckets)
 
 
 def _kind_error(series: Series, record: Record, verb: str) -> KindError:

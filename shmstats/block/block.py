@@ -7,13 +7,13 @@ whoever comes first after a crash adopts it as it stands.
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from ..bounds import Bounds, scale_of
 from ..core import Cells, Requests, Section
 from ..layout import CELL, REQUEST, REQUESTS_PER_WORKER, field_offset
 from ..series import Declaration, Kind
@@ -74,7 +74,7 @@ class Block:
         self.space = Space(segment, layout, self.locks)
         self.names = NameTable(self._buf, layout)
         self.workers = WorkerTable(self._buf, layout, self.locks)
-        self._bounds: dict[int, bytes] = {}
+        self._bounds: dict[int, Bounds] = {}
         self._bounds_revision = -1
         self._definitions: dict[int, tuple[bytes, Definition]] = {}
         self.worker = self.workers.claim(segment.reserve)
@@ -315,16 +315,19 @@ class Block:
         self._definitions[family.number] = place, definition
         return definition
 
-    def bounds_of(self, record: Record) -> bytes:
-        """Return the upper bounds of a histogram's buckets, as doubles."""
+    def scale_of(self, record: Record) -> bytes:
+        """Return what the core finds the buckets of a histogram by."""
+        return scale_of(self.bounds_of(record))
+
+    def bounds_of(self, record: Record) -> Bounds:
+        """Return the bounds of a histogram's buckets."""
         if self._bounds_revision != self.names.revision:
             self._bounds.clear()
             self._bounds_revision = self.names.revision
         bounds = self._bounds.get(record.family)
         if bounds is None:
             declared = self.declared(self.names.record(record.family)) if record.family >= 0 else None
-            limits = (declared.bounds if declared else ()) or DEFAULT_BOUNDS
-            bounds = self._bounds[record.family] = struct.pack(f"{len(limits)}d", *limits)
+            bounds = self._bounds[record.family] = (declared.bounds if declared else ()) or DEFAULT_BOUNDS
         return bounds
 
     def annotate(self, record: Record, text: bytes) -> None:

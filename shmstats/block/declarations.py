@@ -6,6 +6,7 @@ import json
 import time
 from typing import NamedTuple
 
+from ..bounds import Exponential, from_json, to_json
 from ..hashing import blake2b
 from ..series import TIME_UNITS, Declaration, Kind, Mode
 from .names import DEFAULT_BOUNDS
@@ -36,7 +37,8 @@ class Definition(NamedTuple):
 def encode_definition(definition: Definition) -> bytes:
     """Return a definition as the bytes of a note: one JSON array."""
     declared, moment, users = definition
-    return json.dumps((*declared, moment, users), separators=(",", ":")).encode()
+    stored = declared._replace(bounds=to_json(declared.bounds))  # type: ignore[arg-type]
+    return json.dumps((*stored, moment, users), separators=(",", ":")).encode()
 
 
 def decode_definition(text: bytes) -> Definition:
@@ -48,7 +50,7 @@ def decode_definition(text: bytes) -> Definition:
     try:
         kind, help_, unit, bounds, mode, labelnames, moment, users = json.loads(text)
         names = None if labelnames is None else tuple(map(str, labelnames))
-        declared = Declaration(Kind(kind), str(help_), str(unit), tuple(map(float, bounds)), Mode(mode), names)
+        declared = Declaration(Kind(kind), str(help_), str(unit), from_json(bounds), Mode(mode), names)
         return Definition(declared, int(moment), tuple(map(int, users)))
     except TypeError as error:
         raise ValueError(f"{text!r:.80} is no declaration: {error}") from error
@@ -75,7 +77,7 @@ def digest(declared: Declaration) -> int:
     """Return the number under which what a declaration left is found once it is outdated: 1 to 2**32 - 1."""
     unit = "" if declared.kind is Kind.HISTOGRAM and declared.unit in TIME_UNITS else declared.unit
     bounds = declared.bounds or (DEFAULT_BOUNDS if declared.kind is Kind.HISTOGRAM else ())
-    text = json.dumps((declared.kind, unit, bounds, declared.mode, declared.labelnames), separators=(",", ":"))
+    text = json.dumps((declared.kind, unit, to_json(bounds), declared.mode, declared.labelnames), separators=(",", ":"))
     return int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "little") or 1
 
 
@@ -87,7 +89,8 @@ def describe(declared: Declaration) -> str:
     if declared.unit:
         parts.append(f"unit {declared.unit!r}")
     if declared.bounds:
-        parts.append(f"buckets {declared.bounds}")
+        bounds = declared.bounds
+        parts.append(f"buckets {bounds.description if isinstance(bounds, Exponential) else bounds}")
     if declared.labelnames is not None:
         parts.append(f"labelnames {declared.labelnames}")
     help_ = declared.help.partition(INTERNAL)[0]

@@ -37,10 +37,11 @@ header
 
         counter    | lock seq | n       |
         gauge      | lock seq | integer | double  | owner | moment |   owner and moment where each worker has its own
-        histogram  | lock seq | sum     | maximum | bucket 0 | bucket 1 | ...
+        histogram  | lock seq | sum     | maximum | minimum | bucket 0 | bucket 1 | ...
 
     ``seq`` of a gauge is 0 where the integer is its value and 1 where the double is; of a histogram it is odd while
-    that is written, and another number afterwards.
+    that is written, and another number afterwards. Its minimum is the bits of the smallest observation plus 1, and 0
+    where there is none.
 
 Every section starts on a page of its own, every row as well. All numbers are little-endian. The names,
 heap, index, worker and request sections are reserved as far as they are used (see `shmstats.block.segment`).
@@ -59,7 +60,7 @@ from ..layout import CELL, COUNTER_WIDTH, PAGE, REQUEST, REQUESTS_PER_WORKER
 MAGIC = int.from_bytes(b"shmstats", "little")
 
 #: Raised with every change of what is written below. From 4 on what is spare is used before the number is raised.
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 
 #: How the cells of a block are locked: by compare-and-swap (C), or by record locks (pure Python).
 PROTOCOLS = {1: "compare-and-swap", 2: "record locks"}

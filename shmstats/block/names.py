@@ -61,9 +61,6 @@ DEFAULT_BOUNDS = (
     *(1000.0, 2500.0, 5000.0, 10000.0, 25000.0, 50000.0, 60000.0),
 )
 
-#: Most buckets that a histogram can have.
-MAX_BOUNDS = 250
-
 MAX_TEXT_BYTES = 255
 
 _NAME = struct_of(NAME)
@@ -120,12 +117,12 @@ def width_of(declared: Declaration) -> int:
     """Return how many cells a series has: its lock, and its values.
 
     A gauge has one for an int and one for a float, and where each worker has its own value, one that says
-    whose it is and one for its time. A histogram has its sum, its maximum, and a bucket more than bounds.
+    whose it is and one for its time. A histogram has its sum, maximum and minimum, and a bucket more than bounds.
     """
     if declared.kind is Kind.COUNTER:
         return COUNTER_WIDTH
     if declared.kind is Kind.HISTOGRAM:
-        return 1 + 2 + len(declared.bounds or DEFAULT_BOUNDS) + 1
+        return 1 + 3 + len(declared.bounds or DEFAULT_BOUNDS) + 1
     return 3 if declared.mode is Mode.LAST else 5
 
 

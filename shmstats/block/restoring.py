@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..bounds import rebucketed
 from ..layout import INT64_MAX, INT64_MIN
 from ..series import Declaration, Distribution, Kind, Mode, Name, Value
 from .block import PLAIN, SHARED_ROW, Block
@@ -143,7 +144,9 @@ def _put(block: Block, record: Record, name: Name, value: Value) -> None:
     if record.kind is Kind.GAUGE:
         cells.set_gauge(SHARED_ROW, record.cell, value, generation)
     elif isinstance(value, Distribution):
-        cells.add_distribution(SHARED_ROW, record.cell, value.sum, value.max, value.buckets, generation)
+        buckets = rebucketed(value.buckets, name.bounds, block.bounds_of(record))
+        figures = value.sum, value.max, value.min, buckets
+        cells.add_distribution(SHARED_ROW, record.cell, *figures, generation)
     elif isinstance(value, int):
         cells.add(SHARED_ROW, record.cell, value, generation)
         if not name.monotonic:
@@ -153,9 +156,7 @@ def _put(block: Block, record: Record, name: Name, value: Value) -> None:
 def _reason_against(block: Block, name: Name, key: bytes, value: Value) -> str:
     """Return why a saved value cannot be restored, or nothing."""
     if name.kind is Kind.HISTOGRAM:
-        family = block.names.family_of(key)
-        declared = (block.declared(family) if family else None) or Declaration(name.kind)
-        buckets = width_of(declared) - 3
+        buckets = len(name.bounds) + 1
         if not isinstance(value, Distribution) or len(value.buckets) != buckets:
             return f"a histogram must have {buckets} buckets: {value!r:.80}"
         fits = all(INT64_MIN <= bucket <= INT64_MAX for bucket in value.buckets)

@@ -11,6 +11,7 @@
 
 #include "cell.h"
 #include "values.h"
+#include "scale.h"
 #include "buffer.h"
 #include "cells.h"
 #include "handles.h"

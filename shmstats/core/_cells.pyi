@@ -107,12 +107,19 @@ class Cells:
         anew: bool = ...,
     ) -> bool: ...
     def add_distribution(
-        self, row: int, column: int, total: float, maximum: float, buckets: tuple[int, ...], generation: int
+        self,
+        row: int,
+        column: int,
+        total: float,
+        maximum: float,
+        minimum: float,  # of none it says nothing; 0 where it is not known
+        buckets: tuple[int, ...],
+        generation: int,
     ) -> bool: ...
     def take(self, column: int, width: int) -> tuple[int, ...]: ...  # of a buffer: values, then 0
     def route(self, column: int, width: int, row: int) -> None: ...  # of a buffer: to this row
     def flush(self, generation: int) -> bool: ...  # of a buffer: False if not all could be moved
-    def note_flushes(self, flushes: int, durations: int, bounds: bytes) -> None: ...  # columns of statistics
+    def note_flushes(self, flushes: int, durations: int, scale: bytes) -> None: ...  # columns of statistics
     def publish(self, offset: int, value: int) -> None: ...  # store 4 bytes, after all stores before it
     def raise_generation(self) -> int: ...
     def count_takeovers_at(self, row: int, column: int) -> None: ...  # of locks, from dead owners
@@ -171,7 +178,7 @@ class Series:
         width: int,
         generation: int,
         monotonic: bool,
-        bounds: bytes = ...,
+        scale: bytes = ...,  # of a histogram, see shmstats.bounds.scale_of
         by: Contributor = ...,
     ) -> None: ...
 

@@ -46,8 +46,48 @@ _INTEGER, _REAL, _OWNER, _MOMENT = 0, 1, 2, 3
 _Contributor = tuple[int, bool, bool, bool]
 _NOBODY: _Contributor = (0, False, False, False)
 
-#: A histogram is the sum and the maximum, two doubles, and behind them the buckets.
-_SUM, _MAXIMUM, _BUCKETS = 0, 1, 2
+#: A histogram is the sum, the maximum and the minimum of its observations, and behind them the buckets. Sum and maximum
+#: are doubles; the minimum is the bits of one plus 1, for 0 says that there is none.
+_SUM, _MAXIMUM, _MINIMUM, _BUCKETS = 0, 1, 2, 3
+
+_MANTISSA_BITS = 52
+_FINEST_SCHEMA = 8
+_SCALE_HEAD = struct.Struct("<qqq")
+
+
+def _bits(value: float) -> int:
+    """Return the bits of a double that is not negative; those of -0.0 are those of 0.0."""
+    (bits,) = struct.unpack("<q", struct.pack("<d", value + 0.0))
+    return int(bits)
+
+
+class _Scale:
+    """How a histogram finds the bucket of a value: made by `shmstats.bounds`, explained in ``scale.h``."""
+
+    def __init__(self, content: bytes) -> None:
+        rest = len(content) - _SCALE_HEAD.size
+        if rest < 0:
+            raise ValueError("these bytes are no scale of a histogram")
+        head: tuple[int, ...] = _SCALE_HEAD.unpack_from(content)
+        n_bounds, self._schema, self._before = head
+        self._n_bounds, self.buckets = n_bounds, n_bounds + 1
+        is_explicit = self._schema < 0
+        expected = 8 * n_bounds if is_explicit else 16 << self._schema + 1 if self._schema <= _FINEST_SCHEMA else -1
+        if not self._schema >= -1 or n_bounds < 0 or rest != expected:
+            raise ValueError("these bytes are no scale of a histogram")
+        table = content[_SCALE_HEAD.size :]
+        self._bounds: tuple[float, ...] = struct.unpack(f"<{n_bounds}d", table) if is_explicit else ()
+        self._slots: list[tuple[int, ...]] = [] if is_explicit else list(struct.iter_unpack("<qq", table))
+
+    def bucket(self, value: float) -> int:
+        """Return the number of the first bound that is not less than a value, or that of all bounds."""
+        if self._schema < 0:
+            return bisect.bisect_left(self._bounds, value)
+        below, schema = _bits(value) - 1, self._schema
+        limit, before = self._slots[below >> _MANTISSA_BITS - 1 - schema & (2 << schema) - 1]
+        is_beyond = below & (1 << _MANTISSA_BITS) - 1 >= limit
+        bucket: int = (below >> _MANTISSA_BITS << schema) + before + is_beyond - self._before
+        return min(max(bucket, 0), self._n_bounds)
 
 
 def _finite(value: float) -> float:
@@ -116,7 +156,7 @@ class Cells:
         self._held = buffer[held_offset : held_offset + 8].cast("Q")
         self._limit, self._flush, self._target = limit, flush, target
         self._routes: dict[int, tuple[int, int]] = {}
-        self._flush_statistics: tuple[int, int, tuple[float, ...]] | None = None
+        self._flush_statistics: tuple[int, int, _Scale] | None = None
         self._rows, self._capacity = rows, capacity
         self._pitch = row_bytes // _CELL_BYTES
         self._owner = owner
@@ -189,23 +229,34 @@ class Cells:
 
     def observe_at(self, cell: int, bucket: int, value: float, generation: int) -> bool:
         """Take up one observation in a histogram, by the number of its first cell."""
-        return self._add_distribution_at(cell, value, value, [(bucket, 1)], generation, operations=1)
+        one = [(bucket, 1)]
+        return self._add_distribution_at(cell, value, value, _bits(value) + 1, one, generation, operations=1)
 
     def add_distribution(
-        self, row: int, column: int, total: float, maximum: float, buckets: tuple[int, ...], generation: int
+        self,
+        row: int,
+        column: int,
+        total: float,
+        maximum: float,
+        minimum: float,
+        buckets: tuple[int, ...],
+        generation: int,
     ) -> bool:
         cell = self.at(row, column, 1 + _BUCKETS + len(buckets))
-        return self._add_distribution_at(cell, total, maximum, enumerate(buckets), generation)
+        kept = _bits(max(minimum, 0.0)) + 1 if any(buckets) else 0
+        return self._add_distribution_at(cell, total, maximum, kept, enumerate(buckets), generation)
 
     def _add_distribution_at(
         self,
         cell: int,
         total: float,
         maximum: float,
+        minimum: int,
         buckets: Iterable[tuple[int, int]],
         generation: int,
         operations: int = 0,
     ) -> bool:
+        """Add to a histogram, by the number of its first cell; the minimum is given as it is kept."""
         full = False
         with self._locked(cell, generation) as usable:
             if not usable:
@@ -214,6 +265,9 @@ class Cells:
             doubles, values, first = self._doubles, self._values, cell + 1
             doubles[first + _SUM] = _finite(doubles[first + _SUM] + total)
             doubles[first + _MAXIMUM] = max(doubles[first + _MAXIMUM], maximum)
+            before = values[first + _MINIMUM]
+            if minimum and not 0 < before <= minimum:
+                values[first + _MINIMUM] = minimum
             for bucket, n in buckets:
                 place = first + _BUCKETS + bucket
                 values[place] = _saturated(values[place] + n)
@@ -242,10 +296,10 @@ class Cells:
         self._target.at(row, column, width)
         self._routes[column] = width, row
 
-    def note_flushes(self, flushes: int, durations: int, bounds: bytes) -> None:
-        limits = struct.unpack(f"{len(bounds) // 8}d", bounds)
-        width = 1 + _BUCKETS + 1 + len(limits)
-        self._flush_statistics = self.at(0, flushes), self.at(0, durations, width), limits
+    def note_flushes(self, flushes: int, durations: int, scale: bytes) -> None:
+        found = _Scale(scale)
+        width = 1 + _BUCKETS + found.buckets
+        self._flush_statistics = self.at(0, flushes), self.at(0, durations, width), found
 
     def flush(self, generation: int) -> bool:
         target = self._target
@@ -268,18 +322,19 @@ class Cells:
                 if not done:
                     return False
             if self._flush_statistics is not None:
-                _, cell, bounds = self._flush_statistics
-                milliseconds = (time.monotonic_ns() - start) / 1e6
-                bucket = bisect.bisect_left(bounds, milliseconds)
-                self._add_distribution_at(cell, milliseconds, milliseconds, [(bucket, 1)], self.generation)
+                _, cell, scale = self._flush_statistics
+                ms = (time.monotonic_ns() - start) / 1e6
+                self._add_distribution_at(cell, ms, ms, _bits(ms) + 1, [(scale.bucket(ms), 1)], self.generation)
         return True
 
     def add_values(self, row: int, column: int, values: tuple[int, ...], generation: int) -> bool:
         """Add what `take` returned: a counter's value, or all of a histogram."""
         if len(values) == 1:
             return self.add_at(self.at(row, column), values[0], generation, operations=0)
-        total, maximum = struct.unpack("<2d", struct.pack("<2q", *values[:_BUCKETS]))
-        return self.add_distribution(row, column, total, maximum, values[_BUCKETS:], generation)
+        total, maximum = struct.unpack("<2d", struct.pack("<2q", *values[:_MINIMUM]))
+        cell = self.at(row, column, 1 + len(values))
+        buckets = enumerate(values[_BUCKETS:])
+        return self._add_distribution_at(cell, total, maximum, values[_MINIMUM], buckets, generation)
 
     def load(self, row: int, column: int) -> int:
         return self._values[self.at(row, column) + 1]
@@ -525,7 +580,7 @@ class Series:
         self._cell = 0
         self._generation = 0
         self._monotonic = False
-        self._bounds: tuple[float, ...] | None = None
+        self._scale: _Scale | None = None
         self._by = _NOBODY
 
     def __repr__(self) -> str:
@@ -552,15 +607,16 @@ class Series:
         width: int,
         generation: int,
         monotonic: bool,
-        bounds: bytes = b"",
+        scale: bytes = b"",
         by: _Contributor = _NOBODY,
     ) -> None:
         self._cell = cells.at(row, column, width)
-        self._bounds, self._by = None, by
-        if bounds:
-            if len(bounds) != 8 * (width - _BUCKETS - 2):
-                raise ValueError(f"{len(bounds)} bytes of bounds do not fit a histogram of {width} cells")
-            self._bounds = struct.unpack(f"{len(bounds) // 8}d", bounds)
+        self._scale, self._by = None, by
+        if scale:
+            found = _Scale(scale)
+            if found.buckets != width - _BUCKETS - 1:
+                raise ValueError(f"a scale of {found.buckets} buckets does not fit a histogram of {width} cells")
+            self._scale = found
         self._cells, self._generation, self._monotonic = cells, generation, monotonic
 
     def _count(self, n: object) -> bool:
@@ -634,9 +690,9 @@ class Histogram(Series):
             plain = 0 <= value <= INT64_MAX
         else:
             plain = type(value) is float and 0 <= value <= sys.float_info.max
-        if not (plain and self._bound and self._bounds is not None):
+        if not (plain and self._bound and self._scale is not None):
             return False
-        bucket = bisect.bisect_left(self._bounds, float(value))  # type: ignore[arg-type]
+        bucket = self._scale.bucket(float(value))  # type: ignore[arg-type]
         return self._cells.observe_at(self._cell, bucket, float(value), self._generation)  # type: ignore[union-attr, arg-type]
 
 

@@ -124,7 +124,7 @@ static void
 add_histogram(Cell *histogram, const Cell *more, Py_ssize_t width)
 {
     uint32_t seq = begin_write(histogram);
-    add_to_moments(histogram, load_double(more, SUM), load_double(more, MAXIMUM));
+    add_to_moments(histogram, load_double(more, SUM), load_double(more, MAXIMUM), load_value(more, MINIMUM));
     for (Py_ssize_t i = BUCKETS; i < width - LOCK_CELLS; i++)
         add_to_value(histogram, i, load_value(more, i));
     end_write(histogram, seq);
@@ -194,7 +194,7 @@ flush_buffer(Cells *cells, uint64_t generation)
     }
     if (cells->durations != NULL) {
         double ms = 1e-6 * (double)(monotonic_nanoseconds() - start);
-        observe_unlocked(cells->durations, bucket_in(cells->bounds, ms), ms);
+        observe_unlocked(cells->durations, bucket_of(scale_in(cells->scale), ms), ms);
         mark_dirty(cells, cells->durations);
     }
     return DONE;

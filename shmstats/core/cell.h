@@ -33,7 +33,7 @@ typedef struct Cells {
     uint32_t *dirty;            /* of a buffer: the columns with something in them, n_dirty of them */
     Py_ssize_t n_dirty;
     Cell *flushes, *durations;  /* of a buffer: the statistics of its flushes, or NULL */
-    PyObject *bounds;           /* of the durations: bytes, as in a handle */
+    PyObject *scale;            /* of the durations: bytes, as in a handle */
     Py_ssize_t rows, capacity;  /* in cells */
     Py_ssize_t row_bytes;       /* from one row to the next */
     Py_ssize_t pages;           /* offset of the bitmaps of pages that have memory */

@@ -96,7 +96,7 @@ Cells_last(Cells *self)
 {
     Cells_unlink(self);
     Cells_forget(self);
-    Py_CLEAR(self->bounds);
+    Py_CLEAR(self->scale);
 }
 
 #define CELLS_REFERENCES(X) X(is_live) X(flush) X(target)
@@ -258,23 +258,27 @@ static PyObject *
 Cells_add_distribution(Cells *self, PyObject *args)
 {
     Py_ssize_t row, column;
-    double sum, maximum;
+    double sum, maximum, minimum;
     PyObject *buckets;
     unsigned long long generation;
-    if (!PyArg_ParseTuple(args, "nnddO!K", &row, &column, &sum, &maximum, &PyTuple_Type, &buckets, &generation))
+    if (!PyArg_ParseTuple(args, "nndddO!K", &row, &column, &sum, &maximum, &minimum, &PyTuple_Type, &buckets,
+                          &generation))
         return NULL;
     Py_ssize_t n_buckets = PyTuple_GET_SIZE(buckets);
     Cell *cell = Cells_at(self, row, column, LOCK_CELLS + BUCKETS + n_buckets);
     if (cell == NULL)
         return NULL;
+    int64_t any = 0;
     for (Py_ssize_t i = 0; i < n_buckets; i++) {
-        if (PyLong_AsLongLong(PyTuple_GET_ITEM(buckets, i)) == -1 && PyErr_Occurred())
+        int64_t n = PyLong_AsLongLong(PyTuple_GET_ITEM(buckets, i));
+        if (n == -1 && PyErr_Occurred())
             return NULL;
+        any |= n;
     }
     Outcome outcome = lock_bound(self, cell, generation);
     if (outcome == DONE) {
         uint32_t seq = begin_write(cell);
-        add_to_moments(cell, sum, maximum);
+        add_to_moments(cell, sum, maximum, any ? bits_of(minimum > 0 ? minimum : 0) + 1 : 0);
         for (Py_ssize_t i = 0; i < n_buckets; i++)
             add_to_value(cell, BUCKETS + i, PyLong_AsLongLong(PyTuple_GET_ITEM(buckets, i)));
         end_write(cell, seq);
@@ -338,18 +342,22 @@ static PyObject *
 Cells_note_flushes(Cells *self, PyObject *args)
 {
     Py_ssize_t flushes, durations;
-    PyObject *bounds;
-    if (!PyArg_ParseTuple(args, "nnS", &flushes, &durations, &bounds))
+    PyObject *scale;
+    if (!PyArg_ParseTuple(args, "nnS", &flushes, &durations, &scale))
         return NULL;
-    Py_ssize_t width = LOCK_CELLS + BUCKETS + 1 + PyBytes_GET_SIZE(bounds) / (Py_ssize_t)sizeof(double);
+    if (buckets_of(scale) == 0) {
+        PyErr_SetString(PyExc_ValueError, "these bytes are no scale of a histogram");
+        return NULL;
+    }
+    Py_ssize_t width = LOCK_CELLS + BUCKETS + buckets_of(scale);
     Cell *counter = Cells_at(self, 0, flushes, LOCK_CELLS + 1);
     Cell *histogram = counter == NULL ? NULL : Cells_at(self, 0, durations, width);
     if (histogram == NULL)
         return NULL;
     self->flushes = counter;
     self->durations = histogram;
-    Py_INCREF(bounds);
-    Py_XSETREF(self->bounds, bounds);
+    Py_INCREF(scale);
+    Py_XSETREF(self->scale, scale);
     Py_RETURN_NONE;
 }
 

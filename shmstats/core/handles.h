@@ -15,8 +15,7 @@ typedef struct {
     uint64_t generation; /* of the names when it was bound */
     char monotonic;      /* the counter was never decremented, so the first time is a miss */
     char kind;           /* which of the types below it is of */
-    PyObject *bounds;    /* of a histogram: bytes, the upper bounds of its buckets as doubles, or NULL */
-    Py_ssize_t n_bounds;
+    PyObject *scale;     /* of a histogram: bytes (scale.h), or NULL */
     Contributor by;      /* of a gauge */
 } Series;
 
@@ -131,7 +130,7 @@ Series_last(Series *self)
 {
     Py_CLEAR(self->category);
     Py_CLEAR(self->metric);
-    Py_CLEAR(self->bounds);
+    Py_CLEAR(self->scale);
 }
 
 #define SERIES_REFERENCES(X) X(recorder) X(labels) X(timer) X(cells)
@@ -144,10 +143,10 @@ Series_bind(Series *self, PyObject *args)
     Py_ssize_t row, column, width;
     unsigned long long generation;
     int monotonic;
-    PyObject *bounds = NULL, *contributor = NULL;
+    PyObject *scale = NULL, *contributor = NULL;
     Contributor by = {0, 0, 0, 0};
     if (!PyArg_ParseTuple(args, "OnnnKp|SO!", &given, &row, &column, &width, &generation, &monotonic,
-                          &bounds, &PyTuple_Type, &contributor))
+                          &scale, &PyTuple_Type, &contributor))
         return NULL;
     if (!Py_IS_TYPE(given, self->state->Cells)) {
         PyErr_Format(PyExc_TypeError, "cells must be Cells, not %s", Py_TYPE(given)->tp_name);
@@ -159,17 +158,15 @@ Series_bind(Series *self, PyObject *args)
     Cell *cell = Cells_at(cells, row, column, width);
     if (cell == NULL)
         return NULL;
-    if (bounds != NULL && PyBytes_GET_SIZE(bounds) != 0
-        && PyBytes_GET_SIZE(bounds) != (width - LOCK_CELLS - BUCKETS - 1) * (Py_ssize_t)sizeof(double)) {
-        PyErr_Format(PyExc_ValueError, "%zd bytes of bounds do not fit a histogram of %zd cells",
-                     PyBytes_GET_SIZE(bounds), width);
+    if (scale != NULL && PyBytes_GET_SIZE(scale) == 0)
+        scale = NULL;
+    if (scale != NULL && buckets_of(scale) != width - LOCK_CELLS - BUCKETS) {
+        PyErr_Format(PyExc_ValueError, "a scale of %zd buckets does not fit a histogram of %zd cells",
+                     buckets_of(scale), width);
         return NULL;
     }
-    if (bounds != NULL && PyBytes_GET_SIZE(bounds) == 0)
-        bounds = NULL;
-    Py_XINCREF(bounds);
-    Py_XSETREF(self->bounds, bounds);
-    self->n_bounds = bounds == NULL ? 0 : PyBytes_GET_SIZE(bounds) / (Py_ssize_t)sizeof(double);
+    Py_XINCREF(scale);
+    Py_XSETREF(self->scale, scale);
     Py_INCREF(cells);
     Py_XSETREF(self->cells, cells);
     self->cell = cell;
@@ -352,10 +349,9 @@ Gauge_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
 static inline Outcome
 observe_double(Series *series, double value)
 {
-    if (UNLIKELY(!is_bound(series)) || UNLIKELY(series->bounds == NULL) || UNLIKELY(!(value >= 0 && value <= DBL_MAX)))
+    if (UNLIKELY(!is_bound(series)) || UNLIKELY(series->scale == NULL) || UNLIKELY(!(value >= 0 && value <= DBL_MAX)))
         return MISS;
-    const double *bounds = (const double *)(const void *)PyBytes_AS_STRING(series->bounds);
-    Py_ssize_t bucket = bucket_of(bounds, series->n_bounds, value);
+    Py_ssize_t bucket = bucket_of(scale_in(series->scale), value);
     if (LIKELY(series->cells->buffered == NULL)
         && LIKELY(lock_at_once(series->cells, series->cell, series->generation))) {
         observe_locked(series->cell, bucket, value);

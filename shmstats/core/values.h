@@ -181,8 +181,19 @@ contribute(Cell *gauge, Number number, Contributor by)
         store_value(gauge, OWNER, by.owner);
 }
 
-/* A histogram is the sum and the maximum, two doubles, and behind them the buckets. */
-enum { SUM, MAXIMUM, BUCKETS };
+/* A histogram is the sum, the maximum and the minimum of its observations, and behind them the buckets. Sum and maximum
+ * are doubles; the minimum is the bits of one plus 1, for 0 says that there is none. */
+enum { SUM, MAXIMUM, MINIMUM, BUCKETS };
+
+/* The bits of a double that is not negative; those of -0.0 are those of 0.0. */
+static inline int64_t
+bits_of(double value)
+{
+    int64_t bits;
+    value += 0.0;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
 
 /* A histogram's seq is odd from begin_write to end_write, which is given what the former returned. */
 static inline uint32_t
@@ -201,13 +212,22 @@ end_write(Cell *histogram, uint32_t seq)
     __atomic_store_n(&histogram->seq, seq + 1, __ATOMIC_RELEASE);
 }
 
-/* Add to the sum, and raise the maximum if it is less. */
+/* Lower the minimum to another one, both as they are kept: none is above all, and so is what has the sign of a minus. */
 static inline void
-add_to_moments(Cell *histogram, double sum, double maximum)
+lower_minimum(Cell *histogram, int64_t minimum)
+{
+    if ((uint64_t)minimum - 1 < (uint64_t)load_value(histogram, MINIMUM) - 1)
+        store_value(histogram, MINIMUM, minimum);
+}
+
+/* Add to the sum, raise the maximum if it is less, and lower the minimum, given as it is kept. */
+static inline void
+add_to_moments(Cell *histogram, double sum, double maximum, int64_t minimum)
 {
     store_double(histogram, SUM, finite_sum(load_double(histogram, SUM), sum));
     if (maximum > load_double(histogram, MAXIMUM))
         store_double(histogram, MAXIMUM, maximum);
+    lower_minimum(histogram, minimum);
 }
 
 static inline void
@@ -217,6 +237,7 @@ observe_unlocked(Cell *histogram, Py_ssize_t bucket, double value)
     store_double(histogram, SUM, LIKELY(sum <= DBL_MAX) ? sum : finite_sum(load_double(histogram, SUM), value));
     if (value > load_double(histogram, MAXIMUM))
         store_double(histogram, MAXIMUM, value);
+    lower_minimum(histogram, bits_of(value) + 1);
     add_to_value(histogram, BUCKETS + bucket, 1);
 }
 
@@ -226,26 +247,4 @@ observe_locked(Cell *histogram, Py_ssize_t bucket, double value)
     uint32_t seq = begin_write(histogram);
     observe_unlocked(histogram, bucket, value);
     end_write(histogram, seq);
-}
-
-/* The number of the first bound that is not less than value; n_bounds where all are. */
-static inline Py_ssize_t
-bucket_of(const double *bounds, Py_ssize_t n_bounds, double value)
-{
-    Py_ssize_t low = 0;
-    for (Py_ssize_t span = n_bounds; span > 0;) {
-        Py_ssize_t half = span / 2;
-        int above = bounds[low + half] < value;
-        low += above ? half + 1 : 0;
-        span = above ? span - half - 1 : half;
-    }
-    return low;
-}
-
-/* The bucket of a value in a histogram whose upper bounds are the doubles in a bytes object. */
-static inline Py_ssize_t
-bucket_in(PyObject *bounds, double value)
-{
-    Py_ssize_t n_bounds = PyBytes_GET_SIZE(bounds) / (Py_ssize_t)sizeof(double);
-    return bucket_of((const double *)(const void *)PyBytes_AS_STRING(bounds), n_bounds, value);
 }

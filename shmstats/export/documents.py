@@ -2,7 +2,8 @@
 
 ``{category: {metric: value}}``. A counter is an int, a gauge an int or a float (null where it is not finite),
 a timestamp a string in ISO 8601, a histogram an object of count, sum, mean, p50, p90, p99 and max: in ms, or in
-a declared unit that is none of time, null where nothing was observed. A series with labels has its metric followed
+a declared unit that is none of time, null where nothing was observed; and of exponential bounds the relative error that
+the percentiles can have. A series with labels has its metric followed
 by them as key, as Prometheus writes it:
 ``requests{method="GET",status="200"}``. Should a metric without labels be *called* that, it keeps its name
 and the other gets a comma before the brace. The figures of the machine are the category ``system``.
@@ -14,7 +15,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from shmstats.export.figures import histogram_figures, iso_time
+from shmstats.export.figures import iso_time, with_error
 from shmstats.export.printable import json_text
 from shmstats.export.view import View
 from shmstats.series import Distribution, Kind, Name, Snapshot, Value, by_category
@@ -48,7 +49,7 @@ def _broken_down(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
 
 def _shown(name: Name, value: Value) -> Any:
     if isinstance(value, Distribution):
-        return histogram_figures(value, name.bounds)
+        return with_error(value, name.bounds)
     if name.kind is Kind.TIMESTAMP:
         return iso_time(int(value))
     return value if math.isfinite(value) else None

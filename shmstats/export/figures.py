@@ -5,18 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 
+from shmstats.bounds import Bounds, Exponential
 from shmstats.series import Distribution
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
-def histogram_figures(value: Distribution, bounds: tuple[float, ...]) -> dict[str, int | float | None]:
+def histogram_figures(value: Distribution, bounds: Bounds) -> dict[str, int | float | None]:
     """Return count, sum, mean, p50, p90, p99 and max, the latter six in ms, or in a declared unit that is none of time.
 
-    A percentile is interpolated linearly inside its bucket, as Prometheus' ``histogram_quantile`` does, but
-    with the largest observation for the end of what lies above it. Without observations there is neither mean
-    nor percentile nor max: they are None.
+    Without observations there is neither mean nor percentile nor max: they are None.
     """
     count = value.count
     if not count:
@@ -24,6 +23,12 @@ def histogram_figures(value: Distribution, bounds: tuple[float, ...]) -> dict[st
     cumulative = list(accumulate(value.buckets))
     percentiles = {key: _percentile(share, value, bounds, cumulative) for key, share in _PERCENTILES.items()}
     return {"count": count, "sum": value.sum, "mean": value.sum / count, **percentiles, "max": value.max}
+
+
+def with_error(value: Distribution, bounds: Bounds) -> dict[str, int | float | None]:
+    """Return the figures of a histogram, and of one with exponential bounds the error of its percentiles."""
+    figures = histogram_figures(value, bounds)
+    return {**figures, "error": bounds.error} if isinstance(bounds, Exponential) else figures
 
 
 def iso_time(microseconds: int) -> str:
@@ -34,12 +39,22 @@ def iso_time(microseconds: int) -> str:
         return f"{microseconds} µs"
 
 
-def _percentile(share: float, value: Distribution, bounds: tuple[float, ...], cumulative: list[int]) -> float:
+def _percentile(share: float, value: Distribution, bounds: Bounds, cumulative: list[int]) -> float:
+    """Return a percentile, of which it is known in which bucket it is, and that it is from the minimum to the maximum.
+
+    Between exponential bounds it is the value that is as far, as a share, from the one as from the other. Else it is
+    interpolated linearly, as Prometheus' ``histogram_quantile`` does, but with the largest observation for the end of
+    what lies above all bounds.
+    """
     rank = share * cumulative[-1]
     i = next(i for i, reached in enumerate(cumulative) if reached >= rank and reached)
     lower = bounds[i - 1] if i else min(0.0, value.max)
     upper = min(bounds[i], value.max) if i < len(bounds) else value.max
+    if value.min > 0:
+        lower = max(lower, value.min)
     if upper <= lower:
         return upper
+    if isinstance(bounds, Exponential):
+        return 2 * lower * upper / (lower + upper) if lower else 0.0
     inside = value.buckets[i]
     return lower + (upper - lower) * ((rank - (cumulative[i] - inside)) / inside)

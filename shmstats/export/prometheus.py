@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
+from shmstats.bounds import shown_in_text
 from shmstats.export.escaping import is_metric_name
 from shmstats.export.naming import ExposedFamily, ExposedSeries, Type, is_time
 from shmstats.export.page import Member, Page, Pages
@@ -166,7 +167,7 @@ class _Histogram:
         self._divisor = 1000 if is_time(name.unit) else 1
         self._buckets = len(name.bounds) + 1
         # Bounds that are the same when divided are one bucket: the later one, being cumulative, has it all.
-        limits = {bound_text(bound, self._divisor): i for i, bound in enumerate(name.bounds)}
+        limits = {bound_text(name.bounds[i], self._divisor): i for i in shown_in_text(name.bounds)}
         limits["+Inf"] = self._buckets - 1
         self._kept = list(limits.values())
         lines = [_sample(series, "%d", "_bucket", limit) for limit in limits]

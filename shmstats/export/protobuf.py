@@ -7,13 +7,15 @@ https://github.com/prometheus/client_model/blob/master/io/prometheus/client/metr
 from __future__ import annotations
 
 import itertools
+import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from shmstats.bounds import Bounds, Exponential, shown_in_text
 from shmstats.export.naming import Type, is_time
 from shmstats.export.page import Member, Page, Pages
 from shmstats.export.prometheus import bound_text
@@ -28,6 +30,9 @@ _NUMBERS = {Type.COUNTER: 0, Type.GAUGE: 1, Type.HISTOGRAM: 4}
 _VALUES = {Type.COUNTER: 3, Type.GAUGE: 2, Type.HISTOGRAM: 7}
 
 _VARINT, _FIXED64, _LENGTH = 0, 1, 2
+
+#: Empty buckets in a row that are written among others: a new run takes as many bytes.
+_LONGEST_GAP = 3
 
 _DOUBLE = struct.Struct("<d")
 
@@ -117,15 +122,55 @@ def _histogram(member: Member, value: Distribution) -> bytes:
     divisor = 1000 if is_time(member.name.unit) else 1
     cumulative = list(itertools.accumulate(value.buckets))
     # As in the text: bounds that are the same when divided are one bucket, and the later one has it all.
-    limits = dict(zip(_limits(bounds, divisor), cumulative, strict=False))
+    limits = {limit: cumulative[i] for i, limit in zip(shown_in_text(bounds), _limits(bounds, divisor), strict=True)}
     parts = [_integer(1, cumulative[-1]), _double(2, value.sum / divisor)]
     parts += [_message(3, _integer(1, count) + limit) for limit, count in limits.items()]
+    if isinstance(bounds, Exponential):
+        parts += _native(bounds, value.buckets)
     return _message(_VALUES[Type.HISTOGRAM], b"".join(parts) + _created(member.name.created, 15))
 
 
 @lru_cache(maxsize=1000)
-def _limits(bounds: tuple[float, ...], divisor: int) -> tuple[bytes, ...]:
-    return tuple(_double(2, float(bound_text(bound, divisor))) for bound in bounds)
+def _limits(bounds: Bounds, divisor: int) -> tuple[bytes, ...]:
+    return tuple(_double(2, float(bound_text(bounds[i], divisor))) for i in shown_in_text(bounds))
+
+
+def _native(bounds: Exponential, buckets: tuple[int, ...]) -> Iterator[bytes]:
+    """Give the fields of a Histogram that make it a native one.
+
+    What is above the highest bound is in the bucket behind it: a count must never move from one bucket to another.
+    """
+    yield _integer(5, _zigzag(bounds.schema))
+    yield _double(6, math.ldexp(1.0, bounds.first))
+    yield _integer(7, buckets[0])
+    end, before, deltas = 0, 0, bytearray()
+    for start, counts in _runs(bounds.first << bounds.schema, buckets):
+        yield _message(12, _integer(1, _zigzag(start - end)) + _integer(2, len(counts)))
+        end = start + len(counts)
+        for count in counts:
+            deltas += _varint(_zigzag(count - before))
+            before = count
+    if deltas:
+        yield _message(13, bytes(deltas))
+
+
+def _runs(zero: int, buckets: tuple[int, ...]) -> list[tuple[int, list[int]]]:
+    """Return runs of buckets that hold something, without the zero bucket: the index of the first, and the counts.
+
+    Args:
+        zero: the index of the zero bucket's upper bound.
+        buckets: all of them.
+    """
+    runs: list[tuple[int, list[int]]] = []
+    for i, count in enumerate(buckets):
+        if not count or not i:
+            continue
+        gap = zero + i - runs[-1][0] - len(runs[-1][1]) if runs else _LONGEST_GAP + 1
+        if gap <= _LONGEST_GAP:
+            runs[-1][1].extend([0] * gap + [count])
+        else:
+            runs.append((zero + i, [count]))
+    return runs
 
 
 def _created(moment: int, number: int) -> bytes:
@@ -146,6 +191,10 @@ def _varint(number: int) -> bytes:
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
+
+
+def _zigzag(number: int) -> int:
+    return number << 1 if number >= 0 else (-number << 1) - 1
 
 
 def _integer(field: int, number: int) -> bytes:

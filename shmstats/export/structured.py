@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shmstats.export.figures import histogram_figures, iso_time
+from shmstats.bounds import Bounds, Exponential
+from shmstats.export.figures import iso_time, with_error
 from shmstats.export.printable import json_text
 from shmstats.export.view import View
 from shmstats.series import Distribution, Kind, Mode, Name, Snapshot, Value
@@ -57,11 +58,27 @@ def _described(name: Name) -> dict[str, Any]:
     return described
 
 
+def _buckets(bounds: Bounds, value: Distribution) -> Iterator[dict[str, Any]]:
+    """Give the buckets, of exponential bounds those that hold something."""
+    limits = zip(bounds, value.buckets, strict=False)
+    above = {"le": None, "count": value.buckets[-1]}
+    if not isinstance(bounds, Exponential):
+        yield from ({"le": limit, "count": count} for limit, count in limits)
+        yield above
+        return
+    before = 0.0
+    for limit, count in limits:
+        if count:
+            yield {"gt": before, "le": limit, "count": count}
+        before = limit
+    if value.buckets[-1]:
+        yield {"gt": before, **above}
+
+
 def _shown(name: Name, value: Value) -> Any:
     if isinstance(value, Distribution):
-        limits = [*name.bounds, None]
-        buckets = [{"le": limit, "count": count} for limit, count in zip(limits, value.buckets, strict=True)]
-        return {**histogram_figures(value, name.bounds), "buckets": buckets}
+        smallest = value.min if value.count else None
+        return {**with_error(value, name.bounds), "min": smallest, "buckets": list(_buckets(name.bounds, value))}
     if name.kind is Kind.TIMESTAMP:
         return iso_time(int(value))
     return value if math.isfinite(value) else None

@@ -29,7 +29,7 @@ from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Valu
 from .catalog import Catalog, NameReader
 from .columns import Columns, saturated
 from .gauges import Contribution, Gauges, by_process, combine
-from .histograms import Histograms
+from .histograms import BEFORE_BUCKETS, Histograms
 from .requests import Served, read_requests
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ class BlockReader:
         if name.kind in (Kind.GAUGE, Kind.TIMESTAMP):
             return self.columns.gauge(cell) if row == 0 else None
         if name.kind is Kind.HISTOGRAM:
-            distribution = self.histograms.one(cell, len(name.bounds) + 4, reserved, row)
+            distribution = self.histograms.one(cell, len(name.bounds) + 1 + BEFORE_BUCKETS, reserved, row)
             return distribution if any(distribution.buckets) else None
         return int(self.columns.cells["value"][row, cell + 1]) or None
 

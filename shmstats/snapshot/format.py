@@ -1,13 +1,18 @@
-"""What is in the file of a saved snapshot: one JSON object, in this form since version 2::
+"""What is in the file of a saved snapshot: one JSON object, in this form since version 3::
 
-    {"version": 2, "checksum": "<BLAKE2b of the bytes of data>", "data": {
+    {"version": 3, "checksum": "<BLAKE2b of the bytes of data>", "data": {
         "saved": <seconds since 1970>, "values": [...], "declared": [[category, metric, help, unit, bounds], ...],
         "names": [...], "kinds": [...], "created": [...]}}
 
 A name is category, metric, and label names and values, joined by NUL. A kind is the number of the kind, negative for a
 counter that was decremented. What is declared about a metric is there once, not with each of its series. ``created``
-is in ns since 1970, 0 where that is not known; files of before do not have it.
+is in ns since 1970, 0 where that is not known.
 
+The bounds of a histogram are a list, or of exponential ones an object of ``schema``, ``first``, ``octaves`` and
+``factor`` (`shmstats.bounds`). Its value is ``[sum, maximum, minimum, number, [...]]``: the buckets from the one of
+that number on, up to the last that has an observation.
+
+Version 2 had ``[sum, maximum, [...]]`` for it, with all buckets, lists of bounds only, and at first no ``created``.
 Version 1 had a list for each column: category, metric, labels, kind, monotonic, bounds, value.
 
 What a file says is checked like what a caller says. A series that is not allowed is left out, and told of.
@@ -24,13 +29,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..block.names import MAX_BOUNDS, check_text
+from ..block.names import check_text
+from ..bounds import Bounds, from_json, to_json
 from ..hashing import blake2b
 from ..layout import INT64_MAX, INT64_MIN
 from ..series import Distribution, Kind, Labels, Mode, Name, Snapshot, Value
 
-VERSION = 2
-_VERSIONS = (1, 2)
+VERSION = 3
+_VERSIONS = (1, 2, 3)
 _BEGINNING = b'{"version": '
 _COLUMNS_OF_1 = ("category", "metric", "labels", "kind", "monotonic", "bounds", "value")
 
@@ -80,7 +86,7 @@ class _Header(NamedTuple):
         """Return that of some names."""
         saved = [i for i, name in enumerate(names) if name.kind is not Kind.TIMESTAMP and name.mode is Mode.LAST]
         chosen = names if len(saved) == len(names) else [names[i] for i in saved]
-        declared: dict[tuple[str, str], tuple[str, str, tuple[float, ...]]] = {}
+        declared: dict[tuple[str, str], tuple[str, str, Bounds]] = {}
         keys: list[str] = []
         kinds: list[int] = []
         histograms: list[int] = []
@@ -93,7 +99,7 @@ class _Header(NamedTuple):
             key = f"{category}\0{metric}"
             keys.append("\0".join((key, *(part for pair in labels for part in pair))) if labels else key)
         head = {
-            "declared": [(*metric, *what) for metric, what in declared.items()],
+            "declared": [(*metric, *what, to_json(bounds)) for metric, (*what, bounds) in declared.items()],
             "names": keys,
             "kinds": kinds,
             "created": [name.created for name in chosen],
@@ -116,13 +122,19 @@ def encode(snapshot: Snapshot) -> bytes:
     for i in header.histograms:
         value = values[i]
         if isinstance(value, Distribution):
-            values[i] = [value.sum, value.max, value.buckets]
+            values[i] = [value.sum, value.max, value.min, *_in_use(value.buckets)]
     data = b'{"saved": %s, "values": %s, %s' % (
         repr(time.time()).encode(),
         json.dumps(values).encode(),
         header.text[1:],
     )
     return _prefix(VERSION, data) + data + b"}\n"
+
+
+def _in_use(buckets: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """Return the number of the first bucket that has an observation, and the buckets from there to the last such."""
+    used = [i for i, count in enumerate(buckets) if count]
+    return (used[0], buckets[used[0] : used[-1] + 1]) if used else (0, ())
 
 
 def _prefix(version: int, data: bytes) -> bytes:
@@ -165,7 +177,8 @@ def decode(file: Path, content: bytes) -> tuple[Snapshot, list[LeftOut]]:
     there: set[tuple[str, str, Labels]] = set()
     for row in rows:
         try:
-            name, value = _name(row), _value(row)
+            name = _name(row)
+            value = _value(row, name.bounds)
             if (*name[:2], name.labels) in there:
                 raise ValueError("it is there twice")
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
@@ -229,7 +242,7 @@ def _declared(entries: Iterable[Any]) -> dict[tuple[Any, Any], tuple[Any, Any, A
     return declared
 
 
-_ROWS: dict[int, Callable[[Mapping[str, Any]], Iterable[_Row]]] = {1: _rows_of_1, 2: _rows_of_2}
+_ROWS: dict[int, Callable[[Mapping[str, Any]], Iterable[_Row]]] = {1: _rows_of_1, 2: _rows_of_2, 3: _rows_of_2}
 
 
 def _name(row: _Row) -> Name:
@@ -249,7 +262,7 @@ def _name(row: _Row) -> Name:
         kind,
         _labels(row.labels),
         row.monotonic and kind is Kind.COUNTER,
-        _bounds(row.bounds) if kind is Kind.HISTOGRAM else (),
+        from_json(row.bounds) if kind is Kind.HISTOGRAM else (),
         _declared_text("help", row.help, _MAX_HELP),
         _declared_text("unit", row.unit, _MAX_UNIT),
         created=created,
@@ -277,14 +290,7 @@ def _declared_text(what: str, text: Any, most: int) -> str:
     return text
 
 
-def _bounds(found: Any) -> tuple[float, ...]:
-    bounds = tuple(map(float, found))
-    if len(bounds) > MAX_BOUNDS or not all(map(math.isfinite, bounds)) or any(map(operator.ge, bounds, bounds[1:])):
-        raise ValueError(f"bounds must be at most {MAX_BOUNDS} finite numbers, ascending: {bounds!r:.80}")
-    return bounds
-
-
-def _value(row: _Row) -> Value:
+def _value(row: _Row, bounds: Bounds) -> Value:
     """Return the value of a series.
 
     Raises:
@@ -293,13 +299,7 @@ def _value(row: _Row) -> Value:
     """
     value = row.value
     if row.kind == Kind.HISTOGRAM:
-        total, maximum, buckets = value
-        distribution = Distribution(float(total), float(maximum), tuple(map(operator.index, buckets)))
-        if not (math.isfinite(distribution.sum) and math.isfinite(distribution.max)):
-            raise ValueError("the sum and the maximum must be finite")
-        if not all(0 <= bucket <= INT64_MAX for bucket in distribution.buckets):
-            raise ValueError("a bucket must be an integer of 64 bits, not negative")
-        return distribution
+        return _distribution(value, len(bounds) + 1)
     if type(value) is int:
         if not INT64_MIN <= value <= INT64_MAX:
             raise ValueError(f"{value!r:.40} does not fit 64 bits")
@@ -307,3 +307,27 @@ def _value(row: _Row) -> Value:
     if type(value) is not float or row.kind != Kind.GAUGE or not math.isfinite(value):
         raise ValueError(f"{value!r:.80} is no value of a {_KINDS[row.kind].name.lower()}")
     return value
+
+
+def _distribution(value: Any, n_buckets: int) -> Distribution:
+    """Return the value of a histogram, as any version has it.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: a part of it is not allowed.
+    """
+    if len(value) == 3:
+        total, maximum, counts = value
+        minimum, first = 0.0, 0
+    else:
+        total, maximum, minimum, first, counts = value
+        if not 0 <= first <= first + len(counts) <= n_buckets:
+            raise ValueError(f"there are {n_buckets} buckets, not {len(counts)} from number {first!r:.40} on")
+    buckets = [0] * first + list(map(operator.index, counts))
+    buckets += [0] * (n_buckets - len(buckets))
+    distribution = Distribution(float(total), float(maximum), tuple(buckets), float(minimum))
+    if not all(map(math.isfinite, (distribution.sum, distribution.max, distribution.min))):
+        raise ValueError("the sum, the maximum and the minimum must be finite")
+    if not all(0 <= bucket <= INT64_MAX for bucket in buckets):
+        raise ValueError("a bucket must be an integer of 64 bits, not negative")
+    return distribution

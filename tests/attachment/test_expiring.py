@@ -63,8 +63,8 @@ def test_what_is_counted_while_a_label_set_goes_is_not_lost(shmstats: ModuleType
         for record in records:
             row, generation = block.row_for(record), cells.generation
             if record.width > 2:
-                buckets = (1, *(0,) * (record.width - 4))
-                cells.add_distribution(row, record.cell, 7.0, 7.0, buckets, generation)
+                buckets = (1, *(0,) * (record.width - 5))
+                cells.add_distribution(row, record.cell, 7.0, 7.0, 7.0, buckets, generation)
             else:
                 cells.add(row, record.cell, 1, generation)
         remove(records, cells)

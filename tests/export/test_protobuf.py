@@ -10,6 +10,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.internal.decoder import _DecodeVarint32
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from shmstats.bounds import exponential
 from shmstats.export import View, protobuf, render
 from shmstats.series import Distribution, Kind, Name, Snapshot
 
@@ -22,10 +23,16 @@ DEFINITION = {
     "Gauge": [("value", 1, "double")],
     "Counter": [("value", 1, "double"), ("created_timestamp", 3, "Timestamp")],
     "Bucket": [("cumulative_count", 1, "uint64"), ("upper_bound", 2, "double")],
+    "BucketSpan": [("offset", 1, "sint32"), ("length", 2, "uint32")],
     "Histogram": [
         ("sample_count", 1, "uint64"),
         ("sample_sum", 2, "double"),
         ("bucket", 3, "*Bucket"),
+        ("schema", 5, "sint32"),
+        ("zero_threshold", 6, "double"),
+        ("zero_count", 7, "uint64"),
+        ("positive_span", 12, "*BucketSpan"),
+        ("positive_delta", 13, "*sint64"),
         ("created_timestamp", 15, "Timestamp"),
     ],
     "Metric": [
@@ -56,7 +63,8 @@ def _family_class() -> Any:
             if kind.strip("*") in DEFINITION:
                 field.type, field.type_name = _FIELD.TYPE_MESSAGE, f".io.prometheus.client.{kind.strip('*')}"
             else:
-                field.type = getattr(_FIELD, f"TYPE_{kind.upper()}")
+                field.type = getattr(_FIELD, f"TYPE_{kind.strip('*').upper()}")
+                field.options.packed = kind.startswith("*")  # every parser takes both forms
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("io.prometheus.client.MetricFamily"))
@@ -163,3 +171,44 @@ def test_further_names_are_added_to_a_page() -> None:
 def test_a_histogram_with_the_wrong_number_of_buckets_is_refused() -> None:
     with pytest.raises(ValueError, match="3 bounds has 2 buckets"):
         protobuf.render(Snapshot([SNAPSHOT.names[3]], [Distribution(1.0, 1.0, (1, 1))]))
+
+
+def native_buckets(histogram: Any) -> dict[int, int]:
+    """What is in each bucket of a native histogram, by its index."""
+    found, index, count = {}, 0, 0
+    deltas = iter(histogram.positive_delta)
+    for span in histogram.positive_span:
+        index += span.offset
+        for _ in range(span.length):
+            count += next(deltas)
+            found[index] = count
+            index += 1
+    assert list(deltas) == []
+    return found
+
+
+@pytest.mark.parametrize(("unit", "factor", "first"), [("", 1000, -3), ("bytes", 1, 4)])
+def test_an_exponential_histogram_is_a_native_one_with_all_its_buckets(unit: str, factor: int, first: int) -> None:
+    bounds = exponential(3, first, 10, factor)
+    counts = [0] * 82
+    for i, count in {0: 7, 1: 3, 2: 0, 3: 1000, 20: 1, 24: 5, 80: 2, 81: 9}.items():
+        counts[i] = count
+    name = Name("c", "h", Kind.HISTOGRAM, bounds=bounds, unit=unit)
+    snapshot = Snapshot([name], [Distribution(5.0, 1.0, tuple(counts))])
+    [family] = read(protobuf.render(snapshot))
+    histogram = family.metric[0].histogram
+    assert (histogram.schema, histogram.zero_threshold, histogram.zero_count) == (3, 2.0**first, 7)
+    assert histogram.sample_count == sum(counts)
+    found = native_buckets(histogram)
+    assert {index: count for index, count in found.items() if count} == {
+        first * 8 + i: count for i, count in enumerate(counts) if count and i
+    }
+    assert samples([family]) == samples_of_text(snapshot)  # as text has the powers of two
+    assert [bucket.upper_bound for bucket in histogram.bucket] == [2.0 ** (first + i) for i in range(11)]
+
+
+def test_an_exponential_histogram_without_observations_is_known_as_a_native_one() -> None:
+    name = Name("c", "h", Kind.HISTOGRAM, bounds=exponential(3, -14, 20, 1000))
+    [family] = read(protobuf.render(Snapshot([name], [Distribution(0.0, 0.0, (0,) * 162)])))
+    assert family.metric[0].histogram.zero_threshold > 0
+    assert native_buckets(family.metric[0].histogram) == {}

@@ -264,14 +264,14 @@ def test_what_is_added_to_a_gauge_is_there_once(name: str) -> None:
 
 # Histograms ----------------------------------------------------------------------------------------
 
-WIDTH = 4  # the lock, the sum, the maximum, one bucket
+WIDTH = 5  # the lock, the sum, the maximum, the minimum, one bucket
 
 
 def observe(*values: float) -> Callable[[Process], None]:
     def program(process: Process) -> None:
         cells = process.had().cells
         for value in values:
-            assert cells.add_distribution(1, 0, value, value, (1,), 1)
+            assert cells.add_distribution(1, 0, value, value, value, (1,), 1)
             process.steps.note("done", value)
 
     return program
@@ -289,7 +289,7 @@ def summed(block: Any) -> tuple[float, float, int]:
     """Sum, maximum and count of the row's histogram, read by the real reader."""
     copy = block.reader.histograms.in_row(1, 0, WIDTH)
     total, maximum = copy[:2].view(float).tolist()
-    return total, maximum, sum(copy[2:].tolist())
+    return total, maximum, sum(copy[3:].tolist())
 
 
 def histograms(core: Core, *programs: Callable[[Process], None], whole: set[tuple[float, float, int]]) -> None:

@@ -79,11 +79,13 @@ def test_a_load_outside_of_the_block_is_refused_or_else_it_is_found(tmp_path: Pa
 
 REBOUND = """
     import threading
+    from shmstats.bounds import scale_of
     from shmstats.core._cells import Cells, Counter, Gauge, Histogram
 
     memory = bytearray(8192)
     memory[32] = 1  # the generation
     asked = threading.Event()
+    SCALE = scale_of((1.0,))
 
     def is_live(word):
         asked.set()
@@ -91,7 +93,7 @@ REBOUND = """
 
     make = lambda: Cells(memoryview(memory), 4096, 1, 256, 4096, 32, 7, is_live, None)
     for handle in (Counter(print, "a", "b"), Gauge(print, "a", "c"), Histogram(print, "a", "d")):
-        bind = lambda cells: handle._bind(cells, 0, 0, 5, 1, False, *([bytes(8)] if type(handle) is Histogram else []))
+        bind = lambda cells: handle._bind(cells, 0, 0, 6, 1, False, *([SCALE] if type(handle) is Histogram else []))
         first, other = make(), make()
         bind(first)
         other.hold(0, 0, 99)

@@ -72,8 +72,9 @@ def test_many_histograms_over_many_rows_are_what_each_is_alone(attach: Any, shms
         for row in range(5):
             if chance.random() < 0.8:
                 assert block.space.reserve_cells(row, record.cell, record.width)
-                buckets = tuple(chance.choice((0, 5, largest)) for _ in range(record.width - 3))
-                block.cells.add_distribution(row, record.cell, 2.5, float(row), buckets, block.cells.generation)
+                buckets = tuple(chance.choice((0, 5, largest)) for _ in range(record.width - 4))
+                figures = 2.5, float(row), row / 2, buckets
+                block.cells.add_distribution(row, record.cell, *figures, block.cells.generation)
     read = block.reader.read()
     assert list(read.values) == [block.reader.value(record) for record in records]
 
@@ -85,8 +86,8 @@ def test_a_histogram_that_a_killed_writer_left_is_read_too(attach: Any, shmstats
     block = attach()
     record = block.find_or_add(encode_key("c", "h"), shmstats.series.Kind.HISTOGRAM)
     row = block.row_for(record)
-    buckets = (1,) + (0,) * (record.width - 4)
-    block.cells.add_distribution(row, record.cell, 0.05, 0.05, buckets, block.cells.generation)
+    buckets = (1,) + (0,) * (record.width - 5)
+    block.cells.add_distribution(row, record.cell, 0.05, 0.05, 0.05, buckets, block.cells.generation)
     place = block.layout.cells + row * block.layout.row_bytes + record.cell * CELL_LAYOUT.itemsize
     np.frombuffer(block._buf, "<u4", 1, place + 4)[:] |= 1
     assert block.reader.read().values[0].buckets == buckets

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shmstats.bounds import shown_in_text
 from shmstats.export.naming import is_time
 from shmstats.export.page import Member, Page, Pages
 from shmstats.export.prometheus import bound_text
@@ -125,7 +126,7 @@ class _HistogramSamples:
         self._bounds = len(name.bounds)
         self._divisor = 1000 if is_time(name.unit) else 1
         # Bounds that are the same when divided are one bucket: the later one, being cumulative, has it all.
-        limits = {bound_text(bound, self._divisor): i for i, bound in enumerate(name.bounds)}
+        limits = {bound_text(name.bounds[i], self._divisor): i for i in shown_in_text(name.bounds)}
         limits["+Inf"] = self._bounds
         self._limits = list(limits)
         self._kept = operator.itemgetter(*limits.values(), self._bounds)

@@ -1,0 +1,245 @@
+"""Bounds of a histogram's buckets: given one by one, or exponential, which follow from an error and a range.
+
+Bucket ``i`` counts what is above bound ``i - 1`` and not above bound ``i``; the last one what is above all bounds.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import itertools
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+#: Schemas that Prometheus' native histograms have, from bounds at powers of 2 to bounds at powers of 2^(1/256).
+SCHEMAS = range(9)
+
+#: How far the ends of a range may be from each other, and buckets that a histogram may have.
+MAX_OCTAVES = 64
+MAX_BUCKETS = 8192
+
+#: The lowest and highest power of two that a bound of full precision can be.
+_LOWEST, _HIGHEST = -1022, 1023
+
+#: Bits of a root behind its point: more than a float has, so that the nearest float is found.
+_ROOT_BITS = 100
+
+_MANTISSA_BITS = 52
+_MANTISSA = 2**_MANTISSA_BITS - 1
+
+#: What a core needs to find the bucket of a value: the number of bounds, the schema, and where bucket 0 is in the
+#: count of buckets from the smallest float on; then for each slot of an octave a mantissa and a number. A schema of -1:
+#: the bounds follow.
+_SCALE_HEAD = struct.Struct("<qqq")
+_SLOT = struct.Struct("<qq")
+_EXPLICIT = -1
+
+
+class Exponential(tuple[float, ...]):
+    """Bounds at ``factor`` times the powers of 2^(2^-schema), over whole octaves. Get them by `exponential`.
+
+    Attributes:
+        schema: 0 to 8: there are 2^schema buckets in an octave.
+        first: the lowest bound is ``factor`` times this power of two. What is not above it is in the *zero bucket*.
+        octaves: from the lowest bound to the highest.
+        factor: 1000 for times, which are kept in ms and shown in seconds; else 1.
+    """
+
+    schema: int
+    first: int
+    octaves: int
+    factor: int
+
+    @property
+    def error(self) -> float:
+        """How far a percentile within the range can be from the exact one, as a share of that; rounded up."""
+        return math.ceil(_error(self.schema) * 1e4) / 1e4
+
+    @property
+    def description(self) -> str:
+        """The bounds in words."""
+        return f"exponential, error {self.error:g}, from {self[0]:g} to {self[-1]:g}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exponential, (self.schema, self.first, self.octaves, self.factor)
+
+
+#: Upper bounds of a histogram's buckets, ascending, without infinity.
+Bounds = tuple[float, ...] | Exponential
+
+
+@functools.lru_cache(maxsize=256)
+def exponential(schema: int, first: int, octaves: int, factor: int) -> Exponential:
+    """Return exponential bounds, the same object for the same arguments.
+
+    Raises:
+        ValueError: there are no such bounds.
+    """
+    if not (
+        schema in SCHEMAS
+        and factor in (1, 1000)
+        and 1 <= octaves <= MAX_OCTAVES
+        and octaves << schema <= MAX_BUCKETS
+        and first >= _LOWEST
+        and first + octaves + factor.bit_length() <= _HIGHEST
+    ):
+        raise ValueError(f"there are no bounds of schema {schema}, from 2^{first} over {octaves} octaves, by {factor}")
+    roots = [float(factor * _root(schema, step)) for step in range(1 << schema)]
+    powers = range(first - _ROOT_BITS, first + octaves - _ROOT_BITS)
+    limits = [math.ldexp(root, power) for power in powers for root in roots]
+    bounds = Exponential((*limits, math.ldexp(factor, first + octaves)))
+    bounds.schema, bounds.first, bounds.octaves, bounds.factor = schema, first, octaves, factor
+    return bounds
+
+
+def _root(schema: int, step: int) -> int:
+    """Return 2^(step * 2^-schema) as an integer with `_ROOT_BITS` bits behind the point, rounded down."""
+    root = 1 << step + (_ROOT_BITS << schema)
+    for _ in range(schema):
+        root = math.isqrt(root)
+    return root
+
+
+def _error(schema: int) -> float:
+    """Return the error of the value between two bounds that is as far, as a share, from the one as from the other."""
+    base: float = 2.0 ** (2.0**-schema)
+    return (base - 1) / (base + 1)
+
+
+def bounds_of_error(error: float, low: float, high: float, factor: int = 1) -> Exponential:
+    """Return the coarsest exponential bounds that keep a percentile within an error, over a range.
+
+    Args:
+        error: as a share of the exact percentile, more than 0 and at most 1.
+        low: what the range begins with, more than 0; in what values are observed in.
+        high: what it ends with.
+        factor: as in `Exponential`.
+
+    Raises:
+        ValueError: there are none: the error is too small for the range, or the range is none. The message says what is
+            allowed.
+    """
+    if not 0 < error <= 1:
+        raise ValueError(f"error must be more than 0 and at most 1 (0.05 is 5 %), not {error}")
+    finest = _error(SCHEMAS[-1])
+    if error < finest:
+        raise ValueError(
+            f"error must be at least {finest:.4f}, the finest that Prometheus' histograms have, not {error}"
+        )
+    lowest, highest = (math.ldexp(factor, power) for power in (_LOWEST, _HIGHEST - factor.bit_length()))
+    if not lowest < low < high <= highest:
+        raise ValueError(f"range must be two numbers from {lowest:.3g} to {highest:.3g}, ascending, not {(low, high)}")
+    schema = next(schema for schema in SCHEMAS if _error(schema) <= error)
+    first, last = _power_below(low, factor), _power_below(high, factor) + 1
+    if last - first > MAX_OCTAVES:
+        raise ValueError(
+            f"range must be of at most {MAX_OCTAVES} octaves (doublings), not {last - first}: {(low, high)}; what is"
+            " outside of it is counted all the same"
+        )
+    if last - first << schema > MAX_BUCKETS:
+        raise ValueError(
+            f"an error of {error} over {last - first} octaves takes {last - first << schema} buckets; there may be"
+            f" {MAX_BUCKETS}: give a larger error or a smaller range"
+        )
+    return exponential(schema, first, last - first, factor)
+
+
+def _power_below(value: float, factor: int) -> int:
+    """Return the largest power of two that is, times the factor, less than a value."""
+    power = math.frexp(value / factor)[1]
+    while math.ldexp(factor, power) >= value:
+        power -= 1
+    return power
+
+
+#: Most upper bounds that can be given one by one.
+MAX_BOUNDS = 250
+
+#: Of exponential bounds where nothing else is said: the error, and the ranges of times in ms and of other values.
+DEFAULT_ERROR = 0.05
+TIME_RANGE = 0.1, 60_000.0
+DEFAULT_RANGE = 1.0, 2.0**30
+
+
+def to_json(bounds: Bounds) -> list[float] | dict[str, int]:
+    """Return bounds as JSON has them: a list, or what exponential ones follow from."""
+    if isinstance(bounds, Exponential):
+        return {"schema": bounds.schema, "first": bounds.first, "octaves": bounds.octaves, "factor": bounds.factor}
+    return list(bounds)
+
+
+def from_json(found: Any) -> Bounds:
+    """Return the bounds that JSON has.
+
+    Raises:
+        TypeError: there are none.
+        ValueError: they are not allowed.
+    """
+    if isinstance(found, dict):
+        parts = [found.get(part) for part in ("schema", "first", "octaves", "factor")]
+        if any(type(part) is not int for part in parts):
+            raise ValueError(f"exponential bounds must have four integers, not {found!r:.80}")
+        return exponential(*parts)
+    bounds = tuple(map(float, found))
+    if len(bounds) > MAX_BOUNDS or not all(map(math.isfinite, bounds)):
+        raise ValueError(f"bounds must be at most {MAX_BOUNDS} finite numbers: {bounds!r:.80}")
+    if any(lower >= upper for lower, upper in itertools.pairwise(bounds)):
+        raise ValueError(f"bounds must be ascending: {bounds!r:.80}")
+    return bounds
+
+
+def rebucketed(buckets: Sequence[int], bounds: Bounds, wanted: Bounds) -> tuple[int, ...]:
+    """Return buckets put by their upper bounds into those of other bounds; a bucket without one goes into the last.
+
+    Raises:
+        ValueError: there is not one bucket more than bounds.
+    """
+    if len(buckets) != len(bounds) + 1:
+        raise ValueError(f"a histogram of {len(bounds)} bounds has {len(buckets)} buckets")
+    if bounds == wanted:
+        return tuple(buckets)
+    found = [0] * (len(wanted) + 1)
+    for bound, count in zip((*bounds, math.inf), buckets, strict=True):
+        found[bisect.bisect_left(wanted, bound)] += count
+    return tuple(found)
+
+
+def shown_in_text(bounds: Bounds) -> range:
+    """Return the numbers of the bounds that text formats show: of exponential ones the powers of two."""
+    step = 1 << bounds.schema if isinstance(bounds, Exponential) else 1
+    return range(0, len(bounds), step)
+
+
+def scale_of(bounds: Sequence[float]) -> bytes:
+    """Return what a core finds buckets by (`_SCALE_HEAD`).
+
+    Of exponential bounds it is a table. In each octave of floats, from one power of two to the next, they have the same
+    mantissas, so the exponent and the mantissa of a value lead to its bucket. The octave is parted into twice as many
+    slots as it has bounds: there is at most one bound in a slot, so one comparison decides.
+    """
+    return _exponential_scale(bounds) if isinstance(bounds, Exponential) else _explicit_scale(tuple(bounds))
+
+
+def _explicit_scale(bounds: tuple[float, ...]) -> bytes:
+    return _SCALE_HEAD.pack(len(bounds), _EXPLICIT, 0) + struct.pack(f"<{len(bounds)}d", *bounds)
+
+
+@functools.lru_cache(maxsize=256)
+def _exponential_scale(bounds: Exponential) -> bytes:
+    octave = sorted(_bits(bound) & _MANTISSA for bound in bounds[: 1 << bounds.schema])
+    shift = _MANTISSA_BITS - bounds.schema - 1
+    table = []
+    for slot in range(1 << bounds.schema + 1):
+        start, end = slot << shift, slot + 1 << shift
+        limit = next((mantissa for mantissa in octave if start < mantissa < end), _MANTISSA + 1)
+        table.append(_SLOT.pack(limit, sum(mantissa <= start for mantissa in octave)))
+    lowest = _bits(bounds[0])
+    before = (lowest >> _MANTISSA_BITS << bounds.schema) + sum(each <= lowest & _MANTISSA for each in octave)
+    return _SCALE_HEAD.pack(len(bounds), bounds.schema, before - 1) + b"".join(table)
+
+
+def _bits(value: float) -> int:
+    (bits,) = struct.unpack("<q", struct.pack("<d", value))
+    return int(bits)

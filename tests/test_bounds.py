@@ -1,0 +1,112 @@
+"""Exponential bounds, and the index by bits that finds the bucket of a value, in both cores."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SMALLEST, NORMAL = 5e-324, 2.0**-1022
+
+
+def values_around(bounds: tuple[float, ...]) -> Iterator[float]:
+    """Every bound and the floats beside it, every power of two and those beside it, subnormals, zeros."""
+    for value in (*bounds, *(2.0**power for power in range(-1074, 1024, 3)), NORMAL):
+        yield from (math.nextafter(value, 0), value, min(math.nextafter(value, math.inf), 1.7e308))
+    yield from (0.0, -0.0, SMALLEST, 3 * SMALLEST, NORMAL - SMALLEST, 1.7976931348623157e308)
+    chance = random.Random(1)
+    yield from (chance.lognormvariate(0, 20) for _ in range(500))
+
+
+@pytest.mark.parametrize(
+    ("schema", "first", "octaves", "factor"),
+    [(0, -14, 20, 1000), (3, -14, 20, 1000), (3, -1, 31, 1), (5, 20, 4, 1), (8, -3, 2, 1000), (2, -1022, 3, 1)],
+)
+def test_the_index_by_bits_is_what_a_search_over_all_bounds_finds(
+    stats: Any, shmstats: ModuleType, schema: int, first: int, octaves: int, factor: int
+) -> None:
+    bounds = shmstats.bounds.exponential(schema, first, octaves, factor)
+    kind = shmstats.series.Kind.HISTOGRAM
+    stats.shared.declare("c", "h", shmstats.series.Declaration(kind, unit="x", bounds=bounds))
+    observe = stats.histogram("c", "h").observe
+    expected: Counter[int] = Counter()
+    before = (0,) * (len(bounds) + 1)
+    for n, value in enumerate(values_around(bounds)):
+        observe(value)
+        expected[bisect.bisect_left(bounds, value)] += 1
+        if n % 97 == 0:  # where something is wrong, it is to be seen where
+            buckets = stats.get("c", "h").buckets
+            found = [i for i in range(len(bounds) + 1) if buckets[i] != before[i]]
+            assert {i: buckets[i] for i in found} == {i: expected[i] for i in found}, value
+            before = buckets
+    assert stats.get("c", "h").buckets == tuple(expected[i] for i in range(len(bounds) + 1))
+
+
+def test_bounds_are_the_nearest_floats_and_the_powers_of_two_are_exact() -> None:
+    from shmstats.bounds import exponential
+
+    bounds = exponential(3, -14, 20, 1000)
+    assert len(bounds) == 161
+    assert bounds[::8] == tuple(1000 * 2.0**power for power in range(-14, 7))
+    for i, bound in enumerate(bounds):
+        assert math.isclose(bound, 1000 * 2.0 ** (i / 8 - 14), rel_tol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("error", "schema"), [(1, 0), (0.34, 0), (0.1, 2), (0.05, 3), (0.02, 5), (0.01, 6), (0.0014, 8)]
+)
+def test_the_schema_is_the_coarsest_whose_error_is_small_enough(error: float, schema: int) -> None:
+    from shmstats.bounds import bounds_of_error
+
+    bounds = bounds_of_error(error, 0.5, 7.0)
+    assert bounds.schema == schema
+    assert bounds.error <= error
+    assert bounds[0] < 0.5 <= bounds[1 << schema]
+    assert bounds[-1] >= 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"error": 0}, "error must be more than 0"),
+        ({"error": 1.5}, "at most 1"),
+        ({"error": float("nan")}, "error must be finite"),
+        ({"error": 0.0001}, "error must be at least 0.0014"),
+        ({"error": "5 %"}, "error must be a number"),
+        ({"range": (10, 1)}, "ascending"),
+        ({"range": (5, 5)}, "ascending"),
+        ({"range": (0, 1)}, "range must be two numbers from"),
+        ({"range": (-1, 1)}, "range must be two numbers from"),
+        ({"range": (1e-40, 1e20)}, "at most 64 octaves"),
+        ({"range": (1, float("inf"))}, "range must be finite"),
+        ({"range": 5}, "range must be two numbers"),
+        ({"error": 0.002, "range": (1e-9, 1e9)}, "a larger error or a smaller range"),
+        ({"buckets": (1, 2), "error": 0.05}, 'buckets="exponential"'),
+        ({"buckets": "fine"}, "exponential"),
+        ({"kind": "counter", "buckets": None, "error": 0.05}, "a counter has none"),
+    ],
+)
+def test_what_cannot_be_is_told(arguments: dict[str, Any], says: str) -> None:
+    from shmstats.registry import Registry
+
+    with pytest.raises((TypeError, ValueError), match=says):
+        Registry().declare("c", "h", **{"kind": "histogram", "buckets": "exponential", **arguments})
+
+
+def test_bounds_survive_json_pickle_and_a_copy_as_the_same_object() -> None:
+    import copy
+    import json
+    import pickle
+
+    from shmstats.bounds import exponential, from_json, to_json
+
+    bounds = exponential(3, -14, 20, 1000)
+    assert from_json(json.loads(json.dumps(to_json(bounds)))) is bounds
+    assert pickle.loads(pickle.dumps(bounds)) is bounds
+    assert copy.deepcopy(bounds) is bounds

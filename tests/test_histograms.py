@@ -1,0 +1,135 @@
+"""Histograms of bounded error: over processes, kills and restarts all percentiles are within what is stated."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from distributions import TRIED, draw, exact
+from helpers import PythonRunner
+
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+OBSERVING = """
+    import os, signal, sys
+    sys.path.insert(0, sys.argv[1])
+    from distributions import draw
+    from shmstats import stats
+    name, seed, n, killed = sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == "killed"
+    observe = stats.histogram("c", name).observe
+    for value in draw(name, seed, n):
+        observe(value)
+    if killed:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def check_figures(shmstats: ModuleType, stats: Any, name: str, values: list[float], error: float) -> None:
+    """Compare what is shown of a histogram with what was observed."""
+    from importlib import import_module
+
+    shown = import_module("shmstats.export.documents").to_document(stats.read())["c"][name]
+    assert shown["count"] == len(values)
+    assert shown["sum"] == pytest.approx(sum(values), rel=1e-12)
+    assert shown["max"] == max(values)
+    assert shown["error"] <= error
+    for figure, share in PERCENTILES.items():
+        assert shown[figure] == pytest.approx(exact(values, share), rel=shown["error"]), figure
+
+
+def tried(stats: Any, name: str, error: float) -> None:
+    stats.declare("c", name, kind="histogram", unit="x", buckets="exponential", error=error, range=TRIED[name].range)
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_percentiles_are_within_the_error(shmstats: ModuleType, stats: Any, name: str) -> None:
+    tried(stats, name, 0.05)
+    values = draw(name, 1, 700)
+    for value in values:
+        stats.timing("c", name, value)
+    check_figures(shmstats, stats, name, values, 0.05)
+    stats.close()
+    check_figures(shmstats, stats, name, values, 0.05)
+
+
+def run_processes(
+    shmstats: ModuleType, stats: Any, python: PythonRunner, name: str, error: float, processes: int, n: int
+) -> None:
+    """Have processes observe a distribution, every third of which is killed, and compare."""
+    tried(stats, name, error)
+    children = [
+        python.start(OBSERVING, Path(__file__).parent, name, seed, n, "killed" if seed % 3 == 0 else "")
+        for seed in range(processes)
+    ]
+    for seed, child in enumerate(children):
+        child.finish(status=-signal.SIGKILL if seed % 3 == 0 else 0)
+    values = [value for seed in range(processes) for value in draw(name, seed, n)]
+    check_figures(shmstats, stats, name, values, error)
+
+
+def test_percentiles_over_processes_and_kills_are_within_the_error(
+    shmstats: ModuleType, stats: Any, python: PythonRunner
+) -> None:
+    run_processes(shmstats, stats, python, "lognormal", 0.05, 4, 2000)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("error", [0.2, 0.05, 0.01])
+@pytest.mark.parametrize("name", TRIED)
+def test_percentiles_over_many_processes_and_kills_are_within_the_error(
+    shmstats: ModuleType, stats: Any, python: PythonRunner, name: str, error: float
+) -> None:
+    run_processes(shmstats, stats, python, name, error, 8, 5000)
+
+
+def test_one_observation_is_shown_as_it_was(shmstats: ModuleType, stats: Any) -> None:
+    stats.declare("c", "h", kind="histogram", buckets="exponential")
+    stats.timing("c", "h", 209.6)
+    check_figures(shmstats, stats, "h", [209.6], 0.05)
+
+
+def test_what_is_outside_of_the_range_is_counted_and_lies_between_the_smallest_and_the_largest(stats: Any) -> None:
+    from shmstats.export.figures import histogram_figures
+
+    stats.declare("c", "h", kind="histogram", unit="x", buckets="exponential", error=0.05, range=(10, 1000))
+    for value in (0.25, 0.5, 1e6, 3e6):
+        stats.timing("c", "h", value)
+    value = stats.get("c", "h")
+    assert (value.buckets[0], value.buckets[-1], value.count) == (2, 2, 4)
+    figures = histogram_figures(value, stats.read().names[-1].bounds)
+    assert 0.25 <= figures["p50"] <= 8  # type: ignore[operator]
+    assert 1000 <= figures["p99"] <= 3e6  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("wrong", [-1, -0.001, float("nan"), float("inf"), "fast", None, [1]])
+def test_what_is_no_observation_is_told_and_not_counted(stats: Any, wrong: Any) -> None:
+    stats.declare("c", "h", kind="histogram", buckets="exponential")
+    with pytest.raises((TypeError, ValueError), match="milliseconds must"):
+        stats.timing("c", "h", wrong)
+    with pytest.raises((TypeError, ValueError), match="value must"):
+        stats.histogram("c", "h").observe(wrong)
+    assert not stats.get("c", "h")
+
+
+def test_a_series_of_5_percent_over_20_octaves_takes_less_than_1400_bytes(stats: Any, shmstats: ModuleType) -> None:
+    stats.declare("c", "h", kind="histogram", buckets="exponential", error=0.05, range=(0.1, 60_000))
+    stats.timing("c", "h", 1)
+    block = stats.shared.attach()
+    record = block.names.find(shmstats.block.names.encode_key("c", "h"))
+    assert 8 * record.width <= 1400
+
+
+def test_a_saved_histogram_takes_the_buckets_in_use_only(stats: Any, data: Path) -> None:
+    stats.declare("c", "h", kind="histogram", buckets="exponential")
+    for value in (5.0, 5.1, 7.0):
+        stats.timing("c", "h", value)
+    before = stats.get("c", "h")
+    stats.close()
+    saved = json.loads((data / "stats" / "simple.json").read_text())["data"]
+    _, largest, smallest, _, buckets = saved["values"][saved["names"].index("c\0h")]
+    assert (largest, smallest, sum(buckets), len(buckets)) == (7.0, 5.0, 3, 5)
+    assert stats.get("c", "h") == before
