@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import yaml
 
 from shmstats.config.rules import SECTIONS, ConfigError, Rule, Settings, shown
-from shmstats.interruption import came_from_handler
 from shmstats.once import Once
 
 log = logging.getLogger("shmstats")
@@ -93,7 +92,7 @@ def _read(path: str, where: str) -> str:
         with open(path, "rb", opener=_without_waiting) as file:
             raw = file.read() if _is_a_file(os.fstat(file.fileno())) else None
     except OSError as error:
-        if came_from_handler(error):
+        if error.errno is None:  # not the system\'s, but what a signal handler raised
             raise
         raise ConfigError(f"{where}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # NUL or a lone surrogate in the path

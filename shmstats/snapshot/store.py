@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import native
-from ..interruption import came_from_handler
 from ..series import Snapshot
 from .format import SnapshotError, decode, encode
 
@@ -175,7 +174,7 @@ def load_newest(directory: Path, tell: Callable[[str], object] = log.error) -> t
         except SnapshotError as error:
             tell(f"{error}; {_set_aside(file)}")
         except OSError as error:
-            if came_from_handler(error):
+            if error.errno is None:  # not the system\'s, but what a signal handler raised
                 raise
             tell(f"snapshot {file} cannot be read: {error}")
         else:
