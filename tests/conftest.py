@@ -228,8 +228,10 @@ def nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
     before, children = _in_shared_memory(), _own_children()
     yield
     if "shmstats" in request.fixturenames:
-        # The garbage of this test is this test's: what it warns of while it goes must not hit the next one.
+        # The garbage of this test is this test's: what it warns of while it goes must not hit the next one. What is
+        # left is no garbage, and the next collection need not look at it.
         gc.collect()
+        gc.freeze()
     stayed = _own_children() - children
     for pid in stayed:
         _kill(pid)

@@ -309,6 +309,7 @@ def test_a_file_that_becomes_a_directory_before_the_deletion_is_refused(data: Pa
         delete_file(data, ["f"], during(swap))
 
 
+@pytest.mark.slow
 def test_a_directory_swapped_for_a_link_all_the_time_lets_nothing_out(data: Path, outside: Path) -> None:
     way, away = data / "way", data / "away"
     way.mkdir()

@@ -12,27 +12,21 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 _TABLES = ("/proc/self/net/tcp", "/proc/self/net/tcp6")
-_TIME_WAIT = 6
+_TIME_WAIT = "06"
 _UCRED = struct.Struct("iII")  # pid, uid, gid
 
 #: An address and a port. IPv4 within IPv6 is IPv4.
 _End = tuple[str, int]
 
-
-class _Connection(NamedTuple):
-    """A row of the kernel's table: one end of a connection, as its owner sees it."""
-
-    local: _End
-    remote: _End
-    state: int
-    uid: int
-    inode: int
+#: Columns of a table: both ends of a connection as its owner sees it, its state, and whose it is. There may be many
+#: thousands of rows, so ends stay as the kernel writes them but for the few rows that are wanted.
+_LOCAL, _REMOTE, _STATE, _UID, _INODE = 1, 2, 3, 7, 9
 
 
 def connection_of(environ: WSGIEnvironment) -> socket.socket | None:
@@ -54,7 +48,7 @@ def peer_uids(environ: WSGIEnvironment) -> set[int] | None:
         address = _plain(environ.get("REMOTE_ADDR", ""))
         if environ.get("REMOTE_PORT"):
             return _owners([(address, int(environ["REMOTE_PORT"]))])
-        clients = [row.remote for row in _own_connections() if row.remote[0] == address]
+        clients = [end for end in _own_clients() if end[0] == address]
         return _owners(clients) if clients else {os.geteuid()}
     return None
 
@@ -62,35 +56,33 @@ def peer_uids(environ: WSGIEnvironment) -> set[int] | None:
 def _owners(ends: list[_End]) -> set[int] | None:
     """Return the owners of the sockets at some ends of connections; None where one has none, or is not seen."""
     found: dict[_End, set[int]] = {end: set() for end in ends}
+    ports = {f":{port:04X}" for _, port in ends}
     for row in _connections():
-        if row.local in found and row.state != _TIME_WAIT:
-            if row.inode == 0:  # closed by its owner, whom the kernel does not know any more: it says 0
-                return None
-            found[row.local].add(row.uid)
+        if row[_LOCAL][-5:] not in ports or row[_STATE] == _TIME_WAIT or (end := _end(row[_LOCAL])) not in found:
+            continue
+        if row[_INODE] == "0":  # closed by its owner, whom the kernel does not know any more: it says 0
+            return None
+        found[end].add(int(row[_UID]))
     return set().union(*found.values()) if all(found.values()) else None
 
 
-def _own_connections() -> Iterator[_Connection]:
-    """Give the connections of which this process has the one end."""
+def _own_clients() -> Iterator[_End]:
+    """Give the other ends of the connections of this process."""
     inodes = set()
     for descriptor in os.listdir("/proc/self/fd"):
         with suppress(OSError):
             target = os.readlink(f"/proc/self/fd/{descriptor}")
             if target.startswith("socket:["):
-                inodes.add(int(target[8:-1]))
-    return (row for row in _connections() if row.inode in inodes and row.remote[1])
+                inodes.add(target[8:-1])
+    ends = (_end(row[_REMOTE]) for row in _connections() if row[_INODE] in inodes)
+    return (end for end in ends if end[1])
 
 
-def _connections() -> Iterator[_Connection]:
+def _connections() -> Iterator[list[str]]:
+    """Give the rows of the kernel's tables, cut into columns."""
     for table in _TABLES:
-        try:
-            with open(table) as file:
-                lines = file.readlines()[1:]
-        except FileNotFoundError:  # no IPv6
-            continue
-        for line in lines:
-            fields = line.split()
-            yield _Connection(_end(fields[1]), _end(fields[2]), int(fields[3], 16), int(fields[7]), int(fields[9]))
+        with suppress(FileNotFoundError), open(table) as file:  # there may be no IPv6
+            yield from (line.split() for line in file.readlines()[1:])
 
 
 def _end(text: str) -> _End:

@@ -221,6 +221,7 @@ CHANGES: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.far_from_core
 @pytest.mark.parametrize("change", CHANGES)
 def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(

@@ -153,6 +153,7 @@ def test_names_of_any_script_come_back_as_they_were(attach: Any, kind: Any, text
     assert (name.category, name.metric) == (text, text)
 
 
+@pytest.mark.slow
 def test_65536_names_fit_and_are_found_and_summed(attach: Any, kind: Any, core: str) -> None:
     block = attach(capacity=65536, max_workers=2)
     names = [key(f"metric {number}", f"category {number % 100}") for number in range(65536)]
@@ -197,6 +198,7 @@ def test_a_name_that_needs_more_cells_than_there_are_is_refused(attach: Any, kin
     check_structure(block)
 
 
+@pytest.mark.slow
 def test_a_search_ends_where_all_slots_are_used_or_deleted(attach: Any, kind: Any) -> None:
     block = attach(capacity=256)
     for number in range(3000):
@@ -353,6 +355,7 @@ def _repair(block: Any) -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_after_a_kill_at_any_line_the_next_finds_a_valid_structure(
     attach: Any, kind: Any, change: str, shmstats: ModuleType

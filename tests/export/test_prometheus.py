@@ -396,6 +396,7 @@ def test_promtool_accepts_every_hostile_name_in_every_kind(promtool):
         promtool(render(snapshot))
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(name_lists, systems)
 def test_any_names_are_read_back_with_every_value(series, system):

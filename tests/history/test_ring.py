@@ -66,6 +66,7 @@ def test_tracks_that_are_half_written_leave_those_before_them(ring: Ring) -> Non
     assert ring.read_tracks() == ["first"]
 
 
+@pytest.mark.slow
 def test_events_are_kept_in_their_order_and_the_oldest_give_way(ring: Ring) -> None:
     for number in range(1, 601):
         ring.add_event(Event(number, "kill", f"worker {number} <b>"))

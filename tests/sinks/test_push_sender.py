@@ -166,6 +166,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_answer_is_one_line_without_secrets_and_ends_in_time(
     kind: str, serve: Callable[..., Server], duty: Callable[..., PushDuty], caplog: pytest.LogCaptureFixture

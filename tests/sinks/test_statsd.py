@@ -346,6 +346,7 @@ def test_it_sends_by_itself_when_the_buffer_is_full(start: Start, server: Server
         assert sums(server.lines(total(buffer_size))) == {"app.a.b": buffer_size}
 
 
+@pytest.mark.slow
 def test_it_sends_by_itself_when_the_interval_has_passed(start: Start, server: Server) -> None:
     provider = start(server, interval_in_seconds=1)
     provider.incr("a", "b", 1)
@@ -424,6 +425,7 @@ def test_counting_goes_on_while_a_tcp_server_is_away_and_all_of_it_arrives_later
     assert server.lines(many(8)) == ["app.a.b0:6|c", "app.a.b1:4|c", "app.a.level:4|g", *timings]
 
 
+@pytest.mark.slow
 def test_it_connects_again_by_itself(start: Start, servers: Callable[..., Server]) -> None:
     gone = TcpServer()
     gone.close()

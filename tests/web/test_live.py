@@ -147,6 +147,7 @@ def test_what_a_worker_serves_is_seen_while_it_serves_it(site: FlaskClient) -> N
     assert site.get("/ops/debug/requests?older_than=x").status_code == 400
 
 
+@pytest.mark.slow
 def test_nothing_is_counted_by_looking(site: FlaskClient) -> None:
     assert site.get("/pages/a").data
 
