@@ -115,16 +115,17 @@ class Scraper:
 
     def _run(self) -> None:
         while not self._stopping.wait(_PAGE_INTERVAL):
-            excuse = self._excused
+            excuse, floor = self._excused, self.shown
             try:
                 status, page = self._server.get("/stats/prometheus")
             except (OSError, http.client.HTTPException) as error:
                 if excuse == self._excused and excuse % 2 == 0:
                     self.problems.append(f"a page failed: {error!r}")
                 continue
-            self._check(status, page)
+            self._check(status, page, floor)
 
-    def _check(self, status: int, page: str) -> None:
+    def _check(self, status: int, page: str, floor: int) -> None:
+        """Check a page, which shows no less than was shown before it was asked for."""
         if status != 200:
             self.problems.append(f"a page answered {status}: {page[:300]!r}")
             return
@@ -133,8 +134,8 @@ class Scraper:
             self.problems.append(f"a page has a family twice: {sorted(types)}")
         found = _TOTAL.search(page)
         total = int(float(found[1])) if found else 0
-        if total < self.shown:
-            self.problems.append(f"a page showed {total} after {self.shown}")
+        if total < floor:
+            self.problems.append(f"a page showed {total} after {floor}")
         self.shown = max(self.shown, total)
         self.pages += 1
 
