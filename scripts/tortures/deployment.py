@@ -79,7 +79,7 @@ _CONFIG = "path: {data: data}\nstats: {snapshot_interval_ms: 300}\n"
 _PAGE_INTERVAL = 0.25
 
 #: Between two scrapes of a real Prometheus, each of which may take as long.
-SCRAPE_SECONDS = 3
+SCRAPE_SECONDS = 5
 
 #: A traceback in a log, but that of a worker that a signal ends.
 _TRACE = re.compile(r"^Traceback (?:.+\n)(?:  .*\n)*(?!SystemExit).*$", re.M)
@@ -314,9 +314,14 @@ class Deployment(ServerStorm):
 
     def restart(self) -> None:
         """Stop in good order, and start again."""
-        self.server.stop()
-        self._settle()
+        self._stop()
         self.server.start()
+
+    def _stop(self) -> None:
+        """Stop in good order, under load until there is nobody who listens."""
+        self.server.signal(signal.SIGTERM)
+        self._settle()
+        self.server.stop()
 
     def lose_power(self) -> None:
         """Kill everything, and lose what is in memory: what was counted after the last page is lost."""
@@ -329,8 +334,7 @@ class Deployment(ServerStorm):
 
     def restore_old_version(self) -> None:
         """Stop in good order, and start with what version 0.1 has saved."""
-        self.server.stop()
-        self._settle()
+        self._stop()
         stats = self.server.data / "stats"
         saved = snapshot.load(stats / snapshot.FILE)
         total = next(value for name, value in zip(saved.names, saved.values, strict=True) if name.metric == "total")

@@ -157,6 +157,7 @@ DAMAGE = """
     chance = random.Random(section)
     faulthandler.dump_traceback_later(100, exit=True)
     config = {"path": {"data": str(data)}, "stats": {"capacity": 256, "max_workers": 2, "persist": False}}
+    data.mkdir()
     file = Path(identify(data).segment)
     layout = Layout(256, 2)
     sections = {
@@ -248,7 +249,7 @@ DAMAGE = """
             attempt(f"{section}, close", again.close)
             for left in file.parent.glob(file.name + "*"):
                 left.unlink()
-        shutil.rmtree(data, ignore_errors=True)
+        shutil.rmtree(data / "stats", ignore_errors=True)
     for what, error in sorted(raised.items()):
         print(what, error)
     print("survived")
