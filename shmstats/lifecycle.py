@@ -87,10 +87,10 @@ def tell_of_exit(stage: Stage, part: LeavingPart) -> None:
 
 
 def arrange_exit() -> None:
-    """Have a process of multiprocessing leave at its end, which comes without the atexit functions.
+    """Have a process leave at its end also where that comes without the atexit functions.
 
-    Called by what has something to leave: between the fork and the process's work multiprocessing forgets what it was
-    told of before.
+    So it is with one of multiprocessing, and with mod_wsgi outside of the main interpreter. Called by what has
+    something to leave: between the fork and the process's work multiprocessing forgets what it was told of before.
     """
     global _exit_arranged
     if _exit_arranged:
@@ -99,6 +99,9 @@ def arrange_exit() -> None:
     processes, util = map(sys.modules.get, ("multiprocessing.process", "multiprocessing.util"))
     if processes is not None and util is not None and processes.parent_process() is not None:
         util.Finalize(None, leave_all, exitpriority=0)
+    mod_wsgi = sys.modules.get("mod_wsgi")
+    if mod_wsgi is not None and hasattr(mod_wsgi, "subscribe_shutdown"):
+        mod_wsgi.subscribe_shutdown(lambda event, **_: leave_all())
 
 
 def notice_fork() -> None:

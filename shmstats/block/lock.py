@@ -35,6 +35,10 @@ log = logging.getLogger("shmstats")
 _FLOCK = struct.Struct("hhqqi4x")
 
 
+#: Seconds until a lock is waited for again, where the kernel saw a deadlock.
+_DEADLOCK_SECONDS = 0.001
+
+
 class Guard(Section):
     """Keeps the threads of this process, and their signal handlers, out of each other's way.
 
@@ -148,7 +152,16 @@ class RecordLocks:
 
     def lock(self, position: int) -> None:
         """Wait for the lock of byte ``position`` of the file. The guard is held."""
-        fcntl.lockf(self._file.descriptor(), fcntl.LOCK_EX, 1, position)
+        while True:
+            try:
+                fcntl.lockf(self._file.descriptor(), fcntl.LOCK_EX, 1, position)
+                return
+            except OSError as error:
+                if error.errno != errno.EDEADLK:
+                    raise
+            # The kernel takes a process for a thread. Another thread of the holder waits for a lock that a thread of
+            # ours has, as those of mod_wsgi do for their turn to accept; the holder itself goes on.
+            native.original("time", "sleep")(_DEADLOCK_SECONDS)
 
     def try_lock(self, position: int) -> bool:
         """Take the lock of byte ``position``, or keep it, if no other process has it; returns whether.

@@ -81,6 +81,50 @@ def test_the_kernel_drops_the_lock_of_a_killed_holder(python: Any, path: Path) -
     first.finish(status=-signal.SIGKILL)
 
 
+ENTANGLED = f"""{LOCKS}
+    import fcntl, threading
+
+    def wait_for_other():
+        fcntl.lockf(other.descriptor(), fcntl.LOCK_EX)
+
+    other = File(sys.argv[2])
+    with RecordLocks(File(sys.argv[1])).table():
+        threading.Thread(target=wait_for_other, daemon=True).start()
+        print("inside", flush=True)
+        input()
+    print("outside", flush=True)
+    os._exit(0)
+"""
+
+WAITER = f"""{LOCKS}
+    import fcntl
+    other = File(sys.argv[2])
+    fcntl.lockf(other.descriptor(), fcntl.LOCK_EX)
+    print("has the other", flush=True)
+    input()
+    with RecordLocks(File(sys.argv[1])).table():
+        print("inside", flush=True)
+"""
+
+
+def test_a_lock_is_waited_for_where_the_kernel_takes_threads_that_wait_for_a_deadlock(
+    python: Any, path: Path, tmp_path: Path
+) -> None:
+    """The server has locks of its own (mod_wsgi's accept mutex), and threads that wait for them."""
+    waiter = python.start(WAITER, path, tmp_path / "other")
+    assert waiter.hear() == "has the other"
+    holder = python.start(ENTANGLED, path, tmp_path / "other")
+    assert holder.hear() == "inside"
+    wait_until(lambda: _waits(holder.pid))
+    waiter.tell()
+    wait_until(lambda: process_state(waiter.pid) == "S")
+    holder.tell()
+    assert holder.hear() == "outside"
+    assert waiter.hear() == "inside"
+    waiter.finish()
+    holder.finish()
+
+
 def test_the_holder_may_be_stopped_and_nobody_goes_in(python: Any, path: Path) -> None:
     first = python.start(HOLDER, path)
     first.hear()

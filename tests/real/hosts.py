@@ -72,6 +72,82 @@ app = ShmStatsMiddleware(app)
 """
 )
 
+SANIC = """
+import os
+import shlex
+from sanic import Sanic
+from sanic.response import json, text
+from shmstats import stats
+{prelude}
+app = Sanic("site")
+
+
+@app.get("/hit")
+async def hit(request):
+    stats.incr("site", "hits")
+    return text(str(os.getpid()))
+
+
+@app.get("/stats")
+async def statistics(request):
+    return json({{"simple": {{"site": {{"hits": stats.get("site", "hits")}}}}}})
+"""
+
+TORNADO = """
+import asyncio
+import os
+import shlex
+import sys
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.process import fork_processes
+from tornado.web import Application, FallbackHandler, RequestHandler
+from tornado.wsgi import WSGIContainer
+from shmstats import stats
+from shmstats.web import create_app
+{prelude}
+
+class Hit(RequestHandler):
+    def get(self):
+        stats.incr("site", "hits")
+        self.write(str(os.getpid()))
+
+
+async def serve(sockets):
+    statistics = WSGIContainer(create_app())
+    server = HTTPServer(Application([("/hit", Hit), (".*", FallbackHandler, {{"fallback": statistics}})]))
+    server.add_sockets(sockets)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    sockets = bind_sockets(int(sys.argv[1]), "127.0.0.1")
+    fork_processes(3)
+    asyncio.run(serve(sockets))
+"""
+
+#: Three processes of mod_wsgi, in a configuration that holds nothing else.
+APACHE = """
+ServerRoot {directory}
+ServerName localhost
+PidFile {directory}/apache.pid
+ErrorLog {directory}/apache.log
+Listen 127.0.0.1:{port}
+LoadModule mpm_prefork_module /usr/lib/apache2/modules/mod_mpm_prefork.so
+LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+LoadModule wsgi_module /usr/lib/apache2/modules/mod_wsgi.so
+StartServers 3
+MinSpareServers 3
+MaxSpareServers 3
+MaxRequestWorkers 3
+WSGISocketPrefix {directory}/wsgi
+WSGIScriptAlias / {directory}/site_under_test.py
+WSGICallableObject app
+<Directory />
+    Require all granted
+</Directory>
+"""
+
 #: Counts before the server forks: what the process that imports the site attaches.
 AT_IMPORT = 'stats.incr("import", "total")\n'
 
@@ -86,12 +162,16 @@ class Host:
         workers: how many processes serve.
         kill: whether a worker that is killed is replaced, and the others serve on.
         reload: the signal that replaces all workers; None: it has none.
+        resets: whether a reload resets connections, so that none is to be made meanwhile.
         buffered: whether buffered mode loses nothing at a stop in good order.
         at_import: whether the site counts before the server forks.
         keeps_block: whether a process ends without exit functions, so that the block stays in shared memory after a
             stop, for the next start: the master of uWSGI, where it has the block, and workers of uvicorn.
         ready: what each worker writes to the log when it is ready, where the first answer does not tell that.
         needs: a file or module that it needs, and that may be missing.
+        is_older: whether what it needs is of another version than the newest, so that a run of its own has it.
+        config: a file that the command names as ``{directory}/server.conf``, filled in as the command is.
+        stops_group: whether SIGTERM is sent to all processes, as systemd does it, because the first one stops no other.
         quick: whether it belongs to the everyday run.
     """
 
@@ -100,11 +180,15 @@ class Host:
     workers: int = 3
     kill: bool = True
     reload: int | None = None
+    resets: bool = False
     buffered: bool = True
     at_import: bool = False
     keeps_block: bool = False
     ready: str = ""
     needs: str = ""
+    is_older: bool = False
+    config: str = ""
+    stops_group: bool = False
     quick: bool = False
 
     @property
@@ -112,7 +196,12 @@ class Host:
         """Whether what it needs is there."""
         if self.needs.startswith("/"):
             return Path(self.needs).exists()
-        return not self.needs or importlib.util.find_spec(self.needs) is not None
+        if not self.needs:
+            return True
+        try:
+            return importlib.util.find_spec(self.needs) is not None
+        except ModuleNotFoundError:
+            return False
 
 
 _UWSGI = (
@@ -137,6 +226,24 @@ def gunicorn(options: str, needs: str = "", **more: Any) -> Host:
     return Host(command, needs=needs, reload=signal.SIGHUP, **more)
 
 
+#: Apache refuses to serve as root, and tests in a container are.
+_NOT_ROOT = "unshare --user --map-user 1000 --map-group 1000 " if os.geteuid() == 0 else ""
+_MOD_WSGI = "/usr/lib/apache2/modules/mod_wsgi.so"
+_PYTHON_PATH = f"{{packages}}:{ROOT}:{{directory}}"
+
+
+def mod_wsgi(config: str, **more: Any) -> Host:
+    """Apache with mod_wsgi, as Debian packages them."""
+    command = f"{_NOT_ROOT}/usr/sbin/apache2 -f {{directory}}/server.conf -DFOREGROUND"
+    return Host(command, config=APACHE + config, needs=_MOD_WSGI, reload=signal.SIGUSR1, **more)
+
+
+_DAEMON = f"""
+WSGIDaemonProcess site processes=3 threads=2 home={{directory}} python-path={_PYTHON_PATH}
+WSGIProcessGroup site
+"""
+_GLOBAL = "WSGIApplicationGroup %{{GLOBAL}}\n"
+
 _UVICORN = (
     "{bin}/uvicorn --host 127.0.0.1 --port {port} --workers 3 --timeout-worker-healthcheck 60 site_under_test:app"
 )
@@ -147,6 +254,9 @@ HOSTS = {
     "gunicorn, sync": gunicorn("--worker-class sync"),
     "gunicorn, gthread": gunicorn("--worker-class gthread --threads 3"),
     "gunicorn, gevent": gunicorn("--worker-class gevent", "gevent"),
+    "gunicorn 22 to 25, eventlet": gunicorn(
+        "--worker-class eventlet", "gunicorn.workers.geventlet", resets=True, is_older=True
+    ),
     "uWSGI": uwsgi("--enable-threads"),
     "uWSGI, counts at import": uwsgi("--enable-threads", at_import=True, keeps_block=True, quick=True),
     "uWSGI, threads": uwsgi("--threads 3", at_import=True, keeps_block=True),
@@ -164,6 +274,18 @@ HOSTS = {
     "granian, WSGI": Host(
         f"{_GRANIAN} --interface wsgi", reload=signal.SIGHUP, ready="Started worker", needs="granian"
     ),
+    "mod_wsgi, daemon": mod_wsgi(_DAEMON + _GLOBAL),
+    "mod_wsgi, daemon with a sub-interpreter": mod_wsgi(_DAEMON),
+    "mod_wsgi, embedded": mod_wsgi(f"WSGIPythonPath {_PYTHON_PATH}\n{_GLOBAL}"),
+    "Sanic": Host(
+        "{bin}/sanic site_under_test:app --host 127.0.0.1 --port {port} --workers 3 --no-motd",
+        SANIC,
+        kill=False,
+        ready="Worker ready",
+        needs="sanic",
+        stops_group=True,
+    ),
+    "Tornado": Host("{bin}/python site_under_test.py {port}", TORNADO, needs="tornado", stops_group=True),
     "waitress": Host(
         "{bin}/waitress-serve --listen 127.0.0.1:{port} site_under_test:app", workers=1, kill=False, needs="waitress"
     ),
@@ -185,19 +307,16 @@ class Running:
         self._process: subprocess.Popen[bytes] | None = None
         site = host.site.format(prelude=AT_IMPORT if host.at_import else "")
         (directory / "site_under_test.py").write_text(site)
+        (directory / "server.conf").write_text(self._filled(host.config))
         settings = {"path": {"data": str(directory / "data")}, "stats": {"capacity": 1024, "max_workers": 8, **stats}}
         (directory / "shmstats.yml").write_text(yaml.safe_dump(settings))
 
     def start(self) -> Running:
         """Start it, and wait until it answers."""
-        words = self.host.command.format(
-            port=self.port,
-            bin=Path(sys.executable).parent,
-            packages=sysconfig.get_paths()["purelib"],
-            directory=self.directory,
-        )
+        words = self._filled(self.host.command)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SHMSTATS")}
-        environment |= {"PYTHONPATH": os.pathsep.join((str(ROOT), str(self.directory)))}
+        paths = (str(ROOT), str(self.directory), os.environ.get("PYTHONPATH"))
+        environment |= {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 shlex.split(words), cwd=self.directory, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -206,6 +325,14 @@ class Running:
         self._started = 0
         self._wait_for(self.host.workers)
         return self
+
+    def _filled(self, text: str) -> str:
+        return text.format(
+            port=self.port,
+            bin=Path(sys.executable).parent,
+            packages=sysconfig.get_paths()["purelib"],
+            directory=self.directory,
+        )
 
     def _wait_for(self, more: int) -> None:
         """Wait until so many more workers have said that they are ready: some servers lose a signal before that."""
@@ -257,6 +384,8 @@ class Running:
         before = children(self.pid)
         assert self.host.reload is not None
         os.kill(self.pid, self.host.reload)
+        if self.host.resets:
+            wait_until(lambda: not children(self.pid) & before, "the end of the workers of before")
         wait_until(self._answers, "an answer during the reload")
         self._wait_for(self.host.workers)
         return self._hits_until(lambda pid: pid not in before, in_a_row=10)
@@ -287,7 +416,10 @@ class Running:
     def stop(self) -> None:
         """Stop in good order."""
         if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
+            if self.host.stops_group:
+                os.killpg(self.pid, signal.SIGTERM)
+            else:
+                self._process.terminate()
             self._process.wait(BOUND)
             wait_until(lambda: not group_lives(self.pid), "the end of the group")
 

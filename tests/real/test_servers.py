@@ -23,7 +23,7 @@ def name(request: pytest.FixtureRequest) -> Iterator[str]:
     chosen: str = request.param
     host = HOSTS[chosen]
     if not host.is_there:
-        if os.environ.get("CI"):
+        if os.environ.get("CI") and not host.is_older:
             pytest.fail(f"{host.needs} is missing, and CI must test it")
         pytest.skip(f"{host.needs} is missing")
     return chosen
