@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, overload
 
 from .bounds import Bounds
 
 #: Units of histograms of times, which are kept in ms.
 TIME_UNITS = frozenset({"", "seconds", "milliseconds", "ms"})
+
+#: The category of the metrics that another library names and exports.
+FOREIGN = "prometheus_client"
 
 #: (label name, label value) pairs, sorted by name.
 Labels = tuple[tuple[str, str], ...]
@@ -141,6 +144,56 @@ class Distribution:
 Value = int | float | Distribution
 
 
+_Item = TypeVar("_Item")
+
+
+class Deferred(Sequence[_Item]):
+    """A sequence that is made when somebody looks at it; an exporter that has no need of it saves the time.
+
+    Args:
+        length: of it.
+        make: makes the items.
+    """
+
+    __slots__ = ("_items", "_length", "_make")
+
+    def __init__(self, length: int, make: Callable[[], Sequence[_Item]]) -> None:
+        self._length = length
+        self._make = make
+        self._items: Sequence[_Item] | None = None
+
+    @property
+    def items(self) -> Sequence[_Item]:
+        """The items, made once."""
+        items = self._items
+        if items is None:
+            items = self._items = self._make()
+        return items
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, place: int) -> _Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[_Item]: ...
+    def __getitem__(self, place: int | slice) -> _Item | Sequence[_Item]:
+        return self.items[place]
+
+    def __iter__(self) -> Iterator[_Item]:
+        return iter(self.items)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return self is other or list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self.items)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Every statistic at one moment.
@@ -160,6 +213,12 @@ class Snapshot:
     system: Mapping[str, int | float] = field(default_factory=dict)
     workers: Mapping[int, Sequence[Value | None]] = field(default_factory=dict)
     health: Mapping[str, int | float] = field(default_factory=dict)
+
+    def value_of(self, category: str, metric: str) -> Value | None:
+        """Return the value of a series without labels; None where there is none."""
+        found = (i for i, name in enumerate(self.names) if name[:2] == (category, metric) and not name.labels)
+        place = next(found, None)
+        return None if place is None else self.values[place]
 
 
 _Shown = TypeVar("_Shown")
@@ -203,7 +262,12 @@ def label_text(labels: Iterable[tuple[str, str]]) -> str:
 
 
 def _quoted_if_needed(name: str) -> str:
-    return name if _IDENTIFIER.fullmatch(name) else quoted(name)
+    return name if is_label_name(name) else quoted(name)
+
+
+def is_label_name(name: str) -> bool:
+    """Tell whether the name of a label needs no quotes."""
+    return _IDENTIFIER.fullmatch(name) is not None
 
 
 def quoted(text: str) -> str:

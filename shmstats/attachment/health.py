@@ -10,7 +10,7 @@ from typing import Any
 from .._version import __version__
 from ..core import CORE
 from ..reading import BlockReader
-from ..series import Kind, Snapshot
+from ..series import Snapshot
 from .own_metrics import OPERATIONS_DROPPED, OWN
 from .peers import socket_path
 
@@ -102,7 +102,5 @@ def _seconds_since(moment: int) -> float | None:
 
 
 def _dropped(read: Snapshot) -> int:
-    for each, value in zip(read.names, read.values, strict=True):
-        if each.category == OWN and each.metric == OPERATIONS_DROPPED and each.kind is Kind.COUNTER:
-            return int(value)  # type: ignore[arg-type]
-    return 0
+    value = read.value_of(OWN, OPERATIONS_DROPPED)
+    return value if isinstance(value, int) else 0

@@ -29,6 +29,9 @@ __all__ = [
     "Series",
     "Stopwatch",
     "fence",
+    "fill_text",
+    "group_series",
+    "plan_text",
     "sum_columns",
 ]
 
@@ -113,6 +116,9 @@ Section = core.Section
 Series = core.Series
 Stopwatch = core.Stopwatch
 fence = core.fence
+fill_text = core.fill_text
+group_series = core.group_series
+plan_text = core.plan_text
 sum_columns = core.sum_columns
 
 _expected = {name: (offset, dtype.itemsize) for name, (dtype, offset) in CELL.fields.items()}  # type: ignore[union-attr, misc]

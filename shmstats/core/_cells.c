@@ -21,6 +21,10 @@
 #include "section.h"
 #include "requests.h"
 #include "sums.h"
+#include "groups.h"
+#include "numbers.h"
+#include "exposition.h"
+#include "fill.h"
 
 /* Functions that a build for tests adds to the module. */
 #ifndef TEST_FUNCTIONS
@@ -176,6 +180,9 @@ stop_at(PyObject *Py_UNUSED(module), PyObject *argument)
 
 static PyMethodDef module_functions[] = {
     {"sum_columns", sum_columns, METH_VARARGS, NULL},
+    {"group_series", group_series, METH_VARARGS, NULL},
+    {"plan_text", plan_text, METH_VARARGS, NULL},
+    {"fill_text", fill_text, METH_VARARGS, NULL},
     {"fence", fence, METH_NOARGS, NULL},
 #ifdef SHMSTATS_STOP_POINTS
     {"stop_at", stop_at, METH_O, PyDoc_STR("Stop the process when it has passed so many stop points; -1: never.")},

@@ -18,8 +18,8 @@ Contributor = tuple[int, bool, bool, bool]
 
 def sum_columns(
     block: memoryview, cells: int, row_bytes: int, rows: int, pages: int, bitmap_bytes: int, columns: int
-) -> bytes:
-    """Return the sums of the first ``columns`` columns over all rows, as 64-bit integers, saturated.
+) -> bytearray:
+    """Return the sums of the first ``columns`` columns over all rows, as 64-bit integers, saturated; without the GIL.
 
     Args:
         block: the block.
@@ -32,6 +32,66 @@ def sum_columns(
 
     Raises:
         ValueError: that is more than the block has.
+    """
+
+#: Text before the category of each line, text behind it, and before the category of a line with the time of creation
+#: (empty: there is no such line).
+Lines = tuple[bytes, bytes, bytes]
+
+def group_series(records: bytes, heap: bytes, apart: bytes) -> tuple[bytes, bytes, list[tuple[str, ...]]]:
+    """Put the series that are shown into groups: of one metric, kind, mode and declaration.
+
+    A metric called *total*, which is shown as its category, has a group for each category.
+
+    Args:
+        records: copies of a block's, `shmstats.block.layout.NAME`.
+        heap: a copy of the block's.
+        apart: a category whose series are in no group.
+
+    Returns:
+        The number of each record's group (u32; 2**32 - 1: it is not shown), three u32 for each group in the order of
+        their first records, and the label names that there are. The three are the first record, the number + 1 of the
+        label names (0: no series has labels; 2**32 - 1: they have different ones), and whether some label is empty.
+
+    Raises:
+        ValueError: a record has a key or a kind that cannot be.
+    """
+
+def plan_text(
+    records: bytes,
+    heap: bytes,
+    group_of: bytes,
+    rank_of: bytes,
+    lines: tuple[Lines | None, ...],
+    heads: tuple[bytes, ...],
+) -> tuple[bytes, bytes, bytes]:
+    """Write the lines of groups of counters, gauges and timestamps, with a place for each value.
+
+    Args:
+        records: as for `group_series`.
+        heap: as for `group_series`.
+        group_of: as `group_series` returns it.
+        rank_of: the place on the page of each group's family (u32); one beyond the families: the group is left out.
+        lines: what the lines of each group have in common.
+        heads: what stands before each family.
+
+    Returns:
+        The text, its places, and for each family the ends of its text and of its places (u64 each).
+
+    Raises:
+        ValueError: the groups are not those of the records.
+    """
+
+def fill_text(text: bytes, places: bytes, totals: bytes | bytearray) -> bytes:
+    """Put the values of one moment into their places, mostly without the GIL.
+
+    Args:
+        text: as `plan_text` returns it, or the part of some families in a row.
+        places: likewise.
+        totals: the sums of columns, see `sum_columns`.
+
+    Raises:
+        ValueError: they do not fit together.
     """
 
 def fence() -> None:

@@ -23,6 +23,9 @@ import numpy as np
 from .. import lifecycle
 from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN
 from ..series import Labels
+from ._exposition_py import fill_text as fill_text
+from ._exposition_py import group_series as group_series
+from ._exposition_py import plan_text as plan_text
 from ._requests_py import Requests as Requests
 
 CORE = "Python"
@@ -479,7 +482,7 @@ _MISSING = object()
 
 def sum_columns(
     block: memoryview, cells: int, row_bytes: int, rows: int, pages: int, bitmap_bytes: int, columns: int
-) -> bytes:
+) -> bytearray:
     """Return the sums of columns over all rows, saturated, as 64-bit integers."""
     if (
         min(cells, pages, columns) < 0
@@ -505,7 +508,7 @@ def sum_columns(
     for column in np.flatnonzero(np.abs(about) >= 2**62).tolist():
         there = np.flatnonzero(reserved[:, column // _CELLS_PER_PAGE])
         sums[column] = _saturated(sum(values[there, column].tolist()))
-    return sums.tobytes()
+    return bytearray(sums.tobytes())
 
 
 def fence() -> None:

@@ -62,7 +62,7 @@ from typing import NamedTuple
 from shmstats._version import __version__
 from shmstats.core import CORE
 from shmstats.export.escaping import ESCAPINGS
-from shmstats.series import TIME_UNITS, Kind, Labels, Name, label_text
+from shmstats.series import TIME_UNITS, Kind, Labels, Name, is_label_name, label_text
 
 
 class Type(Enum):
@@ -164,9 +164,6 @@ HEALTH_FIGURES = {
     "build": Figure("build_info", 1, "Version of the package, and its core.", "", _BUILD),
 }
 
-#: Categories of metrics that another library names and exports.
-FOREIGN = frozenset({"prometheus_client"})
-
 
 def is_time(unit: str) -> bool:
     """Tell whether a histogram of that declared unit holds times, which are kept in ms and shown in seconds."""
@@ -206,18 +203,33 @@ class Namer:
 
     def add(self, name: Name) -> ExposedSeries:
         """Give the next name its place; names must come in the order of their registration."""
-        family, is_plain = self._family(name)
-        if name.help or name.unit:
-            family.describe(name.help.strip(), self._shown_unit(name))
-        head = (*self._constant, ("category", name.category))
+        family, is_plain = self.family(name)
         own = self._clean_labels(name.labels) if name.labels else ()
-        marked = (*head, ("metric", name.metric))
-        if is_plain and self._take(family, head + own):
-            return ExposedSeries(family, head + own)
+        marked = self.head(name, False)
+        if is_plain:
+            plain = self.head(name, True) + own
+            if self._take(family, plain):
+                return ExposedSeries(family, plain)
         if not self._take(family, marked + own):
             own = (*own, ("raw_labels", f"{{{label_text(name.labels)}}}"))
             self._take(family, marked + own)
         return ExposedSeries(family, marked + own)
+
+    def family(self, name: Name) -> tuple[ExposedFamily, bool]:
+        """Return the family of the next name, and whether the family's name is the plain form of the metric."""
+        family, is_plain = self._family(name)
+        if name.help or name.unit:
+            family.describe(name.help.strip(), self._shown_unit(name))
+        return family, is_plain
+
+    def head(self, name: Name, is_plain: bool) -> Labels:
+        """Return the labels that stand before a series' own, if nobody else has the sample."""
+        head = (*self._constant, ("category", name.category))
+        return head if is_plain else (*head, ("metric", name.metric))
+
+    def leaves(self, names: tuple[str, ...]) -> bool:
+        """Tell whether label names are shown as they are, without cleaning and without quotes."""
+        return all(map(is_label_name, names)) and self._clean_label_names(names) == names
 
     def _take(self, family: ExposedFamily, labels: Labels) -> bool:
         """Tell whether nobody had this sample; an empty label counts as none, as it does in Prometheus."""

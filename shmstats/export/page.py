@@ -14,9 +14,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from shmstats.export.naming import FOREIGN, SYSTEM_FIGURES, ExposedFamily, ExposedSeries, Namer
+from shmstats.export.naming import SYSTEM_FIGURES, ExposedFamily, ExposedSeries, Namer
 from shmstats.export.view import View
-from shmstats.series import Kind, Labels, Name, Snapshot
+from shmstats.series import FOREIGN, Kind, Labels, Name, Snapshot
 
 
 class Member(NamedTuple):
@@ -44,11 +44,10 @@ class Page:
         self._system = tuple(snapshot.system)
         self._health = tuple(snapshot.health)
         self._namer = namer
-        self._divisors = [SYSTEM_FIGURES[key].divisor if key in SYSTEM_FIGURES else 1 for key in self._system]
         self._own: list[Member] = list(parent._own) if parent else []
         for i in range(len(parent._known) if parent else 0, len(self._known)):
             name = self._known[i]
-            if name.category not in FOREIGN:
+            if name.category != FOREIGN:
                 self._own.append(Member(i, namer.add(name), name))
         health = ((namer.health[figure], figure) for figure in self._health)
         shown = itertools.chain(zip(namer.system, self._system, strict=True), health)
@@ -76,9 +75,7 @@ class Page:
 
     def values(self, snapshot: Snapshot) -> list[Any]:
         """Return the values that `Member.position` counts, figures of the system in base units."""
-        figures = zip(snapshot.system.values(), self._divisors, strict=True)
-        system = (value if divisor == 1 else value / divisor for value, divisor in figures)
-        return [*snapshot.values, *system, *snapshot.health.values()]
+        return [*snapshot.values, *system_values(snapshot), *snapshot.health.values()]
 
     def families(self, chosen: frozenset[str] = frozenset()) -> dict[ExposedFamily, list[int]]:
         """Return the families in the order of their first members, each with the places of its `members`.
@@ -95,10 +92,19 @@ class Page:
                 places.append(place)
         if not chosen:
             return families
-        return {family: places for family, places in families.items() if not chosen.isdisjoint(_names_of(family))}
+        return {
+            family: places for family, places in families.items() if not chosen.isdisjoint(names_of_samples(family))
+        }
 
 
-def _names_of(family: ExposedFamily) -> Iterator[str]:
+def system_values(snapshot: Snapshot) -> list[int | float]:
+    """Return the figures of the system in base units."""
+    divisors = {metric: figure.divisor for metric, figure in SYSTEM_FIGURES.items() if figure.divisor != 1}
+    return [value / divisors[key] if key in divisors else value for key, value in snapshot.system.items()]
+
+
+def names_of_samples(family: ExposedFamily) -> Iterator[str]:
+    """Give the names of a family's samples, and its own."""
     return (family.name + suffix for suffix in family.type.owned)
 
 

@@ -27,7 +27,10 @@ from shmstats.bounds import shown_in_text
 from shmstats.export.escaping import is_metric_name
 from shmstats.export.naming import ExposedFamily, ExposedSeries, Type, is_time
 from shmstats.export.page import Member, Page, Pages
+from shmstats.export.skeleton import ESCAPINGS as QUICK_ESCAPINGS
+from shmstats.export.skeleton import Skeletons
 from shmstats.export.view import PLAIN, View
+from shmstats.reading import BlockSnapshot
 from shmstats.series import Distribution, Kind, Labels, Name, Snapshot, label_text, quoted
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,6 +46,7 @@ class Renderer:
 
     def __init__(self) -> None:
         self._pages = Pages()
+        self._skeletons = Skeletons()
 
     def text(self, snapshot: Snapshot, view: View = PLAIN) -> bytes:
         """Return the page in the text format 0.0.4, or 1.0.0 where names are not cleaned.
@@ -69,6 +73,8 @@ class Renderer:
         return self._rendered(snapshot, view, view.escaping or "underscores", _OpenMetrics) + b"# EOF\n"
 
     def _rendered(self, snapshot: Snapshot, view: View, escaping: str, form: type[_Text]) -> bytes:
+        if isinstance(snapshot, BlockSnapshot) and escaping in QUICK_ESCAPINGS:
+            return self._skeletons.fill(snapshot, view, escaping, form)
         page = self._pages.of(snapshot, view, escaping)
         text = page.made.get(form)
         if text is None:
@@ -109,6 +115,20 @@ class _Text:
         templates = self._made(page, chosen) if chosen else self._templates
         return b"".join([template % get(values) for template, get in templates])
 
+    @staticmethod
+    def created_name(family: ExposedFamily) -> str:
+        """Return the name of the samples that tell when series were made; "" where there are none."""
+        return ""
+
+    @staticmethod
+    def sample_text(name: str, pairs: Labels) -> str:
+        """Return the name and the labels of a sample."""
+        labels = label_text(pairs)
+        if not is_metric_name(name):
+            labels = f"{quoted(name)},{labels}" if labels else quoted(name)
+            name = ""
+        return f"{name}{{{labels}}}" if labels else name
+
     def _line(self, member: Member) -> str:
         position, series, name = member
         if name.kind is Kind.HISTOGRAM:
@@ -123,7 +143,7 @@ class _Text:
         texts: list[str] = []
         indices: list[int] = []
         for family, places in page.families(chosen).items():
-            texts.append(self._header(family))
+            texts.append(self.header(family).replace("%", "%%"))
             for place in places:
                 texts.append(self._lines[place])
                 indices.append(page.members[place].position)
@@ -134,9 +154,10 @@ class _Text:
         if indices:
             yield "".join(texts).encode(), operator.itemgetter(*indices)
 
-    def _header(self, family: ExposedFamily) -> str:
-        name = _quoted_if_needed(family.exposed_name).replace("%", "%%")
-        help_ = _escaped_help(family).replace("%", "%%")
+    @staticmethod
+    def header(family: ExposedFamily) -> str:
+        """Return what stands before a family."""
+        name, help_ = _quoted_if_needed(family.exposed_name), _escaped_help(family)
         return f"# HELP {name} {help_}\n# TYPE {name} {family.type.word}\n"
 
 
@@ -145,15 +166,21 @@ class _OpenMetrics(_Text):
 
     def _line(self, member: Member) -> str:
         line = super()._line(member)
-        created, family = member.name.created, member.series.family
-        if not created or family.type is Type.GAUGE:
+        created, name = member.name.created, self.created_name(member.series.family)
+        if not created or not name:
             return line
         moment = f"{created // 1_000_000_000}.{created % 1_000_000_000:09d}"
-        return line + _sample_line(f"{family.name}_created", member.series.labels, moment)
+        return line + _sample_line(name, member.series.labels, moment)
 
-    def _header(self, family: ExposedFamily) -> str:
-        name = _quoted_if_needed(family.name).replace("%", "%%")
-        help_ = _escaped_help(family).replace('"', '\\"').replace("%", "%%")
+    @staticmethod
+    def created_name(family: ExposedFamily) -> str:
+        """Return the name of the samples that tell when series were made; "" where there are none."""
+        return "" if family.type is Type.GAUGE else f"{family.name}_created"
+
+    @staticmethod
+    def header(family: ExposedFamily) -> str:
+        """Return what stands before a family."""
+        name, help_ = _quoted_if_needed(family.name), _escaped_help(family).replace('"', '\\"')
         unit = f"# UNIT {name} {family.unit}\n" if family.unit and is_metric_name(family.unit) else ""
         return f"# HELP {name} {help_}\n# TYPE {name} {family.type.word}\n{unit}"
 
@@ -197,12 +224,7 @@ def _sample(series: ExposedSeries, place: str, suffix: str = "", limit: str = ""
 
 
 def _sample_line(name: str, pairs: Labels, place: str) -> str:
-    labels = label_text(pairs)
-    if not is_metric_name(name):
-        labels = f"{quoted(name)},{labels}" if labels else quoted(name)
-        name = ""
-    braced = f"{{{labels}}}".replace("%", "%%") if labels else ""
-    return f"{name}{braced} {place}\n"
+    return f"{_Text.sample_text(name, pairs)} ".replace("%", "%%") + f"{place}\n"
 
 
 def _divided(value: float, divisor: int) -> float:

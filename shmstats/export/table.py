@@ -8,11 +8,11 @@ writing direction) is shown as an escape like ``\x1b``, never sent to the termin
 from __future__ import annotations
 
 from shmstats.export.figures import histogram_figures, iso_time
-from shmstats.export.naming import FOREIGN, is_time
+from shmstats.export.naming import is_time
 from shmstats.export.printable import aligned, printable
 from shmstats.export.rows import TOTAL, Row, rows
 from shmstats.export.view import View
-from shmstats.series import Distribution, Kind, Labels, Snapshot, label_text
+from shmstats.series import FOREIGN, Distribution, Kind, Labels, Snapshot, label_text
 
 _RIGHT_ALIGNED = "VALUE"
 
@@ -50,7 +50,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     if isinstance(value, Distribution):
         figures = histogram_figures(value, name.bounds)
         amounts = {key: figure for key, figure in figures.items() if key not in ("count", "sum")}
-        unit = "ms" if is_time(name.unit) and name.category not in FOREIGN else name.unit
+        unit = "ms" if is_time(name.unit) and name.category != FOREIGN else name.unit
         amounts_shown = (f"{key} {figure:.6g} {unit}" for key, figure in amounts.items() if figure is not None)
         detail = ", ".join(map(str.rstrip, amounts_shown))
         shown = str(value.count)

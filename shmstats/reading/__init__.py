@@ -2,5 +2,6 @@
 
 from .attached import AttachedBlock
 from .reader import BlockReader, Usage, read_only
+from .totals import BlockSnapshot
 
-__all__ = ["AttachedBlock", "BlockReader", "Usage", "read_only"]
+__all__ = ["AttachedBlock", "BlockReader", "BlockSnapshot", "Usage", "read_only"]

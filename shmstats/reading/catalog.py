@@ -1,18 +1,22 @@
-"""The names of a block, decoded once and kept while the header's revision stands still.
+"""The names of a block: a copy of its records and its heap, kept while the header's revision stands still.
 
-What was only added since is added here too.
+What is derived from the copy is derived when somebody asks for it; of names that were only added, what was derived
+before is kept.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..block.declarations import decode_definition
 from ..block.layout import NAME, Layout
 from ..block.names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, read_note
-from ..series import Declaration, Kind, Mode, Name
+from ..core import group_series
+from ..series import FOREIGN, Declaration, Kind, Mode, Name
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,37 +27,132 @@ _KINDS = {int(kind): kind for kind in Kind}
 _MODES = {int(mode): mode for mode in Mode}
 
 
-class Catalog(NamedTuple):
-    """The names of one revision, and where their values are.
+class Catalog:
+    """The names of one revision, and where their values are. Nothing of it changes.
+
+    Args:
+        records: a copy of the block's records, as bytes.
+        heap: a copy of its heap.
+        columns: cells that the block has in a row.
+        known: names of the first of these records, that are decoded already.
 
     Attributes:
-        revision: of the header.
-        seen: records looked at.
-        names: the live ones, but for those in ``combined``.
-        cells: the first column of each.
-        gauges: positions of gauges that all share, and of timestamps, in ``names``.
-        sums: positions of gauges that are sums of contributions.
-        histograms: of histograms: position, first column, width; by width.
-        combined: of gauges that are something else of contributions: name, first column.
+        records: as bytes.
+        heap: that their keys are in.
+        group_of: the group of each record, as `shmstats.core.group_series` returns it.
+        groups: first record, label names, and whether one is empty, of each group.
+        label_sets: the label names that there are.
+        numbers: the records of `names`: those of series but for gauges that are combined of contributions.
+        cells: the first column of each of these.
+        aside: the records of gauges that are combined, but for sums.
+
+    Raises:
+        LookupError, ValueError: a record is not what it can be.
     """
 
-    revision: int
-    seen: int
-    names: list[Name]
-    cells: npt.NDArray[np.intp]
-    gauges: list[int]
-    sums: list[int]
-    histograms: dict[int, list[tuple[int, int, int]]]
-    combined: list[tuple[Name, int]]
+    def __init__(self, records: bytes, heap: bytes, columns: int, known: list[Name]) -> None:
+        self.records, self.heap = records, heap
+        self._known = known
+        self._declarations: dict[int, Declaration | None] = {}
+        self._table = table = np.frombuffer(records, NAME)
+        self.group_of, groups, self.label_sets = group_series(records, heap, FOREIGN.encode())
+        self.groups: npt.NDArray[np.uint32] = np.frombuffer(groups, np.uint32).reshape(-1, 3)
+        shown = (table["state"] == LIVE) & (table["flags"] & FAMILY == 0) & (table["declaration"] == 0)
+        kinds, modes, widths = table["kind"], table["mode"], table["width"]
+        is_known = np.isin(kinds, list(_KINDS)) & np.isin(modes, list(_MODES))
+        within = (table["cell"].astype(np.int64) + widths <= columns) & (widths >= 2)
+        if not (is_known & within | ~shown).all():
+            raise ValueError("a record has a kind, a mode or cells that cannot be")
+        combined = (modes != Mode.LAST) & (modes & 7 != Mode.SUM)
+        self.aside: list[int] = np.flatnonzero(shown & combined).tolist()
+        self.numbers: npt.NDArray[np.intp] = np.flatnonzero(shown & ~combined)
+        self.cells: npt.NDArray[np.intp] = table["cell"][self.numbers].astype(np.intp)
+        self._kinds, self._modes, self._widths = kinds[self.numbers], modes[self.numbers], widths[self.numbers]
 
+    @cached_property
+    def names(self) -> list[Name]:
+        """The names of `numbers`."""
+        known, self._known = self._known, []
+        return [*known, *self.decoded(self.numbers[len(known) :])]
 
-def empty_catalog(revision: int) -> Catalog:
-    """Return the catalog of a revision before any record was looked at."""
-    return Catalog(revision, 0, [], np.empty(0, np.intp), [], [], {}, [])
+    @property
+    def known(self) -> list[Name]:
+        """The first of the names, as far as they are decoded."""
+        found: list[Name] = self.__dict__.get("names", self._known)
+        return found
+
+    @cached_property
+    def are_gauges(self) -> npt.NDArray[np.bool_]:
+        """Whether each of `numbers` is a gauge or a timestamp."""
+        found: npt.NDArray[np.bool_] = (self._kinds == Kind.TIMESTAMP) | (self._kinds == Kind.GAUGE)
+        return found
+
+    @cached_property
+    def sums(self) -> list[int]:
+        """Positions in `numbers` of gauges that are sums of contributions."""
+        found: list[int] = np.flatnonzero(self._modes != Mode.LAST).tolist()
+        return found
+
+    @cached_property
+    def histograms(self) -> dict[int, list[tuple[int, int, int]]]:
+        """Of histograms the positions in `numbers`, first columns and widths, by width."""
+        found: dict[int, list[tuple[int, int, int]]] = {}
+        for position in np.flatnonzero(self._kinds == Kind.HISTOGRAM).tolist():
+            width = int(self._widths[position])
+            found.setdefault(width, []).append((position, int(self.cells[position]), width))
+        return found
+
+    @cached_property
+    def are_histograms(self) -> npt.NDArray[np.bool_]:
+        """Whether each of `numbers` is a histogram."""
+        found: npt.NDArray[np.bool_] = self._kinds == Kind.HISTOGRAM
+        return found
+
+    @cached_property
+    def needs_rows(self) -> bool:
+        """Whether some values are no sums of columns."""
+        return bool(self.aside or self.sums or self.histograms)
+
+    @cached_property
+    def positions(self) -> npt.NDArray[np.intp]:
+        """The position in `numbers` of each record; -1 for one that is not among them."""
+        found = np.full(len(self._table), -1, np.intp)
+        found[self.numbers] = np.arange(len(self.numbers))
+        return found
+
+    @cached_property
+    def combined(self) -> list[tuple[Name, int]]:
+        """Names and first columns of `aside`."""
+        cells = self._table["cell"][self.aside].tolist()
+        return list(zip(self.decoded(np.array(self.aside, np.intp)), cells, strict=True))
+
+    def position_of(self, key: bytes) -> int | None:
+        """Return the position in `numbers` of the name with a key; None where there is none."""
+        place = self.heap.find(key)
+        while place >= 0:
+            fits = (self._table["key"][self.numbers] == place) & (self._table["length"][self.numbers] == len(key))
+            for position in np.flatnonzero(fits).tolist():
+                return int(position)
+            place = self.heap.find(key, place + 1)
+        return None
+
+    def modes_are_live(self, positions: list[int]) -> npt.NDArray[np.bool_]:
+        """Tell which series at some positions are gauges of a live mode."""
+        found: npt.NDArray[np.bool_] = self._modes[positions] >= Mode.LIVEALL
+        return found
+
+    def decoded(self, numbers: npt.NDArray[np.intp]) -> list[Name]:
+        """Return the names of some records."""
+        return _names_of(self._table[numbers], self.heap, self._declaration)
+
+    def _declaration(self, family: int) -> Declaration | None:
+        if family not in self._declarations:
+            self._declarations[family] = _declared(self._table[family], self.heap, 0)
+        return self._declarations[family]
 
 
 class NameReader:
-    """The names of a block, and what is declared about them.
+    """Reads the names of a block, and what is declared about them.
 
     Args:
         buf: the block.
@@ -64,44 +163,49 @@ class NameReader:
         self._buf = buf
         self._layout = layout
         self._names = np.frombuffer(buf, NAME, layout.capacity, layout.names)
-        self._catalog = empty_catalog(-1)
-        self._declarations: dict[int, Declaration | None] = {}
+        self._last: tuple[int, Catalog] | None = None
+        self._declarations: tuple[int, dict[int, Declaration | None]] = (-1, {})
 
     def close(self) -> None:
         """Let go of the buffer."""
         del self._names, self._buf
 
-    def catalog(self, revision: int, count: int) -> Catalog:
-        """Return the names of a revision, of the first ``count`` records.
+    def catalog(self, revision: int, count: int, heap: int) -> Catalog:
+        """Return the names of a revision, of the first ``count`` records; the same as the last time if it can be.
 
         Raises:
             LookupError, ValueError: a name was changed just now, or is damaged.
         """
-        catalog = self._catalog
-        if catalog.revision != revision:
-            self._declarations = {}
-            catalog = empty_catalog(revision)
-        if catalog.seen != count:
-            catalog = self._extended(catalog, count)
-        self._catalog = catalog
+        last = self._last
+        if last is not None and last[0] == revision and len(last[1].group_of) == 4 * count:
+            return last[1]
+        layout = self._layout
+        records = bytes(self._buf[layout.names : layout.names + min(count, layout.capacity) * NAME.itemsize])
+        heap_copy = bytes(self._buf[layout.heap : layout.heap + min(heap, layout.heap_bytes)])
+        known = last[1].known if last is not None and last[0] == revision else []
+        catalog = Catalog(records, heap_copy, layout.columns, known)
+        self._last = revision, catalog
         return catalog
 
     def forget(self) -> None:
-        """Decode all names again the next time."""
-        self._catalog = empty_catalog(-1)
+        """Copy all names again the next time."""
+        self._last = None
 
-    def declaration(self, family: int) -> Declaration | None:
+    def declaration(self, family: int, revision: int) -> Declaration | None:
         """Return what is declared about a metric, by the number of its family; None for nothing.
 
-        What was read once is kept until `catalog` finds that names have changed.
+        What was read once is kept as long as the revision stays.
         """
         if family < 0:
             return None
-        declarations = self._declarations  # another thread, which reads too, may begin a new one meanwhile
+        if self._declarations[0] != revision:
+            self._declarations = revision, {}
+        return self._declared_last(family)
+
+    def _declared_last(self, family: int) -> Declaration | None:
+        declarations = self._declarations[1]  # another thread, which reads too, may begin a new one meanwhile
         if family not in declarations:
-            record = self._names[family]
-            note = self._note(int(record["note"]), int(record["note_room"]))
-            declarations[family] = decode_definition(note).declared if note else None
+            declarations[family] = _declared(self._names[family], self._buf, self._layout.heap)
         return declarations[family]
 
     def notes(self, category: str, count: int) -> list[tuple[Name, bytes]]:
@@ -118,63 +222,43 @@ class NameReader:
             & (records["flags"] & FAMILY == 0)
             & (records["declaration"] == 0)
         )
-        found = []
-        for name, record in zip(self._decoded(records[noted]), records[noted], strict=True):
-            note = self._note(int(record["note"]), int(record["note_room"]))
+        heap = bytes(self._buf[self._layout.heap :][: int((records["key"] + records["room"]).max(initial=0))])
+        names = _names_of(records[noted], heap, self._declared_last)
+        found: list[tuple[Name, bytes]] = []
+        for name, record in zip(names, records[noted], strict=True):
+            note = _note(record, self._buf, self._layout.heap)
             if name.category == category and note:
                 found.append((name, note))
         return found
 
-    def _extended(self, catalog: Catalog, count: int) -> Catalog:
-        """Return a catalog with the records up to ``count`` added."""
-        first = len(catalog.names)
-        records = self._names[catalog.seen : count]
-        shown = (records["state"] == LIVE) & (records["flags"] & FAMILY == 0) & (records["declaration"] == 0)
-        records = records[shown]
-        is_combined = (records["mode"] != Mode.LAST) & (records["mode"] & 7 != Mode.SUM)
-        aside, records = records[is_combined], records[~is_combined]
-        combined = list(zip(self._decoded(aside), aside["cell"].tolist(), strict=True))
-        names = self._decoded(records)
-        cells, kinds, modes = records["cell"].astype(np.intp), records["kind"], records["mode"]
-        shared = (kinds == Kind.TIMESTAMP) | (kinds == Kind.GAUGE) & (modes == Mode.LAST)
-        histograms = {width: list(found) for width, found in catalog.histograms.items()}
-        for position in np.flatnonzero(kinds == Kind.HISTOGRAM).tolist():
-            width = int(records["width"][position])
-            histograms.setdefault(width, []).append((first + position, int(cells[position]), width))
-        return Catalog(
-            revision=catalog.revision,
-            seen=count,
-            names=[*catalog.names, *names],
-            cells=np.concatenate((catalog.cells, cells)),
-            gauges=catalog.gauges + (np.flatnonzero(shared) + first).tolist(),
-            sums=catalog.sums + (np.flatnonzero(modes != Mode.LAST) + first).tolist(),
-            histograms=histograms,
-            combined=catalog.combined + combined,
-        )
 
-    def _decoded(self, records: npt.NDArray[Any]) -> list[Name]:
-        """Return the names of records."""
-        if not len(records):
-            return []
-        heap = bytes(self._buf[self._layout.heap : self._layout.heap + int((records["key"] + records["room"]).max())])
-        columns = (records[field].tolist() for field in ("key", "length", "kind", "flags", "mode", "family", "created"))
-        names = []
-        for key, length, kind, flags, mode, family, created in zip(*columns, strict=True):
-            category, metric, *rest = heap[key : key + length].decode().split("\0")
-            labels = tuple(zip(rest[::2], rest[1::2], strict=True)) if rest else ()
-            if family:
-                declared = self.declaration(family - 1) or _NOTHING_DECLARED
-                help_, unit, bounds = declared.help, declared.unit, declared.bounds
-            else:
-                help_ = unit = ""
-                bounds = ()
-            if kind == Kind.HISTOGRAM:
-                bounds = bounds or DEFAULT_BOUNDS
-            monotonic = flags & MONOTONIC == MONOTONIC
-            what = _KINDS[kind], labels, monotonic, bounds, help_, unit, _MODES[mode], created
-            names.append(Name(category, metric, *what))
-        return names
+def _names_of(records: npt.NDArray[Any], heap: bytes, declaration: Callable[[int], Declaration | None]) -> list[Name]:
+    """Return the names of records."""
+    columns = (records[field].tolist() for field in ("key", "length", "kind", "flags", "mode", "family", "created"))
+    names = []
+    for key, length, kind, flags, mode, family, created in zip(*columns, strict=True):
+        category, metric, *rest = heap[key : key + length].decode().split("\0")
+        labels = tuple(zip(rest[::2], rest[1::2], strict=True)) if rest else ()
+        if family:
+            declared = declaration(family - 1) or _NOTHING_DECLARED
+            help_, unit, bounds = declared.help, declared.unit, declared.bounds
+        else:
+            help_ = unit = ""
+            bounds = ()
+        if kind == Kind.HISTOGRAM:
+            bounds = bounds or DEFAULT_BOUNDS
+        monotonic = flags & MONOTONIC == MONOTONIC
+        what = _KINDS[kind], labels, monotonic, bounds, help_, unit, _MODES[mode], created
+        names.append(Name(category, metric, *what))
+    return names
 
-    def _note(self, note: int, room: int) -> bytes:
-        start = self._layout.heap + note
-        return read_note(bytes(self._buf[start : start + room]))
+
+def _note(record: Any, heap: bytes | memoryview, offset: int) -> bytes:
+    """Return the note of a record; ``offset`` is where the heap begins."""
+    start = offset + int(record["note"])
+    return read_note(bytes(heap[start : start + int(record["note_room"])]))
+
+
+def _declared(record: Any, heap: bytes | memoryview, offset: int) -> Declaration | None:
+    note = _note(record, heap, offset)
+    return decode_definition(note).declared if note else None

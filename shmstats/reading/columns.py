@@ -49,17 +49,16 @@ class Columns:
         bits = np.unpackbits(self._pages.reshape(self.rows, -1), axis=1, bitorder="little")
         return bits[:, :pages].astype(bool)
 
-    def sums(self, count: int) -> npt.NDArray[np.int64]:
-        """Return the sums of the first ``count`` columns over all rows, saturated.
+    def sums(self, count: int) -> bytearray:
+        """Return the sums of the first ``count`` columns over all rows, saturated, as integers of 64 bits.
 
-        What stands for a column that is no counter's value means nothing.
+        They are the values of counters, and of gauges that all share: of those row 0 alone has any.
         """
         layout = self._layout
         columns = min(count, layout.columns)
-        sums = sum_columns(
+        return sum_columns(
             *(self._buf, layout.cells, layout.row_bytes, layout.rows, layout.pages, layout.bitmap_bytes, columns)
         )
-        return np.frombuffer(sums, np.int64)
 
     def total(self, column: int) -> int:
         """Return the sum of one column over all rows, which may be beyond 64 bits."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..layout import CELLS_PER_PAGE
-from ..series import Mode, Name
+from ..series import Mode
 from .columns import SAFE, Columns, saturated
 
 if TYPE_CHECKING:
@@ -64,17 +64,20 @@ class Gauges:
         return Contribution(row, self._columns.gauge(cell, row), signature, moment)
 
     def sums(
-        self, names: list[Name], columns: npt.NDArray[np.intp], reserved: npt.NDArray[np.bool_], live: set[int]
+        self,
+        columns: npt.NDArray[np.intp],
+        of_live: npt.NDArray[np.bool_],
+        reserved: npt.NDArray[np.bool_],
+        live: set[int],
     ) -> list[int | float]:
         """Return the sums of contributions to some gauges, an int where all of them are.
 
         Args:
-            names: of the gauges.
-            columns: the first column of each.
+            columns: the first column of each gauge.
+            of_live: whether the contributions of living workers alone count.
             reserved: the pages that have memory.
             live: how the living workers sign.
         """
-        of_live = np.array([name.mode.live for name in names], np.bool_)
         living = np.array(sorted(live), np.int64)
         integers = np.zeros(len(columns), np.int64)
         reals = np.zeros(len(columns), np.float64)

@@ -8,10 +8,10 @@ while they have a contribution. Of mode *all* each contribution is a series of i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from .columns import Columns, saturated
 from .gauges import Contribution, Gauges, by_process, combine
 from .histograms import BEFORE_BUCKETS, Histograms
 from .requests import Served, read_requests
+from .totals import BlockSnapshot, Totals, names_with, values_with
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -75,7 +76,7 @@ class BlockReader:
         self.columns = Columns(buf, layout)
         self.gauges = Gauges(self.columns)
         self.histograms = Histograms(self.columns)
-        self._shown: tuple[list[Name], list[Name], list[Name]] = ([], [], [])
+        self._shown: tuple[Catalog, list[Name], Sequence[Name]] | None = None
 
     def close(self) -> None:
         """Let go of the buffer."""
@@ -130,7 +131,7 @@ class BlockReader:
 
     def declaration(self, family: int) -> Declaration | None:
         """Return what is declared about a metric, by the number of its family; None for nothing."""
-        return self._names.declaration(family)
+        return self._names.declaration(family, self.header("revision"))
 
     def notes(self, category: str) -> list[tuple[Name, bytes]]:
         """Return the names of a category that have a note, with it; a family's is what is declared."""
@@ -165,12 +166,19 @@ class BlockReader:
 
     def _read(self, by_worker: bool) -> tuple[Snapshot, int]:
         """Return every name with its value, and the revision at which the names were read."""
-        catalog = self._names.catalog(self.header("revision"), self.header("names"))
-        reserved = self.reserved()
-        values = self._values(catalog, reserved)
-        workers = self._breakdown(catalog, reserved) if by_worker else {}
-        names = self._with_combined(catalog, reserved, values, workers)
-        return Snapshot(names, values, workers=workers), catalog.revision
+        revision = self.header("revision")
+        catalog = self._names.catalog(revision, self.header("names"), self.header("heap"))
+        reserved = self.reserved() if by_worker or catalog.needs_rows else None
+        totals = self._totals(catalog, reserved)
+        combined, shares = self._combined(catalog, reserved)
+        workers: dict[int, list[Value | None]] = {}
+        if reserved is not None and by_worker:
+            workers = self._breakdown(catalog, reserved)
+            for row, column in workers.items():
+                column.extend(share.get(row) for share in shares)
+        names = self._names_shown(catalog, combined[0])
+        values = values_with(totals, combined[1])
+        return BlockSnapshot(names, values, workers=workers, totals=totals, combined=combined), revision
 
     def served(self, workers: Iterable[Worker]) -> list[Served]:
         """Return what each of some workers serves at the moment, without their help."""
@@ -190,37 +198,30 @@ class BlockReader:
             "rows": Usage(len(live), layout.max_workers, layout.row_bytes),
         }
 
-    def _values(self, catalog: Catalog, reserved: npt.NDArray[np.bool_]) -> list[Value]:
-        values: list[Any] = self.columns.sums(self.header("cells"))[catalog.cells + 1].tolist()
-        for position in catalog.gauges:
-            values[position] = self.columns.gauge(int(catalog.cells[position]))
+    def _totals(self, catalog: Catalog, reserved: npt.NDArray[np.bool_] | None) -> Totals:
+        """Return the totals of all series but the combined gauges."""
+        distributions: dict[int, Distribution] = {}
+        cells = self.columns.sums(self.header("cells"))
+        if reserved is None:
+            return Totals(catalog, cells, distributions)
         for histograms in catalog.histograms.values():
-            for position, distribution in self.histograms.many(histograms, reserved):
-                values[position] = distribution
+            distributions.update(self.histograms.many(histograms, reserved))
+        totals = Totals(catalog, cells, distributions)
         if catalog.sums:
-            live = self._signatures()
-            names = [catalog.names[position] for position in catalog.sums]
-            totals = self.gauges.sums(names, catalog.cells[catalog.sums], reserved, live)
-            for position, total in zip(catalog.sums, totals, strict=True):
-                values[position] = total
-        return values
+            columns, is_live = catalog.cells[catalog.sums], catalog.modes_are_live(catalog.sums)
+            totals.set_gauges(catalog.sums, self.gauges.sums(columns, is_live, reserved, self._signatures()))
+        return totals
 
-    def _with_combined(
-        self,
-        catalog: Catalog,
-        reserved: npt.NDArray[np.bool_],
-        values: list[Value],
-        workers: dict[int, list[Value | None]],
-    ) -> list[Name]:
-        """Add the gauges that are combined of contributions; returns the names with theirs.
-
-        The same list as the last time, if it holds the same names.
-        """
-        if not catalog.combined:
-            return catalog.names
-        live = self._signatures()
+    def _combined(
+        self, catalog: Catalog, reserved: npt.NDArray[np.bool_] | None
+    ) -> tuple[tuple[list[Name], list[Value]], list[dict[int, int | float]]]:
+        """Return names and values of the gauges that are combined of contributions, and each one's shares by row."""
         names: list[Name] = []
-        shares: list[dict[int, int | float]] = []  # of each name, by row
+        values: list[Value] = []
+        shares: list[dict[int, int | float]] = []
+        if reserved is None or not catalog.aside:
+            return (names, values), shares
+        live = self._signatures()
         for name, cell in catalog.combined:
             found = self.gauges.contributions(cell, reserved, live if name.mode.live else None)
             if name.mode.base is Mode.ALL:
@@ -232,13 +233,14 @@ class BlockReader:
                 names.append(name)
                 values.append(combine(name.mode, found))
                 shares.append({each.row: each.value for each in found})
-        for row, column in workers.items():
-            column.extend(share.get(row) for share in shares)
-        static, combined, both = self._shown
-        if static is not catalog.names or combined != names:
-            both = [*catalog.names, *names]
-            self._shown = catalog.names, names, both
-        return both
+        return (names, values), shares
+
+    def _names_shown(self, catalog: Catalog, combined: list[Name]) -> Sequence[Name]:
+        """Return all names; the same object as the last time, if it has the same ones."""
+        shown = self._shown
+        if shown is None or shown[0] is not catalog or shown[1] != combined:
+            shown = self._shown = catalog, combined, names_with(catalog, combined)
+        return shown[2]
 
     def _signatures(self) -> set[int]:
         """Return how the living workers sign."""

@@ -1,0 +1,89 @@
+/* Numbers as Python writes them, without the GIL where that can be. */
+
+/* The longest text of a number that is put here. */
+enum { MOST_DIGITS = 32 };
+
+static const char two_digits[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
+                                 "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
+                                 "8081828384858687888990919293949596979899";
+
+/* Write an unsigned integer; returns the end of its text. */
+static inline unsigned char *
+write_digits(unsigned char *to, uint64_t number)
+{
+    unsigned char digits[20];
+    size_t at = sizeof digits;
+    while (number >= 100) {
+        at -= 2;
+        memcpy(digits + at, two_digits + 2 * (number % 100), 2);
+        number /= 100;
+    }
+    if (number >= 10) {
+        at -= 2;
+        memcpy(digits + at, two_digits + 2 * number, 2);
+    } else {
+        digits[--at] = (unsigned char)('0' + number);
+    }
+    memcpy(to, digits + at, sizeof digits - at);
+    return to + (sizeof digits - at);
+}
+
+/* The size of a number without its sign. */
+static inline uint64_t
+magnitude(int64_t number)
+{
+    return number < 0 ? 0 - (uint64_t)number : (uint64_t)number;
+}
+
+static inline unsigned char *
+write_integer(unsigned char *to, int64_t number)
+{
+    if (number < 0)
+        *to++ = '-';
+    return write_digits(to, magnitude(number));
+}
+
+/* Write a number of parts as whole ones, and a fraction of some digits. */
+static inline unsigned char *
+write_fixed(unsigned char *to, uint64_t parts, uint64_t scale, int digits)
+{
+    to = write_digits(to, parts / scale);
+    *to++ = '.';
+    uint64_t fraction = parts % scale;
+    for (int i = digits - 1; i >= 0; i--, fraction /= 10)
+        to[i] = (unsigned char)('0' + fraction % 10);
+    return to + digits;
+}
+
+/* Microseconds in seconds, exactly. */
+static inline unsigned char *
+write_seconds(unsigned char *to, int64_t microseconds)
+{
+    if (microseconds < 0)
+        *to++ = '-';
+    return write_fixed(to, magnitude(microseconds), 1000000, 6);
+}
+
+/* Write a double as repr() does, if it has a short decimal form; NULL where it has not.
+ *
+ * A decimal of at most 15 digits is the only one of so few digits that is read as its double, so the first that is read
+ * back is the shortest: n / scale is what n with the point at that place is read as, for both are exact. */
+static inline unsigned char *
+write_short_double(unsigned char *to, double number)
+{
+    double size = fabs(number);
+    if (!(size < 1e15) || (size < 1e-4 && size != 0))
+        return NULL;
+    uint64_t scale = 1;
+    for (int digits = 0; digits <= 9; digits++, scale *= 10) {
+        double parts = nearbyint(size * (double)scale);
+        if (parts >= 1e15)
+            return NULL;
+        if (parts / (double)scale != size)
+            continue;
+        if (signbit(number))
+            *to++ = '-';
+        return digits == 0 ? write_fixed(to, (uint64_t)parts * 10, 10, 1) : write_fixed(to, (uint64_t)parts, scale, digits);
+    }
+    return NULL;
+}

@@ -1,0 +1,250 @@
+"""The quick way to a page in a text format: lines that C writes for groups of series, and fills with the totals.
+
+It is for the families of a block's snapshot whose samples cannot clash: the series of one metric, in any number of
+categories, whose labels are shown as they are. All other families go the usual way, in their places. What follows from
+the names is made once for a catalog.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from shmstats.core import fill_text, plan_text
+from shmstats.export.naming import ExposedFamily, ExposedSeries, Namer
+from shmstats.export.page import Member, names_of_samples, system_values
+from shmstats.export.view import View
+from shmstats.reading import BlockSnapshot
+from shmstats.series import Kind, Labels, Name
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+#: Spellings of names that leave the text of labels as it is.
+ESCAPINGS = frozenset({"underscores", "allow-utf-8"})
+
+#: The kinds that C can write.
+_KINDS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.TIMESTAMP})
+
+_NO_RANK = 2**32 - 1
+
+
+class Lines(Protocol):
+    """The lines of a page in a text format."""
+
+    def __init__(self, page: Any, parent: Any) -> None: ...
+
+    def fill(self, page: Any, values: list[Any], chosen: frozenset[str]) -> bytes:
+        """Return the text with values in it."""
+
+    @staticmethod
+    def header(family: ExposedFamily) -> str:
+        """Return what stands before a family."""
+
+    @staticmethod
+    def created_name(family: ExposedFamily) -> str:
+        """Return the name of the samples that tell when series were made; "" where there are none."""
+
+    @staticmethod
+    def sample_text(name: str, pairs: Labels) -> str:
+        """Return the name and the labels of a sample."""
+
+
+class _Family:
+    """A family of the page while it is planned.
+
+    Attributes:
+        groups: of series: number, first name, and whether the family's name is the plain form of the metric.
+        quick: whether C can write it.
+        others: what it has beside those groups.
+    """
+
+    def __init__(self, family: ExposedFamily) -> None:
+        self.family = family
+        self.groups: list[tuple[int, Name, bool]] = []
+        self.quick = True
+        self.others: list[Member] = []
+
+    def add(self, group: int, name: Name, is_plain: bool, quick: bool) -> None:
+        """Add a group; one of another metric may have the same samples."""
+        alike = not self.groups or self.groups[0][1].metric == name.metric
+        self.quick = self.quick and quick and alike
+        self.groups.append((group, name, is_plain))
+
+    def add_other(self, member: Member) -> None:
+        """Add a series that is in no group."""
+        self.quick = False
+        self.others.append(member)
+
+
+class _Part:
+    """Families in a row that are not quick, as a page of their own: what `Lines` needs of one."""
+
+    def __init__(self, members: list[Member]) -> None:
+        self.own = 0
+        self.members = members
+
+    def families(self, chosen: frozenset[str]) -> dict[ExposedFamily, list[int]]:
+        """Return the places of the members of each family."""
+        families: dict[ExposedFamily, list[int]] = {}
+        for place, member in enumerate(self.members):
+            families.setdefault(member.series.family, []).append(place)
+        return families
+
+
+class _Quick(NamedTuple):
+    """Families in a row that C fills in."""
+
+    text: bytes
+    places: bytes
+
+
+class _Slow(NamedTuple):
+    """Families in a row that are filled in the usual way."""
+
+    part: _Part
+    lines: Lines
+
+
+class Skeleton:
+    """A page without its values.
+
+    Args:
+        snapshot: that it is for.
+        key: escaping, namespace and constant labels.
+        form: the format.
+        chosen: names of families, or of their samples, that are shown; empty: all.
+    """
+
+    def __init__(
+        self, snapshot: BlockSnapshot, key: tuple[str, str, Labels], form: type[Lines], chosen: frozenset[str]
+    ) -> None:
+        self._catalog = snapshot.totals.catalog
+        self._combined = snapshot.combined[0]
+        self._figures = tuple(snapshot.system), tuple(snapshot.health)
+        self._form = form
+        self._namer = Namer(snapshot.system, *key)
+        found = self._families().values()
+        families = [each for each in found if not chosen or not chosen.isdisjoint(names_of_samples(each.family))]
+        self._records: list[int] = []
+        slow = {each.family: list(self._members(each)) for each in families if not each.quick}
+        self._positions = self._catalog.positions[np.array(self._records, np.intp)]
+        self._chunks = list(self._chunked(families, slow))
+
+    def fits(self, snapshot: BlockSnapshot) -> bool:
+        """Tell whether this is the page for a snapshot."""
+        figures = tuple(snapshot.system), tuple(snapshot.health)
+        same_names = snapshot.totals.catalog is self._catalog and snapshot.combined[0] == self._combined
+        return same_names and figures == self._figures
+
+    def fill(self, snapshot: BlockSnapshot) -> bytes:
+        """Return the text with the values of a snapshot."""
+        totals = snapshot.totals
+        values = [*snapshot.combined[1], *system_values(snapshot), *snapshot.health.values()]
+        values += totals.at(self._positions)
+        texts = []
+        for chunk in self._chunks:
+            if isinstance(chunk, _Quick):
+                texts.append(fill_text(chunk.text, chunk.places, totals.cells))
+            else:
+                texts.append(chunk.lines.fill(chunk.part, values, frozenset()))
+        return b"".join(texts)
+
+    def _families(self) -> dict[ExposedFamily, _Family]:
+        """Return all families in the order of their first series."""
+        catalog, namer = self._catalog, self._namer
+        found: dict[ExposedFamily, _Family] = {}
+        aside = set(catalog.aside)
+        firsts, labels, has_empty = catalog.groups.T.tolist()
+        clean = dict(enumerate((True, *map(namer.leaves, catalog.label_sets))))
+        for group, name in enumerate(catalog.decoded(np.array(firsts, np.intp))):
+            if firsts[group] in aside:
+                continue
+            family, is_plain = namer.family(name)
+            quick = name.kind in _KINDS and not has_empty[group] and clean.get(labels[group], False)
+            found.setdefault(family, _Family(family)).add(group, name, is_plain, quick)
+        for position, name in enumerate(self._combined):
+            family, _ = namer.family(name)
+            place = Member(position, ExposedSeries(family, ()), name)
+            found.setdefault(family, _Family(family)).add_other(place)
+        shown = [*namer.system, *(namer.health[figure] for figure in self._figures[1])]
+        figures = (figure for figures in self._figures for figure in figures)
+        for position, (series, figure) in enumerate(zip(shown, figures, strict=True), len(self._combined)):
+            place = Member(position, series, Name("system", figure, Kind.GAUGE))
+            found.setdefault(series.family, _Family(series.family)).add_other(place)
+        return found
+
+    def _members(self, family: _Family) -> Iterator[Member]:
+        """Give the series of a family that is not quick, in their order; their records are noted down."""
+        groups = [group for group, _, _ in family.groups]
+        numbers = np.flatnonzero(np.isin(np.frombuffer(self._catalog.group_of, np.uint32), groups))
+        before = len(self._combined) + sum(map(len, self._figures))
+        for number, name in zip(numbers.tolist(), self._catalog.decoded(numbers), strict=True):
+            yield Member(before + len(self._records), self._namer.add(name), name)
+            self._records.append(number)
+        for member in family.others:
+            is_combined = member.position < len(self._combined)
+            yield member._replace(series=self._namer.add(member.name)) if is_combined else member
+
+    def _chunked(self, families: list[_Family], slow: dict[ExposedFamily, list[Member]]) -> Iterator[_Quick | _Slow]:
+        """Give the page in parts: families in a row that are quick, and families in a row that are not."""
+        text, places, ends = self._planned([each for each in families if each.quick])
+        start, rank = (0, 0), 0
+        for is_quick, run in itertools.groupby(families, lambda each: each.quick):
+            row = list(run)
+            if is_quick:
+                rank += len(row)
+                end = ends[rank - 1]
+                yield _Quick(text[start[0] : end[0]], places[start[1] : end[1]])
+                start = end
+            else:
+                part = _Part([member for each in row for member in slow[each.family]])
+                yield _Slow(part, self._form(part, None))
+
+    def _planned(self, families: list[_Family]) -> tuple[bytes, bytes, list[tuple[int, int]]]:
+        """Return text and places of quick families, and where each of them ends."""
+        catalog = self._catalog
+        ranks: npt.NDArray[np.uint32] = np.full(len(catalog.groups), _NO_RANK, np.uint32)
+        lines: list[tuple[bytes, bytes, bytes] | None] = [None] * len(catalog.groups)
+        for rank, each in enumerate(families):
+            for group, name, is_plain in each.groups:
+                ranks[group] = rank
+                lines[group] = self._lines(each.family, name, is_plain)
+        heads = tuple([self._form.header(each.family).encode() for each in families])
+        planned = plan_text(catalog.records, catalog.heap, catalog.group_of, ranks.tobytes(), tuple(lines), heads)
+        ends = np.frombuffer(planned[2], np.uint64).reshape(-1, 2).tolist()
+        return planned[0], planned[1], [(text, places) for text, places in ends]
+
+    def _lines(self, family: ExposedFamily, name: Name, is_plain: bool) -> tuple[bytes, bytes, bytes]:
+        """Return what stands before and behind the category in each line of a group; the former also of creation."""
+        pairs = self._namer.head(name._replace(category="\0"), is_plain)
+        before, _, behind = self._form.sample_text(family.exposed_name, pairs).rpartition("\0")
+        created = self._form.created_name(family)
+        if created:
+            created = self._form.sample_text(created, pairs).rpartition("\0")[0]
+        return before.encode(), behind.removesuffix("}").encode(), created.encode()
+
+
+class Skeletons:
+    """The last page of each format and each way to spell names. Safe to share by threads."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[Callable[..., Any], str, str, Labels], Skeleton] = {}
+        self._lock = threading.Lock()
+
+    def fill(self, snapshot: BlockSnapshot, view: View, escaping: str, form: type[Lines]) -> bytes:
+        """Return the text of a snapshot."""
+        key = escaping, view.namespace, view.labels
+        if view.names:
+            return Skeleton(snapshot, key, form, view.names).fill(snapshot)
+        skeleton = self._last.get((form, *key))
+        if skeleton is None or not skeleton.fits(snapshot):
+            with self._lock:
+                skeleton = self._last.get((form, *key))
+                if skeleton is None or not skeleton.fits(snapshot):
+                    skeleton = self._last[form, *key] = Skeleton(snapshot, key, form, frozenset())
+        return skeleton.fill(snapshot)

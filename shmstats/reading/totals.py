@@ -1,0 +1,111 @@
+"""What a block has at one moment: the totals of its series, and a snapshot that is made of them on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..series import Deferred, Distribution, Name, Snapshot, Value
+from .catalog import Catalog
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+#: What the first cell of a gauge has besides its lock where its value is the double.
+_IS_REAL = 1 << 32
+
+
+class Totals:
+    """The totals of the series of a catalog.
+
+    Args:
+        catalog: which series there are, and where their values are.
+        cells: the sums of the columns: a row in which every counter, and every gauge that all share, has its total.
+            It is this object's.
+        distributions: the values of histograms, by position.
+    """
+
+    def __init__(self, catalog: Catalog, cells: bytearray, distributions: dict[int, Distribution]) -> None:
+        self.catalog = catalog
+        self.cells = cells
+        self._distributions = distributions
+        self._integers: npt.NDArray[np.int64] = np.frombuffer(cells, np.int64)
+
+    def set_gauges(self, positions: Sequence[int], values: Iterable[int | float]) -> None:
+        """Set gauges that are no sums of columns."""
+        reals = self._integers.view(np.float64)
+        for cell, value in zip(self.catalog.cells[list(positions)].tolist(), values, strict=True):
+            if isinstance(value, int):
+                self._integers[cell], self._integers[cell + 1] = 0, value
+            else:
+                self._integers[cell], reals[cell + 2] = _IS_REAL, value
+
+    def values(self) -> list[Value]:
+        """Return the values of all series, in the order of the catalog's names."""
+        return self.at(np.arange(len(self.catalog.numbers)))
+
+    def at(self, positions: npt.NDArray[np.intp]) -> list[Value]:
+        """Return the values of the series at some positions of the catalog."""
+        catalog = self.catalog
+        cells = catalog.cells[positions]
+        values: list[Any] = self._integers[cells + 1].tolist()
+        real = np.flatnonzero(catalog.are_gauges[positions] & (self._integers[cells] & _IS_REAL != 0))
+        numbers = self._integers.view(np.float64)[cells[real] + 2].tolist()
+        for i, number in zip(real.tolist(), numbers, strict=True):
+            values[i] = number
+        for i in np.flatnonzero(catalog.are_histograms[positions]).tolist():
+            values[i] = self._distributions[int(positions[i])]
+        return values
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Totals):
+            return NotImplemented
+        alike = self.catalog is other.catalog and self._distributions == other._distributions
+        return alike and self._shown() == other._shown()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _shown(self) -> bytes:
+        """Return what is shown of the cells: without the locks that were taken at that moment."""
+        cells = self._integers.copy()
+        cells[self.catalog.cells] &= _IS_REAL
+        return cells.tobytes()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockSnapshot(Snapshot):
+    """A snapshot of a block, of which names and values are made when somebody looks at them.
+
+    Attributes:
+        totals: of the series of the block's catalog.
+        combined: names and values behind all others: gauges that are combined of contributions.
+    """
+
+    totals: Totals = field(kw_only=True)
+    combined: tuple[list[Name], list[Value]] = field(kw_only=True)
+
+    def value_of(self, category: str, metric: str) -> Value | None:
+        """Return the value of a series without labels, which is no combined gauge; None where there is none."""
+        position = self.totals.catalog.position_of(f"{category}\0{metric}".encode())
+        return None if position is None else self.totals.at(np.array([position]))[0]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BlockSnapshot):
+            return NotImplemented
+        mine = self.totals, self.combined, self.system, self.health, self.workers
+        return mine == (other.totals, other.combined, other.system, other.health, other.workers)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def names_with(catalog: Catalog, combined: list[Name]) -> Sequence[Name]:
+    """Return the names of a catalog and behind them those of combined gauges, to be made when they are looked at."""
+    return Deferred(len(catalog.numbers) + len(combined), lambda: [*catalog.names, *combined])
+
+
+def values_with(totals: Totals, combined: list[Value]) -> Sequence[Value]:
+    """Return the values of `names_with`, to be made when they are looked at."""
+    return Deferred(len(totals.catalog.numbers) + len(combined), lambda: [*totals.values(), *combined])

@@ -1,0 +1,175 @@
+"""The page that C writes is byte for byte the one that is rendered from names and values, whatever the names are."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hostile import HOSTILE, HOSTILE_LABELS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shmstats.core import _cells_py as twin
+from shmstats.core import core
+from shmstats.export import FORMATS, Renderer, View, skeleton
+from shmstats.reading import catalog as catalogs
+from shmstats.registry import Registry
+from shmstats.series import Snapshot
+
+plain = st.sampled_from(["requests", "hits", "open", "total", "x_total", "latency_ms", "user.login", "é"])
+metrics = plain | st.sampled_from(HOSTILE)
+categories = st.sampled_from(["api", "web", "a.b", 'quo"te\\\n', "prometheus_client", "日本語"])
+label_names = st.sampled_from(["method", "route", "le", "a_b"]) | st.sampled_from(HOSTILE_LABELS)
+label_values = st.sampled_from(["", "GET", "é\n", 'a"\\b', "🙂"])
+labels = st.none() | st.dictionaries(label_names, label_values, max_size=2)
+reals = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, -0.0, 0.1, 1e15, 1e16, 1e-5, 2.0**-44])
+numbers = st.integers(-(2**63), 2**63 - 1)
+modes = st.sampled_from(["max", "liveall", "sum", "livesum", "min"])
+texts = st.sampled_from(["", "Help.", '%d "\\\n'])
+steps = st.one_of(
+    st.tuples(st.just("incr"), categories, metrics, st.integers(0, 2**62), labels),
+    st.tuples(st.just("incr"), categories, metrics, st.integers(0, 2**62), labels),
+    st.tuples(st.just("decr"), categories, metrics, st.integers(1, 9), labels),
+    st.tuples(st.just("gauge"), categories, metrics, numbers | reals, labels),
+    st.tuples(st.just("timing"), categories, metrics, st.floats(0, 1e6), labels),
+    st.tuples(st.just("remove"), categories, metrics),
+    st.tuples(st.just("timestamp"), categories, metrics),
+    st.tuples(st.just("declare"), categories, metrics, st.just("counter"), texts, st.sampled_from(["", "bytes", "é"])),
+    st.tuples(st.just("declare"), categories, metrics, st.just("gauge"), texts, modes),
+)
+views = st.builds(
+    View,
+    escaping=st.sampled_from([None, "underscores", "allow-utf-8", "dots"]),
+    names=st.just(frozenset())
+    | st.sampled_from([frozenset({"requests_total"}), frozenset({"hits", "uptime_seconds"})]),
+    namespace=st.sampled_from(["", "shop"]),
+    labels=st.sampled_from([(), (("method", "x"),), (("env", 'p"'), ("zone", "a"))]),
+)
+figures = st.just({}) | st.just({"uptime": 3, "cpu": 12.5, "odd one": 1})
+
+
+def do(stats: Registry, step: tuple[Any, ...]) -> None:
+    """Do a step; one that cannot be has no effect."""
+    what, category, metric, *rest = step
+    try:
+        if what == "declare":
+            kind, help_, more = rest
+            named = {"unit": more} if kind == "counter" else {"mode": more}
+            stats.declare(category, metric, kind=kind, help=help_, **named)
+        elif what in ("remove", "timestamp"):
+            getattr(stats, what)(category, metric)
+        else:
+            getattr(stats, what)(category, metric, rest[0], labels=rest[1])
+    except (ValueError, TypeError):
+        return
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all that C does be done by the twin as well, and be the same."""
+
+    def compared(name: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            found = getattr(core, name)(*arguments)
+            assert getattr(twin, name)(*arguments) == found
+            return found
+
+        return call
+
+    monkeypatch.setattr(catalogs, "group_series", compared("group_series"))
+    monkeypatch.setattr(skeleton, "plan_text", compared("plan_text"))
+    monkeypatch.setattr(skeleton, "fill_text", compared("fill_text"))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.lists(steps, max_size=12), min_size=1, max_size=3), st.lists(views, min_size=1, max_size=2), figures)
+def test_the_page_of_a_block_is_that_of_its_names_and_values(
+    both: None, rounds: list[list[tuple[Any, ...]]], asked: list[View], system: dict[str, float]
+) -> None:
+    renderer, stats = Renderer(), Registry()
+    with tempfile.TemporaryDirectory() as data:
+        stats.init({"path": {"data": data}, "stats": {"persist": False, "capacity": 300}})
+        try:
+            for some in rounds:
+                for step in some:
+                    do(stats, step)
+                read = stats.read()
+                same = Snapshot(list(read.names), list(read.values), system)
+                shown = type(read)(read.names, read.values, system, totals=read.totals, combined=read.combined)
+                for view in asked:
+                    for name in ("text", "text_utf8", "openmetrics"):
+                        assert getattr(renderer, name)(shown, view) == getattr(Renderer(), name)(same, view)
+        finally:
+            stats.close()
+
+
+@given(st.floats())
+def test_a_number_is_written_as_python_writes_it(number: float) -> None:
+    bits = memoryview(bytearray(24))
+    bits.cast("Q")[0] = 1 << 32
+    bits.cast("d")[2] = number
+    places = b"".join(number.to_bytes(4, "little") for number in (0, 0, 1))
+    assert core.fill_text(b"", places, bits) == repr(number).encode() + b"\n"
+
+
+def test_records_that_are_damaged_are_refused_by_both_cores_alike() -> None:
+    chance = random.Random(5)
+    stats = Registry()
+    with tempfile.TemporaryDirectory() as data:
+        stats.init({"path": {"data": data}, "stats": {"persist": False, "capacity": 300}})
+        for number in range(8):
+            stats.incr(f"c{number % 2}", "total" if number > 5 else f"m{number}", labels={"a": "é", "b": str(number)})
+        catalog = stats.read().totals.catalog
+        stats.close()
+    refused = 0
+    for _ in range(400):
+        records, heap = bytearray(catalog.records), bytearray(catalog.heap)
+        for _ in range(chance.randint(1, 3)):
+            target = chance.choice((records, heap))
+            target[chance.randrange(len(target))] = chance.randrange(256)
+        outcomes = [outcome(each.group_series, bytes(records), bytes(heap), b"") for each in (core, twin)]
+        assert outcomes[0] == outcomes[1]
+        refused += isinstance(outcomes[0], str)
+        lines = ((b"x{c=", b"", b"y{c="),) * (len(catalog.groups) + 1)
+        ranks = bytes(4 * len(lines))
+        planned = [
+            outcome(each.plan_text, bytes(records), bytes(heap), catalog.group_of, ranks, lines, (b"#",))
+            for each in (core, twin)
+        ]
+        assert planned[0] == planned[1]
+    assert 20 < refused < 400
+
+
+def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a call returns, or the text of its error."""
+    try:
+        return call(*arguments)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("wrong", ["text", "places", "totals"])
+def test_values_are_put_only_into_places_that_are_there(wrong: str) -> None:
+    places = b"".join(number.to_bytes(4, "little") for number in (2, 0, 0))
+    given = {"text": b"x ", "places": places, "totals": bytes(16)}
+    for module in (core, twin):
+        assert module.fill_text(*given.values()) == b"x 0\n"
+        with pytest.raises(ValueError, match="do not fit together"):
+            module.fill_text(*{**given, wrong: given[wrong][:-1]}.values())
+
+
+def test_every_format_of_a_block_is_that_of_its_names_and_values() -> None:
+    stats = Registry()
+    with tempfile.TemporaryDirectory() as data:
+        stats.init({"path": {"data": data}, "stats": {"persist": False, "capacity": 300}})
+        stats.incr("a", "n", 3)
+        stats.timing("a", "t", 12.5)
+        stats.gauge("a", "g", 1.5)
+        read = stats.read()
+        same = Snapshot(list(read.names), list(read.values))
+        for name, form in FORMATS.items():
+            assert form.render(read, View()) == form.render(same, View()), name
+        stats.close()
