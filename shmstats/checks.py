@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from .attachment.own_metrics import OWN
-from .block.names import DEFAULT_BOUNDS, MAX_TEXT_BYTES, check_text
+from .block.keys import MAX_TEXT_BYTES, check_text
+from .block.records import DEFAULT_BOUNDS
 from .bounds import DEFAULT_ERROR, DEFAULT_RANGE, MAX_BOUNDS, TIME_RANGE, Bounds, bounds_of_error
 from .core import Series
 from .hashing import blake2b

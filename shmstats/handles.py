@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .block import DeclarationError
 from .block.declarations import Definition
-from .block.names import OVERFLOW, check_text
+from .block.keys import OVERFLOW, check_text
 from .checks import check_category, check_label_names, check_label_pairs, label_value
 from .core import Children, Counter, Gauge, Histogram, Recorder, Series
 from .timer import Timer

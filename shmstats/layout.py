@@ -1,4 +1,4 @@
-"""What every room knows of the memory that is shared: a cell, a page, a request, and who a lock belongs to.
+"""What every room knows of the memory that is shared: a cell, a page, a name, a request, and whose a lock is.
 
 `shmstats.block.layout` has the layout of a whole block. The word in ``CELL.lock`` is 0 when free, else the owner's
 worker slot + 1 (12 bits) and the low 20 bits of its claim number: `owner_word`.
@@ -37,6 +37,33 @@ REQUEST = np.dtype(
         ("sequence", "<u8"),  # odd while the entry is being written
         ("length", "<u2"),  # of the text
         ("text", "S110"),  # method and path without the query in UTF-8, cut
+    ]
+)
+
+#: An index slot whose record was removed; a search goes on behind it.
+DELETED = 0xFFFFFFFF
+
+#: States of a record.
+UNUSED, LIVE, REMOVED = 0, 1, 2
+
+NAME = np.dtype(
+    [
+        ("state", "<u1"),  # 0 unused, 1 live, 2 removed
+        ("kind", "<u1"),  # shmstats.series.Kind
+        ("mode", "<u1"),  # how a per-worker gauge is combined
+        ("flags", "<u1"),
+        ("width", "<u4"),  # consecutive cells
+        ("cell", "<u4"),  # the first of them
+        ("family", "<u4"),  # record + 1 of the metric's family; 0: it has none
+        ("hash", "<u4"),
+        ("declaration", "<u4"),  # of a family: the number of its declaration; of a series: that it was made under
+        ("key", "<u8"),  # offset in the heap
+        ("room", "<u4"),  # bytes there
+        ("length", "<u4"),  # of the key
+        ("note", "<u8"),  # offset of a text in the heap, see shmstats.block.notes
+        ("note_room", "<u4"),  # bytes there
+        ("members", "<u4"),  # of a family: its label sets
+        ("created", "<u8"),  # ns since 1970
     ]
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .block.names import check_text
+from .block.keys import check_text
 from .checks import check_duration, check_handle, check_integer, check_labels, check_no_names, check_number
 from .configured import Configured, delivered
 from .core import Counter, Gauge, Histogram, Series

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from .attachment.own_metrics import OWN
 from .block.declarations import Definition
-from .block.names import check_text
+from .block.keys import check_text
 from .checks import (
     Buckets,
     check_category,

@@ -26,10 +26,9 @@ MOST_LINES, MOST_METHODS = 500, 25
 LONG_FILE, LARGE_CLASS = "One file, however long:", "One class, however large:"
 
 #: What is still to be split. Only ever take away from here.
-TOO_LONG = {"block/names.py", "reading/reader.py"}
-TOO_LARGE = {"NameTable", "BlockReader", "Block", "Attachment"}
+TOO_LONG = {"reading/reader.py"}
+TOO_LARGE = {"BlockReader", "Attachment"}
 CIRCLES = {
-    ("shmstats.block.block", "shmstats.block.outdated"),
     ("shmstats.attachment.attachment", "shmstats.attachment.calls"),
 }
 #: Public classes that are called alike because one is used in the place of the other.

@@ -15,10 +15,12 @@ import numpy as np
 from shmstats import snapshot as saved
 from shmstats.block import identify
 from shmstats.block.header import read_header
-from shmstats.block.layout import DELETED, NAME
-from shmstats.block.names import FAMILY, LIVE, MEMBER, REMOVED, NameTable
+from shmstats.block.names import make_index
+from shmstats.block.records import FAMILY, MEMBER, Records
 from shmstats.block.segment import ReadOnlySegment
 from shmstats.block.validate import check_layout
+from shmstats.core import Names
+from shmstats.layout import DELETED, LIVE, NAME, REMOVED
 from shmstats.reading import read_only
 from shmstats.series import Distribution, Snapshot
 
@@ -124,15 +126,18 @@ def check_structure(directory: Path) -> int:
     with ReadOnlySegment(identity) as segment:
         buf = segment.buf
         layout = check_layout(identity.name, read_header(buf), len(buf))
-        table = NameTable(buf, layout)
+        table, index = Records(buf, layout), make_index(buf, layout)
         try:
-            return _check_names(table, np.frombuffer(bytes(buf[layout.names : layout.heap]), NAME))
+            entries = np.frombuffer(bytes(buf[layout.index : layout.names]), "<u4")[: layout.index_slots]
+            records = np.frombuffer(bytes(buf[layout.names : layout.heap]), NAME)
+            return _check_names(table, index, entries.tolist(), records)
         finally:
+            index.close()
             table.close()
 
 
-def _check_names(table: NameTable, records: Any) -> int:
-    assert table._changing == 0, "a change of the names was broken off, and nobody has put it right"
+def _check_names(table: Records, index: Names, entries: list[int], records: Any) -> int:
+    assert table.broken_off == 0, "a change of the names was broken off, and nobody has put it right"
     records = records[: table.count]
     states = records["state"].tolist()
     live = [number for number, state in enumerate(states) if state == LIVE]
@@ -142,13 +147,13 @@ def _check_names(table: NameTable, records: Any) -> int:
     for number in live:
         key = table.key(number)
         declaration = table.record(number).declaration
-        found = table.find(key, declaration)
+        found = index.find(key, declaration)
         assert (key, declaration) not in seen, f"{key!r} is there twice"
         assert found is not None, f"{key!r} is not found"
-        assert found.number == number, f"{key!r} is found elsewhere"
+        assert found[0] == number, f"{key!r} is found elsewhere"
         seen.add((key, declaration))
-    entries = sorted(entry for entry in table._index.tolist() if entry not in (0, DELETED))
-    assert entries == [number + 1 for number in live], "the index and the names differ"
+    entered = sorted(entry for entry in entries if entry not in (0, DELETED))
+    assert entered == [number + 1 for number in live], "the index and the names differ"
     cells = zip(records["cell"].tolist(), records["width"].tolist(), strict=True)
     _check_apart("cells", cells, table.cells_used)
     heap = [*zip(records["key"].tolist(), records["room"].tolist(), strict=True)]
@@ -167,7 +172,7 @@ def _check_apart(what: str, ranges: Iterable[tuple[int, int]], used: int) -> Non
     assert all(map(int.__le__, ends, following)), f"two names share {what}"
 
 
-def _check_families(table: NameTable, records: Any, live: list[int]) -> None:
+def _check_families(table: Records, records: Any, live: list[int]) -> None:
     """Check that each series is of a family that is there, and that these count their members."""
     families = [number for number in live if records["flags"][number] & FAMILY]
     assert table.families == len(families), "the families are not as many as is said"

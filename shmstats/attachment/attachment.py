@@ -18,8 +18,8 @@ from typing import Any
 from .. import lifecycle, native
 from ..block import BlockError, BlockFullError, Change, damage_named, declare
 from ..block.declarations import Definition
+from ..block.keys import encode_key
 from ..block.lock import Guard, held_guard, process_guard
-from ..block.names import encode_key
 from ..block.outdated import remove_outdated
 from ..config import Settings
 from ..debug.processes import memory

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 
-from ..block.names import Record
+from ..block.records import Record
 from ..core import Cells, Series
 from ..layout import minimum_of
 from ..reading import AttachedBlock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..block import Change, Record, give_way
 from ..block.declarations import Definition
-from ..block.names import encode_key
+from ..block.keys import encode_key
 from ..reading import AttachedBlock
 from ..series import Declaration, Kind, Labels
 from .attachment import Attachment
@@ -82,7 +82,7 @@ class Changes(Attachment):
             if moments:
                 block.remove(moments)
             for record in records:
-                block.clear(record)
+                block.stripes.clear(record)
         return len(records)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from ..block import Record
-from ..block.names import OVERFLOW, encode_key
+from ..block.keys import OVERFLOW, encode_key
 from ..config import Settings
 from ..reading import AttachedBlock
 from ..series import Kind, Labels, Name, Snapshot, Value
@@ -88,10 +88,9 @@ def _remove(block: AttachedBlock, name: Name, value: Value) -> bool:
 
 def _taken_out(block: AttachedBlock, record: Record) -> Value:
     """Remove a series; returns the value that it had when nobody could count into it any more."""
-    block.names.remove([record], block.cells)
+    block.names.remove([record])
     left = block.reader.value(record)
     deserted = block.names.deserted({record.family} if record.family >= 0 else set())
     if deserted:
-        block.names.remove(deserted, block.cells)
-    block.clear(record)
+        block.names.remove(deserted)
     return left

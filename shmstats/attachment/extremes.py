@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..block import Record
-from ..block.block import SHARED_ROW
+from ..block.stripes import SHARED_ROW
 from ..reading import AttachedBlock
 from ..reading.gauges import Contribution
 from ..series import Mode

@@ -7,8 +7,8 @@ it again adds nothing, so each process of the old block may do it when it leaves
 from __future__ import annotations
 
 from ..block import BlockFullError, SeriesLimitError
-from ..block.block import SHARED_ROW
-from ..block.names import encode_key
+from ..block.keys import encode_key
+from ..block.stripes import SHARED_ROW
 from ..layout import INT64_MAX, INT64_MIN
 from ..reading import AttachedBlock
 from ..series import Distribution, Kind, Mode, Name, Snapshot, Value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..block import BlockFullError
-from ..block.names import encode_key
+from ..block.keys import encode_key
 from ..reading import AttachedBlock
 from ..series import Kind
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from ..block import Record
 from ..block.declarations import digest
-from ..block.names import encode_key
+from ..block.keys import encode_key
 from ..block.outdated import counted_under
 from ..reading import AttachedBlock
 from ..series import Kind, Labels, Snapshot, Value
@@ -49,7 +49,7 @@ class Reads(Attachment):
             kind: that the process uses it as.
         """
         key = encode_key(category, metric, labels)
-        outdated = counted_under(block, key, kind, self._mine(category, metric))
+        outdated = counted_under(block, block.names.family_of(key), key, kind, self._mine(category, metric))
         return block.names.find(key, 0 if outdated is None else digest(outdated))
 
     @question(Snapshot((), ()))

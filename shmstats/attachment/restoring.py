@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import snapshot as store
 from ..block import BlockFullError, declare, restore
-from ..block.names import DEFAULT_BOUNDS
+from ..block.records import DEFAULT_BOUNDS
 from ..reading import AttachedBlock
 from ..series import Declaration, Snapshot
 from .own_metrics import OPERATIONS_HELD, OWN

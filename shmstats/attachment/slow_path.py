@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..block import Record, SeriesLimitError
+from ..block.keys import OVERFLOW, decode_key, encode_key, overflow_key
 from ..block.lock import process_guard
-from ..block.names import OVERFLOW, decode_key, encode_key, overflow_key
 from ..bounds import Bounds, rebucketed, scale_of
 from ..core import Counter, Gauge, Histogram, Series
 from ..layout import INT64_MAX, INT64_MIN
@@ -252,7 +252,7 @@ class SharedProvider(Reads, Changes):
             difference = value - block.reader.total(record)
             if difference < 0:
                 block.names.clear_monotonic(record)
-            for row in block.rows_of(record):
+            for row in block.stripes.rows_of(record):
                 difference = self._add_in_steps(block, row, record, difference)
         return True
 
@@ -282,7 +282,7 @@ class SharedProvider(Reads, Changes):
                     raise KindError(
                         f"metric {metric!r} of category {category!r} is declared as a counter: it takes integers"
                     )
-                block.names.remove([record], block.cells)
+                block.names.remove([record])
 
 
 def _one_in(bounds: Bounds, value: float) -> tuple[int, ...]:

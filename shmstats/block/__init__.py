@@ -9,8 +9,8 @@ from .block import Block
 from .declaring import Change, declare, give_way
 from .errors import BlockError, BlockFullError, DamagedBlockError, DeclarationError, SeriesLimitError, damage_named
 from .identity import Identity, identify
-from .names import Record
 from .outdated import remove_outdated
+from .records import Record
 from .restoring import restore
 from .workers import Worker
 

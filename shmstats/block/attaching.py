@@ -18,11 +18,11 @@ import numpy as np
 
 from ..core import CORE, PROTOCOL
 from ..descriptors import open_file
-from ..layout import CELL, CELLS_PER_PAGE, PAGE, field_offset
+from ..layout import CELL, CELLS_PER_PAGE, NAME, PAGE, field_offset
 from .errors import BlockError, DamagedBlockError
 from .header import read_header, write_header
 from .identity import Identity
-from .layout import FIRST_INDEX_SLOTS, HEADER, LAYOUT_VERSION, MAGIC, NAME, PROTOCOLS, Layout
+from .layout import FIRST_INDEX_SLOTS, HEADER, LAYOUT_VERSION, MAGIC, PROTOCOLS, Layout
 from .lock import is_locked, process_guard
 from .segment import Segment, make_segment, unlink
 from .space import reserved_pages

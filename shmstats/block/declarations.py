@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..bounds import Exponential, from_json, to_json
 from ..hashing import blake2b
 from ..series import TIME_UNITS, Declaration, Kind, Mode
-from .names import DEFAULT_BOUNDS
+from .records import DEFAULT_BOUNDS
 
 #: What follows it in a help text is an integration's own, and not for people.
 INTERNAL = "\x1f"

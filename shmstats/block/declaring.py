@@ -12,8 +12,9 @@ from typing import NamedTuple
 from ..series import Declaration
 from .block import Block
 from .declarations import Definition, describe, encode_definition, fits
-from .names import DECLARED, FAMILY, INHERITED, WITHDRAWN, Record, decode_key, encode_key, family_key
+from .keys import decode_key, encode_key, family_key
 from .outdated import remove_outdated, set_aside, take_back, withdraw
+from .records import DECLARED, FAMILY, INHERITED, WITHDRAWN, Record
 
 
 class Change(NamedTuple):
@@ -64,11 +65,11 @@ def declare(
                 return None
         unfit = _set_unfit_aside(block, key, family, current, declared)
         if family is None:
-            family = block.add(family_key(key), Record(-1, declared.kind, FAMILY, 0, 0, declared.mode))
+            family = names.add(family_key(key), Record(-1, declared.kind, FAMILY, 0, 0, declared.mode))
         plain = names.find(key)
         if plain is not None and plain.family < 0:
             names.set_family(plain, family)
-        names.annotate(family.number, encode_definition(Definition(declared, moment)), block.space.reserve)
+        names.annotate(family.number, encode_definition(Definition(declared, moment)))
         names.redeclare(family, declared.kind, declared.mode, flags)  # last: from now on it is declared
         take_back(block, key, names.record(family.number), declared)
         remove_outdated(block)

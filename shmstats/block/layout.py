@@ -54,7 +54,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..layout import CELL, COUNTER_WIDTH, PAGE, REQUEST, REQUESTS_PER_WORKER
+from ..layout import CELL, COUNTER_WIDTH, NAME, PAGE, REQUEST, REQUESTS_PER_WORKER
 
 #: The first eight bytes of a finished block, as one little-endian integer.
 MAGIC = int.from_bytes(b"shmstats", "little")
@@ -77,9 +77,6 @@ FIRST_SLOT = 2**61
 
 #: Slots that a new index has.
 FIRST_INDEX_SLOTS = 1024
-
-#: An index slot whose record was removed; a search goes on behind it.
-DELETED = 0xFFFFFFFF
 
 #: Bytes of a text in the header.
 MESSAGE_BYTES = 192
@@ -146,27 +143,6 @@ WORKER = np.dtype(
     ]
 )
 
-NAME = np.dtype(
-    [
-        ("state", "<u1"),  # 0 unused, 1 live, 2 removed
-        ("kind", "<u1"),  # shmstats.series.Kind
-        ("mode", "<u1"),  # how a per-worker gauge is combined
-        ("flags", "<u1"),
-        ("width", "<u4"),  # consecutive cells
-        ("cell", "<u4"),  # the first of them
-        ("family", "<u4"),  # record + 1 of the metric's family; 0: it has none
-        ("hash", "<u4"),
-        ("declaration", "<u4"),  # of a family: the number of its declaration; of a series: that it was made under
-        ("key", "<u8"),  # offset in the heap
-        ("room", "<u4"),  # bytes there
-        ("length", "<u4"),  # of the key
-        ("note", "<u8"),  # offset of a text in the heap, see shmstats.block.names
-        ("note_room", "<u4"),  # bytes there
-        ("members", "<u4"),  # of a family: its label sets
-        ("created", "<u8"),  # ns since 1970
-    ]
-)
-
 
 def _pages(size: int) -> int:
     """Round a size in bytes up to whole pages."""
@@ -187,7 +163,7 @@ class Layout:
 
     @cached_property
     def rows(self) -> int:
-        """Rows, with the shared one."""
+        """Stripes, with the shared one."""
         return self.max_workers + 1
 
     @cached_property

@@ -8,34 +8,34 @@ that anybody could see.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..layout import LIVE
 from ..series import Declaration, Kind, Labels
 from .declarations import Definition, describe, digest, encode_definition, fits
 from .errors import BlockFullError
-from .layout import NAME
-from .names import DECLARED, FAMILY, LIVE, WITHDRAWN, Record, decode_key, family_key
-
-if TYPE_CHECKING:
-    from .block import Block
-    from .workers import Worker
+from .keys import decode_key, family_key
+from .metrics import Metrics
+from .records import DECLARED, FAMILY, WITHDRAWN, Record
+from .workers import Worker
 
 #: Seconds after which a process that has not counted under an outdated declaration is no reason to keep it.
 GRACE_SECONDS = 10
 
 
-def counted_under(block: Block, key: bytes, kind: Kind, mine: Declaration | None) -> Declaration | None:
+def counted_under(
+    block: Metrics, family: Record | None, key: bytes, kind: Kind, mine: Declaration | None
+) -> Declaration | None:
     """Return the outdated declaration under which this process counts a series; None for the current one.
 
     Args:
         block: the attached one.
+        family: of the metric; None where it has none.
         key: of the series.
         kind: that the process uses it as.
         mine: what the process itself has declared; None where it has not.
     """
-    family = block.names.family_of(key)
     current = None if family is None else block.definition(family)
     if family is None or current is None:
         return None
@@ -63,7 +63,7 @@ def _names(labels: Labels) -> tuple[str, ...]:
     return tuple(name for name, _ in labels)
 
 
-def family_for(block: Block, key: bytes, outdated: Declaration) -> Record:
+def family_for(block: Metrics, key: bytes, outdated: Declaration) -> Record:
     """Return the family of what an outdated declaration left; it is made where there is none. The table lock is held.
 
     Args:
@@ -78,12 +78,12 @@ def family_for(block: Block, key: bytes, outdated: Declaration) -> Record:
     family = block.names.find(family_key(key), number)
     if family is None:
         wanted = Record(-1, outdated.kind, FAMILY | DECLARED, 0, 0, outdated.mode, declaration=number)
-        family = block.add(family_key(key), wanted)
+        family = block.names.add(family_key(key), wanted)
         _note(block, family, Definition(outdated, time.monotonic_ns()))
     return family
 
 
-def note_user(block: Block, record: Record) -> None:
+def note_user(block: Metrics, record: Record) -> None:
     """Note that this process counts into an outdated series, which keeps that. The table lock is held."""
     family = block.names.record(record.family)
     definition = block.definition(family)
@@ -93,7 +93,7 @@ def note_user(block: Block, record: Record) -> None:
         _note(block, family, definition._replace(users=users))
 
 
-def set_aside(block: Block, key: bytes, records: list[Record], outdated: Declaration) -> None:
+def set_aside(block: Metrics, key: bytes, records: list[Record], outdated: Declaration) -> None:
     """Take series off the page, and keep them for those who count into them. The table lock is held.
 
     Where the block has no room for that they are removed.
@@ -108,21 +108,21 @@ def set_aside(block: Block, key: bytes, records: list[Record], outdated: Declara
     keys = [block.names.key(record.number) for record in records]
     former = [found for key in keys if (found := block.names.find(key, family.declaration)) is not None]
     _remove(block, former)
-    block.names.regroup(records, family, block.cells)
+    block.names.regroup(records, family)
 
 
-def take_back(block: Block, key: bytes, family: Record, declared: Declaration) -> None:
+def take_back(block: Metrics, key: bytes, family: Record, declared: Declaration) -> None:
     """Show again what was set aside of a declaration that is the current one again. The table lock is held."""
     former = block.names.find(family_key(key), digest(declared))
     if former is None:
         return
     series = block.names.members_of(former)
     back = [record for record in series if block.names.find(block.names.key(record.number)) is None]
-    block.names.regroup(back, family, block.cells)
+    block.names.regroup(back, family)
     _remove(block, [*block.names.members_of(former), former])
 
 
-def withdraw(block: Block, category_metric_key: bytes, moment: int) -> str:
+def withdraw(block: Metrics, category_metric_key: bytes, moment: int) -> str:
     """Take a whole metric off the page, for another one has its names on it now. The table lock is held.
 
     Args:
@@ -146,7 +146,7 @@ def withdraw(block: Block, category_metric_key: bytes, moment: int) -> str:
     return describe(current.declared)
 
 
-def remove_outdated(block: Block) -> int:
+def remove_outdated(block: Metrics) -> int:
     """Remove what outdated declarations left that no process counts into; returns how many series that were."""
     if not len(_outdated_families(block)):
         return 0
@@ -165,8 +165,8 @@ def remove_outdated(block: Block) -> int:
         return removed
 
 
-def _outdated_families(block: Block) -> list[int]:
-    records = np.frombuffer(block.names.buffer, NAME, block.names.count, block.layout.names)
+def _outdated_families(block: Metrics) -> list[int]:
+    records = block.names.array()
     families = (records["state"] == LIVE) & (records["flags"] & FAMILY != 0)
     found: list[int] = np.flatnonzero(
         families & ((records["declaration"] != 0) | (records["flags"] & WITHDRAWN != 0))
@@ -174,7 +174,7 @@ def _outdated_families(block: Block) -> list[int]:
     return found
 
 
-def _is_used(block: Block, family: Record, definition: Definition, live: list[Worker]) -> bool:
+def _is_used(block: Metrics, family: Record, definition: Definition, live: list[Worker]) -> bool:
     """Tell whether a process has counted under an outdated declaration, or may do so before long."""
     if any(worker.signature in definition.users for worker in live):
         return True
@@ -185,14 +185,11 @@ def _is_used(block: Block, family: Record, definition: Definition, live: list[Wo
     return bool(others) and time.monotonic_ns() - definition.moment < GRACE_SECONDS * 10**9
 
 
-def _remove(block: Block, records: list[Record]) -> None:
-    """Remove series and families, and empty their cells."""
+def _remove(block: Metrics, records: list[Record]) -> None:
+    """Remove series and families."""
     if records:
-        block.names.remove(records, block.cells)
-        for record in records:
-            if record.width:
-                block.clear(record)
+        block.names.remove(records)
 
 
-def _note(block: Block, family: Record, definition: Definition) -> None:
-    block.names.annotate(family.number, encode_definition(definition), block.space.reserve)
+def _note(block: Metrics, family: Record, definition: Definition) -> None:
+    block.names.annotate(family.number, encode_definition(definition))

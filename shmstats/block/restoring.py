@@ -9,21 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from ..bounds import rebucketed
-from ..layout import INT64_MAX, INT64_MIN
+from ..layout import INT64_MAX, INT64_MIN, NAME
 from ..series import Declaration, Distribution, Kind, Mode, Name, Value
-from .block import PLAIN, SHARED_ROW, Block
+from .block import Block
 from .errors import BlockFullError
-from .names import (
-    FAMILY,
-    MEMBER,
-    MONOTONIC,
-    Record,
-    encode_key,
-    family_key,
-    overflow_key,
-    width_of,
-)
+from .keys import encode_key, family_key, overflow_key
+from .records import FAMILY, MEMBER, MONOTONIC, PLAIN, Record, packed, width_of
+from .repairing import mark_inherited
+from .stripes import SHARED_ROW
 
 
 class _Saved(NamedTuple):
@@ -70,7 +66,7 @@ def restore(block: Block, names: Sequence[Name], values: Sequence[Value]) -> lis
                     failed += [(name, str(error)) for name, _, _ in todo[start:]]
                     break
                 size //= 2
-        block.names.mark_inherited()
+        mark_inherited(block.names)
     return failed
 
 
@@ -82,7 +78,9 @@ def _register(block: Block, part: list[_Saved]) -> None:
     """
     families = _families(block, part)
     made: dict[tuple[Kind, bool, bool, int], Record] = {}  # many names want the same
+    numbers: dict[tuple[Kind, bool, bool, int], int] = {}
     wanted = []
+    which = []
     for name, key, _ in part:
         family = families.get(family_key(key)) if families else None
         counted = family is not None and bool(name.labels) and key != overflow_key(key)
@@ -90,16 +88,18 @@ def _register(block: Block, part: list[_Saved]) -> None:
         record = made.get(what)
         if record is None:
             record = made[what] = _wanted(block, name, counted, family)
+            numbers[what] = len(numbers)
+        which.append(numbers[what])
         wanted.append(record)
     width = sum(record.width for record in wanted)
     cell = block.names.cells_used
     if cell + width <= block.layout.columns and not block.space.reserve_cells(SHARED_ROW, cell, width):
         raise BlockFullError("shared memory is full")
-    first, cells = block.names.add_all(
-        [key for _, key, _ in part], wanted, [name.created for name, _, _ in part], block.cells, block.space.reserve
-    )
+    records = np.frombuffer(b"".join(packed(record, 0) for record in made.values()), NAME)[which]
+    records["created"] = [name.created for name, _, _ in part]
+    first, cells = block.names.add_all([key for _, key, _ in part], records)
     counters = [i for i, (name, _, _) in enumerate(part) if name.kind is Kind.COUNTER]
-    block.store_counters([cells[i] for i in counters], [part[i].value for i in counters])
+    block.stripes.store_counters([cells[i] for i in counters], [part[i].value for i in counters])
     for i, (name, _, value) in enumerate(part):
         if name.kind is not Kind.COUNTER:
             _put(block, wanted[i]._replace(number=first + i, cell=cells[i]), name, value)
@@ -124,7 +124,7 @@ def _families(block: Block, part: list[_Saved]) -> dict[bytes, Record]:
     if missing and block.names.count + len(missing) + len(part) > block.layout.capacity:
         raise BlockFullError(f"the capacity of the block, {block.layout.capacity}, is in use")
     for family, wanted in missing.items():
-        families[family] = block.add(family, wanted)
+        families[family] = block.names.add(family, wanted)
     return families
 
 

@@ -15,7 +15,7 @@ from ..layout import CELLS_PER_PAGE, PAGE
 from .errors import BlockFullError
 from .layout import Layout
 from .lock import RecordLocks
-from .names import Record
+from .records import Record
 from .segment import Segment
 
 if TYPE_CHECKING:
@@ -77,6 +77,15 @@ class Space:
         if first == last:
             return self._buf[bits + first // 8] >> first % 8 & 1 == 1
         return all(self._buf[bits + page // 8] >> page % 8 & 1 for page in range(first, last + 1))
+
+    def rows_of(self, record: Record) -> list[int]:
+        """Return the rows that have memory behind the cells of a name."""
+        first, last = record.cell // CELLS_PER_PAGE, (record.cell + record.width - 1) // CELLS_PER_PAGE
+        if first != last:
+            return [row for row in range(self._layout.rows) if self.has(row, record)]
+        end = self._bits + self._layout.rows * self._bitmap_bytes
+        column = bytes(self._buf[self._bits + first // 8 : end : self._bitmap_bytes])
+        return [row for row, bits in enumerate(column) if bits >> first % 8 & 1]
 
 
 def reserved_pages(buf: memoryview, layout: Layout) -> npt.NDArray[np.bool_]:

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..layout import PAGE
+from ..core import hash_key
+from ..layout import LIVE, NAME, PAGE, REMOVED
 from ..series import Kind, Mode
 from .errors import BlockError, DamagedBlockError
-from .layout import HEADER, LAYOUT_VERSION, MAGIC, NAME, WORKER_SLOTS, Layout
-from .names import FAMILY, LIVE, REMOVED, NameTable
+from .layout import HEADER, LAYOUT_VERSION, MAGIC, WORKER_SLOTS, Layout
+from .records import FAMILY, Records
 from .segment import Segment
 
 _KINDS, _MODES = [int(kind) for kind in Kind], [int(mode) for mode in Mode]
@@ -106,7 +107,7 @@ def _within(start: Any, size: Any, limit: int) -> Any:
 
 
 def _damage_of_keys(buf: memoryview, layout: Layout, records: np.ndarray[Any, np.dtype[Any]]) -> str:
-    table = NameTable(buf, layout)
+    table = Records(buf, layout)
     try:
         seen = set()
         for number in np.flatnonzero(records["state"] == LIVE).tolist():
@@ -114,7 +115,7 @@ def _damage_of_keys(buf: memoryview, layout: Layout, records: np.ndarray[Any, np
             name = key, declaration
             if not _is_key(key, bool(records["flags"][number] & FAMILY)) or name in seen:
                 return f"record {number} has a key that cannot be"
-            if table._hash(key) ^ declaration != records["hash"][number]:
+            if hash_key(key, table.salt) ^ declaration != records["hash"][number]:
                 return f"record {number} has a key that does not fit its hash"
             seen.add(name)
         return ""

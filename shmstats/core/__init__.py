@@ -23,6 +23,7 @@ __all__ = [
     "Counter",
     "Gauge",
     "Histogram",
+    "Names",
     "Recorder",
     "Requests",
     "Section",
@@ -31,6 +32,7 @@ __all__ = [
     "fence",
     "fill_text",
     "group_series",
+    "hash_key",
     "plan_text",
     "sum_columns",
 ]
@@ -103,6 +105,7 @@ else:
 
 # Only now: where a second interpreter of a process is refused, numpy would refuse it less clearly.
 from ..layout import CELL  # noqa: E402
+from ._names_py import Names, hash_key  # noqa: E402
 
 CORE, PROTOCOL = core.CORE, core.PROTOCOL
 Cells = core.Cells

@@ -1,6 +1,6 @@
 # The counting path: what _cells.c and its pure Python twin _cells_py.py both are.
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import RLock
 from types import TracebackType
 from typing import Any
@@ -322,6 +322,55 @@ class Recorder:
     def _handle(self, category: object, metric: object) -> Series | None: ...
     def _keep(self, series: Series) -> None: ...  # be the one that _handle finds
     def _drop(self, category: str, metric: str | None) -> None: ...  # no longer; None: all
+
+def hash_key(key: bytes, salt: bytes) -> int:
+    """Return the hash of a name's key, by which the index has it: BLAKE2b of 4 bytes, with a salt of 16."""
+
+class Names:
+    """The index of a block's names: finds records by key, and appends to them.
+
+    What it finds may be found without a lock; for all else the table lock is held, and memory is there. A `ValueError`
+    says that the block is damaged, or that there is no room.
+
+    Args:
+        block: the block. With a read-only one nothing can be changed.
+        sections: offset of the index and its slots at most; offset of the records and how many there can be; offset of
+            the heap and its bytes; columns of a row.
+        header: offsets of the numbers of the header: records in use, columns in use, families, whether the names are
+            changing, slots of the index in use, bytes of the heap in use; and of the salt.
+    """
+
+    def __init__(self, block: memoryview, sections: tuple[int, ...], header: tuple[int, ...]) -> None: ...
+    def hash(self, key: bytes, /) -> int:
+        """Return the hash of a key."""
+
+    def find(self, key: bytes, declaration: int = 0, /) -> tuple[int, int, int, int, int, int, int, int] | None:
+        """Look a name up.
+
+        Returns:
+            Number, kind, flags, first cell, width, mode, family (-1: none) and declaration of its record; None where
+            it was not there.
+        """
+
+    def append(self, keys: Sequence[bytes], records: bytes, /) -> int:
+        """Add names that are not there behind all others, in one step; returns the number of the first.
+
+        Args:
+            keys: of the names.
+            records: a record for each. State, cell, hash and place of the key are filled in.
+        """
+
+    def enter(self, number: int, hashed: int, /) -> None:
+        """Have a record in the index."""
+
+    def leave(self, number: int, hashed: int, /) -> None:
+        """Have a record in the index no more."""
+
+    def rebuild(self) -> None:
+        """Make the index anew from the records."""
+
+    def close(self) -> None:
+        """Let go of the block."""
 
 class Requests:
     """What this process serves, for others to see: its entries in the table of requests.

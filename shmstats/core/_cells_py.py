@@ -26,6 +26,8 @@ from ..series import Labels
 from ._exposition_py import fill_text as fill_text
 from ._exposition_py import group_series as group_series
 from ._exposition_py import plan_text as plan_text
+from ._names_py import Names as Names
+from ._names_py import hash_key as hash_key
 from ._requests_py import Requests as Requests
 
 CORE = "Python"

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from .. import registry as registries
-from ..block.names import MAX_TEXT_BYTES, check_text
+from ..block.keys import MAX_TEXT_BYTES, check_text
 from ..checks import RESERVED, check_buckets
 from ._arguments import check_own_labels, split_excluded
 from ._failures import Failures

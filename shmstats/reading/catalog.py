@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..block.declarations import decode_definition
-from ..block.layout import NAME, Layout
-from ..block.names import DEFAULT_BOUNDS, FAMILY, LIVE, MONOTONIC, read_note
+from ..block.layout import Layout
+from ..block.notes import read_note
+from ..block.records import DEFAULT_BOUNDS, FAMILY, MONOTONIC
 from ..core import group_series
+from ..layout import LIVE, NAME
 from ..series import FOREIGN, Declaration, Kind, Mode, Name
 
 if TYPE_CHECKING:

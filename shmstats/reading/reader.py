@@ -18,13 +18,13 @@ import numpy as np
 from ..block.errors import DamagedBlockError
 from ..block.header import Header, read_header
 from ..block.identity import identify
-from ..block.layout import HEADER, NAME, PROTOCOLS, Layout
-from ..block.names import Record
+from ..block.layout import HEADER, PROTOCOLS, Layout
+from ..block.records import Record
 from ..block.segment import ReadOnlySegment
 from ..block.validate import check_layout
 from ..block.workers import Worker, WorkerTable
 from ..interruption import came_from_handler
-from ..layout import CELLS_PER_PAGE, COUNTER_WIDTH, PAGE
+from ..layout import CELLS_PER_PAGE, COUNTER_WIDTH, NAME, PAGE
 from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
 from .catalog import Catalog, NameReader
 from .columns import Columns, saturated

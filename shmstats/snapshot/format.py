@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..block.names import check_text
+from ..block.keys import check_text
 from ..bounds import Bounds, from_json, to_json
 from ..hashing import blake2b
 from ..layout import INT64_MAX, INT64_MIN

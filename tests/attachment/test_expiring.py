@@ -59,7 +59,8 @@ def test_what_is_counted_while_a_label_set_goes_is_not_lost(shmstats: ModuleType
     names = {name.metric: (name, value) for name, value in zip(read.names, read.values, strict=True) if name.labels}
     remove = block.names.remove
 
-    def counted_just_before(records: Any, cells: Any) -> None:
+    def counted_just_before(records: Any) -> None:
+        cells = block.cells
         for record in records:
             row, generation = block.row_for(record), cells.generation
             if record.width > 2:
@@ -67,7 +68,7 @@ def test_what_is_counted_while_a_label_set_goes_is_not_lost(shmstats: ModuleType
                 cells.add_distribution(row, record.cell, 7.0, 7.0, 7.0, buckets, generation)
             else:
                 cells.add(row, record.cell, 1, generation)
-        remove(records, cells)
+        remove(records)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(block.names, "remove", counted_just_before, raising=False)

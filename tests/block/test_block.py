@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import BOUND, Child, segment_file
+from helpers import Child, segment_file
 
 COUNT_AND_WAIT = """
     from shmstats import stats
@@ -142,7 +141,7 @@ def test_a_creator_killed_at_any_step_leaves_no_obstacle(python: Any, stats: Any
     code = """
         import os, signal, sys
         from shmstats import stats
-        from shmstats.block import block, segment
+        from shmstats.block import block, names, segment, workers
 
         steps = int(sys.argv[1])
         def counting(function):
@@ -157,8 +156,8 @@ def test_a_creator_killed_at_any_step_leaves_no_obstacle(python: Any, stats: Any
         os.ftruncate = counting(os.ftruncate)
         segment.Segment.reserve = counting(segment.Segment.reserve)
         block.Block.__init__ = counting(block.Block.__init__)
-        block.WorkerTable.claim = counting(block.WorkerTable.claim)
-        block.NameTable.add = counting(block.NameTable.add)
+        workers.WorkerTable.claim = counting(workers.WorkerTable.claim)
+        names.NameTable.add = counting(names.NameTable.add)
         stats.incr("c", "m")
         stats.close()
         print("done", flush=True)
@@ -394,8 +393,8 @@ def test_a_change_broken_off_by_a_kill_is_put_right_by_the_next_to_attach(
         for number in range(20):
             stats.incr("c", f"name {number}")
         stats.remove("c", "name 7")
-        NameTable._enter = lambda self, number, wanted: os.kill(os.getpid(), signal.SIGKILL)
-        stats.incr("c", "a longer name that takes nobody's place")
+        NameTable._store = lambda self, number, field, value: os.kill(os.getpid(), signal.SIGKILL)
+        stats.incr("c", "name 21")
     """
     python.start(code).finish(status=-signal.SIGKILL)
     stats.incr("c", "name 3")
@@ -533,33 +532,3 @@ def test_the_process_list_is_bounded(stats: Any, python: Any) -> None:
         python.start("import os; from shmstats import stats; stats.incr('c', 'm'); os._exit(0)").finish()
     assert stats.get("c", "m") == 5
     assert stats.shared.attach().reader.header("slots") == 2
-
-
-def test_a_name_that_another_is_just_registering_is_not_registered_again(
-    attach: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The other has published how many records there are, and not yet where this one is found."""
-    first, second = attach(), attach()
-    kind, key = shmstats.series.Kind.COUNTER, b"c\0m"
-    missed = threading.Event()
-    found: list[Any] = []
-    enter, find = first.names._enter, second.names.find
-
-    def look(name: bytes, declaration: int = 0) -> Any:
-        record = find(name, declaration)
-        missed.set()
-        return record
-
-    thread = threading.Thread(target=lambda: found.append(second.find_or_add(key, kind)))
-
-    def enter_late(number: int, hashed: int) -> None:
-        thread.start()
-        assert missed.wait(BOUND)
-        enter(number, hashed)
-
-    monkeypatch.setattr(second.names, "find", look)
-    monkeypatch.setattr(first.names, "_enter", enter_late)
-    record = first.find_or_add(key, kind)
-    thread.join(BOUND)
-    assert found == [record]
-    assert [first.names.key(each.number) for each in first.names.records()].count(key) == 1

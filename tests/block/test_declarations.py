@@ -42,15 +42,15 @@ def give_way(block: Any, series: Any) -> None:
 
 def families(block: Any) -> set[str]:
     """Check what must hold of families and of the heap, and return the metrics that have one."""
-    from shmstats.block.layout import NAME
-    from shmstats.block.names import FAMILY, LIVE, MEMBER
+    from shmstats.block.records import FAMILY, MEMBER
+    from shmstats.layout import LIVE, NAME
 
     table = block.names
     records = np.frombuffer(block._buf, NAME, table.count, block.layout.names)
     live = records["state"] == LIVE
     standing = np.flatnonzero(live & (records["flags"] & FAMILY != 0)).tolist()
     assert table.families == len(standing)
-    assert table._changing == 0
+    assert table.broken_off == 0
     counted = records["family"][live & (records["flags"] & MEMBER != 0)]
     members = Counter((counted - 1).tolist())
     assert {number: int(records["members"][number]) for number in standing} == {
@@ -127,7 +127,7 @@ def test_a_reader_between_two_lines_of_a_change_of_a_note_finds_the_one_or_the_o
         return look
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
-        return look if frame.f_code.co_filename.endswith("block/names.py") else None
+        return look if frame.f_code.co_filename.endswith(("block/names.py", "block/records.py")) else None
 
     for text in (b"new", b"n" * 500):
         before = sys.gettrace()
@@ -164,7 +164,15 @@ class Killed(BaseException):
 
 
 #: Where a change of names may be broken off.
-FILES = ("block/names.py", "block/block.py", "block/space.py", "block/declaring.py", "block/outdated.py")
+FILES = (
+    "block/names.py",
+    "block/records.py",
+    "core/_names_py.py",
+    "block/block.py",
+    "block/space.py",
+    "block/declaring.py",
+    "block/outdated.py",
+)
 
 
 @contextmanager
@@ -227,6 +235,8 @@ CHANGES: dict[str, Callable[[Any, Any], Any]] = {
 def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
     attach: Any, series: Any, change: str
 ) -> None:
+    from shmstats.block.repairing import mark_inherited
+
     number, ended = 0, False
     while not ended:
         block, other = attach(), attach()
@@ -236,7 +246,7 @@ def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
         block.find_or_add(key("sizes", a="1"), histogram)
         block.find_or_add(key("inherited"), counter)
         with block.exclusive():
-            block.names.mark_inherited()
+            mark_inherited(block.names)
         declare(block, "c", "gone", series.Declaration(counter))
         block.find_or_add(key("gone", a="1"), counter)
         declare(block, "c", "gone", series.Declaration(series.Kind.GAUGE, "Now."))

@@ -247,7 +247,7 @@ HOLDER = """
     from shmstats import stats
     stats.incr("c", "mine")
     block = stats.shared.attach()
-    from shmstats.block.names import encode_key
+    from shmstats.block.keys import encode_key
     record = block.names.find(encode_key("c", "m"))
     block.row_for(record)
     row = int(sys.argv[1])

@@ -149,8 +149,8 @@ class Image:
     """
 
     def __init__(self, nursery: Nursery, directory: Path) -> None:
-        from shmstats.block.layout import HEADER, NAME, Layout
-        from shmstats.layout import field_offset
+        from shmstats.block.layout import HEADER, Layout
+        from shmstats.layout import NAME, field_offset
 
         self._nursery = nursery
         self.data, self._report = directory / "data", directory / "report"
@@ -372,7 +372,7 @@ def test_an_index_that_is_damaged_while_it_is_used_hangs_nobody(attach: Callable
     """What cannot be registered is dropped and counted; the next one that comes finds the index made anew."""
     stats.incr("c", "before")
     block = stats.shared.attach()
-    block.names._index[:] = memoryview(b"\1\0\0\0" * len(block.names._index)).cast("I")
+    block.names.index._index[:] = memoryview(b"\1\0\0\0" * len(block.names.index._index)).cast("I")
     stats.incr("c", "meanwhile")
     for number in range(5):
         stats.incr("c", f"after {number}")

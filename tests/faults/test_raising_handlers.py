@@ -214,11 +214,11 @@ def test_what_a_handler_raises_comes_to_the_application(
                 patch.setattr(shmstats.block.workers, "_SLOTS", _Signalling())
             elif place == "find_or_add":
                 stats.incr("c", "there")
-                patch.setattr(shmstats.block.names.NameTable, "_hash", signalling)
+                patch.setattr(shmstats.block.names.NameTable, "find", signalling)
             elif place == "reserve":
                 stats.incr("c", "there")
                 patch.setattr(shmstats.block.segment.Segment, "reserve", signalling)
-                patch.setattr(shmstats.block.names, "_reserve_growth", lambda reserve, *_: reserve(0, 1))
+                patch.setattr(shmstats.block.names.NameTable, "_reserve_growth", reserve_a_byte)
             else:
                 stats.incr("c", "there")
                 with pytest.raises(error), process_guard():
@@ -230,6 +230,10 @@ def test_what_a_handler_raises_comes_to_the_application(
         stats.incr("c", "counted")
     stats.incr("c", "counted")
     assert stats.get("c", "counted") >= 1
+
+
+def reserve_a_byte(names: Any, *_: int) -> None:
+    names._space.reserve(0, 1)
 
 
 def signalling(*_: object) -> None:

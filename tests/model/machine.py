@@ -40,8 +40,8 @@ import shmstats.block.layout
 import shmstats.block.segment
 import shmstats.layout
 import shmstats.series
-from shmstats.block.layout import FIRST_SLOT, HEADER, NAME, WORKER, Layout
-from shmstats.layout import CELL
+from shmstats.block.layout import FIRST_SLOT, HEADER, WORKER, Layout
+from shmstats.layout import CELL, NAME
 
 PACKAGE = Path(shmstats.layout.__file__).parent
 
@@ -218,7 +218,9 @@ class View:
 
     def __getitem__(self, key: int | slice) -> Any:
         if isinstance(key, slice):
-            start, stop, _ = key.indices(self._length)
+            start, stop, step = key.indices(self._length)
+            if step > 1:
+                return bytes(self.load(at, 1) for at in range(start, stop, step))
             return View(self._steps, self._offset + start, max(0, stop - start))
         return self.load(key, 1)
 
@@ -326,6 +328,14 @@ class FieldStruct:
         self.size, self._real = real.size, real
         codes = real.format.lstrip("<")
         self._fields = [struct.Struct(f"<{code}") for code in _split(codes)]
+
+    def pack(self, *values: Any) -> bytes:
+        """Do as the method of Struct."""
+        return self._real.pack(*values)
+
+    def iter_unpack(self, content: bytes) -> Any:
+        """Do as the method of Struct."""
+        return self._real.iter_unpack(content)
 
     def unpack_from(self, view: View, offset: int) -> tuple[Any, ...]:
         """Do as the method of Struct."""
@@ -504,13 +514,19 @@ class Core:
         self._plants = plants
         with _modules_of_their_own() as package:
             self.workers = self._load(package, "block.workers")
+            self.index = self._load(package, "core._names_py")
             twin = self._load(package, "core._cells_py")
             twin._MOST_TRIES = 1  # who is killed in the model, by an exception, must not try again to unlock
             self._stepped = _stepped(*(plant for plant in plants if plant.is_of_c)) if name == "C" else None
             self.counter = twin.Counter if self._stepped is None else self._stepped.Counter
             self._load_cells(package, twin)
             self.lock = self._load(package, "block.lock")
-            self.names = self._load(package, "block.names")
+            self.records = self._load(package, "block.records")
+            self._load(package, "block.stripes")
+            self._load(package, "block.names")
+            self._load(package, "block.repairing")
+            self.metrics = self._load(package, "block.metrics")
+            self._load(package, "block.registering")
             self.columns = self._load(package, "reading.columns")
             self.histograms = self._load(package, "reading.histograms")
             self.reader = self._load(package, "reading.reader")
@@ -533,11 +549,11 @@ class Core:
             module.CORE, module.PROTOCOL, module.Cells = "C", 1, self._make_c_cells
 
     def _replace_the_world(self) -> None:
-        for module in (self.names, self.workers, self.block):
+        for module in (self.index, self.records, self.workers, self.block):
             for name, thing in list(vars(module).items()):
                 if isinstance(thing, struct.Struct):
                     setattr(module, name, FieldStruct(thing))
-        self.names.np = _Numpy()
+        self.index.np = self.records.np = _Numpy()
         self.histograms._ATTEMPTS = 6  # enough for all that the writers of a model do
         self.workers.own_start_time = lambda: 7
         self.workers.has_mapped = lambda pid, file: False
@@ -595,7 +611,7 @@ class Core:
                 super().__init__(segment, layout, None)
                 self.reader = Reader(self._buf, layout, self.workers)
 
-        self.Locks, self.Attached, self.block.WorkerTable = Locks, Attached, Workers
+        self.Locks, self.Attached, self.metrics.WorkerTable = Locks, Attached, Workers
 
     @property
     def _current(self) -> Process:
@@ -808,7 +824,7 @@ class Process:
         """Return the block, attached as by `Block._join`: under the table lock."""
         with self.locks.table():
             self.block = self.core.Attached(_Segment(self.view, self.locks), self.layout)
-            self.block.names.repair(self.block.cells)
+            self.core.block.repair(self.block.names)
         return self.block
 
     def had(self) -> Any:

@@ -16,7 +16,7 @@ from explorer import ViolationError
 from machine import Core, Final, Identity, Plant, Process, Scenario, compiler
 
 from shmstats.attachment.slow_path import SharedProvider
-from shmstats.block.names import family_key, is_labelled
+from shmstats.block.keys import family_key, is_labelled
 
 pytestmark = pytest.mark.skipif(shutil.which(compiler()) is None, reason="there is no C compiler")
 
@@ -179,26 +179,26 @@ def test_an_index_that_grows_meanwhile_loses_no_name(metrics: tuple[str, ...]) -
 
 REGISTERING_FAULTS = {
     "a name is added without a second look": Plant(
-        "block.py",
-        "            record = self.names.find(key, 0 if outdated is None else digest(outdated))\n",
-        "            record = None\n",
+        "registering.py",
+        "        record = names.find(key, 0 if outdated is None else digest(outdated))\n",
+        "        record = None\n",
     ),
     "a name is counted before it is written": Plant(
-        "names.py",
-        "        self._buf[start : start + len(key)] = key\n        _NAME.pack_into(",
-        "        self._buf[start : start + len(key)] = key\n"
-        "        cells.publish(self._count_offset, number + 1)\n        _NAME.pack_into(",
+        "_names_py.py",
+        "            hashes.append(self.hash(key) ^ template[_DECLARATION])\n",
+        "            hashes.append(self.hash(key) ^ template[_DECLARATION])\n"
+        "            words[self._count] = number + 1\n",
     ),
     "nothing tells that a change was broken off": Plant(
-        "names.py",
-        "        words[_CHANGING] = 1\n        self._buf[start : start + len(key)] = key",
-        "        self._buf[start : start + len(key)] = key",
+        "_names_py.py",
+        "        words[self._changing] = 1\n        hashes = []",
+        "        hashes = []",
     ),
-    "what was broken off is not put right": Plant("names.py", "if not self._words[_CHANGING]:", "if True:"),
+    "what was broken off is not put right": Plant("repairing.py", "if not names.broken_off:", "if True:"),
     "names are registered without the table lock": Plant(
-        "block.py",
-        "        with self.locks.table():\n            self.names.repair(self.cells)\n            outdated",
-        "        if True:\n            self.names.repair(self.cells)\n            outdated",
+        "registering.py",
+        "    with block.exclusive():\n        family",
+        "    if True:\n        family",
     ),
 }
 
@@ -276,7 +276,7 @@ REMOVING_FAULTS = {
     ),
     "the generation is not raised": Plant(
         "names.py",
-        "            self.removed += len(records)\n            cells.raise_generation()",
+        "            self.removed += len(records)\n            self.cells.raise_generation()",
         "            self.removed += len(records)",
     ),
     "the twin looks at the generation before the lock": Plant(
@@ -285,14 +285,11 @@ REMOVING_FAULTS = {
         "            generation = None if generation == cells._generation[0] else -1\n"
         "            cells._locks.lock(FIRST_CELL + cell)\n",
     ),
-    "cells are given away with what is in them": Plant(
-        "block.py", "if record.cell < self.names.cells_used:", "if False:"
-    ),
+    "cells are given away with what is in them": Plant("names.py", "            self._stripes.clear(record)\n", ""),
     "a record is live before its name is written": Plant(
         "names.py",
-        "            self._buf[self._heap + heap : self._heap + heap + len(key)] = key\n",
-        "            self._set_state(number, LIVE)\n"
-        "            self._buf[self._heap + heap : self._heap + heap + len(key)] = key\n",
+        "            self.buffer[heap : heap + len(key)] = key\n",
+        '            self._store(number, "state", LIVE)\n            self.buffer[heap : heap + len(key)] = key\n',
     ),
 }
 

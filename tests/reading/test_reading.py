@@ -58,7 +58,7 @@ def test_cells_that_the_block_has_not_are_refused(sum_columns: Any, change: int)
 
 
 def test_many_histograms_over_many_rows_are_what_each_is_alone(attach: Any, shmstats: Any) -> None:
-    from shmstats.block.names import encode_key
+    from shmstats.block.keys import encode_key
 
     kind = shmstats.series.Kind.HISTOGRAM
     chance = random.Random(3)
@@ -80,7 +80,7 @@ def test_many_histograms_over_many_rows_are_what_each_is_alone(attach: Any, shms
 
 
 def test_a_histogram_that_a_killed_writer_left_is_read_too(attach: Any, shmstats: Any) -> None:
-    from shmstats.block.names import encode_key
+    from shmstats.block.keys import encode_key
     from shmstats.layout import CELL as CELL_LAYOUT
 
     block = attach()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ...block.names import OVERFLOW
+from ...block.keys import OVERFLOW
 from .family import ClientFamily, series_labels
 from .storage import MetricStore
 

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from ...attachment.peers import ask_all, socket_path
 from ...attachment.slow_path import OWN, SharedProvider
-from ...block.names import decode_key, encode_key, overflow_key
+from ...block.keys import decode_key, encode_key, overflow_key
 from ...core import Gauge, Series
 from ...hashing import blake2b
 from ...once import Once

@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client.registry import REGISTRY, CollectorRegistry
 from prometheus_client.utils import INF
 
-from ...block.names import check_text
+from ...block.keys import check_text
 from ...bounds import MAX_BOUNDS
 from ...series import Labels, Mode
 from .family import ClientFamily, series_labels

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from prometheus_client.registry import CollectorRegistry
 
 from ...attachment.slow_path import SharedProvider
-from ...block.names import INHERITED, OVERFLOW, decode_key, encode_key
+from ...block.keys import OVERFLOW, decode_key, encode_key
+from ...block.records import INHERITED
 from ...core import Gauge, Series
 from ...once import Once
 from ...reading import AttachedBlock
@@ -335,9 +336,7 @@ def _drop_inherited(block: AttachedBlock, metric: str) -> None:
         series = [] if family is None else block.names.members_of(family)
         gone = [record for record in series if record.flags & INHERITED]
         if gone:
-            block.names.remove(gone, block.cells)
-        for record in gone:
-            block.clear(record)
+            block.names.remove(gone)
 
 
 def _is_inherited(block: AttachedBlock, metric: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from shmstats import native
 from shmstats.attachment.own_metrics import OWN, add_to_own
 from shmstats.block import BlockFullError
-from shmstats.block.names import encode_key
+from shmstats.block.keys import encode_key
 from shmstats.config import Settings
 from shmstats.reading import AttachedBlock
 from shmstats.series import Kind, Snapshot

@@ -1,0 +1,133 @@
+"""The metrics of an attached block: its names, what is declared of them, their cells, and who counts into them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ..bounds import Bounds, scale_of
+from ..core import Cells, Section
+from ..layout import field_offset
+from ..series import Declaration
+from .declarations import Definition, decode_definition
+from .layout import HEADER, Layout
+from .names import NameTable
+from .notes import read_note
+from .records import DEFAULT_BOUNDS, Record
+from .repairing import repair
+from .segment import Segment
+from .space import Space
+from .stripes import Stripes
+from .workers import WorkerTable
+
+
+class Metrics:
+    """What a worker has of a block to count with.
+
+    Args:
+        segment: of the block.
+        layout: of the block. The table lock is held.
+
+    Attributes:
+        layout: of the block, which is that of who made it.
+        locks: the record locks.
+        workers: the worker slots.
+        worker: this process's slot and row.
+        space: the memory behind the block.
+        cells: the cells.
+        stripes: of cells.
+        row_for: gives the row to count a name in.
+        names: the name table.
+    """
+
+    def __init__(self, segment: Segment, layout: Layout) -> None:
+        self.layout = layout
+        self.locks = segment.locks
+        self._buf = segment.buf
+        self.space = Space(segment, layout, self.locks)
+        self.workers = WorkerTable(self._buf, layout, self.locks)
+        self.worker = self.workers.claim(segment.reserve)
+        self.cells = self._make_cells(pages=self.layout.pages, bitmap_bytes=self.layout.bitmap_bytes)
+        self.stripes = Stripes(self._buf, layout, self.space, self.cells, self.worker.row)
+        self.row_for = self.stripes.row_for
+        self.names = NameTable(self._buf, layout, self.space, self.cells, self.stripes)
+        self._exclusive = Section(self.locks.table(), partial(repair, self.names))
+        self._definitions: dict[int, tuple[bytes, Definition]] = {}
+        self._bounds: dict[int, Bounds] = {}
+        self._bounds_revision = -1
+
+    def exclusive(self) -> Section:
+        """Hold the table lock, with the names in order."""
+        return self._exclusive
+
+    def find(self, key: bytes) -> Record | None:
+        """Return the record of a name, if it is registered."""
+        record = self.names.find(key)
+        if record is None:
+            # It may be that somebody was killed while the index was rebuilt.
+            with self.exclusive():
+                record = self.names.find(key)
+        return record
+
+    def declared(self, family: Record) -> Declaration | None:
+        """Return what is declared about a metric; None for nothing."""
+        definition = self.definition(family)
+        return None if definition is None else definition.declared
+
+    def definition(self, family: Record) -> Definition | None:
+        """Return what is declared about a metric, and when it was; None for nothing."""
+        place = self.names.note_place(family.number)
+        known = self._definitions.get(family.number)
+        if known is not None and known[0] == place:
+            return known[1]
+        note = read_note(place)
+        if not note:
+            return None
+        definition = decode_definition(note)
+        self._definitions[family.number] = place, definition
+        return definition
+
+    def scale_of(self, record: Record) -> bytes:
+        """Return what the core finds the buckets of a histogram by."""
+        return scale_of(self.bounds_of(record))
+
+    def bounds_of(self, record: Record) -> Bounds:
+        """Return the bounds of a histogram's buckets."""
+        if self._bounds_revision != self.names.revision:
+            self._bounds.clear()
+            self._bounds_revision = self.names.revision
+        bounds = self._bounds.get(record.family)
+        if bounds is None:
+            declared = self.declared(self.names.record(record.family)) if record.family >= 0 else None
+            bounds = self._bounds[record.family] = (declared.bounds if declared else ()) or DEFAULT_BOUNDS
+        return bounds
+
+    def annotate(self, record: Record, text: bytes) -> None:
+        """Keep a text with a name; ``reader.notes`` gives it back.
+
+        Raises:
+            BlockFullError: there is no room for it.
+        """
+        with self.exclusive():
+            self.names.annotate(record.number, text)
+
+    def remove(self, records: list[Record]) -> None:
+        """Remove series, and what stands for a metric of which nothing is left. The table lock is held."""
+        self.names.remove(records)
+        deserted = self.names.deserted({record.family for record in records if record.family >= 0})
+        if deserted:
+            self.names.remove(deserted)
+
+    def _make_cells(self, **buffer: Any) -> Cells:
+        return Cells(
+            self._buf,
+            offset=self.layout.cells,
+            rows=self.layout.rows,
+            capacity=self.layout.columns,
+            row_bytes=self.layout.row_bytes,
+            generation_offset=field_offset(HEADER, "generation"),
+            owner=self.worker.word,
+            is_live=self.workers.is_live,
+            locks=self.locks,
+            **buffer,
+        )

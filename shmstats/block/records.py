@@ -1,0 +1,261 @@
+"""The records of a block's names, each read and written by itself, and the numbers of its header that belong to them.
+
+Whoever reads needs no lock. Nothing that a record says of its place is believed: what leads out of the block is damage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..layout import COUNTER_WIDTH, LIVE, NAME, PAGE, field_offset, struct_of
+from ..series import Declaration, Kind, Mode
+from .errors import DamagedBlockError
+from .keys import is_labelled
+from .layout import HEADER, Layout
+from .notes import read_note
+
+#: Flags: a counter that was never decremented; a record that stands for a whole metric; such a one with a
+#: declaration; a name that the processes of today have from those before them; a label set that its family counts;
+#: a family whose metric has given way to another one.
+MONOTONIC, FAMILY, DECLARED, INHERITED, MEMBER, WITHDRAWN = 1, 2, 4, 8, 16, 32
+
+#: The upper bounds in ms of a histogram's buckets where none are declared: 1-2.5-5 in each decade.
+DEFAULT_BOUNDS = (
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0),
+    *(1000.0, 2500.0, 5000.0, 10000.0, 25000.0, 50000.0, 60000.0),
+)
+
+_NAME = struct_of(NAME)
+_STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION = range(9)
+_KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM = range(9, 14)
+_OFFSETS = {field: field_offset(NAME, field) for field in NAME.names or ()}
+_KINDS = {int(kind): kind for kind in Kind}
+_MODES = {int(mode): mode for mode in Mode}
+
+
+class Record(NamedTuple):
+    """A live name, as it is counted into.
+
+    Attributes:
+        number: of the record.
+        kind: of the statistic.
+        flags: see above.
+        cell: its first column.
+        width: how many columns it has.
+        mode: of a gauge.
+        family: number of the record that stands for the metric; -1 where there is none.
+        declaration: of what an outdated declaration left: the number of that; 0 for the current one.
+    """
+
+    number: int
+    kind: Kind
+    flags: int
+    cell: int
+    width: int
+    mode: Mode = Mode.LAST
+    family: int = -1
+    declaration: int = 0
+
+    @property
+    def monotonic(self) -> bool:
+        """Whether it is a counter that was never decremented."""
+        return bool(self.flags & MONOTONIC)
+
+    @property
+    def declared(self) -> bool:
+        """Whether it is the family of a metric that is declared."""
+        return bool(self.flags & DECLARED)
+
+    @property
+    def shared(self) -> bool:
+        """Whether all workers write to the one cell in row 0."""
+        return self.kind is Kind.TIMESTAMP or (self.kind is Kind.GAUGE and self.mode is Mode.LAST)
+
+
+def width_of(declared: Declaration) -> int:
+    """Return how many cells a series has: its lock, and its values.
+
+    A gauge has one for an int and one for a float, and where each worker has its own value, one that says
+    whose it is and one for its time. A histogram has its sum, maximum and minimum, and a bucket more than bounds.
+    """
+    if declared.kind is Kind.COUNTER:
+        return COUNTER_WIDTH
+    if declared.kind is Kind.HISTOGRAM:
+        return 1 + 3 + len(declared.bounds or DEFAULT_BOUNDS) + 1
+    return 3 if declared.mode is Mode.LAST else 5
+
+
+def packed(wanted: Record, created: int) -> bytes:
+    """Return what is wanted of a record that is to be added, as the bytes of a `NAME`; its places are yet to be found.
+
+    Args:
+        wanted: what it is.
+        created: when it was made, in ns since 1970; 0 where that is not known.
+    """
+    _, kind, flags, _, width, mode, family, declaration = wanted
+    return _NAME.pack(0, kind, mode, flags, width, 0, family + 1, 0, declaration, 0, 0, 0, 0, 0, 0, created)
+
+
+#: What a name becomes that no family says anything of.
+PLAIN = {
+    kind: Record(-1, kind, MONOTONIC if kind is Kind.COUNTER else 0, 0, width_of(Declaration(kind))) for kind in Kind
+}
+
+
+class _Field:
+    """A number in the block's header."""
+
+    def __init__(self, name: str) -> None:
+        self._size = HEADER[name].itemsize
+        self._at = field_offset(HEADER, name) // self._size
+
+    def __get__(self, records: Records, owner: type[Records]) -> int:
+        words = records._words if self._size == 4 else records._longs
+        return words[self._at]
+
+    def __set__(self, records: Records, value: int) -> None:
+        words = records._words if self._size == 4 else records._longs
+        words[self._at] = value
+
+
+class Records:
+    """The records of a block.
+
+    Args:
+        buf: the block; writable for who stores.
+        layout: of the block.
+
+    Attributes:
+        buffer: the block.
+        count: records in use or removed.
+        removed: of these, the removed ones.
+        families: of the live ones, those that stand for a whole metric.
+        cells_used: columns in use.
+        heap_used: bytes of the heap in use.
+        revision: moves whenever a name changes; not when one is added behind the others.
+        broken_off: 1 while the names are being changed, and afterwards where that was broken off.
+    """
+
+    count = _Field("names")
+    removed = _Field("removed")
+    families = _Field("families")
+    cells_used = _Field("cells")
+    heap_used = _Field("heap")
+    revision = _Field("revision")
+    broken_off = _Field("changing")
+    index_slots = _Field("index_slots")
+
+    def __init__(self, buf: memoryview, layout: Layout) -> None:
+        self.buffer = buf
+        self._layout = layout
+        self._words, self._longs = buf[:PAGE].cast("I"), buf[:PAGE].cast("Q")
+        salt = field_offset(HEADER, "salt")
+        self.salt = bytes(buf[salt : salt + 16])
+
+    def close(self) -> None:
+        """Let go of the buffer."""
+        for view in (self._words, self._longs):
+            view.release()
+
+    def record(self, number: int) -> Record:
+        """Return a record by its number.
+
+        Raises:
+            DamagedBlockError: it is none that can be.
+        """
+        return self._record(number, self._fields(number))
+
+    def key(self, number: int) -> bytes:
+        """Return the key of a record.
+
+        Raises:
+            DamagedBlockError: it is not in the block.
+        """
+        fields = self._fields(number)
+        return self._text(number, fields[_KEY], fields[_LENGTH])
+
+    def hash_of(self, number: int) -> int:
+        """Return the hash of a record, by which the index has it."""
+        return self._fields(number)[_HASH]
+
+    def note(self, number: int) -> bytes:
+        """Return the note of a record, without a lock; empty where it has none that is whole."""
+        return read_note(self.note_place(number))
+
+    def note_place(self, number: int) -> bytes:
+        """Return what is in the place of a record's note: `read_note` makes its text of that.
+
+        Raises:
+            DamagedBlockError: the place is not in the block.
+        """
+        fields = self._fields(number)
+        return self._text(number, fields[_NOTE], fields[_NOTE_ROOM])
+
+    def records(self) -> Iterator[Record]:
+        """Go through the live names, in the order of registration; families and what is outdated are none."""
+        for number in range(self.count):
+            fields = self._fields(number)
+            if fields[_STATE] == LIVE and not fields[_FLAGS] & FAMILY and not fields[_DECLARATION]:
+                yield self._record(number, fields)
+
+    def array(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """Return the records as an array of `NAME` over the block. It keeps the block mapped."""
+        return np.frombuffer(self.buffer, NAME, self.count, self._layout.names)
+
+    def members(self, family: Record) -> int:
+        """Return how many label sets a metric has, without the one that takes up what is beyond the bound."""
+        start = self._field(family.number, "members")
+        return int.from_bytes(self.buffer[start : start + 4], "little")
+
+    def members_of(self, family: Record) -> list[Record]:
+        """Return the series of a metric that has a family. The table lock is held."""
+        return [self.record(number) for number in self._numbers_of(family.number)]
+
+    def overflow_sets(self, family: Record) -> int:
+        """Return how many label sets a metric has that take up what is beyond the bound. The table lock is held."""
+        keys = [self.key(record.number) for record in self.members_of(family) if not record.flags & MEMBER]
+        return sum(map(is_labelled, keys))
+
+    def deserted(self, families: set[int]) -> list[Record]:
+        """Return those of some families that have no series, and no declaration. The table lock is held."""
+        found = [family for number in sorted(families) if not (family := self.record(number)).declared]
+        return [family for family in found if not self.members(family) and not self._numbers_of(family.number)]
+
+    def _numbers_of(self, family: int) -> list[int]:
+        records = self.array()
+        found: list[int] = np.flatnonzero((records["state"] == LIVE) & (records["family"] == family + 1)).tolist()
+        return found
+
+    def _fields(self, number: int) -> tuple[int, ...]:
+        if not 0 <= number < self._layout.capacity:
+            raise DamagedBlockError(f"there is no record {number}: the block has {self._layout.capacity}")
+        return _NAME.unpack_from(self.buffer, self._layout.names + number * NAME.itemsize)
+
+    def _record(self, number: int, fields: tuple[int, ...]) -> Record:
+        cell, width = fields[_CELL], fields[_WIDTH]
+        if fields[_KIND] not in _KINDS or fields[_MODE] not in _MODES or cell + width > self._layout.columns:
+            raise DamagedBlockError(
+                f"record {number} has kind {fields[_KIND]}, mode {fields[_MODE]}, and {width} cells from {cell} on,"
+                " which cannot be"
+            )
+        return Record(
+            *(number, _KINDS[fields[_KIND]], fields[_FLAGS], cell, width, _MODES[fields[_MODE]]),
+            *(fields[_FAMILY] - 1, fields[_DECLARATION]),
+        )
+
+    def _text(self, number: int, start: int, length: int) -> bytes:
+        if start + length > self._layout.heap_bytes:
+            raise DamagedBlockError(f"record {number} has a text of {length} bytes at {start}, which cannot be")
+        start += self._layout.heap
+        return bytes(self.buffer[start : start + length])
+
+    def _field(self, number: int, field: str) -> int:
+        """Return where a field of a record is in the block."""
+        return self._layout.names + number * NAME.itemsize + _OFFSETS[field]
+
+    def _store(self, number: int, field: str, value: int) -> None:
+        start, size = self._field(number, field), NAME[field].itemsize
+        self.buffer[start : start + size] = value.to_bytes(size, "little")

@@ -1,0 +1,87 @@
+"""Registering a name: found, or added beside what is declared of its metric, in one pass under the table lock."""
+
+from __future__ import annotations
+
+from ..series import Declaration, Kind
+from .declarations import digest
+from .errors import DeclarationError, SeriesLimitError
+from .keys import decode_key, family_key, is_labelled, overflow_key
+from .metrics import Metrics
+from .outdated import counted_under, family_for, note_user
+from .records import FAMILY, MEMBER, MONOTONIC, PLAIN, Record, width_of
+
+#: Sets that take up what is beyond the bound, of a metric: one for each choice of label names, which should be one.
+MAX_OVERFLOW_SETS = 16
+
+
+def find_or_add(block: Metrics, key: bytes, kind: Kind, limit: int = 0, mine: Declaration | None = None) -> Record:
+    """Return the record of a name, which is registered if it is not there.
+
+    Args:
+        block: the attached one.
+        key: of the name.
+        kind: of the statistic, if it is registered; what is declared for the metric comes first.
+        limit: most label sets that the metric may have; 0: any number.
+        mine: what this process has declared of the metric; None where it has not. Where a later declaration is
+            another one, the record is that of what is outdated.
+
+    Raises:
+        BlockFullError: there is no room for it.
+        SeriesLimitError: the metric has so many label sets already.
+        DeclarationError: its label names are not those that are declared.
+    """
+    names = block.names
+    record = names.find(key)
+    if record is not None and (
+        (record.family < 0 and record.kind is kind)
+        or counted_under(block, names.family_of(key), key, kind, mine) is None
+    ):
+        return record
+    with block.exclusive():
+        family = names.family_of(key)
+        outdated = counted_under(block, family, key, kind, mine)
+        # Whoever held the lock may have added it, also while we looked.
+        record = names.find(key, 0 if outdated is None else digest(outdated))
+        if record is None:
+            if outdated is not None:
+                family = family_for(block, key, outdated)
+            record = _register(block, key, kind, limit, family)
+        if outdated is not None:
+            note_user(block, record)
+    return record
+
+
+def _register(block: Metrics, key: bytes, kind: Kind, limit: int, family: Record | None) -> Record:
+    """Register a name that is not there, in the family of its metric if it has one. The table lock is held."""
+    names, labelled = block.names, is_labelled(key)
+    if family is None and not labelled:
+        return names.add(key, PLAIN[kind])
+    if family is None:
+        family = names.add(family_key(key), Record(-1, kind, FAMILY, 0, 0))
+    declared = block.declared(family) or Declaration(kind)
+    _check_label_names(key, declared)
+    counted = labelled and key != overflow_key(key)
+    if limit and counted and names.members(family) >= limit:
+        raise SeriesLimitError(f"it has {limit} label sets already")
+    if limit and labelled and not counted and names.overflow_sets(family) >= MAX_OVERFLOW_SETS:
+        raise SeriesLimitError(f"its label sets have different label names, {MAX_OVERFLOW_SETS} of them already")
+    flags = (MONOTONIC if declared.kind is Kind.COUNTER else 0) | (MEMBER if counted else 0)
+    place = 0, width_of(declared), declared.mode, family.number, family.declaration
+    return names.add(key, Record(-1, declared.kind, flags, *place))
+
+
+def _check_label_names(key: bytes, declared: Declaration) -> None:
+    """Check the label names of a series against what is declared.
+
+    Raises:
+        DeclarationError: they are others.
+    """
+    if declared.labelnames is None:
+        return
+    category, metric, labels = decode_key(key)
+    found = tuple(name for name, _ in labels)
+    if found != declared.labelnames:
+        raise DeclarationError(
+            f"metric {metric!r} of category {category!r} is declared with the label names"
+            f" {declared.labelnames}, not {found}"
+        )

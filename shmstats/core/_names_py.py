@@ -1,0 +1,187 @@
+"""The pure Python twin of names.h: the index of a block's names, and what appends to them under the table lock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..hashing import blake2b
+from ..layout import DELETED, LIVE, NAME, struct_of
+
+_NAME = struct_of(NAME)
+_STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION, _KEY, _ROOM, _LENGTH = range(12)
+_MEMBERS, _CREATED = 14, 15
+
+#: A key's place in the heap is so many bytes, or a multiple.
+_ROOM_STEP = 16
+
+#: Flags of a record, as `shmstats.block.records` has them.
+_OF_FAMILY, _OF_MEMBER = 2, 16
+
+
+def hash_key(key: bytes, salt: bytes) -> int:
+    """Return the hash of a key, by which the index has it."""
+    return int.from_bytes(blake2b(key, digest_size=4, salt=salt).digest(), "little")
+
+
+class Names:
+    """The index of a block's names; see `shmstats.core._cells`."""
+
+    def __init__(self, block: memoryview, sections: tuple[int, ...], header: tuple[int, ...]) -> None:
+        index, self._index_slots, self._names, self._capacity, self._heap, self._heap_bytes, self._columns = sections
+        *places, salt = header
+        self._count, self._cells, self._families, self._changing, self._slots = (at // 4 for at in places[:5])
+        self._heap_used = places[5] // 8
+        self._block = block
+        whole = len(block) // 8 * 8
+        self._words, self._longs = block[:whole].cast("I"), block[:whole].cast("Q")
+        self._index = block[index : index + 4 * self._index_slots].cast("I")
+        self._salt = bytes(block[salt : salt + 16])
+        self._hashed = (b"", 0)
+
+    def close(self) -> None:
+        """Let go of the block."""
+        for view in (self._index, self._words, self._longs):
+            view.release()
+
+    def hash(self, key: bytes) -> int:
+        """Return the hash of a key; that of the last one is kept, for what is not found is mostly added."""
+        last, hashed = self._hashed
+        if last is not key:
+            hashed = hash_key(key, self._salt)
+            self._hashed = key, hashed
+        return hashed
+
+    def find(self, key: bytes, declaration: int = 0) -> tuple[int, ...] | None:
+        """Look a name up, without a lock."""
+        index, mask, count = self._index, self._mask, self._words[self._count]
+        wanted = self.hash(key) ^ declaration
+        slot = wanted & mask
+        for _ in range(mask + 1):
+            entry = index[slot]
+            if entry == 0:
+                return None
+            if entry != DELETED and entry <= count:
+                found = self._match(entry - 1, wanted, declaration, key)
+                if found is not None:
+                    return found
+            slot = slot + 1 & mask
+        return None
+
+    def append(self, keys: Sequence[bytes], records: bytes) -> int:
+        """Add names that are not there behind all others, in one step; the table lock is held."""
+        words, longs = self._words, self._longs
+        first, cell, heap = words[self._count], words[self._cells], longs[self._heap_used]
+        templates = list(_NAME.iter_unpack(records))
+        rooms = [-(-len(key) // _ROOM_STEP) * _ROOM_STEP for key in keys]
+        columns = sum(template[_WIDTH] for template in templates)
+        if (
+            len(templates) != len(keys)
+            or first + len(keys) > self._capacity
+            or cell + columns > self._columns
+            or heap + sum(rooms) > self._heap_bytes
+        ):
+            raise ValueError("the names do not fit into the block")
+        words[self._changing] = 1
+        hashes = []
+        for number, (key, room, template) in enumerate(zip(keys, rooms, templates, strict=True), first):
+            self._block[self._heap + heap : self._heap + heap + len(key)] = key
+            hashes.append(self.hash(key) ^ template[_DECLARATION])
+            _NAME.pack_into(
+                *(self._block, self._names + number * NAME.itemsize, LIVE, *template[_KIND:_CELL], cell),
+                *(template[_FAMILY], hashes[-1], template[_DECLARATION], heap, room, len(key), 0, 0, 0),
+                template[_CREATED],
+            )
+            heap += room
+            cell += template[_WIDTH]
+        longs[self._heap_used], words[self._cells] = heap, cell
+        for template in templates:
+            self._count_in(template[_FLAGS], template[_FAMILY])
+        words[self._count] = first + len(keys)
+        for number, hashed in enumerate(hashes, first):
+            self.enter(number, hashed)
+        words[self._changing] = 0
+        return int(first)
+
+    def enter(self, number: int, hashed: int) -> None:
+        """Have a record in the index."""
+        self._index[self._search(hashed, (0, DELETED))] = number + 1
+
+    def leave(self, number: int, hashed: int) -> None:
+        """Have a record in the index no more."""
+        index, mask = self._index, self._mask
+        slot = self._search(hashed, (0, number + 1))
+        if not index[slot]:
+            return
+        index[slot] = DELETED
+        # At the end of a run nothing lies behind that a search would have to go on to.
+        if index[(slot + 1) & mask] == 0:
+            while index[slot] == DELETED:
+                index[slot] = 0
+                slot = (slot - 1) & mask
+
+    def rebuild(self) -> None:
+        """Make the index anew from the records.
+
+        In the order of the slots that they hash to, each goes to the first that is free from there on: that is
+        the larger of its own and the one behind its predecessor's.
+        """
+        mask = self._mask
+        records = np.frombuffer(self._block, NAME, min(self._words[self._count], self._capacity), self._names)
+        numbers = np.flatnonzero(records["state"] == LIVE)
+        wanted = (records["hash"][numbers] & np.uint32(mask)).astype(np.int64)
+        order = np.argsort(wanted, kind="stable")
+        behind = np.arange(len(order))
+        slots = np.maximum.accumulate(wanted[order] - behind) + behind
+        inside = slots <= mask
+        index = np.zeros(mask + 1, "<u4")
+        index[slots[inside]] = numbers[order[inside]] + 1
+        self._index[: len(index)] = memoryview(index.tobytes()).cast("I")
+        for number in numbers[order[~inside]].tolist():  # beyond the end: from the beginning on
+            self.enter(number, int(records["hash"][number]))
+
+    @property
+    def _mask(self) -> int:
+        """The number of slots of the index in use, less one."""
+        return self._words[self._slots] - 1 & self._index_slots - 1
+
+    def _match(self, number: int, wanted: int, declaration: int, key: bytes) -> tuple[int, ...] | None:
+        fields = _NAME.unpack_from(self._block, self._names + number * NAME.itemsize)
+        if fields[_STATE] != LIVE or fields[_HASH] != wanted or fields[_LENGTH] != len(key):
+            return None
+        if fields[_DECLARATION] != declaration:
+            return None
+        place, cell, width = fields[_KEY], fields[_CELL], fields[_WIDTH]
+        if place + len(key) > self._heap_bytes or cell + width > self._columns:
+            raise ValueError(f"record {number} leads out of the block")
+        start = self._heap + place
+        if self._block[start : start + len(key)] != key:
+            return None
+        mode, family = fields[_MODE], fields[_FAMILY] - 1
+        return number, fields[_KIND], fields[_FLAGS], cell, width, mode, family, declaration
+
+    def _count_in(self, flags: int, family: int) -> None:
+        """Count a name that has come where its family, or all families, are counted."""
+        if flags & _OF_FAMILY:
+            self._words[self._families] += 1
+        elif flags & _OF_MEMBER and 0 < family <= self._capacity:
+            self._words[(self._names + (family - 1) * NAME.itemsize) // 4 + _MEMBERS_WORD] += 1
+
+    def _search(self, hashed: int, entries: tuple[int, int]) -> int:
+        """Return the first slot of the index, from where a hash leads, that has one of two entries.
+
+        Raises:
+            ValueError: there is none, and that cannot be: the next who takes the table lock makes it anew.
+        """
+        index, mask = self._index, self._mask
+        slot = hashed & mask
+        for _ in range(mask + 1):
+            if index[slot] in entries:
+                return slot
+            slot = slot + 1 & mask
+        self._words[self._changing] = 1
+        raise ValueError("the index of the names is damaged")
+
+
+_MEMBERS_WORD = NAME.fields["members"][1] // 4  # type: ignore[index]
