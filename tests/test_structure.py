@@ -117,13 +117,26 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Return the imports and classes of a module, wherever in it they are: below statements, that is."""
+    found, todo = [], [tree(path)]
+    while todo:
+        for node in ast.iter_child_nodes(todo.pop()):
+            if isinstance(node, (ast.Import, ast.ImportFrom, ast.ClassDef)):
+                found.append(node)
+            if isinstance(node, (ast.stmt, ast.ExceptHandler, ast.match_case)):
+                todo.append(node)
+    return found
+
+
 def head(path: Path) -> str:
     """Return the docstring of a module."""
     return (ast.get_docstring(tree(path)) or "") if path.suffix == ".py" else ""
 
 
 def classes() -> Iterator[tuple[Path, ast.ClassDef]]:
-    return ((path, node) for path in paths() for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef))
+    return ((path, node) for path in paths() for node in nodes(path) if isinstance(node, ast.ClassDef))
 
 
 def module_of(path: Path) -> str:
@@ -139,7 +152,7 @@ def modules() -> dict[str, set[str]]:
 
 def _imports(module: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names if each.name in known)
         elif isinstance(node, ast.ImportFrom):

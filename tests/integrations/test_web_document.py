@@ -12,7 +12,7 @@ import pytest
 from documents import examples, section
 from helpers import BOUND
 
-from shmstats.integrations import _requests
+from shmstats.integrations import _request_metrics
 
 pytestmark = pytest.mark.usefixtures("found_by_servers")
 
@@ -128,5 +128,5 @@ def test_an_example_records_what_the_document_says(tmp_path: Path, name: str) ->
 def test_every_metric_is_in_the_documents_table_and_no_other() -> None:
     text = section(DOCUMENT).partition("\n\nIn the category")[0]
     told = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
-    head = (_requests.__doc__ or "").partition("::")[2].partition("and in the category")[0]
+    head = (_request_metrics.__doc__ or "").partition("::")[2].partition("and in the category")[0]
     assert told == {line.split()[0] for line in head.splitlines() if line.strip()}
