@@ -94,7 +94,7 @@ def minimum_of(kept: int) -> float:
     """Return the smallest observation, as a histogram keeps it: its bits plus 1; infinity where it keeps none."""
     if not kept:
         return math.inf
-    (minimum,) = struct.unpack("<d", struct.pack("<q", kept - 1))
+    (minimum,) = struct.unpack("<d", struct.pack("<Q", kept - 1 & 2**64 - 1))
     return float(minimum)
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "fill_text",
     "group_series",
     "hash_key",
+    "merge_histograms",
     "plan_text",
     "sum_columns",
 ]
@@ -121,6 +122,7 @@ Stopwatch = core.Stopwatch
 fence = core.fence
 fill_text = core.fill_text
 group_series = core.group_series
+merge_histograms = core.merge_histograms
 plan_text = core.plan_text
 sum_columns = core.sum_columns
 

@@ -180,6 +180,7 @@ stop_at(PyObject *Py_UNUSED(module), PyObject *argument)
 
 static PyMethodDef module_functions[] = {
     {"sum_columns", sum_columns, METH_VARARGS, NULL},
+    {"merge_histograms", merge_histograms, METH_VARARGS, NULL},
     {"group_series", group_series, METH_VARARGS, NULL},
     {"plan_text", plan_text, METH_VARARGS, NULL},
     {"fill_text", fill_text, METH_VARARGS, NULL},

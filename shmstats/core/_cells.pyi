@@ -34,9 +34,38 @@ def sum_columns(
         ValueError: that is more than the block has.
     """
 
+def merge_histograms(
+    block: memoryview,
+    cells: int,
+    row_bytes: int,
+    rows: int,
+    pages: int,
+    bitmap_bytes: int,
+    totals: bytearray,
+    histograms: bytes,
+) -> None:
+    """Put the totals of histograms into a row of totals, in the place of the sums of their columns; without the GIL.
+
+    Of each row the values are of one moment. A bucket is saturated, the sum and the maximum are finite.
+
+    Args:
+        block: as for `sum_columns`, with all up to ``bitmap_bytes``.
+        cells: see there.
+        row_bytes: see there.
+        rows: see there.
+        pages: see there.
+        bitmap_bytes: see there.
+        totals: as `sum_columns` returns them.
+        histograms: the first column and the width of each (u32).
+
+    Raises:
+        ValueError: that is more than the block, or the totals, have.
+    """
+
 #: Text before the category of each line, text behind it, and before the category of a line with the time of creation
-#: (empty: there is no such line).
-Lines = tuple[bytes, bytes, bytes]
+#: (empty: there is no such line). Of a histogram that is for its buckets; then text before the category in the lines of
+#: sum and count, what the sum is divided by, and for each line of a bucket its number and the text behind the labels.
+Lines = tuple[bytes, bytes, bytes] | tuple[bytes, bytes, bytes, bytes, bytes, int, tuple[tuple[int, bytes], ...]]
 
 def group_series(records: bytes, heap: bytes, apart: bytes) -> tuple[bytes, bytes, list[tuple[str, ...]]]:
     """Put the series that are shown into groups: of one metric, kind, mode and declaration.
@@ -65,7 +94,7 @@ def plan_text(
     lines: tuple[Lines | None, ...],
     heads: tuple[bytes, ...],
 ) -> tuple[bytes, bytes, bytes]:
-    """Write the lines of groups of counters, gauges and timestamps, with a place for each value.
+    """Write the lines of groups, with a place for each value.
 
     Args:
         records: as for `group_series`.
@@ -88,7 +117,7 @@ def fill_text(text: bytes, places: bytes, totals: bytes | bytearray) -> bytes:
     Args:
         text: as `plan_text` returns it, or the part of some families in a row.
         places: likewise.
-        totals: the sums of columns, see `sum_columns`.
+        totals: see `sum_columns` and `merge_histograms`.
 
     Raises:
         ValueError: they do not fit together.

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..layout import CELLS_PER_PAGE as _CELLS_PER_PAGE
+from ..layout import INT64_MAX, INT64_MIN, minimum_of
+
+#: As in _cells.pyi.
+Lines = tuple[bytes, bytes, bytes] | tuple[bytes, bytes, bytes, bytes, bytes, int, tuple[tuple[int, bytes], ...]]
 
 #: As the record of a name is laid out: `shmstats.block.layout.NAME`.
 _RECORD = struct.Struct("<BBBBIIIIIQIIQIIQ")
-_PLACE = struct.Struct("<III")
+_PLACE = struct.Struct("<IIII")
 _GROUP = struct.Struct("<III")
+_SPAN = struct.Struct("<II")
 
 _LIVE, _MONOTONIC, _FAMILY = 1, 1, 2
 _COUNTER, _TIMESTAMP = 1, 4
-_INTEGER, _GAUGE, _SECONDS, _NOTHING = range(4)
+_INTEGER, _GAUGE, _SECONDS, _NOTHING, _SUM, _BUCKET = range(6)
 
-#: Cells that each form looks at.
-_CELLS = (2, 3, 2, 0)
+#: Cells that each form looks at; of a bucket those before the first one, and itself.
+_CELLS = (2, 3, 2, 0, 2, 5)
+
+_FIRST_BUCKET = 4
+
+#: Looks at a histogram that changes all the time.
+_LOOKS = 100
 _NO_GROUP = _MIXED = 2**32 - 1
 
 
@@ -96,7 +111,7 @@ def plan_text(
     heap: bytes,
     group_of: bytes,
     rank_of: bytes,
-    lines: tuple[tuple[bytes, bytes, bytes] | None, ...],
+    lines: tuple[Lines | None, ...],
     heads: tuple[bytes, ...],
 ) -> tuple[bytes, bytes, bytes]:
     """Write the lines of groups with a place for each value; see `shmstats.core._cells`."""
@@ -114,30 +129,35 @@ def plan_text(
         before = len(text)
         text += head
         for number in family:
-            for line, cell, form in _lines_of(found[number], heap, lines[groups[number]]):
+            for line, cell, form, argument in _lines_of(found[number], heap, lines[groups[number]]):
                 text += line
-                places += _PLACE.pack(len(text) - before, cell, form)
+                places += _PLACE.pack(len(text) - before, cell, form, argument)
                 before = len(text)
         ends += (len(text), len(places))
     return bytes(text), bytes(places), struct.pack(f"<{len(ends)}Q", *ends)
 
 
-def _lines_of(
-    record: _Record, heap: bytes, lines: tuple[bytes, bytes, bytes] | None
-) -> Iterator[tuple[bytes, int, int]]:
-    """Give the lines of a record up to their values, with cell and form of these."""
+def _lines_of(record: _Record, heap: bytes, lines: Lines | None) -> Iterator[tuple[bytes, int, int, int]]:
+    """Give the lines of a record up to their values, with cell, form and argument of these."""
     parts = record.parts(heap)
-    if not parts or lines is None:
+    if not parts or lines is None or (len(lines) > 3 and record.width <= _FIRST_BUCKET):
         raise ValueError("the groups are not those of these records")
-    prefix, after, created = lines
+    prefix, after, created = lines[:3]
     category, _, *labels = parts
     pairs = zip(labels[::2], labels[1::2], strict=True)
-    rest = after + b"".join([b',%s="%s"' % (name, _escaped(value)) for name, value in pairs]) + b"} "
-    form = {_COUNTER: _INTEGER, _TIMESTAMP: _SECONDS}.get(record.kind, _GAUGE)
-    yield prefix + _escaped(category) + rest, record.cell, form
+    rest = _escaped(category) + after + b"".join([b',%s="%s"' % (name, _escaped(value)) for name, value in pairs])
+    if len(lines) > 3:
+        _, _, _, total, count, divisor, limits = lines
+        for bucket, limit in limits:
+            yield prefix + rest + limit + b"} ", record.cell, _BUCKET, bucket
+        yield total + rest + b"} ", record.cell, _SUM, divisor
+        yield count + rest + b"} ", record.cell, _BUCKET, record.width - _FIRST_BUCKET - 1
+    else:
+        form = {_COUNTER: _INTEGER, _TIMESTAMP: _SECONDS}.get(record.kind, _GAUGE)
+        yield prefix + rest + b"} ", record.cell, form, 0
     if created and record.created:
         moment = b"%d.%09d" % divmod(record.created, 10**9)
-        yield created + _escaped(category) + rest + moment, 0, _NOTHING
+        yield created + rest + b"} " + moment, 0, _NOTHING, 0
 
 
 def _escaped(text: bytes) -> bytes:
@@ -149,17 +169,21 @@ def fill_text(text: bytes, places: bytes, totals: bytes | bytearray) -> bytes:
     if len(places) % _PLACE.size:
         raise ValueError("text, places and totals do not fit together")
     found = list(_PLACE.iter_unpack(places))
-    ends = list(accumulate(before for before, _, _ in found))
+    ends = list(accumulate(place[0] for place in found))
     cells = len(totals) // 8
-    needed = (cell + _CELLS[form] if form < len(_CELLS) else cells + 1 for _, cell, form in found)
-    if (ends[-1] if ends else 0) != len(text) or any(need > cells for need in needed):
+    fits = all(form < len(_CELLS) and cell + _needed(form, argument) <= cells for _, cell, form, argument in found)
+    if (ends[-1] if ends else 0) != len(text) or not fits:
         raise ValueError("text, places and totals do not fit together")
-    view = memoryview(totals)
+    view = memoryview(totals)[: 8 * cells]
     integers, reals, words = view.cast("q"), view.cast("d"), view.cast("I")
     filled: list[bytes] = []
-    for (before, cell, form), end in zip(found, ends, strict=True):
+    for (before, cell, form, argument), end in zip(found, ends, strict=True):
         if form == _NOTHING:
             value = ""
+        elif form == _BUCKET:
+            value = str(sum(integers[cell + _FIRST_BUCKET : cell + _FIRST_BUCKET + argument + 1]))
+        elif form == _SUM:
+            value = repr(reals[cell + 1] / argument)
         elif form == _GAUGE and words[2 * cell + 1] & 1:
             value = repr(reals[cell + 2])
         elif form == _SECONDS:
@@ -169,3 +193,86 @@ def fill_text(text: bytes, places: bytes, totals: bytes | bytearray) -> bytes:
             value = str(integers[cell + 1])
         filled += (text[end - before : end], value.encode(), b"\n")
     return b"".join(filled)
+
+
+def _needed(form: int, argument: int) -> int:
+    """Return how many cells a place looks at."""
+    return _CELLS[form] + (argument if form == _BUCKET else 0)
+
+
+def merge_histograms(
+    block: memoryview,
+    cells: int,
+    row_bytes: int,
+    rows: int,
+    pages: int,
+    bitmap_bytes: int,
+    totals: bytearray,
+    histograms: bytes,
+) -> None:
+    """Put the totals of histograms into a row of totals; see `shmstats.core._cells`."""
+    columns = len(totals) // 8
+    spans = list(_SPAN.iter_unpack(histograms))
+    is_wrong = (
+        min(cells, pages) < 0
+        or min(rows, row_bytes, bitmap_bytes) < 1
+        or cells % 8
+        or row_bytes % 8
+        or columns > row_bytes // 8
+        or columns > bitmap_bytes * 8 * _CELLS_PER_PAGE
+        or rows > (len(block) - cells) // row_bytes
+        or rows > (len(block) - pages) // bitmap_bytes
+    )
+    if is_wrong or any(width < _FIRST_BUCKET or first + width > columns for first, width in spans):
+        raise ValueError("the cells do not fit into the block")
+    values: Any = np.ndarray((rows, columns), "<i8", block, cells, (row_bytes, 8))
+    words: Any = np.ndarray((rows, columns, 2), "<u4", block, cells, (row_bytes, 8, 4))
+    bits = np.frombuffer(block, np.uint8, rows * bitmap_bytes, pages).reshape(rows, bitmap_bytes)
+    reserved = np.unpackbits(bits, axis=1, bitorder="little")
+    into = np.frombuffer(totals, np.int64)
+    for first, width in spans:
+        there = reserved[:, first // _CELLS_PER_PAGE : (first + width - 1) // _CELLS_PER_PAGE + 1].all(axis=1)
+        copies = [_copy(values[row], words[row], first, width) for row in np.flatnonzero(there).tolist()]
+        into[first] = 0
+        into[first + 1 : first + width] = _merged(copies, width)
+
+
+def _copy(values: Any, words: Any, first: int, width: int) -> Any:
+    """Return a histogram's values in a row, of one moment."""
+    for _ in range(_LOOKS):
+        before = int(words[first, 1])
+        copy = values[first + 1 : first + width].copy()
+        if before % 2 == 0 and int(words[first, 1]) == before:
+            break
+    return copy
+
+
+def _merged(copies: list[Any], width: int) -> Any:
+    """Return what histograms of several rows are together."""
+    merged = np.zeros(width - 1, np.int64)
+    reals = merged.view(np.float64)
+    smallest = 0
+    for copy in copies:
+        total, maximum = copy[:2].view(np.float64).tolist()
+        with np.errstate(over="ignore", invalid="ignore"):
+            reals[0] += total
+        reals[1] = maximum if maximum > reals[1] or math.isnan(maximum) else reals[1]
+        smallest = min((each for each in (smallest, int(copy[2])) if each), key=_by_size, default=0)
+    reals[:2] = np.nan_to_num(reals[:2])
+    minimum = minimum_of(smallest) if smallest else 0.0
+    merged[2] = smallest if 0 <= minimum <= reals[1] else 0
+    columns = zip(*(copy[3:].tolist() for copy in copies), strict=True)
+    merged[3:] = [max(_saturated_sum(column), 0) for column in columns] or 0
+    return merged
+
+
+def _by_size(kept: int) -> int:
+    """Return the bits of a minimum, as a number without sign."""
+    return (kept - 1) % 2**64
+
+
+def _saturated_sum(numbers: Iterable[int]) -> int:
+    total = 0
+    for number in numbers:
+        total = min(max(total + number, INT64_MIN), INT64_MAX)
+    return total

@@ -2,13 +2,16 @@
  * values of one moment. Both do their work without the GIL, on what nobody changes. */
 
 /* What a place is for. A line ends behind its place. */
-enum { FORM_INTEGER, FORM_GAUGE, FORM_SECONDS, FORM_NOTHING };
+enum { FORM_INTEGER, FORM_GAUGE, FORM_SECONDS, FORM_NOTHING, FORM_SUM, FORM_BUCKET };
+
+#define FIRST_BUCKET (LOCK_CELLS + BUCKETS)
 
 /* Where the value of a series goes. */
 typedef struct {
     uint32_t before; /* bytes of text before it, behind the last place */
     uint32_t cell;   /* of the series: the first */
     uint32_t form;
+    uint32_t argument; /* of a sum: what it is divided by; of a bucket: its number */
 } Place;
 
 /* Bytes that grow. */
@@ -65,11 +68,21 @@ put_escaped(Bytes *bytes, Part part)
     }
 }
 
+/* The line of a bucket: it has what has been observed up to there. */
+typedef struct {
+    uint32_t bucket;
+    Part limit; /* behind the labels */
+} Limit;
+
 /* What the lines of a group have in common. */
 typedef struct {
     Part prefix;  /* before the category */
     Part after;   /* behind it */
     Part created; /* before the category in a line that tells when the series was made; empty: there is none */
+    Part sum, count;  /* of a histogram: the same in its lines of sum and count; the others are of its buckets */
+    uint32_t divisor; /* of its sum */
+    Limit *limits;    /* of its buckets; NULL for all that is no histogram */
+    Py_ssize_t limit_count;
 } Lines;
 
 typedef struct {
@@ -114,7 +127,7 @@ sort_records(Plan *plan)
 
 /* Put what stands before the value of a series. */
 static void
-put_series(Bytes *text, Key key, Part prefix, Part after)
+put_series(Bytes *text, Key key, Part prefix, Part after, Part last)
 {
     put_part(text, prefix);
     put_escaped(text, next_part(&key));
@@ -128,14 +141,15 @@ put_series(Bytes *text, Key key, Part prefix, Part after)
         put_escaped(text, next_part(&key));
         put_byte(text, '"');
     }
+    put_part(text, last);
     put_byte(text, '}');
     put_byte(text, ' ');
 }
 
 static void
-put_place(Plan *plan, size_t *last, uint32_t cell, uint32_t form)
+put_place(Plan *plan, size_t *last, uint32_t cell, uint32_t form, uint32_t argument)
 {
-    Place place = {(uint32_t)(plan->text.used - *last), cell, form};
+    Place place = {(uint32_t)(plan->text.used - *last), cell, form, argument};
     memcpy(plan->places.start + plan->places.used, &place, sizeof place);
     plan->places.used += sizeof place;
     *last = plan->text.used;
@@ -157,22 +171,63 @@ form_of(const Record *record)
     return record->kind == KIND_COUNTER ? FORM_INTEGER : record->kind == KIND_TIMESTAMP ? FORM_SECONDS : FORM_GAUGE;
 }
 
+/* Have room for one more line of a record. -1 without memory. */
+static int
+reserve_line(Plan *plan, const Record *record, Part prefix, Part after, Part last)
+{
+    size_t longest = prefix.size + after.size + last.size + 4 * (size_t)record->length + 64;
+    return reserve_bytes(&plan->text, longest) < 0 || reserve_bytes(&plan->places, sizeof(Place)) < 0 ? -1 : 0;
+}
+
+/* Put a line of a record, up to its value. -1 without memory. */
+static int
+put_line(Plan *plan, const Record *record, Part prefix, Part after, Part last)
+{
+    if (reserve_line(plan, record, prefix, after, last) < 0)
+        return -1;
+    put_series(&plan->text, key_of(&plan->names, record), prefix, after, last);
+    return 0;
+}
+
+static const Part no_part = {(const unsigned char *)"", 0};
+
+/* Put the lines of a histogram. -1 without memory. */
+static int
+plan_histogram(Plan *plan, const Record *record, const Lines *lines, size_t *end)
+{
+    for (Py_ssize_t i = 0; i < lines->limit_count; i++) {
+        if (put_line(plan, record, lines->prefix, lines->after, lines->limits[i].limit) < 0)
+            return -1;
+        put_place(plan, end, record->cell, FORM_BUCKET, lines->limits[i].bucket);
+    }
+    if (put_line(plan, record, lines->sum, lines->after, no_part) < 0)
+        return -1;
+    put_place(plan, end, record->cell, FORM_SUM, lines->divisor);
+    if (put_line(plan, record, lines->count, lines->after, no_part) < 0)
+        return -1;
+    put_place(plan, end, record->cell, FORM_BUCKET, record->width - FIRST_BUCKET - 1);
+    return 0;
+}
+
 /* Put the lines of a record. -1 without memory. */
 static int
-plan_record(Plan *plan, uint32_t number, size_t *last)
+plan_record(Plan *plan, uint32_t number, size_t *end)
 {
     const Record *record = &plan->names.record[number];
     const Lines *lines = &plan->lines[((const uint32_t *)plan->group_of.buf)[number]];
-    size_t longest = lines->prefix.size + lines->created.size + 2 * lines->after.size + 8 * (size_t)record->length + 64;
-    if (reserve_bytes(&plan->text, longest) < 0 || reserve_bytes(&plan->places, 2 * sizeof(Place)) < 0)
-        return -1;
-    Key key = key_of(&plan->names, record);
-    put_series(&plan->text, key, lines->prefix, lines->after);
-    put_place(plan, last, record->cell, form_of(record));
+    if (lines->limits != NULL) {
+        if (plan_histogram(plan, record, lines, end) < 0)
+            return -1;
+    } else {
+        if (put_line(plan, record, lines->prefix, lines->after, no_part) < 0)
+            return -1;
+        put_place(plan, end, record->cell, form_of(record), 0);
+    }
     if (lines->created.size > 0 && record->created != 0) {
-        put_series(&plan->text, key, lines->created, lines->after);
+        if (put_line(plan, record, lines->created, lines->after, no_part) < 0)
+            return -1;
         put_moment(&plan->text, record->created);
-        put_place(plan, last, 0, FORM_NOTHING);
+        put_place(plan, end, 0, FORM_NOTHING, 0);
     }
     return 0;
 }
@@ -208,21 +263,52 @@ part_of(PyObject *object, Part *part)
     return 0;
 }
 
+/* Take the lines of a histogram's buckets: pairs of a number and a text. */
+static int
+read_limits(Lines *lines, PyObject *limits)
+{
+    lines->limit_count = PyTuple_GET_SIZE(limits);
+    lines->limits = calloc((size_t)lines->limit_count + 1, sizeof *lines->limits);
+    if (lines->limits == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < lines->limit_count; i++) {
+        unsigned int bucket;
+        PyObject *limit;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(limits, i), "IS", &bucket, &limit))
+            return -1;
+        lines->limits[i].bucket = bucket;
+        if (part_of(limit, &lines->limits[i].limit) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* Take the lines of a group. */
+static int
+read_lines(Lines *lines, PyObject *item)
+{
+    PyObject *prefix, *after, *created, *sum = NULL, *count = NULL, *limits = NULL;
+    unsigned int divisor = 1;
+    if (!PyArg_ParseTuple(item, "SSS|SSIO!", &prefix, &after, &created, &sum, &count, &divisor, &PyTuple_Type, &limits))
+        return -1;
+    lines->divisor = divisor;
+    if (part_of(prefix, &lines->prefix) < 0 || part_of(after, &lines->after) < 0
+        || part_of(created, &lines->created) < 0)
+        return -1;
+    if (limits == NULL)
+        return 0;
+    return part_of(sum, &lines->sum) < 0 || part_of(count, &lines->count) < 0 ? -1 : read_limits(lines, limits);
+}
+
 /* Take what Python has made of the groups and the families: the objects stay theirs. */
 static int
 read_names(Plan *plan, PyObject *lines, PyObject *heads)
 {
     for (Py_ssize_t i = 0; i < plan->groups; i++) {
         PyObject *item = PyTuple_GET_ITEM(lines, i);
-        Lines *to = &plan->lines[i];
-        if (item == Py_None)
-            continue;
-        if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) != 3) {
-            PyErr_SetString(PyExc_TypeError, "the lines of a group are three texts");
-            return -1;
-        }
-        if (part_of(PyTuple_GET_ITEM(item, 0), &to->prefix) < 0 || part_of(PyTuple_GET_ITEM(item, 1), &to->after) < 0
-            || part_of(PyTuple_GET_ITEM(item, 2), &to->created) < 0)
+        if (item != Py_None && read_lines(&plan->lines[i], item) < 0)
             return -1;
     }
     for (Py_ssize_t i = 0; i < plan->families; i++)
@@ -231,14 +317,25 @@ read_names(Plan *plan, PyObject *lines, PyObject *heads)
     return 0;
 }
 
-/* Whether every record that a group has can be read: the arguments fit together. */
+/* Whether a record can be shown with the lines of its group. */
+static int
+has_lines(const Plan *plan, const Record *record, const Lines *lines)
+{
+    if (!is_sound(&plan->names, record) || lines->after.text == NULL)
+        return 0;
+    return lines->limits == NULL || record->width > FIRST_BUCKET;
+}
+
+/* Whether every record that a group has can be shown: the arguments fit together. */
 static int
 is_planned(const Plan *plan)
 {
+    const uint32_t *group_of = plan->group_of.buf;
     if (plan->group_of.len != (Py_ssize_t)plan->names.count * 4 || plan->rank_of.len != plan->groups * 4)
         return 0;
     for (uint32_t i = 0; i < plan->names.count; i++)
-        if (rank_of_record(plan, i) < plan->families && !is_sound(&plan->names, &plan->names.record[i]))
+        if (rank_of_record(plan, i) < plan->families
+            && !has_lines(plan, &plan->names.record[i], &plan->lines[group_of[i]]))
             return 0;
     return 1;
 }
@@ -281,6 +378,8 @@ plan_text(PyObject *Py_UNUSED(module), PyObject *args)
                                PyBytes_FromStringAndSize((const char *)plan.ends,
                                                          plan.families * 2 * (Py_ssize_t)sizeof *plan.ends));
 end:
+    for (Py_ssize_t i = 0; plan.lines != NULL && i < plan.groups; i++)
+        free(plan.lines[i].limits);
     free(plan.lines);
     free(plan.heads);
     free(plan.first);

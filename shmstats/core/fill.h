@@ -20,17 +20,23 @@ static inline int
 double_of(const Filling *self, const Place *place, double *number)
 {
     const Cell *cell = (const Cell *)self->totals.buf + place->cell;
+    if (place->form == FORM_SUM) {
+        *number = load_double(cell, SUM) / place->argument;
+        return 1;
+    }
     if (place->form != FORM_GAUGE || !(cell->seq & 1))
         return 0;
     *number = load_double(cell, REAL);
     return 1;
 }
 
-/* Cells that a form looks at. */
-static inline uint32_t
-cells_of(uint32_t form)
+/* Cells that a place looks at. */
+static inline uint64_t
+cells_of(const Place *place)
 {
-    return form == FORM_NOTHING ? 0 : form == FORM_GAUGE ? 3 : 2;
+    if (place->form == FORM_BUCKET)
+        return (uint64_t)place->argument + FIRST_BUCKET + 1;
+    return place->form == FORM_NOTHING ? 0 : place->form == FORM_GAUGE ? 3 : 2;
 }
 
 /* Whether text, places and totals fit together. */
@@ -41,7 +47,7 @@ is_fitting(const Filling *self)
     for (Py_ssize_t i = 0; i < self->count; i++) {
         Place place = place_at(self, i);
         text += place.before;
-        if (place.form > FORM_NOTHING || (uint64_t)place.cell + cells_of(place.form) > cells)
+        if (place.form > FORM_BUCKET || place.cell + cells_of(&place) > cells)
             return 0;
     }
     return text == (uint64_t)self->text.len && self->places.len % (Py_ssize_t)sizeof(Place) == 0
@@ -103,12 +109,38 @@ keep_all_slow(Filling *self)
     return 0;
 }
 
+/* What has been observed in the buckets of a histogram up to one: lines go from the first to the last. */
+typedef struct {
+    unsigned __int128 count;
+    uint32_t cell, bucket; /* of the histogram, and the next that is to be counted */
+} Observed;
+
+static inline void
+observe_up_to(const Filling *self, const Place *place, Observed *observed)
+{
+    const Cell *cell = (const Cell *)self->totals.buf + place->cell;
+    if (observed->cell != place->cell || place->argument + 1 < observed->bucket)
+        *observed = (Observed){0, place->cell, 0};
+    for (; observed->bucket <= place->argument; observed->bucket++)
+        observed->count += (uint64_t)load_value(cell, BUCKETS + observed->bucket);
+}
+
+/* What is carried from place to place. */
+typedef struct {
+    Py_ssize_t slow; /* texts of doubles that were put */
+    Observed observed;
+} Carried;
+
 /* Write the value of a place. */
 static inline unsigned char *
-write_value(const Filling *self, unsigned char *to, const Place *place, Py_ssize_t *slow)
+write_value(const Filling *self, unsigned char *to, const Place *place, Carried *carried)
 {
     const Cell *cell = (const Cell *)self->totals.buf + place->cell;
     double number;
+    if (place->form == FORM_BUCKET) {
+        observe_up_to(self, place, &carried->observed);
+        return write_long(to, carried->observed.count);
+    }
     if (place->form == FORM_NOTHING)
         return to;
     if (place->form == FORM_SECONDS)
@@ -116,10 +148,11 @@ write_value(const Filling *self, unsigned char *to, const Place *place, Py_ssize
     if (!double_of(self, place, &number))
         return write_integer(to, load_value(cell, INTEGER));
     unsigned char *end = write_short_double(to, number);
-    if (end != NULL || *slow >= self->slow_count)
+    if (end != NULL || carried->slow >= self->slow_count)
         return end != NULL ? end : to;
-    size_t size = strlen(self->slow[*slow]);
-    memcpy(to, self->slow[(*slow)++], size);
+    const char *text = self->slow[carried->slow++];
+    size_t size = strlen(text);
+    memcpy(to, text, size);
     return to + size;
 }
 
@@ -128,12 +161,12 @@ static unsigned char *
 write_text(const Filling *self, unsigned char *to)
 {
     const unsigned char *text = self->text.buf;
-    Py_ssize_t slow = 0;
+    Carried carried = {.observed = {.cell = UINT32_MAX}};
     for (Py_ssize_t i = 0; i < self->count; i++) {
         Place place = place_at(self, i);
         memcpy(to, text, place.before);
         text += place.before;
-        to = write_value(self, to + place.before, &place, &slow);
+        to = write_value(self, to + place.before, &place, &carried);
         *to++ = '\n';
     }
     return to;

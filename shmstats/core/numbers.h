@@ -28,6 +28,20 @@ write_digits(unsigned char *to, uint64_t number)
     return to + (sizeof digits - at);
 }
 
+/* Write an unsigned integer that may be beyond 64 bits; it is less than 10^38. */
+static inline unsigned char *
+write_long(unsigned char *to, unsigned __int128 number)
+{
+    const uint64_t scale = 10000000000000000000u;
+    if (LIKELY(number <= UINT64_MAX))
+        return write_digits(to, (uint64_t)number);
+    to = write_digits(to, (uint64_t)(number / scale));
+    uint64_t rest = (uint64_t)(number % scale);
+    for (int i = 18; i >= 0; i--, rest /= 10)
+        to[i] = (unsigned char)('0' + rest % 10);
+    return to + 19;
+}
+
 /* The size of a number without its sign. */
 static inline uint64_t
 magnitude(int64_t number)

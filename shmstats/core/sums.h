@@ -56,6 +56,141 @@ sum_page(const Grid *grid, Py_ssize_t page, int64_t *sums)
             sums[first + i] = carry[i] > 0 ? INT64_MAX : INT64_MIN;
 }
 
+/* Whether all cells of a series have memory behind them in a row. */
+static int
+has_memory(const Grid *grid, Py_ssize_t row, Py_ssize_t first, Py_ssize_t width)
+{
+    const unsigned char *bits = (const unsigned char *)grid->base + grid->pages + row * grid->bitmap_bytes;
+    for (Py_ssize_t page = first / CELLS_PER_PAGE; page <= (first + width - 1) / CELLS_PER_PAGE; page++)
+        if (!(bits[page / 8] >> (page % 8) & 1))
+            return 0;
+    return 1;
+}
+
+/* Looks at a histogram that changes all the time. */
+enum { HISTOGRAM_LOOKS = 100 };
+
+/* Copy a histogram's values of one row, without the lock, so that they are of one moment. What a writer that was killed
+ * left is off by its one observation, so it is taken after a while. */
+static void
+copy_histogram(const Cell *from, Cell *to, Py_ssize_t width)
+{
+    for (int look = 0; look < HISTOGRAM_LOOKS; look++) {
+        uint32_t before = __atomic_load_n(&from->seq, __ATOMIC_ACQUIRE);
+        for (Py_ssize_t i = LOCK_CELLS; i < width; i++)
+            to[i].value = __atomic_load_n(&from[i].value, __ATOMIC_RELAXED);
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        if (!(before & 1) && __atomic_load_n(&from->seq, __ATOMIC_RELAXED) == before)
+            return;
+        RELAX();
+    }
+}
+
+/* Add a copy of one row's histogram to the total. */
+static void
+add_to_total(Cell *total, const Cell *copy, Py_ssize_t width)
+{
+    double maximum = load_double(copy, MAXIMUM), most = load_double(total, MAXIMUM);
+    store_double(total, SUM, load_double(total, SUM) + load_double(copy, SUM));
+    store_double(total, MAXIMUM, maximum > most || isnan(maximum) ? maximum : most);
+    if ((uint64_t)load_value(copy, MINIMUM) - 1 < (uint64_t)load_value(total, MINIMUM) - 1)
+        store_value(total, MINIMUM, load_value(copy, MINIMUM));
+    for (Py_ssize_t i = BUCKETS; i < width - LOCK_CELLS; i++)
+        add_to_value(total, i, load_value(copy, i));
+}
+
+/* The nearest finite number; 0 for what is none. */
+static double
+to_finite(double number)
+{
+    return isnan(number) ? 0 : number > DBL_MAX ? DBL_MAX : number < -DBL_MAX ? -DBL_MAX : number;
+}
+
+/* Make a total one that can be shown, whatever a damaged block has. */
+static void
+settle_histogram(Cell *total, Py_ssize_t width)
+{
+    double maximum = to_finite(load_double(total, MAXIMUM));
+    store_double(total, SUM, to_finite(load_double(total, SUM)));
+    store_double(total, MAXIMUM, maximum);
+    int64_t kept = load_value(total, MINIMUM);
+    uint64_t bits = (uint64_t)kept - 1;
+    double minimum;
+    memcpy(&minimum, &bits, sizeof minimum);
+    if (kept != 0 && !(minimum >= 0 && minimum <= maximum))
+        store_value(total, MINIMUM, 0);
+    for (Py_ssize_t i = BUCKETS; i < width - LOCK_CELLS; i++)
+        if (load_value(total, i) < 0)
+            store_value(total, i, 0);
+}
+
+/* Have the total of a histogram in a row of totals, in the place of the sums of its columns. */
+static void
+merge_histogram(const Grid *grid, Cell *total, Cell *copy, Py_ssize_t first, Py_ssize_t width)
+{
+    memset(total, 0, (size_t)width * sizeof *total);
+    for (Py_ssize_t row = 0; row < grid->rows; row++) {
+        if (!has_memory(grid, row, first, width))
+            continue;
+        const char *cells = grid->base + grid->cells + row * grid->row_bytes;
+        copy_histogram((const Cell *)(const void *)cells + first, copy, width);
+        add_to_total(total, copy, width);
+    }
+    settle_histogram(total, width);
+}
+
+/* Where a histogram is. */
+typedef struct {
+    uint32_t first, width;
+} Span;
+
+/* Return the largest width of some histograms; -1 where one is not within the columns. */
+static Py_ssize_t
+widest(const Span *spans, Py_ssize_t count, Py_ssize_t columns)
+{
+    Py_ssize_t most = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (spans[i].width < LOCK_CELLS + BUCKETS || (Py_ssize_t)spans[i].first + spans[i].width > columns)
+            return -1;
+        most = spans[i].width > most ? spans[i].width : most;
+    }
+    return most;
+}
+
+static PyObject *
+merge_histograms(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer block, totals, histograms;
+    Grid grid;
+    if (!PyArg_ParseTuple(args, "y*nnnnnw*y*", &block, &grid.cells, &grid.row_bytes, &grid.rows, &grid.pages,
+                          &grid.bitmap_bytes, &totals, &histograms))
+        return NULL;
+    const Span *spans = histograms.buf;
+    Py_ssize_t count = histograms.len / (Py_ssize_t)sizeof *spans;
+    grid.base = block.buf;
+    grid.columns = totals.len / (Py_ssize_t)sizeof(Cell);
+    Py_ssize_t most = is_within(&grid, block.len) ? widest(spans, count, grid.columns) : -1;
+    Cell *copy = most < 0 ? NULL : malloc((size_t)most * sizeof *copy + 1);
+    if (most < 0)
+        PyErr_SetString(PyExc_ValueError, "the cells do not fit into the block");
+    else if (copy == NULL)
+        PyErr_NoMemory();
+    else {
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t i = 0; i < count; i++)
+            merge_histogram(&grid, (Cell *)totals.buf + spans[i].first, copy, spans[i].first, spans[i].width);
+        Py_END_ALLOW_THREADS
+    }
+    int failed = copy == NULL;
+    free(copy);
+    PyBuffer_Release(&block);
+    PyBuffer_Release(&totals);
+    PyBuffer_Release(&histograms);
+    if (failed)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 sum_columns(PyObject *Py_UNUSED(module), PyObject *args)
 {

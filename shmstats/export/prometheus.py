@@ -129,6 +129,15 @@ class _Text:
             name = ""
         return f"{name}{{{labels}}}" if labels else name
 
+    @staticmethod
+    def limits(name: Name) -> tuple[int, dict[str, int]]:
+        """Return what the sum of a histogram is divided by, and of each line of a bucket its limit and its number."""
+        divisor = 1000 if is_time(name.unit) else 1
+        # Bounds that are the same when divided are one bucket: the later one, being cumulative, has it all.
+        limits = {bound_text(name.bounds[i], divisor): i for i in shown_in_text(name.bounds)}
+        limits["+Inf"] = len(name.bounds)
+        return divisor, limits
+
     def _line(self, member: Member) -> str:
         position, series, name = member
         if name.kind is Kind.HISTOGRAM:
@@ -191,11 +200,8 @@ class _Histogram:
     __slots__ = ("_buckets", "_divisor", "_kept", "_template")
 
     def __init__(self, series: ExposedSeries, name: Name) -> None:
-        self._divisor = 1000 if is_time(name.unit) else 1
         self._buckets = len(name.bounds) + 1
-        # Bounds that are the same when divided are one bucket: the later one, being cumulative, has it all.
-        limits = {bound_text(name.bounds[i], self._divisor): i for i in shown_in_text(name.bounds)}
-        limits["+Inf"] = self._buckets - 1
+        self._divisor, limits = _Text.limits(name)
         self._kept = list(limits.values())
         lines = [_sample(series, "%d", "_bucket", limit) for limit in limits]
         lines += [_sample(series, "%a", "_sum"), _sample(series, "%d", "_count")]

@@ -19,6 +19,7 @@ from shmstats.export.naming import ExposedFamily, ExposedSeries, Namer
 from shmstats.export.page import Member, names_of_samples, system_values
 from shmstats.export.view import View
 from shmstats.reading import BlockSnapshot
+from shmstats.reading.histograms import BEFORE_BUCKETS
 from shmstats.series import Kind, Labels, Name
 
 if TYPE_CHECKING:
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
 ESCAPINGS = frozenset({"underscores", "allow-utf-8"})
 
 #: The kinds that C can write.
-_KINDS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.TIMESTAMP})
+_KINDS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.TIMESTAMP, Kind.HISTOGRAM})
 
 _NO_RANK = 2**32 - 1
+
+#: As `shmstats.core.plan_text` takes it.
+GroupLines = tuple[bytes, bytes, bytes] | tuple[bytes, bytes, bytes, bytes, bytes, int, tuple[tuple[int, bytes], ...]]
 
 
 class Lines(Protocol):
@@ -52,6 +56,10 @@ class Lines(Protocol):
     @staticmethod
     def sample_text(name: str, pairs: Labels) -> str:
         """Return the name and the labels of a sample."""
+
+    @staticmethod
+    def limits(name: Name) -> tuple[int, dict[str, int]]:
+        """Return what the sum of a histogram is divided by, and of each line of a bucket its limit and its number."""
 
 
 class _Family:
@@ -166,6 +174,9 @@ class Skeleton:
                 continue
             family, is_plain = namer.family(name)
             quick = name.kind in _KINDS and not has_empty[group] and clean.get(labels[group], False)
+            if name.kind is Kind.HISTOGRAM:
+                width = BEFORE_BUCKETS + len(name.bounds) + 1
+                quick = quick and group not in catalog.mixed and catalog.width_of(firsts[group]) == width
             found.setdefault(family, _Family(family)).add(group, name, is_plain, quick)
         for position, name in enumerate(self._combined):
             family, _ = namer.family(name)
@@ -209,7 +220,7 @@ class Skeleton:
         """Return text and places of quick families, and where each of them ends."""
         catalog = self._catalog
         ranks: npt.NDArray[np.uint32] = np.full(len(catalog.groups), _NO_RANK, np.uint32)
-        lines: list[tuple[bytes, bytes, bytes] | None] = [None] * len(catalog.groups)
+        lines: list[GroupLines | None] = [None] * len(catalog.groups)
         for rank, each in enumerate(families):
             for group, name, is_plain in each.groups:
                 ranks[group] = rank
@@ -219,14 +230,23 @@ class Skeleton:
         ends = np.frombuffer(planned[2], np.uint64).reshape(-1, 2).tolist()
         return planned[0], planned[1], [(text, places) for text, places in ends]
 
-    def _lines(self, family: ExposedFamily, name: Name, is_plain: bool) -> tuple[bytes, bytes, bytes]:
-        """Return what stands before and behind the category in each line of a group; the former also of creation."""
+    def _lines(self, family: ExposedFamily, name: Name, is_plain: bool) -> GroupLines:
+        """Return what the lines of a group have in common."""
         pairs = self._namer.head(name._replace(category="\0"), is_plain)
-        before, _, behind = self._form.sample_text(family.exposed_name, pairs).rpartition("\0")
+
+        def before(sample: str) -> bytes:
+            return self._form.sample_text(sample, pairs).rpartition("\0")[0].encode()
+
+        behind = self._form.sample_text("", pairs).rpartition("\0")[2].removesuffix("}").encode()
         created = self._form.created_name(family)
-        if created:
-            created = self._form.sample_text(created, pairs).rpartition("\0")[0]
-        return before.encode(), behind.removesuffix("}").encode(), created.encode()
+        made = before(created) if created else b""
+        exposed = family.exposed_name
+        if name.kind is not Kind.HISTOGRAM:
+            return before(exposed), behind, made
+        divisor, limits = self._form.limits(name)
+        texts = tuple([(bucket, f',le="{limit}"'.encode()) for limit, bucket in limits.items()])
+        buckets, total, count = (before(exposed + suffix) for suffix in ("_bucket", "_sum", "_count"))
+        return buckets, behind, made, total, count, divisor, texts
 
 
 class Skeletons:

@@ -46,6 +46,7 @@ class Catalog:
         label_sets: the label names that there are.
         numbers: the records of `names`: those of series but for gauges that are combined of contributions.
         cells: the first column of each of these.
+        widths: how many columns each of these has.
         aside: the records of gauges that are combined, but for sums.
 
     Raises:
@@ -69,7 +70,7 @@ class Catalog:
         self.aside: list[int] = np.flatnonzero(shown & combined).tolist()
         self.numbers: npt.NDArray[np.intp] = np.flatnonzero(shown & ~combined)
         self.cells: npt.NDArray[np.intp] = table["cell"][self.numbers].astype(np.intp)
-        self._kinds, self._modes, self._widths = kinds[self.numbers], modes[self.numbers], widths[self.numbers]
+        self._kinds, self._modes, self.widths = kinds[self.numbers], modes[self.numbers], widths[self.numbers]
 
     @cached_property
     def names(self) -> list[Name]:
@@ -96,13 +97,10 @@ class Catalog:
         return found
 
     @cached_property
-    def histograms(self) -> dict[int, list[tuple[int, int, int]]]:
-        """Of histograms the positions in `numbers`, first columns and widths, by width."""
-        found: dict[int, list[tuple[int, int, int]]] = {}
-        for position in np.flatnonzero(self._kinds == Kind.HISTOGRAM).tolist():
-            width = int(self._widths[position])
-            found.setdefault(width, []).append((position, int(self.cells[position]), width))
-        return found
+    def spans(self) -> bytes:
+        """First columns and widths of histograms (u32)."""
+        spans = np.stack((self.cells, self.widths), axis=1)[self.are_histograms]
+        return spans.astype(np.uint32).tobytes()
 
     @cached_property
     def are_histograms(self) -> npt.NDArray[np.bool_]:
@@ -112,8 +110,16 @@ class Catalog:
 
     @cached_property
     def needs_rows(self) -> bool:
-        """Whether some values are no sums of columns."""
-        return bool(self.aside or self.sums or self.histograms)
+        """Whether some gauges are combined of contributions."""
+        return bool(self.aside or self.sums)
+
+    @cached_property
+    def mixed(self) -> set[int]:
+        """Groups whose series have different widths."""
+        group_of = np.frombuffer(self.group_of, np.uint32)[self.numbers]
+        known = group_of < len(self.groups)
+        of_first = self._table["width"][self.groups[group_of[known], 0]]
+        return set(group_of[known][self.widths[known] != of_first].tolist())
 
     @cached_property
     def positions(self) -> npt.NDArray[np.intp]:
@@ -137,6 +143,10 @@ class Catalog:
                 return int(position)
             place = self.heap.find(key, place + 1)
         return None
+
+    def width_of(self, number: int) -> int:
+        """Return how many columns the series of a record has."""
+        return int(self._table["width"][number])
 
     def modes_are_live(self, positions: list[int]) -> npt.NDArray[np.bool_]:
         """Tell which series at some positions are gauges of a live mode."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..block.layout import Layout
-from ..core import sum_columns
+from ..core import merge_histograms, sum_columns
 from ..layout import CELL, CELLS_PER_PAGE, INT64_MAX, INT64_MIN, PAGE
 
 if TYPE_CHECKING:
@@ -49,16 +49,22 @@ class Columns:
         bits = np.unpackbits(self._pages.reshape(self.rows, -1), axis=1, bitorder="little")
         return bits[:, :pages].astype(bool)
 
-    def sums(self, count: int) -> bytearray:
-        """Return the sums of the first ``count`` columns over all rows, saturated, as integers of 64 bits.
+    def merged(self, count: int, histograms: bytes) -> bytearray:
+        """Return all rows as one, of the first ``count`` columns.
 
-        They are the values of counters, and of gauges that all share: of those row 0 alone has any.
+        A counter has its sum there, saturated; so has a gauge that all share, for row 0 alone has any. A histogram is
+        as in a row, of all observations.
+
+        Args:
+            count: of columns.
+            histograms: first columns and widths (u32).
         """
         layout = self._layout
-        columns = min(count, layout.columns)
-        return sum_columns(
-            *(self._buf, layout.cells, layout.row_bytes, layout.rows, layout.pages, layout.bitmap_bytes, columns)
-        )
+        grid = self._buf, layout.cells, layout.row_bytes, layout.rows, layout.pages, layout.bitmap_bytes
+        totals = sum_columns(*grid, min(count, layout.columns))
+        if histograms:
+            merge_histograms(*grid, totals, histograms)
+        return totals
 
     def total(self, column: int) -> int:
         """Return the sum of one column over all rows, which may be beyond 64 bits."""

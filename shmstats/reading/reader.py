@@ -200,14 +200,8 @@ class BlockReader:
 
     def _totals(self, catalog: Catalog, reserved: npt.NDArray[np.bool_] | None) -> Totals:
         """Return the totals of all series but the combined gauges."""
-        distributions: dict[int, Distribution] = {}
-        cells = self.columns.sums(self.header("cells"))
-        if reserved is None:
-            return Totals(catalog, cells, distributions)
-        for histograms in catalog.histograms.values():
-            distributions.update(self.histograms.many(histograms, reserved))
-        totals = Totals(catalog, cells, distributions)
-        if catalog.sums:
+        totals = Totals(catalog, self.columns.merged(self.header("cells"), catalog.spans))
+        if catalog.sums and reserved is not None:
             columns, is_live = catalog.cells[catalog.sums], catalog.modes_are_live(catalog.sums)
             totals.set_gauges(catalog.sums, self.gauges.sums(columns, is_live, reserved, self._signatures()))
         return totals

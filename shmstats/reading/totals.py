@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..layout import minimum_of
 from ..series import Deferred, Distribution, Name, Snapshot, Value
 from .catalog import Catalog
 
@@ -23,15 +24,12 @@ class Totals:
 
     Args:
         catalog: which series there are, and where their values are.
-        cells: the sums of the columns: a row in which every counter, and every gauge that all share, has its total.
-            It is this object's.
-        distributions: the values of histograms, by position.
+        cells: all rows as one, see `shmstats.reading.columns.Columns.merged`. It is this object's.
     """
 
-    def __init__(self, catalog: Catalog, cells: bytearray, distributions: dict[int, Distribution]) -> None:
+    def __init__(self, catalog: Catalog, cells: bytearray) -> None:
         self.catalog = catalog
         self.cells = cells
-        self._distributions = distributions
         self._integers: npt.NDArray[np.int64] = np.frombuffer(cells, np.int64)
 
     def set_gauges(self, positions: Sequence[int], values: Iterable[int | float]) -> None:
@@ -57,14 +55,19 @@ class Totals:
         for i, number in zip(real.tolist(), numbers, strict=True):
             values[i] = number
         for i in np.flatnonzero(catalog.are_histograms[positions]).tolist():
-            values[i] = self._distributions[int(positions[i])]
+            values[i] = self._distribution(int(cells[i]), int(catalog.widths[positions[i]]))
         return values
+
+    def _distribution(self, cell: int, width: int) -> Distribution:
+        kept = self._integers[cell + 1 : cell + width]
+        total, maximum = kept[:2].view(np.float64).tolist()
+        minimum, *buckets = kept[2:].tolist()
+        return Distribution(total, maximum, tuple(buckets), minimum_of(minimum) if minimum else 0.0)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Totals):
             return NotImplemented
-        alike = self.catalog is other.catalog and self._distributions == other._distributions
-        return alike and self._shown() == other._shown()
+        return self.catalog is other.catalog and self._shown() == other._shown()
 
     __hash__ = None  # type: ignore[assignment]
 

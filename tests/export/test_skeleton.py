@@ -16,6 +16,7 @@ from shmstats.core import _cells_py as twin
 from shmstats.core import core
 from shmstats.export import FORMATS, Renderer, View, skeleton
 from shmstats.reading import catalog as catalogs
+from shmstats.reading import columns
 from shmstats.registry import Registry
 from shmstats.series import Snapshot
 
@@ -39,6 +40,8 @@ steps = st.one_of(
     st.tuples(st.just("timestamp"), categories, metrics),
     st.tuples(st.just("declare"), categories, metrics, st.just("counter"), texts, st.sampled_from(["", "bytes", "é"])),
     st.tuples(st.just("declare"), categories, metrics, st.just("gauge"), texts, modes),
+    st.tuples(st.just("declare"), categories, metrics, st.just("histogram"), texts, st.sampled_from(["", "bytes"])),
+    st.tuples(st.just("declare"), categories, metrics, st.just("buckets"), texts, st.just((1.0, 2.5, 1000.0))),
 )
 views = st.builds(
     View,
@@ -57,8 +60,8 @@ def do(stats: Registry, step: tuple[Any, ...]) -> None:
     try:
         if what == "declare":
             kind, help_, more = rest
-            named = {"unit": more} if kind == "counter" else {"mode": more}
-            stats.declare(category, metric, kind=kind, help=help_, **named)
+            named = {"gauge": {"mode": more}, "buckets": {"buckets": more}}.get(kind, {"unit": more})
+            stats.declare(category, metric, kind="histogram" if kind == "buckets" else kind, help=help_, **named)
         elif what in ("remove", "timestamp"):
             getattr(stats, what)(category, metric)
         else:
@@ -79,6 +82,14 @@ def both(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return call
 
+    def merged(*arguments: Any) -> None:
+        *grid, totals, histograms = arguments
+        found = bytearray(totals)
+        twin.merge_histograms(*grid, found, histograms)
+        core.merge_histograms(*arguments)
+        assert found == totals
+
+    monkeypatch.setattr(columns, "merge_histograms", merged)
     monkeypatch.setattr(catalogs, "group_series", compared("group_series"))
     monkeypatch.setattr(skeleton, "plan_text", compared("plan_text"))
     monkeypatch.setattr(skeleton, "fill_text", compared("fill_text"))
@@ -111,7 +122,7 @@ def test_a_number_is_written_as_python_writes_it(number: float) -> None:
     bits = memoryview(bytearray(24))
     bits.cast("Q")[0] = 1 << 32
     bits.cast("d")[2] = number
-    places = b"".join(number.to_bytes(4, "little") for number in (0, 0, 1))
+    places = b"".join(number.to_bytes(4, "little") for number in (0, 0, 1, 0))
     assert core.fill_text(b"", places, bits) == repr(number).encode() + b"\n"
 
 
@@ -153,7 +164,7 @@ def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
 
 @pytest.mark.parametrize("wrong", ["text", "places", "totals"])
 def test_values_are_put_only_into_places_that_are_there(wrong: str) -> None:
-    places = b"".join(number.to_bytes(4, "little") for number in (2, 0, 0))
+    places = b"".join(number.to_bytes(4, "little") for number in (2, 0, 0, 0))
     given = {"text": b"x ", "places": places, "totals": bytes(16)}
     for module in (core, twin):
         assert module.fill_text(*given.values()) == b"x 0\n"

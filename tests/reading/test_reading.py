@@ -91,3 +91,25 @@ def test_a_histogram_that_a_killed_writer_left_is_read_too(attach: Any, shmstats
     place = block.layout.cells + row * block.layout.row_bytes + record.cell * CELL_LAYOUT.itemsize
     np.frombuffer(block._buf, "<u4", 1, place + 4)[:] |= 1
     assert block.reader.read().values[0].buckets == buckets
+
+
+def test_both_cores_merge_histograms_alike_whatever_the_cells_hold() -> None:
+    core = pytest.importorskip("shmstats.core._cells")
+    from shmstats.core import _cells_py
+
+    chance = random.Random(11)
+    doubles = [0.0, 1.5, -2.0, 1e308, float("inf"), float("-inf"), float("nan")]
+    words = [*np.array(doubles).view(np.int64).tolist(), 0, 1, 5, -1, MAX, -MAX - 1]
+    spans = np.array([(0, 8), (508, 12), (1000, 5), (1030, 4)], np.uint32).tobytes()
+    for _ in range(50):
+        reserved = [[chance.random() < 0.8 for _ in range(3)] for _ in range(4)]
+        values = [[chance.choice(words) for _ in range(1100)] for _ in range(4)]
+        block, (*where, columns) = block_of(4, 1100, reserved, values)
+        totals = [bytearray(core.sum_columns(block, *where, columns)) for _ in range(2)]
+        for each, total in zip((core, _cells_py), totals, strict=True):
+            each.merge_histograms(block, *where, total, spans)
+        assert totals[0] == totals[1]
+    for wrong in ((0, 3), (1099, 4)):
+        for each in (core, _cells_py):
+            with pytest.raises(ValueError, match="do not fit"):
+                each.merge_histograms(block, *where, totals[0], np.array([wrong], np.uint32).tobytes())
