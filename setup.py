@@ -1,6 +1,6 @@
-"""The C extension, and the README as package indexes show it; everything else about the package is in setup.cfg.
+"""The C extensions, and the README as package indexes show it; everything else about the package is in setup.cfg.
 
-The extension is optional: where it cannot be compiled the installation goes on without it, and the package
+They are optional: where one cannot be compiled the installation goes on without it, and the package
 counts with its pure Python core.
 """
 
@@ -39,6 +39,12 @@ setup(
             depends=glob("shmstats/core/*.h"),
             extra_compile_args=flags,
             optional=True,
-        )
+        ),
+        Extension(
+            "shmstats.integrations._exchange",
+            ["shmstats/integrations/_exchange.c"],
+            extra_compile_args=flags,
+            optional=True,
+        ),
     ],
 )

@@ -40,6 +40,9 @@ METHODS = {
 #: The status of a request whose client went away before the response was complete, as nginx logs it.
 CLIENT_LEFT = "499"
 
+#: What a WSGI server answers where it has nothing from the application.
+SERVER_ERROR = "500"
+
 #: The key in a WSGI environment or ASGI scope that marks a request as one that is recorded already.
 RECORDED = "shmstats.recorded"
 
@@ -82,6 +85,7 @@ class RequestRecorder:
         serving: notes what is being served.
         paths: paths that are not recorded.
         prefixes: what paths that are not recorded begin with.
+        series: what requests add to, by method, route, status and further labels; nothing for those not recorded.
         no_labels: values of the further labels where they are not known.
 
     Raises:
@@ -115,7 +119,7 @@ class RequestRecorder:
         self.leave_websocket: Callable[[], None] = _nothing
         self._metrics: RequestMetrics | None = None
         self._failures = Failures()
-        self._series: dict[tuple[str, str, Any, tuple[str, ...]], tuple[Callable[..., None], ...]] = {}
+        self.series: dict[tuple[str, str, Any, tuple[str, ...]], tuple[Callable[..., None], ...]] = {}
         self._without_route = 0
         self._knows_routes = False
 
@@ -142,7 +146,7 @@ class RequestRecorder:
         """
         try:
             key = (METHODS.get(method, OTHER), route, status, labels)
-            series = self._series.get(key)
+            series = self.series.get(key)
             if series is None:
                 series = self._find_series(*key)
             if series:
@@ -238,9 +242,9 @@ class RequestRecorder:
                 self._knows_routes = True
             elif not failed and not self._knows_routes and self._without_route < _WITHOUT_ROUTE:
                 series = (partial(self._count_without_route, series[0]), *series[1:])
-        if len(self._series) >= _KEPT:
-            self._series.clear()
-        self._series[method, route, status, labels] = series
+        if len(self.series) >= _KEPT:
+            self.series.clear()
+        self.series[method, route, status, labels] = series
         return series
 
     def _count_without_route(self, count: Callable[[], None]) -> None:
@@ -248,7 +252,7 @@ class RequestRecorder:
         count()
         self._without_route += 1
         if self._knows_routes or self._without_route >= _WITHOUT_ROUTE:
-            self._series.clear()  # from now on they are counted directly
+            self.series.clear()  # from now on they are counted directly
             if not self._knows_routes:
                 log.warning(
                     "none of the first %d answers below 400 has a route: all are counted as %s. Tell the middleware the"

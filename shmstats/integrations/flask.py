@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Request, got_request_exception, request
 
 from ..web import blueprint
-from ._routes import flask_route
 from .wsgi import ShmStatsMiddleware
 
 if TYPE_CHECKING:
@@ -116,10 +115,6 @@ def _kept(texts: Any) -> Any:
 
 class _FlaskMiddleware(ShmStatsMiddleware):
     """The middleware within a Flask application."""
-
-    def route_of(self, environ: WSGIEnvironment, rule: Any) -> str:
-        """Tell the URL rule of a request."""
-        return flask_route(rule)
 
     def rule_of(self, error: BaseException) -> Any:
         """Tell the URL rule of a request by the frame of Flask that an exception came through.

@@ -14,31 +14,19 @@ A file that the server is to send by itself (``wsgi.file_wrapper``) is passed on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from time import perf_counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._arguments import check_callable
-from ._requests import (
-    CLIENT_LEFT,
-    RECORDED,
-    ROUTE,
-    UNKNOWN,
-    UNMATCHED,
-    Cut,
-    RequestRecorder,
-    declared_size,
-)
+from ._plain import PlainExchange
+from ._requests import RECORDED, ROUTE, SERVER_ERROR, UNKNOWN, UNMATCHED, Cut, RequestRecorder, declared_size
 from ._routes import django_route, flask_route
-from ._serving import LEFT, NOT_NOTED, text_of
+from ._serving import text_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 __all__ = ["ShmStatsMiddleware", "django_route"]
-
-#: What an answer is where a server has none from the application.
-_SERVER_ERROR = "500"
 
 
 class ShmStatsMiddleware:
@@ -92,11 +80,6 @@ class ShmStatsMiddleware:
         environ[RECORDED] = True
         exchange = WsgiExchange(self, environ, start_response)
         try:
-            exchange.note(path)
-            requests.enter()
-        except Exception as error:
-            requests.tell("requests in progress are not counted", error)
-        try:
             response = self._app(environ, exchange.start)
         except BaseException as error:
             exchange.fail(error)
@@ -132,161 +115,99 @@ class ShmStatsMiddleware:
         self.requests.count_exception(self.route_of(environ, rule), error)
 
 
-class WsgiExchange:
-    """A request that is being answered: passes status and chunks on and notes what is to be recorded."""
+class WsgiExchange(PlainExchange):
+    """A request that is being answered, also where that is not plain."""
 
-    _status: str | None = None
-    _headers: Sequence[tuple[str, str]] = ()
-    _rule: Any = None  # of Flask
-    _chunks: Iterator[bytes] | None = None
-    _sent = 0
-    _over = False
-    _entry = NOT_NOTED
-
-    def __init__(self, middleware: ShmStatsMiddleware, environ: WSGIEnvironment, start_response: StartResponse) -> None:
-        self._began = perf_counter()
-        self._middleware = middleware
-        self._environ = environ
-        self._start_response = start_response
-
-    def note(self, path: str) -> None:
-        """Note for others that this is being served."""
-        serving, method = self._middleware.requests.serving, self._environ.get("REQUEST_METHOD", "")
-        path = text_of(self._environ.get("SCRIPT_NAME", "") + path)
-        entry = serving.begin(method, path)
-        self._entry = serving.again(method, path) if entry == LEFT else entry
-
-    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-        """Be the application's ``start_response``."""
-        if exc_info is None:
-            self._write = self._start_response(status, headers)
-        else:
-            self._write = self._start_response(status, headers, exc_info)
-        self._status = status
-        self._headers = headers
-        request = self._environ.get("werkzeug.request")
-        if request is not None:  # Flask takes it away again at the end of its context, and that is soon
-            self._rule = getattr(request, "url_rule", None)
-        return self.write
-
-    def write(self, data: bytes) -> object:
-        """Be what ``start_response`` returns."""
-        result = self._write(data)
-        self._sent += len(data)
-        return result
+    __slots__ = ()
 
     def around(self, response: Iterable[bytes]) -> Iterable[bytes]:
         """Return what the server is to get in the place of a response."""
-        self._response = response
-        wrapper = self._environ.get("wsgi.file_wrapper")
+        self.response = response
+        if type(response) is list:
+            return self._sized()
+        wrapper = self.environ.get("wsgi.file_wrapper")
         if wrapper is not None and isinstance(wrapper, type) and isinstance(response, wrapper):
             return self._around_file(response)
         if hasattr(response, "__next__"):
             return self
         if hasattr(response, "__len__"):
-            return _SizedResponse(self, response)
+            return self._sized()
         if not hasattr(response, "__iter__") and not hasattr(response, "__getitem__"):
-            self._finish(self._status)  # a sign between this application and its server, gunicorn's for one
+            self.finish(self.status)  # a sign between this application and its server, gunicorn's for one
             return response
         return self
 
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            for chunk in self._response:
-                if isinstance(chunk, bytes):  # what else it is, the server will say
-                    self._sent += len(chunk)
-                yield chunk
-        except GeneratorExit:
-            raise  # the server stops in the middle, and closes
-        except BaseException as error:
-            self.fail(error)
-            raise
-        if not self._over:
-            self._finish(self._status)
-
-    def __next__(self) -> bytes:
-        """Give the next chunk to one who takes the response for an iterator, which WSGI does not promise."""
-        if self._chunks is None:
-            self._chunks = iter(self)
-        return next(self._chunks)
-
-    def close(self) -> None:
-        """Be closed by the server: close the application's response."""
-        if not self._over:
-            self._finish(self._status if self._has_no_body() else CLIENT_LEFT)
-        close = getattr(self._response, "close", None)
-        if close is not None:
-            close()
+    def note(self) -> None:
+        """Note for others that this is being served."""
+        environ, serving = self.environ, self.requests.serving
+        path = text_of(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
+        self.entry = serving.note(environ.get("REQUEST_METHOD", ""), path)
 
     def fail(self, error: BaseException) -> None:
         """Note that the application raised. A server answers 500 as long as it has sent nothing."""
-        if not self._over:
-            if self._rule is None:
-                self._rule = self._middleware.rule_of(error)
-            self._middleware.count_exception(self._environ, self._rule, error)
-            self._finish(Cut(self._status) if self._sent and self._status is not None else _SERVER_ERROR)
+        if not self.over:
+            if self.rule is None:
+                self.rule = self.middleware.rule_of(error)
+            self.middleware.count_exception(self.environ, self.rule, error)
+            self.finish(Cut(self.status) if self.sent and self.status is not None else SERVER_ERROR)
 
-    def _has_no_body(self) -> bool:
+    def tell(self, error: BaseException) -> None:
+        """Log that the request could not be recorded."""
+        self.requests.tell("a request was not recorded", error)
+
+    def has_no_body(self) -> bool:
         """Whether there is nothing that a server must fetch: a status that is missing is its error to report."""
-        status = self._status
-        if status is None or self._environ.get("REQUEST_METHOD") == "HEAD":
+        status = self.status
+        if status is None or self.environ.get("REQUEST_METHOD") == "HEAD":
             return True
         return status.startswith(("1", "204", "304"))
 
-    def _finish(self, status: str | Cut | None) -> None:
-        self._over = True
-        middleware, environ = self._middleware, self._environ
-        requests = middleware.requests
-        requests.serving.end(self._entry)
+    def finish(self, status: str | Cut | None) -> None:
+        """Record a request that is over."""
+        self.over = True
+        middleware, environ, requests = self.middleware, self.environ, self.requests
+        requests.serving.end(self.entry)
         method = environ.get("REQUEST_METHOD", "")
         length = environ.get("CONTENT_LENGTH")
         requests.finish(
             method,
-            middleware.route_of(environ, self._rule),
-            _SERVER_ERROR if status is None else status,
+            middleware.route_of(environ, self.rule),
+            SERVER_ERROR if status is None else status,
             middleware.labels_of(environ) if requests.no_labels else (),
-            self._began,
+            self.began,
             declared_size(length) if length else UNKNOWN if "HTTP_TRANSFER_ENCODING" in environ else 0,
-            0 if method == "HEAD" else self._sent,
+            0 if method == "HEAD" else self.sent,
         )
 
-    # Files ------------------------------------------------------------------------------------
+    def _sized(self) -> Iterable[bytes]:
+        """Have a length, as the response has: servers find that of a body of one chunk by it."""
+        self.__class__ = _SizedExchange
+        return self
 
     def _around_file(self, response: Any) -> Iterable[bytes]:
         """Have a server's file wrapper tell of its end; a server that sends it knows it by its type only."""
-        length = next((value for name, value in self._headers if name.lower() == "content-length"), "")
-        self._sent = declared_size(length)
+        length = next((value for name, value in self.headers or () if name.lower() == "content-length"), "")
+        self.sent = declared_size(length)
         close = getattr(response, "close", None)
 
         def close_and_finish() -> None:
-            if not self._over:
-                self._finish(self._status)
+            if not self.over:
+                self.finish(self.status)
             if close is not None:
                 close()
 
         try:
             response.close = close_and_finish
         except AttributeError:
-            self._finish(self._status)
+            self.finish(self.status)
         passed_on: Iterable[bytes] = response
         return passed_on
 
 
-class _SizedResponse:
-    """A response that knows how many chunks it has: servers find the length of a body of one chunk by that."""
+class _SizedExchange(WsgiExchange):
+    """One whose response knows how many chunks it has."""
 
-    __slots__ = ("_exchange", "_response")
-
-    def __init__(self, exchange: WsgiExchange, response: Any) -> None:
-        self._exchange = exchange
-        self._response = response
+    __slots__ = ()
 
     def __len__(self) -> int:
-        return len(self._response)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._exchange)
-
-    def close(self) -> None:
-        """Be closed by the server."""
-        self._exchange.close()
+        return len(self.response)

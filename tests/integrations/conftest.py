@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +34,25 @@ def counts(statistics: registry.Registry) -> Callable[[], object]:
     from counted import Counts
 
     return lambda: Counts(statistics.read())
+
+
+@pytest.fixture(params=["C", "Python"])
+def plain_case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have the plain case of a WSGI request done in C, and by its pure Python twin."""
+    from shmstats.integrations import _exchange_py, _plain, wsgi
+
+    if request.param == "C":
+        if _plain.PlainExchange is _exchange_py.PlainExchange:
+            if os.environ.get("CI"):
+                pytest.fail("the C extension is not built, and CI must test it")
+            pytest.skip("the C extension is not built")
+        yield
+        return
+    with monkeypatch.context() as patch:
+        patch.setattr(_plain, "PlainExchange", _exchange_py.PlainExchange)
+        importlib.reload(wsgi)
+        yield
+    importlib.reload(wsgi)
 
 
 @pytest.fixture

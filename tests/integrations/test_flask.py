@@ -12,6 +12,8 @@ from flask import Blueprint, Flask, abort, g, redirect, request, stream_with_con
 from shmstats.integrations.flask import ShmStats
 from shmstats.integrations.wsgi import ShmStatsMiddleware
 
+pytestmark = pytest.mark.usefixtures("plain_case")
+
 Read = Callable[[], Counts]
 
 

@@ -15,6 +15,8 @@ from counted import Answer, Counts
 from shmstats import Registry
 from shmstats.integrations.wsgi import ShmStatsMiddleware
 
+pytestmark = pytest.mark.usefixtures("plain_case")
+
 Read = Callable[[], Counts]
 Recorded = dict[str, str]
 

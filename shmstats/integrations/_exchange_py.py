@@ -1,0 +1,127 @@
+"""The plain case of the WSGI middleware in pure Python, the twin of ``_exchange.c``.
+
+What is not plain is left to methods of the class that inherits from `PlainExchange`: see `.wsgi`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from ._requests import CLIENT_LEFT, Cut, RequestRecorder
+from ._serving import NOT_NOTED
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+class PlainExchange:
+    """A request that is being answered: passes status and chunks on, and notes what is to be recorded.
+
+    Args:
+        middleware: around the application; it has ``requests``, the `RequestRecorder`.
+        environ: of the request.
+        start_response: the server's.
+
+    Attributes:
+        began: what ``perf_counter`` said when the request came.
+        entry: what `Serving.begin` returned.
+        status: of the response; None before there is one.
+        headers: likewise.
+        rule: the URL rule of Flask that matched; None for none.
+        response: what the application has returned.
+        sent: bytes of the response's body so far.
+        over: whether the request is recorded.
+    """
+
+    def __init__(self, middleware: Any, environ: WSGIEnvironment, start_response: StartResponse) -> None:
+        self.began = perf_counter()
+        self.middleware = middleware
+        self.requests: RequestRecorder = middleware.requests
+        self.environ = environ
+        self.start_response = start_response
+        self.entry = NOT_NOTED
+        self.status: str | None = None
+        self.headers: Sequence[tuple[str, str]] | None = None
+        self.rule: Any = None
+        self.response: Any = None
+        self.sent = 0
+        self.over = False
+        self._chunks: Iterator[bytes] | None = None
+        try:
+            self.note()
+            self.requests.enter()
+        except Exception as error:
+            self.tell(error)
+
+    def start(self, status: str, headers: list[tuple[str, str]], *more: Any, **named: Any) -> Callable[[bytes], object]:
+        """Be the application's ``start_response``."""
+        self._write = self.start_response(status, headers, *more, **named)
+        self.status = status
+        self.headers = headers
+        request = self.environ.get("werkzeug.request")
+        if request is not None:  # Flask takes it away again at the end of its context, and that is soon
+            self.rule = getattr(request, "url_rule", None)
+        return self.write
+
+    def write(self, data: bytes) -> object:
+        """Be what ``start_response`` returns."""
+        result = self._write(data)
+        self.sent += len(data)
+        return result
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            self._chunks = iter(self.response)
+        except BaseException as error:
+            self.fail(error)
+            raise
+        return self
+
+    def __next__(self) -> bytes:
+        if self._chunks is None:  # one who takes the response for an iterator, which WSGI does not promise
+            iter(self)
+        assert self._chunks is not None
+        try:
+            chunk = next(self._chunks)
+        except StopIteration:
+            if not self.over:
+                self.finish(self.status)
+            raise
+        except BaseException as error:
+            self.fail(error)
+            raise
+        if isinstance(chunk, bytes):  # what else it is, the server will say
+            self.sent += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """Be closed by the server: close the application's response."""
+        if not self.over:
+            self.finish(self.status if self.has_no_body() else CLIENT_LEFT)
+        close = getattr(self.response, "close", None)
+        if close is not None:
+            close()
+
+    # What is not plain ------------------------------------------------------------------------
+
+    def note(self) -> None:
+        """Note for others that this is being served."""
+        raise NotImplementedError
+
+    def finish(self, status: str | Cut | None) -> None:
+        """Record a request that is over."""
+        raise NotImplementedError
+
+    def has_no_body(self) -> bool:
+        """Whether there is nothing that a server must fetch."""
+        raise NotImplementedError
+
+    def fail(self, error: BaseException) -> None:
+        """Note that the application raised."""
+        raise NotImplementedError
+
+    def tell(self, error: BaseException) -> None:
+        """Log that the request could not be recorded."""
+        raise NotImplementedError
