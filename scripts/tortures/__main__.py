@@ -37,8 +37,8 @@ SHARED_MEMORY = "64m"
 _PRIVATE = "TORTURE_PRIVATE_MEMORY"
 
 
-def arguments() -> argparse.Namespace:
-    """Return the arguments of the command line."""
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Return the arguments of the command line, or of ``words``."""
     parser = argparse.ArgumentParser(prog="scripts/torture", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=1.0, help="how long (1)")
     parser.add_argument("--seed", type=int, help="repeats a run (at random)")
@@ -50,11 +50,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--events", type=int, default=14, help="in each bout of a deployment (14)")
     parser.add_argument("--prometheus", action="store_true", help="have a real one scrape deployments, too")
     parser.add_argument("--log", type=Path, help="where workers log to (nowhere)")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
-def with_private_memory() -> None:
-    """Run again with a small /dev/shm of its own, where the kernel allows that; else go on."""
+def with_private_memory(module: str = "tortures") -> None:
+    """Run a module again with a small /dev/shm of its own, where the kernel allows that; else go on."""
     if _PRIVATE in os.environ:
         return
     mount = f"mount -t tmpfs -o size={SHARED_MEMORY} tmpfs /dev/shm"
@@ -63,7 +63,7 @@ def with_private_memory() -> None:
     tried = subprocess.run(["unshare", "--mount", "sh", "-c", mount], capture_output=True, check=False)
     if tried.returncode == 0:
         os.environ[_PRIVATE] = "1"
-        again = [sys.executable, "-m", "tortures", *sys.argv[1:]]
+        again = [sys.executable, "-m", module, *sys.argv[1:]]
         os.execvp("unshare", ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh", *again])
 
 

@@ -40,8 +40,8 @@ EVENTS = (
     "count_as_root", "fill_disk", "restore_old_version", "stop_saver", "more_workers", "fewer_workers",
 )  # fmt: skip
 
-#: Events in which a page may be cut off, for who served it was killed or stopped.
-DOWN = {"kill_worker", "kill_everything", "lose_power", "restart", "restore_old_version", "stop_saver"}
+#: Events in which a page may be cut off: who served it was killed or stopped, or a worker of a master that ended.
+DOWN = {"upgrade", "kill_worker", "kill_everything", "lose_power", "restart", "restore_old_version", "stop_saver"}
 
 #: Of the server, where this process is root.
 NOBODY = 65534

@@ -270,4 +270,5 @@ class Agent:
         try:
             work(*arguments)
         except Exception:
-            log.exception("the background thread goes on after an error")
+            if not self._stopped:  # else the block was left meanwhile
+                log.exception("the background thread goes on after an error")

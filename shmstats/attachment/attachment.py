@@ -162,8 +162,7 @@ class Attachment:
                     block.leave(lambda left: self._finish(left, saver))
                 except (BlockError, OSError) as error:
                     self._tell(f"statistics could not be saved, and stay in shared memory: {error}")
-        if self._block is None:
-            self._stop_agent()  # one that was started meanwhile, for the block that was left
+        self._stop_agent(of_left=True)  # one that was started meanwhile, for the block that was left
         return carried
 
     def _carry_over(self, carried: Snapshot) -> bool:
@@ -364,9 +363,15 @@ class Attachment:
         self._no_thread_until = 0.0 if started else time.monotonic() + RETRY_SECONDS
         self._direct_cells()
 
-    def _stop_agent(self) -> None:
-        """Stop the background thread. The guard is not held, for the thread may be waiting for it."""
+    def _stop_agent(self, of_left: bool = False) -> None:
+        """Stop the background thread. The guard is not held, for the thread may be waiting for it.
+
+        Args:
+            of_left: unless another thread has attached a block again meanwhile: then the thread is that one's.
+        """
         with process_guard():
+            if of_left and self._block is not None:
+                return
             agent, self._agent = self._agent, None
             saver = self._saver
         if agent is not None:

@@ -128,7 +128,8 @@ class DutyThread:
             if found is not None:
                 self._duty.perform(*found)
         except Exception as error:
-            log_failure(self._duty, error, self._logged)
+            if self._stop.locked():  # else the block was left meanwhile
+                log_failure(self._duty, error, self._logged)
 
 
 def finish_all(duties: Iterable[Duty], block: AttachedBlock, snapshot: Snapshot) -> None:

@@ -27,16 +27,26 @@ class Reads(Attachment):
     @question(_ZERO)
     def value(self, block: AttachedBlock, category: str, metric: str, labels: Labels = ()) -> Value:
         """Return the value of a name over all workers, 0 where there is none."""
-        record = block.find(encode_key(category, metric, labels))
-        return 0 if record is None else block.reader.value(record)
+        key = encode_key(category, metric, labels)
+        while True:
+            generation = block.cells.generation
+            record = block.find(key)
+            value = 0 if record is None else block.reader.value(record)
+            if block.cells.generation == generation:  # else its cells may be another name's by now
+                return value
 
     @question(_NO_MOMENT)
     def moment(self, block: AttachedBlock, category: str, metric: str, labels: Labels = ()) -> int | None:
         """Return a timestamp in microseconds since 1970-01-01 UTC; None where the name has none."""
-        record = block.find(encode_key(category, metric, labels))
-        if record is None or record.kind is not Kind.TIMESTAMP:
-            return None
-        return int(block.cells.load_gauge(block.row_for(record), record.cell))
+        key = encode_key(category, metric, labels)
+        while True:
+            generation = block.cells.generation
+            record = block.find(key)
+            if record is None or record.kind is not Kind.TIMESTAMP:
+                return None
+            moment = int(block.cells.load_gauge(block.row_for(record), record.cell))
+            if block.cells.generation == generation:
+                return moment
 
     def find(self, block: AttachedBlock, category: str, metric: str, labels: Labels, kind: Kind) -> Record | None:
         """Return the record that this process counts a series into, whatever others have declared since.

@@ -150,17 +150,18 @@ class Saver:
 
     def _work(self) -> None:
         """Save at intervals, as long as this process has the term."""
-        self._start_duties()
-        store.remove_stale(self._directory, {worker.pid for worker in self._block.reader.workers.live()})
         wake, due = self._wake, self._began + self._interval
         try:
+            self._start_duties()
+            store.remove_stale(self._directory, {worker.pid for worker in self._block.reader.workers.live()})
             while not wake.acquire(timeout=max(due - time.monotonic(), 0.0)) and self.elected:
                 self._block.header.saver_heartbeat = _now()
                 if self._settings.stats.persist:
                     self.save_or_tell()
                 due = time.monotonic() + self._interval
-        except ValueError:  # the block was left meanwhile
-            return
+        except (ValueError, AttributeError):
+            if not self._stopped:  # the block was left meanwhile
+                raise
         finally:
             stop_all(self._duty_threads, 0.0)
 
@@ -203,6 +204,10 @@ class Saver:
             snapshot = self.save()
         except (BlockError, OSError) as error:
             self._note_failure(error)
+            return None
+        except (ValueError, AttributeError):
+            if not self._stopped:  # the block was left meanwhile
+                raise
             return None
         if snapshot is not None:
             if self._fails:

@@ -199,7 +199,7 @@ def remove_stale(directory: Path, living: Collection[int]) -> None:
         directory: of the statistics.
         living: the pids of those that may be writing now.
     """
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as entries:
+    with suppress(OSError), os.scandir(directory) as entries:  # it may not be there, or no descriptor be left
         for entry in entries:
             match = _TEMPORARY.fullmatch(entry.name)
             if match and int(match[1]) not in living:

@@ -1,0 +1,8 @@
+"""Attacks: see ``scripts/attacks``, which `scripts/attack` uses too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
