@@ -162,6 +162,16 @@ DEFAULT_ERROR = 0.05
 TIME_RANGE = 0.1, 60_000.0
 DEFAULT_RANGE = 1.0, 2.0**30
 
+#: The bounds of a histogram of times, and of one of other values, where nothing is said of them.
+DEFAULT_BOUNDS = bounds_of_error(DEFAULT_ERROR, *TIME_RANGE, 1000)
+DEFAULT_BOUNDS_OF_UNIT = bounds_of_error(DEFAULT_ERROR, *DEFAULT_RANGE)
+
+#: What the default was before version 3 of saved snapshots.
+FORMER_DEFAULT_BOUNDS = (
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0),
+    *(1000.0, 2500.0, 5000.0, 10000.0, 25000.0, 50000.0, 60000.0),
+)
+
 
 def to_json(bounds: Bounds) -> list[float] | dict[str, int]:
     """Return bounds as JSON has them: a list, or what exponential ones follow from."""

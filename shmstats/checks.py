@@ -16,8 +16,16 @@ from datetime import datetime
 
 from .attachment.own_metrics import OWN
 from .block.keys import MAX_TEXT_BYTES, check_text
-from .block.records import DEFAULT_BOUNDS
-from .bounds import DEFAULT_ERROR, DEFAULT_RANGE, MAX_BOUNDS, TIME_RANGE, Bounds, bounds_of_error
+from .bounds import (
+    DEFAULT_BOUNDS,
+    DEFAULT_BOUNDS_OF_UNIT,
+    DEFAULT_ERROR,
+    DEFAULT_RANGE,
+    MAX_BOUNDS,
+    TIME_RANGE,
+    Bounds,
+    bounds_of_error,
+)
 from .core import Series
 from .hashing import blake2b
 from .layout import INT64_MAX, INT64_MIN
@@ -319,7 +327,9 @@ def make_bounds(
         return _exponential(unit, DEFAULT_ERROR if error is None else error, range_)
     if error is not None or range_ is not None:
         raise ValueError('error and range are of exponential buckets: say buckets="exponential", or leave them out')
-    return DEFAULT_BOUNDS if buckets is None else check_buckets(buckets)
+    if buckets is None:
+        return DEFAULT_BOUNDS if unit in TIME_UNITS else DEFAULT_BOUNDS_OF_UNIT
+    return check_buckets(buckets)
 
 
 def _exponential(unit: str, error: object, range_: object) -> Bounds:

@@ -133,7 +133,7 @@ KEYS = [
     switch("stats.include_storage_stats_in_api", True),
     integer("stats.buffer_size", 1000, 1, 1_000_000),
     integer("stats.flush_interval_ms", 1000, 1, 3_600_000),
-    integer("stats.capacity", 65536, 256, 16_777_216),
+    integer("stats.capacity", 262_144, 256, 16_777_216),
     integer("stats.max_workers", 64, 1, 1024),
     integer("stats.snapshot_interval_ms", 10_000, 100, 86_400_000),
     switch("stats.durable_exposition", True),

@@ -12,6 +12,7 @@ import pytest
 from documents import DOCS, section, table
 
 from shmstats import cli, config
+from shmstats.checks import make_bounds
 from shmstats.export import FORMATS, View
 from shmstats.registry import stats
 from shmstats.series import Distribution, Kind, Labels, Mode, Name, Snapshot
@@ -113,9 +114,9 @@ def first_sample(
     kind: str, category: str, metric: str, unit: str, labels: Labels = (), escaping: str | None = None
 ) -> str:
     """The first sample that a statistic has on the page, without its value."""
-    bounds = (0.1,) if kind == "histogram" else ()
+    bounds = make_bounds(kind, unit, None)
     name = Name(category, metric, Kind[kind.upper()], labels, kind == "counter", bounds, "", unit)
-    value = Distribution(1.0, 1.0, (1, 0)) if bounds else 1
+    value = Distribution(1.0, 1.0, (1,) + (0,) * len(bounds)) if bounds else 1
     page = FORMATS["prometheus"].render(Snapshot([name], [value]), View(escaping=escaping)).decode()
     return next(line for line in page.splitlines() if not line.startswith("#")).rpartition(" ")[0]
 

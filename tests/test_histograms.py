@@ -119,7 +119,7 @@ def test_a_series_of_5_percent_over_20_octaves_takes_less_than_1400_bytes(stats:
     stats.declare("c", "h", kind="histogram", buckets="exponential", error=0.05, range=(0.1, 60_000))
     stats.timing("c", "h", 1)
     block = stats.shared.attach()
-    record = block.names.find(shmstats.block.names.encode_key("c", "h"))
+    record = block.names.find(shmstats.block.keys.encode_key("c", "h"))
     assert 8 * record.width <= 1400
 
 

@@ -27,6 +27,20 @@ BOUNDS = (
     1000.0, 2500.0, 5000.0, 10000.0, 25000.0, 50000.0, 60000.0,
 )  # fmt: skip
 
+#: The upper bounds in seconds that text formats show of a timing: powers of two.
+SHOWN = tuple(2.0**power for power in range(-14, 7))
+
+
+@pytest.fixture
+def declared(stats: Any) -> Callable[[str], str]:
+    """Declare a metric of the category ``db`` with `BOUNDS`; returns its name."""
+
+    def declared(metric: str) -> str:
+        stats.declare("db", metric, kind="histogram", buckets=BOUNDS)
+        return metric
+
+    return declared
+
 
 @pytest.fixture
 def buckets(stats: Any) -> Callable[..., dict[int, int]]:
@@ -34,7 +48,6 @@ def buckets(stats: Any) -> Callable[..., dict[int, int]]:
 
     def buckets(category: str = "db", metric: str = "query") -> dict[int, int]:
         value = stats.get(category, metric)
-        assert len(value.buckets) == len(BOUNDS) + 1
         return {number: count for number, count in enumerate(value.buckets) if count}
 
     return buckets
@@ -81,14 +94,16 @@ def web(shmstats: ModuleType, stats: Any) -> Any:
 def test_the_bounds_are_those_that_are_documented(stats: Any) -> None:
     stats.timing("db", "query", 1)
     (name,) = [name for name in stats.read().names if name.category == "db"]
-    assert name.bounds == BOUNDS
+    assert name.bounds[::8] == tuple(1000 * bound for bound in SHOWN)
+    assert len(name.bounds) == 161
+    assert name.bounds[5] / name.bounds[4] == pytest.approx(2 ** (1 / 8))
 
 
 def test_what_is_exactly_on_a_bound_is_in_the_bucket_below_it(
-    stats: Any, buckets: Callable[..., dict[int, int]]
+    stats: Any, declared: Callable[[str], str], buckets: Callable[..., dict[int, int]]
 ) -> None:
     for number, bound in enumerate(BOUNDS):
-        metric = f"at {bound}"
+        metric = declared(f"at {bound}")
         for _ in range(3):  # the first time binds the handle, the others are quick
             stats.timing("db", metric, bound)
             stats.timing("db", metric, math.nextafter(bound, 0.0))
@@ -104,9 +119,11 @@ EXTREMES = [
 ]  # fmt: skip
 
 
-def test_extreme_durations_have_their_buckets(stats: Any, buckets: Callable[..., dict[int, int]]) -> None:
+def test_extreme_durations_have_their_buckets(
+    stats: Any, declared: Callable[[str], str], buckets: Callable[..., dict[int, int]]
+) -> None:
     for value, bucket in EXTREMES:
-        metric = repr(value)
+        metric = declared(repr(value))
         stats.timing("db", metric, value)
         stats.timing("db", metric, value)
         assert buckets("db", metric) == {bucket: 2}, metric
@@ -127,7 +144,7 @@ def test_timings_of_several_processes_are_one_histogram(
 ) -> None:
     stats.timing("db", "query", 3)
     python.run("from shmstats import stats\nfor _ in range(4): stats.timing('db', 'query', 70000)")
-    assert buckets() == {5: 1, 19: 4}
+    assert buckets() == {45: 1, 161: 4}
     assert (stats.get("db", "query").sum, stats.get("db", "query").max) == (280003.0, 70000.0)
 
 
@@ -192,11 +209,12 @@ def test_stats_shows_the_figures_of_a_timing(stats: Any, web: Any) -> None:
     for milliseconds in [4.0] * 90 + [80.0] * 9 + [300.0]:
         stats.timing("db", "query", milliseconds)
     figures = web.get("/stats").get_json()["simple"]["db"]["query"]
-    assert sorted(figures) == sorted(["count", "sum", "mean", "p50", "p90", "p99", "max"])
+    assert sorted(figures) == sorted(["count", "sum", "mean", "p50", "p90", "p99", "max", "error"])
     assert (figures["count"], figures["sum"], figures["mean"], figures["max"]) == (100, 1380.0, 13.8, 300.0)
-    assert 2.5 < figures["p50"] <= 5.0
-    assert 2.5 < figures["p90"] <= 5.0
-    assert 50.0 < figures["p99"] <= 100.0
+    assert figures["error"] <= 0.05
+    assert figures["p50"] == pytest.approx(4.0, rel=figures["error"])
+    assert figures["p90"] == pytest.approx(4.0, rel=figures["error"])
+    assert figures["p99"] == pytest.approx(80.0, rel=figures["error"])
 
 
 def test_percentiles_above_all_bounds_end_at_the_maximum(stats: Any, web: Any) -> None:
@@ -210,12 +228,12 @@ def test_a_timing_that_was_reset_has_no_figures(stats: Any, web: Any) -> None:
     stats.timing("db", "query", 3)
     assert stats.reset("db", "query") == 1
     assert web.get("/stats").get_json()["simple"]["db"]["query"] == {
-        "count": 0, "sum": 0, "mean": None, "p50": None, "p90": None, "p99": None, "max": None,
+        "count": 0, "sum": 0, "mean": None, "p50": None, "p90": None, "p99": None, "max": None, "error": 0.0433,
     }  # fmt: skip
 
 
 def test_prometheus_has_a_timing_as_a_histogram_of_seconds(stats: Any, web: Any) -> None:
-    for milliseconds in (0, 5, 5.5, 60_000, 61_000):
+    for milliseconds in (0, 5, 8.5, 64_000, 64_001):
         stats.timing("db", "query", milliseconds)
     text = web.get("/stats/prometheus").get_data(as_text=True)
     assert text.count("query_seconds_") == web.get("/stats?format=prometheus").get_data(as_text=True).count(
@@ -226,13 +244,12 @@ def test_prometheus_has_a_timing_as_a_histogram_of_seconds(stats: Any, web: Any)
         float(bound): int(count)
         for bound, count in re.findall(r'^query_seconds_bucket\{category="db",le="([^"]+)"\} (\d+)$', text, re.M)
     }
-    assert len(samples) == len(BOUNDS) + 1
-    assert [round(bound * 1000, 6) for bound in list(samples)[:-1]] == list(BOUNDS)
+    assert tuple(samples) == (*SHOWN, math.inf)
     assert list(samples.values()) == sorted(samples.values())
-    assert (samples[0.0001], samples[0.0025], samples[0.005], samples[0.01]) == (1, 1, 2, 3)
-    assert (samples[50.0], samples[60.0], samples[math.inf]) == (3, 4, 5)
+    assert (samples[2**-14], samples[2**-8], samples[2**-7], samples[2**-6]) == (1, 1, 2, 3)
+    assert (samples[32.0], samples[64.0], samples[math.inf]) == (3, 4, 5)
     (total,) = re.findall(r'^query_seconds_sum\{category="db"\} (\S+)$', text, re.M)
-    assert float(total) == pytest.approx(121.0105)
+    assert float(total) == pytest.approx(128.0145)
     assert 'query_seconds_count{category="db"} 5\n' in text
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..block import BlockFullError, SeriesLimitError
 from ..block.keys import encode_key
 from ..block.stripes import SHARED_ROW
+from ..bounds import rebucketed
 from ..layout import INT64_MAX, INT64_MIN
 from ..reading import AttachedBlock
 from ..series import Distribution, Kind, Mode, Name, Snapshot, Value
@@ -50,7 +51,8 @@ def add_value(block: AttachedBlock, name: Name, value: Value) -> None:
         return
     generation = block.cells.generation
     if isinstance(value, Distribution):
-        figures = value.sum, value.max, value.min, value.buckets
+        buckets = rebucketed(value.buckets, name.bounds, block.bounds_of(record))
+        figures = value.sum, value.max, value.min, buckets
         block.cells.add_distribution(SHARED_ROW, record.cell, *figures, generation)
     elif name.kind is Kind.GAUGE:
         block.cells.set_gauge(SHARED_ROW, record.cell, value, generation)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from .. import snapshot as store
 from ..block import BlockFullError, declare, restore
-from ..block.records import DEFAULT_BOUNDS
+from ..bounds import DEFAULT_BOUNDS, DEFAULT_BOUNDS_OF_UNIT, FORMER_DEFAULT_BOUNDS
 from ..reading import AttachedBlock
-from ..series import Declaration, Snapshot
+from ..series import TIME_UNITS, Declaration, Snapshot
 from .own_metrics import OPERATIONS_HELD, OWN
 
 
@@ -43,8 +43,11 @@ def _declare_saved(block: AttachedBlock, restored: Snapshot, tell: Callable[[str
     """Declare again what was declared when a snapshot was saved; processes of today may change it."""
     declared: dict[tuple[str, str], Declaration] = {}
     for name in restored.names:
-        if name.help or name.unit or (name.bounds and name.bounds != DEFAULT_BOUNDS):
-            declared[name.category, name.metric] = Declaration(name.kind, name.help, name.unit, name.bounds)
+        bounds = name.bounds
+        if bounds == FORMER_DEFAULT_BOUNDS:
+            bounds = DEFAULT_BOUNDS if name.unit in TIME_UNITS else DEFAULT_BOUNDS_OF_UNIT
+        if name.help or name.unit or (bounds and bounds != DEFAULT_BOUNDS):
+            declared[name.category, name.metric] = Declaration(name.kind, name.help, name.unit, bounds)
     for (category, metric), declaration in declared.items():
         try:
             declare(block, category, metric, declaration, inherited=True)

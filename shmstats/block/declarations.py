@@ -6,10 +6,9 @@ import json
 import time
 from typing import NamedTuple
 
-from ..bounds import Exponential, from_json, to_json
+from ..bounds import DEFAULT_BOUNDS, Exponential, from_json, to_json
 from ..hashing import blake2b
 from ..series import TIME_UNITS, Declaration, Kind, Mode
-from .records import DEFAULT_BOUNDS
 
 #: What follows it in a help text is an integration's own, and not for people.
 INTERNAL = "\x1f"

@@ -14,6 +14,7 @@ from .block import Block
 from .declarations import Definition, describe, encode_definition, fits
 from .keys import decode_key, encode_key, family_key
 from .outdated import remove_outdated, set_aside, take_back, withdraw
+from .rebucketing import Carried, can_go_on, put_back, take_out
 from .records import DECLARED, FAMILY, INHERITED, WITHDRAWN, Record
 
 
@@ -63,7 +64,7 @@ def declare(
             if current.declared == declared and not family.flags & WITHDRAWN:
                 take_back(block, key, family, declared)
                 return None
-        unfit = _set_unfit_aside(block, key, family, current, declared)
+        unfit, carried = _part_with_unfit(block, key, family, current, declared)
         if family is None:
             family = names.add(family_key(key), Record(-1, declared.kind, FAMILY, 0, 0, declared.mode))
         plain = names.find(key)
@@ -72,6 +73,7 @@ def declare(
         names.annotate(family.number, encode_definition(Definition(declared, moment)))
         names.redeclare(family, declared.kind, declared.mode, flags)  # last: from now on it is declared
         take_back(block, key, names.record(family.number), declared)
+        put_back(block, carried)
         remove_outdated(block)
     return _change(current, unfit, declared)
 
@@ -119,24 +121,30 @@ def give_way(block: Block, category: str, metric: str, definition: Definition, r
     return Change(", ".join(before), describe(declared), outdated) if before else None
 
 
-def _set_unfit_aside(
+def _part_with_unfit(
     block: Block, key: bytes, family: Record | None, current: Definition | None, declared: Declaration
-) -> list[Declaration]:
-    """Set aside the series of a metric that do not fit a declaration; returns what they were counted under."""
+) -> tuple[list[Declaration], list[Carried]]:
+    """Set aside, or take out, the series of a metric that do not fit a declaration.
+
+    Returns what those set aside were counted under, and those that are to go on with other buckets.
+    """
     series = [] if family is None else block.names.members_of(family)
     plain = block.names.find(key)
     if plain is not None and plain not in series:
         series.append(plain)
     unfit: dict[Declaration, list[Record]] = {}
     used = []
+    going_on = []
     for record in series:
         under = Declaration(record.kind) if current is None else current.declared
         labels = decode_key(block.names.key(record.number))[2]
         found = under._replace(kind=record.kind, mode=record.mode, labelnames=tuple(name for name, _ in labels))
-        if not fits(found, declared):
+        if can_go_on(record, found, declared) and not fits(found, declared):
+            going_on.append(record)
+        elif not fits(found, declared):
             unfit.setdefault(under, []).append(record)
             used.append(found)
     for under, records in unfit.items():
         # Without a declaration there is one key for each kind: `counted_under` knows no more of a process's use.
         set_aside(block, key, records, Declaration(under.kind) if current is None else under)
-    return used
+    return used, take_out(block, going_on) if going_on else []

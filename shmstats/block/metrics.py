@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ..bounds import Bounds, scale_of
+from ..bounds import DEFAULT_BOUNDS, Bounds, scale_of
 from ..core import Cells, Section
 from ..layout import field_offset
 from ..series import Declaration
@@ -13,7 +13,7 @@ from .declarations import Definition, decode_definition
 from .layout import HEADER, Layout
 from .names import NameTable
 from .notes import read_note
-from .records import DEFAULT_BOUNDS, Record
+from .records import Record
 from .repairing import repair
 from .segment import Segment
 from .space import Space

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..bounds import DEFAULT_BOUNDS
 from ..layout import COUNTER_WIDTH, LIVE, NAME, PAGE, field_offset, struct_of
 from ..series import Declaration, Kind, Mode
 from .errors import DamagedBlockError
@@ -21,12 +22,6 @@ from .notes import read_note
 #: declaration; a name that the processes of today have from those before them; a label set that its family counts;
 #: a family whose metric has given way to another one.
 MONOTONIC, FAMILY, DECLARED, INHERITED, MEMBER, WITHDRAWN = 1, 2, 4, 8, 16, 32
-
-#: The upper bounds in ms of a histogram's buckets where none are declared: 1-2.5-5 in each decade.
-DEFAULT_BOUNDS = (
-    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0),
-    *(1000.0, 2500.0, 5000.0, 10000.0, 25000.0, 50000.0, 60000.0),
-)
 
 _NAME = struct_of(NAME)
 _STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION = range(9)
@@ -176,6 +171,10 @@ class Records:
         """
         fields = self._fields(number)
         return self._text(number, fields[_KEY], fields[_LENGTH])
+
+    def created(self, number: int) -> int:
+        """Return when a name was made, in ns since 1970; 0 where that is not known."""
+        return self._fields(number)[-1]
 
     def hash_of(self, number: int) -> int:
         """Return the hash of a record, by which the index has it."""

@@ -11,7 +11,6 @@ from typing import Any
 from .. import registry as registries
 from ._gunicorn_load import BUSY_TIMES
 from ._gunicorn_metrics import CATEGORY, declare
-from ._request_metrics import DURATIONS
 from ._requests import METHODS, OTHER
 from ._serving import Serving
 
@@ -40,7 +39,6 @@ class GunicornWorker:
             "gunicorn_request_duration",
             "histogram",
             "Time from a request's headers to the end of its response, in seconds.",
-            buckets=DURATIONS,
             labelnames=("method",),
         )
         declare("gunicorn_requests_in_progress", "gauge", "Requests that are being answered.", mode="livesum")

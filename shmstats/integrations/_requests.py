@@ -18,7 +18,7 @@ from ..block.keys import MAX_TEXT_BYTES, check_text
 from ..checks import RESERVED, check_buckets
 from ._arguments import check_own_labels, split_excluded
 from ._failures import Failures
-from ._request_metrics import DURATIONS, RequestMetrics
+from ._request_metrics import RequestMetrics
 from ._serving import Serving
 
 log = logging.getLogger("shmstats")
@@ -76,7 +76,7 @@ class RequestRecorder:
         labelnames: of further labels.
         label_values: gives their values for what a framework calls a request.
         exclude: routes and paths that are not recorded; ``*`` at the end of one stands for anything.
-        buckets: upper bounds of the latency histogram in ms; None for `DURATIONS`.
+        buckets: upper bounds of the latency histogram in ms; None for exponential ones.
         registry: where to count; None for the default registry.
 
     Attributes:
@@ -109,7 +109,7 @@ class RequestRecorder:
         self._labelnames = check_own_labels(labelnames, label_values)
         self._label_values = label_values
         self.no_labels = ("",) * len(self._labelnames)
-        self._buckets = check_buckets(DURATIONS if buckets is None else buckets)
+        self._buckets = None if buckets is None else check_buckets(buckets)
         self._registry = registry
         self.serving = Serving(registry or registries.stats)
         self.paths, self.prefixes = split_excluded(exclude)

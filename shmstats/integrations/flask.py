@@ -40,7 +40,7 @@ class ShmStats:
         label_values: tells their values, in that order, from the request, within its context.
         exclude: paths and URL rules that are not recorded; ``*`` at the end of one stands for anything.
         category: of the metrics.
-        buckets: upper bounds of the latency histogram in ms.
+        buckets: upper bounds of the latency histogram in ms; None for exponential ones.
 
     Raises:
         TypeError: an argument is of the wrong type.

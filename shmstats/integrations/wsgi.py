@@ -40,7 +40,7 @@ class ShmStatsMiddleware:
         label_values: tells their values from the environment, likewise, in that order.
         exclude: paths and routes that are not recorded; ``*`` at the end of one stands for anything.
         category: of the metrics.
-        buckets: upper bounds of the latency histogram in ms.
+        buckets: upper bounds of the latency histogram in ms; None for exponential ones.
 
     Raises:
         TypeError: an argument is of the wrong type.

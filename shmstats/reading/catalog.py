@@ -15,7 +15,8 @@ import numpy as np
 from ..block.declarations import decode_definition
 from ..block.layout import Layout
 from ..block.notes import read_note
-from ..block.records import DEFAULT_BOUNDS, FAMILY, MONOTONIC
+from ..block.records import FAMILY, MONOTONIC
+from ..bounds import DEFAULT_BOUNDS
 from ..core import group_series
 from ..layout import LIVE, NAME
 from ..series import FOREIGN, Declaration, Kind, Mode, Name

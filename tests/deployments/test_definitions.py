@@ -235,7 +235,7 @@ for line in sys.stdin:
     print(json.dumps({metric: getattr(value, "buckets", value) for metric, value in values}), flush=True)
 """
 
-MS_7 = [0] * 6 + [1] + [0] * 13  # the bucket of 7 ms
+MS_7 = [0] * 55 + [1] + [0] * 106  # the bucket of 7 ms
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from tortures import debug, judge
 from tortures.nursery import Nursery
 from tortures.storm import remove_block
 
-STATS = {"capacity": 256, "max_workers": 2, "persist": False}
+STATS = {"capacity": 512, "max_workers": 2, "persist": False}
 
 FILL = """
 import os, signal

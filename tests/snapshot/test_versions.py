@@ -46,6 +46,25 @@ def test_a_snapshot_of_each_version_is_restored_whole(
     assert names["shop", "size"].bounds == (1.0, 10.0, 100.0)
 
 
+@pytest.mark.parametrize("file", VERSIONS, ids=lambda file: file.stem)
+def test_histograms_of_each_version_go_on_in_the_buckets_of_today(shmstats: ModuleType, data: Path, file: Path) -> None:
+    put(data, file.read_bytes())
+    stats = shmstats.stats
+    page = stats.get("shop", "page")
+    assert [count for count in page.buckets if count] == [1, 1, 1, 1]
+    assert len(page.buckets) == 162
+    stats.timing("shop", "page", 7)
+    (unit,) = {name.unit for name in stats.read().names if name.metric == "size"}  # version 1 knew none: ms
+    stats.declare("shop", "size", kind="histogram", unit=unit, help="Size of it.")
+    stats.timing("shop", "size", 2.5, labels={"to": "a"})
+    size = stats.get("shop", "size", labels={"to": "a"})
+    assert (size.count, size.sum, size.max, len(size.buckets)) == (2, 52.5, 50.0, 250 if unit else 162)
+    stats.declare("shop", "page", kind="histogram", buckets=(1, 10, 1000))
+    assert (stats.get("shop", "page").count, len(stats.get("shop", "page").buckets)) == (5, 4)
+    stats.close()
+    assert (stats.get("shop", "page").count, stats.get("shop", "size", labels={"to": "a"}).sum) == (5, 52.5)
+
+
 def test_when_a_series_was_made_survives_a_restart(stats: Any) -> None:
     stats.incr("c", "m", labels={"l": "x"})
     before = {name[:4]: name.created for name in stats.read().names}
@@ -96,7 +115,7 @@ def test_a_series_that_is_not_allowed_is_left_out_alone_and_kept_aside(
     WRONG[wrong](content, content["names"].index("c\0bad"))
     # The checksum is right: it is what the file says that is wrong.
     whole = json.dumps(content).encode()
-    (data / "stats" / "simple.json").write_bytes(shmstats.snapshot.format._prefix(2, whole) + whole + b"}\n")
+    (data / "stats" / "simple.json").write_bytes(shmstats.snapshot.format._prefix(3, whole) + whole + b"}\n")
     assert stats.get("c", "good") == 5
     assert stats.get("c", "bad") == 0
     (message,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
@@ -120,7 +139,7 @@ def test_bounds_that_are_none_cost_their_histogram_alone(
         if entry[:2] == ["c", "t"]:
             entry[4] = bounds
     text = json.dumps(content).encode()
-    (data / "stats" / "simple.json").write_bytes(shmstats.snapshot.format._prefix(2, text) + text + b"}\n")
+    (data / "stats" / "simple.json").write_bytes(shmstats.snapshot.format._prefix(3, text) + text + b"}\n")
     assert stats.get("c", "good") == 5
     assert stats.get("c", "t") == 0
     assert "1 series of snapshot" in caplog.text
