@@ -16,7 +16,17 @@ from _thread import RLock
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["RLock", "Thread", "above_standard", "forks_unseen", "make_lock", "original", "patched", "wait"]
+__all__ = [
+    "RLock",
+    "Thread",
+    "above_standard",
+    "forks_unseen",
+    "is_at_end",
+    "make_lock",
+    "original",
+    "patched",
+    "wait",
+]
 
 #: Seconds between two looks at a lock, where waiting for it would stop an event loop.
 _LOOK_SECONDS = 0.002
@@ -89,6 +99,11 @@ def above_standard(descriptor: int) -> int:
         return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _STANDARD + 1)
     finally:
         os.close(descriptor)
+
+
+def is_at_end(error: RuntimeError) -> bool:
+    """Tell whether a thread could not be started because the interpreter ends: from Python 3.12 on none is, then."""
+    return "interpreter shutdown" in str(error)
 
 
 class Thread:

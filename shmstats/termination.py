@@ -1,7 +1,8 @@
 """SIGTERM where Python's default stands: the process leaves its block, as at exit, and then ends by the signal.
 
 Without that a plain server (waitress, ``flask run``) that is stopped runs no exit functions, and what it holds in
-buffered mode is lost. A handler that the application or its server has set, before or later, is left alone.
+buffered mode is lost. A handler that the application or its server has set, before or later, is left alone. Processes
+of multiprocessing have none: a pool terminates those that wait for a semaphore, where Python may never call a handler.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from multiprocessing import parent_process, util
 from pathlib import Path
 
 from .lifecycle import leave_all
@@ -22,7 +24,7 @@ _BOUND = 5.0
 
 def arrange() -> None:
     """Have the process leave at SIGTERM, if nobody else handles that, and if this is the main thread."""
-    if threading.current_thread() is threading.main_thread() and _is_default():
+    if threading.current_thread() is threading.main_thread() and parent_process() is None and _is_default():
         with suppress(ValueError):  # a sub-interpreter, where no thread is the process's first
             signal.signal(signal.SIGTERM, _leave)
 
@@ -42,6 +44,11 @@ class _ForkMask:
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             self._before[threading.get_ident()] = blocked
 
+    def take_back(self) -> None:
+        """Have the default again, in a process of multiprocessing, which has inherited the handler or imported this."""
+        if signal.getsignal(signal.SIGTERM) is _leave:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     def let_go(self) -> None:
         """Have the mask as it was before, in parent and child."""
         before = self._before.pop(threading.get_ident(), None)
@@ -50,6 +57,7 @@ class _ForkMask:
 
 
 _fork_mask = _ForkMask()
+util.register_after_fork(_fork_mask, _ForkMask.take_back)
 os.register_at_fork(before=_fork_mask.hold, after_in_parent=_fork_mask.let_go, after_in_child=_fork_mask.let_go)
 
 

@@ -118,3 +118,27 @@ def test_a_signal_that_comes_while_a_child_is_made_is_not_lost(python: PythonRun
             assert os.waitpid(pid, 0)[1] == signal.SIGTERM
         """
     )
+
+
+POOL_PROCESS = """
+    import multiprocessing, signal, sys
+    import shmstats
+    from shmstats import stats
+
+    def show():
+        stats.incr("c", "m")
+        print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, flush=True)
+
+    if __name__ == "__main__":
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        process = multiprocessing.get_context(sys.argv[1]).Process(target=show)
+        process.start()
+        process.join(60)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_process_of_a_pool_has_no_handler_because_it_may_wait_where_none_is_called(
+    python: PythonRunner, method: str
+) -> None:
+    assert python.run(POOL_PROCESS, method) == "True\n"

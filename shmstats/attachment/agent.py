@@ -210,7 +210,7 @@ class Agent:
         except RuntimeError as error:
             run.abandon()
             self._run = None
-            if not self._warned:
+            if not self._warned and not native.is_at_end(error):
                 log.warning(
                     "process %d flushes and saves nothing at intervals, and answers no questions, until there can be"
                     " a thread: %s",

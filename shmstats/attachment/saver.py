@@ -144,7 +144,8 @@ class Saver:
             thread.start()
         except RuntimeError as error:
             self._give_up()
-            self._tell_once(f"process {os.getpid()} cannot save now, and leaves it to others: {error}")
+            if not native.is_at_end(error):
+                self._tell_once(f"process {os.getpid()} cannot save now, and leaves it to others: {error}")
             return
         self._thread = thread
 
@@ -181,7 +182,8 @@ class Saver:
             try:
                 thread.start()
             except RuntimeError as error:
-                self._tell_once(f"the duty {duty.name} is not done by process {os.getpid()}: {error}")
+                if not native.is_at_end(error):
+                    self._tell_once(f"the duty {duty.name} is not done by process {os.getpid()}: {error}")
             else:
                 self._duty_threads.append(thread)
 
