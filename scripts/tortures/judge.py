@@ -19,7 +19,7 @@ from shmstats.block.names import make_index
 from shmstats.block.records import FAMILY, MEMBER, Records
 from shmstats.block.segment import ReadOnlySegment
 from shmstats.block.validate import check_layout
-from shmstats.core import Names
+from shmstats.core import NameIndex
 from shmstats.layout import DELETED, LIVE, NAME, REMOVED
 from shmstats.reading import read_only
 from shmstats.series import Distribution, Snapshot
@@ -136,7 +136,7 @@ def check_structure(directory: Path) -> int:
             table.close()
 
 
-def _check_names(table: Records, index: Names, entries: list[int], records: Any) -> int:
+def _check_names(table: Records, index: NameIndex, entries: list[int], records: Any) -> int:
     assert table.broken_off == 0, "a change of the names was broken off, and nobody has put it right"
     records = records[: table.count]
     states = records["state"].tolist()

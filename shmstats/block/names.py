@@ -1,7 +1,7 @@
 """The name table: which statistic has which cells.
 
 A keyed hash of a name's key (BLAKE2b, with the block's own salt, so that nobody can aim at one spot) leads through an
-open-addressing index (`shmstats.core.Names`) to its record.
+open-addressing index (`shmstats.core.NameIndex`) to its record.
 
 A metric with labels, and one with a declaration, has a *family*: a record without cells, which counts the label sets,
 and whose note says what is declared. What an outdated declaration left has a family of its own: the hash of its names
@@ -30,8 +30,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core import Cells, Names
-from ..layout import LIVE, NAME, PAGE, REMOVED, field_offset, struct_of
+from ..core import Cells, NameIndex
+from ..layout import NAME, PAGE, REMOVED, field_offset, struct_of
 from ..series import Kind, Mode
 from .errors import BlockFullError
 from .keys import family_key
@@ -39,11 +39,9 @@ from .layout import HEADER, Layout
 from .notes import next_half, room_for
 from .records import (
     _CELL,
-    _KEY,
     _KINDS,
     _MODES,
     _NOTE,
-    _NOTE_ROOM,
     _ROOM,
     FAMILY,
     MEMBER,
@@ -66,10 +64,10 @@ _HEADER = tuple(
 )
 
 
-def make_index(buf: memoryview, layout: Layout) -> Names:
+def make_index(buf: memoryview, layout: Layout) -> NameIndex:
     """Return the index of a block's names; with a read-only ``buf`` nothing can be added to it."""
     sections = layout.index, layout.index_slots, layout.names, layout.capacity, layout.heap, layout.heap_bytes
-    return Names(buf, (*sections, layout.columns), _HEADER)
+    return NameIndex(buf, (*sections, layout.columns), _HEADER)
 
 
 class NameTable(Records):
@@ -170,10 +168,7 @@ class NameTable(Records):
     def remove(self, records: list[Record]) -> None:
         """Remove names, from now on and for every worker. The table lock is held."""
         with self.changing():
-            for record in records:
-                self.index.leave(record.number, self.hash_of(record.number))
-                self._store(record.number, "state", REMOVED)
-                self._count_in(record, -1)
+            self.index.discard([record.number for record in records])
             self.removed += len(records)
             self.cells.raise_generation()
             for record in records:
@@ -268,34 +263,13 @@ class NameTable(Records):
     def _take_over(self, free: list[int], key: bytes, wanted: Record) -> Record:
         """Give the last of some removed records, with its cells and its place in the heap, to a new name."""
         number = free[-1]
-        fields = self._fields(number)
-        record = wanted._replace(number=number, cell=fields[_CELL])
+        record = wanted._replace(number=number, cell=self._fields(number)[_CELL])
         if record.width:
             self._stripes.place(record)
             self._stripes.clear(record)
-        hashed = self.index.hash(key) ^ wanted.declaration
         with self.changing():
-            heap, note = self._layout.heap + fields[_KEY], self._layout.heap + fields[_NOTE]
-            self.buffer[heap : heap + len(key)] = key
-            self.buffer[note : note + fields[_NOTE_ROOM]] = bytes(fields[_NOTE_ROOM])
-            # Field by field: `struct` empties a record first, and its place is what a repair goes by.
-            new = {
-                "kind": wanted.kind,
-                "mode": wanted.mode,
-                "flags": wanted.flags,
-                "members": 0,
-                "family": wanted.family + 1,
-                "hash": hashed,
-                "declaration": wanted.declaration,
-                "length": len(key),
-                "created": time.time_ns(),
-            }
-            for field, value in new.items():
-                self._store(number, field, value)
-            self._store(number, "state", LIVE)
+            self.index.replace(number, key, packed(wanted, time.time_ns()))
             self.removed -= 1
-            self._count_in(wanted, 1)
-            self.index.enter(number, hashed)
             free.pop()
         return record
 

@@ -23,7 +23,7 @@ __all__ = [
     "Counter",
     "Gauge",
     "Histogram",
-    "Names",
+    "NameIndex",
     "Recorder",
     "Requests",
     "Section",
@@ -105,8 +105,7 @@ else:
             _refuse(_found.origin, error)
 
 # Only now: where a second interpreter of a process is refused, numpy would refuse it less clearly.
-from ..layout import CELL  # noqa: E402
-from ._names_py import Names, hash_key  # noqa: E402
+from ..layout import CELL, NAME  # noqa: E402
 
 CORE, PROTOCOL = core.CORE, core.PROTOCOL
 Cells = core.Cells
@@ -114,12 +113,14 @@ Children = core.Children
 Counter = core.Counter
 Gauge = core.Gauge
 Histogram = core.Histogram
+NameIndex = core.NameIndex
 Recorder = core.Recorder
 Requests = core.Requests
 Section = core.Section
 Series = core.Series
 Stopwatch = core.Stopwatch
 fence = core.fence
+hash_key = core.hash_key
 fill_text = core.fill_text
 group_series = core.group_series
 merge_histograms = core.merge_histograms
@@ -129,3 +130,6 @@ sum_columns = core.sum_columns
 _expected = {name: (offset, dtype.itemsize) for name, (dtype, offset) in CELL.fields.items()}  # type: ignore[union-attr, misc]
 if _expected | {"size": CELL.itemsize} != core.CELL_LAYOUT:
     raise ImportError(f"the {CORE} core was built for cells of {core.CELL_LAYOUT}, the layout has {_expected}")
+_expected = {name: (offset, dtype.itemsize) for name, (dtype, offset) in NAME.fields.items()}  # type: ignore[union-attr, misc]
+if not core.RECORD_LAYOUT.items() <= (_expected | {"size": NAME.itemsize}).items():
+    raise ImportError(f"the {CORE} core was built for records of {core.RECORD_LAYOUT}, the layout has {_expected}")

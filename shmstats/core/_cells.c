@@ -20,6 +20,10 @@
 #include "recorder.h"
 #include "section.h"
 #include "requests.h"
+#include "hashing.h"
+#include "record.h"
+#include "names.h"
+#include "name_table.h"
 #include "sums.h"
 #include "groups.h"
 #include "numbers.h"
@@ -70,6 +74,7 @@ add_types(PyObject *module, State *state)
 #define BASE_OF_Stopwatch NULL
 #define BASE_OF_Recorder NULL
 #define BASE_OF_Section NULL
+#define BASE_OF_NameIndex NULL
 #define BASE_OF_Requests NULL
 #define ADD_TYPE(Type)                                                                                                 \
     state->Type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Type##_spec, BASE_OF_##Type);                      \
@@ -106,6 +111,16 @@ cell_layout(void)
                          "size", sizeof(Cell));
 }
 
+static PyObject *
+record_layout(void)
+{
+#define PLACE(field) offsetof(Record, field), sizeof ((Record *)0)->field
+    return Py_BuildValue("{s:(nn),s:(nn),s:(nn),s:(nn),s:(nn),s:(nn),s:(nn),s:n}", "state", PLACE(state), "width",
+                         PLACE(width), "hash", PLACE(hash), "key", PLACE(key), "note", PLACE(note), "members",
+                         PLACE(members), "created", PLACE(created), "size", sizeof(Record));
+#undef PLACE
+}
+
 static int
 module_exec(PyObject *module)
 {
@@ -113,12 +128,14 @@ module_exec(PyObject *module)
     if (claim_process() < 0)
         return -1;
     state->claimed = 1;
-    PyObject *layout = cell_layout();
+    PyObject *layout = cell_layout(), *record = record_layout();
     int failed = make_constants(state) < 0 || add_types(module, state) < 0
                  || PyModule_AddObjectRef(module, "CELL_LAYOUT", layout) < 0
+                 || PyModule_AddObjectRef(module, "RECORD_LAYOUT", record) < 0
                  || PyModule_AddIntConstant(module, "PROTOCOL", 1) < 0
                  || PyModule_AddStringConstant(module, "CORE", "C") < 0;
     Py_XDECREF(layout);
+    Py_XDECREF(record);
     return failed ? -1 : 0;
 }
 
@@ -185,6 +202,7 @@ static PyMethodDef module_functions[] = {
     {"plan_text", plan_text, METH_VARARGS, NULL},
     {"fill_text", fill_text, METH_VARARGS, NULL},
     {"fence", fence, METH_NOARGS, NULL},
+    {"hash_key", hash_key, METH_VARARGS, NULL},
 #ifdef SHMSTATS_STOP_POINTS
     {"stop_at", stop_at, METH_O, PyDoc_STR("Stop the process when it has passed so many stop points; -1: never.")},
 #endif

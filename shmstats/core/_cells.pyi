@@ -10,6 +10,7 @@ from ..series import Labels
 CORE: str
 PROTOCOL: int
 CELL_LAYOUT: dict[str, Any]
+RECORD_LAYOUT: dict[str, Any]
 
 #: Who writes to a gauge of which each worker has its own: a number that tells it from all others (0: the gauge is
 #: shared by all), whether what it wrote is to go with it, whether the time is to be noted, and whether it must not
@@ -355,7 +356,7 @@ class Recorder:
 def hash_key(key: bytes, salt: bytes) -> int:
     """Return the hash of a name's key, by which the index has it: BLAKE2b of 4 bytes, with a salt of 16."""
 
-class Names:
+class NameIndex:
     """The index of a block's names: finds records by key, and appends to them.
 
     What it finds may be found without a lock; for all else the table lock is held, and memory is there. A `ValueError`
@@ -388,6 +389,18 @@ class Names:
             keys: of the names.
             records: a record for each. State, cell, hash and place of the key are filled in.
         """
+
+    def replace(self, number: int, key: bytes, record: bytes, /) -> None:
+        """Give the record of a removed name, with its cells and its place in the heap, to another.
+
+        Args:
+            number: of the record.
+            key: of the name; there is room for it.
+            record: as for `append`, of the same width.
+        """
+
+    def discard(self, numbers: Sequence[int], /) -> None:
+        """Remove names by the numbers of their records, which stay, with what they have a place for."""
 
     def enter(self, number: int, hashed: int, /) -> None:
         """Have a record in the index."""

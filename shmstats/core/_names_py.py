@@ -7,14 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..hashing import blake2b
-from ..layout import DELETED, LIVE, NAME, struct_of
+from ..layout import DELETED, LIVE, NAME, REMOVED, field_offset, struct_of
 
 _NAME = struct_of(NAME)
 _STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION, _KEY, _ROOM, _LENGTH = range(12)
-_MEMBERS, _CREATED = 14, 15
+_NOTE, _CREATED = 12, 15
+_MEMBERS_WORD = field_offset(NAME, "members") // 4
 
 #: A key's place in the heap is so many bytes, or a multiple.
 _ROOM_STEP = 16
+
+RECORD_LAYOUT = {"size": NAME.itemsize}
 
 #: Flags of a record, as `shmstats.block.records` has them.
 _OF_FAMILY, _OF_MEMBER = 2, 16
@@ -25,13 +28,13 @@ def hash_key(key: bytes, salt: bytes) -> int:
     return int.from_bytes(blake2b(key, digest_size=4, salt=salt).digest(), "little")
 
 
-class Names:
+class NameIndex:
     """The index of a block's names; see `shmstats.core._cells`."""
 
     def __init__(self, block: memoryview, sections: tuple[int, ...], header: tuple[int, ...]) -> None:
         index, self._index_slots, self._names, self._capacity, self._heap, self._heap_bytes, self._columns = sections
         *places, salt = header
-        self._count, self._cells, self._families, self._changing, self._slots = (at // 4 for at in places[:5])
+        self._names_used, self._cells, self._families, self._changing, self._slots = (at // 4 for at in places[:5])
         self._heap_used = places[5] // 8
         self._block = block
         whole = len(block) // 8 * 8
@@ -55,7 +58,7 @@ class Names:
 
     def find(self, key: bytes, declaration: int = 0) -> tuple[int, ...] | None:
         """Look a name up, without a lock."""
-        index, mask, count = self._index, self._mask, self._words[self._count]
+        index, mask, count = self._index, self._mask, self._words[self._names_used]
         wanted = self.hash(key) ^ declaration
         slot = wanted & mask
         for _ in range(mask + 1):
@@ -72,7 +75,7 @@ class Names:
     def append(self, keys: Sequence[bytes], records: bytes) -> int:
         """Add names that are not there behind all others, in one step; the table lock is held."""
         words, longs = self._words, self._longs
-        first, cell, heap = words[self._count], words[self._cells], longs[self._heap_used]
+        first, cell, heap = words[self._names_used], words[self._cells], longs[self._heap_used]
         templates = list(_NAME.iter_unpack(records))
         rooms = [-(-len(key) // _ROOM_STEP) * _ROOM_STEP for key in keys]
         columns = sum(template[_WIDTH] for template in templates)
@@ -97,12 +100,44 @@ class Names:
             cell += template[_WIDTH]
         longs[self._heap_used], words[self._cells] = heap, cell
         for template in templates:
-            self._count_in(template[_FLAGS], template[_FAMILY])
-        words[self._count] = first + len(keys)
+            self._count(template[_FLAGS], template[_FAMILY], 1)
+        words[self._names_used] = first + len(keys)
         for number, hashed in enumerate(hashes, first):
             self.enter(number, hashed)
         words[self._changing] = 0
         return int(first)
+
+    def replace(self, number: int, key: bytes, record: bytes) -> None:
+        """Give the record of a removed name, with its cells and its place in the heap, to another."""
+        former, wanted = _NAME.unpack_from(self._block, self._names + number * NAME.itemsize), _NAME.unpack(record)
+        place, room, note, note_room = former[_KEY], former[_ROOM], *former[_NOTE : _NOTE + 2]
+        if (
+            former[_STATE] != REMOVED
+            or former[_WIDTH] != wanted[_WIDTH]
+            or len(key) > room
+            or max(place + room, note + note_room) > self._heap_bytes
+        ):
+            raise ValueError(f"record {number} leads out of the block")
+        self._block[self._heap + place : self._heap + place + len(key)] = key
+        self._block[self._heap + note : self._heap + note + note_room] = bytes(note_room)
+        # Field by field: `struct` empties a record first, and its place is what a repair goes by.
+        hashed = self.hash(key) ^ wanted[_DECLARATION]
+        for field, value in (
+            *(("kind", wanted[_KIND]), ("mode", wanted[_MODE]), ("flags", wanted[_FLAGS]), ("members", 0)),
+            *(("family", wanted[_FAMILY]), ("hash", hashed), ("declaration", wanted[_DECLARATION])),
+            *(("length", len(key)), ("created", wanted[_CREATED]), ("state", LIVE)),
+        ):
+            self._store(number, field, value)
+        self._count(wanted[_FLAGS], wanted[_FAMILY], 1)
+        self.enter(number, hashed)
+
+    def discard(self, numbers: Sequence[int]) -> None:
+        """Remove names, each for itself: their records stay, with what they have a place for."""
+        for number in numbers:
+            fields = _NAME.unpack_from(self._block, self._names + number * NAME.itemsize)
+            self.leave(number, fields[_HASH])
+            self._store(number, "state", REMOVED)
+            self._count(fields[_FLAGS], fields[_FAMILY], -1)
 
     def enter(self, number: int, hashed: int) -> None:
         """Have a record in the index."""
@@ -128,7 +163,7 @@ class Names:
         the larger of its own and the one behind its predecessor's.
         """
         mask = self._mask
-        records = np.frombuffer(self._block, NAME, min(self._words[self._count], self._capacity), self._names)
+        records = np.frombuffer(self._block, NAME, min(self._words[self._names_used], self._capacity), self._names)
         numbers = np.flatnonzero(records["state"] == LIVE)
         wanted = (records["hash"][numbers] & np.uint32(mask)).astype(np.int64)
         order = np.argsort(wanted, kind="stable")
@@ -161,12 +196,17 @@ class Names:
         mode, family = fields[_MODE], fields[_FAMILY] - 1
         return number, fields[_KIND], fields[_FLAGS], cell, width, mode, family, declaration
 
-    def _count_in(self, flags: int, family: int) -> None:
-        """Count a name that has come where its family, or all families, are counted."""
+    def _count(self, flags: int, family: int, n: int) -> None:
+        """Count a name that comes (1) or goes (-1) where its family, or all families, are counted."""
         if flags & _OF_FAMILY:
-            self._words[self._families] += 1
+            self._words[self._families] += n
         elif flags & _OF_MEMBER and 0 < family <= self._capacity:
-            self._words[(self._names + (family - 1) * NAME.itemsize) // 4 + _MEMBERS_WORD] += 1
+            place = (self._names + (family - 1) * NAME.itemsize) // 4 + _MEMBERS_WORD
+            self._words[place] = self._words[place] + n & 0xFFFFFFFF
+
+    def _store(self, number: int, field: str, value: int) -> None:
+        start, size = self._names + number * NAME.itemsize + field_offset(NAME, field), NAME[field].itemsize
+        self._block[start : start + size] = value.to_bytes(size, "little")
 
     def _search(self, hashed: int, entries: tuple[int, int]) -> int:
         """Return the first slot of the index, from where a hash leads, that has one of two entries.
@@ -182,6 +222,3 @@ class Names:
             slot = slot + 1 & mask
         self._words[self._changing] = 1
         raise ValueError("the index of the names is damaged")
-
-
-_MEMBERS_WORD = NAME.fields["members"][1] // 4  # type: ignore[index]

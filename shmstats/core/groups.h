@@ -1,18 +1,6 @@
 /* Groups of series that are shown alike, found in copies of a block's records and heap without a Python object for each
  * series: of one kind, mode and metric, with one declaration. So Python names a group, not each of its series. */
 
-/* A record, as block/layout.py's NAME; the module exports its offsets, and the reader compares them. */
-typedef struct {
-    uint8_t state, kind, mode, flags;
-    uint32_t width, cell, family, hash, declaration;
-    uint64_t key;
-    uint32_t room, length;
-    uint64_t note;
-    uint32_t note_room, members;
-    uint64_t created;
-} Record;
-
-enum { RECORD_LIVE = 1, FLAG_MONOTONIC = 1, FLAG_FAMILY = 2 };
 enum { KIND_COUNTER = 1, KIND_GAUGE = 2, KIND_HISTOGRAM = 3, KIND_TIMESTAMP = 4 };
 
 /* The group of a record that is in none; the label names of a group whose series have different ones. */

@@ -66,6 +66,7 @@ typedef enum { DONE, MISS, FAILED } Outcome;
     }                                                                                                                  \
     static int Type##_clear(Type *self)                                                                                \
     {                                                                                                                  \
+        (void)self;                                                                                                    \
         REFERENCES(CLEAR_REFERENCE)                                                                                    \
         clear_more;                                                                                                    \
         return 0;                                                                                                      \
@@ -84,7 +85,8 @@ typedef enum { DONE, MISS, FAILED } Outcome;
 
 /* What one interpreter's module has; every object that needs it points to it, and keeps it by its type. */
 #define TYPES(X)                                                                                                       \
-    X(Cells) X(Series) X(Counter) X(Gauge) X(Histogram) X(Children) X(Stopwatch) X(Recorder) X(Section) X(Requests)
+    X(Cells) X(Series) X(Counter) X(Gauge) X(Histogram) X(Children) X(Stopwatch) X(Recorder) X(Section) X(Requests)   \
+    X(NameIndex)
 #define METHOD_NAMES(X)                                                                                                \
     X(_incr) X(_decr) X(_gauge) X(_timing) X(_absolute) X(_counter) X(_histogram) X(_timer) X(_get) X(_labels)         \
     X(_count_series) X(_set_series) X(_observe_series) X(_value) X(_reduce_handle) X(_enter_again) X(_exit_again)

@@ -547,6 +547,7 @@ class Core:
         module.__dict__.update((name, thing) for name, thing in vars(twin).items() if not name.startswith("__"))
         if self._stepped is not None:
             module.CORE, module.PROTOCOL, module.Cells = "C", 1, self._make_c_cells
+            module.NameIndex = self._make_c_index
 
     def _replace_the_world(self) -> None:
         for module in (self.index, self.records, self.workers, self.block):
@@ -637,6 +638,11 @@ class Core:
         self._stepped.watch(self._nonsense, self._c_step)
         self._sequences: set[int] = set()
         return self._stepped.Cells(self._nonsense, **arguments)
+
+    def _make_c_index(self, buffer: View, sections: tuple[int, ...], header: tuple[int, ...]) -> Any:
+        """Return the index of the names over the block that `_make_c_cells` watches."""
+        assert self._stepped is not None
+        return self._stepped.NameIndex(self._nonsense, sections, header)
 
     def _c_step(self, kind: str, offset: int, size: int, first: int, second: int) -> int:
         """Take a step of the C core."""

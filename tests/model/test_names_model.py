@@ -194,6 +194,15 @@ REGISTERING_FAULTS = {
         "        words[self._changing] = 1\n        hashes = []",
         "        hashes = []",
     ),
+    "a name is counted before it is written, in C": Plant(
+        "name_table.h",
+        "    STOP_POINT();\n    for (Py_ssize_t i = 0; i < n; i++) {\n        const char *key",
+        "    PUT(NUMBER(self, COUNT), first + (uint32_t)n);\n"
+        "    for (Py_ssize_t i = 0; i < n; i++) {\n        const char *key",
+    ),
+    "nothing tells that a change was broken off, in C": Plant(
+        "name_table.h", "    PUT(NUMBER(self, CHANGING), 1);\n    STOP_POINT();\n", ""
+    ),
     "what was broken off is not put right": Plant("repairing.py", "if not names.broken_off:", "if True:"),
     "names are registered without the table lock": Plant(
         "registering.py",
@@ -205,7 +214,8 @@ REGISTERING_FAULTS = {
 
 @pytest.mark.parametrize("fault", REGISTERING_FAULTS)
 def test_a_fault_of_registering_is_found(fault: str) -> None:
-    core = Core("Python", REGISTERING_FAULTS[fault])
+    plant = REGISTERING_FAULTS[fault]
+    core = Core("C" if plant.is_of_c else "Python", plant)
 
     def try_all() -> None:
         for metrics in (("a", "a"), ("a.l.x", "a.l.y")):
@@ -287,9 +297,10 @@ REMOVING_FAULTS = {
     ),
     "cells are given away with what is in them": Plant("names.py", "            self._stripes.clear(record)\n", ""),
     "a record is live before its name is written": Plant(
-        "names.py",
-        "            self.buffer[heap : heap + len(key)] = key\n",
-        '            self._store(number, "state", LIVE)\n            self.buffer[heap : heap + len(key)] = key\n',
+        "_names_py.py",
+        "        self._block[self._heap + place : self._heap + place + len(key)] = key\n",
+        '        self._store(number, "state", LIVE)\n'
+        "        self._block[self._heap + place : self._heap + place + len(key)] = key\n",
     ),
 }
 
