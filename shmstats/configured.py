@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 from . import config, lifecycle
-from .attachment.calls import deferred
 from .attachment.slow_path import SharedProvider
 from .block.lock import Guard
 from .handles import HandleKeeper
@@ -24,24 +22,6 @@ log = logging.getLogger("shmstats")
 #: The configuration in the place of one with an error. It needs no current directory, and its data directory can
 #: never be one.
 _DISABLED = {"path": {"data": os.devnull}, "stats": {"enabled": False}}
-
-_Self = TypeVar("_Self", bound="Configured")
-_Parameters = ParamSpec("_Parameters")
-
-
-def delivered(
-    deliver: Callable[Concatenate[_Self, FanOut, _Parameters], None],
-) -> Callable[Concatenate[_Self, _Parameters], None]:
-    """Have a method given what the registry counts into; later, where this thread is just finding that out."""
-
-    @functools.wraps(deliver)
-    def call(self: _Self, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> None:
-        fan_out = self._ready()
-        deliver(self, fan_out, *arguments, **named)
-        if self._exiting and fan_out.shared is not None:
-            fan_out.shared.close()  # again at once, for the interpreter had begun to exit
-
-    return deferred(call)
 
 
 class Configured(HandleKeeper):
@@ -131,7 +111,7 @@ class Configured(HandleKeeper):
     @property
     def shared(self) -> SharedProvider | None:
         """The shared block's provider; None where statistics are disabled, or wrongly configured."""
-        if self._settings is None and self.held_guard() is None:
+        if self._settings is None and not self.is_configuring:
             with self._guard:
                 try:
                     _ = self.settings
@@ -141,9 +121,10 @@ class Configured(HandleKeeper):
                     self._guard.defer(self._tell_config_error)
         return self._fan_out.shared
 
-    def held_guard(self) -> Guard | None:
-        """Return the registry's guard, where a signal handler has interrupted this thread while it configures."""
-        return self._guard if self._configuring and self._guard.held else None
+    @property
+    def is_configuring(self) -> bool:
+        """Whether a signal handler has interrupted this thread while it configures."""
+        return self._configuring and self._guard.held
 
     def flush(self) -> None:
         """Push what this process has buffered: to the block, and to further providers that buffer.

@@ -66,7 +66,8 @@ _paused: list[list[PausedPart]] = []
 #: Held from before a fork until after it: threads that fork at once do so one after the other.
 _forking = RLock()
 
-_pid = os.getpid()
+#: The process that all parts know themselves to be in; another one has come by a fork that nobody told of.
+known_pid = os.getpid()
 
 _exit_arranged = False
 
@@ -106,12 +107,12 @@ def arrange_exit() -> None:
 
 def notice_fork() -> None:
     """Drop what was inherited, where this is the child of a fork that nobody told of."""
-    if os.getpid() == _pid:
+    if os.getpid() == known_pid:
         return
     if _is_alone():
         # Python was not told either, and its lock may be a parent's thread's: no thread could start here.
         ctypes.pythonapi.PyOS_AfterFork_Child()
-    if os.getpid() != _pid:
+    if os.getpid() != known_pid:
         after_in_child()
 
 
@@ -148,8 +149,8 @@ def after_in_parent() -> None:
 
 def after_in_child() -> None:
     """Have every part forget, stage by stage."""
-    global _exit_arranged, _forking, _pid
-    _pid = os.getpid()
+    global _exit_arranged, _forking, known_pid
+    known_pid = os.getpid()
     _exit_arranged = False
     _forking = RLock()
     _paused.clear()

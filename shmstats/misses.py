@@ -6,12 +6,13 @@ The core calls these methods by their names. With the shared block as its only p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from .block.keys import check_text
 from .checks import check_duration, check_handle, check_integer, check_labels, check_no_names, check_number
-from .configured import Configured, delivered
+from .configured import Configured
 from .core import Counter, Gauge, Histogram, Series
 from .handles import Labelled
 from .series import Value
@@ -20,6 +21,28 @@ from .timer import Timer
 
 #: Stands for a value that was not given.
 _MISSING: Any = object()
+
+
+_Self = TypeVar("_Self", bound="Misses")
+_Parameters = ParamSpec("_Parameters")
+
+
+def delivered(
+    deliver: Callable[Concatenate[_Self, FanOut, _Parameters], None],
+) -> Callable[Concatenate[_Self, _Parameters], None]:
+    """Have a method given what the registry counts into; later, where this thread is just finding that out."""
+
+    @functools.wraps(deliver)
+    def call(self: _Self, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> None:
+        if self._configuring and self.is_configuring:
+            self._guard.defer(functools.partial(call, self, *arguments, **named))
+            return
+        fan_out = self._fan_out if self._settings is not None else self._ready()
+        deliver(self, fan_out, *arguments, **named)
+        if self._exiting and fan_out.shared is not None:
+            fan_out.shared.close()  # again at once, for the interpreter had begun to exit
+
+    return call
 
 
 class Misses(Configured):
@@ -34,7 +57,9 @@ class Misses(Configured):
     def _count(self, sign: int, category: str, metric: str, n: int, labels: Mapping[str, object] | None) -> None:
         n = check_integer("n", n)
         series = self._made(category, metric, Counter, labels)
-        if sign > 0:
+        if not series._bound:
+            self._count_whole(sign, series, n)
+        elif sign > 0:
             series.incr(n)
         else:
             series.decr(n)
@@ -44,11 +69,16 @@ class Misses(Configured):
             amount = sign * check_number("n", n)
             check_handle(series)
             self._deliver_move(series, amount)
+            self._keep_bound(series)
         else:
             whole = check_integer("n", n)
             check_handle(series)
-            self._deliver_count(sign, series, whole)
-        self._keep_bound(series)
+            self._count_whole(sign, series, whole)
+
+    def _count_whole(self, sign: int, series: Series, n: int) -> None:
+        self._deliver_count(sign, series, n)
+        if not series.labels:
+            self._keep_bound(series)
 
     @delivered
     def _deliver_count(self, fan_out: FanOut, sign: int, series: Series, n: int) -> None:

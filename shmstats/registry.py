@@ -24,10 +24,9 @@ from .checks import (
     make_bounds,
     make_declaration,
 )
-from .configured import delivered
 from .core import Counter, Gauge, Histogram, Series
 from .handles import Labelled
-from .misses import Misses
+from .misses import Misses, delivered
 from .series import Snapshot, Value, by_category
 from .sinks import Provider, check_provider
 from .sinks.fanout import FanOut

@@ -150,7 +150,7 @@ def _check_names(table: Records, index: NameIndex, entries: list[int], records: 
         found = index.find(key, declaration)
         assert (key, declaration) not in seen, f"{key!r} is there twice"
         assert found is not None, f"{key!r} is not found"
-        assert found[0] == number, f"{key!r} is found elsewhere"
+        assert found.number == number, f"{key!r} is found elsewhere"
         seen.add((key, declaration))
     entered = sorted(entry for entry in entries if entry not in (0, DELETED))
     assert entered == [number + 1 for number in live], "the index and the names differ"

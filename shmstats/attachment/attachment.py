@@ -208,11 +208,6 @@ class Attachment:
         """
         self._answers[question] = give
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is attached, and nothing is to be looked after."""
-        return self._block is not None and not self.ending and not self._no_thread_until
-
     def held_guard(self) -> Guard | None:
         """Return the guard of any block that the calling thread is inside of: it must not wait for another one."""
         return held_guard()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+from os import getpid
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from .. import lifecycle
 from ..block import BlockFullError, DeclarationError, SeriesLimitError, damage_named
-from ..block.lock import Guard
+from ..block.lock import guards
 from ..interruption import came_from_handler
 from ..reading import AttachedBlock
 
@@ -24,29 +25,25 @@ class KindError(ValueError):
     """A name that is one kind of statistic was used as another that it cannot become."""
 
 
-class Deferring(Protocol):
-    """What knows whether the calling thread can go in now."""
-
-    def held_guard(self) -> Guard | None:
-        """Return the guard that the calling thread is inside of, as a signal handler may be; None where it is not."""
-
-
-_Deferring = TypeVar("_Deferring", bound=Deferring)
 _Attachment = TypeVar("_Attachment", bound="Attachment")
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
 
 def deferred(
-    call: Callable[Concatenate[_Deferring, _Parameters], _Result],
-) -> Callable[Concatenate[_Deferring, _Parameters], _Result | None]:
-    """Have a method done as soon as this thread has left the guard that it is in; then it returns None."""
+    call: Callable[Concatenate[_Attachment, _Parameters], _Result],
+) -> Callable[Concatenate[_Attachment, _Parameters], _Result | None]:
+    """Have a method done as soon as this thread has left the guard of this process; then it returns None.
+
+    A signal handler may have interrupted the thread inside of it.
+    """
 
     @functools.wraps(call)
-    def now_or_later(self: _Deferring, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> _Result | None:
-        lifecycle.notice_fork()
-        guard = self.held_guard()
-        if guard is None:
+    def now_or_later(self: _Attachment, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> _Result | None:
+        if getpid() != lifecycle.known_pid:
+            lifecycle.notice_fork()
+        guard = guards.current
+        if not guard.is_held():
             return call(self, *arguments, **named)
         guard.defer(functools.partial(now_or_later, self, *arguments, **named))
         return None
@@ -66,7 +63,9 @@ def operation(
     @functools.wraps(do)
     def call(self: _Attachment, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> None:
         while True:
-            block = self._block if self.is_plain else self._attached()
+            block = self._block
+            if block is None or self.ending or self._no_thread_until:
+                block = self._attached()
             if block is None:
                 if self.retired:
                     _pass_on(self, do.__name__, *arguments, **named)

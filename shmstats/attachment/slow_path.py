@@ -13,6 +13,7 @@ from dataclasses import replace
 from ..block import Record, SeriesLimitError
 from ..block.keys import OVERFLOW, decode_key, encode_key, overflow_key
 from ..block.lock import process_guard
+from ..block.registering import find_or_add
 from ..bounds import Bounds, rebucketed, scale_of
 from ..core import Counter, Gauge, Histogram, Series
 from ..layout import INT64_MAX, INT64_MIN
@@ -160,16 +161,17 @@ class SharedProvider(Reads, Changes):
         """Return the key and record that a handle counts into: its own, or that of the overflow set."""
         key = encode_key(series.category, series.metric, series.labels)
         limit = self._settings.stats.max_series_per_metric
-        mine = self._mine(series.category, series.metric)
+        definition = self._declared.get((series.category, series.metric))
+        mine = None if definition is None else definition.declared
         try:
-            return key, block.find_or_add(key, kind, limit, mine)
+            return key, find_or_add(block, key, kind, limit, mine)
         except SeriesLimitError:
             self._log_once(
                 f"metric {series.metric!r} of category {series.category!r} has {limit} label sets, as many as"
                 " stats.max_series_per_metric allows: further ones are counted together"
             )
             key = overflow_key(key)
-            return key, block.find_or_add(key, kind, limit, mine)
+            return key, find_or_add(block, key, kind, limit, mine)
 
     def _count(self, block: AttachedBlock, series: Series, n: int | float) -> None:
         done = False

@@ -48,11 +48,13 @@ class Guard(Section):
     Attributes:
         lock: the lock, for further sections of it.
         enter: go in; the same as ``with``, for who must be quick.
+        is_held: tells whether the calling thread is inside; the same as ``held``, likewise.
     """
 
     def __init__(self) -> None:
         self.lock = native.RLock()  # not a greenlet's: none is switched inside
         self.enter = self.lock.acquire
+        self.is_held: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         self._deferred: deque[Callable[[], object]] = deque()
         self._threads = native.original("_thread", "_local")()
         super().__init__(self.lock, after=self.do_deferred)
@@ -240,16 +242,17 @@ class _Guards:
         self.current = Guard()
 
 
-_guards = _Guards()
-lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, _guards)
+#: Has the guard of this process as ``current``: for who must be quick.
+guards = _Guards()
+lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, guards)
 
 
 def process_guard() -> Guard:
     """Return the one guard of this process."""
-    return _guards.current
+    return guards.current
 
 
 def held_guard() -> Guard | None:
     """Return the guard if the calling thread is inside of it, else None."""
-    guard = _guards.current
+    guard = guards.current
     return guard if guard.held else None

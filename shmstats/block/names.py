@@ -26,12 +26,12 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..core import Cells, NameIndex
-from ..layout import NAME, PAGE, REMOVED, field_offset, struct_of
+from ..layout import NAME, PAGE, REMOVED, field_offset
 from ..series import Kind, Mode
 from .errors import BlockFullError
 from .keys import family_key
@@ -39,12 +39,12 @@ from .layout import HEADER, Layout
 from .notes import next_half, room_for
 from .records import (
     _CELL,
-    _KINDS,
-    _MODES,
     _NOTE,
     _ROOM,
     FAMILY,
+    KINDS,
     MEMBER,
+    MODES,
     MONOTONIC,
     Record,
     Records,
@@ -53,21 +53,31 @@ from .records import (
 from .space import Space
 from .stripes import Stripes
 
-_NAME = struct_of(NAME)
 _ROOM_STEP = 16
 
 #: Where a record's note is, and the room there: two fields that change together.
 _NOTE_PLACE = struct.Struct("<QI")
 
 _HEADER = tuple(
-    field_offset(HEADER, field) for field in ("names", "cells", "families", "changing", "index_slots", "heap", "salt")
+    field_offset(HEADER, field)
+    for field in (
+        *("names", "removed", "families", "cells", "index_slots", "changing"),
+        *("heap", "revision", "salt"),
+    )
 )
 
 
 def make_index(buf: memoryview, layout: Layout) -> NameIndex:
     """Return the index of a block's names; with a read-only ``buf`` nothing can be added to it."""
     sections = layout.index, layout.index_slots, layout.names, layout.capacity, layout.heap, layout.heap_bytes
-    return NameIndex(buf, (*sections, layout.columns), _HEADER)
+    return NameIndex(buf, (*sections, layout.columns), _HEADER, Record, KINDS, MODES)
+
+
+class Find(Protocol):
+    """Looks a name up."""
+
+    def __call__(self, key: bytes, declaration: int = 0, /) -> Record | None:
+        """Return the record of a name; None where there is none."""
 
 
 class NameTable(Records):
@@ -83,6 +93,8 @@ class NameTable(Records):
     Attributes:
         cells: as the argument.
         index: finds records by key.
+        find: looks a name up without a lock, by key and, for what an outdated declaration left, the number of that;
+            None is certain only under the table lock. Raises `ValueError` where the record is damaged.
     """
 
     def __init__(self, buf: memoryview, layout: Layout, space: Space, cells: Cells, stripes: Stripes) -> None:
@@ -91,6 +103,7 @@ class NameTable(Records):
         self._space = space
         self._stripes = stripes
         self.index = make_index(buf, layout)
+        self.find: Find = self.index.find
         self._free: dict[tuple[int, int], list[int]] = {}
         self._free_revision = -1
 
@@ -99,25 +112,9 @@ class NameTable(Records):
         self.index.close()
         super().close()
 
-    def find(self, key: bytes, declaration: int = 0) -> Record | None:
-        """Look a name up, without a lock: None is certain only under the table lock.
-
-        Args:
-            key: of the name.
-            declaration: the number of an outdated declaration, for what that left; 0 for the current one.
-
-        Raises:
-            ValueError: the record is damaged.
-        """
-        found = self.index.find(key, declaration)
-        if found is None:
-            return None
-        number, kind, flags, cell, width, mode, family, declaration = found
-        return Record(number, _KINDS[kind], flags, cell, width, _MODES[mode], family, declaration)
-
     def family_of(self, key: bytes) -> Record | None:
         """Look up the family of the metric that a name with that key belongs to."""
-        return self.find(family_key(key)) if self.families else None
+        return self.find(family_key(key))
 
     def add(self, key: bytes, wanted: Record) -> Record:
         """Add a name that `find` does not find. The table lock is held.
@@ -129,12 +126,13 @@ class NameTable(Records):
         Raises:
             BlockFullError: no record, cell, heap or shared memory is left. Nothing was changed.
         """
-        if self.removed:
+        usage = count, removed, cells, *_ = self.index.usage()
+        if removed:
             free = self._removed_ones(len(key), wanted.width)
             if free:
                 return self._take_over(free, key, wanted)
-        record = wanted._replace(number=self.count, cell=self.cells_used)
-        self._have_room(1, wanted.width, -(-len(key) // _ROOM_STEP) * _ROOM_STEP)
+        record = wanted._replace(number=count, cell=cells)
+        self._have_room(usage, 1, wanted.width, -(-len(key) // _ROOM_STEP) * _ROOM_STEP)
         if wanted.width:
             self._stripes.place(record)
         self.index.append((key,), packed(wanted, time.time_ns()))
@@ -157,7 +155,7 @@ class NameTable(Records):
         """
         cell, widths = self.cells_used, records["width"].astype(np.int64)
         rooms = sum([-(-len(key) // _ROOM_STEP) for key in keys]) * _ROOM_STEP
-        self._have_room(len(keys), int(widths.sum()), rooms)
+        self._have_room(self.index.usage(), len(keys), int(widths.sum()), rooms)
         number = self.index.append(keys, records.tobytes())
         return number, (cell + np.cumsum(widths) - widths).tolist()
 
@@ -234,8 +232,8 @@ class NameTable(Records):
             self.buffer[start : start + len(packed)] = packed
             return
         room = room_for(packed)
-        self._have_heap(room)
         note = self.heap_used
+        self._have_heap(note, room)
         start = self._layout.heap + note
         # The place may have been that of another note, whose writer was killed before it was noted down here.
         self.buffer[start : start + room] = bytes(room)
@@ -292,22 +290,21 @@ class NameTable(Records):
             family = self.record(record.family)
             self._store(family.number, "members", self.members(family) + n)
 
-    def _have_room(self, names: int, cells: int, heap: int) -> None:
+    def _have_room(self, usage: tuple[int, ...], names: int, cells: int, heap: int) -> None:
         """Have records, cells, heap and slots of the index for so many names more.
 
         Raises:
             BlockFullError: there are not.
         """
-        number, layout = self.count, self._layout
-        if number + names > layout.capacity or self.cells_used + cells > layout.columns:
+        (number, _, cells_used, slots, _, heap_used), layout = usage, self._layout
+        if number + names > layout.capacity or cells_used + cells > layout.columns:
             raise BlockFullError(f"the capacity of the block, {layout.capacity}, is in use")
-        self._have_heap(heap)
-        self._reserve_growth(layout.names, number * _NAME.size, names * _NAME.size)
-        if 2 * (number + names) - 1 > self.index_slots:
+        self._have_heap(heap_used, heap)
+        self._reserve_growth(layout.names, number * NAME.itemsize, names * NAME.itemsize)
+        if 2 * (number + names) - 1 > slots:
             self._grow_index(number + names)
 
-    def _have_heap(self, room: int) -> None:
-        used = self.heap_used
+    def _have_heap(self, used: int, room: int) -> None:
         if used + room > self._layout.heap_bytes:
             raise BlockFullError(f"all {self._layout.heap_bytes} bytes for names in the block are in use")
         self._reserve_growth(self._layout.heap, used, room)

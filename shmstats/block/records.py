@@ -27,8 +27,10 @@ _NAME = struct_of(NAME)
 _STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION = range(9)
 _KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM = range(9, 14)
 _OFFSETS = {field: field_offset(NAME, field) for field in NAME.names or ()}
-_KINDS = {int(kind): kind for kind in Kind}
-_MODES = {int(mode): mode for mode in Mode}
+
+#: Kinds and modes by their numbers; None for a number that is none.
+KINDS = tuple(map({int(kind): kind for kind in Kind}.get, range(max(Kind) + 1)))
+MODES = tuple(map({int(mode): mode for mode in Mode}.get, range(max(Mode) + 1)))
 
 
 class Record(NamedTuple):
@@ -235,14 +237,15 @@ class Records:
 
     def _record(self, number: int, fields: tuple[int, ...]) -> Record:
         cell, width = fields[_CELL], fields[_WIDTH]
-        if fields[_KIND] not in _KINDS or fields[_MODE] not in _MODES or cell + width > self._layout.columns:
+        kind = KINDS[fields[_KIND]] if fields[_KIND] < len(KINDS) else None
+        mode = MODES[fields[_MODE]] if fields[_MODE] < len(MODES) else None
+        if kind is None or mode is None or cell + width > self._layout.columns:
             raise DamagedBlockError(
                 f"record {number} has kind {fields[_KIND]}, mode {fields[_MODE]}, and {width} cells from {cell} on,"
                 " which cannot be"
             )
         return Record(
-            *(number, _KINDS[fields[_KIND]], fields[_FLAGS], cell, width, _MODES[fields[_MODE]]),
-            *(fields[_FAMILY] - 1, fields[_DECLARATION]),
+            *(number, kind, fields[_FLAGS], cell, width, mode, fields[_FAMILY] - 1, fields[_DECLARATION]),
         )
 
     def _text(self, number: int, start: int, length: int) -> bytes:

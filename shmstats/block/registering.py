@@ -38,8 +38,8 @@ def find_or_add(block: Metrics, key: bytes, kind: Kind, limit: int = 0, mine: De
     ):
         return record
     with block.exclusive():
-        family = names.family_of(key)
-        outdated = counted_under(block, family, key, kind, mine)
+        family = names.find(family_key(key))
+        outdated = None if family is None else counted_under(block, family, key, kind, mine)
         # Whoever held the lock may have added it, also while we looked.
         record = names.find(key, 0 if outdated is None else digest(outdated))
         if record is None:

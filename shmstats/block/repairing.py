@@ -16,9 +16,9 @@ def repair(names: NameTable) -> bool:
 
     The table lock is held.
     """
-    if not names.broken_off:
+    count, *_, is_broken_off, _ = names.index.usage()
+    if not is_broken_off:
         return False
-    count = names.count
     records = names.array()
     live = records["state"] == LIVE
     _follow_families(names, records, live)

@@ -366,20 +366,36 @@ class NameIndex:
         block: the block. With a read-only one nothing can be changed.
         sections: offset of the index and its slots at most; offset of the records and how many there can be; offset of
             the heap and its bytes; columns of a row.
-        header: offsets of the numbers of the header: records in use, columns in use, families, whether the names are
-            changing, slots of the index in use, bytes of the heap in use; and of the salt.
+        header: offsets of the numbers of the header: records in use, those removed, families, columns in use, slots of
+            the index in use, whether the names are changing; in 8 bytes the heap in use and the revision; and the salt.
+        record: the class of what is found.
+        kinds: what stands for a number of a kind; None for one that is none.
+        modes: likewise of modes.
     """
 
-    def __init__(self, block: memoryview, sections: tuple[int, ...], header: tuple[int, ...]) -> None: ...
+    def __init__(
+        self,
+        block: memoryview,
+        sections: tuple[int, ...],
+        header: tuple[int, ...],
+        record: type[tuple[Any, ...]],
+        kinds: tuple[Any, ...],
+        modes: tuple[Any, ...],
+    ) -> None: ...
     def hash(self, key: bytes, /) -> int:
         """Return the hash of a key."""
 
-    def find(self, key: bytes, declaration: int = 0, /) -> tuple[int, int, int, int, int, int, int, int] | None:
+    def find(self, key: bytes, declaration: int = 0, /) -> Any:
         """Look a name up.
 
         Returns:
-            Number, kind, flags, first cell, width, mode, family (-1: none) and declaration of its record; None where
-            it was not there.
+            Its record: number, kind, flags, first cell, width, mode, family (-1: none) and declaration; None where it
+            was not there.
+        """
+
+    def usage(self) -> tuple[int, ...]:
+        """Return how many records are in use, and removed, columns in use, slots of the index, whether the names are
+        changing, and bytes of the heap in use.
         """
 
     def append(self, keys: Sequence[bytes], records: bytes, /) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,11 +32,21 @@ def hash_key(key: bytes, salt: bytes) -> int:
 class NameIndex:
     """The index of a block's names; see `shmstats.core._cells`."""
 
-    def __init__(self, block: memoryview, sections: tuple[int, ...], header: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        block: memoryview,
+        sections: tuple[int, ...],
+        header: tuple[int, ...],
+        record: type[tuple[Any, ...]],
+        kinds: tuple[Any, ...],
+        modes: tuple[Any, ...],
+    ) -> None:
         index, self._index_slots, self._names, self._capacity, self._heap, self._heap_bytes, self._columns = sections
-        *places, salt = header
-        self._names_used, self._cells, self._families, self._changing, self._slots = (at // 4 for at in places[:5])
-        self._heap_used = places[5] // 8
+        *words, heap_used, _, salt = header
+        words = [at // 4 for at in words]
+        self._names_used, self._removed, self._families, self._cells, self._slots, self._changing = words
+        self._heap_used = heap_used // 8
+        self._record, self._kinds, self._modes = record, kinds, modes
         self._block = block
         whole = len(block) // 8 * 8
         self._words, self._longs = block[:whole].cast("I"), block[:whole].cast("Q")
@@ -56,7 +67,7 @@ class NameIndex:
             self._hashed = key, hashed
         return hashed
 
-    def find(self, key: bytes, declaration: int = 0) -> tuple[int, ...] | None:
+    def find(self, key: bytes, declaration: int = 0) -> Any:
         """Look a name up, without a lock."""
         index, mask, count = self._index, self._mask, self._words[self._names_used]
         wanted = self.hash(key) ^ declaration
@@ -71,6 +82,11 @@ class NameIndex:
                     return found
             slot = slot + 1 & mask
         return None
+
+    def usage(self) -> tuple[int, ...]:
+        """Return how much is in use."""
+        places = self._names_used, self._removed, self._cells, self._slots, self._changing
+        return (*(self._words[place] for place in places), self._longs[self._heap_used])
 
     def append(self, keys: Sequence[bytes], records: bytes) -> int:
         """Add names that are not there behind all others, in one step; the table lock is held."""
@@ -181,7 +197,7 @@ class NameIndex:
         """The number of slots of the index in use, less one."""
         return self._words[self._slots] - 1 & self._index_slots - 1
 
-    def _match(self, number: int, wanted: int, declaration: int, key: bytes) -> tuple[int, ...] | None:
+    def _match(self, number: int, wanted: int, declaration: int, key: bytes) -> Any:
         fields = _NAME.unpack_from(self._block, self._names + number * NAME.itemsize)
         if fields[_STATE] != LIVE or fields[_HASH] != wanted or fields[_LENGTH] != len(key):
             return None
@@ -193,8 +209,16 @@ class NameIndex:
         start = self._heap + place
         if self._block[start : start + len(key)] != key:
             return None
-        mode, family = fields[_MODE], fields[_FAMILY] - 1
-        return number, fields[_KIND], fields[_FLAGS], cell, width, mode, family, declaration
+        kind = self._item(self._kinds, fields[_KIND], "kind", number)
+        mode = self._item(self._modes, fields[_MODE], "mode", number)
+        values = number, kind, fields[_FLAGS], cell, width, mode, fields[_FAMILY] - 1, declaration
+        return tuple.__new__(self._record, values)
+
+    @staticmethod
+    def _item(items: tuple[Any, ...], number: int, what: str, of: int) -> Any:
+        if number >= len(items) or items[number] is None:
+            raise ValueError(f"record {of} has {what} {number}, which cannot be")
+        return items[number]
 
     def _count(self, flags: int, family: int, n: int) -> None:
         """Count a name that comes (1) or goes (-1) where its family, or all families, are counted."""

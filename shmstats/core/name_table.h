@@ -20,13 +20,15 @@ is_section(const Py_buffer *block, Py_ssize_t offset, Py_ssize_t units, Py_ssize
 static int
 NameIndex_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"block", "sections", "header", NULL};
+    static char *keywords[] = {"block", "sections", "header", "record", "kinds", "modes", NULL};
     NameIndex *self = (NameIndex *)object;
-    PyObject *block;
+    PyObject *block, *record, *kinds, *modes;
     Py_ssize_t index, names, heap, places[HEADER_PLACES];
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O(nnnnnnn)(nnnnnnn)", keywords, &block, &index, &self->index_slots,
-                                     &names, &self->capacity, &heap, &self->heap_bytes, &self->columns, &places[0],
-                                     &places[1], &places[2], &places[3], &places[4], &places[5], &places[6]))
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "O(nnnnnnn)(nnnnnnnnn)O!O!O!", keywords, &block, &index, &self->index_slots, &names,
+            &self->capacity, &heap, &self->heap_bytes, &self->columns, &places[COUNT], &places[REMOVED],
+            &places[FAMILIES], &places[CELLS_USED], &places[INDEX_SLOTS], &places[CHANGING], &places[HEAP_USED],
+            &places[REVISION], &places[SALT], &PyType_Type, &record, &PyTuple_Type, &kinds, &PyTuple_Type, &modes))
         return -1;
     if (self->buffer.buf != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "the names have a block already");
@@ -52,6 +54,9 @@ NameIndex_init(PyObject *object, PyObject *args, PyObject *kwargs)
     char *base = self->buffer.buf;
     for (int i = 0; i < HEADER_PLACES; i++)
         self->header[i] = base + places[i];
+    Py_XSETREF(self->record, Py_NewRef(record));
+    Py_XSETREF(self->kinds, Py_NewRef(kinds));
+    Py_XSETREF(self->modes, Py_NewRef(modes));
     self->index = (uint32_t *)(void *)(base + index);
     self->names = (Record *)(void *)(base + names);
     self->heap = base + heap;
@@ -61,7 +66,7 @@ NameIndex_init(PyObject *object, PyObject *args, PyObject *kwargs)
     return 0;
 }
 
-#define NAMES_REFERENCES(X)
+#define NAMES_REFERENCES(X) X(record) X(kinds) X(modes)
 COLLECTED(NameIndex, NAMES_REFERENCES, NameIndex_forget(self))
 
 /* Whether the block is there, and can be changed if that is wanted; 0 with an exception set. */
@@ -93,30 +98,64 @@ NameIndex_hash(NameIndex *self, PyObject *key)
     return PyLong_FromUnsignedLong(hash_of((unsigned char *)text, (size_t)length, self->salt));
 }
 
+/* The item of a tuple of kinds or modes; NULL with an exception set where there is none of that number. */
 static PyObject *
-NameIndex_find(NameIndex *self, PyObject *args)
+item_of(PyObject *tuple, int number, const char *what, Py_ssize_t of)
 {
-    PyObject *key;
-    unsigned int declaration = 0;
+    PyObject *item = number < PyTuple_GET_SIZE(tuple) ? PyTuple_GET_ITEM(tuple, number) : Py_None;
+    if (item != Py_None)
+        return item;
+    return PyErr_Format(PyExc_ValueError, "record %zd has %s %d, which cannot be", of, what, number);
+}
+
+/* A record as Python has it. */
+static PyObject *
+make_record(NameIndex *self, Py_ssize_t number, const Record *name)
+{
+    PyObject *kind = item_of(self->kinds, name->kind, "kind", number);
+    PyObject *mode = kind == NULL ? NULL : item_of(self->modes, name->mode, "mode", number);
+    PyObject *fields = mode == NULL ? NULL
+                                    : Py_BuildValue("((nOiIIOLI))", number, kind, name->flags, name->cell, name->width,
+                                                    mode, (long long)name->family - 1, name->declaration);
+    if (fields == NULL)
+        return NULL;
+    PyObject *made = PyTuple_Type.tp_new((PyTypeObject *)self->record, fields, NULL);
+    Py_DECREF(fields);
+    return made;
+}
+
+static PyObject *
+NameIndex_find(NameIndex *self, PyObject *const *args, Py_ssize_t nargs)
+{
     Py_ssize_t number = 0;
     Record name;
-    if (!PyArg_ParseTuple(args, "S|I", &key, &declaration) || !NameIndex_is_open(self, 0))
+    if (nargs < 1 || nargs > 2 || !PyBytes_Check(args[0]))
+        return PyErr_SetString(PyExc_TypeError, "find takes a key as bytes, and the number of a declaration"), NULL;
+    unsigned long declaration = nargs == 2 ? PyLong_AsUnsignedLong(args[1]) : 0;
+    if ((declaration == (unsigned long)-1 && PyErr_Occurred()) || !NameIndex_is_open(self, 0))
         return NULL;
-    int found = find_name(self, PyBytes_AS_STRING(key), (size_t)PyBytes_GET_SIZE(key), declaration, &number, &name);
-    if (found <= 0) {
-        if (found < 0)
-            return NULL;
-        Py_RETURN_NONE;
-    }
-    return Py_BuildValue("niiIIiLI", number, name.kind, name.flags, name.cell, name.width, name.mode,
-                         (long long)name.family - 1, declaration);
+    const char *key = PyBytes_AS_STRING(args[0]);
+    int found = find_name(self, key, (size_t)PyBytes_GET_SIZE(args[0]), (uint32_t)declaration, &number, &name);
+    if (found < 0)
+        return NULL;
+    return found ? make_record(self, number, &name) : Py_NewRef(Py_None);
+}
+
+static PyObject *
+NameIndex_usage(NameIndex *self, PyObject *Py_UNUSED(ignored))
+{
+    if (!NameIndex_is_open(self, 0))
+        return NULL;
+    return Py_BuildValue("IIIIIK", GET(NUMBER(self, COUNT)), GET(NUMBER(self, REMOVED)),
+                         GET(NUMBER(self, CELLS_USED)), GET(NUMBER(self, INDEX_SLOTS)), GET(NUMBER(self, CHANGING)),
+                         (unsigned long long)GET(LONG_NUMBER(self, HEAP_USED)));
 }
 
 /* Whether so many names, with their keys, have room; 0 with an exception set. */
 static int
 NameIndex_have_room(const NameIndex *self, PyObject *const *keys, Py_ssize_t n, const Py_buffer *records)
 {
-    uint64_t columns = GET(NUMBER(self, CELLS_USED)), heap = GET(HEAP(self));
+    uint64_t columns = GET(NUMBER(self, CELLS_USED)), heap = GET(LONG_NUMBER(self, HEAP_USED));
     if (records->len != n * (Py_ssize_t)sizeof(Record) || n > self->capacity - (Py_ssize_t)GET(NUMBER(self, COUNT))
         || heap > (uint64_t)self->heap_bytes || heap % 8 != 0)
         return PyErr_SetString(PyExc_ValueError, "the names do not fit into the block"), 0;
@@ -137,7 +176,7 @@ static int
 append_names(NameIndex *self, PyObject *const *keys, Py_ssize_t n, const char *records, uint32_t first)
 {
     uint32_t cell = GET(NUMBER(self, CELLS_USED));
-    uint64_t heap = GET(HEAP(self));
+    uint64_t heap = GET(LONG_NUMBER(self, HEAP_USED));
     PUT(NUMBER(self, CHANGING), 1);
     STOP_POINT();
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -157,7 +196,7 @@ append_names(NameIndex *self, PyObject *const *keys, Py_ssize_t n, const char *r
         heap += name.room;
         cell += name.width;
     }
-    PUT(HEAP(self), heap);
+    PUT(LONG_NUMBER(self, HEAP_USED), heap);
     PUT(NUMBER(self, CELLS_USED), cell);
     for (Py_ssize_t i = 0; i < n; i++) {
         Record name;
@@ -331,7 +370,8 @@ NameIndex_close(NameIndex *self, PyObject *Py_UNUSED(ignored))
 static PyMethodDef NameIndex_methods[] = {
     {"hash", (PyCFunction)NameIndex_hash, METH_O, NULL},
     {"discard", (PyCFunction)NameIndex_discard, METH_O, NULL},
-    POSITIONAL(NameIndex, find),
+    {"find", FUNCTION(NameIndex_find), METH_FASTCALL, NULL},
+    NO_ARGUMENTS(NameIndex, usage),
     POSITIONAL(NameIndex, append),
     POSITIONAL(NameIndex, replace),
     POSITIONAL(NameIndex, enter),

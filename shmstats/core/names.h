@@ -8,7 +8,7 @@
 enum { ENTRY_DELETED = 0xFFFFFFFF, KEY_ROOM = 16, RECORD_WORDS = sizeof(Record) / 8 };
 
 /* The numbers of the header, in the order in which the constructor takes their offsets; and the salt. */
-enum { COUNT, CELLS_USED, FAMILIES, CHANGING, INDEX_SLOTS, HEAP_USED, SALT, HEADER_PLACES };
+enum { COUNT, REMOVED, FAMILIES, CELLS_USED, INDEX_SLOTS, CHANGING, HEAP_USED, REVISION, SALT, HEADER_PLACES };
 
 typedef struct {
     PyObject_HEAD
@@ -19,12 +19,14 @@ typedef struct {
     char *heap;
     Py_ssize_t index_slots, capacity, heap_bytes, columns;
     uint64_t salt[2];
+    PyObject *record;        /* the class that records are given as, a tuple */
+    PyObject *kinds, *modes; /* tuples: by number, None for one that cannot be */
 } NameIndex;
 
 #define GET(place) __atomic_load_n((place), __ATOMIC_ACQUIRE)
 #define PUT(place, value) __atomic_store_n((place), (value), __ATOMIC_RELEASE)
 #define NUMBER(names, which) ((uint32_t *)(void *)(names)->header[which])
-#define HEAP(names) ((uint64_t *)(void *)(names)->header[HEAP_USED])
+#define LONG_NUMBER(names, which) ((uint64_t *)(void *)(names)->header[which])
 
 static Record
 load_name(const NameIndex *names, Py_ssize_t number)

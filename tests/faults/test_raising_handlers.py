@@ -214,7 +214,7 @@ def test_what_a_handler_raises_comes_to_the_application(
                 patch.setattr(shmstats.block.workers, "_SLOTS", _Signalling())
             elif place == "find_or_add":
                 stats.incr("c", "there")
-                patch.setattr(shmstats.block.names.NameTable, "find", signalling)
+                patch.setattr(shmstats.block.names.NameTable, "add", signalling)
             elif place == "reserve":
                 stats.incr("c", "there")
                 patch.setattr(shmstats.block.segment.Segment, "reserve", signalling)

@@ -333,6 +333,10 @@ class FieldStruct:
         """Do as the method of Struct."""
         return self._real.pack(*values)
 
+    def unpack(self, content: bytes) -> tuple[Any, ...]:
+        """Do as the method of Struct."""
+        return self._real.unpack(content)
+
     def iter_unpack(self, content: bytes) -> Any:
         """Do as the method of Struct."""
         return self._real.iter_unpack(content)
@@ -639,10 +643,10 @@ class Core:
         self._sequences: set[int] = set()
         return self._stepped.Cells(self._nonsense, **arguments)
 
-    def _make_c_index(self, buffer: View, sections: tuple[int, ...], header: tuple[int, ...]) -> Any:
+    def _make_c_index(self, buffer: View, *arguments: Any) -> Any:
         """Return the index of the names over the block that `_make_c_cells` watches."""
         assert self._stepped is not None
-        return self._stepped.NameIndex(self._nonsense, sections, header)
+        return self._stepped.NameIndex(self._nonsense, *arguments)
 
     def _c_step(self, kind: str, offset: int, size: int, first: int, second: int) -> int:
         """Take a step of the C core."""

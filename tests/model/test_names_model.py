@@ -187,23 +187,17 @@ REGISTERING_FAULTS = {
         "_names_py.py",
         "            hashes.append(self.hash(key) ^ template[_DECLARATION])\n",
         "            hashes.append(self.hash(key) ^ template[_DECLARATION])\n"
-        "            words[self._count] = number + 1\n",
+        "            words[self._names_used] = number + 1\n",
     ),
     "nothing tells that a change was broken off": Plant(
         "_names_py.py",
         "        words[self._changing] = 1\n        hashes = []",
         "        hashes = []",
     ),
-    "a name is counted before it is written, in C": Plant(
-        "name_table.h",
-        "    STOP_POINT();\n    for (Py_ssize_t i = 0; i < n; i++) {\n        const char *key",
-        "    PUT(NUMBER(self, COUNT), first + (uint32_t)n);\n"
-        "    for (Py_ssize_t i = 0; i < n; i++) {\n        const char *key",
-    ),
     "nothing tells that a change was broken off, in C": Plant(
         "name_table.h", "    PUT(NUMBER(self, CHANGING), 1);\n    STOP_POINT();\n", ""
     ),
-    "what was broken off is not put right": Plant("repairing.py", "if not names.broken_off:", "if True:"),
+    "what was broken off is not put right": Plant("repairing.py", "if not is_broken_off:", "if True:"),
     "names are registered without the table lock": Plant(
         "registering.py",
         "    with block.exclusive():\n        family",
