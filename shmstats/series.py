@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar, overload
 
@@ -148,19 +148,21 @@ _Item = TypeVar("_Item")
 
 
 class Deferred(Sequence[_Item]):
-    """A sequence that is made when somebody looks at it; an exporter that has no need of it saves the time.
+    """A sequence whose items are made when somebody looks at them, by `_make`; who has no need of them saves the time.
 
     Args:
         length: of it.
-        make: makes the items.
     """
 
-    __slots__ = ("_items", "_length", "_make")
+    __slots__ = ("_items", "_length")
 
-    def __init__(self, length: int, make: Callable[[], Sequence[_Item]]) -> None:
+    def __init__(self, length: int) -> None:
         self._length = length
-        self._make = make
         self._items: Sequence[_Item] | None = None
+
+    def _make(self) -> Sequence[_Item]:
+        """Make the items."""
+        raise NotImplementedError
 
     @property
     def items(self) -> Sequence[_Item]:
@@ -169,6 +171,11 @@ class Deferred(Sequence[_Item]):
         if items is None:
             items = self._items = self._make()
         return items
+
+    def at(self, positions: Sequence[int]) -> list[_Item]:
+        """Return the items at some positions, none of them negative."""
+        items = self.items
+        return [items[position] for position in positions]
 
     def __len__(self) -> int:
         return self._length
@@ -192,6 +199,11 @@ class Deferred(Sequence[_Item]):
 
     def __repr__(self) -> str:
         return repr(self.items)
+
+
+def items_at(items: Sequence[_Item], positions: Sequence[int]) -> list[_Item]:
+    """Return the items at some positions, none of them negative; of a deferred sequence no others are made."""
+    return items.at(positions) if isinstance(items, Deferred) else [items[position] for position in positions]
 
 
 @dataclass(frozen=True, slots=True)

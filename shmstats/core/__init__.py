@@ -34,6 +34,7 @@ __all__ = [
     "group_series",
     "hash_key",
     "merge_histograms",
+    "plan_save",
     "plan_text",
     "sum_columns",
 ]
@@ -124,6 +125,7 @@ hash_key = core.hash_key
 fill_text = core.fill_text
 group_series = core.group_series
 merge_histograms = core.merge_histograms
+plan_save = core.plan_save
 plan_text = core.plan_text
 sum_columns = core.sum_columns
 

@@ -112,6 +112,22 @@ def plan_text(
         ValueError: the groups are not those of the records.
     """
 
+def plan_save(records: bytes, heap: bytes, numbers: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """Write what a saved snapshot has of some records; see `shmstats.snapshot.format`.
+
+    Args:
+        records: as for `group_series`.
+        heap: as for `group_series`.
+        numbers: of counters, gauges and histograms (u32).
+
+    Returns:
+        The items of the lists ``names``, ``kinds`` and ``created``, and those of ``values`` as text and places for
+        `fill_text`.
+
+    Raises:
+        ValueError: the numbers are not those of records that can be saved.
+    """
+
 def fill_text(text: bytes, places: bytes, totals: bytes | bytearray) -> bytes:
     """Put the values of one moment into their places, mostly without the GIL.
 

@@ -26,6 +26,7 @@ from ..series import Labels
 from ._exposition_py import fill_text as fill_text
 from ._exposition_py import group_series as group_series
 from ._exposition_py import merge_histograms as merge_histograms
+from ._exposition_py import plan_save as plan_save
 from ._exposition_py import plan_text as plan_text
 from ._names_py import RECORD_LAYOUT as RECORD_LAYOUT
 from ._names_py import NameIndex as NameIndex

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
@@ -23,11 +24,12 @@ _GROUP = struct.Struct("<III")
 _SPAN = struct.Struct("<II")
 
 _LIVE, _MONOTONIC, _FAMILY = 1, 1, 2
-_COUNTER, _TIMESTAMP = 1, 4
-_INTEGER, _GAUGE, _SECONDS, _NOTHING, _SUM, _BUCKET = range(6)
+_COUNTER, _KIND_OF_GAUGES, _HISTOGRAM, _TIMESTAMP = 1, 2, 3, 4
+_NOT_IN_JSON = re.compile(rb'[\0-\x1f"\\]')
+_INTEGER, _GAUGE, _SECONDS, _NOTHING, _SUM, _BUCKET, _MAXIMUM, _MINIMUM, _IN_USE = range(9)
 
 #: Cells that each form looks at; of a bucket those before the first one, and itself.
-_CELLS = (2, 3, 2, 0, 2, 5)
+_CELLS = (2, 3, 2, 0, 2, 5, 3, 4, 4)
 
 _FIRST_BUCKET = 4
 
@@ -184,6 +186,12 @@ def fill_text(text: bytes, places: bytes, totals: bytes | bytearray) -> bytes:
             value = str(sum(integers[cell + _FIRST_BUCKET : cell + _FIRST_BUCKET + argument + 1]))
         elif form == _SUM:
             value = repr(reals[cell + 1] / argument)
+        elif form == _MAXIMUM:
+            value = repr(reals[cell + 2])
+        elif form == _MINIMUM:
+            value = repr(minimum_of(integers[cell + 3]) if integers[cell + 3] else 0.0)
+        elif form == _IN_USE:
+            value = _in_use(integers[cell + _FIRST_BUCKET : cell + _FIRST_BUCKET + argument].tolist())
         elif form == _GAUGE and words[2 * cell + 1] & 1:
             value = repr(reals[cell + 2])
         elif form == _SECONDS:
@@ -195,9 +203,59 @@ def fill_text(text: bytes, places: bytes, totals: bytes | bytearray) -> bytes:
     return b"".join(filled)
 
 
+def _in_use(buckets: list[int]) -> str:
+    """Return the number of the first bucket that is not 0, and the list of all from there to the last such."""
+    used = [number for number, count in enumerate(buckets) if count]
+    first, behind = (used[0], used[-1] + 1) if used else (0, 0)
+    return f"{first},[{','.join(map(str, buckets[first:behind]))}]"
+
+
+def plan_save(records: bytes, heap: bytes, numbers: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """Write what a saved snapshot has of some records; see `shmstats.core._cells`."""
+    found = list(_records(records))
+    chosen = memoryview(numbers).cast("I").tolist() if len(numbers) % 4 == 0 else [len(found)]
+    if not all(number < len(found) and _can_be_saved(found[number], heap) for number in chosen):
+        raise ValueError("the numbers are not those of records that can be saved")
+    saved = [found[number] for number in chosen]
+    keys = b",".join([_json_key(heap[record.key : record.key + record.length]) for record in saved])
+    kinds = b",".join([b"%d" % _saved_kind(record) for record in saved])
+    created = b",".join([b"%d" % record.created for record in saved])
+    text, places = bytearray(), bytearray()
+    for number, record in enumerate(saved):
+        text += b"," if number else b""
+        before = len(text) - (1 if number else 0)
+        if record.kind == _HISTOGRAM:
+            for sign, form in zip(b"[,,,]", (_SUM, _MAXIMUM, _MINIMUM, _IN_USE, _NOTHING), strict=True):
+                text.append(sign)
+                argument = record.width - _FIRST_BUCKET if form == _IN_USE else 1
+                places += _PLACE.pack(len(text) - before, record.cell, form, argument)
+                before = len(text)
+        else:
+            form = _GAUGE if record.kind == _KIND_OF_GAUGES else _INTEGER
+            places += _PLACE.pack(len(text) - before, record.cell, form, 1)
+    return keys, kinds, created, bytes(text), bytes(places)
+
+
+def _can_be_saved(record: _Record, heap: bytes) -> bool:
+    is_empty = record.kind == _HISTOGRAM and record.width <= _FIRST_BUCKET
+    return bool(record.parts(heap)) and not is_empty and record.created <= INT64_MAX
+
+
+def _saved_kind(record: _Record) -> int:
+    return -record.kind if record.kind == _COUNTER and not record.flags & _MONOTONIC else record.kind
+
+
+def _json_key(key: bytes) -> bytes:
+    return _NOT_IN_JSON.sub(_json_escape, key).join((b'"', b'"'))
+
+
+def _json_escape(match: re.Match[bytes]) -> bytes:
+    return b"\\" + match[0] if match[0] in b'"\\' else b"\\u%04x" % match[0][0]
+
+
 def _needed(form: int, argument: int) -> int:
     """Return how many cells a place looks at."""
-    return _CELLS[form] + (argument if form == _BUCKET else 0)
+    return _CELLS[form] + (argument if form in (_BUCKET, _IN_USE) else 0)
 
 
 def merge_histograms(

@@ -2,7 +2,18 @@
  * values of one moment. Both do their work without the GIL, on what nobody changes. */
 
 /* What a place is for. A line ends behind its place. */
-enum { FORM_INTEGER, FORM_GAUGE, FORM_SECONDS, FORM_NOTHING, FORM_SUM, FORM_BUCKET };
+enum {
+    FORM_INTEGER,
+    FORM_GAUGE,
+    FORM_SECONDS,
+    FORM_NOTHING,
+    FORM_SUM,
+    FORM_BUCKET,
+    FORM_MAXIMUM,
+    FORM_MINIMUM,
+    FORM_IN_USE, /* the number of the first bucket that is not 0, and the list of all from there to the last such */
+    FORMS
+};
 
 #define FIRST_BUCKET (LOCK_CELLS + BUCKETS)
 
@@ -11,7 +22,7 @@ typedef struct {
     uint32_t before; /* bytes of text before it, behind the last place */
     uint32_t cell;   /* of the series: the first */
     uint32_t form;
-    uint32_t argument; /* of a sum: what it is divided by; of a bucket: its number */
+    uint32_t argument; /* of a sum: what it is divided by; of a bucket: its number; of buckets in use: all of them */
 } Place;
 
 /* Bytes that grow. */

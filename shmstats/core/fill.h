@@ -3,6 +3,7 @@
 typedef struct {
     Py_buffer text, places, totals;
     Py_ssize_t count;         /* of places */
+    size_t longest;           /* what their values can take */
     char **slow;              /* the texts of doubles that have no short form, in their order */
     Py_ssize_t slow_count, slow_room;
 } Filling;
@@ -24,6 +25,15 @@ double_of(const Filling *self, const Place *place, double *number)
         *number = load_double(cell, SUM) / place->argument;
         return 1;
     }
+    if (place->form == FORM_MAXIMUM) {
+        *number = load_double(cell, MAXIMUM);
+        return 1;
+    }
+    if (place->form == FORM_MINIMUM) {
+        uint64_t kept = (uint64_t)load_value(cell, MINIMUM), bits = kept ? kept - 1 : 0;
+        memcpy(number, &bits, sizeof *number);
+        return 1;
+    }
     if (place->form != FORM_GAUGE || !(cell->seq & 1))
         return 0;
     *number = load_double(cell, REAL);
@@ -36,19 +46,23 @@ cells_of(const Place *place)
 {
     if (place->form == FORM_BUCKET)
         return (uint64_t)place->argument + FIRST_BUCKET + 1;
-    return place->form == FORM_NOTHING ? 0 : place->form == FORM_GAUGE ? 3 : 2;
+    if (place->form == FORM_IN_USE)
+        return (uint64_t)place->argument + FIRST_BUCKET;
+    static const unsigned char cells[] = {2, 3, 2, 0, 2, 0, 3, 4};
+    return cells[place->form];
 }
 
-/* Whether text, places and totals fit together. */
+/* Whether text, places and totals fit together; adds up how long the values can be. */
 static int
-is_fitting(const Filling *self)
+is_fitting(Filling *self)
 {
     uint64_t text = 0, cells = (uint64_t)self->totals.len / sizeof(Cell);
     for (Py_ssize_t i = 0; i < self->count; i++) {
         Place place = place_at(self, i);
         text += place.before;
-        if (place.form > FORM_BUCKET || place.cell + cells_of(&place) > cells)
+        if (place.form >= FORMS || (uint64_t)place.cell + cells_of(&place) > cells)
             return 0;
+        self->longest += place.form == FORM_IN_USE ? (place.argument + 2) * (size_t)MOST_DIGITS : MOST_DIGITS;
     }
     return text == (uint64_t)self->text.len && self->places.len % (Py_ssize_t)sizeof(Place) == 0
            && (uintptr_t)self->totals.buf % _Alignof(Cell) == 0;
@@ -131,6 +145,27 @@ typedef struct {
     Observed observed;
 } Carried;
 
+/* Write which buckets of a histogram are in use, and these. */
+static unsigned char *
+write_in_use(unsigned char *to, const Cell *cell, uint32_t count)
+{
+    uint32_t first = 0, last = count;
+    while (first < count && load_value(cell, BUCKETS + first) == 0)
+        first++;
+    while (last > first && load_value(cell, BUCKETS + last - 1) == 0)
+        last--;
+    to = write_digits(to, first < count ? first : 0);
+    *to++ = ',';
+    *to++ = '[';
+    for (uint32_t i = first; i < last; i++) {
+        if (i > first)
+            *to++ = ',';
+        to = write_integer(to, load_value(cell, BUCKETS + i));
+    }
+    *to++ = ']';
+    return to;
+}
+
 /* Write the value of a place. */
 static inline unsigned char *
 write_value(const Filling *self, unsigned char *to, const Place *place, Carried *carried)
@@ -143,6 +178,8 @@ write_value(const Filling *self, unsigned char *to, const Place *place, Carried 
     }
     if (place->form == FORM_NOTHING)
         return to;
+    if (place->form == FORM_IN_USE)
+        return write_in_use(to, cell, place->argument);
     if (place->form == FORM_SECONDS)
         return write_seconds(to, load_value(cell, INTEGER));
     if (!double_of(self, place, &number))
@@ -175,7 +212,7 @@ write_text(const Filling *self, unsigned char *to)
 static PyObject *
 filled_text(Filling *self)
 {
-    PyObject *result = PyBytes_FromStringAndSize(NULL, self->text.len + self->count * MOST_DIGITS);
+    PyObject *result = PyBytes_FromStringAndSize(NULL, self->text.len + (Py_ssize_t)self->longest);
     if (result == NULL)
         return NULL;
     unsigned char *start = (unsigned char *)PyBytes_AS_STRING(result), *end;

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..series import Kind, Snapshot
+from ..series import Kind, Name, Snapshot, items_at
 from .ring import Event, Ring
 
 _EXITS, _RELOADS = "gunicorn_worker_exits", "gunicorn_reloads"
@@ -34,6 +34,8 @@ class Events:
         self._counts: dict[str, int] = {}
         self._ended: list[int] = []
         self._killed: set[tuple[int, int]] = set()
+        self._names: Sequence[Name] | None = None
+        self._counters: dict[int, str] = {}
 
     def notice(self, reader: Any, snapshot: Snapshot, workers: Sequence[Any], now: int, ring: Ring) -> Iterator[Event]:
         """Give what happened since the last call; at the first one, that the application started.
@@ -45,7 +47,7 @@ class Events:
             now: ns since 1970.
             ring: with the events that are known already.
         """
-        counts = _counts(snapshot)
+        counts = self._counted_now(snapshot)
         live = {(worker.pid, worker.claim): worker.pid for worker in workers}
         if self._live is None:
             yield from _started(reader, now, ring)
@@ -58,6 +60,16 @@ class Events:
                 yield from (_ended(pid, (pid, claim) in dead, now) for pid, claim in sorted(gone))
             self._killed = dead
         self._live, self._counts = live, counts
+
+    def _counted_now(self, snapshot: Snapshot) -> dict[str, int]:
+        """Return gunicorn's counters: reloads, and exits by reason."""
+        if self._names is not snapshot.names:
+            self._names = snapshot.names
+            self._counters = dict(_counters(snapshot.names))
+        values = items_at(snapshot.values, list(self._counters))
+        return {
+            key: value for key, value in zip(self._counters.values(), values, strict=True) if isinstance(value, int)
+        }
 
     def _counted(self, counts: dict[str, int], gone: list[int], now: int) -> Iterator[Event]:
         """Give what gunicorn counted; a worker's pid where it is certain which one that was."""
@@ -75,16 +87,14 @@ class Events:
             self._ended = []
 
 
-def _counts(snapshot: Snapshot) -> dict[str, int]:
-    """Return gunicorn's counters: reloads, and exits by reason."""
-    counts = {}
-    for name, value in zip(snapshot.names, snapshot.values, strict=True):
-        if name.category == "gunicorn" and name.kind is Kind.COUNTER and isinstance(value, int):
+def _counters(names: Sequence[Name]) -> Iterator[tuple[int, str]]:
+    """Give the positions of gunicorn's counters, and what each counts: reloads, or exits for a reason."""
+    for position, name in enumerate(names):
+        if name.category == "gunicorn" and name.kind is Kind.COUNTER:
             if name.metric == _RELOADS:
-                counts[_RELOADS] = value
+                yield position, _RELOADS
             elif name.metric == _EXITS:
-                counts[dict(name.labels).get("reason", "")] = value
-    return counts
+                yield position, dict(name.labels).get("reason", "")
 
 
 def _started(reader: Any, now: int, ring: Ring) -> Iterator[Event]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..series import Distribution, Kind, Name, Value
+from ..series import Distribution, Kind, Name, Value, items_at
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -69,11 +69,11 @@ class Overview:
         """
         if not self.requests:
             return []
-        counts = np.array([values[position] for position in self._counters.tolist()], np.int64)
+        counts = np.array(items_at(values, self._counters.tolist()), np.int64)
         responses: list[Value] = [int(counts[self._classes == number].sum()) for number in range(len(CLASSES))]
         if not self._durations:
             return responses
-        parts = [value for position in self._durations if isinstance(value := values[position], Distribution)]
+        parts = [value for value in items_at(values, self._durations) if isinstance(value, Distribution)]
         buckets = np.array([part.buckets for part in parts], np.int64).sum(axis=0)
         largest = max((part.max for part in parts), default=0.0)
         return [*responses, Distribution(sum(part.sum for part in parts), largest, tuple(buckets.tolist()))]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..config import Settings
-from ..series import Name, Snapshot
+from ..series import Deferred, Name, Snapshot, items_at
 from .events import Events
 from .overview import Overview
 from .ring import MINUTES, SECONDS, Ring, make_ring, ring_file
@@ -139,7 +139,9 @@ class HistoryRecorder:
         self._totals = np.empty(0)
         self._last = 0
 
-    def _with_derived(self, snapshot: Snapshot, reader: Any, workers: Sequence[Any]) -> tuple[list[Name], list[Any]]:
+    def _with_derived(
+        self, snapshot: Snapshot, reader: Any, workers: Sequence[Any]
+    ) -> tuple[list[Name], Sequence[Any]]:
         """Return names and values of a snapshot behind those of the system and of the overview."""
         self._overview.follow(snapshot.names)
         of, overview, names = self._joined
@@ -148,7 +150,7 @@ class HistoryRecorder:
             self._joined = snapshot.names, self._overview.names, names
         busy = sum(1 for each in reader.served(workers) if each.requests or each.further)
         system = self._system.values([worker.pid for worker in workers], busy)
-        return names, [*system, *self._overview.values(snapshot.values), *snapshot.values]
+        return names, _Joined([*system, *self._overview.values(snapshot.values)], snapshot.values)
 
     def _deltas(self, totals: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """Return the row: values of gauges, and what was added to everything else since the last row.
@@ -175,6 +177,25 @@ class HistoryRecorder:
             if len(rows.numbers):
                 values = summed(rows.values[:, : len(gauges)], gauges)
                 self._ring.write_row(MINUTES, minute, float(rows.spans.sum()), values)
+
+
+class _Joined(Deferred[Any]):
+    """Values of the system and of the overview, and behind them those of a snapshot."""
+
+    __slots__ = ("_derived", "_values")
+
+    def __init__(self, derived: list[Any], values: Sequence[Any]) -> None:
+        super().__init__(len(derived) + len(values))
+        self._derived, self._values = derived, values
+
+    def _make(self) -> list[Any]:
+        return [*self._derived, *self._values]
+
+    def at(self, positions: Sequence[int]) -> list[Any]:
+        """Return the values at some positions, none of them negative."""
+        own = len(self._derived)
+        found = iter(items_at(self._values, [each - own for each in positions if each >= own]))
+        return [self._derived[each] if each < own else next(found) for each in positions]
 
 
 def make_duty(settings: Settings) -> HistoryRecorder | None:

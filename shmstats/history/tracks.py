@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..series import Distribution, Kind, Labels, Name, Value
+from ..series import Distribution, Kind, Labels, Name, Value, items_at
 from .ring import COLUMNS
 
 if TYPE_CHECKING:
@@ -212,9 +212,9 @@ class Tracks:
             values: of the snapshot whose names were followed last.
         """
         totals = np.full(self.used, np.nan)
-        totals[self._columns] = [values[position] for position in self._scalars.tolist()]
-        for position, track, starts in self._histograms:
-            value = values[position]
+        totals[self._columns] = items_at(values, self._scalars.tolist())
+        distributions = items_at(values, [position for position, _, _ in self._histograms])
+        for value, (_, track, starts) in zip(distributions, self._histograms, strict=True):
             if isinstance(value, Distribution):
                 totals[track.first] = value.sum
                 totals[track.first + 1] = value.max

@@ -135,6 +135,23 @@ class Catalog:
         cells = self._table["cell"][self.aside].tolist()
         return list(zip(self.decoded(np.array(self.aside, np.intp)), cells, strict=True))
 
+    @property
+    def saved(self) -> npt.NDArray[np.uint32]:
+        """The records of what is saved: neither timestamps nor gauges of which each worker has its own."""
+        chosen = (self._kinds != Kind.TIMESTAMP) & (self._modes == Mode.LAST)
+        found: npt.NDArray[np.uint32] = self.numbers[chosen].astype(np.uint32)
+        return found
+
+    @property
+    def described(self) -> list[Name]:
+        """A name of each metric that has bounds or a declaration with a help or a unit, and is saved."""
+        numbers = self.saved.astype(np.intp)
+        families, kinds = self._table["family"][numbers], self._table["kind"][numbers]
+        _, firsts = np.unique(families, return_index=True)
+        alone = numbers[(families == 0) & (kinds == Kind.HISTOGRAM)]
+        found = self.decoded(np.concatenate((numbers[firsts], alone)))
+        return [name for name in found if name.bounds or name.help or name.unit]
+
     def position_of(self, key: bytes) -> int | None:
         """Return the position in `numbers` of the name with a key; None where there is none."""
         place = self.heap.find(key)

@@ -31,7 +31,7 @@ from .columns import Columns, saturated
 from .gauges import Contribution, Gauges, by_process, combine
 from .histograms import BEFORE_BUCKETS, Histograms
 from .requests import Served, read_requests
-from .totals import BlockSnapshot, Totals, names_with, values_with
+from .totals import BlockNames, BlockSnapshot, BlockValues, Totals
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -177,7 +177,7 @@ class BlockReader:
             for row, column in workers.items():
                 column.extend(share.get(row) for share in shares)
         names = self._names_shown(catalog, combined[0])
-        values = values_with(totals, combined[1])
+        values = BlockValues(totals, combined[1])
         return BlockSnapshot(names, values, workers=workers, totals=totals, combined=combined), revision
 
     def served(self, workers: Iterable[Worker]) -> list[Served]:
@@ -233,7 +233,7 @@ class BlockReader:
         """Return all names; the same object as the last time, if it has the same ones."""
         shown = self._shown
         if shown is None or shown[0] is not catalog or shown[1] != combined:
-            shown = self._shown = catalog, combined, names_with(catalog, combined)
+            shown = self._shown = catalog, combined, BlockNames(catalog, combined)
         return shown[2]
 
     def _signatures(self) -> set[int]:

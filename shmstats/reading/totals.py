@@ -104,11 +104,33 @@ class BlockSnapshot(Snapshot):
     __hash__ = None  # type: ignore[assignment]
 
 
-def names_with(catalog: Catalog, combined: list[Name]) -> Sequence[Name]:
-    """Return the names of a catalog and behind them those of combined gauges, to be made when they are looked at."""
-    return Deferred(len(catalog.numbers) + len(combined), lambda: [*catalog.names, *combined])
+class BlockNames(Deferred[Name]):
+    """The names of a catalog, and behind them those of combined gauges."""
+
+    __slots__ = ("_catalog", "_combined")
+
+    def __init__(self, catalog: Catalog, combined: list[Name]) -> None:
+        super().__init__(len(catalog.numbers) + len(combined))
+        self._catalog, self._combined = catalog, combined
+
+    def _make(self) -> list[Name]:
+        return [*self._catalog.names, *self._combined]
 
 
-def values_with(totals: Totals, combined: list[Value]) -> Sequence[Value]:
-    """Return the values of `names_with`, to be made when they are looked at."""
-    return Deferred(len(totals.catalog.numbers) + len(combined), lambda: [*totals.values(), *combined])
+class BlockValues(Deferred[Value]):
+    """The values of `BlockNames`. Who wants a few of them has these made alone."""
+
+    __slots__ = ("_combined", "_totals")
+
+    def __init__(self, totals: Totals, combined: list[Value]) -> None:
+        super().__init__(len(totals.catalog.numbers) + len(combined))
+        self._totals, self._combined = totals, combined
+
+    def _make(self) -> list[Value]:
+        return [*self._totals.values(), *self._combined]
+
+    def at(self, positions: Sequence[int]) -> list[Value]:
+        """Return the values at some positions, none of them negative."""
+        own = len(self._totals.catalog.numbers)
+        found = iter(self._totals.at(np.array([each for each in positions if each < own], np.intp)))
+        return [next(found) if each < own else self._combined[each - own] for each in positions]

@@ -31,8 +31,12 @@ from typing import Any, NamedTuple
 
 from ..block.keys import check_text
 from ..bounds import Bounds, from_json, to_json
+from ..core import fill_text, plan_save
 from ..hashing import blake2b
 from ..layout import INT64_MAX, INT64_MIN
+from ..reading import BlockSnapshot
+from ..reading.catalog import Catalog
+from ..reading.totals import Totals
 from ..series import Distribution, Kind, Labels, Mode, Name, Snapshot, Value
 
 VERSION = 3
@@ -110,8 +114,52 @@ class _Header(NamedTuple):
 _header: _Header | None = None
 
 
-def encode(snapshot: Snapshot) -> bytes:
-    """Return the content of a file; timestamps and gauges by worker are left out."""
+class _BlockHeader(NamedTuple):
+    """What is written of the names of a block, made by C; as long as they stay the same it is made only once.
+
+    Attributes:
+        catalog: of the block.
+        text: of the values, without them.
+        places: of the values.
+        behind: the JSON behind the values.
+    """
+
+    catalog: Catalog
+    text: bytes
+    places: bytes
+    behind: bytes
+
+    @classmethod
+    def of(cls, catalog: Catalog) -> _BlockHeader:
+        """Return that of a catalog."""
+        keys, kinds, created, text, places = plan_save(catalog.records, catalog.heap, catalog.saved.tobytes())
+        declared = {name[:2]: (name.help, name.unit, to_json(name.bounds)) for name in catalog.described}
+        head = json.dumps([(*metric, *what) for metric, what in declared.items()]).encode()
+        behind = b'], "declared": %s, "names": [%s], "kinds": [%s], "created": [%s]}' % (head, keys, kinds, created)
+        return cls(catalog, text, places, behind)
+
+
+_block_header: _BlockHeader | None = None
+
+
+def encode(snapshot: Snapshot) -> list[bytes]:
+    """Return the content of a file, in parts; timestamps and gauges by worker are left out."""
+    data = _block_data(snapshot.totals) if isinstance(snapshot, BlockSnapshot) else [_data(snapshot)]
+    saved = b'{"saved": %s, "values": ' % repr(time.time()).encode()
+    return [_prefix(VERSION, saved, *data), saved, *data, b"}\n"]
+
+
+def _block_data(totals: Totals) -> list[bytes]:
+    """Return the values of a block, and what is written of its names; mostly made without the GIL."""
+    global _block_header
+    header = _block_header
+    if header is None or header.catalog is not totals.catalog:
+        header = _block_header = _BlockHeader.of(totals.catalog)
+    return [b"[", fill_text(header.text, header.places, totals.cells), header.behind]
+
+
+def _data(snapshot: Snapshot) -> bytes:
+    """Return the values of a snapshot, and what is written of its names."""
     global _header
     header = _header
     if header is None or header.names is not snapshot.names:
@@ -123,12 +171,7 @@ def encode(snapshot: Snapshot) -> bytes:
         value = values[i]
         if isinstance(value, Distribution):
             values[i] = [value.sum, value.max, value.min, *_in_use(value.buckets)]
-    data = b'{"saved": %s, "values": %s, %s' % (
-        repr(time.time()).encode(),
-        json.dumps(values).encode(),
-        header.text[1:],
-    )
-    return _prefix(VERSION, data) + data + b"}\n"
+    return b"%s, %s" % (json.dumps(values).encode(), header.text[1:])
 
 
 def _in_use(buckets: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
@@ -137,9 +180,11 @@ def _in_use(buckets: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
     return (used[0], buckets[used[0] : used[-1] + 1]) if used else (0, ())
 
 
-def _prefix(version: int, data: bytes) -> bytes:
-    checksum = blake2b(data, digest_size=16).hexdigest()
-    return b'%s%d, "checksum": "%s", "data": ' % (_BEGINNING, version, checksum.encode())
+def _prefix(version: int, *data: bytes) -> bytes:
+    checksum = blake2b(digest_size=16)
+    for part in data:
+        checksum.update(part)
+    return b'%s%d, "checksum": "%s", "data": ' % (_BEGINNING, version, checksum.hexdigest().encode())
 
 
 # Reading ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -265,14 +265,14 @@ def _read(file: Path) -> bytes:
         return stream.read()
 
 
-def _write(file: Path, content: bytes) -> None:
+def _write(file: Path, content: Iterable[bytes]) -> None:
     """Write a new file; one that is there, from a process that was killed, may have another mode or be a link."""
     with suppress(FileNotFoundError):
         os.unlink(file)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = native.above_standard(os.open(file, flags, 0o600))
     with os.fdopen(fd, "wb") as stream:
-        stream.write(content)
+        stream.writelines(content)
         stream.flush()
         os.fsync(stream.fileno())
 

@@ -1,10 +1,11 @@
-"""The page that C writes is byte for byte the one that is rendered from names and values, whatever the names are."""
+"""What C writes is what Python makes of names and values: a page byte for byte, a file by its content."""
 
 from __future__ import annotations
 
 import random
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from shmstats.reading import catalog as catalogs
 from shmstats.reading import columns
 from shmstats.registry import Registry
 from shmstats.series import Snapshot
+from shmstats.snapshot import format as snapshots
 
 plain = st.sampled_from(["requests", "hits", "open", "total", "x_total", "latency_ms", "user.login", "é"])
 metrics = plain | st.sampled_from(HOSTILE)
@@ -89,6 +91,8 @@ def both(monkeypatch: pytest.MonkeyPatch) -> None:
         core.merge_histograms(*arguments)
         assert found == totals
 
+    monkeypatch.setattr(snapshots, "plan_save", compared("plan_save"))
+    monkeypatch.setattr(snapshots, "fill_text", compared("fill_text"))
     monkeypatch.setattr(columns, "merge_histograms", merged)
     monkeypatch.setattr(catalogs, "group_series", compared("group_series"))
     monkeypatch.setattr(skeleton, "plan_text", compared("plan_text"))
@@ -97,7 +101,7 @@ def both(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.lists(steps, max_size=12), min_size=1, max_size=3), st.lists(views, min_size=1, max_size=2), figures)
-def test_the_page_of_a_block_is_that_of_its_names_and_values(
+def test_the_page_and_the_file_of_a_block_are_those_of_its_names_and_values(
     both: None, rounds: list[list[tuple[Any, ...]]], asked: list[View], system: dict[str, float]
 ) -> None:
     renderer, stats = Renderer(), Registry()
@@ -110,11 +114,19 @@ def test_the_page_of_a_block_is_that_of_its_names_and_values(
                 read = stats.read()
                 same = Snapshot(list(read.names), list(read.values), system)
                 shown = type(read)(read.names, read.values, system, totals=read.totals, combined=read.combined)
+                assert saved(read) == saved(same)
                 for view in asked:
                     for name in ("text", "text_utf8", "openmetrics"):
                         assert getattr(renderer, name)(shown, view) == getattr(Renderer(), name)(same, view)
         finally:
             stats.close()
+
+
+def saved(snapshot: Snapshot) -> Snapshot:
+    """Return what a file has of a snapshot."""
+    restored, left_out = snapshots.decode(Path("simple.json"), b"".join(snapshots.encode(snapshot)))
+    assert not left_out
+    return restored
 
 
 @given(st.floats())
