@@ -129,7 +129,8 @@ def read():
     global reads
     while running():
         seen.add(stats.get("c", "small"))
-        reads += 1
+        seen.add(stats.snapshot().get("c", {}).get("small", 0))
+        reads += 2
 pid = os.fork()
 if pid == 0:
     come_and_go()

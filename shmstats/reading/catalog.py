@@ -217,6 +217,11 @@ class NameReader:
         self._last = revision, catalog
         return catalog
 
+    def unchanged(self, catalog: Catalog) -> npt.NDArray[np.bool_]:
+        """Tell of each record of a catalog whether it is as it was: one that was removed and added again is not."""
+        before = np.frombuffer(catalog.records, np.uint8).reshape(-1, NAME.itemsize)
+        return (self._names[: len(before)].view(np.uint8).reshape(before.shape) == before).all(axis=1)  # type: ignore[no-any-return]
+
     def forget(self) -> None:
         """Copy all names again the next time."""
         self._last = None

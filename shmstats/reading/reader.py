@@ -159,12 +159,25 @@ class BlockReader:
             else:
                 if self.header("revision") == revision:
                     return snapshot
-                torn = snapshot
+                torn = self._what_stood_still(snapshot)
         if torn is None:
             raise DamagedBlockError(f"the names of the block are damaged: {damage!r}") from damage
-        return _each_once(torn)
+        return torn
 
-    def _read(self, by_worker: bool) -> tuple[Snapshot, int]:
+    def _what_stood_still(self, read: BlockSnapshot) -> Snapshot:
+        """Return what was read of names that did not change meanwhile: the cells of others may be another name's."""
+        catalog = read.totals.catalog
+        still = self._names.unchanged(catalog)
+        kept = np.flatnonzero(still[catalog.numbers]).tolist()
+        if still[catalog.aside].all():
+            kept += range(len(catalog.numbers), len(read.names))
+        return Snapshot(
+            [read.names[i] for i in kept],
+            [read.values[i] for i in kept],
+            workers={row: [column[i] for i in kept] for row, column in read.workers.items()},
+        )
+
+    def _read(self, by_worker: bool) -> tuple[BlockSnapshot, int]:
         """Return every name with its value, and the revision at which the names were read."""
         revision = self.header("revision")
         catalog = self._names.catalog(revision, self.header("names"), self.header("heap"))
@@ -285,17 +298,6 @@ def read_only(directory: Path) -> Iterator[BlockReader]:
             yield reader
         finally:
             reader.close()
-
-
-def _each_once(snapshot: Snapshot) -> Snapshot:
-    """Return what was read while names went and came with each name once: the last of them."""
-    last = {(name.category, name.metric, name.labels): i for i, name in enumerate(snapshot.names)}
-    kept = sorted(last.values())
-    return Snapshot(
-        [snapshot.names[i] for i in kept],
-        [snapshot.values[i] for i in kept],
-        workers={row: [column[i] for i in kept] for row, column in snapshot.workers.items()},
-    )
 
 
 def _whole_pages(size: int) -> int:
