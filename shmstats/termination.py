@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from multiprocessing import parent_process, util
+from multiprocessing import current_process, parent_process, util
 from pathlib import Path
 
 from .lifecycle import leave_all
@@ -24,7 +24,7 @@ _BOUND = 5.0
 
 def arrange() -> None:
     """Have the process leave at SIGTERM, if nobody else handles that, and if this is the main thread."""
-    if threading.current_thread() is threading.main_thread() and parent_process() is None and _is_default():
+    if threading.current_thread() is threading.main_thread() and not _is_of_pool() and _is_default():
         with suppress(ValueError):  # a sub-interpreter, where no thread is the process's first
             signal.signal(signal.SIGTERM, _leave)
 
@@ -59,6 +59,11 @@ class _ForkMask:
 _fork_mask = _ForkMask()
 util.register_after_fork(_fork_mask, _ForkMask.take_back)
 os.register_at_fork(before=_fork_mask.hold, after_in_parent=_fork_mask.let_go, after_in_child=_fork_mask.let_go)
+
+
+def _is_of_pool() -> bool:
+    """Whether multiprocessing has started this process; one that is spawned imports its main module before it knows."""
+    return parent_process() is not None or getattr(current_process(), "_inheriting", False)
 
 
 def _is_default() -> bool:
