@@ -65,7 +65,9 @@ def _figures(
     took = _added(now["time"]["sum"], earlier["sum"] if earlier else 0.0)
     if not buckets.any():
         return RequestFigures(rate, share, None, None, took)
-    p50, p99 = (float(percentile(each, buckets[None, :], bounds[now["time"]["bounds"]])[0]) for each in (0.5, 0.99))
+    least, most = now["time"]["min"], now["time"]["max"]
+    found = (float(percentile(each, buckets[None, :], bounds[now["time"]["bounds"]])[0]) for each in (0.5, 0.99))
+    p50, p99 = (min(max(each, least), most) for each in found)
     return RequestFigures(rate, share, p50, p99, took)
 
 

@@ -119,7 +119,8 @@ class Dashboard:
         if name is None or not isinstance(value, Distribution):
             return None
         bounds = self._bounds.setdefault(name.bounds, len(self._bounds))
-        return {"bounds": bounds, "sum": round(value.sum, 3), "max": value.max, "buckets": value.buckets}
+        extremes = {"min": value.min, "max": value.max}
+        return {"bounds": bounds, "sum": round(value.sum, 3), **extremes, "buckets": value.buckets}
 
     def _metrics(self, snapshot: Snapshot, search: str) -> dict[str, Any]:
         texts = self._texts

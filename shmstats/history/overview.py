@@ -76,7 +76,9 @@ class Overview:
         parts = [value for value in items_at(values, self._durations) if isinstance(value, Distribution)]
         buckets = np.array([part.buckets for part in parts], np.int64).sum(axis=0)
         largest = max((part.max for part in parts), default=0.0)
-        return [*responses, Distribution(sum(part.sum for part in parts), largest, tuple(buckets.tolist()))]
+        smallest = min((part.min for part in parts if part.count), default=0.0)
+        total = sum(part.sum for part in parts)
+        return [*responses, Distribution(total, largest, tuple(buckets.tolist()), smallest)]
 
 
 def _class_of(name: Name) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -217,9 +218,10 @@ def _matches(name: str, track: Track, globs: Sequence[str]) -> bool:
 
 
 def percentile(share: float, buckets: npt.NDArray[np.float64], bounds: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Return a percentile of each of several distributions, interpolated within its bucket; NaN of an empty one.
+    """Return a percentile of each of several distributions; NaN of an empty one.
 
-    One that lies above every bound is the last bound.
+    Between bounds that grow by one factor it is as far, as a share, from the one as from the other, as in
+    `shmstats.export.figures`; else it is interpolated within its bucket. One above every bound is the last bound.
 
     Args:
         share: 0 to 1.
@@ -236,4 +238,17 @@ def percentile(share: float, buckets: npt.NDArray[np.float64], bounds: Sequence[
     with np.errstate(invalid="ignore", divide="ignore"):
         into = (rank - (cumulative[each, at] - inside)) / inside
     lower, upper = edges[at], edges[np.minimum(at + 1, len(edges) - 1)]
-    return np.where(total > 0, lower + (upper - lower) * into, np.nan)
+    found = lower + (upper - lower) * into
+    if grow_by_one_factor(tuple(bounds)):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = np.where(lower > 0, 2 * lower * upper / (lower + upper), found)
+    return np.where(total > 0, found, np.nan)
+
+
+@functools.lru_cache(maxsize=64)
+def grow_by_one_factor(bounds: tuple[float, ...]) -> bool:
+    """Tell whether bounds are exponential, or groups of such."""
+    if len(bounds) < 4 or bounds[0] <= 0:
+        return False
+    factors = np.array(bounds[1:]) / np.array(bounds[:-1])
+    return bool(np.allclose(factors, factors[0], rtol=1e-9, atol=0))

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 #: Series that are kept at most.
 MAX_TRACKS = 512
 
-#: Buckets of a histogram that are kept at most: neighbours of wider ones are put together.
-MAX_BUCKETS = 40
+#: Buckets of a histogram that are kept at most: neighbours of wider ones are put together. Of the figures over all
+#: requests, category ``shmstats``, so many more are kept that none have to be.
+MAX_BUCKETS = 42
+_MAX_OWN_BUCKETS = 256
 
 #: Columns of a histogram before its buckets: sum of observations, and of their largest (a gauge).
 _BEFORE_BUCKETS = 2
@@ -32,6 +34,9 @@ _BEFORE_BUCKETS = 2
 #: Categories that come before all others, and metrics within them that come first of all.
 _FIRST = ("system", "shmstats", "requests", "http", "gunicorn")
 _MAIN = ("http_requests", "http_request_duration", "gunicorn_requests", "gunicorn_request_duration")
+
+#: The category of what is made here of other series.
+OWN = "shmstats"
 
 #: What is known of a series: category, metric, labels.
 Key = tuple[str, str, Labels]
@@ -200,7 +205,7 @@ class Tracks:
         self._scalars = np.array([position for position, _ in scalars], np.intp)
         self._columns = np.array([column for _, column in scalars], np.intp)
         self._histograms = [
-            (position, track, _starts(len(names[position].bounds) + 1))
+            (position, track, _starts(len(names[position].bounds) + 1, track.category))
             for position, track in kept
             if track.kind is Kind.HISTOGRAM
         ]
@@ -238,11 +243,12 @@ def _track_of(name: Name) -> Track | None:
         return None
     kind = Kind.GAUGE if name.kind is Kind.COUNTER and not name.monotonic else name.kind
     bounds = name.bounds if kind is Kind.HISTOGRAM else ()
-    if len(bounds) + 1 > MAX_BUCKETS:
-        bounds = tuple(bounds[start - 1] for start in _starts(len(bounds) + 1).tolist()[1:])
-    return Track(name.category, name.metric, name.labels, kind, bounds, name.unit, 0, 0)
+    starts = _starts(len(bounds) + 1, name.category).tolist()
+    kept = tuple(bounds[start - 1] for start in starts[1:])
+    return Track(name.category, name.metric, name.labels, kind, kept, name.unit, 0, 0)
 
 
-def _starts(buckets: int) -> npt.NDArray[np.intp]:
+def _starts(buckets: int, category: str) -> npt.NDArray[np.intp]:
     """Return where the groups of buckets begin that are kept as one each."""
-    return np.arange(0, buckets, math.ceil(buckets / MAX_BUCKETS), dtype=np.intp)
+    most = _MAX_OWN_BUCKETS if category == OWN else MAX_BUCKETS
+    return np.arange(0, buckets, math.ceil(buckets / most), dtype=np.intp)

@@ -1,5 +1,6 @@
 """What is recorded of an application, and how it is read back: rates, percentiles, gaps, events."""
 
+import bisect
 import csv
 import io
 import math
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from shmstats.bounds import exponential
 from shmstats.history import HistoryRecorder, Past, Query, QueryError, read_past
 from shmstats.history.documents import to_csv, to_json
 from shmstats.series import Distribution, Kind, Name, Snapshot
@@ -182,6 +184,27 @@ def test_a_histogram_of_many_buckets_is_kept_with_fewer(site: Site, tmp_path: Pa
     (median,) = values(past(tmp_path, NOW + 1, NOW + 1), "app.fine", "p50")
     assert median is not None
     assert 1.1**76 <= median <= 1.1**84
+
+
+def test_percentiles_of_a_window_are_within_the_error_of_exponential_bounds(tmp_path: Path) -> None:
+    bounds = exponential(3, -14, 20, 1000)
+
+    def at(value: float, n: int) -> tuple[int, ...]:
+        return tuple(n if i == bisect.bisect_left(bounds, value) else 0 for i in range(162))
+
+    site = Site(HistoryRecorder(tmp_path))
+    names = [
+        Name("http", "http_requests", Kind.COUNTER, (("status", "200"),), True),
+        Name("http", "http_request_duration", Kind.HISTOGRAM, bounds=bounds),
+    ]
+    site.at(NOW, names, 5, Distribution(9e6, 9e6, at(9e6, 5)))  # what was before the window
+    both = tuple(map(sum, zip(at(9e6, 5), at(209.6, 1), strict=True)))
+    site.at(NOW + 1, names, 6, Distribution(9e6 + 209.6, 9e6, both))
+    site.recorder.close()
+    found = past(tmp_path, NOW + 1, NOW + 1)
+    for figure in ("p50", "p90", "p99"):
+        assert values(found, "shmstats.response_time", figure) == [pytest.approx(209.6, rel=bounds.error)]
+        assert values(found, "http.http_request_duration", figure) == [pytest.approx(209.6, rel=0.18)]  # 41 buckets
 
 
 def test_columns_of_a_series_that_has_gone_do_not_show_its_past_as_anothers(site: Site, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import gzip
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from shmstats.bounds import exponential
 from shmstats.export import View
 from shmstats.export.prometheus import render
 from shmstats.series import Distribution, Kind, Mode, Name, Snapshot
@@ -203,3 +205,32 @@ def test_otlp_ends_series_by_a_flag() -> None:
     assert sorted(ended(Stale.LIVE)) == ["open", "requests_total"]
     encoder.accept()
     assert ended(Stale.NONE) == []
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("", 1000), ("bytes", 1)])
+def test_otlp_has_exponential_histograms_as_such(unit: str, factor: int) -> None:
+    encoder, parse = otlp()
+    bounds = exponential(3, -2, 4, factor)
+    values = [0.0, 0.1, 0.5, 1.0, 1.0905, 2.0, 3.9, 3.99, 4.0, 17.0]
+    buckets = [0] * 34
+    for value in values:
+        buckets[bisect.bisect_left(bounds, value * factor)] += 1
+    observed = Distribution(sum(values) * factor, 17.0 * factor, tuple(buckets), 0.0)
+    name = Name("c", "h", Kind.HISTOGRAM, bounds=bounds, unit=unit)
+    explicit = Name("c", "e", Kind.HISTOGRAM, bounds=(1.0,))
+    snapshot = Snapshot([name, explicit], [observed, Distribution(1.0, 1.0, (1, 0))])
+    metrics = parse(encoder.encode(snapshot, AT, Stale.NONE)).scope_metrics[0].metrics
+    assert [metric.WhichOneof("data") for metric in metrics] == ["exponential_histogram", "histogram"]
+    (point,) = metrics[0].exponential_histogram.data_points
+    assert (point.count, point.zero_count, point.zero_threshold, point.scale) == (10, 2, 0.25, 3)
+    assert (point.sum, point.min, point.max) == (pytest.approx(sum(values)), 0.0, 17.0)
+    base, positive = 2.0 ** (2.0**-point.scale), point.positive
+    for value in values[2:-1]:  # the last one is above the range, in the bucket behind it
+        within = [
+            count
+            for index, count in enumerate(positive.bucket_counts, positive.offset)
+            if base**index * (1 + 1e-12) < value <= base ** (index + 1) * (1 + 1e-12)
+        ]
+        assert len(within) == 1
+        assert within[0] >= 1
+    assert sum(positive.bucket_counts) == 8

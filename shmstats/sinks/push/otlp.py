@@ -1,7 +1,8 @@
 """OTLP over HTTP: metrics as OpenTelemetry's collectors take them (``/v1/metrics``), by opentelemetry-proto.
 
 A metric has the name that the scraped page gives it, so that a query does not depend on the way. Totals are
-cumulative since the series was made. The message is kept, and only values and times are set anew.
+cumulative since the series was made. A histogram with exponential bounds is an exponential one with all its buckets.
+The message is kept, and only values and times are set anew.
 
 Source: https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/metrics/v1/metrics.proto
 """
@@ -17,6 +18,7 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.metrics.v1 import metrics_pb2
 
 from shmstats._version import __version__
+from shmstats.bounds import Exponential
 from shmstats.export.naming import ExposedFamily, Type, is_time
 from shmstats.export.page import Member, Page, Pages
 from shmstats.export.view import View
@@ -107,11 +109,14 @@ class Otlp:
             point = _point(member)
             point.family = member.series.family
             labels = [pair for pair in member.series.labels if pair[1] and pair[0] not in _RESOURCE]
-            point.place(metrics.points(member.series.family), labels, member.name.created or self._since)
+            points = metrics.points(member.series.family, point.exponential)
+            point.place(points, labels, member.name.created or self._since)
             self._points[member.series.family.exposed_name, member.series.labels] = point
         gone = self._accepted.difference(self._points)
         self._ended = {identity: point for identity, point in self._ended.items() if identity in gone}
-        self._gone = [self._end(metrics.points(point.family), point) for point in self._ended.values()]
+        self._gone = [
+            self._end(metrics.points(point.family, point.exponential), point) for point in self._ended.values()
+        ]
         self._page = page
 
     @staticmethod
@@ -128,15 +133,16 @@ class _Metrics:
 
     def __init__(self, add: Callable[[], Any]) -> None:
         self._add = add
-        self._made: dict[str, Any] = {}
+        self._made: dict[tuple[str, bool], Any] = {}
 
-    def points(self, family: ExposedFamily) -> Any:
-        """Return the list of a family's points."""
-        key = family.exposed_name
+    def points(self, family: ExposedFamily, exponential: bool = False) -> Any:
+        """Return the list of a family's points, those of exponential histograms apart."""
+        key = family.exposed_name, exponential
         if key not in self._made:
             metric = self._add()
-            metric.name, metric.description, metric.unit = key, family.help, _UNITS.get(family.unit, "")
-            data = {Type.COUNTER: metric.sum, Type.HISTOGRAM: metric.histogram}.get(family.type, metric.gauge)
+            metric.name, metric.description, metric.unit = key[0], family.help, _UNITS.get(family.unit, "")
+            histogram = metric.exponential_histogram if exponential else metric.histogram
+            data = {Type.COUNTER: metric.sum, Type.HISTOGRAM: histogram}.get(family.type, metric.gauge)
             if family.type in (Type.COUNTER, Type.HISTOGRAM):
                 data.aggregation_temporality = _CUMULATIVE
             if family.type is Type.COUNTER:
@@ -150,6 +156,7 @@ class _Point:
 
     family: ExposedFamily
     message: Any
+    exponential = False
 
     def __init__(self, index: int, *, live: bool) -> None:
         self.index = index
@@ -198,8 +205,36 @@ class _Buckets(_Point):
         message.bucket_counts[:] = value.buckets
 
 
+class _ExponentialBuckets(_Point):
+    """Both sides count buckets by the powers of the same base, but OTLP from the one above 1 on."""
+
+    exponential = True
+
+    def __init__(self, index: int, bounds: Exponential) -> None:
+        super().__init__(index, live=False)
+        self._bounds = bounds
+
+    def place(self, points: Any, attributes: Iterable[tuple[str, str]], since: int) -> None:
+        super().place(points, attributes, since)
+        self.message.scale = self._bounds.schema
+        self.message.zero_threshold = 2.0**self._bounds.first
+
+    def set(self, value: Distribution, nanoseconds: int) -> None:
+        message, divisor = self.message, self._bounds.factor
+        message.time_unix_nano = nanoseconds
+        message.count, message.sum, message.zero_count = value.count, value.sum / divisor, value.buckets[0]
+        if value.count:
+            message.min, message.max = value.min / divisor, value.max / divisor
+        used = [i for i, count in enumerate(value.buckets) if count and i]
+        first, end = (used[0], used[-1] + 1) if used else (1, 1)
+        message.positive.offset = (self._bounds.first << self._bounds.schema) + first - 1
+        message.positive.bucket_counts[:] = value.buckets[first:end]
+
+
 def _point(member: Member) -> _Point:
     name = member.name
+    if name.kind is Kind.HISTOGRAM and isinstance(name.bounds, Exponential):
+        return _ExponentialBuckets(member.position, name.bounds)
     if name.kind is Kind.HISTOGRAM:
         return _Buckets(member.position, name)
     return _Number(member.position, 1_000_000 if name.kind is Kind.TIMESTAMP else 1, live=name.mode.live)

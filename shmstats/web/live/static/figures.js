@@ -34,14 +34,20 @@ const ms = (value) => duration(value === null ? null : value / 1000);
 
 /* Of totals, figures of a time ------------------------------------------------------------------- */
 
-function percentile(share, buckets, bounds) {
+/* Whether bounds are exponential. */
+const growByOneFactor = (bounds) => bounds.length > 4 && bounds[0] > 0 && Math.abs(bounds[2] / bounds[1] - bounds[1] / bounds[0]) < 1e-9;
+
+/* Of the buckets of a time, with the bounds, the least and the most of all observations: see past.py, percentile. */
+function percentile(share, buckets, { bounds, min, max }) {
   const total = buckets.reduce((sum, each) => sum + each, 0);
   if (!total) return null;
   let reached = 0;
   for (let i = 0; i < buckets.length; i++) {
     if (buckets[i] > 0 && reached + buckets[i] >= share * total) {
-      const lower = i ? bounds[i - 1] : Math.min(0, bounds[0]), upper = i < bounds.length ? bounds[i] : bounds[i - 1];
-      return lower + (upper - lower) * (share * total - reached) / buckets[i];
+      const lower = i ? bounds[i - 1] : Math.min(0, bounds[0]), upper = i < bounds.length ? bounds[i] : Math.max(bounds[i - 1], max);
+      const value = lower > 0 && growByOneFactor(bounds) ? 2 * lower * upper / (lower + upper)
+        : lower + (upper - lower) * (share * total - reached) / buckets[i];
+      return Math.min(Math.max(value, min), max);
     }
     reached += buckets[i];
   }
@@ -71,7 +77,7 @@ function requestFigures(now, before) {
   }
   if (a.time) {
     found.buckets = addedBuckets(a.time, b && b.time);
-    for (const [name, share] of [["p50", 0.5], ["p90", 0.9], ["p99", 0.99]]) found[name] = percentile(share, found.buckets, a.time.bounds);
+    for (const [name, share] of [["p50", 0.5], ["p90", 0.9], ["p99", 0.99]]) found[name] = percentile(share, found.buckets, a.time);
   }
   return found;
 }

@@ -292,7 +292,7 @@ function showRoutes(now, before) {
     const buckets = route.time && span ? addedBuckets(route.time, was.time) : null;
     const count = added(route.count, was.count);
     return { route, count, rate: span ? count / span : null, errors: count ? added(route.errors, was.errors) / count : span ? 0 : null,
-      p50: buckets && percentile(0.5, buckets, route.time.bounds), p99: buckets && percentile(0.99, buckets, route.time.bounds),
+      p50: buckets && percentile(0.5, buckets, route.time), p99: buckets && percentile(0.99, buckets, route.time),
       time: route.time && span ? added(route.time.sum, was.time ? was.time.sum : 0) : null };
   });
   const all = figures.reduce((sum, each) => sum + (each.time || 0), 0);
