@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .. import lifecycle, native
+from . import beats
 from .peers import Listener
 
 log = logging.getLogger("shmstats")
@@ -139,14 +140,14 @@ class Agent:
     def __init__(
         self, tasks: Sequence[Task], socket: str, owner: int, answers: Mapping[str, Callable[[], Any]]
     ) -> None:
-        self._tasks = tasks
+        self._tasks = (*tasks, Task(beats.INTERVAL, lambda: beats.beat(socket)))
         self._answers = answers
         self._socket, self._owner = socket, owner
         self._listener: Listener | None = None
         self._listen_at = 0.0
         self._warned = False
         self._run: _Run | None = None
-        self._due = [0.0] * len(tasks)
+        self._due = [0.0] * len(self._tasks)
         self._lock = native.RLock()  # a signal handler may stop what this very thread starts
         self._stopped = False
         lifecycle.tell_of_forks(lifecycle.Stage.AGENTS, self)
@@ -236,6 +237,7 @@ class Agent:
             self._listen_at = time.monotonic() + RETRY_SECONDS
             try:
                 listener = Listener(self._socket, self._owner)
+                beats.beat(self._socket)
                 if self._stopped:
                     listener.close()
                 else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from .._version import __version__
 from ..core import CORE
 from ..reading import BlockReader
 from ..series import Snapshot
+from .beats import is_listening
 from .own_metrics import OPERATIONS_DROPPED, OWN
 from .peers import socket_path
 
@@ -41,7 +41,7 @@ def health(reader: BlockReader, name: str, snapshot: Snapshot | None = None) -> 
     try:
         usage = reader.usage()
         live = reader.workers.live()
-        agents = sum(os.path.lexists(socket_path(name, worker.slot)) for worker in live)
+        agents = sum(is_listening(socket_path(name, worker.slot)) for worker in live)
         saver = header.saver_pid
         return {
             "saved_seconds_ago": _seconds_since(header.saved),

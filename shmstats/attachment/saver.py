@@ -25,6 +25,7 @@ from ..config import Settings
 from ..once import Once
 from ..reading import AttachedBlock
 from ..series import Snapshot
+from .beats import Watch
 from .duties import Duty, DutyThread, ExposingDuty, finish_all, make_duties, stop_all
 
 log = logging.getLogger("shmstats")
@@ -82,6 +83,7 @@ class Saver:
         self._exposing: Any = native.make_lock()
         self._fails = False
         self._logged = Once()
+        self._watch = Watch(block.name, tell)
 
     # Who saves -------------------------------------------------------------------------------------
 
@@ -97,6 +99,7 @@ class Saver:
                 return
             if self.elected:
                 self._locks.try_lock(SAVER)
+                self._watch.look(self._block.reader.workers.live())
                 if self._thread is None or not self._thread.lives:
                     self._begin()
             elif self._is_vacant():

@@ -1,0 +1,67 @@
+"""Whether the background thread of a process makes progress, as others see it: it touches its socket at intervals.
+
+The time of that is the monotonic clock's, which all processes of a machine share and nobody sets.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from ..block.workers import Worker
+from .peers import socket_path
+
+#: Seconds between two touches.
+INTERVAL = 5.0
+
+#: Seconds without one after which a thread is taken for stuck.
+_PATIENCE = 3 * INTERVAL
+
+
+def beat(path: str) -> None:
+    """Note that the thread that listens at a socket makes progress."""
+    now = time.monotonic_ns()
+    with suppress(OSError):
+        os.utime(path, ns=(now, now), follow_symlinks=False)
+
+
+def is_listening(path: str) -> bool:
+    """Tell whether there is a thread at a socket, and it has not been silent for too long."""
+    return 0 <= _silence(path) <= _PATIENCE
+
+
+def _silence(path: str) -> float:
+    """Return for how many seconds a thread has been silent; -1 where there is none."""
+    try:
+        touched = os.lstat(path).st_mtime_ns
+    except OSError:
+        return -1.0
+    return max(time.monotonic_ns() - touched, 0) / 1e9
+
+
+class Watch:
+    """Tells of each background thread that is stuck, once.
+
+    Args:
+        name: of the block's segment.
+        tell: called with a line about it.
+    """
+
+    def __init__(self, name: str, tell: Callable[[str], object]) -> None:
+        self._name = name
+        self._tell = tell
+        self._stuck: frozenset[int] = frozenset()
+
+    def look(self, workers: Iterable[Worker]) -> None:
+        """Look at the live workers."""
+        silences = {worker.pid: _silence(socket_path(self._name, worker.slot)) for worker in workers}
+        stuck = frozenset(pid for pid, seconds in silences.items() if seconds > _PATIENCE)
+        for pid in stuck - self._stuck:
+            self._tell(
+                f"the background thread of process {pid} has made no progress for {silences[pid]:.0f} s: it flushes and"
+                " saves nothing, and answers no questions. A process that is stopped, or stays in C code without"
+                " letting others run, is seen so, and uWSGI without enable-threads"
+            )
+        self._stuck = stuck
