@@ -8,6 +8,7 @@ from typing import Any
 
 from .._version import __version__
 from ..core import CORE
+from ..lately import Lately
 from ..reading import BlockReader
 from ..series import Snapshot
 from .beats import is_listening
@@ -40,8 +41,8 @@ def health(reader: BlockReader, name: str, snapshot: Snapshot | None = None) -> 
     header = reader.open_header()
     try:
         usage = reader.usage()
-        live = reader.workers.live()
-        agents = sum(is_listening(socket_path(name, worker.slot)) for worker in live)
+        live = reader.lately_live()
+        agents = _agents.get((name, tuple([worker.slot for worker in live])))
         saver = header.saver_pid
         return {
             "saved_seconds_ago": _seconds_since(header.saved),
@@ -58,6 +59,15 @@ def health(reader: BlockReader, name: str, snapshot: Snapshot | None = None) -> 
         }
     finally:
         header.close()
+
+
+def _listening(where: tuple[str, tuple[int, ...]]) -> int:
+    """Return how many workers of a block answer questions, by their slots."""
+    name, slots = where
+    return sum(is_listening(socket_path(name, slot)) for slot in slots)
+
+
+_agents = Lately(_listening)
 
 
 def figures_of(health: Mapping[str, Any]) -> dict[str, int | float]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..block import Worker
 from ..history.overview import Overview
 from ..proc import ProcessUse, uses_of
 from ..reading import BlockReader
 from ..reading.requests import Served
-from ..series import Distribution, Kind, Name, Snapshot, Value, series_text
+from ..series import Distribution, Kind, Name, Snapshot, Value, items_at, series_text
 
 #: Rows of one table of metrics or routes.
 MAX_ROWS = 100
@@ -38,7 +40,8 @@ class Dashboard:
         self._shown: list[tuple[str, str]] = []
         self._backlog: int | None = None
         self._bounds: dict[tuple[float, ...], int] = {}
-        self._routes: dict[tuple[str, str], tuple[list[tuple[int, bool]], list[int]]] = {}
+        self._routes: list[tuple[str, str, int | None]] = []
+        self._counters = _Counters([], [], [])
 
     def document(self, reader: BlockReader, snapshot: Snapshot, search: str = "") -> dict[str, Any]:
         """Return the totals.
@@ -60,7 +63,7 @@ class Dashboard:
             "requests": self._requests_of(values),
             "routes": self._routes_of(snapshot),
             "workers": list(worker_figures(reader.served(reader.workers.live()))),
-            "backlog": None if self._backlog is None else values[self._backlog],
+            "backlog": None if self._backlog is None else items_at(values, [self._backlog])[0],
             "metrics": self._metrics(snapshot, search.casefold()),
             "bounds": list(self._bounds),
         }
@@ -77,15 +80,7 @@ class Dashboard:
         self._order = sorted(range(len(names)), key=lambda i: (order.get(names[i].category, 0), self._shown[i]))
         self._bounds = {}
         self._backlog = next((i for i, name in enumerate(names) if name.metric == "gunicorn_backlog"), None)
-        self._routes = {}
-        for i, name in enumerate(names):
-            if name.metric in (_REQUESTS, _DURATION):
-                labels = dict(name.labels)
-                counters, times = self._routes.setdefault((labels.get("method", ""), labels.get("route", "")), ([], []))
-                if name.metric == _DURATION:
-                    times.append(i)
-                else:
-                    counters.append((i, labels.get("status", "") >= "500"))
+        self._routes, self._counters = _routes_in(names)
 
     def _requests_of(self, values: Sequence[Value]) -> dict[str, Any] | None:
         overview = dict(zip(self._overview.names, self._overview.values(values), strict=True))
@@ -100,20 +95,25 @@ class Dashboard:
         return {"source": self._overview.requests, "responses": responses, "time": self._distribution(*times)}
 
     def _routes_of(self, snapshot: Snapshot) -> list[dict[str, Any]]:
-        routes: list[dict[str, Any]] = []
-        names, values = snapshot.names, snapshot.values
-        for (method, route), (counters, times) in self._routes.items():
-            counts = [(int(values[i]), failed) for i, failed in counters if isinstance(values[i], int)]  # type: ignore[arg-type]
-            routes.append(
-                {
-                    "method": method,
-                    "route": route,
-                    "count": sum(count for count, _ in counts),
-                    "errors": sum(count for count, failed in counts if failed),
-                    "time": self._distribution(names[times[0]], values[times[0]]) if times else None,
-                }
-            )
-        return sorted(routes, key=_count, reverse=True)[:MAX_ROWS]
+        names, values, counters = snapshot.names, snapshot.values, self._counters
+        counts = np.array(items_at(values, counters.positions), np.int64)
+        totals, errors = (np.zeros(len(self._routes), np.int64) for _ in range(2))
+        np.add.at(totals, counters.routes, counts)
+        np.add.at(errors, counters.routes, np.where(counters.failed, counts, 0))
+        order = np.argsort(-totals, kind="stable")[:MAX_ROWS].tolist()
+        shown = [(*self._routes[number], int(totals[number]), int(errors[number])) for number in order]
+        timed = [times for _, _, times, *_ in shown if times is not None]
+        distributions = iter(items_at(values, timed))
+        return [
+            {
+                "method": method,
+                "route": route,
+                "count": total,
+                "errors": failed,
+                "time": None if times is None else self._distribution(names[times], next(distributions)),
+            }
+            for method, route, times, total, failed in shown
+        ]
 
     def _distribution(self, name: Name | None, value: Value | None) -> dict[str, Any] | None:
         if name is None or not isinstance(value, Distribution):
@@ -125,8 +125,43 @@ class Dashboard:
     def _metrics(self, snapshot: Snapshot, search: str) -> dict[str, Any]:
         texts = self._texts
         found = [i for i in self._order if search in texts[i]] if search else self._order
-        rows = [_metric(snapshot.names[i], *self._shown[i], snapshot.values[i]) for i in found[:MAX_ROWS]]
+        shown = found[:MAX_ROWS]
+        values = items_at(snapshot.values, shown)
+        rows = [_metric(snapshot.names[i], *self._shown[i], value) for i, value in zip(shown, values, strict=True)]
         return {"total": len(texts), "found": len(found), "rows": rows}
+
+
+class _Counters(NamedTuple):
+    """The counters of requests.
+
+    Attributes:
+        positions: of their series.
+        routes: the number of each one's route.
+        failed: whether each counts requests that failed.
+    """
+
+    positions: list[int]
+    routes: list[int]
+    failed: list[bool]
+
+
+def _routes_in(names: Sequence[Name]) -> tuple[list[tuple[str, str, int | None]], _Counters]:
+    """Return method and path of the routes, with the position of their durations, and what counts their requests."""
+    numbers: dict[tuple[str, str], int] = {}
+    times: dict[int, int] = {}
+    counters = _Counters([], [], [])
+    for i, name in enumerate(names):
+        if name.metric not in (_REQUESTS, _DURATION):
+            continue
+        labels = dict(name.labels)
+        number = numbers.setdefault((labels.get("method", ""), labels.get("route", "")), len(numbers))
+        if name.metric == _DURATION:
+            times.setdefault(number, i)
+        elif name.kind is Kind.COUNTER:
+            counters.positions.append(i)
+            counters.routes.append(number)
+            counters.failed.append(labels.get("status", "") >= "500")
+    return [(*route, times.get(number)) for route, number in numbers.items()], counters
 
 
 def worker_figures(served: Iterable[Served]) -> Iterable[dict[str, Any]]:
@@ -169,11 +204,6 @@ def _state(use: ProcessUse, served: Served) -> str:
     if served.requests or served.further:
         return "waits for disk" if use.state == "D" else "busy"
     return "idle"
-
-
-def _count(route: dict[str, Any]) -> int:
-    count: int = route["count"]
-    return count
 
 
 def _metric(name: Name, category: str, series: str, value: Value) -> list[Any]:

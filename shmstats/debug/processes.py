@@ -18,12 +18,13 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from ..proc import uses_of
+from ..lately import Lately
+from ..proc import ProcessUse, uses_of
 from ..reading import BlockReader
 
 
 def system_figures(pids: Iterable[int], uptime: float) -> dict[str, int | float]:
-    """Return what the live workers use, summed over them.
+    """Return what the live workers use, summed over them; what was read within the last second is not read anew.
 
     Args:
         pids: of the workers. One that ends meanwhile is left out.
@@ -34,7 +35,7 @@ def system_figures(pids: Iterable[int], uptime: float) -> dict[str, int | float]
         average since each worker's start), ``user_in_ms`` and ``sys_in_ms`` (processor time), ``threads``,
         ``workers``, and ``gc`` (garbage collections of the process that answers).
     """
-    uses = [use for _, use in uses_of(pids)]
+    uses = _uses.get(tuple(pids))
     return {
         "uptime": int(uptime),
         "memory_usage": sum(use.resident for use in uses),
@@ -45,6 +46,13 @@ def system_figures(pids: Iterable[int], uptime: float) -> dict[str, int | float]
         "workers": len(uses),
         "gc": sum(generation["collections"] for generation in gc.get_stats()),
     }
+
+
+def _uses_of(pids: tuple[int, ...]) -> list[ProcessUse]:
+    return [use for _, use in uses_of(pids)]
+
+
+_uses = Lately(_uses_of)
 
 
 def pool_figures(reader: BlockReader) -> dict[str, Any]:

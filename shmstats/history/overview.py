@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..reading.totals import BlockValues
 from ..series import Distribution, Kind, Name, Value, items_at
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Overview:
         responses: list[Value] = [int(counts[self._classes == number].sum()) for number in range(len(CLASSES))]
         if not self._durations:
             return responses
+        if isinstance(values, BlockValues):
+            return [*responses, values.sum_of(self._durations)]
         parts = [value for value in items_at(values, self._durations) if isinstance(value, Distribution)]
         buckets = np.array([part.buckets for part in parts], np.int64).sum(axis=0)
         largest = max((part.max for part in parts), default=0.0)

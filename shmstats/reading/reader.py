@@ -24,6 +24,7 @@ from ..block.segment import ReadOnlySegment
 from ..block.validate import check_layout
 from ..block.workers import Worker, WorkerTable
 from ..interruption import came_from_handler
+from ..lately import Lately
 from ..layout import CELLS_PER_PAGE, COUNTER_WIDTH, NAME, PAGE
 from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
 from .catalog import Catalog, NameReader
@@ -76,6 +77,7 @@ class BlockReader:
         self.columns = Columns(buf, layout)
         self.gauges = Gauges(self.columns)
         self.histograms = Histograms(self.columns)
+        self._living = Lately(self._live_of)
         self._shown: tuple[Catalog, list[Name], Sequence[Name]] | None = None
 
     def close(self) -> None:
@@ -193,6 +195,13 @@ class BlockReader:
         values = BlockValues(totals, combined[1])
         return BlockSnapshot(names, values, workers=workers, totals=totals, combined=combined), revision
 
+    def lately_live(self) -> list[Worker]:
+        """Return the workers that live, as it was within the last second; one that has come or left since counts."""
+        return self._living.get(tuple(self.workers))
+
+    def _live_of(self, taken: tuple[Worker, ...]) -> list[Worker]:
+        return self.workers.live()
+
     def served(self, workers: Iterable[Worker]) -> list[Served]:
         """Return what each of some workers serves at the moment, without their help."""
         return read_requests(self._buf, self.layout, workers)
@@ -202,7 +211,7 @@ class BlockReader:
         layout = self.layout
         names, removed = self.header("names"), self.header("removed")
         pages = int(self.reserved().sum())
-        live = {worker.row for worker in self.workers.live()}
+        live = {worker.row for worker in self.lately_live()}
         heap = self.header("heap")
         return {
             "names": Usage(names - removed, layout.capacity, _whole_pages(names * NAME.itemsize)),

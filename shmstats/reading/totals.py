@@ -58,6 +58,17 @@ class Totals:
             values[i] = self._distribution(int(cells[i]), int(catalog.widths[positions[i]]))
         return values
 
+    def sum_of(self, positions: Sequence[int]) -> Distribution:
+        """Return the sum of histograms at some positions, at least one, that have the same bounds."""
+        cells = self.catalog.cells[list(positions)]
+        width = int(self.catalog.widths[positions[0]])
+        kept = self._integers[cells[:, None] + np.arange(1, width)]
+        reals = kept[:, :2].view(np.float64)
+        least = int((kept[:, 2].view(np.uint64) - np.uint64(1)).min()) + 1 & 2**64 - 1
+        buckets = tuple(kept[:, 3:].sum(axis=0).tolist())
+        minimum = minimum_of(least) if least else 0.0
+        return Distribution(float(reals[:, 0].sum()), float(reals[:, 1].max()), buckets, minimum)
+
     def _distribution(self, cell: int, width: int) -> Distribution:
         kept = self._integers[cell + 1 : cell + width]
         total, maximum = kept[:2].view(np.float64).tolist()
@@ -128,6 +139,10 @@ class BlockValues(Deferred[Value]):
 
     def _make(self) -> list[Value]:
         return [*self._totals.values(), *self._combined]
+
+    def sum_of(self, positions: Sequence[int]) -> Distribution:
+        """Return the sum of histograms at some positions, at least one, that have the same bounds."""
+        return self._totals.sum_of(positions)
 
     def at(self, positions: Sequence[int]) -> list[Value]:
         """Return the values at some positions, none of them negative."""

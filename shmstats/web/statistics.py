@@ -79,7 +79,7 @@ def _snapshot(shared: SharedProvider) -> Snapshot:
 
 def _system(shared: SharedProvider) -> dict[str, int | float]:
     reader = shared.attach().reader
-    system = system_figures((worker.pid for worker in reader.workers.live()), reader.uptime)
+    system = system_figures([worker.pid for worker in reader.lately_live()], reader.uptime)
     if stats.settings.stats.include_storage_stats_in_api:
         system["store"] = _meter(shared.directory).read().store
     return system

@@ -113,3 +113,17 @@ def test_both_cores_merge_histograms_alike_whatever_the_cells_hold() -> None:
         for each in (core, _cells_py):
             with pytest.raises(ValueError, match="do not fit"):
                 each.merge_histograms(block, *where, totals[0], np.array([wrong], np.uint32).tobytes())
+
+
+def test_workers_are_looked_for_anew_when_one_has_come_or_left(attach: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = attach(max_workers=4)
+    looks = []
+    live = type(first.workers).live
+    monkeypatch.setattr(type(first.workers), "live", lambda table: (looks.append(1), live(table))[1])
+    for _ in range(3):
+        assert len(first.reader.lately_live()) == 1
+    assert len(looks) == 1
+    second = attach()
+    assert len(first.reader.lately_live()) == 2
+    second.leave()
+    assert len(first.reader.lately_live()) == 1
