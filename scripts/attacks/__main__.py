@@ -18,6 +18,8 @@ from pathlib import Path
 from tortures.__main__ import Torture, with_private_memory
 from tortures.__main__ import arguments as of_torture
 
+from .fuzzing import TARGETS
+from .fuzzing import run as fuzz
 from .programs import PROGRAMS
 from .runner import Score, run_program, run_tests, score_of
 
@@ -56,6 +58,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=4.0, help="of programs and of storms, each (4)")
     parser.add_argument("--seed", type=int, help="repeats a run (at random)")
     parser.add_argument("--no-tests", action="store_true", help="leave out the tests that are attacks")
+    parser.add_argument("--fuzz", type=int, metavar="SECONDS", help="only fuzz each reader and parser for so long")
     parser.add_argument("--core", choices=["C", "Python"], help="only this core (both)")
     return parser.parse_args()
 
@@ -88,6 +91,14 @@ def tests() -> Iterator[tuple[str, Score]]:
         yield name, run_tests(column, *paths)
 
 
+def fuzzers(seconds: int) -> Iterator[tuple[str, Score]]:
+    """Fuzz each reader and parser."""
+    for name in TARGETS:
+        inputs, wrong = fuzz(name, seconds)
+        score = Score(attacks=inputs, crashed=bool(wrong), said=[wrong] if wrong else [])
+        yield f"fuzzing of {name}", score
+
+
 def table(rows: Iterator[tuple[str, Score]]) -> Score:
     """Print a row for each kind of attack as soon as it is done, and the sum; return it."""
     print(f"{'':<48}" + "".join(f"{column:>14}" for column in COLUMNS), flush=True)
@@ -104,6 +115,8 @@ def table(rows: Iterator[tuple[str, Score]]) -> Score:
 def main() -> int:
     """Run, report, and return the exit status."""
     options = arguments()
+    if options.fuzz:
+        return 0 if table(fuzzers(options.fuzz)).clean else 1
     with_private_memory("attacks")
     seed = random.SystemRandom().randrange(10**9) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)

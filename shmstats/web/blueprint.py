@@ -57,6 +57,10 @@ def guard() -> None:
     check_access(stats.settings.api, stats.settings.path.data)
     if shared is None:
         abort(404, "statistics are disabled")
+    try:
+        request.query_string.decode()
+    except UnicodeDecodeError:
+        abort(400, "the query is not UTF-8: such bytes are to be written as %XX")
     if request.method == "OPTIONS":
         _refuse()
 

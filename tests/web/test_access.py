@@ -354,6 +354,13 @@ def test_every_answer_has_the_headers_for_browsers_and_every_error_is_json(
         assert answer.headers["Allow"]
 
 
+@pytest.mark.parametrize("path", ["/stats", "/stats/history", "/stats/none", LIST])
+def test_a_query_that_is_not_utf_8_is_refused(client: FlaskClient, path: str) -> None:
+    answer = client.get(path, environ_overrides={"QUERY_STRING": "format=\xc2json"})
+    assert answer.status_code == 400
+    assert "is not UTF-8" in answer.get_json()["error"]
+
+
 def test_a_refused_method_is_told_which_are_allowed(client: FlaskClient) -> None:
     assert client.post("/stats").allow == {"GET", "HEAD"}  # type: ignore[comparison-overlap]
     assert client.post("/_local/files/f").allow == {"DELETE"}  # type: ignore[comparison-overlap]
