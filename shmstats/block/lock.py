@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from .. import lifecycle, native
-from ..core import Section
+from ..core import PROTOCOL, Section
 from ..interruption import came_from_handler
 from .layout import FIRST_SLOT, TABLE, WORKER_SLOTS
 
@@ -37,6 +37,13 @@ _FLOCK = struct.Struct("hhqqi4x")
 
 #: Seconds until a lock is waited for again, where the kernel saw a deadlock.
 _DEADLOCK_SECONDS = 0.001
+
+
+#: The protocol of the fallback, which has a lock of the kernel for each cell, as `shmstats.block.layout.PROTOCOLS`.
+_RECORD_LOCKS = 2
+
+#: Seconds between two looks whether the table lock is free.
+_FIRST_LOOK, _LONGEST_LOOK = 0.0005, 0.01
 
 
 class Guard(Section):
@@ -144,9 +151,30 @@ class RecordLocks:
         return self._table
 
     def _lock_table(self) -> None:
-        self.lock(TABLE)
+        if PROTOCOL == _RECORD_LOCKS:
+            self._await_table()
+        else:
+            self.lock(TABLE)
         if self.guard is not process_guard():  # a fork in between: this is the child, where nothing unlocks it
             self.unlock(TABLE)
+
+    def _await_table(self) -> None:
+        """Wait for the table lock without the guard, which in the fallback each thread needs that counts.
+
+        It is not let go where a section outside of this one needs it.
+        """
+        seconds = _FIRST_LOOK
+        while not self._try_lock(TABLE):
+            held = self.guard.lock._release_save()  # type: ignore[attr-defined]
+            try:
+                if held[0] == 1:
+                    native.original("time", "sleep")(seconds)
+            finally:
+                self.guard.lock._acquire_restore(held)  # type: ignore[attr-defined]
+            if held[0] > 1:
+                self.lock(TABLE)
+                return
+            seconds = min(2 * seconds, _LONGEST_LOOK)
 
     def _unlock_table(self) -> None:
         if self.guard is process_guard():

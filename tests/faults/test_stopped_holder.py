@@ -77,8 +77,6 @@ def test_a_stop_in_a_change_of_the_names_keeps_nobody_from_counting(
     core: str, storm: Callable[..., Storm], tally: Tally, nursery: Nursery, tmp_path: Path
 ) -> None:
     """Who counts what is registered goes on; who comes, and changes the names too, waits where it must."""
-    if core == "Python":
-        pytest.xfail("known fault: the fallback waits where another process is stopped while it registers a name")
     storms = storm(workers=1, max_workers=2)
     storms.start(0)
     storms.let_count(0, 1, bound=20)

@@ -580,6 +580,10 @@ class Core:
                 worker = core._current.worker
                 self.slots = set() if worker is None else {worker.slot}
 
+            def _await_table(self) -> None:
+                """Wait in one step: to look again and again would be steps without an end."""
+                self.lock(core.lock.TABLE)
+
             def stat(self) -> None:
                 """There is no file."""
 
