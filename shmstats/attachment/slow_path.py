@@ -84,7 +84,7 @@ class SharedProvider(Reads, Changes):
         done = False
         while not done:
             generation = block.cells.generation
-            key, record = self._find_or_add(block, series, Kind.GAUGE)
+            key, record = self._find_or_add(block, series, Kind.GAUGE, isinstance(value, int))
             if record.kind is Kind.GAUGE:
                 row, by = self._bind_gauge(block, series, record, generation)
                 done = block.cells.set_gauge(row, record.cell, value, generation, by)
@@ -157,28 +157,37 @@ class SharedProvider(Reads, Changes):
         block.find_or_add(encode_key(OWN, metric), Kind.COUNTER)
         add_to_own(block, metric, n)
 
-    def _find_or_add(self, block: AttachedBlock, series: Series, kind: Kind) -> tuple[bytes, Record]:
-        """Return the key and record that a handle counts into: its own, or that of the overflow set."""
+    def _find_or_add(
+        self, block: AttachedBlock, series: Series, kind: Kind, whole: bool = True
+    ) -> tuple[bytes, Record]:
+        """Return the key and record that a handle counts into: its own, or that of the overflow set.
+
+        Args:
+            block: the attached one.
+            series: the handle.
+            kind: that it is used as.
+            whole: whether what it counts or sets is an integer.
+        """
         key = encode_key(series.category, series.metric, series.labels)
         limit = self._settings.stats.max_series_per_metric
         definition = self._declared.get((series.category, series.metric))
         mine = None if definition is None else definition.declared
         try:
-            return key, find_or_add(block, key, kind, limit, mine)
+            return key, find_or_add(block, key, kind, limit, mine, whole)
         except SeriesLimitError:
             self._log_once(
                 f"metric {series.metric!r} of category {series.category!r} has {limit} label sets, as many as"
                 " stats.max_series_per_metric allows: further ones are counted together"
             )
             key = overflow_key(key)
-            return key, find_or_add(block, key, kind, limit, mine)
+            return key, find_or_add(block, key, kind, limit, mine, whole)
 
     def _count(self, block: AttachedBlock, series: Series, n: int | float) -> None:
         done = False
         while not done:
             generation = block.cells.generation
             kind = Kind.GAUGE if isinstance(series, Gauge) else Kind.COUNTER
-            key, record = self._find_or_add(block, series, kind)
+            key, record = self._find_or_add(block, series, kind, isinstance(n, int))
             if record.kind is Kind.GAUGE:
                 done = self._add_to_gauge(block, series, record, n, generation)
             elif record.kind is not Kind.COUNTER:

@@ -10,7 +10,6 @@ import logging
 import os
 import stat
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -93,7 +92,6 @@ def lay_out(segment: Segment, identity: Identity, layout: Layout) -> None:
         "started": time.monotonic_ns(),
         "index_slots": min(FIRST_INDEX_SLOTS, layout.index_slots),
         "salt": os.urandom(16),
-        "uuid": uuid.uuid4().bytes,
         "birth": identity.birth(),
     }
     write_header(segment.buf, header)

@@ -104,22 +104,10 @@ class Header:
         self.buf = buf[:PAGE]
         self.words, self.longs = self.buf.cast("I"), self.buf.cast("Q")
 
-    @property
-    def uuid(self) -> bytes:
-        """The 16 bytes that tell these statistics from those of every other data directory."""
-        return bytes(self.buf[_UUID : _UUID + 16])
-
-    @uuid.setter
-    def uuid(self, uuid: bytes) -> None:
-        self.buf[_UUID : _UUID + 16] = uuid
-
     def close(self) -> None:
         """Let go of the buffer."""
         for view in (self.words, self.longs, self.buf):
             view.release()
-
-
-_UUID = field_offset(HEADER, "uuid")
 
 
 def read_header(buf: memoryview) -> dict[str, int]:

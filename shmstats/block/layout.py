@@ -107,7 +107,7 @@ HEADER = np.dtype(
         ("families", "<u4"),  # records that stand for a whole metric
         ("index_slots", "<u4"),  # of the index, those in use: a power of two
         ("spare_names", "S16"),
-        ("uuid", "S16"),  # of the data directory's statistics, whatever process or block they are in
+        ("spare_identity", "S16"),
         ("saver_term", "<u8"),  # raised by each process that begins to save
         ("saver_heartbeat", "<u8"),  # CLOCK_BOOTTIME in ns
         ("saver_pid", "<u4"),

@@ -25,7 +25,7 @@ GRACE_SECONDS = 10
 
 
 def counted_under(
-    block: Metrics, family: Record | None, key: bytes, kind: Kind, mine: Declaration | None
+    block: Metrics, family: Record | None, key: bytes, kind: Kind, mine: Declaration | None, whole: bool = True
 ) -> Declaration | None:
     """Return the outdated declaration under which this process counts a series; None for the current one.
 
@@ -35,6 +35,7 @@ def counted_under(
         key: of the series.
         kind: that the process uses it as.
         mine: what the process itself has declared; None where it has not.
+        whole: whether what it counts or sets is an integer, as a counter takes it.
     """
     current = None if family is None else block.definition(family)
     if family is None or current is None:
@@ -49,7 +50,8 @@ def counted_under(
         return None
     undeclared = Declaration(kind)
     used_before = block.names.find(family_key(key), digest(undeclared)) is not None
-    return undeclared if withdrawn or used_before or not _can_be(mine, current.declared) else None
+    fits_now = _can_be(mine, current.declared) and (whole or current.declared.kind is not Kind.COUNTER)
+    return undeclared if withdrawn or used_before or not fits_now else None
 
 
 def _can_be(used: Declaration, declared: Declaration) -> bool:

@@ -14,7 +14,9 @@ from .records import FAMILY, MEMBER, MONOTONIC, PLAIN, Record, width_of
 MAX_OVERFLOW_SETS = 16
 
 
-def find_or_add(block: Metrics, key: bytes, kind: Kind, limit: int = 0, mine: Declaration | None = None) -> Record:
+def find_or_add(
+    block: Metrics, key: bytes, kind: Kind, limit: int = 0, mine: Declaration | None = None, whole: bool = True
+) -> Record:
     """Return the record of a name, which is registered if it is not there.
 
     Args:
@@ -24,6 +26,7 @@ def find_or_add(block: Metrics, key: bytes, kind: Kind, limit: int = 0, mine: De
         limit: most label sets that the metric may have; 0: any number.
         mine: what this process has declared of the metric; None where it has not. Where a later declaration is
             another one, the record is that of what is outdated.
+        whole: whether what is counted or set is an integer, as a counter takes it.
 
     Raises:
         BlockFullError: there is no room for it.
@@ -34,12 +37,12 @@ def find_or_add(block: Metrics, key: bytes, kind: Kind, limit: int = 0, mine: De
     record = names.find(key)
     if record is not None and (
         (record.family < 0 and record.kind is kind)
-        or counted_under(block, names.family_of(key), key, kind, mine) is None
+        or counted_under(block, names.family_of(key), key, kind, mine, whole) is None
     ):
         return record
     with block.exclusive():
         family = names.find(family_key(key))
-        outdated = None if family is None else counted_under(block, family, key, kind, mine)
+        outdated = None if family is None else counted_under(block, family, key, kind, mine, whole)
         # Whoever held the lock may have added it, also while we looked.
         record = names.find(key, 0 if outdated is None else digest(outdated))
         if record is None:

@@ -284,3 +284,25 @@ def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
         block.leave()
         other.leave()
     assert number > 10
+
+
+@pytest.mark.parametrize("labels", [None, {"l": "x"}])
+@pytest.mark.parametrize("used", [True, False])
+def test_a_float_goes_apart_where_a_newer_process_has_declared_a_counter(
+    stats: Any, python: Any, labels: Any, used: bool
+) -> None:
+    """The older process has not declared the metric, and was there first: none of its calls may fail for that."""
+    stats.incr("c", "other")
+    gauge = stats.gauge("c", "m", labels=labels)
+    if used:
+        gauge.set(1)
+    code = "from shmstats import stats; stats.declare('c', 'm', kind='counter'); stats.incr('c', 'm', 5, labels={})"
+    python.run(code.format(labels), quiet=False)
+    gauge.set(2.5)
+    gauge.incr(0.25)
+    gauge.set(3)
+    stats.gauge("c", "m", 0.5, labels=labels)
+    read = stats.read()
+    shown = [(name.kind.name, value) for name, value in zip(read.names, read.values, strict=True) if name.metric == "m"]
+    assert shown == [("COUNTER", 5)]
+    assert stats.get("shmstats", "operations_dropped") == 0
