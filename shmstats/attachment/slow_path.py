@@ -13,7 +13,6 @@ from dataclasses import replace
 from ..block import Record, SeriesLimitError
 from ..block.keys import OVERFLOW, decode_key, encode_key, overflow_key
 from ..block.lock import process_guard
-from ..block.registering import find_or_add
 from ..bounds import Bounds, rebucketed, scale_of
 from ..core import Counter, Gauge, Histogram, Series
 from ..layout import INT64_MAX, INT64_MIN
@@ -173,14 +172,14 @@ class SharedProvider(Reads, Changes):
         definition = self._declared.get((series.category, series.metric))
         mine = None if definition is None else definition.declared
         try:
-            return key, find_or_add(block, key, kind, limit, mine, whole)
+            return key, block.find_or_add(key, kind, limit, mine, whole)
         except SeriesLimitError:
             self._log_once(
                 f"metric {series.metric!r} of category {series.category!r} has {limit} label sets, as many as"
                 " stats.max_series_per_metric allows: further ones are counted together"
             )
             key = overflow_key(key)
-            return key, find_or_add(block, key, kind, limit, mine, whole)
+            return key, block.find_or_add(key, kind, limit, mine, whole)
 
     def _count(self, block: AttachedBlock, series: Series, n: int | float) -> None:
         done = False

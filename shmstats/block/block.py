@@ -180,9 +180,11 @@ class Block(Metrics):
             self.header.birth = identity.birth()
         return self._segment.is_linked() or not os.path.lexists(self.identity.segment)
 
-    def find_or_add(self, key: bytes, kind: Kind, limit: int = 0, mine: Declaration | None = None) -> Record:
+    def find_or_add(
+        self, key: bytes, kind: Kind, limit: int = 0, mine: Declaration | None = None, whole: bool = True
+    ) -> Record:
         """Return the record of a name, which is registered if it is not there; see `find_or_add` of `registering`."""
-        return find_or_add(self, key, kind, limit, mine)
+        return find_or_add(self, key, kind, limit, mine, whole)
 
     def leave(self, save: Callable[[Self], None] = lambda block: None) -> None:
         """Give up the slot. The last live worker saves and unlinks the block.

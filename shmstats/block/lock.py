@@ -42,9 +42,6 @@ _DEADLOCK_SECONDS = 0.001
 #: The protocol of the fallback, which has a lock of the kernel for each cell, as `shmstats.block.layout.PROTOCOLS`.
 _RECORD_LOCKS = 2
 
-#: Seconds between two looks whether the table lock is free.
-_FIRST_LOOK, _LONGEST_LOOK = 0.0005, 0.01
-
 
 class Guard(Section):
     """Keeps the threads of this process, and their signal handlers, out of each other's way.
@@ -161,27 +158,26 @@ class RecordLocks:
     def _await_table(self) -> None:
         """Wait for the table lock without the guard, which in the fallback each thread needs that counts.
 
-        It is not let go where a section outside of this one needs it.
+        It is not let go where a section outside of this one needs it. What was waited for is taken again with the
+        guard, for another thread of this process may have been inside meanwhile, and have let go of it.
         """
-        seconds = _FIRST_LOOK
         while not self._try_lock(TABLE):
             held = self.guard.lock._release_save()  # type: ignore[attr-defined]
             try:
                 if held[0] == 1:
-                    native.original("time", "sleep")(seconds)
+                    self.lock(TABLE)
             finally:
                 self.guard.lock._acquire_restore(held)  # type: ignore[attr-defined]
             if held[0] > 1:
                 self.lock(TABLE)
                 return
-            seconds = min(2 * seconds, _LONGEST_LOOK)
 
     def _unlock_table(self) -> None:
         if self.guard is process_guard():
             self.unlock(TABLE)
 
     def lock(self, position: int) -> None:
-        """Wait for the lock of byte ``position`` of the file. The guard is held."""
+        """Wait for the lock of byte ``position`` of the file. The guard is held, but see `_await_table`."""
         while True:
             try:
                 fcntl.lockf(self._file.descriptor(), fcntl.LOCK_EX, 1, position)
