@@ -29,7 +29,7 @@ from .bounds import (
 from .core import Series
 from .hashing import blake2b
 from .layout import INT64_MAX, INT64_MIN
-from .series import TIME_UNITS, Declaration, Kind, Labels, Mode
+from .series import INFO, STATE, TIME_UNITS, Declaration, Kind, Labels, Mode
 
 #: Upper bounds, or ``"exponential"``.
 Buckets = Sequence[int | float] | str
@@ -39,7 +39,13 @@ RESERVED_NAMES = ("category", "le", "metric", "pid", "quantile", "raw_labels")
 
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
-_KINDS = {"counter": Kind.COUNTER, "gauge": Kind.GAUGE, "histogram": Kind.HISTOGRAM}
+_KINDS = {
+    "counter": Kind.COUNTER,
+    "gauge": Kind.GAUGE,
+    "histogram": Kind.HISTOGRAM,
+    INFO: Kind.GAUGE,
+    STATE: Kind.GAUGE,
+}
 _MODES = {mode.name.lower(): mode for mode in Mode}
 _MAX_HELP, _MAX_UNIT = 1000, 100
 
@@ -293,6 +299,10 @@ def make_declaration(
         raise ValueError(f"mode must be one of {', '.join(_MODES)}, not {mode!r:.80}")
     if not re.fullmatch("[a-zA-Z0-9_]*", _text("unit", unit, _MAX_UNIT)):
         raise ValueError(f"unit must have ASCII letters, digits and '_' only, as bytes_per_second, not {unit!r:.80}")
+    if kind == INFO and (unit or labelnames is not None):
+        raise ValueError("an info has no unit, and no label names that are laid down: its texts are labels")
+    if kind == STATE and labelnames is not None:
+        labelnames = (*labelnames, STATE)
     return Declaration(
         kind=_KINDS[kind],
         help=_text("help", help_, _MAX_HELP),
@@ -300,7 +310,23 @@ def make_declaration(
         bounds=bounds,
         mode=_MODES[mode or "last"],
         labelnames=None if labelnames is None else tuple(sorted(labelnames)),
+        shown=kind if kind in (INFO, STATE) else "",
     )
+
+
+def check_states(states: object) -> tuple[str, ...]:
+    """Check the states of a metric.
+
+    Raises:
+        TypeError: they are no iterable of str.
+        ValueError: there are none, one is there twice, or one is not allowed.
+    """
+    if isinstance(states, str) or not isinstance(states, Iterable):
+        raise TypeError(f'states must be a sequence of str for kind="state", not {states!r:.80}')
+    checked = tuple(check_text("a state", state) for state in states)
+    if not checked or len(set(checked)) < len(checked):
+        raise ValueError(f"states must have one at least, and each once, not {checked!r:.200}")
+    return checked
 
 
 def make_bounds(

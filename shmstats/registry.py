@@ -26,17 +26,18 @@ from .checks import (
 )
 from .core import Counter, Gauge, Histogram, Series
 from .handles import Labelled
-from .misses import Misses, delivered
+from .misses import delivered
 from .series import Snapshot, Value, by_category
 from .sinks import Provider, check_provider
 from .sinks.fanout import FanOut
 from .sinks.guarded import GuardedProvider
+from .states import States
 from .timer import Timer
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Registry(Misses):
+class Registry(States):
     """Statistics, shared by all processes that have the same data directory.
 
     It finds its configuration and attaches by itself on first use; `init` does both at once.
@@ -64,6 +65,7 @@ class Registry(Misses):
         range: tuple[float, float] | None = None,  # noqa: A002 - likewise
         mode: str | None = None,
         labelnames: Iterable[str] | None = None,
+        states: Iterable[str] | None = None,
     ) -> None:
         """Declare what a metric is, for all workers; to declare it the same again does nothing.
 
@@ -73,7 +75,7 @@ class Registry(Misses):
         Args:
             category: of the metric.
             metric: of the category.
-            kind: ``"counter"``, ``"gauge"`` or ``"histogram"``.
+            kind: ``"counter"``, ``"gauge"``, ``"histogram"``, ``"info"`` or ``"state"``.
             help: a sentence for people.
             unit: of the values, in the plural (``"bytes"``); a histogram without one is of times in ms.
             buckets: of a histogram: 1 to 250 upper bounds, ascending, finite; in ms for times. Or ``"exponential"``: as
@@ -86,6 +88,7 @@ class Registry(Misses):
                 become one by ``"all"``, ``"sum"``, ``"min"``, ``"max"``, ``"mostrecent"``, or by one of these with
                 ``live`` before it, which leaves out what dead workers have left.
             labelnames: that each series must have; None for any.
+            states: that `state` takes, for a metric of that kind.
 
         Raises:
             TypeError: an argument is of the wrong type.
@@ -95,6 +98,7 @@ class Registry(Misses):
         names = None if labelnames is None else check_label_names("labelnames", labelnames)
         bounds = make_bounds(kind, unit, buckets, error, range)
         declared = make_declaration(kind, help, unit, bounds, mode, names)
+        self._note_states(category, metric, kind, states)
         shared = self.shared
         if shared is not None:
             shared.declare(category, metric, declared)

@@ -25,6 +25,9 @@ TIME_UNITS = frozenset({"", "seconds", "milliseconds", "ms"})
 #: The category of the metrics that another library names and exports.
 FOREIGN = "prometheus_client"
 
+#: What a gauge may be shown as; the latter's series have this label as well, with the state that they stand for.
+INFO, STATE = "info", "state"
+
 #: (label name, label value) pairs, sorted by name.
 Labels = tuple[tuple[str, str], ...]
 
@@ -78,6 +81,7 @@ class Declaration(NamedTuple):
             empty.
         mode: of a gauge.
         labelnames: the label names that its series must have, sorted; None: any.
+        shown: what a gauge is shown as: `INFO`, `STATE`, or empty.
     """
 
     kind: Kind
@@ -86,6 +90,7 @@ class Declaration(NamedTuple):
     bounds: Bounds = ()
     mode: Mode = Mode.LAST
     labelnames: tuple[str, ...] | None = None
+    shown: str = ""
 
 
 class Name(NamedTuple):
@@ -102,6 +107,7 @@ class Name(NamedTuple):
         unit: as in `Declaration`.
         mode: of a gauge.
         created: when the series was made, in ns since 1970; 0 where that is not known.
+        shown: as in `Declaration`.
     """
 
     category: str
@@ -114,6 +120,7 @@ class Name(NamedTuple):
     unit: str = ""
     mode: Mode = Mode.LAST
     created: int = 0
+    shown: str = ""
 
 
 @dataclass(frozen=True, slots=True)

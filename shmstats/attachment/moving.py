@@ -24,7 +24,7 @@ def move(snapshot: Snapshot, block: AttachedBlock) -> None:
     """
     with block.exclusive():
         for name, value in zip(snapshot.names, snapshot.values, strict=True):
-            if name.kind is Kind.TIMESTAMP or name.mode is not Mode.LAST:
+            if name.kind is Kind.TIMESTAMP or name.mode is not Mode.LAST or name.shown:
                 continue
             record = block.names.find(encode_key(name.category, name.metric, name.labels))
             if record is None:

@@ -23,6 +23,7 @@ from .changes import Changes
 from .extremes import keep_of_dead
 from .own_metrics import OWN, add_to_own
 from .reads import Reads
+from .shown import Shown
 
 #: What the handles of each type are used as.
 _KINDS = {Counter: Kind.COUNTER, Gauge: Kind.GAUGE, Histogram: Kind.HISTOGRAM}
@@ -30,7 +31,7 @@ _KINDS = {Counter: Kind.COUNTER, Gauge: Kind.GAUGE, Histogram: Kind.HISTOGRAM}
 __all__ = ["OWN", "KindError", "SharedProvider"]
 
 
-class SharedProvider(Reads, Changes):
+class SharedProvider(Reads, Changes, Shown):
     """The shared block as a provider of a registry: what counts. Its bases attach, read and change."""
 
     @operation

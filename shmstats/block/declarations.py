@@ -47,9 +47,9 @@ def decode_definition(text: bytes) -> Definition:
         ValueError: there is none.
     """
     try:
-        kind, help_, unit, bounds, mode, labelnames, moment, users = json.loads(text)
+        kind, help_, unit, bounds, mode, labelnames, shown, moment, users = json.loads(text)
         names = None if labelnames is None else tuple(map(str, labelnames))
-        declared = Declaration(Kind(kind), str(help_), str(unit), from_json(bounds), Mode(mode), names)
+        declared = Declaration(Kind(kind), str(help_), str(unit), from_json(bounds), Mode(mode), names, str(shown))
         return Definition(declared, int(moment), tuple(map(int, users)))
     except TypeError as error:
         raise ValueError(f"{text!r:.80} is no declaration: {error}") from error
@@ -61,7 +61,7 @@ def fits(used: Declaration, declared: Declaration) -> bool:
     Kind, gauge mode, buckets and label names must be the same, or not laid down by the later one. A unit may be added
     or dropped, but not become another; a histogram without one is of times.
     """
-    if (used.kind, used.mode) != (declared.kind, declared.mode):
+    if (used.kind, used.mode, used.shown) != (declared.kind, declared.mode, declared.shown):
         return False
     if declared.labelnames is not None and used.labelnames not in (None, declared.labelnames):
         return False
@@ -76,14 +76,15 @@ def digest(declared: Declaration) -> int:
     """Return the number under which what a declaration left is found once it is outdated: 1 to 2**32 - 1."""
     unit = "" if declared.kind is Kind.HISTOGRAM and declared.unit in TIME_UNITS else declared.unit
     bounds = declared.bounds or (DEFAULT_BOUNDS if declared.kind is Kind.HISTOGRAM else ())
-    text = json.dumps((declared.kind, unit, to_json(bounds), declared.mode, declared.labelnames), separators=(",", ":"))
+    what = declared.kind, unit, to_json(bounds), declared.mode, declared.labelnames, declared.shown
+    text = json.dumps(what, separators=(",", ":"))
     return int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "little") or 1
 
 
 def describe(declared: Declaration) -> str:
     """Return a declaration in words, for a message that shows it."""
-    parts = [declared.kind.name.lower()]
-    if declared.kind is Kind.GAUGE:
+    parts = [declared.shown or declared.kind.name.lower()]
+    if declared.kind is Kind.GAUGE and not declared.shown:
         parts.append(f"mode {declared.mode.name.lower()}")
     if declared.unit:
         parts.append(f"unit {declared.unit!r}")

@@ -62,19 +62,35 @@ from typing import NamedTuple
 from shmstats._version import __version__
 from shmstats.core import CORE
 from shmstats.export.escaping import ESCAPINGS
-from shmstats.series import TIME_UNITS, Kind, Labels, Name, is_label_name, label_text
+from shmstats.series import INFO, STATE, TIME_UNITS, Kind, Labels, Name, is_label_name, label_text
 
 
 class Type(Enum):
-    """A family's type, and the suffixes of the names that a family of that type owns in OpenMetrics."""
+    """A family's type: its words in OpenMetrics and in the text format, and what its names end with.
 
-    COUNTER = "counter", ("", "_total", "_created")
-    GAUGE = "gauge", ("",)
-    HISTOGRAM = "histogram", ("", "_bucket", "_count", "_sum", "_created")
+    Attributes:
+        word: in OpenMetrics.
+        text_word: in the text format, which knows fewer types.
+        ending: of its plain samples.
+        owned: suffixes of the names that a family of that type owns in OpenMetrics.
+    """
 
-    def __init__(self, word: str, owned: tuple[str, ...]) -> None:
+    COUNTER = "counter", "counter", "_total", ("", "_total", "_created")
+    GAUGE = "gauge", "gauge", "", ("",)
+    HISTOGRAM = "histogram", "histogram", "", ("", "_bucket", "_count", "_sum", "_created")
+    INFO = "info", "gauge", "_info", ("", "_info")
+    STATESET = "stateset", "gauge", "", ("",)
+
+    def __init__(self, word: str, text_word: str, ending: str, owned: tuple[str, ...]) -> None:
         self.word = word
+        self.text_word = text_word
+        self.ending = ending
         self.owned = owned
+
+    @property
+    def has_created(self) -> bool:
+        """Whether its series tell when they were made."""
+        return "_created" in self.owned
 
 
 class ExposedFamily:
@@ -99,7 +115,7 @@ class ExposedFamily:
     @property
     def exposed_name(self) -> str:
         """The name in the text format, and of the samples that have no further suffix."""
-        return f"{self.name}_total" if self.type is Type.COUNTER else self.name
+        return self.name + self.type.ending
 
     def describe(self, help_: str, unit: str) -> None:
         """Take a member's help and unit, if they are the first and the unit is what the name ends with."""
@@ -118,13 +134,14 @@ class ExposedSeries(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """How a figure of ``Snapshot.system`` or ``health`` is shown: as a gauge of that family, divided by ``divisor``."""
+    """How a figure of ``Snapshot.system`` or ``health`` is shown: in that family, divided by ``divisor``."""
 
     family: str
     divisor: int
     help: str
     unit: str = ""
     labels: Labels = ()
+    type: Type = Type.GAUGE
 
 
 #: The figures of the machine and the workers that are known by name.
@@ -161,7 +178,7 @@ HEALTH_FIGURES = {
     "pushed_seconds_ago": Figure("pushed_seconds_ago", 1, "Age of the last push, in seconds.", "", _OWN),
     "push_error": Figure("push_error", 1, "Whether pushing fails.", "", _OWN),
     "pool": Figure("pool_used_ratio", 1, "Largest share in use of a part of the block; 1 is full.", "ratio", _OWN),
-    "build": Figure("build_info", 1, "Version of the package, and its core.", "", _BUILD),
+    "build": Figure("build", 1, "Version of the package, and its core.", "", _BUILD, Type.INFO),
 }
 
 
@@ -194,7 +211,7 @@ class Namer:
         self._meant = _MEANT_LABELS.union(name for name, _ in labels)
         self._families: dict[str, ExposedFamily] = {}
         self._owners: dict[str, ExposedFamily] = {}
-        self._resolved: dict[tuple[str, str, Kind, bool, str], tuple[ExposedFamily, bool]] = {}
+        self._resolved: dict[tuple[str, str, Kind, bool, str, str], tuple[ExposedFamily, bool]] = {}
         self._label_names: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._taken: set[ExposedSeries] = set()
         known = {metric: self._known_figure(figure) for metric, figure in SYSTEM_FIGURES.items()}
@@ -205,6 +222,8 @@ class Namer:
         """Give the next name its place; names must come in the order of their registration."""
         family, is_plain = self.family(name)
         own = self._clean_labels(name.labels) if name.labels else ()
+        if name.shown == STATE:  # the state's label is called like the family
+            own = tuple(sorted((family.name if pair[0] == STATE else pair[0], pair[1]) for pair in own))
         marked = self.head(name, False)
         if is_plain:
             plain = self.head(name, True) + own
@@ -242,7 +261,7 @@ class Namer:
     def _family(self, name: Name) -> tuple[ExposedFamily, bool]:
         """Return the family of a name, and whether its name is the plain form of the metric."""
         category = name.category if name.metric == "total" else ""
-        key = (category, name.metric, name.kind, name.monotonic, name.unit)
+        key = (category, name.metric, name.kind, name.monotonic, name.unit, name.shown)
         found = self._resolved.get(key)
         if found is None:
             found = self._resolved[key] = self._resolve(name)
@@ -267,7 +286,7 @@ class Namer:
         family = self._families.get(name)
         if family is not None:
             return family if family.type is type_ else None
-        ending = "_total" if type_ is Type.COUNTER else ""
+        ending = type_.ending
         shown = self._escaping.escape(self._prefix + name + ending).removesuffix(ending)
         owned = [shown + suffix for suffix in type_.owned]
         if any(each in self._owners for each in owned):
@@ -278,7 +297,7 @@ class Namer:
         return family
 
     def _known_figure(self, figure: Figure) -> ExposedSeries:
-        family = self._claim(figure.family, Type.GAUGE, figure.help)
+        family = self._claim(figure.family, figure.type, figure.help)
         assert family is not None, "the table of system figures clashes with itself"
         family.describe(figure.help, figure.unit)
         labels = (*self._constant, *figure.labels)
@@ -304,7 +323,9 @@ class Namer:
             return Type.HISTOGRAM, units
         if name.kind is Kind.COUNTER and name.monotonic:
             return Type.COUNTER, (*units, "total")
-        return Type.GAUGE, units
+        if name.shown == INFO:
+            return Type.INFO, ("info",)
+        return Type.STATESET if name.shown == STATE else Type.GAUGE, units
 
     def _shown_unit(self, name: Name) -> str:
         """Return the unit of the value that is shown; "" where none is known."""
@@ -361,6 +382,10 @@ def _generated_help(kind: Kind, type_: Type, stem: str, unit: str) -> str:
         return f"Distribution of {words}, in {unit.replace('_', ' ')}."
     if type_ is Type.COUNTER:
         return f"Total number of {words}."
+    if type_ is Type.INFO:
+        return f"What is said of {words}."
+    if type_ is Type.STATESET:
+        return f"State of {words}."
     return f"Current value of {words}."
 
 
@@ -368,4 +393,4 @@ def _candidates(stem: str, suffixes: tuple[str, ...], type_: Type) -> Iterator[s
     """Give the names that a family may have, the best first, without end."""
     for extra in itertools.chain([(), ("value",)], (("value", str(n)) for n in itertools.count(2))):
         name = "_".join((stem, *extra, *suffixes))
-        yield name.removesuffix("_total") if type_ is Type.COUNTER else name
+        yield name.removesuffix(type_.ending)

@@ -25,7 +25,7 @@ from typing import Any
 
 from shmstats.bounds import shown_in_text
 from shmstats.export.escaping import is_metric_name
-from shmstats.export.naming import ExposedFamily, ExposedSeries, Type, is_time
+from shmstats.export.naming import ExposedFamily, ExposedSeries, is_time
 from shmstats.export.page import Member, Page, Pages
 from shmstats.export.skeleton import ESCAPINGS as QUICK_ESCAPINGS
 from shmstats.export.skeleton import Skeletons
@@ -167,7 +167,7 @@ class _Text:
     def header(family: ExposedFamily) -> str:
         """Return what stands before a family."""
         name, help_ = _quoted_if_needed(family.exposed_name), _escaped_help(family)
-        return f"# HELP {name} {help_}\n# TYPE {name} {family.type.word}\n"
+        return f"# HELP {name} {help_}\n# TYPE {name} {family.type.text_word}\n"
 
 
 class _OpenMetrics(_Text):
@@ -184,7 +184,7 @@ class _OpenMetrics(_Text):
     @staticmethod
     def created_name(family: ExposedFamily) -> str:
         """Return the name of the samples that tell when series were made; "" where there are none."""
-        return "" if family.type is Type.GAUGE else f"{family.name}_created"
+        return f"{family.name}_created" if family.type.has_created else ""
 
     @staticmethod
     def header(family: ExposedFamily) -> str:

@@ -24,10 +24,10 @@ from shmstats.series import Distribution, Kind, Snapshot
 
 CONTENT_TYPE = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
 
-_NUMBERS = {Type.COUNTER: 0, Type.GAUGE: 1, Type.HISTOGRAM: 4}
+_NUMBERS = {Type.COUNTER: 0, Type.GAUGE: 1, Type.HISTOGRAM: 4, Type.INFO: 1, Type.STATESET: 1}
 
 #: Where a Metric has the value of each type.
-_VALUES = {Type.COUNTER: 3, Type.GAUGE: 2, Type.HISTOGRAM: 7}
+_VALUES = {Type.COUNTER: 3, Type.GAUGE: 2, Type.HISTOGRAM: 7, Type.INFO: 2, Type.STATESET: 2}
 
 _VARINT, _FIXED64, _LENGTH = 0, 1, 2
 

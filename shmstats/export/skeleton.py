@@ -20,7 +20,7 @@ from shmstats.export.page import Member, names_of_samples, system_values
 from shmstats.export.view import View
 from shmstats.reading import BlockSnapshot
 from shmstats.reading.histograms import BEFORE_BUCKETS
-from shmstats.series import Kind, Labels, Name
+from shmstats.series import STATE, Kind, Labels, Name
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -174,6 +174,7 @@ class Skeleton:
                 continue
             family, is_plain = namer.family(name)
             quick = name.kind in _KINDS and not has_empty[group] and clean.get(labels[group], False)
+            quick = quick and name.shown != STATE  # whose label is called like the family
             if name.kind is Kind.HISTOGRAM:
                 width = BEFORE_BUCKETS + len(name.bounds) + 1
                 quick = quick and group not in catalog.mixed and catalog.width_of(firsts[group]) == width

@@ -48,7 +48,7 @@ def _described(name: Name) -> dict[str, Any]:
         "category": name.category,
         "metric": name.metric,
         "labels": dict(name.labels),
-        "kind": "gauge" if is_gauge else name.kind.name.lower(),
+        "kind": name.shown or ("gauge" if is_gauge else name.kind.name.lower()),
         "unit": name.unit or ("ms" if name.kind is Kind.HISTOGRAM else ""),
         "help": name.help,
         "created": iso_time(name.created // 1000) if name.created else None,

@@ -276,14 +276,14 @@ def _names_of(records: npt.NDArray[Any], heap: bytes, declaration: Callable[[int
         labels = tuple(zip(rest[::2], rest[1::2], strict=True)) if rest else ()
         if family:
             declared = declaration(family - 1) or _NOTHING_DECLARED
-            help_, unit, bounds = declared.help, declared.unit, declared.bounds
+            help_, unit, bounds, shown = declared.help, declared.unit, declared.bounds, declared.shown
         else:
-            help_ = unit = ""
+            help_ = unit = shown = ""
             bounds = ()
         if kind == Kind.HISTOGRAM:
             bounds = bounds or DEFAULT_BOUNDS
         monotonic = flags & MONOTONIC == MONOTONIC
-        what = _KINDS[kind], labels, monotonic, bounds, help_, unit, _MODES[mode], created
+        what = _KINDS[kind], labels, monotonic, bounds, help_, unit, _MODES[mode], created, shown
         names.append(Name(category, metric, *what))
     return names
 

@@ -88,7 +88,7 @@ class _Header(NamedTuple):
     @classmethod
     def of(cls, names: Sequence[Name]) -> _Header:
         """Return that of some names."""
-        saved = [i for i, name in enumerate(names) if name.kind is not Kind.TIMESTAMP and name.mode is Mode.LAST]
+        saved = [i for i, name in enumerate(names) if _is_saved(name)]
         chosen = names if len(saved) == len(names) else [names[i] for i in saved]
         declared: dict[tuple[str, str], tuple[str, str, Bounds]] = {}
         keys: list[str] = []
@@ -109,6 +109,11 @@ class _Header(NamedTuple):
             "created": [name.created for name in chosen],
         }
         return cls(names, None if chosen is names else saved, histograms, json.dumps(head).encode())
+
+
+def _is_saved(name: Name) -> bool:
+    """Tell whether a series is saved: what its processes say of a moment, or of themselves, is not."""
+    return name.kind is not Kind.TIMESTAMP and name.mode is Mode.LAST and not name.shown
 
 
 _header: _Header | None = None

@@ -1,0 +1,105 @@
+"""Infos and states: what is said in words of a thing, the last that any process has said.
+
+In the block each is gauges of the value 1 and 0: an info one with its texts as labels, a state one for each state, with
+the label `STATE`. Both are changed under the table lock, so no two processes leave two infos or states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from .block.keys import check_text
+from .checks import check_category, check_labels, check_states
+from .misses import Misses, delivered
+from .series import STATE, Labels
+from .sinks.fanout import FanOut
+
+
+class States(Misses):
+    """The calls for infos and states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._states: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    def info(
+        self,
+        category: str,
+        metric: str,
+        texts: Mapping[str, object],
+        *,
+        labels: Mapping[str, object] | None = None,
+    ) -> None:
+        """Say something in words, as the version of an application; it takes the place of what was said before.
+
+        Args:
+            category: of the info.
+            metric: of the info; its sample is ``<metric>_info``.
+            texts: what is said, by label name.
+            labels: label names and values of the thing that it is said of.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: a name is not allowed, there is no text, or one is called like a label.
+            KindError: the metric is something else.
+        """
+        category, metric = check_category(category), check_text("metric", metric)
+        said, base = check_labels(texts), check_labels(labels)
+        twice = {name for name, _ in said} & {name for name, _ in base}
+        if not said or twice:
+            raise ValueError(f"texts must have a text, and none that labels have: {dict(texts)!r:.200}")
+        if (category, metric) not in self._declared:
+            self.declare(category, metric, kind="info")
+        self._deliver_shown(category, metric, base, {tuple(sorted((*base, *said))): 1})
+
+    def state(self, category: str, metric: str, state: str, *, labels: Mapping[str, object] | None = None) -> None:
+        """Say which of its states a thing is in.
+
+        Args:
+            category: of the metric.
+            metric: that this process has declared with ``kind="state"`` and its states.
+            state: one of these.
+            labels: label names and values of the thing.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: a name is not allowed, the metric is not declared so, or there is no such state.
+            KindError: the metric is something else.
+        """
+        category, metric = check_category(category), check_text("metric", metric)
+        states, base = self._states.get((category, metric)), check_labels(labels)
+        if states is None:
+            raise ValueError(
+                f'metric {metric!r} of category {category!r} has no states: declare it with kind="state" and states'
+            )
+        if state not in states:
+            raise ValueError(f"state must be one of {', '.join(states)}, not {state!r:.80}")
+        if any(name in (STATE, metric) for name, _ in base):
+            raise ValueError(f"labels of a state must have neither {STATE!r} nor {metric!r}: {dict(base)!r:.200}")
+        wanted = {tuple(sorted((*base, (STATE, each)))): int(each == state) for each in states}
+        self._deliver_shown(category, metric, base, wanted)
+
+    def declare(self, category: str, metric: str, *, kind: str) -> None:
+        """Declare a metric."""
+        raise NotImplementedError
+
+    def _note_states(self, category: str, metric: str, kind: str, states: Iterable[str] | None) -> None:
+        """Check the states of a metric that is being declared, and keep them.
+
+        Raises:
+            TypeError: they are none.
+            ValueError: they are not allowed, or the metric has none.
+        """
+        if kind == "state":
+            self._states[category, metric] = check_states(states)
+            return
+        if states is not None:
+            raise ValueError(f'states are for kind="state"; a {kind} has none')
+        self._states.pop((category, metric), None)
+
+    @delivered
+    def _deliver_shown(
+        self, fan_out: FanOut, category: str, metric: str, base: Labels, wanted: Mapping[Labels, int]
+    ) -> None:
+        if fan_out.shared is not None:
+            fan_out.shared.show(category, metric, base, wanted)

@@ -1,0 +1,134 @@
+"""Infos and states: the last that any process has said, and nothing else, in every format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers import PythonRunner
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+pytestmark = pytest.mark.far_from_core
+
+Shown = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+IDLE, RUNNING = "idle", "running"
+
+
+def openmetrics(stats: Any) -> tuple[dict[str, str], Shown]:
+    """Types and samples of the page."""
+    from shmstats.export.prometheus import shared
+
+    families = list(parse_openmetrics(shared.openmetrics(stats.read()).decode()))
+    return {family.name: family.type for family in families}, _samples(families)
+
+
+def _samples(families: list[Any]) -> Shown:
+    return {
+        (sample.name, tuple(sorted(pair for pair in sample.labels.items() if pair[0] != "category"))): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.labels.get("category") != "shmstats" and not sample.name.endswith("_created")
+    }
+
+
+def test_an_info_is_what_was_said_last(stats: Any) -> None:
+    stats.info("app", "build", {"version": "1.0", "branch": "main"})
+    stats.info("app", "build", {"version": "1.1", "branch": "main"})
+    stats.info("app", "library", {"version": 3}, labels={"name": "numpy"})
+    stats.info("app", "library", {"version": 4}, labels={"name": "flask"})
+    stats.info("app", "library", {"version": 5}, labels={"name": "flask"})
+    types, samples = openmetrics(stats)
+    assert (types["build"], types["library"]) == ("info", "info")
+    assert samples == {
+        ("build_info", (("branch", "main"), ("version", "1.1"))): 1,
+        ("library_info", (("name", "numpy"), ("version", "3"))): 1,
+        ("library_info", (("name", "flask"), ("version", "5"))): 1,
+    }
+
+
+def test_a_state_is_one_of_those_that_are_declared(stats: Any) -> None:
+    stats.declare("job", "phase", kind="state", states=(IDLE, RUNNING), help="What the job does.")
+    stats.state("job", "phase", IDLE)
+    stats.state("job", "phase", RUNNING)
+    stats.state("job", "phase", IDLE, labels={"queue": "mail"})
+    types, samples = openmetrics(stats)
+    assert types["phase"] == "stateset"
+    assert samples == {
+        ("phase", (("phase", IDLE),)): 0,
+        ("phase", (("phase", RUNNING),)): 1,
+        ("phase", (("phase", IDLE), ("queue", "mail"))): 1,
+        ("phase", (("phase", RUNNING), ("queue", "mail"))): 0,
+    }
+
+
+def test_both_are_gauges_in_text_protobuf_and_for_a_person(stats: Any) -> None:
+    from shmstats.export import protobuf, render
+    from shmstats.export.documents import to_document
+    from shmstats.export.structured import to_structured
+
+    stats.declare("job", "phase", kind="state", states=(IDLE, RUNNING))
+    stats.state("job", "phase", RUNNING)
+    stats.info("app", "build", {"version": "1.1"})
+    families = list(parse_text(render(stats.read()).decode()))
+    assert {family.name: family.type for family in families if family.name in ("phase", "build_info")} == {
+        "phase": "gauge", "build_info": "gauge",
+    }  # fmt: skip
+    assert _samples(families) == openmetrics(stats)[1]
+    page = protobuf.render(stats.read())
+    assert b"build_info" in page
+    assert b"phase" in page
+    assert to_document(stats.read())["app"] == {'build{version="1.1"}': 1}
+    assert {each["kind"] for each in to_structured(stats.read())["series"]} >= {"info", "state"}
+
+
+def test_of_several_processes_the_last_one_is_shown_and_there_is_never_more_than_one_state(
+    stats: Any, python: PythonRunner
+) -> None:
+    stats.declare("job", "phase", kind="state", states=("a", "b", "c"))
+    stats.info("app", "build", {"version": "0"})
+    code = """
+        import sys
+        from shmstats import stats
+        stats.declare("job", "phase", kind="state", states=("a", "b", "c"))
+        for turn in range(60):
+            stats.state("job", "phase", "abc"[(turn + int(sys.argv[1])) % 3])
+            stats.info("app", "build", {"version": f"{sys.argv[1]}.{turn}"})
+    """
+    for child in [python.start(code, number) for number in range(3)]:
+        child.finish()
+    _, samples = openmetrics(stats)
+    assert sum(value for (name, _), value in samples.items() if name == "phase") == 1
+    (said,) = [dict(labels)["version"] for (name, labels), _ in samples.items() if name == "build_info"]
+    assert said in {f"{number}.59" for number in range(3)}
+
+
+def test_a_restart_begins_without_them_and_other_states_take_the_place_of_those_before(stats: Any) -> None:
+    stats.declare("job", "phase", kind="state", states=("a", "b"))
+    stats.state("job", "phase", "a")
+    stats.declare("job", "phase", kind="state", states=("b", "c"))
+    stats.state("job", "phase", "c")
+    assert {dict(labels)["phase"]: value for (_, labels), value in openmetrics(stats)[1].items()} == {"b": 0, "c": 1}
+    stats.close()
+    assert openmetrics(stats)[1] == {}
+
+
+def test_what_cannot_be_said_is_told(stats: Any) -> None:
+    stats.declare("job", "phase", kind="state", states=(IDLE, RUNNING))
+    stats.incr("job", "done")
+    wrong = {
+        "has no states: declare it": lambda: stats.state("job", "other", IDLE),
+        "state must be one of idle, running, not 'lost'": lambda: stats.state("job", "phase", "lost"),
+        "labels of a state must have neither": lambda: stats.state("job", "phase", IDLE, labels={"state": "x"}),
+        "texts must have a text": lambda: stats.info("app", "build", {}),
+        "none that labels have": lambda: stats.info("app", "build", {"a": "1"}, labels={"a": "2"}),
+        "states must be a sequence": lambda: stats.declare("c", "m", kind="state", states="abc"),
+        "each once": lambda: stats.declare("c", "m", kind="state", states=("a", "a")),
+        'states are for kind="state"': lambda: stats.declare("c", "m", kind="gauge", states=("a",)),
+        "an info has no unit": lambda: stats.declare("c", "m", kind="info", unit="bytes"),
+        "must not be 'system'": lambda: stats.info("system", "m", {"a": "b"}),
+    }
+    for says, call in wrong.items():
+        with pytest.raises((TypeError, ValueError), match=says):
+            call()
