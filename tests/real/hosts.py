@@ -441,3 +441,10 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+def remove_block(host: Host, directory: Path) -> None:
+    """Have the block that stays adopted, saved and removed, as any next process does."""
+    if host.keeps_block:
+        command = [sys.executable, "-m", "shmstats", "reset", "site", "--data", str(directory / "data")]
+        subprocess.run(command, cwd=directory, stdout=subprocess.DEVNULL, check=True, timeout=BOUND)

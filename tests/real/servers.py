@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 BOUND = 30.0  # seconds that anything may take
 
@@ -185,10 +185,17 @@ def group_lives(group: int) -> bool:
     return False
 
 
+class Answering(Protocol):
+    """A server that can be asked."""
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of one request."""
+
+
 class Load:
     """Requests from several threads until told to stop; notes what was answered."""
 
-    def __init__(self, server: Gunicorn, path: str = "/hit", threads: int = 4) -> None:
+    def __init__(self, server: Answering, path: str = "/hit", threads: int = 4) -> None:
         self.answered: Counter[str] = Counter()  # by body
         self.failed = 0
         self._server, self._path = server, path

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from documents import section, table
-from helpers import BOUND, segment_file
-from real.hosts import HOSTS, Host, Running
+from helpers import segment_file
+from real.hosts import HOSTS, Running, remove_block
 
 NAMES = [pytest.param(name, marks=() if host.quick else pytest.mark.thorough) for name, host in HOSTS.items()]
 DOCUMENT = "shmstats/docs/deployment.md"
@@ -61,13 +59,6 @@ def test_what_is_held_in_buffered_mode_is_there_after_a_stop(name: str, tmp_path
     with Running(host, tmp_path, **settings) as server:
         assert server.total() == 30
     remove_block(host, tmp_path)
-
-
-def remove_block(host: Host, directory: Path) -> None:
-    """Have the block that stays adopted, saved and removed, as any next process does."""
-    if host.keeps_block:
-        command = [sys.executable, "-m", "shmstats", "reset", "site", "--data", str(directory / "data")]
-        subprocess.run(command, cwd=directory, stdout=subprocess.DEVNULL, check=True, timeout=BOUND)
 
 
 def test_the_document_has_the_table_of_these_servers() -> None:
