@@ -1,4 +1,4 @@
-"""Twenty workers of uWSGI that are replaced all the time, under load, with a metric that is attached before the fork."""
+"""Twenty workers of uWSGI that are replaced all the time under load, with a metric that is attached before the fork."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from real.hosts import AT_IMPORT, WSGI, Running, remove_block, uwsgi
-from real.servers import Load, children
+from real.servers import Load, children, wait_until
 
 SECONDS = 60
 
@@ -49,7 +49,7 @@ def test_each_request_is_answered_and_counted_and_the_master_has_nothing_to_do(t
         _, after = server.get("/counted")
         assert load.failed == 0
         assert len(load.answered) > 60, "hardly a worker was replaced"
-        assert len(children(server.pid)) == 20
+        wait_until(lambda: len(children(server.pid)) == 20, "twenty workers")
         assert server.total() == load.total
         assert int(after) - int(before) == load.total + 1
         assert share < 0.05
