@@ -300,7 +300,8 @@ class Deployment(ServerStorm):
             if up == "0" and not any(begun - SCRAPE_SECONDS < at < ended + 1 for begun, ended in self.away)
         ]
         problems = [f"Prometheus saw {before[1]}, and then {after[1]}" for before, after in fallen]
-        problems += [f"a scrape failed at {at}: {prometheus.targets()}" for at in missed]
+        said = [line for line in prometheus.log.read_text().splitlines() if "Scrape failed" in line]
+        problems += [f"a scrape failed at {at}, of all that failed: {said}" for at in missed]
         self.tally.problems += problems + prometheus.complaints()
 
     # What happens ------------------------------------------------------------------------------------
