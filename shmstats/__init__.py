@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from . import core as core  # first: it says most clearly where the package cannot be used
 from ._version import __version__
-from .attachment.slow_path import KindError
-from .block import BlockError, DeclarationError
+from .block import BlockError, DeclarationError, KindError
 from .config import ConfigError
 from .core import Counter, Gauge, Histogram
 from .handles import Labelled

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import lifecycle, native
-from ..block import BlockError, BlockFullError, Change, damage_named, declare
+from ..block import BlockError, BlockFullError, Change, declare
 from ..block.declarations import Definition
 from ..block.keys import encode_key
 from ..block.lock import Guard, held_guard, process_guard
@@ -24,7 +24,6 @@ from ..block.outdated import remove_outdated
 from ..config import Settings
 from ..debug.processes import memory
 from ..debug.stacks import stacks
-from ..interruption import came_from_handler
 from ..once import Once
 from ..reading import AttachedBlock
 from ..series import Declaration, Snapshot
@@ -121,8 +120,7 @@ class Attachment:
                 if block is None:
                     if self.retired:
                         raise BlockError(f"the block of {self.directory} was left for that of another configuration")
-                    with damage_named(f"of {self.directory}"):
-                        block = self._attach()
+                    block = self._attach()
                     process_guard().defer(self._start_agent)
         return block
 
@@ -151,7 +149,7 @@ class Attachment:
             _holding.discard(self)
             if block is not None:
                 try:
-                    with damage_named(block.name):
+                    with block.damage_named():
                         self._empty_buffer()
                 except BlockError as error:
                     self._tell(f"what was buffered is lost: {error}")
@@ -196,7 +194,7 @@ class Attachment:
         with process_guard():
             block, buffer = self._block, self._buffer
             if block is not None and buffer is not None and block.held:
-                with damage_named(block.name):
+                with block.damage_named():
                     buffer.flush()
 
     def answer(self, question: str, give: Callable[[], Any]) -> None:
@@ -229,13 +227,14 @@ class Attachment:
         stats = self._settings.stats
         block = AttachedBlock.attach(self.directory, stats.capacity, stats.max_workers, self._fill)
         try:
-            register_own(block, not stats.no_buffer, self._log_once)
-            self._declare_again(block)
-            with block.exclusive():
-                remove_outdated(block)
-                remove_stale(block.name, {worker.slot for worker in block.reader.workers.live()})
-            if not stats.no_buffer:
-                self._buffer = self._make_buffer(block)
+            with block.damage_named():
+                register_own(block, not stats.no_buffer, self._log_once)
+                self._declare_again(block)
+                with block.exclusive():
+                    remove_outdated(block)
+                    remove_stale(block.name, {worker.slot for worker in block.reader.workers.live()})
+                if not stats.no_buffer:
+                    self._buffer = self._make_buffer(block)
         except BaseException:
             self._buffer = None
             block.leave(lambda left: self._finish(left, None))
@@ -256,9 +255,9 @@ class Attachment:
             return None
         try:
             return self.attach()
-        except Exception as error:
-            if came_from_handler(error):
-                raise
+        except (BlockError, OSError, MemoryError) as error:
+            if isinstance(error, OSError) and error.errno is None:
+                raise  # not the system's, but what a signal handler raised
             if not self.retired:
                 self._retry_at = time.monotonic() + _RETRY_SECONDS
                 self._log_once(f"nothing is counted: {error}")
@@ -274,7 +273,7 @@ class Attachment:
         """Declare what this process says of a metric; where there is no room that is logged, as is what changes."""
         definition = self._declared[category, metric]
         try:
-            with damage_named(block.name):
+            with block.damage_named():
                 change = declare(block, category, metric, definition.declared, definition.moment)
         except BlockFullError as error:
             self._log_once(f"metric {metric!r} of category {category!r} cannot be declared: {error}")

@@ -12,17 +12,13 @@ from os import getpid
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from .. import lifecycle
-from ..block import BlockFullError, DeclarationError, SeriesLimitError, damage_named
+from ..block import BlockFullError, DeclarationError, KindError, SeriesLimitError
+from ..block.errors import OF_LEAVING
 from ..block.lock import guards
-from ..interruption import came_from_handler
 from ..reading import AttachedBlock
 
 if TYPE_CHECKING:
     from .attachment import Attachment
-
-
-class KindError(ValueError):
-    """A name that is one kind of statistic was used as another that it cannot become."""
 
 
 _Attachment = TypeVar("_Attachment", bound="Attachment")
@@ -82,10 +78,10 @@ def operation(
             except (BlockFullError, SeriesLimitError) as error:
                 self._log_once(f"a new name is not counted: {error}")
             except Exception as error:
-                if came_from_handler(error):
-                    raise
-                if self._block is not block:
+                if self._block is not block and isinstance(error, OF_LEAVING):
                     continue  # another thread has closed the block; it is attached anew
+                if not block.accounts_for(error):
+                    raise
                 self._log_once(f"an operation was not counted: {error!r}")
             self._dropped += 1
             self._count_dropped(block)
@@ -127,11 +123,11 @@ def question(
                     return nothing if successor is None else getattr(successor, ask.__name__)(*arguments, **named)
                 try:
                     self.flush()
-                    with damage_named(block.name):
+                    with block.damage_named():
                         return ask(self, block, *arguments, **named)
-                except Exception as error:
+                except OF_LEAVING:
                     # Another thread may have closed the block meanwhile; it is attached anew then.
-                    if self._block is block or came_from_handler(error):
+                    if self._block is block:
                         raise
 
         return call

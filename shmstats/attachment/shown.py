@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from ..block import KindError
 from ..block.keys import encode_key
 from ..reading import AttachedBlock
 from ..series import Kind, Labels
 from .attachment import Attachment
-from .calls import KindError, operation
+from .calls import operation
 
 
 class Shown(Attachment):

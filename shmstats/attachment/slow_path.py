@@ -10,7 +10,7 @@ import bisect
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..block import Record, SeriesLimitError
+from ..block import KindError, Record, SeriesLimitError
 from ..block.keys import OVERFLOW, decode_key, encode_key, overflow_key
 from ..block.lock import process_guard
 from ..bounds import Bounds, rebucketed, scale_of
@@ -18,7 +18,7 @@ from ..core import Counter, Gauge, Histogram, Series
 from ..layout import INT64_MAX, INT64_MIN
 from ..reading import AttachedBlock
 from ..series import Distribution, Kind, Mode
-from .calls import KindError, operation
+from .calls import operation
 from .changes import Changes
 from .extremes import keep_of_dead
 from .own_metrics import OWN, add_to_own
@@ -28,7 +28,7 @@ from .shown import Shown
 #: What the handles of each type are used as.
 _KINDS = {Counter: Kind.COUNTER, Gauge: Kind.GAUGE, Histogram: Kind.HISTOGRAM}
 
-__all__ = ["OWN", "KindError", "SharedProvider"]
+__all__ = ["OWN", "SharedProvider"]
 
 
 class SharedProvider(Reads, Changes, Shown):

@@ -7,7 +7,7 @@ whether a block can be used, ``space`` has memory behind it, ``attaching`` and `
 
 from .block import Block
 from .declaring import Change, declare, give_way
-from .errors import BlockError, BlockFullError, DamagedBlockError, DeclarationError, SeriesLimitError, damage_named
+from .errors import BlockError, BlockFullError, DamagedBlockError, DeclarationError, KindError, SeriesLimitError
 from .identity import Identity, identify
 from .outdated import remove_outdated
 from .records import Record
@@ -22,10 +22,10 @@ __all__ = [
     "DamagedBlockError",
     "DeclarationError",
     "Identity",
+    "KindError",
     "Record",
     "SeriesLimitError",
     "Worker",
-    "damage_named",
     "declare",
     "give_way",
     "identify",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
@@ -15,7 +16,7 @@ from ..core import Cells, Requests
 from ..layout import REQUEST, REQUESTS_PER_WORKER, field_offset
 from ..series import Declaration, Kind
 from . import attaching
-from .errors import DamagedBlockError, damage_named
+from .errors import OF_CONTENTS, BlockError, DamagedBlockError
 from .header import Header
 from .identity import Identity, identify
 from .layout import SAVER, WORKER, Layout
@@ -25,6 +26,7 @@ from .records import Record
 from .registering import find_or_add
 from .repairing import mark_inherited, repair
 from .segment import Segment, attach_segment, make_segment, unlink
+from .validate import damage_named, damage_of
 
 
 class Block(Metrics):
@@ -160,8 +162,12 @@ class Block(Metrics):
         layout, live = attaching.check_usable(segment, capacity, max_workers)
         if not live:
             attaching.adopt(segment, layout)
-        block = cls(segment, layout, identity)
-        repair(block.names)
+        try:
+            with damage_named(segment, layout):
+                block = cls(segment, layout, identity)
+                repair(block.names)
+        except DamagedBlockError as error:
+            raise BlockError(f"{error}; live processes use it: stop them first") from error
         if not live:
             mark_inherited(block.names)
         return block
@@ -197,22 +203,41 @@ class Block(Metrics):
         Raises:
             DamagedBlockError: it is damaged. It was left all the same, and stays.
         """
-        with self.locks.table(), damage_named(self.name):
+        with self.locks.table():
             try:
-                try:
-                    repair(self.names)
-                finally:
-                    # Closed before the values are read to be saved, and before the slot is another's.
-                    self.cells.close()
-                    self.workers.release(self.worker)
-                    self.locks.unlock(SAVER)
-                if not self.workers.live():
-                    if self.is_current():
-                        save(self)
-                    if self._segment.is_linked():
-                        unlink(self._segment.path)  # also that of a directory that is gone: nobody comes to it again
+                with self.damage_named():
+                    self._leave(save)
             finally:
                 self.abandon()
+
+    def _leave(self, save: Callable[[Self], None]) -> None:
+        try:
+            repair(self.names)
+        finally:
+            # Closed before the values are read to be saved, and before the slot is another's.
+            self.cells.close()
+            self.workers.release(self.worker)
+            self.locks.unlock(SAVER)
+        if not self.workers.live():
+            if self.is_current():
+                save(self)
+            if self._segment.is_linked():
+                unlink(self._segment.path)  # also that of a directory that is gone: nobody comes to it again
+
+    def damage_named(self) -> AbstractContextManager[None]:
+        """Have what comes of damaged contents raised as a `DamagedBlockError`; see `damage_named` of `validate`."""
+        return damage_named(self._segment, self.layout)
+
+    def accounts_for(self, error: Exception) -> bool:
+        """Tell whether an error comes of the system or of damage; another one may be a signal handler's.
+
+        A class that nothing here raises is not asked about. An error of the system has an errno.
+        """
+        if isinstance(error, OSError):
+            return error.errno is not None
+        if isinstance(error, OF_CONTENTS):
+            return bool(damage_of(self._segment, self.layout))
+        return isinstance(error, (BlockError, BufferError, MemoryError, AttributeError, TypeError))
 
     def abandon(self) -> None:
         """Let go of the memory without a word to the others: what the child of a fork does."""

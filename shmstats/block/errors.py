@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from ..interruption import came_from_handler
 
 
 class BlockError(Exception):
@@ -29,21 +25,12 @@ class DeclarationError(ValueError):
     """A metric is declared in two ways, or used in another way than it is declared."""
 
 
-@contextmanager
-def damage_named(name: str) -> Iterator[None]:
-    """Say of a block that it is damaged, where its contents turn out not to be what they can be.
+class KindError(ValueError):
+    """A name that is one kind of statistic was used as another that it cannot become."""
 
-    Args:
-        name: of the block.
 
-    Raises:
-        DamagedBlockError: instead of what numbers and texts raise that are none.
-    """
-    try:
-        yield
-    except DeclarationError:
-        raise
-    except (ArithmeticError, LookupError, ValueError, struct.error) as error:
-        if came_from_handler(error):
-            raise
-        raise DamagedBlockError(f"block {name} is damaged: {error!r}") from error
+#: What contents that cannot be lead to where they are used: numbers out of range, texts that are none.
+OF_CONTENTS = (ArithmeticError, LookupError, ValueError, struct.error)
+
+#: What using a block that another thread has left leads to.
+OF_LEAVING = (AttributeError, OSError, TypeError, ValueError)

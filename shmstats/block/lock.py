@@ -26,7 +26,7 @@ from typing import Protocol
 
 from .. import lifecycle, native
 from ..core import PROTOCOL, Section
-from ..interruption import came_from_handler
+from .errors import BlockError, DeclarationError, KindError
 from .layout import FIRST_SLOT, TABLE, WORKER_SLOTS
 
 log = logging.getLogger("shmstats")
@@ -103,9 +103,7 @@ class Guard(Section):
                 return
             try:
                 call()
-            except Exception as error:
-                if came_from_handler(error):
-                    raise
+            except (BlockError, DeclarationError, KindError):
                 # It belongs to another caller, who is gone; this one has nothing to do with it.
                 log.exception("a deferred operation failed")
 

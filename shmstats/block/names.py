@@ -94,7 +94,7 @@ class NameTable(Records):
         cells: as the argument.
         index: finds records by key.
         find: looks a name up without a lock, by key and, for what an outdated declaration left, the number of that;
-            None is certain only under the table lock. Raises `ValueError` where the record is damaged.
+            None is certain only under the table lock. Raises `BufferError` where the record is damaged.
     """
 
     def __init__(self, buf: memoryview, layout: Layout, space: Space, cells: Cells, stripes: Stripes) -> None:

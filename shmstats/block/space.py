@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..interruption import came_from_handler
 from ..layout import CELLS_PER_PAGE, PAGE
 from .errors import BlockFullError
 from .layout import Layout
@@ -48,8 +47,8 @@ class Space:
         try:
             self._segment.reserve(offset, length)
         except OSError as error:
-            if error.errno == errno.EBADF or came_from_handler(error):
-                raise
+            if error.errno in (None, errno.EBADF):
+                raise  # not the system's, but what a signal handler raised; or the block was left
             raise BlockFullError(f"shared memory is full ({error.strerror})") from error
 
     def reserve_cells(self, row: int, cell: int, width: int) -> bool:

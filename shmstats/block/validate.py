@@ -7,6 +7,8 @@ be where its hash says. What can be derived from the names is derived anew, and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ import numpy as np
 from ..core import hash_key
 from ..layout import LIVE, NAME, PAGE, REMOVED
 from ..series import Kind, Mode
-from .errors import BlockError, DamagedBlockError
+from .declarations import decode_definition
+from .errors import OF_CONTENTS, BlockError, DamagedBlockError, DeclarationError, KindError
 from .layout import HEADER, LAYOUT_VERSION, MAGIC, WORKER_SLOTS, Layout
 from .records import FAMILY, Records
 from .segment import Segment
@@ -59,11 +62,39 @@ def check_unfinished(segment: Segment, header: dict[str, int]) -> None:
     raise DamagedBlockError(told)
 
 
+@contextmanager
+def damage_named(segment: Segment, layout: Layout) -> Iterator[None]:
+    """Raise what the contents of a damaged block lead to as a `DamagedBlockError`, and anything else as it is.
+
+    The block itself is asked: a signal handler of the application may raise the same classes.
+    """
+    try:
+        yield
+    except (DeclarationError, KindError):
+        raise
+    except BufferError as error:  # what the name table says of itself
+        raise DamagedBlockError(f"block {segment.name} is damaged: {error}") from error
+    except OF_CONTENTS as error:
+        damage = damage_of(segment, layout)
+        if not damage:
+            raise
+        raise DamagedBlockError(f"block {segment.name} is damaged: {damage}") from error
+
+
+def damage_of(segment: Segment, layout: Layout) -> str:
+    """Return what is wrong with the contents of a block in use; empty where nothing is, or it was left meanwhile."""
+    try:
+        with segment.locks.table():
+            return find_damage(segment.buf, layout)
+    except (OSError, ValueError):
+        return ""
+
+
 def find_damage(buf: memoryview, layout: Layout) -> str:
-    """Return what is wrong with the contents of a block that nobody uses; empty where nothing is.
+    """Return what is wrong with the contents of a block; empty where nothing is.
 
     Args:
-        buf: the block.
+        buf: the block, of which nobody changes the names meanwhile.
         layout: of the block, by its header, which was checked.
     """
     header = np.frombuffer(buf, HEADER, 1).copy()[0]
@@ -117,6 +148,8 @@ def _damage_of_keys(buf: memoryview, layout: Layout, records: np.ndarray[Any, np
                 return f"record {number} has a key that cannot be"
             if hash_key(key, table.salt) ^ declaration != records["hash"][number]:
                 return f"record {number} has a key that does not fit its hash"
+            if records["flags"][number] & FAMILY and not _is_definition(table.note(number)):
+                return f"record {number} has a declaration that cannot be"
             seen.add(name)
         return ""
     finally:
@@ -130,3 +163,11 @@ def _is_key(key: bytes, family: bool) -> bool:
     except ValueError:
         return False
     return bool(category and metric) and (rest == [""] if family else len(rest) % 2 == 0)
+
+
+def _is_definition(note: bytes) -> bool:
+    """Tell whether these bytes can be the note of a family, or there is none."""
+    try:
+        return not note or bool(decode_definition(note))
+    except ValueError:
+        return False

@@ -375,7 +375,7 @@ def hash_key(key: bytes, salt: bytes) -> int:
 class NameIndex:
     """The index of a block's names: finds records by key, and appends to them.
 
-    What it finds may be found without a lock; for all else the table lock is held, and memory is there. A `ValueError`
+    What it finds may be found without a lock; for all else the table lock is held, and memory is there. A `BufferError`
     says that the block is damaged, or that there is no room.
 
     Args:

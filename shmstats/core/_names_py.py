@@ -101,7 +101,7 @@ class NameIndex:
             or cell + columns > self._columns
             or heap + sum(rooms) > self._heap_bytes
         ):
-            raise ValueError("the names do not fit into the block")
+            raise BufferError("the names do not fit into the block")
         words[self._changing] = 1
         hashes = []
         for number, (key, room, template) in enumerate(zip(keys, rooms, templates, strict=True), first):
@@ -133,7 +133,7 @@ class NameIndex:
             or len(key) > room
             or max(place + room, note + note_room) > self._heap_bytes
         ):
-            raise ValueError(f"record {number} leads out of the block")
+            raise BufferError(f"record {number} leads out of the block")
         self._block[self._heap + place : self._heap + place + len(key)] = key
         self._block[self._heap + note : self._heap + note + note_room] = bytes(note_room)
         # Field by field: `struct` empties a record first, and its place is what a repair goes by.
@@ -205,7 +205,7 @@ class NameIndex:
             return None
         place, cell, width = fields[_KEY], fields[_CELL], fields[_WIDTH]
         if place + len(key) > self._heap_bytes or cell + width > self._columns:
-            raise ValueError(f"record {number} leads out of the block")
+            raise BufferError(f"record {number} leads out of the block")
         start = self._heap + place
         if self._block[start : start + len(key)] != key:
             return None
@@ -217,7 +217,7 @@ class NameIndex:
     @staticmethod
     def _item(items: tuple[Any, ...], number: int, what: str, of: int) -> Any:
         if number >= len(items) or items[number] is None:
-            raise ValueError(f"record {of} has {what} {number}, which cannot be")
+            raise BufferError(f"record {of} has {what} {number}, which cannot be")
         return items[number]
 
     def _count(self, flags: int, family: int, n: int) -> None:
@@ -236,7 +236,7 @@ class NameIndex:
         """Return the first slot of the index, from where a hash leads, that has one of two entries.
 
         Raises:
-            ValueError: there is none, and that cannot be: the next who takes the table lock makes it anew.
+            BufferError: there is none, and that cannot be: the next who takes the table lock makes it anew.
         """
         index, mask = self._index, self._mask
         slot = hashed & mask
@@ -245,4 +245,4 @@ class NameIndex:
                 return slot
             slot = slot + 1 & mask
         self._words[self._changing] = 1
-        raise ValueError("the index of the names is damaged")
+        raise BufferError("the index of the names is damaged")

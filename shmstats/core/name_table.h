@@ -48,7 +48,7 @@ NameIndex_init(PyObject *object, PyObject *args, PyObject *kwargs)
         fits = fits && places[i] % 4 == 0 && is_section(&self->buffer, places[i] / 8 * 8, 2, 8);
     if (!fits) {
         NameIndex_forget(self);
-        PyErr_SetString(PyExc_ValueError, "the names do not fit into the block");
+        PyErr_SetString(PyExc_BufferError, "the names do not fit into the block");
         return -1;
     }
     char *base = self->buffer.buf;
@@ -105,7 +105,7 @@ item_of(PyObject *tuple, int number, const char *what, Py_ssize_t of)
     PyObject *item = number < PyTuple_GET_SIZE(tuple) ? PyTuple_GET_ITEM(tuple, number) : Py_None;
     if (item != Py_None)
         return item;
-    return PyErr_Format(PyExc_ValueError, "record %zd has %s %d, which cannot be", of, what, number);
+    return PyErr_Format(PyExc_BufferError, "record %zd has %s %d, which cannot be", of, what, number);
 }
 
 /* A record as Python has it. */
@@ -158,7 +158,7 @@ NameIndex_have_room(const NameIndex *self, PyObject *const *keys, Py_ssize_t n, 
     uint64_t columns = GET(NUMBER(self, CELLS_USED)), heap = GET(LONG_NUMBER(self, HEAP_USED));
     if (records->len != n * (Py_ssize_t)sizeof(Record) || n > self->capacity - (Py_ssize_t)GET(NUMBER(self, COUNT))
         || heap > (uint64_t)self->heap_bytes || heap % 8 != 0)
-        return PyErr_SetString(PyExc_ValueError, "the names do not fit into the block"), 0;
+        return PyErr_SetString(PyExc_BufferError, "the names do not fit into the block"), 0;
     for (Py_ssize_t i = 0; i < n; i++) {
         Record wanted;
         memcpy(&wanted, (const char *)records->buf + i * (Py_ssize_t)sizeof wanted, sizeof wanted);
@@ -167,7 +167,7 @@ NameIndex_have_room(const NameIndex *self, PyObject *const *keys, Py_ssize_t n, 
         columns += wanted.width;
         heap += (uint64_t)(PyBytes_GET_SIZE(keys[i]) + KEY_ROOM - 1) / KEY_ROOM * KEY_ROOM;
         if (columns > (uint64_t)self->columns || heap > (uint64_t)self->heap_bytes)
-            return PyErr_SetString(PyExc_ValueError, "the names do not fit into the block"), 0;
+            return PyErr_SetString(PyExc_BufferError, "the names do not fit into the block"), 0;
     }
     return 1;
 }

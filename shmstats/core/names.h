@@ -107,7 +107,7 @@ mask_of(const NameIndex *names)
 static PyObject *
 damaged(Py_ssize_t number)
 {
-    return PyErr_Format(PyExc_ValueError, "record %zd leads out of the block", number);
+    return PyErr_Format(PyExc_BufferError, "record %zd leads out of the block", number);
 }
 
 /* Find a record; 1: found, 0: not, -1 with an exception set: what was found is damaged. */
@@ -152,7 +152,7 @@ search(NameIndex *names, uint32_t hash, uint32_t one, uint32_t other)
             return slot;
     }
     PUT(NUMBER(names, CHANGING), 1);
-    PyErr_SetString(PyExc_ValueError, "the index of the names is damaged");
+    PyErr_SetString(PyExc_BufferError, "the index of the names is damaged");
     return -1;
 }
 

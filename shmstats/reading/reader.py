@@ -21,9 +21,8 @@ from ..block.identity import identify
 from ..block.layout import HEADER, PROTOCOLS, Layout
 from ..block.records import Record
 from ..block.segment import ReadOnlySegment
-from ..block.validate import check_layout
+from ..block.validate import check_layout, find_damage
 from ..block.workers import Worker, WorkerTable
-from ..interruption import came_from_handler
 from ..lately import Lately
 from ..layout import CELLS_PER_PAGE, COUNTER_WIDTH, NAME, PAGE
 from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
@@ -150,11 +149,12 @@ class BlockReader:
         """
         torn = damage = None
         for _ in range(_ATTEMPTS):
+            before = self.header("revision")
             try:
                 snapshot, revision = self._read(by_worker)
-            except (LookupError, ValueError) as error:
-                if came_from_handler(error):
-                    raise
+            except (LookupError, ValueError, BufferError) as error:
+                if self.header("revision") == before and not find_damage(self._buf, self.layout):
+                    raise  # what a signal handler raised
                 # Of a name that was changed just now, or of one that is damaged: the next attempt tells.
                 damage = error
                 self._names.forget()

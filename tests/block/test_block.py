@@ -384,16 +384,18 @@ def test_adoption_writes_only_what_it_changes(
 
 
 def test_a_change_broken_off_by_a_kill_is_put_right_by_the_next_to_attach(
-    python: Any, stats: Any, shmstats: ModuleType, data: Path
+    python: Any, stats: Any, shmstats: ModuleType, data: Path, core: str
 ) -> None:
+    if core == "C":
+        pytest.skip("nothing of Python is in the middle of a change; tests/model kills there")
     code = """
         import os, signal
         from shmstats import stats
-        from shmstats.block.names import NameTable
+        from shmstats.core._names_py import NameIndex
         for number in range(20):
             stats.incr("c", f"name {number}")
         stats.remove("c", "name 7")
-        NameTable._store = lambda self, number, field, value: os.kill(os.getpid(), signal.SIGKILL)
+        NameIndex._store = lambda self, number, field, value: os.kill(os.getpid(), signal.SIGKILL)
         stats.incr("c", "name 21")
     """
     python.start(code).finish(status=-signal.SIGKILL)

@@ -236,7 +236,7 @@ def test_a_deferred_call_that_fails_is_nobody_elses_failure(
     guard, done = shmstats.block.lock.Guard(), []
 
     def fail() -> None:
-        raise ZeroDivisionError("the handler's own")
+        raise shmstats.KindError("the handler's own")
 
     with guard:
         guard.defer(fail)
