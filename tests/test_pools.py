@@ -347,6 +347,7 @@ def celery(environment: dict[str, str]) -> Iterator[Any]:
         worker.kill()
 
 
+@pytest.mark.thorough
 def test_the_example_of_celery_counts_every_task_once(tmp_path: Path, environment: dict[str, str], celery: Any) -> None:
     """In real time a process is killed; in buffered mode all is held until the end. Celery takes its time to end."""
     direct, buffered = tmp_path / "direct", tmp_path / "buffered"

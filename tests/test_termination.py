@@ -104,6 +104,7 @@ def test_the_child_of_a_fork_leaves_for_itself(python: PythonRunner, configure: 
     assert read(python) == "26"
 
 
+@pytest.mark.thorough
 def test_a_signal_that_comes_while_a_child_is_made_is_not_lost(python: PythonRunner) -> None:
     python.run(
         """

@@ -20,6 +20,7 @@ PATCHES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("library", PATCHES)
 def test_an_event_loop_goes_on_while_a_slow_disk_is_waited_for(
     configure: Callable[..., Any], python: PythonRunner, preload: Callable[[str], None], library: str

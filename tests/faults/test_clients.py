@@ -144,6 +144,7 @@ def crowd(tmp_path: Path, statsd: int, clients: int, seconds: float) -> None:
         assert figures[2] - figures[1] < 8e6, figures
 
 
+@pytest.mark.thorough
 def test_a_crowd_gets_right_answers_and_costs_no_memory(tmp_path: Path, stuck_statsd: int) -> None:
     crowd(tmp_path, stuck_statsd, clients=30, seconds=3)
 

@@ -416,6 +416,7 @@ def sanitized(tmp_path: Path, _before_all: None) -> Iterator[tuple[Nursery, Path
         yield nursery, log
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("core", ["C"], indirect=True)
 def test_the_sanitizers_find_nothing_whatever_is_in_the_block(
     sanitized: tuple[Nursery, Path], tmp_path: Path, core: str, shmstats: ModuleType
@@ -431,6 +432,7 @@ def test_the_sanitizers_find_nothing_whatever_is_in_the_block(
     assert "runtime error" not in log.read_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("core", ["C"], indirect=True)
 def test_the_sanitizers_find_something_where_there_is_something(sanitized: tuple[Nursery, Path], core: str) -> None:
     """They are at work: a read outside of memory is told."""

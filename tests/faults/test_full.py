@@ -118,6 +118,7 @@ def test_a_full_shared_memory_is_stated_by_stats_and_logged_once(
     assert len([line for line in logged if "shared memory is full" in line]) == 1, logged
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("small_memory")
 def test_memory_that_is_full_for_a_while_harms_nobody(core: str) -> None:
     """A bout of ``scripts/torture``, with a /dev/shm of its own that is filled up again and again."""

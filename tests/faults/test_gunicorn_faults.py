@@ -155,6 +155,7 @@ def test_no_count_is_lost_or_doubled_by_an_upgrade_that_retires_the_old_master(t
             server.end(successor)
 
 
+@pytest.mark.thorough
 def test_no_count_is_lost_or_doubled_by_an_upgrade_that_is_called_off(tmp_path: Path) -> None:
     """``WINCH`` to the old master, then ``HUP`` brings its workers back, and the new one is ended."""
     with Daemon(tmp_path, "--workers", "2") as server, Load(server) as load:
@@ -173,6 +174,7 @@ def test_no_count_is_lost_or_doubled_by_an_upgrade_that_is_called_off(tmp_path: 
         assert counted_once(load, server.total())
 
 
+@pytest.mark.thorough
 def test_no_count_is_lost_or_doubled_by_recycling_with_jitter(tmp_path: Path, options: tuple[str, ...]) -> None:
     recycling = ("--max-requests", "30", "--max-requests-jitter", "30")
     with Gunicorn(tmp_path, *options, *recycling) as server:
@@ -183,6 +185,7 @@ def test_no_count_is_lost_or_doubled_by_recycling_with_jitter(tmp_path: Path, op
         assert server.document()["pool"]["rows"]["used"] <= 6
 
 
+@pytest.mark.thorough
 def test_an_application_that_fails_to_boot_loses_nothing(tmp_path: Path) -> None:
     """It counts before it fails, in workers and in a master that preloads it: the next start has it all."""
     failing = SITE + '\nstats.incr("boots", "tried")\nraise RuntimeError("this application does not boot")\n'
@@ -206,6 +209,7 @@ def test_an_application_that_fails_to_boot_loses_nothing(tmp_path: Path) -> None
         assert server.document()["simple"]["boots"]["tried"] >= 2
 
 
+@pytest.mark.thorough
 def test_workers_whose_master_is_killed_leave_and_the_next_start_has_it_all(tmp_path: Path) -> None:
     server = Gunicorn(tmp_path, "--workers", "3", "--timeout", "2")
     with server, Load(server) as load:

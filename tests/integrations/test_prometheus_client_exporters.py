@@ -186,6 +186,7 @@ def test_prometheus_flask_exporter_runs_on_the_block(tmp_path: Path) -> None:
         assert not any(in_progress)
 
 
+@pytest.mark.thorough
 def test_prometheus_flask_exporter_runs_on_the_block_in_multiprocess_mode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -376,6 +376,7 @@ def test_an_application_is_recorded_over_the_pure_python_core_too(
         wait_until(lambda: counts_in(server.data).of("http_requests_in_progress") == 0, "no request in progress")
 
 
+@pytest.mark.thorough
 def test_what_uvicorns_workers_hold_in_their_buffers_is_saved_when_they_end(tmp_path: Path) -> None:
     config = "path: {data: data}\nstats: {no_buffer: false, buffer_size: 100000, flush_interval_ms: 3600000}\n"
     with Uvicorn(tmp_path, "--workers", "2", site=FASTAPI, config=config) as server:

@@ -140,6 +140,7 @@ def slots_have_new_owners(core: Core, newcomer: Identity) -> None:
 NEWCOMERS = {"another": Identity(12), "one with the pid of the dead": Identity(10, after=0)}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CORES)
 @pytest.mark.parametrize("newcomer", NEWCOMERS)
 def test_a_newcomer_in_the_slot_of_a_dead_owner_does_not_stand_for_it(name: str, newcomer: str) -> None:
@@ -309,6 +310,7 @@ def histograms(core: Core, *programs: Callable[[Process], None], whole: set[tupl
 WHOLE = {(2.0, 2.0, 1), (3.0, 2.0, 2), (11.0, 8.0, 3)}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CORES)
 def test_a_histogram_is_read_as_it_was_at_one_moment(name: str) -> None:
     histograms(Core(name), observe(1.0, 8.0), whole=WHOLE)

@@ -104,6 +104,7 @@ def test_no_answered_request_is_missing_after_everything_was_killed_under_load(t
         assert (values["kinds"]["integer"], values["kinds"]["float"]) == (-7, 0.1)
 
 
+@pytest.mark.thorough
 def test_without_persistence_nothing_is_written_and_counts_last_as_long_as_a_process_has_the_block(
     empty: Path,
 ) -> None:
