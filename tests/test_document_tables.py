@@ -48,6 +48,12 @@ def _rows() -> list[list[str]]:
     return table(section(f"{DOCS}/configuration.md"))
 
 
+@pytest.mark.parametrize("document", ["endpoints", "commands"])
+def test_every_format_is_in_the_documents(document: str) -> None:
+    text = section(f"{DOCS}/{document}.md")
+    assert [name for name in FORMATS if f"`{name}`" not in text] == []
+
+
 def test_every_call_in_the_api_table_exists() -> None:
     calls = [row[0].strip("`") for row in table(section(API))]
     for call in calls:
