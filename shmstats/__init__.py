@@ -9,6 +9,14 @@ Counters that all worker processes share through shared memory::
 
 from __future__ import annotations
 
+import sys
+
+if sys.platform == "win32":
+    raise ImportError(
+        "shmstats cannot be used on Windows: it needs fork, record locks and Unix sockets. Use it on Linux (WSL has"
+        " one), or for development on macOS"
+    )
+
 from . import core as core  # first: it says most clearly where the package cannot be used
 from ._version import __version__
 from .block import BlockError, DeclarationError, KindError

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 __all__ = [
+    "BOOT_CLOCK",
     "RLock",
     "Thread",
     "above_standard",
@@ -27,6 +28,9 @@ __all__ = [
     "patched",
     "wait",
 ]
+
+#: The clock that goes on while the machine sleeps, and is the same in all processes; else the one that does not.
+BOOT_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 #: Seconds between two looks at a lock, where waiting for it would stop an event loop.
 _LOOK_SECONDS = 0.002

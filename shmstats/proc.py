@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
+from .native import BOOT_CLOCK
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -34,7 +36,7 @@ class ProcessUse:
         self.state = fields[0].decode()
         self.user = int(fields[11]) / _TICKS
         self.system = int(fields[12]) / _TICKS
-        self.age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / _TICKS
+        self.age = time.clock_gettime(BOOT_CLOCK) - int(fields[19]) / _TICKS
         self.parent = int(fields[1])
         self.threads = int(fields[17])
         self.resident = int(fields[21]) * _PAGE

@@ -65,7 +65,9 @@ class _Run:
         """Get the descriptors, if there are some now."""
         with self._lock, suppress(OSError):
             if self.told < 0 and not self._over:
-                self.told, self._tell = map(native.above_standard, os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+                self.told, self._tell = map(native.above_standard, os.pipe())
+                os.set_blocking(self.told, False)
+                os.set_blocking(self._tell, False)
                 if self._ending:
                     os.write(self._tell, b"x")
 

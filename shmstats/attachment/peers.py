@@ -31,6 +31,7 @@ import selectors
 import socket
 import stat
 import struct
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -72,7 +73,7 @@ def socket_path(name: str, slot: int) -> str:
         name: of the block's segment.
         slot: of the worker.
     """
-    return f"{SHARED_MEMORY}/{name}.{slot}.sock"
+    return os.path.join(SHARED_MEMORY, f"{name}.{slot}.sock")
 
 
 def remove_stale(name: str, live_slots: Collection[int]) -> None:
@@ -82,8 +83,9 @@ def remove_stale(name: str, live_slots: Collection[int]) -> None:
         name: of the block's segment.
         live_slots: the slots whose sockets stay.
     """
+    place, name = os.path.split(os.path.join(SHARED_MEMORY, name))
     pattern = re.compile(re.escape(name) + r"\.(\d+)\.sock")
-    with os.scandir(SHARED_MEMORY) as entries:
+    with os.scandir(place) as entries:
         for entry in entries:
             match = pattern.fullmatch(entry.name)
             if match and int(match[1]) not in live_slots:
@@ -339,6 +341,10 @@ class _Peer(NamedTuple):
 
 
 def _peer(connection: socket.socket) -> _Peer:
+    if sys.platform == "darwin":  # struct xucred of LOCAL_PEERCRED, and LOCAL_PEERPID; unix(4) there
+        _, uid = struct.unpack_from("II", connection.getsockopt(0, 1, 76))
+        (pid,) = struct.unpack("i", connection.getsockopt(0, 2, 4))
+        return _Peer(pid, uid, -1)
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return _Peer(*_CREDENTIALS.unpack(credentials))
 

@@ -389,4 +389,4 @@ class Saver:
 
 def _now() -> int:
     """Return CLOCK_BOOTTIME in ns: the same in all processes, and never set."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return time.clock_gettime_ns(native.BOOT_CLOCK)

@@ -40,7 +40,7 @@ class Block(Metrics):
 
     def __init__(self, segment: Segment, layout: Layout, identity: Identity) -> None:
         super().__init__(segment, layout)
-        self.name = segment.name
+        self.name = identity.name
         self.identity = identity
         self.header = Header(self._buf)
         self._segment = segment

@@ -6,6 +6,7 @@ owner. Directories are told apart by device and inode, so that every path and mo
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 import stat
@@ -15,11 +16,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..hashing import blake2b
+from ..once import Once
 from .errors import BlockError
+
+log = logging.getLogger("shmstats")
 
 #: Where Linux keeps POSIX shared memory, see shm_overview(7): shm_open has no other place. That anybody may write
 #: there is what `Identity.refuse` and exclusive creation are for.
 SHARED_MEMORY = "/dev/shm"  # nosec B108
+
+_logged = Once()
 
 #: How the names of all our segments begin.
 PREFIX = "shmstats_"
@@ -30,7 +36,7 @@ class Identity(NamedTuple):
 
     Attributes:
         directory: the data directory, with all links resolved: where the block's statistics are saved.
-        name: of the segment.
+        name: of the segment; a path where there is no shared memory, and the block is a file in the directory.
         owner: user id of the directory's owner; of this process where there is no directory.
         group: group id of the directory.
         key: device and inode of the directory; None where there is none.
@@ -45,11 +51,11 @@ class Identity(NamedTuple):
     @property
     def segment(self) -> str:
         """Path of the segment's file."""
-        return f"{SHARED_MEMORY}/{self.name}"
+        return os.path.join(SHARED_MEMORY, self.name)
 
     def socket(self, slot: int) -> str:
         """Return the path of a worker's socket: short, for there is room for 108 bytes (unix(7))."""
-        return f"{SHARED_MEMORY}/{self.name}.{slot}.sock"
+        return f"{self.segment}.{slot}.sock"
 
     @property
     def legacy_segments(self) -> list[str]:
@@ -121,10 +127,14 @@ def identify(directory: Path, make: bool = False) -> Identity:
         ) from None
     except OSError:
         found = None
+    if not os.path.isdir(SHARED_MEMORY):
+        by_path = str(resolved / by_path)
+        if _logged.first(str(resolved)):
+            log.warning("there is no %s: the block is a file in %s, and slower on a disk", SHARED_MEMORY, resolved)
     if found is None or not stat.S_ISDIR(found.st_mode):
         return Identity(resolved, by_path, os.geteuid(), os.getegid(), None)
-    name = f"{PREFIX}{found.st_dev:x}_{found.st_ino:x}"
-    if os.path.lexists(f"{SHARED_MEMORY}/{by_path}"):
+    name = os.path.join(os.path.dirname(by_path), f"{PREFIX}{found.st_dev:x}_{found.st_ino:x}")
+    if os.path.lexists(os.path.join(SHARED_MEMORY, by_path)):
         name = by_path  # it was made when there was no directory, and is used until its last process has saved it
     return Identity(resolved, name, found.st_uid, found.st_gid, (found.st_dev, found.st_ino))
 

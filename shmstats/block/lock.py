@@ -20,6 +20,7 @@ import fcntl
 import logging
 import os
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -31,8 +32,9 @@ from .layout import FIRST_SLOT, TABLE, WORKER_SLOTS
 
 log = logging.getLogger("shmstats")
 
-#: struct flock: type, whence, start, length, pid.
+#: struct flock: type, whence, start, length, pid; macOS has type and whence last.
 _FLOCK = struct.Struct("hhqqi4x")
+_FLOCK_OF_DARWIN = struct.Struct("qqihh")
 
 
 #: Seconds until a lock is waited for again, where the kernel saw a deadlock.
@@ -247,6 +249,9 @@ class RecordLocks:
 
 def is_locked(descriptor: int, position: int, length: int = 1) -> bool:
     """Tell whether another process, in whatever pid namespace, has the lock of one of some bytes of a file."""
+    if sys.platform == "darwin":
+        asked = _FLOCK_OF_DARWIN.pack(position, length, 0, fcntl.F_WRLCK, os.SEEK_SET)
+        return bool(_FLOCK_OF_DARWIN.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[3] != fcntl.F_UNLCK)
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, position, length, 0)
     return bool(_FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[0] != fcntl.F_UNLCK)
 

@@ -68,6 +68,7 @@ class Segment(SharedMemory):
 
     _fd: int
     _mmap: mmap.mmap | None
+    _buf: memoryview | None
     _inode = (0, 0)
     _users = 0
     _left: Sequence[ReadOnlySegment] = ()
@@ -76,7 +77,9 @@ class Segment(SharedMemory):
         self.path = path
         name = os.path.basename(path)
         with clear_of_standard():
-            if sys.version_info >= (3, 13):
+            if os.path.dirname(path) != SHARED_MEMORY:
+                self._map_file(size)
+            elif sys.version_info >= (3, 13):
                 super().__init__(name, create=size is not None, size=size or 0, track=False)
             else:
                 super().__init__(name, create=size is not None, size=size or 0)
@@ -84,6 +87,21 @@ class Segment(SharedMemory):
         self._users = 1
         self.locks = RecordLocks(self)
         _segments[self._inode] = self
+
+    def _map_file(self, size: int | None) -> None:
+        """Be of a file outside of shared memory, as SharedMemory is of one in it."""
+        self._fd = open_file(self.path, os.O_RDWR | (0 if size is None else os.O_CREAT | os.O_EXCL), 0o600)
+        try:
+            if size is not None:
+                os.ftruncate(self._fd, size)
+            self._size = os.fstat(self._fd).st_size
+            self._mmap = mmap.mmap(self._fd, self._size)
+        except BaseException:
+            os.close(self._fd)
+            self._fd = -1
+            raise
+        self._name = f"/{os.path.basename(self.path)}"
+        self._buf = memoryview(self._mmap)
 
     @property
     def buf(self) -> memoryview:
@@ -134,7 +152,8 @@ class Segment(SharedMemory):
         Raises:
             OSError: shared memory is full, or the segment closed.
         """
-        os.posix_fallocate(self.descriptor(), offset, length)
+        if hasattr(os, "posix_fallocate"):  # else the file has its size, and a full disk is found out by a store
+            os.posix_fallocate(self.descriptor(), offset, length)
 
     def publish(self, path: str) -> None:
         """Give a segment that was made by `make_segment` its place.
@@ -396,13 +415,24 @@ _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 
 def _remove_unpublished(identity: Identity) -> None:
     """Remove the segments of this directory whose makers were killed before they gave them their place."""
-    pattern = re.compile(re.escape(identity.name) + r"\.(\d+)_\w+\.new")
-    with suppress(OSError), os.scandir(SHARED_MEMORY) as entries:
+    place, name = os.path.split(identity.segment)
+    pattern = re.compile(re.escape(name) + r"\.(\d+)_\w+\.new")
+    with suppress(OSError), os.scandir(place) as entries:
         for entry in entries:
             match = pattern.fullmatch(entry.name)
-            if match and not os.path.exists(f"/proc/{match[1]}"):
+            if match and not _exists(int(match[1])):
                 with suppress(OSError):
                     os.unlink(entry.path)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _inode_of(found: os.stat_result) -> tuple[int, int]:

@@ -97,7 +97,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def init_process(self) -> None:
         """Begin to serve, in the process of the worker."""
         self._doorkeeper: Doorkeeper | None = None
-        if not self.cfg.is_ssl:  # what is encrypted cannot be looked at beforehand
+        if not self.cfg.is_ssl and hasattr(select, "epoll"):  # what is encrypted cannot be looked at beforehand
             self._doorkeeper = Doorkeeper(super().enqueue_req, lambda: self.alive)
         super().init_process()
 
