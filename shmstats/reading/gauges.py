@@ -57,11 +57,14 @@ class Gauges:
         """Return what a row, which has memory behind a gauge's first cell, contributes to it; None for nothing."""
         if not reserved[row, (cell + 4) // CELLS_PER_PAGE]:
             return None
-        signature = int(self._columns.cells["value"][row, cell + 3])
-        if not signature or (live is not None and signature not in live):
-            return None
-        moment = int(self._columns.cells["value"][row, cell + 4])
-        return Contribution(row, self._columns.gauge(cell, row), signature, moment)
+        values = self._columns.cells["value"]
+        while True:
+            signature = int(values[row, cell + 3])
+            if not signature or (live is not None and signature not in live):
+                return None
+            found = Contribution(row, self._columns.gauge(cell, row), signature, int(values[row, cell + 4]))
+            if int(values[row, cell + 3]) == signature:  # else it is that of another worker by now
+                return found
 
     def sums(
         self,
