@@ -217,3 +217,12 @@ Transfer/sec:    567.98KB
     load = benchmarks.servers.parse(said)
     assert (load.requests, load.rate, load.failed) == (6531, 3263.48, 7)
     assert (load.p50, load.p99) == (pytest.approx(1.07e6), pytest.approx(9e5))
+
+
+@pytest.mark.thorough
+def test_the_quick_run_shows_ten_rows(bench: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    done = bench("--quick", "--json", "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert len(rows) == 10, done.stderr
+    assert all(row["ours"]["value"] > 0 for row in rows)
+    assert bench("--quick", "inc").returncode == 2

@@ -225,8 +225,15 @@ class Effort:
 
     def __init__(self, tiny: bool = False) -> None:
         self.tiny = tiny
+        self.short = False
         self.rounds = 2 if tiny else 25
         self.seconds = 0.001 if tiny else 0.03
+
+    def shorten(self) -> None:
+        """Repeat less from now on: the figures are rougher."""
+        self.short = True
+        self.rounds = min(self.rounds, 5)
+        self.seconds = min(self.seconds, 0.01)
 
     def of(self, number: int, least: int = 10) -> int:
         """Return how many to take where a case says ``number``."""
@@ -234,7 +241,7 @@ class Effort:
 
     def repeats(self, number: int) -> int:
         """Return how often to repeat what a case repeats ``number`` times."""
-        return min(number, 2) if self.tiny else number
+        return min(number, 2 if self.tiny else 3 if self.short else number)
 
 
 def find_program(name: str) -> str:

@@ -28,6 +28,7 @@ _NOTHING_DECLARED = Declaration(Kind.COUNTER)
 
 _KINDS = {int(kind): kind for kind in Kind}
 _MODES = {int(mode): mode for mode in Mode}
+_IS_KIND, _IS_MODE = (np.isin(np.arange(256), list(known)) for known in (_KINDS, _MODES))
 
 
 class Catalog:
@@ -63,7 +64,7 @@ class Catalog:
         self.groups: npt.NDArray[np.uint32] = np.frombuffer(groups, np.uint32).reshape(-1, 3)
         shown = (table["state"] == LIVE) & (table["flags"] & FAMILY == 0) & (table["declaration"] == 0)
         kinds, modes, widths = table["kind"], table["mode"], table["width"]
-        is_known = np.isin(kinds, list(_KINDS)) & np.isin(modes, list(_MODES))
+        is_known = _IS_KIND[kinds] & _IS_MODE[modes]
         within = (table["cell"].astype(np.int64) + widths <= columns) & (widths >= 2)
         if not (is_known & within | ~shown).all():
             raise ValueError("a record has a kind, a mode or cells that cannot be")

@@ -10,16 +10,19 @@ from collections.abc import Callable
 
 from ..rows import Row
 from ..subjects import Workshop
-from . import commands, counting, memory, names, persistence, requests, scraping
+from . import commands, counting, footprint, forms, memory, names, pages, persistence, requests, scraping
 
 Case = Callable[[Workshop], list[Row]]
 
 CASES: dict[str, Case] = {
     **counting.CASES,
+    **forms.CASES,
     **names.CASES,
     **scraping.CASES,
+    **pages.CASES,
     **memory.CASES,
     **persistence.CASES,
     **commands.CASES,
+    **footprint.CASES,
     **requests.CASES,
 }

@@ -134,10 +134,10 @@ def longest_increment(seconds: float) -> tuple[float, int]:
     """Count without a break; returns the ns of the longest call, and how often the snapshot was saved."""
     shared = stats.shared
     assert shared is not None
-    file = snapshot.stats_directory(shared.directory) / snapshot.FILE
     counter = stats.counter("bench", "busy")
     counter.incr()
-    longest, saves, before = 0, 0, _inode(file)
+    header = shared.attach().header
+    longest, before = 0, header.saved_count
     end = time.perf_counter_ns() + int(seconds * 1e9)
     now, clock = time.perf_counter_ns(), time.perf_counter_ns
     while now < end:
@@ -148,16 +148,7 @@ def longest_increment(seconds: float) -> tuple[float, int]:
             if taken > longest:
                 longest = taken
         now = clock()
-        inode = _inode(file)
-        saves, before = saves + (inode != before), inode
-    return longest, saves
-
-
-def _inode(file: Path) -> int:
-    try:
-        return file.stat().st_ino
-    except FileNotFoundError:
-        return 0
+    return longest, header.saved_count - before
 
 
 def prepare() -> tuple[dict[str, str], dict[str, Callable[..., Any]]]:

@@ -1,0 +1,132 @@
+"""A block that is filled in this process, and its page: first, after a change of names, compressed, of many rows.
+
+Times are processor time: what else runs on the machine does not count.
+"""
+
+from __future__ import annotations
+
+import gzip
+import time
+from collections.abc import Callable
+from typing import Any
+
+from shmstats import stats
+from shmstats.attachment.health import health
+from shmstats.block.keys import encode_key
+from shmstats.debug.processes import system_figures
+from shmstats.export import render
+from shmstats.series import Kind
+
+from . import serving
+from .ours import configure
+
+#: Label sets of one metric.
+_SETS = 1000
+
+
+def fill_plain(series: int) -> None:
+    """Count series without labels."""
+    for category, metric in serving.names(series):
+        stats.incr(category, metric, 1)
+
+
+def fill_labelled(series: int) -> None:
+    """Count series with three labels, a thousand for each metric."""
+    for number in range(series):
+        metric, place = divmod(number, _SETS)
+        labels = {"method": "GET", "route": f"/items/<int:item{place // 5}>/view", "status": str(200 + place % 5)}
+        stats.incr("http", f"metric{metric}", number, labels=labels)
+
+
+def fill_histograms(series: int) -> None:
+    """Observe durations in histograms, each of another route."""
+    for number in range(series):
+        histogram: Any = stats.histogram("http", "metric_duration", labels={"route": f"/{number}"})
+        for place in range(20):
+            histogram.observe(0.3 * (place + number % 7) ** 2)
+
+
+def fill_rows(series: int, rows: int) -> int:
+    """Count series in many rows, as so many workers would; returns the sum."""
+    shared = stats.shared
+    assert shared is not None
+    block = shared.attach()
+    for category, metric in serving.names(series):
+        record = block.find_or_add(encode_key(category, metric), Kind.COUNTER)
+        for row in range(1, rows):
+            assert block.space.reserve_cells(row, record.cell, record.width)
+            block.cells.add(row, record.cell, 1, block.cells.generation)
+    return sum(value for value in stats.read().values if isinstance(value, int))
+
+
+def scrape(again: bool = True) -> tuple[float, int]:
+    """Read and render; returns ns, and the number of samples. With ``again`` some value has changed before."""
+    if again:
+        stats.incr("bench", "changed")
+    start = time.process_time_ns()
+    page = render(stats.read())
+    return time.process_time_ns() - start, page.count(b"\n")
+
+
+def scrape_after(change: str) -> float:
+    """Remove one series, or decrement a counter for the first time, and scrape; returns ns of the scrape."""
+    stats.incr("bench", change)
+    scrape(False)
+    if change == "removed":
+        stats.remove("bench", change)
+    else:
+        stats.decr("bench", change)
+    taken = scrape(False)[0]
+    stats.remove("bench", change)
+    scrape(False)
+    return taken
+
+
+def compress() -> tuple[float, int, int]:
+    """Compress the page as an endpoint does; returns ns, and the bytes before and behind."""
+    page = render(stats.read())
+    start = time.process_time_ns()
+    packed = gzip.compress(page, compresslevel=1, mtime=0)
+    return time.process_time_ns() - start, len(page), len(packed)
+
+
+def figures(workers: int) -> tuple[float, int]:
+    """Make the figures of system and health for a page, with so many workers; returns ns, and the live workers."""
+    population = serving.Population(lambda some: stats.incr("bench", "worker"))
+    population.add(workers, 0, 1)
+    shared = stats.shared
+    assert shared is not None
+    block = shared.attach()
+    reader = block.reader
+
+    def make() -> float:
+        start = time.process_time_ns()
+        health(reader, block.name, reader.read())
+        system_figures([worker.pid for worker in reader.lately_live()], reader.uptime)
+        return time.process_time_ns() - start
+
+    make()
+    try:
+        return min(make() for _ in range(20)), len(reader.lately_live())
+    finally:
+        population.finish()
+
+
+def prepare() -> tuple[dict[str, str], dict[str, Callable[..., Any]]]:
+    """Make the operations."""
+    operations: dict[str, Callable[..., Any]] = {
+        "configure": configure,
+        "plain": fill_plain,
+        "labelled": fill_labelled,
+        "histograms": fill_histograms,
+        "rows": fill_rows,
+        "scrape": scrape,
+        "scrape_after": scrape_after,
+        "compress": compress,
+        "figures": figures,
+    }
+    return serving.versions_of("numpy"), operations
+
+
+if __name__ == "__main__":
+    serving.serve(prepare)
