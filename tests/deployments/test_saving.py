@@ -103,6 +103,31 @@ def test_a_directory_that_is_removed_and_made_again_is_saved_to(
     wait_until(lambda: total() == 4)
 
 
+def test_a_link_that_a_release_points_elsewhere_leaves_each_process_with_the_directory_it_began_with(
+    configure: Callable[..., Any], python: PythonRunner, shmstats: ModuleType, data: Path
+) -> None:
+    """As ``current`` of a deployment: the old processes go on, count and save where they did; new ones begin anew."""
+    configure(snapshot_interval_ms=100)
+    releases = [data.with_name(f"release {number}") for number in (1, 2)]
+    for release in releases:
+        release.mkdir()
+    data.symlink_to(releases[0])
+    old = python.start(COUNT)
+    assert old.hear() == "0"
+    data.with_name("new").symlink_to(releases[1])
+    os.replace(data.with_name("new"), data)
+    new = python.start(COUNT)
+    assert new.hear() == "0"
+    assert [count(old, 10), count(new, 1), count(old, 10)] == [15, 6, 25]
+    for child in (old, new):
+        child.finish()
+    saved = [shmstats.snapshot.load(release / "stats" / "simple.json") for release in releases]
+    assert [dict(zip([name[:2] for name in each.names], each.values, strict=True))["c", "m"] for each in saved] == [
+        25,
+        6,
+    ]
+
+
 def test_a_snapshot_of_another_owner_that_cannot_be_read_is_replaced(
     shmstats: ModuleType, configure: Callable[..., Any], data: Path, total: Callable[[], int]
 ) -> None:
