@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from shmstats.terminal.command import progress
+
 from . import report
 from .cases import CASES
 from .cases.quick import quick
@@ -62,13 +64,14 @@ def measure(names: Sequence[str], tiny: bool, file: Path | None, shown: Path | N
     about = report.machine()
     rows: list[Row] = []
     versions: dict[str, str] = {}
-    for name in names:
-        print(f"{name} ...", file=sys.stderr, end="", flush=True)
-        start = time.monotonic()
-        with Workshop(Effort(tiny)) as shop:
-            rows += _rows(name, shop)
-            versions |= shop.versions
-        print(f" {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    with progress(names, "Measuring") as cases:
+        for name in cases:
+            start = time.monotonic()
+            with Workshop(Effort(tiny)) as shop:
+                rows += _rows(name, shop)
+                versions |= shop.versions
+            if not sys.stderr.isatty():
+                print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     print(report.heading(about, versions))
     if tiny:
         print("tiny: next to nothing was measured, and the figures mean nothing")

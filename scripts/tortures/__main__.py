@@ -19,6 +19,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import click
+
 from . import debug
 from .deployment import Deployment
 from .nursery import HangError, Nursery
@@ -78,7 +80,13 @@ class Torture:
 
     def __init__(self, options: argparse.Namespace, directory: Path, stack: ExitStack) -> None:
         self._options, self._directory = options, directory
-        self._end = time.monotonic() + 60 * options.minutes
+        self._start = time.monotonic()
+        self._end = self._start + 60 * options.minutes
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            self._bar = stack.enter_context(
+                click.progressbar(length=round(60 * options.minutes), label="Torturing", file=sys.stderr)
+            )
         self.tally = Tally()
         cells = None
         if options.core != "Python" and debug.compiler() is not None:
@@ -109,10 +117,14 @@ class Torture:
                 self.tally.problems.append(f"bout {bout}: {error}")
                 break
             faults = sum(self.tally.faults.values()) - faults
+            if self._bar is not None:
+                click.echo("\r\x1b[K", nl=False, err=True)
             print(f"bout {bout}: {about}: {faults} faults, {self.tally.killed - killed} killed", flush=True)
             bout += 1
 
     def _is_over(self, faults: int) -> bool:
+        if self._bar is not None:
+            self._bar.update(int(time.monotonic() - self._start) - self._bar.pos)
         return sum(self.tally.faults.values()) >= faults or time.monotonic() > self._end
 
     def _workers(self, bout: int, chance: random.Random, core: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from shmstats.series import Kind, Name, Snapshot, Value
+from shmstats.series import Kind, Labels, Name, Snapshot, Value, label_text
 
 #: The worker of a row that holds the value over all workers.
 TOTAL = "total"
@@ -29,3 +29,10 @@ def rows(snapshot: Snapshot) -> Iterator[Row]:
                 yield Row(name, str(worker), own)
     for metric, figure in snapshot.system.items():
         yield Row(Name("system", metric, Kind.GAUGE), TOTAL, figure)
+
+
+def label_columns(labels: Labels, columns: Sequence[str]) -> list[str]:
+    """Return the values of labels that have a column of their own, "" where there is none, and the others as a text."""
+    values = dict(labels)
+    others = label_text((name, value) for name, value in labels if name not in columns)
+    return [*(values.get(name, "") for name in columns), others]

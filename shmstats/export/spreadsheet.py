@@ -3,7 +3,7 @@ r"""The statistics as CSV (RFC 4180), for spreadsheets and scripts.
 The columns are category, metric, labels, kind, field and value; with a breakdown by worker there is
 worker before field, ``total`` or the number of the worker's row. A histogram has one line for each of
 its figures, named in field; all else has one, of the field ``value``. Labels are written as Prometheus
-writes them: ``method="GET",status="200"``.
+writes them: ``method="GET",status="200"``; a label that is asked for by ``columns`` has a column before them.
 
 A text that a spreadsheet would take for a formula gets ``'`` before it, and a character that a terminal would obey
 is written as an escape like ``\x1b``; with ``raw`` both are left as they are.
@@ -13,32 +13,32 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from shmstats.export.figures import histogram_figures, iso_time
 from shmstats.export.printable import printable
-from shmstats.export.rows import Row, rows
+from shmstats.export.rows import Row, label_columns, rows
 from shmstats.export.view import View
-from shmstats.series import Distribution, Kind, Snapshot, label_text
+from shmstats.series import Distribution, Kind, Snapshot
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_table(snapshot: Snapshot, view: View) -> bytes:
     """Return the snapshot as CSV in UTF-8."""
-    return to_csv(snapshot, raw=view.raw).encode()
+    return to_csv(snapshot, raw=view.raw, columns=view.columns).encode()
 
 
-def to_csv(snapshot: Snapshot, *, raw: bool = False) -> str:
+def to_csv(snapshot: Snapshot, *, raw: bool = False, columns: Sequence[str] = ()) -> str:
     """Return the snapshot as CSV, lines ended by CR LF (write it to a file opened with ``newline=""``)."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     worker_column = ["worker"] if snapshot.workers else []
-    writer.writerow(["category", "metric", "labels", "kind", *worker_column, "field", "value"])
+    writer.writerow(["category", "metric", *columns, "labels", "kind", *worker_column, "field", "value"])
     for row in rows(snapshot):
         name = row.name
         worker = [row.worker] if snapshot.workers else []
-        texts = [name.category, name.metric, label_text(name.labels)]
+        texts = [name.category, name.metric, *label_columns(name.labels, columns)]
         head = [*(texts if raw else map(safe, texts)), name.kind.name.lower(), *worker]
         writer.writerows([*head, field, value] for field, value in _fields(row))
     return text.getvalue()

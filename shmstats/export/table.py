@@ -7,36 +7,38 @@ writing direction) is shown as an escape like ``\x1b``, never sent to the termin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shmstats.export.figures import histogram_figures, iso_time
 from shmstats.export.naming import is_time
 from shmstats.export.printable import aligned, printable
-from shmstats.export.rows import TOTAL, Row, rows
+from shmstats.export.rows import TOTAL, Row, label_columns, rows
 from shmstats.export.view import View
-from shmstats.series import FOREIGN, Distribution, Kind, Labels, Snapshot, label_text
+from shmstats.series import FOREIGN, Distribution, Kind, Labels, Snapshot
 
 _RIGHT_ALIGNED = "VALUE"
 
 
 def text_table(snapshot: Snapshot, view: View) -> bytes:
     """Return the table in UTF-8."""
-    return to_table(snapshot).encode()
+    return to_table(snapshot, view.columns).encode()
 
 
-def to_table(snapshot: Snapshot) -> str:
+def to_table(snapshot: Snapshot, columns: Sequence[str] = ()) -> str:
     """Return the snapshot as lines of text, the first one with the columns' titles.
 
     A histogram's value is its count, with the other figures beside it, in ms or its unit. Columns that would be empty
-    are left out.
+    are left out. Labels in ``columns`` have a column of their own.
     """
-    table = [_cells(row) for row in sorted(rows(snapshot), key=_place)]
-    titles = ["CATEGORY", "METRIC", "LABELS", "KIND", "WORKER", "VALUE", "DETAIL"]
+    table = [_cells(row, columns) for row in sorted(rows(snapshot), key=_place)]
+    titles = ["CATEGORY", "METRIC", *columns, "LABELS", "KIND", "WORKER", "VALUE", "DETAIL"]
     shown = [
         column
         for column, title in enumerate(titles)
-        if (bool(snapshot.workers) if title == "WORKER" else title in titles[:2] or _any(table, column))
+        if (bool(snapshot.workers) if title == "WORKER" else column < 2 or _any(table, column))
     ]
-    columns = [[titles[column], *(printable(cells[column]) for cells in table)] for column in shown]
-    filled = [aligned(column, right=column[0] == _RIGHT_ALIGNED) for column in columns]
+    texts = [[titles[column], *(printable(cells[column]) for cells in table)] for column in shown]
+    filled = [aligned(column, right=column[0] == _RIGHT_ALIGNED) for column in texts]
     return "".join(f"{'  '.join(line).rstrip()}\n" for line in zip(*filled, strict=True))
 
 
@@ -44,7 +46,7 @@ def _place(row: Row) -> tuple[str, str, Labels, int]:
     return row.name.category, row.name.metric, row.name.labels, -1 if row.worker == TOTAL else int(row.worker)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
     name, worker, value = row
     detail = ""
     if isinstance(value, Distribution):
@@ -56,7 +58,8 @@ def _cells(row: Row) -> tuple[str, ...]:
         shown = str(value.count)
     else:
         shown = iso_time(int(value)) if name.kind is Kind.TIMESTAMP else str(value)
-    return name.category, name.metric, label_text(name.labels), name.kind.name.lower(), worker, shown, detail
+    labels = label_columns(name.labels, columns)
+    return name.category, name.metric, *labels, name.kind.name.lower(), worker, shown, detail
 
 
 def _any(table: list[tuple[str, ...]], column: int) -> bool:

@@ -17,6 +17,7 @@ class View(NamedTuple):
         namespace: what every family's name begins with (``prometheus.namespace``).
         labels: of every series (``prometheus.labels``).
         raw: whether CSV has texts as they are, also those that a spreadsheet or a terminal would obey.
+        columns: labels that have a column of their own in CSV and in the table.
     """
 
     escaping: str | None = None
@@ -24,6 +25,7 @@ class View(NamedTuple):
     namespace: str = ""
     labels: Labels = ()
     raw: bool = False
+    columns: tuple[str, ...] = ()
 
     def prefixed(self, settings: PrometheusSettings) -> View:
         """Return the same view with the namespace and labels of the configuration."""

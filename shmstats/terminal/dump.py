@@ -92,6 +92,14 @@ def _interval(ctx: click.Context, param: click.Parameter, seconds: float | None)
 @click.option("--history", is_flag=True, help="What was in the last 24 hours; as csv or json.")
 @click.option("--since", metavar="TIME", type=Duration(), default="15m", show_default=True, help="With --history.")
 @click.option("--step", metavar="TIME", type=Duration(), help="With --history: the time of each value.")
+@click.option(
+    "--label",
+    "labels",
+    metavar="NAME",
+    multiple=True,
+    callback=not_empty,
+    help="A column for this label, with csv and table. Repeatable.",
+)
 @click.option("--raw", is_flag=True, help="Leave texts as they are that a spreadsheet or a terminal would obey.")
 def dump(
     config: str | None,
@@ -105,6 +113,7 @@ def dump(
     history: bool,
     since: float,
     step: float | None,
+    labels: tuple[str, ...],
     raw: bool,
 ) -> None:
     """Write a snapshot of all statistics.
@@ -120,13 +129,16 @@ def dump(
         able = ", ".join(name for name, each in FORMATS.items() if each.by_worker)
         raise click.UsageError(f"--workers goes with --format {able} only.")
 
+    if labels and form not in ("csv", "table"):
+        raise click.UsageError("--label goes with --format csv or table only.")
+
     if file is not None and (data is not None or watch is not None):
         raise click.UsageError("--from reads one file, once: it goes neither with --data nor with --watch.")
 
     def chosen(category: str) -> bool:
         return not globs or any(fnmatchcase(category, glob) for glob in globs)
 
-    view = View(raw=raw)
+    view = View(raw=raw, columns=labels)
     if file is not None:
         read = _file_reader(Path(file))
     else:
@@ -137,7 +149,7 @@ def dump(
     if to_terminal and FORMATS[form].binary:
         raise click.UsageError(f"--format {form} is no text for a terminal: name a file by --output.")
 
-    repaint = Repaint(raw) if watch is not None and to_terminal and form == "table" else None
+    repaint = Repaint(raw, labels) if watch is not None and to_terminal and form == "table" else None
 
     timed = TimedTable() if watch is not None and form == "csv" and output == "-" else None
 

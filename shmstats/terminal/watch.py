@@ -6,12 +6,13 @@ import csv
 import io
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from shmstats.export.figures import iso_time
-from shmstats.export.printable import printable
-from shmstats.series import Distribution, Kind, Name, Snapshot, Value, series_text
+from shmstats.export.printable import aligned, printable
+from shmstats.export.rows import label_columns
+from shmstats.series import Distribution, Kind, Name, Snapshot, Value
 from shmstats.terminal.figures import milliseconds, number, size
 
 #: Go to the upper left corner; clear the rest of a line, and of the screen; show or hide the cursor (ECMA-48).
@@ -43,10 +44,12 @@ class Repaint:
 
     Args:
         raw: whether values are shown as they are, without units for people.
+        columns: labels that have a column of their own.
     """
 
-    def __init__(self, raw: bool = False) -> None:
+    def __init__(self, raw: bool = False, columns: Sequence[str] = ()) -> None:
         self._raw = raw
+        self._columns = tuple(columns)
         self._before: dict[tuple[object, ...], float] = {}
         self._at = 0.0
         self._first = True
@@ -62,25 +65,33 @@ class Repaint:
         width, height = shutil.get_terminal_size()
         at = now()
         rows = [self._row(name, value, at) for name, value in zip(snapshot.names, snapshot.values, strict=True)]
-        rows += [("", self._amount("", value), f"system.{metric}") for metric, value in snapshot.system.items()]
+        empty = [""] * len(self._columns)
+        rows += [("", self._amount("", value), *empty, f"system.{metric}") for metric, value in snapshot.system.items()]
         self._at = at
         shown = max(height - 3, 1)
-        lines = [f"{title}  {time.strftime('%H:%M:%S')}", f"{'value':>20}  {'rate':>10}  metric"]
-        lines += [f"{amount:>20}  {rate:>10}  {name}" for rate, amount, name in rows[:shown]]
+        table = [("rate", "value", *self._columns, "metric"), *rows[:shown]]
+        *labels, names = ([printable(text) for text in column] for column in list(zip(*table, strict=True))[2:])
+        beside = [*(aligned(column, right=False) for column in labels), names]
+        lines = [f"{title}  {time.strftime('%H:%M:%S')}"]
+        for (rate, amount, *_), *texts in zip(table, *beside, strict=True):
+            lines.append("  ".join((f"{amount:>20}", f"{rate:>10}", *texts)))
         if len(rows) > shown:
             lines[-1] = f"and {len(rows) - shown + 1} more; --category chooses"
         text = "".join(f"{printable(line)[: width - 1]}{_CLEAR_LINE}\r\n" for line in lines)
         beginning, self._first = (_CLEAR if self._first else ""), False
         return f"{beginning}{_HOME}{text}{_CLEAR_BELOW}".encode()
 
-    def _row(self, name: Name, value: Value, at: float) -> tuple[str, str, str]:
+    def _row(self, name: Name, value: Value, at: float) -> tuple[str, ...]:
+        """Return rate, value, the labels of the columns, and the name with the other labels."""
         key = name[:2] + name.labels
         count = float(value.count if isinstance(value, Distribution) else value)
         before, self._before[key] = self._before.get(key), count
         rate = ""
         if before is not None and at > self._at and (name.monotonic or name.kind is Kind.HISTOGRAM):
             rate = f"{number(max(count - before, 0) / (at - self._at))}/s"
-        return rate, self._shown(name, value), f"{name.category}.{series_text(name)}"
+        *labels, others = label_columns(name.labels, self._columns)
+        series = f"{name.metric}{{{others}}}" if others else name.metric
+        return rate, self._shown(name, value), *labels, f"{name.category}.{series}"
 
     def _shown(self, name: Name, value: Value) -> str:
         if isinstance(value, Distribution):

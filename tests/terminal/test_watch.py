@@ -44,6 +44,24 @@ def test_a_watched_table_has_rates_and_units_and_nothing_that_a_terminal_obeys()
     assert lines[4] == ["3", "MiB", r"shop.\x1b[2Jcache"]
 
 
+def test_labels_are_columns_where_that_is_asked_for(tmp_path: Path) -> None:
+    names = [COUNTER._replace(labels=(("plan", "pro"), ("region", "eu"))), COUNTER._replace(labels=(("plan", "free"),))]
+    content = Repaint(columns=["plan"]).content(Snapshot(names, [3, 4]), "t").decode()
+    lines = [line.split("\x1b[K")[0].split() for line in content.removeprefix("\x1b[2J\x1b[H").split("\r\n")]
+    assert lines[1:4] == [
+        ["value", "rate", "plan", "metric"],
+        ["3", "pro", 'shop.orders{region="eu"}'],
+        ["4", "free", "shop.orders"],
+    ]
+    saved.save(tmp_path, Snapshot(names, [3, 4]))
+    asked = ("dump", "--from", tmp_path / saved.FILE, "--label", "plan", "--label", "none", "--format")
+    rows = list(csv.DictReader(io.StringIO(run(*asked, "csv"), newline="")))
+    assert [(row["plan"], row["none"], row["labels"]) for row in rows] == [("pro", "", 'region="eu"'), ("free", "", "")]
+    head, *rows = (line.split() for line in run(*asked, "table").splitlines())
+    assert head == ["CATEGORY", "METRIC", "plan", "LABELS", "KIND", "VALUE"]
+    run(*asked, "json", code=2)
+
+
 def test_watched_csv_has_the_time_and_one_header() -> None:
     timed = TimedTable()
     content = timed.content(b"a,b\r\n1,2\r\n") + timed.content(b"a,b\r\n3,4\r\n")
