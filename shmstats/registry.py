@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
+
 from .attachment.own_metrics import OWN
 from .block.declarations import Definition
 from .block.keys import check_text
@@ -26,6 +28,7 @@ from .checks import (
 )
 from .core import Counter, Gauge, Histogram, Series
 from .handles import Labelled
+from .layout import CELL
 from .misses import delivered
 from .series import Snapshot, Value, by_category
 from .sinks import Provider, check_provider
@@ -35,6 +38,10 @@ from .states import States
 from .timer import Timer
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 class Registry(States):
@@ -368,6 +375,19 @@ class Registry(States):
         """
         shared = self.shared
         return Snapshot((), ()) if shared is None else shared.read()
+
+    def array(self) -> npt.NDArray[np.void]:
+        """Return the shared memory of the values as a read-only numpy array: what all processes count into.
+
+        Its shape is (rows, columns): row 0 is shared, each other one a worker's; its type is `shmstats.layout.CELL`. A
+        page of 4096 bytes that nobody has used yet is taken into memory by who looks at it. The array keeps the block
+        mapped, also after `close`. Where statistics are disabled it is empty.
+
+        Raises:
+            BlockError: the block is damaged.
+        """
+        shared = self.shared
+        return np.empty((0, 0), CELL) if shared is None else shared.array()
 
     def remove(self, category: str, metric: str | None = None, *, labels: Mapping[str, object] | None = None) -> int:
         """Remove a category, a metric with all its label sets, or one label set, for all workers.

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from ..block import Record
 from ..block.declarations import digest
 from ..block.keys import encode_key
 from ..block.outdated import counted_under
+from ..layout import CELL
 from ..reading import AttachedBlock
 from ..series import Kind, Labels, Snapshot, Value
 from .attachment import Attachment
 from .calls import question
 from .own_metrics import note_held
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _Result = TypeVar("_Result")
 
@@ -68,6 +74,11 @@ class Reads(Attachment):
         if self._buffer is not None:
             note_held(block)
         return block.reader.read()
+
+    @question(np.empty((0, 0), CELL))
+    def array(self, block: AttachedBlock) -> npt.NDArray[np.void]:
+        """Return all cells of the block, read-only: shape (rows, columns)."""
+        return block.reader.columns.view()
 
     @question(Snapshot((), ()))
     def exposable(self, block: AttachedBlock) -> Snapshot:

@@ -36,12 +36,20 @@ class Columns:
         self._buf = buf
         self._layout = layout
         self.rows = layout.rows
-        self.cells = np.ndarray((layout.rows, layout.row_bytes // CELL.itemsize), CELL, buf, layout.cells)
+        # `frombuffer` keeps the memory mapped as long as there is an array of it; `np.ndarray` would not.
+        count = layout.rows * layout.row_bytes // CELL.itemsize
+        self.cells: npt.NDArray[np.void] = np.frombuffer(buf, CELL, count, layout.cells).reshape(layout.rows, -1)
         self._pages = np.frombuffer(buf, np.uint8, layout.rows * layout.bitmap_bytes, layout.pages)
 
     def close(self) -> None:
         """Let go of the buffer."""
         del self.cells, self._pages, self._buf
+
+    def view(self) -> npt.NDArray[np.void]:
+        """Return the cells, read-only."""
+        view = self.cells.view()
+        view.flags.writeable = False
+        return view
 
     def reserved(self) -> npt.NDArray[np.bool_]:
         """Return which pages of which rows have memory behind them: shape (rows, pages of a row)."""
