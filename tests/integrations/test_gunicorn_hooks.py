@@ -28,6 +28,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from servers import BOUND, Gunicorn, Load, children, wait_until
 
 from shmstats.export import FORMATS, View
+from shmstats.history import Query, read_past
 from shmstats.integrations import _gunicorn_load as load_of
 from shmstats.integrations import gunicorn as hooks
 from shmstats.reading import read_only
@@ -442,6 +443,21 @@ def test_the_master_keeps_counts_over_a_reload_that_leaves_no_worker(tmp_path: P
         wait_until(lambda: requests(server)["GET 200"] == 21, "the count, which is made when the answer has been sent")
     assert not segment_file(server.data).exists()
     assert not (server.data / "stats").exists()
+
+
+def test_a_reload_is_an_event_of_the_past(tmp_path: Path) -> None:
+    with serving(tmp_path, "sync", "--workers", "1") as server:
+
+        def events() -> list[str]:
+            try:
+                return [event.kind for event in read_past(server.data, Query.made(-900, None, None, [])).events]
+            except FileNotFoundError:
+                return []
+
+        wait_until(lambda: "start" in events(), "the first row of the history")
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "reload" in events(), "the reload in the history")
+        assert events().count("reload") == 1
 
 
 def test_the_master_keeps_counts_when_all_workers_are_killed(tmp_path: Path) -> None:
