@@ -10,6 +10,7 @@ from ..series import Labels
 
 #: The value of every label of the set that takes up what is beyond the bound on label sets.
 OVERFLOW = "__overflow__"
+_OVERFLOW = OVERFLOW.encode()
 
 MAX_TEXT_BYTES = 255
 
@@ -68,6 +69,11 @@ def family_key(key: bytes) -> bytes:
 def is_labelled(key: bytes) -> bool:
     """Tell whether the name with that key has labels."""
     return key.count(b"\0") > 2
+
+
+def is_overflow(key: bytes) -> bool:
+    """Tell whether that is the key of a set that takes up what is beyond the bound."""
+    return _OVERFLOW in key and key == overflow_key(key)
 
 
 def overflow_key(key: bytes) -> bytes:

@@ -13,7 +13,7 @@ from .declarations import Definition, decode_definition
 from .layout import HEADER, Layout
 from .names import NameTable
 from .notes import read_note
-from .records import Record
+from .records import DECLARED, Record
 from .repairing import repair
 from .segment import Segment
 from .space import Space
@@ -76,6 +76,8 @@ class Metrics:
 
     def definition(self, family: Record) -> Definition | None:
         """Return what is declared about a metric, and when it was; None for nothing."""
+        if not family.flags & DECLARED:
+            return None
         place = self.names.note_place(family.number)
         known = self._definitions.get(family.number)
         if known is not None and known[0] == place:

@@ -265,10 +265,12 @@ class NameTable(Records):
         if record.width:
             self._stripes.place(record)
             self._stripes.clear(record)
-        with self.changing():
-            self.index.replace(number, key, packed(wanted, time.time_ns()))
-            self.removed -= 1
-            free.pop()
+        self.broken_off = 1
+        self.index.replace(number, key, packed(wanted, time.time_ns()))
+        self.removed -= 1
+        free.pop()
+        self._raise_revision()
+        self.broken_off = 0
         return record
 
     def _removed_ones(self, length: int, width: int) -> list[int]:

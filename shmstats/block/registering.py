@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..series import Declaration, Kind
 from .declarations import digest
 from .errors import DeclarationError, SeriesLimitError
-from .keys import decode_key, family_key, is_labelled, overflow_key
+from .keys import decode_key, family_key, is_labelled, is_overflow
 from .metrics import Metrics
 from .outdated import counted_under, family_for, note_user
 from .records import FAMILY, MEMBER, MONOTONIC, PLAIN, Record, width_of
@@ -63,7 +63,7 @@ def _register(block: Metrics, key: bytes, kind: Kind, limit: int, family: Record
         family = names.add(family_key(key), Record(-1, kind, FAMILY, 0, 0))
     declared = block.declared(family) or Declaration(kind)
     _check_label_names(key, declared)
-    counted = labelled and key != overflow_key(key)
+    counted = labelled and not is_overflow(key)
     if limit and counted and names.members(family) >= limit:
         raise SeriesLimitError(f"it has {limit} label sets already")
     if limit and labelled and not counted and names.overflow_sets(family) >= MAX_OVERFLOW_SETS:

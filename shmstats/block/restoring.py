@@ -16,7 +16,7 @@ from ..layout import INT64_MAX, INT64_MIN, NAME
 from ..series import Declaration, Distribution, Kind, Mode, Name, Value
 from .block import Block
 from .errors import BlockFullError
-from .keys import encode_key, family_key, overflow_key
+from .keys import encode_key, family_key, is_overflow
 from .records import FAMILY, MEMBER, MONOTONIC, PLAIN, Record, packed, width_of
 from .repairing import mark_inherited
 from .stripes import SHARED_ROW
@@ -83,7 +83,7 @@ def _register(block: Block, part: list[_Saved]) -> None:
     which = []
     for name, key, _ in part:
         family = families.get(family_key(key)) if families else None
-        counted = family is not None and bool(name.labels) and key != overflow_key(key)
+        counted = family is not None and bool(name.labels) and not is_overflow(key)
         what = name.kind, name.monotonic, counted, -1 if family is None else family.number
         record = made.get(what)
         if record is None:
