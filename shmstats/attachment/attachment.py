@@ -232,7 +232,8 @@ class Attachment:
                 self._declare_again(block)
                 with block.exclusive():
                     remove_outdated(block)
-                    remove_stale(block.name, {worker.slot for worker in block.reader.workers.live()})
+                    if block.workers.met_dead:
+                        remove_stale(block.name, {worker.slot for worker in block.workers.live()})
                 if not stats.no_buffer:
                     self._buffer = self._make_buffer(block)
         except BaseException:

@@ -26,7 +26,7 @@ from .lock import is_locked, process_guard
 from .segment import Segment, make_segment, unlink
 from .space import reserved_pages
 from .validate import check_layout, check_unfinished, find_damage
-from .workers import Worker, WorkerTable, pid_namespace
+from .workers import WorkerTable, pid_namespace
 
 log = logging.getLogger("shmstats")
 
@@ -145,7 +145,7 @@ def check_usable(segment: Segment, capacity: int, max_workers: int) -> tuple[Lay
     name = segment.name
     header = read_header(segment.buf)
     layout = check_layout(name, header, segment.size)
-    live = _live_workers(name, header, WorkerTable(segment.buf, layout, segment.locks))
+    live = _is_used(name, header, WorkerTable(segment.buf, layout, segment.locks))
     if header["protocol"] != PROTOCOL and live:
         raise BlockError(
             f"block {name} is locked by {PROTOCOLS.get(header['protocol'], header['protocol'])}, which"
@@ -162,7 +162,7 @@ def check_usable(segment: Segment, capacity: int, max_workers: int) -> tuple[Lay
         damage = find_damage(segment.buf, layout)
         if damage:
             raise DamagedBlockError(f"block {name} is damaged: {damage}")
-    return layout, bool(live)
+    return layout, live
 
 
 @contextmanager
@@ -205,23 +205,23 @@ def retire_other_layout(segment: Segment) -> bool:
     return True
 
 
-def _live_workers(name: str, header: dict[str, int], workers: WorkerTable) -> list[Worker]:
-    """Return the live workers of a block.
+def _is_used(name: str, header: dict[str, int], workers: WorkerTable) -> bool:
+    """Tell whether live processes use a block.
 
-    In another pid namespace their pids mean nothing, and a block that has some there cannot be used. One that has none,
-    as a container leaves it that was killed, can.
+    In another pid namespace their pids mean nothing, and a block that is used there cannot be used here. One that
+    nobody uses, as a container leaves it that was killed, can.
 
     Raises:
         BlockError: naming both namespaces.
     """
-    live = workers.live()
+    used = workers.anyone()
     ours = pid_namespace()
-    if live and header["namespace"] != ours:
+    if used and header["namespace"] != ours:
         raise BlockError(
             f"block {name} belongs to the pid namespace {header['namespace']}, where processes use it; this process"
             f" runs in {ours} (another container?): give each its own data directory"
         )
-    return live
+    return used
 
 
 def adopt(segment: Segment, layout: Layout) -> None:

@@ -218,7 +218,7 @@ class Block(Metrics):
             self.cells.close()
             self.workers.release(self.worker)
             self.locks.unlock(SAVER)
-        if not self.workers.live():
+        if not self.workers.anyone():
             if self.is_current():
                 save(self)
             if self._segment.is_linked():

@@ -135,9 +135,13 @@ class WorkerTable:
         buf: the block; writable for `claim` and `release`.
         layout: of the block.
         locks: of the block.
+
+    Attributes:
+        met_dead: whether `claim` has found dead workers, or none that live: there may be more that such have left.
     """
 
     def __init__(self, buf: memoryview, layout: Layout, locks: RecordLocks) -> None:
+        self.met_dead = False
         self._buf = buf
         self._layout = layout
         self._locks = locks
@@ -152,6 +156,10 @@ class WorkerTable:
     def live(self) -> list[Worker]:
         """Return the workers whose processes live."""
         return self._living(self)
+
+    def anyone(self) -> bool:
+        """Tell whether the process of any worker lives, which takes one question however many there are."""
+        return self._locks.slots_held() or bool(self.live())
 
     def lives(self, worker: Worker) -> bool:
         """Tell whether a worker's process lives and still has its slot."""
@@ -199,9 +207,10 @@ class WorkerTable:
         """
         live = self.live()
         taken = {worker.slot for worker in live}
-        for worker in self:
-            if worker.slot not in taken:
-                self.release(worker)
+        dead = [worker for worker in self if worker.slot not in taken]
+        for worker in dead:
+            self.release(worker)
+        self.met_dead = bool(dead) or not live
         free = (slot for slot in range(WORKER_SLOTS) if slot not in taken)
         slot = next((slot for slot in free if self._locks.take_slot(slot)), None)
         if slot is None:
