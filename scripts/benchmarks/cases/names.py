@@ -1,4 +1,4 @@
-"""What a new name costs."""
+"""What a new name costs, and a new worker."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from .counting import MPMETRICS, PROMETHEUS
 
 #: What mpmetrics gets: to make a series takes it longer the more there are.
 _FEW = 200
+
+#: ns until so many workers have attached, at most.
+_ATTACH_LIMITS = {256: 500e6, 1000: 5e9}
 
 #: Room for 100,000 names.
 CAPACITY = 131072
@@ -61,4 +64,21 @@ def _register(shop: Workshop, size: int, repeats: int) -> tuple[Figure, Figure, 
     return figures.pop(""), Figure.best(second), figures, missing
 
 
-CASES = {"register": register}
+def attach(shop: Workshop) -> list[Row]:
+    """Workers that come at once, each forked and counting once."""
+    rows = []
+    for number in (8, 64, 256, 1000):
+        workers = shop.effort.of(number, 4)
+        with shop.scope() as part:
+            subject = part.block(max_workers=1024)
+            taken = [
+                float(subject.do("attach", number=workers))
+                for _ in range(shop.effort.repeats(3) if number < 100 else 1)
+            ]
+        measured = Measured("attach", f"{workers:,} workers at once, in all", Figure.best(taken))
+        limit = _ATTACH_LIMITS.get(number)
+        rows.append(measured.only() if limit is None else measured.at_most(limit))
+    return rows
+
+
+CASES = {"register": register, "attach": attach}
