@@ -90,8 +90,8 @@ def tell_of_exit(stage: Stage, part: LeavingPart) -> None:
 def arrange_exit() -> None:
     """Have a process leave at its end also where that comes without the atexit functions.
 
-    So it is with one of multiprocessing, and with mod_wsgi outside of the main interpreter. Called by what has
-    something to leave: between the fork and the process's work multiprocessing forgets what it was told of before.
+    So it is with one of multiprocessing, with mod_wsgi outside of the main interpreter, and with Celery's pool. Called
+    by what has something to leave: between the fork and the process's work multiprocessing forgets what it was told.
     """
     global _exit_arranged
     if _exit_arranged:
@@ -103,6 +103,9 @@ def arrange_exit() -> None:
     mod_wsgi = sys.modules.get("mod_wsgi")
     if mod_wsgi is not None and hasattr(mod_wsgi, "subscribe_shutdown"):
         mod_wsgi.subscribe_shutdown(lambda event, **_: leave_all())
+    celery = sys.modules.get("celery.signals")
+    if celery is not None:
+        celery.worker_process_shutdown.connect(lambda **_: leave_all(), weak=False)
 
 
 def notice_fork() -> None:
