@@ -29,7 +29,7 @@ from ..reading import AttachedBlock
 from ..series import Declaration, Snapshot
 from .agent import RETRY_SECONDS, Agent, Task
 from .buffer import Buffer
-from .calls import deferred
+from .deferring import deferred
 from .moving import move
 from .own_metrics import FLUSH, FLUSHES, OPERATIONS_DROPPED, OWN, add_to_own, note_held, register_own
 from .peers import remove_stale, socket_path

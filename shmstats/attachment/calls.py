@@ -1,50 +1,24 @@
-"""How a call comes to the block: later where this thread is busy with one, again where the block was left meanwhile.
+"""How a call comes to the block, again where another thread has left it meanwhile.
 
-`deferred` is for what changes something, `operation` for what counts, which never fails by what is not its caller's
-mistake, and `question` for what reads.
+`operation` is for what counts, which never fails by what is not its caller's mistake, and `question` for what reads.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from os import getpid
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from .. import lifecycle
 from ..block import BlockFullError, DeclarationError, KindError, SeriesLimitError
 from ..block.errors import OF_LEAVING
-from ..block.lock import guards
 from ..reading import AttachedBlock
+from .attachment import Attachment
+from .deferring import deferred
 
-if TYPE_CHECKING:
-    from .attachment import Attachment
-
-
-_Attachment = TypeVar("_Attachment", bound="Attachment")
+_Attachment = TypeVar("_Attachment", bound=Attachment)
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
-
-
-def deferred(
-    call: Callable[Concatenate[_Attachment, _Parameters], _Result],
-) -> Callable[Concatenate[_Attachment, _Parameters], _Result | None]:
-    """Have a method done as soon as this thread has left the guard of this process; then it returns None.
-
-    A signal handler may have interrupted the thread inside of it.
-    """
-
-    @functools.wraps(call)
-    def now_or_later(self: _Attachment, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> _Result | None:
-        if getpid() != lifecycle.known_pid:
-            lifecycle.notice_fork()
-        guard = guards.current
-        if not guard.is_held():
-            return call(self, *arguments, **named)
-        guard.defer(functools.partial(now_or_later, self, *arguments, **named))
-        return None
-
-    return now_or_later
 
 
 def operation(

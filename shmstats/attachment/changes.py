@@ -8,7 +8,8 @@ from ..block.keys import encode_key
 from ..reading import AttachedBlock
 from ..series import Declaration, Kind, Labels
 from .attachment import Attachment
-from .calls import deferred, question
+from .calls import question
+from .deferring import deferred
 
 _NO_CHANGE: Change | None = None
 

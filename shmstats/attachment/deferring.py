@@ -1,0 +1,36 @@
+"""How a call waits that comes while its thread is inside of the guard: it is done as soon as the thread has left."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from os import getpid
+from typing import Concatenate, ParamSpec, TypeVar
+
+from .. import lifecycle
+from ..block.lock import guards
+
+_Self = TypeVar("_Self")
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+def deferred(
+    call: Callable[Concatenate[_Self, _Parameters], _Result],
+) -> Callable[Concatenate[_Self, _Parameters], _Result | None]:
+    """Have a method done as soon as this thread has left the guard of this process; then it returns None.
+
+    A signal handler may have interrupted the thread inside of it.
+    """
+
+    @functools.wraps(call)
+    def now_or_later(self: _Self, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> _Result | None:
+        if getpid() != lifecycle.known_pid:
+            lifecycle.notice_fork()
+        guard = guards.current
+        if not guard.is_held():
+            return call(self, *arguments, **named)
+        guard.defer(functools.partial(now_or_later, self, *arguments, **named))
+        return None
+
+    return now_or_later
