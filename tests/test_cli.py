@@ -500,7 +500,7 @@ def test_info_tells_of_a_block_that_cannot_be_read_to_its_end_once(
 ) -> None:
     block, reading = import_module("shmstats.block"), import_module("shmstats.reading")  # of the core of this run
 
-    def usage(reader: object) -> NoReturn:
+    def usage(reader: object, live: object = None) -> NoReturn:
         raise block.BlockError("half of it is gone")
 
     monkeypatch.setattr(reading.BlockReader, "usage", usage)

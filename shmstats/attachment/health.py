@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._version import __version__
+from ..block import Worker
 from ..core import CORE
-from ..lately import Lately
 from ..reading import BlockReader
 from ..series import Snapshot
 from .beats import is_listening
@@ -21,13 +21,16 @@ _PARTS = ("names", "cells", "heap")
 _NEARLY_FULL = 0.9
 
 
-def health(reader: BlockReader, name: str, snapshot: Snapshot | None = None) -> dict[str, Any]:
+def health(
+    reader: BlockReader, name: str, snapshot: Snapshot | None = None, live: list[Worker] | None = None
+) -> dict[str, Any]:
     """Return how a block fares.
 
     Args:
         reader: of the block, attached or not.
         name: of its segment.
         snapshot: of the block, where it was read already.
+        live: its live workers, where they are known already.
 
     Returns:
         ``saved_seconds_ago`` (None: never), ``save_error`` (None: the last save succeeded), ``saver`` (the pid of the
@@ -40,9 +43,9 @@ def health(reader: BlockReader, name: str, snapshot: Snapshot | None = None) -> 
     """
     header = reader.open_header()
     try:
-        usage = reader.usage()
-        live = reader.lately_live()
-        agents = _agents.get((name, tuple([worker.slot for worker in live])))
+        live = reader.lately_live() if live is None else live
+        usage = reader.usage(live)
+        agents = sum(is_listening(socket_path(name, worker.slot)) for worker in live)
         saver = header.saver_pid
         return {
             "saved_seconds_ago": _seconds_since(header.saved),
@@ -59,15 +62,6 @@ def health(reader: BlockReader, name: str, snapshot: Snapshot | None = None) -> 
         }
     finally:
         header.close()
-
-
-def _listening(where: tuple[str, tuple[int, ...]]) -> int:
-    """Return how many workers of a block answer questions, by their slots."""
-    name, slots = where
-    return sum(is_listening(socket_path(name, slot)) for slot in slots)
-
-
-_agents = Lately(_listening)
 
 
 def figures_of(health: Mapping[str, Any]) -> dict[str, int | float]:

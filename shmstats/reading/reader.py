@@ -206,18 +206,18 @@ class BlockReader:
         """Return what each of some workers serves at the moment, without their help."""
         return read_requests(self._buf, self.layout, workers)
 
-    def usage(self) -> dict[str, Usage]:
-        """Return how much of the block's parts is in use."""
+    def usage(self, live: list[Worker] | None = None) -> dict[str, Usage]:
+        """Return how much of the block's parts is in use; the live workers are looked for if they are not given."""
         layout = self.layout
         names, removed = self.header("names"), self.header("removed")
         pages = int(self.reserved().sum())
-        live = {worker.row for worker in self.lately_live()}
+        rows = {worker.row for worker in (self.lately_live() if live is None else live)}
         heap = self.header("heap")
         return {
             "names": Usage(names - removed, layout.capacity, _whole_pages(names * NAME.itemsize)),
             "cells": Usage(-(-self.header("cells") // COUNTER_WIDTH), layout.capacity, pages * PAGE),
             "heap": Usage(heap, layout.heap_bytes, _whole_pages(heap)),
-            "rows": Usage(len(live), layout.max_workers, layout.row_bytes),
+            "rows": Usage(len(rows), layout.max_workers, layout.row_bytes),
         }
 
     def _totals(self, catalog: Catalog, reserved: npt.NDArray[np.bool_] | None) -> Totals:

@@ -101,6 +101,15 @@ class BlockSnapshot(Snapshot):
     totals: Totals = field(kw_only=True)
     combined: tuple[list[Name], list[Value]] = field(kw_only=True)
 
+    def __post_init__(self) -> None:
+        """Check that it is of the whole block.
+
+        Raises:
+            TypeError: it has other names: what is chosen of a block is a plain `Snapshot`.
+        """
+        if not (isinstance(self.names, BlockNames) and isinstance(self.values, BlockValues)):
+            raise TypeError("a snapshot of some names of a block must be a Snapshot, not a BlockSnapshot")
+
     def value_of(self, category: str, metric: str) -> Value | None:
         """Return the value of a series without labels, which is no combined gauge; None where there is none."""
         position = self.totals.catalog.position_of(f"{category}\0{metric}".encode())

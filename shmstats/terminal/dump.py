@@ -245,11 +245,12 @@ def _system_figures(reader: BlockReader, settings: Settings) -> dict[str, int | 
 def _only(snapshot: Snapshot, chosen: Callable[[str], bool]) -> Snapshot:
     """Return the part of a snapshot that is in the chosen categories."""
     kept = [i for i, name in enumerate(snapshot.names) if chosen(name.category)]
-    return replace(
-        snapshot,
-        names=[snapshot.names[i] for i in kept],
-        values=[snapshot.values[i] for i in kept],
-        workers={row: [values[i] for i in kept] for row, values in snapshot.workers.items()},
+    return Snapshot(
+        [snapshot.names[i] for i in kept],
+        [snapshot.values[i] for i in kept],
+        snapshot.system,
+        {row: [values[i] for i in kept] for row, values in snapshot.workers.items()},
+        snapshot.health,
     )
 
 

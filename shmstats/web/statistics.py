@@ -56,7 +56,8 @@ def _rendered(choice: Choice) -> Response:
             abort(400, f"escaping must be one of {', '.join(ESCAPINGS)}, not {escaping!r:.80}")
         choice = choice._replace(escaping=escaping)
     view = View(escaping=choice.escaping, names=frozenset(request.args.getlist("name[]")))
-    body = choice.format.render(_snapshot(attached()), view.prefixed(stats.settings.prometheus))
+    snapshot, _ = _snapshot(attached())
+    body = choice.format.render(snapshot, view.prefixed(stats.settings.prometheus))
     return _compressed(Response(body, content_type=choice.content_type))
 
 
@@ -70,19 +71,16 @@ def _compressed(response: Response) -> Response:
     return response
 
 
-def _snapshot(shared: SharedProvider) -> Snapshot:
+def _snapshot(shared: SharedProvider) -> tuple[Snapshot, dict[str, Any]]:
+    """Return what may be shown, with the figures of the system, and how the block fares."""
     snapshot = shared.exposable()
     block = shared.attach()
-    fares = figures_of(health(block.reader, block.name, snapshot))
-    return replace(snapshot, system=_system(shared), health=fares)
-
-
-def _system(shared: SharedProvider) -> dict[str, int | float]:
-    reader = shared.attach().reader
-    system = system_figures([worker.pid for worker in reader.lately_live()], reader.uptime)
+    live = block.reader.lately_live()
+    found = health(block.reader, block.name, snapshot, live)
+    system = system_figures([worker.pid for worker in live], block.reader.uptime)
     if stats.settings.stats.include_storage_stats_in_api:
         system["store"] = _meter(shared.directory).read().store
-    return system
+    return replace(snapshot, system=system, health=figures_of(found)), found
 
 
 def _simple(snapshot: Snapshot) -> dict[str, Any]:
@@ -94,13 +92,8 @@ _DOCUMENTS: dict[str, Callable[[Snapshot], dict[str, Any]]] = {"json": _simple, 
 
 
 def _document(shared: SharedProvider, statistics: Callable[[Snapshot], dict[str, Any]]) -> dict[str, Any]:
-    snapshot = _snapshot(shared)
-    block = shared.attach()
-    document = {
-        **statistics(snapshot),
-        "pool": pool_figures(block.reader),
-        "health": health(block.reader, block.name, snapshot),
-    }
+    snapshot, found = _snapshot(shared)
+    document = {**statistics(snapshot), "pool": pool_figures(shared.attach().reader), "health": found}
     if stats.settings.stats.include_storage_stats_in_api:
         storage = _meter(shared.directory).read()
         figures = ("all", "used", "free", "available")
