@@ -51,7 +51,7 @@ def snapshot_content() -> Target:
     from shmstats.snapshot.format import _prefix, decode
 
     def read(content: bytes) -> None:
-        version, content = 1 + content[:1].count(b"2"), content[1:]
+        version, content = {b"1": 1, b"2": 2}.get(content[:1], 3), content[1:]
         try:
             snapshot, _ = decode(Path("fuzzed"), _prefix(version, content) + content + b"}\n")
         except SnapshotError:
@@ -318,7 +318,8 @@ def run(name: str, seconds: int) -> tuple[int, str]:
     command = [sys.executable, "-m", "attacks.fuzzing", name, str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120, check=False)
     inputs = [int(number) for number in re.findall(r"^#(\d+)\t", done.stderr, re.M)]
-    return max(inputs, default=0), "" if done.returncode == 0 else done.stderr[-4000:]
+    said = "".join(line for line in (done.stdout + done.stderr).splitlines(True) if not line.startswith("INFO"))
+    return max(inputs, default=0), "" if done.returncode == 0 else said[-4000:]
 
 
 def main() -> None:

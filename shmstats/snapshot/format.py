@@ -368,7 +368,9 @@ def _distribution(value: Any, n_buckets: int) -> Distribution:
     """
     if len(value) == 3:
         total, maximum, counts = value
-        minimum, first = 0.0, 0
+        minimum, first = 0.0, n_buckets - len(counts)
+        if first:
+            raise ValueError(f"there are {n_buckets} buckets, not {len(counts)}")
     else:
         total, maximum, minimum, first, counts = value
         if not 0 <= first <= first + len(counts) <= n_buckets:
