@@ -388,8 +388,13 @@ class Attachment:
     def _count_dropped(self, block: AttachedBlock) -> None:
         """Count the dropped operations in the block; its counter was registered with the block."""
         dropped, self._dropped = self._dropped, 0
-        with suppress(ValueError):  # closed by another thread
-            add_to_own(block, OPERATIONS_DROPPED, dropped)
+        try:
+            with suppress(ValueError):  # closed by another thread
+                add_to_own(block, OPERATIONS_DROPPED, dropped)
+        except Exception as error:
+            if not block.accounts_for(error):
+                raise
+            self._dropped += dropped  # the counter is damaged itself; a later block may have one
 
     def _log_once(self, text: str) -> None:
         if self._logged.first(text):

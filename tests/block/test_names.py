@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -470,3 +471,32 @@ def test_a_grown_index_is_made_anew_after_a_kill(attach: Any, kind: Any) -> None
         pass
     assert {name: block.names.find(name) for name in names} == records
     assert check_structure(block) == records
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("kind", 0), ("kind", 77), ("mode", 200), ("cell", 2**32 - 1), ("width", 2**31), ("key", 2**62), ("note", 2**63)],
+)
+def test_a_record_that_is_damaged_while_it_is_used_fails_no_count_and_raises_block_errors(
+    shmstats: ModuleType, stats: Any, field: str, value: int
+) -> None:
+    """Kinds that nobody knows, and places that are not in the block: nothing is taken from there."""
+    stats.incr("c", "m", labels={"l": "x"})
+    stats.declare("c", "d", kind="histogram", buckets=(1, 2))
+    stats.timing("c", "d", 1)
+    block = stats.shared.attach()
+    for number in range(block.names.count):
+        block.names._store(number, field, value)
+    with block.exclusive():
+        block.names._raise_revision()
+        block.cells.raise_generation()
+    stats.incr("c", "m", labels={"l": "x"})
+    stats.timing("c", "d", 1)
+    stats.gauge("c", "g", 1.5)
+    stats.incr("c", "new")
+    for read in (lambda: stats.get("c", "d"), stats.snapshot):
+        with suppress(shmstats.BlockError):
+            read()
+    stats.close()
+    for file in Path("/dev/shm").glob(f"{block.name}*"):
+        file.unlink()
