@@ -281,12 +281,13 @@ static PyObject *
 Exchange_iter(PyObject *self)
 {
     Exchange *exchange = (Exchange *)self;
-    PyObject *chunks = PyObject_GetIter(exchange->response == NULL ? Py_None : exchange->response);
-    if (chunks == NULL) {
-        hand_over(exchange, exchange->state->fail);
-        return NULL;
+    if (exchange->chunks == NULL) { /* else it goes on where it is, as any iterator */
+        exchange->chunks = PyObject_GetIter(exchange->response == NULL ? Py_None : exchange->response);
+        if (exchange->chunks == NULL) {
+            hand_over(exchange, exchange->state->fail);
+            return NULL;
+        }
     }
-    Py_XSETREF(exchange->chunks, chunks);
     return Py_NewRef(self);
 }
 

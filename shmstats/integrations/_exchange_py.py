@@ -72,11 +72,12 @@ class PlainExchange:
         return result
 
     def __iter__(self) -> Iterator[bytes]:
-        try:
-            self._chunks = iter(self.response)
-        except BaseException as error:
-            self.fail(error)
-            raise
+        if self._chunks is None:  # else it goes on where it is, as any iterator
+            try:
+                self._chunks = iter(self.response)
+            except BaseException as error:
+                self.fail(error)
+                raise
         return self
 
     def __next__(self) -> bytes:

@@ -107,6 +107,14 @@ def test_a_response_can_be_taken_for_an_iterator(counts: Read) -> None:
     assert counts().outcomes == (1, 1, 0)
 
 
+def test_who_looks_at_the_first_chunk_and_asks_again_goes_on_with_the_second(counts: Read) -> None:
+    response = ShmStatsMiddleware(answering(b"a", b"b"))({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None)
+    chunks = iter(response)
+    assert next(chunks) == b"a"
+    assert list(chunks) == [b"b"]
+    assert counts().sum("http_response_size") == 2
+
+
 def test_a_streaming_response_is_in_progress_until_it_ends(counts: Read) -> None:
     seen = []
 
