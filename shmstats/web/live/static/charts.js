@@ -128,6 +128,21 @@ function chartTable(chart, data) {
   fill(chart.table, ["time", ...LINES[chart.kind].map(([name]) => [name, "number"])], rows);
 }
 
+/* At most about 16 groups of buckets, which end at the same bounds at every look: at powers of two where there are any. */
+function joined(buckets, first, bounds) {
+  const size = 2 ** Math.ceil(Math.log2(buckets.length / 16)), whole = Math.max(0, bounds.findIndex((bound) => Number.isInteger(Math.log2(bound))));
+  const groups = [];
+  let open = false;
+  buckets.forEach(([name, count], i) => {
+    if (!open) groups.push([name, 0]);
+    const last = groups[groups.length - 1];
+    last[0] = name;
+    last[1] += count;
+    open = (first + i - whole) % size !== 0;
+  });
+  return groups;
+}
+
 function showDistribution() {
   let figure = $("distribution");
   if (!figure) {
@@ -144,10 +159,7 @@ function showDistribution() {
   let groups = buckets.map((count, i) => [i < bounds.length ? `≤ ${ms(bounds[i])}` : `> ${ms(bounds[i - 1])}`, count]);
   const used = groups.map(([, count], i) => count ? i : -1).filter((i) => i >= 0);
   if (used.length) groups = groups.slice(used[0], used[used.length - 1] + 1);
-  if (groups.length > 24) {
-    const size = Math.ceil(groups.length / 24);
-    groups = groups.reduce((found, each, i) => { if (i % size === 0) found.push([each[0], 0]); const last = found[found.length - 1]; last[0] = each[0]; last[1] += each[1]; return found; }, []);
-  }
+  if (groups.length > 16) groups = joined(groups, used[0], bounds);
   const largest = Math.max(1, ...groups.map(([, count]) => count)), total = groups.reduce((sum, [, count]) => sum + count, 0);
   const list = figure.querySelector("ol");
   list.replaceChildren(...groups.map(([name, count]) => {
