@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 WSGI = """
 import os
 import shlex
+import sys
 from flask import Flask
 from shmstats import stats
 from shmstats.web import blueprint
@@ -38,6 +39,9 @@ app.register_blueprint(blueprint)
 def hit():
     stats.incr("site", "hits")
     return str(os.getpid())
+
+
+print("site loaded", file=sys.stderr, flush=True)
 """
 
 ASGI = """
@@ -223,7 +227,7 @@ def gunicorn(options: str, needs: str = "", **more: Any) -> Host:
     command = (
         f"{{bin}}/gunicorn --bind 127.0.0.1:{{port}} --workers 3 --no-control-socket {options} site_under_test:app"
     )
-    return Host(command, needs=needs, reload=signal.SIGHUP, **more)
+    return Host(command, needs=needs, reload=signal.SIGHUP, ready="site loaded", **more)
 
 
 #: Apache refuses to serve as root, and tests in a container are.
