@@ -8,7 +8,6 @@ the names is made once for a catalog.
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -251,11 +250,10 @@ class Skeleton:
 
 
 class Skeletons:
-    """The last page of each format and each way to spell names. Safe to share by threads."""
+    """The last page of each format and each way to spell names. Safe to share by threads, which may each make one."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[Callable[..., Any], str, str, Labels], Skeleton] = {}
-        self._lock = threading.Lock()
 
     def fill(self, snapshot: BlockSnapshot, view: View, escaping: str, form: type[Lines]) -> bytes:
         """Return the text of a snapshot."""
@@ -264,8 +262,5 @@ class Skeletons:
             return Skeleton(snapshot, key, form, view.names).fill(snapshot)
         skeleton = self._last.get((form, *key))
         if skeleton is None or not skeleton.fits(snapshot):
-            with self._lock:
-                skeleton = self._last.get((form, *key))
-                if skeleton is None or not skeleton.fits(snapshot):
-                    skeleton = self._last[form, *key] = Skeleton(snapshot, key, form, frozenset())
+            skeleton = self._last[form, *key] = Skeleton(snapshot, key, form, frozenset())
         return skeleton.fill(snapshot)

@@ -7,7 +7,6 @@ before is kept.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from ..bounds import DEFAULT_BOUNDS
 from ..core import group_series
 from ..layout import LIVE, NAME
 from ..series import FOREIGN, Declaration, Kind, Mode, Name
+from .lazy import lazy_property
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -74,7 +74,7 @@ class Catalog:
         self.cells: npt.NDArray[np.intp] = table["cell"][self.numbers].astype(np.intp)
         self._kinds, self._modes, self.widths = kinds[self.numbers], modes[self.numbers], widths[self.numbers]
 
-    @cached_property
+    @lazy_property
     def names(self) -> list[Name]:
         """The names of `numbers`."""
         known, self._known = self._known, []
@@ -86,36 +86,36 @@ class Catalog:
         found: list[Name] = self.__dict__.get("names", self._known)
         return found
 
-    @cached_property
+    @lazy_property
     def are_gauges(self) -> npt.NDArray[np.bool_]:
         """Whether each of `numbers` is a gauge or a timestamp."""
         found: npt.NDArray[np.bool_] = (self._kinds == Kind.TIMESTAMP) | (self._kinds == Kind.GAUGE)
         return found
 
-    @cached_property
+    @lazy_property
     def sums(self) -> list[int]:
         """Positions in `numbers` of gauges that are sums of contributions."""
         found: list[int] = np.flatnonzero(self._modes != Mode.LAST).tolist()
         return found
 
-    @cached_property
+    @lazy_property
     def spans(self) -> bytes:
         """First columns and widths of histograms (u32)."""
         spans = np.stack((self.cells, self.widths), axis=1)[self.are_histograms]
         return spans.astype(np.uint32).tobytes()
 
-    @cached_property
+    @lazy_property
     def are_histograms(self) -> npt.NDArray[np.bool_]:
         """Whether each of `numbers` is a histogram."""
         found: npt.NDArray[np.bool_] = self._kinds == Kind.HISTOGRAM
         return found
 
-    @cached_property
+    @lazy_property
     def needs_rows(self) -> bool:
         """Whether some gauges are combined of contributions."""
         return bool(self.aside or self.sums)
 
-    @cached_property
+    @lazy_property
     def mixed(self) -> set[int]:
         """Groups whose series have different widths."""
         group_of = np.frombuffer(self.group_of, np.uint32)[self.numbers]
@@ -123,14 +123,14 @@ class Catalog:
         of_first = self._table["width"][self.groups[group_of[known], 0]]
         return set(group_of[known][self.widths[known] != of_first].tolist())
 
-    @cached_property
+    @lazy_property
     def positions(self) -> npt.NDArray[np.intp]:
         """The position in `numbers` of each record; -1 for one that is not among them."""
         found = np.full(len(self._table), -1, np.intp)
         found[self.numbers] = np.arange(len(self.numbers))
         return found
 
-    @cached_property
+    @lazy_property
     def combined(self) -> list[tuple[Name, int]]:
         """Names and first columns of `aside`."""
         cells = self._table["cell"][self.aside].tolist()

@@ -1,0 +1,23 @@
+"""`functools.cached_property` without its lock, which the child of a fork may find taken by a thread it has not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+_Value = TypeVar("_Value")
+
+
+class lazy_property(Generic[_Value]):  # noqa: N801 - a decorator, as `property` is
+    """An attribute that is made when it is first asked for; threads that ask at once may each make it."""
+
+    def __init__(self, make: Callable[[Any], _Value]) -> None:
+        self._make = make
+        self.__doc__ = make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> _Value:
+        made = instance.__dict__[self._name] = self._make(instance)
+        return made
