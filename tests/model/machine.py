@@ -617,7 +617,7 @@ class Core:
             """The block, with a reader."""
 
             def __init__(self, segment: _Segment, layout: Layout) -> None:
-                super().__init__(segment, layout, None)
+                super().__init__(segment, layout, types.SimpleNamespace(name="modelled"))
                 self.reader = Reader(self._buf, layout, self.workers)
 
         self.Locks, self.Attached, self.metrics.WorkerTable = Locks, Attached, Workers
