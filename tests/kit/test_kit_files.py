@@ -85,6 +85,29 @@ def test_shmstats_accepts_the_configuration_also_with_what_is_commented_out(writ
     assert load(yaml.safe_load(whole)).push.labels == {"job": "web"}
 
 
+def test_compose_accepts_the_services(written: Path) -> None:
+    specification = pytest.importorskip("compose_pydantic").ComposeSpecification
+    document = yaml.safe_load((written / "compose/compose.yml").read_text())
+    specification.model_validate(document)
+    document["services"]["app"]["no_such_key"] = 1
+    with pytest.raises(ValueError, match="no_such_key"):
+        specification.model_validate(document)
+
+
+@pytest.mark.parametrize("version", ["1.30", "newest"])
+def test_kubernetes_accepts_its_objects(written: Path, version: str) -> None:
+    """But for the PodMonitor, which is an object of Prometheus' operator."""
+    schemas = pytest.importorskip("kubernetes_validate")
+    files = [file for file in sorted((written / "kubernetes").iterdir()) if file.stem != "podmonitor"]
+    for file in files:
+        [document] = yaml.safe_load_all(file.read_text())
+        schemas.validate(document, schemas.latest_version() if version == "newest" else version, strict=True)
+        document["metadata"]["noSuchKey"] = 1
+        with pytest.raises(schemas.ValidationError):
+            schemas.validate(document, "1.30", strict=True)
+    assert len(files) == 3
+
+
 def test_compose_mounts_what_is_there(written: Path) -> None:
     services = yaml.safe_load((written / "compose/compose.yml").read_text())
     volumes = [volume for service in services["services"].values() for volume in service["volumes"]]
