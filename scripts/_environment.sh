@@ -37,8 +37,8 @@ state() {
     "$python" -c 'import sys; print(sys.version)' 9<&-
     (
         cd -- "$root"
-        cksum setup.cfg setup.py shmstats/_version.py shmstats/core/*.[ch]
-        ls shmstats/core/_cells.*.so 2>/dev/null || true
+        cksum setup.cfg setup.py shmstats/_version.py shmstats/*/*.[ch]
+        ls shmstats/core/_cells.*.so shmstats/integrations/_exchange.*.so 2>/dev/null || true
     )
 }
 
