@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 #: Schemas that Prometheus' native histograms have, from bounds at powers of 2 to bounds at powers of 2^(1/256).
@@ -213,6 +213,14 @@ def rebucketed(buckets: Sequence[int], bounds: Bounds, wanted: Bounds) -> tuple[
     found = [0] * (len(wanted) + 1)
     for bound, count in zip((*bounds, math.inf), buckets, strict=True):
         found[bisect.bisect_left(wanted, bound)] += count
+    return tuple(found)
+
+
+def buckets_of(values: Iterable[float], bounds: Bounds) -> tuple[int, ...]:
+    """Return the buckets of some observations."""
+    found = [0] * (len(bounds) + 1)
+    for value in values:
+        found[bisect.bisect_left(bounds, value)] += 1
     return tuple(found)
 
 

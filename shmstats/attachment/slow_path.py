@@ -6,14 +6,13 @@ changed. Whatever goes wrong that is not the caller's mistake (`shmstats.attachm
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Callable
 from dataclasses import replace
 
 from ..block import KindError, Record, SeriesLimitError
 from ..block.keys import OVERFLOW, decode_key, encode_key, overflow_key
 from ..block.lock import process_guard
-from ..bounds import Bounds, rebucketed, scale_of
+from ..bounds import Bounds, buckets_of, rebucketed, scale_of
 from ..core import Counter, Gauge, Histogram, Series
 from ..layout import INT64_MAX, INT64_MIN
 from ..reading import AttachedBlock
@@ -113,7 +112,7 @@ class SharedProvider(Reads, Changes, Shown):
                 continue  # they may be another metric's, which has come in the place of this one
             if isinstance(series, Histogram):
                 self._bind_histogram(block, series, key, record, generation, scale_of(bounds))
-            one = Distribution(value, value, _one_in(bounds, value), value)
+            one = Distribution(value, value, buckets_of((value,), bounds), value)
             done = self._add_distribution(block, record, one, generation)
 
     @operation
@@ -294,13 +293,6 @@ class SharedProvider(Reads, Changes, Shown):
                         f"metric {metric!r} of category {category!r} is declared as a counter: it takes integers"
                     )
                 block.names.remove([record])
-
-
-def _one_in(bounds: Bounds, value: float) -> tuple[int, ...]:
-    """Return the buckets of one observation."""
-    buckets = [0] * (len(bounds) + 1)
-    buckets[bisect.bisect_left(bounds, value)] = 1
-    return tuple(buckets)
 
 
 def _kind_error(series: Series, record: Record, verb: str) -> KindError:

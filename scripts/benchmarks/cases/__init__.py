@@ -10,13 +10,14 @@ from collections.abc import Callable
 
 from ..rows import Row
 from ..subjects import Workshop
-from . import commands, counting, footprint, forms, memory, names, pages, persistence, requests, scraping
+from . import commands, counting, footprint, forms, histograms, memory, names, pages, persistence, requests, scraping
 
 Case = Callable[[Workshop], list[Row]]
 
 CASES: dict[str, Case] = {
     **counting.CASES,
     **forms.CASES,
+    **histograms.CASES,
     **names.CASES,
     **scraping.CASES,
     **pages.CASES,
