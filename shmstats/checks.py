@@ -49,6 +49,9 @@ _KINDS = {
 _MODES = {mode.name.lower(): mode for mode in Mode}
 _MAX_HELP, _MAX_UNIT = 1000, 100
 
+#: Characters of the labels of an exemplar: so OpenMetrics has it.
+MAX_EXEMPLAR = 128
+
 #: Categories that user code cannot count into.
 RESERVED = ("system", OWN)
 
@@ -312,6 +315,22 @@ def make_declaration(
         labelnames=None if labelnames is None else tuple(sorted(labelnames)),
         shown=kind if kind in (INFO, STATE) else "",
     )
+
+
+def check_exemplar(exemplar: object) -> Labels:
+    """Check the labels of an exemplar.
+
+    Raises:
+        TypeError: they are no mapping, or a name is not a str.
+        ValueError: a name is not allowed, or all together are too long.
+    """
+    if not isinstance(exemplar, Mapping):
+        raise TypeError(f"exemplar must be a mapping of label name to value, not {exemplar!r:.80}")
+    labels = check_labels(exemplar)
+    length = sum(len(name) + len(value) for name, value in labels)
+    if length > MAX_EXEMPLAR:
+        raise ValueError(f"exemplar must have at most {MAX_EXEMPLAR} characters in names and values, not {length}")
+    return labels
 
 
 def check_states(states: object) -> tuple[str, ...]:

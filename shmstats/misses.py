@@ -7,15 +7,25 @@ The core calls these methods by their names. With the shared block as its only p
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from .block.keys import check_text
-from .checks import check_duration, check_handle, check_integer, check_labels, check_no_names, check_number
+from .checks import (
+    check_duration,
+    check_exemplar,
+    check_handle,
+    check_integer,
+    check_labels,
+    check_no_names,
+    check_number,
+)
 from .configured import Configured
 from .core import Counter, Gauge, Histogram, Series
+from .exemplars import add_exemplar
 from .handles import Labelled
-from .series import Value
+from .series import Exemplar, Value
 from .sinks.fanout import FanOut
 from .timer import Timer
 
@@ -48,8 +58,19 @@ def delivered(
 class Misses(Configured):
     """The misses of the quick path."""
 
-    def _incr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, object] | None = None) -> None:
-        self._count(1, category, metric, n, labels)
+    def _incr(
+        self,
+        category: str,
+        metric: str,
+        n: int = 1,
+        *,
+        labels: Mapping[str, object] | None = None,
+        exemplar: Mapping[str, object] | None = None,
+    ) -> None:
+        if exemplar is None:
+            self._count(1, category, metric, n, labels)
+        else:
+            self._count_with_exemplar(self._made(category, metric, Counter, labels), n, exemplar=exemplar)
 
     def _decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, object] | None = None) -> None:
         self._count(-1, category, metric, n, labels)
@@ -63,6 +84,29 @@ class Misses(Configured):
             series.incr(n)
         else:
             series.decr(n)
+
+    def _count_with_exemplar(self, series: Series, n: int = 1, *, exemplar: Mapping[str, object] | None = None) -> None:
+        """Do as the ``incr`` of a handle of a counter, with an exemplar."""
+        pairs = () if exemplar is None else check_exemplar(exemplar)
+        n = check_integer("n", n)
+        series.incr(n)  # type: ignore[attr-defined]
+        if exemplar is not None:
+            self._deliver_exemplar(series, Exemplar(pairs, n, time.time()))
+
+    def _observe_with_exemplar(
+        self, series: Series, value: int | float, /, *, exemplar: Mapping[str, object] | None = None
+    ) -> None:
+        """Do as the ``observe`` of a handle of a histogram, with an exemplar."""
+        pairs = () if exemplar is None else check_exemplar(exemplar)
+        observed = check_duration("value", value)
+        series.observe(observed)  # type: ignore[attr-defined]
+        if exemplar is not None:
+            self._deliver_exemplar(series, Exemplar(pairs, observed, time.time()))
+
+    @delivered
+    def _deliver_exemplar(self, fan_out: FanOut, series: Series, exemplar: Exemplar) -> None:
+        if fan_out.shared is not None:
+            fan_out.shared.annotate(series, functools.partial(add_exemplar, exemplar))
 
     def _count_series(self, sign: int, series: Series, n: int | float) -> None:
         if isinstance(series, Gauge) and not hasattr(n, "__index__"):
@@ -157,13 +201,17 @@ class Misses(Configured):
         *,
         labels: Mapping[str, object] | None = None,
         labelnames: Iterable[str] | None = None,
+        exemplar: Mapping[str, object] | None = None,
     ) -> Histogram | Labelled[Histogram] | None:
         if milliseconds is _MISSING:
             return self._handle_of(category, metric, Histogram, labels, labelnames)
         check_no_names(labelnames)
         milliseconds = check_duration("milliseconds", milliseconds)
         series = self._made(category, metric, Histogram, labels)
-        series.observe(milliseconds)
+        if exemplar is None:
+            series.observe(milliseconds)
+        else:
+            self._observe_with_exemplar(series, milliseconds, exemplar=exemplar)
         return None
 
     def _observe_series(self, series: Series, value: int | float) -> None:
@@ -191,3 +239,4 @@ for _method in (
     *(Misses._counter, Misses._histogram, Misses._timer, Misses._get),
 ):
     _method.__qualname__ = _method.__name__.removeprefix("_")
+Misses._count_with_exemplar.__qualname__, Misses._observe_with_exemplar.__qualname__ = "incr", "observe"

@@ -244,6 +244,7 @@ class Registry(States):
             milliseconds: int | float,
             *,
             labels: Mapping[str, object] | None = None,
+            exemplar: Mapping[str, object] | None = None,
         ) -> None: ...
 
         @overload
@@ -271,6 +272,7 @@ class Registry(States):
                     takes its values in that.
                 labels: label names and values.
                 labelnames: as for `counter`.
+                exemplar: labels of an example to be found by: the number of a trace, say; 128 characters at most.
 
             Raises:
                 TypeError: an argument is of the wrong type, or label names are given with labels or a value.

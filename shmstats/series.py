@@ -123,6 +123,20 @@ class Name(NamedTuple):
     shown: str = ""
 
 
+class Exemplar(NamedTuple):
+    """One count or observation, by which to find more about it.
+
+    Attributes:
+        labels: of the exemplar itself: of a trace, say.
+        value: what was counted or observed.
+        moment: seconds since 1970.
+    """
+
+    labels: Labels
+    value: float
+    moment: float
+
+
 @dataclass(frozen=True, slots=True)
 class Distribution:
     """The value of a histogram.
@@ -222,6 +236,7 @@ class Snapshot:
             metric and labels. The same object as in the reader's last snapshot if nothing changed.
         values: the values, ``values[i]`` being that of ``names[i]``.
         system: figures of the machine and the workers, by metric: the category ``system``.
+        exemplars: of series that have some, the last one of each sample last.
         health: how the statistics themselves fare, for the Prometheus page: metrics of the category ``shmstats``.
         workers: for a breakdown by worker row: row number to values (as ``values``; None where the
             row holds nothing of that name). Empty unless it was asked for.
@@ -232,6 +247,7 @@ class Snapshot:
     system: Mapping[str, int | float] = field(default_factory=dict)
     workers: Mapping[int, Sequence[Value | None]] = field(default_factory=dict)
     health: Mapping[str, int | float] = field(default_factory=dict)
+    exemplars: Sequence[tuple[Name, tuple[Exemplar, ...]]] = ()
 
     def value_of(self, category: str, metric: str) -> Value | None:
         """Return the value of a series without labels; None where there is none."""

@@ -809,9 +809,9 @@ def test_a_registry_that_is_dropped_leaves_in_good_order(shmstats: ModuleType, d
 
 
 def test_the_calls_have_signatures(stats: Any, core: str) -> None:
-    assert list(inspect.signature(stats.incr).parameters) == ["category", "metric", "n", "labels"]
+    assert list(inspect.signature(stats.incr).parameters) == ["category", "metric", "n", "labels", "exemplar"]
     assert list(inspect.signature(stats.gauge).parameters) == ["category", "metric", "value", "labels"]
-    assert list(inspect.signature(stats.counter("c", "m").incr).parameters) == ["n"]
+    assert list(inspect.signature(stats.counter("c", "m").incr).parameters) == ["n", "exemplar"]
     assert stats.incr.__doc__
 
 

@@ -291,7 +291,7 @@ class Series:
 class Counter(Series):
     """A handle of a counter: the quickest way to count."""
 
-    def incr(self, n: int = 1) -> None: ...
+    def incr(self, n: int = 1, *, exemplar: Mapping[str, Any] | None = None) -> None: ...
     def decr(self, n: int = 1) -> None: ...
 
 class Gauge(Series):
@@ -304,7 +304,7 @@ class Gauge(Series):
 class Histogram(Series):
     """A handle of a histogram."""
 
-    def observe(self, value: int | float) -> None: ...
+    def observe(self, value: int | float, /, *, exemplar: Mapping[str, Any] | None = None) -> None: ...
 
 class Children:
     """The handles of a metric with labels, found by the label values.
@@ -350,7 +350,15 @@ class Recorder:
     ``_reduce_handle(series)``.
     """
 
-    def incr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, Any] | None = None) -> None: ...
+    def incr(
+        self,
+        category: str,
+        metric: str,
+        n: int = 1,
+        *,
+        labels: Mapping[str, Any] | None = None,
+        exemplar: Mapping[str, Any] | None = None,
+    ) -> None: ...
     def decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, Any] | None = None) -> None: ...
     # With a value these do something, without one they return a handle; `Registry` has the overloads.
     gauge: Any

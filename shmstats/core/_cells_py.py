@@ -637,9 +637,11 @@ class Series:
 class Counter(Series):
     """A handle of a counter."""
 
-    def incr(self, n: int = 1) -> None:
+    def incr(self, n: int = 1, *, exemplar: Any = None) -> None:
         """Add n."""
-        if not self._count(n):
+        if exemplar is not None:
+            self.recorder._count_with_exemplar(self, n, exemplar=exemplar)
+        elif not self._count(n):
             self.recorder._count_series(1, self, n)
 
     def decr(self, n: int = 1) -> None:
@@ -688,9 +690,11 @@ class Gauge(Series):
 class Histogram(Series):
     """A handle of a histogram."""
 
-    def observe(self, value: int | float) -> None:
+    def observe(self, value: int | float, /, *, exemplar: Any = None) -> None:
         """Take up one observation."""
-        if not self._observe(value):
+        if exemplar is not None:
+            self.recorder._observe_with_exemplar(self, value, exemplar=exemplar)
+        elif not self._observe(value):
             self.recorder._observe_series(self, value)
 
     def _observe(self, value: object) -> bool:
@@ -782,10 +786,10 @@ class Recorder:
         self._handles: dict[str, dict[str, Series]] = {}
         self._sets: dict[tuple[Any, ...], Series] = {}
 
-    def incr(self, category: str, metric: str, n: int = 1, *, labels: Any = None) -> None:
+    def incr(self, category: str, metric: str, n: int = 1, *, labels: Any = None, exemplar: Any = None) -> None:
         """Add n to a counter."""
-        if labels is not None or not self._counted(1, category, metric, n):
-            self._incr(category, metric, n, labels=labels)  # type: ignore[attr-defined]
+        if labels is not None or exemplar is not None or not self._counted(1, category, metric, n):
+            self._incr(category, metric, n, labels=labels, exemplar=exemplar)  # type: ignore[attr-defined]
 
     def decr(self, category: str, metric: str, n: int = 1, *, labels: Any = None) -> None:
         """Take n away from a counter."""

@@ -241,10 +241,40 @@ one_or_nothing(const char *function, PyObject *const *args, Py_ssize_t nargs, Py
     return NULL;
 }
 
+/* Whether a call gives an exemplar, by name. */
+static int
+has_exemplar(PyObject *kwnames)
+{
+    for (Py_ssize_t i = 0; kwnames != NULL && i < PyTuple_GET_SIZE(kwnames); i++) {
+        if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, i), "exemplar") == 0)
+            return 1;
+    }
+    return 0;
+}
+
+enum { MOST_ARGUMENTS = 4 };
+
+/* Hand a call of a handle over, with the handle before its arguments, to a Python method of the recorder. */
+static PyObject *
+hand_over(Series *self, PyObject *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *all[1 + MOST_ARGUMENTS] = {(PyObject *)self};
+    Py_ssize_t given = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    if (given > MOST_ARGUMENTS) {
+        PyErr_Format(PyExc_TypeError, "%zd arguments are too many", given);
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < given; i++)
+        all[1 + i] = args[i];
+    return call_missed(self->recorder, method, all, nargs + 1, kwnames);
+}
+
 static __attribute__((noinline)) PyObject *
 Counter_move(Series *self, const char *function, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     int bad;
+    if (sign > 0 && has_exemplar(kwnames))
+        return hand_over(self, self->state->str_count_with_exemplar, args, nargs, kwnames);
     PyObject *n = one_or_nothing(function, args, nargs, kwnames, &bad);
     if (UNLIKELY(bad))
         return NULL;
@@ -378,8 +408,11 @@ observe_object(Series *series, PyObject *observed)
 }
 
 static PyObject *
-Histogram_observe(Series *self, PyObject *value)
+Histogram_observe(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    if (UNLIKELY(kwnames != NULL) || UNLIKELY(nargs != 1))
+        return hand_over(self, self->state->str_observe_with_exemplar, args, nargs, kwnames);
+    PyObject *value = args[0];
     Outcome outcome = observe_object(self, value);
     if (LIKELY(outcome == DONE))
         Py_RETURN_NONE;
@@ -408,7 +441,7 @@ static PyMethodDef Series_methods[] = {
 };
 
 static PyMethodDef Counter_methods[] = {
-    {"incr", FUNCTION(Counter_incr), FASTCALL, PyDoc_STR("incr($self, /, n=1)\n--\n\nAdd n.")},
+    {"incr", FUNCTION(Counter_incr), FASTCALL, PyDoc_STR("incr($self, /, n=1, *, exemplar=None)\n--\n\nAdd n.")},
     {"decr", FUNCTION(Counter_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nTake n away.")},
     {NULL, NULL, 0, NULL},
 };
@@ -421,8 +454,8 @@ static PyMethodDef Gauge_methods[] = {
 };
 
 static PyMethodDef Histogram_methods[] = {
-    {"observe", (PyCFunction)Histogram_observe, METH_O,
-     PyDoc_STR("observe($self, value, /)\n--\n\nTake up one observation.")},
+    {"observe", FUNCTION(Histogram_observe), FASTCALL,
+     PyDoc_STR("observe($self, value, /, *, exemplar=None)\n--\n\nTake up one observation.")},
     {NULL, NULL, 0, NULL},
 };
 

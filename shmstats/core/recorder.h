@@ -407,7 +407,7 @@ Recorder_drop(Recorder *self, PyObject *args)
  * of a method call, and to bind a method each time would cost more than to count. */
 static PyMethodDef calls[4] = {
     {"incr", FUNCTION(Recorder_incr), FASTCALL,
-     PyDoc_STR("incr($self, /, category, metric, n=1, *, labels=None)\n--\n\nAdd n to a counter.")},
+     PyDoc_STR("incr($self, /, category, metric, n=1, *, labels=None, exemplar=None)\n--\n\nAdd n to a counter.")},
     {"decr", FUNCTION(Recorder_decr), FASTCALL,
      PyDoc_STR("decr($self, /, category, metric, n=1, *, labels=None)\n--\n\nTake n away from a counter.")},
     {"gauge", FUNCTION(Recorder_gauge), FASTCALL,

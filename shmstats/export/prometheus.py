@@ -25,6 +25,7 @@ from typing import Any
 
 from shmstats.bounds import shown_in_text
 from shmstats.export.escaping import is_metric_name
+from shmstats.export.exemplars import with_exemplars
 from shmstats.export.naming import ExposedFamily, ExposedSeries, is_time
 from shmstats.export.page import Member, Page, Pages
 from shmstats.export.skeleton import ESCAPINGS as QUICK_ESCAPINGS
@@ -70,7 +71,11 @@ class Renderer:
         Raises:
             ValueError: as for `text`.
         """
-        return self._rendered(snapshot, view, view.escaping or "underscores", _OpenMetrics) + b"# EOF\n"
+        escaping = view.escaping or "underscores"
+        page = self._rendered(snapshot, view, escaping, _OpenMetrics)
+        if snapshot.exemplars:
+            page = with_exemplars(page, snapshot, view, escaping, _OpenMetrics.sample_text, _OpenMetrics.limits)
+        return page + b"# EOF\n"
 
     def _rendered(self, snapshot: Snapshot, view: View, escaping: str, form: type[_Text]) -> bytes:
         if isinstance(snapshot, BlockSnapshot) and escaping in QUICK_ESCAPINGS:
@@ -131,12 +136,8 @@ class _Text:
 
     @staticmethod
     def limits(name: Name) -> tuple[int, dict[str, int]]:
-        """Return what the sum of a histogram is divided by, and of each line of a bucket its limit and its number."""
-        divisor = 1000 if is_time(name.unit) else 1
-        # Bounds that are the same when divided are one bucket: the later one, being cumulative, has it all.
-        limits = {bound_text(name.bounds[i], divisor): i for i in shown_in_text(name.bounds)}
-        limits["+Inf"] = len(name.bounds)
-        return divisor, limits
+        """Return what `text_limits` does."""
+        return text_limits(name)
 
     def _line(self, member: Member) -> str:
         position, series, name = member
@@ -192,6 +193,15 @@ class _OpenMetrics(_Text):
         name, help_ = _quoted_if_needed(family.name), _escaped_help(family).replace('"', '\\"')
         unit = f"# UNIT {name} {family.unit}\n" if family.unit and is_metric_name(family.unit) else ""
         return f"# HELP {name} {help_}\n# TYPE {name} {family.type.word}\n{unit}"
+
+
+def text_limits(name: Name) -> tuple[int, dict[str, int]]:
+    """Return what the sum of a histogram is divided by, and of each line of a bucket its limit and its number."""
+    divisor = 1000 if is_time(name.unit) else 1
+    # Bounds that are the same when divided are one bucket: the later one, being cumulative, has it all.
+    limits = {bound_text(name.bounds[i], divisor): i for i in shown_in_text(name.bounds)}
+    limits["+Inf"] = len(name.bounds)
+    return divisor, limits
 
 
 class _Histogram:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import itertools
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from shmstats.bounds import Bounds, Exponential, shown_in_text
+from shmstats.export.exemplars import placed
 from shmstats.export.naming import Type, is_time
 from shmstats.export.page import Member, Page, Pages
-from shmstats.export.prometheus import bound_text
+from shmstats.export.prometheus import bound_text, text_limits
 from shmstats.export.view import PLAIN, View
-from shmstats.series import Distribution, Kind, Snapshot
+from shmstats.series import Distribution, Exemplar, Kind, Name, Snapshot
 
 CONTENT_TYPE = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
 
@@ -35,6 +36,9 @@ _VARINT, _FIXED64, _LENGTH = 0, 1, 2
 _LONGEST_GAP = 3
 
 _DOUBLE = struct.Struct("<d")
+
+#: By category, metric, kind and labels of a series.
+_Exemplars = Mapping[tuple[Any, ...], tuple[Exemplar, ...]]
 
 _pages = Pages()
 
@@ -51,7 +55,7 @@ def render(snapshot: Snapshot, view: View = PLAIN) -> bytes:
         messages = page.made[_Messages] = _Messages(page, frozenset())
     if view.names:
         messages = _Messages(page, view.names)
-    filled: bytes = messages.fill(page.values(snapshot))
+    filled: bytes = messages.fill(page.values(snapshot), {name[:4]: found for name, found in snapshot.exemplars})
     return filled
 
 
@@ -84,8 +88,8 @@ class _Messages:
         self._template = np.frombuffer(bytes(template), np.uint8)
         self._places = np.array(places, np.intp).reshape(-1, 1) + np.arange(_DOUBLE.size)
 
-    def fill(self, values: list[Any]) -> bytes:
-        """Return the messages with values in them."""
+    def fill(self, values: list[Any], exemplars: _Exemplars) -> bytes:
+        """Return the messages with values in them, and exemplars of histograms."""
         for i in self._timestamps:
             values[i] /= 1_000_000
         content = self._template.copy()
@@ -94,7 +98,8 @@ class _Messages:
         messages = [content.tobytes()]
         for head, unit, described in self._histograms:
             metrics = (
-                _message(4, labels + _histogram(member, values[member.position])) for member, labels in described
+                _message(4, labels + _histogram(member, values[member.position], exemplars))
+                for member, labels in described
             )
             message = b"".join((head, *metrics, unit))
             messages += (_varint(len(message)), message)
@@ -114,7 +119,7 @@ def _created_of(member: Member) -> bytes:
     return _created(member.name.created, 3) if member.series.family.type is Type.COUNTER else b""
 
 
-def _histogram(member: Member, value: Distribution) -> bytes:
+def _histogram(member: Member, value: Distribution, exemplars: _Exemplars) -> bytes:
     """Return the field of a Metric with a Histogram."""
     bounds = member.name.bounds
     if len(value.buckets) != len(bounds) + 1:
@@ -124,10 +129,21 @@ def _histogram(member: Member, value: Distribution) -> bytes:
     # As in the text: bounds that are the same when divided are one bucket, and the later one has it all.
     limits = {limit: cumulative[i] for i, limit in zip(shown_in_text(bounds), _limits(bounds, divisor), strict=True)}
     parts = [_integer(1, cumulative[-1]), _double(2, value.sum / divisor)]
-    parts += [_message(3, _integer(1, count) + limit) for limit, count in limits.items()]
+    marked = _marked(member.name, exemplars.get(member.name[:4], ()))
+    parts += [_message(3, _integer(1, count) + limit + marked.get(limit, b"")) for limit, count in limits.items()]
     if isinstance(bounds, Exponential):
         parts += _native(bounds, value.buckets)
     return _message(_VALUES[Type.HISTOGRAM], b"".join(parts) + _created(member.name.created, 15))
+
+
+def _marked(name: Name, exemplars: tuple[Exemplar, ...]) -> dict[bytes, bytes]:
+    """Return the fields of buckets with exemplars, by the fields of their limits."""
+    fields = {}
+    for _, ((_, limit),), exemplar, value in placed(name, exemplars, text_limits):
+        seconds = int(exemplar.moment)
+        moment = _message(3, _integer(1, seconds) + _integer(2, int((exemplar.moment - seconds) * 1e9)))
+        fields[_double(2, float(limit))] = _message(3, _labels(exemplar.labels) + _double(2, value) + moment)
+    return fields
 
 
 @lru_cache(maxsize=1000)

@@ -196,6 +196,7 @@ class NameReader:
         self._names = np.frombuffer(buf, NAME, layout.capacity, layout.names)
         self._last: tuple[int, Catalog] | None = None
         self._declarations: tuple[int, dict[int, Declaration | None]] = (-1, {})
+        self._noted: tuple[tuple[int, int, int], list[tuple[Name, int]]] = ((-1, -1, -1), [])
 
     def close(self) -> None:
         """Let go of the buffer."""
@@ -244,13 +245,27 @@ class NameReader:
             declarations[family] = _declared(self._names[family], self._buf, self._layout.heap)
         return declarations[family]
 
-    def notes(self, category: str, count: int) -> list[tuple[Name, bytes]]:
+    def notes(self, category: str | None, revision: int, count: int, used: int) -> list[tuple[Name, bytes]]:
         """Return the names of a category that have a note, with it; a family's is what is declared.
 
         Args:
-            category: of the names.
+            category: of the names; None for all.
+            revision: of the header.
             count: records to look at.
+            used: bytes of the heap in use: a name's first note makes them more.
         """
+        key = revision, count, used
+        if self._noted[0] != key:
+            self._noted = key, self._find_noted(count)
+        found = []
+        for name, number in self._noted[1]:
+            note = _note(self._names[number], self._buf, self._layout.heap)
+            if category in (None, name.category) and note:
+                found.append((name, note))
+        return found
+
+    def _find_noted(self, count: int) -> list[tuple[Name, int]]:
+        """Return the names that have a place for a note, with the number of the record."""
         records = self._names[:count]
         noted = np.flatnonzero(
             (records["state"] == LIVE)
@@ -258,14 +273,10 @@ class NameReader:
             & (records["flags"] & FAMILY == 0)
             & (records["declaration"] == 0)
         )
+        if not len(noted):
+            return []
         heap = bytes(self._buf[self._layout.heap :][: int((records["key"] + records["room"]).max(initial=0))])
-        names = _names_of(records[noted], heap, self._declared_last)
-        found: list[tuple[Name, bytes]] = []
-        for name, record in zip(names, records[noted], strict=True):
-            note = _note(record, self._buf, self._layout.heap)
-            if name.category == category and note:
-                found.append((name, note))
-        return found
+        return list(zip(_names_of(records[noted], heap, self._declared_last), noted.tolist(), strict=True))
 
 
 def _names_of(records: npt.NDArray[Any], heap: bytes, declaration: Callable[[int], Declaration | None]) -> list[Name]:

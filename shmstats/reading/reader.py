@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,9 +23,10 @@ from ..block.records import Record
 from ..block.segment import ReadOnlySegment
 from ..block.validate import check_layout, find_damage
 from ..block.workers import Worker, WorkerTable
+from ..exemplars import read_exemplars
 from ..lately import Lately
 from ..layout import CELLS_PER_PAGE, COUNTER_WIDTH, NAME, PAGE
-from ..series import Declaration, Distribution, Kind, Mode, Name, Snapshot, Value
+from ..series import FOREIGN, Declaration, Distribution, Exemplar, Kind, Mode, Name, Snapshot, Value
 from .catalog import Catalog, NameReader
 from .columns import Columns, saturated
 from .gauges import Contribution, Gauges, by_process, combine
@@ -136,7 +137,16 @@ class BlockReader:
 
     def notes(self, category: str) -> list[tuple[Name, bytes]]:
         """Return the names of a category that have a note, with it; a family's is what is declared."""
-        return self._names.notes(category, self.header("names"))
+        return self._notes(category)
+
+    def exemplars(self) -> list[tuple[Name, tuple[Exemplar, ...]]]:
+        """Return the series that have exemplars, with them."""
+        kept = [(name, read_exemplars(note)) for name, note in self._notes(None) if name.category not in FOREIGN]
+        return [(name, found) for name, found in kept if found]
+
+    def _notes(self, category: str | None) -> list[tuple[Name, bytes]]:
+        revision = self.header("revision")
+        return self._names.notes(category, revision, self.header("names"), self.header("heap"))
 
     def read(self, by_worker: bool = False) -> Snapshot:
         """Return every name with its value.
@@ -193,7 +203,8 @@ class BlockReader:
                 column.extend(share.get(row) for share in shares)
         names = self._names_shown(catalog, combined[0])
         values = BlockValues(totals, combined[1])
-        return BlockSnapshot(names, values, workers=workers, totals=totals, combined=combined), revision
+        parts: dict[str, Any] = {"workers": workers, "exemplars": self.exemplars()}
+        return BlockSnapshot(names, values, totals=totals, combined=combined, **parts), revision
 
     def lately_live(self) -> list[Worker]:
         """Return the workers that live, as it was within the last second; one that has come or left since counts."""

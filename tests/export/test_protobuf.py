@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from shmstats.bounds import exponential
 from shmstats.export import View, protobuf, render
-from shmstats.series import Distribution, Kind, Name, Snapshot
+from shmstats.series import Distribution, Exemplar, Kind, Name, Snapshot
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 
@@ -22,7 +22,8 @@ DEFINITION = {
     "LabelPair": [("name", 1, "string"), ("value", 2, "string")],
     "Gauge": [("value", 1, "double")],
     "Counter": [("value", 1, "double"), ("created_timestamp", 3, "Timestamp")],
-    "Bucket": [("cumulative_count", 1, "uint64"), ("upper_bound", 2, "double")],
+    "Exemplar": [("label", 1, "*LabelPair"), ("value", 2, "double"), ("timestamp", 3, "Timestamp")],
+    "Bucket": [("cumulative_count", 1, "uint64"), ("upper_bound", 2, "double"), ("exemplar", 3, "Exemplar")],
     "BucketSpan": [("offset", 1, "sint32"), ("length", 2, "uint32")],
     "Histogram": [
         ("sample_count", 1, "uint64"),
@@ -212,3 +213,13 @@ def test_an_exponential_histogram_without_observations_is_known_as_a_native_one(
     [family] = read(protobuf.render(Snapshot([name], [Distribution(0.0, 0.0, (0,) * 162)])))
     assert family.metric[0].histogram.zero_threshold > 0
     assert native_buckets(family.metric[0].histogram) == {}
+
+
+def test_exemplars_of_a_histogram_are_in_their_buckets() -> None:
+    name = SNAPSHOT.names[3]
+    noted = (name, (Exemplar((("trace", "a"),), 7.5, 1_700_000_000.25), Exemplar((("trace", "b"),), 3000.0, 1.0)))
+    [family] = read(protobuf.render(Snapshot([name], [SNAPSHOT.values[3]], exemplars=[noted])))
+    marked = [bucket for bucket in family.metric[0].histogram.bucket if bucket.HasField("exemplar")]
+    assert [bucket.upper_bound for bucket in marked] == [0.01]
+    exemplar = marked[0].exemplar
+    assert (exemplar.value, exemplar.label[0].value, exemplar.timestamp.nanos) == (0.0075, "a", 250_000_000)

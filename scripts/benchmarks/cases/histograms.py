@@ -31,7 +31,7 @@ def sketches(shop: Workshop) -> list[Row]:
     return [measured.faster("OpenTelemetry exponential", 25)]
 
 
-def page(shop: Workshop) -> list[Row]:
+def histogram_sizes(shop: Workshop) -> list[Row]:
     """The size of a page of histograms in each format, with and without gzip."""
     number = shop.effort.of(1000)
     snapshot = _snapshot(number)
@@ -39,7 +39,9 @@ def page(shop: Workshop) -> list[Row]:
     for name in ("prometheus", "openmetrics", "protobuf"):
         content = FORMATS[name].render(snapshot, PLAIN)
         figures = {"with gzip": Figure(len(gzip.compress(content, 6)), BYTES)}
-        rows.append(Measured("page", f"{number:,} histograms as {name}", Figure(len(content), BYTES), figures).only())
+        rows.append(
+            Measured("histogram-sizes", f"{number:,} histograms as {name}", Figure(len(content), BYTES), figures).only()
+        )
     return rows
 
 
@@ -57,4 +59,4 @@ def _observed(chance: random.Random) -> Distribution:
     return Distribution(sum(values), max(values), buckets_of(values, DEFAULT_BOUNDS), min(values))
 
 
-CASES = {"sketches": sketches, "page": page}
+CASES = {"sketches": sketches, "histogram-sizes": histogram_sizes}

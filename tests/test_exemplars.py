@@ -1,0 +1,86 @@
+"""Exemplars of counts and observations: in OpenMetrics and protobuf, of all processes, the newest ones."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from helpers import PythonRunner
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+pytestmark = pytest.mark.far_from_core
+
+Found = dict[tuple[str, str], tuple[dict[str, str], float]]
+
+
+def exemplars(stats: Any) -> Found:
+    """Labels and value of the exemplars on the page, by sample and limit."""
+    from shmstats.export.prometheus import shared
+
+    found = {}
+    for family in text_string_to_metric_families(shared.openmetrics(stats.read()).decode()):
+        for sample in family.samples:
+            if sample.exemplar is not None:
+                assert abs(float(sample.exemplar.timestamp) - time.time()) < 60
+                found[sample.name, sample.labels.get("le", "")] = sample.exemplar.labels, sample.exemplar.value
+    return found
+
+
+def test_every_call_takes_an_exemplar_and_the_newest_is_shown(stats: Any) -> None:
+    stats.incr("api", "calls", exemplar={"trace_id": "old"})
+    stats.counter("api", "calls").incr(2, exemplar={"trace_id": "new", "span": 7})
+    stats.counter("api", "calls").incr()
+    stats.incr("api", "errors", 3, labels={"path": 'a"b'}, exemplar={"trace_id": "e"})
+    stats.timing("db", "query", 5, exemplar={"trace_id": "q"})
+    query = stats.histogram("db", "query")
+    query.observe(700, exemplar={"trace_id": "slow"})
+    query.observe(90_000, exemplar={"trace_id": "beyond"})
+    query.observe(6, exemplar=None)
+    assert exemplars(stats) == {
+        ("calls_total", ""): ({"trace_id": "new", "span": "7"}, 2),
+        ("errors_total", ""): ({"trace_id": "e"}, 3),
+        ("query_seconds_bucket", "0.0078125"): ({"trace_id": "q"}, 0.005),
+        ("query_seconds_bucket", "1.0"): ({"trace_id": "slow"}, 0.7),
+        ("query_seconds_bucket", "+Inf"): ({"trace_id": "beyond"}, 90),
+    }
+    assert (stats.get("api", "calls"), stats.get("db", "query").count) == (4, 4)
+
+
+def test_they_are_those_of_all_processes(stats: Any, python: PythonRunner) -> None:
+    stats.incr("api", "calls", exemplar={"trace_id": "here"})
+    python.run("from shmstats import stats\nstats.incr('api', 'calls', 5, exemplar={'trace_id': 'there'})")
+    assert exemplars(stats) == {("calls_total", ""): ({"trace_id": "there"}, 5)}
+
+
+def test_a_series_keeps_a_few_of_different_sizes(stats: Any) -> None:
+    observe = stats.histogram("db", "query").observe
+    for turn in range(200):
+        observe(2.0 ** (turn % 14), exemplar={"turn": turn})
+    assert len(exemplars(stats)) == 8
+    from shmstats.block.keys import encode_key
+
+    block = stats.shared.attach()
+    assert len(block.names.note(block.names.find(encode_key("db", "query")).number)) < 1024
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (3, "exemplar must be a mapping"),
+        ({"le": "x"}, "label name"),
+        ({"trace": "x" * 200}, "at most 128 characters"),
+        ({7: "x"}, "must be a str"),
+    ],
+)
+def test_what_is_no_exemplar_is_told_and_nothing_is_counted(stats: Any, wrong: Any, says: str) -> None:
+    calls = (
+        lambda: stats.incr("api", "calls", exemplar=wrong),
+        lambda: stats.counter("api", "calls").incr(1, exemplar=wrong),
+        lambda: stats.timing("db", "query", 1, exemplar=wrong),
+        lambda: stats.histogram("db", "query").observe(1, exemplar=wrong),
+    )
+    for call in calls:
+        with pytest.raises((TypeError, ValueError), match=says):
+            call()
+    assert (stats.get("api", "calls"), stats.get("db", "query")) == (0, 0)
