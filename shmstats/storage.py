@@ -133,7 +133,7 @@ class StorageMeter:
 
 
 def measured(directory: Path, store: int, complete: bool, age: float) -> Storage:
-    """Return the storage figures of a directory of which it is known what it holds."""
+    """Return the storage figures of a directory whose contents are known."""
     place = directory
     while not os.path.exists(place) and place != place.parent:
         place = place.parent

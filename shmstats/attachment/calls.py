@@ -1,6 +1,6 @@
 """How a call comes to the block, again where another thread has left it meanwhile.
 
-`operation` is for what counts, which never fails by what is not its caller's mistake, and `question` for what reads.
+`operation` is for calls that count, which raise their caller's mistakes only, and `question` for calls that read.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ class Listener:
         lifecycle.tell_of_forks(lifecycle.Stage.SOCKETS, self)
 
     def descriptors(self) -> Iterator[tuple[int, int]]:
-        """Give what is to be waited for: when one of these is ready, `serve` has something to do."""
+        """Give the descriptors to wait for: `serve` has something to do when one is ready."""
         yield self._socket.fileno(), select.POLLIN
         for number, client in self._clients.items():
             yield number, (select.POLLIN if client.answer is None else select.POLLOUT) | select.POLLRDHUP

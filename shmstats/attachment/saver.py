@@ -109,7 +109,7 @@ class Saver:
                 log.debug("process %d could not look who saves", os.getpid(), exc_info=True)
 
     def _wanted(self) -> bool:
-        """Whether there is anything to be done by who has the term."""
+        """Whether the holder of the term has anything to do."""
         return self._settings.stats.persist or bool(self._made_duties())
 
     def _is_vacant(self) -> bool:
@@ -172,7 +172,7 @@ class Saver:
     # Duties ----------------------------------------------------------------------------------------
 
     def _made_duties(self) -> list[Duty]:
-        """Return the duties; who has none to do imports nothing for them."""
+        """Return the duties; a process without any imports nothing for them."""
         if self._duties is None:
             with lifecycle.no_fork():
                 self._duties = make_duties(self._settings)

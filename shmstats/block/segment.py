@@ -386,7 +386,7 @@ def check_trust(identity: Identity, found: os.stat_result) -> None:
 
 
 def unlink(path: str) -> None:
-    """Remove a segment; who has it attached keeps it."""
+    """Remove a segment; processes that have it attached keep it."""
     with suppress(FileNotFoundError):
         os.unlink(path)
 

@@ -40,7 +40,7 @@ def iso_time(microseconds: int) -> str:
 
 
 def _percentile(share: float, value: Distribution, bounds: Bounds, cumulative: list[int]) -> float:
-    """Return a percentile, of which it is known in which bucket it is, and that it is from the minimum to the maximum.
+    """Return a percentile, estimated within its bucket and within the minimum and maximum.
 
     Between exponential bounds it is the value that is as far, as a share, from the one as from the other. Else it is
     interpolated linearly, as Prometheus' ``histogram_quantile`` does, but with the largest observation for the end of

@@ -189,7 +189,7 @@ def worker_abort(worker: Any) -> None:
 
 @_harmless
 def worker_exit(server: Any, worker: Any) -> None:
-    """Note that a worker ends by itself; in the master, for one of which it cannot know, count it."""
+    """Note in a worker that it ends by itself. In the master, which gunicorn also calls this in, count the worker."""
     if worker.pid != os.getpid():
         child_exit(server, worker)
         return

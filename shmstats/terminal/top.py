@@ -206,7 +206,7 @@ class _Screen:
         window.refresh()
 
     def _take(self, width: int) -> None:
-        """Take what is to be shown; where there is nothing at the moment, say so and go on."""
+        """Take a new look at the block; where there is none at the moment, say so and go on."""
         try:
             now, before = self._looker.look()
             self._head = head(self._title, now, before, width)

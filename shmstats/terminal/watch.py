@@ -55,7 +55,7 @@ class Repaint:
         self._first = True
 
     def content(self, snapshot: Snapshot, title: str, now: Callable[[], float] = time.monotonic) -> bytes:
-        """Return what is to be written to the terminal: as many lines as it has.
+        """Return what to write to the terminal: as many lines as it has.
 
         Args:
             snapshot: to be shown.

@@ -13,7 +13,7 @@ MAX_TIMINGS = 10_000
 
 
 class HeldOperations:
-    """Operations that were folded and not sent yet, for who has the lock that goes with it.
+    """Folded operations that wait to be sent. The caller holds the lock that goes with them.
 
     Attributes:
         operations: how many were folded in since the last `take`.

@@ -65,7 +65,7 @@ def live_data() -> Response:
 
 
 def _tagged(response: Response) -> Response:
-    """Give a response an ETag, and make it a 304 for who has it already."""
+    """Give a response an ETag; the client that has it already gets a 304."""
     response.set_etag(blake2b(response.get_data(), digest_size=12).hexdigest())
     return response.make_conditional(request)  # type: ignore[return-value]
 
