@@ -279,7 +279,7 @@ def observe(*values: float) -> Callable[[Process], None]:
 
 
 def clear(process: Process) -> None:
-    process.had().clear(process.core.names.Record(0, Kind.HISTOGRAM, 0, 0, WIDTH))
+    process.had().stripes.clear(process.core.records.Record(0, Kind.HISTOGRAM, 0, 0, WIDTH))
 
 
 def read_histogram(process: Process) -> None:

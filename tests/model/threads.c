@@ -16,7 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { WORKERS = 4, MORTAL = 2, ROUNDS = 100000, COUNTERS = 3, OF_COUNTER = 2, OF_HISTOGRAM = 5 };
+enum { WORKERS = 4, MORTAL = 2, ROUNDS = 100000, COUNTERS = 3, OF_COUNTER = 2, OF_HISTOGRAM = 6 };
 
 static uint32_t dead[WORKERS + 1];
 
