@@ -64,6 +64,24 @@ def operation(
     return deferred(call)
 
 
+def retried(
+    attempt: Callable[Concatenate[_Attachment, AttachedBlock, int, _Parameters], bool],
+) -> Callable[Concatenate[_Attachment, AttachedBlock, _Parameters], None]:
+    """Have a method done again as long as the names move on under it.
+
+    It gets the generation of the names before it looks any up, and returns whether that held until it was done.
+    """
+
+    @functools.wraps(attempt)
+    def call(
+        self: _Attachment, block: AttachedBlock, /, *arguments: _Parameters.args, **named: _Parameters.kwargs
+    ) -> None:
+        while not attempt(self, block, block.cells.generation, *arguments, **named):
+            pass
+
+    return call
+
+
 def _pass_on(retired: Attachment, method: str, *arguments: Any, **named: Any) -> None:
     if retired.successor is not None:
         getattr(retired.successor, method)(*arguments, **named)

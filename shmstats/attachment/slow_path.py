@@ -17,7 +17,7 @@ from ..core import Counter, Gauge, Histogram, Series
 from ..layout import INT64_MAX, INT64_MIN
 from ..reading import AttachedBlock
 from ..series import Distribution, Kind, Mode
-from .calls import operation
+from .calls import operation, retried
 from .changes import Changes
 from .extremes import keep_of_dead
 from .own_metrics import OWN, add_to_own
@@ -74,81 +74,74 @@ class SharedProvider(Reads, Changes, Shown):
         self._count(block, series, n)
 
     @operation
-    def set(self, block: AttachedBlock, series: Series, value: int | float) -> None:
+    @retried
+    def set(self, block: AttachedBlock, generation: int, series: Series, value: int | float) -> bool:
         """Set a gauge, or the total of a counter, and bind the handle.
 
         Raises:
             KindError: the name is neither.
         """
-        done = False
-        while not done:
-            generation = block.cells.generation
-            key, record = self._find_or_add(block, series, Kind.GAUGE, isinstance(value, int))
-            if record.kind is Kind.GAUGE:
-                row, by = self._bind_gauge(block, series, record, generation)
-                done = block.cells.set_gauge(row, record.cell, value, generation, by)
-            elif record.kind is not Kind.COUNTER:
-                raise _kind_error(series, record, "set")
-            elif isinstance(value, int):
-                done = self._set_total(block, key, record.declaration, value)
-            else:
-                self._make_gauge(block, key, record.declaration)
+        key, record = self._find_or_add(block, series, Kind.GAUGE, isinstance(value, int))
+        if record.kind is Kind.GAUGE:
+            row, by = self._bind_gauge(block, series, record, generation)
+            return block.cells.set_gauge(row, record.cell, value, generation, by)
+        if record.kind is not Kind.COUNTER:
+            raise _kind_error(series, record, "set")
+        if isinstance(value, int):
+            return self._set_total(block, key, record.declaration, value)
+        self._make_gauge(block, key, record.declaration)
+        return False
 
     @operation
-    def observe(self, block: AttachedBlock, series: Series, value: float) -> None:
+    @retried
+    def observe(self, block: AttachedBlock, generation: int, series: Series, value: float) -> bool:
         """Take up one observation in a histogram, and bind the handle.
 
         Raises:
             KindError: the name is something else.
         """
-        done = False
-        while not done:
-            generation = block.cells.generation
-            key, record = self._find_or_add(block, series, Kind.HISTOGRAM)
-            if record.kind is not Kind.HISTOGRAM:
-                raise _kind_error(series, record, "timed")
-            bounds = block.bounds_of(record)
-            if block.cells.generation != generation:
-                continue  # they may be another metric's, which has come in the place of this one
-            if isinstance(series, Histogram):
-                self._bind_histogram(block, series, key, record, generation, scale_of(bounds))
-            one = Distribution(value, value, buckets_of((value,), bounds), value)
-            done = self._add_distribution(block, record, one, generation)
+        key, record, bounds = self._histogram(block, series)
+        if block.cells.generation != generation:
+            return False  # they may be another metric's, which has come in the place of this one
+        if isinstance(series, Histogram):
+            self._bind_histogram(block, series, key, record, generation, scale_of(bounds))
+        one = Distribution(value, value, buckets_of((value,), bounds), value)
+        return self._add_distribution(block, record, one, generation)
 
     @operation
+    @retried
     def add_distribution(
-        self, block: AttachedBlock, series: Series, distribution: Distribution, bounds: Bounds
-    ) -> None:
+        self, block: AttachedBlock, generation: int, series: Series, distribution: Distribution, bounds: Bounds
+    ) -> bool:
         """Add observations to a histogram that were made elsewhere.
 
         Args:
             block: the attached one.
-            series: a handle of it.
+            generation: of its names.
+            series: a handle of the histogram.
             distribution: of the observations.
             bounds: of its buckets; where the histogram has others, each bucket goes to the one that holds its
                 upper bound.
+
+        Raises:
+            KindError: the name is something else.
         """
-        done = False
-        while not done:
-            generation = block.cells.generation
-            _, record = self._find_or_add(block, series, Kind.HISTOGRAM)
-            buckets = rebucketed(distribution.buckets, bounds, block.bounds_of(record))
-            done = self._add_distribution(block, record, replace(distribution, buckets=buckets), generation)
+        _, record, its_bounds = self._histogram(block, series)
+        buckets = rebucketed(distribution.buckets, bounds, its_bounds)
+        return self._add_distribution(block, record, replace(distribution, buckets=buckets), generation)
 
     @operation
-    def note(self, block: AttachedBlock, series: Series, microseconds: int) -> None:
+    @retried
+    def note(self, block: AttachedBlock, generation: int, series: Series, microseconds: int) -> bool:
         """Set a timestamp, in microseconds since 1970-01-01 UTC.
 
         Raises:
             KindError: the name is something else.
         """
-        done = False
-        while not done:
-            generation = block.cells.generation
-            _, record = self._find_or_add(block, series, Kind.TIMESTAMP)
-            if record.kind is not Kind.TIMESTAMP:
-                raise _kind_error(series, record, "given a time")
-            done = block.cells.set_gauge(block.row_for(record), record.cell, microseconds, generation)
+        _, record = self._find_or_add(block, series, Kind.TIMESTAMP)
+        if record.kind is not Kind.TIMESTAMP:
+            raise _kind_error(series, record, "given a time")
+        return block.cells.set_gauge(block.row_for(record), record.cell, microseconds, generation)
 
     @operation
     def count_own(self, block: AttachedBlock, metric: str, n: int = 1) -> None:
@@ -181,20 +174,28 @@ class SharedProvider(Reads, Changes, Shown):
             key = overflow_key(key)
             return key, block.find_or_add(key, kind, limit, mine, whole)
 
-    def _count(self, block: AttachedBlock, series: Series, n: int | float) -> None:
-        done = False
-        while not done:
-            generation = block.cells.generation
-            kind = Kind.GAUGE if isinstance(series, Gauge) else Kind.COUNTER
-            key, record = self._find_or_add(block, series, kind, isinstance(n, int))
-            if record.kind is Kind.GAUGE:
-                done = self._add_to_gauge(block, series, record, n, generation)
-            elif record.kind is not Kind.COUNTER:
-                raise _kind_error(series, record, "counted")
-            elif not isinstance(n, int):
-                raise _kind_error(series, record, f"moved by {n}, which is no integer")
-            else:
-                done = self._add(block, series, key, record, n, generation)
+    def _histogram(self, block: AttachedBlock, series: Series) -> tuple[bytes, Record, Bounds]:
+        """Return the key, record and bounds of a histogram that a handle counts into.
+
+        Raises:
+            KindError: the name is something else.
+        """
+        key, record = self._find_or_add(block, series, Kind.HISTOGRAM)
+        if record.kind is not Kind.HISTOGRAM:
+            raise _kind_error(series, record, "timed")
+        return key, record, block.bounds_of(record)
+
+    @retried
+    def _count(self, block: AttachedBlock, generation: int, series: Series, n: int | float) -> bool:
+        kind = Kind.GAUGE if isinstance(series, Gauge) else Kind.COUNTER
+        key, record = self._find_or_add(block, series, kind, isinstance(n, int))
+        if record.kind is Kind.GAUGE:
+            return self._add_to_gauge(block, series, record, n, generation)
+        if record.kind is not Kind.COUNTER:
+            raise _kind_error(series, record, "counted")
+        if not isinstance(n, int):
+            raise _kind_error(series, record, f"moved by {n}, which is no integer")
+        return self._add(block, series, key, record, n, generation)
 
     def _add(self, block: AttachedBlock, series: Series, key: bytes, record: Record, n: int, generation: int) -> bool:
         if n < 0 and record.monotonic:
