@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,8 +82,14 @@ def test_percentiles_over_processes_and_kills_are_within_the_error(
 @pytest.mark.parametrize("error", [0.2, 0.05, 0.01])
 @pytest.mark.parametrize("name", TRIED)
 def test_percentiles_over_many_processes_and_kills_are_within_the_error(
-    shmstats: ModuleType, stats: Any, python: PythonRunner, name: str, error: float
+    shmstats: ModuleType,
+    stats: Any,
+    python: PythonRunner,
+    configure: Callable[..., object],
+    name: str,
+    error: float,
 ) -> None:
+    configure(capacity=8192)  # 1 % over 40 octaves are 2,560 buckets
     run_processes(shmstats, stats, python, name, error, 8, 5000)
 
 
@@ -133,3 +140,16 @@ def test_a_saved_histogram_takes_the_buckets_in_use_only(stats: Any, data: Path)
     _, largest, smallest, _, buckets = saved["values"][saved["names"].index("c\0h")]
     assert (largest, smallest, sum(buckets), len(buckets)) == (7.0, 5.0, 3, 5)
     assert stats.get("c", "h") == before
+
+
+def test_400_label_sets_of_a_timing_fit_the_default_capacity_and_what_is_used_is_seen(
+    shmstats: ModuleType, data: Path
+) -> None:
+    stats = shmstats.Registry()
+    stats.init({"path": {"data": str(data)}})
+    for number in range(400):
+        stats.timing("db", "query", 5, labels={"table": number})
+    cells = stats.shared.attach().reader.usage()["cells"]
+    assert stats.get("shmstats", "operations_dropped") == 0
+    assert 400 * 166 / 2 <= cells.used < cells.capacity / 2
+    stats.close()
