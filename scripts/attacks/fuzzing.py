@@ -65,10 +65,10 @@ def snapshot_content() -> Target:
 def block_section(section: str) -> Target:
     """Make the target: a block with any bytes somewhere in a section; it is read as `/stats` reads it."""
     from shmstats.attachment.health import health
-    from shmstats.block import BlockError, damage_named, identify
+    from shmstats.block import BlockError, identify
     from shmstats.block.header import read_header
     from shmstats.block.layout import HEADER, NAME, Layout
-    from shmstats.block.validate import check_layout
+    from shmstats.block.validate import OF_CONTENTS, check_layout, find_damage
     from shmstats.block.workers import WorkerTable
     from shmstats.reading import BlockReader
     from shmstats.registry import Registry
@@ -95,7 +95,7 @@ def block_section(section: str) -> Target:
         changed = bytearray(image)
         changed[at : at + len(content)] = content[: len(changed) - at]
         buf = memoryview(changed).toreadonly()
-        with suppress(BlockError, FileNotFoundError), damage_named("fuzzed"):
+        with suppress(BlockError):
             header = read_header(buf)
             if header["magic"] == 0:
                 return
@@ -107,6 +107,11 @@ def block_section(section: str) -> Target:
                 reader.notes("c")
                 reader.served(reader.workers.live())
                 health(reader, "fuzzed")
+            except BufferError:
+                return
+            except OF_CONTENTS:
+                if not find_damage(buf, found):
+                    raise
             finally:
                 reader.close()
 

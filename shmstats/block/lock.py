@@ -208,9 +208,11 @@ class RecordLocks:
         return True
 
     def unlock(self, position: int) -> None:
-        """Let go of the lock of byte ``position``; nothing where the file was closed in between."""
+        """Let go of the lock of byte ``position``; nothing where the file was closed, as in a forked child."""
         try:
             fcntl.lockf(self._file.descriptor(), fcntl.LOCK_UN, 1, position)
+        except ValueError:  # it was closed in the middle of this
+            return
         except OSError as error:
             if error.errno != errno.EBADF:
                 raise

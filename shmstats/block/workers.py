@@ -128,6 +128,10 @@ def pid_namespace() -> int:
         return 0
 
 
+#: The largest pid that pid_t has.
+_LAST_PID = 2**31 - 1
+
+
 class WorkerTable:
     """The worker slots of a block.
 
@@ -253,7 +257,9 @@ class WorkerTable:
 
     def _read(self, slot: int) -> Worker | None:
         state, *fields = _WORKER.unpack_from(self._buf, self._offset(slot))
-        return Worker(slot, *fields[:6]) if state == 1 else None
+        worker = Worker(slot, *fields[:6])
+        # What cannot be is damage, and nobody's.
+        return worker if state == 1 and worker.pid <= _LAST_PID and worker.row < self._layout.rows else None
 
     def _write(self, worker: Worker) -> None:
         offset = self._offset(worker.slot)

@@ -87,7 +87,7 @@ def group_series(records: bytes, heap: bytes, apart: bytes) -> tuple[bytes, byte
             continue
         parts = record.parts(heap)
         if not parts:
-            raise ValueError(f"record {number} has a key or a kind that cannot be")
+            raise BufferError(f"record {number} has a key or a kind that cannot be")
         category, metric, *labels = parts
         if category == apart:
             group_of.append(_NO_GROUP)

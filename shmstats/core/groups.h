@@ -362,7 +362,7 @@ group_series(PyObject *Py_UNUSED(module), PyObject *args)
     if (outcome == -1)
         PyErr_NoMemory();
     else if (outcome == -2)
-        PyErr_Format(PyExc_ValueError, "record %u has a key or a kind that cannot be", damaged);
+        PyErr_Format(PyExc_BufferError, "record %u has a key or a kind that cannot be", damaged);
     else if ((sets = label_sets_of(&self)) != NULL
              && (groups = PyBytes_FromStringAndSize((const char *)self.groups,
                                                     (Py_ssize_t)(self.table.used * sizeof(Group)))) != NULL)

@@ -52,7 +52,7 @@ class Catalog:
         aside: the records of gauges that are combined, but for sums.
 
     Raises:
-        LookupError, ValueError: a record is not what it can be.
+        BufferError, LookupError, ValueError: a record is not what it can be.
     """
 
     def __init__(self, records: bytes, heap: bytes, columns: int, known: list[Name]) -> None:
@@ -67,7 +67,7 @@ class Catalog:
         is_known = _IS_KIND[kinds] & _IS_MODE[modes]
         within = (table["cell"].astype(np.int64) + widths <= columns) & (widths >= 2)
         if not (is_known & within | ~shown).all():
-            raise ValueError("a record has a kind, a mode or cells that cannot be")
+            raise BufferError("a record has a kind, a mode or cells that cannot be")
         combined = (modes != Mode.LAST) & (modes & 7 != Mode.SUM)
         self.aside: list[int] = np.flatnonzero(shown & combined).tolist()
         self.numbers: npt.NDArray[np.intp] = np.flatnonzero(shown & ~combined)
@@ -206,7 +206,7 @@ class NameReader:
         """Return the names of a revision, of the first ``count`` records; the same as the last time if it can be.
 
         Raises:
-            LookupError, ValueError: a name was changed just now, or is damaged.
+            BufferError, LookupError, ValueError: a name was changed just now, or is damaged.
         """
         last = self._last
         if last is not None and last[0] == revision and len(last[1].group_of) == 4 * count:

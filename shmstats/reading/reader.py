@@ -163,7 +163,8 @@ class BlockReader:
             try:
                 snapshot, revision = self._read(by_worker)
             except (LookupError, ValueError, BufferError) as error:
-                if self.header("revision") == before and not find_damage(self._buf, self.layout):
+                is_ours = isinstance(error, BufferError) or self.header("revision") != before
+                if not is_ours and not find_damage(self._buf, self.layout):
                     raise  # what a signal handler raised
                 # Of a name that was changed just now, or of one that is damaged: the next attempt tells.
                 damage = error

@@ -170,7 +170,7 @@ def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a call returns, or the text of its error."""
     try:
         return call(*arguments)
-    except ValueError as error:
+    except (BufferError, ValueError) as error:
         return str(error)
 
 

@@ -254,7 +254,7 @@ def test_what_goes_wrong_here_does_not(stats: Any, monkeypatch: pytest.MonkeyPat
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     stats.incr("c", "there")
-    monkeypatch.setattr(shmstats.attachment.slow_path, "find_or_add", fail)
+    monkeypatch.setattr(shmstats.block.Block, "find_or_add", fail)
     with handled_by(lambda *_: None):
         stats.incr("c", "new")
     stats.incr("c", "new")
