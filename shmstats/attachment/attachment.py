@@ -132,13 +132,15 @@ class Attachment:
     @deferred
     def close(self) -> None:
         """Leave the block; the last one saves it. What cannot be saved stays in shared memory."""
-        carried = self._leave()
-        if carried is not None and self._carry_over(carried):
+        if self._leave():
             self._leave()
 
-    def _leave(self) -> Snapshot | None:
-        """Leave the block; returns what it had where another one has come in its place, since its file was removed."""
-        carried = None
+    def _leave(self) -> bool:
+        """Leave the block. Where another one has come in its place, since its file was removed, that is attached.
+
+        Returns whether that is so: what was counted was added to it.
+        """
+        is_replaced = False
         with process_guard():
             self._leaving = self._block
         self._stop_agent()
@@ -153,6 +155,7 @@ class Attachment:
                         self._empty_buffer()
                 except BlockError as error:
                     self._tell(f"what was buffered is lost: {error}")
+                carried = None
                 try:
                     if saver is not None and saver.is_superseded():
                         block.cells.close()
@@ -160,13 +163,17 @@ class Attachment:
                     block.leave(lambda left: self._finish(left, saver))
                 except (BlockError, OSError) as error:
                     self._tell(f"statistics could not be saved, and stay in shared memory: {error}")
+                # In the same guard: no thread may leave, or attach another one, while this is in nobody's hands.
+                is_replaced = carried is not None and self._carry_over(carried)
         self._stop_agent(of_left=True)  # one that was started meanwhile, for the block that was left
-        return carried
+        return is_replaced
 
     def _carry_over(self, carried: Snapshot) -> bool:
-        """Add what the block before had to the one in its place; returns whether that is attached."""
+        """Add what the block before had to the one in its place; tell whether that is attached. The guard is held."""
         try:
-            move(carried, self.attach())
+            block = self._attach()
+            process_guard().defer(self._start_agent)
+            move(carried, block)
         except (BlockError, OSError) as error:
             self._tell(f"what was counted in a block whose file was removed is lost: {error}")
         return self._block is not None
@@ -176,9 +183,7 @@ class Attachment:
         if not saver.is_superseded():
             saver.look()
             return
-        carried = self._leave()
-        if carried is not None:
-            self._carry_over(carried)
+        self._leave()
 
     def leave(self) -> None:
         """Leave the block at the end of the process."""
