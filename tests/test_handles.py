@@ -401,7 +401,7 @@ def test_a_declared_kind_is_kept_to(shmstats: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "what"),
     [
-        ({"kind": "summary"}, ValueError, "kind must be one of counter, gauge, histogram, not 'summary'"),
+        ({"kind": "summary"}, ValueError, "kind must be one of counter, gauge, histogram, info, state, not 'summary'"),
         ({"kind": ["counter"]}, TypeError, "kind must be a str, not list"),
         ({"kind": "gauge", "mode": 5}, TypeError, "mode must be a str or None, not int"),
         ({"kind": "histogram", "buckets": (1, 3, 2)}, ValueError, "ascending order, but 3.0 stands before 2.0"),

@@ -254,6 +254,7 @@ def test_names_that_meet_in_the_index_are_told_apart(attach: Any, kind: Any) -> 
     assert set(check_structure(block)) == set(names)
 
 
+@pytest.mark.slow
 def test_the_table_agrees_with_a_dict_whatever_is_done(attach: Any, kind: Any, shmstats: ModuleType) -> None:
     steps = st.lists(
         st.tuples(

@@ -99,6 +99,7 @@ def both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(skeleton, "fill_text", compared("fill_text"))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.lists(steps, max_size=12), min_size=1, max_size=3), st.lists(views, min_size=1, max_size=2), figures)
 def test_the_page_and_the_file_of_a_block_are_those_of_its_names_and_values(
