@@ -60,7 +60,7 @@ from ..layout import CELL, COUNTER_WIDTH, NAME, PAGE, REQUEST, REQUESTS_PER_WORK
 MAGIC = int.from_bytes(b"shmstats", "little")
 
 #: Raised with every change of what is written below. From 4 on what is spare is used before the number is raised.
-LAYOUT_VERSION = 5
+LAYOUT_VERSION = 4
 
 #: How the cells of a block are locked: by compare-and-swap (C), or by record locks (pure Python).
 PROTOCOLS = {1: "compare-and-swap", 2: "record locks"}
