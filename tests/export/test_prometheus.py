@@ -306,6 +306,7 @@ def test_promtool_accepts_any_names(promtool, series, system):
     promtool(render(snapshot_of(series, system)))
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(name_lists, st.integers(0, 25))
 @example([Name("a", "x", Kind.GAUGE), Name("b", "x", Kind.COUNTER, (), True)], 1)

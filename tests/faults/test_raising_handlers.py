@@ -3,7 +3,7 @@
 CPython runs handlers at the ends of calls, the starts of functions and backward jumps. The first two are where a
 profile function is told of them, and what it raises there is raised just as a handler's exception is; so each such
 point is tried in turn. Real timers, which hit all three, are behind the storm marker but for a short while. The pure
-Python core is left out: what is entered and left there by functions in Python cannot be safe everywhere.
+Python core is left out there: what is entered and left by functions in Python cannot be safe everywhere.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 from helpers import PythonRunner, segment_file, segment_of
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def the_c_core(core: str) -> None:
     if core != "C":
         pytest.skip("the twin cannot do without functions in Python")
@@ -78,6 +78,7 @@ OPERATIONS: dict[str, tuple[Callable[[Any, int], object], Callable[[Any, int], o
 }
 
 
+@pytest.mark.usefixtures("the_c_core")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("buffered", [False, True])
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -160,6 +161,7 @@ shmstats.close()
 """
 
 
+@pytest.mark.usefixtures("the_c_core")
 @pytest.mark.parametrize("seconds", [1.5, pytest.param(30, marks=pytest.mark.storm)])
 def test_timers_that_raise_leave_no_lock_taken(python: PythonRunner, seconds: float) -> None:
     """While one process is interrupted all the time, another registers and removes names as before."""
