@@ -316,7 +316,8 @@ def test_a_histogram_is_read_as_it_was_at_one_moment(name: str) -> None:
     histograms(Core(name), observe(1.0, 8.0), whole=WHOLE)
 
 
-@pytest.mark.parametrize("name", ["C", pytest.param("Python", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", CORES)
 def test_a_histogram_that_is_set_to_0_is_read_as_it_was_or_as_0(name: str) -> None:
     def clear_and_observe(process: Process) -> None:
         clear(process)
