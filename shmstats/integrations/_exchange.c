@@ -187,6 +187,8 @@ static void
 note(Exchange *exchange)
 {
     State *state = exchange->state;
+    if (call_method(exchange->requests, state->enter, NULL) < 0)
+        hand_over(exchange, state->tell);
     PyObject *path = look_up(exchange, state->path_info), *method = look_up(exchange, state->request_method);
     PyObject *mounted = look_up(exchange, state->script_name);
     PyObject *serving = PyObject_GetAttr(exchange->requests, state->serving), *begin = NULL;
@@ -201,8 +203,7 @@ note(Exchange *exchange)
     }
     Py_XDECREF(serving);
     Py_XDECREF(begin);
-    if (PyErr_Occurred() || (!is_plain && call_method((PyObject *)exchange, state->note, NULL) < 0)
-        || call_method(exchange->requests, state->enter, NULL) < 0)
+    if (PyErr_Occurred() || (!is_plain && call_method((PyObject *)exchange, state->note, NULL) < 0))
         hand_over(exchange, state->tell);
 }
 
@@ -256,16 +257,24 @@ static PyObject *
 Exchange_start(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
 {
     Exchange *exchange = (Exchange *)self;
-    if (nargs < 2) {
-        PyErr_SetString(PyExc_TypeError, "start_response() takes a status and headers, by position");
+    PyObject *status = nargs > 0 ? args[0] : NULL, *headers = nargs > 1 ? args[1] : NULL;
+    for (Py_ssize_t i = 0; names != NULL && i < PyTuple_GET_SIZE(names); i++) {
+        PyObject *name = PyTuple_GET_ITEM(names, i);
+        if (status == NULL && PyUnicode_CompareWithASCIIString(name, "status") == 0)
+            status = args[nargs + i];
+        if (headers == NULL && PyUnicode_CompareWithASCIIString(name, "headers") == 0)
+            headers = args[nargs + i];
+    }
+    if (status == NULL || headers == NULL) {
+        PyErr_SetString(PyExc_TypeError, "start_response() takes a status and headers");
         return NULL;
     }
     PyObject *write = PyObject_Vectorcall(exchange->start_response, args, (size_t)nargs, names);
     if (write == NULL)
         return NULL;
     Py_XSETREF(exchange->server_write, write);
-    Py_XSETREF(exchange->status, Py_NewRef(args[0]));
-    Py_XSETREF(exchange->headers, Py_NewRef(args[1]));
+    Py_XSETREF(exchange->status, Py_NewRef(status));
+    Py_XSETREF(exchange->headers, Py_NewRef(headers));
     PyObject *request = look_up(exchange, exchange->state->werkzeug_request);
     if (request != NULL) { /* Flask takes it away again at the end of its context, and that is soon */
         PyObject *rule = PyObject_GetAttr(request, exchange->state->url_rule);

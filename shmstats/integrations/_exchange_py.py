@@ -6,6 +6,7 @@ What is not plain is left to methods of the class that inherits from `PlainExcha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +51,8 @@ class PlainExchange:
         self.over = False
         self._chunks: Iterator[bytes] | None = None
         try:
-            self.note()
             self.requests.enter()
+            self.note()
         except Exception as error:
             self.tell(error)
 
@@ -62,7 +63,8 @@ class PlainExchange:
         self.headers = headers
         request = self.environ.get("werkzeug.request")
         if request is not None:  # Flask takes it away again at the end of its context, and that is soon
-            self.rule = getattr(request, "url_rule", None)
+            with suppress(Exception):
+                self.rule = request.url_rule
         return self.write
 
     def write(self, data: bytes) -> object:

@@ -524,3 +524,35 @@ def test_where_some_answers_have_a_route_the_others_are_no_mistake(
         Answer(app, PATH_INFO="/one" if number == 50 else "/other")
     assert not caplog.records
     assert counts().of("http_requests", route="<unmatched>") == 249
+
+
+def test_start_response_may_be_called_by_keywords(counts: Read) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response(headers=HEADERS, status="201 Created")
+        return [b"made"]
+
+    answer = Answer(ShmStatsMiddleware(app))
+    assert (answer.status, answer.headers, answer.body) == ("201 Created", HEADERS, b"made")
+    assert counts().of("http_requests", status="201") == 1
+
+
+def test_a_request_whose_rule_cannot_be_had_is_answered(counts: Read) -> None:
+    class Request:
+        @property
+        def url_rule(self) -> None:
+            raise RuntimeError("no request is here")
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ["werkzeug.request"] = Request()
+        start_response("200 OK", HEADERS)
+        return [b"well"]
+
+    assert Answer(ShmStatsMiddleware(app)).body == b"well"
+    assert counts().of("http_requests", status="200", route="<unmatched>") == 1
+
+
+def test_what_cannot_be_noted_leaves_nothing_in_progress(counts: Read) -> None:
+    app = ShmStatsMiddleware(answering(b"x"))
+    for _ in range(2):
+        list(app({"REQUEST_METHOD": "GET", "PATH_INFO": "/", "SCRIPT_NAME": None}, lambda *_: lambda _: None))
+    assert counts().of("http_requests_in_progress") == 0
