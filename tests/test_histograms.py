@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from distributions import TRIED, draw, exact
 from helpers import PythonRunner
@@ -153,3 +155,19 @@ def test_400_label_sets_of_a_timing_fit_the_default_capacity_and_what_is_used_is
     assert stats.get("shmstats", "operations_dropped") == 0
     assert 400 * 166 / 2 <= cells.used < cells.capacity / 2
     stats.close()
+
+
+def test_figures_are_numbers_however_large_the_values_are(shmstats: ModuleType, stats: Any) -> None:
+    for value in (1, 60_001, 1e300, 1.7976931348623157e308):
+        stats.timing("c", "h", value)
+    from shmstats.export.documents import to_document
+
+    assert all(map(math.isfinite, to_document(stats.read())["c"]["h"].values()))
+
+
+def test_buckets_may_be_an_array(stats: Any) -> None:
+    stats.declare("c", "h", kind="histogram", buckets=np.array([1.0, 2.5]))
+    stats.timing("c", "h", 2)
+    assert stats.get("c", "h").buckets == (0, 1, 0)
+    with pytest.raises(ValueError, match="a counter has none"):
+        stats.declare("c", "n", kind="counter", buckets=np.array([1.0, 2.5]))

@@ -55,6 +55,6 @@ def _percentile(share: float, value: Distribution, bounds: Bounds, cumulative: l
     if upper <= lower:
         return upper
     if isinstance(bounds, Exponential):
-        return 2 * lower * upper / (lower + upper) if lower else 0.0
+        return min(lower / (0.5 + 0.5 * (lower / upper)), upper) if lower else 0.0  # 2lu/(l + u) without overflow
     inside = value.buckets[i]
     return lower + (upper - lower) * ((rank - (cumulative[i] - inside)) / inside)
