@@ -304,6 +304,8 @@ def make_declaration(
         raise ValueError(f"unit must have ASCII letters, digits and '_' only, as bytes_per_second, not {unit!r:.80}")
     if kind == INFO and (unit or labelnames is not None):
         raise ValueError("an info has no unit, and no label names that are laid down: its texts are labels")
+    if kind == STATE and unit:
+        raise ValueError(f"a state has no unit, not {unit!r:.80}")
     if kind == STATE and labelnames is not None:
         labelnames = (*labelnames, STATE)
     return Declaration(
@@ -365,10 +367,10 @@ def make_bounds(
         ValueError: an argument is not allowed.
     """
     if kind != "histogram":
-        if (buckets, error, range_) != (None, None, None):
+        if any(each is not None for each in (buckets, error, range_)):
             raise ValueError(f"buckets, error and range are a histogram's; a {kind} has none")
         return ()
-    if buckets == "exponential":
+    if isinstance(buckets, str) and buckets == "exponential":
         return _exponential(unit, DEFAULT_ERROR if error is None else error, range_)
     if error is not None or range_ is not None:
         raise ValueError('error and range are of exponential buckets: say buckets="exponential", or leave them out')

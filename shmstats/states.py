@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from .block import KindError
 from .block.keys import check_text
 from .checks import check_category, check_labels, check_states
 from .misses import Misses, delivered
-from .series import STATE, Labels
+from .series import INFO, STATE, Labels
 from .sinks.fanout import FanOut
 
 
@@ -44,12 +45,17 @@ class States(Misses):
             KindError: the metric is something else.
         """
         category, metric = check_category(category), check_text("metric", metric)
+        if not isinstance(texts, Mapping):
+            raise TypeError(f"texts must be a mapping of label name to text, not {texts!r:.80}")
         said, base = check_labels(texts), check_labels(labels)
         twice = {name for name, _ in said} & {name for name, _ in base}
         if not said or twice:
             raise ValueError(f"texts must have a text, and none that labels have: {dict(texts)!r:.200}")
-        if (category, metric) not in self._declared:
-            self.declare(category, metric, kind="info")
+        definition = self._declared.get((category, metric))
+        if definition is None:
+            self.declare(category, metric, kind=INFO)
+        elif definition.declared.shown != INFO:
+            raise KindError(f"metric {metric!r} of category {category!r} is declared as something else than an info")
         self._deliver_shown(category, metric, base, {tuple(sorted((*base, *said))): 1})
 
     def state(self, category: str, metric: str, state: str, *, labels: Mapping[str, object] | None = None) -> None:

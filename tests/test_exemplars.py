@@ -84,3 +84,13 @@ def test_what_is_no_exemplar_is_told_and_nothing_is_counted(stats: Any, wrong: A
         with pytest.raises((TypeError, ValueError), match=says):
             call()
     assert (stats.get("api", "calls"), stats.get("db", "query")) == (0, 0)
+
+
+def test_neither_a_gauge_nor_what_was_reset_has_one(stats: Any) -> None:
+    stats.incr("api", "calls", exemplar={"trace_id": "a"})
+    stats.timing("db", "query", 5, exemplar={"trace_id": "a"})
+    assert len(exemplars(stats)) == 2
+    stats.reset("api")
+    stats.reset("db")
+    stats.incr("api", "open", -5, exemplar={"trace_id": "a"})
+    assert exemplars(stats) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,8 +128,50 @@ def test_what_cannot_be_said_is_told(stats: Any) -> None:
         "each once": lambda: stats.declare("c", "m", kind="state", states=("a", "a")),
         'states are for kind="state"': lambda: stats.declare("c", "m", kind="gauge", states=("a",)),
         "an info has no unit": lambda: stats.declare("c", "m", kind="info", unit="bytes"),
+        "a state has no unit": lambda: stats.declare("c", "m", kind="state", states=("a",), unit="s"),
+        "texts must be a mapping": lambda: stats.info("app", "build", None),
         "must not be 'system'": lambda: stats.info("system", "m", {"a": "b"}),
     }
     for says, call in wrong.items():
         with pytest.raises((TypeError, ValueError), match=says):
             call()
+
+
+def test_the_page_can_be_read_whatever_a_state_is_called_and_labelled(stats: Any) -> None:
+    for metric in ("category", "le", "we ird", "a:b", "__x"):
+        stats.declare("job", metric, kind="state", states=(IDLE, RUNNING))
+        stats.state("job", metric, RUNNING, labels={"we_ird": "x", "exported_we_ird": "y"})
+    found = [labels for (name, labels), value in openmetrics(stats)[1].items() if name == "we_ird" and value]
+    assert [dict(labels) for labels in found] == [
+        {"metric": "we ird", "we_ird": RUNNING, "exported_exported_we_ird": "x", "exported_we_ird": "y"}
+    ]
+    for states in (("b", "c"), ("a", "b")):
+        stats.declare("job", "phase", kind="state", states=states)
+        for host in "xy":
+            stats.state("job", "phase", "b", labels={"host": host})
+    assert sum(value for (name, _), value in openmetrics(stats)[1].items() if name == "phase") == 2
+
+
+def test_only_its_own_call_changes_what_is_said_in_words(stats: Any) -> None:
+    stats.declare("job", "phase", kind="state", states=(IDLE, RUNNING))
+    stats.info("app", "build", {"version": "1"})
+    for call in (
+        lambda: stats.gauge("job", "phase", 7, labels={"state": IDLE}),
+        lambda: stats.incr("app", "build", labels={"version": "1"}),
+        lambda: stats.info("job", "phase", {"a": "b"}),
+    ):
+        with pytest.raises(ValueError, match="is declared"):
+            call()
+    assert stats.reset("app") == 1
+    assert openmetrics(stats)[1] == {}
+
+
+def test_they_are_not_saved(stats: Any) -> None:
+    from shmstats.snapshot.format import decode, encode
+
+    stats.declare("job", "phase", kind="state", states=(IDLE, RUNNING), help="Where it is.")
+    stats.state("job", "phase", IDLE)
+    stats.info("app", "build", {"version": "1"})
+    stats.gauge("app", "open", 3)
+    saved, _ = decode(Path("simple.json"), b"".join(encode(stats.read())))
+    assert {name[:2] for name in saved.names if name.category != "shmstats"} == {("app", "open")}

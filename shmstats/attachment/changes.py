@@ -5,8 +5,9 @@ from __future__ import annotations
 from ..block import Change, Record, give_way
 from ..block.declarations import Definition
 from ..block.keys import encode_key
+from ..exemplars import read_exemplars
 from ..reading import AttachedBlock
-from ..series import Declaration, Kind, Labels
+from ..series import INFO, Declaration, Kind, Labels
 from .attachment import Attachment
 from .calls import question
 from .deferring import deferred
@@ -62,7 +63,7 @@ class Changes(Attachment):
     def reset(self, category: str, metric: str | None, labels: Labels | None = None) -> int:
         """Set series to 0, chosen as in `remove`; returns how many that were.
 
-        A timestamp has no 0: it is removed.
+        Timestamps and infos have no 0: they are removed. Exemplars of what is not counted any more are removed, too.
         """
         return self._reset(category, metric, labels) or 0
 
@@ -79,12 +80,19 @@ class Changes(Attachment):
     def _reset(self, block: AttachedBlock, category: str, metric: str | None, labels: Labels | None) -> int:
         with block.exclusive():
             records = _matching(block, category, metric, labels)
-            moments = [record for record in records if record.kind is Kind.TIMESTAMP]
-            if moments:
-                block.remove(moments)
+            gone = [record for record in records if record.kind is Kind.TIMESTAMP or _is_info(block, record)]
+            if gone:
+                block.remove(gone)
             for record in records:
                 block.stripes.clear(record)
+                if read_exemplars(block.names.note(record.number)):
+                    block.annotate(record, b"")
         return len(records)
+
+
+def _is_info(block: AttachedBlock, record: Record) -> bool:
+    declared = block.declared(block.names.record(record.family)) if record.family >= 0 else None
+    return declared is not None and declared.shown == INFO
 
 
 def _matching(block: AttachedBlock, category: str, metric: str | None, labels: Labels | None) -> list[Record]:

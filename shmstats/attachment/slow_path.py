@@ -164,6 +164,11 @@ class SharedProvider(Reads, Changes, Shown):
         limit = self._settings.stats.max_series_per_metric
         definition = self._declared.get((series.category, series.metric))
         mine = None if definition is None else definition.declared
+        if mine is not None and mine.shown:
+            raise KindError(
+                f"metric {series.metric!r} of category {series.category!r} is declared with kind={mine.shown!r}:"
+                f" stats.{mine.shown} is its only call"
+            )
         try:
             return key, block.find_or_add(key, kind, limit, mine, whole)
         except SeriesLimitError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterator
 
-from shmstats.export.naming import Namer
+from shmstats.export.naming import Namer, Type
 from shmstats.export.view import View
 from shmstats.series import Exemplar, Kind, Labels, Name, Snapshot, label_text
 
@@ -38,6 +38,8 @@ def with_exemplars(
     found: dict[bytes, bytes] = {}
     for name, exemplars in snapshot.exemplars:
         series = namer.add(name)
+        if series.family.type not in (Type.COUNTER, Type.HISTOGRAM):
+            continue  # OpenMetrics has none of a gauge, as a counter is that was decremented
         for suffix, labels, exemplar, value in placed(name, exemplars, limits):
             sample = sample_text(series.family.exposed_name + suffix, (*series.labels, *labels))
             found[sample.encode()] = f" # {{{label_text(exemplar.labels)}}} {value!r} {exemplar.moment!r}".encode()

@@ -55,6 +55,7 @@ another form at the next scrape. Whoever wants to be safe from it does not call 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
@@ -222,8 +223,8 @@ class Namer:
         """Give the next name its place; names must come in the order of their registration."""
         family, is_plain = self.family(name)
         own = self._clean_labels(name.labels) if name.labels else ()
-        if name.shown == STATE:  # the state's label is called like the family
-            own = tuple(sorted((family.name if pair[0] == STATE else pair[0], pair[1]) for pair in own))
+        if name.shown == STATE:
+            own = _with_state(own, _state_label(family))
         marked = self.head(name, False)
         if is_plain:
             plain = self.head(name, True) + own
@@ -289,6 +290,8 @@ class Namer:
         ending = type_.ending
         shown = self._escaping.escape(self._prefix + name + ending).removesuffix(ending)
         owned = [shown + suffix for suffix in type_.owned]
+        if type_ is Type.STATESET and shown in self._meant:  # its samples have a label of that name already
+            return None
         if any(each in self._owners for each in owned):
             return None
         family = ExposedFamily(shown, type_, help_)
@@ -336,6 +339,8 @@ class Namer:
     def _stem(self, written: str, suffixes: tuple[str, ...], name: Name) -> str:
         """Return what remains of a cleaned metric without the suffixes of its kind; never empty."""
         stem = self._escaping.clean(written)
+        if name.shown == STATE:  # there is a label of that name: without a colon, and not with two underscores first
+            stem = re.sub("^__+", "_", stem.replace(":", "_"))
         for suffix in reversed(suffixes):
             stem = stem.removesuffix(f"_{suffix}") or stem
         if name.kind is Kind.HISTOGRAM and is_time(name.unit):
@@ -372,6 +377,25 @@ class Namer:
 
 
 _MEANT_LABELS = frozenset({"category", "metric", "raw_labels", "le", "quantile"})
+
+
+def _state_label(family: ExposedFamily) -> str:
+    return family.name.replace(":", "_")
+
+
+def without_state(series: ExposedSeries) -> Labels:
+    """Return the labels of a series of states but for the state."""
+    label = _state_label(series.family)
+    return tuple(pair for pair in series.labels if pair[0] != label)
+
+
+def _with_state(labels: Labels, label: str) -> Labels:
+    """Return the labels of a state, whose own is called like the family; another one of that name gives way."""
+    others, apart = {name for name, _ in labels}, label
+    while apart in others:
+        apart = f"exported_{apart}"
+    renamed = {label: apart, STATE: label}
+    return tuple(sorted((renamed.get(name, name), value) for name, value in labels))
 
 
 def _generated_help(kind: Kind, type_: Type, stem: str, unit: str) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 from shmstats.bounds import shown_in_text
 from shmstats.export.escaping import is_metric_name
 from shmstats.export.exemplars import with_exemplars
-from shmstats.export.naming import ExposedFamily, ExposedSeries, is_time
+from shmstats.export.naming import ExposedFamily, ExposedSeries, Type, is_time, without_state
 from shmstats.export.page import Member, Page, Pages
 from shmstats.export.skeleton import ESCAPINGS as QUICK_ESCAPINGS
 from shmstats.export.skeleton import Skeletons
@@ -153,6 +153,8 @@ class _Text:
         texts: list[str] = []
         indices: list[int] = []
         for family, places in page.families(chosen).items():
+            if family.type is Type.STATESET:  # OpenMetrics has the states of one thing in a row
+                places = sorted(places, key=lambda place: without_state(page.members[place].series))
             texts.append(self.header(family).replace("%", "%%"))
             for place in places:
                 texts.append(self._lines[place])

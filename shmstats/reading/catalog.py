@@ -138,9 +138,13 @@ class Catalog:
 
     @property
     def saved(self) -> npt.NDArray[np.uint32]:
-        """The records of what is saved: neither timestamps nor gauges of which each worker has its own."""
+        """The records of what is saved: no timestamps, gauges of which each worker has its own, infos or states."""
         chosen = (self._kinds != Kind.TIMESTAMP) & (self._modes == Mode.LAST)
-        found: npt.NDArray[np.uint32] = self.numbers[chosen].astype(np.uint32)
+        families = self._table["family"][self.numbers]
+        declared = {each: self._declaration(each - 1) for each in set(families[self.are_gauges].tolist()) if each}
+        shown = np.zeros(len(self._table) + 1, np.bool_)
+        shown[[each for each, what in declared.items() if what is not None and what.shown]] = True
+        found: npt.NDArray[np.uint32] = self.numbers[chosen & ~shown[families]].astype(np.uint32)
         return found
 
     @property
