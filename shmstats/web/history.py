@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from flask import Response, abort, request
 
 from ..history import Query, QueryError, RingError, read_past
@@ -21,10 +23,7 @@ def history() -> Response:
     if form not in ("json", "csv"):
         abort(400, f"format must be json or csv, not {form!r:.80}")
     try:
-        step = _number("step")
-        query = Query.made(
-            _number("since"), _number("until"), None if step is None else int(step), request.args.getlist("series")
-        )
+        query = Query.made(_number("since"), _number("until"), _whole("step"), request.args.getlist("series"))
         past = read_past(stats.settings.path.data, query)
     except QueryError as error:
         abort(400, str(error))
@@ -44,3 +43,11 @@ def _number(argument: str) -> float | None:
         return float(text)
     except ValueError:
         raise QueryError(f"{argument} must be a number, not {text!r:.80}") from None
+
+
+def _whole(argument: str) -> int | None:
+    """Return an argument of the request that is an integer, what is behind its point left out; None where missing."""
+    number = _number(argument)
+    if number is not None and not math.isfinite(number):
+        raise QueryError(f"{argument} must be finite, not {number}")
+    return None if number is None else int(number)
