@@ -174,6 +174,8 @@ class Uvicorn(Gunicorn):
             sys.executable,
             "-m",
             "uvicorn",
+            "--http",
+            "h11",  # httptools, where it is installed, refuses methods that it does not know
             "--host",
             "127.0.0.1",
             "--port",
