@@ -441,6 +441,7 @@ def test_a_stopped_worker_with_a_function_holds_a_scrape_up_for_a_bounded_time(p
         worker.call()
         assert scrape()["stuck"] == 3
         os.kill(worker.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, worker.pid, os.WSTOPPED | os.WNOWAIT)  # it goes on for a moment
         shown = scrape()["stuck"]
         os.kill(worker.pid, signal.SIGCONT)
         assert shown != shown, "what it gave last is not what it would give now"
