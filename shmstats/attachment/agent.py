@@ -245,8 +245,8 @@ class Agent:
                 else:
                     self._listener = listener
             except OSError as error:
-                if self._stopped:  # meanwhile, and what was made is removed
-                    return None
+                if self._stopped or isinstance(error, FileNotFoundError):
+                    return None  # what was made is removed, as a block is left: a later try makes it again
                 if not self._warned:
                     log.warning("the debug endpoints will not show process %d for now: %s", os.getpid(), error)
                 self._warned = True
