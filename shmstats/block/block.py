@@ -25,7 +25,7 @@ from .metrics import Metrics
 from .records import Record
 from .registering import find_or_add
 from .repairing import mark_inherited, repair
-from .segment import Segment, attach_segment, make_segment, unlink
+from .segment import Segment, attach_segment, make_segment, remove_unpublished, unlink
 from .validate import damage_named, damage_of
 
 
@@ -223,6 +223,7 @@ class Block(Metrics):
                 save(self)
             if self._segment.is_linked():
                 unlink(self._segment.path)  # also that of a directory that is gone: nobody comes to it again
+            remove_unpublished(self.identity)
 
     def damage_named(self) -> AbstractContextManager[None]:
         """Have what comes of damaged contents raised as a `DamagedBlockError`; see `damage_named` of `validate`."""

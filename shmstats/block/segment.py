@@ -340,7 +340,7 @@ def make_segment(identity: Identity, size: int) -> Segment:
     Raises:
         OSError: it cannot be made.
     """
-    _remove_unpublished(identity)
+    remove_unpublished(identity)
     segment = Segment(f"{identity.segment}.{os.getpid()}_{secrets.token_hex(4)}.new", size)
     try:
         os.fchmod(segment.descriptor(), 0o600)
@@ -413,7 +413,7 @@ def _rename_to_new(path: str, new: str) -> None:
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 
 
-def _remove_unpublished(identity: Identity) -> None:
+def remove_unpublished(identity: Identity) -> None:
     """Remove the segments of this directory whose makers were killed before they gave them their place."""
     place, name = os.path.split(identity.segment)
     pattern = re.compile(re.escape(name) + r"\.(\d+)_\w+\.new")

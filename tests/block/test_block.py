@@ -137,6 +137,20 @@ def test_a_half_made_block_of_a_killed_creator_is_replaced(stats: Any, data: Pat
     assert stats.get("c", "m") == 1
 
 
+def test_who_leaves_last_removes_what_a_killed_creator_left(python: Any, stats: Any, data: Path) -> None:
+    stats.incr("c", "m")
+    maker = int(python.run("import os; print(os.getpid())"))
+    unfinished = Path(f"{segment_file(data)}.{maker}_0a1b2c3d.new")
+    being_made = Path(f"{segment_file(data)}.{os.getpid()}_0a1b2c3d.new")
+    unfinished.touch()
+    being_made.touch()
+    try:
+        stats.close()
+        assert (unfinished.exists(), being_made.exists()) == (False, True)
+    finally:
+        being_made.unlink()
+
+
 def test_a_creator_killed_at_any_step_leaves_no_obstacle(python: Any, stats: Any, data: Path) -> None:
     code = """
         import os, signal, sys

@@ -570,6 +570,7 @@ class Core:
         )
         self.lock.is_locked = lambda descriptor, position: self._current.steps.do("held", position, silent=True)
         self.lock.process_guard = lambda: self._current.guard
+        self.block.remove_unpublished = lambda identity: None
         core = self
 
         class Locks(self.lock.RecordLocks):  # type: ignore[misc, name-defined]
