@@ -95,7 +95,7 @@ class Storm:
         self.works = works
         directory.mkdir(parents=True, exist_ok=True)
         self.data = directory / "data"
-        self.stats = {"capacity": 1024, "max_workers": 3, "snapshot_interval_ms": 100, **(stats or {})}
+        self.stats = {"capacity": 8192, "max_workers": 3, "snapshot_interval_ms": 100, **(stats or {})}
         self.ledger = Ledger(directory / "ledger", workers)
         self.running: dict[int, Worker] = {}
         self._base = self._doubt = self._shared_lost = self._highest = 0
