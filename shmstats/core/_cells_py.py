@@ -499,7 +499,7 @@ def sum_columns(
         or rows > (len(block) - cells) // row_bytes
         or rows > (len(block) - pages) // bitmap_bytes
     ):
-        raise ValueError("the cells do not fit into the block")
+        raise BufferError("the cells do not fit into the block")
     values: Any = np.ndarray((rows, columns), "<i8", block, cells, (row_bytes, _CELL_BYTES))
     bits = np.frombuffer(block, np.uint8, rows * bitmap_bytes, pages).reshape(rows, bitmap_bytes)
     reserved = np.unpackbits(bits, axis=1, bitorder="little")

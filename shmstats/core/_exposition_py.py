@@ -282,7 +282,7 @@ def merge_histograms(
         or rows > (len(block) - pages) // bitmap_bytes
     )
     if is_wrong or any(width < _FIRST_BUCKET or first + width > columns for first, width in spans):
-        raise ValueError("the cells do not fit into the block")
+        raise BufferError("the cells do not fit into the block")
     values: Any = np.ndarray((rows, columns), "<i8", block, cells, (row_bytes, 8))
     words: Any = np.ndarray((rows, columns, 2), "<u4", block, cells, (row_bytes, 8, 4))
     bits = np.frombuffer(block, np.uint8, rows * bitmap_bytes, pages).reshape(rows, bitmap_bytes)

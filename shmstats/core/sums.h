@@ -172,7 +172,7 @@ merge_histograms(PyObject *Py_UNUSED(module), PyObject *args)
     Py_ssize_t most = is_within(&grid, block.len) ? widest(spans, count, grid.columns) : -1;
     Cell *copy = most < 0 ? NULL : malloc((size_t)most * sizeof *copy + 1);
     if (most < 0)
-        PyErr_SetString(PyExc_ValueError, "the cells do not fit into the block");
+        PyErr_SetString(PyExc_BufferError, "the cells do not fit into the block");
     else if (copy == NULL)
         PyErr_NoMemory();
     else {
@@ -202,7 +202,7 @@ sum_columns(PyObject *Py_UNUSED(module), PyObject *args)
     PyObject *result = NULL;
     grid.base = block.buf;
     if (!is_within(&grid, block.len))
-        PyErr_SetString(PyExc_ValueError, "the cells do not fit into the block");
+        PyErr_SetString(PyExc_BufferError, "the cells do not fit into the block");
     else
         result = PyByteArray_FromStringAndSize(NULL, grid.columns * (Py_ssize_t)sizeof(int64_t));
     if (result != NULL) {
