@@ -26,7 +26,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -52,6 +52,9 @@ from .records import (
 )
 from .space import Space
 from .stripes import Stripes
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _ROOM_STEP = 16
 
@@ -135,17 +138,29 @@ class NameTable(Records):
         self._have_room(usage, 1, wanted.width, -(-len(key) // _ROOM_STEP) * _ROOM_STEP)
         if wanted.width:
             self._stripes.place(record)
-        self.index.append((key,), packed(wanted, time.time_ns()))
+        self.index.append(key, packed(wanted, time.time_ns(), len(key)))
         return record
 
-    def add_all(self, keys: list[bytes], records: np.ndarray[Any, np.dtype[Any]]) -> tuple[int, list[int]]:
-        """Add many names that are not there, behind all others, without looking for room that removed ones left.
+    def add_all(
+        self, keys: bytes, records: np.ndarray[Any, np.dtype[Any]], values: npt.NDArray[np.int64]
+    ) -> tuple[int, npt.NDArray[np.int64]]:
+        """Add many names that are not there, with their values, in one step under the table lock, which is held.
 
-        The table lock is held. Memory behind the cells is the caller's to reserve.
+        They go behind all others, without looking for room that removed ones left, and nobody may look at the block
+        yet. What is labelled needs its family before::
+
+            records = np.zeros(len(keys), NAME)
+            records["kind"], records["flags"], records["width"] = Kind.COUNTER, MONOTONIC, COUNTER_WIDTH
+            records["length"] = [len(key) for key in keys]
+            with block.exclusive():
+                first, cells = block.names.add_all(b"".join(keys), records, values)
 
         Args:
-            keys: of the names, all different.
-            records: what each is, as an array of `NAME`: what is said of its places is yet to be given.
+            keys: of the names, all different, one behind the other.
+            records: what each is, as an array of `NAME`: kind, mode, flags, width, family (number + 1), declaration,
+                the length of the key, and when it was made. The rest is filled in.
+            values: for each the integer that is its first value, in the shared row: the total of a counter, or an
+                integer of a gauge. What has other values is 0 then, and its values are put by the caller.
 
         Returns:
             The number of the first record, and the first cell of each.
@@ -153,11 +168,12 @@ class NameTable(Records):
         Raises:
             BlockFullError: there is not room for all of them. Nothing was changed.
         """
-        cell, widths = self.cells_used, records["width"].astype(np.int64)
-        rooms = sum([-(-len(key) // _ROOM_STEP) for key in keys]) * _ROOM_STEP
-        self._have_room(self.index.usage(), len(keys), int(widths.sum()), rooms)
-        number = self.index.append(keys, records.tobytes())
-        return number, (cell + np.cumsum(widths) - widths).tolist()
+        widths = records["width"].astype(np.int64)
+        cells = self.cells_used + np.cumsum(widths) - widths
+        rooms = int((-(-records["length"].astype(np.int64) // _ROOM_STEP)).sum()) * _ROOM_STEP
+        self._have_room(self.index.usage(), len(records), int(widths.sum()), rooms)
+        self._stripes.store(cells, widths, values)
+        return self.index.append(keys, records.tobytes()), cells
 
     def set_created(self, number: int, moment: int) -> None:
         """Note when a name was made, in ns since 1970. The table lock is held; readers are to look anew afterwards."""

@@ -85,15 +85,16 @@ def width_of(declared: Declaration) -> int:
     return 3 if declared.mode is Mode.LAST else 5
 
 
-def packed(wanted: Record, created: int) -> bytes:
+def packed(wanted: Record, created: int, length: int = 0) -> bytes:
     """Return what is wanted of a record that is to be added, as the bytes of a `NAME`; its places are yet to be found.
 
     Args:
         wanted: what it is.
         created: when it was made, in ns since 1970; 0 where that is not known.
+        length: of its key.
     """
     _, kind, flags, _, width, mode, family, declaration = wanted
-    return _NAME.pack(0, kind, mode, flags, width, 0, family + 1, 0, declaration, 0, 0, 0, 0, 0, 0, created)
+    return _NAME.pack(0, kind, mode, flags, width, 0, family + 1, 0, declaration, 0, 0, length, 0, 0, 0, created)
 
 
 #: What a name becomes that no family says anything of.

@@ -91,15 +91,13 @@ def _register(block: Block, part: list[_Saved]) -> None:
             numbers[what] = len(numbers)
         which.append(numbers[what])
         wanted.append(record)
-    width = sum(record.width for record in wanted)
-    cell = block.names.cells_used
-    if cell + width <= block.layout.columns and not block.space.reserve_cells(SHARED_ROW, cell, width):
-        raise BlockFullError("shared memory is full")
     records = np.frombuffer(b"".join(packed(record, 0) for record in made.values()), NAME)[which]
     records["created"] = [name.created for name, _, _ in part]
-    first, cells = block.names.add_all([key for _, key, _ in part], records)
-    counters = [i for i, (name, _, _) in enumerate(part) if name.kind is Kind.COUNTER]
-    block.stripes.store_counters([cells[i] for i in counters], [part[i].value for i in counters])
+    records["length"] = [len(key) for _, key, _ in part]
+    totals = [saved.value if saved.name.kind is Kind.COUNTER else 0 for saved in part]
+    keys = b"".join([key for _, key, _ in part])
+    first, firsts = block.names.add_all(keys, records, np.array(totals, np.int64))
+    cells = firsts.tolist()
     for i, (name, _, value) in enumerate(part):
         if name.kind is not Kind.COUNTER:
             _put(block, wanted[i]._replace(number=first + i, cell=cells[i]), name, value)

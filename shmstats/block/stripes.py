@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from .errors import BlockFullError
 from .layout import Layout
 from .records import Record
 from .space import Space
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 SHARED_ROW = 0
 
@@ -62,7 +65,17 @@ class Stripes:
         for row in self.rows_of(record):
             self._cells.clear(row, record.cell, record.width, record.kind is Kind.HISTOGRAM)
 
-    def store_counters(self, columns: list[int], values: list[Any]) -> None:
-        """Set counters to integers in row 0, which has memory there. The block is not yet anyone else's."""
+    def store(self, cells: npt.NDArray[np.int64], widths: npt.NDArray[np.int64], values: npt.NDArray[np.int64]) -> None:
+        """Store the first value of series that are being added behind all others, integers, in the shared row.
+
+        Raises:
+            BlockFullError: there is no memory for them. Nothing was changed.
+        """
+        used = np.flatnonzero(widths)
+        if not len(used):
+            return
+        first, end = int(cells[used[0]]), int(cells[used[-1]] + widths[used[-1]])
+        if not self._space.reserve_cells(SHARED_ROW, first, end - first):
+            raise BlockFullError("shared memory is full")
         row = np.frombuffer(self._buf, CELL, self._layout.columns, self._layout.cells)
-        row["value"][np.array(columns, np.intp) + 1] = values
+        row["value"][cells[used] + 1] = values[used]

@@ -422,12 +422,12 @@ class NameIndex:
         changing, and bytes of the heap in use.
         """
 
-    def append(self, keys: Sequence[bytes], records: bytes, /) -> int:
+    def append(self, keys: bytes, records: bytes, /) -> int:
         """Add names that are not there behind all others, in one step; returns the number of the first.
 
         Args:
-            keys: of the names.
-            records: a record for each. State, cell, hash and place of the key are filled in.
+            keys: of the names, one behind the other.
+            records: a record for each, with the length of its key. State, cell, hash and place are filled in.
         """
 
     def replace(self, number: int, key: bytes, record: bytes, /) -> None:

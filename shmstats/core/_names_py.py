@@ -88,28 +88,34 @@ class NameIndex:
         places = self._names_used, self._removed, self._cells, self._slots, self._changing
         return (*(self._words[place] for place in places), self._longs[self._heap_used])
 
-    def append(self, keys: Sequence[bytes], records: bytes) -> int:
+    def append(self, keys: bytes, records: bytes) -> int:
         """Add names that are not there behind all others, in one step; the table lock is held."""
         words, longs = self._words, self._longs
         first, cell, heap = words[self._names_used], words[self._cells], longs[self._heap_used]
+        if len(records) % NAME.itemsize:
+            raise BufferError("the names do not fit into the block")
         templates = list(_NAME.iter_unpack(records))
-        rooms = [-(-len(key) // _ROOM_STEP) * _ROOM_STEP for key in keys]
+        lengths = [template[_LENGTH] for template in templates]
+        rooms = [-(-length // _ROOM_STEP) * _ROOM_STEP for length in lengths]
         columns = sum(template[_WIDTH] for template in templates)
         if (
-            len(templates) != len(keys)
-            or first + len(keys) > self._capacity
+            sum(lengths) != len(keys)
+            or first + len(templates) > self._capacity
             or cell + columns > self._columns
             or heap + sum(rooms) > self._heap_bytes
         ):
             raise BufferError("the names do not fit into the block")
         words[self._changing] = 1
         hashes = []
-        for number, (key, room, template) in enumerate(zip(keys, rooms, templates, strict=True), first):
-            self._block[self._heap + heap : self._heap + heap + len(key)] = key
+        begin = 0
+        for number, (length, room, template) in enumerate(zip(lengths, rooms, templates, strict=True), first):
+            key = keys[begin : begin + length]
+            begin += length
+            self._block[self._heap + heap : self._heap + heap + length] = key
             hashes.append(self.hash(key) ^ template[_DECLARATION])
             _NAME.pack_into(
                 *(self._block, self._names + number * NAME.itemsize, LIVE, *template[_KIND:_CELL], cell),
-                *(template[_FAMILY], hashes[-1], template[_DECLARATION], heap, room, len(key), 0, 0, 0),
+                *(template[_FAMILY], hashes[-1], template[_DECLARATION], heap, room, length, 0, 0, 0),
                 template[_CREATED],
             )
             heap += room
@@ -117,7 +123,7 @@ class NameIndex:
         longs[self._heap_used], words[self._cells] = heap, cell
         for template in templates:
             self._count(template[_FLAGS], template[_FAMILY], 1)
-        words[self._names_used] = first + len(keys)
+        words[self._names_used] = first + len(templates)
         for number, hashed in enumerate(hashes, first):
             self.enter(number, hashed)
         words[self._changing] = 0

@@ -151,56 +151,63 @@ NameIndex_usage(NameIndex *self, PyObject *Py_UNUSED(ignored))
                          (unsigned long long)GET(LONG_NUMBER(self, HEAP_USED)));
 }
 
-/* Whether so many names, with their keys, have room; 0 with an exception set. */
-static int
-NameIndex_have_room(const NameIndex *self, PyObject *const *keys, Py_ssize_t n, const Py_buffer *records)
+/* The i-th of the records that are given as bytes. */
+static Record
+given_name(const Py_buffer *records, Py_ssize_t i)
 {
-    uint64_t columns = GET(NUMBER(self, CELLS_USED)), heap = GET(LONG_NUMBER(self, HEAP_USED));
-    if (records->len != n * (Py_ssize_t)sizeof(Record) || n > self->capacity - (Py_ssize_t)GET(NUMBER(self, COUNT))
-        || heap > (uint64_t)self->heap_bytes || heap % 8 != 0)
-        return PyErr_SetString(PyExc_BufferError, "the names do not fit into the block"), 0;
-    for (Py_ssize_t i = 0; i < n; i++) {
-        Record wanted;
-        memcpy(&wanted, (const char *)records->buf + i * (Py_ssize_t)sizeof wanted, sizeof wanted);
-        if (!PyBytes_Check(keys[i]))
-            return PyErr_SetString(PyExc_TypeError, "a key must be bytes"), 0;
-        columns += wanted.width;
-        heap += (uint64_t)(PyBytes_GET_SIZE(keys[i]) + KEY_ROOM - 1) / KEY_ROOM * KEY_ROOM;
-        if (columns > (uint64_t)self->columns || heap > (uint64_t)self->heap_bytes)
-            return PyErr_SetString(PyExc_BufferError, "the names do not fit into the block"), 0;
-    }
-    return 1;
+    Record name;
+    memcpy(&name, (const char *)records->buf + i * (Py_ssize_t)sizeof name, sizeof name);
+    return name;
 }
 
-static int
-append_names(NameIndex *self, PyObject *const *keys, Py_ssize_t n, const char *records, uint32_t first)
+/* How many names are given by their keys, one behind the other, and records; -1 with an exception set where they do
+ * not belong together or have no room. */
+static Py_ssize_t
+names_that_fit(const NameIndex *self, const Py_buffer *keys, const Py_buffer *records)
 {
-    uint32_t cell = GET(NUMBER(self, CELLS_USED));
+    uint64_t columns = GET(NUMBER(self, CELLS_USED)), heap = GET(LONG_NUMBER(self, HEAP_USED)), length = 0;
+    Py_ssize_t n = records->len / (Py_ssize_t)sizeof(Record);
+    int fit = records->len % (Py_ssize_t)sizeof(Record) == 0 && heap % 8 == 0
+              && n <= self->capacity - (Py_ssize_t)GET(NUMBER(self, COUNT));
+    for (Py_ssize_t i = 0; i < n && fit; i++) {
+        Record wanted = given_name(records, i);
+        columns += wanted.width;
+        heap += room_of(wanted.length);
+        length += wanted.length;
+        fit = columns <= (uint64_t)self->columns && heap <= (uint64_t)self->heap_bytes;
+    }
+    if (fit && length == (uint64_t)keys->len)
+        return n;
+    PyErr_SetString(PyExc_BufferError, "the names do not fit into the block");
+    return -1;
+}
+
+/* Add names that have room behind all others. */
+static int
+append_names(NameIndex *self, const char *keys, const Py_buffer *records, Py_ssize_t n)
+{
+    uint32_t cell = GET(NUMBER(self, CELLS_USED)), first = GET(NUMBER(self, COUNT));
     uint64_t heap = GET(LONG_NUMBER(self, HEAP_USED));
     PUT(NUMBER(self, CHANGING), 1);
     STOP_POINT();
     for (Py_ssize_t i = 0; i < n; i++) {
-        const char *key = PyBytes_AS_STRING(keys[i]);
-        size_t length = (size_t)PyBytes_GET_SIZE(keys[i]);
-        Record name;
-        memcpy(&name, records + i * (Py_ssize_t)sizeof name, sizeof name);
+        Record name = given_name(records, i);
         name.state = RECORD_LIVE;
         name.cell = cell;
-        name.hash = hash_of((const unsigned char *)key, length, self->salt) ^ name.declaration;
+        name.hash = hash_of((const unsigned char *)keys, name.length, self->salt) ^ name.declaration;
         name.key = heap;
-        name.length = (uint32_t)length;
-        name.room = (name.length + KEY_ROOM - 1) / KEY_ROOM * KEY_ROOM;
+        name.room = room_of(name.length);
         name.note = name.note_room = name.members = 0;
-        store_key(self, heap, key, length);
+        store_key(self, heap, keys, name.length);
         store_name(self, first + i, &name);
+        keys += name.length;
         heap += name.room;
         cell += name.width;
     }
     PUT(LONG_NUMBER(self, HEAP_USED), heap);
     PUT(NUMBER(self, CELLS_USED), cell);
     for (Py_ssize_t i = 0; i < n; i++) {
-        Record name;
-        memcpy(&name, records + i * (Py_ssize_t)sizeof name, sizeof name);
+        Record name = given_name(records, i);
         count_name(self, &name, 1);
     }
     STOP_POINT();
@@ -217,18 +224,17 @@ append_names(NameIndex *self, PyObject *const *keys, Py_ssize_t n, const char *r
 static PyObject *
 NameIndex_append(NameIndex *self, PyObject *args)
 {
-    PyObject *given;
-    Py_buffer records;
-    if (!PyArg_ParseTuple(args, "Oy*", &given, &records))
+    Py_buffer keys, records;
+    if (!PyArg_ParseTuple(args, "y*y*", &keys, &records))
         return NULL;
-    PyObject *result = NULL, *keys = PySequence_Fast(given, "the keys must be a sequence");
-    if (keys != NULL && NameIndex_is_open(self, 1)
-        && NameIndex_have_room(self, PySequence_Fast_ITEMS(keys), PySequence_Fast_GET_SIZE(keys), &records)) {
+    PyObject *result = NULL;
+    Py_ssize_t n = NameIndex_is_open(self, 1) ? names_that_fit(self, &keys, &records) : -1;
+    if (n >= 0) {
         uint32_t first = GET(NUMBER(self, COUNT));
-        if (append_names(self, PySequence_Fast_ITEMS(keys), PySequence_Fast_GET_SIZE(keys), records.buf, first) == 0)
+        if (append_names(self, keys.buf, &records, n) == 0)
             result = PyLong_FromUnsignedLong(first);
     }
-    Py_XDECREF(keys);
+    PyBuffer_Release(&keys);
     PyBuffer_Release(&records);
     return result;
 }

@@ -76,6 +76,13 @@ word_at(const char *text, size_t length, size_t n)
     return word;
 }
 
+/* The bytes that a key takes in the heap. */
+static uint32_t
+room_of(uint32_t length)
+{
+    return (uint32_t)(((uint64_t)length + KEY_ROOM - 1) / KEY_ROOM * KEY_ROOM);
+}
+
 static int
 has_key(const NameIndex *names, const Record *name, const char *key, size_t length)
 {
