@@ -16,7 +16,7 @@ from typing import Any
 #: Schemas that Prometheus' native histograms have, from bounds at powers of 2 to bounds at powers of 2^(1/256).
 SCHEMAS = range(9)
 
-#: How far the ends of a range may be from each other, and buckets that a histogram may have.
+#: How many doublings the ends of a range may be from each other, and buckets that a histogram may have.
 MAX_OCTAVES = 64
 MAX_BUCKETS = 8192
 
@@ -80,7 +80,7 @@ def exponential(schema: int, first: int, octaves: int, factor: int) -> Exponenti
     if not (
         schema in SCHEMAS
         and factor in (1, 1000)
-        and 1 <= octaves <= MAX_OCTAVES
+        and 1 <= octaves <= MAX_OCTAVES + 1  # the ends of a range need not be bounds
         and octaves << schema <= MAX_BUCKETS
         and first >= _LOWEST
         and first + octaves + factor.bit_length() <= _HIGHEST
@@ -129,13 +129,16 @@ def bounds_of_error(error: float, low: float, high: float, factor: int = 1) -> E
             f"error must be at least {finest:.4f}, the finest that Prometheus' histograms have, not {error}"
         )
     lowest, highest = (math.ldexp(factor, power) for power in (_LOWEST, _HIGHEST - factor.bit_length()))
+    if not low < high:
+        raise ValueError(f"range must be ascending, the smallest value and then the largest, not {(low, high)}")
     if not lowest < low < high <= highest:
-        raise ValueError(f"range must be two numbers from {lowest:.3g} to {highest:.3g}, ascending, not {(low, high)}")
+        raise ValueError(f"range must be from more than {lowest:.3g} to at most {highest:.3g}, not {(low, high)}")
     schema = next(schema for schema in SCHEMAS if _error(schema) <= error)
     first, last = _power_below(low, factor), _power_below(high, factor) + 1
-    if last - first > MAX_OCTAVES:
+    if high > low * 2.0**MAX_OCTAVES:
+        found = math.log2(high) - math.log2(low)
         raise ValueError(
-            f"range must be of at most {MAX_OCTAVES} octaves (doublings), not {last - first}: {(low, high)}; what is"
+            f"range must be of at most {MAX_OCTAVES} octaves (doublings), not {found:.0f}: {(low, high)}; what is"
             " outside of it is counted all the same"
         )
     if last - first << schema > MAX_BUCKETS:

@@ -11,7 +11,7 @@ import itertools
 import math
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime
 
 from .attachment.own_metrics import OWN
@@ -383,10 +383,16 @@ def _exponential(unit: str, error: object, range_: object) -> Bounds:
     is_time = unit in TIME_UNITS
     if range_ is None:
         range_ = TIME_RANGE if is_time else DEFAULT_RANGE
-    if not isinstance(range_, Sequence) or isinstance(range_, str) or len(range_) != 2:
+    ends = tuple(range_) if isinstance(range_, Iterable) and not isinstance(range_, (str, bytes, Mapping, Set)) else ()
+    if len(ends) != 2:
         raise TypeError(f"range must be two numbers, the smallest and the largest value, not {range_!r:.80}")
-    low, high = (check_number("range", end) for end in range_)
-    return bounds_of_error(float(check_number("error", error)), float(low), float(high), 1000 if is_time else 1)
+    low, high = (_finite("an end of range", end) for end in ends)
+    return bounds_of_error(_finite("error", error), low, high, 1000 if is_time else 1)
+
+
+def _finite(what: str, number: object) -> float:
+    """Check a finite number, however large an integer it is."""
+    return float(check_number(what, _bound(what, number) if isinstance(number, int) else number))
 
 
 def check_buckets(buckets: object) -> tuple[float, ...]:
@@ -396,11 +402,11 @@ def check_buckets(buckets: object) -> tuple[float, ...]:
         TypeError: it is no iterable of numbers.
         ValueError: there are none or too many, or one is not finite or not above the one before.
     """
-    if isinstance(buckets, str) or not isinstance(buckets, Iterable):
+    if isinstance(buckets, (str, bytes)) or not isinstance(buckets, Iterable):
         raise TypeError(
             f'buckets must be a sequence of numbers or "exponential", not {type(buckets).__name__} ({buckets!r:.80})'
         )
-    bounds = tuple(_bound(bound) for bound in buckets)
+    bounds = tuple(_bound("an upper bound in buckets", bound) for bound in buckets)
     if len(bounds) > 1 and math.isinf(bounds[-1]):
         bounds = bounds[:-1]  # there is always a bucket for what lies above all bounds
     if not 1 <= len(bounds) <= MAX_BOUNDS:
@@ -414,13 +420,13 @@ def check_buckets(buckets: object) -> tuple[float, ...]:
     return bounds
 
 
-def _bound(bound: object) -> float:
+def _bound(what: str, bound: object) -> float:
     if isinstance(bound, bool) or not isinstance(bound, (int, float)):
-        raise TypeError(f"an upper bound in buckets must be a number, not {type(bound).__name__} ({bound!r:.80})")
+        raise TypeError(f"{what} must be a number, not {type(bound).__name__} ({bound!r:.80})")
     try:
         return float(bound)
     except OverflowError:
-        raise ValueError(f"an upper bound in buckets must fit a float, not {bound!r:.40}…") from None
+        raise ValueError(f"{what} must fit a float, not an integer of {int(bound).bit_length()} bits") from None
 
 
 def _text(what: str, text: object, most: int) -> str:

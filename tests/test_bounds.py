@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 SMALLEST, NORMAL = 5e-324, 2.0**-1022
@@ -81,11 +82,18 @@ def test_the_schema_is_the_coarsest_whose_error_is_small_enough(error: float, sc
         ({"error": "5 %"}, "error must be a number"),
         ({"range": (10, 1)}, "ascending"),
         ({"range": (5, 5)}, "ascending"),
-        ({"range": (0, 1)}, "range must be two numbers from"),
-        ({"range": (-1, 1)}, "range must be two numbers from"),
+        ({"range": (0, 1)}, "range must be from more than"),
+        ({"range": (-1, 1)}, "range must be from more than"),
         ({"range": (1e-40, 1e20)}, "at most 64 octaves"),
-        ({"range": (1, float("inf"))}, "range must be finite"),
+        ({"range": (1, 2**200)}, "range must be of at most 64 octaves .doublings., not 200"),
+        ({"range": (1, 10**400)}, "an end of range must fit a float"),
+        ({"range": (1, float("inf"))}, "an end of range must be finite"),
+        ({"range": (float("nan"), 1)}, "an end of range must be finite"),
+        ({"range": ("1", "2")}, "an end of range must be a number"),
         ({"range": 5}, "range must be two numbers"),
+        ({"range": {2, 1}}, "range must be two numbers"),
+        ({"error": 10**400}, "error must fit a float"),
+        ({"buckets": b"exponential"}, "not bytes"),
         ({"error": 0.002, "range": (1e-9, 1e9)}, "a larger error or a smaller range"),
         ({"buckets": (1, 2), "error": 0.05}, 'buckets="exponential"'),
         ({"buckets": "fine"}, "exponential"),
@@ -97,6 +105,15 @@ def test_what_cannot_be_is_told(arguments: dict[str, Any], says: str) -> None:
 
     with pytest.raises((TypeError, ValueError), match=says):
         Registry().declare("c", "h", **{"kind": "histogram", "buckets": "exponential", **arguments})
+
+
+@pytest.mark.parametrize("ends", [(1, 2**64), (0.75, 0.75 * 2.0**64), [1, 100], np.array([1.0, 1e6])])
+def test_a_range_of_64_doublings_and_any_two_numbers_are_taken(ends: Any) -> None:
+    from shmstats.checks import make_bounds
+
+    bounds = make_bounds("histogram", "bytes", "exponential", None, ends)
+    assert bounds[0] < ends[0]
+    assert ends[1] <= bounds[-1]
 
 
 def test_bounds_survive_json_pickle_and_a_copy_as_the_same_object() -> None:

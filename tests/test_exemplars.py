@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from export.messages import read
 from helpers import PythonRunner
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -84,6 +85,45 @@ def test_what_is_no_exemplar_is_told_and_nothing_is_counted(stats: Any, wrong: A
         with pytest.raises((TypeError, ValueError), match=says):
             call()
     assert (stats.get("api", "calls"), stats.get("db", "query")) == (0, 0)
+
+
+def test_each_is_at_the_sample_of_its_own_series_whatever_that_is_called(stats: Any) -> None:
+    """In a clash of names, with names that need cleaning, and in a category that is part of a reserved word."""
+    from shmstats.export import protobuf
+    from shmstats.export.prometheus import shared
+    from shmstats.export.view import View
+
+    counted = {("c", "hits"): {}, ("c", "hits_total"): {}, ("client", "user.login"): {"kind": "a"}, ("c", "plain"): {}}
+    stats.incr("c", "plain", 1)
+    stats.incr("c", "hits", 1, labels={"page": "x"})
+    for n, ((category, metric), labels) in enumerate(counted.items(), 2):
+        stats.incr(category, metric, n, labels=labels, exemplar={"of": metric})
+    for escaping in ("underscores", "allow-utf-8", "dots", "values"):
+        page = shared.openmetrics(stats.read(), View(escaping=escaping)).decode()
+        samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+        marked = {sample.value: sample.exemplar.labels["of"] for sample in samples if sample.exemplar is not None}
+        assert marked == {2: "hits", 3: "hits_total", 4: "user.login", 6: "plain"}, escaping
+        families = read(protobuf.render(stats.read(), View(escaping=escaping)))
+        counters = [metric.counter for family in families for metric in family.metric]
+        assert marked == {
+            counter.value: counter.exemplar.label[0].value for counter in counters if counter.HasField("exemplar")
+        }
+        assert {counter.exemplar.value for counter in counters if counter.HasField("exemplar")} == {2, 3, 4, 5}
+
+
+def test_a_misspelt_keyword_is_named(stats: Any) -> None:
+    calls = (
+        lambda: stats.incr("api", "calls", examplar={}),
+        lambda: stats.counter("api", "calls").incr(examplar={}),
+        lambda: stats.counter("api", "calls").incr(1, examplar={}),
+        lambda: stats.counter("api", "calls").decr(examplar={}),
+        lambda: stats.gauge("api", "open").incr(examplar={}),
+        lambda: stats.timing("db", "query", 1, examplar={}),
+        lambda: stats.histogram("db", "query").observe(1, examplar={}),
+    )
+    for call in calls:
+        with pytest.raises(TypeError, match="got an unexpected keyword argument 'examplar'"):
+            call()
 
 
 def test_neither_a_gauge_nor_what_was_reset_has_one(stats: Any) -> None:

@@ -152,7 +152,29 @@ def test_the_page_can_be_read_whatever_a_state_is_called_and_labelled(stats: Any
     assert sum(value for (name, _), value in openmetrics(stats)[1].items() if name == "phase") == 2
 
 
-def test_only_its_own_call_changes_what_is_said_in_words(stats: Any) -> None:
+UNDECLARED = """
+    from shmstats import KindError, stats
+    calls = (
+        lambda: stats.incr("app", "build"),
+        lambda: stats.decr("app", "build", labels={"version": "1"}),
+        lambda: stats.gauge("job", "phase", 7, labels={"state": "idle"}),
+        lambda: stats.gauge("job", "phase", labels={"state": "running"}).incr(2),
+        lambda: stats.absolute("job", "phase", 7, labels={"state": "idle"}),
+        lambda: stats.counter("app", "build", labelnames=("version",)).labels("2").incr(),
+        lambda: stats.timing("app", "build", 1),
+        lambda: stats.timestamp("job", "phase"),
+    )
+    for call in calls:
+        try:
+            call()
+        except KindError as error:
+            assert "is its only call" in str(error), error
+        else:
+            raise AssertionError("something else than its own call has changed it")
+"""
+
+
+def test_only_its_own_call_changes_what_is_said_in_words(stats: Any, python: PythonRunner) -> None:
     stats.declare("job", "phase", kind="state", states=(IDLE, RUNNING))
     stats.info("app", "build", {"version": "1"})
     for call in (
@@ -162,8 +184,12 @@ def test_only_its_own_call_changes_what_is_said_in_words(stats: Any) -> None:
     ):
         with pytest.raises(ValueError, match="is declared"):
             call()
+    stats.state("job", "phase", RUNNING)
+    before = openmetrics(stats)
+    python.run(UNDECLARED)
+    assert openmetrics(stats) == before
     assert stats.reset("app") == 1
-    assert openmetrics(stats)[1] == {}
+    assert "build" not in openmetrics(stats)[0]
 
 
 def test_they_are_not_saved(stats: Any) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from ..block import KindError, Record, SeriesLimitError
 from ..block.keys import OVERFLOW, decode_key, encode_key, overflow_key
 from ..block.lock import process_guard
+from ..block.outdated import refuse_shown
 from ..bounds import Bounds, buckets_of, rebucketed, scale_of
 from ..core import Counter, Gauge, Histogram, Series
 from ..layout import INT64_MAX, INT64_MIN
@@ -164,11 +165,8 @@ class SharedProvider(Reads, Changes, Shown):
         limit = self._settings.stats.max_series_per_metric
         definition = self._declared.get((series.category, series.metric))
         mine = None if definition is None else definition.declared
-        if mine is not None and mine.shown:
-            raise KindError(
-                f"metric {series.metric!r} of category {series.category!r} is declared with kind={mine.shown!r}:"
-                f" stats.{mine.shown} is its only call"
-            )
+        if mine is not None:
+            refuse_shown(key, mine)
         try:
             return key, block.find_or_add(key, kind, limit, mine, whole)
         except SeriesLimitError:

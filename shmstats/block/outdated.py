@@ -14,7 +14,7 @@ import numpy as np
 from ..layout import LIVE
 from ..series import Declaration, Kind, Labels
 from .declarations import Definition, describe, digest, encode_definition, fits
-from .errors import BlockFullError
+from .errors import BlockFullError, KindError
 from .keys import decode_key, family_key
 from .metrics import Metrics
 from .records import DECLARED, FAMILY, WITHDRAWN, Record
@@ -36,6 +36,9 @@ def counted_under(
         kind: that the process uses it as.
         mine: what the process itself has declared; None where it has not.
         whole: whether what it counts or sets is an integer, as a counter takes it.
+
+    Raises:
+        KindError: the metric is an info or a state, and the process has not declared it.
     """
     current = None if family is None else block.definition(family)
     if family is None or current is None:
@@ -44,6 +47,7 @@ def counted_under(
     if mine is not None:
         return mine if withdrawn or not fits(mine, current.declared) else None
     if current.moment <= block.worker.attached:
+        refuse_shown(key, current.declared)
         return None  # the declaration was there first: whoever uses the metric otherwise is mistaken
     mine = Declaration(kind, labelnames=_names(decode_key(key)[2]))
     if not withdrawn and fits(mine, current.declared):
@@ -56,9 +60,29 @@ def counted_under(
 
 def _can_be(used: Declaration, declared: Declaration) -> bool:
     """Tell whether what a process does with a metric that it has not declared is possible with the declared one."""
+    if declared.shown:
+        return False
     numbers = (Kind.COUNTER, Kind.GAUGE)
     kinds = used.kind is declared.kind or (used.kind in numbers and declared.kind in numbers)
     return kinds and declared.labelnames in (None, used.labelnames)
+
+
+def refuse_shown(key: bytes, declared: Declaration) -> None:
+    """Refuse to count into a metric that is shown in words.
+
+    Args:
+        key: of the metric, or of one of its series.
+        declared: what is declared of it.
+
+    Raises:
+        KindError: it is an info or a state.
+    """
+    if declared.shown:
+        category, metric, _ = decode_key(key)
+        raise KindError(
+            f"metric {metric!r} of category {category!r} is declared with kind={declared.shown!r}:"
+            f" stats.{declared.shown} is its only call"
+        )
 
 
 def _names(labels: Labels) -> tuple[str, ...]:

@@ -222,6 +222,17 @@ Series_repr(Series *self)
                                 self->metric);
 }
 
+/* The name of a keyword argument other than n; NULL where there is none. */
+static PyObject *
+other_keyword(PyObject *kwnames)
+{
+    for (Py_ssize_t i = 0; kwnames != NULL && i < PyTuple_GET_SIZE(kwnames); i++) {
+        if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, i), "n") != 0)
+            return PyTuple_GET_ITEM(kwnames, i);
+    }
+    return NULL;
+}
+
 /* The one argument of incr and decr, by position or as n=; NULL and *bad where there are others. */
 static inline PyObject *
 one_or_nothing(const char *function, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int *bad)
@@ -237,19 +248,10 @@ one_or_nothing(const char *function, PyObject *const *args, Py_ssize_t nargs, Py
              && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "n") == 0)
         return args[0];
     *bad = 1;
-    PyErr_Format(PyExc_TypeError, "%s() takes one argument, n", function);
+    PyObject *other = other_keyword(kwnames);
+    const char *format = other != NULL ? "%s() got an unexpected keyword argument %R" : "%s() takes one argument, n";
+    PyErr_Format(PyExc_TypeError, format, function, other);
     return NULL;
-}
-
-/* Whether a call gives an exemplar, by name. */
-static int
-has_exemplar(PyObject *kwnames)
-{
-    for (Py_ssize_t i = 0; kwnames != NULL && i < PyTuple_GET_SIZE(kwnames); i++) {
-        if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, i), "exemplar") == 0)
-            return 1;
-    }
-    return 0;
 }
 
 enum { MOST_ARGUMENTS = 4 };
@@ -273,7 +275,7 @@ static __attribute__((noinline)) PyObject *
 Counter_move(Series *self, const char *function, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     int bad;
-    if (sign > 0 && has_exemplar(kwnames))
+    if (sign > 0 && other_keyword(kwnames) != NULL) /* an exemplar, or a mistake, which Python tells */
         return hand_over(self, self->state->str_count_with_exemplar, args, nargs, kwnames);
     PyObject *n = one_or_nothing(function, args, nargs, kwnames, &bad);
     if (UNLIKELY(bad))

@@ -6,11 +6,10 @@ The page is made without them, for they are few and change often; then the lines
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from shmstats.export.naming import Namer, Type
-from shmstats.export.view import View
-from shmstats.series import Exemplar, Kind, Labels, Name, Snapshot, label_text
+from shmstats.export.naming import ExposedSeries, Type
+from shmstats.series import Exemplar, Kind, Labels, Name, label_text
 
 #: What `Lines` of a format say of a histogram: what its values are divided by, and the number of each limit's bucket.
 _Limits = Callable[[Name], tuple[int, dict[str, int]]]
@@ -18,27 +17,24 @@ _Limits = Callable[[Name], tuple[int, dict[str, int]]]
 
 def with_exemplars(
     page: bytes,
-    snapshot: Snapshot,
-    view: View,
-    escaping: str,
+    noted: Iterable[tuple[Name, tuple[Exemplar, ...]]],
+    series_of: Callable[[Name], ExposedSeries | None],
     sample_text: Callable[[str, Labels], str],
     limits: _Limits,
 ) -> bytes:
-    """Return a page with the exemplars of a snapshot.
+    """Return a page with exemplars.
 
     Args:
         page: in OpenMetrics.
-        snapshot: that it was made of.
-        view: that it was made for.
-        escaping: of its names.
+        noted: the series that have exemplars, with them.
+        series_of: returns what a series is called on the page; None where it is not there.
         sample_text: returns the name and the labels of a sample.
         limits: of a histogram.
     """
-    namer = Namer(snapshot.system, escaping, view.namespace, view.labels)
     found: dict[bytes, bytes] = {}
-    for name, exemplars in snapshot.exemplars:
-        series = namer.add(name)
-        if series.family.type not in (Type.COUNTER, Type.HISTOGRAM):
+    for name, exemplars in noted:
+        series = series_of(name)
+        if series is None or series.family.type not in (Type.COUNTER, Type.HISTOGRAM):
             continue  # OpenMetrics has none of a gauge, as a counter is that was decremented
         for suffix, labels, exemplar, value in placed(name, exemplars, limits):
             sample = sample_text(series.family.exposed_name + suffix, (*series.labels, *labels))

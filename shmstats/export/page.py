@@ -9,6 +9,7 @@ any number of threads may render at once.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Iterator
@@ -76,6 +77,14 @@ class Page:
     def values(self, snapshot: Snapshot) -> list[Any]:
         """Return the values that `Member.position` counts, figures of the system in base units."""
         return [*snapshot.values, *system_values(snapshot), *snapshot.health.values()]
+
+    def series_of(self, name: Name) -> ExposedSeries | None:
+        """Return what a series is called on the page; None where it is not there."""
+        return self._series.get(name[:4])
+
+    @functools.cached_property
+    def _series(self) -> dict[tuple[Any, ...], ExposedSeries]:
+        return {member.name[:4]: member.series for member in self._own}
 
     def families(self, chosen: frozenset[str] = frozenset()) -> dict[ExposedFamily, list[int]]:
         """Return the families in the order of their first members, each with the places of its `members`.

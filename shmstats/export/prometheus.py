@@ -55,7 +55,7 @@ class Renderer:
         Raises:
             ValueError: a histogram's value has not one bucket more than its name has bounds.
         """
-        return self._rendered(snapshot, view, view.escaping or "underscores", _Text)
+        return self._rendered(snapshot, view, view.escaping or "underscores", _Text)[0]
 
     def text_utf8(self, snapshot: Snapshot, view: View = PLAIN) -> bytes:
         """Return the page in the text format 1.0.0, names in UTF-8 as they are written.
@@ -63,7 +63,7 @@ class Renderer:
         Raises:
             ValueError: as for `text`.
         """
-        return self._rendered(snapshot, view, view.escaping or "allow-utf-8", _Text)
+        return self._rendered(snapshot, view, view.escaping or "allow-utf-8", _Text)[0]
 
     def openmetrics(self, snapshot: Snapshot, view: View = PLAIN) -> bytes:
         """Return the page in OpenMetrics 1.0.0.
@@ -71,21 +71,23 @@ class Renderer:
         Raises:
             ValueError: as for `text`.
         """
-        escaping = view.escaping or "underscores"
-        page = self._rendered(snapshot, view, escaping, _OpenMetrics)
+        page, series_of = self._rendered(snapshot, view, view.escaping or "underscores", _OpenMetrics)
         if snapshot.exemplars:
-            page = with_exemplars(page, snapshot, view, escaping, _OpenMetrics.sample_text, _OpenMetrics.limits)
+            page = with_exemplars(page, snapshot.exemplars, series_of, _OpenMetrics.sample_text, _OpenMetrics.limits)
         return page + b"# EOF\n"
 
-    def _rendered(self, snapshot: Snapshot, view: View, escaping: str, form: type[_Text]) -> bytes:
+    def _rendered(
+        self, snapshot: Snapshot, view: View, escaping: str, form: type[_Text]
+    ) -> tuple[bytes, Callable[[Name], ExposedSeries | None]]:
+        """Return the page, and what tells what a series is called there."""
         if isinstance(snapshot, BlockSnapshot) and escaping in QUICK_ESCAPINGS:
-            return self._skeletons.fill(snapshot, view, escaping, form)
+            skeleton = self._skeletons.of(snapshot, view, escaping, form)
+            return skeleton.fill(snapshot), skeleton.series_of
         page = self._pages.of(snapshot, view, escaping)
         text = page.made.get(form)
         if text is None:
             text = page.made[form] = form(page, page.inherited.pop(form, None))
-        filled: bytes = text.fill(page, page.values(snapshot), view.names)
-        return filled
+        return text.fill(page, page.values(snapshot), view.names), page.series_of
 
 
 #: The renderer that the whole process shares.

@@ -11,13 +11,14 @@ import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from shmstats.bounds import Bounds, Exponential, shown_in_text
 from shmstats.export.exemplars import placed
-from shmstats.export.naming import Type, is_time
+from shmstats.export.naming import ExposedFamily, Type, is_time
 from shmstats.export.page import Member, Page, Pages
 from shmstats.export.prometheus import bound_text, text_limits
 from shmstats.export.view import PLAIN, View
@@ -55,8 +56,40 @@ def render(snapshot: Snapshot, view: View = PLAIN) -> bytes:
         messages = page.made[_Messages] = _Messages(page, frozenset())
     if view.names:
         messages = _Messages(page, view.names)
-    filled: bytes = messages.fill(page.values(snapshot), {name[:4]: found for name, found in snapshot.exemplars})
+    filled: bytes = messages.fill(page, snapshot)
     return filled
+
+
+class _CounterFamily(NamedTuple):
+    """The message of a family of counters in the template.
+
+    Attributes:
+        start: of the message, with its length.
+        head: of the message.
+        members: of the family.
+        starts: of each Metric, and the end of the last one.
+        end: of the message.
+    """
+
+    start: int
+    head: bytes
+    members: list[Member]
+    starts: list[int]
+    end: int
+
+    def with_exemplars(self, content: npt.NDArray[np.uint8], values: list[Any], exemplars: _Exemplars) -> bytes:
+        """Return the message with exemplars, of a template that is filled in."""
+        pieces = [self.head]
+        for member, (start, end) in zip(self.members, itertools.pairwise(self.starts), strict=True):
+            found = exemplars.get(member.name[:4])
+            if found:
+                exemplar = _exemplar(2, found[-1], found[-1].value)
+                counter = _double(1, float(values[member.position])) + exemplar + _created_of(member)
+                pieces.append(_message(4, _labels(member.series.labels) + _message(_VALUES[Type.COUNTER], counter)))
+            else:
+                pieces.append(content[start:end].tobytes())
+        message = b"".join((*pieces, content[self.starts[-1] : self.end].tobytes()))
+        return _varint(len(message)) + message
 
 
 class _Messages:
@@ -64,6 +97,7 @@ class _Messages:
 
     def __init__(self, page: Page, chosen: frozenset[str]) -> None:
         template = bytearray()
+        self._counters: dict[ExposedFamily, _CounterFamily] = {}
         self._positions: list[int] = []
         self._timestamps: list[int] = []
         self._histograms: list[tuple[bytes, bytes, list[tuple[Member, bytes]]]] = []
@@ -76,8 +110,9 @@ class _Messages:
                 self._histograms.append((head, unit, described))
                 continue
             metrics = [_message(4, labels + _number(member)) for member, labels in described]
-            length = len(head) + sum(map(len, metrics)) + len(unit)
+            start, length = len(template), len(head) + sum(map(len, metrics)) + len(unit)
             template += _varint(length) + head
+            starts = [*itertools.accumulate(map(len, metrics), initial=len(template))]
             for (member, _), metric in zip(described, metrics, strict=True):
                 template += metric
                 places.append(len(template) - len(_created_of(member)) - _DOUBLE.size)
@@ -85,17 +120,29 @@ class _Messages:
                 if member.name.kind is Kind.TIMESTAMP:
                     self._timestamps.append(member.position)
             template += unit
+            if family.type is Type.COUNTER:
+                own = [member for member, _ in described]
+                self._counters[family] = _CounterFamily(start, head, own, starts, len(template))
         self._template = np.frombuffer(bytes(template), np.uint8)
         self._places = np.array(places, np.intp).reshape(-1, 1) + np.arange(_DOUBLE.size)
 
-    def fill(self, values: list[Any], exemplars: _Exemplars) -> bytes:
-        """Return the messages with values in them, and exemplars of histograms."""
+    def fill(self, page: Page, snapshot: Snapshot) -> bytes:
+        """Return the messages with the values of a snapshot in them, and exemplars of counters and histograms."""
+        values = page.values(snapshot)
         for i in self._timestamps:
             values[i] /= 1_000_000
         content = self._template.copy()
         numbers = np.array([values[i] for i in self._positions], "<f8")
         content[self._places] = numbers.view(np.uint8).reshape(-1, _DOUBLE.size)
-        messages = [content.tobytes()]
+        exemplars = {name[:4]: found for name, found in snapshot.exemplars}
+        marked = {series.family for name, _ in snapshot.exemplars if (series := page.series_of(name)) is not None}
+        messages: list[bytes] = []
+        done = 0
+        for counters in sorted(counters for family, counters in self._counters.items() if family in marked):
+            messages.append(content[done : counters.start].tobytes())
+            messages.append(counters.with_exemplars(content, values, exemplars))
+            done = counters.end
+        messages.append(content[done:].tobytes())
         for head, unit, described in self._histograms:
             metrics = (
                 _message(4, labels + _histogram(member, values[member.position], exemplars))
@@ -130,6 +177,8 @@ def _histogram(member: Member, value: Distribution, exemplars: _Exemplars) -> by
     limits = {limit: cumulative[i] for i, limit in zip(shown_in_text(bounds), _limits(bounds, divisor), strict=True)}
     parts = [_integer(1, cumulative[-1]), _double(2, value.sum / divisor)]
     marked = _marked(member.name, exemplars.get(member.name[:4], ()))
+    if _INFINITE in marked:  # a bucket that is left out where it has no exemplar
+        limits[_INFINITE] = cumulative[-1]
     parts += [_message(3, _integer(1, count) + limit + marked.get(limit, b"")) for limit, count in limits.items()]
     if isinstance(bounds, Exponential):
         parts += _native(bounds, value.buckets)
@@ -140,10 +189,14 @@ def _marked(name: Name, exemplars: tuple[Exemplar, ...]) -> dict[bytes, bytes]:
     """Return the fields of buckets with exemplars, by the fields of their limits."""
     fields = {}
     for _, ((_, limit),), exemplar, value in placed(name, exemplars, text_limits):
-        seconds = int(exemplar.moment)
-        moment = _message(3, _integer(1, seconds) + _integer(2, int((exemplar.moment - seconds) * 1e9)))
-        fields[_double(2, float(limit))] = _message(3, _labels(exemplar.labels) + _double(2, value) + moment)
+        fields[_double(2, float(limit))] = _exemplar(3, exemplar, value)
     return fields
+
+
+def _exemplar(field: int, exemplar: Exemplar, value: float) -> bytes:
+    seconds = int(exemplar.moment)
+    moment = _message(3, _integer(1, seconds) + _integer(2, int((exemplar.moment - seconds) * 1e9)))
+    return _message(field, _labels(exemplar.labels) + _double(2, value) + moment)
 
 
 @lru_cache(maxsize=1000)
@@ -227,3 +280,7 @@ def _message(field: int, content: bytes) -> bytes:
 
 def _text(field: int, text: str) -> bytes:
     return _message(field, text.encode())
+
+
+#: The limit of the bucket above all bounds.
+_INFINITE = _double(2, math.inf)

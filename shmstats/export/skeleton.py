@@ -7,6 +7,7 @@ the names is made once for a catalog.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -161,6 +162,19 @@ class Skeleton:
                 texts.append(chunk.lines.fill(chunk.part, values, frozenset()))
         return b"".join(texts)
 
+    def series_of(self, name: Name) -> ExposedSeries:
+        """Return what one of the series of the page is called there."""
+        found = self._slow_series.get(name[:4])
+        if found is None:
+            family, is_plain = self._namer.family(name)
+            found = ExposedSeries(family, self._namer.head(name, is_plain) + name.labels)
+        return found
+
+    @functools.cached_property
+    def _slow_series(self) -> dict[tuple[Any, ...], ExposedSeries]:
+        parts = [chunk.part for chunk in self._chunks if isinstance(chunk, _Slow)]
+        return {member.name[:4]: member.series for part in parts for member in part.members}
+
     def _families(self) -> dict[ExposedFamily, _Family]:
         """Return all families in the order of their first series."""
         catalog, namer = self._catalog, self._namer
@@ -255,12 +269,12 @@ class Skeletons:
     def __init__(self) -> None:
         self._last: dict[tuple[Callable[..., Any], str, str, Labels], Skeleton] = {}
 
-    def fill(self, snapshot: BlockSnapshot, view: View, escaping: str, form: type[Lines]) -> bytes:
-        """Return the text of a snapshot."""
+    def of(self, snapshot: BlockSnapshot, view: View, escaping: str, form: type[Lines]) -> Skeleton:
+        """Return the page for a snapshot."""
         key = escaping, view.namespace, view.labels
         if view.names:
-            return Skeleton(snapshot, key, form, view.names).fill(snapshot)
+            return Skeleton(snapshot, key, form, view.names)
         skeleton = self._last.get((form, *key))
         if skeleton is None or not skeleton.fits(snapshot):
             skeleton = self._last[form, *key] = Skeleton(snapshot, key, form, frozenset())
-        return skeleton.fill(snapshot)
+        return skeleton

@@ -141,7 +141,7 @@ class BlockReader:
 
     def exemplars(self) -> list[tuple[Name, tuple[Exemplar, ...]]]:
         """Return the series that have exemplars, with them."""
-        kept = [(name, read_exemplars(note)) for name, note in self._notes(None) if name.category not in FOREIGN]
+        kept = [(name, read_exemplars(note)) for name, note in self._notes(None) if name.category != FOREIGN]
         return [(name, found) for name, found in kept if found]
 
     def _notes(self, category: str | None) -> list[tuple[Name, bytes]]:

@@ -1,4 +1,4 @@
-"""The protobuf page, read by classes that protobuf itself makes of the public definition."""
+"""The protobuf page says what the text says, and more."""
 
 from __future__ import annotations
 
@@ -6,84 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.internal.decoder import _DecodeVarint32
+from export.messages import read
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from shmstats.bounds import exponential
 from shmstats.export import View, protobuf, render
 from shmstats.series import Distribution, Exemplar, Kind, Name, Snapshot
 
-_FIELD = descriptor_pb2.FieldDescriptorProto
-
-#: The messages of io/prometheus/client/metrics.proto, as far as a page has them: name, number, type; "*": repeated.
-DEFINITION = {
-    "Timestamp": [("seconds", 1, "int64"), ("nanos", 2, "int32")],
-    "LabelPair": [("name", 1, "string"), ("value", 2, "string")],
-    "Gauge": [("value", 1, "double")],
-    "Counter": [("value", 1, "double"), ("created_timestamp", 3, "Timestamp")],
-    "Exemplar": [("label", 1, "*LabelPair"), ("value", 2, "double"), ("timestamp", 3, "Timestamp")],
-    "Bucket": [("cumulative_count", 1, "uint64"), ("upper_bound", 2, "double"), ("exemplar", 3, "Exemplar")],
-    "BucketSpan": [("offset", 1, "sint32"), ("length", 2, "uint32")],
-    "Histogram": [
-        ("sample_count", 1, "uint64"),
-        ("sample_sum", 2, "double"),
-        ("bucket", 3, "*Bucket"),
-        ("schema", 5, "sint32"),
-        ("zero_threshold", 6, "double"),
-        ("zero_count", 7, "uint64"),
-        ("positive_span", 12, "*BucketSpan"),
-        ("positive_delta", 13, "*sint64"),
-        ("created_timestamp", 15, "Timestamp"),
-    ],
-    "Metric": [
-        ("label", 1, "*LabelPair"),
-        ("gauge", 2, "Gauge"),
-        ("counter", 3, "Counter"),
-        ("histogram", 7, "Histogram"),
-    ],
-    "MetricFamily": [
-        ("name", 1, "string"),
-        ("help", 2, "string"),
-        ("type", 3, "int32"),
-        ("metric", 4, "*Metric"),
-        ("unit", 5, "string"),
-    ],
-}
-
 BOUNDS = (0.5, 10.0, 2000.0)
-
-
-def _family_class() -> Any:
-    file = descriptor_pb2.FileDescriptorProto(name="metrics.proto", package="io.prometheus.client", syntax="proto2")
-    for message, fields in DEFINITION.items():
-        described = file.message_type.add(name=message)
-        for name, number, kind in fields:
-            label = _FIELD.LABEL_REPEATED if kind.startswith("*") else _FIELD.LABEL_OPTIONAL
-            field = described.field.add(name=name, number=number, label=label)
-            if kind.strip("*") in DEFINITION:
-                field.type, field.type_name = _FIELD.TYPE_MESSAGE, f".io.prometheus.client.{kind.strip('*')}"
-            else:
-                field.type = getattr(_FIELD, f"TYPE_{kind.strip('*').upper()}")
-                field.options.packed = kind.startswith("*")  # every parser takes both forms
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("io.prometheus.client.MetricFamily"))
-
-
-FAMILY = _family_class()
-
-
-def read(content: bytes) -> list[Any]:
-    families = []
-    at = 0
-    while at < len(content):
-        size, at = _DecodeVarint32(content, at)
-        families.append(FAMILY.FromString(content[at : at + size]))
-        assert families[-1].FindInitializationErrors() == []
-        assert families[-1].SerializeToString() == content[at : at + size]
-        at += size
-    return families
 
 
 Sample = tuple[str, tuple[tuple[str, str], ...], float]
@@ -220,6 +150,8 @@ def test_exemplars_of_a_histogram_are_in_their_buckets() -> None:
     noted = (name, (Exemplar((("trace", "a"),), 7.5, 1_700_000_000.25), Exemplar((("trace", "b"),), 3000.0, 1.0)))
     [family] = read(protobuf.render(Snapshot([name], [SNAPSHOT.values[3]], exemplars=[noted])))
     marked = [bucket for bucket in family.metric[0].histogram.bucket if bucket.HasField("exemplar")]
-    assert [bucket.upper_bound for bucket in marked] == [0.01]
+    assert [bucket.upper_bound for bucket in marked] == [0.01, float("inf")]
+    assert marked[1].cumulative_count == family.metric[0].histogram.sample_count
+    assert marked[1].exemplar.label[0].value == "b"
     exemplar = marked[0].exemplar
     assert (exemplar.value, exemplar.label[0].value, exemplar.timestamp.nanos) == (0.0075, "a", 250_000_000)
