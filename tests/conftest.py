@@ -69,6 +69,11 @@ def _leave_where_a_process_starts(event: str, arguments: object) -> None:
         pytest.skip(f"not quick: {event}")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave what a quick run does not need out of the collection, which is a good part of its time."""
+    return True if config.getoption("quick") and collection_path.name in _NOT_QUICK else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the second core to the thorough run, for tests of what is far above the cores."""
@@ -85,7 +90,7 @@ def _is_quick(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
     is_second = callspec is not None and callspec.params.get("core") == "Python"
     processes = {"python", "sleeper"} & set(getattr(item, "fixturenames", ()))
-    return not (is_second or processes or _NOT_QUICK & set(item.path.parts) or item.get_closest_marker("slow"))
+    return not (is_second or processes or item.get_closest_marker("slow"))
 
 
 @pytest.fixture(params=["C", "Python"])
@@ -157,6 +162,8 @@ def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
     finally:
         for each in list(registry._registries):
             each._exit()
+        # Those of earlier tests may never be collected: what is frozen is not looked at again.
+        registry._registries.clear()
         _packages[core] = {
             name: module for name, module in _modules().items() if not name.startswith(_USERS_OF_REGISTRY)
         }
