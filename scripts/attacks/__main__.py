@@ -18,8 +18,7 @@ from pathlib import Path
 from tortures.__main__ import Torture, with_private_memory
 from tortures.__main__ import arguments as of_torture
 
-from .fuzzing import TARGETS
-from .fuzzing import run as fuzz
+from .fuzzing import run_all
 from .programs import PROGRAMS
 from .runner import Score, run_program, run_tests, score_of
 
@@ -93,10 +92,9 @@ def tests() -> Iterator[tuple[str, Score]]:
 
 def fuzzers(seconds: int) -> Iterator[tuple[str, Score]]:
     """Fuzz each reader and parser."""
-    for name in TARGETS:
-        inputs, wrong = fuzz(name, seconds)
-        score = Score(attacks=inputs, crashed=bool(wrong), said=[wrong] if wrong else [])
-        yield f"fuzzing of {name}", score
+    for name, inputs, processor, wrong in run_all(seconds):
+        score = Score(attacks=inputs, crashed=bool(wrong), said=[f"{name}: {wrong}"] if wrong else [])
+        yield f"fuzzing of {name}, {processor:.0f} s of a processor", score
 
 
 def table(rows: Iterator[tuple[str, Score]]) -> Score:

@@ -3,14 +3,15 @@
 With `atheris` they are guided by what the bytes reach; without it the corpus is changed at random. The corpus is in
 ``tests/attacks/corpus``, a folder for each target: what was once answered wrongly stays there.
 
-    python -m attacks.fuzzing TARGET SECONDS     with atheris, until something is wrong, or the time is up
-    python -m attacks.fuzzing --mutate N         each target with its corpus, and N inputs made of it
+    python -m attacks.fuzzing TARGET SECONDS [DIR]   with atheris, until something is wrong, or the time is up
+    python -m attacks.fuzzing --mutate N             each target with its corpus, and N inputs made of it
 """
 
 from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import random
 import re
@@ -20,9 +21,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 CORPUS = Path(__file__).parents[2] / "tests" / "attacks" / "corpus"
 
@@ -32,68 +35,46 @@ Target = Callable[[bytes], object]
 _LONGEST = 4096
 
 
-def snapshot_bytes() -> Target:
-    """Make the target: a snapshot of any bytes."""
-    from shmstats.snapshot import SnapshotError
-    from shmstats.snapshot.format import decode
+def snapshot() -> Target:
+    """Make the target: a snapshot of any bytes, or one that says anything with a checksum that is right; it is shown.
 
-    def read(content: bytes) -> None:
-        with suppress(SnapshotError):
-            decode(Path("fuzzed"), content)
-
-    return read
-
-
-def snapshot_content() -> Target:
-    """Make the target: a snapshot that says anything, with a checksum that is right; what is left of it is shown."""
+    The first byte is the version of the format, or 0: then the others are the whole file.
+    """
     from shmstats.export import FORMATS, View
     from shmstats.snapshot import SnapshotError
     from shmstats.snapshot.format import _prefix, decode
 
+    formats = list(FORMATS.values())
+
     def read(content: bytes) -> None:
-        version, content = {b"1": 1, b"2": 2}.get(content[:1], 3), content[1:]
+        version, content = int(content[:1].hex() or "0", 16) % 4, content[1:]
+        whole = _prefix(version, content) + content + b"}\n" if version else content
         try:
-            snapshot, _ = decode(Path("fuzzed"), _prefix(version, content) + content + b"}\n")
+            found, _ = decode(Path("fuzzed"), whole)
         except SnapshotError:
             return
-        for form in FORMATS.values():
-            form.render(snapshot, View())
+        formats[len(content) % len(formats)].render(found, View())
 
     return read
 
 
-def block_section(section: str) -> Target:
-    """Make the target: a block with any bytes somewhere in a section; it is read as `/stats` reads it."""
+def block() -> Target:
+    """Make the target: a damaged block that is read as `/stats` and the page of Prometheus read it."""
     from shmstats.attachment.health import health
-    from shmstats.block import BlockError, identify
+    from shmstats.block import BlockError
     from shmstats.block.header import read_header
-    from shmstats.block.layout import HEADER, NAME, Layout
     from shmstats.block.validate import OF_CONTENTS, check_layout, find_damage
     from shmstats.block.workers import WorkerTable
+    from shmstats.export import FORMATS, View
     from shmstats.reading import BlockReader
-    from shmstats.registry import Registry
 
-    data = _directory()
-    registry = Registry()
-    registry.init({"path": {"data": str(data)}, "stats": {"capacity": 256, "max_workers": 2, "persist": False}})
-    _fill(registry)
-    image = Path(identify(data).segment).read_bytes()
-    registry.close()
-    layout = Layout(256, 2)
-    start, length = {
-        "header": (0, HEADER.itemsize),
-        "workers": (layout.workers, 256),
-        "pages": (layout.pages, layout.rows * layout.bitmap_bytes),
-        "index": (layout.index, 4 * layout.index_slots),
-        "names": (layout.names, 16 * NAME.itemsize),
-        "heap": (layout.heap, 2048),
-        "cells": (layout.cells, 4096),
-    }[section]
+    damage, formats = _Damage(), list(FORMATS.values())
+    damage.registry.close()
 
     def read(content: bytes) -> None:
-        at, content = start + int.from_bytes(content[:2], "little") % length, content[2:]
-        changed = bytearray(image)
-        changed[at : at + len(content)] = content[: len(changed) - at]
+        at, put = damage.of(content)
+        changed = bytearray(damage.image)
+        changed[at : at + len(put)] = put
         buf = memoryview(changed).toreadonly()
         with suppress(BlockError):
             header = read_header(buf)
@@ -103,6 +84,7 @@ def block_section(section: str) -> Target:
             reader = BlockReader(buf, found, WorkerTable(buf, found, _Locks()))  # type: ignore[arg-type]
             try:
                 reader.read(by_worker=True)
+                formats[len(content) % len(formats)].render(reader.read(), View())
                 reader.usage()
                 reader.notes("c")
                 reader.served(reader.workers.live())
@@ -118,6 +100,95 @@ def block_section(section: str) -> Target:
     return read
 
 
+def counting() -> Target:
+    """Make the target: a process counts into a block that is damaged meanwhile, or was so when it came.
+
+    Counting raises nothing. The latter is where the first byte of the input is above 127.
+    """
+    from shmstats.block import BlockError
+    from shmstats.registry import Registry
+
+    damage = _Damage()
+    damage.registry.close()
+    place = damage.file.parent
+    logging.disable(logging.CRITICAL)
+
+    def count(content: bytes) -> None:
+        at, put = damage.of(content)
+        found, meanwhile = (put, b"") if content[:1] > b"\x7f" else (b"", put)
+        image = bytearray(damage.image)
+        image[at : at + len(found)] = found
+        damage.file.touch(0o600)
+        damage.file.write_bytes(image)
+        stats = Registry()
+        try:
+            with suppress(BlockError):
+                stats.init(damage.config)
+            handle = stats.counter("c", "m")
+            handle.incr()
+            with damage.file.open("r+b") as file:
+                file.seek(at)
+                file.write(meanwhile)
+            handle.incr()
+            _fill(stats)
+            stats.incr("c", "new")
+            stats.incr("c", "labelled", labels={"a": "new", "b": "new"})
+            for refused in (
+                lambda: stats.get("c", "t"), stats.snapshot, lambda: stats.reset("c", "t"),
+                lambda: stats.remove("c", "g"),
+            ):  # fmt: skip
+                with suppress(BlockError):
+                    refused()
+            stats.incr("c", "g")
+        finally:
+            stats.close()
+            for left in place.glob(f"{damage.file.name}*"):
+                left.unlink()
+
+    return count
+
+
+class _Damage:
+    """A block as a process has left it, and where bytes may be put into it.
+
+    Of an input the first byte chooses a section, the next two the place in it, and the others are what is put there.
+
+    Attributes:
+        registry: that has it attached.
+        config: of that.
+        file: where the block is.
+        image: what is in it.
+    """
+
+    def __init__(self) -> None:
+        from shmstats.block import identify
+        from shmstats.block.layout import HEADER, NAME, Layout
+        from shmstats.registry import Registry
+
+        data = _directory()
+        self.registry, self.config = Registry(), _config(data)
+        self.registry.init(self.config)
+        _fill(self.registry)
+        self.file = Path(identify(data).segment)
+        self.image = self.file.read_bytes()
+        layout = Layout(*_SIZES.values())
+        self._sections = (
+            (0, HEADER.itemsize),
+            (layout.workers, 256),
+            (layout.pages, layout.rows * layout.bitmap_bytes),
+            (layout.index, 4 * layout.index_slots),
+            (layout.names, 16 * NAME.itemsize),
+            (layout.heap, 2048),
+            (layout.cells, 4096),
+        )
+
+    def of(self, content: bytes) -> tuple[int, bytes]:
+        """Return where something is put, and what."""
+        start, length = self._sections[(content[0] if content else 0) % len(self._sections)]
+        at = start + int.from_bytes(content[1:3], "little") % length
+        return at, content[3 : 3 + len(self.image) - at]
+
+
 class _Locks:
     """Locks of a block that nobody has."""
 
@@ -128,6 +199,13 @@ class _Locks:
 
     def stat(self) -> os.stat_result:
         return os.stat("/")
+
+
+_SIZES = {"capacity": 256, "max_workers": 2}
+
+
+def _config(data: Path) -> dict[str, Any]:
+    return {"path": {"data": str(data)}, "stats": {**_SIZES, "persist": False}}
 
 
 def _fill(stats: Any) -> None:
@@ -191,8 +269,7 @@ def requests() -> Target:
     canary = top / "canary"
     canary.write_text("stays")
     (top / "data").mkdir()
-    config = {"path": {"data": str(top / "data")}, "stats": {"capacity": 256, "max_workers": 2, "persist": False}}
-    app = create_app(config)
+    app = create_app(_config(top / "data"))
     _fill(shmstats.stats)
     atexit.register(shmstats.close)
     methods = ("GET", "DELETE", "HEAD", "POST")
@@ -247,12 +324,9 @@ def history() -> Target:
 
 
 TARGETS: dict[str, Callable[[], Target]] = {
-    "snapshot-bytes": snapshot_bytes,
-    "snapshot-content": snapshot_content,
-    **{
-        f"block-{section}": lambda section=section: block_section(section)  # type: ignore[misc]
-        for section in ("header", "workers", "pages", "index", "names", "heap", "cells")
-    },
+    "snapshot": snapshot,
+    "block": block,
+    "counting": counting,
     "questions": questions,
     "accept": accept,
     "requests": requests,
@@ -266,9 +340,9 @@ def _directory() -> Path:
     return Path(directory)
 
 
-def corpus(name: str) -> list[bytes]:
-    """Return the inputs of a target that are kept."""
-    return [file.read_bytes() for file in sorted((CORPUS / name).glob("*"))]
+def corpus(name: str) -> Path:
+    """Return where the inputs of a target are kept."""
+    return CORPUS / ("block" if name == "counting" else name)
 
 
 def mutated(inputs: list[bytes], chance: random.Random) -> bytes:
@@ -294,7 +368,11 @@ def mutate(number: int, seed: int) -> int:
     """Give each target its corpus, and so many inputs made of it; return how many inputs there were."""
     done = 0
     for name, make in TARGETS.items():
-        chance, target, inputs = random.Random(f"{seed} {name}"), make(), corpus(name) or [b""]
+        chance, target, inputs = (
+            random.Random(f"{seed} {name}"),
+            make(),
+            [file.read_bytes() for file in sorted(corpus(name).iterdir())],
+        )
         for content in [*inputs, *(mutated(inputs, chance) for _ in range(number))]:
             try:
                 target(content)
@@ -305,26 +383,58 @@ def mutate(number: int, seed: int) -> int:
     return done
 
 
-def fuzz(name: str, seconds: int) -> None:
-    """Fuzz a target with atheris; this process ends with it."""
+def fuzz(name: str, seconds: int, kept: Path | None) -> None:
+    """Fuzz a target with atheris, and keep in a directory what leads to what was not seen; this process ends with it.
+
+    What is answered wrongly is kept there too, as ``crash-...``, ``timeout-...`` or ``oom-...``.
+    """
     import atheris
 
     with atheris.instrument_imports(include=["shmstats"]):
         target = TARGETS[name]()
-    new = _directory()
-    options = [f"-max_total_time={seconds}", f"-max_len={_LONGEST}", "-timeout=20", "-rss_limit_mb=2048"]
-    options += [f"-artifact_prefix={os.environ.get('FUZZ_ARTIFACTS', '.')}/"]
-    atheris.Setup([sys.argv[0], *options, str(new), str(CORPUS / name)], target)
+    kept = kept or _directory()
+    kept.mkdir(parents=True, exist_ok=True)
+    options = [f"-max_total_time={seconds}", f"-max_len={_LONGEST}", "-timeout=60", "-rss_limit_mb=2048"]
+    atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={kept}/", str(kept), str(corpus(name))], target)
     atheris.Fuzz()
 
 
-def run(name: str, seconds: int) -> tuple[int, str]:
-    """Fuzz a target in a process of its own; return how many inputs there were, and what was wrong."""
+class Fuzzed(NamedTuple):
+    """What came of fuzzing a target.
+
+    Attributes:
+        name: of the target.
+        inputs: that it was given.
+        seconds: of a processor.
+        wrong: what was wrong; empty where nothing was.
+    """
+
+    name: str
+    inputs: int
+    seconds: float
+    wrong: str
+
+
+def run(name: str, seconds: int) -> Fuzzed:
+    """Fuzz a target in a process of its own."""
     command = [sys.executable, "-m", "attacks.fuzzing", name, str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120, check=False)
-    inputs = [int(number) for number in re.findall(r"^#(\d+)\t", done.stderr, re.M)]
-    said = "".join(line for line in (done.stdout + done.stderr).splitlines(True) if not line.startswith("INFO"))
-    return max(inputs, default=0), "" if done.returncode == 0 else said[-4000:]
+    with tempfile.TemporaryFile("w+") as said:
+        with subprocess.Popen(command, stdout=said, stderr=said, text=True) as process:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        lines = said.readlines()
+    inputs = [int(number) for number in re.findall(r"^#(\d+)\t", "".join(lines), re.M)]
+    wrong = "".join(line for line in lines if not line.startswith(("INFO", "#")))
+    return Fuzzed(
+        name, max(inputs, default=0), usage.ru_utime + usage.ru_stime, wrong[-4000:] if process.returncode else ""
+    )
+
+
+def run_all(seconds: int) -> Iterator[Fuzzed]:
+    """Fuzz every target for so long, as many at a time as there are processors."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(run, TARGETS, repeat(seconds))
 
 
 def main() -> None:
@@ -332,7 +442,7 @@ def main() -> None:
     if sys.argv[1] == "--mutate":
         print(mutate(int(sys.argv[2]), 1))
     else:
-        fuzz(sys.argv[1], int(sys.argv[2]))
+        fuzz(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None)
 
 
 if __name__ == "__main__":

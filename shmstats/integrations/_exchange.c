@@ -236,9 +236,13 @@ Exchange_new(PyTypeObject *type, PyObject *args, PyObject *names)
 }
 
 static PyObject *
-Exchange_write(PyObject *self, PyObject *data)
+Exchange_write(PyObject *self, PyObject *args, PyObject *names)
 {
+    static char *keywords[] = {"data", NULL};
     Exchange *exchange = (Exchange *)self;
+    PyObject *data;
+    if (!PyArg_ParseTupleAndKeywords(args, names, "O:write", keywords, &data))
+        return NULL;
     PyObject *result = PyObject_CallOneArg(exchange->server_write == NULL ? Py_None : exchange->server_write, data);
     if (result == NULL)
         return NULL;
@@ -388,7 +392,7 @@ Exchange_dealloc(PyObject *self)
 
 static PyMethodDef Exchange_methods[] = {
     {"start", (PyCFunction)(void (*)(void))Exchange_start, METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"write", Exchange_write, METH_O, NULL},
+    {"write", (PyCFunction)(void (*)(void))Exchange_write, METH_VARARGS | METH_KEYWORDS, NULL},
     {"close", Exchange_close, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

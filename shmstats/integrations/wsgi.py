@@ -156,9 +156,9 @@ class WsgiExchange(PlainExchange):
         self.requests.tell("a request was not recorded", error)
 
     def has_no_body(self) -> bool:
-        """Whether there is nothing that a server must fetch: a status that is missing is its error to report."""
+        """Whether there is nothing that a server must fetch: a status that is none is its error to report."""
         status = self.status
-        if status is None or self.environ.get("REQUEST_METHOD") == "HEAD":
+        if not isinstance(status, str) or self.environ.get("REQUEST_METHOD") == "HEAD":
             return True
         return status.startswith(("1", "204", "304"))
 

@@ -536,6 +536,41 @@ def test_start_response_may_be_called_by_keywords(counts: Read) -> None:
     assert counts().of("http_requests", status="201") == 1
 
 
+def test_what_start_response_returns_may_be_called_by_a_keyword(counts: Read) -> None:
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        write = start_response("200 OK", HEADERS)
+        write(data=b"by a keyword")
+        with pytest.raises(TypeError, match="data"):
+            write()
+        return []
+
+    assert Answer(ShmStatsMiddleware(app)).body == b"by a keyword"
+    assert counts().sum("http_response_size", route="<unmatched>") == 12
+
+
+@pytest.mark.parametrize("status", [200, b"200 OK", object()])
+def test_a_response_whose_status_is_no_text_can_be_closed_early(counts: Read, status: Any) -> None:
+    closed = []
+
+    class Chunks:
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"one"
+
+        def close(self) -> None:
+            closed.append(True)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response(status, HEADERS)
+        return Chunks()
+
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "SCRIPT_NAME": ""}
+    ShmStatsMiddleware(app)(environ, lambda *_: print).close()  # type: ignore[attr-defined]
+    assert closed == [True]
+    now = counts()
+    assert now.of("http_requests", method="GET", route="<unmatched>") == 1
+    assert now.of("http_requests_in_progress") == 0
+
+
 def test_a_request_whose_rule_cannot_be_had_is_answered(counts: Read) -> None:
     class Request:
         @property
