@@ -215,11 +215,15 @@ def _fill(stats: Any) -> None:
     stats.declare("c", "live", kind="gauge", mode="livesum", help="A gauge.")
     stats.gauge("c", "live", 4)
     stats.declare("c", "all", kind="gauge", mode="all")
+    stats.declare("c", "phase", kind="state", states=["up", "down"])
     stats.gauge("c", "all", 4)
     stats.declare("c", "exponential", kind="histogram", buckets="exponential", range=(1, 1000))
     stats.timing("c", "exponential", 7)
     stats.incr("c", "labelled", labels={"a": "é", "b": '"'})
     stats.timestamp("c", "moment")
+    stats.info("c", "about", {"version": "1"})
+    stats.state("c", "phase", "up")
+    stats.incr("c", "exemplary", exemplar={"trace": "7"})
 
 
 def questions() -> Target:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..block import Change, Record, give_way
 from ..block.declarations import Definition
+from ..block.errors import OF_LEAVING
 from ..block.keys import encode_key
 from ..exemplars import read_exemplars
 from ..reading import AttachedBlock
@@ -22,13 +23,22 @@ class Changes(Attachment):
     def declare(self, category: str, metric: str, declared: Declaration) -> Change | None:
         """Declare a metric in the block, now or as soon as this thread can, and in any that will be attached.
 
-        Returns what has changed, if that was done now; it was logged.
+        Returns what has changed, if that was done now; it was logged, as is why nothing can be declared.
         """
         former = self._declared.get((category, metric))
         if former is None or former.declared != declared:
             self._declared[category, metric] = Definition.now(declared)
-        block = self._attached()
-        return None if block is None else self._declare(block, category, metric)
+        while (block := self._attached()) is not None:
+            try:
+                return self._declare(block, category, metric)
+            except Exception as error:
+                if self._block is not block and isinstance(error, OF_LEAVING):
+                    continue  # another thread has closed the block; it is attached anew
+                if not block.accounts_for(error):
+                    raise
+                self._log_once(f"metric {metric!r} of category {category!r} is not declared: {error}")
+                break
+        return None
 
     def give_way(self, category: str, metric: str, rivals: list[str]) -> bool:
         """Have metrics give way that share names on the page with one that was declared; the newest one is shown.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..series import Kind, Name, series_text
-from .ring import MINUTES, SECONDS, Event, Ring, Rows, Tier, open_ring, ring_file
+from .ring import MINUTES, SECONDS, Event, Ring, RingError, Rows, Tier, open_ring, ring_file
 from .tracks import Track, from_json
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def read_past(data: Path, query: Query) -> Past:
     Raises:
         FileNotFoundError: there is none.
         OSError: it cannot be read.
-        RingError: it is none.
+        RingError: it is none, or damaged.
     """
     ring = open_ring(ring_file(data))
     try:
@@ -126,7 +126,10 @@ def _read(ring: Ring, query: Query) -> Past:
     step = query.step
     first, last = query.since // step, query.until // step
     times = np.arange(first, last + 1, dtype=np.int64) * step
-    named = {_shown(track): track for track in from_json(ring.read_tracks() or [])}
+    try:
+        named = {_shown(track): track for track in from_json(ring.read_tracks() or [])}
+    except ValueError as error:
+        raise RingError(f"{ring.file} is damaged: {error}") from error
     chosen = {name: track for name, track in named.items() if _matches(name, track, query.series)}
     sums = _Sums(list(chosen.values()), times, step)
     for tier, rows in _rows(ring, query):

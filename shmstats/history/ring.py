@@ -175,7 +175,11 @@ class Ring:
     # Tracks -----------------------------------------------------------------------------------
 
     def read_tracks(self) -> Any:
-        """Return the newest tracks that are whole, as JSON has them; None where there are none."""
+        """Return the newest tracks that are whole, as JSON has them; None where there are none.
+
+        Raises:
+            ValueError: they are no JSON.
+        """
         number, text = self._newest_tracks()
         return json.loads(text) if number else None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -94,14 +95,32 @@ def from_json(document: Any) -> list[Track]:
         ValueError: it is not what `to_json` makes.
     """
     try:
-        return [
+        tracks = [
             Track(
                 category, metric, tuple(map(tuple, labels)), Kind(kind), tuple(map(float, bounds)), unit, first, since
             )
             for category, metric, labels, kind, bounds, unit, first, since in document
         ]
+        sound = all(_is_sound(track) for track in tracks)
     except TypeError as error:
         raise ValueError(f"these are no tracks: {error}") from error
+    if not sound:
+        raise ValueError("it has a track that cannot be")
+    return tracks
+
+
+def _is_sound(track: Track) -> bool:
+    """Tell whether a track can be one, be it of whatever types."""
+    texts = track.category, track.metric, track.unit, *(text for label in track.labels for text in label)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(len(label) == 2 for label in track.labels)
+        and all(map(math.isfinite, track.bounds))
+        and all(low < high for low, high in pairwise(track.bounds))
+        and 0 <= track.first <= COLUMNS - track.width
+        and isinstance(track.first, int)
+        and isinstance(track.since, int)
+    )
 
 
 class Tracks:

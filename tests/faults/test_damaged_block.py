@@ -124,7 +124,7 @@ for turn in range(2):
     attempt(stats.get, 'c', 'counter 1')
     attempt(stats.get, 'c', 'handle')
     attempt(stats.get_timestamp, 'c', 'when')
-    attempt(stats.declare, 'c', f'declared {turn}', kind='histogram', buckets=[1, 2])
+    stats.declare('c', f'declared {turn}', kind='histogram', buckets=[1, 2])
     for path in ('/stats', '/stats/prometheus', '/debug/pool/bytes', '/debug/goroutines'):
         assert client.get(path).status_code in (200, 503), path
     attempt(stats.flush)

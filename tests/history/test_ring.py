@@ -3,13 +3,27 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers import PythonRunner
 
 import shmstats
-from shmstats.history.ring import COLUMNS, MINUTES, SECONDS, SIZE, Event, Ring, RingError, make_ring, open_ring
+from shmstats.history import HistoryRecorder, Query, read_past
+from shmstats.history.ring import (
+    COLUMNS,
+    MINUTES,
+    PLACE,
+    SECONDS,
+    SIZE,
+    Event,
+    Ring,
+    RingError,
+    make_ring,
+    open_ring,
+    ring_file,
+)
 
 NOW = 1_700_000_000
 
@@ -64,6 +78,39 @@ def test_tracks_that_are_half_written_leave_those_before_them(ring: Ring) -> Non
         file.seek(content.index(b'["second"]'))
         file.write(b"?")
     assert ring.read_tracks() == ["first"]
+
+
+TRACK = ["c", "m", [["a", "b"]], 3, [1.0, 2.0], "", 0, 0]
+
+
+@pytest.mark.parametrize(
+    "tracks",
+    [
+        "text", 7, {"a": 1}, [7], [[]],
+        *([*TRACK[:at], wrong, *TRACK[at + 1 :]] for at, wrong in [
+            (0, 7), (1, None), (2, [["a"]]), (2, [[1, "b"]]), (3, 99), (4, [2.0, 1.0]), (4, [float("nan")]), (5, []),
+            (6, -1), (6, COLUMNS), (6, 0.5), (7, "x"),
+        ]),
+    ],
+)  # fmt: skip
+def test_tracks_that_cannot_be_are_damage_to_a_reader_and_none_to_a_writer(tmp_path: Path, tracks: Any) -> None:
+    ring = make_ring(ring_file(tmp_path))
+    ring.write_tracks(tracks if not isinstance(tracks, list) or len(tracks) < 8 else [tracks])
+    with pytest.raises(RingError, match="damaged"):
+        read_past(tmp_path, Query.made())
+    recorder = HistoryRecorder(tmp_path, ())
+    recorder._open()
+    assert recorder._tracks.tracks == {}
+    recorder.close()
+    ring.close()
+
+
+def test_a_head_of_tracks_that_says_of_nothing_that_it_is_whole_is_damage(ring: Ring, tmp_path: Path) -> None:
+    with open(ring.file, "r+b") as file:
+        file.seek(4096)
+        file.write(np.array([(3, 0, 3)], PLACE).tobytes())
+    with pytest.raises(RingError, match="damaged"):
+        read_past(tmp_path, Query.made())
 
 
 @pytest.mark.slow
