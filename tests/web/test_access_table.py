@@ -6,42 +6,67 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import SITE, Gunicorn
+from servers import Gunicorn
 from wire import BOUND, request_of
+
+from shmstats.web import create_app
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="to become other users needs root")
 
 USERS = {"root": 0, "owner": 61_001, "stranger": 61_002}
 TOKEN = "a-token-of-the-access-table"
-PUBLIC = [("GET", "/stats"), ("HEAD", "/stats/prometheus")]
-PROTECTED = [
-    ("GET", "/debug/goroutines"),
-    ("GET", "/debug/pool/bytes"),
-    ("GET", "/_local/files/_list"),
-    ("DELETE", "/_local/files/not-there"),
-]
+
+#: Each endpoint, with the status of who comes in; what is in no row of the blueprint is in none of these.
+PUBLIC = {
+    ("GET", "/stats"): 200,
+    ("GET", "/stats?format=csv"): 200,
+    ("HEAD", "/stats/prometheus"): 200,
+    ("GET", "/metrics"): 200,
+    ("GET", "/stats/live"): 200,
+    ("GET", "/stats/live/script.js"): 200,
+    ("GET", "/stats/live/data?q=m"): 200,
+    ("GET", "/stats/history?since=-60"): 404,
+    ("GET", "/stats/targets"): 200,
+    ("POST", "/stats"): 405,
+}
+PROTECTED = {
+    ("GET", "/debug/goroutines"): 200,
+    ("GET", "/debug/threads"): 200,
+    ("GET", "/debug/stacks"): 200,
+    ("GET", "/debug/requests"): 200,
+    ("GET", "/debug/pool/bytes"): 200,
+    ("GET", "/debug/nothing"): 404,
+    ("GET", "/_local/files/_list"): 200,
+    ("GET", "/_local/files/stats/archive/_list"): 200,
+    ("DELETE", "/_local/files/stats/archive/not-there.json"): 404,
+    ("PUT", "/_local/files/anything"): 405,
+}
+#: As `shmstats serve` has it; the plain worker is gunicorn's.
+APPLICATION = "from shmstats.web import create_app\napp = create_app()\n"
+PATIENT = ("--worker-class", "shmstats.web.doorkeeper.PatientWorker", "--threads", "4", "--keep-alive", "0")
 WAYS = ("TCP", "Unix socket", "proxy")
 
 
 @contextmanager
-def served(**api: str) -> Iterator[tuple[Gunicorn, str]]:
+def served(*options: str, **api: Any) -> Iterator[tuple[Gunicorn, str]]:
     """A server whose data directory is the owner's, and the path of its Unix socket, which everybody may reach."""
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)
         directory = Path(place, "site")
         directory.mkdir()
-        (directory / "data").mkdir()
-        os.chown(directory / "data", USERS["owner"], -1)
+        (directory / "data" / "stats" / "archive").mkdir(parents=True)
+        for each in (".", "stats", "stats/archive"):
+            os.chown(directory / "data" / each, USERS["owner"], -1)
         config = json.dumps({"path": {"data": "data"}, "stats": {"persist": False}, "api": api})
         path = f"{place}/s"
-        options = ("--workers", "1", "--bind", f"unix:{path}", "--umask", "0")
-        with Gunicorn(directory, *options, site=SITE, config=config) as server:
+        options = ("--workers", "1", "--bind", f"unix:{path}", "--umask", "0", *options)
+        with Gunicorn(directory, *options, site=APPLICATION, config=config) as server:
             yield server, path
 
 
@@ -78,46 +103,42 @@ def status_of(way: str, request: bytes, server: Gunicorn, path: str) -> int:
     return int(received.split()[1])
 
 
-def table(server: Gunicorn, path: str, with_token: bool) -> dict[tuple[str, str, str], int]:
-    """The status by user, way and path."""
-    found = {}
+def check(server: Gunicorn, path: str, with_token: bool, comes_in: Callable[[str, str, bool], bool], no: int) -> None:
+    """See that each user comes in by each way to what is meant for them, and gets the status ``no`` elsewhere."""
     for who, uid in USERS.items():
-        cells = [(way, method, target) for way in WAYS for method, target in PUBLIC + PROTECTED]
+        cells = [(way, *cell) for way in WAYS for cell in (*PUBLIC.items(), *PROTECTED.items())]
         requests = []
-        for way, method, target in cells:
+        for way, (method, target), _ in cells:
             headers = [f"Authorization: Bearer {TOKEN}"] if with_token else []
             headers += ["X-Forwarded-For: 127.0.0.1"] if way == "proxy" else []
             requests.append((way, request_of(method, target, *headers)))
         statuses = as_user(uid, requests, server, path)
-        found.update({(who, way, target): got for (way, _, target), got in zip(cells, statuses, strict=True)})
-    return found
+        for (way, cell, status), got in zip(cells, statuses, strict=True):
+            assert got == (status if comes_in(who, way, cell in PUBLIC) else no), (who, way, cell)
 
 
-def status_if(comes_in: bool, target: str, refused: int) -> int:
-    return refused if not comes_in else 404 if target.endswith("not-there") else 200
+def test_the_table_has_every_endpoint() -> None:
+    app = create_app({"stats": {"enabled": False}})
+    adapter = app.url_map.bind("localhost")
+    reached = {adapter.match(target.partition("?")[0], method)[0] for method, target in (*PUBLIC, *PROTECTED)}
+    assert {rule.endpoint for rule in app.url_map.iter_rules()} - reached == {"shmstats.index"}  # leads to the page
 
 
-def test_without_a_token_the_owner_and_root_come_in_by_a_connection_of_their_own() -> None:
-    with served() as (server, path):
-        for (who, way, target), got in table(server, path, with_token=False).items():
-            is_public = target in [each for _, each in PUBLIC]
-            comes_in = is_public or (who != "stranger" and way != "proxy")
-            assert got == status_if(comes_in, target, 403), (who, way, target)
+@pytest.mark.parametrize("worker", [(), PATIENT], ids=["gunicorn's worker", "that of shmstats serve"])
+def test_without_a_token_the_owner_and_root_come_in_by_a_connection_of_their_own(worker: tuple[str, ...]) -> None:
+    with served(*worker) as (server, path):
+        check(server, path, False, lambda who, way, public: public or (who != "stranger" and way != "proxy"), 403)
 
 
 def test_with_all_protected_the_same_holds_of_the_statistics() -> None:
     with served(protect="all") as (server, path):
-        for (who, way, target), got in table(server, path, with_token=False).items():
-            comes_in = who != "stranger" and way != "proxy"
-            assert got == status_if(comes_in, target, 403), (who, way, target)
+        check(server, path, False, lambda who, way, public: who != "stranger" and way != "proxy", 403)
 
 
 def test_with_a_token_everybody_who_has_it_comes_in_and_nobody_else() -> None:
     with served(token=TOKEN) as (server, path):
-        for with_token in (True, False):
-            for (who, way, target), got in table(server, path, with_token).items():
-                is_public = target in [each for _, each in PUBLIC]
-                assert got == status_if(with_token or is_public, target, 401), (who, way, target)
+        check(server, path, True, lambda who, way, public: True, 401)
+        check(server, path, False, lambda who, way, public: public, 401)
 
 
 def test_who_closes_the_connection_at_once_is_not_taken_for_root() -> None:
