@@ -2,7 +2,15 @@
 
 They are optional: where one cannot be compiled the installation goes on without it, and the package
 counts with its pure Python core.
+
+This file is also read by what is too old for the package: so it can be parsed by any Python.
 """
+
+import sys
+
+# An old pip does not look at python_requires.
+if sys.version_info < (3, 11):  # noqa: UP036
+    sys.exit("shmstats needs Python 3.11 or later, this is " + sys.version.split()[0] + ": use a newer one")
 
 import os
 import re
@@ -10,7 +18,10 @@ from configparser import ConfigParser
 from glob import glob
 from pathlib import Path
 
-from setuptools import Extension, setup
+try:
+    from setuptools import Extension, setup
+except ImportError:  # from Python 3.12 on an environment has none, and an old pip does not bring it
+    sys.exit("to build shmstats takes setuptools, which a newer pip brings: python -m pip install --upgrade pip")
 
 ROOT = Path(__file__).parent
 
@@ -19,14 +30,14 @@ if os.environ.get("SHMSTATS_WERROR"):
     flags.append("-Werror")
 
 
-def readme() -> str:
+def readme():
     """The README with absolute links: an index has no files beside it. Images are shown, other files are looked at."""
     metadata = ConfigParser(interpolation=None)
     metadata.read(ROOT / "setup.cfg", encoding="utf-8")
     url = metadata["metadata"]["url"]
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    text = re.sub(r"(!\[[^]]*\]\()(?!https?:|#)", rf"\1{url}/raw/main/", text)
-    return re.sub(r"(?<!!)(\[[^]]*\]\()(?!https?:|#)", rf"\1{url}/blob/main/", text)
+    text = re.sub(r"(!\[[^]]*\]\()(?!https?:|#)", r"\1" + url + "/raw/main/", text)
+    return re.sub(r"(?<!!)(\[[^]]*\]\()(?!https?:|#)", r"\1" + url + "/blob/main/", text)
 
 
 setup(

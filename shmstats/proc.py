@@ -1,4 +1,7 @@
-"""What the system knows of processes, read of /proc without psutil: right for a process that is stopped as well."""
+"""What the system knows of processes, read of /proc without psutil: right for a process that is stopped as well.
+
+Where there is no /proc (macOS) psutil is asked, which takes longer.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,25 @@ from .native import BOOT_CLOCK
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
+#: The letters of proc_pid_stat(5) for what psutil says in words, where that is not a kind of sleep.
+_STATES = {"running": "R", "disk-sleep": "D", "stopped": "T", "tracing-stop": "t", "zombie": "Z"}
+
+
+def there_is_proc() -> bool:
+    """Tell whether processes are to be found in /proc."""
+    return os.path.exists("/proc/self")
+
 
 class ProcessUse:
     """What one process used, as /proc/PID/stat has it: fields 3, 4, 14, 15, 20, 22 and 24 of proc_pid_stat(5).
 
     It is there with ``ProcSubset=pid`` too.
+
+    Args:
+        pid: of the process.
+
+    Raises:
+        OSError: there is none, or this process may not see it.
 
     Attributes:
         parent: pid of its parent.
@@ -31,6 +48,9 @@ class ProcessUse:
     __slots__ = ("age", "parent", "resident", "state", "system", "threads", "user")
 
     def __init__(self, pid: int) -> None:
+        if not there_is_proc():
+            self._ask_psutil(pid)
+            return
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
         self.state = fields[0].decode()
@@ -40,6 +60,23 @@ class ProcessUse:
         self.parent = int(fields[1])
         self.threads = int(fields[17])
         self.resident = int(fields[21]) * _PAGE
+
+    def _ask_psutil(self, pid: int) -> None:
+        try:
+            import psutil
+        except ImportError as error:
+            raise OSError(f"nobody tells of process {pid}: {error}") from None
+        try:
+            process = psutil.Process(pid)
+            with process.oneshot():
+                self.state = _STATES.get(process.status(), "S")
+                self.user, self.system = process.cpu_times()[:2]
+                self.age = time.time() - process.create_time()
+                self.parent = process.ppid()
+                self.threads = process.num_threads()
+                self.resident = process.memory_info().rss
+        except psutil.Error as error:
+            raise ProcessLookupError(str(error)) from None
 
     @property
     def cpu(self) -> float:

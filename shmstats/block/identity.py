@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from ..hashing import blake2b
 from ..once import Once
+from ..proc import there_is_proc
 from .errors import BlockError
 
 log = logging.getLogger("shmstats")
@@ -131,6 +132,11 @@ def identify(directory: Path, make: bool = False) -> Identity:
         by_path = str(resolved / by_path)
         if _logged.first(str(resolved)):
             log.warning("there is no %s: the block is a file in %s, and slower on a disk", SHARED_MEMORY, resolved)
+    if not there_is_proc() and _logged.first("/proc"):
+        log.warning(
+            "there is no /proc: who lives is known by record locks and psutil, and nobody tells whose process a client"
+            " is, so /debug and /_local want the token from everybody"
+        )
     if found is None or not stat.S_ISDIR(found.st_mode):
         return Identity(resolved, by_path, os.geteuid(), os.getegid(), None)
     name = os.path.join(os.path.dirname(by_path), f"{PREFIX}{found.st_dev:x}_{found.st_ino:x}")

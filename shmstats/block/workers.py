@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..layout import field_offset, owner_word, struct_of
+from ..proc import ProcessUse, there_is_proc
 from .errors import BlockError
 from .layout import FIRST_SLOT, HEADER, WORKER, WORKER_SLOTS, Layout
 
@@ -77,6 +78,9 @@ class Worker(NamedTuple):
 
 _ENDED = (b"Z", b"X")
 
+#: Seconds by which the clocks may differ that the ages of a process and of its slot are told by.
+_CLOCKS = 1.0
+
 
 def start_time(pid: int) -> int | None:
     """Return when a process was started, in clock ticks since boot; None if there is none, or a zombie.
@@ -118,6 +122,18 @@ def has_mapped(pid: int, file: os.stat_result) -> bool:
             return any(wanted in line for line in maps)
     except OSError:
         return False
+
+
+def is_as_old(worker: Worker) -> bool:
+    """Tell whether a process lives that can be a worker: of its pid, and not younger than its slot.
+
+    For systems without /proc. It may have called exec since, but nobody tells that.
+    """
+    try:
+        use = ProcessUse(worker.pid)
+    except OSError:
+        return False
+    return use.state != "Z" and use.age > (time.monotonic_ns() - worker.attached) / 1e9 - _CLOCKS
 
 
 def pid_namespace() -> int:
@@ -197,6 +213,8 @@ class WorkerTable:
             return False
         if worker.start_time and not worker.shown:
             return False  # another process has the pid now; a fork has the mapping of its parent, too
+        if not there_is_proc():
+            return is_as_old(worker)
         return has_mapped(worker.pid, self._locks.stat())
 
     def claim(self, reserve: Callable[[int, int], None]) -> Worker:

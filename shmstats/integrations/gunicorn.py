@@ -153,7 +153,11 @@ def post_worker_init(worker: Any) -> None:
     if attribute is not None and wrapped:
         _wrap(worker, attribute)
     elif not hooked:
-        log.warning("requests to workers of the class %s are not measured", classes[0])
+        log.warning(
+            "requests to workers of the class %s are not measured: put a middleware of shmstats.integrations around the"
+            " application",
+            classes[0],
+        )
     if attribute == "wsgi":
         _leave_at_signals(worker)
     _measure_at_every_notification(worker)

@@ -7,7 +7,7 @@ are not that far. A head that takes too long or is too large ends its connection
 
 from __future__ import annotations
 
-import select
+import selectors
 import socket
 import struct
 import time
@@ -33,6 +33,9 @@ _DISCARDED = 4_000_000
 #: Seconds for which an answer waits for its reader.
 _ANSWER_SECONDS = 10
 
+#: Seconds between two looks at connections that have sent a part of a head: a selector would tell of them all the time.
+_LOOK_SECONDS = 0.05
+
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -48,7 +51,8 @@ class Doorkeeper:
     def __init__(self, admit: Callable[[Any], None], is_open: Callable[[], bool]) -> None:
         self._admit = admit
         self._is_open = is_open
-        self._poll = select.epoll()
+        self._selector = selectors.DefaultSelector()
+        self._begun: set[int] = set()  # descriptors of those that have sent a part
         self._lock = native.make_lock()
         self._waiting: dict[int, tuple[Any, float]] = {}
         native.Thread(self._keep, "shmstats-doorkeeper").start()
@@ -61,18 +65,22 @@ class Doorkeeper:
         number = connection.sock.fileno()
         with self._lock:
             self._waiting[number] = connection, time.monotonic() + HEAD_SECONDS
-        try:  # edge-triggered: it tells of what has come by now, and then of each further piece once
-            self._poll.register(number, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
-        except OSError:
+        try:
+            self._selector.register(number, selectors.EVENT_READ)
+        except (OSError, ValueError):
             self._let_go(number, ended=True)
 
     def _keep(self) -> None:
         while True:
-            for number, _ in self._poll.poll(1.0):
+            told = self._selector.select(_LOOK_SECONDS if self._begun else 1.0)
+            for number in {key.fd for key, _ in told} | self._begun:
                 with self._lock:
                     connection, _ = self._waiting.get(number, (None, 0.0))
                 if connection is not None and _has_head(connection.sock):
                     self._let_go(number, ended=False)
+                elif connection is not None and number not in self._begun:
+                    self._forget(number)
+                    self._begun.add(number)
             now = time.monotonic() if self._is_open() else float("inf")
             with self._lock:
                 late = [number for number, (_, deadline) in self._waiting.items() if deadline < now]
@@ -84,11 +92,15 @@ class Doorkeeper:
             connection, _ = self._waiting.pop(number, (None, 0.0))
         if connection is None:
             return
-        with suppress(OSError):
-            self._poll.unregister(number)
+        self._forget(number)
+        self._begun.discard(number)
         if ended:
             _end(connection.sock)
         self._admit(connection)
+
+    def _forget(self, number: int) -> None:
+        with suppress(OSError, KeyError, ValueError):
+            self._selector.unregister(number)
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -97,7 +109,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def init_process(self) -> None:
         """Begin to serve, in the process of the worker."""
         self._doorkeeper: Doorkeeper | None = None
-        if not self.cfg.is_ssl and hasattr(select, "epoll"):  # what is encrypted cannot be looked at beforehand
+        if not self.cfg.is_ssl:  # what is encrypted cannot be looked at beforehand
             self._doorkeeper = Doorkeeper(super().enqueue_req, lambda: self.alive)
         super().init_process()
 

@@ -21,6 +21,8 @@ for device in null zero random urandom; do
     touch "$1/$device"
     mount --bind "/dev/$device" "$1/$device"
 done
+mkdir "$1/proc-of-psutil"
+mount --rbind /proc "$1/proc-of-psutil"
 mount --rbind "$1" /dev
 mount -t tmpfs proc /proc
 shift
@@ -45,6 +47,7 @@ block = stats.shared.attach()
 print(stats.get("c", "m"), [worker.pid == os.getpid() for worker in block.reader.workers.live()])
 print(os.path.dirname(block.identity.segment) == os.path.realpath("data"))
 print(create_app().test_client().get("/stats").json["simple"]["c"]["m"])
+print(create_app().test_client().get("/debug/threads").status_code)
 shmstats.close()
 print(os.listdir("data"))
 stats.incr("c", "m")
@@ -52,24 +55,72 @@ print(stats.get("c", "m"))
 """
 
 
-def test_a_block_is_a_file_in_the_data_directory_which_is_said_once(tmp_path: Path) -> None:
-    devices = tmp_path / "devices"
+#: psutil finds out by itself on macOS. Here it is told where /proc is, which nobody else knows.
+LOST_LOCK = """
+import contextlib, io, os, time
+with contextlib.redirect_stderr(io.StringIO()):  # it says that there is no /proc
+    import psutil
+psutil.PROCFS_PATH = "/dev/proc-of-psutil"
+from shmstats import stats
+from shmstats.debug.processes import system_figures
+
+stats.incr("c", "m")
+reading, writing = os.pipe()
+child = os.fork()
+if not child:
+    stats.incr("c", "m")
+    os.dup2(writing, 99)
+    os.closerange(3, 99)  # as who becomes a daemon does it: the record locks are gone
+    os.write(99, b".")
+    time.sleep(600)
+os.read(reading, 1)
+block = stats.shared.attach()
+print(sorted(worker.pid for worker in block.reader.workers.live()) == sorted((os.getpid(), child)))
+figures = system_figures([os.getpid(), child], 0)
+print(figures["workers"], figures["memory_usage"] > 2**20, figures["threads"] >= 2)
+os.kill(child, 9)
+os.waitpid(child, 0)
+print([worker.pid == os.getpid() for worker in block.reader.workers.live()], stats.get("c", "m"))
+"""
+
+
+def run_hidden(program: str, directory: Path) -> tuple[str, str]:
+    """What a program says on both streams that has neither /dev/shm nor /proc."""
+    devices = directory / "devices"
     devices.mkdir()
     command = ["unshare", "--mount", "sh", "-c", HIDDEN, "sh", str(devices)]
     if not shutil.which("unshare") or subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this user cannot hide anything in a mount namespace")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SHMSTATS")}
     done = subprocess.run(
-        [*command, sys.executable, "-c", PROGRAM],
-        cwd=tmp_path,
+        [*command, sys.executable, "-c", program],
+        cwd=directory,
         env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
         timeout=BOUND,
         check=False,
     )
-    told = f"there is no /dev/shm: the block is a file in {tmp_path / 'data'}, and slower on a disk\n"
-    assert (done.stderr, done.stdout) == (told, "300 [True]\nTrue\n300\n['stats']\n301\n")
+    return done.stdout, done.stderr
+
+
+def told(directory: Path) -> str:
+    """What the log says once."""
+    return (
+        f"there is no /dev/shm: the block is a file in {directory / 'data'}, and slower on a disk\n"
+        "there is no /proc: who lives is known by record locks and psutil, and nobody tells whose process a client is,"
+        " so /debug and /_local want the token from everybody\n"
+    )
+
+
+def test_a_block_is_a_file_in_the_data_directory_which_is_said_once(tmp_path: Path) -> None:
+    said = run_hidden(PROGRAM, tmp_path)
+    assert said == ("300 [True]\nTrue\n300\n403\n['stats']\n301\n", told(tmp_path))
+
+
+def test_psutil_tells_of_processes_and_of_those_that_have_lost_their_lock(tmp_path: Path) -> None:
+    said = run_hidden(LOST_LOCK, tmp_path)
+    assert said == ("True\n2 True True\n[True] 2\n", told(tmp_path))
 
 
 def test_windows_is_refused_in_a_sentence(python: PythonRunner) -> None:

@@ -108,6 +108,51 @@ def test_no_point_leaves_a_lock_taken(
         left.unlink()
 
 
+@contextmanager
+def interrupted_at_instruction(number: int, function: Callable[..., object]) -> Iterator[list[int]]:
+    """Raise before an instruction of a function by its number; gives how many were seen."""
+    seen = [0]
+
+    def in_function(frame: FrameType, event: str, argument: object) -> Any:
+        if event == "opcode":
+            seen[0] += 1
+            if seen[0] == number + 1:
+                raise Interruption
+        return in_function
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code is not function.__code__:
+            return None
+        frame.f_trace_opcodes = True
+        return in_function
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield seen
+    except Interruption:
+        pass
+    finally:
+        sys.settrace(before)
+
+
+def test_a_block_whose_making_is_interrupted_at_any_instruction_of_its_end_is_no_obstacle(
+    shmstats: ModuleType, stats: Any, python: PythonRunner, data: Path
+) -> None:
+    """One instruction lies between the mark of a finished block and its magic: one with only the first is damaged."""
+    finish = shmstats.block.attaching.finish
+    number = 0
+    while True:
+        with interrupted_at_instruction(number, finish) as seen:
+            stats.incr("c", "m")
+        if seen[0] <= number:
+            break
+        assert not segment_file(data).exists(), number
+        number += 1
+    assert number > 20
+    assert python.run("from shmstats import stats; stats.incr('c', 'm'); print(stats.get('c', 'm'))") == "2\n"
+
+
 WATCHER = """
 import time
 from shmstats import stats

@@ -21,6 +21,8 @@ from typing import Any
 import yaml
 from real.servers import BOUND, children, group_lives, wait_until
 
+from shmstats.terminal.top import read_stacks
+
 ROOT = Path(__file__).parents[2]
 
 WSGI = """
@@ -130,6 +132,16 @@ if __name__ == "__main__":
     asyncio.run(serve(sockets))
 """
 
+#: A process for each request.
+WERKZEUG = (
+    WSGI
+    + """
+if __name__ == "__main__":
+    from werkzeug.serving import run_simple
+    run_simple("127.0.0.1", int(sys.argv[1]), app, processes=3)
+"""
+)
+
 #: Three processes of mod_wsgi, in a configuration that holds nothing else.
 APACHE = """
 ServerRoot {directory}
@@ -156,21 +168,27 @@ WSGICallableObject app
 AT_IMPORT = 'stats.incr("import", "total")\n'
 
 
+#: Reloads where there is no signal for it: the file of the site is written anew.
+TOUCH = 0
+
+
 @dataclass(frozen=True)
 class Host:
     """How to run a server.
 
     Attributes:
-        command: its words; ``{port}``, ``{bin}``, ``{packages}`` and ``{directory}`` are filled in.
+        command: its words; ``{port}``, ``{bin}``, ``{packages}``, ``{directory}`` and ``{recycle}`` are filled in.
         site: the application that it serves.
         workers: how many processes serve.
         kill: whether a worker that is killed is replaced, and the others serve on.
-        reload: the signal that replaces all workers; None: it has none.
+        reload: the signal that replaces all workers, or `TOUCH`; None: it has none.
         resets: whether a reload resets connections, so that none is to be made meanwhile.
-        buffered: whether buffered mode loses nothing at a stop in good order.
+        recycle: the option that replaces a worker after ten requests; empty: it has none.
+        buffered: whether buffered mode loses nothing at a stop in good order, nor when a worker is recycled.
+        stacks: whether each worker tells its stacks.
         at_import: whether the site counts before the server forks.
         keeps_block: whether a process ends without exit functions, so that the block stays in shared memory after a
-            stop, for the next start: the master of uWSGI, where it has the block, and workers of uvicorn.
+            stop, for the next start: the master of uWSGI, where it has the block, and workers of uvicorn. None: it may.
         ready: what each worker writes to the log when it is ready, where the first answer does not tell that.
         needs: a file or module that it needs, and that may be missing.
         is_older: whether what it needs is of another version than the newest, so that a run of its own has it.
@@ -185,9 +203,11 @@ class Host:
     kill: bool = True
     reload: int | None = None
     resets: bool = False
+    recycle: str = ""
     buffered: bool = True
+    stacks: bool = True
     at_import: bool = False
-    keeps_block: bool = False
+    keeps_block: bool | None = False
     ready: str = ""
     needs: str = ""
     is_older: bool = False
@@ -210,24 +230,28 @@ class Host:
 
 _UWSGI = (
     "uwsgi --plugin {plugin} --http-socket 127.0.0.1:{{port}} --pythonpath {{packages}} --need-app"
-    " --wsgi-file site_under_test.py --callable app --master --processes 3 {options}"
+    " --wsgi-file site_under_test.py --callable app --master --processes 3 {options} {{recycle}}"
     " --hook-master-start 'unix_signal:15 gracefully_kill_them_all'"
 )
 _UWSGI_PLUGIN = "/usr/lib/uwsgi/plugins/python3_plugin.so"
+_UWSGI_GEVENT = "/usr/lib/uwsgi/plugins/gevent_python3_plugin.so"
 
 
 def uwsgi(options: str, **more: Any) -> Host:
     """UWSGI as Debian packages it."""
     command = _UWSGI.format(plugin=_UWSGI_PLUGIN, options=options)
-    return Host(command, needs=_UWSGI_PLUGIN, **{"reload": signal.SIGHUP, **more})
+    usual = {"needs": _UWSGI_PLUGIN, "reload": signal.SIGHUP, "recycle": "--max-requests 10"}
+    return Host(command, **{**usual, **more})
 
 
 def gunicorn(options: str, needs: str = "", **more: Any) -> Host:
     """Gunicorn with a class of workers."""
     command = (
-        f"{{bin}}/gunicorn --bind 127.0.0.1:{{port}} --workers 3 --no-control-socket {options} site_under_test:app"
+        f"{{bin}}/gunicorn --bind 127.0.0.1:{{port}} --workers 3 --no-control-socket {options} {{recycle}}"
+        " site_under_test:app"
     )
-    return Host(command, needs=needs, reload=signal.SIGHUP, ready="site loaded", **more)
+    usual = {"needs": needs, "reload": signal.SIGHUP, "recycle": "--max-requests 10", "ready": "site loaded"}
+    return Host(command, **{**usual, **more})
 
 
 #: Apache refuses to serve as root, and tests in a container are.
@@ -243,14 +267,16 @@ def mod_wsgi(config: str, **more: Any) -> Host:
 
 
 _DAEMON = f"""
-WSGIDaemonProcess site processes=3 threads=2 home={{directory}} python-path={_PYTHON_PATH}
+WSGIDaemonProcess site processes=3 threads=2 home={{directory}} python-path={_PYTHON_PATH} {{recycle}}
 WSGIProcessGroup site
 """
 _GLOBAL = "WSGIApplicationGroup %{{GLOBAL}}\n"
 
 _UVICORN = (
-    "{bin}/uvicorn --host 127.0.0.1 --port {port} --workers 3 --timeout-worker-healthcheck 60 site_under_test:app"
+    "{bin}/uvicorn --host 127.0.0.1 --port {port} --workers 3 --timeout-worker-healthcheck 60 {recycle}"
+    " site_under_test:app"
 )
+_UVICORN_RECYCLE = "--limit-max-requests 10"
 _GRANIAN = "{bin}/granian --host 127.0.0.1 --port {port} --workers 3 --respawn-failed-workers site_under_test:app"
 
 #: By the names that they have in the table of docs/deployment.md.
@@ -258,19 +284,29 @@ HOSTS = {
     "gunicorn, sync": gunicorn("--worker-class sync"),
     "gunicorn, gthread": gunicorn("--worker-class gthread --threads 3"),
     "gunicorn, gevent": gunicorn("--worker-class gevent", "gevent"),
+    "gunicorn, gevent_pywsgi": gunicorn("--worker-class gevent_pywsgi", "gevent"),
+    "gunicorn, tornado": gunicorn("--worker-class tornado", "tornado"),
+    "gunicorn, asgi": gunicorn("--worker-class asgi", "gunicorn.workers.gasgi", site=ASGI),
     "gunicorn 22 to 25, eventlet": gunicorn(
         "--worker-class eventlet", "gunicorn.workers.geventlet", resets=True, is_older=True
     ),
     "uWSGI": uwsgi("--enable-threads"),
     "uWSGI, counts at import": uwsgi("--enable-threads", at_import=True, keeps_block=True, quick=True),
     "uWSGI, threads": uwsgi("--threads 3", at_import=True, keeps_block=True),
-    "uWSGI, lazy-apps": uwsgi("--enable-threads --lazy-apps", reload=None, ready="WSGI app 0"),
+    "uWSGI, lazy-apps": uwsgi("--enable-threads --lazy-apps", ready="WSGI app 0"),
     "uWSGI, cheaper": uwsgi("--enable-threads --cheaper 1", kill=False),
-    "uWSGI without --enable-threads": uwsgi("", at_import=True, keeps_block=True, buffered=False),
-    "uvicorn --workers": Host(_UVICORN, ASGI, reload=signal.SIGHUP, buffered=False, keeps_block=True),
-    "uvicorn --workers, with the middleware": Host(_UVICORN, LIFESPAN, reload=signal.SIGHUP),
+    "uWSGI, gevent": uwsgi("--plugin gevent_python3 --gevent 20 --gevent-monkey-patch", needs=_UWSGI_GEVENT),
+    "uWSGI without --enable-threads": uwsgi("", at_import=True, keeps_block=True, buffered=False, stacks=False),
+    "uvicorn --workers": Host(
+        _UVICORN, ASGI, reload=signal.SIGHUP, recycle=_UVICORN_RECYCLE, buffered=False, keeps_block=True
+    ),
+    "uvicorn --workers, with the middleware": Host(_UVICORN, LIFESPAN, reload=signal.SIGHUP, recycle=_UVICORN_RECYCLE),
     "hypercorn": Host(
-        "{bin}/hypercorn --bind 127.0.0.1:{port} --workers 3 site_under_test:app", ASGI, kill=False, needs="hypercorn"
+        "{bin}/hypercorn --bind 127.0.0.1:{port} --workers 3 {recycle} site_under_test:app",
+        ASGI,
+        kill=False,
+        recycle="--max-requests 10",
+        needs="hypercorn",
     ),
     "granian, ASGI": Host(
         f"{_GRANIAN} --interface asgi", ASGI, reload=signal.SIGHUP, ready="Started worker", needs="granian"
@@ -278,9 +314,11 @@ HOSTS = {
     "granian, WSGI": Host(
         f"{_GRANIAN} --interface wsgi", reload=signal.SIGHUP, ready="Started worker", needs="granian"
     ),
-    "mod_wsgi, daemon": mod_wsgi(_DAEMON + _GLOBAL),
-    "mod_wsgi, daemon with a sub-interpreter": mod_wsgi(_DAEMON),
-    "mod_wsgi, embedded": mod_wsgi(f"WSGIPythonPath {_PYTHON_PATH}\n{_GLOBAL}"),
+    "mod_wsgi, daemon": mod_wsgi(_DAEMON + _GLOBAL, recycle="maximum-requests=10"),
+    "mod_wsgi, daemon with a sub-interpreter": mod_wsgi(_DAEMON, recycle="maximum-requests=10"),
+    "mod_wsgi, embedded": mod_wsgi(
+        f"WSGIPythonPath {_PYTHON_PATH}\n{_GLOBAL}{{recycle}}\n", recycle="MaxConnectionsPerChild 10"
+    ),
     "Sanic": Host(
         "{bin}/sanic site_under_test:app --host 127.0.0.1 --port {port} --workers 3 --no-motd",
         SANIC,
@@ -294,6 +332,17 @@ HOSTS = {
         "{bin}/waitress-serve --listen 127.0.0.1:{port} site_under_test:app", workers=1, kill=False, needs="waitress"
     ),
     "flask run": Host("{bin}/flask --app site_under_test run --port {port}", workers=1, kill=False),
+    "flask run --reload": Host(
+        "{bin}/flask --app site_under_test run --port {port} --reload",
+        workers=1,
+        kill=False,
+        reload=TOUCH,
+        buffered=False,
+        keeps_block=None,
+    ),
+    "Werkzeug, processes": Host(
+        "{bin}/python site_under_test.py {port}", WERKZEUG, workers=0, kill=False, buffered=False
+    ),
     "daphne": Host(
         "{bin}/daphne -b 127.0.0.1 -p {port} site_under_test:app", ASGI, workers=1, kill=False, needs="daphne"
     ),
@@ -303,8 +352,9 @@ HOSTS = {
 class Running:
     """A server with a site, started and ended by its process group."""
 
-    def __init__(self, host: Host, directory: Path, **stats: Any) -> None:
+    def __init__(self, host: Host, directory: Path, recycles: bool = False, **stats: Any) -> None:
         self.host = host
+        self._recycle = host.recycle if recycles else ""
         self.directory = directory
         self.log = directory / "server.log"
         self.port = free_port()
@@ -336,6 +386,7 @@ class Running:
             bin=Path(sys.executable).parent,
             packages=sysconfig.get_paths()["purelib"],
             directory=self.directory,
+            recycle=self._recycle,
         )
 
     def _wait_for(self, more: int) -> None:
@@ -383,11 +434,21 @@ class Running:
         assert status == 200, body
         return int(json.loads(body)["simple"].get("site", {}).get("hits", 0))
 
+    def tell_stacks(self) -> set[int]:
+        """The pids of the processes that tell what their threads do, as ``shmstats stacks`` shows it."""
+        told = read_stacks(self.directory / "data")
+        return {each["pid"] for each in told if "no answer" not in str(each["stacks"])}
+
     def reload(self) -> int:
         """Have all workers replaced; returns how many requests it took to see that none of before answers."""
         before = children(self.pid)
         assert self.host.reload is not None
-        os.kill(self.pid, self.host.reload)
+        if self.host.reload == TOUCH:
+            site = self.directory / "site_under_test.py"
+            site.write_text(site.read_text())
+            wait_until(lambda: children(self.pid) - before, "another process")
+        else:
+            os.kill(self.pid, self.host.reload)
         if self.host.resets:
             wait_until(lambda: not children(self.pid) & before, "the end of the workers of before")
         wait_until(self._answers, "an answer during the reload")
@@ -449,6 +510,6 @@ def free_port() -> int:
 
 def remove_block(host: Host, directory: Path) -> None:
     """Have the block that stays adopted, saved and removed, as any next process does."""
-    if host.keeps_block:
+    if host.keeps_block is not False:
         command = [sys.executable, "-m", "shmstats", "reset", "site", "--data", str(directory / "data")]
         subprocess.run(command, cwd=directory, stdout=subprocess.DEVNULL, check=True, timeout=BOUND)
