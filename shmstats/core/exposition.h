@@ -65,18 +65,26 @@ put_byte(Bytes *bytes, unsigned char byte)
     bytes->start[bytes->used++] = byte;
 }
 
-/* Put the text of a label's value, with a back-slash before what needs one. */
-static inline void
-put_escaped(Bytes *bytes, Part part)
+static inline unsigned char *
+write_part(unsigned char *to, Part part)
+{
+    memcpy(to, part.text, part.size);
+    return to + part.size;
+}
+
+/* Write the text of a label's value, with a back-slash before what needs one. */
+static inline unsigned char *
+write_escaped(unsigned char *to, Part part)
 {
     for (size_t i = 0; i < part.size; i++) {
         unsigned char c = part.text[i];
         if (UNLIKELY(c == '\\' || c == '"' || c == '\n')) {
-            put_byte(bytes, '\\');
+            *to++ = '\\';
             c = c == '\n' ? 'n' : c;
         }
-        put_byte(bytes, c);
+        *to++ = c;
     }
+    return to;
 }
 
 /* The line of a bucket: it has what has been observed up to there. */
@@ -94,6 +102,7 @@ typedef struct {
     uint32_t divisor; /* of its sum */
     Limit *limits;    /* of its buckets; NULL for all that is no histogram */
     Py_ssize_t limit_count;
+    size_t limits_size; /* bytes of their texts */
 } Lines;
 
 typedef struct {
@@ -104,7 +113,9 @@ typedef struct {
     Part *heads;         /* of each family */
     uint32_t *order;     /* the records of the page, family by family */
     uint32_t *first;     /* of each family: where it begins in the order; behind the last one its end */
-    Bytes text, places;
+    size_t longest, most; /* what the text can take, and the places */
+    unsigned char *text, *to, *last; /* the text, where it goes on, and the end of the last line */
+    Place *place;        /* the next */
     uint64_t *ends;      /* of each family: ends of its text and of its places */
 } Plan;
 
@@ -136,44 +147,59 @@ sort_records(Plan *plan)
     plan->first[0] = 0;
 }
 
-/* Put what stands before the value of a series. */
-static void
-put_series(Bytes *text, Key key, Part prefix, Part after, Part last)
+/* Write what stands before the value of a series. */
+static unsigned char *
+write_series(unsigned char *to, Key key, Part prefix, Part after, Part last)
 {
-    put_part(text, prefix);
-    put_escaped(text, next_part(&key));
-    put_part(text, after);
+    to = write_escaped(write_part(to, prefix), next_part(&key));
+    to = write_part(to, after);
     next_part(&key);
     while (has_part(&key)) {
-        put_byte(text, ',');
-        put_part(text, next_part(&key));
-        put_byte(text, '=');
-        put_byte(text, '"');
-        put_escaped(text, next_part(&key));
-        put_byte(text, '"');
+        *to++ = ',';
+        to = write_part(to, next_part(&key));
+        *to++ = '=';
+        *to++ = '"';
+        to = write_escaped(to, next_part(&key));
+        *to++ = '"';
     }
-    put_part(text, last);
-    put_byte(text, '}');
-    put_byte(text, ' ');
+    to = write_part(to, last);
+    *to++ = '}';
+    *to++ = ' ';
+    return to;
 }
 
-static void
-put_place(Plan *plan, size_t *last, uint32_t cell, uint32_t form, uint32_t argument)
+/* What `write_series` can take beside its parts: each byte of a key may need a back-slash, and a NUL has its two. */
+static inline size_t
+longest_of(const Record *record)
 {
-    Place place = {(uint32_t)(plan->text.used - *last), cell, form, argument};
-    memcpy(plan->places.start + plan->places.used, &place, sizeof place);
-    plan->places.used += sizeof place;
-    *last = plan->text.used;
+    return 2 * (size_t)record->length + 3;
 }
 
-/* Put a moment, given in ns since 1970, in seconds. */
+/* Add up what the lines of a record can take. */
 static void
-put_moment(Bytes *text, uint64_t moment)
+measure_record(Plan *plan, const Record *record, const Lines *lines)
 {
-    char digits[40];
-    int size = snprintf(digits, sizeof digits, "%llu.%09llu", (unsigned long long)(moment / 1000000000u),
-                        (unsigned long long)(moment % 1000000000u));
-    put_part(text, (Part){(const unsigned char *)digits, (size_t)size});
+    size_t each = lines->after.size + longest_of(record);
+    if (lines->limits != NULL) {
+        plan->longest += lines->sum.size + lines->count.size + 2 * each + lines->limits_size
+                         + (size_t)lines->limit_count * (lines->prefix.size + each);
+        plan->most += (size_t)lines->limit_count + 2;
+    } else {
+        plan->longest += lines->prefix.size + each;
+        plan->most++;
+    }
+    if (lines->created.size > 0 && record->created != 0) {
+        plan->longest += lines->created.size + each + MOST_DIGITS;
+        plan->most++;
+    }
+}
+
+/* End a line with the place of a value. */
+static inline void
+put_place(Plan *plan, uint32_t cell, uint32_t form, uint32_t argument)
+{
+    *plan->place++ = (Place){(uint32_t)(plan->to - plan->last), cell, form, argument};
+    plan->last = plan->to;
 }
 
 static uint32_t
@@ -182,84 +208,56 @@ form_of(const Record *record)
     return record->kind == KIND_COUNTER ? FORM_INTEGER : record->kind == KIND_TIMESTAMP ? FORM_SECONDS : FORM_GAUGE;
 }
 
-/* Have room for one more line of a record. -1 without memory. */
-static int
-reserve_line(Plan *plan, const Record *record, Part prefix, Part after, Part last)
-{
-    size_t longest = prefix.size + after.size + last.size + 4 * (size_t)record->length + 64;
-    return reserve_bytes(&plan->text, longest) < 0 || reserve_bytes(&plan->places, sizeof(Place)) < 0 ? -1 : 0;
-}
-
-/* Put a line of a record, up to its value. -1 without memory. */
-static int
-put_line(Plan *plan, const Record *record, Part prefix, Part after, Part last)
-{
-    if (reserve_line(plan, record, prefix, after, last) < 0)
-        return -1;
-    put_series(&plan->text, key_of(&plan->names, record), prefix, after, last);
-    return 0;
-}
-
 static const Part no_part = {(const unsigned char *)"", 0};
 
-/* Put the lines of a histogram. -1 without memory. */
-static int
-plan_histogram(Plan *plan, const Record *record, const Lines *lines, size_t *end)
+/* Put the lines of a histogram. */
+static void
+plan_histogram(Plan *plan, const Record *record, const Lines *lines)
 {
+    Key key = key_of(&plan->names, record);
     for (Py_ssize_t i = 0; i < lines->limit_count; i++) {
-        if (put_line(plan, record, lines->prefix, lines->after, lines->limits[i].limit) < 0)
-            return -1;
-        put_place(plan, end, record->cell, FORM_BUCKET, lines->limits[i].bucket);
+        plan->to = write_series(plan->to, key, lines->prefix, lines->after, lines->limits[i].limit);
+        put_place(plan, record->cell, FORM_BUCKET, lines->limits[i].bucket);
     }
-    if (put_line(plan, record, lines->sum, lines->after, no_part) < 0)
-        return -1;
-    put_place(plan, end, record->cell, FORM_SUM, lines->divisor);
-    if (put_line(plan, record, lines->count, lines->after, no_part) < 0)
-        return -1;
-    put_place(plan, end, record->cell, FORM_BUCKET, record->width - FIRST_BUCKET - 1);
-    return 0;
+    plan->to = write_series(plan->to, key, lines->sum, lines->after, no_part);
+    put_place(plan, record->cell, FORM_SUM, lines->divisor);
+    plan->to = write_series(plan->to, key, lines->count, lines->after, no_part);
+    put_place(plan, record->cell, FORM_BUCKET, record->width - FIRST_BUCKET - 1);
 }
 
-/* Put the lines of a record. -1 without memory. */
-static int
-plan_record(Plan *plan, uint32_t number, size_t *end)
+/* Put the lines of a record. */
+static void
+plan_record(Plan *plan, uint32_t number)
 {
     const Record *record = &plan->names.record[number];
     const Lines *lines = &plan->lines[((const uint32_t *)plan->group_of.buf)[number]];
+    Key key = key_of(&plan->names, record);
     if (lines->limits != NULL) {
-        if (plan_histogram(plan, record, lines, end) < 0)
-            return -1;
+        plan_histogram(plan, record, lines);
     } else {
-        if (put_line(plan, record, lines->prefix, lines->after, no_part) < 0)
-            return -1;
-        put_place(plan, end, record->cell, form_of(record), 0);
+        plan->to = write_series(plan->to, key, lines->prefix, lines->after, no_part);
+        put_place(plan, record->cell, form_of(record), 0);
     }
     if (lines->created.size > 0 && record->created != 0) {
-        if (put_line(plan, record, lines->created, lines->after, no_part) < 0)
-            return -1;
-        put_moment(&plan->text, record->created);
-        put_place(plan, end, 0, FORM_NOTHING, 0);
+        plan->to = write_series(plan->to, key, lines->created, lines->after, no_part);
+        plan->to = write_fixed(plan->to, record->created, 1000000000, 9); /* ns in seconds */
+        put_place(plan, 0, FORM_NOTHING, 0);
     }
-    return 0;
 }
 
-/* Write all families. -1 without memory, or with a family of more than 4 GiB before its first value. */
-static int
-plan_families(Plan *plan)
+/* Write all families. */
+static void
+plan_families(Plan *plan, Place *places)
 {
-    sort_records(plan);
-    size_t last = 0;
+    plan->place = places;
+    plan->to = plan->last = plan->text;
     for (Py_ssize_t rank = 0; rank < plan->families; rank++) {
-        if (reserve_bytes(&plan->text, plan->heads[rank].size) < 0)
-            return -1;
-        put_part(&plan->text, plan->heads[rank]);
+        plan->to = write_part(plan->to, plan->heads[rank]);
         for (uint32_t i = plan->first[rank]; i < plan->first[rank + 1]; i++)
-            if (plan_record(plan, plan->order[i], &last) < 0)
-                return -1;
-        plan->ends[2 * rank] = plan->text.used;
-        plan->ends[2 * rank + 1] = plan->places.used;
+            plan_record(plan, plan->order[i]);
+        plan->ends[2 * rank] = (uint64_t)(plan->to - plan->text);
+        plan->ends[2 * rank + 1] = (uint64_t)(plan->place - places) * sizeof *places;
     }
-    return 0;
 }
 
 /* The bytes of an object as a part; -1 with an exception set where it has none. */
@@ -292,6 +290,7 @@ read_limits(Lines *lines, PyObject *limits)
         lines->limits[i].bucket = bucket;
         if (part_of(limit, &lines->limits[i].limit) < 0)
             return -1;
+        lines->limits_size += lines->limits[i].limit.size;
     }
     return 0;
 }
@@ -337,18 +336,47 @@ has_lines(const Plan *plan, const Record *record, const Lines *lines)
     return lines->limits == NULL || record->width > FIRST_BUCKET;
 }
 
-/* Whether every record that a group has can be shown: the arguments fit together. */
+/* Put the records in order and add up what their lines can take; 0 where the arguments do not fit together. */
 static int
-is_planned(const Plan *plan)
+measure(Plan *plan)
 {
     const uint32_t *group_of = plan->group_of.buf;
     if (plan->group_of.len != (Py_ssize_t)plan->names.count * 4 || plan->rank_of.len != plan->groups * 4)
         return 0;
-    for (uint32_t i = 0; i < plan->names.count; i++)
-        if (rank_of_record(plan, i) < plan->families
-            && !has_lines(plan, &plan->names.record[i], &plan->lines[group_of[i]]))
+    for (Py_ssize_t rank = 0; rank < plan->families; rank++)
+        plan->longest += plan->heads[rank].size;
+    for (uint32_t i = 0; i < plan->names.count; i++) {
+        if (rank_of_record(plan, i) >= plan->families)
+            continue;
+        const Record *record = &plan->names.record[i];
+        const Lines *lines = &plan->lines[group_of[i]];
+        if (!has_lines(plan, record, lines))
             return 0;
+        measure_record(plan, record, lines);
+    }
+    sort_records(plan);
     return 1;
+}
+
+/* Return text, places, and the ends of the families in both. */
+static PyObject *
+planned_text(Plan *plan)
+{
+    PyObject *text = new_bytes(plan->longest);
+    PyObject *places = new_bytes(plan->most * sizeof(Place));
+    if (text == NULL || places == NULL) {
+        Py_XDECREF(text);
+        Py_XDECREF(places);
+        return NULL;
+    }
+    plan->text = (unsigned char *)PyBytes_AS_STRING(text);
+    Py_BEGIN_ALLOW_THREADS
+    plan_families(plan, (Place *)(void *)PyBytes_AS_STRING(places));
+    Py_END_ALLOW_THREADS
+    _PyBytes_Resize(&text, plan->to - plan->text);
+    return Py_BuildValue("NNN", text, places,
+                         PyBytes_FromStringAndSize((const char *)plan->ends,
+                                                   plan->families * 2 * (Py_ssize_t)sizeof *plan->ends));
 }
 
 static PyObject *
@@ -374,20 +402,14 @@ plan_text(PyObject *Py_UNUSED(module), PyObject *args)
     }
     if (read_names(&plan, lines, heads) < 0)
         goto end;
-    if (!is_planned(&plan)) {
-        PyErr_SetString(PyExc_ValueError, "the groups are not those of these records");
-        goto end;
-    }
-    int failed;
+    int fits;
     Py_BEGIN_ALLOW_THREADS
-    failed = plan_families(&plan);
+    fits = measure(&plan);
     Py_END_ALLOW_THREADS
-    if (failed)
-        PyErr_NoMemory();
+    if (fits)
+        result = planned_text(&plan);
     else
-        result = Py_BuildValue("NNN", bytes_of(&plan.text), bytes_of(&plan.places),
-                               PyBytes_FromStringAndSize((const char *)plan.ends,
-                                                         plan.families * 2 * (Py_ssize_t)sizeof *plan.ends));
+        PyErr_SetString(PyExc_ValueError, "the groups are not those of these records");
 end:
     for (Py_ssize_t i = 0; plan.lines != NULL && i < plan.groups; i++)
         free(plan.lines[i].limits);
@@ -396,8 +418,6 @@ end:
     free(plan.first);
     free(plan.ends);
     free(plan.order);
-    free(plan.text.start);
-    free(plan.places.start);
     PyBuffer_Release(&plan.names.records);
     PyBuffer_Release(&plan.names.heap);
     PyBuffer_Release(&plan.group_of);

@@ -24,12 +24,47 @@ has_part(const Key *key)
     return key->at <= key->end;
 }
 
+/* The same byte eight times, by multiplication. */
+#define EACH_BYTE 0x0101010101010101u
+
+/* The bytes from there on as a word, the first one lowest: a block is little-endian. Behind the end they are ones. */
+static inline uint64_t
+eight_bytes(const unsigned char *p, const unsigned char *end)
+{
+    uint64_t word = EACH_BYTE;
+    if (LIKELY(end - p >= (ptrdiff_t)sizeof word))
+        memcpy(&word, p, sizeof word);
+    else
+        for (ptrdiff_t i = end - p - 1; i >= 0; i--)
+            word = word << 8 | p[i];
+    return word;
+}
+
+/* The highest bit of each byte that is 0. */
+static inline uint64_t
+nuls_in(uint64_t word)
+{
+    const uint64_t low = EACH_BYTE * 0x7F;
+    return ~(((word & low) + low) | word | low);
+}
+
+/* Return where the part that begins there ends: at a NUL or at the end of the key. Parts are short, so this is quicker
+ * than a call of memchr. */
+static inline const unsigned char *
+end_of_part(const unsigned char *p, const unsigned char *end)
+{
+    for (; p < end; p += sizeof(uint64_t)) {
+        uint64_t nuls = nuls_in(eight_bytes(p, end));
+        if (nuls)
+            return p + (__builtin_ctzll(nuls) >> 3);
+    }
+    return end;
+}
+
 static inline Part
 next_part(Key *key)
 {
-    const unsigned char *end = memchr(key->at, 0, (size_t)(key->end - key->at));
-    if (end == NULL)
-        end = key->end;
+    const unsigned char *end = end_of_part(key->at, key->end);
     Part part = {key->at, (size_t)(end - key->at)};
     key->at = end + 1;
     return part;
@@ -97,10 +132,14 @@ is_sound(const Names *names, const Record *record)
     if (record->key > heap || record->length > heap - record->key || record->kind < KIND_COUNTER)
         return 0;
     Key key = key_of(names, record);
-    size_t parts = 1;
-    for (const unsigned char *p = key.at; p < key.end; p++)
-        parts += *p == 0;
-    return parts >= 2 && parts % 2 == 0 && is_utf8(key.at, key.end);
+    uint64_t nuls = 0, all = 0;
+    for (const unsigned char *p = key.at; p < key.end; p += sizeof(uint64_t)) {
+        uint64_t word = eight_bytes(p, key.end);
+        nuls ^= nuls_in(word);
+        all |= word;
+    }
+    int has_pairs = __builtin_popcountll(nuls) % 2 == 1;
+    return has_pairs && ((all & EACH_BYTE * 0x80) == 0 || is_utf8(key.at, key.end));
 }
 
 /* Hash table of numbers: of entries that are compared by whoever looks for one. */
@@ -184,6 +223,7 @@ typedef struct {
     Group *groups;
     uint32_t groups_room;
     Table table;
+    uint32_t last;       /* the group of the last record that is in one */
     Key *label_sets;     /* of each choice of label names: the labels of a series that has them */
     uint32_t label_room;
     Table label_table;
@@ -204,7 +244,8 @@ with_room(void *items, uint32_t *room, uint32_t used, size_t size)
     return larger;
 }
 
-static int
+/* Whether the labels of two series have the same names. */
+static inline int
 same_label_names(Key a, Key b)
 {
     while (has_part(&a) && has_part(&b)) {
@@ -235,12 +276,17 @@ number_of_labels(Grouping *self, Key labels)
     return put_entry(&self->label_table, slot, hash) < 0 ? 0 : self->label_table.used;
 }
 
-/* Whether two records are shown alike; their metrics are equal. */
+/* Whether a record is shown as those of a group are; of metrics called "total" also the category tells. */
 static inline int
-is_alike(const Record *a, const Record *b)
+is_of_group(const Grouping *self, uint32_t group, const Record *record, Part category, Part metric)
 {
-    return a->kind == b->kind && a->mode == b->mode && a->family == b->family
-           && (a->flags & FLAG_MONOTONIC) == (b->flags & FLAG_MONOTONIC);
+    const Record *first = &self->names->record[self->groups[group].first];
+    if (first->kind != record->kind || first->mode != record->mode || first->family != record->family
+        || (first->flags ^ record->flags) & FLAG_MONOTONIC)
+        return 0;
+    Key key = key_of(self->names, first);
+    Part other = next_part(&key);
+    return same_part(next_part(&key), metric) && (!same_part(metric, part_total) || same_part(other, category));
 }
 
 /* Return the group of a record, made if there is none; NO_GROUP without memory. */
@@ -248,22 +294,17 @@ static uint32_t
 group_of_record(Grouping *self, uint32_t number, Part category, Part metric)
 {
     const Record *record = &self->names->record[number];
-    int is_total = same_part(metric, part_total);
+    if (self->last < self->table.used && is_of_group(self, self->last, record, category, metric))
+        return self->last;
     uint64_t hash = (uint64_t)record->family << 24 | (uint64_t)record->kind << 16 | (uint64_t)record->mode << 8
                     | (record->flags & FLAG_MONOTONIC);
     hash = mix(hash, metric);
-    if (is_total)
+    if (same_part(metric, part_total))
         hash = mix(hash, category);
     uint32_t slot = (uint32_t)hash & self->table.mask;
-    for (uint32_t entry; (entry = self->table.entries[slot]) != 0; slot = (slot + 1) & self->table.mask) {
-        if (self->table.hashes[slot] != hash)
-            continue;
-        const Record *first = &self->names->record[self->groups[entry - 1].first];
-        Key key = key_of(self->names, first);
-        int same_category = same_part(next_part(&key), category);
-        if (same_part(next_part(&key), metric) && is_alike(first, record) && (!is_total || same_category))
+    for (uint32_t entry; (entry = self->table.entries[slot]) != 0; slot = (slot + 1) & self->table.mask)
+        if (self->table.hashes[slot] == hash && is_of_group(self, entry - 1, record, category, metric))
             return entry - 1;
-    }
     Group *groups = with_room(self->groups, &self->groups_room, self->table.used, sizeof *groups);
     if (groups == NULL)
         return NO_GROUP;
@@ -283,11 +324,13 @@ group_record(Grouping *self, uint32_t number)
     uint32_t found = group_of_record(self, number, category, metric);
     if (found == NO_GROUP)
         return -1;
-    self->group_of[number] = found;
+    self->group_of[number] = self->last = found;
     if (!has_part(&key))
         return 0;
     Group *group = &self->groups[found];
-    uint32_t labels = number_of_labels(self, key);
+    int is_known = group->labels != 0 && group->labels != MIXED
+                   && same_label_names(self->label_sets[group->labels - 1], key);
+    uint32_t labels = is_known ? group->labels : number_of_labels(self, key);
     if (labels == 0)
         return -1;
     group->labels = group->labels == 0 || group->labels == labels ? labels : MIXED;
