@@ -112,16 +112,6 @@ cell_layout(void)
                          "size", sizeof(Cell));
 }
 
-static PyObject *
-record_layout(void)
-{
-#define PLACE(field) offsetof(Record, field), sizeof ((Record *)0)->field
-    return Py_BuildValue("{s:(nn),s:(nn),s:(nn),s:(nn),s:(nn),s:(nn),s:(nn),s:n}", "state", PLACE(state), "width",
-                         PLACE(width), "hash", PLACE(hash), "key", PLACE(key), "note", PLACE(note), "members",
-                         PLACE(members), "created", PLACE(created), "size", sizeof(Record));
-#undef PLACE
-}
-
 static int
 module_exec(PyObject *module)
 {

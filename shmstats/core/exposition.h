@@ -362,8 +362,8 @@ measure(Plan *plan)
 static PyObject *
 planned_text(Plan *plan)
 {
-    PyObject *text = new_bytes(plan->longest);
-    PyObject *places = new_bytes(plan->most * sizeof(Place));
+    PyObject *text = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)plan->longest);
+    PyObject *places = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(plan->most * sizeof(Place)));
     if (text == NULL || places == NULL) {
         Py_XDECREF(text);
         Py_XDECREF(places);

@@ -212,7 +212,7 @@ write_text(const Filling *self, unsigned char *to)
 static PyObject *
 filled_text(Filling *self)
 {
-    PyObject *result = new_bytes((size_t)self->text.len + self->longest);
+    PyObject *result = PyBytes_FromStringAndSize(NULL, self->text.len + (Py_ssize_t)self->longest);
     if (result == NULL)
         return NULL;
     unsigned char *start = (unsigned char *)PyBytes_AS_STRING(result), *end;

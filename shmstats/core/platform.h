@@ -10,7 +10,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -43,23 +42,6 @@ stop_point(void)
 #else
 #define STOP_POINT() ((void)0)
 #endif
-
-/* Return new bytes that are to be filled in. Large memory that is new costs more to touch, page by page, than to write:
- * it is asked for in huge pages, of which the system gives as many as are touched. */
-static PyObject *
-new_bytes(size_t size)
-{
-    enum { HUGE_PAGE = 2 << 20 };
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
-#ifdef MADV_HUGEPAGE
-    if (bytes != NULL && size >= 2 * HUGE_PAGE) {
-        uintptr_t start = ((uintptr_t)PyBytes_AS_STRING(bytes) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-        uintptr_t end = ((uintptr_t)PyBytes_AS_STRING(bytes) + size) / HUGE_PAGE * HUGE_PAGE;
-        (void)madvise((void *)start, end - start, MADV_HUGEPAGE); /* where that fails they are small */
-    }
-#endif
-    return bytes;
-}
 
 /* What a fast path did with its operation. MISS: nothing; Python has to. FAILED: nothing, an exception is set. */
 typedef enum { DONE, MISS, FAILED } Outcome;

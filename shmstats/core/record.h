@@ -1,13 +1,31 @@
-/* A record of a block's names, as layout.py's NAME; the module's RECORD_LAYOUT has where its fields are. */
+/* A record of a block's names, as layout.py's NAME; core/__init__.py compares where the fields are. */
+#define RECORD_FIELDS(X)                                                                                               \
+    X(uint8_t, state) X(uint8_t, kind) X(uint8_t, mode) X(uint8_t, flags) X(uint32_t, width) X(uint32_t, cell)         \
+    X(uint32_t, family) X(uint32_t, hash) X(uint32_t, declaration) X(uint64_t, key) X(uint32_t, room)                  \
+    X(uint32_t, length) X(uint64_t, note) X(uint32_t, note_room) X(uint32_t, members) X(uint64_t, created)
+
 typedef struct {
-    uint8_t state, kind, mode, flags;
-    uint32_t width, cell, family, hash, declaration;
-    uint64_t key;
-    uint32_t room, length;
-    uint64_t note;
-    uint32_t note_room, members;
-    uint64_t created;
+#define FIELD(type, name) type name;
+    RECORD_FIELDS(FIELD)
+#undef FIELD
 } Record;
 
 enum { RECORD_LIVE = 1, RECORD_REMOVED = 2 };
 enum { FLAG_MONOTONIC = 1, FLAG_FAMILY = 2, FLAG_MEMBER = 16 };
+
+/* Return offset and size of each field, and the size of all. */
+static PyObject *
+record_layout(void)
+{
+    PyObject *layout = Py_BuildValue("{s:n}", "size", (Py_ssize_t)sizeof(Record));
+#define FIELD(type, name)                                                                                              \
+    if (layout != NULL) {                                                                                              \
+        PyObject *place = Py_BuildValue("(nn)", (Py_ssize_t)offsetof(Record, name), (Py_ssize_t)sizeof(type));         \
+        if (place == NULL || PyDict_SetItemString(layout, #name, place) < 0)                                           \
+            Py_CLEAR(layout);                                                                                          \
+        Py_XDECREF(place);                                                                                             \
+    }
+    RECORD_FIELDS(FIELD)
+#undef FIELD
+    return layout;
+}
