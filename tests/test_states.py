@@ -141,6 +141,13 @@ def test_the_page_can_be_read_whatever_a_state_is_called_and_labelled(stats: Any
     for metric in ("category", "le", "we ird", "a:b", "__x"):
         stats.declare("job", metric, kind="state", states=(IDLE, RUNNING))
         stats.state("job", metric, RUNNING, labels={"we_ird": "x", "exported_we_ird": "y"})
+    from shmstats.export.prometheus import shared
+    from shmstats.export.view import View
+
+    for namespace in ("", "a:b", "__n"):
+        for escaping in ("underscores", "allow-utf-8", "dots", "values"):
+            page = shared.openmetrics(stats.read(), View(escaping=escaping, namespace=namespace)).decode()
+            assert sum(family.type == "stateset" for family in parse_openmetrics(page)) == 5
     found = [labels for (name, labels), value in openmetrics(stats)[1].items() if name == "we_ird" and value]
     assert [dict(labels) for labels in found] == [
         {"metric": "we ird", "we_ird": RUNNING, "exported_exported_we_ird": "x", "exported_we_ird": "y"}

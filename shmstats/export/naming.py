@@ -224,7 +224,7 @@ class Namer:
         family, is_plain = self.family(name)
         own = self._clean_labels(name.labels) if name.labels else ()
         if name.shown == STATE:
-            own = _with_state(own, _state_label(family))
+            own = _with_state(own, family.name)
         marked = self.head(name, False)
         if is_plain:
             plain = self.head(name, True) + own
@@ -289,6 +289,8 @@ class Namer:
             return family if family.type is type_ else None
         ending = type_.ending
         shown = self._escaping.escape(self._prefix + name + ending).removesuffix(ending)
+        if type_ is Type.STATESET:  # there is a label of that name: without a colon, and not with two underscores first
+            shown = re.sub("^__+", "_", shown.replace(":", "_"))
         owned = [shown + suffix for suffix in type_.owned]
         if type_ is Type.STATESET and shown in self._meant:  # its samples have a label of that name already
             return None
@@ -339,8 +341,6 @@ class Namer:
     def _stem(self, written: str, suffixes: tuple[str, ...], name: Name) -> str:
         """Return what remains of a cleaned metric without the suffixes of its kind; never empty."""
         stem = self._escaping.clean(written)
-        if name.shown == STATE:  # there is a label of that name: without a colon, and not with two underscores first
-            stem = re.sub("^__+", "_", stem.replace(":", "_"))
         for suffix in reversed(suffixes):
             stem = stem.removesuffix(f"_{suffix}") or stem
         if name.kind is Kind.HISTOGRAM and is_time(name.unit):
@@ -379,14 +379,9 @@ class Namer:
 _MEANT_LABELS = frozenset({"category", "metric", "raw_labels", "le", "quantile"})
 
 
-def _state_label(family: ExposedFamily) -> str:
-    return family.name.replace(":", "_")
-
-
 def without_state(series: ExposedSeries) -> Labels:
     """Return the labels of a series of states but for the state."""
-    label = _state_label(series.family)
-    return tuple(pair for pair in series.labels if pair[0] != label)
+    return tuple(pair for pair in series.labels if pair[0] != series.family.name)
 
 
 def _with_state(labels: Labels, label: str) -> Labels:
