@@ -165,6 +165,9 @@ class Distribution:
 Value = int | float | Distribution
 
 
+#: Figures of histograms over the last minutes, by category, metric and labels.
+Recent = Mapping[tuple[str, str, Labels], Mapping[str, float]]
+
 _Item = TypeVar("_Item")
 
 
@@ -237,6 +240,7 @@ class Snapshot:
         values: the values, ``values[i]`` being that of ``names[i]``.
         system: figures of the machine and the workers, by metric: the category ``system``.
         exemplars: of series that have some, the last one of each sample last.
+        recent: what was observed in histograms in the last minutes, as far as the history has it.
         health: how the statistics themselves fare, for the Prometheus page: metrics of the category ``shmstats``.
         workers: for a breakdown by worker row: row number to values (as ``values``; None where the
             row holds nothing of that name). Empty unless it was asked for.
@@ -248,6 +252,7 @@ class Snapshot:
     workers: Mapping[int, Sequence[Value | None]] = field(default_factory=dict)
     health: Mapping[str, int | float] = field(default_factory=dict)
     exemplars: Sequence[tuple[Name, tuple[Exemplar, ...]]] = ()
+    recent: Recent = field(default_factory=dict)
 
     def value_of(self, category: str, metric: str) -> Value | None:
         """Return the value of a series without labels; None where there is none."""

@@ -3,10 +3,10 @@
 ``{category: {metric: value}}``. A counter is an int, a gauge an int or a float (null where it is not finite),
 a timestamp a string in ISO 8601, a histogram an object of count, sum, mean, p50, p90, p99 and max: in ms, or in
 a declared unit that is none of time, null where nothing was observed; and of exponential bounds the relative error that
-the percentiles can have. A series with labels has its metric followed
-by them as key, as Prometheus writes it:
-``requests{method="GET",status="200"}``. Should a metric without labels be *called* that, it keeps its name
-and the other gets a comma before the brace. The figures of the machine are the category ``system``.
+the percentiles can have, and as window the figures of the last 15 minutes where there is a history. A series with
+labels has its metric followed by them as key, as Prometheus writes it: ``requests{method="GET",status="200"}``. Should
+a metric without labels be *called* that, it keeps its name and the other gets a comma before the brace. The figures of
+the machine are the category ``system``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from shmstats.export.figures import iso_time, with_error
+from shmstats.export.figures import iso_time, with_window
 from shmstats.export.printable import json_text
 from shmstats.export.view import View
-from shmstats.series import Distribution, Kind, Name, Snapshot, Value, by_category
+from shmstats.series import Distribution, Kind, Name, Recent, Snapshot, Value, by_category
 
 
 def to_document(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
@@ -27,7 +27,7 @@ def to_document(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     With a breakdown in ``snapshot.workers`` every value, ``system`` apart, becomes
     ``{"total": value, "workers": {"<row>": value}}``, with the rows that hold something of that name.
     """
-    values = map(_shown, snapshot.names, snapshot.values)
+    values = (_shown(name, value, snapshot.recent) for name, value in zip(snapshot.names, snapshot.values, strict=True))
     shown: Iterator[Any] = _broken_down(snapshot) if snapshot.workers else values
     document = by_category(zip(snapshot.names, shown, strict=True))
     if snapshot.system:
@@ -43,13 +43,13 @@ def json_document(snapshot: Snapshot, view: View) -> bytes:
 def _broken_down(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     for i, (name, value) in enumerate(zip(snapshot.names, snapshot.values, strict=True)):
         rows = ((str(row), values[i]) for row, values in snapshot.workers.items())
-        workers = {row: _shown(name, own) for row, own in rows if own is not None}
-        yield {"total": _shown(name, value), "workers": workers}
+        workers = {row: _shown(name, own, {}) for row, own in rows if own is not None}
+        yield {"total": _shown(name, value, snapshot.recent), "workers": workers}
 
 
-def _shown(name: Name, value: Value) -> Any:
+def _shown(name: Name, value: Value, recent: Recent) -> Any:
     if isinstance(value, Distribution):
-        return with_error(value, name.bounds)
+        return with_window(name, value, recent)
     if name.kind is Kind.TIMESTAMP:
         return iso_time(int(value))
     return value if math.isfinite(value) else None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
+from typing import Any
 
 from shmstats.bounds import Bounds, Exponential
-from shmstats.series import Distribution
+from shmstats.series import Distribution, Name, Recent
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -25,10 +26,20 @@ def histogram_figures(value: Distribution, bounds: Bounds) -> dict[str, int | fl
     return {"count": count, "sum": value.sum, "mean": value.sum / count, **percentiles, "max": value.max}
 
 
-def with_error(value: Distribution, bounds: Bounds) -> dict[str, int | float | None]:
-    """Return the figures of a histogram, and of one with exponential bounds the error of its percentiles."""
-    figures = histogram_figures(value, bounds)
-    return {**figures, "error": bounds.error} if isinstance(bounds, Exponential) else figures
+def with_window(name: Name, value: Distribution, recent: Recent) -> dict[str, Any]:
+    """Return the figures of a histogram.
+
+    With exponential bounds ``error`` is that of its percentiles. ``window`` has figures of the last minutes, if there
+    are any.
+    """
+    figures: dict[str, Any] = {**histogram_figures(value, name.bounds)}
+    if isinstance(name.bounds, Exponential):
+        figures["error"] = name.bounds.error
+    window = recent.get((name.category, name.metric, name.labels))
+    if window and value.count:
+        clamped = {key: min(max(window[key], value.min), value.max) for key in _PERCENTILES}
+        figures["window"] = {**window, **clamped}
+    return figures
 
 
 def iso_time(microseconds: int) -> str:

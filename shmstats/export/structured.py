@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from shmstats.bounds import Bounds, Exponential
-from shmstats.export.figures import iso_time, with_error
+from shmstats.export.figures import iso_time, with_window
 from shmstats.export.printable import json_text
 from shmstats.export.view import View
-from shmstats.series import Distribution, Kind, Mode, Name, Snapshot, Value
+from shmstats.series import Distribution, Kind, Mode, Name, Recent, Snapshot, Value
 
 #: The number of the form; raised when something is changed, not when something is added.
 SCHEMA = 2
@@ -35,10 +35,10 @@ def to_structured(snapshot: Snapshot) -> dict[str, Any]:
 
 def _series(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     for i, (name, value) in enumerate(zip(snapshot.names, snapshot.values, strict=True)):
-        series = {**_described(name), "value": _shown(name, value)}
+        series = {**_described(name), "value": _shown(name, value, snapshot.recent)}
         if snapshot.workers:
             own = ((str(row), values[i]) for row, values in snapshot.workers.items())
-            series["workers"] = {row: _shown(name, value) for row, value in own if value is not None}
+            series["workers"] = {row: _shown(name, value, {}) for row, value in own if value is not None}
         yield series
 
 
@@ -75,10 +75,11 @@ def _buckets(bounds: Bounds, value: Distribution) -> Iterator[dict[str, Any]]:
         yield {"gt": before, **above}
 
 
-def _shown(name: Name, value: Value) -> Any:
+def _shown(name: Name, value: Value, recent: Recent) -> Any:
     if isinstance(value, Distribution):
         smallest = value.min if value.count else None
-        return {**with_error(value, name.bounds), "min": smallest, "buckets": list(_buckets(name.bounds, value))}
+        figures = with_window(name, value, recent)
+        return {**figures, "min": smallest, "buckets": list(_buckets(name.bounds, value))}
     if name.kind is Kind.TIMESTAMP:
         return iso_time(int(value))
     return value if math.isfinite(value) else None

@@ -6,8 +6,18 @@ it over a span of time, and `documents` makes JSON and CSV of what was read.
 
 from __future__ import annotations
 
-from .past import Past, Query, QueryError, read_past
+from .past import Past, Query, QueryError, read_past, read_recent
 from .recorder import HistoryRecorder
 from .ring import FILE, RingError, ring_file
 
-__all__ = ["FILE", "HistoryRecorder", "Past", "Query", "QueryError", "RingError", "read_past", "ring_file"]
+__all__ = [
+    "FILE",
+    "HistoryRecorder",
+    "Past",
+    "Query",
+    "QueryError",
+    "RingError",
+    "read_past",
+    "read_recent",
+    "ring_file",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..series import Kind, Name, series_text
+from ..series import Kind, Name, Recent, series_text
 from .ring import MINUTES, SECONDS, Event, Ring, RingError, Rows, Tier, open_ring, ring_file
 from .tracks import Track, from_json
 
@@ -139,6 +140,49 @@ def _read(ring: Ring, query: Query) -> Past:
     return Past(step, times, series, chosen, events)
 
 
+def read_recent(data: Path, now: int | None = None) -> Recent:
+    """Return figures of what was observed in histograms in the last 15 minutes, of those that the ring has.
+
+    Args:
+        data: the data directory.
+        now: seconds since 1970; None for the time.
+
+    Returns:
+        By category, metric and labels: ``seconds`` (that there are rows of), ``count``, ``mean``, ``p50``, ``p90``,
+        ``p99``, and of exponential bounds ``error``: how far the percentiles can be off, as a share.
+
+    Raises:
+        FileNotFoundError: there is no ring.
+        OSError: it cannot be read.
+        RingError: it is none.
+    """
+    now = int(time.time()) if now is None else now
+    query = Query(now - SECONDS.rows, now, MINUTES.step)
+    ring = open_ring(ring_file(data))
+    try:
+        tracks = [track for track in from_json(ring.read_tracks() or []) if track.kind is Kind.HISTOGRAM]
+        since = query.since // MINUTES.step * MINUTES.step
+        sums = _Sums(tracks, np.array([since], np.int64), now + 1 - since)
+        for tier, rows in _rows(ring, query):
+            sums.add(rows, tier)
+    finally:
+        ring.close()
+    return {track.key: figures for track in tracks if (figures := _recent(sums, track))}
+
+
+def _recent(sums: _Sums, track: Track) -> dict[str, float]:
+    figures = {name: float(values[0]) for name, values in sums.figures(track).items()}
+    seconds = sums.seconds(track)
+    if not figures["rate"] > 0:
+        return {}
+    count = round(figures.pop("rate") * seconds)
+    found = {"seconds": round(seconds), "count": count, **{name: float(f"{x:.6g}") for name, x in figures.items()}}
+    if grow_by_one_factor(track.bounds):
+        factor = track.bounds[-1] / track.bounds[-2]
+        found["error"] = math.ceil((factor - 1) / (factor + 1) * 1e4) / 1e4
+    return found
+
+
 def _rows(ring: Ring, query: Query) -> list[tuple[Tier, Rows]]:
     """Return the rows of a query, of minutes as far as they are asked for and there, else of seconds."""
     first, last = query.since, query.until
@@ -183,13 +227,17 @@ class _Sums:
         for track in self._tracks:
             if track.since > moments[0]:
                 at = self._at[track.first]
-                values[moments < track.since, at : at + track.width] = np.nan
+                values[moments + tier.step <= track.since, at : at + track.width] = np.nan
         here = ~np.isnan(values)
         starts = np.flatnonzero(np.diff(steps, prepend=-1))
         steps = steps[starts]
         self._sums[steps] += np.add.reduceat(np.where(here, values, 0), starts, axis=0)
         self._spans[steps] += np.add.reduceat(here * spans[:, None], starts, axis=0)
         self._counts[steps] += np.add.reduceat(here, starts, axis=0, dtype=np.float64)
+
+    def seconds(self, track: Track) -> float:
+        """Return how many seconds there are rows of a series of, in the first step."""
+        return float(self._spans[0, self._at[track.first]])
 
     def figures(self, track: Track) -> dict[str, npt.NDArray[np.float64]]:
         """Return the figures of one series, each with a value for every step; NaN where there is none."""

@@ -174,6 +174,9 @@ class HistoryRecorder:
             if self._ring.has_row(MINUTES, minute):
                 continue
             rows = self._ring.read_rows(SECONDS, minute * 60, minute * 60 + 59)
+            for track in self._tracks.tracks.values():  # what was in its columns before it is another one's
+                if track.since > minute * 60:
+                    rows.values[rows.numbers < track.since, track.first : track.first + track.width] = np.nan
             if len(rows.numbers):
                 values = summed(rows.values[:, : len(gauges)], gauges)
                 self._ring.write_row(MINUTES, minute, float(rows.spans.sum()), values)

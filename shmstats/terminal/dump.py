@@ -25,7 +25,7 @@ from shmstats.config import Settings
 from shmstats.export import FORMATS, Format, View
 from shmstats.export.printable import printable_lines
 from shmstats.reading import BlockReader, read_only
-from shmstats.series import Snapshot
+from shmstats.series import Recent, Snapshot
 from shmstats.terminal.command import (
     CONTEXT,
     Command,
@@ -143,7 +143,7 @@ def dump(
         read = _file_reader(Path(file))
     else:
         settings = settings_of(config, data)
-        read = _data_reader(settings, by_worker, chosen)
+        read = _data_reader(settings, by_worker, chosen, form in ("json", "v2"))
         view = view.prefixed(settings.prometheus)
     to_terminal = output == "-" and not raw and sys.stdout is not None and sys.stdout.isatty()
     if to_terminal and FORMATS[form].binary:
@@ -179,7 +179,9 @@ def _file_reader(file: Path) -> Callable[[], Snapshot]:
     return read
 
 
-def _data_reader(settings: Settings, by_worker: bool, chosen: Callable[[str], bool]) -> Callable[[], Snapshot]:
+def _data_reader(
+    settings: Settings, by_worker: bool, chosen: Callable[[str], bool], with_recent: bool
+) -> Callable[[], Snapshot]:
     """Return a function that reads the live block, or else the saved snapshot, which it says once."""
     said = ""
 
@@ -192,7 +194,8 @@ def _data_reader(settings: Settings, by_worker: bool, chosen: Callable[[str], bo
                 snapshot, notice = _read_saved(settings.path.data)
             else:
                 system = _system_figures(reader, settings) if chosen("system") else {}
-                snapshot, notice = replace(reader.read(by_worker), system=system), ""
+                recent = _recent(settings.path.data) if with_recent else {}
+                snapshot, notice = replace(reader.read(by_worker), system=system, recent=recent), ""
         if notice != said:
             note(notice)
         said = notice
@@ -228,6 +231,15 @@ def _read_saved(data: Path) -> tuple[Snapshot, str]:
     )
 
 
+def _recent(data: Path) -> Recent:
+    from shmstats.history import RingError, read_recent
+
+    try:
+        return read_recent(data)
+    except (OSError, RingError):
+        return {}  # there is no history, or none that can be read
+
+
 def _system_figures(reader: BlockReader, settings: Settings) -> dict[str, int | float]:
     from shmstats.debug.processes import system_figures
     from shmstats.storage import Walk
@@ -251,6 +263,8 @@ def _only(snapshot: Snapshot, chosen: Callable[[str], bool]) -> Snapshot:
         snapshot.system,
         {row: [values[i] for i in kept] for row, values in snapshot.workers.items()},
         snapshot.health,
+        [(name, exemplars) for name, exemplars in snapshot.exemplars if chosen(name.category)],
+        snapshot.recent,
     )
 
 

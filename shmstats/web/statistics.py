@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,12 +16,16 @@ from ..attachment.health import figures_of, health
 from ..attachment.slow_path import SharedProvider
 from ..debug.processes import pool_figures, system_figures
 from ..export import ESCAPINGS, FORMATS, Choice, View, negotiate, to_document, to_structured
+from ..history import RingError, read_recent
+from ..lately import Lately
 from ..registry import stats
 from ..series import Snapshot
 from ..storage import StorageMeter
 from .access import public
 from .blueprint import attached, blueprint
 from .responses import json_response
+
+_recent = Lately(read_recent)
 
 #: A shorter answer is hardly shorter compressed.
 _WORTH_COMPRESSING = 1000
@@ -93,6 +98,8 @@ _DOCUMENTS: dict[str, Callable[[Snapshot], dict[str, Any]]] = {"json": _simple, 
 
 def _document(shared: SharedProvider, statistics: Callable[[Snapshot], dict[str, Any]]) -> dict[str, Any]:
     snapshot, found = _snapshot(shared)
+    with suppress(OSError, RingError):  # there is no history, or none that can be read
+        snapshot = replace(snapshot, recent=_recent.get(shared.directory))
     document = {**statistics(snapshot), "pool": pool_figures(shared.attach().reader), "health": found}
     if stats.settings.stats.include_storage_stats_in_api:
         storage = _meter(shared.directory).read()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shmstats.bounds import exponential
-from shmstats.history import HistoryRecorder, Past, Query, QueryError, read_past
+from shmstats.history import HistoryRecorder, Past, Query, QueryError, read_past, read_recent
 from shmstats.history.documents import to_csv, to_json
 from shmstats.series import Distribution, Kind, Name, Snapshot
 
@@ -258,6 +258,36 @@ def test_without_gunicorn_the_table_of_workers_tells_a_kill_from_an_exit(site: S
         ("exit", "process 11 ended"),
         ("kill", "process 12 was killed"),
     ]
+
+
+def test_recent_figures_are_those_of_a_quarter_of_an_hour_with_their_error(site: Site, tmp_path: Path) -> None:
+    fine = Name("app", "fine", Kind.HISTOGRAM, bounds=exponential(3, -14, 20, 1000))
+    counts = [0] * 162
+    for second in range(-1200, 95, 5):
+        counts[bisect.bisect_left(fine.bounds, 209.6 if second > -300 else 5.0)] += 1
+        site.at(
+            NOW + second, [COUNTER, TIMES, fine], 0, distribution(0, 0, 0, 0), Distribution(1.0, 9.0, tuple(counts))
+        )
+    recent = read_recent(tmp_path, NOW + 90)
+    assert list(recent) == [("app", "fine", ())]  # nothing was observed in the other one
+    figures = recent["app", "fine", ()]
+    assert 900 <= figures["seconds"] <= 960
+    assert figures["count"] == figures["seconds"] / 5
+    assert figures["p50"] == pytest.approx(5, rel=figures["error"])
+    assert figures["p90"] == pytest.approx(209.6, rel=figures["error"])
+    assert figures["error"] < 0.18
+
+
+def test_a_series_that_begins_within_a_minute_is_in_the_row_of_that_minute(site: Site, tmp_path: Path) -> None:
+    site.at(NOW + 50, [COUNTER], 0)
+    site.at(NOW + 52, [COUNTER, TIMES], 0, distribution(0, 0, 0, 0))
+    site.at(NOW + 55, [COUNTER, TIMES], 0, distribution(1, 2, 0, 0))
+    site.at(NOW + 61, [COUNTER, TIMES], 0, distribution(1, 2, 0, 1))
+    assert read_recent(tmp_path, NOW + 62)["app", "work", ()]["count"] == 4
+
+
+def distribution(*buckets: int) -> Distribution:
+    return Distribution(sum(buckets), 50.0, buckets)
 
 
 def test_an_application_that_starts_again_is_a_restart_and_a_recorder_that_takes_over_is_none(

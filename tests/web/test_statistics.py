@@ -14,14 +14,18 @@ from textwrap import dedent
 
 import jsonschema
 import pytest
+from click.testing import CliRunner
 from flask import Flask
 from flask.testing import FlaskClient
 from helpers import BOUND
+from real.servers import wait_until
 
 import shmstats
 from shmstats import BlockError, stats
 from shmstats.export import FORMATS
-from shmstats.export.structured import SCHEMA_FILE
+from shmstats.export.structured import SCHEMA_FILE, structured_json
+from shmstats.export.view import PLAIN
+from shmstats.terminal.dump import dump
 from shmstats.web import blueprint, create_app
 
 
@@ -171,15 +175,33 @@ def test_namespace_and_labels_of_the_configuration_are_on_the_page(serve: Callab
     assert all(line.startswith("shop_") and '{region="eu"' in line for line in samples)
 
 
-def test_structured_json_is_as_its_schema_says(client: FlaskClient) -> None:
+def test_structured_json_is_as_its_schema_says_whatever_the_kind(client: FlaskClient) -> None:
     stats.declare("db", "query", kind="histogram", help="Of the database.")
     stats.timing("db", "query", 5)
+    for value in (0, 1, 1e9):
+        stats.timing("db", "rows", value)
+    stats.declare("db", "size", kind="histogram", unit="bytes", buckets=(10, 100))
+    stats.histogram("db", "size").observe(20)
+    stats.histogram("db", "never")
     stats.incr("http", "hits", labels={"method": "GET"})
+    stats.absolute("pool", "size", 2)
+    stats.decr("pool", "waiting")
     stats.timestamp("jobs", "last")
+    stats.info("app", "release", {"version": "1"})
+    stats.declare("jobs", "phase", kind="state", states=("idle", "running"))
+    stats.state("jobs", "phase", "idle")
+    for mode in ("all", "sum", "livemax", "mostrecent"):
+        stats.declare("modes", mode, kind="gauge", mode=mode)
+        stats.gauge("modes", mode, 0.5)
     document = client.get("/stats?format=v2").get_json()
     jsonschema.validate(document, json.loads(SCHEMA_FILE.read_text()))
     assert document["schema"] == 2
     series = {(each["category"], each["metric"]): each for each in document["series"]}
+    kinds = {each["kind"] for each in document["series"]}
+    assert kinds == {"counter", "gauge", "histogram", "timestamp", "info", "state"}
+    by_worker = structured_json(stats.shared.attach().reader.read(by_worker=True), PLAIN)
+    jsonschema.validate(json.loads(by_worker), json.loads(SCHEMA_FILE.read_text()))
+    assert any(each.get("workers") for each in json.loads(by_worker)["series"])
     assert series["http", "hits"]["labels"] == {"method": "GET"}
     assert series["db", "query"]["help"] == "Of the database."
     assert series["db", "query"]["unit"] == "ms"
@@ -187,6 +209,24 @@ def test_structured_json_is_as_its_schema_says(client: FlaskClient) -> None:
     assert sum(bucket["count"] for bucket in series["db", "query"]["value"]["buckets"]) == 1
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**document, "schema": 3}, json.loads(SCHEMA_FILE.read_text()))
+
+
+def test_a_histogram_has_a_window_beside_what_there_is_since_the_start(client: FlaskClient, data: Path) -> None:
+    stats.timing("db", "query", 5000)
+
+    def shown() -> bool:
+        stats.timing("db", "query", 5)
+        return "window" in client.get("/stats").get_json()["simple"]["db"]["query"]
+
+    wait_until(shown, "a history")
+    result = CliRunner().invoke(dump, ["--data", str(data)])
+    documents = client.get("/stats?format=v2").get_json(), json.loads(result.output)
+    jsonschema.validate(documents[0], json.loads(SCHEMA_FILE.read_text()))
+    [structured] = [each["value"] for each in documents[0]["series"] if each["metric"] == "query"]
+    for figures in (structured, documents[1]["db"]["query"]):
+        assert figures["max"] == 5000
+        assert figures["window"]["p50"] == pytest.approx(5, rel=figures["window"]["error"])
+        assert figures["window"]["seconds"] < 60
 
 
 WRONGLY_CONFIGURED = """
