@@ -127,10 +127,7 @@ def _read(ring: Ring, query: Query) -> Past:
     step = query.step
     first, last = query.since // step, query.until // step
     times = np.arange(first, last + 1, dtype=np.int64) * step
-    try:
-        named = {_shown(track): track for track in from_json(ring.read_tracks() or [])}
-    except ValueError as error:
-        raise RingError(f"{ring.file} is damaged: {error}") from error
+    named = {_shown(track): track for track in _tracks(ring)}
     chosen = {name: track for name, track in named.items() if _matches(name, track, query.series)}
     sums = _Sums(list(chosen.values()), times, step)
     for tier, rows in _rows(ring, query):
@@ -138,6 +135,13 @@ def _read(ring: Ring, query: Query) -> Past:
     series = {name: sums.figures(track) for name, track in chosen.items()}
     events = [event for event in ring.events(query.since * 10**9) if event.time <= (query.until + 1) * 10**9]
     return Past(step, times, series, chosen, events)
+
+
+def _tracks(ring: Ring) -> list[Track]:
+    try:
+        return from_json(ring.read_tracks() or [])
+    except ValueError as error:
+        raise RingError(f"{ring.file} is damaged: {error}") from error
 
 
 def read_recent(data: Path, now: int | None = None) -> Recent:
@@ -154,13 +158,13 @@ def read_recent(data: Path, now: int | None = None) -> Recent:
     Raises:
         FileNotFoundError: there is no ring.
         OSError: it cannot be read.
-        RingError: it is none.
+        RingError: it is none, or damaged.
     """
     now = int(time.time()) if now is None else now
     query = Query(now - SECONDS.rows, now, MINUTES.step)
     ring = open_ring(ring_file(data))
     try:
-        tracks = [track for track in from_json(ring.read_tracks() or []) if track.kind is Kind.HISTOGRAM]
+        tracks = [track for track in _tracks(ring) if track.kind is Kind.HISTOGRAM]
         since = query.since // MINUTES.step * MINUTES.step
         sums = _Sums(tracks, np.array([since], np.int64), now + 1 - since)
         for tier, rows in _rows(ring, query):
