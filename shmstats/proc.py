@@ -25,7 +25,7 @@ def there_is_proc() -> bool:
 
 
 class ProcessUse:
-    """What one process used, as /proc/PID/stat has it: fields 3, 4, 14, 15, 20, 22 and 24 of proc_pid_stat(5).
+    """What one process used, as /proc/PID/stat has it: fields 3, 4, 14, 15, 20, 22, 24 and 28 of proc_pid_stat(5).
 
     It is there with ``ProcSubset=pid`` too.
 
@@ -43,9 +43,10 @@ class ProcessUse:
         age: seconds since its start.
         threads: how many it has.
         resident: bytes of memory.
+        image: where its stack begins, which is drawn at random by exec and kept by fork; 0 where that is not told.
     """
 
-    __slots__ = ("age", "parent", "resident", "state", "system", "threads", "user")
+    __slots__ = ("age", "image", "parent", "resident", "state", "system", "threads", "user")
 
     def __init__(self, pid: int) -> None:
         if not there_is_proc():
@@ -60,6 +61,7 @@ class ProcessUse:
         self.parent = int(fields[1])
         self.threads = int(fields[17])
         self.resident = int(fields[21]) * _PAGE
+        self.image = int(fields[25])
 
     def _ask_psutil(self, pid: int) -> None:
         try:
@@ -89,3 +91,19 @@ def uses_of(pids: Iterable[int]) -> Iterator[tuple[int, ProcessUse]]:
     for pid in pids:
         with suppress(OSError, IndexError, ValueError):
             yield pid, ProcessUse(pid)
+
+
+def forks_of(pid: int) -> Iterator[int]:
+    """Give the children of a process that were forked of it and run no other program; none where nobody tells."""
+    found = [(child, use) for child, use in uses_of([pid, *_children_of(pid)]) if use.state != "Z"]
+    own = next((use.image for child, use in found if child == pid), 0)
+    return (child for child, use in found if own and use.image == own and child != pid)
+
+
+def _children_of(pid: int) -> list[int]:
+    children: list[int] = []
+    with suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+                children += map(int, file.read().split())
+    return children

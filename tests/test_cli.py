@@ -384,13 +384,15 @@ def test_watch_writes_again_and_follows_a_block_that_is_replaced(
 
 
 def test_a_named_snapshot_is_read_whatever_the_configuration(
-    worker: Child, data: Path, tmp_path: Path, command: Callable[..., Result]
+    worker: Child, data: Path, tmp_path: Path, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave(worker)
     file = data / "stats/simple.json"
     broken = tmp_path / "broken.yml"
     broken.write_text("stats: 3")
-    assert dumped(command("shmstats-dump", "--from", file, "--config", broken, *USER)) == VALUES
+    monkeypatch.setenv("SHMSTATS_CONFIG", str(broken))
+    assert dumped(command("shmstats-dump", "--from", file, *USER)) == VALUES
+    assert str(broken) in assert_one_line(command("shmstats-dump", "--from", file, "--config", broken), "shmstats-dump")
     for wrong in (broken, tmp_path / "missing", tmp_path):
         assert str(wrong) in assert_one_line(command("shmstats-dump", "--from", wrong), "shmstats-dump")
     assert f"{broken} is not a snapshot of shmstats" in command("shmstats-dump", "--from", broken).err
@@ -413,6 +415,12 @@ def test_a_named_snapshot_is_read_whatever_the_configuration(
         ["--from", ""],
         ["--from", "file", "--watch", "1"],
         ["--from", "file", "--data", "data"],
+        ["--from", "file", "--workers"],
+        ["--since", "1h"],
+        ["--step", "10s"],
+        ["--history", "--label", "plan"],
+        ["--history", "--raw"],
+        ["--history", "--watch", "1"],
         ["--workers", "--format", "prometheus"],
         ["--no-such-option"],
         ["an-argument"],

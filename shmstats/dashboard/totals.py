@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..block import Worker
 from ..history.overview import Overview
-from ..proc import ProcessUse, uses_of
 from ..reading import BlockReader
-from ..reading.requests import Served
 from ..series import Distribution, Kind, Name, Snapshot, Value, items_at, series_text
+from .workers import worker_figures
 
 #: Rows of one table of metrics or routes.
 MAX_ROWS = 100
@@ -162,48 +160,6 @@ def _routes_in(names: Sequence[Name]) -> tuple[list[tuple[str, str, int | None]]
             counters.routes.append(number)
             counters.failed.append(labels.get("status", "") >= "500")
     return [(*route, times.get(number)) for route, number in numbers.items()], counters
-
-
-def worker_figures(served: Iterable[Served]) -> Iterable[dict[str, Any]]:
-    """Give figures of each process that the system still has, without what it serves in detail.
-
-    ``pid``, ``state`` (a word), ``role`` (``master`` of one that others are children of, else ``worker``),
-    ``attached`` (seconds since 1970), ``begun`` (requests), ``serving`` (how many now), ``oldest`` (seconds since 1970
-    of the first of these), ``cpu`` (seconds) and ``memory`` (bytes).
-    """
-    served = list(served)
-    uses = dict(uses_of(each.worker.pid for each in served))
-    parents = {use.parent for use in uses.values()}
-    for each in served:
-        use = uses.get(each.worker.pid)
-        if use is None:
-            continue
-        yield {
-            "pid": each.worker.pid,
-            "state": _state(use, each),
-            "role": "master" if each.worker.pid in parents and not each.begun else "worker",
-            "attached": round(time.time() - _age(each.worker)),
-            "begun": each.begun,
-            "serving": len(each.requests) + each.further,
-            "oldest": round(each.requests[0].began / 1e9, 1) if each.requests else None,
-            "cpu": round(use.cpu, 2),
-            "memory": use.resident,
-        }
-
-
-def _age(worker: Worker) -> float:
-    return (time.monotonic_ns() - worker.attached) / 1e9
-
-
-def _state(use: ProcessUse, served: Served) -> str:
-    """Return what a process does, in a word."""
-    if use.state in "Tt":
-        return "stopped"
-    if use.state == "Z":
-        return "ended"
-    if served.requests or served.further:
-        return "waits for disk" if use.state == "D" else "busy"
-    return "idle"
 
 
 def _metric(name: Name, category: str, series: str, value: Value) -> list[Any]:

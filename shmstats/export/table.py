@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from shmstats.export.figures import histogram_figures, iso_time
 from shmstats.export.naming import is_time
+from shmstats.export.people import milliseconds, size
 from shmstats.export.printable import aligned, printable
 from shmstats.export.rows import TOTAL, Row, label_columns, rows
 from shmstats.export.view import View
@@ -21,16 +22,17 @@ _RIGHT_ALIGNED = "VALUE"
 
 def text_table(snapshot: Snapshot, view: View) -> bytes:
     """Return the table in UTF-8."""
-    return to_table(snapshot, view.columns).encode()
+    return to_table(snapshot, view.columns, raw=view.raw).encode()
 
 
-def to_table(snapshot: Snapshot, columns: Sequence[str] = ()) -> str:
+def to_table(snapshot: Snapshot, columns: Sequence[str] = (), *, raw: bool = False) -> str:
     """Return the snapshot as lines of text, the first one with the columns' titles.
 
-    A histogram's value is its count, with the other figures beside it, in ms or its unit. Columns that would be empty
-    are left out. Labels in ``columns`` have a column of their own.
+    A histogram's value is its count, with the other figures beside it. Bytes and times are in units that suit; with
+    ``raw`` they are bytes, and ms or the histogram's unit. Columns that would be empty are left out. Labels in
+    ``columns`` have a column of their own.
     """
-    table = [_cells(row, columns) for row in sorted(rows(snapshot), key=_place)]
+    table = [_cells(row, columns, raw) for row in sorted(rows(snapshot), key=_place)]
     titles = ["CATEGORY", "METRIC", *columns, "LABELS", "KIND", "WORKER", "VALUE", "DETAIL"]
     shown = [
         column
@@ -46,20 +48,28 @@ def _place(row: Row) -> tuple[str, str, Labels, int]:
     return row.name.category, row.name.metric, row.name.labels, -1 if row.worker == TOTAL else int(row.worker)
 
 
-def _cells(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
+def _cells(row: Row, columns: Sequence[str], raw: bool) -> tuple[str, ...]:
     name, worker, value = row
     detail = ""
     if isinstance(value, Distribution):
         figures = histogram_figures(value, name.bounds)
-        amounts = {key: figure for key, figure in figures.items() if key not in ("count", "sum")}
         unit = "ms" if is_time(name.unit) and name.category != FOREIGN else name.unit
-        amounts_shown = (f"{key} {figure:.6g} {unit}" for key, figure in amounts.items() if figure is not None)
-        detail = ", ".join(map(str.rstrip, amounts_shown))
+        amounts = ((key, figure) for key, figure in figures.items() if key not in ("count", "sum"))
+        detail = ", ".join(f"{key} {_amount(figure, unit, raw)}" for key, figure in amounts if figure is not None)
         shown = str(value.count)
+    elif name.kind is Kind.TIMESTAMP:
+        shown = iso_time(int(value))
     else:
-        shown = iso_time(int(value)) if name.kind is Kind.TIMESTAMP else str(value)
+        shown = size(value) if name.unit == "bytes" and not raw else str(value)
     labels = label_columns(name.labels, columns)
     return name.category, name.metric, *labels, name.kind.name.lower(), worker, shown, detail
+
+
+def _amount(figure: float, unit: str, raw: bool) -> str:
+    """Return a figure of a histogram with its unit."""
+    if not raw and unit in ("ms", "bytes"):
+        return milliseconds(figure) if unit == "ms" else size(figure)
+    return f"{figure:.6g} {unit}".rstrip()
 
 
 def _any(table: list[tuple[str, ...]], column: int) -> bool:

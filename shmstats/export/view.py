@@ -16,7 +16,8 @@ class View(NamedTuple):
         names: of the families, or of their samples, that are shown; empty: all.
         namespace: what every family's name begins with (``prometheus.namespace``).
         labels: of every series (``prometheus.labels``).
-        raw: whether CSV has texts as they are, also those that a spreadsheet or a terminal would obey.
+        raw: whether CSV has texts as they are, also those that a spreadsheet or a terminal would obey, and the table
+            values without units for people.
         columns: labels that have a column of their own in CSV and in the table.
     """
 

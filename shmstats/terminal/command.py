@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -110,9 +110,32 @@ def note(text: str) -> None:
 
 def progress(items: Sequence[_Item], label: str) -> AbstractContextManager[Iterable[_Item]]:
     """Return a context that gives the items one after another, with a bar on stderr where that is a terminal."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not has_bar():
         return nullcontext(items)
-    return click.progressbar(items, label=label, file=sys.stderr)
+    return click.progressbar(items, label=label, file=sys.stderr, update_min_steps=max(len(items) // 200, 1))
+
+
+def has_bar() -> bool:
+    """Tell whether `progress` shows a bar."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+class Watched(list[_Item]):
+    """A list that shows a bar whenever it is gone through.
+
+    Args:
+        items: of the list.
+        label: of the bar.
+    """
+
+    def __init__(self, items: Iterable[_Item], label: str) -> None:
+        super().__init__(items)
+        self._label = label
+
+    def __iter__(self) -> Iterator[_Item]:
+        """Go through the list."""
+        with progress(self[:], self._label) as items:
+            yield from items
 
 
 def write_to_stdout(content: bytes) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from shmstats import snapshot as saved
+from shmstats.export.people import number
 from shmstats.export.printable import printable
 from shmstats.series import Distribution, Name, Snapshot, Value, series_text
 from shmstats.terminal.command import CONTEXT, Command, write_to_stdout
-from shmstats.terminal.figures import number
 
 
 @click.command(cls=Command, context_settings=CONTEXT)

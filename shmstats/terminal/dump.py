@@ -30,7 +30,9 @@ from shmstats.terminal.command import (
     CONTEXT,
     Command,
     NotThereError,
+    Watched,
     described,
+    has_bar,
     not_empty,
     note,
     reading_options,
@@ -43,6 +45,12 @@ from shmstats.terminal.past import Duration, past_content
 from shmstats.terminal.watch import Repaint, TimedTable
 
 _LONGEST_WATCH = 86_400.0
+
+#: Series from which on a dump takes seconds, and shows how far it is.
+_MANY = 100_000
+
+#: Seconds of the past that are shown where nobody says how many.
+_SHOWN_PAST = 900.0
 
 #: Seconds that a dump takes for a walk through the data directory.
 _LONGEST_WALK = 0.5
@@ -90,7 +98,7 @@ def _interval(ctx: click.Context, param: click.Parameter, seconds: float | None)
 )
 @click.option("--from", "file", metavar="SNAPSHOT", callback=not_empty, help="Read this saved snapshot instead.")
 @click.option("--history", is_flag=True, help="What was in the last 24 hours; as csv or json.")
-@click.option("--since", metavar="TIME", type=Duration(), default="15m", show_default=True, help="With --history.")
+@click.option("--since", metavar="TIME", type=Duration(), show_default="15m", help="With --history: how long ago.")
 @click.option("--step", metavar="TIME", type=Duration(), help="With --history: the time of each value.")
 @click.option(
     "--label",
@@ -111,7 +119,7 @@ def dump(
     output: str,
     file: str | None,
     history: bool,
-    since: float,
+    since: float | None,
     step: float | None,
     labels: tuple[str, ...],
     raw: bool,
@@ -121,30 +129,30 @@ def dump(
     It is taken of the live block, without disturbing it. Where there is none, the saved snapshot is written.
     """
     if history:
-        if form not in FORMATS_OF_PAST or by_worker or watch is not None or file is not None:
-            raise click.UsageError("--history goes with --format csv or json, without --workers, --watch and --from.")
-        _write(output, past_content(settings_of(config, data).path.data, since, step, form, globs))
+        if form not in FORMATS_OF_PAST:
+            raise click.UsageError(f"--history goes with --format {' or '.join(FORMATS_OF_PAST)} only.")
+        _refuse("--history", workers=by_worker, watch=watch, label=labels, raw=raw, **{"from": file})
+        past = past_content(settings_of(config, data).path.data, since or _SHOWN_PAST, step, form, globs)
+        _write(output, past)
         return
+    _refuse("a dump without --history", since=since, step=step)
     if by_worker and not FORMATS[form].by_worker:
         able = ", ".join(name for name, each in FORMATS.items() if each.by_worker)
         raise click.UsageError(f"--workers goes with --format {able} only.")
-
     if labels and form not in ("csv", "table"):
         raise click.UsageError("--label goes with --format csv or table only.")
-
-    if file is not None and (data is not None or watch is not None):
-        raise click.UsageError("--from reads one file, once: it goes neither with --data nor with --watch.")
+    if file is not None:
+        _refuse("--from, which reads one file, once, with sums only", data=data, watch=watch, workers=by_worker)
 
     def chosen(category: str) -> bool:
         return not globs or any(fnmatchcase(category, glob) for glob in globs)
 
     view = View(raw=raw, columns=labels)
-    if file is not None:
-        read = _file_reader(Path(file))
-    else:
+    if file is None or config is not None:  # a file can be read where the usual configuration is wrong
         settings = settings_of(config, data)
-        read = _data_reader(settings, by_worker, chosen, form in ("json", "v2"))
         view = view.prefixed(settings.prometheus)
+    with_recent = form in ("json", "v2")
+    read = _data_reader(settings, by_worker, chosen, with_recent) if file is None else _file_reader(Path(file))
     to_terminal = output == "-" and not raw and sys.stdout is not None and sys.stdout.isatty()
     if to_terminal and FORMATS[form].binary:
         raise click.UsageError(f"--format {form} is no text for a terminal: name a file by --output.")
@@ -160,6 +168,8 @@ def dump(
         if repaint is not None:
             _write(output, repaint.content(snapshot, "shmstats"))
             return
+        if has_bar() and len(snapshot.names) >= _MANY and watch is None:
+            snapshot = replace(snapshot, names=Watched(snapshot.names, f"Writing {form}"))
         content = _rendered(FORMATS[form], snapshot, view, to_terminal)
         _write(output, content if timed is None else timed.content(content))
 
@@ -167,6 +177,17 @@ def dump(
         write_once()
     else:
         _repeat(write_once, watch)
+
+
+def _refuse(what: str, **options: object) -> None:
+    """Refuse options that were given, where they would change nothing.
+
+    Raises:
+        UsageError: it names the first of them.
+    """
+    for name, given in options.items():
+        if given not in (None, False, ()):
+            raise click.UsageError(f"--{name} does not go with {what}.")
 
 
 # Reading -----------------------------------------------------------------------------------------
@@ -192,6 +213,7 @@ def _data_reader(
                 reader = opened.enter_context(read_only(settings.path.data))
             except FileNotFoundError:
                 snapshot, notice = _read_saved(settings.path.data)
+                notice += "; a saved snapshot has no values by worker" if by_worker else ""
             else:
                 system = _system_figures(reader, settings) if chosen("system") else {}
                 recent = _recent(settings.path.data) if with_recent else {}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..dashboard.rates import request_figures, route_figures
 from ..export.figures import iso_time
-from .figures import duration, milliseconds, number, share, size
+from ..export.people import duration, milliseconds, number, share, size
 
 #: Seconds after which a request that is still being served is marked.
 STUCK_SECONDS = 5.0

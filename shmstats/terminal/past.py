@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from shmstats.export.printable import json_text
 from shmstats.history import Query, QueryError, RingError, read_past
 from shmstats.history.documents import to_csv, to_json
 from shmstats.terminal.command import NotThereError
@@ -64,5 +64,5 @@ def past_content(data: Path, since: float, step: float | None, form: str, globs:
     if globs and not past.series:
         raise NotThereError(f"no series in the history of {data} matches {', '.join(map(repr, globs))}")
     if form == "json":
-        return (json.dumps(to_json(past), ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+        return (json_text(to_json(past)) + "\n").encode(errors="backslashreplace")
     return to_csv(past).encode(errors="backslashreplace")

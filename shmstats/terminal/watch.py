@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from shmstats.export.figures import iso_time
+from shmstats.export.people import milliseconds, number, size
 from shmstats.export.printable import aligned, printable
 from shmstats.export.rows import label_columns
 from shmstats.series import Distribution, Kind, Name, Snapshot, Value
-from shmstats.terminal.figures import milliseconds, number, size
 
 #: Go to the upper left corner; clear the rest of a line, and of the screen; show or hide the cursor (ECMA-48).
 _HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"

@@ -157,7 +157,7 @@ def test_a_table_is_sorted_and_aligned():
         'api       status    code="200",method="GET"  counter                                   3',
         "backup    last                               timestamp  2023-11-14T22:13:20.000001+00:00",
         "db        query                              histogram                                 4"
-        "  mean 5.5 ms, p50 1 ms, p90 11.2 ms, p99 11.92 ms, max 12 ms",
+        "  mean 5.5 ms, p50 1 ms, p90 11.2 ms, p99 11.9 ms, max 12 ms",
         "pool      open                               gauge                                   2.5",
         "system    uptime                             gauge                                     5",
     ]

@@ -11,11 +11,63 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
 from shmstats import kit
 from shmstats.config import load
+
+_TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+_TIME = {"type": "string", "pattern": r"^(\d+h)?(\d+m)?(\d+s)?(\d+ms)?$"}
+
+#: Of monitoring.coreos.com/v1, PodMonitor, as the operator's release 0.80 has it: all that a kit may need.
+_POD_MONITOR = {
+    "type": "object",
+    "required": ["apiVersion", "kind", "metadata", "spec"],
+    "additionalProperties": False,
+    "properties": {
+        "apiVersion": {"const": "monitoring.coreos.com/v1"},
+        "kind": {"const": "PodMonitor"},
+        "metadata": {
+            "type": "object",
+            "required": ["name"],
+            "additionalProperties": False,
+            "properties": {"name": {"type": "string"}, "namespace": {"type": "string"}, "labels": _TEXTS},
+        },
+        "spec": {
+            "type": "object",
+            "required": ["selector"],
+            "additionalProperties": False,
+            "properties": {
+                "selector": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {"matchLabels": _TEXTS, "matchExpressions": {"type": "array"}},
+                },
+                "jobLabel": {"type": "string"},
+                "namespaceSelector": {"type": "object"},
+                "podTargetLabels": {"type": "array", "items": {"type": "string"}},
+                "podMetricsEndpoints": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "properties": {
+                            **{key: {"type": "string"} for key in ("port", "path")},
+                            **dict.fromkeys(("interval", "scrapeTimeout"), _TIME),
+                            "scheme": {"enum": ["http", "https"]},
+                            "honorLabels": {"type": "boolean"},
+                            "metricRelabelings": {"type": "array"},
+                            "relabelings": {"type": "array"},
+                            "authorization": {"type": "object"},
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +146,19 @@ def test_compose_accepts_the_services(written: Path) -> None:
         specification.model_validate(document)
 
 
+def test_the_pod_monitor_has_only_keys_of_the_operators_resource(written: Path) -> None:
+    """No registry has the operator's schema in a form to test with: `_POD_MONITOR` is what of it is used here."""
+    check = jsonschema.Draft202012Validator(_POD_MONITOR)
+    document = yaml.safe_load((written / "kubernetes/podmonitor.yml").read_text())
+    check.validate(document)
+    for key, wrong in (("intervall", "15s"), ("interval", "15 seconds"), ("port", 8000)):
+        other = yaml.safe_load((written / "kubernetes/podmonitor.yml").read_text())
+        other["spec"]["podMetricsEndpoints"][0][key] = wrong
+        assert not check.is_valid(other), key
+
+
 @pytest.mark.parametrize("version", ["1.30", "newest"])
-def test_kubernetes_accepts_its_objects(written: Path, version: str) -> None:
-    """But for the PodMonitor, which is an object of Prometheus' operator."""
+def test_kubernetes_accepts_its_own_objects(written: Path, version: str) -> None:
     schemas = pytest.importorskip("kubernetes_validate")
     files = [file for file in sorted((written / "kubernetes").iterdir()) if file.stem != "podmonitor"]
     for file in files:

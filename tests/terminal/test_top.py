@@ -63,6 +63,48 @@ def test_what_stopped_and_waiting_workers_serve_is_shown(workers: list[Child], d
     assert re.search(rf"{workers[1].pid} +stopped .* GET /stopped", shown)
 
 
+FORKING = """
+import os, subprocess, sys
+import shmstats
+from shmstats import stats
+shmstats.init({"path": {"data": sys.argv[1]}, "stats": {"capacity": 1024, "max_workers": 4}})
+other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+children = []
+for counts in (True, False):
+    said, told = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        if counts:
+            stats.incr("shop", "orders")
+        os.write(said[1], b"-")
+        os.read(told[0], 1)
+        stats.close()
+        os._exit(0)
+    os.read(said[0], 1)
+    children.append((child, told[1]))
+print(*(child for child, _ in children), other.pid, flush=True)
+sys.stdin.readline()
+for child, told in children:
+    os.write(told, b"-")
+    os.waitpid(child, 0)
+other.communicate(b"\\n")
+"""
+
+
+def test_a_worker_that_has_not_counted_yet_is_shown_beside_one_that_has(
+    core: str, python: PythonRunner, data: Path
+) -> None:
+    master = python.start(FORKING, data)
+    counting, idle, other = master.hear().split()
+    shown = run("top", "--once", "--data", str(data))
+    assert "busy 0 of 2" in shown
+    for pid in (counting, idle):
+        assert re.search(rf"^ *{pid} +idle ", shown, re.M)
+    assert not re.search(rf"^ *{other} ", shown, re.M)
+    master.tell()
+    master.finish()
+
+
 def test_metrics_are_shown_without_what_a_terminal_would_obey(workers: list[Child], data: Path) -> None:
     shown = run("top", "--once", "--pane", "metrics", "--data", str(data))
     assert re.search(r" 6 +0/s +shop\.orders", shown)

@@ -62,6 +62,30 @@ def test_labels_are_columns_where_that_is_asked_for(tmp_path: Path) -> None:
     run(*asked, "json", code=2)
 
 
+def test_a_table_has_bytes_and_times_for_people_unless_they_are_asked_for_raw(tmp_path: Path) -> None:
+    size, taken = SIZE._replace(metric="cache"), Distribution(123_456.0, 70_000.0, (0, 0, 2))
+    saved.save(tmp_path, Snapshot([TIMES, size], [taken, 3 * 2**20]))
+    asked = ("dump", "--format", "table", "--from", tmp_path / saved.FILE)
+    shown, raw = run(*asked), run(*asked, "--raw")
+    assert "mean 1 min 1 s" in shown
+    assert "3 MiB" in shown
+    assert "mean 61728 ms" in raw
+    assert str(3 * 2**20) in raw
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "prometheus"])
+def test_a_dump_of_many_series_shows_how_far_it_is(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved.save(tmp_path, Snapshot([COUNTER, SIZE], [3, 4]))
+    asked = ("dump", "--format", form, "--from", str(tmp_path / saved.FILE))
+    plain = CliRunner().invoke(commands, asked)
+    monkeypatch.setattr("shmstats.terminal.dump._MANY", 2)
+    for room in ("command", "dump"):
+        monkeypatch.setattr(f"shmstats.terminal.{room}.has_bar", lambda: True)
+    watched = CliRunner().invoke(commands, asked)
+    assert f"Writing {form}" in watched.stderr
+    assert (plain.stderr, watched.stdout) == ("", plain.stdout)
+
+
 def test_watched_csv_has_the_time_and_one_header() -> None:
     timed = TimedTable()
     content = timed.content(b"a,b\r\n1,2\r\n") + timed.content(b"a,b\r\n3,4\r\n")

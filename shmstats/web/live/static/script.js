@@ -249,7 +249,7 @@ async function showStacks(pid) {
   const response = await ask(`../debug/stacks?pid=${pid}`).catch(() => null);
   if (!response || !response.ok) {
     if (response && response.status === 401) askForToken(response);
-    $("stacks-body").replaceChildren(make("p", response ? `The server answers ${response.status}: stacks are protected, or the worker has ended.` : "The server does not answer.", { class: "note" }));
+    $("stacks-body").replaceChildren(make("p", response ? `The server answers ${response.status}: stacks are protected, or the worker has ended, or has not counted anything yet.` : "The server does not answer.", { class: "note" }));
     return;
   }
   const [found] = await response.json();
@@ -322,7 +322,7 @@ function showWorkers(now, before) {
       const rest = worker.serving - shown.length;
       what = [...shown, ...rest > 0 ? [shown.length ? `and ${rest} more` : `${rest} ${rest === 1 ? "request" : "requests"}`] : []].join(", ");
     }
-    const age = clock_ - worker.attached;
+    const age = clock_ - worker.started;
     const row = [pidButton(worker), [worker.state, worker.state === "stopped" ? "bad" : null], [what, "text"], [longest === null ? "" : duration(longest), stuck ? "number bad" : "number"],
       number(rate), cpu === null ? "–" : `${number(cpu * 100, 2)} %`, bytes(worker.memory), duration(age)];
     row.stuck = stuck;
