@@ -51,6 +51,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", choices=KINDS, help="only bouts of this kind (all)")
     parser.add_argument("--events", type=int, default=14, help="in each bout of a deployment (14)")
     parser.add_argument("--prometheus", action="store_true", help="have a real one scrape deployments, too")
+    parser.add_argument("--keep", type=Path, help="keep all files, the servers' logs among them, in this directory")
     parser.add_argument("--log", type=Path, help="where workers log to (nowhere)")
     return parser.parse_args(words)
 
@@ -190,8 +191,9 @@ def main() -> int:
     seed = random.SystemRandom().randrange(10**9) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="torture-") as directory, ExitStack() as stack:
-        torture = Torture(options, Path(directory), stack)
+    with ExitStack() as stack:
+        directory = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-")))
+        torture = Torture(options, directory, stack)
         if not torture.private:
             print("no /dev/shm of its own could be mounted here, so it will never be full", flush=True)
         torture.run(seed)

@@ -162,6 +162,7 @@ class Deployment(ServerStorm):
     Attributes:
         scraper: asks for pages.
         away: when pages may have failed: beginning and end, in seconds since 1970.
+        happened: beginning and end of each event, and its name.
         scrapes: of the real Prometheus that were right.
     """
 
@@ -178,6 +179,7 @@ class Deployment(ServerStorm):
     ) -> None:
         super().__init__(directory, chance, tally, pure)
         options: list[str] = ["--worker-class", self.workers, "--workers", "3", "--timeout", "5"]
+        options += ["--log-level", "debug"]
         options += ["--threads", "3"] if self.workers == "gthread" else []
         options += chance.choice(([], ["--config", "python:shmstats.integrations.gunicorn"], ["--preload"]))
         self._user = NOBODY if os.geteuid() == 0 and _can_import(NOBODY) else None
@@ -190,6 +192,7 @@ class Deployment(ServerStorm):
         self._private = private
         self._load: Load | None = None
         self.away: list[tuple[float, float]] = []
+        self.happened: list[tuple[float, float, str]] = []
         self.scrapes = 0
         self.scraper = Scraper(self.server)
         self._prepare()
@@ -251,6 +254,7 @@ class Deployment(ServerStorm):
             begun = time.time()
             with self.scraper.excused() if event in DOWN else ExitStack():
                 getattr(self, event)()
+            self.happened.append((begun, time.time(), event))
             if event in DOWN:
                 self.away.append((begun, time.time()))
         with Load(self.server, "/visit") as load:
@@ -300,9 +304,21 @@ class Deployment(ServerStorm):
             if up == "0" and not any(begun - SCRAPE_SECONDS < at < ended + 1 for begun, ended in self.away)
         ]
         problems = [f"Prometheus saw {before[1]}, and then {after[1]}" for before, after in fallen]
-        said = [line for line in prometheus.log.read_text().splitlines() if "Scrape failed" in line]
-        problems += [f"a scrape failed at {at}, of all that failed: {said}" for at in missed]
+        problems += [f"a scrape failed at {at}, {self._around(at)}: {prometheus.failure(at)}" for at in missed]
         self.tally.problems += problems + prometheus.complaints()
+
+    def _around(self, moment: float) -> str:
+        """Tell in which event something was, or after which one."""
+        for begun, ended, event in reversed(self.happened):
+            if begun <= moment:
+                return f"{moment - begun:.1f} s after the beginning of {event}, which took {ended - begun:.1f} s"
+        return "before all events"
+
+    def _start(self) -> None:
+        """Start the server again, and keep what it has logged so far."""
+        with (self._directory / "gunicorn.before.log").open("a") as kept:
+            kept.write(self.server.log.read_text())
+        self.server.start()
 
     # What happens ------------------------------------------------------------------------------------
 
@@ -311,12 +327,12 @@ class Deployment(ServerStorm):
         self.tally.killed += 1 + len(self.server.workers())
         self.server.kill_group()
         self._settle()
-        self.server.start()
+        self._start()
 
     def restart(self) -> None:
         """Stop in good order, and start again."""
         self._stop()
-        self.server.start()
+        self._start()
 
     def _stop(self) -> None:
         """Stop in good order, under load until there is nobody who listens."""
@@ -330,7 +346,7 @@ class Deployment(ServerStorm):
         self.server.kill_group()
         self._settle()
         remove_block(self.server.data)
-        self.server.start()
+        self._start()
         self._judge_total(self.scraper.shown)
 
     def restore_old_version(self) -> None:
@@ -346,7 +362,7 @@ class Deployment(ServerStorm):
         data = json.dumps(content)
         checksum = hashlib.blake2b(data.encode(), digest_size=16).hexdigest()
         (stats / snapshot.FILE).write_text(f'{{"version": 1, "checksum": "{checksum}", "data": {data}}}\n')
-        self.server.start()
+        self._start()
         self._judge_total()
 
     def redefine(self) -> None:

@@ -253,7 +253,7 @@ class Saver:
         return snapshot
 
     def _draw_ticket(self) -> int:
-        with self._locks.table():
+        with self._block.exclusive():  # what a killed process has left half changed is put in order before it is saved
             ticket = self._block.header.save_ticket = self._block.header.save_ticket + 1
         return ticket
 

@@ -14,7 +14,7 @@ from .block import Block
 from .declarations import Definition, describe, encode_definition, fits
 from .keys import decode_key, encode_key, family_key
 from .outdated import remove_outdated, set_aside, take_back, withdraw
-from .rebucketing import Carried, can_go_on, put_back, take_out
+from .rebucketing import can_go_on, carried_over
 from .records import DECLARED, FAMILY, INHERITED, WITHDRAWN, Record
 
 
@@ -64,16 +64,16 @@ def declare(
             if current.declared == declared and not family.flags & WITHDRAWN:
                 take_back(block, key, family, declared)
                 return None
-        unfit, carried = _part_with_unfit(block, key, family, current, declared)
+        unfit, going_on = _part_with_unfit(block, key, family, current, declared)
         if family is None:
             family = names.add(family_key(key), Record(-1, declared.kind, FAMILY, 0, 0, declared.mode))
         plain = names.find(key)
         if plain is not None and plain.family < 0:
             names.set_family(plain, family)
-        names.annotate(family.number, encode_definition(Definition(declared, moment)))
-        names.redeclare(family, declared.kind, declared.mode, flags)  # last: from now on it is declared
+        with carried_over(block, going_on, family, declared):
+            names.annotate(family.number, encode_definition(Definition(declared, moment)))
+            names.redeclare(family, declared.kind, declared.mode, flags)  # last: from now on it is declared
         take_back(block, key, names.record(family.number), declared)
-        put_back(block, carried)
         remove_outdated(block)
     return _change(current, unfit, declared)
 
@@ -123,8 +123,8 @@ def give_way(block: Block, category: str, metric: str, definition: Definition, r
 
 def _part_with_unfit(
     block: Block, key: bytes, family: Record | None, current: Definition | None, declared: Declaration
-) -> tuple[list[Declaration], list[Carried]]:
-    """Set aside, or take out, the series of a metric that do not fit a declaration.
+) -> tuple[list[Declaration], list[Record]]:
+    """Set aside the series of a metric that do not fit a declaration.
 
     Returns what those set aside were counted under, and those that are to go on with other buckets.
     """
@@ -147,4 +147,4 @@ def _part_with_unfit(
     for under, records in unfit.items():
         # Without a declaration there is one key for each kind: `counted_under` knows no more of a process's use.
         set_aside(block, key, records, Declaration(under.kind) if current is None else under)
-    return used, take_out(block, going_on) if going_on else []
+    return used, going_on

@@ -58,7 +58,8 @@ if TYPE_CHECKING:
 
 _ROOM_STEP = 16
 
-#: Where a record's note is, and the room there: two fields that change together.
+#: Two fields that change together: by what the index finds a record, and where its note is, and the room there.
+_HASH_AND_DECLARATION = struct.Struct("<II")
 _NOTE_PLACE = struct.Struct("<QI")
 
 _HEADER = tuple(
@@ -198,7 +199,7 @@ class NameTable(Records):
     def set_flags(self, record: Record, flags: int) -> None:
         """Change the flags of a name. The table lock is held."""
         self._store(record.number, "flags", flags)
-        self._raise_revision()
+        self.raise_revision()
 
     def set_family(self, record: Record, family: Record) -> None:
         """Make a name, which had none, one of a metric's family. The table lock is held."""
@@ -223,8 +224,9 @@ class NameTable(Records):
 
     def set_declaration(self, number: int, declaration: int) -> None:
         """Have a record be found under another declaration, but for the index. The table lock is held."""
-        self._store(number, "hash", self.index.hash(self.key(number)) ^ declaration)
-        self._store(number, "declaration", declaration)  # last: by this a repair sees that all is done
+        place = self._field(number, "hash")  # and the declaration behind it: one word, that a kill does not part
+        both = self.index.hash(self.key(number)) ^ declaration, declaration
+        self.buffer[place : place + _HASH_AND_DECLARATION.size] = _HASH_AND_DECLARATION.pack(*both)
 
     def redeclare(self, family: Record, kind: Kind, mode: Mode, flags: int) -> None:
         """Change what a family is; none of its series is left that is not so. The table lock is held."""
@@ -254,21 +256,28 @@ class NameTable(Records):
         # The place may have been that of another note, whose writer was killed before it was noted down here.
         self.buffer[start : start + room] = bytes(room)
         self.buffer[start : start + len(packed)] = packed
-        self.broken_off = 1
-        self.heap_used = note + room
-        place = self._field(number, "note")
-        self.buffer[place : place + _NOTE_PLACE.size] = _NOTE_PLACE.pack(note, room)
-        self.broken_off = 0
+        with self._marked():
+            self.heap_used = note + room
+            place = self._field(number, "note")
+            self.buffer[place : place + _NOTE_PLACE.size] = _NOTE_PLACE.pack(note, room)
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Mark the names as being changed. If the change is broken off, the mark stays."""
+        """Mark the names as being changed, and raise the revision then. If it is broken off, the mark stays."""
+        with self._marked():
+            yield
+            self.raise_revision()
+
+    @contextmanager
+    def _marked(self) -> Iterator[None]:
+        """Mark the names as being changed; a change within another one leaves the mark to that."""
+        before = self.broken_off
         self.broken_off = 1
         yield
-        self._raise_revision()
-        self.broken_off = 0
+        self.broken_off = before
 
-    def _raise_revision(self) -> None:
+    def raise_revision(self) -> None:
+        """Have readers look at the names anew. The table lock is held."""
         is_known = self._free_revision == self.revision
         self.revision += 1
         if is_known:
@@ -281,12 +290,10 @@ class NameTable(Records):
         if record.width:
             self._stripes.place(record)
             self._stripes.clear(record)
-        self.broken_off = 1
-        self.index.replace(number, key, packed(wanted, time.time_ns()))
-        self.removed -= 1
-        free.pop()
-        self._raise_revision()
-        self.broken_off = 0
+        with self.changing():
+            self.index.replace(number, key, packed(wanted, time.time_ns()))
+            self.removed -= 1
+            free.pop()
         return record
 
     def _removed_ones(self, length: int, width: int) -> list[int]:

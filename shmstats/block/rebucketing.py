@@ -1,37 +1,26 @@
 """Histograms whose buckets a release has changed: what was saved goes on in the new ones, put by its bounds.
 
 Only what processes have left that are gone: a series that a process of today has made is set aside, as with any other
-change of a declaration.
+change of a declaration. New series are made ready beside the former ones, hidden; once the new declaration is noted
+they are the ones that count. So whoever is killed on the way leaves either the former ones or these.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from ..bounds import Bounds, rebucketed
+from ..bounds import DEFAULT_BOUNDS, rebucketed
 from ..layout import INT64_MAX, minimum_of
 from ..series import Declaration, Distribution, Kind
 from .block import Block
 from .declarations import INTERNAL, fits
-from .records import INHERITED, Record
+from .errors import BlockFullError
+from .ready import number_of_ready
+from .records import INHERITED, MEMBER, READY, Record, width_of
+from .repairing import repair
 from .stripes import SHARED_ROW
-
-
-class Carried(NamedTuple):
-    """A series on its way from one declaration to the next.
-
-    Attributes:
-        key: of it.
-        created: when it was made, in ns since 1970.
-        bounds: of its buckets before.
-        value: what was observed.
-    """
-
-    key: bytes
-    created: int
-    bounds: Bounds
-    value: Distribution
 
 
 def can_go_on(record: Record, used: Declaration, declared: Declaration) -> bool:
@@ -41,43 +30,57 @@ def can_go_on(record: Record, used: Declaration, declared: Declaration) -> bool:
     return INTERNAL not in used.help + declared.help and fits(used._replace(bounds=declared.bounds), declared)
 
 
-def take_out(block: Block, records: list[Record]) -> list[Carried]:
-    """Remove series, and return what they have. The table lock is held.
+@contextmanager
+def carried_over(block: Block, former: list[Record], family: Record, declared: Declaration) -> Iterator[None]:
+    """Have series go on in other buckets, if what is done meanwhile notes the declaration. The table lock is held.
 
-    Who is killed before `put_back` loses what these series had, once, where a release changes their buckets.
-    """
-    carried = [
-        Carried(
-            block.names.key(record.number),
-            block.names.created(record.number),
-            block.bounds_of(record),
-            _value(block, record),
-        )
-        for record in records
-    ]
-    block.names.remove(records)
-    return carried
-
-
-def put_back(block: Block, carried: list[Carried]) -> None:
-    """Register series anew, as they are declared now, with what they had. The table lock is held.
+    Args:
+        block: that they are in.
+        former: the series.
+        family: of their metric.
+        declared: what is being declared.
 
     Raises:
-        BlockFullError: there is no room for them.
+        BlockFullError: there is no room for them. Nothing has changed for those who take the table lock next.
     """
-    for key, created, bounds, value in carried:
-        record = block.find_or_add(key, Kind.HISTOGRAM)
-        block.names.set_created(record.number, created)
-        if block.space.reserve_cells(SHARED_ROW, record.cell, record.width):
-            buckets = rebucketed(value.buckets, bounds, block.bounds_of(record))
-            figures = value.sum, value.max, value.min, buckets
-            block.cells.add_distribution(SHARED_ROW, record.cell, *figures, block.cells.generation)
+    if not former:
+        yield
+        return
+    names = block.names
+    names.broken_off = 1  # until the end: `repair` does the rest here, and the same for one that was killed
+    wanted = Record(-1, Kind.HISTOGRAM, READY, 0, width_of(declared), declared.mode, family.number)
+    wanted = wanted._replace(declaration=number_of_ready(declared))
+    ready = [
+        names.add(names.key(record.number), wanted._replace(flags=READY | record.flags & MEMBER)) for record in former
+    ]
+    for record in former:  # nobody counts into it from now on: who looks it up waits for the table lock
+        names.index.leave(record.number, names.hash_of(record.number))
+    names.cells.raise_generation()
+    for record, successor in zip(former, ready, strict=True):
+        _fill(block, record, successor, declared)
+    names.raise_revision()  # who has read the names before they were all ready is to read them again
+    yield
+    repair(names)
+
+
+def _fill(block: Block, record: Record, successor: Record, declared: Declaration) -> None:
+    """Give a series that is made ready what another one has."""
+    block.names.set_created(successor.number, block.names.created(record.number))
+    if not block.space.reserve_cells(SHARED_ROW, successor.cell, successor.width):
+        raise BlockFullError("shared memory is full")
+    value = _value(block, record)
+    buckets = rebucketed(value.buckets, block.bounds_of(record), declared.bounds or DEFAULT_BOUNDS)
+    figures = value.sum, value.max, value.min, buckets
+    block.cells.add_distribution(SHARED_ROW, successor.cell, *figures, block.cells.generation)
 
 
 def _value(block: Block, record: Record) -> Distribution:
-    """Return what all rows have of a histogram."""
+    """Return what all rows have of a histogram that nobody adds to any more."""
+    rows, nothing = block.stripes.rows_of(record), (0,) * (record.width - 4)
+    for row in rows:  # waits for who is at it: that one has begun before
+        block.cells.add_distribution(row, record.cell, 0.0, 0.0, 0.0, nothing, block.cells.generation)
     columns = range(record.cell, record.cell + record.width - 1)
-    parts = [[block.cells.load(row, column) for column in columns] for row in block.stripes.rows_of(record)]
+    parts = [[block.cells.load(row, column) for column in columns] for row in rows]
     doubles = [struct.unpack("<2d", struct.pack("<2q", *part[:2])) for part in parts]
     buckets = tuple(min(sum(column), INT64_MAX) for column in zip(*(part[3:] for part in parts), strict=True))
     smallest = min((minimum_of(part[2]) for part in parts if part[2]), default=0.0)

@@ -20,8 +20,8 @@ from .notes import read_note
 
 #: Flags: a counter that was never decremented; a record that stands for a whole metric; such a one with a
 #: declaration; a name that the processes of today have from those before them; a label set that its family counts;
-#: a family whose metric has given way to another one.
-MONOTONIC, FAMILY, DECLARED, INHERITED, MEMBER, WITHDRAWN = 1, 2, 4, 8, 16, 32
+#: a family whose metric has given way to another one; a series that is ready for the next declaration.
+MONOTONIC, FAMILY, DECLARED, INHERITED, MEMBER, WITHDRAWN, READY = 1, 2, 4, 8, 16, 32, 64
 
 _NAME = struct_of(NAME)
 _STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION = range(9)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..layout import LIVE
+from ..layout import LIVE, REMOVED
 from .names import NameTable
-from .records import FAMILY, INHERITED, MEMBER
+from .ready import find_replaced
+from .records import FAMILY, INHERITED, MEMBER, READY
 
 
 def repair(names: NameTable) -> bool:
@@ -20,6 +21,7 @@ def repair(names: NameTable) -> bool:
     if not is_broken_off:
         return False
     records = names.array()
+    _replace_by_ready_ones(names, records)
     live = records["state"] == LIVE
     _follow_families(names, records, live)
     names.index.rebuild()
@@ -42,6 +44,15 @@ def mark_inherited(names: NameTable) -> None:
     """Mark all names as those of processes that are gone. The table lock is held."""
     names.array()["flags"] |= INHERITED
     names.revision += 1
+
+
+def _replace_by_ready_ones(names: NameTable, records: np.ndarray[Any, Any]) -> None:
+    """Have the series that are ready for a declaration be there if it is noted; else those that they are made of."""
+    former, successors, unused = find_replaced(records, names.key, names.note)
+    records["state"][former + unused] = REMOVED
+    for number in successors:
+        names.set_declaration(number, 0)
+        records["flags"][number] &= ~READY & 0xFF
 
 
 def _follow_families(names: NameTable, records: np.ndarray[Any, Any], live: np.ndarray[Any, Any]) -> None:

@@ -105,6 +105,7 @@ class NameIndex:
             or heap + sum(rooms) > self._heap_bytes
         ):
             raise BufferError("the names do not fit into the block")
+        changing = words[self._changing]
         words[self._changing] = 1
         hashes = []
         begin = 0
@@ -126,7 +127,7 @@ class NameIndex:
         words[self._names_used] = first + len(templates)
         for number, hashed in enumerate(hashes, first):
             self.enter(number, hashed)
-        words[self._changing] = 0
+        words[self._changing] = changing
         return int(first)
 
     def replace(self, number: int, key: bytes, record: bytes) -> None:

@@ -188,6 +188,7 @@ append_names(NameIndex *self, const char *keys, const Py_buffer *records, Py_ssi
 {
     uint32_t cell = GET(NUMBER(self, CELLS_USED)), first = GET(NUMBER(self, COUNT));
     uint64_t heap = GET(LONG_NUMBER(self, HEAP_USED));
+    uint32_t changing = GET(NUMBER(self, CHANGING));
     PUT(NUMBER(self, CHANGING), 1);
     STOP_POINT();
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -217,7 +218,7 @@ append_names(NameIndex *self, const char *keys, const Py_buffer *records, Py_ssi
         if (enter_name(self, first + i, GET(&self->names[first + i].hash)) < 0)
             return -1;
     }
-    PUT(NUMBER(self, CHANGING), 0);
+    PUT(NUMBER(self, CHANGING), changing);
     return 0;
 }
 

@@ -14,10 +14,11 @@ import numpy as np
 from ..block.declarations import decode_definition
 from ..block.layout import Layout
 from ..block.notes import read_note
-from ..block.records import FAMILY, MONOTONIC
+from ..block.ready import find_replaced
+from ..block.records import FAMILY, MONOTONIC, READY
 from ..bounds import DEFAULT_BOUNDS
 from ..core import group_series
-from ..layout import LIVE, NAME
+from ..layout import LIVE, NAME, REMOVED
 from ..series import FOREIGN, Declaration, Kind, Mode, Name
 from .lazy import lazy_property
 
@@ -219,6 +220,7 @@ class NameReader:
         records = bytes(self._buf[layout.names : layout.names + min(count, layout.capacity) * NAME.itemsize])
         heap_copy = bytes(self._buf[layout.heap : layout.heap + min(heap, layout.heap_bytes)])
         known = last[1].known if last is not None and last[0] == revision else []
+        records = _with_replaced(records, heap_copy)
         catalog = Catalog(records, heap_copy, layout.columns, known)
         self._last = revision, catalog
         return catalog
@@ -281,6 +283,19 @@ class NameReader:
             return []
         heap = bytes(self._buf[self._layout.heap :][: int((records["key"] + records["room"]).max(initial=0))])
         return list(zip(_names_of(records[noted], heap, self._declared_last), noted.tolist(), strict=True))
+
+
+def _with_replaced(records: bytes, heap: bytes) -> bytes:
+    """Return records as they are once the series that are ready for a declaration have their places."""
+    table = np.frombuffer(records, NAME)
+    if not (table["flags"] & READY).any():
+        return records
+    table = table.copy()
+    keys = [heap[start : start + length] for start, length in table[["key", "length"]].tolist()]
+    former, successors, unused = find_replaced(table, keys.__getitem__, lambda number: _note(table[number], heap, 0))
+    table["state"][former + unused] = REMOVED
+    table["declaration"][successors] = 0
+    return table.tobytes()
 
 
 def _names_of(records: npt.NDArray[Any], heap: bytes, declaration: Callable[[int], Declaration | None]) -> list[Name]:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import Child, segment_file
+from helpers import Child, segment_file, wait_until
 
 COUNT_AND_WAIT = """
     from shmstats import stats
@@ -484,6 +484,7 @@ def test_a_save_that_fails_leaves_the_block_to_the_next(attach: Any, data: Path,
 def test_a_reader_only_looks(stats: Any, python: Any, data: Path, shmstats: ModuleType) -> None:
     stats.incr("c", "m", 5)
     stats.gauge("g", "v", 1.5)
+    wait_until(lambda: stats.shared.attach().header.saver_term)  # the agent notes that once, when it starts
     before = segment_file(data).read_bytes()
     code = """
         import sys

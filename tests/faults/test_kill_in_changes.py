@@ -32,6 +32,7 @@ class Operation(NamedTuple):
         left: what another process does, which is killed then; empty: there is none.
         joined: whether another process has the block attached all the time.
         more: of the configuration.
+        kept: what is there afterwards, whenever it was killed.
     """
 
     code: str
@@ -39,6 +40,7 @@ class Operation(NamedTuple):
     left: str = ""
     joined: bool = False
     more: Mapping[str, Any] = MappingProxyType({})
+    kept: Mapping[str, int] = MappingProxyType({})
 
 
 _NAMES = """
@@ -91,6 +93,19 @@ OPERATIONS = {
         before=_COUNTED + "stats.declare('goes', 'labelled', kind='gauge', mode='livesum')",
         joined=True,
     ),
+    "declare other buckets than those before": Operation(
+        "stats.declare('goes', 'labelled', kind='histogram', buckets=(1, 2, 50))",
+        before="",
+        left="stats.declare('goes', 'labelled', kind='histogram', buckets=(1, 10))\n"
+        "[stats.timing('goes', 'labelled', 5, labels={'a': 'x'}) for _ in range(5)]",
+        kept={'goes labelled{a="x"}': 5},
+    ),
+    "declare buckets of what was not declared": Operation(
+        "stats.declare('goes', 'timing', kind='histogram', buckets=(1, 2, 50))",
+        before="",
+        left="[stats.timing('goes', 'timing', 5) for _ in range(5)]",
+        kept={"goes timing": 5},
+    ),
     "set a gauge of each worker": Operation(
         "stats.gauge('goes', 'mine', 5)",
         before=_NAMES + "stats.declare('goes', 'mine', kind='gauge', mode='livesum')",
@@ -118,7 +133,7 @@ import os, signal
 exec(before)
 files = tuple(f"shmstats/{name}.py" for name in (
     "block/block", "block/names", "block/records", "block/registering", "block/repairing", "block/stripes",
-    "block/space", "block/declaring", "block/outdated", "core/_names_py",
+    "block/space", "block/declaring", "block/outdated", "block/rebucketing", "core/_names_py",
     "block/restoring", "block/header",
     "block/workers", "block/segment", "block/lock", "attachment/buffer", "core/_cells_py", "attachment/slow_path",
     "attachment/attachment", "attachment/changes", "attachment/saver", "snapshot", "registry", "attachment/agent"))
@@ -196,6 +211,7 @@ class Trials:
         self.nexts += 1
         assert found.pop("c kept", 0) == self.kept
         assert found.pop("c next") == self.nexts
+        assert found.items() >= self._operation.kept.items()
         return found
 
 

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from contextlib import suppress
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,11 @@ class Prometheus:
         answer = json.loads(self._get("/api/v1/targets"))
         return {each["labels"]["job"]: each["lastError"] for each in answer["data"]["activeTargets"]}
 
+    def failure(self, moment: float) -> str:
+        """What its log says of a scrape that failed, the one nearest to a moment in seconds since 1970."""
+        lines = [line for line in self.log.read_text().splitlines() if "Scrape failed" in line]
+        return min(lines, key=lambda line: abs(_moment(line) - moment), default="its log says nothing")
+
     def own(self) -> dict[str, float]:
         """Prometheus' metrics about itself."""
         lines = [line.rpartition(" ") for line in self._get("/metrics").splitlines() if not line.startswith("#")]
@@ -150,6 +156,12 @@ class Prometheus:
         """The lines of its log in which it refused a sample or a scrape."""
         words = ("level=error", "Error on ingesting", "Append failed", "out of order", "out-of-order")
         return [line for line in self.log.read_text().splitlines() if any(word in line for word in words)]
+
+
+def _moment(line: str) -> float:
+    """When a line was logged, in seconds since 1970."""
+    stamp = line.partition("ts=")[2].partition(" ")[0]
+    return datetime.fromisoformat(stamp).timestamp()
 
 
 class TextOnlyProxy:
