@@ -66,6 +66,16 @@ class Exponential(tuple[float, ...]):
         return exponential, (self.schema, self.first, self.octaves, self.factor)
 
 
+def middle_of(lower: Any, upper: Any) -> Any:
+    """Return what is as far, as a share, from the one bound as from the other: 2lu / (l + u), without overflow.
+
+    Args:
+        lower: above 0; a number or an array of numpy.
+        upper: likewise.
+    """
+    return lower / (0.5 + 0.5 * (lower / upper))
+
+
 #: Upper bounds of a histogram's buckets, ascending, without infinity.
 Bounds = tuple[float, ...] | Exponential
 

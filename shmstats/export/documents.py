@@ -48,6 +48,8 @@ def _broken_down(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
 
 
 def _shown(name: Name, value: Value, recent: Recent) -> Any:
+    if type(value) is int and name.kind is not Kind.TIMESTAMP:  # most are
+        return value
     if isinstance(value, Distribution):
         return with_window(name, value, recent)
     if name.kind is Kind.TIMESTAMP:

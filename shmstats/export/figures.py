@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from typing import Any
 
-from shmstats.bounds import Bounds, Exponential
+from shmstats.bounds import Bounds, Exponential, middle_of
 from shmstats.series import Distribution, Name, Recent
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -18,10 +19,10 @@ def histogram_figures(value: Distribution, bounds: Bounds) -> dict[str, int | fl
 
     Without observations there is neither mean nor percentile nor max: they are None.
     """
-    count = value.count
+    cumulative = list(accumulate(value.buckets))
+    count = cumulative[-1]
     if not count:
         return {"count": 0, "sum": value.sum, "mean": None, **dict.fromkeys(_PERCENTILES), "max": None}
-    cumulative = list(accumulate(value.buckets))
     percentiles = {key: _percentile(share, value, bounds, cumulative) for key, share in _PERCENTILES.items()}
     return {"count": count, "sum": value.sum, "mean": value.sum / count, **percentiles, "max": value.max}
 
@@ -53,12 +54,11 @@ def iso_time(microseconds: int) -> str:
 def _percentile(share: float, value: Distribution, bounds: Bounds, cumulative: list[int]) -> float:
     """Return a percentile, estimated within its bucket and within the minimum and maximum.
 
-    Between exponential bounds it is the value that is as far, as a share, from the one as from the other. Else it is
-    interpolated linearly, as Prometheus' ``histogram_quantile`` does, but with the largest observation for the end of
-    what lies above all bounds.
+    Between exponential bounds it is their middle, see `middle_of`. Else it is interpolated linearly, as Prometheus'
+    ``histogram_quantile`` does, but with the largest observation for the end of what lies above all bounds.
     """
     rank = share * cumulative[-1]
-    i = next(i for i, reached in enumerate(cumulative) if reached >= rank and reached)
+    i = bisect_left(cumulative, rank)
     lower = bounds[i - 1] if i else min(0.0, value.max)
     upper = min(bounds[i], value.max) if i < len(bounds) else value.max
     if value.min > 0:
@@ -66,6 +66,6 @@ def _percentile(share: float, value: Distribution, bounds: Bounds, cumulative: l
     if upper <= lower:
         return upper
     if isinstance(bounds, Exponential):
-        return min(lower / (0.5 + 0.5 * (lower / upper)), upper) if lower else 0.0  # 2lu/(l + u) without overflow
+        return min(middle_of(lower, upper), upper) if lower else 0.0
     inside = value.buckets[i]
     return lower + (upper - lower) * ((rank - (cumulative[i] - inside)) / inside)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..bounds import middle_of
 from ..series import Kind, Name, Recent, series_text
 from .ring import MINUTES, SECONDS, Event, Ring, RingError, Rows, Tier, open_ring, ring_file
 from .tracks import Track, from_json
@@ -296,7 +297,7 @@ def percentile(share: float, buckets: npt.NDArray[np.float64], bounds: Sequence[
     found = lower + (upper - lower) * into
     if grow_by_one_factor(tuple(bounds)):
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = np.where(lower > 0, 2 * lower * upper / (lower + upper), found)
+            found = np.where(lower > 0, middle_of(lower, upper), found)
     return np.where(total > 0, found, np.nan)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -23,12 +22,9 @@ from ..series import Snapshot
 from ..storage import StorageMeter
 from .access import public
 from .blueprint import attached, blueprint
-from .responses import json_response
+from .responses import compressed, json_response
 
 _recent = Lately(read_recent)
-
-#: A shorter answer is hardly shorter compressed.
-_WORTH_COMPRESSING = 1000
 
 
 @blueprint.get("/stats")
@@ -37,7 +33,7 @@ def statistics() -> Response:
     """Answer all statistics as JSON, or in the format that ``?format=`` names."""
     wanted = request.args.get("format", "json")
     if wanted in _DOCUMENTS:
-        return _compressed(json_response(_document(attached(), _DOCUMENTS[wanted])))
+        return compressed(json_response(_document(attached(), _DOCUMENTS[wanted])))
     if wanted == "prometheus":
         return exposition()
     if wanted not in FORMATS:
@@ -63,17 +59,7 @@ def _rendered(choice: Choice) -> Response:
     view = View(escaping=choice.escaping, names=frozenset(request.args.getlist("name[]")))
     snapshot, _ = _snapshot(attached())
     body = choice.format.render(snapshot, view.prefixed(stats.settings.prometheus))
-    return _compressed(Response(body, content_type=choice.content_type))
-
-
-def _compressed(response: Response) -> Response:
-    """Compress an answer, if its reader takes that."""
-    response.vary.add("Accept-Encoding")
-    if request.accept_encodings["gzip"] > 0 and len(response.data) >= _WORTH_COMPRESSING:
-        # The first level makes a tenth of a page; further ones take several times as long for a little less.
-        response.data = gzip.compress(response.data, compresslevel=1, mtime=0)
-        response.content_encoding = "gzip"
-    return response
+    return compressed(Response(body, content_type=choice.content_type))
 
 
 def _snapshot(shared: SharedProvider) -> tuple[Snapshot, dict[str, Any]]:

@@ -7,7 +7,9 @@ What the page shows comes from ``/stats/live/data``, ``/stats/history`` and ``/d
 from __future__ import annotations
 
 from functools import cache
+from itertools import compress, count
 from pathlib import Path
+from typing import Any
 
 from flask import Response, abort, request
 
@@ -16,7 +18,7 @@ from ...hashing import blake2b
 from ...registry import stats
 from ..access import public, without_data
 from ..blueprint import attached, blueprint, mark_unseen
-from ..responses import json_response
+from ..responses import compressed, json_response
 
 #: The files of the page. uPlot's are its release 1.6.32 as npm has it.
 _STATIC = Path(__file__).parent / "static"
@@ -60,8 +62,18 @@ def live_data() -> Response:
         abort(400, f"q must have at most {_SEARCH_LIMIT} characters, not {len(search)}")
     shared = attached()
     document = _dashboard().document(shared.attach().reader, shared.read(), search)
+    for each in (document["requests"], *document["routes"]):
+        if each and each["time"]:
+            _shorten(each["time"])
     document["history"] = stats.settings.stats.persist and stats.settings.history.enabled
-    return _tagged(json_response(document))
+    return _tagged(compressed(json_response(document)))
+
+
+def _shorten(time: dict[str, Any]) -> None:
+    """Leave out the empty buckets before ``first``, the first that has something, and those behind the last."""
+    buckets = time["buckets"]
+    time["first"] = next(compress(count(), buckets), 0)
+    time["buckets"] = buckets[time["first"] : len(buckets) - next(compress(count(), reversed(buckets)), 0)]
 
 
 def _tagged(response: Response) -> Response:

@@ -37,7 +37,7 @@ const ms = (value) => duration(value === null ? null : value / 1000);
 /* Whether bounds are exponential. */
 const growByOneFactor = (bounds) => bounds.length > 4 && bounds[0] > 0 && Math.abs(bounds[2] / bounds[1] - bounds[1] / bounds[0]) < 1e-9;
 
-/* Of the buckets of a time, with the bounds, the least and the most of all observations: see past.py, percentile. */
+/* Of the buckets of a time, with the bounds, the least and the most of all observations: see export/figures.py. */
 function percentile(share, buckets, { bounds, min, max }) {
   const total = buckets.reduce((sum, each) => sum + each, 0);
   if (!total) return null;
@@ -45,7 +45,7 @@ function percentile(share, buckets, { bounds, min, max }) {
   for (let i = 0; i < buckets.length; i++) {
     if (buckets[i] > 0 && reached + buckets[i] >= share * total) {
       const lower = i ? bounds[i - 1] : Math.min(0, bounds[0]), upper = i < bounds.length ? bounds[i] : Math.max(bounds[i - 1], max);
-      const value = lower > 0 && growByOneFactor(bounds) ? 2 * lower * upper / (lower + upper)
+      const value = lower > 0 && growByOneFactor(bounds) ? lower / (0.5 + 0.5 * (lower / upper))
         : lower + (upper - lower) * (share * total - reached) / buckets[i];
       return Math.min(Math.max(value, min), max);
     }

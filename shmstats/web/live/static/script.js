@@ -68,7 +68,11 @@ async function pollOnce() {
   if (response.status !== 304) {
     if (!response.ok) throw new Error(`HTTP ${response.status}`);
     document_ = await response.json();
-    for (const each of [document_.requests, ...document_.routes]) if (each && each.time) each.time.bounds = document_.bounds[each.time.bounds];
+    for (const each of [document_.requests, ...document_.routes]) if (each && each.time) {
+      const bounds = document_.bounds[each.time.bounds], buckets = new Array(bounds.length + 1).fill(0);
+      each.time.buckets.forEach((count, i) => buckets[each.time.first + i] = count);
+      Object.assign(each.time, { bounds, buckets });
+    }
     etag = response.headers.get("ETag");
   }
   const at = performance.now() / 1000;
