@@ -195,6 +195,14 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
             f"{OPENMETRICS}; escaping=allow-utf-8",
         ),
         (
+            "Prometheus 3.5 with native histograms, or with created timestamps",
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,"
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
+            "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,"
+            "text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+            PROTOBUF,
+        ),
+        (
             "Prometheus 3.5 with the text format alone, names in underscores",
             "text/plain;version=1.0.0;escaping=underscores;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
             f"{TEXT_1}; escaping=underscores",

@@ -19,7 +19,6 @@ import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -357,29 +356,3 @@ class Visitors:
         self._stopping.set()
         for thread in self._threads:
             thread.join(BOUND)
-
-
-def newer_victoria_metrics(directory: Path) -> str | None:
-    """Bring VictoriaMetrics of Debian's sid here, unpacked and not installed; None where it cannot be had."""
-    found = Path(os.environ.get("SHMSTATS_TEST_CACHE", "/var/tmp/shmstats-tests")) / "victoria-metrics"
-    program = found / "usr/bin/victoria-metrics"
-    if not program.exists():
-        lists = directory / "lists"
-        (lists / "partial").mkdir(parents=True)
-        source = directory / "sources.list"
-        source.write_text(
-            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian sid main\n"
-        )
-        apt = [
-            "apt-get", "-qq", "-o", f"Dir::Etc::SourceList={source}", "-o", "Dir::Etc::SourceParts=/dev/null",
-            "-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={directory}", "-o", "APT::Sandbox::User=root",
-        ]  # fmt: skip
-        with suppress(OSError, subprocess.SubprocessError):
-            subprocess.run([*apt, "update"], check=True, timeout=300, capture_output=True)
-            subprocess.run(
-                [*apt, "download", "victoria-metrics"], cwd=directory, check=True, timeout=300, capture_output=True
-            )
-            [package] = directory.glob("victoria-metrics_*.deb")
-            found.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["dpkg", "-x", str(package), str(found)], check=True, timeout=300)
-    return str(program) if program.exists() else None

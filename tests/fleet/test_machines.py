@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import BOUND, ENGINE_PORT, HUB, SITE_PORT, Engine, Lab, Machine, Visitors, newer_victoria_metrics, require
+from debian import newer
+from lab import BOUND, ENGINE_PORT, HUB, SITE_PORT, Engine, Lab, Machine, Visitors, require
 from servers import wait_until
 
 pytestmark = pytest.mark.thorough
@@ -37,7 +38,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 def test_the_sum_over_machines_is_exact_whatever_happens_to_them(way: str, lab: Lab, tmp_path: Path) -> None:
     program, push = WAYS[way]
     if program == "newer":
-        found = newer_victoria_metrics(tmp_path / "newer")
+        found = newer("victoria-metrics", tmp_path / "newer")
         assert found is not None, "NOT TESTED with a real engine: VictoriaMetrics of Debian's sid cannot be had here"
         program = found
     settings = {**push, "interval_seconds": 1, "timeout_seconds": 2, "labels": {"job": "shop"}} if push else None

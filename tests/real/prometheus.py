@@ -55,6 +55,7 @@ class Prometheus:
         interval: between two scrapes.
         config: a whole configuration, instead of one of the jobs.
         options: further ones of the command.
+        command: the program; None for the one that is installed.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class Prometheus:
         interval: str = "500ms",
         config: str | None = None,
         options: tuple[str, ...] = (),
+        command: str | None = None,
     ) -> None:
-        self._program = program("prometheus")
+        self._program = command or program("prometheus")
         self.log = directory / "prometheus.log"
         self._data = directory / "prometheus"
         self._config = directory / "prometheus.yml"
@@ -131,6 +133,12 @@ class Prometheus:
         assert answer["status"] == "success", answer
         result: list[dict[str, Any]] = answer["data"]["result"]
         return result
+
+    def exemplars(self, expression: str, since: float) -> dict[str, dict[str, str]]:
+        """The labels of the last exemplar of each metric."""
+        asked = urllib.parse.urlencode({"query": expression, "start": since, "end": since + 3600})
+        answer = json.loads(self._get(f"/api/v1/query_exemplars?{asked}"))
+        return {each["seriesLabels"]["__name__"]: each["exemplars"][-1]["labels"] for each in answer["data"]}
 
     def types(self) -> dict[str, str]:
         """The type of every metric family, as the targets told it last."""
