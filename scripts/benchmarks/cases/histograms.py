@@ -17,18 +17,22 @@ from ..subjects import Workshop
 #: The loops of the peers in `benchmarks.peers.sketches`, by name.
 _LOOPS = {"OpenTelemetry exponential": "exponential", "ddsketch": "ddsketch", "hdrhistogram": "hdrhistogram"}
 
+#: The same of ours with bounds that are given one by one.
+_BOUNDS = "19 bounds"
+
 #: Observations of each histogram of the page.
 _OBSERVATIONS = 1000
 
 
 def sketches(shop: Workshop) -> list[Row]:
     """An observation with an error of 5 %, by handle."""
-    subjects, missing = available({"": shop.ours, **{name: lambda: shop.other("sketches") for name in _LOOPS}})
-    loops = {name: Loop(subject, _LOOPS.get(name, "observe")) for name, subject in subjects.items()}
+    others = {name: lambda: shop.other("sketches") for name in _LOOPS}
+    subjects, missing = available({"": shop.ours, _BOUNDS: shop.ours, **others})
+    loops = {name: Loop(subject, _LOOPS.get(name, f"observe {name}".strip())) for name, subject in subjects.items()}
     figures = time_loops(loops, shop.effort)
     note = "the peers count in one process only; hdrhistogram takes integers"
     measured = Measured("sketches", "histogram.observe(ms), error 5 %", figures.pop(""), figures, missing, note)
-    return [measured.faster("OpenTelemetry exponential", 25)]
+    return [measured.faster("OpenTelemetry exponential", 25), measured.slower(_BOUNDS, 1.1)]
 
 
 def histogram_sizes(shop: Workshop) -> list[Row]:

@@ -12,6 +12,7 @@ from typing import Any
 import shmstats
 from shmstats import core as cells
 from shmstats import stats
+from shmstats.bounds import FORMER_DEFAULT_BOUNDS
 
 from . import serving
 from .serving import DURATIONS, NAMES, CallLoop, Loops, empty, empty_durations, empty_names
@@ -109,9 +110,11 @@ def make_labels_dict() -> tuple[CallLoop, CallLoop]:
     return loop, without
 
 
-def make_observe() -> tuple[CallLoop, CallLoop]:
-    """A bound handle's ``observe()``."""
-    histogram = _histogram("observed")
+def make_observe(buckets: Any = None) -> tuple[CallLoop, CallLoop]:
+    """A bound handle's ``observe()``, with exponential buckets or others."""
+    name = "bounded" if buckets else "observed"
+    stats.declare("bench", name, kind="histogram", buckets=buckets)
+    histogram: Any = stats.histogram("bench", name)
 
     def loop(calls: int) -> None:
         each = histogram
@@ -121,11 +124,6 @@ def make_observe() -> tuple[CallLoop, CallLoop]:
 
     loop(len(DURATIONS))
     return loop, empty_durations
-
-
-def _histogram(name: str) -> Any:
-    """Return the handle of a histogram."""
-    return stats.histogram("bench", name)
 
 
 _held = shmstats.Registry()
@@ -168,6 +166,7 @@ def prepare() -> tuple[dict[str, str], dict[str, Callable[..., Any]]]:
             "labels": make_labels,
             "labels dict": make_labels_dict,
             "observe": make_observe,
+            "observe 19 bounds": lambda: make_observe(FORMER_DEFAULT_BOUNDS),
             "buffered": lambda: make_buffered(f"{place.name}/held"),
         }
     )
