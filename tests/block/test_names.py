@@ -489,7 +489,7 @@ def test_a_record_that_is_damaged_while_it_is_used_fails_no_count_and_raises_blo
     for number in range(block.names.count):
         block.names._store(number, field, value)
     with block.exclusive():
-        block.names._raise_revision()
+        block.names.raise_revision()
         block.cells.raise_generation()
     stats.incr("c", "m", labels={"l": "x"})
     stats.timing("c", "d", 1)

@@ -168,7 +168,7 @@ def test_a_table_is_sorted_and_aligned():
     [
         ("db", "", "ms"),
         ("db", "seconds", "ms"),
-        ("http", "bytes", "bytes"),
+        ("http", "bytes", "B"),
         ("prometheus_client", "seconds", "seconds"),
     ],
 )
