@@ -56,6 +56,11 @@ import pathlib
 exec(pathlib.Path("definitions.txt").read_text())
 
 
+@app.get("/plain")
+def plain():
+    return "nothing of statistics"
+
+
 @app.get("/visit")
 def visit():
     stats.incr("requests", "total")
@@ -78,8 +83,8 @@ DEFINITIONS = (
 _CONFIG = "path: {data: data}\nstats: {snapshot_interval_ms: 300}\n"
 _PAGE_INTERVAL = 0.25
 
-#: Between two scrapes of a real Prometheus, each of which may take as long.
-SCRAPE_SECONDS = 5
+#: Between two scrapes of a real Prometheus, each of which may take as long: its default.
+SCRAPE_SECONDS = 10
 
 #: A traceback in a log, but that of a worker that a signal ends.
 _TRACE = re.compile(r"^Traceback (?:.+\n)(?:  .*\n)*(?!SystemExit).*$", re.M)
@@ -148,6 +153,38 @@ class Scraper:
         self._thread.join()
 
 
+class Bystander:
+    """Asks all the time for a page that has nothing to do with statistics: how long the server itself takes.
+
+    gunicorn ends old workers at a reload before the new ones have loaded the application, and nobody answers meanwhile.
+    """
+
+    def __init__(self, server: Gunicorn) -> None:
+        self._server = server
+        self._waits: list[tuple[float, float]] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_PAGE_INTERVAL):
+            begun = time.time()
+            with suppress(OSError, http.client.HTTPException):
+                self._server.get("/plain")
+            self._waits.append((begun, time.time()))
+
+    def longest_wait(self, begun: float, ended: float) -> float:
+        """Return the longest time within two moments for which one request was not answered."""
+        return max((min(end, ended) - max(begin, begun) for begin, end in self._waits), default=0.0)
+
+    def __enter__(self) -> Bystander:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+
 class Deployment(ServerStorm):
     """A server, and all that happens to it; a context manager.
 
@@ -194,7 +231,7 @@ class Deployment(ServerStorm):
         self.away: list[tuple[float, float]] = []
         self.happened: list[tuple[float, float, str]] = []
         self.scrapes = 0
-        self.scraper = Scraper(self.server)
+        self.scraper, self._bystander = Scraper(self.server), Bystander(self.server)
         self._prepare()
 
     def _prepare(self) -> None:
@@ -229,7 +266,7 @@ class Deployment(ServerStorm):
         """
         season: list[str] = []
         self.server.start()
-        with self._stack, self.scraper:
+        with self._stack, self.scraper, self._bystander:
             prometheus = self._stack.enter_context(self._real_prometheus()) if self._prometheus else None
             for _ in range(events):
                 if until() or not self.tally.clean:
@@ -248,7 +285,7 @@ class Deployment(ServerStorm):
         return Prometheus(self._directory, {"site": self.server.port}, f"{SCRAPE_SECONDS}s")
 
     def _have(self, event: str) -> None:
-        self._load = Load(self.server, "/visit")
+        self._load = Load(self.server, "/visit", threads=2)
         with self._load:
             self._load.more(self.chance.randrange(10, 60))
             begun = time.time()
@@ -257,7 +294,7 @@ class Deployment(ServerStorm):
             self.happened.append((begun, time.time(), event))
             if event in DOWN:
                 self.away.append((begun, time.time()))
-        with Load(self.server, "/visit") as load:
+        with Load(self.server, "/visit", threads=2) as load:
             load.more(10)
         self._settle()
         self._load = load
@@ -301,7 +338,10 @@ class Deployment(ServerStorm):
         missed = [
             at
             for at, up in prometheus.samples("up[1d]")[0]["values"]
-            if up == "0" and not any(begun - SCRAPE_SECONDS < at < ended + 1 for begun, ended in self.away)
+            if up == "0"
+            and not any(begun - SCRAPE_SECONDS < at < ended + 1 for begun, ended in self.away)
+            # The scrape timed out, and so did, or nearly, a page without statistics.
+            and self._bystander.longest_wait(at, at + SCRAPE_SECONDS) < SCRAPE_SECONDS / 2
         ]
         problems = [f"Prometheus saw {before[1]}, and then {after[1]}" for before, after in fallen]
         problems += [f"a scrape failed at {at}, {self._around(at)}: {prometheus.failure(at)}" for at in missed]

@@ -50,8 +50,8 @@ def retire_legacy(identity: Identity) -> None:
         lock = f"{path}.lock"
         if _is_used_by_0_1(lock):
             raise BlockError(
-                f"block {path} of data directory {identity.directory} is used by processes of shmstats 0.1: stop them"
-                " first, they save what they counted"
+                f"block {path} of data directory {identity.directory} is used by processes of shmstats 0.1: stop"
+                " them, or wait until they end: they save what they counted, and this version goes on with that"
             )
         with suppress(OSError):
             os.replace(path, f"{path}.layout3")

@@ -1,0 +1,95 @@
+"""An upgrade from 0.1 whose old processes still work: the new ones serve, say what they wait for, and then count."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from hashlib import blake2b
+from pathlib import Path
+
+import pytest
+from helpers import SHARED_MEMORY
+from servers import Gunicorn, wait_until
+
+pytestmark = pytest.mark.far_from_core
+
+SAVED = Path(__file__).parents[1] / "snapshot" / "versions" / "version-2.json"
+
+#: What a process of 0.1 has of its block: a file by user and path, and a lock file with a byte that all of them share.
+OLD_PROCESS = """
+import fcntl, os, shutil, sys
+from pathlib import Path
+segment, saved, stats = map(Path, sys.argv[1:])
+segment.write_bytes(bytes(4096))
+lock = open(f"{segment}.lock", "w+b")
+fcntl.lockf(lock, fcntl.LOCK_SH, 1, 2**60 + 1)
+print(flush=True)
+input()
+stats.mkdir(parents=True)
+shutil.copy(saved, stats / "simple.json")
+os.unlink(segment)
+os.unlink(lock.name)
+"""
+
+SITE = """
+import os
+from flask import Flask
+from shmstats import stats
+from shmstats.web import blueprint
+
+app = Flask(__name__)
+app.register_blueprint(blueprint)
+
+
+@app.get("/hit")
+def hit():
+    stats.incr("shop", "visits")
+    return str(os.getpid())
+"""
+
+
+@pytest.fixture
+def old_process(data: Path) -> Iterator[subprocess.Popen[str]]:
+    data.mkdir(mode=0o700)
+    segment = Path(SHARED_MEMORY, f"shmstats_0_{blake2b(bytes(data), digest_size=8).hexdigest()}")
+    command = [sys.executable, "-c", OLD_PROCESS, segment, SAVED, data / "stats"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield process
+        finally:
+            process.kill()
+            for left in segment.parent.glob(f"{segment.name}*"):
+                left.unlink()
+
+
+@pytest.mark.parametrize("end", ["leaves", pytest.param("is killed", marks=pytest.mark.thorough)])
+def test_new_processes_begin_to_count_without_a_restart_once_the_last_of_0_1_ends(
+    tmp_path: Path, old_process: subprocess.Popen[str], end: str
+) -> None:
+    with Gunicorn(tmp_path, "--workers", "2", site=SITE) as server:
+        assert server.get("/hit")[0] == 200
+        for path in ("/stats", "/stats/prometheus", "/debug/threads"):
+            status, body = server.get(path)
+            assert status == 503
+            assert "is used by processes of shmstats 0.1" in body
+            assert "wait until they end" in body
+        if end == "leaves":
+            old_process.communicate("\n")
+        else:
+            old_process.kill()
+            old_process.wait()
+        wait_until(lambda: server.get("/stats")[0] == 200, "an answer of the statistics")
+        before = 42 if end == "leaves" else 0
+        wait_until(lambda: server.get("/hit")[0] == 200 and visits(server) >= before + 10, "what is counted")
+        log = server.log.read_text()
+        assert 1 <= log.count("nothing is counted: block") <= 2, log  # once for each worker that was asked to count
+        assert log.count("was left by processes of shmstats 0.1 that are gone") == (end == "is killed")
+        assert "Traceback" not in log
+
+
+def visits(server: Gunicorn) -> int:
+    found: int = server.document()["simple"].get("shop", {}).get("visits", 0)
+    return found
