@@ -7,6 +7,7 @@
     storm     faults at random against a group of workers, and the tally of them
     servers   the same against gunicorn under load
     deployment  what happens to a deployment in a year, with pages that are looked at
+    watchers  who looks at a deployment's pages all the time
     debug     builds of the C core with stop points, and with sanitizers
 
 `scripts/torture` runs storms for as long as it is told; the tests of ``tests/faults`` take from here what

@@ -8,7 +8,6 @@ when the power went; no total that a page has shown may go back; no page and no 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import itertools
 import json
 import os
@@ -17,10 +16,9 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from shmstats.reading import read_only
 
 from .servers import ServerStorm
 from .storm import Tally, remove_block
+from .watchers import Bystander, Scraper
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "real"))
 
@@ -81,108 +80,12 @@ DEFINITIONS = (
 )
 
 _CONFIG = "path: {data: data}\nstats: {snapshot_interval_ms: 300}\n"
-_PAGE_INTERVAL = 0.25
 
 #: Between two scrapes of a real Prometheus, each of which may take as long: its default.
 SCRAPE_SECONDS = 10
 
 #: A traceback in a log, but that of a worker that a signal ends.
 _TRACE = re.compile(r"^Traceback (?:.+\n)(?:  .*\n)*(?!SystemExit).*$", re.M)
-
-_TOTAL = re.compile(r'^requests_total{category="requests"} (\S+)$', re.M)
-
-
-class Scraper:
-    """Asks for the page all the time; notes what is wrong with one, and the highest total that was shown.
-
-    Attributes:
-        pages: that were right.
-        shown: the highest total.
-        problems: a line each.
-    """
-
-    def __init__(self, server: Gunicorn) -> None:
-        self.pages = self.shown = 0
-        self.problems: list[str] = []
-        self._server = server
-        self._excused = 0
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    @contextmanager
-    def excused(self) -> Iterator[None]:
-        """Have a page that is cut off be no problem meanwhile, nor one that was begun before."""
-        self._excused += 1
-        try:
-            yield
-        finally:
-            self._excused += 1
-
-    def _run(self) -> None:
-        while not self._stopping.wait(_PAGE_INTERVAL):
-            excuse, floor = self._excused, self.shown
-            try:
-                status, page = self._server.get("/stats/prometheus")
-            except (OSError, http.client.HTTPException) as error:
-                if excuse == self._excused and excuse % 2 == 0:
-                    self.problems.append(f"a page failed: {error!r}")
-                continue
-            self._check(status, page, floor)
-
-    def _check(self, status: int, page: str, floor: int) -> None:
-        """Check a page, which shows no less than was shown before it was asked for."""
-        if status != 200:
-            self.problems.append(f"a page answered {status}: {page[:300]!r}")
-            return
-        types = re.findall(r"^# TYPE (\S+)", page, re.M)
-        if len(types) != len(set(types)):
-            self.problems.append(f"a page has a family twice: {sorted(types)}")
-        found = _TOTAL.search(page)
-        total = int(float(found[1])) if found else 0
-        if total < floor:
-            self.problems.append(f"a page showed {total} after {floor}")
-        self.shown = max(self.shown, total)
-        self.pages += 1
-
-    def __enter__(self) -> Scraper:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-
-class Bystander:
-    """Asks all the time for a page that has nothing to do with statistics: how long the server itself takes.
-
-    gunicorn ends old workers at a reload before the new ones have loaded the application, and nobody answers meanwhile.
-    """
-
-    def __init__(self, server: Gunicorn) -> None:
-        self._server = server
-        self._waits: list[tuple[float, float]] = []
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        while not self._stopping.wait(_PAGE_INTERVAL):
-            begun = time.time()
-            with suppress(OSError, http.client.HTTPException):
-                self._server.get("/plain")
-            self._waits.append((begun, time.time()))
-
-    def longest_wait(self, begun: float, ended: float) -> float:
-        """Return the longest time within two moments for which one request was not answered."""
-        return max((min(end, ended) - max(begin, begun) for begin, end in self._waits), default=0.0)
-
-    def __enter__(self) -> Bystander:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stopping.set()
-        self._thread.join()
 
 
 class Deployment(ServerStorm):
@@ -340,12 +243,15 @@ class Deployment(ServerStorm):
             for at, up in prometheus.samples("up[1d]")[0]["values"]
             if up == "0"
             and not any(begun - SCRAPE_SECONDS < at < ended + 1 for begun, ended in self.away)
-            # The scrape timed out, and so did, or nearly, a page without statistics.
-            and self._bystander.longest_wait(at, at + SCRAPE_SECONDS) < SCRAPE_SECONDS / 2
+            and not self._is_slow_altogether(at, prometheus.failure(at))
         ]
         problems = [f"Prometheus saw {before[1]}, and then {after[1]}" for before, after in fallen]
         problems += [f"a scrape failed at {at}, {self._around(at)}: {prometheus.failure(at)}" for at in missed]
         self.tally.problems += problems + prometheus.complaints()
+
+    def _is_slow_altogether(self, at: float, failure: str) -> bool:
+        """Tell whether a scrape timed out while a page without statistics was not answered, or hardly."""
+        return "deadline" in failure and self._bystander.longest_wait(at, at + SCRAPE_SECONDS) > SCRAPE_SECONDS / 2
 
     def _around(self, moment: float) -> str:
         """Tell in which event something was, or after which one."""

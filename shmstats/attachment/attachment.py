@@ -162,7 +162,9 @@ class Attachment:
                         carried = block.reader.read()
                     block.leave(lambda left: self._finish(left, saver))
                 except (BlockError, OSError) as error:
-                    self._tell(f"statistics could not be saved, and stay in shared memory: {error}")
+                    self._tell(
+                        f"statistics could not be saved, and stay in shared memory for the next process: {error}"
+                    )
                 # In the same guard: no thread may leave, or attach another one, while this is in nobody's hands.
                 is_replaced = carried is not None and self._carry_over(carried)
         self._stop_agent(of_left=True)  # one that was started meanwhile, for the block that was left

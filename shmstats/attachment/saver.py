@@ -148,7 +148,10 @@ class Saver:
         except RuntimeError as error:
             self._give_up()
             if not native.is_at_end(error):
-                self._tell_once(f"process {os.getpid()} cannot save now, and leaves it to others: {error}")
+                self._tell_once(
+                    f"process {os.getpid()} can have no thread to save now, and leaves it to others: {error}."
+                    " Is it a limit of processes (ulimit -u, pids.max)?"
+                )
             return
         self._thread = thread
 
@@ -186,7 +189,10 @@ class Saver:
                 thread.start()
             except RuntimeError as error:
                 if not native.is_at_end(error):
-                    self._tell_once(f"the duty {duty.name} is not done by process {os.getpid()}: {error}")
+                    self._tell_once(
+                        f"process {os.getpid()} can have no thread for {duty.name} now: {error}."
+                        " Is it a limit of processes (ulimit -u, pids.max)?"
+                    )
             else:
                 self._duty_threads.append(thread)
 
@@ -216,7 +222,7 @@ class Saver:
             return None
         if snapshot is not None:
             if self._fails:
-                log.info("statistics can be saved again")
+                log.info("the statistics can be saved in %s again", self._directory)
             self._fails = False
         return snapshot
 
@@ -302,7 +308,10 @@ class Saver:
 
     def _note_failure(self, error: Exception) -> None:
         if not self._fails:
-            self._tell(f"statistics cannot be saved now, counting goes on: {error}")
+            self._tell(
+                f"the statistics cannot be saved in {self._directory} now: counting goes on, and saving as soon as it"
+                f" can: {error}"
+            )
         self._fails = True
         self._block.header.save_error = str(error)
 

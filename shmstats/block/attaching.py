@@ -58,7 +58,7 @@ def retire_legacy(identity: Identity) -> None:
             unlink(lock)
             _tell(
                 f"block {path} was left by processes of shmstats 0.1 that are gone; it was set aside as"
-                f" {path}.layout3, and what they had saved is restored"
+                f" {path}.layout3, which may be removed, and what they had saved is restored"
             )
 
 
@@ -186,7 +186,9 @@ def nobody_attaches(identity: Identity) -> Iterator[bool]:
 
 def set_aside(segment: Segment, damage: DamagedBlockError) -> None:
     """Give a damaged block that nobody uses another name. The table lock is held."""
-    _tell(f"{damage}; it was set aside as {segment.set_aside('damaged')}, and another one is made")
+    _tell(
+        f"{damage}; it was set aside as {segment.set_aside('damaged')}, for who looks into it, and another one is made"
+    )
 
 
 def retire_other_layout(segment: Segment) -> bool:
@@ -200,7 +202,7 @@ def retire_other_layout(segment: Segment) -> bool:
     aside = segment.set_aside(f"layout{version}")
     _tell(
         f"block {segment.name} has layout version {version}, this shmstats has version {LAYOUT_VERSION}; nobody uses"
-        f" it, so it was set aside as {aside}, and what was saved is restored"
+        f" it, so it was set aside as {aside}, which may be removed, and what was saved is restored"
     )
     return True
 

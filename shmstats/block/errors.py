@@ -17,6 +17,21 @@ class BlockFullError(Exception):
     """There is no room for another name; the message says what ran out."""
 
 
+def capacity_is_used(capacity: int) -> BlockFullError:
+    """Return the error for a block of which all cells or records are used."""
+    return BlockFullError(
+        f"the capacity of the block, {capacity}, is in use: raise stats.capacity, which holds once all processes of the"
+        " block have left"
+    )
+
+
+def memory_is_full(reason: str = "") -> BlockFullError:
+    """Return the error for shared memory that has no room."""
+    return BlockFullError(
+        f"shared memory is full{reason and f' ({reason})'}: give /dev/shm more room (a container: --shm-size)"
+    )
+
+
 class SeriesLimitError(Exception):
     """A metric has as many label sets as it may have; the message says so."""
 

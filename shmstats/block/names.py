@@ -33,7 +33,7 @@ import numpy as np
 from ..core import Cells, NameIndex
 from ..layout import NAME, PAGE, REMOVED, field_offset
 from ..series import Kind, Mode
-from .errors import BlockFullError
+from .errors import BlockFullError, capacity_is_used
 from .keys import family_key
 from .layout import HEADER, Layout
 from .notes import next_half, room_for
@@ -323,7 +323,7 @@ class NameTable(Records):
         """
         (number, _, cells_used, slots, _, heap_used), layout = usage, self._layout
         if number + names > layout.capacity or cells_used + cells > layout.columns:
-            raise BlockFullError(f"the capacity of the block, {layout.capacity}, is in use")
+            raise capacity_is_used(layout.capacity)
         self._have_heap(heap_used, heap)
         self._reserve_growth(layout.names, number * NAME.itemsize, names * NAME.itemsize)
         if 2 * (number + names) - 1 > slots:
@@ -331,7 +331,9 @@ class NameTable(Records):
 
     def _have_heap(self, used: int, room: int) -> None:
         if used + room > self._layout.heap_bytes:
-            raise BlockFullError(f"all {self._layout.heap_bytes} bytes for names in the block are in use")
+            raise BlockFullError(
+                f"all {self._layout.heap_bytes} bytes for names in the block are in use: raise stats.capacity"
+            )
         self._reserve_growth(self._layout.heap, used, room)
 
     def _reserve_growth(self, section: int, used: int, more: int) -> None:

@@ -16,7 +16,7 @@ from ..layout import INT64_MAX, minimum_of
 from ..series import Declaration, Distribution, Kind
 from .block import Block
 from .declarations import INTERNAL, fits
-from .errors import BlockFullError
+from .errors import memory_is_full
 from .ready import number_of_ready
 from .records import INHERITED, MEMBER, READY, Record, width_of
 from .repairing import repair
@@ -67,7 +67,7 @@ def _fill(block: Block, record: Record, successor: Record, declared: Declaration
     """Give a series that is made ready what another one has."""
     block.names.set_created(successor.number, block.names.created(record.number))
     if not block.space.reserve_cells(SHARED_ROW, successor.cell, successor.width):
-        raise BlockFullError("shared memory is full")
+        raise memory_is_full()
     value = _value(block, record)
     buckets = rebucketed(value.buckets, block.bounds_of(record), declared.bounds or DEFAULT_BOUNDS)
     figures = value.sum, value.max, value.min, buckets

@@ -15,7 +15,7 @@ from ..bounds import rebucketed
 from ..layout import INT64_MAX, INT64_MIN, NAME
 from ..series import Declaration, Distribution, Kind, Mode, Name, Value
 from .block import Block
-from .errors import BlockFullError
+from .errors import BlockFullError, capacity_is_used
 from .keys import encode_key, family_key, is_overflow
 from .records import FAMILY, MEMBER, MONOTONIC, PLAIN, Record, packed, width_of
 from .repairing import mark_inherited
@@ -120,7 +120,7 @@ def _families(block: Block, part: list[_Saved]) -> dict[bytes, Record]:
             elif name.labels:
                 missing[family] = Record(-1, name.kind, FAMILY, 0, 0)
     if missing and block.names.count + len(missing) + len(part) > block.layout.capacity:
-        raise BlockFullError(f"the capacity of the block, {block.layout.capacity}, is in use")
+        raise capacity_is_used(block.layout.capacity)
     for family, wanted in missing.items():
         families[family] = block.names.add(family, wanted)
     return families

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..layout import CELLS_PER_PAGE, PAGE
-from .errors import BlockFullError
+from .errors import BlockFullError, memory_is_full
 from .layout import Layout
 from .lock import RecordLocks
 from .records import Record
@@ -49,7 +49,7 @@ class Space:
         except OSError as error:
             if error.errno in (None, errno.EBADF):
                 raise  # not the system's, but what a signal handler raised; or the block was left
-            raise BlockFullError(f"shared memory is full ({error.strerror})") from error
+            raise memory_is_full(str(error.strerror)) from error
 
     def reserve_cells(self, row: int, cell: int, width: int) -> bool:
         """Have memory behind some cells of a row; returns whether there was enough.

@@ -9,7 +9,7 @@ import numpy as np
 from ..core import Cells
 from ..layout import CELL
 from ..series import Kind
-from .errors import BlockFullError
+from .errors import memory_is_full
 from .layout import Layout
 from .records import Record
 from .space import Space
@@ -58,7 +58,7 @@ class Stripes:
         """
         row = SHARED_ROW if record.shared else self._own
         if not (self._space.has(row, record) or self._space.reserve_cells(row, record.cell, record.width)):
-            raise BlockFullError("shared memory is full")
+            raise memory_is_full()
 
     def clear(self, record: Record) -> None:
         """Set a name's cells to 0 in every row."""
@@ -76,6 +76,6 @@ class Stripes:
             return
         first, end = int(cells[used[0]]), int(cells[used[-1]] + widths[used[-1]])
         if not self._space.reserve_cells(SHARED_ROW, first, end - first):
-            raise BlockFullError("shared memory is full")
+            raise memory_is_full()
         row = np.frombuffer(self._buf, CELL, self._layout.columns, self._layout.cells)
         row["value"][cells[used] + 1] = values[used]

@@ -1,0 +1,113 @@
+"""Who looks at a server all the time: one at the page, and what is on it; one at a page that has no statistics."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "real"))
+
+from servers import Gunicorn
+
+_PAGE_INTERVAL = 0.25
+
+_TOTAL = re.compile(r'^requests_total{category="requests"} (\S+)$', re.M)
+
+
+class Scraper:
+    """Asks for the page all the time; notes what is wrong with one, and the highest total that was shown.
+
+    Attributes:
+        pages: that were right.
+        shown: the highest total.
+        problems: a line each.
+    """
+
+    def __init__(self, server: Gunicorn) -> None:
+        self.pages = self.shown = 0
+        self.problems: list[str] = []
+        self._server = server
+        self._excused = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    @contextmanager
+    def excused(self) -> Iterator[None]:
+        """Have a page that is cut off be no problem meanwhile, nor one that was begun before."""
+        self._excused += 1
+        try:
+            yield
+        finally:
+            self._excused += 1
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_PAGE_INTERVAL):
+            excuse, floor = self._excused, self.shown
+            try:
+                status, page = self._server.get("/stats/prometheus")
+            except (OSError, http.client.HTTPException) as error:
+                if excuse == self._excused and excuse % 2 == 0:
+                    self.problems.append(f"a page failed: {error!r}")
+                continue
+            self._check(status, page, floor)
+
+    def _check(self, status: int, page: str, floor: int) -> None:
+        """Check a page, which shows no less than was shown before it was asked for."""
+        if status != 200:
+            self.problems.append(f"a page answered {status}: {page[:300]!r}")
+            return
+        types = re.findall(r"^# TYPE (\S+)", page, re.M)
+        if len(types) != len(set(types)):
+            self.problems.append(f"a page has a family twice: {sorted(types)}")
+        found = _TOTAL.search(page)
+        total = int(float(found[1])) if found else 0
+        if total < floor:
+            self.problems.append(f"a page showed {total} after {floor}")
+        self.shown = max(self.shown, total)
+        self.pages += 1
+
+    def __enter__(self) -> Scraper:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+
+class Bystander:
+    """Asks all the time for a page that has nothing to do with statistics: how long the server itself takes.
+
+    gunicorn ends old workers at a reload before the new ones have loaded the application, and nobody answers meanwhile.
+    """
+
+    def __init__(self, server: Gunicorn) -> None:
+        self._server = server
+        self._waits: list[tuple[float, float]] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_PAGE_INTERVAL):
+            begun = time.time()
+            with suppress(OSError, http.client.HTTPException):
+                self._server.get("/plain")
+            self._waits.append((begun, time.time()))
+
+    def longest_wait(self, begun: float, ended: float) -> float:
+        """Return the longest time within two moments for which one request was not answered."""
+        return max((min(end, ended) - max(begin, begun) for begin, end in self._waits), default=0.0)
+
+    def __enter__(self) -> Bystander:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stopping.set()
+        self._thread.join()
