@@ -8,11 +8,64 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 PAGE = 4096
+
+
+class Structure:
+    """A structure in the block: the one place that says where its fields are. C compares its own with it.
+
+    Args:
+        form: of each field, as `struct` writes it, little-endian and without padding.
+        over: a further field, name and form, over the first ones.
+
+    Attributes:
+        fields: offset and size of each field in bytes, by name, in order.
+        size: of the structure in bytes.
+        empty: each field as it is where nothing was written: 0, or no bytes.
+        struct: reads and writes the whole of it.
+    """
+
+    def __init__(self, form: dict[str, str], over: tuple[str, str] | None = None) -> None:
+        self._forms = form if over is None else form | dict([over])
+        self.struct = struct.Struct("<" + "".join(form.values()))
+        self.size = self.struct.size
+        self.empty: dict[str, Any] = {name: b"" if code.endswith("s") else 0 for name, code in form.items()}
+        self.fields: dict[str, tuple[int, int]] = {}
+        offset = 0
+        for name, code in form.items():
+            size = struct.calcsize(f"<{code}")
+            self.fields[name] = offset, size
+            offset += size
+        if over is not None:
+            self.fields[over[0]] = 0, struct.calcsize(f"<{over[1]}")
+
+    def offset(self, field: str) -> int:
+        """Return where a field begins, in bytes."""
+        return self.fields[field][0]
+
+    def column(self, content: bytes | memoryview, field: str) -> memoryview:
+        """Return one field, a number, of all structures that some bytes are; it is a view of these."""
+        offset, size = self.fields[field]
+        form: Any = self._forms[field]
+        return memoryview(content).cast(form)[offset // size :: self.size // size]
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """The structure for numpy, which is imported by who asks for this."""
+        import numpy as np
+
+        formats = [f"S{code[:-1]}" if code[-1] == "s" else f"<{_NUMPY[code]}" for code in self._forms.values()]
+        offsets = [offset for offset, _ in self.fields.values()]
+        return np.dtype({"names": list(self.fields), "formats": formats, "offsets": offsets, "itemsize": self.size})
+
+
+_NUMPY = {"B": "u1", "H": "u2", "I": "u4", "Q": "u8", "q": "i8"}
 
 #: What the integer of a cell can be.
 INT64_MIN = -(2**63)
@@ -22,22 +75,22 @@ INT64_MAX = 2**63 - 1
 FIRST_CELL = 1
 
 #: A series' first cell is its lock; each of the others is a value, an integer or a double.
-CELL = np.dtype({"names": ["lock", "seq", "value"], "formats": ["<u4", "<u4", "<i8"], "offsets": [0, 4, 0]})
+CELL = Structure({"lock": "I", "seq": "I"}, over=("value", "q"))
 
-CELLS_PER_PAGE = PAGE // CELL.itemsize
+CELLS_PER_PAGE = PAGE // CELL.size
 
 #: Cells of a counter, the smallest series.
 COUNTER_WIDTH = 2
 
 #: What a process is serving at one time, at most, as far as others can see it.
 REQUESTS_PER_WORKER = 16
-REQUEST = np.dtype(
-    [
-        ("start", "<u8"),  # ns since 1970; 0: the entry is free
-        ("sequence", "<u8"),  # odd while the entry is being written
-        ("length", "<u2"),  # of the text
-        ("text", "S110"),  # method and path without the query in UTF-8, cut
-    ]
+REQUEST = Structure(
+    {
+        "start": "Q",  # ns since 1970; 0: the entry is free
+        "sequence": "Q",  # odd while the entry is being written
+        "length": "H",  # of the text
+        "text": "110s",  # method and path without the query in UTF-8, cut
+    }
 )
 
 #: An index slot whose record was removed; a search goes on behind it.
@@ -46,48 +99,26 @@ DELETED = 0xFFFFFFFF
 #: States of a record.
 UNUSED, LIVE, REMOVED = 0, 1, 2
 
-NAME = np.dtype(
-    [
-        ("state", "<u1"),  # 0 unused, 1 live, 2 removed
-        ("kind", "<u1"),  # shmstats.series.Kind
-        ("mode", "<u1"),  # how a per-worker gauge is combined
-        ("flags", "<u1"),
-        ("width", "<u4"),  # consecutive cells
-        ("cell", "<u4"),  # the first of them
-        ("family", "<u4"),  # record + 1 of the metric's family; 0: it has none
-        ("hash", "<u4"),
-        ("declaration", "<u4"),  # of a family: the number of its declaration; of a series: that it was made under
-        ("key", "<u8"),  # offset in the heap
-        ("room", "<u4"),  # bytes there
-        ("length", "<u4"),  # of the key
-        ("note", "<u8"),  # offset of a text in the heap, see shmstats.block.notes
-        ("note_room", "<u4"),  # bytes there
-        ("members", "<u4"),  # of a family: its label sets
-        ("created", "<u8"),  # ns since 1970
-    ]
+NAME = Structure(
+    {
+        "state": "B",  # 0 unused, 1 live, 2 removed
+        "kind": "B",  # shmstats.series.Kind
+        "mode": "B",  # how a per-worker gauge is combined
+        "flags": "B",
+        "width": "I",  # consecutive cells
+        "cell": "I",  # the first of them
+        "family": "I",  # record + 1 of the metric's family; 0: it has none
+        "hash": "I",
+        "declaration": "I",  # of a family: the number of its declaration; of a series: that it was made under
+        "key": "Q",  # offset in the heap
+        "room": "I",  # bytes there
+        "length": "I",  # of the key
+        "note": "Q",  # offset of a text in the heap, see shmstats.block.notes
+        "note_room": "I",  # bytes there
+        "members": "I",  # of a family: its label sets
+        "created": "Q",  # ns since 1970
+    }
 )
-
-_STRUCT_CODES = {"|u1": "B", "<u2": "H", "<u4": "I", "<u8": "Q", "<i8": "q"}
-
-
-def struct_of(dtype: np.dtype[Any]) -> struct.Struct:
-    """Return the `struct.Struct` of a structured dtype, for quick reads and writes of whole records."""
-    codes = []
-    for name in dtype.names or ():
-        field = dtype[name]
-        code = f"{field.itemsize}s" if field.kind == "S" else _STRUCT_CODES[field.base.str]
-        codes.append(code * int(np.prod(field.shape, dtype=int)))
-    packed = struct.Struct("<" + "".join(codes))
-    if packed.size != dtype.itemsize:
-        raise AssertionError(f"{dtype} has padding: {packed.size} bytes of {dtype.itemsize}")
-    return packed
-
-
-def field_offset(dtype: np.dtype[Any], name: str) -> int:
-    """Return where field ``name`` begins in a structured dtype, in bytes."""
-    fields = dtype.fields
-    assert fields is not None
-    return int(fields[name][1])
 
 
 def minimum_of(kept: int) -> float:

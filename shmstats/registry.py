@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-
 from .attachment.own_metrics import OWN
 from .block.declarations import Definition
 from .block.keys import check_text
@@ -41,6 +39,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
 
@@ -389,7 +388,12 @@ class Registry(States):
             BlockError: the block is damaged.
         """
         shared = self.shared
-        return np.empty((0, 0), CELL) if shared is None else shared.array()
+        found = None if shared is None else shared.array()
+        if found is not None:
+            return found
+        import numpy as np  # only here: what counts, scrapes or saves does without
+
+        return np.empty((0, 0), CELL.dtype)
 
     def remove(self, category: str, metric: str | None = None, *, labels: Mapping[str, object] | None = None) -> int:
         """Remove a category, a metric with all its label sets, or one label set, for all workers.

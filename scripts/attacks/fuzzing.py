@@ -173,11 +173,11 @@ class _Damage:
         self.image = self.file.read_bytes()
         layout = Layout(*_SIZES.values())
         self._sections = (
-            (0, HEADER.itemsize),
+            (0, HEADER.size),
             (layout.workers, 256),
             (layout.pages, layout.rows * layout.bitmap_bytes),
             (layout.index, 4 * layout.index_slots),
-            (layout.names, 16 * NAME.itemsize),
+            (layout.names, 16 * NAME.size),
             (layout.heap, 2048),
             (layout.cells, 4096),
         )

@@ -129,7 +129,7 @@ def check_structure(directory: Path) -> int:
         table, index = Records(buf, layout), make_index(buf, layout)
         try:
             entries = np.frombuffer(bytes(buf[layout.index : layout.names]), "<u4")[: layout.index_slots]
-            records = np.frombuffer(bytes(buf[layout.names : layout.heap]), NAME)
+            records = np.frombuffer(bytes(buf[layout.names : layout.heap]), NAME.dtype)
             return _check_names(table, index, entries.tolist(), records)
         finally:
             index.close()

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
 from ..block import Record
 from ..block.declarations import digest
 from ..block.keys import encode_key
 from ..block.outdated import counted_under
-from ..layout import CELL
 from ..reading import AttachedBlock
 from ..series import Kind, Labels, Snapshot, Value
 from .attachment import Attachment
@@ -19,12 +16,14 @@ from .calls import question
 from .own_metrics import note_held
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
 _Result = TypeVar("_Result")
 
 _ZERO: Value = 0
 _NO_MOMENT: int | None = None
+_NO_CELLS: npt.NDArray[np.void] | None = None
 
 
 class Reads(Attachment):
@@ -75,9 +74,9 @@ class Reads(Attachment):
             note_held(block)
         return block.reader.read()
 
-    @question(np.empty((0, 0), CELL))
-    def array(self, block: AttachedBlock) -> npt.NDArray[np.void]:
-        """Return all cells of the block, read-only: shape (rows, columns)."""
+    @question(_NO_CELLS)
+    def array(self, block: AttachedBlock) -> npt.NDArray[np.void] | None:
+        """Return all cells of the block, read-only: shape (rows, columns); None where there is no block."""
         return block.reader.columns.view()
 
     @question(Snapshot((), ()))

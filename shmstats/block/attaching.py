@@ -13,18 +13,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import numpy as np
-
 from ..core import CORE, PROTOCOL
 from ..descriptors import open_file
-from ..layout import CELL, CELLS_PER_PAGE, NAME, PAGE, field_offset
+from ..layout import CELL, CELLS_PER_PAGE, NAME, PAGE
 from .errors import BlockError, DamagedBlockError
 from .header import read_header, write_header
 from .identity import Identity
 from .layout import FIRST_INDEX_SLOTS, HEADER, LAYOUT_VERSION, MAGIC, PROTOCOLS, Layout
 from .lock import is_locked, process_guard
 from .segment import Segment, make_segment, unlink
-from .space import reserved_pages
+from .space import has_page
 from .validate import check_layout, check_unfinished, find_damage
 from .workers import WorkerTable, pid_namespace
 
@@ -99,7 +97,7 @@ def lay_out(segment: Segment, identity: Identity, layout: Layout) -> None:
 
 def finish(segment: Segment) -> None:
     """Declare a new block finished. The table lock is held."""
-    finished = field_offset(HEADER, "finished")
+    finished = HEADER.offset("finished")
     segment.buf[finished : finished + 8] = (1).to_bytes(8, "little")
     segment.buf[:8] = MAGIC.to_bytes(8, "little")
 
@@ -244,18 +242,21 @@ def adopt(segment: Segment, layout: Layout) -> None:
         ("started", time.monotonic_ns()),
         ("namespace", pid_namespace()),
     ):
-        start, size = field_offset(HEADER, field), HEADER[field].itemsize
+        start, size = HEADER.offset(field), HEADER.fields[field][1]
         buf[start : start + size] = value.to_bytes(size, "little")
 
 
 def _free_locks(buf: memoryview, layout: Layout) -> None:
     """Free every series' lock. No live process has the block attached."""
-    records = np.frombuffer(buf, NAME, int(read_header(buf)["names"]), layout.names)
-    locks = records["cell"][records["width"] > 0]
-    reserved = reserved_pages(buf, layout)[:, locks // CELLS_PER_PAGE]
+    records = buf[layout.names : layout.names + read_header(buf)["names"] * NAME.size]
+    widths, cells = NAME.column(records, "width").tolist(), NAME.column(records, "cell").tolist()
+    locks = [cell for cell, width in zip(cells, widths, strict=True) if width]
     for row in range(layout.rows):
-        cells = np.frombuffer(buf, CELL, layout.columns, layout.cells + row * layout.row_bytes)
-        cells["lock"][locks[reserved[row]]] = 0
+        start = layout.cells + row * layout.row_bytes
+        for cell in locks:
+            if has_page(buf, layout, row, cell // CELLS_PER_PAGE):
+                at = start + cell * CELL.size
+                buf[at : at + 4] = bytes(4)
 
 
 def _tell(text: str, level: int = logging.ERROR) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from ..core import Cells, Requests
-from ..layout import REQUEST, REQUESTS_PER_WORKER, field_offset
+from ..layout import REQUEST, REQUESTS_PER_WORKER
 from ..series import Declaration, Kind
 from . import attaching
 from .errors import OF_CONTENTS, BlockError, DamagedBlockError
@@ -44,8 +44,8 @@ class Block(Metrics):
         self.identity = identity
         self.header = Header(self._buf)
         self._segment = segment
-        self._slot = layout.workers + self.worker.slot * WORKER.itemsize
-        self._held = self._slot + field_offset(WORKER, "held")
+        self._slot = layout.workers + self.worker.slot * WORKER.size
+        self._held = self._slot + WORKER.offset("held")
         self._requests: Requests | None = None
 
     @property
@@ -56,11 +56,11 @@ class Block(Metrics):
             OSError: shared memory is full.
         """
         if self._requests is None:
-            size = REQUESTS_PER_WORKER * REQUEST.itemsize
+            size = REQUESTS_PER_WORKER * REQUEST.size
             entries = self.layout.requests + self.worker.slot * size
             self._segment.reserve(entries, size)
-            self._requests = Requests(self._buf, entries, self._slot + field_offset(WORKER, "further"))
-            serving = self._slot + field_offset(WORKER, "serving")
+            self._requests = Requests(self._buf, entries, self._slot + WORKER.offset("further"))
+            serving = self._slot + WORKER.offset("serving")
             self._buf[serving : serving + 4] = (1).to_bytes(4, "little")
         return self._requests
 

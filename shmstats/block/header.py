@@ -6,13 +6,12 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from ..layout import PAGE, field_offset, struct_of
+from ..layout import PAGE
 from .errors import BlockError
 from .layout import HEADER, MESSAGE_BYTES
 
-_HEADER = struct_of(HEADER)
-_FIELDS = HEADER.names or ()
-_EMPTY: dict[str, Any] = {field: b"" if HEADER[field].kind == "S" else 0 for field in _FIELDS}
+_HEADER = HEADER.struct
+_FIELDS = HEADER.fields
 
 #: How often a text is read that somebody is just writing.
 _ATTEMPTS = 100
@@ -22,8 +21,8 @@ class _HeaderField:
     """A number in the header, read and written as one aligned word."""
 
     def __init__(self, name: str) -> None:
-        self._size = HEADER[name].itemsize
-        self._at = field_offset(HEADER, name) // self._size
+        self._size = HEADER.fields[name][1]
+        self._at = HEADER.offset(name) // self._size
 
     def __get__(self, header: Header, owner: type[Header]) -> int:
         words = header.words if self._size == 4 else header.longs
@@ -38,8 +37,8 @@ class _Message:
     """A text in the header with its checksum: a half-written one is read again, and is empty if it stays so."""
 
     def __init__(self, name: str) -> None:
-        self._at = field_offset(HEADER, name)
-        self._check = field_offset(HEADER, f"{name}_check") // 4
+        self._at = HEADER.offset(name)
+        self._check = HEADER.offset(f"{name}_check") // 4
 
     def __get__(self, header: Header, owner: type[Header]) -> str:
         for _ in range(_ATTEMPTS):
@@ -104,6 +103,11 @@ class Header:
         self.buf = buf[:PAGE]
         self.words, self.longs = self.buf.cast("I"), self.buf.cast("Q")
 
+    def number(self, field: str) -> int:
+        """Return a number of the header by its name."""
+        offset, size = HEADER.fields[field]
+        return (self.words if size == 4 else self.longs)[offset // size]
+
     def close(self) -> None:
         """Let go of the buffer."""
         for view in (self.words, self.longs, self.buf):
@@ -123,4 +127,4 @@ def read_header(buf: memoryview) -> dict[str, int]:
 
 def write_header(buf: memoryview, values: Mapping[str, Any]) -> None:
     """Write the header of a block that is being made; fields that are not given become 0, or empty."""
-    _HEADER.pack_into(buf, 0, *({**_EMPTY, **values}[field] for field in _FIELDS))
+    _HEADER.pack_into(buf, 0, *({**HEADER.empty, **values}[field] for field in _FIELDS))

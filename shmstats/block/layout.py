@@ -1,4 +1,4 @@
-"""The layout of the block in shared memory, written once, as numpy dtypes.
+"""The layout of the block in shared memory, written once.
 
 Everything that touches the block, in Python or in C, takes its offsets and sizes from here::
 
@@ -52,9 +52,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
-from ..layout import CELL, COUNTER_WIDTH, NAME, PAGE, REQUEST, REQUESTS_PER_WORKER
+from ..layout import CELL, COUNTER_WIDTH, NAME, PAGE, REQUEST, REQUESTS_PER_WORKER, Structure
 
 #: The first eight bytes of a finished block, as one little-endian integer.
 MAGIC = int.from_bytes(b"shmstats", "little")
@@ -83,64 +81,64 @@ MESSAGE_BYTES = 192
 
 #: Four cache lines of 64 bytes (what a block is, what every call compares, the names, the saver), then texts.
 #: The rest of its page is spare, and zero.
-HEADER = np.dtype(
-    [
-        ("magic", "<u8"),
-        ("layout_version", "<u4"),
-        ("protocol", "<u4"),
-        ("capacity", "<u4"),  # counters that a row has room for
-        ("max_workers", "<u4"),  # rows beside row 0
-        ("namespace", "<u8"),  # inode of the creator's pid namespace
-        ("started", "<u8"),  # CLOCK_MONOTONIC in ns: creation, or adoption after a crash
-        ("finished", "<u8"),  # 1 once there is a magic: without one the block was damaged then, not half made
-        ("salt", "S16"),  # of the hash of keys
-        ("generation", "<u8"),  # raised when a name is removed: bindings to cells are void
-        ("spare_generation", "S56"),
-        ("revision", "<u8"),  # raised when any name changes: what a reader derived is stale
-        ("heap", "<u8"),  # bytes of the heap in use
-        ("names", "<u4"),  # records in use or removed
-        ("removed", "<u4"),  # of these, the removed ones
-        ("cells", "<u4"),  # columns in use
-        ("slots", "<u4"),  # worker slots ever used
-        ("changing", "<u4"),  # 1 while the names change; a holder that dies leaves it so
-        ("claims", "<u4"),  # the last claim number given out
-        ("families", "<u4"),  # records that stand for a whole metric
-        ("index_slots", "<u4"),  # of the index, those in use: a power of two
-        ("spare_names", "S16"),
-        ("spare_identity", "S16"),
-        ("saver_term", "<u8"),  # raised by each process that begins to save
-        ("saver_heartbeat", "<u8"),  # CLOCK_BOOTTIME in ns
-        ("saver_pid", "<u4"),
-        ("spare_saver", "<u4"),
-        ("saved", "<u8"),  # the last saved snapshot, in ns since 1970; 0: none
-        ("saved_count", "<u8"),  # snapshots saved
-        ("save_ticket", "<u8"),  # the last ticket: each save draws one before it reads, and one after
-        ("saved_ticket", "<u8"),  # of the saved snapshot, after it was read: one begun before does not take its place
-        ("durable_from", "<u8"),  # ticket: what was counted before it was drawn is on the disk
-        ("expose_due", "<u8"),  # CLOCK_BOOTTIME in ns: the next turn of a save for a page, if all were taken in turn
-        ("pushed", "<u8"),  # the last push, in ns since 1970; 0: none
-        ("save_error", f"S{MESSAGE_BYTES}"),  # UTF-8, NUL-padded; empty: the last save succeeded
-        ("push_error", f"S{MESSAGE_BYTES}"),
-        ("save_error_check", "<u4"),  # CRC-32 of the text: whoever reads a half-written one notices
-        ("push_error_check", "<u4"),
-        ("birth", "<u8"),  # of the data directory, in ns since 1970; 0: unknown
-        ("durable_ticket", "<u8"),  # of the newest snapshot of which the disk knows the place, too
-    ]
+HEADER = Structure(
+    {
+        "magic": "Q",
+        "layout_version": "I",
+        "protocol": "I",
+        "capacity": "I",  # counters that a row has room for
+        "max_workers": "I",  # rows beside row 0
+        "namespace": "Q",  # inode of the creator's pid namespace
+        "started": "Q",  # CLOCK_MONOTONIC in ns: creation, or adoption after a crash
+        "finished": "Q",  # 1 once there is a magic: without one the block was damaged then, not half made
+        "salt": "16s",  # of the hash of keys
+        "generation": "Q",  # raised when a name is removed: bindings to cells are void
+        "spare_generation": "56s",
+        "revision": "Q",  # raised when any name changes: what a reader derived is stale
+        "heap": "Q",  # bytes of the heap in use
+        "names": "I",  # records in use or removed
+        "removed": "I",  # of these, the removed ones
+        "cells": "I",  # columns in use
+        "slots": "I",  # worker slots ever used
+        "changing": "I",  # 1 while the names change; a holder that dies leaves it so
+        "claims": "I",  # the last claim number given out
+        "families": "I",  # records that stand for a whole metric
+        "index_slots": "I",  # of the index, those in use: a power of two
+        "spare_names": "16s",
+        "spare_identity": "16s",
+        "saver_term": "Q",  # raised by each process that begins to save
+        "saver_heartbeat": "Q",  # CLOCK_BOOTTIME in ns
+        "saver_pid": "I",
+        "spare_saver": "I",
+        "saved": "Q",  # the last saved snapshot, in ns since 1970; 0: none
+        "saved_count": "Q",  # snapshots saved
+        "save_ticket": "Q",  # the last ticket: each save draws one before it reads, and one after
+        "saved_ticket": "Q",  # of the saved snapshot, after it was read: one begun before does not take its place
+        "durable_from": "Q",  # ticket: what was counted before it was drawn is on the disk
+        "expose_due": "Q",  # CLOCK_BOOTTIME in ns: the next turn of a save for a page, if all were taken in turn
+        "pushed": "Q",  # the last push, in ns since 1970; 0: none
+        "save_error": f"{MESSAGE_BYTES}s",  # UTF-8, NUL-padded; empty: the last save succeeded
+        "push_error": f"{MESSAGE_BYTES}s",
+        "save_error_check": "I",  # CRC-32 of the text: whoever reads a half-written one notices
+        "push_error_check": "I",
+        "birth": "Q",  # of the data directory, in ns since 1970; 0: unknown
+        "durable_ticket": "Q",  # of the newest snapshot of which the disk knows the place, too
+    }
 )
 
-WORKER = np.dtype(
-    [
-        ("state", "<u4"),  # 0 free, 1 taken
-        ("claim", "<u4"),
-        ("pid", "<u4"),
-        ("row", "<u4"),
-        ("start_time", "<u8"),  # of the process, in clock ticks since boot, as /proc has it
-        ("attached", "<u8"),  # CLOCK_MONOTONIC in ns
-        ("held", "<u8"),  # operations in its buffer
-        ("serving", "<u4"),  # 1 once there is memory behind the entries of its requests
-        ("further", "<u4"),  # requests that it serves beyond those that have an entry
-        ("spare", "<u8", (2,)),
-    ]
+WORKER = Structure(
+    {
+        "state": "I",  # 0 free, 1 taken
+        "claim": "I",
+        "pid": "I",
+        "row": "I",
+        "start_time": "Q",  # of the process, in clock ticks since boot, as /proc has it
+        "attached": "Q",  # CLOCK_MONOTONIC in ns
+        "held": "Q",  # operations in its buffer
+        "serving": "I",  # 1 once there is memory behind the entries of its requests
+        "further": "I",  # requests that it serves beyond those that have an entry
+        "spare": "16s",
+    }
 )
 
 
@@ -179,7 +177,7 @@ class Layout:
     @cached_property
     def requests(self) -> int:
         """Offset of the requests, `REQUESTS_PER_WORKER` entries for each worker slot."""
-        return self.workers + _pages(WORKER_SLOTS * WORKER.itemsize)
+        return self.workers + _pages(WORKER_SLOTS * WORKER.size)
 
     @cached_property
     def bitmap_bytes(self) -> int:
@@ -189,7 +187,7 @@ class Layout:
     @cached_property
     def pages(self) -> int:
         """Offset of the bitmaps of reserved pages."""
-        return self.requests + _pages(WORKER_SLOTS * REQUESTS_PER_WORKER * REQUEST.itemsize)
+        return self.requests + _pages(WORKER_SLOTS * REQUESTS_PER_WORKER * REQUEST.size)
 
     @cached_property
     def index(self) -> int:
@@ -209,7 +207,7 @@ class Layout:
     @cached_property
     def heap(self) -> int:
         """Offset of the heap."""
-        return self.names + _pages(self.capacity * NAME.itemsize)
+        return self.names + _pages(self.capacity * NAME.size)
 
     @cached_property
     def heap_bytes(self) -> int:
@@ -224,7 +222,7 @@ class Layout:
     @cached_property
     def row_bytes(self) -> int:
         """Bytes from one row of cells to the next."""
-        return _pages(self.columns * CELL.itemsize)
+        return _pages(self.columns * CELL.size)
 
     @cached_property
     def size(self) -> int:

@@ -7,7 +7,6 @@ from typing import Any
 
 from ..bounds import DEFAULT_BOUNDS, Bounds, scale_of
 from ..core import Cells, Section
-from ..layout import field_offset
 from ..series import Declaration
 from .declarations import Definition, decode_definition
 from .layout import HEADER, Layout
@@ -127,7 +126,7 @@ class Metrics:
             rows=self.layout.rows,
             capacity=self.layout.columns,
             row_bytes=self.layout.row_bytes,
-            generation_offset=field_offset(HEADER, "generation"),
+            generation_offset=HEADER.offset("generation"),
             owner=self.worker.word,
             is_live=self.workers.is_live,
             locks=self.locks,

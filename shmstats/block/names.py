@@ -24,14 +24,13 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
+from itertools import accumulate, compress
+from typing import Protocol
 
 from ..core import Cells, NameIndex
-from ..layout import NAME, PAGE, REMOVED, field_offset
+from ..layout import NAME, PAGE, REMOVED
 from ..series import Kind, Mode
 from .errors import BlockFullError, capacity_is_used
 from .keys import family_key
@@ -53,17 +52,17 @@ from .records import (
 from .space import Space
 from .stripes import Stripes
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
 _ROOM_STEP = 16
+
+#: By the state of a record, whether it is removed.
+_ARE_REMOVED = bytes(state == REMOVED for state in range(256))
 
 #: Two fields that change together: by what the index finds a record, and where its note is, and the room there.
 _HASH_AND_DECLARATION = struct.Struct("<II")
 _NOTE_PLACE = struct.Struct("<QI")
 
 _HEADER = tuple(
-    field_offset(HEADER, field)
+    HEADER.offset(field)
     for field in (
         *("names", "removed", "families", "cells", "index_slots", "changing"),
         *("heap", "revision", "salt"),
@@ -142,24 +141,20 @@ class NameTable(Records):
         self.index.append(key, packed(wanted, time.time_ns(), len(key)))
         return record
 
-    def add_all(
-        self, keys: bytes, records: np.ndarray[Any, np.dtype[Any]], values: npt.NDArray[np.int64]
-    ) -> tuple[int, npt.NDArray[np.int64]]:
+    def add_all(self, keys: bytes, records: bytes, values: Sequence[int]) -> tuple[int, list[int]]:
         """Add many names that are not there, with their values, in one step under the table lock, which is held.
 
         They go behind all others, without looking for room that removed ones left, and nobody may look at the block
         yet. What is labelled needs its family before::
 
-            records = np.zeros(len(keys), NAME)
-            records["kind"], records["flags"], records["width"] = Kind.COUNTER, MONOTONIC, COUNTER_WIDTH
-            records["length"] = [len(key) for key in keys]
+            records = b"".join([packed(PLAIN[Kind.COUNTER], 0, len(key)) for key in keys])
             with block.exclusive():
                 first, cells = block.names.add_all(b"".join(keys), records, values)
 
         Args:
             keys: of the names, all different, one behind the other.
-            records: what each is, as an array of `NAME`: kind, mode, flags, width, family (number + 1), declaration,
-                the length of the key, and when it was made. The rest is filled in.
+            records: what each is, as the bytes of a `NAME` each: kind, mode, flags, width, family (number + 1),
+                declaration, the length of the key, and when it was made. The rest is filled in.
             values: for each the integer that is its first value, in the shared row: the total of a counter, or an
                 integer of a gauge. What has other values is 0 then, and its values are put by the caller.
 
@@ -169,12 +164,12 @@ class NameTable(Records):
         Raises:
             BlockFullError: there is not room for all of them. Nothing was changed.
         """
-        widths = records["width"].astype(np.int64)
-        cells = self.cells_used + np.cumsum(widths) - widths
-        rooms = int((-(-records["length"].astype(np.int64) // _ROOM_STEP)).sum()) * _ROOM_STEP
-        self._have_room(self.index.usage(), len(records), int(widths.sum()), rooms)
-        self._stripes.store(cells, widths, values)
-        return self.index.append(keys, records.tobytes()), cells
+        widths = NAME.column(records, "width").tolist()
+        *cells, end = accumulate(widths, initial=self.cells_used)
+        rooms = sum([-(-length // _ROOM_STEP) for length in NAME.column(records, "length").tolist()]) * _ROOM_STEP
+        self._have_room(self.index.usage(), len(widths), sum(widths), rooms)
+        self._stripes.store([each for each in zip(cells, widths, values, strict=True) if each[1]], end)
+        return self.index.append(keys, records), cells
 
     def set_created(self, number: int, moment: int) -> None:
         """Note when a name was made, in ns since 1970. The table lock is held; readers are to look anew afterwards."""
@@ -302,10 +297,18 @@ class NameTable(Records):
         They are known as long as no other process has changed any name.
         """
         if self._free_revision != self.revision:
-            self._free = _by_room(self.array())
+            self._free = self._by_room()
             self._free_revision = self.revision
         rooms = [room for (of, room), free in self._free.items() if free and of == width and room >= length]
         return self._free[width, min(rooms)] if rooms else []
+
+    def _by_room(self) -> dict[tuple[int, int], list[int]]:
+        """Return the numbers of the removed records by their width and the room for a key, the lowest one last."""
+        states, widths, rooms = self.column("state").tobytes(), self.column("width"), self.column("room")
+        free: dict[tuple[int, int], list[int]] = {}
+        for number in reversed([*compress(range(len(states)), states.translate(_ARE_REMOVED))]):
+            free.setdefault((widths[number], rooms[number]), []).append(number)
+        return free
 
     def _count_in(self, record: Record, n: int) -> None:
         """Count a name that comes (1) or goes (-1) where its family, or all families, are counted."""
@@ -313,7 +316,7 @@ class NameTable(Records):
             self.families += n
         elif record.flags & MEMBER and record.family >= 0:
             family = self.record(record.family)
-            self._store(family.number, "members", self.members(family) + n)
+            self.set_members(family.number, self.members(family) + n)
 
     def _have_room(self, usage: tuple[int, ...], names: int, cells: int, heap: int) -> None:
         """Have records, cells, heap and slots of the index for so many names more.
@@ -325,7 +328,7 @@ class NameTable(Records):
         if number + names > layout.capacity or cells_used + cells > layout.columns:
             raise capacity_is_used(layout.capacity)
         self._have_heap(heap_used, heap)
-        self._reserve_growth(layout.names, number * NAME.itemsize, names * NAME.itemsize)
+        self._reserve_growth(layout.names, number * NAME.size, names * NAME.size)
         if 2 * (number + names) - 1 > slots:
             self._grow_index(number + names)
 
@@ -354,13 +357,3 @@ class NameTable(Records):
         with self.changing():
             self.index_slots = slots
             self.index.rebuild()
-
-
-def _by_room(records: np.ndarray[Any, np.dtype[Any]]) -> dict[tuple[int, int], list[int]]:
-    """Return the numbers of the removed records by their width and the room for a key, the lowest one last."""
-    numbers = np.flatnonzero(records["state"] == REMOVED)[::-1]
-    free: dict[tuple[int, int], list[int]] = {}
-    columns = numbers.tolist(), records["width"][numbers].tolist(), records["room"][numbers].tolist()
-    for number, width, room in zip(*columns, strict=True):
-        free.setdefault((width, room), []).append(number)
-    return free

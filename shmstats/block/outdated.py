@@ -8,8 +8,7 @@ that anybody could see.
 from __future__ import annotations
 
 import time
-
-import numpy as np
+from itertools import compress
 
 from ..layout import LIVE
 from ..series import Declaration, Kind, Labels
@@ -22,6 +21,9 @@ from .workers import Worker
 
 #: Seconds after which a process that has not counted under an outdated declaration is no reason to keep it.
 GRACE_SECONDS = 10
+
+#: By the flags of a record, whether it is a family.
+_ARE_FAMILIES = bytes(bool(flags & FAMILY) for flags in range(256))
 
 
 def counted_under(
@@ -174,7 +176,7 @@ def withdraw(block: Metrics, category_metric_key: bytes, moment: int) -> str:
 
 def remove_outdated(block: Metrics) -> int:
     """Remove what outdated declarations left that no process counts into; returns how many series that were."""
-    if not len(_outdated_families(block)):
+    if not _outdated_families(block):
         return 0
     with block.exclusive():
         live = block.workers.live()
@@ -192,12 +194,15 @@ def remove_outdated(block: Metrics) -> int:
 
 
 def _outdated_families(block: Metrics) -> list[int]:
-    records = block.names.array()
-    families = (records["state"] == LIVE) & (records["flags"] & FAMILY != 0)
-    found: list[int] = np.flatnonzero(
-        families & ((records["declaration"] != 0) | (records["flags"] & WITHDRAWN != 0))
-    ).tolist()
-    return found
+    names = block.names
+    if not names.families:
+        return []
+    flags, states, declarations = names.column("flags").tobytes(), names.column("state"), names.column("declaration")
+    return [
+        number
+        for number in compress(range(len(flags)), flags.translate(_ARE_FAMILIES))
+        if (declarations[number] or flags[number] & WITHDRAWN) and states[number] == LIVE
+    ]
 
 
 def _is_used(block: Metrics, family: Record, definition: Definition, live: list[Worker]) -> bool:

@@ -7,9 +7,7 @@ takes it that they are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from ..layout import LIVE
 from ..series import Declaration
@@ -37,25 +35,26 @@ def number_of_ready(declared: Declaration) -> int:
 
 
 def find_replaced(
-    records: np.ndarray[Any, Any], key_of: Callable[[int], bytes], note_of: Callable[[int], bytes]
+    column: Callable[[str], memoryview], key_of: Callable[[int], bytes], note_of: Callable[[int], bytes]
 ) -> Replacement:
     """Find what the notes of families have decided about series that are ready.
 
     Args:
-        records: all, as an array of `NAME`.
+        column: gives a field of all records, see `shmstats.layout.Structure.column`.
         key_of: gives the key of a record.
         note_of: gives its note.
     """
     found = Replacement([], [], [])
-    ready = (records["state"] == LIVE) & (records["flags"] & READY != 0)
-    for family in np.unique(records["family"][ready]).tolist():
-        series = (records["state"] == LIVE) & (records["family"] == family)
-        successors = np.flatnonzero(series & ready).tolist()
-        note = note_of(family - 1) if family and records["flags"][family - 1] & DECLARED else b""
+    flags, families, declarations = column("flags").tobytes(), column("family").tolist(), column("declaration")
+    live = [number for number, state in enumerate(column("state").tobytes()) if state == LIVE]
+    for family in sorted({families[number] for number in live if flags[number] & READY}):
+        series = [number for number in live if families[number] == family]
+        successors = [number for number in series if flags[number] & READY]
+        note = note_of(family - 1) if family and flags[family - 1] & DECLARED else b""
         in_force = number_of_ready(decode_definition(note).declared) if note else 0
-        if set(records["declaration"][successors].tolist()) <= {0, in_force}:  # 0: it has its place already
+        if {declarations[number] for number in successors} <= {0, in_force}:  # 0: it has its place already
             keys = set(map(key_of, successors))
-            found.former.extend(each for each in np.flatnonzero(series & ~ready).tolist() if key_of(each) in keys)
+            found.former.extend(each for each in series if not flags[each] & READY and key_of(each) in keys)
             found.successors.extend(successors)
         else:
             found.unused.extend(successors)

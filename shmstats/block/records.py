@@ -6,12 +6,10 @@ Whoever reads needs no lock. Nothing that a record says of its place is believed
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from ..bounds import DEFAULT_BOUNDS
-from ..layout import COUNTER_WIDTH, LIVE, NAME, PAGE, field_offset, struct_of
+from ..layout import COUNTER_WIDTH, LIVE, NAME, PAGE
 from ..series import Declaration, Kind, Mode
 from .errors import DamagedBlockError
 from .keys import is_labelled
@@ -23,10 +21,9 @@ from .notes import read_note
 #: a family whose metric has given way to another one; a series that is ready for the next declaration.
 MONOTONIC, FAMILY, DECLARED, INHERITED, MEMBER, WITHDRAWN, READY = 1, 2, 4, 8, 16, 32, 64
 
-_NAME = struct_of(NAME)
+_NAME = NAME.struct
 _STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION = range(9)
 _KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM = range(9, 14)
-_OFFSETS = {field: field_offset(NAME, field) for field in NAME.names or ()}
 
 #: Kinds and modes by their numbers; None for a number that is none.
 KINDS = tuple(map({int(kind): kind for kind in Kind}.get, range(max(Kind) + 1)))
@@ -107,8 +104,8 @@ class _Field:
     """A number in the block's header."""
 
     def __init__(self, name: str) -> None:
-        self._size = HEADER[name].itemsize
-        self._at = field_offset(HEADER, name) // self._size
+        self._size = HEADER.fields[name][1]
+        self._at = HEADER.offset(name) // self._size
 
     def __get__(self, records: Records, owner: type[Records]) -> int:
         words = records._words if self._size == 4 else records._longs
@@ -150,7 +147,7 @@ class Records:
         self.buffer = buf
         self._layout = layout
         self._words, self._longs = buf[:PAGE].cast("I"), buf[:PAGE].cast("Q")
-        salt = field_offset(HEADER, "salt")
+        salt = HEADER.offset("salt")
         self.salt = bytes(buf[salt : salt + 16])
 
     def close(self) -> None:
@@ -203,18 +200,23 @@ class Records:
             if fields[_STATE] == LIVE and not fields[_FLAGS] & FAMILY and not fields[_DECLARATION]:
                 yield self._record(number, fields)
 
-    def array(self) -> np.ndarray[Any, np.dtype[Any]]:
-        """Return the records as an array of `NAME` over the block. It keeps the block mapped."""
-        return np.frombuffer(self.buffer, NAME, self.count, self._layout.names)
+    def column(self, field: str) -> memoryview:
+        """Return one field, a number, of all records in use or removed, over the block. It keeps that mapped."""
+        start = self._layout.names
+        return NAME.column(self.buffer[start : start + self.count * NAME.size], field)
 
     def members(self, family: Record) -> int:
         """Return how many label sets a metric has, without the one that takes up what is beyond the bound."""
         start = self._field(family.number, "members")
         return int.from_bytes(self.buffer[start : start + 4], "little")
 
+    def set_members(self, number: int, members: int) -> None:
+        """Note how many label sets a metric has. The table lock is held."""
+        self._store(number, "members", members)
+
     def members_of(self, family: Record) -> list[Record]:
         """Return the series of a metric that has a family. The table lock is held."""
-        return [self.record(number) for number in self._numbers_of(family.number)]
+        return [self.record(number) for of, number in self._live_families() if of == family.number + 1]
 
     def overflow_sets(self, family: Record) -> int:
         """Return how many label sets a metric has that take up what is beyond the bound. The table lock is held."""
@@ -224,17 +226,20 @@ class Records:
     def deserted(self, families: set[int]) -> list[Record]:
         """Return those of some families that have no series, and no declaration. The table lock is held."""
         found = [family for number in sorted(families) if not (family := self.record(number)).declared]
-        return [family for family in found if not self.members(family) and not self._numbers_of(family.number)]
+        if all(map(self.members, found)):
+            return []
+        alive = {of for of, _ in self._live_families()}
+        return [family for family in found if not self.members(family) and family.number + 1 not in alive]
 
-    def _numbers_of(self, family: int) -> list[int]:
-        records = self.array()
-        found: list[int] = np.flatnonzero((records["state"] == LIVE) & (records["family"] == family + 1)).tolist()
-        return found
+    def _live_families(self) -> Iterator[tuple[int, int]]:
+        """Give the family of each live record, as a record has it, and the number of the record."""
+        states, families = self.column("state").tobytes(), self.column("family").tolist()
+        return ((of, number) for number, (of, state) in enumerate(zip(families, states, strict=True)) if state == LIVE)
 
     def _fields(self, number: int) -> tuple[int, ...]:
         if not 0 <= number < self._layout.capacity:
             raise DamagedBlockError(f"there is no record {number}: the block has {self._layout.capacity}")
-        return _NAME.unpack_from(self.buffer, self._layout.names + number * NAME.itemsize)
+        return _NAME.unpack_from(self.buffer, self._layout.names + number * NAME.size)
 
     def _record(self, number: int, fields: tuple[int, ...]) -> Record:
         cell, width = fields[_CELL], fields[_WIDTH]
@@ -257,8 +262,8 @@ class Records:
 
     def _field(self, number: int, field: str) -> int:
         """Return where a field of a record is in the block."""
-        return self._layout.names + number * NAME.itemsize + _OFFSETS[field]
+        return self._layout.names + number * NAME.size + NAME.offset(field)
 
     def _store(self, number: int, field: str, value: int) -> None:
-        start, size = self._field(number, field), NAME[field].itemsize
+        start, size = self._field(number, field), NAME.fields[field][1]
         self.buffer[start : start + size] = value.to_bytes(size, "little")

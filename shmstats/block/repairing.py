@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
+from collections import Counter
+from operator import add
 
 from ..layout import LIVE, REMOVED
 from .names import NameTable
 from .ready import find_replaced
 from .records import FAMILY, INHERITED, MEMBER, READY
+
+#: By the flags of a record, those that it has once its process is gone.
+_INHERITED = bytes(flags | INHERITED for flags in range(256))
 
 
 def repair(names: NameTable) -> bool:
@@ -20,20 +22,19 @@ def repair(names: NameTable) -> bool:
     count, *_, is_broken_off, _ = names.index.usage()
     if not is_broken_off:
         return False
-    records = names.array()
-    _replace_by_ready_ones(names, records)
-    live = records["state"] == LIVE
-    _follow_families(names, records, live)
+    _replace_by_ready_ones(names)
+    live = [(number, flags) for number, state, flags in _columns(names, "state", "flags") if state == LIVE]
+    _follow_families(names, [number for number, _ in live])
     names.index.rebuild()
-    names.removed = int(count - live.sum())
-    names.cells_used = int((records["cell"] + records["width"]).max(initial=0))
-    keys, notes = records["key"] + records["room"], records["note"] + records["note_room"]
-    names.heap_used = int(max(keys.max(initial=0), notes.max(initial=0)))
-    names.families = int((live & (records["flags"] & FAMILY != 0)).sum())
-    members = np.zeros(count, "<u4")
-    counted = records["family"][live & (records["flags"] & MEMBER != 0)]
-    np.add.at(members, counted[counted > 0] - 1, 1)
-    records["members"] = members
+    names.removed = count - len(live)
+    names.cells_used = _end(names, "cell", "width")
+    names.heap_used = max(_end(names, "key", "room"), _end(names, "note", "note_room"))
+    names.families = sum(1 for _, flags in live if flags & FAMILY)
+    families = names.column("family").tolist()
+    members = Counter(families[number] - 1 for number, flags in live if flags & MEMBER)
+    for number, noted in _columns(names, "members"):
+        if noted != members[number]:
+            names.set_members(number, members[number])
     names.revision += 1
     names.cells.raise_generation()
     names.broken_off = 0
@@ -42,23 +43,37 @@ def repair(names: NameTable) -> bool:
 
 def mark_inherited(names: NameTable) -> None:
     """Mark all names as those of processes that are gone. The table lock is held."""
-    names.array()["flags"] |= INHERITED
+    flags = names.column("flags")
+    flags[:] = flags.tobytes().translate(_INHERITED)
     names.revision += 1
 
 
-def _replace_by_ready_ones(names: NameTable, records: np.ndarray[Any, Any]) -> None:
+def _replace_by_ready_ones(names: NameTable) -> None:
     """Have the series that are ready for a declaration be there if it is noted; else those that they are made of."""
-    former, successors, unused = find_replaced(records, names.key, names.note)
-    records["state"][former + unused] = REMOVED
+    former, successors, unused = find_replaced(names.column, names.key, names.note)
+    states, flags = names.column("state"), names.column("flags")
+    for number in former + unused:
+        states[number] = REMOVED
     for number in successors:
         names.set_declaration(number, 0)
-        records["flags"][number] &= ~READY & 0xFF
+        flags[number] &= ~READY
 
 
-def _follow_families(names: NameTable, records: np.ndarray[Any, Any], live: np.ndarray[Any, Any]) -> None:
+def _columns(names: NameTable, *fields: str) -> list[tuple[int, ...]]:
+    """Return the number of each record, and some fields of it."""
+    columns = [names.column(field).tolist() for field in fields]
+    return list(zip(range(names.count), *columns, strict=True))
+
+
+def _end(names: NameTable, start: str, size: str) -> int:
+    """Return where the last of some places ends that the records have."""
+    return max(map(add, names.column(start).tolist(), names.column(size).tolist()), default=0)
+
+
+def _follow_families(names: NameTable, live: list[int]) -> None:
     """Have series be found under the declaration of the family that they were given to."""
-    members = np.flatnonzero(live & (records["family"] > 0))
-    expected = records["declaration"][records["family"][members] - 1]
-    differ = records["declaration"][members] != expected
-    for number, declaration in zip(members[differ].tolist(), expected[differ].tolist(), strict=True):
-        names.set_declaration(number, declaration)
+    families, declarations = names.column("family").tolist(), names.column("declaration").tolist()
+    for number in live:
+        family = families[number]
+        if family and declarations[number] != declarations[family - 1]:
+            names.set_declaration(number, declarations[family - 1])

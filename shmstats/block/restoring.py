@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from ..bounds import rebucketed
 from ..layout import INT64_MAX, INT64_MIN, NAME
 from ..series import Declaration, Distribution, Kind, Mode, Name, Value
@@ -20,6 +18,9 @@ from .keys import encode_key, family_key, is_overflow
 from .records import FAMILY, MEMBER, MONOTONIC, PLAIN, Record, packed, width_of
 from .repairing import mark_inherited
 from .stripes import SHARED_ROW
+
+#: Where the moment of creation is in a record: behind all else.
+_CREATED = NAME.offset("created")
 
 
 class _Saved(NamedTuple):
@@ -91,13 +92,13 @@ def _register(block: Block, part: list[_Saved]) -> None:
             numbers[what] = len(numbers)
         which.append(numbers[what])
         wanted.append(record)
-    records = np.frombuffer(b"".join(packed(record, 0) for record in made.values()), NAME)[which]
-    records["created"] = [name.created for name, _, _ in part]
-    records["length"] = [len(key) for _, key, _ in part]
+    templates = [packed(record, 0, 0) for record in made.values()]
+    records = bytearray(b"".join([templates[i] for i in which]))
+    lengths, created = NAME.column(records, "length"), NAME.column(records, "created")
+    for i, (name, key, _) in enumerate(part):
+        lengths[i], created[i] = len(key), name.created
     totals = [saved.value if saved.name.kind is Kind.COUNTER else 0 for saved in part]
-    keys = b"".join([key for _, key, _ in part])
-    first, firsts = block.names.add_all(keys, records, np.array(totals, np.int64))
-    cells = firsts.tolist()
+    first, cells = block.names.add_all(b"".join([key for _, key, _ in part]), bytes(records), totals)
     for i, (name, _, value) in enumerate(part):
         if name.kind is not Kind.COUNTER:
             _put(block, wanted[i]._replace(number=first + i, cell=cells[i]), name, value)

@@ -6,9 +6,6 @@ Which pages of cells have memory is noted in the block, a bit for each, and that
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from ..layout import CELLS_PER_PAGE, PAGE
 from .errors import BlockFullError, memory_is_full
@@ -16,9 +13,6 @@ from .layout import Layout
 from .lock import RecordLocks
 from .records import Record
 from .segment import Segment
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 
 class Space:
@@ -87,8 +81,6 @@ class Space:
         return [row for row, bits in enumerate(column) if bits >> first % 8 & 1]
 
 
-def reserved_pages(buf: memoryview, layout: Layout) -> npt.NDArray[np.bool_]:
-    """Return which pages of which rows have memory behind them: shape (rows, pages of a row)."""
-    bitmaps = np.frombuffer(buf, np.uint8, layout.rows * layout.bitmap_bytes, layout.pages)
-    bits = np.unpackbits(bitmaps.reshape(layout.rows, -1), axis=1, bitorder="little")
-    return bits[:, : layout.row_bytes // PAGE].astype(bool)
+def has_page(buf: memoryview, layout: Layout, row: int, page: int) -> bool:
+    """Tell whether a page of cells of a row has memory behind it."""
+    return bool(buf[layout.pages + row * layout.bitmap_bytes + page // 8] >> page % 8 & 1)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import numpy as np
+from collections.abc import Sequence
 
 from ..core import Cells
 from ..layout import CELL
@@ -13,9 +11,6 @@ from .errors import memory_is_full
 from .layout import Layout
 from .records import Record
 from .space import Space
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 SHARED_ROW = 0
 
@@ -65,17 +60,22 @@ class Stripes:
         for row in self.rows_of(record):
             self._cells.clear(row, record.cell, record.width, record.kind is Kind.HISTOGRAM)
 
-    def store(self, cells: npt.NDArray[np.int64], widths: npt.NDArray[np.int64], values: npt.NDArray[np.int64]) -> None:
-        """Store the first value of series that are being added behind all others, integers, in the shared row.
+    def store(self, series: Sequence[tuple[int, int, int]], end: int) -> None:
+        """Store the first value of series that are being added behind all others, in the shared row.
+
+        Args:
+            series: first column, width and value, an integer, of each.
+            end: the column behind them.
 
         Raises:
             BlockFullError: there is no memory for them. Nothing was changed.
         """
-        used = np.flatnonzero(widths)
-        if not len(used):
+        if not series:
             return
-        first, end = int(cells[used[0]]), int(cells[used[-1]] + widths[used[-1]])
+        first = series[0][0]
         if not self._space.reserve_cells(SHARED_ROW, first, end - first):
             raise memory_is_full()
-        row = np.frombuffer(self._buf, CELL, self._layout.columns, self._layout.cells)
-        row["value"][cells[used] + 1] = values[used]
+        start = self._layout.cells
+        with self._buf[start : start + self._layout.columns * CELL.size].cast("q") as row:
+            for cell, _, value in series:
+                row[cell + 1] = value

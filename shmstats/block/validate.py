@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import numpy as np
 
 from ..core import hash_key
 from ..layout import LIVE, NAME, PAGE, REMOVED
 from ..series import Kind, Mode
 from .declarations import decode_definition
 from .errors import OF_CONTENTS, BlockError, DamagedBlockError, DeclarationError, KindError
-from .layout import HEADER, LAYOUT_VERSION, MAGIC, WORKER_SLOTS, Layout
+from .header import read_header
+from .layout import LAYOUT_VERSION, MAGIC, WORKER_SLOTS, Layout
 from .records import FAMILY, Records
 from .segment import Segment
 
-_KINDS, _MODES = [int(kind) for kind in Kind], [int(mode) for mode in Mode]
+_KINDS, _MODES = frozenset(Kind), frozenset(Mode)
 
 
 def check_layout(name: str, header: dict[str, int], size: int) -> Layout:
@@ -97,7 +95,7 @@ def find_damage(buf: memoryview, layout: Layout) -> str:
         buf: the block, of which nobody changes the names meanwhile.
         layout: of the block, by its header, which was checked.
     """
-    header = np.frombuffer(buf, HEADER, 1).copy()[0]
+    header = read_header(buf)
     limits = {
         "names": layout.capacity,
         "cells": layout.columns,
@@ -107,48 +105,50 @@ def find_damage(buf: memoryview, layout: Layout) -> str:
     for field, limit in limits.items():
         if header[field] > limit:
             return f"its header says {header[field]} {field}, there can be {limit}"
-    slots = int(header["index_slots"])
+    slots = header["index_slots"]
     if not 0 < slots <= layout.index_slots or slots & slots - 1:
         return f"its header says {slots} slots of the index, a power of two up to {layout.index_slots} is possible"
-    records = np.frombuffer(buf, NAME, int(header["names"]), layout.names).copy()
+    records = bytes(buf[layout.names : layout.names + header["names"] * NAME.size])
     return _damage_of_records(records, layout) or _damage_of_keys(buf, layout, records)
 
 
-def _damage_of_records(records: np.ndarray[Any, np.dtype[Any]], layout: Layout) -> str:
-    live = records["state"] == LIVE
-    rules = {
-        "a state": live | (records["state"] == REMOVED),
-        "a kind": ~live | np.isin(records["kind"], _KINDS),
-        "a mode": ~live | np.isin(records["mode"], _MODES),
-        "cells": _within(records["cell"], records["width"], layout.columns),
-        "a place for its key": _within(records["key"], records["room"], layout.heap_bytes),
-        "a length": records["length"] <= records["room"],
-        "a place for its note": _within(records["note"], records["note_room"], layout.heap_bytes),
-        "a family": records["family"] <= len(records),
-    }
-    for what, holds in rules.items():
-        if not holds.all():
-            return f"record {int(np.argmin(holds))} has {what} that cannot be"
+def _damage_of_records(records: bytes, layout: Layout) -> str:
+    for number, fields in enumerate(NAME.struct.iter_unpack(records)):
+        state, kind, mode, _, width, cell, family, _, _, key, room, length, note, note_room, _, _ = fields
+        live = state == LIVE
+        rules = (
+            (live or state == REMOVED, "a state"),
+            (not live or kind in _KINDS, "a kind"),
+            (not live or mode in _MODES, "a mode"),
+            (cell + width <= layout.columns, "cells"),
+            (key + room <= layout.heap_bytes, "a place for its key"),
+            (length <= room, "a length"),
+            (note + note_room <= layout.heap_bytes, "a place for its note"),
+            (family * NAME.size <= len(records), "a family"),
+        )
+        for holds, what in rules:
+            if not holds:
+                return f"record {number} has {what} that cannot be"
     return ""
 
 
-def _within(start: Any, size: Any, limit: int) -> Any:
-    # Sums of two numbers of 64 bits may wrap, so each is looked at alone first.
-    return (start <= limit) & (size <= limit) & (start + size <= limit)
-
-
-def _damage_of_keys(buf: memoryview, layout: Layout, records: np.ndarray[Any, np.dtype[Any]]) -> str:
+def _damage_of_keys(buf: memoryview, layout: Layout, records: bytes) -> str:
     table = Records(buf, layout)
+    states, flags, hashes, declarations = (
+        NAME.column(records, field).tolist() for field in ("state", "flags", "hash", "declaration")
+    )
     try:
         seen = set()
-        for number in np.flatnonzero(records["state"] == LIVE).tolist():
-            key, declaration = table.key(number), int(records["declaration"][number])
+        for number, state in enumerate(states):
+            if state != LIVE:
+                continue
+            key, declaration, is_family = table.key(number), declarations[number], bool(flags[number] & FAMILY)
             name = key, declaration
-            if not _is_key(key, bool(records["flags"][number] & FAMILY)) or name in seen:
+            if not _is_key(key, is_family) or name in seen:
                 return f"record {number} has a key that cannot be"
-            if hash_key(key, table.salt) ^ declaration != records["hash"][number]:
+            if hash_key(key, table.salt) ^ declaration != hashes[number]:
                 return f"record {number} has a key that does not fit its hash"
-            if records["flags"][number] & FAMILY and not _is_definition(table.note(number)):
+            if is_family and not _is_definition(table.note(number)):
                 return f"record {number} has a declaration that cannot be"
             seen.add(name)
         return ""

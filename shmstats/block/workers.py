@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..layout import field_offset, owner_word, struct_of
+from ..layout import owner_word
 from ..proc import ProcessUse, there_is_proc
 from .errors import BlockError
 from .layout import FIRST_SLOT, HEADER, WORKER, WORKER_SLOTS, Layout
@@ -27,10 +27,10 @@ from .layout import FIRST_SLOT, HEADER, WORKER, WORKER_SLOTS, Layout
 if TYPE_CHECKING:
     from .lock import RecordLocks
 
-_WORKER = struct_of(WORKER)
-_SLOTS = field_offset(HEADER, "slots")
-_CLAIMS = field_offset(HEADER, "claims")
-_NAMESPACE = field_offset(HEADER, "namespace")
+_WORKER = WORKER.struct
+_SLOTS = HEADER.offset("slots")
+_CLAIMS = HEADER.offset("claims")
+_NAMESPACE = HEADER.offset("namespace")
 
 
 class Worker(NamedTuple):
@@ -246,7 +246,7 @@ class WorkerTable:
             attached=time.monotonic_ns(),
             held=0,
         )
-        reserve(self._offset(slot), WORKER.itemsize)
+        reserve(self._offset(slot), WORKER.size)
         self._write(worker)
         return worker
 
@@ -271,7 +271,7 @@ class WorkerTable:
         return claim
 
     def _offset(self, slot: int) -> int:
-        return self._layout.workers + slot * WORKER.itemsize
+        return self._layout.workers + slot * WORKER.size
 
     def _read(self, slot: int) -> Worker | None:
         state, *fields = _WORKER.unpack_from(self._buf, self._offset(slot))
@@ -282,7 +282,7 @@ class WorkerTable:
     def _write(self, worker: Worker) -> None:
         offset = self._offset(worker.slot)
         fields = worker[1:]
-        _WORKER.pack_into(self._buf, offset, 0, *fields, 0, 0, 0, 0)
+        _WORKER.pack_into(self._buf, offset, 0, *fields, 0, 0, b"")
         self._buf[offset : offset + 4] = (1).to_bytes(4, "little")
         if worker.slot >= self._used:
             self._buf[_SLOTS : _SLOTS + 4] = (worker.slot + 1).to_bytes(4, "little")

@@ -15,6 +15,8 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..layout import CELL, NAME
+
 __all__ = [
     "CORE",
     "PROTOCOL",
@@ -29,14 +31,18 @@ __all__ = [
     "Section",
     "Series",
     "Stopwatch",
+    "add_histograms",
+    "clear_locks",
     "fence",
     "fill_text",
     "group_series",
     "hash_key",
+    "list_series",
     "merge_histograms",
     "plan_save",
     "plan_text",
     "sum_columns",
+    "sum_contributions",
 ]
 
 log = logging.getLogger("shmstats")
@@ -105,9 +111,6 @@ else:
         except ImportError as error:
             _refuse(_found.origin, error)
 
-# Only now: where a second interpreter of a process is refused, numpy would refuse it less clearly.
-from ..layout import CELL, NAME  # noqa: E402
-
 CORE, PROTOCOL = core.CORE, core.PROTOCOL
 Cells = core.Cells
 Children = core.Children
@@ -120,18 +123,20 @@ Requests = core.Requests
 Section = core.Section
 Series = core.Series
 Stopwatch = core.Stopwatch
+add_histograms = core.add_histograms
+clear_locks = core.clear_locks
 fence = core.fence
 hash_key = core.hash_key
+list_series = core.list_series
 fill_text = core.fill_text
 group_series = core.group_series
 merge_histograms = core.merge_histograms
 plan_save = core.plan_save
 plan_text = core.plan_text
 sum_columns = core.sum_columns
+sum_contributions = core.sum_contributions
 
-_expected = {name: (offset, dtype.itemsize) for name, (dtype, offset) in CELL.fields.items()}  # type: ignore[union-attr, misc]
-if _expected | {"size": CELL.itemsize} != core.CELL_LAYOUT:
-    raise ImportError(f"the {CORE} core was built for cells of {core.CELL_LAYOUT}, the layout has {_expected}")
-_expected = {name: (offset, dtype.itemsize) for name, (dtype, offset) in NAME.fields.items()}  # type: ignore[union-attr, misc]
-if not core.RECORD_LAYOUT.items() <= (_expected | {"size": NAME.itemsize}).items():
-    raise ImportError(f"the {CORE} core was built for records of {core.RECORD_LAYOUT}, the layout has {_expected}")
+for _what, _structure, _built in ("cells", CELL, core.CELL_LAYOUT), ("records", NAME, core.RECORD_LAYOUT):
+    _expected = _structure.fields | {"size": _structure.size}
+    if not _built.items() <= _expected.items():
+        raise ImportError(f"the {CORE} core was built for {_what} of {_built}, the layout has {_expected}")

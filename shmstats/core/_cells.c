@@ -26,6 +26,8 @@
 #include "name_table.h"
 #include "sums.h"
 #include "groups.h"
+#include "catalog.h"
+#include "totals.h"
 #include "numbers.h"
 #include "exposition.h"
 #include "fill.h"
@@ -189,6 +191,10 @@ stop_at(PyObject *Py_UNUSED(module), PyObject *argument)
 static PyMethodDef module_functions[] = {
     {"sum_columns", sum_columns, METH_VARARGS, NULL},
     {"merge_histograms", merge_histograms, METH_VARARGS, NULL},
+    {"list_series", list_series, METH_VARARGS, NULL},
+    {"clear_locks", clear_locks, METH_VARARGS, NULL},
+    {"add_histograms", add_histograms, METH_VARARGS, NULL},
+    {"sum_contributions", sum_contributions, METH_VARARGS, NULL},
     {"group_series", group_series, METH_VARARGS, NULL},
     {"plan_text", plan_text, METH_VARARGS, NULL},
     {"plan_save", plan_save, METH_VARARGS, NULL},

@@ -63,6 +63,77 @@ def merge_histograms(
         ValueError: that is more than the block, or the totals, have.
     """
 
+def sum_contributions(
+    block: memoryview,
+    cells: int,
+    row_bytes: int,
+    rows: int,
+    pages: int,
+    bitmap_bytes: int,
+    columns: int,
+    gauges: bytes,
+    of_live: bytes,
+    living: bytes,
+) -> list[int | float]:
+    """Return the sums of contributions to some gauges, an int where all of them are.
+
+    Args:
+        block: as for `sum_columns`, with all up to ``columns``.
+        cells: see there.
+        row_bytes: see there.
+        rows: see there.
+        pages: see there.
+        bitmap_bytes: see there.
+        columns: see there.
+        gauges: the first column of each (u32).
+        of_live: of each, whether the contributions of living workers alone count (u8).
+        living: the signatures of these, ascending (u64).
+
+    Raises:
+        BufferError: that is more than the block has.
+    """
+
+def clear_locks(totals: bytearray, cells: bytes | memoryview, kinds: bytes) -> None:
+    """Take the locks off the first cells of series in totals: what is left is whether a gauge is a double.
+
+    Args:
+        totals: as `sum_columns` returns them.
+        cells: the first column of each series (u32).
+        kinds: of the series (u8).
+
+    Raises:
+        ValueError: a column is not within the totals.
+    """
+
+def add_histograms(totals: bytes | bytearray, cells: bytes, width: int) -> bytearray:
+    """Return the sum of histograms that have the same bounds, as the columns of one.
+
+    Args:
+        totals: that have them, see `merge_histograms`.
+        cells: the first column of each (u32).
+        width: columns of each.
+
+    Raises:
+        ValueError: a column is not within the totals.
+    """
+
+def list_series(records: bytes, modes: bytes, columns: int) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes]:
+    """Return the series that some records show, in columns.
+
+    Args:
+        records: as for `group_series`.
+        modes: what each of 256 modes is: 0 for none, 1 for one whose gauges have a value of their own, 2 for one
+            whose gauges are combined, and stand apart.
+        columns: of a row of the block.
+
+    Returns:
+        Of all but those that stand apart the numbers of the records, first columns, widths (u32 each), kinds and
+        modes (u8 each); and the numbers of those that stand apart (u32).
+
+    Raises:
+        BufferError: a record has a kind, a mode or cells that cannot be.
+    """
+
 #: Text before the category of each line, text behind it, and before the category of a line with the time of creation
 #: (empty: there is no such line). Of a histogram that is for its buckets; then text before the category in the lines of
 #: sum and count, what the sum is divided by, and for each line of a bucket its number and the text behind the labels.

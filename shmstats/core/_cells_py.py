@@ -18,20 +18,23 @@ from threading import RLock
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from .. import lifecycle
 from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN
 from ..series import Labels
 from ._exposition_py import fill_text as fill_text
 from ._exposition_py import group_series as group_series
-from ._exposition_py import merge_histograms as merge_histograms
 from ._exposition_py import plan_save as plan_save
 from ._exposition_py import plan_text as plan_text
 from ._names_py import RECORD_LAYOUT as RECORD_LAYOUT
 from ._names_py import NameIndex as NameIndex
 from ._names_py import hash_key as hash_key
 from ._requests_py import Requests as Requests
+from ._totals_py import add_histograms as add_histograms
+from ._totals_py import clear_locks as clear_locks
+from ._totals_py import list_series as list_series
+from ._totals_py import merge_histograms as merge_histograms
+from ._totals_py import sum_columns as sum_columns
+from ._totals_py import sum_contributions as sum_contributions
 
 CORE = "Python"
 PROTOCOL = 2
@@ -483,37 +486,6 @@ class Cells:
 
 #: Stands for a value that was not given.
 _MISSING = object()
-
-
-def sum_columns(
-    block: memoryview, cells: int, row_bytes: int, rows: int, pages: int, bitmap_bytes: int, columns: int
-) -> bytearray:
-    """Return the sums of columns over all rows, saturated, as 64-bit integers."""
-    if (
-        min(cells, pages, columns) < 0
-        or min(rows, row_bytes, bitmap_bytes) < 1
-        or cells % _CELL_BYTES
-        or row_bytes % _CELL_BYTES
-        or columns > row_bytes // _CELL_BYTES
-        or columns > bitmap_bytes * 8 * _CELLS_PER_PAGE
-        or rows > (len(block) - cells) // row_bytes
-        or rows > (len(block) - pages) // bitmap_bytes
-    ):
-        raise BufferError("the cells do not fit into the block")
-    values: Any = np.ndarray((rows, columns), "<i8", block, cells, (row_bytes, _CELL_BYTES))
-    bits = np.frombuffer(block, np.uint8, rows * bitmap_bytes, pages).reshape(rows, bitmap_bytes)
-    reserved = np.unpackbits(bits, axis=1, bitorder="little")
-    sums = np.zeros(columns, np.int64)
-    about = np.zeros(columns)  # shows which sums have left 64 bits
-    for row, page in np.argwhere(reserved[:, : -(-columns // _CELLS_PER_PAGE)]).tolist():
-        part = slice(page * _CELLS_PER_PAGE, (page + 1) * _CELLS_PER_PAGE)
-        here = values[row, part].copy()
-        sums[part] += here
-        about[part] += here
-    for column in np.flatnonzero(np.abs(about) >= 2**62).tolist():
-        there = np.flatnonzero(reserved[:, column // _CELLS_PER_PAGE])
-        sums[column] = _saturated(sum(values[there, column].tolist()))
-    return bytearray(sums.tobytes())
 
 
 def fence() -> None:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from ..layout import CELLS_PER_PAGE as _CELLS_PER_PAGE
-from ..layout import INT64_MAX, INT64_MIN, minimum_of
+from ..layout import INT64_MAX, NAME, minimum_of
 
 #: As in _cells.pyi.
 Lines = tuple[bytes, bytes, bytes] | tuple[bytes, bytes, bytes, bytes, bytes, int, tuple[tuple[int, bytes], ...]]
 
-#: As the record of a name is laid out: `shmstats.block.layout.NAME`.
-_RECORD = struct.Struct("<BBBBIIIIIQIIQIIQ")
+_RECORD = NAME.struct
 _PLACE = struct.Struct("<IIII")
 _GROUP = struct.Struct("<III")
-_SPAN = struct.Struct("<II")
 
 _LIVE, _MONOTONIC, _FAMILY = 1, 1, 2
 _COUNTER, _KIND_OF_GAUGES, _HISTOGRAM, _TIMESTAMP = 1, 2, 3, 4
@@ -33,8 +27,6 @@ _CELLS = (2, 3, 2, 0, 2, 5, 3, 4, 4)
 
 _FIRST_BUCKET = 4
 
-#: Looks at a histogram that changes all the time.
-_LOOKS = 100
 _NO_GROUP = _MIXED = 2**32 - 1
 
 
@@ -256,81 +248,3 @@ def _json_escape(match: re.Match[bytes]) -> bytes:
 def _needed(form: int, argument: int) -> int:
     """Return how many cells a place looks at."""
     return _CELLS[form] + (argument if form in (_BUCKET, _IN_USE) else 0)
-
-
-def merge_histograms(
-    block: memoryview,
-    cells: int,
-    row_bytes: int,
-    rows: int,
-    pages: int,
-    bitmap_bytes: int,
-    totals: bytearray,
-    histograms: bytes,
-) -> None:
-    """Put the totals of histograms into a row of totals; see `shmstats.core._cells`."""
-    columns = len(totals) // 8
-    spans = list(_SPAN.iter_unpack(histograms))
-    is_wrong = (
-        min(cells, pages) < 0
-        or min(rows, row_bytes, bitmap_bytes) < 1
-        or cells % 8
-        or row_bytes % 8
-        or columns > row_bytes // 8
-        or columns > bitmap_bytes * 8 * _CELLS_PER_PAGE
-        or rows > (len(block) - cells) // row_bytes
-        or rows > (len(block) - pages) // bitmap_bytes
-    )
-    if is_wrong or any(width < _FIRST_BUCKET or first + width > columns for first, width in spans):
-        raise BufferError("the cells do not fit into the block")
-    values: Any = np.ndarray((rows, columns), "<i8", block, cells, (row_bytes, 8))
-    words: Any = np.ndarray((rows, columns, 2), "<u4", block, cells, (row_bytes, 8, 4))
-    bits = np.frombuffer(block, np.uint8, rows * bitmap_bytes, pages).reshape(rows, bitmap_bytes)
-    reserved = np.unpackbits(bits, axis=1, bitorder="little")
-    into = np.frombuffer(totals, np.int64)
-    for first, width in spans:
-        there = reserved[:, first // _CELLS_PER_PAGE : (first + width - 1) // _CELLS_PER_PAGE + 1].all(axis=1)
-        copies = [_copy(values[row], words[row], first, width) for row in np.flatnonzero(there).tolist()]
-        into[first] = 0
-        into[first + 1 : first + width] = _merged(copies, width)
-
-
-def _copy(values: Any, words: Any, first: int, width: int) -> Any:
-    """Return a histogram's values in a row, of one moment."""
-    for _ in range(_LOOKS):
-        before = int(words[first, 1])
-        copy = values[first + 1 : first + width].copy()
-        if before % 2 == 0 and int(words[first, 1]) == before:
-            break
-    return copy
-
-
-def _merged(copies: list[Any], width: int) -> Any:
-    """Return what histograms of several rows are together."""
-    merged = np.zeros(width - 1, np.int64)
-    reals = merged.view(np.float64)
-    smallest = 0
-    for copy in copies:
-        total, maximum = copy[:2].view(np.float64).tolist()
-        with np.errstate(over="ignore", invalid="ignore"):
-            reals[0] += total
-        reals[1] = maximum if maximum > reals[1] or math.isnan(maximum) else reals[1]
-        smallest = min((each for each in (smallest, int(copy[2])) if each), key=_by_size, default=0)
-    reals[:2] = np.nan_to_num(reals[:2])
-    minimum = minimum_of(smallest) if smallest else 0.0
-    merged[2] = smallest if 0 <= minimum <= reals[1] else 0
-    columns = zip(*(copy[3:].tolist() for copy in copies), strict=True)
-    merged[3:] = [max(_saturated_sum(column), 0) for column in columns] or 0
-    return merged
-
-
-def _by_size(kept: int) -> int:
-    """Return the bits of a minimum, as a number without sign."""
-    return (kept - 1) % 2**64
-
-
-def _saturated_sum(numbers: Iterable[int]) -> int:
-    total = 0
-    for number in numbers:
-        total = min(max(total + number, INT64_MIN), INT64_MAX)
-    return total

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from ..hashing import blake2b
-from ..layout import DELETED, LIVE, NAME, REMOVED, field_offset, struct_of
+from ..layout import DELETED, LIVE, NAME, REMOVED
 
-_NAME = struct_of(NAME)
+_NAME = NAME.struct
 _STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION, _KEY, _ROOM, _LENGTH = range(12)
 _NOTE, _CREATED = 12, 15
-_MEMBERS_WORD = field_offset(NAME, "members") // 4
+_MEMBERS_WORD = NAME.offset("members") // 4
 
 #: A key's place in the heap is so many bytes, or a multiple.
 _ROOM_STEP = 16
 
-RECORD_LAYOUT = {"size": NAME.itemsize}
+RECORD_LAYOUT = {"size": NAME.size}
 
 #: Flags of a record, as `shmstats.block.records` has them.
 _OF_FAMILY, _OF_MEMBER = 2, 16
@@ -92,7 +90,7 @@ class NameIndex:
         """Add names that are not there behind all others, in one step; the table lock is held."""
         words, longs = self._words, self._longs
         first, cell, heap = words[self._names_used], words[self._cells], longs[self._heap_used]
-        if len(records) % NAME.itemsize:
+        if len(records) % NAME.size:
             raise BufferError("the names do not fit into the block")
         templates = list(_NAME.iter_unpack(records))
         lengths = [template[_LENGTH] for template in templates]
@@ -115,7 +113,7 @@ class NameIndex:
             self._block[self._heap + heap : self._heap + heap + length] = key
             hashes.append(self.hash(key) ^ template[_DECLARATION])
             _NAME.pack_into(
-                *(self._block, self._names + number * NAME.itemsize, LIVE, *template[_KIND:_CELL], cell),
+                *(self._block, self._names + number * NAME.size, LIVE, *template[_KIND:_CELL], cell),
                 *(template[_FAMILY], hashes[-1], template[_DECLARATION], heap, room, length, 0, 0, 0),
                 template[_CREATED],
             )
@@ -132,7 +130,7 @@ class NameIndex:
 
     def replace(self, number: int, key: bytes, record: bytes) -> None:
         """Give the record of a removed name, with its cells and its place in the heap, to another."""
-        former, wanted = _NAME.unpack_from(self._block, self._names + number * NAME.itemsize), _NAME.unpack(record)
+        former, wanted = _NAME.unpack_from(self._block, self._names + number * NAME.size), _NAME.unpack(record)
         place, room, note, note_room = former[_KEY], former[_ROOM], *former[_NOTE : _NOTE + 2]
         if (
             former[_STATE] != REMOVED
@@ -157,7 +155,7 @@ class NameIndex:
     def discard(self, numbers: Sequence[int]) -> None:
         """Remove names, each for itself: their records stay, with what they have a place for."""
         for number in numbers:
-            fields = _NAME.unpack_from(self._block, self._names + number * NAME.itemsize)
+            fields = _NAME.unpack_from(self._block, self._names + number * NAME.size)
             self.leave(number, fields[_HASH])
             self._store(number, "state", REMOVED)
             self._count(fields[_FLAGS], fields[_FAMILY], -1)
@@ -180,24 +178,13 @@ class NameIndex:
                 slot = (slot - 1) & mask
 
     def rebuild(self) -> None:
-        """Make the index anew from the records.
-
-        In the order of the slots that they hash to, each goes to the first that is free from there on: that is
-        the larger of its own and the one behind its predecessor's.
-        """
-        mask = self._mask
-        records = np.frombuffer(self._block, NAME, min(self._words[self._names_used], self._capacity), self._names)
-        numbers = np.flatnonzero(records["state"] == LIVE)
-        wanted = (records["hash"][numbers] & np.uint32(mask)).astype(np.int64)
-        order = np.argsort(wanted, kind="stable")
-        behind = np.arange(len(order))
-        slots = np.maximum.accumulate(wanted[order] - behind) + behind
-        inside = slots <= mask
-        index = np.zeros(mask + 1, "<u4")
-        index[slots[inside]] = numbers[order[inside]] + 1
-        self._index[: len(index)] = memoryview(index.tobytes()).cast("I")
-        for number in numbers[order[~inside]].tolist():  # beyond the end: from the beginning on
-            self.enter(number, int(records["hash"][number]))
+        """Make the index anew from the records."""
+        records = self._block[self._names :][: min(self._words[self._names_used], self._capacity) * NAME.size]
+        states, hashes = NAME.column(records, "state").tolist(), NAME.column(records, "hash").tolist()
+        self._index[: self._mask + 1] = memoryview(bytes(4 * (self._mask + 1))).cast("I")
+        for number, (state, hashed) in enumerate(zip(states, hashes, strict=True)):
+            if state == LIVE:
+                self.enter(number, hashed)
 
     @property
     def _mask(self) -> int:
@@ -205,7 +192,7 @@ class NameIndex:
         return self._words[self._slots] - 1 & self._index_slots - 1
 
     def _match(self, number: int, wanted: int, declaration: int, key: bytes) -> Any:
-        fields = _NAME.unpack_from(self._block, self._names + number * NAME.itemsize)
+        fields = _NAME.unpack_from(self._block, self._names + number * NAME.size)
         if fields[_STATE] != LIVE or fields[_HASH] != wanted or fields[_LENGTH] != len(key):
             return None
         if fields[_DECLARATION] != declaration:
@@ -232,11 +219,11 @@ class NameIndex:
         if flags & _OF_FAMILY:
             self._words[self._families] += n
         elif flags & _OF_MEMBER and 0 < family <= self._capacity:
-            place = (self._names + (family - 1) * NAME.itemsize) // 4 + _MEMBERS_WORD
+            place = (self._names + (family - 1) * NAME.size) // 4 + _MEMBERS_WORD
             self._words[place] = self._words[place] + n & 0xFFFFFFFF
 
     def _store(self, number: int, field: str, value: int) -> None:
-        start, size = self._names + number * NAME.itemsize + field_offset(NAME, field), NAME[field].itemsize
+        start, size = self._names + number * NAME.size + NAME.offset(field), NAME.fields[field][1]
         self._block[start : start + size] = value.to_bytes(size, "little")
 
     def _search(self, hashed: int, entries: tuple[int, int]) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from ..layout import REQUEST, REQUESTS_PER_WORKER, field_offset
+from ..layout import REQUEST, REQUESTS_PER_WORKER
 
-_TEXT = field_offset(REQUEST, "text")
-_TEXT_BYTES = REQUEST["text"].itemsize
+_TEXT = REQUEST.offset("text")
+_TEXT_BYTES = REQUEST.fields["text"][1]
 _METHOD_BYTES = 16
 
 
@@ -19,9 +19,7 @@ class Requests:
         self._entries = entries
         self._further = further
         self._free = list(range(REQUESTS_PER_WORKER))[::-1]
-        block[entries : entries + REQUESTS_PER_WORKER * REQUEST.itemsize] = bytes(
-            REQUESTS_PER_WORKER * REQUEST.itemsize
-        )
+        block[entries : entries + REQUESTS_PER_WORKER * REQUEST.size] = bytes(REQUESTS_PER_WORKER * REQUEST.size)
         block[further : further + 4] = bytes(4)
 
     def begin(self, method: str, path: str) -> int:
@@ -36,7 +34,7 @@ class Requests:
             return REQUESTS_PER_WORKER
         text = b"%s %s" % (method.encode(errors="replace")[:_METHOD_BYTES], path.encode(errors="replace"))
         text = text[:_TEXT_BYTES]
-        at = self._entries + number * REQUEST.itemsize
+        at = self._entries + number * REQUEST.size
         sequence = int.from_bytes(block[at + 8 : at + 16], "little") | 1
         block[at + 8 : at + 16] = sequence.to_bytes(8, "little")
         block[at + _TEXT : at + _TEXT + len(text)] = text
@@ -51,7 +49,7 @@ class Requests:
         if block is None:
             return
         if 0 <= entry < REQUESTS_PER_WORKER:
-            at = self._entries + entry * REQUEST.itemsize
+            at = self._entries + entry * REQUEST.size
             block[at : at + 8] = bytes(8)
             self._free.append(entry)
         elif entry == REQUESTS_PER_WORKER:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import struct
+from array import array
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-import numpy as np
+from typing import Any, NamedTuple, Protocol
 
 from shmstats.core import fill_text, plan_text
 from shmstats.export.naming import ExposedFamily, ExposedSeries, Namer
@@ -22,9 +22,6 @@ from shmstats.reading import BlockSnapshot
 from shmstats.reading.histograms import BEFORE_BUCKETS
 from shmstats.series import STATE, Kind, Labels, Name
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
 #: Spellings of names that leave the text of labels as it is.
 ESCAPINGS = frozenset({"underscores", "allow-utf-8"})
 
@@ -32,6 +29,8 @@ ESCAPINGS = frozenset({"underscores", "allow-utf-8"})
 _KINDS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.TIMESTAMP, Kind.HISTOGRAM})
 
 _NO_RANK = 2**32 - 1
+
+_ENDS = struct.Struct("<QQ")
 
 #: As `shmstats.core.plan_text` takes it.
 GroupLines = tuple[bytes, bytes, bytes] | tuple[bytes, bytes, bytes, bytes, bytes, int, tuple[tuple[int, bytes], ...]]
@@ -76,6 +75,11 @@ class _Family:
         self.groups: list[tuple[int, Name, bool]] = []
         self.quick = True
         self.others: list[Member] = []
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of its groups."""
+        return [group for group, _, _ in self.groups]
 
     def add(self, group: int, name: Name, is_plain: bool, quick: bool) -> None:
         """Add a group; one of another metric may have the same samples."""
@@ -139,8 +143,10 @@ class Skeleton:
         found = self._families().values()
         families = [each for each in found if not chosen or not chosen.isdisjoint(names_of_samples(each.family))]
         self._records: list[int] = []
+        self._slow_records = self._records_of({group for each in families if not each.quick for group in each.numbers})
         slow = {each.family: list(self._members(each)) for each in families if not each.quick}
-        self._positions = self._catalog.positions[np.array(self._records, np.intp)]
+        found_at = [self._catalog.position_of_record(number) for number in self._records]
+        self._positions = [position for position in found_at if position is not None]
         self._chunks = list(self._chunked(families, slow))
 
     def fits(self, snapshot: BlockSnapshot) -> bool:
@@ -180,17 +186,17 @@ class Skeleton:
         catalog, namer = self._catalog, self._namer
         found: dict[ExposedFamily, _Family] = {}
         aside = set(catalog.aside)
-        firsts, labels, has_empty = catalog.groups.T.tolist()
         clean = dict(enumerate((True, *map(namer.leaves, catalog.label_sets))))
-        for group, name in enumerate(catalog.decoded(np.array(firsts, np.intp))):
-            if firsts[group] in aside:
+        names = catalog.decoded([first for first, _, _ in catalog.groups])
+        for group, (name, (first, labels, has_empty)) in enumerate(zip(names, catalog.groups, strict=True)):
+            if first in aside:
                 continue
             family, is_plain = namer.family(name)
-            quick = name.kind in _KINDS and not has_empty[group] and clean.get(labels[group], False)
+            quick = name.kind in _KINDS and not has_empty and clean.get(labels, False)
             quick = quick and name.shown != STATE  # whose label is called like the family
             if name.kind is Kind.HISTOGRAM:
                 width = BEFORE_BUCKETS + len(name.bounds) + 1
-                quick = quick and group not in catalog.mixed and catalog.width_of(firsts[group]) == width
+                quick = quick and group not in catalog.mixed and catalog.width_of(first) == width
             found.setdefault(family, _Family(family)).add(group, name, is_plain, quick)
         for position, name in enumerate(self._combined):
             family, _ = namer.family(name)
@@ -205,15 +211,22 @@ class Skeleton:
 
     def _members(self, family: _Family) -> Iterator[Member]:
         """Give the series of a family that is not quick, in their order; their records are noted down."""
-        groups = [group for group, _, _ in family.groups]
-        numbers = np.flatnonzero(np.isin(np.frombuffer(self._catalog.group_of, np.uint32), groups))
+        numbers = sorted(number for group in family.numbers for number in self._slow_records[group])
         before = len(self._combined) + sum(map(len, self._figures))
-        for number, name in zip(numbers.tolist(), self._catalog.decoded(numbers), strict=True):
+        for number, name in zip(numbers, self._catalog.decoded(numbers), strict=True):
             yield Member(before + len(self._records), self._namer.add(name), name)
             self._records.append(number)
         for member in family.others:
             is_combined = member.position < len(self._combined)
             yield member._replace(series=self._namer.add(member.name)) if is_combined else member
+
+    def _records_of(self, groups: set[int]) -> dict[int, list[int]]:
+        """Return the records of some groups."""
+        found: dict[int, list[int]] = {group: [] for group in groups}
+        for number, group in enumerate(memoryview(self._catalog.group_of).cast("I")) if groups else ():
+            if group in groups:
+                found[group].append(number)
+        return found
 
     def _chunked(self, families: list[_Family], slow: dict[ExposedFamily, list[Member]]) -> Iterator[_Quick | _Slow]:
         """Give the page in parts: families in a row that are quick, and families in a row that are not."""
@@ -233,7 +246,7 @@ class Skeleton:
     def _planned(self, families: list[_Family]) -> tuple[bytes, bytes, list[tuple[int, int]]]:
         """Return text and places of quick families, and where each of them ends."""
         catalog = self._catalog
-        ranks: npt.NDArray[np.uint32] = np.full(len(catalog.groups), _NO_RANK, np.uint32)
+        ranks = array("I", [_NO_RANK]) * len(catalog.groups)
         lines: list[GroupLines | None] = [None] * len(catalog.groups)
         for rank, each in enumerate(families):
             for group, name, is_plain in each.groups:
@@ -241,8 +254,7 @@ class Skeleton:
                 lines[group] = self._lines(each.family, name, is_plain)
         heads = tuple([self._form.header(each.family).encode() for each in families])
         planned = plan_text(catalog.records, catalog.heap, catalog.group_of, ranks.tobytes(), tuple(lines), heads)
-        ends = np.frombuffer(planned[2], np.uint64).reshape(-1, 2).tolist()
-        return planned[0], planned[1], [(text, places) for text, places in ends]
+        return planned[0], planned[1], [*_ENDS.iter_unpack(planned[2])]
 
     def _lines(self, family: ExposedFamily, name: Name, is_plain: bool) -> GroupLines:
         """Return what the lines of a group have in common."""

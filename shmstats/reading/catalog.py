@@ -6,10 +6,13 @@ before is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+import struct
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import compress
 
 from ..block.declarations import decode_definition
 from ..block.layout import Layout
@@ -17,19 +20,31 @@ from ..block.notes import read_note
 from ..block.ready import find_replaced
 from ..block.records import FAMILY, MONOTONIC, READY
 from ..bounds import DEFAULT_BOUNDS
-from ..core import group_series
+from ..core import group_series, list_series
 from ..layout import LIVE, NAME, REMOVED
 from ..series import FOREIGN, Declaration, Kind, Mode, Name
 from .lazy import lazy_property
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 _NOTHING_DECLARED = Declaration(Kind.COUNTER)
 
 _KINDS = {int(kind): kind for kind in Kind}
 _MODES = {int(mode): mode for mode in Mode}
-_IS_KIND, _IS_MODE = (np.isin(np.arange(256), list(known)) for known in (_KINDS, _MODES))
+
+#: What `shmstats.core.list_series` is told of each mode.
+_MODE_FORMS = bytes(
+    0 if mode not in _MODES else 1 if mode == Mode.LAST or mode & 7 == Mode.SUM else 2 for mode in range(256)
+)
+
+#: By the kind of a record, whether it is a histogram; by its flags, whether it is ready for a declaration.
+_ARE_HISTOGRAMS = bytes(kind == Kind.HISTOGRAM for kind in range(256))
+_ARE_READY = bytes(bool(flags & READY) for flags in range(256))
+
+_GROUP = struct.Struct("<III")
+_SPAN = struct.Struct("<II")
+
+#: Where the fields of a record are among those that are unpacked.
+_STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION = range(9)
+_KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM, _MEMBERS, _CREATED = range(9, 16)
 
 
 class Catalog:
@@ -49,6 +64,7 @@ class Catalog:
         label_sets: the label names that there are.
         numbers: the records of `names`: those of series but for gauges that are combined of contributions.
         cells: the first column of each of these.
+        kinds: of these.
         widths: how many columns each of these has.
         aside: the records of gauges that are combined, but for sums.
 
@@ -60,20 +76,11 @@ class Catalog:
         self.records, self.heap = records, heap
         self._known = known
         self._declarations: dict[int, Declaration | None] = {}
-        self._table = table = np.frombuffer(records, NAME)
         self.group_of, groups, self.label_sets = group_series(records, heap, FOREIGN.encode())
-        self.groups: npt.NDArray[np.uint32] = np.frombuffer(groups, np.uint32).reshape(-1, 3)
-        shown = (table["state"] == LIVE) & (table["flags"] & FAMILY == 0) & (table["declaration"] == 0)
-        kinds, modes, widths = table["kind"], table["mode"], table["width"]
-        is_known = _IS_KIND[kinds] & _IS_MODE[modes]
-        within = (table["cell"].astype(np.int64) + widths <= columns) & (widths >= 2)
-        if not (is_known & within | ~shown).all():
-            raise BufferError("a record has a kind, a mode or cells that cannot be")
-        combined = (modes != Mode.LAST) & (modes & 7 != Mode.SUM)
-        self.aside: list[int] = np.flatnonzero(shown & combined).tolist()
-        self.numbers: npt.NDArray[np.intp] = np.flatnonzero(shown & ~combined)
-        self.cells: npt.NDArray[np.intp] = table["cell"][self.numbers].astype(np.intp)
-        self._kinds, self._modes, self.widths = kinds[self.numbers], modes[self.numbers], widths[self.numbers]
+        self.groups: list[tuple[int, int, int]] = list(_GROUP.iter_unpack(groups))
+        numbers, cells, widths, self.kinds, self._modes, aside = list_series(records, _MODE_FORMS, columns)
+        self.numbers, self.cells, self.widths = (memoryview(each).cast("I") for each in (numbers, cells, widths))
+        self.aside: list[int] = memoryview(aside).cast("I").tolist()
 
     @lazy_property
     def names(self) -> list[Name]:
@@ -88,102 +95,97 @@ class Catalog:
         return found
 
     @lazy_property
-    def are_gauges(self) -> npt.NDArray[np.bool_]:
-        """Whether each of `numbers` is a gauge or a timestamp."""
-        found: npt.NDArray[np.bool_] = (self._kinds == Kind.TIMESTAMP) | (self._kinds == Kind.GAUGE)
-        return found
-
-    @lazy_property
     def sums(self) -> list[int]:
         """Positions in `numbers` of gauges that are sums of contributions."""
-        found: list[int] = np.flatnonzero(self._modes != Mode.LAST).tolist()
-        return found
+        return [*compress(range(len(self.numbers)), self._modes)]
+
+    @lazy_property
+    def histograms(self) -> list[int]:
+        """Positions in `numbers` of histograms."""
+        return [*compress(range(len(self.numbers)), self.kinds.translate(_ARE_HISTOGRAMS))]
 
     @lazy_property
     def spans(self) -> bytes:
         """First columns and widths of histograms (u32)."""
-        spans = np.stack((self.cells, self.widths), axis=1)[self.are_histograms]
-        return spans.astype(np.uint32).tobytes()
-
-    @lazy_property
-    def are_histograms(self) -> npt.NDArray[np.bool_]:
-        """Whether each of `numbers` is a histogram."""
-        found: npt.NDArray[np.bool_] = self._kinds == Kind.HISTOGRAM
-        return found
-
-    @lazy_property
-    def needs_rows(self) -> bool:
-        """Whether some gauges are combined of contributions."""
-        return bool(self.aside or self.sums)
+        return b"".join([_SPAN.pack(self.cells[at], self.widths[at]) for at in self.histograms])
 
     @lazy_property
     def mixed(self) -> set[int]:
-        """Groups whose series have different widths."""
-        group_of = np.frombuffer(self.group_of, np.uint32)[self.numbers]
-        known = group_of < len(self.groups)
-        of_first = self._table["width"][self.groups[group_of[known], 0]]
-        return set(group_of[known][self.widths[known] != of_first].tolist())
-
-    @lazy_property
-    def positions(self) -> npt.NDArray[np.intp]:
-        """The position in `numbers` of each record; -1 for one that is not among them."""
-        found = np.full(len(self._table), -1, np.intp)
-        found[self.numbers] = np.arange(len(self.numbers))
+        """Groups of histograms that have different widths."""
+        group_of, found = memoryview(self.group_of).cast("I"), set()
+        for at in self.histograms:
+            group = group_of[self.numbers[at]]
+            if group < len(self.groups) and self.width_of(self.groups[group][0]) != self.widths[at]:
+                found.add(group)
         return found
 
     @lazy_property
     def combined(self) -> list[tuple[Name, int]]:
         """Names and first columns of `aside`."""
-        cells = self._table["cell"][self.aside].tolist()
-        return list(zip(self.decoded(np.array(self.aside, np.intp)), cells, strict=True))
+        cells = NAME.column(self.records, "cell")
+        return list(zip(self.decoded(self.aside), [cells[number] for number in self.aside], strict=True))
 
     @property
-    def saved(self) -> npt.NDArray[np.uint32]:
+    def saved(self) -> array[int]:
         """The records of what is saved: no timestamps, gauges of which each worker has its own, infos or states."""
-        chosen = (self._kinds != Kind.TIMESTAMP) & (self._modes == Mode.LAST)
-        families = self._table["family"][self.numbers]
-        declared = {each: self._declaration(each - 1) for each in set(families[self.are_gauges].tolist()) if each}
-        shown = np.zeros(len(self._table) + 1, np.bool_)
-        shown[[each for each, what in declared.items() if what is not None and what.shown]] = True
-        found: npt.NDArray[np.uint32] = self.numbers[chosen & ~shown[families]].astype(np.uint32)
+        families = NAME.column(self.records, "family")
+        found = array("I")
+        for number, kind, mode in zip(self.numbers, self.kinds, self._modes, strict=True):
+            if kind == Kind.TIMESTAMP or mode != Mode.LAST:
+                continue
+            if kind == Kind.GAUGE and (family := families[number]):
+                declared = self._declaration(family - 1)
+                if declared is not None and declared.shown:
+                    continue
+            found.append(number)
         return found
 
     @property
     def described(self) -> list[Name]:
         """A name of each metric that has bounds or a declaration with a help or a unit, and is saved."""
-        numbers = self.saved.astype(np.intp)
-        families, kinds = self._table["family"][numbers], self._table["kind"][numbers]
-        _, firsts = np.unique(families, return_index=True)
-        alone = numbers[(families == 0) & (kinds == Kind.HISTOGRAM)]
-        found = self.decoded(np.concatenate((numbers[firsts], alone)))
+        families, kinds = NAME.column(self.records, "family").tolist(), NAME.column(self.records, "kind")
+        firsts: dict[int, int] = {}
+        alone = []
+        for number in self.saved:
+            family = families[number]
+            if family:
+                firsts.setdefault(family, number)
+            elif kinds[number] == Kind.HISTOGRAM:
+                alone.append(number)
+        found = self.decoded([*firsts.values(), *alone])
         return [name for name in found if name.bounds or name.help or name.unit]
 
     def position_of(self, key: bytes) -> int | None:
         """Return the position in `numbers` of the name with a key; None where there is none."""
         place = self.heap.find(key)
         while place >= 0:
-            fits = (self._table["key"][self.numbers] == place) & (self._table["length"][self.numbers] == len(key))
-            for position in np.flatnonzero(fits).tolist():
-                return int(position)
+            for number in _all_of(NAME.column(self.records, "key").tolist(), place):
+                position = self.position_of_record(number)
+                if position is not None and _fields(self.records, number)[_LENGTH] == len(key):
+                    return position
             place = self.heap.find(key, place + 1)
         return None
 
+    def position_of_record(self, number: int) -> int | None:
+        """Return the position in `numbers` of a record; None where it is not among them."""
+        position = bisect_left(self.numbers, number)
+        return position if position < len(self.numbers) and self.numbers[position] == number else None
+
     def width_of(self, number: int) -> int:
         """Return how many columns the series of a record has."""
-        return int(self._table["width"][number])
+        return _fields(self.records, number)[_WIDTH]
 
-    def modes_are_live(self, positions: list[int]) -> npt.NDArray[np.bool_]:
-        """Tell which series at some positions are gauges of a live mode."""
-        found: npt.NDArray[np.bool_] = self._modes[positions] >= Mode.LIVEALL
-        return found
+    def modes_are_live(self, positions: list[int]) -> bytes:
+        """Tell which series at some positions are gauges of a live mode (u8 each)."""
+        return bytes([self._modes[position] >= Mode.LIVEALL for position in positions])
 
-    def decoded(self, numbers: npt.NDArray[np.intp]) -> list[Name]:
+    def decoded(self, numbers: Iterable[int]) -> list[Name]:
         """Return the names of some records."""
-        return _names_of(self._table[numbers], self.heap, self._declaration)
+        return _names_of(self.records, numbers, self.heap, self._declaration)
 
     def _declaration(self, family: int) -> Declaration | None:
         if family not in self._declarations:
-            self._declarations[family] = _declared(self._table[family], self.heap, 0)
+            self._declarations[family] = _declared(self.records, family, self.heap, 0)
         return self._declarations[family]
 
 
@@ -198,14 +200,14 @@ class NameReader:
     def __init__(self, buf: memoryview, layout: Layout) -> None:
         self._buf = buf
         self._layout = layout
-        self._names = np.frombuffer(buf, NAME, layout.capacity, layout.names)
+        self._records = buf[layout.names : layout.names + layout.capacity * NAME.size]
         self._last: tuple[int, Catalog] | None = None
         self._declarations: tuple[int, dict[int, Declaration | None]] = (-1, {})
         self._noted: tuple[tuple[int, int, int], list[tuple[Name, int]]] = ((-1, -1, -1), [])
 
     def close(self) -> None:
         """Let go of the buffer."""
-        del self._names, self._buf
+        del self._records, self._buf
 
     def catalog(self, revision: int, count: int, heap: int) -> Catalog:
         """Return the names of a revision, of the first ``count`` records; the same as the last time if it can be.
@@ -217,7 +219,7 @@ class NameReader:
         if last is not None and last[0] == revision and len(last[1].group_of) == 4 * count:
             return last[1]
         layout = self._layout
-        records = bytes(self._buf[layout.names : layout.names + min(count, layout.capacity) * NAME.itemsize])
+        records = bytes(self._records[: count * NAME.size])
         heap_copy = bytes(self._buf[layout.heap : layout.heap + min(heap, layout.heap_bytes)])
         known = last[1].known if last is not None and last[0] == revision else []
         records = _with_replaced(records, heap_copy)
@@ -225,10 +227,10 @@ class NameReader:
         self._last = revision, catalog
         return catalog
 
-    def unchanged(self, catalog: Catalog) -> npt.NDArray[np.bool_]:
-        """Tell of each record of a catalog whether it is as it was: one that was removed and added again is not."""
-        before = np.frombuffer(catalog.records, np.uint8).reshape(-1, NAME.itemsize)
-        return (self._names[: len(before)].view(np.uint8).reshape(before.shape) == before).all(axis=1)  # type: ignore[no-any-return]
+    def unchanged(self, catalog: Catalog, number: int) -> bool:
+        """Tell whether a record of a catalog is as it was: one that was removed and added again is not."""
+        place = slice(number * NAME.size, (number + 1) * NAME.size)
+        return self._records[place] == catalog.records[place]
 
     def forget(self) -> None:
         """Copy all names again the next time."""
@@ -248,7 +250,7 @@ class NameReader:
     def _declared_last(self, family: int) -> Declaration | None:
         declarations = self._declarations[1]  # another thread, which reads too, may begin a new one meanwhile
         if family not in declarations:
-            declarations[family] = _declared(self._names[family], self._buf, self._layout.heap)
+            declarations[family] = _declared(self._records, family, self._buf, self._layout.heap)
         return declarations[family]
 
     def notes(self, category: str | None, revision: int, count: int, used: int) -> list[tuple[Name, bytes]]:
@@ -265,45 +267,70 @@ class NameReader:
             self._noted = key, self._find_noted(count)
         found = []
         for name, number in self._noted[1]:
-            note = _note(self._names[number], self._buf, self._layout.heap)
+            note = _note(self._records, number, self._buf, self._layout.heap)
             if category in (None, name.category) and note:
                 found.append((name, note))
         return found
 
     def _find_noted(self, count: int) -> list[tuple[Name, int]]:
         """Return the names that have a place for a note, with the number of the record."""
-        records = self._names[:count]
-        noted = np.flatnonzero(
-            (records["state"] == LIVE)
-            & (records["note_room"] > 0)
-            & (records["flags"] & FAMILY == 0)
-            & (records["declaration"] == 0)
-        )
-        if not len(noted):
-            return []
-        heap = bytes(self._buf[self._layout.heap :][: int((records["key"] + records["room"]).max(initial=0))])
-        return list(zip(_names_of(records[noted], heap, self._declared_last), noted.tolist(), strict=True))
+        records = bytes(self._records[: count * NAME.size])
+        rooms = NAME.column(records, "note_room").tolist()
+        noted = []
+        for number in compress(range(len(rooms)), rooms):
+            fields = _fields(records, number)
+            if fields[_STATE] == LIVE and not fields[_FLAGS] & FAMILY and not fields[_DECLARATION]:
+                noted.append(number)
+        heap = self._buf[self._layout.heap : self._layout.heap + self._layout.heap_bytes]
+        return list(zip(_names_of(records, noted, heap, self._declared_last), noted, strict=True))
 
 
 def _with_replaced(records: bytes, heap: bytes) -> bytes:
     """Return records as they are once the series that are ready for a declaration have their places."""
-    table = np.frombuffer(records, NAME)
-    if not (table["flags"] & READY).any():
+    if not NAME.column(records, "flags").tobytes().translate(_ARE_READY).strip(b"\0"):
         return records
-    table = table.copy()
-    keys = [heap[start : start + length] for start, length in table[["key", "length"]].tolist()]
-    former, successors, unused = find_replaced(table, keys.__getitem__, lambda number: _note(table[number], heap, 0))
-    table["state"][former + unused] = REMOVED
-    table["declaration"][successors] = 0
-    return table.tobytes()
+    copy = bytearray(records)
+    former, successors, unused = find_replaced(
+        partial(NAME.column, records), partial(_key, records, heap), partial(_note_in, records, heap)
+    )
+    states, declarations = NAME.column(copy, "state"), NAME.column(copy, "declaration")
+    for number in former + unused:
+        states[number] = REMOVED
+    for number in successors:
+        declarations[number] = 0
+    return bytes(copy)
 
 
-def _names_of(records: npt.NDArray[Any], heap: bytes, declaration: Callable[[int], Declaration | None]) -> list[Name]:
-    """Return the names of records."""
-    columns = (records[field].tolist() for field in ("key", "length", "kind", "flags", "mode", "family", "created"))
+def _fields(records: bytes | memoryview, number: int) -> tuple[int, ...]:
+    return NAME.struct.unpack_from(records, number * NAME.size)
+
+
+def _key(records: bytes, heap: bytes, number: int) -> bytes:
+    fields = _fields(records, number)
+    return heap[fields[_KEY] : fields[_KEY] + fields[_LENGTH]]
+
+
+def _note_in(records: bytes, heap: bytes, number: int) -> bytes:
+    return _note(records, number, heap, 0)
+
+
+def _all_of(column: list[int], wanted: int) -> Iterator[int]:
+    """Give the places of a number in a list."""
+    place = -1
+    with suppress(ValueError):
+        while True:
+            place = column.index(wanted, place + 1)
+            yield place
+
+
+def _names_of(
+    records: bytes, numbers: Iterable[int], heap: bytes | memoryview, declaration: Callable[[int], Declaration | None]
+) -> list[Name]:
+    """Return the names of some records."""
     names = []
-    for key, length, kind, flags, mode, family, created in zip(*columns, strict=True):
-        category, metric, *rest = heap[key : key + length].decode().split("\0")
+    for number in numbers:
+        _, kind, mode, flags, _, _, family, _, _, key, _, length, _, _, _, created = _fields(records, number)
+        category, metric, *rest = bytes(heap[key : key + length]).decode().split("\0")
         labels = tuple(zip(rest[::2], rest[1::2], strict=True)) if rest else ()
         if family:
             declared = declaration(family - 1) or _NOTHING_DECLARED
@@ -319,12 +346,13 @@ def _names_of(records: npt.NDArray[Any], heap: bytes, declaration: Callable[[int
     return names
 
 
-def _note(record: Any, heap: bytes | memoryview, offset: int) -> bytes:
+def _note(records: bytes | memoryview, number: int, heap: bytes | memoryview, offset: int) -> bytes:
     """Return the note of a record; ``offset`` is where the heap begins."""
-    start = offset + int(record["note"])
-    return read_note(bytes(heap[start : start + int(record["note_room"])]))
+    fields = _fields(records, number)
+    start = offset + fields[_NOTE]
+    return read_note(bytes(heap[start : start + fields[_NOTE_ROOM]]))
 
 
-def _declared(record: Any, heap: bytes | memoryview, offset: int) -> Declaration | None:
-    note = _note(record, heap, offset)
+def _declared(records: bytes | memoryview, number: int, heap: bytes | memoryview, offset: int) -> Declaration | None:
+    note = _note(records, number, heap, offset)
     return decode_definition(note).declared if note else None

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..block.layout import Layout
-from ..core import merge_histograms, sum_columns
-from ..layout import CELL, CELLS_PER_PAGE, INT64_MAX, INT64_MIN, PAGE
+from ..core import merge_histograms, sum_columns, sum_contributions
+from ..layout import CELL, CELLS_PER_PAGE, INT64_MAX, INT64_MIN
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
-
-#: A sum of rows cannot leave 64 bits while every cell is smaller than this over the number of rows.
-SAFE = 2**62
 
 
 class Columns:
@@ -26,36 +22,51 @@ class Columns:
     Args:
         buf: the block.
         layout: of the block.
-
-    Attributes:
-        cells: all of them, as `shmstats.layout.CELL`: shape (rows, cells of a row).
-        rows: how many there are.
     """
 
     def __init__(self, buf: memoryview, layout: Layout) -> None:
         self._buf = buf
         self._layout = layout
-        self.rows = layout.rows
-        # `frombuffer` keeps the memory mapped as long as there is an array of it; `np.ndarray` would not.
-        count = layout.rows * layout.row_bytes // CELL.itemsize
-        self.cells: npt.NDArray[np.void] = np.frombuffer(buf, CELL, count, layout.cells).reshape(layout.rows, -1)
-        self._pages = np.frombuffer(buf, np.uint8, layout.rows * layout.bitmap_bytes, layout.pages)
+        self._row_cells = layout.row_bytes // CELL.size
+        cells = buf[layout.cells : layout.cells + layout.rows * layout.row_bytes]
+        self._integers, self._reals, self._words = cells.cast("q"), cells.cast("d"), cells.cast("I")
 
     def close(self) -> None:
-        """Let go of the buffer."""
-        del self.cells, self._pages, self._buf
+        """Let go of the buffer; a read that goes on in another thread keeps it."""
+        del self._integers, self._reals, self._words, self._buf
 
     def view(self) -> npt.NDArray[np.void]:
-        """Return the cells, read-only."""
-        view = self.cells.view()
+        """Return the cells as `shmstats.layout.CELL`, read-only: shape (rows, cells of a row). It keeps them mapped."""
+        import numpy as np  # only here: nothing else of reading needs it
+
+        layout = self._layout
+        cells = np.frombuffer(self._buf, CELL.dtype, layout.rows * self._row_cells, layout.cells)
+        view = cells.reshape(layout.rows, -1).view()
         view.flags.writeable = False
         return view
 
-    def reserved(self) -> npt.NDArray[np.bool_]:
-        """Return which pages of which rows have memory behind them: shape (rows, pages of a row)."""
-        pages = self._layout.row_bytes // PAGE
-        bits = np.unpackbits(self._pages.reshape(self.rows, -1), axis=1, bitorder="little")
-        return bits[:, :pages].astype(bool)
+    def has(self, row: int, cell: int, width: int = 1) -> bool:
+        """Tell whether a row has memory behind some columns."""
+        start = self._layout.pages + row * self._layout.bitmap_bytes
+        pages = range(cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE + 1)
+        return all(self._buf[start + page // 8] >> page % 8 & 1 for page in pages)
+
+    def rows_of(self, cell: int, width: int = 1) -> list[int]:
+        """Return the rows that have memory behind some columns."""
+        return [row for row in self.rows_in_use() if self.has(row, cell, width)]
+
+    def rows_in_use(self) -> list[int]:
+        """Return the rows that have any memory."""
+        layout = self._layout
+        bitmaps = bytes(self._buf[layout.pages : layout.pages + layout.rows * layout.bitmap_bytes])
+        starts = enumerate(range(0, len(bitmaps), layout.bitmap_bytes))
+        return [row for row, start in starts if any(bitmaps[start : start + layout.bitmap_bytes])]
+
+    def pages_in_use(self) -> int:
+        """Return how many pages of cells have memory."""
+        layout = self._layout
+        bitmaps = self._buf[layout.pages : layout.pages + layout.rows * layout.bitmap_bytes]
+        return int.from_bytes(bitmaps, "little").bit_count()
 
     def merged(self, count: int, histograms: bytes) -> bytearray:
         """Return all rows as one, of the first ``count`` columns.
@@ -67,23 +78,39 @@ class Columns:
             count: of columns.
             histograms: first columns and widths (u32).
         """
-        layout = self._layout
-        grid = self._buf, layout.cells, layout.row_bytes, layout.rows, layout.pages, layout.bitmap_bytes
-        totals = sum_columns(*grid, min(count, layout.columns))
+        totals = sum_columns(*self._grid(), min(count, self._layout.columns))
         if histograms:
-            merge_histograms(*grid, totals, histograms)
+            merge_histograms(*self._grid(), totals, histograms)
         return totals
+
+    def contributed(self, gauges: bytes, of_live: bytes, living: bytes) -> list[int | float]:
+        """Return the sums of contributions to some gauges; see `shmstats.core.sum_contributions`."""
+        return sum_contributions(*self._grid(), self._layout.columns, gauges, of_live, living)
+
+    def integer(self, row: int, column: int) -> int:
+        """Return the integer in a cell."""
+        return self._integers[row * self._row_cells + column]
+
+    def real(self, row: int, column: int) -> float:
+        """Return the double in a cell."""
+        return self._reals[row * self._row_cells + column]
+
+    def sequence(self, row: int, column: int) -> int:
+        """Return what a series' first cell has besides the lock."""
+        return self._words[2 * (row * self._row_cells + column) + 1]
 
     def total(self, column: int) -> int:
         """Return the sum of one column over all rows, which may be beyond 64 bits."""
-        rows = np.flatnonzero(self.reserved()[:, column // CELLS_PER_PAGE])
-        return sum(self.cells["value"][rows, column].tolist())
+        return sum(self.integer(row, column) for row in self.rows_of(column))
 
     def gauge(self, cell: int, row: int = 0) -> int | float:
         """Return the value of the gauge whose lock is a cell, in one row."""
-        if self.cells["seq"][row, cell] & 1:
-            return float(self.cells["value"][row, cell + 2 : cell + 3].view(np.float64)[0])
-        return int(self.cells["value"][row, cell + 1])
+        return self.real(row, cell + 2) if self.sequence(row, cell) & 1 else self.integer(row, cell + 1)
+
+    def _grid(self) -> tuple[memoryview, int, int, int, int, int]:
+        """Return where the cells are, as the core takes it."""
+        layout = self._layout
+        return self._buf, layout.cells, layout.row_bytes, layout.rows, layout.pages, layout.bitmap_bytes
 
 
 def saturated(value: int) -> int:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy as np
-
-from ..layout import CELLS_PER_PAGE
 from ..series import Mode
-from .columns import SAFE, Columns, saturated
+from .columns import Columns, saturated
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
+#: Cells of a gauge of which each worker has its own, and two of them: whose it is, and when it was made.
+GAUGE_CELLS, _OWNER, _MOMENT = 5, 3, 4
 
 
 class Contribution(NamedTuple):
@@ -45,71 +44,31 @@ class Gauges:
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
 
-    def contributions(self, cell: int, reserved: npt.NDArray[np.bool_], live: set[int] | None) -> list[Contribution]:
+    def contributions(self, cell: int, live: set[int] | None) -> list[Contribution]:
         """Return the contributions to a gauge, in the order of rows; of those in ``live`` if it is given."""
-        rows = np.flatnonzero(reserved[:, cell // CELLS_PER_PAGE])
-        found = (self.contribution(row, cell, reserved, live) for row in rows.tolist())
+        found = (self.contribution(row, cell, live) for row in self._columns.rows_of(cell, GAUGE_CELLS))
         return [contribution for contribution in found if contribution is not None]
 
-    def contribution(
-        self, row: int, cell: int, reserved: npt.NDArray[np.bool_], live: set[int] | None
-    ) -> Contribution | None:
-        """Return what a row, which has memory behind a gauge's first cell, contributes to it; None for nothing."""
-        if not reserved[row, (cell + 4) // CELLS_PER_PAGE]:
-            return None
-        values = self._columns.cells["value"]
+    def contribution(self, row: int, cell: int, live: set[int] | None) -> Contribution | None:
+        """Return what a row, which has memory behind a gauge, contributes to it; None for nothing."""
+        columns = self._columns
         while True:
-            signature = int(values[row, cell + 3])
+            signature = columns.integer(row, cell + _OWNER)
             if not signature or (live is not None and signature not in live):
                 return None
-            found = Contribution(row, self._columns.gauge(cell, row), signature, int(values[row, cell + 4]))
-            if int(values[row, cell + 3]) == signature:  # else it is that of another worker by now
+            found = Contribution(row, columns.gauge(cell, row), signature, columns.integer(row, cell + _MOMENT))
+            if columns.integer(row, cell + _OWNER) == signature:  # else it is that of another worker by now
                 return found
 
-    def sums(
-        self,
-        columns: npt.NDArray[np.intp],
-        of_live: npt.NDArray[np.bool_],
-        reserved: npt.NDArray[np.bool_],
-        live: set[int],
-    ) -> list[int | float]:
+    def sums(self, cells: Sequence[int], of_live: bytes, live: set[int]) -> list[int | float]:
         """Return the sums of contributions to some gauges, an int where all of them are.
 
         Args:
-            columns: the first column of each gauge.
-            of_live: whether the contributions of living workers alone count.
-            reserved: the pages that have memory.
+            cells: the first column of each gauge.
+            of_live: of each (u8), whether the contributions of living workers alone count.
             live: how the living workers sign.
         """
-        living = np.array(sorted(live), np.int64)
-        integers = np.zeros(len(columns), np.int64)
-        reals = np.zeros(len(columns), np.float64)
-        is_real = np.zeros(len(columns), np.bool_)
-        large: set[int] = set()
-        for row in np.flatnonzero(reserved.any(axis=1)).tolist():
-            first, last = columns // CELLS_PER_PAGE, (columns + 4) // CELLS_PER_PAGE
-            here = np.flatnonzero(reserved[row, first] & reserved[row, last])
-            cells, at = self._columns.cells[row], columns[here]
-            signatures = cells["value"][at + 3]
-            counts = (signatures != 0) & (~of_live[here] | np.isin(signatures, living))
-            here, at = here[counts], at[counts]
-            real = cells["seq"][at] & 1 != 0
-            whole = cells["value"][at + 1]
-            limit = SAFE // self._columns.rows
-            large.update(here[~real & ((whole >= limit) | (whole <= -limit))].tolist())
-            is_real[here[real]] = True
-            with np.errstate(over="ignore", invalid="ignore"):
-                reals[here] += np.where(real, cells["value"][at + 2].view(np.float64), whole)
-            integers[here] += np.where(real, 0, whole)
-        totals: list[int | float] = np.where(is_real, 0, integers).tolist()
-        for i in np.flatnonzero(is_real).tolist():
-            totals[i] = float(reals[i])
-            if not math.isfinite(reals[i]):
-                large.add(i)
-        for i in large:
-            found = self.contributions(int(columns[i]), reserved, live if of_live[i] else None)
-            totals[i] = combine(Mode.SUM, found)
-        return totals
+        return self._columns.contributed(array("I", cells).tobytes(), of_live, array("Q", sorted(live)).tobytes())
 
 
 def combine(mode: Mode, contributions: list[Contribution]) -> int | float:

@@ -6,17 +6,13 @@ that somebody wrote.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import numpy as np
+import math
+import sys
 
 from ..core import fence
-from ..layout import CELLS_PER_PAGE, INT64_MAX, minimum_of
+from ..layout import INT64_MAX, minimum_of
 from ..series import Distribution
 from .columns import Columns
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 #: Looks at a row that changes all the time.
 _ATTEMPTS = 100
@@ -35,33 +31,39 @@ class Histograms:
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
 
-    def one(self, cell: int, width: int, reserved: npt.NDArray[np.bool_], row: int | None = None) -> Distribution:
+    def one(self, cell: int, width: int, row: int | None = None) -> Distribution:
         """Return a histogram's value over all rows, or in one."""
-        last = (cell + width - 1) // CELLS_PER_PAGE
-        rows = np.flatnonzero(reserved[:, cell // CELLS_PER_PAGE : last + 1].all(axis=1))
-        if row is not None:
-            rows = rows[rows == row]
-        parts = [self.in_row(each, cell, width) for each in rows.tolist()]
-        columns = zip(*(part[3:].tolist() for part in parts), strict=True)
-        buckets = [min(max(sum(column), 0), INT64_MAX) for column in columns]
-        figures = np.array([part[:2] for part in parts], np.int64).reshape(-1, 2).view(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            total, maximum = np.nan_to_num((figures[:, 0].sum(), figures[:, 1].max(initial=0.0))).tolist()
-        smallest = min((minimum_of(int(part[2])) for part in parts), default=0.0)
+        rows = self._columns.rows_of(cell, width)
+        parts = [self.in_row(each, cell, width) for each in rows if row in (None, each)]
+        columns = zip(*(part.buckets for part in parts), strict=True)
+        buckets = tuple([min(max(sum(column), 0), INT64_MAX) for column in columns])
+        total = _finite(sum(part.sum for part in parts))
+        maximum = _finite(max((part.max for part in parts), default=0.0))
+        smallest = min((part.min for part in parts), default=0.0)
         smallest = smallest if 0 <= smallest <= maximum else 0.0
-        return Distribution(total, maximum, tuple(buckets or [0] * (width - BEFORE_BUCKETS)), smallest)
+        return Distribution(total, maximum, buckets or (0,) * (width - BEFORE_BUCKETS), smallest)
 
-    def in_row(self, row: int, cell: int, width: int) -> npt.NDArray[np.int64]:
-        """Return a consistent copy of a histogram's values in one row.
+    def in_row(self, row: int, cell: int, width: int) -> Distribution:
+        """Return a consistent copy of a histogram in one row; its smallest observation is infinite where it has none.
 
         A writer that was killed in the middle leaves the sequence number odd until someone writes again;
         what it left is off by its one observation, so it is taken after a while.
         """
+        columns = self._columns
         for _ in range(_ATTEMPTS):
-            before = int(self._columns.cells["seq"][row, cell])
+            before = columns.sequence(row, cell)
             fence()
-            copy = self._columns.cells["value"][row, cell + 1 : cell + width].copy()
+            total, maximum, minimum = (
+                columns.real(row, cell + 1),
+                columns.real(row, cell + 2),
+                columns.integer(row, cell + 3),
+            )
+            buckets = tuple([columns.integer(row, column) for column in range(cell + BEFORE_BUCKETS, cell + width)])
             fence()
-            if before % 2 == 0 and int(self._columns.cells["seq"][row, cell]) == before:
+            if before % 2 == 0 and columns.sequence(row, cell) == before:
                 break
-        return copy
+        return Distribution(total, maximum, buckets, minimum_of(minimum))
+
+
+def _finite(number: float) -> float:
+    return 0.0 if math.isnan(number) else min(max(number, -sys.float_info.max), sys.float_info.max)

@@ -11,31 +11,26 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from ..block.errors import DamagedBlockError
 from ..block.header import Header, read_header
 from ..block.identity import identify
-from ..block.layout import HEADER, PROTOCOLS, Layout
+from ..block.layout import PROTOCOLS, Layout
 from ..block.records import Record
 from ..block.segment import ReadOnlySegment
 from ..block.validate import check_layout, find_damage
 from ..block.workers import Worker, WorkerTable
 from ..exemplars import read_exemplars
 from ..lately import Lately
-from ..layout import CELLS_PER_PAGE, COUNTER_WIDTH, NAME, PAGE
+from ..layout import COUNTER_WIDTH, NAME, PAGE
 from ..series import FOREIGN, Declaration, Distribution, Exemplar, Kind, Mode, Name, Snapshot, Value
 from .catalog import Catalog, NameReader
 from .columns import Columns, saturated
-from .gauges import Contribution, Gauges, by_process, combine
+from .gauges import GAUGE_CELLS, Contribution, Gauges, by_process, combine
 from .histograms import BEFORE_BUCKETS, Histograms
 from .requests import Served, read_requests
 from .totals import BlockNames, BlockSnapshot, BlockValues, Totals
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 _ATTEMPTS = 5
 
@@ -72,7 +67,7 @@ class BlockReader:
         self._buf = buf
         self.layout = layout
         self.workers = workers
-        self._header = np.frombuffer(buf, HEADER, 1)
+        self._header = Header(buf)
         self._names = NameReader(buf, layout)
         self.columns = Columns(buf, layout)
         self.gauges = Gauges(self.columns)
@@ -93,7 +88,7 @@ class BlockReader:
 
     def header(self, field: str) -> int:
         """Return a number in the header."""
-        return int(self._header[field][0])
+        return self._header.number(field)
 
     def open_header(self) -> Header:
         """Return the fields of the header, to be closed by the caller."""
@@ -104,14 +99,10 @@ class BlockReader:
         """Seconds since the block was made, or adopted after a crash."""
         return (time.monotonic_ns() - self.header("started")) / 1e9
 
-    def reserved(self) -> npt.NDArray[np.bool_]:
-        """Return which pages of which rows have memory behind them: shape (rows, pages of a row)."""
-        return self.columns.reserved()
-
     def value(self, record: Record) -> Value:
         """Return the value of one name; of a gauge of mode *all* the sum."""
         if record.kind is Kind.HISTOGRAM:
-            return self.histograms.one(record.cell, record.width, self.reserved())
+            return self.histograms.one(record.cell, record.width)
         if record.shared:
             return self.columns.gauge(record.cell)
         if record.kind is Kind.GAUGE:
@@ -124,12 +115,12 @@ class BlockReader:
 
     def distribution_in_row(self, record: Record, row: int) -> Distribution:
         """Return what one row has of a histogram."""
-        return self.histograms.one(record.cell, record.width, self.reserved(), row)
+        return self.histograms.one(record.cell, record.width, row)
 
     def contributions(self, record: Record) -> list[Contribution]:
         """Return what the workers have of a gauge of which each has its own; of a live one, the living."""
         live = self._signatures() if record.mode.live else None
-        return self.gauges.contributions(record.cell, self.reserved(), live)
+        return self.gauges.contributions(record.cell, live)
 
     def declaration(self, family: int) -> Declaration | None:
         """Return what is declared about a metric, by the number of its family; None for nothing."""
@@ -180,9 +171,8 @@ class BlockReader:
     def _what_stood_still(self, read: BlockSnapshot) -> Snapshot:
         """Return what was read of names that did not change meanwhile: the cells of others may be another name's."""
         catalog = read.totals.catalog
-        still = self._names.unchanged(catalog)
-        kept = np.flatnonzero(still[catalog.numbers]).tolist()
-        if still[catalog.aside].all():
+        kept = [at for at, number in enumerate(catalog.numbers) if self._names.unchanged(catalog, number)]
+        if all(self._names.unchanged(catalog, number) for number in catalog.aside):
             kept += range(len(catalog.numbers), len(read.names))
         return Snapshot(
             [read.names[i] for i in kept],
@@ -194,12 +184,11 @@ class BlockReader:
         """Return every name with its value, and the revision at which the names were read."""
         revision = self.header("revision")
         catalog = self._names.catalog(revision, self.header("names"), self.header("heap"))
-        reserved = self.reserved() if by_worker or catalog.needs_rows else None
-        totals = self._totals(catalog, reserved)
-        combined, shares = self._combined(catalog, reserved)
+        totals = self._totals(catalog)
+        combined, shares = self._combined(catalog)
         workers: dict[int, list[Value | None]] = {}
-        if reserved is not None and by_worker:
-            workers = self._breakdown(catalog, reserved)
+        if by_worker:
+            workers = self._breakdown(catalog)
             for row, column in workers.items():
                 column.extend(share.get(row) for share in shares)
         names = self._names_shown(catalog, combined[0])
@@ -222,36 +211,34 @@ class BlockReader:
         """Return how much of the block's parts is in use; the live workers are looked for if they are not given."""
         layout = self.layout
         names, removed = self.header("names"), self.header("removed")
-        pages = int(self.reserved().sum())
+        pages = self.columns.pages_in_use()
         rows = {worker.row for worker in (self.lately_live() if live is None else live)}
         heap = self.header("heap")
         return {
-            "names": Usage(names - removed, layout.capacity, _whole_pages(names * NAME.itemsize)),
+            "names": Usage(names - removed, layout.capacity, _whole_pages(names * NAME.size)),
             "cells": Usage(-(-self.header("cells") // COUNTER_WIDTH), layout.capacity, pages * PAGE),
             "heap": Usage(heap, layout.heap_bytes, _whole_pages(heap)),
             "rows": Usage(len(rows), layout.max_workers, layout.row_bytes),
         }
 
-    def _totals(self, catalog: Catalog, reserved: npt.NDArray[np.bool_] | None) -> Totals:
+    def _totals(self, catalog: Catalog) -> Totals:
         """Return the totals of all series but the combined gauges."""
         totals = Totals(catalog, self.columns.merged(self.header("cells"), catalog.spans))
-        if catalog.sums and reserved is not None:
-            columns, is_live = catalog.cells[catalog.sums], catalog.modes_are_live(catalog.sums)
-            totals.set_gauges(catalog.sums, self.gauges.sums(columns, is_live, reserved, self._signatures()))
+        if catalog.sums:
+            cells, are_live = [catalog.cells[at] for at in catalog.sums], catalog.modes_are_live(catalog.sums)
+            totals.set_gauges(catalog.sums, self.gauges.sums(cells, are_live, self._signatures()))
         return totals
 
-    def _combined(
-        self, catalog: Catalog, reserved: npt.NDArray[np.bool_] | None
-    ) -> tuple[tuple[list[Name], list[Value]], list[dict[int, int | float]]]:
+    def _combined(self, catalog: Catalog) -> tuple[tuple[list[Name], list[Value]], list[dict[int, int | float]]]:
         """Return names and values of the gauges that are combined of contributions, and each one's shares by row."""
         names: list[Name] = []
         values: list[Value] = []
         shares: list[dict[int, int | float]] = []
-        if reserved is None or not catalog.aside:
+        if not catalog.aside:
             return (names, values), shares
         live = self._signatures()
         for name, cell in catalog.combined:
-            found = self.gauges.contributions(cell, reserved, live if name.mode.live else None)
+            found = self.gauges.contributions(cell, live if name.mode.live else None)
             if name.mode.base is Mode.ALL:
                 for pid, only in by_process(found):
                     names.append(name._replace(labels=(*name.labels, ("pid", str(pid)))))
@@ -274,29 +261,26 @@ class BlockReader:
         """Return how the living workers sign."""
         return {worker.signature for worker in self.workers.live()}
 
-    def _breakdown(self, catalog: Catalog, reserved: npt.NDArray[np.bool_]) -> dict[int, list[Value | None]]:
+    def _breakdown(self, catalog: Catalog) -> dict[int, list[Value | None]]:
         live = self._signatures()
         return {
-            row: [
-                self._in_row(row, cell, name, reserved, live)
-                for name, cell in zip(catalog.names, catalog.cells.tolist(), strict=True)
-            ]
-            for row in np.flatnonzero(reserved.any(axis=1)).tolist()
+            row: [self._in_row(row, cell, name, live) for name, cell in zip(catalog.names, catalog.cells, strict=True)]
+            for row in self.columns.rows_in_use()
         }
 
-    def _in_row(self, row: int, cell: int, name: Name, reserved: npt.NDArray[np.bool_], live: set[int]) -> Value | None:
+    def _in_row(self, row: int, cell: int, name: Name, live: set[int]) -> Value | None:
         """Return what one row holds of a name; None for nothing."""
-        if not reserved[row, cell // CELLS_PER_PAGE] or not reserved[row, (cell + 1) // CELLS_PER_PAGE]:
+        if not self.columns.has(row, cell, 2 if name.mode is Mode.LAST else GAUGE_CELLS):
             return None
         if name.mode is not Mode.LAST:
-            found = self.gauges.contribution(row, cell, reserved, live if name.mode.live else None)
+            found = self.gauges.contribution(row, cell, live if name.mode.live else None)
             return None if found is None else found.value
         if name.kind in (Kind.GAUGE, Kind.TIMESTAMP):
             return self.columns.gauge(cell) if row == 0 else None
         if name.kind is Kind.HISTOGRAM:
-            distribution = self.histograms.one(cell, len(name.bounds) + 1 + BEFORE_BUCKETS, reserved, row)
+            distribution = self.histograms.one(cell, len(name.bounds) + 1 + BEFORE_BUCKETS, row)
             return distribution if any(distribution.buckets) else None
-        return int(self.columns.cells["value"][row, cell + 1]) or None
+        return self.columns.integer(row, cell + 1) or None
 
 
 @contextmanager

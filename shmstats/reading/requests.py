@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from ..block.layout import WORKER, Layout
 from ..block.workers import Worker
-from ..layout import REQUEST, REQUESTS_PER_WORKER, field_offset, struct_of
+from ..layout import REQUEST, REQUESTS_PER_WORKER
 from ..looks import is_look
 
-_REQUEST = struct_of(REQUEST)
-_SERVING = field_offset(WORKER, "serving")
+_REQUEST = REQUEST.struct
+_SERVING = WORKER.offset("serving")
 _ATTEMPTS = 5
 
 
@@ -51,11 +51,11 @@ def read_requests(buf: memoryview, layout: Layout, workers: Iterable[Worker]) ->
 
 
 def _of_worker(buf: memoryview, layout: Layout, worker: Worker) -> tuple[list[Request], int, int]:
-    slot = layout.workers + worker.slot * WORKER.itemsize + _SERVING
+    slot = layout.workers + worker.slot * WORKER.size + _SERVING
     if not int.from_bytes(buf[slot : slot + 4], "little"):
         return [], 0, 0  # there may be no memory behind its entries
-    entries = layout.requests + worker.slot * REQUESTS_PER_WORKER * REQUEST.itemsize
-    offsets = range(entries, entries + REQUESTS_PER_WORKER * REQUEST.itemsize, REQUEST.itemsize)
+    entries = layout.requests + worker.slot * REQUESTS_PER_WORKER * REQUEST.size
+    offsets = range(entries, entries + REQUESTS_PER_WORKER * REQUEST.size, REQUEST.size)
     entries_now = (entry for offset in offsets if (entry := _read(buf, offset)) is not None)
     requests = [Request(worker.pid, began, text) for began, text in entries_now if not is_look(text)]
     begun = sum(_REQUEST.unpack_from(buf, offset)[1] + 1 >> 1 for offset in offsets)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from ..core import add_histograms, clear_locks
 from ..layout import minimum_of
-from ..series import Deferred, Distribution, Name, Snapshot, Value
+from ..series import Deferred, Distribution, Kind, Name, Snapshot, Value
 from .catalog import Catalog
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from .histograms import BEFORE_BUCKETS
 
 #: What the first cell of a gauge has besides its lock where its value is the double.
 _IS_REAL = 1 << 32
@@ -28,65 +26,54 @@ class Totals:
     """
 
     def __init__(self, catalog: Catalog, cells: bytearray) -> None:
+        clear_locks(cells, catalog.cells, catalog.kinds)
         self.catalog = catalog
         self.cells = cells
-        self._integers: npt.NDArray[np.int64] = np.frombuffer(cells, np.int64)
+        self._integers, self._reals = memoryview(cells).cast("q"), memoryview(cells).cast("d")
 
     def set_gauges(self, positions: Sequence[int], values: Iterable[int | float]) -> None:
         """Set gauges that are no sums of columns."""
-        reals = self._integers.view(np.float64)
-        for cell, value in zip(self.catalog.cells[list(positions)].tolist(), values, strict=True):
+        for position, value in zip(positions, values, strict=True):
+            cell = self.catalog.cells[position]
             if isinstance(value, int):
                 self._integers[cell], self._integers[cell + 1] = 0, value
             else:
-                self._integers[cell], reals[cell + 2] = _IS_REAL, value
+                self._integers[cell], self._reals[cell + 2] = _IS_REAL, value
 
     def values(self) -> list[Value]:
         """Return the values of all series, in the order of the catalog's names."""
-        return self.at(np.arange(len(self.catalog.numbers)))
+        return self.at(range(len(self.catalog.numbers)))
 
-    def at(self, positions: npt.NDArray[np.intp]) -> list[Value]:
+    def at(self, positions: Iterable[int]) -> list[Value]:
         """Return the values of the series at some positions of the catalog."""
-        catalog = self.catalog
-        cells = catalog.cells[positions]
-        values: list[Any] = self._integers[cells + 1].tolist()
-        real = np.flatnonzero(catalog.are_gauges[positions] & (self._integers[cells] & _IS_REAL != 0))
-        numbers = self._integers.view(np.float64)[cells[real] + 2].tolist()
-        for i, number in zip(real.tolist(), numbers, strict=True):
-            values[i] = number
-        for i in np.flatnonzero(catalog.are_histograms[positions]).tolist():
-            values[i] = self._distribution(int(cells[i]), int(catalog.widths[positions[i]]))
+        cells, kinds, integers, reals = self.catalog.cells, self.catalog.kinds, self._integers, self._reals
+        values: list[Value] = []
+        for position in positions:
+            cell = cells[position]
+            if kinds[position] == Kind.HISTOGRAM:
+                values.append(_distribution(self.cells, cell, self.catalog.widths[position]))
+            else:
+                values.append(reals[cell + 2] if integers[cell] else integers[cell + 1])
         return values
 
     def sum_of(self, positions: Sequence[int]) -> Distribution:
         """Return the sum of histograms at some positions, at least one, that have the same bounds."""
-        cells = self.catalog.cells[list(positions)]
-        width = int(self.catalog.widths[positions[0]])
-        kept = self._integers[cells[:, None] + np.arange(1, width)]
-        reals = kept[:, :2].view(np.float64)
-        least = int((kept[:, 2].view(np.uint64) - np.uint64(1)).min()) + 1 & 2**64 - 1
-        buckets = tuple(kept[:, 3:].sum(axis=0).tolist())
-        minimum = minimum_of(least) if least else 0.0
-        return Distribution(float(reals[:, 0].sum()), float(reals[:, 1].max()), buckets, minimum)
-
-    def _distribution(self, cell: int, width: int) -> Distribution:
-        kept = self._integers[cell + 1 : cell + width]
-        total, maximum = kept[:2].view(np.float64).tolist()
-        minimum, *buckets = kept[2:].tolist()
-        return Distribution(total, maximum, tuple(buckets), minimum_of(minimum) if minimum else 0.0)
+        cells = array("I", [self.catalog.cells[position] for position in positions])
+        width = self.catalog.widths[positions[0]]
+        return _distribution(add_histograms(self.cells, cells.tobytes(), width), 0, width)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Totals):
             return NotImplemented
-        return self.catalog is other.catalog and self._shown() == other._shown()
+        return self.catalog is other.catalog and self.cells == other.cells
 
     __hash__ = None  # type: ignore[assignment]
 
-    def _shown(self) -> bytes:
-        """Return what is shown of the cells: without the locks that were taken at that moment."""
-        cells = self._integers.copy()
-        cells[self.catalog.cells] &= _IS_REAL
-        return cells.tobytes()
+
+def _distribution(cells: bytearray, cell: int, width: int) -> Distribution:
+    """Return the histogram whose lock is a cell."""
+    total, maximum, minimum, *buckets = struct.unpack_from(f"<ddq{width - BEFORE_BUCKETS}q", cells, 8 * (cell + 1))
+    return Distribution(total, maximum, tuple(buckets), minimum_of(minimum) if minimum else 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +100,7 @@ class BlockSnapshot(Snapshot):
     def value_of(self, category: str, metric: str) -> Value | None:
         """Return the value of a series without labels, which is no combined gauge; None where there is none."""
         position = self.totals.catalog.position_of(f"{category}\0{metric}".encode())
-        return None if position is None else self.totals.at(np.array([position]))[0]
+        return None if position is None else self.totals.at((position,))[0]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, BlockSnapshot):
@@ -156,5 +143,5 @@ class BlockValues(Deferred[Value]):
     def at(self, positions: Sequence[int]) -> list[Value]:
         """Return the values at some positions, none of them negative."""
         own = len(self._totals.catalog.numbers)
-        found = iter(self._totals.at(np.array([each for each in positions if each < own], np.intp)))
+        found = iter(self._totals.at([each for each in positions if each < own]))
         return [next(found) if each < own else self._combined[each - own] for each in positions]

@@ -23,7 +23,7 @@ COUNT_AND_WAIT = """
 
 def field(shmstats: ModuleType, name: str) -> tuple[int, int]:
     layout = shmstats.block.layout
-    return shmstats.layout.field_offset(layout.HEADER, name), layout.HEADER[name].itemsize
+    return layout.HEADER.offset(name), layout.HEADER.fields[name][1]
 
 
 def write_header(shmstats: ModuleType, data: Path, **values: int) -> None:

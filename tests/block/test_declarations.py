@@ -46,7 +46,7 @@ def families(block: Any) -> set[str]:
     from shmstats.layout import LIVE, NAME
 
     table = block.names
-    records = np.frombuffer(block._buf, NAME, table.count, block.layout.names)
+    records = np.frombuffer(block._buf, NAME.dtype, table.count, block.layout.names)
     live = records["state"] == LIVE
     standing = np.flatnonzero(live & (records["flags"] & FAMILY != 0)).tolist()
     assert table.families == len(standing)

@@ -126,10 +126,10 @@ def test_memory_is_only_used_where_it_was_reserved(stats: Any, data: Path, pytho
     list(block.reader.workers)
     stats.reset("c")
     assert pages() == before
-    reserved = int(block.reader.reserved().sum())
+    reserved = block.reader.columns.pages_in_use()
     for number in range(300):
         stats.incr("c", f"name {number}")
-    grown = int(block.reader.reserved().sum()) - reserved
+    grown = block.reader.columns.pages_in_use() - reserved
     names = -(-block.names.count * 64 // PAGE) - 1
     heap = -(-block.names.heap_used // PAGE) - 1
     assert pages() - before == grown + names + heap

@@ -88,8 +88,9 @@ SECOND_INTERPRETER = """
         except ImportError as error:
             print("refused", error)
     '''
-    for _ in range({count}):
-        interpreters.run_string(interpreters.create(isolated=False), code)
+    kept = [interpreters.create(isolated=False) for _ in range({count})]  # one that ends lets go of the process
+    for each in kept:
+        interpreters.run_string(each, code)
 """
 
 

@@ -33,7 +33,7 @@ POOL = """
             pool.close()
             pool.join()
         block = stats.shared.attach()
-        print(len(set(pids)), block.reader.header("slots"), int(block.reader.reserved().any(axis=1).sum()))
+        print(len(set(pids)), block.reader.header("slots"), len(block.reader.columns.rows_in_use()))
 """
 
 

@@ -150,7 +150,7 @@ class Image:
 
     def __init__(self, nursery: Nursery, directory: Path) -> None:
         from shmstats.block.layout import HEADER, Layout
-        from shmstats.layout import NAME, field_offset
+        from shmstats.layout import NAME
 
         self._nursery = nursery
         self.data, self._report = directory / "data", directory / "report"
@@ -159,14 +159,14 @@ class Image:
         self.file = segment_file(self.data)
         self.content = self.file.read_bytes()
         layout = Layout(int(STATS["capacity"]), int(STATS["max_workers"]))
-        self.fields = {name: field_offset(HEADER, name) for name in HEADER.names or ()}
+        self.fields = {name: HEADER.offset(name) for name in HEADER.fields}
         names = int.from_bytes(self.content[self.fields["names"] :][:4], "little")
         self.sections = {
-            "header": (8, HEADER.itemsize),
+            "header": (8, HEADER.size),
             "workers": (layout.workers, layout.workers + 256),
             "pages": (layout.pages, layout.pages + layout.rows * layout.bitmap_bytes),
             "index": (layout.index, layout.names),
-            "names": (layout.names, layout.names + names * NAME.itemsize),
+            "names": (layout.names, layout.names + names * NAME.size),
             "heap": (layout.heap, layout.heap + 2000),
             "cells": (layout.cells, layout.size),
         }

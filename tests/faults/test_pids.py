@@ -21,7 +21,6 @@ import pytest
 from helpers import PythonRunner, segment_file
 
 from shmstats.block.layout import HEADER
-from shmstats.layout import field_offset
 
 pytestmark = pytest.mark.far_from_core
 
@@ -76,9 +75,8 @@ NEXT = """
     signal.alarm(30)
     if len(sys.argv) > 1:
         from shmstats.block.layout import HEADER
-        from shmstats.layout import field_offset
         with open(sys.argv[1], "r+b") as file:
-            file.seek(field_offset(HEADER, "namespace"))
+            file.seek(HEADER.offset("namespace"))
             file.write(os.stat("/proc/self/ns/pid").st_ino.to_bytes(8, "little"))
     stats.incr("c", "m")
     live = [worker.pid for worker in stats.shared.attach().reader.workers.live()] if stats.get("c", "m") else []
@@ -127,9 +125,9 @@ def test_a_container_that_is_started_again_in_another_namespace_goes_on(
     """As one whose /dev/shm outlives it: that nobody lives in the former namespace is known by the kernel's locks."""
     ((_, _, former),) = container(DIE, status=137)
     with segment_file(data).open("r+b") as file:  # were the kernel to give the number of the namespace out again
-        file.seek(field_offset(HEADER, "namespace"))
+        file.seek(HEADER.offset("namespace"))
         assert int.from_bytes(file.read(8), "little") == former
-        file.seek(field_offset(HEADER, "namespace"))
+        file.seek(HEADER.offset("namespace"))
         file.write((former + 1).to_bytes(8, "little"))
     ((again, counted, live),) = container(NEXT)
     assert counted == 6

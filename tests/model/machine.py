@@ -5,7 +5,7 @@ a *planted* change of it. What they touch of the world is replaced from outside,
 
 - the block's memory by a `View`, each access of which is a step. A load or store of up to 8 aligned bytes is
   one step, a longer one is several;
-- `struct` and `numpy`, which want real memory, by what goes through a view field by field;
+- `struct`, which wants real memory, by what goes through a view field by field;
 - record locks (`fcntl`) and the C core's atomic operations (stepped.c) by steps of their own.
 
 What nobody ever writes while the processes run is read without a step: `explore_block` finds out by itself what
@@ -31,7 +31,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from explorer import Access, Ending, Explored, Steps, explore
 
 import shmstats.block.errors
@@ -368,100 +367,16 @@ def _split(codes: str) -> list[str]:
     return fields
 
 
-class _Numpy:
-    """Stands for the numpy module where names are looked through, under the table lock."""
+class _Name:
+    """Stands for the structure of a record where all are looked through, under the table lock: loaded at once."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
+        return getattr(NAME, name)
 
     @staticmethod
-    def frombuffer(view: View, dtype: Any, count: int, offset: int) -> _Records:
-        """Do as numpy's."""
-        return _Records(view, dtype, count, offset)
-
-
-class _Records:
-    """Stands for an array over the records: loaded at once, stored one by one."""
-
-    def __init__(self, view: View, dtype: Any, count: int, offset: int) -> None:
-        self._view, self._dtype, self._offset = view, dtype, offset
-        self._loaded = np.frombuffer(view.read_at_once(offset, count * dtype.itemsize), dtype, count)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._loaded[key]
-
-    def __setitem__(self, field: str, values: Any) -> None:
-        dtype, place = self._dtype.fields[field]
-        for number, value in enumerate(np.broadcast_to(values, len(self._loaded)).tolist()):
-            self._view.store(self._offset + number * self._dtype.itemsize + place, dtype.itemsize, value)
-
-
-class LiveCells:
-    """Stands for the reader's array of cells: ``[row, columns][field]`` or ``[field][row, columns]``."""
-
-    def __init__(self, view: View, layout: Layout, owners: dict[int, int]) -> None:
-        self._view, self._layout = view, layout
-        self._owners = tuple(owners.items())
-        self._odd = 0
-
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, str):
-            return _LiveField(self, key)
-        row, columns = key
-        return _LiveRow(self, row, range(*columns.indices(self._layout.columns)))
-
-    def load(self, row: int, column: int, field: str) -> Any:
-        """Load one field of a cell."""
-        offset = self._layout.cells + row * self._layout.row_bytes + column * CELL.itemsize
-        dtype, place = CELL.fields[field]  # type: ignore[index, misc]
-        if field == "seq" and self._odd >= 2:
-            # Who found a writer at work twice would find it again until it has gone on.
-            self._view.settle(offset + place, self._owners)
-        loaded = self._view.load(offset + place, dtype.itemsize)
-        if field == "seq":
-            self._odd = self._odd + 1 if loaded % 2 else 0
-        return np.frombuffer(loaded.to_bytes(dtype.itemsize, "little"), dtype)[0]
-
-
-class _LiveField:
-    def __init__(self, cells: LiveCells, field: str) -> None:
-        self._cells, self._field = cells, field
-
-    def __getitem__(self, key: Any) -> Any:
-        rows, columns = key
-        if isinstance(columns, slice):
-            loaded = [self._cells.load(rows, at, self._field) for at in range(columns.start, columns.stop)]
-            return np.array(loaded, CELL[self._field])
-        if isinstance(rows, np.ndarray):
-            loaded = [self._cells.load(row, columns, self._field) for row in rows.tolist()]
-            return np.array(loaded, CELL[self._field])
-        return self._cells.load(rows, columns, self._field)
-
-
-class _LiveRow:
-    def __init__(self, cells: LiveCells, row: int, columns: range) -> None:
-        self._cells, self._row, self._columns = cells, row, columns
-
-    def __getitem__(self, field: str) -> _LiveColumns:
-        return _LiveColumns(self, field)
-
-    def load(self, index: int, field: str) -> Any:
-        return self._cells.load(self._row, self._columns[index], field)
-
-    def __len__(self) -> int:
-        return len(self._columns)
-
-
-class _LiveColumns:
-    def __init__(self, row: _LiveRow, field: str) -> None:
-        self._row, self._field = row, field
-
-    def __getitem__(self, index: int) -> Any:
-        return self._row.load(index, self._field)
-
-    def copy(self) -> Any:
-        """Load all, one after the other."""
-        return np.array([self[index] for index in range(len(self._row))], CELL[self._field])
+    def column(view: View, field: str) -> memoryview:
+        """Do as the method of `Structure`."""
+        return NAME.column(view.read_at_once(0, len(view)), field)
 
 
 # The package's code --------------------------------------------------------------------------------
@@ -489,16 +404,16 @@ class Plant(NamedTuple):
 class SmallLayout(Layout):
     """A layout without pages: as little memory as the model can have."""
 
-    workers = _rounded = property(lambda self: -(-HEADER.itemsize // 16) * 16)  # type: ignore[assignment]
+    workers = _rounded = property(lambda self: -(-HEADER.size // 16) * 16)  # type: ignore[assignment]
     bitmap_bytes = property(lambda self: 8)  # type: ignore[assignment]
-    pages = property(lambda self: self.workers + 4 * WORKER.itemsize)  # type: ignore[assignment]
+    pages = property(lambda self: self.workers + 4 * WORKER.size)  # type: ignore[assignment]
     index = property(lambda self: self.pages + 8 * self.rows)  # type: ignore[assignment]
     index_slots = property(lambda self: 8)  # type: ignore[assignment]
     names = property(lambda self: self.index + 4 * self.index_slots)  # type: ignore[assignment]
-    heap = property(lambda self: self.names + self.capacity * NAME.itemsize)  # type: ignore[assignment]
+    heap = property(lambda self: self.names + self.capacity * NAME.size)  # type: ignore[assignment]
     heap_bytes = property(lambda self: 64)  # type: ignore[assignment]
     cells = property(lambda self: -(-(self.heap + self.heap_bytes) // 16) * 16)  # type: ignore[assignment]
-    row_bytes = property(lambda self: self.columns * CELL.itemsize)  # type: ignore[assignment]
+    row_bytes = property(lambda self: self.columns * CELL.size)  # type: ignore[assignment]
 
 
 class Core:
@@ -558,7 +473,7 @@ class Core:
             for name, thing in list(vars(module).items()):
                 if isinstance(thing, struct.Struct):
                     setattr(module, name, FieldStruct(thing))
-        self.index.np = self.records.np = _Numpy()
+        self.index.NAME = self.records.NAME = _Name()
         self.histograms._ATTEMPTS = 6  # enough for all that the writers of a model do
         self.workers.own_start_time = lambda: 7
         self.workers.has_mapped = lambda pid, file: False
@@ -595,13 +510,22 @@ class Core:
                 return core._current.worker or super().claim(reserve)
 
         class Columns(self.columns.Columns):  # type: ignore[misc, name-defined]
-            """The cells, without an array over the memory."""
+            """The cells, which all have memory, of a reader who waits for a writer that stays at work."""
 
             def __init__(self, view: View, layout: Layout) -> None:
-                self.rows, self.cells = layout.rows, LiveCells(view, layout, core._current.owners)
+                super().__init__(view, layout)
+                self._view, self._owners, self._odd = view, tuple(core._current.owners.items()), 0
 
-            def reserved(self) -> Any:
-                return np.ones((self.rows, 1), np.bool_)
+            def rows_of(self, cell: int, width: int = 1) -> list[int]:
+                return list(range(self._layout.rows))
+
+            def sequence(self, row: int, column: int) -> int:
+                if self._odd >= 2:  # who found a writer at work twice would find it again until it has gone on
+                    offset = self._layout.cells + row * self._layout.row_bytes + column * CELL.size
+                    self._view.settle(offset + CELL.offset("seq"), self._owners)
+                found: int = super().sequence(row, column)
+                self._odd = self._odd + 1 if found % 2 else 0
+                return found
 
         class Reader(self.reader.BlockReader):  # type: ignore[misc, name-defined]
             """The reader, of these cells."""
@@ -885,8 +809,7 @@ class Scenario:
     ) -> None:
         self._core, self._identities = core, identities
         self.layout = SmallLayout(capacity, max_workers)
-        empty = {field: b"" if HEADER[field].kind == "S" else 0 for field in HEADER.names or ()}
-        header = empty | {
+        header = HEADER.empty | {
             "capacity": capacity,
             "max_workers": max_workers,
             "index_slots": index_slots,
@@ -894,7 +817,7 @@ class Scenario:
             "revision": 1,
             "salt": b"0123456789abcdef",
         }
-        self._memory = shmstats.layout.struct_of(HEADER).pack(*header.values()).ljust(self.layout.size, b"\0")
+        self._memory = HEADER.struct.pack(*header.values()).ljust(self.layout.size, b"\0")
         for row in range(self.layout.rows):
             self._poke(self.layout.pages + row * self.layout.bitmap_bytes, b"\xff")
         self._workers: dict[int, Any] = {}
@@ -1009,7 +932,7 @@ class Final:
 
     def load(self, row: int, column: int) -> int:
         """Return the value in a cell."""
-        offset = self._scenario.layout.cells + row * self._scenario.layout.row_bytes + column * CELL.itemsize
+        offset = self._scenario.layout.cells + row * self._scenario.layout.row_bytes + column * CELL.size
         return int.from_bytes(self._state.memory[offset + 8 : offset + 16], "little", signed=True)
 
     def ask(self, question: Callable[[Any], Any]) -> Any:

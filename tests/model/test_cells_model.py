@@ -289,8 +289,7 @@ def read_histogram(process: Process) -> None:
 def summed(block: Any) -> tuple[float, float, int]:
     """Sum, maximum and count of the row's histogram, read by the real reader."""
     copy = block.reader.histograms.in_row(1, 0, WIDTH)
-    total, maximum = copy[:2].view(float).tolist()
-    return total, maximum, sum(copy[3:].tolist())
+    return copy.sum, copy.max, sum(copy.buckets)
 
 
 def histograms(core: Core, *programs: Callable[[Process], None], whole: set[tuple[float, float, int]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 
-import numpy as np
 import pytest
 from explorer import ViolationError
 from machine import Core, Final, Identity, Plant, Process, Scenario, compiler
@@ -49,7 +48,7 @@ def successor(process: Process) -> None:
 def look(process: Process) -> None:
     """Read the contributions, and who made them."""
     block = process.had()
-    for found in Gauges(block.reader.columns).contributions(NUMBER, np.ones((2, 1), np.bool_), None):
+    for found in Gauges(block.reader.columns).contributions(NUMBER, None):
         process.steps.note("seen", found.signature, found.value)
 
 

@@ -147,7 +147,6 @@ DAMAGE = """
     from shmstats.reading import read_only
     from shmstats.core import CORE
     from shmstats.block.layout import HEADER, Layout
-    from shmstats.layout import field_offset
     from shmstats.layout import PAGE
     from shmstats.block import identify
     from shmstats.registry import Registry
@@ -161,7 +160,7 @@ DAMAGE = """
     file = Path(identify(data).segment)
     layout = Layout(256, 2)
     sections = {
-        "header": (8, HEADER.itemsize),
+        "header": (8, HEADER.size),
         "workers": (layout.workers, layout.workers + 4 * 64),
         "pages": (layout.pages, layout.pages + layout.rows * layout.bitmap_bytes),
         "index": (layout.index, layout.index + 4 * layout.index_slots),

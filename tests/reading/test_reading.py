@@ -88,7 +88,7 @@ def test_a_histogram_that_a_killed_writer_left_is_read_too(attach: Any, shmstats
     row = block.row_for(record)
     buckets = (1,) + (0,) * (record.width - 5)
     block.cells.add_distribution(row, record.cell, 0.05, 0.05, 0.05, buckets, block.cells.generation)
-    place = block.layout.cells + row * block.layout.row_bytes + record.cell * CELL_LAYOUT.itemsize
+    place = block.layout.cells + row * block.layout.row_bytes + record.cell * CELL_LAYOUT.size
     np.frombuffer(block._buf, "<u4", 1, place + 4)[:] |= 1
     assert block.reader.read().values[0].buckets == buckets
 

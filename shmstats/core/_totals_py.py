@@ -1,0 +1,228 @@
+"""The pure Python twin of sums.h, totals.h and catalog.h: rows made into one, and the series that are shown."""
+
+from __future__ import annotations
+
+import math
+import struct
+import sys
+from collections.abc import Iterable, Sequence
+from operator import add
+
+from ..layout import CELL, CELLS_PER_PAGE, INT64_MAX, INT64_MIN, LIVE, NAME, minimum_of
+
+_SPAN = struct.Struct("<II")
+
+_FAMILY = 2
+_COUNTER, _GAUGE, _HISTOGRAM, _TIMESTAMP = 1, 2, 3, 4
+_COMBINED = 2
+
+#: Cells of a histogram before its buckets: lock, sum, maximum, minimum; and of a contribution, with owner and moment.
+_FIRST_BUCKET, _CONTRIBUTION_CELLS = 4, 5
+_OWNER = 3
+
+#: The bit of a gauge's first cell that says that its value is the double.
+_IS_REAL = 1 << 32
+
+#: Looks at a histogram that changes all the time.
+_LOOKS = 100
+
+
+class _Grid:
+    """The cells of a block, of which no page without memory is looked at."""
+
+    def __init__(
+        self, block: memoryview, cells: int, row_bytes: int, rows: int, pages: int, bitmap_bytes: int, columns: int
+    ) -> None:
+        if (
+            min(cells, pages, columns) < 0
+            or min(rows, row_bytes, bitmap_bytes) < 1
+            or cells % CELL.size
+            or row_bytes % CELL.size
+            or columns > row_bytes // CELL.size
+            or columns > bitmap_bytes * 8 * CELLS_PER_PAGE
+            or rows > (len(block) - cells) // row_bytes
+            or rows > (len(block) - pages) // bitmap_bytes
+        ):
+            raise BufferError("the cells do not fit into the block")
+        self._bits = block[pages : pages + rows * bitmap_bytes]
+        self._bitmap_bytes = bitmap_bytes
+        content = block[cells : cells + rows * row_bytes]
+        self.integers, self.reals, self.words = content.cast("q"), content.cast("d"), content.cast("I")
+        self.row_cells, self.rows = row_bytes // CELL.size, rows
+
+    def rows_of(self, first: int, width: int = 1) -> list[int]:
+        """Return the rows that have memory behind some columns."""
+        pages = range(first // CELLS_PER_PAGE, (first + width - 1) // CELLS_PER_PAGE + 1)
+        return [row for row in range(self.rows) if all(self._has(row, page) for page in pages)]
+
+    def _has(self, row: int, page: int) -> int:
+        return self._bits[row * self._bitmap_bytes + page // 8] >> page % 8 & 1
+
+
+def _saturated(value: int) -> int:
+    return min(max(value, INT64_MIN), INT64_MAX)
+
+
+def sum_columns(
+    block: memoryview, cells: int, row_bytes: int, rows: int, pages: int, bitmap_bytes: int, columns: int
+) -> bytearray:
+    """Return the sums of columns over all rows; see `shmstats.core._cells`."""
+    grid = _Grid(block, cells, row_bytes, rows, pages, bitmap_bytes, columns)
+    sums: list[int] = []
+    for first in range(0, columns, CELLS_PER_PAGE):
+        count = min(CELLS_PER_PAGE, columns - first)
+        starts = [row * grid.row_cells + first for row in grid.rows_of(first)]
+        page = [0] * count
+        for start in starts:
+            page = list(map(add, page, grid.integers[start : start + count]))
+        sums += map(_saturated, page) if len(starts) > 1 else page
+    return bytearray(struct.pack(f"<{columns}q", *sums))
+
+
+def merge_histograms(
+    block: memoryview,
+    cells: int,
+    row_bytes: int,
+    rows: int,
+    pages: int,
+    bitmap_bytes: int,
+    totals: bytearray,
+    histograms: bytes,
+) -> None:
+    """Put the totals of histograms into a row of totals; see `shmstats.core._cells`."""
+    columns = len(totals) // CELL.size
+    grid = _Grid(block, cells, row_bytes, rows, pages, bitmap_bytes, columns)
+    spans = list(_SPAN.iter_unpack(histograms))
+    if any(width < _FIRST_BUCKET or first + width > columns for first, width in spans):
+        raise BufferError("the cells do not fit into the block")
+    for first, width in spans:
+        copies = [_copied(grid, row * grid.row_cells + first, width) for row in grid.rows_of(first, width)]
+        totals[first * CELL.size : (first + width) * CELL.size] = _merged(copies, width)
+
+
+def _copied(grid: _Grid, first: int, width: int) -> bytes:
+    """Return a histogram's values in a row, of one moment."""
+    for _ in range(_LOOKS):
+        before = grid.words[2 * first + 1]
+        copy = bytes(grid.integers[first + 1 : first + width])
+        if before % 2 == 0 and grid.words[2 * first + 1] == before:
+            break
+    return copy
+
+
+def _merged(copies: list[bytes], width: int) -> bytes:
+    """Return what histograms, from their sums on, are together, with the cell of a free lock before it."""
+    total = maximum = 0.0
+    smallest = 0
+    buckets = [0] * (width - _FIRST_BUCKET)
+    for copy in copies:
+        part_sum, most, least, *part = struct.unpack(f"<ddq{len(buckets)}q", copy)
+        total += part_sum
+        maximum = most if most > maximum or math.isnan(most) else maximum
+        smallest = min((each for each in (smallest, least) if each), key=_by_size, default=0)
+        buckets = [_saturated(number + more) for number, more in zip(buckets, part, strict=True)]
+    total, maximum = _finite(total), _finite(maximum)
+    if not 0 <= (minimum_of(smallest) if smallest else 0.0) <= maximum:
+        smallest = 0
+    return struct.pack(f"<qddq{len(buckets)}q", 0, total, maximum, smallest, *(max(each, 0) for each in buckets))
+
+
+def _by_size(kept: int) -> int:
+    """Return the bits of a minimum, as a number without sign."""
+    return (kept - 1) % 2**64
+
+
+def _finite(number: float) -> float:
+    return 0.0 if math.isnan(number) else min(max(number, -sys.float_info.max), sys.float_info.max)
+
+
+def sum_contributions(
+    block: memoryview,
+    cells: int,
+    row_bytes: int,
+    rows: int,
+    pages: int,
+    bitmap_bytes: int,
+    columns: int,
+    gauges: bytes,
+    of_live: bytes,
+    living: bytes,
+) -> list[int | float]:
+    """Return the sums of contributions to some gauges; see `shmstats.core._cells`."""
+    grid = _Grid(block, cells, row_bytes, rows, pages, bitmap_bytes, columns)
+    firsts = memoryview(gauges).cast("I").tolist() if len(gauges) == 4 * len(of_live) else [columns]
+    if any(first + _CONTRIBUTION_CELLS > columns for first in firsts):
+        raise BufferError("the cells do not fit into the block")
+    signatures = set(memoryview(living).cast("Q"))
+    return [
+        _sum_of(_contributions(grid, first, signatures if is_live else None))
+        for first, is_live in zip(firsts, of_live, strict=True)
+    ]
+
+
+def _contributions(grid: _Grid, first: int, living: set[int] | None) -> Iterable[int | float]:
+    for row in grid.rows_of(first, _CONTRIBUTION_CELLS):
+        cell = row * grid.row_cells + first
+        while True:
+            signature = grid.integers[cell + _OWNER]
+            if not signature or (living is not None and signature not in living):
+                break
+            is_real = grid.words[2 * cell + 1] & 1
+            value = grid.reals[cell + 2] if is_real else grid.integers[cell + 1]
+            if grid.integers[cell + _OWNER] == signature:  # else it is that of another worker by now
+                yield value
+                break
+
+
+def _sum_of(values: Iterable[int | float]) -> int | float:
+    parts = list(values)
+    if not any(isinstance(each, float) for each in parts):
+        return _saturated(sum(map(int, parts)))
+    total = 0.0
+    for each in parts:
+        total += each
+    if math.isinf(total) and all(map(math.isfinite, parts)):
+        return math.copysign(sys.float_info.max, total)
+    return total
+
+
+def clear_locks(totals: bytearray, cells: bytes, kinds: bytes) -> None:
+    """Take the locks off the first cells of series in totals; see `shmstats.core._cells`."""
+    integers, firsts = memoryview(totals).cast("q"), memoryview(cells).cast("B").cast("I")
+    if len(firsts) != len(kinds) or (kinds and max(firsts) >= len(integers)):
+        raise ValueError("the cells are not within these totals")
+    for first, kind in zip(firsts, kinds, strict=True):
+        integers[first] &= _IS_REAL if kind in (_GAUGE, _TIMESTAMP) else 0
+
+
+def add_histograms(totals: bytes | bytearray, cells: bytes, width: int) -> bytearray:
+    """Return the sum of histograms that have the same bounds; see `shmstats.core._cells`."""
+    content, firsts = memoryview(totals).cast("B"), memoryview(cells).cast("I").tolist()
+    if width <= _FIRST_BUCKET or any(CELL.size * (first + width) > len(content) for first in firsts):
+        raise ValueError("the histograms are not within these totals")
+    copies = [bytes(content[CELL.size * (first + 1) : CELL.size * (first + width)]) for first in firsts]
+    return bytearray(_merged(copies, width))
+
+
+def list_series(records: bytes, modes: bytes, columns: int) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes]:
+    """Return the series that some records show, in columns; see `shmstats.core._cells`."""
+    if len(records) % NAME.size or len(modes) != 256:
+        raise ValueError("these are not whole records, and 256 modes")
+    listed: list[tuple[int, int, int, int, int]] = []
+    aside: list[int] = []
+    for number, fields in enumerate(NAME.struct.iter_unpack(records)):
+        state, kind, mode, flags, width, cell, _, _, declaration, *_ = fields
+        if state != LIVE or flags & _FAMILY or declaration:
+            continue
+        if not _COUNTER <= kind <= _TIMESTAMP or not modes[mode] or width < 2 or cell + width > columns:
+            raise BufferError("a record has a kind, a mode or cells that cannot be")
+        if modes[mode] == _COMBINED:
+            aside.append(number)
+        else:
+            listed.append((number, cell, width, kind, mode))
+    numbers, cells, widths, kinds, modes_of = zip(*listed, strict=True) if listed else ((),) * 5
+    return _packed(numbers), _packed(cells), _packed(widths), bytes(kinds), bytes(modes_of), _packed(aside)
+
+
+def _packed(words: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(words)}I", *words)

@@ -1,0 +1,162 @@
+/* Totals: a row of cells that all rows were made into. What is done with it besides writing its values as text. */
+
+/* The bit of a gauge's lock cell that says that its value is the double. */
+#define IS_REAL ((int64_t)1 << 32)
+
+/* Take the locks off the first cells of series: what is left there is whether a gauge is a double. */
+static PyObject *
+clear_locks(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer totals, cells, kinds;
+    if (!PyArg_ParseTuple(args, "w*y*y*", &totals, &cells, &kinds))
+        return NULL;
+    Cell *total = totals.buf;
+    const uint32_t *cell = cells.buf;
+    const uint8_t *kind = kinds.buf;
+    Py_ssize_t columns = totals.len / (Py_ssize_t)sizeof *total, i = 0;
+    if (cells.len == kinds.len * (Py_ssize_t)sizeof *cell)
+        for (; i < kinds.len && cell[i] < columns; i++)
+            total[cell[i]].value &= kind[i] == KIND_GAUGE || kind[i] == KIND_TIMESTAMP ? IS_REAL : 0;
+    int fits = cells.len == kinds.len * (Py_ssize_t)sizeof *cell && i == kinds.len;
+    PyBuffer_Release(&totals);
+    PyBuffer_Release(&cells);
+    PyBuffer_Release(&kinds);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "the cells are not within these totals");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Add histograms of the same width, each in a row of totals, up to one. */
+static PyObject *
+add_histograms(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer totals, cells;
+    Py_ssize_t width;
+    if (!PyArg_ParseTuple(args, "y*y*n", &totals, &cells, &width))
+        return NULL;
+    PyObject *result = NULL;
+    const uint32_t *cell = cells.buf;
+    Py_ssize_t columns = totals.len / (Py_ssize_t)sizeof(Cell), count = cells.len / (Py_ssize_t)sizeof *cell, i = 0;
+    if (width > LOCK_CELLS + BUCKETS && width <= columns)
+        while (i < count && cell[i] <= columns - width)
+            i++;
+    if (i < count || width <= LOCK_CELLS + BUCKETS)
+        PyErr_SetString(PyExc_ValueError, "the histograms are not within these totals");
+    else
+        result = PyByteArray_FromStringAndSize(NULL, width * (Py_ssize_t)sizeof(Cell));
+    if (result != NULL) {
+        Cell *sum = (Cell *)(void *)PyByteArray_AS_STRING(result);
+        memset(sum, 0, (size_t)width * sizeof *sum);
+        for (i = 0; i < count; i++)
+            add_to_total(sum, (const Cell *)totals.buf + cell[i], width);
+        settle_histogram(sum, width);
+    }
+    PyBuffer_Release(&totals);
+    PyBuffer_Release(&cells);
+    return result;
+}
+
+/* The sum of the contributions to a gauge. */
+typedef struct {
+    __int128 whole;
+    double real;
+    int is_real, is_finite;
+} GaugeSum;
+
+/* Whose contributions to live gauges count: signatures, ascending. */
+typedef struct {
+    const uint64_t *signature;
+    Py_ssize_t count;
+} Living;
+
+static int
+is_living(const Living *living, uint64_t signature)
+{
+    Py_ssize_t low = 0, high = living->count;
+    while (low < high) {
+        Py_ssize_t middle = (low + high) / 2;
+        if (living->signature[middle] < signature)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < living->count && living->signature[low] == signature;
+}
+
+/* Add what a row contributes to a gauge. Whose it is is looked at again after the value: else it may be another's. */
+static void
+add_contribution(GaugeSum *sum, const Cell *cell, const Living *living)
+{
+    for (;;) {
+        uint64_t signature = (uint64_t)__atomic_load_n(&cell[LOCK_CELLS + OWNER].value, __ATOMIC_ACQUIRE);
+        if (signature == 0 || (living != NULL && !is_living(living, signature)))
+            return;
+        int is_real = __atomic_load_n(&cell->seq, __ATOMIC_ACQUIRE) & 1;
+        int64_t value = __atomic_load_n(&cell[LOCK_CELLS + (is_real ? REAL : INTEGER)].value, __ATOMIC_ACQUIRE);
+        if ((uint64_t)__atomic_load_n(&cell[LOCK_CELLS + OWNER].value, __ATOMIC_ACQUIRE) != signature)
+            continue;
+        double real = (double)value;
+        if (is_real)
+            memcpy(&real, &value, sizeof real);
+        else
+            sum->whole += value;
+        sum->real += real;
+        sum->is_real |= is_real;
+        sum->is_finite &= isfinite(real) != 0;
+        return;
+    }
+}
+
+static PyObject *
+value_of_sum(const GaugeSum *sum)
+{
+    if (!sum->is_real)
+        return PyLong_FromLongLong(sum->whole > INT64_MAX   ? INT64_MAX
+                                   : sum->whole < INT64_MIN ? INT64_MIN
+                                                            : (int64_t)sum->whole);
+    return PyFloat_FromDouble(isinf(sum->real) && sum->is_finite ? copysign(DBL_MAX, sum->real) : sum->real);
+}
+
+/* Cells of a gauge of which each worker has its own. */
+enum { CONTRIBUTION_CELLS = LOCK_CELLS + MOMENT + 1 };
+
+static PyObject *
+sum_contributions(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer block, cells, of_live, signatures;
+    Grid grid;
+    if (!PyArg_ParseTuple(args, "y*nnnnnny*y*y*", &block, &grid.cells, &grid.row_bytes, &grid.rows, &grid.pages,
+                          &grid.bitmap_bytes, &grid.columns, &cells, &of_live, &signatures))
+        return NULL;
+    const uint32_t *cell = cells.buf;
+    Living living = {signatures.buf, signatures.len / (Py_ssize_t)sizeof(uint64_t)};
+    Py_ssize_t count = of_live.len;
+    int fits = is_within(&grid, block.len) && cells.len == count * (Py_ssize_t)sizeof *cell;
+    for (Py_ssize_t i = 0; fits && i < count; i++)
+        fits = (Py_ssize_t)cell[i] + CONTRIBUTION_CELLS <= grid.columns;
+    PyObject *result = fits ? PyList_New(count) : NULL;
+    if (!fits)
+        PyErr_SetString(PyExc_BufferError, "the cells do not fit into the block");
+    grid.base = block.buf;
+    for (Py_ssize_t i = 0; result != NULL && i < count; i++) {
+        GaugeSum sum = {.is_finite = 1};
+        for (Py_ssize_t row = 0; row < grid.rows; row++)
+            if (has_memory(&grid, row, cell[i], CONTRIBUTION_CELLS)) {
+                const char *start = grid.base + grid.cells + row * grid.row_bytes;
+                int is_live = ((const uint8_t *)of_live.buf)[i];
+                add_contribution(&sum, (const Cell *)(const void *)start + cell[i], is_live ? &living : NULL);
+            }
+        PyObject *value = value_of_sum(&sum);
+        if (value == NULL)
+            Py_CLEAR(result);
+        else
+            PyList_SET_ITEM(result, i, value);
+    }
+    PyBuffer_Release(&block);
+    PyBuffer_Release(&cells);
+    PyBuffer_Release(&of_live);
+    PyBuffer_Release(&signatures);
+    return result;
+}
