@@ -49,7 +49,7 @@ class Structure:
         """Return where a field begins, in bytes."""
         return self.fields[field][0]
 
-    def column(self, content: bytes | memoryview, field: str) -> memoryview:
+    def column(self, content: bytes | bytearray | memoryview, field: str) -> memoryview:
         """Return one field, a number, of all structures that some bytes are; it is a view of these."""
         offset, size = self.fields[field]
         form: Any = self._forms[field]

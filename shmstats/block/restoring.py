@@ -97,7 +97,7 @@ def _register(block: Block, part: list[_Saved]) -> None:
     lengths, created = NAME.column(records, "length"), NAME.column(records, "created")
     for i, (name, key, _) in enumerate(part):
         lengths[i], created[i] = len(key), name.created
-    totals = [saved.value if saved.name.kind is Kind.COUNTER else 0 for saved in part]
+    totals = [value if isinstance(value, int) and name.kind is Kind.COUNTER else 0 for name, _, value in part]
     first, cells = block.names.add_all(b"".join([key for _, key, _ in part]), bytes(records), totals)
     for i, (name, _, value) in enumerate(part):
         if name.kind is not Kind.COUNTER:

@@ -1,4 +1,4 @@
-# The counting path: what _cells.c and its pure Python twin _cells_py.py both are.
+# The counting path: what _cells.c and its pure Python twin _cells_py.py both are. One file, however long: it is a module.
 
 from collections.abc import Callable, Mapping, Sequence
 from threading import RLock
@@ -50,12 +50,7 @@ def merge_histograms(
     Of each row the values are of one moment. A bucket is saturated, the sum and the maximum are finite.
 
     Args:
-        block: as for `sum_columns`, with all up to ``bitmap_bytes``.
-        cells: see there.
-        row_bytes: see there.
-        rows: see there.
-        pages: see there.
-        bitmap_bytes: see there.
+        block: as for `sum_columns`, as are those up to ``bitmap_bytes``.
         totals: as `sum_columns` returns them.
         histograms: the first column and the width of each (u32).
 
@@ -78,13 +73,7 @@ def sum_contributions(
     """Return the sums of contributions to some gauges, an int where all of them are.
 
     Args:
-        block: as for `sum_columns`, with all up to ``columns``.
-        cells: see there.
-        row_bytes: see there.
-        rows: see there.
-        pages: see there.
-        bitmap_bytes: see there.
-        columns: see there.
+        block: as for `sum_columns`, as are those up to ``columns``.
         gauges: the first column of each (u32).
         of_live: of each, whether the contributions of living workers alone count (u8).
         living: the signatures of these, ascending (u64).

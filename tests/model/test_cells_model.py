@@ -353,13 +353,13 @@ HISTOGRAM_FAULTS = {
     ),
     "the reader does not look again": Plant(
         "histograms.py",
-        'if before % 2 == 0 and columns.sequence(row, cell) == before:',
+        "if before % 2 == 0 and columns.sequence(row, cell) == before:",
         "if before % 2 == 0:",
     ),
     "the reader does not mind a writer": Plant(
         "histograms.py",
-        'if before % 2 == 0 and columns.sequence(row, cell) == before:',
-        'if columns.sequence(row, cell) == before:',
+        "if before % 2 == 0 and columns.sequence(row, cell) == before:",
+        "if columns.sequence(row, cell) == before:",
     ),
     "the twin shows no writing": Plant("_cells_py.py", "            self._words[2 * cell + 1] |= 1\n", ""),
 }
