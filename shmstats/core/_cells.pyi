@@ -1,4 +1,4 @@
-# The counting path: what _cells.c and its pure Python twin _cells_py.py both are. One file, however long: it is a module.
+# The counting path: what _cells.c and its pure Python twin _cells_py.py both are.
 
 from collections.abc import Callable, Mapping, Sequence
 from threading import RLock
@@ -22,17 +22,8 @@ def sum_columns(
 ) -> bytearray:
     """Return the sums of the first ``columns`` columns over all rows, as 64-bit integers, saturated; without the GIL.
 
-    Args:
-        block: the block.
-        cells: offset of the cells.
-        row_bytes: from one row to the next.
-        rows: of cells.
-        pages: offset of the bitmaps of reserved pages: what is not reserved is not looked at.
-        bitmap_bytes: from one bitmap to the next.
-        columns: how many.
-
-    Raises:
-        ValueError: that is more than the block has.
+    Where the cells and the bitmaps of reserved pages are in the block is told by the offset of each and the bytes from
+    one row to the next: what is not reserved is not looked at. What is more than the block has raises BufferError.
     """
 
 def merge_histograms(
@@ -43,19 +34,13 @@ def merge_histograms(
     pages: int,
     bitmap_bytes: int,
     totals: bytearray,
-    histograms: bytes,
+    spans: bytes,
 ) -> None:
     """Put the totals of histograms into a row of totals, in the place of the sums of their columns; without the GIL.
 
-    Of each row the values are of one moment. A bucket is saturated, the sum and the maximum are finite.
-
-    Args:
-        block: as for `sum_columns`, as are those up to ``bitmap_bytes``.
-        totals: as `sum_columns` returns them.
-        histograms: the first column and the width of each (u32).
-
-    Raises:
-        ValueError: that is more than the block, or the totals, have.
+    Of each row the values are of one moment. A bucket is saturated, the sum and the maximum are finite. The block and
+    where things are in it are as for `sum_columns`; ``totals`` is what that returns; ``spans`` are the first column and
+    the width of each histogram (u32). What is more than the block or the totals have raises BufferError.
     """
 
 def sum_contributions(
@@ -72,38 +57,21 @@ def sum_contributions(
 ) -> list[int | float]:
     """Return the sums of contributions to some gauges, an int where all of them are.
 
-    Args:
-        block: as for `sum_columns`, as are those up to ``columns``.
-        gauges: the first column of each (u32).
-        of_live: of each, whether the contributions of living workers alone count (u8).
-        living: the signatures of these, ascending (u64).
-
-    Raises:
-        BufferError: that is more than the block has.
+    The block and where things are in it are as for `sum_columns`; then the first column of each gauge (u32), whether
+    the contributions of living workers alone count (u8), and the signatures of these, ascending (u64). What is more
+    than the block has raises BufferError.
     """
 
 def clear_locks(totals: bytearray, cells: bytes | memoryview, kinds: bytes) -> None:
-    """Take the locks off the first cells of series in totals: what is left is whether a gauge is a double.
+    """Take the locks off the first cells (u32) of series of some kinds (u8) in totals.
 
-    Args:
-        totals: as `sum_columns` returns them.
-        cells: the first column of each series (u32).
-        kinds: of the series (u8).
-
-    Raises:
-        ValueError: a column is not within the totals.
+    What is left is whether a gauge is a double. A column that is not within the totals raises ValueError.
     """
 
 def add_histograms(totals: bytes | bytearray, cells: bytes, width: int) -> bytearray:
-    """Return the sum of histograms that have the same bounds, as the columns of one.
+    """Return the sum of histograms of the same bounds in totals, by their first cells (u32), as the columns of one.
 
-    Args:
-        totals: that have them, see `merge_histograms`.
-        cells: the first column of each (u32).
-        width: columns of each.
-
-    Raises:
-        ValueError: a column is not within the totals.
+    A column that is not within the totals raises ValueError.
     """
 
 def list_series(records: bytes, modes: bytes, columns: int) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes]:
