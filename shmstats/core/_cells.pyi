@@ -75,20 +75,11 @@ def add_histograms(totals: bytes | bytearray, cells: bytes, width: int) -> bytea
     """
 
 def list_series(records: bytes, modes: bytes, columns: int) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes]:
-    """Return the series that some records show, in columns.
+    """Return the series that some records show, in columns; one that cannot be raises BufferError.
 
-    Args:
-        records: as for `group_series`.
-        modes: what each of 256 modes is: 0 for none, 1 for one whose gauges have a value of their own, 2 for one
-            whose gauges are combined, and stand apart.
-        columns: of a row of the block.
-
-    Returns:
-        Of all but those that stand apart the numbers of the records, first columns, widths (u32 each), kinds and
-        modes (u8 each); and the numbers of those that stand apart (u32).
-
-    Raises:
-        BufferError: a record has a kind, a mode or cells that cannot be.
+    ``modes`` says what each of 256 modes is: 0 for none, 1 for one whose gauges have a value of their own, 2 for one
+    whose gauges are combined, and stand apart. Of all but those come the numbers of the records, first columns, widths
+    (u32 each), kinds and modes (u8 each); and last the numbers of those that stand apart (u32).
     """
 
 #: Text before the category of each line, text behind it, and before the category of a line with the time of creation
