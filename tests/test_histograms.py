@@ -165,6 +165,21 @@ def test_figures_are_numbers_however_large_the_values_are(shmstats: ModuleType, 
     assert all(map(math.isfinite, to_document(stats.read())["c"]["h"].values()))
 
 
+def test_other_buckets_after_a_restart_are_logged_with_both_and_lose_nothing(
+    stats: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for error, before in ((0.05, 0), (0.01, 0.0433), (0.05, 0.0055)):
+        stats.declare("c", "h", kind="histogram", buckets="exponential", error=error)
+        stats.timing("c", "h", 209.6)
+        told = [record.message for record in caplog.records if "is declared as" in record.message]
+        assert len(told) == bool(before)
+        assert all(f"before it was {'used as ' * (before == 0.0433)}histogram" in each for each in told)
+        assert all(f"exponential, error {before}" in each.partition("before it was")[2] for each in told)
+        caplog.clear()
+        stats.close()
+    assert stats.get("c", "h").count == 3
+
+
 def test_buckets_may_be_an_array(stats: Any) -> None:
     stats.declare("c", "h", kind="histogram", buckets=np.array([1.0, 2.5]))
     stats.timing("c", "h", 2)

@@ -88,8 +88,8 @@ def describe(declared: Declaration) -> str:
         parts.append(f"mode {declared.mode.name.lower()}")
     if declared.unit:
         parts.append(f"unit {declared.unit!r}")
-    if declared.bounds:
-        bounds = declared.bounds
+    bounds = declared.bounds or (DEFAULT_BOUNDS if declared.kind is Kind.HISTOGRAM else ())
+    if bounds:
         parts.append(f"buckets {bounds.description if isinstance(bounds, Exponential) else bounds}")
     if declared.labelnames is not None:
         parts.append(f"labelnames {declared.labelnames}")

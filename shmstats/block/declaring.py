@@ -75,18 +75,19 @@ def declare(
             names.redeclare(family, declared.kind, declared.mode, flags)  # last: from now on it is declared
         take_back(block, key, names.record(family.number), declared)
         remove_outdated(block)
-    return _change(current, unfit, declared)
+    used = unfit or [Declaration(record.kind) for record in going_on]
+    return _change(current, used, len(unfit), declared)
 
 
-def _change(current: Definition | None, unfit: list[Declaration], declared: Declaration) -> Change | None:
+def _change(current: Definition | None, used: list[Declaration], unfit: int, declared: Declaration) -> Change | None:
     """Return what a declaration has changed, in words; None where people would see no difference."""
     now = describe(declared)
     if current is None:
-        return Change(f"used as {describe(unfit[0])}", now, len(unfit)) if unfit else None
+        return Change(f"used as {describe(used[0])}", now, unfit) if used else None
     former = current.declared
     if not unfit and former.labelnames is None:
         former = former._replace(labelnames=declared.labelnames)  # it was not said, or not saved
-    return Change(describe(former), now, len(unfit)) if unfit or describe(former) != now else None
+    return Change(describe(former), now, unfit) if unfit or describe(former) != now else None
 
 
 def give_way(block: Block, category: str, metric: str, definition: Definition, rivals: list[str]) -> Change | None:
