@@ -243,7 +243,11 @@ def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
         counter, histogram = series.Kind.COUNTER, series.Kind.HISTOGRAM
         declare(block, "c", "inherited", series.Declaration(counter, "Once."), inherited=True)
         declare(block, "c", "sizes", series.Declaration(histogram, "Once.", "bytes", (1.0, 2.0)), inherited=True)
-        block.find_or_add(key("sizes", a="1"), histogram)
+        sizes = block.find_or_add(key("sizes", a="1"), histogram)
+        for row in (0, block.row_for(sizes)):
+            assert block.space.reserve_cells(row, sizes.cell, sizes.width)
+            figures = 5.0, 1.5, 0.5, (2, 3, 0)
+            block.cells.add_distribution(row, sizes.cell, *figures, block.cells.generation)
         block.find_or_add(key("inherited"), counter)
         with block.exclusive():
             mark_inherited(block.names)
@@ -269,6 +273,9 @@ def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
         for name, value in zip(read.names, read.values, strict=True):
             if name.kind is histogram:
                 assert len(value.buckets) == len(name.bounds) + 1
+            if name.metric == "sizes":
+                assert (value.sum, value.max, value.min, value.count) == (10.0, 1.5, 0.5, 10)
+        assert "sizes" in helps, "neither the former series nor the one in its place is there"
         # Another worker, which knows nothing of it, goes on, and does the same.
         with other.exclusive():
             pass
@@ -278,6 +285,7 @@ def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
         CHANGES[change](other, series)
         families(other)
         assert other.reader.value(other.names.find(key("plain"))) == 7
+        assert other.reader.value(other.names.find(key("sizes", a="1"))).count == 10
         record = other.find_or_add(key("sizes", a="9"), histogram)
         assert len(other.bounds_of(record)) == record.width - 5
         assert len({each.width for each in other.names.members_of(other.names.family_of(key("sizes")))}) == 1

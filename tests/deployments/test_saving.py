@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 from helpers import Child, PythonRunner, wait_until
+from real.hosts import Running, uwsgi
+from servers import group_lives
+from tortures.storm import remove_block
 
 pytestmark = pytest.mark.far_from_core
 
@@ -211,3 +214,26 @@ def test_what_root_saves_is_the_owners_of_the_directory(shmstats: ModuleType, tm
         shmstats.snapshot.save(data / "stats", shmstats.series.Snapshot((), ()))
     owners = {path.name: path.stat().st_uid for path in (data / "stats", *(data / "stats").iterdir())}
     assert owners == dict.fromkeys(("stats", "simple.json", "simple.json.1"), 65534)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("options", ["--enable-threads", "--enable-threads --lazy-apps", "--threads 2"])
+def test_uwsgi_saves_on_a_volume_without_hard_links_whichever_way_it_forks(
+    tmp_path: Path, preload: Callable[[str], None], options: str
+) -> None:
+    host = uwsgi(f"{options} --processes 2", at_import=True)
+    if not host.is_there:
+        pytest.skip(f"{host.needs} is missing")
+    preload("no_links")
+    server = Running(host, tmp_path, snapshot_interval_ms=3_600_000)
+    expected = 0
+    for _ in range(3):  # the first save has nothing to replace, the second one nothing to be kept
+        with server:
+            server.hit(10)
+            expected += 10
+            assert server.total() == expected, server.log.read_text()
+            assert server.get("/stats/prometheus")[0] == 200  # what is shown is on the disk
+            os.killpg(server.pid, signal.SIGKILL)
+            wait_until(lambda: not group_lives(server.pid))
+        remove_block(tmp_path / "data")
+    assert (tmp_path / "data" / "stats" / "simple.json.1").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import statistics
+import time
 
 from ..measure import in_turns
 from ..rows import Figure, Measured, Row
@@ -14,6 +15,10 @@ from .names import CAPACITY
 _WATCH = 2.0
 
 _QUIET = "nothing is saved"
+
+#: Sides of `durable`, and the seconds after which another page is saved for.
+_DURABLE = {True: "saved first", False: "not saved first"}
+_EXPOSE_SECONDS = 1.1
 
 
 def save(shop: Workshop) -> list[Row]:
@@ -87,6 +92,35 @@ def _undelayed(shop: Workshop, series: int) -> list[Row]:
     return rows
 
 
+def durable(shop: Workshop) -> list[Row]:
+    """A page whose values are on the disk before it is answered, beside one that does not wait for that."""
+    rows = []
+    for series in (shop.effort.of(1000), shop.effort.of(10_000), shop.effort.of(100_000)):
+        with shop.scope() as part:
+            sides = {_DURABLE[saved]: _page_of(part, series, saved) for saved in (True, False)}
+
+            def one(subject: Subject) -> tuple[float, float]:
+                time.sleep(0 if shop.effort.tiny else _EXPOSE_SECONDS)
+                taken, used = subject.do("expose")
+                return taken, used
+
+            turns = [{name: one(subject) for name, subject in sides.items()} for _ in range(shop.effort.repeats(9))]
+        for number, what in enumerate(("on the clock", "processor time")):
+            saved, plain = (Figure.median([turn[name][number] for turn in turns]) for name in sides)
+            work = f"a page of {series:,} series, saved first: {what}"
+            rows.append(Measured("durable", work, saved, {_DURABLE[False]: plain}).only())
+    return rows
+
+
+def _page_of(shop: Workshop, series: int, saved: bool) -> Subject:
+    subject = shop.other("ours_pages")
+    section = {"persist": True, "durable_exposition": saved, "snapshot_interval_ms": 3_600_000}
+    subject.do("configure", directory=shop.fresh(), capacity=CAPACITY, **section)
+    subject.do("plain", series=series)
+    subject.do("expose")
+    return subject
+
+
 def restore(shop: Workshop) -> list[Row]:
     """Make a block from a saved snapshot."""
     series = shop.effort.of(100_000)
@@ -109,4 +143,4 @@ def restore(shop: Workshop) -> list[Row]:
     return [Measured("restore", f"{series:,} series, init()", spread, note=note).at_most(500e6)]
 
 
-CASES = {"save": save, "restore": restore}
+CASES = {"save": save, "durable": durable, "restore": restore}
