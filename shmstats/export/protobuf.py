@@ -13,9 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from shmstats.bounds import Bounds, Exponential, shown_in_text
 from shmstats.export.exemplars import placed
 from shmstats.export.naming import ExposedFamily, Type, is_time
@@ -77,7 +74,7 @@ class _CounterFamily(NamedTuple):
     starts: list[int]
     end: int
 
-    def with_exemplars(self, content: npt.NDArray[np.uint8], values: list[Any], exemplars: _Exemplars) -> bytes:
+    def with_exemplars(self, content: bytes, values: list[Any], exemplars: _Exemplars) -> bytes:
         """Return the message with exemplars, of a template that is filled in."""
         pieces = [self.head]
         for member, (start, end) in zip(self.members, itertools.pairwise(self.starts), strict=True):
@@ -87,8 +84,8 @@ class _CounterFamily(NamedTuple):
                 counter = _double(1, float(values[member.position])) + exemplar + _created_of(member)
                 pieces.append(_message(4, _labels(member.series.labels) + _message(_VALUES[Type.COUNTER], counter)))
             else:
-                pieces.append(content[start:end].tobytes())
-        message = b"".join((*pieces, content[self.starts[-1] : self.end].tobytes()))
+                pieces.append(content[start:end])
+        message = b"".join((*pieces, content[self.starts[-1] : self.end]))
         return _varint(len(message)) + message
 
 
@@ -101,7 +98,7 @@ class _Messages:
         self._positions: list[int] = []
         self._timestamps: list[int] = []
         self._histograms: list[tuple[bytes, bytes, list[tuple[Member, bytes]]]] = []
-        places: list[int] = []
+        self._places: list[int] = []
         for family, members in page.families(chosen).items():
             head = _text(1, family.exposed_name) + _text(2, family.help) + _integer(3, _NUMBERS[family.type])
             unit = _text(5, family.unit) if family.unit else b""
@@ -115,7 +112,7 @@ class _Messages:
             starts = [*itertools.accumulate(map(len, metrics), initial=len(template))]
             for (member, _), metric in zip(described, metrics, strict=True):
                 template += metric
-                places.append(len(template) - len(_created_of(member)) - _DOUBLE.size)
+                self._places.append(len(template) - len(_created_of(member)) - _DOUBLE.size)
                 self._positions.append(member.position)
                 if member.name.kind is Kind.TIMESTAMP:
                     self._timestamps.append(member.position)
@@ -123,26 +120,26 @@ class _Messages:
             if family.type is Type.COUNTER:
                 own = [member for member, _ in described]
                 self._counters[family] = _CounterFamily(start, head, own, starts, len(template))
-        self._template = np.frombuffer(bytes(template), np.uint8)
-        self._places = np.array(places, np.intp).reshape(-1, 1) + np.arange(_DOUBLE.size)
+        self._template = bytes(template)
 
     def fill(self, page: Page, snapshot: Snapshot) -> bytes:
         """Return the messages with the values of a snapshot in them, and exemplars of counters and histograms."""
         values = page.values(snapshot)
         for i in self._timestamps:
             values[i] /= 1_000_000
-        content = self._template.copy()
-        numbers = np.array([values[i] for i in self._positions], "<f8")
-        content[self._places] = numbers.view(np.uint8).reshape(-1, _DOUBLE.size)
+        filled = bytearray(self._template)
+        for place, position in zip(self._places, self._positions, strict=True):
+            _DOUBLE.pack_into(filled, place, values[position])
+        content = bytes(filled)
         exemplars = {name[:4]: found for name, found in snapshot.exemplars}
         marked = {series.family for name, _ in snapshot.exemplars if (series := page.series_of(name)) is not None}
         messages: list[bytes] = []
         done = 0
         for counters in sorted(counters for family, counters in self._counters.items() if family in marked):
-            messages.append(content[done : counters.start].tobytes())
+            messages.append(content[done : counters.start])
             messages.append(counters.with_exemplars(content, values, exemplars))
             done = counters.end
-        messages.append(content[done:].tobytes())
+        messages.append(content[done:])
         for head, unit, described in self._histograms:
             metrics = (
                 _message(4, labels + _histogram(member, values[member.position], exemplars))

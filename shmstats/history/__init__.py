@@ -6,9 +6,13 @@ it over a span of time, and `documents` makes JSON and CSV of what was read.
 
 from __future__ import annotations
 
-from .past import Past, Query, QueryError, read_past, read_recent
+from typing import TYPE_CHECKING, Any
+
 from .recorder import HistoryRecorder
 from .ring import FILE, RingError, ring_file
+
+if TYPE_CHECKING:
+    from .past import Past, Query, QueryError, read_past, read_recent
 
 __all__ = [
     "FILE",
@@ -21,3 +25,12 @@ __all__ = [
     "read_recent",
     "ring_file",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return what reads the past: it takes numpy, which writing does without."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import past
+
+    return getattr(past, name)

@@ -7,15 +7,9 @@ five columns however many routes it has.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from ..reading.totals import BlockValues
 from ..series import Distribution, Kind, Name, Value, items_at
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 #: Counter of requests, histogram of their duration: the first pair that there is, is taken.
 SOURCES = (("http_requests", "http_request_duration"), ("gunicorn_requests", "gunicorn_request_duration"))
@@ -35,8 +29,8 @@ class Overview:
         self._of: Sequence[Name] | None = None
         self.names: list[Name] = []
         self.requests = ""
-        self._counters: npt.NDArray[np.intp] = np.empty(0, np.intp)
-        self._classes: npt.NDArray[np.intp] = np.empty(0, np.intp)
+        self._counters: list[int] = []
+        self._classes: list[int] = []
         self._durations: list[int] = []
 
     def follow(self, names: Sequence[Name]) -> None:
@@ -51,8 +45,8 @@ class Overview:
             return
         self.requests, duration = source
         counters = [(position, _class_of(name)) for position, name in enumerate(names) if name.metric == self.requests]
-        self._counters = np.array([position for position, _ in counters], np.intp)
-        self._classes = np.array([number for _, number in counters], np.intp)
+        self._counters = [position for position, _ in counters]
+        self._classes = [number for _, number in counters]
         durations = [position for position, name in enumerate(names) if name.metric == duration]
         bounds = names[durations[0]].bounds if durations else ()
         self._durations = [position for position in durations if names[position].bounds == bounds]
@@ -70,18 +64,20 @@ class Overview:
         """
         if not self.requests:
             return []
-        counts = np.array(items_at(values, self._counters.tolist()), np.int64)
-        responses: list[Value] = [int(counts[self._classes == number].sum()) for number in range(len(CLASSES))]
+        counts = [0] * len(CLASSES)
+        for number, value in zip(self._classes, items_at(values, self._counters), strict=True):
+            counts[number] += value if isinstance(value, int) else 0
+        responses: list[Value] = [*counts]
         if not self._durations:
             return responses
         if isinstance(values, BlockValues):
             return [*responses, values.sum_of(self._durations)]
         parts = [value for value in items_at(values, self._durations) if isinstance(value, Distribution)]
-        buckets = np.array([part.buckets for part in parts], np.int64).sum(axis=0)
+        buckets = tuple(map(sum, zip(*(part.buckets for part in parts), strict=True)))
         largest = max((part.max for part in parts), default=0.0)
         smallest = min((part.min for part in parts if part.count), default=0.0)
         total = sum(part.sum for part in parts)
-        return [*responses, Distribution(total, largest, tuple(buckets.tolist()), smallest)]
+        return [*responses, Distribution(total, largest, buckets, smallest)]
 
 
 def _class_of(name: Name) -> int:

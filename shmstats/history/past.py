@@ -15,7 +15,7 @@ import numpy as np
 
 from ..bounds import middle_of
 from ..series import Kind, Name, Recent, series_text
-from .ring import MINUTES, SECONDS, Event, Ring, RingError, Rows, Tier, open_ring, ring_file
+from .ring import COLUMNS, MINUTES, SECONDS, Event, Ring, RingError, Tier, open_ring, ring_file
 from .tracks import Track, from_json
 
 if TYPE_CHECKING:
@@ -188,14 +188,38 @@ def _recent(sums: _Sums, track: Track) -> dict[str, float]:
     return found
 
 
-def _rows(ring: Ring, query: Query) -> list[tuple[Tier, Rows]]:
+@dataclass(frozen=True)
+class _RowArrays:
+    """Rows of one tier, ascending; those that are missing or torn are left out.
+
+    Attributes:
+        numbers: of each row, in steps of the tier since 1970.
+        spans: seconds that the deltas of each cover.
+        values: float32, shape (rows, `COLUMNS`); NaN where there is no value.
+    """
+
+    numbers: npt.NDArray[np.int64]
+    spans: npt.NDArray[np.float64]
+    values: npt.NDArray[np.float32]
+
+
+def _read_rows(ring: Ring, tier: Tier, first: int, last: int) -> _RowArrays:
+    rows = ring.read_rows(tier, first, last)
+    values = np.full((len(rows), COLUMNS), np.nan, np.float32)
+    for i, row in enumerate(rows):
+        values[i, : len(row.values)] = row.values
+    numbers = np.array([row.number for row in rows], np.int64)
+    return _RowArrays(numbers, np.array([row.span for row in rows], np.float64), values)
+
+
+def _rows(ring: Ring, query: Query) -> list[tuple[Tier, _RowArrays]]:
     """Return the rows of a query, of minutes as far as they are asked for and there, else of seconds."""
     first, last = query.since, query.until
     if query.step % MINUTES.step:
-        return [(SECONDS, ring.read_rows(SECONDS, first, last))]
-    minutes = ring.read_rows(MINUTES, first // 60, last // 60)
+        return [(SECONDS, _read_rows(ring, SECONDS, first, last))]
+    minutes = _read_rows(ring, MINUTES, first // 60, last // 60)
     behind = (int(minutes.numbers[-1]) + 1) * 60 if len(minutes.numbers) else first
-    seconds = ring.read_rows(SECONDS, max(behind, first), last) if behind <= last else None
+    seconds = _read_rows(ring, SECONDS, max(behind, first), last) if behind <= last else None
     return [(MINUTES, minutes)] + ([(SECONDS, seconds)] if seconds is not None else [])
 
 
@@ -220,7 +244,7 @@ class _Sums:
         shape = len(times), len(self._columns)
         self._sums, self._spans, self._counts = np.zeros(shape), np.zeros(shape), np.zeros(shape)
 
-    def add(self, rows: Rows, tier: Tier) -> None:
+    def add(self, rows: _RowArrays, tier: Tier) -> None:
         """Add rows of a tier, each to the step that it belongs to."""
         moments = rows.numbers * tier.step
         steps = (moments - self._times[0]) // self._step

@@ -6,24 +6,22 @@ the rows of minutes of those of seconds, so a killed recorder costs the seconds 
 
 from __future__ import annotations
 
+import math
 import time
+from array import array
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
+from typing import Any, Protocol
 
 from ..config import Settings
 from ..series import Deferred, Name, Snapshot, items_at
 from .events import Events
 from .overview import Overview
-from .ring import MINUTES, SECONDS, Ring, make_ring, ring_file
+from .ring import MINUTES, SECONDS, Ring, RingRow, make_ring, ring_file
 from .system import NAMES as SYSTEM_NAMES
 from .system import SystemFigures
 from .tracks import Tracks, from_json, to_json
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 #: Seconds without a row after which counting begins anew: what was counted meanwhile is in no row.
 _LONGEST_SPAN = 10
@@ -64,7 +62,7 @@ class HistoryRecorder:
         self._events = Events()
         self._last = 0
         self._tracks = Tracks((), globs)
-        self._totals: npt.NDArray[np.float64] = np.empty(0)
+        self._totals = array("d")
         self._joined: tuple[Sequence[Name], list[Name], list[Name]] = ((), [], [])
 
     def perform(self, block: Any, snapshot: Snapshot) -> None:
@@ -136,7 +134,7 @@ class HistoryRecorder:
         except ValueError:
             tracks = []
         self._tracks = Tracks(tracks, self._globs)
-        self._totals = np.empty(0)
+        self._totals = array("d")
         self._last = 0
 
     def _with_derived(
@@ -152,19 +150,16 @@ class HistoryRecorder:
         system = self._system.values([worker.pid for worker in workers], busy)
         return names, _Joined([*system, *self._overview.values(snapshot.values)], snapshot.values)
 
-    def _deltas(self, totals: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    def _deltas(self, totals: array[float]) -> array[float]:
         """Return the row: values of gauges, and what was added to everything else since the last row.
 
         A counter that is smaller than before was set to 0 in between.
         """
-        before = np.full(len(totals), np.nan)
-        before[: len(self._totals)] = self._totals[: len(totals)]
+        before = (self._totals + array("d", [math.nan]) * len(totals))[: len(totals)]
         for track in self._tracks.born:
-            before[track.first : track.first + track.width] = 0
-        with np.errstate(invalid="ignore", over="ignore"):  # a gauge may be NaN, infinite or large
-            smaller = totals < before
-            deltas = np.where(smaller, totals, totals - before)
-            return np.where(self._tracks.gauges(), totals, deltas).astype(np.float32)
+            before[track.first : track.first + track.width] = array("d", bytes(8 * track.width))
+        columns = zip(totals, before, self._tracks.gauges(), strict=True)
+        return array("f", [now if is_gauge or now < was else now - was for now, was, is_gauge in columns])
 
     def _write_minutes(self, current: int) -> None:
         """Write the rows of the minutes before this one, where they are missing and there are seconds of them."""
@@ -176,10 +171,11 @@ class HistoryRecorder:
             rows = self._ring.read_rows(SECONDS, minute * 60, minute * 60 + 59)
             for track in self._tracks.tracks.values():  # what was in its columns before it is another one's
                 if track.since > minute * 60:
-                    rows.values[rows.numbers < track.since, track.first : track.first + track.width] = np.nan
-            if len(rows.numbers):
-                values = summed(rows.values[:, : len(gauges)], gauges)
-                self._ring.write_row(MINUTES, minute, float(rows.spans.sum()), values)
+                    for row in rows:
+                        if row.number < track.since:
+                            row.blank(track.first, track.width)
+            if rows:
+                self._ring.write_row(MINUTES, minute, sum(row.span for row in rows), summed(rows, gauges))
 
 
 class _Joined(Deferred[Any]):
@@ -208,16 +204,17 @@ def make_duty(settings: Settings) -> HistoryRecorder | None:
     return HistoryRecorder(settings.path.data, settings.history.series)
 
 
-def summed(values: npt.NDArray[np.float32], gauges: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """Return one row made of several: sums of deltas, means of gauges; NaN where none has a value.
+def summed(rows: Sequence[RingRow], gauges: bytearray) -> array[float]:
+    """Return the values of one row made of several: sums of deltas, means of gauges; NaN where none has a value.
 
     Args:
-        values: shape (rows, columns).
-        gauges: which columns are of gauges.
+        rows: of a tier.
+        gauges: of each column whether it is of a gauge.
     """
-    here = ~np.isnan(values)
-    sums = np.where(here, values, 0).sum(axis=0, dtype=np.float64)
-    counts = here.sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        result = np.where(gauges, sums / counts, sums)
-    return np.where(counts > 0, result, np.nan).astype(np.float32)
+    result = array("f", [math.nan]) * len(gauges)
+    columns = zip_longest(*(row.values[: len(gauges)] for row in rows), fillvalue=math.nan)
+    for number, column in enumerate(columns):
+        here = [value for value in column if value == value]  # NaN is not equal to itself
+        if here:
+            result[number] = sum(here) / len(here) if gauges[number] else sum(here)
+    return result

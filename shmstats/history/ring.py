@@ -26,19 +26,17 @@ rows, but kills nobody by SIGBUS. Nothing is synced: after a power loss the last
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
-import numpy as np
-
+from ..layout import Structure
 from ..snapshot import make_private
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 FILE = "history.ring"
 
@@ -48,27 +46,27 @@ COLUMNS = 3072
 _MAGIC = int.from_bytes(b"shmsring", "little")
 _VERSION = 1
 
-HEADER = np.dtype([("magic", "<u8"), ("version", "<u4"), ("columns", "<u4"), ("made", "<u8")])
+HEADER = Structure({"magic": "Q", "version": "I", "columns": "I", "made": "Q"})
 
 #: Before each copy of the tracks.
-PLACE = np.dtype([("number", "<u8"), ("length", "<u4"), ("checksum", "<u4")])
+PLACE = Structure({"number": "Q", "length": "I", "checksum": "I"})
 
-EVENT = np.dtype([("time", "<u8"), ("checksum", "<u4"), ("length", "<u2"), ("kind", "S10"), ("text", "S104")])
+EVENT = Structure({"time": "Q", "checksum": "I", "length": "H", "kind": "10s", "text": "104s"})
 
-ROW = np.dtype(
-    [
-        ("number", "<u8"),  # seconds or minutes since 1970
-        ("span", "<u4"),  # ms that its deltas cover
-        ("columns", "<u4"),  # that are in use
-        ("checksum", "<u4"),  # of what is before it and of the columns
-        ("spare", "<u4"),
-    ]
+ROW = Structure(
+    {
+        "number": "Q",  # seconds or minutes since 1970
+        "span": "I",  # ms that its deltas cover
+        "columns": "I",  # that are in use
+        "checksum": "I",  # of what is before it and of the columns
+        "spare": "I",
+    }
 )
 
 _PAGE = 4096
 _TRACKS_BYTES = 2**19
 _EVENTS = 512
-_ROW_BYTES = ROW.itemsize + 4 * COLUMNS
+_ROW_BYTES = ROW.size + 4 * COLUMNS
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class Tier:
 
 _TRACKS = (_PAGE, _PAGE + _TRACKS_BYTES)
 _EVENTS_OFFSET = _TRACKS[1] + _TRACKS_BYTES
-SECONDS = Tier(1, 900, _EVENTS_OFFSET + _EVENTS * EVENT.itemsize)
+SECONDS = Tier(1, 900, _EVENTS_OFFSET + _EVENTS * EVENT.size)
 MINUTES = Tier(60, 1440, SECONDS.end)
 
 #: Bytes of the file.
@@ -122,19 +120,23 @@ class Event(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows of one tier, ascending; those that are missing or torn are left out.
+class RingRow(NamedTuple):
+    """A row of one tier.
 
     Attributes:
-        numbers: of each row, in steps of the tier since 1970.
-        spans: seconds that the deltas of each cover.
-        values: float32, shape (rows, `COLUMNS`); NaN where there is no value.
+        number: in steps of the tier since 1970.
+        span: seconds that its deltas cover.
+        values: of the columns that were in use, as 4-byte floats; NaN where there is no value.
     """
 
-    numbers: npt.NDArray[np.int64]
-    spans: npt.NDArray[np.float64]
-    values: npt.NDArray[np.float32]
+    number: int
+    span: float
+    values: array[float]
+
+    def blank(self, first: int, width: int) -> None:
+        """Have no value in some columns."""
+        for column in range(first, min(first + width, len(self.values))):
+            self.values[column] = math.nan
 
 
 def ring_file(data: Path) -> Path:
@@ -156,9 +158,8 @@ class Ring:
     def __init__(self, fd: int, file: Path) -> None:
         self._fd = fd
         self.file = file
-        content = os.pread(fd, HEADER.itemsize, 0)
-        found = np.frombuffer(content, HEADER)[0] if len(content) == HEADER.itemsize else None
-        if found is None or (found["magic"], found["version"], found["columns"]) != (_MAGIC, _VERSION, COLUMNS):
+        content = os.pread(fd, HEADER.size, 0)
+        if len(content) < HEADER.size or HEADER.struct.unpack(content)[:3] != (_MAGIC, _VERSION, COLUMNS):
             raise RingError(f"{file} is not a history of this version of shmstats")
 
     def close(self) -> None:
@@ -191,21 +192,21 @@ class Ring:
             ValueError: they are too long for the file.
         """
         text = json.dumps(document, separators=(",", ":")).encode()
-        if len(text) > _TRACKS_BYTES - PLACE.itemsize:
+        if len(text) > _TRACKS_BYTES - PLACE.size:
             raise ValueError(f"{len(text)} bytes of names do not fit into {self.file}")
         number = self._newest_tracks()[0] + 1
-        head = np.array([(number, len(text), crc32(text, number & 0xFFFFFFFF))], PLACE)
-        _write(self._fd, head.tobytes() + text, _TRACKS[number % 2])
+        head = PLACE.struct.pack(number, len(text), crc32(text, number & 0xFFFFFFFF))
+        _write(self._fd, head + text, _TRACKS[number % 2])
 
     def _newest_tracks(self) -> tuple[int, bytes]:
         newest = 0, b""
         for offset in _TRACKS:
-            head = os.pread(self._fd, PLACE.itemsize, offset)
-            if len(head) < PLACE.itemsize:
+            head = os.pread(self._fd, PLACE.size, offset)
+            if len(head) < PLACE.size:
                 continue
-            number, length, checksum = np.frombuffer(head, PLACE)[0].item()
+            number, length, checksum = PLACE.struct.unpack(head)
             if number > newest[0] and length <= _TRACKS_BYTES:
-                text = os.pread(self._fd, length, offset + PLACE.itemsize)
+                text = os.pread(self._fd, length, offset + PLACE.size)
                 if crc32(text, number & 0xFFFFFFFF) == checksum:
                     newest = number, text
         return newest
@@ -218,75 +219,62 @@ class Ring:
         Raises:
             OSError: the disk has no room.
         """
-        text = event.text.encode(errors="replace")[: EVENT["text"].itemsize]
-        record = np.zeros(1, EVENT)
-        record["time"], record["length"], record["kind"], record["text"] = event.time, len(text), event.kind, text
-        record["checksum"] = _checksum(record)
-        events = self._events()
-        at = int(np.argmin(np.where(_sound(events), events["time"], 0)))
-        _write(self._fd, record.tobytes(), _EVENTS_OFFSET + at * EVENT.itemsize)
+        text = event.text.encode(errors="replace")[: EVENT.fields["text"][1]]
+        record = _event_record(event.time, len(text), event.kind.encode(), text)
+        times = [sound.time if sound is not None else 0 for sound in self._events()]
+        _write(self._fd, record, _EVENTS_OFFSET + times.index(min(times)) * EVENT.size)
 
     def events(self, since: int = 0) -> list[Event]:
         """Return the events after a moment in ns since 1970, oldest first."""
-        events = self._events()
-        chosen = np.sort(events[_sound(events) & (events["time"] > since)], order="time")
-        return [
-            Event(int(each["time"]), each["kind"].decode(), each["text"][: each["length"]].decode(errors="replace"))
-            for each in chosen
-        ]
+        found = [event for event in self._events() if event is not None and event.time > since]
+        return sorted(found, key=lambda event: event.time)
 
-    def _events(self) -> npt.NDArray[Any]:
-        size = _EVENTS * EVENT.itemsize
-        return np.frombuffer(os.pread(self._fd, size, _EVENTS_OFFSET).ljust(size, b"\0"), EVENT)
+    def _events(self) -> list[Event | None]:
+        """Return the events in the order of their places; None for one that is not there, or not whole."""
+        size = _EVENTS * EVENT.size
+        content = os.pread(self._fd, size, _EVENTS_OFFSET).ljust(size, b"\0")
+        return [_event_of(*record) for record in EVENT.struct.iter_unpack(content)]
 
     # Rows -------------------------------------------------------------------------------------
 
-    def write_row(self, tier: Tier, number: int, span: float, values: npt.NDArray[np.float32]) -> None:
+    def write_row(self, tier: Tier, number: int, span: float, values: array[float]) -> None:
         """Write the row of second or minute ``number``.
 
         Args:
             tier: where.
             number: in steps of the tier since 1970.
             span: seconds that the deltas cover.
-            values: of the columns in use.
+            values: of the columns in use, as 4-byte floats.
 
         Raises:
             OSError: the disk has no room.
         """
-        head = np.zeros(1, ROW)
-        head["number"], head["span"], head["columns"] = number, round(span * 1000), len(values)
-        content = values.tobytes()
-        head["checksum"] = crc32(content, crc32(head.tobytes()))
-        _write(self._fd, head.tobytes() + content, tier.place(number))
+        head, content = (number, round(span * 1000), len(values)), values.tobytes()
+        checksum = crc32(content, crc32(ROW.struct.pack(*head, 0, 0)))
+        _write(self._fd, ROW.struct.pack(*head, checksum, 0) + content, tier.place(number))
 
-    def read_rows(self, tier: Tier, first: int, last: int) -> Rows:
-        """Return the rows of seconds or minutes ``first`` to ``last``, both included."""
+    def read_rows(self, tier: Tier, first: int, last: int) -> list[RingRow]:
+        """Return the rows of seconds or minutes ``first`` to ``last``, both included; ascending."""
         first = max(first, last - tier.rows + 1)
-        found = [row for number in range(first, last + 1) if (row := self._row(tier, number)) is not None]
-        values = np.full((len(found), COLUMNS), np.nan, np.float32)
-        for i, (_, _, columns) in enumerate(found):
-            values[i, : len(columns)] = columns
-        numbers = np.array([number for number, _, _ in found], np.int64)
-        return Rows(numbers, np.array([span for _, span, _ in found], np.float64), values)
+        return [row for number in range(first, last + 1) if (row := self._row(tier, number)) is not None]
 
     def has_row(self, tier: Tier, number: int) -> bool:
         """Tell whether there is a whole row of second or minute ``number``."""
         return self._row(tier, number) is not None
 
-    def _row(self, tier: Tier, number: int) -> tuple[int, float, npt.NDArray[np.float32]] | None:
+    def _row(self, tier: Tier, number: int) -> RingRow | None:
         place = tier.place(number)
-        content = os.pread(self._fd, ROW.itemsize, place)
-        if len(content) < ROW.itemsize:
+        content = os.pread(self._fd, ROW.size, place)
+        if len(content) < ROW.size:
             return None
-        head = np.frombuffer(content, ROW).copy()
-        columns = int(head["columns"][0])
-        if int(head["number"][0]) != number or columns > COLUMNS:
+        found, span, columns, checksum, spare = ROW.struct.unpack(content)
+        if found != number or columns > COLUMNS:
             return None
-        values = os.pread(self._fd, 4 * columns, place + ROW.itemsize)
-        checksum, head["checksum"] = int(head["checksum"][0]), 0
-        if len(values) != 4 * columns or crc32(values, crc32(head.tobytes())) != checksum:
+        values = os.pread(self._fd, 4 * columns, place + ROW.size)
+        head = ROW.struct.pack(found, span, columns, 0, spare)
+        if len(values) != 4 * columns or crc32(values, crc32(head)) != checksum:
             return None
-        return number, int(head["span"][0]) / 1000, np.frombuffer(values, np.float32)
+        return RingRow(number, span / 1000, array("f", values))
 
 
 def open_ring(file: Path) -> Ring:
@@ -316,7 +304,7 @@ def make_ring(file: Path) -> Ring:
     fd = os.open(temporary, flags, 0o600)
     try:
         os.ftruncate(fd, SIZE)
-        _write(fd, np.array([(_MAGIC, _VERSION, COLUMNS, time.time_ns())], HEADER).tobytes(), 0)
+        _write(fd, HEADER.struct.pack(_MAGIC, _VERSION, COLUMNS, time.time_ns()), 0)
         os.replace(temporary, file)
         return Ring(fd, file)
     except BaseException:
@@ -333,18 +321,16 @@ def _opened(file: Path, flags: int) -> Ring:
         raise
 
 
-def _checksum(records: npt.NDArray[Any]) -> int:
-    plain = records.copy()
-    plain["checksum"] = 0
-    return crc32(plain.tobytes())
+def _event_record(moment: int, length: int, kind: bytes, text: bytes) -> bytes:
+    checksum = crc32(EVENT.struct.pack(moment, 0, length, kind, text))
+    return EVENT.struct.pack(moment, checksum, length, kind, text)
 
 
-def _sound(events: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Tell which events are whole."""
-    sound: npt.NDArray[np.bool_] = events["time"] != 0
-    for i in np.flatnonzero(sound).tolist():
-        sound[i] = _checksum(events[i : i + 1]) == events["checksum"][i]
-    return sound
+def _event_of(moment: int, checksum: int, length: int, kind: bytes, text: bytes) -> Event | None:
+    """Return the event that a record is; None for one that is not whole."""
+    if not moment or crc32(EVENT.struct.pack(moment, 0, length, kind, text)) != checksum:
+        return None
+    return Event(moment, kind.rstrip(b"\0").decode(), text[:length].decode(errors="replace"))
 
 
 def _write(fd: int, content: bytes, offset: int) -> None:

@@ -8,18 +8,14 @@ those of the newcomer.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from ..series import Distribution, Kind, Labels, Name, Value, items_at
 from .ring import COLUMNS
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 #: Series that are kept at most.
 MAX_TRACKS = 512
@@ -140,9 +136,9 @@ class Tracks:
         self.tracks: dict[Key, Track] = {track.key: track for track in tracks}
         self._globs = tuple(globs)
         self._names: Sequence[Name] = ()
-        self._scalars: npt.NDArray[np.intp] = np.empty(0, np.intp)
-        self._columns: npt.NDArray[np.intp] = np.empty(0, np.intp)
-        self._histograms: list[tuple[int, Track, npt.NDArray[np.intp]]] = []
+        self._scalars: list[int] = []
+        self._columns: list[int] = []
+        self._histograms: list[tuple[int, Track, int]] = []
         self.left_out = 0
         self.born: list[Track] = []
 
@@ -221,33 +217,35 @@ class Tracks:
         """Say where the values of these names go."""
         kept = [(position, self.tracks[key]) for position, key in wanted if key in self.tracks]
         scalars = [(position, track.first) for position, track in kept if track.kind is not Kind.HISTOGRAM]
-        self._scalars = np.array([position for position, _ in scalars], np.intp)
-        self._columns = np.array([column for _, column in scalars], np.intp)
+        self._scalars = [position for position, _ in scalars]
+        self._columns = [column for _, column in scalars]
         self._histograms = [
-            (position, track, _starts(len(names[position].bounds) + 1, track.category))
+            (position, track, _group_size(len(names[position].bounds) + 1, track.category))
             for position, track in kept
             if track.kind is Kind.HISTOGRAM
         ]
 
-    def totals(self, values: Sequence[Value]) -> npt.NDArray[np.float64]:
+    def totals(self, values: Sequence[Value]) -> array[float]:
         """Return what the columns in use add up to; NaN in those that nothing has a value for.
 
         Args:
             values: of the snapshot whose names were followed last.
         """
-        totals = np.full(self.used, np.nan)
-        totals[self._columns] = items_at(values, self._scalars.tolist())
+        totals = array("d", [math.nan]) * self.used
+        for column, scalar in zip(self._columns, items_at(values, self._scalars), strict=True):
+            if not isinstance(scalar, Distribution):
+                totals[column] = scalar
         distributions = items_at(values, [position for position, _, _ in self._histograms])
-        for value, (_, track, starts) in zip(distributions, self._histograms, strict=True):
+        for value, (_, track, size) in zip(distributions, self._histograms, strict=True):
             if isinstance(value, Distribution):
                 totals[track.first] = value.sum
                 totals[track.first + 1] = value.max
-                totals[track.buckets] = np.add.reduceat(np.array(value.buckets, np.float64), starts)
+                totals[track.buckets] = array("d", _grouped(value.buckets, size))
         return totals
 
-    def gauges(self) -> npt.NDArray[np.bool_]:
-        """Return which columns in use have values, and not deltas."""
-        mask = np.zeros(self.used, np.bool_)
+    def gauges(self) -> bytearray:
+        """Return of each column in use whether it has values, and not deltas."""
+        mask = bytearray(self.used)
         for track in self.tracks.values():
             if track.kind is Kind.GAUGE:
                 mask[track.first] = True
@@ -262,12 +260,17 @@ def _track_of(name: Name) -> Track | None:
         return None
     kind = Kind.GAUGE if name.kind is Kind.COUNTER and not name.monotonic else name.kind
     bounds = name.bounds if kind is Kind.HISTOGRAM else ()
-    starts = _starts(len(bounds) + 1, name.category).tolist()
-    kept = tuple(bounds[start - 1] for start in starts[1:])
+    size = _group_size(len(bounds) + 1, name.category)
+    kept = tuple(bounds[size - 1 :: size])
     return Track(name.category, name.metric, name.labels, kind, kept, name.unit, 0, 0)
 
 
-def _starts(buckets: int, category: str) -> npt.NDArray[np.intp]:
-    """Return where the groups of buckets begin that are kept as one each."""
+def _group_size(buckets: int, category: str) -> int:
+    """Return how many neighbouring buckets are kept as one."""
     most = _MAX_OWN_BUCKETS if category == OWN else MAX_BUCKETS
-    return np.arange(0, buckets, math.ceil(buckets / most), dtype=np.intp)
+    return math.ceil(buckets / most)
+
+
+def _grouped(buckets: Sequence[int], size: int) -> Sequence[int]:
+    """Return buckets of which so many neighbours are put together."""
+    return buckets if size == 1 else [sum(buckets[at : at + size]) for at in range(0, len(buckets), size)]

@@ -6,8 +6,7 @@ import math
 
 from flask import Response, abort, request
 
-from ..history import Query, QueryError, RingError, read_past
-from ..history.documents import to_csv, to_json
+from ..history import RingError
 from ..registry import stats
 from .access import public
 from .blueprint import blueprint, mark_unseen
@@ -19,6 +18,10 @@ from .responses import json_response
 def history() -> Response:
     """Answer what was between ``since`` and ``until``, of the ``series`` that match, every ``step`` seconds."""
     mark_unseen()
+    # Only here: who scrapes needs no numpy.
+    from ..history.documents import to_csv, to_json
+    from ..history.past import Query, QueryError, read_past
+
     form = request.args.get("format", "json")
     if form not in ("json", "csv"):
         abort(400, f"format must be json or csv, not {form!r:.80}")
@@ -42,12 +45,12 @@ def _number(argument: str) -> float | None:
     try:
         return float(text)
     except ValueError:
-        raise QueryError(f"{argument} must be a number, not {text!r:.80}") from None
+        abort(400, f"{argument} must be a number, not {text!r:.80}")
 
 
 def _whole(argument: str) -> int | None:
     """Return an argument of the request that is an integer, what is behind its point left out; None where missing."""
     number = _number(argument)
     if number is not None and not math.isfinite(number):
-        raise QueryError(f"{argument} must be finite, not {number}")
+        abort(400, f"{argument} must be finite, not {number}")
     return None if number is None else int(number)

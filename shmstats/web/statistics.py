@@ -15,7 +15,7 @@ from ..attachment.health import figures_of, health
 from ..attachment.slow_path import SharedProvider
 from ..debug.processes import pool_figures, system_figures
 from ..export import ESCAPINGS, FORMATS, Choice, View, negotiate, to_document, to_structured
-from ..history import RingError, read_recent
+from ..history import RingError
 from ..lately import Lately
 from ..registry import stats
 from ..series import Snapshot
@@ -24,7 +24,14 @@ from .access import public
 from .blueprint import attached, blueprint
 from .responses import compressed, json_response
 
-_recent = Lately(read_recent)
+
+def _read_recent(directory: Path) -> Any:
+    from ..history.past import read_recent  # only here: it takes numpy, which a scrape does without
+
+    return read_recent(directory)
+
+
+_recent = Lately(_read_recent)
 
 
 @blueprint.get("/stats")

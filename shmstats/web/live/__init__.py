@@ -9,16 +9,18 @@ from __future__ import annotations
 from functools import cache
 from itertools import compress, count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Response, abort, request
 
-from ...dashboard.totals import Dashboard
 from ...hashing import blake2b
 from ...registry import stats
 from ..access import public, without_data
 from ..blueprint import attached, blueprint, mark_unseen
 from ..responses import compressed, json_response
+
+if TYPE_CHECKING:
+    from ...dashboard.totals import Dashboard
 
 #: The files of the page. uPlot's are its release 1.6.32 as npm has it.
 _STATIC = Path(__file__).parent / "static"
@@ -89,4 +91,6 @@ def _content(file: str) -> bytes:
 
 @cache
 def _dashboard() -> Dashboard:
+    from ...dashboard.totals import Dashboard  # only here: it takes numpy, which a scrape does without
+
     return Dashboard()
