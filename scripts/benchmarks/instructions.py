@@ -22,7 +22,12 @@ from .subjects import NotAvailableError, find_program, package_path
 CALLS = 10_000
 
 #: What the loops of ``peers.ours_instructions`` are, in their order: the hot calls, then the other forms of them.
-HOT = ("counter.incr()", "stats.incr(category, metric, 1)", "histogram.observe(12.5)")
+HOT = (
+    "counter.incr()",
+    "stats.incr(category, metric, 1)",
+    "the same, stats being a local variable",
+    "histogram.observe(12.5)",
+)
 NOTHING = ("a C method that does nothing", "the same with 3 arguments")
 FORMS = (
     "stats.incr(category, metric, n=1)",

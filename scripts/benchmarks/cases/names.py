@@ -26,8 +26,8 @@ def register(shop: Workshop) -> list[Row]:
         new, again, peers, missing = found[number]
         note = f"{MPMETRICS}: the first {_FEW}" if MPMETRICS in peers else ""
         measured = Measured("register", f"{size:,} new names, each", new, peers, missing, note)
-        rows.append(measured.at_most(10_000))
-        rows.append(Measured("register", f"{size:,} names in a second process, each", again).at_most(10_000))
+        rows.append(measured.at_most(3000))
+        rows.append(Measured("register", f"{size:,} names in a second process, each", again).at_most(2000))
     few, _, _, _ = found[1000]
     many, _, _, _ = found[100_000]
     ratio = many.value / few.value

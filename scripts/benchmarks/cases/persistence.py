@@ -140,7 +140,7 @@ def restore(shop: Workshop) -> list[Row]:
     times = in_turns({"": one}, shop.effort.repeats(5))[""]
     spread = Figure.best(times)
     note = f"median {Figure(statistics.median(times))}"
-    return [Measured("restore", f"{series:,} series, init()", spread, note=note).at_most(500e6)]
+    return [Measured("restore", f"{series:,} series, init()", spread, note=note).at_most(60e6)]
 
 
 CASES = {"save": save, "durable": durable, "restore": restore}

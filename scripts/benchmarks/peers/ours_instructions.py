@@ -1,7 +1,8 @@
 """Runs the hot calls in regions that callgrind counts: ``python -m benchmarks.peers.ours_instructions CALLS``.
 
 Each loop runs in three regions: of one iteration, to warm it, of ``CALLS``, and of twice as many iterations. A loop
-goes over `itertools.repeat`, which makes nothing new, so that no allocation comes between.
+goes over `itertools.repeat`, which makes nothing new, so that no allocation comes between. ``stats`` is an imported
+name, as users have it: Python calls a method of that quicker than one of a local variable.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ def _loops() -> list[Callable[[int], None]]:
             each.incr()
 
     def incr(calls: int) -> None:
+        for _ in repeat(None, calls):
+            stats.incr("bench", "named", 1)
+
+    def incr_of_local(calls: int) -> None:
         each = registry
         for _ in repeat(None, calls):
             each.incr("bench", "named", 1)
@@ -56,11 +61,11 @@ def _loops() -> list[Callable[[int], None]]:
         for _ in repeat(None, calls):
             each.nothing("bench", "named", 1)
 
-    return [_empty, handle, incr, observe, nothing_of_none, nothing_of_three, *_forms()]
+    return [_empty, handle, incr, incr_of_local, observe, nothing_of_none, nothing_of_three, *_forms()]
 
 
 def _forms() -> list[Callable[[int], None]]:
-    """The other forms of the calls, with the registry as users have it: an imported name."""
+    """The other forms of the calls."""
     parent = stats.counter("bench", "labelled", labelnames=("group", "name"))
     labels = {"group": "a", "name": "b"}
 
