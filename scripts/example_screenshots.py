@@ -24,7 +24,11 @@ PICTURES = (
     ("live-page.png", 1280, 1180, "light"),
     ("live-page-dark.png", 1280, 1180, "dark"),
     ("live-page-phone.png", 360, 900, "light"),
+    ("live-page-phone-dark.png", 360, 900, "dark"),
 )
+
+#: Lines of one pane.
+_LINES = 16
 
 TERMINAL = """<!DOCTYPE html><meta charset="utf-8"><style>
 body { margin: 0; background: #14181d; color: #e6e9ec; font: 15px/1.35 monospace } pre { margin: 0; padding: 16px 20px }
@@ -79,12 +83,12 @@ def _a_worker(master: int) -> int:
 
 
 def _terminal(opened: Browser, data: str) -> bytes:
-    """Return a picture of what ``shmstats top`` writes."""
+    """Return a picture of what ``shmstats top`` writes, of the stacks the beginning."""
     shown = ""
-    for pane in ("workers", "routes"):
+    for pane in ("workers", "routes", "stacks"):
         command = [sys.executable, "-m", "shmstats", "top", "--once", "--pane", pane, "--data", data]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-        lines = done.stdout.splitlines()
+        lines = done.stdout.splitlines()[:_LINES]
         shown += f"$ shmstats top --once --pane {pane}\n" + "\n".join(lines) + "\n\n"
     shown = shown.replace(data, "/srv/shop/data").rstrip()
     with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8") as page:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..history.overview import Overview
 from ..reading import BlockReader
+from ..reading.requests import Served
 from ..series import Distribution, Kind, Name, Snapshot, Value, items_at, series_text
 from .workers import worker_figures
 
@@ -41,13 +42,16 @@ class Dashboard:
         self._routes: list[tuple[str, str, int | None]] = []
         self._counters = _Counters([], [], [])
 
-    def document(self, reader: BlockReader, snapshot: Snapshot, search: str = "") -> dict[str, Any]:
+    def document(
+        self, reader: BlockReader, snapshot: Snapshot, search: str = "", served: Sequence[Served] | None = None
+    ) -> dict[str, Any]:
         """Return the totals.
 
         Args:
             reader: of the block.
             snapshot: of its statistics.
             search: text in any case that the metrics shown have in ``category.series``.
+            served: what the workers serve, where the caller shows it too; None: it is read.
 
         Returns:
             ``started`` (seconds since 1970), ``requests`` (None where no integration counts any), ``routes``,
@@ -60,7 +64,7 @@ class Dashboard:
             "started": round(time.time() - reader.uptime),
             "requests": self._requests_of(values),
             "routes": self._routes_of(snapshot),
-            "workers": list(worker_figures(reader.served(reader.workers.live()))),
+            "workers": list(worker_figures(reader.served(reader.workers.live()) if served is None else served)),
             "backlog": None if self._backlog is None else items_at(values, [self._backlog])[0],
             "metrics": self._metrics(snapshot, search.casefold()),
             "bounds": list(self._bounds),

@@ -84,7 +84,7 @@ def workers_pane(now: Look, before: Look | None, width: int) -> list[Line]:
         ]
         rows.append((-(longest or 0), cells, "bad" if stuck else ""))
     rows.sort(key=lambda row: row[0])
-    columns = (("pid", 7), ("state", -8), ("req/s", 7), ("cpu", 6), ("memory", 9), ("for", 11), ("serves now", 0))
+    columns = (("pid", 7), ("state", -8), ("req/s", 7), ("cpu", 7), ("memory", 9), ("for", 11), ("serves now", 0))
     return _table(columns, [(cells, mark) for _, cells, mark in rows], width)
 
 
@@ -109,7 +109,7 @@ def routes_pane(now: Look, before: Look | None, width: int) -> list[Line]:
         )
         for route, figures in found
     ]
-    columns = (("req/s", 8), ("errors", 7), ("p50", 9), ("p99", 9), ("time", 6), ("route", 0))
+    columns = (("req/s", 8), ("errors", 8), ("p50", 9), ("p99", 9), ("time", 8), ("route", 0))
     return _table(columns, rows, width)
 
 

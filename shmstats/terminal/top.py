@@ -59,13 +59,13 @@ class Looker:
         """
         try:
             with read_only(self._data) as reader:
-                document = Dashboard().document(reader, reader.read())
-                requests = requests_document(reader.served(reader.workers.live()))
+                served = reader.served(reader.workers.live())
+                document = Dashboard().document(reader, reader.read(), served=served)
         except FileNotFoundError:
             raise NotThereError(
                 f"there is no live block for the data directory {self._data}: no application counts at the moment"
             ) from None
-        now = Look(time.monotonic(), document, requests)
+        now = Look(time.monotonic(), document, requests_document(served))
         before = next((each for each in reversed(self._looks) if now.at - each.at >= _WINDOW), None)
         earlier = before or (self._looks[0] if self._looks else None)
         self._looks.append(now)

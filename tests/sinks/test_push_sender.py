@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +18,10 @@ from typing import Any
 
 import pytest
 
+from shmstats.attachment.health import health
 from shmstats.config import ConfigError, load
 from shmstats.instance import FILE as IDENTITY
+from shmstats.registry import Registry
 from shmstats.series import Kind, Name, Snapshot
 from shmstats.sinks.push.duty import PushDuty
 from shmstats.sinks.push.memory import FILE as MEMORY
@@ -186,6 +189,55 @@ def test_a_bad_answer_is_one_line_without_secrets_and_ends_in_time(
     assert HEADER.pushed == 0
 
 
+def self_signed(directory: Path) -> tuple[ssl.SSLContext, Path]:
+    """Make a certificate of 127.0.0.1 that nobody has signed; returns it as a server and as a client need it."""
+    key, certificate = directory / "key.pem", directory / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=here", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context, certificate
+
+
+@pytest.mark.slow
+@pytest.mark.far_from_core
+def test_a_process_that_pushes_to_a_bad_server_counts_and_saves_as_before_and_says_so_in_its_health(
+    core: str, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    bad = {kind: serve(answer) for kind, (answer, _) in BAD.items()}
+    bad["certificate"] = serve(OK, self_signed(tmp_path)[0])
+    said = {kind: said for kind, (_, said) in BAD.items()} | {"certificate": "certificate of the server is not trusted"}
+    registries = {kind: Registry() for kind in bad}
+    for kind, registry in registries.items():
+        url = f"{'https' if kind == 'certificate' else 'http'}://127.0.0.1:{bad[kind].port}/api/v1/write?key={SECRET}"
+        push = {"url": url, "interval_seconds": 1, "timeout_seconds": 1, "headers": {"Authorization": SECRET}}
+        stats = {"capacity": 256, "max_workers": 2, "snapshot_interval_ms": 1000}
+        registry.init({"path": {"data": str(tmp_path / kind)}, "stats": stats, "push": push})
+    counted = 0
+    healths: dict[str, Any] = {}
+    end = time.monotonic() + 30
+    while len(healths) < len(bad) and time.monotonic() < end:
+        counted += 1
+        for kind, registry in registries.items():
+            registry.incr("api", "requests")
+            assert registry.shared is not None
+            block = registry.shared.attach()
+            if block.header.push_error and block.header.saved_count:
+                healths[kind] = health(block.reader, block.name)
+        time.sleep(0.01)
+    for kind, registry in registries.items():
+        assert said[kind] in healths[kind]["push_error"]
+        assert SECRET not in healths[kind]["push_error"]
+        assert healths[kind]["pushed_seconds_ago"] is None
+        assert healths[kind]["save_error"] is None
+        assert registry.get("api", "requests") == counted
+    with ThreadPoolExecutor(len(registries)) as leaving:
+        list(leaving.map(Registry.close, registries.values()))
+
+
 @pytest.mark.far_from_core
 def test_refusals_are_counted_and_tried_again_while_failures_wait(
     serve: Callable[..., Server], duty: Callable[..., PushDuty], attach: Callable[..., Any]
@@ -245,14 +297,7 @@ def test_a_host_name_that_cannot_be_is_said(tmp_path: Path) -> None:
 def test_a_certificate_is_trusted_only_if_it_is_given(
     serve: Callable[..., Server], duty: Callable[..., PushDuty], tmp_path: Path
 ) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=here", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context, certificate = self_signed(tmp_path)
     server = serve(OK, context)
     unknown = duty(server.port, "https")
     unknown.perform(BLOCK, SNAPSHOT)
