@@ -94,7 +94,7 @@ def _terminal(opened: Browser, data: str) -> bytes:
     with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8") as page:
         page.write(f"{TERMINAL}{html.escape(shown)}</pre>")
         page.flush()
-        opened.emulate(800, 22 * (shown.count("\n") + 1) + 20)
+        opened.emulate(800, round(20.25 * (shown.count("\n") + 1)) + 34)
         opened.open(f"file://{page.name}")
         return opened.screenshot()
 

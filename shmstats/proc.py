@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 
 from .native import BOOT_CLOCK
@@ -93,11 +93,19 @@ def uses_of(pids: Iterable[int]) -> Iterator[tuple[int, ProcessUse]]:
             yield pid, ProcessUse(pid)
 
 
-def forks_of(pid: int) -> Iterator[int]:
-    """Give the children of a process that were forked of it and run no other program; none where nobody tells."""
-    found = [(child, use) for child, use in uses_of([pid, *_children_of(pid)]) if use.state != "Z"]
-    own = next((use.image for child, use in found if child == pid), 0)
-    return (child for child, use in found if own and use.image == own and child != pid)
+def forks_of(pid: int, known: Container[int]) -> Iterator[tuple[int, ProcessUse]]:
+    """Give what further children of a process use that were forked of it and run no other program.
+
+    Args:
+        pid: of the process.
+        known: children that are not to be given.
+    """
+    further = [child for child in _children_of(pid) if child not in known]
+    if further:
+        image = next((use.image for _, use in uses_of([pid])), 0)
+        yield from (
+            (child, use) for child, use in uses_of(further) if image and use.image == image and use.state != "Z"
+        )
 
 
 def _children_of(pid: int) -> list[int]:

@@ -23,8 +23,8 @@ def worker_figures(served: Iterable[Served]) -> Iterator[dict[str, Any]]:
     found = {each.worker.pid: each for each in served}
     uses = dict(uses_of(found))
     parents = {use.parent for use in uses.values()}
-    beside = {pid for parent in parents for pid in forks_of(parent)} - found.keys()
-    for pid, use in (*uses.items(), *uses_of(sorted(beside))):
+    beside = dict(each for parent in parents for each in forks_of(parent, found))
+    for pid, use in (uses | beside).items():
         each = found.get(pid)
         begun, requests = (each.begun, each.requests) if each else (0, ())
         yield {

@@ -153,8 +153,11 @@ def _value(kind: str, unit: str, value: Any) -> str:
         return iso_time(value)[:19]
     if kind == "histogram":
         count, total = value
-        mean = "" if not count else number(total / count) + f" {unit}" if unit else milliseconds(total / count)
-        return f"{number(count)} ({mean})" if count else "0"
+        if not count:
+            return "0"
+        mean = total / count
+        shown = size(mean) if unit == "bytes" else f"{number(mean)} {unit}" if unit else milliseconds(mean)
+        return f"{number(count)} ({shown})"
     return size(value) if unit == "bytes" and value is not None else number(value)
 
 

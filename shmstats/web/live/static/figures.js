@@ -32,6 +32,8 @@ const moment = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], { ho
 const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
 const ms = (value) => duration(value === null ? null : value / 1000);
 
+const amount = (value, unit) => unit === "ms" ? ms(value) : unit === "bytes" ? bytes(value) : `${number(value)} ${unit}`;
+
 /* Of totals, figures of a time ------------------------------------------------------------------- */
 
 /* Whether bounds are exponential. */

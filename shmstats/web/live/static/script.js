@@ -63,7 +63,9 @@ async function poll() {
 
 async function pollOnce() {
   if (state.paused && document_) return;
-  const response = await ask(`live/data?q=${encodeURIComponent(state.search)}`, etag ? { "If-None-Match": etag } : {});
+  // At once, so that a worker is not busy by one answer and without a request by the other.
+  const totals = ask(`live/data?q=${encodeURIComponent(state.search)}`, etag ? { "If-None-Match": etag } : {});
+  const [response] = await Promise.all([totals, askServing(), askPast()]);
   if (response.status === 401 || response.status === 403) return askForToken(response);
   if (response.status !== 304) {
     if (!response.ok) throw new Error(`HTTP ${response.status}`);
@@ -79,7 +81,6 @@ async function pollOnce() {
   if (samples.length && at - samples[samples.length - 1].at < 0.5) samples.pop();
   samples.push({ at, time: Date.now() / 1000, data: document_ });
   if (samples.length > KEEP) samples.shift();
-  await Promise.all([askServing(), askPast()]);
   show();
 }
 
@@ -368,7 +369,7 @@ function showMetrics(now, before) {
     const momentary = kind === "gauge" ? value : change(newest.get(key), last && now.at - last.at);
     let text = number(value), extra = "";
     if (kind === "timestamp") text = new Date(value / 1000).toLocaleString();
-    else if (kind === "histogram") { text = number(value[0]); extra = value[0] ? `${unit ? `${number(value[1] / value[0])} ${unit}` : ms(value[1] / value[0])}` : ""; }
+    else if (kind === "histogram") { text = number(value[0]); extra = value[0] ? amount(value[1] / value[0], unit || "ms") : ""; }
     else if (unit === "bytes") text = bytes(value);
     const picture = momentary !== null && momentary !== undefined && sparks.get(key)?.sample !== now ? spark(key, momentary) : "";
     return [[link(key, key), "text"], text, rate === null ? "" : `${number(rate)}/s`, picture, kind, extra];
@@ -468,7 +469,7 @@ $("stacks-close").addEventListener("click", () => { $("stacks").hidden = true; }
 $("csv").addEventListener("click", csv);
 $("json").addEventListener("click", () => download("shmstats.json", "application/json", JSON.stringify(shownTables(), null, 1)));
 for (const button of document.querySelectorAll("[data-range]")) button.addEventListener("click", () => setRange(Number(button.dataset.range)));
-$("token-form").addEventListener("submit", (event) => { event.preventDefault(); token = $("token").value; $("token").value = ""; $("token-note").textContent = ""; serving = null; poll(); });
+$("token-form").addEventListener("submit", (event) => { event.preventDefault(); token = $("token").value; $("token").value = ""; $("token-note").textContent = ""; serving = past = null; poll(); });
 document.addEventListener("keydown", keys);
 document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach((chart) => chart.plot.redraw()));
