@@ -11,30 +11,17 @@ from pathlib import Path
 import pytest
 import yaml
 from prometheus import Prometheus
-from servers import Gunicorn, Load, wait_until
+from servers import SITE, Gunicorn, Load, wait_until
 
 from shmstats import kit
 
 pytestmark = pytest.mark.thorough
 
-_SITE = """
-from flask import Flask, abort
-from shmstats import stats
-from shmstats.web import blueprint
-
-app = Flask(__name__)
-app.register_blueprint(blueprint)
-
-
-@app.get("/hit")
-def hit():
-    stats.incr("requests", "total")
-    return "hit"
-
+_SITE = f"""{SITE}
 
 @app.get("/fail")
 def fail():
-    abort(500)
+    return "failed", 500
 """
 
 #: What the value of an expression may be; without an entry from 0 to 1e12. By a part of the expression.
