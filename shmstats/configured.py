@@ -182,7 +182,7 @@ class Configured(HandleKeeper):
         shared = None
         self._leave_when_dropped.detach()
         if settings.stats.enabled:
-            shared = SharedProvider(settings, self._declared, former.shared)
+            shared = SharedProvider(settings, self._registrar, self._declared, former.shared)
             shared.direct = not others
             self._leave_when_dropped = weakref.finalize(self, shared.close)
             self._leave_when_dropped.atexit = False

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from .block import DeclarationError
 from .block.declarations import Definition
 from .block.keys import OVERFLOW, check_text
-from .checks import check_category, check_label_names, check_label_pairs, label_value
-from .core import Children, Counter, Gauge, Histogram, Recorder, Series
+from .bounds import DEFAULT_BOUNDS, scale_of
+from .checks import RESERVED, RESERVED_NAMES, check_category, check_label_names, check_label_pairs, label_value
+from .core import Children, Counter, Gauge, Histogram, Recorder, Registrar, Series
 from .timer import Timer
 
 _Handle = TypeVar("_Handle", bound=Series)
@@ -121,6 +122,7 @@ class HandleKeeper(Recorder):
         super().__init__()
         self._declared: dict[tuple[str, str], Definition] = {}
         self._use_timers(Timer)
+        self._registrar = Registrar(self._declared, RESERVED, RESERVED_NAMES, scale_of(DEFAULT_BOUNDS))
 
     def remove(self, category: str, metric: str | None = None, *, labels: Mapping[str, object] | None = None) -> int:
         """Remove series, for all workers; returns how many."""

@@ -78,9 +78,7 @@ class Misses(Configured):
     def _count(self, sign: int, category: str, metric: str, n: int, labels: Mapping[str, object] | None) -> None:
         n = check_integer("n", n)
         series = self._made(category, metric, Counter, labels)
-        if not series._bound:
-            self._count_whole(sign, series, n)
-        elif sign > 0:
+        if sign > 0:
             series.incr(n)
         else:
             series.decr(n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import select
 import signal
@@ -12,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 SHARED_MEMORY = "/dev/shm"
 
@@ -181,3 +183,27 @@ class PythonRunner:
             if not child.ended:
                 child.kill()
             child.close()
+
+
+def hold(block: Any, row: int, column: int, word: int) -> None:
+    """Put a word into the lock of a cell, as its holder does; 0 lets go of it."""
+    from shmstats.core import CORE
+    from shmstats.layout import CELL, FIRST_CELL
+
+    if CORE == "Python":
+        block.locks.lock(FIRST_CELL + row * (block.layout.row_bytes // CELL.itemsize) + column)
+    at = block.layout.cells + row * block.layout.row_bytes + column * CELL.itemsize
+    block._buf[at : at + 4] = word.to_bytes(4, "little")
+
+
+def holder(block: Any, row: int, column: int) -> int:
+    """Return the word in the lock of a cell."""
+    from shmstats.layout import CELL
+
+    at = block.layout.cells + row * block.layout.row_bytes + column * CELL.itemsize
+    return int.from_bytes(block._buf[at : at + 4], "little")
+
+
+def with_hold(code: str) -> str:
+    """Return the code of another process with `hold` and `holder` before it."""
+    return f"from typing import Any\n{inspect.getsource(hold)}\n{inspect.getsource(holder)}\n{textwrap.dedent(code)}"

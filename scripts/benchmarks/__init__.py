@@ -9,6 +9,8 @@
     How: in rounds, in which the sides take turns, so that a noisy moment or a drift of the machine hits all.
 ``rows``, ``report``
     What comes out: figures with their spread, targets, the table and the JSON file.
+``walks``
+    Counts the modules that an operation touches, and the moves between them.
 ``instructions``
     Counts machine instructions under callgrind, which repeats exactly where times do not.
 """

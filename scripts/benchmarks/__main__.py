@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--tiny", action="store_true", help="hardly any work: to see that it runs, not to measure")
     parser.add_argument("--instructions", action="store_true", help="count instructions under callgrind instead")
+    parser.add_argument("--walks", action="store_true", help="count modules and moves of each operation instead")
     parser.add_argument("--quick", action="store_true", help="the ten rows that matter, roughly, within a minute")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.case if name not in CASES]
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from . import instructions
 
         return instructions.main(options.json)
+    if options.walks:  # in a process that has imported nothing yet
+        return subprocess.run([sys.executable, "-P", "-m", "benchmarks.walks"], check=False).returncode
     if options.quick and options.case:
         parser.error("--quick has its own choice of cases: name none")
     return measure(

@@ -22,6 +22,7 @@ from ..block.keys import encode_key
 from ..block.lock import Guard, held_guard, process_guard
 from ..block.outdated import remove_outdated
 from ..config import Settings
+from ..core import Registrar
 from ..debug.processes import memory
 from ..debug.stacks import stacks
 from ..once import Once
@@ -46,6 +47,7 @@ class Attachment:
 
     Args:
         settings: where the block is and how large it is made.
+        registrar: what binds handles at once, as soon as there is a block.
         declared: what the process declares, by category and metric, as soon as there is a block; it is kept.
         former: the attachment that this one takes the place of; it is left before this one attaches.
 
@@ -60,6 +62,7 @@ class Attachment:
     def __init__(
         self,
         settings: Settings,
+        registrar: Registrar,
         declared: dict[tuple[str, str], Definition] | None = None,
         former: Attachment | None = None,
     ) -> None:
@@ -77,6 +80,7 @@ class Attachment:
         self._retry_at = 0.0
         self._dropped = 0
         self._logged = Once()
+        self._registrar = registrar
         self._declared = {} if declared is None else declared
         self._direct = True
         self._no_thread_until = 0.0
@@ -250,6 +254,8 @@ class Attachment:
         self._saver = Saver(block, self._settings, self._tell)
         self._block = block
         self._direct_cells()
+        if stats.no_buffer:
+            block.open_registrar(self._registrar, stats.max_series_per_metric)
         _holding.add(self)
         return block
 

@@ -81,18 +81,18 @@ class Changes(Attachment):
     @question(0)
     def _remove(self, block: AttachedBlock, category: str, metric: str | None, labels: Labels | None) -> int:
         with block.exclusive():
-            records = _matching(block, category, metric, labels)
-            block.remove(records)
-        return len(records)
+            numbers = _matching(block, category, metric, labels)
+            block.remove(numbers)
+        return len(numbers)
 
     @deferred
     @question(0)
     def _reset(self, block: AttachedBlock, category: str, metric: str | None, labels: Labels | None) -> int:
         with block.exclusive():
-            records = _matching(block, category, metric, labels)
+            records = list(map(block.names.record, _matching(block, category, metric, labels)))
             gone = [record for record in records if record.kind is Kind.TIMESTAMP or _is_info(block, record)]
             if gone:
-                block.remove(gone)
+                block.remove([record.number for record in gone])
             for record in records:
                 block.stripes.clear(record)
                 if read_exemplars(block.names.note(record.number)):
@@ -105,17 +105,18 @@ def _is_info(block: AttachedBlock, record: Record) -> bool:
     return declared is not None and declared.shown == INFO
 
 
-def _matching(block: AttachedBlock, category: str, metric: str | None, labels: Labels | None) -> list[Record]:
-    """Return the series of a category, or of one of its metrics, or one of its series. The table lock is held."""
+def _matching(block: AttachedBlock, category: str, metric: str | None, labels: Labels | None) -> list[int]:
+    """Return the numbers of the series of a category, or of one of its metrics, or of one of its series.
+
+    The table lock is held.
+    """
     names = block.names
     if metric is None:
         prefix = category.encode() + b"\0"
-        return [record for record in names.records() if names.key(record.number).startswith(prefix)]
+        return [record.number for record in names.records() if names.key(record.number).startswith(prefix)]
     key = encode_key(category, metric, labels or ())
-    found = names.find(key)
-    records = [] if found is None else [found]
-    if labels is None:
-        family = names.family_of(key)
-        members = [] if family is None else names.members_of(family)
-        records += [record for record in members if record != found]
-    return records
+    found, family = names.find(key), None if labels is not None else names.family_of(key)
+    members = [] if family is None else names.numbers_of(family.number)
+    if found is not None and found.number not in members:
+        members.append(found.number)
+    return members

@@ -52,4 +52,4 @@ class Shown(Attachment):
             beside = [each for family in families for each in block.names.members_of(block.names.record(family))]
             gone = [each for each in beside if each.number not in kept and block.names.note(each.number) == note]
             if gone:
-                block.remove(gone)
+                block.remove([record.number for record in gone])

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..block import KindError, Record, SeriesLimitError
+from ..block.declarations import Definition
 from ..block.keys import OVERFLOW, decode_key, encode_key, overflow_key
 from ..block.lock import process_guard
-from ..block.outdated import refuse_shown
+from ..block.outdated import counted_under, refuse_shown
 from ..bounds import Bounds, buckets_of, rebucketed, scale_of
 from ..core import Counter, Gauge, Histogram, Series
 from ..layout import INT64_MAX, INT64_MIN
@@ -168,7 +169,9 @@ class SharedProvider(Reads, Changes, Shown):
         if mine is not None:
             refuse_shown(key, mine)
         try:
-            return key, block.find_or_add(key, kind, limit, mine, whole)
+            record = block.find_or_add(key, kind, limit, mine, whole)
+            self._learn(block, series, key, definition, record)
+            return key, record
         except SeriesLimitError:
             self._log_once(
                 f"metric {series.metric!r} of category {series.category!r} has {limit} label sets, as many as"
@@ -176,6 +179,20 @@ class SharedProvider(Reads, Changes, Shown):
             )
             key = overflow_key(key)
             return key, block.find_or_add(key, kind, limit, mine, whole)
+
+    def _learn(self, block: AttachedBlock, series: Series, key: bytes, mine: Definition | None, record: Record) -> None:
+        """Have series of a declared metric bound at once from now on, where all that this process does is under it."""
+        if record.family < 0 or record.declaration or record.mode is not Mode.LAST:
+            return
+        revision = block.names.revision  # before the look: what changes meanwhile makes it void
+        family = block.names.record(record.family)
+        current = block.definition(family)
+        if current is None or (mine is None and current.moment > block.worker.attached):
+            return
+        if counted_under(block, family, key, record.kind, None if mine is None else mine.declared) is None:
+            metric, labelnames = (series.category, series.metric), current.declared.labelnames
+            scale = block.scale_of(record) if record.kind is Kind.HISTOGRAM else b""
+            self._registrar.learn(revision, metric, mine, family.number, record.kind, record.width, labelnames, scale)
 
     def _histogram(self, block: AttachedBlock, series: Series) -> tuple[bytes, Record, Bounds]:
         """Return the key, record and bounds of a histogram that a handle counts into.

@@ -12,14 +12,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
-from ..core import Cells, Requests
+from ..core import Cells, Registrar, Requests
 from ..layout import REQUEST, REQUESTS_PER_WORKER
 from ..series import Declaration, Kind
 from . import attaching
 from .errors import OF_CONTENTS, BlockError, DamagedBlockError
 from .header import Header
 from .identity import Identity, identify
-from .layout import SAVER, WORKER, Layout
+from .layout import SAVER, TABLE, WORKER, Layout
 from .lock import process_guard
 from .metrics import Metrics
 from .records import Record
@@ -191,6 +191,15 @@ class Block(Metrics):
     ) -> Record:
         """Return the record of a name, which is registered if it is not there; see `find_or_add` of `registering`."""
         return find_or_add(self, key, kind, limit, mine, whole)
+
+    def open_registrar(self, registrar: Registrar, limit: int) -> None:
+        """Have a registrar find and add the names of this block, of a metric so many label sets at most.
+
+        Raises:
+            OSError: the block was left.
+        """
+        where = self.names.index, self.cells, self.worker.row
+        registrar.open(*where, limit, self.locks.guard.lock, self._segment.descriptor(), TABLE)
 
     def leave(self, save: Callable[[Self], None] = lambda block: None) -> None:
         """Give up the slot. The last live worker saves and unlinks the block.

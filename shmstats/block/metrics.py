@@ -112,10 +112,15 @@ class Metrics:
         with self.exclusive():
             self.names.annotate(record.number, text)
 
-    def remove(self, records: list[Record]) -> None:
-        """Remove series, and what stands for a metric of which nothing is left. The table lock is held."""
-        self.names.remove(records)
-        deserted = self.names.deserted({record.family for record in records if record.family >= 0})
+    def remove(self, numbers: list[int]) -> None:
+        """Remove series, by the numbers of their records, and what stands for a metric of which nothing is left.
+
+        The table lock is held.
+        """
+        column = self.names.column("family")
+        families = {column[number] - 1 for number in numbers if column[number]}
+        self.names.discard(numbers)
+        deserted = self.names.deserted(families)
         if deserted:
             self.names.remove(deserted)
 

@@ -24,13 +24,13 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate, compress
+from itertools import accumulate
 from typing import Protocol
 
 from ..core import Cells, NameIndex
-from ..layout import NAME, PAGE, REMOVED
+from ..layout import NAME, PAGE
 from ..series import Kind, Mode
 from .errors import BlockFullError, capacity_is_used
 from .keys import family_key
@@ -39,7 +39,6 @@ from .notes import next_half, room_for
 from .records import (
     _CELL,
     _NOTE,
-    _ROOM,
     FAMILY,
     KINDS,
     MEMBER,
@@ -54,9 +53,6 @@ from .stripes import Stripes
 
 _ROOM_STEP = 16
 
-#: By the state of a record, whether it is removed.
-_ARE_REMOVED = bytes(state == REMOVED for state in range(256))
-
 #: Two fields that change together: by what the index finds a record, and where its note is, and the room there.
 _HASH_AND_DECLARATION = struct.Struct("<II")
 _NOTE_PLACE = struct.Struct("<QI")
@@ -65,7 +61,7 @@ _HEADER = tuple(
     HEADER.offset(field)
     for field in (
         *("names", "removed", "families", "cells", "index_slots", "changing"),
-        *("heap", "revision", "salt"),
+        *("heap", "revision", "salt", "generation"),
     )
 )
 
@@ -107,8 +103,7 @@ class NameTable(Records):
         self._stripes = stripes
         self.index = make_index(buf, layout)
         self.find: Find = self.index.find
-        self._free: dict[tuple[int, int], list[int]] = {}
-        self._free_revision = -1
+        self.discard: Callable[[list[int]], None] = self.index.discard
 
     def close(self) -> None:
         """Let go of the buffer."""
@@ -130,10 +125,9 @@ class NameTable(Records):
             BlockFullError: no record, cell, heap or shared memory is left. Nothing was changed.
         """
         usage = count, removed, cells, *_ = self.index.usage()
-        if removed:
-            free = self._removed_ones(len(key), wanted.width)
-            if free:
-                return self._take_over(free, key, wanted)
+        number = self.index.free_for(len(key), wanted.width) if removed else -1
+        if number >= 0:
+            return self._take_over(number, key, wanted)
         record = wanted._replace(number=count, cell=cells)
         self._have_room(usage, 1, wanted.width, -(-len(key) // _ROOM_STEP) * _ROOM_STEP)
         if wanted.width:
@@ -177,13 +171,7 @@ class NameTable(Records):
 
     def remove(self, records: list[Record]) -> None:
         """Remove names, from now on and for every worker. The table lock is held."""
-        with self.changing():
-            self.index.discard([record.number for record in records])
-            self.removed += len(records)
-            self.cells.raise_generation()
-            for record in records:
-                room = self._fields(record.number)[_ROOM]
-                self._free.setdefault((record.width, room), []).append(record.number)
+        self.discard([record.number for record in records])
 
     def clear_monotonic(self, record: Record) -> None:
         """Note that a counter has been decremented. The table lock is held."""
@@ -273,42 +261,16 @@ class NameTable(Records):
 
     def raise_revision(self) -> None:
         """Have readers look at the names anew. The table lock is held."""
-        is_known = self._free_revision == self.revision
         self.revision += 1
-        if is_known:
-            self._free_revision = self.revision
 
-    def _take_over(self, free: list[int], key: bytes, wanted: Record) -> Record:
-        """Give the last of some removed records, with its cells and its place in the heap, to a new name."""
-        number = free[-1]
+    def _take_over(self, number: int, key: bytes, wanted: Record) -> Record:
+        """Give a removed record, with its cells and its place in the heap, to a new name."""
         record = wanted._replace(number=number, cell=self._fields(number)[_CELL])
         if record.width:
             self._stripes.place(record)
             self._stripes.clear(record)
-        with self.changing():
-            self.index.replace(number, key, packed(wanted, time.time_ns()))
-            self.removed -= 1
-            free.pop()
+        self.index.replace(number, key, packed(wanted, time.time_ns()))
         return record
-
-    def _removed_ones(self, length: int, width: int) -> list[int]:
-        """Return the numbers of removed records that a new name can take over, of those with the least room.
-
-        They are known as long as no other process has changed any name.
-        """
-        if self._free_revision != self.revision:
-            self._free = self._by_room()
-            self._free_revision = self.revision
-        rooms = [room for (of, room), free in self._free.items() if free and of == width and room >= length]
-        return self._free[width, min(rooms)] if rooms else []
-
-    def _by_room(self) -> dict[tuple[int, int], list[int]]:
-        """Return the numbers of the removed records by their width and the room for a key, the lowest one last."""
-        states, widths, rooms = self.column("state").tobytes(), self.column("width"), self.column("room")
-        free: dict[tuple[int, int], list[int]] = {}
-        for number in reversed([*compress(range(len(states)), states.translate(_ARE_REMOVED))]):
-            free.setdefault((widths[number], rooms[number]), []).append(number)
-        return free
 
     def _count_in(self, record: Record, n: int) -> None:
         """Count a name that comes (1) or goes (-1) where its family, or all families, are counted."""

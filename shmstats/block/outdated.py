@@ -129,7 +129,7 @@ def set_aside(block: Metrics, key: bytes, records: list[Record], outdated: Decla
     try:
         family = family_for(block, key, outdated)
     except BlockFullError:
-        block.remove(records)
+        block.remove([record.number for record in records])
         return
     definition = block.definition(family) or Definition(outdated)
     _note(block, family, definition._replace(moment=time.monotonic_ns()))

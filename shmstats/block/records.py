@@ -216,7 +216,7 @@ class Records:
 
     def members_of(self, family: Record) -> list[Record]:
         """Return the series of a metric that has a family. The table lock is held."""
-        return [self.record(number) for of, number in self._live_families() if of == family.number + 1]
+        return [self.record(number) for number in self.numbers_of(family.number)]
 
     def overflow_sets(self, family: Record) -> int:
         """Return how many label sets a metric has that take up what is beyond the bound. The table lock is held."""
@@ -228,13 +228,17 @@ class Records:
         found = [family for number in sorted(families) if not (family := self.record(number)).declared]
         if all(map(self.members, found)):
             return []
-        alive = {of for of, _ in self._live_families()}
+        alive = set(self._families_of_live())
         return [family for family in found if not self.members(family) and family.number + 1 not in alive]
 
-    def _live_families(self) -> Iterator[tuple[int, int]]:
-        """Give the family of each live record, as a record has it, and the number of the record."""
+    def numbers_of(self, family: int) -> list[int]:
+        """Return the numbers of the series of a metric that has a family. The table lock is held."""
+        return [number for number, of in enumerate(self._families_of_live()) if of == family + 1]
+
+    def _families_of_live(self) -> list[int]:
+        """Return the family of each record, as a record has it; 0 of one that is not live."""
         states, families = self.column("state").tobytes(), self.column("family").tolist()
-        return ((of, number) for number, (of, state) in enumerate(zip(families, states, strict=True)) if state == LIVE)
+        return [of if state == LIVE else 0 for of, state in zip(families, states, strict=True)]
 
     def _fields(self, number: int) -> tuple[int, ...]:
         if not 0 <= number < self._layout.capacity:

@@ -27,6 +27,7 @@ __all__ = [
     "Histogram",
     "NameIndex",
     "Recorder",
+    "Registrar",
     "Requests",
     "Section",
     "Series",
@@ -119,6 +120,7 @@ Gauge = core.Gauge
 Histogram = core.Histogram
 NameIndex = core.NameIndex
 Recorder = core.Recorder
+Registrar = core.Registrar
 Requests = core.Requests
 Section = core.Section
 Series = core.Series

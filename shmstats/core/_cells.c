@@ -15,6 +15,7 @@
 #include "buffer.h"
 #include "cells.h"
 #include "handles.h"
+#include "handle_types.h"
 #include "labels.h"
 #include "timers.h"
 #include "recorder.h"
@@ -23,7 +24,10 @@
 #include "hashing.h"
 #include "record.h"
 #include "names.h"
+#include "name_changes.h"
 #include "name_table.h"
+#include "keys.h"
+#include "registering.h"
 #include "sums.h"
 #include "groups.h"
 #include "catalog.h"
@@ -78,6 +82,7 @@ add_types(PyObject *module, State *state)
 #define BASE_OF_Recorder NULL
 #define BASE_OF_Section NULL
 #define BASE_OF_NameIndex NULL
+#define BASE_OF_Registrar NULL
 #define BASE_OF_Requests NULL
 #define ADD_TYPE(Type)                                                                                                 \
     state->Type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Type##_spec, BASE_OF_##Type);                      \

@@ -1,11 +1,13 @@
 # The counting path: what _cells.c and its pure Python twin _cells_py.py both are.
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from threading import RLock
 from types import TracebackType
 from typing import Any
 
 from ..series import Labels
+from ._names import NameIndex as NameIndex
+from ._names import Registrar as Registrar
 
 CORE: str
 PROTOCOL: int
@@ -248,8 +250,6 @@ class Cells:
     def publish(self, offset: int, value: int) -> None: ...  # store 4 bytes, after all stores before it
     def raise_generation(self) -> int: ...
     def count_takeovers_at(self, row: int, column: int) -> None: ...  # of locks, from dead owners
-    def hold(self, row: int, column: int, word: int) -> None: ...  # lock and stay in: for tests of takeover
-    def holder(self, row: int, column: int) -> int: ...
     def close(self) -> None: ...
 
 class Section:
@@ -295,6 +295,13 @@ class Series:
     def value(self) -> Any: ...
     @property
     def _bound(self) -> bool: ...
+    def _bind_at_once(self, *others: Series) -> bool:
+        """Bind it by the `Registrar` of its recorder, and one other handle with it, in one step.
+
+        Returns:
+            Whether both are bound: each to its own name, never to the overflow set.
+        """
+
     def _bind(
         self,
         cells: Cells,
@@ -398,80 +405,6 @@ class Recorder:
 
 def hash_key(key: bytes, salt: bytes) -> int:
     """Return the hash of a name's key, by which the index has it: BLAKE2b of 4 bytes, with a salt of 16."""
-
-class NameIndex:
-    """The index of a block's names: finds records by key, and appends to them.
-
-    What it finds may be found without a lock; for all else the table lock is held, and memory is there. A `BufferError`
-    says that the block is damaged, or that there is no room.
-
-    Args:
-        block: the block. With a read-only one nothing can be changed.
-        sections: offset of the index and its slots at most; offset of the records and how many there can be; offset of
-            the heap and its bytes; columns of a row.
-        header: offsets of the numbers of the header: records in use, those removed, families, columns in use, slots of
-            the index in use, whether the names are changing; in 8 bytes the heap in use and the revision; and the salt.
-        record: the class of what is found.
-        kinds: what stands for a number of a kind; None for one that is none.
-        modes: likewise of modes.
-    """
-
-    def __init__(
-        self,
-        block: memoryview,
-        sections: tuple[int, ...],
-        header: tuple[int, ...],
-        record: type[tuple[Any, ...]],
-        kinds: tuple[Any, ...],
-        modes: tuple[Any, ...],
-    ) -> None: ...
-    def hash(self, key: bytes, /) -> int:
-        """Return the hash of a key."""
-
-    def find(self, key: bytes, declaration: int = 0, /) -> Any:
-        """Look a name up.
-
-        Returns:
-            Its record: number, kind, flags, first cell, width, mode, family (-1: none) and declaration; None where it
-            was not there.
-        """
-
-    def usage(self) -> tuple[int, ...]:
-        """Return how many records are in use, and removed, columns in use, slots of the index, whether the names are
-        changing, and bytes of the heap in use.
-        """
-
-    def append(self, keys: bytes, records: bytes, /) -> int:
-        """Add names that are not there behind all others, in one step; returns the number of the first.
-
-        Args:
-            keys: of the names, one behind the other.
-            records: a record for each, with the length of its key. State, cell, hash and place are filled in.
-        """
-
-    def replace(self, number: int, key: bytes, record: bytes, /) -> None:
-        """Give the record of a removed name, with its cells and its place in the heap, to another.
-
-        Args:
-            number: of the record.
-            key: of the name; there is room for it.
-            record: as for `append`, of the same width.
-        """
-
-    def discard(self, numbers: Sequence[int], /) -> None:
-        """Remove names by the numbers of their records, which stay, with what they have a place for."""
-
-    def enter(self, number: int, hashed: int, /) -> None:
-        """Have a record in the index."""
-
-    def leave(self, number: int, hashed: int, /) -> None:
-        """Have a record in the index no more."""
-
-    def rebuild(self) -> None:
-        """Make the index anew from the records."""
-
-    def close(self) -> None:
-        """Let go of the block."""
 
 class Requests:
     """What this process serves, for others to see: its entries in the table of requests.

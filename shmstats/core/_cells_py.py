@@ -466,14 +466,6 @@ class Cells:
     def count_takeovers_at(self, row: int, column: int) -> None:
         self._takeovers = self.at(row, column)
 
-    def hold(self, row: int, column: int, word: int) -> None:
-        cell = self.at(row, column)
-        self._locks.lock(FIRST_CELL + cell)
-        self._words[2 * cell] = word
-
-    def holder(self, row: int, column: int) -> int:
-        return self._words[2 * self.at(row, column)]
-
     def forget(self) -> None:
         self._open = False
         self._inherited = True
@@ -598,6 +590,10 @@ class Series:
                 raise ValueError(f"a scale of {found.buckets} buckets does not fit a histogram of {width} cells")
             self._scale = found
         self._cells, self._generation, self._monotonic = cells, generation, monotonic
+
+    def _bind_at_once(self, *others: Series) -> bool:
+        """Bind it, and others with it, without the slow path: here that is never done."""
+        return False
 
     def _count(self, n: object) -> bool:
         """Add ``n`` at once, or return False where that needs the recorder."""
@@ -749,6 +745,33 @@ class Stopwatch:
         milliseconds = (time.monotonic_ns() - start) / 1e6
         report = self._report
         (report.observe if isinstance(report, Histogram) else report)(milliseconds)
+
+
+class Registrar:
+    """Binds handles at once, as far as that is plain: in Python nothing is, and the slow path does all of it."""
+
+    def __init__(
+        self, declared: dict[tuple[str, str], Any], reserved: tuple[str, ...], labels: tuple[str, ...], plain: bytes
+    ) -> None:
+        _Scale(plain)
+
+    def open(
+        self, index: NameIndex, cells: Cells, row: int, limit: int, lock: Any, descriptor: int, position: int
+    ) -> None:
+        """Register names in a block from now on."""
+
+    def learn(
+        self,
+        revision: int,
+        metric: tuple[str, str],
+        mine: Any,
+        family: int,
+        kind: int,
+        width: int,
+        labelnames: tuple[str, ...] | None,
+        scale: bytes,
+    ) -> None:
+        """Know what is declared of a metric."""
 
 
 class Recorder:

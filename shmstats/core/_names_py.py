@@ -40,10 +40,10 @@ class NameIndex:
         modes: tuple[Any, ...],
     ) -> None:
         index, self._index_slots, self._names, self._capacity, self._heap, self._heap_bytes, self._columns = sections
-        *words, heap_used, _, salt = header
+        *words, heap_used, revision, salt, generation = header
         words = [at // 4 for at in words]
         self._names_used, self._removed, self._families, self._cells, self._slots, self._changing = words
-        self._heap_used = heap_used // 8
+        self._heap_used, self._revision, self._generation = heap_used // 8, revision // 8, generation // 8
         self._record, self._kinds, self._modes = record, kinds, modes
         self._block = block
         whole = len(block) // 8 * 8
@@ -51,6 +51,8 @@ class NameIndex:
         self._index = block[index : index + 4 * self._index_slots].cast("I")
         self._salt = bytes(block[salt : salt + 16])
         self._hashed = (b"", 0)
+        self._free: dict[tuple[int, int], list[int]] = {}
+        self._free_revision = -1
 
     def close(self) -> None:
         """Let go of the block."""
@@ -128,6 +130,17 @@ class NameIndex:
         words[self._changing] = changing
         return int(first)
 
+    def free_for(self, length: int, width: int) -> int:
+        """Return the number of a removed record that a new name can have the place of, -1 where there is none.
+
+        They are known as long as no other process has changed any name.
+        """
+        if self._free_revision != self._longs[self._revision]:
+            self._free_revision = self._longs[self._revision]
+            self._know_free()
+        rooms = [room for (of, room), free in self._free.items() if free and of == width and room >= length]
+        return self._free[width, min(rooms)][-1] if rooms else -1
+
     def replace(self, number: int, key: bytes, record: bytes) -> None:
         """Give the record of a removed name, with its cells and its place in the heap, to another."""
         former, wanted = _NAME.unpack_from(self._block, self._names + number * NAME.size), _NAME.unpack(record)
@@ -139,6 +152,7 @@ class NameIndex:
             or max(place + room, note + note_room) > self._heap_bytes
         ):
             raise BufferError(f"record {number} leads out of the block")
+        before = self._begin_change()
         self._block[self._heap + place : self._heap + place + len(key)] = key
         self._block[self._heap + note : self._heap + note + note_room] = bytes(note_room)
         # Field by field: `struct` empties a record first, and its place is what a repair goes by.
@@ -150,15 +164,48 @@ class NameIndex:
         ):
             self._store(number, field, value)
         self._count(wanted[_FLAGS], wanted[_FAMILY], 1)
+        self._words[self._removed] = self._words[self._removed] - 1 & 0xFFFFFFFF
         self.enter(number, hashed)
+        free = self._free.get((wanted[_WIDTH], room), [])
+        if free and free[-1] == number:
+            free.pop()
+        else:
+            self._free_revision = -1  # it was taken without being asked for
+        self._end_change(before)
 
     def discard(self, numbers: Sequence[int]) -> None:
-        """Remove names, each for itself: their records stay, with what they have a place for."""
+        """Remove names, for every worker: their records stay, with what they have a place for."""
+        before = self._begin_change()
         for number in numbers:
             fields = _NAME.unpack_from(self._block, self._names + number * NAME.size)
             self.leave(number, fields[_HASH])
             self._store(number, "state", REMOVED)
             self._count(fields[_FLAGS], fields[_FAMILY], -1)
+            self._free.setdefault((fields[_WIDTH], fields[_ROOM]), []).append(number)
+        self._words[self._removed] += len(numbers)
+        self._longs[self._generation] += 1
+        self._end_change(before)
+
+    def _begin_change(self) -> int:
+        """Begin a change of names; returns the mark of before, which a change within another one leaves as it was."""
+        before = self._words[self._changing]
+        self._words[self._changing] = 1
+        return int(before)
+
+    def _end_change(self, before: int) -> None:
+        """End a change of names that were there: what is known of removed ones holds, as they were not another's."""
+        revision = self._longs[self._revision]
+        self._free_revision += self._free_revision == revision
+        self._longs[self._revision] = revision + 1
+        self._words[self._changing] = before
+
+    def _know_free(self) -> None:
+        """Find the removed records by their width and the room for a key, the lowest one last."""
+        records = self._block[self._names :][: min(self._words[self._names_used], self._capacity) * NAME.size]
+        states, widths, rooms = (NAME.column(records, field).tolist() for field in ("state", "width", "room"))
+        self._free = {}
+        for number in reversed([number for number, state in enumerate(states) if state == REMOVED]):
+            self._free.setdefault((widths[number], rooms[number]), []).append(number)
 
     def enter(self, number: int, hashed: int) -> None:
         """Have a record in the index."""

@@ -174,14 +174,7 @@ Cells_clear_values(Cells *self, PyObject *args)
         return NULL;
     Outcome outcome = lock(self, cell);
     if (outcome == DONE) {
-        uint32_t seq = is_histogram ? begin_write(cell) : 0;
-        for (Py_ssize_t i = 0; i < width - LOCK_CELLS; i++)
-            store_value(cell, i, 0);
-        STOP_POINT();
-        if (is_histogram)
-            end_write(cell, seq); /* not 0: a reader that began before would not notice */
-        else
-            __atomic_store_n(&cell->seq, 0, __ATOMIC_RELEASE);
+        empty(cell, width, is_histogram);
         unlock(cell);
     }
     return answer(outcome);
@@ -401,30 +394,6 @@ Cells_count_takeovers_at(Cells *self, PyObject *args)
 }
 
 static PyObject *
-Cells_hold(Cells *self, PyObject *args)
-{
-    Py_ssize_t row, column;
-    unsigned int word;
-    if (!PyArg_ParseTuple(args, "nnI", &row, &column, &word))
-        return NULL;
-    Cell *cell = Cells_at(self, row, column, LOCK_CELLS + 1);
-    if (cell == NULL)
-        return NULL;
-    __atomic_store_n(&cell->lock, word, __ATOMIC_SEQ_CST);
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-Cells_holder(Cells *self, PyObject *args)
-{
-    Py_ssize_t row, column;
-    if (!PyArg_ParseTuple(args, "nn", &row, &column))
-        return NULL;
-    Cell *cell = Cells_at(self, row, column, LOCK_CELLS + 1);
-    return cell == NULL ? NULL : PyLong_FromUnsignedLong(__atomic_load_n(&cell->lock, __ATOMIC_ACQUIRE));
-}
-
-static PyObject *
 Cells_close(Cells *self, PyObject *Py_UNUSED(ignored))
 {
     Cells_forget(self);
@@ -470,8 +439,6 @@ static PyMethodDef Cells_methods[] = {
     POSITIONAL(Cells, note_flushes),
     POSITIONAL(Cells, publish),
     POSITIONAL(Cells, count_takeovers_at),
-    POSITIONAL(Cells, hold),
-    POSITIONAL(Cells, holder),
     NO_ARGUMENTS(Cells, raise_generation),
     NO_ARGUMENTS(Cells, close),
     {NULL, NULL, 0, NULL},

@@ -35,6 +35,16 @@ is_bound(const Series *series)
     return LIKELY(series->cells != NULL) && LIKELY(current(series->cells->gate) == series->generation);
 }
 
+/* Bind a handle that leads nowhere, or nowhere any more, if that is plain; returns whether it is bound (registering.h). */
+static int bind_at_once(Series *series);
+static PyObject *Series__bind_at_once(Series *self, PyObject *const *args, Py_ssize_t nargs);
+
+static inline int
+is_ready(Series *series)
+{
+    return is_bound(series) || bind_at_once(series);
+}
+
 /* Do an operation on a series where that may have to wait, or to flush a buffer: with a reference to the cells, for
  * while other threads run the handle may be bound elsewhere. */
 #define PATIENTLY(name, operation, ...)                                                                                \
@@ -56,7 +66,7 @@ PATIENTLY(observe_patiently, observe(cells, series->cell, series->generation, bu
 static inline Outcome
 count(Series *series, int64_t n)
 {
-    if (UNLIKELY(!is_bound(series)) || UNLIKELY(n < 0 && series->monotonic))
+    if (UNLIKELY(!is_ready(series)) || UNLIKELY(n < 0 && series->monotonic))
         return MISS;
     if (LIKELY(add_at_once(series->cells, series->cell, series->generation, n)))
         return DONE;
@@ -136,6 +146,19 @@ Series_last(Series *self)
 #define SERIES_REFERENCES(X) X(recorder) X(labels) X(timer) X(cells)
 COLLECTED(Series, SERIES_REFERENCES, Series_last(self))
 
+static void
+bind(Series *self, Cells *cells, Cell *cell, uint64_t generation, int monotonic, PyObject *scale, Contributor by)
+{
+    Py_XINCREF(scale);
+    Py_XSETREF(self->scale, scale);
+    Py_INCREF(cells);
+    Py_XSETREF(self->cells, cells);
+    self->cell = cell;
+    self->generation = generation == no_generation ? never_current : generation;
+    self->monotonic = (char)monotonic;
+    self->by = by;
+}
+
 static PyObject *
 Series_bind(Series *self, PyObject *args)
 {
@@ -165,14 +188,7 @@ Series_bind(Series *self, PyObject *args)
                      buckets_of(scale), width);
         return NULL;
     }
-    Py_XINCREF(scale);
-    Py_XSETREF(self->scale, scale);
-    Py_INCREF(cells);
-    Py_XSETREF(self->cells, cells);
-    self->cell = cell;
-    self->generation = generation == no_generation ? never_current : generation;
-    self->monotonic = (char)monotonic;
-    self->by = by;
+    bind(self, cells, cell, generation, monotonic, scale, by);
     Py_RETURN_NONE;
 }
 
@@ -221,279 +237,3 @@ Series_repr(Series *self)
     return PyUnicode_FromFormat("<%s %R %R>", name == NULL ? Py_TYPE(self)->tp_name : name + 1, self->category,
                                 self->metric);
 }
-
-/* The name of a keyword argument other than n; NULL where there is none. */
-static PyObject *
-other_keyword(PyObject *kwnames)
-{
-    for (Py_ssize_t i = 0; kwnames != NULL && i < PyTuple_GET_SIZE(kwnames); i++) {
-        if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, i), "n") != 0)
-            return PyTuple_GET_ITEM(kwnames, i);
-    }
-    return NULL;
-}
-
-/* The one argument of incr and decr, by position or as n=; NULL and *bad where there are others. */
-static inline PyObject *
-one_or_nothing(const char *function, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int *bad)
-{
-    *bad = 0;
-    if (LIKELY(kwnames == NULL)) {
-        if (LIKELY(nargs == 0))
-            return NULL;
-        if (LIKELY(nargs == 1))
-            return args[0];
-    }
-    else if (nargs == 0 && PyTuple_GET_SIZE(kwnames) == 1
-             && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "n") == 0)
-        return args[0];
-    *bad = 1;
-    PyObject *other = other_keyword(kwnames);
-    const char *format = other != NULL ? "%s() got an unexpected keyword argument %R" : "%s() takes one argument, n";
-    PyErr_Format(PyExc_TypeError, format, function, other);
-    return NULL;
-}
-
-enum { MOST_ARGUMENTS = 4 };
-
-/* Hand a call of a handle over, with the handle before its arguments, to a Python method of the recorder. */
-static PyObject *
-hand_over(Series *self, PyObject *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    PyObject *all[1 + MOST_ARGUMENTS] = {(PyObject *)self};
-    Py_ssize_t given = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
-    if (given > MOST_ARGUMENTS) {
-        PyErr_Format(PyExc_TypeError, "%zd arguments are too many", given);
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < given; i++)
-        all[1 + i] = args[i];
-    return call_missed(self->recorder, method, all, nargs + 1, kwnames);
-}
-
-static __attribute__((noinline)) PyObject *
-Counter_move(Series *self, const char *function, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    int bad;
-    if (sign > 0 && other_keyword(kwnames) != NULL) /* an exemplar, or a mistake, which Python tells */
-        return hand_over(self, self->state->str_count_with_exemplar, args, nargs, kwnames);
-    PyObject *n = one_or_nothing(function, args, nargs, kwnames, &bad);
-    if (UNLIKELY(bad))
-        return NULL;
-    Outcome outcome = count_object(self, sign, n);
-    if (LIKELY(outcome == DONE))
-        Py_RETURN_NONE;
-    return outcome == MISS ? count_missed(self, sign, n) : NULL;
-}
-
-static PyObject *
-Counter_incr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    int fits = LIKELY(kwnames == NULL) && LIKELY(nargs <= 1);
-    int64_t n = LIKELY(nargs == 0) || !fits ? 1 : small_integer(args[0], &fits);
-    if (LIKELY(fits) && LIKELY(is_bound(self)) && LIKELY(add_at_once(self->cells, self->cell, self->generation, n)))
-        Py_RETURN_NONE;
-    return Counter_move(self, "incr", 1, args, nargs, kwnames);
-}
-
-static PyObject *
-Counter_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    return Counter_move(self, "decr", -1, args, nargs, kwnames);
-}
-
-/* Whether a bound gauge may be written to here: a contribution of another needs a look at whether that one lives. */
-static inline int
-is_ours(const Series *series)
-{
-    return !series->by.apart || load_value(series->cell, OWNER) == series->by.owner;
-}
-
-static Outcome
-set_object(Series *series, PyObject *value)
-{
-    Number number;
-    if (UNLIKELY(!plain_number(value, &number)) || UNLIKELY(!isfinite(number.real)) || UNLIKELY(!is_bound(series))
-        || UNLIKELY(!is_ours(series)))
-        return MISS;
-    if (LIKELY(lock_at_once(series->cells, series->cell, series->generation))) {
-        contribute(series->cell, number, series->by);
-        unlock(series->cell);
-        return DONE;
-    }
-    return set_patiently(series, number);
-}
-
-static PyObject *
-Gauge_set(Series *self, PyObject *value)
-{
-    Outcome outcome = set_object(self, value);
-    if (LIKELY(outcome == DONE))
-        Py_RETURN_NONE;
-    if (outcome == FAILED)
-        return NULL;
-    return PyObject_CallMethodObjArgs(self->recorder, self->state->str_set_series, self, value, NULL);
-}
-
-/* Add sign * n, 1 for NULL, to a bound gauge; MISS for anything that needs a look. */
-static inline Outcome
-move_object(Series *series, int sign, PyObject *given)
-{
-    Number n = {1, 1, 1.0};
-    if (UNLIKELY(given != NULL && !plain_number(given, &n)) || UNLIKELY(!isfinite(n.real))
-        || UNLIKELY(!is_bound(series)) || UNLIKELY(!is_ours(series)) || UNLIKELY(n.is_integer && n.integer == INT64_MIN))
-        return MISS;
-    n = sign < 0 ? (Number){n.is_integer, -n.integer, -n.real} : n;
-    if (LIKELY(lock_at_once(series->cells, series->cell, series->generation))) {
-        contribute(series->cell, sum_of(gauge_number(series->cell), n), series->by);
-        unlock(series->cell);
-        return DONE;
-    }
-    return move_patiently(series, n);
-}
-
-static PyObject *
-Gauge_move(Series *self, const char *function, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    int bad;
-    PyObject *given = one_or_nothing(function, args, nargs, kwnames, &bad);
-    if (UNLIKELY(bad))
-        return NULL;
-    Outcome outcome = move_object(self, sign, given);
-    if (LIKELY(outcome == DONE))
-        Py_RETURN_NONE;
-    return outcome == MISS ? count_missed(self, sign, given) : NULL;
-}
-
-static PyObject *
-Gauge_incr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    return Gauge_move(self, "incr", 1, args, nargs, kwnames);
-}
-
-static PyObject *
-Gauge_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    return Gauge_move(self, "decr", -1, args, nargs, kwnames);
-}
-
-/* Observe a value; MISS where it is negative, infinite or NaN. */
-static inline Outcome
-observe_double(Series *series, double value)
-{
-    if (UNLIKELY(!is_bound(series)) || UNLIKELY(series->scale == NULL) || UNLIKELY(!(value >= 0 && value <= DBL_MAX)))
-        return MISS;
-    Py_ssize_t bucket = bucket_of(scale_in(series->scale), value);
-    if (LIKELY(series->cells->buffered == NULL)
-        && LIKELY(lock_at_once(series->cells, series->cell, series->generation))) {
-        observe_locked(series->cell, bucket, value);
-        unlock(series->cell);
-        return DONE;
-    }
-    return observe_patiently(series, bucket, value);
-}
-
-/* Observe an exact float or int by a bound handle; MISS for anything that needs a look. */
-static inline Outcome
-observe_object(Series *series, PyObject *observed)
-{
-    double value;
-    if (LIKELY(PyFloat_CheckExact(observed)))
-        value = PyFloat_AS_DOUBLE(observed);
-    else {
-        int fits;
-        value = (double)plain_integer(observed, &fits);
-        if (!fits)
-            return MISS;
-    }
-    return observe_double(series, value);
-}
-
-static PyObject *
-Histogram_observe(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    if (UNLIKELY(kwnames != NULL) || UNLIKELY(nargs != 1))
-        return hand_over(self, self->state->str_observe_with_exemplar, args, nargs, kwnames);
-    PyObject *value = args[0];
-    Outcome outcome = observe_object(self, value);
-    if (LIKELY(outcome == DONE))
-        Py_RETURN_NONE;
-    if (outcome == FAILED)
-        return NULL;
-    return PyObject_CallMethodObjArgs(self->recorder, self->state->str_observe_series, self, value, NULL);
-}
-
-static PyMemberDef Series_members[] = {
-    {"category", T_OBJECT_EX, offsetof(Series, category), READONLY, NULL},
-    {"metric", T_OBJECT_EX, offsetof(Series, metric), READONLY, NULL},
-    {"labels", T_OBJECT_EX, offsetof(Series, labels), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-static PyGetSetDef Series_getset[] = {
-    {"value", (getter)Series_value, NULL, PyDoc_STR("The value over all workers."), NULL},
-    {"_bound", (getter)Series_bound, NULL, NULL, NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-static PyMethodDef Series_methods[] = {
-    {"_bind", (PyCFunction)Series_bind, METH_VARARGS, NULL},
-    {"__reduce__", (PyCFunction)Series_reduce, METH_NOARGS, NULL},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyMethodDef Counter_methods[] = {
-    {"incr", FUNCTION(Counter_incr), FASTCALL, PyDoc_STR("incr($self, /, n=1, *, exemplar=None)\n--\n\nAdd n.")},
-    {"decr", FUNCTION(Counter_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nTake n away.")},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyMethodDef Gauge_methods[] = {
-    {"set", (PyCFunction)Gauge_set, METH_O, PyDoc_STR("set($self, value, /)\n--\n\nSet the gauge.")},
-    {"incr", FUNCTION(Gauge_incr), FASTCALL, PyDoc_STR("incr($self, /, n=1)\n--\n\nAdd n.")},
-    {"decr", FUNCTION(Gauge_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nTake n away.")},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyMethodDef Histogram_methods[] = {
-    {"observe", FUNCTION(Histogram_observe), FASTCALL,
-     PyDoc_STR("observe($self, value, /, *, exemplar=None)\n--\n\nTake up one observation.")},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyType_Slot Series_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("A handle: one statistic, bound to its cell.")},
-    {Py_tp_new, Series_new},
-    COLLECTED_SLOTS(Series),
-    {Py_tp_repr, Series_repr},
-    {Py_tp_members, Series_members},
-    {Py_tp_getset, Series_getset},
-    {Py_tp_methods, Series_methods},
-    {0, NULL},
-};
-
-static PyType_Spec Series_spec = {
-    .name = "shmstats.core._cells.Series",
-    .basicsize = sizeof(Series),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = Series_slots,
-};
-
-/* A kind of handle: a Series with methods of its own. */
-#define HANDLE(Kind, doc)                                                                                              \
-    static PyType_Slot Kind##_slots[] = {                                                                              \
-        {Py_tp_doc, (void *)PyDoc_STR(doc)},                                                                           \
-        COLLECTED_SLOTS(Series),                                                                                       \
-        {Py_tp_methods, Kind##_methods},                                                                               \
-        {0, NULL},                                                                                                     \
-    };                                                                                                                 \
-    static PyType_Spec Kind##_spec = {                                                                                 \
-        .name = "shmstats.core._cells." #Kind,                                                                         \
-        .basicsize = sizeof(Series),                                                                                   \
-        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,                                   \
-        .slots = Kind##_slots,                                                                                         \
-    };
-
-HANDLE(Counter, "A handle of a counter.")
-HANDLE(Gauge, "A handle of a gauge.")
-HANDLE(Histogram, "A handle of a histogram.")

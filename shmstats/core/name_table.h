@@ -4,6 +4,11 @@
 static void
 NameIndex_forget(NameIndex *self)
 {
+    for (Py_ssize_t i = 0; i < self->n_free; i++)
+        PyMem_Free(self->free[i].numbers);
+    PyMem_Free(self->free);
+    self->free = NULL;
+    self->n_free = 0;
     if (self->buffer.buf != NULL)
         PyBuffer_Release(&self->buffer);
     self->buffer.buf = NULL;
@@ -25,10 +30,10 @@ NameIndex_init(PyObject *object, PyObject *args, PyObject *kwargs)
     PyObject *block, *record, *kinds, *modes;
     Py_ssize_t index, names, heap, places[HEADER_PLACES];
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O(nnnnnnn)(nnnnnnnnn)O!O!O!", keywords, &block, &index, &self->index_slots, &names,
+            args, kwargs, "O(nnnnnnn)(nnnnnnnnnn)O!O!O!", keywords, &block, &index, &self->index_slots, &names,
             &self->capacity, &heap, &self->heap_bytes, &self->columns, &places[COUNT], &places[REMOVED],
             &places[FAMILIES], &places[CELLS_USED], &places[INDEX_SLOTS], &places[CHANGING], &places[HEAP_USED],
-            &places[REVISION], &places[SALT], &PyType_Type, &record, &PyTuple_Type, &kinds, &PyTuple_Type, &modes))
+            &places[REVISION], &places[SALT], &places[GENERATION], &PyType_Type, &record, &PyTuple_Type, &kinds, &PyTuple_Type, &modes))
         return -1;
     if (self->buffer.buf != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "the names have a block already");
@@ -63,6 +68,7 @@ NameIndex_init(PyObject *object, PyObject *args, PyObject *kwargs)
     const uint64_t *salt = (const uint64_t *)(const void *)self->header[SALT];
     self->salt[0] = GET(salt);
     self->salt[1] = GET(salt + 1);
+    self->free_revision = UINT64_MAX;
     return 0;
 }
 
@@ -95,7 +101,7 @@ NameIndex_hash(NameIndex *self, PyObject *key)
     Py_ssize_t length;
     if (!NameIndex_is_open(self, 0) || PyBytes_AsStringAndSize(key, &text, &length) < 0)
         return NULL;
-    return PyLong_FromUnsignedLong(hash_of((unsigned char *)text, (size_t)length, self->salt));
+    return PyLong_FromUnsignedLong(hash_in(self, text, (size_t)length));
 }
 
 /* The item of a tuple of kinds or modes; NULL with an exception set where there is none of that number. */
@@ -135,7 +141,9 @@ NameIndex_find(NameIndex *self, PyObject *const *args, Py_ssize_t nargs)
     if ((declaration == (unsigned long)-1 && PyErr_Occurred()) || !NameIndex_is_open(self, 0))
         return NULL;
     const char *key = PyBytes_AS_STRING(args[0]);
-    int found = find_name(self, key, (size_t)PyBytes_GET_SIZE(args[0]), (uint32_t)declaration, &number, &name);
+    size_t length = (size_t)PyBytes_GET_SIZE(args[0]);
+    uint32_t hash = hash_in(self, key, length);
+    int found = find_hashed(self, key, length, hash, (uint32_t)declaration, &number, &name);
     if (found < 0)
         return NULL;
     return found ? make_record(self, number, &name) : Py_NewRef(Py_None);
@@ -149,77 +157,6 @@ NameIndex_usage(NameIndex *self, PyObject *Py_UNUSED(ignored))
     return Py_BuildValue("IIIIIK", GET(NUMBER(self, COUNT)), GET(NUMBER(self, REMOVED)),
                          GET(NUMBER(self, CELLS_USED)), GET(NUMBER(self, INDEX_SLOTS)), GET(NUMBER(self, CHANGING)),
                          (unsigned long long)GET(LONG_NUMBER(self, HEAP_USED)));
-}
-
-/* The i-th of the records that are given as bytes. */
-static Record
-given_name(const Py_buffer *records, Py_ssize_t i)
-{
-    Record name;
-    memcpy(&name, (const char *)records->buf + i * (Py_ssize_t)sizeof name, sizeof name);
-    return name;
-}
-
-/* How many names are given by their keys, one behind the other, and records; -1 with an exception set where they do
- * not belong together or have no room. */
-static Py_ssize_t
-names_that_fit(const NameIndex *self, const Py_buffer *keys, const Py_buffer *records)
-{
-    uint64_t columns = GET(NUMBER(self, CELLS_USED)), heap = GET(LONG_NUMBER(self, HEAP_USED)), length = 0;
-    Py_ssize_t n = records->len / (Py_ssize_t)sizeof(Record);
-    int fit = records->len % (Py_ssize_t)sizeof(Record) == 0 && heap % 8 == 0
-              && n <= self->capacity - (Py_ssize_t)GET(NUMBER(self, COUNT));
-    for (Py_ssize_t i = 0; i < n && fit; i++) {
-        Record wanted = given_name(records, i);
-        columns += wanted.width;
-        heap += room_of(wanted.length);
-        length += wanted.length;
-        fit = columns <= (uint64_t)self->columns && heap <= (uint64_t)self->heap_bytes;
-    }
-    if (fit && length == (uint64_t)keys->len)
-        return n;
-    PyErr_SetString(PyExc_BufferError, "the names do not fit into the block");
-    return -1;
-}
-
-/* Add names that have room behind all others. */
-static int
-append_names(NameIndex *self, const char *keys, const Py_buffer *records, Py_ssize_t n)
-{
-    uint32_t cell = GET(NUMBER(self, CELLS_USED)), first = GET(NUMBER(self, COUNT));
-    uint64_t heap = GET(LONG_NUMBER(self, HEAP_USED));
-    uint32_t changing = GET(NUMBER(self, CHANGING));
-    PUT(NUMBER(self, CHANGING), 1);
-    STOP_POINT();
-    for (Py_ssize_t i = 0; i < n; i++) {
-        Record name = given_name(records, i);
-        name.state = RECORD_LIVE;
-        name.cell = cell;
-        name.hash = hash_of((const unsigned char *)keys, name.length, self->salt) ^ name.declaration;
-        name.key = heap;
-        name.room = room_of(name.length);
-        name.note = name.note_room = name.members = 0;
-        store_key(self, heap, keys, name.length);
-        store_name(self, first + i, &name);
-        keys += name.length;
-        heap += name.room;
-        cell += name.width;
-    }
-    PUT(LONG_NUMBER(self, HEAP_USED), heap);
-    PUT(NUMBER(self, CELLS_USED), cell);
-    for (Py_ssize_t i = 0; i < n; i++) {
-        Record name = given_name(records, i);
-        count_name(self, &name, 1);
-    }
-    STOP_POINT();
-    PUT(NUMBER(self, COUNT), first + (uint32_t)n);
-    STOP_POINT();
-    for (Py_ssize_t i = 0; i < n; i++) {
-        if (enter_name(self, first + i, GET(&self->names[first + i].hash)) < 0)
-            return -1;
-    }
-    PUT(NUMBER(self, CHANGING), changing);
-    return 0;
 }
 
 static PyObject *
@@ -240,15 +177,14 @@ NameIndex_append(NameIndex *self, PyObject *args)
     return result;
 }
 
-/* Have nothing in the place of a note: it was another name's. */
-static void
-empty_note(NameIndex *self, const Record *name)
+static PyObject *
+NameIndex_free_for(NameIndex *self, PyObject *args)
 {
-    if (!is_in_heap(self, name->note, name->note_room))
-        return;
-    uint64_t *place = (uint64_t *)(void *)(self->heap + name->note);
-    for (size_t i = 0; i < name->note_room / 8; i++)
-        PUT(place + i, 0);
+    unsigned int length, width;
+    if (!PyArg_ParseTuple(args, "II", &length, &width) || !NameIndex_is_open(self, 0) || know_free(self) < 0)
+        return NULL;
+    const FreeNames *free = free_for(self, width, length);
+    return PyLong_FromLong(free == NULL ? -1 : (long)free->numbers[free->n - 1]);
 }
 
 static PyObject *
@@ -261,27 +197,13 @@ NameIndex_replace(NameIndex *self, PyObject *args)
         return NULL;
     PyObject *result = NULL;
     if (NameIndex_is_open(self, 1) && is_number(self, number)) {
-        Record name, former = load_name(self, number);
+        Record name = {0}, former = load_name(self, number);
         size_t length = (size_t)PyBytes_GET_SIZE(key);
-        int fits = record.len == (Py_ssize_t)sizeof name;
-        if (fits)
+        if (record.len == (Py_ssize_t)sizeof name)
             memcpy(&name, record.buf, sizeof name);
-        if (fits && name.width == former.width && former.state == RECORD_REMOVED && length <= former.room
-            && is_in_heap(self, former.key, former.room)) {
-            name.state = RECORD_LIVE;
-            name.cell = former.cell;
-            name.hash = hash_of((const unsigned char *)PyBytes_AS_STRING(key), length, self->salt) ^ name.declaration;
-            name.key = former.key;
-            name.room = former.room;
-            name.length = (uint32_t)length;
-            name.note = former.note;
-            name.note_room = former.note_room;
-            name.members = 0;
-            store_key(self, name.key, PyBytes_AS_STRING(key), length);
-            empty_note(self, &name);
-            store_name(self, number, &name);
-            count_name(self, &name, 1);
-            if (enter_name(self, number, name.hash) == 0)
+        if (record.len == (Py_ssize_t)sizeof name && can_replace(self, &former, &name, length)) {
+            const char *text = PyBytes_AS_STRING(key);
+            if (replace_name(self, number, &former, &name, text, length, hash_in(self, text, length)) == 0)
                 result = Py_NewRef(Py_None);
         }
         else
@@ -294,28 +216,25 @@ NameIndex_replace(NameIndex *self, PyObject *args)
 static PyObject *
 NameIndex_discard(NameIndex *self, PyObject *given)
 {
-    PyObject *numbers = PySequence_Fast(given, "the numbers must be a sequence");
-    if (numbers == NULL || !NameIndex_is_open(self, 1)) {
-        Py_XDECREF(numbers);
+    PyObject *sequence = PySequence_Fast(given, "the numbers must be a sequence");
+    if (sequence == NULL || !NameIndex_is_open(self, 1)) {
+        Py_XDECREF(sequence);
         return NULL;
     }
-    int failed = 0;
-    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(numbers) && !failed; i++) {
-        Py_ssize_t number = PyNumber_AsSsize_t(PySequence_Fast_GET_ITEM(numbers, i), PyExc_OverflowError);
-        failed = (number == -1 && PyErr_Occurred()) || !is_number(self, number);
-        if (failed)
-            break;
-        Record name = load_name(self, number);
-        failed = leave_name(self, number, name.hash) < 0;
-        name.state = RECORD_REMOVED;
-        uint64_t word;
-        memcpy(&word, &name, sizeof word);
-        PUT((uint64_t *)(void *)(self->names + number), word);
-        STOP_POINT();
-        count_name(self, &name, -1);
+    Py_ssize_t n = PySequence_Fast_GET_SIZE(sequence);
+    uint32_t *numbers = PyMem_New(uint32_t, n);
+    int done = numbers != NULL;
+    for (Py_ssize_t i = 0; i < n && done; i++) {
+        Py_ssize_t number = PyNumber_AsSsize_t(PySequence_Fast_GET_ITEM(sequence, i), PyExc_OverflowError);
+        done = !(number == -1 && PyErr_Occurred()) && is_number(self, number);
+        numbers[i] = done ? (uint32_t)number : 0;
     }
-    Py_DECREF(numbers);
-    return failed ? NULL : Py_NewRef(Py_None);
+    done = done && discard_names(self, numbers, n) == 0;
+    if (numbers == NULL)
+        PyErr_NoMemory();
+    PyMem_Free(numbers);
+    Py_DECREF(sequence);
+    return done ? Py_NewRef(Py_None) : NULL;
 }
 
 static PyObject *
@@ -380,6 +299,7 @@ static PyMethodDef NameIndex_methods[] = {
     {"find", FUNCTION(NameIndex_find), METH_FASTCALL, NULL},
     NO_ARGUMENTS(NameIndex, usage),
     POSITIONAL(NameIndex, append),
+    POSITIONAL(NameIndex, free_for),
     POSITIONAL(NameIndex, replace),
     POSITIONAL(NameIndex, enter),
     POSITIONAL(NameIndex, leave),

@@ -8,7 +8,14 @@
 enum { ENTRY_DELETED = 0xFFFFFFFF, KEY_ROOM = 16, RECORD_WORDS = sizeof(Record) / 8 };
 
 /* The numbers of the header, in the order in which the constructor takes their offsets; and the salt. */
-enum { COUNT, REMOVED, FAMILIES, CELLS_USED, INDEX_SLOTS, CHANGING, HEAP_USED, REVISION, SALT, HEADER_PLACES };
+enum { COUNT, REMOVED, FAMILIES, CELLS_USED, INDEX_SLOTS, CHANGING, HEAP_USED, REVISION, SALT, GENERATION, HEADER_PLACES };
+
+/* Removed records of one size, for new names: the one to be taken next is the last. */
+typedef struct {
+    uint32_t width, room;
+    uint32_t *numbers;
+    Py_ssize_t n, size;
+} FreeNames;
 
 typedef struct {
     PyObject_HEAD
@@ -21,6 +28,10 @@ typedef struct {
     uint64_t salt[2];
     PyObject *record;        /* the class that records are given as, a tuple */
     PyObject *kinds, *modes; /* tuples: by number, None for one that cannot be */
+    FreeNames *free;         /* of this process: what it knows of removed records, by size */
+    Py_ssize_t n_free;
+    uint64_t free_revision;  /* of the names, with which that is right, */
+    uint64_t known_revision; /* and with which a Registrar's knowledge of declarations is */
 } NameIndex;
 
 #define GET(place) __atomic_load_n((place), __ATOMIC_ACQUIRE)
@@ -117,12 +128,13 @@ damaged(Py_ssize_t number)
     return PyErr_Format(PyExc_BufferError, "record %zd leads out of the block", number);
 }
 
-/* Find a record; 1: found, 0: not, -1 with an exception set: what was found is damaged. */
+/* Find a record by its key, whose hash is given, too; 1: found, 0: not, -1 with an exception set: what was found is
+ * damaged. */
 static int
-find_name(const NameIndex *names, const char *key, size_t length, uint32_t declaration, Py_ssize_t *number, Record *name)
+find_hashed(const NameIndex *names, const char *key, size_t length, uint32_t hash, uint32_t declaration,
+            Py_ssize_t *number, Record *name)
 {
-    uint32_t mask = mask_of(names), count = GET(NUMBER(names, COUNT));
-    uint32_t wanted = hash_of((const unsigned char *)key, length, names->salt) ^ declaration;
+    uint32_t mask = mask_of(names), count = GET(NUMBER(names, COUNT)), wanted = hash ^ declaration;
     if (count > (uint32_t)names->capacity)
         count = (uint32_t)names->capacity;
     for (uint32_t i = 0, slot = wanted & mask; i <= mask; i++, slot = (slot + 1) & mask) {
@@ -145,6 +157,12 @@ find_name(const NameIndex *names, const char *key, size_t length, uint32_t decla
             return 1;
     }
     return 0;
+}
+
+static uint32_t
+hash_in(const NameIndex *names, const char *key, size_t length)
+{
+    return hash_of((const unsigned char *)key, length, names->salt);
 }
 
 /* The slot of the index, from where a hash leads, that has one of two entries; -1 with an exception set: none has,

@@ -4,12 +4,15 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include <errno.h>
+#include <fcntl.h>
 #include <float.h>
 #include <math.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -86,10 +89,10 @@ typedef enum { DONE, MISS, FAILED } Outcome;
 /* What one interpreter's module has; every object that needs it points to it, and keeps it by its type. */
 #define TYPES(X)                                                                                                       \
     X(Cells) X(Series) X(Counter) X(Gauge) X(Histogram) X(Children) X(Stopwatch) X(Recorder) X(Section) X(Requests)   \
-    X(NameIndex)
+    X(NameIndex) X(Registrar)
 #define METHOD_NAMES(X)                                                                                                \
     X(_incr) X(_decr) X(_gauge) X(_timing) X(_absolute) X(_counter) X(_histogram) X(_timer) X(_get) X(_labels)         \
-    X(_count_series) X(_count_with_exemplar) X(_observe_with_exemplar) X(_set_series) X(_observe_series) X(_value) X(_reduce_handle) X(_enter_again) X(_exit_again)
+    X(_count_series) X(_count_with_exemplar) X(_observe_with_exemplar) X(_set_series) X(_observe_series) X(_value) X(_reduce_handle) X(_enter_again) X(_exit_again) X(_registrar)
 #define KEYWORDS(X) X(category) X(metric) X(n) X(value) X(milliseconds) X(labels)
 typedef struct {
 #define FIELD(name) PyTypeObject *name;

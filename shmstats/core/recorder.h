@@ -193,17 +193,29 @@ finish(Recorder *self, Outcome outcome, PyObject *method, PyObject *const *args,
     return outcome == FAILED ? NULL : call_missed((PyObject *)self, method, args, nargs, kwnames);
 }
 
+/* A new handle of a name that a plain call gives, for its value; NULL where that is left to Python. */
+static __attribute__((noinline)) Series *make_handle(Recorder *self, PyTypeObject *type, PyObject *const *args,
+                                                     Py_ssize_t nargs, PyObject *kwnames);
+
+/* Keep a handle that was made, if the call could use it. */
+static void keep_made(Recorder *self, Series *made, Outcome outcome);
+
 static __attribute__((noinline)) PyObject *
 record_count(Recorder *self, PyObject *method, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     Outcome outcome = MISS;
     Found found = find_called(self, COUNTER | GAUGE, args, nargs, kwnames, self->state->kw_n);
+    Series *made = NULL;
+    if (UNLIKELY(found.series == NULL))
+        found.series = made = make_handle(self, self->state->Counter, args, nargs, kwnames);
     if (LIKELY(found.series != NULL)) {
         if (LIKELY(found.series->kind == COUNTER))
             outcome = count_object(found.series, sign, found.what);
         else if (found.series->kind == GAUGE)
             outcome = move_object(found.series, sign, found.what);
     }
+    if (UNLIKELY(made != NULL))
+        keep_made(self, made, outcome);
     return finish(self, outcome, method, args, nargs, kwnames);
 }
 
@@ -233,11 +245,16 @@ CALL(gauge)
 {
     Outcome outcome = MISS;
     Found found = find_called(self, GAUGE, args, nargs, kwnames, self->state->kw_value);
+    Series *made = NULL;
+    if (UNLIKELY(found.series == NULL) && nargs == 3)
+        found.series = made = make_handle(self, self->state->Gauge, args, nargs, kwnames);
     if (LIKELY(found.series != NULL && found.series->kind == GAUGE)) {
         if (UNLIKELY(found.what == NULL))
             return Py_NewRef((PyObject *)found.series);
         outcome = set_object(found.series, found.what);
     }
+    if (UNLIKELY(made != NULL))
+        keep_made(self, made, outcome);
     return finish(self, outcome, self->state->str_gauge, args, nargs, kwnames);
 }
 
@@ -255,11 +272,16 @@ CALL(timing)
 {
     Outcome outcome = MISS;
     Found found = find_called(self, HISTOGRAM, args, nargs, kwnames, self->state->kw_milliseconds);
+    Series *made = NULL;
+    if (UNLIKELY(found.series == NULL) && nargs == 3)
+        found.series = made = make_handle(self, self->state->Histogram, args, nargs, kwnames);
     if (LIKELY(found.series != NULL && found.series->kind == HISTOGRAM)) {
         if (UNLIKELY(found.what == NULL))
             return Py_NewRef((PyObject *)found.series);
         outcome = observe_object(found.series, found.what);
     }
+    if (UNLIKELY(made != NULL))
+        keep_made(self, made, outcome);
     return finish(self, outcome, self->state->str_timing, args, nargs, kwnames);
 }
 
@@ -351,6 +373,26 @@ Recorder_handle(Recorder *self, PyObject *args)
     return Py_NewRef(series == NULL ? Py_None : (PyObject *)series);
 }
 
+/* Keep a handle under its name, in the place of another; -1 with an exception set. */
+static int
+keep_handle(Recorder *self, Series *series)
+{
+    PyObject *metrics = PyDict_GetItemWithError(self->handles, series->category);
+    if (metrics == NULL) {
+        metrics = PyErr_Occurred() ? NULL : PyDict_New();
+        if (metrics == NULL || PyDict_SetItem(self->handles, series->category, metrics) < 0) {
+            Py_XDECREF(metrics);
+            return -1;
+        }
+        Py_DECREF(metrics);
+    }
+    PyObject *former = PyDict_SetDefault(metrics, series->metric, (PyObject *)series);
+    if (former == NULL || former == (PyObject *)series)
+        return former == NULL ? -1 : 0;
+    forget_shortcuts(self);
+    return PyDict_SetItem(metrics, series->metric, (PyObject *)series);
+}
+
 static PyObject *
 Recorder_keep(Recorder *self, PyObject *argument)
 {
@@ -358,27 +400,7 @@ Recorder_keep(Recorder *self, PyObject *argument)
         PyErr_Format(PyExc_TypeError, "series must be a handle, not %s", Py_TYPE(argument)->tp_name);
         return NULL;
     }
-    Series *series = (Series *)argument;
-    PyObject *metrics = PyDict_GetItemWithError(self->handles, series->category);
-    if (metrics == NULL) {
-        if (PyErr_Occurred())
-            return NULL;
-        metrics = PyDict_New();
-        if (metrics == NULL || PyDict_SetItem(self->handles, series->category, metrics) < 0) {
-            Py_XDECREF(metrics);
-            return NULL;
-        }
-        Py_DECREF(metrics);
-    }
-    PyObject *former = PyDict_SetDefault(metrics, series->metric, argument);
-    if (former == NULL)
-        return NULL;
-    if (former != argument) {
-        forget_shortcuts(self);
-        if (PyDict_SetItem(metrics, series->metric, argument) < 0)
-            return NULL;
-    }
-    Py_RETURN_NONE;
+    return keep_handle(self, (Series *)argument) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *

@@ -248,3 +248,47 @@ observe_locked(Cell *histogram, Py_ssize_t bucket, double value)
     observe_unlocked(histogram, bucket, value);
     end_write(histogram, seq);
 }
+
+/* Set the values of a series to 0, whose lock is had. */
+static void
+empty(Cell *cell, Py_ssize_t width, int is_histogram)
+{
+    uint32_t seq = is_histogram ? begin_write(cell) : 0;
+    for (Py_ssize_t i = 0; i < width - LOCK_CELLS; i++)
+        store_value(cell, i, 0);
+    STOP_POINT();
+    if (is_histogram)
+        end_write(cell, seq); /* not 0: a reader that began before would not notice */
+    else
+        __atomic_store_n(&cell->seq, 0, __ATOMIC_RELEASE);
+}
+
+/* Whether a row has memory behind all cells of a series. */
+static int
+is_backed(const Cells *cells, Py_ssize_t row, Py_ssize_t column, Py_ssize_t width)
+{
+    const char *bitmap = (const char *)cells->buffer.buf + cells->pages + row * cells->bitmap_bytes;
+    for (Py_ssize_t page = column / CELLS_PER_PAGE; page <= (column + width - 1) / CELLS_PER_PAGE; page++) {
+        uint64_t word = __atomic_load_n((const uint64_t *)(const void *)bitmap + page / 64, __ATOMIC_ACQUIRE);
+        if (!(word >> (page % 64) & 1))
+            return 0;
+    }
+    return 1;
+}
+
+/* Set a series to 0 in every row, where no lock must be waited for; returns whether that is done. */
+static int
+empty_everywhere(const Cells *cells, Py_ssize_t column, Py_ssize_t width, int is_histogram)
+{
+    for (Py_ssize_t row = 0; row < cells->rows; row++) {
+        if (!is_backed(cells, row, column, width))
+            continue;
+        Cell *cell = (Cell *)((char *)cells->first + row * cells->row_bytes) + column;
+        if (!try_lock(cell, cells->owner))
+            return 0;
+        STOP_POINT();
+        empty(cell, width, is_histogram);
+        unlock(cell);
+    }
+    return 1;
+}

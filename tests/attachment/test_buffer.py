@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import wait_until
+from helpers import hold, wait_until
 
 NEVER = 3_600_000  # ms; the longest interval that is allowed
 
@@ -376,7 +376,7 @@ def test_a_flush_that_waits_for_a_lock_while_another_thread_closes_loses_nothing
     stats.flush()
     block = stats.shared.attach()
     record = block.names.find(b"c\0m")
-    block.cells.hold(block.worker.row, record.cell, block.worker.word)
+    hold(block, block.worker.row, record.cell, block.worker.word)
     with ThreadPoolExecutor(2) as pool:
         try:
             counting = pool.submit(lambda: [count() for _ in range(100)])
@@ -384,7 +384,7 @@ def test_a_flush_that_waits_for_a_lock_while_another_thread_closes_loses_nothing
             closing = pool.submit(shmstats.close)
             wait_until(lambda: stats.shared._block is None)
         finally:
-            block.cells.hold(block.worker.row, record.cell, 0)
+            hold(block, block.worker.row, record.cell, 0)
         counting.result()
         closing.result()
     found = stats.get("c", "m")

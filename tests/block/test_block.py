@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import Child, segment_file, wait_until
+from helpers import Child, segment_file, wait_until, with_hold
 
 COUNT_AND_WAIT = """
     from shmstats import stats
@@ -317,14 +317,14 @@ def test_a_dead_block_of_the_other_core_is_adopted_and_its_locks_freed(
     pytest.importorskip("shmstats.core._cells")
     monkeypatch.setenv("SHMSTATS_PURE", other_core(core))
     child = python.start(
-        """
+        with_hold("""
         from shmstats import stats
         stats.incr("c", "m", 5)
         block = stats.shared.attach()
-        block.cells.hold(1, block.names.find(b"c\\0m").cell, block.worker.word)
+        hold(block, 1, block.names.find(b"c\\0m").cell, block.worker.word)
         print("held", flush=True)
         input()
-        """
+        """)
     )
     child.hear()
     child.signal(signal.SIGKILL)

@@ -24,7 +24,7 @@ def key(metric: str, **labels: str) -> bytes:
 
 def remove(block: Any, *keys: bytes) -> None:
     with block.exclusive():
-        block.remove([block.names.find(each) for each in keys])
+        block.remove([block.names.find(each).number for each in keys])
 
 
 def declare(block: Any, *arguments: Any, **named: Any) -> None:

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import process_state, wait_until
+from helpers import hold, holder, process_state, wait_until, with_hold
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,31 +73,33 @@ def test_a_gauge_is_what_was_last_put_there(attach: Any) -> None:
 
 @pytest.mark.parametrize("value", [MAX + 1, MIN - 1, "1", None, True])
 def test_what_is_no_plain_number_is_not_put_into_a_gauge(attach: Any, value: Any) -> None:
-    cells = reserved(attach(), 0).cells
+    block = reserved(attach(), 0)
+    cells = block.cells
     assert not cells.set_gauge(0, 0, value, cells.generation)
     assert cells.load_gauge(0, 0) == 0
-    assert cells.holder(0, 0) == 0
+    assert holder(block, 0, 0) == 0
 
 
 def test_an_operation_with_an_old_generation_does_nothing(attach: Any) -> None:
-    cells = reserved(attach()).cells
-    before = cells.generation
+    block = reserved(attach())
+    cells, before = block.cells, block.cells.generation
     assert cells.raise_generation() == before + 1 == cells.generation
     assert not cells.add(1, 0, 5, before)
     assert not cells.set_gauge(1, 0, 5, before)
     assert not cells.add_gauge(1, 0, 5, before)
     assert cells.load(1, 0) == 0
-    assert cells.holder(1, 0) == 0
+    assert holder(block, 1, 0) == 0
     assert cells.add(1, 0, 5, before + 1)
 
 
 def test_clear_empties_every_cell_of_the_width(attach: Any) -> None:
-    cells = reserved(attach()).cells
+    block = reserved(attach())
+    cells = block.cells
     for column in range(0, 8, 2):
         cells.add(1, column, 7, cells.generation)
     assert cells.clear(1, 2, 4)
     assert [cells.load(1, column) for column in range(0, 8, 2)] == [7, 0, 0, 7]
-    assert cells.holder(1, 4) == 0
+    assert holder(block, 1, 4) == 0
     cells.set_gauge(1, 4, 1.5, cells.generation)
     cells.clear(1, 4, 3)
     assert repr(cells.load_gauge(1, 4)) == "0"
@@ -116,8 +118,6 @@ def test_there_are_no_cells_outside(attach: Any, row: int, column: int) -> None:
         lambda: cells.load_gauge(row, column),
         lambda: cells.set_gauge(row, column, 1, generation),
         lambda: cells.add_gauge(row, column, 1, generation),
-        lambda: cells.hold(row, column, 1),
-        lambda: cells.holder(row, column),
         lambda: cells.count_takeovers_at(row, column),
     ):
         with pytest.raises(IndexError, match="there are 5 rows of 512"):
@@ -161,7 +161,6 @@ def test_closed_cells_refuse_everything(attach: Any, shmstats: ModuleType) -> No
         lambda: cells.load(1, 0),
         lambda: cells.clear(1, 0, 2),
         lambda: cells.raise_generation(),
-        lambda: cells.holder(1, 0),
         lambda: counter._bind(cells, 1, 0, 2, generation, True),
         lambda: counter._bind(cells, 1, 0, 2, 0, True),
     ):
@@ -251,10 +250,10 @@ HOLDER = """
     record = block.names.find(encode_key("c", "m"))
     block.row_for(record)
     row = int(sys.argv[1])
-    block.cells.hold(row, record.cell, block.worker.word)
+    hold(block, row, record.cell, block.worker.word)
     print(block.worker.word, flush=True)
     input()
-    block.cells.hold(row, record.cell, 0)
+    hold(block, row, record.cell, 0)
     print("freed", flush=True)
     input()
 """
@@ -263,23 +262,23 @@ HOLDER = """
 def test_the_lock_of_a_killed_owner_is_taken_over_and_counted(stats: Any, python: Any, core: str) -> None:
     stats.incr("c", "m")
     for killed in range(1, 4):
-        child = python.start(HOLDER, 1)
+        child = python.start(with_hold(HOLDER), 1)
         word = int(child.hear())
         block = stats.shared.attach()
         record = block.names.find(b"c\0m")
-        assert block.cells.holder(1, record.cell) == word != block.worker.word
+        assert holder(block, 1, record.cell) == word != block.worker.word
         child.signal(signal.SIGKILL)
         child.finish(status=-signal.SIGKILL)
         stats.incr("c", "m")
         stats.counter("c", "m").incr()
-        assert block.cells.holder(1, record.cell) == 0
+        assert holder(block, 1, record.cell) == 0
         assert stats.get("c", "m") == 1 + 2 * killed
         assert stats.get("shmstats", "locks_taken_over") == killed
 
 
 def test_the_lock_of_a_killed_owner_is_taken_over_when_its_slot_has_a_new_one(stats: Any, python: Any) -> None:
     stats.incr("c", "m")
-    child = python.start(HOLDER, 1)
+    child = python.start(with_hold(HOLDER), 1)
     word = int(child.hear())
     child.signal(signal.SIGKILL)
     child.finish(status=-signal.SIGKILL)
@@ -296,7 +295,7 @@ def test_the_lock_of_a_killed_owner_is_taken_over_when_its_slot_has_a_new_one(st
 @pytest.mark.parametrize("stopped", [False, True])
 def test_the_lock_of_a_living_owner_is_waited_for(stats: Any, python: Any, stopped: bool) -> None:
     stats.incr("c", "m")
-    child = python.start(HOLDER, 1)
+    child = python.start(with_hold(HOLDER), 1)
     word = int(child.hear())
     if stopped:
         child.signal(signal.SIGSTOP)
@@ -316,7 +315,7 @@ def test_the_lock_of_a_living_owner_is_waited_for(stats: Any, python: Any, stopp
     block = stats.shared.attach()
     cell = block.names.find(b"c\0m").cell
     wait_until(lambda: process_state(waiter.pid) == "S")
-    assert block.cells.holder(1, cell) == word
+    assert holder(block, 1, cell) == word
     assert stats.get("c", "m") == 1
     if stopped:
         child.signal(signal.SIGCONT)
@@ -337,7 +336,7 @@ def test_the_lock_of_a_living_owner_is_waited_for(stats: Any, python: Any, stopp
 
 def test_other_threads_run_while_one_waits_for_a_lock(stats: Any, python: Any) -> None:
     stats.incr("c", "m")
-    child = python.start(HOLDER, 1)
+    child = python.start(with_hold(HOLDER), 1)
     child.hear()
     waiter = python.start(
         """
@@ -375,7 +374,7 @@ def test_a_wait_for_a_lock_ends_when_the_block_is_closed(
 
     monkeypatch.setattr(table, "is_live", asked_is_live)
     block, other = reserved(attach()), attach()
-    block.cells.hold(1, 0, other.worker.word)
+    hold(block, 1, 0, other.worker.word)
     results: list[object] = []
     waiting = threading.Thread(target=lambda: results.append(block.cells.add(1, 0, 5, block.cells.generation)))
     waiting.start()
@@ -384,5 +383,5 @@ def test_a_wait_for_a_lock_ends_when_the_block_is_closed(
     waiting.join(20)
     assert not waiting.is_alive()
     assert results == [False]
-    other.cells.hold(1, 0, 0)
+    hold(other, 1, 0, 0)
     assert other.cells.load(1, 0) == 0

@@ -282,7 +282,7 @@ def test_of_names_that_change_all_the_time_only_those_are_read_that_stood_still(
 
     def change(*arguments: Any) -> Any:
         for key in (b"c\0one", b"c\0other"):
-            block.remove([block.find(key) or block.find_or_add(b"c\0one", counter)])
+            block.remove([(block.find(key) or block.find_or_add(b"c\0one", counter)).number])
             block.find_or_add(b"c\0other" if key == b"c\0one" else b"c\0one", counter)
         return totals(*arguments)
 

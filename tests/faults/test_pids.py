@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import PythonRunner, segment_file
+from helpers import PythonRunner, segment_file, with_hold
 
 from shmstats.block.layout import HEADER
 
@@ -64,7 +64,7 @@ DIE = """
     block = stats.shared.attach()
     print(json.dumps([os.getpid(), block.worker.start_time, os.stat("/proc/self/ns/pid").st_ino]), flush=True)
     record = block.names.find(b"c\\0m")
-    block.cells.hold(block.worker.row, record.cell, block.worker.word)
+    hold(block, block.worker.row, record.cell, block.worker.word)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -111,7 +111,7 @@ def test_a_container_that_is_started_again_takes_no_dead_worker_for_a_live_one(
     container: Callable[..., list[Any]], data: Path
 ) -> None:
     """The same pid, and the same number of the namespace: only the kernel's locks tell them apart."""
-    ((pid, _, namespace),) = container(DIE, status=137)
+    ((pid, _, namespace),) = container(with_hold(DIE), status=137)
     ((again, counted, live),) = container(NEXT, segment_file(data))
     assert again == pid, "this container does not give the same pids"
     assert counted == 6
@@ -123,7 +123,7 @@ def test_a_container_that_is_started_again_in_another_namespace_goes_on(
     container: Callable[..., list[Any]], data: Path
 ) -> None:
     """As one whose /dev/shm outlives it: that nobody lives in the former namespace is known by the kernel's locks."""
-    ((_, _, former),) = container(DIE, status=137)
+    ((_, _, former),) = container(with_hold(DIE), status=137)
     with segment_file(data).open("r+b") as file:  # were the kernel to give the number of the namespace out again
         file.seek(HEADER.offset("namespace"))
         assert int.from_bytes(file.read(8), "little") == former
@@ -171,11 +171,11 @@ REUSE = """
     if victim == 0:
         stats.incr("c", "m", 10)
         own = stats.shared.attach()
-        own.cells.hold(row, record.cell, own.worker.word)
+        hold(own, row, record.cell, own.worker.word)
         os.write(write, b"x")
         signal.pause()
     os.read(read, 1)
-    held = block.cells.holder(row, record.cell)
+    held = holder(block, row, record.cell)
     started = block.reader.workers._read((held >> 20) - 1).start_time
     os.kill(victim, signal.SIGKILL)
     os.waitpid(victim, 0)
@@ -205,7 +205,7 @@ def test_the_lock_of_a_dead_worker_is_not_its_who_has_the_pid_now(
     container: Callable[..., list[Any]], core: str
 ) -> None:
     """It is taken over although a process with that pid lives."""
-    ((reused, held, lives, found, taken_over),) = container(REUSE)
+    ((reused, held, lives, found, taken_over),) = container(with_hold(REUSE))
     if not reused:
         pytest.skip("the kernel does not give the same pid out again")
     assert held
@@ -334,7 +334,7 @@ WITHOUT_DESCRIPTORS = """
     if os.fork() == 0:
         own = stats.shared.attach()
         for key, row in ((b"c\\0m", row), (b"g\\0m", 0), (b"t\\0m", row)):
-            own.cells.hold(row, own.names.find(key).cell, own.worker.word)
+            hold(own, row, own.names.find(key).cell, own.worker.word)
         os.kill(os.getpid(), signal.SIGKILL)
     assert os.wait()[1] == signal.SIGKILL
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
@@ -359,4 +359,4 @@ def test_who_has_no_descriptor_left_gets_on_where_a_dead_one_holds_a_lock(python
     """Whether its holder lives can be told without one, as long as nobody has its pid."""
     if core == "Python":
         pytest.skip("the kernel drops the locks of the dead there")
-    assert json.loads(python.run(WITHOUT_DESCRIPTORS, quiet=False)) == [3, 2, 2]
+    assert json.loads(python.run(with_hold(WITHOUT_DESCRIPTORS), quiet=False)) == [3, 2, 2]

@@ -37,6 +37,7 @@ import shmstats.block.errors
 import shmstats.block.identity
 import shmstats.block.layout
 import shmstats.block.segment
+import shmstats.bounds
 import shmstats.layout
 import shmstats.series
 from shmstats.block.layout import FIRST_SLOT, HEADER, WORKER, Layout
@@ -565,6 +566,14 @@ class Core:
 
     # The C core.
 
+    def registrar(self, block: Any) -> Any:
+        """Return what registers names in C, open for a block."""
+        assert self._stepped is not None
+        scale = shmstats.bounds.scale_of((1.0,))
+        registrar = self._stepped.Registrar({}, (), (), scale)
+        registrar.open(block.names.index, block.cells, block.worker.row, 10, self._current.guard.lock, 0, 0)
+        return registrar
+
     def _make_c_cells(self, buffer: View, **arguments: Any) -> Any:
         assert self._stepped is not None
         self._nonsense = memoryview(bytearray(NONSENSE * len(buffer)))
@@ -593,6 +602,8 @@ class Core:
             return self._exchange(steps, offset, first, second)
         elif kind == "add":
             return int(steps.do("add", offset, size, first))
+        elif kind in ("lock", "try_lock", "unlock"):
+            return int(steps.do(kind, first) or 0)
         else:
             steps.do("pause", *self._looked_at, self._current.owners.get(self._looked_at[1]))
         return 0

@@ -13,12 +13,15 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include <errno.h>
+#include <fcntl.h>
 #include <float.h>
 #include <math.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -99,6 +102,16 @@ exchange(volatile void *place, uint32_t *expected, uint32_t desired)
     return 0;
 }
 
+/* Take or let go of a record lock, which is one of the process in the model. */
+static int
+lock_record(int command, const struct flock *range)
+{
+    const char *kind = range->l_type == F_UNLCK ? "unlock" : command == F_SETLKW ? "lock" : "try_lock";
+    int is_done = (int)step(kind, NULL, 0, (uint64_t)range->l_start, 0) || command != F_SETLK || range->l_type == F_UNLCK;
+    errno = EAGAIN;
+    return is_done || is_stopped ? 0 : -1;
+}
+
 #undef __atomic_load_n
 #define __atomic_load_n(place, order) ((__typeof__(*(place)))load((place), sizeof *(place)))
 #define __atomic_store_n(place, value, order) store((place), sizeof *(place), (uint64_t)(value))
@@ -108,6 +121,8 @@ exchange(volatile void *place, uint32_t *expected, uint32_t desired)
 #define __atomic_add_fetch(place, n, order) step("add", (place), sizeof *(place), (uint64_t)(n), 0)
 #define __atomic_thread_fence(order) ((void)0)
 #define nanosleep(span, rest) ((void)(span), (int)step("pause", NULL, 0, 0, 0))
+#define fcntl(descriptor, command, range) lock_record((command), (range))
+#define fstat(descriptor, found) (memset((found), 0, sizeof *(found)), (void)(descriptor), 0)
 #undef Py_BEGIN_ALLOW_THREADS
 #undef Py_END_ALLOW_THREADS
 #define Py_BEGIN_ALLOW_THREADS {

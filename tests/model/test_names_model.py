@@ -22,6 +22,9 @@ pytestmark = pytest.mark.skipif(shutil.which(compiler()) is None, reason="there 
 
 CORES = ["C", "Python"]
 
+#: Makes a program that counts a name.
+Counting = Callable[[str], Callable[[Process], None]]
+
 
 class Provider(SharedProvider):
     """The provider, on the block of a process of the model."""
@@ -29,6 +32,7 @@ class Provider(SharedProvider):
     def __init__(self, process: Process) -> None:
         self._block, self._buffer = process.block, None
         self._declared = {}
+        self._registrar: Any = SimpleNamespace(learn=lambda *arguments: None)
         self._settings: Any = SimpleNamespace(stats=SimpleNamespace(max_series_per_metric=10))
 
     def _attached(self) -> Any:
@@ -59,6 +63,22 @@ def count(metric: str) -> Callable[[Process], None]:
         block = process.had()
         process.steps.note("begun", metric)
         Provider(process)._count(block, named(metric), 1)
+        process.steps.note("done", metric)
+
+    return program
+
+
+def count_at_once(metric: str) -> Callable[[Process], None]:
+    """Add 1 to a name by a handle that C binds; where that is left to Python the slow path counts."""
+
+    def program(process: Process) -> None:
+        block = process.had()
+        provider = Provider(process)
+        provider._registrar = process.core.registrar(block)
+        series = named(metric)
+        handle = process.core.counter(provider, series.category, series.metric, series.labels)
+        process.steps.note("begun", metric)
+        handle.incr()
         process.steps.note("done", metric)
 
     return program
@@ -144,11 +164,13 @@ def sums_are_right(*metrics: str) -> Callable[[Final], None]:
 # Registering ---------------------------------------------------------------------------------------
 
 
-def registering(core: Core, *metrics: str, index_slots: int = 8) -> None:
+def registering(core: Core, *metrics: str, index_slots: int = 8, by: Counting = count) -> None:
     """Have each process count some names, given with blanks between them."""
     scenario = Scenario(core, 4, 2, *processes(len(metrics)), index_slots=index_slots)
     scenario.attach(*range(len(metrics)))
-    programs = [after(*map(count, each.split())) for each in metrics]
+    if by is count_at_once:
+        scenario.before(0, count("there"))  # the first name of a page is Python's to add
+    programs = [after(*map(by, each.split())) for each in metrics]
     # Who comes after all of them, and puts in order what they left, is the check.
     scenario.explore(*programs, check=sums_are_right(*" ".join(metrics).split()), kills=len(metrics))
 
@@ -170,6 +192,13 @@ def test_a_name_that_several_register_at_once_is_there_once_and_counted_exactly(
     name: str, metrics: tuple[str, ...]
 ) -> None:
     registering(Core(name), *metrics)
+
+
+@pytest.mark.parametrize(
+    "metrics", [("a", "a"), ("a b", "a"), pytest.param(("a.l.x", "a.l.y"), marks=pytest.mark.thorough)]
+)
+def test_a_name_that_c_registers_beside_others_is_there_once_and_counted_exactly(metrics: tuple[str, ...]) -> None:
+    registering(Core("C"), *metrics, by=count_at_once)
 
 
 @pytest.mark.parametrize("metrics", [("a", "b"), pytest.param(("a b", "b"), marks=pytest.mark.thorough)])
@@ -195,7 +224,7 @@ REGISTERING_FAULTS = {
         "        hashes = []",
     ),
     "nothing tells that a change was broken off, in C": Plant(
-        "name_table.h", "    PUT(NUMBER(self, CHANGING), 1);\n    STOP_POINT();\n", ""
+        "name_changes.h", "    PUT(NUMBER(names, CHANGING), 1);\n    STOP_POINT();\n", ""
     ),
     "what was broken off is not put right": Plant("repairing.py", "if not is_broken_off:", "if True:"),
     "names are registered without the table lock": Plant(
@@ -218,6 +247,23 @@ def test_a_fault_of_registering_is_found(fault: str) -> None:
     with pytest.raises(ViolationError) as caught:
         try_all()
     assert "raises" not in str(caught.value)
+
+
+FAULTS_OF_C = {
+    "a name is added without a second look": Plant(
+        "registering.h",
+        "    Outcome outcome = look(self, key->text, key->length, binding->hash, &number, name);\n",
+        "    Outcome outcome = MISS;\n",
+    ),
+    "names are registered without the table lock": Plant("registering.h", "set_table_lock(self, F_WRLCK)", "1"),
+    "what was broken off is not put right": Plant("registering.h", "GET(NUMBER(names, CHANGING)) != 0", "0"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS_OF_C)
+def test_a_fault_of_registering_at_once_is_found(fault: str) -> None:
+    with pytest.raises(ViolationError):
+        registering(Core("C", FAULTS_OF_C[fault]), "a", "a", by=count_at_once)
 
 
 # Removing, and the generation ----------------------------------------------------------------------
@@ -278,11 +324,7 @@ REMOVING_FAULTS = {
         "    if (LIKELY(current(cells->generation) == generation))\n        return 1;\n    unlock(cell);",
         "    if (1)\n        return 1;\n    unlock(cell);",
     ),
-    "the generation is not raised": Plant(
-        "names.py",
-        "            self.removed += len(records)\n            self.cells.raise_generation()",
-        "            self.removed += len(records)",
-    ),
+    "the generation is not raised": Plant("_names_py.py", "        self._longs[self._generation] += 1\n", ""),
     "the twin looks at the generation before the lock": Plant(
         "_cells_py.py",
         "            cells._locks.lock(FIRST_CELL + cell)\n",

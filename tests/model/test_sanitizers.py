@@ -96,14 +96,14 @@ REBOUND = """
         bind = lambda cells: handle._bind(cells, 0, 0, 6, 1, False, *([SCALE] if type(handle) is Histogram else []))
         first, other = make(), make()
         bind(first)
-        other.hold(0, 0, 99)
+        memory[4096] = 99  # the lock of the cell
         asked.clear()
         waiter = threading.Thread(target=getattr(handle, "incr", None) or handle.observe, args=(1,))
         waiter.start()
         assert asked.wait(60)
         bind(other)
         del first
-        other.hold(0, 0, 0)
+        memory[4096] = 0
         waiter.join()
     print("counted")
 """

@@ -12,9 +12,13 @@ from typing import Any
 
 from ...block.keys import OVERFLOW
 from .family import ClientFamily, series_labels
+from .internals import metrics
 from .storage import MetricStore
 
 Labelvalues = tuple[str, ...]
+
+#: The classes whose children are made by `ClientChildren.make`: those that do no more for one than note its labels.
+_OWN_TYPES = frozenset((metrics.Counter, metrics.Gauge, metrics.Histogram, metrics.Summary))
 
 #: Children that there are before it is looked for the first time whether another process has removed some.
 _FIRST_CHECK = 64
@@ -43,10 +47,13 @@ class ClientChildren(dict[Labelvalues, Any]):
         self.labelnames = labelnames
         self.overflow = (OVERFLOW,) * len(labelnames)
         self._begin = begin
+        self._model: tuple[Any, dict[str, Any]] | None = None
         self._generation = store.generation
         self._next_check = _FIRST_CHECK
 
     def __setitem__(self, labelvalues: Labelvalues, child: Any) -> None:
+        if self._model is None:
+            self._model = type(child), dict(vars(child))
         if super().__len__() >= self._next_check:  # now and then, so that many cost no more than their number
             self._next_check = 2 * len(self) + _FIRST_CHECK
         self._begin(child, self.family)
@@ -54,6 +61,19 @@ class ClientChildren(dict[Labelvalues, Any]):
             labelvalues = self.overflow
             self.__class__ = _FullChildren
         super().__setitem__(labelvalues, child)
+
+    def make(self, labelvalues: Labelvalues) -> Any:
+        """Make a child as prometheus_client makes it, which differs from the first one in its label values alone.
+
+        Returns None where there is none yet, or its class may have something else to do for each.
+        """
+        if self._model is None or self._model[0] not in _OWN_TYPES:
+            return None
+        cls, attributes = self._model
+        child = cls.__new__(cls)
+        vars(child).update(attributes, _labelvalues=labelvalues)
+        self[labelvalues] = child
+        return child
 
     def adopt(self, labelvalues: Labelvalues, child: Any) -> None:
         """Take in a child that is on the block already."""

@@ -234,7 +234,7 @@ def _counter(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]
     if line.fraction >= 0:
         value += _distribution(reading, line.fraction).sum
     samples = [Sample("_total", dict(line.labels), value, None, _exemplar(reading.note(family, line), ""))]
-    return samples + _created(reading, line)
+    return samples + _created(line)
 
 
 def _gauge(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
@@ -250,7 +250,7 @@ def _summary(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]
     return [
         Sample("_count", dict(line.labels), float(value.count)),
         Sample("_sum", dict(line.labels), _sum(value)),
-        *_created(reading, line),
+        *_created(line),
     ]
 
 
@@ -266,7 +266,7 @@ def _histogram(reading: Reading, family: ClientFamily, line: Line) -> list[Sampl
         # OpenMetrics forbids a sum where there are negative buckets, and a count without a sum.
         samples.append(Sample("_count", dict(line.labels), float(value.count)))
         samples.append(Sample("_sum", dict(line.labels), _sum(value)))
-    return samples + _created(reading, line)
+    return samples + _created(line)
 
 
 def _info(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
@@ -293,10 +293,10 @@ _SAMPLES = {
 }
 
 
-def _created(reading: Reading, line: Line) -> list[Sample]:
-    if line.created < 0 or not metrics._use_created:
+def _created(line: Line) -> list[Sample]:
+    if not line.created or not metrics._use_created:
         return []
-    return [Sample("_created", dict(line.labels), float(_number(reading, line.created)))]
+    return [Sample("_created", dict(line.labels), line.created / 10**9)]
 
 
 def _number(reading: Reading, position: int) -> int | float:

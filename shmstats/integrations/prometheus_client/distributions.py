@@ -66,8 +66,9 @@ def patch_distributions(store: MetricStore) -> None:
 
     def distribution_init(self: Any) -> None:
         self._created = time.time()
-        use_distribution(self, DistributionValue(store, self._family, labels_of(self)))
-        begin(store, self, self._family)
+        value = DistributionValue(store, self._family, labels_of(self))
+        use_distribution(self, value)
+        begin(store, self, value)
 
     def observe_histogram(self: Any, amount: float, exemplar: dict[str, str] | None = None) -> None:
         self._raise_if_not_observable()

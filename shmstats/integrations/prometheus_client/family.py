@@ -42,7 +42,7 @@ EXPOSED_SUFFIXES = {
 }
 
 #: Types of prometheus_client that are kept as each kind.
-_KINDS = {
+KINDS = {
     "counter": Kind.COUNTER,
     "gauge": Kind.GAUGE,
     "histogram": Kind.HISTOGRAM,
@@ -92,7 +92,7 @@ class ClientFamily:
 
     @property
     def created(self) -> str:
-        """The metric of the block that has the times of creation."""
+        """The metric of the block that earlier versions of shmstats kept the times of creation in."""
         return instance_metric(f"{self.name}_created", self.instance)
 
     @property
@@ -108,9 +108,7 @@ class ClientFamily:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics of the block that belong to it."""
-        if self.type == "counter":
-            return self.metric, self.created, self.fraction
-        return (self.metric, self.created) if self.type in ("histogram", "summary") else (self.metric,)
+        return (self.metric, self.fraction) if self.type == "counter" else (self.metric,)
 
     def declaration(self) -> Declaration:
         """Return the declaration of the values."""
@@ -123,12 +121,7 @@ class ClientFamily:
         if self.default:
             about["default"] = True
         help_ = self._with_role(self.help[:_HELP_LIMIT], "family", about)
-        return Declaration(_KINDS[self.type], help_, self.unit, bounds, self.mode, self.labelnames)
-
-    def created_declaration(self) -> Declaration:
-        """Return the declaration of the times of creation."""
-        help_ = self._with_role("", "created of", {"type": self.type})
-        return Declaration(Kind.GAUGE, help_, labelnames=self.labelnames)
+        return Declaration(KINDS[self.type], help_, self.unit, bounds, self.mode, self.labelnames)
 
     def fraction_declaration(self) -> Declaration:
         """Return the declaration of the fractions."""

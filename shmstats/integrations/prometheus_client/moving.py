@@ -68,22 +68,25 @@ def _move_values(store: MetricStore, family: ClientFamily, metric: Any) -> None:
     metric._family = family
     labels = labels_of(metric)
     if family.type in ("counter", "gauge"):
-        _move_value(store, family, metric, labels)
+        kept: Any = _move_value(store, family, metric, labels)
     elif family.type in ("histogram", "summary"):
-        _move_distribution(store, family, metric, labels)
+        kept = _move_distribution(store, family, metric, labels)
     else:
-        metric._kept = StateValue(store, family, labels)
+        kept = metric._kept = StateValue(store, family, labels)
         if family.type == "info" and metric._value:
             metric._kept.set_labels(metric._value)
         elif family.type == "stateset" and metric._value:
             metric._kept.set_state(family.states[metric._value])
-    begin(store, metric, family)
+    begin(store, metric, kept)
+    if hasattr(metric, "_created"):
+        store.note_created(family, kept.series.labels, metric._created)
 
 
-def _move_value(store: MetricStore, family: ClientFamily, metric: Any, labels: Labels) -> None:
+def _move_value(store: MetricStore, family: ClientFamily, metric: Any, labels: Labels) -> CounterValue | GaugeValue:
     former = metric._value
     kind = CounterValue if family.type == "counter" else GaugeValue
     metric._value = kind(store, family, labels)
+    metric._value.register()
     value, exemplar = former.get(), former.get_exemplar()
     if value and family.type == "counter":
         metric._value.inc(value)
@@ -94,6 +97,7 @@ def _move_value(store: MetricStore, family: ClientFamily, metric: Any, labels: L
     samples = vars(metric).pop("_child_samples", None)
     if samples is not None:
         store.functions.set(metric._value, _function_of(metric, samples))
+    return metric._value  # type: ignore[no-any-return]
 
 
 def _function_of(metric: Any, samples: Any) -> Callable[[], float]:
@@ -109,9 +113,10 @@ def _function_of(metric: Any, samples: Any) -> Callable[[], float]:
     return function  # type: ignore[no-any-return]
 
 
-def _move_distribution(store: MetricStore, family: ClientFamily, metric: Any, labels: Labels) -> None:
+def _move_distribution(store: MetricStore, family: ClientFamily, metric: Any, labels: Labels) -> DistributionValue:
     former_sum = metric._sum
     distribution = DistributionValue(store, family, labels)
+    distribution.register()
     if family.type == "summary":
         former_parts = [metric._count]
         use_distribution(metric, distribution)
@@ -128,3 +133,4 @@ def _move_distribution(store: MetricStore, family: ClientFamily, metric: Any, la
         counts = tuple(by_limit.values())
     if any(counts):
         distribution.add(float(former_sum.get()), counts)
+    return distribution

@@ -14,7 +14,7 @@ from ...bounds import MAX_BOUNDS
 from ...series import Labels, Mode
 from .family import ClientFamily, series_labels
 from .internals import metrics
-from .storage import MetricStore
+from .storage import Kept, MetricStore
 
 _TYPES = (
     *(metrics.Counter, metrics.Gauge, metrics.Histogram),
@@ -40,6 +40,8 @@ def put_on_block(owner: Any, name: str, replacement: Callable[..., Any]) -> None
 def is_on_block(metric: Any) -> bool:
     """Tell whether a metric is on the block: not where its class makes values or samples by itself."""
     cls = type(metric)
+    if cls in _TYPES:
+        return True
     for base in _TYPES:
         if issubclass(cls, base):
             return bool(cls._metric_init is base._metric_init and cls._child_samples is base._child_samples)
@@ -83,8 +85,12 @@ def labels_of(metric: Any) -> Labels:
     return series_labels(metric._labelnames, metric._labelvalues)
 
 
-def begin(store: MetricStore, metric: Any, family: ClientFamily) -> None:
-    """Note the creation of a series, and whether it is counted with others because there are too many."""
-    labels = labels_of(metric)
-    created = getattr(metric, "_created", None) if metrics._use_created else None
-    metric._overflows = store.begin(family, labels, created) != labels
+def begin(store: MetricStore, metric: Any, value: Kept) -> None:
+    """Have the series of a metric there, or have it counted with others, where there are too many label sets.
+
+    Args:
+        store: where it is kept.
+        metric: of prometheus_client: a child, or one without labels.
+        value: what is kept of it.
+    """
+    metric._overflows = store.begin(value)

@@ -87,7 +87,19 @@ def _patch_making(store: MetricStore) -> None:
                 registry.unregister(self)
             raise
 
+    original_labels = base.labels
+
+    def labels(self: Any, *labelvalues: object, **labelkwargs: object) -> Any:
+        children = self.__dict__.get("_metrics")
+        if type(children) is not ClientChildren or labelkwargs or len(labelvalues) != len(self._labelnames):
+            return original_labels(self, *labelvalues, **labelkwargs)
+        given = tuple(map(str, labelvalues))
+        with self._lock:
+            child = children.get(given) or children.make(given)
+        return original_labels(self, *given) if child is None else child
+
     put(base, "__init__", __init__)
+    put(base, "labels", labels)
 
 
 def _patch_reading(store: MetricStore) -> None:
@@ -164,7 +176,7 @@ def _patch_counter(store: MetricStore) -> None:
     def init(self: Any) -> None:
         self._value = CounterValue(store, self._family, labels_of(self))
         self._created = time.time()
-        begin(store, self, self._family)
+        begin(store, self, self._value)
 
     def reset(self: Any) -> None:
         self._raise_if_not_observable()
@@ -179,7 +191,7 @@ def _patch_counter(store: MetricStore) -> None:
 def _patch_gauge(store: MetricStore) -> None:
     def init(self: Any) -> None:
         self._value = GaugeValue(store, self._family, labels_of(self))
-        begin(store, self, self._family)
+        begin(store, self, self._value)
 
     def set_function(self: Any, f: Callable[[], float]) -> None:
         self._raise_if_not_observable()

@@ -21,13 +21,13 @@ class Line(NamedTuple):
         labels: of the series; the mode *all* adds the label ``pid``.
         value: of it.
         fraction: of a counter: what is to be added.
-        created: when it was created.
+        created: when it was created, in ns since 1970; 0 where that is not known.
     """
 
     labels: Labels
     value: int
     fraction: int = -1
-    created: int = -1
+    created: int = 0
 
 
 class Reading(NamedTuple):
@@ -63,27 +63,22 @@ class ClientPlan(NamedTuple):
     def of(cls, names: Sequence[Name]) -> ClientPlan:
         """Make the plan for the names of a snapshot."""
         families: dict[FamilyKey, tuple[ClientFamily, list[Line]]] = {}
-        beside: dict[tuple[str, FamilyKey, Labels], int] = {}
+        fractions: dict[tuple[FamilyKey, Labels], int] = {}
         for i, name in enumerate(names):
             if name.category != CATEGORY:
                 continue
             help_, part = part_of(name.help)
             if part is None:
                 continue
+            if part.role == "fraction":
+                fractions[part.family, name.labels] = i
             if part.role != "value":
-                beside[part.role, part.family, name.labels] = i
                 continue
             if part.family not in families:
                 families[part.family] = _family(name, help_, part), []
-            families[part.family][1].append(Line(name.labels, i))
+            families[part.family][1].append(Line(name.labels, i, created=name.created))
         for family, (_, lines) in families.items():
-            lines[:] = [
-                line._replace(
-                    fraction=beside.get(("fraction", family, line.labels), -1),
-                    created=beside.get(("created", family, line.labels), -1),
-                )
-                for line in lines
-            ]
+            lines[:] = [line._replace(fraction=fractions.get((family, line.labels), -1)) for line in lines]
         return cls(names, families)
 
 

@@ -27,7 +27,7 @@ def patch_states(store: MetricStore) -> None:
     def state_init(self: Any) -> None:
         original_init[self._type](self)
         self._kept = StateValue(store, self._family, labels_of(self))
-        begin(store, self, self._family)
+        begin(store, self, self._kept)
 
     def info(self: Any, val: dict[str, str]) -> None:
         self._raise_if_not_observable()

@@ -6,13 +6,14 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 from prometheus_client.registry import CollectorRegistry
 
 from ...attachment.slow_path import SharedProvider
 from ...block.keys import OVERFLOW, decode_key, encode_key
 from ...block.records import INHERITED
-from ...core import Gauge, Series
+from ...core import Series
 from ...once import Once
 from ...reading import AttachedBlock
 from ...registry import Registry
@@ -29,6 +30,21 @@ FAMILIES_LEFT_OUT = "families_left_out"
 
 #: An exemplar as it is stored: labels, value, time.
 ExemplarFields = tuple[dict[str, str], float, float | None]
+
+
+class Kept(Protocol):
+    """What is kept in one series.
+
+    Attributes:
+        family: of the series.
+        series: its handle.
+    """
+
+    family: ClientFamily
+    series: Series
+
+    def register(self) -> None:
+        """Have the series there, or the overflow set."""
 
 
 class MetricStore:
@@ -124,14 +140,13 @@ class MetricStore:
     def _declare(self, shared: SharedProvider, family: ClientFamily) -> None:
         if family.type in ("info", "stateset"):
             shared.consult(lambda block: _drop_inherited(block, family.metric), None)
-        change = shared.declare(CATEGORY, family.metric, family.declaration())
+        shared.declare(CATEGORY, family.metric, family.declaration())
         nothing: list[str] = []
         rivals = shared.consult(lambda block: _rivals(block, family), nothing)
-        replaced = bool(rivals) and shared.give_way(CATEGORY, family.metric, rivals)
-        if family.created in family.metrics:
-            if replaced or (change is not None and change.outdated):
-                shared.remove(CATEGORY, family.created)  # they were those of the series that are outdated now
-            shared.declare(CATEGORY, family.created, family.created_declaration())
+        if rivals:
+            shared.give_way(CATEGORY, family.metric, rivals)
+        if shared.consult(lambda block: _take_created(block, family), False):
+            shared.remove(CATEGORY, family.created)
 
     # Series ------------------------------------------------------------------------------------
 
@@ -197,26 +212,17 @@ class MetricStore:
 
         return shared.consult(read, 0.0)
 
-    def begin(self, family: ClientFamily, labels: Labels, created: float | None) -> Labels:
-        """Have a series of a counter, histogram or summary note when it was created.
+    def begin(self, value: Kept) -> bool:
+        """Have a series there; returns whether it is the overflow set, for there are too many label sets.
 
         Args:
-            family: of the series.
-            labels: of it.
-            created: the time, in seconds since the epoch; None where that is not wanted.
-
-        Returns:
-            The labels under which it is counted: its own, or the overflow set's where there are too many.
+            value: what is kept in it.
         """
-        shared = self.shared
-        overflow = tuple((name, OVERFLOW) for name, _ in labels)
-        if shared is None:
-            return labels
-        if not self.has(family.metric, labels) and self.has(family.metric, overflow):
-            labels = overflow
-        if created is not None and not self.has(family.created, labels):
-            shared.set(Gauge(self, CATEGORY, family.created, labels), float(created))
-        return labels
+        if value.series._bind_at_once():
+            return False
+        value.register()
+        metric, labels = value.family.metric, value.series.labels
+        return not self.has(metric, labels) and self.has(metric, tuple((name, OVERFLOW) for name, _ in labels))
 
     def begin_anew(self, family: ClientFamily, labels: Labels, created: float | None = None) -> None:
         """Set a series to 0, for all workers.
@@ -230,8 +236,15 @@ class MetricStore:
         if shared is not None:
             for metric in (family.metric, family.fraction):
                 shared.reset(CATEGORY, metric, labels)
-            if created is not None and self.has(family.created, labels):
-                shared.set(Gauge(self, CATEGORY, family.created, labels), float(created))
+        if created is not None:
+            self.note_created(family, labels, created)
+
+    def note_created(self, family: ClientFamily, labels: Labels, created: float) -> None:
+        """Note when a series was created, in seconds since the epoch."""
+        shared = self.shared
+        key = encode_key(CATEGORY, family.metric, labels)
+        if shared is not None:
+            shared.consult(lambda block: _note_created(block, {key: created}), None)
 
     def annotate(self, series: Series, change: Callable[[bytes], bytes]) -> None:
         """Change the note of a series."""
@@ -301,6 +314,32 @@ def _instances(block: AttachedBlock, name: str) -> list[Found]:
                 found.append(Found(instance, default, bool(family.flags & INHERITED)))
                 break
     return found
+
+
+def _note_created(block: AttachedBlock, created: dict[bytes, float]) -> None:
+    """Note when series were created, given by their keys, in seconds since the epoch."""
+    with block.exclusive():
+        for key, moment in created.items():
+            record = block.names.find(key)
+            if record is not None:
+                whole = int(moment)
+                block.names.set_created(record.number, whole * 10**9 + round((moment - whole) * 1e9))
+        block.names.revision += 1
+
+
+def _take_created(block: AttachedBlock, family: ClientFamily) -> bool:
+    """Take the times of creation from where earlier versions kept them; returns whether there were any."""
+    former = block.names.family_of(encode_key(CATEGORY, family.created))
+    if former is None:
+        return False
+    created = {}
+    for record in block.names.members_of(former):
+        moment = block.reader.value(record)
+        if isinstance(moment, float) and moment > 0:
+            labels = decode_key(block.names.key(record.number))[2]
+            created[encode_key(CATEGORY, family.metric, labels)] = moment
+    _note_created(block, created)
+    return True
 
 
 def _rivals(block: AttachedBlock, family: ClientFamily) -> list[str]:

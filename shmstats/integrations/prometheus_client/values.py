@@ -18,20 +18,26 @@ from ...attachment.slow_path import SharedProvider
 from ...core import Counter, Gauge, Histogram, Series
 from ...layout import INT64_MAX
 from ...series import Kind, Labels, Mode
-from .family import CATEGORY, ClientFamily, state_number
+from .family import CATEGORY, KINDS, ClientFamily, state_number
 from .storage import ExemplarFields, MetricStore
 
 
 class _Kept:
     """What is kept in one series: the recorder of its handle."""
 
-    __slots__ = ("__weakref__", "_store", "family", "series")
+    __slots__ = ("__weakref__", "_registrar", "_store", "family", "series")
 
     series: Series
 
     def __init__(self, store: MetricStore, family: ClientFamily) -> None:
         self._store = store
+        self._registrar = store.registry._registrar  # binds the handle, if that is plain
         self.family = family
+
+    def register(self) -> None:
+        """Have the series there, or the overflow set."""
+        if self._store.shared is not None:
+            self._store.shared.register(self.series, KINDS[self.family.type])
 
 
 class CounterValue(_Kept):
@@ -48,12 +54,15 @@ class CounterValue(_Kept):
     _multiprocess = True
 
     def __init__(self, store: MetricStore, family: ClientFamily, labels: Labels) -> None:
-        super().__init__(store, family)
+        _Kept.__init__(self, store, family)
         counter = Counter(self, CATEGORY, family.metric, labels)
         self.series = counter
         self.inc = counter.incr
         self._fraction: Histogram | None = None
-        counter.incr(0)
+
+    def register(self) -> None:
+        """Have the series there, or the overflow set."""
+        self.inc(0)
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Set the sum over all workers."""
@@ -119,9 +128,11 @@ class GaugeValue(_Kept):
         super().__init__(store, family)
         self.series = self._gauge = Gauge(self, CATEGORY, family.metric, labels)
         self.inc = self._gauge.incr
-        if store.shared is not None:
-            store.shared.register(self._gauge, Kind.GAUGE)
-        if family.mode.base is Mode.ALL:
+
+    def register(self) -> None:
+        """Have the series there, or the overflow set."""
+        super().register()
+        if self.family.mode.base is Mode.ALL:
             # Of the other modes a worker has no value before it sets one: 0 would be the smallest, or the latest.
             self.inc(0)
 
@@ -166,9 +177,6 @@ class DistributionValue(_Kept):
         histogram = Histogram(self, CATEGORY, family.metric, labels)
         self.series = histogram
         self.observe = histogram.observe
-        shared = store.shared
-        if shared is not None:
-            shared.register(histogram, Kind.HISTOGRAM)
 
     def get(self) -> core.Distribution:
         """Return the value over all workers."""
@@ -217,9 +225,6 @@ class StateValue(_Kept):
     def __init__(self, store: MetricStore, family: ClientFamily, labels: Labels) -> None:
         super().__init__(store, family)
         self.series = self._gauge = Gauge(self, CATEGORY, family.metric, labels)
-        shared = store.shared
-        if shared is not None:
-            shared.register(self._gauge, Kind.GAUGE)
 
     def set_state(self, state: str) -> None:
         """Set the state."""

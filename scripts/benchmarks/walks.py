@@ -1,0 +1,152 @@
+"""Counts how far each operation goes through the package: the modules that it touches, and the moves between them.
+
+A move is a step of the interpreter from one module of shmstats into another, or back; what C does takes none. The
+counts repeat exactly, so ``tests/test_walks.py`` holds each below `BOUNDS`.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import shmstats
+from shmstats import Registry, stats
+from shmstats.web import create_app
+
+_ROOT = str(Path(shmstats.__file__).parent)
+
+#: Names that are there while an operation is counted which goes through all of them.
+_NAMES = 100
+
+
+class Walk(NamedTuple):
+    """How far an operation goes.
+
+    Attributes:
+        modules: that it touches.
+        moves: between them.
+    """
+
+    modules: int
+    moves: int
+
+
+#: The most that each operation may take. Lower them when it takes less.
+BOUNDS = {
+    "attach": Walk(44, 370),
+    "bound incr": Walk(0, 0),
+    "new name": Walk(0, 0),
+    "labels().incr(), first time": Walk(2, 4),
+    "another process's name": Walk(0, 0),
+    "new name of a declared metric": Walk(0, 0),
+    "scrape": Walk(36, 170),
+    "save": Walk(18, 132),
+    "close": Walk(39, 198),
+    "attach with restore": Walk(52, 1720),
+}
+
+
+class _Recorder:
+    """Notes the modules of the package that are touched, and the moves, as a profile function."""
+
+    def __init__(self) -> None:
+        self.modules: set[str] = set()
+        self.moves = 0
+        self._here: str | None = None
+        self._callers: list[tuple[bool, str | None]] = []
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> None:
+        if event == "call":
+            file = frame.f_code.co_filename
+            is_ours = file.startswith(_ROOT)
+            self._callers.append((is_ours, self._here))
+            if is_ours:
+                self.modules.add(file)
+                self._go_to(file)
+        elif event == "return" and self._callers:
+            was_ours, caller = self._callers.pop()
+            if was_ours:
+                self._go_to(caller)
+
+    def _go_to(self, file: str | None) -> None:
+        self.moves += file != self._here
+        self._here = file
+
+
+def walk(operation: Callable[[], object]) -> Walk:
+    """Do something, and return how far it went in this thread."""
+    recorder = _Recorder()
+    sys.setprofile(recorder)
+    try:
+        operation()
+    finally:
+        sys.setprofile(None)
+    return Walk(len(recorder.modules), recorder.moves)
+
+
+def walks(data: Path) -> dict[str, Walk]:
+    """Walk every way once, in a process that has counted nothing yet.
+
+    Args:
+        data: an empty directory for the data.
+    """
+    # Whether a page has to wait for a save is a matter of time; the save is walked by itself.
+    configuration = {"path": {"data": str(data)}, "stats": {"durable_exposition": False}}
+    found = {"attach": walk(lambda: shmstats.init(configuration))}
+    counter, labelled = stats.counter("a", "bound"), stats.counter("a", "labelled", labelnames=("method",))
+    stats.declare("a", "declared", kind="counter", labelnames=("method",))
+    counter.incr()
+    stats.incr("a", "first")
+    stats.incr("a", "declared", labels={"method": "GET"})
+    declared = stats.counter("a", "declared", labels={"method": "PUT"})
+    found["bound incr"] = walk(counter.incr)
+    found["new name"] = walk(lambda: stats.incr("a", "new"))
+    found["labels().incr(), first time"] = walk(lambda: labelled.labels("GET").incr())
+    found["new name of a declared metric"] = walk(declared.incr)
+    for number in range(_NAMES):
+        stats.incr("many", f"name {number}")
+    found["another process's name"] = _find(configuration)
+    found["scrape"] = _scrape()
+    found["save"] = walk(stats.shared._saver.save_or_tell)  # type: ignore[union-attr]
+    found["close"] = walk(shmstats.close)
+    found["attach with restore"] = walk(lambda: shmstats.init(configuration))
+    shmstats.close()
+    return found
+
+
+def _find(configuration: dict[str, Any]) -> Walk:
+    """Walk the way of a process that counts what another one has registered."""
+    registry = Registry()
+    registry.init(configuration)
+    registry.incr("many", "name 0")  # from now on it has memory of its own there
+    try:
+        return walk(lambda: registry.incr("many", "name 1"))
+    finally:
+        registry.close()
+
+
+def _scrape() -> Walk:
+    client = create_app().test_client()
+    for _ in range(2):  # the second one finds what the first one has planned
+        client.get("/stats/prometheus")
+    return walk(lambda: client.get("/stats/prometheus"))
+
+
+def main() -> int:
+    """Print the walks of a fresh process; returns 1 where one is longer than it may be."""
+    with tempfile.TemporaryDirectory() as data:
+        found = walks(Path(data))
+    print(f"{'walk':<34}{'modules':>8}{'moves':>8}   at most")
+    longer = [name for name, walked in found.items() if any(map(int.__gt__, walked, BOUNDS[name]))]
+    for name, (modules, moves) in found.items():
+        most = " · ".join(map(str, BOUNDS[name]))
+        print(f"{name:<34}{modules:>8}{moves:>8}   {most}{'  LONGER' if name in longer else ''}")
+    return int(bool(longer))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

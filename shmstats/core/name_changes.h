@@ -1,0 +1,264 @@
+/* The changes of a block's names: one is added behind all others, one takes the place of a removed one, some are
+ * removed. The table lock is held. */
+
+/* Begin a change; who is killed before its end leaves it to the next one to derive all that can be. Returns the mark
+ * of before, which a change within another one leaves as it was. */
+static uint32_t
+begin_change(NameIndex *names)
+{
+    uint32_t before = GET(NUMBER(names, CHANGING));
+    PUT(NUMBER(names, CHANGING), 1);
+    STOP_POINT();
+    return before;
+}
+
+/* End a change of names that were there. What this process knows of them holds as long as it alone changes them so. */
+static void
+end_change(NameIndex *names, uint32_t before)
+{
+    uint64_t revision = GET(LONG_NUMBER(names, REVISION));
+    names->free_revision += names->free_revision == revision;
+    names->known_revision += names->known_revision == revision;
+    PUT(LONG_NUMBER(names, REVISION), revision + 1);
+    STOP_POINT();
+    PUT(NUMBER(names, CHANGING), before);
+}
+
+/* Write the record of a new name, which gets its places, and its key. */
+static void
+write_name(NameIndex *names, Py_ssize_t number, Record *name, const char *key, uint32_t hash, uint32_t cell, uint64_t at)
+{
+    name->state = RECORD_LIVE;
+    name->cell = cell;
+    name->hash = hash ^ name->declaration;
+    name->key = at;
+    name->room = room_of(name->length);
+    name->note = name->note_room = name->members = 0;
+    store_key(names, at, key, name->length);
+    store_name(names, number, name);
+}
+
+/* Add a name that has room behind all others; the caller has its hash. */
+static int
+append_name(NameIndex *names, Record *name, const char *key, uint32_t hash)
+{
+    uint32_t cell = GET(NUMBER(names, CELLS_USED)), number = GET(NUMBER(names, COUNT));
+    uint64_t heap = GET(LONG_NUMBER(names, HEAP_USED));
+    uint32_t before = begin_change(names);
+    write_name(names, number, name, key, hash, cell, heap);
+    PUT(LONG_NUMBER(names, HEAP_USED), heap + name->room);
+    PUT(NUMBER(names, CELLS_USED), cell + name->width);
+    count_name(names, name, 1);
+    STOP_POINT();
+    PUT(NUMBER(names, COUNT), number + 1);
+    STOP_POINT();
+    if (enter_name(names, number, name->hash) < 0)
+        return -1;
+    PUT(NUMBER(names, CHANGING), before);
+    return 0;
+}
+
+/* The i-th of the records that are given as bytes. */
+static Record
+given_name(const Py_buffer *records, Py_ssize_t i)
+{
+    Record name;
+    memcpy(&name, (const char *)records->buf + i * (Py_ssize_t)sizeof name, sizeof name);
+    return name;
+}
+
+/* How many names are given by their keys, one behind the other, and records; -1 with an exception set where they do
+ * not belong together or have no room. */
+static Py_ssize_t
+names_that_fit(const NameIndex *self, const Py_buffer *keys, const Py_buffer *records)
+{
+    uint64_t columns = GET(NUMBER(self, CELLS_USED)), heap = GET(LONG_NUMBER(self, HEAP_USED)), length = 0;
+    Py_ssize_t n = records->len / (Py_ssize_t)sizeof(Record);
+    int fit = records->len % (Py_ssize_t)sizeof(Record) == 0 && heap % 8 == 0
+              && n <= self->capacity - (Py_ssize_t)GET(NUMBER(self, COUNT));
+    for (Py_ssize_t i = 0; i < n && fit; i++) {
+        Record wanted = given_name(records, i);
+        columns += wanted.width;
+        heap += room_of(wanted.length);
+        length += wanted.length;
+        fit = columns <= (uint64_t)self->columns && heap <= (uint64_t)self->heap_bytes;
+    }
+    if (fit && length == (uint64_t)keys->len)
+        return n;
+    PyErr_SetString(PyExc_BufferError, "the names do not fit into the block");
+    return -1;
+}
+
+/* Add names that have room behind all others. */
+static int
+append_names(NameIndex *self, const char *keys, const Py_buffer *records, Py_ssize_t n)
+{
+    uint32_t cell = GET(NUMBER(self, CELLS_USED)), first = GET(NUMBER(self, COUNT));
+    uint64_t heap = GET(LONG_NUMBER(self, HEAP_USED));
+    uint32_t before = begin_change(self);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        Record name = given_name(records, i);
+        write_name(self, first + i, &name, keys, hash_in(self, keys, name.length), cell, heap);
+        keys += name.length;
+        heap += name.room;
+        cell += name.width;
+    }
+    PUT(LONG_NUMBER(self, HEAP_USED), heap);
+    PUT(NUMBER(self, CELLS_USED), cell);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        Record name = given_name(records, i);
+        count_name(self, &name, 1);
+    }
+    STOP_POINT();
+    PUT(NUMBER(self, COUNT), first + (uint32_t)n);
+    STOP_POINT();
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (enter_name(self, first + i, GET(&self->names[first + i].hash)) < 0)
+            return -1;
+    }
+    PUT(NUMBER(self, CHANGING), before);
+    return 0;
+}
+
+/* Removed records ---------------------------------------------------------------------------------- */
+
+/* Note a removed record, for new names; -1 with an exception set. */
+static int
+give_free(NameIndex *names, uint32_t number, uint32_t width, uint32_t room)
+{
+    FreeNames *free = names->free, *end = free + names->n_free;
+    while (free < end && (free->width != width || free->room != room))
+        free++;
+    if (free == end) {
+        FreeNames *more = PyMem_Resize(names->free, FreeNames, (size_t)names->n_free + 1);
+        if (more == NULL)
+            return PyErr_NoMemory(), -1;
+        names->free = more;
+        free = more + names->n_free++;
+        *free = (FreeNames){width, room, NULL, 0, 0};
+    }
+    if (free->n == free->size) {
+        Py_ssize_t size = free->size == 0 ? 16 : 2 * free->size;
+        uint32_t *numbers = PyMem_Resize(free->numbers, uint32_t, (size_t)size);
+        if (numbers == NULL)
+            return PyErr_NoMemory(), -1;
+        free->numbers = numbers;
+        free->size = size;
+    }
+    free->numbers[free->n++] = number;
+    return 0;
+}
+
+/* Know the removed records, the lowest one last, where others have changed names; -1 with an exception set. */
+static int
+know_free(NameIndex *names)
+{
+    uint64_t revision = GET(LONG_NUMBER(names, REVISION));
+    if (names->free_revision == revision)
+        return 0;
+    for (Py_ssize_t i = 0; i < names->n_free; i++)
+        names->free[i].n = 0;
+    uint32_t count = GET(NUMBER(names, COUNT));
+    for (uint32_t number = count < names->capacity ? count : (uint32_t)names->capacity; number-- > 0;) {
+        Record name = load_name(names, number);
+        if (name.state == RECORD_REMOVED && give_free(names, number, name.width, name.room) < 0)
+            return -1;
+    }
+    names->free_revision = revision;
+    return 0;
+}
+
+/* The removed records that a new name can have the place of, of those with the least room; NULL where there are none. */
+static FreeNames *
+free_for(const NameIndex *names, uint32_t width, size_t length)
+{
+    FreeNames *found = NULL;
+    for (FreeNames *free = names->free; free < names->free + names->n_free; free++) {
+        if (free->n > 0 && free->width == width && free->room >= length && (found == NULL || free->room < found->room))
+            found = free;
+    }
+    return found;
+}
+
+/* Whether a new name can have the place of a removed one, whose record may be damaged. */
+static int
+can_replace(const NameIndex *names, const Record *former, const Record *name, size_t length)
+{
+    return name->width == former->width && former->state == RECORD_REMOVED && length <= former->room
+           && is_in_heap(names, former->key, former->room);
+}
+
+/* Have nothing in the place of a note: it was another name's. */
+static void
+empty_note(NameIndex *names, const Record *name)
+{
+    if (!is_in_heap(names, name->note, name->note_room))
+        return;
+    uint64_t *place = (uint64_t *)(void *)(names->heap + name->note);
+    for (size_t i = 0; i < name->note_room / 8; i++)
+        PUT(place + i, 0);
+}
+
+/* Give the record of a removed name, its cells, which are 0, and its place in the heap to a new name. */
+static int
+replace_name(NameIndex *names, Py_ssize_t number, const Record *former, Record *name, const char *key, size_t length,
+             uint32_t hash)
+{
+    name->state = RECORD_LIVE;
+    name->cell = former->cell;
+    name->hash = hash ^ name->declaration;
+    name->key = former->key;
+    name->room = former->room;
+    name->length = (uint32_t)length;
+    name->note = former->note;
+    name->note_room = former->note_room;
+    name->members = 0;
+    uint32_t before = begin_change(names);
+    store_key(names, name->key, key, length);
+    empty_note(names, name);
+    store_name(names, number, name);
+    count_name(names, name, 1);
+    PUT(NUMBER(names, REMOVED), GET(NUMBER(names, REMOVED)) - 1);
+    if (enter_name(names, number, name->hash) < 0)
+        return -1;
+    FreeNames *free = free_for(names, former->width, former->room);
+    if (free != NULL && free->room == former->room && free->numbers[free->n - 1] == (uint32_t)number)
+        free->n--;
+    else
+        names->free_revision = UINT64_MAX; /* it was taken without being asked for */
+    end_change(names, before);
+    return 0;
+}
+
+/* Remove names, for every worker: their records stay, with what they have a place for. Whoever has them bound is told
+ * by the generation before their cells can be another's. */
+static int
+discard_names(NameIndex *names, const uint32_t *numbers, Py_ssize_t n)
+{
+    int is_known = names->free_revision == GET(LONG_NUMBER(names, REVISION));
+    uint32_t before = begin_change(names);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        Record name = load_name(names, numbers[i]);
+        if (leave_name(names, numbers[i], name.hash) < 0)
+            return -1;
+        name.state = RECORD_REMOVED;
+        uint64_t word;
+        memcpy(&word, &name, sizeof word);
+        PUT((uint64_t *)(void *)(names->names + numbers[i]), word);
+        STOP_POINT();
+        count_name(names, &name, -1);
+        if (name.flags & FLAG_DECLARED)
+            names->known_revision = UINT64_MAX;
+        if (is_known && give_free(names, numbers[i], name.width, name.room) < 0) {
+            PyErr_Clear();
+            is_known = 0;
+        }
+    }
+    if (!is_known)
+        names->free_revision = UINT64_MAX;
+    PUT(NUMBER(names, REMOVED), GET(NUMBER(names, REMOVED)) + (uint32_t)n);
+    __atomic_add_fetch(LONG_NUMBER(names, GENERATION), 1, __ATOMIC_SEQ_CST);
+    STOP_POINT();
+    end_change(names, before);
+    return 0;
+}

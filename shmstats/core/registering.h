@@ -1,0 +1,473 @@
+/* The Python type Registrar: binds a handle that leads nowhere yet, or nowhere any more. Its name is found, or added
+ * under the table lock, in one call. What is rare is left to Python (shmstats.block.registering): nothing was done then.
+ *
+ * That is: a lock that another thread of this process has, or this one already; memory that is yet to be had; a table
+ * that is full or to be put in order; a metric whose declaration Python has not looked at since the names changed, and
+ * gauges of which each worker has its own. */
+
+enum { RECORDS_PER_PAGE = PAGE_BYTES / sizeof(Record) };
+
+typedef struct {
+    PyObject_HEAD
+    NameIndex *index; /* of the block, or NULL where there is none yet */
+    Cells *cells;
+    Py_ssize_t row;           /* of this process */
+    uint32_t limit;           /* label sets that a metric may have; 0: any number */
+    int descriptor;           /* of the segment's file, */
+    struct stat file;         /* which it must still be */
+    long long position;       /* of the table lock in it */
+    PyObject *acquire, *release, *is_owned; /* of the lock that keeps the threads of this process apart */
+    PyObject *declared;       /* dict: what this process has declared, by (category, metric) */
+    PyObject *reserved, *reserved_labels; /* tuples: categories that nobody may count into; label names */
+    PyObject *plain;          /* bytes: how a histogram that is not declared finds its buckets */
+    PyObject *known;          /* dict: what Python has found of declared metrics, likewise, see `learn` */
+} Registrar;
+
+/* What a handle is to be bound to: its kind, and what is declared of its metric. */
+typedef struct {
+    uint8_t kind;         /* as the block has it */
+    uint32_t width;       /* cells */
+    uint32_t family;      /* number + 1 of the record of a declared metric; 0: it is not declared */
+    PyObject *labelnames; /* tuple, or NULL: any */
+    PyObject *scale;      /* bytes of a histogram, else NULL */
+} Wanted;
+
+/* The item of a dict by (category, metric), borrowed, or NULL. */
+static PyObject *
+of_metric(PyObject *dict, const Series *series)
+{
+    if (PyDict_GET_SIZE(dict) == 0)
+        return NULL;
+    PyObject *metric = PyTuple_Pack(2, series->category, series->metric);
+    PyObject *found = metric == NULL ? NULL : PyDict_GetItemWithError(dict, metric);
+    Py_XDECREF(metric);
+    PyErr_Clear();
+    return found;
+}
+
+/* Find out what a handle wants; 0 where that is left to Python. */
+static int
+find_wanted(const Registrar *self, const Series *series, Wanted *wanted)
+{
+    PyObject *mine = of_metric(self->declared, series), *known = NULL;
+    if (self->index->known_revision == GET(LONG_NUMBER(self->index, REVISION)))
+        known = of_metric(self->known, series);
+    wanted->kind = series->kind == COUNTER ? 1 : series->kind == GAUGE ? 2 : 3;
+    wanted->family = 0;
+    wanted->labelnames = NULL;
+    wanted->scale = series->kind == HISTOGRAM ? self->plain : NULL;
+    wanted->width = LOCK_CELLS + (series->kind == COUNTER ? 1 : REAL + 1);
+    if (series->kind == HISTOGRAM)
+        wanted->width = (uint32_t)(LOCK_CELLS + BUCKETS + buckets_of(self->plain));
+    if (known == NULL)
+        return mine == NULL && series->kind != OTHER;
+    /* (what this process had declared, family, kind, width, label names, scale) */
+    PyObject *labelnames = PyTuple_GET_ITEM(known, 4), *scale = PyTuple_GET_ITEM(known, 5);
+    if (PyTuple_GET_ITEM(known, 0) != (mine == NULL ? Py_None : mine)
+        || PyLong_AsLong(PyTuple_GET_ITEM(known, 2)) != wanted->kind)
+        return 0;
+    wanted->family = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(known, 1)) + 1;
+    wanted->width = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(known, 3));
+    wanted->labelnames = labelnames == Py_None ? NULL : labelnames;
+    wanted->scale = PyBytes_GET_SIZE(scale) == 0 ? NULL : scale;
+    return 1;
+}
+
+/* Whether a series that was found is the one that is wanted: others are Python's to tell what they are. */
+static int
+is_wanted(const Registrar *self, const Record *name, const Wanted *wanted)
+{
+    if (name->kind != wanted->kind || name->mode != 0 || name->width != wanted->width)
+        return 0;
+    if (wanted->family != 0 || name->family == 0)
+        return name->family == wanted->family;
+    if (name->family > (uint64_t)self->index->capacity)
+        return 0;
+    Record family = load_name(self->index, name->family - 1);
+    return family.state == RECORD_LIVE && !(family.flags & (FLAG_DECLARED | FLAG_WITHDRAWN));
+}
+
+/* Find a name; MISS where it is not there. Damage is Python's to tell. */
+static Outcome
+look(const Registrar *self, const char *key, size_t length, uint32_t hash, Py_ssize_t *number, Record *name)
+{
+    int found = find_hashed(self->index, key, length, hash, 0, number, name);
+    if (found < 0)
+        PyErr_Clear();
+    return found < 0 ? FAILED : found ? DONE : MISS;
+}
+
+/* Add a name behind all others, or in the place of a removed one; MISS where that is left to Python. */
+static Outcome
+add_name(Registrar *self, const char *key, size_t length, uint32_t hash, Record *name)
+{
+    NameIndex *names = self->index;
+    uint64_t heap = GET(LONG_NUMBER(names, HEAP_USED));
+    uint32_t number = GET(NUMBER(names, COUNT)), cell = GET(NUMBER(names, CELLS_USED));
+    Py_ssize_t row = name->kind == 2 ? 0 : self->row;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    name->created = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    name->length = (uint32_t)length;
+    if (GET(NUMBER(names, REMOVED)) != 0 && know_free(names) < 0)
+        return PyErr_Clear(), MISS;
+    const FreeNames *free = GET(NUMBER(names, REMOVED)) != 0 ? free_for(names, name->width, length) : NULL;
+    if (free != NULL) {
+        uint32_t taken = free->numbers[free->n - 1];
+        Record former = load_name(names, taken);
+        if (!can_replace(names, &former, name, length) || former.cell > (uint64_t)self->cells->capacity - name->width)
+            return MISS;
+        if (name->width != 0
+            && (!is_backed(self->cells, row, former.cell, name->width)
+                || !empty_everywhere(self->cells, former.cell, name->width, name->kind == 3)))
+            return MISS;
+        if (replace_name(names, taken, &former, name, key, length, hash) < 0)
+            return PyErr_Clear(), FAILED;
+        return DONE;
+    }
+    uint64_t slots = (uint64_t)mask_of(names) + 1, heap_page = (heap + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+    if (number >= (uint64_t)names->capacity || cell + (uint64_t)name->width > (uint64_t)names->columns || heap % 8 != 0
+        || number % RECORDS_PER_PAGE == 0 || heap + room_of(name->length) > heap_page
+        || heap + room_of(name->length) > (uint64_t)names->heap_bytes || 2 * ((uint64_t)number + 1) - 1 > slots
+        || (name->width != 0 && !is_backed(self->cells, row, cell, name->width)))
+        return MISS;
+    if (append_name(names, name, key, hash) < 0)
+        return PyErr_Clear(), FAILED;
+    return DONE;
+}
+
+/* A handle that is to be bound, and what is found of its name. */
+typedef struct {
+    Series *series;
+    Wanted wanted;
+    SeriesKey key;
+    uint32_t hash;
+    Record name;
+    Outcome outcome;
+} Binding;
+
+enum { MOST_BINDINGS = 2 }; /* of handles that are bound together */
+
+/* Find a series, or add it; MISS where that is left to Python. The table lock is held. */
+static Outcome
+find_or_add(Registrar *self, Binding *binding)
+{
+    NameIndex *names = self->index;
+    const SeriesKey *key = &binding->key;
+    const Wanted *wanted = &binding->wanted;
+    Record *name = &binding->name;
+    Py_ssize_t number = 0;
+    Record family = {0};
+    int is_labelled = key->length > key->of_family;
+    if (GET(NUMBER(names, CHANGING)) != 0
+        || (wanted->family != 0 && names->known_revision != GET(LONG_NUMBER(names, REVISION))))
+        return MISS;
+    Outcome outcome = look(self, key->text, key->length, binding->hash, &number, name);
+    if (outcome != MISS)
+        return outcome;
+    uint32_t of_family = wanted->family; /* a declared one is where it was, as long as the names have not changed */
+    if (of_family == 0 && (is_labelled || GET(NUMBER(names, FAMILIES)) != 0)) {
+        uint32_t family_hash = hash_in(names, key->text, key->of_family);
+        outcome = look(self, key->text, key->of_family, family_hash, &number, &family);
+        if (outcome == MISS && is_labelled) {
+            number = GET(NUMBER(names, COUNT)); /* it has no cells, so that a removed one's place would do as well */
+            family = (Record){.kind = wanted->kind, .flags = FLAG_FAMILY};
+            outcome = GET(NUMBER(names, REMOVED)) != 0
+                          ? MISS
+                          : add_name(self, key->text, key->of_family, family_hash, &family);
+            if (outcome != DONE)
+                return outcome;
+        }
+        else if (outcome == FAILED)
+            return FAILED;
+        of_family = outcome == DONE ? (uint32_t)number + 1 : 0;
+    }
+    if (family.flags & (FLAG_DECLARED | FLAG_WITHDRAWN))
+        return MISS;
+    if (wanted->labelnames != NULL && !has_labels(binding->series, wanted->labelnames))
+        return MISS;
+    if (is_labelled && self->limit != 0 && GET(&names->names[of_family - 1].members) >= self->limit)
+        return MISS;
+    uint8_t flags = (uint8_t)((wanted->kind == 1 ? FLAG_MONOTONIC : 0) | (is_labelled ? FLAG_MEMBER : 0));
+    *name = (Record){.kind = wanted->kind, .flags = flags, .width = wanted->width, .family = of_family};
+    return add_name(self, key->text, key->length, binding->hash, name);
+}
+
+/* Take or let go of the table lock: a record lock, which is the process's. Returns whether that was done. */
+static int
+set_table_lock(const Registrar *self, short type)
+{
+    struct flock whole = {.l_type = type, .l_whence = SEEK_SET, .l_start = (off_t)self->position, .l_len = 1};
+    if (fcntl(self->descriptor, F_SETLK, &whole) == 0)
+        return 1;
+    if (type == F_UNLCK || (errno != EAGAIN && errno != EACCES))
+        return 0;
+    int done;
+    Py_BEGIN_ALLOW_THREADS
+    done = fcntl(self->descriptor, F_SETLKW, &whole) == 0; /* what breaks it off is left to Python */
+    Py_END_ALLOW_THREADS
+    return done;
+}
+
+static int
+is_open(const Registrar *self)
+{
+    return self->index != NULL && self->index->buffer.buf != NULL && !self->index->buffer.readonly
+           && self->cells->gate != &no_generation;
+}
+
+/* Whether the descriptor is still that of the segment: who becomes a daemon closes all, and their numbers are given
+ * anew. */
+static int
+has_file(const Registrar *self)
+{
+    struct stat found;
+    return fstat(self->descriptor, &found) == 0 && found.st_dev == self->file.st_dev
+           && found.st_ino == self->file.st_ino;
+}
+
+static int
+is_true(PyObject *answer)
+{
+    int truth = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    if (truth < 0)
+        PyErr_Clear();
+    return truth;
+}
+
+/* Find or add names under the table lock, those that were not found without. Nobody waits for another thread here, and
+ * no signal handler runs that is written in Python. */
+static void
+register_names(Registrar *self, Binding *bindings, Py_ssize_t n)
+{
+    if (is_true(PyObject_CallNoArgs(self->is_owned)) != 0
+        || is_true(PyObject_CallOneArg(self->acquire, Py_False)) != 1)
+        return;
+    if (is_open(self) && has_file(self) && set_table_lock(self, F_WRLCK)) {
+        for (Py_ssize_t i = 0; i < n; i++) {
+            if (bindings[i].outcome == MISS && is_open(self))
+                bindings[i].outcome = find_or_add(self, &bindings[i]);
+        }
+        set_table_lock(self, F_UNLCK);
+    }
+    PyObject *released = PyObject_CallNoArgs(self->release);
+    if (released == NULL)
+        PyErr_Clear();
+    Py_XDECREF(released);
+}
+
+/* Bind a handle to what was found; returns whether that is what it wants, and has memory. */
+static int
+bind_to(const Registrar *self, const Binding *binding, uint64_t generation)
+{
+    const Record *name = &binding->name;
+    Py_ssize_t row = binding->wanted.kind == 2 ? 0 : self->row;
+    Cells *cells = self->cells;
+    if (binding->outcome != DONE || !is_wanted(self, name, &binding->wanted)
+        || name->cell > (uint64_t)cells->capacity - name->width || !is_backed(cells, row, name->cell, name->width))
+        return 0;
+    Cell *cell = (Cell *)((char *)cells->first + row * cells->row_bytes) + name->cell;
+    bind(binding->series, cells, cell, generation, name->flags & FLAG_MONOTONIC, binding->wanted.scale,
+         (Contributor){0, 0, 0, 0});
+    return is_bound(binding->series);
+}
+
+/* Bind some handles by a registrar that is open; returns whether all are bound. */
+static int
+bind_all(Registrar *self, Series *const *series, Py_ssize_t n)
+{
+    Binding bindings[MOST_BINDINGS];
+    uint64_t generation = current(self->cells->generation);
+    int is_missing = 0, are_bound = 1;
+    Py_ssize_t number;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        Binding *binding = &bindings[i];
+        binding->series = series[i];
+        binding->outcome = FAILED;
+        if (!find_wanted(self, series[i], &binding->wanted) || !make_key(series[i], self->reserved, self->reserved_labels, &binding->key))
+            continue;
+        binding->hash = hash_in(self->index, binding->key.text, binding->key.length);
+        binding->outcome = look(self, binding->key.text, binding->key.length, binding->hash, &number, &binding->name);
+        is_missing |= binding->outcome == MISS;
+    }
+    Cells *cells = (Cells *)Py_NewRef((PyObject *)self->cells);
+    if (is_missing)
+        register_names(self, bindings, n);
+    for (Py_ssize_t i = 0; i < n; i++)
+        are_bound &= self->cells == cells && is_open(self) && bind_to(self, &bindings[i], generation);
+    Py_DECREF(cells);
+    return are_bound;
+}
+
+/* The registrar of a recorder, if it has one that is open; else NULL. */
+static Registrar *
+registrar_of(PyObject *recorder, const State *state)
+{
+    PyObject *found = PyObject_GetAttr(recorder, state->str_registrar);
+    if (found != NULL && Py_IS_TYPE(found, state->Registrar) && is_open((Registrar *)found))
+        return (Registrar *)found;
+    PyErr_Clear();
+    Py_XDECREF(found);
+    return NULL;
+}
+
+static __attribute__((noinline)) int
+bind_at_once(Series *series)
+{
+    Registrar *registrar = registrar_of(series->recorder, series->state);
+    int is_done = registrar != NULL && bind_all(registrar, &series, 1);
+    Py_XDECREF(registrar);
+    return is_done;
+}
+
+static PyObject *
+Series__bind_at_once(Series *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    Series *all[MOST_BINDINGS] = {self};
+    int is_done = nargs < MOST_BINDINGS;
+    for (Py_ssize_t i = 0; i < nargs && is_done; i++) {
+        is_done = PyObject_TypeCheck(args[i], self->state->Series);
+        all[1 + i] = (Series *)args[i];
+    }
+    if (!is_done)
+        return PyErr_SetString(PyExc_TypeError, "so many handles, or such ones, cannot be bound together"), NULL;
+    Registrar *registrar = registrar_of(self->recorder, self->state);
+    is_done = registrar != NULL && bind_all(registrar, all, 1 + nargs);
+    Py_XDECREF(registrar);
+    return PyBool_FromLong(is_done);
+}
+
+static Series *
+make_handle(Recorder *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (kwnames != NULL || nargs < 2 || nargs > 3 || !PyUnicode_CheckExact(args[0]) || !PyUnicode_CheckExact(args[1]))
+        return NULL;
+    Registrar *registrar = registrar_of((PyObject *)self, self->state);
+    PyObject *made = NULL;
+    if (registrar != NULL)
+        made = PyObject_CallFunctionObjArgs((PyObject *)type, self, args[0], args[1], NULL);
+    Py_XDECREF(registrar);
+    PyErr_Clear();
+    return (Series *)made;
+}
+
+static void
+keep_made(Recorder *self, Series *made, Outcome outcome)
+{
+    if (outcome == DONE && keep_handle(self, made) < 0)
+        PyErr_Clear();
+    Py_DECREF(made);
+}
+
+static PyObject *
+Registrar_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    PyObject *declared, *reserved, *labels, *plain;
+    if (!PyArg_ParseTuple(args, "O!O!O!S", &PyDict_Type, &declared, &PyTuple_Type, &reserved, &PyTuple_Type, &labels,
+                          &plain))
+        return NULL;
+    if (buckets_of(plain) == 0)
+        return PyErr_SetString(PyExc_ValueError, "these bytes are no scale of a histogram"), NULL;
+    Registrar *self = (Registrar *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->declared = Py_NewRef(declared);
+    self->reserved = Py_NewRef(reserved);
+    self->reserved_labels = Py_NewRef(labels);
+    self->plain = Py_NewRef(plain);
+    self->known = PyDict_New();
+    if (self->known == NULL)
+        Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+#define REGISTRAR_REFERENCES(X)                                                                                        \
+    X(index) X(cells) X(acquire) X(release) X(is_owned) X(declared) X(reserved) X(reserved_labels) X(plain) X(known)
+COLLECTED(Registrar, REGISTRAR_REFERENCES, (void)0)
+
+static PyObject *
+Registrar_open(Registrar *self, PyObject *args)
+{
+    PyObject *index, *cells, *lock;
+    Py_ssize_t row;
+    int descriptor;
+    long long position;
+    unsigned int limit;
+    State *state = state_of(Py_TYPE(self));
+    if (state == NULL
+        || !PyArg_ParseTuple(args, "O!O!nIOiL", state->NameIndex, &index, state->Cells, &cells, &row, &limit, &lock,
+                             &descriptor, &position))
+        return NULL;
+    Cells *its = (Cells *)cells;
+    if (row < 1 || row >= its->rows || its->bitmap_bytes == 0 || its->buffered != NULL) {
+        PyErr_Format(PyExc_ValueError, "these cells have no row %zd to register names in", row);
+        return NULL;
+    }
+    PyObject *acquire = PyObject_GetAttrString(lock, "acquire"), *release = PyObject_GetAttrString(lock, "release");
+    PyObject *is_owned = PyObject_GetAttrString(lock, "_is_owned");
+    struct stat file = {0};
+    if (acquire == NULL || release == NULL || is_owned == NULL || fstat(descriptor, &file) < 0) {
+        Py_XDECREF(acquire);
+        Py_XDECREF(release);
+        Py_XDECREF(is_owned);
+        return PyErr_Occurred() ? NULL : PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_XSETREF(self->acquire, acquire);
+    Py_XSETREF(self->release, release);
+    Py_XSETREF(self->is_owned, is_owned);
+    PyDict_Clear(self->known);
+    ((NameIndex *)index)->known_revision = UINT64_MAX;
+    self->row = row;
+    self->limit = limit;
+    self->descriptor = descriptor;
+    self->file = file;
+    self->position = position;
+    Py_XSETREF(self->index, (NameIndex *)Py_NewRef(index));
+    Py_XSETREF(self->cells, (Cells *)Py_NewRef(cells));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Registrar_learn(Registrar *self, PyObject *args)
+{
+    PyObject *metric, *mine, *labelnames, *scale;
+    unsigned int family, kind, width;
+    unsigned long long revision;
+    if (!PyArg_ParseTuple(args, "KO!OIIIOS", &revision, &PyTuple_Type, &metric, &mine, &family, &kind, &width,
+                          &labelnames, &scale))
+        return NULL;
+    if (labelnames != Py_None && !PyTuple_Check(labelnames))
+        return PyErr_SetString(PyExc_TypeError, "labelnames must be a tuple or None"), NULL;
+    if (self->index == NULL)
+        Py_RETURN_NONE;
+    if (self->index->known_revision != revision) {
+        PyDict_Clear(self->known);
+        self->index->known_revision = revision;
+    }
+    PyObject *known = Py_BuildValue("(OIIIOO)", mine, family, kind, width, labelnames, scale);
+    int failed = known == NULL || PyDict_SetItem(self->known, metric, known) < 0;
+    Py_XDECREF(known);
+    return failed ? NULL : Py_NewRef(Py_None);
+}
+
+static PyMethodDef Registrar_methods[] = {
+    POSITIONAL(Registrar, open),
+    POSITIONAL(Registrar, learn),
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot Registrar_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("Binds handles at once, as far as that is plain.")},
+    {Py_tp_new, Registrar_new},
+    COLLECTED_SLOTS(Registrar),
+    {Py_tp_methods, Registrar_methods},
+    {0, NULL},
+};
+
+static PyType_Spec Registrar_spec = {
+    .name = "shmstats.core._cells.Registrar",
+    .basicsize = sizeof(Registrar),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = Registrar_slots,
+};
