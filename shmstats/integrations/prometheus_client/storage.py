@@ -324,7 +324,7 @@ def _note_created(block: AttachedBlock, created: dict[bytes, float]) -> None:
             if record is not None:
                 whole = int(moment)
                 block.names.set_created(record.number, whole * 10**9 + round((moment - whole) * 1e9))
-        block.names.revision += 1
+        block.names.raise_revision()
 
 
 def _take_created(block: AttachedBlock, family: ClientFamily) -> bool:
