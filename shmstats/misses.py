@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from .block.keys import check_text
 from .checks import (
     check_duration,
     check_exemplar,
     check_handle,
     check_integer,
-    check_labels,
-    check_no_names,
     check_number,
 )
 from .configured import Configured
-from .core import Counter, Gauge, Histogram, Series
+from .core import Counter, Gauge, Series
 from .exemplars import add_exemplar
-from .handles import Labelled
 from .series import Exemplar, Value
 from .sinks.fanout import FanOut
-from .timer import Timer
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: Stands for a value that was not given.
-_MISSING: Any = object()
+MISSING: Any = object()
 
 
 _Self = TypeVar("_Self", bound="Misses")
@@ -139,51 +137,12 @@ class Misses(Configured):
         fan_out.observe(series, value)
 
     @delivered
+    def _deliver_moment(self, fan_out: FanOut, series: Series, moment: datetime) -> None:
+        fan_out.note(series, moment, moment - EPOCH)
+
+    @delivered
     def _deliver_total(self, fan_out: FanOut, series: Series, value: int) -> None:
         fan_out.set_total(series, value)
-
-    def _absolute(self, category: str, metric: str, value: int, *, labels: Mapping[str, object] | None = None) -> None:
-        value = check_integer("value", value)
-        series = self._made(category, metric, Gauge, labels)
-        self._deliver_total(series, value)
-        self._keep_bound(series)
-
-    def _counter(
-        self,
-        category: str,
-        metric: str,
-        *,
-        labels: Mapping[str, object] | None = None,
-        labelnames: Iterable[str] | None = None,
-    ) -> Counter | Labelled[Counter]:
-        return self._handle_of(category, metric, Counter, labels, labelnames)
-
-    def _histogram(
-        self,
-        category: str,
-        metric: str,
-        *,
-        labels: Mapping[str, object] | None = None,
-        labelnames: Iterable[str] | None = None,
-    ) -> Histogram | Labelled[Histogram]:
-        return self._handle_of(category, metric, Histogram, labels, labelnames)
-
-    def _gauge(
-        self,
-        category: str,
-        metric: str,
-        value: int | float = _MISSING,
-        *,
-        labels: Mapping[str, object] | None = None,
-        labelnames: Iterable[str] | None = None,
-    ) -> Gauge | Labelled[Gauge] | None:
-        if value is _MISSING:
-            return self._handle_of(category, metric, Gauge, labels, labelnames)
-        check_no_names(labelnames)
-        value = check_number("value", value)
-        series = self._made(category, metric, Gauge, labels)
-        series.set(value)
-        return None
 
     def _set_series(self, series: Series, value: int | float) -> None:
         value = check_number("value", value)
@@ -191,50 +150,36 @@ class Misses(Configured):
         self._deliver_set(series, value)
         self._keep_bound(series)
 
-    def _timing(
-        self,
-        category: str,
-        metric: str,
-        milliseconds: int | float = _MISSING,
-        *,
-        labels: Mapping[str, object] | None = None,
-        labelnames: Iterable[str] | None = None,
-        exemplar: Mapping[str, object] | None = None,
-    ) -> Histogram | Labelled[Histogram] | None:
-        if milliseconds is _MISSING:
-            return self._handle_of(category, metric, Histogram, labels, labelnames)
-        check_no_names(labelnames)
-        milliseconds = check_duration("milliseconds", milliseconds)
-        series = self._made(category, metric, Histogram, labels)
-        if exemplar is None:
-            series.observe(milliseconds)
-        else:
-            self._observe_with_exemplar(series, milliseconds, exemplar=exemplar)
-        return None
-
     def _observe_series(self, series: Series, value: int | float) -> None:
         value = check_duration("value", value)
         check_handle(series)
         self._deliver_observation(series, value)
         self._keep_bound(series)
 
-    def _timer(self, category: str, metric: str, *, labels: Mapping[str, object] | None = None) -> Timer:
-        return Timer(self._made(category, metric, Histogram, labels))
-
-    def _get(self, category: str, metric: str, *, labels: Mapping[str, object] | None = None) -> Value:
-        category, metric, pairs = check_text("category", category), check_text("metric", metric), check_labels(labels)
-        shared = self.shared
-        return 0 if shared is None else shared.value(category, metric, pairs)
-
     def _value(self, series: Series) -> Value:
         shared = self.shared
         return 0 if shared is None else shared.value(series.category, series.metric, series.labels)
 
 
-# What Python says of a wrong call names the public call, not the method that takes it.
-for _method in (
-    *(Misses._incr, Misses._decr, Misses._gauge, Misses._absolute, Misses._timing),
-    *(Misses._counter, Misses._histogram, Misses._timer, Misses._get),
-):
+#: What a registry has from the core, and defines for what that leaves to Python.
+_CALLS = ("absolute", "counter", "histogram", "gauge", "timing", "timer", "get")
+
+_Registry = TypeVar("_Registry", bound=Misses)
+
+
+def behind_the_core(registry: type[_Registry]) -> type[_Registry]:
+    """Have the calls that a registry defines take what the core leaves to them: by their name with an underscore.
+
+    What Python says of a wrong call still names the call.
+    """
+    for name in _CALLS:
+        call = vars(registry)[name]
+        call.__qualname__ = name
+        setattr(registry, f"_{name}", call)
+        delattr(registry, name)
+    return registry
+
+
+for _method in (Misses._incr, Misses._decr):
     _method.__qualname__ = _method.__name__.removeprefix("_")
 Misses._count_with_exemplar.__qualname__, Misses._observe_with_exemplar.__qualname__ = "incr", "observe"

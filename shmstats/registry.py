@@ -1,7 +1,7 @@
 """The operations that user code calls: the public calls of a registry, and nothing else.
 
-Where an operation goes is `shmstats.configured`'s, what the core could not do at once `shmstats.misses`'s, handles
-are found in `shmstats.handles`, and arguments checked in `shmstats.checks`.
+The core has some of them as well, and does them where it can; here is what it leaves (`shmstats.misses`). Where an
+operation goes is `shmstats.configured`'s. One class, however large: each call is a method, and each form of one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 from .attachment.own_metrics import OWN
 from .block.declarations import Definition
@@ -18,31 +18,32 @@ from .checks import (
     Buckets,
     check_category,
     check_choice,
+    check_duration,
+    check_integer,
     check_label_names,
     check_labels,
     check_moment,
+    check_no_names,
+    check_number,
     make_bounds,
     make_declaration,
 )
 from .core import Counter, Gauge, Histogram, Series
 from .handles import Labelled
 from .layout import CELL
-from .misses import delivered
+from .misses import EPOCH, MISSING, behind_the_core
 from .series import Snapshot, Value, by_category
 from .sinks import Provider, check_provider
-from .sinks.fanout import FanOut
 from .sinks.guarded import GuardedProvider
 from .states import States
 from .timer import Timer
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
 
+@behind_the_core
 class Registry(States):
     """Statistics, shared by all processes that have the same data directory.
 
@@ -112,201 +113,239 @@ class Registry(States):
             self._declared[category, metric] = Definition.now(declared)
         self._drop(category, metric)
 
-    if TYPE_CHECKING:  # what the calls of the base class are here
+    def absolute(self, category: str, metric: str, value: int, *, labels: Mapping[str, object] | None = None) -> None:
+        """Set a gauge, or the total of a counter, to an integer.
 
-        def absolute(
-            self, category: str, metric: str, value: int, *, labels: Mapping[str, object] | None = None
-        ) -> None:
-            """Set a gauge, or the total of a counter, to an integer.
+        Args:
+            category: of the statistic.
+            metric: of the statistic.
+            value: a signed 64-bit integer.
+            labels: label names and values.
 
-            Args:
-                category: of the statistic.
-                metric: of the statistic.
-                value: a signed 64-bit integer.
-                labels: label names and values.
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: a name or label is not allowed.
+            OverflowError: the value does not fit 64 bits.
+            KindError: the name is neither a gauge nor a counter.
+            DeclarationError: the metric is declared with other label names.
+        """
+        value = check_integer("value", value)
+        series = self._made(category, metric, Gauge, labels)
+        self._deliver_total(series, value)
+        self._keep_bound(series)
 
-            Raises:
-                TypeError: an argument is of the wrong type.
-                ValueError: a name or label is not allowed.
-                OverflowError: the value does not fit 64 bits.
-                KindError: the name is neither a gauge nor a counter.
-                DeclarationError: the metric is declared with other label names.
-            """
+    @overload
+    def counter(
+        self, category: str, metric: str, *, labels: Mapping[str, object] | None = None, labelnames: None = None
+    ) -> Counter: ...
 
-        @overload
-        def counter(
-            self, category: str, metric: str, *, labels: Mapping[str, object] | None = None, labelnames: None = None
-        ) -> Counter: ...
+    @overload
+    def counter(
+        self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
+    ) -> Labelled[Counter]: ...
 
-        @overload
-        def counter(
-            self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
-        ) -> Labelled[Counter]: ...
+    def counter(
+        self,
+        category: str,
+        metric: str,
+        *,
+        labels: Mapping[str, object] | None = None,
+        labelnames: Iterable[str] | None = None,
+    ) -> Counter | Labelled[Counter]:
+        """Return a handle of a counter, for code that counts often.
 
-        def counter(
-            self,
-            category: str,
-            metric: str,
-            *,
-            labels: Mapping[str, object] | None = None,
-            labelnames: Iterable[str] | None = None,
-        ) -> Counter | Labelled[Counter]:
-            """Return a handle of a counter, for code that counts often.
+        Args:
+            category: of the statistic.
+            metric: of the statistic.
+            labels: label names and values of one series.
+            labelnames: instead: label names of the metric, for a handle that gives those of its series.
 
-            Args:
-                category: of the statistic.
-                metric: of the statistic.
-                labels: label names and values of one series.
-                labelnames: instead: label names of the metric, for a handle that gives those of its series.
+        Raises:
+            TypeError: an argument is of the wrong type, or both labels and label names are given.
+            ValueError: a name or label is not allowed.
+            DeclarationError: this process has declared the metric with other label names.
+        """
+        return self._handle_of(category, metric, Counter, labels, labelnames)
 
-            Raises:
-                TypeError: an argument is of the wrong type, or both labels and label names are given.
-                ValueError: a name or label is not allowed.
-                DeclarationError: this process has declared the metric with other label names.
-            """
+    @overload
+    def histogram(
+        self, category: str, metric: str, *, labels: Mapping[str, object] | None = None, labelnames: None = None
+    ) -> Histogram: ...
 
-        @overload
-        def histogram(
-            self, category: str, metric: str, *, labels: Mapping[str, object] | None = None, labelnames: None = None
-        ) -> Histogram: ...
+    @overload
+    def histogram(
+        self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
+    ) -> Labelled[Histogram]: ...
 
-        @overload
-        def histogram(
-            self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
-        ) -> Labelled[Histogram]: ...
+    def histogram(
+        self,
+        category: str,
+        metric: str,
+        *,
+        labels: Mapping[str, object] | None = None,
+        labelnames: Iterable[str] | None = None,
+    ) -> Histogram | Labelled[Histogram]:
+        """Return a handle of a histogram: of times in ms, or in the unit that is declared.
 
-        def histogram(
-            self,
-            category: str,
-            metric: str,
-            *,
-            labels: Mapping[str, object] | None = None,
-            labelnames: Iterable[str] | None = None,
-        ) -> Histogram | Labelled[Histogram]:
-            """Return a handle of a histogram: of times in ms, or in the unit that is declared.
+        Args:
+            category: of the statistic.
+            metric: of the statistic.
+            labels: as for `counter`.
+            labelnames: as for `counter`.
 
-            Args:
-                category: of the statistic.
-                metric: of the statistic.
-                labels: as for `counter`.
-                labelnames: as for `counter`.
+        Raises:
+            DeclarationError: and others, as `counter` does.
+        """
+        return self._handle_of(category, metric, Histogram, labels, labelnames)
 
-            Raises:
-                TypeError: as `counter` does.
-                ValueError: as `counter` does.
-                DeclarationError: as `counter` does.
-            """
+    @overload
+    def gauge(
+        self, category: str, metric: str, value: int | float, *, labels: Mapping[str, object] | None = None
+    ) -> None: ...
 
-        @overload
-        def gauge(
-            self, category: str, metric: str, value: int | float, *, labels: Mapping[str, object] | None = None
-        ) -> None: ...
+    @overload
+    def gauge(
+        self,
+        category: str,
+        metric: str,
+        *,
+        labels: Mapping[str, object] | None = None,
+        labelnames: None = None,
+    ) -> Gauge: ...
 
-        @overload
-        def gauge(
-            self,
-            category: str,
-            metric: str,
-            *,
-            labels: Mapping[str, object] | None = None,
-            labelnames: None = None,
-        ) -> Gauge: ...
+    @overload
+    def gauge(
+        self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
+    ) -> Labelled[Gauge]: ...
 
-        @overload
-        def gauge(
-            self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
-        ) -> Labelled[Gauge]: ...
+    def gauge(
+        self,
+        category: str,
+        metric: str,
+        value: int | float = MISSING,
+        *,
+        labels: Mapping[str, object] | None = None,
+        labelnames: Iterable[str] | None = None,
+    ) -> Gauge | Labelled[Gauge] | None:
+        """Set a gauge; without a value, return a handle of it, or of a metric with labels.
 
-        def gauge(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D417 - the overloads have them
-            """Set a gauge; without a value, return a handle of it, or of a metric with labels.
+        Args:
+            category: of the gauge.
+            metric: of the gauge.
+            value: a finite float or a signed 64-bit integer, in the unit that is declared.
+            labels: label names and values.
+            labelnames: as for `counter`.
 
-            Args:
-                category: of the gauge.
-                metric: of the gauge.
-                value: a finite float or a signed 64-bit integer, in the unit that is declared.
-                labels: label names and values.
-                labelnames: as for `counter`.
+        Raises:
+            TypeError: an argument is of the wrong type, or label names are given with labels or a value.
+            ValueError: a name or label is not allowed, or the value is NaN or infinite.
+            OverflowError: the value is an integer that does not fit 64 bits.
+            KindError: the name is a histogram or a timestamp, or declared as a counter and the value no integer.
+            DeclarationError: the metric is declared with other label names.
+        """
+        if value is MISSING:
+            return self._handle_of(category, metric, Gauge, labels, labelnames)
+        check_no_names(labelnames)
+        value = check_number("value", value)
+        series = self._made(category, metric, Gauge, labels)
+        series.set(value)
+        return None
 
-            Raises:
-                TypeError: an argument is of the wrong type, or label names are given with labels or a value.
-                ValueError: a name or label is not allowed, or the value is NaN or infinite.
-                OverflowError: the value is an integer that does not fit 64 bits.
-                KindError: the name is a histogram or a timestamp, or declared as a counter and the value no integer.
-                DeclarationError: the metric is declared with other label names.
-            """
+    @overload
+    def timing(
+        self,
+        category: str,
+        metric: str,
+        milliseconds: int | float,
+        *,
+        labels: Mapping[str, object] | None = None,
+        exemplar: Mapping[str, object] | None = None,
+    ) -> None: ...
 
-        @overload
-        def timing(
-            self,
-            category: str,
-            metric: str,
-            milliseconds: int | float,
-            *,
-            labels: Mapping[str, object] | None = None,
-            exemplar: Mapping[str, object] | None = None,
-        ) -> None: ...
+    @overload
+    def timing(
+        self,
+        category: str,
+        metric: str,
+        *,
+        labels: Mapping[str, object] | None = None,
+        labelnames: None = None,
+    ) -> Histogram: ...
 
-        @overload
-        def timing(
-            self,
-            category: str,
-            metric: str,
-            *,
-            labels: Mapping[str, object] | None = None,
-            labelnames: None = None,
-        ) -> Histogram: ...
+    @overload
+    def timing(
+        self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
+    ) -> Labelled[Histogram]: ...
 
-        @overload
-        def timing(
-            self, category: str, metric: str, *, labels: None = None, labelnames: Iterable[str]
-        ) -> Labelled[Histogram]: ...
+    def timing(
+        self,
+        category: str,
+        metric: str,
+        milliseconds: int | float = MISSING,
+        *,
+        labels: Mapping[str, object] | None = None,
+        labelnames: Iterable[str] | None = None,
+        exemplar: Mapping[str, object] | None = None,
+    ) -> Histogram | Labelled[Histogram] | None:
+        """Take up one duration; without one, return a handle of the histogram, or of a metric with labels.
 
-        def timing(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D417 - the overloads have them
-            """Take up one duration; without one, return a handle of the histogram, or of a metric with labels.
+        Args:
+            category: of the histogram.
+            metric: of the histogram.
+            milliseconds: the duration in ms, finite and not negative. A histogram that is declared with a unit
+                takes its values in that.
+            labels: label names and values.
+            labelnames: as for `counter`.
+            exemplar: labels of an example to be found by: the number of a trace, say; 128 characters at most.
 
-            Args:
-                category: of the histogram.
-                metric: of the histogram.
-                milliseconds: the duration in ms, finite and not negative. A histogram that is declared with a unit
-                    takes its values in that.
-                labels: label names and values.
-                labelnames: as for `counter`.
-                exemplar: labels of an example to be found by: the number of a trace, say; 128 characters at most.
+        Raises:
+            TypeError: an argument is of the wrong type, or label names are given with labels or a value.
+            ValueError: a name or label is not allowed, or the duration is NaN, infinite or negative.
+            OverflowError: the duration is an integer that does not fit 64 bits.
+            KindError: the name is something else than a histogram.
+            DeclarationError: the metric is declared with other label names.
+        """
+        if milliseconds is MISSING:
+            return self._handle_of(category, metric, Histogram, labels, labelnames)
+        check_no_names(labelnames)
+        milliseconds = check_duration("milliseconds", milliseconds)
+        series = self._made(category, metric, Histogram, labels)
+        if exemplar is None:
+            series.observe(milliseconds)
+        else:
+            self._observe_with_exemplar(series, milliseconds, exemplar=exemplar)
+        return None
 
-            Raises:
-                TypeError: an argument is of the wrong type, or label names are given with labels or a value.
-                ValueError: a name or label is not allowed, or the duration is NaN, infinite or negative.
-                OverflowError: the duration is an integer that does not fit 64 bits.
-                KindError: the name is something else than a histogram.
-                DeclarationError: the metric is declared with other label names.
-            """
+    def timer(self, category: str, metric: str, *, labels: Mapping[str, object] | None = None) -> Timer:
+        """Return a context manager and decorator that times what it is around.
 
-        def timer(self, category: str, metric: str, *, labels: Mapping[str, object] | None = None) -> Timer:
-            """Return a context manager and decorator that times what it is around.
+        Args:
+            category: of the histogram.
+            metric: of the histogram.
+            labels: label names and values.
 
-            Args:
-                category: of the histogram.
-                metric: of the histogram.
-                labels: label names and values.
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: a name or label is not allowed.
+        """
+        return Timer(self._made(category, metric, Histogram, labels))
 
-            Raises:
-                TypeError: an argument is of the wrong type.
-                ValueError: a name or label is not allowed.
-            """
+    def get(self, category: str, metric: str, *, labels: Mapping[str, object] | None = None) -> Value:
+        """Return the value over all workers; 0 where it was never written.
 
-        def get(self, category: str, metric: str, *, labels: Mapping[str, object] | None = None) -> Value:
-            """Return the value over all workers; 0 where it was never written.
+        Args:
+            category: of the statistic; reserved ones can be read.
+            metric: of the statistic.
+            labels: label names and values.
 
-            Args:
-                category: of the statistic; reserved ones can be read.
-                metric: of the statistic.
-                labels: label names and values.
-
-            Raises:
-                TypeError: an argument is of the wrong type.
-                ValueError: a name or label is not allowed.
-                BlockError: the block is damaged.
-            """
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: a name or label is not allowed.
+            BlockError: the block is damaged.
+        """
+        category, metric, pairs = check_text("category", category), check_text("metric", metric), check_labels(labels)
+        shared = self.shared
+        return 0 if shared is None else shared.value(category, metric, pairs)
 
     def timestamp(
         self,
@@ -353,7 +392,7 @@ class Registry(States):
         pairs = check_labels(labels)
         shared = self.shared
         noted = None if shared is None else shared.moment(category, metric, pairs)
-        return None if noted is None else _EPOCH + timedelta(microseconds=noted)
+        return None if noted is None else EPOCH + timedelta(microseconds=noted)
 
     def snapshot(self) -> dict[str, dict[str, Value]]:
         """Return every value: ``{category: {metric: value}}``.
@@ -453,10 +492,6 @@ class Registry(States):
         """
         check_provider(provider)
         self._add(GuardedProvider(provider, self._report))
-
-    @delivered
-    def _deliver_moment(self, fan_out: FanOut, series: Series, moment: datetime) -> None:
-        fan_out.note(series, moment, moment - _EPOCH)
 
 
 _registries: weakref.WeakSet[Registry] = weakref.WeakSet()

@@ -191,8 +191,8 @@ def hold(block: Any, row: int, column: int, word: int) -> None:
     from shmstats.layout import CELL, FIRST_CELL
 
     if CORE == "Python":
-        block.locks.lock(FIRST_CELL + row * (block.layout.row_bytes // CELL.itemsize) + column)
-    at = block.layout.cells + row * block.layout.row_bytes + column * CELL.itemsize
+        block.locks.lock(FIRST_CELL + row * (block.layout.row_bytes // CELL.size) + column)
+    at = block.layout.cells + row * block.layout.row_bytes + column * CELL.size
     block._buf[at : at + 4] = word.to_bytes(4, "little")
 
 
@@ -200,7 +200,7 @@ def holder(block: Any, row: int, column: int) -> int:
     """Return the word in the lock of a cell."""
     from shmstats.layout import CELL
 
-    at = block.layout.cells + row * block.layout.row_bytes + column * CELL.itemsize
+    at = block.layout.cells + row * block.layout.row_bytes + column * CELL.size
     return int.from_bytes(block._buf[at : at + 4], "little")
 
 
