@@ -241,9 +241,9 @@ class Attachment:
             with block.damage_named():
                 register_own(block, not stats.no_buffer, self._log_once)
                 self._declare_again(block)
-                with block.exclusive():
-                    remove_outdated(block)
-                    if block.workers.met_dead:
+                remove_outdated(block)
+                if block.workers.met_dead:
+                    with block.exclusive():
                         remove_stale(block.name, {worker.slot for worker in block.workers.live()})
                 if not stats.no_buffer:
                     self._buffer = self._make_buffer(block)

@@ -117,9 +117,10 @@ def is_abandoned(segment: Segment, identity: Identity) -> bool:
     if header["magic"] == 0:
         check_unfinished(segment, header)
     else:
-        birth = identity.birth()
-        same = birth in (header["birth"], 0) or header["birth"] == 0 or header["layout_version"] != LAYOUT_VERSION
-        if same or segment.locks.slots_held() or segment.locks.slots:
+        is_used = segment.locks.slots_held() or segment.locks.slots
+        if is_used or header["birth"] == 0 or header["layout_version"] != LAYOUT_VERSION:
+            return False
+        if identity.birth() in (header["birth"], 0):
             return False
         _tell(f"block {segment.name} was that of a data directory that is gone, and was removed")
     unlink(segment.path)

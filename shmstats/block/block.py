@@ -27,6 +27,7 @@ from .registering import find_or_add
 from .repairing import mark_inherited, repair
 from .segment import Segment, attach_segment, make_segment, remove_unpublished, unlink
 from .validate import damage_named, damage_of
+from .workers import own_start_time
 
 
 class Block(Metrics):
@@ -103,6 +104,7 @@ class Block(Metrics):
         while True:
             identity = identify(directory, make=True)
             identity.check_user()
+            own_start_time()
             with process_guard():
                 attaching.retire_legacy(identity)
                 segment = attach_segment(identity)

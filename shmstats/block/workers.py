@@ -95,12 +95,24 @@ def start_time(pid: int) -> int | None:
     return None if state in _ENDED else started
 
 
+#: Of this process, by its pid.
+_started: dict[int, int] = {}
+
+
 def own_start_time() -> int:
-    """Return when this process was started, as `start_time` does; 0 where that cannot be told."""
-    try:
-        return _state_and_start("self")[1]
-    except OSError:
-        return 0
+    """Return when this process was started, as `start_time` does; 0 where that cannot be told.
+
+    It is kept: who attaches asks for it before, and again where all others wait.
+    """
+    pid = os.getpid()
+    if pid not in _started:
+        try:
+            found = _state_and_start("self")[1]
+        except OSError:
+            return 0
+        _started.clear()
+        _started[pid] = found
+    return _started.get(pid, 0)
 
 
 def _state_and_start(pid: str) -> tuple[bytes, int]:
@@ -143,6 +155,12 @@ def pid_namespace() -> int:
     except OSError:
         return 0
 
+
+#: Workers that one more looks at as it comes: a question to the kernel each.
+_LOOKED_AT = 64
+
+#: Spreads consecutive numbers over any range (Knuth's multiplicative hash).
+_SPREAD = 2654435761
 
 #: The largest pid that pid_t has.
 _LAST_PID = 2**31 - 1
@@ -220,6 +238,8 @@ class WorkerTable:
     def claim(self, reserve: Callable[[int, int], None]) -> Worker:
         """Take a slot and a row for this process, freeing those of dead ones. The table lock is held.
 
+        Where there are many workers some of them are looked at, others each time: all wait for whoever is here.
+
         Args:
             reserve: called with a range of bytes of the block, to have memory behind it.
 
@@ -227,12 +247,12 @@ class WorkerTable:
             BlockError: every slot is taken by a live process.
             OSError: what ``reserve`` raises.
         """
-        live = self.live()
+        workers = list(self)
+        live = self._without_dead(workers, self._some_of(workers))
+        if len(live) == WORKER_SLOTS:
+            live = self._without_dead(live, live)
+        self.met_dead = len(live) < len(workers) or not live
         taken = {worker.slot for worker in live}
-        dead = [worker for worker in self if worker.slot not in taken]
-        for worker in dead:
-            self.release(worker)
-        self.met_dead = bool(dead) or not live
         free = (slot for slot in range(WORKER_SLOTS) if slot not in taken)
         slot = next((slot for slot in free if self._locks.take_slot(slot)), None)
         if slot is None:
@@ -249,6 +269,22 @@ class WorkerTable:
         reserve(self._offset(slot), WORKER.size)
         self._write(worker)
         return worker
+
+    def _some_of(self, workers: list[Worker]) -> list[Worker]:
+        """Return the workers that this claim looks at."""
+        if len(workers) <= _LOOKED_AT:
+            return workers
+        start = int.from_bytes(self._buf[_CLAIMS : _CLAIMS + 4], "little") * _SPREAD % len(workers)
+        return (workers + workers)[start : start + _LOOKED_AT]
+
+    def _without_dead(self, workers: list[Worker], suspects: list[Worker]) -> list[Worker]:
+        """Free the slots of suspects that are dead; returns the others of the workers."""
+        living = {worker.slot for worker in self._living(suspects)}
+        dead = {worker.slot for worker in suspects} - living
+        for worker in suspects:
+            if worker.slot in dead:
+                self.release(worker)
+        return [worker for worker in workers if worker.slot not in dead]
 
     def release(self, worker: Worker) -> None:
         """Free a slot. The table lock is held."""

@@ -173,3 +173,30 @@ def test_more_processes_than_rows_count_exactly(stats: Any, configure: Any, pyth
         child.finish()
     rounds = 20000 if core == "C" else 500
     assert stats.snapshot() == {"c": {"m": 5 * rounds + 1, "handle": 5 * (rounds + 1)}}
+
+
+def test_of_many_workers_a_new_one_looks_at_a_few_until_the_dead_are_found(
+    stats: Any, python: Any, shmstats: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stats.incr("c", "m")
+    child = python.start(COUNT)
+    child.hear()
+    child.signal(signal.SIGKILL)
+    child.finish(status=-signal.SIGKILL)
+    block = stats.shared.attach()
+    monkeypatch.setattr(shmstats.block.workers, "_LOOKED_AT", 1)
+    asked: list[int] = []
+    held = block.locks.held
+
+    def ask(positions: Any) -> set[int]:
+        found = list(positions)
+        asked.extend(found)
+        return held(found)
+
+    monkeypatch.setattr(block.locks, "held", ask)
+    claims = 0
+    with block.locks.table():
+        while child.pid in {worker.pid for worker in block.workers}:
+            block.workers.release(block.workers.claim(block.space.reserve))
+            claims += 1
+            assert len(asked) <= claims <= 20
