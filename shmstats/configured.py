@@ -102,6 +102,9 @@ class Configured(HandleKeeper):
         Raises:
             ConfigError: the configuration has an error.
         """
+        settings = self._settings
+        if settings is not None:
+            return settings
         with self._guard:
             if self._settings is None:
                 self._configure(None)

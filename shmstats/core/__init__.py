@@ -140,5 +140,5 @@ sum_contributions = core.sum_contributions
 
 for _what, _structure, _built in ("cells", CELL, core.CELL_LAYOUT), ("records", NAME, core.RECORD_LAYOUT):
     _expected = _structure.fields | {"size": _structure.size}
-    if not _built.items() <= _expected.items():
+    if _built != _expected:
         raise ImportError(f"the {CORE} core was built for {_what} of {_built}, the layout has {_expected}")

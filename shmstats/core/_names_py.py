@@ -16,7 +16,7 @@ _MEMBERS_WORD = NAME.offset("members") // 4
 #: A key's place in the heap is so many bytes, or a multiple.
 _ROOM_STEP = 16
 
-RECORD_LAYOUT = {"size": NAME.size}
+RECORD_LAYOUT = NAME.fields | {"size": NAME.size}
 
 #: Flags of a record, as `shmstats.block.records` has them.
 _OF_FAMILY, _OF_MEMBER = 2, 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ class _Range(NamedTuple):
         return 0
 
 
+@functools.lru_cache(maxsize=64)  # a scraper asks for the same every time
 def negotiate(accept: str | None) -> Choice:
     """Choose the format that is preferred; between equals the one that says more.
 

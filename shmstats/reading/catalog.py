@@ -97,12 +97,12 @@ class Catalog:
     @lazy_property
     def sums(self) -> list[int]:
         """Positions in `numbers` of gauges that are sums of contributions."""
-        return [*compress(range(len(self.numbers)), self._modes)]
+        return _places_in(self._modes)
 
     @lazy_property
     def histograms(self) -> list[int]:
         """Positions in `numbers` of histograms."""
-        return [*compress(range(len(self.numbers)), self.kinds.translate(_ARE_HISTOGRAMS))]
+        return _places_in(self.kinds.translate(_ARE_HISTOGRAMS))
 
     @lazy_property
     def spans(self) -> bytes:
@@ -274,10 +274,12 @@ class NameReader:
 
     def _find_noted(self, count: int) -> list[tuple[Name, int]]:
         """Return the names that have a place for a note, with the number of the record."""
+        rooms = NAME.column(self._records[: count * NAME.size], "note_room")
+        if not rooms.tobytes().strip(b"\0"):  # as mostly
+            return []
         records = bytes(self._records[: count * NAME.size])
-        rooms = NAME.column(records, "note_room").tolist()
         noted = []
-        for number in compress(range(len(rooms)), rooms):
+        for number in compress(range(len(rooms)), rooms.tolist()):
             fields = _fields(records, number)
             if fields[_STATE] == LIVE and not fields[_FLAGS] & FAMILY and not fields[_DECLARATION]:
                 noted.append(number)
@@ -299,6 +301,11 @@ def _with_replaced(records: bytes, heap: bytes) -> bytes:
     for number in successors:
         declarations[number] = 0
     return bytes(copy)
+
+
+def _places_in(flags: bytes) -> list[int]:
+    """Return where flags are set; mostly none is, and that is found out at once."""
+    return [*compress(range(len(flags)), flags)] if flags.strip(b"\0") else []
 
 
 def _fields(records: bytes | memoryview, number: int) -> tuple[int, ...]:

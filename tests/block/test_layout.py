@@ -17,10 +17,14 @@ def named(shmstats: ModuleType, name: str) -> Any:
     return getattr(shmstats.block.layout, name, None) or getattr(shmstats.layout, name)
 
 
-def test_the_cell_of_the_core_is_the_cell_of_the_layout_field_by_field(shmstats: ModuleType) -> None:
-    cell = shmstats.layout.CELL
-    core = shmstats.core.Cells.__module__.rpartition(".")[2]
-    assert getattr(shmstats.core, core).CELL_LAYOUT == cell.fields | {"size": cell.size}
+@pytest.mark.parametrize("name", ["CELL", "NAME"])
+def test_a_cell_and_a_record_of_the_core_are_those_of_the_layout_field_by_field(
+    shmstats: ModuleType, name: str
+) -> None:
+    structure = getattr(shmstats.layout, name)
+    core = getattr(shmstats.core, shmstats.core.Cells.__module__.rpartition(".")[2])
+    built = {"CELL": core.CELL_LAYOUT, "NAME": core.RECORD_LAYOUT}[name]
+    assert built == structure.fields | {"size": structure.size}
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
