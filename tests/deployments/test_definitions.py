@@ -303,3 +303,30 @@ def test_a_native_metric_may_be_declared_otherwise_beside_a_process_that_goes_on
     second.finish(quiet=False)
     told = second.stderr.count("is declared as")
     assert told == (0 if old == "pass" and shown == {"m": 4} else 1), second.stderr
+
+
+@only_the_c_core
+def test_after_a_full_restart_the_page_shows_what_the_release_declares_and_nothing_else(
+    program: Callable[..., str],
+) -> None:
+    """There, and back again: of what was before nothing is left."""
+    code = """
+import shmstats
+number, count = int(sys.argv[1]), int(sys.argv[2])
+for i, pair in enumerate(PAIRS):
+    made = pair[number](f"m{i:02}_")
+    for _ in range(count):
+        made[1]()
+shown = page()
+for i, pair in enumerate(PAIRS):
+    name, kind = f"m{i:02}_", pair[number].__name__
+    expected = {f"{name}_{leaf}" for leaf in LEAVES.get(kind, ())} or {name}
+    assert names(shown, name) == expected, (kind, shown)
+    if kind in ("livesum", "counter", "labelled", "relabelled"):
+        value = count * (0.5 if kind == "counter" else 1)
+        assert {shown[key] for key in shown if key.startswith(name)} == {value}, (kind, shown)
+shmstats.close()
+"""
+    program(code, 0, 2)
+    program(code, 1, 3)
+    program(code, 0, 1)

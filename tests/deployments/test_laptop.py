@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -130,3 +131,31 @@ def test_windows_is_refused_in_a_sentence(python: PythonRunner) -> None:
         "ImportError: shmstats cannot be used on Windows: it needs fork, record locks and Unix sockets. Use it on Linux"
         " (WSL has one), or for development on macOS"
     )
+
+
+#: A unit of systemd that is hardened by ``ProcSubset=pid``: /proc has processes, and nothing of the system.
+PROCESSES_ONLY = ["unshare", "-m", "sh", "-c", 'mount -t proc -o subset=pid proc /proc && exec "$@"', "sh"]
+
+ANSWERS = """
+import json, os
+from shmstats import stats
+from shmstats.web import create_app
+child = os.fork()
+stats.incr("c", "m", 5)
+if not child:
+    os._exit(0)
+os.waitpid(child, 0)
+client = create_app().test_client()
+for path in ("/stats", "/stats/prometheus", "/debug/pool/bytes", "/debug/goroutines", "/stats/live"):
+    assert client.get(path).status_code == 200, client.get(path).text
+document = client.get("/stats").json
+print(json.dumps([document["simple"]["c"]["m"], document["health"]["saver"] in (None, os.getpid())]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a /proc")
+def test_where_proc_has_processes_only_all_is_answered_without_the_figures_of_the_system(python: PythonRunner) -> None:
+    if subprocess.run([*PROCESSES_ONLY, "test", "!", "-e", "/proc/stat"], capture_output=True, check=False).returncode:
+        pytest.skip("this kernel mounts no such /proc")
+    python.prefix = PROCESSES_ONLY
+    assert json.loads(python.run(ANSWERS)) == [10, True]

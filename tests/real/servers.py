@@ -92,8 +92,8 @@ class Gunicorn:
                 command, cwd=self.directory, stdout=log, stderr=log, start_new_session=True
             )
         listening = re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)")
-        self._port = int(wait_until(lambda: listening.search(self.log.read_text()), "a listening port")[1])
-        wait_until(self._answers, "an answer")
+        self._port = int(wait_until(lambda: listening.search(self.log.read_text()), "a listening port", 3 * BOUND)[1])
+        wait_until(self._answers, "an answer", 3 * BOUND)  # on a busy machine an import alone can take long
         return self
 
     def _answers(self) -> bool:

@@ -140,11 +140,12 @@ class MetricStore:
     def _declare(self, shared: SharedProvider, family: ClientFamily) -> None:
         if family.type in ("info", "stateset"):
             shared.consult(lambda block: _drop_inherited(block, family.metric), None)
-        shared.declare(CATEGORY, family.metric, family.declaration())
+        change = shared.declare(CATEGORY, family.metric, family.declaration())
         nothing: list[str] = []
         rivals = shared.consult(lambda block: _rivals(block, family), nothing)
-        if rivals:
-            shared.give_way(CATEGORY, family.metric, rivals)
+        replaced = bool(rivals) and shared.give_way(CATEGORY, family.metric, rivals)
+        if replaced or (change is not None and change.outdated):
+            shared.remove(CATEGORY, family.fraction)  # it belongs to the series that are outdated now
         if shared.consult(lambda block: _take_created(block, family), False):
             shared.remove(CATEGORY, family.created)
 
