@@ -1,7 +1,7 @@
 """The route that a request matched, as each framework leaves it: the one place that knows their internals.
 
-Flask's URL rule, Django's resolver match, and what Starlette and FastAPI put into the scope. All of it is text of the
-application: a template, never a path of a client.
+Flask's URL rule, Django's resolver match, what Starlette and FastAPI put into the scope, and hooks of Falcon, Pyramid
+and Quart. All of it is text of the application: a template, never a path of a client.
 """
 
 from __future__ import annotations
@@ -56,6 +56,31 @@ def django_route(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 django_route.sync_capable = True  # type: ignore[attr-defined]
 django_route.async_capable = True  # type: ignore[attr-defined]
+
+
+class FalconRoute:
+    """A middleware of Falcon that tells the routes of requests to the middleware around the application."""
+
+    def process_resource(self, request: Any, response: Any, resource: Any, params: Any) -> None:
+        """Tell the route of a request over WSGI."""
+        request.env[ROUTE] = request.uri_template
+
+    async def process_resource_async(self, request: Any, response: Any, resource: Any, params: Any) -> None:
+        """Tell the route of a request over ASGI."""
+        request.scope[ROUTE] = request.uri_template
+
+
+def pyramid_route(event: Any) -> None:
+    """Tell the route of a request, as a subscriber of Pyramid's event ``ContextFound``."""
+    if event.request.matched_route is not None:
+        event.request.environ[ROUTE] = event.request.matched_route.pattern
+
+
+def quart_route() -> None:
+    """Tell the route of a request, as a function of Quart's ``before_request``."""
+    request = sys.modules["quart"].request
+    if request.url_rule is not None:
+        request.scope[ROUTE] = request.url_rule.rule
 
 
 # Starlette and FastAPI ------------------------------------------------------------------------

@@ -22,9 +22,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ._arguments import check_callable
 from ._asgi_exchange import SERVER_ERROR, Application, Call, Exchange, Message, Receive, Scope, Send
 from ._requests import RECORDED, UNMATCHED, RequestRecorder
-from ._routes import route_in
+from ._routes import FalconRoute, quart_route, route_in
 
-__all__ = ["ShmStatsMiddleware"]
+__all__ = ["FalconRoute", "ShmStatsMiddleware", "quart_route"]
 
 #: What stands for the method of a websocket among the requests that are being served.
 _WEBSOCKET = "WEBSOCKET"

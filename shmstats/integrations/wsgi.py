@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 from ._arguments import check_callable
 from ._plain import PlainExchange
 from ._requests import RECORDED, ROUTE, SERVER_ERROR, UNKNOWN, UNMATCHED, Cut, RequestRecorder, declared_size
-from ._routes import django_route, flask_route
+from ._routes import FalconRoute, django_route, flask_route, pyramid_route
 from ._serving import text_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-__all__ = ["ShmStatsMiddleware", "django_route"]
+__all__ = ["FalconRoute", "ShmStatsMiddleware", "django_route", "pyramid_route"]
 
 
 class ShmStatsMiddleware:

@@ -577,19 +577,37 @@ def test_two_buffering_processes_and_one_without_a_buffer_add_up(
     assert (stats.get("c", "m"), stats.get("c", "t").count, stats.get("c", "t").sum) == (25, 21, 25)
 
 
-def test_a_killed_process_loses_no_more_than_it_held(stats: Any, python: Any) -> None:
-    child = python.start(
-        """
-        from shmstats import stats
-        stats.incr('c', 'm', 5)
-        stats.flush()
-        stats.incr('c', 'm', 100)
-        print('ready')
-        input()
-        """
-    )
-    assert child.hear() == "ready"
-    child.kill()
+LOSING_ENDS = {
+    "a kill": "os.kill(os.getpid(), 9)",
+    "os._exit": "os._exit(0)",
+    "a crash in C": "faulthandler.disable(); os.abort()",
+    "a terminated pool": """
+if __name__ == '__main__':
+    stats.flush()
+    with multiprocessing.get_context('fork').Pool(1) as pool:
+        pool.apply_async(hold_and_wait, [writing])
+        os.read(reading, 1)
+""",
+}
+
+
+@pytest.mark.parametrize("end", LOSING_ENDS)
+def test_a_process_that_gets_no_turn_at_its_end_loses_what_it_holds_and_no_more(
+    stats: Any, python: Any, end: str
+) -> None:
+    start = """
+import faulthandler, multiprocessing, os, time
+from shmstats import stats
+def hold_and_wait(writing):
+    stats.incr('c', 'm', 100)
+    os.write(writing, b'.')
+    time.sleep(600)
+reading, writing = os.pipe()
+stats.incr('c', 'm', 5)
+stats.flush()
+"""
+    hold = "" if "pool" in end else "stats.incr('c', 'm', 100)\n"
+    python.start(start + hold + LOSING_ENDS[end]).finish(status=None)
     assert stats.get("c", "m") == 5
     assert stats.get("shmstats", "operations_held") == 0
 

@@ -49,6 +49,7 @@ print("site loaded", file=sys.stderr, flush=True)
 ASGI = """
 import os
 import shlex
+import sys
 from a2wsgi import WSGIMiddleware
 from shmstats import stats
 from shmstats.web import create_app
@@ -67,6 +68,9 @@ async def app(scope, receive, send):
         await send({{"type": "http.response.body", "body": str(os.getpid()).encode()}})
     else:
         await statistics(scope, receive, send)
+
+
+print("site loaded", file=sys.stderr, flush=True)
 """
 
 #: The same within the middleware of the package, which leaves the block when the server shuts down.
@@ -188,7 +192,8 @@ class Host:
         stacks: whether each worker tells its stacks.
         at_import: whether the site counts before the server forks.
         keeps_block: whether a process ends without exit functions, so that the block stays in shared memory after a
-            stop, for the next start: the master of uWSGI, where it has the block, and workers of uvicorn. None: it may.
+            stop, for the next start: the master of uWSGI, where it has the block, and its workers with gevent, and
+            workers of uvicorn. None: it may.
         ready: what each worker writes to the log when it is ready, where the first answer does not tell that.
         needs: a file or module that it needs, and that may be missing.
         is_older: whether what it needs is of another version than the newest, so that a run of its own has it.
@@ -285,7 +290,7 @@ HOSTS = {
     "gunicorn, gthread": gunicorn("--worker-class gthread --threads 3"),
     "gunicorn, gevent": gunicorn("--worker-class gevent", "gevent"),
     "gunicorn, gevent_pywsgi": gunicorn("--worker-class gevent_pywsgi", "gevent"),
-    "gunicorn, tornado": gunicorn("--worker-class tornado", "tornado"),
+    "gunicorn, tornado": gunicorn("--worker-class tornado", "tornado", recycle=""),
     "gunicorn, asgi": gunicorn("--worker-class asgi", "gunicorn.workers.gasgi", site=ASGI),
     "gunicorn 22 to 25, eventlet": gunicorn(
         "--worker-class eventlet", "gunicorn.workers.geventlet", resets=True, is_older=True
@@ -295,7 +300,12 @@ HOSTS = {
     "uWSGI, threads": uwsgi("--threads 3", at_import=True, keeps_block=True),
     "uWSGI, lazy-apps": uwsgi("--enable-threads --lazy-apps", ready="WSGI app 0"),
     "uWSGI, cheaper": uwsgi("--enable-threads --cheaper 1", kill=False),
-    "uWSGI, gevent": uwsgi("--plugin gevent_python3 --gevent 20 --gevent-monkey-patch", needs=_UWSGI_GEVENT),
+    "uWSGI, gevent": uwsgi(
+        "--plugin gevent_python3 --gevent 20 --gevent-monkey-patch",
+        buffered=False,
+        keeps_block=True,
+        needs=_UWSGI_GEVENT,
+    ),
     "uWSGI without --enable-threads": uwsgi("", at_import=True, keeps_block=True, buffered=False, stacks=False),
     "uvicorn --workers": Host(
         _UVICORN, ASGI, reload=signal.SIGHUP, recycle=_UVICORN_RECYCLE, buffered=False, keeps_block=True
@@ -341,7 +351,7 @@ HOSTS = {
         keeps_block=None,
     ),
     "Werkzeug, processes": Host(
-        "{bin}/python site_under_test.py {port}", WERKZEUG, workers=0, kill=False, buffered=False
+        "{bin}/python site_under_test.py {port}", WERKZEUG, workers=0, kill=False, buffered=False, keeps_block=True
     ),
     "daphne": Host(
         "{bin}/daphne -b 127.0.0.1 -p {port} site_under_test:app", ASGI, workers=1, kill=False, needs="daphne"
@@ -489,7 +499,11 @@ class Running:
             wait_until(lambda: not group_lives(self.pid), "the end of the group")
 
     def __enter__(self) -> Running:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *exc_info: object) -> None:
         try:

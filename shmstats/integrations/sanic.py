@@ -1,0 +1,69 @@
+"""Statistics of the requests to a Sanic application, by its middleware.
+
+    ShmStats(app)
+
+The route is the template of the URI. A request is over when its response is ready: Sanic sends it after that.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+from ._requests import UNKNOWN, UNMATCHED, RequestRecorder, declared_size
+
+__all__ = ["ShmStats"]
+
+
+class ShmStats:
+    """Records the requests to a Sanic application.
+
+    Args:
+        app: the application.
+        options: ``labelnames``, ``label_values`` (from the request), ``exclude``, ``category`` and ``buckets``, as for
+            `shmstats.integrations.asgi.ShmStatsMiddleware`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is not allowed.
+    """
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        self.requests = RequestRecorder(**options)
+        app.on_request(self.begin, priority=1000)  # before the application's own
+        app.on_response(self.end)
+        app.signal("http.lifecycle.exception")(self.note_exception)
+
+    async def begin(self, request: Any) -> None:
+        """Note that a request has come."""
+        requests = self.requests
+        if request.path in requests.paths or request.path.startswith(requests.prefixes):
+            return
+        try:
+            requests.enter()
+            request.ctx.shmstats = perf_counter(), requests.serving.note(request.method, request.path)
+        except Exception as error:
+            requests.tell("requests in progress are not counted", error)
+
+    async def end(self, request: Any, response: Any) -> None:
+        """Record a request whose response is there, once."""
+        requests = self.requests
+        began, entry = getattr(request.ctx, "shmstats", (None, None))
+        if began is None:
+            return
+        request.ctx.shmstats = None, None
+        requests.serving.end(entry)
+        received = declared_size(request.headers.get("content-length", "0"))
+        body = getattr(response, "body", None)
+        sent = UNKNOWN if body is None else 0 if request.method == "HEAD" else len(body)
+        labels = requests.labels_of(request)
+        requests.finish(request.method, _route_of(request), response.status, labels, began, received, sent)
+
+    async def note_exception(self, request: Any, exception: BaseException, **_: Any) -> None:
+        """Count an exception that is not an answer."""
+        if not hasattr(exception, "status_code"):
+            self.requests.count_exception(_route_of(request), exception)
+
+
+def _route_of(request: Any) -> str:
+    return request.uri_template or UNMATCHED

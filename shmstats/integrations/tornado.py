@@ -1,0 +1,57 @@
+"""Statistics of the requests to a Tornado application, by its log function.
+
+    app = Application(handlers, log_function=ShmStats())
+
+Tornado has no templates of routes: the route is the class of the handler. A request whose client has left is not told
+of, nor is one that is in progress.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+from ._requests import UNMATCHED, RequestRecorder, declared_size
+
+__all__ = ["ShmStats"]
+
+
+class ShmStats:
+    """Records the requests to a Tornado application.
+
+    Args:
+        options: ``labelnames``, ``label_values`` (from the handler), ``exclude``, ``category`` and ``buckets``, as for
+            `shmstats.integrations.asgi.ShmStatsMiddleware`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is not allowed.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.requests = RequestRecorder(**options)
+
+    def __call__(self, handler: Any) -> None:
+        """Record a request that its handler has finished. As the log function itself, log it as Tornado does, too."""
+        settings = handler.application.settings
+        if settings.get("log_function") is self:
+            del settings["log_function"]
+            try:
+                handler.application.log_request(handler)
+            finally:
+                settings["log_function"] = self
+        request, requests = handler.request, self.requests
+        if request.path in requests.paths or request.path.startswith(requests.prefixes):
+            return
+        sent = 0 if request.method == "HEAD" else declared_size(handler._headers.get("Content-Length", ""))
+        began = perf_counter() - request.request_time()
+        labels = requests.labels_of(handler)
+        requests.enter()
+        requests.finish(
+            request.method, _route_of(handler), handler.get_status(), labels, began, len(request.body or b""), sent
+        )
+
+
+def _route_of(handler: Any) -> str:
+    kind = type(handler)
+    return UNMATCHED if (kind.__module__, kind.__name__) == ("tornado.web", "ErrorHandler") else kind.__qualname__
