@@ -91,9 +91,9 @@ find_python() {
     fail "needs Python 3.11 or later; found ${seen:-none}. Set PYTHON to one that is not in PATH"
 }
 
-# One interpreter for each minor version from 3.11 on.
+# find_pythons [LEFT_OUT]: one interpreter for each minor version from 3.11 on, but for one.
 find_pythons() {
-    local candidate version seen=" "
+    local candidate version seen=" ${1-} "
     for candidate in python3.1{1,2,3,4} "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python; do
         if ! is_recent "$candidate"; then continue; fi
         version=$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])')

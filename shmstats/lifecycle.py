@@ -6,6 +6,7 @@ comes to the slow path, which asks `notice_fork`.
 
 from __future__ import annotations
 
+import _imp
 import atexit
 import ctypes
 import enum
@@ -112,8 +113,10 @@ def notice_fork() -> None:
     """Drop what was inherited, where this is the child of a fork that nobody told of."""
     if os.getpid() == known_pid:
         return
-    if _is_alone():
-        # Python was not told either, and its lock may be a parent's thread's: no thread could start here.
+    if _is_alone() and not _imp.lock_held():
+        # Python was not told either, and its lock may be a parent's thread's: no thread could start here. It lets go of
+        # the import lock, which it believes to be held since before the fork, and from 3.13 on aborts where it is not.
+        _imp.acquire_lock()
         ctypes.pythonapi.PyOS_AfterFork_Child()
     if os.getpid() != known_pid:
         after_in_child()

@@ -18,12 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from real.servers import BOUND, children, group_lives, wait_until
 
 from shmstats.terminal.top import read_stacks
 
 ROOT = Path(__file__).parents[2]
+
+#: Seconds in which a worker has loaded the site.
+_SETTLED = 5.0
 
 WSGI = """
 import os
@@ -238,6 +242,7 @@ _UWSGI = (
     " --wsgi-file site_under_test.py --callable app --master --processes 3 {options} {{recycle}}"
     " --hook-master-start 'unix_signal:15 gracefully_kill_them_all'"
 )
+_UWSGI_RECYCLE = "--max-requests 10 --min-worker-lifetime 1"
 _UWSGI_PLUGIN = "/usr/lib/uwsgi/plugins/python3_plugin.so"
 _UWSGI_GEVENT = "/usr/lib/uwsgi/plugins/gevent_python3_plugin.so"
 
@@ -245,7 +250,7 @@ _UWSGI_GEVENT = "/usr/lib/uwsgi/plugins/gevent_python3_plugin.so"
 def uwsgi(options: str, **more: Any) -> Host:
     """UWSGI as Debian packages it."""
     command = _UWSGI.format(plugin=_UWSGI_PLUGIN, options=options)
-    usual = {"needs": _UWSGI_PLUGIN, "reload": signal.SIGHUP, "recycle": "--max-requests 10"}
+    usual = {"needs": _UWSGI_PLUGIN, "reload": signal.SIGHUP, "recycle": _UWSGI_RECYCLE}
     return Host(command, **{**usual, **more})
 
 
@@ -278,10 +283,8 @@ WSGIProcessGroup site
 _GLOBAL = "WSGIApplicationGroup %{{GLOBAL}}\n"
 
 _UVICORN = (
-    "{bin}/uvicorn --host 127.0.0.1 --port {port} --workers 3 --timeout-worker-healthcheck 60 {recycle}"
-    " site_under_test:app"
+    "{bin}/uvicorn --host 127.0.0.1 --port {port} --workers 3 --timeout-worker-healthcheck 60 site_under_test:app"
 )
-_UVICORN_RECYCLE = "--limit-max-requests 10"
 _GRANIAN = "{bin}/granian --host 127.0.0.1 --port {port} --workers 3 --respawn-failed-workers site_under_test:app"
 
 #: By the names that they have in the table of docs/deployment.md.
@@ -289,15 +292,15 @@ HOSTS = {
     "gunicorn, sync": gunicorn("--worker-class sync"),
     "gunicorn, gthread": gunicorn("--worker-class gthread --threads 3"),
     "gunicorn, gevent": gunicorn("--worker-class gevent", "gevent"),
-    "gunicorn, gevent_pywsgi": gunicorn("--worker-class gevent_pywsgi", "gevent"),
+    "gunicorn, gevent_pywsgi": gunicorn("--worker-class gevent_pywsgi", "gevent", recycle=""),
     "gunicorn, tornado": gunicorn("--worker-class tornado", "tornado", recycle=""),
-    "gunicorn, asgi": gunicorn("--worker-class asgi", "gunicorn.workers.gasgi", site=ASGI),
+    "gunicorn, asgi": gunicorn("--worker-class asgi", "gunicorn.workers.gasgi", site=ASGI, recycle=""),
     "gunicorn 22 to 25, eventlet": gunicorn(
         "--worker-class eventlet", "gunicorn.workers.geventlet", resets=True, is_older=True
     ),
     "uWSGI": uwsgi("--enable-threads"),
     "uWSGI, counts at import": uwsgi("--enable-threads", at_import=True, keeps_block=True, quick=True),
-    "uWSGI, threads": uwsgi("--threads 3", at_import=True, keeps_block=True),
+    "uWSGI, threads": uwsgi("--threads 3", at_import=True, keeps_block=True, recycle=""),
     "uWSGI, lazy-apps": uwsgi("--enable-threads --lazy-apps", ready="WSGI app 0"),
     "uWSGI, cheaper": uwsgi("--enable-threads --cheaper 1", kill=False),
     "uWSGI, gevent": uwsgi(
@@ -307,10 +310,8 @@ HOSTS = {
         needs=_UWSGI_GEVENT,
     ),
     "uWSGI without --enable-threads": uwsgi("", at_import=True, keeps_block=True, buffered=False, stacks=False),
-    "uvicorn --workers": Host(
-        _UVICORN, ASGI, reload=signal.SIGHUP, recycle=_UVICORN_RECYCLE, buffered=False, keeps_block=True
-    ),
-    "uvicorn --workers, with the middleware": Host(_UVICORN, LIFESPAN, reload=signal.SIGHUP, recycle=_UVICORN_RECYCLE),
+    "uvicorn --workers": Host(_UVICORN, ASGI, reload=signal.SIGHUP, buffered=False, keeps_block=True),
+    "uvicorn --workers, with the middleware": Host(_UVICORN, LIFESPAN, reload=signal.SIGHUP),
     "hypercorn": Host(
         "{bin}/hypercorn --bind 127.0.0.1:{port} --workers 3 {recycle} site_under_test:app",
         ASGI,
@@ -487,6 +488,14 @@ class Running:
             number += 1
             row = row + 1 if is_wanted(pid) else 0
         return number
+
+    def settle(self) -> None:
+        """Wait until no worker has just been started: some servers lose a stop that comes while one loads the site."""
+        workers = psutil.Process(self.pid).children
+        wait_until(
+            lambda: all(time.time() - worker.create_time() > _SETTLED for worker in workers()), "workers to load"
+        )
+        wait_until(self._answers, "an answer after that")
 
     def stop(self) -> None:
         """Stop in good order."""

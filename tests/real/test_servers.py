@@ -66,6 +66,8 @@ def test_what_workers_count_is_there_after_they_are_recycled_and_after_a_stop(na
             assert counted < 1000, "no worker was recycled"
             answered |= server.hit(10)
             counted += 10
+        if host.recycle:
+            server.settle()
     with Running(host, tmp_path, **settings) as server:
         assert server.total() == counted
     remove_block(host, tmp_path)

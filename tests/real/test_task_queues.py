@@ -87,8 +87,27 @@ def leave(**_):
 LOKY = """
 from joblib import Parallel, delayed
 
+def count(handle):
+    handle.incr()
+    server.incr("done")
+
 def submit(number):
-    Parallel(n_jobs=3)(delayed(work)() for _ in range(number))
+    Parallel(n_jobs=3)(delayed(count)(stats.counter("tasks", "done")) for _ in range(number))
+"""
+
+#: A function that holds a handle, which cloudpickle takes along.
+DASK = """
+import dask
+
+def submit(number):
+    handle, port = stats.counter("tasks", "done"), {port}
+
+    def count():
+        import redis
+        handle.incr()
+        redis.Redis(port=port).incr("done")
+
+    dask.compute(*[dask.delayed(count, pure=False)() for _ in range(number)], scheduler="processes", num_workers=3)
 """
 
 
@@ -120,6 +139,7 @@ QUEUES = {
     "RQ": TaskQueue(RQ, "{bin}/rq worker --url redis://localhost:{port}", buffered=False, needs="rq"),
     "dramatiq": TaskQueue(DRAMATIQ, "{bin}/dramatiq tasks --processes 3 --threads 2", kill=False, needs="dramatiq"),
     "joblib, loky": TaskQueue(LOKY, "", kill=False, needs="joblib"),
+    "dask, processes": TaskQueue(DASK, "", kill=False, needs="dask"),
 }
 
 
@@ -179,7 +199,7 @@ class Workers:
         """Run code that has all of the module ``tasks``."""
         command = [sys.executable, "-c", f"from tasks import *\n{code}"]
         done = subprocess.run(
-            command, cwd=self._directory, env=self._environment, check=True, stdout=subprocess.PIPE, timeout=BOUND
+            command, cwd=self._directory, env=self._environment, check=True, stdout=subprocess.PIPE, timeout=3 * BOUND
         )
         return done.stdout.decode()
 

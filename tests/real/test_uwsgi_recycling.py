@@ -36,7 +36,12 @@ def counted():
 
 @pytest.mark.thorough
 def test_each_request_is_answered_and_counted_and_the_master_has_nothing_to_do(tmp_path: Path) -> None:
-    host = uwsgi("--enable-threads --processes 20 --max-requests 60", site=SITE, at_import=True, keeps_block=True)
+    host = uwsgi(
+        "--enable-threads --processes 20 --max-requests 60 --min-worker-lifetime 1",
+        site=SITE,
+        at_import=True,
+        keeps_block=True,
+    )
     if not host.is_there:
         pytest.skip(f"{host.needs} is missing")
     with Running(host, tmp_path, max_workers=64) as server:
