@@ -245,9 +245,6 @@ class NameReader:
             return None
         if self._declarations[0] != revision:
             self._declarations = revision, {}
-        return self._declared_last(family)
-
-    def _declared_last(self, family: int) -> Declaration | None:
         declarations = self._declarations[1]  # another thread, which reads too, may begin a new one meanwhile
         if family not in declarations:
             declarations[family] = _declared(self._records, family, self._buf, self._layout.heap)
@@ -264,7 +261,7 @@ class NameReader:
         """
         key = revision, count, used
         if self._noted[0] != key:
-            self._noted = key, self._find_noted(count)
+            self._noted = key, self._find_noted(count, partial(self.declaration, revision=revision))
         found = []
         for name, number in self._noted[1]:
             note = _note(self._records, number, self._buf, self._layout.heap)
@@ -272,7 +269,7 @@ class NameReader:
                 found.append((name, note))
         return found
 
-    def _find_noted(self, count: int) -> list[tuple[Name, int]]:
+    def _find_noted(self, count: int, declared: Callable[[int], Declaration | None]) -> list[tuple[Name, int]]:
         """Return the names that have a place for a note, with the number of the record."""
         rooms = NAME.column(self._records[: count * NAME.size], "note_room")
         if not rooms.tobytes().strip(b"\0"):  # as mostly
@@ -284,7 +281,7 @@ class NameReader:
             if fields[_STATE] == LIVE and not fields[_FLAGS] & FAMILY and not fields[_DECLARATION]:
                 noted.append(number)
         heap = self._buf[self._layout.heap : self._layout.heap + self._layout.heap_bytes]
-        return list(zip(_names_of(records, noted, heap, self._declared_last), noted, strict=True))
+        return list(zip(_names_of(records, noted, heap, declared), noted, strict=True))
 
 
 def _with_replaced(records: bytes, heap: bytes) -> bytes:
