@@ -32,8 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--update",
         type=Path,
+        nargs="?",
+        const=Path(__file__).with_name("README.md"),
         metavar="FILE",
-        help=f"put the table between {report.BEGIN} and {report.END} of FILE",
+        help=f"put the table between {report.BEGIN} and {report.END} of FILE; none named: of the README",
     )
     parser.add_argument("--tiny", action="store_true", help="hardly any work: to see that it runs, not to measure")
     parser.add_argument("--instructions", action="store_true", help="count instructions under callgrind instead")

@@ -2,7 +2,8 @@
 
 Two loops of different lengths are counted and the shorter one is taken from the longer one, so that what
 happens once is left out; then the same of a loop without a call is taken away. What is left is what one call costs,
-with the interpreter's part of it. It repeats exactly, on the same machine with the same interpreter and compiler.
+with the interpreter's part of it. It repeats, but for a few instructions, on the same machine with the same
+interpreter and compiler.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def count(calls: int = CALLS) -> dict[str, float]:
 
 
 def main(file: Path | None = None) -> int:
-    """Count twice and print; returns 1 where it could not be counted or did not repeat exactly."""
+    """Count twice and print; returns 1 where it could not be counted, or the counts are not alike."""
     try:
         first, second = count(), count()
     except NotAvailableError as error:
@@ -80,9 +81,15 @@ def main(file: Path | None = None) -> int:
         return 1
     print(f"Instructions of a call, CPython {platform.python_version()}, {platform.machine()}:\n")
     for name, instructions in first.items():
-        differs = "" if instructions == second[name] else f"  (the second time {second[name]:g})"
-        print(f"{name:<42}{instructions:>8g}{differs}")
+        differs = "" if _alike(instructions, second[name]) else f"  (the second time {second[name]:.0f})"
+        print(f"{name:<42}{instructions:>8.0f}{differs}")
     if file is not None:
         file.write_text(json.dumps({"Python": platform.python_version(), "instructions": first}, indent=1) + "\n")
-    print("\nCounted twice, and alike." if first == second else "\nCounted twice, and it did not repeat exactly.")
-    return int(first != second)
+    alike = all(_alike(first[name], second[name]) for name in first)
+    print("\nCounted twice, and alike." if alike else "\nCounted twice, and not alike.")
+    return int(not alike)
+
+
+def _alike(first: float, second: float) -> bool:
+    """Tell whether two counts differ by less than 1 %: where memory lies decides over a few instructions."""
+    return abs(first - second) <= max(2.0, 0.01 * first)

@@ -39,6 +39,13 @@ def counted() -> Flask:
     return site
 
 
+def plain(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """Be an application without Flask, which tells its route."""
+    environ["shmstats.route"] = "/hello"
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello\n"]
+
+
 def exported() -> Flask:
     """Make it with prometheus_flask_exporter in multiprocess mode."""
     from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics

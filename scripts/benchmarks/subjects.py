@@ -226,7 +226,7 @@ class Effort:
     def __init__(self, tiny: bool = False) -> None:
         self.tiny = tiny
         self.short = False
-        self.rounds = 2 if tiny else 25
+        self.rounds = 2 if tiny else 15
         self.seconds = 0.001 if tiny else 0.03
 
     def shorten(self) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from ..measure import in_turns
 from ..rows import BYTES, Figure, Measured, Row
 from ..subjects import Subject, Workshop
+from .counting import PROMETHEUS
 from .names import CAPACITY
+from .scraping import peer_populated, peer_scrape
 
 _FIRST = "≤ 400 ns a series"
 _LATER = "≤ 40 ns a series"
@@ -29,7 +31,7 @@ def page(shop: Workshop) -> list[Row]:
     for what in ("plain", "labelled"):
         with shop.scope() as part:
             subject = filled(part, what, series)
-            rows += _page(shop, subject, f"{series:,} {what} series", series)
+            rows += _page(part, subject, f"{series:,} {what} series", series)
             shop.versions |= part.versions
     return [*rows, *_histograms(shop)]
 
@@ -39,18 +41,27 @@ def _page(shop: Workshop, subject: Subject, work: str, series: int) -> list[Row]
     assert samples >= series, f"{samples} lines of {series} series"
     repeats = shop.effort.repeats(9)
     later = Figure.best([subject.do("scrape")[0] for _ in range(repeats)])
+    peers, missing = _of_peers(shop, series)
     after = {
         "after a removal": Figure.best([subject.do("scrape_after", change="removed") for _ in range(repeats)]),
         "after a first decrement": Figure.best([subject.do("scrape_after", change="lowered") for _ in range(repeats)]),
     }
     taken, size, packed = subject.do("compress")
     return [
-        Measured("page", f"{work}: the first", Figure(first)).at_most(400 * series, _FIRST),
-        Measured("page", f"{work}: later", later).at_most(40 * series, _LATER),
+        Measured("page", f"{work}: the first", Figure(first), peers, missing).at_most(400 * series, _FIRST),
+        Measured("page", f"{work}: later", later, peers, missing).at_most(40 * series, _LATER),
         *(Measured("page", f"{work}: {when}", each).at_most(400 * series, _FIRST) for when, each in after.items()),
         Measured("page", f"{work}: gzip", Figure(taken)).only(),
         Measured("page", f"{work}: bytes, gzip", Figure(packed, BYTES), {"without": Figure(size, BYTES)}).only(),
     ]
+
+
+def _of_peers(shop: Workshop, series: int) -> tuple[dict[str, Figure], dict[str, str]]:
+    """Return what the same number of series costs prometheus_client, whose first page is as any; and why not."""
+    if shop.effort.short:
+        return {}, {}
+    theirs, missing = peer_populated(shop, 1, series)
+    return ({}, missing) if theirs is None else ({PROMETHEUS: Figure(peer_scrape(theirs, series))}, {})
 
 
 def _histograms(shop: Workshop) -> list[Row]:

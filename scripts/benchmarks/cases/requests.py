@@ -60,11 +60,14 @@ def middleware(shop: Workshop) -> list[Row]:
     loops = {name: Loop(subject, "request", 10) for name, subject in subjects.items()}
     try:
         figures = time_loops(loops, shop.effort)
-        bare = time_loops({BARE: Loop(subjects[OURS], BARE, 10)}, shop.effort)[BARE]
+        others = {name: Loop(subjects[OURS], name, 10) for name in (BARE, "wsgi")}
+        others = time_loops(others, shop.effort)
     except SubjectError as error:
         return [not_measured("middleware", work, target, str(error))]
-    note = f"the bare application: {bare}"
-    return [Measured("middleware", work, figures.pop(OURS), figures, missing, note).faster(EXPORTER, 4)]
+    note = f"the bare application: {others[BARE]}"
+    flask = Measured("middleware", work, figures.pop(OURS), figures, missing, note)
+    plain = Measured("middleware", "a request to a WSGI application of two lines: beyond the bare one", others["wsgi"])
+    return [flask.faster(EXPORTER, 4), flask.at_most(2000), plain.at_most(2000)]
 
 
 def requests(shop: Workshop) -> list[Row]:
@@ -118,7 +121,7 @@ def _compared(shop: Workshop, work: str, servers: dict[str, Server]) -> list[Row
     in_turns(sides, 1)
     warm = sum(load.requests for load in rounds.loads[OURS])
     rounds.forget()
-    in_turns(sides, 2 if shop.effort.tiny else 40)
+    in_turns(sides, 2 if shop.effort.tiny else 20)
     answered = warm + sum(load.requests for load in rounds.loads[OURS])
     failed = sum(load.failed for loads in rounds.loads.values() for load in loads)
     counted = _counted(servers[OURS])

@@ -26,7 +26,12 @@ def prepare() -> tuple[dict[str, str], dict[str, Callable[..., Any]]]:
         assert place.name
         return bare, empty
 
-    loops = Loops({"request": extension, "bare": alone})
+    def plain() -> tuple[CallLoop, CallLoop]:
+        from shmstats.integrations.wsgi import ShmStatsMiddleware
+
+        return request_loop(ShmStatsMiddleware(sites.plain)), request_loop(sites.plain)
+
+    loops = Loops({"request": extension, "bare": alone, "wsgi": plain})
     return serving.versions_of("flask"), {**loops.operations}
 
 
