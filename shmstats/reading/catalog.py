@@ -15,6 +15,7 @@ from functools import partial
 from itertools import compress
 
 from ..block.declarations import decode_definition
+from ..block.errors import DamagedBlockError
 from ..block.layout import Layout
 from ..block.notes import read_note
 from ..block.ready import find_replaced
@@ -23,6 +24,7 @@ from ..bounds import DEFAULT_BOUNDS
 from ..core import group_series, list_series
 from ..layout import LIVE, NAME, REMOVED
 from ..series import FOREIGN, Declaration, Kind, Mode, Name
+from .histograms import BEFORE_BUCKETS
 from .lazy import lazy_property
 
 _NOTHING_DECLARED = Declaration(Kind.COUNTER)
@@ -180,12 +182,24 @@ class Catalog:
         return bytes([self._modes[position] >= Mode.LIVEALL for position in positions])
 
     def decoded(self, numbers: Iterable[int]) -> list[Name]:
-        """Return the names of some records."""
-        return _names_of(self.records, numbers, self.heap, self._declaration)
+        """Return the names of some records.
+
+        Raises:
+            DamagedBlockError: what is declared of one cannot be, or not with as many cells as it has.
+        """
+        numbers = list(numbers)
+        names = _names_of(self.records, numbers, self.heap, self._declaration)
+        for number, name in zip(numbers, names, strict=True):
+            if name.kind is Kind.HISTOGRAM and len(name.bounds) + 1 + BEFORE_BUCKETS != self.width_of(number):
+                raise DamagedBlockError(f"record {number} of the block has cells that do not fit its buckets")
+        return names
 
     def _declaration(self, family: int) -> Declaration | None:
         if family not in self._declarations:
-            self._declarations[family] = _declared(self.records, family, self.heap, 0)
+            try:
+                self._declarations[family] = _declared(self.records, family, self.heap, 0)
+            except ValueError as error:
+                raise DamagedBlockError(f"record {family} of the block has a declaration that cannot be") from error
         return self._declarations[family]
 
 

@@ -153,8 +153,8 @@ class BlockReader:
             before = self.header("revision")
             try:
                 snapshot, revision = self._read(by_worker)
-            except (LookupError, ValueError, BufferError) as error:
-                is_ours = isinstance(error, BufferError) or self.header("revision") != before
+            except (LookupError, ValueError, BufferError, DamagedBlockError) as error:
+                is_ours = isinstance(error, (BufferError, DamagedBlockError)) or self.header("revision") != before
                 if not is_ours and not find_damage(self._buf, self.layout):
                     raise  # what a signal handler raised
                 # Of a name that was changed just now, or of one that is damaged: the next attempt tells.
