@@ -27,6 +27,8 @@ def can_go_on(record: Record, used: Declaration, declared: Declaration) -> bool:
     """Tell whether a series is one that was left, and differs from what is declared in its buckets alone."""
     if not record.flags & INHERITED or not used.kind is declared.kind is Kind.HISTOGRAM:
         return False
+    if record.width != width_of(used):  # damage
+        return False
     return INTERNAL not in used.help + declared.help and fits(used._replace(bounds=declared.bounds), declared)
 
 

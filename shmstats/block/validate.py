@@ -12,12 +12,12 @@ from contextlib import contextmanager
 
 from ..core import hash_key
 from ..layout import LIVE, NAME, PAGE, REMOVED
-from ..series import Kind, Mode
+from ..series import Declaration, Kind, Mode
 from .declarations import decode_definition
 from .errors import OF_CONTENTS, BlockError, DamagedBlockError, DeclarationError, KindError
 from .header import read_header
 from .layout import LAYOUT_VERSION, MAGIC, WORKER_SLOTS, Layout
-from .records import FAMILY, Records
+from .records import FAMILY, Records, width_of
 from .segment import Segment
 
 _KINDS, _MODES = frozenset(Kind), frozenset(Mode)
@@ -109,7 +109,8 @@ def find_damage(buf: memoryview, layout: Layout) -> str:
     if not 0 < slots <= layout.index_slots or slots & slots - 1:
         return f"its header says {slots} slots of the index, a power of two up to {layout.index_slots} is possible"
     records = bytes(buf[layout.names : layout.names + header["names"] * NAME.size])
-    return _damage_of_records(records, layout) or _damage_of_keys(buf, layout, records)
+    found = _damage_of_records(records, layout) or _damage_of_keys(buf, layout, records)
+    return found or ("" if header["changing"] else _damage_of_widths(buf, layout, records))
 
 
 def _damage_of_records(records: bytes, layout: Layout) -> str:
@@ -151,6 +152,24 @@ def _damage_of_keys(buf: memoryview, layout: Layout, records: bytes) -> str:
             if is_family and not _is_definition(table.note(number)):
                 return f"record {number} has a declaration that cannot be"
             seen.add(name)
+        return ""
+    finally:
+        table.close()
+
+
+def _damage_of_widths(buf: memoryview, layout: Layout, records: bytes) -> str:
+    """Tell of series that have not the cells of what is declared: who is killed on the way to that says so."""
+    table, widths = Records(buf, layout), {0: width_of(Declaration(Kind.HISTOGRAM))}
+    try:
+        for number, fields in enumerate(NAME.struct.iter_unpack(records)):
+            state, kind, _, flags, width, _, family, _, declaration, *_ = fields
+            if state != LIVE or kind != Kind.HISTOGRAM or flags & FAMILY or declaration:
+                continue
+            if family not in widths:
+                note = table.note(family - 1)
+                widths[family] = width_of(decode_definition(note).declared) if note else widths[0]
+            if width != widths[family]:
+                return f"record {number} has cells that do not fit its buckets"
         return ""
     finally:
         table.close()

@@ -225,7 +225,13 @@ class NameIndex:
                 slot = (slot - 1) & mask
 
     def rebuild(self) -> None:
-        """Make the index anew from the records."""
+        """Make the index anew from the records.
+
+        Raises:
+            BufferError: the number of slots is none that can be.
+        """
+        if self._mask & self._mask + 1:  # a search would go round in a part of the slots
+            raise BufferError("the index of the names is damaged")
         records = self._block[self._names :][: min(self._words[self._names_used], self._capacity) * NAME.size]
         states, hashes = NAME.column(records, "state").tolist(), NAME.column(records, "hash").tolist()
         self._index[: self._mask + 1] = memoryview(bytes(4 * (self._mask + 1))).cast("I")

@@ -265,6 +265,10 @@ NameIndex_rebuild(NameIndex *self, PyObject *Py_UNUSED(ignored))
     if (!NameIndex_is_open(self, 1))
         return NULL;
     uint32_t mask = mask_of(self), count = GET(NUMBER(self, COUNT));
+    if (mask & (mask + 1)) { /* a search would go round in a part of the slots */
+        PyErr_SetString(PyExc_BufferError, "the index of the names is damaged");
+        return NULL;
+    }
     uint32_t *index = PyMem_Calloc((size_t)mask + 1, sizeof *index);
     if (index == NULL)
         return PyErr_NoMemory();
