@@ -16,7 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from gunicorn.config import KNOWN_SETTINGS
+
 BOUND = 30.0  # seconds that anything may take
+
+#: What keeps gunicorn from a socket of its own beside the data; old versions have none.
+WITHOUT_SOCKET = ["--no-control-socket"] if any("--no-control-socket" in (s.cli or ()) for s in KNOWN_SETTINGS) else []
 
 #: Worker classes of gunicorn, and the options for four workers of each.
 KINDS = {
@@ -84,7 +89,7 @@ class Gunicorn:
         """Start the server and wait until it answers."""
         self.log.write_bytes(b"")
         command = [
-            str(Path(sys.executable).with_name("gunicorn")), "--bind", f"127.0.0.1:{self._port}", "--no-control-socket",
+            str(Path(sys.executable).with_name("gunicorn")), "--bind", f"127.0.0.1:{self._port}", *WITHOUT_SOCKET,
             "--pid", str(self.pidfile), "--graceful-timeout", "20", *self._options, "site_under_test:app",
         ]  # fmt: skip
         with self.log.open("ab") as log:

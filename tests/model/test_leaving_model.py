@@ -1,0 +1,264 @@
+"""Leaving against coming and counting, by every interleaving: the last one saves and removes the block, the next one
+makes another of what was saved, and whoever is killed on the way costs nothing.
+
+The code is that of `Block.attach` and `Block.leave`. Of the world there are, beside the blocks and their record locks,
+two words: which block has its place (a rename that replaces nothing, an unlink), and what is saved (a rename).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from explorer import ViolationError
+from machine import Core, Final, Identity, Plant, Process, Scenario, View, _File, _Segment
+
+from shmstats.block.layout import HEADER, MAGIC
+from shmstats.layout import CELL, PAGE, field_offset
+from shmstats.series import Kind
+
+KEY = b"c\0m"
+#: Locks of one file are so far from those of another.
+_FAR = 2**64
+
+
+class Place:
+    """Where the block is, and what is saved.
+
+    Args:
+        offset: of the two words in the memory of the model.
+    """
+
+    def __init__(self, offset: int) -> None:
+        self.block, self.saved = offset, offset + 8
+
+
+class Lasting(View):
+    """The memory of a block, which is read once more after its cells are closed: to be saved."""
+
+    def release(self) -> None:
+        """Stay."""
+
+
+class File(_File):
+    """The file of one of several blocks."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def descriptor(self) -> int:
+        return self.number
+
+
+class Segment(_Segment):
+    """The segment of one of several blocks, which has its place or not."""
+
+    size, path = PAGE, "the place"
+
+    def __init__(self, process: Leaver, number: int) -> None:
+        locks = process.core.Locks()
+        locks._file = File(number)
+        if number:
+            locks.slots = set()
+        size = process.layout.size
+        super().__init__(Lasting(process.steps, number * size, size), locks)
+        self._process, self._number = process, number
+
+    def is_linked(self) -> bool:
+        return self._process.linked() == self._number + 1
+
+    def publish(self, path: str) -> None:
+        """Take the place, if it is free."""
+        place = self._process.place.block
+        if self._process.steps.do("exchange", place, 0, self._number + 1)[0]:
+            raise FileExistsError
+
+    def set_aside(self, suffix: str) -> str:
+        """Leave the place."""
+        self._process.unlink(self.path)
+        return suffix
+
+
+class Leaver(Process):
+    """A process that comes to the block of the place, counts, and leaves."""
+
+    place: Place
+    number: int
+
+    def linked(self) -> int:
+        """Return the number of the block in the place, and 1 more; 0 for none."""
+        return int(self.steps.do("load", self.place.block, 4, silent=True))
+
+    def unlink(self, path: str) -> None:
+        self.steps.do("store", self.place.block, 4, 0)
+
+    def had(self) -> Any:
+        self.block = self.core.AtPlace(Segment(self, 0), self.layout, self.core.identity)
+        return self.block
+
+    def come(self) -> Any:
+        """Return the block of the place, found or made."""
+        self.block = self.core.AtPlace.attach(Path(), 4, 2, self.fill)
+        return self.block
+
+    def fill(self, block: Any) -> None:
+        """Fill a new block with what is saved."""
+        saved = self.steps.do("load", self.place.saved, 8)
+        if saved:
+            block.cells.add(0, block.names.find(KEY).cell, saved, block.cells.generation)
+
+    def count(self) -> None:
+        block = self.block
+        self.steps.note("begun")
+        assert block.cells.add(block.worker.row, block.names.find(KEY).cell, 1, block.cells.generation)
+        self.steps.note("done")
+
+    def save(self, block: Any) -> None:
+        cells, layout = block.names.find(KEY).cell, self.layout
+        rows = range(layout.rows)
+        places = [layout.cells + row * layout.row_bytes + cells * CELL.itemsize + 8 for row in rows]
+        total = sum(block._buf.load(place, 8) for place in places)
+        self.steps.do("store", self.place.saved, 8, total)
+
+
+class PlaceCore(Core):
+    """The code, with a place for blocks."""
+
+    identity = SimpleNamespace(
+        name="modelled", segment="the place", check_user=lambda: None, is_current=lambda: True, birth=lambda: 0
+    )
+
+    def _replace_the_world(self) -> None:
+        super()._replace_the_world()
+        core, block, attaching = self, self.block, self.block.attaching
+        self.lock.is_locked = lambda descriptor, position, length=1: self._current.steps.do(
+            "held", position + descriptor * _FAR, silent=True
+        )
+        for module in (block, attaching):
+            module.process_guard = lambda: self._current.guard
+            module.unlink = lambda path: self._current.unlink(path)  # type: ignore[attr-defined]
+        block.identify = lambda directory, make: self.identity
+        block.attach_segment = lambda identity: self._found()
+        block.make_segment = lambda identity, size: Segment(self._current, self._current.number)  # type: ignore[arg-type, attr-defined]
+        block.os = SimpleNamespace(path=SimpleNamespace(lexists=lambda path: self._current.linked() != 0))  # type: ignore[attr-defined]
+        block.Layout = lambda capacity, max_workers: self._current.layout
+        block.mark_inherited = lambda names: None
+        block.damage_named = lambda segment, layout: nullcontext()
+        attaching.retire_legacy = lambda identity: None
+        attaching.lay_out = lambda segment, identity, layout: None  # what nobody sees yet is there
+        attaching.read_header = lambda view: {field: _field(view, field) for field in HEADER.names or ()}
+        attaching.check_layout = lambda name, header, size: self._current.layout
+        attaching.find_damage = lambda buf, layout: ""
+        attaching.pid_namespace = lambda: 0
+        attaching._tell = lambda text, level=0: None
+
+        class AtPlace(self.Attached):  # type: ignore[misc, name-defined]
+            """The block, of a place."""
+
+            def __init__(self, segment: Segment, layout: Any, identity: Any) -> None:
+                super().__init__(segment, layout)
+                self.identity = core.identity
+
+        self.AtPlace = AtPlace
+
+    def _found(self) -> Segment | None:
+        found = self._current.linked()  # type: ignore[attr-defined]
+        return Segment(self._current, found - 1) if found else None  # type: ignore[arg-type]
+
+    def _lockf(self, fd: int, command: int, length: int, position: int) -> None:
+        super()._lockf(fd, command, length, position + fd * _FAR)
+
+
+def _field(view: View, field: str) -> Any:
+    content = view.read(field_offset(HEADER, field), HEADER[field].itemsize)
+    return content if HEADER[field].kind == "S" else int.from_bytes(content, "little")
+
+
+class Leaving(Scenario):
+    """Processes at a place: a block that is there, and one that each may make."""
+
+    def __init__(self, core: PlaceCore, *identities: Identity) -> None:
+        super().__init__(core, 4, 2, *identities)
+        self.before(0, lambda process: _named(Process.attach(process)))
+        new = self._memory
+        worker = self._workers.pop(0)
+        slot = self.layout.workers + worker.slot * 64
+        self._memory = new
+        self._workers[0] = worker
+        header = {"magic": MAGIC, "finished": 1, "layout_version": 4, "protocol": 2}
+        for field, value in header.items():
+            self._poke(field_offset(HEADER, field), value.to_bytes(HEADER[field].itemsize, "little"))
+        empty = bytearray(new)
+        empty[self.layout.workers : self.layout.pages] = bytes(self.layout.pages - self.layout.workers)
+        for field in ("slots", "claims"):
+            at = field_offset(HEADER, field)
+            empty[at : at + HEADER[field].itemsize] = bytes(HEADER[field].itemsize)
+        at = field_offset(HEADER, "layout_version")
+        empty[at : at + HEADER["layout_version"].itemsize] = (4).to_bytes(HEADER["layout_version"].itemsize, "little")
+        at = field_offset(HEADER, "protocol")
+        empty[at : at + HEADER["protocol"].itemsize] = (2).to_bytes(HEADER["protocol"].itemsize, "little")
+        del slot
+        self._memory += bytes(empty) * len(identities)
+        self.place = Place(len(self._memory))
+        self._memory += (1).to_bytes(8, "little") + bytes(8)
+
+    def _process(self, steps: Any, index: int) -> Process:
+        owners = {worker.word: owner for owner, worker in self._workers.items()}
+        who = self._identities[index]
+        process = Leaver(self._core, steps, who, self.layout, self._workers.get(index), owners)
+        process.number = index + 1
+        process.place = getattr(self, "place", Place(0))
+        return process
+
+    def total(self, final: Final) -> int:
+        """Return what the next one finds: in the block of the place if it is whole, else what is saved."""
+        memory, size, layout = final._state.memory, self.layout.size, self.layout
+        place = int.from_bytes(memory[self.place.block : self.place.block + 4], "little")
+        start = (place - 1) * size
+        if not place or not int.from_bytes(memory[start : start + 8], "little"):
+            return int.from_bytes(memory[self.place.saved : self.place.saved + 8], "little")
+        cells = (start + layout.cells + row * layout.row_bytes + 8 for row in range(layout.rows))
+        return sum(int.from_bytes(memory[cell : cell + 8], "little") for cell in cells)
+
+
+def _named(block: Any) -> Any:
+    block.find_or_add(KEY, Kind.COUNTER)
+    return block
+
+
+def leave(process: Any) -> None:
+    process.had()
+    process.count()
+    process.block.leave(process.save)
+
+
+def come_and_leave(process: Any) -> None:
+    process.come()
+    process.count()
+    process.block.leave(process.save)
+
+
+def come(process: Any) -> None:
+    process.come()
+    process.count()
+
+
+def leaving(core: PlaceCore, *programs: Callable[[Any], None], kills: int = 1) -> None:
+    scenario = Leaving(core, *(Identity(10 + index) for index in range(len(programs))))
+
+    def check(final: Final) -> None:
+        assert not final.waiting, f"some wait for ever: {final.waiting}"
+        everyone = range(len(programs))
+        done, begun = (sum(final.noted(index, what) for index in everyone) for what in ("done", "begun"))
+        assert done <= scenario.total(final) <= begun, f"{scenario.total(final)} is not from {done} to {begun}"
+
+    scenario.explore(*programs, check=check, kills=kills)
+
+
+@pytest.mark.parametrize("programs", [(leave, come_and_leave), (leave, come)], ids=["and leaves", "and stays"])
+def test_who_leaves_while_another_comes_loses_and_doubles_nothing_whoever_is_killed(programs: Any) -> None:
+    leaving(PlaceCore("Python"), *programs)
