@@ -17,8 +17,8 @@ import pytest
 from explorer import ViolationError
 from machine import Core, Final, Identity, Plant, Process, Scenario, View, _File, _Segment
 
-from shmstats.block.layout import HEADER, MAGIC
-from shmstats.layout import CELL, PAGE, field_offset
+from shmstats.block.layout import HEADER, LAYOUT_VERSION, MAGIC
+from shmstats.layout import CELL, PAGE
 from shmstats.series import Kind
 
 KEY = b"c\0m"
@@ -120,7 +120,7 @@ class Leaver(Process):
     def save(self, block: Any) -> None:
         cells, layout = block.names.find(KEY).cell, self.layout
         rows = range(layout.rows)
-        places = [layout.cells + row * layout.row_bytes + cells * CELL.itemsize + 8 for row in rows]
+        places = [layout.cells + row * layout.row_bytes + cells * CELL.size + 8 for row in rows]
         total = sum(block._buf.load(place, 8) for place in places)
         self.steps.do("store", self.place.saved, 8, total)
 
@@ -150,7 +150,7 @@ class PlaceCore(Core):
         block.damage_named = lambda segment, layout: nullcontext()
         attaching.retire_legacy = lambda identity: None
         attaching.lay_out = lambda segment, identity, layout: None  # what nobody sees yet is there
-        attaching.read_header = lambda view: {field: _field(view, field) for field in HEADER.names or ()}
+        attaching.read_header = _fields
         attaching.check_layout = lambda name, header, size: self._current.layout
         attaching.find_damage = lambda buf, layout: ""
         attaching.pid_namespace = lambda: 0
@@ -173,38 +173,38 @@ class PlaceCore(Core):
         super()._lockf(fd, command, length, position + fd * _FAR)
 
 
-def _field(view: View, field: str) -> Any:
-    content = view.read(field_offset(HEADER, field), HEADER[field].itemsize)
-    return content if HEADER[field].kind == "S" else int.from_bytes(content, "little")
+def _fields(view: View) -> dict[str, Any]:
+    """Read the header, field by field."""
+    found: dict[str, Any] = {}
+    for field, (offset, size) in HEADER.fields.items():
+        content = view.read(offset, size)
+        found[field] = content if isinstance(HEADER.empty[field], bytes) else int.from_bytes(content, "little")
+    return found
 
 
 class Leaving(Scenario):
-    """Processes at a place: a block that is there, and one that each may make."""
+    """Processes at a place: a block that the first one has attached, and one that each may make."""
 
     def __init__(self, core: PlaceCore, *identities: Identity) -> None:
         super().__init__(core, 4, 2, *identities)
-        self.before(0, lambda process: _named(Process.attach(process)))
-        new = self._memory
-        worker = self._workers.pop(0)
-        slot = self.layout.workers + worker.slot * 64
-        self._memory = new
-        self._workers[0] = worker
-        header = {"magic": MAGIC, "finished": 1, "layout_version": 4, "protocol": 2}
-        for field, value in header.items():
-            self._poke(field_offset(HEADER, field), value.to_bytes(HEADER[field].itemsize, "little"))
-        empty = bytearray(new)
-        empty[self.layout.workers : self.layout.pages] = bytes(self.layout.pages - self.layout.workers)
-        for field in ("slots", "claims"):
-            at = field_offset(HEADER, field)
-            empty[at : at + HEADER[field].itemsize] = bytes(HEADER[field].itemsize)
-        at = field_offset(HEADER, "layout_version")
-        empty[at : at + HEADER["layout_version"].itemsize] = (4).to_bytes(HEADER["layout_version"].itemsize, "little")
-        at = field_offset(HEADER, "protocol")
-        empty[at : at + HEADER["protocol"].itemsize] = (2).to_bytes(HEADER["protocol"].itemsize, "little")
-        del slot
-        self._memory += bytes(empty) * len(identities)
+        for field, value in {"layout_version": LAYOUT_VERSION, "protocol": 2}.items():
+            self._put(field, value)
+        self.before(0, lambda process: Process.attach(process).find_or_add(KEY, Kind.COUNTER))
+        used = self._memory
+        self._memory = used[: self.layout.workers] + bytes(self.layout.pages - self.layout.workers)
+        self._memory += used[self.layout.pages :]
+        self._put("slots", 0)
+        self._put("claims", 0)
+        blank, self._memory = self._memory, used
+        self._put("finished", 1)
+        self._put("magic", MAGIC)
+        self._memory += blank * len(identities)
         self.place = Place(len(self._memory))
         self._memory += (1).to_bytes(8, "little") + bytes(8)
+
+    def _put(self, field: str, value: int) -> None:
+        offset, size = HEADER.fields[field]
+        self._poke(offset, value.to_bytes(size, "little"))
 
     def _process(self, steps: Any, index: int) -> Process:
         owners = {worker.word: owner for owner, worker in self._workers.items()}
@@ -223,11 +223,6 @@ class Leaving(Scenario):
             return int.from_bytes(memory[self.place.saved : self.place.saved + 8], "little")
         cells = (start + layout.cells + row * layout.row_bytes + 8 for row in range(layout.rows))
         return sum(int.from_bytes(memory[cell : cell + 8], "little") for cell in cells)
-
-
-def _named(block: Any) -> Any:
-    block.find_or_add(KEY, Kind.COUNTER)
-    return block
 
 
 def leave(process: Any) -> None:
@@ -259,6 +254,41 @@ def leaving(core: PlaceCore, *programs: Callable[[Any], None], kills: int = 1) -
     scenario.explore(*programs, check=check, kills=kills)
 
 
-@pytest.mark.parametrize("programs", [(leave, come_and_leave), (leave, come)], ids=["and leaves", "and stays"])
+@pytest.mark.parametrize("programs", [pytest.param((leave, come_and_leave), marks=pytest.mark.thorough), (leave, come)])
 def test_who_leaves_while_another_comes_loses_and_doubles_nothing_whoever_is_killed(programs: Any) -> None:
     leaving(PlaceCore("Python"), *programs)
+
+
+FAULTS = {
+    "who comes does not look whether the block has its place": Plant(
+        "block.py",
+        "                if segment.is_linked():\n                    try:",
+        "                if True:\n                    try:",
+    ),
+    "the block goes while others have it": Plant(
+        "block.py", "        if not self.workers.anyone():\n", "        if True:\n"
+    ),
+    "who leaves takes no lock": Plant(
+        "block.py",
+        "        with self.locks.table():\n            try:\n                with self.damage_named():",
+        "        if True:\n            try:\n                with self.damage_named():",
+    ),
+    "the block goes before it is saved": Plant(
+        "block.py",
+        "            if self.is_current():\n                save(self)\n",
+        "            unlink(self._segment.path)\n            save(self)\n",
+    ),
+    "a new block is whole before it is filled": Plant(
+        "block.py",
+        "                    fill(block)\n                    attaching.finish(segment)\n",
+        "                    attaching.finish(segment)\n                    fill(block)\n",
+    ),
+}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_leaving_is_found(fault: str) -> None:
+    with pytest.raises(ViolationError) as caught:
+        leaving(PlaceCore("Python", FAULTS[fault]), leave, come_and_leave)
+    assert "raises" not in str(caught.value)
