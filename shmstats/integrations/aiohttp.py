@@ -1,6 +1,6 @@
 """Statistics of the requests to an aiohttp application, by a middleware of its kind.
 
-    app = web.Application(middlewares=[ShmStatsMiddleware()])
+    app = web.Application(middlewares=[AiohttpMiddleware()])
 
 The route is the canonical form of the resource. A request is over when its handler has returned: aiohttp sends the
 response after that. What asks for a websocket is one, and counted when it is closed.
@@ -15,10 +15,10 @@ from typing import Any
 
 from ._requests import CLIENT_LEFT, SERVER_ERROR, UNKNOWN, UNMATCHED, RequestRecorder
 
-__all__ = ["ShmStatsMiddleware"]
+__all__ = ["AiohttpMiddleware"]
 
 
-class ShmStatsMiddleware:
+class AiohttpMiddleware:
     """Records the requests to an aiohttp application.
 
     Args:

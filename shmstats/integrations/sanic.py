@@ -1,6 +1,6 @@
 """Statistics of the requests to a Sanic application, by its middleware.
 
-    ShmStats(app)
+    SanicRequests(app)
 
 The route is the template of the URI. A request is over when its response is ready: Sanic sends it after that.
 """
@@ -12,10 +12,10 @@ from typing import Any
 
 from ._requests import UNKNOWN, UNMATCHED, RequestRecorder, declared_size
 
-__all__ = ["ShmStats"]
+__all__ = ["SanicRequests"]
 
 
-class ShmStats:
+class SanicRequests:
     """Records the requests to a Sanic application.
 
     Args:

@@ -1,6 +1,6 @@
 """Statistics of the requests to a Tornado application, by its log function.
 
-    app = Application(handlers, log_function=ShmStats())
+    app = Application(handlers, log_function=TornadoRequests())
 
 Tornado has no templates of routes: the route is the class of the handler. A request whose client has left is not told
 of, nor is one that is in progress.
@@ -13,10 +13,10 @@ from typing import Any
 
 from ._requests import UNMATCHED, RequestRecorder, declared_size
 
-__all__ = ["ShmStats"]
+__all__ = ["TornadoRequests"]
 
 
-class ShmStats:
+class TornadoRequests:
     """Records the requests to a Tornado application.
 
     Args:
