@@ -142,7 +142,7 @@ class Agent:
     def __init__(
         self, tasks: Sequence[Task], socket: str, owner: int, answers: Mapping[str, Callable[[], Any]]
     ) -> None:
-        self._tasks = (*tasks, Task(beats.INTERVAL, lambda: beats.beat(socket)))
+        self._tasks = (*tasks, Task(beats.INTERVAL, self._beat))
         self._answers = answers
         self._socket, self._owner = socket, owner
         self._listener: Listener | None = None
@@ -175,6 +175,14 @@ class Agent:
         with self._lock:
             self._stopped = True
             self._end()
+
+    def listen_at(self, path: str) -> None:
+        """Have the socket at this path from now on; to be called by the thread itself."""
+        if path != self._socket:
+            self._socket, self._listen_at = path, 0.0
+            listener, self._listener = self._listener, None
+            if listener is not None:
+                listener.close()
 
     def pause(self) -> bool:
         """Have the thread end for a fork, and wait for it, but not for long; returns whether there was one."""
@@ -271,6 +279,9 @@ class Agent:
                 if due[number] <= time.monotonic():
                     self._do(task.run)
                     due[number] = time.monotonic() + task.interval
+
+    def _beat(self) -> None:
+        beats.beat(self._socket)
 
     def _do(self, work: Callable[..., object], *arguments: object) -> None:
         try:

@@ -187,6 +187,9 @@ class Attachment:
     def _look(self, saver: Saver) -> None:
         """Look whether this is the block of the directory still, and who saves it."""
         if not saver.is_superseded():
+            block, agent = self._block, self._agent
+            if block is not None and agent is not None:  # the directory may be another one now, and the block its own
+                agent.listen_at(socket_path(block.name, block.worker.slot))
             saver.look()
             return
         self._leave()

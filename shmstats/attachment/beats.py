@@ -45,18 +45,16 @@ class Watch:
     """Tells of each background thread that is stuck, once.
 
     Args:
-        name: of the block's segment.
         tell: called with a line about it.
     """
 
-    def __init__(self, name: str, tell: Callable[[str], object]) -> None:
-        self._name = name
+    def __init__(self, tell: Callable[[str], object]) -> None:
         self._tell = tell
         self._stuck: frozenset[int] = frozenset()
 
-    def look(self, workers: Iterable[Worker]) -> None:
-        """Look at the live workers."""
-        silences = {worker.pid: _silence(socket_path(self._name, worker.slot)) for worker in workers}
+    def look(self, name: str, workers: Iterable[Worker]) -> None:
+        """Look at the live workers of the block whose segment has a name."""
+        silences = {worker.pid: _silence(socket_path(name, worker.slot)) for worker in workers}
         stuck = frozenset(pid for pid, seconds in silences.items() if seconds > _PATIENCE)
         for pid in stuck - self._stuck:
             self._tell(

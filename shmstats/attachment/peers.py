@@ -84,7 +84,7 @@ def remove_stale(name: str, live_slots: Collection[int]) -> None:
         live_slots: the slots whose sockets stay.
     """
     place, name = os.path.split(os.path.join(SHARED_MEMORY, name))
-    pattern = re.compile(re.escape(name) + r"\.(\d+)\.sock")
+    pattern = re.compile(re.escape(name) + r"\.(\d+)\.sock(\.\d+)?")
     with os.scandir(place) as entries:
         for entry in entries:
             match = pattern.fullmatch(entry.name)
@@ -125,14 +125,18 @@ class Listener:
             self._socket = _new_socket()
             undo.callback(self._socket.close)
             _remove_socket(path, self._owner)
-            self._socket.bind(path)
-            undo.callback(os.unlink, path)
+            made = f"{path}.{os.getpid()}"  # a name of its own until all is done: what is undone is nobody else's
+            with suppress(FileNotFoundError):
+                os.unlink(made)
+            self._socket.bind(made)
+            undo.callback(os.unlink, made)
             # Nobody can connect before listen(), whatever the umask has made of the mode until here.
-            os.chmod(path, 0o600)
+            os.chmod(made, 0o600)
             if os.geteuid() != self._owner:
-                os.chown(path, self._owner, -1, follow_symlinks=False)
-            self._file = os.lstat(path)
+                os.chown(made, self._owner, -1, follow_symlinks=False)
+            self._file = os.lstat(made)
             self._socket.listen(_BACKLOG)
+            os.rename(made, path)
             undo.pop_all()
         lifecycle.tell_of_forks(lifecycle.Stage.SOCKETS, self)
 

@@ -83,7 +83,7 @@ class Saver:
         self._exposing: Any = native.make_lock()
         self._fails = False
         self._logged = Once()
-        self._watch = Watch(block.name, tell)
+        self._watch = Watch(tell)
 
     # Who saves -------------------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ class Saver:
                 return
             if self.elected:
                 self._locks.try_lock(SAVER)
-                self._watch.look(self._block.reader.workers.live())
+                self._watch.look(self._block.name, self._block.reader.workers.live())
                 if self._thread is None or not self._thread.lives:
                     self._begin()
             elif self._is_vacant():

@@ -184,7 +184,7 @@ class Block(Metrics):
             identity = identify(self.identity.directory)
             if identity.owner != self.identity.owner or not self._segment.move(identity.segment):
                 return False
-            self.identity = identity
+            self.identity, self.name = identity, identity.name
             self.header.birth = identity.birth()
         return self._segment.is_linked() or not os.path.lexists(self.identity.segment)
 

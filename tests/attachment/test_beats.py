@@ -48,3 +48,24 @@ def test_one_that_is_stopped_is_told_of_once_and_is_missing_until_it_goes_on(
     wait_until(lambda: missing() == 0)
     child.tell()
     child.finish()
+
+
+def test_after_its_directory_was_remade_twice_a_worker_answers_where_the_new_ones_ask(
+    shmstats: Any, python: Any, data: Path, configure: Callable[..., Any]
+) -> None:
+    configure(snapshot_interval_ms=200)
+    shmstats.init()
+    shmstats.stats.incr("c", "m")
+    health = importlib.import_module("shmstats.attachment.health").health
+    kept = []
+    for _ in range(2):
+        kept.append(data.rename(data.with_name(f"kept{len(kept)}")))  # so that the next one has another inode
+        data.mkdir(mode=0o700)
+        block = shmstats.stats.shared.attach()
+        wait_until(lambda block=block: os.path.exists(f"{segment_file(data)}.{block.worker.slot}.sock"))
+    child = python.start(COUNT)
+    child.hear()
+    wait_until(lambda: (found := health(block.reader, block.name))["agents"] == 2 and not found["agents_missing"])
+    assert shmstats.stats.get("c", "m") == 2
+    child.tell("")
+    child.finish()
