@@ -151,7 +151,7 @@ function make(tag, text, attributes = {}) {
 function showFigures(now, before) {
   const figures = before && requestFigures(now, before);
   const workers = workersOf(now.data);
-  const busy = workers.filter((worker) => worker.serving).length;
+  const busy = workers.filter(servedBy).length;
   const memory = now.data.workers.reduce((sum, worker) => sum + worker.memory, 0);
   const cpu = before ? now.data.workers.reduce((sum, worker) => {
     const was = before.data.workers.find((each) => each.pid === worker.pid);
@@ -312,26 +312,32 @@ function showRoutes(now, before) {
     sorted("routes", rows, { column: 5, down: true }), "routes");
 }
 
+/* The requests that a worker serves; null where this page may not know them. */
+const requestsOf = (worker) => serving && serving.byPid ? serving.byPid.get(worker.pid) || [] : null;
+
+/* How many these are, by the same answer as the requests themselves. */
+function servedBy(worker) {
+  const found = requestsOf(worker);
+  return found ? found.length + (serving.further[worker.pid] || 0) : worker.serving;
+}
+
 function showWorkers(now, before) {
   const old = new Map((before ? before.data.workers : []).map((worker) => [worker.pid, worker]));
   const span = before ? now.at - before.at : null, clock_ = Date.now() / 1000;
   const rows = now.data.workers.map((worker) => {
     const was = old.get(worker.pid);
     const rate = was && span ? Math.max(worker.begun - was.begun, 0) / span : null, cpu = was && span ? Math.max(worker.cpu - was.cpu, 0) / span : null;
-    const found = serving && serving.byPid ? serving.byPid.get(worker.pid) || [] : null;
-    const longest = found && found.length ? found[0].seconds : worker.oldest === null ? null : Math.max(clock_ - worker.oldest, 0);
+    const found = requestsOf(worker), all = servedBy(worker);
+    const longest = !all ? null : found ? found.length ? found[0].seconds : null : Math.max(clock_ - worker.oldest, 0);
     const stuck = worker.state === "stopped" || longest > STUCK;
-    let what = "";
-    if (worker.serving) {
-      const shown = found ? found.slice(0, 3).map((each) => each.request) : [];
-      const rest = worker.serving - shown.length;
-      what = [...shown, ...rest > 0 ? [shown.length ? `and ${rest} more` : `${rest} ${rest === 1 ? "request" : "requests"}`] : []].join(", ");
-    }
+    const shown = found ? found.slice(0, 3).map((each) => each.request) : [], rest = all - shown.length;
+    const what = [...shown, ...rest > 0 ? [shown.length ? `and ${rest} more` : `${rest} ${rest === 1 ? "request" : "requests"}`] : []].join(", ");
+    const state = !["busy", "idle"].includes(worker.state) ? worker.state : all ? "busy" : "idle";
     const age = clock_ - worker.started;
-    const row = [pidButton(worker), [worker.state, worker.state === "stopped" ? "bad" : null], [what, "text"], [longest === null ? "" : duration(longest), stuck ? "number bad" : "number"],
+    const row = [pidButton(worker), [state, state === "stopped" ? "bad" : null], [what, "text"], [longest === null ? "" : duration(longest), stuck ? "number bad" : "number"],
       number(rate), cpu === null ? "–" : `${number(cpu * 100, 2)} %`, bytes(worker.memory), duration(age)];
     row.stuck = stuck;
-    row.keys = [worker.pid, worker.state, what, longest, rate, cpu, worker.memory, age];
+    row.keys = [worker.pid, state, what, longest, rate, cpu, worker.memory, age];
     return row;
   });
   fill($("workers"), ["pid", "state", "serves now", ["for", "number"], ["req/s", "number"], ["CPU", "number"], ["memory", "number"], ["age", "number"]],
