@@ -1,8 +1,8 @@
 """The identity of a data directory: a UUID, made with it, that its totals are known by wherever they are shown.
 
 It is the file ``identity.json`` in the statistics directory, so it goes where the totals go: through restarts, to
-another machine with the volume, and, which nobody wants, to a clone of the disk. The file also says where it was last
-used, so that a move is noticed. See docs/fleet.md for what to do then.
+another machine with the volume, and, which nobody wants, to a copy. The file also says where it was last used, so that
+a move and a copy are noticed. See docs/fleet.md for what to do then.
 """
 
 from __future__ import annotations
@@ -38,16 +38,18 @@ class Instance:
         made: ns since 1970.
         machine: digest of the machine's ID where the directory was used last; empty where there is none.
         host: the name of that machine.
+        inode: of the statistics directory there, which a copy does not keep; 0 where that was not noted.
     """
 
     uuid: str
     made: int
     machine: str
     host: str
+    inode: int = 0
 
 
 def instance_of(directory: Path) -> Instance:
-    """Return the identity of a statistics directory, made if there is none; log a move to another machine, once.
+    """Return the identity of a statistics directory, made if there is none; log once that it was moved or copied.
 
     Raises:
         OSError: there is none and it cannot be written, or it cannot be read.
@@ -59,15 +61,20 @@ def instance_of(directory: Path) -> Instance:
         found = _read(file)
     except FileNotFoundError:
         make_private(directory)
-        return _made(file, here)
-    if (found.machine, found.host) == (here.machine, here.host):
+        return _made(file, replace(here, inode=directory.stat().st_ino))
+    here = replace(here, inode=directory.stat().st_ino)
+    if (found.machine, found.host) != (here.machine, here.host):
+        what = f"was last used on the machine {found.host}, and is now on {here.host}"
+    elif found.inode not in (0, here.inode):
+        what = "is a copy of another one of this machine, or was restored"
+    else:
         return found
     log.warning(
-        "the data directory %s was last used on the machine %s, and is now on %s: if both go on to use it, or a copy"
-        " of it, they are one and the same to whoever adds up machines; remove %s from one of the two",
-        directory.parent, found.host, here.host, file,
+        "the data directory %s %s: if both go on to be used, they are one and the same to whoever adds up machines;"
+        " remove %s from one of the two",
+        directory.parent, what, file,
     )  # fmt: skip
-    moved = replace(found, machine=here.machine, host=here.host)
+    moved = replace(found, machine=here.machine, host=here.host, inode=here.inode)
     with suppress(OSError):
         os.replace(_written(file, moved), file)
     return moved
@@ -77,7 +84,7 @@ def _read(file: Path) -> Instance:
     content = file.read_bytes()
     try:
         found = Instance(**json.loads(content))
-        return replace(found, uuid=str(uuid.UUID(found.uuid)), made=int(found.made))
+        return replace(found, uuid=str(uuid.UUID(found.uuid)), made=int(found.made), inode=int(found.inode))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is no identity ({error}): remove it, and another is made") from error
 

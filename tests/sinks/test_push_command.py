@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from helpers import wait_until
 from test_push_formats import is_stale, read_body
 
 JOB = "import shmstats; shmstats.init(%r); shmstats.stats.incr('job', 'done', 5); shmstats.close()"
@@ -85,6 +87,26 @@ def test_a_snapshot_file_is_pushed_under_the_identity_of_the_data_directory(tmp_
     without = shmstats("push", "--config", config)
     assert (without.returncode, len(without.stderr.splitlines())) == (1, 1)
     assert "neither a live block nor a saved snapshot" in without.stderr
+
+
+@pytest.mark.slow
+def test_a_snapshot_file_is_pushed_again_and_again_as_it_is_replaced(tmp_path: Path, receiver: Receiver) -> None:
+    job(tmp_path / "data")
+    file = tmp_path / "data/stats/simple.json"
+    asked = ("push", "--data", tmp_path / "data", "--from", file, "--watch", "0.2", "--to", receiver.url)
+    watching = subprocess.Popen([sys.executable, "-m", "shmstats", *map(str, asked)], stderr=subprocess.PIPE)
+
+    def pushed() -> set[float]:
+        return {value for body in receiver.bodies for (name, _), value, _ in read_body(body) if name == "done_total"}
+
+    try:
+        wait_until(lambda: pushed() == {5})
+        job(tmp_path / "data")
+        wait_until(lambda: pushed() == {5, 10})
+    finally:
+        watching.send_signal(signal.SIGINT)
+        _, said = watching.communicate(timeout=60)
+    assert (watching.returncode, said) == (0, b"")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import socket
 import ssl
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 from shmstats.attachment.health import health
 from shmstats.config import ConfigError, load
 from shmstats.instance import FILE as IDENTITY
+from shmstats.instance import instance_of
 from shmstats.registry import Registry
 from shmstats.series import Kind, Name, Snapshot
 from shmstats.sinks.push.duty import PushDuty
@@ -372,6 +374,21 @@ def test_another_instance_ends_the_series_of_the_one_before(
     assert json.loads((tmp_path / "stats" / MEMORY).read_text())["labels"]["instance"] == "new"
     duty(server.port, instance="new").perform(BLOCK, SNAPSHOT)
     assert len(server.requests) == 4
+
+
+def test_a_copy_of_a_directory_on_the_same_machine_is_told_from_it_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = tmp_path / "first/stats"
+    made = instance_of(first)
+    first.parent.rename(tmp_path / "renamed")
+    assert instance_of(tmp_path / "renamed/stats") == made
+    assert not caplog.records
+    shutil.copytree(tmp_path / "renamed", tmp_path / "copy")
+    for _ in range(2):
+        assert instance_of(tmp_path / "copy/stats").uuid == made.uuid
+    [record] = caplog.records
+    assert f"{tmp_path}/copy is a copy of another one of this machine" in record.getMessage()
 
 
 def test_a_directory_keeps_its_identity_and_says_when_it_was_moved(
