@@ -24,11 +24,10 @@ PICTURES = (
     ("live-page.png", 1280, 1180, "light"),
     ("live-page-dark.png", 1280, 1180, "dark"),
     ("live-page-phone.png", 360, 900, "light"),
-    ("live-page-phone-dark.png", 360, 900, "dark"),
 )
 
-#: Lines of one pane.
-_LINES = 16
+#: Lines of one pane, and how often it is looked for a worker that serves something.
+_LINES, _TRIES = 16, 20
 
 TERMINAL = """<!DOCTYPE html><meta charset="utf-8"><style>
 body { margin: 0; background: #14181d; color: #e6e9ec; font: 15px/1.35 monospace } pre { margin: 0; padding: 16px 20px }
@@ -87,10 +86,13 @@ def _terminal(opened: Browser, data: str) -> bytes:
     shown = ""
     for pane in ("workers", "routes", "stacks"):
         command = [sys.executable, "-m", "shmstats", "top", "--once", "--pane", pane, "--data", data]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-        lines = done.stdout.splitlines()[:_LINES]
+        for _ in range(_TRIES):
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+            lines = done.stdout.splitlines()[:_LINES]
+            if pane == "routes" or any("GET" in line or "POST" in line for line in lines):
+                break
         shown += f"$ shmstats top --once --pane {pane}\n" + "\n".join(lines) + "\n\n"
-    shown = shown.replace(data, "/srv/shop/data").rstrip()
+    shown = shown.replace(data, "/srv/shop/data").replace(str(HERE), "/srv/shop").rstrip()
     with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8") as page:
         page.write(f"{TERMINAL}{html.escape(shown)}</pre>")
         page.flush()

@@ -30,6 +30,8 @@ def duration(seconds: float | None) -> str:
     """Return a time in units that suit."""
     if seconds is None:
         return "-"
+    if 0 < seconds < 0.001:
+        return f"{seconds * 1e6:.3g} µs"
     if seconds < 1:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 60:

@@ -71,7 +71,7 @@ def run(pushers: list[Pusher], began: float, until: float) -> None:
 def query(expression: str) -> float:
     url = f"http://127.0.0.1:{PORT}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
     try:
-        answer = urllib.request.urlopen(url, timeout=60)
+        answer = urllib.request.urlopen(url, timeout=300)
     except urllib.error.HTTPError as error:
         raise SystemExit(f"the engine does not answer {expression}: {error.read().decode()}") from error
     with answer:
@@ -106,7 +106,7 @@ def main(number: int = 200, series: int = 1000, seconds: int = 300) -> int:
     """Simulate and report; returns 1 where something is missing in the engine."""
     with tempfile.TemporaryDirectory() as top:
         options = [f"-httpListenAddr=127.0.0.1:{PORT}", "-search.latencyOffset=0s", "-search.disableCache"]
-        options += ["-search.maxUniqueTimeseries=10000000"]
+        options += ["-search.maxUniqueTimeseries=10000000", "-search.maxQueryDuration=300s"]
         with open(f"{top}/log", "wb") as log:
             engine = subprocess.Popen(
                 ["victoria-metrics", *options, f"-storageDataPath={top}/engine"], stdout=log, stderr=log
