@@ -1,4 +1,4 @@
-"""The C core's locks in real threads under ThreadSanitizer: what the model leaves out, the order of memory."""
+"""The C core's locks and names in real threads under ThreadSanitizer: what the model leaves out, the memory's order."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def _thread_sanitizer(tmp_path_factory: pytest.TempPathFactory) -> None:
         pytest.skip("there is no C compiler with ThreadSanitizer")
 
 
-def run(directory: Path, *plants: Plant) -> subprocess.CompletedProcess[str]:
-    """Build and run threads.c over _cells.c with faults planted in it."""
+def run(directory: Path, *plants: Plant, source: str = "threads.c") -> subprocess.CompletedProcess[str]:
+    """Build and run a program over _cells.c with faults planted in it."""
     copy_core(directory, plants)
     program = directory / "threads"
     include = sysconfig.get_paths()["include"]
-    here = Path(__file__).with_name("threads.c")
+    here = Path(__file__).with_name(source)
     command = [compiler(), *FLAGS, f"-I{directory}", f"-I{include}", here, "-o", program, *LINKED]
     subprocess.run(command, check=True)
     return subprocess.run([program], capture_output=True, text=True, timeout=120)
@@ -59,3 +59,19 @@ def test_a_fault_is_found(tmp_path: Path, fault: str) -> None:
     ran = run(tmp_path, FAULTS[fault])
     assert ran.returncode != 0
     assert "data race" in ran.stderr or ", not " in ran.stdout
+
+
+def test_names_are_found_whole_or_not_at_all_while_they_are_changed(tmp_path: Path) -> None:
+    ran = run(tmp_path, source="name_threads.c")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ok\n", "")
+
+
+def test_a_name_that_is_found_too_early_is_noticed(tmp_path: Path) -> None:
+    plant = Plant(
+        "names.h",
+        "#define PUT(place, value) __atomic_store_n((place), (value), __ATOMIC_RELEASE)",
+        "#define PUT(place, value) __atomic_store_n((place), (value), __ATOMIC_RELAXED)",
+    )
+    ran = run(tmp_path, plant, source="name_threads.c")
+    assert ran.returncode != 0
+    assert "data race" in ran.stderr or "beside" in ran.stdout
