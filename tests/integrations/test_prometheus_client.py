@@ -854,6 +854,38 @@ def test_a_class_that_makes_its_samples_by_itself_stays_in_its_process(program: 
     """)
 
 
+@only_the_c_core
+def test_to_clear_a_metric_and_fill_it_again_takes_no_slow_path_and_few_calls_a_child(program: Program) -> None:
+    program("""
+        from shmstats.attachment.slow_path import SharedProvider
+
+        counter, latency = Counter("c", "C.", ["a"]), Histogram("h", "H.", ["a"], buckets=(1, 2))
+        slow, find_or_add = [], SharedProvider._find_or_add
+        SharedProvider._find_or_add = lambda *arguments: slow.append(arguments) or find_or_add(*arguments)
+        calls = 0
+
+        def note(frame, event, argument):
+            global calls
+            calls += event == "call" and "shmstats" in frame.f_code.co_filename
+
+        def fill():
+            for number in range(100):
+                counter.labels(f"v{number}").inc()
+                latency.labels(f"v{number}").observe(1)
+
+        fill()
+        del slow[:]
+        sys.setprofile(note)
+        counter.clear(), latency.clear()
+        fill()
+        sys.setprofile(None)
+        assert slow == [], f"{len(slow)} of 200 series took the slow path"
+        assert calls < 200 * 19, f"{calls} calls for 200 series"
+        assert scrape(prefix="c_total")["c_total,a=v7"] == 1
+        assert len(scrape(prefix="c_total")) == 100
+    """)
+
+
 # What is declared ---------------------------------------------------------------------------------------
 
 

@@ -55,10 +55,12 @@ class MetricStore:
 
     Attributes:
         functions: of gauges.
+        registrar: binds handles at once, where that is plain.
     """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self.registrar = registry._registrar
         self._provider: SharedProvider | None = None
         self._pid = os.getpid()
         self._families: dict[FamilyKey, ClientFamily] = {}

@@ -31,7 +31,7 @@ class _Kept:
 
     def __init__(self, store: MetricStore, family: ClientFamily) -> None:
         self._store = store
-        self._registrar = store.registry._registrar  # binds the handle, if that is plain
+        self._registrar = store.registrar
         self.family = family
 
     def register(self) -> None:
