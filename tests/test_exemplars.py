@@ -112,13 +112,13 @@ def test_each_is_at_the_sample_of_its_own_series_whatever_that_is_called(stats: 
 
 
 def test_they_stay_with_their_series_when_that_is_declared_otherwise(stats: Any) -> None:
-    stats.incr("api", "sent", exemplar={"trace_id": "a"})
-    stats.timing("db", "query", 5, exemplar={"trace_id": "a"})
+    stats.incr("api", "sent", labels={"to": "x"}, exemplar={"trace_id": "a"})
+    stats.timing("db", "query", 5, labels={"on": "x"}, exemplar={"trace_id": "a"})
     assert len(exemplars(stats)) == 2
     stats.declare("api", "sent", kind="counter", unit="bytes", help="Sent.")
     stats.declare("db", "query", kind="histogram", buckets=(1, 10, 100))
-    stats.incr("api", "sent", exemplar={"trace_id": "b"})
-    stats.timing("db", "query", 50, exemplar={"trace_id": "b"})
+    stats.incr("api", "sent", labels={"to": "x"}, exemplar={"trace_id": "b"})
+    stats.timing("db", "query", 50, labels={"on": "x"}, exemplar={"trace_id": "b"})
     assert exemplars(stats) == {
         ("sent_bytes_total", ""): ({"trace_id": "b"}, 1),
         ("query_seconds_bucket", "0.1"): ({"trace_id": "b"}, 0.05),
