@@ -180,6 +180,21 @@ def test_other_buckets_after_a_restart_are_logged_with_both_and_lose_nothing(
     assert stats.get("c", "h").count == 3
 
 
+@pytest.mark.parametrize("step", [1, -1])
+def test_label_sets_of_different_kinds_are_all_restored(stats: Any, step: int) -> None:
+    calls = (
+        lambda: stats.incr("c", "m", 3, labels={"a": "1"}),
+        lambda: stats.timing("c", "m", 5, labels={"b": "1"}),
+        lambda: stats.gauge("c", "m", 1.5, labels={"d": "1"}),
+    )
+    for call in calls[::step]:
+        call()
+    before = stats.snapshot()["c"]
+    stats.close()
+    assert stats.snapshot()["c"] == before
+    assert before['m{b="1"}'].count == 1
+
+
 def test_buckets_may_be_an_array(stats: Any) -> None:
     stats.declare("c", "h", kind="histogram", buckets=np.array([1.0, 2.5]))
     stats.timing("c", "h", 2)

@@ -150,10 +150,13 @@ class Catalog:
         alone = []
         for number in self.saved:
             family = families[number]
-            if family:
-                firsts.setdefault(family, number)
-            elif kinds[number] == Kind.HISTOGRAM:
+            if kinds[number] != Kind.HISTOGRAM:
+                if family:
+                    firsts.setdefault(family, number)
+            elif not family:
                 alone.append(number)
+            elif kinds[firsts.setdefault(family, number)] != Kind.HISTOGRAM:
+                firsts[family] = number  # label sets of a metric that is not declared may differ in kind
         found = self.decoded([*firsts.values(), *alone])
         return [name for name in found if name.bounds or name.help or name.unit]
 
