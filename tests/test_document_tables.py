@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import MISSING, fields
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -75,6 +76,14 @@ def test_every_command_and_option_is_described_and_no_other() -> None:
         if option.startswith("--")
     ]
     assert set(re.findall(r"--[a-z]+", text)) == set(options)
+
+
+def test_each_promise_of_the_threat_model_has_a_test_that_exists() -> None:
+    text = section(f"{DOCS}/security.md", "What is trusted, what is not")
+    tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    assert len(tests) > 20
+    root = Path(__file__).parents[1]
+    assert [test for file, test in tests if f"\ndef {test}(" not in (root / file).read_text()] == []
 
 
 def test_every_endpoint_is_described() -> None:
