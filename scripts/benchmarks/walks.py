@@ -43,7 +43,7 @@ BOUNDS = {
     "labels().incr(), first time": Walk(2, 4),
     "another process's name": Walk(0, 0),
     "new name of a declared metric": Walk(0, 0),
-    "scrape": Walk(37, 206),
+    "scrape": Walk(35, 180),
     "save": Walk(21, 176),
     "close": Walk(39, 218),
     "attach with restore": Walk(53, 1780),

@@ -78,6 +78,7 @@ class Catalog:
         self.records, self.heap = records, heap
         self._known = known
         self._declarations: dict[int, Declaration | None] = {}
+        self._found: dict[bytes, int | None] = {}
         self.group_of, groups, self.label_sets = group_series(records, heap, FOREIGN.encode())
         self.groups: list[tuple[int, int, int]] = list(_GROUP.iter_unpack(groups))
         numbers, cells, widths, self.kinds, self._modes, aside = list_series(records, _MODE_FORMS, columns)
@@ -161,7 +162,12 @@ class Catalog:
         return [name for name in found if name.bounds or name.help or name.unit]
 
     def position_of(self, key: bytes) -> int | None:
-        """Return the position in `numbers` of the name with a key; None where there is none."""
+        """Return the position in `numbers` of the name with a key; None where there is none. It is kept."""
+        if key not in self._found:
+            self._found[key] = self._find(key)
+        return self._found[key]
+
+    def _find(self, key: bytes) -> int | None:
         place = self.heap.find(key)
         while place >= 0:
             for number in _all_of(NAME.column(self.records, "key").tolist(), place):

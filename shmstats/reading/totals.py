@@ -16,6 +16,9 @@ from .histograms import BEFORE_BUCKETS
 #: What the first cell of a gauge has besides its lock where its value is the double.
 _IS_REAL = 1 << 32
 
+#: As a plain int, which is compared many times.
+_HISTOGRAM = int(Kind.HISTOGRAM)
+
 
 class Totals:
     """The totals of the series of a catalog.
@@ -50,7 +53,7 @@ class Totals:
         values: list[Value] = []
         for position in positions:
             cell = cells[position]
-            if kinds[position] == Kind.HISTOGRAM:
+            if kinds[position] == _HISTOGRAM:
                 values.append(_distribution(self.cells, cell, self.catalog.widths[position]))
             else:
                 values.append(reals[cell + 2] if integers[cell] else integers[cell + 1])
@@ -143,5 +146,7 @@ class BlockValues(Deferred[Value]):
     def at(self, positions: Sequence[int]) -> list[Value]:
         """Return the values at some positions, none of them negative."""
         own = len(self._totals.catalog.numbers)
+        if not self._combined:
+            return self._totals.at(positions)
         found = iter(self._totals.at([each for each in positions if each < own]))
         return [next(found) if each < own else self._combined[each - own] for each in positions]
