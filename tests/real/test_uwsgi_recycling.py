@@ -55,6 +55,7 @@ def test_each_request_is_answered_and_counted_and_the_master_has_nothing_to_do(t
         assert load.failed == 0
         assert len(load.answered) > 60, "hardly a worker was replaced"
         wait_until(lambda: len(children(server.pid)) == 20, "twenty workers")
+        server.settle()
         assert server.total() == load.total
         assert int(after) - int(before) == load.total + 1
         assert share < 0.05
