@@ -9,8 +9,7 @@ from pathlib import Path
 import click
 
 from shmstats.export.printable import json_text
-from shmstats.history import Query, QueryError, RingError, read_past
-from shmstats.history.documents import to_csv, to_json
+from shmstats.history import RingError
 from shmstats.terminal.command import NotThereError
 
 FORMATS = ("csv", "json")
@@ -49,6 +48,10 @@ def past_content(data: Path, since: float, step: float | None, form: str, globs:
         NotThereError: there is no history, or nothing in it matches.
         UsageError: the steps would be too many.
     """
+    # Only here: who wants what is counted now needs no numpy.
+    from shmstats.history.documents import to_csv, to_json
+    from shmstats.history.past import Query, QueryError, read_past
+
     try:
         query = Query.made(-since, None, None if step is None else max(int(step), 1), [f"{glob}.*" for glob in globs])
         past = read_past(data, query)
