@@ -139,7 +139,9 @@ class Thread:
             self._thread.start()
 
     def join(self, seconds: float) -> bool:
-        """Wait for the thread to end, but not for long; returns whether it has."""
+        """Wait for the thread to end, but not for long; returns whether it has. It does not wait for itself."""
+        if self.is_current:
+            return False
         if self._thread is not None:
             self._thread.join(max(seconds, 0.0))
         elif wait(self._over, seconds):

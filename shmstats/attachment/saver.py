@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from .. import lifecycle, native
@@ -283,7 +284,8 @@ class Saver:
             self._thread.join(_STOP_SECONDS)
         stop_all(self._duty_threads, _STOP_SECONDS)
         if self._term:
-            self._give_up()
+            with suppress(ValueError, OSError):  # another thread has left the block meanwhile, and the term with it
+                self._give_up()
 
     def _is_saved(self, saved: tuple[int, Snapshot], snapshot: Snapshot) -> bool:
         """Tell whether nothing has changed since this process saved, and nobody else has saved since."""
