@@ -211,6 +211,7 @@ def test_structured_json_is_as_its_schema_says_whatever_the_kind(client: FlaskCl
         jsonschema.validate({**document, "schema": 3}, json.loads(SCHEMA_FILE.read_text()))
 
 
+@pytest.mark.slow
 def test_a_histogram_has_a_window_beside_what_there_is_since_the_start(client: FlaskClient, data: Path) -> None:
     stats.timing("db", "query", 5000)
 
