@@ -19,7 +19,9 @@ JOB = "import shmstats; shmstats.init(%r); shmstats.stats.incr('job', 'done', 5)
 
 
 class Receiver(ThreadingHTTPServer):
-    """Takes every push; ``bodies`` has them."""
+    """Takes every push; ``bodies`` has them. ``answer``: status, content type and body."""
+
+    answer = (204, "", b"")
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -31,8 +33,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         assert isinstance(self.server, Receiver)
         self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(204)
+        status, content_type, body = self.server.answer
+        self.send_response(status)
+        if content_type:
+            self.send_header("Content-Type", content_type)
         self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -127,6 +133,27 @@ def test_what_cannot_be_pushed_is_said_without_a_traceback(
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("form", "content_type", "body", "said"),
+    [
+        ("import", "text/html", b"<p>Welcome", "with text/html: no engine does"),
+        ("otlp", "application/x-protobuf", b"\n\x08\x08\x02\x12\x04late", "2 data points were rejected: late"),
+    ],
+)
+def test_a_success_that_is_none_is_said_in_one_sentence(
+    tmp_path: Path, receiver: Receiver, form: str, content_type: str, body: bytes, said: str
+) -> None:
+    if form == "otlp":
+        pytest.importorskip("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2")
+    job(tmp_path / "data")
+    receiver.answer = (200, content_type, body)
+    done = shmstats("push", "--data", tmp_path / "data", "--to", receiver.url + "?key=secret", "--format", form)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert f"{receiver.url} answered 200" in done.stderr
+    assert said in done.stderr
+    assert "secret" not in done.stderr
 
 
 def test_the_kit_is_written_once(tmp_path: Path) -> None:

@@ -14,12 +14,14 @@ from shmstats.bounds import exponential
 from shmstats.export import View
 from shmstats.export.prometheus import render
 from shmstats.series import Distribution, Kind, Mode, Name, Snapshot
+from shmstats.sinks.push.http import Answer
 from shmstats.sinks.push.remote_write import RemoteWrite, uncompressed_block
 from shmstats.sinks.push.stale import Stale
 from shmstats.sinks.push.text import TextImport
 
 cramjam = pytest.importorskip("cramjam")
 protobuf = pytest.importorskip("google.protobuf")
+json_format = pytest.importorskip("google.protobuf.json_format")
 
 COMMON = {"job": "shop", "instance": "one"}
 VIEW = View(labels=tuple(COMMON.items()))
@@ -205,6 +207,44 @@ def test_otlp_ends_series_by_a_flag() -> None:
     assert sorted(ended(Stale.LIVE)) == ["open", "requests_total"]
     encoder.accept()
     assert ended(Stale.NONE) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "message", "said"),
+    [
+        (0, "", ""),
+        (3, "", "3 data points were rejected"),
+        (3, "too\nold", "3 data points were rejected: too old"),
+        (0, "one was too old", "one was too old"),
+    ],
+)
+def test_otlp_reads_what_an_engine_did_not_take(count: int, message: str, said: str) -> None:
+    encoder, _ = otlp()
+    service = pytest.importorskip("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2")
+    response = service.ExportMetricsServiceResponse()
+    if said:
+        response.partial_success.rejected_data_points, response.partial_success.error_message = count, message
+    as_json = json_format.MessageToJson(response).encode()
+    assert encoder.rejected(Answer(200, "application/x-protobuf", response.SerializeToString(), 0.0)) == said
+    assert encoder.rejected(Answer(200, "application/json", as_json, 0.0)) == said
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "said"),
+    [
+        ("", b"", ""),
+        ("text/plain", b"OK", ""),
+        ("application/json", b"", ""),
+        ("application/json", b'{"status": "success"}', ""),
+        ("application/json", b'{"partialSuccess": {"errorMessage": "cut', '{"partialSuccess": {"errorMessage": "cut'),
+        ("application/json", b"\xff", "\ufffd"),
+        ("application/x-protobuf", b"\n\xff\x04\x12\xfb\x04cut", "cut"),
+        ("application/x-protobuf", b"\x00\x01", "the body is no answer of OTLP"),
+    ],
+)
+def test_otlp_says_of_a_body_that_it_cannot_read_what_is_there(content_type: str, body: bytes, said: str) -> None:
+    found = otlp()[0].rejected(Answer(200, content_type, body, 0.0))
+    assert found == said if not said.startswith("cut") else found.endswith(said)
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("", 1000), ("bytes", 1)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gzip
 import json
 import logging
 import shutil
@@ -13,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +31,7 @@ from shmstats.series import Kind, Name, Snapshot
 from shmstats.sinks.push.duty import PushDuty
 from shmstats.sinks.push.memory import FILE as MEMORY
 from shmstats.sinks.push.memory import Memory
+from shmstats.sinks.push.stale import Stale
 
 SNAPSHOT = Snapshot([Name("api", "requests", Kind.COUNTER, (), True)], [3])
 SECRET = "tok-3141592653"
@@ -39,6 +43,7 @@ BLOCK = SimpleNamespace(
 )
 HEADER = BLOCK.header
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
+OTLP = bool(find_spec("opentelemetry") and find_spec("opentelemetry.proto"))
 
 
 class Server:
@@ -125,16 +130,16 @@ def duty(tmp_path: Path) -> Callable[..., PushDuty]:
     return duty
 
 
-def drip(connection: socket.socket) -> None:
+def drip(connection: socket.socket, status: bytes = b"400 Bad Request") -> None:
     """Send a header, and one more, for as long as somebody listens."""
-    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n")
+    connection.sendall(b"HTTP/1.1 " + status + b"\r\n")
     while True:
         connection.sendall(b"X-More: 1\r\n")
         time.sleep(0.1)
 
 
-def drip_body(connection: socket.socket) -> None:
-    connection.sendall(b"HTTP/1.1 503 Busy\r\n\r\n")
+def drip_body(connection: socket.socket, status: bytes = b"503 Busy") -> None:
+    connection.sendall(b"HTTP/1.1 " + status + b"\r\n\r\n")
     while True:
         connection.sendall(b"a")
         time.sleep(0.1)
@@ -152,6 +157,20 @@ def silent(connection: socket.socket) -> None:
             pass
 
 
+def partial_success(count: int, message: str) -> bytes:
+    """An answer of OTLP, by the official classes; another one where they are not installed."""
+    if not OTLP:
+        return OK
+    from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as service
+
+    response = service.ExportMetricsServiceResponse()
+    response.partial_success.rejected_data_points, response.partial_success.error_message = count, message
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\n\r\n" + response.SerializeToString()
+
+
+PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n<p>Welcome to the shop"
+#: Kinds of answers to the format otlp; to remote_write are the others.
+TO_OTLP = {"partial success"}
 BAD = {
     "wrong token": (
         b"HTTP/1.1 401 Unauthorized\r\n\r\nno such token: " + SECRET.encode(),
@@ -168,7 +187,20 @@ BAD = {
     "silence": (silent, "no answer within 1 s"),
     "headers without end": (drip, "no answer within 1 s"),
     "body without end": (drip_body, "answered 503"),
+    "success without end": (functools.partial(drip_body, status=b"200 OK"), "no answer within 1 s"),
+    "web page": (PAGE, "answered 200 with text/html: no engine does; push.url must be where one takes"),
+    "web page without type": (b"HTTP/1.1 201 OK\r\n\r\n\n<!DOCTYPE html>", "answered 201 with text/html"),
+    "partial success": (
+        partial_success(3, "out of order\n" + SECRET),
+        "answered 200, but not that all was taken: 3 data points were rejected: out of order (not shown)",
+    ),
 }
+if not OTLP:
+    del BAD["partial success"]
+
+
+def format_of(kind: str) -> str:
+    return "otlp" if kind in TO_OTLP else "remote_write"
 
 
 @pytest.mark.slow
@@ -178,7 +210,7 @@ def test_a_bad_answer_is_one_line_without_secrets_and_ends_in_time(
 ) -> None:
     answer, said = BAD[kind]
     server = serve(answer)
-    pushing = duty(server.port)
+    pushing = duty(server.port, format=format_of(kind))
     began = time.monotonic()
     pushing.perform(BLOCK, SNAPSHOT)
     pushing.perform(BLOCK, SNAPSHOT)
@@ -215,7 +247,8 @@ def test_a_process_that_pushes_to_a_bad_server_counts_and_saves_as_before_and_sa
     registries = {kind: Registry() for kind in bad}
     for kind, registry in registries.items():
         url = f"{'https' if kind == 'certificate' else 'http'}://127.0.0.1:{bad[kind].port}/api/v1/write?key={SECRET}"
-        push = {"url": url, "interval_seconds": 1, "timeout_seconds": 1, "headers": {"Authorization": SECRET}}
+        push = {"url": url, "format": format_of(kind), "headers": {"Authorization": SECRET}}
+        push |= {"interval_seconds": 1, "timeout_seconds": 1}
         stats = {"capacity": 256, "max_workers": 2, "snapshot_interval_ms": 1000}
         registry.init({"path": {"data": str(tmp_path / kind)}, "stats": stats, "push": push})
     counted = 0
@@ -247,8 +280,10 @@ def test_refusals_are_counted_and_tried_again_while_failures_wait(
     block = attach()
     server = serve(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     refused = duty(server.port)
-    for _ in range(3):
+    for _ in range(2):
         refused.perform(block, SNAPSHOT)
+    server.answer = PAGE
+    refused.perform(block, SNAPSHOT)
     assert len(server.requests) == 3
     assert own_counters(block) == {"pushes_refused": 3}
     server = serve(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\n\r\n")
@@ -260,6 +295,28 @@ def test_refusals_are_counted_and_tried_again_while_failures_wait(
     assert "answered 429" in block.header.push_error
     waiting.finish(block, SNAPSHOT)  # the last one is worth a try
     assert len(server.requests) == 2
+
+
+@pytest.mark.skipif(not OTLP, reason="opentelemetry-proto is not installed")
+def test_what_is_taken_in_part_is_counted_and_said_once_and_what_was_taken_can_end(
+    serve: Callable[..., Server], duty: Callable[..., PushDuty], attach: Callable[..., Any], caplog: Any
+) -> None:
+    block = attach()
+    server = serve(partial_success(0, "1 sample was left out"))
+    pushing = duty(server.port, format="otlp")
+    pushing.perform(block, SNAPSHOT)
+    server.answer = partial_success(2, "other words")
+    pushing.perform(block, SNAPSHOT)
+    assert own_counters(block) == {"pushes_refused": 2}
+    assert block.header.push_error.endswith("not that all was taken: 2 data points were rejected: other words")
+    assert [record.getMessage().partition("taken: ")[2] for record in caplog.records] == ["1 sample was left out"]
+    assert pushing._sender is not None
+    encoder = pushing._sender._encoder
+    none = encoder.encode(Snapshot([], []), 1, Stale.NONE)
+    assert b"requests" in gzip.decompress(none)  # as one that ended
+    server.answer = OK
+    pushing.perform(block, SNAPSHOT)
+    assert block.header.push_error == ""
 
 
 def own_counters(block: Any) -> dict[str, int]:

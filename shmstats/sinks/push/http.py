@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-_SAID_BYTES = 512
+_BODY_BYTES = 512
 _LONGEST_RETRY = 3600.0
+_PAGES = ("text/html", "application/xhtml+xml")
 
 
 class Answer(NamedTuple):
@@ -26,13 +27,28 @@ class Answer(NamedTuple):
 
     Attributes:
         status: of HTTP.
-        said: the beginning of the body as one line, of a refusal only.
+        content_type: without parameters, in lower case; empty where there is none.
+        body: its first 512 bytes; of a refusal, empty where they did not come.
         retry_after: seconds that the server asks to wait; 0 where it does not.
     """
 
     status: int
-    said: str
+    content_type: str
+    body: bytes
     retry_after: float
+
+    @property
+    def said(self) -> str:
+        """The beginning of the body as one line."""
+        return one_line(self.body.decode("utf-8", "replace"))
+
+    @property
+    def page(self) -> str:
+        """The content type where the body is a page for people, which no engine answers; else empty."""
+        if self.content_type in _PAGES:
+            return self.content_type
+        is_html = self.body.lstrip().lower().startswith((b"<!doctype html", b"<html"))
+        return _PAGES[0] if is_html and not self.content_type else ""
 
 
 class Target(NamedTuple):
@@ -55,8 +71,13 @@ class Target(NamedTuple):
         return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
+def one_line(text: str) -> str:
+    """Return the beginning of what a server says, fit for a log."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:200]
+
+
 def post(target: Target, body: bytes, headers: Mapping[str, str]) -> Answer:
-    """Send a body and return the answer; the body of a success is not read.
+    """Send a body and return the answer.
 
     Raises:
         OSError: no connection, no trust, no answer in time, or one that is no HTTP. The message says which.
@@ -71,8 +92,8 @@ def post(target: Target, body: bytes, headers: Mapping[str, str]) -> Answer:
         connection.sock.settimeout(_left(deadline))
         connection.request("POST", path, body, {"Host": parts.netloc, **headers, "Connection": "close"})
         with connection.getresponse() as response:
-            said = "" if 200 <= response.status < 300 else _line(response)
-            return Answer(response.status, said, _seconds(response.getheader("Retry-After")))
+            content_type = response.getheader("Content-Type", "").partition(";")[0].strip().lower()
+            return Answer(response.status, content_type, _body(response), _seconds(response.getheader("Retry-After")))
     except TimeoutError as error:
         raise TimeoutError(f"no answer within {target.timeout:g} s") from error
     except ssl.SSLCertVerificationError as error:
@@ -143,13 +164,13 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _line(response: http.client.HTTPResponse) -> str:
+def _body(response: http.client.HTTPResponse) -> bytes:
     try:
-        said = response.read(_SAID_BYTES)
+        return response.read(_BODY_BYTES)
     except (OSError, http.client.HTTPException):
-        return ""
-    text = "".join(char if char.isprintable() else " " for char in said.decode("utf-8", "replace"))
-    return " ".join(text.split())[:200]
+        if 200 <= response.status < 300:  # what was taken is not known
+            raise
+        return b""
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -13,7 +13,12 @@ import gzip
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from google.protobuf import json_format  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.metrics.v1 import metrics_pb2
 
@@ -23,6 +28,7 @@ from shmstats.export.naming import ExposedFamily, Type, is_time
 from shmstats.export.page import Member, Page, Pages
 from shmstats.export.view import View
 from shmstats.series import Distribution, Kind, Labels, Name, Snapshot
+from shmstats.sinks.push.http import Answer, one_line
 from shmstats.sinks.push.stale import Stale
 
 _CUMULATIVE = metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE
@@ -93,6 +99,23 @@ class Otlp:
             self._page = None  # the next message is made without them
         if len(self._accepted) != len(self._points) or self._gone:
             self._accepted = set(self._points)
+
+    def rejected(self, answer: Answer) -> str:
+        """Return what an answer of success says that was not taken, as one line; empty where all was.
+
+        A message without a number counts too: Mimir gives none for what it leaves out.
+        """
+        response = ExportMetricsServiceResponse()
+        try:
+            if answer.body and answer.content_type == "application/json":
+                json_format.Parse(answer.body, response, ignore_unknown_fields=True)
+            elif answer.content_type == self.headers["Content-Type"]:
+                response.ParseFromString(answer.body)
+        except (json_format.Error, DecodeError, ValueError):  # rubbish, or a message too long to be read whole
+            return answer.said or "the body is no answer of OTLP"
+        count, message = response.partial_success.rejected_data_points, response.partial_success.error_message
+        said = [f"{count} data points were rejected"] if count else []
+        return one_line(": ".join([*said, message] if message else said))
 
     def _prepare(self, page: Page) -> None:
         """Make the message of a page."""

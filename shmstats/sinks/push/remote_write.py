@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from shmstats._version import __version__
 from shmstats.export.view import View
 from shmstats.series import Snapshot
+from shmstats.sinks.push.http import Answer
 from shmstats.sinks.push.samples import SampleName, Samples
 from shmstats.sinks.push.stale import Stale
 
@@ -84,6 +85,10 @@ class RemoteWrite:
         if len(self._gone) or len(self._accepted) != len(self._message):
             self._accepted = frozenset(self._samples.names)
             self._gone = Message(())
+
+    def rejected(self, answer: Answer) -> str:
+        """Return nothing: who takes only a part says so by the status."""
+        return ""
 
 
 class Message:

@@ -16,16 +16,16 @@ from shmstats.config import Settings
 from shmstats.export.view import View
 from shmstats.instance import instance_of
 from shmstats.series import Snapshot
-from shmstats.sinks.push.http import Target, post
+from shmstats.sinks.push.http import Answer, Target, post
 from shmstats.sinks.push.memory import Memory
 from shmstats.sinks.push.stale import Stale
 from shmstats.snapshot import stats_directory
 
-#: The module and class of each format, and the extra that it needs.
+#: The module and class of each format, the extra that it needs, and the path where engines usually take it.
 FORMATS: Final = {
-    "remote_write": ("remote_write", "RemoteWrite", ""),
-    "otlp": ("otlp", "Otlp", "otlp"),
-    "import": ("text", "TextImport", ""),
+    "remote_write": ("remote_write", "RemoteWrite", "", "/api/v1/write"),
+    "otlp": ("otlp", "Otlp", "otlp", "/v1/metrics"),
+    "import": ("text", "TextImport", "", "/api/v1/import/prometheus"),
 }
 
 _HEADERS_BYTES = 65536
@@ -58,6 +58,9 @@ class Encoder(Protocol):
 
     def accept(self) -> None:
         """Note that the last body was accepted."""
+
+    def rejected(self, answer: Answer) -> str:
+        """Return what an answer of success says that was not taken, as one line; empty where all was."""
 
 
 class Sender:
@@ -118,39 +121,51 @@ class Sender:
             timeout: seconds, where that is to be less than the settings say.
 
         Raises:
-            PushError: it was not accepted.
+            PushError: it was not accepted, or only a part of it.
         """
         target = self.target if timeout is None else self.target._replace(timeout=min(timeout, self.target.timeout))
         former = self._memory.labels
         if former is not None and self._is_to_end(former):
             self._post(target, self._encoder_for(former), snapshot, at, Stale.ALL)
             self._memory.note(self._labels)
-        self._post(target, self._encoder, snapshot, at, stale)
+        partial = self._post(target, self._encoder, snapshot, at, stale)
         self._encoder.accept()
         if stale is Stale.ALL:
             self._memory.forget()
+        if partial is not None:
+            raise partial
 
     def _is_to_end(self, former: dict[str, str]) -> bool:
         """Tell whether the labels of the last push were others, of which the series are the same totals as the new."""
         return self.can_forget and former != self._labels and {"job", "instance"} <= former.keys()
 
-    def _post(self, target: Target, encoder: Encoder, snapshot: Snapshot, at: int, stale: Stale) -> None:
+    def _post(self, target: Target, encoder: Encoder, snapshot: Snapshot, at: int, stale: Stale) -> PushError | None:
+        """Send a snapshot; returns what is to be raised where the server took only a part of it."""
         headers = {**self._read_headers(), **self._settings.push.headers}
         try:
             answer = post(target, encoder.encode(snapshot, at, stale), {**headers, **encoder.headers})
         except OSError as error:
             raise PushError(f"{target.shown}: {_without(str(error), headers)}") from error
-        if 200 <= answer.status < 300:
-            return
         reason = f"{target.shown} answered {answer.status}"
+        if 200 <= answer.status < 300:
+            if answer.page:
+                raise PushError(f"{reason} with {answer.page}: {self._not_an_engine()}", is_refusal=True)
+            rejected = encoder.rejected(answer)
+            if not rejected:
+                return None
+            return PushError(f"{reason}, but not that all was taken", _without(rejected, headers), is_refusal=True)
         if 300 <= answer.status < 400:
             reason = f"{reason} (a redirect, which is not followed: push.url must be where it leads)"
         is_refusal = answer.status < 500 and answer.status != 429
         raise PushError(reason, _without(answer.said, headers), answer.retry_after, is_refusal=is_refusal)
 
+    def _not_an_engine(self) -> str:
+        form = self._settings.push.format
+        return f"no engine does; push.url must be where one takes the format {form}, such as {FORMATS[form][3]}"
+
     def _encoder_for(self, labels: dict[str, str]) -> Encoder:
         form = self._settings.push.format
-        module, name, extra = FORMATS[form]
+        module, name, extra, _ = FORMATS[form]
         info = {
             "service_instance_id": self._instance.uuid,
             "host_name": socket.gethostname(),

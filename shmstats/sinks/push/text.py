@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from shmstats._version import __version__
 from shmstats.export.view import View
 from shmstats.series import Snapshot, label_text
+from shmstats.sinks.push.http import Answer
 from shmstats.sinks.push.samples import Samples
 from shmstats.sinks.push.stale import Stale
 
@@ -56,3 +57,7 @@ class TextImport:
 
     def accept(self) -> None:
         """Take note of nothing: there is nothing to end."""
+
+    def rejected(self, answer: Answer) -> str:
+        """Return nothing: a line that is left out is in the log of the engine only."""
+        return ""
