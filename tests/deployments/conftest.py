@@ -30,7 +30,20 @@ int fsync(int fd) { struct timespec t = {1, 0}; nanosleep(&t, 0); return 0; }
 int fdatasync(int fd) { return fsync(fd); }
 """
 
-SOURCES = {"no_links": NO_LINKS, "slow_fsync": SLOW_FSYNC}
+#: A filter of system calls that knows no pipe2, until there is a file ``pipes`` in the current directory.
+NO_PIPES = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int pipe2(int fds[2], int flags) {
+    if (access("pipes", F_OK) == 0) return syscall(SYS_pipe2, fds, flags);
+    errno = EPERM;
+    return -1;
+}
+"""
+
+SOURCES = {"no_links": NO_LINKS, "slow_fsync": SLOW_FSYNC, "no_pipes": NO_PIPES}
 
 
 @pytest.fixture

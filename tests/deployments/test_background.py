@@ -1,4 +1,4 @@
-"""Background work is in threads of the system: under gevent and eventlet, and without descriptors at first."""
+"""Background work is in threads of the system: under gevent and eventlet, and without descriptors or pipes at first."""
 
 from __future__ import annotations
 
@@ -83,6 +83,53 @@ def test_what_needs_descriptors_starts_as_soon_as_there_are_some(
         left,
     ).finish(quiet=False)
     assert said in ("20 0 True\n", "10 1 True\n")
+
+
+@pytest.mark.parametrize("later", [0, 1])
+def test_where_pipes_are_refused_a_process_counts_saves_answers_forks_and_ends_as_ever(
+    configure: Callable[..., Any], python: PythonRunner, preload: Callable[[str], None], later: int
+) -> None:
+    configure(snapshot_interval_ms=100)
+    preload("no_pipes")
+    said = python.run(
+        """
+        import os, sys, time
+        import shmstats
+        from shmstats import stats
+        from shmstats.attachment.peers import ask_all, socket_path
+
+        def pipes():
+            entries = [f'/proc/self/fd/{n}' for n in range(100)]
+            return sum(os.readlink(entry).startswith('pipe:') for entry in entries if os.path.exists(entry))
+
+        try:
+            os.pipe()
+        except PermissionError:
+            print('refused')
+        stats.incr('c', 'm', 10)
+        had, end = pipes(), time.monotonic() + 20
+        if sys.argv[1] == '1':
+            open('pipes', 'w').close()
+        while pipes() < had + 2 * int(sys.argv[1]) or not os.path.exists('data/stats/simple.json'):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        block = stats.shared.attach()
+        pid = os.getpid()
+        print(ask_all({pid: socket_path(block.name, block.worker.slot)}, 'memory', 20)[pid] is not None)
+        child = os.fork()
+        if not child:
+            stats.incr('c', 'm', 1)
+            shmstats.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        print(stats.get('c', 'm'), stats.get('shmstats', 'operations_dropped'))
+        begun = time.monotonic()
+        shmstats.close()
+        print(time.monotonic() - begun < 3)
+        """,
+        later,
+    )
+    assert said.splitlines() == ["refused", "True", "11 0", "True"]
 
 
 def test_background_work_takes_no_descriptor_of_a_closed_standard_stream(python: PythonRunner) -> None:
