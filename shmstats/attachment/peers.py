@@ -84,7 +84,7 @@ def remove_stale(name: str, live_slots: Collection[int]) -> None:
         live_slots: the slots whose sockets stay.
     """
     place, name = os.path.split(os.path.join(SHARED_MEMORY, name))
-    pattern = re.compile(re.escape(name) + r"\.(\d+)\.sock(\.\d+)?")
+    pattern = re.compile(re.escape(name) + r"\.(\d+)\.(sock|[0-9a-f]{4})")
     with os.scandir(place) as entries:
         for entry in entries:
             match = pattern.fullmatch(entry.name)
@@ -125,7 +125,8 @@ class Listener:
             self._socket = _new_socket()
             undo.callback(self._socket.close)
             _remove_socket(path, self._owner)
-            made = f"{path}.{os.getpid()}"  # a name of its own until all is done: what is undone is nobody else's
+            # A name of its own until all is done: what is undone is nobody else's. No longer, for there is little room.
+            made = f"{path.removesuffix('sock')}{os.getpid() & 0xFFFF:04x}"
             with suppress(FileNotFoundError):
                 os.unlink(made)
             self._socket.bind(made)

@@ -433,11 +433,13 @@ def test_sockets_of_dead_workers_are_removed_and_nothing_else() -> None:
         f"{name}.1.sock",
         f"{name}x.2.sock",
         f"{name}.2.sock.x",
+        f"{name}.2.socks",
+        f"{name}.1.04d2",
         f"{name}.x.sock",
         f"{name}.3.sock",
         f"{name}.lock",
     ]
-    gone = [f"{name}.0.sock", f"{name}.2.sock", f"{name}.17.sock"]
+    gone = [f"{name}.0.sock", f"{name}.2.sock", f"{name}.17.sock", f"{name}.2.04d2"]
     try:
         for each in (*kept, *gone):
             if each == f"{name}.3.sock":

@@ -318,7 +318,7 @@ def test_a_full_disk_stops_no_counting_and_is_logged_once(
         filler.unlink()
         wait_until(lambda: saved_total(small_disk) == 5)
     assert watcher.wrong == []
-    wait_until(lambda: [r for r in caplog.records if "can be saved again" in r.getMessage()])
+    wait_until(lambda: [r for r in caplog.records if "the statistics can be saved" in r.getMessage()])
     assert len([each for each in errors(caplog) if "cannot be saved" in each]) == 1
     assert snapshots(small_disk) == ["simple.json", "simple.json.1"]
     shmstats.close()

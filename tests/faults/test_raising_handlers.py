@@ -28,6 +28,12 @@ def the_c_core(core: str) -> None:
         pytest.skip("the twin cannot do without functions in Python")
 
 
+@pytest.fixture
+def no_registrar(shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Python do what is otherwise one call of C, in which no handler runs."""
+    monkeypatch.setattr(shmstats.block.Block, "open_registrar", lambda *_: None)
+
+
 def process_guard() -> Any:
     return sys.modules["shmstats.block.lock"].process_guard()
 
@@ -80,6 +86,7 @@ OPERATIONS: dict[str, tuple[Callable[[Any, int], object], Callable[[Any, int], o
 
 @pytest.mark.usefixtures("the_c_core")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("no_registrar")
 @pytest.mark.parametrize("buffered", [False, True])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_no_point_leaves_a_lock_taken(
@@ -250,6 +257,7 @@ def raising(error: type[BaseException]) -> list[Callable[..., object]]:
     return [Handler().handle, dropping, undone, anything]
 
 
+@pytest.mark.usefixtures("no_registrar")
 @pytest.mark.parametrize("error", [TimeoutError, ValueError, TimeLimitError, KeyError])
 @pytest.mark.parametrize("place", ["find_or_add", "attach", "reserve", "deferred"])
 def test_what_a_handler_raises_comes_to_the_application(
@@ -294,6 +302,7 @@ class _Signalling(int):
         return 0
 
 
+@pytest.mark.usefixtures("no_registrar")
 def test_what_goes_wrong_here_does_not(stats: Any, monkeypatch: pytest.MonkeyPatch, shmstats: ModuleType) -> None:
     """An error of the system is survived, with a handler installed and without."""
 
