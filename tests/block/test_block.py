@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import Child, segment_file, wait_until, with_hold
+from helpers import Child, segment_file, with_hold
 
 COUNT_AND_WAIT = """
     from shmstats import stats
