@@ -488,8 +488,9 @@ def test_info_tells_what_is_installed_and_who_counts(
 
 
 def test_info_tells_what_is_wrong_by_its_exit_code(
-    python: PythonRunner, data: Path, command: Callable[..., Result]
+    python: PythonRunner, data: Path, command: Callable[..., Result], configure: Callable[..., object]
 ) -> None:
+    configure(snapshot_interval_ms=100)
     data.mkdir()
     (data / "stats").touch()  # nothing can be saved
     child = python.start(COUNTING)

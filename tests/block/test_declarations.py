@@ -228,10 +228,21 @@ CHANGES: dict[str, Callable[[Any, Any], Any]] = {
     "remove a metric": lambda block, s: remove(block, key("two", a="1"), key("two", a="2")),
 }
 
+#: Those that have the others' steps in them.
+_EVERY_DAY = {
+    "register another label set",
+    "declare otherwise what others count",
+    "declare a histogram otherwise",
+    "remove a metric",
+}
+
 
 @pytest.mark.slow
 @pytest.mark.far_from_core
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change",
+    [each if each in _EVERY_DAY else pytest.param(each, marks=pytest.mark.thorough) for each in CHANGES],
+)
 def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
     attach: Any, series: Any, change: str
 ) -> None:

@@ -28,7 +28,8 @@ def live(events: int, seed: int, bound: float, *options: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("seed", [SEED, pytest.param(2, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("seed", [SEED, 2])
 def test_each_event_costs_no_count_no_page_and_no_boot(seed: int) -> None:
     report = live(len(EVENTS), seed, 240)
     assert "lost: 0, counted twice: 0" in report

@@ -54,6 +54,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found(tmp_path: Path, fault: str) -> None:
     ran = run(tmp_path, FAULTS[fault])
