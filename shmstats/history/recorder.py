@@ -153,9 +153,12 @@ class HistoryRecorder:
     def _deltas(self, totals: array[float]) -> array[float]:
         """Return the row: values of gauges, and what was added to everything else since the last row.
 
-        A counter that is smaller than before was set to 0 in between.
+        A counter that is smaller than before was set to 0 in between. Nothing is known of what a series was before that
+        has other columns now, as after a change of its buckets.
         """
         before = (self._totals + array("d", [math.nan]) * len(totals))[: len(totals)]
+        for track in self._tracks.added:
+            before[track.first : track.first + track.width] = array("d", [math.nan]) * track.width
         for track in self._tracks.born:
             before[track.first : track.first + track.width] = array("d", bytes(8 * track.width))
         columns = zip(totals, before, self._tracks.gauges(), strict=True)

@@ -130,6 +130,7 @@ class Tracks:
         left_out: series that there is no room for.
         tracks: by what their series are known by.
         born: of these, tracks of series that the names before the last ones did not have.
+        added: tracks whose columns were another one's, or nobody's, before the last names.
     """
 
     def __init__(self, tracks: Iterable[Track], globs: Sequence[str]) -> None:
@@ -141,6 +142,7 @@ class Tracks:
         self._histograms: list[tuple[int, Track, int]] = []
         self.left_out = 0
         self.born: list[Track] = []
+        self.added: list[Track] = []
 
     @property
     def used(self) -> int:
@@ -154,7 +156,7 @@ class Tracks:
             names: of the snapshot.
             now: seconds since 1970.
         """
-        self.born = []
+        self.born, self.added = [], []
         if names is self._names:
             return False
         wanted = self._wanted(names)
@@ -168,6 +170,7 @@ class Tracks:
         if self._names:
             known_names = {(name.category, name.metric, name.labels) for name in self._names}
             self.born = [self.tracks[key] for key in present if key in self.tracks and key not in known_names]
+        self.added = [track for key, track in self.tracks.items() if before.get(key) != track]
         self._names = names
         self._plan([(position, track.key) for position, track in wanted], names)
         return self.tracks != before

@@ -278,6 +278,21 @@ def test_recent_figures_are_those_of_a_quarter_of_an_hour_with_their_error(site:
     assert figures["error"] < 0.18
 
 
+@pytest.mark.parametrize("bounds", [(5.0, 10.0, 30.0), (1.0, 2.0, 5.0, 30.0, 40.0, 90.0)])
+def test_a_window_has_nothing_of_what_was_carried_over_into_other_buckets(
+    site: Site, tmp_path: Path, bounds: tuple[float, ...]
+) -> None:
+    before, more = distribution(0, 700, 9, 0), distribution(*range(1, len(bounds) + 2))
+    carried = Distribution(before.sum, before.max, (0, 0, 700, 9, *(0,) * (len(bounds) - 3)))
+    after = Distribution(carried.sum + more.sum, 50.0, tuple(map(sum, zip(carried.buckets, more.buckets, strict=True))))
+    new = TIMES._replace(bounds=bounds, carried=True)
+    for second in (0, 1):
+        site.at(NOW + second, [COUNTER, TIMES], 0, before)
+    site.at(NOW + 2, [COUNTER, new], 0, carried)
+    site.at(NOW + 3, [COUNTER, new], 0, after)
+    assert read_recent(tmp_path, NOW + 4)["app", "work", ()]["count"] == more.count
+
+
 def test_a_series_that_begins_within_a_minute_is_in_the_row_of_that_minute(site: Site, tmp_path: Path) -> None:
     site.at(NOW + 50, [COUNTER], 0)
     site.at(NOW + 52, [COUNTER, TIMES], 0, distribution(0, 0, 0, 0))
