@@ -188,14 +188,14 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
             OPENMETRICS,
         ),
         (
-            "Prometheus 3.5",
+            "Prometheus 3.5, and an OpenTelemetry collector with its library",
             "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
             "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
             "text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
             f"{OPENMETRICS}; escaping=allow-utf-8",
         ),
         (
-            "Prometheus 3.5 with native histograms, or with created timestamps",
+            "Prometheus 3.5, or a collector with its library, with native histograms or created timestamps",
             "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,"
             "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
             "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,"
@@ -208,11 +208,26 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
             f"{TEXT_1}; escaping=underscores",
         ),
         ("VictoriaMetrics", "text/plain;version=0.0.4;q=1,*/*;q=0.1", TEXT_0),
-        (
-            "OpenTelemetry collector",
-            "application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;q=0.75,"
-            "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+        (  # whose receiver scrapes with Prometheus' own library: 0.118 with that of 2.54, 0.123 with that of 3.0
+            "OpenTelemetry collector 0.118",
+            "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+            "text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
             OPENMETRICS,
+        ),
+        (
+            "OpenTelemetry collector 0.118 with PrometheusProto as the first of scrape_protocols",
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.5,"
+            "application/openmetrics-text;version=1.0.0;q=0.4,application/openmetrics-text;version=0.0.1;q=0.3,"
+            "text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+            PROTOBUF,
+        ),
+        (
+            "OpenTelemetry collector 0.123",
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+            "application/openmetrics-text;version=0.0.1;escaping=allow-utf-8;q=0.5,"
+            "text/plain;version=1.0.0;escaping=allow-utf-8;escaping=allow-utf-8;q=0.4,"
+            "text/plain;version=0.0.4;escaping=allow-utf-8;q=0.3,*/*;q=0.2",
+            f"{OPENMETRICS}; escaping=allow-utf-8",
         ),
         (
             "Prometheus 2.42 with native histograms",
