@@ -229,6 +229,19 @@ def rebucketed(buckets: Sequence[int], bounds: Bounds, wanted: Bounds) -> tuple[
     return tuple(found)
 
 
+def stay_exact(buckets: Sequence[int], bounds: Bounds, wanted: Bounds) -> bool:
+    """Tell whether `rebucketed` puts all observations where they had been counted under the other bounds.
+
+    It is so where each bucket that has some lies within one of the others.
+    """
+    limits = zip((-math.inf, *bounds), (*bounds, math.inf), buckets, strict=True)
+    return all(
+        bisect.bisect_right(wanted, lower) == bisect.bisect_left(wanted, upper)
+        for lower, upper, count in limits
+        if count
+    )
+
+
 def buckets_of(values: Iterable[float], bounds: Bounds) -> tuple[int, ...]:
     """Return the buckets of some observations."""
     found = [0] * (len(bounds) + 1)

@@ -108,6 +108,8 @@ class Name(NamedTuple):
         mode: of a gauge.
         created: when the series was made, in ns since 1970; 0 where that is not known.
         shown: as in `Declaration`.
+        carried: a histogram with observations that were made with other buckets, and may be in wrong ones of these: the
+            error of its percentiles is not known.
     """
 
     category: str
@@ -121,6 +123,7 @@ class Name(NamedTuple):
     mode: Mode = Mode.LAST
     created: int = 0
     shown: str = ""
+    carried: bool = False
 
 
 class Exemplar(NamedTuple):

@@ -127,3 +127,21 @@ def test_bounds_survive_json_pickle_and_a_copy_as_the_same_object() -> None:
     assert from_json(json.loads(json.dumps(to_json(bounds)))) is bounds
     assert pickle.loads(pickle.dumps(bounds)) is bounds
     assert copy.deepcopy(bounds) is bounds
+
+
+def test_buckets_stay_exact_where_each_that_is_used_lies_within_a_new_one(shmstats: ModuleType) -> None:
+    bounds = shmstats.bounds
+    fine, coarse, wide = (bounds.exponential(*of, 1) for of in ((3, 0, 4), (2, 0, 4), (3, -2, 8)))
+    assert bounds.stay_exact((1,) * len((*fine, 0)), fine, coarse)
+    assert not bounds.stay_exact((1,) * len((*coarse, 0)), coarse, fine)
+    inside = (0, *(1,) * (len(fine) - 1), 0)
+    assert bounds.stay_exact(inside, fine, wide)
+    assert not bounds.stay_exact((1, *inside[1:]), fine, wide)  # what was below the range may be in it now
+    assert not bounds.stay_exact((*inside[:-1], 1), fine, wide)
+    chance = random.Random(2)
+    for _ in range(300):
+        given, wanted = (tuple(sorted(chance.sample(range(1, 9), chance.randint(1, 5)))) for _ in range(2))
+        values = [chance.randint(1, 18) / 2 for _ in range(3)]
+        counted = bounds.buckets_of(values, given)
+        if bounds.stay_exact(counted, given, wanted):
+            assert bounds.rebucketed(counted, given, wanted) == bounds.buckets_of(values, wanted)

@@ -180,6 +180,90 @@ def test_other_buckets_after_a_restart_are_logged_with_both_and_lose_nothing(
     assert stats.get("c", "h").count == 3
 
 
+def figures_of(shmstats: ModuleType, stats: Any, series: str = "h") -> dict[str, Any]:
+    """Return what is shown of a histogram; both forms of it say the same of the error."""
+    from importlib import import_module
+
+    figures: dict[str, Any] = import_module("shmstats.export.documents").to_document(stats.read())["c"][series]
+    form_2 = import_module("shmstats.export.structured").to_structured(stats.read())["series"]
+    of_2 = [each["value"] for each in form_2 if (each["category"], each["metric"]) == ("c", "h")]
+    assert figures.get("error") in [each.get("error") for each in of_2]
+    return figures
+
+
+def test_percentiles_over_observations_of_other_buckets_are_shown_without_an_error(
+    shmstats: ModuleType, stats: Any
+) -> None:
+    def declare(**buckets: Any) -> None:
+        stats.declare("c", "h", kind="histogram", unit="x", **buckets)
+
+    declare(buckets=(10, 1000))
+    for value in (19.5, 19.5, 19.5, 40):
+        stats.timing("c", "h", value)
+    stats.close()
+    declare(buckets="exponential", error=0.01, range=(1, 10_000))
+    stats.timing("c", "h", 19.5, labels={"a": "new"})
+    for _ in range(2):
+        figures = figures_of(shmstats, stats)
+        assert "error" not in figures
+        assert all(19.5 <= figures[percentile] <= 40 for percentile in PERCENTILES)
+        assert figures_of(shmstats, stats, 'h{a="new"}')["error"] == 0.0055
+        stats.close()
+    stats.reset("c", "h")
+    for _ in range(2):
+        assert figures_of(shmstats, stats)["error"] == 0.0055
+        stats.timing("c", "h", 19.5)
+        stats.close()
+
+
+@pytest.mark.parametrize(("bounds", "carried"), [((1.0, 90.0), False), (None, True), (None, False)])
+def test_what_is_restored_or_moved_into_a_block_is_marked_where_it_was_or_its_bounds_are_others(
+    shmstats: ModuleType, attach: Callable[..., Any], tmp_path: Path, bounds: Any, carried: bool
+) -> None:
+    from importlib import import_module
+
+    series, block = shmstats.series, import_module("shmstats.block")
+    bounds = bounds or shmstats.bounds.DEFAULT_BOUNDS
+    value = series.Distribution(5.0, 5.0, shmstats.bounds.buckets_of((5.0,), bounds), 5.0)
+    name = series.Name("c", "h", series.Kind.HISTOGRAM, bounds=bounds, carried=carried)
+    ways = (
+        lambda into: block.restore(into, [name], [value]),
+        lambda into: import_module("shmstats.attachment.moving").move(series.Snapshot([name], [value]), into),
+    )
+    for number, bring in enumerate(ways):
+        into = attach(directory=tmp_path / str(number))
+        bring(into)
+        (found,) = into.reader.read().names
+        assert found.carried == (carried or bounds == (1.0, 90.0))
+        assert into.reader.read().values[0].count == 1
+
+
+def test_a_series_that_comes_after_one_with_other_buckets_was_removed_has_an_error(
+    shmstats: ModuleType, stats: Any
+) -> None:
+    for error in (0.05, 0.01):
+        stats.declare("c", "h", kind="histogram", buckets="exponential", error=error)
+        stats.timing("c", "h", 19.5)
+        stats.close()
+    assert "error" not in figures_of(shmstats, stats)
+    stats.remove("c", "h")
+    stats.timing("c", "h", 19.5)
+    assert figures_of(shmstats, stats)["error"] == 0.0055
+
+
+def test_the_error_of_coarser_buckets_holds_for_what_was_observed_in_finer_ones(
+    shmstats: ModuleType, stats: Any, configure: Callable[..., Any]
+) -> None:
+    configure(capacity=8192)
+    values = draw("lognormal", 1, 300)
+    for error in (0.01, 0.05):
+        stats.declare("c", "h", kind="histogram", unit="x", buckets="exponential", error=error, range=(1e-3, 1e6))
+        for value in values:
+            stats.timing("c", "h", value)
+        stats.close()
+    check_figures(shmstats, stats, "h", values * 2, 0.05)
+
+
 @pytest.mark.parametrize("step", [1, -1])
 def test_label_sets_of_different_kinds_are_all_restored(stats: Any, step: int) -> None:
     calls = (

@@ -6,6 +6,7 @@ from ..block import Change, Record, give_way
 from ..block.declarations import Definition
 from ..block.errors import OF_LEAVING
 from ..block.keys import encode_key
+from ..block.records import CARRIED
 from ..exemplars import read_exemplars
 from ..reading import AttachedBlock
 from ..series import INFO, Declaration, Kind, Labels
@@ -95,6 +96,8 @@ class Changes(Attachment):
                 block.remove([record.number for record in gone])
             for record in records:
                 block.stripes.clear(record)
+                if record.flags & CARRIED:
+                    block.names.set_flags(record, record.flags & ~CARRIED)
                 if read_exemplars(block.names.note(record.number)):
                     block.annotate(record, b"")
         return len(records)

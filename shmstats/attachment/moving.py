@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from ..block import BlockFullError, SeriesLimitError
 from ..block.keys import encode_key
+from ..block.rebucketing import carry
 from ..block.stripes import SHARED_ROW
-from ..bounds import rebucketed
 from ..layout import INT64_MAX, INT64_MIN
 from ..reading import AttachedBlock
 from ..series import Distribution, Kind, Mode, Name, Snapshot, Value
@@ -51,9 +51,7 @@ def add_value(block: AttachedBlock, name: Name, value: Value) -> None:
         return
     generation = block.cells.generation
     if isinstance(value, Distribution):
-        buckets = rebucketed(value.buckets, name.bounds, block.bounds_of(record))
-        figures = value.sum, value.max, value.min, buckets
-        block.cells.add_distribution(SHARED_ROW, record.cell, *figures, generation)
+        carry(block, record, value, name.bounds, block.bounds_of(record), name.carried)
     elif name.kind is Kind.GAUGE:
         block.cells.set_gauge(SHARED_ROW, record.cell, value, generation)
     elif isinstance(value, int):

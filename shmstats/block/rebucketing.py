@@ -11,14 +11,14 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..bounds import DEFAULT_BOUNDS, rebucketed
+from ..bounds import DEFAULT_BOUNDS, Bounds, rebucketed, stay_exact
 from ..layout import INT64_MAX, minimum_of
 from ..series import Declaration, Distribution, Kind
 from .block import Block
 from .declarations import INTERNAL, fits
 from .errors import memory_is_full
 from .ready import number_of_ready
-from .records import INHERITED, MEMBER, READY, Record, width_of
+from .records import CARRIED, INHERITED, MEMBER, READY, Record, width_of
 from .repairing import repair
 from .stripes import SHARED_ROW
 
@@ -70,10 +70,29 @@ def _fill(block: Block, record: Record, successor: Record, declared: Declaration
     block.names.set_created(successor.number, block.names.created(record.number))
     if not block.space.reserve_cells(SHARED_ROW, successor.cell, successor.width):
         raise memory_is_full()
-    value = _value(block, record)
-    buckets = rebucketed(value.buckets, block.bounds_of(record), declared.bounds or DEFAULT_BOUNDS)
-    figures = value.sum, value.max, value.min, buckets
-    block.cells.add_distribution(SHARED_ROW, successor.cell, *figures, block.cells.generation)
+    value, bounds = _value(block, record), declared.bounds or DEFAULT_BOUNDS
+    carry(block, successor, value, block.bounds_of(record), bounds, bool(record.flags & CARRIED))
+
+
+def carry(
+    block: Block, record: Record, value: Distribution, bounds: Bounds, wanted: Bounds, is_carried: bool = False
+) -> None:
+    """Add observations to the shared row of a histogram, put by their bounds. The table lock is held.
+
+    Where some may get into a wrong bucket by that, the series is marked: the error of its percentiles is not known.
+
+    Args:
+        block: that the histogram is in.
+        record: of it.
+        value: the observations.
+        bounds: of their buckets.
+        wanted: of its buckets.
+        is_carried: some may be in a wrong bucket already.
+    """
+    figures = value.sum, value.max, value.min, rebucketed(value.buckets, bounds, wanted)
+    if any(value.buckets) and (is_carried or not stay_exact(value.buckets, bounds, wanted)):
+        block.names.set_flags(record, block.names.record(record.number).flags | CARRIED)
+    block.cells.add_distribution(SHARED_ROW, record.cell, *figures, block.cells.generation)
 
 
 def _value(block: Block, record: Record) -> Distribution:

@@ -18,8 +18,9 @@ from .notes import read_note
 
 #: Flags: a counter that was never decremented; a record that stands for a whole metric; such a one with a
 #: declaration; a name that the processes of today have from those before them; a label set that its family counts;
-#: a family whose metric has given way to another one; a series that is ready for the next declaration.
-MONOTONIC, FAMILY, DECLARED, INHERITED, MEMBER, WITHDRAWN, READY = 1, 2, 4, 8, 16, 32, 64
+#: a family whose metric has given way to another one; a series that is ready for the next declaration; a histogram
+#: with observations of other buckets, which may be in wrong ones.
+MONOTONIC, FAMILY, DECLARED, INHERITED, MEMBER, WITHDRAWN, READY, CARRIED = 1, 2, 4, 8, 16, 32, 64, 128
 
 _NAME = NAME.struct
 _STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION = range(9)

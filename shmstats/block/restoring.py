@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..bounds import rebucketed
 from ..layout import INT64_MAX, INT64_MIN, NAME
 from ..series import Declaration, Distribution, Kind, Mode, Name, Value
 from .block import Block
 from .errors import BlockFullError, capacity_is_used
 from .keys import encode_key, family_key, is_overflow
+from .rebucketing import carry
 from .records import FAMILY, MEMBER, MONOTONIC, PLAIN, Record, packed, width_of
 from .repairing import mark_inherited
 from .stripes import SHARED_ROW
@@ -143,9 +143,7 @@ def _put(block: Block, record: Record, name: Name, value: Value) -> None:
     if record.kind is Kind.GAUGE:
         cells.set_gauge(SHARED_ROW, record.cell, value, generation)
     elif isinstance(value, Distribution):
-        buckets = rebucketed(value.buckets, name.bounds, block.bounds_of(record))
-        figures = value.sum, value.max, value.min, buckets
-        cells.add_distribution(SHARED_ROW, record.cell, *figures, generation)
+        carry(block, record, value, name.bounds, block.bounds_of(record), name.carried)
     elif isinstance(value, int):
         cells.add(SHARED_ROW, record.cell, value, generation)
         if not name.monotonic:

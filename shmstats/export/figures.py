@@ -30,11 +30,11 @@ def histogram_figures(value: Distribution, bounds: Bounds) -> dict[str, int | fl
 def with_window(name: Name, value: Distribution, recent: Recent) -> dict[str, Any]:
     """Return the figures of a histogram.
 
-    With exponential bounds ``error`` is that of its percentiles. ``window`` has figures of the last minutes, if there
-    are any.
+    With exponential bounds ``error`` is that of its percentiles, as far as it is known: it is not after observations
+    were carried over from other buckets. ``window`` has figures of the last minutes, if there are any.
     """
     figures: dict[str, Any] = {**histogram_figures(value, name.bounds)}
-    if isinstance(name.bounds, Exponential):
+    if isinstance(name.bounds, Exponential) and not name.carried:
         figures["error"] = name.bounds.error
     window = recent.get((name.category, name.metric, name.labels))
     if window and value.count:

@@ -19,7 +19,7 @@ from ..block.errors import DamagedBlockError
 from ..block.layout import Layout
 from ..block.notes import read_note
 from ..block.ready import find_replaced
-from ..block.records import FAMILY, MONOTONIC, READY
+from ..block.records import CARRIED, FAMILY, MONOTONIC, READY
 from ..bounds import DEFAULT_BOUNDS
 from ..core import group_series, list_series
 from ..layout import LIVE, NAME, REMOVED
@@ -367,8 +367,8 @@ def _names_of(
             bounds = ()
         if kind == Kind.HISTOGRAM:
             bounds = bounds or DEFAULT_BOUNDS
-        monotonic = flags & MONOTONIC == MONOTONIC
-        what = _KINDS[kind], labels, monotonic, bounds, help_, unit, _MODES[mode], created, shown
+        monotonic, carried = flags & MONOTONIC == MONOTONIC, flags & CARRIED == CARRIED
+        what = _KINDS[kind], labels, monotonic, bounds, help_, unit, _MODES[mode], created, shown, carried
         names.append(Name(category, metric, *what))
     return names
 

@@ -6,7 +6,8 @@
 
 A name is category, metric, and label names and values, joined by NUL. A kind is the number of the kind, negative for a
 counter that was decremented. What is declared about a metric is there once, not with each of its series. ``created``
-is in ns since 1970, 0 where that is not known.
+is in ns since 1970, 0 where that is not known. ``carried``, if it is there, has the positions among the names of
+histograms that have observations of other buckets (`shmstats.series.Name`).
 
 The bounds of a histogram are a list, or of exponential ones an object of ``schema``, ``first``, ``octaves`` and
 ``factor`` (`shmstats.bounds`). Its value is ``[sum, maximum, minimum, number, [...]]``: the buckets from the one of
@@ -30,10 +31,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..block.keys import check_text
+from ..block.records import CARRIED
 from ..bounds import Bounds, from_json, to_json
 from ..core import fill_text, plan_save
 from ..hashing import blake2b
-from ..layout import INT64_MAX, INT64_MIN
+from ..layout import INT64_MAX, INT64_MIN, NAME
 from ..reading import BlockSnapshot
 from ..reading.catalog import Catalog
 from ..reading.totals import Totals
@@ -102,12 +104,15 @@ class _Header(NamedTuple):
             kinds.append(-kind if kind is Kind.COUNTER and not monotonic else int(kind))
             key = f"{category}\0{metric}"
             keys.append("\0".join((key, *(part for pair in labels for part in pair))) if labels else key)
-        head = {
+        head: dict[str, Any] = {
             "declared": [(*metric, *what, to_json(bounds)) for metric, (*what, bounds) in declared.items()],
             "names": keys,
             "kinds": kinds,
             "created": [name.created for name in chosen],
         }
+        carried = [i for i, name in enumerate(chosen) if name.carried]
+        if carried:
+            head["carried"] = carried
         return cls(names, None if chosen is names else saved, histograms, json.dumps(head).encode())
 
 
@@ -137,10 +142,15 @@ class _BlockHeader(NamedTuple):
     @classmethod
     def of(cls, catalog: Catalog) -> _BlockHeader:
         """Return that of a catalog."""
-        keys, kinds, created, text, places = plan_save(catalog.records, catalog.heap, catalog.saved.tobytes())
+        saved = catalog.saved
+        keys, kinds, created, text, places = plan_save(catalog.records, catalog.heap, saved.tobytes())
         declared = {name[:2]: (name.help, name.unit, to_json(name.bounds)) for name in catalog.described}
         head = json.dumps([(*metric, *what) for metric, what in declared.items()]).encode()
-        behind = b'], "declared": %s, "names": [%s], "kinds": [%s], "created": [%s]}' % (head, keys, kinds, created)
+        flags = NAME.column(catalog.records, "flags")
+        carried = [i for i, number in enumerate(saved) if flags[number] & CARRIED]
+        more = b', "carried": %s' % json.dumps(carried).encode() if carried else b""
+        behind = b'], "declared": %s, "names": [%s], "kinds": [%s], "created": [%s]%s}'
+        behind %= head, keys, kinds, created, more
         return cls(catalog, text, places, behind)
 
 
@@ -208,6 +218,7 @@ class _Row(NamedTuple):
     unit: Any
     created: Any
     value: Any
+    carried: bool = False
 
 
 def decode(file: Path, content: bytes) -> tuple[Snapshot, list[LeftOut]]:
@@ -273,13 +284,15 @@ def _rows_of_2(data: Mapping[str, Any]) -> Iterator[_Row]:
     declared = _declared(data["declared"])
     names, nothing = data["names"], ("", "", ())
     created = data.get("created", itertools.repeat(0, len(names)))
-    for key, kind, moment, value in zip(names, data["kinds"], created, data["values"], strict=True):
+    carried = {position for position in data.get("carried", ()) if type(position) is int}
+    columns = zip(names, data["kinds"], created, data["values"], strict=True)
+    for position, (key, kind, moment, value) in enumerate(columns):
         parts = key.split("\0") if isinstance(key, str) else []
         category, metric, *rest = parts if len(parts) > 1 else (key, None)
         help_, unit, bounds = declared.get((category, metric), nothing)
         labels = [rest[i : i + 2] for i in range(0, len(rest), 2)]
         number = abs(kind) if type(kind) is int else kind
-        yield _Row(category, metric, labels, number, kind == 1, bounds, help_, unit, moment, value)
+        yield _Row(category, metric, labels, number, kind == 1, bounds, help_, unit, moment, value, position in carried)
 
 
 def _declared(entries: Iterable[Any]) -> dict[tuple[Any, Any], tuple[Any, Any, Any]]:
@@ -316,6 +329,7 @@ def _name(row: _Row) -> Name:
         _declared_text("help", row.help, _MAX_HELP),
         _declared_text("unit", row.unit, _MAX_UNIT),
         created=created,
+        carried=row.carried and kind is Kind.HISTOGRAM,
     )
 
 

@@ -53,6 +53,8 @@ def test_histograms_of_each_version_go_on_in_the_buckets_of_today(shmstats: Modu
     page = stats.get("shop", "page")
     assert [count for count in page.buckets if count] == [1, 1, 1, 1]
     assert len(page.buckets) == 162
+    (carried,) = {name.carried for name in stats.read().names if name.metric == "page"}
+    assert carried == (file.stem != "version-3")
     stats.timing("shop", "page", 7)
     (unit,) = {name.unit for name in stats.read().names if name.metric == "size"}  # version 1 knew none: ms
     stats.declare("shop", "size", kind="histogram", unit=unit, help="Size of it.")
