@@ -202,6 +202,7 @@ Histogram_observe(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObjec
 }
 
 static PyMemberDef Series_members[] = {
+    {"recorder", T_OBJECT_EX, offsetof(Series, recorder), READONLY, NULL},
     {"category", T_OBJECT_EX, offsetof(Series, category), READONLY, NULL},
     {"metric", T_OBJECT_EX, offsetof(Series, metric), READONLY, NULL},
     {"labels", T_OBJECT_EX, offsetof(Series, labels), READONLY, NULL},
@@ -269,7 +270,7 @@ static PyType_Spec Series_spec = {
     static PyType_Spec Kind##_spec = {                                                                                 \
         .name = "shmstats.core._cells." #Kind,                                                                         \
         .basicsize = sizeof(Series),                                                                                   \
-        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,                                   \
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,                                   \
         .slots = Kind##_slots,                                                                                         \
     };
 

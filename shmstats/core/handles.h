@@ -22,10 +22,11 @@ typedef struct {
 static int
 kind_of(const PyTypeObject *type, const State *state)
 {
-    return type == state->Counter     ? COUNTER
-           : type == state->Gauge     ? GAUGE
-           : type == state->Histogram ? HISTOGRAM
-                                      : OTHER;
+    PyTypeObject *of = (PyTypeObject *)type;
+    return PyType_IsSubtype(of, state->Counter)     ? COUNTER
+           : PyType_IsSubtype(of, state->Gauge)     ? GAUGE
+           : PyType_IsSubtype(of, state->Histogram) ? HISTOGRAM
+                                                    : OTHER;
 }
 
 /* Whether the handle may be used as it is bound. */

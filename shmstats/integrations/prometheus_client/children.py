@@ -8,12 +8,13 @@ clients send.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...block.keys import OVERFLOW
-from .family import ClientFamily, series_labels
+from .family import series_labels
 from .internals import metrics
-from .storage import MetricStore
+from .on_block import BEGINNINGS, use_recorder
+from .values import FamilyRecorder
 
 Labelvalues = tuple[str, ...]
 
@@ -24,39 +25,44 @@ _OWN_TYPES = frozenset((metrics.Counter, metrics.Gauge, metrics.Histogram, metri
 _FIRST_CHECK = 64
 
 
+class _Model(NamedTuple):
+    """How children are made: their class, what all have, and how one begins."""
+
+    cls: Any
+    attributes: dict[str, Any]
+    begin: Callable[[Any], None]
+
+
 class ClientChildren(dict[Labelvalues, Any]):
     """The children of one metric. Looking one up is looking it up in a dict, as long as no limit is reached.
 
     Args:
-        store: where the values are.
-        family: of the metric.
+        recorder: of the metric's family.
         labelnames: of the metric, in its order.
-        begin: puts a child on the block.
     """
 
-    def __init__(
-        self,
-        store: MetricStore,
-        family: ClientFamily,
-        labelnames: tuple[str, ...],
-        begin: Callable[[Any, ClientFamily], None],
-    ) -> None:
+    def __init__(self, recorder: FamilyRecorder, labelnames: tuple[str, ...]) -> None:
         super().__init__()
-        self.store = store
-        self.family = family
+        self.recorder = recorder
+        self.store = recorder.store
+        self.family = recorder.family
         self.labelnames = labelnames
         self.overflow = (OVERFLOW,) * len(labelnames)
-        self._begin = begin
-        self._model: tuple[Any, dict[str, Any]] | None = None
-        self._generation = store.generation
+        self._model: _Model | None = None
+        self._generation = self.store.generation
         self._next_check = _FIRST_CHECK
 
     def __setitem__(self, labelvalues: Labelvalues, child: Any) -> None:
-        if self._model is None:
-            self._model = type(child), dict(vars(child))
+        use_recorder(child, self.recorder)
+        if self._model is None and type(child) in _OWN_TYPES:
+            self._model = _Model(type(child), dict(vars(child)), BEGINNINGS[type(child)])
+        child._metric_init()
+        self._keep(labelvalues, child)
+
+    def _keep(self, labelvalues: Labelvalues, child: Any) -> None:
+        """Take in a child that has just begun."""
         if super().__len__() >= self._next_check:  # now and then, so that many cost no more than their number
             self._next_check = 2 * len(self) + _FIRST_CHECK
-        self._begin(child, self.family)
         if child._overflows:
             labelvalues = self.overflow
             self.__class__ = _FullChildren
@@ -67,12 +73,13 @@ class ClientChildren(dict[Labelvalues, Any]):
 
         Returns None where there is none yet, or its class may have something else to do for each.
         """
-        if self._model is None or self._model[0] not in _OWN_TYPES:
+        if self._model is None:
             return None
-        cls, attributes = self._model
+        cls, attributes, begin = self._model
         child = cls.__new__(cls)
-        vars(child).update(attributes, _labelvalues=labelvalues)
-        self[labelvalues] = child
+        child.__dict__ = {**attributes, "_labelvalues": labelvalues}
+        begin(child)
+        self._keep(labelvalues, child)
         return child
 
     def adopt(self, labelvalues: Labelvalues, child: Any) -> None:

@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import bisect
 import time
-from collections.abc import Callable
 from typing import Any
 
 from prometheus_client.utils import INF
 
+from .family import CATEGORY
 from .internals import metrics
-from .on_block import begin, labels_of, put, put_on_block
-from .storage import MetricStore
+from .on_block import begin, labels_of, put, put_beginning
 from .values import DistributionValue
 
 
 class _Figure:
-    """A part of a distribution, to be read as one of prometheus_client's values."""
+    """A part of a distribution, to be read as one of prometheus_client's values.
+
+    Args:
+        distribution: that it is of.
+        part: "sum", "count", or the number of a bucket.
+    """
+
+    __slots__ = ("_distribution", "_part")
 
     _multiprocess = True
 
-    def __init__(self, get: Callable[[], float]) -> None:
-        self.get = get
+    def __init__(self, distribution: DistributionValue, part: str | int) -> None:
+        self._distribution = distribution
+        self._part = part
 
-
-def _sum_of(distribution: DistributionValue) -> _Figure:
-    return _Figure(lambda: distribution.get().sum)
-
-
-def _count_of(distribution: DistributionValue) -> _Figure:
-    return _Figure(lambda: float(distribution.get().count))
-
-
-def _bucket_of(distribution: DistributionValue, number: int) -> _Figure:
-    return _Figure(lambda: float(distribution.get().buckets[number]))
+    def get(self) -> float:
+        """Return it as it is now."""
+        found = self._distribution.get()
+        return float(found.buckets[self._part] if isinstance(self._part, int) else getattr(found, self._part))
 
 
 class _BucketFigures:
     """The buckets of a histogram as prometheus_client's list of values, made when they are looked at."""
+
+    __slots__ = ("_distribution",)
 
     def __init__(self, distribution: DistributionValue) -> None:
         self._distribution = distribution
@@ -46,29 +48,30 @@ class _BucketFigures:
         return len(self._distribution.family.bounds) + 1
 
     def __getitem__(self, number: int) -> _Figure:
-        return _bucket_of(self._distribution, range(len(self))[number])
+        return _Figure(self._distribution, range(len(self))[number])
 
 
 def use_distribution(metric: Any, distribution: DistributionValue) -> None:
     """Have a metric count into a distribution."""
     metric._distribution = distribution
-    metric._sum = _sum_of(distribution)
+    metric._sum = _Figure(distribution, "sum")
     if metric._type == "histogram":
         metric._buckets = _BucketFigures(distribution)
     else:
-        metric._count = _count_of(distribution)
+        metric._count = _Figure(distribution, "count")
 
 
-def patch_distributions(store: MetricStore) -> None:
+def patch_distributions() -> None:
     """Have histograms and summaries that will be made on the block."""
     histogram, summary = metrics.Histogram, metrics.Summary
     original_observe = {cls: cls.observe for cls in (histogram, summary)}
 
     def distribution_init(self: Any) -> None:
+        recorder = self._recorder
         self._created = time.time()
-        value = DistributionValue(store, self._family, labels_of(self))
+        value = DistributionValue(recorder, CATEGORY, recorder.metric, labels_of(self))
         use_distribution(self, value)
-        begin(store, self, value)
+        begin(self, value)
 
     def observe_histogram(self: Any, amount: float, exemplar: dict[str, str] | None = None) -> None:
         self._raise_if_not_observable()
@@ -92,5 +95,5 @@ def patch_distributions(store: MetricStore) -> None:
             distribution.observe(amount)
 
     for cls, observe in ((histogram, observe_histogram), (summary, observe_summary)):
-        put_on_block(cls, "_metric_init", distribution_init)
+        put_beginning(cls, distribution_init)
         put(cls, "observe", observe)

@@ -184,4 +184,7 @@ def state_number(state: str) -> int:
 
 def series_labels(names: Sequence[str], values: Iterable[str]) -> Labels:
     """Return the labels of a series of the block."""
+    if len(names) == 1:
+        (value,) = values
+        return ((names[0], label_value(value)),)
     return tuple(sorted(zip(names, map(label_value, values), strict=True)))

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from ...attachment.peers import ask_all, socket_path
 from ...attachment.slow_path import OWN, SharedProvider
 from ...block.keys import decode_key, encode_key, overflow_key
-from ...core import Gauge, Series
+from ...core import Gauge
 from ...hashing import blake2b
 from ...once import Once
 from ...reading import AttachedBlock
@@ -36,7 +36,13 @@ _DECLARATION = Declaration(Kind.GAUGE, "Processes that have a function for a gau
 class Settable(Protocol):
     """A gauge that can be set."""
 
-    series: Series
+    @property
+    def metric(self) -> str:
+        """Its metric of the block."""
+
+    @property
+    def labels(self) -> Labels:
+        """Its labels."""
 
     def set(self, value: float) -> None:
         """Set it."""
@@ -66,8 +72,8 @@ class Functions:
 
     def set(self, gauge: Settable, function: Callable[[], float]) -> None:
         """Have a function give the value of a gauge of this process."""
-        metric = gauge.series.metric
-        self._functions.setdefault(metric, {})[gauge.series.labels] = gauge, function
+        metric = gauge.metric
+        self._functions.setdefault(metric, {})[gauge.labels] = gauge, function
         self.announce(metric)
 
     def forget(self, metric: str, labels: Labels | None) -> None:

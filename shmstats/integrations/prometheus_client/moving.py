@@ -12,12 +12,11 @@ from prometheus_client.registry import CollectorRegistry
 from ...series import Labels
 from .children import ClientChildren
 from .distributions import use_distribution
-from .family import ClientFamily
+from .family import CATEGORY
 from .internals import metrics
-from .on_block import begin, family_of, is_on_block, labels_of
-from .patches import begin_child
+from .on_block import begin, family_of, is_on_block, labels_of, use_recorder
 from .storage import MetricStore
-from .values import CounterValue, DistributionValue, GaugeValue, StateValue
+from .values import CounterValue, DistributionValue, FamilyRecorder, GaugeValue, StateValue
 
 
 def move_existing(store: MetricStore) -> None:
@@ -51,44 +50,45 @@ def _move(store: MetricStore, metric: Any, registry: CollectorRegistry | None) -
     if not is_on_block(metric):
         store.tell(f"{metric} is not on the block: its class {type(metric).__name__} makes its samples by itself")
         return
-    family = metric._family = family_of(store, metric, registry)
-    store.declare(family)
+    recorder = FamilyRecorder(store, family_of(store, metric, registry))
+    use_recorder(metric, recorder)
+    store.declare(recorder.family)
     if metric._is_parent():
         with metric._lock:
-            children = ClientChildren(store, family, metric._labelnames, begin_child)
+            children = ClientChildren(recorder, metric._labelnames)
             for labelvalues, child in metric._metrics.items():
-                _move_values(store, family, child)
+                _move_values(recorder, child)
                 children.adopt(labelvalues, child)
             metric._metrics = children
     else:
-        _move_values(store, family, metric)
+        _move_values(recorder, metric)
 
 
-def _move_values(store: MetricStore, family: ClientFamily, metric: Any) -> None:
-    metric._family = family
-    labels = labels_of(metric)
+def _move_values(recorder: FamilyRecorder, metric: Any) -> None:
+    use_recorder(metric, recorder)
+    family, labels = recorder.family, labels_of(metric)
     if family.type in ("counter", "gauge"):
-        kept: Any = _move_value(store, family, metric, labels)
+        kept: Any = _move_value(recorder, metric, labels)
     elif family.type in ("histogram", "summary"):
-        kept = _move_distribution(store, family, metric, labels)
+        kept = _move_distribution(recorder, metric, labels)
     else:
-        kept = metric._kept = StateValue(store, family, labels)
+        kept = metric._kept = StateValue(recorder, CATEGORY, recorder.metric, labels)
         if family.type == "info" and metric._value:
             metric._kept.set_labels(metric._value)
         elif family.type == "stateset" and metric._value:
             metric._kept.set_state(family.states[metric._value])
-    begin(store, metric, kept)
+    begin(metric, kept)
     if hasattr(metric, "_created"):
-        store.note_created(family, kept.series.labels, metric._created)
+        recorder.store.note_created(family, labels, metric._created)
 
 
-def _move_value(store: MetricStore, family: ClientFamily, metric: Any, labels: Labels) -> CounterValue | GaugeValue:
-    former = metric._value
-    kind = CounterValue if family.type == "counter" else GaugeValue
-    metric._value = kind(store, family, labels)
+def _move_value(recorder: FamilyRecorder, metric: Any, labels: Labels) -> CounterValue | GaugeValue:
+    former, is_counter = metric._value, recorder.family.type == "counter"
+    kind = CounterValue if is_counter else GaugeValue
+    metric._value = kind(recorder, CATEGORY, recorder.metric, labels)
     metric._value.register()
     value, exemplar = former.get(), former.get_exemplar()
-    if value and family.type == "counter":
+    if value and is_counter:
         metric._value.inc(value)
     elif value:
         metric._value.set(value)
@@ -96,7 +96,7 @@ def _move_value(store: MetricStore, family: ClientFamily, metric: Any, labels: L
         metric._value.set_exemplar(exemplar)
     samples = vars(metric).pop("_child_samples", None)
     if samples is not None:
-        store.functions.set(metric._value, _function_of(metric, samples))
+        recorder.store.functions.set(metric._value, _function_of(metric, samples))
     return metric._value  # type: ignore[no-any-return]
 
 
@@ -113,11 +113,11 @@ def _function_of(metric: Any, samples: Any) -> Callable[[], float]:
     return function  # type: ignore[no-any-return]
 
 
-def _move_distribution(store: MetricStore, family: ClientFamily, metric: Any, labels: Labels) -> DistributionValue:
+def _move_distribution(recorder: FamilyRecorder, metric: Any, labels: Labels) -> DistributionValue:
     former_sum = metric._sum
-    distribution = DistributionValue(store, family, labels)
+    distribution = DistributionValue(recorder, CATEGORY, recorder.metric, labels)
     distribution.register()
-    if family.type == "summary":
+    if recorder.family.type == "summary":
         former_parts = [metric._count]
         use_distribution(metric, distribution)
         counts: tuple[int, ...] = (0, int(former_parts[0].get()))

@@ -14,12 +14,16 @@ from ...bounds import MAX_BOUNDS
 from ...series import Labels, Mode
 from .family import ClientFamily, series_labels
 from .internals import metrics
-from .storage import Kept, MetricStore
+from .storage import MetricStore
+from .values import FamilyRecorder, KeptSeries
 
 _TYPES = (
     *(metrics.Counter, metrics.Gauge, metrics.Histogram),
     *(metrics.Summary, metrics.Info, metrics.Enum),
 )
+
+#: How a metric on the block begins, by its class.
+BEGINNINGS: dict[type[Any], Callable[[Any], None]] = {}
 
 
 def put(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
@@ -35,6 +39,12 @@ def put_on_block(owner: Any, name: str, replacement: Callable[..., Any]) -> None
         return (replacement if "_family" in vars(self) else original)(self, *args, **kwargs)
 
     put(owner, name, either)
+
+
+def put_beginning(owner: Any, begin_on_block: Callable[..., Any]) -> None:
+    """Have the metrics of a class that are on the block begin in another way, see `ClientChildren.make`."""
+    put_on_block(owner, "_metric_init", begin_on_block)
+    BEGINNINGS[owner] = begin_on_block
 
 
 def is_on_block(metric: Any) -> bool:
@@ -80,17 +90,25 @@ def family_of(store: MetricStore, metric: Any, registry: CollectorRegistry | Non
     )
 
 
+def use_recorder(metric: Any, recorder: FamilyRecorder) -> None:
+    """Have a metric counted on the block, by the recorder of its family."""
+    metric._family = recorder.family
+    metric._recorder = recorder
+
+
 def labels_of(metric: Any) -> Labels:
     """Return the labels of a child; none for a metric without labels."""
     return series_labels(metric._labelnames, metric._labelvalues)
 
 
-def begin(store: MetricStore, metric: Any, value: Kept) -> None:
+def begin(metric: Any, value: KeptSeries) -> None:
     """Have the series of a metric there, or have it counted with others, where there are too many label sets.
 
     Args:
-        store: where it is kept.
         metric: of prometheus_client: a child, or one without labels.
         value: what is kept of it.
     """
-    metric._overflows = store.begin(value)
+    metric._overflows = False
+    if not value._bind_at_once():
+        value.register()
+        metric._overflows = value.store.overflows(value)

@@ -18,32 +18,26 @@ from ...series import Labels
 from .children import ClientChildren
 from .collecting import collect_one, samples_of
 from .distributions import patch_distributions
-from .family import ClientFamily, series_labels
+from .family import CATEGORY, series_labels
 from .internals import metrics, values
-from .on_block import begin, family_of, is_on_block, labels_of, put, put_on_block
+from .on_block import begin, family_of, is_on_block, labels_of, put, put_beginning, put_on_block, use_recorder
 from .states import patch_states
 from .storage import MetricStore
-from .values import CounterValue, GaugeValue
+from .values import CounterValue, FamilyRecorder, GaugeValue
 
 
 def patch_metrics(store: MetricStore) -> None:
     """Have all metrics that will be made on the block."""
     for patch in (_patch_making, _patch_reading, _patch_removing, _patch_counter, _patch_gauge):
         patch(store)
-    patch_distributions(store)
-    patch_states(store)
+    patch_distributions()
+    patch_states()
     # Only classes that make their values by themselves use it still; they get no files that nobody reads.
     values.ValueClass = values.MutexValue
 
 
 def _not_yet() -> None:
     """What a metric does for its values before it is declared."""
-
-
-def begin_child(child: Any, family: ClientFamily) -> None:
-    """Put a child on the block."""
-    child._family = family
-    child._metric_init()
 
 
 def _patch_making(store: MetricStore) -> None:
@@ -76,10 +70,11 @@ def _patch_making(store: MetricStore) -> None:
         if registry:
             registry.register(self)
         try:
-            self._family = family_of(store, self, registry)
-            store.declare(self._family)
+            recorder = FamilyRecorder(store, family_of(store, self, registry))
+            use_recorder(self, recorder)
+            store.declare(recorder.family)
             if self._labelnames:
-                self._metrics = ClientChildren(store, self._family, self._labelnames, begin_child)
+                self._metrics = ClientChildren(recorder, self._labelnames)
             else:
                 self._metric_init()
         except ValueError:
@@ -174,28 +169,30 @@ def _has(names: tuple[str, ...], labelvalues: tuple[str, ...], wanted: Labels) -
 
 def _patch_counter(store: MetricStore) -> None:
     def init(self: Any) -> None:
-        self._value = CounterValue(store, self._family, labels_of(self))
+        recorder = self._recorder
+        self._value = value = CounterValue(recorder, CATEGORY, recorder.metric, labels_of(self))
         self._created = time.time()
-        begin(store, self, self._value)
+        begin(self, value)
 
     def reset(self: Any) -> None:
         self._raise_if_not_observable()
         self._created = time.time()
-        store.begin_anew(self._family, self._value.series.labels, self._created)
+        store.begin_anew(self._family, self._value.labels, self._created)
 
-    put_on_block(metrics.Counter, "_metric_init", init)
+    put_beginning(metrics.Counter, init)
     if hasattr(metrics.Counter, "reset"):
         put_on_block(metrics.Counter, "reset", reset)
 
 
 def _patch_gauge(store: MetricStore) -> None:
     def init(self: Any) -> None:
-        self._value = GaugeValue(store, self._family, labels_of(self))
-        begin(store, self, self._value)
+        recorder = self._recorder
+        self._value = value = GaugeValue(recorder, CATEGORY, recorder.metric, labels_of(self))
+        begin(self, value)
 
     def set_function(self: Any, f: Callable[[], float]) -> None:
         self._raise_if_not_observable()
         store.functions.set(self._value, f)
 
-    put_on_block(metrics.Gauge, "_metric_init", init)
+    put_beginning(metrics.Gauge, init)
     put_on_block(metrics.Gauge, "set_function", set_function)

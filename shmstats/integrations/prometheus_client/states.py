@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from .family import CATEGORY
 from .internals import metrics
-from .on_block import begin, labels_of, put, put_on_block
-from .storage import MetricStore
+from .on_block import begin, labels_of, put, put_beginning, put_on_block
 from .values import StateValue
 
 
-def patch_states(store: MetricStore) -> None:
+def patch_states() -> None:
     """Have infos and enums that will be made on the block."""
     info_class, enum_class = metrics.Info, metrics.Enum
     original_init = {cls._type: cls._metric_init for cls in (info_class, enum_class)}
@@ -26,8 +26,9 @@ def patch_states(store: MetricStore) -> None:
 
     def state_init(self: Any) -> None:
         original_init[self._type](self)
-        self._kept = StateValue(store, self._family, labels_of(self))
-        begin(store, self, self._kept)
+        recorder = self._recorder
+        self._kept = StateValue(recorder, CATEGORY, recorder.metric, labels_of(self))
+        begin(self, self._kept)
 
     def info(self: Any, val: dict[str, str]) -> None:
         self._raise_if_not_observable()
@@ -39,7 +40,7 @@ def patch_states(store: MetricStore) -> None:
         self._kept.set_state(str(state))
 
     put(enum_class, "__init__", enum_init)
-    put_on_block(info_class, "_metric_init", state_init)
-    put_on_block(enum_class, "_metric_init", state_init)
+    put_beginning(info_class, state_init)
+    put_beginning(enum_class, state_init)
     put_on_block(info_class, "info", info)
     put_on_block(enum_class, "state", state)

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from typing import Protocol
 
 from prometheus_client.registry import CollectorRegistry
 
@@ -30,21 +29,6 @@ FAMILIES_LEFT_OUT = "families_left_out"
 
 #: An exemplar as it is stored: labels, value, time.
 ExemplarFields = tuple[dict[str, str], float, float | None]
-
-
-class Kept(Protocol):
-    """What is kept in one series.
-
-    Attributes:
-        family: of the series.
-        series: its handle.
-    """
-
-    family: ClientFamily
-    series: Series
-
-    def register(self) -> None:
-        """Have the series there, or the overflow set."""
 
 
 class MetricStore:
@@ -215,16 +199,9 @@ class MetricStore:
 
         return shared.consult(read, 0.0)
 
-    def begin(self, value: Kept) -> bool:
-        """Have a series there; returns whether it is the overflow set, for there are too many label sets.
-
-        Args:
-            value: what is kept in it.
-        """
-        if value.series._bind_at_once():
-            return False
-        value.register()
-        metric, labels = value.family.metric, value.series.labels
+    def overflows(self, series: Series) -> bool:
+        """Tell whether a series is counted in the overflow set, for there are too many label sets."""
+        metric, labels = series.metric, series.labels
         return not self.has(metric, labels) and self.has(metric, tuple((name, OVERFLOW) for name, _ in labels))
 
     def begin_anew(self, family: ClientFamily, labels: Labels, created: float | None = None) -> None:
