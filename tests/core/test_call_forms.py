@@ -178,3 +178,22 @@ def test_what_is_pickled_counts_into_the_registry_where_it_is_loaded(stats: Any,
 def test_a_registry_of_ones_own_says_why_it_cannot_be_pickled(shmstats: ModuleType) -> None:
     with pytest.raises(TypeError, match=r"found by its name, shmstats\.stats"):
         pickle.dumps(shmstats.Registry())
+
+
+@pytest.mark.parametrize(("kind", "method"), [("Counter", "incr"), ("Gauge", "incr"), ("Histogram", "observe")])
+def test_a_class_of_its_own_that_is_a_handle_counts_as_one(
+    shmstats: ModuleType, stats: Any, kind: str, method: str
+) -> None:
+    base = getattr(shmstats.core, kind)
+    own = type("Own", (base,), {"__slots__": ("more",), "count": getattr(base, method), "register": lambda self: 7})
+    handle = own(stats, "c", "m", (("l", "x"),))
+    handle.more = 1
+    for _ in range(3):
+        handle.count(2)
+    assert (handle.recorder, handle.more, handle.register(), handle._bound) == (stats, 1, 7, True)
+    found = stats.get("c", "m", labels={"l": "x"})
+    assert (found.count, found.sum) == (3, 6) if kind == "Histogram" else found == 6
+    stats.remove("c", "m")
+    handle.count(1)
+    assert handle._bound
+    assert stats.get("c", "m", labels={"l": "x"})

@@ -151,10 +151,10 @@ class GaugeValue(KeptSeries, Gauge):
 
     def register(self) -> None:
         """Have the series there, or the overflow set."""
-        super().register()
         if self.family.mode.base is Mode.ALL:
-            # Of the other modes a worker has no value before it sets one: 0 would be the smallest, or the latest.
             self.inc(0)
+        else:  # a worker has no value before it sets one: 0 would be the smallest, or the latest
+            super().register()
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Set it."""
