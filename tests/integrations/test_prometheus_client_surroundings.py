@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from typing import Any
 import prometheus_client
 import pytest
 from helpers import BOUND, PythonRunner
+from servers import Gunicorn, wait_until
 from shared_metrics import INSTALLED, PRELUDE
 
 pytestmark = pytest.mark.far_from_core
@@ -31,6 +33,34 @@ def program(python: PythonRunner, configure: Callable[..., Any]) -> Program:
         return python.run(prelude + textwrap.dedent(code), *arguments, quiet=quiet)
 
     return run
+
+
+# What an earlier version has saved ---------------------------------------------------------------------------
+
+
+def test_times_of_creation_that_version_0_1_kept_in_gauges_of_their_own_are_taken_over(
+    program: Program, data: Path
+) -> None:
+    (data / "stats").mkdir(parents=True)
+    shutil.copy(Path(__file__).parents[1] / "snapshot" / "created-0.1.json", data / "stats" / "simple.json")
+    program(
+        """
+        shared_metrics.install()
+        visits = Counter("visits", "Visits.", ["page"])
+        wait, size = Histogram("wait_seconds", "Waits.", buckets=(1, 2)), Summary("size", "Sizes.")
+        visits.labels("a").inc(2), wait.observe(1.5)
+        shown = scrape()
+        assert (shown["visits_total,page=a"], shown["visits_total,page=b"]) == (5, 4)
+        assert (shown["wait_seconds_count"], shown["wait_seconds_sum"], shown["size_sum"]) == (2, 3, 7)
+        assert {key: value for key, value in shown.items() if "_created" in key} == {
+            "visits_created,page=a": 1700000000.25, "visits_created,page=b": 1700000100.5,
+            "wait_seconds_created": 1700000000.25, "size_created": 1700000100.5}
+        from shmstats import stats
+        kept = {name.metric for name in stats.read().names if name.category == "prometheus_client"}
+        assert kept == {"visits_total", "wait_seconds", "size"}, kept
+        """,
+        prelude=PRELUDE,
+    )
 
 
 # What an application did for the multiprocess mode -----------------------------------------------------------
@@ -65,6 +95,60 @@ def test_a_replaced_value_class_and_a_directory_of_the_multiprocess_mode_change_
         """,
         prelude=PRELUDE,
     )
+    assert list(files.iterdir()) == []
+
+
+HOOK = """
+from prometheus_client import multiprocess
+
+def child_exit(server, worker):
+    multiprocess.mark_process_dead(worker.pid)
+"""
+
+SITE = """
+from prometheus_client import Counter, Gauge, make_wsgi_app
+from shmstats.integrations import prometheus_client as shared_metrics
+
+shared_metrics.install()
+HITS, OPEN = Counter("hits", "Hits."), Gauge("open", "Open.", multiprocess_mode="livesum")
+page = make_wsgi_app()
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/metrics":
+        return page(environ, start_response)
+    found = environ["PATH_INFO"] == "/hit"
+    if found:
+        HITS.inc(), OPEN.set(1)
+    start_response("200 OK" if found else "404 Not Found", [])
+    return [b"x"]
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), id="the variable stays"),
+        pytest.param(("--preload",), id="preloaded, without the variable", marks=pytest.mark.thorough),
+    ],
+)
+def test_a_hook_of_the_multiprocess_mode_in_the_configuration_of_gunicorn_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    files, config = tmp_path / "files", tmp_path / "gunicorn_hook.py"
+    files.mkdir()
+    config.write_text(HOOK)
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    if not options:
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(files))
+    with Gunicorn(tmp_path, "--config", str(config), "--workers", "1", *options, site=SITE) as server:
+        assert server.get("/hit")[0] == 200
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: server.workers() and worker not in server.workers(), "a worker in its place")
+        shown = server.get("/metrics")[1]
+        assert "\nhits_total 1.0\n" in shown, shown
+        assert "\nopen 1.0\n" not in shown, shown
+    assert "Traceback" not in server.log.read_text()
     assert list(files.iterdir()) == []
 
 
