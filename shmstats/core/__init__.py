@@ -32,6 +32,7 @@ __all__ = [
     "Section",
     "Series",
     "Stopwatch",
+    "add_counters",
     "add_histograms",
     "clear_locks",
     "fence",
@@ -44,6 +45,7 @@ __all__ = [
     "plan_text",
     "sum_columns",
     "sum_contributions",
+    "text_buckets",
 ]
 
 log = logging.getLogger("shmstats")
@@ -125,6 +127,7 @@ Requests = core.Requests
 Section = core.Section
 Series = core.Series
 Stopwatch = core.Stopwatch
+add_counters = core.add_counters
 add_histograms = core.add_histograms
 clear_locks = core.clear_locks
 fence = core.fence
@@ -136,6 +139,7 @@ merge_histograms = core.merge_histograms
 plan_save = core.plan_save
 plan_text = core.plan_text
 sum_columns = core.sum_columns
+text_buckets = core.text_buckets
 sum_contributions = core.sum_contributions
 
 for _what, _structure, _built in ("cells", CELL, core.CELL_LAYOUT), ("records", NAME, core.RECORD_LAYOUT):

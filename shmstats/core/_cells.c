@@ -31,8 +31,8 @@
 #include "sums.h"
 #include "groups.h"
 #include "catalog.h"
-#include "totals.h"
 #include "numbers.h"
+#include "totals.h"
 #include "exposition.h"
 #include "fill.h"
 #include "saving.h"
@@ -198,7 +198,9 @@ static PyMethodDef module_functions[] = {
     {"merge_histograms", merge_histograms, METH_VARARGS, NULL},
     {"list_series", list_series, METH_VARARGS, NULL},
     {"clear_locks", clear_locks, METH_VARARGS, NULL},
+    {"add_counters", add_counters, METH_VARARGS, NULL},
     {"add_histograms", add_histograms, METH_VARARGS, NULL},
+    {"text_buckets", text_buckets, METH_VARARGS, NULL},
     {"sum_contributions", sum_contributions, METH_VARARGS, NULL},
     {"group_series", group_series, METH_VARARGS, NULL},
     {"plan_text", plan_text, METH_VARARGS, NULL},

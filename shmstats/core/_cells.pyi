@@ -70,10 +70,24 @@ def clear_locks(totals: bytearray, cells: bytes | memoryview, kinds: bytes) -> N
     What is left is whether a gauge is a double. A column that is not within the totals raises ValueError.
     """
 
+def add_counters(totals: bytes | bytearray, cells: bytes, groups: bytes, count: int) -> bytearray:
+    """Return the sums (i64, saturated) of ``count`` groups of counters in totals.
+
+    The counters are given by their first cells and the number of each one's group (u32 each). A column that is not
+    within the totals, and a group that is not among these, raises ValueError.
+    """
+
 def add_histograms(totals: bytes | bytearray, cells: bytes, width: int) -> bytearray:
     """Return the sum of histograms of the same bounds in totals, by their first cells (u32), as the columns of one.
 
     A column that is not within the totals raises ValueError.
+    """
+
+def text_buckets(totals: bytes | bytearray, cells: bytes, widths: bytes) -> list[tuple[int, str]]:
+    """Return the buckets of histograms in totals: the number of the first that is not empty, and what is in them.
+
+    That is the counts up to the last one that is not empty, with blanks between them. The histograms are given by their
+    first cells and widths (u32 each). A column that is not within the totals raises ValueError.
     """
 
 def list_series(records: bytes, modes: bytes, columns: int) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes]:

@@ -29,12 +29,14 @@ from ._names_py import RECORD_LAYOUT as RECORD_LAYOUT
 from ._names_py import NameIndex as NameIndex
 from ._names_py import hash_key as hash_key
 from ._requests_py import Requests as Requests
+from ._totals_py import add_counters as add_counters
 from ._totals_py import add_histograms as add_histograms
 from ._totals_py import clear_locks as clear_locks
 from ._totals_py import list_series as list_series
 from ._totals_py import merge_histograms as merge_histograms
 from ._totals_py import sum_columns as sum_columns
 from ._totals_py import sum_contributions as sum_contributions
+from ._totals_py import text_buckets as text_buckets
 
 CORE = "Python"
 PROTOCOL = 2

@@ -195,6 +195,19 @@ def clear_locks(totals: bytearray, cells: bytes, kinds: bytes) -> None:
         integers[first] &= _IS_REAL if kind in (_GAUGE, _TIMESTAMP) else 0
 
 
+def add_counters(totals: bytes | bytearray, cells: bytes, groups: bytes, count: int) -> bytearray:
+    """Return the sums of groups of counters; see `shmstats.core._cells`."""
+    integers = memoryview(totals).cast("q")
+    firsts, numbers = (memoryview(each).cast("B").cast("I").tolist() for each in (cells, groups))
+    fits = max(firsts, default=-2) + 1 < len(integers) and max(numbers, default=-1) < count
+    if len(firsts) != len(numbers) or count < 0 or not fits:
+        raise ValueError("the counters are not within these totals and groups")
+    sums = [0] * count
+    for first, number in zip(firsts, numbers, strict=True):
+        sums[number] = _saturated(sums[number] + integers[first + 1])
+    return bytearray(struct.pack(f"<{count}q", *sums))
+
+
 def add_histograms(totals: bytes | bytearray, cells: bytes, width: int) -> bytearray:
     """Return the sum of histograms that have the same bounds; see `shmstats.core._cells`."""
     content, firsts = memoryview(totals).cast("B"), memoryview(cells).cast("I").tolist()
@@ -202,6 +215,22 @@ def add_histograms(totals: bytes | bytearray, cells: bytes, width: int) -> bytea
         raise ValueError("the histograms are not within these totals")
     copies = [bytes(content[CELL.size * (first + 1) : CELL.size * (first + width)]) for first in firsts]
     return bytearray(_merged(copies, width))
+
+
+def text_buckets(totals: bytes | bytearray, cells: bytes, widths: bytes) -> list[tuple[int, str]]:
+    """Return the buckets of histograms that are not empty, as text; see `shmstats.core._cells`."""
+    integers = memoryview(totals).cast("q")
+    firsts, sizes = (memoryview(each).cast("B").cast("I").tolist() for each in (cells, widths))
+    if len(firsts) != len(sizes) or any(
+        size <= _FIRST_BUCKET or first + size > len(integers) for first, size in zip(firsts, sizes, strict=True)
+    ):
+        raise ValueError("the histograms are not within these totals")
+    found = []
+    for first, size in zip(firsts, sizes, strict=True):
+        buckets = integers[first + _FIRST_BUCKET : first + size].tolist()
+        filled = [number for number, count in enumerate(buckets) if count] or [0, -1]
+        found.append((filled[0], " ".join(map(str, buckets[filled[0] : filled[-1] + 1]))))
+    return found
 
 
 def list_series(records: bytes, modes: bytes, columns: int) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes]:

@@ -28,6 +28,35 @@ clear_locks(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* Add up counters in a row of totals, each to the sum of its group. */
+static PyObject *
+add_counters(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer totals, cells, groups;
+    Py_ssize_t count;
+    if (!PyArg_ParseTuple(args, "y*y*y*n", &totals, &cells, &groups, &count))
+        return NULL;
+    const Cell *total = totals.buf;
+    const uint32_t *cell = cells.buf, *group = groups.buf;
+    Py_ssize_t columns = totals.len / (Py_ssize_t)sizeof *total, counters = cells.len / (Py_ssize_t)sizeof *cell;
+    int fits = cells.len == groups.len && count >= 0 && count <= PY_SSIZE_T_MAX / (Py_ssize_t)sizeof(int64_t);
+    for (Py_ssize_t i = 0; fits && i < counters; i++)
+        fits = (Py_ssize_t)cell[i] + LOCK_CELLS < columns && group[i] < count;
+    PyObject *result = fits ? PyByteArray_FromStringAndSize(NULL, count * (Py_ssize_t)sizeof(int64_t)) : NULL;
+    if (!fits)
+        PyErr_SetString(PyExc_ValueError, "the counters are not within these totals and groups");
+    if (result != NULL) {
+        int64_t *sum = (int64_t *)(void *)PyByteArray_AS_STRING(result);
+        memset(sum, 0, (size_t)count * sizeof *sum);
+        for (Py_ssize_t i = 0; i < counters; i++)
+            sum[group[i]] = saturating_add(sum[group[i]], total[cell[i] + LOCK_CELLS].value);
+    }
+    PyBuffer_Release(&totals);
+    PyBuffer_Release(&cells);
+    PyBuffer_Release(&groups);
+    return result;
+}
+
 /* Add histograms of the same width, each in a row of totals, up to one. */
 static PyObject *
 add_histograms(PyObject *Py_UNUSED(module), PyObject *args)
@@ -55,6 +84,57 @@ add_histograms(PyObject *Py_UNUSED(module), PyObject *args)
     }
     PyBuffer_Release(&totals);
     PyBuffer_Release(&cells);
+    return result;
+}
+
+/* The buckets of a histogram that are not empty, and those between them: the number of the first, and their counts. */
+static PyObject *
+text_of_buckets(const Cell *bucket, Py_ssize_t count)
+{
+    Py_ssize_t first = 0;
+    while (count > 0 && bucket[count - 1].value == 0)
+        count--;
+    while (first < count && bucket[first].value == 0)
+        first++;
+    unsigned char *text = PyMem_Malloc((size_t)(count - first) * (MOST_DIGITS + 1) + 1), *end = text;
+    if (text == NULL)
+        return PyErr_NoMemory();
+    for (Py_ssize_t i = first; i < count; i++) {
+        if (i > first)
+            *end++ = ' ';
+        end = write_integer(end, bucket[i].value);
+    }
+    PyObject *counts = PyUnicode_FromStringAndSize((const char *)text, end - text);
+    PyMem_Free(text);
+    return counts == NULL ? NULL : Py_BuildValue("(nN)", first, counts);
+}
+
+static PyObject *
+text_buckets(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer totals, cells, widths;
+    if (!PyArg_ParseTuple(args, "y*y*y*", &totals, &cells, &widths))
+        return NULL;
+    const Cell *total = totals.buf;
+    const uint32_t *cell = cells.buf, *width = widths.buf;
+    Py_ssize_t columns = totals.len / (Py_ssize_t)sizeof *total, count = cells.len / (Py_ssize_t)sizeof *cell;
+    int fits = cells.len == widths.len;
+    for (Py_ssize_t i = 0; fits && i < count; i++)
+        fits = width[i] > LOCK_CELLS + BUCKETS && (Py_ssize_t)cell[i] + (Py_ssize_t)width[i] <= columns;
+    PyObject *result = fits ? PyList_New(count) : NULL;
+    if (!fits)
+        PyErr_SetString(PyExc_ValueError, "the histograms are not within these totals");
+    const Py_ssize_t before = LOCK_CELLS + BUCKETS;
+    for (Py_ssize_t i = 0; result != NULL && i < count; i++) {
+        PyObject *text = text_of_buckets(total + cell[i] + before, (Py_ssize_t)width[i] - before);
+        if (text == NULL)
+            Py_CLEAR(result);
+        else
+            PyList_SET_ITEM(result, i, text);
+    }
+    PyBuffer_Release(&totals);
+    PyBuffer_Release(&cells);
+    PyBuffer_Release(&widths);
     return result;
 }
 

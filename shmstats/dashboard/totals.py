@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..history.overview import Overview
 from ..reading import BlockReader
+from ..reading.groups import CounterGroups
 from ..reading.requests import Served
+from ..reading.totals import Brief, brief, briefs_at
 from ..series import Distribution, Kind, Name, Snapshot, Value, items_at, series_text
 from .workers import worker_figures
 
@@ -39,8 +41,9 @@ class Dashboard:
         self._shown: list[tuple[str, str]] = []
         self._backlog: int | None = None
         self._bounds: dict[tuple[float, ...], int] = {}
+        self._bounds_at: dict[int | None, int] = {}
         self._routes: list[tuple[str, str, int | None]] = []
-        self._counters = _Counters([], [], [])
+        self._counters = CounterGroups([], [], 0)
 
     def document(
         self, reader: BlockReader, snapshot: Snapshot, search: str = "", served: Sequence[Served] | None = None
@@ -56,7 +59,8 @@ class Dashboard:
         Returns:
             ``started`` (seconds since 1970), ``requests`` (None where no integration counts any), ``routes``,
             ``workers``, ``backlog`` (connections that wait; None where nobody tells) and ``metrics``. A distribution
-            has as ``bounds`` an index into the list ``bounds``.
+            has as ``bounds`` an index into the list ``bounds``, and the counts of its buckets as a text: see
+            `shmstats.reading.totals.Brief`.
         """
         self._follow(snapshot.names)
         values = snapshot.values
@@ -80,7 +84,7 @@ class Dashboard:
         self._texts = [f"{category}.{series}".casefold() for category, series in self._shown]
         order = {category: number for number, category in enumerate(_NOT_OWN, 1)}
         self._order = sorted(range(len(names)), key=lambda i: (order.get(names[i].category, 0), self._shown[i]))
-        self._bounds = {}
+        self._bounds, self._bounds_at = {}, {}
         self._backlog = next((i for i, name in enumerate(names) if name.metric == "gunicorn_backlog"), None)
         self._routes, self._counters = _routes_in(names)
 
@@ -91,38 +95,39 @@ class Dashboard:
         responses = {
             name.labels[0][1]: value for name, value in overview.items() if name.metric == "responses" and value
         }
-        times = next(
-            ((name, value) for name, value in overview.items() if isinstance(value, Distribution)), (None, None)
-        )
-        return {"source": self._overview.requests, "responses": responses, "time": self._distribution(*times)}
+        times = ((name, value) for name, value in overview.items() if isinstance(value, Distribution))
+        time = next((self._distribution(None, name, brief(value)) for name, value in times), None)
+        return {"source": self._overview.requests, "responses": responses, "time": time}
 
     def _routes_of(self, snapshot: Snapshot) -> list[dict[str, Any]]:
-        names, values, counters = snapshot.names, snapshot.values, self._counters
-        counts = np.array(items_at(values, counters.positions), np.int64)
-        totals, errors = (np.zeros(len(self._routes), np.int64) for _ in range(2))
-        np.add.at(totals, counters.routes, counts)
-        np.add.at(errors, counters.routes, np.where(counters.failed, counts, 0))
+        names, values = snapshot.names, snapshot.values
+        succeeded, errors = np.array(self._counters.sums(values), np.int64).reshape(-1, 2).T
+        totals = succeeded + errors
         order = np.argsort(-totals, kind="stable")[:MAX_ROWS].tolist()
         shown = [(*self._routes[number], int(totals[number]), int(errors[number])) for number in order]
         timed = [times for _, _, times, *_ in shown if times is not None]
-        distributions = iter(items_at(values, timed))
+        distributions = {
+            at: self._distribution(at, names[at], value)
+            for at, value in zip(timed, briefs_at(values, timed), strict=True)
+        }
         return [
             {
                 "method": method,
                 "route": route,
                 "count": total,
                 "errors": failed,
-                "time": None if times is None else self._distribution(names[times], next(distributions)),
+                "time": None if times is None else distributions[times],
             }
             for method, route, times, total, failed in shown
         ]
 
-    def _distribution(self, name: Name | None, value: Value | None) -> dict[str, Any] | None:
-        if name is None or not isinstance(value, Distribution):
-            return None
-        bounds = self._bounds.setdefault(name.bounds, len(self._bounds))
-        extremes = {"min": value.min, "max": value.max}
-        return {"bounds": bounds, "sum": round(value.sum, 3), **extremes, "buckets": value.buckets}
+    def _distribution(self, position: int | None, name: Name, value: Brief) -> dict[str, Any]:
+        """Return a distribution; ``position`` is that of its name, None of the one over all requests."""
+        bounds = self._bounds_at.get(position)  # two tuples of bounds take longer to compare
+        if bounds is None:
+            bounds = self._bounds_at[position] = self._bounds.setdefault(name.bounds, len(self._bounds))
+        total, least, most, first, buckets = value
+        return {"bounds": bounds, "sum": round(total, 3), "min": least, "max": most, "first": first, "buckets": buckets}
 
     def _metrics(self, snapshot: Snapshot, search: str) -> dict[str, Any]:
         texts = self._texts
@@ -133,37 +138,25 @@ class Dashboard:
         return {"total": len(texts), "found": len(found), "rows": rows}
 
 
-class _Counters(NamedTuple):
-    """The counters of requests.
+def _routes_in(names: Sequence[Name]) -> tuple[list[tuple[str, str, int | None]], CounterGroups]:
+    """Return method and path of the routes, with the position of their durations, and what counts their requests.
 
-    Attributes:
-        positions: of their series.
-        routes: the number of each one's route.
-        failed: whether each counts requests that failed.
+    Each route has two groups of counters: of the requests that went well, and of those that failed.
     """
-
-    positions: list[int]
-    routes: list[int]
-    failed: list[bool]
-
-
-def _routes_in(names: Sequence[Name]) -> tuple[list[tuple[str, str, int | None]], _Counters]:
-    """Return method and path of the routes, with the position of their durations, and what counts their requests."""
     numbers: dict[tuple[str, str], int] = {}
     times: dict[int, int] = {}
-    counters = _Counters([], [], [])
+    counters: dict[int, int] = {}
     for i, name in enumerate(names):
         if name.metric not in (_REQUESTS, _DURATION):
             continue
         labels = dict(name.labels)
         number = numbers.setdefault((labels.get("method", ""), labels.get("route", "")), len(numbers))
-        if name.metric == _DURATION:
+        if name.metric == _DURATION and name.kind is Kind.HISTOGRAM:
             times.setdefault(number, i)
-        elif name.kind is Kind.COUNTER:
-            counters.positions.append(i)
-            counters.routes.append(number)
-            counters.failed.append(labels.get("status", "") >= "500")
-    return [(*route, times.get(number)) for route, number in numbers.items()], counters
+        elif name.metric == _REQUESTS and name.kind is Kind.COUNTER:
+            counters[i] = 2 * number + (labels.get("status", "") >= "500")
+    groups = CounterGroups([*counters], [*counters.values()], 2 * len(numbers))
+    return [(*route, times.get(number)) for route, number in numbers.items()], groups
 
 
 def _metric(name: Name, category: str, series: str, value: Value) -> list[Any]:

@@ -19,7 +19,10 @@ _OBEYED = re.compile(
 
 def json_text(document: Any, **how: Any) -> str:
     """Return a document as JSON, with escapes in the place of what a terminal would obey: the same to a parser."""
-    return _OBEYED.sub(_json_escape, json.dumps(document, ensure_ascii=False, **how))
+    text = json.dumps(document, ensure_ascii=False, **how)
+    if text.isascii() and "\x7f" not in text:  # which is told at once
+        return text
+    return _OBEYED.sub(_json_escape, text)
 
 
 def _json_escape(match: re.Match[str]) -> str:

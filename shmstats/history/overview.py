@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..reading.totals import BlockValues
-from ..series import Distribution, Kind, Name, Value, items_at
+from ..reading.groups import CounterGroups, HistogramGroup
+from ..series import Kind, Name, Value
 
 #: Counter of requests, histogram of their duration: the first pair that there is, is taken.
 SOURCES = (("http_requests", "http_request_duration"), ("gunicorn_requests", "gunicorn_request_duration"))
@@ -29,9 +29,8 @@ class Overview:
         self._of: Sequence[Name] | None = None
         self.names: list[Name] = []
         self.requests = ""
-        self._counters: list[int] = []
-        self._classes: list[int] = []
-        self._durations: list[int] = []
+        self._counters = CounterGroups([], [], 0)
+        self._durations: HistogramGroup | None = None
 
     def follow(self, names: Sequence[Name]) -> None:
         """Find in a snapshot's names what the overview is made of."""
@@ -41,15 +40,19 @@ class Overview:
         metrics = {name.metric for name in names}
         source = next((source for source in SOURCES if source[0] in metrics), None)
         if source is None:
-            self.requests, self.names, self._durations = "", [], []
+            self.requests, self.names, self._durations = "", [], None
             return
         self.requests, duration = source
-        counters = [(position, _class_of(name)) for position, name in enumerate(names) if name.metric == self.requests]
-        self._counters = [position for position, _ in counters]
-        self._classes = [number for _, number in counters]
-        durations = [position for position, name in enumerate(names) if name.metric == duration]
+        counters = [
+            (position, _class_of(name))
+            for position, name in enumerate(names)
+            if name.metric == self.requests and name.kind is Kind.COUNTER
+        ]
+        self._counters = CounterGroups([at for at, _ in counters], [number for _, number in counters], len(CLASSES))
+        durations = [at for at, name in enumerate(names) if name.metric == duration and name.kind is Kind.HISTOGRAM]
         bounds = names[durations[0]].bounds if durations else ()
-        self._durations = [position for position in durations if names[position].bounds == bounds]
+        same = [at for at in durations if names[at].bounds == bounds]
+        self._durations = HistogramGroup(same) if same else None
         self.names = [
             Name("shmstats", "responses", Kind.COUNTER, (("class", each),), monotonic=True) for each in CLASSES
         ]
@@ -64,20 +67,8 @@ class Overview:
         """
         if not self.requests:
             return []
-        counts = [0] * len(CLASSES)
-        for number, value in zip(self._classes, items_at(values, self._counters), strict=True):
-            counts[number] += value if isinstance(value, int) else 0
-        responses: list[Value] = [*counts]
-        if not self._durations:
-            return responses
-        if isinstance(values, BlockValues):
-            return [*responses, values.sum_of(self._durations)]
-        parts = [value for value in items_at(values, self._durations) if isinstance(value, Distribution)]
-        buckets = tuple(map(sum, zip(*(part.buckets for part in parts), strict=True)))
-        largest = max((part.max for part in parts), default=0.0)
-        smallest = min((part.min for part in parts if part.count), default=0.0)
-        total = sum(part.sum for part in parts)
-        return [*responses, Distribution(total, largest, buckets, smallest)]
+        responses: list[Value] = [*self._counters.sums(values)]
+        return responses if self._durations is None else [*responses, self._durations.sum(values)]
 
 
 def _class_of(name: Name) -> int:

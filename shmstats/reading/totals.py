@@ -6,10 +6,12 @@ import struct
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
 
-from ..core import add_histograms, clear_locks
+from ..core import add_histograms, clear_locks, text_buckets
 from ..layout import minimum_of
-from ..series import Deferred, Distribution, Kind, Name, Snapshot, Value
+from ..series import Deferred, Distribution, Kind, Name, Snapshot, Value, items_at
 from .catalog import Catalog
 from .histograms import BEFORE_BUCKETS
 
@@ -59,11 +61,25 @@ class Totals:
                 values.append(reals[cell + 2] if integers[cell] else integers[cell + 1])
         return values
 
-    def sum_of(self, positions: Sequence[int]) -> Distribution:
-        """Return the sum of histograms at some positions, at least one, that have the same bounds."""
-        cells = array("I", [self.catalog.cells[position] for position in positions])
-        width = self.catalog.widths[positions[0]]
-        return _distribution(add_histograms(self.cells, cells.tobytes(), width), 0, width)
+    def cells_of(self, positions: Sequence[int]) -> bytes:
+        """Return the first cells of the series at some positions (u32)."""
+        return array("I", [self.catalog.cells[position] for position in positions]).tobytes()
+
+    def sum_of(self, cells: bytes, width: int) -> Distribution:
+        """Return the sum of histograms of the same bounds, by their first cells (u32)."""
+        return _distribution(add_histograms(self.cells, cells, width), 0, width)
+
+    def briefs(self, positions: Sequence[int]) -> list[Brief]:
+        """Return the histograms at some positions, in short."""
+        cells, reals, integers = self.catalog.cells, self._reals, self._integers
+        widths = array("I", [self.catalog.widths[position] for position in positions])
+        texts = text_buckets(self.cells, self.cells_of(positions), widths.tobytes())
+        found = []
+        for position, (first, text) in zip(positions, texts, strict=True):
+            cell = cells[position]
+            least = integers[cell + 3]
+            found.append(Brief(reals[cell + 1], minimum_of(least) if least else 0.0, reals[cell + 2], first, text))
+        return found
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Totals):
@@ -75,8 +91,13 @@ class Totals:
 
 def _distribution(cells: bytearray, cell: int, width: int) -> Distribution:
     """Return the histogram whose lock is a cell."""
-    total, maximum, minimum, *buckets = struct.unpack_from(f"<ddq{width - BEFORE_BUCKETS}q", cells, 8 * (cell + 1))
-    return Distribution(total, maximum, tuple(buckets), minimum_of(minimum) if minimum else 0.0)
+    found = _form(width).unpack_from(cells, 8 * (cell + 1))
+    return Distribution(found[0], found[1], found[3:], minimum_of(found[2]) if found[2] else 0.0)
+
+
+@cache
+def _form(width: int) -> struct.Struct:
+    return struct.Struct(f"<ddq{width - BEFORE_BUCKETS}q")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,9 +160,10 @@ class BlockValues(Deferred[Value]):
     def _make(self) -> list[Value]:
         return [*self._totals.values(), *self._combined]
 
-    def sum_of(self, positions: Sequence[int]) -> Distribution:
-        """Return the sum of histograms at some positions, at least one, that have the same bounds."""
-        return self._totals.sum_of(positions)
+    @property
+    def totals(self) -> Totals:
+        """The totals of the block's catalog."""
+        return self._totals
 
     def at(self, positions: Sequence[int]) -> list[Value]:
         """Return the values at some positions, none of them negative."""
@@ -150,3 +172,35 @@ class BlockValues(Deferred[Value]):
             return self._totals.at(positions)
         found = iter(self._totals.at([each for each in positions if each < own]))
         return [next(found) if each < own else self._combined[each - own] for each in positions]
+
+
+class Brief(NamedTuple):
+    """The value of a histogram in short.
+
+    Attributes:
+        sum: see `Distribution`.
+        min: likewise.
+        max: likewise.
+        first: the number of the first bucket that is not empty.
+        buckets: the counts from that one on to the last that is not empty, with blanks between them.
+    """
+
+    sum: float
+    min: float
+    max: float
+    first: int
+    buckets: str
+
+
+def brief(value: Distribution) -> Brief:
+    """Return the value of a histogram in short."""
+    filled = [number for number, observed in enumerate(value.buckets) if observed] or [0, -1]
+    shown = value.buckets[filled[0] : filled[-1] + 1]
+    return Brief(value.sum, value.min, value.max, filled[0], " ".join(map(str, shown)))
+
+
+def briefs_at(values: Sequence[Value], positions: Sequence[int]) -> list[Brief]:
+    """Return the histograms at some positions, in short."""
+    if isinstance(values, BlockValues):
+        return values.totals.briefs(positions)
+    return [brief(value) for value in items_at(values, positions) if isinstance(value, Distribution)]

@@ -115,6 +115,55 @@ def test_both_cores_merge_histograms_alike_whatever_the_cells_hold() -> None:
                 each.merge_histograms(block, *where, totals[0], np.array([wrong], np.uint32).tobytes())
 
 
+def test_both_cores_add_counters_and_write_buckets_alike_whatever_the_cells_hold() -> None:
+    core = pytest.importorskip("shmstats.core._cells")
+    from shmstats.core import _cells_py
+
+    chance = random.Random(13)
+    for _ in range(50):
+        words = np.array([chance.choice([0, 0, 0, 1, 5, 12345, MAX, -1, -MAX - 1]) for _ in range(300)], np.int64)
+        cells = np.array([chance.randrange(299) for _ in range(60)], np.uint32)
+        groups = np.array([chance.randrange(7) for _ in cells], np.uint32)
+        sums, others = (
+            each.add_counters(words.tobytes(), cells.tobytes(), groups.tobytes(), 7) for each in (core, _cells_py)
+        )
+        assert sums == others
+        small = np.clip(words, -1, 12345)
+        added = np.zeros(7, np.int64)
+        np.add.at(added, groups, small[cells + 1])
+        assert core.add_counters(small.tobytes(), cells.tobytes(), groups.tobytes(), 7) == added.tobytes()
+        widths = np.array([chance.randrange(5, 40) for _ in range(9)], np.uint32)
+        firsts = np.array([chance.randrange(300 - width) for width in widths], np.uint32)
+        texts = core.text_buckets(words.tobytes(), firsts.tobytes(), widths.tobytes())
+        assert texts == _cells_py.text_buckets(words.tobytes(), firsts.tobytes(), widths.tobytes())
+        for cell, width, (first, text) in zip(firsts, widths, texts, strict=True):
+            shown = [0] * first + list(map(int, text.split()))
+            assert shown + [0] * (width - 4 - len(shown)) == words[cell + 4 : cell + width].tolist()
+
+
+@pytest.mark.parametrize("core", ["_cells", "_cells_py"])
+def test_counters_and_histograms_that_are_not_within_the_totals_are_refused(core: str) -> None:
+    module = pytest.importorskip(f"shmstats.core.{core}")
+
+    def words(*numbers: int) -> bytes:
+        return np.array(numbers, np.uint32).tobytes()
+
+    totals = bytes(8 * 10)
+    assert module.add_counters(totals, b"", b"", 0) == b""
+    assert module.add_counters(totals, words(8), words(0), 1) == bytes(8)
+    for cells, groups, count in ((9, 0, 1), (2**32 - 1, 0, 1), (0, 1, 1), (0, 0, 0), (0, 0, -1)):
+        with pytest.raises(ValueError, match="not within these totals and groups"):
+            module.add_counters(totals, words(cells), words(groups), count)
+    with pytest.raises(ValueError, match="not within these totals and groups"):
+        module.add_counters(totals, words(0, 2), words(0), 1)
+    assert module.text_buckets(totals, words(0), words(10)) == [(0, "")]
+    for cells, width in ((0, 4), (0, 11), (6, 5), (2**32 - 1, 5), (5, 2**32 - 1)):
+        with pytest.raises(ValueError, match="not within these totals"):
+            module.text_buckets(totals, words(cells), words(width))
+    with pytest.raises(ValueError, match="not within these totals"):
+        module.text_buckets(totals, words(0, 0), words(5))
+
+
 def test_workers_are_looked_for_anew_when_one_has_come_or_left(attach: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     first = attach(max_workers=4)
     looks = []

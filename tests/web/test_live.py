@@ -14,8 +14,10 @@ from flask.testing import FlaskClient
 
 import shmstats
 from shmstats import stats
+from shmstats.dashboard.totals import Dashboard
 from shmstats.history import HistoryRecorder
 from shmstats.integrations.flask import ShmStats
+from shmstats.series import Distribution, Snapshot
 from shmstats.web import blueprint, create_app
 
 TOKEN = "correct-horse"
@@ -133,10 +135,36 @@ def test_routes_and_responses_are_those_that_the_integration_counts(site: FlaskC
         assert site.get(path).data
     data = site.get("/ops/stats/live/data").get_json()
     assert data["requests"]["responses"] == {"2xx": 2, "4xx": 1}
-    assert sum(data["requests"]["time"]["buckets"]) == 3
+    assert sum(map(int, data["requests"]["time"]["buckets"].split())) == 3
     routes = {(route["method"], route["route"]): route["count"] for route in data["routes"]}
     assert routes == {("GET", "/pages/<name>"): 2, ("GET", "<unmatched>"): 1}
     assert data["bounds"][data["requests"]["time"]["bounds"]][0] == 1000 * 2.0**-14
+
+
+def test_totals_of_the_block_are_those_of_a_snapshot_that_holds_the_same(site: FlaskClient) -> None:
+    for path in ("/pages/a", "/pages/b", "/nowhere"):
+        assert site.get(path).data
+    stats.counter(
+        "requests", "http_requests", labels={"method": "GET", "route": "/pages/<name>", "status": "503"}
+    ).incr()
+    reader = stats.shared.attach().reader
+    read = reader.read()
+    plain = Snapshot([*read.names], [*read.values])
+    ours, others = ({**Dashboard().document(reader, each, served=()), "started": 0} for each in (read, plain))
+    assert ours == others
+    (route,) = (route for route in ours["routes"] if route["route"] == "/pages/<name>")
+    assert (route["count"], route["errors"]) == (3, 1)
+    named = zip(read.names, read.values, strict=True)
+    (value,) = (
+        value
+        for name, value in named
+        if name.metric == "http_request_duration" and dict(name.labels)["route"] == route["route"]
+    )
+    assert isinstance(value, Distribution)
+    time = route["time"]
+    assert (time["sum"], time["min"], time["max"]) == (round(value.sum, 3), value.min, value.max)
+    shown = [0] * time["first"] + list(map(int, time["buckets"].split()))
+    assert tuple(shown + [0] * (len(value.buckets) - len(shown))) == value.buckets
 
 
 def test_what_a_worker_serves_is_seen_while_it_serves_it(site: FlaskClient) -> None:

@@ -7,9 +7,8 @@ What the page shows comes from ``/stats/live/data``, ``/stats/history`` and ``/d
 from __future__ import annotations
 
 from functools import cache
-from itertools import compress, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import Response, abort, request
 
@@ -64,18 +63,8 @@ def live_data() -> Response:
         abort(400, f"q must have at most {_SEARCH_LIMIT} characters, not {len(search)}")
     shared = attached()
     document = _dashboard().document(shared.attach().reader, shared.read(), search)
-    for each in (document["requests"], *document["routes"]):
-        if each and each["time"]:
-            _shorten(each["time"])
     document["history"] = stats.settings.stats.persist and stats.settings.history.enabled
     return _tagged(compressed(json_response(document)))
-
-
-def _shorten(time: dict[str, Any]) -> None:
-    """Leave out the empty buckets before ``first``, the first that has something, and those behind the last."""
-    buckets = time["buckets"]
-    time["first"] = next(compress(count(), buckets), 0)
-    time["buckets"] = buckets[time["first"] : len(buckets) - next(compress(count(), reversed(buckets)), 0)]
 
 
 def _tagged(response: Response) -> Response:

@@ -72,7 +72,7 @@ async function pollOnce() {
     document_ = await response.json();
     for (const each of [document_.requests, ...document_.routes]) if (each && each.time) {
       const bounds = document_.bounds[each.time.bounds], buckets = new Array(bounds.length + 1).fill(0);
-      each.time.buckets.forEach((count, i) => buckets[each.time.first + i] = count);
+      each.time.buckets.split(" ").forEach((count, i) => buckets[each.time.first + i] = Number(count));
       Object.assign(each.time, { bounds, buckets });
     }
     etag = response.headers.get("ETag");
