@@ -78,27 +78,71 @@ def test_an_extension_of_another_machine_is_an_error_that_names_the_file(core: P
     assert EXTENSION_SUFFIXES[0] in done.stderr
 
 
-SECOND_INTERPRETER = """
-    import _xxsubinterpreters as interpreters
-    {first}
-    code = '''if True:
+INTERPRETERS = """
+    try:
+        import _interpreters as interpreters
+        run = interpreters.exec
+    except ImportError:  # Python 3.11 and 3.12
+        import _xxsubinterpreters as interpreters
+        run = interpreters.run_string
+
+    def create():
+        return interpreters.create("legacy") if hasattr(interpreters, "exec") else interpreters.create(isolated=False)
+
+    import_it = '''if True:
         try:
             import shmstats
-            print("imported", shmstats.core.CORE)
+            print("imported", shmstats.core.CORE, flush=True)
         except ImportError as error:
-            print("refused", error)
+            print("refused", error, flush=True)
     '''
-    kept = [interpreters.create(isolated=False) for _ in range({count})]  # one that ends lets go of the process
-    for each in kept:
-        interpreters.run_string(each, code)
+    count = '''if True:
+        import os
+        import shmstats
+        shmstats.init({"path": {"data": os.environ["DATA"]}})
+        shmstats.stats.incr("web", "requests")
+        print(shmstats.core.CORE, shmstats.stats.get("web", "requests"), flush=True)
+        shmstats.close()
+    '''
 """
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="the module of this name is no longer there")
-def test_a_second_interpreter_of_a_process_is_refused_and_told_the_way_out() -> None:
-    for first, count, imported in (("import shmstats", 1, 0), ("", 2, 1)):
-        done = run(PACKAGE / "core", SECOND_INTERPRETER.format(first=first, count=count))
-        lines = done.stdout.splitlines()
-        assert lines[:-1] == ["imported C"] * imported, done.stderr
-        assert lines[-1].startswith("refused")
-        assert "WSGIApplicationGroup %{GLOBAL}" in lines[-1]
+def run_interpreters(code: str, **environment: str) -> list[str]:
+    """Return what interpreters of one process printed, which must end well."""
+    done = run(PACKAGE / "core", textwrap.dedent(INTERPRETERS) + textwrap.dedent(code), **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    "first", ["import shmstats; print('imported C', flush=True)", "kept = create(); run(kept, import_it)"]
+)
+def test_a_second_interpreter_of_a_process_is_refused_and_told_the_way_out(first: str) -> None:
+    imported, refused, again = run_interpreters(f"""
+        {first}
+        second = create()
+        run(second, import_it)
+        run(second, import_it)
+    """)
+    assert imported == "imported C"
+    assert refused == again
+    assert refused.startswith("refused")
+    assert "WSGIApplicationGroup %{GLOBAL}" in refused
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="all interpreters share one lock")
+def test_an_interpreter_with_a_lock_of_its_own_is_refused_and_told_the_way_out() -> None:
+    (refused,) = run_interpreters("run(interpreters.create(), import_it)")
+    assert refused.startswith("refused")
+    assert "WSGIApplicationGroup %{GLOBAL}" in refused
+
+
+def test_a_later_interpreter_counts_on_when_the_one_before_has_ended(tmp_path: Path) -> None:
+    code = """
+        for _ in range(2):
+            one = create()
+            run(one, count)
+            interpreters.destroy(one)
+        exec(count)
+    """
+    assert run_interpreters(code, DATA=str(tmp_path / "data")) == ["C 1", "C 2", "C 3"]
