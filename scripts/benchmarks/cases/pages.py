@@ -91,6 +91,22 @@ def rows(shop: Workshop) -> list[Row]:
     return found
 
 
+def poll(shop: Workshop) -> list[Row]:
+    """What the live page costs at each poll, after all of its routes have answered requests."""
+    series = shop.effort.of(10_000)
+    subject = shop.other("ours_pages")
+    subject.do("configure", directory=shop.fresh(), capacity=CAPACITY, max_series_per_metric=CAPACITY)
+    found = subject.do("routes", series=series)
+    assert found >= series, f"{found} series of {series}"
+    polls = [subject.do("poll", routes=series // 10) for _ in range(shop.effort.repeats(30))]
+    work = f"{series:,} series, {series // 10:,} of them durations of routes"
+    taken, size = (Figure.best([each[at] for each in polls[1:] or polls]) for at in (0, 1))
+    return [
+        Measured("poll", work, taken).at_most(3e6, "≤ 3 ms"),
+        Measured("poll", f"{work}: bytes, gzip", Figure(size.value, BYTES)).at_most(30_000, "≤ 30 KB"),
+    ]
+
+
 def figures(shop: Workshop) -> list[Row]:
     """What the figures of system and health add to a page, for each live worker."""
     workers = shop.effort.of(64, least=4)
@@ -115,4 +131,4 @@ def million(shop: Workshop) -> list[Row]:
     ]
 
 
-CASES = {"page": page, "rows": rows, "figures": figures, "million": million}
+CASES = {"page": page, "rows": rows, "poll": poll, "figures": figures, "million": million}

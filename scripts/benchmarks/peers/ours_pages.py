@@ -46,6 +46,46 @@ def fill_histograms(series: int) -> None:
             histogram.observe(0.3 * (place + number % 7) ** 2)
 
 
+def fill_routes(series: int) -> int:
+    """Count series as an application of many routes has them: a tenth durations, the others counters."""
+    for number in range(series // 10):
+        _answer(number, "200")
+        _answer(number, "500")
+    for number in range(series - 3 * (series // 10)):
+        stats.incr(f"shop{number % 10}", f"metric{number}", number)
+    return len(stats.read().names)
+
+
+def _answer(route: int, status: str) -> None:
+    labels = {"method": "GET", "route": f"/items/{route}/<int:item>"}
+    stats.incr("http", "http_requests", 1 + route % 7, labels={**labels, "status": status})
+    for place in range(10):
+        stats.timing("http", "http_request_duration", 0.3 * (place + route % 7) ** 2, labels=labels)
+
+
+class Poll:
+    """What the live page asks for, as the application answers it, called without a server."""
+
+    def __init__(self) -> None:
+        self._application: Any = None
+
+    def make(self, routes: int) -> tuple[float, int]:
+        """Answer a poll after so many routes have answered a request; returns ns, and the bytes of the answer."""
+        if self._application is None:
+            from shmstats.web import create_app
+
+            self._application = create_app()
+        for number in range(routes):
+            _answer(number, "200")
+        environ = serving.environ("/stats/live/data", {"Accept-Encoding": "gzip"})
+        statuses: list[str] = []
+        start = time.process_time_ns()
+        body = b"".join(self._application(environ, lambda status, headers, error=None: statuses.append(status)))
+        taken = time.process_time_ns() - start
+        assert statuses == ["200 OK"], statuses
+        return taken, len(body)
+
+
 def fill_rows(series: int, rows: int) -> int:
     """Count series in many rows, as so many workers would; returns the sum."""
     shared = stats.shared
@@ -130,13 +170,15 @@ def prepare() -> tuple[dict[str, str], dict[str, Callable[..., Any]]]:
         "labelled": fill_labelled,
         "expose": expose,
         "histograms": fill_histograms,
+        "routes": fill_routes,
         "rows": fill_rows,
+        "poll": Poll().make,
         "scrape": scrape,
         "scrape_after": scrape_after,
         "compress": compress,
         "figures": figures,
     }
-    return serving.versions_of("numpy"), operations
+    return serving.versions_of("numpy", "flask"), operations
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class Document:
             from shmstats.web import create_app
 
             self._application = create_app()
-        environ = _environ("/stats")
+        environ = serving.environ("/stats")
         statuses: list[str] = []
         start = time.perf_counter_ns()
         body = b"".join(self._application(environ, lambda status, headers, error=None: statuses.append(status)))
@@ -72,12 +72,6 @@ class Document:
         assert statuses == ["200 OK"], statuses
         simple = json.loads(body)["simple"]
         return taken, sum(len(metrics) for name, metrics in simple.items() if name.startswith("category"))
-
-
-def _environ(path: str) -> dict[str, Any]:
-    from werkzeug.test import EnvironBuilder
-
-    return EnvironBuilder(path, base_url="http://127.0.0.1/").get_environ()
 
 
 def size() -> int:

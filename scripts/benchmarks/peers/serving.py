@@ -327,3 +327,10 @@ def _lines() -> Iterable[bytes]:
     while piece := os.read(0, 1 << 16):
         *lines, pending = (pending + piece).split(b"\n")
         yield from lines
+
+
+def environ(path: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    """Return a request as WSGI has it, of a client on this machine."""
+    from werkzeug.test import EnvironBuilder
+
+    return EnvironBuilder(path, base_url="http://127.0.0.1/", headers=headers).get_environ()
