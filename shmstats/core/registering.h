@@ -21,13 +21,16 @@ typedef struct {
     PyObject *reserved, *reserved_labels; /* tuples: categories that nobody may count into; label names */
     PyObject *plain;          /* bytes: how a histogram that is not declared finds its buckets */
     PyObject *known;          /* dict: what Python has found of declared metrics, likewise, see `learn` */
+    uint64_t forgotten;       /* times that all of that was dropped */
 } Registrar;
 
-/* What a handle is to be bound to: its kind, and what is declared of its metric. */
+/* What a handle is to be bound to: its kind, and what is declared of its metric. Meanwhile others may learn anew. */
 typedef struct {
     uint8_t kind;         /* as the block has it */
     uint32_t width;       /* cells */
     uint32_t family;      /* number + 1 of the record of a declared metric; 0: it is not declared */
+    PyObject *known;      /* a reference to what is known of a declared metric, else NULL */
+    uint64_t forgotten;   /* of the registrar, when that was looked up */
     PyObject *labelnames; /* tuple, or NULL: any */
     PyObject *scale;      /* bytes of a histogram, else NULL */
 } Wanted;
@@ -54,6 +57,7 @@ find_wanted(const Registrar *self, const Series *series, Wanted *wanted)
         known = of_metric(self->known, series);
     wanted->kind = series->kind == COUNTER ? 1 : series->kind == GAUGE ? 2 : 3;
     wanted->family = 0;
+    wanted->forgotten = self->forgotten;
     wanted->labelnames = NULL;
     wanted->scale = series->kind == HISTOGRAM ? self->plain : NULL;
     wanted->width = LOCK_CELLS + (series->kind == COUNTER ? 1 : REAL + 1);
@@ -66,6 +70,7 @@ find_wanted(const Registrar *self, const Series *series, Wanted *wanted)
     if (PyTuple_GET_ITEM(known, 0) != (mine == NULL ? Py_None : mine)
         || PyLong_AsLong(PyTuple_GET_ITEM(known, 2)) != wanted->kind)
         return 0;
+    wanted->known = Py_NewRef(known);
     wanted->family = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(known, 1)) + 1;
     wanted->width = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(known, 3));
     wanted->labelnames = labelnames == Py_None ? NULL : labelnames;
@@ -160,7 +165,8 @@ find_or_add(Registrar *self, Binding *binding)
     Record family = {0};
     int is_labelled = key->length > key->of_family;
     if (GET(NUMBER(names, CHANGING)) != 0
-        || (wanted->family != 0 && names->known_revision != GET(LONG_NUMBER(names, REVISION))))
+        || (wanted->family != 0
+            && (wanted->forgotten != self->forgotten || names->known_revision != GET(LONG_NUMBER(names, REVISION)))))
         return MISS;
     Outcome outcome = look(self, key->text, key->length, binding->hash, &number, name);
     if (outcome != MISS)
@@ -285,6 +291,7 @@ bind_all(Registrar *self, Series *const *series, Py_ssize_t n)
         Binding *binding = &bindings[i];
         binding->series = series[i];
         binding->outcome = FAILED;
+        binding->wanted.known = NULL;
         if (!find_wanted(self, series[i], &binding->wanted) || !make_key(series[i], self->reserved, self->reserved_labels, &binding->key))
             continue;
         binding->hash = hash_in(self->index, binding->key.text, binding->key.length);
@@ -297,6 +304,8 @@ bind_all(Registrar *self, Series *const *series, Py_ssize_t n)
     for (Py_ssize_t i = 0; i < n; i++)
         are_bound &= self->cells == cells && is_open(self) && bind_to(self, &bindings[i], generation);
     Py_DECREF(cells);
+    for (Py_ssize_t i = 0; i < n; i++)
+        Py_XDECREF(bindings[i].wanted.known);
     return are_bound;
 }
 
@@ -386,6 +395,14 @@ Registrar_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     X(index) X(cells) X(acquire) X(release) X(is_owned) X(declared) X(reserved) X(reserved_labels) X(plain) X(known)
 COLLECTED(Registrar, REGISTRAR_REFERENCES, (void)0)
 
+/* Drop what is known of declared metrics: the names have changed, or are those of another block. */
+static void
+forget_known(Registrar *self)
+{
+    self->forgotten++;
+    PyDict_Clear(self->known);
+}
+
 static PyObject *
 Registrar_open(Registrar *self, PyObject *args)
 {
@@ -416,7 +433,7 @@ Registrar_open(Registrar *self, PyObject *args)
     Py_XSETREF(self->acquire, acquire);
     Py_XSETREF(self->release, release);
     Py_XSETREF(self->is_owned, is_owned);
-    PyDict_Clear(self->known);
+    forget_known(self);
     ((NameIndex *)index)->known_revision = UINT64_MAX;
     self->row = row;
     self->limit = limit;
@@ -442,7 +459,7 @@ Registrar_learn(Registrar *self, PyObject *args)
     if (self->index == NULL)
         Py_RETURN_NONE;
     if (self->index->known_revision != revision) {
-        PyDict_Clear(self->known);
+        forget_known(self);
         self->index->known_revision = revision;
     }
     PyObject *known = Py_BuildValue("(OIIIOO)", mine, family, kind, width, labelnames, scale);

@@ -13,11 +13,12 @@ clear_locks(PyObject *Py_UNUSED(module), PyObject *args)
     Cell *total = totals.buf;
     const uint32_t *cell = cells.buf;
     const uint8_t *kind = kinds.buf;
-    Py_ssize_t columns = totals.len / (Py_ssize_t)sizeof *total, i = 0;
-    if (cells.len == kinds.len * (Py_ssize_t)sizeof *cell)
-        for (; i < kinds.len && cell[i] < columns; i++)
-            total[cell[i]].value &= kind[i] == KIND_GAUGE || kind[i] == KIND_TIMESTAMP ? IS_REAL : 0;
-    int fits = cells.len == kinds.len * (Py_ssize_t)sizeof *cell && i == kinds.len;
+    Py_ssize_t columns = totals.len / (Py_ssize_t)sizeof *total;
+    int fits = cells.len == kinds.len * (Py_ssize_t)sizeof *cell;
+    for (Py_ssize_t i = 0; fits && i < kinds.len; i++)
+        fits = cell[i] < columns;
+    for (Py_ssize_t i = 0; fits && i < kinds.len; i++)
+        total[cell[i]].value &= kind[i] == KIND_GAUGE || kind[i] == KIND_TIMESTAMP ? IS_REAL : 0;
     PyBuffer_Release(&totals);
     PyBuffer_Release(&cells);
     PyBuffer_Release(&kinds);

@@ -70,6 +70,7 @@ for line in sys.stdin:
     with tempfile.TemporaryDirectory() as directory:
         stats = shmstats.Registry()
         given = {"capacity": 256, "max_workers": 2, "persist": False, "max_series_per_metric": 2, **stats_settings}
+        given["flush_interval_ms"] = 3_600_000  # no thread flushes between two calls, of one core and not of the other
         stats.init({"path": {"data": directory}, "stats": given})
         handles = {}
         print(repr([*(play(stats, handles, step) for step in steps), shown(stats)]), flush=True)

@@ -1,0 +1,60 @@
+"""Names that are registered in C, where the process waits for the table lock with what it knows of a declaration."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import wait_until
+
+PEER = """
+    from shmstats import stats
+    from shmstats.block import declare
+    from shmstats.series import Declaration, Kind
+    block = stats.shared.attach()
+    stats.incr("c", "other", labels={"a": "2"})
+    print(flush=True)
+    input()
+    with block.exclusive():
+        print(flush=True)
+        input()
+        declare(block, "c", "m", Declaration(Kind.COUNTER, labelnames=("b",)))
+        print(flush=True)
+        input()
+    input()
+"""
+
+
+def waits_for_a_lock() -> bool:
+    """Tell whether this process waits for a record lock."""
+    return any("->" in line and f" {os.getpid()} " in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+@pytest.mark.parametrize("kind", ["counter", "histogram"])
+def test_who_waits_to_register_a_series_sees_that_its_metric_was_declared_anew_meanwhile(
+    stats: Any, python: Any, kind: str
+) -> None:
+    """Also where another thread has looked at the declaration of another metric since then."""
+    peer = python.start(PEER.replace("Kind.COUNTER", f"Kind.{kind.upper()}"))
+    peer.hear()
+    for metric, of_kind in (("m", kind), ("other", "counter")):
+        stats.declare("c", metric, kind=of_kind, labelnames=("a",))
+    count = {"counter": stats.incr, "histogram": stats.timing}[kind]
+    count("c", "m", 1, labels={"a": "1"})
+    stats.incr("c", "other", labels={"a": "1"})
+    peer.tell()
+    peer.hear()
+    waiting = threading.Thread(target=count, args=("c", "m", 1), kwargs={"labels": {"a": "2"}})
+    waiting.start()
+    wait_until(waits_for_a_lock)
+    peer.tell()
+    peer.hear()
+    stats.incr("c", "other", labels={"a": "2"})
+    peer.tell()
+    waiting.join()
+    assert [name.labels for name in stats.read().names if name.metric == "m"] == []
+    peer.tell()
+    peer.finish()
