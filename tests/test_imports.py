@@ -42,7 +42,7 @@ def test_counting_reading_and_saving_need_yaml_alone(use: str, python: PythonRun
 
 WORKER = """
     import sys, time
-    import flask
+    import flask.testing  # which brings pdb, and that asyncio from Python 3.14 on
     before = set(sys.modules)
     import shmstats
     from shmstats import stats
