@@ -192,7 +192,7 @@ class SharedProvider(Reads, Changes, Shown):
         if counted_under(block, family, key, record.kind, None if mine is None else mine.declared) is None:
             metric, labelnames = (series.category, series.metric), current.declared.labelnames
             scale = block.scale_of(record) if record.kind is Kind.HISTOGRAM else b""
-            self._registrar.learn(revision, metric, mine, family.number, record.kind, record.width, labelnames, scale)
+            self._registrar.learn(revision, metric, mine, family.number, record.kind, labelnames, scale)
 
     def _histogram(self, block: AttachedBlock, series: Series) -> tuple[bytes, Record, Bounds]:
         """Return the key, record and bounds of a histogram that a handle counts into.

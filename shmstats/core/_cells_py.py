@@ -769,7 +769,6 @@ class Registrar:
         mine: Any,
         family: int,
         kind: int,
-        width: int,
         labelnames: tuple[str, ...] | None,
         scale: bytes,
     ) -> None:

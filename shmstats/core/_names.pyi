@@ -132,7 +132,6 @@ class Registrar:
         mine: Any,
         family: int,
         kind: int,
-        width: int,
         labelnames: tuple[str, ...] | None,
         scale: bytes,
         /,
@@ -145,7 +144,6 @@ class Registrar:
             mine: what ``declared`` has of it; None for nothing.
             family: number of the record of the metric.
             kind: of its series.
-            width: cells of each.
             labelnames: that each has; None for any.
             scale: of a histogram, as ``plain``; else empty.
         """

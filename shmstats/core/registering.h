@@ -48,6 +48,13 @@ of_metric(PyObject *dict, const Series *series)
     return found;
 }
 
+/* The cells of a series of a kind, as a block has it. */
+static uint32_t
+width_of(uint8_t kind, PyObject *scale)
+{
+    return (uint32_t)(LOCK_CELLS + (kind == 1 ? 1 : kind == 2 ? REAL + 1 : BUCKETS + buckets_of(scale)));
+}
+
 /* Find out what a handle wants; 0 where that is left to Python. */
 static int
 find_wanted(const Registrar *self, const Series *series, Wanted *wanted)
@@ -60,19 +67,17 @@ find_wanted(const Registrar *self, const Series *series, Wanted *wanted)
     wanted->forgotten = self->forgotten;
     wanted->labelnames = NULL;
     wanted->scale = series->kind == HISTOGRAM ? self->plain : NULL;
-    wanted->width = LOCK_CELLS + (series->kind == COUNTER ? 1 : REAL + 1);
-    if (series->kind == HISTOGRAM)
-        wanted->width = (uint32_t)(LOCK_CELLS + BUCKETS + buckets_of(self->plain));
+    wanted->width = width_of(wanted->kind, self->plain);
     if (known == NULL)
         return mine == NULL && series->kind != OTHER;
-    /* (what this process had declared, family, kind, width, label names, scale) */
-    PyObject *labelnames = PyTuple_GET_ITEM(known, 4), *scale = PyTuple_GET_ITEM(known, 5);
+    /* (what this process had declared, family, kind, label names, scale) */
+    PyObject *labelnames = PyTuple_GET_ITEM(known, 3), *scale = PyTuple_GET_ITEM(known, 4);
     if (PyTuple_GET_ITEM(known, 0) != (mine == NULL ? Py_None : mine)
-        || PyLong_AsLong(PyTuple_GET_ITEM(known, 2)) != wanted->kind)
+        || PyLong_AsLong(PyTuple_GET_ITEM(known, 2)) != wanted->kind || (wanted->kind == 3 && buckets_of(scale) == 0))
         return 0;
     wanted->known = Py_NewRef(known);
     wanted->family = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(known, 1)) + 1;
-    wanted->width = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(known, 3));
+    wanted->width = width_of(wanted->kind, scale);
     wanted->labelnames = labelnames == Py_None ? NULL : labelnames;
     wanted->scale = PyBytes_GET_SIZE(scale) == 0 ? NULL : scale;
     return 1;
@@ -132,8 +137,9 @@ add_name(Registrar *self, const char *key, size_t length, uint32_t hash, Record 
     }
     uint64_t slots = (uint64_t)mask_of(names) + 1, heap_page = (heap + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
     if (number >= (uint64_t)names->capacity || cell + (uint64_t)name->width > (uint64_t)names->columns || heap % 8 != 0
-        || number % RECORDS_PER_PAGE == 0 || heap + room_of(name->length) > heap_page
-        || heap + room_of(name->length) > (uint64_t)names->heap_bytes || 2 * ((uint64_t)number + 1) - 1 > slots
+        || number % RECORDS_PER_PAGE == 0 || heap > (uint64_t)names->heap_bytes
+        || heap + room_of(name->length) > heap_page || heap + room_of(name->length) > (uint64_t)names->heap_bytes
+        || 2 * ((uint64_t)number + 1) - 1 > slots
         || (name->width != 0 && !is_backed(self->cells, row, cell, name->width)))
         return MISS;
     if (append_name(names, name, key, hash) < 0)
@@ -449,10 +455,10 @@ static PyObject *
 Registrar_learn(Registrar *self, PyObject *args)
 {
     PyObject *metric, *mine, *labelnames, *scale;
-    unsigned int family, kind, width;
+    unsigned int family, kind;
     unsigned long long revision;
-    if (!PyArg_ParseTuple(args, "KO!OIIIOS", &revision, &PyTuple_Type, &metric, &mine, &family, &kind, &width,
-                          &labelnames, &scale))
+    if (!PyArg_ParseTuple(args, "KO!OIIOS", &revision, &PyTuple_Type, &metric, &mine, &family, &kind, &labelnames,
+                          &scale))
         return NULL;
     if (labelnames != Py_None && !PyTuple_Check(labelnames))
         return PyErr_SetString(PyExc_TypeError, "labelnames must be a tuple or None"), NULL;
@@ -462,7 +468,7 @@ Registrar_learn(Registrar *self, PyObject *args)
         forget_known(self);
         self->index->known_revision = revision;
     }
-    PyObject *known = Py_BuildValue("(OIIIOO)", mine, family, kind, width, labelnames, scale);
+    PyObject *known = Py_BuildValue("(OIIOO)", mine, family, kind, labelnames, scale);
     int failed = known == NULL || PyDict_SetItem(self->known, metric, known) < 0;
     Py_XDECREF(known);
     return failed ? NULL : Py_NewRef(Py_None);

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from helpers import wait_until
 
+from shmstats.layout import NAME
+
 PEER = """
     from shmstats import stats
     from shmstats.block import declare
@@ -58,3 +60,22 @@ def test_who_waits_to_register_a_series_sees_that_its_metric_was_declared_anew_m
     assert [name.labels for name in stats.read().names if name.metric == "m"] == []
     peer.tell()
     peer.finish()
+
+
+def test_a_histogram_is_not_bound_to_fewer_cells_than_it_writes_where_its_record_is_damaged(stats: Any) -> None:
+    width = 6
+    stats.declare("c", "m", kind="histogram", labelnames=("a",), buckets=tuple(range(100)))
+    stats.timing("c", "m", 90, labels={"a": "1"})
+    block = stats.shared.attach()
+    record = block.names.find(b"c\0m\0a\x001")
+    place = block.layout.names + record.number * NAME.size + NAME.offset("width")
+    sound = bytes(block._buf[place : place + 4])
+    block._buf[place : place + 4] = width.to_bytes(4, "little")
+    block.names.raise_revision()
+    block.cells.raise_generation()
+    start = block.layout.cells + block.worker.row * block.layout.row_bytes + 8 * (record.cell + width)
+    before = bytes(block._buf[start : start + 800])
+    for _ in range(3):
+        stats.timing("c", "m", 90, labels={"a": "1"})
+    assert bytes(block._buf[start : start + 800]) == before
+    block._buf[place : place + 4] = sound
