@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -576,19 +577,21 @@ def test_clean_removes_what_nobody_will_read_or_write_again(
 ) -> None:
     leave(worker)
     directory = data / "stats"
-    dead, live = 4_194_305, os.getpid()  # the former beyond the largest pid that Linux gives
     stale = [
-        f".simple.json.{dead}-0",
-        f".simple.json.{dead}-12.1",
+        ".simple.json.1-0",
+        ".simple.json.1-12.1",
         "simple.json.1.damaged-20260101T000000",
         "simple.json.damaged-20260101T000000",
     ]
-    kept = [f".simple.json.{live}-0", "notes.txt", "simple.json.1"]
+    kept = [".simple.json.1-3", ".simple.json.1-3.1", "notes.txt", "simple.json.1"]
     for name in (*stale, *kept):
         directory.joinpath(name).touch()
-    result = command("shmstats", "clean")
+    with open(directory / kept[0]) as written_now:
+        fcntl.flock(written_now, fcntl.LOCK_EX)
+        result = command("shmstats", "clean")
     assert result == Result(0, "".join(f"removed {directory / name}\n" for name in stale), "")
     assert {file.name for file in directory.iterdir()} == {*kept, "simple.json"}
+    assert command("shmstats", "clean").out == "".join(f"removed {directory / name}\n" for name in kept[:2])
     assert command("shmstats", "clean") == Result(0, "nothing to remove\n", "")
     (data / "empty").mkdir()
     assert command("shmstats", "clean", "--data", data / "empty").out == "nothing to remove\n"

@@ -113,7 +113,7 @@ def test_what_a_killed_process_left_under_the_temporary_name_is_not_written_thro
     directory, outside = tmp_path / "stats", tmp_path / "outside"
     directory.mkdir()
     outside.write_text("another's")
-    monkeypatch.setattr(snapshots.store, "_number", iter([7]))
+    monkeypatch.setattr(snapshots.store, "_number", iter([7, 8]))
     temporary = directory / f".{FILE}.{os.getpid()}-7"
     if left == "link":
         temporary.symlink_to(outside)
@@ -123,7 +123,10 @@ def test_what_a_killed_process_left_under_the_temporary_name_is_not_written_thro
     save(directory, snapshot(1))
     assert outside.read_text() == "another's"
     assert stat.S_IMODE((directory / FILE).lstat().st_mode) == 0o600
+    assert {path.name for path in directory.iterdir()} == {FILE, temporary.name}
+    snapshots.remove_stale(directory)
     assert [path.name for path in directory.iterdir()] == [FILE]
+    assert outside.read_text() == "another's"
 
 
 # Links ----------------------------------------------------------------------------------------------

@@ -161,7 +161,7 @@ class Saver:
         wake, due = self._wake, self._began + self._interval
         try:
             self._start_duties()
-            store.remove_stale(self._directory, {worker.pid for worker in self._block.reader.workers.live()})
+            store.remove_stale(self._directory)
             while not wake.acquire(timeout=max(due - time.monotonic(), 0.0)) and self.elected:
                 self._block.header.saver_heartbeat = _now()
                 if self._settings.stats.persist:
@@ -269,7 +269,7 @@ class Saver:
         block = self._block
         snapshot = block.reader.read()
         if self._settings.stats.persist:
-            store.remove_stale(self._directory, {os.getpid()})
+            store.remove_stale(self._directory)
             store.save(self._directory, snapshot)
         finish_all(self._made_duties(), block, snapshot)
 

@@ -13,6 +13,7 @@ from .store import (
     remove,
     remove_stale,
     save,
+    stale,
     stats_directory,
     write,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "remove",
     "remove_stale",
     "save",
+    "stale",
     "stats_directory",
     "write",
 ]

@@ -8,13 +8,15 @@ the next takes its place, is kept as ``simple.json.unrestored-<time>``, for peop
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +30,8 @@ log = logging.getLogger("shmstats")
 FILE = "simple.json"
 PREVIOUS = "simple.json.1"
 
-#: Temporary files: the pid of the maker, and a number.
-_TEMPORARY = re.compile(rf"\.{re.escape(FILE)}\.(\d+)-\d+(\.1)?")
+#: Temporary files: the pid of the maker, and a number. The maker has the first one locked (flock) while it is needed.
+_TEMPORARY = re.compile(rf"(\.{re.escape(FILE)}\.\d+-\d+)(\.1)?")
 
 
 def stats_directory(data: Path) -> Path:
@@ -82,10 +84,11 @@ class Written:
 
     Args:
         file: that it is in.
+        fd: of the file, which is locked until `discard`, so that nobody takes it for one of a dead process.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: Path, fd: int) -> None:
+        self._file, self._fd = file, fd
 
     def put_in_place(self) -> None:
         """Have it be the saved snapshot, and keep the one before it; quick, for no disk is waited for here.
@@ -107,9 +110,12 @@ class Written:
         os.replace(self._file, target)
 
     def discard(self) -> None:
-        """Remove it, if it was not put in place."""
-        with suppress(FileNotFoundError):
-            os.unlink(self._file)
+        """Remove it, if it was not put in place, and unlock it; to be called once."""
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(self._file)
+        finally:
+            os.close(self._fd)
 
     def sync(self) -> None:
         """Have the disk know of its place, too.
@@ -134,15 +140,41 @@ def write(directory: Path, snapshot: Snapshot) -> Written:
         OSError: it could not be written.
     """
     make_private(directory)
-    # Two threads may write at once, for registries of their own.
-    file = directory / f".{FILE}.{os.getpid()}-{next(_number)}"
+    written, fd = _new_file(directory)
     try:
-        _write(file, encode(snapshot))
-        _give_away(file)
+        with os.fdopen(fd, "wb", closefd=False) as stream:
+            stream.writelines(encode(snapshot))
+            stream.flush()
+            os.fsync(fd)
     except BaseException:
-        Written(file).discard()
+        written.discard()
         raise
-    return Written(file)
+    return written
+
+
+def _new_file(directory: Path) -> tuple[Written, int]:
+    """Make a temporary file; return it and its descriptor, which is locked."""
+    while True:
+        # Two threads may write at once, for registries of their own; and a pid may be there in two namespaces.
+        file = directory / f".{FILE}.{os.getpid()}-{next(_number)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = native.above_standard(os.open(file, flags, 0o600))
+        except FileExistsError:
+            continue
+        written = Written(file, fd)
+        try:
+            with suppress(OSError):  # another one removes it just now, or the volume has no locks
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _give_away(file)
+            if os.fstat(fd).st_nlink:
+                return written, fd
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            written.discard()
+            raise
+        written.discard()
 
 
 def load(file: Path) -> Snapshot:
@@ -192,19 +224,38 @@ def keep(file: Path) -> str:
     return _named_anew(file, "unrestored", "kept", _have_twice)
 
 
-def remove_stale(directory: Path, living: Collection[int]) -> None:
-    """Remove the temporary files of makers that were killed.
+def stale(directory: Path) -> list[Path]:
+    """Return the temporary files of makers that were killed: nobody has them locked.
 
-    Args:
-        directory: of the statistics.
-        living: the pids of those that may be writing now.
+    Raises:
+        OSError: the directory cannot be read.
     """
-    with suppress(OSError), os.scandir(directory) as entries:  # it may not be there, or no descriptor be left
-        for entry in entries:
-            match = _TEMPORARY.fullmatch(entry.name)
-            if match and int(match[1]) not in living:
-                with suppress(OSError):
-                    os.unlink(entry.path)
+    with os.scandir(directory) as entries:
+        matches = [match for entry in entries if (match := _TEMPORARY.fullmatch(entry.name))]
+    return [directory / match[0] for match in matches if not _is_locked(directory / match[1])]
+
+
+def remove_stale(directory: Path) -> None:
+    """Remove the temporary files of makers that were killed; whoever lives keeps its own."""
+    with suppress(OSError):  # the directory may not be there, or no descriptor be left
+        for file in stale(directory):
+            with suppress(OSError):
+                os.unlink(file)
+
+
+def _is_locked(file: Path) -> bool:
+    """Tell whether the maker of a temporary file lives; it may where that cannot be found out."""
+    try:
+        fd = native.above_standard(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ELOOP)  # a link was made by no saver
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _set_aside(file: Path) -> str:
@@ -263,18 +314,6 @@ def _read(file: Path) -> bytes:
     fd = native.above_standard(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
     with os.fdopen(fd, "rb") as stream:
         return stream.read()
-
-
-def _write(file: Path, content: Iterable[bytes]) -> None:
-    """Write a new file; one that is there, from a process that was killed, may have another mode or be a link."""
-    with suppress(FileNotFoundError):
-        os.unlink(file)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = native.above_standard(os.open(file, flags, 0o600))
-    with os.fdopen(fd, "wb") as stream:
-        stream.writelines(content)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _sync_directory(directory: Path) -> None:

@@ -11,11 +11,9 @@ from pathlib import Path
 import click
 
 from shmstats import snapshot as saved
-from shmstats.block.workers import start_time
 from shmstats.terminal.command import CONTEXT, Command, NotThereError, progress, reading_options, settings_of
 
 _DAMAGED = re.compile(rf"(?:{re.escape(saved.FILE)}|{re.escape(saved.PREVIOUS)})\.damaged-.+")
-_TEMPORARY = re.compile(rf"\.{re.escape(saved.FILE)}\.([0-9]+)-[0-9]+(?:\.1)?")
 
 
 @click.command(cls=Command, context_settings=CONTEXT)
@@ -37,10 +35,10 @@ def clean(config: str | None, data: str | None) -> None:
 def _left_over(directory: Path) -> Iterator[Path]:
     try:
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+        stale = saved.stale(directory)
     except FileNotFoundError:
         return
     for entry in entries:
-        temporary = _TEMPORARY.fullmatch(entry.name)
-        is_stale = temporary is not None and start_time(int(temporary[1])) is None
-        if entry.is_file(follow_symlinks=False) and (is_stale or _DAMAGED.fullmatch(entry.name)):
-            yield Path(entry.path)
+        file = Path(entry.path)
+        if entry.is_file(follow_symlinks=False) and (file in stale or _DAMAGED.fullmatch(entry.name)):
+            yield file

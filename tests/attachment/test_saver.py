@@ -598,6 +598,7 @@ def test_a_saver_that_is_slower_than_its_process_leaves_does_not_replace_what_wa
     child.tell()
     child.finish()
     assert saved_total(data) == 101
+    assert list((data / "stats").glob(".simple.json.*")), "the file of a process that lives was removed"
     go_on.set()
     saver.join(30)
     assert not saver.is_alive()
