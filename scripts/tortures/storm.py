@@ -174,7 +174,7 @@ class Storm:
             self.ledger.notes(other).queued = time_in_queue(self.running[other].pid)
         self.ledger.killed_at = time.monotonic_ns()
         self.running[place].signal(signal.SIGKILL)
-        self._wait_for_others(others)
+        self._wait_for_all(others)
         self.end(place)
         self.ledger.killed_at = 0
 
@@ -239,6 +239,10 @@ class Storm:
         """Have all leave, and damage the snapshot that was saved last: the one before it is used."""
         self._all_leave()
         saved = self.data / "stats" / "simple.json"
+        if not saved.is_file():
+            there = sorted(file.name for file in self.data.rglob("*"))
+            self.tally.problems.append(f"the last one to leave saved nothing: in the data directory are {there}")
+            return
         before = self._expected()
         shutil.copyfile(saved, saved.with_name("simple.json.1"))
         damage_file(saved, self.chance)
@@ -274,12 +278,7 @@ class Storm:
 
         Only where /dev/shm is the torture's own.
         """
-        goals = {place: self.ledger.notes(place).before("own") + 2 for place in self.running}
-        end = time.monotonic() + BOUND
-        while any(self.ledger.notes(place).before("own") < goal for place, goal in goals.items()):
-            if time.monotonic() > end:
-                raise HangError("not all workers come to count")
-            time.sleep(0.0002)
+        self._wait_for_all({place: self.ledger.notes(place).before("own") for place in self.running})
         with ballast(self.chance.choice((0, 4096, 20000, 65536))):
             for _ in range(2):
                 code = "for number in range(400): stats.incr('full', f'{number}')\nshmstats.close()"
@@ -333,12 +332,12 @@ class Storm:
     def _counts_of_others(self, place: int) -> dict[int, int]:
         return {other: self.ledger.notes(other).before("own") for other in self.running if other != place}
 
-    def _wait_for_others(self, counts: dict[int, int]) -> None:
-        """Wait until every other worker has done at least a whole turn."""
+    def _wait_for_all(self, counts: dict[int, int]) -> None:
+        """Wait until each of some workers has done at least a whole turn since it had begun so many."""
         end = time.monotonic() + BOUND
         while any(self.ledger.notes(other).before("own") < count + 2 for other, count in counts.items()):
             if time.monotonic() > end:
-                raise HangError("the others do not go on after the death of the holder of a lock")
+                raise HangError(f"not all of the workers {sorted(counts)} go on")
             time.sleep(0.0002)
 
     def _leave(self, place: int) -> None:
