@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from .checks import (
@@ -29,6 +29,14 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: Stands for a value that was not given.
 MISSING: Any = object()
+
+
+def moment_at(microseconds: int) -> datetime | None:
+    """Return the moment so long after 1970; None beyond the calendar, which a damaged block may say."""
+    try:
+        return EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return None
 
 
 _Self = TypeVar("_Self", bound="Misses")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, overload
 
 from .attachment.own_metrics import OWN
@@ -31,7 +31,7 @@ from .checks import (
 from .core import Counter, Gauge, Histogram, Series
 from .handles import Labelled
 from .layout import CELL
-from .misses import EPOCH, MISSING, behind_the_core
+from .misses import MISSING, behind_the_core, moment_at
 from .series import Snapshot, Value, by_category
 from .sinks import Provider, check_provider
 from .sinks.guarded import GuardedProvider
@@ -376,7 +376,7 @@ class Registry(States):
     def get_timestamp(
         self, category: str, metric: str, *, labels: Mapping[str, object] | None = None
     ) -> datetime | None:
-        """Return the moment that was noted last, in UTC; None where there is none, or no timestamp.
+        """Return the moment that was noted last, in UTC; None where there is none, or no date of the calendar.
 
         Args:
             category: of the timestamp.
@@ -392,7 +392,7 @@ class Registry(States):
         pairs = check_labels(labels)
         shared = self.shared
         noted = None if shared is None else shared.moment(category, metric, pairs)
-        return None if noted is None else EPOCH + timedelta(microseconds=noted)
+        return None if noted is None else moment_at(noted)
 
     def snapshot(self) -> dict[str, dict[str, Value]]:
         """Return every value: ``{category: {metric: value}}``.

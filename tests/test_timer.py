@@ -603,6 +603,18 @@ def test_what_is_no_timestamp_gives_none(stats: Any) -> None:
         assert stats.get_timestamp("c", metric) is None, metric
 
 
+@pytest.mark.parametrize("moment", [2**62, -(2**62), 2**63 - 1])
+def test_a_moment_beyond_the_calendar_in_a_damaged_block_stops_no_reader(stats: Any, moment: int) -> None:
+    stats.timestamp("c", "t")
+    block = stats.shared.attach()
+    record = block.names.find(b"c\0t")
+    assert block.cells.set_gauge(block.row_for(record), record.cell, moment, block.cells.generation)
+    assert stats.get_timestamp("c", "t") is None
+    assert stats.snapshot()["c"] == {"t": moment}
+    stats.incr("c", "m")
+    assert stats.get("c", "m") == 1
+
+
 def test_a_timestamp_is_not_kept_over_a_restart_and_the_rest_is(shmstats: ModuleType, stats: Any) -> None:
     stats.timestamp("backup", "last")
     stats.timing("backup", "took", 3.5)
