@@ -194,10 +194,13 @@ class Catalog:
         """Return the names of some records.
 
         Raises:
-            DamagedBlockError: what is declared of one cannot be, or not with as many cells as it has.
+            DamagedBlockError: one cannot be, or what is declared of it, or not with as many cells as it has.
         """
         numbers = list(numbers)
-        names = _names_of(self.records, numbers, self.heap, self._declaration)
+        try:
+            names = _names_of(self.records, numbers, self.heap, self._declaration)
+        except (LookupError, ValueError) as error:
+            raise DamagedBlockError(f"a name of the block cannot be: {error!r}") from error
         for number, name in zip(numbers, names, strict=True):
             if name.kind is Kind.HISTOGRAM and len(name.bounds) + 1 + BEFORE_BUCKETS != self.width_of(number):
                 raise DamagedBlockError(f"record {number} of the block has cells that do not fit its buckets")
@@ -207,7 +210,7 @@ class Catalog:
         if family not in self._declarations:
             try:
                 self._declarations[family] = _declared(self.records, family, self.heap, 0)
-            except ValueError as error:
+            except (LookupError, ValueError, struct.error) as error:
                 raise DamagedBlockError(f"record {family} of the block has a declaration that cannot be") from error
         return self._declarations[family]
 

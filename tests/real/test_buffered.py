@@ -64,6 +64,11 @@ def saved(server: Gunicorn) -> dict[tuple[str, str], Any]:
     return dict(zip(names, data["values"], strict=True))
 
 
+def observations(saved: list[Any]) -> int:
+    """How many there are in a histogram as it is saved: its buckets come last."""
+    return sum(saved[-1])
+
+
 def replaced(server: Gunicorn, before: set[int]) -> Callable[[], bool]:
     return lambda: len(server.workers()) == 4 and not server.workers() & before
 
@@ -106,7 +111,7 @@ def test_the_total_is_exact_over_reloads_under_load(serve: Callable[..., Gunicor
         load.more(150)
     values = saved(server)
     assert load.total <= values["requests", "total"] <= load.total + load.failed
-    assert sum(values["requests", "took"][2]) == values["requests", "total"]
+    assert observations(values["requests", "took"]) == values["requests", "total"]
 
 
 @pytest.mark.thorough
@@ -117,7 +122,7 @@ def test_the_total_is_exact_after_workers_are_recycled(serve: Callable[..., Guni
     assert len(load.answered) > 8, "no worker was recycled"
     values = saved(server)
     assert load.total <= values["requests", "total"] <= load.total + load.failed
-    assert sum(values["requests", "took"][2]) == values["requests", "total"]
+    assert observations(values["requests", "took"]) == values["requests", "total"]
 
 
 def test_a_quick_stop_in_the_middle_of_flushes_loses_no_answered_request(
@@ -141,5 +146,5 @@ def test_a_preloaded_application_holds_nothing_twice(tmp_path: Path) -> None:
         load = request(server, 200)
     values = saved(server)
     assert values["requests", "total"] == load.total
-    assert sum(values["requests", "took"][2]) == load.total
-    assert (values["boots", "preload"], sum(values["boots", "took"][2])) == (5, 5)
+    assert observations(values["requests", "took"]) == load.total
+    assert (values["boots", "preload"], observations(values["boots", "took"])) == (5, 5)
