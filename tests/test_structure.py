@@ -19,7 +19,7 @@ from documents import ROOT, section, table
 pytestmark = pytest.mark.far_from_core
 
 PACKAGE = ROOT / "shmstats"
-SOURCES = (".py", ".pyi", ".c", ".h", ".js", ".css", ".html")
+SOURCES = (".py", ".c", ".h", ".js", ".css", ".html")
 VENDORED = {"uPlot.js", "uPlot.css"}
 
 MOST_LINES, MOST_METHODS = 500, 25

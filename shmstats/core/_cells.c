@@ -5,7 +5,7 @@
  * one, an argument that is not a plain int) is a *miss*: the call is handed to a Python method of the recorder, which
  * puts it right.
  *
- * _cells_py.py is the pure Python twin; _cells.pyi describes both.
+ * _cells_py.py is the pure Python twin, and describes both.
  */
 #include "platform.h"
 

@@ -1,9 +1,8 @@
-"""The counting path in pure Python: the twin of ``_cells.c``, name by name.
+"""The counting path in pure Python: the twin of ``_cells.c``, name by name, and the description and types of both.
 
 It is used where the extension could not be compiled. It does the same on the same layout, but locks a series by a
-record lock of the kernel instead of a compare-and-swap, which Python has not; the protocol number in the header keeps
-the two from sharing a block. ``_cells.pyi`` describes both. One file, however long: it is read beside
-the C headers. One class, however large: `Cells` is what cells.h and values.h are together.
+record lock of the kernel, for Python has no compare-and-swap; the protocol number keeps the two from sharing a block.
+One file, however long: it is read beside the C headers. One class, however large: `Cells` is cells.h and values.h.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import math
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from threading import RLock
 from types import TracebackType
 from typing import Any
@@ -54,8 +53,9 @@ def _saturated(value: int) -> int:
 #: them whose it is, and when it was made.
 _INTEGER, _REAL, _OWNER, _MOMENT = 0, 1, 2, 3
 
-#: Whose contribution a write to a gauge is (0: the gauge is shared by all), whether it goes with its owner, whether
-#: its time is wanted, and whether nobody's who is gone must be added to.
+#: Who writes to a gauge of which each worker has its own: a number that tells it from all others (0: the gauge is
+#: shared by all), whether what it wrote is to go with it, whether the time is to be noted, and whether it must not
+#: add to what somebody has left who is gone.
 _Contributor = tuple[int, bool, bool, bool]
 _NOBODY: _Contributor = (0, False, False, False)
 
@@ -125,7 +125,31 @@ def _sum(a: int | float, b: int | float) -> int | float:
 
 
 class Cells:
-    """The cells of one attached block, seen by one worker."""
+    """The cells of one attached block, seen by one worker.
+
+    Args:
+        buffer: the whole block, writable.
+        offset: of the first cell of row 0, in bytes.
+        rows: rows of cells.
+        capacity: cells of a row.
+        row_bytes: from one row to the next.
+        generation_offset: of the names generation (8 bytes) in the block.
+        owner: the word that a lock holds while it is this worker's, not 0.
+        is_live: tells of such a word whether its owner lives; asked when a lock stays taken.
+        locks: the record locks, for the core that locks by them.
+        limit: 0 for the block's cells. Otherwise these are one row of this process's own, a buffer
+            without locks, and ``flush`` is called when it holds that many operations.
+        held_offset: of a buffer: where in the block the operations held are noted (8 bytes).
+        flush: of a buffer: called without arguments, when it is full and `flush` returns False.
+        target: of a buffer: the block's cells.
+        pages: offset of the bitmaps of pages that have memory, from one to the next ``bitmap_bytes``.
+        bitmap_bytes: 0 where that is not known: then a handle's value is the recorder's to tell.
+
+    A generation is that of the names when a column was looked up. An operation that is given one does
+    nothing and returns False where the names have moved on, for the column may be another's by now.
+    Where a method takes row and column, IndexError is raised when there is no such cell, and ValueError
+    when the cells are closed, or were inherited by fork.
+    """
 
     def __init__(
         self,
@@ -182,10 +206,12 @@ class Cells:
 
     @property
     def generation(self) -> int:
+        """The generation of the names now; 0 when closed."""
         return self._generation[0] if self._open else 0
 
     @property
     def direct(self) -> bool:
+        """Whether handles may use their binding; False sends all of them to the recorder."""
         return self._open and self._direct
 
     @direct.setter
@@ -214,6 +240,7 @@ class Cells:
         return _LockedCell(self, cell, generation)
 
     def add(self, row: int, column: int, n: int, generation: int) -> bool:
+        """Add to a counter, saturating at 64 bits."""
         return self.add_at(self.at(row, column), n, generation)
 
     def add_at(self, cell: int, n: int, generation: int, operations: int = 1) -> bool:
@@ -255,6 +282,7 @@ class Cells:
         buckets: tuple[int, ...],
         generation: int,
     ) -> bool:
+        """Add to a histogram; the minimum is 0 where it is not known, and says nothing where all buckets are 0."""
         cell = self.at(row, column, 1 + _BUCKETS + len(buckets))
         kept = _bits(max(minimum, 0.0)) + 1 if any(buckets) else 0
         return self._add_distribution_at(cell, total, maximum, kept, enumerate(buckets), generation)
@@ -291,6 +319,7 @@ class Cells:
         return True
 
     def take(self, column: int, width: int) -> tuple[int, ...]:
+        """Return the values of a buffer's series, which are 0 then."""
         cell = self.at(0, column, width)
         guard = self._locks.guard
         guard.enter()  # quicker than ``with``: a flush takes every column
@@ -303,6 +332,7 @@ class Cells:
         return values
 
     def route(self, column: int, width: int, row: int) -> None:
+        """Have a flush of the buffer move a series to this row."""
         if self._target is None:
             raise ValueError(f"{width} cells cannot be buffered")
         self.at(0, column, width)
@@ -310,11 +340,13 @@ class Cells:
         self._routes[column] = width, row
 
     def note_flushes(self, flushes: int, durations: int, scale: bytes) -> None:
+        """Name the columns of the statistics of flushes."""
         found = _Scale(scale)
         width = 1 + _BUCKETS + found.buckets
         self._flush_statistics = self.at(0, flushes), self.at(0, durations, width), found
 
     def flush(self, generation: int) -> bool:
+        """Move what a buffer holds to its target; False if not all could be moved."""
         target = self._target
         if not self._open or target is None or self.generation != generation:
             return False
@@ -353,6 +385,7 @@ class Cells:
         return self._values[self.at(row, column) + 1]
 
     def clear(self, row: int, column: int, width: int, is_histogram: bool = False) -> bool:
+        """Set a series to 0, under the lock of its first cell."""
         first = self.at(row, column, width)
         with self._locked(first) as usable:
             if not usable:
@@ -402,6 +435,7 @@ class Cells:
             self._values[place + _OWNER] = owner
 
     def set_gauge(self, row: int, column: int, value: object, generation: int, by: _Contributor = _NOBODY) -> bool:
+        """Set a gauge; False too where the value is not an int or float that fits."""
         return self.set_gauge_at(self.at(row, column, 5 if by[0] else 3), value, generation, by)
 
     def set_gauge_at(self, cell: int, value: object, generation: int, by: _Contributor = _NOBODY) -> bool:
@@ -424,6 +458,11 @@ class Cells:
         seen: int = 0,
         anew: bool = False,
     ) -> bool:
+        """Add to a gauge; False as in `set_gauge`.
+
+        By a contributor that must not add to what somebody has left: to 0 where ``anew``, and False where the
+        contribution that is there is neither its own nor of ``seen``.
+        """
         cell = self.at(row, column, 5 if by[0] else 3)
         return self.add_gauge_at(cell, n, generation, by, (seen, anew) if by[3] else None)
 
@@ -455,6 +494,7 @@ class Cells:
         return self._values[cell + 1 + _OWNER] == owner
 
     def publish(self, offset: int, value: int) -> None:
+        """Store 4 bytes, after all stores before it."""
         if not self._open or offset < 0 or offset % 4 or offset > len(self._whole) - 4:
             raise IndexError(f"no word at offset {offset}")
         self._whole[offset : offset + 4] = value.to_bytes(4, "little")
@@ -466,6 +506,7 @@ class Cells:
         return self._generation[0]
 
     def count_takeovers_at(self, row: int, column: int) -> None:
+        """Count there the locks taken over from dead owners."""
         self._takeovers = self.at(row, column)
 
     def forget(self) -> None:
@@ -483,7 +524,10 @@ _MISSING = object()
 
 
 def fence() -> None:
-    """Order loads before it and after it; here what is read in between is read by bytecode, in order."""
+    """Have all loads before it be done before any load after it: for who reads a histogram that may be written.
+
+    In Python what is read in between is read by bytecode, in order.
+    """
 
 
 class _LockedCell:
@@ -581,7 +625,7 @@ class Series:
         width: int,
         generation: int,
         monotonic: bool,
-        scale: bytes = b"",
+        scale: bytes = b"",  # of a histogram, see shmstats.bounds.scale_of
         by: _Contributor = _NOBODY,
     ) -> None:
         self._cell = cells.at(row, column, width)
@@ -594,7 +638,11 @@ class Series:
         self._cells, self._generation, self._monotonic = cells, generation, monotonic
 
     def _bind_at_once(self, *others: Series) -> bool:
-        """Bind it, and others with it, without the slow path: here that is never done."""
+        """Bind it by the `Registrar` of its recorder, and one other handle with it, in one step.
+
+        Returns:
+            Whether both are bound, each to its own name, never to the overflow set: in Python never.
+        """
         return False
 
     def _count(self, n: object) -> bool:
@@ -605,9 +653,9 @@ class Series:
 
 
 class Counter(Series):
-    """A handle of a counter."""
+    """A handle of a counter: the quickest way to count."""
 
-    def incr(self, n: int = 1, *, exemplar: Any = None) -> None:
+    def incr(self, n: int = 1, *, exemplar: Mapping[str, Any] | None = None) -> None:
         """Add n."""
         if exemplar is not None:
             self.recorder._count_with_exemplar(self, n, exemplar=exemplar)
@@ -660,7 +708,7 @@ class Gauge(Series):
 class Histogram(Series):
     """A handle of a histogram."""
 
-    def observe(self, value: int | float, /, *, exemplar: Any = None) -> None:
+    def observe(self, value: int | float, /, *, exemplar: Mapping[str, Any] | None = None) -> None:
         """Take up one observation."""
         if exemplar is not None:
             self.recorder._observe_with_exemplar(self, value, exemplar=exemplar)
@@ -683,7 +731,10 @@ _MOST_SETS = 10_000
 
 
 class Children:
-    """The handles of a metric with labels, found by the label values."""
+    """The handles of a metric with labels, found by the label values.
+
+    A subclass has ``_labels``, which takes what cannot be found.
+    """
 
     labelnames: tuple[str, ...] = ()
 
@@ -725,13 +776,19 @@ def _are_texts(values: tuple[object, ...]) -> bool:
 
 
 class Stopwatch:
-    """Times a block of code, and reports the duration in ms."""
+    """Times a block of code, and reports the duration in ms.
 
-    def __init__(self, report: Any) -> None:
+    A subclass has ``_enter_again`` and ``_exit_again``, which keep apart what begins while another block is timed.
+
+    Args:
+        report: a handle of a histogram, or what is called with the duration.
+    """
+
+    def __init__(self, report: Histogram | Callable[[float], object]) -> None:
         self._report = report
-        self._others: list[Any] = []
+        self._others: list[Any] = []  # what began while another block was timed, and still runs
 
-    #: Whether a block is timed here that began in this context: in Python none is.
+    #: Whether a block is timed here that began in this thread and context: in Python none is.
     _first_is_here = False
 
     def __enter__(self) -> Any:
@@ -741,6 +798,7 @@ class Stopwatch:
         self._exit_again()  # type: ignore[attr-defined]
 
     def _take_first(self) -> int:
+        """End that block; returns when it began, in ns of time.monotonic_ns, 0 where there is none."""
         return 0
 
     def _report_since(self, start: int) -> None:
@@ -750,7 +808,19 @@ class Stopwatch:
 
 
 class Registrar:
-    """Binds handles at once, as far as that is plain: in Python nothing is, and the slow path does all of it."""
+    """Binds handles at once, as far as that is plain: finds a name, or adds it under the table lock.
+
+    It is what a handle finds as the attribute ``_registrar`` of its recorder. What is not plain is left to the Python
+    methods of the recorder: a lock that is not free in this process, memory that is to be had first, a full table, a
+    damaged one, or one to be put in order, a metric whose declaration was not learned, and gauges of which each worker
+    has its own. In Python nothing is plain.
+
+    Args:
+        declared: what the process has declared, by category and metric; it is kept.
+        reserved: categories that nobody may count into.
+        labels: label names that are reserved.
+        plain: of a histogram that is not declared: see `shmstats.bounds.scale_of`.
+    """
 
     def __init__(
         self, declared: dict[tuple[str, str], Any], reserved: tuple[str, ...], labels: tuple[str, ...], plain: bytes
@@ -760,7 +830,17 @@ class Registrar:
     def open(
         self, index: NameIndex, cells: Cells, row: int, limit: int, lock: Any, descriptor: int, position: int
     ) -> None:
-        """Register names in a block from now on."""
+        """Register names in a block from now on, as long as its cells are open and direct.
+
+        Args:
+            index: of its names.
+            cells: of the block.
+            row: of this process.
+            limit: label sets that a metric may have; 0: any number.
+            lock: an RLock that keeps the threads of this process apart.
+            descriptor: of the file of the block.
+            position: of the table lock in that.
+        """
 
     def learn(
         self,
@@ -772,43 +852,71 @@ class Registrar:
         labelnames: tuple[str, ...] | None,
         scale: bytes,
     ) -> None:
-        """Know what is declared of a metric."""
+        """Know what is declared of a metric, and that this process counts under it.
+
+        Args:
+            revision: of the names before that was looked at.
+            metric: category and metric.
+            mine: what ``declared`` has of it; None for nothing.
+            family: number of the record of the metric.
+            kind: of its series.
+            labelnames: that each has; None for any.
+            scale: of a histogram, as ``plain``; else empty.
+        """
 
 
 class Recorder:
-    """The calls of user code: finds the handle of a name and uses it."""
+    """The calls of user code: finds the handle of a name or of a label set, and uses it.
+
+    A subclass has the Python methods that take what cannot be done at once: one for each call, with all its
+    arguments (``_incr`` of ``incr``), and for handles ``_count_series(sign, series, n)``,
+    ``_set_series(series, value)``, ``_observe_series(series, value)``, ``_value(series)`` and
+    ``_reduce_handle(series)``.
+    """
 
     def __init__(self) -> None:
         self._handles: dict[str, dict[str, Series]] = {}
         self._sets: dict[tuple[Any, ...], Series] = {}
 
-    def incr(self, category: str, metric: str, n: int = 1, *, labels: Any = None, exemplar: Any = None) -> None:
+    def incr(
+        self,
+        category: str,
+        metric: str,
+        n: int = 1,
+        *,
+        labels: Mapping[str, Any] | None = None,
+        exemplar: Mapping[str, Any] | None = None,
+    ) -> None:
         """Add n to a counter."""
         if labels is not None or exemplar is not None or not self._counted(1, category, metric, n):
             self._incr(category, metric, n, labels=labels, exemplar=exemplar)  # type: ignore[attr-defined]
 
-    def decr(self, category: str, metric: str, n: int = 1, *, labels: Any = None) -> None:
+    def decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, Any] | None = None) -> None:
         """Take n away from a counter."""
         if labels is not None or not self._counted(-1, category, metric, n):
             self._decr(category, metric, n, labels=labels)  # type: ignore[attr-defined]
 
-    def absolute(self, category: str, metric: str, value: int, *, labels: Any = None) -> None:
+    def absolute(self, category: str, metric: str, value: int, *, labels: Mapping[str, Any] | None = None) -> None:
         """Set a gauge, or the total of a counter, to an integer."""
         self._absolute(category, metric, value, labels=labels)  # type: ignore[attr-defined]
 
-    def counter(self, category: str, metric: str, *, labels: Any = None, labelnames: Any = None) -> Any:
+    def counter(
+        self, category: str, metric: str, *, labels: Mapping[str, Any] | None = None, labelnames: Any = None
+    ) -> Any:
         """Return a handle of a counter, or of a metric with labels."""
         return self._counter(category, metric, labels=labels, labelnames=labelnames)  # type: ignore[attr-defined]
 
-    def histogram(self, category: str, metric: str, *, labels: Any = None, labelnames: Any = None) -> Any:
+    def histogram(
+        self, category: str, metric: str, *, labels: Mapping[str, Any] | None = None, labelnames: Any = None
+    ) -> Any:
         """Return a handle of a histogram, or of a metric with labels."""
         return self._histogram(category, metric, labels=labels, labelnames=labelnames)  # type: ignore[attr-defined]
 
-    def timer(self, category: str, metric: str, *, labels: Any = None) -> Any:
+    def timer(self, category: str, metric: str, *, labels: Mapping[str, Any] | None = None) -> Any:
         """Return a context manager and decorator."""
         return self._timer(category, metric, labels=labels)  # type: ignore[attr-defined]
 
-    def get(self, category: str, metric: str, *, labels: Any = None) -> Any:
+    def get(self, category: str, metric: str, *, labels: Mapping[str, Any] | None = None) -> Any:
         """Return the value over all workers."""
         return self._get(category, metric, labels=labels)  # type: ignore[attr-defined]
 
@@ -837,6 +945,7 @@ class Recorder:
             return _fits_gauge(n) and series._move(sign * n)  # type: ignore[operator]
         return type(series) is Counter and type(n) is int and n <= INT64_MAX and series._count(sign * n)
 
+    # Texts are category, metric, and label names and values in turn, as they are given, all exact strs.
     def _find_set(self, kind: type[Series], texts: tuple[str, ...]) -> Series | None:
         return self._sets.get((kind, *texts)) if _are_texts(texts) else None
 
@@ -881,9 +990,21 @@ _MOST_TRIES = 1000
 class Section:
     """A lock with something to be done at its outermost level, for ``with``.
 
+    Whatever a signal handler raises, and wherever, the section is entered, and left by ``with``, or it is not entered.
+    A handler may also enter the section itself, even while it is being entered or left.
+
     In Python this cannot be quite what it is in C: an exception that a signal handler raises just when ``__enter__``
     has the lock, or before the first line of ``__exit__``, leaves the lock taken. Where ``last`` was not done, the
     next who leaves the section does it.
+
+    Args:
+        lock: an RLock, or another section.
+        first: called with the lock held, at the outermost level, on the way in. If it raises, the section is not
+            entered, and left as always.
+        last: called before the lock is let go, at the outermost level, again and again until it does not raise: to
+            do it twice must be the same as once. After a number of times it is given up. The first error is raised
+            when everything has been let go.
+        after: called when a level was left and the calling thread has the lock no more.
     """
 
     def __init__(

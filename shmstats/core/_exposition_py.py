@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from ..layout import INT64_MAX, NAME, minimum_of
 
-#: As in _cells.pyi.
+#: Text before the category of each line, text behind it, and before the category of a line with the time of creation
+#: (empty: there is no such line). Of a histogram that is for its buckets; then text before the category in the lines of
+#: sum and count, what the sum is divided by, and for each line of a bucket its number and the text behind the labels.
 Lines = tuple[bytes, bytes, bytes] | tuple[bytes, bytes, bytes, bytes, bytes, int, tuple[tuple[int, bytes], ...]]
 
 _RECORD = NAME.struct
@@ -68,7 +70,23 @@ def _records(records: bytes) -> Iterator[_Record]:
 
 
 def group_series(records: bytes, heap: bytes, apart: bytes) -> tuple[bytes, bytes, list[tuple[str, ...]]]:
-    """Put records that are shown alike into groups; see `shmstats.core._cells`."""
+    """Put the series that are shown into groups: of one metric, kind, mode and declaration.
+
+    A metric called *total*, which is shown as its category, has a group for each category.
+
+    Args:
+        records: copies of a block's, `shmstats.block.layout.NAME`.
+        heap: a copy of the block's.
+        apart: a category whose series are in no group.
+
+    Returns:
+        The number of each record's group (u32; 2**32 - 1: it is not shown), three u32 for each group in the order of
+        their first records, and the label names that there are. The three are the first record, the number + 1 of the
+        label names (0: no series has labels; 2**32 - 1: they have different ones), and whether some label is empty.
+
+    Raises:
+        ValueError: a record has a key or a kind that cannot be.
+    """
     group_of: list[int] = []
     groups: dict[tuple[object, ...], list[int]] = {}
     label_sets: dict[tuple[bytes, ...], int] = {}
@@ -108,7 +126,22 @@ def plan_text(
     lines: tuple[Lines | None, ...],
     heads: tuple[bytes, ...],
 ) -> tuple[bytes, bytes, bytes]:
-    """Write the lines of groups with a place for each value; see `shmstats.core._cells`."""
+    """Write the lines of groups, with a place for each value.
+
+    Args:
+        records: as for `group_series`.
+        heap: as for `group_series`.
+        group_of: as `group_series` returns it.
+        rank_of: the place on the page of each group's family (u32); one beyond the families: the group is left out.
+        lines: what the lines of each group have in common.
+        heads: what stands before each family.
+
+    Returns:
+        The text, its places, and for each family the ends of its text and of its places (u64 each).
+
+    Raises:
+        ValueError: the groups are not those of the records.
+    """
     found = list(_records(records))
     groups, ranks = memoryview(group_of).cast("I"), memoryview(rank_of).cast("I")
     if len(groups) != len(found) or len(ranks) != len(lines):
@@ -159,7 +192,16 @@ def _escaped(text: bytes) -> bytes:
 
 
 def fill_text(text: bytes, places: bytes, totals: bytes | bytearray) -> bytes:
-    """Put values into their places; see `shmstats.core._cells`."""
+    """Put the values of one moment into their places, mostly without the GIL.
+
+    Args:
+        text: as `plan_text` returns it, or the part of some families in a row.
+        places: likewise.
+        totals: see `sum_columns` and `merge_histograms`.
+
+    Raises:
+        ValueError: they do not fit together.
+    """
     if len(places) % _PLACE.size:
         raise ValueError("text, places and totals do not fit together")
     found = list(_PLACE.iter_unpack(places))
@@ -203,7 +245,20 @@ def _in_use(buckets: list[int]) -> str:
 
 
 def plan_save(records: bytes, heap: bytes, numbers: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
-    """Write what a saved snapshot has of some records; see `shmstats.core._cells`."""
+    """Write what a saved snapshot has of some records; see `shmstats.snapshot.format`.
+
+    Args:
+        records: as for `group_series`.
+        heap: as for `group_series`.
+        numbers: of counters, gauges and histograms (u32).
+
+    Returns:
+        The items of the lists ``names``, ``kinds`` and ``created``, and those of ``values`` as text and places for
+        `fill_text`.
+
+    Raises:
+        ValueError: the numbers are not those of records that can be saved.
+    """
     found = list(_records(records))
     chosen = memoryview(numbers).cast("I").tolist() if len(numbers) % 4 == 0 else [len(found)]
     if not all(number < len(found) and _can_be_saved(found[number], heap) for number in chosen):

@@ -23,12 +23,27 @@ _OF_FAMILY, _OF_MEMBER = 2, 16
 
 
 def hash_key(key: bytes, salt: bytes) -> int:
-    """Return the hash of a key, by which the index has it."""
+    """Return the hash of a name's key, by which the index has it: BLAKE2b of 4 bytes, with a salt of 16."""
     return int.from_bytes(blake2b(key, digest_size=4, salt=salt).digest(), "little")
 
 
 class NameIndex:
-    """The index of a block's names; see `shmstats.core._cells`."""
+    """The index of a block's names: finds records by key, and appends to them.
+
+    What it finds may be found without a lock; for all else the table lock is held, and memory is there. A `BufferError`
+    says that the block is damaged, or that there is no room.
+
+    Args:
+        block: the block. With a read-only one nothing can be changed.
+        sections: offset of the index and its slots at most; offset of the records and how many there can be; offset of
+            the heap and its bytes; columns of a row.
+        header: offsets of the numbers of the header: records in use, those removed, families, columns in use, slots of
+            the index in use, whether the names are changing; in 8 bytes the heap in use and the revision; the salt; the
+            generation, in 8 bytes.
+        record: the class of what is found.
+        kinds: what stands for a number of a kind; None for one that is none.
+        modes: likewise of modes.
+    """
 
     def __init__(
         self,
@@ -68,7 +83,12 @@ class NameIndex:
         return hashed
 
     def find(self, key: bytes, declaration: int = 0) -> Any:
-        """Look a name up, without a lock."""
+        """Look a name up.
+
+        Returns:
+            Its record: number, kind, flags, first cell, width, mode, family (-1: none) and declaration; None where it
+            was not there.
+        """
         index, mask, count = self._index, self._mask, self._words[self._names_used]
         wanted = self.hash(key) ^ declaration
         slot = wanted & mask
@@ -84,12 +104,19 @@ class NameIndex:
         return None
 
     def usage(self) -> tuple[int, ...]:
-        """Return how much is in use."""
+        """Return how many records are in use, and removed, columns in use, slots of the index, whether the names are
+        changing, and bytes of the heap in use.
+        """
         places = self._names_used, self._removed, self._cells, self._slots, self._changing
         return (*(self._words[place] for place in places), self._longs[self._heap_used])
 
     def append(self, keys: bytes, records: bytes) -> int:
-        """Add names that are not there behind all others, in one step; the table lock is held."""
+        """Add names that are not there behind all others, in one step; returns the number of the first.
+
+        Args:
+            keys: of the names, one behind the other.
+            records: a record for each, with the length of its key. State, cell, hash and place are filled in.
+        """
         words, longs = self._words, self._longs
         first, cell, heap = words[self._names_used], words[self._cells], longs[self._heap_used]
         if len(records) % NAME.size:
@@ -131,10 +158,13 @@ class NameIndex:
         return int(first)
 
     def free_for(self, length: int, width: int) -> int:
-        """Return the number of a removed record that a new name can have the place of, -1 where there is none.
+        """Return the number of a removed record that a new name can have the place of; -1 where there is none.
 
-        They are known as long as no other process has changed any name.
+        Args:
+            length: of the name's key.
+            width: cells of the name.
         """
+        # The removed ones are known as long as no other process has changed any name.
         if self._free_revision != self._longs[self._revision]:
             self._free_revision = self._longs[self._revision]
             self._know_free()
@@ -142,7 +172,13 @@ class NameIndex:
         return self._free[width, min(rooms)][-1] if rooms else -1
 
     def replace(self, number: int, key: bytes, record: bytes) -> None:
-        """Give the record of a removed name, with its cells and its place in the heap, to another."""
+        """Give the record of a removed name, with its cells and its place in the heap, to another.
+
+        Args:
+            number: of the record.
+            key: of the name; there is room for it.
+            record: as for `append`, of the same width.
+        """
         former, wanted = _NAME.unpack_from(self._block, self._names + number * NAME.size), _NAME.unpack(record)
         place, room, note, note_room = former[_KEY], former[_ROOM], *former[_NOTE : _NOTE + 2]
         if (
@@ -174,7 +210,10 @@ class NameIndex:
         self._end_change(before)
 
     def discard(self, numbers: Sequence[int]) -> None:
-        """Remove names, for every worker: their records stay, with what they have a place for."""
+        """Remove names by the numbers of their records, which stay, with what they have a place for.
+
+        Whoever has them bound is told by the generation.
+        """
         before = self._begin_change()
         for number in numbers:
             fields = _NAME.unpack_from(self._block, self._names + number * NAME.size)
@@ -225,11 +264,7 @@ class NameIndex:
                 slot = (slot - 1) & mask
 
     def rebuild(self) -> None:
-        """Make the index anew from the records.
-
-        Raises:
-            BufferError: the number of slots is none that can be.
-        """
+        """Make the index anew from the records; BufferError where the number of slots is none that can be."""
         if self._mask & self._mask + 1:  # a search would go round in a part of the slots
             raise BufferError("the index of the names is damaged")
         records = self._block[self._names :][: min(self._words[self._names_used], self._capacity) * NAME.size]

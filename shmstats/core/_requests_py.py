@@ -12,7 +12,16 @@ _METHOD_BYTES = 16
 
 
 class Requests:
-    """The entries of this process in the table of requests; see `shmstats.core._cells`."""
+    """What this process serves, for others to see: its entries in the table of requests.
+
+    Args:
+        block: the block, writable, with memory behind the entries.
+        entries: offset of those of this process's slot; they are freed.
+        further: offset of the number of requests that have no entry.
+
+    Raises:
+        ValueError: that is more than the block has.
+    """
 
     def __init__(self, block: memoryview, entries: int, further: int) -> None:
         self._block: memoryview | None = block[:]
@@ -23,7 +32,7 @@ class Requests:
         block[further : further + 4] = bytes(4)
 
     def begin(self, method: str, path: str) -> int:
-        """Note that a request is being served."""
+        """Note that a request is being served; return its entry for `end`: -1 once closed."""
         block = self._block
         if block is None:
             return -1
@@ -56,7 +65,7 @@ class Requests:
             self._count_further(-1)
 
     def close(self) -> None:
-        """Let go of the block."""
+        """Let go of the block; what is begun or ended afterwards does nothing."""
         if self._block is not None:
             block, self._block = self._block, None
             block.release()

@@ -66,7 +66,11 @@ def _saturated(value: int) -> int:
 def sum_columns(
     block: memoryview, cells: int, row_bytes: int, rows: int, pages: int, bitmap_bytes: int, columns: int
 ) -> bytearray:
-    """Return the sums of columns over all rows; see `shmstats.core._cells`."""
+    """Return the sums of the first ``columns`` columns over all rows, as 64-bit integers, saturated; without the GIL.
+
+    Where the cells and the bitmaps of reserved pages are in the block is told by the offset of each and the bytes from
+    one row to the next: what is not reserved is not looked at. What is more than the block has raises BufferError.
+    """
     grid = _Grid(block, cells, row_bytes, rows, pages, bitmap_bytes, columns)
     sums: list[int] = []
     for first in range(0, columns, CELLS_PER_PAGE):
@@ -87,15 +91,20 @@ def merge_histograms(
     pages: int,
     bitmap_bytes: int,
     totals: bytearray,
-    histograms: bytes,
+    spans: bytes,
 ) -> None:
-    """Put the totals of histograms into a row of totals; see `shmstats.core._cells`."""
+    """Put the totals of histograms into a row of totals, in the place of the sums of their columns; without the GIL.
+
+    Of each row the values are of one moment. A bucket is saturated, the sum and the maximum are finite. The block and
+    where things are in it are as for `sum_columns`; ``totals`` is what that returns; ``spans`` are the first column and
+    the width of each histogram (u32). What is more than the block or the totals have raises BufferError.
+    """
     columns = len(totals) // CELL.size
     grid = _Grid(block, cells, row_bytes, rows, pages, bitmap_bytes, columns)
-    spans = list(_SPAN.iter_unpack(histograms))
-    if any(width < _FIRST_BUCKET or first + width > columns for first, width in spans):
+    found = list(_SPAN.iter_unpack(spans))
+    if any(width < _FIRST_BUCKET or first + width > columns for first, width in found):
         raise BufferError("the cells do not fit into the block")
-    for first, width in spans:
+    for first, width in found:
         copies = [_copied(grid, row * grid.row_cells + first, width) for row in grid.rows_of(first, width)]
         totals[first * CELL.size : (first + width) * CELL.size] = _merged(copies, width)
 
@@ -148,7 +157,12 @@ def sum_contributions(
     of_live: bytes,
     living: bytes,
 ) -> list[int | float]:
-    """Return the sums of contributions to some gauges; see `shmstats.core._cells`."""
+    """Return the sums of contributions to some gauges, an int where all of them are.
+
+    The block and where things are in it are as for `sum_columns`; then the first column of each gauge (u32), whether
+    the contributions of living workers alone count (u8), and the signatures of these, ascending (u64). What is more
+    than the block has raises BufferError.
+    """
     grid = _Grid(block, cells, row_bytes, rows, pages, bitmap_bytes, columns)
     firsts = memoryview(gauges).cast("I").tolist() if len(gauges) == 4 * len(of_live) else [columns]
     if any(first + _CONTRIBUTION_CELLS > columns for first in firsts):
@@ -186,8 +200,11 @@ def _sum_of(values: Iterable[int | float]) -> int | float:
     return total
 
 
-def clear_locks(totals: bytearray, cells: bytes, kinds: bytes) -> None:
-    """Take the locks off the first cells of series in totals; see `shmstats.core._cells`."""
+def clear_locks(totals: bytearray, cells: bytes | memoryview, kinds: bytes) -> None:
+    """Take the locks off the first cells (u32) of series of some kinds (u8) in totals.
+
+    What is left is whether a gauge is a double. A column that is not within the totals raises ValueError.
+    """
     integers, firsts = memoryview(totals).cast("q"), memoryview(cells).cast("B").cast("I")
     if len(firsts) != len(kinds) or (kinds and max(firsts) >= len(integers)):
         raise ValueError("the cells are not within these totals")
@@ -196,7 +213,11 @@ def clear_locks(totals: bytearray, cells: bytes, kinds: bytes) -> None:
 
 
 def add_counters(totals: bytes | bytearray, cells: bytes, groups: bytes, count: int) -> bytearray:
-    """Return the sums of groups of counters; see `shmstats.core._cells`."""
+    """Return the sums (i64, saturated) of ``count`` groups of counters in totals.
+
+    The counters are given by their first cells and the number of each one's group (u32 each). A column that is not
+    within the totals, and a group that is not among these, raises ValueError.
+    """
     integers = memoryview(totals).cast("q")
     firsts, numbers = (memoryview(each).cast("B").cast("I").tolist() for each in (cells, groups))
     fits = max(firsts, default=-2) + 1 < len(integers) and max(numbers, default=-1) < count
@@ -209,7 +230,10 @@ def add_counters(totals: bytes | bytearray, cells: bytes, groups: bytes, count: 
 
 
 def add_histograms(totals: bytes | bytearray, cells: bytes, width: int) -> bytearray:
-    """Return the sum of histograms that have the same bounds; see `shmstats.core._cells`."""
+    """Return the sum of histograms of the same bounds in totals, by their first cells (u32), as the columns of one.
+
+    A column that is not within the totals raises ValueError.
+    """
     content, firsts = memoryview(totals).cast("B"), memoryview(cells).cast("I").tolist()
     if width <= _FIRST_BUCKET or any(CELL.size * (first + width) > len(content) for first in firsts):
         raise ValueError("the histograms are not within these totals")
@@ -218,7 +242,11 @@ def add_histograms(totals: bytes | bytearray, cells: bytes, width: int) -> bytea
 
 
 def text_buckets(totals: bytes | bytearray, cells: bytes, widths: bytes) -> list[tuple[int, str]]:
-    """Return the buckets of histograms that are not empty, as text; see `shmstats.core._cells`."""
+    """Return the buckets of histograms in totals: the number of the first that is not empty, and what is in them.
+
+    That is the counts up to the last one that is not empty, with blanks between them. The histograms are given by their
+    first cells and widths (u32 each). A column that is not within the totals raises ValueError.
+    """
     integers = memoryview(totals).cast("q")
     firsts, sizes = (memoryview(each).cast("B").cast("I").tolist() for each in (cells, widths))
     if len(firsts) != len(sizes) or any(
@@ -234,7 +262,12 @@ def text_buckets(totals: bytes | bytearray, cells: bytes, widths: bytes) -> list
 
 
 def list_series(records: bytes, modes: bytes, columns: int) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes]:
-    """Return the series that some records show, in columns; see `shmstats.core._cells`."""
+    """Return the series that some records show, in columns; one that cannot be raises BufferError.
+
+    ``modes`` says what each of 256 modes is: 0 for none, 1 for one whose gauges have a value of their own, 2 for one
+    whose gauges are combined, and stand apart. Of all but those come the numbers of the records, first columns, widths
+    (u32 each), kinds and modes (u8 each); and last the numbers of those that stand apart (u32).
+    """
     if len(records) % NAME.size or len(modes) != 256:
         raise ValueError("these are not whole records, and 256 modes")
     listed: list[tuple[int, int, int, int, int]] = []

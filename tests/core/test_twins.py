@@ -5,6 +5,8 @@ Each core runs in a process of its own, which gets the same random sequences of 
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,29 @@ def players(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Ch
             player.finish(quiet=False)  # at the end of its input, so that it leaves no block behind
     finally:
         runner.kill_all()
+
+
+def test_the_c_core_has_the_public_calls_and_parameters_of_its_twin() -> None:
+    """The types of both are those of the twin."""
+    core = pytest.importorskip("shmstats.core._cells", reason="the C extension is not built")
+    twin = importlib.import_module("shmstats.core._cells_py")
+    names = [name for name in dir(core) if not name.startswith("_")]
+    assert set(names) <= set(dir(twin))
+    kinds = [getattr(core, name) for name in names if isinstance(getattr(core, name), type)]
+    calls = [(kind, name) for kind in kinds for name, call in vars(kind).items() if inspect.ismethoddescriptor(call)]
+    compared = 0
+    for kind, name in [(kind, name) for kind, name in calls if not name.startswith("_")]:
+        call, expected = getattr(kind, name), getattr(getattr(twin, kind.__name__), name)
+        if call.__text_signature__:
+            assert shape(call) == shape(expected), f"{kind.__name__}.{name}"
+            compared += 1
+    assert compared >= 10
+
+
+def shape(call: Any) -> list[tuple[str, bool, bool]]:
+    """Return the parameters of a call: of each the name, whether it is given by name alone, and has a default."""
+    parameters = inspect.signature(call).parameters.values()
+    return [(each.name, each.kind is each.KEYWORD_ONLY, each.default is not each.empty) for each in parameters]
 
 
 @pytest.mark.parametrize("no_buffer", [True, False])
