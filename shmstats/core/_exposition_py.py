@@ -15,6 +15,9 @@ from ..layout import INT64_MAX, NAME, minimum_of
 #: sum and count, what the sum is divided by, and for each line of a bucket its number and the text behind the labels.
 Lines = tuple[bytes, bytes, bytes] | tuple[bytes, bytes, bytes, bytes, bytes, int, tuple[tuple[int, bytes], ...]]
 
+#: What may be a part of a text.
+Text = bytes | memoryview
+
 _RECORD = NAME.struct
 _PLACE = struct.Struct("<IIII")
 _GROUP = struct.Struct("<III")
@@ -191,29 +194,33 @@ def _escaped(text: bytes) -> bytes:
     return text.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
 
 
-def fill_text(text: bytes, places: bytes, totals: bytes | bytearray) -> bytes:
-    """Put the values of one moment into their places, mostly without the GIL.
+def fill_text(pieces: tuple[tuple[Text, Text], ...], totals: bytes | bytearray) -> bytes:
+    """Return pieces of text as one, with the values of one moment in their places, mostly without the GIL.
 
     Args:
-        text: as `plan_text` returns it, or the part of some families in a row.
-        places: likewise.
+        pieces: text and places as `plan_text` returns them, or those of some families in a row; a text without places
+            stays as it is.
         totals: see `sum_columns` and `merge_histograms`.
 
     Raises:
         ValueError: they do not fit together.
     """
+    return b"".join([each for text, places in pieces for each in _filled(text, places, totals)])
+
+
+def _filled(text: Text, places: Text, totals: bytes | bytearray) -> list[Text]:
     if len(places) % _PLACE.size:
         raise ValueError("text, places and totals do not fit together")
     found = list(_PLACE.iter_unpack(places))
-    ends = list(accumulate(place[0] for place in found))
+    ends = list(accumulate((place[0] for place in found), initial=0))
     cells = len(totals) // 8
     fits = all(form < len(_CELLS) and cell + _needed(form, argument) <= cells for _, cell, form, argument in found)
-    if (ends[-1] if ends else 0) != len(text) or not fits:
+    if ends[-1] > len(text) or not fits:
         raise ValueError("text, places and totals do not fit together")
     view = memoryview(totals)[: 8 * cells]
     integers, reals, words = view.cast("q"), view.cast("d"), view.cast("I")
-    filled: list[bytes] = []
-    for (before, cell, form, argument), end in zip(found, ends, strict=True):
+    filled: list[Text] = []
+    for (_, cell, form, argument), start, end in zip(found, ends, ends[1:], strict=False):
         if form == _NOTHING:
             value = ""
         elif form == _BUCKET:
@@ -233,8 +240,8 @@ def fill_text(text: bytes, places: bytes, totals: bytes | bytearray) -> bytes:
             value = f"{'-' if integers[cell + 1] < 0 else ''}{whole}.{fraction:06d}"
         else:
             value = str(integers[cell + 1])
-        filled += (text[end - before : end], value.encode(), b"\n")
-    return b"".join(filled)
+        filled += (text[start:end], value.encode(), b"\n")
+    return [*filled, text[ends[-1] :]]
 
 
 def _in_use(buckets: list[int]) -> str:

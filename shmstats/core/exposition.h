@@ -76,7 +76,14 @@ write_part(unsigned char *to, Part part)
 static inline unsigned char *
 write_escaped(unsigned char *to, Part part)
 {
-    for (size_t i = 0; i < part.size; i++) {
+    size_t i = 0;
+    for (uint64_t word; part.size - i >= sizeof word; i += sizeof word, to += sizeof word) {
+        memcpy(&word, part.text + i, sizeof word);
+        if (nuls_in(word ^ EACH_BYTE * '\\') | nuls_in(word ^ EACH_BYTE * '"') | nuls_in(word ^ EACH_BYTE * '\n'))
+            break;
+        memcpy(to, &word, sizeof word);
+    }
+    for (; i < part.size; i++) {
         unsigned char c = part.text[i];
         if (UNLIKELY(c == '\\' || c == '"' || c == '\n')) {
             *to++ = '\\';

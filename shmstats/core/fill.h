@@ -1,18 +1,24 @@
-/* fill_text: the values of one moment put into their places in a text. */
+/* fill_text: pieces of text as one, the values of one moment in their places. */
 
 typedef struct {
-    Py_buffer text, places, totals;
-    Py_ssize_t count;         /* of places */
-    size_t longest;           /* what their values can take */
+    Py_buffer text, places;
+    Py_ssize_t count; /* of places */
+} Piece;
+
+typedef struct {
+    Py_buffer totals;
+    Piece *piece;
+    Py_ssize_t pieces;
+    size_t longest;           /* what text and values can take */
     char **slow;              /* the texts of doubles that have no short form, in their order */
     Py_ssize_t slow_count, slow_room;
 } Filling;
 
 static inline Place
-place_at(const Filling *self, Py_ssize_t i)
+place_at(const Piece *piece, Py_ssize_t i)
 {
     Place place;
-    memcpy(&place, (const char *)self->places.buf + i * (Py_ssize_t)sizeof place, sizeof place);
+    memcpy(&place, (const char *)piece->places.buf + i * (Py_ssize_t)sizeof place, sizeof place);
     return place;
 }
 
@@ -52,20 +58,29 @@ cells_of(const Place *place)
     return cells[place->form];
 }
 
-/* Whether text, places and totals fit together; adds up how long the values can be. */
+/* Whether a piece and the totals fit together; adds up how long its text can be. */
 static int
-is_fitting(Filling *self)
+is_fitting(Filling *self, const Piece *piece)
 {
     uint64_t text = 0, cells = (uint64_t)self->totals.len / sizeof(Cell);
-    for (Py_ssize_t i = 0; i < self->count; i++) {
-        Place place = place_at(self, i);
+    for (Py_ssize_t i = 0; i < piece->count; i++) {
+        Place place = place_at(piece, i);
         text += place.before;
         if (place.form >= FORMS || (uint64_t)place.cell + cells_of(&place) > cells)
             return 0;
         self->longest += place.form == FORM_IN_USE ? (place.argument + 2) * (size_t)MOST_DIGITS : MOST_DIGITS;
     }
-    return text == (uint64_t)self->text.len && self->places.len % (Py_ssize_t)sizeof(Place) == 0
-           && (uintptr_t)self->totals.buf % _Alignof(Cell) == 0;
+    self->longest += (size_t)piece->text.len;
+    return text <= (uint64_t)piece->text.len && piece->places.len % (Py_ssize_t)sizeof(Place) == 0;
+}
+
+static int
+are_fitting(Filling *self)
+{
+    int fits = (uintptr_t)self->totals.buf % _Alignof(Cell) == 0;
+    for (Py_ssize_t i = 0; fits && i < self->pieces; i++)
+        fits = is_fitting(self, &self->piece[i]);
+    return fits;
 }
 
 /* Keep the text of a double as repr() makes it, which needs the GIL. -1 with an exception set. */
@@ -94,30 +109,30 @@ keep_slow(Filling *self, double number)
     return 0;
 }
 
-/* Return the next place from there on whose value has no short form; the number of places where there is none. */
+/* Return the next place of a piece from there on whose value has no short form; its end where there is none. */
 static Py_ssize_t
-next_slow(const Filling *self, Py_ssize_t i, double *number)
+next_slow(const Filling *self, const Piece *piece, Py_ssize_t i, double *number)
 {
     unsigned char unused[MOST_DIGITS];
-    for (; i < self->count; i++) {
-        Place place = place_at(self, i);
+    for (; i < piece->count; i++) {
+        Place place = place_at(piece, i);
         if (double_of(self, &place, number) && write_short_double(unused, *number) == NULL)
             break;
     }
     return i;
 }
 
-/* Keep the texts of all doubles that have no short form. -1 with an exception set. */
+/* Keep the texts of all doubles of a piece that have no short form. -1 with an exception set. */
 static int
-keep_all_slow(Filling *self)
+keep_all_slow(Filling *self, const Piece *piece)
 {
     double number = 0;
     Py_ssize_t i;
     /* Mostly there is none: the first is looked for without the GIL. */
     Py_BEGIN_ALLOW_THREADS
-    i = next_slow(self, 0, &number);
+    i = next_slow(self, piece, 0, &number);
     Py_END_ALLOW_THREADS
-    for (; i < self->count; i = next_slow(self, i + 1, &number))
+    for (; i < piece->count; i = next_slow(self, piece, i + 1, &number))
         if (keep_slow(self, number) < 0)
             return -1;
     return 0;
@@ -193,57 +208,87 @@ write_value(const Filling *self, unsigned char *to, const Place *place, Carried 
     return to + size;
 }
 
-/* Write the text with its values; returns the end of what is written. */
+/* Write a piece with its values; returns the end of what is written. */
 static unsigned char *
-write_text(const Filling *self, unsigned char *to)
+write_piece(const Filling *self, const Piece *piece, unsigned char *to, Carried *carried)
 {
-    const unsigned char *text = self->text.buf;
-    Carried carried = {.observed = {.cell = UINT32_MAX}};
-    for (Py_ssize_t i = 0; i < self->count; i++) {
-        Place place = place_at(self, i);
+    const unsigned char *text = piece->text.buf, *end = text + piece->text.len;
+    for (Py_ssize_t i = 0; i < piece->count; i++) {
+        Place place = place_at(piece, i);
         memcpy(to, text, place.before);
         text += place.before;
-        to = write_value(self, to + place.before, &place, &carried);
+        to = write_value(self, to + place.before, &place, carried);
         *to++ = '\n';
     }
-    return to;
+    return write_part(to, (Part){text, (size_t)(end - text)});
 }
 
 static PyObject *
 filled_text(Filling *self)
 {
-    PyObject *result = PyBytes_FromStringAndSize(NULL, self->text.len + (Py_ssize_t)self->longest);
+    PyObject *result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)self->longest);
     if (result == NULL)
         return NULL;
-    unsigned char *start = (unsigned char *)PyBytes_AS_STRING(result), *end;
+    unsigned char *start = (unsigned char *)PyBytes_AS_STRING(result), *end = start;
     Py_BEGIN_ALLOW_THREADS
-    end = write_text(self, start);
+    Carried carried = {.observed = {.cell = UINT32_MAX}};
+    for (Py_ssize_t i = 0; i < self->pieces; i++)
+        end = write_piece(self, &self->piece[i], end, &carried);
+    *end = '\0';
     Py_END_ALLOW_THREADS
-    _PyBytes_Resize(&result, end - start);
+    /* What is behind the end was never touched, so it is no memory yet. To give it back would make the object smaller
+     * than the next one, and glibc maps what is larger than all it has freed: 2 us for each 4 KiB, at every page. */
+    Py_SET_SIZE(result, end - start);
     return result;
+}
+
+/* Take the pieces: pairs of a text and its places. -1 with an exception set. */
+static int
+read_pieces(Filling *self, PyObject *pieces)
+{
+    self->piece = PyMem_Calloc((size_t)PyTuple_GET_SIZE(pieces) + 1, sizeof *self->piece);
+    if (self->piece == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (; self->pieces < PyTuple_GET_SIZE(pieces); self->pieces++) {
+        Piece *piece = &self->piece[self->pieces];
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(pieces, self->pieces), "y*y*", &piece->text, &piece->places))
+            return -1;
+        piece->count = piece->places.len / (Py_ssize_t)sizeof(Place);
+    }
+    return 0;
 }
 
 static PyObject *
 fill_text(PyObject *Py_UNUSED(module), PyObject *args)
 {
     Filling self = {0};
-    if (!PyArg_ParseTuple(args, "y*y*y*", &self.text, &self.places, &self.totals))
+    PyObject *pieces, *result = NULL;
+    int fits, failed;
+    if (!PyArg_ParseTuple(args, "O!y*", &PyTuple_Type, &pieces, &self.totals))
         return NULL;
-    self.count = self.places.len / (Py_ssize_t)sizeof(Place);
-    PyObject *result = NULL;
-    int fits;
-    Py_BEGIN_ALLOW_THREADS
-    fits = is_fitting(&self);
-    Py_END_ALLOW_THREADS
-    if (!fits)
-        PyErr_SetString(PyExc_ValueError, "text, places and totals do not fit together");
-    else if (keep_all_slow(&self) == 0)
+    failed = read_pieces(&self, pieces) < 0;
+    if (!failed) {
+        Py_BEGIN_ALLOW_THREADS
+        fits = are_fitting(&self);
+        Py_END_ALLOW_THREADS
+        failed = !fits;
+        if (failed)
+            PyErr_SetString(PyExc_ValueError, "text, places and totals do not fit together");
+    }
+    for (Py_ssize_t i = 0; !failed && i < self.pieces; i++)
+        failed = keep_all_slow(&self, &self.piece[i]) < 0;
+    if (!failed)
         result = filled_text(&self);
     for (Py_ssize_t i = 0; i < self.slow_count; i++)
         PyMem_Free(self.slow[i]);
     free(self.slow);
-    PyBuffer_Release(&self.text);
-    PyBuffer_Release(&self.places);
+    for (Py_ssize_t i = 0; i < self.pieces; i++) {
+        PyBuffer_Release(&self.piece[i].text);
+        PyBuffer_Release(&self.piece[i].places);
+    }
+    PyMem_Free(self.piece);
     PyBuffer_Release(&self.totals);
     return result;
 }

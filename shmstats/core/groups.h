@@ -244,35 +244,37 @@ with_room(void *items, uint32_t *room, uint32_t used, size_t size)
     return larger;
 }
 
-/* Whether the labels of two series have the same names. */
+/* Whether the labels of two series have the same names; notes whether a value of the second's is empty. */
 static inline int
-same_label_names(Key a, Key b)
+same_label_names(Key a, Key b, uint32_t *has_empty)
 {
     while (has_part(&a) && has_part(&b)) {
         if (!same_part(next_part(&a), next_part(&b)))
             return 0;
         next_part(&a);
-        next_part(&b);
+        *has_empty |= next_part(&b).size == 0;
     }
     return !has_part(&a) && !has_part(&b);
 }
 
-/* Return the number + 1 of the label names that the rest of a key has; 0 without memory. */
+/* Return the number + 1 of the label names that the rest of a key has; 0 without memory. Notes an empty value. */
 static uint32_t
-number_of_labels(Grouping *self, Key labels)
+number_of_labels(Grouping *self, Key labels, uint32_t *has_empty)
 {
     uint64_t hash = 0;
     for (Key key = labels; has_part(&key); next_part(&key))
         hash = mix(hash, next_part(&key));
     uint32_t slot = (uint32_t)hash & self->label_table.mask;
     for (uint32_t entry; (entry = self->label_table.entries[slot]) != 0; slot = (slot + 1) & self->label_table.mask)
-        if (self->label_table.hashes[slot] == hash && same_label_names(self->label_sets[entry - 1], labels))
+        if (self->label_table.hashes[slot] == hash
+            && same_label_names(self->label_sets[entry - 1], labels, has_empty))
             return entry;
     Key *sets = with_room(self->label_sets, &self->label_room, self->label_table.used, sizeof *sets);
     if (sets == NULL)
         return 0;
     self->label_sets = sets;
     sets[self->label_table.used] = labels;
+    same_label_names(labels, labels, has_empty);
     return put_entry(&self->label_table, slot, hash) < 0 ? 0 : self->label_table.used;
 }
 
@@ -329,15 +331,11 @@ group_record(Grouping *self, uint32_t number)
         return 0;
     Group *group = &self->groups[found];
     int is_known = group->labels != 0 && group->labels != MIXED
-                   && same_label_names(self->label_sets[group->labels - 1], key);
-    uint32_t labels = is_known ? group->labels : number_of_labels(self, key);
+                   && same_label_names(self->label_sets[group->labels - 1], key, &group->has_empty);
+    uint32_t labels = is_known ? group->labels : number_of_labels(self, key, &group->has_empty);
     if (labels == 0)
         return -1;
     group->labels = group->labels == 0 || group->labels == labels ? labels : MIXED;
-    while (has_part(&key)) {
-        next_part(&key);
-        group->has_empty |= next_part(&key).size == 0;
-    }
     return 0;
 }
 

@@ -111,8 +111,8 @@ class _Part:
 class _Quick(NamedTuple):
     """Families in a row that C fills in."""
 
-    text: bytes
-    places: bytes
+    text: memoryview
+    places: memoryview
 
 
 class _Slow(NamedTuple):
@@ -160,13 +160,11 @@ class Skeleton:
         totals = snapshot.totals
         values = [*snapshot.combined[1], *system_values(snapshot), *snapshot.health.values()]
         values += totals.at(self._positions)
-        texts = []
-        for chunk in self._chunks:
-            if isinstance(chunk, _Quick):
-                texts.append(fill_text(chunk.text, chunk.places, totals.cells))
-            else:
-                texts.append(chunk.lines.fill(chunk.part, values, frozenset()))
-        return b"".join(texts)
+        pieces = [
+            chunk if isinstance(chunk, _Quick) else (chunk.lines.fill(chunk.part, values, frozenset()), b"")
+            for chunk in self._chunks
+        ]
+        return fill_text(tuple(pieces), totals.cells)
 
     def series_of(self, name: Name) -> ExposedSeries:
         """Return what one of the series of the page is called there."""
@@ -243,7 +241,7 @@ class Skeleton:
                 part = _Part([member for each in row for member in slow[each.family]])
                 yield _Slow(part, self._form(part, None))
 
-    def _planned(self, families: list[_Family]) -> tuple[bytes, bytes, list[tuple[int, int]]]:
+    def _planned(self, families: list[_Family]) -> tuple[memoryview, memoryview, list[tuple[int, int]]]:
         """Return text and places of quick families, and where each of them ends."""
         catalog = self._catalog
         ranks = array("I", [_NO_RANK]) * len(catalog.groups)
@@ -254,7 +252,7 @@ class Skeleton:
                 lines[group] = self._lines(each.family, name, is_plain)
         heads = tuple([self._form.header(each.family).encode() for each in families])
         planned = plan_text(catalog.records, catalog.heap, catalog.group_of, ranks.tobytes(), tuple(lines), heads)
-        return planned[0], planned[1], [*_ENDS.iter_unpack(planned[2])]
+        return memoryview(planned[0]), memoryview(planned[1]), [*_ENDS.iter_unpack(planned[2])]
 
     def _lines(self, family: ExposedFamily, name: Name, is_plain: bool) -> GroupLines:
         """Return what the lines of a group have in common."""

@@ -170,7 +170,7 @@ def _block_data(totals: Totals) -> list[bytes]:
     header = _block_header
     if header is None or header.catalog is not totals.catalog:
         header = _block_header = _BlockHeader.of(totals.catalog)
-    return [b"[", fill_text(header.text, header.places, totals.cells), header.behind]
+    return [b"[", fill_text(((header.text, header.places),), totals.cells), header.behind]
 
 
 def _data(snapshot: Snapshot) -> bytes:

@@ -136,7 +136,7 @@ def test_a_number_is_written_as_python_writes_it(number: float) -> None:
     bits.cast("Q")[0] = 1 << 32
     bits.cast("d")[2] = number
     places = b"".join(number.to_bytes(4, "little") for number in (0, 0, 1, 0))
-    assert core.fill_text(b"", places, bits) == repr(number).encode() + b"\n"
+    assert core.fill_text(((b"", places),), bits) == repr(number).encode() + b"\n"
 
 
 def test_records_that_are_damaged_are_refused_by_both_cores_alike() -> None:
@@ -179,10 +179,12 @@ def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
 def test_values_are_put_only_into_places_that_are_there(wrong: str) -> None:
     places = b"".join(number.to_bytes(4, "little") for number in (2, 0, 0, 0))
     given = {"text": b"x ", "places": places, "totals": bytes(16)}
+    damaged = {**given, wrong: given[wrong][:-1]}
     for module in (core, twin):
-        assert module.fill_text(*given.values()) == b"x 0\n"
+        before, behind = (b"a\n", b""), (b"b\n", b"")
+        assert module.fill_text((before, (given["text"], places), behind), given["totals"]) == b"a\nx 0\nb\n"
         with pytest.raises(ValueError, match="do not fit together"):
-            module.fill_text(*{**given, wrong: given[wrong][:-1]}.values())
+            module.fill_text((before, (damaged["text"], damaged["places"])), damaged["totals"])
 
 
 def test_every_format_of_a_block_is_that_of_its_names_and_values() -> None:
