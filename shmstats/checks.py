@@ -87,11 +87,7 @@ def check_choice(
 
 
 def check_no_names(labelnames: object) -> None:
-    """Check that no label names are given with a value.
-
-    Raises:
-        TypeError: there are some.
-    """
+    """Refuse, by a TypeError, label names that are given with a value."""
     if labelnames is not None:
         raise TypeError("labelnames are for a handle; with a value give labels")
 
@@ -277,14 +273,6 @@ def make_declaration(
     labelnames: tuple[str, ...] | None,
 ) -> Declaration:
     """Check the arguments of ``stats.declare`` and return what they declare.
-
-    Args:
-        kind: as it is given.
-        help_: likewise.
-        unit: likewise.
-        bounds: of a histogram, by `make_bounds`.
-        mode: as it is given.
-        labelnames: checked.
 
     Raises:
         TypeError: an argument is of the wrong type.

@@ -97,11 +97,7 @@ class Configured(HandleKeeper):
 
     @property
     def settings(self) -> config.Settings:
-        """The settings in force; they are looked for if there are none yet.
-
-        Raises:
-            ConfigError: the configuration has an error.
-        """
+        """The settings in force; they are looked for if there are none yet (ConfigError)."""
         settings = self._settings
         if settings is not None:
             return settings
