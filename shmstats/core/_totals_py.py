@@ -261,29 +261,36 @@ def text_buckets(totals: bytes | bytearray, cells: bytes, widths: bytes) -> list
     return found
 
 
-def list_series(records: bytes, modes: bytes, columns: int) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes]:
+def list_series(
+    records: bytes | memoryview, modes: bytes, columns: int
+) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes]:
     """Return the series that some records show, in columns; one that cannot be raises BufferError.
 
     ``modes`` says what each of 256 modes is: 0 for none, 1 for one whose gauges have a value of their own, 2 for one
     whose gauges are combined, and stand apart. Of all but those come the numbers of the records, first columns, widths
-    (u32 each), kinds and modes (u8 each); and last the numbers of those that stand apart (u32).
+    (u32 each), kinds and modes (u8 each); then the numbers of those that stand apart, and last those of all that have
+    room for a note (u32 each).
     """
     if len(records) % NAME.size or len(modes) != 256:
         raise ValueError("these are not whole records, and 256 modes")
     listed: list[tuple[int, int, int, int, int]] = []
     aside: list[int] = []
+    noted: list[int] = []
     for number, fields in enumerate(NAME.struct.iter_unpack(records)):
-        state, kind, mode, flags, width, cell, _, _, declaration, *_ = fields
+        state, kind, mode, flags, width, cell, _, _, declaration, *_, note_room, _, _ = fields
         if state != LIVE or flags & _FAMILY or declaration:
             continue
         if not _COUNTER <= kind <= _TIMESTAMP or not modes[mode] or width < 2 or cell + width > columns:
             raise BufferError("a record has a kind, a mode or cells that cannot be")
+        if note_room:
+            noted.append(number)
         if modes[mode] == _COMBINED:
             aside.append(number)
         else:
             listed.append((number, cell, width, kind, mode))
     numbers, cells, widths, kinds, modes_of = zip(*listed, strict=True) if listed else ((),) * 5
-    return _packed(numbers), _packed(cells), _packed(widths), bytes(kinds), bytes(modes_of), _packed(aside)
+    columns_of_words = _packed(numbers), _packed(cells), _packed(widths)
+    return *columns_of_words, bytes(kinds), bytes(modes_of), _packed(aside), _packed(noted)
 
 
 def _packed(words: Sequence[int]) -> bytes:

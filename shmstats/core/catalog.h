@@ -3,12 +3,15 @@
 /* What a mode makes of a gauge: it is none; a column, or a sum of contributions; combined, and apart from the others. */
 enum { MODE_UNKNOWN = 0, MODE_SUMMED = 1, MODE_COMBINED = 2 };
 
+/* What is listed, and the bytes of an item of each list. */
+enum { LIST_NUMBERS, LIST_CELLS, LIST_WIDTHS, LIST_KINDS, LIST_MODES, LIST_ASIDE, LIST_NOTED, LISTS };
+static const unsigned char item_sizes[LISTS] = {4, 4, 4, 1, 1, 4, 4};
+
 typedef struct {
     Py_buffer records, modes;
     Py_ssize_t columns;
-    uint32_t *numbers, *cells, *widths, *aside;
-    uint8_t *kind, *mode;
-    Py_ssize_t count, aside_count;
+    PyObject *list[LISTS]; /* bytes that have room for all records; they are cut at the end */
+    Py_ssize_t used[LISTS];
 } Listing;
 
 static inline int
@@ -17,7 +20,19 @@ is_shown(const Record *record)
     return record->state == RECORD_LIVE && !(record->flags & FLAG_FAMILY) && record->declaration == 0;
 }
 
-/* Have the columns of all records that are shown; 0 where one has a kind, a mode or cells that cannot be. */
+static inline void
+list_number(Listing *self, int list, uint32_t number)
+{
+    ((uint32_t *)(void *)PyBytes_AS_STRING(self->list[list]))[self->used[list]++] = number;
+}
+
+static inline void
+list_byte(Listing *self, int list, uint8_t byte)
+{
+    PyBytes_AS_STRING(self->list[list])[self->used[list]++] = (char)byte;
+}
+
+/* List all records that are shown; 0 where one has a kind, a mode or cells that cannot be. */
 static int
 list_records(Listing *self, const Record *record, uint32_t count)
 {
@@ -28,27 +43,45 @@ list_records(Listing *self, const Record *record, uint32_t count)
         if (record->kind < KIND_COUNTER || record->kind > KIND_TIMESTAMP || mode == MODE_UNKNOWN || record->width < 2
             || (uint64_t)record->cell + record->width > (uint64_t)self->columns)
             return 0;
+        if (record->note_room != 0)
+            list_number(self, LIST_NOTED, number);
         if (mode == MODE_COMBINED) {
-            self->aside[self->aside_count++] = number;
+            list_number(self, LIST_ASIDE, number);
             continue;
         }
-        Py_ssize_t at = self->count++;
-        self->numbers[at] = number;
-        self->cells[at] = record->cell;
-        self->widths[at] = record->width;
-        self->kind[at] = record->kind;
-        self->mode[at] = record->mode;
+        list_number(self, LIST_NUMBERS, number);
+        list_number(self, LIST_CELLS, record->cell);
+        list_number(self, LIST_WIDTHS, record->width);
+        list_byte(self, LIST_KINDS, record->kind);
+        list_byte(self, LIST_MODES, record->mode);
     }
     return 1;
 }
 
+/* Make the lists; NULL with an exception set. */
 static PyObject *
-listed(const Listing *self)
+listed(Listing *self)
 {
-    Py_ssize_t words = self->count * 4;
-    return Py_BuildValue("y#y#y#y#y#y#", (const char *)self->numbers, words, (const char *)self->cells, words,
-                         (const char *)self->widths, words, (const char *)self->kind, self->count,
-                         (const char *)self->mode, self->count, (const char *)self->aside, self->aside_count * 4);
+    const Py_ssize_t count = self->records.len / (Py_ssize_t)sizeof(Record);
+    int sound;
+    for (int i = 0; i < LISTS; i++)
+        if ((self->list[i] = PyBytes_FromStringAndSize(NULL, count * item_sizes[i])) == NULL)
+            return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    sound = list_records(self, self->records.buf, (uint32_t)count);
+    Py_END_ALLOW_THREADS
+    if (!sound) {
+        PyErr_SetString(PyExc_BufferError, "a record has a kind, a mode or cells that cannot be");
+        return NULL;
+    }
+    PyObject *result = PyTuple_New(LISTS);
+    for (int i = 0; result != NULL && i < LISTS; i++) {
+        if (_PyBytes_Resize(&self->list[i], self->used[i] * item_sizes[i]) < 0)
+            Py_CLEAR(result);
+        else
+            PyTuple_SET_ITEM(result, i, Py_NewRef(self->list[i]));
+    }
+    return result;
 }
 
 static PyObject *
@@ -58,30 +91,14 @@ list_series(PyObject *Py_UNUSED(module), PyObject *args)
     PyObject *result = NULL;
     if (!PyArg_ParseTuple(args, "y*y*n", &self.records, &self.modes, &self.columns))
         return NULL;
-    size_t count = (size_t)self.records.len / sizeof(Record);
-    uint32_t *room = malloc(count * (4 * sizeof *room + 2) + 1);
-    if (self.records.len % (Py_ssize_t)sizeof(Record) || count >= NO_GROUP || self.modes.len != 256
+    if (self.records.len % (Py_ssize_t)sizeof(Record) || self.modes.len != 256
+        || self.records.len / (Py_ssize_t)sizeof(Record) >= NO_GROUP
         || (uintptr_t)self.records.buf % _Alignof(Record))
         PyErr_SetString(PyExc_ValueError, "these are not whole records, and 256 modes");
-    else if (room == NULL)
-        PyErr_NoMemory();
-    else {
-        int sound;
-        self.numbers = room;
-        self.cells = room + count;
-        self.widths = room + 2 * count;
-        self.aside = room + 3 * count;
-        self.kind = (uint8_t *)(room + 4 * count);
-        self.mode = self.kind + count;
-        Py_BEGIN_ALLOW_THREADS
-        sound = list_records(&self, self.records.buf, (uint32_t)count);
-        Py_END_ALLOW_THREADS
-        if (sound)
-            result = listed(&self);
-        else
-            PyErr_SetString(PyExc_BufferError, "a record has a kind, a mode or cells that cannot be");
-    }
-    free(room);
+    else
+        result = listed(&self);
+    for (int i = 0; i < LISTS; i++)
+        Py_XDECREF(self.list[i]);
     PyBuffer_Release(&self.records);
     PyBuffer_Release(&self.modes);
     return result;

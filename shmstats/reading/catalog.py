@@ -19,10 +19,10 @@ from ..block.errors import DamagedBlockError
 from ..block.layout import Layout
 from ..block.notes import read_note
 from ..block.ready import find_replaced
-from ..block.records import CARRIED, FAMILY, MONOTONIC, READY
+from ..block.records import CARRIED, MONOTONIC, READY
 from ..bounds import DEFAULT_BOUNDS
 from ..core import group_series, list_series
-from ..layout import LIVE, NAME, REMOVED
+from ..layout import NAME, REMOVED
 from ..series import FOREIGN, Declaration, Kind, Mode, Name
 from .histograms import BEFORE_BUCKETS
 from .lazy import lazy_property
@@ -69,6 +69,7 @@ class Catalog:
         kinds: of these.
         widths: how many columns each of these has.
         aside: the records of gauges that are combined, but for sums.
+        noted: the records of series that have room for a note.
 
     Raises:
         BufferError, LookupError, ValueError: a record is not what it can be.
@@ -81,9 +82,9 @@ class Catalog:
         self._found: dict[bytes, int | None] = {}
         self.group_of, groups, self.label_sets = group_series(records, heap, FOREIGN.encode())
         self.groups: list[tuple[int, int, int]] = list(_GROUP.iter_unpack(groups))
-        numbers, cells, widths, self.kinds, self._modes, aside = list_series(records, _MODE_FORMS, columns)
+        numbers, cells, widths, self.kinds, self._modes, aside, noted = list_series(records, _MODE_FORMS, columns)
         self.numbers, self.cells, self.widths = (memoryview(each).cast("I") for each in (numbers, cells, widths))
-        self.aside: list[int] = memoryview(aside).cast("I").tolist()
+        self.aside, self.noted = _numbers(aside), _numbers(noted)
 
     @lazy_property
     def names(self) -> list[Name]:
@@ -287,7 +288,7 @@ class NameReader:
         """
         key = revision, count, used
         if self._noted[0] != key:
-            self._noted = key, self._find_noted(count, partial(self.declaration, revision=revision))
+            self._noted = key, self._find_noted(*key)
         found = []
         for name, number in self._noted[1]:
             note = _note(self._records, number, self._buf, self._layout.heap)
@@ -295,19 +296,17 @@ class NameReader:
                 found.append((name, note))
         return found
 
-    def _find_noted(self, count: int, declared: Callable[[int], Declaration | None]) -> list[tuple[Name, int]]:
-        """Return the names that have a place for a note, with the number of the record."""
-        rooms = NAME.column(self._records[: count * NAME.size], "note_room")
-        if not rooms.tobytes().strip(b"\0"):  # as mostly
-            return []
-        records = bytes(self._records[: count * NAME.size])
-        noted = []
-        for number in compress(range(len(rooms)), rooms.tolist()):
-            fields = _fields(records, number)
-            if fields[_STATE] == LIVE and not fields[_FLAGS] & FAMILY and not fields[_DECLARATION]:
-                noted.append(number)
-        heap = self._buf[self._layout.heap : self._layout.heap + self._layout.heap_bytes]
-        return list(zip(_names_of(records, noted, heap, declared), noted, strict=True))
+    def _find_noted(self, revision: int, count: int, used: int) -> list[tuple[Name, int]]:
+        """Return the names that have room for a note, with the number of the record."""
+        layout, last = self._layout, self._last
+        records = self._records[: count * NAME.size]
+        if last is not None and (last[0], len(last[1].records), len(last[1].heap)) == (revision, len(records), used):
+            noted = last[1].noted  # as for a page, which has just had its catalog made
+        else:
+            noted = _numbers(list_series(records, _MODE_FORMS, layout.columns)[-1])
+        heap = self._buf[layout.heap : layout.heap + layout.heap_bytes]
+        names = _names_of(records, noted, heap, partial(self.declaration, revision=revision))
+        return list(zip(names, noted, strict=True))
 
 
 def _with_replaced(records: bytes, heap: bytes) -> bytes:
@@ -324,6 +323,10 @@ def _with_replaced(records: bytes, heap: bytes) -> bytes:
     for number in successors:
         declarations[number] = 0
     return bytes(copy)
+
+
+def _numbers(words: bytes) -> list[int]:
+    return memoryview(words).cast("I").tolist()
 
 
 def _places_in(flags: bytes) -> list[int]:
@@ -354,7 +357,10 @@ def _all_of(column: list[int], wanted: int) -> Iterator[int]:
 
 
 def _names_of(
-    records: bytes, numbers: Iterable[int], heap: bytes | memoryview, declaration: Callable[[int], Declaration | None]
+    records: bytes | memoryview,
+    numbers: Iterable[int],
+    heap: bytes | memoryview,
+    declaration: Callable[[int], Declaration | None],
 ) -> list[Name]:
     """Return the names of some records."""
     names = []
