@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import runpy
 import select
 import signal
 import subprocess
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 SHARED_MEMORY = "/dev/shm"
+
+#: By its file: tests import the package anew.
+_TIME_OF_BIRTH = runpy.run_path(str(Path(__file__).parents[1] / "shmstats/core/_birth_py.py"))["time_of_birth"]
 
 #: Seconds after which a test gives a wait up. Nothing should ever take a part of it.
 BOUND = 60.0
@@ -35,7 +39,7 @@ def segment_of(directory: Path) -> str:
         place = hashlib.blake2b(os.fsencode(os.path.realpath(directory)), digest_size=8).hexdigest()
         return f"shmstats_path_{place}"
     found = directory.stat()
-    return f"shmstats_{found.st_dev:x}_{found.st_ino:x}"
+    return f"shmstats_{found.st_dev:x}_{found.st_ino:x}_{_TIME_OF_BIRTH(os.fsencode(directory)):x}"
 
 
 def segment_file(directory: Path) -> Path:

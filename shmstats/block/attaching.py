@@ -67,11 +67,8 @@ def _is_used_by_0_1(lock: str) -> bool:
         os.close(descriptor)
 
 
-def lay_out(segment: Segment, identity: Identity, layout: Layout) -> None:
+def lay_out(segment: Segment, layout: Layout) -> None:
     """Write the header of a new block, without its magic, and have memory behind what each block has."""
-    # A directory of a container's image is copied, and born anew, by its first change: that is to be now.
-    with suppress(OSError):
-        os.chmod(identity.directory, stat.S_IMODE(os.stat(identity.directory).st_mode))
     segment.reserve(0, PAGE)
     segment.reserve(layout.pages, layout.index - layout.pages)
     segment.reserve(layout.index, 4 * min(FIRST_INDEX_SLOTS, layout.index_slots))
@@ -86,7 +83,6 @@ def lay_out(segment: Segment, identity: Identity, layout: Layout) -> None:
         "started": time.monotonic_ns(),
         "index_slots": min(FIRST_INDEX_SLOTS, layout.index_slots),
         "salt": os.urandom(16),
-        "birth": identity.birth(),
     }
     write_header(segment.buf, header)
 
@@ -98,10 +94,10 @@ def finish(segment: Segment) -> None:
     segment.buf[:8] = MAGIC.to_bytes(8, "little")
 
 
-def is_abandoned(segment: Segment, identity: Identity) -> bool:
-    """Tell whether a segment is no block of this data directory's: half made, or of a directory that is gone.
+def is_abandoned(segment: Segment) -> bool:
+    """Tell whether a segment was left half made; it is removed then, and another one is to be made.
 
-    The table lock is held. It is removed then, and another one is to be made.
+    The table lock is held.
 
     Raises:
         BlockError: its beginning was zeroed, and processes use it.
@@ -110,15 +106,9 @@ def is_abandoned(segment: Segment, identity: Identity) -> bool:
     if segment.size < PAGE:
         return False
     header = read_header(segment.buf)
-    if header["magic"] == 0:
-        check_unfinished(segment, header)
-    else:
-        is_used = segment.locks.slots_held() or segment.locks.slots
-        if is_used or header["birth"] == 0 or header["layout_version"] != LAYOUT_VERSION:
-            return False
-        if identity.birth() in (header["birth"], 0):
-            return False
-        _tell(f"block {segment.name} was that of a data directory that is gone, and was removed")
+    if header["magic"] != 0:
+        return False
+    check_unfinished(segment, header)
     unlink(segment.path)
     return True
 

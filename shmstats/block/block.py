@@ -118,7 +118,7 @@ class Block(Metrics):
         try:
             with segment.locks.table():
                 try:
-                    attaching.lay_out(segment, identity, layout)
+                    attaching.lay_out(segment, layout)
                     segment.publish(identity.segment)
                     block = cls(segment, layout, identity)
                     fill(block)
@@ -155,7 +155,7 @@ class Block(Metrics):
     @classmethod
     def _join_linked(cls, segment: Segment, identity: Identity, capacity: int, max_workers: int) -> Self | None:
         """Attach the block that has its place, or take that from it. The table lock is held."""
-        if attaching.is_abandoned(segment, identity) or attaching.retire_other_layout(segment):
+        if attaching.is_abandoned(segment) or attaching.retire_other_layout(segment):
             return None
         layout, live = attaching.check_usable(segment, capacity, max_workers)
         if not live:
@@ -181,7 +181,6 @@ class Block(Metrics):
             if identity.owner != self.identity.owner or not self._segment.move(identity.segment):
                 return False
             self.identity, self.name = identity, identity.name
-            self.header.birth = identity.birth()
         return self._segment.is_linked() or not os.path.lexists(self.identity.segment)
 
     def find_or_add(

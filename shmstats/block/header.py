@@ -64,7 +64,6 @@ class Header:
     Attributes:
         generation: raised when a name is removed.
         revision: raised when any name changes.
-        birth: of the data directory, in ns since 1970; 0 where that is unknown.
         started: when the block was made, or adopted after a crash: CLOCK_MONOTONIC in ns.
         saver_term: raised by each process that begins to save.
         saver_heartbeat: of the process that saves: CLOCK_BOOTTIME in ns.
@@ -84,7 +83,6 @@ class Header:
     generation = _HeaderField("generation")
     revision = _HeaderField("revision")
     started = _HeaderField("started")
-    birth = _HeaderField("birth")
     saver_term = _HeaderField("saver_term")
     saver_heartbeat = _HeaderField("saver_heartbeat")
     saver_pid = _HeaderField("saver_pid")

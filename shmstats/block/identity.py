@@ -1,7 +1,8 @@
 """Which block belongs to a data directory, and whose it is.
 
 A block belongs to the owner of the data directory. That user and root may use it, and what root makes is given to the
-owner. Directories are told apart by device and inode, so that every path and mount leads to one block.
+owner. Directories are told apart by device, inode and time of birth, so that every path and mount leads to one block,
+and a directory that has the inode of a removed one does not lead to the block of that.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import logging
 import os
 import pwd
 import stat
-import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ..core import time_of_birth
 from ..hashing import blake2b
 from ..once import Once
 from ..proc import there_is_proc
@@ -40,14 +41,14 @@ class Identity(NamedTuple):
         name: of the segment; a path where there is no shared memory, and the block is a file in the directory.
         owner: user id of the directory's owner; of this process where there is no directory.
         group: group id of the directory.
-        key: device and inode of the directory; None where there is none.
+        key: device, inode and time of birth (ns since 1970; 0: unknown) of the directory; None where there is none.
     """
 
     directory: Path
     name: str
     owner: int
     group: int
-    key: tuple[int, int] | None
+    key: tuple[int, int, int] | None
 
     @property
     def segment(self) -> str:
@@ -79,18 +80,8 @@ class Identity(NamedTuple):
 
     def is_current(self) -> bool:
         """Tell whether the directory's path still leads to the same directory, or to none."""
-        try:
-            found = os.stat(self.directory)
-        except OSError:
-            return True
-        return self.key in (None, (found.st_dev, found.st_ino))
-
-    def birth(self) -> int:
-        """Return when the directory was made, in ns since 1970; 0 where the system does not tell.
-
-        The inode of a removed directory is given to another one, whose block is not the one that is left of the first.
-        """
-        return 0 if self.key is None else _birth(self.directory)
+        key = _key_of(self.directory)
+        return None in (key, self.key) or key == self.key
 
     def give(self, descriptor: int) -> None:
         """Give a file that was just made to the owner of the data directory, where this is root."""
@@ -133,12 +124,20 @@ def identify(directory: Path, make: bool = False) -> Identity:
             "there is no /proc: who lives is known by record locks and psutil, and nobody tells whose process a client"
             " is, so /debug and /_local want the token from everybody"
         )
-    if found is None or not stat.S_ISDIR(found.st_mode):
+    key = _key_of(resolved)
+    if found is None or key is None or not stat.S_ISDIR(found.st_mode):
         return Identity(resolved, by_path, os.geteuid(), os.getegid(), None)
-    name = os.path.join(os.path.dirname(by_path), f"{PREFIX}{found.st_dev:x}_{found.st_ino:x}")
     if os.path.lexists(os.path.join(SHARED_MEMORY, by_path)):
         name = by_path  # it was made when there was no directory, and is used until its last process has saved it
-    return Identity(resolved, name, found.st_uid, found.st_gid, (found.st_dev, found.st_ino))
+    else:
+        name = os.path.join(os.path.dirname(by_path), PREFIX + "_".join(f"{part:x}" for part in key))
+    identity = Identity(resolved, name, found.st_uid, found.st_gid, key)
+    if make and not os.path.lexists(identity.segment):
+        # A directory of a container's image is copied, and born anew, by its first change: that is to be before.
+        with suppress(OSError):
+            os.chmod(resolved, stat.S_IMODE(found.st_mode))
+            return identify(directory)
+    return identity
 
 
 def make_directory(directory: Path) -> None:
@@ -164,20 +163,10 @@ def _called(user: int) -> str:
         return str(user)
 
 
-# Where a `struct statx` has the time of birth, and what asks for it: statx(2).
-_STATX_BTIME, _AT_FDCWD, _BIRTH = 0x800, -100, 80
-
-
-def _birth(path: Path) -> int:
-    import ctypes  # takes longer than the rest of this room, and is for a block that is made or adopted
-
-    found = ctypes.create_string_buffer(256)
+def _key_of(directory: Path) -> tuple[int, int, int] | None:
+    """Return device, inode and time of birth of a directory; None where it cannot be looked at."""
     try:
-        failed = ctypes.CDLL(None).statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_BTIME, found)
-    except (AttributeError, OSError):
-        return 0
-    (mask,) = struct.unpack_from("<I", found)
-    if failed or not mask & _STATX_BTIME:
-        return 0
-    seconds, nanoseconds = struct.unpack_from("<qI", found, _BIRTH)
-    return int(seconds * 10**9 + nanoseconds)
+        found = os.stat(directory)
+        return found.st_dev, found.st_ino, time_of_birth(os.fsencode(directory))
+    except OSError:
+        return None

@@ -121,7 +121,6 @@ HEADER = Structure(
         "push_error": f"{MESSAGE_BYTES}s",
         "save_error_check": "I",  # CRC-32 of the text: whoever reads a half-written one notices
         "push_error_check": "I",
-        "birth": "Q",  # of the data directory, in ns since 1970; 0: unknown
         "durable_ticket": "Q",  # of the newest snapshot of which the disk knows the place, too
     }
 )

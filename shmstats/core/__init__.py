@@ -46,6 +46,7 @@ __all__ = [
     "sum_columns",
     "sum_contributions",
     "text_buckets",
+    "time_of_birth",
 ]
 
 log = logging.getLogger("shmstats")
@@ -140,6 +141,7 @@ plan_text = core.plan_text
 sum_columns = core.sum_columns
 text_buckets = core.text_buckets
 sum_contributions = core.sum_contributions
+time_of_birth = core.time_of_birth
 
 for _what, _structure, _built in ("cells", CELL, core.CELL_LAYOUT), ("records", NAME, core.RECORD_LAYOUT):
     _expected = _structure.fields | {"size": _structure.size}

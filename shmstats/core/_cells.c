@@ -36,6 +36,7 @@
 #include "exposition.h"
 #include "fill.h"
 #include "saving.h"
+#include "birth.h"
 
 /* Functions that a build for tests adds to the module. */
 #ifndef TEST_FUNCTIONS
@@ -208,6 +209,7 @@ static PyMethodDef module_functions[] = {
     {"fill_text", fill_text, METH_VARARGS, NULL},
     {"fence", fence, METH_NOARGS, NULL},
     {"hash_key", hash_key, METH_VARARGS, NULL},
+    {"time_of_birth", time_of_birth, METH_O, NULL},
 #ifdef SHMSTATS_STOP_POINTS
     {"stop_at", stop_at, METH_O, PyDoc_STR("Stop the process when it has passed so many stop points; -1: never.")},
 #endif

@@ -20,6 +20,7 @@ from typing import Any
 from .. import lifecycle
 from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN
 from ..series import Labels
+from ._birth_py import time_of_birth as time_of_birth
 from ._exposition_py import fill_text as fill_text
 from ._exposition_py import group_series as group_series
 from ._exposition_py import plan_save as plan_save

@@ -422,7 +422,7 @@ def test_a_fork_takes_nothing_from_the_parent(python: PythonRunner, path: str) -
 
 
 def test_a_path_fits_a_socket_address() -> None:
-    name = f"shmstats_{2**32 - 2}_{'f' * 16}"
+    name = f"shmstats_{2**32 - 1:x}_{2**64 - 1:x}_{2**63 - 1:x}"
     assert len(socket_path(name, 4094)) < 108
     assert socket_path(name, 7) == f"/dev/shm/{name}.7.sock"
 

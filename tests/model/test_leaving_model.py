@@ -128,9 +128,7 @@ class Leaver(Process):
 class PlaceCore(Core):
     """The code, with a place for blocks."""
 
-    identity = SimpleNamespace(
-        name="modelled", segment="the place", check_user=lambda: None, is_current=lambda: True, birth=lambda: 0
-    )
+    identity = SimpleNamespace(name="modelled", segment="the place", check_user=lambda: None, is_current=lambda: True)
 
     def _replace_the_world(self) -> None:
         super()._replace_the_world()
@@ -149,7 +147,7 @@ class PlaceCore(Core):
         block.mark_inherited = lambda names: None
         block.damage_named = lambda segment, layout: nullcontext()
         attaching.retire_legacy = lambda identity: None
-        attaching.lay_out = lambda segment, identity, layout: None  # what nobody sees yet is there
+        attaching.lay_out = lambda segment, layout: None  # what nobody sees yet is there
         attaching.read_header = _fields
         attaching.check_layout = lambda name, header, size: self._current.layout
         attaching.find_damage = lambda buf, layout: ""

@@ -1,0 +1,30 @@
+"""The time at which a file was made, which tells a directory from another one that has its inode."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def test_the_time_of_birth_is_what_the_system_says(shmstats: ModuleType, tmp_path: Path) -> None:
+    before = time.time_ns()
+    made = tmp_path / "made"
+    made.mkdir()
+    told = shmstats.core.time_of_birth(os.fsencode(made))
+    seconds = int(subprocess.run(["stat", "--format=%W", made], check=True, capture_output=True, text=True).stdout)
+    if seconds == 0:
+        pytest.skip("this file system has no times of birth")
+    assert told // 10**9 == seconds
+    # the clock of a file system goes by ticks of the kernel
+    assert before - 10**8 <= told <= time.time_ns()
+    os.utime(made, (1, 1))
+    assert shmstats.core.time_of_birth(os.fsencode(made)) == told
+
+
+def test_what_is_not_there_has_no_time_of_birth(shmstats: ModuleType, tmp_path: Path) -> None:
+    assert shmstats.core.time_of_birth(os.fsencode(tmp_path / "none")) == 0
