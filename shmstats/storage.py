@@ -54,13 +54,9 @@ class Storage(NamedTuple):
 
 
 class Walk:
-    """One walk through a directory, which can be interrupted. Links are not followed.
+    """One walk through a directory, which can be interrupted; ``store``: bytes found so far. No links are followed.
 
     What vanishes meanwhile, and what may not be read, counts nothing.
-
-    Attributes:
-        store: bytes that were found so far.
-        done: whether that is all.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -81,11 +77,7 @@ class Walk:
 
 
 class StorageMeter:
-    """Measures a data directory again and again, without keeping anybody waiting.
-
-    Args:
-        directory: to measure; it need not exist.
-    """
+    """Measures a data directory again and again, without keeping anybody waiting."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -18,15 +18,7 @@ RUNNING, LEFT, ABORTED = 0, 1, 2
 
 
 class Master:
-    """What the master counts.
-
-    Args:
-        listeners: gunicorn's.
-
-    Attributes:
-        pid: its pid: its children inherit the object, but are not the master.
-        count_reload: counts one.
-    """
+    """What the master counts. Its children inherit the object, but have another pid."""
 
     def __init__(self, listeners: Iterable[Any]) -> None:
         self.pid = os.getpid()

@@ -9,11 +9,7 @@ from .reader import BlockReader
 
 
 class AttachedBlock(Block):
-    """A block that this process counts into and reads.
-
-    Attributes:
-        reader: reads values.
-    """
+    """A block that this process counts into and reads."""
 
     def __init__(self, segment: Segment, layout: Layout, identity: Identity) -> None:
         super().__init__(segment, layout, identity)

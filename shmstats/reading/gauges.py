@@ -35,11 +35,7 @@ class Contribution(NamedTuple):
 
 
 class Gauges:
-    """The gauges of a block that are combined of contributions.
-
-    Args:
-        columns: the cells of the block.
-    """
+    """The gauges of a block that are combined of contributions."""
 
     def __init__(self, columns: Columns) -> None:
         self._columns = columns

@@ -22,11 +22,7 @@ BEFORE_BUCKETS = 4
 
 
 class Histograms:
-    """The histograms of a block.
-
-    Args:
-        columns: the cells of the block.
-    """
+    """The histograms of a block."""
 
     def __init__(self, columns: Columns) -> None:
         self._columns = columns

@@ -74,11 +74,7 @@ def push(
 
 
 def _newest(settings: Settings) -> Snapshot:
-    """Return what is counted in the live block, once it is on the disk; or else what is saved.
-
-    Raises:
-        NotThereError: there is neither.
-    """
+    """Return what is counted in the live block, once it is on the disk; or else what is saved (NotThereError)."""
     data = settings.path.data
     try:
         with read_only(data) as reader:

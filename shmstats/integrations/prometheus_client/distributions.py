@@ -15,12 +15,7 @@ from .values import DistributionValue
 
 
 class _Figure:
-    """A part of a distribution, to be read as one of prometheus_client's values.
-
-    Args:
-        distribution: that it is of.
-        part: "sum", "count", or the number of a bucket.
-    """
+    """A part of a distribution ("sum", "count", number of a bucket), read as one of prometheus_client's values."""
 
     __slots__ = ("_distribution", "_part")
 

@@ -58,11 +58,7 @@ class _Process(NamedTuple):
 
 
 class Functions:
-    """The functions of this process, and how those of others are called.
-
-    Args:
-        shared: gives the block's provider; None where statistics are disabled.
-    """
+    """The functions of this process, and how those of others are called; ``shared`` gives the provider, if any."""
 
     def __init__(self, shared: Callable[[], SharedProvider | None]) -> None:
         self._shared = shared

@@ -49,12 +49,7 @@ class Reading(NamedTuple):
 
 
 class ClientPlan(NamedTuple):
-    """What follows from the names of a snapshot.
-
-    Attributes:
-        names: of the snapshot.
-        families: as in `Reading`.
-    """
+    """What follows from the names of a snapshot."""
 
     names: Sequence[Name]
     families: dict[FamilyKey, tuple[ClientFamily, list[Line]]]
