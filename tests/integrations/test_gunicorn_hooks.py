@@ -533,7 +533,7 @@ def test_a_master_without_a_block_serves_on_and_says_once_why(tmp_path: Path) ->
                 load.more(50)
             assert load.failed == 0
             server.signal(signal.SIGHUP)
-            wait_until(lambda: server.log.read_text().count("Booting worker") == 5, "other workers")
+            wait_until(lambda: server.log.read_text().count("Booting worker") >= 5, "other workers")
             assert ask(server, "GET", "/hit") == 200
             logged = server.log.read_text()
     finally:
