@@ -67,7 +67,12 @@ class Exponential(tuple[float, ...]):
 
 
 def middle_of(lower: Any, upper: Any) -> Any:
-    """Return what is as far, as a share, from the one bound as from the other: 2lu / (l + u), without overflow."""
+    """Return what is as far, as a share, from the one bound as from the other: 2lu / (l + u), without overflow.
+
+    Args:
+        lower: above 0; a number or an array of numpy.
+        upper: likewise.
+    """
     return lower / (0.5 + 0.5 * (lower / upper))
 
 
@@ -77,7 +82,11 @@ Bounds = tuple[float, ...] | Exponential
 
 @functools.lru_cache(maxsize=256)
 def exponential(schema: int, first: int, octaves: int, factor: int) -> Exponential:
-    """Return exponential bounds, the same object for the same arguments; ValueError where there are none such."""
+    """Return exponential bounds, the same object for the same arguments.
+
+    Raises:
+        ValueError: there are no such bounds.
+    """
     if not (
         schema in SCHEMAS
         and factor in (1, 1000)
@@ -185,7 +194,12 @@ def to_json(bounds: Bounds) -> list[float] | dict[str, int]:
 
 
 def from_json(found: Any) -> Bounds:
-    """Return the bounds that JSON has; TypeError or ValueError where they cannot be."""
+    """Return the bounds that JSON has.
+
+    Raises:
+        TypeError: there are none.
+        ValueError: they are not allowed.
+    """
     if isinstance(found, dict):
         parts = [found.get(part) for part in ("schema", "first", "octaves", "factor")]
         if any(type(part) is not int for part in parts):
@@ -200,7 +214,11 @@ def from_json(found: Any) -> Bounds:
 
 
 def rebucketed(buckets: Sequence[int], bounds: Bounds, wanted: Bounds) -> tuple[int, ...]:
-    """Return buckets put by their upper bounds into those of other bounds; a bucket without one goes into the last."""
+    """Return buckets put by their upper bounds into those of other bounds; a bucket without one goes into the last.
+
+    Raises:
+        ValueError: there is not one bucket more than bounds.
+    """
     if len(buckets) != len(bounds) + 1:
         raise ValueError(f"a histogram of {len(bounds)} bounds has {len(buckets)} buckets")
     if bounds == wanted:

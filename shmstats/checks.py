@@ -87,7 +87,11 @@ def check_choice(
 
 
 def check_no_names(labelnames: object) -> None:
-    """Refuse, by a TypeError, label names that are given with a value."""
+    """Check that no label names are given with a value.
+
+    Raises:
+        TypeError: there are some.
+    """
     if labelnames is not None:
         raise TypeError("labelnames are for a handle; with a value give labels")
 
@@ -273,6 +277,14 @@ def make_declaration(
     labelnames: tuple[str, ...] | None,
 ) -> Declaration:
     """Check the arguments of ``stats.declare`` and return what they declare.
+
+    Args:
+        kind: as it is given.
+        help_: likewise.
+        unit: likewise.
+        bounds: of a histogram, by `make_bounds`.
+        mode: as it is given.
+        labelnames: checked.
 
     Raises:
         TypeError: an argument is of the wrong type.

@@ -39,7 +39,11 @@ def dump_main() -> None:
 
 
 def command(name: str) -> click.Command:
-    """Import and return a command; KeyError where there is none of that name."""
+    """Import and return a command.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
     module, _, function = COMMANDS[name].partition(":")
     found = getattr(import_module(module), function)
     assert isinstance(found, click.Command)

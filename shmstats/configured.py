@@ -97,7 +97,11 @@ class Configured(HandleKeeper):
 
     @property
     def settings(self) -> config.Settings:
-        """The settings in force; they are looked for if there are none yet (ConfigError)."""
+        """The settings in force; they are looked for if there are none yet.
+
+        Raises:
+            ConfigError: the configuration has an error.
+        """
         settings = self._settings
         if settings is not None:
             return settings

@@ -153,7 +153,11 @@ def delete_file(
 
 
 def _check(path: Sequence[str]) -> None:
-    """Refuse, by a PathError, names that no directory has, or that mean another directory."""
+    """Refuse names that no directory has, or that mean another directory.
+
+    Raises:
+        PathError: naming the name and what is allowed.
+    """
     length = 0
     for name in path:
         if name in ("", ".", "..") or "/" in name or "\0" in name:

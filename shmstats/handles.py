@@ -66,6 +66,10 @@ class Labelled(Children, Generic[_Handle]):
     def remove(self, /, *values: object, **named: object) -> int:
         """Remove one label set, for all workers; returns whether it was there (1 or 0).
 
+        Args:
+            values: as for `labels`.
+            named: as for `labels`.
+
         Raises:
             TypeError: as `labels` does.
             ValueError: as `labels` does.

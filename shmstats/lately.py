@@ -13,7 +13,11 @@ _SECONDS = 1.0
 
 
 class Lately(Generic[_Key, _Found]):
-    """Keeps what was found for one key, the last one, for a second. Safe to share by threads."""
+    """Keeps what was found for one key, the last one, for a second. Safe to share by threads.
+
+    Args:
+        find: finds it out.
+    """
 
     def __init__(self, find: Callable[[_Key], _Found]) -> None:
         self._find = find

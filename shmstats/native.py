@@ -76,7 +76,11 @@ def make_lock() -> Any:
 
 
 def wait(lock: Any, seconds: float) -> bool:
-    """Wait for a lock of `make_lock`; returns whether it was taken. Other greenlets of the thread go on meanwhile."""
+    """Wait for a lock of `make_lock` to be let go, and take it; other greenlets of the thread go on meanwhile.
+
+    Returns:
+        Whether it was taken.
+    """
     if not patched():
         return bool(lock.acquire(timeout=max(seconds, 0.0)))
     deadline = time.monotonic() + seconds
@@ -107,7 +111,12 @@ def is_at_end(error: RuntimeError) -> bool:
 
 
 class Thread:
-    """A daemon thread of the operating system, with a name that the interpreter shows."""
+    """A daemon thread of the operating system.
+
+    Args:
+        work: what it does.
+        name: of the thread, where the interpreter shows it.
+    """
 
     def __init__(self, work: Callable[[], object], name: str) -> None:
         self._work = work
@@ -118,7 +127,11 @@ class Thread:
         self._over.acquire()
 
     def start(self) -> None:
-        """Start the thread; RuntimeError where there cannot be one now."""
+        """Start the thread.
+
+        Raises:
+            RuntimeError: there cannot be one now.
+        """
         if patched():
             original("_thread", "start_new_thread")(self._run, ())
         else:

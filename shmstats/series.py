@@ -175,7 +175,11 @@ _Item = TypeVar("_Item")
 
 
 class Deferred(Sequence[_Item]):
-    """A sequence whose items are made, by `_make`, when somebody looks at them."""
+    """A sequence whose items are made when somebody looks at them, by `_make`; who has no need of them saves the time.
+
+    Args:
+        length: of it.
+    """
 
     __slots__ = ("_items", "_length")
 

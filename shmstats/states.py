@@ -90,7 +90,12 @@ class States(Misses):
         raise NotImplementedError
 
     def _note_states(self, category: str, metric: str, kind: str, states: Iterable[str] | None) -> None:
-        """Check the states of a metric that is being declared, and keep them; TypeError or ValueError if wrong."""
+        """Check the states of a metric that is being declared, and keep them.
+
+        Raises:
+            TypeError: they are none.
+            ValueError: they are not allowed, or the metric has none.
+        """
         if kind == "state":
             self._states[category, metric] = check_states(states)
             return

@@ -54,9 +54,13 @@ class Storage(NamedTuple):
 
 
 class Walk:
-    """One walk through a directory, which can be interrupted; ``store``: bytes found so far. No links are followed.
+    """One walk through a directory, which can be interrupted. Links are not followed.
 
     What vanishes meanwhile, and what may not be read, counts nothing.
+
+    Attributes:
+        store: bytes that were found so far.
+        done: whether that is all.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -77,7 +81,11 @@ class Walk:
 
 
 class StorageMeter:
-    """Measures a data directory again and again, without keeping anybody waiting."""
+    """Measures a data directory again and again, without keeping anybody waiting.
+
+    Args:
+        directory: to measure; it need not exist.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -42,7 +42,11 @@ class Timer(Stopwatch):
     """
 
     def __call__(self, function: _Function) -> _Function:
-        """Return the function, timed at every call (TypeError for what is none); not what a generator does."""
+        """Return the function, timed at every call; of a generator function not what its generators do.
+
+        Raises:
+            TypeError: it is none.
+        """
         if not callable(function):
             raise TypeError(f"function must be callable, not {type(function).__name__} ({function!r:.80})")
         if inspect.iscoroutinefunction(function):

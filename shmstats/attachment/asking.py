@@ -12,7 +12,15 @@ from .peers import ask_all, socket_path
 def ask_workers(
     name: str, workers: Sequence[Worker], question: str, own: Callable[[], Any] | None = None, pid: int = 0
 ) -> list[tuple[Worker, Any | None]]:
-    """Return what each worker answers, without those that ended; ``own`` is the answer of this process, ``pid``."""
+    """Return what each worker answers, without those that ended meanwhile.
+
+    Args:
+        name: of the block's segment.
+        workers: to ask.
+        question: that they are asked.
+        own: gives the answer of this process, which must not wait for itself, where it is one of them.
+        pid: of this process, if ``own`` is given.
+    """
     others = {worker.pid: socket_path(name, worker.slot) for worker in workers if worker.pid != pid}
     answers = ask_all(others, question)
     if own is not None:

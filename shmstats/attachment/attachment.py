@@ -200,7 +200,11 @@ class Attachment:
 
     @deferred
     def flush(self) -> None:
-        """Add what this process holds in its buffer to the block, if it has one; BlockError where that is damaged."""
+        """Add what this process holds in its buffer to the block, if it has one.
+
+        Raises:
+            BlockError: the block is damaged.
+        """
         with process_guard():
             block, buffer = self._block, self._buffer
             if block is not None and buffer is not None and block.held:

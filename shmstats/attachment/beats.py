@@ -42,7 +42,11 @@ def _silence(path: str) -> float:
 
 
 class Watch:
-    """Tells of each background thread that is stuck, once, by a call of ``tell`` with a line about it."""
+    """Tells of each background thread that is stuck, once.
+
+    Args:
+        tell: called with a line about it.
+    """
 
     def __init__(self, tell: Callable[[str], object]) -> None:
         self._tell = tell

@@ -19,7 +19,12 @@ from ..series import Kind
 
 
 class Buffer:
-    """Operations of this process that are not in the block yet: ``cells`` is a row of its own."""
+    """Operations of this process that are not in the block yet.
+
+    Args:
+        block: to flush to.
+        cells: a row of this process's own.
+    """
 
     def __init__(self, block: AttachedBlock, cells: Cells) -> None:
         self.cells = cells
@@ -29,9 +34,16 @@ class Buffer:
         self._durations: tuple[bytes, Record] | None = None
 
     def bind(self, series: Series, key: bytes, record: Record, generation: int, scale: bytes) -> bool:
-        """Bind a handle of a counter or histogram to the buffer. The guard is held.
+        """Bind a handle to the buffer. The guard is held.
 
         Returns False, having done nothing, where the names have moved on since the record was found.
+
+        Args:
+            series: the handle.
+            key: of its name.
+            record: of its name, a counter or a histogram.
+            generation: of the names when the record was found.
+            scale: of a histogram, see `shmstats.bounds.scale_of`.
         """
         if generation != self.cells.generation:
             return False
@@ -49,7 +61,13 @@ class Buffer:
         return True
 
     def note_flushes(self, flushes: tuple[bytes, Record], durations: tuple[bytes, Record], scale: bytes) -> None:
-        """Count the flushes, and how long they take, in the buffer itself: they go with the next one."""
+        """Count the flushes, and how long they take, in the buffer itself: they go with the next one.
+
+        Args:
+            flushes: key and record of a counter.
+            durations: key and record of a histogram.
+            scale: of the histogram.
+        """
         for key, record in (flushes, durations):
             self._columns[record.cell] = (key, record)
             self.cells.route(record.cell, record.width, self._block.row_for(record))
@@ -57,9 +75,12 @@ class Buffer:
         self.cells.note_flushes(flushes[1].cell, durations[1].cell, scale)
 
     def flush(self) -> None:
-        """Add everything to the block; ValueError where it is closed. The guard is held.
+        """Add everything to the block. The guard is held.
 
         Each column is moved by one call, so that an exception of a signal handler finds it here or there.
+
+        Raises:
+            ValueError: the block is closed.
         """
         while not self.cells.flush(self._generation):
             self._look_up_again()

@@ -42,7 +42,16 @@ class Changes(Attachment):
         return None
 
     def give_way(self, category: str, metric: str, rivals: list[str]) -> bool:
-        """Have metrics give way that share names on the page with a declared one; returns whether any did."""
+        """Have metrics give way that share names on the page with one that was declared; the newest one is shown.
+
+        Args:
+            category: of the metrics.
+            metric: that was declared by this process.
+            rivals: the others.
+
+        Returns:
+            Whether any of them has given way.
+        """
         change = self._give_way(category, metric, rivals)
         if change is not None:
             self._tell_change(category, metric, change)

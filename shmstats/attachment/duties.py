@@ -49,7 +49,12 @@ class Duty(Protocol):
         """
 
     def finish(self, block: AttachedBlock, snapshot: Snapshot) -> None:
-        """Do it for the last time: the last process leaves in good order, and has saved."""
+        """Do it for the last time: the last process leaves in good order, and has saved.
+
+        Args:
+            block: as for `perform`.
+            snapshot: what was saved.
+        """
 
 
 @runtime_checkable
@@ -79,7 +84,12 @@ def _make_duty(module: str, settings: Settings) -> Duty | None:
 
 
 class DutyThread:
-    """The thread of one duty; ``look`` gives block and snapshot for it, None where nothing is to be done now."""
+    """The thread of one duty.
+
+    Args:
+        duty: to be done.
+        look: returns the block and what the duty may show of it; None where there is nothing to be done now.
+    """
 
     def __init__(self, duty: Duty, look: Callable[[Duty], tuple[AttachedBlock, Snapshot] | None]) -> None:
         self._duty = duty
@@ -90,7 +100,11 @@ class DutyThread:
         self._thread = native.Thread(self._work, f"shmstats-{duty.name}")
 
     def start(self) -> None:
-        """Start it; RuntimeError where there cannot be a thread now."""
+        """Start it.
+
+        Raises:
+            RuntimeError: there cannot be a thread now.
+        """
         self._thread.start()
 
     def stop(self) -> None:

@@ -28,7 +28,15 @@ def make_duty(settings: Settings) -> Expiry | None:
 
 
 class Expiry:
-    """The duty that removes label sets whose value has not changed for some seconds."""
+    """Removes label sets whose value has not changed for a time.
+
+    Args:
+        seconds: how long.
+
+    Attributes:
+        name: of the duty.
+        interval: seconds between two looks.
+    """
 
     name = "expiry"
 
@@ -38,7 +46,12 @@ class Expiry:
         self._seen: dict[_Series, tuple[Value, float]] = {}
 
     def perform(self, block: AttachedBlock, snapshot: Snapshot) -> None:
-        """Look at all label sets, and remove those that are due."""
+        """Look at all label sets, and remove those that are due.
+
+        Args:
+            block: that is attached.
+            snapshot: of its statistics.
+        """
         now = time.monotonic()
         before, self._seen = self._seen, {}
         for name, value in zip(snapshot.names, snapshot.values, strict=True):

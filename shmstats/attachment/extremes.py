@@ -15,7 +15,13 @@ _DEAD = 1
 
 
 def keep_of_dead(block: AttachedBlock, record: Record, row: int) -> None:
-    """Move what a dead worker had of a gauge of mode min or max out of a row that this process is about to write to."""
+    """Move what a dead worker had of a gauge out of a row that this process is about to write to.
+
+    Args:
+        block: the attached one.
+        record: of the gauge, of mode min or max.
+        row: to be written to.
+    """
     if not any(found.row == row and found.signature != block.worker.signature for found in _found(block, record)):
         return
     with block.exclusive():

@@ -16,7 +16,12 @@ from ..series import Distribution, Kind, Mode, Name, Snapshot, Value
 
 
 def move(snapshot: Snapshot, block: AttachedBlock) -> None:
-    """Have in row 0 of a block at least what a snapshot of the former block has; gauges that are there stay."""
+    """Have in row 0 of a block at least what a snapshot has; gauges that are there already stay as they are.
+
+    Args:
+        snapshot: of the block before.
+        block: the one in its place, attached.
+    """
     with block.exclusive():
         for name, value in zip(snapshot.names, snapshot.values, strict=True):
             if name.kind is Kind.TIMESTAMP or name.mode is not Mode.LAST or name.shown:

@@ -23,7 +23,13 @@ FLUSH = "flush"
 
 
 def register_own(block: AttachedBlock, buffered: bool, tell: Callable[[str], object]) -> None:
-    """Register what the library counts about itself; where there is no room, ``tell`` is called with a line."""
+    """Register what the library counts about itself, while there is room.
+
+    Args:
+        block: that was just attached.
+        buffered: whether this process has a buffer.
+        tell: called with a line where there is no room.
+    """
     kinds = dict.fromkeys((OPERATIONS_DROPPED, LOCKS_TAKEN_OVER), Kind.COUNTER)
     if buffered:
         kinds |= {OPERATIONS_HELD: Kind.GAUGE, FLUSHES: Kind.COUNTER, FLUSH: Kind.HISTOGRAM}

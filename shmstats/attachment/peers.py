@@ -67,12 +67,22 @@ _CREDENTIALS = struct.Struct("iII")
 
 
 def socket_path(name: str, slot: int) -> str:
-    """Return the path of a worker's socket: short, for there is room for 108 bytes (unix(7))."""
+    """Return the path of a worker's socket: short, for there is room for 108 bytes (unix(7)).
+
+    Args:
+        name: of the block's segment.
+        slot: of the worker.
+    """
     return os.path.join(SHARED_MEMORY, f"{name}.{slot}.sock")
 
 
 def remove_stale(name: str, live_slots: Collection[int]) -> None:
-    """Unlink the sockets that dead workers left. The table lock is held."""
+    """Unlink the sockets that dead workers left. The table lock is held.
+
+    Args:
+        name: of the block's segment.
+        live_slots: the slots whose sockets stay.
+    """
     place, name = os.path.split(os.path.join(SHARED_MEMORY, name))
     pattern = re.compile(re.escape(name) + r"\.(\d+)\.(sock|[0-9a-f]{4})")
     with os.scandir(place) as entries:
@@ -355,7 +365,11 @@ def _new_socket() -> socket.socket:
 
 
 def _remove_socket(path: str, owner: int) -> None:
-    """Remove a socket that nobody listens at any more; FileExistsError where there is something else."""
+    """Remove a socket that nobody listens at any more.
+
+    Raises:
+        FileExistsError: there is something else.
+    """
     try:
         found = os.lstat(path)
     except FileNotFoundError:

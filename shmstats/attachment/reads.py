@@ -54,7 +54,15 @@ class Reads(Attachment):
                 return moment
 
     def find(self, block: AttachedBlock, category: str, metric: str, labels: Labels, kind: Kind) -> Record | None:
-        """Return the record that this process counts a series into, whatever others have declared since."""
+        """Return the record that this process counts a series into, whatever others have declared since.
+
+        Args:
+            block: the attached one.
+            category: of the series.
+            metric: of the series.
+            labels: of the series.
+            kind: that the process uses it as.
+        """
         key = encode_key(category, metric, labels)
         outdated = counted_under(block, block.names.family_of(key), key, kind, self._mine(category, metric))
         return block.names.find(key, 0 if outdated is None else digest(outdated))

@@ -14,7 +14,13 @@ from .own_metrics import OPERATIONS_HELD, OWN
 
 
 def fill(block: AttachedBlock, directory: Path, tell: Callable[[str], object]) -> int:
-    """Restore the newest snapshot into a new block; returns how many statistics could not be restored."""
+    """Restore the newest snapshot; returns how many statistics could not be restored.
+
+    Args:
+        block: that was just made, before anyone else sees it.
+        directory: the data directory.
+        tell: called with a line about what cannot be restored.
+    """
     newest = store.load_newest(store.stats_directory(directory), tell)
     if newest is None:
         return 0

@@ -55,6 +55,11 @@ _POLL_SECONDS = 0.005
 class Saver:
     """The saving of one attached block.
 
+    Args:
+        block: that is saved.
+        settings: where, and how often.
+        tell: logs a line.
+
     Attributes:
         look_interval: seconds between two calls of `look`.
     """

@@ -37,7 +37,13 @@ class SharedProvider(Reads, Changes, Shown):
 
     @operation
     def register(self, block: AttachedBlock, series: Series, kind: Kind) -> None:
-        """Have a series there, at 0 if it is new."""
+        """Have a series there, at 0 if it is new.
+
+        Args:
+            block: the attached one.
+            series: a handle of it.
+            kind: of the series, where nothing is declared.
+        """
         self._find_or_add(block, series, kind)
 
     @operation
@@ -59,7 +65,11 @@ class SharedProvider(Reads, Changes, Shown):
 
     @operation
     def count(self, block: AttachedBlock, series: Series, n: int | float) -> None:
-        """Add ``n`` to a counter (an integer) or gauge, and bind the handle; KindError where the name is neither."""
+        """Add ``n`` to a counter (an integer) or gauge, and bind the handle.
+
+        Raises:
+            KindError: the name is neither.
+        """
         while isinstance(n, int) and n > INT64_MAX:  # what taking the lowest integer away amounts to
             self._count(block, series, INT64_MAX)
             n -= INT64_MAX
@@ -68,7 +78,11 @@ class SharedProvider(Reads, Changes, Shown):
     @operation
     @retried
     def set(self, block: AttachedBlock, generation: int, series: Series, value: int | float) -> bool:
-        """Set a gauge, or the total of a counter, and bind the handle; KindError where the name is neither."""
+        """Set a gauge, or the total of a counter, and bind the handle.
+
+        Raises:
+            KindError: the name is neither.
+        """
         key, record = self._find_or_add(block, series, Kind.GAUGE, isinstance(value, int))
         if record.kind is Kind.GAUGE:
             row, by = self._bind_gauge(block, series, record, generation)
@@ -83,7 +97,11 @@ class SharedProvider(Reads, Changes, Shown):
     @operation
     @retried
     def observe(self, block: AttachedBlock, generation: int, series: Series, value: float) -> bool:
-        """Take up one observation in a histogram, and bind the handle; KindError where the name is something else."""
+        """Take up one observation in a histogram, and bind the handle.
+
+        Raises:
+            KindError: the name is something else.
+        """
         key, record, bounds = self._histogram(block, series)
         if block.cells.generation != generation:
             return False  # they may be another metric's, which has come in the place of this one
@@ -117,7 +135,11 @@ class SharedProvider(Reads, Changes, Shown):
     @operation
     @retried
     def note(self, block: AttachedBlock, generation: int, series: Series, microseconds: int) -> bool:
-        """Set a timestamp, in microseconds since 1970-01-01 UTC; KindError where the name is something else."""
+        """Set a timestamp, in microseconds since 1970-01-01 UTC.
+
+        Raises:
+            KindError: the name is something else.
+        """
         _, record = self._find_or_add(block, series, Kind.TIMESTAMP)
         if record.kind is not Kind.TIMESTAMP:
             raise _kind_error(series, record, "given a time")
@@ -173,7 +195,11 @@ class SharedProvider(Reads, Changes, Shown):
             self._registrar.learn(revision, metric, mine, family.number, record.kind, labelnames, scale)
 
     def _histogram(self, block: AttachedBlock, series: Series) -> tuple[bytes, Record, Bounds]:
-        """Return key, record and bounds of the histogram that a handle counts into; KindError where it is none."""
+        """Return the key, record and bounds of a histogram that a handle counts into.
+
+        Raises:
+            KindError: the name is something else.
+        """
         key, record = self._find_or_add(block, series, Kind.HISTOGRAM)
         if record.kind is not Kind.HISTOGRAM:
             raise _kind_error(series, record, "timed")
@@ -274,7 +300,11 @@ class SharedProvider(Reads, Changes, Shown):
         return n
 
     def _make_gauge(self, block: AttachedBlock, key: bytes, declaration: int) -> None:
-        """Give a counter's name up, to be registered as a gauge; KindError where it is declared as a counter."""
+        """Give a counter's name up, so that it can be registered as a gauge.
+
+        Raises:
+            KindError: it is declared as a counter.
+        """
         with block.exclusive():
             record = block.names.find(key, declaration)
             if record is not None and record.kind is Kind.COUNTER:

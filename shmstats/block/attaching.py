@@ -33,7 +33,11 @@ _ATTACHED_OF_0_1 = 2**60 + 1
 
 
 def retire_legacy(identity: Identity) -> None:
-    """Set aside what ended processes of version 0.1 have left of the directory; BlockError where some use it."""
+    """Set aside what processes of version 0.1, which are gone, have left of the same data directory.
+
+    Raises:
+        BlockError: there are some that use it.
+    """
     for path in identity.legacy_segments:
         try:
             found = os.stat(path, follow_symlinks=False)
@@ -118,6 +122,11 @@ def check_usable(segment: Segment, capacity: int, max_workers: int) -> tuple[Lay
 
     The table lock is held.
 
+    Args:
+        segment: of the block.
+        capacity: as it is configured.
+        max_workers: as it is configured.
+
     Raises:
         BlockError: it must not be used.
         DamagedBlockError: nobody uses it, and its contents cannot be.
@@ -188,10 +197,13 @@ def retire_other_layout(segment: Segment) -> bool:
 
 
 def _is_used(name: str, header: dict[str, int], workers: WorkerTable) -> bool:
-    """Tell whether live processes use a block; BlockError where they are of another namespace.
+    """Tell whether live processes use a block.
 
     In another pid namespace their pids mean nothing, and a block that is used there cannot be used here. One that
     nobody uses, as a container leaves it that was killed, can.
+
+    Raises:
+        BlockError: naming both namespaces.
     """
     used = workers.anyone()
     ours = pid_namespace()

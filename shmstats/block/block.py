@@ -51,7 +51,11 @@ class Block(Metrics):
 
     @property
     def requests(self) -> Requests:
-        """What this process serves, for others to see; memory for it is had at the first use, or OSError."""
+        """What this process serves, for others to see; there is memory for it from its first use on.
+
+        Raises:
+            OSError: shared memory is full.
+        """
         if self._requests is None:
             size = REQUESTS_PER_WORKER * REQUEST.size
             entries = self.layout.requests + self.worker.slot * size
@@ -190,7 +194,11 @@ class Block(Metrics):
         return find_or_add(self, key, kind, limit, mine, whole)
 
     def open_registrar(self, registrar: Registrar, limit: int) -> None:
-        """Have a registrar find and add names of this block, of a metric so many label sets; OSError once left."""
+        """Have a registrar find and add the names of this block, of a metric so many label sets at most.
+
+        Raises:
+            OSError: the block was left.
+        """
         where = self.names.index, self.cells, self.worker.row
         registrar.open(*where, limit, self.locks.guard.lock, self._segment.descriptor(), TABLE)
 

@@ -41,7 +41,11 @@ def encode_definition(definition: Definition) -> bytes:
 
 
 def decode_definition(text: bytes) -> Definition:
-    """Return the definition that `encode_definition` made this of; ValueError where there is none."""
+    """Return the definition that `encode_definition` made this of.
+
+    Raises:
+        ValueError: there is none.
+    """
     try:
         kind, help_, unit, bounds, mode, labelnames, shown, moment, users = json.loads(text)
         names = None if labelnames is None else tuple(map(str, labelnames))

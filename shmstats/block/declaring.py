@@ -91,7 +91,18 @@ def _change(current: Definition | None, used: list[Declaration], unfit: int, dec
 
 
 def give_way(block: Block, category: str, metric: str, definition: Definition, rivals: list[str]) -> Change | None:
-    """Have metrics give way that share names on the page with a declared one; returns what changed, if anything."""
+    """Have metrics give way that have names on the page in common with another: the newest one is shown.
+
+    Args:
+        block: that they are in.
+        category: of the metrics.
+        metric: that is declared.
+        definition: what is declared, and when the process declared it first.
+        rivals: metrics of the category that it has names in common with.
+
+    Returns:
+        What has changed; None for nothing.
+    """
     declared, moment, _ = definition
     with block.exclusive():
         keys = [encode_key(category, rival) for rival in rivals]

@@ -113,7 +113,11 @@ class Header:
 
 
 def read_header(buf: memoryview) -> dict[str, int]:
-    """Return the numbers in a block's header by name; BlockError where there is no room for a header."""
+    """Return the numbers in a block's header by name.
+
+    Raises:
+        BlockError: there is no room for a header.
+    """
     if len(buf) < PAGE:
         raise BlockError(f"the block is {len(buf)} bytes long; its header alone is {PAGE}")
     return dict(zip(_FIELDS, _HEADER.unpack_from(buf, 0), strict=True))

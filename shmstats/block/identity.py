@@ -67,7 +67,11 @@ class Identity(NamedTuple):
         return [f"{SHARED_MEMORY}/{PREFIX}{user}_{place}" for user in sorted(users)]
 
     def check_user(self) -> None:
-        """Refuse who may not use the block, by a BlockError that names the directory, its owner and what to do."""
+        """Refuse who may not use the block.
+
+        Raises:
+            BlockError: naming the directory, its owner and what to do.
+        """
         if not self.permits(os.geteuid()):
             raise BlockError(
                 f"data directory {self.directory} belongs to user {_called(self.owner)}, this process runs as user"
@@ -144,6 +148,9 @@ def make_directory(directory: Path) -> None:
     """Make a directory, and what is missing above it, for its owner alone.
 
     What root makes belongs to the owner of the directory above.
+
+    Raises:
+        OSError: it cannot be made.
     """
     if directory.is_dir():
         return

@@ -114,7 +114,11 @@ class LockedFile(Protocol):
     """An open file that can be locked."""
 
     def descriptor(self) -> int:
-        """Return a descriptor of the file; OSError where it has none any more."""
+        """Return a descriptor of the file.
+
+        Raises:
+            OSError: it has none any more.
+        """
 
 
 class RecordLocks:
@@ -136,7 +140,11 @@ class RecordLocks:
         self._table = Section(self.guard.lock, self._lock_table, self._unlock_table, self.guard.do_deferred)
 
     def table(self) -> Section:
-        """Hold the table lock; OSError where the file was closed. May be nested."""
+        """Hold the table lock. May be nested.
+
+        Raises:
+            OSError: the file was closed.
+        """
         return self._table
 
     def _lock_table(self) -> None:

@@ -21,7 +21,23 @@ from .workers import WorkerTable
 
 
 class Metrics:
-    """What a worker has of a block to count with. It is made while the table lock is held."""
+    """What a worker has of a block to count with.
+
+    Args:
+        segment: of the block.
+        layout: of the block. The table lock is held.
+
+    Attributes:
+        layout: of the block, which is that of who made it.
+        locks: the record locks.
+        workers: the worker slots.
+        worker: this process's slot and row.
+        space: the memory behind the block.
+        cells: the cells.
+        stripes: of cells.
+        row_for: gives the row to count a name in.
+        names: the name table.
+    """
 
     def __init__(self, segment: Segment, layout: Layout) -> None:
         self.layout = layout
@@ -88,7 +104,11 @@ class Metrics:
         return bounds
 
     def annotate(self, record: Record, text: bytes) -> None:
-        """Keep a text with a name; ``reader.notes`` gives it back. BlockFullError where there is no room for it."""
+        """Keep a text with a name; ``reader.notes`` gives it back.
+
+        Raises:
+            BlockFullError: there is no room for it.
+        """
         with self.exclusive():
             self.names.annotate(record.number, text)
 

@@ -82,6 +82,13 @@ class Find(Protocol):
 class NameTable(Records):
     """The names of a block.
 
+    Args:
+        buf: the block.
+        layout: of the block.
+        space: the memory behind it.
+        cells: the cells of this process.
+        stripes: of the block.
+
     Attributes:
         cells: as the argument.
         index: finds records by key.
@@ -211,7 +218,15 @@ class NameTable(Records):
                 self._store(family.number, field, value)
 
     def annotate(self, number: int, text: bytes) -> None:
-        """Give a record a note; BlockFullError where the heap is full. The table lock is held."""
+        """Give a record a note. The table lock is held.
+
+        Args:
+            number: of the record.
+            text: of the note.
+
+        Raises:
+            BlockFullError: the heap is full. Nothing was changed.
+        """
         place, packed = next_half(self.note_place(number), text)
         if place >= 0:
             start = self._layout.heap + self._fields(number)[_NOTE] + place
@@ -266,7 +281,11 @@ class NameTable(Records):
             self.set_members(family.number, self.members(family) + n)
 
     def _have_room(self, usage: tuple[int, ...], names: int, cells: int, heap: int) -> None:
-        """Have records, cells, heap and slots of the index for more names; BlockFullError where there are not."""
+        """Have records, cells, heap and slots of the index for so many names more.
+
+        Raises:
+            BlockFullError: there are not.
+        """
         (number, _, cells_used, slots, _, heap_used), layout = usage, self._layout
         if number + names > layout.capacity or cells_used + cells > layout.columns:
             raise capacity_is_used(layout.capacity)

@@ -23,7 +23,15 @@ def read_note(content: bytes) -> bytes:
 
 
 def next_half(content: bytes, text: bytes) -> tuple[int, bytes]:
-    """Return offset, head and text of the next note in a note's place; the offset is -1 where a half has no room."""
+    """Return where in the place of a note the next one goes, and its bytes.
+
+    Args:
+        content: what is in the place.
+        text: of the next note.
+
+    Returns:
+        The offset, -1 where a half has no room for the text; and head and text.
+    """
     halves = _halves(content)
     turn = 1 + max(number for number, _ in halves)
     half = len(content) // 2

@@ -70,7 +70,15 @@ def _can_be(used: Declaration, declared: Declaration) -> bool:
 
 
 def refuse_shown(key: bytes, declared: Declaration) -> None:
-    """Refuse, by a KindError, to count into a metric that is shown in words: an info or a state."""
+    """Refuse to count into a metric that is shown in words.
+
+    Args:
+        key: of the metric, or of one of its series.
+        declared: what is declared of it.
+
+    Raises:
+        KindError: it is an info or a state.
+    """
     if declared.shown:
         category, metric, _ = decode_key(key)
         raise KindError(
@@ -84,7 +92,16 @@ def _names(labels: Labels) -> tuple[str, ...]:
 
 
 def family_for(block: Metrics, key: bytes, outdated: Declaration) -> Record:
-    """Return the family of what an outdated declaration left, or make it (BlockFullError). The table lock is held."""
+    """Return the family of what an outdated declaration left; it is made where there is none. The table lock is held.
+
+    Args:
+        block: the attached one.
+        key: of the metric, or of one of its series.
+        outdated: the declaration.
+
+    Raises:
+        BlockFullError: there is no room for it.
+    """
     number = digest(outdated)
     family = block.names.find(family_key(key), number)
     if family is None:

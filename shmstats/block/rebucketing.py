@@ -36,6 +36,12 @@ def can_go_on(record: Record, used: Declaration, declared: Declaration) -> bool:
 def carried_over(block: Block, former: list[Record], family: Record, declared: Declaration) -> Iterator[None]:
     """Have series go on in other buckets, if what is done meanwhile notes the declaration. The table lock is held.
 
+    Args:
+        block: that they are in.
+        former: the series.
+        family: of their metric.
+        declared: what is being declared.
+
     Raises:
         BlockFullError: there is no room for them. Nothing has changed for those who take the table lock next.
     """

@@ -120,6 +120,10 @@ class _Field:
 class Records:
     """The records of a block.
 
+    Args:
+        buf: the block; writable for who stores.
+        layout: of the block.
+
     Attributes:
         buffer: the block.
         count: records in use or removed.
@@ -153,11 +157,19 @@ class Records:
             view.release()
 
     def record(self, number: int) -> Record:
-        """Return a record by its number; DamagedBlockError where it is none that can be."""
+        """Return a record by its number.
+
+        Raises:
+            DamagedBlockError: it is none that can be.
+        """
         return self._record(number, self._fields(number))
 
     def key(self, number: int) -> bytes:
-        """Return the key of a record; DamagedBlockError where it is not in the block."""
+        """Return the key of a record.
+
+        Raises:
+            DamagedBlockError: it is not in the block.
+        """
         fields = self._fields(number)
         return self._text(number, fields[_KEY], fields[_LENGTH])
 
@@ -174,7 +186,11 @@ class Records:
         return read_note(self.note_place(number))
 
     def note_place(self, number: int) -> bytes:
-        """Return the place of a record's note, for `read_note`; DamagedBlockError where it is not in the block."""
+        """Return what is in the place of a record's note: `read_note` makes its text of that.
+
+        Raises:
+            DamagedBlockError: the place is not in the block.
+        """
         fields = self._fields(number)
         return self._text(number, fields[_NOTE], fields[_NOTE_ROOM])
 

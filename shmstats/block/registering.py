@@ -74,7 +74,11 @@ def _register(block: Metrics, key: bytes, kind: Kind, limit: int, family: Record
 
 
 def _check_label_names(key: bytes, declared: Declaration) -> None:
-    """Check the label names of a series against what is declared; DeclarationError where they are others."""
+    """Check the label names of a series against what is declared.
+
+    Raises:
+        DeclarationError: they are others.
+    """
     if declared.labelnames is None:
         return
     category, metric, labels = decode_key(key)

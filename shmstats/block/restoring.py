@@ -72,7 +72,11 @@ def restore(block: Block, names: Sequence[Name], values: Sequence[Value]) -> lis
 
 
 def _register(block: Block, part: list[_Saved]) -> None:
-    """Register a part of the names, with their values: all, or none and BlockFullError."""
+    """Register a part of the names, with their values.
+
+    Raises:
+        BlockFullError: there is not room for all of them. None was registered.
+    """
     families = _families(block, part)
     made: dict[tuple[Kind, bool, bool, int], Record] = {}  # many names want the same
     numbers: dict[tuple[Kind, bool, bool, int], int] = {}
@@ -101,7 +105,11 @@ def _register(block: Block, part: list[_Saved]) -> None:
 
 
 def _families(block: Block, part: list[_Saved]) -> dict[bytes, Record]:
-    """Return the families of names, by key; BlockFullError where there is no room for names and families."""
+    """Return the families of names, by key; those with labels all have one.
+
+    Raises:
+        BlockFullError: there is not room for all names together with their families.
+    """
     families: dict[bytes, Record] = {}
     missing: dict[bytes, Record] = {}
     for name, key, _ in part:

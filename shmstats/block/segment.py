@@ -114,9 +114,12 @@ class Segment(SharedMemory):
         """Do nothing: SharedMemory calls this when it cannot map, and that must not remove the block."""
 
     def descriptor(self) -> int:
-        """Return a descriptor of the segment's file; OSError where it was closed, or another has its place now.
+        """Return a descriptor of the segment's file.
 
         Who becomes a daemon may have closed all that there were, and numbers are given anew: then it is opened again.
+
+        Raises:
+            OSError: the segment was closed, or its file has another's place now.
         """
         if not self._has_descriptor():
             self._open_again()
@@ -144,12 +147,20 @@ class Segment(SharedMemory):
             offset += len(content)
 
     def reserve(self, offset: int, length: int) -> None:
-        """Have memory behind a range of bytes; OSError where shared memory is full, or the segment closed."""
+        """Have memory behind a range of bytes, which may be reserved in part already.
+
+        Raises:
+            OSError: shared memory is full, or the segment closed.
+        """
         if hasattr(os, "posix_fallocate"):  # else the file has its size, and a full disk is found out by a store
             os.posix_fallocate(self.descriptor(), offset, length)
 
     def publish(self, path: str) -> None:
-        """Give a segment of `make_segment` its place; FileExistsError where another has it."""
+        """Give a segment that was made by `make_segment` its place.
+
+        Raises:
+            FileExistsError: another has the place.
+        """
         _rename_to_new(self.path, path)
         self.path, self._name = path, f"/{os.path.basename(path)}"
 
@@ -215,6 +226,9 @@ class Segment(SharedMemory):
 
 class ReadOnlySegment:
     """A segment mapped for reading alone, as a context manager that gives itself.
+
+    Args:
+        identity: of the data directory.
 
     Attributes:
         buf: the bytes of the segment.
@@ -298,7 +312,11 @@ lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, _segments)
 
 
 def attach_segment(identity: Identity) -> Segment | None:
-    """Return the segment of a data directory, open to write; None where there is none. The guard is held."""
+    """Return the segment of a data directory, open to write; None where there is none. The guard is held.
+
+    Raises:
+        BlockError: it is not what it must be.
+    """
     while True:
         try:
             found = stat_segment(identity)
@@ -317,7 +335,11 @@ def attach_segment(identity: Identity) -> Segment | None:
 
 
 def make_segment(identity: Identity, size: int) -> Segment:
-    """Make a segment under a name of its own, which `Segment.publish` changes; it is the owner's from the beginning."""
+    """Make a segment under a name of its own, which `Segment.publish` changes; it is the owner's from the beginning.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     remove_unpublished(identity)
     segment = Segment(f"{identity.segment}.{os.getpid()}_{secrets.token_hex(4)}.new", size)
     try:
@@ -346,7 +368,11 @@ def stat_segment(identity: Identity) -> os.stat_result:
 
 
 def check_trust(identity: Identity, found: os.stat_result) -> None:
-    """Refuse a file that is not the directory's owner's alone, by a BlockError with owner and mode found."""
+    """Refuse a file that does not belong to the owner of the data directory alone.
+
+    Raises:
+        BlockError: naming the owner and mode found.
+    """
     if found.st_uid != identity.owner:
         raise BlockError(
             f"block {identity.name} belongs to user {found.st_uid}; it must belong to user {identity.owner}, the owner"
@@ -366,7 +392,11 @@ def unlink(path: str) -> None:
 
 
 def _rename_to_new(path: str, new: str) -> None:
-    """Rename a file to a name that is not there (else FileExistsError), by renameat2(2), which Python does not have."""
+    """Rename a file to a name that is not there, by renameat2(2), for which Python has no function.
+
+    Raises:
+        FileExistsError: it is there.
+    """
     import ctypes  # takes longer than the rest of this room, and is for a block that is made
 
     try:

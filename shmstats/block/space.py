@@ -16,7 +16,13 @@ from .segment import Segment
 
 
 class Space:
-    """The memory behind an attached block."""
+    """The memory behind an attached block.
+
+    Args:
+        segment: of the block.
+        layout: of the block.
+        locks: of the block.
+    """
 
     def __init__(self, segment: Segment, layout: Layout, locks: RecordLocks) -> None:
         self._segment = segment
@@ -40,7 +46,11 @@ class Space:
             raise memory_is_full(str(error.strerror)) from error
 
     def reserve_cells(self, row: int, cell: int, width: int) -> bool:
-        """Have memory behind some cells of a row; returns whether there was enough."""
+        """Have memory behind some cells of a row; returns whether there was enough.
+
+        Raises:
+            OSError: the block was left, or forgotten after a fork.
+        """
         first, last = cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE
         with self._locks.table():
             for page in range(first, last + 1):

@@ -16,7 +16,15 @@ SHARED_ROW = 0
 
 
 class Stripes:
-    """The rows of cells of an attached block."""
+    """The rows of cells of an attached block.
+
+    Args:
+        buf: the block.
+        layout: of the block.
+        space: the memory behind it.
+        cells: of the block.
+        own: the row of this process.
+    """
 
     def __init__(self, buf: memoryview, layout: Layout, space: Space, cells: Cells, own: int) -> None:
         self._buf = buf
@@ -38,7 +46,11 @@ class Stripes:
         return self._space.rows_of(record)
 
     def place(self, record: Record) -> None:
-        """Have memory behind the cells of a name that is being added; BlockFullError where there is none."""
+        """Have memory behind the cells of a name that is being added.
+
+        Raises:
+            BlockFullError: there is none.
+        """
         row = SHARED_ROW if record.shared else self._own
         if not (self._space.has(row, record) or self._space.reserve_cells(row, record.cell, record.width)):
             raise memory_is_full()

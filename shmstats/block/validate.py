@@ -24,7 +24,11 @@ _KINDS, _MODES = frozenset(Kind), frozenset(Mode)
 
 
 def check_layout(name: str, header: dict[str, int], size: int) -> Layout:
-    """Check that a block is laid out as this version does it, and return its layout; BlockError names both sides."""
+    """Check that a block is laid out as this version lays it out, and return its layout.
+
+    Raises:
+        BlockError: naming both sides of what differs.
+    """
     if header["magic"] != MAGIC:
         raise BlockError(f"block {name} does not begin like a block of shmstats; it is damaged or not ours")
     if header["layout_version"] != LAYOUT_VERSION:
@@ -85,7 +89,12 @@ def damage_of(segment: Segment, layout: Layout) -> str:
 
 
 def find_damage(buf: memoryview, layout: Layout) -> str:
-    """Return what is wrong with a block, of which nobody changes the names meanwhile; empty where nothing is."""
+    """Return what is wrong with the contents of a block; empty where nothing is.
+
+    Args:
+        buf: the block, of which nobody changes the names meanwhile.
+        layout: of the block, by its header, which was checked.
+    """
     header = read_header(buf)
     limits = {
         "names": layout.capacity,

@@ -59,7 +59,11 @@ def is_own_thread(stack: str) -> bool:
 
 
 def stacks_of(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a process's stacks for people: ``count``, ``kind``, ``own``, ``lines``; the application's first."""
+    """Return the stacks of one process for people: ``count``, ``kind``, ``own`` and ``lines``; the application's first.
+
+    Args:
+        entries: as `shmstats.debug.stacks.stacks` returns them.
+    """
     found = []
     for entry in entries:
         stack: str = entry["goroutine"]

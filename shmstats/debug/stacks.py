@@ -151,7 +151,12 @@ def _tasks(loop: Any) -> Iterable[Any]:
 
 
 def _task_frames(task: Any, thread: list[FrameType]) -> list[FrameType]:
-    """Return the frames of an `asyncio.Task`, the outermost first; ``thread`` are those of its loop's thread."""
+    """Return the frames of a task, the outermost first.
+
+    Args:
+        task: an `asyncio.Task`.
+        thread: the frames of the thread that its loop runs in.
+    """
     frames = list(_awaited_frames(task.get_coro()))
     if frames and frames[0].f_back is not None and frames[0] in thread:
         return thread[thread.index(frames[0]) :]

@@ -58,11 +58,19 @@ class Renderer:
         return self._rendered(snapshot, view, view.escaping or "underscores", _Text)[0]
 
     def text_utf8(self, snapshot: Snapshot, view: View = PLAIN) -> bytes:
-        """Return the page in the text format 1.0.0, names in UTF-8 as they are written."""
+        """Return the page in the text format 1.0.0, names in UTF-8 as they are written.
+
+        Raises:
+            ValueError: as for `text`.
+        """
         return self._rendered(snapshot, view, view.escaping or "allow-utf-8", _Text)[0]
 
     def openmetrics(self, snapshot: Snapshot, view: View = PLAIN) -> bytes:
-        """Return the page in OpenMetrics 1.0.0."""
+        """Return the page in OpenMetrics 1.0.0.
+
+        Raises:
+            ValueError: as for `text`.
+        """
         page, series_of = self._rendered(snapshot, view, view.escaping or "underscores", _OpenMetrics)
         if snapshot.exemplars:
             page = with_exemplars(page, snapshot.exemplars, series_of, _OpenMetrics.sample_text, _OpenMetrics.limits)

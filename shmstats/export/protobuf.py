@@ -221,7 +221,12 @@ def _native(bounds: Exponential, buckets: tuple[int, ...]) -> Iterator[bytes]:
 
 
 def _runs(zero: int, buckets: tuple[int, ...]) -> list[tuple[int, list[int]]]:
-    """Return runs of buckets that hold something, without the zero bucket ``zero``: index of the first, and counts."""
+    """Return runs of buckets that hold something, without the zero bucket: the index of the first, and the counts.
+
+    Args:
+        zero: the index of the zero bucket's upper bound.
+        buckets: all of them.
+    """
     runs: list[tuple[int, list[int]]] = []
     for i, count in enumerate(buckets):
         if not count or not i:

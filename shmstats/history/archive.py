@@ -24,7 +24,17 @@ _HOUR = 3600.0
 
 
 class Archive:
-    """The duty that keeps dated copies, one every so many hours. Not for use by several threads."""
+    """Keeps dated copies. Not for use by several threads.
+
+    Args:
+        data: the data directory.
+        hours: between two copies.
+        kept: how many are kept.
+
+    Attributes:
+        name: of the duty.
+        interval: seconds between two looks at whether a copy is due.
+    """
 
     name = "archive"
     interval = 60.0
@@ -35,7 +45,11 @@ class Archive:
         self._kept = kept
 
     def perform(self, block: Any, snapshot: Snapshot) -> None:
-        """Make a copy if one is due, and remove the oldest of too many."""
+        """Make a copy if one is due, and remove the oldest of too many.
+
+        Raises:
+            OSError: that cannot be done.
+        """
         self.rotate(time.time())
 
     def finish(self, block: Any, snapshot: Snapshot) -> None:
@@ -43,7 +57,11 @@ class Archive:
         self.rotate(time.time())
 
     def rotate(self, now: float) -> None:
-        """Do it at a moment, in seconds since 1970; OSError where that cannot be done."""
+        """Do it at a moment, in seconds since 1970.
+
+        Raises:
+            OSError: that cannot be done.
+        """
         files = archived(self._directory)
         # By their names: who copies a directory may change the times of its files.
         newest = _moment(files[-1]) if files else 0.0

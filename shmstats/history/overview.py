@@ -60,7 +60,11 @@ class Overview:
             self.names.append(Name("shmstats", "response_time", Kind.HISTOGRAM, (), False, bounds))
 
     def values(self, values: Sequence[Value]) -> list[Value]:
-        """Return the values of ``names``, given those of the snapshot whose names were followed last."""
+        """Return the values of ``names``.
+
+        Args:
+            values: of the snapshot whose names were followed last.
+        """
         if not self.requests:
             return []
         responses: list[Value] = [*self._counters.sums(values)]

@@ -60,7 +60,11 @@ class Query:
         step: int | None = None,
         series: Sequence[str] = (),
     ) -> Query:
-        """Return a query of what was given, or raise QueryError; a time that is 0 or less counts from now."""
+        """Return a query of what was given, checked; a time that is 0 or less counts from now.
+
+        Raises:
+            QueryError: it cannot be answered.
+        """
         now = int(time.time())
         last = now if until is None else _moment(until, now)
         first = last - SECONDS.rows if since is None else _moment(since, now)
@@ -106,7 +110,13 @@ class Past:
 
 
 def read_past(data: Path, query: Query) -> Past:
-    """Read the ring of a data directory; FileNotFoundError, OSError or RingError where there is none to be read."""
+    """Read the ring of a data directory.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+        RingError: it is none, or damaged.
+    """
     ring = open_ring(ring_file(data))
     try:
         return _read(ring, query)
@@ -214,7 +224,13 @@ def _rows(ring: Ring, query: Query) -> list[tuple[Tier, _RowArrays]]:
 
 
 class _Sums:
-    """What the rows of each step, ``step`` seconds from each of ``times``, add up to in the columns of some tracks."""
+    """What the rows of each step add up to, in the columns of some tracks.
+
+    Args:
+        tracks: that are asked for.
+        times: of each step its beginning, seconds since 1970.
+        step: seconds.
+    """
 
     def __init__(self, tracks: list[Track], times: npt.NDArray[np.int64], step: int) -> None:
         self._tracks = tracks

@@ -38,7 +38,16 @@ class Workers(Protocol):
 
 
 class HistoryRecorder:
-    """The duty that writes a row every second, of the series that match ``globs`` first. Not for several threads."""
+    """Writes a row every second. Not for use by several threads.
+
+    Args:
+        data: the data directory.
+        globs: of ``category.metric``: series that are kept before others.
+
+    Attributes:
+        name: of the duty.
+        interval: seconds between two rows.
+    """
 
     name = "history"
     interval = 1.0
@@ -57,7 +66,15 @@ class HistoryRecorder:
         self._joined: tuple[Sequence[Name], list[Name], list[Name]] = ((), [], [])
 
     def perform(self, block: Any, snapshot: Snapshot) -> None:
-        """Write the row of this second; OSError where the ring cannot be written."""
+        """Write the row of this second.
+
+        Args:
+            block: that is attached; its workers and its table of requests are read.
+            snapshot: of its statistics.
+
+        Raises:
+            OSError: the ring cannot be written.
+        """
         if not self._called:
             self._called = True  # a process that counts for a moment only has no past, and leaves no file of it
             return
@@ -79,7 +96,16 @@ class HistoryRecorder:
             self._ring = None
 
     def record(self, reader: Any, snapshot: Snapshot, now: int) -> None:
-        """Write the row of a moment, in ns since 1970, and those of minutes that are over; OSError where that fails."""
+        """Write the row of a moment, and those of minutes that are over.
+
+        Args:
+            reader: of the block.
+            snapshot: of its statistics.
+            now: ns since 1970.
+
+        Raises:
+            OSError: the ring cannot be written.
+        """
         if self._ring is None or not self._ring.is_current():
             self._open()
         assert self._ring is not None
@@ -182,7 +208,12 @@ def make_duty(settings: Settings) -> HistoryRecorder | None:
 
 
 def summed(rows: Sequence[RingRow], gauges: bytearray) -> array[float]:
-    """Return one row made of several: sums of deltas, means in the columns of gauges; NaN where none has a value."""
+    """Return the values of one row made of several: sums of deltas, means of gauges; NaN where none has a value.
+
+    Args:
+        rows: of a tier.
+        gauges: of each column whether it is of a gauge.
+    """
     result = array("f", [math.nan]) * len(gauges)
     columns = zip_longest(*(row.values[: len(gauges)] for row in rows), fillvalue=math.nan)
     for number, column in enumerate(columns):

@@ -71,7 +71,13 @@ _ROW_BYTES = ROW.size + 4 * COLUMNS
 
 @dataclass(frozen=True)
 class Tier:
-    """One resolution of the ring: so many rows, one for each ``step`` seconds, from an offset in the file on."""
+    """One resolution of the ring.
+
+    Attributes:
+        step: seconds from one row to the next.
+        rows: how many there are.
+        offset: of the first in the file.
+    """
 
     step: int
     rows: int
@@ -139,7 +145,15 @@ def ring_file(data: Path) -> Path:
 
 
 class Ring:
-    """An open ring file; a file that is none raises RingError. `close` closes the descriptor."""
+    """An open ring file.
+
+    Args:
+        fd: descriptor of the file, which `close` closes.
+        file: its path, for messages.
+
+    Raises:
+        RingError: it is none.
+    """
 
     def __init__(self, fd: int, file: Path) -> None:
         self._fd = fd
@@ -162,12 +176,21 @@ class Ring:
     # Tracks -----------------------------------------------------------------------------------
 
     def read_tracks(self) -> Any:
-        """Return the newest tracks that are whole; None where there are none. ValueError where they are no JSON."""
+        """Return the newest tracks that are whole, as JSON has them; None where there are none.
+
+        Raises:
+            ValueError: they are no JSON.
+        """
         number, text = self._newest_tracks()
         return json.loads(text) if number else None
 
     def write_tracks(self, document: Any) -> None:
-        """Replace the older copy of the tracks; OSError where the disk, ValueError where the file has no room."""
+        """Replace the older copy of the tracks.
+
+        Raises:
+            OSError: the disk has no room.
+            ValueError: they are too long for the file.
+        """
         text = json.dumps(document, separators=(",", ":")).encode()
         if len(text) > _TRACKS_BYTES - PLACE.size:
             raise ValueError(f"{len(text)} bytes of names do not fit into {self.file}")
@@ -191,7 +214,11 @@ class Ring:
     # Events -----------------------------------------------------------------------------------
 
     def add_event(self, event: Event) -> None:
-        """Write an event over the oldest one; OSError where the disk has no room."""
+        """Write an event over the oldest one.
+
+        Raises:
+            OSError: the disk has no room.
+        """
         text = event.text.encode(errors="replace")[: EVENT.fields["text"][1]]
         record = _event_record(event.time, len(text), event.kind.encode(), text)
         times = [sound.time if sound is not None else 0 for sound in self._events()]
@@ -211,7 +238,17 @@ class Ring:
     # Rows -------------------------------------------------------------------------------------
 
     def write_row(self, tier: Tier, number: int, span: float, values: array[float]) -> None:
-        """Write the row of second or minute ``number``, with deltas over ``span`` seconds; OSError without room."""
+        """Write the row of second or minute ``number``.
+
+        Args:
+            tier: where.
+            number: in steps of the tier since 1970.
+            span: seconds that the deltas cover.
+            values: of the columns in use, as 4-byte floats.
+
+        Raises:
+            OSError: the disk has no room.
+        """
         head, content = (number, round(span * 1000), len(values)), values.tobytes()
         checksum = crc32(content, crc32(ROW.struct.pack(*head, 0, 0)))
         _write(self._fd, ROW.struct.pack(*head, checksum, 0) + content, tier.place(number))
@@ -241,12 +278,22 @@ class Ring:
 
 
 def open_ring(file: Path) -> Ring:
-    """Open a ring for reading; FileNotFoundError, OSError or RingError where there is none to be read."""
+    """Open a ring for reading.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+        RingError: it is none.
+    """
     return _opened(file, os.O_RDONLY)
 
 
 def make_ring(file: Path) -> Ring:
-    """Open a ring for writing; make it where there is none, or one of another version. OSError where that fails."""
+    """Open a ring for writing; make it where there is none, or one of another version.
+
+    Raises:
+        OSError: it cannot be made or written.
+    """
     try:
         return _opened(file, os.O_RDWR)
     except (FileNotFoundError, RingError):

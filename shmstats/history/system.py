@@ -24,7 +24,12 @@ class SystemFigures:
         self._total = 0.0
 
     def values(self, pids: Iterable[int], busy: int) -> list[Value]:
-        """Return the values of `NAMES` for the live workers, of which so many are busy with a request."""
+        """Return the values of `NAMES`.
+
+        Args:
+            pids: of the live workers.
+            busy: of these, those that serve a request.
+        """
         uses = dict(uses_of(pids))
         for pid, use in uses.items():
             self._total += max(use.cpu - self._cpu.get(pid, use.cpu), 0.0)

@@ -85,7 +85,11 @@ def to_json(tracks: Iterable[Track]) -> list[Any]:
 
 
 def from_json(document: Any) -> list[Track]:
-    """Return the tracks that JSON has; ValueError where it is not what `to_json` makes."""
+    """Return the tracks that JSON has.
+
+    Raises:
+        ValueError: it is not what `to_json` makes.
+    """
     try:
         tracks = [
             Track(
@@ -146,7 +150,12 @@ class Tracks:
         return max((track.first + track.width for track in self.tracks.values()), default=0)
 
     def follow(self, names: Sequence[Name], now: int) -> bool:
-        """Have a track for each series that there is room for, from ``now`` (seconds since 1970); tell of a change."""
+        """Have a track for each series of a snapshot, as far as there is room; tell whether tracks changed.
+
+        Args:
+            names: of the snapshot.
+            now: seconds since 1970.
+        """
         self.born, self.added = [], []
         if names is self._names:
             return False
@@ -220,7 +229,11 @@ class Tracks:
         ]
 
     def totals(self, values: Sequence[Value]) -> array[float]:
-        """Return what the columns in use add up to, by values of the names followed last; NaN for those without one."""
+        """Return what the columns in use add up to; NaN in those that nothing has a value for.
+
+        Args:
+            values: of the snapshot whose names were followed last.
+        """
         totals = array("d", [math.nan]) * self.used
         for column, scalar in zip(self._columns, items_at(values, self._scalars), strict=True):
             if not isinstance(scalar, Distribution):

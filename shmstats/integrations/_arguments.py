@@ -12,13 +12,21 @@ _OWN_LABELS = ("method", "route", "status", "type")
 
 
 def check_callable(what: str, value: object) -> None:
-    """Check that an argument can be called; TypeError where it cannot."""
+    """Check an argument that is to be called.
+
+    Raises:
+        TypeError: it cannot be.
+    """
     if not callable(value):
         raise TypeError(f"{what} must be callable, not {type(value).__name__} ({value!r:.80})")
 
 
 def split_excluded(exclude: Iterable[str]) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Part what is excluded into whole texts, and beginnings of texts; TypeError where it is not a sequence of str."""
+    """Part what is excluded into whole texts, and beginnings of texts.
+
+    Raises:
+        TypeError: it is not a sequence of str.
+    """
     if isinstance(exclude, str) or not isinstance(exclude, Iterable):
         raise TypeError(f"exclude must be a sequence of str, not {type(exclude).__name__} ({exclude!r:.80})")
     whole, beginnings = set(), set()

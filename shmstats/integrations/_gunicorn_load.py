@@ -27,7 +27,12 @@ _UNACKED = struct.Struct("24xI")
 
 
 def capacity_of(worker: Any, classes: Collection[str]) -> int:
-    """Return how many requests a worker, whose class is or inherits from ``classes``, can answer at one time."""
+    """Return how many requests a worker can answer at one time.
+
+    Args:
+        worker: gunicorn's.
+        classes: the names of its class and those that it is derived from.
+    """
     if SYNC in classes:
         return 1
     return int(worker.cfg.threads if THREAD in classes else worker.cfg.worker_connections)

@@ -18,7 +18,15 @@ RUNNING, LEFT, ABORTED = 0, 1, 2
 
 
 class Master:
-    """What the master counts. Its children inherit the object, but have another pid."""
+    """What the master counts.
+
+    Args:
+        listeners: gunicorn's.
+
+    Attributes:
+        pid: its pid: its children inherit the object, but are not the master.
+        count_reload: counts one.
+    """
 
     def __init__(self, listeners: Iterable[Any]) -> None:
         self.pid = os.getpid()

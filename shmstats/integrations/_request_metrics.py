@@ -69,7 +69,13 @@ class RequestMetrics:
         self.in_progress = self._gauge("http_requests_in_progress", "Requests that are being answered.")
 
     def series(self, status: str, failed: bool, names: tuple[str, ...]) -> tuple[Callable[..., None], ...]:
-        """Return what a request of a status (three digits) and values of method, route and further labels adds to."""
+        """Return what a request adds to, bound methods all: three that count, then time and sizes.
+
+        Args:
+            status: three digits.
+            failed: whether the request did.
+            names: the values of the labels method, route and further ones.
+        """
         return (
             self._requests.labels(status, *names).incr,
             self._total.incr,

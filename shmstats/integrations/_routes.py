@@ -91,7 +91,13 @@ def quart_route() -> None:
 
 
 def route_in(scope: Scope, path: str, root_path: str) -> str:
-    """Tell the template of the route in the scope, of which path and root_path were these before; "" for none."""
+    """Tell the template of the route that is in the scope; "" where there is none.
+
+    Args:
+        scope: as the application has left it.
+        path: of the scope, before.
+        root_path: likewise.
+    """
     told = scope.get(ROUTE)
     if told:
         return str(told)

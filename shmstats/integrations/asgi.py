@@ -126,7 +126,13 @@ class ShmStatsMiddleware:
         return path in paths or path.startswith(prefixes)
 
     def route_of(self, scope: Scope, path: str, root_path: str) -> str:
-        """Tell the route of a request by its scope after the response; path and root_path are those before."""
+        """Tell the route of a request.
+
+        Args:
+            scope: as the application has left it.
+            path: of the scope, before.
+            root_path: likewise.
+        """
         try:
             if self._route is not None:
                 return self._route(scope) or UNMATCHED

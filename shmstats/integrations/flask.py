@@ -74,6 +74,9 @@ class ShmStats:
     def init_app(self, app: Flask) -> None:
         """Record the requests to an application.
 
+        Args:
+            app: the application.
+
         Raises:
             TypeError: an argument of the extension is of the wrong type.
             ValueError: an argument is not allowed, or the application has this extension already.

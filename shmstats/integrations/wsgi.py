@@ -87,7 +87,12 @@ class ShmStatsMiddleware:
         return exchange.around(response)
 
     def route_of(self, environ: WSGIEnvironment, rule: Any) -> str:
-        """Tell the route of a request by its environment after the response, and Flask's URL rule, if it has any."""
+        """Tell the route of a request.
+
+        Args:
+            environ: its environment, as the application has left it.
+            rule: the URL rule of Flask that matched, or None.
+        """
         try:
             if self._route is not None:
                 return self._route(environ) or UNMATCHED

@@ -9,7 +9,11 @@ from .reader import BlockReader
 
 
 class AttachedBlock(Block):
-    """A block that this process counts into and reads."""
+    """A block that this process counts into and reads.
+
+    Attributes:
+        reader: reads values.
+    """
 
     def __init__(self, segment: Segment, layout: Layout, identity: Identity) -> None:
         super().__init__(segment, layout, identity)

@@ -192,7 +192,11 @@ class Catalog:
         return bytes([self._modes[position] >= Mode.LIVEALL for position in positions])
 
     def decoded(self, numbers: Iterable[int]) -> list[Name]:
-        """Return the names of some records; DamagedBlockError where one cannot be so."""
+        """Return the names of some records.
+
+        Raises:
+            DamagedBlockError: one cannot be, or what is declared of it, or not with as many cells as it has.
+        """
         numbers = list(numbers)
         try:
             names = _names_of(self.records, numbers, self.heap, self._declaration)
@@ -213,7 +217,12 @@ class Catalog:
 
 
 class NameReader:
-    """Reads the names of a block, and what is declared about them."""
+    """Reads the names of a block, and what is declared about them.
+
+    Args:
+        buf: the block.
+        layout: of the block.
+    """
 
     def __init__(self, buf: memoryview, layout: Layout) -> None:
         self._buf = buf

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 class Columns:
-    """The cells of a block."""
+    """The cells of a block.
+
+    Args:
+        buf: the block.
+        layout: of the block.
+    """
 
     def __init__(self, buf: memoryview, layout: Layout) -> None:
         self._buf = buf
@@ -64,10 +69,14 @@ class Columns:
         return int.from_bytes(bitmaps, "little").bit_count()
 
     def merged(self, count: int, histograms: bytes) -> bytearray:
-        """Return all rows as one, of the first ``count`` columns; histograms by first columns and widths (u32).
+        """Return all rows as one, of the first ``count`` columns.
 
         A counter has its sum there, saturated; so has a gauge that all share, for row 0 alone has any. A histogram is
         as in a row, of all observations.
+
+        Args:
+            count: of columns.
+            histograms: first columns and widths (u32).
         """
         totals = sum_columns(*self._grid(), min(count, self._layout.columns))
         if histograms:

@@ -35,7 +35,11 @@ class Contribution(NamedTuple):
 
 
 class Gauges:
-    """The gauges of a block that are combined of contributions."""
+    """The gauges of a block that are combined of contributions.
+
+    Args:
+        columns: the cells of the block.
+    """
 
     def __init__(self, columns: Columns) -> None:
         self._columns = columns

@@ -12,14 +12,24 @@ from .totals import BlockValues
 
 
 class CounterGroups:
-    """Counters of a snapshot, by their positions in its names, each added up in the group of a number."""
+    """Counters of a snapshot, which are added up by group.
+
+    Args:
+        positions: of the counters in the snapshot's names.
+        groups: the number of each one's group.
+        count: of groups.
+    """
 
     def __init__(self, positions: Sequence[int], groups: Sequence[int], count: int) -> None:
         self._positions, self._groups, self._count = positions, array("I", groups), count
         self._cells: bytes | None = None
 
     def sums(self, values: Sequence[Value]) -> array[int]:
-        """Return the sum of each group (64 bits, saturated) of the values of a snapshot that has these very names."""
+        """Return the sum of each group (64 bits, saturated).
+
+        Args:
+            values: of a snapshot that has these very names.
+        """
         if isinstance(values, BlockValues):
             if self._cells is None:
                 self._cells = values.totals.cells_of(self._positions)
@@ -31,14 +41,22 @@ class CounterGroups:
 
 
 class HistogramGroup:
-    """Histograms of a snapshot, by their positions in its names, which are added up; all have the same bounds."""
+    """Histograms of a snapshot, which are added up.
+
+    Args:
+        positions: of the histograms in the snapshot's names, at least one; all have the same bounds.
+    """
 
     def __init__(self, positions: Sequence[int]) -> None:
         self._positions = positions
         self._cells: bytes | None = None
 
     def sum(self, values: Sequence[Value]) -> Distribution:
-        """Return the sum, of the values of a snapshot that has these very names."""
+        """Return the sum.
+
+        Args:
+            values: of a snapshot that has these very names.
+        """
         if isinstance(values, BlockValues):
             totals = values.totals
             if self._cells is None:

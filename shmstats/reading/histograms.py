@@ -22,7 +22,11 @@ BEFORE_BUCKETS = 4
 
 
 class Histograms:
-    """The histograms of a block."""
+    """The histograms of a block.
+
+    Args:
+        columns: the cells of the block.
+    """
 
     def __init__(self, columns: Columns) -> None:
         self._columns = columns

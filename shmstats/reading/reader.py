@@ -52,6 +52,11 @@ class Usage(NamedTuple):
 class BlockReader:
     """Reads a block, be it attached for counting or for reading only.
 
+    Args:
+        buf: the block.
+        layout: of the block.
+        workers: its worker slots.
+
     Attributes:
         columns: the cells of the block.
         gauges: that are combined of contributions.
@@ -135,7 +140,14 @@ class BlockReader:
         return self._names.notes(category, revision, self.header("names"), self.header("heap"))
 
     def read(self, by_worker: bool = False) -> Snapshot:
-        """Return every name with its value, by row as well if asked; DamagedBlockError where the names cannot be so."""
+        """Return every name with its value.
+
+        Args:
+            by_worker: break the values down by row as well.
+
+        Raises:
+            DamagedBlockError: the names are not what they can be.
+        """
         torn = damage = None
         for _ in range(_ATTEMPTS):
             before = self.header("revision")

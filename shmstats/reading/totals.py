@@ -23,7 +23,12 @@ _HISTOGRAM = int(Kind.HISTOGRAM)
 
 
 class Totals:
-    """The totals of the series of a catalog: ``cells`` are all rows as one (`Columns.merged`), this object's own."""
+    """The totals of the series of a catalog.
+
+    Args:
+        catalog: which series there are, and where their values are.
+        cells: all rows as one, see `shmstats.reading.columns.Columns.merged`. It is this object's.
+    """
 
     def __init__(self, catalog: Catalog, cells: bytearray) -> None:
         clear_locks(cells, catalog.cells, catalog.kinds)
@@ -108,7 +113,11 @@ class BlockSnapshot(Snapshot):
     combined: tuple[list[Name], list[Value]] = field(kw_only=True)
 
     def __post_init__(self) -> None:
-        """Check that it is of the whole block."""
+        """Check that it is of the whole block.
+
+        Raises:
+            TypeError: it has other names: what is chosen of a block is a plain `Snapshot`.
+        """
         if not (isinstance(self.names, BlockNames) and isinstance(self.values, BlockValues)):
             raise TypeError("a snapshot of some names of a block must be a Snapshot, not a BlockSnapshot")
 

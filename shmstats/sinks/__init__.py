@@ -34,7 +34,11 @@ class Provider(Protocol):
 
 
 def check_provider(provider: object) -> None:
-    """Check that an object has the methods of a provider; TypeError where it lacks one of them."""
+    """Check that an object has the methods of a provider.
+
+    Raises:
+        TypeError: it lacks one of them.
+    """
     required = [name for name in vars(Provider) if not name.startswith("_")]
     missing = [name for name in required if not callable(getattr(provider, name, None))]
     if missing:

@@ -21,6 +21,10 @@ class FanOut:
     Args:
         shared: the shared block; None where nothing is counted.
         others: the further providers, which get nothing either then.
+
+    Attributes:
+        shared: as the argument.
+        others: as the argument.
     """
 
     def __init__(self, shared: SharedProvider | None, others: tuple[GuardedProvider, ...] = ()) -> None:
@@ -74,7 +78,11 @@ class FanOut:
             other.timestamp(series.category, series.metric, moment)
 
     def flush(self) -> None:
-        """Push what this process has buffered; BlockError where the block is damaged."""
+        """Push what this process has buffered.
+
+        Raises:
+            BlockError: the block is damaged.
+        """
         if self.shared is not None:
             self.shared.flush()
         for other in self.others:

@@ -131,6 +131,9 @@ class GuardedProvider:
 
         Running over ``timeout`` is a failure, but no reason to cut the provider off.
 
+        Args:
+            timeout: seconds to wait at most.
+
         Returns:
             Whether it was done in that time, without an exception, and the provider did not return False.
             A provider without ``flush`` has done it when all operations were handed over.
@@ -138,9 +141,15 @@ class GuardedProvider:
         return self._finish("flush", timeout)
 
     def close(self, timeout: float = 1.0) -> bool:
-        """Do as `flush`, by the provider's ``close``, and end the courier.
+        """Have the provider close, after the operations that wait for it, and end the courier.
 
         An operation that comes later is handed over all the same, by a new courier.
+
+        Args:
+            timeout: seconds to wait at most.
+
+        Returns:
+            Whether it was done in that time, without an exception, and the provider did not return False.
         """
         done = self._finish("close", timeout)
         self._courier.stop()
@@ -353,7 +362,11 @@ class _Courier:
 
 
 class _Here(threading.local):
-    """What this thread is doing: ``inside`` is whether a provider that may count is being called."""
+    """What this thread is doing.
+
+    Attributes:
+        inside: whether a provider that may count is being called.
+    """
 
     inside = False
 

@@ -252,7 +252,11 @@ def decode(file: Path, content: bytes) -> tuple[Snapshot, list[LeftOut]]:
 
 
 def _checked(file: Path, content: bytes) -> tuple[int, bytes]:
-    """Return the version and the data of a file; SnapshotError where it is none, damaged or of a later version."""
+    """Return the version and the data of a file.
+
+    Raises:
+        SnapshotError: it is no snapshot, of a later version, or the checksum does not fit.
+    """
     if content and not content.startswith(_BEGINNING):
         raise SnapshotError(f"{file} is not a snapshot of shmstats")
     for version in _VERSIONS:
@@ -305,7 +309,12 @@ _ROWS: dict[int, Callable[[Mapping[str, Any]], Iterable[_Row]]] = {1: _rows_of_1
 
 
 def _name(row: _Row) -> Name:
-    """Return the name of a series; TypeError or ValueError where a part of it is not allowed."""
+    """Return the name of a series.
+
+    Raises:
+        TypeError: a part of it is of the wrong type.
+        ValueError: a part of it is not allowed.
+    """
     kind = _KINDS.get(row.kind) if type(row.kind) is int else None
     if kind is None or kind is Kind.TIMESTAMP:
         raise ValueError(f"{row.kind!r:.40} is no kind that is saved")
@@ -346,7 +355,12 @@ def _declared_text(what: str, text: Any, most: int) -> str:
 
 
 def _value(row: _Row, bounds: Bounds) -> Value:
-    """Return the value of a series; TypeError or ValueError where it is not one of its kind."""
+    """Return the value of a series.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: it is not one of its kind.
+    """
     value = row.value
     if row.kind == Kind.HISTOGRAM:
         return _distribution(value, len(bounds) + 1)
@@ -360,7 +374,12 @@ def _value(row: _Row, bounds: Bounds) -> Value:
 
 
 def _distribution(value: Any, n_buckets: int) -> Distribution:
-    """Return the value of a histogram, as any version has it; TypeError or ValueError where it is none."""
+    """Return the value of a histogram, as any version has it.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: a part of it is not allowed.
+    """
     if len(value) == 3:
         total, maximum, counts = value
         minimum, first = 0.0, n_buckets - len(counts)

@@ -91,7 +91,11 @@ class Written:
         self._file, self._fd = file, fd
 
     def put_in_place(self) -> None:
-        """Have it be the saved snapshot, and keep the one before; no disk is waited for. OSError changes nothing."""
+        """Have it be the saved snapshot, and keep the one before it; quick, for no disk is waited for here.
+
+        Raises:
+            OSError: that cannot be done. What was saved before is still there.
+        """
         target, previous = self._file.with_name(FILE), self._file.with_name(PREVIOUS)
         if target.is_file() and not target.is_symlink():
             second = f"{self._file}.1"
@@ -114,7 +118,11 @@ class Written:
             os.close(self._fd)
 
     def sync(self) -> None:
-        """Have the disk know of its place, too; OSError where that cannot be done."""
+        """Have the disk know of its place, too.
+
+        Raises:
+            OSError: that cannot be done.
+        """
         _sync_directory(self._file.parent)
 
 
@@ -122,7 +130,15 @@ _number = itertools.count()
 
 
 def write(directory: Path, snapshot: Snapshot) -> Written:
-    """Write a snapshot, and wait for the disk; it is not the saved one yet. OSError where it could not be written."""
+    """Write a snapshot, and wait for the disk; it is not the saved one yet.
+
+    Args:
+        directory: as for `save`.
+        snapshot: as for `save`.
+
+    Raises:
+        OSError: it could not be written.
+    """
     make_private(directory)
     written, fd = _new_file(directory)
     try:
@@ -209,7 +225,11 @@ def keep(file: Path) -> str:
 
 
 def stale(directory: Path) -> list[Path]:
-    """Return the temporary files of makers that were killed: nobody has them locked."""
+    """Return the temporary files of makers that were killed: nobody has them locked.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
     with os.scandir(directory) as entries:
         matches = [match for entry in entries if (match := _TEMPORARY.fullmatch(entry.name))]
     return [directory / match[0] for match in matches if not _is_locked(directory / match[1])]
@@ -257,7 +277,11 @@ def _named_anew(file: Path, what: str, done: str, give: Callable[[Path, Path], o
 
 
 def _have_twice(file: Path, name: Path | str) -> None:
-    """Have a file under another name, too: by a link, or a copy where the volume or the owner allows none."""
+    """Have a file under another name, too: by a link, or a copy where the volume or the owner allows none.
+
+    Raises:
+        OSError: it cannot be read, or there is no room.
+    """
     with suppress(FileNotFoundError):
         os.unlink(name)
     try:

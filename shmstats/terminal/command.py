@@ -121,7 +121,12 @@ def has_bar() -> bool:
 
 
 class Watched(list[_Item]):
-    """A list that shows a bar whenever it is gone through."""
+    """A list that shows a bar whenever it is gone through.
+
+    Args:
+        items: of the list.
+        label: of the bar.
+    """
 
     def __init__(self, items: Iterable[_Item], label: str) -> None:
         super().__init__(items)
@@ -134,7 +139,11 @@ class Watched(list[_Item]):
 
 
 def write_to_stdout(content: bytes) -> None:
-    """Write to standard output; OSError where it is closed, full, or nobody reads it any more."""
+    """Write to standard output.
+
+    Raises:
+        OSError: it is closed, full, or nobody reads it any more.
+    """
     if sys.stdout is None:
         raise OSError("standard output is closed")
     try:

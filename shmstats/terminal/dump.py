@@ -180,7 +180,11 @@ def dump(
 
 
 def _refuse(what: str, **options: object) -> None:
-    """Refuse, by a UsageError, options that were given where they would change nothing."""
+    """Refuse options that were given, where they would change nothing.
+
+    Raises:
+        UsageError: it names the first of them.
+    """
     for name, given in options.items():
         if given not in (None, False, ()):
             raise click.UsageError(f"--{name} does not go with {what}.")

@@ -74,7 +74,11 @@ def push(
 
 
 def _newest(settings: Settings) -> Snapshot:
-    """Return what is counted in the live block, once it is on the disk; or else what is saved (NotThereError)."""
+    """Return what is counted in the live block, once it is on the disk; or else what is saved.
+
+    Raises:
+        NotThereError: there is neither.
+    """
     data = settings.path.data
     try:
         with read_only(data) as reader:

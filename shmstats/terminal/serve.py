@@ -43,6 +43,9 @@ def check_data_directory(data: Path) -> None:
     """Refuse a data directory that is none and cannot be made, because of a file in its place or above it.
 
     An application goes on without it; who starts a server by hand is better told at once.
+
+    Raises:
+        NotADirectoryError: the file that is in the way.
     """
     place = saved.stats_directory(data)
     there = next(path for path in (place, *place.parents) if path.exists())

@@ -40,14 +40,23 @@ _ONCE_WIDTH = 80
 
 
 class Looker:
-    """Reads a block again and again."""
+    """Reads a block again and again.
+
+    Args:
+        data: the data directory.
+    """
 
     def __init__(self, data: Path) -> None:
         self._data = data
         self._looks: deque[Look] = deque(maxlen=64)
 
     def look(self) -> tuple[Look, Look | None]:
-        """Return what there is now, and an earlier look to compare with; NotThereError without a live block."""
+        """Return what there is now, and an earlier look to compare it with.
+
+        Raises:
+            NotThereError: there is no live block.
+            BlockError: there is one that must not be used.
+        """
         try:
             with read_only(self._data) as reader:
                 served = reader.served(reader.workers.live())
@@ -63,12 +72,20 @@ class Looker:
         return now, earlier
 
     def stacks(self) -> list[dict[str, Any]]:
-        """Return what the threads of each worker do."""
+        """Return what the threads of each worker do.
+
+        Raises:
+            NotThereError: there is no live block.
+        """
         return read_stacks(self._data)
 
 
 def read_stacks(data: Path, pid: int | None = None) -> list[dict[str, Any]]:
-    """Return what the threads of each worker do, or of the one with a pid; NotThereError where there is none."""
+    """Return what the threads of each worker do, or of the one with a pid.
+
+    Raises:
+        NotThereError: there is no live block, or no such worker.
+    """
     try:
         with read_only(data) as reader:
             workers = [worker for worker in reader.workers.live() if pid in (None, worker.pid)]
@@ -122,7 +139,13 @@ def _write(lines: list[str]) -> None:
 
 
 class _Screen:
-    """The screen of ``shmstats top``."""
+    """The screen of ``shmstats top``.
+
+    Args:
+        looker: reads the block.
+        title: what it is about.
+        pane: that is shown first.
+    """
 
     def __init__(self, looker: Looker, title: str, pane: str) -> None:
         self._looker = looker

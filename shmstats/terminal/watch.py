@@ -40,7 +40,12 @@ class TimedTable:
 
 
 class Repaint:
-    """Makes the content of a terminal of one snapshot after another; some labels have columns of their own."""
+    """Makes the content of a terminal of one snapshot after another.
+
+    Args:
+        raw: whether values are shown as they are, without units for people.
+        columns: labels that have a column of their own.
+    """
 
     def __init__(self, raw: bool = False, columns: Sequence[str] = ()) -> None:
         self._raw = raw
@@ -50,7 +55,13 @@ class Repaint:
         self._first = True
 
     def content(self, snapshot: Snapshot, title: str, now: Callable[[], float] = time.monotonic) -> bytes:
-        """Return what to write to the terminal: as many lines as it has."""
+        """Return what to write to the terminal: as many lines as it has.
+
+        Args:
+            snapshot: to be shown.
+            title: of the first line.
+            now: a clock, in seconds.
+        """
         width, height = shutil.get_terminal_size()
         at = now()
         rows = [self._row(name, value, at) for name, value in zip(snapshot.names, snapshot.values, strict=True)]

@@ -50,7 +50,12 @@ def delete(path: str) -> Response:
 
 
 def _names(path: str, after: int) -> list[str]:
-    """Return the names in a path, with the slash that it begins with, and of which ``after`` follow in the URL."""
+    """Return the names in a path, as the server has them.
+
+    Args:
+        path: as the router has it, with the slash that it begins with.
+        after: how many names follow it in the URL.
+    """
     names = request.environ["PATH_INFO"].encode("latin-1").split(b"/")
     end = len(names) - after
     return [os.fsdecode(name) for name in names[end - path.count("/") : end]]

@@ -34,7 +34,12 @@ class _Model(NamedTuple):
 
 
 class ClientChildren(dict[Labelvalues, Any]):
-    """The children of one metric. Looking one up is looking it up in a dict, as long as no limit is reached."""
+    """The children of one metric. Looking one up is looking it up in a dict, as long as no limit is reached.
+
+    Args:
+        recorder: of the metric's family.
+        labelnames: of the metric, in its order.
+    """
 
     def __init__(self, recorder: FamilyRecorder, labelnames: tuple[str, ...]) -> None:
         super().__init__()

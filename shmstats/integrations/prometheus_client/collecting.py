@@ -31,7 +31,13 @@ looking: ContextVar[bool] = ContextVar("shmstats_looking", default=False)
 
 
 class Scrape:
-    """Everything that one scrape shows, of some names or all (None); the store is read once, when it is needed."""
+    """Everything that one scrape shows.
+
+    Args:
+        store: to read, once, when something asks for it.
+        registry: that is collected.
+        names: that are asked for; None for all.
+    """
 
     def __init__(self, store: MetricStore, registry: CollectorRegistry, names: Container[str] | None = None) -> None:
         self.registry = registry
@@ -110,6 +116,9 @@ class BlockCollector:
 
     It can be registered in any number of registries, beside any other collectors. Metrics that the same
     registry has by themselves are left to them. Of several that have names in common it has the first.
+
+    Args:
+        store: to read; None where statistics are disabled.
     """
 
     def __init__(self, store: MetricStore | None) -> None:
@@ -162,7 +171,13 @@ def collect_one(store: MetricStore, metric: Any) -> list[Metric]:
 
 
 def samples_of(store: MetricStore, own: ClientFamily, labels: Labels | None = None) -> list[Sample]:
-    """Return the samples of a family, with the suffix as their name."""
+    """Return the samples of a family, with the suffix as their name.
+
+    Args:
+        store: to read, where nothing is being scraped.
+        own: the family.
+        labels: of one series, for its samples alone and without these labels; None for all.
+    """
     scrape = _scrape.get()
     reading = _read(store, own.metric) if scrape is None else scrape.reading
     if own.key not in reading.families:

@@ -15,7 +15,12 @@ from .values import DistributionValue
 
 
 class _Figure:
-    """A part of a distribution ("sum", "count", number of a bucket), read as one of prometheus_client's values."""
+    """A part of a distribution, to be read as one of prometheus_client's values.
+
+    Args:
+        distribution: that it is of.
+        part: "sum", "count", or the number of a bucket.
+    """
 
     __slots__ = ("_distribution", "_part")
 

@@ -58,7 +58,11 @@ class _Process(NamedTuple):
 
 
 class Functions:
-    """The functions of this process, and how those of others are called; ``shared`` gives the provider, if any."""
+    """The functions of this process, and how those of others are called.
+
+    Args:
+        shared: gives the block's provider; None where statistics are disabled.
+    """
 
     def __init__(self, shared: Callable[[], SharedProvider | None]) -> None:
         self._shared = shared

@@ -20,7 +20,11 @@ from .values import CounterValue, DistributionValue, FamilyRecorder, GaugeValue,
 
 
 def move_existing(store: MetricStore) -> None:
-    """Put all metrics that there are on the block, with their counts; ValueError names one where that does not work."""
+    """Put all metrics that there are on the block, with what they have counted so far.
+
+    Raises:
+        ValueError: that does not work for one of them; the message names it.
+    """
     objects = _all_objects()
     registries = [found for found in objects if issubclass(type(found), CollectorRegistry)]
     for found in objects:
@@ -97,7 +101,11 @@ def _move_value(recorder: FamilyRecorder, metric: Any, labels: Labels) -> Counte
 
 
 def _function_of(metric: Any, samples: Any) -> Callable[[], float]:
-    """Return the function that a gauge was given before it was on the block; ValueError where it cannot be found."""
+    """Return the function that a gauge was given before it was on the block.
+
+    Raises:
+        ValueError: it cannot be found.
+    """
     closure = inspect.getclosurevars(samples.__func__).nonlocals if inspect.ismethod(samples) else {}
     function = closure.get("f")
     if not callable(function):

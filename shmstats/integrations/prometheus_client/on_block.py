@@ -59,7 +59,16 @@ def is_on_block(metric: Any) -> bool:
 
 
 def family_of(store: MetricStore, metric: Any, registry: CollectorRegistry | None) -> ClientFamily:
-    """Return how a metric, no child, is kept; ValueError where the block cannot hold its names or buckets."""
+    """Return how a metric is kept.
+
+    Args:
+        store: where it is kept.
+        metric: of prometheus_client, with or without labels; not a child.
+        registry: that it is in.
+
+    Raises:
+        ValueError: its name, a name of its labels, or the number of its buckets, is more than the block can hold.
+    """
     check_text("the name of a metric", metric._name)
     for name in metric._labelnames:
         check_text(f"a label name of {metric}", name)
@@ -93,7 +102,12 @@ def labels_of(metric: Any) -> Labels:
 
 
 def begin(metric: Any, value: KeptSeries) -> None:
-    """Have the series of a metric there, or have it counted with others, where there are too many label sets."""
+    """Have the series of a metric there, or have it counted with others, where there are too many label sets.
+
+    Args:
+        metric: of prometheus_client: a child, or one without labels.
+        value: what is kept of it.
+    """
     metric._overflows = False
     if not value._bind_at_once():
         value.register()

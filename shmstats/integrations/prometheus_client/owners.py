@@ -14,7 +14,13 @@ from prometheus_client.registry import REGISTRY, CollectorRegistry
 
 
 class Found(NamedTuple):
-    """A metric of some name that the block has; ``inherited``: only processes that are gone have declared it."""
+    """A metric of some name that the block has.
+
+    Attributes:
+        instance: its number.
+        default: whether it is in the default registry.
+        inherited: whether only processes that are gone have declared it.
+    """
 
     instance: int
     default: bool
@@ -28,7 +34,12 @@ class Owners:
         self._owners: dict[str, dict[int, weakref.ref[CollectorRegistry] | None]] = {}
 
     def instance(self, name: str, registry: CollectorRegistry | None, found: Iterable[Found]) -> tuple[int, bool]:
-        """Return the number of a registry's metric among those of one name, of which the block has ``found``.
+        """Return the number of a registry's metric among those of one name.
+
+        Args:
+            name: of the metric.
+            registry: that has it.
+            found: the metrics of that name that the block has.
 
         Returns:
             The number, and whether another registry of this process had it that is gone.

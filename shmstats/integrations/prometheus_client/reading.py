@@ -49,7 +49,12 @@ class Reading(NamedTuple):
 
 
 class ClientPlan(NamedTuple):
-    """What follows from the names of a snapshot."""
+    """What follows from the names of a snapshot.
+
+    Attributes:
+        names: of the snapshot.
+        families: as in `Reading`.
+    """
 
     names: Sequence[Name]
     families: dict[FamilyKey, tuple[ClientFamily, list[Line]]]

@@ -32,7 +32,15 @@ ExemplarFields = tuple[dict[str, str], float, float | None]
 
 
 class MetricStore:
-    """The block as prometheus_client's metrics use it."""
+    """The block as prometheus_client's metrics use it.
+
+    Args:
+        registry: whose block that is.
+
+    Attributes:
+        functions: of gauges.
+        registrar: binds handles at once, where that is plain.
+    """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -197,7 +205,13 @@ class MetricStore:
         return not self.has(metric, labels) and self.has(metric, tuple((name, OVERFLOW) for name, _ in labels))
 
     def begin_anew(self, family: ClientFamily, labels: Labels, created: float | None = None) -> None:
-        """Set a series to 0, for all workers; a time of creation, in seconds since the epoch, is noted if given."""
+        """Set a series to 0, for all workers.
+
+        Args:
+            family: of the series.
+            labels: of it.
+            created: the time that it notes as that of its creation, in seconds since the epoch; None: it stays.
+        """
         shared = self.shared
         if shared is not None:
             for metric in (family.metric, family.fraction):
@@ -219,7 +233,13 @@ class MetricStore:
             shared.annotate(series, change)
 
     def add_exemplar(self, series: Series, limit: str, exemplar: ExemplarFields) -> None:
-        """Keep an exemplar of a series, or of its bucket with an upper bound; the one before it goes."""
+        """Keep an exemplar.
+
+        Args:
+            series: that it is of.
+            limit: of a histogram: the upper bound of the bucket, else empty.
+            exemplar: to keep; the one before it goes.
+        """
         labels, value, moment = exemplar
         fields = [labels, float(value), None if moment is None else float(moment)]
 
@@ -229,14 +249,23 @@ class MetricStore:
         self.annotate(series, change)
 
     def tell(self, text: str, about: str = "") -> None:
-        """Log a warning once for each text, or for what it is about where the text may be another each time."""
+        """Log a warning once.
+
+        Args:
+            text: of it.
+            about: what it is about, where the text may be another each time.
+        """
         if self._told.first(about or text):
             log.warning(text)
 
     # Reading -----------------------------------------------------------------------------------
 
     def read(self, exposed: bool = False) -> Reading:
-        """Return everything that is there now, for others to see: saved before, see ``stats.durable_exposition``."""
+        """Return everything that is there now.
+
+        Args:
+            exposed: whether others will see it: then it is saved before, see ``stats.durable_exposition``.
+        """
         shared = self.shared
         if shared is None:
             return NOTHING

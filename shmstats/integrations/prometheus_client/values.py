@@ -23,7 +23,15 @@ from .storage import ExemplarFields, MetricStore
 
 
 class FamilyRecorder:
-    """What the handles of one family record by: it does what the core cannot do at once."""
+    """What the handles of one family record by: it does what the core cannot do at once.
+
+    Args:
+        store: where the values are.
+        family: whose they are.
+
+    Attributes:
+        metric: of the block, that has the values.
+    """
 
     def __init__(self, store: MetricStore, family: ClientFamily) -> None:
         self.store = store
@@ -175,7 +183,12 @@ class DistributionValue(KeptSeries, Histogram):
         return value if isinstance(value, core.Distribution) else nothing
 
     def add(self, total: float, buckets: tuple[int, ...]) -> None:
-        """Add observations that were made elsewhere: their sum, and how many there are in each bucket."""
+        """Add observations that were made elsewhere.
+
+        Args:
+            total: their sum.
+            buckets: how many there are in each bucket.
+        """
         shared = self.store.shared
         if shared is not None:
             bounds = self.family.declaration().bounds

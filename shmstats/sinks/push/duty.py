@@ -29,7 +29,15 @@ _LAST_PUSH_SECONDS = 3.0
 
 
 class PushDuty:
-    """The duty that pushes what was just saved; there is a URL to push to."""
+    """Pushes what was just saved.
+
+    Args:
+        settings: which directory, where to, and how; there is a URL.
+
+    Attributes:
+        name: of the duty.
+        interval: seconds between two pushes.
+    """
 
     name = "push"
 

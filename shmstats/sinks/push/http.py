@@ -77,7 +77,11 @@ def one_line(text: str) -> str:
 
 
 def post(target: Target, body: bytes, headers: Mapping[str, str]) -> Answer:
-    """Send a body and return the answer; what keeps it from coming is an OSError, whose message says what it was."""
+    """Send a body and return the answer.
+
+    Raises:
+        OSError: no connection, no trust, no answer in time, or one that is no HTTP. The message says which.
+    """
     parts = urlsplit(target.url)
     deadline = time.monotonic() + target.timeout
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

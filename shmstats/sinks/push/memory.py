@@ -18,6 +18,9 @@ FILE = "push.json"
 class Memory:
     """The last timestamp and labels that were sent, over restarts and processes.
 
+    Args:
+        directory: of the statistics.
+
     Attributes:
         labels: that the series of the last push have in common; None where there was none.
     """
@@ -39,13 +42,21 @@ class Memory:
             log.warning("%s cannot be read, times of pushes go by the clock alone: %s", self._file, error)
 
     def next_time(self, labels: dict[str, str]) -> int:
-        """Return the time of the next push in ms since 1970, later than all before, and save it (OSError)."""
+        """Return the time of the next push in ms since 1970, later than all before whatever the clock says; save it.
+
+        Raises:
+            OSError: it cannot be saved.
+        """
         self._last = max(self._last + 1, time.time_ns() // 1_000_000)
         self.note(labels)
         return self._last
 
     def note(self, labels: dict[str, str]) -> None:
-        """Save what the series of the next push have in common (OSError)."""
+        """Save what the series of the next push have in common.
+
+        Raises:
+            OSError: it cannot be saved.
+        """
         self._save(self._file, {"last": self._last, "labels": labels})
         self.labels = labels
 

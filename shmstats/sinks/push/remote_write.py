@@ -92,7 +92,15 @@ class RemoteWrite:
 
 
 class Message:
-    """A WriteRequest of one sample a series, with the places of its numbers; ``known``: the series of another."""
+    """A WriteRequest of one sample a series, with the places of its numbers.
+
+    Args:
+        names: of the samples, all different.
+        known: the series of another message.
+
+    Attributes:
+        series: encoded, with zeros for value and time.
+    """
 
     def __init__(self, names: Iterable[SampleName], known: Mapping[SampleName, bytes] = MappingProxyType({})) -> None:
         self.series = {name: known.get(name) or _time_series(name) for name in names}

@@ -99,6 +99,9 @@ class Sender:
 
         It is to be drawn before the values are read. Of two pushes the one with the later time then has the later
         values, whichever of them is held up on its way.
+
+        Raises:
+            PushError: it cannot be saved.
         """
         memory = self._memory
         memory.read()

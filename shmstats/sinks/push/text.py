@@ -38,7 +38,13 @@ class TextImport:
         self._heads: list[str] = []
 
     def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
-        """Return the body of a request; what is stale is left out."""
+        """Return the body of a request; what is stale is left out.
+
+        Args:
+            snapshot: what to push.
+            at: ms since 1970.
+            stale: which series end.
+        """
         if self._samples.follow(snapshot):
             self._heads = [f"{name}{{{label_text(labels)}}}" for name, labels in self._samples.names]
         left_out = set(self._samples.live) if stale is Stale.LIVE else ()

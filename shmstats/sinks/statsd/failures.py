@@ -16,7 +16,16 @@ OPERATIONS_DROPPED = "statsd_operations_dropped"
 
 
 class SendFailures:
-    """Counts and logs the failures of one provider; ``report`` is called with `FAILURES` and `OPERATIONS_DROPPED`."""
+    """Counts and logs the failures of one provider.
+
+    Args:
+        name: of the provider, for the log.
+        report: called with `FAILURES` and `OPERATIONS_DROPPED` each time, where given.
+
+    Attributes:
+        failures: how often something could not be sent.
+        dropped: operations that were given up, because too much was held.
+    """
 
     def __init__(self, name: str, report: Callable[[str], None] | None) -> None:
         self.name = name

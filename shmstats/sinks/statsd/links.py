@@ -30,7 +30,11 @@ _ADDRESSES = 3
 
 
 class Link:
-    """The way to the server, used by one thread; ``limit`` is how many bytes go at once."""
+    """The way to the server, used by one thread.
+
+    Attributes:
+        limit: bytes to be sent at once.
+    """
 
     kind: socket.SocketKind
     limit: int
@@ -49,7 +53,11 @@ class Link:
         return False
 
     def open(self, urgent: bool) -> bool:
-        """Connect, if that is not so (OSError); False where the last try failed just now, and it is not urgent."""
+        """Connect, if that is not so; False where the last try failed just now, and it is not urgent.
+
+        Raises:
+            OSError: it cannot be done.
+        """
         if self._socket is not None and self._is_spent(self._socket):
             self.close()
         if self._socket is not None:
@@ -77,7 +85,11 @@ class Link:
             ours.close()
 
     def send(self, entries: list[StatsdEntry]) -> tuple[list[StatsdEntry], OSError | None]:
-        """Send entries over the open link; returns those that were not sent, and what went wrong, if anything did."""
+        """Send entries over the open link.
+
+        Returns:
+            Those that were not sent, and are the caller's again; and what went wrong, if anything did.
+        """
         raise NotImplementedError
 
     def _is_spent(self, ours: socket.socket) -> bool:

@@ -21,6 +21,9 @@ class StatsdProvider:
     Args:
         settings: the section ``statsd``; ``enabled`` is not looked at.
         report: called, by the provider's thread, with `FAILURES` and `OPERATIONS_DROPPED` each time.
+
+    Attributes:
+        name: what it is called in the log.
     """
 
     #: For whoever guards providers: no method but `flush` and `close` waits, and none counts.
@@ -59,11 +62,25 @@ class StatsdProvider:
         self._take((GAUGE, (category, metric), moment.timestamp()))
 
     def flush(self, timeout: float = 0.9) -> bool:
-        """Send what is held now; returns whether all was sent in that time (over UDP: given to the network)."""
+        """Send what is held now.
+
+        Args:
+            timeout: seconds to wait at most.
+
+        Returns:
+            Whether all was sent in that time. Over UDP: was given to the network.
+        """
         return self._sender.ask(stop=False, timeout=timeout)
 
     def close(self, timeout: float = 0.9) -> bool:
-        """Do as `flush`, close the connection and end the thread, which the next operation starts anew."""
+        """Send what is held now, close the connection and end the thread. The next operation starts anew.
+
+        Args:
+            timeout: seconds to wait at most; the thread ends when it can.
+
+        Returns:
+            Whether all was sent in that time. Over UDP: was given to the network.
+        """
         return self._sender.ask(stop=True, timeout=timeout)
 
     def forget(self) -> None:
