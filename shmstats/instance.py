@@ -15,9 +15,9 @@ import socket
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from .frozen import Frozen
 from .snapshot import make_private
 
 log = logging.getLogger("shmstats")
@@ -29,8 +29,7 @@ _MACHINE_IDS = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 _PURPOSE = b"shmstats identity"
 
 
-@dataclass(frozen=True)
-class Instance:
+class Instance(Frozen):
     """Who a data directory is.
 
     Attributes:
@@ -61,8 +60,8 @@ def instance_of(directory: Path) -> Instance:
         found = _read(file)
     except FileNotFoundError:
         make_private(directory)
-        return _made(file, replace(here, inode=directory.stat().st_ino))
-    here = replace(here, inode=directory.stat().st_ino)
+        return _made(file, here.replaced(inode=directory.stat().st_ino))
+    here = here.replaced(inode=directory.stat().st_ino)
     if (found.machine, found.host) != (here.machine, here.host):
         what = f"was last used on the machine {found.host}, and is now on {here.host}"
     elif found.inode not in (0, here.inode):
@@ -74,7 +73,7 @@ def instance_of(directory: Path) -> Instance:
         " remove %s from one of the two",
         directory.parent, what, file,
     )  # fmt: skip
-    moved = replace(found, machine=here.machine, host=here.host, inode=here.inode)
+    moved = found.replaced(machine=here.machine, host=here.host, inode=here.inode)
     with suppress(OSError):
         os.replace(_written(file, moved), file)
     return moved
@@ -84,7 +83,7 @@ def _read(file: Path) -> Instance:
     content = file.read_bytes()
     try:
         found = Instance(**json.loads(content))
-        return replace(found, uuid=str(uuid.UUID(found.uuid)), made=int(found.made), inode=int(found.inode))
+        return found.replaced(uuid=str(uuid.UUID(found.uuid)), made=int(found.made), inode=int(found.inode))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is no identity ({error}): remove it, and another is made") from error
 
@@ -110,7 +109,7 @@ def _written(file: Path, identity: Instance) -> Path:
         os.unlink(temporary)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w") as stream:
-        json.dump(asdict(identity), stream)
+        json.dump(identity.as_dict(), stream)
         stream.flush()
         os.fsync(stream.fileno())
     return temporary

@@ -14,10 +14,10 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 from .bounds import Bounds
+from .frozen import Frozen
 
 #: Units of histograms of times, which are kept in ms.
 TIME_UNITS = frozenset({"", "seconds", "milliseconds", "ms"})
@@ -140,8 +140,7 @@ class Exemplar(NamedTuple):
     moment: float
 
 
-@dataclass(frozen=True, slots=True)
-class Distribution:
+class Distribution(Frozen):
     """The value of a histogram.
 
     Attributes:
@@ -170,6 +169,8 @@ Value = int | float | Distribution
 
 #: Figures of histograms over the last minutes, by category, metric and labels.
 Recent = Mapping[tuple[str, str, Labels], Mapping[str, float]]
+
+_NONE: Mapping[Any, Any] = {}
 
 _Item = TypeVar("_Item")
 
@@ -233,8 +234,7 @@ def items_at(items: Sequence[_Item], positions: Sequence[int]) -> list[_Item]:
     return items.at(positions) if isinstance(items, Deferred) else [items[position] for position in positions]
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Frozen):
     """Every statistic at one moment.
 
     Attributes:
@@ -251,11 +251,11 @@ class Snapshot:
 
     names: Sequence[Name]
     values: Sequence[Value]
-    system: Mapping[str, int | float] = field(default_factory=dict)
-    workers: Mapping[int, Sequence[Value | None]] = field(default_factory=dict)
-    health: Mapping[str, int | float] = field(default_factory=dict)
+    system: Mapping[str, int | float] = _NONE
+    workers: Mapping[int, Sequence[Value | None]] = _NONE
+    health: Mapping[str, int | float] = _NONE
     exemplars: Sequence[tuple[Name, tuple[Exemplar, ...]]] = ()
-    recent: Recent = field(default_factory=dict)
+    recent: Recent = _NONE
 
     def value_of(self, category: str, metric: str) -> Value | None:
         """Return the value of a series without labels; None where there is none."""

@@ -5,7 +5,7 @@ import os
 import pickle
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -367,9 +367,8 @@ def cases(which: Callable[[Key], list[Any]]) -> list[Any]:
 
 
 def test_the_table_of_this_test_has_every_key_of_the_settings() -> None:
-    sections = [field.name for field in fields(Settings) if is_dataclass(getattr(Settings(), field.name))]
-    assert sections == list(SECTIONS)
-    declared = [f"{name}.{field.name}" for name in sections for field in fields(getattr(Settings(), name))]
+    assert Settings.fields == (*SECTIONS, "source")
+    declared = [f"{name}.{key}" for name, keys in Settings().as_mapping().items() for key in keys]
     assert [key.name for key in KEYS] == declared
 
 
@@ -391,8 +390,7 @@ def test_a_default_is_within_its_own_rule(key: Key, given: Given) -> None:
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
 def test_a_key_declares_a_one_line_description(key: Key) -> None:
     section, name = key.name.split(".")
-    declared = {field.name: field for field in fields(getattr(Settings(), section))}
-    about = declared[name].metadata["rule"].about
+    about = getattr(Settings(), section).rules[name].about
     assert about.endswith(".")
     assert about.isprintable()
 
@@ -496,7 +494,7 @@ def test_a_section_that_is_no_mapping_is_refused(section: str, value: object, gi
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_an_unknown_key_is_refused_with_the_known_ones(section: str, given: Given) -> None:
-    known = ", ".join(field.name for field in fields(getattr(Settings(), section)))
+    known = ", ".join(getattr(Settings(), section).rules)
     with pytest.raises(ConfigError) as caught:
         given.load({section: {"zzz": 1}})
     assert str(caught.value) == f"{given.where}: {section}.zzz: found an unknown key; allowed: {known}"
@@ -819,9 +817,9 @@ def test_a_forgotten_blank_after_a_colon_can_be_seen_in_the_message(tmp_path: Pa
 
 def test_settings_cannot_be_changed() -> None:
     settings = load({})
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         settings.stats.capacity = 1  # type: ignore[misc]
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         settings.source = "x"  # type: ignore[misc]
 
 

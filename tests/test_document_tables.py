@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import MISSING, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,15 +31,9 @@ def yaml_text(value: object) -> str:
 
 def test_the_configuration_table_agrees_with_the_declarations() -> None:
     declared = []
-    for each in fields(config.Settings):
-        if each.name == "source":
-            continue
-        keys: Any = each.default_factory
-        for key in fields(keys):
-            rule: config.Rule = key.metadata["rule"]
-            name = f"`{each.name}.{key.name}`"
-            default = key.default_factory() if key.default is MISSING else key.default
-            declared.append([name, f"`{yaml_text(default)}`", rule.allowed, rule.about])
+    for section_name, keys in config.SECTIONS.items():
+        for key, rule in keys.rules.items():
+            declared.append([f"`{section_name}.{key}`", f"`{yaml_text(rule.default)}`", rule.allowed, rule.about])
     written = [[*cells, meaning.removesuffix(" *Not yet in effect.*")] for *cells, meaning in _rows()]
     assert written == declared
 

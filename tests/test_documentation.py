@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
-from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -22,7 +21,7 @@ from shmstats import cli, config
 
 BLOCKS = [block for document in documents() for block in blocks(document)]
 
-SECTIONS = {each.name for each in fields(config.Settings)}
+SECTIONS = set(config.Settings.fields)
 
 #: Programs that a console of a document may use without a test that runs them.
 PROGRAMS = {

@@ -7,7 +7,6 @@ changed. Whatever goes wrong that is not the caller's mistake (`shmstats.attachm
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from ..block import KindError, Record, SeriesLimitError
 from ..block.declarations import Definition
@@ -130,7 +129,7 @@ class SharedProvider(Reads, Changes, Shown):
         """
         _, record, its_bounds = self._histogram(block, series)
         buckets = rebucketed(distribution.buckets, bounds, its_bounds)
-        return self._add_distribution(block, record, replace(distribution, buckets=buckets), generation)
+        return self._add_distribution(block, record, distribution.replaced(buckets=buckets), generation)
 
     @operation
     @retried

@@ -49,9 +49,9 @@ heap, index, worker and request sections are reserved as far as they are used (s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
+from ..frozen import Frozen
 from ..layout import CELL, COUNTER_WIDTH, NAME, PAGE, REQUEST, REQUESTS_PER_WORKER, Structure
 
 #: The first eight bytes of a finished block, as one little-endian integer.
@@ -146,8 +146,7 @@ def _pages(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Frozen):
     """Where each section of a block is, given its two sizes.
 
     Attributes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shmstats.config.loading import DEFAULT_FILE, ENVIRONMENT_VARIABLE, load
 from shmstats.config.rules import (
+    SECTIONS,
     ApiSettings,
     ConfigError,
     HistorySettings,
@@ -12,6 +13,7 @@ from shmstats.config.rules import (
     PushSettings,
     Rule,
     Settings,
+    SettingsSection,
     StatsdSettings,
     StatsSettings,
 )
@@ -19,6 +21,7 @@ from shmstats.config.rules import (
 __all__ = [
     "DEFAULT_FILE",
     "ENVIRONMENT_VARIABLE",
+    "SECTIONS",
     "ApiSettings",
     "ConfigError",
     "HistorySettings",
@@ -27,6 +30,7 @@ __all__ = [
     "PushSettings",
     "Rule",
     "Settings",
+    "SettingsSection",
     "StatsSettings",
     "StatsdSettings",
     "load",

@@ -30,11 +30,11 @@ import math
 import os
 import time
 from array import array
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from ..frozen import Frozen
 from ..layout import Structure
 from ..snapshot import make_private
 
@@ -69,8 +69,7 @@ _EVENTS = 512
 _ROW_BYTES = ROW.size + 4 * COLUMNS
 
 
-@dataclass(frozen=True)
-class Tier:
+class Tier(Frozen):
     """One resolution of the ring.
 
     Attributes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
@@ -100,8 +99,7 @@ def _form(width: int) -> struct.Struct:
     return struct.Struct(f"<ddq{width - BEFORE_BUCKETS}q")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class BlockSnapshot(Snapshot):
+class BlockSnapshot(Snapshot, kw_only=True):
     """A snapshot of a block, of which names and values are made when somebody looks at them.
 
     Attributes:
@@ -109,8 +107,8 @@ class BlockSnapshot(Snapshot):
         combined: names and values behind all others: gauges that are combined of contributions.
     """
 
-    totals: Totals = field(kw_only=True)
-    combined: tuple[list[Name], list[Value]] = field(kw_only=True)
+    totals: Totals
+    combined: tuple[list[Name], list[Value]]
 
     def __post_init__(self) -> None:
         """Check that it is of the whole block.

@@ -18,7 +18,6 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from .. import native
@@ -75,7 +74,7 @@ def remove(directory: Path, category: str, metric: str | None) -> int:
     kept = [i for i, name in enumerate(before.names) if name.category != category or metric not in (None, name.metric)]
     if len(kept) < len(before.names):
         names, values = [before.names[i] for i in kept], [before.values[i] for i in kept]
-        save(directory, replace(before, names=names, values=values))
+        save(directory, before.replaced(names=names, values=values))
     return len(before.names) - len(kept)
 
 

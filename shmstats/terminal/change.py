@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -67,9 +66,9 @@ def _change(
             layout = reader.layout
     except FileNotFoundError:
         _refuse_without_block(settings.path.data)
-    stats = replace(settings.stats, enabled=True, capacity=layout.capacity, max_workers=layout.max_workers)
+    stats = settings.stats.replaced(enabled=True, capacity=layout.capacity, max_workers=layout.max_workers)
     registry = Registry()
-    registry.init(asdict(replace(settings, stats=stats)))
+    registry.init(settings.replaced(stats=stats).as_mapping())
     try:
         changed = operation(registry, category, metric)
     except ValueError as error:

@@ -11,14 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from shmstats.block import BlockError
-from shmstats.config import ConfigError, PathSettings, Rule, Settings, load
+from shmstats.config import ConfigError, PathSettings, Settings, SettingsSection, load
 from shmstats.export.printable import printable
 from shmstats.snapshot import SnapshotError
 
@@ -63,9 +62,8 @@ class Command(click.Command):
 class Key(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 or so
     """The type of an option that overrides a key of the configuration, and has its rule."""
 
-    def __init__(self, section: type[Any], key: str) -> None:
-        rules = {field.name: field.metadata["rule"] for field in fields(section)}
-        self._rule: Rule = rules[key]
+    def __init__(self, section: type[SettingsSection], key: str) -> None:
+        self._rule = section.rules[key]
         self._type = int if int in self._rule.types else str
         self.name = "integer" if self._type is int else "text"
 
@@ -99,7 +97,7 @@ def not_empty(ctx: click.Context, param: click.Parameter, given: Any) -> Any:
 def settings_of(config: str | None, data: str | None) -> Settings:
     """Return the settings that the options ``--config`` and ``--data`` ask for."""
     settings = load(config)
-    return settings if data is None else replace(settings, path=PathSettings(Path(data)))
+    return settings if data is None else settings.replaced(path=PathSettings(Path(data)))
 
 
 def note(text: str) -> None:

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -169,7 +168,7 @@ def dump(
             _write(output, repaint.content(snapshot, "shmstats"))
             return
         if has_bar() and len(snapshot.names) >= _MANY and watch is None:
-            snapshot = replace(snapshot, names=Watched(snapshot.names, f"Writing {form}"))
+            snapshot = snapshot.replaced(names=Watched(snapshot.names, f"Writing {form}"))
         content = _rendered(FORMATS[form], snapshot, view, to_terminal)
         _write(output, content if timed is None else timed.content(content))
 
@@ -217,7 +216,7 @@ def _data_reader(
             else:
                 system = _system_figures(reader, settings) if chosen("system") else {}
                 recent = _recent(settings.path.data) if with_recent else {}
-                snapshot, notice = replace(reader.read(by_worker), system=system, recent=recent), ""
+                snapshot, notice = reader.read(by_worker).replaced(system=system, recent=recent), ""
         if notice != said:
             note(notice)
         said = notice

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -51,8 +50,8 @@ def push(
     the data directory, so totals go on from one run to the next.
     """
     settings = settings_of(config, data)
-    pushing = replace(settings.push, url=url or settings.push.url, format=form or settings.push.format)
-    settings = replace(settings, push=pushing)
+    pushing = settings.push.replaced(url=url or settings.push.url, format=form or settings.push.format)
+    settings = settings.replaced(push=pushing)
     if pushing.url is None:
         raise click.UsageError("There is nowhere to push to: give --to URL, or set push.url in the configuration.")
     if forget and watch is not None:
@@ -89,9 +88,9 @@ def _newest(settings: Settings) -> Snapshot:
         except FileNotFoundError:
             reason = f"there is neither a live block nor a saved snapshot for the data directory {data}"
             raise NotThereError(reason) from None
-    stats = replace(settings.stats, enabled=True, capacity=layout.capacity, max_workers=layout.max_workers)
+    stats = settings.stats.replaced(enabled=True, capacity=layout.capacity, max_workers=layout.max_workers)
     registry = Registry()
-    registry.init(asdict(replace(settings, stats=stats, push=PushSettings())))
+    registry.init(settings.replaced(stats=stats, push=PushSettings()).as_mapping())
     try:
         assert registry.shared is not None
         return registry.shared.exposable()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +25,7 @@ def serve(config: str | None, data: str | None, bind: str | None, workers: int |
     """Serve the statistics endpoints under gunicorn."""
     settings = settings_of(config, data)
     check_data_directory(settings.path.data)
-    api = replace(settings.api, bind=bind or settings.api.bind, workers=workers or settings.api.workers)
+    api = settings.api.replaced(bind=bind or settings.api.bind, workers=workers or settings.api.workers)
     try:
         with read_only(settings.path.data):
             pass  # a block that must not be used is found here, not by every worker
@@ -36,7 +35,7 @@ def serve(config: str | None, data: str | None, bind: str | None, workers: int |
                 f"there is no data directory {data}, and no application counts for it; "
                 "check the spelling, or make the directory first"
             ) from None
-    _serve(replace(settings, api=api))
+    _serve(settings.replaced(api=api))
 
 
 def check_data_directory(data: Path) -> None:
@@ -74,7 +73,7 @@ def _serve(settings: Settings) -> NoReturn:
         def load(self) -> Any:
             from shmstats.web import create_app
 
-            return create_app(asdict(settings))
+            return create_app(settings.as_mapping())
 
     Server(prog="shmstats serve").run()
     sys.exit(0)

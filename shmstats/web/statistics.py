@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,7 @@ def _snapshot(shared: SharedProvider) -> tuple[Snapshot, dict[str, Any]]:
     system = system_figures([worker.pid for worker in live], block.reader.uptime)
     if stats.settings.stats.include_storage_stats_in_api:
         system["store"] = _meter(shared.directory).read().store
-    return replace(snapshot, system=system, health=figures_of(found)), found
+    return snapshot.replaced(system=system, health=figures_of(found)), found
 
 
 def _simple(snapshot: Snapshot) -> dict[str, Any]:
@@ -92,7 +91,7 @@ _DOCUMENTS: dict[str, Callable[[Snapshot], dict[str, Any]]] = {"json": _simple, 
 def _document(shared: SharedProvider, statistics: Callable[[Snapshot], dict[str, Any]]) -> dict[str, Any]:
     snapshot, found = _snapshot(shared)
     with suppress(OSError, RingError):  # there is no history, or none that can be read
-        snapshot = replace(snapshot, recent=_recent.get(shared.directory))
+        snapshot = snapshot.replaced(recent=_recent.get(shared.directory))
     document = {**statistics(snapshot), "pool": pool_figures(shared.attach().reader), "health": found}
     if stats.settings.stats.include_storage_stats_in_api:
         storage = _meter(shared.directory).read()

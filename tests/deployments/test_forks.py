@@ -67,6 +67,41 @@ def test_a_fork_in_the_middle_of_the_first_use_leaves_the_child_able_to_count(st
     assert stats.get("c", "m") == 22
 
 
+def test_a_fork_while_another_thread_reads_its_first_configuration_file_leaves_the_child_able_to_count(
+    stats: Any, python: PythonRunner
+) -> None:
+    python.run(
+        """
+        import os, signal, sys, threading, time
+        file = os.environ.pop('SHMSTATS_CONFIG')
+        import shmstats
+        from shmstats import stats
+        assert 'yaml' not in sys.modules  # it is imported with the first file
+        os.environ['SHMSTATS_CONFIG'] = file
+
+        class TakeTime:
+            def find_spec(name, path=None, target=None):
+                if name == 'yaml.scanner':
+                    importing.set()
+                    time.sleep(0.2)
+
+        importing = threading.Event()
+        sys.meta_path.insert(0, TakeTime)
+        thread = threading.Thread(target=stats.incr, args=('c', 'm'))
+        thread.start()
+        importing.wait(10)
+        child = os.fork()
+        signal.alarm(10)
+        stats.incr('c', 'm')
+        if not child:
+            os._exit(0)
+        thread.join()
+        assert os.waitpid(child, 0)[1] == 0
+        """
+    )
+    assert stats.get("c", "m") == 3
+
+
 def test_counts_of_a_thread_go_to_the_new_block_while_another_calls_init(
     shmstats: Any, configure: Callable[..., Any], python: PythonRunner
 ) -> None:
