@@ -181,7 +181,7 @@ class SharedProvider(Reads, Changes, Shown):
 
     def _learn(self, block: AttachedBlock, series: Series, key: bytes, mine: Definition | None, record: Record) -> None:
         """Have series of a declared metric bound at once from now on, where all that this process does is under it."""
-        if record.family < 0 or record.declaration or record.mode is not Mode.LAST:
+        if record.family < 0 or record.declaration:
             return
         revision = block.names.revision  # before the look: what changes meanwhile makes it void
         family = block.names.record(record.family)
@@ -189,9 +189,10 @@ class SharedProvider(Reads, Changes, Shown):
         if current is None or (mine is None and current.moment > block.worker.attached):
             return
         if counted_under(block, family, key, record.kind, None if mine is None else mine.declared) is None:
-            metric, labelnames = (series.category, series.metric), current.declared.labelnames
+            metric, (*_, mode, labelnames, _) = (series.category, series.metric), current.declared
             scale = block.scale_of(record) if record.kind is Kind.HISTOGRAM else b""
-            self._registrar.learn(revision, metric, mine, family.number, record.kind, labelnames, scale)
+            found = family.number, record.kind, mode, _contributor(block, mode), labelnames, scale
+            self._registrar.learn(revision, metric, mine, *found)
 
     def _histogram(self, block: AttachedBlock, series: Series) -> tuple[bytes, Record, Bounds]:
         """Return the key, record and bounds of a histogram that a handle counts into.
@@ -246,10 +247,7 @@ class SharedProvider(Reads, Changes, Shown):
     ) -> tuple[int, tuple[int, bool, bool, bool]]:
         """Bind a handle, if it is one of a gauge; returns the row, and who contributes."""
         row = block.row_for(record)
-        by = (0, False, False, False)
-        if record.mode is not Mode.LAST:
-            stamped, apart = record.mode.base is Mode.MOSTRECENT, record.mode is not Mode.SUM
-            by = (block.worker.signature, record.mode.live, stamped, apart)
+        by = _contributor(block, record.mode)
         if record.mode in (Mode.MIN, Mode.MAX):
             keep_of_dead(block, record, row)
         if isinstance(series, Gauge):
@@ -313,6 +311,13 @@ class SharedProvider(Reads, Changes, Shown):
                         f"metric {metric!r} of category {category!r} is declared as a counter: it takes integers"
                     )
                 block.names.remove([record])
+
+
+def _contributor(block: AttachedBlock, mode: Mode) -> tuple[int, bool, bool, bool]:
+    """Return who writes to gauges of a mode: this worker, or, where all share one, nobody."""
+    if mode is Mode.LAST:
+        return 0, False, False, False
+    return block.worker.signature, mode.live, mode.base is Mode.MOSTRECENT, mode is not Mode.SUM
 
 
 def _kind_error(series: Series, record: Record, verb: str) -> KindError:

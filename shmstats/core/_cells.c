@@ -27,6 +27,7 @@
 #include "name_changes.h"
 #include "name_table.h"
 #include "keys.h"
+#include "wanted.h"
 #include "registering.h"
 #include "sums.h"
 #include "groups.h"

@@ -689,11 +689,12 @@ class Gauge(Series):
 
     @property
     def _ours(self) -> bool:
-        """Whether it may be written to here: a contribution of another needs a look at whether that one lives."""
+        """Whether it may be set here: a contribution of another needs a look at whether that one lives."""
         if not self._bound:
             return False
         owner, _, _, apart = self._by
-        return not apart or self._cells.is_owner(self._cell, owner)  # type: ignore[union-attr]
+        cells: Any = self._cells
+        return not apart or cells.is_owner(self._cell, owner) or cells.is_owner(self._cell, 0)
 
     def _put(self, value: object) -> bool:
         if not (_is_finite(value) and self._ours):
@@ -701,9 +702,11 @@ class Gauge(Series):
         return self._cells.set_gauge_at(self._cell, value, self._generation, self._by)  # type: ignore[union-attr]
 
     def _move(self, n: object) -> bool:
-        if not (_is_finite(n) and self._ours):
+        if not (_is_finite(n) and self._bound):
             return False
-        return self._cells.add_gauge_at(self._cell, n, self._generation, self._by)  # type: ignore[union-attr]
+        cells: Any = self._cells
+        judged = (0, True) if self._by[3] else None
+        return cells.add_gauge_at(self._cell, n, self._generation, self._by, judged)  # type: ignore[no-any-return]
 
 
 class Histogram(Series):
@@ -813,8 +816,7 @@ class Registrar:
 
     It is what a handle finds as the attribute ``_registrar`` of its recorder. What is not plain is left to the Python
     methods of the recorder: a lock that is not free in this process, memory that is to be had first, a full table, a
-    damaged one, or one to be put in order, a metric whose declaration was not learned, and gauges of which each worker
-    has its own. In Python nothing is plain.
+    damaged one, or one to be put in order, and a metric whose declaration was not learned. In Python nothing is plain.
 
     Args:
         declared: what the process has declared, by category and metric; it is kept.
@@ -850,6 +852,8 @@ class Registrar:
         mine: Any,
         family: int,
         kind: int,
+        mode: int,
+        by: _Contributor,
         labelnames: tuple[str, ...] | None,
         scale: bytes,
     ) -> None:
@@ -861,6 +865,8 @@ class Registrar:
             mine: what ``declared`` has of it; None for nothing.
             family: number of the record of the metric.
             kind: of its series.
+            mode: of gauges; 0 for other kinds.
+            by: who contributes to gauges of that mode.
             labelnames: that each has; None for any.
             scale: of a histogram, as ``plain``; else empty.
         """

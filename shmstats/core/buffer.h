@@ -89,33 +89,29 @@ set_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number number, Contrib
     return outcome;
 }
 
+/* Add to a gauge, whose lock is had. Where it is a contribution apart from others it must be our own, or that of
+ * ``seen``, to which nothing is added where ``anew``: we begin at 0. MISS where it is somebody else's by now. */
 static inline Outcome
-add_to_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number n, Contributor by)
+add_locked(Cell *gauge, Number n, Contributor by, int64_t seen, int anew)
+{
+    Number before = gauge_number(gauge);
+    if (by.apart && UNLIKELY(load_value(gauge, OWNER) != by.owner)) {
+        if (load_value(gauge, OWNER) != seen)
+            return MISS;
+        before = anew ? (Number){1, 0, 0.0} : before;
+    }
+    contribute(gauge, sum_of(before, n), by);
+    return DONE;
+}
+
+static Outcome
+add_to_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number n, Contributor by, int64_t seen, int anew)
 {
     Outcome outcome = lock_bound(cells, gauge, generation);
     if (LIKELY(outcome == DONE)) {
-        contribute(gauge, sum_of(gauge_number(gauge), n), by);
+        outcome = add_locked(gauge, n, by, seen, anew);
         unlock(gauge);
     }
-    return outcome;
-}
-
-/* Add to a contribution that was seen to be of ``seen``, or to 0 where ``anew`` and it is not our own; MISS where it
- * is somebody else's by now. */
-static Outcome
-add_to_contribution(Cells *cells, Cell *gauge, uint64_t generation, Number n, Contributor by, int64_t seen, int anew)
-{
-    Outcome outcome = lock_bound(cells, gauge, generation);
-    if (outcome != DONE)
-        return outcome;
-    int64_t owner = load_value(gauge, OWNER);
-    if (owner == by.owner)
-        contribute(gauge, sum_of(gauge_number(gauge), n), by);
-    else if (owner == seen)
-        contribute(gauge, sum_of(anew ? (Number){1, 0, 0.0} : gauge_number(gauge), n), by);
-    else
-        outcome = MISS;
-    unlock(gauge);
     return outcome;
 }
 

@@ -243,8 +243,7 @@ Cells_add_gauge(Cells *self, PyObject *args)
         return NULL;
     if (!plain_number(n, &number))
         Py_RETURN_FALSE;
-    return answer(by.apart ? add_to_contribution(self, cell, generation, number, by, seen, anew)
-                           : add_to_gauge(self, cell, generation, number, by));
+    return answer(add_to_gauge(self, cell, generation, number, by, seen, anew));
 }
 
 static PyObject *

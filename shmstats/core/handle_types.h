@@ -80,11 +80,14 @@ Counter_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     return Counter_move(self, "decr", -1, args, nargs, kwnames);
 }
 
-/* Whether a bound gauge may be written to here: a contribution of another needs a look at whether that one lives. */
+/* Whether a bound gauge may be set here: a contribution of another needs a look at whether that one lives. */
 static inline int
 is_ours(const Series *series)
 {
-    return !series->by.apart || load_value(series->cell, OWNER) == series->by.owner;
+    if (LIKELY(!series->by.apart))
+        return 1;
+    int64_t owner = load_value(series->cell, OWNER);
+    return owner == series->by.owner || owner == 0;
 }
 
 static Outcome
@@ -119,13 +122,13 @@ move_object(Series *series, int sign, PyObject *given)
 {
     Number n = {1, 1, 1.0};
     if (UNLIKELY(given != NULL && !plain_number(given, &n)) || UNLIKELY(!isfinite(n.real))
-        || UNLIKELY(n.is_integer && n.integer == INT64_MIN) || UNLIKELY(!is_ready(series)) || UNLIKELY(!is_ours(series)))
+        || UNLIKELY(n.is_integer && n.integer == INT64_MIN) || UNLIKELY(!is_ready(series)))
         return MISS;
     n = sign < 0 ? (Number){n.is_integer, -n.integer, -n.real} : n;
     if (LIKELY(lock_at_once(series->cells, series->cell, series->generation))) {
-        contribute(series->cell, sum_of(gauge_number(series->cell), n), series->by);
+        Outcome outcome = add_locked(series->cell, n, series->by, 0, 1);
         unlock(series->cell);
-        return DONE;
+        return outcome;
     }
     return move_patiently(series, n);
 }

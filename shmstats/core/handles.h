@@ -60,7 +60,7 @@ is_ready(Series *series)
     }
 PATIENTLY(count_patiently, add_integer(cells, series->cell, series->generation, n), int64_t n)
 PATIENTLY(set_patiently, set_gauge(cells, series->cell, series->generation, value, series->by), Number value)
-PATIENTLY(move_patiently, add_to_gauge(cells, series->cell, series->generation, n, series->by), Number n)
+PATIENTLY(move_patiently, add_to_gauge(cells, series->cell, series->generation, n, series->by, 0, 1), Number n)
 PATIENTLY(observe_patiently, observe(cells, series->cell, series->generation, bucket, value), Py_ssize_t bucket,
           double value)
 

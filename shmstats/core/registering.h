@@ -1,101 +1,10 @@
-/* The Python type Registrar: binds a handle that leads nowhere yet, or nowhere any more. Its name is found, or added
- * under the table lock, in one call. What is rare is left to Python (shmstats.block.registering): nothing was done then.
+/* A Registrar binds a handle that leads nowhere yet, or nowhere any more. Its name is found, or added under the table
+ * lock, in one call. What is rare is left to Python (shmstats.block.registering): nothing was done then.
  *
  * That is: a lock that another thread of this process has, or this one already; memory that is yet to be had; a table
- * that is full or to be put in order; a metric whose declaration Python has not looked at since the names changed, and
- * gauges of which each worker has its own. */
+ * that is full or to be put in order; and a metric whose declaration Python has not looked at since the names changed. */
 
 enum { RECORDS_PER_PAGE = PAGE_BYTES / sizeof(Record) };
-
-typedef struct {
-    PyObject_HEAD
-    NameIndex *index; /* of the block, or NULL where there is none yet */
-    Cells *cells;
-    Py_ssize_t row;           /* of this process */
-    uint32_t limit;           /* label sets that a metric may have; 0: any number */
-    int descriptor;           /* of the segment's file, */
-    struct stat file;         /* which it must still be */
-    long long position;       /* of the table lock in it */
-    PyObject *acquire, *release, *is_owned; /* of the lock that keeps the threads of this process apart */
-    PyObject *declared;       /* dict: what this process has declared, by (category, metric) */
-    PyObject *reserved, *reserved_labels; /* tuples: categories that nobody may count into; label names */
-    PyObject *plain;          /* bytes: how a histogram that is not declared finds its buckets */
-    PyObject *known;          /* dict: what Python has found of declared metrics, likewise, see `learn` */
-    uint64_t forgotten;       /* times that all of that was dropped */
-} Registrar;
-
-/* What a handle is to be bound to: its kind, and what is declared of its metric. Meanwhile others may learn anew. */
-typedef struct {
-    uint8_t kind;         /* as the block has it */
-    uint32_t width;       /* cells */
-    uint32_t family;      /* number + 1 of the record of a declared metric; 0: it is not declared */
-    PyObject *known;      /* a reference to what is known of a declared metric, else NULL */
-    uint64_t forgotten;   /* of the registrar, when that was looked up */
-    PyObject *labelnames; /* tuple, or NULL: any */
-    PyObject *scale;      /* bytes of a histogram, else NULL */
-} Wanted;
-
-/* The item of a dict by (category, metric), borrowed, or NULL. */
-static PyObject *
-of_metric(PyObject *dict, const Series *series)
-{
-    if (PyDict_GET_SIZE(dict) == 0)
-        return NULL;
-    PyObject *metric = PyTuple_Pack(2, series->category, series->metric);
-    PyObject *found = metric == NULL ? NULL : PyDict_GetItemWithError(dict, metric);
-    Py_XDECREF(metric);
-    PyErr_Clear();
-    return found;
-}
-
-/* The cells of a series of a kind, as a block has it. */
-static uint32_t
-width_of(uint8_t kind, PyObject *scale)
-{
-    return (uint32_t)(LOCK_CELLS + (kind == 1 ? 1 : kind == 2 ? REAL + 1 : BUCKETS + buckets_of(scale)));
-}
-
-/* Find out what a handle wants; 0 where that is left to Python. */
-static int
-find_wanted(const Registrar *self, const Series *series, Wanted *wanted)
-{
-    PyObject *mine = of_metric(self->declared, series), *known = NULL;
-    if (self->index->known_revision == GET(LONG_NUMBER(self->index, REVISION)))
-        known = of_metric(self->known, series);
-    wanted->kind = series->kind == COUNTER ? 1 : series->kind == GAUGE ? 2 : 3;
-    wanted->family = 0;
-    wanted->forgotten = self->forgotten;
-    wanted->labelnames = NULL;
-    wanted->scale = series->kind == HISTOGRAM ? self->plain : NULL;
-    wanted->width = width_of(wanted->kind, self->plain);
-    if (known == NULL)
-        return mine == NULL && series->kind != OTHER;
-    /* (what this process had declared, family, kind, label names, scale) */
-    PyObject *labelnames = PyTuple_GET_ITEM(known, 3), *scale = PyTuple_GET_ITEM(known, 4);
-    if (PyTuple_GET_ITEM(known, 0) != (mine == NULL ? Py_None : mine)
-        || PyLong_AsLong(PyTuple_GET_ITEM(known, 2)) != wanted->kind || (wanted->kind == 3 && buckets_of(scale) == 0))
-        return 0;
-    wanted->known = Py_NewRef(known);
-    wanted->family = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(known, 1)) + 1;
-    wanted->width = width_of(wanted->kind, scale);
-    wanted->labelnames = labelnames == Py_None ? NULL : labelnames;
-    wanted->scale = PyBytes_GET_SIZE(scale) == 0 ? NULL : scale;
-    return 1;
-}
-
-/* Whether a series that was found is the one that is wanted: others are Python's to tell what they are. */
-static int
-is_wanted(const Registrar *self, const Record *name, const Wanted *wanted)
-{
-    if (name->kind != wanted->kind || name->mode != 0 || name->width != wanted->width)
-        return 0;
-    if (wanted->family != 0 || name->family == 0)
-        return name->family == wanted->family;
-    if (name->family > (uint64_t)self->index->capacity)
-        return 0;
-    Record family = load_name(self->index, name->family - 1);
-    return family.state == RECORD_LIVE && !(family.flags & (FLAG_DECLARED | FLAG_WITHDRAWN));
-}
 
 /* Find a name; MISS where it is not there. Damage is Python's to tell. */
 static Outcome
@@ -114,7 +23,7 @@ add_name(Registrar *self, const char *key, size_t length, uint32_t hash, Record 
     NameIndex *names = self->index;
     uint64_t heap = GET(LONG_NUMBER(names, HEAP_USED));
     uint32_t number = GET(NUMBER(names, COUNT)), cell = GET(NUMBER(names, CELLS_USED));
-    Py_ssize_t row = name->kind == 2 ? 0 : self->row;
+    Py_ssize_t row = row_for(self, name->kind, name->mode);
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     name->created = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
@@ -201,7 +110,8 @@ find_or_add(Registrar *self, Binding *binding)
     if (is_labelled && self->limit != 0 && GET(&names->names[of_family - 1].members) >= self->limit)
         return MISS;
     uint8_t flags = (uint8_t)((wanted->kind == 1 ? FLAG_MONOTONIC : 0) | (is_labelled ? FLAG_MEMBER : 0));
-    *name = (Record){.kind = wanted->kind, .flags = flags, .width = wanted->width, .family = of_family};
+    *name = (Record){.kind = wanted->kind, .mode = wanted->mode, .flags = flags, .width = wanted->width,
+                     .family = of_family};
     return add_name(self, key->text, key->length, binding->hash, name);
 }
 
@@ -274,14 +184,14 @@ static int
 bind_to(const Registrar *self, const Binding *binding, uint64_t generation)
 {
     const Record *name = &binding->name;
-    Py_ssize_t row = binding->wanted.kind == 2 ? 0 : self->row;
+    Py_ssize_t row = row_for(self, name->kind, name->mode);
     Cells *cells = self->cells;
     if (binding->outcome != DONE || !is_wanted(self, name, &binding->wanted)
         || name->cell > (uint64_t)cells->capacity - name->width || !is_backed(cells, row, name->cell, name->width))
         return 0;
     Cell *cell = (Cell *)((char *)cells->first + row * cells->row_bytes) + name->cell;
     bind(binding->series, cells, cell, generation, name->flags & FLAG_MONOTONIC, binding->wanted.scale,
-         (Contributor){0, 0, 0, 0});
+         binding->wanted.by);
     return is_bound(binding->series);
 }
 
@@ -454,11 +364,14 @@ Registrar_open(Registrar *self, PyObject *args)
 static PyObject *
 Registrar_learn(Registrar *self, PyObject *args)
 {
-    PyObject *metric, *mine, *labelnames, *scale;
+    PyObject *metric, *mine, *by, *labelnames, *scale;
     unsigned int family, kind;
+    unsigned char mode;
     unsigned long long revision;
-    if (!PyArg_ParseTuple(args, "KO!OIIOS", &revision, &PyTuple_Type, &metric, &mine, &family, &kind, &labelnames,
-                          &scale))
+    Contributor contributor;
+    if (!PyArg_ParseTuple(args, "KO!OIIbO!OS", &revision, &PyTuple_Type, &metric, &mine, &family, &kind, &mode,
+                          &PyTuple_Type, &by, &labelnames, &scale)
+        || parse_contributor(by, &contributor) < 0)
         return NULL;
     if (labelnames != Py_None && !PyTuple_Check(labelnames))
         return PyErr_SetString(PyExc_TypeError, "labelnames must be a tuple or None"), NULL;
@@ -468,7 +381,7 @@ Registrar_learn(Registrar *self, PyObject *args)
         forget_known(self);
         self->index->known_revision = revision;
     }
-    PyObject *known = Py_BuildValue("(OIIOO)", mine, family, kind, labelnames, scale);
+    PyObject *known = Py_BuildValue("(OIIBOOO)", mine, family, kind, mode, by, labelnames, scale);
     int failed = known == NULL || PyDict_SetItem(self->known, metric, known) < 0;
     Py_XDECREF(known);
     return failed ? NULL : Py_NewRef(Py_None);

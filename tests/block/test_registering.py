@@ -11,6 +11,7 @@ import pytest
 from helpers import wait_until
 
 from shmstats.layout import NAME
+from shmstats.series import Mode
 
 PEER = """
     from shmstats import stats
@@ -35,16 +36,18 @@ def waits_for_a_lock() -> bool:
     return any("->" in line and f" {os.getpid()} " in line for line in Path("/proc/locks").read_text().splitlines())
 
 
-@pytest.mark.parametrize("kind", ["counter", "histogram"])
+@pytest.mark.parametrize(
+    ("kind", "more"), [("counter", {}), ("histogram", {}), ("gauge", {}), ("gauge", {"mode": "livesum"})]
+)
 def test_who_waits_to_register_a_series_sees_that_its_metric_was_declared_anew_meanwhile(
-    stats: Any, python: Any, kind: str
+    stats: Any, python: Any, kind: str, more: dict[str, Any]
 ) -> None:
     """Also where another thread has looked at the declaration of another metric since then."""
     peer = python.start(PEER.replace("Kind.COUNTER", f"Kind.{kind.upper()}"))
     peer.hear()
-    for metric, of_kind in (("m", kind), ("other", "counter")):
-        stats.declare("c", metric, kind=of_kind, labelnames=("a",))
-    count = {"counter": stats.incr, "histogram": stats.timing}[kind]
+    stats.declare("c", "m", kind=kind, labelnames=("a",), **more)
+    stats.declare("c", "other", kind="counter", labelnames=("a",))
+    count = {"counter": stats.incr, "histogram": stats.timing, "gauge": stats.gauge}[kind]
     count("c", "m", 1, labels={"a": "1"})
     stats.incr("c", "other", labels={"a": "1"})
     peer.tell()
@@ -60,6 +63,38 @@ def test_who_waits_to_register_a_series_sees_that_its_metric_was_declared_anew_m
     assert [name.labels for name in stats.read().names if name.metric == "m"] == []
     peer.tell()
     peer.finish()
+
+
+@pytest.mark.parametrize("mode", [mode.name.lower() for mode in Mode])
+def test_further_label_sets_of_a_gauge_are_registered_without_the_slow_path(
+    stats: Any, core: str, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Also in the place of removed ones, whose values are not added to; the twin leaves all of it to the slow path."""
+    stats.declare("c", "m", kind="gauge", labelnames=("a",), mode=mode)
+    found: list[str] = []
+    slow = stats.shared._find_or_add
+
+    def find_or_add(block: Any, series: Any, *arguments: Any) -> Any:
+        found.append(dict(series.labels)["a"])
+        return slow(block, series, *arguments)
+
+    monkeypatch.setattr(stats.shared, "_find_or_add", find_or_add)
+    for _ in range(2):
+        stats.gauge("c", "m", 7, labels={"a": "first"})
+        stats.gauge("c", "m", 2.5, labels={"a": "set"})
+        stats.gauge("c", "m", labels={"a": "moved"}).incr(3)
+        stats.gauge("c", "m", labels={"a": "moved"}).decr()
+        values = {name.labels[0][1]: value for name, value in series_of(stats, "m")}
+        assert values == {"first": 7, "set": 2.5, "moved": 2}
+        stats.remove("c", "m")
+    if core == "C":
+        assert found == ["first"]
+
+
+def series_of(stats: Any, metric: str) -> list[tuple[Any, Any]]:
+    """Return the series of a metric, with their values."""
+    read = stats.read()
+    return [each for each in zip(read.names, read.values, strict=True) if each[0].metric == metric]
 
 
 def test_a_histogram_is_not_bound_to_fewer_cells_than_it_writes_where_its_record_is_damaged(stats: Any) -> None:

@@ -111,6 +111,13 @@ OPERATIONS = {
         before=_NAMES + "stats.declare('goes', 'mine', kind='gauge', mode='livesum')",
         joined=True,
     ),
+    "register a gauge of each worker": Operation(
+        "stats.gauge('goes', 'mine', 5, labels={'a': 'y'})",
+        before=_NAMES
+        + "stats.declare('goes', 'mine', kind='gauge', mode='livesum', labelnames=('a',))\n"
+        + "stats.gauge('goes', 'mine', 5, labels={'a': 'x'})",
+        joined=True,
+    ),
     "remove": Operation("stats.remove('goes')", before=_NAMES),
     "reset": Operation("stats.reset('goes')", before=_NAMES, joined=True),
     "take over a removed name": Operation(
@@ -147,7 +154,7 @@ with open(report, "w") as file:
 #: Those that C does at once, or the most of it.
 AT_ONCE = (
     *("register a counter", "register a histogram", "register a label set", "register a label set beside others"),
-    *("take over a removed name", "remove"),
+    *("register a gauge of each worker", "take over a removed name", "remove"),
 )
 
 STEPPED = """

@@ -438,7 +438,8 @@ class Core:
             twin = self._load(package, "core._cells_py")
             twin._MOST_TRIES = 1  # who is killed in the model, by an exception, must not try again to unlock
             self._stepped = _stepped(*(plant for plant in plants if plant.is_of_c)) if name == "C" else None
-            self.counter = twin.Counter if self._stepped is None else self._stepped.Counter
+            handles = twin if self._stepped is None else self._stepped
+            self.counter, self.gauge = handles.Counter, handles.Gauge
             self._load_cells(package, twin)
             self.lock = self._load(package, "block.lock")
             self.records = self._load(package, "block.records")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from explorer import ViolationError
@@ -16,33 +18,48 @@ pytestmark = pytest.mark.skipif(shutil.which(compiler()) is None, reason="there 
 ROW, NUMBER, SIGNATURE = 1, 0, 2
 
 
+#: Makes what adds to the gauge.
+Adder = Callable[[Process], Any]
+
 #: What each of the two adds.
 STEPS = (5, 1)
 
 
-def contribute(process: Process, n: int, times: int = 1) -> None:
-    """Add to a gauge in the row of the worker before, as the slow path does."""
-    block = process.block
-    signature = block.worker.signature
-    process.steps.note("signed", signature)
-    for _ in range(times):
-        process.steps.note("begun")
+class SlowPath:
+    """Adds to a gauge in the row of the worker before, as the slow path does."""
+
+    def __init__(self, process: Process) -> None:
+        self.block = process.block
+        self.by = (self.block.worker.signature, True, False, True)
+
+    def incr(self, n: int) -> None:
         done = False
         while not done:
-            seen = block.cells.load(ROW, SIGNATURE)
-            anew = not any(worker.signature == seen for worker in block.workers.live())
-            done = block.cells.add_gauge(ROW, NUMBER, n, 1, (signature, True, False, True), seen, anew)
+            seen = self.block.cells.load(ROW, SIGNATURE)
+            anew = not any(worker.signature == seen for worker in self.block.workers.live())
+            done = self.block.cells.add_gauge(ROW, NUMBER, n, 1, self.by, seen, anew)
+
+    def _count_series(self, sign: int, series: Any, n: int) -> None:
+        """Take what a handle could not do, as the registry does."""
+        self.incr(sign * n)
+
+
+def bound(process: Process) -> Any:
+    """Return a handle that is bound to the gauge."""
+    slow_path = SlowPath(process)
+    gauge = process.core.gauge(slow_path, "c", "m")
+    gauge._bind(process.block.cells, ROW, NUMBER, 5, 1, False, b"", slow_path.by)
+    return gauge
+
+
+def contribute(process: Process, by: Adder, n: int, times: int = 1) -> None:
+    """Add to the gauge."""
+    process.steps.note("signed", process.block.worker.signature)
+    adder = by(process)
+    for _ in range(times):
+        process.steps.note("begun")
+        adder.incr(n)
         process.steps.note("done")
-
-
-def first(process: Process) -> None:
-    process.had()
-    contribute(process, STEPS[0], 2)
-
-
-def successor(process: Process) -> None:
-    process.attach()
-    contribute(process, STEPS[1])
 
 
 def look(process: Process) -> None:
@@ -52,7 +69,15 @@ def look(process: Process) -> None:
         process.steps.note("seen", found.signature, found.value)
 
 
-def taking_over(core: Core) -> None:
+def taking_over(core: Core, by: Adder = SlowPath) -> None:
+    def first(process: Process) -> None:
+        process.had()
+        contribute(process, by, STEPS[0], 2)
+
+    def successor(process: Process) -> None:
+        process.attach()
+        contribute(process, by, STEPS[1])
+
     scenario = Scenario(core, 8, 1, Identity(10), Identity(11, after=0), Identity(12))
     scenario.attach(0, 2)
 
@@ -70,19 +95,26 @@ def taking_over(core: Core) -> None:
     scenario.explore(first, successor, look, check=check, kills=1, mortal=[0])
 
 
+@pytest.mark.parametrize("by", [SlowPath, bound])
 @pytest.mark.parametrize("name", ["C", "Python"])
-def test_a_successor_begins_anew_and_no_reader_takes_its_value_for_that_of_the_dead(name: str) -> None:
-    taking_over(Core(name))
+def test_a_successor_begins_anew_and_no_reader_takes_its_value_for_that_of_the_dead(name: str, by: Adder) -> None:
+    taking_over(Core(name), by)
 
 
-ANEW = "sum_of(anew ? (Number){1, 0, 0.0} : gauge_number(gauge), n)"
+ANEW = "        before = anew ? (Number){1, 0, 0.0} : before;\n"
 
 FAULTS = {
-    "what the dead had is added to, in C": Plant("buffer.h", ANEW, "sum_of(gauge_number(gauge), n)"),
+    "what the dead had is added to, in C": Plant("buffer.h", ANEW, "        (void)anew;\n"),
     "what the dead had is added to": Plant("_cells_py.py", "before = 0 if anew else before", "before = before"),
     "the new value is signed by the dead for a moment": Plant(
         "_cells_py.py", "        if changes and live:\n            self._values[place + _OWNER] = 0\n", ""
     ),
+}
+
+#: What one had who was killed on the way, which nobody owns.
+FAULTS_OF_HANDLES = {
+    "what nobody owns is added to, in C": Plant("handles.h", "n, series->by, 0, 1)", "n, series->by, 0, 0)"),
+    "what nobody owns is added to": Plant("_cells_py.py", "judged = (0, True)", "judged = (0, False)"),
 }
 
 
@@ -91,3 +123,10 @@ def test_a_fault_of_contributions_is_found(fault: str) -> None:
     with pytest.raises(ViolationError) as caught:
         taking_over(Core("C" if FAULTS[fault].is_of_c else "Python", FAULTS[fault]))
     assert "raises" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", FAULTS_OF_HANDLES)
+def test_a_fault_of_contributions_by_handles_is_found(fault: str) -> None:
+    plant = FAULTS_OF_HANDLES[fault]
+    with pytest.raises(ViolationError):
+        taking_over(Core("C" if plant.is_of_c else "Python", plant), bound)

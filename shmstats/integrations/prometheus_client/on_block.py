@@ -109,6 +109,6 @@ def begin(metric: Any, value: KeptSeries) -> None:
         value: what is kept of it.
     """
     metric._overflows = False
-    if not value._bind_at_once():
+    if not value.begin_at_once():
         value.register()
         metric._overflows = value.store.overflows(value)

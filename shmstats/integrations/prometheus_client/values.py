@@ -21,6 +21,10 @@ from ...series import Kind, Mode
 from .family import CATEGORY, KINDS, ClientFamily, state_number
 from .storage import ExemplarFields, MetricStore
 
+#: Modes of gauges that a worker has from the beginning; of others it has no value before it sets one, for 0 would be
+#: the smallest, or the latest.
+_BEGINNING_AT_0 = (Mode.ALL, Mode.LIVEALL)
+
 
 class FamilyRecorder:
     """What the handles of one family record by: it does what the core cannot do at once.
@@ -78,6 +82,10 @@ class KeptSeries(Series):
     def store(self) -> MetricStore:
         """Where it is kept."""
         return self.recorder.store
+
+    def begin_at_once(self) -> bool:
+        """Have the series there, if that is one call of C; returns whether that is done."""
+        return self._bind_at_once()
 
     def register(self) -> None:
         """Have the series there, or the overflow set."""
@@ -149,11 +157,18 @@ class GaugeValue(KeptSeries, Gauge):
 
     inc = Gauge.incr
 
+    def begin_at_once(self) -> bool:
+        """Have the series there, if that is one call of C; returns whether that is done."""
+        is_bound = self._bind_at_once()
+        if is_bound and self.family.mode in _BEGINNING_AT_0:
+            self.inc(0)
+        return is_bound
+
     def register(self) -> None:
         """Have the series there, or the overflow set."""
-        if self.family.mode.base is Mode.ALL:
+        if self.family.mode in _BEGINNING_AT_0:
             self.inc(0)
-        else:  # a worker has no value before it sets one: 0 would be the smallest, or the latest
+        else:
             super().register()
 
     def set(self, value: float, timestamp: float | None = None) -> None:
