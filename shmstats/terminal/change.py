@@ -18,13 +18,12 @@ from shmstats.block.attaching import nobody_attaches
 from shmstats.config import Settings
 from shmstats.reading import read_only
 from shmstats.registry import Registry
-from shmstats.terminal.command import CONTEXT, Command, NotThereError, reading_options, settings_of
+from shmstats.terminal.command import NotThereError, reading_command, settings_of
 
 
 def _change_command(function: Callable[..., None]) -> click.Command:
     """Make a command of a function that changes a metric, or a whole category."""
-    function = click.argument("category")(click.argument("metric", required=False)(function))
-    return click.command(cls=Command, context_settings=CONTEXT)(reading_options(function))
+    return reading_command(click.argument("category")(click.argument("metric", required=False)(function)))
 
 
 @_change_command
@@ -61,14 +60,9 @@ def _change(
     category: str,
     metric: str | None,
 ) -> None:
-    try:
-        with read_only(settings.path.data) as reader:
-            layout = reader.layout
-    except FileNotFoundError:
+    registry = attached(settings)
+    if registry is None:
         _refuse_without_block(settings.path.data)
-    stats = settings.stats.replaced(enabled=True, capacity=layout.capacity, max_workers=layout.max_workers)
-    registry = Registry()
-    registry.init(settings.replaced(stats=stats).as_mapping())
     try:
         changed = operation(registry, category, metric)
     except ValueError as error:
@@ -79,6 +73,19 @@ def _change(
         what = f"category {category!r}" if metric is None else f"metric {metric!r} of category {category!r}"
         raise NotThereError(f"there is no {what}")
     click.echo(f"{done} {_statistics(changed)}")
+
+
+def attached(settings: Settings) -> Registry | None:
+    """Return a registry that is attached to the live block, as large as that is; None where there is none."""
+    try:
+        with read_only(settings.path.data) as reader:
+            layout = reader.layout
+    except FileNotFoundError:
+        return None
+    stats = settings.stats.replaced(enabled=True, capacity=layout.capacity, max_workers=layout.max_workers)
+    registry = Registry()
+    registry.init(settings.replaced(stats=stats).as_mapping())
+    return registry
 
 
 def _statistics(number: int) -> str:

@@ -11,13 +11,12 @@ from pathlib import Path
 import click
 
 from shmstats import snapshot as saved
-from shmstats.terminal.command import CONTEXT, Command, NotThereError, progress, reading_options, settings_of
+from shmstats.terminal.command import NotThereError, progress, reading_command, settings_of
 
 _DAMAGED = re.compile(rf"(?:{re.escape(saved.FILE)}|{re.escape(saved.PREVIOUS)})\.damaged-.+")
 
 
-@click.command(cls=Command, context_settings=CONTEXT)
-@reading_options
+@reading_command
 def clean(config: str | None, data: str | None) -> None:
     """Remove damaged snapshots that were set aside, and temporary files of dead processes."""
     directory = settings_of(config, data).path.data

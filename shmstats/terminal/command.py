@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from shmstats.snapshot import SnapshotError
 
 _Item = TypeVar("_Item")
 
-CONTEXT = {"help_option_names": ["-h", "--help"]}
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
 class NotThereError(Exception):
@@ -78,13 +78,18 @@ class Key(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
         return converted
 
 
-def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options ``--config`` and ``--data``."""
+def command(function: Callable[..., Any]) -> click.Command:
+    """Make a command of a function."""
+    return click.command(cls=Command, context_settings=_CONTEXT)(function)
+
+
+def reading_command(function: Callable[..., Any]) -> click.Command:
+    """Make a command of a function, with the options ``--config`` and ``--data`` before its own."""
     config = click.option("--config", metavar="FILE", help="YAML file with the configuration.")
     data = click.option(
         "--data", metavar="DIR", type=Key(PathSettings, "data"), help="Data directory, instead of path.data."
     )
-    return config(data(function))
+    return command(config(data(function)))
 
 
 def not_empty(ctx: click.Context, param: click.Parameter, given: Any) -> Any:
@@ -104,6 +109,21 @@ def note(text: str) -> None:
     """Write a line on stderr, unless it is empty."""
     if text:
         click.echo(printable(f"{click.get_current_context().command_path}: {text}"), err=True)
+
+
+def repeat(do: Callable[[], None], seconds: float, *expected: type[Exception]) -> None:
+    """Do something again and again until interrupted; an expected error is said, once for each reason."""
+    said = ""
+    with suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(seconds)
+            try:
+                do()
+                said = ""
+            except expected as error:
+                reason = getattr(error, "reason", str(error))
+                note(str(error) if reason != said else "")
+                said = reason
 
 
 def progress(items: Sequence[_Item], label: str) -> AbstractContextManager[Iterable[_Item]]:

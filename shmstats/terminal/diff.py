@@ -11,10 +11,10 @@ from shmstats import snapshot as saved
 from shmstats.export.people import number
 from shmstats.export.printable import printable
 from shmstats.series import Distribution, Name, Snapshot, Value, series_text
-from shmstats.terminal.command import CONTEXT, Command, write_to_stdout
+from shmstats.terminal.command import command, write_to_stdout
 
 
-@click.command(cls=Command, context_settings=CONTEXT)
+@command
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
 def diff(old: Path, new: Path) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,19 @@ import click
 from shmstats import snapshot as saved
 from shmstats.block import BlockError
 from shmstats.config import Settings
-from shmstats.export import FORMATS, Format, View
+from shmstats.export import FORMATS, View
 from shmstats.export.printable import printable_lines
 from shmstats.reading import BlockReader, read_only
 from shmstats.series import Recent, Snapshot
 from shmstats.terminal.command import (
-    CONTEXT,
-    Command,
     NotThereError,
     Watched,
     described,
     has_bar,
     not_empty,
     note,
-    reading_options,
+    reading_command,
+    repeat,
     settings_of,
     time_of,
     write_to_stdout,
@@ -75,8 +74,7 @@ def _interval(ctx: click.Context, param: click.Parameter, seconds: float | None)
     return seconds
 
 
-@click.command(cls=Command, context_settings=CONTEXT)
-@reading_options
+@reading_command
 @click.option("--format", "form", type=_FormatName(), default="json", show_default=True)
 @click.option(
     "--category",
@@ -151,13 +149,12 @@ def dump(
         settings = settings_of(config, data)
         view = view.prefixed(settings.prometheus)
     with_recent = form in ("json", "v2")
-    read = _data_reader(settings, by_worker, chosen, with_recent) if file is None else _file_reader(Path(file))
+    read = _data_reader(settings, by_worker, chosen, with_recent) if file is None else partial(saved.load, Path(file))
     to_terminal = output == "-" and not raw and sys.stdout is not None and sys.stdout.isatty()
     if to_terminal and FORMATS[form].binary:
         raise click.UsageError(f"--format {form} is no text for a terminal: name a file by --output.")
 
     repaint = Repaint(raw, labels) if watch is not None and to_terminal and form == "table" else None
-
     timed = TimedTable() if watch is not None and form == "csv" and output == "-" else None
 
     def write_once() -> None:
@@ -169,13 +166,19 @@ def dump(
             return
         if has_bar() and len(snapshot.names) >= _MANY and watch is None:
             snapshot = snapshot.replaced(names=Watched(snapshot.names, f"Writing {form}"))
-        content = _rendered(FORMATS[form], snapshot, view, to_terminal)
+        content = FORMATS[form].render(snapshot, view)
+        if to_terminal:
+            content = printable_lines(content)
         _write(output, content if timed is None else timed.content(content))
 
     if watch is None:
         write_once()
-    else:
-        _repeat(write_once, watch)
+        return
+    with suppress(KeyboardInterrupt):  # that is the proper end, and not a failure
+        write_once()
+        # While an application restarts there may be nothing to read for a moment, or a block that is not finished;
+        # only at the beginning is that a reason to give up.
+        repeat(write_once, watch, BlockError, NotThereError)
 
 
 def _refuse(what: str, **options: object) -> None:
@@ -190,13 +193,6 @@ def _refuse(what: str, **options: object) -> None:
 
 
 # Reading -----------------------------------------------------------------------------------------
-
-
-def _file_reader(file: Path) -> Callable[[], Snapshot]:
-    def read() -> Snapshot:
-        return saved.load(file)
-
-    return read
 
 
 def _data_reader(
@@ -290,33 +286,6 @@ def _only(snapshot: Snapshot, chosen: Callable[[str], bool]) -> Snapshot:
 
 
 # Writing -----------------------------------------------------------------------------------------
-
-
-def _rendered(form: Format, snapshot: Snapshot, view: View, to_terminal: bool) -> bytes:
-    content = form.render(snapshot, view)
-    return printable_lines(content) if to_terminal else content
-
-
-def _repeat(write_once: Callable[[], None], seconds: float) -> None:
-    """Write again and again until interrupted, which is the proper end and not a failure.
-
-    While an application restarts there may be nothing to read for a moment, or a block that is not finished;
-    only at the beginning is that a reason to give up.
-    """
-    said = ""
-    try:
-        write_once()
-        while True:
-            time.sleep(seconds)
-            try:
-                write_once()
-                said = ""
-            except (BlockError, NotThereError) as error:
-                if str(error) != said:
-                    note(str(error))
-                said = str(error)
-    except KeyboardInterrupt:
-        return
 
 
 def _write(output: str, content: bytes) -> None:

@@ -17,19 +17,10 @@ from shmstats.config import Settings
 from shmstats.core import CORE
 from shmstats.export.printable import printable
 from shmstats.reading import BlockReader, read_only
-from shmstats.terminal.command import (
-    CONTEXT,
-    Command,
-    described,
-    reading_options,
-    settings_of,
-    time_of,
-    write_to_stdout,
-)
+from shmstats.terminal.command import described, reading_command, settings_of, time_of, write_to_stdout
 
 
-@click.command(cls=Command, context_settings=CONTEXT)
-@reading_options
+@reading_command
 def info(config: str | None, data: str | None) -> None:
     """Tell what is installed, configured and running; exit code 1 where something is wrong."""
     settings = settings_of(config, data)

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from shmstats import kit as package
-from shmstats.terminal.command import CONTEXT, Command
+from shmstats.terminal.command import command
 
 
-@click.command(cls=Command, context_settings=CONTEXT)
+@command
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--replace", is_flag=True, help="Replace files that are there and differ.")
 def kit(directory: Path, replace: bool) -> None:

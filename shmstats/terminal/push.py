@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from shmstats import snapshot as saved
 from shmstats.config import PushSettings, Settings
-from shmstats.reading import read_only
-from shmstats.registry import Registry
 from shmstats.series import Snapshot
 from shmstats.sinks.push.sender import FORMATS, PushError, Sender
 from shmstats.sinks.push.stale import Stale
-from shmstats.terminal.command import (
-    CONTEXT,
-    Command,
-    Failure,
-    Key,
-    NotThereError,
-    not_empty,
-    note,
-    reading_options,
-    settings_of,
-)
+from shmstats.terminal.change import attached
+from shmstats.terminal.command import Failure, Key, NotThereError, not_empty, reading_command, repeat, settings_of
 
 
-@click.command(cls=Command, context_settings=CONTEXT)
-@reading_options
+@reading_command
 @click.option("--to", "url", metavar="URL", type=Key(PushSettings, "url"), help="Where to, instead of push.url.")
 @click.option("--format", "form", type=click.Choice(list(FORMATS)), help="Instead of push.format.")
 @click.option("--from", "file", metavar="SNAPSHOT", callback=not_empty, help="Push this saved snapshot.")
@@ -57,19 +43,20 @@ def push(
     if forget and watch is not None:
         raise click.UsageError("--forget ends the series: it does not go with --watch.")
 
-    def read() -> Snapshot:
-        return saved.load(Path(file)) if file is not None else _newest(settings)
+    def push_once() -> None:
+        at = sender.draw_time()  # before the values are read
+        snapshot = saved.load(Path(file)) if file is not None else _newest(settings)
+        sender.push(snapshot, at, Stale.ALL if forget else Stale.NONE)
 
     try:
         sender = Sender(settings)
         if forget and not sender.can_forget:
             raise click.UsageError(f"--forget: the format {pushing.format} has no way to end series.")
-        at = sender.draw_time()
-        sender.push(read(), at, Stale.ALL if forget else Stale.NONE)
+        push_once()
     except PushError as error:
         raise Failure(click.get_current_context().command_path, str(error)) from error
     if watch is not None:
-        _repeat(sender, read, watch)
+        repeat(push_once, watch, PushError)
 
 
 def _newest(settings: Settings) -> Snapshot:
@@ -79,37 +66,15 @@ def _newest(settings: Settings) -> Snapshot:
         NotThereError: there is neither.
     """
     data = settings.path.data
-    try:
-        with read_only(data) as reader:
-            layout = reader.layout
-    except FileNotFoundError:
+    registry = attached(settings.replaced(push=PushSettings()))
+    if registry is None:
         try:
             return saved.load(saved.stats_directory(data) / saved.FILE)
         except FileNotFoundError:
             reason = f"there is neither a live block nor a saved snapshot for the data directory {data}"
             raise NotThereError(reason) from None
-    stats = settings.stats.replaced(enabled=True, capacity=layout.capacity, max_workers=layout.max_workers)
-    registry = Registry()
-    registry.init(settings.replaced(stats=stats, push=PushSettings()).as_mapping())
     try:
         assert registry.shared is not None
         return registry.shared.exposable()
     finally:
         registry.close()
-
-
-def _repeat(sender: Sender, read: Callable[[], Snapshot], seconds: float) -> None:
-    """Push until interrupted; what fails is said, once, and tried again."""
-    said = ""
-    try:
-        while True:
-            time.sleep(seconds)
-            try:
-                at = sender.draw_time()
-                sender.push(read(), at)
-                said = ""
-            except PushError as error:
-                note(str(error) if error.reason != said else "")
-                said = error.reason
-    except KeyboardInterrupt:
-        return

@@ -11,14 +11,13 @@ import click
 from shmstats import snapshot as saved
 from shmstats.config import ApiSettings, Settings
 from shmstats.reading import read_only
-from shmstats.terminal.command import CONTEXT, Command, Key, NotThereError, reading_options, settings_of
+from shmstats.terminal.command import Key, NotThereError, reading_command, settings_of
 
 #: Of each worker: answers take milliseconds, but may wait for their readers.
 _THREADS = 8
 
 
-@click.command(cls=Command, context_settings=CONTEXT)
-@reading_options
+@reading_command
 @click.option("--bind", metavar="ADDRESS", type=Key(ApiSettings, "bind"), help="Instead of api.bind.")
 @click.option("--workers", metavar="N", type=Key(ApiSettings, "workers"), help="Instead of api.workers.")
 def serve(config: str | None, data: str | None, bind: str | None, workers: int | None) -> None:

@@ -23,7 +23,7 @@ from shmstats.dashboard.totals import Dashboard
 from shmstats.debug.documents import requests_document, stacks_document
 from shmstats.export.printable import printable
 from shmstats.reading import read_only
-from shmstats.terminal.command import CONTEXT, Command, NotThereError, reading_options, settings_of, write_to_stdout
+from shmstats.terminal.command import NotThereError, reading_command, settings_of, write_to_stdout
 from shmstats.terminal.panes import Line, Look, head, metrics_pane, routes_pane, stacks_pane, workers_pane
 
 _PANES: dict[str, Callable[[Look, Look | None, int], list[Line]]] = {
@@ -71,13 +71,13 @@ class Looker:
         self._looks.append(now)
         return now, earlier
 
-    def stacks(self) -> list[dict[str, Any]]:
-        """Return what the threads of each worker do.
-
-        Raises:
-            NotThereError: there is no live block.
-        """
-        return read_stacks(self._data)
+    def show(self, pane: str, width: int) -> tuple[list[Line], list[Line]]:
+        """Look, and return the lines above every pane, and those of one of them."""
+        now, before = self.look()
+        above = head(str(self._data), now, before, width)
+        if pane == "stacks":
+            return above, stacks_pane(read_stacks(self._data), width)
+        return above, _PANES[pane](now, before, width)
 
 
 def read_stacks(data: Path, pid: int | None = None) -> list[dict[str, Any]]:
@@ -99,8 +99,7 @@ def read_stacks(data: Path, pid: int | None = None) -> list[dict[str, Any]]:
     return stacks_document(ask_workers(identify(data).name, workers, "stacks"), served)
 
 
-@click.command(cls=Command, context_settings=CONTEXT)
-@reading_options
+@reading_command
 @click.option("--once", is_flag=True, help="Write it once, of one second, and end.")
 @click.option("--pane", type=click.Choice([*_PANES, "stacks"]), default="workers", show_default=True)
 def top(config: str | None, data: str | None, once: bool, pane: str) -> None:
@@ -111,27 +110,20 @@ def top(config: str | None, data: str | None, once: bool, pane: str) -> None:
     directory = settings_of(config, data).path.data
     looker = Looker(directory)
     if once or not os.isatty(1):
-        _write_once(looker, directory, pane)
+        looker.look()
+        time.sleep(1.0)
+        above, body = looker.show(pane, _ONCE_WIDTH)
+        _write([text for text, _ in (*above, *body)])
     else:
         _Screen(looker, str(directory), pane).run()
 
 
-@click.command(cls=Command, context_settings=CONTEXT)
-@reading_options
+@reading_command
 @click.argument("pid", type=click.IntRange(min=1), required=False)
 def stacks(config: str | None, data: str | None, pid: int | None) -> None:
     """Show what the threads of every worker do, or of the one with PID: the application's frames first."""
     found = read_stacks(settings_of(config, data).path.data, pid)
     _write([text for text, _ in stacks_pane(found, 10_000)])
-
-
-def _write_once(looker: Looker, directory: Path, pane: str) -> None:
-    looker.look()
-    time.sleep(1.0)
-    now, before = looker.look()
-    lines = head(str(directory), now, before, _ONCE_WIDTH)
-    lines += stacks_pane(looker.stacks(), _ONCE_WIDTH) if pane == "stacks" else _PANES[pane](now, before, _ONCE_WIDTH)
-    _write([text for text, _ in lines])
 
 
 def _write(lines: list[str]) -> None:
@@ -208,12 +200,7 @@ class _Screen:
     def _take(self, width: int) -> None:
         """Take a new look at the block; where there is none at the moment, say so and go on."""
         try:
-            now, before = self._looker.look()
-            self._head = head(self._title, now, before, width)
-            if self._pane == "stacks":
-                self._body = stacks_pane(self._looker.stacks(), width)
-            else:
-                self._body = _PANES[self._pane](now, before, width)
+            self._head, self._body = self._looker.show(self._pane, width)
         except (BlockError, NotThereError) as error:
             self._head = [(f"shmstats  {self._title}", "head"), ("", "")]
             self._body = [(str(error), "bad")]
