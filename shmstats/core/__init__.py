@@ -66,8 +66,14 @@ def _use_fallback() -> Any:
         " SHMSTATS_PURE=1 to want it so",
         f" (only {', '.join(file.name for file in built)})" if built else "",
     )
-    from . import _cells_py
+    return _load_fallback()
 
+
+def _load_fallback() -> Any:
+    try:
+        from . import _cells_py
+    except ImportError as error:
+        _refuse(str(Path(__file__).with_name("_cells_py.py")), error, "pure Python")
     return _cells_py
 
 
@@ -83,7 +89,7 @@ def _is_cut_off(file: str) -> bool:
     return bool(table + entry_size * entries > size)
 
 
-def _refuse(file: str | None, reason: object) -> NoReturn:
+def _refuse(file: str | None, reason: object, kind: str = "C") -> NoReturn:
     if "interpreter" in str(reason):
         way_out = (
             "one interpreter of a process can use shmstats (mod_wsgi: WSGIApplicationGroup %{GLOBAL}); others need a"
@@ -95,13 +101,17 @@ def _refuse(file: str | None, reason: object) -> NoReturn:
             " --force-reinstall shmstats), or set SHMSTATS_PURE=1 for all processes of the data directory"
         )
     raise ImportError(
-        f"the C core of shmstats, {file}, cannot be loaded: {reason}; {way_out}", name="shmstats.core._cells", path=file
+        f"the {kind} core of shmstats, {file}, cannot be loaded: {reason}; {way_out}",
+        name="shmstats.core._cells",
+        path=file,
     )
 
 
 # The types of both cores are those of the twin: `tests/core/test_twins.py` holds C to its names and parameters.
-if TYPE_CHECKING or os.environ.get("SHMSTATS_PURE", "") not in ("", "0"):
+if TYPE_CHECKING:
     from . import _cells_py as core
+elif os.environ.get("SHMSTATS_PURE", "") not in ("", "0"):
+    core = _load_fallback()
 else:
     _found = importlib.util.find_spec("._cells", __package__)
     if _found is None:

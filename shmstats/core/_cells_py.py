@@ -21,6 +21,7 @@ from .. import lifecycle
 from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN
 from ..series import Labels
 from ._birth_py import time_of_birth as time_of_birth
+from ._claim_py import claim_process
 from ._exposition_py import fill_text as fill_text
 from ._exposition_py import group_series as group_series
 from ._exposition_py import plan_save as plan_save
@@ -41,6 +42,9 @@ from ._totals_py import text_buckets as text_buckets
 CORE = "Python"
 PROTOCOL = 2
 CELL_LAYOUT = {"lock": (0, 4), "seq": (4, 4), "value": (0, 8), "size": 8}
+
+#: Kept as long as this module: its interpreter is the one of the process that counts.
+_claim = claim_process()
 
 _CELL_BYTES = 8
 _CELLS_PER_PAGE = 4096 // _CELL_BYTES

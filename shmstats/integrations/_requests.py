@@ -289,7 +289,7 @@ def _type_name(error: BaseException) -> str:
 
 def _label(value: object) -> str:
     """Text that can be a label value: an application may give any, and it is to be counted all the same."""
-    text = str(value).replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace")
+    text = str(value).replace("\0", "\ufffd").encode(errors="replace")
     return text[:MAX_TEXT_BYTES].decode(errors="ignore")
 
 

@@ -71,5 +71,5 @@ def _read(buf: memoryview, offset: int) -> tuple[int, str] | None:
             return None
         if sequence % 2 == 0 and _REQUEST.unpack_from(buf, offset)[:2] == (start, sequence):
             shown = text[:length].decode(errors="replace")
-            return start, "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in shown)
+            return start, "".join(each if each.isprintable() else "\ufffd" for each in shown)
     return None

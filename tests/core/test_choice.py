@@ -79,6 +79,7 @@ def test_an_extension_of_another_machine_is_an_error_that_names_the_file(core: P
 
 
 INTERPRETERS = """
+    import sys
     try:
         import _interpreters as interpreters
         run = interpreters.exec
@@ -107,37 +108,53 @@ INTERPRETERS = """
 """
 
 
+CORES = {"C": "", "Python": "1"}
+
+
+@pytest.fixture(params=CORES)
+def counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The core of all interpreters."""
+    monkeypatch.setenv("SHMSTATS_PURE", CORES[request.param])
+    return str(request.param)
+
+
 def run_interpreters(code: str, **environment: str) -> list[str]:
     """Return what interpreters of one process printed, which must end well."""
-    done = run(PACKAGE / "core", textwrap.dedent(INTERPRETERS) + textwrap.dedent(code), **environment)
+    whole = {"SHMSTATS_PURE": os.environ["SHMSTATS_PURE"], **environment}
+    done = run(PACKAGE / "core", textwrap.dedent(INTERPRETERS) + textwrap.dedent(code), **whole)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize(
-    "first", ["import shmstats; print('imported C', flush=True)", "kept = create(); run(kept, import_it)"]
-)
-def test_a_second_interpreter_of_a_process_is_refused_and_told_the_way_out(first: str) -> None:
-    imported, refused, again = run_interpreters(f"""
+@pytest.mark.parametrize("first", ["exec(import_it)", "kept = create(); run(kept, import_it)"])
+def test_a_second_interpreter_of_a_process_is_refused_and_told_the_way_out(first: str, counting: str) -> None:
+    imported, refused, again, own_lock, replaced = run_interpreters(f"""
+        import os
         {first}
         second = create()
         run(second, import_it)
         run(second, import_it)
+        run(interpreters.create(), import_it)
+        os.execv(sys.executable, [sys.executable, "-c", import_it])
     """)
-    assert imported == "imported C"
+    assert imported == replaced == f"imported {counting}"
     assert refused == again
-    assert refused.startswith("refused")
-    assert "WSGIApplicationGroup %{GLOBAL}" in refused
+    for each in (refused, own_lock):
+        assert each.startswith("refused")
+        assert "WSGIApplicationGroup %{GLOBAL}" in each
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="all interpreters share one lock")
-def test_an_interpreter_with_a_lock_of_its_own_is_refused_and_told_the_way_out() -> None:
+def test_the_c_core_refuses_the_first_interpreter_too_where_that_has_a_lock_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHMSTATS_PURE", "")
     (refused,) = run_interpreters("run(interpreters.create(), import_it)")
     assert refused.startswith("refused")
     assert "WSGIApplicationGroup %{GLOBAL}" in refused
 
 
-def test_a_later_interpreter_counts_on_when_the_one_before_has_ended(tmp_path: Path) -> None:
+def test_a_later_interpreter_counts_on_when_the_one_before_has_ended(tmp_path: Path, counting: str) -> None:
     code = """
         for _ in range(2):
             one = create()
@@ -145,4 +162,5 @@ def test_a_later_interpreter_counts_on_when_the_one_before_has_ended(tmp_path: P
             interpreters.destroy(one)
         exec(count)
     """
-    assert run_interpreters(code, DATA=str(tmp_path / "data")) == ["C 1", "C 2", "C 3"]
+    told = run_interpreters(code, DATA=str(tmp_path / "data"))
+    assert told == [f"{counting} 1", f"{counting} 2", f"{counting} 3"]
