@@ -134,7 +134,7 @@ def test_what_killed_processes_counted_is_there_once(
         assert after <= values["own"][f"process {number}"] <= before
         least, most = least + after_all, most + before_all
     assert least <= values["all"]["together"] <= most
-    assert stats.shared.attach().reader.header("slots") <= 5
+    assert stats.shared.attach().reader.header.number("slots") <= 5
     stats.incr("all", "together")
     assert stats.get("shmstats", "operations_dropped") == 0
 
@@ -272,7 +272,7 @@ def test_a_child_that_never_counts_never_attaches(stats: Any, python: Any) -> No
         if pid == 0:
             raise SystemExit(0)
         os.waitpid(pid, 0)
-        print(stats.shared.attach().reader.header("slots"))
+        print(stats.shared.attach().reader.header.number("slots"))
     """
     assert python.run(code) == "1\n"
 
@@ -405,7 +405,7 @@ def test_two_hundred_short_children_leave_no_slots_behind(stats: Any, python: An
                 os._exit(0)
             os.waitpid(pid, 0)
         block = stats.shared.attach()
-        print(block.reader.header("slots"), len(block.reader.columns.rows_in_use()))
+        print(block.reader.header.number("slots"), len(block.reader.columns.rows_in_use()))
     """
     slots, rows = map(int, python.run(code).split())
     assert slots <= 2

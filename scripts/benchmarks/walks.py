@@ -43,9 +43,9 @@ BOUNDS = {
     "labels().incr(), first time": Walk(2, 4),
     "another process's name": Walk(0, 0),
     "new name of a declared metric": Walk(0, 0),
-    "scrape": Walk(35, 180),
-    "save": Walk(21, 176),
-    "close": Walk(39, 218),
+    "scrape": Walk(31, 130),
+    "save": Walk(20, 158),
+    "close": Walk(39, 198),
     "attach with restore": Walk(53, 1780),
 }
 

@@ -363,11 +363,7 @@ class Deployment(ServerStorm):
 
     def _header(self, field: str) -> Any:
         with read_only(self.server.data) as reader:
-            header = reader.open_header()
-            try:
-                return getattr(header, field)
-            finally:
-                header.close()
+            return getattr(reader.header, field)
 
 
 def _can_import(user: int) -> bool:

@@ -27,9 +27,9 @@ def beat(path: str) -> None:
         os.utime(path, ns=(now, now), follow_symlinks=False)
 
 
-def is_listening(path: str) -> bool:
-    """Tell whether there is a thread at a socket, and it has not been silent for too long."""
-    return 0 <= _silence(path) <= _PATIENCE
+def is_listening(name: str, slot: int) -> bool:
+    """Tell whether the worker in a slot of a block has a thread, and it has not been silent for too long."""
+    return 0 <= _silence(socket_path(name, slot)) <= _PATIENCE
 
 
 def _silence(path: str) -> float:

@@ -114,7 +114,8 @@ def question(
                     successor: Any = self.successor
                     return nothing if successor is None else getattr(successor, ask.__name__)(*arguments, **named)
                 try:
-                    self.flush()
+                    if self._buffer is not None:
+                        self.flush()
                     with block.damage_named():
                         return ask(self, block, *arguments, **named)
                 except OF_LEAVING:

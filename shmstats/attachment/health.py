@@ -13,7 +13,6 @@ from ..reading import BlockReader
 from ..series import Snapshot
 from .beats import is_listening
 from .own_metrics import OPERATIONS_DROPPED, OWN
-from .peers import socket_path
 
 #: The parts of a block that can be full; rows are shared where they are scarce.
 _PARTS = ("names", "cells", "heap")
@@ -41,27 +40,23 @@ def health(
     Raises:
         BlockError: the block is damaged.
     """
-    header = reader.open_header()
-    try:
-        live = reader.lately_live() if live is None else live
-        usage = reader.usage(live)
-        agents = sum(is_listening(socket_path(name, worker.slot)) for worker in live)
-        saver = header.saver_pid
-        return {
-            "saved_seconds_ago": _seconds_since(header.saved),
-            "save_error": header.save_error or None,
-            "saver": saver if any(worker.pid == saver for worker in live) else None,
-            "agents": agents,
-            "agents_missing": len(live) - agents,
-            "pushed_seconds_ago": _seconds_since(header.pushed),
-            "push_error": header.push_error or None,
-            "operations_dropped": _dropped(reader.read() if snapshot is None else snapshot),
-            "pool": max(usage[part].used / max(usage[part].capacity, 1) for part in _PARTS),
-            "core": CORE,
-            "version": __version__,
-        }
-    finally:
-        header.close()
+    live = reader.lately_live() if live is None else live
+    usage = reader.usage(live)
+    agents = sum(is_listening(name, worker.slot) for worker in live)
+    saved, pushed, saver = reader.header.numbers("saved", "pushed", "saver_pid")
+    return {
+        "saved_seconds_ago": _seconds_since(saved),
+        "save_error": reader.header.save_error or None,
+        "saver": saver if any(worker.pid == saver for worker in live) else None,
+        "agents": agents,
+        "agents_missing": len(live) - agents,
+        "pushed_seconds_ago": _seconds_since(pushed),
+        "push_error": reader.header.push_error or None,
+        "operations_dropped": _dropped(reader.read() if snapshot is None else snapshot),
+        "pool": max(usage[part].used / max(usage[part].capacity, 1) for part in _PARTS),
+        "core": CORE,
+        "version": __version__,
+    }
 
 
 def figures_of(health: Mapping[str, Any]) -> dict[str, int | float]:

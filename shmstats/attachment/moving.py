@@ -34,7 +34,9 @@ def move(snapshot: Snapshot, block: AttachedBlock) -> None:
                 if value > there or not name.monotonic:
                     add_value(block, name, value - there)
             elif record.kind is name.kind is Kind.HISTOGRAM and isinstance(value, Distribution):
-                add_value(block, name, _beyond(value, block.reader.distribution_in_row(record, SHARED_ROW)))
+                add_value(
+                    block, name, _beyond(value, block.reader.histograms.one(record.cell, record.width, SHARED_ROW))
+                )
 
 
 def add_value(block: AttachedBlock, name: Name, value: Value) -> None:

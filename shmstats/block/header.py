@@ -103,8 +103,15 @@ class Header:
 
     def number(self, field: str) -> int:
         """Return a number of the header by its name."""
-        offset, size = HEADER.fields[field]
-        return (self.words if size == 4 else self.longs)[offset // size]
+        return self.numbers(field)[0]
+
+    def numbers(self, *fields: str) -> list[int]:
+        """Return numbers of the header by their names, read in this order."""
+        found = []
+        for field in fields:
+            offset, size = HEADER.fields[field]
+            found.append((self.words if size == 4 else self.longs)[offset // size])
+        return found
 
     def close(self) -> None:
         """Let go of the buffer."""

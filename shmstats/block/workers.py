@@ -186,10 +186,7 @@ class WorkerTable:
 
     def __iter__(self) -> Iterator[Worker]:
         """Go through the taken slots, whether their processes live or not."""
-        for slot in range(self._used):
-            worker = self._read(slot)
-            if worker is not None:
-                yield worker
+        return iter([worker for slot in range(self._used) if (worker := self._read(slot)) is not None])
 
     def live(self) -> list[Worker]:
         """Return the workers whose processes live."""

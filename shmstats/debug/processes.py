@@ -39,7 +39,7 @@ def system_figures(pids: Iterable[int], uptime: float) -> dict[str, int | float]
     return {
         "uptime": int(uptime),
         "memory_usage": sum(use.resident for use in uses),
-        "cpu": round(sum(100 * use.cpu / max(use.age, 0.01) for use in uses), 2),
+        "cpu": round(sum(100 * (use.user + use.system) / max(use.age, 0.01) for use in uses), 2),
         "user_in_ms": sum(round(1000 * use.user) for use in uses),
         "sys_in_ms": sum(round(1000 * use.system) for use in uses),
         "threads": sum(use.threads for use in uses),

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..series import Mode
+from ..series import Mode, Name, Value
 from .columns import Columns, saturated
 
 #: Cells of a gauge of which each worker has its own, and two of them: whose it is, and when it was made.
@@ -32,6 +32,20 @@ class Contribution(NamedTuple):
     value: int | float
     signature: int
     moment: int
+
+
+class Combined(NamedTuple):
+    """Gauges of some modes, each the smallest, the last, ... of its contributions, or one series for each of them.
+
+    Attributes:
+        names: of those that have contributions; of mode *all* one for each process.
+        values: of them.
+        shares: what each row contributes to them.
+    """
+
+    names: list[Name]
+    values: list[Value]
+    shares: list[dict[int, int | float]]
 
 
 class Gauges:
@@ -60,15 +74,38 @@ class Gauges:
             if columns.integer(row, cell + _OWNER) == signature:  # else it is that of another worker by now
                 return found
 
-    def sums(self, cells: Sequence[int], of_live: bytes, live: set[int]) -> list[int | float]:
+    def combined(self, gauges: Iterable[tuple[Name, int]], live: set[int]) -> Combined:
+        """Return what modes make of the contributions to some gauges.
+
+        Args:
+            gauges: their names and first columns.
+            live: how the living workers sign.
+        """
+        names: list[Name] = []
+        values: list[Value] = []
+        shares: list[dict[int, int | float]] = []
+        for name, cell in gauges:
+            found = self.contributions(cell, live if name.mode.live else None)
+            if name.mode.base is Mode.ALL:
+                for pid, only in by_process(found):
+                    names.append(name._replace(labels=(*name.labels, ("pid", str(pid)))))
+                    values.append(only.value)
+                    shares.append({only.row: only.value})
+            elif found:
+                names.append(name)
+                values.append(combine(name.mode, found))
+                shares.append({each.row: each.value for each in found})
+        return Combined(names, values, shares)
+
+    def sums(self, cells: bytes, of_live: bytes, live: set[int]) -> list[int | float]:
         """Return the sums of contributions to some gauges, an int where all of them are.
 
         Args:
-            cells: the first column of each gauge.
+            cells: the first column of each gauge (u32).
             of_live: of each (u8), whether the contributions of living workers alone count.
             live: how the living workers sign.
         """
-        return self._columns.contributed(array("I", cells).tobytes(), of_live, array("Q", sorted(live)).tobytes())
+        return self._columns.contributed(cells, of_live, array("Q", sorted(live)).tobytes())
 
 
 def combine(mode: Mode, contributions: list[Contribution]) -> int | float:

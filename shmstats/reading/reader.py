@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..block.errors import DamagedBlockError
 from ..block.header import Header, read_header
@@ -24,11 +24,12 @@ from ..block.workers import Worker, WorkerTable
 from ..exemplars import read_exemplars
 from ..lately import Lately
 from ..layout import COUNTER_WIDTH, NAME, PAGE
-from ..series import FOREIGN, Declaration, Distribution, Exemplar, Kind, Mode, Name, Snapshot, Value
+from ..series import FOREIGN, Declaration, Exemplar, Kind, Name, Snapshot, Value
+from .breakdown import by_row
 from .catalog import Catalog, NameReader
 from .columns import Columns, saturated
-from .gauges import GAUGE_CELLS, Contribution, Gauges, by_process, combine
-from .histograms import BEFORE_BUCKETS, Histograms
+from .gauges import Combined, Contribution, Gauges, combine
+from .histograms import Histograms
 from .requests import Served, read_requests
 from .totals import BlockNames, BlockSnapshot, BlockValues, Totals
 
@@ -58,6 +59,7 @@ class BlockReader:
         workers: its worker slots.
 
     Attributes:
+        header: of the block.
         columns: the cells of the block.
         gauges: that are combined of contributions.
         histograms: of the block.
@@ -67,7 +69,7 @@ class BlockReader:
         self._buf = buf
         self.layout = layout
         self.workers = workers
-        self._header = Header(buf)
+        self.header = Header(buf)
         self._names = NameReader(buf, layout)
         self.columns = Columns(buf, layout)
         self.gauges = Gauges(self.columns)
@@ -79,25 +81,17 @@ class BlockReader:
         """Let go of the buffer."""
         self._names.close()
         self.columns.close()
-        del self._header, self._buf, self.workers
+        del self.header, self._buf, self.workers
 
     @property
     def protocol(self) -> str:
         """How the cells are locked."""
-        return PROTOCOLS[self.header("protocol")]
-
-    def header(self, field: str) -> int:
-        """Return a number in the header."""
-        return self._header.number(field)
-
-    def open_header(self) -> Header:
-        """Return the fields of the header, to be closed by the caller."""
-        return Header(self._buf)
+        return PROTOCOLS[self.header.number("protocol")]
 
     @property
     def uptime(self) -> float:
         """Seconds since the block was made, or adopted after a crash."""
-        return (time.monotonic_ns() - self.header("started")) / 1e9
+        return (time.monotonic_ns() - self.header.started) / 1e9
 
     def value(self, record: Record) -> Value:
         """Return the value of one name; of a gauge of mode *all* the sum."""
@@ -113,10 +107,6 @@ class BlockReader:
         """Return the sum of a counter's column, which may be beyond 64 bits."""
         return self.columns.total(record.cell + 1)
 
-    def distribution_in_row(self, record: Record, row: int) -> Distribution:
-        """Return what one row has of a histogram."""
-        return self.histograms.one(record.cell, record.width, row)
-
     def contributions(self, record: Record) -> list[Contribution]:
         """Return what the workers have of a gauge of which each has its own; of a live one, the living."""
         live = self._signatures() if record.mode.live else None
@@ -124,20 +114,11 @@ class BlockReader:
 
     def declaration(self, family: int) -> Declaration | None:
         """Return what is declared about a metric, by the number of its family; None for nothing."""
-        return self._names.declaration(family, self.header("revision"))
+        return self._names.declaration(family, self.header.revision)
 
     def notes(self, category: str) -> list[tuple[Name, bytes]]:
         """Return the names of a category that have a note, with it; a family's is what is declared."""
-        return self._notes(category)
-
-    def exemplars(self) -> list[tuple[Name, tuple[Exemplar, ...]]]:
-        """Return the series that have exemplars, with them."""
-        kept = [(name, read_exemplars(note)) for name, note in self._notes(None) if name.category != FOREIGN]
-        return [(name, found) for name, found in kept if found]
-
-    def _notes(self, category: str | None) -> list[tuple[Name, bytes]]:
-        revision = self.header("revision")
-        return self._names.notes(category, revision, self.header("names"), self.header("heap"))
+        return self._names.notes(category, *self.header.numbers("revision", "names", "heap"))
 
     def read(self, by_worker: bool = False) -> Snapshot:
         """Return every name with its value.
@@ -150,18 +131,18 @@ class BlockReader:
         """
         torn = damage = None
         for _ in range(_ATTEMPTS):
-            before = self.header("revision")
+            before = self.header.revision
             try:
                 snapshot, revision = self._read(by_worker)
             except (LookupError, ValueError, BufferError, DamagedBlockError) as error:
-                is_ours = isinstance(error, (BufferError, DamagedBlockError)) or self.header("revision") != before
+                is_ours = isinstance(error, (BufferError, DamagedBlockError)) or self.header.revision != before
                 if not is_ours and not find_damage(self._buf, self.layout):
                     raise  # what a signal handler raised
                 # Of a name that was changed just now, or of one that is damaged: the next attempt tells.
                 damage = error
                 self._names.forget()
             else:
-                if self.header("revision") == revision:
+                if self.header.revision == revision:
                     return snapshot
                 torn = self._what_stood_still(snapshot)
         if torn is None:
@@ -182,19 +163,30 @@ class BlockReader:
 
     def _read(self, by_worker: bool) -> tuple[BlockSnapshot, int]:
         """Return every name with its value, and the revision at which the names were read."""
-        revision = self.header("revision")
-        catalog = self._names.catalog(revision, self.header("names"), self.header("heap"))
-        totals = self._totals(catalog)
-        combined, shares = self._combined(catalog)
+        # In this order: a name that is seen has its key and its cells already.
+        revision, names, heap, cells = self.header.numbers("revision", "names", "heap", "cells")
+        catalog = self._names.catalog(revision, names, heap)
+        totals = Totals(catalog, self.columns.merged(cells, catalog.spans))
+        combined = Combined([], [], [])
+        if catalog.sums or catalog.aside or by_worker:
+            living = self._signatures()
+            of_live = catalog.modes_are_live(catalog.sums)
+            totals.set_gauges(catalog.sums, self.gauges.sums(totals.cells_of(catalog.sums), of_live, living))
+            combined = self.gauges.combined(catalog.combined, living)
         workers: dict[int, list[Value | None]] = {}
         if by_worker:
-            workers = self._breakdown(catalog)
+            workers = by_row(self.columns, catalog, living)
             for row, column in workers.items():
-                column.extend(share.get(row) for share in shares)
-        names = self._names_shown(catalog, combined[0])
-        values = BlockValues(totals, combined[1])
-        parts: dict[str, Any] = {"workers": workers, "exemplars": self.exemplars()}
-        return BlockSnapshot(names, values, totals=totals, combined=combined, **parts), revision
+                column.extend(share.get(row) for share in combined.shares)
+        shown = BlockSnapshot(
+            self._names_shown(catalog, combined.names),
+            BlockValues(totals, combined.values),
+            workers=workers,
+            exemplars=_exemplars(self._names.notes(None, revision, names, heap)),
+            totals=totals,
+            combined=(combined.names, combined.values),
+        )
+        return shown, revision
 
     def lately_live(self) -> list[Worker]:
         """Return the workers that live, as it was within the last second; one that has come or left since counts."""
@@ -210,45 +202,15 @@ class BlockReader:
     def usage(self, live: list[Worker] | None = None) -> dict[str, Usage]:
         """Return how much of the block's parts is in use; the live workers are looked for if they are not given."""
         layout = self.layout
-        names, removed = self.header("names"), self.header("removed")
+        names, removed, cells, heap = self.header.numbers("names", "removed", "cells", "heap")
         pages = self.columns.pages_in_use()
         rows = {worker.row for worker in (self.lately_live() if live is None else live)}
-        heap = self.header("heap")
         return {
             "names": Usage(names - removed, layout.capacity, _whole_pages(names * NAME.size)),
-            "cells": Usage(-(-self.header("cells") // COUNTER_WIDTH), layout.capacity, pages * PAGE),
+            "cells": Usage(-(-cells // COUNTER_WIDTH), layout.capacity, pages * PAGE),
             "heap": Usage(heap, layout.heap_bytes, _whole_pages(heap)),
             "rows": Usage(len(rows), layout.max_workers, layout.row_bytes),
         }
-
-    def _totals(self, catalog: Catalog) -> Totals:
-        """Return the totals of all series but the combined gauges."""
-        totals = Totals(catalog, self.columns.merged(self.header("cells"), catalog.spans))
-        if catalog.sums:
-            cells, are_live = [catalog.cells[at] for at in catalog.sums], catalog.modes_are_live(catalog.sums)
-            totals.set_gauges(catalog.sums, self.gauges.sums(cells, are_live, self._signatures()))
-        return totals
-
-    def _combined(self, catalog: Catalog) -> tuple[tuple[list[Name], list[Value]], list[dict[int, int | float]]]:
-        """Return names and values of the gauges that are combined of contributions, and each one's shares by row."""
-        names: list[Name] = []
-        values: list[Value] = []
-        shares: list[dict[int, int | float]] = []
-        if not catalog.aside:
-            return (names, values), shares
-        live = self._signatures()
-        for name, cell in catalog.combined:
-            found = self.gauges.contributions(cell, live if name.mode.live else None)
-            if name.mode.base is Mode.ALL:
-                for pid, only in by_process(found):
-                    names.append(name._replace(labels=(*name.labels, ("pid", str(pid)))))
-                    values.append(only.value)
-                    shares.append({only.row: only.value})
-            elif found:
-                names.append(name)
-                values.append(combine(name.mode, found))
-                shares.append({each.row: each.value for each in found})
-        return (names, values), shares
 
     def _names_shown(self, catalog: Catalog, combined: list[Name]) -> Sequence[Name]:
         """Return all names; the same object as the last time, if it has the same ones."""
@@ -260,27 +222,6 @@ class BlockReader:
     def _signatures(self) -> set[int]:
         """Return how the living workers sign."""
         return {worker.signature for worker in self.workers.live()}
-
-    def _breakdown(self, catalog: Catalog) -> dict[int, list[Value | None]]:
-        live = self._signatures()
-        return {
-            row: [self._in_row(row, cell, name, live) for name, cell in zip(catalog.names, catalog.cells, strict=True)]
-            for row in self.columns.rows_in_use()
-        }
-
-    def _in_row(self, row: int, cell: int, name: Name, live: set[int]) -> Value | None:
-        """Return what one row holds of a name; None for nothing."""
-        if not self.columns.has(row, cell, 2 if name.mode is Mode.LAST else GAUGE_CELLS):
-            return None
-        if name.mode is not Mode.LAST:
-            found = self.gauges.contribution(row, cell, live if name.mode.live else None)
-            return None if found is None else found.value
-        if name.kind in (Kind.GAUGE, Kind.TIMESTAMP):
-            return self.columns.gauge(cell) if row == 0 else None
-        if name.kind is Kind.HISTOGRAM:
-            distribution = self.histograms.one(cell, len(name.bounds) + 1 + BEFORE_BUCKETS, row)
-            return distribution if any(distribution.buckets) else None
-        return self.columns.integer(row, cell + 1) or None
 
 
 @contextmanager
@@ -303,6 +244,12 @@ def read_only(directory: Path) -> Iterator[BlockReader]:
             yield reader
         finally:
             reader.close()
+
+
+def _exemplars(noted: list[tuple[Name, bytes]]) -> list[tuple[Name, tuple[Exemplar, ...]]]:
+    """Return the series that have exemplars, with them, of those that have a note."""
+    kept = [(name, read_exemplars(note)) for name, note in noted if name.category != FOREIGN]
+    return [(name, found) for name, found in kept if found]
 
 
 def _whole_pages(size: int) -> int:

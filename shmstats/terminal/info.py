@@ -57,7 +57,7 @@ def _facts(settings: Settings, wrong: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _block_facts(reader: BlockReader) -> Iterator[tuple[str, str]]:
-    yield "layout version", str(reader.header("layout_version"))
+    yield "layout version", str(reader.header.number("layout_version"))
     yield "protocol", reader.protocol
     yield "uptime", f"{reader.uptime:.0f} s"
     for part, usage in reader.usage().items():

@@ -18,6 +18,7 @@ from werkzeug.routing import BaseConverter
 from ..attachment.slow_path import SharedProvider
 from ..block import BlockError
 from ..looks import UNSEEN
+from ..reading import AttachedBlock
 from ..registry import stats
 from .access import check_access, public
 from .responses import error_response, keep_to_itself
@@ -54,7 +55,8 @@ def guard() -> None:
     shared = stats.shared
     if stats.config_error:
         raise ServiceUnavailable(f"nothing is counted, for the configuration has an error: {stats.config_error}")
-    check_access(stats.settings.api, stats.settings.path.data)
+    settings = stats.settings
+    check_access(settings.api, settings.path.data)
     if shared is None:
         abort(404, "statistics are disabled")
     try:
@@ -76,16 +78,15 @@ def unavailable(error: BlockError | OSError) -> Response:
     return error_response(ServiceUnavailable(f"statistics are not available: {error}"))
 
 
-def attached() -> SharedProvider:
-    """Return the provider of the block, which is attached; or end the request."""
+def attached() -> tuple[SharedProvider, AttachedBlock]:
+    """Return the provider of the block, and the block, which is attached; or end the request."""
     shared = stats.shared
     if shared is None:
         abort(404, "statistics are disabled")
     try:
-        shared.attach()
+        return shared, shared.attach()
     except OSError as error:
         abort(unavailable(error))
-    return shared
 
 
 @blueprint.route("/_local<shmstats_below:path>", methods=METHODS, merge_slashes=False)

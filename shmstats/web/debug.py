@@ -25,7 +25,7 @@ from .responses import json_response
 @blueprint.get("/debug/threads")
 def goroutines() -> Response:
     """Answer what every thread, asyncio task and greenlet of every worker does, grouped by equal stacks."""
-    block = attached().attach()
+    _, block = attached()
     answers = ask_workers(block.name, block.reader.workers.live(), "stacks", stacks, os.getpid())
     return json_response(grouped({worker.pid: answer for worker, answer in answers}))
 
@@ -34,7 +34,7 @@ def goroutines() -> Response:
 def folded_stacks() -> Response:
     """Answer what each worker does, or the one of ``pid``, for people: its requests, and its stacks folded."""
     mark_unseen()
-    block = attached().attach()
+    _, block = attached()
     wanted = request.args.get("pid")
     workers = [worker for worker in block.reader.workers.live() if wanted in (None, str(worker.pid))]
     if not workers:
@@ -47,7 +47,7 @@ def folded_stacks() -> Response:
 @blueprint.get("/debug/pool/bytes")
 def pool_bytes() -> Response:
     """Answer how much of the block is in use, and how much memory each worker uses."""
-    block = attached().attach()
+    _, block = attached()
     answers = ask_workers(block.name, block.reader.workers.live(), "memory", memory, os.getpid())
     document = {
         "block": pool_figures(block.reader),
@@ -65,7 +65,7 @@ def requests() -> Response:
         older_than = float(text)
     except ValueError:
         abort(400, f"older_than must be a number of seconds, not {text!r:.80}")
-    reader = attached().attach().reader
+    reader = attached()[1].reader
     return json_response(requests_document(reader.served(reader.workers.live()), older_than))
 
 

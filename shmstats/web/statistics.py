@@ -12,10 +12,12 @@ from flask import Response, abort, request
 
 from ..attachment.health import figures_of, health
 from ..attachment.slow_path import SharedProvider
+from ..config import StatsSettings
 from ..debug.processes import pool_figures, system_figures
 from ..export import ESCAPINGS, FORMATS, Choice, View, negotiate, to_document, to_structured
 from ..history import RingError
 from ..lately import Lately
+from ..reading import AttachedBlock
 from ..registry import stats
 from ..series import Snapshot
 from ..storage import StorageMeter
@@ -39,7 +41,7 @@ def statistics() -> Response:
     """Answer all statistics as JSON, or in the format that ``?format=`` names."""
     wanted = request.args.get("format", "json")
     if wanted in _DOCUMENTS:
-        return compressed(json_response(_document(attached(), _DOCUMENTS[wanted])))
+        return compressed(json_response(_document(_DOCUMENTS[wanted])))
     if wanted == "prometheus":
         return exposition()
     if wanted not in FORMATS:
@@ -63,19 +65,19 @@ def _rendered(choice: Choice) -> Response:
             abort(400, f"escaping must be one of {', '.join(ESCAPINGS)}, not {escaping!r:.80}")
         choice = choice._replace(escaping=escaping)
     view = View(escaping=choice.escaping, names=frozenset(request.args.getlist("name[]")))
-    snapshot, _ = _snapshot(attached())
-    body = choice.format.render(snapshot, view.prefixed(stats.settings.prometheus))
+    settings = stats.settings
+    snapshot, _ = _snapshot(*attached(), settings.stats)
+    body = choice.format.render(snapshot, view.prefixed(settings.prometheus))
     return compressed(Response(body, content_type=choice.content_type))
 
 
-def _snapshot(shared: SharedProvider) -> tuple[Snapshot, dict[str, Any]]:
+def _snapshot(shared: SharedProvider, block: AttachedBlock, settings: StatsSettings) -> tuple[Snapshot, dict[str, Any]]:
     """Return what may be shown, with the figures of the system, and how the block fares."""
     snapshot = shared.exposable()
-    block = shared.attach()
     live = block.reader.lately_live()
     found = health(block.reader, block.name, snapshot, live)
     system = system_figures([worker.pid for worker in live], block.reader.uptime)
-    if stats.settings.stats.include_storage_stats_in_api:
+    if settings.include_storage_stats_in_api:
         system["store"] = _meter(shared.directory).read().store
     return snapshot.replaced(system=system, health=figures_of(found)), found
 
@@ -88,12 +90,14 @@ def _simple(snapshot: Snapshot) -> dict[str, Any]:
 _DOCUMENTS: dict[str, Callable[[Snapshot], dict[str, Any]]] = {"json": _simple, "v2": to_structured}
 
 
-def _document(shared: SharedProvider, statistics: Callable[[Snapshot], dict[str, Any]]) -> dict[str, Any]:
-    snapshot, found = _snapshot(shared)
+def _document(statistics: Callable[[Snapshot], dict[str, Any]]) -> dict[str, Any]:
+    settings = stats.settings.stats
+    shared, block = attached()
+    snapshot, found = _snapshot(shared, block, settings)
     with suppress(OSError, RingError):  # there is no history, or none that can be read
         snapshot = snapshot.replaced(recent=_recent.get(shared.directory))
-    document = {**statistics(snapshot), "pool": pool_figures(shared.attach().reader), "health": found}
-    if stats.settings.stats.include_storage_stats_in_api:
+    document = {**statistics(snapshot), "pool": pool_figures(block.reader), "health": found}
+    if settings.include_storage_stats_in_api:
         storage = _meter(shared.directory).read()
         figures = ("all", "used", "free", "available")
         document["disk"] = {figure: getattr(storage, figure) for figure in figures}

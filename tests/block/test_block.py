@@ -332,7 +332,7 @@ def test_a_dead_block_of_the_other_core_is_adopted_and_its_locks_freed(
     stats.incr("c", "m")
     assert stats.get("c", "m") == 6
     block = stats.shared.attach()
-    assert block.reader.header("protocol") == (1 if core == "C" else 2)
+    assert block.reader.header.number("protocol") == (1 if core == "C" else 2)
     assert stats.get("shmstats", "locks_taken_over") == 0
 
 
@@ -372,10 +372,10 @@ def test_adoption_begins_the_uptime_anew_and_joining_does_not(
     leave_behind(python)
     before = time.monotonic_ns()
     stats.get("c", "m")
-    started = stats.shared.attach().reader.header("started")
+    started = stats.shared.attach().reader.header.number("started")
     assert started >= before
     python.run("from shmstats import stats; stats.incr('c', 'm')")
-    assert stats.shared.attach().reader.header("started") == started
+    assert stats.shared.attach().reader.header.number("started") == started
 
 
 def test_adoption_writes_only_what_it_changes(
@@ -550,4 +550,4 @@ def test_the_process_list_is_bounded(stats: Any, python: Any) -> None:
     for _ in range(4):
         python.start("import os; from shmstats import stats; stats.incr('c', 'm'); os._exit(0)").finish()
     assert stats.get("c", "m") == 5
-    assert stats.shared.attach().reader.header("slots") == 2
+    assert stats.shared.attach().reader.header.number("slots") == 2

@@ -229,7 +229,7 @@ def test_tombstones_do_not_make_every_search_look_at_the_whole_index(attach: Any
     longest = 0
     for number in range(50):
         looked = 0
-        slots = block.reader.header("index_slots")
+        slots = block.reader.header.number("index_slots")
         slot = block.names.index.hash(key(f"missing {number}")) % slots
         while entries(block)[slot] != 0 and looked < slots:
             looked += 1
@@ -447,7 +447,7 @@ def test_a_reader_that_comes_between_two_steps_sees_whole_names(attach: Any, kin
 
 def test_the_index_grows_with_the_names_and_finds_them_all(attach: Any, kind: Any) -> None:
     block, other = attach(capacity=8192), attach()
-    assert block.reader.header("index_slots") == 1024
+    assert block.reader.header.number("index_slots") == 1024
     records = {}
     for number in range(3000):
         name = key(f"name {number}")
@@ -455,7 +455,7 @@ def test_the_index_grows_with_the_names_and_finds_them_all(attach: Any, kind: An
         if number % 3 == 0:
             remove(block, name)
             del records[name]
-    assert block.reader.header("index_slots") == 4096
+    assert block.reader.header.number("index_slots") == 4096
     assert {name: other.names.find(name) for name in records} == records
     assert other.names.find(key("name 0")) is None
     assert check_structure(block) == records

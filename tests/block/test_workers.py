@@ -69,7 +69,7 @@ def test_a_dead_worker_is_noticed_and_its_slot_and_row_go_to_the_next(stats: Any
         assert [worker.pid for worker in workers.live()] == [os.getpid()]
         assert {worker.pid for worker in workers} == {os.getpid(), child.pid}
         assert stats.get("c", "m") == 2 + round_
-    assert stats.shared.attach().reader.header("slots") == 2
+    assert stats.shared.attach().reader.header.number("slots") == 2
 
 
 def test_a_zombie_is_dead(stats: Any, python: Any) -> None:

@@ -33,7 +33,7 @@ POOL = """
             pool.close()
             pool.join()
         block = stats.shared.attach()
-        print(len(set(pids)), block.reader.header("slots"), len(block.reader.columns.rows_in_use()))
+        print(len(set(pids)), block.reader.header.number("slots"), len(block.reader.columns.rows_in_use()))
 """
 
 

@@ -70,7 +70,7 @@ def hit():
 @app.get("/kill-saver")
 def kill_saver():
     with read_only(stats.settings.path.data) as reader:
-        os.kill(reader.header("saver_pid"), signal.SIGKILL)
+        os.kill(reader.header.number("saver_pid"), signal.SIGKILL)
     return "killed"
 """
 

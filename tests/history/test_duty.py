@@ -84,7 +84,7 @@ def test_another_process_goes_on_when_the_one_that_saves_is_killed(
         wait_until(lambda: len(rates(data)) >= 2)
         known = len(rates(data))
         with read_only(data) as reader:
-            saver = reader.header("saver_pid")
+            saver = reader.header.number("saver_pid")
         os.kill(saver, signal.SIGKILL)
         wait_until(lambda known=known: len(rates(data)) > known + 2)
         kinds = [event.kind for event in read_past(data, Query.made(-120, None)).events]

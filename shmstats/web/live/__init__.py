@@ -61,8 +61,8 @@ def live_data() -> Response:
     search = request.args.get("q", "")
     if len(search) > _SEARCH_LIMIT:
         abort(400, f"q must have at most {_SEARCH_LIMIT} characters, not {len(search)}")
-    shared = attached()
-    document = _dashboard().document(shared.attach().reader, shared.read(), search)
+    shared, block = attached()
+    document = _dashboard().document(block.reader, shared.read(), search)
     document["history"] = stats.settings.stats.persist and stats.settings.history.enabled
     return _tagged(compressed(json_response(document)))
 
