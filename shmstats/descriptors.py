@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 #: The first number that is no standard stream's.
@@ -30,7 +30,7 @@ def open_file(path: str | Path, flags: int, mode: int = 0o600, dir_fd: int | Non
     Raises:
         OSError: it cannot be opened; ELOOP where it is a link.
     """
-    return _above_standard(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode, dir_fd=dir_fd))
+    return above_standard(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode, dir_fd=dir_fd))
 
 
 @contextmanager
@@ -47,10 +47,31 @@ def clear_of_standard() -> Iterator[None]:
             os.close(descriptor)
 
 
-def _above_standard(descriptor: int) -> int:
+def above_standard(descriptor: int) -> int:
+    """Return a descriptor above those of the standard streams: the given one, or one in its place.
+
+    Raises:
+        OSError: there is none left; the given one is closed.
+    """
     if descriptor >= FIRST:
         return descriptor
     try:
         return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST)
     finally:
         os.close(descriptor)
+
+
+def written_beside(file: Path, content: str) -> Path:
+    """Write a temporary file beside one that it is to take the place of, and wait for the disk; returns its path.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    with suppress(FileNotFoundError):
+        os.unlink(temporary)
+    with os.fdopen(open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return temporary

@@ -17,6 +17,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
+from .descriptors import written_beside
 from .frozen import Frozen
 from .snapshot import make_private
 
@@ -75,7 +76,7 @@ def instance_of(directory: Path) -> Instance:
     )  # fmt: skip
     moved = found.replaced(machine=here.machine, host=here.host, inode=here.inode)
     with suppress(OSError):
-        os.replace(_written(file, moved), file)
+        os.replace(written_beside(file, json.dumps(moved.as_dict())), file)
     return moved
 
 
@@ -90,7 +91,7 @@ def _read(file: Path) -> Instance:
 
 def _made(file: Path, identity: Instance) -> Instance:
     """Make the file, or take the one that another process has made in the meantime."""
-    temporary = _written(file, identity)
+    temporary = written_beside(file, json.dumps(identity.as_dict()))
     try:
         os.link(temporary, file)
     except FileExistsError:
@@ -101,18 +102,6 @@ def _made(file: Path, identity: Instance) -> Instance:
     with suppress(FileNotFoundError):
         os.unlink(temporary)
     return _read(file)
-
-
-def _written(file: Path, identity: Instance) -> Path:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with suppress(FileNotFoundError):
-        os.unlink(temporary)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w") as stream:
-        json.dump(identity.as_dict(), stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return temporary
 
 
 def _machine() -> str:

@@ -6,37 +6,19 @@ up when it is used, for an application may be patched after this was imported.
 
 from __future__ import annotations
 
-import fcntl
 import importlib
-import os
 import sys
 import threading
 import time
-from _thread import RLock
+from _thread import RLock as RLock
 from collections.abc import Callable
 from typing import Any
-
-__all__ = [
-    "BOOT_CLOCK",
-    "RLock",
-    "Thread",
-    "above_standard",
-    "forks_unseen",
-    "is_at_end",
-    "make_lock",
-    "original",
-    "patched",
-    "wait",
-]
 
 #: The clock that goes on while the machine sleeps, and is the same in all processes; else the one that does not.
 BOOT_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 #: Seconds between two looks at a lock, where waiting for it would stop an event loop.
 _LOOK_SECONDS = 0.002
-
-#: The last descriptor of the standard streams.
-_STANDARD = 2
 
 
 def original(module: str, name: str) -> Any:
@@ -89,20 +71,6 @@ def wait(lock: Any, seconds: float) -> bool:
             return False
         time.sleep(_LOOK_SECONDS)
     return True
-
-
-def above_standard(descriptor: int) -> int:
-    """Return a descriptor above those of the standard streams, which may be closed: the given one, or one in its place.
-
-    Raises:
-        OSError: there is none left; the given one is closed.
-    """
-    if descriptor > _STANDARD:
-        return descriptor
-    try:
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _STANDARD + 1)
-    finally:
-        os.close(descriptor)
 
 
 def is_at_end(error: RuntimeError) -> bool:

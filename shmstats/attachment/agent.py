@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .. import lifecycle, native
+from ..descriptors import above_standard
 from . import beats
 from .peers import Listener
 
@@ -65,7 +66,7 @@ class _Run:
         """Get the descriptors, if there are some now."""
         with self._lock, suppress(OSError):
             if self.told < 0 and not self._over:
-                self.told, self._tell = map(native.above_standard, os.pipe())
+                self.told, self._tell = map(above_standard, os.pipe())
                 os.set_blocking(self.told, False)
                 os.set_blocking(self._tell, False)
                 if self._ending:

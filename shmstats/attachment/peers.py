@@ -40,6 +40,7 @@ from typing import Any, NamedTuple
 
 from .. import lifecycle, native
 from ..block.identity import SHARED_MEMORY
+from ..descriptors import above_standard
 
 log = logging.getLogger("shmstats")
 
@@ -359,7 +360,7 @@ def _new_socket() -> socket.socket:
     make: type[socket.socket] = native.original("socket", "socket")
     connection = make(socket.AF_UNIX, socket.SOCK_STREAM)
     if connection.fileno() <= 2:  # of a standard stream that is closed
-        connection = make(fileno=native.above_standard(connection.detach()))
+        connection = make(fileno=above_standard(connection.detach()))
     connection.setblocking(False)
     return connection
 

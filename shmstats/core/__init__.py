@@ -17,38 +17,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..layout import CELL, NAME
 
-__all__ = [
-    "CORE",
-    "PROTOCOL",
-    "Cells",
-    "Children",
-    "Counter",
-    "Gauge",
-    "Histogram",
-    "NameIndex",
-    "Recorder",
-    "Registrar",
-    "Requests",
-    "Section",
-    "Series",
-    "Stopwatch",
-    "add_counters",
-    "add_histograms",
-    "clear_locks",
-    "fence",
-    "fill_text",
-    "group_series",
-    "hash_key",
-    "list_series",
-    "merge_histograms",
-    "plan_save",
-    "plan_text",
-    "sum_columns",
-    "sum_contributions",
-    "text_buckets",
-    "time_of_birth",
-]
-
 log = logging.getLogger("shmstats")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import calendar
 import os
 import re
-import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from ..config import Settings
 from ..series import Snapshot
-from ..snapshot import FILE, stats_directory
+from ..snapshot import FILE, have_twice, stats_directory
 
 _NAME = re.compile(r"archive-[0-9]{8}T[0-9]{6}\.json")
 _HOUR = 3600.0
@@ -102,14 +101,8 @@ def _moment(file: Path) -> float:
 
 def _copy(saved: Path, copy: Path) -> None:
     temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
-    with suppress(FileNotFoundError):
-        temporary.unlink()
     try:
-        try:
-            os.link(saved, temporary)
-        except OSError:  # there are no links on this volume, or none are allowed
-            shutil.copyfile(saved, temporary)
-            os.chmod(temporary, 0o600)
+        have_twice(saved, temporary)
         os.replace(temporary, copy)
     finally:
         with suppress(FileNotFoundError):

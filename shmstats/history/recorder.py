@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..config import Settings
 from ..series import Deferred, Name, Snapshot, items_at
@@ -28,13 +28,6 @@ _LONGEST_SPAN = 10
 
 #: Minutes that can be made of the seconds in the ring.
 _MINUTES_BACK = SECONDS.rows // 60 - 1
-
-
-class Workers(Protocol):
-    """What a recorder asks a block's table of workers."""
-
-    def live(self) -> Sequence[Any]:
-        """Return those that live."""
 
 
 class HistoryRecorder:

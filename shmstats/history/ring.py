@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from ..descriptors import open_file
 from ..frozen import Frozen
 from ..layout import Structure
 from ..snapshot import make_private
@@ -299,8 +300,7 @@ def make_ring(file: Path) -> Ring:
         pass
     make_private(file.parent)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(temporary, flags, 0o600)
+    fd = open_file(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
         os.ftruncate(fd, SIZE)
         _write(fd, HEADER.struct.pack(_MAGIC, _VERSION, COLUMNS, time.time_ns()), 0)
@@ -312,7 +312,7 @@ def make_ring(file: Path) -> Ring:
 
 
 def _opened(file: Path, flags: int) -> Ring:
-    fd = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = open_file(file, flags)
     try:
         return Ring(fd, file)
     except BaseException:

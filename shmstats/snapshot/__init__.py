@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from .format import LeftOut, SnapshotError
+from .format import SnapshotError
 from .store import (
     FILE,
     PREVIOUS,
+    have_twice,
     keep,
     load,
     load_newest,
@@ -21,8 +22,8 @@ from .store import (
 __all__ = [
     "FILE",
     "PREVIOUS",
-    "LeftOut",
     "SnapshotError",
+    "have_twice",
     "keep",
     "load",
     "load_newest",

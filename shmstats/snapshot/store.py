@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from .. import native
+from ..descriptors import above_standard, open_file
 from ..series import Snapshot
 from .format import SnapshotError, decode, encode
 
@@ -99,7 +99,7 @@ class Written:
         if target.is_file() and not target.is_symlink():
             second = f"{self._file}.1"
             try:
-                _have_twice(target, second)
+                have_twice(target, second)
                 os.replace(second, previous)
             except OSError:
                 # It is another's, and cannot be read: for a moment there is only the one before.
@@ -156,9 +156,8 @@ def _new_file(directory: Path) -> tuple[Written, int]:
     while True:
         # Two threads may write at once, for registries of their own; and a pid may be there in two namespaces.
         file = directory / f".{FILE}.{os.getpid()}-{next(_number)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = native.above_standard(os.open(file, flags, 0o600))
+            fd = open_file(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         except FileExistsError:
             continue
         written = Written(file, fd)
@@ -220,7 +219,7 @@ def load_newest(directory: Path, tell: Callable[[str], object] = log.error) -> t
 
 def keep(file: Path) -> str:
     """Keep a snapshot that was not restored as a whole under another name, too; returns what became of it."""
-    return _named_anew(file, "unrestored", "kept", _have_twice)
+    return _named_anew(file, "unrestored", "kept", have_twice)
 
 
 def stale(directory: Path) -> list[Path]:
@@ -245,7 +244,7 @@ def remove_stale(directory: Path) -> None:
 def _is_locked(file: Path) -> bool:
     """Tell whether the maker of a temporary file lives; it may where that cannot be found out."""
     try:
-        fd = native.above_standard(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+        fd = open_file(file, os.O_RDONLY)
     except OSError as error:
         return error.errno not in (errno.ENOENT, errno.ELOOP)  # a link was made by no saver
     try:
@@ -275,7 +274,7 @@ def _named_anew(file: Path, what: str, done: str, give: Callable[[Path, Path], o
     return f"it was {done} as {name}"
 
 
-def _have_twice(file: Path, name: Path | str) -> None:
+def have_twice(file: Path, name: Path | str) -> None:
     """Have a file under another name, too: by a link, or a copy where the volume or the owner allows none.
 
     Raises:
@@ -310,13 +309,12 @@ def _give_away(path: Path) -> None:
 
 def _read(file: Path) -> bytes:
     """Read a file that is ours to replace, which is never a link and never waited for."""
-    fd = native.above_standard(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
-    with os.fdopen(fd, "rb") as stream:
+    with os.fdopen(open_file(file, os.O_RDONLY), "rb") as stream:
         return stream.read()
 
 
 def _sync_directory(directory: Path) -> None:
-    fd = native.above_standard(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    fd = above_standard(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     try:
         os.fsync(fd)
     finally:

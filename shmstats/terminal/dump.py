@@ -249,7 +249,8 @@ def _read_saved(data: Path) -> tuple[Snapshot, str]:
 
 
 def _recent(data: Path) -> Recent:
-    from shmstats.history import RingError, read_recent
+    from shmstats.history.past import read_recent
+    from shmstats.history.ring import RingError
 
     try:
         return read_recent(data)

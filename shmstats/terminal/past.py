@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from shmstats.export.printable import json_text
-from shmstats.history import RingError
+from shmstats.history.ring import RingError
 from shmstats.terminal.command import NotThereError
 
 FORMATS = ("csv", "json")

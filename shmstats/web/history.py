@@ -6,7 +6,7 @@ import math
 
 from flask import Response, abort, request
 
-from ..history import RingError
+from ..history.ring import RingError
 from ..registry import stats
 from .access import public
 from .blueprint import blueprint, mark_unseen

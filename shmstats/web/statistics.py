@@ -15,7 +15,7 @@ from ..attachment.slow_path import SharedProvider
 from ..config import StatsSettings
 from ..debug.processes import pool_figures, system_figures
 from ..export import ESCAPINGS, FORMATS, Choice, View, negotiate, to_document, to_structured
-from ..history import RingError
+from ..history.ring import RingError
 from ..lately import Lately
 from ..reading import AttachedBlock
 from ..registry import stats

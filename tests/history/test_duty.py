@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from helpers import Child, PythonRunner, wait_until
 
-from shmstats.history import Query, read_past, ring_file
+from shmstats.history.past import Query, read_past
+from shmstats.history.ring import ring_file
 from shmstats.reading import read_only
 
 COUNTING = """

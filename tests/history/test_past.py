@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from shmstats.bounds import exponential
-from shmstats.history import HistoryRecorder, Past, Query, QueryError, read_past, read_recent
 from shmstats.history.documents import to_csv, to_json
+from shmstats.history.past import Past, Query, QueryError, read_past, read_recent
+from shmstats.history.recorder import HistoryRecorder
 from shmstats.series import Distribution, Kind, Name, Snapshot
 
 #: A moment at the beginning of a minute.

@@ -10,7 +10,8 @@ import pytest
 from helpers import PythonRunner
 
 import shmstats
-from shmstats.history import HistoryRecorder, Query, read_past
+from shmstats.history.past import Query, read_past
+from shmstats.history.recorder import HistoryRecorder
 from shmstats.history.ring import (
     COLUMNS,
     MINUTES,

@@ -28,7 +28,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from servers import BOUND, Gunicorn, Load, children, wait_until
 
 from shmstats.export import FORMATS, View
-from shmstats.history import Query, read_past
+from shmstats.history.past import Query, read_past
 from shmstats.integrations import _gunicorn_load as load_of
 from shmstats.integrations import gunicorn as hooks
 from shmstats.reading import read_only

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from shmstats import snapshot as saved
 from shmstats.cli import commands
-from shmstats.history import HistoryRecorder
 from shmstats.history.archive import Archive, archived
+from shmstats.history.recorder import HistoryRecorder
 from shmstats.series import Distribution, Kind, Name, Snapshot
 from shmstats.terminal.watch import Repaint, TimedTable
 

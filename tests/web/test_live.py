@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 import shmstats
 from shmstats import stats
 from shmstats.dashboard.totals import Dashboard
-from shmstats.history import HistoryRecorder
+from shmstats.history.recorder import HistoryRecorder
 from shmstats.integrations.flask import ShmStats
 from shmstats.series import Distribution, Snapshot
 from shmstats.web import blueprint, create_app

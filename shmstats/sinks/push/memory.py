@@ -6,9 +6,10 @@ import json
 import logging
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from shmstats.descriptors import written_beside
 
 log = logging.getLogger("shmstats")
 
@@ -57,21 +58,9 @@ class Memory:
         Raises:
             OSError: it cannot be saved.
         """
-        self._save(self._file, {"last": self._last, "labels": labels})
+        os.replace(written_beside(self._file, json.dumps({"last": self._last, "labels": labels})), self._file)
         self.labels = labels
 
     def forget(self) -> None:
         """Have no last labels: all their series have ended."""
         self.labels = None
-
-    @staticmethod
-    def _save(file: Path, content: dict[str, Any]) -> None:
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as stream:
-            json.dump(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
