@@ -1,6 +1,6 @@
 """A request to an ASGI application while it is answered: what passes is passed on, and noted for the end.
 
-It serves the middleware (`.asgi`) and gunicorn's hooks (`._gunicorn_asgi`), which record different things of it.
+It serves the middleware (`.asgi`) and gunicorn's hooks (`._gunicorn_asgi`), which record less of it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 from ._requests import CLIENT_LEFT, UNKNOWN, Cut, declared_size
 
@@ -22,46 +22,12 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 SERVER_ERROR = 500
 
 
-class Ledger(Protocol):
-    """What is asked about a request, and told what it came to; see `RequestRecorder`."""
-
-    def labels_of(self, request: Any, /) -> tuple[str, ...]:
-        """Return the values of further labels."""
-
-    def count_exception(self, route: str, error: BaseException, /) -> None:
-        """Count an exception that the application did not handle."""
-
-    def finish(
-        self,
-        method: str,
-        route: str,
-        status: str | int | Cut,
-        labels: tuple[str, ...],
-        began: float,
-        received: int,
-        sent: int,
-        /,
-    ) -> None:
-        """Record a request that is over."""
-
-
-class Middleware(Protocol):
-    """What stands around an application, and has its calls recorded."""
-
-    @property
-    def requests(self) -> Ledger:
-        """Where they are recorded."""
-
-    def route_of(self, scope: Scope, path: str, root_path: str, /) -> str:
-        """Tell the route of a request."""
-
-
 class Call:
     """A call of the application: what a request and a websocket have in common."""
 
     __slots__ = ("_middleware", "_path", "_receive", "_root_path", "_scope", "_send", "_status")
 
-    def __init__(self, middleware: Middleware, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, middleware: Any, scope: Scope, receive: Receive, send: Send) -> None:
         self._middleware = middleware
         self._scope = scope
         self._receive = receive
@@ -71,10 +37,12 @@ class Call:
         self._status: int | None = None
 
     def _route(self) -> str:
-        return self._middleware.route_of(self._scope, self._path, self._root_path)
+        route: str = self._middleware.route_of(self._scope, self._path, self._root_path)
+        return route
 
     def _labels(self) -> tuple[str, ...]:
-        return self._middleware.requests.labels_of(self._scope)
+        labels: tuple[str, ...] = self._middleware.requests.labels_of(self._scope)
+        return labels
 
     def _count_exception(self, error: BaseException) -> None:
         self._middleware.requests.count_exception(self._route(), error)
@@ -85,7 +53,7 @@ class Exchange(Call):
 
     __slots__ = ("_began", "_ending", "_headers", "_left", "_over", "_received", "_sent")
 
-    def __init__(self, middleware: Middleware, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, middleware: Any, scope: Scope, receive: Receive, send: Send) -> None:
         self._began = perf_counter()
         super().__init__(middleware, scope, receive, send)
         self._received = 0
@@ -144,11 +112,13 @@ class Exchange(Call):
 
     def _finish(self, status: int | str | Cut) -> None:
         self._over = True
-        method = self._scope.get("method", "")
-        self._middleware.requests.finish(
-            method, self._route(), status, self._labels(), self._began, self._received,
-            0 if method == "HEAD" else self._sent,
-        )  # fmt: skip
+        self._record(self._scope.get("method", ""), status)
+
+    def _record(self, method: str, status: int | str | Cut) -> None:
+        """Record the request, which is over."""
+        sent = 0 if method == "HEAD" else self._sent
+        more = self._labels(), self._began, self._received, sent
+        self._middleware.requests.finish(method, self._route(), status, *more)
 
     def _declared_length(self) -> int:
         """The length of a file that the server is to send."""

@@ -7,7 +7,6 @@ have that middleware as well.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from ._asgi_exchange import Application, Exchange, Receive, Scope, Send
 from ._requests import Cut
@@ -24,7 +23,7 @@ class MeasuredApplication:
         serving: notes what is being served.
 
     Attributes:
-        requests: what an exchange tells.
+        finish: as the argument.
     """
 
     def __init__(
@@ -37,14 +36,14 @@ class MeasuredApplication:
         self._app = app
         self._serving = serving
         self._begin = begin
-        self.requests = _Ledger(finish)
+        self.finish = finish
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange(self, scope, receive, send)
+        exchange = _MeasuredExchange(self, scope, receive, send)
         self._begin()
         entry = self._serving.note(scope["method"], scope["path"])
         try:
@@ -56,37 +55,14 @@ class MeasuredApplication:
             self._serving.end(entry)
         exchange.end()
 
-    def route_of(self, scope: Scope, path: str, root_path: str) -> str:
-        """Tell no route: gunicorn knows none."""
-        return ""
 
+class _MeasuredExchange(Exchange):
+    """A request of which gunicorn's metrics have method, status and time; routes and exceptions they have not."""
 
-class _Ledger:
-    """Passes on of what a request came to what gunicorn's metrics have.
+    __slots__ = ()
 
-    Args:
-        finish: as for `MeasuredApplication`.
-    """
-
-    def __init__(self, finish: Callable[[str, str | int | Cut, float], None]) -> None:
-        self._finish = finish
-
-    def labels_of(self, request: Any) -> tuple[str, ...]:
-        """Tell no further labels."""
-        return ()
-
-    def count_exception(self, route: str, error: BaseException) -> None:
+    def _count_exception(self, error: BaseException) -> None:
         """Leave exceptions to the application."""
 
-    def finish(
-        self,
-        method: str,
-        route: str,
-        status: str | int | Cut,
-        labels: tuple[str, ...],
-        began: float,
-        received: int,
-        sent: int,
-    ) -> None:
-        """Pass on what a request came to."""
-        self._finish(method, status, began)
+    def _record(self, method: str, status: int | str | Cut) -> None:
+        self._middleware.finish(method, status, self._began)

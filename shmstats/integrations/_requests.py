@@ -263,8 +263,12 @@ class RequestRecorder:
                     ROUTE,
                 )
 
+    def excludes(self, path: str) -> bool:
+        """Tell whether requests to a path are not recorded."""
+        return path in self.paths or path.startswith(self.prefixes)
+
     def _is_excluded(self, route: str) -> bool:
-        return route == OWN or route in self.paths or route.startswith(self.prefixes)
+        return route == OWN or self.excludes(route)
 
 
 def declared_size(text: str) -> int:

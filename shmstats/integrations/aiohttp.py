@@ -38,7 +38,7 @@ class AiohttpMiddleware:
     async def __call__(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
         """Have a request handled, and record what comes of it."""
         requests = self.requests
-        if request.path in requests.paths or request.path.startswith(requests.prefixes):
+        if requests.excludes(request.path):
             return await handler(request)
         is_websocket = request.headers.get("Upgrade", "").lower() == "websocket"
         began = perf_counter()

@@ -17,11 +17,11 @@ given, a function of the scope.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable
 
-from ._arguments import check_callable
 from ._asgi_exchange import SERVER_ERROR, Application, Call, Exchange, Message, Receive, Scope, Send
-from ._requests import RECORDED, UNMATCHED, RequestRecorder
+from ._middleware import Middleware
+from ._requests import RECORDED, UNMATCHED
 from ._routes import FalconRoute, quart_route, route_in
 
 __all__ = ["FalconRoute", "ShmStatsMiddleware", "quart_route"]
@@ -33,46 +33,8 @@ _WEBSOCKET = "WEBSOCKET"
 _FORBIDDEN, _SWITCHING_PROTOCOLS = 403, 101
 
 
-class ShmStatsMiddleware:
-    """Records the requests to an ASGI application.
-
-    Args:
-        app: the application.
-        route: tells the route of a request from its scope, after the response; None for what the module's head says.
-        labelnames: names of further labels.
-        label_values: tells their values from the scope, likewise, in that order.
-        exclude: paths and routes that are not recorded; ``*`` at the end of one stands for anything.
-        category: of the metrics.
-        buckets: upper bounds of the latency histogram in ms; None for exponential ones.
-
-    Raises:
-        TypeError: an argument is of the wrong type.
-        ValueError: an argument is not allowed.
-    """
-
-    def __init__(
-        self,
-        app: Application,
-        *,
-        route: Callable[[Scope], str] | None = None,
-        labelnames: Sequence[str] = (),
-        label_values: Callable[[Scope], Sequence[str]] | None = None,
-        exclude: Iterable[str] = (),
-        category: str = "http",
-        buckets: Sequence[float] | None = None,
-    ) -> None:
-        check_callable("app", app)
-        if route is not None:
-            check_callable("route", route)
-        self._app = app
-        self._route = route
-        self.requests = RequestRecorder(
-            category=category,
-            labelnames=labelnames,
-            label_values=label_values,
-            exclude=exclude,
-            buckets=buckets,
-        )
+class ShmStatsMiddleware(Middleware[Application, Scope]):
+    """Records the requests to an ASGI application."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application, and record what comes of it unless another middleware does already."""
@@ -116,14 +78,13 @@ class ShmStatsMiddleware:
         return send_and_leave
 
     def _is_excluded(self, scope: Scope) -> bool:
-        paths, prefixes = self.requests.paths, self.requests.prefixes
-        if not paths and not prefixes:
+        if not self.requests.paths and not self.requests.prefixes:
             return False
         path: str = scope.get("path", "")
         root = scope.get("root_path", "")
         if root and path.startswith(f"{root}/"):
             path = path[len(root) :]
-        return path in paths or path.startswith(prefixes)
+        return self.requests.excludes(path)
 
     def route_of(self, scope: Scope, path: str, root_path: str) -> str:
         """Tell the route of a request.

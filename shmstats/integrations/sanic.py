@@ -37,7 +37,7 @@ class SanicRequests:
     async def begin(self, request: Any) -> None:
         """Note that a request has come."""
         requests = self.requests
-        if request.path in requests.paths or request.path.startswith(requests.prefixes):
+        if requests.excludes(request.path):
             return
         try:
             requests.enter()

@@ -41,7 +41,7 @@ class TornadoRequests:
             finally:
                 settings["log_function"] = self
         request, requests = handler.request, self.requests
-        if request.path in requests.paths or request.path.startswith(requests.prefixes):
+        if requests.excludes(request.path):
             return
         sent = 0 if request.method == "HEAD" else declared_size(handler._headers.get("Content-Length", ""))
         began = perf_counter() - request.request_time()

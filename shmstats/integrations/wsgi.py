@@ -14,62 +14,23 @@ A file that the server is to send by itself (``wsgi.file_wrapper``) is passed on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ._arguments import check_callable
+from ._middleware import Middleware
 from ._plain import PlainExchange
-from ._requests import RECORDED, ROUTE, SERVER_ERROR, UNKNOWN, UNMATCHED, Cut, RequestRecorder, declared_size
+from ._requests import RECORDED, ROUTE, SERVER_ERROR, UNKNOWN, UNMATCHED, Cut, declared_size
 from ._routes import FalconRoute, django_route, flask_route, pyramid_route
 from ._serving import text_of
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment  # noqa: F401 - named in a text
 
 __all__ = ["FalconRoute", "ShmStatsMiddleware", "django_route", "pyramid_route"]
 
 
-class ShmStatsMiddleware:
-    """Records the requests to a WSGI application.
-
-    Args:
-        app: the application.
-        route: tells the route of a request from its environment, after the application has returned its response;
-            None for what the module's head says.
-        labelnames: names of further labels.
-        label_values: tells their values from the environment, likewise, in that order.
-        exclude: paths and routes that are not recorded; ``*`` at the end of one stands for anything.
-        category: of the metrics.
-        buckets: upper bounds of the latency histogram in ms; None for exponential ones.
-
-    Raises:
-        TypeError: an argument is of the wrong type.
-        ValueError: an argument is not allowed.
-    """
-
-    def __init__(
-        self,
-        app: WSGIApplication,
-        *,
-        route: Callable[[WSGIEnvironment], str] | None = None,
-        labelnames: Sequence[str] = (),
-        label_values: Callable[[WSGIEnvironment], Sequence[str]] | None = None,
-        exclude: Iterable[str] = (),
-        category: str = "http",
-        buckets: Sequence[float] | None = None,
-    ) -> None:
-        check_callable("app", app)
-        if route is not None:
-            check_callable("route", route)
-        self._app = app
-        self._route = route
-        self.requests = RequestRecorder(
-            category=category,
-            labelnames=labelnames,
-            label_values=label_values,
-            exclude=exclude,
-            buckets=buckets,
-        )
+class ShmStatsMiddleware(Middleware["WSGIApplication", "WSGIEnvironment"]):
+    """Records the requests to a WSGI application."""
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Call the application, and record what comes of it unless another middleware does already."""
