@@ -74,24 +74,17 @@ claim_process(void)
 static int
 add_types(PyObject *module, State *state)
 {
-#define BASE_OF_Cells NULL
-#define BASE_OF_Series NULL
-#define BASE_OF_Counter (PyObject *)state->Series
-#define BASE_OF_Gauge (PyObject *)state->Series
-#define BASE_OF_Histogram (PyObject *)state->Series
-#define BASE_OF_Children NULL
-#define BASE_OF_Stopwatch NULL
-#define BASE_OF_Recorder NULL
-#define BASE_OF_Section NULL
-#define BASE_OF_NameIndex NULL
-#define BASE_OF_Registrar NULL
-#define BASE_OF_Requests NULL
-#define ADD_TYPE(Type)                                                                                                 \
-    state->Type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Type##_spec, BASE_OF_##Type);                      \
+#define ADD(Type, base)                                                                                                \
+    state->Type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Type##_spec, base);                                \
     if (state->Type == NULL || PyModule_AddType(module, state->Type) < 0)                                              \
         return -1;
-    TYPES(ADD_TYPE)
+#define ADD_TYPE(Type) ADD(Type, NULL)
+#define ADD_HANDLE(Type) ADD(Type, (PyObject *)state->Series)
+    PLAIN_TYPES(ADD_TYPE)
+    HANDLES(ADD_HANDLE)
+#undef ADD_HANDLE
 #undef ADD_TYPE
+#undef ADD
     return 0;
 }
 

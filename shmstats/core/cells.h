@@ -449,18 +449,5 @@ static PyGetSetDef Cells_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-static PyType_Slot Cells_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("The cells of one attached block, seen by one worker.")},
-    {Py_tp_new, Cells_new},
-    COLLECTED_SLOTS(Cells),
-    {Py_tp_methods, Cells_methods},
-    {Py_tp_getset, Cells_getset},
-    {0, NULL},
-};
-
-static PyType_Spec Cells_spec = {
-    .name = "shmstats.core._cells.Cells",
-    .basicsize = sizeof(Cells),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = Cells_slots,
-};
+TYPE(Cells, Cells, "The cells of one attached block, seen by one worker.", FINAL,
+     {Py_tp_new, Cells_new}, COLLECTED_SLOTS(Cells), {Py_tp_methods, Cells_methods}, {Py_tp_getset, Cells_getset})

@@ -244,38 +244,12 @@ static PyMethodDef Histogram_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot Series_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("A handle: one statistic, bound to its cell.")},
-    {Py_tp_new, Series_new},
-    COLLECTED_SLOTS(Series),
-    {Py_tp_repr, Series_repr},
-    {Py_tp_members, Series_members},
-    {Py_tp_getset, Series_getset},
-    {Py_tp_methods, Series_methods},
-    {0, NULL},
-};
-
-static PyType_Spec Series_spec = {
-    .name = "shmstats.core._cells.Series",
-    .basicsize = sizeof(Series),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = Series_slots,
-};
+TYPE(Series, Series, "A handle: one statistic, bound to its cell.", BASE,
+     {Py_tp_new, Series_new}, COLLECTED_SLOTS(Series), {Py_tp_repr, Series_repr}, {Py_tp_members, Series_members},
+     {Py_tp_getset, Series_getset}, {Py_tp_methods, Series_methods})
 
 /* A kind of handle: a Series with methods of its own. */
-#define HANDLE(Kind, doc)                                                                                              \
-    static PyType_Slot Kind##_slots[] = {                                                                              \
-        {Py_tp_doc, (void *)PyDoc_STR(doc)},                                                                           \
-        COLLECTED_SLOTS(Series),                                                                                       \
-        {Py_tp_methods, Kind##_methods},                                                                               \
-        {0, NULL},                                                                                                     \
-    };                                                                                                                 \
-    static PyType_Spec Kind##_spec = {                                                                                 \
-        .name = "shmstats.core._cells." #Kind,                                                                         \
-        .basicsize = sizeof(Series),                                                                                   \
-        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,                                   \
-        .slots = Kind##_slots,                                                                                         \
-    };
+#define HANDLE(Kind, doc) TYPE(Kind, Series, doc, BASE, COLLECTED_SLOTS(Series), {Py_tp_methods, Kind##_methods})
 
 HANDLE(Counter, "A handle of a counter.")
 HANDLE(Gauge, "A handle of a gauge.")

@@ -312,18 +312,6 @@ static PyGetSetDef Children_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-static PyType_Slot Children_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("The handles of a metric with labels, found by the label values.")},
-    {Py_tp_new, Children_new},
-    COLLECTED_SLOTS(Children),
-    {Py_tp_methods, Children_methods},
-    {Py_tp_getset, Children_getset},
-    {0, NULL},
-};
-
-static PyType_Spec Children_spec = {
-    .name = "shmstats.core._cells.Children",
-    .basicsize = sizeof(Children),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = Children_slots,
-};
+TYPE(Children, Children, "The handles of a metric with labels, found by the label values.", BASE,
+     {Py_tp_new, Children_new}, COLLECTED_SLOTS(Children), {Py_tp_methods, Children_methods},
+     {Py_tp_getset, Children_getset})

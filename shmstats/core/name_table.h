@@ -312,17 +312,5 @@ static PyMethodDef NameIndex_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot NameIndex_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("The index of a block's names.")},
-    {Py_tp_init, NameIndex_init},
-    COLLECTED_SLOTS(NameIndex),
-    {Py_tp_methods, NameIndex_methods},
-    {0, NULL},
-};
-
-static PyType_Spec NameIndex_spec = {
-    .name = "shmstats.core._cells.NameIndex",
-    .basicsize = sizeof(NameIndex),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = NameIndex_slots,
-};
+TYPE(NameIndex, NameIndex, "The index of a block's names.", FINAL,
+     {Py_tp_init, NameIndex_init}, COLLECTED_SLOTS(NameIndex), {Py_tp_methods, NameIndex_methods})

@@ -86,10 +86,23 @@ typedef enum { DONE, MISS, FAILED } Outcome;
 #define COLLECTED_SLOTS(Type)                                                                                          \
     {Py_tp_dealloc, Type##_dealloc}, {Py_tp_traverse, Type##_traverse}, {Py_tp_clear, Type##_clear}
 
+/* A type of the module, whose objects are of a struct: its docstring, its flags, and its slots. */
+#define TYPE(Type, Object, doc, more_flags, ...)                                                                       \
+    static PyType_Slot Type##_slots[] = {{Py_tp_doc, (void *)PyDoc_STR(doc)}, __VA_ARGS__, {0, NULL}};                 \
+    static PyType_Spec Type##_spec = {                                                                                 \
+        .name = "shmstats.core._cells." #Type,                                                                         \
+        .basicsize = sizeof(Object),                                                                                   \
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | (more_flags),                                         \
+        .slots = Type##_slots,                                                                                         \
+    };
+#define FINAL Py_TPFLAGS_HAVE_GC
+#define BASE (Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE)
+
 /* What one interpreter's module has; every object that needs it points to it, and keeps it by its type. */
-#define TYPES(X)                                                                                                       \
-    X(Cells) X(Series) X(Counter) X(Gauge) X(Histogram) X(Children) X(Stopwatch) X(Recorder) X(Section) X(Requests)   \
-    X(NameIndex) X(Registrar)
+#define PLAIN_TYPES(X)                                                                                                 \
+    X(Cells) X(Series) X(Children) X(Stopwatch) X(Recorder) X(Section) X(Requests) X(NameIndex) X(Registrar)
+#define HANDLES(X) X(Counter) X(Gauge) X(Histogram)
+#define TYPES(X) PLAIN_TYPES(X) HANDLES(X)
 #define METHOD_NAMES(X)                                                                                                \
     X(_incr) X(_decr) X(_gauge) X(_timing) X(_absolute) X(_counter) X(_histogram) X(_timer) X(_get) X(_labels)         \
     X(_count_series) X(_count_with_exemplar) X(_observe_with_exemplar) X(_set_series) X(_observe_series) X(_value) X(_reduce_handle) X(_enter_again) X(_exit_again) X(_registrar)

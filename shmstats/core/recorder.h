@@ -478,18 +478,6 @@ static PyMethodDef Recorder_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot Recorder_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("The calls of user code: finds the handle of a name and uses it.")},
-    {Py_tp_new, Recorder_new},
-    COLLECTED_SLOTS(Recorder),
-    {Py_tp_methods, Recorder_methods},
-    {Py_tp_members, Recorder_members},
-    {0, NULL},
-};
-
-static PyType_Spec Recorder_spec = {
-    .name = "shmstats.core._cells.Recorder",
-    .basicsize = sizeof(Recorder),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = Recorder_slots,
-};
+TYPE(Recorder, Recorder, "The calls of user code: finds the handle of a name and uses it.", BASE,
+     {Py_tp_new, Recorder_new}, COLLECTED_SLOTS(Recorder), {Py_tp_methods, Recorder_methods},
+     {Py_tp_members, Recorder_members})

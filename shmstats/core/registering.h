@@ -393,17 +393,5 @@ static PyMethodDef Registrar_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot Registrar_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("Binds handles at once, as far as that is plain.")},
-    {Py_tp_new, Registrar_new},
-    COLLECTED_SLOTS(Registrar),
-    {Py_tp_methods, Registrar_methods},
-    {0, NULL},
-};
-
-static PyType_Spec Registrar_spec = {
-    .name = "shmstats.core._cells.Registrar",
-    .basicsize = sizeof(Registrar),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = Registrar_slots,
-};
+TYPE(Registrar, Registrar, "Binds handles at once, as far as that is plain.", FINAL,
+     {Py_tp_new, Registrar_new}, COLLECTED_SLOTS(Registrar), {Py_tp_methods, Registrar_methods})

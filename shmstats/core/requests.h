@@ -153,18 +153,6 @@ static PyMethodDef Requests_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot Requests_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("What this process serves, for others to see.")},
-    {Py_tp_init, Requests_init},
-    {Py_tp_new, PyType_GenericNew},
-    {Py_tp_dealloc, Requests_dealloc},
-    {Py_tp_methods, Requests_methods},
-    {0, NULL},
-};
-
-static PyType_Spec Requests_spec = {
-    .name = "shmstats.core._cells.Requests",
-    .basicsize = sizeof(Requests),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = Requests_slots,
-};
+TYPE(Requests, Requests, "What this process serves, for others to see.", 0,
+     {Py_tp_init, Requests_init}, {Py_tp_new, PyType_GenericNew}, {Py_tp_dealloc, Requests_dealloc},
+     {Py_tp_methods, Requests_methods})

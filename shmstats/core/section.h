@@ -193,17 +193,5 @@ static PyMethodDef Section_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot Section_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("A lock with something to be done at its outermost level, for `with`.")},
-    {Py_tp_init, Section_init},
-    COLLECTED_SLOTS(Section),
-    {Py_tp_methods, Section_methods},
-    {0, NULL},
-};
-
-static PyType_Spec Section_spec = {
-    .name = "shmstats.core._cells.Section",
-    .basicsize = sizeof(Section),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = Section_slots,
-};
+TYPE(Section, Section, "A lock with something to be done at its outermost level, for `with`.", BASE,
+     {Py_tp_init, Section_init}, COLLECTED_SLOTS(Section), {Py_tp_methods, Section_methods})

@@ -130,23 +130,9 @@ static PyGetSetDef Stopwatch_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-static PyType_Slot Stopwatch_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("Times a block of code, and reports the duration in ms.")},
-    {Py_tp_new, Stopwatch_new},
-    {Py_tp_init, Stopwatch_init},
-    COLLECTED_SLOTS(Stopwatch),
-    {Py_tp_methods, Stopwatch_methods},
-    {Py_tp_members, Stopwatch_members},
-    {Py_tp_getset, Stopwatch_getset},
-    {0, NULL},
-};
-
-static PyType_Spec Stopwatch_spec = {
-    .name = "shmstats.core._cells.Stopwatch",
-    .basicsize = sizeof(Stopwatch),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = Stopwatch_slots,
-};
+TYPE(Stopwatch, Stopwatch, "Times a block of code, and reports the duration in ms.", BASE,
+     {Py_tp_new, Stopwatch_new}, {Py_tp_init, Stopwatch_init}, COLLECTED_SLOTS(Stopwatch),
+     {Py_tp_methods, Stopwatch_methods}, {Py_tp_members, Stopwatch_members}, {Py_tp_getset, Stopwatch_getset})
 
 /* A timer of a histogram, of the given class: the one that was lent before, if nobody else has it, or a new one. */
 static PyObject *
