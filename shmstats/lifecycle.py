@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _imp
 import atexit
-import ctypes
 import enum
 import os
 import sys
@@ -117,6 +116,8 @@ def notice_fork() -> None:
         # Python was not told either, and its lock may be a parent's thread's: no thread could start here. It lets go of
         # the import lock, which it believes to be held since before the fork, and from 3.13 on aborts where it is not.
         _imp.acquire_lock()
+        import ctypes  # only here: it takes longer than the rest of this room
+
         ctypes.pythonapi.PyOS_AfterFork_Child()
     if os.getpid() != known_pid:
         after_in_child()

@@ -19,7 +19,7 @@ from typing import Any
 SHARED_MEMORY = "/dev/shm"
 
 #: By its file: tests import the package anew.
-_TIME_OF_BIRTH = runpy.run_path(str(Path(__file__).parents[1] / "shmstats/core/_birth_py.py"))["time_of_birth"]
+_TIME_OF_BIRTH = runpy.run_path(str(Path(__file__).parents[1] / "shmstats/core/_files_py.py"))["time_of_birth"]
 
 #: Seconds after which a test gives a wait up. Nothing should ever take a part of it.
 BOUND = 60.0

@@ -1049,14 +1049,14 @@ def test_a_signal_handler_with_a_registry_of_its_own_does_not_wait_for_itself(py
             other.incr("c", "m")
 
         signal.signal(signal.SIGUSR1, handle)
-        init = segment.SharedMemory.__init__
+        init = segment.Segment.__init__
 
         def interrupted(*arguments, **keywords):
-            segment.SharedMemory.__init__ = init
+            segment.Segment.__init__ = init
             signal.raise_signal(signal.SIGUSR1)
             return init(*arguments, **keywords)
 
-        segment.SharedMemory.__init__ = interrupted
+        segment.Segment.__init__ = interrupted
         stats.incr("c", "m")
         print(stats.get("c", "m"), other.get("c", "m"))
     """

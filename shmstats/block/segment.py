@@ -14,104 +14,62 @@ import errno
 import mmap
 import os
 import re
-import secrets
 import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from multiprocessing import resource_tracker
-from multiprocessing.shared_memory import SharedMemory
 from types import TracebackType
 from typing import Any
 
 from .. import lifecycle
+from ..core import rename_to_new
 from ..descriptors import clear_of_standard, open_file
 from .errors import BlockError
 from .identity import PREFIX, SHARED_MEMORY, Identity
 from .lock import RecordLocks, process_guard
 
 
-def _keep_from_tracker() -> None:
-    """Have the resource tracker never told of our segments: it has no switch for that before Python 3.13.
-
-    This is done once, on import. To do it around each attachment would need a lock, and a signal handler or
-    the child of a fork would find that taken.
-    """
-    register = resource_tracker.register
-
-    def register_others(name: Any, kind: str) -> None:
-        if not (kind == "shared_memory" and name.lstrip("/").startswith(PREFIX)):
-            register(name, kind)
-
-    resource_tracker.register = register_others  # type: ignore[assignment]
-
-
-if sys.version_info < (3, 13):
-    _keep_from_tracker()
-
-
-class Segment(SharedMemory):
+class Segment:
     """A segment mapped for reading and writing. Get one by `attach_segment` or `make_segment`.
 
     Args:
         path: of the segment's file.
-        size: in bytes, to create it; None to attach the one that there is.
 
     Attributes:
+        path: where the file is.
+        buf: the bytes of the segment.
         locks: the record locks on it.
 
     Raises:
-        FileNotFoundError: there is none to attach.
-        FileExistsError: there is one already.
+        FileNotFoundError: there is none.
         ValueError: it is empty.
     """
 
-    _fd: int
-    _mmap: mmap.mmap | None
-    _buf: memoryview | None
-    _inode = (0, 0)
-    _users = 0
-    _left: Sequence[ReadOnlySegment] = ()
-
-    def __init__(self, path: str, size: int | None = None) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
-        name = os.path.basename(path)
-        with clear_of_standard():
-            if os.path.dirname(path) != SHARED_MEMORY:
-                self._map_file(size)
-            elif sys.version_info >= (3, 13):
-                super().__init__(name, create=size is not None, size=size or 0, track=False)
-            else:
-                super().__init__(name, create=size is not None, size=size or 0)
-        self._inode = _inode_of(os.fstat(self._fd))
         self._users = 1
+        self._left: Sequence[ReadOnlySegment] = ()
+        self._fd = open_file(path, os.O_RDWR)
+        try:
+            self._inode = _inode_of(os.fstat(self._fd))
+            with clear_of_standard():
+                self._map: mmap.mmap | None = mmap.mmap(self._fd, 0)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.buf = memoryview(self._map)
         self.locks = RecordLocks(self)
         _segments[self._inode] = self
 
-    def _map_file(self, size: int | None) -> None:
-        """Be of a file outside of shared memory, as SharedMemory is of one in it."""
-        self._fd = open_file(self.path, os.O_RDWR | (0 if size is None else os.O_CREAT | os.O_EXCL), 0o600)
-        try:
-            if size is not None:
-                os.ftruncate(self._fd, size)
-            self._size = os.fstat(self._fd).st_size
-            self._mmap = mmap.mmap(self._fd, self._size)
-        except BaseException:
-            os.close(self._fd)
-            self._fd = -1
-            raise
-        self._name = f"/{os.path.basename(self.path)}"
-        self._buf = memoryview(self._mmap)
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return os.path.basename(self.path)
 
     @property
-    def buf(self) -> memoryview:
-        """The bytes of the segment."""
-        buf = super().buf
-        assert buf is not None
-        return buf
-
-    def unlink(self) -> None:
-        """Do nothing: SharedMemory calls this when it cannot map, and that must not remove the block."""
+    def size(self) -> int:
+        """Bytes of the segment."""
+        return len(self.buf)
 
     def descriptor(self) -> int:
         """Return a descriptor of the segment's file.
@@ -161,14 +119,14 @@ class Segment(SharedMemory):
         Raises:
             FileExistsError: another has the place.
         """
-        _rename_to_new(self.path, path)
-        self.path, self._name = path, f"/{os.path.basename(path)}"
+        rename_to_new(os.fsencode(self.path), os.fsencode(path))
+        self.path = path
 
     def move(self, path: str) -> bool:
         """Go to another place, if no process has moved it there; returns False where another segment is there."""
         if self.is_linked():
             try:
-                _rename_to_new(self.path, path)
+                rename_to_new(os.fsencode(self.path), os.fsencode(path))
             except FileExistsError:
                 return False
         self.path = path
@@ -192,14 +150,14 @@ class Segment(SharedMemory):
             return
         if _segments.get(self._inode) is self:
             del _segments[self._inode]
-        if not self._has_descriptor():
-            self._fd = -1  # it is not ours to close
-        try:
-            super().close()
-        except BufferError:
-            self._buf = None
-            self._mmap = None
-            super().close()
+        if self._has_descriptor():  # else it is not ours to close
+            os.close(self._fd)
+        self._fd = -1
+        with suppress(BufferError):  # the mapping goes with the last view
+            self.buf.release()
+            if self._map is not None:
+                self._map.close()
+        self._map = None
         for reader in self._left:
             reader.unmap()
 
@@ -214,7 +172,7 @@ class Segment(SharedMemory):
             return False
 
     def _open_again(self) -> None:
-        if self._mmap is None:
+        if self._map is None:
             raise OSError(errno.EBADF, "the segment is closed")
         self._fd = open_file(self.path, os.O_RDWR)
         if not self._has_descriptor():
@@ -341,15 +299,64 @@ def make_segment(identity: Identity, size: int) -> Segment:
         OSError: it cannot be made.
     """
     remove_unpublished(identity)
-    segment = Segment(f"{identity.segment}.{os.getpid()}_{secrets.token_hex(4)}.new", size)
+    path = f"{identity.segment}.{os.getpid()}_{os.urandom(4).hex()}.new"
+    if os.path.dirname(path) == SHARED_MEMORY:
+        _make_shared_memory(os.path.basename(path), size)
+    else:
+        fd = open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.ftruncate(fd, size)
+        finally:
+            os.close(fd)
+    try:
+        segment = Segment(path)
+    except BaseException:
+        unlink(path)
+        raise
     try:
         os.fchmod(segment.descriptor(), 0o600)
         identity.give(segment.descriptor())
     except BaseException:
-        unlink(segment.path)
+        unlink(path)
         segment.close()
         raise
     return segment
+
+
+def _make_shared_memory(name: str, size: int) -> None:
+    """Make a segment of shared memory, by the module that is imported only here: who finds a block has no use for it.
+
+    Who calls has the guard, so a signal handler that counts meanwhile waits for the import.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with lifecycle.no_fork():
+        from multiprocessing import resource_tracker
+        from multiprocessing.shared_memory import SharedMemory
+    with clear_of_standard():
+        if sys.version_info >= (3, 13):
+            SharedMemory(name, create=True, size=size, track=False).close()
+        else:
+            _keep_from_tracker(resource_tracker)
+            SharedMemory(name, create=True, size=size).close()
+
+
+def _keep_from_tracker(tracker: Any) -> None:
+    """Have the resource tracker never told of our segments: it has no switch for that before Python 3.13.
+
+    This stays so: a signal handler or the child of a fork may come before it could be taken back.
+    """
+    register = tracker.register
+    if hasattr(register, "without_shmstats"):
+        return
+
+    def register_others(name: Any, kind: str) -> None:
+        if not (kind == "shared_memory" and name.lstrip("/").startswith(PREFIX)):
+            register(name, kind)
+
+    register_others.without_shmstats = True  # type: ignore[attr-defined]
+    tracker.register = register_others
 
 
 def stat_segment(identity: Identity) -> os.stat_result:
@@ -389,28 +396,6 @@ def unlink(path: str) -> None:
     """Remove a segment; processes that have it attached keep it."""
     with suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def _rename_to_new(path: str, new: str) -> None:
-    """Rename a file to a name that is not there, by renameat2(2), for which Python has no function.
-
-    Raises:
-        FileExistsError: it is there.
-    """
-    import ctypes  # takes longer than the rest of this room, and is for a block that is made
-
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError):
-        os.link(path, new)
-        os.unlink(path)
-        return
-    if rename(_AT_FDCWD, path.encode(), _AT_FDCWD, new.encode(), _RENAME_NOREPLACE):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), new)
-
-
-_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 
 
 def remove_unpublished(identity: Identity) -> None:

@@ -119,6 +119,7 @@ plan_text = core.plan_text
 sum_columns = core.sum_columns
 text_buckets = core.text_buckets
 sum_contributions = core.sum_contributions
+rename_to_new = core.rename_to_new
 time_of_birth = core.time_of_birth
 
 for _what, _structure, _built in ("cells", CELL, core.CELL_LAYOUT), ("records", NAME, core.RECORD_LAYOUT):

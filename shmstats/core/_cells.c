@@ -37,7 +37,7 @@
 #include "exposition.h"
 #include "fill.h"
 #include "saving.h"
-#include "birth.h"
+#include "files.h"
 
 /* Functions that a build for tests adds to the module. */
 #ifndef TEST_FUNCTIONS
@@ -204,6 +204,7 @@ static PyMethodDef module_functions[] = {
     {"fence", fence, METH_NOARGS, NULL},
     {"hash_key", hash_key, METH_VARARGS, NULL},
     {"time_of_birth", time_of_birth, METH_O, NULL},
+    {"rename_to_new", (PyCFunction)(void (*)(void))rename_to_new, METH_FASTCALL, NULL},
 #ifdef SHMSTATS_STOP_POINTS
     {"stop_at", stop_at, METH_O, PyDoc_STR("Stop the process when it has passed so many stop points; -1: never.")},
 #endif

@@ -20,12 +20,13 @@ from typing import Any
 from .. import lifecycle
 from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN
 from ..series import Labels
-from ._birth_py import time_of_birth as time_of_birth
 from ._claim_py import claim_process
 from ._exposition_py import fill_text as fill_text
 from ._exposition_py import group_series as group_series
 from ._exposition_py import plan_save as plan_save
 from ._exposition_py import plan_text as plan_text
+from ._files_py import rename_to_new as rename_to_new
+from ._files_py import time_of_birth as time_of_birth
 from ._names_py import RECORD_LAYOUT as RECORD_LAYOUT
 from ._names_py import NameIndex as NameIndex
 from ._names_py import hash_key as hash_key

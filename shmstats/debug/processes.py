@@ -10,7 +10,6 @@ for itself needs it. It raises more than its own errors where /proc is restricte
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from functools import cache
 from typing import Any
 
 from ..lately import Lately
+from ..lifecycle import no_fork
 from ..proc import ProcessUse, uses_of
 from ..reading import BlockReader
 
@@ -100,27 +100,23 @@ def memory() -> dict[str, Any]:
     }
 
 
-class _MallInfo2(ctypes.Structure):
-    """struct mallinfo2 of malloc.h, glibc 2.33 and later."""
-
-    _fields_ = [
-        (field, ctypes.c_size_t)
-        for field in (
-            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
-            "keepcost",
-        )
-    ]  # fmt: skip
+_MALLINFO2 = (
+    "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"
+)  # fmt: skip
 
 
 @cache
 def _mallinfo2() -> Any:
-    """Return the function of the C library, or None where it has none."""
+    """Return the function of the C library (glibc 2.33 and later), or None where it has none."""
+    with no_fork():
+        import ctypes  # only for who asks: it takes longer than the rest of this room
     try:
         function = ctypes.CDLL(None).mallinfo2
     except (OSError, AttributeError):
         return None
     function.argtypes = ()
-    function.restype = _MallInfo2
+    fields = [(field, ctypes.c_size_t) for field in _MALLINFO2]
+    function.restype = type("mallinfo2", (ctypes.Structure,), {"_fields_": fields})
     return function
 
 

@@ -1,4 +1,4 @@
-"""The time at which a file was made, which tells a directory from another one that has its inode."""
+"""What Python cannot do with files: tell when one was made, and rename it without taking the place of another."""
 
 from __future__ import annotations
 
@@ -28,3 +28,15 @@ def test_the_time_of_birth_is_what_the_system_says(shmstats: ModuleType, tmp_pat
 
 def test_what_is_not_there_has_no_time_of_birth(shmstats: ModuleType, tmp_path: Path) -> None:
     assert shmstats.core.time_of_birth(os.fsencode(tmp_path / "none")) == 0
+
+
+def test_a_file_is_renamed_to_a_name_that_is_not_there_and_to_no_other(shmstats: ModuleType, tmp_path: Path) -> None:
+    one, other, new = (tmp_path / name for name in ("one", "other", "new"))
+    one.write_text("one")
+    other.write_text("other")
+    with pytest.raises(FileExistsError, match="other"):
+        shmstats.core.rename_to_new(os.fsencode(one), os.fsencode(other))
+    shmstats.core.rename_to_new(os.fsencode(one), os.fsencode(new))
+    assert (new.read_text(), other.read_text(), one.exists()) == ("one", "other", False)
+    with pytest.raises(FileNotFoundError):
+        shmstats.core.rename_to_new(os.fsencode(one), os.fsencode(tmp_path / "newer"))
