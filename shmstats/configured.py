@@ -12,6 +12,7 @@ from typing import Any
 
 from . import config, lifecycle
 from .attachment.slow_path import SharedProvider
+from .block import BlockError
 from .block.lock import Guard
 from .handles import HandleKeeper
 from .sinks.fanout import FanOut
@@ -61,8 +62,13 @@ class Configured(HandleKeeper):
         """
         former = self._configure(config)
         former.close()
-        if self._fan_out.shared is not None:
-            self._fan_out.shared.attach()
+        shared = self._fan_out.shared
+        if shared is not None:
+            try:
+                shared.attach()
+            except BlockError:
+                if not shared.retired:  # else another thread has configured it anew since
+                    raise
 
     @contextmanager
     def configured_as(self, given: Mapping[str, Any]) -> Iterator[None]:

@@ -20,7 +20,7 @@ class Fault(NamedTuple):
     """A fault.
 
     Attributes:
-        file: in ``shmstats/core``.
+        file: in ``shmstats``.
         old: what is there, just once.
         new: what is there instead.
     """
@@ -29,21 +29,39 @@ class Fault(NamedTuple):
     old: str
     new: str
 
+    @property
+    def is_of_c(self) -> bool:
+        """Whether it is one of the C core; others are looked for over the Python core."""
+        return self.file.endswith(".h")
+
 
 FAULTS = {
     "not-atomic": Fault(
-        "cell.h",
+        "core/cell.h",
         "return __atomic_compare_exchange_n(&cell->lock, &free, owner, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);",
         "if (__atomic_load_n(&cell->lock, __ATOMIC_ACQUIRE) != free)\n        return 0;\n"
         "    __atomic_store_n(&cell->lock, owner, __ATOMIC_RELAXED);\n    return 1;",
     ),
-    "not-taken-over": Fault("cell.h", "if (!lives && __atomic", "if (0 && __atomic"),
+    "not-taken-over": Fault("core/cell.h", "if (!lives && __atomic", "if (0 && __atomic"),
     "one-in-a-million": Fault(
-        "values.h",
+        "core/values.h",
         "    store_value(cell, i, saturating_add(load_value(cell, i), n));",
         "    static uint64_t added;\n    if (++added % 1000000 != 0)\n"
         "        store_value(cell, i, saturating_add(load_value(cell, i), n));",
     ),
+    "counted-by-nobody": Fault(
+        "configured.py",
+        "former = self._fan_out\n                self._use(",
+        "former = self._fan_out\n                self._fan_out = FanOut(None)\n                self._use(",
+    ),
+    "attached-again": Fault("attachment/attachment.py", "        self.retired = True\n", ""),
+    "raises-to-who-leaves": Fault("attachment/saver.py", "with suppress(ValueError, OSError):", "if True:"),
+    "not-done-again": Fault(
+        "attachment/calls.py",
+        "continue  # another thread has closed the block; it is attached anew\n                if not",
+        "return\n                if not",
+    ),
+    "refused-by-another": Fault("configured.py", "if not shared.retired:", "if True:"),
 }
 
 #: Counts as hard as it can in several processes, and ends with 1 where the sum is not exact.
@@ -69,16 +87,25 @@ with tempfile.TemporaryDirectory() as data:
 sys.exit(f"counted {found} of {4 * 1_500_000}" if found != 4 * 1_500_000 else 0)
 """
 
+PYTEST = ["-m", "pytest", "-q", "-x"]
+
+OF_THREADS = "at_any_line and Python and others"
+
 MODEL = "no_addition_is_lost_or_doubled_and_nobody_waits_for_the_dead and C"
 
-MODEL_CHECK = ["-m", "pytest", "-q", "-x", "tests/model/test_cells_model.py", "-k", MODEL]
+MODEL_CHECK = [*PYTEST, "tests/model/test_cells_model.py", "-k", MODEL]
 TORTURE = ["-m", "tortures", "--minutes", "2", "--core", "C", "--only", "workers"]
 
-#: From the quickest to the slowest; each ends with a status other than 0 where it finds something.
+#: Of faults in C, from the quickest to the slowest; each ends with a status other than 0 where it finds something.
 CHECKS = {
     "counting in four processes at once": ["-c", COUNT],
     "the model: every interleaving, with kills": MODEL_CHECK,
     "torture: real workers, killed at random": TORTURE,
+}
+
+#: Of faults in what threads of a process do to each other.
+CHECKS_OF_THREADS = {
+    "schedules of threads": [*PYTEST, "tests/model/test_thread_schedules.py", "-m", "thorough", "-k", OF_THREADS],
 }
 
 
@@ -92,19 +119,21 @@ def planted(directory: Path, fault: Fault) -> Path:
     for part in ("shmstats", "scripts", "tests"):
         shutil.copytree(ROOT / part, directory / part, ignore=ignored)
     shutil.copy(ROOT / "setup.cfg", directory)
-    core = directory / "shmstats" / "core"
-    source = (core / fault.file).read_text()
+    file = directory / "shmstats" / fault.file
+    source = file.read_text()
     if source.count(fault.old) != 1:
         raise RuntimeError(f"{fault.file} has the place for the fault {source.count(fault.old)} times, not once")
-    (core / fault.file).write_text(source.replace(fault.old, fault.new))
-    debug.build(core, "-O3", source=core / "_cells.c")
+    file.write_text(source.replace(fault.old, fault.new))
+    if fault.is_of_c:
+        debug.build(file.parent, "-O3", source=file.with_name("_cells.c"))
     return directory
 
 
-def found_by(copy: Path) -> str | None:
-    """Return which check finds something in a copy of the project, with the last line that it says; None: none."""
-    environment = os.environ | {"PYTHONPATH": f"{copy}:{copy / 'scripts'}", "SHMSTATS_PURE": ""}
-    for name, arguments in CHECKS.items():
+def found_by(copy: Path, fault: Fault) -> str | None:
+    """Return which check finds a fault in a copy of the project, with the last line that it says; None: none."""
+    pure = "" if fault.is_of_c else "1"
+    environment = os.environ | {"PYTHONPATH": f"{copy}:{copy / 'scripts'}", "SHMSTATS_PURE": pure}
+    for name, arguments in (CHECKS if fault.is_of_c else CHECKS_OF_THREADS).items():
         done = subprocess.run(
             [sys.executable, "-P", *arguments], env=environment, cwd=copy, capture_output=True, text=True, check=False
         )
@@ -125,8 +154,8 @@ def main() -> int:
     missed = 0
     for name in names:
         with tempfile.TemporaryDirectory(prefix="shmstats-plant-") as directory:
-            found = found_by(planted(Path(directory), FAULTS[name]))
-        print(f"{name:<20}{'found by ' + found if found else 'NOT FOUND'}", flush=True)
+            found = found_by(planted(Path(directory), FAULTS[name]), FAULTS[name])
+        print(f"{name:<22}{'found by ' + found if found else 'NOT FOUND'}", flush=True)
         missed += found is None
     return int(missed > 0)
 

@@ -109,11 +109,11 @@ def find_damage(buf: memoryview, layout: Layout) -> str:
     if not 0 < slots <= layout.index_slots or slots & slots - 1:
         return f"its header says {slots} slots of the index, a power of two up to {layout.index_slots} is possible"
     records = bytes(buf[layout.names : layout.names + header["names"] * NAME.size])
-    found = _damage_of_records(records, layout) or _damage_of_keys(buf, layout, records)
+    found = _damage_of_records(records, layout, header["cells"]) or _damage_of_keys(buf, layout, records)
     return found or ("" if header["changing"] else _damage_of_widths(buf, layout, records))
 
 
-def _damage_of_records(records: bytes, layout: Layout) -> str:
+def _damage_of_records(records: bytes, layout: Layout, cells: int) -> str:
     for number, fields in enumerate(NAME.struct.iter_unpack(records)):
         state, kind, mode, _, width, cell, family, _, _, key, room, length, note, note_room, _, _ = fields
         live = state == LIVE
@@ -121,7 +121,7 @@ def _damage_of_records(records: bytes, layout: Layout) -> str:
             (live or state == REMOVED, "a state"),
             (not live or kind in _KINDS, "a kind"),
             (not live or mode in _MODES, "a mode"),
-            (cell + width <= layout.columns, "cells"),
+            (cell + width <= cells, "cells"),
             (key + room <= layout.heap_bytes, "a place for its key"),
             (length <= room, "a length"),
             (note + note_room <= layout.heap_bytes, "a place for its note"),

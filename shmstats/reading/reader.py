@@ -146,7 +146,8 @@ class BlockReader:
                     return snapshot
                 torn = self._what_stood_still(snapshot)
         if torn is None:
-            raise DamagedBlockError(f"the names of the block are damaged: {damage!r}") from damage
+            found = find_damage(self._buf, self.layout) or repr(damage)
+            raise DamagedBlockError(f"the names of the block are damaged: {found}") from damage
         return torn
 
     def _what_stood_still(self, read: BlockSnapshot) -> Snapshot:

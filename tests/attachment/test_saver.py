@@ -606,6 +606,28 @@ def test_a_saver_that_is_slower_than_its_process_leaves_does_not_replace_what_wa
     assert not list((data / "stats").glob(".simple.json.*"))
 
 
+def test_a_close_that_comes_to_be_done_in_the_thread_that_saves_ends_it(
+    shmstats: ModuleType, stats: Any, data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a signal handler defers may be done by whichever thread leaves the guard next."""
+    closing: list[threading.Thread] = []
+    remove_stale = shmstats.snapshot.remove_stale
+
+    def close(directory: Path) -> None:
+        if not closing:
+            closing.append(threading.current_thread())
+            shmstats.close()
+        remove_stale(directory)
+
+    monkeypatch.setattr(shmstats.snapshot, "remove_stale", close)
+    stats.incr("c", "m", 7)
+    wait_until(lambda: closing)
+    closing[0].join(30)
+    assert (closing[0].name, closing[0].is_alive()) == ("shmstats-saver", False)
+    assert not segment_file(data).exists()
+    assert (saved_total(data), caplog.text) == (7, "")
+
+
 def test_what_is_counted_in_a_block_whose_file_was_removed_is_saved(
     shmstats: ModuleType, stats: Any, data: Path
 ) -> None:

@@ -276,6 +276,29 @@ def test_damage_under_a_process_makes_no_counting_call_fail_and_others_say_so(im
         assert [line for line in told if line.startswith("snapshot: ") and "damaged" in line], told
 
 
+@pytest.mark.parametrize(
+    ("field", "byte", "damage"),
+    [("kind", 9, "a kind that cannot be"), ("key", 255, "a place for its key that cannot be")],
+)
+def test_pages_of_a_damaged_block_are_answered_as_unavailable_and_name_the_damage(
+    stats: Any, field: str, byte: int, damage: str
+) -> None:
+    from shmstats.layout import NAME
+    from shmstats.web import create_app
+
+    stats.incr("c", "m")
+    client = create_app().test_client()
+    block = stats.shared.attach()
+    number, (offset, size) = block.names.find(b"c\0m").number, NAME.fields[field]
+    at = block.layout.names + number * NAME.size + offset + size - 1
+    right, block._buf[at] = block._buf[at], byte
+    for path in ("/stats", "/stats?format=v2", "/stats?format=csv", "/stats/prometheus", "/stats/live/data"):
+        answer = client.get(path)
+        assert answer.status_code == 503, path
+        assert f"damaged: record {number} has {damage}" in answer.get_json()["error"]
+    block._buf[at] = right  # it is left in good order, and nothing stays
+
+
 @pytest.mark.storm
 @pytest.mark.parametrize("section", SECTIONS)
 def test_much_damage_under_a_process_makes_no_counting_call_fail(image: Image, section: str) -> None:
