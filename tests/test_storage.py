@@ -7,9 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import wait_until
 
-from shmstats import storage
 from shmstats.storage import Storage, StorageMeter, Walk
 
 
@@ -55,21 +53,6 @@ def test_a_tree_of_any_depth_leaves_no_descriptor_open(data: Path) -> None:
     unfinished.advance(0)
     del unfinished
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_a_large_directory_is_measured_in_the_background_and_until_then_at_least(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for i in range(50):
-        (data / str(i)).write_bytes(b"x")
-    monkeypatch.setattr(storage, "PIECE", 0.0)
-    meter = StorageMeter(data)
-    first = meter.read()
-    assert (first.store, first.complete) == (0, False)
-    assert first.all > 0
-    monkeypatch.setattr(storage, "PIECE", 0.001)
-    wait_until(lambda: meter.read().complete)
-    assert meter.read().store == 50
 
 
 def test_a_walk_is_not_repeated_before_its_time(data: Path) -> None:

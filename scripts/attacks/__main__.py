@@ -28,7 +28,7 @@ COLUMNS = ("attacks", "kills", "operations", "lost", "doubled", "hung", "crashed
 TESTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "other users, with and without token": (
         "let_in",
-        ("tests/web/test_access_table.py", "tests/block/test_identity.py"),
+        ("tests/web/test_access_table.py", "tests/deployments/test_identity.py"),
     ),
     "tokens, hosts, origins, proxies": ("let_in", ("tests/web/test_access.py", "tests/test_security.py")),
     "clients that send slowly, too much, or rubbish": (

@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType, ModuleType
@@ -222,25 +223,43 @@ def stop_at_step(number: int) -> None:
         do_at_line(number, ("/_cells_py.py",), lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
 
-def do_at_line(number: int, files: tuple[str, ...], action: Callable[[], object]) -> Callable[[], int]:
+def do_at_line(
+    number: int, files: tuple[str, ...], action: Callable[[], object], often: int = sys.maxsize
+) -> Callable[[], int]:
     """Have something done before the line with this number of those that follow, in files with such ends.
+
+    Args:
+        number: of the line, from 0; a negative one ends all that.
+        files: the ends of their names.
+        action: to be done.
+        often: how often a line counts that the same calls lead to: so of a loop no more is tried than that.
 
     Returns:
         What tells how many lines there were.
     """
     left = number
+    seen: Counter[tuple[int, ...]] = Counter()
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         return trace_lines if frame.f_code.co_filename.endswith(files) else None
 
     def trace_lines(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal left
-        if event == "line":
+        if event == "line" and is_new(frame):
             if left == 0:
                 sys.settrace(None)
                 action()
             left -= 1
         return trace_lines
+
+    def is_new(frame: FrameType) -> bool:
+        way: list[int] = []
+        caller: FrameType | None = frame
+        while caller is not None:
+            way += id(caller.f_code), caller.f_lasti
+            caller = caller.f_back
+        seen[tuple(way)] += 1
+        return seen[tuple(way)] <= often
 
     sys.settrace(trace if number >= 0 else None)
     return lambda: number - left

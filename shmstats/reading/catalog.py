@@ -19,7 +19,7 @@ from ..block.errors import DamagedBlockError
 from ..block.layout import Layout
 from ..block.notes import read_note
 from ..block.ready import find_replaced
-from ..block.records import CARRIED, MONOTONIC, READY
+from ..block.records import CARRIED, DECLARED, MONOTONIC, READY
 from ..bounds import DEFAULT_BOUNDS
 from ..core import group_series, list_series
 from ..layout import NAME, REMOVED
@@ -390,5 +390,7 @@ def _note(records: bytes | memoryview, number: int, heap: bytes | memoryview, of
 
 
 def _declared(records: bytes | memoryview, number: int, heap: bytes | memoryview, offset: int) -> Declaration | None:
-    note = _note(records, number, heap, offset)
+    # A family has its note a moment before it is said to be declared: who declares may be killed in between.
+    is_declared = _fields(records, number)[_FLAGS] & DECLARED
+    note = _note(records, number, heap, offset) if is_declared else b""
     return decode_definition(note).declared if note else None

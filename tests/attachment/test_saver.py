@@ -628,40 +628,6 @@ def test_a_close_that_comes_to_be_done_in_the_thread_that_saves_ends_it(
     assert (saved_total(data), caplog.text) == (7, "")
 
 
-def test_what_is_counted_in_a_block_whose_file_was_removed_is_saved(
-    shmstats: ModuleType, stats: Any, data: Path
-) -> None:
-    stats.incr("c", "m", 7)
-    segment_file(data).unlink()
-    stats.incr("c", "m", 100)
-    shmstats.close()
-    assert saved_total(data) == 107
-    assert stats.get("c", "m") == 107
-
-
-def test_what_was_counted_in_a_block_whose_file_was_removed_is_added_to_the_one_in_its_place(
-    shmstats: ModuleType, stats: Any, python: PythonRunner, data: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    stats.incr("c", "m", 7)
-    stats.timing("c", "t", 3)
-    stats.gauge("c", "g", 2.5)
-    segment_file(data).unlink()
-    child = python.start(
-        "from shmstats import stats\nstats.incr('c', 'm', 1000)\nprint()\ninput()\nstats.incr('c', 'm')"
-    )
-    child.hear()
-    wait_until(lambda: stats.get("c", "m") == 1007)
-    stats.incr("c", "m", 100)
-    child.tell()
-    child.finish()
-    assert stats.get("c", "m") == 1108
-    assert stats.get("c", "t").count == 1
-    assert stats.get("c", "g") == 2.5
-    assert caplog.text.count("was removed while it was in use") == 1
-    shmstats.close()
-    assert saved_total(data) == 1108
-
-
 def test_a_snapshot_is_on_the_disk_before_it_is_in_place_and_its_place_before_it_is_relied_on(
     shmstats: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

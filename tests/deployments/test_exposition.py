@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 from helpers import PythonRunner, segment_of, wait_until
 
+from shmstats import storage
+from shmstats.storage import StorageMeter
+
 pytestmark = pytest.mark.far_from_core
 
 SHOW = """
@@ -129,6 +132,21 @@ def save_error(shmstats: ModuleType) -> str | None:
     block = shmstats.stats.shared.attach()
     found: str | None = health(block.reader, block.name)["save_error"]
     return found
+
+
+def test_a_large_directory_is_measured_in_the_background_and_until_then_at_least(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(50):
+        (tmp_path / str(i)).write_bytes(b"x")
+    monkeypatch.setattr(storage, "PIECE", 0.0)
+    meter = StorageMeter(tmp_path)
+    first = meter.read()
+    assert (first.store, first.complete) == (0, False)
+    assert first.all > 0
+    monkeypatch.setattr(storage, "PIECE", 0.001)
+    wait_until(lambda: meter.read().complete)
+    assert meter.read().store == 50
 
 
 @pytest.mark.parametrize("remembers", [True, False])

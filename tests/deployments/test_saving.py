@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import Child, PythonRunner, wait_until
+from helpers import Child, PythonRunner, segment_file, wait_until
 from real.hosts import Running, uwsgi
 from servers import group_lives
 from tortures.storm import remove_block
@@ -73,6 +73,45 @@ def test_another_process_saves_while_the_one_that_does_is_stopped_and_nothing_ol
     assert count(first, 1) == expected + 2
     wait_until(lambda: total() == expected + 2, 10)
     lose_power(first, second)
+
+
+def test_what_is_counted_in_a_block_whose_file_was_removed_is_saved(
+    shmstats: ModuleType, stats: Any, data: Path, total: Callable[[], int]
+) -> None:
+    stats.incr("c", "m", 7)
+    segment_file(data).unlink()
+    stats.incr("c", "m", 100)
+    shmstats.close()
+    assert total() == 107
+    assert stats.get("c", "m") == 107
+
+
+def test_what_was_counted_in_a_block_whose_file_was_removed_is_added_to_the_one_in_its_place(
+    shmstats: ModuleType,
+    stats: Any,
+    python: PythonRunner,
+    data: Path,
+    total: Callable[[], int],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stats.incr("c", "m", 7)
+    stats.timing("c", "t", 3)
+    stats.gauge("c", "g", 2.5)
+    segment_file(data).unlink()
+    child = python.start(
+        "from shmstats import stats\nstats.incr('c', 'm', 1000)\nprint()\ninput()\nstats.incr('c', 'm')"
+    )
+    child.hear()
+    wait_until(lambda: stats.get("c", "m") == 1007)
+    stats.incr("c", "m", 100)
+    child.tell()
+    child.finish()
+    assert stats.get("c", "m") == 1108
+    assert stats.get("c", "t").count == 1
+    assert stats.get("c", "g") == 2.5
+    assert caplog.text.count("was removed while it was in use") == 1
+    shmstats.close()
+    assert total() == 1108
 
 
 def test_a_volume_without_hard_links_keeps_the_newest_and_the_one_before(

@@ -141,10 +141,11 @@ exec(before)
 files = tuple(f"shmstats/{name}.py" for name in (
     "block/block", "block/names", "block/records", "block/registering", "block/repairing", "block/stripes",
     "block/space", "block/declaring", "block/outdated", "block/rebucketing", "core/_names_py",
-    "block/restoring", "block/header",
+    "block/restoring", "block/header", "block/ready", "block/attaching",
     "block/workers", "block/segment", "block/lock", "attachment/buffer", "core/_cells_py", "attachment/slow_path",
-    "attachment/attachment", "attachment/changes", "attachment/saver", "snapshot", "registry", "attachment/agent"))
-lines = works.do_at_line(number, files, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    "attachment/attachment", "attachment/changes", "attachment/saver", "attachment/agent", "snapshot/store",
+    "registry"))
+lines = works.do_at_line(number, files, lambda: os.kill(os.getpid(), signal.SIGKILL), often=2)
 exec(operation)
 works.do_at_line(-1, (), None)
 with open(report, "w") as file:
@@ -325,7 +326,7 @@ def test_of_names_that_change_all_the_time_only_those_are_read_that_stood_still(
 ) -> None:
     """A name is removed and added again in the middle of each reading: another had its cells meanwhile."""
     block = attach()
-    counter, names, totals = shmstats.series.Kind.COUNTER, (b"c\0one", b"c\0two"), block.reader._totals
+    counter, names, merged = shmstats.series.Kind.COUNTER, (b"c\0one", b"c\0two"), block.reader.columns.merged
     for name in names:
         record = block.find_or_add(name, counter)
         block.cells.add(block.row_for(record), record.cell, record.number + 1, block.cells.generation)
@@ -334,8 +335,8 @@ def test_of_names_that_change_all_the_time_only_those_are_read_that_stood_still(
         for key in (b"c\0one", b"c\0other"):
             block.remove([(block.find(key) or block.find_or_add(b"c\0one", counter)).number])
             block.find_or_add(b"c\0other" if key == b"c\0one" else b"c\0one", counter)
-        return totals(*arguments)
+        return merged(*arguments)
 
-    monkeypatch.setattr(block.reader, "_totals", change)
+    monkeypatch.setattr(block.reader.columns, "merged", change)
     read = block.reader.read(by_worker=True)
     assert [(name.metric, value) for name, value in zip(read.names, read.values, strict=True)] == [("two", 2)]

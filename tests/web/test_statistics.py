@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from textwrap import dedent
 
 import jsonschema
 import pytest
@@ -228,32 +224,6 @@ def test_a_histogram_has_a_window_beside_what_there_is_since_the_start(client: F
         assert figures["max"] == 5000
         assert figures["window"]["p50"] == pytest.approx(5, rel=figures["window"]["error"])
         assert figures["window"]["seconds"] < 60
-
-
-WRONGLY_CONFIGURED = """
-    from shmstats import stats
-    from shmstats.web import create_app
-
-    stats.incr("a", "b")
-    client = create_app().test_client()
-    for path in ("/stats", "/metrics", "/debug/goroutines", "/_local/files/_list", "/stats/history"):
-        answer = client.get(path)
-        print(answer.status_code, "stats.capcity: found an unknown key" in answer.get_json()["error"])
-"""
-
-
-def test_a_configuration_with_an_error_is_what_every_endpoint_answers(tmp_path: Path) -> None:
-    (tmp_path / "shmstats.yml").write_text("stats: {capcity: 512}\n")
-    done = subprocess.run(
-        [sys.executable, "-c", dedent(WRONGLY_CONFIGURED)],
-        cwd=tmp_path,
-        env={**os.environ, "SHMSTATS_CONFIG": str(tmp_path / "shmstats.yml")},
-        capture_output=True,
-        text=True,
-        timeout=BOUND,
-    )
-    assert done.stdout.splitlines() == ["503 True"] * 5, done.stderr
-    assert "stats.capcity" in done.stderr
 
 
 def test_disabled_statistics_are_not_there(serve: Callable[..., FlaskClient]) -> None:
