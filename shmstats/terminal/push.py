@@ -9,8 +9,8 @@ import click
 from shmstats import snapshot as saved
 from shmstats.config import PushSettings, Settings
 from shmstats.series import Snapshot
+from shmstats.sinks.push.encoder import Stale
 from shmstats.sinks.push.sender import FORMATS, PushError, Sender
-from shmstats.sinks.push.stale import Stale
 from shmstats.terminal.change import attached
 from shmstats.terminal.command import Failure, Key, NotThereError, not_empty, reading_command, repeat, settings_of
 

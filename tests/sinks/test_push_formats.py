@@ -14,9 +14,9 @@ from shmstats.bounds import exponential
 from shmstats.export import View
 from shmstats.export.prometheus import render
 from shmstats.series import Distribution, Kind, Mode, Name, Snapshot
+from shmstats.sinks.push.encoder import Stale
 from shmstats.sinks.push.http import Answer
 from shmstats.sinks.push.remote_write import RemoteWrite, uncompressed_block
-from shmstats.sinks.push.stale import Stale
 from shmstats.sinks.push.text import TextImport
 
 cramjam = pytest.importorskip("cramjam")

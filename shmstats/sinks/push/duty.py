@@ -16,8 +16,8 @@ from shmstats.block.keys import encode_key
 from shmstats.config import Settings
 from shmstats.reading import AttachedBlock
 from shmstats.series import Kind, Snapshot
+from shmstats.sinks.push.encoder import Stale
 from shmstats.sinks.push.sender import PushError, Sender
-from shmstats.sinks.push.stale import Stale
 
 log = logging.getLogger("shmstats")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from google.protobuf import json_format  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -28,8 +28,8 @@ from shmstats.export.naming import ExposedFamily, Type, is_time
 from shmstats.export.page import Member, Page, Pages
 from shmstats.export.view import View
 from shmstats.series import Distribution, Kind, Labels, Name, Snapshot
+from shmstats.sinks.push.encoder import Encoder, Stale
 from shmstats.sinks.push.http import Answer, one_line
-from shmstats.sinks.push.stale import Stale
 
 _CUMULATIVE = metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE
 _NO_VALUE = metrics_pb2.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK
@@ -41,8 +41,8 @@ _LEVEL = 1
 _Identity = tuple[str, Labels]
 
 
-class Otlp:
-    """Encodes snapshots for OTLP. To be used by one thread.
+class Otlp(Encoder):
+    """Encodes snapshots for OTLP.
 
     Args:
         view: what names begin with, and the attributes of every point, but for ``job`` and ``instance``: those are the
@@ -51,12 +51,7 @@ class Otlp:
         since: ns since 1970 when series began of which that is not known.
     """
 
-    headers: Mapping[str, str] = {
-        "Content-Type": "application/x-protobuf",
-        "Content-Encoding": "gzip",
-        "User-Agent": f"shmstats/{__version__}",
-    }
-    can_forget = True
+    headers: ClassVar[Mapping[str, str]] = {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"}
 
     def __init__(self, view: View, info: Mapping[str, str], since: int) -> None:
         labels = dict(view.labels)
@@ -73,13 +68,7 @@ class Otlp:
         self._gone: list[Any] = []
 
     def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
-        """Return the body of a request.
-
-        Args:
-            snapshot: what to push.
-            at: ms since 1970, later than that of all bodies before.
-            stale: which series end. Those that were accepted, but are not in this snapshot, end in any case.
-        """
+        """Return the body of a request."""
         page = self._pages.of(snapshot, self._view, "underscores")
         if page is not self._page:
             self._prepare(page)

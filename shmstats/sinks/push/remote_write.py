@@ -16,16 +16,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shmstats._version import __version__
 from shmstats.export.view import View
 from shmstats.series import Snapshot
-from shmstats.sinks.push.http import Answer
+from shmstats.sinks.push.encoder import Encoder, Stale
 from shmstats.sinks.push.samples import SampleName, Samples
-from shmstats.sinks.push.stale import Stale
 
 #: The value that ends a series: a NaN of these bits.
 STALE = np.uint64(0x7FF0000000000002)
@@ -38,21 +37,19 @@ _TAIL_BYTES = len(_SAMPLE_HEAD) + 8 + 1 + _TIME_BYTES
 _LITERAL_BYTES = 65536
 
 
-class RemoteWrite:
-    """Encodes snapshots for remote write. To be used by one thread.
+class RemoteWrite(Encoder):
+    """Encodes snapshots for remote write. A server that takes only a part says so by the status.
 
     Args:
         view: what names begin with, and the labels of every series, ``job`` and ``instance`` among them.
         info: further labels of ``target_info``.
     """
 
-    headers: Mapping[str, str] = {
+    headers: ClassVar[Mapping[str, str]] = {
         "Content-Type": "application/x-protobuf",
         "Content-Encoding": "snappy",
         "X-Prometheus-Remote-Write-Version": "0.1.0",
-        "User-Agent": f"shmstats/{__version__}",
     }
-    can_forget = True
 
     def __init__(self, view: View, info: Mapping[str, str]) -> None:
         self._samples = Samples(view, info)
@@ -62,13 +59,7 @@ class RemoteWrite:
         self._compress = _compressor()
 
     def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
-        """Return the body of a request.
-
-        Args:
-            snapshot: what to push.
-            at: ms since 1970, later than that of all bodies before.
-            stale: which series end. Those that were accepted, but are not in this snapshot, end in any case.
-        """
+        """Return the body of a request."""
         if self._samples.follow(snapshot):
             self._message = Message(self._samples.names, self._message.series)
             self._gone = Message(self._accepted.difference(self._samples.names))
@@ -85,10 +76,6 @@ class RemoteWrite:
         if len(self._gone) or len(self._accepted) != len(self._message):
             self._accepted = frozenset(self._samples.names)
             self._gone = Message(())
-
-    def rejected(self, answer: Answer) -> str:
-        """Return nothing: who takes only a part says so by the status."""
-        return ""
 
 
 class Message:

@@ -9,16 +9,16 @@ import importlib
 import os
 import socket
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from shmstats._version import __version__
 from shmstats.config import Settings
 from shmstats.export.view import View
 from shmstats.instance import instance_of
 from shmstats.series import Snapshot
-from shmstats.sinks.push.http import Answer, Target, post
+from shmstats.sinks.push.encoder import Encoder, Stale
+from shmstats.sinks.push.http import Target, post
 from shmstats.sinks.push.memory import Memory
-from shmstats.sinks.push.stale import Stale
 from shmstats.snapshot import stats_directory
 
 #: The module and class of each format, the extra that it needs, and the path where engines usually take it.
@@ -29,6 +29,7 @@ FORMATS: Final = {
 }
 
 _HEADERS_BYTES = 65536
+_AGENT = {"User-Agent": f"shmstats/{__version__}"}
 
 
 class PushError(Exception):
@@ -45,22 +46,6 @@ class PushError(Exception):
         self.reason = reason
         self.again_in = again_in
         self.is_refusal = is_refusal
-
-
-class Encoder(Protocol):
-    """A format."""
-
-    headers: Mapping[str, str]
-    can_forget: bool
-
-    def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
-        """Return the body of a request: the snapshot at a time in ms since 1970."""
-
-    def accept(self) -> None:
-        """Note that the last body was accepted."""
-
-    def rejected(self, answer: Answer) -> str:
-        """Return what an answer of success says that was not taken, as one line; empty where all was."""
 
 
 class Sender:
@@ -141,9 +126,9 @@ class Sender:
 
     def _post(self, target: Target, encoder: Encoder, snapshot: Snapshot, at: int, stale: Stale) -> PushError | None:
         """Send a snapshot; returns what is to be raised where the server took only a part of it."""
-        headers = {**self._read_headers(), **self._settings.push.headers}
+        headers = {**self._read_headers(), **self._settings.push.headers}  # none of these is shown
         try:
-            answer = post(target, encoder.encode(snapshot, at, stale), {**headers, **encoder.headers})
+            answer = post(target, encoder.encode(snapshot, at, stale), {**headers, **encoder.headers, **_AGENT})
         except OSError as error:
             raise PushError(f"{target.shown}: {_without(str(error), headers)}") from error
         reason = f"{target.shown} answered {answer.status}"

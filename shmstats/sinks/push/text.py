@@ -7,30 +7,25 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Mapping
+from typing import ClassVar
 
-from shmstats._version import __version__
 from shmstats.export.view import View
 from shmstats.series import Snapshot, label_text
-from shmstats.sinks.push.http import Answer
+from shmstats.sinks.push.encoder import Encoder, Stale
 from shmstats.sinks.push.samples import Samples
-from shmstats.sinks.push.stale import Stale
 
 _LEVEL = 1  # twice the bytes of level 6, a fifth of its time
 
 
-class TextImport:
-    """Encodes snapshots as lines of text. To be used by one thread.
+class TextImport(Encoder):
+    """Encodes snapshots as lines of text. A line that the engine leaves out is in its log only.
 
     Args:
         view: what names begin with, and the labels of every series, ``job`` and ``instance`` among them.
         info: further labels of ``target_info``.
     """
 
-    headers: Mapping[str, str] = {
-        "Content-Type": "text/plain; charset=utf-8",
-        "Content-Encoding": "gzip",
-        "User-Agent": f"shmstats/{__version__}",
-    }
+    headers: ClassVar[Mapping[str, str]] = {"Content-Type": "text/plain; charset=utf-8", "Content-Encoding": "gzip"}
     can_forget = False
 
     def __init__(self, view: View, info: Mapping[str, str]) -> None:
@@ -38,13 +33,7 @@ class TextImport:
         self._heads: list[str] = []
 
     def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
-        """Return the body of a request; what is stale is left out.
-
-        Args:
-            snapshot: what to push.
-            at: ms since 1970.
-            stale: which series end.
-        """
+        """Return the body of a request; what is stale is left out."""
         if self._samples.follow(snapshot):
             self._heads = [f"{name}{{{label_text(labels)}}}" for name, labels in self._samples.names]
         left_out = set(self._samples.live) if stale is Stale.LIVE else ()
@@ -54,10 +43,3 @@ class TextImport:
             if i not in left_out
         ]
         return gzip.compress("".join(lines).encode(), _LEVEL)
-
-    def accept(self) -> None:
-        """Take note of nothing: there is nothing to end."""
-
-    def rejected(self, answer: Answer) -> str:
-        """Return nothing: a line that is left out is in the log of the engine only."""
-        return ""
