@@ -100,7 +100,8 @@ typedef enum { DONE, MISS, FAILED } Outcome;
 
 /* What one interpreter's module has; every object that needs it points to it, and keeps it by its type. */
 #define PLAIN_TYPES(X)                                                                                                 \
-    X(Cells) X(Series) X(Children) X(Stopwatch) X(Recorder) X(Section) X(Requests) X(NameIndex) X(Registrar)
+    X(Cells) X(Series) X(Children) X(Stopwatch) X(Recorder) X(Section) X(_leave) X(Requests) X(NameIndex)          \
+    X(Registrar)
 #define HANDLES(X) X(Counter) X(Gauge) X(Histogram)
 #define TYPES(X) PLAIN_TYPES(X) HANDLES(X)
 #define METHOD_NAMES(X)                                                                                                \

@@ -2,11 +2,11 @@
 
 /* A lock with something to be done at its outermost level, for `with`.
  *
- * CPython runs signal handlers at the ends of calls, the starts of Python functions and backward jumps, but not
- * between the end of a C function that `with` calls and what comes next. So an exception that a handler raises finds
- * a section entered, and left by `with`, or not entered; in an __enter__ or __exit__ written in Python it would find
- * it in between. ``first`` and ``last`` may be interrupted anywhere, by an exception or by a handler that enters the
- * same section itself. */
+ * CPython runs signal handlers at the ends of calls, the starts of Python functions and backward jumps, but until 3.13
+ * not between the end of a C function that `with` calls and what comes next (for later ones see `Leave`). So an
+ * exception that a handler raises finds a section entered, and left by `with`, or not entered; in an __enter__ or
+ * __exit__ written in Python it would find it in between. ``first`` and ``last`` may be interrupted anywhere, by an
+ * exception or by a handler that enters the same section itself. */
 typedef struct {
     PyObject_HEAD
     PyObject *lock;                   /* an RLock, or another Section */
@@ -15,6 +15,18 @@ typedef struct {
     Py_ssize_t depth;                 /* levels that are entered, or being; changed under the lock alone */
     int ready;                        /* first has been done, and last has not been begun */
 } Section;
+
+/* The __exit__ of one `with`, from Python 3.14 on. There a handler may raise at the end of the call of __enter__, before
+ * `with` would leave what was entered. But it has got __exit__ before, and drops that now: so who is dropped while it is
+ * entered leaves. */
+typedef struct {
+    PyObject_HEAD
+    Section *section;
+    int entered;
+} Leave;
+
+/* The one that was made last: `with` calls __enter__ next, nothing else runs in between. */
+static Leave *latest_leave = NULL;
 
 enum { MOST_TRIES = 1000 };
 
@@ -101,16 +113,17 @@ Section_leave(Section *self, PyObject **error)
         succeeds(self->after, error);
 }
 
-static PyObject *
-Section_enter(Section *self, PyObject *Py_UNUSED(ignored))
+/* Enter one level; -1 with an exception set where that has failed. */
+static int
+Section_go_in(Section *self)
 {
     if (self->lock == NULL) {
         PyErr_SetString(PyExc_ValueError, "the section has no lock");
-        return NULL;
+        return -1;
     }
     PyObject *result = PyObject_CallNoArgs(self->enter);
     if (result == NULL)
-        return NULL;
+        return -1;
     Py_DECREF(result);
     self->depth++;
     if (!self->ready) {
@@ -118,11 +131,24 @@ Section_enter(Section *self, PyObject *Py_UNUSED(ignored))
         if (self->first != NULL && !succeeds(self->first, &error)) {
             Section_leave(self, &error);
             put_error(error);
-            return NULL;
+            return -1;
         }
         self->ready = 1;
     }
-    Py_RETURN_NONE;
+    return 0;
+}
+
+static PyObject *
+Section_enter(Section *self, PyObject *Py_UNUSED(ignored))
+{
+    Leave *leave = latest_leave != NULL && latest_leave->section == self ? latest_leave : NULL;
+    latest_leave = NULL;
+    Py_XINCREF(leave);
+    int failed = Section_go_in(self);
+    if (leave != NULL)
+        leave->entered = !failed;
+    Py_XDECREF(leave);
+    return failed ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *
@@ -140,6 +166,62 @@ Section_exit(Section *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUS
     }
     Py_RETURN_NONE;
 }
+
+static PyObject *
+Leave_call(Leave *self, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    self->entered = 0;
+    return Section_exit(self->section, NULL, 0);
+}
+
+/* Before one goes: leave what `with` did not. */
+static void
+Leave_end(Leave *self)
+{
+    if (latest_leave == self)
+        latest_leave = NULL;
+    if (!self->entered)
+        return;
+    PyObject *raised = take_error(), *error = NULL;
+    if (Section_is_held(self->section, &error) && self->section->depth > 0)
+        Section_leave(self->section, &error);
+    if (error != NULL) {
+        put_error(error);
+        PyErr_WriteUnraisable((PyObject *)self->section);
+    }
+    if (raised != NULL)
+        put_error(raised);
+}
+
+#define LEAVE_REFERENCES(X) X(section)
+COLLECTED(Leave, LEAVE_REFERENCES, Leave_end(self))
+
+TYPE(_leave, Leave, "The __exit__ of one `with`.", FINAL | Py_TPFLAGS_DISALLOW_INSTANTIATION, {Py_tp_call, Leave_call},
+     COLLECTED_SLOTS(Leave))
+
+#if PY_VERSION_HEX >= 0x030E0000
+/* Return the __exit__ for one `with`. */
+static PyObject *
+Section_get_exit(Section *self, void *Py_UNUSED(closure))
+{
+    State *state = state_of(Py_TYPE(self));
+    Leave *leave = state == NULL ? NULL : PyObject_GC_New(Leave, state->_leave);
+    if (leave == NULL)
+        return NULL;
+    leave->section = (Section *)Py_NewRef(self);
+    leave->entered = 0;
+    PyObject_GC_Track(leave);
+    latest_leave = leave;
+    return (PyObject *)leave;
+}
+#endif
+
+static PyGetSetDef Section_properties[] = {
+#if PY_VERSION_HEX >= 0x030E0000
+    {"__exit__", (getter)Section_get_exit, NULL, NULL, NULL},
+#endif
+    {NULL, NULL, NULL, NULL, NULL},
+};
 
 static PyObject *
 Section_is_owned(Section *self, PyObject *Py_UNUSED(ignored))
@@ -173,6 +255,7 @@ Section_init(Section *self, PyObject *args, PyObject *kwargs)
         Py_XDECREF(leave);
         return -1;
     }
+    latest_leave = NULL; /* where the lock is a section: no `with` got it */
     self->lock = Py_NewRef(lock);
     self->enter = enter;
     self->leave = leave;
@@ -188,10 +271,13 @@ COLLECTED(Section, SECTION_REFERENCES, (void)0)
 
 static PyMethodDef Section_methods[] = {
     {"__enter__", (PyCFunction)Section_enter, METH_NOARGS, NULL},
-    {"__exit__", (PyCFunction)(void (*)(void))Section_exit, METH_FASTCALL, NULL},
+#if PY_VERSION_HEX < 0x030E0000
+    {"__exit__", FUNCTION(Section_exit), METH_FASTCALL, NULL},
+#endif
     {"_is_owned", (PyCFunction)Section_is_owned, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 TYPE(Section, Section, "A lock with something to be done at its outermost level, for `with`.", BASE,
-     {Py_tp_init, Section_init}, COLLECTED_SLOTS(Section), {Py_tp_methods, Section_methods})
+     {Py_tp_init, Section_init}, COLLECTED_SLOTS(Section), {Py_tp_methods, Section_methods},
+     {Py_tp_getset, Section_properties})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 import threading
 import tracemalloc
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -164,6 +166,29 @@ def test_a_section_may_be_in_another(shmstats: ModuleType, steps: Steps) -> None
         pass
     assert steps.done == ["first", "last", "after"]
     assert not steps.held
+
+
+def test_what_a_handler_raises_as_soon_as_it_is_entered_leaves_it(shmstats: ModuleType, core: str) -> None:
+    """From Python 3.14 on that may come before the body of `with` begins."""
+    if core != "C":
+        pytest.skip("the twin is entered by functions in Python")
+    lock, raised = threading.RLock(), 0
+    section = shmstats.core.Section(lock)
+    before = signal.signal(signal.SIGALRM, lambda *_: interrupt())
+    try:
+        while raised < 300:
+            with suppress(Interruption):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.00002 + raised % 50 * 0.000004)
+                    while True:
+                        with section, section:
+                            pass
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            raised += 1
+            assert not lock._is_owned()  # type: ignore[attr-defined]
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_what_is_not_entered_is_not_left(steps: Steps) -> None:

@@ -130,6 +130,7 @@ def interrupted_at_instruction(number: int, function: Callable[..., object]) -> 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         if frame.f_code is not function.__code__:
             return None
+        frame.f_trace = in_function  # from Python 3.13 on a frame that has none shows no instructions
         frame.f_trace_opcodes = True
         return in_function
 
