@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from multiprocessing import current_process, parent_process, util
 from pathlib import Path
 
 from .lifecycle import leave_all
@@ -37,9 +36,14 @@ class _ForkMask:
 
     def __init__(self) -> None:
         self._before: dict[int, set[signal.Signals | int]] = {}
+        self._arranged = False
 
     def hold(self) -> None:
-        """Block the signal in the thread that forks."""
+        """Block the signal in the thread that forks; who forks by multiprocessing has imported that."""
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and not self._arranged:
+            self._arranged = True
+            util.register_after_fork(self, _ForkMask.take_back)
         if signal.getsignal(signal.SIGTERM) is _leave:
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             self._before[threading.get_ident()] = blocked
@@ -57,13 +61,15 @@ class _ForkMask:
 
 
 _fork_mask = _ForkMask()
-util.register_after_fork(_fork_mask, _ForkMask.take_back)
 os.register_at_fork(before=_fork_mask.hold, after_in_parent=_fork_mask.let_go, after_in_child=_fork_mask.let_go)
 
 
 def _is_of_pool() -> bool:
     """Whether multiprocessing has started this process; one that is spawned imports its main module before it knows."""
-    return parent_process() is not None or getattr(current_process(), "_inheriting", False)
+    processes = sys.modules.get("multiprocessing.process")
+    return processes is not None and (
+        processes.parent_process() is not None or getattr(processes.current_process(), "_inheriting", False)
+    )
 
 
 def _is_default() -> bool:
