@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from .core import Stopwatch
+from .lifecycle import no_fork
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -49,6 +49,8 @@ class Timer(Stopwatch):
         """
         if not callable(function):
             raise TypeError(f"function must be callable, not {type(function).__name__} ({function!r:.80})")
+        with no_fork():
+            import inspect  # only for who decorates: it takes longer than all that times
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)

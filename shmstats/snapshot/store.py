@@ -14,7 +14,6 @@ import itertools
 import logging
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -285,7 +284,9 @@ def have_twice(file: Path, name: Path | str) -> None:
     try:
         os.link(file, name)
     except OSError:
-        shutil.copyfile(file, name)
+        with open(file, "rb") as content, open(name, "wb") as copy:
+            while part := content.read(1 << 20):
+                copy.write(part)
         os.chmod(name, 0o600)
         _give_away(Path(name))
 
