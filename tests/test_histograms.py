@@ -216,25 +216,27 @@ def test_percentiles_over_observations_of_other_buckets_are_shown_without_an_err
         stats.close()
 
 
-@pytest.mark.parametrize(("bounds", "carried"), [((1.0, 90.0), False), (None, True), (None, False)])
+@pytest.mark.parametrize(("default", "carried"), [("former", False), ("of today", True), ("of today", False)])
 def test_what_is_restored_or_moved_into_a_block_is_marked_where_it_was_or_its_bounds_are_others(
-    shmstats: ModuleType, attach: Callable[..., Any], tmp_path: Path, bounds: Any, carried: bool
+    shmstats: ModuleType, attach: Callable[..., Any], tmp_path: Path, default: str, carried: bool
 ) -> None:
     from importlib import import_module
 
-    series, block = shmstats.series, import_module("shmstats.block")
-    bounds = bounds or shmstats.bounds.DEFAULT_BOUNDS
+    series, fill = shmstats.series, import_module("shmstats.attachment.restoring").fill
+    former, today = shmstats.bounds.FORMER_DEFAULT_BOUNDS, shmstats.bounds.DEFAULT_BOUNDS
+    bounds = former if default == "former" else today
     value = series.Distribution(5.0, 5.0, shmstats.bounds.buckets_of((5.0,), bounds), 5.0)
     name = series.Name("c", "h", series.Kind.HISTOGRAM, bounds=bounds, carried=carried)
+    shmstats.snapshot.save(tmp_path / "stats", series.Snapshot([name], [value]))
     ways = (
-        lambda into: block.restore(into, [name], [value]),
+        lambda into: fill(into, tmp_path, print),
         lambda into: import_module("shmstats.attachment.moving").move(series.Snapshot([name], [value]), into),
     )
     for number, bring in enumerate(ways):
         into = attach(directory=tmp_path / str(number))
         bring(into)
         (found,) = into.reader.read().names
-        assert found.carried == (carried or bounds == (1.0, 90.0))
+        assert found.carried == (carried or default == "former")
         assert into.reader.read().values[0].count == 1
 
 

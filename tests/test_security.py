@@ -149,7 +149,7 @@ def test_a_link_in_place_of_a_snapshot_is_neither_read_nor_written_through(tmp_p
     assert not any(path.is_symlink() for path in directory.iterdir())
     loaded = load_newest(directory, told.append)
     assert loaded is not None
-    assert list(loaded[1].values) == [2]
+    assert list(loaded[1].snapshot.values) == [2]
 
 
 def test_a_pipe_in_place_of_a_snapshot_holds_nobody_up(tmp_path: Path) -> None:

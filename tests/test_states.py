@@ -200,11 +200,12 @@ def test_only_its_own_call_changes_what_is_said_in_words(stats: Any, python: Pyt
 
 
 def test_they_are_not_saved(stats: Any) -> None:
-    from shmstats.snapshot.format import decode, encode
+    from shmstats.snapshot.decoding import decode
+    from shmstats.snapshot.format import encode
 
     stats.declare("job", "phase", kind="state", states=(IDLE, RUNNING), help="Where it is.")
     stats.state("job", "phase", IDLE)
     stats.info("app", "build", {"version": "1"})
     stats.gauge("app", "open", 3)
-    saved, _ = decode(Path("simple.json"), b"".join(encode(stats.read())))
+    saved = decode(Path("simple.json"), b"".join(encode(stats.read()))).snapshot
     assert {name[:2] for name in saved.names if name.category != "shmstats"} == {("app", "open")}

@@ -42,7 +42,8 @@ def snapshot() -> Target:
     """
     from shmstats.export import FORMATS, View
     from shmstats.snapshot import SnapshotError
-    from shmstats.snapshot.format import _prefix, decode
+    from shmstats.snapshot.decoding import decode
+    from shmstats.snapshot.format import _prefix
 
     formats = list(FORMATS.values())
 
@@ -50,7 +51,7 @@ def snapshot() -> Target:
         version, content = int(content[:1].hex() or "0", 16) % 4, content[1:]
         whole = _prefix(version, content) + content + b"}\n" if version else content
         try:
-            found, _ = decode(Path("fuzzed"), whole)
+            found = decode(Path("fuzzed"), whole).snapshot
         except SnapshotError:
             return
         formats[len(content) % len(formats)].render(found, View())

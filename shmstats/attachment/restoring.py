@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .. import snapshot as store
 from ..block import BlockFullError, declare, restore
-from ..bounds import DEFAULT_BOUNDS, DEFAULT_BOUNDS_OF_UNIT, FORMER_DEFAULT_BOUNDS
+from ..block.keys import decode_key, encode_key
 from ..reading import AttachedBlock
-from ..series import TIME_UNITS, Declaration, Snapshot
+from ..series import Declaration
 from .own_metrics import OPERATIONS_HELD, OWN
 
 
@@ -21,36 +21,39 @@ def fill(block: AttachedBlock, directory: Path, tell: Callable[[str], object]) -
         directory: the data directory.
         tell: called with a line about what cannot be restored.
     """
-    newest = store.load_newest(store.stats_directory(directory), tell)
+    there = [block.names.key(record.number).decode() for record in block.names.records()]
+    held = encode_key(OWN, OPERATIONS_HELD).decode()
+    newest = store.load_newest(store.stats_directory(directory), tell, {*there, held})
     if newest is None:
         return 0
-    file, restored = newest
-    _declare_saved(block, restored, tell)
+    file, saved = newest
+    undeclared = _declare_saved(block, saved.declared, tell)
+    series = saved.packed.without(undeclared) if undeclared else saved.packed
     # But for the operations held: it was true then.
-    kept = [i for i, name in enumerate(restored.names) if name[:2] != (OWN, OPERATIONS_HELD)]
-    names, values = [restored.names[i] for i in kept], [restored.values[i] for i in kept]
-    failed = restore(block, names, values)
+    failed = restore(block, series, [each for each in saved.apart if each[0][:2] != (OWN, OPERATIONS_HELD)])
     if failed:
-        (category, metric, *_), reason = failed[0]
+        (category, metric, _), reason = decode_key(failed[0][0]), failed[0][1]
         tell(
-            f"{len(failed)} of {len(names)} saved statistics were not restored, the first of them metric"
+            f"{len(failed)} of {len(saved.snapshot.names)} saved statistics were not restored, the first of them metric"
             f" {metric!r} of category {category!r}: {reason}. As for the snapshot, {store.keep(file)}"
         )
-    return len(failed)
+    return saved.packed.number - series.number + len(failed)
 
 
-def _declare_saved(block: AttachedBlock, restored: Snapshot, tell: Callable[[str], object]) -> None:
-    """Declare again what was declared when a snapshot was saved; processes of today may change it."""
-    declared: dict[tuple[str, str], Declaration] = {}
-    for name in restored.names:
-        bounds = name.bounds
-        if bounds == FORMER_DEFAULT_BOUNDS:
-            bounds = DEFAULT_BOUNDS if name.unit in TIME_UNITS else DEFAULT_BOUNDS_OF_UNIT
-        if name.help or name.unit or (bounds and bounds != DEFAULT_BOUNDS):
-            declared[name.category, name.metric] = Declaration(name.kind, name.help, name.unit, bounds)
-    for (category, metric), declaration in declared.items():
+def _declare_saved(
+    block: AttachedBlock, declared: Mapping[str, Declaration], tell: Callable[[str], object]
+) -> set[str]:
+    """Declare again what was declared when a snapshot was saved; processes of today may change it.
+
+    Returns the metrics for which there is no room.
+    """
+    undeclared = set(declared)
+    for key, declaration in declared.items():
+        category, metric = key.split("\0")
         try:
             declare(block, category, metric, declaration, inherited=True)
         except BlockFullError as error:
             tell(f"not all saved statistics were restored: {error}")
-            return
+            return undeclared
+        undeclared.discard(key)
+    return undeclared

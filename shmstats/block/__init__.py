@@ -11,7 +11,7 @@ from .errors import BlockError, BlockFullError, DamagedBlockError, DeclarationEr
 from .identity import Identity, identify
 from .outdated import remove_outdated
 from .records import Record
-from .restoring import restore
+from .restoring import Packed, restore
 from .workers import Worker
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "DeclarationError",
     "Identity",
     "KindError",
+    "Packed",
     "Record",
     "SeriesLimitError",
     "Worker",

@@ -24,13 +24,12 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import accumulate
 from typing import Protocol
 
 from ..core import Cells, NameIndex
-from ..layout import NAME, PAGE
+from ..layout import CELL, NAME, PAGE
 from ..series import Kind, Mode
 from .errors import BlockFullError, capacity_is_used
 from .keys import family_key
@@ -135,35 +134,27 @@ class NameTable(Records):
         self.index.append(key, packed(wanted, time.time_ns(), len(key)))
         return record
 
-    def add_all(self, keys: bytes, records: bytes, values: Sequence[int]) -> tuple[int, list[int]]:
-        """Add many names that are not there, with their values, in one step under the table lock, which is held.
+    def add_all(self, keys: bytes, records: bytes, cells: bytes, families: bytes) -> None:
+        """Add many names that are not there, with their values, in one step. The table lock is held.
 
         They go behind all others, without looking for room that removed ones left, and nobody may look at the block
-        yet. What is labelled needs its family before::
-
-            records = b"".join([packed(PLAIN[Kind.COUNTER], 0, len(key)) for key in keys])
-            with block.exclusive():
-                first, cells = block.names.add_all(b"".join(keys), records, values)
+        yet.
 
         Args:
             keys: of the names, all different, one behind the other.
-            records: what each is, as the bytes of a `NAME` each: kind, mode, flags, width, family (number + 1),
-                declaration, the length of the key, and when it was made. The rest is filled in.
-            values: for each the integer that is its first value, in the shared row: the total of a counter, or an
-                integer of a gauge. What has other values is 0 then, and its values are put by the caller.
-
-        Returns:
-            The number of the first record, and the first cell of each.
+            records: what each is, as the bytes of a `NAME`: kind, mode, flags, width, family, declaration, length of
+                the key, and when it was made. The rest is filled in.
+            cells: of the names, one behind the other, as they are to be in the shared row.
+            families: numbers of records + 1 (u32): that of a name is the one at its ``family``.
 
         Raises:
             BlockFullError: there is not room for all of them. Nothing was changed.
         """
-        widths = NAME.column(records, "width").tolist()
-        *cells, end = accumulate(widths, initial=self.cells_used)
         rooms = sum([-(-length // _ROOM_STEP) for length in NAME.column(records, "length").tolist()]) * _ROOM_STEP
-        self._have_room(self.index.usage(), len(widths), sum(widths), rooms)
-        self._stripes.store([each for each in zip(cells, widths, values, strict=True) if each[1]], end)
-        return self.index.append(keys, records), cells
+        usage = _, _, first, *_ = self.index.usage()
+        self._have_room(usage, len(records) // NAME.size, len(cells) // CELL.size, rooms)
+        self._stripes.store(first, cells)
+        self.index.append(keys, records, families)
 
     def set_created(self, number: int, moment: int) -> None:
         """Note when a name was made, in ns since 1970. The table lock is held; readers are to look anew afterwards."""

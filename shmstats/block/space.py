@@ -52,15 +52,17 @@ class Space:
             OSError: the block was left, or forgotten after a fork.
         """
         first, last = cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE
+        bits, start = self._bits + row * self._bitmap_bytes, self._layout.cells + row * self._layout.row_bytes
         with self._locks.table():
-            for page in range(first, last + 1):
-                bits = self._bits + row * self._bitmap_bytes + page // 8
-                if not self._buf[bits] >> page % 8 & 1:
-                    try:
-                        self.reserve(self._layout.cells + row * self._layout.row_bytes + page * PAGE, PAGE)
-                    except BlockFullError:
-                        return False
-                    self._buf[bits] |= 1 << page % 8
+            missing = [page for page in range(first, last + 1) if not self._buf[bits + page // 8] >> page % 8 & 1]
+            is_run = bool(missing) and missing[-1] - missing[0] == len(missing) - 1
+            for pages in [missing] if is_run else [[page] for page in missing]:
+                try:
+                    self.reserve(start + pages[0] * PAGE, len(pages) * PAGE)
+                except BlockFullError:
+                    return False
+                for page in pages:
+                    self._buf[bits + page // 8] |= 1 << page % 8
         return True
 
     def has(self, row: int, record: Record) -> bool:

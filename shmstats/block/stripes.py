@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ..core import Cells
 from ..layout import CELL
 from ..series import Kind
@@ -60,22 +58,19 @@ class Stripes:
         for row in self.rows_of(record):
             self._cells.clear(row, record.cell, record.width, record.kind is Kind.HISTOGRAM)
 
-    def store(self, series: Sequence[tuple[int, int, int]], end: int) -> None:
-        """Store the first value of series that are being added behind all others, in the shared row.
+    def store(self, cell: int, content: bytes) -> None:
+        """Store the first values of series that are being added behind all others, in the shared row.
 
         Args:
-            series: first column, width and value, an integer, of each.
-            end: the column behind them.
+            cell: the first column.
+            content: the cells of the series.
 
         Raises:
             BlockFullError: there is no memory for them. Nothing was changed.
         """
-        if not series:
+        if not content:
             return
-        first = series[0][0]
-        if not self._space.reserve_cells(SHARED_ROW, first, end - first):
+        if not self._space.reserve_cells(SHARED_ROW, cell, len(content) // CELL.size):
             raise memory_is_full()
-        start = self._layout.cells
-        with self._buf[start : start + self._layout.columns * CELL.size].cast("q") as row:
-            for cell, _, value in series:
-                row[cell + 1] = value
+        start = self._layout.cells + cell * CELL.size
+        self._buf[start : start + len(content)] = content

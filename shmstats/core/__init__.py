@@ -114,6 +114,7 @@ list_series = core.list_series
 fill_text = core.fill_text
 group_series = core.group_series
 merge_histograms = core.merge_histograms
+pack_series = core.pack_series
 plan_save = core.plan_save
 plan_text = core.plan_text
 sum_columns = core.sum_columns

@@ -37,6 +37,7 @@
 #include "exposition.h"
 #include "fill.h"
 #include "saving.h"
+#include "packing.h"
 #include "files.h"
 
 /* Functions that a build for tests adds to the module. */
@@ -200,6 +201,7 @@ static PyMethodDef module_functions[] = {
     {"group_series", group_series, METH_VARARGS, NULL},
     {"plan_text", plan_text, METH_VARARGS, NULL},
     {"plan_save", plan_save, METH_VARARGS, NULL},
+    {"pack_series", pack_series, METH_VARARGS, NULL},
     {"fill_text", fill_text, METH_VARARGS, NULL},
     {"fence", fence, METH_NOARGS, NULL},
     {"hash_key", hash_key, METH_VARARGS, NULL},

@@ -30,6 +30,7 @@ from ._files_py import time_of_birth as time_of_birth
 from ._names_py import RECORD_LAYOUT as RECORD_LAYOUT
 from ._names_py import NameIndex as NameIndex
 from ._names_py import hash_key as hash_key
+from ._packing_py import pack_series as pack_series
 from ._requests_py import Requests as Requests
 from ._totals_py import add_counters as add_counters
 from ._totals_py import add_histograms as add_histograms

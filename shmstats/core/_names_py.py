@@ -110,18 +110,24 @@ class NameIndex:
         places = self._names_used, self._removed, self._cells, self._slots, self._changing
         return (*(self._words[place] for place in places), self._longs[self._heap_used])
 
-    def append(self, keys: bytes, records: bytes) -> int:
+    def append(self, keys: bytes, records: bytes, families: bytes | None = None) -> int:
         """Add names that are not there behind all others, in one step; returns the number of the first.
 
         Args:
             keys: of the names, one behind the other.
             records: a record for each, with the length of its key. State, cell, hash and place are filled in.
+            families: if it is given, records name their family by its place in there (u32).
         """
         words, longs = self._words, self._longs
         first, cell, heap = words[self._names_used], words[self._cells], longs[self._heap_used]
         if len(records) % NAME.size:
             raise BufferError("the names do not fit into the block")
         templates = list(_NAME.iter_unpack(records))
+        if families is not None:
+            places = memoryview(families).cast("I")
+            if any(template[_FAMILY] >= len(places) for template in templates):
+                raise BufferError("the names do not fit into the block")
+            templates = [(*each[:_FAMILY], places[each[_FAMILY]], *each[_FAMILY + 1 :]) for each in templates]
         lengths = [template[_LENGTH] for template in templates]
         rooms = [-(-length // _ROOM_STEP) * _ROOM_STEP for length in lengths]
         columns = sum(template[_WIDTH] for template in templates)

@@ -58,32 +58,53 @@ append_name(NameIndex *names, Record *name, const char *key, uint32_t hash)
     return 0;
 }
 
-/* The i-th of the records that are given as bytes. */
+/* Names that are to be added: their keys, one behind the other, a record for each, and where there are families, those
+ * (number + 1) that the records name by their place among them. */
+typedef struct {
+    Py_buffer keys, records, families;
+} GivenNames;
+
 static Record
-given_name(const Py_buffer *records, Py_ssize_t i)
+given_name(const GivenNames *given, Py_ssize_t i)
 {
     Record name;
-    memcpy(&name, (const char *)records->buf + i * (Py_ssize_t)sizeof name, sizeof name);
+    memcpy(&name, (const char *)given->records.buf + i * (Py_ssize_t)sizeof name, sizeof name);
+    if (given->families.buf != NULL)
+        memcpy(&name.family, (const char *)given->families.buf + (size_t)name.family * sizeof name.family,
+               sizeof name.family);
     return name;
 }
 
-/* How many names are given by their keys, one behind the other, and records; -1 with an exception set where they do
- * not belong together or have no room. */
+/* Whether all records name a family that is given. */
+static int
+has_families(const GivenNames *given, Py_ssize_t n)
+{
+    const char *family = (const char *)given->records.buf + offsetof(Record, family);
+    for (Py_ssize_t i = 0; i < n && given->families.buf != NULL; i++, family += sizeof(Record)) {
+        uint32_t place;
+        memcpy(&place, family, sizeof place);
+        if (place >= (size_t)given->families.len / sizeof place)
+            return 0;
+    }
+    return 1;
+}
+
+/* How many names are given; -1 with an exception set where they do not belong together or have no room. */
 static Py_ssize_t
-names_that_fit(const NameIndex *self, const Py_buffer *keys, const Py_buffer *records)
+names_that_fit(const NameIndex *self, const GivenNames *given)
 {
     uint64_t columns = GET(NUMBER(self, CELLS_USED)), heap = GET(LONG_NUMBER(self, HEAP_USED)), length = 0;
-    Py_ssize_t n = records->len / (Py_ssize_t)sizeof(Record);
-    int fit = records->len % (Py_ssize_t)sizeof(Record) == 0 && heap % 8 == 0
-              && n <= self->capacity - (Py_ssize_t)GET(NUMBER(self, COUNT));
+    Py_ssize_t n = given->records.len / (Py_ssize_t)sizeof(Record);
+    int fit = given->records.len % (Py_ssize_t)sizeof(Record) == 0 && heap % 8 == 0
+              && n <= self->capacity - (Py_ssize_t)GET(NUMBER(self, COUNT)) && has_families(given, n);
     for (Py_ssize_t i = 0; i < n && fit; i++) {
-        Record wanted = given_name(records, i);
+        Record wanted = given_name(given, i);
         columns += wanted.width;
         heap += room_of(wanted.length);
         length += wanted.length;
         fit = columns <= (uint64_t)self->columns && heap <= (uint64_t)self->heap_bytes;
     }
-    if (fit && length == (uint64_t)keys->len)
+    if (fit && length == (uint64_t)given->keys.len)
         return n;
     PyErr_SetString(PyExc_BufferError, "the names do not fit into the block");
     return -1;
@@ -91,13 +112,14 @@ names_that_fit(const NameIndex *self, const Py_buffer *keys, const Py_buffer *re
 
 /* Add names that have room behind all others. */
 static int
-append_names(NameIndex *self, const char *keys, const Py_buffer *records, Py_ssize_t n)
+append_names(NameIndex *self, const GivenNames *given, Py_ssize_t n)
 {
     uint32_t cell = GET(NUMBER(self, CELLS_USED)), first = GET(NUMBER(self, COUNT));
     uint64_t heap = GET(LONG_NUMBER(self, HEAP_USED));
+    const char *keys = given->keys.buf;
     uint32_t before = begin_change(self);
     for (Py_ssize_t i = 0; i < n; i++) {
-        Record name = given_name(records, i);
+        Record name = given_name(given, i);
         write_name(self, first + i, &name, keys, hash_in(self, keys, name.length), cell, heap);
         keys += name.length;
         heap += name.room;
@@ -106,7 +128,7 @@ append_names(NameIndex *self, const char *keys, const Py_buffer *records, Py_ssi
     PUT(LONG_NUMBER(self, HEAP_USED), heap);
     PUT(NUMBER(self, CELLS_USED), cell);
     for (Py_ssize_t i = 0; i < n; i++) {
-        Record name = given_name(records, i);
+        Record name = given_name(given, i);
         count_name(self, &name, 1);
     }
     STOP_POINT();

@@ -162,18 +162,19 @@ NameIndex_usage(NameIndex *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 NameIndex_append(NameIndex *self, PyObject *args)
 {
-    Py_buffer keys, records;
-    if (!PyArg_ParseTuple(args, "y*y*", &keys, &records))
+    GivenNames given = {0};
+    if (!PyArg_ParseTuple(args, "y*y*|y*", &given.keys, &given.records, &given.families))
         return NULL;
     PyObject *result = NULL;
-    Py_ssize_t n = NameIndex_is_open(self, 1) ? names_that_fit(self, &keys, &records) : -1;
+    Py_ssize_t n = NameIndex_is_open(self, 1) ? names_that_fit(self, &given) : -1;
     if (n >= 0) {
         uint32_t first = GET(NUMBER(self, COUNT));
-        if (append_names(self, keys.buf, &records, n) == 0)
+        if (append_names(self, &given, n) == 0)
             result = PyLong_FromUnsignedLong(first);
     }
-    PyBuffer_Release(&keys);
-    PyBuffer_Release(&records);
+    PyBuffer_Release(&given.keys);
+    PyBuffer_Release(&given.records);
+    PyBuffer_Release(&given.families);
     return result;
 }
 

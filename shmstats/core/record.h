@@ -11,7 +11,7 @@ typedef struct {
 } Record;
 
 enum { RECORD_LIVE = 1, RECORD_REMOVED = 2 };
-enum { FLAG_MONOTONIC = 1, FLAG_FAMILY = 2, FLAG_DECLARED = 4, FLAG_MEMBER = 16, FLAG_WITHDRAWN = 32 };
+enum { FLAG_MONOTONIC = 1, FLAG_FAMILY = 2, FLAG_DECLARED = 4, FLAG_MEMBER = 16, FLAG_WITHDRAWN = 32, FLAG_CARRIED = 128 };
 
 /* Return offset and size of each field, and the size of all. */
 static PyObject *

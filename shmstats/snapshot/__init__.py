@@ -1,4 +1,4 @@
-"""The saved snapshot: `format` is what is in the file, `store` how the file is written, read, kept and set aside."""
+"""The saved snapshot: `format` writes what is in the file, `decoding` reads it, `store` keeps the files."""
 
 from __future__ import annotations
 

@@ -16,60 +16,34 @@ that number on, up to the last that has an observation.
 Version 2 had ``[sum, maximum, [...]]`` for it, with all buckets, lists of bounds only, and at first no ``created``.
 Version 1 had a list for each column: category, metric, labels, kind, monotonic, bounds, value.
 
-What a file says is checked like what a caller says. A series that is not allowed is left out, and told of.
+`shmstats.snapshot.decoding` reads it.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
-import operator
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..block.keys import check_text
 from ..block.records import CARRIED
-from ..bounds import Bounds, from_json, to_json
+from ..bounds import Bounds, to_json
 from ..core import fill_text, plan_save
 from ..hashing import blake2b
-from ..layout import INT64_MAX, INT64_MIN, NAME
+from ..layout import NAME
 from ..reading import BlockSnapshot
 from ..reading.catalog import Catalog
 from ..reading.totals import Totals
-from ..series import Distribution, Kind, Labels, Mode, Name, Snapshot, Value
+from ..series import Distribution, Kind, Mode, Name, Snapshot
 
 VERSION = 3
 _VERSIONS = (1, 2, 3)
 _BEGINNING = b'{"version": '
-_COLUMNS_OF_1 = ("category", "metric", "labels", "kind", "monotonic", "bounds", "value")
-
-#: ns since 1970 of the first moment that a file may have been made at, and of the last: the year 2255.
-_LAST_MOMENT = 9_000_000_000 * 10**9
-
-_KINDS = {int(kind): kind for kind in Kind}
-_MAX_HELP, _MAX_UNIT = 1000, 100
 
 
 class SnapshotError(Exception):
     """A snapshot file that cannot be read: damaged, or of a later version. The message says why."""
-
-
-class LeftOut(NamedTuple):
-    """A series of a file that is not allowed.
-
-    Attributes:
-        series: category, metric and labels, as far as they are there.
-        reason: why.
-    """
-
-    series: str
-    reason: str
-
-
-# Writing ------------------------------------------------------------------------------------------------
 
 
 class _Header(NamedTuple):
@@ -202,56 +176,7 @@ def _prefix(version: int, *data: bytes) -> bytes:
     return b'%s%d, "checksum": "%s", "data": ' % (_BEGINNING, version, checksum.hexdigest().encode())
 
 
-# Reading ------------------------------------------------------------------------------------------------
-
-
-class _Row(NamedTuple):
-    """A series as a file has it, not yet checked."""
-
-    category: Any
-    metric: Any
-    labels: Any
-    kind: Any
-    monotonic: bool
-    bounds: Any
-    help: Any
-    unit: Any
-    created: Any
-    value: Any
-    carried: bool = False
-
-
-def decode(file: Path, content: bytes) -> tuple[Snapshot, list[LeftOut]]:
-    """Return what a file of any version has, and the series that are left out.
-
-    Raises:
-        SnapshotError: it is no snapshot, damaged, or of a later version.
-    """
-    version, data = _checked(file, content)
-    try:
-        rows = list(_ROWS[version](json.loads(data)))
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise SnapshotError(f"snapshot {file} has content that cannot be understood: {error!r}") from error
-    names: list[Name] = []
-    values: list[Value] = []
-    left_out: list[LeftOut] = []
-    there: set[tuple[str, str, Labels]] = set()
-    for row in rows:
-        try:
-            name = _name(row)
-            value = _value(row, name.bounds)
-            if (*name[:2], name.labels) in there:
-                raise ValueError("it is there twice")
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            left_out.append(LeftOut(f"{row.category!r:.80} {row.metric!r:.80} {row.labels!r:.200}", str(error)))
-            continue
-        there.add((name.category, name.metric, name.labels))
-        names.append(name)
-        values.append(value)
-    return Snapshot(names, values), left_out
-
-
-def _checked(file: Path, content: bytes) -> tuple[int, bytes]:
+def checked(file: Path, content: bytes) -> tuple[int, bytes]:
     """Return the version and the data of a file.
 
     Raises:
@@ -260,140 +185,17 @@ def _checked(file: Path, content: bytes) -> tuple[int, bytes]:
     if content and not content.startswith(_BEGINNING):
         raise SnapshotError(f"{file} is not a snapshot of shmstats")
     for version in _VERSIONS:
-        data = content[len(_prefix(version, b"")) : -2]
-        if content == _prefix(version, data) + data + b"}\n":
+        if not content.startswith(b"%s%d," % (_BEGINNING, version)):
+            continue
+        start, end = len(_prefix(version)), max(len(content) - 2, 0)
+        data = content[start:end]
+        if content[:start] == _prefix(version, data) and content[end:] == b"}\n":
             return version, data
-    if content and not any(content.startswith(b"%s%d," % (_BEGINNING, version)) for version in _VERSIONS):
-        raise SnapshotError(
-            f"snapshot {file} has another version than {' and '.join(map(str, _VERSIONS))}:"
-            " a later version of shmstats has saved it"
-        )
-    raise SnapshotError(f"snapshot {file} is damaged: its checksum does not fit")
-
-
-def _rows_of_1(data: Mapping[str, Any]) -> Iterator[_Row]:
-    columns = [data[column] for column in _COLUMNS_OF_1]
-    return itertools.starmap(_row_of_1, list(zip(*columns, strict=True)))
-
-
-def _row_of_1(category: Any, metric: Any, labels: Any, kind: Any, monotonic: Any, bounds: Any, value: Any) -> _Row:
-    return _Row(category, metric, labels, kind, bool(monotonic), bounds, "", "", 0, value)
-
-
-def _rows_of_2(data: Mapping[str, Any]) -> Iterator[_Row]:
-    declared = _declared(data["declared"])
-    names, nothing = data["names"], ("", "", ())
-    created = data.get("created", itertools.repeat(0, len(names)))
-    carried = {position for position in data.get("carried", ()) if type(position) is int}
-    columns = zip(names, data["kinds"], created, data["values"], strict=True)
-    for position, (key, kind, moment, value) in enumerate(columns):
-        parts = key.split("\0") if isinstance(key, str) else []
-        category, metric, *rest = parts if len(parts) > 1 else (key, None)
-        help_, unit, bounds = declared.get((category, metric), nothing)
-        labels = [rest[i : i + 2] for i in range(0, len(rest), 2)]
-        number = abs(kind) if type(kind) is int else kind
-        yield _Row(category, metric, labels, number, kind == 1, bounds, help_, unit, moment, value, position in carried)
-
-
-def _declared(entries: Iterable[Any]) -> dict[tuple[Any, Any], tuple[Any, Any, Any]]:
-    """Return what is declared about metrics; an entry that is none is as if it were not there."""
-    declared: dict[tuple[Any, Any], tuple[Any, Any, Any]] = {}
-    for entry in entries:
-        if isinstance(entry, list) and len(entry) == 5 and all(isinstance(part, str) for part in entry[:2]):
-            category, metric, help_, unit, bounds = entry
-            declared[category, metric] = help_, unit, bounds
-    return declared
-
-
-_ROWS: dict[int, Callable[[Mapping[str, Any]], Iterable[_Row]]] = {1: _rows_of_1, 2: _rows_of_2, 3: _rows_of_2}
-
-
-def _name(row: _Row) -> Name:
-    """Return the name of a series.
-
-    Raises:
-        TypeError: a part of it is of the wrong type.
-        ValueError: a part of it is not allowed.
-    """
-    kind = _KINDS.get(row.kind) if type(row.kind) is int else None
-    if kind is None or kind is Kind.TIMESTAMP:
-        raise ValueError(f"{row.kind!r:.40} is no kind that is saved")
-    created = row.created if type(row.created) is int and 0 <= row.created <= _LAST_MOMENT else 0
-    return Name(
-        check_text("category", row.category),
-        check_text("metric", row.metric),
-        kind,
-        _labels(row.labels),
-        row.monotonic and kind is Kind.COUNTER,
-        from_json(row.bounds) if kind is Kind.HISTOGRAM else (),
-        _declared_text("help", row.help, _MAX_HELP),
-        _declared_text("unit", row.unit, _MAX_UNIT),
-        created=created,
-        carried=row.carried and kind is Kind.HISTOGRAM,
-    )
-
-
-def _labels(pairs: Any) -> Labels:
-    if not pairs:
-        return ()
-    labels = tuple((check_text("label name", name), _label_value(value)) for name, value in pairs)
-    found = [name for name, _ in labels]
-    if found != sorted(set(found)):
-        raise ValueError(f"label names must be sorted, and each there once, not {found!r:.80}")
-    return labels
-
-
-def _label_value(value: Any) -> str:
-    return check_text("label value", value) if value != "" else ""
-
-
-def _declared_text(what: str, text: Any, most: int) -> str:
-    if not isinstance(text, str) or len(text) > most:
-        raise ValueError(f"{what} must be a text of at most {most} characters, not {text!r:.80}")
-    text.encode()
-    return text
-
-
-def _value(row: _Row, bounds: Bounds) -> Value:
-    """Return the value of a series.
-
-    Raises:
-        TypeError: it is none.
-        ValueError: it is not one of its kind.
-    """
-    value = row.value
-    if row.kind == Kind.HISTOGRAM:
-        return _distribution(value, len(bounds) + 1)
-    if type(value) is int:
-        if not INT64_MIN <= value <= INT64_MAX:
-            raise ValueError(f"{value!r:.40} does not fit 64 bits")
-        return value
-    if type(value) is not float or row.kind != Kind.GAUGE or not math.isfinite(value):
-        raise ValueError(f"{value!r:.80} is no value of a {_KINDS[row.kind].name.lower()}")
-    return value
-
-
-def _distribution(value: Any, n_buckets: int) -> Distribution:
-    """Return the value of a histogram, as any version has it.
-
-    Raises:
-        TypeError: it is none.
-        ValueError: a part of it is not allowed.
-    """
-    if len(value) == 3:
-        total, maximum, counts = value
-        minimum, first = 0.0, n_buckets - len(counts)
-        if first:
-            raise ValueError(f"there are {n_buckets} buckets, not {len(counts)}")
+        break
     else:
-        total, maximum, minimum, first, counts = value
-        if not 0 <= first <= first + len(counts) <= n_buckets:
-            raise ValueError(f"there are {n_buckets} buckets, not {len(counts)} from number {first!r:.40} on")
-    buckets = [0] * first + list(map(operator.index, counts))
-    buckets += [0] * (n_buckets - len(buckets))
-    distribution = Distribution(float(total), float(maximum), tuple(buckets), float(minimum))
-    if not all(map(math.isfinite, (distribution.sum, distribution.max, distribution.min))):
-        raise ValueError("the sum, the maximum and the minimum must be finite")
-    if not all(0 <= bucket <= INT64_MAX for bucket in buckets):
-        raise ValueError("a bucket must be an integer of 64 bits, not negative")
-    return distribution
+        if content:
+            raise SnapshotError(
+                f"snapshot {file} has another version than {' and '.join(map(str, _VERSIONS))}:"
+                " a later version of shmstats has saved it"
+            )
+    raise SnapshotError(f"snapshot {file} is damaged: its checksum does not fit")

@@ -15,13 +15,14 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
 from ..descriptors import above_standard, open_file
 from ..series import Snapshot
-from .format import SnapshotError, decode, encode
+from .decoding import Saved, decode
+from .format import SnapshotError, encode
 
 log = logging.getLogger("shmstats")
 
@@ -69,11 +70,10 @@ def remove(directory: Path, category: str, metric: str | None) -> int:
     newest = load_newest(directory)
     if newest is None:
         return 0
-    before = newest[1]
+    before = newest[1].snapshot
     kept = [i for i, name in enumerate(before.names) if name.category != category or metric not in (None, name.metric)]
     if len(kept) < len(before.names):
-        names, values = [before.names[i] for i in kept], [before.values[i] for i in kept]
-        save(directory, before.replaced(names=names, values=values))
+        save(directory, Snapshot([before.names[i] for i in kept], [before.values[i] for i in kept]))
     return len(before.names) - len(kept)
 
 
@@ -182,37 +182,41 @@ def load(file: Path) -> Snapshot:
         OSError: it cannot be read.
         SnapshotError: it is none, or damaged, or of a later version.
     """
-    return decode(file, file.read_bytes())[0]
+    return decode(file, file.read_bytes()).snapshot
 
 
-def load_newest(directory: Path, tell: Callable[[str], object] = log.error) -> tuple[Path, Snapshot] | None:
+def load_newest(
+    directory: Path, tell: Callable[[str], object] = log.error, apart: Collection[str] = ()
+) -> tuple[Path, Saved] | None:
     """Read the newest valid snapshot of a statistics directory, and set damaged ones aside.
 
     Args:
         directory: of the statistics.
         tell: called with a line about each damaged one, and about series that are left out.
+        apart: as for `shmstats.snapshot.decoding.decode`.
 
     Returns:
-        Its file and the snapshot, or None where nothing valid was saved.
+        Its file and what it has, or None where nothing valid was saved.
     """
     for file in (directory / FILE, directory / PREVIOUS):
         try:
-            snapshot, left_out = decode(file, _read(file))
+            saved = decode(file, _read(file), apart)
         except FileNotFoundError:
             continue
         except SnapshotError as error:
             tell(f"{error}; {_set_aside(file)}")
         except OSError as error:
-            if error.errno is None:  # not the system\'s, but what a signal handler raised
+            if error.errno is None:  # not the system's, but what a signal handler raised
                 raise
             tell(f"snapshot {file} cannot be read: {error}")
         else:
-            if left_out:
+            if saved.left_out:
+                series, reason = saved.left_out[0]
                 tell(
-                    f"{len(left_out)} series of snapshot {file} are not allowed and were left out, the first of them"
-                    f" {left_out[0].series}: {left_out[0].reason}. As for the snapshot, {keep(file)}"
+                    f"{len(saved.left_out)} series of snapshot {file} are not allowed and were left out, the first of"
+                    f" them {series}: {reason}. As for the snapshot, {keep(file)}"
                 )
-            return file, snapshot
+            return file, saved
     return None
 
 

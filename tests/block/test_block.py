@@ -441,8 +441,8 @@ def test_what_fills_a_new_block_is_there_before_anyone_sees_it(attach: Any, shms
 
     def fill(block: Any) -> None:
         seen.append(segment_file(data).read_bytes()[:8])
-        name = shmstats.series.Name("c", "m", shmstats.series.Kind.COUNTER)
-        assert shmstats.block.restore(block, [name], [5]) == []
+        keys, records, cells, _ = shmstats.core.pack_series(["c\0m"], [1], [0], [5], {}, [], set(), 0)
+        assert shmstats.block.restore(block, shmstats.block.Packed(keys, records, cells, [])) == []
 
     block = attach(fill=fill)
     assert seen == [bytes(8)]

@@ -21,6 +21,7 @@ from shmstats.reading import columns
 from shmstats.registry import Registry
 from shmstats.series import Snapshot
 from shmstats.snapshot import format as snapshots
+from shmstats.snapshot.decoding import decode
 
 plain = st.sampled_from(["requests", "hits", "open", "total", "x_total", "latency_ms", "user.login", "é"])
 metrics = plain | st.sampled_from(HOSTILE)
@@ -125,9 +126,9 @@ def test_the_page_and_the_file_of_a_block_are_those_of_its_names_and_values(
 
 def saved(snapshot: Snapshot) -> Snapshot:
     """Return what a file has of a snapshot."""
-    restored, left_out = snapshots.decode(Path("simple.json"), b"".join(snapshots.encode(snapshot)))
-    assert not left_out
-    return restored
+    found = decode(Path("simple.json"), b"".join(snapshots.encode(snapshot)))
+    assert not found.left_out
+    return found.snapshot
 
 
 @given(st.floats())

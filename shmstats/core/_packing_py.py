@@ -1,0 +1,144 @@
+"""The pure Python twin of packing.h: series that a saved snapshot lists, as a block has them."""
+
+from __future__ import annotations
+
+import math
+import struct
+from itertools import pairwise
+from typing import Any
+
+from ..layout import CELL, INT64_MAX, INT64_MIN, NAME
+
+_COUNTER, _GAUGE, _HISTOGRAM = 1, 2, 3
+_MONOTONIC, _MEMBER, _CARRIED = 1, 16, 128
+
+#: Kinds as a snapshot has them, and the flag that each of them means.
+_KINDS = {_COUNTER: _MONOTONIC, -_COUNTER: 0, _GAUGE: 0, _HISTOGRAM: 0, -_HISTOGRAM: _CARRIED}
+_MOST_BYTES = 255
+_OVERFLOW = "__overflow__"
+
+_NUMBER = struct.Struct("<IIq")
+_REAL = struct.Struct("<IIqd")
+
+#: Cells of a histogram before its buckets.
+_FIRST_BUCKET = 4
+
+
+def pack_series(
+    keys: list[Any],
+    kinds: list[Any],
+    created: list[Any],
+    values: list[Any],
+    metrics: dict[str, int],
+    buckets: list[int],
+    apart: set[str],
+    latest: int,
+) -> tuple[bytes, bytes, bytes, bytes]:
+    """Pack the series that a saved snapshot lists, as a block has them: those that are plain.
+
+    Plain is what a snapshot of today has; what is not may be wrong, or needs a closer look.
+
+    Args:
+        keys: category, metric, and label names and values, joined by NUL.
+        kinds: as `shmstats.series.Kind`; negative: a counter that was decremented, or a histogram that has
+            observations of other buckets.
+        created: ns since 1970.
+        values: integers; of gauges also floats; of histograms sum, maximum, minimum, number of the first bucket, and
+            a list of the buckets from there on.
+        metrics: numbers of metrics, by category and metric joined by NUL. One that has labels and is not there gets the
+            next number.
+        buckets: how many buckets the histograms of a metric have, by its number; 0: they are not plain, as are those
+            that have no number; -1: no series of the metric is.
+        apart: keys that are not plain either.
+        latest: moment of creation; what is later, or none, is not known: 0.
+
+    Returns:
+        Of the plain ones the keys, one behind the other, a record for each, with the number of its metric + 1 as
+        family, and 1 as members where it has labels, and the cells of the shared row; and the positions of the others
+        (u32).
+
+    Raises:
+        ValueError: the lists are not as long as each other.
+    """
+    texts, records, cells, aside = bytearray(), bytearray(), bytearray(), []
+    if not len(keys) == len(kinds) == len(created) == len(values):
+        raise ValueError("the lists are not as long as each other")
+    for position, (key, kind, moment, value) in enumerate(zip(keys, kinds, created, values, strict=True)):
+        parts = _parts(key)
+        content = b""
+        if parts is not None and type(kind) is int and kind in _KINDS:
+            number = _number_of(metrics, parts) if key not in apart else -1
+            n_buckets = buckets[number] if 0 <= number < len(buckets) else 0
+            if key not in apart and n_buckets >= 0:
+                content = _distribution(value, n_buckets) if abs(kind) == _HISTOGRAM else _number(value, kind)
+        if parts is None or not content:
+            aside.append(position)
+            continue
+        text, labels = key.encode(), parts[2:]
+        is_member = bool(labels) and not all(value == _OVERFLOW for value in labels[1::2])
+        flags = _KINDS[kind] | (_MEMBER if is_member else 0)
+        if flags & _CARRIED and not any(content[_FIRST_BUCKET * CELL.size :]):
+            flags &= ~_CARRIED
+        moment = moment if type(moment) is int and 0 <= moment <= latest else 0
+        width = len(content) // CELL.size
+        records += NAME.struct.pack(
+            *(0, abs(kind), 0, flags, width, 0, number + 1, 0, 0, 0, 0, len(text), 0, 0, 1 if labels else 0, moment),
+        )
+        texts += text
+        cells += content
+    return bytes(texts), bytes(records), bytes(cells), struct.pack(f"<{len(aside)}I", *aside)
+
+
+def _parts(key: Any) -> list[str] | None:
+    """Return the parts of a key; None where they are none that a series can have."""
+    if type(key) is not str:
+        return None
+    parts = key.split("\0")
+    try:
+        sizes = [len(part.encode()) for part in parts]
+    except UnicodeEncodeError:
+        return None
+    if len(parts) % 2 or max(sizes) > _MOST_BYTES:
+        return None
+    if not all(parts[:2]) or not all(parts[2::2]):
+        return None
+    return parts if all(one < other for one, other in pairwise(parts[2::2])) else None
+
+
+def _number_of(metrics: dict[str, int], parts: list[str]) -> int:
+    """Return the number of a metric, -1 where it has none; one that has labels gets the next."""
+    metric = "\0".join(parts[:2])
+    return metrics.setdefault(metric, len(metrics)) if len(parts) > 2 else metrics.get(metric, -1)
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and INT64_MIN <= value <= INT64_MAX
+
+
+def _number(value: Any, kind: int) -> bytes:
+    """Return the cells of a counter or gauge; nothing where the value is not plain."""
+    if _is_integer(value):
+        return _REAL.pack(0, 0, value, 0.0) if kind == _GAUGE else _NUMBER.pack(0, 0, value)
+    if kind == _GAUGE and type(value) is float and math.isfinite(value):
+        return _REAL.pack(0, 1, 0, value)
+    return b""
+
+
+def _distribution(value: Any, n_buckets: int) -> bytes:
+    """Return the cells of a histogram; nothing where the value is not plain."""
+    if not n_buckets or type(value) is not list or len(value) != 5:
+        return b""
+    *figures, first, counts = value
+    if not all(_is_integer(each) or (type(each) is float and math.isfinite(each)) for each in figures):
+        return b""
+    if not _is_integer(first) or not 0 <= first <= n_buckets or type(counts) is not list:
+        return b""
+    if len(counts) > n_buckets - first:
+        return b""
+    if not all(type(count) is bool or (_is_integer(count) and count >= 0) for count in counts):
+        return b""
+    total, maximum, minimum = map(float, figures)
+    kept = struct.unpack("<q", struct.pack("<d", max(minimum, 0.0) + 0.0))[0] + 1 if any(counts) else 0
+    filled = [0] * first + list(map(int, counts))
+    filled += [0] * (n_buckets - len(filled))
+    return struct.pack(f"<qddq{n_buckets}q", 0, total + 0.0, max(maximum, 0.0) + 0.0, kept, *filled)

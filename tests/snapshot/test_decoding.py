@@ -1,0 +1,94 @@
+"""What a file says is restored as whoever reads it is told, and both cores see the same in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shmstats.core import _packing_py as twin
+from shmstats.core import core
+
+FUZZ = settings(
+    derandomize=True, deadline=None, database=None, max_examples=150, suppress_health_check=list(HealthCheck)
+)
+
+KEYS = st.one_of(
+    st.sampled_from(
+        ["c\0m", "c\0h", "c\0h\0a\0b", "c\0m\0a\0b", "c\0m\0a\0", "c\0n\0a\0__overflow__", "c\0f", "d\0ß\0ß\0ä"]
+    ),
+    st.sampled_from(
+        ["c", "c\0", "\0m", "c\0m\0", "c\0m\0a", "c\0m\0\0b", "c\0m\0b\0x\0a\0x", "c\0m\0a\0x\0a\0x", "c\0\ud800"]
+    ),
+    st.sampled_from(["c\0" + "x" * 255, "c\0" + "x" * 256, "c\0m\0a\0" + "ß" * 128, 7, None, "own\0counter"]),
+    st.integers(0, 9).map("c\0n{}".format),
+)
+KINDS = st.one_of(st.sampled_from([1, 2, 3]), st.sampled_from([-1, -2, -3, 0, 4, 257, True, None, "1", 1.0]))
+INTEGERS = st.one_of(st.integers(0, 9), st.sampled_from([2**63 - 1, 2**63, -(2**63), -1, True]))
+NUMBERS = st.one_of(INTEGERS, st.sampled_from([1.5, -0.0, float("nan"), float("inf"), 1e308, None, "1"]))
+COUNTS = st.lists(INTEGERS, max_size=5)
+HISTOGRAMS = st.one_of(
+    st.builds(list, st.tuples(NUMBERS, NUMBERS, NUMBERS, st.integers(-1, 4), COUNTS)),
+    st.builds(list, st.tuples(NUMBERS, NUMBERS, COUNTS)),
+)
+ROWS = st.tuples(KEYS, KINDS, st.one_of(st.just(10**18), NUMBERS), st.one_of(NUMBERS, HISTOGRAMS))
+DECLARED = [
+    ["c", "h", "Of it.", "bytes", [1, 2, 3]],
+    ["c", "m", "Of it.", "", []],
+    ["c", "f", 7, "", [1]],
+    ["c", "n1", "", "", "ab"],
+]
+
+
+@FUZZ
+@given(st.lists(ROWS, max_size=20), st.lists(st.sampled_from([4, 1, -1, 0]), min_size=4, max_size=4))
+def test_both_cores_pack_the_same(rows: list[tuple[Any, ...]], buckets: list[int]) -> None:
+    columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
+    found = []
+    for made in (core, twin):
+        metrics = {"\0".join(entry[:2]): number for number, entry in enumerate(DECLARED)}
+        found.append((made.pack_series(*columns, metrics, buckets, {"own\0counter"}, 9 * 10**18), metrics))
+    assert found[0] == found[1]
+
+
+def test_what_a_file_says_is_restored_as_a_reader_sees_it(
+    shmstats: ModuleType, attach: Callable[..., Any], tmp_path: Path
+) -> None:
+    fill = import_module("shmstats.attachment.restoring").fill
+    prefix, number = shmstats.snapshot.format._prefix, iter(range(10**6))
+
+    @FUZZ
+    @given(st.lists(ROWS, max_size=12), st.sampled_from([2, 3]), st.sets(st.integers(0, 12), max_size=3))
+    def check(rows: list[tuple[Any, ...]], version: int, carried: set[int]) -> None:
+        columns = (
+            dict(zip(("names", "kinds", "created", "values"), zip(*rows, strict=True), strict=True)) if rows else {}
+        )
+        content = dict.fromkeys(("names", "kinds", "created", "values"), ()) | columns
+        text = json.dumps({**content, "declared": DECLARED, "carried": sorted(carried)}).encode()
+        directory = tmp_path / str(next(number))
+        (directory / "stats").mkdir(parents=True)
+        file = directory / "stats" / "simple.json"
+        file.write_bytes(prefix(version, text) + text + b"}\n")
+        seen = shmstats.snapshot.load(file)
+        block = attach(directory=directory)
+        assert fill(block, directory, lambda line: None) == 0
+        there = block.reader.read()
+        wanted = {name[:4]: (name, value) for name, value in zip(seen.names, seen.values, strict=True)}
+        assert {name[:4] for name in there.names} == set(wanted)
+        for name, value in zip(there.names, there.values, strict=True):
+            name_saved, saved = wanted[name[:4]]
+            assert (name.created, name.monotonic) == (name_saved.created, name_saved.monotonic)
+            if isinstance(value, shmstats.series.Distribution):
+                assert sum(value.buckets) == min(sum(saved.buckets), sum(value.buckets))
+                assert (value.sum, value.max) == (saved.sum, max(saved.max, 0.0))
+            else:
+                assert (type(value), value) == (type(saved), saved)
+        block.leave(lambda left: None)
+
+    check()
