@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import copy
+import ast
 import pickle
 import random
+import re
+import textwrap
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -147,32 +150,75 @@ def test_the_table_of_label_sets_is_emptied_at_its_bound(shmstats: ModuleType) -
     assert recorder._find_set(core.Gauge, ("c", "m", "n", "10000")) is None
 
 
-def test_what_is_pickled_counts_into_the_registry_where_it_is_loaded(stats: Any, python: Any, core: str) -> None:
-    with stats.timer("c", "took") as timer:
-        pass
-    things = [
-        stats,
-        stats.counter("c", "m"),
-        stats.counter("c", "m", labels=LABELS),
-        stats.counter("c", "m", labelnames=("method", "code")),
-        timer,
-    ]
-    assert copy.copy(stats) is stats is pickle.loads(pickle.dumps(stats))
-    python.run(
-        """
-        import pickle, sys
-        stats, plain, labelled, parent, timer = pickle.loads(bytes.fromhex(sys.argv[1]))
-        plain.incr(2)
-        labelled.incr(3)
-        parent.labels("GET", "200").incr(4)
-        with timer:
-            stats.incr("c", "direct")
-        stats.close()
-        """,
-        pickle.dumps(things).hex(),
+#: A module of things that user code may hold and send to another process, each of a metric of its own, and how each
+#: counts once. Pools import it where they run.
+HELD = """
+from shmstats import stats
+
+LABELS, NAMES = {"method": "GET", "code": "200"}, ("method", "code")
+
+def make():
+    made = {"registry": stats}
+    for kind in ("counter", "gauge", "histogram", "timing", "timer"):
+        handle = getattr(stats, kind)
+        made[kind] = handle("c", kind)
+        made[kind + " of labels"] = handle("c", kind + " of labels", labels=LABELS)
+        if kind in ("counter", "gauge", "histogram"):
+            made[kind + " parent"] = handle("c", kind + " parent", labelnames=NAMES)
+    return made
+
+def count(held):
+    for name, thing in held.items():
+        if name == "registry":
+            thing.incr("c", name)
+        elif "timer" in name:
+            with thing:
+                pass
+        else:
+            thing = thing.labels("GET", "200") if "parent" in name else thing
+            (thing.incr if hasattr(thing, "incr") else thing.observe)(1)
+
+def counted():
+    found = {}
+    for name in make():
+        labels = LABELS if " " in name else None
+        value = stats.get("c", name, labels=labels)
+        found[name] = getattr(value, "count", value)
+    return found
+"""
+
+CARRIERS = {
+    "pickle": "import pickle; count(pickle.loads(pickle.dumps(make())))",
+    "pickle, spawned": """
+        import multiprocessing
+        process = multiprocessing.get_context("spawn").Process(target=count, args=(make(),))
+        process.start(), process.join()
+    """,
+    "cloudpickle": "import cloudpickle; cloudpickle.loads(cloudpickle.dumps(lambda made=make(): count(made)))()",
+    "joblib": "import joblib; joblib.Parallel(n_jobs=2, backend='loky')([joblib.delayed(count)(make())])",
+    "dask": """
+        import dask
+        dask.compute(dask.delayed(lambda made=make(): count(made), pure=False)(), scheduler="processes", num_workers=1)
+    """,
+}
+
+
+@pytest.mark.far_from_core
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_whatever_is_held_counts_once_where_it_is_sent_to(python: Any, tmp_path: Path, carrier: str) -> None:
+    module = re.search(r"import (cloudpickle|joblib|dask)", CARRIERS[carrier])
+    if module:
+        pytest.importorskip(module[1])
+    (tmp_path / "held.py").write_text(HELD)
+    (tmp_path / "shmstats.yml").write_text("path: {data: data}\n")
+    code = textwrap.dedent(CARRIERS[carrier])
+    said = python.run(
+        "import shmstats\nfrom held import *\nif __name__ == '__main__':\n"
+        + textwrap.indent(code + "\nfound = counted()\nprint(found)\nshmstats.close()", "    ")
     )
-    assert (stats.get("c", "m"), stats.get("c", "m", labels=LABELS), stats.get("c", "direct")) == (2, 7, 1)
-    assert stats.get("c", "took").count == 2
+    found = ast.literal_eval(said)
+    assert len(found) == 14
+    assert set(found.values()) == {1}, found
 
 
 def test_a_registry_of_ones_own_says_why_it_cannot_be_pickled(shmstats: ModuleType) -> None:

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -94,7 +96,14 @@ def run_hidden(program: str, directory: Path) -> tuple[str, str]:
         pytest.skip("this user cannot hide anything in a mount namespace")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SHMSTATS")}
     done = subprocess.run(
-        [*command, sys.executable, "-c", program],
+        [
+            *command,
+            sys.executable,
+            "-W",
+            "ignore:This process:DeprecationWarning",
+            "-c",
+            program,
+        ],  # a fork beside a thread
         cwd=directory,
         env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
@@ -114,14 +123,21 @@ def told(directory: Path) -> str:
     )
 
 
-def test_a_block_is_a_file_in_the_data_directory_which_is_said_once(tmp_path: Path) -> None:
-    said = run_hidden(PROGRAM, tmp_path)
-    assert said == ("300 [True]\nTrue\n300\n403\n['stats']\n301\n", told(tmp_path))
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory with a short path: the sockets are beside the block, and none has a path above 107 bytes."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory)
 
 
-def test_psutil_tells_of_processes_and_of_those_that_have_lost_their_lock(tmp_path: Path) -> None:
-    said = run_hidden(LOST_LOCK, tmp_path)
-    assert said == ("True\n2 True True\n[True] 2\n", told(tmp_path))
+def test_a_block_is_a_file_in_the_data_directory_which_is_said_once(short: Path) -> None:
+    said = run_hidden(PROGRAM, short)
+    assert said == ("300 [True]\nTrue\n300\n403\n['stats']\n301\n", told(short))
+
+
+def test_psutil_tells_of_processes_and_of_those_that_have_lost_their_lock(short: Path) -> None:
+    said = run_hidden(LOST_LOCK, short)
+    assert said == ("True\n2 True True\n[True] 2\n", told(short))
 
 
 def test_windows_is_refused_in_a_sentence(python: PythonRunner) -> None:

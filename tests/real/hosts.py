@@ -159,7 +159,7 @@ ErrorLog {directory}/apache.log
 Listen 127.0.0.1:{port}
 LoadModule mpm_prefork_module /usr/lib/apache2/modules/mod_mpm_prefork.so
 LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
-LoadModule wsgi_module /usr/lib/apache2/modules/mod_wsgi.so
+LoadModule wsgi_module {mod_wsgi}
 StartServers 3
 MinSpareServers 3
 MaxSpareServers 3
@@ -243,8 +243,9 @@ _UWSGI = (
     " --hook-master-start 'unix_signal:15 gracefully_kill_them_all'"
 )
 _UWSGI_RECYCLE = "--max-requests 10 --min-worker-lifetime 1"
-_UWSGI_PLUGIN = "/usr/lib/uwsgi/plugins/python3_plugin.so"
-_UWSGI_GEVENT = "/usr/lib/uwsgi/plugins/gevent_python3_plugin.so"
+#: Debian's are for its own Python: with another the packages of this one do not fit.
+_UWSGI_PLUGIN = "/usr/lib/uwsgi/plugins/python{}{}_plugin.so".format(*sys.version_info)
+_UWSGI_GEVENT = "/usr/lib/uwsgi/plugins/gevent_python{}{}_plugin.so".format(*sys.version_info)
 
 
 def uwsgi(options: str, **more: Any) -> Host:
@@ -266,7 +267,7 @@ def gunicorn(options: str, needs: str = "", **more: Any) -> Host:
 
 #: Apache refuses to serve as root, and tests in a container are.
 _NOT_ROOT = "unshare --user --map-user 1000 --map-group 1000 " if os.geteuid() == 0 else ""
-_MOD_WSGI = "/usr/lib/apache2/modules/mod_wsgi.so"
+_MOD_WSGI = "/usr/lib/apache2/modules/mod_wsgi.so-{}.{}".format(*sys.version_info)
 _PYTHON_PATH = f"{{packages}}:{ROOT}:{{directory}}"
 
 
@@ -304,7 +305,7 @@ HOSTS = {
     "uWSGI, lazy-apps": uwsgi("--enable-threads --lazy-apps", ready="WSGI app 0"),
     "uWSGI, cheaper": uwsgi("--enable-threads --cheaper 1", kill=False),
     "uWSGI, gevent": uwsgi(
-        "--plugin gevent_python3 --gevent 20 --gevent-monkey-patch",
+        f"--plugin {_UWSGI_GEVENT} --gevent 20 --gevent-monkey-patch",
         buffered=False,
         keeps_block=True,
         needs=_UWSGI_GEVENT,
@@ -398,6 +399,7 @@ class Running:
             packages=sysconfig.get_paths()["purelib"],
             directory=self.directory,
             recycle=self._recycle,
+            mod_wsgi=_MOD_WSGI,
         )
 
     def _wait_for(self, more: int) -> None:
