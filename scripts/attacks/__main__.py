@@ -51,6 +51,11 @@ TESTS: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
+#: What storms are against, their share of the time, and how many faults they make however long those take: servers
+#: have to start.
+STORMS = (("workers", 0.5, 100), ("servers", 0.2, 24), ("deployments", 0.3, 28))
+
+
 def arguments() -> argparse.Namespace:
     """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(prog="scripts/attack", description=(__doc__ or "").partition("\n")[0])
@@ -74,9 +79,9 @@ def programs(minutes: float, chance: random.Random, core: str | None) -> Iterato
 
 
 def storms(minutes: float, seed: int, core: str | None) -> Iterator[tuple[str, Score]]:
-    """Have storms against workers, and against servers."""
-    for kind, share in (("workers", 0.7), ("servers", 0.15), ("deployments", 0.15)):
-        options = ["--minutes", str(minutes * share), "--seed", str(seed), "--only", kind]
+    """Have storms against workers, and against servers, until each has made some faults at least."""
+    for kind, share, least in STORMS:
+        options = ["--minutes", str(minutes * share), "--least", str(least), "--seed", str(seed), "--only", kind]
         options += ["--core", core] if core else []
         with tempfile.TemporaryDirectory(prefix="torture-") as directory, ExitStack() as stack:
             torture = Torture(of_torture(options), Path(directory), stack)
@@ -103,6 +108,8 @@ def table(rows: Iterator[tuple[str, Score]]) -> Score:
     total = Score()
     for name, score in rows:
         print(f"{name:<48}" + "".join(f"{number:>14,}" for number in score.numbers), flush=True)
+        if not score.attacks:
+            score.said.append(f"{name}: nothing was attacked")
         for said in score.said:
             print(said, file=sys.stderr, flush=True)
         total += score

@@ -35,7 +35,7 @@ class Score:
         hung: attacks that did not come to an end.
         crashed: attacks that ended in an error, or left one behind.
         let_in: attacks by somebody who came in.
-        said: what was wrong, in words.
+        said: what was wrong, in words: also that nothing was attacked.
     """
 
     attacks: int = 0
@@ -55,8 +55,8 @@ class Score:
 
     @property
     def clean(self) -> bool:
-        """Whether the attacks cost nothing."""
-        return not any(self.numbers[3:])
+        """Whether the attacks cost nothing, and there were some of each kind."""
+        return not any(self.numbers[3:]) and not self.said
 
     def __add__(self, other: Score) -> Score:
         sums = (mine + theirs for mine, theirs in zip(self.numbers, other.numbers, strict=True))

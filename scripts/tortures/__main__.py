@@ -45,6 +45,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=1.0, help="how long (1)")
     parser.add_argument("--seed", type=int, help="repeats a run (at random)")
     parser.add_argument("--first", type=int, default=1, metavar="BOUT", help="begin with this bout (1)")
+    parser.add_argument("--least", type=int, default=0, metavar="FAULTS", help="go on until there were so many (0)")
     parser.add_argument("--bouts", type=int, help="end after so many bouts")
     parser.add_argument("--faults", type=int, default=150, help="in each bout of workers (150)")
     parser.add_argument("--core", choices=["C", "Python"], help="only this core (both)")
@@ -81,8 +82,6 @@ class Torture:
 
     def __init__(self, options: argparse.Namespace, directory: Path, stack: ExitStack) -> None:
         self._options, self._directory = options, directory
-        self._start = time.monotonic()
-        self._end = self._start + 60 * options.minutes
         self._bar: Any = None
         if sys.stderr.isatty():
             self._bar = stack.enter_context(
@@ -90,7 +89,7 @@ class Torture:
             )
         self.tally = Tally()
         cells = None
-        if options.core != "Python" and debug.compiler() is not None:
+        if options.core != "Python" and options.only in (None, "workers") and debug.compiler() is not None:
             cells = debug.build(directory, *debug.STOP_POINTS)
         log = options.log or Path(os.devnull)
         self._nurseries = {
@@ -101,11 +100,13 @@ class Torture:
         if cells is not None:
             self._steps["C"] = stack.enter_context(Nursery(cells=cells, log=log))
         self.private = _PRIVATE in os.environ
+        self._start = time.monotonic()
+        self._end = self._start + 60 * options.minutes
 
     def run(self, seed: int) -> None:
         """Do bout after bout until the time is up, or something is wrong."""
         bout = self._options.first
-        while time.monotonic() < self._end and self.tally.clean:
+        while not self._is_late() and self.tally.clean:
             if self._options.bouts is not None and bout >= self._options.first + self._options.bouts:
                 break
             chance = random.Random(f"{seed} {bout}")
@@ -126,7 +127,11 @@ class Torture:
     def _is_over(self, faults: int) -> bool:
         if self._bar is not None:
             self._bar.update(int(time.monotonic() - self._start) - self._bar.pos)
-        return sum(self.tally.faults.values()) >= faults or time.monotonic() > self._end
+        return sum(self.tally.faults.values()) >= faults or self._is_late()
+
+    def _is_late(self) -> bool:
+        """Whether the time is up, and there were as many faults as there must be."""
+        return time.monotonic() > self._end and sum(self.tally.faults.values()) >= self._options.least
 
     def _workers(self, bout: int, chance: random.Random, core: str) -> str:
         """Have a bout of workers of their own; returns what it was."""
@@ -161,7 +166,7 @@ class Torture:
         """Have a bout of a deployment; returns what it was."""
         place, pure = self._directory / f"bout {bout}", core == "Python"
         with Deployment(place, chance, self.tally, pure, self.private, self._options.prometheus) as deployment:
-            deployment.live(self._options.events, lambda: time.monotonic() > self._end)
+            deployment.live(self._options.events, self._is_late)
         pages = deployment.scraper.pages + deployment.scrapes
         return f"{core} core, a deployment with {deployment.workers}, {deployment.scraper.shown} visits, {pages} pages"
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from attacks.__main__ import table
 from attacks.programs import PROGRAMS
-from attacks.runner import run_program
+from attacks.runner import Score, run_program
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -13,3 +14,10 @@ def test_an_attack_costs_nothing(name: str, pure: bool) -> None:
     score = run_program(name, 0.7, 1, pure)
     assert score.clean, score.said
     assert score.attacks > 0
+
+
+def test_a_kind_of_which_there_was_no_attack_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {"storms": Score(attacks=3, kills=1, operations=1000), "clients": Score()}
+    assert not table(iter(rows.items())).clean
+    assert "clients: nothing was attacked" in capsys.readouterr().err
+    assert table(iter([("storms", rows["storms"])])).clean
