@@ -62,6 +62,12 @@ FAULTS = {
         "return\n                if not",
     ),
     "refused-by-another": Fault("configured.py", "if not shared.retired:", "if True:"),
+    "read-of-another": Fault(
+        "attachment/reads.py", "if block.cells.generation == generation:  # else", "if True:  # else"
+    ),
+    "shown-of-another": Fault(
+        "reading/reader.py", '                if self.header("revision") == revision:\n', "                if True:\n"
+    ),
 }
 
 #: Counts as hard as it can in several processes, and ends with 1 where the sum is not exact.
@@ -89,7 +95,7 @@ sys.exit(f"counted {found} of {4 * 1_500_000}" if found != 4 * 1_500_000 else 0)
 
 PYTEST = ["-m", "pytest", "-q", "-x"]
 
-OF_THREADS = "at_any_line and Python and others"
+THREADS = ["-m", "thorough", "-k", "at_any_line and Python and not saves"]
 
 MODEL = "no_addition_is_lost_or_doubled_and_nobody_waits_for_the_dead and C"
 
@@ -103,9 +109,10 @@ CHECKS = {
     "torture: real workers, killed at random": TORTURE,
 }
 
-#: Of faults in what threads of a process do to each other.
+#: Of faults in Python: what threads of a process do to each other.
 CHECKS_OF_THREADS = {
-    "schedules of threads": [*PYTEST, "tests/model/test_thread_schedules.py", "-m", "thorough", "-k", OF_THREADS],
+    "schedules of threads that count": [*PYTEST, "tests/model/test_thread_schedules.py", *THREADS],
+    "schedules of a thread that reads": [*PYTEST, "tests/model/test_read_schedules.py", *THREADS],
 }
 
 

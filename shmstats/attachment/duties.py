@@ -9,6 +9,7 @@ import importlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
 from .. import native
@@ -109,7 +110,7 @@ class DutyThread:
 
     def stop(self) -> None:
         """Have it end after what it is doing."""
-        if self._stop.locked():
+        with suppress(RuntimeError):  # another thread has told it
             self._stop.release()
 
     def join(self, seconds: float) -> bool:

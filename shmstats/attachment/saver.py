@@ -278,7 +278,7 @@ class Saver:
         self._stopped = True
         for thread in self._duty_threads:
             thread.stop()
-        if self._wake.locked():
+        with suppress(RuntimeError):  # there is no thread to wake, or another thread has woken it
             self._wake.release()
         if self._thread is not None:
             self._thread.join(_STOP_SECONDS)

@@ -6,7 +6,6 @@ Nothing is lost, what is counted after `init` goes to its block, and there is on
 from __future__ import annotations
 
 import importlib
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
-from schedule import Lock, Plan, Schedule, Thread, switched_once, switched_twice
+from schedule import Plan, Schedule, Thread, switched_once, switched_twice
 
 #: What the switches are made in: where it is decided what is counted into.
 PLACES = ("configured.py", "misses.py", "attachment/attachment.py", "attachment/calls.py", "attachment/saver.py")
@@ -150,22 +149,6 @@ def closing(world: World) -> Callable[[], None]:
 def flushing(world: World) -> Callable[[], None]:
     """Flush the buffer."""
     return world.stats.flush
-
-
-@pytest.fixture
-def controlled(shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The package, with the locks and threads of `schedule`."""
-    native, lifecycle, lock = (
-        importlib.import_module(f"shmstats.{name}") for name in ("native", "lifecycle", "block.lock")
-    )
-    with monkeypatch.context() as patch:
-        patch.setattr(native, "RLock", Lock)
-        patch.setattr(native, "Thread", Thread)
-        patch.setattr(lifecycle, "_forking", Lock())
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        lock.guards.forget()
-        yield shmstats
-    lock.guards.forget()
 
 
 #: What threads do at once, and what else is configured.

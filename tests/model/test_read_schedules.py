@@ -1,0 +1,149 @@
+"""A name is removed, another one takes its cells, it is added again: a reader in between sees what it had meanwhile.
+
+Each change is noted with the moments at which it began and ended. A value that is read is one that the name had at some
+moment from the call until it returned; 0 stands for none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+from schedule import Plan, Schedule, switched_once, switched_twice
+
+#: Where the switches are made.
+PLACES = (
+    "attachment/reads.py", "attachment/changes.py", "reading/*.py", "block/registering.py", "block/names.py",
+    "block/stripes.py", "core/_*_py.py",
+)  # fmt: skip
+
+
+class Value(NamedTuple):
+    """What a name had: from some moment of the change that made it until one of the next change."""
+
+    value: float
+    begun: int
+    ended: int
+
+
+class Story:
+    """Changes of names, and what is read meanwhile."""
+
+    def __init__(self, package: ModuleType, data: Path) -> None:
+        registry: Any = importlib.import_module("shmstats.registry").Registry
+        top = Path(package.__file__ or "").parent
+        self._files = frozenset(str(path) for place in PLACES for path in top.glob(place))
+        config = {"path": {"data": str(data)}, "stats": {"capacity": 256, "max_workers": 4, "persist": False}}
+        self.writer, self.reader = registry(), registry()
+        for each in (self.writer, self.reader):
+            each.init(config)
+
+    def run(self, read: Callable[[Any], dict[str, float]], first: int, plan: Plan) -> Schedule:
+        """Have a thread change names while another reads, under a schedule; and judge."""
+        self._now = 0
+        self.had = {name: [Value(0, 0, 0)] for name in ("counter", "large", "gauge", "high")}
+        self.wrong: list[str] = []
+        self._count("counter", 3)
+        self._set("gauge", 1.5)
+        schedule = Schedule([lambda: self._read(read), self._change], plan, self._files)
+        schedule.run(first)
+        assert not self.wrong, f"first {first}, {plan}: {self.wrong}"
+        for name in self.had:
+            self._remove(name)
+        return schedule
+
+    def _change(self) -> None:
+        self._count("counter", 4)
+        self._remove("counter")
+        self._count("large", 1000)
+        self._remove("gauge")
+        self._set("high", 900.5)
+        self._remove("large")
+        self._count("counter", 10)
+        self._remove("high")
+        self._set("gauge", 2.5)
+
+    def _count(self, name: str, n: int) -> None:
+        self._note(name, self.had[name][-1].value + n, lambda: self.writer.incr("c", name, n))
+
+    def _set(self, name: str, value: float) -> None:
+        self._note(name, value, lambda: self.writer.gauge("c", name, value))
+
+    def _remove(self, name: str) -> None:
+        self._note(name, 0, lambda: self.writer.remove("c", name))
+
+    def _note(self, name: str, value: float, change: Callable[[], object]) -> None:
+        begun = self._moment()
+        self.had[name].append(Value(value, begun, 2**62))
+        change()
+        self.had[name][-1] = Value(value, begun, self._moment())
+
+    def _read(self, read: Callable[[Any], dict[str, float]]) -> None:
+        begun = self._moment()
+        found = read(self.reader)
+        ended = self._moment()
+        self.wrong += [
+            f"{name} is {value!r}, it had {self.had[name]}; read from {begun} to {ended}"
+            for name, value in found.items()
+            if not self._was(name, value, begun, ended)
+        ]
+
+    def _was(self, name: str, value: float, begun: int, ended: int) -> bool:
+        had = self.had[name]
+        until = [each.ended for each in had[1:]] + [2**62]
+        return any(
+            value == each.value and type(value) in (int, type(each.value)) and each.begun <= ended and end >= begun
+            for each, end in zip(had, until, strict=True)
+        )
+
+    def _moment(self) -> int:
+        self._now += 1
+        return self._now
+
+
+def get_counter(reader: Any) -> dict[str, float]:
+    return {"counter": reader.get("c", "counter")}
+
+
+def get_gauge(reader: Any) -> dict[str, float]:
+    return {"gauge": reader.get("c", "gauge")}
+
+
+def snapshot(reader: Any) -> dict[str, float]:
+    found = reader.snapshot().get("c", {})
+    return {name: found.get(name, 0) for name in ("counter", "large", "gauge", "high")}
+
+
+READS = {"get of a counter": get_counter, "get of a gauge": get_gauge, "snapshot": snapshot}
+
+
+@pytest.fixture
+def story(controlled: ModuleType, tmp_path: Path) -> Iterator[Story]:
+    told = Story(controlled, tmp_path / "data")
+    yield told
+    told.reader.close()
+    told.writer.close()
+
+
+@pytest.mark.parametrize("read", READS)
+def test_what_is_read_is_what_the_name_had(story: Story, read: str) -> None:
+    assert switched_once(lambda *how: story.run(READS[read], *how), step=41) > 3
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("read", READS)
+def test_what_is_read_is_what_the_name_had_at_any_line(story: Story, read: str) -> None:
+    switched_once(lambda *how: story.run(READS[read], *how))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("read", READS)
+def test_what_is_read_in_the_middle_of_a_change_is_what_the_name_had(story: Story, read: str) -> None:
+    chance = random.Random(read)
+    places = ((chance.random(), chance.random()) for _ in range(600))
+    switched_twice(lambda *how: story.run(READS[read], *how), places)
