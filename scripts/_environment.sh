@@ -91,9 +91,9 @@ find_python() {
     fail "needs Python 3.11 or later; found ${seen:-none}. Set PYTHON to one that is not in PATH"
 }
 
-# find_pythons [LEFT_OUT]: one interpreter for each minor version from 3.11 on, but for one.
+# find_pythons [LEFT_OUT]: one interpreter for each minor version from 3.11 on, but for one. The newest may be Debian's.
 find_pythons() {
-    local candidate version seen=" ${1-} "
+    local candidate version newest=3.14 seen=" ${1-} "
     for candidate in python3.1{1,2,3,4} "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python; do
         if ! is_recent "$candidate"; then continue; fi
         version=$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -101,6 +101,8 @@ find_pythons() {
         seen+="$version "
         command -v -- "$candidate"
     done
+    case $seen in *" $newest "*) return ;; esac
+    "$root/scripts/fetch_python" "$newest" || echo "there is no Python $newest to be had" >&2
 }
 
 install_package() {

@@ -84,17 +84,17 @@ class Guard(Section):
         """Do what was deferred, if the calling thread is outside: what comes up meanwhile is done by the same loop."""
         while self._deferred:
             doing = self._doing()
-            if self.held or doing._is_owned():  # type: ignore[attr-defined]
+            if self.held or doing._is_owned():
                 return
             with doing:
                 self._do_all()
 
-    def _doing(self) -> native.RLock:
+    def _doing(self) -> Section:
         """Return a lock of the calling thread alone, which it has while it does what was deferred."""
         try:
             return self._threads.doing  # type: ignore[no-any-return]
         except AttributeError:
-            self._threads.doing = native.RLock()
+            self._threads.doing = Section(native.RLock())
             return self._threads.doing  # type: ignore[no-any-return]
 
     def _do_all(self) -> None:
