@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from shmstats.export.figures import iso_time, with_window
-from shmstats.export.printable import json_text
+from shmstats.export.printable import json_lines
 from shmstats.export.view import View
 from shmstats.series import Distribution, Kind, Name, Recent, Snapshot, Value, by_category
 
@@ -37,7 +37,7 @@ def to_document(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
 
 def json_document(snapshot: Snapshot, view: View) -> bytes:
     """Return the document as indented JSON."""
-    return (json_text(to_document(snapshot), indent=2) + "\n").encode(errors="backslashreplace")
+    return (json_lines(to_document(snapshot)) + "\n").encode(errors="backslashreplace")
 
 
 def _broken_down(snapshot: Snapshot) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from functools import cache
 from typing import Any
 
 #: What a terminal would obey and JSON has no escape for by itself: C1 controls, separators, changes of direction.
@@ -17,9 +18,40 @@ _OBEYED = re.compile(
 )
 
 
-def json_text(document: Any, **how: Any) -> str:
-    """Return a document as JSON, with escapes in the place of what a terminal would obey: the same to a parser."""
-    text = json.dumps(document, ensure_ascii=False, **how)
+def json_text(document: Any) -> str:
+    """Return a document as JSON in a line, with escapes in the place of what a terminal would obey."""
+    return _escaped(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
+
+
+def json_lines(document: Any) -> str:
+    """Return the same as people read it, indented by two blanks a level."""
+    return _escaped(_indented(document, 0))
+
+
+def _indented(value: Any, level: int) -> str:
+    """Return what `json.dumps` makes with an indent, in Python; here C writes each level that has none below it."""
+    if not value or not isinstance(value, dict | list):
+        return _encoder(0).encode(value)
+    inner = "\n" + "  " * (level + 1)
+    items = value.values() if isinstance(value, dict) else value
+    if {dict, list}.isdisjoint(map(type, items)):
+        flat = _encoder(level + 1).encode(value)
+        return f"{flat[0]}{inner}{flat[1:-1]}{inner[:-2]}{flat[-1]}"
+    texts = [_indented(item, level + 1) for item in items]
+    if isinstance(value, dict):
+        keys = map(_encoder(0).encode, value)
+        return f"{{{inner}{f',{inner}'.join(map(': '.join, zip(keys, texts, strict=True)))}{inner[:-2]}}}"
+    return f"[{inner}{f',{inner}'.join(texts)}{inner[:-2]}]"
+
+
+@cache
+def _encoder(level: int) -> json.JSONEncoder:
+    between = ",\n" + "  " * level if level else ", "
+    return json.JSONEncoder(ensure_ascii=False, separators=(between, ": "))
+
+
+def _escaped(text: str) -> str:
+    """Return JSON with escapes in the place of what a terminal would obey: the same to a parser."""
     if text.isascii() and "\x7f" not in text:  # which is told at once
         return text
     return _OBEYED.sub(_json_escape, text)

@@ -13,7 +13,7 @@ from typing import Any
 
 from shmstats.bounds import Bounds, Exponential
 from shmstats.export.figures import iso_time, with_window
-from shmstats.export.printable import json_text
+from shmstats.export.printable import json_lines
 from shmstats.export.view import View
 from shmstats.series import Distribution, Kind, Mode, Name, Recent, Snapshot, Value
 
@@ -25,7 +25,7 @@ SCHEMA_FILE = Path(__file__).with_name("stats-v2.schema.json")
 
 def structured_json(snapshot: Snapshot, view: View) -> bytes:
     """Return the structured document as indented JSON."""
-    return (json_text(to_structured(snapshot), indent=2) + "\n").encode(errors="backslashreplace")
+    return (json_lines(to_structured(snapshot)) + "\n").encode(errors="backslashreplace")
 
 
 def to_structured(snapshot: Snapshot) -> dict[str, Any]:

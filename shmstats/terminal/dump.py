@@ -24,7 +24,7 @@ from shmstats.config import Settings
 from shmstats.export import FORMATS, View
 from shmstats.export.printable import printable_lines
 from shmstats.reading import BlockReader, read_only
-from shmstats.series import Recent, Snapshot
+from shmstats.series import Kind, Recent, Snapshot
 from shmstats.terminal.command import (
     NotThereError,
     Watched,
@@ -40,7 +40,6 @@ from shmstats.terminal.command import (
 )
 from shmstats.terminal.past import FORMATS as FORMATS_OF_PAST
 from shmstats.terminal.past import Duration, past_content
-from shmstats.terminal.watch import Repaint, TimedTable
 
 _LONGEST_WATCH = 86_400.0
 
@@ -154,11 +153,15 @@ def dump(
     if to_terminal and FORMATS[form].binary:
         raise click.UsageError(f"--format {form} is no text for a terminal: name a file by --output.")
 
-    repaint = Repaint(raw, labels) if watch is not None and to_terminal and form == "table" else None
-    timed = TimedTable() if watch is not None and form == "csv" and output == "-" else None
+    repaint = timed = None
+    if watch is not None:
+        from shmstats.terminal.watch import Repaint, TimedTable
+
+        repaint = Repaint(raw, labels) if to_terminal and form == "table" else None
+        timed = TimedTable() if form == "csv" and output == "-" else None
 
     def write_once() -> None:
-        snapshot = _only(read(), chosen)
+        snapshot = _only(read(), chosen) if globs else read()
         if globs and not snapshot.names and not snapshot.system:
             note(f"no category matches {', '.join(map(repr, globs))}")
         if repaint is not None:
@@ -210,9 +213,10 @@ def _data_reader(
                 snapshot, notice = _read_saved(settings.path.data)
                 notice += "; a saved snapshot has no values by worker" if by_worker else ""
             else:
+                snapshot, notice = reader.read(by_worker), ""
                 system = _system_figures(reader, settings) if chosen("system") else {}
-                recent = _recent(settings.path.data) if with_recent else {}
-                snapshot, notice = reader.read(by_worker).replaced(system=system, recent=recent), ""
+                recent = _recent(settings.path.data) if with_recent and _has_histograms(snapshot) else {}
+                snapshot = snapshot.replaced(system=system, recent=recent)
         if notice != said:
             note(notice)
         said = notice
@@ -246,6 +250,10 @@ def _read_saved(data: Path) -> tuple[Snapshot, str]:
     raise NotThereError(
         f"there is neither a live block nor a readable snapshot for the data directory {data}{failures}"
     )
+
+
+def _has_histograms(snapshot: Snapshot) -> bool:
+    return any(name.kind is Kind.HISTOGRAM for name in snapshot.names)
 
 
 def _recent(data: Path) -> Recent:

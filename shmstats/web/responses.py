@@ -24,7 +24,7 @@ _HEADERS = {
 
 def json_response(document: Any, status: int = 200) -> Response:
     """Answer with a JSON document."""
-    body = json_text(document, separators=(",", ":")) + "\n"
+    body = json_text(document) + "\n"
     return Response(body.encode(errors="backslashreplace"), status, mimetype="application/json")
 
 

@@ -5,9 +5,12 @@ import io
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shmstats.export import FORMATS, View, to_csv, to_document, to_table
 from shmstats.export.figures import histogram_figures, iso_time
+from shmstats.export.printable import json_lines
 from shmstats.series import Distribution, Kind, Name, Snapshot
 
 NAMES = [
@@ -211,3 +214,12 @@ def test_nothing_reaches_a_terminal_that_could_command_it():
     assert table.replace("\n", "").isprintable()
     assert table.count("\n") == 2
     assert "a\\x1b[31m\\r\\n\\t\\x07\\x9b\\u202e\\u2028\\u200b" in table
+
+
+TEXTS = st.text(st.characters(codec="ascii", exclude_characters="\x7f"))
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
+
+
+@given(st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=20))
+def test_lines_of_json_are_those_that_python_writes_with_an_indent(document: object) -> None:
+    assert json_lines(document) == json.dumps(document, indent=2, ensure_ascii=False)
