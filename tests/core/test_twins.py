@@ -151,7 +151,7 @@ def test_the_c_core_has_the_public_calls_and_parameters_of_its_twin() -> None:
     compared = 0
     for kind, name in [(kind, name) for kind, name in calls if not name.startswith("_")]:
         call, expected = getattr(kind, name), getattr(getattr(twin, kind.__name__), name)
-        if call.__text_signature__:
+        if call.__text_signature__ not in (None, "($self, object, /)"):  # what Python 3.13 makes up where there is none
             assert shape(call) == shape(expected), f"{kind.__name__}.{name}"
             compared += 1
     assert compared >= 10
