@@ -10,14 +10,13 @@
 
 /* Names of attributes and keys of the environment; what `_requests` and `time` have. */
 #define NAMES(USE)                                                                                                     \
-    USE(middleware_route, "_route") USE(requests, "requests") USE(serving, "serving") USE(begin, "begin") USE(end, "end")          \
-    USE(enter, "enter") USE(leave, "leave") USE(series, "series") USE(no_labels, "no_labels") USE(tell, "tell")        \
-    USE(note, "note") USE(fail, "fail") USE(finish, "finish") USE(close, "close")                \
-    USE(has_no_body, "has_no_body") USE(url_rule, "url_rule") USE(rule, "rule")          \
-    USE(endpoint, "endpoint") USE(path_info, "PATH_INFO") USE(script_name, "SCRIPT_NAME")                              \
-    USE(request_method, "REQUEST_METHOD") USE(content_length, "CONTENT_LENGTH")                                        \
-    USE(transfer_encoding, "HTTP_TRANSFER_ENCODING") USE(empty, "")             \
-    USE(werkzeug_request, "werkzeug.request") USE(head, "HEAD") USE(own_endpoints, "shmstats.")
+    USE(plain_series, "plain_series") USE(requests, "requests") USE(serving, "serving") USE(begin, "begin")            \
+    USE(end, "end") USE(enter, "enter") USE(leave, "leave") USE(tell, "tell") USE(note, "note") USE(fail, "fail")      \
+    USE(finish, "finish") USE(close, "close") USE(around_other, "around_other") USE(has_no_body, "has_no_body")        \
+    USE(url_rule, "url_rule") USE(rule, "rule") USE(endpoint, "endpoint") USE(path_info, "PATH_INFO")                  \
+    USE(script_name, "SCRIPT_NAME") USE(request_method, "REQUEST_METHOD") USE(content_length, "CONTENT_LENGTH")        \
+    USE(transfer_encoding, "HTTP_TRANSFER_ENCODING") USE(empty, "") USE(werkzeug_request, "werkzeug.request")          \
+    USE(file_wrapper, "wsgi.file_wrapper") USE(sized, "sized") USE(class, "__class__") USE(head, "HEAD") USE(own_endpoints, "shmstats.")
 #define BORROWED(USE)                                                                                                  \
     USE(methods, "METHODS") USE(other, "OTHER") USE(unmatched, "UNMATCHED") USE(own, "OWN") USE(route, "ROUTE")        \
     USE(client_left, "CLIENT_LEFT") USE(server_error, "SERVER_ERROR")                        \
@@ -33,7 +32,8 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     State *state;
-    PyObject *middleware, *requests, *environ, *start_response, *server_write, *status, *headers, *rule, *response, *chunks;
+    PyObject *middleware, *requests, *serving, *environ, *start_response, *server_write, *status, *headers, *rule;
+    PyObject *response, *chunks;
     PyObject *began, *entry; /* of perf_counter and Serving.begin */
     Py_ssize_t sent;
     char over;
@@ -101,19 +101,15 @@ series_of(Exchange *exchange, PyObject *method, PyObject *status)
     PyObject *length = look_up(exchange, state->content_length);
     if (look_up(exchange, state->transfer_encoding) != NULL || (length != NULL && PyObject_IsTrue(length)))
         return NULL; /* it has a body */
-    PyObject *asked = PyObject_GetAttr(exchange->middleware, state->middleware_route);
-    PyObject *labels = PyObject_GetAttr(exchange->requests, state->no_labels);
-    PyObject *kept = PyObject_GetAttr(exchange->requests, state->series);
+    PyObject *kept = PyObject_GetAttr(exchange->middleware, state->plain_series);
     PyObject *route = NULL, *key = NULL, *series = NULL;
-    if (asked == Py_None && labels != NULL && kept != NULL && PyTuple_CheckExact(labels) && PyTuple_GET_SIZE(labels) == 0
-        && PyDict_CheckExact(kept) && (route = route_of(exchange)) != NULL) {
+    if (kept != NULL && PyDict_CheckExact(kept) && (route = route_of(exchange)) != NULL) {
         PyObject *known = method == NULL ? NULL : PyDict_GetItemWithError(state->methods, method);
-        key = PyErr_Occurred() ? NULL : PyTuple_Pack(4, known == NULL ? state->other : known, route, status, labels);
+        if (!PyErr_Occurred())
+            key = Py_BuildValue("(OOO())", known == NULL ? state->other : known, route, status);
         if (key != NULL)
             series = Py_XNewRef(PyDict_GetItemWithError(kept, key));
     }
-    Py_XDECREF(asked);
-    Py_XDECREF(labels);
     Py_XDECREF(kept);
     Py_XDECREF(route);
     Py_XDECREF(key);
@@ -161,22 +157,20 @@ finish(Exchange *exchange, PyObject *status)
     if (status == NULL || status == Py_None)
         status = state->server_error;
     PyObject *method = look_up(exchange, state->request_method);
-    PyObject *series = series_of(exchange, method, status), *serving = NULL;
+    PyObject *series = series_of(exchange, method, status);
     if (series == NULL || !PyTuple_CheckExact(series)) {
         PyErr_Clear();
         if (call_method((PyObject *)exchange, state->finish, status) < 0)
             hand_over(exchange, state->tell);
     }
     else {
-        serving = PyObject_GetAttr(exchange->requests, state->serving);
-        if (serving == NULL || call_method(serving, state->end, exchange->entry) < 0)
+        if (exchange->serving != NULL && call_method(exchange->serving, state->end, exchange->entry) < 0)
             hand_over(exchange, state->tell);
         if (PyTuple_GET_SIZE(series) == 6 && count(exchange, series, method) < 0)
             hand_over(exchange, state->tell);
         if (call_method(exchange->requests, state->leave, NULL) < 0)
             hand_over(exchange, state->tell);
     }
-    Py_XDECREF(serving);
     Py_XDECREF(series);
 }
 
@@ -191,7 +185,7 @@ note(Exchange *exchange)
         hand_over(exchange, state->tell);
     PyObject *path = look_up(exchange, state->path_info), *method = look_up(exchange, state->request_method);
     PyObject *mounted = look_up(exchange, state->script_name);
-    PyObject *serving = PyObject_GetAttr(exchange->requests, state->serving), *begin = NULL;
+    PyObject *serving = exchange->serving = PyObject_GetAttr(exchange->requests, state->serving), *begin = NULL;
     int is_plain = (mounted == NULL || (PyUnicode_Check(mounted) && PyUnicode_GET_LENGTH(mounted) == 0))
                    && path != NULL && PyUnicode_Check(path) && PyUnicode_IS_ASCII(path);
     if (serving != NULL && is_plain && (begin = PyObject_GetAttr(serving, state->begin)) != NULL) {
@@ -201,7 +195,6 @@ note(Exchange *exchange)
             Py_SETREF(exchange->entry, entry);
         is_plain = entry != NULL && PyLong_AsLong(entry) != -1; /* else the block was left meanwhile */
     }
-    Py_XDECREF(serving);
     Py_XDECREF(begin);
     if (PyErr_Occurred() || (!is_plain && call_method((PyObject *)exchange, state->note, NULL) < 0))
         hand_over(exchange, state->tell);
@@ -290,6 +283,27 @@ Exchange_start(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject
     return PyCFunction_New(&Exchange_methods[1], self);
 }
 
+/* Return what the server is to get in the place of a response: this, if that is a list, which has a length, or any
+ * iterator but a file. */
+static PyObject *
+Exchange_around(PyObject *self, PyObject *response)
+{
+    Exchange *exchange = (Exchange *)self;
+    State *state = exchange->state;
+    Py_XSETREF(exchange->response, Py_NewRef(response));
+    if (PyList_CheckExact(response)) {
+        PyObject *type = PyObject_GetAttr(self, state->sized);
+        int failed = type == NULL || PyObject_SetAttr(self, state->class, type) < 0;
+        Py_XDECREF(type);
+        return failed ? NULL : Py_NewRef(self);
+    }
+    PyObject *wrapper = look_up(exchange, state->file_wrapper);
+    int is_file = wrapper != NULL && PyType_Check(wrapper) && PyObject_TypeCheck(response, (PyTypeObject *)wrapper);
+    if (PyIter_Check(response) && !is_file)
+        return Py_NewRef(self);
+    return PyObject_CallMethodOneArg(self, state->around_other, response);
+}
+
 static PyObject *
 Exchange_iter(PyObject *self)
 {
@@ -356,8 +370,8 @@ Exchange_close(PyObject *self, PyObject *Py_UNUSED(ignored))
 }
 
 #define EACH_MEMBER(USE)                                                                                               \
-    USE(middleware) USE(requests) USE(environ) USE(start_response) USE(began) USE(entry) USE(status) USE(headers)        \
-    USE(rule) USE(response) USE(server_write) USE(chunks)
+    USE(middleware) USE(requests) USE(serving) USE(environ) USE(start_response) USE(began) USE(entry) USE(status)      \
+    USE(headers) USE(rule) USE(response) USE(server_write) USE(chunks)
 
 static int
 Exchange_traverse(PyObject *self, visitproc visit, void *arg)
@@ -393,6 +407,7 @@ Exchange_dealloc(PyObject *self)
 static PyMethodDef Exchange_methods[] = {
     {"start", (PyCFunction)(void (*)(void))Exchange_start, METH_FASTCALL | METH_KEYWORDS, NULL},
     {"write", (PyCFunction)(void (*)(void))Exchange_write, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"around", Exchange_around, METH_O, NULL},
     {"close", Exchange_close, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

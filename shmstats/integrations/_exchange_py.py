@@ -5,7 +5,7 @@ What is not plain is left to methods of the class that inherits from `PlainExcha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,9 @@ class PlainExchange:
         sent: bytes of the response's body so far.
         over: whether the request is recorded.
     """
+
+    #: The class of one whose response knows how many chunks it has.
+    sized: type[PlainExchange]
 
     def __init__(self, middleware: Any, environ: WSGIEnvironment, start_response: StartResponse) -> None:
         self.began = perf_counter()
@@ -72,6 +75,16 @@ class PlainExchange:
         result = self._write(data)
         self.sent += len(data)
         return result
+
+    def around(self, response: Iterable[bytes]) -> Iterable[bytes]:
+        """Return what the server is to get in the place of a response."""
+        self.response = response
+        if type(response) is list:
+            self.__class__ = self.sized
+            return self
+        wrapper = self.environ.get("wsgi.file_wrapper")
+        is_file = isinstance(wrapper, type) and isinstance(response, wrapper)
+        return self if hasattr(type(response), "__next__") and not is_file else self.around_other(response)
 
     def __iter__(self) -> Iterator[bytes]:
         if self._chunks is None:  # else it goes on where it is, as any iterator
@@ -111,6 +124,10 @@ class PlainExchange:
 
     def note(self) -> None:
         """Note for others that this is being served."""
+        raise NotImplementedError
+
+    def around_other(self, response: Iterable[bytes]) -> Iterable[bytes]:
+        """Be `around` for a response that is no plain iterator."""
         raise NotImplementedError
 
     def finish(self, status: str | Cut | None) -> None:

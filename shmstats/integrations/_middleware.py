@@ -49,3 +49,5 @@ class Middleware(Generic[_Application, _Request]):
         self.requests = RequestRecorder(
             category=category, labelnames=labelnames, label_values=label_values, exclude=exclude, buckets=buckets
         )
+        #: Of requests whose labels are known without asking: their series, as `RequestRecorder.series` has them.
+        self.plain_series = self.requests.series if route is None and not self.requests.no_labels else None

@@ -81,18 +81,16 @@ class WsgiExchange(PlainExchange):
 
     __slots__ = ()
 
-    def around(self, response: Iterable[bytes]) -> Iterable[bytes]:
-        """Return what the server is to get in the place of a response."""
-        self.response = response
-        if type(response) is list:
-            return self._sized()
+    def around_other(self, response: Iterable[bytes]) -> Iterable[bytes]:
+        """Return what the server is to get in the place of a response that is no plain iterator."""
         wrapper = self.environ.get("wsgi.file_wrapper")
         if wrapper is not None and isinstance(wrapper, type) and isinstance(response, wrapper):
             return self._around_file(response)
         if hasattr(response, "__next__"):
             return self
         if hasattr(response, "__len__"):
-            return self._sized()
+            self.__class__ = _SizedExchange
+            return self
         if not hasattr(response, "__iter__") and not hasattr(response, "__getitem__"):
             self.finish(self.status)  # a sign between this application and its server, gunicorn's for one
             return response
@@ -140,11 +138,6 @@ class WsgiExchange(PlainExchange):
             0 if method == "HEAD" else self.sent,
         )
 
-    def _sized(self) -> Iterable[bytes]:
-        """Have a length, as the response has: servers find that of a body of one chunk by it."""
-        self.__class__ = _SizedExchange
-        return self
-
     def _around_file(self, response: Any) -> Iterable[bytes]:
         """Have a server's file wrapper tell of its end; a server that sends it knows it by its type only."""
         length = next((value for name, value in self.headers or () if name.lower() == "content-length"), "")
@@ -166,9 +159,12 @@ class WsgiExchange(PlainExchange):
 
 
 class _SizedExchange(WsgiExchange):
-    """One whose response knows how many chunks it has."""
+    """One that has a length, as its response has: servers find that of a body of one chunk by it."""
 
     __slots__ = ()
 
     def __len__(self) -> int:
         return len(self.response)
+
+
+WsgiExchange.sized = _SizedExchange
