@@ -154,7 +154,13 @@ class Configured(HandleKeeper):
 
     def leave(self) -> None:
         """Leave at the end of the process."""
-        self._exit()
+        self._exiting = True
+        fan_out = self._fan_out
+        if fan_out.shared is not None:
+            fan_out.shared.ending = True
+        for provider in fan_out.others:
+            provider.close()
+        self.close()
 
     def _ready(self) -> FanOut:
         """Return what is counted into, which is found out if need be."""
@@ -223,15 +229,6 @@ class Configured(HandleKeeper):
             log.error("%s", text)
         elif sys.stderr is not None:
             print(f"shmstats: {text}", file=sys.stderr, flush=True)
-
-    def _exit(self) -> None:
-        self._exiting = True
-        fan_out = self._fan_out
-        if fan_out.shared is not None:
-            fan_out.shared.ending = True
-        for provider in fan_out.others:
-            provider.close()
-        self.close()
 
 
 def _nothing() -> None:

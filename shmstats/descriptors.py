@@ -16,7 +16,7 @@ from pathlib import Path
 FIRST = 3
 
 
-def open_file(path: str | Path, flags: int, mode: int = 0o600, dir_fd: int | None = None) -> int:
+def open_file(path: str | Path, flags: int, mode: int = 0o600) -> int:
     """Open a file and return a descriptor of 3 or more, which no child inherits by exec.
 
     A fifo or device does not make the caller wait, and a link is not followed.
@@ -25,12 +25,11 @@ def open_file(path: str | Path, flags: int, mode: int = 0o600, dir_fd: int | Non
         path: of the file.
         flags: as for `os.open`.
         mode: of a file that is made, before the umask.
-        dir_fd: descriptor of the directory that a relative path begins at.
 
     Raises:
         OSError: it cannot be opened; ELOOP where it is a link.
     """
-    return above_standard(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode, dir_fd=dir_fd))
+    return above_standard(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode))
 
 
 @contextmanager

@@ -161,7 +161,7 @@ def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
         yield package
     finally:
         for each in list(registry._registries):
-            each._exit()
+            each.leave()
         # Those of earlier tests may never be collected: what is frozen is not looked at again.
         registry._registries.clear()
         _packages[core] = {

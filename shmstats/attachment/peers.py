@@ -192,7 +192,7 @@ class Listener:
             except OSError:
                 return
             connection.setblocking(False)
-            if _peer(connection).uid not in (self._owner, 0):
+            if peer_of(connection).uid not in (self._owner, 0):
                 connection.close()
                 continue
             if len(self._clients) >= _CLIENTS:
@@ -293,7 +293,7 @@ def _call(path: str, pid: int, question: str) -> _PendingAnswer | None:
         return None
     try:
         connection.connect(path)
-        peer = _peer(connection)
+        peer = peer_of(connection)
         if peer.pid == pid and peer.uid in (os.stat(path).st_uid, 0):
             connection.send(question.encode() + b"\n")
             return _PendingAnswer(pid, connection, bytearray())
@@ -338,21 +338,25 @@ def _answer(question: str, answers: Mapping[str, Callable[[], Any]]) -> bytes:
     return line.encode() + b"\n"
 
 
-class _Peer(NamedTuple):
-    """Who is at the other end of a connection."""
+class Peer(NamedTuple):
+    """The process at the other end of a connection."""
 
     pid: int
     uid: int
-    gid: int
 
 
-def _peer(connection: socket.socket) -> _Peer:
+def peer_of(connection: socket.socket) -> Peer:
+    """Return who is at the other end of a connection over a Unix socket.
+
+    Raises:
+        OSError: it cannot be told.
+    """
     if sys.platform == "darwin":  # struct xucred of LOCAL_PEERCRED, and LOCAL_PEERPID; unix(4) there
         _, uid = struct.unpack_from("II", connection.getsockopt(0, 1, 76))
         (pid,) = struct.unpack("i", connection.getsockopt(0, 2, 4))
-        return _Peer(pid, uid, -1)
+        return Peer(pid, uid)
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return _Peer(*_CREDENTIALS.unpack(credentials))
+    return Peer(*_CREDENTIALS.unpack(credentials)[:2])
 
 
 def _new_socket() -> socket.socket:

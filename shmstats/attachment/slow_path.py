@@ -145,10 +145,10 @@ class SharedProvider(Reads, Changes, Shown):
         return block.cells.set_gauge(block.row_for(record), record.cell, microseconds, generation)
 
     @operation
-    def count_own(self, block: AttachedBlock, metric: str, n: int = 1) -> None:
+    def count_own(self, block: AttachedBlock, metric: str) -> None:
         """Count something about the library itself."""
         block.find_or_add(encode_key(OWN, metric), Kind.COUNTER)
-        add_to_own(block, metric, n)
+        add_to_own(block, metric, 1)
 
     def _find_or_add(
         self, block: AttachedBlock, series: Series, kind: Kind, whole: bool = True

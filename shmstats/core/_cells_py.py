@@ -49,7 +49,6 @@ CELL_LAYOUT = {"lock": (0, 4), "seq": (4, 4), "value": (0, 8), "size": 8}
 _claim = claim_process()
 
 _CELL_BYTES = 8
-_CELLS_PER_PAGE = 4096 // _CELL_BYTES
 
 
 def _saturated(value: int) -> int:

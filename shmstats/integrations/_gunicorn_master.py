@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import registry as registries
 from ._gunicorn_load import BacklogMeter
-from ._gunicorn_metrics import CATEGORY, declare, failures
+from ._gunicorn_metrics import CATEGORY, failures, made
 
 #: Why a worker ended.
 EXIT, SIGNAL, TIMEOUT = REASONS = ("exit", "signal", "timeout")
@@ -30,18 +30,15 @@ class Master:
 
     def __init__(self, listeners: Iterable[Any]) -> None:
         self.pid = os.getpid()
-        declare("gunicorn_worker_exits", "counter", "Workers that ended, by reason.", labelnames=("reason",))
-        self._exits = registries.stats.counter(CATEGORY, "gunicorn_worker_exits", labelnames=("reason",))
+        self._exits = made("counter", "gunicorn_worker_exits", "Workers that ended, by reason.", ("reason",))
         for reason in REASONS:
             # Known to the block from now on: a worker that is stopped while it has the table lock can then not
             # stop the master, which is to abort it.
             self._exits.labels(reason).incr(0)
-        declare("gunicorn_reloads", "counter", "Reloads by SIGHUP.")
-        self.count_reload = registries.stats.counter(CATEGORY, "gunicorn_reloads").incr
+        self.count_reload = made("counter", "gunicorn_reloads", "Reloads by SIGHUP.").incr
         self.count_reload(0)
         registries.stats.timestamp(CATEGORY, "gunicorn_start")
-        declare("gunicorn_backlog", "gauge", "Connections that wait for a worker.", mode="livemax")
-        backlog = registries.stats.gauge(CATEGORY, "gunicorn_backlog")
+        backlog = made("gauge", "gunicorn_backlog", "Connections that wait for a worker.", mode="livemax")
         BacklogMeter(listeners, backlog.set, failures.tell).start()
 
     def count_exit(self, worker: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .. import registry as registries
@@ -12,6 +13,15 @@ CATEGORY = "gunicorn"
 failures = Failures()
 
 
-def declare(metric: str, kind: str, help_: str, **more: Any) -> None:
-    """Declare a metric of these hooks; one that is declared otherwise is used so."""
-    failures.declare(registries.stats, CATEGORY, metric, kind, help_, **more)
+def made(kind: str, metric: str, help_: str, labelnames: Sequence[str] | None = None, **more: Any) -> Any:
+    """Declare a metric of these hooks, and return its handle; one that is declared otherwise is used so.
+
+    Args:
+        kind: ``"counter"``, ``"gauge"`` or ``"histogram"``.
+        metric: of the category `CATEGORY`.
+        help_: a sentence for people.
+        labelnames: as for `shmstats.registry.Registry.declare`; with some it is the handle of a metric with labels.
+        more: likewise.
+    """
+    failures.declare(registries.stats, CATEGORY, metric, kind, help_, labelnames=labelnames, **more)
+    return getattr(registries.stats, kind)(CATEGORY, metric, labelnames=labelnames)

@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import registry as registries
 from ._gunicorn_load import BUSY_TIMES
-from ._gunicorn_metrics import CATEGORY, declare
+from ._gunicorn_metrics import made
 from ._requests import METHODS, OTHER
 from ._serving import Serving
 
@@ -32,51 +32,25 @@ class GunicornWorker:
 
     def __init__(self, worker: Any, hooked: bool, measured: bool, capacity: int) -> None:
         self.hooked = hooked
-        stats = registries.stats
-        self.serving = Serving(stats, outermost=measured)
-        declare("gunicorn_requests", "counter", "Requests that are over.", labelnames=("method", "status"))
-        declare(
-            "gunicorn_request_duration",
-            "histogram",
-            "Time from a request's headers to the end of its response, in seconds.",
-            labelnames=("method",),
-        )
-        declare("gunicorn_requests_in_progress", "gauge", "Requests that are being answered.", mode="livesum")
-        declare(
-            "gunicorn_workers",
-            "gauge",
-            "Workers that live, by what they are doing.",
-            mode="livesum",
-            labelnames=("state",),
-        )
-        declare("gunicorn_capacity", "gauge", "Requests that the live workers can answer at one time.", mode="livesum")
-        declare(
-            "gunicorn_busy",
-            "histogram",
-            "Time that requests, finished or not, took of each second of each worker.",
-            buckets=BUSY_TIMES,
-        )
-        declare(
-            "gunicorn_worker_memory",
-            "gauge",
-            "Resident memory of each worker, in bytes.",
-            unit="bytes",
-            mode="liveall",
-        )
-        declare(
-            "gunicorn_worker_boot",
-            "histogram",
-            "Time from a worker's fork until its application is loaded, in seconds.",
-        )
-        self._requests = stats.counter(CATEGORY, "gunicorn_requests", labelnames=("method", "status"))
-        self._durations = stats.histogram(CATEGORY, "gunicorn_request_duration", labelnames=("method",))
+        self.serving = Serving(registries.stats, outermost=measured)
+        self._requests = made("counter", "gunicorn_requests", "Requests that are over.", ("method", "status"))
+        took = "Time from a request's headers to the end of its response, in seconds."
+        self._durations = made("histogram", "gunicorn_request_duration", took, ("method",))
+        answered = "Requests that are being answered."
+        self._in_progress = made("gauge", "gunicorn_requests_in_progress", answered, mode="livesum")
+        doing = "Workers that live, by what they are doing."
+        states = made("gauge", "gunicorn_workers", doing, ("state",), mode="livesum")
+        possible = "Requests that the live workers can answer at one time."
+        capacities = made("gauge", "gunicorn_capacity", possible, mode="livesum")
+        busy = "Time that requests, finished or not, took of each second of each worker."
+        self._busy_time = made("histogram", "gunicorn_busy", busy, buckets=BUSY_TIMES)
+        resident = "Resident memory of each worker, in bytes."
+        self._memory = made("gauge", "gunicorn_worker_memory", resident, unit="bytes", mode="liveall")
+        started = "Time from a worker's fork until its application is loaded, in seconds."
+        boot = made("histogram", "gunicorn_worker_boot", started)
         self._series: dict[tuple[str, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
-        self._in_progress = stats.gauge(CATEGORY, "gunicorn_requests_in_progress")
-        states = stats.gauge(CATEGORY, "gunicorn_workers", labelnames=("state",))
         self._busy, self._idle = states.labels(BUSY), states.labels(IDLE)
-        self._memory = stats.gauge(CATEGORY, "gunicorn_worker_memory")
         self._measure_due = 0.0
-        self._busy_time = stats.histogram(CATEGORY, "gunicorn_busy")
         self._busy_seconds = 0.0
         self._accrued = perf_counter()
         self._active = 0
@@ -85,12 +59,12 @@ class GunicornWorker:
             self._in_progress.set(0)
             self._busy.set(0)
             self._idle.set(1)
-            stats.gauge(CATEGORY, "gunicorn_capacity").set(capacity)
+            capacities.set(capacity)
         else:
             states.labels(UNKNOWN).set(1)
         forked = getattr(worker, "_shmstats_forked", None)
         if forked is not None:
-            stats.timing(CATEGORY, "gunicorn_worker_boot", (monotonic() - forked) * 1000.0)
+            boot.observe((monotonic() - forked) * 1000.0)
 
     def begin(self) -> None:
         """Note that a request has come."""

@@ -69,6 +69,7 @@ class GuardedProvider:
     Attributes:
         provider: the guarded one.
         name: what it is called in the log.
+        cut_off: whether the provider was given up.
     """
 
     def __init__(
@@ -93,14 +94,9 @@ class GuardedProvider:
         self._strikes = 0
         self._struck_at = float("-inf")
         self._logged = Once()
-        self._cut_off = False
+        self.cut_off = False
         self._cutting = _thread.allocate_lock()
         lifecycle.tell_of_forks(lifecycle.Stage.PROVIDERS, self)
-
-    @property
-    def cut_off(self) -> bool:
-        """Whether the provider was given up."""
-        return self._cut_off
 
     def incr(self, category: str, metric: str, n: int) -> None:
         """Add n to a counter."""
@@ -161,7 +157,7 @@ class GuardedProvider:
         self._strikes = 0
 
     def _operate(self, method: str, arguments: tuple[object, ...]) -> None:
-        if self._cut_off:
+        if self.cut_off:
             self._report(OPERATIONS_DROPPED)
         elif self._reentrant:
             self._call(method, arguments)
@@ -204,7 +200,7 @@ class GuardedProvider:
 
     def _finish(self, method: str, timeout: float) -> bool:
         """Do one of the optional methods, behind all operations that wait; returns whether it was done."""
-        if self._cut_off or _here.inside:
+        if self.cut_off or _here.inside:
             return False
         operation = _Operation(method if callable(getattr(self.provider, method, None)) else "", ())
         courier = self._courier
@@ -244,7 +240,7 @@ class GuardedProvider:
     def _cut(self, reason: str) -> None:
         if not self._cutting.acquire(blocking=False):
             return
-        self._cut_off = True
+        self.cut_off = True
         log.error("provider %s is cut off after %d failures in a row: %s", self.name, self._strikes, reason)
         self._report(CUT_OFF)
         for _ in range(self._courier.abandon()):

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ..attachment.peers import peer_of
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 _TABLES = ("/proc/self/net/tcp", "/proc/self/net/tcp6")
 _TIME_WAIT = "06"
-_UCRED = struct.Struct("iII")  # pid, uid, gid
 
 #: An address and a port. IPv4 within IPv6 is IPv4.
 _End = tuple[str, int]
@@ -44,7 +45,7 @@ def peer_uids(environ: WSGIEnvironment) -> set[int] | None:
     connection = connection_of(environ)
     with suppress(OSError, ValueError, AttributeError, ipaddress.AddressValueError):
         if connection is not None and connection.family == socket.AF_UNIX:
-            return {_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[1]}
+            return {peer_of(connection).uid}
         address = _plain(environ.get("REMOTE_ADDR", ""))
         if environ.get("REMOTE_PORT"):
             return _owners([(address, int(environ["REMOTE_PORT"]))])

@@ -21,29 +21,21 @@ class SendFailures:
     Args:
         name: of the provider, for the log.
         report: called with `FAILURES` and `OPERATIONS_DROPPED` each time, where given.
-
-    Attributes:
-        failures: how often something could not be sent.
-        dropped: operations that were given up, because too much was held.
     """
 
     def __init__(self, name: str, report: Callable[[str], None] | None) -> None:
         self.name = name
-        self.failures = 0
-        self.dropped = 0
         self._report_to = report
         self._logged = Once()
 
     def note_failure(self, kind: str, error: object) -> None:
         """Count a failure, and log the first of its kind."""
-        self.failures += 1
         self._report(FAILURES)
         if self._logged.first(kind):
             log.error("%s: %s, further ones are only counted: %s", self.name, kind, error)
 
     def note_dropped(self, operations: int) -> None:
         """Count operations that were given up, and log the first time."""
-        self.dropped += operations
         for _ in range(operations):
             self._report(OPERATIONS_DROPPED)
         if self._logged.first("dropped"):

@@ -88,16 +88,6 @@ class StatsdProvider:
         self._sender.link.close()
         self._sender = StatsdSender(self._settings, self._failures)
 
-    @property
-    def failures(self) -> int:
-        """How often something could not be sent."""
-        return self._failures.failures
-
-    @property
-    def dropped(self) -> int:
-        """Operations that were given up, because too much was held."""
-        return self._failures.dropped
-
     def _take(self, operation: Operation) -> None:
         sender = self._sender
         intake = sender.intake
