@@ -18,8 +18,7 @@ from typing import Any
 from .. import lifecycle, native
 from ..block import BlockError, BlockFullError, Change, declare
 from ..block.declarations import Definition
-from ..block.keys import encode_key
-from ..block.lock import Guard, held_guard, process_guard
+from ..block.lock import held_guard, process_guard, tell
 from ..block.outdated import remove_outdated
 from ..config import Settings
 from ..core import Registrar
@@ -32,12 +31,10 @@ from .agent import RETRY_SECONDS, Agent, Task
 from .buffer import Buffer
 from .deferring import deferred
 from .moving import move
-from .own_metrics import FLUSH, FLUSHES, OPERATIONS_DROPPED, OWN, add_to_own, note_held, register_own
+from .own_metrics import OPERATIONS_DROPPED, add_to_own, note_held, register_own
 from .peers import remove_stale, socket_path
 from .restoring import fill
 from .saver import Saver
-
-log = logging.getLogger("shmstats")
 
 _RETRY_SECONDS = 1.0
 
@@ -139,6 +136,8 @@ class Attachment:
         if self._leave():
             self._leave()
 
+    leave = close  # at the end of the process
+
     def _leave(self) -> bool:
         """Leave the block. Where another one has come in its place, since its file was removed, that is attached.
 
@@ -155,20 +154,20 @@ class Attachment:
             _holding.discard(self)
             if block is not None:
                 try:
-                    with block.damage_named():
-                        self._empty_buffer()
+                    buffer, self._buffer = self._buffer, None
+                    if buffer is not None:
+                        with block.damage_named():
+                            buffer.empty()
                 except BlockError as error:
-                    self._tell(f"what was buffered is lost: {error}")
+                    tell(f"what was buffered is lost: {error}")
                 carried = None
                 try:
                     if saver is not None and saver.is_superseded():
                         block.cells.close()
                         carried = block.reader.read()
-                    block.leave(lambda left: self._finish(left, saver))
+                    block.leave(partial(_finish, saver))
                 except (BlockError, OSError) as error:
-                    self._tell(
-                        f"statistics could not be saved, and stay in shared memory for the next process: {error}"
-                    )
+                    tell(f"statistics could not be saved, and stay in shared memory for the next process: {error}")
                 # In the same guard: no thread may leave, or attach another one, while this is in nobody's hands.
                 is_replaced = carried is not None and self._carry_over(carried)
         self._stop_agent(of_left=True)  # one that was started meanwhile, for the block that was left
@@ -181,7 +180,7 @@ class Attachment:
             process_guard().defer(self._start_agent)
             move(carried, block)
         except (BlockError, OSError) as error:
-            self._tell(f"what was counted in a block whose file was removed is lost: {error}")
+            tell(f"what was counted in a block whose file was removed is lost: {error}")
         return self._block is not None
 
     def _look(self, saver: Saver) -> None:
@@ -193,10 +192,6 @@ class Attachment:
             saver.look()
             return
         self._leave()
-
-    def leave(self) -> None:
-        """Leave the block at the end of the process."""
-        self.close()
 
     @deferred
     def flush(self) -> None:
@@ -220,10 +215,6 @@ class Attachment:
         """
         self._answers[question] = give
 
-    def held_guard(self) -> Guard | None:
-        """Return the guard of any block that the calling thread is inside of: it must not wait for another one."""
-        return held_guard()
-
     def forget(self) -> None:
         """Drop what the child of a fork inherited; it attaches by itself when it counts."""
         block, self._block, buffer, self._buffer = self._block, None, self._buffer, None
@@ -242,19 +233,21 @@ class Attachment:
         block = AttachedBlock.attach(self.directory, stats.capacity, stats.max_workers, self._fill)
         try:
             with block.damage_named():
-                register_own(block, not stats.no_buffer, self._log_once)
-                self._declare_again(block)
+                if not block.is_new:  # else they are there since before it was filled
+                    register_own(block, not stats.no_buffer, self._log_once)
+                for metric in list(self._declared):  # before the block was attached
+                    self._declare(block, *metric)
                 remove_outdated(block)
                 if block.workers.met_dead:
                     with block.exclusive():
                         remove_stale(block.name, {worker.slot for worker in block.workers.live()})
                 if not stats.no_buffer:
-                    self._buffer = self._make_buffer(block)
+                    self._buffer = Buffer.of(block, stats.buffer_size, self._flush_or_tell)
         except BaseException:
             self._buffer = None
-            block.leave(lambda left: self._finish(left, None))
+            block.leave(partial(_finish, None))
             raise
-        self._saver = Saver(block, self._settings, self._tell)
+        self._saver = Saver(block, self._settings, tell)
         self._block = block
         self._direct_cells()
         if stats.no_buffer:
@@ -264,7 +257,7 @@ class Attachment:
 
     def _attached(self) -> AttachedBlock | None:
         """Return the block, or None where it cannot be attached now; that was logged."""
-        if self._no_thread_until and time.monotonic() >= self._no_thread_until and self.held_guard() is None:
+        if self._no_thread_until and time.monotonic() >= self._no_thread_until and held_guard() is None:
             self._start_agent()
         if self.retired or (self._block is None and (process_guard().held or time.monotonic() < self._retry_at)):
             return None
@@ -284,7 +277,7 @@ class Attachment:
         """Fill a block that was just made from the saved snapshot."""
         register_own(block, not self._settings.stats.no_buffer, self._log_once)
         if self._settings.stats.persist:
-            self._dropped += fill(block, block.identity.directory, self._tell)
+            self._dropped += fill(block, block.identity.directory, tell)
 
     def _declare(self, block: AttachedBlock, category: str, metric: str) -> Change | None:
         """Declare what this process says of a metric; where there is no room that is logged, as is what changes."""
@@ -296,53 +289,15 @@ class Attachment:
             self._log_once(f"metric {metric!r} of category {category!r} cannot be declared: {error}")
             return None
         if change is not None:
-            self._tell_change(category, metric, change)
+            tell_change(category, metric, change)
         return change
-
-    def _declare_again(self, block: AttachedBlock) -> None:
-        """Declare what was declared before the block was attached."""
-        for category, metric in list(self._declared):
-            self._declare(block, category, metric)
-
-    def _tell_change(self, category: str, metric: str, change: Change) -> None:
-        """Log that a metric is declared otherwise than before."""
-        name = f"metric {metric!r} of category {category!r}"
-        text = f"{name} is declared as {change.now} now; before it was {change.before}"
-        if change.outdated:
-            text += f", and the {change.outdated} series of that are not shown any more"
-        if process_guard().held:
-            process_guard().defer(partial(log.warning, text))
-        else:
-            log.warning(text)
 
     def _mine(self, category: str, metric: str) -> Declaration | None:
         """Return what this process declares of a metric; None where it does not."""
         definition = self._declared.get((category, metric))
         return None if definition is None else definition.declared
 
-    def _finish(self, block: AttachedBlock, saver: Saver | None) -> None:
-        """Do what the last process does before the block goes."""
-        remove_stale(block.name, ())
-        if saver is not None:
-            saver.finish()
-
     # The buffer ------------------------------------------------------------------------------------
-
-    def _make_buffer(self, block: AttachedBlock) -> Buffer:
-        buffer = Buffer(block, block.buffer_cells(self._settings.stats.buffer_size, self._flush_or_tell))
-        keys = encode_key(OWN, FLUSHES), encode_key(OWN, FLUSH)
-        flushes, durations = map(block.names.find, keys)
-        if flushes is not None and durations is not None:
-            buffer.note_flushes((keys[0], flushes), (keys[1], durations), block.scale_of(durations))
-        return buffer
-
-    def _empty_buffer(self) -> None:
-        """Flush the buffer for the last time. The guard is held, so nobody adds to it on the slow path."""
-        buffer, self._buffer = self._buffer, None
-        if buffer is not None:
-            buffer.cells.direct = False
-            buffer.flush()
-            buffer.cells.close()
 
     def _flush_or_tell(self) -> None:
         """Flush; where the block is damaged say so, once: no counting call fails for that."""
@@ -414,15 +369,22 @@ class Attachment:
 
     def _log_once(self, text: str) -> None:
         if self._logged.first(text):
-            self._tell(text)
+            tell(text)
 
-    def _tell(self, text: str) -> None:
-        """Log an error, but only outside of the guard: a log handler may count, or wait for who does."""
-        guard = self.held_guard()
-        if guard is not None:
-            guard.defer(lambda: log.error(text))
-        else:
-            log.error(text)
+
+def tell_change(category: str, metric: str, change: Change) -> None:
+    """Log that a metric is declared otherwise than before."""
+    text = f"metric {metric!r} of category {category!r} is declared as {change.now} now; before it was {change.before}"
+    if change.outdated:
+        text += f", and the {change.outdated} series of that are not shown any more"
+    tell(text, logging.WARNING)
+
+
+def _finish(saver: Saver | None, block: AttachedBlock) -> None:
+    """Do what the last process does before the block goes."""
+    remove_stale(block.name, ())
+    if saver is not None:
+        saver.finish()
 
 
 #: Those that have a block attached. They live on until they have left it in good order.

@@ -10,12 +10,15 @@ moved on since, each column is looked up again: what was counted for a removed n
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
+from ..block.keys import encode_key
 from ..block.records import Record
 from ..core import Cells, Series
 from ..layout import minimum_of
 from ..reading import AttachedBlock
 from ..series import Kind
+from .own_metrics import FLUSH, FLUSHES, OWN
 
 
 class Buffer:
@@ -32,6 +35,28 @@ class Buffer:
         self._generation = cells.generation
         self._columns: dict[int, tuple[bytes, Record]] = {}
         self._durations: tuple[bytes, Record] | None = None
+
+    @classmethod
+    def of(cls, block: AttachedBlock, size: int, flush: Callable[[], object]) -> Buffer:
+        """Return the buffer of a process, which counts its flushes.
+
+        Args:
+            block: to flush to.
+            size: operations that it may hold.
+            flush: called where it is full and cannot be flushed at once.
+        """
+        buffer = cls(block, block.buffer_cells(size, flush))
+        keys = encode_key(OWN, FLUSHES), encode_key(OWN, FLUSH)
+        flushes, durations = map(block.names.find, keys)
+        if flushes is not None and durations is not None:
+            buffer.note_flushes((keys[0], flushes), (keys[1], durations), block.scale_of(durations))
+        return buffer
+
+    def empty(self) -> None:
+        """Flush for the last time. The guard is held, so nobody adds to it on the slow path."""
+        self.cells.direct = False
+        self.flush()
+        self.cells.close()
 
     def bind(self, series: Series, key: bytes, record: Record, generation: int, scale: bytes) -> bool:
         """Bind a handle to the buffer. The guard is held.

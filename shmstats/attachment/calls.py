@@ -52,16 +52,27 @@ def operation(
             except (BlockFullError, SeriesLimitError) as error:
                 self._log_once(f"a new name is not counted: {error}")
             except Exception as error:
-                if self._block is not block and isinstance(error, OF_LEAVING):
-                    continue  # another thread has closed the block; it is attached anew
-                if not block.accounts_for(error):
-                    raise
+                if is_left(self, block, error):
+                    continue
                 self._log_once(f"an operation was not counted: {error!r}")
             self._dropped += 1
             self._count_dropped(block)
             return
 
     return deferred(call)
+
+
+def is_left(attachment: Attachment, block: AttachedBlock, error: Exception) -> bool:
+    """Tell whether an error came of another thread that has left the block: what was done is to be done anew.
+
+    Raises:
+        Exception: the error, if it is neither of that, nor of the system or of damage.
+    """
+    if attachment._block is not block and isinstance(error, OF_LEAVING):
+        return True
+    if not block.accounts_for(error):
+        raise error
+    return False
 
 
 def retried(

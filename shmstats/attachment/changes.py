@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from ..block import Change, Record, give_way
 from ..block.declarations import Definition
-from ..block.errors import OF_LEAVING
 from ..block.keys import encode_key
 from ..block.records import CARRIED
 from ..exemplars import read_exemplars
 from ..reading import AttachedBlock
 from ..series import INFO, Declaration, Kind, Labels
-from .attachment import Attachment
-from .calls import question
+from .attachment import Attachment, tell_change
+from .calls import is_left, question
 from .deferring import deferred
 
 _NO_CHANGE: Change | None = None
@@ -33,10 +32,8 @@ class Changes(Attachment):
             try:
                 return self._declare(block, category, metric)
             except Exception as error:
-                if self._block is not block and isinstance(error, OF_LEAVING):
-                    continue  # another thread has closed the block; it is attached anew
-                if not block.accounts_for(error):
-                    raise
+                if is_left(self, block, error):
+                    continue
                 self._log_once(f"metric {metric!r} of category {category!r} is not declared: {error}")
                 break
         return None
@@ -54,7 +51,7 @@ class Changes(Attachment):
         """
         change = self._give_way(category, metric, rivals)
         if change is not None:
-            self._tell_change(category, metric, change)
+            tell_change(category, metric, change)
         return change is not None
 
     @question(_NO_CHANGE)

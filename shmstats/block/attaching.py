@@ -20,13 +20,11 @@ from .errors import BlockError, DamagedBlockError
 from .header import read_header, write_header
 from .identity import Identity
 from .layout import FIRST_INDEX_SLOTS, HEADER, LAYOUT_VERSION, MAGIC, PROTOCOLS, Layout
-from .lock import is_locked, process_guard
+from .lock import is_locked, process_guard, tell
 from .segment import Segment, make_segment, unlink
 from .space import has_page
 from .validate import check_layout, check_unfinished, find_damage
 from .workers import WorkerTable, pid_namespace
-
-log = logging.getLogger("shmstats")
 
 #: The byte of version 0.1's lock file that all processes share which have the block attached.
 _ATTACHED_OF_0_1 = 2**60 + 1
@@ -54,7 +52,7 @@ def retire_legacy(identity: Identity) -> None:
         with suppress(OSError):
             os.replace(path, f"{path}.layout3")
             unlink(lock)
-            _tell(
+            tell(
                 f"block {path} was left by processes of shmstats 0.1 that are gone; it was set aside as"
                 f" {path}.layout3, which may be removed, and what they had saved is restored"
             )
@@ -142,7 +140,7 @@ def check_usable(segment: Segment, capacity: int, max_workers: int) -> tuple[Lay
             " processes with the same core (SHMSTATS_PURE, shmstats info)"
         )
     if (capacity, max_workers) != (layout.capacity, layout.max_workers):
-        _tell(
+        tell(
             f"block {name} keeps capacity {layout.capacity} and max_workers {layout.max_workers} until"
             f" all its processes have left (configured: {capacity} and {max_workers})",
             logging.WARNING,
@@ -175,7 +173,7 @@ def nobody_attaches(identity: Identity) -> Iterator[bool]:
 
 def set_aside(segment: Segment, damage: DamagedBlockError) -> None:
     """Give a damaged block that nobody uses another name. The table lock is held."""
-    _tell(
+    tell(
         f"{damage}; it was set aside as {segment.set_aside('damaged')}, for who looks into it, and another one is made"
     )
 
@@ -189,7 +187,7 @@ def retire_other_layout(segment: Segment) -> bool:
         return False
     version = header["layout_version"]
     aside = segment.set_aside(f"layout{version}")
-    _tell(
+    tell(
         f"block {segment.name} has layout version {version}, this shmstats has version {LAYOUT_VERSION}; nobody uses"
         f" it, so it was set aside as {aside}, which may be removed, and what was saved is restored"
     )
@@ -248,8 +246,3 @@ def _free_locks(buf: memoryview, layout: Layout) -> None:
             if has_page(buf, layout, row, cell // CELLS_PER_PAGE):
                 at = start + cell * CELL.size
                 buf[at : at + 4] = bytes(4)
-
-
-def _tell(text: str, level: int = logging.ERROR) -> None:
-    """Log a line, but only outside of the guard: a log handler may count, or wait for a thread that does."""
-    process_guard().defer(lambda: log.log(level, text))

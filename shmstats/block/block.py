@@ -29,6 +29,8 @@ from .segment import Segment, attach_segment, make_segment, remove_unpublished, 
 from .validate import damage_named, damage_of
 from .workers import own_start_time
 
+_HELD = WORKER.offset("held")
+
 
 class Block(Metrics):
     """An attached block. Get one by `attach`.
@@ -37,6 +39,8 @@ class Block(Metrics):
         name: of the segment.
         identity: of the data directory: whose the block is, and where its statistics are saved.
         header: the fields of the header that change.
+        is_new: whether this process has made it.
+        is_left: whether it is attached no more.
     """
 
     def __init__(self, segment: Segment, layout: Layout, identity: Identity) -> None:
@@ -46,7 +50,9 @@ class Block(Metrics):
         self.header = Header(self._buf)
         self._segment = segment
         self._slot = layout.workers + self.worker.slot * WORKER.size
-        self._held = self._slot + WORKER.offset("held")
+        self._held = self._slot + _HELD
+        self.is_new = False
+        self.is_left = False
         self._requests: Requests | None = None
 
     @property
@@ -125,6 +131,7 @@ class Block(Metrics):
                     attaching.lay_out(segment, layout)
                     segment.publish(identity.segment)
                     block = cls(segment, layout, identity)
+                    block.is_new = True
                     fill(block)
                     attaching.finish(segment)
                 except BaseException:
@@ -252,6 +259,7 @@ class Block(Metrics):
 
     def abandon(self) -> None:
         """Let go of the memory without a word to the others: what the child of a fork does."""
+        self.is_left = True
         self.cells.close()
         if self._requests is not None:
             self._requests.close()

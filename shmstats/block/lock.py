@@ -23,6 +23,7 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
 from .. import lifecycle, native
@@ -279,6 +280,15 @@ lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, guards)
 def process_guard() -> Guard:
     """Return the one guard of this process."""
     return guards.current
+
+
+def tell(text: str, level: int = logging.ERROR) -> None:
+    """Log a line, but only outside of the guard: a log handler may count, or wait for a thread that does."""
+    guard = held_guard()
+    if guard is None:
+        log.log(level, text)
+    else:
+        guard.defer(partial(log.log, level, text))
 
 
 def held_guard() -> Guard | None:

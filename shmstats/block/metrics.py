@@ -19,6 +19,8 @@ from .space import Space
 from .stripes import Stripes
 from .workers import WorkerTable
 
+_GENERATION = HEADER.offset("generation")
+
 
 class Metrics:
     """What a worker has of a block to count with.
@@ -131,7 +133,7 @@ class Metrics:
             rows=self.layout.rows,
             capacity=self.layout.columns,
             row_bytes=self.layout.row_bytes,
-            generation_offset=HEADER.offset("generation"),
+            generation_offset=_GENERATION,
             owner=self.worker.word,
             is_live=self.workers.is_live,
             locks=self.locks,

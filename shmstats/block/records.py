@@ -25,6 +25,7 @@ MONOTONIC, FAMILY, DECLARED, INHERITED, MEMBER, WITHDRAWN, READY, CARRIED = 1, 2
 _NAME = NAME.struct
 _STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION = range(9)
 _KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM = range(9, 14)
+_SALT = HEADER.offset("salt")
 
 #: Kinds and modes by their numbers; None for a number that is none.
 KINDS = tuple(map({int(kind): kind for kind in Kind}.get, range(max(Kind) + 1)))
@@ -148,8 +149,7 @@ class Records:
         self.buffer = buf
         self._layout = layout
         self._words, self._longs = buf[:PAGE].cast("I"), buf[:PAGE].cast("Q")
-        salt = HEADER.offset("salt")
-        self.salt = bytes(buf[salt : salt + 16])
+        self.salt = bytes(buf[_SALT : _SALT + 16])
 
     def close(self) -> None:
         """Let go of the buffer."""

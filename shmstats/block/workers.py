@@ -17,7 +17,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..layout import owner_word
 from ..proc import ProcessUse, there_is_proc
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .lock import RecordLocks
 
 _WORKER = WORKER.struct
+_STATE, _CLAIM, _PID, _ROW = range(4)
 _SLOTS = HEADER.offset("slots")
 _CLAIMS = HEADER.offset("claims")
 _NAMESPACE = HEADER.offset("namespace")
@@ -157,7 +158,7 @@ def pid_namespace() -> int:
 
 
 #: Workers that one more looks at as it comes: a question to the kernel each.
-_LOOKED_AT = 64
+_LOOKED_AT = 16
 
 #: Spreads consecutive numbers over any range (Knuth's multiplicative hash).
 _SPREAD = 2654435761
@@ -244,13 +245,13 @@ class WorkerTable:
             BlockError: every slot is taken by a live process.
             OSError: what ``reserve`` raises.
         """
-        workers = list(self)
-        live = self._without_dead(workers, self._some_of(workers))
-        if len(live) == WORKER_SLOTS:
-            live = self._without_dead(live, live)
-        self.met_dead = len(live) < len(workers) or not live
-        taken = {worker.slot for worker in live}
-        free = (slot for slot in range(WORKER_SLOTS) if slot not in taken)
+        rows = self._rows()
+        found = len(rows)
+        self._free_dead(rows, self._some_of(list(rows)))
+        if len(rows) == WORKER_SLOTS:
+            self._free_dead(rows, list(rows))
+        self.met_dead = len(rows) < found or not rows
+        free = (slot for slot in range(WORKER_SLOTS) if slot not in rows)
         slot = next((slot for slot in free if self._locks.take_slot(slot)), None)
         if slot is None:
             raise BlockError(f"{WORKER_SLOTS} live processes count into the block; there is no slot left")
@@ -258,7 +259,7 @@ class WorkerTable:
             slot=slot,
             claim=self._next_claim(),
             pid=os.getpid(),
-            row=self._free_row(live),
+            row=self._free_row(rows.values()),
             start_time=own_start_time(),
             attached=time.monotonic_ns(),
             held=0,
@@ -267,21 +268,27 @@ class WorkerTable:
         self._write(worker)
         return worker
 
-    def _some_of(self, workers: list[Worker]) -> list[Worker]:
-        """Return the workers that this claim looks at."""
-        if len(workers) <= _LOOKED_AT:
-            return workers
-        start = int.from_bytes(self._buf[_CLAIMS : _CLAIMS + 4], "little") * _SPREAD % len(workers)
-        return (workers + workers)[start : start + _LOOKED_AT]
+    def _rows(self) -> dict[int, int]:
+        """Return the rows of the taken slots; to make a worker of each would take longer than the rest of a claim."""
+        start = self._layout.workers
+        slots = _WORKER.iter_unpack(bytes(self._buf[start : start + self._used * WORKER.size]))
+        return {slot: fields[_ROW] for slot, fields in enumerate(slots) if self._is_taken(fields)}
 
-    def _without_dead(self, workers: list[Worker], suspects: list[Worker]) -> list[Worker]:
-        """Free the slots of suspects that are dead; returns the others of the workers."""
-        living = {worker.slot for worker in self._living(suspects)}
-        dead = {worker.slot for worker in suspects} - living
-        for worker in suspects:
-            if worker.slot in dead:
+    def _some_of(self, slots: list[int]) -> list[int]:
+        """Return the slots that this claim looks at."""
+        if len(slots) <= _LOOKED_AT:
+            return slots
+        start = int.from_bytes(self._buf[_CLAIMS : _CLAIMS + 4], "little") * _SPREAD % len(slots)
+        return (slots + slots)[start : start + _LOOKED_AT]
+
+    def _free_dead(self, rows: dict[int, int], suspects: list[int]) -> None:
+        """Free those of some slots whose workers are dead, and take them out of the rows."""
+        workers = [worker for slot in suspects if (worker := self._read(slot)) is not None]
+        living = {worker.slot for worker in self._living(workers)}
+        for worker in workers:
+            if worker.slot not in living:
                 self.release(worker)
-        return [worker for worker in workers if worker.slot not in dead]
+                del rows[worker.slot]
 
     def release(self, worker: Worker) -> None:
         """Free a slot. The table lock is held."""
@@ -294,9 +301,11 @@ class WorkerTable:
         """Slots that were ever used; there need not be memory behind the others."""
         return min(int.from_bytes(self._buf[_SLOTS : _SLOTS + 4], "little"), WORKER_SLOTS)
 
-    def _free_row(self, live: list[Worker]) -> int:
-        sharers = Counter(worker.row for worker in live)
-        return min(range(1, self._layout.rows), key=lambda row: (sharers[row], row))
+    def _free_row(self, taken: Iterable[int]) -> int:
+        """Return the lowest row that nobody has, or that the fewest share."""
+        sharers = Counter(taken)
+        free = next((row for row in range(1, self._layout.rows) if row not in sharers), None)
+        return min(range(1, self._layout.rows), key=lambda row: (sharers[row], row)) if free is None else free
 
     def _next_claim(self) -> int:
         claim = int.from_bytes(self._buf[_CLAIMS : _CLAIMS + 4], "little") + 1 & 0xFFFFFFFF
@@ -307,10 +316,12 @@ class WorkerTable:
         return self._layout.workers + slot * WORKER.size
 
     def _read(self, slot: int) -> Worker | None:
-        state, *fields = _WORKER.unpack_from(self._buf, self._offset(slot))
-        worker = Worker(slot, *fields[:6])
-        # What cannot be is damage, and nobody's.
-        return worker if state == 1 and worker.pid <= _LAST_PID and worker.row < self._layout.rows else None
+        fields = _WORKER.unpack_from(self._buf, self._offset(slot))
+        return Worker(slot, *fields[1:7]) if self._is_taken(fields) else None
+
+    def _is_taken(self, fields: tuple[Any, ...]) -> bool:
+        """Tell whether a slot is a worker's; what cannot be is damage, and nobody's."""
+        return bool(fields[_STATE] == 1 and fields[_PID] <= _LAST_PID and fields[_ROW] < self._layout.rows)
 
     def _write(self, worker: Worker) -> None:
         offset = self._offset(worker.slot)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from ..block import Block, Identity
-from ..block.layout import Layout
-from ..block.segment import Segment
+from ..block import Block
+from .lazy import lazy_property
 from .reader import BlockReader
 
 
 class AttachedBlock(Block):
-    """A block that this process counts into and reads.
+    """A block that this process counts into and reads."""
 
-    Attributes:
-        reader: reads values.
-    """
+    @lazy_property
+    def reader(self) -> BlockReader:
+        """What reads values; a process that only counts has none.
 
-    def __init__(self, segment: Segment, layout: Layout, identity: Identity) -> None:
-        super().__init__(segment, layout, identity)
-        self.reader = BlockReader(self._buf, layout, self.workers)
+        Raises:
+            ValueError: the block was left.
+        """
+        if self.is_left:
+            raise ValueError("the block was left")
+        return BlockReader(self._buf, self.layout, self.workers)
 
     def abandon(self) -> None:
         """Let go of the memory without a word to the others."""
-        self.reader.close()
         super().abandon()
+        reader = self.__dict__.pop("reader", None)
+        if reader is not None:
+            reader.close()

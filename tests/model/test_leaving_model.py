@@ -152,7 +152,7 @@ class PlaceCore(Core):
         attaching.check_layout = lambda name, header, size: self._current.layout
         attaching.find_damage = lambda buf, layout: ""
         attaching.pid_namespace = lambda: 0
-        attaching._tell = lambda text, level=0: None
+        attaching.tell = lambda text, level=0: None
 
         class AtPlace(self.Attached):  # type: ignore[misc, name-defined]
             """The block, of a place."""
