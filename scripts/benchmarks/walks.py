@@ -136,14 +136,20 @@ def _scrape() -> Walk:
     return walk(lambda: client.get("/stats/prometheus"))
 
 
+def at_most(name: str) -> tuple[int, int]:
+    """Return the bound of a walk: it is CPython 3.11's, and others call a little otherwise."""
+    modules, moves = BOUNDS[name]
+    return (modules, moves) if sys.version_info < (3, 12) else (modules + 1, moves + moves // 10)
+
+
 def main() -> int:
     """Print the walks of a fresh process; returns 1 where one is longer than it may be."""
     with tempfile.TemporaryDirectory() as data:
         found = walks(Path(data))
     print(f"{'walk':<34}{'modules':>8}{'moves':>8}   at most")
-    longer = [name for name, walked in found.items() if any(map(int.__gt__, walked, BOUNDS[name]))]
+    longer = [name for name, walked in found.items() if any(map(int.__gt__, walked, at_most(name)))]
     for name, (modules, moves) in found.items():
-        most = " · ".join(map(str, BOUNDS[name]))
+        most = " · ".join(map(str, at_most(name)))
         print(f"{name:<34}{modules:>8}{moves:>8}   {most}{'  LONGER' if name in longer else ''}")
     return int(bool(longer))
 
