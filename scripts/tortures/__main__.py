@@ -115,8 +115,8 @@ class Torture:
             killed, faults = self.tally.killed, sum(self.tally.faults.values())
             try:
                 about = getattr(self, f"_{kind}")(bout, chance, core)
-            except (AssertionError, HangError) as error:
-                self.tally.problems.append(f"bout {bout}: {error}")
+            except (AssertionError, HangError, OSError) as error:
+                self.tally.problems.append(f"bout {bout}: {error!r}")
                 break
             faults = sum(self.tally.faults.values()) - faults
             if self._bar is not None:

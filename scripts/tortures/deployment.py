@@ -224,7 +224,7 @@ class Deployment(ServerStorm):
     def _judge_total(self, least: int | None = None) -> None:
         """Judge what the server has: all that was answered, or what was shown at least; of what failed each once."""
         least = self.answered if least is None else least
-        counted = self.server.total()
+        counted = self._counted()
         self.tally.lost += max(0, least - counted)
         self.tally.doubled += max(0, counted - self.answered - self.failed)
         self.answered, self.failed = counted, 0
@@ -232,7 +232,7 @@ class Deployment(ServerStorm):
 
     def _judge_prometheus(self, prometheus: Any) -> None:
         """Judge what a real Prometheus has seen of it all."""
-        total = self.server.total()
+        total = self._counted()
         wait_until(lambda: prometheus.query("requests_total") == {"site": total}, "the last total")
         (seen,) = prometheus.samples("requests_total[1d]")
         values = [(at, int(float(value))) for at, value in seen["values"]]

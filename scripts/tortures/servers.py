@@ -9,7 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 from .nursery import HangError
 from .storm import Tally, remove_block
@@ -106,14 +108,28 @@ class ServerStorm:
         self.answered += load.total
         self.failed += load.failed
         self.tally.operations += load.total + load.failed
-        counted = self.server.total()
+        counted = self._counted()
         self.tally.lost += max(0, self.answered - counted)
         self.tally.doubled += max(0, counted - self.answered - self.failed)
         self.tally.unanswered += load.failed
         self.answered, self.failed = counted, 0
-        rows = self.server.document()["pool"]["rows"]
+        rows = self._document()["pool"]["rows"]
         if rows["used"] > rows["capacity"]:
             self.tally.problems.append(f"{rows['used']} rows are in use, of {rows['capacity']}")
+
+    def _counted(self) -> int:
+        """Return the total of all requests that were counted."""
+        return int(self._document()["simple"].get("requests", {}).get("total", 0))
+
+    def _document(self) -> dict[str, Any]:
+        """Return what /stats says; asked again where a worker ends that was asked: of old age, or for being late."""
+        return dict(wait_until(self._asked, "an answer of /stats"))
+
+    def _asked(self) -> dict[str, Any]:
+        try:
+            return self.server.document()
+        except (OSError, HTTPException):
+            return {}
 
     def _any_worker(self) -> int:
         workers: set[int] = wait_until(self.server.workers, "a worker")
