@@ -32,6 +32,11 @@ def open_file(path: str | Path, flags: int, mode: int = 0o600) -> int:
     return above_standard(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode))
 
 
+def without_waiting(path: str, flags: int) -> int:
+    """Open a file, for `open`, without waiting for the other end of a pipe, which may never come; it may be a link."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 @contextmanager
 def clear_of_standard() -> Iterator[None]:
     """Have descriptors that others open inside be 3 or more, for what cannot be opened by `open_file`."""

@@ -17,20 +17,26 @@ _FIELDS = HEADER.fields
 _ATTEMPTS = 100
 
 
-class _HeaderField:
-    """A number in the header, read and written as one aligned word."""
+class HeaderField:
+    """A number in the header, read and written as one of the ``words`` or ``longs`` of what has it as an attribute.
 
-    def __init__(self, name: str) -> None:
-        self._size = HEADER.fields[name][1]
-        self._at = HEADER.offset(name) // self._size
+    Args:
+        name: of the field; that of the attribute where none is given.
+    """
 
-    def __get__(self, header: Header, owner: type[Header]) -> int:
-        words = header.words if self._size == 4 else header.longs
-        return words[self._at]
+    def __init__(self, name: str = "") -> None:
+        self._name = name
 
-    def __set__(self, header: Header, value: int) -> None:
-        words = header.words if self._size == 4 else header.longs
-        words[self._at] = value
+    def __set_name__(self, owner: type, name: str) -> None:
+        offset, self._size = HEADER.fields[self._name or name]
+        self._at = offset // self._size
+
+    def __get__(self, header: Any, owner: type) -> int:
+        number: int = (header.words if self._size == 4 else header.longs)[self._at]
+        return number
+
+    def __set__(self, header: Any, value: int) -> None:
+        (header.words if self._size == 4 else header.longs)[self._at] = value
 
 
 class _Message:
@@ -80,20 +86,20 @@ class Header:
         push_error: as ``save_error``.
     """
 
-    generation = _HeaderField("generation")
-    revision = _HeaderField("revision")
-    started = _HeaderField("started")
-    saver_term = _HeaderField("saver_term")
-    saver_heartbeat = _HeaderField("saver_heartbeat")
-    saver_pid = _HeaderField("saver_pid")
-    saved = _HeaderField("saved")
-    saved_count = _HeaderField("saved_count")
-    save_ticket = _HeaderField("save_ticket")
-    saved_ticket = _HeaderField("saved_ticket")
-    durable_from = _HeaderField("durable_from")
-    durable_ticket = _HeaderField("durable_ticket")
-    expose_due = _HeaderField("expose_due")
-    pushed = _HeaderField("pushed")
+    generation = HeaderField()
+    revision = HeaderField()
+    started = HeaderField()
+    saver_term = HeaderField()
+    saver_heartbeat = HeaderField()
+    saver_pid = HeaderField()
+    saved = HeaderField()
+    saved_count = HeaderField()
+    save_ticket = HeaderField()
+    saved_ticket = HeaderField()
+    durable_from = HeaderField()
+    durable_ticket = HeaderField()
+    expose_due = HeaderField()
+    pushed = HeaderField()
     save_error = _Message("save_error")
     push_error = _Message("push_error")
 

@@ -12,6 +12,7 @@ from ..bounds import DEFAULT_BOUNDS
 from ..layout import COUNTER_WIDTH, LIVE, NAME, PAGE
 from ..series import Declaration, Kind, Mode
 from .errors import DamagedBlockError
+from .header import HeaderField
 from .keys import is_labelled
 from .layout import HEADER, Layout
 from .notes import read_note
@@ -102,22 +103,6 @@ PLAIN = {
 }
 
 
-class _Field:
-    """A number in the block's header."""
-
-    def __init__(self, name: str) -> None:
-        self._size = HEADER.fields[name][1]
-        self._at = HEADER.offset(name) // self._size
-
-    def __get__(self, records: Records, owner: type[Records]) -> int:
-        words = records._words if self._size == 4 else records._longs
-        return words[self._at]
-
-    def __set__(self, records: Records, value: int) -> None:
-        words = records._words if self._size == 4 else records._longs
-        words[self._at] = value
-
-
 class Records:
     """The records of a block.
 
@@ -136,24 +121,24 @@ class Records:
         broken_off: 1 while the names are being changed, and afterwards where that was broken off.
     """
 
-    count = _Field("names")
-    removed = _Field("removed")
-    families = _Field("families")
-    cells_used = _Field("cells")
-    heap_used = _Field("heap")
-    revision = _Field("revision")
-    broken_off = _Field("changing")
-    index_slots = _Field("index_slots")
+    count = HeaderField("names")
+    removed = HeaderField()
+    families = HeaderField()
+    cells_used = HeaderField("cells")
+    heap_used = HeaderField("heap")
+    revision = HeaderField()
+    broken_off = HeaderField("changing")
+    index_slots = HeaderField()
 
     def __init__(self, buf: memoryview, layout: Layout) -> None:
         self.buffer = buf
         self._layout = layout
-        self._words, self._longs = buf[:PAGE].cast("I"), buf[:PAGE].cast("Q")
+        self.words, self.longs = buf[:PAGE].cast("I"), buf[:PAGE].cast("Q")
         self.salt = bytes(buf[_SALT : _SALT + 16])
 
     def close(self) -> None:
         """Let go of the buffer."""
-        for view in (self._words, self._longs):
+        for view in (self.words, self.longs):
             view.release()
 
     def record(self, number: int) -> Record:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from shmstats.config.rules import SECTIONS, ConfigError, without_value
+from shmstats.descriptors import without_waiting
 
 
 def read(path: str, where: str) -> Mapping[str, object]:
@@ -28,7 +29,7 @@ def read(path: str, where: str) -> Mapping[str, object]:
 
 def _text(path: str, where: str) -> str:
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
+        with open(path, "rb", opener=without_waiting) as file:
             raw = file.read() if _is_a_file(os.fstat(file.fileno())) else None
     except OSError as error:
         if error.errno is None:  # not the system's, but what a signal handler raised
@@ -44,11 +45,6 @@ def _text(path: str, where: str) -> str:
         raise ConfigError(
             f"{where}: {_place(raw[: error.start].decode())}: byte 0x{raw[error.start]:02x} is not UTF-8"
         ) from None
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file without waiting for the other end of a pipe, which may never come."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _is_a_file(found: os.stat_result) -> bool:

@@ -6,13 +6,13 @@ Totals are cumulative, so nothing is queued: what a push that failed would have 
 from __future__ import annotations
 
 import importlib
-import os
 import socket
 from collections.abc import Mapping
 from typing import Any, Final
 
 from shmstats._version import __version__
 from shmstats.config import Settings
+from shmstats.descriptors import without_waiting
 from shmstats.export.view import View
 from shmstats.instance import instance_of
 from shmstats.series import Snapshot
@@ -170,7 +170,7 @@ class Sender:
         if path is None:
             return {}
         try:
-            with open(path, "rb", opener=_without_waiting) as file:
+            with open(path, "rb", opener=without_waiting) as file:
                 text = file.read(_HEADERS_BYTES).decode("ascii")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not ASCII"
@@ -184,10 +184,6 @@ class Sender:
                 raise PushError(f"the headers_file {path} has no header in line {number}; allowed: Name: value")
             headers[name] = value.strip()
         return headers
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _without(text: str, headers: Mapping[str, str]) -> str:
