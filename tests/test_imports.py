@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from helpers import PythonRunner
 
 pytestmark = pytest.mark.far_from_core
 
 COUNT = """
+    import os
     import sys
-    import yaml
+    file = os.environ.pop("SHMSTATS_CONFIG")
     before = set(sys.modules)
     import shmstats
     from shmstats import stats
 
+    if {configured!r} == "file":
+        shmstats.init(file)
+    else:
+        sizes = {{"capacity": int(sys.argv[2]), "max_workers": int(sys.argv[3])}}
+        shmstats.init({{"path": {{"data": sys.argv[1]}}, "stats": sizes}})
+    imported = set(sys.modules)
     {use}
     shmstats.close()
     new = set(sys.modules) - before
     print(*sorted({{name.partition(".")[0] for name in new}} - sys.stdlib_module_names))
     print(*sorted({heavy} & new))
+    print(*sorted(name for name in set(sys.modules) - imported if not name.startswith("encodings")))
 """
 
 #: What is large of Python's own, and has no part in counting.
-HEAVY = {"asyncio", "http.client", "http.server", "ssl", "sqlite3", "unittest", "urllib.request", "xml"}
+HEAVY = {
+    "asyncio", "bz2", "ctypes", "dataclasses", "difflib", "hmac", "http.client", "http.server", "inspect", "lzma",
+    "multiprocessing", "pickle", "secrets", "shutil", "sqlite3", "ssl", "subprocess", "unicodedata", "unittest",
+    "urllib.request", "uuid", "xml",
+}  # fmt: skip
+
+#: What one process of all imports: it makes the shared memory that the others find.
+OF_THE_MAKER = {"hmac", "multiprocessing", "pickle", "secrets", "subprocess"}
 
 
 @pytest.mark.parametrize(
@@ -34,10 +52,41 @@ HEAVY = {"asyncio", "http.client", "http.server", "ssl", "sqlite3", "unittest", 
         "stats.incr('a', 'b', labels={'c': 'd'})",
     ],
 )
-def test_counting_reading_and_saving_need_yaml_alone(use: str, python: PythonRunner) -> None:
-    foreign, heavy = python.run(COUNT.format(use=use, heavy=HEAVY)).splitlines()
+def test_counting_and_reading_need_nothing_that_is_large_and_import_nothing_on_the_way(
+    use: str, stats: Any, data: Path, core: str, python: PythonRunner
+) -> None:
+    stats.incr("a", "there is a block")
+    code = COUNT.format(use=use, heavy=HEAVY, configured="mapping")
+    sizes = stats.settings.stats
+    foreign, heavy, late = python.run(code, data, sizes.capacity, sizes.max_workers).splitlines()
     assert set(foreign.split()) - {"__mp_main__"} == {"shmstats"}
-    assert not heavy
+    assert set(heavy.split()) <= (set() if core == "C" else {"ctypes"})
+    assert not late
+
+
+def test_who_makes_the_block_imports_what_makes_shared_memory(python: PythonRunner, tmp_path: Path, core: str) -> None:
+    code = COUNT.format(use="stats.incr('a', 'b')", heavy=HEAVY - {"ctypes"}, configured="mapping")
+    foreign, heavy, _ = python.run(code, tmp_path, 256, 4).splitlines()
+    assert set(foreign.split()) - {"__mp_main__"} == {"shmstats"}
+    assert set(heavy.split()) <= OF_THE_MAKER
+
+
+def test_yaml_is_imported_with_a_configuration_file(stats: Any, python: PythonRunner, data: Path) -> None:
+    stats.incr("a", "there is a block")
+    foreign, *_ = python.run(COUNT.format(use="pass", heavy=HEAVY, configured="file"), data).splitlines()
+    assert "yaml" in foreign.split()
+
+
+@pytest.mark.parametrize("command", ["dump", "info"])
+def test_commands_that_show_counters_need_no_numpy(stats: Any, data: Path, python: PythonRunner, command: str) -> None:
+    stats.incr("a", "b")
+    code = """
+        import sys
+        from shmstats.cli import commands
+        commands.main(sys.argv[1:], standalone_mode=False)
+        assert not {"numpy", "flask", "gunicorn"} & set(sys.modules)
+    """
+    assert "\n" in python.run(code, command, "--data", data)
 
 
 WORKER = """
