@@ -8,7 +8,7 @@ import sys
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import config, lifecycle
 from .attachment.slow_path import SharedProvider
@@ -16,7 +16,10 @@ from .block import BlockError
 from .block.lock import Guard
 from .handles import HandleKeeper
 from .sinks.fanout import FanOut
-from .sinks.guarded import GuardedProvider
+
+if TYPE_CHECKING:
+    from .sinks import Provider
+    from .sinks.guarded import GuardedProvider
 
 log = logging.getLogger("shmstats")
 
@@ -192,7 +195,7 @@ class Configured(HandleKeeper):
             with lifecycle.no_fork():
                 from .sinks.statsd import StatsdProvider
 
-            statsd = GuardedProvider(StatsdProvider(settings.statsd, self._report), self._report)
+            statsd = self._guarded(StatsdProvider(settings.statsd, self._report))
             others = (*others, statsd)
         shared = None
         self._leave_when_dropped.detach()
@@ -208,10 +211,17 @@ class Configured(HandleKeeper):
         self._statsd = statsd
         self._fan_out = FanOut(shared, others)
 
-    def _add(self, provider: GuardedProvider) -> None:
+    def _guarded(self, provider: Provider) -> GuardedProvider:
+        """Return a further provider that can neither raise nor hang; few want one, and it takes its time to import."""
+        with lifecycle.no_fork():
+            from .sinks.guarded import GuardedProvider
+        return GuardedProvider(provider, self._report)
+
+    def _add(self, provider: Provider) -> None:
         """Have a further provider get every operation from now on."""
+        guarded = self._guarded(provider)
         with self._guard:
-            shared, others = self._fan_out.shared, (*self._fan_out.others, provider)
+            shared, others = self._fan_out.shared, (*self._fan_out.others, guarded)
             self._fan_out = FanOut(shared, others)
             if shared is not None:
                 shared.direct = False

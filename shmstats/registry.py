@@ -34,7 +34,6 @@ from .layout import CELL
 from .misses import MISSING, behind_the_core, moment_at
 from .series import Snapshot, Value, by_category
 from .sinks import Provider, check_provider
-from .sinks.guarded import GuardedProvider
 from .states import States
 from .timer import Timer
 
@@ -491,7 +490,7 @@ class Registry(States):
             TypeError: it lacks one of them.
         """
         check_provider(provider)
-        self._add(GuardedProvider(provider, self._report))
+        self._add(provider)
 
 
 _registries: weakref.WeakSet[Registry] = weakref.WeakSet()

@@ -16,10 +16,11 @@ import select
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import lifecycle, native
 from ..descriptors import above_standard
+from ..frozen import Frozen
 from . import beats
 from .peers import Listener
 
@@ -32,7 +33,7 @@ _FORK_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 
 
-class Task(NamedTuple):
+class Task(Frozen):
     """Something quick that is due again and again.
 
     Attributes:

@@ -36,11 +36,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import lifecycle, native
 from ..block.identity import SHARED_MEMORY
 from ..descriptors import above_standard
+from ..frozen import Frozen
 
 log = logging.getLogger("shmstats")
 
@@ -277,7 +278,7 @@ def ask_all(paths: Mapping[int, str], question: str, timeout: float = TIMEOUT) -
     return answers
 
 
-class _PendingAnswer(NamedTuple):
+class _PendingAnswer(Frozen):
     """A question on its way, and what has been heard of its answer."""
 
     pid: int
@@ -338,7 +339,7 @@ def _answer(question: str, answers: Mapping[str, Callable[[], Any]]) -> bytes:
     return line.encode() + b"\n"
 
 
-class Peer(NamedTuple):
+class Peer(Frozen):
     """The process at the other end of a connection."""
 
     pid: int

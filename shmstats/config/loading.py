@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from shmstats import lifecycle
 from shmstats.config.rules import SECTIONS, ConfigError, Rule, Settings, shown, without_value
+from shmstats.frozen import Frozen
 from shmstats.once import Once
 
 log = logging.getLogger("shmstats")
@@ -59,7 +60,7 @@ def load(config: str | os.PathLike[str] | Mapping[str, object] | None = None) ->
     raise TypeError(f"config must be the path of a YAML file, a mapping or None, not {type(config).__name__}")
 
 
-class _Origin(NamedTuple):
+class _Origin(Frozen):
     """Where values come from: ``where`` for messages, ``source`` the absolute path of a file."""
 
     where: str

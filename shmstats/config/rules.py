@@ -7,7 +7,7 @@ import re
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final
 
 from shmstats.frozen import Frozen
 
@@ -16,7 +16,7 @@ class ConfigError(ValueError):
     """A configuration that cannot be used. The message is one line: file, key, value found, what is allowed."""
 
 
-class Rule(NamedTuple):
+class Rule(Frozen):
     """What is allowed for a key, and what the key is for.
 
     Attributes:

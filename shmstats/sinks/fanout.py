@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ..core import Series
-from .guarded import GuardedProvider
 
 if TYPE_CHECKING:
     from ..attachment.slow_path import SharedProvider
+    from .guarded import GuardedProvider
 
 
 class FanOut:
