@@ -41,6 +41,9 @@ _MODE_FORMS = bytes(
 _ARE_HISTOGRAMS = bytes(kind == Kind.HISTOGRAM for kind in range(256))
 _ARE_READY = bytes(bool(flags & READY) for flags in range(256))
 
+#: Bytes of records that are compared at once.
+_COMPARED = 64 * NAME.size
+
 _GROUP = struct.Struct("<III")
 _SPAN = struct.Struct("<II")
 
@@ -56,7 +59,7 @@ class Catalog:
         records: a copy of the block's records, as bytes.
         heap: a copy of its heap.
         columns: cells that the block has in a row.
-        known: names of the first of these records, that are decoded already.
+        former: of the same block, whose names are decoded; None for none.
 
     Attributes:
         records: as bytes.
@@ -75,9 +78,9 @@ class Catalog:
         BufferError, LookupError, ValueError: a record is not what it can be.
     """
 
-    def __init__(self, records: bytes, heap: bytes, columns: int, known: list[Name]) -> None:
+    def __init__(self, records: bytes, heap: bytes, columns: int, former: Catalog | None = None) -> None:
         self.records, self.heap = records, heap
-        self._known = known
+        self._former = former
         self._declarations: dict[int, Declaration | None] = {}
         self._found: dict[bytes, int | None] = {}
         self.group_of, groups, self.label_sets = group_series(records, heap, FOREIGN.encode())
@@ -88,15 +91,32 @@ class Catalog:
 
     @lazy_property
     def names(self) -> list[Name]:
-        """The names of `numbers`."""
-        known, self._known = self._known, []
-        return [*known, *self.decoded(self.numbers[len(known) :])]
+        """The names of `numbers`; those that the former catalog has decoded are taken from there."""
+        former, self._former = self._former, None
+        if former is None:
+            return self.decoded(self.numbers)
+        known = dict(zip(former.numbers, former.names, strict=True))
+        for number in self._differing(former):
+            known.pop(number, None)
+        fresh = [number for number in self.numbers if number not in known]
+        known.update(zip(fresh, self.decoded(fresh), strict=True))
+        return [known[number] for number in self.numbers]
 
     @property
-    def known(self) -> list[Name]:
-        """The first of the names, as far as they are decoded."""
-        found: list[Name] = self.__dict__.get("names", self._known)
-        return found
+    def with_names(self) -> Catalog | None:
+        """The last catalog whose names are decoded: this one, or a former one; None for none."""
+        return self if "names" in self.__dict__ else self._former
+
+    def _differing(self, former: Catalog) -> Iterator[int]:
+        """Give the records that are not as they were, with neighbours, and those that are declared otherwise now."""
+        for start in range(0, len(self.records), _COMPARED):
+            if self.records[start : start + _COMPARED] != former.records[start : start + _COMPARED]:
+                yield from range(start // NAME.size, (start + _COMPARED) // NAME.size)
+        families = NAME.column(self.records, "family").tolist() if former._declarations else []
+        used = {families[number] - 1 for number in self.numbers} if families else set()
+        before = {family: former._declarations[family] for family in used if family in former._declarations}
+        changed = {family + 1 for family, declared in before.items() if self._declaration(family) != declared}
+        yield from (number for number, family in enumerate(families) if family in changed)
 
     @lazy_property
     def sums(self) -> list[int]:
@@ -248,9 +268,8 @@ class NameReader:
         layout = self._layout
         records = bytes(self._records[: count * NAME.size])
         heap_copy = bytes(self._buf[layout.heap : layout.heap + min(heap, layout.heap_bytes)])
-        known = last[1].known if last is not None and last[0] == revision else []
-        records = _with_replaced(records, heap_copy)
-        catalog = Catalog(records, heap_copy, layout.columns, known)
+        former = None if last is None else last[1].with_names
+        catalog = Catalog(_with_replaced(records, heap_copy), heap_copy, layout.columns, former)
         self._last = revision, catalog
         return catalog
 
