@@ -765,19 +765,24 @@ class Children:
         return self._children.get(values) if _are_texts(values) else None
 
     def _keep_child(self, values: tuple[str, ...], handle: Series) -> None:
-        if not isinstance(handle, Series):
-            raise TypeError(f"handle must be a handle, not {type(handle).__name__}")
-        if not _are_texts(values):
-            raise TypeError("a label set must be of exact strs")
-        if len(self._children) >= _MOST_SETS:
-            self._children.clear()
-        self._children[values] = handle
+        _keep("handle", handle, self._children, values)
 
     def _drop_child(self, values: tuple[str, ...] | None = None) -> None:
         if values is None:
             self._children.clear()
         else:
             self._children.pop(values, None)
+
+
+def _keep(what: str, handle: Series, kept: dict[Any, Series], texts: tuple[str, ...], *kind: type) -> None:
+    """Keep a handle, called ``what``, under texts, and its kind where more than one is kept."""
+    if not isinstance(handle, Series):
+        raise TypeError(f"{what} must be a handle, not {type(handle).__name__}")
+    if not _are_texts(texts):
+        raise TypeError("a label set must be of exact strs")
+    if len(kept) >= _MOST_SETS:
+        kept.clear()
+    kept[*kind, *texts] = handle
 
 
 def _are_texts(values: tuple[object, ...]) -> bool:
@@ -962,13 +967,7 @@ class Recorder:
         return self._sets.get((kind, *texts)) if _are_texts(texts) else None
 
     def _keep_set(self, texts: tuple[str, ...], series: Series) -> None:
-        if not isinstance(series, Series):
-            raise TypeError(f"series must be a handle, not {type(series).__name__}")
-        if not _are_texts(texts):
-            raise TypeError("a label set must be of exact strs")
-        if len(self._sets) >= _MOST_SETS:
-            self._sets.clear()
-        self._sets[(type(series), *texts)] = series
+        _keep("series", series, self._sets, texts, type(series))
 
     def _drop_sets(self) -> None:
         self._sets.clear()

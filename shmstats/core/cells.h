@@ -152,13 +152,18 @@ Cells_add(Cells *self, PyObject *args)
     return cell == NULL ? NULL : answer(add_integer(self, cell, generation, n));
 }
 
+/* The series of so many cells at a row and column, which are the arguments; NULL with an exception set. */
+static Cell *
+Cells_given(Cells *self, PyObject *args, Py_ssize_t width)
+{
+    Py_ssize_t row, column;
+    return PyArg_ParseTuple(args, "nn", &row, &column) ? Cells_at(self, row, column, width) : NULL;
+}
+
 static PyObject *
 Cells_load(Cells *self, PyObject *args)
 {
-    Py_ssize_t row, column;
-    if (!PyArg_ParseTuple(args, "nn", &row, &column))
-        return NULL;
-    Cell *cell = Cells_at(self, row, column, LOCK_CELLS + 1);
+    Cell *cell = Cells_given(self, args, LOCK_CELLS + 1);
     return cell == NULL ? NULL : PyLong_FromLongLong(load_value(cell, 0));
 }
 
@@ -183,10 +188,7 @@ Cells_clear_values(Cells *self, PyObject *args)
 static PyObject *
 Cells_load_gauge(Cells *self, PyObject *args)
 {
-    Py_ssize_t row, column;
-    if (!PyArg_ParseTuple(args, "nn", &row, &column))
-        return NULL;
-    Cell *cell = Cells_at(self, row, column, LOCK_CELLS + REAL + 1);
+    Cell *cell = Cells_given(self, args, LOCK_CELLS + REAL + 1);
     if (cell == NULL)
         return NULL;
     Number number = gauge_number(cell);
@@ -382,10 +384,7 @@ Cells_raise_generation(Cells *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 Cells_count_takeovers_at(Cells *self, PyObject *args)
 {
-    Py_ssize_t row, column;
-    if (!PyArg_ParseTuple(args, "nn", &row, &column))
-        return NULL;
-    Cell *cell = Cells_at(self, row, column, LOCK_CELLS + 1);
+    Cell *cell = Cells_given(self, args, LOCK_CELLS + 1);
     if (cell == NULL)
         return NULL;
     self->takeovers = cell;

@@ -135,6 +135,20 @@ keep_set(LabelSets *sets, PyObject *key, Series *series)
     return 0;
 }
 
+/* The methods that keep a handle, called `what`, under a tuple of texts. */
+static PyObject *
+keep_given(LabelSets *sets, const State *state, const char *what, PyObject *args)
+{
+    PyObject *texts, *series;
+    if (!PyArg_ParseTuple(args, "O!O", &PyTuple_Type, &texts, &series))
+        return NULL;
+    if (!PyObject_TypeCheck(series, state->Series)) {
+        PyErr_Format(PyExc_TypeError, "%s must be a handle, not %s", what, Py_TYPE(series)->tp_name);
+        return NULL;
+    }
+    return keep_set(sets, texts, (Series *)series) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
 /* Drop the handle of a set; those behind it in the table move up, so that a search ends where it did. */
 static void
 drop_set(LabelSets *sets, PyObject *key)
@@ -220,16 +234,7 @@ Children_labels(Children *self, PyObject *const *args, Py_ssize_t nargs, PyObjec
 static PyObject *
 Children__keep_child(Children *self, PyObject *args)
 {
-    PyObject *values, *handle;
-    if (!PyArg_ParseTuple(args, "O!O", &PyTuple_Type, &values, &handle))
-        return NULL;
-    if (!PyObject_TypeCheck(handle, self->state->Series)) {
-        PyErr_Format(PyExc_TypeError, "handle must be a handle, not %s", Py_TYPE(handle)->tp_name);
-        return NULL;
-    }
-    if (keep_set(&self->sets, values, (Series *)handle) < 0)
-        return NULL;
-    Py_RETURN_NONE;
+    return keep_given(&self->sets, self->state, "handle", args);
 }
 
 static PyObject *

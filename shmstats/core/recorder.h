@@ -333,16 +333,7 @@ Recorder__find_set(Recorder *self, PyObject *args)
 static PyObject *
 Recorder__keep_set(Recorder *self, PyObject *args)
 {
-    PyObject *texts, *series;
-    if (!PyArg_ParseTuple(args, "O!O", &PyTuple_Type, &texts, &series))
-        return NULL;
-    if (!PyObject_TypeCheck(series, self->state->Series)) {
-        PyErr_Format(PyExc_TypeError, "series must be a handle, not %s", Py_TYPE(series)->tp_name);
-        return NULL;
-    }
-    if (keep_set(&self->sets, texts, (Series *)series) < 0)
-        return NULL;
-    Py_RETURN_NONE;
+    return keep_given(&self->sets, self->state, "series", args);
 }
 
 static PyObject *
