@@ -6,6 +6,7 @@ Whoever reads needs no lock. Nothing that a record says of its place is believed
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import compress
 from typing import NamedTuple
 
 from ..bounds import DEFAULT_BOUNDS
@@ -219,7 +220,9 @@ class Records:
 
     def numbers_of(self, family: int) -> list[int]:
         """Return the numbers of the series of a metric that has a family. The table lock is held."""
-        return [number for number, of in enumerate(self._families_of_live()) if of == family + 1]
+        families, states = self.column("family").tolist(), self.column("state")
+        members = compress(range(len(families)), map((family + 1).__eq__, families))
+        return [number for number in members if states[number] == LIVE]
 
     def _families_of_live(self) -> list[int]:
         """Return the family of each record, as a record has it; 0 of one that is not live."""

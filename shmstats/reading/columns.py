@@ -5,6 +5,7 @@ A page without memory is not even looked at: a look would allocate it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..block.layout import Layout
@@ -53,7 +54,13 @@ class Columns:
 
     def rows_of(self, cell: int, width: int = 1) -> list[int]:
         """Return the rows that have memory behind some columns."""
-        return [row for row in self.rows_in_use() if self.has(row, cell, width)]
+        layout = self._layout
+        rows: Iterable[int] = range(layout.rows)
+        for page in range(cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE + 1):
+            end = layout.pages + layout.rows * layout.bitmap_bytes
+            bits, mask = bytes(self._buf[layout.pages + page // 8 : end : layout.bitmap_bytes]), 1 << page % 8
+            rows = [row for row in rows if bits[row] & mask]
+        return list(rows)
 
     def rows_in_use(self) -> list[int]:
         """Return the rows that have any memory."""

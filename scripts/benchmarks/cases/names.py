@@ -1,10 +1,12 @@
-"""What a new name costs, and a new worker."""
+"""What a new name costs, one that comes again, and a new worker."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..measure import available, in_turns
 from ..rows import Figure, Measured, Row
-from ..subjects import Workshop
+from ..subjects import Subject, Workshop
 from .counting import MPMETRICS, PROMETHEUS
 
 #: What mpmetrics gets: to make a series takes it longer the more there are.
@@ -64,6 +66,26 @@ def _register(shop: Workshop, size: int, repeats: int) -> tuple[Figure, Figure, 
     return figures.pop(""), Figure.best(second), figures, missing
 
 
+def refill(shop: Workshop) -> list[Row]:
+    """Label sets of prometheus_client's metrics that are cleared and counted again, on a block and without."""
+    number = shop.effort.of(500)
+    ours, alone = shop.other("refill"), shop.other("refill")
+    ours.do("share", directory=shop.fresh())
+    rows = []
+    for kind in ("counter", "summary", "histogram", "all", "livesum", "max", "mostrecent"):
+        sides = {name: partial(_refilled, side, kind, number) for name, side in (("", ours), (PROMETHEUS, alone))}
+        in_turns(sides, 2)
+        figures = {name: Figure.median(each) for name, each in in_turns(sides, shop.effort.repeats(15)).items()}
+        what = kind if kind in ("counter", "summary", "histogram") else f"gauge of mode {kind}"
+        measured = Measured("refill", f"{number} label sets of a {what}: processor time", figures.pop(""), figures)
+        rows.append(measured.slower(PROMETHEUS, 2))
+    return rows
+
+
+def _refilled(subject: Subject, kind: str, number: int) -> float:
+    return float(subject.do("refill", kind=kind, number=number))
+
+
 def attach(shop: Workshop) -> list[Row]:
     """Workers that come at once, each forked and counting once."""
     rows = []
@@ -81,4 +103,4 @@ def attach(shop: Workshop) -> list[Row]:
     return rows
 
 
-CASES = {"register": register, "attach": attach}
+CASES = {"register": register, "refill": refill, "attach": attach}

@@ -109,6 +109,9 @@ def begin(metric: Any, value: KeptSeries) -> None:
         value: what is kept of it.
     """
     metric._overflows = False
-    if not value.begin_at_once():
+    if value._bind_at_once():
+        if value.recorder.begins_at_0:
+            value.register()
+    else:
         value.register()
         metric._overflows = value.store.overflows(value)

@@ -21,10 +21,6 @@ from ...series import Kind, Mode
 from .family import CATEGORY, KINDS, ClientFamily, state_number
 from .storage import ExemplarFields, MetricStore
 
-#: Modes of gauges that a worker has from the beginning; of others it has no value before it sets one, for 0 would be
-#: the smallest, or the latest.
-_BEGINNING_AT_0 = (Mode.ALL, Mode.LIVEALL)
-
 
 class FamilyRecorder:
     """What the handles of one family record by: it does what the core cannot do at once.
@@ -35,12 +31,15 @@ class FamilyRecorder:
 
     Attributes:
         metric: of the block, that has the values.
+        begins_at_0: whether a worker has a gauge from the beginning; of others it has no value before it sets one, for
+            0 would be the smallest, or the latest.
     """
 
     def __init__(self, store: MetricStore, family: ClientFamily) -> None:
         self.store = store
         self.family = family
         self.metric = family.metric
+        self.begins_at_0 = family.mode in (Mode.ALL, Mode.LIVEALL)
         self._registrar = store.registrar
 
     def _count_series(self, sign: int, series: Series, amount: Any) -> None:
@@ -82,10 +81,6 @@ class KeptSeries(Series):
     def store(self) -> MetricStore:
         """Where it is kept."""
         return self.recorder.store
-
-    def begin_at_once(self) -> bool:
-        """Have the series there, if that is one call of C; returns whether that is done."""
-        return self._bind_at_once()
 
     def register(self) -> None:
         """Have the series there, or the overflow set."""
@@ -157,16 +152,9 @@ class GaugeValue(KeptSeries, Gauge):
 
     inc = Gauge.incr
 
-    def begin_at_once(self) -> bool:
-        """Have the series there, if that is one call of C; returns whether that is done."""
-        is_bound = self._bind_at_once()
-        if is_bound and self.family.mode in _BEGINNING_AT_0:
-            self.inc(0)
-        return is_bound
-
     def register(self) -> None:
         """Have the series there, or the overflow set."""
-        if self.family.mode in _BEGINNING_AT_0:
+        if self.recorder.begins_at_0:
             self.inc(0)
         else:
             super().register()
