@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..layout import owner_word
+from ..layout import PAGE, owner_word
 from ..proc import ProcessUse, there_is_proc
 from .errors import BlockError
 from .layout import FIRST_SLOT, HEADER, WORKER, WORKER_SLOTS, Layout
@@ -122,8 +122,11 @@ def _state_and_start(pid: str) -> tuple[bytes, int]:
     Raises:
         OSError: there is none, /proc does not show it (mounted with hidepid), or no descriptor is left.
     """
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
+    descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)  # a file object would take longer
+    try:
+        fields = os.read(descriptor, PAGE).rpartition(b")")[2].split()
+    finally:
+        os.close(descriptor)
     return fields[0], int(fields[19])
 
 

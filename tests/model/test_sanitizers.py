@@ -118,7 +118,13 @@ def test_what_a_waiter_uses_is_kept_while_its_handle_is_bound_to_other_cells(
 
 
 def test_the_tests_of_cells_pass(environment: dict[str, str], tmp_path: Path) -> None:
-    names = ("core/test_cells.py", "block/test_names.py", "core/test_section.py", "attachment/test_buffer.py")
+    names = (
+        "core/test_cells.py",
+        "block/test_names.py",
+        "core/test_section.py",
+        "attachment/test_buffer.py",
+        "snapshot/test_decoding.py",
+    )
     files = [str(TESTS / name) for name in names]
     command = [
         sys.executable,

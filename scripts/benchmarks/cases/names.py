@@ -93,11 +93,10 @@ def attach(shop: Workshop) -> list[Row]:
         workers = shop.effort.of(number, 4)
         with shop.scope() as part:
             subject = part.block(max_workers=1024)
-            taken = [
-                float(subject.do("attach", number=workers))
-                for _ in range(shop.effort.repeats(3) if number < 100 else 1)
-            ]
-        measured = Measured("attach", f"{workers:,} workers at once, in all", Figure.best(taken))
+            repeats = range(shop.effort.repeats(3) if number < 100 else 1)
+            taken, used = zip(*(subject.do("attach", number=workers) for _ in repeats), strict=True)
+        note = f"processor time of each {Figure(min(used) / workers)}"
+        measured = Measured("attach", f"{workers:,} workers at once, in all", Figure.best(taken), note=note)
         limit = _ATTACH_LIMITS.get(number)
         rows.append(measured.only() if limit is None else measured.at_most(limit))
     return rows

@@ -115,17 +115,22 @@ def save(directory: str) -> float:
     return time.perf_counter_ns() - start
 
 
-def restore(directory: str, **section: Any) -> tuple[float, int]:
-    """Attach a block that is made from a saved snapshot; returns ns, and the sum of what is restored."""
-    start = time.perf_counter_ns()
+def restore(directory: str, **section: Any) -> tuple[float, float, int]:
+    """Attach a block that is made from a saved snapshot.
+
+    Returns ns, ns of processor time, and the sum of what is restored.
+    """
+    start, used = time.perf_counter_ns(), time.process_time_ns()
     configure(directory, persist=True, **section)
-    taken = time.perf_counter_ns() - start
-    found = total()
-    return taken, found
+    taken, used = time.perf_counter_ns() - start, time.process_time_ns() - used
+    return taken, used, total()
 
 
-def attach(number: int) -> float:
-    """Have so many forked workers count once, all at once; returns the ns until the last one has."""
+def attach(number: int) -> tuple[float, float]:
+    """Have so many forked workers count once, all at once.
+
+    Returns the ns until the last one has, and the processor time of their first counts together, in ns.
+    """
     stats.incr("bench", "attached")
     ready, counted = os.pipe()
     waiting, go_home = os.pipe()
@@ -135,21 +140,23 @@ def attach(number: int) -> float:
         pid = os.fork()
         if pid == 0:
             os.close(go_home)
+            used = time.process_time_ns()
             stats.incr("bench", "attached")
-            os.write(counted, b"x")
+            os.write(counted, (time.process_time_ns() - used).to_bytes(8, "little"))
             os.read(waiting, 1)
             os._exit(0)
         children.append(pid)
-    left = number
-    while left:
-        left -= len(os.read(ready, 65536))
+    told = b""
+    while len(told) < 8 * number:
+        told += os.read(ready, 65536)
     taken = time.perf_counter_ns() - start
+    used = sum(memoryview(told).cast("Q"))
     os.close(go_home)
     for pid in children:
         os.waitpid(pid, 0)
     for descriptor in (ready, counted, waiting):
         os.close(descriptor)
-    return taken
+    return taken, used
 
 
 def longest_increment(seconds: float) -> tuple[float, int]:
