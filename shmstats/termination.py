@@ -40,10 +40,11 @@ class _ForkMask:
 
     def hold(self) -> None:
         """Block the signal in the thread that forks; who forks by multiprocessing has imported that."""
-        util = sys.modules.get("multiprocessing.util")
-        if util is not None and not self._arranged:
+        # Another thread may be importing it just now: then this fork is not one of multiprocessing.
+        arrange = getattr(sys.modules.get("multiprocessing.util"), "register_after_fork", None)
+        if arrange is not None and not self._arranged:
             self._arranged = True
-            util.register_after_fork(self, _ForkMask.take_back)
+            arrange(self, _ForkMask.take_back)
         if signal.getsignal(signal.SIGTERM) is _leave:
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             self._before[threading.get_ident()] = blocked

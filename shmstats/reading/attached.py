@@ -23,7 +23,8 @@ class AttachedBlock(Block):
 
     def abandon(self) -> None:
         """Let go of the memory without a word to the others."""
-        super().abandon()
+        self.is_left = True
         reader = self.__dict__.pop("reader", None)
         if reader is not None:
             reader.close()
+        super().abandon()
