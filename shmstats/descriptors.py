@@ -6,8 +6,10 @@ believes that it is a stream.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +37,18 @@ def open_file(path: str | Path, flags: int, mode: int = 0o600) -> int:
 def without_waiting(path: str, flags: int) -> int:
     """Open a file, for `open`, without waiting for the other end of a pipe, which may never come; it may be a link."""
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+def read_file(path: str | Path) -> bytes:
+    """Return what is in a regular file, which is never waited for, nor looked for behind a link.
+
+    Raises:
+        OSError: it cannot be read, or is something else.
+    """
+    with os.fdopen(open_file(path, os.O_RDONLY), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "this is no regular file", str(path))
+        return stream.read()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from .descriptors import written_beside
+from .descriptors import read_file, written_beside
 from .frozen import Frozen
 from .snapshot import make_private
 
@@ -81,7 +81,7 @@ def instance_of(directory: Path) -> Instance:
 
 
 def _read(file: Path) -> Instance:
-    content = file.read_bytes()
+    content = read_file(file)
     try:
         found = Instance(**json.loads(content))
         return found.replaced(uuid=str(uuid.UUID(found.uuid)), made=int(found.made), inode=int(found.inode))

@@ -22,8 +22,10 @@ from helpers import SHARED_MEMORY, segment_of, wait_until
 
 import shmstats
 from shmstats import snapshot as snapshots
+from shmstats.instance import instance_of
 from shmstats.series import Kind, Name, Snapshot
-from shmstats.snapshot import FILE, PREVIOUS, load_newest, save
+from shmstats.sinks.push.memory import Memory
+from shmstats.snapshot import FILE, PREVIOUS, load, load_newest, save
 from shmstats.web import access, create_app
 
 pytestmark = pytest.mark.far_from_core
@@ -157,6 +159,29 @@ def test_a_pipe_in_place_of_a_snapshot_holds_nobody_up(tmp_path: Path) -> None:
     directory.mkdir()
     os.mkfifo(directory / FILE)
     assert load_newest(directory, lambda line: None) is None
+
+
+#: What is no file, and what reading it says.
+NO_FILES: dict[str, Callable[[Path], object]] = {
+    "no regular file": os.mkfifo,
+    "directory": os.mkdir,
+    "symbolic links": lambda path: os.symlink("/dev/zero", path),
+}
+
+
+@pytest.mark.parametrize("said", NO_FILES)
+def test_what_is_no_file_in_place_of_one_holds_no_reader_up(
+    tmp_path: Path, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (FILE, "identity.json", "push.json"):
+        NO_FILES[said](tmp_path / name)
+    with pytest.raises(OSError, match=said):
+        load(tmp_path / FILE)
+    with pytest.raises(OSError, match=said):
+        instance_of(tmp_path)
+    Memory(tmp_path).read()
+    assert "push.json cannot be read" in caplog.text
+    assert said in caplog.text
 
 
 # Secrets --------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
-from ..descriptors import above_standard, open_file
+from ..descriptors import above_standard, open_file, read_file
 from ..series import Snapshot
 from .decoding import Saved, decode
 from .format import SnapshotError, encode
@@ -175,14 +175,14 @@ def _new_file(directory: Path) -> tuple[Written, int]:
 
 
 def load(file: Path) -> Snapshot:
-    """Read one saved snapshot; series that are not allowed are left out.
+    """Read one saved snapshot, but not behind a link; series that are not allowed are left out.
 
     Raises:
         FileNotFoundError: there is none.
         OSError: it cannot be read.
         SnapshotError: it is none, or damaged, or of a later version.
     """
-    return decode(file, file.read_bytes()).snapshot
+    return decode(file, read_file(file)).snapshot
 
 
 def load_newest(
@@ -200,7 +200,7 @@ def load_newest(
     """
     for file in (directory / FILE, directory / PREVIOUS):
         try:
-            saved = decode(file, _read(file), apart)
+            saved = decode(file, read_file(file), apart)
         except FileNotFoundError:
             continue
         except SnapshotError as error:
@@ -288,10 +288,8 @@ def have_twice(file: Path, name: Path | str) -> None:
     try:
         os.link(file, name)
     except OSError:
-        with open(file, "rb") as content, open(name, "wb") as copy:
-            while part := content.read(1 << 20):
-                copy.write(part)
-        os.chmod(name, 0o600)
+        with os.fdopen(open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as copy:
+            copy.write(read_file(file))
         _give_away(Path(name))
 
 
@@ -310,12 +308,6 @@ def _give_away(path: Path) -> None:
         above = path.parent.stat()
         if above.st_uid != 0:
             os.chown(path, above.st_uid, above.st_gid, follow_symlinks=False)
-
-
-def _read(file: Path) -> bytes:
-    """Read a file that is ours to replace, which is never a link and never waited for."""
-    with os.fdopen(open_file(file, os.O_RDONLY), "rb") as stream:
-        return stream.read()
 
 
 def _sync_directory(directory: Path) -> None:

@@ -19,7 +19,7 @@ from shmstats.terminal.command import command, write_to_stdout
 @click.argument("new", type=click.Path(path_type=Path))
 def diff(old: Path, new: Path) -> None:
     """Show what changed from the snapshot OLD to the snapshot NEW, as files of a data directory hold them."""
-    lines = list(differences(saved.load(old), saved.load(new)))
+    lines = list(differences(saved.load(old.resolve()), saved.load(new.resolve())))
     shown = lines or ["nothing changed"]
     write_to_stdout("".join(f"{printable(line)}\n" for line in shown).encode(errors="replace"))
 

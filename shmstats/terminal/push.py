@@ -45,7 +45,7 @@ def push(
 
     def push_once() -> None:
         at = sender.draw_time()  # before the values are read
-        snapshot = saved.load(Path(file)) if file is not None else _newest(settings)
+        snapshot = saved.load(Path(file).resolve()) if file is not None else _newest(settings)
         sender.push(snapshot, at, Stale.ALL if forget else Stale.NONE)
 
     try:

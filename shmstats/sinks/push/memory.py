@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from shmstats.descriptors import written_beside
+from shmstats.descriptors import read_file, written_beside
 
 log = logging.getLogger("shmstats")
 
@@ -34,7 +34,7 @@ class Memory:
     def read(self) -> None:
         """Learn what another process may have sent since; a file that cannot be read is as one that is not there."""
         try:
-            found: dict[str, Any] = json.loads(self._file.read_bytes())
+            found: dict[str, Any] = json.loads(read_file(self._file))
             self._last = max(self._last, int(found["last"]))
             self.labels = {str(name): str(value) for name, value in found["labels"].items()}
         except FileNotFoundError:
