@@ -1,7 +1,8 @@
 """Whose process sent a request: the kernel knows the owner of the socket at the other end.
 
-Over a Unix socket that is SO_PEERCRED. Of a loopback connection both ends are in this machine's tables of TCP sockets
-(``/proc/net/tcp``, see proc(5)), each with the uid of its owner. Where neither can be had, nothing is known.
+Over a Unix socket that is SO_PEERCRED. Of a loopback connection that the server gives the kernel is asked; else both
+ends are in this machine's tables of TCP sockets (``/proc/net/tcp``, see proc(5)), each with the uid of its owner. Where
+none of these can be had, nothing is known.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..attachment.peers import peer_of
+from .inet_diag import owner_of_peer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -46,6 +48,10 @@ def peer_uids(environ: WSGIEnvironment) -> set[int] | None:
     with suppress(OSError, ValueError, AttributeError, ipaddress.AddressValueError):
         if connection is not None and connection.family == socket.AF_UNIX:
             return {peer_of(connection).uid}
+        if connection is not None:
+            with suppress(OSError, ValueError, AttributeError):  # it is not to be had everywhere: then the tables are
+                owner = owner_of_peer(connection)
+                return None if owner is None else {owner}
         address = _plain(environ.get("REMOTE_ADDR", ""))
         if environ.get("REMOTE_PORT"):
             return _owners([(address, int(environ["REMOTE_PORT"]))])
