@@ -383,9 +383,10 @@ def _names_of(
 ) -> list[Name]:
     """Return the names of some records."""
     names = []
+    unpack, size, histogram = NAME.struct.unpack_from, NAME.size, int(Kind.HISTOGRAM)
     for number in numbers:
-        _, kind, mode, flags, _, _, family, _, _, key, _, length, _, _, _, created = _fields(records, number)
-        category, metric, *rest = bytes(heap[key : key + length]).decode().split("\0")
+        _, kind, mode, flags, _, _, family, _, _, key, _, length, _, _, _, created = unpack(records, number * size)
+        category, metric, *rest = str(heap[key : key + length], "utf-8").split("\0")
         labels = tuple(zip(rest[::2], rest[1::2], strict=True)) if rest else ()
         if family:
             declared = declaration(family - 1) or _NOTHING_DECLARED
@@ -393,7 +394,7 @@ def _names_of(
         else:
             help_ = unit = shown = ""
             bounds = ()
-        if kind == Kind.HISTOGRAM:
+        if kind == histogram:
             bounds = bounds or DEFAULT_BOUNDS
         monotonic, carried = flags & MONOTONIC == MONOTONIC, flags & CARRIED == CARRIED
         what = _KINDS[kind], labels, monotonic, bounds, help_, unit, _MODES[mode], created, shown, carried
