@@ -17,13 +17,16 @@ _NEITHER = "Flask alone"
 #: The worker that makes the block, and one that finds it.
 _FIRST, _FURTHER = "the first worker", "a further worker"
 
+#: What a web application has imported.
+_WEB = "import flask, gunicorn.app.base"
+
 _OURS = """
 import shmstats
 shmstats.init({"path": {"data": sys.argv[1]}, "stats": {"persist": False}})
 shmstats.stats.counter("bench", "requests").incr()
 """
 
-#: What each side does once Flask and gunicorn are there.
+#: What each side does.
 _SIDES = {
     _NEITHER: "",
     _FIRST: _OURS,
@@ -37,7 +40,7 @@ Counter("requests", "Counted by the benchmark.").inc()
 
 _WORK = """
 import json, os, sys, time
-import flask, gunicorn.app.base
+{there}
 before = time.process_time_ns()
 {side}
 spent = time.process_time_ns() - before
@@ -48,9 +51,10 @@ print(json.dumps([spent, 1024 * private]))
 """
 
 
-def _run(name: str, directory: str) -> tuple[float, float]:
-    """Return ns of processor time and bytes of private memory of a side."""
-    command = [sys.executable, "-P", "-c", _WORK.replace("{side}", _SIDES[name]), directory]
+def _run(name: str, directory: str, there: str = _WEB) -> tuple[float, float]:
+    """Return ns of processor time and bytes of private memory of a side, beside what is there already."""
+    work = _WORK.replace("{there}", there).replace("{side}", _SIDES[name])
+    command = [sys.executable, "-P", "-c", work, directory]
     done = subprocess.run(command, env={"PYTHONPATH": package_path(), "PATH": ""}, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         raise SubjectError(f"the side {name!r} ended with status {done.returncode}")
@@ -69,7 +73,13 @@ def footprint(shop: Workshop) -> list[Row]:
         sizes[name].append(private)
         return spent
 
+    def plain(name: str) -> float:
+        return _run(name, held if name == _FURTHER else shop.fresh(shop.memory), "")[0]
+
     times = in_turns({name: functools.partial(one, name) for name in _SIDES}, shop.effort.repeats(9))
+    plain_times = in_turns(
+        {name: functools.partial(plain, name) for name in (_FURTHER, PROMETHEUS)}, shop.effort.repeats(9)
+    )
     alone = min(sizes[_NEITHER])
     spent = {name: Figure.best(found) for name, found in times.items()}
     private = {name: Figure(min(found) - alone, BYTES) for name, found in sizes.items()}
@@ -83,7 +93,9 @@ def footprint(shop: Workshop) -> list[Row]:
             ),
             Measured("footprint", f"private memory of {work}", private[worker], theirs).at_most(3 * 2**20),
         ]
-    return rows
+    best = {name: Figure.best(found) for name, found in plain_times.items()}
+    work = f"import and first count of {_FURTHER} in a process without Flask: processor time"
+    return [*rows, Measured("footprint", work, best.pop(_FURTHER), best).slower(PROMETHEUS, 1)]
 
 
 CASES = {"footprint": footprint}
