@@ -45,7 +45,7 @@ def read_file(path: str | Path) -> bytes:
     Raises:
         OSError: it cannot be read, or is something else.
     """
-    with os.fdopen(open_file(path, os.O_RDONLY), "rb") as stream:
+    with open(open_file(path, os.O_RDONLY), "rb") as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise OSError(errno.EINVAL, "this is no regular file", str(path))
         return stream.read()
@@ -88,7 +88,7 @@ def written_beside(file: Path, content: str) -> Path:
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     with suppress(FileNotFoundError):
         os.unlink(temporary)
-    with os.fdopen(open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as stream:
+    with open(open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())

@@ -140,7 +140,7 @@ def write(directory: Path, snapshot: Snapshot) -> Written:
     make_private(directory)
     written, fd = _new_file(directory)
     try:
-        with os.fdopen(fd, "wb", closefd=False) as stream:
+        with open(fd, "wb", closefd=False) as stream:  # not by os.fdopen: that of eventlet closes it
             stream.writelines(encode(snapshot))
             stream.flush()
             os.fsync(fd)
@@ -288,7 +288,7 @@ def have_twice(file: Path, name: Path | str) -> None:
     try:
         os.link(file, name)
     except OSError:
-        with os.fdopen(open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as copy:
+        with open(open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as copy:
             copy.write(read_file(file))
         _give_away(Path(name))
 

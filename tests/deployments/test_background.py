@@ -20,6 +20,21 @@ PATCHES = {
 }
 
 
+@pytest.mark.parametrize("library", PATCHES)
+def test_what_is_counted_beside_an_event_loop_is_saved_and_restored(python: PythonRunner, library: str) -> None:
+    if not find_spec(library):
+        pytest.skip(f"{library} is not installed")
+    code = f"""
+        {PATCHES[library]}
+        import shmstats
+        shmstats.init({{"path": {{"data": "data"}}}})
+        shmstats.stats.incr('c', 'm')
+        print(shmstats.stats.get('c', 'm'))
+        shmstats.close()
+        """
+    assert [python.run(code) for _ in range(3)] == ["1\n", "2\n", "3\n"]
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("library", PATCHES)
 def test_an_event_loop_goes_on_while_a_slow_disk_is_waited_for(
