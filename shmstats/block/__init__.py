@@ -7,9 +7,8 @@ whether a block can be used, ``space`` has memory behind it, ``attaching`` and `
 
 from .block import Block
 from .declaring import Change, declare, give_way
-from .errors import BlockError, BlockFullError, DamagedBlockError, DeclarationError, KindError, SeriesLimitError
-from .identity import Identity, identify
-from .outdated import remove_outdated
+from .errors import BlockError, BlockFullError, DeclarationError, KindError, SeriesLimitError
+from .identity import identify
 from .records import Record
 from .restoring import Packed, restore
 from .workers import Worker
@@ -19,9 +18,7 @@ __all__ = [
     "BlockError",
     "BlockFullError",
     "Change",
-    "DamagedBlockError",
     "DeclarationError",
-    "Identity",
     "KindError",
     "Packed",
     "Record",
@@ -30,6 +27,5 @@ __all__ = [
     "declare",
     "give_way",
     "identify",
-    "remove_outdated",
     "restore",
 ]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from shmstats.config.loading import DEFAULT_FILE, ENVIRONMENT_VARIABLE, load
+from shmstats.config.loading import load
 from shmstats.config.rules import (
     SECTIONS,
     ApiSettings,
     ConfigError,
-    HistorySettings,
     PathSettings,
     PrometheusSettings,
     PushSettings,
-    Rule,
     Settings,
     SettingsSection,
     StatsdSettings,
@@ -19,16 +17,12 @@ from shmstats.config.rules import (
 )
 
 __all__ = [
-    "DEFAULT_FILE",
-    "ENVIRONMENT_VARIABLE",
     "SECTIONS",
     "ApiSettings",
     "ConfigError",
-    "HistorySettings",
     "PathSettings",
     "PrometheusSettings",
     "PushSettings",
-    "Rule",
     "Settings",
     "SettingsSection",
     "StatsSettings",
