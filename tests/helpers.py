@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,29 @@ def segment_file(directory: Path) -> Path:
 def process_state(pid: int) -> str:
     """Return the state letter of a process, as proc_pid_stat(5) gives it."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@contextmanager
+def swapping(way: Path, outside: Path) -> Iterator[None]:
+    """Have a directory, in which a file ``canary`` is made, swapped for a link to another one all the time."""
+    away, done = way.with_name("away"), threading.Event()
+    way.mkdir()
+
+    def swap() -> None:
+        while not done.is_set():
+            (way / "canary").touch()
+            way.rename(away)
+            way.symlink_to(outside)
+            way.unlink()
+            away.rename(way)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        swapper.join()
 
 
 class Child:
@@ -150,6 +175,21 @@ class Child:
     def ended(self) -> bool:
         """Whether the process has ended."""
         return self._process.poll() is not None
+
+
+#: Code of a process that counts 7, and forks until it is told to end.
+FORKING = """
+import os, select
+from shmstats import stats
+stats.incr('c', 'm', 7)
+print('ready')
+while not select.select([0], [], [], 0.02)[0]:
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+os._exit(0)
+"""
 
 
 class PythonRunner:

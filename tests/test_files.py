@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import socket
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from helpers import swapping
 
 from shmstats import files
 from shmstats.files import (
@@ -311,22 +311,8 @@ def test_a_file_that_becomes_a_directory_before_the_deletion_is_refused(data: Pa
 
 @pytest.mark.slow
 def test_a_directory_swapped_for_a_link_all_the_time_lets_nothing_out(data: Path, outside: Path) -> None:
-    way, away = data / "way", data / "away"
-    way.mkdir()
-    done = threading.Event()
-
-    def swap() -> None:
-        while not done.is_set():
-            (way / "canary").touch()
-            way.rename(away)
-            way.symlink_to(outside)
-            way.unlink()
-            away.rename(way)
-
-    swapper = threading.Thread(target=swap)
-    swapper.start()
     outcomes: Counter[str] = Counter()
-    try:
+    with swapping(data / "way", outside):
         for i in range(100_000):
             if i >= 3000 and {"listed", "deleted", "PathError"} <= set(outcomes):
                 break
@@ -343,7 +329,4 @@ def test_a_directory_swapped_for_a_link_all_the_time_lets_nothing_out(data: Path
                     outcomes["deleted"] += 1
             except (PathError, FileNotFoundError, NotADirectoryError) as error:
                 outcomes[type(error).__name__] += 1
-    finally:
-        done.set()
-        swapper.join()
     assert {"listed", "deleted", "PathError"} <= set(outcomes), outcomes

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import hold, wait_until
+from helpers import FORKING, hold, wait_until
 
 NEVER = 3_600_000  # ms; the longest interval that is allowed
 
@@ -276,20 +276,7 @@ def test_a_process_that_forks_all_the_time_flushes_at_the_interval_all_the_same(
 ) -> None:
     buffered(flush_interval_ms=300)
     stats.incr("c", "own")
-    child = python.start(
-        """
-        import os, select, sys
-        from shmstats import stats
-        stats.incr('c', 'm', 7)
-        print('ready')
-        while not select.select([0], [], [], 0.05)[0]:
-            pid = os.fork()
-            if not pid:
-                os._exit(0)
-            os.waitpid(pid, 0)
-        os._exit(0)
-        """
-    )
+    child = python.start(FORKING)
     assert child.hear() == "ready"
     wait_until(lambda: seen() == 7, 10)
     child.tell()

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import SHARED_MEMORY, PythonRunner, process_state, segment_file, segment_of, wait_until
+from helpers import FORKING, SHARED_MEMORY, PythonRunner, process_state, segment_file, segment_of, wait_until
 
 pytestmark = pytest.mark.far_from_core
 
@@ -187,20 +187,7 @@ def test_a_process_that_forks_all_the_time_saves_all_the_same(
     stats: Any, python: PythonRunner, data: Path, often: Callable[..., Any]
 ) -> None:
     often()
-    child = python.start(
-        """
-        import os, select
-        from shmstats import stats
-        stats.incr('c', 'm', 7)
-        print('ready')
-        while not select.select([0], [], [], 0.02)[0]:
-            pid = os.fork()
-            if not pid:
-                os._exit(0)
-            os.waitpid(pid, 0)
-        os._exit(0)
-        """
-    )
+    child = python.start(FORKING)
     assert child.hear() == "ready"
     wait_until(lambda: saved_total(data) == 7, 10)
     child.tell()

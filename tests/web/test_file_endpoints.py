@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import gunicorn
 import pytest
 from flask.testing import FlaskClient
+from helpers import swapping
 from servers import Gunicorn
 from wire import Answer, exchange, request_of
 
@@ -378,29 +378,12 @@ def test_requests_while_a_directory_is_swapped_for_a_link_let_nothing_out(
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "canary").write_text(SECRET)
-    way, away = data / "way", data / "away"
-    way.mkdir()
-    done = threading.Event()
-
-    def swap() -> None:
-        while not done.is_set():
-            (way / "canary").touch()
-            way.rename(away)
-            way.symlink_to(outside)
-            way.unlink()
-            away.rename(way)
-
-    swapper = threading.Thread(target=swap)
-    swapper.start()
     statuses: Counter[int] = Counter()
-    try:
+    with swapping(data / "way", outside):
         for _ in range(1000):
             listed = client.get("/_local/files/way/_list")
             statuses[listed.status_code] += 1
             assert all(entry["size"] == 0 for entry in listed.get_json().get("disk", []))
             statuses[client.delete("/_local/files/way/canary").status_code] += 1
-    finally:
-        done.set()
-        swapper.join()
     assert set(statuses) <= {200, 400, 404}
     assert (outside / "canary").read_text() == SECRET
