@@ -58,8 +58,8 @@ FAULTS = {
     "raises-to-who-leaves": Fault("attachment/saver.py", "with suppress(ValueError, OSError):", "if True:"),
     "not-done-again": Fault(
         "attachment/calls.py",
-        "continue  # another thread has closed the block; it is attached anew\n                if not",
-        "return\n                if not",
+        "if is_left(self, block, error):\n                    continue",
+        "if is_left(self, block, error):\n                    return",
     ),
     "refused-by-another": Fault("configured.py", "if not shared.retired:", "if True:"),
     "read-of-another": Fault(
@@ -116,6 +116,18 @@ CHECKS_OF_THREADS = {
 }
 
 
+def source_of(fault: Fault) -> str:
+    """Return the file of a fault.
+
+    Raises:
+        RuntimeError: the place for the fault is not there just once.
+    """
+    source = (ROOT / "shmstats" / fault.file).read_text()
+    if source.count(fault.old) != 1:
+        raise RuntimeError(f"{fault.file} has the place for the fault {source.count(fault.old)} times, not once")
+    return source
+
+
 def planted(directory: Path, fault: Fault) -> Path:
     """Copy the project with a fault planted in it, and build the C core there; returns the copy.
 
@@ -127,10 +139,7 @@ def planted(directory: Path, fault: Fault) -> Path:
         shutil.copytree(ROOT / part, directory / part, ignore=ignored)
     shutil.copy(ROOT / "setup.cfg", directory)
     file = directory / "shmstats" / fault.file
-    source = file.read_text()
-    if source.count(fault.old) != 1:
-        raise RuntimeError(f"{fault.file} has the place for the fault {source.count(fault.old)} times, not once")
-    file.write_text(source.replace(fault.old, fault.new))
+    file.write_text(source_of(fault).replace(fault.old, fault.new))
     if fault.is_of_c:
         debug.build(file.parent, "-O3", source=file.with_name("_cells.c"))
     return directory
