@@ -480,7 +480,7 @@ class Core:
         self.workers.own_start_time = lambda: 7
         self.workers.has_mapped = lambda pid, file: False
         self.workers.pid_namespace = lambda: 0
-        self.workers.os = types.SimpleNamespace(getpid=lambda: self._current.identity.pid)
+        self.workers.os = types.SimpleNamespace(**vars(os) | {"getpid": lambda: self._current.identity.pid})
         self.workers.time = types.SimpleNamespace(monotonic_ns=lambda: 7)
         self.lock.fcntl = types.SimpleNamespace(
             lockf=self._lockf, LOCK_EX=fcntl.LOCK_EX, LOCK_UN=fcntl.LOCK_UN, LOCK_NB=fcntl.LOCK_NB

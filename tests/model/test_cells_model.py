@@ -154,7 +154,7 @@ SLOT_FAULTS = {
     "who asks for the owner looks at the slot alone": Plant("workers.py", " and worker.word == word", ""),
     "a claim number is given out again": Plant("workers.py", '"little") + 1 & 0xFFFFFFFF', '"little") | 1'),
     "a slot is taken without a look whether its owner lives": Plant(
-        "workers.py", "taken = {worker.slot for worker in live}", "taken = set()"
+        "workers.py", "in range(WORKER_SLOTS) if slot not in rows)", "in range(WORKER_SLOTS))"
     ),
 }
 
