@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import sys
 from ..measure import in_turns
 from ..rows import BYTES, Figure, Measured, Row
 from ..subjects import SubjectError, Workshop, package_path
-from .counting import PROMETHEUS
+from .counting import OPENTELEMETRY, PROMETHEUS
 
 _NEITHER = "Flask alone"
 
@@ -35,6 +36,11 @@ _SIDES = {
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1]
 from prometheus_client import Counter
 Counter("requests", "Counted by the benchmark.").inc()
+""",
+    OPENTELEMETRY: """
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+MeterProvider(metric_readers=[InMemoryMetricReader()]).get_meter("bench").create_counter("requests").add(1)
 """,
 }
 
@@ -64,7 +70,12 @@ def _run(name: str, directory: str, there: str = _WEB) -> tuple[float, float]:
 
 def footprint(shop: Workshop) -> list[Row]:
     """Processor time of the import and private memory, beyond those of Flask and gunicorn."""
-    sizes: dict[str, list[float]] = {name: [] for name in _SIDES}
+    sides = dict(_SIDES)
+    missing = {}
+    if importlib.util.find_spec("opentelemetry") is None or importlib.util.find_spec("opentelemetry.sdk") is None:
+        missing[OPENTELEMETRY] = "its SDK is not installed"
+        del sides[OPENTELEMETRY]
+    sizes: dict[str, list[float]] = {name: [] for name in sides}
     held = shop.fresh(shop.memory)
     shop.block(held).do("register", number=1)
 
@@ -76,22 +87,23 @@ def footprint(shop: Workshop) -> list[Row]:
     def plain(name: str) -> float:
         return _run(name, held if name == _FURTHER else shop.fresh(shop.memory), "")[0]
 
-    times = in_turns({name: functools.partial(one, name) for name in _SIDES}, shop.effort.repeats(9))
+    times = in_turns({name: functools.partial(one, name) for name in sides}, shop.effort.repeats(9))
     plain_times = in_turns(
         {name: functools.partial(plain, name) for name in (_FURTHER, PROMETHEUS)}, shop.effort.repeats(9)
     )
     alone = min(sizes[_NEITHER])
     spent = {name: Figure.best(found) for name, found in times.items()}
     private = {name: Figure(min(found) - alone, BYTES) for name, found in sizes.items()}
-    peers, theirs = {PROMETHEUS: spent[PROMETHEUS]}, {PROMETHEUS: private[PROMETHEUS]}
+    beside = [name for name in sides if name in (PROMETHEUS, OPENTELEMETRY)]
+    peers, theirs = ({name: found[name] for name in beside} for found in (spent, private))
     rows: list[Row] = []
     for worker in (_FIRST, _FURTHER):
         work = f"{worker} beyond Flask and gunicorn, one counter"
         rows += [
-            Measured("footprint", f"import and first count of {work}: processor time", spent[worker], peers).slower(
-                PROMETHEUS, 1
-            ),
-            Measured("footprint", f"private memory of {work}", private[worker], theirs).at_most(3 * 2**20),
+            Measured(
+                "footprint", f"import and first count of {work}: processor time", spent[worker], peers, missing
+            ).slower(PROMETHEUS, 1),
+            Measured("footprint", f"private memory of {work}", private[worker], theirs, missing).at_most(3 * 2**20),
         ]
     best = {name: Figure.best(found) for name, found in plain_times.items()}
     work = f"import and first count of {_FURTHER} in a process without Flask: processor time"
