@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import importlib
 import inspect
 import logging
 import mmap
@@ -98,6 +99,8 @@ def when_ready(server: Any) -> None:
             server.cfg.uid,
             os.geteuid(),
         )
+        # A worker imports this to make its block; once it is the other user, it may be unable to read the library.
+        importlib.import_module("multiprocessing.shared_memory")
         return
     shared = registries.stats.shared
     if shared is not None:
