@@ -283,8 +283,9 @@ WSGIProcessGroup site
 """
 _GLOBAL = "WSGIApplicationGroup %{{GLOBAL}}\n"
 
+#: It waits so long for the answer of a worker that was killed just when it was asked whether it lives.
 _UVICORN = (
-    "{bin}/uvicorn --host 127.0.0.1 --port {port} --workers 3 --timeout-worker-healthcheck 60 site_under_test:app"
+    "{bin}/uvicorn --host 127.0.0.1 --port {port} --workers 3 --timeout-worker-healthcheck 15 site_under_test:app"
 )
 _GRANIAN = "{bin}/granian --host 127.0.0.1 --port {port} --workers 3 --respawn-failed-workers site_under_test:app"
 
