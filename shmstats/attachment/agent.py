@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from .. import lifecycle, native
-from ..descriptors import above_standard
+from ..descriptors import above_standard, file_of, leads_to
 from ..frozen import Frozen
 from . import beats
 from .peers import Listener
@@ -55,6 +55,7 @@ class _Run:
 
     def __init__(self) -> None:
         self.told = self._tell = -1
+        self._pipe = 0, 0
         self.thread: native.Thread | None = None
         self._lock = native.RLock()  # a signal handler may fork, in the middle of a fork too
         self._bell: Any = native.make_lock()  # as long as there is no descriptor it is this that tells
@@ -64,10 +65,12 @@ class _Run:
         self.open()
 
     def open(self) -> None:
-        """Get the descriptors, if there are some now."""
+        """Get the descriptors, if there are some now, and none that are still ours."""
         with self._lock, suppress(OSError):
-            if self.told < 0 and not self._over:
+            if not self._has_pipe and not self._over:
+                self.told = self._tell = -1
                 self.told, self._tell = map(above_standard, os.pipe())
+                self._pipe = file_of(self.told)
                 os.set_blocking(self.told, False)
                 os.set_blocking(self._tell, False)
                 if self._ending:
@@ -79,7 +82,7 @@ class _Run:
             if not self._over and not self._ending:
                 self._ending = True
                 self._bell.release()
-                if self._tell >= 0:
+                if self._has_pipe:
                     # Written, not only closed: another process may have inherited this end.
                     os.write(self._tell, b"x")
 
@@ -89,7 +92,7 @@ class _Run:
             if self._ending and not self._over:
                 self._ending = False
                 self._bell.acquire(blocking=False)
-                if self.told >= 0:
+                if self._has_pipe:
                     os.read(self.told, 1)
             return not self._over
 
@@ -125,10 +128,15 @@ class _Run:
 
     def _close(self) -> None:
         self._over = True
-        for descriptor in (self.told, self._tell):
-            if descriptor >= 0:
-                os.close(descriptor)
+        if self._has_pipe:  # else it is not ours to close
+            os.close(self.told)
+            os.close(self._tell)
         self.told = self._tell = -1
+
+    @property
+    def _has_pipe(self) -> bool:
+        """Whether both ends are open: whoever else closes one closes all."""
+        return self.told >= 0 and leads_to(self.told, self._pipe)
 
 
 class Agent:
@@ -245,6 +253,9 @@ class Agent:
 
     def _listen(self) -> Listener | None:
         """Return the socket where questions are asked; it is made as soon as there can be one."""
+        if self._listener is not None and self._listener.is_lost:
+            listener, self._listener = self._listener, None
+            listener.forget()
         if self._listener is None and not self._stopped and time.monotonic() >= self._listen_at:
             self._listen_at = time.monotonic() + RETRY_SECONDS
             try:

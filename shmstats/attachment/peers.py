@@ -40,7 +40,7 @@ from typing import Any
 
 from .. import lifecycle, native
 from ..block.identity import SHARED_MEMORY
-from ..descriptors import above_standard
+from ..descriptors import above_standard, file_of, leads_to
 from ..frozen import Frozen
 
 log = logging.getLogger("shmstats")
@@ -125,6 +125,7 @@ class Listener:
         self._clients: dict[int, _Client] = {}
         with ExitStack() as undo:
             self._socket = _new_socket()
+            self._opened = file_of(self._socket.fileno())
             undo.callback(self._socket.close)
             _remove_socket(path, self._owner)
             # A name of its own until all is done: what is undone is nobody else's. No longer, for there is little room.
@@ -175,15 +176,23 @@ class Listener:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.lstat(self.path), self._file):
                 os.unlink(self.path)
-        for client in list(self._clients.values()):
-            self._drop(client)
+        if not self.is_lost:
+            for client in list(self._clients.values()):
+                self._drop(client)
         self.forget()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody has closed the socket, and all that were accepted: their numbers may be others' now."""
+        return not leads_to(self._socket.fileno(), self._opened)
 
     def forget(self) -> None:
         """Close what the child of a fork has inherited; the parent's socket goes on."""
-        self._socket.close()
-        for client in self._clients.values():
-            client.connection.close()
+        sockets = [self._socket, *(client.connection for client in self._clients.values())]
+        for each in sockets if self.is_lost else ():
+            each.detach()
+        for each in sockets:
+            each.close()
         self._clients.clear()
 
     def _accept(self) -> None:

@@ -13,7 +13,8 @@ from ..block.declarations import Definition
 from ..block.keys import OVERFLOW, decode_key, encode_key, overflow_key
 from ..block.lock import process_guard
 from ..block.outdated import counted_under, refuse_shown
-from ..bounds import Bounds, buckets_of, rebucketed, scale_of
+from ..block.rebucketing import mark_carried
+from ..bounds import Bounds, buckets_of, rebucketed, scale_of, stay_exact
 from ..core import Counter, Gauge, Histogram, Series
 from ..layout import INT64_MAX, INT64_MIN
 from ..reading import AttachedBlock
@@ -128,6 +129,11 @@ class SharedProvider(Reads, Changes, Shown):
             KindError: the name is something else.
         """
         _, record, its_bounds = self._histogram(block, series)
+        if not stay_exact(distribution.buckets, bounds, its_bounds):
+            with block.exclusive():
+                if block.cells.generation != generation:
+                    return False
+                mark_carried(block, record)
         buckets = rebucketed(distribution.buckets, bounds, its_bounds)
         return self._add_distribution(block, record, distribution.replaced(buckets=buckets), generation)
 
@@ -169,6 +175,8 @@ class SharedProvider(Reads, Changes, Shown):
             refuse_shown(key, mine)
         try:
             record = block.find_or_add(key, kind, limit, mine, whole)
+            if block.has_lost_registrar():
+                block.open_registrar(self._registrar, limit)
             self._learn(block, series, key, definition, record)
             return key, record
         except SeriesLimitError:

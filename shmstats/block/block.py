@@ -53,6 +53,7 @@ class Block(Metrics):
         self._held = self._slot + _HELD
         self.is_new = False
         self.is_left = False
+        self._registrar_fd = -1
         self._requests: Requests | None = None
 
     @property
@@ -207,7 +208,12 @@ class Block(Metrics):
             OSError: the block was left.
         """
         where = self.names.index, self.cells, self.worker.row
-        registrar.open(*where, limit, self.locks.guard.lock, self._segment.descriptor(), TABLE)
+        self._registrar_fd = self._segment.descriptor()
+        registrar.open(*where, limit, self.locks.guard.lock, self._registrar_fd, TABLE)
+
+    def has_lost_registrar(self) -> bool:
+        """Tell whether a registrar has a descriptor that is gone: who becomes a daemon closes all."""
+        return self._registrar_fd >= 0 and self._segment.descriptor() != self._registrar_fd
 
     def leave(self, save: Callable[[Self], None] = lambda block: None) -> None:
         """Give up the slot. The last live worker saves and unlinks the block.

@@ -91,8 +91,15 @@ def carry(
     """
     figures = value.sum, value.max, value.min, rebucketed(value.buckets, bounds, wanted)
     if any(value.buckets) and (is_carried or not stay_exact(value.buckets, bounds, wanted)):
-        block.names.set_flags(record, block.names.record(record.number).flags | CARRIED)
+        mark_carried(block, record)
     block.cells.add_distribution(SHARED_ROW, record.cell, *figures, block.cells.generation)
+
+
+def mark_carried(block: Block, record: Record) -> None:
+    """Note that a histogram may have observations in wrong buckets. The table lock is held."""
+    flags = block.names.record(record.number).flags
+    if not flags & CARRIED:
+        block.names.set_flags(record, flags | CARRIED)
 
 
 def _value(block: Block, record: Record) -> Distribution:

@@ -57,6 +57,7 @@ class Segment:
         except BaseException:
             os.close(self._fd)
             raise
+        self._was_lost = False
         self.buf = memoryview(self._map)
         self.locks = RecordLocks(self)
         _segments[self._inode] = self
@@ -152,7 +153,12 @@ class Segment:
             del _segments[self._inode]
         if self._has_descriptor():  # else it is not ours to close
             os.close(self._fd)
+        else:
+            self._was_lost = True
         self._fd = -1
+        if self._was_lost:  # nor is the descriptor of the mapping, which it would close
+            _stay_mapped.append(self._map)
+            self._map = None
         with suppress(BufferError):  # the mapping goes with the last view
             self.buf.release()
             if self._map is not None:
@@ -174,12 +180,17 @@ class Segment:
     def _open_again(self) -> None:
         if self._map is None:
             raise OSError(errno.EBADF, "the segment is closed")
+        self._was_lost = True
         self._fd = open_file(self.path, os.O_RDWR)
         if not self._has_descriptor():
             os.close(self._fd)
             self._fd = -1
             raise OSError(errno.EBADF, "the file of the segment was removed")
         self.locks.hold_slots()
+
+
+#: Mappings of segments whose descriptors somebody has closed: they stay to the end of the process.
+_stay_mapped: list[mmap.mmap | None] = []
 
 
 class ReadOnlySegment:

@@ -32,6 +32,12 @@ PREVIOUS = "simple.json.1"
 #: Temporary files: the pid of the maker, and a number. The maker has the first one locked (flock) while it is needed.
 _TEMPORARY = re.compile(rf"(\.{re.escape(FILE)}\.\d+-\d+)(\.1)?")
 
+#: Those that this process needs: on NFS, a process can lock a file that it has locked already.
+_needed: set[Path] = set()
+
+#: Seconds after which a file that nobody has written to is a dead maker's, where the volume has no locks.
+_OLD = 3600
+
 
 def stats_directory(data: Path) -> Path:
     """Return where the statistics of a data directory are saved."""
@@ -114,6 +120,7 @@ class Written:
                 os.unlink(self._file)
         finally:
             os.close(self._fd)
+            _needed.discard(self._file)
 
     def sync(self) -> None:
         """Have the disk know of its place, too.
@@ -155,10 +162,14 @@ def _new_file(directory: Path) -> tuple[Written, int]:
     while True:
         # Two threads may write at once, for registries of their own; and a pid may be there in two namespaces.
         file = directory / f".{FILE}.{os.getpid()}-{next(_number)}"
+        _needed.add(file)
         try:
             fd = open_file(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        except FileExistsError:
-            continue
+        except OSError as error:
+            _needed.discard(file)
+            if isinstance(error, FileExistsError):
+                continue
+            raise
         written = Written(file, fd)
         try:
             with suppress(OSError):  # another one removes it just now, or the volume has no locks
@@ -246,14 +257,18 @@ def remove_stale(directory: Path) -> None:
 
 def _is_locked(file: Path) -> bool:
     """Tell whether the maker of a temporary file lives; it may where that cannot be found out."""
+    if file in _needed:
+        return True
     try:
-        fd = open_file(file, os.O_RDONLY)
+        fd = open_file(file, os.O_WRONLY)  # NFS locks for one alone what is open for writing
     except OSError as error:
         return error.errno not in (errno.ENOENT, errno.ELOOP)  # a link was made by no saver
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:
+        return time.time() - os.fstat(fd).st_mtime < _OLD
     finally:
         os.close(fd)
     return False

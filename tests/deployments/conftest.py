@@ -22,6 +22,24 @@ int link(const char *a, const char *b) { errno = EOPNOTSUPP; return -1; }
 int linkat(int a, const char *b, int c, const char *d, int e) { errno = EOPNOTSUPP; return -1; }
 """
 
+#: A volume without locks of whole files, and NFS, where such a lock is one of records: the process's, and exclusive
+#: only on what is open for writing.
+NO_LOCKS = """
+#include <errno.h>
+int flock(int fd, int operation) { errno = ENOLCK; return -1; }
+"""
+NFS_LOCKS = """
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
+int flock(int fd, int operation) {
+    struct flock whole = {.l_type = operation & LOCK_UN ? F_UNLCK : operation & LOCK_EX ? F_WRLCK : F_RDLCK};
+    if (fcntl(fd, operation & LOCK_NB ? F_SETLK : F_SETLKW, &whole) == 0) return 0;
+    if (errno == EACCES) errno = EWOULDBLOCK;
+    return -1;
+}
+"""
+
 #: A disk that takes its time, as NFS and a cloud volume without credit do.
 SLOW_FSYNC = """
 #include <time.h>
@@ -43,7 +61,13 @@ int pipe2(int fds[2], int flags) {
 }
 """
 
-SOURCES = {"no_links": NO_LINKS, "slow_fsync": SLOW_FSYNC, "no_pipes": NO_PIPES}
+SOURCES = {
+    "no_links": NO_LINKS,
+    "no_locks": NO_LOCKS,
+    "nfs_locks": NFS_LOCKS,
+    "slow_fsync": SLOW_FSYNC,
+    "no_pipes": NO_PIPES,
+}
 
 
 @pytest.fixture

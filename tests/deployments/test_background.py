@@ -147,6 +147,39 @@ def test_where_pipes_are_refused_a_process_counts_saves_answers_forks_and_ends_a
     assert said.splitlines() == ["refused", "True", "11 0", "True"]
 
 
+def test_a_daemon_that_closes_all_descriptors_counts_and_saves_on_and_keeps_the_numbers_for_itself(
+    configure: Callable[..., Any], python: PythonRunner
+) -> None:
+    """What the library has open is open again, nothing of the application is written to or closed, also at the end."""
+    configure(snapshot_interval_ms=100)
+    said = python.run(
+        """
+        import os, time
+        from pathlib import Path
+        import shmstats
+        from shmstats import core, stats
+        stats.incr('c', 'm')
+        slow = []
+        find_or_add = stats.shared._find_or_add
+        def slowly(block, series, *more):
+            slow.append(series.metric)
+            return find_or_add(block, series, *more)
+        stats.shared._find_or_add = slowly
+        os.closerange(3, 256)
+        kept = [os.open('log', os.O_RDWR | os.O_CREAT) for _ in range(20)]
+        for metric in ('one', 'two', 'three'):
+            stats.incr('c', metric)
+        print(slow if core.CORE == 'C' else ['one'])
+        saved = Path('data/stats/simple.json')
+        while not saved.exists() or 'three' not in saved.read_text():
+            time.sleep(0.01)
+        shmstats.close()
+        print([fd for fd in kept if not os.path.samestat(os.fstat(fd), os.stat('log'))], os.path.getsize('log'))
+        """
+    )
+    assert said.splitlines() == ["['one']", "[] 0"]
+
+
 def test_background_work_takes_no_descriptor_of_a_closed_standard_stream(python: PythonRunner) -> None:
     said = python.run(
         """

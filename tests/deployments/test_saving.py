@@ -134,6 +134,46 @@ def test_a_volume_without_hard_links_keeps_the_newest_and_the_one_before(
     assert (data / "stats" / "simple.json.1").exists()
 
 
+@pytest.mark.parametrize("locks", ["no_locks", "nfs_locks"])
+def test_a_volume_with_other_locks_of_files_or_none_is_saved_to_and_cleaned_up(
+    configure: Callable[..., Any],
+    python: PythonRunner,
+    preload: Callable[[str], None],
+    total: Callable[[], int],
+    data: Path,
+    locks: str,
+) -> None:
+    """Without locks a dead maker's file stays for an hour; what another thread is writing stays in any case."""
+    configure(snapshot_interval_ms=100)
+    young, old = (data / "stats" / f".simple.json.{2**22 + 1}-{number}" for number in range(2))
+    old.parent.mkdir(parents=True)
+    for file in (young, old):
+        file.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
+    preload(locks)
+    child = python.start(COUNT)
+    assert child.hear() == "0"
+    wait_until(lambda: total() == 5 and not old.exists())
+    assert young.exists() == (locks == "no_locks")
+    count(child, 5)
+    wait_until(lambda: total() == 10)
+    child.finish()
+    said = python.run(
+        """
+        from pathlib import Path
+        from shmstats import snapshot
+        from shmstats.snapshot import store
+        directory = Path("data/stats")
+        written = store.write(directory, snapshot.load(directory / "simple.json"))
+        snapshot.remove_stale(directory)
+        written.put_in_place()
+        written.discard()
+        print("in place")
+        """
+    )
+    assert said == "in place\n"
+
+
 def test_a_directory_that_is_removed_and_made_again_is_saved_to(
     shmstats: ModuleType, configure: Callable[..., Any], data: Path, total: Callable[[], int]
 ) -> None:

@@ -80,7 +80,7 @@ OPERATIONS = {
     "declare": Operation("stats.declare('c', 'new', kind='gauge', mode='sum', help='New.')"),
     "declare otherwise than those before": Operation(
         "stats.declare('goes', 'one', kind='counter', help='A longer text than the one before. ' * 9)",
-        before="",
+        before="stats.shared.attach()",
         left="stats.declare('goes', 'one', kind='counter', help='One.')",
     ),
     "declare otherwise than others that count": Operation(
@@ -95,14 +95,14 @@ OPERATIONS = {
     ),
     "declare other buckets than those before": Operation(
         "stats.declare('goes', 'labelled', kind='histogram', buckets=(1, 2, 50))",
-        before="",
+        before="stats.shared.attach()",
         left="stats.declare('goes', 'labelled', kind='histogram', buckets=(1, 10))\n"
         "[stats.timing('goes', 'labelled', 5, labels={'a': 'x'}) for _ in range(5)]",
         kept={'goes labelled{a="x"}': 5},
     ),
     "declare buckets of what was not declared": Operation(
         "stats.declare('goes', 'timing', kind='histogram', buckets=(1, 2, 50))",
-        before="",
+        before="stats.shared.attach()",
         left="[stats.timing('goes', 'timing', 5) for _ in range(5)]",
         kept={"goes timing": 5},
     ),
