@@ -34,20 +34,10 @@ def open_file(path: str | Path, flags: int, mode: int = 0o600) -> int:
     return above_standard(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode))
 
 
-def file_of(fd: int) -> tuple[int, int]:
-    """Return what tells the file of a descriptor from all others: its device and inode.
-
-    Raises:
-        OSError: it is closed.
-    """
-    found = os.fstat(fd)
-    return found.st_dev, found.st_ino
-
-
-def leads_to(fd: int, file: tuple[int, int]) -> bool:
+def leads_to(fd: int, file: os.stat_result) -> bool:
     """Tell whether a descriptor is still one of a file: who becomes a daemon closes all, and numbers are given anew."""
     try:
-        return file_of(fd) == file
+        return os.path.samestat(os.fstat(fd), file)
     except OSError:
         return False
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from .. import lifecycle, native
-from ..descriptors import above_standard, file_of, leads_to
+from ..descriptors import above_standard, leads_to
 from ..frozen import Frozen
 from . import beats
 from .peers import Listener
@@ -55,7 +55,7 @@ class _Run:
 
     def __init__(self) -> None:
         self.told = self._tell = -1
-        self._pipe = 0, 0
+        self._pipe: os.stat_result | None = None
         self.thread: native.Thread | None = None
         self._lock = native.RLock()  # a signal handler may fork, in the middle of a fork too
         self._bell: Any = native.make_lock()  # as long as there is no descriptor it is this that tells
@@ -70,7 +70,7 @@ class _Run:
             if not self._has_pipe and not self._over:
                 self.told = self._tell = -1
                 self.told, self._tell = map(above_standard, os.pipe())
-                self._pipe = file_of(self.told)
+                self._pipe = os.fstat(self.told)
                 os.set_blocking(self.told, False)
                 os.set_blocking(self._tell, False)
                 if self._ending:
@@ -132,11 +132,12 @@ class _Run:
             os.close(self.told)
             os.close(self._tell)
         self.told = self._tell = -1
+        self._pipe = None
 
     @property
     def _has_pipe(self) -> bool:
         """Whether both ends are open: whoever else closes one closes all."""
-        return self.told >= 0 and leads_to(self.told, self._pipe)
+        return self._pipe is not None and leads_to(self.told, self._pipe)
 
 
 class Agent:

@@ -40,7 +40,7 @@ from typing import Any
 
 from .. import lifecycle, native
 from ..block.identity import SHARED_MEMORY
-from ..descriptors import above_standard, file_of, leads_to
+from ..descriptors import above_standard, leads_to
 from ..frozen import Frozen
 
 log = logging.getLogger("shmstats")
@@ -125,7 +125,7 @@ class Listener:
         self._clients: dict[int, _Client] = {}
         with ExitStack() as undo:
             self._socket = _new_socket()
-            self._opened = file_of(self._socket.fileno())
+            self._opened = os.fstat(self._socket.fileno())
             undo.callback(self._socket.close)
             _remove_socket(path, self._owner)
             # A name of its own until all is done: what is undone is nobody else's. No longer, for there is little room.
