@@ -134,7 +134,9 @@ def identify(directory: Path, make: bool = False) -> Identity:
     if os.path.lexists(os.path.join(SHARED_MEMORY, by_path)):
         name = by_path  # it was made when there was no directory, and is used until its last process has saved it
     else:
-        name = os.path.join(os.path.dirname(by_path), PREFIX + "_".join(f"{part:x}" for part in key))
+        place = os.path.dirname(by_path)
+        # In the directory itself no block is of another one, and the path of a socket has to be short.
+        name = os.path.join(place, PREFIX + "_".join(f"{part:x}" for part in (key[:2] if place else key)))
     identity = Identity(resolved, name, found.st_uid, found.st_gid, key)
     if make and not os.path.lexists(identity.segment):
         # A directory of a container's image is copied, and born anew, by its first change: that is to be before.
