@@ -220,10 +220,15 @@ class WorkerTable:
         return [
             worker
             for worker in found
-            if FIRST_SLOT + worker.slot in held
+            if (FIRST_SLOT + worker.slot in held and self._has_slot(worker))
             or (worker.pid == own and worker.slot in self._locks.slots)
             or self._has_block(worker)
         ]
+
+    def _has_slot(self, worker: Worker) -> bool:
+        """Tell whether a slot is still this worker's: whose lock it is may be one that came after it."""
+        found = self._read(worker.slot)
+        return found is not None and found.claim == worker.claim
 
     def _has_block(self, worker: Worker) -> bool:
         """Tell whether a worker without a lock has lost it, for somebody in its process closed all descriptors."""
