@@ -65,9 +65,9 @@ class Packed(NamedTuple):
         return self.of(list(compress(self.rows(), kept)))
 
     def families(self) -> dict[int, Kind]:
-        """Return the kind of each metric that has a number, by that + 1."""
+        """Return the kind of each metric that has a number, by that + 1; of several kinds, histogram goes first."""
         families, kinds = (NAME.column(self.records, field).tolist() for field in ("family", "kind"))
-        found = dict(zip(families, kinds, strict=True))
+        found = dict(sorted(set(zip(families, kinds, strict=True))))  # the last one stays: its bounds are needed
         return {number: Kind(kind) for number, kind in found.items() if number}
 
     def labelled(self) -> set[int]:

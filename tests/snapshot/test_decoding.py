@@ -92,3 +92,26 @@ def test_what_a_file_says_is_restored_as_a_reader_sees_it(
         block.leave(lambda left: None)
 
     check()
+
+
+def test_a_metric_of_several_kinds_keeps_the_bounds_of_its_histograms(
+    shmstats: ModuleType, attach: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = {
+        "names": ["c\0h\0a\0b", "c\0h"],
+        "kinds": [3, 1],
+        "created": [0, 0],
+        "values": [[5.0, 3.0, 2.0, 1, [1, 1]], 7],
+        "declared": [["c", "h", "", "", [1, 2, 3]]],
+    }
+    text = json.dumps(data).encode()
+    (tmp_path / "stats").mkdir()
+    file = tmp_path / "stats" / "simple.json"
+    file.write_bytes(shmstats.snapshot.format._prefix(3, text) + text + b"}\n")
+    block = attach(directory=tmp_path)
+    assert import_module("shmstats.attachment.restoring").fill(block, tmp_path, print) == 0
+    there = block.reader.read()
+    assert dict(zip([name[1:4:2] for name in there.names], there.values, strict=True)) == {
+        ("h", (("a", "b"),)): shmstats.series.Distribution(5.0, 3.0, (0, 1, 1, 0), 2.0),
+        ("h", ()): 7,
+    }
