@@ -53,10 +53,17 @@ def read_file(path: str | Path) -> bytes:
     Raises:
         OSError: it cannot be read, or is something else.
     """
-    with open(open_file(path, os.O_RDONLY), "rb") as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+    descriptor = open_file(path, os.O_RDONLY)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "this is no regular file", str(path))
-        return stream.read()
+        with open(descriptor, "rb", closefd=False) as stream:
+            return stream.read()
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

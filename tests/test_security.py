@@ -175,6 +175,7 @@ def test_what_is_no_file_in_place_of_one_holds_no_reader_up(
 ) -> None:
     for name in (FILE, "identity.json", "push.json"):
         NO_FILES[said](tmp_path / name)
+    opened = len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match=said):
         load(tmp_path / FILE)
     with pytest.raises(OSError, match=said):
@@ -182,6 +183,7 @@ def test_what_is_no_file_in_place_of_one_holds_no_reader_up(
     Memory(tmp_path).read()
     assert "push.json cannot be read" in caplog.text
     assert said in caplog.text
+    assert len(os.listdir("/proc/self/fd")) == opened
 
 
 # Secrets --------------------------------------------------------------------------------------------
