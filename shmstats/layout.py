@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import struct
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from .lazy import lazy_property
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +56,7 @@ class Structure:
         form: Any = self._forms[field]
         return memoryview(content).cast(form)[offset // size :: self.size // size]
 
-    @cached_property
+    @lazy_property
     def dtype(self) -> np.dtype[Any]:
         """The structure for numpy, which is imported by who asks for this."""
         import numpy as np

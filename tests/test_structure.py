@@ -80,6 +80,12 @@ def test_no_two_classes_have_one_name() -> None:
     assert {name: found for name, found in places.items() if len(found) > 1 and name not in SAME_NAME} == {}
 
 
+def test_no_attribute_is_made_under_a_lock_that_a_fork_can_leave_taken() -> None:
+    """Python 3.11's `functools.cached_property` has one for all objects of a class."""
+    assert [str(path.relative_to(ROOT)) for path in paths() if "import cached_property" in path.read_text()] == []
+    assert [str(path.relative_to(ROOT)) for path in paths() if "functools.cached_property\n" in path.read_text()] == []
+
+
 def test_every_module_says_what_it_is_for() -> None:
     assert [str(path.relative_to(ROOT)) for path in paths() if not head(path)] == []
 

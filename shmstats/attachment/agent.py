@@ -219,9 +219,9 @@ class Agent:
 
     def _end(self) -> None:
         self._pause(_STOP_SECONDS)
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
 
     def _resume(self) -> None:
         """Start the thread; where that is not possible this process goes on without it, for now."""
@@ -254,9 +254,10 @@ class Agent:
 
     def _listen(self) -> Listener | None:
         """Return the socket where questions are asked; it is made as soon as there can be one."""
-        if self._listener is not None and self._listener.is_lost:
-            listener, self._listener = self._listener, None
-            listener.forget()
+        former = self._listener  # which another thread may close meanwhile
+        if former is not None and former.is_lost:
+            self._listener = None
+            former.forget()
         if self._listener is None and not self._stopped and time.monotonic() >= self._listen_at:
             self._listen_at = time.monotonic() + RETRY_SECONDS
             try:

@@ -49,10 +49,9 @@ heap, index, worker and request sections are reserved as far as they are used (s
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from ..frozen import Frozen
 from ..layout import CELL, COUNTER_WIDTH, NAME, PAGE, REQUEST, REQUESTS_PER_WORKER, Structure
+from ..lazy import lazy_property
 
 #: The first eight bytes of a finished block, as one little-endian integer.
 MAGIC = int.from_bytes(b"shmstats", "little")
@@ -157,72 +156,72 @@ class Layout(Frozen):
     capacity: int
     max_workers: int
 
-    @cached_property
+    @lazy_property
     def rows(self) -> int:
         """Stripes, with the shared one."""
         return self.max_workers + 1
 
-    @cached_property
+    @lazy_property
     def columns(self) -> int:
         """Cells of a row."""
         return self.capacity * COUNTER_WIDTH
 
-    @cached_property
+    @lazy_property
     def workers(self) -> int:
         """Offset of the worker slots."""
         return PAGE
 
-    @cached_property
+    @lazy_property
     def requests(self) -> int:
         """Offset of the requests, `REQUESTS_PER_WORKER` entries for each worker slot."""
         return self.workers + _pages(WORKER_SLOTS * WORKER.size)
 
-    @cached_property
+    @lazy_property
     def bitmap_bytes(self) -> int:
         """Bytes of one row's bitmap of reserved pages, a multiple of 8."""
         return -(-self.row_bytes // PAGE // 64) * 8
 
-    @cached_property
+    @lazy_property
     def pages(self) -> int:
         """Offset of the bitmaps of reserved pages."""
         return self.requests + _pages(WORKER_SLOTS * REQUESTS_PER_WORKER * REQUEST.size)
 
-    @cached_property
+    @lazy_property
     def index(self) -> int:
         """Offset of the hash index."""
         return self.pages + _pages(self.rows * self.bitmap_bytes)
 
-    @cached_property
+    @lazy_property
     def index_slots(self) -> int:
         """Slots that the hash index can grow to: a power of two, at most half of them used."""
         return 1 << (2 * self.capacity - 1).bit_length()
 
-    @cached_property
+    @lazy_property
     def names(self) -> int:
         """Offset of the name records; there are as many as a row has room for counters."""
         return self.index + _pages(self.index_slots * 4)
 
-    @cached_property
+    @lazy_property
     def heap(self) -> int:
         """Offset of the heap."""
         return self.names + _pages(self.capacity * NAME.size)
 
-    @cached_property
+    @lazy_property
     def heap_bytes(self) -> int:
         """Size of the heap in bytes."""
         return _pages(self.capacity * 128)
 
-    @cached_property
+    @lazy_property
     def cells(self) -> int:
         """Offset of the cells."""
         return self.heap + self.heap_bytes
 
-    @cached_property
+    @lazy_property
     def row_bytes(self) -> int:
         """Bytes from one row of cells to the next."""
         return _pages(self.columns * CELL.size)
 
-    @cached_property
+    @lazy_property
     def size(self) -> int:
         """Size of the whole block in bytes, most of which has no memory behind it."""
         return self.cells + self.rows * self.row_bytes

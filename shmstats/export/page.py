@@ -9,7 +9,6 @@ any number of threads may render at once.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 from shmstats.export.naming import SYSTEM_FIGURES, ExposedFamily, ExposedSeries, Namer
 from shmstats.export.view import View
+from shmstats.lazy import lazy_property
 from shmstats.series import FOREIGN, Kind, Labels, Name, Snapshot
 
 
@@ -82,7 +82,7 @@ class Page:
         """Return what a series is called on the page; None where it is not there."""
         return self._series.get(name[:4])
 
-    @functools.cached_property
+    @lazy_property
     def _series(self) -> dict[tuple[Any, ...], ExposedSeries]:
         return {member.name[:4]: member.series for member in self._own}
 

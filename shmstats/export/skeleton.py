@@ -7,7 +7,6 @@ the names is made once for a catalog.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import struct
 from array import array
@@ -18,6 +17,7 @@ from shmstats.core import fill_text, plan_text
 from shmstats.export.naming import ExposedFamily, ExposedSeries, Namer
 from shmstats.export.page import Member, names_of_samples, system_values
 from shmstats.export.view import View
+from shmstats.lazy import lazy_property
 from shmstats.reading import BlockSnapshot
 from shmstats.reading.histograms import BEFORE_BUCKETS
 from shmstats.series import STATE, Kind, Labels, Name
@@ -174,7 +174,7 @@ class Skeleton:
             found = ExposedSeries(family, self._namer.head(name, is_plain) + name.labels)
         return found
 
-    @functools.cached_property
+    @lazy_property
     def _slow_series(self) -> dict[tuple[Any, ...], ExposedSeries]:
         parts = [chunk.part for chunk in self._chunks if isinstance(chunk, _Slow)]
         return {member.name[:4]: member.series for part in parts for member in part.members}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..block import Block
-from .lazy import lazy_property
+from ..lazy import lazy_property
 from .reader import BlockReader
 
 

@@ -23,9 +23,9 @@ from ..block.records import CARRIED, DECLARED, MONOTONIC, READY
 from ..bounds import DEFAULT_BOUNDS
 from ..core import group_series, list_series
 from ..layout import NAME, REMOVED
+from ..lazy import lazy_property
 from ..series import FOREIGN, Declaration, Kind, Mode, Name
 from .histograms import BEFORE_BUCKETS
-from .lazy import lazy_property
 
 _NOTHING_DECLARED = Declaration(Kind.COUNTER)
 
