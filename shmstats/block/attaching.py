@@ -90,10 +90,12 @@ def lay_out(segment: Segment, layout: Layout) -> None:
 
 
 def finish(segment: Segment) -> None:
-    """Declare a new block finished. The table lock is held."""
-    finished = HEADER.offset("finished")
-    segment.buf[finished : finished + 8] = (1).to_bytes(8, "little")
+    """Declare a new block finished. The table lock is held.
+
+    The magic comes first: who is killed behind it leaves a whole block, and `adopt` writes the other mark.
+    """
     segment.buf[:8] = MAGIC.to_bytes(8, "little")
+    _store(segment.buf, "finished", 1)
 
 
 def is_abandoned(segment: Segment) -> bool:
@@ -226,13 +228,19 @@ def adopt(segment: Segment, layout: Layout) -> None:
         workers.release(worker)
     # The index and what else can be derived from the names is made anew by whoever finds them changing.
     for field, value in (
+        ("finished", 1),
         ("changing", 1),
         ("protocol", PROTOCOL),
         ("started", time.monotonic_ns()),
         ("namespace", pid_namespace()),
     ):
-        start, size = HEADER.offset(field), HEADER.fields[field][1]
-        buf[start : start + size] = value.to_bytes(size, "little")
+        _store(buf, field, value)
+
+
+def _store(buf: memoryview, field: str, value: int) -> None:
+    """Write a number of the header."""
+    start, size = HEADER.offset(field), HEADER.fields[field][1]
+    buf[start : start + size] = value.to_bytes(size, "little")
 
 
 def _free_locks(buf: memoryview, layout: Layout) -> None:

@@ -141,7 +141,7 @@ def identify(directory: Path, make: bool = False) -> Identity:
     if make and not os.path.lexists(identity.segment):
         # A directory of a container's image is copied, and born anew, by its first change: that is to be before.
         with suppress(OSError):
-            os.chmod(resolved, stat.S_IMODE(found.st_mode))
+            os.utime(resolved, ns=(found.st_atime_ns, found.st_mtime_ns))
             return identify(directory)
     return identity
 

@@ -378,6 +378,26 @@ def test_adoption_begins_the_uptime_anew_and_joining_does_not(
     assert stats.shared.attach().reader.header.number("started") == started
 
 
+def test_who_is_killed_as_a_block_is_finished_leaves_no_damaged_one(python: Any, stats: Any, data: Path) -> None:
+    child = python.start(
+        """
+        import os, signal
+        from shmstats import stats
+        from shmstats.block import attaching
+        attaching._store = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        stats.incr("c", "m")
+        """
+    )
+    child.finish(status=-signal.SIGKILL)
+    made = segment_file(data)
+    assert made.exists()
+    inode = made.stat().st_ino
+    stats.incr("c", "m")
+    assert (made.stat().st_ino, stats.get("c", "m")) == (inode, 1)
+    stats.close()
+    assert sorted(made.parent.glob(f"{made.name}*")) == []
+
+
 def test_adoption_writes_only_what_it_changes(
     python: Any, stats: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

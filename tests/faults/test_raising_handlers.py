@@ -147,7 +147,7 @@ def interrupted_at_instruction(number: int, function: Callable[..., object]) -> 
 def test_a_block_whose_making_is_interrupted_at_any_instruction_of_its_end_is_no_obstacle(
     shmstats: ModuleType, stats: Any, python: PythonRunner, data: Path
 ) -> None:
-    """One instruction lies between the mark of a finished block and its magic: one with only the first is damaged."""
+    """A block that has its magic, but not the mark that it was finished, is whole, but is not left behind either."""
     finish = shmstats.block.attaching.finish
     number = 0
     while True:
