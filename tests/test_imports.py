@@ -71,6 +71,24 @@ def test_who_makes_the_block_imports_what_makes_shared_memory(python: PythonRunn
     assert set(heavy.split()) <= OF_THE_MAKER
 
 
+def test_who_cannot_import_what_makes_shared_memory_says_so_and_fails_no_count(
+    python: PythonRunner, tmp_path: Path
+) -> None:
+    code = """
+        import os, sys
+        from shmstats import stats
+        sys.modules["multiprocessing.shared_memory"] = None  # as where its user cannot read Python's library
+        stats.incr("a", "b")
+        stats.incr("a", "b")
+        print(stats.get("a", "b"))
+    """
+    worker = python.start(code)
+    assert worker.finish(quiet=False) == "0\n"
+    assert worker.stderr.count("nothing is counted: shared memory cannot be made: user ") == 1
+    assert "let that user read Python's library" in worker.stderr
+    assert "Traceback" not in worker.stderr
+
+
 def test_yaml_is_imported_with_a_configuration_file(stats: Any, python: PythonRunner, data: Path) -> None:
     stats.incr("a", "there is a block")
     foreign, *_ = python.run(COUNT.format(use="pass", heavy=HEAVY, configured="file"), data).splitlines()

@@ -173,7 +173,7 @@ class Listener:
         """Close the socket and unlink its file, unless another is there by now."""
         if self._socket.fileno() < 0:
             return
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, PermissionError):  # the latter: it is root's, and this is root no more
             if os.path.samestat(os.lstat(self.path), self._file):
                 os.unlink(self.path)
         if not self.is_lost:

@@ -341,10 +341,17 @@ def _make_shared_memory(name: str, size: int) -> None:
 
     Raises:
         OSError: it cannot be made.
+        BlockError: this user cannot import what makes it.
     """
-    with lifecycle.no_fork():
-        from multiprocessing import resource_tracker
-        from multiprocessing.shared_memory import SharedMemory
+    try:
+        with lifecycle.no_fork():
+            from multiprocessing import resource_tracker
+            from multiprocessing.shared_memory import SharedMemory
+    except ImportError as error:
+        raise BlockError(
+            f"shared memory cannot be made: user {os.geteuid()} cannot import multiprocessing.shared_memory of this"
+            f" Python ({error}): let that user read Python's library, or import it before the process gives up root"
+        ) from None
     with clear_of_standard():
         if sys.version_info >= (3, 13):
             SharedMemory(name, create=True, size=size, track=False).close()

@@ -170,13 +170,16 @@ def test_a_worker_that_gave_up_root_goes_on_in_the_block_it_has(counting: Any, p
         stats.incr("c", "m")
         print(stats.get("c", "m"), flush=True)
         input()
+        shmstats.close()
+        print("left")
     """
     worker = python.start(code, owned)
     assert worker.hear() == "3"
     counting.incr("c", "m")
     assert counting.get("c", "m") == 4
     worker.tell()
-    worker.finish(quiet=False)
+    assert worker.finish(quiet=False) == "left\n"
+    assert "Traceback" not in worker.stderr
 
 
 def test_a_data_directory_that_is_removed_and_made_again_keeps_its_block(stats: Any, python: Any, data: Path) -> None:

@@ -379,6 +379,38 @@ def test_a_worker_class_without_hooks_is_said_to_be_not_measured(tmp_path: Path)
         assert "are not measured" in server.log.read_text()
 
 
+OWN_WORKER = """
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from gunicorn.workers.base import Worker
+
+class Plain(Worker):
+    def run(self):
+        listener = self.sockets[0]
+        server = WSGIServer(listener.getsockname(), WSGIRequestHandler, bind_and_activate=False)
+        server.socket.close()
+        server.socket, server.timeout, server.server_name, server.server_port = listener.sock, 0.2, "", 0
+        server.setup_environ()
+        server.set_app(self.wsgi)
+        while self.alive:
+            self.notify()
+            server.handle_request()
+"""
+
+
+def test_a_worker_class_of_ones_own_is_said_to_be_not_measured_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "own_worker.py").write_text(OWN_WORKER)
+    options = (*HOOKS, "--worker-class", "own_worker.Plain", "--workers", "2", "--pythonpath", str(tmp_path))
+    with Gunicorn(tmp_path, *options, site=WSGI_SITE) as server:
+        assert ask(server, "GET", "/hit") == 200
+        wait_until(lambda: states(server) == {"unknown": 2}, "two workers")
+        assert requests(server) == {}
+        said = (
+            "requests to workers of the class own_worker.Plain are not measured: put a middleware of"
+            " shmstats.integrations around the application"
+        )
+        assert server.log.read_text().count(said) == 2  # each worker says so once
+
+
 # Why workers end ------------------------------------------------------------------------------------------------
 
 
