@@ -152,6 +152,8 @@ class Attachment:
             self._leaving = None
             saver, self._saver = self._saver, None
             _holding.discard(self)
+            if saver is not None:
+                saver.stop(wait=False)  # one of a block that another thread has attached since `_stop_agent`
             if block is not None:
                 try:
                     buffer, self._buffer = self._buffer, None

@@ -20,6 +20,7 @@ from typing import Any
 from .. import lifecycle, native
 from .. import snapshot as store
 from ..block import BlockError
+from ..block.errors import OF_LEAVING
 from ..block.layout import SAVER
 from ..block.outdated import remove_outdated
 from ..config import Settings
@@ -214,12 +215,12 @@ class Saver:
         try:
             remove_outdated(self._block)
             snapshot = self.save()
-        except (BlockError, OSError) as error:
-            self._note_failure(error)
-            return None
-        except (ValueError, AttributeError):
-            if not self._stopped:  # the block was left meanwhile
+        except (BlockError, *OF_LEAVING) as error:
+            if self._stopped:  # the block was left meanwhile, and is saved by the last one to leave
+                return None
+            if not isinstance(error, (BlockError, OSError)):
                 raise
+            self._note_failure(error)
             return None
         if snapshot is not None:
             if self._fails:
@@ -273,16 +274,21 @@ class Saver:
             store.save(self._directory, snapshot)
         finish_all(self._made_duties(), block, snapshot)
 
-    def stop(self) -> None:
-        """Save no more, and let another process have the term. A save that takes long is not waited for to its end."""
+    def stop(self, wait: bool = True) -> None:
+        """Save no more, and let another process have the term. A save that is cut off by that is no failure.
+
+        Args:
+            wait: for the save that is going on, but not for long.
+        """
         self._stopped = True
+        seconds = _STOP_SECONDS if wait else 0.0
         for thread in self._duty_threads:
             thread.stop()
         with suppress(RuntimeError):  # there is no thread to wake, or another thread has woken it
             self._wake.release()
         if self._thread is not None:
-            self._thread.join(_STOP_SECONDS)
-        stop_all(self._duty_threads, _STOP_SECONDS)
+            self._thread.join(seconds)
+        stop_all(self._duty_threads, seconds)
         if self._term:
             with suppress(ValueError, OSError):  # another thread has left the block meanwhile, and the term with it
                 self._give_up()
@@ -315,7 +321,8 @@ class Saver:
                 f" can: {error}"
             )
         self._fails = True
-        self._block.header.save_error = str(error)
+        with suppress(ValueError):  # the block was left meanwhile
+            self._block.header.save_error = str(error)
 
     def _tell_once(self, text: str) -> None:
         if self._logged.first(text):

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -591,6 +592,93 @@ def test_a_saver_that_is_slower_than_its_process_leaves_does_not_replace_what_wa
     assert not saver.is_alive()
     assert saved_total(data) == 101
     assert not list((data / "stats").glob(".simple.json.*"))
+
+
+@pytest.mark.parametrize("core", ["C"], indirect=True)  # the core has no part in it
+@pytest.mark.parametrize("step", range(4))
+def test_a_save_that_is_cut_off_by_leaving_is_no_failure(
+    shmstats: ModuleType,
+    stats: Any,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    step: int,
+) -> None:
+    """Wherever it waits for a lock meanwhile: when it goes on, the block is gone, and saved."""
+    steps, waits, go_on = iter(range(10**6)), threading.Event(), threading.Event()
+    locks = shmstats.block.lock.RecordLocks
+    table = locks.table
+
+    def held_up(self: Any) -> Any:
+        if threading.current_thread().name == "shmstats-saver" and next(steps) == step:
+            waits.set()
+            go_on.wait(30)
+        return table(self)
+
+    monkeypatch.setattr(shmstats.attachment.saver, "_STOP_SECONDS", 0.05)
+    monkeypatch.setattr(locks, "table", held_up)
+    stats.incr("c", "m")
+    wait_until(waits.is_set)
+    (saver,) = [thread for thread in threading.enumerate() if thread.name == "shmstats-saver"]
+    stats.incr("c", "m", 6)
+    shmstats.close()
+    saved = (data / "stats" / "simple.json").read_bytes()
+    go_on.set()
+    saver.join(30)
+    assert not saver.is_alive()
+    assert (saved_total(data), errors(caplog)) == (7, [])
+    assert (data / "stats" / "simple.json").read_bytes() == saved
+    assert not list((data / "stats").glob(".simple.json.*"))
+
+
+def test_a_save_for_a_page_that_fails_while_the_block_is_left_ends_without_an_error(
+    shmstats: ModuleType, stats: Any, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, go_on = threading.Event(), threading.Event()
+
+    def fail(*arguments: Any) -> None:
+        raise OSError(errno.EIO, "no such disk")
+
+    def tell_slowly(text: str) -> None:
+        waits.set()
+        go_on.wait(30)
+
+    monkeypatch.setattr(shmstats.attachment.saver, "_STOP_SECONDS", 0.05)
+    stats.incr("c", "m", 7)
+    saver = stats.shared._saver
+    with ThreadPoolExecutor(1) as page:
+        with monkeypatch.context() as patch:
+            patch.setattr(saver, "save", fail)
+            patch.setattr(saver, "_tell", tell_slowly)
+            saved = page.submit(saver.save_or_tell)
+            wait_until(waits.is_set)
+            shmstats.close()
+        go_on.set()
+        assert saved.result(30) is None
+    assert saved_total(data) == 7
+
+
+def test_a_saver_of_a_block_that_is_attached_while_another_thread_leaves_is_stopped(
+    stats: Any, data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stats.incr("c", "m", 7)
+    attachment = stats.shared
+    saver = attachment._saver
+    stop = attachment._stop_agent
+
+    def attached_after(of_left: bool = False) -> None:
+        """Have the threads of the block begin after those that there were have been stopped."""
+        if of_left:
+            stop(of_left)
+
+    wait_until(lambda: saved_total(data) == 7)
+    monkeypatch.setattr(attachment, "_stop_agent", attached_after)
+    stats.incr("c", "m")
+    agent = attachment._agent
+    stats.close()
+    assert saver._thread.join(30)
+    assert agent._run is None or agent._run.thread.join(30)
+    assert (saved_total(data), errors(caplog)) == (8, [])
 
 
 def test_a_close_that_comes_to_be_done_in_the_thread_that_saves_ends_it(
