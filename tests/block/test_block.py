@@ -271,8 +271,9 @@ def test_a_dead_block_of_another_layout_is_set_aside_and_said(
 
 
 def test_a_live_block_of_another_layout_is_refused(
-    shmstats: ModuleType, python: Any, data: Path, caplog: pytest.LogCaptureFixture
+    shmstats: ModuleType, python: Any, data: Path, configure: Callable[..., Any]
 ) -> None:
+    configure(snapshot_interval_ms=3_600_000)  # so that its owner does not begin to save meanwhile
     code = "from shmstats import stats; stats.incr('c', 'm', 7); print(stats.get('c', 'm'), flush=True); input()"
     child = python.start(code)
     child.hear()

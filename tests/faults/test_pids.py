@@ -85,8 +85,9 @@ NEXT = """
 
 
 def test_a_block_of_another_namespace_is_refused_and_stays_as_it_is(
-    container: Callable[..., list[Any]], stats: Any, data: Path, python: PythonRunner
+    container: Callable[..., list[Any]], stats: Any, data: Path, configure: Callable[..., Any]
 ) -> None:
+    configure(snapshot_interval_ms=3_600_000)  # so that its owner does not begin to save meanwhile
     stats.incr("c", "m", 7)
     before = content(segment_file(data))
     code = """
