@@ -59,11 +59,14 @@ class PlainExchange:
         except Exception as error:
             self.tell(error)
 
-    def start(self, status: str, headers: list[tuple[str, str]], *more: Any, **named: Any) -> Callable[[bytes], object]:
-        """Be the application's ``start_response``."""
-        self._write = self.start_response(status, headers, *more, **named)
-        self.status = status
-        self.headers = headers
+    def start(self, *arguments: Any, **named: Any) -> Callable[[bytes], object]:
+        """Be the application's ``start_response``: the server gets each argument as the application gave it."""
+        given = named | dict(zip(("status", "headers"), arguments, strict=False))
+        if not given.keys() >= {"status", "headers"}:
+            raise TypeError("start_response() takes a status and headers")
+        self._write = self.start_response(*arguments, **named)
+        self.status = given["status"]
+        self.headers = given["headers"]
         request = self.environ.get("werkzeug.request")
         if request is not None:  # Flask takes it away again at the end of its context, and that is soon
             with suppress(Exception):

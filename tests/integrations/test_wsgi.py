@@ -536,6 +536,30 @@ def test_start_response_may_be_called_by_keywords(counts: Read) -> None:
     assert counts().of("http_requests", status="201") == 1
 
 
+@pytest.mark.parametrize("by_position", range(3))
+def test_the_server_gets_what_start_response_is_called_with_as_the_application_gives_it(
+    counts: Read, by_position: int
+) -> None:
+    given = {"status": "201 Created", "headers": HEADERS}
+    positions, keywords = list(given.values())[:by_position], dict(list(given.items())[by_position:])
+    got = []
+
+    def start_response(*positions: Any, **keywords: Any) -> Any:
+        got.append((list(positions), keywords))
+        return [].append
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response(*positions, **keywords, exc_info=None)
+        with pytest.raises(TypeError, match="takes a status and headers"):
+            start_response(status="404 Not Found")
+        return [b"made"]
+
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
+    assert list(ShmStatsMiddleware(app)(environ, start_response)) == [b"made"]
+    assert got == [(positions, {**keywords, "exc_info": None})]
+    assert counts().of("http_requests", status="201") == 1
+
+
 def test_what_start_response_returns_may_be_called_by_a_keyword(counts: Read) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         write = start_response("200 OK", HEADERS)
