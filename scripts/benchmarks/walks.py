@@ -45,7 +45,7 @@ BOUNDS = {
     "new name of a declared metric": Walk(0, 0),
     "scrape": Walk(31, 130),
     "save": Walk(20, 162),
-    "close": Walk(40, 208),
+    "close": Walk(40, 212),
     "attach with restore": Walk(47, 686),
 }
 

@@ -49,9 +49,7 @@ heap, index, worker and request sections are reserved as far as they are used (s
 
 from __future__ import annotations
 
-from ..frozen import Frozen
 from ..layout import CELL, COUNTER_WIDTH, NAME, PAGE, REQUEST, REQUESTS_PER_WORKER, Structure
-from ..lazy import lazy_property
 
 #: The first eight bytes of a finished block, as one little-endian integer.
 MAGIC = int.from_bytes(b"shmstats", "little")
@@ -145,83 +143,43 @@ def _pages(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
-class Layout(Frozen):
-    """Where each section of a block is, given its two sizes.
+class Layout:
+    """Where each section of a block is, given its two sizes; never changed.
 
-    Attributes:
+    Args:
         capacity: counters that a row has room for; other series take more.
         max_workers: rows beside the shared row 0.
+
+    Attributes:
+        rows: stripes, with the shared one.
+        columns: cells of a row.
+        row_bytes: from one row of cells to the next.
+        workers: offset of the worker slots.
+        requests: offset of the requests, `REQUESTS_PER_WORKER` entries for each worker slot.
+        pages: offset of the bitmaps of reserved pages.
+        bitmap_bytes: of one row's bitmap, a multiple of 8.
+        index: offset of the hash index.
+        index_slots: that the index can grow to: a power of two, at most half of them used.
+        names: offset of the name records; there are as many as a row has room for counters.
+        heap: offset of the heap.
+        heap_bytes: of the heap.
+        cells: offset of the cells.
+        size: of the whole block in bytes, most of which has no memory behind it.
     """
 
-    capacity: int
-    max_workers: int
-
-    @lazy_property
-    def rows(self) -> int:
-        """Stripes, with the shared one."""
-        return self.max_workers + 1
-
-    @lazy_property
-    def columns(self) -> int:
-        """Cells of a row."""
-        return self.capacity * COUNTER_WIDTH
-
-    @lazy_property
-    def workers(self) -> int:
-        """Offset of the worker slots."""
-        return PAGE
-
-    @lazy_property
-    def requests(self) -> int:
-        """Offset of the requests, `REQUESTS_PER_WORKER` entries for each worker slot."""
-        return self.workers + _pages(WORKER_SLOTS * WORKER.size)
-
-    @lazy_property
-    def bitmap_bytes(self) -> int:
-        """Bytes of one row's bitmap of reserved pages, a multiple of 8."""
-        return -(-self.row_bytes // PAGE // 64) * 8
-
-    @lazy_property
-    def pages(self) -> int:
-        """Offset of the bitmaps of reserved pages."""
-        return self.requests + _pages(WORKER_SLOTS * REQUESTS_PER_WORKER * REQUEST.size)
-
-    @lazy_property
-    def index(self) -> int:
-        """Offset of the hash index."""
-        return self.pages + _pages(self.rows * self.bitmap_bytes)
-
-    @lazy_property
-    def index_slots(self) -> int:
-        """Slots that the hash index can grow to: a power of two, at most half of them used."""
-        return 1 << (2 * self.capacity - 1).bit_length()
-
-    @lazy_property
-    def names(self) -> int:
-        """Offset of the name records; there are as many as a row has room for counters."""
-        return self.index + _pages(self.index_slots * 4)
-
-    @lazy_property
-    def heap(self) -> int:
-        """Offset of the heap."""
-        return self.names + _pages(self.capacity * NAME.size)
-
-    @lazy_property
-    def heap_bytes(self) -> int:
-        """Size of the heap in bytes."""
-        return _pages(self.capacity * 128)
-
-    @lazy_property
-    def cells(self) -> int:
-        """Offset of the cells."""
-        return self.heap + self.heap_bytes
-
-    @lazy_property
-    def row_bytes(self) -> int:
-        """Bytes from one row of cells to the next."""
-        return _pages(self.columns * CELL.size)
-
-    @lazy_property
-    def size(self) -> int:
-        """Size of the whole block in bytes, most of which has no memory behind it."""
-        return self.cells + self.rows * self.row_bytes
+    def __init__(self, capacity: int, max_workers: int) -> None:
+        self.capacity, self.max_workers = capacity, max_workers
+        self.rows = max_workers + 1
+        self.columns = capacity * COUNTER_WIDTH
+        self.row_bytes = _pages(self.columns * CELL.size)
+        self.workers = PAGE
+        self.requests = self.workers + _pages(WORKER_SLOTS * WORKER.size)
+        self.pages = self.requests + _pages(WORKER_SLOTS * REQUESTS_PER_WORKER * REQUEST.size)
+        self.bitmap_bytes = -(-self.row_bytes // PAGE // 64) * 8
+        self.index = self.pages + _pages(self.rows * self.bitmap_bytes)
+        self.index_slots = 1 << (2 * capacity - 1).bit_length()
+        self.names = self.index + _pages(self.index_slots * 4)
+        self.heap = self.names + _pages(capacity * NAME.size)
+        self.heap_bytes = _pages(capacity * 128)
+        self.cells = self.heap + self.heap_bytes
+        self.size = self.cells + self.rows * self.row_bytes

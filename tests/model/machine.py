@@ -405,16 +405,19 @@ class Plant(NamedTuple):
 class SmallLayout(Layout):
     """A layout without pages: as little memory as the model can have."""
 
-    workers = _rounded = property(lambda self: -(-HEADER.size // 16) * 16)  # type: ignore[assignment]
-    bitmap_bytes = property(lambda self: 8)  # type: ignore[assignment]
-    pages = property(lambda self: self.workers + 4 * WORKER.size)  # type: ignore[assignment]
-    index = property(lambda self: self.pages + 8 * self.rows)  # type: ignore[assignment]
-    index_slots = property(lambda self: 8)  # type: ignore[assignment]
-    names = property(lambda self: self.index + 4 * self.index_slots)  # type: ignore[assignment]
-    heap = property(lambda self: self.names + self.capacity * NAME.size)  # type: ignore[assignment]
-    heap_bytes = property(lambda self: 64)  # type: ignore[assignment]
-    cells = property(lambda self: -(-(self.heap + self.heap_bytes) // 16) * 16)  # type: ignore[assignment]
-    row_bytes = property(lambda self: self.columns * CELL.size)  # type: ignore[assignment]
+    def __init__(self, capacity: int, max_workers: int) -> None:
+        super().__init__(capacity, max_workers)
+        self.row_bytes = self.columns * CELL.size
+        self.workers = -(-HEADER.size // 16) * 16
+        self.pages = self.workers + 4 * WORKER.size
+        self.bitmap_bytes = 8
+        self.index = self.pages + self.bitmap_bytes * self.rows
+        self.index_slots = 8
+        self.names = self.index + 4 * self.index_slots
+        self.heap = self.names + capacity * NAME.size
+        self.heap_bytes = 64
+        self.cells = -(-(self.heap + self.heap_bytes) // 16) * 16
+        self.size = self.cells + self.rows * self.row_bytes
 
 
 class Core:
