@@ -1,7 +1,7 @@
 """Restoring the series of a saved snapshot into a block that was just made, and is not yet anyone else's.
 
 They are registered together, with their values, in one step. Where there is not room for all of them, halves are
-tried, so that as many are there as fit, in the order of the snapshot.
+tried, so that each is there for which the ones before it in the snapshot have left room.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Container, Iterable, Sequence
 from itertools import compress
+from operator import lt
 from typing import NamedTuple
 
 from ..layout import CELL, NAME
 from ..series import Distribution, Kind, Name, Value
 from .block import Block
-from .errors import BlockFullError, capacity_is_used
+from .errors import BlockFullError
 from .keys import encode_key, family_key
 from .rebucketing import carry
 from .records import FAMILY, Record
@@ -106,17 +107,36 @@ def _register_what_fits(block: Block, series: Packed) -> list[tuple[bytes, str]]
         pass
     else:
         return []
-    rows = series.rows()
-    start, size = 0, max(len(rows) // 2, 1)
-    while start < len(rows):
+    rows, size = series.rows(), max(series.number // 2, 1)
+    failed: list[tuple[bytes, str]] = []
+    while rows:
         try:
-            _register(block, series.of(rows[start : start + size]))
-            start += size
+            _register(block, series.of(rows[:size]))
+            rows, size = rows[size:], 2 * size
         except BlockFullError as error:
-            if size == 1:
-                return [(key, str(error)) for key, _, _ in rows[start:]]
-            size //= 2
-    return []
+            if size > 1:
+                size //= 2
+                continue
+            first, *_ = needs = _needs(block, b"".join([record for _, record, _ in rows]), series.metrics)
+            # None that needs as much as one for which there is no room is tried: there are few tries.
+            fit = [any(map(lt, need, first)) for need in needs]
+            failed += [(row[0], str(error)) for row, may_fit in zip(rows, fit, strict=True) if not may_fit]
+            rows = list(compress(rows, fit))
+    return failed
+
+
+def _needs(block: Block, records: bytes, metrics: Sequence[str]) -> list[tuple[int, int, int]]:
+    """Return what each series needs: cells, bytes of its key, and of its metric's, if that takes a record as well.
+
+    Args:
+        block: to restore into.
+        records: of the series, as in `Packed`.
+        metrics: likewise.
+    """
+    columns = [NAME.column(records, field).tolist() for field in ("width", "length", "family", "members")]
+    keys = [b"", *(family_key(metric.encode()) for metric in metrics)]
+    missing = [0 if block.names.find(key) else len(key) for key in keys]
+    return [(w, length, missing[family] if m else 0) for w, length, family, m in zip(*columns, strict=True)]
 
 
 def _register(block: Block, series: Packed) -> None:
@@ -126,18 +146,20 @@ def _register(block: Block, series: Packed) -> None:
         BlockFullError: there is not room for all of them. None was registered.
     """
     families = array("I", bytes(4 * (len(series.metrics) + 1)))
-    missing: dict[int, Record] = {}
+    missing: dict[int, tuple[bytes, Record]] = {}
     labelled = series.labelled() if series.metrics else set()
     for number, kind in series.families().items() if series.metrics else ():
-        family = block.names.find(family_key(series.metrics[number - 1].encode()))
+        key = family_key(series.metrics[number - 1].encode())
+        family = block.names.find(key)
         if family is not None:
             families[number] = family.number + 1
         elif number in labelled:
-            missing[number] = Record(-1, kind, FAMILY, 0, 0)
-    if missing and block.names.count + len(missing) + series.number > block.layout.capacity:
-        raise capacity_is_used(block.layout.capacity)
-    for number, wanted in missing.items():
-        families[number] = block.names.add(family_key(series.metrics[number - 1].encode()), wanted).number + 1
+            missing[number] = key, Record(-1, kind, FAMILY, 0, 0)
+    if missing:
+        lengths = [*NAME.column(series.records, "length").tolist(), *(len(key) for key, _ in missing.values())]
+        block.names.have_room(lengths, len(series.cells) // CELL.size)
+    for number, (key, wanted) in missing.items():
+        families[number] = block.names.add(key, wanted).number + 1
     block.names.add_all(series.keys, series.records, series.cells, families.tobytes())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -92,6 +93,39 @@ def test_what_a_file_says_is_restored_as_a_reader_sees_it(
         block.leave(lambda left: None)
 
     check()
+
+
+def test_each_series_is_restored_for_which_those_before_it_have_left_room(
+    shmstats: ModuleType, attach: Callable[..., Any], tmp_path: Path
+) -> None:
+    """As if they came one after another: what is too wide keeps none out that comes later."""
+    series, restoring = shmstats.series, import_module("shmstats.attachment.restoring")
+    restore, chance = shmstats.block.restore, random.Random(4)
+    names: list[Any] = []
+    values: list[Any] = []
+    for number in range(400):
+        labels = (("a", str(number)),)
+        if chance.random() < 0.3:
+            bounds = tuple(map(float, range(1, chance.choice([4, 40]))))
+            names.append(series.Name("h", f"h{len(bounds)}", series.Kind.HISTOGRAM, labels, bounds=bounds))
+            values.append(series.Distribution(1.0, 1.0, (1,) + len(bounds) * (0,)))
+        else:
+            metric = chance.choice(["m", "metric" * 9]) + str(chance.choice([number, number % 7 + 400]))
+            names.append(series.Name("c", metric, series.Kind.COUNTER, labels))
+            values.append(1)
+    shmstats.snapshot.save(tmp_path / "stats", series.Snapshot(names, values))
+    saved = shmstats.snapshot.load_newest(tmp_path / "stats")[1]
+    packed = saved.packed
+    together, alone = attach(directory=tmp_path / "1"), attach(directory=tmp_path / "2")
+    for block in (together, alone):
+        assert not restoring._declare_saved(block, saved.declared, print)
+    failed = restore(together, packed)
+    one_by_one = [row[0] for row in packed.rows() if restore(alone, packed.of([row]))]
+    assert sorted(key for key, _ in failed) == sorted(one_by_one)
+    there, wanted = together.reader.read(), alone.reader.read()
+    assert sorted(zip(there.names, there.values, strict=True)) == sorted(zip(wanted.names, wanted.values, strict=True))
+    keys = [row[0] for row in packed.rows()]
+    assert keys.index(failed[0][0]) < max(keys.index(key) for key in keys if key not in one_by_one)
 
 
 def test_a_metric_of_several_kinds_keeps_the_bounds_of_its_histograms(
