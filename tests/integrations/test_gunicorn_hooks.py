@@ -375,7 +375,7 @@ def test_a_worker_class_without_hooks_is_said_to_be_not_measured(tmp_path: Path)
         assert ask(server, "GET", "/hit") == 200
         wait_until(lambda: states(server) == {"unknown": 2}, "two workers")
         assert requests(server) == {}
-        assert figures(server)["gunicorn_worker_boot"].count == 2
+        wait_until(lambda: figures(server)["gunicorn_worker_boot"].count == 2, "both to have booted")
         assert "are not measured" in server.log.read_text()
 
 
@@ -408,6 +408,7 @@ def test_a_worker_class_of_ones_own_is_said_to_be_not_measured_and_what_to_do(tm
             "requests to workers of the class own_worker.Plain are not measured: put a middleware of"
             " shmstats.integrations around the application"
         )
+        wait_until(lambda: figures(server)["gunicorn_worker_boot"].count == 2, "both to have booted")
         assert server.log.read_text().count(said) == 2  # each worker says so once
 
 
