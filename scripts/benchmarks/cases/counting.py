@@ -17,7 +17,7 @@ VALUE = "mp.Value"
 ARRAY = "numpy + Lock"
 OPENTELEMETRY = "OpenTelemetry"
 
-_ONE_PROCESS = f"{OPENTELEMETRY} counts in one process only"
+ONE_PROCESS = f"{OPENTELEMETRY} counts in one process only"
 
 
 def _compared(shop: Workshop, case: str, work: str, loops: dict[str, str], note: str = "") -> Measured:
@@ -54,21 +54,21 @@ def inc(shop: Workshop) -> list[Row]:
     """A bound handle, one process."""
     loops = {"": "inc", NOTHING: "inc nothing", PROMETHEUS: "inc", MPMETRICS: "inc"}
     loops |= {VALUE: "value", ARRAY: "array", OPENTELEMETRY: "inc"}
-    measured = _compared(shop, "inc", "counter.incr(), 1 process", loops, _ONE_PROCESS)
+    measured = _compared(shop, "inc", "counter.incr(), 1 process", loops, ONE_PROCESS)
     return [measured.slower(NOTHING, 1.4), measured.faster(PROMETHEUS, 50), measured.faster(MPMETRICS, 5)]
 
 
 def incr(shop: Workshop) -> list[Row]:
     """``stats.incr(category, metric, n)``, 1,000 different names in turn."""
     loops = {"": "incr", NOTHING: "incr nothing", PROMETHEUS: "labels", OPENTELEMETRY: "labels"}
-    measured = _compared(shop, "incr", "stats.incr(category, metric, n), 1,000 names", loops, _ONE_PROCESS)
+    measured = _compared(shop, "incr", "stats.incr(category, metric, n), 1,000 names", loops, ONE_PROCESS)
     return [measured.slower(NOTHING, 2.2), measured.faster(PROMETHEUS, 40)]
 
 
 def observe(shop: Workshop) -> list[Row]:
     """A histogram by handle."""
     loops = {"": "observe", PROMETHEUS: "observe", MPMETRICS: "observe", OPENTELEMETRY: "observe"}
-    measured = _compared(shop, "observe", "histogram.observe(ms), 10 values", loops, _ONE_PROCESS)
+    measured = _compared(shop, "observe", "histogram.observe(ms), 10 values", loops, ONE_PROCESS)
     return [measured.faster(PROMETHEUS, 25)]
 
 
@@ -76,7 +76,7 @@ def labels(shop: Workshop) -> list[Row]:
     """A series of a labelled counter, looked up at each call."""
     work = "counter.labels(a, b).incr(), 1,000 sets"
     loops = {"": "labels", PROMETHEUS: "labels", MPMETRICS: "labels", OPENTELEMETRY: "labels"}
-    measured = _compared(shop, "labels", work, loops, f"{MPMETRICS}: 100 sets; {_ONE_PROCESS}")
+    measured = _compared(shop, "labels", work, loops, f"{MPMETRICS}: 100 sets; {ONE_PROCESS}")
     given = time_loops({"": Loop(shop.ours(), "labels dict")}, shop.effort)[""]
     shown = Measured("labels", "stats.incr(…, labels={…}), 1,000 sets", given, measured.peers)
     return [measured.faster(PROMETHEUS, 1), measured.at_most(40), shown.at_most(100)]

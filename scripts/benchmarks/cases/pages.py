@@ -1,14 +1,14 @@
 """What a page costs when it is new: first, after a change of names, with labels, of histograms, of many rows.
 
-All of it in processor time.
+All of it in processor time, but for prometheus_client's.
 """
 
 from __future__ import annotations
 
-from ..measure import in_turns
+from ..measure import available, in_turns
 from ..rows import BYTES, Figure, Measured, Row
 from ..subjects import Subject, Workshop
-from .counting import PROMETHEUS
+from .counting import ONE_PROCESS, OPENTELEMETRY, PROMETHEUS
 from .names import CAPACITY
 from .scraping import peer_populated, peer_scrape
 
@@ -31,37 +31,47 @@ def page(shop: Workshop) -> list[Row]:
     for what in ("plain", "labelled"):
         with shop.scope() as part:
             subject = filled(part, what, series)
-            rows += _page(part, subject, f"{series:,} {what} series", series)
+            rows += _page(part, subject, what, series)
             shop.versions |= part.versions
     return [*rows, *_histograms(shop)]
 
 
-def _page(shop: Workshop, subject: Subject, work: str, series: int) -> list[Row]:
+def _page(shop: Workshop, subject: Subject, what: str, series: int) -> list[Row]:
+    work = f"{series:,} {what} series"
     first, samples = subject.do("scrape")
     assert samples >= series, f"{samples} lines of {series} series"
     repeats = shop.effort.repeats(9)
     later = Figure.best([subject.do("scrape")[0] for _ in range(repeats)])
-    peers, missing = _of_peers(shop, series)
+    beside = _of_peers(shop, what, series)
     after = {
         "after a removal": Figure.best([subject.do("scrape_after", change="removed") for _ in range(repeats)]),
         "after a first decrement": Figure.best([subject.do("scrape_after", change="lowered") for _ in range(repeats)]),
     }
     taken, size, packed = subject.do("compress")
     return [
-        Measured("page", f"{work}: the first", Figure(first), peers, missing).at_most(400 * series, _FIRST),
-        Measured("page", f"{work}: later", later, peers, missing).at_most(40 * series, _LATER),
+        Measured("page", f"{work}: the first", Figure(first), *beside).at_most(400 * series, _FIRST),
+        Measured("page", f"{work}: later", later, *beside).at_most(40 * series, _LATER),
         *(Measured("page", f"{work}: {when}", each).at_most(400 * series, _FIRST) for when, each in after.items()),
         Measured("page", f"{work}: gzip", Figure(taken)).only(),
         Measured("page", f"{work}: bytes, gzip", Figure(packed, BYTES), {"without": Figure(size, BYTES)}).only(),
     ]
 
 
-def _of_peers(shop: Workshop, series: int) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Return what the same number of series costs prometheus_client, whose first page is as any; and why not."""
+def _of_peers(shop: Workshop, what: str, series: int) -> tuple[dict[str, Figure], dict[str, str], str]:
+    """Return what the same series cost the peers, whose first page is as any; why not; and what is to be known."""
     if shop.effort.short:
-        return {}, {}
-    theirs, missing = peer_populated(shop, 1, series)
-    return ({}, missing) if theirs is None else ({PROMETHEUS: Figure(peer_scrape(theirs, series))}, {})
+        return {}, {}, ""
+    peers: dict[str, Figure] = {}
+    missing: dict[str, str] = {}
+    if what != "histograms":
+        theirs, missing = peer_populated(shop, 1, series)
+        if theirs is not None:
+            peers[PROMETHEUS] = Figure(peer_scrape(theirs, series))
+    found, why = available({OPENTELEMETRY: lambda: shop.other("opentelemetry_pages")})
+    for name, subject in found.items():
+        subject.do(what, series=series)
+        peers[name] = Figure(peer_scrape(subject, series))
+    return peers, missing | why, ONE_PROCESS if found else ""
 
 
 def _histograms(shop: Workshop) -> list[Row]:
@@ -70,9 +80,10 @@ def _histograms(shop: Workshop) -> list[Row]:
     first, _ = subject.do("scrape")
     later = Figure.best([subject.do("scrape")[0] for _ in range(shop.effort.repeats(9))])
     work = f"{series:,} histograms of durations"
+    beside = _of_peers(shop, "histograms", series)
     return [
-        Measured("page", f"{work}: the first", Figure(first)).only(),
-        Measured("page", f"{work}: later", later).at_most(1000 * series, "≤ 1 µs a histogram"),
+        Measured("page", f"{work}: the first", Figure(first), *beside).only(),
+        Measured("page", f"{work}: later", later, *beside).at_most(1000 * series, "≤ 1 µs a histogram"),
     ]
 
 

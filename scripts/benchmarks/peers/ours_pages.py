@@ -21,9 +21,6 @@ from shmstats.series import Kind
 from . import serving
 from .ours import configure
 
-#: Label sets of one metric.
-_SETS = 1000
-
 #: Draws the durations of routes.
 _CHANCE = random.Random(7)
 
@@ -36,18 +33,16 @@ def fill_plain(series: int) -> None:
 
 def fill_labelled(series: int) -> None:
     """Count series with three labels, a thousand for each metric."""
-    for number in range(series):
-        metric, place = divmod(number, _SETS)
-        labels = {"method": "GET", "route": f"/items/<int:item{place // 5}>/view", "status": str(200 + place % 5)}
-        stats.incr("http", f"metric{metric}", number, labels=labels)
+    for number, (metric, labels) in enumerate(serving.label_sets(series)):
+        stats.incr("http", metric, number, labels=labels)
 
 
 def fill_histograms(series: int) -> None:
     """Observe durations in histograms, each of another route."""
     for number in range(series):
         histogram: Any = stats.histogram("http", "metric_duration", labels={"route": f"/{number}"})
-        for place in range(20):
-            histogram.observe(0.3 * (place + number % 7) ** 2)
+        for duration in serving.route_durations(number):
+            histogram.observe(duration)
 
 
 def fill_routes(series: int) -> int:

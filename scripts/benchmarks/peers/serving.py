@@ -32,6 +32,19 @@ def names(number: int) -> list[tuple[str, str]]:
     return [(f"category{each // 100}", f"metric{each % 100}") for each in range(number)]
 
 
+def label_sets(series: int) -> Iterator[tuple[str, dict[str, str]]]:
+    """Go through so many series with three labels, as metric and labels: a thousand for each metric."""
+    for number in range(series):
+        metric, place = divmod(number, 1000)
+        route = f"/items/<int:item{place // 5}>/view"
+        yield f"metric{metric}", {"method": "GET", "route": route, "status": str(200 + place % 5)}
+
+
+def route_durations(number: int) -> list[float]:
+    """Return what is observed of a route, by its number, in ms."""
+    return [0.3 * (place + number % 7) ** 2 for place in range(20)]
+
+
 def empty(calls: int) -> None:
     """The loop without a call."""
     for _ in range(calls):
