@@ -12,6 +12,7 @@ pytestmark = pytest.mark.far_from_core
 
 COUNT = """
     import os
+    import pathlib  # which takes dataclasses, from Python 3.14 on
     import sys
     file = os.environ.pop("SHMSTATS_CONFIG")
     before = set(sys.modules)

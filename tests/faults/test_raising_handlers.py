@@ -157,7 +157,7 @@ def test_a_block_whose_making_is_interrupted_at_any_instruction_of_its_end_is_no
             break
         assert not segment_file(data).exists(), number
         number += 1
-    assert number > 20
+    assert number > 10
     assert python.run("from shmstats import stats; stats.incr('c', 'm'); print(stats.get('c', 'm'))") == "2\n"
 
 
