@@ -11,8 +11,8 @@ from helpers import PythonRunner
 pytestmark = pytest.mark.far_from_core
 
 COUNT = """
+    import logging  # which takes dataclasses, from Python 3.14 on
     import os
-    import pathlib  # which takes dataclasses, from Python 3.14 on
     import sys
     file = os.environ.pop("SHMSTATS_CONFIG")
     before = set(sys.modules)
