@@ -237,12 +237,16 @@ registrar_of(PyObject *recorder, const State *state)
     return NULL;
 }
 
+/* Bind a handle; the registry keeps one without labels for the next call that names it, as a timer is made anew. */
 static __attribute__((noinline)) int
 bind_at_once(Series *series)
 {
     Registrar *registrar = registrar_of(series->recorder, series->state);
     int is_done = registrar != NULL && bind_all(registrar, &series, 1);
     Py_XDECREF(registrar);
+    if (is_done && PyTuple_GET_SIZE(series->labels) == 0 && PyObject_TypeCheck(series->recorder, series->state->Recorder)
+        && keep_handle((Recorder *)series->recorder, series) < 0)
+        PyErr_Clear();
     return is_done;
 }
 

@@ -77,6 +77,19 @@ def test_every_form_of_labels_counts_into_the_same_series(stats: Any, form: str)
     assert len(stats.snapshot()["c"]) == 1
 
 
+@pytest.mark.parametrize("method", ["timer", "timing", "counter", "histogram"])
+def test_a_handle_that_was_used_once_is_kept_for_the_next_call_that_names_it(stats: Any, method: str) -> None:
+    handle = getattr(stats, method)
+    if method == "timer":
+        with handle("c", "m"):
+            pass
+    else:
+        (handle("c", "m").incr if method == "counter" else handle("c", "m").observe)(1)
+    kept = stats._handle("c", "m")
+    assert kept is not None
+    assert stats._made("c", "m", type(kept)) is kept
+
+
 @pytest.mark.parametrize("form", GAUGES)
 def test_every_form_of_a_gauge_sets_it(stats: Any, form: str) -> None:
     for _ in range(3):
