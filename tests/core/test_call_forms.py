@@ -79,6 +79,8 @@ def test_every_form_of_labels_counts_into_the_same_series(stats: Any, form: str)
 
 @pytest.mark.parametrize("method", ["timer", "timing", "counter", "histogram"])
 def test_a_handle_that_was_used_once_is_kept_for_the_next_call_that_names_it(stats: Any, method: str) -> None:
+    stats.incr("c", "attached")  # from now on C registers and binds
+    stats.timing("c", "attached too", 1)
     handle = getattr(stats, method)
     if method == "timer":
         with handle("c", "m"):
