@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,16 @@ import prometheus_client
 import pytest
 from helpers import BOUND, PythonRunner
 from servers import Gunicorn, wait_until
-from shared_metrics import INSTALLED, PRELUDE
+from shared_metrics import PRELUDE, Program, program_on_block
 
 pytestmark = pytest.mark.far_from_core
 
 only_the_c_core = pytest.mark.parametrize("core", ["C"], indirect=True)
 
-Program = Callable[..., str]
-
 
 @pytest.fixture
 def program(python: PythonRunner, configure: Callable[..., Any]) -> Program:
-    configure(durable_exposition=False)  # many pages a second are looked at
-
-    def run(code: str, *arguments: object, prelude: str = INSTALLED, quiet: bool = True) -> str:
-        return python.run(prelude + textwrap.dedent(code), *arguments, quiet=quiet)
-
-    return run
+    return program_on_block(python, configure)
 
 
 # What an earlier version has saved ---------------------------------------------------------------------------

@@ -5,6 +5,12 @@ They run in interpreters of their own: what `install` does to prometheus_client 
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+from helpers import PythonRunner
+
 PRELUDE = r'''
 import os, select, signal, sys, time
 import prometheus_client as pc
@@ -90,3 +96,15 @@ pc.disable_created_metrics()
 shared_metrics.install()
 """
 )
+
+Program = Callable[..., str]
+
+
+def program_on_block(python: PythonRunner, configure: Callable[..., Any]) -> Program:
+    """Return what runs a program, with all metrics on the block, to its good end."""
+    configure(durable_exposition=False)  # many pages a second are looked at
+
+    def run(code: str, *arguments: object, prelude: str = INSTALLED, quiet: bool = True) -> str:
+        return python.run(prelude + textwrap.dedent(code), *arguments, quiet=quiet)
+
+    return run

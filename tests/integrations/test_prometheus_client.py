@@ -12,24 +12,17 @@ from typing import Any
 
 import pytest
 from helpers import BOUND, Child, PythonRunner
-from shared_metrics import INSTALLED, PRELUDE
+from shared_metrics import INSTALLED, PRELUDE, Program, program_on_block
 
 pytestmark = pytest.mark.far_from_core
 
 only_the_c_core = pytest.mark.parametrize("core", ["C"], indirect=True)
 
-Program = Callable[..., str]
-
 
 @pytest.fixture
 def program(python: PythonRunner, configure: Callable[..., Any]) -> Program:
     """Run a program, with all metrics on the block, to its good end: ``program(code)``."""
-    configure(durable_exposition=False)  # many pages a second are looked at
-
-    def run(code: str, *arguments: object, prelude: str = INSTALLED, quiet: bool = True) -> str:
-        return python.run(prelude + textwrap.dedent(code), *arguments, quiet=quiet)
-
-    return run
+    return program_on_block(python, configure)
 
 
 def start(python: PythonRunner, code: str, *arguments: object, prelude: str = INSTALLED) -> Child:
