@@ -1,6 +1,6 @@
 """The name table: which statistic has which cells.
 
-A keyed hash of a name's key (BLAKE2b, with the block's own salt, so that nobody can aim at one spot) leads through an
+A keyed hash of a name's key (SipHash, with the block's own salt, so that nobody can aim at one spot) leads through an
 open-addressing index (`shmstats.core.NameIndex`) to its record.
 
 A metric with labels, and one with a declaration, has a *family*: a record without cells, which counts the label sets,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 
-from ..hashing import blake2b
 from ..layout import DELETED, LIVE, NAME, REMOVED
 
 _NAME = NAME.struct
+_WORD = struct.Struct("<Q")
+_MASK = 0xFFFF_FFFF_FFFF_FFFF
 _STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION, _KEY, _ROOM, _LENGTH = range(12)
 _NOTE, _CREATED = 12, 15
 _MEMBERS_WORD = NAME.offset("members") // 4
@@ -23,8 +25,32 @@ _OF_FAMILY, _OF_MEMBER = 2, 16
 
 
 def hash_key(key: bytes, salt: bytes) -> int:
-    """Return the hash of a name's key, by which the index has it: BLAKE2b of 4 bytes, with a salt of 16."""
-    return int.from_bytes(blake2b(key, digest_size=4, salt=salt).digest(), "little")
+    """Return the hash of a name's key, by which the index has it: 32 bits of SipHash-1-3, with a salt of 16 bytes."""
+    if len(salt) != 2 * _WORD.size:
+        raise ValueError(f"a salt has {2 * _WORD.size} bytes, not {len(salt)}")
+    first, second = int.from_bytes(salt[:8], "little"), int.from_bytes(salt[8:], "little")
+    a, b = first ^ 0x736F6D6570736575, second ^ 0x646F72616E646F6D
+    c, d = first ^ 0x6C7967656E657261, second ^ 0x7465646279746573
+    ended = key + bytes(7 - len(key) % 8) + bytes((len(key) & 0xFF,))
+    for (word,) in _WORD.iter_unpack(ended):
+        a, b, c, d = _sip_round(a, b, c, d ^ word)
+        a ^= word
+    c ^= 0xFF
+    for _ in range(3):
+        a, b, c, d = _sip_round(a, b, c, d)
+    return (a ^ b ^ c ^ d) & 0xFFFFFFFF
+
+
+def _sip_round(a: int, b: int, c: int, d: int) -> tuple[int, int, int, int]:
+    a = a + b & _MASK
+    b = (b << 13 & _MASK | b >> 51) ^ a
+    c = c + d & _MASK
+    d = (d << 16 & _MASK | d >> 48) ^ c
+    a = (a << 32 & _MASK | a >> 32) + d & _MASK
+    d = (d << 21 & _MASK | d >> 43) ^ a
+    c = c + b & _MASK
+    b = (b << 17 & _MASK | b >> 47) ^ c
+    return a, b, c << 32 & _MASK | c >> 32, d
 
 
 class NameIndex:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -236,6 +239,22 @@ def test_tombstones_do_not_make_every_search_look_at_the_whole_index(attach: Any
             slot = (slot + 1) % slots
         longest = max(longest, looked)
     assert longest < slots / 2
+
+
+@pytest.mark.skipif(sys.hash_info.algorithm != "siphash13", reason="this Python hashes bytes in another way")
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_key_is_hashed_as_python_hashes_bytes_with_the_same_secret(shmstats: ModuleType, seed: int) -> None:
+    keys = [bytes(range(size)) for size in range(1, 256)]
+    code = "import sys; print([hash(bytes(range(size))) & 0xffffffff for size in range(1, 256)])"
+    environment = os.environ | {"PYTHONHASHSEED": str(seed)}
+    hashes = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout
+    secret, state = b"", seed
+    for _ in range(16 if seed else 0):  # as CPython makes its secret of PYTHONHASHSEED
+        state = (state * 214013 + 2531011) % 2**32
+        secret += bytes([state >> 16 & 0xFF])
+    assert [shmstats.core.hash_key(each, secret or bytes(16)) for each in keys] == json.loads(hashes)
+    with pytest.raises(ValueError, match="a salt has 16 bytes, not 8"):
+        shmstats.core.hash_key(b"c", bytes(8))
 
 
 def test_names_that_meet_in_the_index_are_told_apart(attach: Any, kind: Any) -> None:
