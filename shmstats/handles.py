@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .block import DeclarationError
 from .block.declarations import Definition
-from .block.keys import OVERFLOW, check_text
+from .block.keys import MAX_TEXT_BYTES, OVERFLOW, check_text
 from .bounds import DEFAULT_BOUNDS, scale_of
 from .checks import RESERVED, RESERVED_NAMES, check_category, check_label_names, check_label_pairs, label_value
 from .core import Children, Counter, Gauge, Histogram, Recorder, Registrar, Series
@@ -74,8 +74,10 @@ class Labelled(Children, Generic[_Handle]):
             TypeError: as `labels` does.
             ValueError: as `labels` does.
         """
-        texts = self._texts(values, named)
+        given = self._in_order(values, named)
+        texts = tuple(map(label_value, given))
         self._drop_child(texts)
+        self._drop_child(given)
         return self._keeper.remove(self.category, self.metric, labels=dict(zip(self.labelnames, texts, strict=True)))
 
     def clear(self) -> int:
@@ -84,35 +86,33 @@ class Labelled(Children, Generic[_Handle]):
         return self._keeper.remove(self.category, self.metric)
 
     def _labels(self, /, *values: object, **named: object) -> _Handle:
-        texts = self._texts(values, named)
+        given = self._in_order(values, named)
+        texts = tuple(map(label_value, given))
         handle = self._find_child(texts)
         if handle is None:
             pairs = tuple(sorted(zip(self.labelnames, texts, strict=True)))
             handle = self._kind(self._keeper, self.category, self.metric, pairs)
-            if OVERFLOW not in texts:
-                self._keep_child(texts, handle)
+        for each in _keys_of(given, texts):
+            self._keep_child(each, handle)
         return handle  # type: ignore[return-value]
 
-    def _texts(self, values: tuple[object, ...], named: Mapping[str, object]) -> tuple[str, ...]:
-        """Return the label values as they are counted, in the order of the label names."""
+    def _in_order(self, values: tuple[object, ...], named: Mapping[str, object]) -> tuple[object, ...]:
+        """Return label values as they were given, in the order of the label names."""
+        if named and values:
+            raise TypeError("label values are given by position or by name, not both")
+        if named and (len(named) != len(self.labelnames) or any(name not in named for name in self.labelnames)):
+            raise ValueError(
+                f"metric {self.metric!r} of category {self.category!r} takes the labels"
+                f" {', '.join(self.labelnames)}, not {', '.join(named)}"
+            )
         if named:
-            values = self._in_order(values, named)
+            return tuple(map(named.__getitem__, self.labelnames))
         if len(values) != len(self.labelnames):
             raise ValueError(
                 f"metric {self.metric!r} of category {self.category!r} takes {len(self.labelnames)} label values"
                 f" ({', '.join(self.labelnames)}), not {len(values)}: {values!r:.80}"
             )
-        return tuple(map(label_value, values))
-
-    def _in_order(self, values: tuple[object, ...], named: Mapping[str, object]) -> tuple[object, ...]:
-        if values:
-            raise TypeError("label values are given by position or by name, not both")
-        if len(named) != len(self.labelnames) or any(name not in named for name in self.labelnames):
-            raise ValueError(
-                f"metric {self.metric!r} of category {self.category!r} takes the labels"
-                f" {', '.join(self.labelnames)}, not {', '.join(named)}"
-            )
-        return tuple(map(named.__getitem__, self.labelnames))
+        return values
 
 
 class HandleKeeper(Recorder):
@@ -167,27 +167,16 @@ class HandleKeeper(Recorder):
 
     def _made_of_set(self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, object]) -> _Handle:
         """Return the handle of a label set: the kept one or a new one."""
-        kept = self._kept_of_set(category, metric, kind, labels)
+        given = _given_set(category, metric, labels)
+        kept = self._find_set(kind, given)
         if kept is not None:
-            return kept
+            return kept  # type: ignore[return-value]
         category, metric, pairs = check_category(category), check_text("metric", metric), check_label_pairs(labels)
         texts = (category, metric, *itertools.chain.from_iterable(pairs))
-        series = self._find_set(kind, texts)
-        if series is None:
-            series = kind(self, category, metric, tuple(sorted(pairs)))
-            if OVERFLOW not in texts:
-                self._keep_set(texts, series)
+        series = self._find_set(kind, texts) or kind(self, category, metric, tuple(sorted(pairs)))
+        for each in _keys_of(given, texts):
+            self._keep_set(each, series)
         return series  # type: ignore[return-value]
-
-    def _kept_of_set(
-        self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, object]
-    ) -> _Handle | None:
-        """Return the handle of a label set as it is given; None where none is kept, or an argument is wrong."""
-        try:
-            texts: tuple[Any, ...] = (category, metric, *itertools.chain.from_iterable(labels.items()))
-        except (AttributeError, TypeError):
-            return None
-        return self._find_set(kind, texts)  # type: ignore[return-value]
 
     def _keep_bound(self, series: Series) -> None:
         """Keep a handle for the next time, unless it leads nowhere: those could be without number."""
@@ -198,6 +187,25 @@ class HandleKeeper(Recorder):
         """Return how a handle of this registry is pickled."""
         labels = dict(series.labels) or None
         return remade_handle, (self, type(series).__name__, series.category, series.metric, labels, None)
+
+
+def _given_set(category: object, metric: object, labels: Mapping[str, object]) -> tuple[Any, ...]:
+    """Return what names a label set, as it is given; nothing where that is no mapping, which is told later."""
+    try:
+        return category, metric, *itertools.chain.from_iterable(labels.items())
+    except (AttributeError, TypeError):
+        return ()
+
+
+def _keys_of(given: tuple[Any, ...], texts: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    """Return what the handle of a label set is kept under: its texts, and what they were made of where that is short.
+
+    Under nothing where it is the overflow set: its label values could be without number.
+    """
+    if OVERFLOW in texts:
+        return []
+    is_short = all(type(value) is not str or len(value) <= MAX_TEXT_BYTES for value in given)
+    return [texts, given] if is_short else [texts]
 
 
 def remade_handle(

@@ -170,7 +170,7 @@ class Misses(Configured):
 
 
 #: What a registry has from the core, and defines for what that leaves to Python.
-_CALLS = ("absolute", "counter", "histogram", "gauge", "timing", "timer", "get")
+_CALLS = ("absolute", "timestamp", "counter", "histogram", "gauge", "timing", "timer", "get")
 
 _Registry = TypeVar("_Registry", bound=Misses)
 

@@ -371,6 +371,7 @@ class Registry(States):
         series = self._made(category, metric, Series, labels)
         moment = datetime.now(UTC) if moment is None else check_moment("moment", moment)
         self._deliver_moment(series, moment)
+        self._keep_bound(series)
 
     def get_timestamp(
         self, category: str, metric: str, *, labels: Mapping[str, object] | None = None

@@ -140,7 +140,7 @@ class SharedProvider(Reads, Changes, Shown):
     @operation
     @retried
     def note(self, block: AttachedBlock, generation: int, series: Series, microseconds: int) -> bool:
-        """Set a timestamp, in microseconds since 1970-01-01 UTC.
+        """Set a timestamp, in microseconds since 1970-01-01 UTC, and bind the handle.
 
         Raises:
             KindError: the name is something else.
@@ -148,7 +148,10 @@ class SharedProvider(Reads, Changes, Shown):
         _, record = self._find_or_add(block, series, Kind.TIMESTAMP)
         if record.kind is not Kind.TIMESTAMP:
             raise _kind_error(series, record, "given a time")
-        return block.cells.set_gauge(block.row_for(record), record.cell, microseconds, generation)
+        row = block.row_for(record)
+        if type(series) is Series:
+            series._bind(block.cells, row, record.cell, record.width, generation, False)
+        return block.cells.set_gauge(row, record.cell, microseconds, generation)
 
     @operation
     def count_own(self, block: AttachedBlock, metric: str) -> None:

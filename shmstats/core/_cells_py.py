@@ -747,7 +747,7 @@ class Children:
 
     labelnames: tuple[str, ...] = ()
 
-    _children: dict[tuple[str, ...], Series]
+    _children: dict[tuple[Any, ...] | None, Series]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
@@ -762,31 +762,39 @@ class Children:
         return self._find_child(given) or self._labels(*values, **named)  # type: ignore[attr-defined]
 
     def _find_child(self, values: tuple[Any, ...]) -> Series | None:
-        return self._children.get(values) if _are_texts(values) else None
+        return self._children.get(_key_of(values))
 
-    def _keep_child(self, values: tuple[str, ...], handle: Series) -> None:
+    def _keep_child(self, values: tuple[Any, ...], handle: Series) -> None:
         _keep("handle", handle, self._children, values)
 
-    def _drop_child(self, values: tuple[str, ...] | None = None) -> None:
+    def _drop_child(self, values: tuple[Any, ...] | None = None) -> None:
         if values is None:
             self._children.clear()
         else:
-            self._children.pop(values, None)
+            self._children.pop(_key_of(values), None)
 
 
-def _keep(what: str, handle: Series, kept: dict[Any, Series], texts: tuple[str, ...], *kind: type) -> None:
-    """Keep a handle, called ``what``, under texts, and its kind where more than one is kept."""
+def _keep(what: str, handle: Series, kept: dict[Any, Series], values: tuple[Any, ...], *kind: type) -> None:
+    """Keep a handle, called ``what``, under plain values, and its kind where more than one is kept."""
     if not isinstance(handle, Series):
         raise TypeError(f"{what} must be a handle, not {type(handle).__name__}")
-    if not _are_texts(texts):
-        raise TypeError("a label set must be of exact strs")
+    key = _key_of(values, *kind)
     if len(kept) >= _MOST_SETS:
         kept.clear()
-    kept[*kind, *texts] = handle
+    if key is not None:
+        kept[key] = handle
 
 
-def _are_texts(values: tuple[object, ...]) -> bool:
-    return all(type(value) is str for value in values)
+def _key_of(values: tuple[Any, ...], *kind: type) -> tuple[Any, ...] | None:
+    """Return what a set is kept under: 1 is neither True nor "1". None where a value is not plain: see `labels.h`."""
+    if all(type(value) is str for value in values):
+        return (*kind, *values)
+    if all(type(value) in _PLAIN and (type(value) is not int or INT64_MIN <= value <= INT64_MAX) for value in values):
+        return (*kind, *((type(value), value) for value in values))
+    return None
+
+
+_PLAIN = (str, int, bool, type(None))
 
 
 class Stopwatch:
@@ -893,7 +901,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self._handles: dict[str, dict[str, Series]] = {}
-        self._sets: dict[tuple[Any, ...], Series] = {}
+        self._sets: dict[tuple[Any, ...] | None, Series] = {}
 
     def incr(
         self,
@@ -916,6 +924,12 @@ class Recorder:
     def absolute(self, category: str, metric: str, value: int, *, labels: Mapping[str, Any] | None = None) -> None:
         """Set a gauge, or the total of a counter, to an integer."""
         self._absolute(category, metric, value, labels=labels)  # type: ignore[attr-defined]
+
+    def timestamp(
+        self, category: str, metric: str, moment: Any = None, *, labels: Mapping[str, Any] | None = None
+    ) -> None:
+        """Note a moment: now, or an aware datetime."""
+        self._timestamp(category, metric, moment, labels=labels)  # type: ignore[attr-defined]
 
     def counter(
         self, category: str, metric: str, *, labels: Mapping[str, Any] | None = None, labelnames: Any = None
@@ -962,12 +976,12 @@ class Recorder:
             return _fits_gauge(n) and series._move(sign * n)  # type: ignore[operator]
         return type(series) is Counter and type(n) is int and n <= INT64_MAX and series._count(sign * n)
 
-    # Texts are category, metric, and label names and values in turn, as they are given, all exact strs.
-    def _find_set(self, kind: type[Series], texts: tuple[str, ...]) -> Series | None:
-        return self._sets.get((kind, *texts)) if _are_texts(texts) else None
+    # Values are category, metric, and label names and values in turn, as they are given.
+    def _find_set(self, kind: type[Series], values: tuple[Any, ...]) -> Series | None:
+        return self._sets.get(_key_of(values, kind))
 
-    def _keep_set(self, texts: tuple[str, ...], series: Series) -> None:
-        _keep("series", series, self._sets, texts, type(series))
+    def _keep_set(self, values: tuple[Any, ...], series: Series) -> None:
+        _keep("series", series, self._sets, values, type(series))
 
     def _drop_sets(self) -> None:
         self._sets.clear()

@@ -1,35 +1,25 @@
 /* The types of handles, Counter, Gauge and Histogram, and what user code calls of them. */
 
-/* The name of a keyword argument other than n; NULL where there is none. */
-static PyObject *
-other_keyword(PyObject *kwnames)
+/* Whether a call of incr or decr gives nothing but n, by position or by name, or not even that. */
+static inline int
+gives_n_alone(const State *state, Py_ssize_t nargs, PyObject *kwnames)
 {
-    for (Py_ssize_t i = 0; kwnames != NULL && i < PyTuple_GET_SIZE(kwnames); i++) {
-        if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, i), "n") != 0)
-            return PyTuple_GET_ITEM(kwnames, i);
-    }
-    return NULL;
+    if (LIKELY(kwnames == NULL))
+        return nargs <= 1;
+    return nargs == 0 && PyTuple_GET_SIZE(kwnames) == 1 && PyTuple_GET_ITEM(kwnames, 0) == state->kw_n;
 }
 
-/* The one argument of incr and decr, by position or as n=; NULL and *bad where there are others. */
-static inline PyObject *
-one_or_nothing(const char *function, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int *bad)
+/* Raise what is to be said of a call of incr or decr that gives something else. */
+static PyObject *
+refuse(const State *state, int sign, PyObject *kwnames)
 {
-    *bad = 0;
-    if (LIKELY(kwnames == NULL)) {
-        if (LIKELY(nargs == 0))
-            return NULL;
-        if (LIKELY(nargs == 1))
-            return args[0];
+    const char *function = sign > 0 ? "incr" : "decr";
+    for (Py_ssize_t i = 0; kwnames != NULL && i < PyTuple_GET_SIZE(kwnames); i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+        if (name != state->kw_n)
+            return PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument %R", function, name);
     }
-    else if (nargs == 0 && PyTuple_GET_SIZE(kwnames) == 1
-             && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "n") == 0)
-        return args[0];
-    *bad = 1;
-    PyObject *other = other_keyword(kwnames);
-    const char *format = other != NULL ? "%s() got an unexpected keyword argument %R" : "%s() takes one argument, n";
-    PyErr_Format(PyExc_TypeError, format, function, other);
-    return NULL;
+    return PyErr_Format(PyExc_TypeError, "%s() takes one argument, n", function);
 }
 
 enum { MOST_ARGUMENTS = 4 };
@@ -50,14 +40,14 @@ hand_over(Series *self, PyObject *method, PyObject *const *args, Py_ssize_t narg
 }
 
 static __attribute__((noinline)) PyObject *
-Counter_move(Series *self, const char *function, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+Counter_move(Series *self, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    int bad;
-    if (sign > 0 && other_keyword(kwnames) != NULL) /* an exemplar, or a mistake, which Python tells */
-        return hand_over(self, self->state->str_count_with_exemplar, args, nargs, kwnames);
-    PyObject *n = one_or_nothing(function, args, nargs, kwnames, &bad);
-    if (UNLIKELY(bad))
-        return NULL;
+    if (UNLIKELY(!gives_n_alone(self->state, nargs, kwnames))) {
+        if (sign > 0 && kwnames != NULL) /* an exemplar, or a mistake, which Python tells */
+            return hand_over(self, self->state->str_count_with_exemplar, args, nargs, kwnames);
+        return refuse(self->state, sign, kwnames);
+    }
+    PyObject *n = nargs == 0 && kwnames == NULL ? NULL : args[0];
     Outcome outcome = count_object(self, sign, n);
     if (LIKELY(outcome == DONE))
         Py_RETURN_NONE;
@@ -67,17 +57,17 @@ Counter_move(Series *self, const char *function, int sign, PyObject *const *args
 static PyObject *
 Counter_incr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    int fits = LIKELY(kwnames == NULL) && LIKELY(nargs <= 1);
-    int64_t n = LIKELY(nargs == 0) || !fits ? 1 : small_integer(args[0], &fits);
+    int fits = gives_n_alone(self->state, nargs, kwnames), is_given = !(LIKELY(nargs == 0) && LIKELY(kwnames == NULL));
+    int64_t n = LIKELY(!is_given) || !fits ? 1 : small_integer(args[0], &fits);
     if (LIKELY(fits) && LIKELY(is_bound(self)) && LIKELY(add_at_once(self->cells, self->cell, self->generation, n)))
         Py_RETURN_NONE;
-    return Counter_move(self, "incr", 1, args, nargs, kwnames);
+    return Counter_move(self, 1, args, nargs, kwnames);
 }
 
 static PyObject *
 Counter_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return Counter_move(self, "decr", -1, args, nargs, kwnames);
+    return Counter_move(self, -1, args, nargs, kwnames);
 }
 
 /* Whether a bound gauge may be set here: a contribution of another needs a look at whether that one lives. */
@@ -90,6 +80,18 @@ is_ours(const Series *series)
     return owner == series->by.owner || owner == 0;
 }
 
+/* Put a number into a bound gauge or timestamp. */
+static inline Outcome
+set_number(Series *series, Number number)
+{
+    if (LIKELY(lock_at_once(series->cells, series->cell, series->generation))) {
+        contribute(series->cell, number, series->by);
+        unlock(series->cell);
+        return DONE;
+    }
+    return set_patiently(series, number);
+}
+
 static Outcome
 set_object(Series *series, PyObject *value)
 {
@@ -97,12 +99,17 @@ set_object(Series *series, PyObject *value)
     if (UNLIKELY(!plain_number(value, &number)) || UNLIKELY(!isfinite(number.real)) || UNLIKELY(!is_ready(series))
         || UNLIKELY(!is_ours(series)))
         return MISS;
-    if (LIKELY(lock_at_once(series->cells, series->cell, series->generation))) {
-        contribute(series->cell, number, series->by);
-        unlock(series->cell);
-        return DONE;
-    }
-    return set_patiently(series, number);
+    return set_number(series, number);
+}
+
+/* Have a bound timestamp say that it is now, in microseconds since 1970. */
+static Outcome
+note_now(Series *series)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return is_bound(series) ? set_number(series, (Number){1, (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000, 0.0})
+                            : MISS;
 }
 
 static PyObject *
@@ -134,28 +141,27 @@ move_object(Series *series, int sign, PyObject *given)
 }
 
 static PyObject *
-Gauge_move(Series *self, const char *function, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+Gauge_move(Series *self, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    int bad;
-    PyObject *given = one_or_nothing(function, args, nargs, kwnames, &bad);
-    if (UNLIKELY(bad))
-        return NULL;
-    Outcome outcome = move_object(self, sign, given);
+    if (UNLIKELY(!gives_n_alone(self->state, nargs, kwnames)))
+        return refuse(self->state, sign, kwnames);
+    PyObject *n = nargs == 0 && kwnames == NULL ? NULL : args[0];
+    Outcome outcome = move_object(self, sign, n);
     if (LIKELY(outcome == DONE))
         Py_RETURN_NONE;
-    return outcome == MISS ? count_missed(self, sign, given) : NULL;
+    return outcome == MISS ? count_missed(self, sign, n) : NULL;
 }
 
 static PyObject *
 Gauge_incr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return Gauge_move(self, "incr", 1, args, nargs, kwnames);
+    return Gauge_move(self, 1, args, nargs, kwnames);
 }
 
 static PyObject *
 Gauge_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return Gauge_move(self, "decr", -1, args, nargs, kwnames);
+    return Gauge_move(self, -1, args, nargs, kwnames);
 }
 
 /* Observe a value; MISS where it is negative, infinite or NaN. */

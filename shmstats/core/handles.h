@@ -1,8 +1,8 @@
 /* Handles: Counter, Gauge and Histogram, each one statistic that is bound to its cells. What cannot be done at once
  * is a *miss*, and is handed to a Python method of the recorder. */
 
-/* Kinds of handles, to be looked for together. OTHER is what the core does not write: a timestamp. */
-enum { COUNTER = 1, GAUGE = 2, HISTOGRAM = 4, OTHER = 8, ANY_KIND = 15 };
+/* Kinds of handles, to be looked for together. That of a timestamp is a plain Series, without calls of its own. */
+enum { COUNTER = 1, GAUGE = 2, HISTOGRAM = 4, TIMESTAMP = 8, ANY_KIND = 15 };
 
 typedef struct {
     PyObject_HEAD
@@ -26,7 +26,7 @@ kind_of(const PyTypeObject *type, const State *state)
     return PyType_IsSubtype(of, state->Counter)     ? COUNTER
            : PyType_IsSubtype(of, state->Gauge)     ? GAUGE
            : PyType_IsSubtype(of, state->Histogram) ? HISTOGRAM
-                                                    : OTHER;
+                                                    : TIMESTAMP;
 }
 
 /* Whether the handle may be used as it is bound. */

@@ -1,6 +1,9 @@
-/* Handles of label sets, found by the texts of the set themselves: an open-addressing table by the strings' cached
- * hashes. It owns its keys, so no address of a string that has gone can be taken for another; and it is emptied when
- * it has reached a bound, for label values may come from outside.
+/* Handles of label sets, found by the values as they are given: an open-addressing table by the strings' cached hashes.
+ * It owns its keys, so no address of a string that has gone can be taken for another; and it is emptied when it has
+ * reached a bound, for label values may come from outside.
+ *
+ * Values are *plain*: exact strs, ints of 64 bits, bools and None. To hash and to compare them calls no Python code. A set
+ * that is given as 200 has a key beside that of "200", and both lead to one handle.
  *
  * Children is such a table for one metric with labels, the base class of handles.py's Labelled. */
 
@@ -8,7 +11,7 @@ enum { MOST_SETS = 10000, FEWEST_SLOTS = 64, MOST_LABELS = 16 };
 
 typedef struct {
     uint64_t hash;
-    PyObject *key; /* a tuple of exact strs */
+    PyObject *key; /* a tuple of plain values */
     Series *series;
 } LabelSet;
 
@@ -24,26 +27,38 @@ mixed(uint64_t hash, uint64_t more)
     return hash ^ hash >> 29;
 }
 
-/* Hash texts; returns whether all are exact strs. */
+/* Hash values; returns whether all are plain. */
 static inline int
-hash_texts(PyObject *const *texts, Py_ssize_t n, uint64_t *hash)
+hash_values(PyObject *const *values, Py_ssize_t n, uint64_t *hash)
 {
     uint64_t all = (uint64_t)n;
     for (Py_ssize_t i = 0; i < n; i++) {
-        if (UNLIKELY(!PyUnicode_CheckExact(texts[i])))
+        int is_plain = 1;
+        uint64_t one = 0;
+        if (LIKELY(PyUnicode_CheckExact(values[i]))) {
+            Py_hash_t known = ((PyASCIIObject *)values[i])->hash;
+            one = (uint64_t)(LIKELY(known != -1) ? known : PyObject_Hash(values[i]));
+        }
+        else if (values[i] != Py_None)
+            one = (uint64_t)plain_integer(values[i], &is_plain);
+        if (UNLIKELY(!is_plain))
             return 0;
-        Py_hash_t one = ((PyASCIIObject *)texts[i])->hash;
-        all = mixed(all, (uint64_t)(LIKELY(one != -1) ? one : PyObject_Hash(texts[i])));
+        all = mixed(all, one);
     }
     *hash = all;
     return 1;
 }
 
+/* Whether two plain values are equal and of one type: 1 is neither True nor "1". */
 static inline int
-is_same_text(PyObject *a, PyObject *b)
+is_same_value(PyObject *a, PyObject *b)
 {
     if (LIKELY(a == b))
         return 1;
+    if (!PyUnicode_CheckExact(a) || !PyUnicode_CheckExact(b)) {
+        int fits;
+        return PyLong_CheckExact(a) && PyLong_CheckExact(b) && plain_integer(a, &fits) == plain_integer(b, &fits);
+    }
     Py_ssize_t length = PyUnicode_GET_LENGTH(a);
     return length == PyUnicode_GET_LENGTH(b) && PyUnicode_KIND(a) == PyUnicode_KIND(b)
            && memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)length * PyUnicode_KIND(a)) == 0;
@@ -51,7 +66,7 @@ is_same_text(PyObject *a, PyObject *b)
 
 /* The slot of a set whose handle is of one of the kinds, or the empty one where the search ends. The table has slots. */
 static inline LabelSet *
-find_slot(const LabelSets *sets, uint64_t hash, PyObject *const *texts, Py_ssize_t n, int kinds)
+find_slot(const LabelSets *sets, uint64_t hash, PyObject *const *values, Py_ssize_t n, int kinds)
 {
     for (size_t at = hash;; at++) {
         LabelSet *set = &sets->slots[at & (sets->size - 1)];
@@ -60,21 +75,21 @@ find_slot(const LabelSets *sets, uint64_t hash, PyObject *const *texts, Py_ssize
         if (set->hash != hash || PyTuple_GET_SIZE(set->key) != n || !(set->series->kind & kinds))
             continue;
         Py_ssize_t i = 0;
-        while (i < n && LIKELY(is_same_text(PyTuple_GET_ITEM(set->key, i), texts[i])))
+        while (i < n && LIKELY(is_same_value(PyTuple_GET_ITEM(set->key, i), values[i])))
             i++;
         if (LIKELY(i == n))
             return set;
     }
 }
 
-/* The handle of a set, borrowed; NULL where there is none, or a text is no exact str. */
+/* The handle of a set, borrowed; NULL where there is none, or a value is not plain. */
 static inline Series *
-find_set(const LabelSets *sets, PyObject *const *texts, Py_ssize_t n, int kinds)
+find_set(const LabelSets *sets, PyObject *const *values, Py_ssize_t n, int kinds)
 {
     uint64_t hash;
-    if (UNLIKELY(sets->size == 0) || UNLIKELY(!hash_texts(texts, n, &hash)))
+    if (UNLIKELY(sets->size == 0) || UNLIKELY(!hash_values(values, n, &hash)))
         return NULL;
-    return find_slot(sets, hash, texts, n, kinds)->series;
+    return find_slot(sets, hash, values, n, kinds)->series;
 }
 
 static void
@@ -111,22 +126,20 @@ grow_sets(LabelSets *sets)
     return 0;
 }
 
-/* Keep a handle under a tuple of texts, in the place of one of its kind. */
+/* Keep a handle under a tuple of values, in the place of one of its kind; nothing is done where one is not plain. */
 static int
 keep_set(LabelSets *sets, PyObject *key, Series *series)
 {
     uint64_t hash;
-    PyObject *const *texts = PySequence_Fast_ITEMS(key);
+    PyObject *const *values = PySequence_Fast_ITEMS(key);
     Py_ssize_t n = PyTuple_GET_SIZE(key);
-    if (!hash_texts(texts, n, &hash)) {
-        PyErr_SetString(PyExc_TypeError, "a label set must be of exact strs");
-        return -1;
-    }
+    if (!hash_values(values, n, &hash))
+        return 0;
     if (sets->used >= MOST_SETS)
         clear_sets(sets);
     if (2 * (sets->used + 1) > sets->size && grow_sets(sets) < 0)
         return -1;
-    LabelSet *set = find_slot(sets, hash, texts, n, series->kind);
+    LabelSet *set = find_slot(sets, hash, values, n, series->kind);
     LabelSet former = *set;
     *set = (LabelSet){hash, Py_NewRef(key), (Series *)Py_NewRef((PyObject *)series)};
     sets->used += former.key == NULL;
@@ -135,18 +148,18 @@ keep_set(LabelSets *sets, PyObject *key, Series *series)
     return 0;
 }
 
-/* The methods that keep a handle, called `what`, under a tuple of texts. */
+/* The methods that keep a handle, called `what`, under a tuple of values. */
 static PyObject *
 keep_given(LabelSets *sets, const State *state, const char *what, PyObject *args)
 {
-    PyObject *texts, *series;
-    if (!PyArg_ParseTuple(args, "O!O", &PyTuple_Type, &texts, &series))
+    PyObject *values, *series;
+    if (!PyArg_ParseTuple(args, "O!O", &PyTuple_Type, &values, &series))
         return NULL;
     if (!PyObject_TypeCheck(series, state->Series)) {
         PyErr_Format(PyExc_TypeError, "%s must be a handle, not %s", what, Py_TYPE(series)->tp_name);
         return NULL;
     }
-    return keep_set(sets, texts, (Series *)series) < 0 ? NULL : Py_NewRef(Py_None);
+    return keep_set(sets, values, (Series *)series) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* Drop the handle of a set; those behind it in the table move up, so that a search ends where it did. */
@@ -154,7 +167,7 @@ static void
 drop_set(LabelSets *sets, PyObject *key)
 {
     uint64_t hash;
-    if (sets->size == 0 || !hash_texts(PySequence_Fast_ITEMS(key), PyTuple_GET_SIZE(key), &hash))
+    if (sets->size == 0 || !hash_values(PySequence_Fast_ITEMS(key), PyTuple_GET_SIZE(key), &hash))
         return;
     LabelSet *set = find_slot(sets, hash, PySequence_Fast_ITEMS(key), PyTuple_GET_SIZE(key), ANY_KIND);
     if (set->key == NULL)

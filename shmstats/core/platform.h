@@ -105,9 +105,9 @@ typedef enum { DONE, MISS, FAILED } Outcome;
 #define HANDLES(X) X(Counter) X(Gauge) X(Histogram)
 #define TYPES(X) PLAIN_TYPES(X) HANDLES(X)
 #define METHOD_NAMES(X)                                                                                                \
-    X(_incr) X(_decr) X(_gauge) X(_timing) X(_absolute) X(_counter) X(_histogram) X(_timer) X(_get) X(_labels)         \
+    X(_incr) X(_decr) X(_gauge) X(_timing) X(_absolute) X(_timestamp) X(_counter) X(_histogram) X(_timer) X(_get) X(_labels)         \
     X(_count_series) X(_count_with_exemplar) X(_observe_with_exemplar) X(_set_series) X(_observe_series) X(_value) X(_reduce_handle) X(_enter_again) X(_exit_again) X(_registrar)
-#define KEYWORDS(X) X(category) X(metric) X(n) X(value) X(milliseconds) X(labels)
+#define KEYWORDS(X) X(category) X(metric) X(n) X(value) X(milliseconds) X(moment) X(labels)
 typedef struct {
 #define FIELD(name) PyTypeObject *name;
     TYPES(FIELD)

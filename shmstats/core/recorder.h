@@ -153,13 +153,13 @@ take_keywords(const State *state, Call *call, PyObject *const *values, PyObject 
 static Series *
 find_labelled(Recorder *self, const Call *call, int kinds)
 {
-    PyObject *texts[2 + 2 * MOST_LABELS] = {call->category, call->metric};
+    PyObject *values[2 + 2 * MOST_LABELS] = {call->category, call->metric};
     Py_ssize_t n = 2, at = 0;
     if (!PyDict_CheckExact(call->labels) || PyDict_GET_SIZE(call->labels) > MOST_LABELS)
         return NULL;
-    while (PyDict_Next(call->labels, &at, &texts[n], &texts[n + 1]))
+    while (PyDict_Next(call->labels, &at, &values[n], &values[n + 1]))
         n += 2;
-    return n == 2 ? find(self, call->category, call->metric) : find_set(&self->sets, texts, n, kinds);
+    return n == 2 ? find(self, call->category, call->metric) : find_set(&self->sets, values, n, kinds);
 }
 
 /* Do as `find_called`, in whatever form the call is. */
@@ -268,6 +268,15 @@ CALL(absolute)
     return finish(self, outcome, self->state->str_absolute, args, nargs, kwnames);
 }
 
+CALL(timestamp)
+{
+    Outcome outcome = MISS;
+    Found found = find_called(self, TIMESTAMP, args, nargs, kwnames, self->state->kw_moment);
+    if (LIKELY(found.series != NULL && found.series->kind == TIMESTAMP) && (found.what == NULL || found.what == Py_None))
+        outcome = note_now(found.series);
+    return finish(self, outcome, self->state->str_timestamp, args, nargs, kwnames);
+}
+
 CALL(timing)
 {
     Outcome outcome = MISS;
@@ -322,10 +331,10 @@ CALL(get)
 static PyObject *
 Recorder__find_set(Recorder *self, PyObject *args)
 {
-    PyObject *type, *texts;
-    if (!PyArg_ParseTuple(args, "OO!", &type, &PyTuple_Type, &texts))
+    PyObject *type, *values;
+    if (!PyArg_ParseTuple(args, "OO!", &type, &PyTuple_Type, &values))
         return NULL;
-    Series *series = find_set(&self->sets, PySequence_Fast_ITEMS(texts), PyTuple_GET_SIZE(texts),
+    Series *series = find_set(&self->sets, PySequence_Fast_ITEMS(values), PyTuple_GET_SIZE(values),
                               kind_of((PyTypeObject *)type, self->state));
     return Py_NewRef(series == NULL ? Py_None : (PyObject *)series);
 }
@@ -450,6 +459,9 @@ static PyMethodDef Recorder_methods[] = {
     {"absolute", FUNCTION(Recorder_absolute), FASTCALL,
      PyDoc_STR("absolute($self, /, category, metric, value, *, labels=None)\n--\n\n"
                "Set a gauge, or the total of a counter, to an integer.")},
+    {"timestamp", FUNCTION(Recorder_timestamp), FASTCALL,
+     PyDoc_STR("timestamp($self, /, category, metric, moment=None, *, labels=None)\n--\n\n"
+               "Note a moment: now, or an aware datetime.")},
     {"counter", FUNCTION(Recorder_counter), FASTCALL,
      PyDoc_STR("counter($self, /, category, metric, *, labels=None, labelnames=None)\n--\n\n"
                "Return a handle of a counter, or of a metric with labels.")},

@@ -75,7 +75,7 @@ find_wanted(const Registrar *self, const Series *series, Wanted *wanted)
     wanted->scale = series->kind == HISTOGRAM ? self->plain : NULL;
     wanted->width = width_of(wanted->kind, 0, self->plain);
     if (known == NULL)
-        return mine == NULL && series->kind != OTHER;
+        return mine == NULL && series->kind != TIMESTAMP;
     /* (what this process had declared, family, kind, mode, contributor, label names, scale) */
     PyObject *labelnames = PyTuple_GET_ITEM(known, 5), *scale = PyTuple_GET_ITEM(known, 6);
     if (PyTuple_GET_ITEM(known, 0) != (mine == NULL ? Py_None : mine)

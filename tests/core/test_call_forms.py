@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import pickle
 import random
 import re
+import sys
 import textwrap
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -153,6 +156,118 @@ def test_the_table_of_label_sets_finds_what_was_put_there_and_nothing_else(shmst
     assert [children._find_child(values) for values in everything] == [there.get(values) for values in everything]
     children._drop_child()
     assert not any(children._find_child(values) for values in everything)
+
+
+def test_a_label_value_is_found_as_it_is_given_whatever_its_type(stats: Any) -> None:
+    parent = stats.counter("c", "m", labelnames=("l",))
+    for value in ("1", 1, True, None, "None", 2**63, 1.0, "x" * 300):
+        for _ in range(2):
+            parent.labels(value).incr()
+            stats.incr("c", "m", labels={"l": value})
+    counted = {text: stats.get("c", "m", labels={"l": text}) for text in ("1", "True", "None", str(2**63), "1.0")}
+    assert counted == {"1": 8, "True": 4, "None": 8, str(2**63): 4, "1.0": 4}
+    assert stats.get("c", "m", labels={"l": "x" * 300}) == 4
+    assert parent.labels(1) is parent.labels("1") is parent.labels(l=1)
+    assert parent.labels(1) is not parent.labels(True)
+
+
+def test_a_label_set_that_is_removed_by_its_text_begins_anew_by_its_number(stats: Any) -> None:
+    parent = stats.counter("c", "m", labelnames=("code",))
+    for remove in (lambda: parent.remove("200"), lambda: parent.remove(code=200), lambda: stats.remove("c", "m")):
+        for _ in range(2):
+            parent.labels(200).incr()
+            stats.incr("c", "m", labels={"code": 200})
+        assert stats.get("c", "m", labels={"code": 200}) == 4
+        assert remove() == 1
+        assert stats.get("c", "m", labels={"code": "200"}) == 0
+
+
+@pytest.mark.parametrize("labels", [None, {"host": "a"}, {"host": 1}])
+def test_every_form_of_a_timestamp_notes_the_moment(stats: Any, labels: Any) -> None:
+    noted = functools.partial(stats.get_timestamp, "c", "m", labels=labels)
+    forms = [
+        lambda: stats.timestamp("c", "m", labels=labels),
+        lambda: stats.timestamp("c", metric="m", moment=None, labels=labels),
+        lambda: stats.timestamp("c", "m", None, labels=labels),
+    ]
+    for form in forms * 2:
+        before = datetime.now(UTC)
+        form()
+        assert before <= noted() <= datetime.now(UTC)
+    moment = datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=3)))
+    stats.timestamp("c", "m", moment, labels=labels)
+    assert noted() == moment
+    assert stats.remove("c", "m") == 1
+    assert noted() is None
+    forms[0]()
+    assert noted() >= before
+
+
+def test_what_is_no_timestamp_is_given_no_time_and_a_timestamp_counts_nothing(shmstats: ModuleType, stats: Any) -> None:
+    stats.incr("c", "counter")
+    stats.timestamp("c", "moment")
+    for _ in range(2):
+        with pytest.raises(shmstats.KindError):
+            stats.timestamp("c", "counter")
+        for call in (stats.incr, stats.timing, stats.absolute):
+            with pytest.raises(shmstats.KindError):
+                call("c", "moment", 1)
+    with pytest.raises(TypeError, match="moment must be a datetime"):
+        stats.timestamp("c", "moment", 1)
+
+
+#: What a request would do, by handles that are kept, and by name.
+WARM = {
+    "counts": lambda stats, held: (stats.incr("c", "m"), stats.incr("c", "m", n=-1), stats.decr("c", "m", 2)),
+    "counts of labels": lambda stats, held: (
+        stats.incr("c", "l", labels={"a": "x", "b": 200}),
+        stats.decr("c", "l", n=3, labels={"a": "x", "b": True}),
+        stats.counter("c", "l", labels={"a": "x", "b": None}).incr(n=2),
+    ),
+    "gauges": lambda stats, held: (
+        stats.gauge("c", "g", 1.5),
+        stats.incr("c", "g", 2),
+        stats.gauge("c", "g").incr(n=1),
+    ),
+    "gauges of labels": lambda stats, held: stats.gauge("c", "gl", value=2, labels={"a": "x"}),
+    "absolute": lambda stats, held: (stats.absolute("c", "g", 3), stats.absolute("c", "gl", 4, labels={"a": "x"})),
+    "timings": lambda stats, held: (stats.timing("c", "t", 2), stats.timing("c", "tl", 2.5, labels={"a": 1})),
+    "timestamps": lambda stats, held: (stats.timestamp("c", "w"), stats.timestamp("c", "wl", labels={"a": "x"})),
+    "reads": lambda stats, held: (
+        (stats.incr("c", "m"), held[0].incr(), held[1].set(1)),
+        (stats.get("c", "m"), held[0].value, held[1].value),
+    ),
+    "a counter": lambda stats, held: (held[0].incr(), held[0].incr(3), held[0].incr(n=1), held[0].decr()),
+    "a gauge": lambda stats, held: (held[1].set(2), held[1].incr(0.5), held[1].decr(n=1)),
+    "a histogram": lambda stats, held: held[2].observe(3),
+    "label sets": lambda stats, held: (
+        held[3].labels("x", 200).incr(),
+        held[3].labels(b=False, a="y").incr(n=2),
+    ),
+}
+
+
+def block_of(stats: Any, timer: Any) -> None:
+    with stats.timer("c", "k"), stats.timer("c", "kl", labels={"a": 5}), timer:
+        pass
+
+
+@pytest.mark.parametrize("form", [*WARM, "timers"])
+def test_a_warm_call_in_any_form_runs_no_python(shmstats: ModuleType, stats: Any, form: str) -> None:
+    if shmstats.core.CORE != "C":
+        pytest.skip("that is what the C core is for")
+    names = stats.counter("c", "h"), stats.gauge("c", "i"), stats.histogram("c", "j")
+    held = (*names, stats.counter("c", "p", labelnames=("a", "b")))
+    timer = stats.timer("c", "n")
+    frames: list[str] = []
+    for _ in range(4):
+        frames.clear()
+        sys.setprofile(lambda frame, event, argument: frames.append(frame.f_code.co_name) if event == "call" else None)
+        try:
+            block_of(stats, timer) if form == "timers" else WARM[form](stats, held)
+        finally:
+            sys.setprofile(None)
+    assert frames == ["block_of" if form == "timers" else "<lambda>"]
 
 
 def test_the_table_of_label_sets_is_emptied_at_its_bound(shmstats: ModuleType) -> None:
