@@ -51,25 +51,26 @@ class Timer(Stopwatch):
             raise TypeError(f"function must be callable, not {type(function).__name__} ({function!r:.80})")
         with no_fork():
             import inspect  # only for who decorates: it takes longer than all that times
+        now, report_since = time.monotonic_ns, self._report_since
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def timed_async(*args: Any, **kwargs: Any) -> Any:
-                start = time.monotonic_ns()
+                start = now()
                 try:
                     return await function(*args, **kwargs)
                 finally:
-                    self._report_since(start)
+                    report_since(start)
 
             return timed_async  # type: ignore[return-value]
 
         @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.monotonic_ns()
+            start = now()
             try:
                 return function(*args, **kwargs)
             finally:
-                self._report_since(start)
+                report_since(start)
 
         return timed  # type: ignore[return-value]
 

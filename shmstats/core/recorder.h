@@ -9,6 +9,26 @@ typedef struct {
     Series *series;
 } Shortcut;
 
+/* What user code calls: name, signature, description.
+ *
+ * They are not methods but slots of the object that hold bound functions: where ``stats`` is an imported name, the
+ * compiler of Python 3.11 emits for stats.incr() an attribute access and a call instead of a method call, and to find and
+ * bind a method each time takes longer than to count. */
+#define CALLS(X)                                                                                                       \
+    X(incr, "category, metric, n=1, *, labels=None, exemplar=None", "Add n to a counter.")                             \
+    X(decr, "category, metric, n=1, *, labels=None", "Take n away from a counter.")                                    \
+    X(gauge, "category, metric, value=..., **labels", "Set a gauge, or return a handle where no value is given.")      \
+    X(absolute, "category, metric, value, *, labels=None", "Set a gauge, or the total of a counter, to an integer.")   \
+    X(timing, "category, metric, milliseconds=..., **labels",                                                          \
+      "Take up a duration, or return a handle where none is given.")                                                   \
+    X(timestamp, "category, metric, moment=None, *, labels=None", "Note a moment: now, or an aware datetime.")         \
+    X(timer, "category, metric, *, labels=None", "Return a context manager and decorator that times what it is around.") \
+    X(counter, "category, metric, *, labels=None, labelnames=None",                                                    \
+      "Return a handle of a counter, or of a metric with labels.")                                                     \
+    X(histogram, "category, metric, *, labels=None, labelnames=None",                                                  \
+      "Return a handle of a histogram, or of a metric with labels.")                                                   \
+    X(get, "category, metric, *, labels=None", "Return the value over all workers; 0 where it was never written.")
+
 typedef struct {
     PyObject_HEAD
     State *state;
@@ -16,7 +36,9 @@ typedef struct {
     Shortcut *shortcuts;          /* borrowed from handles */
     LabelSets sets;               /* handles of label sets, by category, metric, names and values as they were given */
     PyObject *timer_type;         /* of what `timer` returns: a subclass of Stopwatch, or NULL */
-    PyObject *incr, *decr, *gauge, *timing; /* the functions below, bound to this object */
+#define FIELD(name, signature, doc) PyObject *name;
+    CALLS(FIELD) /* the functions below, bound to this object */
+#undef FIELD
 } Recorder;
 
 static inline size_t
@@ -73,7 +95,8 @@ find(Recorder *self, PyObject *category, PyObject *metric)
     return series;
 }
 
-static PyMethodDef calls[4];
+/* Have the calls in the slots of a recorder; -1 with an exception set. */
+static int bind_calls(Recorder *self);
 
 static PyObject *
 Recorder_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
@@ -84,11 +107,7 @@ Recorder_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(
     self->state = state_of(type);
     self->handles = PyDict_New();
     self->shortcuts = PyMem_Calloc(SHORTCUTS, sizeof(Shortcut));
-    self->incr = PyCFunction_New(&calls[0], (PyObject *)self);
-    self->decr = PyCFunction_New(&calls[1], (PyObject *)self);
-    self->gauge = PyCFunction_New(&calls[2], (PyObject *)self);
-    self->timing = PyCFunction_New(&calls[3], (PyObject *)self);
-    if (!self->handles || !self->shortcuts || !self->incr || !self->decr || !self->gauge || !self->timing) {
+    if (!self->handles || !self->shortcuts || bind_calls(self) < 0) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
@@ -116,7 +135,9 @@ Recorder_clear_more(Recorder *self)
     clear_sets(&self->sets);
 }
 
-#define RECORDER_REFERENCES(X) X(handles) X(timer_type) X(incr) X(decr) X(gauge) X(timing)
+#define RECORDER_REFERENCES(X)                                                                                         \
+    X(handles) X(timer_type) X(incr) X(decr) X(gauge) X(absolute) X(timing) X(timestamp) X(timer) X(counter)           \
+    X(histogram) X(get)
 COLLECTED_WITH(Recorder, RECORDER_REFERENCES, visit_sets(&self->sets, visit, arg), Recorder_clear_more(self),
                Recorder_last(self))
 
@@ -424,31 +445,28 @@ Recorder_drop(Recorder *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* What user code calls. They are not methods but slots of the object that hold bound functions: where
- * ``stats`` is an imported name, the compiler emits for stats.incr() an attribute access and a call instead
- * of a method call, and to bind a method each time would cost more than to count. */
-static PyMethodDef calls[4] = {
-    {"incr", FUNCTION(Recorder_incr), FASTCALL,
-     PyDoc_STR("incr($self, /, category, metric, n=1, *, labels=None, exemplar=None)\n--\n\nAdd n to a counter.")},
-    {"decr", FUNCTION(Recorder_decr), FASTCALL,
-     PyDoc_STR("decr($self, /, category, metric, n=1, *, labels=None)\n--\n\nTake n away from a counter.")},
-    {"gauge", FUNCTION(Recorder_gauge), FASTCALL,
-     PyDoc_STR("gauge($self, /, category, metric, value=..., **labels)\n--\n\nSet a gauge, or return a handle where no value is given.")},
-    {"timing", FUNCTION(Recorder_timing), FASTCALL,
-     PyDoc_STR("timing($self, /, category, metric, milliseconds=..., **labels)\n--\n\nTake up a duration, or return a handle where none is given.")},
-};
+#define DEFINE(name, signature, doc)                                                                                   \
+    static PyMethodDef name##_call = {#name, FUNCTION(Recorder_##name), FASTCALL,                                      \
+                                      PyDoc_STR(#name "($self, /, " signature ")\n--\n\n" doc)};
+CALLS(DEFINE)
+#undef DEFINE
+
+static int
+bind_calls(Recorder *self)
+{
+#define BIND(name, signature, doc)                                                                                     \
+    if ((self->name = PyCFunction_New(&name##_call, (PyObject *)self)) == NULL)                                        \
+        return -1;
+    CALLS(BIND)
+#undef BIND
+    return 0;
+}
 
 static PyMemberDef Recorder_members[] = {
-    {"incr", T_OBJECT_EX, offsetof(Recorder, incr), READONLY,
-     PyDoc_STR("incr(category, metric, n=1, *, labels=None): add n to a counter.")},
-    {"decr", T_OBJECT_EX, offsetof(Recorder, decr), READONLY,
-     PyDoc_STR("decr(category, metric, n=1, *, labels=None): take n away from a counter.")},
-    {"gauge", T_OBJECT_EX, offsetof(Recorder, gauge), READONLY,
-     PyDoc_STR("gauge(category, metric, value, *, labels=None): set a gauge.\n\n"
-               "gauge(category, metric, *, labels=None, labelnames=None): a handle of one, or of a metric with labels.")},
-    {"timing", T_OBJECT_EX, offsetof(Recorder, timing), READONLY,
-     PyDoc_STR("timing(category, metric, milliseconds, *, labels=None): take up one duration.\n\n"
-               "timing(category, metric, *, labels=None, labelnames=None): a handle of the histogram.")},
+#define MEMBER(name, signature, doc)                                                                                   \
+    {#name, T_OBJECT_EX, offsetof(Recorder, name), READONLY, PyDoc_STR(#name "(" signature "): " doc)},
+    CALLS(MEMBER)
+#undef MEMBER
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -456,24 +474,6 @@ static PyMethodDef Recorder_methods[] = {
     {"_handle", (PyCFunction)Recorder_handle, METH_VARARGS, NULL},
     {"_keep", (PyCFunction)Recorder_keep, METH_O, NULL},
     {"_drop", (PyCFunction)Recorder_drop, METH_VARARGS, NULL},
-    {"absolute", FUNCTION(Recorder_absolute), FASTCALL,
-     PyDoc_STR("absolute($self, /, category, metric, value, *, labels=None)\n--\n\n"
-               "Set a gauge, or the total of a counter, to an integer.")},
-    {"timestamp", FUNCTION(Recorder_timestamp), FASTCALL,
-     PyDoc_STR("timestamp($self, /, category, metric, moment=None, *, labels=None)\n--\n\n"
-               "Note a moment: now, or an aware datetime.")},
-    {"counter", FUNCTION(Recorder_counter), FASTCALL,
-     PyDoc_STR("counter($self, /, category, metric, *, labels=None, labelnames=None)\n--\n\n"
-               "Return a handle of a counter, or of a metric with labels.")},
-    {"histogram", FUNCTION(Recorder_histogram), FASTCALL,
-     PyDoc_STR("histogram($self, /, category, metric, *, labels=None, labelnames=None)\n--\n\n"
-               "Return a handle of a histogram, or of a metric with labels.")},
-    {"timer", FUNCTION(Recorder_timer), FASTCALL,
-     PyDoc_STR("timer($self, /, category, metric, *, labels=None)\n--\n\n"
-               "Return a context manager and decorator that times what it is around.")},
-    {"get", FUNCTION(Recorder_get), FASTCALL,
-     PyDoc_STR("get($self, /, category, metric, *, labels=None)\n--\n\n"
-               "Return the value over all workers; 0 where it was never written.")},
     POSITIONAL(Recorder, _find_set),
     POSITIONAL(Recorder, _keep_set),
     NO_ARGUMENTS(Recorder, _drop_sets),
