@@ -138,6 +138,11 @@ def no_fork() -> Iterator[None]:
         yield
 
 
+def is_importing() -> bool:
+    """Tell whether the calling thread, or one that its signal handler has interrupted, is inside of `no_fork`."""
+    return bool(_forking._is_owned())  # type: ignore[attr-defined]
+
+
 def before() -> None:
     """Have the background threads be still. They are not waited for where they take long."""
     _forking.acquire()

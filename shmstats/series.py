@@ -14,10 +14,10 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from .bounds import Bounds
-from .frozen import Frozen
+from .frozen import Frozen, NamedTuple
 
 #: Units of histograms of times, which are kept in ms.
 TIME_UNITS = frozenset({"", "seconds", "milliseconds", "ms"})

@@ -12,9 +12,9 @@ import time
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from . import native
+from .frozen import NamedTuple
 
 #: How old storage figures may be, in seconds, where they are quickly had.
 MAX_AGE = 10.0

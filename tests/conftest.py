@@ -153,7 +153,8 @@ def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
     _put_modules(_packages.get(core, {}))
     package = importlib.import_module("shmstats")
     registry = importlib.import_module("shmstats.registry")
-    importlib.import_module("shmstats.snapshot")
+    for late in ("snapshot", "reading.reader", "block.declaring", "block.restoring"):
+        importlib.import_module(f"shmstats.{late}")
     assert package.core.CORE == core
     package.stats = registry.stats = registry.Registry()
     package.init, package.close = package.stats.init, package.stats.close
@@ -185,7 +186,9 @@ def attach(shmstats: ModuleType, data: Path) -> Iterator[Callable[..., Any]]:
     blocks = []
 
     def attach(capacity: int = 256, max_workers: int = 4, **more: Any) -> Any:
-        block = shmstats.reading.AttachedBlock.attach(more.pop("directory", data), capacity, max_workers, **more)
+        block = shmstats.reading.attached.AttachedBlock.attach(
+            more.pop("directory", data), capacity, max_workers, **more
+        )
         blocks.append(block)
         return block
 

@@ -740,7 +740,9 @@ def test_who_shares_a_row_with_a_dead_worker_does_not_undo_what_another_has_begu
     """Two look whose the contribution is, and find nobody; the second to write must not begin at 0 again."""
     series = shmstats.series
     block = attach(max_workers=1)
-    shmstats.block.declare(block, "g", "open", series.Declaration(series.Kind.GAUGE, mode=series.Mode.LIVESUM))
+    shmstats.block.declaring.declare(
+        block, "g", "open", series.Declaration(series.Kind.GAUGE, mode=series.Mode.LIVESUM)
+    )
     record = block.find_or_add(b"g\0open", series.Kind.GAUGE)
     row, cells, generation = block.row_for(record), block.cells, block.cells.generation
     one, other, dead = 11, 12, 13

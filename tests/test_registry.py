@@ -943,7 +943,7 @@ def test_what_is_counted_while_the_last_one_saves_is_not_lost(
         handle.incr()
         stats.incr("c", "n")
 
-    monkeypatch.setattr(shmstats.attachment.saver.store, "save", save_and_be_interrupted)
+    monkeypatch.setattr(shmstats.snapshot, "save", save_and_be_interrupted)
     shmstats.close()
     monkeypatch.undo()
     assert stats.snapshot() == {"c": {"m": 2, "n": 2}}

@@ -67,7 +67,7 @@ def block() -> Target:
     from shmstats.block.validate import OF_CONTENTS, check_layout, find_damage
     from shmstats.block.workers import WorkerTable
     from shmstats.export import FORMATS, View
-    from shmstats.reading import BlockReader
+    from shmstats.reading.reader import BlockReader
 
     damage, formats = _Damage(), list(FORMATS.values())
     damage.registry.close()

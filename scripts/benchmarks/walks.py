@@ -89,13 +89,18 @@ def walk(operation: Callable[[], object]) -> Walk:
 
 
 def walks(data: Path) -> dict[str, Walk]:
-    """Walk every way once, in a process that has counted nothing yet.
+    """Walk every way once, in a process that has imported what it needs: that is no part of a way.
 
     Args:
         data: an empty directory for the data.
     """
     # Whether a page has to wait for a save is a matter of time; the save is walked by itself.
     configuration = {"path": {"data": str(data)}, "stats": {"durable_exposition": False}}
+    for _ in range(2):
+        before = Registry()
+        before.init({"path": {"data": str(data / "before")}})
+        before.incr("a", "before")
+        before.close()
     found = {"attach": walk(lambda: shmstats.init(configuration))}
     counter, labelled = stats.counter("a", "bound"), stats.counter("a", "labelled", labelnames=("method",))
     stats.declare("a", "declared", kind="counter", labelnames=("method",))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from shmstats import snapshot
-from shmstats.reading import read_only
+from shmstats.reading.reader import read_only
 
 from .servers import ServerStorm
 from .storm import Tally, remove_block

@@ -21,7 +21,7 @@ from shmstats.block.segment import ReadOnlySegment
 from shmstats.block.validate import check_layout
 from shmstats.core import NameIndex
 from shmstats.layout import DELETED, LIVE, NAME, REMOVED
-from shmstats.reading import read_only
+from shmstats.reading.reader import read_only
 from shmstats.series import Distribution, Snapshot
 
 from .ledger import STREAMS, Notes

@@ -11,30 +11,30 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from .. import lifecycle, native
-from ..block import BlockError, BlockFullError, Change, declare
+from ..block import BlockError, BlockFullError
 from ..block.declarations import Definition
-from ..block.lock import held_guard, process_guard, tell
+from ..block.lock import held_guard, importing, process_guard, tell
 from ..block.outdated import remove_outdated
 from ..config import Settings
 from ..core import Registrar
-from ..debug.processes import memory
-from ..debug.stacks import stacks
 from ..once import Once
-from ..reading import AttachedBlock
+from ..reading.attached import AttachedBlock
 from ..series import Declaration, Snapshot
 from .agent import RETRY_SECONDS, Agent, Task
-from .buffer import Buffer
 from .deferring import deferred
-from .moving import move
 from .own_metrics import OPERATIONS_DROPPED, add_to_own, note_held, register_own
 from .peers import remove_stale, socket_path
-from .restoring import fill
 from .saver import Saver
+
+if TYPE_CHECKING:
+    from ..block.declaring import Change
+    from .buffer import Buffer
 
 _RETRY_SECONDS = 1.0
 
@@ -81,7 +81,7 @@ class Attachment:
         self._declared = {} if declared is None else declared
         self._direct = True
         self._no_thread_until = 0.0
-        self._answers: dict[str, Callable[[], Any]] = {"stacks": stacks, "memory": memory}
+        self._answers: dict[str, Callable[[], Any]] = {"stacks": _stacks, "memory": _memory}
         lifecycle.tell_of_forks(lifecycle.Stage.BLOCKS, self)
         lifecycle.tell_of_exit(lifecycle.Stage.BLOCKS, self)
 
@@ -180,6 +180,8 @@ class Attachment:
         try:
             block = self._attach()
             process_guard().defer(self._start_agent)
+            with importing():
+                from .moving import move
             move(carried, block)
         except (BlockError, OSError) as error:
             tell(f"what was counted in a block whose file was removed is lost: {error}")
@@ -244,6 +246,8 @@ class Attachment:
                     with block.exclusive():
                         remove_stale(block.name, {worker.slot for worker in block.workers.live()})
                 if not stats.no_buffer:
+                    with importing():
+                        from .buffer import Buffer
                     self._buffer = Buffer.of(block, stats.buffer_size, self._flush_or_tell)
         except BaseException:
             self._buffer = None
@@ -279,14 +283,16 @@ class Attachment:
         """Fill a block that was just made from the saved snapshot."""
         register_own(block, not self._settings.stats.no_buffer, self._log_once)
         if self._settings.stats.persist:
-            self._dropped += fill(block, block.identity.directory, tell)
+            self._dropped += _restoring().fill(block, block.identity.directory, tell)
 
     def _declare(self, block: AttachedBlock, category: str, metric: str) -> Change | None:
         """Declare what this process says of a metric; where there is no room that is logged, as is what changes."""
         definition = self._declared[category, metric]
         try:
             with block.damage_named():
-                change = declare(block, category, metric, definition.declared, definition.moment)
+                change: Change | None = _declaring().declare(
+                    block, category, metric, definition.declared, definition.moment
+                )
         except BlockFullError as error:
             self._log_once(f"metric {metric!r} of category {category!r} cannot be declared: {error}")
             return None
@@ -380,6 +386,32 @@ def tell_change(category: str, metric: str, change: Change) -> None:
     if change.outdated:
         text += f", and the {change.outdated} series of that are not shown any more"
     tell(text, logging.WARNING)
+
+
+@cache
+def _restoring() -> ModuleType:
+    with importing():
+        from . import restoring
+    return restoring
+
+
+@cache
+def _declaring() -> ModuleType:
+    with importing():
+        from ..block import declaring
+    return declaring
+
+
+def _stacks() -> Any:
+    with lifecycle.no_fork():
+        from ..debug.stacks import stacks
+    return stacks()
+
+
+def _memory() -> Any:
+    with lifecycle.no_fork():
+        from ..debug.processes import memory
+    return memory()
 
 
 def _finish(saver: Saver | None, block: AttachedBlock) -> None:

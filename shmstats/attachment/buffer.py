@@ -16,7 +16,7 @@ from ..block.keys import encode_key
 from ..block.records import Record
 from ..core import Cells, Series
 from ..layout import minimum_of
-from ..reading import AttachedBlock
+from ..reading.attached import AttachedBlock
 from ..series import Kind
 from .own_metrics import FLUSH, FLUSHES, OWN
 

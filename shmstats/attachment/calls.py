@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from .. import lifecycle
 from ..block import BlockFullError, DeclarationError, KindError, SeriesLimitError
 from ..block.errors import OF_LEAVING
-from ..reading import AttachedBlock
+from ..reading.attached import AttachedBlock
 from .attachment import Attachment
 from .deferring import deferred
 
@@ -98,6 +98,11 @@ def _pass_on(retired: Attachment, method: str, *arguments: Any, **named: Any) ->
         getattr(retired.successor, method)(*arguments, **named)
 
 
+def _is_becoming_readable(block: AttachedBlock) -> bool:
+    """Tell whether this is a signal handler in the middle of the import of what reads."""
+    return "reader" not in block.__dict__ and lifecycle.is_importing()
+
+
 def question(
     nothing: _Result,
 ) -> Callable[
@@ -121,7 +126,7 @@ def question(
             lifecycle.notice_fork()
             while True:
                 block = self._attached()
-                if block is None:
+                if block is None or _is_becoming_readable(block):
                     successor: Any = self.successor
                     return nothing if successor is None else getattr(successor, ask.__name__)(*arguments, **named)
                 try:

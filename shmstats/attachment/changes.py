@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from ..block import Change, Record, give_way
+from typing import TYPE_CHECKING
+
+from ..block import Record
 from ..block.declarations import Definition
 from ..block.keys import encode_key
+from ..block.lock import importing
 from ..block.records import CARRIED
 from ..exemplars import read_exemplars
-from ..reading import AttachedBlock
+from ..reading.attached import AttachedBlock
 from ..series import INFO, Declaration, Kind, Labels
 from .attachment import Attachment, tell_change
 from .calls import is_left, question
 from .deferring import deferred
+
+if TYPE_CHECKING:
+    from ..block.declaring import Change
 
 _NO_CHANGE: Change | None = None
 
@@ -56,6 +62,8 @@ class Changes(Attachment):
 
     @question(_NO_CHANGE)
     def _give_way(self, block: AttachedBlock, category: str, metric: str, rivals: list[str]) -> Change | None:
+        with importing():
+            from ..block.declaring import give_way
         return give_way(block, category, metric, self._declared[category, metric], rivals)
 
     def remove(self, category: str, metric: str | None, labels: Labels | None = None) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from .. import native
 from ..config import Settings
 from ..once import Once
-from ..reading import AttachedBlock
+from ..reading.attached import AttachedBlock
 from ..series import Snapshot
 
 log = logging.getLogger("shmstats")

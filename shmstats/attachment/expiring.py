@@ -11,7 +11,7 @@ import time
 from ..block import Record
 from ..block.keys import OVERFLOW, encode_key
 from ..config import Settings
-from ..reading import AttachedBlock
+from ..reading.attached import AttachedBlock
 from ..series import Kind, Labels, Name, Snapshot, Value
 from .moving import add_value
 

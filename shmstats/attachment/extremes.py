@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from ..block import Record
 from ..block.stripes import SHARED_ROW
-from ..reading import AttachedBlock
-from ..reading.gauges import Contribution
+from ..reading.attached import AttachedBlock
 from ..series import Mode
+
+if TYPE_CHECKING:
+    from ..reading.gauges import Contribution
 
 #: Signs what all dead workers together had, in the row that all share. No worker has it: the pid would be 0.
 _DEAD = 1
@@ -25,7 +28,7 @@ def keep_of_dead(block: AttachedBlock, record: Record, row: int) -> None:
     if not any(found.row == row and found.signature != block.worker.signature for found in _found(block, record)):
         return
     with block.exclusive():
-        living = {worker.signature for worker in block.reader.workers.live()}
+        living = {worker.signature for worker in block.workers.live()}
         kept = [found for found in _found(block, record) if found.row in (row, SHARED_ROW)]
         values = [found.value for found in kept if found.signature not in living and not math.isnan(found.value)]
         if values and block.space.reserve_cells(SHARED_ROW, record.cell, record.width):

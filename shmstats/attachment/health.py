@@ -9,7 +9,7 @@ from typing import Any
 from .._version import __version__
 from ..block import Worker
 from ..core import CORE
-from ..reading import BlockReader
+from ..reading.reader import BlockReader
 from ..series import Snapshot
 from .beats import is_listening
 from .own_metrics import OPERATIONS_DROPPED, OWN

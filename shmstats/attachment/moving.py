@@ -11,7 +11,7 @@ from ..block.keys import encode_key
 from ..block.rebucketing import carry
 from ..block.stripes import SHARED_ROW
 from ..layout import INT64_MAX, INT64_MIN
-from ..reading import AttachedBlock
+from ..reading.attached import AttachedBlock
 from ..series import Distribution, Kind, Mode, Name, Snapshot, Value
 
 

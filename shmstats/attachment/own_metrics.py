@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..block import BlockFullError
 from ..block.keys import encode_key
-from ..reading import AttachedBlock
+from ..reading.attached import AttachedBlock
 from ..series import Kind
 
 #: The category of what the library counts about itself.
@@ -54,5 +54,5 @@ def note_held(block: AttachedBlock) -> None:
     """Set the gauge of the operations that all workers hold, for readers that do not attach."""
     record = block.names.find(encode_key(OWN, OPERATIONS_HELD))
     if record is not None:
-        held = sum(worker.held for worker in block.reader.workers.live())
+        held = sum(worker.held for worker in block.workers.live())
         block.cells.set_gauge(block.row_for(record), record.cell, held, block.cells.generation)

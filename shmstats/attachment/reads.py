@@ -9,7 +9,7 @@ from ..block import Record
 from ..block.declarations import digest
 from ..block.keys import encode_key
 from ..block.outdated import counted_under
-from ..reading import AttachedBlock
+from ..reading.attached import AttachedBlock
 from ..series import Kind, Labels, Snapshot, Value
 from .attachment import Attachment
 from .calls import question

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .. import snapshot as store
-from ..block import BlockFullError, declare, restore
+from ..block import BlockFullError
+from ..block.declaring import declare
 from ..block.keys import decode_key, encode_key
-from ..reading import AttachedBlock
+from ..block.restoring import restore
+from ..reading.attached import AttachedBlock
 from ..series import Declaration
 from .own_metrics import OPERATIONS_HELD, OWN
 

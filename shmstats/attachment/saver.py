@@ -15,17 +15,21 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .. import lifecycle, native
-from .. import snapshot as store
 from ..block import BlockError
 from ..block.errors import OF_LEAVING
+from ..block.identity import stats_directory
 from ..block.layout import SAVER
+from ..block.lock import importing
 from ..block.outdated import remove_outdated
 from ..config import Settings
 from ..once import Once
-from ..reading import AttachedBlock
+from ..reading.attached import AttachedBlock
 from ..series import Snapshot
 from .beats import Watch
 from .duties import Duty, DutyThread, ExposingDuty, finish_all, make_duties, stop_all
@@ -69,7 +73,7 @@ class Saver:
         self._block = block
         self._locks = block.locks
         self._settings = settings
-        self._directory = store.stats_directory(block.identity.directory)
+        self._directory = stats_directory(block.identity.directory)
         self._interval = settings.stats.snapshot_interval_ms / 1000
         self.look_interval = self._interval / _LOOKS
         self._tell = tell
@@ -101,7 +105,7 @@ class Saver:
                 return
             if self.elected:
                 self._locks.try_lock(SAVER)
-                self._watch.look(self._block.name, self._block.reader.workers.live())
+                self._watch.look(self._block.name, self._block.workers.live())
                 if self._thread is None or not self._thread.lives:
                     self._begin()
             elif self._is_vacant():
@@ -162,7 +166,7 @@ class Saver:
         wake, due = self._wake, self._began + self._interval
         try:
             self._start_duties()
-            store.remove_stale(self._directory)
+            snapshots().remove_stale(self._directory)
             while not wake.acquire(timeout=max(due - time.monotonic(), 0.0)) and self.elected:
                 self._block.header.saver_heartbeat = _now()
                 if self._settings.stats.persist:
@@ -243,7 +247,7 @@ class Saver:
             self._note_saved(saved[0], begun)
             return snapshot
         ticket = self._draw_ticket()
-        written = store.write(self._directory, snapshot)
+        written = snapshots().write(self._directory, snapshot)
         try:
             if self._stopped:
                 return None
@@ -270,8 +274,8 @@ class Saver:
         block = self._block
         snapshot = block.reader.read()
         if self._settings.stats.persist:
-            store.remove_stale(self._directory)
-            store.save(self._directory, snapshot)
+            snapshots().remove_stale(self._directory)
+            snapshots().save(self._directory, snapshot)
         finish_all(self._made_duties(), block, snapshot)
 
     def stop(self, wait: bool = True) -> None:
@@ -297,7 +301,8 @@ class Saver:
         """Tell whether nothing has changed since this process saved, and nobody else has saved since."""
         if saved[0] != self._block.header.saved_ticket or saved[1] != snapshot:
             return False
-        return (self._directory / store.FILE).exists()
+        file: Path = self._directory / snapshots().FILE
+        return file.exists()
 
     def _note_saved(self, ticket: int, begun: int) -> None:
         """Note that a snapshot is on the disk, and what was counted before a ticket with it."""
@@ -398,11 +403,20 @@ class Saver:
             return snapshot
         if self._saved is not None and self._saved[0] == durable:
             return self._saved[1]
-        file = store.FILE if header.saved_ticket == durable else store.PREVIOUS
+        file = snapshots().FILE if header.saved_ticket == durable else snapshots().PREVIOUS
         try:
-            return store.load(self._directory / file)
-        except (OSError, store.SnapshotError):
+            saved: Snapshot = snapshots().load(self._directory / file)
+        except (OSError, snapshots().SnapshotError):
             return Snapshot((), ())
+        return saved
+
+
+@cache
+def snapshots() -> ModuleType:
+    """Return what has the files of snapshots: a process that neither saves nor restores does not import it."""
+    with importing():
+        from .. import snapshot
+    return snapshot
 
 
 def _now() -> int:

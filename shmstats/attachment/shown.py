@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ..block import KindError
 from ..block.keys import encode_key
-from ..reading import AttachedBlock
+from ..reading.attached import AttachedBlock
 from ..series import Kind, Labels
 from .attachment import Attachment
 from .calls import operation

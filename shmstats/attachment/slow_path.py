@@ -11,17 +11,15 @@ from collections.abc import Callable
 from ..block import KindError, Record, SeriesLimitError
 from ..block.declarations import Definition
 from ..block.keys import OVERFLOW, decode_key, encode_key, overflow_key
-from ..block.lock import process_guard
+from ..block.lock import importing, process_guard
 from ..block.outdated import counted_under, refuse_shown
-from ..block.rebucketing import mark_carried
 from ..bounds import Bounds, buckets_of, rebucketed, scale_of, stay_exact
 from ..core import Counter, Gauge, Histogram, Series
 from ..layout import INT64_MAX, INT64_MIN
-from ..reading import AttachedBlock
+from ..reading.attached import AttachedBlock
 from ..series import Distribution, Kind, Mode
 from .calls import operation, retried
 from .changes import Changes
-from .extremes import keep_of_dead
 from .own_metrics import OWN, add_to_own
 from .reads import Reads
 from .shown import Shown
@@ -130,6 +128,8 @@ class SharedProvider(Reads, Changes, Shown):
         """
         _, record, its_bounds = self._histogram(block, series)
         if not stay_exact(distribution.buckets, bounds, its_bounds):
+            with importing():
+                from ..block.rebucketing import mark_carried
             with block.exclusive():
                 if block.cells.generation != generation:
                     return False
@@ -250,7 +250,7 @@ class SharedProvider(Reads, Changes, Shown):
         if record.mode in (Mode.LAST, Mode.SUM):  # what the dead have left of a plain sum is added to
             return block.cells.add_gauge(row, record.cell, n, generation, by)
         seen = block.cells.load(row, record.cell + 2)
-        anew = not any(worker.signature == seen for worker in block.reader.workers.live())
+        anew = not any(worker.signature == seen for worker in block.workers.live())
         return block.cells.add_gauge(row, record.cell, n, generation, by, seen, anew)
 
     def _bind_gauge(
@@ -260,6 +260,8 @@ class SharedProvider(Reads, Changes, Shown):
         row = block.row_for(record)
         by = _contributor(block, record.mode)
         if record.mode in (Mode.MIN, Mode.MAX):
+            with importing():
+                from .extremes import keep_of_dead
             keep_of_dead(block, record, row)
         if isinstance(series, Gauge):
             series._bind(block.cells, row, record.cell, record.width, generation, False, b"", by)

@@ -6,26 +6,19 @@ whether a block can be used, ``space`` has memory behind it, ``attaching`` and `
 """
 
 from .block import Block
-from .declaring import Change, declare, give_way
 from .errors import BlockError, BlockFullError, DeclarationError, KindError, SeriesLimitError
 from .identity import identify
 from .records import Record
-from .restoring import Packed, restore
 from .workers import Worker
 
 __all__ = [
     "Block",
     "BlockError",
     "BlockFullError",
-    "Change",
     "DeclarationError",
     "KindError",
-    "Packed",
     "Record",
     "SeriesLimitError",
     "Worker",
-    "declare",
-    "give_way",
     "identify",
-    "restore",
 ]

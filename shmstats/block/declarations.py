@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from typing import NamedTuple
 
 from ..bounds import DEFAULT_BOUNDS, Exponential, from_json, to_json
+from ..frozen import NamedTuple
 from ..hashing import blake2b
 from ..series import TIME_UNITS, Declaration, Kind, Mode
 

@@ -7,8 +7,8 @@ aside (`shmstats.block.outdated`), so no declaration can stop a process or a pag
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
 
+from ..frozen import NamedTuple
 from ..series import Declaration
 from .block import Block
 from .declarations import Definition, describe, encode_definition, fits

@@ -13,9 +13,9 @@ import pwd
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from ..core import time_of_birth
+from ..frozen import NamedTuple
 from ..hashing import blake2b
 from ..once import Once
 from ..proc import there_is_proc
@@ -144,6 +144,11 @@ def identify(directory: Path, make: bool = False) -> Identity:
             os.utime(resolved, ns=(found.st_atime_ns, found.st_mtime_ns))
             return identify(directory)
     return identity
+
+
+def stats_directory(data: Path) -> Path:
+    """Return where the statistics of a data directory are saved."""
+    return data / "stats"
 
 
 def make_directory(directory: Path) -> None:

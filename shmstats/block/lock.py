@@ -22,7 +22,8 @@ import os
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -280,6 +281,13 @@ lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, guards)
 def process_guard() -> Guard:
     """Return the one guard of this process."""
     return guards.current
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import within a function: another thread's fork waits, and what a signal handler counts."""
+    with process_guard(), lifecycle.no_fork():
+        yield
 
 
 def tell(text: str, level: int = logging.ERROR) -> None:

@@ -7,8 +7,8 @@ takes it that they are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
+from ..frozen import NamedTuple
 from ..layout import LIVE
 from ..series import Declaration
 from .declarations import decode_definition, digest

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import compress
-from typing import NamedTuple
 
 from ..bounds import DEFAULT_BOUNDS
+from ..frozen import NamedTuple
 from ..layout import COUNTER_WIDTH, LIVE, NAME, PAGE
 from ..series import Declaration, Kind, Mode
 from .errors import DamagedBlockError

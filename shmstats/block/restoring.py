@@ -10,8 +10,8 @@ from array import array
 from collections.abc import Container, Iterable, Sequence
 from itertools import compress
 from operator import lt
-from typing import NamedTuple
 
+from ..frozen import NamedTuple
 from ..layout import CELL, NAME
 from ..series import Distribution, Kind, Name, Value
 from .block import Block

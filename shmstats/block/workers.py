@@ -17,8 +17,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from ..frozen import NamedTuple
 from ..layout import PAGE, owner_word
 from ..proc import ProcessUse, there_is_proc
 from .errors import BlockError

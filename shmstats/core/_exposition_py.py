@@ -6,8 +6,8 @@ import re
 import struct
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import NamedTuple
 
+from ..frozen import NamedTuple
 from ..layout import INT64_MAX, NAME, minimum_of
 
 #: Text before the category of each line, text behind it, and before the category of a line with the time of creation

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..history.overview import Overview
-from ..reading import BlockReader
 from ..reading.groups import CounterGroups
+from ..reading.reader import BlockReader
 from ..reading.requests import Served
 from ..reading.totals import Brief, brief, briefs_at
 from ..series import Distribution, Kind, Name, Snapshot, Value, items_at, series_text

@@ -20,7 +20,7 @@ from typing import Any
 from ..lately import Lately
 from ..lifecycle import no_fork
 from ..proc import ProcessUse, uses_of
-from ..reading import BlockReader
+from ..reading.reader import BlockReader
 
 
 def system_figures(pids: Iterable[int], uptime: float) -> dict[str, int | float]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+
+from ..frozen import NamedTuple
 
 
 class Escaping(NamedTuple):

@@ -6,7 +6,6 @@ To add one, write a module with a function that makes bytes of a `Snapshot` and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from shmstats.export import prometheus, protobuf
 from shmstats.export.documents import json_document
@@ -14,6 +13,7 @@ from shmstats.export.spreadsheet import csv_table
 from shmstats.export.structured import structured_json
 from shmstats.export.table import text_table
 from shmstats.export.view import View
+from shmstats.frozen import NamedTuple
 from shmstats.series import Snapshot
 
 

@@ -58,11 +58,11 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from enum import Enum
-from typing import NamedTuple
 
 from shmstats._version import __version__
 from shmstats.core import CORE
 from shmstats.export.escaping import ESCAPINGS
+from shmstats.frozen import NamedTuple
 from shmstats.series import INFO, STATE, TIME_UNITS, Kind, Labels, Name, is_label_name, label_text
 
 

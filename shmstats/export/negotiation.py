@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from shmstats.export.escaping import ESCAPINGS
 from shmstats.export.formats import DEFAULT, FORMATS, Format
+from shmstats.frozen import NamedTuple
 
 
 class Choice(NamedTuple):

@@ -12,10 +12,11 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from shmstats.export.naming import SYSTEM_FIGURES, ExposedFamily, ExposedSeries, Namer
 from shmstats.export.view import View
+from shmstats.frozen import NamedTuple
 from shmstats.lazy import lazy_property
 from shmstats.series import FOREIGN, Kind, Labels, Name, Snapshot
 

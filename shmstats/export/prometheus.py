@@ -31,7 +31,7 @@ from shmstats.export.page import Member, Page, Pages
 from shmstats.export.skeleton import ESCAPINGS as QUICK_ESCAPINGS
 from shmstats.export.skeleton import Skeletons
 from shmstats.export.view import PLAIN, View
-from shmstats.reading import BlockSnapshot
+from shmstats.reading.totals import BlockSnapshot
 from shmstats.series import Distribution, Kind, Labels, Name, Snapshot, label_text, quoted
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from shmstats.bounds import Bounds, Exponential, shown_in_text
 from shmstats.export.exemplars import placed
@@ -19,6 +19,7 @@ from shmstats.export.naming import ExposedFamily, Type, is_time
 from shmstats.export.page import Member, Page, Pages
 from shmstats.export.prometheus import bound_text, text_limits
 from shmstats.export.view import PLAIN, View
+from shmstats.frozen import NamedTuple
 from shmstats.series import Distribution, Exemplar, Kind, Name, Snapshot
 
 CONTENT_TYPE = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"

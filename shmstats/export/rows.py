@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
+from shmstats.frozen import NamedTuple
 from shmstats.series import Kind, Labels, Name, Snapshot, Value, label_text
 
 #: The worker of a row that holds the value over all workers.

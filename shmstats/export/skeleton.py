@@ -11,15 +11,16 @@ import itertools
 import struct
 from array import array
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from shmstats.core import fill_text, plan_text
 from shmstats.export.naming import ExposedFamily, ExposedSeries, Namer
 from shmstats.export.page import Member, names_of_samples, system_values
 from shmstats.export.view import View
+from shmstats.frozen import NamedTuple
 from shmstats.lazy import lazy_property
-from shmstats.reading import BlockSnapshot
 from shmstats.reading.histograms import BEFORE_BUCKETS
+from shmstats.reading.totals import BlockSnapshot
 from shmstats.series import STATE, Kind, Labels, Name
 
 #: Spellings of names that leave the text of labels as it is.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from shmstats.config import PrometheusSettings
+from shmstats.frozen import NamedTuple
 from shmstats.series import Labels
 
 

@@ -31,11 +31,11 @@ import os
 import time
 from array import array
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 from ..descriptors import open_file
-from ..frozen import Frozen
+from ..frozen import Frozen, NamedTuple
 from ..layout import Structure
 from ..snapshot import make_private
 

@@ -12,8 +12,9 @@ from array import array
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
+from ..frozen import NamedTuple
 from ..series import Distribution, Kind, Labels, Name, Value, items_at
 from .ring import COLUMNS
 

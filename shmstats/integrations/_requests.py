@@ -11,11 +11,12 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import registry as registries
 from ..block.keys import MAX_TEXT_BYTES, check_text
 from ..checks import RESERVED, check_buckets
+from ..frozen import NamedTuple
 from ._arguments import check_own_labels, split_excluded
 from ._failures import Failures
 from ._request_metrics import RequestMetrics

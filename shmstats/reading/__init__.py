@@ -1,7 +1,1 @@
-"""Everything that only reads a block: it writes nothing to it, and waits for no lock."""
-
-from .attached import AttachedBlock
-from .reader import BlockReader, Usage, read_only
-from .totals import BlockSnapshot
-
-__all__ = ["AttachedBlock", "BlockReader", "BlockSnapshot", "Usage", "read_only"]
+"""Reading: values of names over all workers, and all of them together."""

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import TYPE_CHECKING
+
 from ..block import Block
+from ..block.lock import importing
 from ..lazy import lazy_property
-from .reader import BlockReader
+
+if TYPE_CHECKING:
+    from .reader import BlockReader
 
 
 class AttachedBlock(Block):
@@ -12,14 +18,15 @@ class AttachedBlock(Block):
 
     @lazy_property
     def reader(self) -> BlockReader:
-        """What reads values; a process that only counts has none.
+        """What reads values; a process that only counts has none, and imports none.
 
         Raises:
             ValueError: the block was left.
         """
+        make = _reader_type()
         if self.is_left:
             raise ValueError("the block was left")
-        return BlockReader(self._buf, self.layout, self.workers)
+        return make(self._buf, self.layout, self.workers)
 
     def abandon(self) -> None:
         """Let go of the memory without a word to the others."""
@@ -28,3 +35,10 @@ class AttachedBlock(Block):
         if reader is not None:
             reader.close()
         super().abandon()
+
+
+@cache
+def _reader_type() -> type[BlockReader]:
+    with importing():
+        from .reader import BlockReader
+    return BlockReader

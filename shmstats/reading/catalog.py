@@ -398,7 +398,7 @@ def _names_of(
             bounds = bounds or DEFAULT_BOUNDS
         monotonic, carried = flags & MONOTONIC == MONOTONIC, flags & CARRIED == CARRIED
         what = _KINDS[kind], labels, monotonic, bounds, help_, unit, _MODES[mode], created, shown, carried
-        names.append(Name(category, metric, *what))
+        names.append(Name._make((category, metric, *what)))
     return names
 
 

@@ -9,8 +9,8 @@ import math
 import sys
 from array import array
 from collections.abc import Iterable
-from typing import NamedTuple
 
+from ..frozen import NamedTuple
 from ..series import Mode, Name, Value
 from .columns import Columns, saturated
 

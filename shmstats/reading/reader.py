@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from ..block.errors import DamagedBlockError
 from ..block.header import Header, read_header
@@ -22,6 +21,7 @@ from ..block.segment import ReadOnlySegment
 from ..block.validate import check_layout, find_damage
 from ..block.workers import Worker, WorkerTable
 from ..exemplars import read_exemplars
+from ..frozen import NamedTuple
 from ..lately import Lately
 from ..layout import COUNTER_WIDTH, NAME, PAGE
 from ..series import FOREIGN, Declaration, Exemplar, Kind, Name, Snapshot, Value

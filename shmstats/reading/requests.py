@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from ..block.layout import WORKER, Layout
 from ..block.workers import Worker
+from ..frozen import NamedTuple
 from ..layout import REQUEST, REQUESTS_PER_WORKER
 from ..looks import is_look
 

@@ -6,9 +6,9 @@ import struct
 from array import array
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import NamedTuple
 
 from ..core import add_histograms, clear_locks, text_buckets
+from ..frozen import NamedTuple
 from ..layout import minimum_of
 from ..series import Deferred, Distribution, Kind, Name, Snapshot, Value, items_at
 from .catalog import Catalog

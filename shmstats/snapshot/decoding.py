@@ -11,10 +11,10 @@ import math
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..block import Packed
 from ..block.keys import check_text, encode_key
+from ..block.restoring import Packed
 from ..bounds import (
     DEFAULT_BOUNDS,
     DEFAULT_BOUNDS_OF_UNIT,
@@ -25,6 +25,7 @@ from ..bounds import (
     stay_exact,
 )
 from ..core import pack_series
+from ..frozen import NamedTuple
 from ..layout import INT64_MAX, INT64_MIN
 from ..series import TIME_UNITS, Declaration, Deferred, Distribution, Kind, Labels, Name, Snapshot, Value
 from .format import SnapshotError, checked

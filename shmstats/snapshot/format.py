@@ -25,16 +25,16 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..block.records import CARRIED
 from ..bounds import Bounds, to_json
 from ..core import fill_text, plan_save
+from ..frozen import NamedTuple
 from ..hashing import blake2b
 from ..layout import NAME
-from ..reading import BlockSnapshot
 from ..reading.catalog import Catalog
-from ..reading.totals import Totals
+from ..reading.totals import BlockSnapshot, Totals
 from ..series import Distribution, Kind, Mode, Name, Snapshot
 
 VERSION = 3

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
+from ..block.identity import stats_directory as stats_directory
 from ..descriptors import above_standard, open_file, read_file
 from ..series import Snapshot
 from .decoding import Saved, decode
@@ -37,11 +38,6 @@ _needed: set[Path] = set()
 
 #: Seconds after which a file that nobody has written to is a dead maker's, where the volume has no locks.
 _OLD = 3600
-
-
-def stats_directory(data: Path) -> Path:
-    """Return where the statistics of a data directory are saved."""
-    return data / "stats"
 
 
 def save(directory: Path, snapshot: Snapshot) -> None:

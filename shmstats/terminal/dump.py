@@ -23,7 +23,7 @@ from shmstats.block import BlockError
 from shmstats.config import Settings
 from shmstats.export import FORMATS, View
 from shmstats.export.printable import printable_lines
-from shmstats.reading import BlockReader, read_only
+from shmstats.reading.reader import BlockReader, read_only
 from shmstats.series import Kind, Recent, Snapshot
 from shmstats.terminal.command import (
     NotThereError,

@@ -16,7 +16,7 @@ from shmstats.block import BlockError, identify
 from shmstats.config import Settings
 from shmstats.core import CORE
 from shmstats.export.printable import printable
-from shmstats.reading import BlockReader, read_only
+from shmstats.reading.reader import BlockReader, read_only
 from shmstats.terminal.command import described, reading_command, settings_of, time_of, write_to_stdout
 
 

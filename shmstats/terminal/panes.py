@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..dashboard.rates import request_figures, route_figures
 from ..export.figures import iso_time
 from ..export.people import duration, milliseconds, number, share, size
+from ..frozen import NamedTuple
 
 #: Seconds after which a request that is still being served is marked.
 STUCK_SECONDS = 5.0

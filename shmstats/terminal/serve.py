@@ -10,7 +10,7 @@ import click
 
 from shmstats import snapshot as saved
 from shmstats.config import ApiSettings, Settings
-from shmstats.reading import read_only
+from shmstats.reading.reader import read_only
 from shmstats.terminal.command import Key, NotThereError, reading_command, settings_of
 
 #: Of each worker: answers take milliseconds, but may wait for their readers.

@@ -22,7 +22,7 @@ from shmstats.block import BlockError, identify
 from shmstats.dashboard.totals import Dashboard
 from shmstats.debug.documents import requests_document, stacks_document
 from shmstats.export.printable import printable
-from shmstats.reading import read_only
+from shmstats.reading.reader import read_only
 from shmstats.terminal.command import NotThereError, reading_command, settings_of, write_to_stdout
 from shmstats.terminal.panes import Line, Look, head, metrics_pane, routes_pane, stacks_pane, workers_pane
 

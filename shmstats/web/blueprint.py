@@ -18,7 +18,7 @@ from werkzeug.routing import BaseConverter
 from ..attachment.slow_path import SharedProvider
 from ..block import BlockError
 from ..looks import UNSEEN
-from ..reading import AttachedBlock
+from ..reading.attached import AttachedBlock
 from ..registry import stats
 from .access import check_access, public
 from .responses import error_response, keep_to_itself

@@ -17,7 +17,7 @@ from ..debug.processes import pool_figures, system_figures
 from ..export import ESCAPINGS, FORMATS, Choice, View, negotiate, to_document, to_structured
 from ..history.ring import RingError
 from ..lately import Lately
-from ..reading import AttachedBlock
+from ..reading.attached import AttachedBlock
 from ..registry import stats
 from ..series import Snapshot
 from ..storage import StorageMeter

@@ -36,7 +36,7 @@ def seen(shmstats: ModuleType, data: Path) -> Callable[..., Any]:
     """Read a value from the block as a stranger sees it, who flushes nothing: ``seen("c", "m")``."""
 
     def seen(category: str = "c", metric: str = "m") -> Any:
-        with shmstats.reading.read_only(data) as reader:
+        with shmstats.reading.reader.read_only(data) as reader:
             snapshot = reader.read()
         for name, value in zip(snapshot.names, snapshot.values, strict=True):
             if (name.category, name.metric) == (category, metric):

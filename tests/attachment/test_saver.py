@@ -130,7 +130,7 @@ def test_another_process_saves_whenever_the_one_that_saves_is_killed(
 
     def total() -> int:
         """The total as a stranger sees it, who is no candidate."""
-        with shmstats.reading.read_only(data) as reader:
+        with shmstats.reading.reader.read_only(data) as reader:
             snapshot = reader.read()
         names = [(name.category, name.metric) for name in snapshot.names]
         return snapshot.values[names.index(("c", "m"))] if ("c", "m") in names else 0
@@ -228,7 +228,7 @@ def test_a_snapshot_is_not_written_again_while_nothing_changes(
     write, read = shmstats.snapshot.write, shmstats.reading.reader.BlockReader.read
     monkeypatch.setattr(shmstats.reading.reader.BlockReader, "read", lambda self: (looked.append(1), read(self))[1])
     written = []
-    monkeypatch.setattr(shmstats.attachment.saver.store, "write", lambda *a: (written.append(1), write(*a))[1])
+    monkeypatch.setattr(shmstats.snapshot, "write", lambda *a: (written.append(1), write(*a))[1])
     shmstats.stats.incr("c", "m")
     wait_until(lambda: saved_total(data) == 1)
     count, goal = len(written), len(looked) + 3

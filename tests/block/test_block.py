@@ -199,7 +199,7 @@ def test_another_owner_is_refused_by_both_names(shmstats: ModuleType, refused: P
     os.chown(refused, 12345, -1)
     with pytest.raises(shmstats.BlockError, match="belongs to user 12345; it must belong to user 0"):
         shmstats.init()
-    with pytest.raises(shmstats.BlockError, match="belongs to user 12345"), shmstats.reading.read_only(data):
+    with pytest.raises(shmstats.BlockError, match="belongs to user 12345"), shmstats.reading.reader.read_only(data):
         pass
 
 
@@ -208,7 +208,7 @@ def test_a_wider_mode_is_refused(shmstats: ModuleType, refused: Path, data: Path
     refused.chmod(mode)
     with pytest.raises(shmstats.BlockError, match=r"has mode -rw.*; it must be -rw-------"):
         shmstats.init()
-    with pytest.raises(shmstats.BlockError, match="has mode"), shmstats.reading.read_only(data):
+    with pytest.raises(shmstats.BlockError, match="has mode"), shmstats.reading.reader.read_only(data):
         pass
 
 
@@ -292,7 +292,7 @@ def test_a_truncated_block_is_refused(shmstats: ModuleType, refused: Path, data:
     os.truncate(refused, size)
     with pytest.raises(shmstats.BlockError, match=rf"is {size} bytes long"):
         shmstats.init()
-    with pytest.raises(shmstats.BlockError, match=rf"is {size} bytes long"), shmstats.reading.read_only(data):
+    with pytest.raises(shmstats.BlockError, match=rf"is {size} bytes long"), shmstats.reading.reader.read_only(data):
         pass
 
 
@@ -463,7 +463,7 @@ def test_what_fills_a_new_block_is_there_before_anyone_sees_it(attach: Any, shms
     def fill(block: Any) -> None:
         seen.append(segment_file(data).read_bytes()[:8])
         keys, records, cells, _ = shmstats.core.pack_series(["c\0m"], [1], [0], [5], {}, [], set(), 0)
-        assert shmstats.block.restore(block, shmstats.block.Packed(keys, records, cells, [])) == []
+        assert shmstats.block.restoring.restore(block, shmstats.block.restoring.Packed(keys, records, cells, [])) == []
 
     block = attach(fill=fill)
     assert seen == [bytes(8)]
@@ -512,7 +512,7 @@ def test_a_reader_only_looks(
     code = """
         import sys
         from pathlib import Path
-        from shmstats.reading import read_only
+        from shmstats.reading.reader import read_only
         with read_only(Path(sys.argv[1])) as reader:
             read = reader.read(by_worker=True)
             print({name.metric: value for name, value in zip(read.names, read.values) if name.category != "shmstats"})
@@ -525,10 +525,10 @@ def test_a_reader_only_looks(
 
 
 def test_there_is_nothing_to_read_without_a_block(shmstats: ModuleType, data: Path) -> None:
-    with pytest.raises(FileNotFoundError), shmstats.reading.read_only(data):
+    with pytest.raises(FileNotFoundError), shmstats.reading.reader.read_only(data):
         pass
     segment_file(data).touch(0o600)
-    with pytest.raises((FileNotFoundError, shmstats.BlockError)), shmstats.reading.read_only(data):
+    with pytest.raises((FileNotFoundError, shmstats.BlockError)), shmstats.reading.reader.read_only(data):
         pass
     segment_file(data).unlink()
 

@@ -28,16 +28,16 @@ def remove(block: Any, *keys: bytes) -> None:
 
 
 def declare(block: Any, *arguments: Any, **named: Any) -> None:
-    from shmstats import block as package
+    from shmstats.block import declaring
 
-    package.declare(block, *arguments, **named)
+    declaring.declare(block, *arguments, **named)
 
 
 def give_way(block: Any, series: Any) -> None:
-    from shmstats import block as package
+    from shmstats.block import declarations, declaring
 
-    newest = package.declarations.Definition(series.Declaration(series.Kind.GAUGE, "Now."), 2**62)
-    package.give_way(block, "c", "winner", newest, ["rival", "not there"])
+    newest = declarations.Definition(series.Declaration(series.Kind.GAUGE, "Now."), 2**62)
+    declaring.give_way(block, "c", "winner", newest, ["rival", "not there"])
 
 
 def families(block: Any) -> set[str]:

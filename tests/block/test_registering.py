@@ -15,7 +15,7 @@ from shmstats.series import Mode
 
 PEER = """
     from shmstats import stats
-    from shmstats.block import declare
+    from shmstats.block.declaring import declare
     from shmstats.series import Declaration, Kind
     block = stats.shared.attach()
     stats.incr("c", "other", labels={"a": "2"})

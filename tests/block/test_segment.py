@@ -134,7 +134,7 @@ def test_memory_is_only_used_where_it_was_reserved(stats: Any, data: Path, pytho
     heap = -(-block.names.heap_used // PAGE) - 1
     assert pages() - before == grown + names + heap
     python.run(
-        "from shmstats.reading import read_only; from pathlib import Path; import sys\n"
+        "from shmstats.reading.reader import read_only; from pathlib import Path; import sys\n"
         "with read_only(Path(sys.argv[1])) as reader: print(len(reader.read().names))",
         data,
     )

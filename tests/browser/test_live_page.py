@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import Gunicorn, wait_until
 
-from shmstats.reading import read_only
+from shmstats.reading.reader import read_only
 
 if TYPE_CHECKING:  # at run time "conftest" may be that of another directory
     from conftest import Page

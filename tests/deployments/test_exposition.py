@@ -253,7 +253,7 @@ def test_health_is_told_by_any_reader(
     )
     pid = int(child.hear())
     health = importlib.import_module("shmstats.attachment.health").health
-    with shmstats.reading.read_only(data) as reader:
+    with shmstats.reading.reader.read_only(data) as reader:
         name = segment_of(data)
         wait_until(lambda: health(reader, name)["saved_seconds_ago"] is not None)
         found = health(reader, name)

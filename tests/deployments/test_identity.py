@@ -248,7 +248,7 @@ def test_what_is_in_the_blocks_place_is_named_and_nothing_hangs(
             file.symlink_to(tmp_path)
         with pytest.raises(shmstats.BlockError, match=rf"has mode [pdl].*; it must be -rw-------: remove {file}"):
             shmstats.init()
-        with pytest.raises(shmstats.BlockError, match=r"has mode [pdl]"), shmstats.reading.read_only(data):
+        with pytest.raises(shmstats.BlockError, match=r"has mode [pdl]"), shmstats.reading.reader.read_only(data):
             pass
     finally:
         file.rmdir() if kind == "directory" else file.unlink()

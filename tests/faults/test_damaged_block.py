@@ -43,7 +43,7 @@ TELL = """
 import json, logging, os, signal
 from pathlib import Path
 from shmstats.block import BlockError
-from shmstats.reading import read_only
+from shmstats.reading.reader import read_only
 from shmstats.web import create_app
 
 signal.alarm(30)

@@ -51,7 +51,7 @@ SITE = """
 import os, signal
 from flask import Flask
 from shmstats import stats
-from shmstats.reading import read_only
+from shmstats.reading.reader import read_only
 from shmstats.web import blueprint
 
 app = Flask(__name__)

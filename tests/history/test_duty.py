@@ -13,7 +13,7 @@ from helpers import Child, PythonRunner, wait_until
 
 from shmstats.history.past import Query, read_past
 from shmstats.history.ring import ring_file
-from shmstats.reading import read_only
+from shmstats.reading.reader import read_only
 
 COUNTING = """
 import sys, threading

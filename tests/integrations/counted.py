@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shmstats.reading import read_only
+from shmstats.reading.reader import read_only
 from shmstats.series import Distribution, Snapshot, Value
 
 

@@ -31,7 +31,7 @@ from shmstats.export import FORMATS, View
 from shmstats.history.past import Query, read_past
 from shmstats.integrations import _gunicorn_load as load_of
 from shmstats.integrations import gunicorn as hooks
-from shmstats.reading import read_only
+from shmstats.reading.reader import read_only
 from shmstats.series import Distribution, series_text
 
 HOOKS = ("--config", "python:shmstats.integrations.gunicorn")

@@ -150,7 +150,7 @@ DAMAGE = """
 
     logging.disable(logging.CRITICAL)
     from shmstats.block import Block
-    from shmstats.reading import read_only
+    from shmstats.reading.reader import read_only
     from shmstats.core import CORE
     from shmstats.block.layout import HEADER, Layout
     from shmstats.layout import PAGE

@@ -56,6 +56,6 @@ def test_names_that_were_kept_are_those_that_a_new_reader_finds(stats: Any, shms
                 continue
         kept = list(stats.read().names)
         block = stats.shared.attach()
-        new = shmstats.reading.BlockReader(block._buf, block.layout, block.workers)
+        new = shmstats.reading.reader.BlockReader(block._buf, block.layout, block.workers)
         assert kept == list(new.read().names)
         new.close()

@@ -64,7 +64,7 @@ def test_many_histograms_over_many_rows_are_what_each_is_alone(attach: Any, shms
     chance = random.Random(3)
     block = attach(capacity=4096, max_workers=4)
     declared = shmstats.series.Declaration(kind, "", "bytes", (1.0, 2.0, 3.0))
-    shmstats.block.declare(block, "c", "small", declared)
+    shmstats.block.declaring.declare(block, "c", "small", declared)
     keys = [encode_key("c", f"h{number}") for number in range(40)] + [encode_key("c", "small")]
     records = [block.find_or_add(key, kind) for key in keys]
     largest = 2**63 - 1

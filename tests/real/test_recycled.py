@@ -10,7 +10,7 @@ import pytest
 from helpers import segment_file
 from servers import Gunicorn, Load, wait_until
 
-from shmstats.reading import read_only
+from shmstats.reading.reader import read_only
 
 SITE = """
 import os

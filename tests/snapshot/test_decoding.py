@@ -100,7 +100,7 @@ def test_each_series_is_restored_for_which_those_before_it_have_left_room(
 ) -> None:
     """As if they came one after another: what is too wide keeps none out that comes later."""
     series, restoring = shmstats.series, import_module("shmstats.attachment.restoring")
-    restore, chance = shmstats.block.restore, random.Random(4)
+    restore, chance = shmstats.block.restoring.restore, random.Random(4)
     names: list[Any] = []
     values: list[Any] = []
     for number in range(400):

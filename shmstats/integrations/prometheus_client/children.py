@@ -8,9 +8,10 @@ clients send.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...block.keys import OVERFLOW
+from ...frozen import NamedTuple
 from .family import series_labels
 from .internals import metrics
 from .on_block import BEGINNINGS, use_recorder

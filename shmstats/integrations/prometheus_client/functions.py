@@ -11,15 +11,16 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ...attachment.peers import ask_all, socket_path
 from ...attachment.slow_path import OWN, SharedProvider
 from ...block.keys import decode_key, encode_key, overflow_key
 from ...core import Gauge
+from ...frozen import NamedTuple
 from ...hashing import blake2b
 from ...once import Once
-from ...reading import AttachedBlock
+from ...reading.attached import AttachedBlock
 from ...reading.gauges import Contribution
 from ...series import Declaration, Kind, Labels, Mode
 from .family import CATEGORY

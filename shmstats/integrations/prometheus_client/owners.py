@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from prometheus_client.registry import REGISTRY, CollectorRegistry
+
+from ...frozen import NamedTuple
 
 
 class Found(NamedTuple):

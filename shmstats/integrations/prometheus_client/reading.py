@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from ...frozen import NamedTuple
 from ...series import Labels, Name, Value
 from .family import CATEGORY, ClientFamily, FamilyKey, Part, part_of
 

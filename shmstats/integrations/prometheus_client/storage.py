@@ -14,7 +14,7 @@ from ...block.keys import OVERFLOW, decode_key, encode_key
 from ...block.records import INHERITED
 from ...core import Series
 from ...once import Once
-from ...reading import AttachedBlock
+from ...reading.attached import AttachedBlock
 from ...registry import Registry
 from ...series import Declaration, Kind, Labels, Name, Value
 from .family import CATEGORY, EXPOSED_SUFFIXES, ClientFamily, FamilyKey, instance_metric, part_of

@@ -14,7 +14,7 @@ from shmstats.attachment.own_metrics import OWN, add_to_own
 from shmstats.block import BlockFullError
 from shmstats.block.keys import encode_key
 from shmstats.config import Settings
-from shmstats.reading import AttachedBlock
+from shmstats.reading.attached import AttachedBlock
 from shmstats.series import Kind, Snapshot
 from shmstats.sinks.push.encoder import Stale
 from shmstats.sinks.push.sender import PushError, Sender

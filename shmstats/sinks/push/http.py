@@ -14,8 +14,10 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
+
+from ...frozen import NamedTuple
 
 _BODY_BYTES = 512
 _LONGEST_RETRY = 3600.0

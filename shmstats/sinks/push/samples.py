@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from shmstats.export.naming import is_time
 from shmstats.export.page import Member, Page, Pages
 from shmstats.export.prometheus import bound_text
 from shmstats.export.view import View
+from shmstats.frozen import NamedTuple
 from shmstats.series import Distribution, Kind, Labels, Name, Snapshot
 
 

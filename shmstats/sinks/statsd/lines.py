@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import NamedTuple
+
+from ...frozen import NamedTuple
 
 COUNTER, GAUGE, TIMING = "c", "g", "ms"
 
