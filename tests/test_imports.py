@@ -90,6 +90,30 @@ def test_who_cannot_import_what_makes_shared_memory_says_so_and_fails_no_count(
     assert "Traceback" not in worker.stderr
 
 
+def test_a_signal_handler_in_the_middle_of_importing_what_reads_counts_and_reads_nothing(python: PythonRunner) -> None:
+    code = """
+        import os, signal, sys
+        from shmstats import stats
+
+        def count_and_read(*_):
+            stats.incr("a", "b")
+            seen.append(len(stats.snapshot().names))
+
+        class Interrupter:
+            def find_spec(self, name, path=None, target=None):
+                if name == "shmstats.reading.totals":
+                    signal.raise_signal(signal.SIGUSR1)
+
+        seen = []
+        stats.incr("a", "b")
+        signal.signal(signal.SIGUSR1, count_and_read)
+        sys.meta_path.insert(0, Interrupter())
+        names = stats.snapshot().names
+        print(seen, len(names) > 0, stats.get("a", "b"))
+    """
+    assert python.run(code) == "[0] True 2\n"
+
+
 def test_yaml_is_imported_with_a_configuration_file(stats: Any, python: PythonRunner, data: Path) -> None:
     stats.incr("a", "there is a block")
     foreign, *_ = python.run(COUNT.format(use="pass", heavy=HEAVY, configured="file"), data).splitlines()
