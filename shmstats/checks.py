@@ -81,7 +81,7 @@ def check_choice(
     category = check_category(category)
     if metric is None:
         if labels is not None:
-            raise TypeError("labels are those of a metric: metric must not be None")
+            raise TypeError("labels need a metric: metric must not be None")
         return category, None, None
     return category, check_text("metric", metric), None if labels is None else check_labels(labels)
 
@@ -93,7 +93,7 @@ def check_no_names(labelnames: object) -> None:
         TypeError: there are some.
     """
     if labelnames is not None:
-        raise TypeError("labelnames are for a handle; with a value give labels")
+        raise TypeError("labelnames are only for handles: give labels with a value")
 
 
 def check_handle(series: Series) -> None:
@@ -303,7 +303,7 @@ def make_declaration(
     if not re.fullmatch("[a-zA-Z0-9_]*", _text("unit", unit, _MAX_UNIT)):
         raise ValueError(f"unit must have ASCII letters, digits and '_' only, as bytes_per_second, not {unit!r:.80}")
     if kind == INFO and (unit or labelnames is not None):
-        raise ValueError("an info has no unit, and no label names that are laid down: its texts are labels")
+        raise ValueError("an info takes neither unit nor labelnames: its texts are its labels")
     if kind == STATE and unit:
         raise ValueError(f"a state has no unit, not {unit!r:.80}")
     if kind == STATE and labelnames is not None:
@@ -346,7 +346,7 @@ def check_states(states: object) -> tuple[str, ...]:
         raise TypeError(f'states must be a sequence of str for kind="state", not {states!r:.80}')
     checked = tuple(check_text("a state", state) for state in states)
     if not checked or len(set(checked)) < len(checked):
-        raise ValueError(f"states must have one at least, and each once, not {checked!r:.200}")
+        raise ValueError(f"states must be at least one text, and no text twice, not {checked!r:.200}")
     return checked
 
 
@@ -373,7 +373,9 @@ def make_bounds(
     if isinstance(buckets, str) and buckets == "exponential":
         return _exponential(unit, DEFAULT_ERROR if error is None else error, range_)
     if error is not None or range_ is not None:
-        raise ValueError('error and range are of exponential buckets: say buckets="exponential", or leave them out')
+        raise ValueError(
+            'error and range are for exponential buckets only: pass buckets="exponential", or leave them out'
+        )
     if buckets is None:
         return DEFAULT_BOUNDS if unit in TIME_UNITS else DEFAULT_BOUNDS_OF_UNIT
     return check_buckets(buckets)

@@ -70,8 +70,8 @@ def instance_of(directory: Path) -> Instance:
     else:
         return found
     log.warning(
-        "the data directory %s %s: if both go on to be used, they are one and the same to whoever adds up machines;"
-        " remove %s from one of the two",
+        "the data directory %s %s: if both continue to be used, sums over machines take them for one; remove %s from"
+        " one of the two",
         directory.parent, what, file,
     )  # fmt: skip
     moved = found.replaced(machine=here.machine, host=here.host, inode=here.inode)

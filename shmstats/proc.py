@@ -67,7 +67,7 @@ class ProcessUse:
         try:
             import psutil
         except ImportError as error:
-            raise OSError(f"nobody tells of process {pid}: {error}") from None
+            raise OSError(f"process {pid} cannot be inspected: {error}") from None
         try:
             process = psutil.Process(pid)
             with process.oneshot():

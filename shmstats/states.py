@@ -50,12 +50,12 @@ class States(Misses):
         said, base = check_labels(texts), check_labels(labels)
         twice = {name for name, _ in said} & {name for name, _ in base}
         if not said or twice:
-            raise ValueError(f"texts must have a text, and none that labels have: {dict(texts)!r:.200}")
+            raise ValueError(f"texts must not be empty, nor repeat a name of labels: {dict(texts)!r:.200}")
         definition = self._declared.get((category, metric))
         if definition is None:
             self.declare(category, metric, kind=INFO)
         elif definition.declared.shown != INFO:
-            raise KindError(f"metric {metric!r} of category {category!r} is declared as something else than an info")
+            raise KindError(f"metric {metric!r} of category {category!r} is not declared as an info")
         self._deliver_shown(category, metric, base, {tuple(sorted((*base, *said))): 1})
 
     def state(self, category: str, metric: str, state: str, *, labels: Mapping[str, object] | None = None) -> None:

@@ -267,7 +267,7 @@ def test_the_wrong_number_and_names_of_label_values_are_named(stats: Any) -> Non
         parent.labels("1", b="2")
     with pytest.raises(TypeError, match="labels and labelnames"):
         stats.counter("c", "m", labels={"a": "b"}, labelnames=("a",))
-    with pytest.raises(TypeError, match="labelnames are for a handle"):
+    with pytest.raises(TypeError, match="labelnames are only for handles"):
         stats.gauge("c", "m", 1, labelnames=("a",))
     with pytest.raises(TypeError, match="metric must not be None"):
         stats.remove("c", labels={"a": "b"})

@@ -1340,7 +1340,7 @@ def test_a_block_that_must_not_be_used_is_logged_once_and_raised_by_init(
 ) -> None:
     segment_file(data).write_bytes(b"no block" * 1024)
     segment_file(data).chmod(0o600)
-    with pytest.raises(shmstats.BlockError, match="does not begin like a block"):
+    with pytest.raises(shmstats.BlockError, match="does not begin with the header of a shmstats block"):
         shmstats.init()
     for _ in range(3):
         shmstats.stats.incr("c", "m")

@@ -122,12 +122,12 @@ def test_what_cannot_be_said_is_told(stats: Any) -> None:
         "has no states: declare it": lambda: stats.state("job", "other", IDLE),
         "state must be one of idle, running, not 'lost'": lambda: stats.state("job", "phase", "lost"),
         "labels of a state must have neither": lambda: stats.state("job", "phase", IDLE, labels={"state": "x"}),
-        "texts must have a text": lambda: stats.info("app", "build", {}),
-        "none that labels have": lambda: stats.info("app", "build", {"a": "1"}, labels={"a": "2"}),
+        "texts must not be empty": lambda: stats.info("app", "build", {}),
+        "nor repeat a name of labels": lambda: stats.info("app", "build", {"a": "1"}, labels={"a": "2"}),
         "states must be a sequence": lambda: stats.declare("c", "m", kind="state", states="abc"),
-        "each once": lambda: stats.declare("c", "m", kind="state", states=("a", "a")),
+        "no text twice": lambda: stats.declare("c", "m", kind="state", states=("a", "a")),
         'states are for kind="state"': lambda: stats.declare("c", "m", kind="gauge", states=("a",)),
-        "an info has no unit": lambda: stats.declare("c", "m", kind="info", unit="bytes"),
+        "an info takes neither unit": lambda: stats.declare("c", "m", kind="info", unit="bytes"),
         "a state has no unit": lambda: stats.declare("c", "m", kind="state", states=("a",), unit="s"),
         "texts must be a mapping": lambda: stats.info("app", "build", None),
         "must not be 'system'": lambda: stats.info("system", "m", {"a": "b"}),
@@ -189,7 +189,7 @@ def test_only_its_own_call_changes_what_is_said_in_words(stats: Any, python: Pyt
         lambda: stats.incr("app", "build", labels={"version": "1"}),
         lambda: stats.info("job", "phase", {"a": "b"}),
     ):
-        with pytest.raises(ValueError, match="is declared"):
+        with pytest.raises(ValueError, match="declared"):
             call()
     stats.state("job", "phase", RUNNING)
     before = openmetrics(stats)

@@ -234,8 +234,8 @@ class Agent:
             self._run = None
             if not self._warned and not native.is_at_end(error):
                 log.warning(
-                    "process %d flushes and saves nothing at intervals, and answers no questions, until there can be"
-                    " a thread: %s",
+                    "process %d has no background thread: it does not flush or save at intervals, and answers no"
+                    " debug questions, until a thread can be started: %s",
                     os.getpid(),
                     error,
                 )
@@ -303,4 +303,4 @@ class Agent:
             work(*arguments)
         except Exception:
             if not self._stopped:  # else the block was left meanwhile
-                log.exception("the background thread goes on after an error")
+                log.exception("the background thread continues after an error")

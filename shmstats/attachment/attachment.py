@@ -120,7 +120,9 @@ class Attachment:
                 block = self._block
                 if block is None:
                     if self.retired:
-                        raise BlockError(f"the block of {self.directory} was left for that of another configuration")
+                        raise BlockError(
+                            f"the block of {self.directory} was left for the block of another configuration"
+                        )
                     block = self._attach()
                     process_guard().defer(self._start_agent)
         return block
@@ -161,7 +163,7 @@ class Attachment:
                         with block.damage_named():
                             buffer.empty()
                 except BlockError as error:
-                    tell(f"what was buffered is lost: {error}")
+                    tell(f"buffered operations are lost: {error}")
                 carried = None
                 try:
                     if saver is not None and saver.is_superseded():
@@ -184,7 +186,7 @@ class Attachment:
                 from .moving import move
             move(carried, block)
         except (BlockError, OSError) as error:
-            tell(f"what was counted in a block whose file was removed is lost: {error}")
+            tell(f"the counts of a block whose file was removed are lost: {error}")
         return self._block is not None
 
     def _look(self, saver: Saver) -> None:
@@ -312,7 +314,7 @@ class Attachment:
         try:
             self.flush()
         except BlockError as error:
-            self._log_once(f"what is buffered cannot be added to the block: {error}")
+            self._log_once(f"buffered operations cannot be added to the block: {error}")
 
     def _flush_and_note(self) -> None:
         """Flush, and show to readers that do not attach how much all workers hold."""

@@ -58,8 +58,8 @@ class Watch:
         stuck = frozenset(pid for pid, seconds in silences.items() if seconds > _PATIENCE)
         for pid in stuck - self._stuck:
             self._tell(
-                f"the background thread of process {pid} has made no progress for {silences[pid]:.0f} s: it flushes and"
-                " saves nothing, and answers no questions. A process that is stopped, or stays in C code without"
-                " letting others run, is seen so, and uWSGI without enable-threads"
+                f"the background thread of process {pid} has made no progress for {silences[pid]:.0f} s: it does not"
+                f" flush or save, and answers no debug questions. Possible causes: the process is stopped, it stays"
+                f" in C code without releasing the GIL, or uWSGI runs without enable-threads"
             )
         self._stuck = stuck

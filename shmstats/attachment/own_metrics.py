@@ -37,7 +37,7 @@ def register_own(block: AttachedBlock, buffered: bool, tell: Callable[[str], obj
         try:
             record = block.find_or_add(encode_key(OWN, metric), kind)
         except BlockFullError as error:
-            tell(f"the library cannot count about itself: {error}")
+            tell(f"the package cannot update its own metrics: {error}")
             continue
         if metric == LOCKS_TAKEN_OVER:
             block.cells.count_takeovers_at(block.row_for(record), record.cell)

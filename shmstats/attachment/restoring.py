@@ -37,7 +37,7 @@ def fill(block: AttachedBlock, directory: Path, tell: Callable[[str], object]) -
         (category, metric, _), reason = decode_key(failed[0][0]), failed[0][1]
         tell(
             f"{len(failed)} of {len(saved.snapshot.names)} saved statistics were not restored, the first of them metric"
-            f" {metric!r} of category {category!r}: {reason}. As for the snapshot, {store.keep(file)}"
+            f" {metric!r} of category {category!r}: {reason}; {store.keep(file)}"
         )
     return saved.packed.number - series.number + len(failed)
 

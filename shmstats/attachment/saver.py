@@ -112,7 +112,7 @@ class Saver:
                 self._take_term()
         except (ValueError, OSError, BlockError):  # the block was left, or no descriptor is left: the next look tells
             if not self._stopped and self._term:
-                log.debug("process %d could not look who saves", os.getpid(), exc_info=True)
+                log.debug("process %d could not check which process saves", os.getpid(), exc_info=True)
 
     def _wanted(self) -> bool:
         """Whether the holder of the term has anything to do."""
@@ -155,8 +155,8 @@ class Saver:
             self._give_up()
             if not native.is_at_end(error):
                 self._tell_once(
-                    f"process {os.getpid()} can have no thread to save now, and leaves it to others: {error}."
-                    " Is it a limit of processes (ulimit -u, pids.max)?"
+                    f"process {os.getpid()} cannot start a thread to save, and leaves saving to other processes:"
+                    f" {error}. Check the limits of processes (ulimit -u, pids.max)"
                 )
             return
         self._thread = thread
@@ -196,8 +196,8 @@ class Saver:
             except RuntimeError as error:
                 if not native.is_at_end(error):
                     self._tell_once(
-                        f"process {os.getpid()} can have no thread for {duty.name} now: {error}."
-                        " Is it a limit of processes (ulimit -u, pids.max)?"
+                        f"process {os.getpid()} cannot start a thread for {duty.name}: {error}. Check the limits of"
+                        f" processes (ulimit -u, pids.max)"
                     )
             else:
                 self._duty_threads.append(thread)
@@ -322,8 +322,8 @@ class Saver:
     def _note_failure(self, error: Exception) -> None:
         if not self._fails:
             self._tell(
-                f"the statistics cannot be saved in {self._directory} now: counting goes on, and saving as soon as it"
-                f" can: {error}"
+                f"the statistics cannot be saved in {self._directory} now; counting goes on, and saving is tried"
+                f" again at every interval: {error}"
             )
         self._fails = True
         with suppress(ValueError):  # the block was left meanwhile
@@ -338,8 +338,8 @@ class Saver:
         if self._block.is_current():
             return False
         self._tell_once(
-            f"the file of block {self._block.name} was removed while it was in use, and another one was made: process"
-            f" {os.getpid()} goes on in that, and adds what it had counted"
+            f"the file of block {self._block.name} was removed while it was in use, and another block was made:"
+            f" process {os.getpid()} continues in the new one, and adds its counts to it"
         )
         return True
 
@@ -393,13 +393,13 @@ class Saver:
         return saved[0] if saved else None
 
     def _saved_last(self, snapshot: Snapshot) -> Snapshot:
-        """Return what the disk is known to have; what is counted, where no save has come to its end for long."""
+        """Return what the disk is known to have; what is counted, where no save has finished for long."""
         header = self._block.header
         durable, now = header.durable_ticket, time.monotonic()
         if self._hanging is None or self._hanging[0] != durable:
             self._hanging = durable, now
         if now - self._hanging[1] > _HANG_SECONDS:
-            self._note_failure(TimeoutError(f"no save has come to its end for {_HANG_SECONDS:.0f} s"))
+            self._note_failure(TimeoutError(f"no save has finished for {_HANG_SECONDS:.0f} s"))
             return snapshot
         if self._saved is not None and self._saved[0] == durable:
             return self._saved[1]

@@ -42,7 +42,8 @@ class Shown(Attachment):
                 record = block.find_or_add(encode_key(category, metric, labels), Kind.GAUGE, limit, mine)
                 if record.kind is not Kind.GAUGE:
                     raise KindError(
-                        f"metric {metric!r} of category {category!r} is a {record.kind.name.lower()}, no info or state"
+                        f"metric {metric!r} of category {category!r} is a {record.kind.name.lower()}, not an info or"
+                        f" a state"
                     )
                 block.cells.set_gauge(block.row_for(record), record.cell, value, block.cells.generation)
                 if block.names.note(record.number) != note:

@@ -47,7 +47,7 @@ def retire_legacy(identity: Identity) -> None:
         if _is_used_by_0_1(lock):
             raise BlockError(
                 f"block {path} of data directory {identity.directory} is used by processes of shmstats 0.1: stop"
-                " them, or wait until they end: they save what they counted, and this version goes on with that"
+                " them, or wait until they end: they save what they counted, and this version continues with it"
             )
         with suppress(OSError):
             os.replace(path, f"{path}.layout3")
@@ -175,9 +175,7 @@ def nobody_attaches(identity: Identity) -> Iterator[bool]:
 
 def set_aside(segment: Segment, damage: DamagedBlockError) -> None:
     """Give a damaged block that nobody uses another name. The table lock is held."""
-    tell(
-        f"{damage}; it was set aside as {segment.set_aside('damaged')}, for who looks into it, and another one is made"
-    )
+    tell(f"{damage}; it was set aside as {segment.set_aside('damaged')}for inspection, and a new one is made")
 
 
 def retire_other_layout(segment: Segment) -> bool:

@@ -125,8 +125,8 @@ def identify(directory: Path, make: bool = False) -> Identity:
             log.warning("there is no %s: the block is a file in %s, and slower on a disk", SHARED_MEMORY, resolved)
     if not there_is_proc() and _logged.first("/proc"):
         log.warning(
-            "there is no /proc: who lives is known by record locks and psutil, and nobody tells whose process a client"
-            " is, so /debug and /_local want the token from everybody"
+            "there is no /proc: record locks and psutil show which processes live, and a client's process cannot be"
+            " identified, so everybody needs the token for /debug and /_local"
         )
     key = _key_of(resolved)
     if found is None or key is None or not stat.S_ISDIR(found.st_mode):

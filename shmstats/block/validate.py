@@ -30,7 +30,10 @@ def check_layout(name: str, header: dict[str, int], size: int) -> Layout:
         BlockError: naming both sides of what differs.
     """
     if header["magic"] != MAGIC:
-        raise BlockError(f"block {name} does not begin like a block of shmstats; it is damaged or not ours")
+        raise BlockError(
+            f"block {name} does not begin with the header of a shmstats block: it is damaged, or it"
+            f" belongs to another program"
+        )
     if header["layout_version"] != LAYOUT_VERSION:
         raise BlockError(
             f"block {name} has layout version {header['layout_version']}, this shmstats has version"
@@ -104,7 +107,7 @@ def find_damage(buf: memoryview, layout: Layout) -> str:
     }
     for field, limit in limits.items():
         if header[field] > limit:
-            return f"its header says {header[field]} {field}, there can be {limit}"
+            return f"its header has {field} {header[field]}; the limit is {limit}"
     slots = header["index_slots"]
     if not 0 < slots <= layout.index_slots or slots & slots - 1:
         return f"its header says {slots} slots of the index, a power of two up to {layout.index_slots} is possible"

@@ -183,22 +183,22 @@ class StatsSettings(SettingsSection):
     max_workers: int = _integer(64, (1, 1024), "Worker rows; processes beyond that number share rows.")
     snapshot_interval_ms: int = _integer(10_000, (100, 86_400_000), "Time between saved snapshots, in ms.")
     durable_exposition: bool = _switch(
-        True, "Whether what a page or a push shows is on the disk first; only with persist."
+        True, "Whether values are saved before a page or push shows them; only with persist."
     )
     expire_idle_seconds: int = _integer(
-        0, (0, 315_360_000), "Seconds after which a label set that nobody touched is removed; 0: never."
+        0, (0, 315_360_000), "Seconds after which an unused label set is removed; 0: never."
     )
     max_series_per_metric: int = _integer(1000, (1, 16_777_216), "Label sets of one metric; further ones share a set.")
     archive_interval_hours: int = _integer(
-        0, (0, 8760), "Hours between dated copies of the saved snapshot; 0: there are none."
+        0, (0, 8760), "Hours between dated copies of the saved snapshot; 0: no copies."
     )
-    archive_keep: int = _integer(14, (1, 1000), "Dated copies that are kept.")
+    archive_keep: int = _integer(14, (1, 1000), "Number of dated copies to keep.")
 
 
 class ApiSettings(SettingsSection):
     """The section ``api``. ``token`` is a secret and left out of ``repr()``."""
 
-    bind: str = _address("127.0.0.1:8080", "Where the HTTP endpoints are served.")
+    bind: str = _address("127.0.0.1:8080", "Address of the HTTP endpoints.")
     workers: int = _integer(2, (1, 1024), "Worker processes that serve them.")
     token: str | None = _optional_text(
         None,
@@ -208,7 +208,7 @@ class ApiSettings(SettingsSection):
         secret=True,
     )
     protect: str = _choice("admin", ("admin", "all"), "Which endpoints are protected: debug and files, or all.")
-    peers: list[str] = _hosts([], "Machines to scrape, this one among them, that /stats/targets tells of.")
+    peers: list[str] = _hosts([], "Machines to scrape, including this one, for /stats/targets.")
 
 
 class StatsdSettings(SettingsSection):
@@ -227,7 +227,7 @@ class StatsdSettings(SettingsSection):
         "app.",
         r"(?:(?![:|@#])[!-~])*",
         "printable ASCII characters without blanks and : | @ #, or ''",
-        "What every name begins with there.",
+        "Prefix of every name on the server.",
     )
     interval_in_seconds: int = _integer(1, (1, 3600), "Longest time that operations are held, in seconds.")
     buffer_size: int = _integer(100, (1, 1_000_000), "Operations held before they are sent.")
@@ -243,14 +243,16 @@ class PushSettings(SettingsSection):
         None,
         rf"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::{_PORT})?(?:[/?][!-\"$-~]*)?",
         "'http://host/path' or 'https://host/path', printable ASCII without blanks, user, password or fragment",
-        "Where the statistics are pushed to; null: they are not.",
+        "URL to push the statistics to; null: no push.",
         secret=True,
     )
     format: str = _choice(
-        "remote_write", ("remote_write", "otlp", "import"), "What the server takes; import is VictoriaMetrics'."
+        "remote_write",
+        ("remote_write", "otlp", "import"),
+        "Format that the server accepts; import is VictoriaMetrics'.",
     )
     interval_seconds: int = _integer(15, (1, 3600), "Time between two pushes, in seconds.")
-    timeout_seconds: int = _integer(10, (1, 300), "Longest time that a push takes, in seconds.")
+    timeout_seconds: int = _integer(10, (1, 300), "Longest time that a push may take, in seconds.")
     labels: dict[str, str] = _mapping(
         {},
         r"(?!__)(?!(?:le|quantile|instance)$)[a-zA-Z_][a-zA-Z0-9_]*",
@@ -283,8 +285,8 @@ class PushSettings(SettingsSection):
 class HistorySettings(SettingsSection):
     """The section ``history``."""
 
-    enabled: bool = _switch(True, "Whether the last 24 hours are kept, where statistics are saved.")
-    series: Sequence[str] = _globs((), "Series that are kept before others, of the 512 that there is room for.")
+    enabled: bool = _switch(True, "Whether the last 24 hours are kept; only with persist.")
+    series: Sequence[str] = _globs((), "Series that are kept before others; at most 512 are kept.")
 
 
 class PrometheusSettings(SettingsSection):
@@ -294,7 +296,7 @@ class PrometheusSettings(SettingsSection):
         "",
         r"(?:[a-zA-Z_:][a-zA-Z0-9_:]*)?",
         "letters, digits, _ and :, not a digit first, or ''",
-        "What every name on the Prometheus page begins with, before an underscore.",
+        "Prefix of every name on the Prometheus page, before an underscore.",
     )
     labels: dict[str, str] = _mapping(
         {},

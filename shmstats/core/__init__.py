@@ -29,9 +29,9 @@ def _use_fallback() -> Any:
         if file.name.startswith(f"_cells{tag}"):
             _refuse(str(file), f"its name should end in {EXTENSION_SUFFIXES[0]}")
     log.warning(
-        "the C core of shmstats is not built for this Python%s: the pure Python fallback counts, some hundred times"
-        " slower (5 to 30 µs a call in the place of 20 to 50 ns). Install shmstats where there is a C compiler, or set"
-        " SHMSTATS_PURE=1 to want it so",
+        "the C core of shmstats is not built for this Python%s: the pure Python fallback is used, some hundred times"
+        " slower (5 to 30 µs a call instead of 20 to 50 ns). Install shmstats with a C compiler, or set"
+        " SHMSTATS_PURE=1 to choose the fallback",
         f" (only {', '.join(file.name for file in built)})" if built else "",
     )
     return _load_fallback()
@@ -60,12 +60,12 @@ def _is_cut_off(file: str) -> bool:
 def _refuse(file: str | None, reason: object, kind: str = "C") -> NoReturn:
     if "interpreter" in str(reason):
         way_out = (
-            "one interpreter of a process can use shmstats (mod_wsgi: WSGIApplicationGroup %{GLOBAL}); others need a"
-            " process of their own"
+            "only one interpreter of a process can use shmstats (mod_wsgi: WSGIApplicationGroup %{GLOBAL}); run"
+            " others in another process"
         )
     else:
         way_out = (
-            "it is damaged, or built for another machine, C library or Python. Install shmstats again (pip install"
+            "it is damaged, or was built for another machine, C library or Python. Install shmstats again (pip install"
             " --force-reinstall shmstats), or set SHMSTATS_PURE=1 for all processes of the data directory"
         )
     raise ImportError(

@@ -178,7 +178,7 @@ HEALTH_FIGURES = {
     "agents_missing": Figure("agents_missing", 1, "Live workers that cannot answer questions.", "", _OWN),
     "pushed_seconds_ago": Figure("pushed_seconds_ago", 1, "Age of the last push, in seconds.", "", _OWN),
     "push_error": Figure("push_error", 1, "Whether pushing fails.", "", _OWN),
-    "pool": Figure("pool_used_ratio", 1, "Largest share in use of a part of the block; 1 is full.", "ratio", _OWN),
+    "pool": Figure("pool_used_ratio", 1, "Used share of the fullest part of the block; 1 is full.", "ratio", _OWN),
     "build": Figure("build", 1, "Version of the package, and its core.", "", _BUILD, Type.INFO),
 }
 
@@ -402,7 +402,7 @@ def _generated_help(kind: Kind, type_: Type, stem: str, unit: str) -> str:
     if type_ is Type.COUNTER:
         return f"Total number of {words}."
     if type_ is Type.INFO:
-        return f"What is said of {words}."
+        return f"Information about {words}."
     if type_ is Type.STATESET:
         return f"State of {words}."
     return f"Current value of {words}."

@@ -76,7 +76,7 @@ class Events:
         self._ended += gone
         added = {key: counts[key] - self._counts.get(key, counts[key]) for key in counts}
         if added.pop(_RELOADS, 0) > 0:
-            yield Event(now, "reload", "the workers are being put in the place of others")
+            yield Event(now, "reload", "the workers are being replaced")
         ends = [reason for reason in _REASONS for _ in range(max(added.get(reason, 0), 0))]
         certain = len(ends) == len(self._ended)
         for number, reason in enumerate(ends):

@@ -30,7 +30,7 @@ class Master:
 
     def __init__(self, listeners: Iterable[Any]) -> None:
         self.pid = os.getpid()
-        self._exits = made("counter", "gunicorn_worker_exits", "Workers that ended, by reason.", ("reason",))
+        self._exits = made("counter", "gunicorn_worker_exits", "Ended workers, by reason.", ("reason",))
         for reason in REASONS:
             # Known to the block from now on: a worker that is stopped while it has the table lock can then not
             # stop the master, which is to abort it.
@@ -38,7 +38,7 @@ class Master:
         self.count_reload = made("counter", "gunicorn_reloads", "Reloads by SIGHUP.").incr
         self.count_reload(0)
         registries.stats.timestamp(CATEGORY, "gunicorn_start")
-        backlog = made("gauge", "gunicorn_backlog", "Connections that wait for a worker.", mode="livemax")
+        backlog = made("gauge", "gunicorn_backlog", "Connections waiting for a worker.", mode="livemax")
         BacklogMeter(listeners, backlog.set, failures.tell).start()
 
     def count_exit(self, worker: Any) -> None:

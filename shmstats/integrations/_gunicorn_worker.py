@@ -33,14 +33,14 @@ class GunicornWorker:
     def __init__(self, worker: Any, hooked: bool, measured: bool, capacity: int) -> None:
         self.hooked = hooked
         self.serving = Serving(registries.stats, outermost=measured)
-        self._requests = made("counter", "gunicorn_requests", "Requests that are over.", ("method", "status"))
+        self._requests = made("counter", "gunicorn_requests", "Finished requests.", ("method", "status"))
         took = "Time from a request's headers to the end of its response, in seconds."
         self._durations = made("histogram", "gunicorn_request_duration", took, ("method",))
-        answered = "Requests that are being answered."
+        answered = "Requests being served."
         self._in_progress = made("gauge", "gunicorn_requests_in_progress", answered, mode="livesum")
-        doing = "Workers that live, by what they are doing."
+        doing = "Live workers, by state."
         states = made("gauge", "gunicorn_workers", doing, ("state",), mode="livesum")
-        possible = "Requests that the live workers can answer at one time."
+        possible = "Requests that the live workers can serve at the same time."
         capacities = made("gauge", "gunicorn_capacity", possible, mode="livesum")
         busy = "Time that requests, finished or not, took of each second of each worker."
         self._busy_time = made("histogram", "gunicorn_busy", busy, buckets=BUSY_TIMES)

@@ -51,7 +51,7 @@ class RequestMetrics:
         self._labelnames = tuple(labelnames)
         self._failures = failures
         names = ("method", "route", *labelnames)
-        self._declare("http_requests", "counter", "Requests that are over.")
+        self._declare("http_requests", "counter", "Finished requests.")
         took = "Time from a request's arrival to the end of its response, in seconds."
         self._declare("http_request_duration", "histogram", took, buckets=buckets)
         for metric, what in (("http_request_size", "requests"), ("http_response_size", "responses")):
@@ -66,7 +66,7 @@ class RequestMetrics:
         self._total = stats.counter("requests", "total")
         self._success = stats.counter("requests", "success")
         self._failed = stats.counter("requests", "failed")
-        self.in_progress = self._gauge("http_requests_in_progress", "Requests that are being answered.")
+        self.in_progress = self._gauge("http_requests_in_progress", "Requests being served.")
 
     def series(self, status: str, failed: bool, names: tuple[str, ...]) -> tuple[Callable[..., None], ...]:
         """Return what a request adds to, bound methods all: three that count, then time and sizes.

@@ -197,7 +197,7 @@ class RequestRecorder:
                 )
             return tuple([_label(value) for value in values])
         except Exception as error:
-            self.tell("the values of further labels could not be had", error)
+            self.tell("the values of further labels could not be computed", error)
             return self.no_labels
 
     def close(self) -> None:

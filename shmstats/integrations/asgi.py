@@ -99,7 +99,7 @@ class ShmStatsMiddleware(Middleware[Application, Scope]):
                 return self._route(scope) or UNMATCHED
             return route_in(scope, path, root_path) or UNMATCHED
         except Exception as error:
-            self.requests.tell("the route of a request could not be had", error)
+            self.requests.tell("the route of a request could not be determined", error)
             return UNMATCHED
 
 

@@ -94,8 +94,8 @@ def when_ready(server: Any) -> None:
     global _master
     if server.cfg.uid != os.geteuid():
         log.warning(
-            "the workers run as user %s, whose block this master, of user %s, cannot use: it does not keep the"
-            " block, and does not count the workers' ends",
+            "the workers run as user %s, and this master runs as user %s, which cannot use their block: the master"
+            " does not keep the block, and does not count exits of workers",
             server.cfg.uid,
             os.geteuid(),
         )

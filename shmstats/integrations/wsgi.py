@@ -60,7 +60,7 @@ class ShmStatsMiddleware(Middleware["WSGIApplication", "WSGIEnvironment"]):
             told = environ.get(ROUTE)
             return str(told) if told else flask_route(rule)
         except Exception as error:
-            self.requests.tell("the route of a request could not be had", error)
+            self.requests.tell("the route of a request could not be determined", error)
             return UNMATCHED
 
     def rule_of(self, error: BaseException) -> Any:

@@ -221,7 +221,7 @@ class Catalog:
         try:
             names = _names_of(self.records, numbers, self.heap, self._declaration)
         except (LookupError, ValueError) as error:
-            raise DamagedBlockError(f"a name of the block cannot be: {error!r}") from error
+            raise DamagedBlockError(f"a name of the block is invalid: {error!r}") from error
         for number, name in zip(numbers, names, strict=True):
             if name.kind is Kind.HISTOGRAM and len(name.bounds) + 1 + BEFORE_BUCKETS != self.width_of(number):
                 raise DamagedBlockError(f"record {number} of the block has cells that do not fit its buckets")

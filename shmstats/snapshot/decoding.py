@@ -366,7 +366,7 @@ def _name(row: _Row) -> Name:
     """
     kind = _KINDS.get(row.kind) if type(row.kind) is int else None
     if kind is None or kind is Kind.TIMESTAMP:
-        raise ValueError(f"{row.kind!r:.40} is no kind that is saved")
+        raise ValueError(f"{row.kind!r:.40} is not a kind that is saved")
     created = row.created if type(row.created) is int and 0 <= row.created <= _LAST_MOMENT else 0
     return Name(
         check_text("category", row.category),

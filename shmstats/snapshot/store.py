@@ -221,7 +221,7 @@ def load_newest(
                 series, reason = saved.left_out[0]
                 tell(
                     f"{len(saved.left_out)} series of snapshot {file} are not allowed and were left out, the first of"
-                    f" them {series}: {reason}. As for the snapshot, {keep(file)}"
+                    f" them {series}: {reason}; {keep(file)}"
                 )
             return file, saved
     return None
@@ -280,12 +280,12 @@ def _named_anew(file: Path, what: str, done: str, give: Callable[[Path, Path], o
     names = (f"{file.name}.{what}-{moment}{number}" for number in ("", *(f"-{n}" for n in range(1, 1000))))
     name = next((file.with_name(name) for name in names if not os.path.lexists(file.with_name(name))), None)
     if name is None:
-        return f"there are too many {what} ones already, so it could not be {done}"
+        return f"the snapshot could not be {done}: there are too many {what} ones already"
     try:
         give(file, name)
     except OSError as error:
-        return f"it could not be {done}: {error}"
-    return f"it was {done} as {name}"
+        return f"the snapshot could not be {done}: {error}"
+    return f"the snapshot was {done} as {name}"
 
 
 def have_twice(file: Path, name: Path | str) -> None:

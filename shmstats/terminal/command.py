@@ -55,7 +55,7 @@ class Command(click.Command):
         except OSError as error:
             raise Failure(ctx.command_path, described(error)) from error
         except Exception as error:
-            reason = f"{type(error).__name__}: {error} (this is a mistake in shmstats: please report it)"
+            reason = f"{type(error).__name__}: {error} (this is a bug in shmstats: please report it)"
             raise Failure(ctx.command_path, reason) from error
 
 

@@ -84,7 +84,9 @@ def _interval(ctx: click.Context, param: click.Parameter, seconds: float | None)
     help="Only categories that match. Repeatable.",
 )
 @click.option("--workers", "by_worker", is_flag=True, help="Break values down by worker row.")
-@click.option("--watch", metavar="SECONDS", type=float, callback=_interval, help="Again every so many seconds.")
+@click.option(
+    "--watch", metavar="SECONDS", type=float, callback=_interval, help="Write again at this interval, in seconds."
+)
 @click.option(
     "--output",
     metavar="FILE",
@@ -93,9 +95,11 @@ def _interval(ctx: click.Context, param: click.Parameter, seconds: float | None)
     help="Replace FILE, atomically; - is stdout.",
 )
 @click.option("--from", "file", metavar="SNAPSHOT", callback=not_empty, help="Read this saved snapshot instead.")
-@click.option("--history", is_flag=True, help="What was in the last 24 hours; as csv or json.")
-@click.option("--since", metavar="TIME", type=Duration(), show_default="15m", help="With --history: how long ago.")
-@click.option("--step", metavar="TIME", type=Duration(), help="With --history: the time of each value.")
+@click.option("--history", is_flag=True, help="The last 24 hours, as csv or json.")
+@click.option(
+    "--since", metavar="TIME", type=Duration(), show_default="15m", help="With --history: how long ago it begins."
+)
+@click.option("--step", metavar="TIME", type=Duration(), help="With --history: the time between values.")
 @click.option(
     "--label",
     "labels",
@@ -104,7 +108,7 @@ def _interval(ctx: click.Context, param: click.Parameter, seconds: float | None)
     callback=not_empty,
     help="A column for this label, with csv and table. Repeatable.",
 )
-@click.option("--raw", is_flag=True, help="Leave texts as they are that a spreadsheet or a terminal would obey.")
+@click.option("--raw", is_flag=True, help="Do not escape text that a spreadsheet or a terminal would interpret.")
 def dump(
     config: str | None,
     data: str | None,
@@ -151,7 +155,7 @@ def dump(
     read = _data_reader(settings, by_worker, chosen, with_recent) if file is None else partial(saved.load, Path(file))
     to_terminal = output == "-" and not raw and sys.stdout is not None and sys.stdout.isatty()
     if to_terminal and FORMATS[form].binary:
-        raise click.UsageError(f"--format {form} is no text for a terminal: name a file by --output.")
+        raise click.UsageError(f"--format {form} is not text: name a file by --output.")
 
     repaint = timed = None
     if watch is not None:

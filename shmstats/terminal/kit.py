@@ -12,11 +12,11 @@ from shmstats.terminal.command import command
 
 @command
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--replace", is_flag=True, help="Replace files that are there and differ.")
+@click.option("--replace", is_flag=True, help="Overwrite files that exist and differ.")
 def kit(directory: Path, replace: bool) -> None:
     """Write configuration for Prometheus, Grafana, systemd, nginx, compose and Kubernetes into DIRECTORY."""
     written = package.write(directory, replace=replace)
     for file in written:
         click.echo(f"wrote {file}")
     if not written:
-        click.echo("all of it is there already")
+        click.echo("everything is there already")

@@ -16,11 +16,13 @@ from shmstats.terminal.command import Failure, Key, NotThereError, not_empty, re
 
 
 @reading_command
-@click.option("--to", "url", metavar="URL", type=Key(PushSettings, "url"), help="Where to, instead of push.url.")
-@click.option("--format", "form", type=click.Choice(list(FORMATS)), help="Instead of push.format.")
+@click.option("--to", "url", metavar="URL", type=Key(PushSettings, "url"), help="URL to push to, instead of push.url.")
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), help="Format, instead of push.format.")
 @click.option("--from", "file", metavar="SNAPSHOT", callback=not_empty, help="Push this saved snapshot.")
-@click.option("--watch", metavar="SECONDS", type=click.FloatRange(0.1, 86_400), help="Again every so many seconds.")
-@click.option("--forget", is_flag=True, help="End all series: what was pushed leaves graphs at once.")
+@click.option(
+    "--watch", metavar="SECONDS", type=click.FloatRange(0.1, 86_400), help="Write again at this interval, in seconds."
+)
+@click.option("--forget", is_flag=True, help="End all series, so that they leave graphs at once.")
 def push(
     config: str | None,
     data: str | None,

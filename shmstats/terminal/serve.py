@@ -18,8 +18,10 @@ _THREADS = 8
 
 
 @reading_command
-@click.option("--bind", metavar="ADDRESS", type=Key(ApiSettings, "bind"), help="Instead of api.bind.")
-@click.option("--workers", metavar="N", type=Key(ApiSettings, "workers"), help="Instead of api.workers.")
+@click.option("--bind", metavar="ADDRESS", type=Key(ApiSettings, "bind"), help="Address, instead of api.bind.")
+@click.option(
+    "--workers", metavar="N", type=Key(ApiSettings, "workers"), help="Number of workers, instead of api.workers."
+)
 def serve(config: str | None, data: str | None, bind: str | None, workers: int | None) -> None:
     """Serve the statistics endpoints under gunicorn."""
     settings = settings_of(config, data)

@@ -100,7 +100,7 @@ def read_stacks(data: Path, pid: int | None = None) -> list[dict[str, Any]]:
 
 
 @reading_command
-@click.option("--once", is_flag=True, help="Write it once, of one second, and end.")
+@click.option("--once", is_flag=True, help="Write it once, after one second, and exit.")
 @click.option("--pane", type=click.Choice([*_PANES, "stacks"]), default="workers", show_default=True)
 def top(config: str | None, data: str | None, once: bool, pane: str) -> None:
     """Show requests, workers and what each of them serves, routes, metrics and stacks.

@@ -94,7 +94,7 @@ def not_trusted(environ: WSGIEnvironment, data: Path) -> str | None:
         return reason
     uids = peer_uids(environ)
     if uids is None:
-        return "it cannot be told whose socket the request came from"
+        return "the owner of the client's socket cannot be determined"
     strangers = uids - {0, _owner(data)}
     return f"the request came from user {min(strangers)}" if strangers else None
 

@@ -54,7 +54,7 @@ def guard() -> None:
     """Let a request pass if statistics are configured and enabled, and its sender may use the endpoint."""
     shared = stats.shared
     if stats.config_error:
-        raise ServiceUnavailable(f"nothing is counted, for the configuration has an error: {stats.config_error}")
+        raise ServiceUnavailable(f"nothing is counted, because the configuration has an error: {stats.config_error}")
     settings = stats.settings
     check_access(settings.api, settings.path.data)
     if shared is None:
@@ -62,7 +62,7 @@ def guard() -> None:
     try:
         request.query_string.decode()
     except UnicodeDecodeError:
-        abort(400, "the query is not UTF-8: such bytes are to be written as %XX")
+        abort(400, "the query is not UTF-8: write such bytes as %XX")
     if request.method == "OPTIONS":
         _refuse()
 

@@ -239,7 +239,7 @@ def test_a_link_in_its_place_is_not_followed(shmstats: ModuleType, refused: Path
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"magic": 1}, "does not begin like a block of shmstats"),
+        ({"magic": 1}, "does not begin with the header of a shmstats block"),
         ({"capacity": 512}, r"bytes long, but by its header \(capacity 512, max_workers 8\) it has"),
         ({"capacity": 0}, "it is damaged"),
         ({"max_workers": 0}, "it is damaged"),

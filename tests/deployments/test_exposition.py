@@ -175,7 +175,7 @@ def test_a_disk_that_hangs_for_long_fails_and_a_page_shows_what_is_counted(
     monkeypatch.setattr(shmstats.attachment.saver, "_HANG_SECONDS", 0.5)
     hanging.clear()
     wait_until(lambda: shown() == 3)
-    assert "no save has come to its end" in str(save_error(shmstats))
+    assert "no save has finished" in str(save_error(shmstats))
     hanging.set()
     wait_until(lambda: shown() == 3 and save_error(shmstats) is None)
 

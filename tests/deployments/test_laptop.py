@@ -118,8 +118,8 @@ def told(directory: Path) -> str:
     """What the log says once."""
     return (
         f"there is no /dev/shm: the block is a file in {directory / 'data'}, and slower on a disk\n"
-        "there is no /proc: who lives is known by record locks and psutil, and nobody tells whose process a client is,"
-        " so /debug and /_local want the token from everybody\n"
+        "there is no /proc: record locks and psutil show which processes live, and a client's process cannot be"
+        " identified, so everybody needs the token for /debug and /_local\n"
     )
 
 

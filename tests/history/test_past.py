@@ -243,7 +243,7 @@ def test_gunicorns_counters_tell_how_a_worker_ended(
     events = past(tmp_path, NOW - 5, NOW + 5).events
     assert [(event.kind, event.text) for event in events][1:] == [
         (kind, text),
-        ("reload", "the workers are being put in the place of others"),
+        ("reload", "the workers are being replaced"),
     ]
     assert events[0].kind == "start"
 

@@ -607,7 +607,7 @@ def test_a_master_of_another_user_leaves_the_block_to_its_workers() -> None:
         directory.chmod(0o777)
         options = (*HOOKS, "--workers", "2", "--preload", "--user", str(nobody))
         with Gunicorn(directory, *options, site=SITE_OF_ANOTHER_USER) as server:
-            assert "does not count the workers' ends" in server.log.read_text()
+            assert "does not count exits of workers" in server.log.read_text()
             users_and_totals = [server.get("/")[1].split() for _ in range(5)]
             assert [user for user, *_ in users_and_totals] == [str(nobody)] * 5
             totals = [int(total) for _, total, _ in users_and_totals]

@@ -138,7 +138,7 @@ def test_what_cannot_be_pushed_is_said_without_a_traceback(
 @pytest.mark.parametrize(
     ("form", "content_type", "body", "said"),
     [
-        ("import", "text/html", b"<p>Welcome", "with text/html: no engine does"),
+        ("import", "text/html", b"<p>Welcome", "with text/html: no engine answers so"),
         ("otlp", "application/x-protobuf", b"\n\x08\x08\x02\x12\x04late", "2 data points were rejected: late"),
     ],
 )
@@ -160,7 +160,7 @@ def test_the_kit_is_written_once(tmp_path: Path) -> None:
     done = shmstats("kit", tmp_path / "kit")
     assert done.returncode == 0
     assert (tmp_path / "kit/prometheus/rules/shmstats.yml").exists()
-    assert shmstats("kit", tmp_path / "kit").stdout == "all of it is there already\n"
+    assert shmstats("kit", tmp_path / "kit").stdout == "everything is there already\n"
     (tmp_path / "kit/README.md").write_text("mine")
     again = shmstats("kit", tmp_path / "kit")
     assert (again.returncode, len(again.stderr.splitlines())) == (1, 1)

@@ -239,7 +239,7 @@ def test_otlp_reads_what_an_engine_did_not_take(count: int, message: str, said: 
         ("application/json", b'{"partialSuccess": {"errorMessage": "cut', '{"partialSuccess": {"errorMessage": "cut'),
         ("application/json", b"\xff", "\ufffd"),
         ("application/x-protobuf", b"\n\xff\x04\x12\xfb\x04cut", "cut"),
-        ("application/x-protobuf", b"\x00\x01", "the body is no answer of OTLP"),
+        ("application/x-protobuf", b"\x00\x01", "the body is not an OTLP answer"),
     ],
 )
 def test_otlp_says_of_a_body_that_it_cannot_read_what_is_there(content_type: str, body: bytes, said: str) -> None:

@@ -188,11 +188,11 @@ BAD = {
     "headers without end": (drip, "no answer within 1 s"),
     "body without end": (drip_body, "answered 503"),
     "success without end": (functools.partial(drip_body, status=b"200 OK"), "no answer within 1 s"),
-    "web page": (PAGE, "answered 200 with text/html: no engine does; push.url must be where one takes"),
+    "web page": (PAGE, "answered 200 with text/html: no engine answers so; set push.url to where it accepts"),
     "web page without type": (b"HTTP/1.1 201 OK\r\n\r\n\n<!DOCTYPE html>", "answered 201 with text/html"),
     "partial success": (
         partial_success(3, "out of order\n" + SECRET),
-        "answered 200, but not that all was taken: 3 data points were rejected: out of order (not shown)",
+        "answered 200, but did not accept everything: 3 data points were rejected: out of order (not shown)",
     ),
 }
 if not OTLP:
@@ -308,8 +308,10 @@ def test_what_is_taken_in_part_is_counted_and_said_once_and_what_was_taken_can_e
     server.answer = partial_success(2, "other words")
     pushing.perform(block, SNAPSHOT)
     assert own_counters(block) == {"pushes_refused": 2}
-    assert block.header.push_error.endswith("not that all was taken: 2 data points were rejected: other words")
-    assert [record.getMessage().partition("taken: ")[2] for record in caplog.records] == ["1 sample was left out"]
+    assert block.header.push_error.endswith("did not accept everything: 2 data points were rejected: other words")
+    assert [record.getMessage().partition("accept everything: ")[2] for record in caplog.records] == [
+        "1 sample was left out"
+    ]
     assert pushing._sender is not None
     encoder = pushing._sender._encoder
     none = encoder.encode(Snapshot([], []), 1, Stale.NONE)
@@ -350,7 +352,7 @@ def test_nobody_listening_is_said(duty: Callable[..., PushDuty]) -> None:
 def test_a_host_name_that_cannot_be_is_said(tmp_path: Path) -> None:
     settings = load({"path": {"data": str(tmp_path)}, "push": {"url": "http://a..b/"}})
     Prepared(settings).perform(BLOCK, SNAPSHOT)
-    assert "there cannot be a host of this name" in HEADER.push_error
+    assert "the host name is invalid" in HEADER.push_error
 
 
 def test_a_certificate_is_trusted_only_if_it_is_given(

@@ -146,7 +146,7 @@ class Functions:
         except Exception as error:
             failure = f"the function of gauge {metric!r} failed: {type(error).__name__}"
             if self._logged.first(failure):
-                log.warning("%s: %s; it is shown as NaN for as long as that is so", failure, error)
+                log.warning("%s: %s; the gauge is NaN until the function returns a number again", failure, error)
             return float("nan")
 
     def _has(self, shared: SharedProvider, metric: str, labels: Labels) -> bool:

@@ -103,7 +103,7 @@ def post(target: Target, body: bytes, headers: Mapping[str, str]) -> Answer:
     except ssl.SSLError as error:
         raise OSError(f"TLS failed: {error.reason or error}") from error
     except UnicodeError as error:
-        raise OSError(f"there cannot be a host of this name: {error}") from error
+        raise OSError(f"the host name is invalid: {error}") from error
     except http.client.HTTPException as error:
         raise OSError(f"the answer is not HTTP: {type(error).__name__}: {str(error)[:100]!r}") from error
     finally:

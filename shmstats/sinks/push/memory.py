@@ -40,7 +40,7 @@ class Memory:
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            log.warning("%s cannot be read, times of pushes go by the clock alone: %s", self._file, error)
+            log.warning("%s cannot be read, so the times of pushes follow the clock only: %s", self._file, error)
 
     def next_time(self, labels: dict[str, str]) -> int:
         """Return the time of the next push in ms since 1970, later than all before whatever the clock says; save it.

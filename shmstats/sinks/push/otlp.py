@@ -101,7 +101,7 @@ class Otlp(Encoder):
             elif answer.content_type == self.headers["Content-Type"]:
                 response.ParseFromString(answer.body)
         except (json_format.Error, DecodeError, ValueError):  # rubbish, or a message too long to be read whole
-            return answer.said or "the body is no answer of OTLP"
+            return answer.said or "the body is not an OTLP answer"
         count, message = response.partial_success.rejected_data_points, response.partial_success.error_message
         said = [f"{count} data points were rejected"] if count else []
         return one_line(": ".join([*said, message] if message else said))

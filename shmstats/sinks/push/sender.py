@@ -138,15 +138,15 @@ class Sender:
             rejected = encoder.rejected(answer)
             if not rejected:
                 return None
-            return PushError(f"{reason}, but not that all was taken", _without(rejected, headers), is_refusal=True)
+            return PushError(f"{reason}, but did not accept everything", _without(rejected, headers), is_refusal=True)
         if 300 <= answer.status < 400:
-            reason = f"{reason} (a redirect, which is not followed: push.url must be where it leads)"
+            reason = f"{reason} (a redirect, which is not followed: set push.url to its target)"
         is_refusal = answer.status < 500 and answer.status != 429
         raise PushError(reason, _without(answer.said, headers), answer.retry_after, is_refusal=is_refusal)
 
     def _not_an_engine(self) -> str:
         form = self._settings.push.format
-        return f"no engine does; push.url must be where one takes the format {form}, such as {FORMATS[form][3]}"
+        return f"no engine answers so; set push.url to where it accepts the format {form}, such as {FORMATS[form][3]}"
 
     def _encoder_for(self, labels: dict[str, str]) -> Encoder:
         form = self._settings.push.format

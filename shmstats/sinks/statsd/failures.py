@@ -39,7 +39,7 @@ class SendFailures:
         for _ in range(operations):
             self._report(OPERATIONS_DROPPED)
         if self._logged.first("dropped"):
-            log.error("%s: operations were dropped because too much is held, or too long", self.name)
+            log.error("%s: operations were dropped because too many were held, or for too long", self.name)
 
     def _report(self, metric: str) -> None:
         if self._report_to is not None:
