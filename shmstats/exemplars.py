@@ -29,6 +29,7 @@ def read_exemplars(note: bytes) -> tuple[Exemplar, ...]:
         return tuple(
             Exemplar(tuple((str(name), str(text)) for name, text in labels), value, float(moment))
             for labels, value, moment in said.get(_KEY, ())
+            if math.isfinite(value) and math.isfinite(moment)
         )
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return ()

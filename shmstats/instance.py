@@ -85,7 +85,7 @@ def _read(file: Path) -> Instance:
     try:
         found = Instance(**json.loads(content))
         return found.replaced(uuid=str(uuid.UUID(found.uuid)), made=int(found.made), inode=int(found.inode))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{file} is no identity ({error}): remove it, and another is made") from error
 
 

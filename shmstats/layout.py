@@ -71,6 +71,7 @@ _NUMPY = {"B": "u1", "H": "u2", "I": "u4", "Q": "u8", "q": "i8"}
 #: What the integer of a cell can be.
 INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
+UINT64_MAX = 2**64 - 1
 
 #: The byte of the lock file that is the lock of cell 0, in the pure Python core; behind it those of the others.
 FIRST_CELL = 1
@@ -80,8 +81,13 @@ CELL = Structure({"lock": "I", "seq": "I"}, over=("value", "q"))
 
 CELLS_PER_PAGE = PAGE // CELL.size
 
-#: Cells of a counter, the smallest series.
+#: Cells of a counter, the smallest series; of a gauge, and of one of which each worker has its own; and those of a
+#: histogram before its first bucket: the lock, the sum, the maximum and the minimum.
 COUNTER_WIDTH = 2
+_GAUGE_WIDTHS = 3, 5
+BEFORE_BUCKETS = 4
+
+_COUNTER, _HISTOGRAM = 1, 3
 
 #: What a process is serving at one time, at most, as far as others can see it.
 REQUESTS_PER_WORKER = 16
@@ -120,6 +126,15 @@ NAME = Structure(
         "created": "Q",  # ns since 1970
     }
 )
+
+
+def fits_kind(kind: int, width: int, is_family: int) -> bool:
+    """Tell whether a record has as many cells as its kind (`shmstats.series.Kind`) takes; a family has none."""
+    if is_family:
+        return width == 0
+    if kind == _COUNTER:
+        return width == COUNTER_WIDTH
+    return width > BEFORE_BUCKETS if kind == _HISTOGRAM else width in _GAUGE_WIDTHS
 
 
 def minimum_of(kept: int) -> float:

@@ -104,9 +104,10 @@ def block() -> Target:
 def counting() -> Target:
     """Make the target: a process counts into a block that is damaged meanwhile, or was so when it came.
 
-    Counting raises nothing. The latter is where the first byte of the input is above 127.
+    Counting raises nothing, but that a name is of another kind: what damage can say is what another process may have
+    said. The latter is where the first byte of the input is above 127.
     """
-    from shmstats.block import BlockError
+    from shmstats.block import BlockError, DeclarationError, KindError
     from shmstats.registry import Registry
 
     damage = _Damage()
@@ -131,16 +132,17 @@ def counting() -> Target:
                 file.seek(at)
                 file.write(meanwhile)
             handle.incr()
-            _fill(stats)
-            stats.incr("c", "new")
-            stats.incr("c", "labelled", labels={"a": "new", "b": "new"})
+            for call in _FILLING:
+                with suppress(KindError, DeclarationError):
+                    call(stats)
             for refused in (
-                lambda: stats.get("c", "t"), stats.snapshot, lambda: stats.reset("c", "t"),
-                lambda: stats.remove("c", "g"),
+                lambda: stats.get("c", "t"), lambda: stats.get_timestamp("c", "moment"), stats.snapshot, stats.flush,
+                lambda: stats.reset("c", "t"), lambda: stats.remove("c", "g"),
             ):  # fmt: skip
                 with suppress(BlockError):
                     refused()
-            stats.incr("c", "g")
+            with suppress(KindError, DeclarationError):
+                stats.incr("c", "g")
         finally:
             stats.close()
             for left in place.glob(f"{damage.file.name}*"):
@@ -209,22 +211,30 @@ def _config(data: Path) -> dict[str, Any]:
     return {"path": {"data": str(data)}, "stats": {**_SIZES, "persist": False}}
 
 
+#: Calls that count in every way.
+_FILLING: tuple[Callable[[Any], object], ...] = (
+    lambda stats: stats.incr("c", "m", 3),
+    lambda stats: stats.gauge("c", "g", 2.5),
+    lambda stats: stats.timing("c", "t", 12.5),
+    lambda stats: stats.declare("c", "live", kind="gauge", mode="livesum", help="A gauge."),
+    lambda stats: stats.gauge("c", "live", 4),
+    lambda stats: stats.declare("c", "all", kind="gauge", mode="all"),
+    lambda stats: stats.declare("c", "phase", kind="state", states=["up", "down"]),
+    lambda stats: stats.gauge("c", "all", 4),
+    lambda stats: stats.declare("c", "exponential", kind="histogram", buckets="exponential", range=(1, 1000)),
+    lambda stats: stats.timing("c", "exponential", 7),
+    lambda stats: stats.incr("c", "labelled", labels={"a": "é", "b": '"'}),
+    lambda stats: stats.timestamp("c", "moment"),
+    lambda stats: stats.info("c", "about", {"version": "1"}),
+    lambda stats: stats.state("c", "phase", "up"),
+    lambda stats: stats.incr("c", "exemplary", exemplar={"trace": "7"}),
+    lambda stats: stats.incr("c", "labelled", labels={"a": "new", "b": "new"}),
+)
+
+
 def _fill(stats: Any) -> None:
-    stats.incr("c", "m", 3)
-    stats.gauge("c", "g", 2.5)
-    stats.timing("c", "t", 12.5)
-    stats.declare("c", "live", kind="gauge", mode="livesum", help="A gauge.")
-    stats.gauge("c", "live", 4)
-    stats.declare("c", "all", kind="gauge", mode="all")
-    stats.declare("c", "phase", kind="state", states=["up", "down"])
-    stats.gauge("c", "all", 4)
-    stats.declare("c", "exponential", kind="histogram", buckets="exponential", range=(1, 1000))
-    stats.timing("c", "exponential", 7)
-    stats.incr("c", "labelled", labels={"a": "é", "b": '"'})
-    stats.timestamp("c", "moment")
-    stats.info("c", "about", {"version": "1"})
-    stats.state("c", "phase", "up")
-    stats.incr("c", "exemplary", exemplar={"trace": "7"})
+    for call in _FILLING:
+        call(stats)
 
 
 def questions() -> Target:

@@ -49,7 +49,7 @@ class Reads(Attachment):
             record = block.find(key)
             if record is None or record.kind is not Kind.TIMESTAMP:
                 return None
-            moment = int(block.cells.load_gauge(block.row_for(record), record.cell))
+            moment = block.reader.columns.moment(record.cell)
             if block.cells.generation == generation:
                 return moment
 

@@ -20,6 +20,8 @@ _ATTEMPTS = 100
 class HeaderField:
     """A number in the header, read and written as one of the ``words`` or ``longs`` of what has it as an attribute.
 
+    One that goes beyond its size, which only a damaged one can, begins anew at 0, as in C.
+
     Args:
         name: of the field; that of the attribute where none is given.
     """
@@ -29,14 +31,14 @@ class HeaderField:
 
     def __set_name__(self, owner: type, name: str) -> None:
         offset, self._size = HEADER.fields[self._name or name]
-        self._at = offset // self._size
+        self._at, self._most = offset // self._size, 256**self._size - 1
 
     def __get__(self, header: Any, owner: type) -> int:
         number: int = (header.words if self._size == 4 else header.longs)[self._at]
         return number
 
     def __set__(self, header: Any, value: int) -> None:
-        (header.words if self._size == 4 else header.longs)[self._at] = value
+        (header.words if self._size == 4 else header.longs)[self._at] = value & self._most
 
 
 class _Message:

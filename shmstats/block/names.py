@@ -281,7 +281,7 @@ class NameTable(Records):
             self.families += n
         elif record.flags & MEMBER and record.family >= 0:
             family = self.record(record.family)
-            self.set_members(family.number, self.members(family) + n)
+            self.set_members(family.number, self.members(family) + n & 0xFFFFFFFF)
 
     def _have_room(self, usage: tuple[int, ...], names: int, cells: int, heap: int) -> None:
         """Have records, cells, heap and slots of the index for so many names more.

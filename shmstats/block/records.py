@@ -142,6 +142,19 @@ class Records:
         for view in (self.words, self.longs):
             view.release()
 
+    def set_used(self, cells: int, heap: int) -> None:
+        """Note how many columns, and bytes of the heap, are in use. The table lock is held.
+
+        Raises:
+            DamagedBlockError: there are not so many.
+        """
+        if cells > self._layout.columns or heap > self._layout.heap_bytes:
+            raise DamagedBlockError(
+                f"records use {cells} columns and {heap} bytes for names; the block has {self._layout.columns} and"
+                f" {self._layout.heap_bytes}"
+            )
+        self.cells_used, self.heap_used = cells, heap
+
     def record(self, number: int) -> Record:
         """Return a record by its number.
 

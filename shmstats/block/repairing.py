@@ -18,6 +18,9 @@ def repair(names: NameTable) -> bool:
     """Derive anew from the records what can be, where a change was broken off; returns whether one was.
 
     The table lock is held.
+
+    Raises:
+        DamagedBlockError: a record has cells or texts that are not in the block.
     """
     count, *_, is_broken_off, _ = names.index.usage()
     if not is_broken_off:
@@ -27,8 +30,7 @@ def repair(names: NameTable) -> bool:
     _follow_families(names, [number for number, _ in live])
     names.index.rebuild()
     names.removed = count - len(live)
-    names.cells_used = _end(names, "cell", "width")
-    names.heap_used = max(_end(names, "key", "room"), _end(names, "note", "note_room"))
+    names.set_used(_end(names, "cell", "width"), max(_end(names, "key", "room"), _end(names, "note", "note_room")))
     names.families = sum(1 for _, flags in live if flags & FAMILY)
     families = names.column("family").tolist()
     members = Counter(families[number] - 1 for number, flags in live if flags & MEMBER)

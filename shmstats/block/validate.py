@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..core import hash_key
-from ..layout import LIVE, NAME, PAGE, REMOVED
+from ..layout import LIVE, NAME, PAGE, REMOVED, fits_kind
 from ..series import Declaration, Kind, Mode
 from .declarations import decode_definition
 from .errors import OF_CONTENTS, BlockError, DamagedBlockError, DeclarationError, KindError
@@ -118,13 +118,14 @@ def find_damage(buf: memoryview, layout: Layout) -> str:
 
 def _damage_of_records(records: bytes, layout: Layout, cells: int) -> str:
     for number, fields in enumerate(NAME.struct.iter_unpack(records)):
-        state, kind, mode, _, width, cell, family, _, _, key, room, length, note, note_room, _, _ = fields
+        state, kind, mode, flags, width, cell, family, _, _, key, room, length, note, note_room, _, _ = fields
         live = state == LIVE
         rules = (
             (live or state == REMOVED, "a state"),
             (not live or kind in _KINDS, "a kind"),
             (not live or mode in _MODES, "a mode"),
             (cell + width <= cells, "cells"),
+            (not live or fits_kind(kind, width, flags & FAMILY), "cells for its kind"),
             (key + room <= layout.heap_bytes, "a place for its key"),
             (length <= room, "a length"),
             (note + note_room <= layout.heap_bytes, "a place for its note"),

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from .. import lifecycle
-from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN
+from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN, UINT64_MAX
 from ..series import Labels
 from ._claim_py import claim_process
 from ._exposition_py import fill_text as fill_text
@@ -508,7 +508,7 @@ class Cells:
     def raise_generation(self) -> int:
         if not self._open:
             raise ValueError("the cells are closed")
-        self._generation[0] += 1
+        self._generation[0] = self._generation[0] + 1 & UINT64_MAX
         return self._generation[0]
 
     def count_takeovers_at(self, row: int, column: int) -> None:

@@ -273,7 +273,7 @@ def plan_save(records: bytes, heap: bytes, numbers: bytes) -> tuple[bytes, bytes
     saved = [found[number] for number in chosen]
     keys = b",".join([_json_key(heap[record.key : record.key + record.length]) for record in saved])
     kinds = b",".join([b"%d" % _saved_kind(record) for record in saved])
-    created = b",".join([b"%d" % record.created for record in saved])
+    created = b",".join([b"%d" % (record.created if record.created <= INT64_MAX else 0) for record in saved])
     text, places = bytearray(), bytearray()
     for number, record in enumerate(saved):
         text += b"," if number else b""
@@ -292,7 +292,7 @@ def plan_save(records: bytes, heap: bytes, numbers: bytes) -> tuple[bytes, bytes
 
 def _can_be_saved(record: _Record, heap: bytes) -> bool:
     is_empty = record.kind == _HISTOGRAM and record.width <= _FIRST_BUCKET
-    return bool(record.parts(heap)) and not is_empty and record.created <= INT64_MAX
+    return bool(record.parts(heap)) and not is_empty
 
 
 def _saved_kind(record: _Record) -> int:

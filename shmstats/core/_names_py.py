@@ -6,11 +6,10 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from ..layout import DELETED, LIVE, NAME, REMOVED
+from ..layout import DELETED, LIVE, NAME, REMOVED, UINT64_MAX, fits_kind
 
 _NAME = NAME.struct
 _WORD = struct.Struct("<Q")
-_MASK = 0xFFFF_FFFF_FFFF_FFFF
 _STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION, _KEY, _ROOM, _LENGTH = range(12)
 _NOTE, _CREATED = 12, 15
 _MEMBERS_WORD = NAME.offset("members") // 4
@@ -42,15 +41,15 @@ def hash_key(key: bytes, salt: bytes) -> int:
 
 
 def _sip_round(a: int, b: int, c: int, d: int) -> tuple[int, int, int, int]:
-    a = a + b & _MASK
-    b = (b << 13 & _MASK | b >> 51) ^ a
-    c = c + d & _MASK
-    d = (d << 16 & _MASK | d >> 48) ^ c
-    a = (a << 32 & _MASK | a >> 32) + d & _MASK
-    d = (d << 21 & _MASK | d >> 43) ^ a
-    c = c + b & _MASK
-    b = (b << 17 & _MASK | b >> 47) ^ c
-    return a, b, c << 32 & _MASK | c >> 32, d
+    a = a + b & UINT64_MAX
+    b = (b << 13 & UINT64_MAX | b >> 51) ^ a
+    c = c + d & UINT64_MAX
+    d = (d << 16 & UINT64_MAX | d >> 48) ^ c
+    a = (a << 32 & UINT64_MAX | a >> 32) + d & UINT64_MAX
+    d = (d << 21 & UINT64_MAX | d >> 43) ^ a
+    c = c + b & UINT64_MAX
+    b = (b << 17 & UINT64_MAX | b >> 47) ^ c
+    return a, b, c << 32 & UINT64_MAX | c >> 32, d
 
 
 class NameIndex:
@@ -253,8 +252,8 @@ class NameIndex:
             self._store(number, "state", REMOVED)
             self._count(fields[_FLAGS], fields[_FAMILY], -1)
             self._free.setdefault((fields[_WIDTH], fields[_ROOM]), []).append(number)
-        self._words[self._removed] += len(numbers)
-        self._longs[self._generation] += 1
+        self._words[self._removed] = self._words[self._removed] + len(numbers) & 0xFFFFFFFF
+        self._longs[self._generation] = self._longs[self._generation] + 1 & UINT64_MAX
         self._end_change(before)
 
     def _begin_change(self) -> int:
@@ -267,7 +266,7 @@ class NameIndex:
         """End a change of names that were there: what is known of removed ones holds, as they were not another's."""
         revision = self._longs[self._revision]
         self._free_revision += self._free_revision == revision
-        self._longs[self._revision] = revision + 1
+        self._longs[self._revision] = revision + 1 & UINT64_MAX
         self._words[self._changing] = before
 
     def _know_free(self) -> None:
@@ -323,6 +322,8 @@ class NameIndex:
         start = self._heap + place
         if self._block[start : start + len(key)] != key:
             return None
+        if not fits_kind(fields[_KIND], width, fields[_FLAGS] & _OF_FAMILY):
+            raise BufferError(f"record {number} has kind {fields[_KIND]} and {width} cells, which cannot be")
         kind = self._item(self._kinds, fields[_KIND], "kind", number)
         mode = self._item(self._modes, fields[_MODE], "mode", number)
         values = number, kind, fields[_FLAGS], cell, width, mode, fields[_FAMILY] - 1, declaration
@@ -337,7 +338,7 @@ class NameIndex:
     def _count(self, flags: int, family: int, n: int) -> None:
         """Count a name that comes (1) or goes (-1) where its family, or all families, are counted."""
         if flags & _OF_FAMILY:
-            self._words[self._families] += n
+            self._words[self._families] = self._words[self._families] + n & 0xFFFFFFFF
         elif flags & _OF_MEMBER and 0 < family <= self._capacity:
             place = (self._names + (family - 1) * NAME.size) // 4 + _MEMBERS_WORD
             self._words[place] = self._words[place] + n & 0xFFFFFFFF

@@ -209,7 +209,7 @@ def clear_locks(totals: bytearray, cells: bytes | memoryview, kinds: bytes) -> N
     if len(firsts) != len(kinds) or (kinds and max(firsts) >= len(integers)):
         raise ValueError("the cells are not within these totals")
     for first, kind in zip(firsts, kinds, strict=True):
-        integers[first] &= _IS_REAL if kind in (_GAUGE, _TIMESTAMP) else 0
+        integers[first] &= _IS_REAL if kind == _GAUGE else 0
 
 
 def add_counters(totals: bytes | bytearray, cells: bytes, groups: bytes, count: int) -> bytearray:

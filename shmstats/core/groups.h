@@ -1,8 +1,6 @@
 /* Groups of series that are shown alike, found in copies of a block's records and heap without a Python object for each
  * series: of one kind, mode and metric, with one declaration. So Python names a group, not each of its series. */
 
-enum { KIND_COUNTER = 1, KIND_GAUGE = 2, KIND_HISTOGRAM = 3, KIND_TIMESTAMP = 4 };
-
 /* The group of a record that is in none; the label names of a group whose series have different ones. */
 #define NO_GROUP UINT32_MAX
 #define MIXED UINT32_MAX

@@ -11,6 +11,8 @@ typedef struct {
 } Record;
 
 enum { RECORD_LIVE = 1, RECORD_REMOVED = 2 };
+enum { KIND_COUNTER = 1, KIND_GAUGE = 2, KIND_HISTOGRAM = 3, KIND_TIMESTAMP = 4 };
+enum { COUNTER_CELLS = 2, GAUGE_CELLS = 3, OWN_GAUGE_CELLS = 5 }; /* the latter: of which each worker has its own */
 enum { FLAG_MONOTONIC = 1, FLAG_FAMILY = 2, FLAG_DECLARED = 4, FLAG_MEMBER = 16, FLAG_WITHDRAWN = 32, FLAG_CARRIED = 128 };
 
 /* Return offset and size of each field, and the size of all. */

@@ -78,7 +78,7 @@ put_saved(SavePlan *plan, size_t *last, Py_ssize_t i)
     put_json_key(&plan->keys, key_of(&plan->names, record));
     int is_gauge = record->kind == KIND_COUNTER && !(record->flags & FLAG_MONOTONIC);
     put_integer(&plan->kinds, is_gauge ? -(int64_t)record->kind : record->kind);
-    put_integer(&plan->created, (int64_t)record->created);
+    put_integer(&plan->created, record->created > INT64_MAX ? 0 : (int64_t)record->created); /* that is damage: unknown */
     if (record->kind == KIND_HISTOGRAM)
         return put_save_histogram(plan, last, record);
     return put_save_place(plan, last, record, record->kind == KIND_GAUGE ? FORM_GAUGE : FORM_INTEGER);
@@ -93,7 +93,7 @@ can_be_saved(const SavePlan *plan)
         if (number >= plan->names.count || !is_sound(&plan->names, &plan->names.record[number]))
             return 0;
         const Record *record = &plan->names.record[number];
-        if ((record->kind == KIND_HISTOGRAM && record->width <= FIRST_BUCKET) || record->created > INT64_MAX)
+        if (record->kind == KIND_HISTOGRAM && record->width <= FIRST_BUCKET)
             return 0;
     }
     return plan->numbers.len % 4 == 0;

@@ -18,7 +18,7 @@ clear_locks(PyObject *Py_UNUSED(module), PyObject *args)
     for (Py_ssize_t i = 0; fits && i < kinds.len; i++)
         fits = cell[i] < columns;
     for (Py_ssize_t i = 0; fits && i < kinds.len; i++)
-        total[cell[i]].value &= kind[i] == KIND_GAUGE || kind[i] == KIND_TIMESTAMP ? IS_REAL : 0;
+        total[cell[i]].value &= kind[i] == KIND_GAUGE ? IS_REAL : 0;
     PyBuffer_Release(&totals);
     PyBuffer_Release(&cells);
     PyBuffer_Release(&kinds);

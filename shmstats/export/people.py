@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+#: Floats from here on are not exact to 1, and may be infinite.
+_ALL_DIGITS = 1e15
+
+#: Seconds of a day, and of the days from which on hours say nothing.
+_DAY = 86400
+_LONG = 100_000 * _DAY
+
 
 def number(value: float | None) -> str:
-    """Return a number with three digits or, above 1000, all before the point."""
+    """Return a number with three digits or, from 1000 to where a float has no more of its own, all before the point."""
     if value is None:
         return "-"
-    if abs(value) >= 1000 or value == int(value):
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    is_whole = value % 1 == 0
+    return f"{value:,.0f}" if abs(value) < _ALL_DIGITS and (is_whole or abs(value) >= 1000) else f"{value:.3g}"
 
 
 def share(value: float) -> str:
@@ -20,8 +28,8 @@ def share(value: float) -> str:
 def size(value: float) -> str:
     """Return bytes in a unit that suits."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
+        if abs(value) < 1024:
+            return f"{value:.3g} {unit}" if abs(value) < 1000 else f"{value:.0f} {unit}"
         value /= 1024
     return f"{value:.3g} TiB"
 
@@ -30,9 +38,11 @@ def duration(seconds: float | None) -> str:
     """Return a time in units that suit."""
     if seconds is None:
         return "-"
-    if 0 < seconds < 0.001:
+    if not abs(seconds) < _LONG:
+        return f"{seconds / _DAY:.3g} d"
+    if 0 < abs(seconds) < 0.001:
         return f"{seconds * 1e6:.3g} µs"
-    if seconds < 1:
+    if abs(seconds) < 1:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"

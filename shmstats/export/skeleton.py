@@ -18,8 +18,8 @@ from shmstats.export.naming import ExposedFamily, ExposedSeries, Namer
 from shmstats.export.page import Member, names_of_samples, system_values
 from shmstats.export.view import View
 from shmstats.frozen import NamedTuple
+from shmstats.layout import BEFORE_BUCKETS
 from shmstats.lazy import lazy_property
-from shmstats.reading.histograms import BEFORE_BUCKETS
 from shmstats.reading.totals import BlockSnapshot
 from shmstats.series import STATE, Kind, Labels, Name
 

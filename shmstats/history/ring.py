@@ -182,7 +182,10 @@ class Ring:
             ValueError: they are no JSON.
         """
         number, text = self._newest_tracks()
-        return json.loads(text) if number else None
+        try:
+            return json.loads(text) if number else None
+        except RecursionError as error:
+            raise ValueError(f"the tracks of {self.file} are nested too deeply") from error
 
     def write_tracks(self, document: Any) -> None:
         """Replace the older copy of the tracks.

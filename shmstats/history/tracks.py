@@ -99,7 +99,7 @@ def from_json(document: Any) -> list[Track]:
             for category, metric, labels, kind, bounds, unit, first, since in document
         ]
         sound = all(_is_sound(track) for track in tracks)
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         raise ValueError(f"these are no tracks: {error}") from error
     if not sound:
         raise ValueError("it has a track that cannot be")

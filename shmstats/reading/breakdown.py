@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ..layout import BEFORE_BUCKETS
 from ..series import Kind, Mode, Name, Value
 from .catalog import Catalog
 from .columns import Columns
 from .gauges import GAUGE_CELLS, Gauges
-from .histograms import BEFORE_BUCKETS, Histograms
+from .histograms import Histograms
 
 
 def by_row(columns: Columns, catalog: Catalog, living: set[int]) -> dict[int, list[Value | None]]:
@@ -31,7 +32,9 @@ def _in_row(columns: Columns, row: int, cell: int, name: Name, living: set[int])
     if name.mode is not Mode.LAST:
         found = Gauges(columns).contribution(row, cell, living if name.mode.live else None)
         return None if found is None else found.value
-    if name.kind in (Kind.GAUGE, Kind.TIMESTAMP):
+    if name.kind is Kind.TIMESTAMP:
+        return columns.moment(cell) if row == 0 else None
+    if name.kind is Kind.GAUGE:
         return columns.gauge(cell) if row == 0 else None
     if name.kind is Kind.HISTOGRAM:
         distribution = Histograms(columns).one(cell, len(name.bounds) + 1 + BEFORE_BUCKETS, row)

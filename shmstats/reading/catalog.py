@@ -22,10 +22,9 @@ from ..block.ready import find_replaced
 from ..block.records import CARRIED, DECLARED, MONOTONIC, READY
 from ..bounds import DEFAULT_BOUNDS
 from ..core import group_series, list_series
-from ..layout import NAME, REMOVED
+from ..layout import BEFORE_BUCKETS, NAME, REMOVED
 from ..lazy import lazy_property
 from ..series import FOREIGN, Declaration, Kind, Mode, Name
-from .histograms import BEFORE_BUCKETS
 
 _NOTHING_DECLARED = Declaration(Kind.COUNTER)
 

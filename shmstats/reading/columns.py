@@ -114,6 +114,10 @@ class Columns:
         """Return the value of the gauge whose lock is a cell, in one row."""
         return self.real(row, cell + 2) if self.sequence(row, cell) & 1 else self.integer(row, cell + 1)
 
+    def moment(self, cell: int) -> int:
+        """Return the value of the timestamp whose lock is a cell: an integer, whatever a damaged lock says."""
+        return self.integer(0, cell + 1)
+
     def _grid(self) -> tuple[memoryview, int, int, int, int, int]:
         """Return where the cells are, as the core takes it."""
         layout = self._layout

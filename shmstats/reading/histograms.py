@@ -10,15 +10,12 @@ import math
 import sys
 
 from ..core import fence
-from ..layout import INT64_MAX, minimum_of
+from ..layout import BEFORE_BUCKETS, INT64_MAX, minimum_of
 from ..series import Distribution
 from .columns import Columns
 
 #: Looks at a row that changes all the time.
 _ATTEMPTS = 100
-
-#: Cells of a histogram before its buckets: lock, sum, maximum, minimum.
-BEFORE_BUCKETS = 4
 
 
 class Histograms:

@@ -97,6 +97,8 @@ class BlockReader:
         """Return the value of one name; of a gauge of mode *all* the sum."""
         if record.kind is Kind.HISTOGRAM:
             return self.histograms.one(record.cell, record.width)
+        if record.kind is Kind.TIMESTAMP:
+            return self.columns.moment(record.cell)
         if record.shared:
             return self.columns.gauge(record.cell)
         if record.kind is Kind.GAUGE:

@@ -9,10 +9,9 @@ from functools import cache
 
 from ..core import add_histograms, clear_locks, text_buckets
 from ..frozen import NamedTuple
-from ..layout import minimum_of
+from ..layout import BEFORE_BUCKETS, minimum_of
 from ..series import Deferred, Distribution, Kind, Name, Snapshot, Value, items_at
 from .catalog import Catalog
-from .histograms import BEFORE_BUCKETS
 
 #: What the first cell of a gauge has besides its lock where its value is the double.
 _IS_REAL = 1 << 32

@@ -144,7 +144,10 @@ def _block_data(totals: Totals) -> list[bytes]:
     header = _block_header
     if header is None or header.catalog is not totals.catalog:
         header = _block_header = _BlockHeader.of(totals.catalog)
-    return [b"[", fill_text(((header.text, header.places),), totals.cells), header.behind]
+    values = fill_text(((header.text, header.places),), totals.cells)
+    if b"n" in values:  # not a number, or an infinite one: only a damaged block has it. JSON writes it in another way
+        values = values.replace(b"nan", b"NaN").replace(b"inf", b"Infinity")
+    return [b"[", values, header.behind]
 
 
 def _data(snapshot: Snapshot) -> bytes:

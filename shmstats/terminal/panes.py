@@ -150,6 +150,8 @@ def stacks_pane(found: Iterable[Mapping[str, Any]], width: int) -> list[Line]:
 
 
 def _value(kind: str, unit: str, value: Any) -> str:
+    if value is None:
+        return number(value)
     if kind == "timestamp":
         return iso_time(value)[:19]
     if kind == "histogram":
@@ -159,7 +161,7 @@ def _value(kind: str, unit: str, value: Any) -> str:
         mean = total / count
         shown = size(mean) if unit == "bytes" else f"{number(mean)} {unit}" if unit else milliseconds(mean)
         return f"{number(count)} ({shown})"
-    return size(value) if unit == "bytes" and value is not None else number(value)
+    return size(value) if unit == "bytes" else number(value)
 
 
 def _table(columns: Sequence[tuple[str, int]], rows: Iterable[tuple[Sequence[str], str]], width: int) -> list[Line]:

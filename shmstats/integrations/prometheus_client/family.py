@@ -159,11 +159,11 @@ def part_of(help_: str) -> tuple[str, Part | None]:
         return help_, None
     try:
         about = json.loads(rest)
-    except ValueError:
-        return help_, None
-    for key, role in (("family", "value"), ("created of", "created"), ("fraction of", "fraction")):
-        if key in about:
-            return text, Part((str(about[key]), int(about.get("instance", 0))), role, about)
+        for key, role in (("family", "value"), ("created of", "created"), ("fraction of", "fraction")):
+            if key in about:
+                return text, Part((str(about[key]), int(about.get("instance", 0))), role, about)
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        pass  # no text of ours: a snapshot may say anything
     return help_, None
 
 

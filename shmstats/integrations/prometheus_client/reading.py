@@ -106,6 +106,6 @@ def parsed(note: bytes) -> dict[str, Any]:
     """Return what a note says; nothing where it is none of ours."""
     try:
         said = json.loads(note) if note else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}

@@ -39,7 +39,7 @@ class Memory:
             self.labels = {str(name): str(value) for name, value in found["labels"].items()}
         except FileNotFoundError:
             return
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             log.warning("%s cannot be read, so the times of pushes follow the clock only: %s", self._file, error)
 
     def next_time(self, labels: dict[str, str]) -> int:
