@@ -17,7 +17,7 @@ if sys.platform == "win32":
         " one), or for development on macOS"
     )
 
-from . import core as core  # first: it says most clearly where the package cannot be used
+from . import core as core  # first: its error is the clearest one if the package cannot be used here
 from ._version import __version__
 from .block import BlockError, DeclarationError, KindError
 from .config import ConfigError

@@ -1,6 +1,6 @@
-"""Bounds of a histogram's buckets: given one by one, or exponential, which follow from an error and a range.
+"""Bounds of a histogram's buckets: an explicit list, or exponential bounds computed from an error and a range.
 
-Bucket ``i`` counts what is above bound ``i - 1`` and not above bound ``i``; the last one what is above all bounds.
+Bucket ``i`` counts values above bound ``i - 1`` up to and including bound ``i``; the last one values above all bounds.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from typing import Any
 #: Schemas that Prometheus' native histograms have, from bounds at powers of 2 to bounds at powers of 2^(1/256).
 SCHEMAS = range(9)
 
-#: How many doublings the ends of a range may be from each other, and buckets that a histogram may have.
+#: The greatest distance of the ends of a range, in doublings, and the most buckets of a histogram.
 MAX_OCTAVES = 64
 MAX_BUCKETS = 8192
 
 #: The lowest and highest power of two that a bound of full precision can be.
 _LOWEST, _HIGHEST = -1022, 1023
 
-#: Bits of a root behind its point: more than a float has, so that the nearest float is found.
+#: Fraction bits of a root: more than a float has, so that the nearest float is found.
 _ROOT_BITS = 100
 
 _MANTISSA_BITS = 52
 _MANTISSA = 2**_MANTISSA_BITS - 1
 
-#: What a core needs to find the bucket of a value: the number of bounds, the schema, and where bucket 0 is in the
-#: count of buckets from the smallest float on; then for each slot of an octave a mantissa and a number. A schema of -1:
-#: the bounds follow.
+#: What a core needs to find the bucket of a value: the number of bounds, the schema, the number of bucket 0 if buckets
+#: are counted from the smallest float on, then a mantissa and a number for each slot of an octave. With schema -1 the
+#: bounds themselves follow.
 _SCALE_HEAD = struct.Struct("<qqq")
 _SLOT = struct.Struct("<qq")
 _EXPLICIT = -1
 
 
 class Exponential(tuple[float, ...]):
-    """Bounds at ``factor`` times the powers of 2^(2^-schema), over whole octaves. Get them by `exponential`.
+    """Bounds at ``factor`` times the powers of 2^(2^-schema), over whole octaves. Made by `exponential`.
 
     Attributes:
         schema: 0 to 8: there are 2^schema buckets in an octave.
-        first: the lowest bound is ``factor`` times this power of two. What is not above it is in the *zero bucket*.
-        octaves: from the lowest bound to the highest.
+        first: the lowest bound is ``factor`` times this power of two. Values up to it are in the *zero bucket*.
+        octaves: number of octaves from the lowest bound to the highest.
         factor: 1000 for times, which are kept in ms and shown in seconds; else 1.
     """
 
@@ -54,12 +54,12 @@ class Exponential(tuple[float, ...]):
 
     @property
     def error(self) -> float:
-        """How far a percentile within the range can be from the exact one, as a share of that; rounded up."""
+        """The largest relative error of a percentile within the range, rounded up."""
         return math.ceil(_error(self.schema) * 1e4) / 1e4
 
     @property
     def description(self) -> str:
-        """The bounds in words."""
+        """The bounds as text for people."""
         return f"exponential, error {self.error:g}, from {self[0]:g} to {self[-1]:g}"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -67,7 +67,7 @@ class Exponential(tuple[float, ...]):
 
 
 def middle_of(lower: Any, upper: Any) -> Any:
-    """Return what is as far, as a share, from the one bound as from the other: 2lu / (l + u), without overflow.
+    """Return the value with the same relative distance from both bounds, 2lu / (l + u), without overflow.
 
     Args:
         lower: above 0; a number or an array of numpy.
@@ -85,12 +85,12 @@ def exponential(schema: int, first: int, octaves: int, factor: int) -> Exponenti
     """Return exponential bounds, the same object for the same arguments.
 
     Raises:
-        ValueError: there are no such bounds.
+        ValueError: such bounds are not possible.
     """
     if not (
         schema in SCHEMAS
         and factor in (1, 1000)
-        and 1 <= octaves <= MAX_OCTAVES + 1  # the ends of a range need not be bounds
+        and 1 <= octaves <= MAX_OCTAVES + 1  # one more, because the ends of a range need not be bounds
         and octaves << schema <= MAX_BUCKETS
         and first >= _LOWEST
         and first + octaves + factor.bit_length() <= _HIGHEST
@@ -105,7 +105,7 @@ def exponential(schema: int, first: int, octaves: int, factor: int) -> Exponenti
 
 
 def _root(schema: int, step: int) -> int:
-    """Return 2^(step * 2^-schema) as an integer with `_ROOT_BITS` bits behind the point, rounded down."""
+    """Return 2^(step * 2^-schema) as a fixed-point integer with `_ROOT_BITS` fraction bits, rounded down."""
     root = 1 << step + (_ROOT_BITS << schema)
     for _ in range(schema):
         root = math.isqrt(root)
@@ -113,22 +113,22 @@ def _root(schema: int, step: int) -> int:
 
 
 def _error(schema: int) -> float:
-    """Return the error of the value between two bounds that is as far, as a share, from the one as from the other."""
+    """Return the relative error of `middle_of` between two neighbouring bounds."""
     base: float = 2.0 ** (2.0**-schema)
     return (base - 1) / (base + 1)
 
 
 def bounds_of_error(error: float, low: float, high: float, factor: int = 1) -> Exponential:
-    """Return the coarsest exponential bounds that keep a percentile within an error, over a range.
+    """Return the coarsest exponential bounds that keep percentiles within an error over a range.
 
     Args:
-        error: as a share of the exact percentile, more than 0 and at most 1.
-        low: what the range begins with, more than 0; in what values are observed in.
-        high: what it ends with.
+        error: the largest error relative to the exact percentile, more than 0 and at most 1.
+        low: the lower end of the range, more than 0, in the unit of observations.
+        high: the upper end of the range.
         factor: as in `Exponential`.
 
     Raises:
-        ValueError: there are none: the error is too small for the range, or the range is none. The message says what is
+        ValueError: the error is too small for the range, or the range is invalid. The message says what is
             allowed.
     """
     if not 0 < error <= 1:
@@ -160,26 +160,26 @@ def bounds_of_error(error: float, low: float, high: float, factor: int = 1) -> E
 
 
 def _power_below(value: float, factor: int) -> int:
-    """Return the largest power of two that is, times the factor, less than a value."""
+    """Return the largest power of two whose product with the factor is less than a value."""
     power = math.frexp(value / factor)[1]
     while math.ldexp(factor, power) >= value:
         power -= 1
     return power
 
 
-#: Most upper bounds that can be given one by one.
+#: Most bounds of an explicit list.
 MAX_BOUNDS = 250
 
-#: Of exponential bounds where nothing else is said: the error, and the ranges of times in ms and of other values.
+#: Defaults of exponential bounds: the error, and the ranges for times in ms and for other values.
 DEFAULT_ERROR = 0.05
 TIME_RANGE = 0.1, 60_000.0
 DEFAULT_RANGE = 1.0, 2.0**30
 
-#: The bounds of a histogram of times, and of one of other values, where nothing is said of them.
+#: The default bounds of a histogram of times, and of one of other values.
 DEFAULT_BOUNDS = bounds_of_error(DEFAULT_ERROR, *TIME_RANGE, 1000)
 DEFAULT_BOUNDS_OF_UNIT = bounds_of_error(DEFAULT_ERROR, *DEFAULT_RANGE)
 
-#: What the default was before version 3 of saved snapshots.
+#: The default bounds before version 3 of saved snapshots.
 FORMER_DEFAULT_BOUNDS = (
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0),
     *(1000.0, 2500.0, 5000.0, 10000.0, 25000.0, 50000.0, 60000.0),
@@ -187,18 +187,18 @@ FORMER_DEFAULT_BOUNDS = (
 
 
 def to_json(bounds: Bounds) -> list[float] | dict[str, int]:
-    """Return bounds as JSON has them: a list, or what exponential ones follow from."""
+    """Return bounds as JSON: a list, or the parameters of exponential bounds."""
     if isinstance(bounds, Exponential):
         return {"schema": bounds.schema, "first": bounds.first, "octaves": bounds.octaves, "factor": bounds.factor}
     return list(bounds)
 
 
 def from_json(found: Any) -> Bounds:
-    """Return the bounds that JSON has.
+    """Return the bounds in a value from JSON.
 
     Raises:
-        TypeError: there are none.
-        ValueError: they are not allowed.
+        TypeError: the value has the wrong form.
+        ValueError: the bounds are not allowed.
     """
     if isinstance(found, dict):
         parts = [found.get(part) for part in ("schema", "first", "octaves", "factor")]
@@ -214,10 +214,10 @@ def from_json(found: Any) -> Bounds:
 
 
 def rebucketed(buckets: Sequence[int], bounds: Bounds, wanted: Bounds) -> tuple[int, ...]:
-    """Return buckets put by their upper bounds into those of other bounds; a bucket without one goes into the last.
+    """Return counts of buckets moved into other buckets by their upper bounds; the unbounded one goes into the last.
 
     Raises:
-        ValueError: there is not one bucket more than bounds.
+        ValueError: the number of buckets is not one more than the number of bounds.
     """
     if len(buckets) != len(bounds) + 1:
         raise ValueError(f"a histogram of {len(bounds)} bounds has {len(buckets)} buckets")
@@ -230,9 +230,9 @@ def rebucketed(buckets: Sequence[int], bounds: Bounds, wanted: Bounds) -> tuple[
 
 
 def stay_exact(buckets: Sequence[int], bounds: Bounds, wanted: Bounds) -> bool:
-    """Tell whether `rebucketed` puts all observations where they had been counted under the other bounds.
+    """Tell whether `rebucketed` moves every observation into the bucket where it would have been counted.
 
-    It is so where each bucket that has some lies within one of the others.
+    That is so if each bucket that is not empty lies within one of the new buckets.
     """
     limits = zip((-math.inf, *bounds), (*bounds, math.inf), buckets, strict=True)
     return all(
@@ -251,17 +251,17 @@ def buckets_of(values: Iterable[float], bounds: Bounds) -> tuple[int, ...]:
 
 
 def shown_in_text(bounds: Bounds) -> range:
-    """Return the numbers of the bounds that text formats show: of exponential ones the powers of two."""
+    """Return the numbers of the bounds that text formats show: only powers of two of exponential bounds."""
     step = 1 << bounds.schema if isinstance(bounds, Exponential) else 1
     return range(0, len(bounds), step)
 
 
 def scale_of(bounds: Sequence[float]) -> bytes:
-    """Return what a core finds buckets by (`_SCALE_HEAD`).
+    """Return the bytes by which a core finds buckets (`_SCALE_HEAD`).
 
-    Of exponential bounds it is a table. In each octave of floats, from one power of two to the next, they have the same
-    mantissas, so the exponent and the mantissa of a value lead to its bucket. The octave is parted into twice as many
-    slots as it has bounds: there is at most one bound in a slot, so one comparison decides.
+    For exponential bounds that is a table. Every octave of floats, from one power of two to the next, has bounds at the
+    same mantissas, so the exponent and the mantissa of a value lead to its bucket. An octave is divided into twice as
+    many slots as it has bounds: a slot then contains at most one bound, and one comparison decides.
     """
     return _exponential_scale(bounds) if isinstance(bounds, Exponential) else _explicit_scale(tuple(bounds))
 

@@ -1,8 +1,8 @@
-"""What the arguments of the public calls must be, and what is said of those that are not.
+"""Checks of the arguments of the public calls, and their error messages.
 
-The core checks what is plain at once; what it cannot take comes here: a subclass of ``int``, a number of numpy, or a
-mistake. The rules for label names are Prometheus' (https://prometheus.io/docs/concepts/data_model/), less the names
-that mean something in what is exported.
+The core checks the common cases itself and leaves the others to these functions: a subclass of ``int``, a number of
+numpy, or a mistake. The rules for label names are Prometheus' (https://prometheus.io/docs/concepts/data_model/), minus
+the names with a meaning in exported samples.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .series import INFO, STATE, TIME_UNITS, Declaration, Kind, Labels, Mode
 #: Upper bounds, or ``"exponential"``.
 Buckets = Sequence[int | float] | str
 
-#: Label names that mean something in what is exported.
+#: Label names that have a meaning in exported samples.
 RESERVED_NAMES = ("category", "le", "metric", "pid", "quantile", "raw_labels")
 
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -49,18 +49,18 @@ _KINDS = {
 _MODES = {mode.name.lower(): mode for mode in Mode}
 _MAX_HELP, _MAX_UNIT = 1000, 100
 
-#: Characters of the labels of an exemplar: so OpenMetrics has it.
+#: Characters in the labels of an exemplar: OpenMetrics' limit.
 MAX_EXEMPLAR = 128
 
-#: Categories that user code cannot count into.
+#: Categories that user code must not count into.
 RESERVED = ("system", OWN)
 
 
 def check_category(category: str) -> str:
-    """Check a category that is to be counted into.
+    """Check the category of an operation.
 
     Raises:
-        TypeError: it is no str.
+        TypeError: it is not a str.
         ValueError: it is not allowed, or reserved.
     """
     category = check_text("category", category)
@@ -72,7 +72,7 @@ def check_category(category: str) -> str:
 def check_choice(
     category: str, metric: str | None, labels: Mapping[str, object] | None
 ) -> tuple[str, str | None, Labels | None]:
-    """Check what chooses series: a category, or one of its metrics, or one of its label sets.
+    """Check the arguments that select series: a category, one of its metrics, or one label set of a metric.
 
     Raises:
         TypeError: an argument is of the wrong type, or labels are given without a metric.
@@ -87,20 +87,20 @@ def check_choice(
 
 
 def check_no_names(labelnames: object) -> None:
-    """Check that no label names are given with a value.
+    """Check that no label names were given with a value.
 
     Raises:
-        TypeError: there are some.
+        TypeError: label names were given.
     """
     if labelnames is not None:
         raise TypeError("labelnames are only for handles: give labels with a value")
 
 
 def check_handle(series: Series) -> None:
-    """Check the name of a handle, which may have been made by hand: a bad one would spoil every reading.
+    """Check the name of a handle, because user code may have made it: a bad one would break every read.
 
     Raises:
-        TypeError: a part of it is no str.
+        TypeError: a part of it is not a str.
         ValueError: a part of it is not allowed.
     """
     check_category(series.category)
@@ -146,7 +146,7 @@ def check_moment(what: str, value: object) -> datetime:
     """Check a datetime that is aware of its time zone.
 
     Raises:
-        TypeError: it is no datetime.
+        TypeError: it is not a datetime.
         ValueError: it has no time zone.
     """
     if not isinstance(value, datetime):
@@ -188,8 +188,8 @@ def check_label_names(what: str, names: object) -> tuple[str, ...]:
         The names, in the order given.
 
     Raises:
-        TypeError: it is no iterable of str.
-        ValueError: there is none, one is there twice, or one is not allowed.
+        TypeError: it is not an iterable of str.
+        ValueError: it is empty, or has a name twice or one that is not allowed.
     """
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise TypeError(f"{what} must be a sequence of str, not {type(names).__name__} ({names!r:.80})")
@@ -212,14 +212,14 @@ def check_labels(labels: object) -> Labels:
         Its pairs, sorted by name; the values as `label_value` makes them.
 
     Raises:
-        TypeError: it is no mapping, or a name is not a str.
+        TypeError: it is not a mapping, or a name is not a str.
         ValueError: a name is not allowed.
     """
     return tuple(sorted(check_label_pairs(labels)))
 
 
 def check_label_pairs(labels: object) -> Labels:
-    """Do as `check_labels`, but leave the pairs in the order in which they are given."""
+    """Check labels as `check_labels` does, but leave the pairs in the given order."""
     if labels is None:
         return ()
     if not isinstance(labels, Mapping):
@@ -246,9 +246,9 @@ def _check_name(what: str, name: object) -> str:
 
 
 def label_value(value: object) -> str:
-    """Return a label value as it is counted: as text, for counting must not fail because of what a client sent.
+    """Return a label value as it is counted: as text, because counting must not fail on a value that a client sent.
 
-    A NUL character and a lone surrogate become a question mark, the end of a text of more than 255 bytes a digest.
+    NUL characters and lone surrogates become question marks; the end of a text of more than 255 bytes becomes a digest.
     """
     text = str.__str__(value) if isinstance(value, str) else _as_text(value)
     if len(text) <= MAX_TEXT_BYTES and text.isascii() and "\0" not in text:
@@ -276,14 +276,14 @@ def make_declaration(
     mode: str | None,
     labelnames: tuple[str, ...] | None,
 ) -> Declaration:
-    """Check the arguments of ``stats.declare`` and return what they declare.
+    """Check the arguments of ``stats.declare`` and return the declaration.
 
     Args:
-        kind: as it is given.
-        help_: likewise.
-        unit: likewise.
-        bounds: of a histogram, by `make_bounds`.
-        mode: as it is given.
+        kind: unchecked.
+        help_: unchecked.
+        unit: unchecked.
+        bounds: of a histogram, from `make_bounds`.
+        mode: unchecked.
         labelnames: checked.
 
     Raises:
@@ -323,8 +323,8 @@ def check_exemplar(exemplar: object) -> Labels:
     """Check the labels of an exemplar.
 
     Raises:
-        TypeError: they are no mapping, or a name is not a str.
-        ValueError: a name is not allowed, or all together are too long.
+        TypeError: they are not a mapping, or a name is not a str.
+        ValueError: a name is not allowed, or names and values together are too long.
     """
     if not isinstance(exemplar, Mapping):
         raise TypeError(f"exemplar must be a mapping of label name to value, not {exemplar!r:.80}")
@@ -339,8 +339,8 @@ def check_states(states: object) -> tuple[str, ...]:
     """Check the states of a metric.
 
     Raises:
-        TypeError: they are no iterable of str.
-        ValueError: there are none, one is there twice, or one is not allowed.
+        TypeError: they are not an iterable of str.
+        ValueError: there are none, or one is there twice or not allowed.
     """
     if isinstance(states, str) or not isinstance(states, Iterable):
         raise TypeError(f'states must be a sequence of str for kind="state", not {states!r:.80}')
@@ -353,14 +353,14 @@ def check_states(states: object) -> tuple[str, ...]:
 def make_bounds(
     kind: str, unit: str, buckets: object, error: object = None, range_: tuple[object, object] | None = None
 ) -> Bounds:
-    """Check what is said of the buckets of a histogram and return their bounds; none for another kind.
+    """Check the arguments about buckets and return a histogram's bounds; an empty tuple for other kinds.
 
     Args:
-        kind: as it is given.
-        unit: as it is given.
+        kind: as given.
+        unit: as given.
         buckets: upper bounds; ``"exponential"``; None for the default.
-        error: of exponential ones; None for the default.
-        range_: of exponential ones, in what values are observed in; None for the default.
+        error: of exponential bounds; None for the default.
+        range_: of exponential bounds, in the unit of observations; None for the default.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -398,11 +398,11 @@ def _finite(what: str, number: object) -> float:
 
 
 def check_buckets(buckets: object) -> tuple[float, ...]:
-    """Check the upper bounds of a histogram's buckets; an infinite one at the end is left out.
+    """Check the upper bounds of a histogram's buckets; an infinite last bound is left out.
 
     Raises:
-        TypeError: it is no iterable of numbers.
-        ValueError: there are none or too many, or one is not finite or not above the one before.
+        TypeError: they are not an iterable of numbers.
+        ValueError: there are none or too many, or one is not finite or not above the previous one.
     """
     if isinstance(buckets, (str, bytes)) or not isinstance(buckets, Iterable):
         raise TypeError(
@@ -410,7 +410,7 @@ def check_buckets(buckets: object) -> tuple[float, ...]:
         )
     bounds = tuple(_bound("an upper bound in buckets", bound) for bound in buckets)
     if len(bounds) > 1 and math.isinf(bounds[-1]):
-        bounds = bounds[:-1]  # there is always a bucket for what lies above all bounds
+        bounds = bounds[:-1]  # there is always a bucket for values above all bounds
     if not 1 <= len(bounds) <= MAX_BOUNDS:
         raise ValueError(f"buckets must have 1 to {MAX_BOUNDS} upper bounds, not {len(bounds)}")
     for bound in bounds:

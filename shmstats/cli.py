@@ -1,7 +1,7 @@
 """The commands: ``shmstats`` with its subcommands, and ``shmstats-dump``.
 
 A command is a row of `COMMANDS` and a function in a module of `shmstats.terminal`, which is imported when the
-command is called.
+command runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import click
 
 from shmstats._version import __version__
 
-#: Where each command is: ``module:function``.
+#: The function of each command: ``module:function``.
 COMMANDS = {
     "serve": "shmstats.terminal.serve:serve",
     "dump": "shmstats.terminal.dump:dump",
@@ -42,7 +42,7 @@ def command(name: str) -> click.Command:
     """Import and return a command.
 
     Raises:
-        KeyError: there is none of that name.
+        KeyError: there is no command with that name.
     """
     module, _, function = COMMANDS[name].partition(":")
     found = getattr(import_module(module), function)

@@ -1,6 +1,6 @@
 """Handles: those that a registry keeps for names and label sets, and those of metrics with labels.
 
-A series of a metric with labels is told from the others by its label set: a value for each label name.
+The label set of a series, a value for each label name, distinguishes it from the other series of its metric.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _Handle = TypeVar("_Handle", bound=Series)
 
 
 class Labelled(Children, Generic[_Handle]):
-    """A metric with labels: gives the handle of each label set.
+    """A metric with labels: returns the handle of each label set.
 
     Get one by ``stats.counter``, ``stats.gauge``, ``stats.histogram`` or ``stats.timing`` with ``labelnames``.
 
@@ -30,7 +30,7 @@ class Labelled(Children, Generic[_Handle]):
         kind: of the handles.
         category: of the metric.
         metric: of the category.
-        labelnames: in the order in which `labels` takes values.
+        labelnames: in the order in which `labels` takes their values.
     """
 
     def __init__(
@@ -49,22 +49,22 @@ class Labelled(Children, Generic[_Handle]):
         arguments = self._keeper, self._kind.__name__, self.category, self.metric, None, self.labelnames
         return remade_handle, arguments
 
-    if TYPE_CHECKING:  # what the base class does where the handle is kept
+    if TYPE_CHECKING:  # the base class does this if the handle is kept
 
         def labels(self, /, *values: object, **named: object) -> _Handle:
-            """Return the handle of one label set; the same one the next time.
+            """Return the handle of one label set, the same object each time.
 
             Args:
-                values: a value for each of `labelnames`, in that order; what is no str is turned into one.
-                named: or the values by label name.
+                values: a value for each of `labelnames`, in that order; a value that is not a str is converted.
+                named: instead: the values by label name.
 
             Raises:
-                TypeError: there are values of both kinds.
+                TypeError: values were given in both ways.
                 ValueError: a name is wrong or missing, or the number of values is wrong.
             """
 
     def remove(self, /, *values: object, **named: object) -> int:
-        """Remove one label set, for all workers; returns whether it was there (1 or 0).
+        """Remove one label set for all workers; returns the number of removed label sets (1 or 0).
 
         Args:
             values: as for `labels`.
@@ -81,7 +81,7 @@ class Labelled(Children, Generic[_Handle]):
         return self._keeper.remove(self.category, self.metric, labels=dict(zip(self.labelnames, texts, strict=True)))
 
     def clear(self) -> int:
-        """Remove all label sets, for all workers; returns how many there were."""
+        """Remove all label sets for all workers; returns the number of removed label sets."""
         self._drop_child()
         return self._keeper.remove(self.category, self.metric)
 
@@ -97,7 +97,7 @@ class Labelled(Children, Generic[_Handle]):
         return handle  # type: ignore[return-value]
 
     def _in_order(self, values: tuple[object, ...], named: Mapping[str, object]) -> tuple[object, ...]:
-        """Return label values as they were given, in the order of the label names."""
+        """Return the given label values in the order of the label names."""
         if named and values:
             raise TypeError("label values are given by position or by name, not both")
         if named and (len(named) != len(self.labelnames) or any(name not in named for name in self.labelnames)):
@@ -116,7 +116,7 @@ class Labelled(Children, Generic[_Handle]):
 
 
 class HandleKeeper(Recorder):
-    """Finds the handle of a name or a label set, and keeps it for the next time."""
+    """Finds the handle of a name or a label set, and keeps it for the next call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class HandleKeeper(Recorder):
         self._registrar = Registrar(self._declared, RESERVED, RESERVED_NAMES, scale_of(DEFAULT_BOUNDS))
 
     def remove(self, category: str, metric: str | None = None, *, labels: Mapping[str, object] | None = None) -> int:
-        """Remove series, for all workers; returns how many."""
+        """Remove series for all workers; returns the number of removed series."""
         raise NotImplementedError
 
     def _handle_of(
@@ -155,7 +155,7 @@ class HandleKeeper(Recorder):
     def _made(
         self, category: str, metric: str, kind: type[_Handle], labels: Mapping[str, object] | None = None
     ) -> _Handle:
-        """Return the handle of a name, of the type asked for: the kept one or a new one."""
+        """Return the handle of a name, of the requested type: the kept one or a new one."""
         if labels is not None:
             return self._made_of_set(category, metric, kind, labels)
         series = self._handle(category, metric)
@@ -179,7 +179,7 @@ class HandleKeeper(Recorder):
         return series  # type: ignore[return-value]
 
     def _keep_bound(self, series: Series) -> None:
-        """Keep a handle for the next time, unless it leads nowhere: those could be without number."""
+        """Keep a handle for the next call, unless it is not bound: the number of unbound handles has no limit."""
         if series._bound and not series.labels and self._handle(series.category, series.metric) is not series:
             self._keep(series)
 
@@ -190,7 +190,7 @@ class HandleKeeper(Recorder):
 
 
 def _given_set(category: object, metric: object, labels: Mapping[str, object]) -> tuple[Any, ...]:
-    """Return what names a label set, as it is given; nothing where that is no mapping, which is told later."""
+    """Return the given arguments as a key of a label set; empty if labels is not a mapping, which is an error later."""
     try:
         return category, metric, *itertools.chain.from_iterable(labels.items())
     except (AttributeError, TypeError):
@@ -198,9 +198,9 @@ def _given_set(category: object, metric: object, labels: Mapping[str, object]) -
 
 
 def _keys_of(given: tuple[Any, ...], texts: tuple[str, ...]) -> list[tuple[Any, ...]]:
-    """Return what the handle of a label set is kept under: its texts, and what they were made of where that is short.
+    """Return the keys of a label set's handle: its texts, and the values that they were made of if those are short.
 
-    Under nothing where it is the overflow set: its label values could be without number.
+    The overflow set has none, because the number of its label values has no limit.
     """
     if OVERFLOW in texts:
         return []
@@ -216,6 +216,6 @@ def remade_handle(
     labels: Mapping[str, object] | None,
     labelnames: tuple[str, ...] | None,
 ) -> Series | Labelled[Any]:
-    """Return a handle that was pickled, as it is in this process: of its registry, bound on first use."""
+    """Return a handle from a pickle, as it is in this process: of this process's registry, bound on first use."""
     kinds: dict[str, type[Series]] = {each.__name__: each for each in (Counter, Gauge, Histogram, Series)}
     return keeper._handle_of(category, metric, kinds[kind], labels, labelnames)

@@ -1,8 +1,8 @@
-"""The identity of a data directory: a UUID, made with it, that its totals are known by wherever they are shown.
+"""The identity of a data directory: a UUID made with it, by which its totals are known wherever they are shown.
 
-It is the file ``identity.json`` in the statistics directory, so it goes where the totals go: through restarts, to
-another machine with the volume, and, which nobody wants, to a copy. The file also says where it was last used, so that
-a move and a copy are noticed. See docs/fleet.md for what to do then.
+It is stored in ``identity.json`` in the statistics directory, so it moves with the totals: over restarts, to
+another machine with the volume, and also to an unwanted copy. The file also has the place where it was last used, so
+that a move and a copy are noticed. See docs/fleet.md for what to do then.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ log = logging.getLogger("shmstats")
 FILE = "identity.json"
 
 _MACHINE_IDS = ("/etc/machine-id", "/var/lib/dbus/machine-id")
-#: machine-id(5) is to be kept secret: what is stored is a digest that is of use here only.
+#: machine-id(5) must be kept secret, so only this digest of it is stored, which is of no use elsewhere.
 _PURPOSE = b"shmstats identity"
 
 
 class Instance(Frozen):
-    """Who a data directory is.
+    """The identity of a data directory.
 
     Attributes:
         uuid: in its usual form of 36 characters.
         made: ns since 1970.
-        machine: digest of the machine's ID where the directory was used last; empty where there is none.
+        machine: digest of the ID of the machine where the directory was used last; empty if there is none.
         host: the name of that machine.
-        inode: of the statistics directory there, which a copy does not keep; 0 where that was not noted.
+        inode: of the statistics directory there, which differs in a copy; 0 if unknown.
     """
 
     uuid: str
@@ -49,11 +49,11 @@ class Instance(Frozen):
 
 
 def instance_of(directory: Path) -> Instance:
-    """Return the identity of a statistics directory, made if there is none; log once that it was moved or copied.
+    """Return the identity of a statistics directory, made if there is none; log once if it was moved or copied.
 
     Raises:
         OSError: there is none and it cannot be written, or it cannot be read.
-        ValueError: the file has no identity in it.
+        ValueError: the file contains no identity.
     """
     file = directory / FILE
     here = Instance(str(uuid.uuid4()), time.time_ns(), _machine(), socket.gethostname())

@@ -1,4 +1,4 @@
-"""What is found out at most once a second, for it costs more than it changes."""
+"""Values that are expensive to find, and are therefore found at most once a second."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SECONDS = 1.0
 
 
 class Lately(Generic[_Key, _Found]):
-    """Keeps what was found for one key, the last one, for a second. Safe to share by threads.
+    """Keeps the value for the last key, for a second. Threads may share it.
 
     Args:
-        find: finds it out.
+        find: finds the value.
     """
 
     def __init__(self, find: Callable[[_Key], _Found]) -> None:
@@ -24,7 +24,7 @@ class Lately(Generic[_Key, _Found]):
         self._last: tuple[_Key, float, _Found] | None = None
 
     def get(self, key: _Key) -> _Found:
-        """Return what was found for a key within the last second, or is found now."""
+        """Return the value for a key: the one found within the last second, or a new one."""
         last, now = self._last, time.monotonic()
         if last is None or last[0] != key or now - last[1] > _SECONDS:
             last = self._last = key, now, self._find(key)

@@ -1,4 +1,4 @@
-"""What every room knows of the memory that is shared: a cell, a page, a name, a request, and whose a lock is.
+"""The parts of the block's layout that every room needs: a cell, a page, a name, a request, and the owner of a lock.
 
 `shmstats.block.layout` has the layout of a whole block. The word in ``CELL.lock`` is 0 when free, else the owner's
 worker slot + 1 (12 bits) and the low 20 bits of its claim number: `owner_word`.
@@ -19,17 +19,17 @@ PAGE = 4096
 
 
 class Structure:
-    """A structure in the block: the one place that says where its fields are. C compares its own with it.
+    """A structure in the block: the only definition of its fields' places. C compares its own structs with it.
 
     Args:
-        form: of each field, as `struct` writes it, little-endian and without padding.
-        over: a further field, name and form, over the first ones.
+        form: the form of each field, as for `struct`, little-endian and without padding.
+        over: a further field, name and form, that overlays the first ones.
 
     Attributes:
         fields: offset and size of each field in bytes, by name, in order.
         size: of the structure in bytes.
-        empty: each field as it is where nothing was written: 0, or no bytes.
-        struct: reads and writes the whole of it.
+        empty: the value of each field in memory that was never written: 0, or no bytes.
+        struct: reads and writes the whole structure.
     """
 
     def __init__(self, form: dict[str, str], over: tuple[str, str] | None = None) -> None:
@@ -47,18 +47,18 @@ class Structure:
             self.fields[over[0]] = 0, struct.calcsize(f"<{over[1]}")
 
     def offset(self, field: str) -> int:
-        """Return where a field begins, in bytes."""
+        """Return the offset of a field in bytes."""
         return self.fields[field][0]
 
     def column(self, content: bytes | bytearray | memoryview, field: str) -> memoryview:
-        """Return one field, a number, of all structures that some bytes are; it is a view of these."""
+        """Return one numeric field of all structures in some bytes, as a view of these bytes."""
         offset, size = self.fields[field]
         form: Any = self._forms[field]
         return memoryview(content).cast(form)[offset // size :: self.size // size]
 
     @lazy_property
     def dtype(self) -> np.dtype[Any]:
-        """The structure for numpy, which is imported by who asks for this."""
+        """The structure as a numpy dtype; asking for it imports numpy."""
         import numpy as np
 
         formats = [f"S{code[:-1]}" if code[-1] == "s" else f"<{_NUMPY[code]}" for code in self._forms.values()]
@@ -68,12 +68,12 @@ class Structure:
 
 _NUMPY = {"B": "u1", "H": "u2", "I": "u4", "Q": "u8", "q": "i8"}
 
-#: What the integer of a cell can be.
+#: Range of the integer of a cell.
 INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
 UINT64_MAX = 2**64 - 1
 
-#: The byte of the lock file that is the lock of cell 0, in the pure Python core; behind it those of the others.
+#: In the pure Python core, the byte of the lock file that is the lock of cell 0; those of the other cells follow.
 FIRST_CELL = 1
 
 #: A series' first cell is its lock; each of the others is a value, an integer or a double.
@@ -89,7 +89,7 @@ BEFORE_BUCKETS = 4
 
 _COUNTER, _HISTOGRAM = 1, 3
 
-#: What a process is serving at one time, at most, as far as others can see it.
+#: Most requests of one worker that other processes can see at the same time.
 REQUESTS_PER_WORKER = 16
 REQUEST = Structure(
     {
@@ -100,7 +100,7 @@ REQUEST = Structure(
     }
 )
 
-#: An index slot whose record was removed; a search goes on behind it.
+#: An index slot whose record was removed; a search continues after it.
 DELETED = 0xFFFFFFFF
 
 #: States of a record.
@@ -138,7 +138,7 @@ def fits_kind(kind: int, width: int, is_family: int) -> bool:
 
 
 def minimum_of(kept: int) -> float:
-    """Return the smallest observation, as a histogram keeps it: its bits plus 1; infinity where it keeps none."""
+    """Return the smallest observation from its stored form, its bits plus 1; infinity if none is stored."""
     if not kept:
         return math.inf
     (minimum,) = struct.unpack("<d", struct.pack("<Q", kept - 1 & 2**64 - 1))
@@ -146,5 +146,5 @@ def minimum_of(kept: int) -> float:
 
 
 def owner_word(slot: int, claim: int) -> int:
-    """Return what a cell's lock holds while worker ``slot`` (0 to 4094) with number ``claim`` has it."""
+    """Return the lock word of a cell that worker ``slot`` (0 to 4094) with claim number ``claim`` holds."""
     return (slot + 1) << 20 | claim & 0xFFFFF

@@ -1,4 +1,4 @@
-"""`functools.cached_property` without its lock, which the child of a fork may find taken by a thread it has not."""
+"""`functools.cached_property` without its lock, which a thread that the child of a fork does not have may hold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _Value = TypeVar("_Value")
 
 
 class lazy_property(Generic[_Value]):  # noqa: N801 - a decorator, as `property` is
-    """An attribute that is made when it is first asked for; threads that ask at once may each make it."""
+    """An attribute that is made at its first use; threads that use it at the same time may each make it."""
 
     def __init__(self, make: Callable[[Any], _Value]) -> None:
         self._make = make

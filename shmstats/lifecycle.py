@@ -1,7 +1,7 @@
-"""Forks and the end of the process: the one place that tells the parts of the package of them, in a written order.
+"""Forks and the end of the process: the one place that tells the parts of the package about them, in a fixed order.
 
-A fork that Python makes is told by `os.register_at_fork`. One that C makes (uWSGI) is noticed by the first call that
-comes to the slow path, which asks `notice_fork`.
+`os.register_at_fork` reports forks by Python. A fork in C (uWSGI) is noticed by the first call that reaches the slow
+path, which calls `notice_fork`.
 """
 
 from __future__ import annotations
@@ -20,78 +20,79 @@ from .native import RLock
 
 
 class Stage(enum.IntEnum):
-    """The parts, in the order in which the child of a fork drops what it inherited."""
+    """The parts of the package, in the order in which the child of a fork resets them."""
 
-    CELLS = 1  # of the pure core; those of C are told by pthread_atfork
-    LOCKS = 2  # new guards and no descriptors: no thread is left that could let go of what it held
-    SOCKETS = 3  # where questions are asked: they are the parent's
-    AGENTS = 4  # the background threads, which the child has not
-    BLOCKS = 5  # attached anew by the first call that counts
+    CELLS = 1  # of the pure core; those of the C core are told by pthread_atfork
+    LOCKS = 2  # replaced by new ones without descriptors, because the threads that held them are gone
+    SOCKETS = 3  # for debug questions: they belong to the parent
+    AGENTS = 4  # the background threads, which the child does not have
+    BLOCKS = 5  # attached again by the first call that counts
     REGISTRIES = 6
-    PROVIDERS = 7  # what waits for them is handed over by the parent
+    PROVIDERS = 7  # the parent delivers the operations that wait for them
     SENDERS = 8  # of the providers
 
 
 class ForkAware(Protocol):
-    """What is told that this is the child of a fork."""
+    """A part that must know when it is in the child of a fork."""
 
     def forget(self) -> None:
         """Drop what was inherited."""
 
 
 class PausedPart(Protocol):
-    """What is still while the process forks."""
+    """A part that pauses while the process forks."""
 
     def pause(self) -> bool:
-        """Be still, after a short while at the latest; returns whether there is anything to `go_on` with."""
+        """Pause, after a short while at the latest; returns whether `go_on` must be called afterwards."""
 
     def go_on(self) -> None:
-        """Go on in the parent, after the fork."""
+        """Continue in the parent, after the fork."""
 
 
 class LeavingPart(Protocol):
-    """What is told that the process ends."""
+    """A part that must know when the process exits."""
 
     def leave(self) -> None:
-        """Leave in good order."""
+        """Leave in an orderly way."""
 
 
 _parts: dict[Stage, weakref.WeakSet[ForkAware]] = {stage: weakref.WeakSet() for stage in Stage}
 _pausing: weakref.WeakSet[PausedPart] = weakref.WeakSet()
 _leaving: dict[Stage, weakref.WeakSet[LeavingPart]] = {stage: weakref.WeakSet() for stage in Stage}
 
-#: What was paused for a fork; for each one that a signal handler makes in the middle of it, its own.
+#: The parts paused for a fork. A signal handler may fork in the middle of a fork, and then adds its own list.
 _paused: list[list[PausedPart]] = []
 
-#: Held from before a fork until after it: threads that fork at once do so one after the other.
+#: Held from before a fork until after it, so that threads fork one after the other.
 _forking = RLock()
 
-#: The process that all parts know themselves to be in; another one has come by a fork that nobody told of.
+#: The pid that all parts know; if the current one differs, there was a fork that Python did not report.
 known_pid = os.getpid()
 
 _exit_arranged = False
 
 
 def tell_of_forks(stage: Stage, part: ForkAware) -> None:
-    """Have a part told, as long as it lives, when this is the child of a fork."""
+    """Call a part's `forget` in the child of every fork, as long as the part exists."""
     _parts[stage].add(part)
 
 
 def pause_for_forks(part: PausedPart) -> None:
-    """Have a part paused for each fork, as long as it lives."""
+    """Pause a part during every fork, as long as the part exists."""
     _pausing.add(part)
 
 
 def tell_of_exit(stage: Stage, part: LeavingPart) -> None:
-    """Have a part told, as long as it lives, when the process ends; a later stage is told first."""
+    """Call a part's `leave` at exit, as long as the part exists; later stages leave first."""
     _leaving[stage].add(part)
 
 
 def arrange_exit() -> None:
-    """Have a process leave at its end also where that comes without the atexit functions.
+    """Make a process leave at exit even if its exit does not run atexit functions.
 
-    So it is with one of multiprocessing, with mod_wsgi outside of the main interpreter, and with Celery's pool. Called
-    by what has something to leave: between the fork and the process's work multiprocessing forgets what it was told.
+    That is so for processes of multiprocessing, for mod_wsgi outside of the main interpreter, and for Celery's pool.
+    Parts that must leave call this, because multiprocessing forgets earlier registrations between the fork and the
+    process's work.
     """
     global _exit_arranged
     if _exit_arranged:
@@ -109,12 +110,13 @@ def arrange_exit() -> None:
 
 
 def notice_fork() -> None:
-    """Drop what was inherited, where this is the child of a fork that nobody told of."""
+    """Reset everything inherited if this is the child of a fork that Python did not report."""
     if os.getpid() == known_pid:
         return
     if _is_alone() and not _imp.lock_held():
-        # Python was not told either, and its lock may be a parent's thread's: no thread could start here. It lets go of
-        # the import lock, which it believes to be held since before the fork, and from 3.13 on aborts where it is not.
+        # Python does not know of the fork either, and a thread of the parent may hold its import lock, so no thread
+        # could start here. PyOS_AfterFork_Child releases that lock as if held since before the fork, and from 3.13 on
+        # aborts if it is not held: so it is acquired first.
         _imp.acquire_lock()
         import ctypes  # only here: it takes longer than the rest of this room
 
@@ -124,7 +126,7 @@ def notice_fork() -> None:
 
 
 def _is_alone() -> bool:
-    """Tell whether this process has one thread; where there are others Python must not forget them."""
+    """Tell whether this process has only one thread; if there are others, Python must not forget them."""
     try:
         return len(os.listdir("/proc/self/task")) == 1
     except OSError:
@@ -133,34 +135,34 @@ def _is_alone() -> bool:
 
 @contextmanager
 def no_fork() -> Iterator[None]:
-    """Keep other threads from forking: the child would have a module that is imported meanwhile locked for ever."""
+    """Keep other threads from forking during an import: in the child, the imported module would be locked for ever."""
     with _forking:
         yield
 
 
 def is_importing() -> bool:
-    """Tell whether the calling thread, or one that its signal handler has interrupted, is inside of `no_fork`."""
+    """Tell whether the calling thread, or the code that its signal handler has interrupted, is inside of `no_fork`."""
     return bool(_forking._is_owned())  # type: ignore[attr-defined]
 
 
 def before() -> None:
-    """Have the background threads be still. They are not waited for where they take long."""
+    """Pause the background threads. A thread that takes long is not waited for."""
     _forking.acquire()
     _paused.append([part for part in list(_pausing) if part.pause()])
 
 
 def after_in_parent() -> None:
-    """Have the background threads go on."""
+    """Let the background threads continue."""
     try:
         for part in _paused.pop() if _paused else ():
             part.go_on()
     finally:
-        with suppress(RuntimeError):  # it is not held where a signal handler broke off what comes before
+        with suppress(RuntimeError):  # not held if an exception from a signal handler cut `before` short
             _forking.release()
 
 
 def after_in_child() -> None:
-    """Have every part forget, stage by stage."""
+    """Call `forget` of every part, stage by stage."""
     global _exit_arranged, _forking, known_pid
     known_pid = os.getpid()
     _exit_arranged = False
@@ -173,7 +175,7 @@ def after_in_child() -> None:
 
 @atexit.register
 def leave_all() -> None:
-    """Have every part leave."""
+    """Call `leave` of every part."""
     notice_fork()
     for stage in reversed(Stage):
         for part in list(_leaving[stage]):
