@@ -1,4 +1,4 @@
-"""What a registry counts into: found out on first use, or by `init`, and put in the place of what was before."""
+"""What a registry counts into: determined at the first use or by `init`, and replaced by a later `init`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("shmstats")
 
-#: The configuration in the place of one with an error. It needs no current directory, and its data directory can
-#: never be one.
+#: The settings used after an error in the configuration. They need no current directory, and their data directory can
+#: never be a real one.
 _DISABLED = {"path": {"data": os.devnull}, "stats": {"enabled": False}}
 
 
@@ -32,7 +32,7 @@ class Configured(HandleKeeper):
     """The configuration of a registry, and what it counts into.
 
     Attributes:
-        config_error: what is wrong with the configuration that was found; empty where nothing is.
+        config_error: the error of the configuration that was found; empty if there is none.
     """
 
     def __init__(self) -> None:
@@ -51,8 +51,8 @@ class Configured(HandleKeeper):
     def init(self, config: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> None:
         """Configure the registry and attach the block.
 
-        What other threads count meanwhile goes to the new block, too. Where the configuration has an error
-        everything stays as it was.
+        Calls of other threads meanwhile count into the new block, too. If the configuration has an error,
+        nothing changes.
 
         Args:
             config: path of a YAML file, or a mapping like its content; None to find it:
@@ -60,7 +60,7 @@ class Configured(HandleKeeper):
 
         Raises:
             ConfigError: the configuration has an error.
-            BlockError: there is a block for the data directory that must not be used.
+            BlockError: the data directory has a block that must not be used.
             OSError: shared memory is full or not usable.
         """
         former = self._configure(config)
@@ -70,12 +70,12 @@ class Configured(HandleKeeper):
             try:
                 shared.attach()
             except BlockError:
-                if not shared.retired:  # else another thread has configured it anew since
+                if not shared.retired:  # else another thread has configured it again since
                     raise
 
     @contextmanager
     def configured_as(self, given: Mapping[str, Any]) -> Iterator[None]:
-        """Have another configuration for a while; afterwards there is the one of before, or none.
+        """Use another configuration inside the context; afterwards the previous one, or none.
 
         Args:
             given: as for `init`.
@@ -101,12 +101,12 @@ class Configured(HandleKeeper):
 
     @property
     def configured(self) -> bool:
-        """Whether there are settings yet."""
+        """Whether there are settings already."""
         return self._settings is not None
 
     @property
     def settings(self) -> config.Settings:
-        """The settings in force; they are looked for if there are none yet.
+        """The current settings; they are looked for if there are none yet.
 
         Raises:
             ConfigError: the configuration has an error.
@@ -122,7 +122,7 @@ class Configured(HandleKeeper):
 
     @property
     def shared(self) -> SharedProvider | None:
-        """The shared block's provider; None where statistics are disabled, or wrongly configured."""
+        """The shared block's provider; None if statistics are disabled or the configuration has an error."""
         if self._settings is None and not self.is_configuring:
             with self._guard:
                 try:
@@ -139,7 +139,7 @@ class Configured(HandleKeeper):
         return self._configuring and self._guard.held
 
     def flush(self) -> None:
-        """Push what this process has buffered: to the block, and to further providers that buffer.
+        """Flush what this process has buffered: to the block, and to further providers that buffer.
 
         Raises:
             BlockError: the block is damaged.
@@ -151,12 +151,12 @@ class Configured(HandleKeeper):
         self._fan_out.close()
 
     def forget(self) -> None:
-        """Start anew in the child of a fork: no thread is left that could have held the guard; its end is another's."""
+        """Reset in the child of a fork: no thread can hold the guard any more, and leaving is the parent's task."""
         self._guard = Guard()
         self._configuring = False
 
     def leave(self) -> None:
-        """Leave at the end of the process."""
+        """Leave the block at exit."""
         self._exiting = True
         fan_out = self._fan_out
         if fan_out.shared is not None:
@@ -166,14 +166,14 @@ class Configured(HandleKeeper):
         self.close()
 
     def _ready(self) -> FanOut:
-        """Return what is counted into, which is found out if need be."""
+        """Return what is counted into; configures first if necessary."""
         if self._settings is None:
             _ = self.shared
         lifecycle.arrange_exit()
         return self._fan_out
 
     def _configure(self, given: str | os.PathLike[str] | Mapping[str, Any] | None) -> FanOut:
-        """Take a configuration, and return what was counted into before, to be closed."""
+        """Adopt a configuration; returns what was counted into before, for the caller to close."""
         with self._guard:
             self._configuring = True
             try:
@@ -187,11 +187,11 @@ class Configured(HandleKeeper):
         return former
 
     def _use(self, settings: config.Settings, former: FanOut) -> None:
-        """Put what these settings say in the place of what was before, in one step."""
+        """Replace what was counted into before by what the settings say, in one step."""
         others = tuple(provider for provider in former.others if provider is not self._statsd)
         statsd = None
         if settings.statsd.enabled and settings.stats.enabled:
-            # Only here: few want it, and it takes its time to import.
+            # Only here: few processes use it, and its import takes time.
             with lifecycle.no_fork():
                 from .sinks.statsd import StatsdProvider
 
@@ -212,13 +212,13 @@ class Configured(HandleKeeper):
         self._fan_out = FanOut(shared, others)
 
     def _guarded(self, provider: Provider) -> GuardedProvider:
-        """Return a further provider that can neither raise nor hang; few want one, and it takes its time to import."""
+        """Return a guard around a further provider, which then can neither raise nor hang. Imported only if used."""
         with lifecycle.no_fork():
             from .sinks.guarded import GuardedProvider
         return GuardedProvider(provider, self._report)
 
     def _add(self, provider: Provider) -> None:
-        """Have a further provider get every operation from now on."""
+        """Send every operation to a further provider from now on."""
         guarded = self._guarded(provider)
         with self._guard:
             shared, others = self._fan_out.shared, (*self._fan_out.others, guarded)
@@ -227,13 +227,13 @@ class Configured(HandleKeeper):
                 shared.direct = False
 
     def _report(self, metric: str) -> None:
-        """Count what happened to a further provider."""
+        """Count an event of a further provider."""
         shared = self._fan_out.shared
         if shared is not None:
             shared.count_own(metric)
 
     def _tell_config_error(self) -> None:
-        """Say that nothing is counted: in the log, or on stderr where that does not show it."""
+        """Log that nothing is counted, or print it on stderr if the log would not show it."""
         text = f"nothing is counted: {self.config_error}"
         if _is_shown():
             log.error("%s", text)
@@ -242,9 +242,9 @@ class Configured(HandleKeeper):
 
 
 def _nothing() -> None:
-    """What is to be done for a registry without a block."""
+    """Do nothing: the cleanup of a registry without a block."""
 
 
 def _is_shown() -> bool:
-    """Tell whether an error in the log is seen: `logging.config` disables loggers that were made before it."""
+    """Tell whether the log shows errors: `logging.config` disables loggers that were made before it."""
     return not log.disabled and log.isEnabledFor(logging.ERROR)

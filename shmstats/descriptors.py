@@ -1,7 +1,7 @@
-"""Opening files as everything here does: without waiting, without following a link, and never as descriptor 0 to 2.
+"""Opening files safely: without waiting, without following a link, and never as descriptor 0 to 2.
 
-A process may have its standard streams closed. Whatever is opened then has their numbers, and is written to by who
-believes that it is a stream.
+A process may have closed its standard streams. A file opened then would get one of their numbers, and code that
+writes to the stream would write into the file.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-#: The first number that is no standard stream's.
+#: The first descriptor that is not a standard stream.
 FIRST = 3
 
 
 def open_file(path: str | Path, flags: int, mode: int = 0o600) -> int:
-    """Open a file and return a descriptor of 3 or more, which no child inherits by exec.
+    """Open a file and return a descriptor of 3 or more, which exec closes.
 
-    A fifo or device does not make the caller wait, and a link is not followed.
+    The call never waits for a fifo or device, and does not follow a link.
 
     Args:
         path: of the file.
@@ -29,13 +29,13 @@ def open_file(path: str | Path, flags: int, mode: int = 0o600) -> int:
         mode: of a file that is made, before the umask.
 
     Raises:
-        OSError: it cannot be opened; ELOOP where it is a link.
+        OSError: it cannot be opened; ELOOP if it is a link.
     """
     return above_standard(os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode))
 
 
 def leads_to(fd: int, file: os.stat_result) -> bool:
-    """Tell whether a descriptor is still one of a file: who becomes a daemon closes all, and numbers are given anew."""
+    """Tell whether a descriptor still refers to a file: a process may have closed all, and numbers are reused."""
     try:
         return os.path.samestat(os.fstat(fd), file)
     except OSError:
@@ -43,15 +43,15 @@ def leads_to(fd: int, file: os.stat_result) -> bool:
 
 
 def without_waiting(path: str, flags: int) -> int:
-    """Open a file, for `open`, without waiting for the other end of a pipe, which may never come; it may be a link."""
+    """Open a file, as an opener for `open`, without waiting for the other end of a pipe; a link is followed."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_file(path: str | Path) -> bytes:
-    """Return what is in a regular file, which is never waited for, nor looked for behind a link.
+    """Return the content of a regular file, without waiting and without following a link.
 
     Raises:
-        OSError: it cannot be read, or is something else.
+        OSError: it cannot be read, or is not a regular file.
     """
     descriptor = open_file(path, os.O_RDONLY)
     try:
@@ -68,7 +68,7 @@ def read_file(path: str | Path) -> bytes:
 
 @contextmanager
 def clear_of_standard() -> Iterator[None]:
-    """Have descriptors that others open inside be 3 or more, for what cannot be opened by `open_file`."""
+    """Make all descriptors opened inside 3 or more, for libraries that cannot use `open_file`."""
     held: list[int] = []
     try:
         while not held or held[-1] < FIRST:
@@ -81,10 +81,10 @@ def clear_of_standard() -> Iterator[None]:
 
 
 def above_standard(descriptor: int) -> int:
-    """Return a descriptor above those of the standard streams: the given one, or one in its place.
+    """Return a descriptor of 3 or more: the given one, or a duplicate instead of it.
 
     Raises:
-        OSError: there is none left; the given one is closed.
+        OSError: no descriptor is left; the given one is closed then.
     """
     if descriptor >= FIRST:
         return descriptor
@@ -95,7 +95,7 @@ def above_standard(descriptor: int) -> int:
 
 
 def written_beside(file: Path, content: str) -> Path:
-    """Write a temporary file beside one that it is to take the place of, and wait for the disk; returns its path.
+    """Write a temporary file beside the file that it will replace, and sync it to the disk; returns its path.
 
     Raises:
         OSError: it cannot be written.

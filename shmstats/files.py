@@ -1,10 +1,10 @@
-"""The data directory: what is in it, and deleting from it.
+"""The data directory: listing its content, and deleting files in it.
 
-Paths come from strangers, so none is ever given to the kernel as a whole. A path is a sequence of names;
-the data directory is opened by its configured path, and from there on every name is opened relative to
-the descriptor of the directory before it, with O_NOFOLLOW. What the kernel was asked about is then what it
-acts on: ``..`` and links lead nowhere, whatever is put in the place of a directory between a check and the
-act. Links are listed as what they are; nothing here follows one.
+Paths come from untrusted clients, so none is ever given to the kernel as a whole. A path is a sequence of names;
+the data directory is opened by its configured path, and every name after that is opened relative to
+the descriptor of the directory before it, with O_NOFOLLOW. So what was checked is what is acted on, even if somebody
+replaces a directory between the check and the act: ``..`` and links lead nowhere. Links are listed as links, and never
+followed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 from urllib.parse import quote
 
-#: What one listing goes to: levels of directories below the one that is listed, and entries in all of them.
+#: Limits of one listing: levels of directories below the listed one, and entries in all of them.
 MAX_DEPTH = 8
 MAX_ENTRIES = 10_000
 
-#: Longest name and longest path in bytes, as Linux has them (NAME_MAX, PATH_MAX).
+#: Longest name and longest path in bytes on Linux (NAME_MAX, PATH_MAX).
 MAX_NAME = 255
 MAX_PATH = 4095
 
@@ -42,25 +42,25 @@ _TYPES = {
 
 
 class PathError(ValueError):
-    """A path that cannot be one of a file or directory here, or leads through a link, or to a wrong type."""
+    """A path that is not allowed, leads through a link, or leads to something of the wrong type."""
 
 
 class InUseError(Exception):
-    """A file that must not be deleted, because a process uses it."""
+    """The file must not be deleted, because a process uses it."""
 
 
 class Entry(TypedDict):
-    r"""What is known of one name in a directory.
+    r"""One entry of a directory.
 
     Attributes:
         name: of the entry. Bytes of it that are not UTF-8 are written as ``\xNN``.
         quoted: only where there are such bytes: the name percent-encoded, as a URL needs it.
         type: ``file``, ``directory``, ``link``, ``fifo``, ``socket`` or ``device``.
-        size: in bytes. Of a link its own, of a directory that of the table of its names.
-        create_time: ISO 8601, UTC. The birth time where Python tells it (on Linux from 3.15), otherwise the
-            time of the last change of content, owner or mode (ctime), before which the file was there.
-        children: the entries of a directory, sorted by name; of everything else none.
-        truncated: only if true: ``children`` are not all, because of a limit or for want of permission.
+        size: in bytes; of a link or directory its own, not that of its content.
+        create_time: ISO 8601, UTC. The birth time if Python tells it (on Linux from 3.15), otherwise the
+            time of the last change of content, owner or mode (ctime), which is not earlier.
+        children: the entries of a directory, sorted by name; empty for everything else.
+        truncated: only if true: ``children`` are incomplete, because of a limit or a missing permission.
     """
 
     name: str
@@ -75,19 +75,19 @@ class Entry(TypedDict):
 def list_directory(directory: Path, path: Sequence[str] = ()) -> Entry:
     """List a directory, the directories in it, and so on, as far as `MAX_DEPTH` and `MAX_ENTRIES` allow.
 
-    All of one level is listed before anything of the next, so that a limit cuts off what is deepest.
+    Each level is listed completely before the next, so that a limit cuts off the deepest levels.
 
     Args:
         directory: the data directory.
-        path: the names that lead from there to the one to list, undecodable bytes as `os.fsdecode` has them.
+        path: the names that lead from there to the directory to list, undecodable bytes as in `os.fsdecode`.
 
     Returns:
         The entry of the directory itself, ``""`` being the name of the data directory.
 
     Raises:
-        PathError: a name is not allowed, or is that of a link.
-        FileNotFoundError: there is no such thing.
-        NotADirectoryError: there is, and it is something else than a directory.
+        PathError: a name is not allowed, or is a link.
+        FileNotFoundError: it does not exist.
+        NotADirectoryError: it exists, but is not a directory.
         PermissionError: it may not be read.
     """
     _check(path)
@@ -103,7 +103,7 @@ def list_directory(directory: Path, path: Sequence[str] = ()) -> Entry:
             try:
                 with _opened_below(root, below) as descriptor:
                     names, children, complete = _read(descriptor, room)
-            except (OSError, PathError):  # vanished, replaced or closed to us since it was listed
+            except (OSError, PathError):  # removed, replaced or made unreadable since it was listed
                 if not below:
                     raise
                 place["truncated"] = True
@@ -125,13 +125,13 @@ def delete_file(
 
     Args:
         directory: the data directory.
-        path: the names that lead from there to the file, undecodable bytes as `os.fsdecode` has them.
-        in_use: tells whether a path is in use. Sockets and files called ``*.lock`` are without being asked.
+        path: the names that lead from there to the file, undecodable bytes as in `os.fsdecode`.
+        in_use: tells whether a path is in use. Sockets and files called ``*.lock`` always are.
 
     Raises:
-        PathError: a name is not allowed, or is that of a link, or the last one is not that of a regular file.
-        FileNotFoundError: there is no such thing.
-        NotADirectoryError: a name on the way is not that of a directory.
+        PathError: a name is not allowed or is a link, or the last one is not a regular file.
+        FileNotFoundError: it does not exist.
+        NotADirectoryError: a name before the last one is not a directory.
         InUseError: the file is in use.
         PermissionError: the directory may not be written.
     """
@@ -146,17 +146,17 @@ def delete_file(
         if kind != "file":
             raise PathError(f"{name!r} is a {kind}; only a regular file can be deleted")
         try:
-            # Should the name have become another's since: a link goes itself, a directory is refused.
+            # If the name was replaced since: a link is removed itself, a directory is refused.
             os.unlink(name, dir_fd=parent)
         except IsADirectoryError:
             raise PathError(f"{name!r} is a directory; only a regular file can be deleted") from None
 
 
 def _check(path: Sequence[str]) -> None:
-    """Refuse names that no directory has, or that mean another directory.
+    """Refuse names that no directory can have, or that refer to another directory.
 
     Raises:
-        PathError: naming the name and what is allowed.
+        PathError: with the name and what is allowed.
     """
     length = 0
     for name in path:
@@ -177,7 +177,7 @@ def _check(path: Sequence[str]) -> None:
 
 @contextmanager
 def _opened(directory: Path, path: Sequence[str]) -> Iterator[int]:
-    """Give a descriptor of a directory below the data directory, itself reached through links or not."""
+    """Give a descriptor of a directory below the data directory, whose own path may contain links."""
     root = os.open(directory, _DIRECTORY)
     try:
         with _opened_below(root, path) as descriptor:
@@ -188,7 +188,7 @@ def _opened(directory: Path, path: Sequence[str]) -> Iterator[int]:
 
 @contextmanager
 def _opened_below(root: int, path: Sequence[str]) -> Iterator[int]:
-    """Give a descriptor of the directory to which names lead, one by one, from another directory."""
+    """Give a descriptor of the directory that names lead to, one by one, from another directory."""
     descriptor = os.dup(root)
     try:
         for name in path:
@@ -206,14 +206,14 @@ def _open_directory(name: str, parent: int) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
-        # The open has failed already; this is only to say why.
+        # The open has failed already; this only finds out why.
         if _type(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode) == "link":
             raise PathError(f"{name!r} is a link; links are not followed") from None
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name) from None
 
 
 def _read(descriptor: int, room: int) -> tuple[list[str], list[Entry], bool]:
-    """Return names and entries of a directory, sorted, and whether that is all; at most ``room`` of them."""
+    """Return names and entries of a directory, sorted, at most ``room`` of them, and whether these are all."""
     found: dict[str, Entry] = {}
     complete = True
     with os.scandir(descriptor) as entries:

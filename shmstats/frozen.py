@@ -1,7 +1,7 @@
-"""Classes whose objects are never changed, by their annotations alone.
+"""Base classes for immutable objects whose fields are the annotations of the class.
 
 `dataclasses` imports `inspect` and compiles code for each class, half a millisecond at every import, and
-`typing.NamedTuple` compiles code for each field, a fifth of one.
+`typing.NamedTuple` compiles code for each field, a fifth of a millisecond.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 else:
 
     class _NamedTupleType(type):
-        """Makes the annotations of a class the items of its objects; a value beside one is its default."""
+        """Turns the annotations of a class into the items of its tuples; a class attribute is the default."""
 
         def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> type:
             made = super().__new__(cls, name, bases, {"__slots__": (), **body})
@@ -39,7 +39,7 @@ else:
             return cls._make(values)
 
     def _complete(cls: _NamedTupleType) -> None:
-        """Have what `namedtuple` compiles, as the first object is made: few classes of a process are used."""
+        """Compile what `namedtuple` needs at the first object, because a process uses few of the classes."""
         like = namedtuple(cls.__name__, cls._fields, defaults=cls._field_defaults.values())
         for name in ("__new__", "_make", "_replace", "_asdict", "__repr__", "__getnewargs__"):
             setattr(cls, name, like.__dict__[name])
@@ -47,12 +47,12 @@ else:
 
 @dataclass_transform(frozen_default=True)
 class Frozen:
-    """Base of a class whose annotations are its fields; a value beside one is its default.
+    """Base of a class whose annotations are its fields; a class attribute is the default of its field.
 
-    Objects are equal that have the same class and fields.
+    Objects are equal if they have the same class and equal fields.
 
     Attributes:
-        fields: the names of the fields, in their order: those of the base come first.
+        fields: the names of the fields, in order: those of the base class come first.
     """
 
     fields: ClassVar[tuple[str, ...]] = ()
@@ -71,10 +71,10 @@ class Frozen:
         self.__post_init__()
 
     def __post_init__(self) -> None:
-        """Check what was given; for a class to have its own."""
+        """Check the given values; for subclasses to override."""
 
     def replaced(self, **values: Any) -> Self:
-        """Return the same with other values of some fields."""
+        """Return a copy with other values of some fields."""
         return type(self)(**self.as_dict() | values)
 
     def as_dict(self) -> dict[str, Any]:

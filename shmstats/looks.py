@@ -1,13 +1,13 @@
-"""Requests by which a person only looks at statistics: no integration counts them, and no list of requests has them."""
+"""Requests by which a person only looks at statistics: they are not counted, and no list of requests has them."""
 
 from __future__ import annotations
 
-#: Key of a WSGI environment by which an endpoint says so of its request.
+#: Key of a WSGI environment by which an endpoint marks such a request.
 UNSEEN = "shmstats.unseen"
 
 _PATHS = ("/stats/live", "/stats/live/data", "/stats/history", "/debug/requests", "/debug/stacks")
 
 
 def is_look(request: str) -> bool:
-    """Tell whether a request, method and path, is one of the live page, wherever that is mounted."""
+    """Tell whether a request, method and path, belongs to the live page, wherever that is mounted."""
     return request.endswith(_PATHS)

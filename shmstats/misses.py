@@ -1,7 +1,7 @@
-"""What the quick path of the core could not do at once: the arguments are checked, a handle is found, and used.
+"""The calls that the fast path of the core could not finish: check the arguments, find a handle, and use it.
 
-The core calls these methods by their names. With the shared block as its only provider, ``incr``, ``decr``, ``gauge``,
-``timing`` and the handles go straight to the block in C, and only their misses arrive here.
+The core calls these methods by name. If the shared block is the only provider, ``incr``, ``decr``, ``gauge``,
+``timing`` and the handles work on the block in C, and only their misses arrive here.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .sinks.fanout import FanOut
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-#: Stands for a value that was not given.
+#: The default of a value that was not given.
 MISSING: Any = object()
 
 
 def moment_at(microseconds: int) -> datetime | None:
-    """Return the moment so long after 1970; None beyond the calendar, which a damaged block may say."""
+    """Return the moment so many microseconds after 1970; None beyond the calendar, as a damaged block may have."""
     try:
         return EPOCH + timedelta(microseconds=microseconds)
     except OverflowError:
@@ -46,7 +46,7 @@ _Parameters = ParamSpec("_Parameters")
 def delivered(
     deliver: Callable[Concatenate[_Self, FanOut, _Parameters], None],
 ) -> Callable[Concatenate[_Self, _Parameters], None]:
-    """Have a method given what the registry counts into; later, where this thread is just finding that out."""
+    """Call a method of what the registry counts into; later if this thread is just configuring that."""
 
     @functools.wraps(deliver)
     def call(self: _Self, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> None:
@@ -56,13 +56,13 @@ def delivered(
         fan_out = self._fan_out if self._settings is not None else self._ready()
         deliver(self, fan_out, *arguments, **named)
         if self._exiting and fan_out.shared is not None:
-            fan_out.shared.close()  # again at once, for the interpreter had begun to exit
+            fan_out.shared.close()  # close again at once, because the interpreter is exiting
 
     return call
 
 
 class Misses(Configured):
-    """The misses of the quick path."""
+    """The misses of the fast path."""
 
     def _incr(
         self,
@@ -90,7 +90,7 @@ class Misses(Configured):
             series.decr(n)
 
     def _count_with_exemplar(self, series: Series, n: int = 1, *, exemplar: Mapping[str, object] | None = None) -> None:
-        """Do as the ``incr`` of a handle of a counter, with an exemplar."""
+        """Do the ``incr`` of a counter's handle, with an exemplar."""
         pairs = () if exemplar is None else check_exemplar(exemplar)
         n = check_integer("n", n)
         series.incr(n)  # type: ignore[attr-defined]
@@ -169,16 +169,16 @@ class Misses(Configured):
         return 0 if shared is None else shared.value(series.category, series.metric, series.labels)
 
 
-#: What a registry has from the core, and defines for what that leaves to Python.
+#: Calls that the core implements and that a registry defines too, for the cases that the core leaves to Python.
 _CALLS = ("absolute", "timestamp", "counter", "histogram", "gauge", "timing", "timer", "get")
 
 _Registry = TypeVar("_Registry", bound=Misses)
 
 
 def behind_the_core(registry: type[_Registry]) -> type[_Registry]:
-    """Have the calls that a registry defines take what the core leaves to them: by their name with an underscore.
+    """Give the calls that a registry defines an underscore before their names, by which the core calls them.
 
-    What Python says of a wrong call still names the call.
+    Error messages of Python about wrong arguments still have the name of the call.
     """
     for name in _CALLS:
         call = vars(registry)[name]

@@ -1,7 +1,7 @@
-"""The threads, locks and sockets of the operating system, also where gevent or eventlet have put theirs in their place.
+"""The operating system's threads, locks and sockets, even if gevent or eventlet have replaced Python's.
 
-What works in the background must go on while an event loop is busy, and must not hold one up. An attribute is looked
-up when it is used, for an application may be patched after this was imported.
+Background work must continue while an event loop is busy, and must not block one. Attributes are looked
+up when they are used, because an application may be patched after this module was imported.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from _thread import RLock as RLock
 from collections.abc import Callable
 from typing import Any
 
-#: The clock that goes on while the machine sleeps, and is the same in all processes; else the one that does not.
+#: The clock that includes sleep of the machine and is the same in all processes; if there is none, the monotonic one.
 BOOT_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
-#: Seconds between two looks at a lock, where waiting for it would stop an event loop.
+#: Seconds between two tries to take a lock, if waiting for it would block an event loop.
 _LOOK_SECONDS = 0.002
 
 
@@ -33,7 +33,7 @@ def original(module: str, name: str) -> Any:
 
 
 def patched() -> bool:
-    """Tell whether what `threading` starts are greenlets."""
+    """Tell whether `threading` starts greenlets instead of threads."""
     gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
     return bool(
         (gevent is not None and gevent.is_module_patched("threading"))
@@ -42,9 +42,9 @@ def patched() -> bool:
 
 
 def forks_unseen() -> bool:
-    """Tell whether this process is about to fork without Python's hooks: a thread would leave its locks in the child.
+    """Tell whether this process will fork without Python's hooks: a thread's locks would stay held in the child.
 
-    That is uWSGI's, until it has made its workers (uwsgi-docs, "The uwsgi Python module").
+    That is uWSGI's master until it has made its workers (uwsgi-docs, "The uwsgi Python module").
     """
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is None or not hasattr(uwsgi, "worker_id"):
@@ -53,12 +53,12 @@ def forks_unseen() -> bool:
 
 
 def make_lock() -> Any:
-    """Return a lock that keeps threads apart; to wait for it stops an event loop."""
+    """Return a lock between threads; waiting for it blocks an event loop."""
     return original("_thread", "allocate_lock")()
 
 
 def wait(lock: Any, seconds: float) -> bool:
-    """Wait for a lock of `make_lock` to be let go, and take it; other greenlets of the thread go on meanwhile.
+    """Wait for a lock of `make_lock` and take it, while other greenlets of the thread run.
 
     Returns:
         Whether it was taken.
@@ -74,7 +74,7 @@ def wait(lock: Any, seconds: float) -> bool:
 
 
 def is_at_end(error: RuntimeError) -> bool:
-    """Tell whether a thread could not be started because the interpreter ends: from Python 3.12 on none is, then."""
+    """Tell whether a thread could not be started because the interpreter exits, which Python 3.12 refuses."""
     return "interpreter shutdown" in str(error)
 
 
@@ -98,7 +98,7 @@ class Thread:
         """Start the thread.
 
         Raises:
-            RuntimeError: there cannot be one now.
+            RuntimeError: no thread can be started now.
         """
         if patched():
             original("_thread", "start_new_thread")(self._run, ())
@@ -107,7 +107,7 @@ class Thread:
             self._thread.start()
 
     def join(self, seconds: float) -> bool:
-        """Wait for the thread to end, but not for long; returns whether it has. It does not wait for itself."""
+        """Wait some time for the thread to end; returns whether it has. The thread does not wait for itself."""
         if self.is_current:
             return False
         if self._thread is not None:
@@ -118,7 +118,7 @@ class Thread:
 
     @property
     def lives(self) -> bool:
-        """Whether it has not ended; it must have been started."""
+        """Whether the thread is still running; it must have been started."""
         return bool(self._over.locked())
 
     @property

@@ -1,6 +1,6 @@
-"""What the system knows of processes, read of /proc without psutil: right for a process that is stopped as well.
+"""The kernel's figures of processes, read from /proc without psutil, even for a process that is stopped.
 
-Where there is no /proc (macOS) psutil is asked, which takes longer.
+Without /proc (macOS) psutil supplies them, which takes longer.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from .native import BOOT_CLOCK
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
-#: The letters of proc_pid_stat(5) for what psutil says in words, where that is not a kind of sleep.
+#: The letters of proc_pid_stat(5) for psutil's words, except for the kinds of sleep.
 _STATES = {"running": "R", "disk-sleep": "D", "stopped": "T", "tracing-stop": "t", "zombie": "Z"}
 
 
 def there_is_proc() -> bool:
-    """Tell whether processes are to be found in /proc."""
+    """Tell whether processes can be found in /proc."""
     return os.path.exists("/proc/self")
 
 
 class ProcessUse:
-    """What one process used, as /proc/PID/stat has it: fields 3, 4, 14, 15, 20, 22, 24 and 28 of proc_pid_stat(5).
+    """The resource use of one process, from /proc/PID/stat: fields 3, 4, 14, 15, 20, 22, 24 and 28 of proc_pid_stat(5).
 
-    It is there with ``ProcSubset=pid`` too.
+    It works with ``ProcSubset=pid`` too.
 
     Args:
         pid: of the process.
 
     Raises:
-        OSError: there is none, or this process may not see it.
+        OSError: there is no such process, or this process may not see it.
 
     Attributes:
         parent: pid of its parent.
@@ -41,9 +41,9 @@ class ProcessUse:
         user: seconds of processor time in user mode.
         system: the same in system mode.
         age: seconds since its start.
-        threads: how many it has.
+        threads: number of its threads.
         resident: bytes of memory.
-        image: where its stack begins, which is drawn at random by exec and kept by fork; 0 where that is not told.
+        image: address of its stack, which exec draws at random and fork keeps; 0 if unknown.
     """
 
     __slots__ = ("age", "image", "parent", "resident", "state", "system", "threads", "user")
@@ -87,18 +87,18 @@ class ProcessUse:
 
 
 def uses_of(pids: Iterable[int]) -> Iterator[tuple[int, ProcessUse]]:
-    """Give what processes use, without those that have ended, or that this process may not see."""
+    """Give the use of each process, without those that have ended or that this process may not see."""
     for pid in pids:
         with suppress(OSError, IndexError, ValueError):
             yield pid, ProcessUse(pid)
 
 
 def forks_of(pid: int, known: Container[int]) -> Iterator[tuple[int, ProcessUse]]:
-    """Give what further children of a process use that were forked of it and run no other program.
+    """Give the use of further children of a process that were forked by it and run the same program.
 
     Args:
         pid: of the process.
-        known: children that are not to be given.
+        known: children to leave out.
     """
     further = [child for child in _children_of(pid) if child not in known]
     if further:

@@ -1,4 +1,4 @@
-"""For the tests of code that counts: a fixture that gives a test an empty registry, which is never saved.
+"""A fixture for tests of code that counts: it gives a test an empty registry, which is never saved.
 
 pytest finds it by the entry point ``pytest11``; nothing needs to be imported.
 """
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def shmstats_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """``shmstats.stats``, empty for this test: what it counts is nobody else's, and is gone afterwards.
+    """``shmstats.stats``, empty for this test; what the test counts is separate from all else, and removed afterwards.
 
-    What was declared stays declared, and what was configured before is configured again afterwards.
+    Declarations stay, and the previous configuration is restored afterwards.
     """
     from .registry import stats
 

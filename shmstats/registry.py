@@ -1,7 +1,8 @@
-"""The operations that user code calls: the public calls of a registry, and nothing else.
+"""The public calls of a registry: the operations that user code calls, and nothing else.
 
-The core has some of them as well, and does them where it can; here is what it leaves (`shmstats.misses`). Where an
-operation goes is `shmstats.configured`'s. One class, however large: each call is a method, and each form of one.
+The core implements some of them, and leaves the cases that it cannot finish to Python (`shmstats.misses`). Where
+operations go is decided in `shmstats.configured`. The class is large because each call, and each form of one, is a
+method.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ if TYPE_CHECKING:
 
 @behind_the_core
 class Registry(States):
-    """Statistics, shared by all processes that have the same data directory.
+    """Statistics, shared by all processes with the same data directory.
 
-    It finds its configuration and attaches by itself on first use; `init` does both at once.
+    The first use finds the configuration and attaches the block; `init` does both at once.
     """
 
     def __init__(self) -> None:
@@ -73,28 +74,28 @@ class Registry(States):
         labelnames: Iterable[str] | None = None,
         states: Iterable[str] | None = None,
     ) -> None:
-        """Declare what a metric is, for all workers; to declare it the same again does nothing.
+        """Declare a metric, for all workers; repeating a declaration does nothing.
 
-        The newest declaration wins, whichever process makes it: series of the one before that do not fit it are not
-        shown any more, and the change is logged. A process that goes on with the one before counts on by itself.
+        The newest declaration wins, whichever process makes it: series that only fit the previous one are no longer
+        shown, and the change is logged. Processes that still use the previous one count into separate series.
 
         Args:
             category: of the metric.
             metric: of the category.
             kind: ``"counter"``, ``"gauge"``, ``"histogram"``, ``"info"`` or ``"state"``.
             help: a sentence for people.
-            unit: of the values, in the plural (``"bytes"``); a histogram without one is of times in ms.
-            buckets: of a histogram: 1 to 250 upper bounds, ascending, finite; in ms for times. Or ``"exponential"``: as
-                many as it takes to keep percentiles within an error over a range.
-            error: of exponential buckets: how far a percentile may be from the exact one, as a share of that (0.05 is
-                5 %, which is the default).
-            range: of exponential buckets: the smallest and the largest value that this is to hold for, in ms for times
-                (default: 0.1 ms to 60 s; 1 to 2^30 of other units). What is outside is counted all the same.
-            mode: of a gauge: ``"last"`` (the last write of any worker wins), or each worker has its own and they
-                become one by ``"all"``, ``"sum"``, ``"min"``, ``"max"``, ``"mostrecent"``, or by one of these with
-                ``live`` before it, which leaves out what dead workers have left.
+            unit: of the values, in the plural (``"bytes"``); a histogram without a unit has times in ms.
+            buckets: of a histogram: 1 to 250 upper bounds, ascending, finite, in ms for times; or ``"exponential"``:
+                as many as needed to keep percentiles within an error over a range.
+            error: of exponential buckets: the largest relative error of a percentile (0.05, the default, is
+                5 %).
+            range: of exponential buckets: the smallest and the largest value for which the error holds, in ms for times
+                (default: 0.1 ms to 60 s; 1 to 2^30 of other units). Values outside are counted too.
+            mode: of a gauge: ``"last"`` (the last write of any worker wins); or each worker has its own value and a
+                reader combines them by ``"all"``, ``"sum"``, ``"min"``, ``"max"``, ``"mostrecent"``, or by one of
+                these with ``live`` before it, which leaves out the values of dead workers.
             labelnames: that each series must have; None for any.
-            states: that `state` takes, for a metric of that kind.
+            states: the states that `state` takes, for a metric of that kind.
 
         Raises:
             TypeError: an argument is of the wrong type.
@@ -157,7 +158,7 @@ class Registry(States):
             category: of the statistic.
             metric: of the statistic.
             labels: label names and values of one series.
-            labelnames: instead: label names of the metric, for a handle that gives those of its series.
+            labelnames: instead: label names of the metric, for a parent that returns handles of its series.
 
         Raises:
             TypeError: an argument is of the wrong type, or both labels and label names are given.
@@ -184,7 +185,7 @@ class Registry(States):
         labels: Mapping[str, object] | None = None,
         labelnames: Iterable[str] | None = None,
     ) -> Histogram | Labelled[Histogram]:
-        """Return a handle of a histogram: of times in ms, or in the unit that is declared.
+        """Return a handle of a histogram: of times in ms, or in the declared unit.
 
         Args:
             category: of the statistic.
@@ -192,7 +193,7 @@ class Registry(States):
             labels: as for `counter`.
             labelnames: as for `counter`.
 
-        Raises:
+            DeclarationError: and other errors, as `counter` does.
             DeclarationError: and others, as `counter` does.
         """
         return self._handle_of(category, metric, Histogram, labels, labelnames)
@@ -231,7 +232,7 @@ class Registry(States):
         Args:
             category: of the gauge.
             metric: of the gauge.
-            value: a finite float or a signed 64-bit integer, in the unit that is declared.
+            value: a finite float or a signed 64-bit integer, in the declared unit.
             labels: label names and values.
             labelnames: as for `counter`.
 
@@ -239,7 +240,7 @@ class Registry(States):
             TypeError: an argument is of the wrong type, or label names are given with labels or a value.
             ValueError: a name or label is not allowed, or the value is NaN or infinite.
             OverflowError: the value is an integer that does not fit 64 bits.
-            KindError: the name is a histogram or a timestamp, or declared as a counter and the value no integer.
+            KindError: the name is a histogram or a timestamp, or a declared counter and the value is not an integer.
             DeclarationError: the metric is declared with other label names.
         """
         if value is MISSING:
@@ -286,22 +287,22 @@ class Registry(States):
         labelnames: Iterable[str] | None = None,
         exemplar: Mapping[str, object] | None = None,
     ) -> Histogram | Labelled[Histogram] | None:
-        """Take up one duration; without one, return a handle of the histogram, or of a metric with labels.
+        """Add one duration to a histogram; without one, return a handle of it, or of a metric with labels.
 
         Args:
             category: of the histogram.
             metric: of the histogram.
             milliseconds: the duration in ms, finite and not negative. A histogram that is declared with a unit
-                takes its values in that.
+                takes its values in that unit.
             labels: label names and values.
             labelnames: as for `counter`.
-            exemplar: labels of an example to be found by: the number of a trace, say; 128 characters at most.
+            exemplar: labels that identify this observation, such as a trace ID; 128 characters at most.
 
         Raises:
             TypeError: an argument is of the wrong type, or label names are given with labels or a value.
             ValueError: a name or label is not allowed, or the duration is NaN, infinite or negative.
             OverflowError: the duration is an integer that does not fit 64 bits.
-            KindError: the name is something else than a histogram.
+            KindError: the name is not a histogram.
             DeclarationError: the metric is declared with other label names.
         """
         if milliseconds is MISSING:
@@ -316,7 +317,7 @@ class Registry(States):
         return None
 
     def timer(self, category: str, metric: str, *, labels: Mapping[str, object] | None = None) -> Timer:
-        """Return a context manager and decorator that times what it is around.
+        """Return a context manager and decorator that times the code inside it.
 
         Args:
             category: of the histogram.
@@ -330,7 +331,7 @@ class Registry(States):
         return Timer(self._made(category, metric, Histogram, labels))
 
     def get(self, category: str, metric: str, *, labels: Mapping[str, object] | None = None) -> Value:
-        """Return the value over all workers; 0 where it was never written.
+        """Return the value over all workers; 0 if it was never written.
 
         Args:
             category: of the statistic; reserved ones can be read.
@@ -354,18 +355,18 @@ class Registry(States):
         *,
         labels: Mapping[str, object] | None = None,
     ) -> None:
-        """Note a moment; it is not saved with the other statistics.
+        """Record a point in time; it is not saved with the other statistics.
 
         Args:
             category: of the timestamp.
             metric: of the timestamp.
-            moment: what to note, aware of its time zone; None for now.
+            moment: the point in time, aware of its time zone; None for now.
             labels: label names and values.
 
         Raises:
-            TypeError: ``moment`` is no datetime, or another argument is of the wrong type.
+            TypeError: ``moment`` is not a datetime, or another argument is of the wrong type.
             ValueError: it has no time zone, or a name or label is not allowed.
-            KindError: the name is something else than a timestamp.
+            KindError: the name is not a timestamp.
             DeclarationError: the metric is declared with other label names.
         """
         series = self._made(category, metric, Series, labels)
@@ -376,7 +377,7 @@ class Registry(States):
     def get_timestamp(
         self, category: str, metric: str, *, labels: Mapping[str, object] | None = None
     ) -> datetime | None:
-        """Return the moment that was noted last, in UTC; None where there is none, or no date of the calendar.
+        """Return the last recorded moment, in UTC; None if there is none, or it is not a date of the calendar.
 
         Args:
             category: of the timestamp.
@@ -397,8 +398,8 @@ class Registry(States):
     def snapshot(self) -> dict[str, dict[str, Value]]:
         """Return every value: ``{category: {metric: value}}``.
 
-        A series with labels has them behind its metric: ``requests{method="GET"}``. What the library counts about
-        itself is left out as long as it is 0.
+        A series with labels is shown as its metric and labels: ``requests{method="GET"}``. The package's own
+        metrics are left out as long as they are 0.
 
         Raises:
             BlockError: the block is damaged.
@@ -408,7 +409,7 @@ class Registry(States):
         return by_category((name, value) for name, value in shown if name.category != OWN or value)
 
     def read(self) -> Snapshot:
-        """Return every name and value, column-wise, as the exporters take them.
+        """Return every name and value, column-wise, as the exporters need them.
 
         Raises:
             BlockError: the block is damaged.
@@ -417,11 +418,11 @@ class Registry(States):
         return Snapshot((), ()) if shared is None else shared.read()
 
     def array(self) -> npt.NDArray[np.void]:
-        """Return the shared memory of the values as a read-only numpy array: what all processes count into.
+        """Return the shared memory of the values as a read-only numpy array: all processes count into it.
 
-        Its shape is (rows, columns): row 0 is shared, each other one a worker's; its type is `shmstats.layout.CELL`. A
-        page of 4096 bytes that nobody has used yet is taken into memory by who looks at it. The array keeps the block
-        mapped, also after `close`. Where statistics are disabled it is empty.
+        Its shape is (rows, columns): row 0 is shared, each other row is a worker's; its type is `shmstats.layout.CELL`.
+        Looking at a page of 4096 bytes that nobody has used yet allocates it. The array keeps the block
+        mapped, also after `close`. If statistics are disabled it is empty.
 
         Raises:
             BlockError: the block is damaged.
@@ -430,15 +431,15 @@ class Registry(States):
         found = None if shared is None else shared.array()
         if found is not None:
             return found
-        import numpy as np  # only here: what counts, scrapes or saves does without
+        import numpy as np  # only here: counting, scraping and saving do without it
 
         return np.empty((0, 0), CELL.dtype)
 
     def remove(self, category: str, metric: str | None = None, *, labels: Mapping[str, object] | None = None) -> int:
         """Remove a category, a metric with all its label sets, or one label set, for all workers.
 
-        A handle of a removed name stays usable: the next use registers the name anew, at 0. What was declared
-        stays declared.
+        A handle of a removed name stays usable: the next use registers the name again, at 0. Declarations
+        stay.
 
         Args:
             category: of the statistics.
@@ -446,7 +447,7 @@ class Registry(States):
             labels: one of the metric's label sets; None for all.
 
         Returns:
-            How many series were removed.
+            The number of removed series.
 
         Raises:
             TypeError: an argument is of the wrong type, or labels are given without a metric.
@@ -470,7 +471,7 @@ class Registry(States):
             labels: one of the metric's label sets; None for all.
 
         Returns:
-            How many series were set.
+            The number of series that were set.
 
         Raises:
             TypeError: an argument is of the wrong type, or labels are given without a metric.
@@ -482,13 +483,13 @@ class Registry(States):
         return 0 if shared is None else shared.reset(category, metric, pairs)
 
     def register(self, provider: Provider) -> None:
-        """Have a further provider get every operation from now on.
+        """Send every operation to a further provider from now on.
 
         Args:
             provider: an object with the methods of `shmstats.sinks.Provider`.
 
         Raises:
-            TypeError: it lacks one of them.
+            TypeError: it lacks one of these methods.
         """
         check_provider(provider)
         self._add(provider)

@@ -1,12 +1,8 @@
-"""What a reader sees of the statistics: names, kinds, values, and a snapshot of them all.
+"""The vocabulary of readers: names, kinds, values, and a snapshot of all series.
 
-This is the vocabulary that the block, the exporters and the saved snapshot share. It knows nothing
-of where the values come from or how they are written.
-
-A *series* is one name with its value. A snapshot holds the series column-wise, names in one
-sequence and values in another, because the names change seldom and are worth caching: as long as
-nothing was registered, removed or redeclared, two snapshots of one reader hold the *same* ``names``
-object, so whatever was derived from it (line prefixes, say) may be kept beside it.
+The block, the exporters and the saved snapshot share it. A snapshot is column-wise: as long as nothing was
+registered, removed or declared, two snapshots of one reader have the *same* ``names`` object, so data derived from it
+may be cached with it.
 """
 
 from __future__ import annotations
@@ -22,10 +18,10 @@ from .frozen import Frozen, NamedTuple
 #: Units of histograms of times, which are kept in ms.
 TIME_UNITS = frozenset({"", "seconds", "milliseconds", "ms"})
 
-#: The category of the metrics that another library names and exports.
+#: The category of the metrics that prometheus_client names and exports.
 FOREIGN = "prometheus_client"
 
-#: What a gauge may be shown as; the latter's series have this label as well, with the state that they stand for.
+#: What a gauge may be shown as. The series of a state also have the label `STATE`, with the state of the series.
 INFO, STATE = "info", "state"
 
 #: (label name, label value) pairs, sorted by name.
@@ -33,7 +29,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class Kind(enum.IntEnum):
-    """What a statistic is; the number is what the block and the saved snapshot store."""
+    """The kind of a statistic; the block and the saved snapshot store the number."""
 
     COUNTER = 1
     GAUGE = 2
@@ -42,12 +38,12 @@ class Kind(enum.IntEnum):
 
 
 class Mode(enum.IntEnum):
-    """How the values that workers have of one gauge become one; the number is what the block stores.
+    """How a reader combines the workers' values of one gauge; the block stores the number.
 
-    The words are prometheus_client's. Of a *live* mode only the contributions of living workers count.
+    The names are prometheus_client's. In a *live* mode only the values of living workers count.
     """
 
-    LAST = 0  # not by worker: the last write of any worker wins
+    LAST = 0  # one value for all workers: the last write wins
     ALL = 1  # a series for each worker
     SUM = 2
     MIN = 3
@@ -71,17 +67,17 @@ class Mode(enum.IntEnum):
 
 
 class Declaration(NamedTuple):
-    """What is declared about a metric: all its series, whatever their labels.
+    """The declaration of a metric: it holds for all its series, whatever their labels.
 
     Attributes:
         kind: of its series.
         help: a sentence for people; may be empty.
         unit: the unit of the value, in the plural ("bytes"); may be empty.
-        bounds: of a histogram's buckets: in ms if the unit is empty or one of time, else in the unit. Other kinds:
-            empty.
+        bounds: of a histogram's buckets: in ms if the unit is empty or one of time, else in the unit; empty for
+            other kinds.
         mode: of a gauge.
         labelnames: the label names that its series must have, sorted; None: any.
-        shown: what a gauge is shown as: `INFO`, `STATE`, or empty.
+        shown: of a gauge: `INFO`, `STATE`, or empty.
     """
 
     kind: Kind
@@ -94,22 +90,22 @@ class Declaration(NamedTuple):
 
 
 class Name(NamedTuple):
-    """A statistic's name and what is declared about it.
+    """A statistic's name with its declaration.
 
     Attributes:
         category: 1 to 255 bytes of UTF-8, without NUL.
         metric: as ``category``.
-        kind: what the value is, see `Value`.
+        kind: of the value, see `Value`.
         labels: of the series; empty for most.
-        monotonic: a counter that was never decremented. Other kinds: False.
+        monotonic: whether it is a counter that was never decremented.
         bounds: as in `Declaration`.
         help: as in `Declaration`.
         unit: as in `Declaration`.
         mode: of a gauge.
-        created: when the series was made, in ns since 1970; 0 where that is not known.
+        created: when the series was made, in ns since 1970; 0 if unknown.
         shown: as in `Declaration`.
-        carried: a histogram with observations that were made with other buckets, and may be in wrong ones of these: the
-            error of its percentiles is not known.
+        carried: whether observations were moved into a histogram from other buckets, and may be in wrong ones: the
+            error of its percentiles is unknown.
     """
 
     category: str
@@ -127,10 +123,10 @@ class Name(NamedTuple):
 
 
 class Exemplar(NamedTuple):
-    """One count or observation, by which to find more about it.
+    """One count or observation, with labels that lead to more information about it.
 
     Attributes:
-        labels: of the exemplar itself: of a trace, say.
+        labels: of the exemplar itself, such as a trace ID.
         value: what was counted or observed.
         moment: seconds since 1970.
     """
@@ -145,10 +141,10 @@ class Distribution(Frozen):
 
     Attributes:
         sum: of all observations, in ms or the declared unit.
-        max: the largest observation; 0.0 where there is none.
+        max: the largest observation; 0.0 if there is none.
         buckets: observations in each bucket (not cumulative), one more than there are bounds: the
-            last one counts what lies above every bound.
-        min: the smallest observation; 0.0 where there is none, or it is not known.
+            last one counts the values above every bound.
+        min: the smallest observation; 0.0 if there is none, or it is unknown.
     """
 
     sum: float
@@ -167,7 +163,7 @@ class Distribution(Frozen):
 Value = int | float | Distribution
 
 
-#: Figures of histograms over the last minutes, by category, metric and labels.
+#: Figures of histograms over the last 15 minutes, by category, metric and labels.
 Recent = Mapping[tuple[str, str, Labels], Mapping[str, float]]
 
 _NONE: Mapping[Any, Any] = {}
@@ -176,10 +172,10 @@ _Item = TypeVar("_Item")
 
 
 class Deferred(Sequence[_Item]):
-    """A sequence whose items are made when somebody looks at them, by `_make`; who has no need of them saves the time.
+    """A sequence whose items `_make` makes when somebody first looks at one, so that others do not pay for them.
 
     Args:
-        length: of it.
+        length: number of items.
     """
 
     __slots__ = ("_items", "_length")
@@ -201,7 +197,7 @@ class Deferred(Sequence[_Item]):
         return items
 
     def at(self, positions: Sequence[int]) -> list[_Item]:
-        """Return the items at some positions, none of them negative."""
+        """Return the items at some positions, which must not be negative."""
         items = self.items
         return [items[position] for position in positions]
 
@@ -230,7 +226,7 @@ class Deferred(Sequence[_Item]):
 
 
 def items_at(items: Sequence[_Item], positions: Sequence[int]) -> list[_Item]:
-    """Return the items at some positions, none of them negative; of a deferred sequence no others are made."""
+    """Return the items at some positions, which must not be negative; a deferred sequence makes no others."""
     return items.at(positions) if isinstance(items, Deferred) else [items[position] for position in positions]
 
 
@@ -240,13 +236,13 @@ class Snapshot(Frozen):
     Attributes:
         names: the names, in the order of their registration; no two have the same category,
             metric and labels. The same object as in the reader's last snapshot if nothing changed.
-        values: the values, ``values[i]`` being that of ``names[i]``.
+        values: the values; ``values[i]`` belongs to ``names[i]``.
         system: figures of the machine and the workers, by metric: the category ``system``.
-        exemplars: of series that have some, the last one of each sample last.
-        recent: what was observed in histograms in the last minutes, as far as the history has it.
-        health: how the statistics themselves fare, for the Prometheus page: metrics of the category ``shmstats``.
-        workers: for a breakdown by worker row: row number to values (as ``values``; None where the
-            row holds nothing of that name). Empty unless it was asked for.
+        exemplars: of the series that have some; if several belong to one sample, the last one counts.
+        recent: figures of histograms over the last 15 minutes, as far as the history has them.
+        health: health of the statistics themselves, for the Prometheus page: metrics of the category ``shmstats``.
+        workers: for a breakdown by worker row: row number to values (as ``values``; None if the
+            row has no value of that name). Empty unless requested.
     """
 
     names: Sequence[Name]
@@ -258,7 +254,7 @@ class Snapshot(Frozen):
     recent: Recent = _NONE
 
     def value_of(self, category: str, metric: str) -> Value | None:
-        """Return the value of a series without labels; None where there is none."""
+        """Return the value of a series without labels; None if there is none."""
         found = (i for i, name in enumerate(self.names) if name[:2] == (category, metric) and not name.labels)
         place = next(found, None)
         return None if place is None else self.values[place]
@@ -268,9 +264,9 @@ _Shown = TypeVar("_Shown")
 
 
 def by_category(shown: Iterable[tuple[Name, _Shown]]) -> dict[str, dict[str, _Shown]]:
-    """Put what is shown of series into ``{category: {series: what is shown}}``, the series as people write them.
+    """Sort items of series into ``{category: {series: item}}``, with series written as by `series_text`.
 
-    Should a metric without labels be *called* like a series with labels, it keeps its name and the other gets a
+    If a metric without labels is *named* like a series with labels, it keeps its name and the other gets a
     comma before the brace.
     """
     document: dict[str, dict[str, _Shown]] = {}
@@ -292,14 +288,14 @@ def by_category(shown: Iterable[tuple[Name, _Shown]]) -> dict[str, dict[str, _Sh
 
 
 def series_text(name: Name) -> str:
-    """Return a series as people write it: its metric, and its labels if it has any."""
+    """Return a series as text for people: its metric, and its labels if it has any."""
     return f"{name.metric}{{{label_text(name.labels)}}}" if name.labels else name.metric
 
 
 def label_text(labels: Iterable[tuple[str, str]]) -> str:
-    """Labels as they stand between the braces of a sample: ``a="1",b="2"``.
+    """Return labels as between the braces of a sample: ``a="1",b="2"``.
 
-    A name that is no identifier is quoted like a value, as Prometheus 3 does with names in UTF-8.
+    A name that is not an identifier is quoted like a value, as Prometheus 3 writes names in UTF-8.
     """
     return ",".join([f"{_quoted_if_needed(name)}={quoted(value)}" for name, value in labels])
 
@@ -314,7 +310,7 @@ def is_label_name(name: str) -> bool:
 
 
 def quoted(text: str) -> str:
-    """Return text as the value of a label: in quotes, with a back-slash before what needs one."""
+    """Return text as a label value: in quotes, with a backslash before characters that need one."""
     escaped = text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
     return f'"{escaped}"'
 

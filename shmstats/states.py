@@ -1,7 +1,8 @@
-"""Infos and states: what is said in words of a thing, the last that any process has said.
+"""Infos and states: text about a thing; the last text that any process has set holds.
 
-In the block each is gauges of the value 1 and 0: an info one with its texts as labels, a state one for each state, with
-the label `STATE`. Both are changed under the table lock, so no two processes leave two infos or states.
+In the block they are gauges of value 1 or 0: an info is one gauge with its texts as labels; a state is one gauge for
+each possible state, with the label `STATE`. Both change under the table lock, so no two processes leave two infos or
+states.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ class States(Misses):
         *,
         labels: Mapping[str, object] | None = None,
     ) -> None:
-        """Say something in words, as the version of an application; it takes the place of what was said before.
+        """Set an info, such as the version of an application; it replaces the previous one.
 
         Args:
             category: of the info.
             metric: of the info; its sample is ``<metric>_info``.
-            texts: what is said, by label name.
-            labels: label names and values of the thing that it is said of.
+            texts: the texts of the info, by label name.
+            labels: label names and values of the thing that the info is about.
 
         Raises:
             TypeError: an argument is of the wrong type.
-            ValueError: a name is not allowed, there is no text, or one is called like a label.
-            KindError: the metric is something else.
+            ValueError: a name is not allowed, there is no text, or one has the name of a label.
+            KindError: the metric is not an info.
         """
         category, metric = check_category(category), check_text("metric", metric)
         if not isinstance(texts, Mapping):
@@ -59,18 +60,18 @@ class States(Misses):
         self._deliver_shown(category, metric, base, {tuple(sorted((*base, *said))): 1})
 
     def state(self, category: str, metric: str, state: str, *, labels: Mapping[str, object] | None = None) -> None:
-        """Say which of its states a thing is in.
+        """Set the current state of a thing.
 
         Args:
             category: of the metric.
-            metric: that this process has declared with ``kind="state"`` and its states.
-            state: one of these.
+            metric: a metric that this process has declared with ``kind="state"`` and its states.
+            state: one of these states.
             labels: label names and values of the thing.
 
         Raises:
             TypeError: an argument is of the wrong type.
-            ValueError: a name is not allowed, the metric is not declared so, or there is no such state.
-            KindError: the metric is something else.
+            ValueError: a name is not allowed, the metric has no states, or there is no such state.
+            KindError: the metric is not a state.
         """
         category, metric = check_category(category), check_text("metric", metric)
         states, base = self._states.get((category, metric)), check_labels(labels)
@@ -93,8 +94,8 @@ class States(Misses):
         """Check the states of a metric that is being declared, and keep them.
 
         Raises:
-            TypeError: they are none.
-            ValueError: they are not allowed, or the metric has none.
+            TypeError: they are not an iterable of str.
+            ValueError: they are not allowed, or missing.
         """
         if kind == "state":
             self._states[category, metric] = check_states(states)

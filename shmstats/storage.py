@@ -1,7 +1,7 @@
-"""How much is in the data directory, and how full its file system is.
+"""The size of the data directory, and the free space of its file system.
 
-The directory may be the application's own, with any number of files in it: `StorageMeter` walks through it a few
-milliseconds at a time, and goes on in a thread where that does not suffice. No answer waits for it.
+The directory may be the application's own, with any number of files in it. `StorageMeter` walks through it a few
+milliseconds at a time, and continues in a thread if that is not enough, so no answer waits for it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 from . import native
 from .frozen import NamedTuple
 
-#: How old storage figures may be, in seconds, where they are quickly had.
+#: Greatest age of storage figures in seconds, if they take little time to get.
 MAX_AGE = 10.0
 
-#: Seconds that an answer may take for a walk; the thread rests as long after each such piece.
+#: Seconds of a walk that an answer may take; the thread pauses as long after each such piece.
 PIECE = 0.01
 
-#: A walk that takes long is repeated after so many times its own length.
+#: A long walk is repeated after this many times its own duration.
 _REST = 30
 
-#: Levels of directories that are gone into: each is an open descriptor.
+#: Greatest depth of directories: each level is an open descriptor.
 _MAX_DEPTH = 64
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -35,12 +35,12 @@ class Storage(NamedTuple):
     """Storage figures of a data directory, in bytes.
 
     Attributes:
-        store: what its files hold.
-        all: size of the file system it is on.
-        used: of that.
-        free: of that.
-        available: of that, to this user.
-        complete: whether ``store`` is all; else it is at least that much.
+        store: sum of the sizes of its files.
+        all: size of the file system.
+        used: used part of it.
+        free: free part of it.
+        available: part of it that is free for this user.
+        complete: whether ``store`` includes all files; else it is a lower bound.
         age: of ``store``, in seconds.
     """
 
@@ -56,11 +56,11 @@ class Storage(NamedTuple):
 class Walk:
     """One walk through a directory, which can be interrupted. Links are not followed.
 
-    What vanishes meanwhile, and what may not be read, counts nothing.
+    Files that vanish meanwhile or may not be read are not counted.
 
     Attributes:
-        store: bytes that were found so far.
-        done: whether that is all.
+        store: bytes found so far.
+        done: whether the walk is complete.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -69,7 +69,7 @@ class Walk:
         self._sizes = _sizes(directory)
 
     def advance(self, seconds: float) -> bool:
-        """Go on for some time; returns whether this was the end."""
+        """Continue for some time; returns whether the walk is complete."""
         deadline = time.monotonic() + seconds
         while not self.done and time.monotonic() < deadline:
             size = next(self._sizes, None)
@@ -81,7 +81,7 @@ class Walk:
 
 
 class StorageMeter:
-    """Measures a data directory again and again, without keeping anybody waiting.
+    """Measures a data directory repeatedly, without making anybody wait.
 
     Args:
         directory: to measure; it need not exist.
@@ -96,12 +96,12 @@ class StorageMeter:
         self._lock = native.make_lock()
         self._walk: Walk | None = None
         self._begun = 0.0
-        self._store: tuple[int, float] | None = None  # of the last walk, and when it ended
+        self._store: tuple[int, float] | None = None  # result of the last walk, and when it ended
         self._due = 0.0
 
     def read(self) -> Storage:
-        """Return the figures: of the last walk, or of as much of the first as there was time for."""
-        if self._pid != os.getpid():  # the thread stayed in the process that this one was forked from
+        """Return the figures: of the last walk, or of the part of the first one that there was time for."""
+        if self._pid != os.getpid():  # the thread runs in the process that this one was forked from
             self._start_anew()
         with self._lock:
             if self._walk is None and time.monotonic() >= self._due:
@@ -123,7 +123,7 @@ class StorageMeter:
 
         try:
             native.Thread(go_on, "shmstats-storage").start()
-        except RuntimeError:  # there cannot be a thread now
+        except RuntimeError:  # no thread can be started now
             self._walk, self._due = None, time.monotonic() + MAX_AGE
 
     def _finish(self, walk: Walk) -> None:
@@ -133,7 +133,7 @@ class StorageMeter:
 
 
 def measured(directory: Path, store: int, complete: bool, age: float) -> Storage:
-    """Return the storage figures of a directory whose contents are known."""
+    """Return the storage figures of a directory whose size is known."""
     place = directory
     while not os.path.exists(place) and place != place.parent:
         place = place.parent
@@ -150,7 +150,7 @@ def measured(directory: Path, store: int, complete: bool, age: float) -> Storage
 
 
 def _sizes(directory: Path) -> Generator[int, None, None]:
-    """Give what each entry below a directory holds: 0 for all but regular files."""
+    """Give the size of each entry below a directory: 0 for all but regular files."""
     opened: list[tuple[int, os._ScandirIterator[str]]] = []
 
     def enter(name: str | Path, parent: int | None) -> None:

@@ -15,7 +15,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class _Start:
-    """One beginning of a timer; equal only to itself."""
+    """One start of a timer; equal only to itself."""
 
     def __init__(self, timer: Timer) -> None:
         self.timer = timer
@@ -23,34 +23,34 @@ class _Start:
         self.over = False
 
 
-#: What began in this context and still runs, of all timers: a context keeps every variable that was ever set in it,
-#: so a variable for each timer would stay in it for good.
+#: Timings that started in this context and still run, of all timers. One variable for all, because a context keeps
+#: every variable that was ever set in it.
 _starts: ContextVar[tuple[_Start, ...]] = ContextVar("shmstats_starts", default=())
 
 
 class Timer(Stopwatch):
-    """Reports how long something took, whether it ended well or by an exception.
+    """Measures how long code takes, whether it ends normally or by an exception.
 
-    A context manager and a decorator, of functions and of ``async`` functions. One object can be used many
+    A context manager, and a decorator of functions and ``async`` functions. One object can be used many
     times, also by several threads and tasks at once and inside itself.
 
-    Of a generator function, ``async`` or not, the decorator times the call only, which makes the generator and runs
-    nothing of its body: there the body needs a ``with`` statement.
+    For a generator function, ``async`` or not, the decorator times only the call that makes the generator, not
+    its body: to time the body, use a ``with`` statement in it.
 
     Args:
-        report: a handle of a histogram, or what is called with the duration in ms.
+        report: a handle of a histogram, or a function that is called with the duration in ms.
     """
 
     def __call__(self, function: _Function) -> _Function:
-        """Return the function, timed at every call; of a generator function not what its generators do.
+        """Return the function, timed at every call; for a generator function, without the body.
 
         Raises:
-            TypeError: it is none.
+            TypeError: it is not callable.
         """
         if not callable(function):
             raise TypeError(f"function must be callable, not {type(function).__name__} ({function!r:.80})")
         with no_fork():
-            import inspect  # only for who decorates: it takes longer than all that times
+            import inspect  # only for decorators: the import takes longer than everything else here
         now, report_since = time.monotonic_ns, self._report_since
         if inspect.iscoroutinefunction(function):
 
@@ -78,17 +78,17 @@ class Timer(Stopwatch):
         return Timer, (self._report,)
 
     def _enter_again(self) -> Timer:
-        """Begin while the core times another block by this timer, in this context or another."""
+        """Start while the core times another block by this timer, in this context or another."""
         start = _Start(self)
         _starts.set((*_still_running(), start))
         self._others.append(start)
         return self
 
     def _exit_again(self) -> None:
-        """End what began last in this context and still runs.
+        """End the timing that started last in this context and still runs.
 
-        There is none where this is another context than it was entered in, as may be for the body of a generator:
-        then the last of all ends.
+        If this context has none, because it is not the one where the timing started (as for the body of a generator),
+        the last of all timings ends.
         """
         mine = [start for start in _still_running() if start.timer is self]
         if not mine and (self._first_is_here or not self._others):
@@ -105,5 +105,5 @@ class Timer(Stopwatch):
 
 
 def _still_running() -> tuple[_Start, ...]:
-    """What began in this context, without what has ended in another one, or in a copy of it."""
+    """Timings that started in this context, without those that have ended in another one or in a copy of it."""
     return tuple([start for start in _starts.get() if not start.over])
