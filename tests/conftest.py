@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,8 +47,19 @@ def _has_extension() -> bool:
     return importlib.util.find_spec("shmstats.core._cells") is not None
 
 
-#: Directories of which nothing is quick.
-_NOT_QUICK = {"deployments", "browser", "comparison", "faults", "fleet", "model", "real"}
+#: Directories and modules that are processes through and through: a quick run does not even import them.
+_NOT_QUICK = {"attacks", "browser", "comparison", "deployments", "faults", "fleet", "model", "real"} | {
+    f"test_{name}.py"
+    for name in (
+        *("access_table", "beats", "bench", "cli", "created", "duty", "file_endpoints", "gunicorn_hooks", "imports"),
+        *("kit_live", "pools", "processes", "prometheus_client", "prometheus_client_document"),
+        *("prometheus_client_exporters", "push_command", "pytest_plugin", "routes_document", "setup", "termination"),
+        *("typing", "walks", "web_document", "web_servers"),
+    )
+}
+
+#: Fixtures that start a process.
+_STARTING = {"python", "sleeper", "open_server", "token_server"}
 
 #: What Python tells its audit hooks when a process is started.
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"}
@@ -59,9 +71,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """In a quick run, leave each test where it would start a process."""
+    """In a quick run, leave each test where it would start a process, and do not wait for a disk."""
     if config.getoption("quick"):
         sys.addaudithook(_leave_where_a_process_starts)
+        if shutil.disk_usage(SHARED_MEMORY).free > 1 << 30:
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", SHARED_MEMORY)
 
 
 def _leave_where_a_process_starts(event: str, arguments: object) -> None:
@@ -88,8 +102,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_quick(item: pytest.Item) -> bool:
     callspec = getattr(item, "callspec", None)
-    is_second = callspec is not None and callspec.params.get("core") == "Python"
-    processes = {"python", "sleeper"} & set(getattr(item, "fixturenames", ()))
+    is_second = callspec is not None and "Python" in (callspec.params.get("core"), callspec.params.get("plain_case"))
+    processes = _STARTING & set(getattr(item, "fixturenames", ()))
     return not (is_second or processes or item.get_closest_marker("slow"))
 
 
@@ -136,21 +150,18 @@ _packages: dict[str, dict[str, ModuleType]] = {}
 _USERS_OF_REGISTRY = ("shmstats.web", "shmstats.terminal", "shmstats.cli", "shmstats.__main__")
 
 
-def _modules() -> dict[str, ModuleType]:
-    return {name: sys.modules[name] for name in list(sys.modules) if name.startswith("shmstats") and name[8:9] in "."}
-
-
-def _put_modules(modules: dict[str, ModuleType]) -> None:
-    for name in _modules():
-        del sys.modules[name]
+def _modules_replaced_by(modules: dict[str, ModuleType]) -> dict[str, ModuleType]:
+    """Put these modules of the package in the place of those that are imported; return the latter."""
+    names = [name for name in sys.modules if name.startswith("shmstats") and name[8:9] in "."]
+    before = {name: sys.modules.pop(name) for name in names}
     sys.modules.update(modules)
+    return before
 
 
 @pytest.fixture
 def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
     """The package over the core of this run, with a new default registry; what it attached is left at the end."""
-    before = _modules()
-    _put_modules(_packages.get(core, {}))
+    before = _modules_replaced_by(_packages.get(core, {}))
     package = importlib.import_module("shmstats")
     registry = importlib.import_module("shmstats.registry")
     for late in ("snapshot", "reading.reader", "block.declaring", "block.restoring"):
@@ -165,10 +176,8 @@ def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
             each.leave()
         # Those of earlier tests may never be collected: what is frozen is not looked at again.
         registry._registries.clear()
-        _packages[core] = {
-            name: module for name, module in _modules().items() if not name.startswith(_USERS_OF_REGISTRY)
-        }
-        _put_modules(before)
+        used = _modules_replaced_by(before)
+        _packages[core] = {name: module for name, module in used.items() if not name.startswith(_USERS_OF_REGISTRY)}
 
 
 @pytest.fixture
@@ -212,9 +221,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def _own_children() -> set[int]:
-    """The children of this process, without those that multiprocessing keeps for itself."""
-    children = set()
+def _own_children(request: pytest.FixtureRequest) -> set[int]:
+    """The children of this process, without those that multiprocessing keeps for itself; a quick run makes none."""
+    children: set[int] = set()
+    if request.config.getoption("quick"):
+        return children
     for task in os.listdir("/proc/self/task"):
         # A thread may just have ended.
         with suppress(FileNotFoundError), open(f"/proc/self/task/{task}/children") as file:
@@ -240,12 +251,12 @@ def nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
         # What is there before the test is no garbage after it, and takes most of the time of a collection.
         gc.collect()
         gc.freeze()
-    before, children = _in_shared_memory(), _own_children()
+    before, children = _in_shared_memory(), _own_children(request)
     yield
     if "shmstats" in request.fixturenames:
         # The garbage of this test is this test's: what it warns of while it goes must not hit the next one.
         gc.collect()
-    stayed = _own_children() - children
+    stayed = _own_children(request) - children
     for pid in stayed:
         _kill(pid)
     new = _in_shared_memory() - before

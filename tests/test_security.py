@@ -317,12 +317,12 @@ def test_a_large_request_gets_a_small_answer(
     assert len(answer.data) < 4096
 
 
-@pytest.mark.parametrize("header", ["Accept", "Authorization", "Origin", "Host", "Forwarded", "X-Anything"])
 @pytest.mark.parametrize("token", [None, TOKEN])
-def test_a_large_header_gets_a_small_answer(serve: Callable[..., FlaskClient], header: str, token: str | None) -> None:
+def test_a_large_header_gets_a_small_answer(serve: Callable[..., FlaskClient], token: str | None) -> None:
     client = serve(token=token)
-    for value in ("x" * LARGE, "a;q=1," * 20_000, "[" * LARGE):
-        for path in ("/stats/prometheus", "/debug/pool/bytes", "/_local/files/x"):
+    for header in ("Accept", "Authorization", "Origin", "Host", "Forwarded", "X-Anything"):
+        for value in ("x" * LARGE, "a;q=1," * 20_000, "[" * LARGE):
+            path = "/stats/prometheus" if header == "Accept" else "/debug/pool/bytes"
             answer = client.get(path, headers={header: value})
             assert answer.status_code < 500
             assert len(answer.data) < 16_384

@@ -33,7 +33,7 @@ def saturated(value: int) -> int:
 def test_adds_saturate_and_never_wrap(attach: Any) -> None:
     cells = reserved(attach()).cells
 
-    @settings(derandomize=True, deadline=None, database=None)
+    @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(st.lists(int64, max_size=8))
     def check(numbers: list[int]) -> None:
         cells.clear(1, 0, 2)
@@ -49,7 +49,7 @@ def test_adds_saturate_and_never_wrap(attach: Any) -> None:
 def test_a_gauge_is_what_was_last_put_there(attach: Any) -> None:
     cells = reserved(attach(), 0).cells
 
-    @settings(derandomize=True, deadline=None, database=None)
+    @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(st.lists(st.tuples(st.booleans(), st.one_of(int64, finite)), max_size=8))
     def check(steps: list[tuple[bool, float]]) -> None:
         cells.clear(0, 0, 3)

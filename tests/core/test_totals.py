@@ -87,7 +87,7 @@ def c() -> ModuleType:
 
 
 def test_sums_histograms_and_contributions_are_the_same(c: ModuleType) -> None:
-    @settings(max_examples=80, derandomize=True, deadline=None, database=None)
+    @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(
         blocks(),
         st.lists(st.tuples(FIRSTS, st.sampled_from([4, 5, 12, 30, 3])), max_size=4),
@@ -117,7 +117,7 @@ def test_sums_histograms_and_contributions_are_the_same(c: ModuleType) -> None:
 
 
 def test_what_is_made_of_a_row_of_totals_is_the_same(c: ModuleType) -> None:
-    @settings(max_examples=80, derandomize=True, deadline=None, database=None)
+    @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(
         st.lists(WORDS, max_size=64),
         st.lists(st.tuples(st.integers(0, 70), st.integers(0, 5)), max_size=5),
@@ -136,7 +136,7 @@ def test_what_is_made_of_a_row_of_totals_is_the_same(c: ModuleType) -> None:
 
 
 def test_the_series_that_records_show_are_the_same(c: ModuleType) -> None:
-    @settings(max_examples=80, derandomize=True, deadline=None, database=None)
+    @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(records(), st.lists(st.integers(0, 2), min_size=9, max_size=9), st.sampled_from([64, 61, 0, 2**40]))
     def check(content: bytes, modes: list[int], columns: int) -> None:
         given_modes = bytes(modes).ljust(256, b"\0")

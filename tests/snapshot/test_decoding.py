@@ -17,7 +17,7 @@ from shmstats.core import _packing_py as twin
 from shmstats.core import core
 
 FUZZ = settings(
-    derandomize=True, deadline=None, database=None, max_examples=60, suppress_health_check=list(HealthCheck)
+    derandomize=True, deadline=None, database=None, max_examples=30, suppress_health_check=list(HealthCheck)
 )
 
 KEYS = st.one_of(
