@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -150,23 +150,22 @@ class NameTable(Records):
         Raises:
             BlockFullError: there is not room for all of them. Nothing was changed.
         """
-        self.have_room(NAME.column(records, "length").tolist(), len(cells) // CELL.size)
+        self.have_room(records, len(cells) // CELL.size)
         _, _, first, *_ = self.index.usage()
         self._stripes.store(first, cells)
         self.index.append(keys, records, families)
 
-    def have_room(self, lengths: Sequence[int], cells: int) -> None:
+    def have_room(self, records: bytes, cells: int) -> None:
         """Have room for names that are to be added behind all others. The table lock is held.
 
         Args:
-            lengths: of their keys, in bytes.
+            records: of them, as for `add_all`.
             cells: of all of them.
 
         Raises:
             BlockFullError: there is not.
         """
-        heap = sum([-(-length // _ROOM_STEP) for length in lengths]) * _ROOM_STEP
-        self._have_room(self.index.usage(), len(lengths), cells, heap)
+        self._have_room(self.index.usage(), len(records) // NAME.size, cells, self.index.room_for(records))
 
     def set_created(self, number: int, moment: int) -> None:
         """Note when a name was made, in ns since 1970. The table lock is held; readers are to look anew afterwards."""

@@ -18,7 +18,7 @@ from .block import Block
 from .errors import BlockFullError
 from .keys import encode_key, family_key
 from .rebucketing import carry
-from .records import FAMILY, Record
+from .records import FAMILY, Record, packed
 from .repairing import mark_inherited
 from .stripes import SHARED_ROW
 
@@ -156,8 +156,8 @@ def _register(block: Block, series: Packed) -> None:
         elif number in labelled:
             missing[number] = key, Record(-1, kind, FAMILY, 0, 0)
     if missing:
-        lengths = [*NAME.column(series.records, "length").tolist(), *(len(key) for key, _ in missing.values())]
-        block.names.have_room(lengths, len(series.cells) // CELL.size)
+        families_too = b"".join([packed(record, 0, len(key)) for key, record in missing.values()])
+        block.names.have_room(series.records + families_too, len(series.cells) // CELL.size)
     for number, (key, wanted) in missing.items():
         families[number] = block.names.add(key, wanted).number + 1
     block.names.add_all(series.keys, series.records, series.cells, families.tobytes())

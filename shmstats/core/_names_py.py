@@ -135,6 +135,10 @@ class NameIndex:
         places = self._names_used, self._removed, self._cells, self._slots, self._changing
         return (*(self._words[place] for place in places), self._longs[self._heap_used])
 
+    def room_for(self, records: bytes) -> int:
+        """Return the bytes of the heap that the keys of records take, which have their lengths."""
+        return sum(-(-length // _ROOM_STEP) for length in NAME.column(records, "length")) * _ROOM_STEP
+
     def append(self, keys: bytes, records: bytes, families: bytes | None = None) -> int:
         """Add names that are not there behind all others, in one step; returns the number of the first.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from itertools import pairwise
@@ -13,7 +14,7 @@ _COUNTER, _GAUGE, _HISTOGRAM = 1, 2, 3
 _MONOTONIC, _MEMBER, _CARRIED = 1, 16, 128
 
 #: Kinds as a snapshot has them, and the flag that each of them means.
-_KINDS = {_COUNTER: _MONOTONIC, -_COUNTER: 0, _GAUGE: 0, _HISTOGRAM: 0, -_HISTOGRAM: _CARRIED}
+_KINDS = {_COUNTER: _MONOTONIC, -_COUNTER: 0, _GAUGE: 0, _HISTOGRAM: 0}
 _MOST_BYTES = 255
 _OVERFLOW = "__overflow__"
 
@@ -25,68 +26,78 @@ _FIRST_BUCKET = 4
 
 
 def pack_series(
-    keys: list[Any],
-    kinds: list[Any],
-    created: list[Any],
-    values: list[Any],
+    keys: bytes | memoryview,
+    kinds: bytes | memoryview,
+    created: bytes | memoryview,
+    values: bytes | memoryview,
     metrics: dict[str, int],
     buckets: list[int],
     apart: set[str],
+    carried: set[int],
     latest: int,
-) -> tuple[bytes, bytes, bytes, bytes]:
+) -> tuple[bytes, bytes, bytes, bytes] | None:
     """Pack the series that a saved snapshot lists, as a block has them: those that are plain.
 
     Plain is what a snapshot of today has; what is not may be wrong, or needs a closer look.
 
     Args:
-        keys: category, metric, and label names and values, joined by NUL.
-        kinds: as `shmstats.series.Kind`; negative: a counter that was decremented, or a histogram that has
-            observations of other buckets.
-        created: ns since 1970.
-        values: integers; of gauges also floats; of histograms sum, maximum, minimum, number of the first bucket, and
-            a list of the buckets from there on.
+        keys: a list in JSON, of UTF-8: category, metric, and label names and values, joined by NUL.
+        kinds: likewise: as `shmstats.series.Kind`; negative: a counter that was decremented.
+        created: likewise: ns since 1970.
+        values: likewise: integers; of gauges also floats; of histograms sum, maximum, minimum, number of the first
+            bucket, and a list of the buckets from there on.
         metrics: numbers of metrics, by category and metric joined by NUL. One that has labels and is not there gets the
             next number.
         buckets: how many buckets the histograms of a metric have, by its number; 0: they are not plain, as are those
             that have no number; -1: no series of the metric is.
         apart: keys that are not plain either.
-        latest: moment of creation; what is later, or none, is not known: 0.
+        carried: positions of histograms that have observations of other buckets.
+        latest: moment of creation; one that is later is not known: 0.
 
     Returns:
         Of the plain ones the keys, one behind the other, a record for each, with the number of its metric + 1 as
-        family, and 1 as members where it has labels, and the cells of the shared row; and the positions of the others
-        (u32).
-
-    Raises:
-        ValueError: the lists are not as long as each other.
+        family, and 1 as members where it has labels, and the cells of the shared row; and a list in JSON of the others,
+        of which each is a list of its position, and of what the lists have there. It is empty where there are none.
+        None where the lists are not as long as each other, a key is there twice, or something is no list of JSON.
     """
+    lists = []
+    for text in (keys, kinds, created, values):
+        try:
+            lists.append(json.loads(bytes(text)))
+        except (ValueError, RecursionError):
+            return None
+    if not all(type(each) is list and len(each) == len(lists[0]) for each in lists):
+        return None
+    seen: set[str] = set()
     texts, records, cells, aside = bytearray(), bytearray(), bytearray(), []
-    if not len(keys) == len(kinds) == len(created) == len(values):
-        raise ValueError("the lists are not as long as each other")
-    for position, (key, kind, moment, value) in enumerate(zip(keys, kinds, created, values, strict=True)):
+    for position, (key, kind, moment, value) in enumerate(zip(*lists, strict=True)):
+        if type(key) is str:
+            if key in seen:
+                return None
+            seen.add(key)
         parts = _parts(key)
         content = b""
-        if parts is not None and type(kind) is int and kind in _KINDS:
-            number = _number_of(metrics, parts) if key not in apart else -1
+        if parts is not None and key not in apart and type(kind) is int and kind in _KINDS and _is_integer(moment):
+            number = _number_of(metrics, parts)
             n_buckets = buckets[number] if 0 <= number < len(buckets) else 0
-            if key not in apart and n_buckets >= 0:
-                content = _distribution(value, n_buckets) if abs(kind) == _HISTOGRAM else _number(value, kind)
+            if n_buckets >= 0:
+                content = _distribution(value, n_buckets) if kind == _HISTOGRAM else _number(value, abs(kind))
         if parts is None or not content:
-            aside.append(position)
+            aside.append([position, key, kind, moment, value])
             continue
         text, labels = key.encode(), parts[2:]
         is_member = bool(labels) and not all(value == _OVERFLOW for value in labels[1::2])
         flags = _KINDS[kind] | (_MEMBER if is_member else 0)
-        if flags & _CARRIED and not any(content[_FIRST_BUCKET * CELL.size :]):
-            flags &= ~_CARRIED
-        moment = moment if type(moment) is int and 0 <= moment <= latest else 0
+        if kind == _HISTOGRAM and position in carried and any(content[_FIRST_BUCKET * CELL.size :]):
+            flags |= _CARRIED
+        moment = moment if 0 <= moment <= latest else 0
         width = len(content) // CELL.size
         records += NAME.struct.pack(
             *(0, abs(kind), 0, flags, width, 0, number + 1, 0, 0, 0, 0, len(text), 0, 0, 1 if labels else 0, moment),
         )
         texts += text
         cells += content
-    return bytes(texts), bytes(records), bytes(cells), struct.pack(f"<{len(aside)}I", *aside)
+    return bytes(texts), bytes(records), bytes(cells), json.dumps(aside).encode() if aside else b""
 
 
 def _parts(key: Any) -> list[str] | None:
@@ -135,7 +146,7 @@ def _distribution(value: Any, n_buckets: int) -> bytes:
         return b""
     if len(counts) > n_buckets - first:
         return b""
-    if not all(type(count) is bool or (_is_integer(count) and count >= 0) for count in counts):
+    if not all(_is_integer(count) and count >= 0 for count in counts):
         return b""
     total, maximum, minimum = map(float, figures)
     kept = struct.unpack("<q", struct.pack("<d", max(minimum, 0.0) + 0.0))[0] + 1 if any(counts) else 0

@@ -34,8 +34,8 @@ sip_word(SipState *v, uint64_t word)
     v->a ^= word;
 }
 
-static uint32_t
-hash_of(const unsigned char *text, size_t length, const uint64_t salt[2])
+static uint64_t
+long_hash_of(const unsigned char *text, size_t length, const uint64_t salt[2])
 {
     SipState v = {salt[0] ^ 0x736f6d6570736575, salt[1] ^ 0x646f72616e646f6d, salt[0] ^ 0x6c7967656e657261,
                   salt[1] ^ 0x7465646279746573};
@@ -51,7 +51,13 @@ hash_of(const unsigned char *text, size_t length, const uint64_t salt[2])
     v.c ^= 0xff;
     for (int i = 0; i < 3; i++)
         sip_round(&v);
-    return (uint32_t)(v.a ^ v.b ^ v.c ^ v.d);
+    return v.a ^ v.b ^ v.c ^ v.d;
+}
+
+static uint32_t
+hash_of(const unsigned char *text, size_t length, const uint64_t salt[2])
+{
+    return (uint32_t)long_hash_of(text, length, salt);
 }
 
 static PyObject *

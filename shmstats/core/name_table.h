@@ -176,6 +176,22 @@ NameIndex_usage(NameIndex *self, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+NameIndex_room_for(NameIndex *Py_UNUSED(self), PyObject *args)
+{
+    Py_buffer records;
+    if (!PyArg_ParseTuple(args, "y*", &records))
+        return NULL;
+    uint64_t room = 0;
+    for (Py_ssize_t at = offsetof(Record, length); at + 4 <= records.len; at += (Py_ssize_t)sizeof(Record)) {
+        uint32_t length;
+        memcpy(&length, (const char *)records.buf + at, sizeof length);
+        room += room_of(length);
+    }
+    PyBuffer_Release(&records);
+    return PyLong_FromUnsignedLongLong(room);
+}
+
+static PyObject *
 NameIndex_append(NameIndex *self, PyObject *args)
 {
     GivenNames given = {0};
@@ -319,6 +335,7 @@ static PyMethodDef NameIndex_methods[] = {
     {"discard", (PyCFunction)NameIndex_discard, METH_O, NULL},
     {"find", FUNCTION(NameIndex_find), METH_FASTCALL, NULL},
     NO_ARGUMENTS(NameIndex, usage),
+    POSITIONAL(NameIndex, room_for),
     POSITIONAL(NameIndex, append),
     POSITIONAL(NameIndex, free_for),
     POSITIONAL(NameIndex, replace),

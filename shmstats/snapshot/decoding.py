@@ -1,7 +1,7 @@
 """Reading what is in the file of a saved snapshot: see `shmstats.snapshot.format`.
 
 What a file says is checked like what a caller says. A series that is not allowed is left out, and told of. Most are
-plain: C checks them and makes them ready for a block, in columns (`shmstats.core.pack_series`).
+plain: C reads them from the text of the file, and makes them ready for a block (`shmstats.core.pack_series`).
 """
 
 from __future__ import annotations
@@ -13,39 +13,26 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..block.keys import check_text, encode_key
+from ..block.keys import check_text
 from ..block.restoring import Packed
 from ..bounds import (
-    DEFAULT_BOUNDS,
-    DEFAULT_BOUNDS_OF_UNIT,
-    FORMER_DEFAULT_BOUNDS,
     Bounds,
     from_json,
-    rebucketed,
-    stay_exact,
 )
-from ..core import pack_series
 from ..frozen import NamedTuple
 from ..layout import INT64_MAX, INT64_MIN
-from ..series import TIME_UNITS, Declaration, Deferred, Distribution, Kind, Labels, Name, Snapshot, Value
+from ..series import Declaration, Deferred, Distribution, Kind, Labels, Name, Snapshot, Value
 from .format import SnapshotError, checked
+from .packing import LAST_MOMENT, MAX_HELP, MAX_UNIT, SENSELESS, Declared, Packing, declared_text, key_of
 
 _COLUMNS_OF_1 = ("category", "metric", "labels", "kind", "monotonic", "bounds", "value")
 
-#: ns since 1970 of the first moment that a file may have been made at, and of the last: the year 2255.
-_LAST_MOMENT = 9_000_000_000 * 10**9
-
 _KINDS = {int(kind): kind for kind in Kind}
-_MAX_HELP, _MAX_UNIT = 1000, 100
 
-#: What leads to a series, or a file, that makes no sense.
-_SENSELESS = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
-
-
-_NOTHING = Packed(b"", b"", b"", ())
-
-#: Columns of series, as `pack_series` takes them: keys, kinds, moments of creation and values.
-_Columns = tuple[list[Any], list[Any], list[Any], list[Any]]
+#: What stands before each of the first members of an object that `shmstats.snapshot.format` has written, and before the
+#: last one, which may not be there.
+_MEMBERS = [b'{"saved": ', *(b', "%s": ' % name for name in (b"values", b"declared", b"names", b"kinds", b"created"))]
+_CARRIED = b', "carried": '
 
 
 class LeftOut(NamedTuple):
@@ -91,10 +78,9 @@ def decode(file: Path, content: bytes, apart: Collection[str] = ()) -> Saved:
     """
     version, data = checked(file, content)
     try:
-        rows = _ROWS[version](json.loads(data))
-    except (*_SENSELESS, RecursionError) as error:
+        return _read(_Listing(version, data), set(apart))
+    except (*SENSELESS, RecursionError) as error:
         raise SnapshotError(f"snapshot {file} has content that cannot be understood: {error!r}") from error
-    return _read(rows, set(apart))
 
 
 class _Row(NamedTuple):
@@ -113,73 +99,124 @@ class _Row(NamedTuple):
     carried: bool = False
 
 
-class _Listed(Sequence[_Row]):
-    """The series that a file lists, in columns, not yet checked.
+class _Listing:
+    """The series that a file lists, not yet checked.
 
     Args:
-        keys: category, metric, and label names and values, joined by NUL.
-        kinds: as a file has them.
-        created: ns since 1970.
-        values: as a file has them.
-        declared: help, unit and bounds, by category and metric.
-        carried: positions of histograms that have observations of other buckets.
+        version: of the file.
+        data: of it.
     """
 
-    def __init__(
-        self,
-        keys: list[Any],
-        kinds: list[Any],
-        created: list[Any],
-        values: list[Any],
-        declared: Mapping[tuple[Any, Any], tuple[Any, Any, Any]],
-        carried: Collection[int],
-    ) -> None:
-        self.keys, self.kinds, self.created, self.values = keys, kinds, created, values
-        self.declared, self.carried = declared, carried
+    def __init__(self, version: int, data: bytes) -> None:
+        self._version, self._data = version, data
+        self._rows: tuple[Sequence[_Row], Declared] | None = None
 
-    @classmethod
-    def of(cls, data: Mapping[str, Any]) -> _Listed:
-        """Return what version 2 or 3 lists.
+    @property
+    def rows(self) -> Sequence[_Row]:
+        """The series; they are read when somebody looks at them."""
+        return self._read()[0]
 
-        Raises:
-            ValueError: the columns are not as long as each other.
+    @property
+    def declared(self) -> Declared:
+        """What is declared of their metrics; likewise."""
+        return self._read()[1]
+
+    def _read(self) -> tuple[Sequence[_Row], Declared]:
+        if self._rows is None:
+            self._rows = _ROWS[self._version](json.loads(self._data))
+        return self._rows
+
+    def pack(self, apart: set[str]) -> tuple[Packing, Mapping[int, _Row]] | None:
+        """Pack the series that are plain.
+
+        Args:
+            apart: keys of series that are left to the caller.
+
+        Returns:
+            What is packed, and by position the other series; None for a file that is not just as we write it.
         """
-        keys, kinds, values = (list(data[column]) for column in ("names", "kinds", "values"))
-        created = list(data["created"]) if "created" in data else [0] * len(keys)
-        if not len(keys) == len(kinds) == len(created) == len(values):
-            raise ValueError("the columns are not as long as each other")
-        carried = {position for position in data.get("carried", ()) if type(position) is int and position >= 0}
-        return cls(keys, kinds, created, values, _declared(data["declared"]), carried)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, position: Any) -> Any:
-        key, kind = self.keys[position], self.kinds[position]
-        parts = key.split("\0") if isinstance(key, str) else []
-        category, metric, *rest = parts if len(parts) > 1 else (key, None)
-        help_, unit, bounds = self.declared.get((category, metric), ("", "", ())) if parts else ("", "", ())
-        labels = [rest[i : i + 2] for i in range(0, len(rest), 2)]
-        return _Row(
-            *(category, metric, labels, abs(kind) if type(kind) is int else kind, kind == 1, bounds, help_, unit),
-            *(self.created[position], self.values[position], position in self.carried),
-        )
-
-    def columns(self) -> _Columns | None:
-        """Return the columns, which `pack_series` takes; None where two series have one key, or a key is none."""
-        try:
-            if len(set(self.keys)) < len(self.keys):
-                return None
-        except TypeError:
+        found = self._members()
+        if found is None:
             return None
-        kinds = self.kinds.copy() if self.carried else self.kinds
-        for position in self.carried:
-            if position < len(kinds) and type(kinds[position]) is int and abs(kinds[position]) == Kind.HISTOGRAM:
-                kinds[position] = -Kind.HISTOGRAM.value
-        return self.keys, kinds, self.created, self.values
+        saved, values, entries, names, kinds, created, positions = found
+        try:
+            json.loads(bytes(saved))
+            declared = _declared(json.loads(bytes(entries)))
+            carried = _carried(json.loads(bytes(positions)))
+            packing = Packing(declared)
+            odd = packing.add((names, kinds, created, values), apart, carried)
+            rows = None if odd is None else json.loads(odd or b"[]")
+        except (*SENSELESS, RecursionError):
+            return None  # whoever reads all of it finds what is wrong
+        if rows is None:
+            return None
+        return packing, {place: _row(declared, place in carried, *listed) for place, *listed in rows}
+
+    def _members(self) -> list[memoryview] | None:
+        """Return the JSON of each member, all of which are lists but the first; None where they are other ones.
+
+        That it is JSON is yet to be seen. If each of them is, then the whole is, for all between them is as it must be.
+        """
+        data, at, ends = self._data, 0, []
+        for member in _MEMBERS:
+            begin = data.find(member, at)
+            if begin < 0 or (at == 0 and begin != 0):
+                return None
+            at = begin + len(member)
+            ends += [begin, at]
+        end = len(data) - 1
+        begin = data.rfind(_CARRIED, at)
+        carried = memoryview(b"[]") if begin < 0 else memoryview(data)[begin + len(_CARRIED) : end]
+        ends.append(end if begin < 0 else begin)
+        try:
+            if data[end:] != b"}" or not (data.isascii() or data.decode()):
+                return None
+        except UnicodeDecodeError:
+            return None
+        return [*(memoryview(data)[start:stop] for start, stop in zip(ends[1::2], ends[2::2], strict=True)), carried]
 
 
-def _declared(entries: Iterable[Any]) -> dict[tuple[str, str], tuple[Any, Any, Any]]:
+def _rows_of_1(data: Mapping[str, Any]) -> tuple[list[_Row], Declared]:
+    return [
+        _Row(category, metric, labels, kind, bool(monotonic), bounds, "", "", 0, value)
+        for category, metric, labels, kind, monotonic, bounds, value in zip(
+            *(data[column] for column in _COLUMNS_OF_1), strict=True
+        )
+    ], {}
+
+
+def _rows(data: Mapping[str, Any]) -> tuple[list[_Row], Declared]:
+    """Return what version 2 or 3 lists, and what is declared.
+
+    Raises:
+        ValueError: the columns are not as long as each other.
+    """
+    keys, kinds, values = (list(data[column]) for column in ("names", "kinds", "values"))
+    created = list(data["created"]) if "created" in data else [0] * len(keys)
+    declared = _declared(data["declared"])
+    carried = _carried(data.get("carried", ()))
+    listed = zip(keys, kinds, created, values, strict=True)
+    return [_row(declared, position in carried, *each) for position, each in enumerate(listed)], declared
+
+
+_ROWS: dict[int, Callable[[Mapping[str, Any]], tuple[list[_Row], Declared]]] = {1: _rows_of_1, 2: _rows, 3: _rows}
+
+
+def _carried(positions: Iterable[Any]) -> set[int]:
+    return {position for position in positions if type(position) is int}
+
+
+def _row(declared: Declared, is_carried: bool, key: Any, kind: Any, created: Any, value: Any) -> _Row:
+    """Return a series as version 2 or 3 lists it."""
+    parts = key.split("\0") if isinstance(key, str) else []
+    category, metric, *rest = parts if len(parts) > 1 else (key, None)
+    help_, unit, bounds = declared.get((category, metric), ("", "", ())) if parts else ("", "", ())
+    labels = [rest[i : i + 2] for i in range(0, len(rest), 2)]
+    kind_of = abs(kind) if type(kind) is int else kind
+    return _Row(category, metric, labels, kind_of, kind == 1, bounds, help_, unit, created, value, is_carried)
+
+
+def _declared(entries: Iterable[Any]) -> dict[tuple[Any, Any], tuple[Any, Any, Any]]:
     """Return what is declared about metrics; an entry that is none is as if it were not there."""
     return {
         (entry[0], entry[1]): (entry[2], entry[3], entry[4])
@@ -188,173 +225,67 @@ def _declared(entries: Iterable[Any]) -> dict[tuple[str, str], tuple[Any, Any, A
     }
 
 
-def _rows_of_1(data: Mapping[str, Any]) -> list[_Row]:
-    return [
-        _Row(category, metric, labels, kind, bool(monotonic), bounds, "", "", 0, value)
-        for category, metric, labels, kind, monotonic, bounds, value in zip(
-            *(data[column] for column in _COLUMNS_OF_1), strict=True
-        )
-    ]
-
-
-_ROWS: dict[int, Callable[[Mapping[str, Any]], Sequence[_Row]]] = {1: _rows_of_1, 2: _Listed.of, 3: _Listed.of}
-
-
 class _Names(Deferred[Name]):
-    """The names of the rows at some positions, which are allowed."""
+    """The names of the series at some positions, which are allowed."""
 
-    __slots__ = ("_kept", "_rows")
+    __slots__ = ("_kept", "_listing")
 
-    def __init__(self, rows: Sequence[_Row], kept: Sequence[int]) -> None:
+    def __init__(self, listing: _Listing, kept: Sequence[int]) -> None:
         super().__init__(len(kept))
-        self._rows, self._kept = rows, kept
+        self._listing, self._kept = listing, kept
 
     def _make(self) -> Sequence[Name]:
-        return [_name(self._rows[position]) for position in self._kept]
+        rows = self._listing.rows
+        return [_name(rows[position]) for position in self._kept]
 
 
 class _Values(Deferred[Value]):
-    """The values of the rows at some positions, which are allowed."""
+    """The values of the series at some positions, which are allowed."""
 
-    __slots__ = ("_kept", "_names", "_rows")
+    __slots__ = ("_kept", "_listing", "_names")
 
-    def __init__(self, rows: Sequence[_Row], kept: Sequence[int], names: Sequence[Name]) -> None:
+    def __init__(self, listing: _Listing, kept: Sequence[int], names: Sequence[Name]) -> None:
         super().__init__(len(kept))
-        self._rows, self._kept, self._names = rows, kept, names
+        self._listing, self._kept, self._names = listing, kept, names
 
     def _make(self) -> Sequence[Value]:
-        pairs = zip(self._kept, self._names, strict=True)
-        return [_value(self._rows[position], name.bounds) for position, name in pairs]
+        rows = self._listing.rows
+        return [_value(rows[position], name.bounds) for position, name in zip(self._kept, self._names, strict=True)]
 
 
-class _Defined(NamedTuple):
-    """What is declared about a metric, as it is today: what was the default is what it is now.
-
-    Attributes:
-        help: as in `Declaration`.
-        unit: likewise.
-        bounds: likewise; empty where they make no sense.
-        buckets: as `pack_series` takes them.
-    """
-
-    help: str
-    unit: str
-    bounds: Bounds
-    buckets: int
-
-    @classmethod
-    def of(cls, help_: Any, unit: Any, bounds: Any) -> _Defined:
-        """Return what a file says is declared."""
-        try:
-            _declared_text("help", help_, _MAX_HELP)
-            _declared_text("unit", unit, _MAX_UNIT)
-        except ValueError:
-            return cls("", "", (), -1)
-        try:
-            found = from_json(bounds)
-        except _SENSELESS:
-            found = ()
-        today = _of_today(found, unit)
-        return cls(help_, unit, today, len(found) + 1 if found and today is found else 0)
-
-
-def _of_today(bounds: Bounds, unit: str) -> Bounds:
-    """Return bounds, or those that are the default now if they were it."""
-    if bounds != FORMER_DEFAULT_BOUNDS:
-        return bounds
-    return DEFAULT_BOUNDS if unit in TIME_UNITS else DEFAULT_BOUNDS_OF_UNIT
-
-
-def _read(rows: Sequence[_Row], apart: set[str]) -> Saved:
+def _read(listing: _Listing, apart: set[str]) -> Saved:
     """Return the series of a file that are allowed, and the others."""
-    columns = rows.columns() if isinstance(rows, _Listed) else None
-    declared = rows.declared if isinstance(rows, _Listed) else {}
-    defined = {"\0".join(metric): _Defined.of(*what) for metric, what in declared.items()}
-    packed, positions = _pack(columns, defined, apart) if columns else (_NOTHING, range(len(rows)))
-    allowed, left_out = _check(rows, positions)
-    gone = set(positions) - set(allowed)
-    kept = [position for position in range(len(rows)) if position not in gone] if gone else range(len(rows))
-    others = [pair for pair in allowed.values() if _key(pair[0]) in apart]
-    if len(others) < len(allowed):
-        packed, _ = _pack(_made_plain(columns, kept, allowed, defined), defined, apart)
-    names = _Names(rows, kept)
-    values = _Values(rows, kept, names)
-    return Saved(Snapshot(names, values), left_out, packed, _declarations(packed, defined), others)
+    packing, odd = listing.pack(apart) or (Packing(listing.declared), dict(enumerate(listing.rows)))
+    number = packing.packed().number + len(odd)
+    allowed, left_out = _check(odd)
+    gone = odd.keys() - allowed.keys()
+    kept = [position for position in range(number) if position not in gone] if gone else range(number)
+    others = [pair for pair in allowed.values() if key_of(pair[0]) in apart]
+    plain = [pair for pair in allowed.values() if key_of(pair[0]) not in apart]
+    if plain:
+        packing.add_made_plain(plain)
+    names = _Names(listing, kept)
+    snapshot = Snapshot(names, _Values(listing, kept, names))
+    return Saved(snapshot, left_out, packing.packed(), packing.declarations(), others)
 
 
-def _pack(columns: _Columns, defined: Mapping[str, _Defined], apart: set[str]) -> tuple[Packed, Sequence[int]]:
-    """Return the plain ones of some series, and the positions of the others."""
-    metrics = {metric: number for number, metric in enumerate(defined)}
-    buckets = [what.buckets for what in defined.values()]
-    keys, records, cells, aside = pack_series(*columns, metrics, buckets, apart, _LAST_MOMENT)
-    return Packed(keys, records, cells, list(metrics)), memoryview(aside).cast("I")
-
-
-def _check(rows: Sequence[_Row], positions: Iterable[int]) -> tuple[dict[int, tuple[Name, Value]], list[LeftOut]]:
-    """Return the names and values at some positions that are allowed, and the series that are not."""
+def _check(rows: Mapping[int, _Row]) -> tuple[dict[int, tuple[Name, Value]], list[LeftOut]]:
+    """Return the names and values of series by position, as far as they are allowed, and those that are not."""
     allowed: dict[int, tuple[Name, Value]] = {}
     left_out: list[LeftOut] = []
     there: set[str] = set()
-    for position in positions:
-        row = rows[position]
+    for position, row in rows.items():
         try:
             name = _name(row)
             value = _value(row, name.bounds)
-            if _key(name) in there:
+            if key_of(name) in there:
                 raise ValueError("it is there twice")
-        except _SENSELESS as error:
+        except SENSELESS as error:
             left_out.append(LeftOut(f"{row.category!r:.80} {row.metric!r:.80} {row.labels!r:.200}", str(error)))
             continue
-        there.add(_key(name))
+        there.add(key_of(name))
         allowed[position] = name, value
     return allowed, left_out
-
-
-def _made_plain(
-    columns: _Columns | None, kept: Iterable[int], odd: Mapping[int, tuple[Name, Value]], defined: dict[str, _Defined]
-) -> _Columns:
-    """Return the series at some positions; those that are odd as a file of today has them, in the buckets of today."""
-    for name, _ in odd.values():
-        if name.kind is Kind.HISTOGRAM:
-            bounds = _of_today(name.bounds, name.unit) or DEFAULT_BOUNDS
-            defined[f"{name.category}\0{name.metric}"] = _Defined(name.help, name.unit, bounds, len(bounds) + 1)
-    made: list[Any] = []
-    for position in kept:
-        if position in odd:
-            name, value = odd[position]
-            made.append(_plain(name, value, defined))
-        elif columns:
-            made.append([column[position] for column in columns])
-    keys, kinds, created, values = map(list, zip(*made, strict=True))
-    return keys, kinds, created, values
-
-
-def _plain(name: Name, value: Value, defined: Mapping[str, _Defined]) -> tuple[str, int, int, Any]:
-    """Return key, kind, moment of creation and value of a series as a file of today has them."""
-    if isinstance(value, Distribution):
-        bounds = defined[f"{name.category}\0{name.metric}"].bounds
-        is_carried = name.carried or not stay_exact(value.buckets, name.bounds, bounds)
-        buckets = list(rebucketed(value.buckets, name.bounds, bounds))
-        listed = [value.sum, value.max, value.min, 0, buckets]
-        return _key(name), -name.kind if is_carried else int(name.kind), name.created, listed
-    is_down = name.kind is Kind.COUNTER and not name.monotonic
-    return _key(name), -name.kind if is_down else int(name.kind), name.created, value
-
-
-def _key(name: Name) -> str:
-    return encode_key(name.category, name.metric, name.labels).decode()
-
-
-def _declarations(packed: Packed, defined: Mapping[str, _Defined]) -> dict[str, Declaration]:
-    """Return what is declared of the metrics of some series."""
-    metrics = packed.families() if defined else {}
-    declared = {}
-    for number, (metric, what) in enumerate(defined.items(), 1):
-        kind = metrics.get(number)
-        bounds = what.bounds if kind is Kind.HISTOGRAM and what.bounds != DEFAULT_BOUNDS else ()
-        if kind is not None and (what.help or what.unit or bounds):
-            declared[metric] = Declaration(kind, what.help, what.unit, bounds)
-    return declared
 
 
 def _name(row: _Row) -> Name:
@@ -367,7 +298,7 @@ def _name(row: _Row) -> Name:
     kind = _KINDS.get(row.kind) if type(row.kind) is int else None
     if kind is None or kind is Kind.TIMESTAMP:
         raise ValueError(f"{row.kind!r:.40} is not a kind that is saved")
-    created = row.created if type(row.created) is int and 0 <= row.created <= _LAST_MOMENT else 0
+    created = row.created if type(row.created) is int and 0 <= row.created <= LAST_MOMENT else 0
     return Name(
         check_text("category", row.category),
         check_text("metric", row.metric),
@@ -375,8 +306,8 @@ def _name(row: _Row) -> Name:
         _labels(row.labels),
         row.monotonic and kind is Kind.COUNTER,
         from_json(row.bounds) if kind is Kind.HISTOGRAM else (),
-        _declared_text("help", row.help, _MAX_HELP),
-        _declared_text("unit", row.unit, _MAX_UNIT),
+        declared_text("help", row.help, MAX_HELP),
+        declared_text("unit", row.unit, MAX_UNIT),
         created=created,
         carried=row.carried and kind is Kind.HISTOGRAM,
     )
@@ -394,13 +325,6 @@ def _labels(pairs: Any) -> Labels:
 
 def _label_value(value: Any) -> str:
     return check_text("label value", value) if value != "" else ""
-
-
-def _declared_text(what: str, text: Any, most: int) -> str:
-    if not isinstance(text, str) or len(text) > most:
-        raise ValueError(f"{what} must be a text of at most {most} characters, not {text!r:.80}")
-    text.encode()
-    return text
 
 
 def _value(row: _Row, bounds: Bounds) -> Value:

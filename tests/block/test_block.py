@@ -462,8 +462,9 @@ def test_what_fills_a_new_block_is_there_before_anyone_sees_it(attach: Any, shms
 
     def fill(block: Any) -> None:
         seen.append(segment_file(data).read_bytes()[:8])
-        keys, records, cells, _ = shmstats.core.pack_series(["c\0m"], [1], [0], [5], {}, [], set(), 0)
-        assert shmstats.block.restoring.restore(block, shmstats.block.restoring.Packed(keys, records, cells, [])) == []
+        *packed, _ = shmstats.core.pack_series(b'["c\\u0000m"]', b"[1]", b"[0]", b"[5]", {}, [], set(), set(), 0)
+        restoring = shmstats.block.restoring
+        assert restoring.restore(block, restoring.Packed(*packed, [])) == []
 
     block = attach(fill=fill)
     assert seen == [bytes(8)]

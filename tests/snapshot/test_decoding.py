@@ -48,14 +48,43 @@ DECLARED = [
 
 
 @FUZZ
-@given(st.lists(ROWS, max_size=20), st.lists(st.sampled_from([4, 1, -1, 0]), min_size=4, max_size=4))
-def test_both_cores_pack_the_same(rows: list[tuple[Any, ...]], buckets: list[int]) -> None:
-    columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
-    found = []
-    for made in (core, twin):
-        metrics = {"\0".join(entry[:2]): number for number, entry in enumerate(DECLARED)}
-        found.append((made.pack_series(*columns, metrics, buckets, {"own\0counter"}, 9 * 10**18), metrics))
+@given(
+    st.lists(ROWS, max_size=20),
+    st.lists(st.sampled_from([4, 1, -1, 0]), min_size=4, max_size=4),
+    st.sets(st.integers(0, 20)),
+    st.booleans(),
+)
+def test_both_cores_pack_the_same(
+    rows: list[tuple[Any, ...]], buckets: list[int], carried: set[int], is_ascii: bool
+) -> None:
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
+    texts = [json.dumps(column, ensure_ascii=is_ascii).encode(errors="replace") for column in columns]
+    found = [packed_by(made, texts, buckets, carried) for made in (core, twin)]
     assert found[0] == found[1]
+    assert found[0] is not None or len(set(map(str, columns[0]))) < len(rows)
+
+
+def packed_by(made: ModuleType, texts: list[bytes], buckets: list[int], carried: set[int]) -> Any:
+    """Return what a core makes of lists of JSON; None where that is not all JSON."""
+    metrics = {"\0".join(entry[:2]): number for number, entry in enumerate(DECLARED)}
+    packed = made.pack_series(*texts, metrics, buckets, {"own\0counter"}, carried, 9 * 10**18)
+    try:
+        return packed and (*packed[:3], repr(json.loads(packed[3] or b"[]")), metrics)
+    except ValueError:
+        return None
+
+
+PIECES = [*'",:[]{} 0123456789.-+eE\n\\', "\\u00e9", "\\ud83d\\ude00", "\\ud83d", "\\/", "NaN"]
+
+
+@FUZZ
+@given(st.lists(st.sampled_from(PIECES), max_size=12))
+def test_c_takes_a_value_only_where_json_has_that_very_value(pieces: list[str]) -> None:
+    value = "".join(pieces)
+    for column, text in enumerate((f'["c\\u0000{value}"]', f"[{value}]", f"[{value}]", f"[{value}]", f"[{value}")):
+        texts = [b'["c\\u0000m"]', b"[2]", b"[0]", b"[1.5]"]
+        texts[min(column, 3)] = text.encode()
+        assert packed_by(core, texts, [], set()) == packed_by(twin, texts, [], set())
 
 
 def test_what_a_file_says_is_restored_as_a_reader_sees_it(

@@ -1,0 +1,159 @@
+"""Series of a saved snapshot, made ready for a block in one step: C reads them from their text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..block.keys import encode_key
+from ..block.restoring import Packed
+from ..bounds import (
+    DEFAULT_BOUNDS,
+    DEFAULT_BOUNDS_OF_UNIT,
+    FORMER_DEFAULT_BOUNDS,
+    Bounds,
+    from_json,
+    rebucketed,
+    stay_exact,
+)
+from ..core import pack_series
+from ..frozen import NamedTuple
+from ..series import TIME_UNITS, Declaration, Distribution, Kind, Name, Value
+
+MAX_HELP, MAX_UNIT = 1000, 100
+
+#: ns since 1970 of the last moment that a file may have been made at: the year 2255.
+LAST_MOMENT = 9_000_000_000 * 10**9
+
+#: What leads to a series, or a file, that makes no sense.
+SENSELESS = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
+
+#: Help, unit and bounds of metrics as a file has them, by category and metric.
+Declared = Mapping[tuple[Any, Any], tuple[Any, Any, Any]]
+
+#: Lists in JSON of keys, kinds, moments of creation and values, as `shmstats.core.pack_series` takes them.
+Columns = tuple[bytes | memoryview, bytes | memoryview, bytes | memoryview, bytes | memoryview]
+
+
+class _Defined(NamedTuple):
+    """What is declared about a metric, as it is today: what was the default is what it is now.
+
+    Attributes:
+        help: as in `Declaration`.
+        unit: likewise.
+        bounds: likewise; empty where they make no sense.
+        buckets: as `pack_series` takes them.
+    """
+
+    help: str
+    unit: str
+    bounds: Bounds
+    buckets: int
+
+    @classmethod
+    def of(cls, help_: Any, unit: Any, bounds: Any) -> _Defined:
+        """Return what a file says is declared."""
+        try:
+            declared_text("help", help_, MAX_HELP)
+            declared_text("unit", unit, MAX_UNIT)
+        except ValueError:
+            return cls("", "", (), -1)
+        try:
+            found = from_json(bounds)
+        except SENSELESS:
+            found = ()
+        today = _of_today(found, unit)
+        return cls(help_, unit, today, len(found) + 1 if found and today is found else 0)
+
+
+def _of_today(bounds: Bounds, unit: str) -> Bounds:
+    """Return bounds, or those that are the default now if they were it."""
+    if bounds != FORMER_DEFAULT_BOUNDS:
+        return bounds
+    return DEFAULT_BOUNDS if unit in TIME_UNITS else DEFAULT_BOUNDS_OF_UNIT
+
+
+class Packing:
+    """Series that are made ready for a block, in the buckets of today.
+
+    Args:
+        declared: of their metrics.
+    """
+
+    def __init__(self, declared: Declared) -> None:
+        self._defined = {"\0".join(metric): _Defined.of(*what) for metric, what in declared.items()}
+        self._numbers = {metric: number for number, metric in enumerate(self._defined)}
+        self._buckets = [what.buckets for what in self._defined.values()]
+        self._parts: list[tuple[bytes, bytes, bytes]] = []
+
+    def add(self, columns: Columns, apart: set[str], carried: set[int]) -> bytes | None:
+        """Add the plain ones of some series; returns the others, or None, as `shmstats.core.pack_series` does.
+
+        Args:
+            columns: JSON of their keys, kinds, moments of creation and values.
+            apart: keys of series that are not to be added.
+            carried: positions of histograms that have observations of other buckets.
+        """
+        found = pack_series(*columns, self._numbers, self._buckets, apart, carried, LAST_MOMENT)
+        if found is None:
+            return None
+        *part, odd = found
+        self._parts.append((part[0], part[1], part[2]))
+        return odd
+
+    def add_made_plain(self, series: Sequence[tuple[Name, Value]]) -> None:
+        """Add allowed series that a file has not as one of today has them, as that would have them."""
+        for name, _ in series:
+            if name.kind is Kind.HISTOGRAM:
+                bounds = _of_today(name.bounds, name.unit) or DEFAULT_BOUNDS
+                self._define(f"{name.category}\0{name.metric}", _Defined(name.help, name.unit, bounds, len(bounds) + 1))
+        rows = [self._plain(name, value) for name, value in series]
+        carried = {position for position, row in enumerate(rows) if row[-1]}
+        names, kinds, created, values = (json.dumps([row[column] for row in rows]).encode() for column in range(4))
+        self.add((names, kinds, created, values), set(), carried)
+
+    def _define(self, metric: str, what: _Defined) -> None:
+        self._defined[metric] = what
+        number = self._numbers.setdefault(metric, len(self._numbers))
+        self._buckets += [0] * (number + 1 - len(self._buckets))
+        self._buckets[number] = what.buckets
+
+    def _plain(self, name: Name, value: Value) -> tuple[str, int, int, Any, bool]:
+        """Return key, kind, moment of creation and value of a series, and whether it is one that is carried."""
+        if isinstance(value, Distribution):
+            bounds = self._defined[f"{name.category}\0{name.metric}"].bounds
+            is_carried = name.carried or not stay_exact(value.buckets, name.bounds, bounds)
+            buckets = list(rebucketed(value.buckets, name.bounds, bounds))
+            return key_of(name), name.kind, name.created, [value.sum, value.max, value.min, 0, buckets], is_carried
+        is_down = name.kind is Kind.COUNTER and not name.monotonic
+        return key_of(name), -name.kind if is_down else name.kind, name.created, value, False
+
+    def packed(self) -> Packed:
+        """Return them."""
+        keys, records, cells = map(b"".join, zip(*self._parts, strict=True)) if self._parts else (b"",) * 3
+        return Packed(keys, records, cells, list(self._numbers))
+
+    def declarations(self) -> dict[str, Declaration]:
+        """Return what is declared of their metrics."""
+        kinds = self.packed().families() if self._defined else {}
+        declared = {}
+        for metric, what in self._defined.items():
+            kind = kinds.get(self._numbers[metric] + 1)
+            bounds = what.bounds if kind is Kind.HISTOGRAM and what.bounds != DEFAULT_BOUNDS else ()
+            if kind is not None and (what.help or what.unit or bounds):
+                declared[metric] = Declaration(kind, what.help, what.unit, bounds)
+        return declared
+
+
+def key_of(name: Name) -> str:
+    """Return category, metric, and label names and values, joined by NUL."""
+    return encode_key(name.category, name.metric, name.labels).decode()
+
+
+def declared_text(what: str, text: Any, most: int) -> str:
+    """Return a help or a unit; ValueError where it is none of at most so many characters."""
+    if not isinstance(text, str) or len(text) > most:
+        raise ValueError(f"{what} must be a text of at most {most} characters, not {text!r:.80}")
+    text.encode()
+    return text
