@@ -1,7 +1,8 @@
-/* Operations on cells, real-time or buffered. Whoever calls one has a reference to the cells.
+/* Operations on cells, real-time or buffered. The caller of an operation has a reference to the cells.
  *
- * A buffer is a row of this process's own. There no lock is needed, and seq is free: lock says where a column goes,
- * and seq that it is in the list of dirty ones. It is flushed to the block when it is full. */
+ * A buffer is a row in this process's own memory. It needs no locks, so the fields of a lock cell have other uses: lock
+ * has the column's width and row, seq says that the column is in the list of dirty ones. A full buffer is flushed to
+ * the block. */
 enum { ROW_SHIFT = 16, WIDTH_MASK = 0xFFFF };
 
 static inline void
@@ -15,7 +16,7 @@ mark_dirty(Cells *cells, Cell *cell)
 
 static Outcome held_too_many(Cells *cells, uint64_t generation);
 
-/* Note one operation more in a buffer, and have it flushed when it is full. */
+/* Count one more operation in a buffer, and flush the buffer when it is full. */
 static inline Outcome
 held_one_more(Cells *cells, Cell *cell, uint64_t generation)
 {
@@ -25,8 +26,8 @@ held_one_more(Cells *cells, Cell *cell, uint64_t generation)
     return held_too_many(cells, generation);
 }
 
-/* Do as add_integer, without a reference: it neither waits nor calls anything. 0 where that cannot be; then nothing
- * was done. */
+/* Like add_integer, but without a reference: it neither waits nor calls anything. Returns 0 if that is not possible;
+ * then nothing was done. */
 static inline int
 add_at_once(Cells *cells, Cell *cell, uint64_t generation, int64_t n)
 {
@@ -89,8 +90,8 @@ set_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number number, Contrib
     return outcome;
 }
 
-/* Add to a gauge, whose lock is had. Where it is a contribution apart from others it must be our own, or that of
- * ``seen``, to which nothing is added where ``anew``: we begin at 0. MISS where it is somebody else's by now. */
+/* Add to a gauge, whose lock is held. A separate contribution must be our own, or that of
+ * ``seen``. With ``anew`` we begin at 0 instead of adding to that one. MISS if it has another owner by now. */
 static inline Outcome
 add_locked(Cell *gauge, Number n, Contributor by, int64_t seen, int anew)
 {
@@ -115,7 +116,7 @@ add_to_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number n, Contribut
     return outcome;
 }
 
-/* Add what a buffer's histogram has to the block's, whose lock is held. */
+/* Add a histogram of a buffer to the block's, whose lock is held. */
 static void
 add_histogram(Cell *histogram, const Cell *more, Py_ssize_t width)
 {
@@ -126,7 +127,7 @@ add_histogram(Cell *histogram, const Cell *more, Py_ssize_t width)
     end_write(histogram, seq);
 }
 
-/* Take a column out of the list of dirty ones. */
+/* Remove a column from the list of dirty ones. */
 static void
 mark_clean(Cells *cells, uint32_t column)
 {
@@ -138,10 +139,10 @@ mark_clean(Cells *cells, uint32_t column)
     cells->buffered[column].seq = 0;
 }
 
-/* Move one column of a buffer to the block; if that is not done, it stays as it was.
+/* Move one column of a buffer to the block; if that fails, the column stays as it was.
  *
- * Nothing is taken before the lock is had: while it is waited for, other threads may fill the buffer, flush it,
- * or close it, and must find there whatever is not in the block. */
+ * Nothing is taken out before the lock is held: during the wait for it other threads may fill the buffer, flush it,
+ * or close it, and must find everything that is not in the block yet. */
 static Outcome
 flush_column(Cells *cells, uint32_t column)
 {
@@ -152,7 +153,7 @@ flush_column(Cells *cells, uint32_t column)
     Outcome outcome = lock_bound(target, to, current(cells->generation));
     if (UNLIKELY(outcome != DONE))
         return outcome;
-    if (UNLIKELY(cells->buffered == NULL)) { /* who closed it has flushed it */
+    if (UNLIKELY(cells->buffered == NULL)) { /* it was closed meanwhile, and flushed before that */
         unlock(to);
         return MISS;
     }
@@ -167,7 +168,7 @@ flush_column(Cells *cells, uint32_t column)
     return DONE;
 }
 
-/* Move everything in a buffer to the block; MISS where the names are no longer those that it was bound by. */
+/* Move everything in a buffer to the block; MISS if the names have changed since it was bound. */
 static Outcome
 flush_buffer(Cells *cells, uint64_t generation)
 {
@@ -184,7 +185,7 @@ flush_buffer(Cells *cells, uint64_t generation)
         if (UNLIKELY(cells->buffered == NULL))
             return outcome;
         if (UNLIKELY(outcome != DONE)) {
-            ++*cells->held; /* there is something left */
+            ++*cells->held; /* the buffer is not empty */
             return outcome;
         }
     }
@@ -196,11 +197,11 @@ flush_buffer(Cells *cells, uint64_t generation)
     return DONE;
 }
 
-/* Flush a full buffer; where that cannot be done here, by way of Python. */
+/* Flush a full buffer; if that is not possible here, call Python to do it. */
 static Outcome
 held_too_many(Cells *cells, uint64_t generation)
 {
-    Py_INCREF(cells); /* while a lock is waited for, the handle that led here may be bound elsewhere */
+    Py_INCREF(cells); /* during the wait for a lock, the handle that led here may be bound elsewhere */
     Outcome outcome = flush_buffer(cells, generation);
     if (UNLIKELY(outcome == MISS)) {
         PyObject *flushed = PyObject_CallNoArgs(cells->flush);

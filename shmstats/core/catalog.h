@@ -1,16 +1,16 @@
-/* What a reader's catalog has of a copy of the records: the series that are shown, in columns of numbers. */
+/* A reader's catalog of a copy of the records: the series that are shown, as columns of numbers. */
 
-/* What a mode makes of a gauge: it is none; a column, or a sum of contributions; combined, and apart from the others. */
+/* How a mode treats a gauge: unknown; one column, or a sum of contributions; combined, apart from the others. */
 enum { MODE_UNKNOWN = 0, MODE_SUMMED = 1, MODE_COMBINED = 2 };
 
-/* What is listed, and the bytes of an item of each list. */
+/* The lists, and the bytes of an item of each list. */
 enum { LIST_NUMBERS, LIST_CELLS, LIST_WIDTHS, LIST_KINDS, LIST_MODES, LIST_ASIDE, LIST_NOTED, LISTS };
 static const unsigned char item_sizes[LISTS] = {4, 4, 4, 1, 1, 4, 4};
 
 typedef struct {
     Py_buffer records, modes;
     Py_ssize_t columns;
-    PyObject *list[LISTS]; /* bytes that have room for all records; they are cut at the end */
+    PyObject *list[LISTS]; /* bytes objects with room for all records; they are cut at the end */
     Py_ssize_t used[LISTS];
 } Listing;
 
@@ -32,7 +32,7 @@ list_byte(Listing *self, int list, uint8_t byte)
     PyBytes_AS_STRING(self->list[list])[self->used[list]++] = (char)byte;
 }
 
-/* List all records that are shown; 0 where one has a kind, a mode or cells that cannot be. */
+/* List all shown records; 0 if one has an invalid kind, mode or place of cells. */
 static int
 list_records(Listing *self, const Record *record, uint32_t count)
 {

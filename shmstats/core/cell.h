@@ -1,59 +1,59 @@
-/* Cells of a block, as one worker sees them, and their locks.
+/* The cells of a block, as one worker uses them, and their locks.
  *
- * A cell is 8 bytes. A series is a lock, which is its first cell, and its values behind it. A
- * lock's word is 0, or the owner's word (layout.py, owner_word). It is taken by
- * compare-and-swap and held for a few instructions. Inside, the names generation is looked at again:
- * who removes a name raises the generation first and then takes its lock in every row, so that
- * nobody can count into cells that have been given to another name. A change of a value is one aligned
- * 64-bit store, so a worker that is killed at any instruction leaves the old value or the new one.
+ * A cell is 8 bytes. A series is a lock, its first cell, followed by its values. The lock word is 0 or
+ * the owner's word (layout.py, owner_word). It is taken by compare-and-swap and held for a few
+ * instructions. Under the lock the generation of the names is checked again: a process that removes a name first raises
+ * the generation and then takes the series' lock in every row, so nobody can count into cells that another name has
+ * got since. A value changes by one aligned 64-bit store, so a worker that is killed at any instruction leaves
+ * the old value or the new one.
  */
 
-/* One cell, as layout.py's CELL; the module exports its offsets and core/__init__.py compares them. */
+/* One cell, as layout.py's CELL. The module exports its offsets, and core/__init__.py compares them. */
 typedef union {
     struct {
         uint32_t lock;
-        uint32_t seq; /* of a gauge: 0 its value is the integer, 1 the double;
-                       * of a histogram: odd while it is written, and another number afterwards */
+        uint32_t seq; /* of a gauge: 0: the integer is its value, 1: the double;
+                       * of a histogram: odd while it is written, and a different number afterwards */
     };
     int64_t value; /* or a double */
 } Cell;
 
-/* The cells of a series before its values, and those that have memory together. */
+/* The number of cells before a series' values, and of cells that get memory together. */
 enum { LOCK_CELLS = 1, PAGE_BYTES = 4096, CELLS_PER_PAGE = PAGE_BYTES / sizeof(Cell) };
 
 typedef struct Cells {
     PyObject_HEAD
     Py_buffer buffer;           /* the whole block; buffer.buf is NULL once closed */
     Cell *first;                /* row 0, column 0 */
-    Cell *buffered;             /* the same where the cells are a buffer of our own, else NULL */
+    Cell *buffered;             /* the same if the cells are a buffer of this process, else NULL */
     uint64_t *held;             /* of a buffer: operations in it, in our worker slot */
     uint64_t limit;             /* of a buffer: operations that it may hold */
-    PyObject *flush;            /* of a buffer: callable(), when it is full and cannot be flushed here */
+    PyObject *flush;            /* of a buffer: callable(), called when it is full and cannot be flushed here */
     struct Cells *target;       /* of a buffer: the block's cells, where it is flushed to */
-    uint32_t *dirty;            /* of a buffer: the columns with something in them, n_dirty of them */
+    uint32_t *dirty;            /* of a buffer: the columns that are not empty, n_dirty of them */
     Py_ssize_t n_dirty;
     Cell *flushes, *durations;  /* of a buffer: the statistics of its flushes, or NULL */
     PyObject *scale;            /* of the durations: bytes, as in a handle */
     Py_ssize_t rows, capacity;  /* in cells */
     Py_ssize_t row_bytes;       /* from one row to the next */
     Py_ssize_t pages;           /* offset of the bitmaps of pages that have memory */
-    Py_ssize_t bitmap_bytes;    /* from one bitmap to the next; 0: this is a buffer, or they are not known */
+    Py_ssize_t bitmap_bytes;    /* from one bitmap to the next; 0: a buffer, or without bitmaps */
     const uint64_t *generation; /* in the header, or &no_generation when closed or inherited by fork */
     const uint64_t *gate;       /* generation, or &no_generation while the fast paths are shut */
-    uint32_t owner;             /* what our locks hold */
+    uint32_t owner;             /* the word of our locks */
     PyObject *is_live;          /* callable(word) -> whether the owner of a lock lives */
-    Cell *takeovers;            /* the counter of locks taken over from the dead, or NULL */
-    struct Cells *next;         /* all that exist, for the child of a fork */
+    Cell *takeovers;            /* the counter of locks taken over from dead owners, or NULL */
+    struct Cells *next;         /* in the list of all cells, for the child of a fork */
 } Cells;
 
-/* No binding has this generation: that of cells that are closed. And no cells are ever of the other one. */
+/* The generation of closed cells, which no binding has. (Cells themselves never have the other one.) */
 static const uint64_t no_generation = 0;
 static const uint64_t never_current = UINT64_MAX;
 
-/* All cells of this process: only one interpreter at a time has the module (_cells.c), and its GIL protects them. */
+/* All cells of this process. Only one interpreter at a time has the module (_cells.c); its GIL protects the list. */
 static Cells *all_cells = NULL;
 
-/* In the child of a fork, however it was made: nothing of the parent's may be counted into. */
+/* In the child of any fork: make sure that nothing is counted into inherited cells. */
 static void
 after_fork_in_child(void)
 {
@@ -98,7 +98,7 @@ load_value(const Cell *cell, Py_ssize_t i)
     return __atomic_load_n(&cell[LOCK_CELLS + i].value, __ATOMIC_RELAXED);
 }
 
-/* Call a Python callable with a lock's word; returns its truth, or -1 with an exception set. */
+/* Call a Python callable with a lock word; returns its truth value, or -1 with an exception set. */
 static int
 ask(PyObject *callable, uint32_t word)
 {
@@ -110,7 +110,7 @@ ask(PyObject *callable, uint32_t word)
     return truth;
 }
 
-/* Give others the processor for a while, without the GIL. */
+/* Yield the processor for a while, without the GIL. */
 static void
 pause_a_little(long nanoseconds)
 {
@@ -120,9 +120,9 @@ pause_a_little(long nanoseconds)
     Py_END_ALLOW_THREADS
 }
 
-/* Take a lock that was not free at once: wait for its owner, or take it over from a dead one.
+/* Take a lock that was not free: wait for its owner, or take it over from a dead one.
  *
- * While it waits other threads run: the block may be closed, which is a MISS, and whatever led here may be bound
+ * Other threads run meanwhile: they may close the block, which is a MISS, and may bind the caller's handle
  * elsewhere. */
 static Outcome
 wait_for_lock(Cells *cells, Cell *cell)
@@ -148,7 +148,7 @@ wait_for_lock(Cells *cells, Cell *cell)
         if (!lives && __atomic_compare_exchange_n(&cell->lock, &word, cells->owner, 0, __ATOMIC_ACQUIRE,
                                                   __ATOMIC_RELAXED)) {
             STOP_POINT();
-            /* The holder's store was whole or had not begun: there is nothing to repair. */
+            /* The owner's store had happened or not begun: there is nothing to repair. */
             if (cells->takeovers != NULL)
                 __atomic_fetch_add(&cells->takeovers[LOCK_CELLS].value, 1, __ATOMIC_RELAXED);
             return DONE;
@@ -162,7 +162,7 @@ wait_for_lock(Cells *cells, Cell *cell)
     return MISS;
 }
 
-/* Whether a binding of the given generation is not stale, now that the lock of its cell is had; else that is let go. */
+/* Under the lock of a cell: whether a binding of the given generation is still valid; if not, the lock is released. */
 static inline int
 is_still_bound(const Cells *cells, Cell *cell, uint64_t generation)
 {
@@ -172,8 +172,8 @@ is_still_bound(const Cells *cells, Cell *cell, uint64_t generation)
     return 0;
 }
 
-/* Lock a cell on behalf of a binding, if that can be at once and the binding is not stale. It calls nothing, so that
- * no reference is needed until the lock is let go. */
+/* Lock a cell for a binding, if its lock is free and the binding is valid. It calls nothing, so the caller needs no
+ * reference while it holds the lock. */
 static inline int
 lock_at_once(const Cells *cells, Cell *cell, uint64_t generation)
 {
@@ -183,8 +183,8 @@ lock_at_once(const Cells *cells, Cell *cell, uint64_t generation)
     return is_still_bound(cells, cell, generation);
 }
 
-/* Lock a cell. Whoever calls this has a reference to the cells until the lock is let go: until then neither they nor
- * the memory of the cell can go. */
+/* Lock a cell. The caller has a reference to the cells until it releases the lock, which keeps them and the cell's
+ * memory alive. */
 static inline Outcome
 lock(Cells *cells, Cell *cell)
 {
@@ -195,7 +195,7 @@ lock(Cells *cells, Cell *cell)
     return wait_for_lock(cells, cell);
 }
 
-/* Lock a cell on behalf of a binding of the given generation; MISS where that is stale. */
+/* Lock a cell for a binding of the given generation; MISS if that is stale. */
 static inline Outcome
 lock_bound(Cells *cells, Cell *cell, uint64_t generation)
 {

@@ -1,5 +1,5 @@
-/* The Python type Cells: the cells of one attached block, or a buffer for them, and all that is done to them by
- * row and column. */
+/* The Python type Cells: the cells of one attached block, or a buffer for them, and the operations on them by row and
+ * column. */
 
 static void
 Cells_forget(Cells *self)
@@ -102,7 +102,7 @@ Cells_last(Cells *self)
 #define CELLS_REFERENCES(X) X(is_live) X(flush) X(target)
 COLLECTED(Cells, CELLS_REFERENCES, Cells_last(self))
 
-/* The address of a series of so many cells, or NULL with an exception set. */
+/* The address of a series with so many cells, or NULL with an exception set. */
 static Cell *
 Cells_at(Cells *self, Py_ssize_t row, Py_ssize_t column, Py_ssize_t width)
 {
@@ -118,7 +118,7 @@ Cells_at(Cells *self, Py_ssize_t row, Py_ssize_t column, Py_ssize_t width)
     return (Cell *)((char *)self->first + row * self->row_bytes) + column;
 }
 
-/* The sum of a counter's column, whose lock in one row is given, over all rows that have memory there; saturated. */
+/* The sum of a counter's column over all rows that have memory there, saturated; its lock in one row is given. */
 static int64_t
 total_of(const Cells *cells, const Cell *cell)
 {
@@ -152,7 +152,7 @@ Cells_add(Cells *self, PyObject *args)
     return cell == NULL ? NULL : answer(add_integer(self, cell, generation, n));
 }
 
-/* The series of so many cells at a row and column, which are the arguments; NULL with an exception set. */
+/* The series with so many cells at a row and column, which are the arguments; NULL with an exception set. */
 static Cell *
 Cells_given(Cells *self, PyObject *args, Py_ssize_t width)
 {

@@ -1,17 +1,17 @@
-/* Groups of series that are shown alike, found in copies of a block's records and heap without a Python object for each
- * series: of one kind, mode and metric, with one declaration. So Python names a group, not each of its series. */
+/* Groups of series with one form on the page: of one kind, mode, metric and declaration. They are found in copies of a
+ * block's records and heap without a Python object for each series, so Python names a group, not each of its series. */
 
-/* The group of a record that is in none; the label names of a group whose series have different ones. */
+/* The group number of a record in no group; the label names of a group whose series have different ones. */
 #define NO_GROUP UINT32_MAX
 #define MIXED UINT32_MAX
 
-/* Where one part of a key is. */
+/* The place of one part of a key. */
 typedef struct {
     const unsigned char *text;
     size_t size;
 } Part;
 
-/* A key that is read part by part: category, metric, and names and values of labels, with a NUL between them. */
+/* A key that is read part by part: category, metric, then names and values of labels, separated by NUL. */
 typedef struct {
     const unsigned char *at, *end;
 } Key;
@@ -22,10 +22,10 @@ has_part(const Key *key)
     return key->at <= key->end;
 }
 
-/* The same byte eight times, by multiplication. */
+/* A byte repeated eight times, by multiplication. */
 #define EACH_BYTE 0x0101010101010101u
 
-/* The bytes from there on as a word, the first one lowest: a block is little-endian. Behind the end they are ones. */
+/* The bytes from a place on as a word, the first one lowest (little-endian). Bytes after the end are all ones. */
 static inline uint64_t
 eight_bytes(const unsigned char *p, const unsigned char *end)
 {
@@ -46,8 +46,8 @@ nuls_in(uint64_t word)
     return ~(((word & low) + low) | word | low);
 }
 
-/* Return where the part that begins there ends: at a NUL or at the end of the key. Parts are short, so this is quicker
- * than a call of memchr. */
+/* Return the end of the part that begins there: a NUL or the end of the key. Parts are short, so this is faster
+ * than memchr. */
 static inline const unsigned char *
 end_of_part(const unsigned char *p, const unsigned char *end)
 {
@@ -74,7 +74,7 @@ same_part(Part a, Part b)
     return a.size == b.size && memcmp(a.text, b.text, a.size) == 0;
 }
 
-/* Records and the heap that their keys are in. */
+/* Records, and the heap that contains their keys. */
 typedef struct {
     Py_buffer records, heap;
     const Record *record;
@@ -88,7 +88,7 @@ key_of(const Names *names, const Record *record)
     return (Key){text, text + record->length};
 }
 
-/* Set up what an argument's two buffers have. -1 with an exception set: they are not whole records. */
+/* Fill the struct from the two buffers of an argument. -1 with an exception set: they are not whole records. */
 static int
 open_names(Names *names)
 {
@@ -102,7 +102,7 @@ open_names(Names *names)
     return 0;
 }
 
-/* Whether bytes are UTF-8 as RFC 3629 has it. */
+/* Whether bytes are UTF-8 by RFC 3629. */
 static int
 is_utf8(const unsigned char *p, const unsigned char *end)
 {
@@ -122,7 +122,7 @@ is_utf8(const unsigned char *p, const unsigned char *end)
     return 1;
 }
 
-/* Whether a shown record is one that can be: its key within the heap, of category, metric and pairs, its kind known. */
+/* Whether a shown record is valid: its key is within the heap and has category, metric and pairs; its kind is known. */
 static int
 is_sound(const Names *names, const Record *record)
 {
@@ -140,7 +140,7 @@ is_sound(const Names *names, const Record *record)
     return has_pairs && ((all & EACH_BYTE * 0x80) == 0 || is_utf8(key.at, key.end));
 }
 
-/* Hash table of numbers: of entries that are compared by whoever looks for one. */
+/* A hash table of numbers of entries; the code that searches compares the entries. */
 typedef struct {
     uint32_t *entries; /* number + 1; 0: free */
     uint64_t *hashes;
@@ -163,7 +163,7 @@ free_table(Table *table)
     free(table->hashes);
 }
 
-/* Put the next number into the free slot that a search ended at; -1 without memory. */
+/* Put the next number into the free slot where a search ended; -1 without memory. */
 static int
 put_entry(Table *table, uint32_t slot, uint64_t hash)
 {
@@ -207,10 +207,10 @@ mix(uint64_t hash, Part part)
     return hash ^ hash >> 32;
 }
 
-/* What is known of a group. */
+/* A group. */
 typedef struct {
-    uint32_t first;      /* record of it */
-    uint32_t labels;     /* the label names of its series: number + 1 of them; 0: none has labels */
+    uint32_t first;      /* its first record */
+    uint32_t labels;     /* the label names of its series: their number + 1; 0: none has labels */
     uint32_t has_empty;  /* whether a label of one of its series has an empty value */
 } Group;
 
@@ -221,15 +221,15 @@ typedef struct {
     Group *groups;
     uint32_t groups_room;
     Table table;
-    uint32_t last;       /* the group of the last record that is in one */
-    Key *label_sets;     /* of each choice of label names: the labels of a series that has them */
+    uint32_t last;       /* the group of the last record that is in a group */
+    Key *label_sets;     /* for each choice of label names: the labels of one series that has them */
     uint32_t label_room;
     Table label_table;
 } Grouping;
 
 static const Part part_total = {(const unsigned char *)"total", 5};
 
-/* Make room for one more item behind `used` ones; NULL without memory. */
+/* Make room for one more item after `used` ones; NULL without memory. */
 static void *
 with_room(void *items, uint32_t *room, uint32_t used, size_t size)
 {
@@ -242,7 +242,7 @@ with_room(void *items, uint32_t *room, uint32_t used, size_t size)
     return larger;
 }
 
-/* Whether the labels of two series have the same names; notes whether a value of the second's is empty. */
+/* Whether the labels of two series have the same names; also records whether a value of the second one is empty. */
 static inline int
 same_label_names(Key a, Key b, uint32_t *has_empty)
 {
@@ -255,7 +255,7 @@ same_label_names(Key a, Key b, uint32_t *has_empty)
     return !has_part(&a) && !has_part(&b);
 }
 
-/* Return the number + 1 of the label names that the rest of a key has; 0 without memory. Notes an empty value. */
+/* Return the number + 1 of the label names in the rest of a key; 0 without memory. Also records an empty value. */
 static uint32_t
 number_of_labels(Grouping *self, Key labels, uint32_t *has_empty)
 {
@@ -276,7 +276,7 @@ number_of_labels(Grouping *self, Key labels, uint32_t *has_empty)
     return put_entry(&self->label_table, slot, hash) < 0 ? 0 : self->label_table.used;
 }
 
-/* Whether a record is shown as those of a group are; of metrics called "total" also the category tells. */
+/* Whether a record belongs to a group; for metrics called "total" the category must be equal too. */
 static inline int
 is_of_group(const Grouping *self, uint32_t group, const Record *record, Part category, Part metric)
 {

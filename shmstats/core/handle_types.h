@@ -1,6 +1,6 @@
-/* The types of handles, Counter, Gauge and Histogram, and what user code calls of them. */
+/* The types of handles, Counter, Gauge and Histogram, and their methods for user code. */
 
-/* Whether a call of incr or decr gives nothing but n, by position or by name, or not even that. */
+/* Whether a call of incr or decr has no argument but n, by position or by name, or none at all. */
 static inline int
 gives_n_alone(const State *state, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -9,7 +9,7 @@ gives_n_alone(const State *state, Py_ssize_t nargs, PyObject *kwnames)
     return nargs == 0 && PyTuple_GET_SIZE(kwnames) == 1 && PyTuple_GET_ITEM(kwnames, 0) == state->kw_n;
 }
 
-/* Raise what is to be said of a call of incr or decr that gives something else. */
+/* Raise the error for a call of incr or decr with other arguments. */
 static PyObject *
 refuse(const State *state, int sign, PyObject *kwnames)
 {
@@ -24,7 +24,7 @@ refuse(const State *state, int sign, PyObject *kwnames)
 
 enum { MOST_ARGUMENTS = 4 };
 
-/* Hand a call of a handle over, with the handle before its arguments, to a Python method of the recorder. */
+/* Pass a method call of a handle, with the handle as its first argument, to a Python method of the recorder. */
 static PyObject *
 hand_over(Series *self, PyObject *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -43,7 +43,7 @@ static __attribute__((noinline)) PyObject *
 Counter_move(Series *self, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     if (UNLIKELY(!gives_n_alone(self->state, nargs, kwnames))) {
-        if (sign > 0 && kwnames != NULL) /* an exemplar, or a mistake, which Python tells */
+        if (sign > 0 && kwnames != NULL) /* an exemplar, or a mistake, which Python reports */
             return hand_over(self, self->state->str_count_with_exemplar, args, nargs, kwnames);
         return refuse(self->state, sign, kwnames);
     }
@@ -70,7 +70,7 @@ Counter_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     return Counter_move(self, -1, args, nargs, kwnames);
 }
 
-/* Whether a bound gauge may be set here: a contribution of another needs a look at whether that one lives. */
+/* Whether a bound gauge may be set here. If another worker owns the contribution, Python must check if it lives. */
 static inline int
 is_ours(const Series *series)
 {
@@ -80,7 +80,7 @@ is_ours(const Series *series)
     return owner == series->by.owner || owner == 0;
 }
 
-/* Put a number into a bound gauge or timestamp. */
+/* Store a number in a bound gauge or timestamp. */
 static inline Outcome
 set_number(Series *series, Number number)
 {
@@ -102,7 +102,7 @@ set_object(Series *series, PyObject *value)
     return set_number(series, number);
 }
 
-/* Have a bound timestamp say that it is now, in microseconds since 1970. */
+/* Set a bound timestamp to now, in microseconds since 1970. */
 static Outcome
 note_now(Series *series)
 {
@@ -123,7 +123,7 @@ Gauge_set(Series *self, PyObject *value)
     return PyObject_CallMethodObjArgs(self->recorder, self->state->str_set_series, self, value, NULL);
 }
 
-/* Add sign * n, 1 for NULL, to a bound gauge; MISS for anything that needs a look. */
+/* Add sign * n (1 for NULL) to a bound gauge; MISS for anything that Python must check. */
 static inline Outcome
 move_object(Series *series, int sign, PyObject *given)
 {
@@ -164,7 +164,7 @@ Gauge_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
     return Gauge_move(self, -1, args, nargs, kwnames);
 }
 
-/* Observe a value; MISS where it is negative, infinite or NaN. */
+/* Observe a value; MISS if it is negative, infinite or NaN. */
 static inline Outcome
 observe_double(Series *series, double value)
 {
@@ -180,7 +180,7 @@ observe_double(Series *series, double value)
     return observe_patiently(series, bucket, value);
 }
 
-/* Observe an exact float or int by a bound handle; MISS for anything that needs a look. */
+/* Observe an exact float or int through a bound handle; MISS for anything that Python must check. */
 static inline Outcome
 observe_object(Series *series, PyObject *observed)
 {
@@ -254,7 +254,7 @@ TYPE(Series, Series, "A handle: one statistic, bound to its cell.", BASE,
      {Py_tp_new, Series_new}, COLLECTED_SLOTS(Series), {Py_tp_repr, Series_repr}, {Py_tp_members, Series_members},
      {Py_tp_getset, Series_getset}, {Py_tp_methods, Series_methods})
 
-/* A kind of handle: a Series with methods of its own. */
+/* A kind of handle: a Series with its own methods. */
 #define HANDLE(Kind, doc) TYPE(Kind, Series, doc, BASE, COLLECTED_SLOTS(Series), {Py_tp_methods, Kind##_methods})
 
 HANDLE(Counter, "A handle of a counter.")

@@ -1,20 +1,20 @@
-/* Handles: Counter, Gauge and Histogram, each one statistic that is bound to its cells. What cannot be done at once
- * is a *miss*, and is handed to a Python method of the recorder. */
+/* Handles: Counter, Gauge and Histogram, each bound to the cells of one statistic. An operation that cannot be done at
+ * once is a *miss*, and is passed to a Python method of the recorder. */
 
-/* Kinds of handles, to be looked for together. That of a timestamp is a plain Series, without calls of its own. */
+/* Kinds of handles, as bits. The handle of a timestamp is a plain Series, without methods. */
 enum { COUNTER = 1, GAUGE = 2, HISTOGRAM = 4, TIMESTAMP = 8, ANY_KIND = 15 };
 
 typedef struct {
     PyObject_HEAD
     State *state;
-    PyObject *recorder; /* whose Python methods take the misses */
+    PyObject *recorder; /* its Python methods get the misses */
     PyObject *category, *metric, *labels;
-    PyObject *timer; /* of a histogram: a Stopwatch to be lent, or NULL */
-    Cells *cells; /* what the handle is bound to; NULL: nothing yet */
+    PyObject *timer; /* of a histogram: a Stopwatch for `with`, reused, or NULL */
+    Cells *cells; /* where the handle is bound; NULL: not bound yet */
     Cell *cell;
-    uint64_t generation; /* of the names when it was bound */
-    char monotonic;      /* the counter was never decremented, so the first time is a miss */
-    char kind;           /* which of the types below it is of */
+    uint64_t generation; /* of the names at the time of binding */
+    char monotonic;      /* the counter was never decremented, so the first decrement is a miss */
+    char kind;           /* one of the kinds above */
     PyObject *scale;     /* of a histogram: bytes (scale.h), or NULL */
     Contributor by;      /* of a gauge */
 } Series;
@@ -29,14 +29,14 @@ kind_of(const PyTypeObject *type, const State *state)
                                                     : TIMESTAMP;
 }
 
-/* Whether the handle may be used as it is bound. */
+/* Whether the handle's binding is valid. */
 static inline int
 is_bound(const Series *series)
 {
     return LIKELY(series->cells != NULL) && LIKELY(current(series->cells->gate) == series->generation);
 }
 
-/* Bind a handle that leads nowhere, or nowhere any more, if that is plain; returns whether it is bound (registering.h). */
+/* Bind a handle that is not bound, or no longer, if the fast path can; returns whether it is bound (registering.h). */
 static int bind_at_once(Series *series);
 static PyObject *Series__bind_at_once(Series *self, PyObject *const *args, Py_ssize_t nargs);
 
@@ -46,8 +46,8 @@ is_ready(Series *series)
     return is_bound(series) || bind_at_once(series);
 }
 
-/* Do an operation on a series where that may have to wait, or to flush a buffer: with a reference to the cells, for
- * while other threads run the handle may be bound elsewhere. */
+/* Do an operation on a series that may have to wait, or to flush a buffer. It needs a reference to the cells, because
+ * the handle may be bound elsewhere while other threads run. */
 #define PATIENTLY(name, operation, ...)                                                                                \
     static __attribute__((noinline)) Outcome name(Series *series, __VA_ARGS__)                                         \
     {                                                                                                                  \
@@ -74,7 +74,7 @@ count(Series *series, int64_t n)
     return count_patiently(series, n);
 }
 
-/* Count sign * n by a handle of the fast kind; n NULL stands for 1. */
+/* Count sign * n through a handle on the fast path; n NULL means 1. */
 static inline Outcome
 count_object(Series *series, int sign, PyObject *n)
 {
@@ -94,7 +94,7 @@ count_missed(Series *series, int sign, PyObject *n)
                                       NULL);
 }
 
-/* Hand a call over, just as it came, to the Python method that can do all of it. */
+/* Pass a call, unchanged, to the Python method that can do all of it. */
 static PyObject *
 call_missed(PyObject *self, PyObject *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -193,7 +193,7 @@ Series_bind(Series *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* The value of a bound counter, or of a gauge that all share; NULL without an exception where that is not plain. */
+/* The value of a bound counter, or of a gauge that all workers share; NULL without an exception in all other cases. */
 static PyObject *
 plain_value(Series *series)
 {

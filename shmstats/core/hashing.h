@@ -1,5 +1,5 @@
 /* The hash of a name's key: SipHash-1-3 (Aumasson and Bernstein, 2012) of 64 bits, of which 32 are kept, with a salt of
- * 16 bytes as its key. It is meant for this: quick for short texts, and who does not know the salt cannot aim. */
+ * 16 bytes as its key. It is fast for short texts, and nobody can construct collisions without knowing the salt. */
 
 typedef struct {
     uint64_t a, b, c, d;

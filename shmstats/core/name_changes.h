@@ -1,8 +1,8 @@
-/* The changes of a block's names: one is added behind all others, one takes the place of a removed one, some are
+/* The changes of a block's names: one is added at the end, one takes the place of a removed one, some are
  * removed. The table lock is held. */
 
-/* Begin a change; who is killed before its end leaves it to the next one to derive all that can be. Returns the mark
- * of before, which a change within another one leaves as it was. */
+/* Begin a change: if the process is killed before its end, the next holder of the lock rebuilds the derived parts.
+ * Returns the previous mark, which a change within another one restores. */
 static uint32_t
 begin_change(NameIndex *names)
 {
@@ -12,7 +12,7 @@ begin_change(NameIndex *names)
     return before;
 }
 
-/* End a change of names that were there. What this process knows of them holds as long as it alone changes them so. */
+/* End a change of existing names. What this process knows of them stays right while only it makes such changes. */
 static void
 end_change(NameIndex *names, uint32_t before)
 {
@@ -24,7 +24,7 @@ end_change(NameIndex *names, uint32_t before)
     PUT(NUMBER(names, CHANGING), before);
 }
 
-/* Write the record of a new name, which gets its places, and its key. */
+/* Write the record of a new name, which gets its places here, and its key. */
 static void
 write_name(NameIndex *names, Py_ssize_t number, Record *name, const char *key, uint32_t hash, uint32_t cell, uint64_t at)
 {
@@ -38,7 +38,7 @@ write_name(NameIndex *names, Py_ssize_t number, Record *name, const char *key, u
     store_name(names, number, name);
 }
 
-/* Add a name that has room behind all others; the caller has its hash. */
+/* Add a name at the end, where there is room; the caller has its hash. */
 static int
 append_name(NameIndex *names, Record *name, const char *key, uint32_t hash)
 {
@@ -58,8 +58,8 @@ append_name(NameIndex *names, Record *name, const char *key, uint32_t hash)
     return 0;
 }
 
-/* Names that are to be added: their keys, one behind the other, a record for each, and where there are families, those
- * (number + 1) that the records name by their place among them. */
+/* Names to add: their keys, concatenated, a record for each, and the families (number + 1) that the records refer to by
+ * their position in this list, if there are any. */
 typedef struct {
     Py_buffer keys, records, families;
 } GivenNames;
@@ -75,7 +75,7 @@ given_name(const GivenNames *given, Py_ssize_t i)
     return name;
 }
 
-/* Whether all records name a family that is given. */
+/* Whether all records refer to a family in the list. */
 static int
 has_families(const GivenNames *given, Py_ssize_t n)
 {
@@ -89,7 +89,7 @@ has_families(const GivenNames *given, Py_ssize_t n)
     return 1;
 }
 
-/* How many names are given; -1 with an exception set where they do not belong together or have no room. */
+/* The number of given names; -1 with an exception set if they do not fit together or have no room. */
 static Py_ssize_t
 names_that_fit(const NameIndex *self, const GivenNames *given)
 {
@@ -110,7 +110,7 @@ names_that_fit(const NameIndex *self, const GivenNames *given)
     return -1;
 }
 
-/* Add names that have room behind all others. */
+/* Add names at the end, where there is room. */
 static int
 append_names(NameIndex *self, const GivenNames *given, Py_ssize_t n)
 {
@@ -144,7 +144,7 @@ append_names(NameIndex *self, const GivenNames *given, Py_ssize_t n)
 
 /* Removed records ---------------------------------------------------------------------------------- */
 
-/* Note a removed record, for new names; -1 with an exception set. */
+/* Remember a removed record, for new names; -1 with an exception set. */
 static int
 give_free(NameIndex *names, uint32_t number, uint32_t width, uint32_t room)
 {
@@ -171,7 +171,7 @@ give_free(NameIndex *names, uint32_t number, uint32_t width, uint32_t room)
     return 0;
 }
 
-/* Know the removed records, the lowest one last, where others have changed names; -1 with an exception set. */
+/* Search the removed records again, the lowest last, if another process changed names; -1 with an exception set. */
 static int
 know_free(NameIndex *names)
 {
@@ -190,7 +190,7 @@ know_free(NameIndex *names)
     return 0;
 }
 
-/* The removed records that a new name can have the place of, of those with the least room; NULL where there are none. */
+/* The removed records with the least sufficient room for a new name; NULL if there are none. */
 static FreeNames *
 free_for(const NameIndex *names, uint32_t width, size_t length)
 {
@@ -202,7 +202,7 @@ free_for(const NameIndex *names, uint32_t width, size_t length)
     return found;
 }
 
-/* Whether a new name can have the place of a removed one, whose record may be damaged. */
+/* Whether a new name fits into the place of a removed one, whose record may be damaged. */
 static int
 can_replace(const NameIndex *names, const Record *former, const Record *name, size_t length)
 {
@@ -210,7 +210,7 @@ can_replace(const NameIndex *names, const Record *former, const Record *name, si
            && is_in_heap(names, former->key, former->room);
 }
 
-/* Have nothing in the place of a note: it was another name's. */
+/* Clear the place of a note: its content was another name's. */
 static void
 empty_note(NameIndex *names, const Record *name)
 {
@@ -221,7 +221,7 @@ empty_note(NameIndex *names, const Record *name)
         PUT(place + i, 0);
 }
 
-/* Give the record of a removed name, its cells, which are 0, and its place in the heap to a new name. */
+/* Give a new name the record of a removed one, with its cells, which are 0, and its place in the heap. */
 static int
 replace_name(NameIndex *names, Py_ssize_t number, const Record *former, Record *name, const char *key, size_t length,
              uint32_t hash)
@@ -247,13 +247,13 @@ replace_name(NameIndex *names, Py_ssize_t number, const Record *former, Record *
     if (free != NULL && free->room == former->room && free->numbers[free->n - 1] == (uint32_t)number)
         free->n--;
     else
-        names->free_revision = UINT64_MAX; /* it was taken without being asked for */
+        names->free_revision = UINT64_MAX; /* the caller took a record of its own choice */
     end_change(names, before);
     return 0;
 }
 
-/* Remove names, for every worker: their records stay, with what they have a place for. Whoever has them bound is told
- * by the generation before their cells can be another's. */
+/* Remove names, for every worker: their records stay, with the places that they refer to. The new generation
+ * invalidates all bindings before their cells can be given to another name. */
 static int
 discard_names(NameIndex *names, const uint32_t *numbers, Py_ssize_t n)
 {

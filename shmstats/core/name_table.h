@@ -1,5 +1,5 @@
-/* The Python type Names: finds the names of a block, and adds, replaces and discards them, one by one or many under one
- * table lock. */
+/* The Python type Names: finds the names of a block, and adds, replaces and discards them, one at a time or many under
+ * one table lock. */
 
 static void
 NameIndex_forget(NameIndex *self)
@@ -14,7 +14,7 @@ NameIndex_forget(NameIndex *self)
     self->buffer.buf = NULL;
 }
 
-/* Whether a section of so many units, from an offset on, is in the block, and begins where a word can. */
+/* Whether a section with so many units at an offset is within the block and aligned. */
 static int
 is_section(const Py_buffer *block, Py_ssize_t offset, Py_ssize_t units, Py_ssize_t size)
 {
@@ -75,7 +75,7 @@ NameIndex_init(PyObject *object, PyObject *args, PyObject *kwargs)
 #define NAMES_REFERENCES(X) X(record) X(kinds) X(modes)
 COLLECTED(NameIndex, NAMES_REFERENCES, NameIndex_forget(self))
 
-/* Whether the block is there, and can be changed if that is wanted; 0 with an exception set. */
+/* Whether the block is mapped, and writable if that is required; 0 with an exception set. */
 static int
 NameIndex_is_open(NameIndex *self, int to_change)
 {
@@ -104,7 +104,7 @@ NameIndex_hash(NameIndex *self, PyObject *key)
     return PyLong_FromUnsignedLong(hash_in(self, text, (size_t)length));
 }
 
-/* The item of a tuple of kinds or modes; NULL with an exception set where there is none of that number. */
+/* The item of a tuple of kinds or modes; NULL with an exception set if there is none with that number. */
 static PyObject *
 item_of(PyObject *tuple, int number, const char *what, Py_ssize_t of)
 {
@@ -114,7 +114,7 @@ item_of(PyObject *tuple, int number, const char *what, Py_ssize_t of)
     return PyErr_Format(PyExc_BufferError, "record %zd has %s %d, which cannot be", of, what, number);
 }
 
-/* Whether a record has as many cells as its kind takes; a family has none. */
+/* Whether a record has the number of cells that its kind needs; a family has none. */
 static int
 fits_kind(const Record *name)
 {
@@ -127,7 +127,7 @@ fits_kind(const Record *name)
     return name->width == GAUGE_CELLS || name->width == OWN_GAUGE_CELLS;
 }
 
-/* A record as Python has it. */
+/* A record as a Python object. */
 static PyObject *
 make_record(NameIndex *self, Py_ssize_t number, const Record *name)
 {
@@ -298,7 +298,7 @@ NameIndex_rebuild(NameIndex *self, PyObject *Py_UNUSED(ignored))
     if (!NameIndex_is_open(self, 1))
         return NULL;
     uint32_t mask = mask_of(self), count = GET(NUMBER(self, COUNT));
-    if (mask & (mask + 1)) { /* a search would go round in a part of the slots */
+    if (mask & (mask + 1)) { /* a search would only visit a part of the slots */
         PyErr_SetString(PyExc_BufferError, "the index of the names is damaged");
         return NULL;
     }

@@ -1,16 +1,16 @@
-/* The index of a block's names and its records: what finds one, and the steps that a change of them is made of.
+/* The records of a block's names and their index: how a name is found, and the steps of which a change consists.
  *
- * Only who has the table lock changes anything; whoever finds a name may come meanwhile. So every load and store of
- * the block is atomic and in order: a record is whole before the count of names, or the index, leads to it. A process
- * may be killed between any two stores, and the next one that has the lock derives the index and the counts anew
- * (shmstats.block.repairing). Nothing that the block says of a place in it is believed. */
+ * Only the holder of the table lock changes anything, but other processes may search at the same time. So every load
+ * and store of the block is atomic and ordered: a record is complete before the count of names, or the index, refers to
+ * it. A process may be killed between any two stores; the next holder of the lock then rebuilds the index and the
+ * counts (shmstats.block.repairing). No place that the block states is trusted: all are checked. */
 
 enum { ENTRY_DELETED = 0xFFFFFFFF, KEY_ROOM = 16, RECORD_WORDS = sizeof(Record) / 8 };
 
-/* The numbers of the header, in the order in which the constructor takes their offsets; and the salt. */
+/* The fields of the header, in the order in which the constructor takes their offsets; one of them is the salt. */
 enum { COUNT, REMOVED, FAMILIES, CELLS_USED, INDEX_SLOTS, CHANGING, HEAP_USED, REVISION, SALT, GENERATION, HEADER_PLACES };
 
-/* Removed records of one size, for new names: the one to be taken next is the last. */
+/* Removed records of one size, for new names: the last one is taken next. */
 typedef struct {
     uint32_t width, room;
     uint32_t *numbers;
@@ -26,12 +26,12 @@ typedef struct {
     char *heap;
     Py_ssize_t index_slots, capacity, heap_bytes, columns;
     uint64_t salt[2];
-    PyObject *record;        /* the class that records are given as, a tuple */
-    PyObject *kinds, *modes; /* tuples: by number, None for one that cannot be */
-    FreeNames *free;         /* of this process: what it knows of removed records, by size */
+    PyObject *record;        /* the class of the records that are returned, a tuple */
+    PyObject *kinds, *modes; /* tuples: by number, None for an invalid one */
+    FreeNames *free;         /* what this process knows about removed records, by size */
     Py_ssize_t n_free;
-    uint64_t free_revision;  /* of the names, with which that is right, */
-    uint64_t known_revision; /* and with which a Registrar's knowledge of declarations is */
+    uint64_t free_revision;  /* the revision of the names for which that is right, */
+    uint64_t known_revision; /* and the one for which a Registrar's knowledge of declarations is right */
 } NameIndex;
 
 #define GET(place) __atomic_load_n((place), __ATOMIC_ACQUIRE)
@@ -51,7 +51,7 @@ load_name(const NameIndex *names, Py_ssize_t number)
     return name;
 }
 
-/* Store a record, or its words up to one, the first of them, with the state, last. */
+/* Store a record, or its words up to one; the first word, which has the state, is stored last. */
 static void
 store_name(NameIndex *names, Py_ssize_t number, const Record *name)
 {
@@ -64,7 +64,7 @@ store_name(NameIndex *names, Py_ssize_t number, const Record *name)
     }
 }
 
-/* Whether a text is in the heap, and at a place where one can begin. */
+/* Whether a text is within the heap, and starts at a valid place. */
 static int
 is_in_heap(const NameIndex *names, uint64_t place, uint64_t length)
 {
@@ -77,7 +77,7 @@ words_of(size_t bytes)
     return (bytes + 7) / 8;
 }
 
-/* The n-th word of a text, with zeros behind its end. */
+/* The n-th word of a text, padded with zeros at its end. */
 static uint64_t
 word_at(const char *text, size_t length, size_t n)
 {
@@ -128,8 +128,8 @@ damaged(Py_ssize_t number)
     return PyErr_Format(PyExc_BufferError, "record %zd leads out of the block", number);
 }
 
-/* Find a record by its key, whose hash is given, too; 1: found, 0: not, -1 with an exception set: what was found is
- * damaged. */
+/* Find a record by its key and the key's hash; 1: found, 0: not found, -1 with an exception set: the record that was
+ * found is damaged. */
 static int
 find_hashed(const NameIndex *names, const char *key, size_t length, uint32_t hash, uint32_t declaration,
             Py_ssize_t *number, Record *name)
@@ -141,7 +141,7 @@ find_hashed(const NameIndex *names, const char *key, size_t length, uint32_t has
         uint32_t entry = GET(names->index + slot);
         if (entry == 0)
             return 0;
-        if (entry > count) /* also one that was deleted */
+        if (entry > count) /* true for a deleted one too */
             continue;
         *number = entry - 1;
         *name = load_name(names, *number);
@@ -165,8 +165,8 @@ hash_in(const NameIndex *names, const char *key, size_t length)
     return hash_of((const unsigned char *)key, length, names->salt);
 }
 
-/* The slot of the index, from where a hash leads, that has one of two entries; -1 with an exception set: none has,
- * and that cannot be. The next who takes the table lock makes the index anew. */
+/* The first slot of the index, starting from a hash, with one of two entries; -1 with an exception set: there is none,
+ * so the index is damaged. The next holder of the table lock rebuilds it. */
 static int64_t
 search(NameIndex *names, uint32_t hash, uint32_t one, uint32_t other)
 {
@@ -203,7 +203,7 @@ leave_name(NameIndex *names, Py_ssize_t number, uint32_t hash)
         return 0;
     PUT(names->index + slot, (uint32_t)ENTRY_DELETED);
     STOP_POINT();
-    /* At the end of a run nothing lies behind that a search would have to go on to. */
+    /* If the next slot is free, no search has to continue past this one. */
     if (GET(names->index + ((slot + 1) & mask)) == 0) {
         for (; GET(names->index + slot) == ENTRY_DELETED; slot = (slot - 1) & mask)
             PUT(names->index + slot, 0);
@@ -211,7 +211,7 @@ leave_name(NameIndex *names, Py_ssize_t number, uint32_t hash)
     return 0;
 }
 
-/* Count a name that comes (1) or goes (-1) where its family, or all families, are counted. */
+/* Count a name that is added (1) or removed (-1), in its family, or in the number of families. */
 static void
 count_name(NameIndex *names, const Record *name, int n)
 {

@@ -1,5 +1,5 @@
-/* What all headers of the core share: Python, hints for the compiler, stop points, the outcome of an operation,
- * and macros for what every type has. */
+/* Shared by all headers of the core: Python, compiler hints, stop points, the outcome of an operation, and macros for
+ * types. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
@@ -28,8 +28,8 @@
 #define RELAX() ((void)0)
 #endif
 
-/* A build for tests, with SHMSTATS_STOP_POINTS defined, stops its process at any one step of the critical
- * sections, so that it can be killed or kept there. In every other build a stop point is nothing. */
+/* A build for tests defines SHMSTATS_STOP_POINTS: it stops its process at a chosen step of the critical sections, so
+ * that a test can kill it or hold it there. In every other build a stop point does nothing. */
 #ifdef SHMSTATS_STOP_POINTS
 #include <signal.h>
 
@@ -46,17 +46,17 @@ stop_point(void)
 #define STOP_POINT() ((void)0)
 #endif
 
-/* What a fast path did with its operation. MISS: nothing; Python has to. FAILED: nothing, an exception is set. */
+/* The outcome of a fast path. MISS: nothing done, Python must do it. FAILED: nothing done, an exception is set. */
 typedef enum { DONE, MISS, FAILED } Outcome;
 
-/* Rows of a table of methods: the C function of method `name` of `Type` is Type_name. */
+/* Rows of a method table: the C function of method `name` of `Type` is Type_name. */
 #define POSITIONAL(Type, name) {#name, (PyCFunction)Type##_##name, METH_VARARGS, NULL}
 #define NO_ARGUMENTS(Type, name) {#name, (PyCFunction)Type##_##name, METH_NOARGS, NULL}
 #define FASTCALL (METH_FASTCALL | METH_KEYWORDS)
 #define FUNCTION(f) ((PyCFunction)(void (*)(void))(f))
 
-/* The functions for the garbage collector of a type, from the list of the references that it owns; `last` is done
- * before an object goes. */
+/* The garbage collector functions of a type, from the list of the references that it owns; `last` runs before an
+ * object is freed. */
 #define VISIT_REFERENCE(field) Py_VISIT(self->field);
 #define CLEAR_REFERENCE(field) Py_CLEAR(self->field);
 #define COLLECTED(Type, REFERENCES, last) COLLECTED_WITH(Type, REFERENCES, 0, (void)0, last)
@@ -86,7 +86,7 @@ typedef enum { DONE, MISS, FAILED } Outcome;
 #define COLLECTED_SLOTS(Type)                                                                                          \
     {Py_tp_dealloc, Type##_dealloc}, {Py_tp_traverse, Type##_traverse}, {Py_tp_clear, Type##_clear}
 
-/* A type of the module, whose objects are of a struct: its docstring, its flags, and its slots. */
+/* A type of the module with the struct of its objects, its docstring, its flags, and its slots. */
 #define TYPE(Type, Object, doc, more_flags, ...)                                                                       \
     static PyType_Slot Type##_slots[] = {{Py_tp_doc, (void *)PyDoc_STR(doc)}, __VA_ARGS__, {0, NULL}};                 \
     static PyType_Spec Type##_spec = {                                                                                 \
@@ -98,7 +98,7 @@ typedef enum { DONE, MISS, FAILED } Outcome;
 #define FINAL Py_TPFLAGS_HAVE_GC
 #define BASE (Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE)
 
-/* What one interpreter's module has; every object that needs it points to it, and keeps it by its type. */
+/* The state of the module in one interpreter. Every object that needs it points to it; its type keeps it alive. */
 #define PLAIN_TYPES(X)                                                                                                 \
     X(Cells) X(Series) X(Children) X(Stopwatch) X(Recorder) X(Section) X(_leave) X(Requests) X(NameIndex)          \
     X(Registrar)

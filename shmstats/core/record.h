@@ -1,4 +1,4 @@
-/* A record of a block's names, as layout.py's NAME; core/__init__.py compares where the fields are. */
+/* A record of a block's names, as layout.py's NAME; core/__init__.py compares the places of the fields. */
 #define RECORD_FIELDS(X)                                                                                               \
     X(uint8_t, state) X(uint8_t, kind) X(uint8_t, mode) X(uint8_t, flags) X(uint32_t, width) X(uint32_t, cell)         \
     X(uint32_t, family) X(uint32_t, hash) X(uint32_t, declaration) X(uint64_t, key) X(uint32_t, room)                  \
@@ -12,10 +12,10 @@ typedef struct {
 
 enum { RECORD_LIVE = 1, RECORD_REMOVED = 2 };
 enum { KIND_COUNTER = 1, KIND_GAUGE = 2, KIND_HISTOGRAM = 3, KIND_TIMESTAMP = 4 };
-enum { COUNTER_CELLS = 2, GAUGE_CELLS = 3, OWN_GAUGE_CELLS = 5 }; /* the latter: of which each worker has its own */
+enum { COUNTER_CELLS = 2, GAUGE_CELLS = 3, OWN_GAUGE_CELLS = 5 }; /* the last: a gauge with a value for each worker */
 enum { FLAG_MONOTONIC = 1, FLAG_FAMILY = 2, FLAG_DECLARED = 4, FLAG_MEMBER = 16, FLAG_WITHDRAWN = 32, FLAG_CARRIED = 128 };
 
-/* Return offset and size of each field, and the size of all. */
+/* Return offset and size of each field, and the size of the record. */
 static PyObject *
 record_layout(void)
 {

@@ -1,13 +1,13 @@
-/* Requests: what this process serves, for others to see.
+/* Requests: what this process serves, for other processes to see.
  *
- * Written by plain stores and without a lock: an entry belongs to the one process whose slot it is in, and in it to
- * the holder of the GIL. A reader of another process sees by the sequence whether it read in the middle of a write.
+ * They are written by plain stores without a lock: an entry belongs to the process whose slot it is in, and there to
+ * the holder of the GIL. A reader in another process sees by the sequence whether it read during a write.
  */
 
 #define REQUEST_ENTRIES 16
 #define REQUEST_TEXT 110
 
-/* One entry, as layout.py's REQUEST; tests/core/test_requests.py reads it by that. */
+/* One entry, as layout.py's REQUEST, by which tests/core/test_requests.py reads it. */
 typedef struct {
     uint64_t start;    /* ns since 1970; 0: free */
     uint64_t sequence; /* odd while it is written */
@@ -19,8 +19,8 @@ typedef struct {
     PyObject_HEAD
     Py_buffer buffer;  /* the block; buffer.buf is NULL once closed */
     Request *entries;  /* of our slot */
-    uint32_t *further; /* in our slot: requests that have no entry */
-    uint32_t taken;    /* a bit for each entry */
+    uint32_t *further; /* in our slot: number of requests without an entry */
+    uint32_t taken;    /* a bit for each entry in use */
 } Requests;
 
 static int
@@ -53,7 +53,7 @@ Requests_init(PyObject *self, PyObject *args, PyObject *kwargs)
     return 0;
 }
 
-/* The UTF-8 of a str; "?" for what is none or has no UTF-8. */
+/* The UTF-8 of a str; "?" for any other object, and for a str without UTF-8. */
 static const char *
 utf8_of(PyObject *text, Py_ssize_t *length)
 {

@@ -1,36 +1,36 @@
-/* Section: a lock for `with` that no exception of a signal handler leaves taken. For what is no counting path. */
+/* Section: a lock for `with` that no exception of a signal handler leaves taken. It is not for counting paths. */
 
-/* A lock with something to be done at its outermost level, for `with`.
+/* A lock for `with`, with callables that run at its outermost level.
  *
  * CPython runs signal handlers at the ends of calls, the starts of Python functions and backward jumps, but until 3.13
- * not between the end of a C function that `with` calls and what comes next (for later ones see `Leave`). So an
- * exception that a handler raises finds a section entered, and left by `with`, or not entered; in an __enter__ or
- * __exit__ written in Python it would find it in between. ``first`` and ``last`` may be interrupted anywhere, by an
+ * not between the return of a C function called by `with` and the next instruction (for later versions see `Leave`). So
+ * when a handler raises, a section is either not entered, or entered and then left by `with`. An __enter__ or
+ * __exit__ in Python could be interrupted in between. ``first`` and ``last`` may be interrupted anywhere, by an
  * exception or by a handler that enters the same section itself. */
 typedef struct {
     PyObject_HEAD
     PyObject *lock;                   /* an RLock, or another Section */
     PyObject *enter, *leave, *is_owned; /* its methods */
     PyObject *first, *last, *after;   /* callables, or NULL */
-    Py_ssize_t depth;                 /* levels that are entered, or being; changed under the lock alone */
-    int ready;                        /* first has been done, and last has not been begun */
+    Py_ssize_t depth;                 /* levels entered or being entered; changes only under the lock */
+    int ready;                        /* first has returned, and last has not begun */
 } Section;
 
-/* The __exit__ of one `with`, from Python 3.14 on. There a handler may raise at the end of the call of __enter__, before
- * `with` would leave what was entered. But it has got __exit__ before, and drops that now: so who is dropped while it is
- * entered leaves. */
+/* The __exit__ of one `with`, from Python 3.14 on. There a handler may raise at the return of __enter__, before
+ * `with` is ready to leave. But `with` has fetched __exit__ before, and drops it then: an object that is dropped
+ * while the section is entered leaves it. */
 typedef struct {
     PyObject_HEAD
     Section *section;
     int entered;
 } Leave;
 
-/* The one that was made last: `with` calls __enter__ next, nothing else runs in between. */
+/* The object made last: `with` calls __enter__ next, and nothing runs in between. */
 static Leave *latest_leave = NULL;
 
 enum { MOST_TRIES = 1000 };
 
-/* Take the error that is set away, to be kept. */
+/* Take over the current exception, to keep it. */
 static PyObject *
 take_error(void)
 {
@@ -48,7 +48,7 @@ take_error(void)
 #endif
 }
 
-/* Set an error that was taken away; the reference goes with it. */
+/* Set a kept exception again; this consumes the reference. */
 static void
 put_error(PyObject *error)
 {
@@ -59,7 +59,7 @@ put_error(PyObject *error)
 #endif
 }
 
-/* Keep the error of a call that has failed, unless there is one already. */
+/* Keep the exception of a failed call, unless one is kept already. */
 static void
 keep_error(PyObject **first)
 {
@@ -70,7 +70,7 @@ keep_error(PyObject **first)
         Py_XDECREF(error);
 }
 
-/* Call something for what it does; returns whether it did not raise, and keeps what it raised. */
+/* Call a callable and ignore its result; returns whether it did not raise. Its exception is kept. */
 static int
 succeeds(PyObject *callable, PyObject **first)
 {
@@ -81,7 +81,7 @@ succeeds(PyObject *callable, PyObject **first)
     return result != NULL;
 }
 
-/* Whether the calling thread has the lock; where that cannot be told it has. */
+/* Whether the calling thread holds the lock; true if that cannot be determined. */
 static int
 Section_is_held(Section *self, PyObject **error)
 {
@@ -93,13 +93,13 @@ Section_is_held(Section *self, PyObject **error)
     return held != 0;
 }
 
-/* Leave one level. Whatever is raised meanwhile, the lock has been let go when this returns. */
+/* Leave one level. Whatever is raised meanwhile, the lock is released when this returns. */
 static void
 Section_leave(Section *self, PyObject **error)
 {
     for (int tries = 0; self->depth == 1 && self->last != NULL && tries < MOST_TRIES; tries++) {
         self->ready = 0;
-        /* A handler that entered meanwhile has done first anew: then it was not the last time. */
+        /* If a handler has entered meanwhile and called first again, this was not the last level. */
         if (succeeds(self->last, error) && !self->ready)
             break;
     }
@@ -113,7 +113,7 @@ Section_leave(Section *self, PyObject **error)
         succeeds(self->after, error);
 }
 
-/* Enter one level; -1 with an exception set where that has failed. */
+/* Enter one level; -1 with an exception set if that has failed. */
 static int
 Section_go_in(Section *self)
 {
@@ -174,7 +174,7 @@ Leave_call(Leave *self, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
     return Section_exit(self->section, NULL, 0);
 }
 
-/* Before one goes: leave what `with` did not. */
+/* Before an object is freed: leave the section if `with` has not. */
 static void
 Leave_end(Leave *self)
 {
@@ -229,7 +229,7 @@ Section_is_owned(Section *self, PyObject *Py_UNUSED(ignored))
     return self->lock == NULL ? Py_NewRef(Py_False) : PyObject_CallNoArgs(self->is_owned);
 }
 
-/* A callable that was given, or NULL for None. */
+/* A given callable, or NULL for None. */
 static PyObject *
 given(PyObject *callable)
 {
@@ -255,7 +255,7 @@ Section_init(Section *self, PyObject *args, PyObject *kwargs)
         Py_XDECREF(leave);
         return -1;
     }
-    latest_leave = NULL; /* where the lock is a section: no `with` got it */
+    latest_leave = NULL; /* if the lock is a section: no `with` got that object */
     self->lock = Py_NewRef(lock);
     self->enter = enter;
     self->leave = leave;

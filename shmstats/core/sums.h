@@ -1,11 +1,11 @@
-/* The sums of columns over all rows: what all workers together have counted. */
+/* The sums of columns over all rows: the counts of all workers together. */
 
-/* Where the cells of a block are. */
+/* The place of the cells of a block. */
 typedef struct {
     const char *base;
     Py_ssize_t cells, row_bytes, rows;
     Py_ssize_t pages, bitmap_bytes; /* offset of the bitmaps of pages that have memory; from one to the next */
-    Py_ssize_t columns;             /* to be summed */
+    Py_ssize_t columns;             /* to sum */
 } Grid;
 
 static int
@@ -19,9 +19,9 @@ is_within(const Grid *grid, Py_ssize_t size)
            && grid->rows <= (size - grid->pages) / grid->bitmap_bytes && grid->rows <= INT16_MAX;
 }
 
-/* Add one row's part of a page to the sums; carry counts what left 64 bits, and says whether anything did.
+/* Add one row's part of a page to the sums. carry collects overflows of 64 bits; the result is whether there were any.
  *
- * Loads are in order: of a gauge that all share, seq is seen before the value that it points at. */
+ * Loads are ordered: of a shared gauge, seq is read before the value that it selects. */
 static inline int
 add_cells(const Cell *from, Py_ssize_t count, int64_t *sums, int16_t *carry)
 {
@@ -36,7 +36,7 @@ add_cells(const Cell *from, Py_ssize_t count, int64_t *sums, int16_t *carry)
     return carried;
 }
 
-/* Sum one page of columns over the rows that have memory behind it. */
+/* Sum one page of columns over the rows that have memory for it. */
 static void
 sum_page(const Grid *grid, Py_ssize_t page, int64_t *sums)
 {
@@ -56,7 +56,7 @@ sum_page(const Grid *grid, Py_ssize_t page, int64_t *sums)
             sums[first + i] = carry[i] > 0 ? INT64_MAX : INT64_MIN;
 }
 
-/* Whether all cells of a series have memory behind them in a row. */
+/* Whether all cells of a series have memory in a row. */
 static int
 has_memory(const Grid *grid, Py_ssize_t row, Py_ssize_t first, Py_ssize_t width)
 {
@@ -67,11 +67,11 @@ has_memory(const Grid *grid, Py_ssize_t row, Py_ssize_t first, Py_ssize_t width)
     return 1;
 }
 
-/* Looks at a histogram that changes all the time. */
+/* Attempts to read a histogram that changes all the time. */
 enum { HISTOGRAM_LOOKS = 100 };
 
-/* Copy a histogram's values of one row, without the lock, so that they are of one moment. What a writer that was killed
- * left is off by its one observation, so it is taken after a while. */
+/* Copy a histogram's values in one row, without the lock, as of one moment. If a writer was killed during a write, the
+ * values are off by its one observation; they are accepted after some attempts. */
 static void
 copy_histogram(const Cell *from, Cell *to, Py_ssize_t width)
 {
@@ -99,14 +99,14 @@ add_to_total(Cell *total, const Cell *copy, Py_ssize_t width)
         add_to_value(total, i, load_value(copy, i));
 }
 
-/* The nearest finite number; 0 for what is none. */
+/* The nearest finite number; 0 for NaN. */
 static double
 to_finite(double number)
 {
     return isnan(number) ? 0 : number > DBL_MAX ? DBL_MAX : number < -DBL_MAX ? -DBL_MAX : number;
 }
 
-/* Make a total one that can be shown, whatever a damaged block has. */
+/* Correct a total so that it can be shown, whatever a damaged block contains. */
 static void
 settle_histogram(Cell *total, Py_ssize_t width)
 {
@@ -124,7 +124,7 @@ settle_histogram(Cell *total, Py_ssize_t width)
             store_value(total, i, 0);
 }
 
-/* Have the total of a histogram in a row of totals, in the place of the sums of its columns. */
+/* Store the total of a histogram in a row of totals, over the sums of its columns. */
 static void
 merge_histogram(const Grid *grid, Cell *total, Cell *copy, Py_ssize_t first, Py_ssize_t width)
 {
@@ -139,12 +139,12 @@ merge_histogram(const Grid *grid, Cell *total, Cell *copy, Py_ssize_t first, Py_
     settle_histogram(total, width);
 }
 
-/* Where a histogram is. */
+/* The place of a histogram. */
 typedef struct {
     uint32_t first, width;
 } Span;
 
-/* Return the largest width of some histograms; -1 where one is not within the columns. */
+/* Return the largest width of some histograms; -1 if one is not within the columns. */
 static Py_ssize_t
 widest(const Span *spans, Py_ssize_t count, Py_ssize_t columns)
 {

@@ -1,14 +1,14 @@
-/* Stopwatch: the base class of timer.py's Timer. It times one block of code at a time; what begins while that runs,
- * in another thread or task or inside itself, Python keeps apart: by the context that it began in. */
+/* Stopwatch: the base class of timer.py's Timer. It times one block of code at a time. Blocks that start while that one
+ * runs, in another thread or task or inside it, are left to Python, which separates them by context. */
 
 typedef struct {
     PyObject_HEAD
     State *state;
     PyObject *report;   /* a Histogram, or a callable that takes ms */
-    int64_t start;      /* of the block that is timed here, in ns; 0: none */
+    int64_t start;      /* of the block that is being timed, in ns; 0: none */
     PyThreadState *thread;
-    PyObject *context;  /* and thread: where it began; only compared */
-    PyObject *others;   /* a list of what began while that ran, or NULL */
+    PyObject *context;  /* with thread: where the block started; only compared */
+    PyObject *others;   /* a list of blocks that started meanwhile, or NULL */
 } Stopwatch;
 
 static PyObject *
@@ -33,7 +33,7 @@ Stopwatch_init(Stopwatch *self, PyObject *args, PyObject *kwargs)
     return 0;
 }
 
-/* Report what has gone since a moment. */
+/* Report the time since a moment. */
 static PyObject *
 report_since(Stopwatch *self, int64_t start)
 {
@@ -91,7 +91,7 @@ Stopwatch__take_first(Stopwatch *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromLongLong(start);
 }
 
-/* Whether a block is timed here that began in this very context. */
+/* Whether a block is being timed that started in this very context. */
 static PyObject *
 Stopwatch_get_first_is_here(Stopwatch *self, void *Py_UNUSED(closure))
 {
@@ -134,7 +134,7 @@ TYPE(Stopwatch, Stopwatch, "Times a block of code, and reports the duration in m
      {Py_tp_new, Stopwatch_new}, {Py_tp_init, Stopwatch_init}, COLLECTED_SLOTS(Stopwatch),
      {Py_tp_methods, Stopwatch_methods}, {Py_tp_members, Stopwatch_members}, {Py_tp_getset, Stopwatch_getset})
 
-/* A timer of a histogram, of the given class: the one that was lent before, if nobody else has it, or a new one. */
+/* A timer of a histogram, of the given class: the previous one if nobody else has it, or a new one. */
 static PyObject *
 lend_timer(PyTypeObject *type, Series *series)
 {

@@ -1,9 +1,9 @@
-/* Totals: a row of cells that all rows were made into. What is done with it besides writing its values as text. */
+/* Totals: all rows merged into one. The operations on that row, except for writing its values as text. */
 
-/* The bit of a gauge's lock cell that says that its value is the double. */
+/* The bit of a gauge's lock cell that is set if its value is the double. */
 #define IS_REAL ((int64_t)1 << 32)
 
-/* Take the locks off the first cells of series: what is left there is whether a gauge is a double. */
+/* Clear the locks in the first cells of series; only the bit for doubles of gauges stays. */
 static PyObject *
 clear_locks(PyObject *Py_UNUSED(module), PyObject *args)
 {
@@ -29,7 +29,7 @@ clear_locks(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* Add up counters in a row of totals, each to the sum of its group. */
+/* Add up counters in a row of totals by groups. */
 static PyObject *
 add_counters(PyObject *Py_UNUSED(module), PyObject *args)
 {
@@ -58,7 +58,7 @@ add_counters(PyObject *Py_UNUSED(module), PyObject *args)
     return result;
 }
 
-/* Add histograms of the same width, each in a row of totals, up to one. */
+/* Add up histograms of the same width, each in a row of totals. */
 static PyObject *
 add_histograms(PyObject *Py_UNUSED(module), PyObject *args)
 {
@@ -88,7 +88,7 @@ add_histograms(PyObject *Py_UNUSED(module), PyObject *args)
     return result;
 }
 
-/* The buckets of a histogram that are not empty, and those between them: the number of the first, and their counts. */
+/* The buckets of a histogram from the first non-empty one to the last: the number of the first, and their counts. */
 static PyObject *
 text_of_buckets(const Cell *bucket, Py_ssize_t count)
 {
@@ -146,7 +146,7 @@ typedef struct {
     int is_real, is_finite;
 } GaugeSum;
 
-/* Whose contributions to live gauges count: signatures, ascending. */
+/* The owners whose contributions to live gauges count: signatures, ascending. */
 typedef struct {
     const uint64_t *signature;
     Py_ssize_t count;
@@ -166,7 +166,7 @@ is_living(const Living *living, uint64_t signature)
     return low < living->count && living->signature[low] == signature;
 }
 
-/* Add what a row contributes to a gauge. Whose it is is looked at again after the value: else it may be another's. */
+/* Add a row's contribution to a gauge. The owner is read again after the value, which may be another's otherwise. */
 static void
 add_contribution(GaugeSum *sum, const Cell *cell, const Living *living)
 {
@@ -200,7 +200,7 @@ value_of_sum(const GaugeSum *sum)
     return PyFloat_FromDouble(isinf(sum->real) && sum->is_finite ? copysign(DBL_MAX, sum->real) : sum->real);
 }
 
-/* Cells of a gauge of which each worker has its own. */
+/* Number of cells of a gauge with a value for each worker. */
 enum { CONTRIBUTION_CELLS = LOCK_CELLS + MOMENT + 1 };
 
 static PyObject *

@@ -1,4 +1,4 @@
-/* The values of counters, gauges and histograms, and how they change under their lock. */
+/* The values of counters, gauges and histograms, and how they change under the lock. */
 
 static inline int64_t
 saturating_add(int64_t a, int64_t b)
@@ -9,7 +9,7 @@ saturating_add(int64_t a, int64_t b)
     return sum;
 }
 
-/* The sum of two doubles; of finite ones it is kept finite. */
+/* The sum of two doubles; the sum of finite ones stays finite. */
 static double
 finite_sum(double a, double b)
 {
@@ -42,22 +42,22 @@ add_to_value(Cell *cell, Py_ssize_t i, int64_t n)
     store_value(cell, i, saturating_add(load_value(cell, i), n));
 }
 
-/* A gauge has two values: a number is written to the one of its type, then seq is pointed at it. Each step leaves a
- * value that was really set.
+/* A gauge has two values, an integer and a double: a write stores a number in the one of its type, then makes seq
+ * select it. After each step the gauge has a value that was really set.
  *
- * Where each worker has a gauge of its own, a *contribution*, two values more say whose it is and when it was
- * made. OWNER is 0 where there is none. */
+ * If each worker has its own value of a gauge, a *contribution*, two more values store its owner and its
+ * time. OWNER is 0 if there is none. */
 enum { INTEGER, REAL, OWNER, MOMENT };
 
-/* Whose contribution a write to a gauge is. */
+/* The owner of a contribution, for a write to a gauge. */
 typedef struct {
     int64_t owner; /* 0: the gauge is shared by all */
-    char live;     /* the contribution goes with its owner */
-    char stamped;  /* its time is wanted */
-    char apart;    /* nobody's who is gone must be added to: all but plain sums, which go on */
+    char live;     /* the contribution ends with its owner */
+    char stamped;  /* its time is stored */
+    char apart;    /* it must not be added to that of an ended worker: true for all modes but plain sums */
 } Contributor;
 
-/* A number as it is given to a gauge. */
+/* A number for a gauge. */
 typedef struct {
     char is_integer;
     int64_t integer;
@@ -80,7 +80,7 @@ plain_number(PyObject *object, Number *number)
     return !overflow;
 }
 
-/* The value of an exact int that fits 64 bits, or of a bool; 0 where it is none, and *fits says so. */
+/* The value of an exact int that fits 64 bits, or of a bool; 0 for anything else, with *fits 0. */
 static inline int64_t
 plain_integer(PyObject *object, int *fits)
 {
@@ -106,7 +106,7 @@ plain_integer(PyObject *object, int *fits)
     return value;
 }
 
-/* Do as plain_integer for an int from 1 to 2^30 - 1; *fits is 0 for all others. It calls nothing. */
+/* Like plain_integer, for ints from 1 to 2^30 - 1; *fits is 0 for all others. It calls nothing. */
 static inline int64_t
 small_integer(PyObject *object, int *fits)
 {
@@ -156,10 +156,10 @@ monotonic_nanoseconds(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Put a number into a gauge, whose lock is held, and sign it where it is a contribution.
+/* Store a number in a gauge, whose lock is held; if it is a contribution, store its owner too.
  *
- * A live one has no owner while it changes hands, so that nobody takes the new value for the former's. One
- * that outlives its owner keeps its signature until there is another: at no moment is it nobody's. */
+ * A live contribution has no owner while it changes hands, so that nobody takes the new value for the old owner's. A
+ * contribution that outlives its owner keeps the old owner until it has a new one: it always has one. */
 static inline void
 contribute(Cell *gauge, Number number, Contributor by)
 {
@@ -181,11 +181,11 @@ contribute(Cell *gauge, Number number, Contributor by)
         store_value(gauge, OWNER, by.owner);
 }
 
-/* A histogram is the sum, the maximum and the minimum of its observations, and behind them the buckets. Sum and maximum
- * are doubles; the minimum is the bits of one plus 1, for 0 says that there is none. */
+/* A histogram is the sum, the maximum and the minimum of its observations, followed by the buckets. Sum and maximum
+ * are doubles; the minimum is the bits of a double plus 1, because 0 means that there is none. */
 enum { SUM, MAXIMUM, MINIMUM, BUCKETS };
 
-/* The bits of a double that is not negative; those of -0.0 are those of 0.0. */
+/* The bits of a double that is not negative; -0.0 has those of 0.0. */
 static inline int64_t
 bits_of(double value)
 {
@@ -195,7 +195,7 @@ bits_of(double value)
     return bits;
 }
 
-/* A histogram's seq is odd from begin_write to end_write, which is given what the former returned. */
+/* A histogram's seq is odd from begin_write to end_write; the latter gets the result of the former. */
 static inline uint32_t
 begin_write(Cell *histogram)
 {
@@ -212,7 +212,7 @@ end_write(Cell *histogram, uint32_t seq)
     __atomic_store_n(&histogram->seq, seq + 1, __ATOMIC_RELEASE);
 }
 
-/* Lower the minimum to another one, both as they are kept: none is above all, and so is what has the sign of a minus. */
+/* Lower the minimum, in its stored form: none is above all values, and so is a value with the sign bit. */
 static inline void
 lower_minimum(Cell *histogram, int64_t minimum)
 {
@@ -220,7 +220,7 @@ lower_minimum(Cell *histogram, int64_t minimum)
         store_value(histogram, MINIMUM, minimum);
 }
 
-/* Add to the sum, raise the maximum if it is less, and lower the minimum, given as it is kept. */
+/* Add to the sum, raise the maximum, and lower the minimum, which is given in its stored form. */
 static inline void
 add_to_moments(Cell *histogram, double sum, double maximum, int64_t minimum)
 {
@@ -249,7 +249,7 @@ observe_locked(Cell *histogram, Py_ssize_t bucket, double value)
     end_write(histogram, seq);
 }
 
-/* Set the values of a series to 0, whose lock is had. */
+/* Set the values of a series to 0; its lock is held. */
 static void
 empty(Cell *cell, Py_ssize_t width, int is_histogram)
 {
@@ -263,7 +263,7 @@ empty(Cell *cell, Py_ssize_t width, int is_histogram)
         __atomic_store_n(&cell->seq, 0, __ATOMIC_RELEASE);
 }
 
-/* Whether a row has memory behind all cells of a series. */
+/* Whether all cells of a series have memory in a row. */
 static int
 is_backed(const Cells *cells, Py_ssize_t row, Py_ssize_t column, Py_ssize_t width)
 {
@@ -276,7 +276,7 @@ is_backed(const Cells *cells, Py_ssize_t row, Py_ssize_t column, Py_ssize_t widt
     return 1;
 }
 
-/* Set a series to 0 in every row, where no lock must be waited for; returns whether that is done. */
+/* Set a series to 0 in every row, without waiting for a lock; returns whether that was possible. */
 static int
 empty_everywhere(const Cells *cells, Py_ssize_t column, Py_ssize_t width, int is_histogram)
 {
