@@ -1,8 +1,8 @@
 """The one place that decides between the C core and its pure Python fallback.
 
-``SHMSTATS_PURE=1`` in the environment asks for the fallback; it is also taken, with a warning, where the extension
-was not built. An extension that is there and cannot be loaded is an ImportError: processes that do load it could not
-share a block with this one. Everyone else imports from here.
+``SHMSTATS_PURE=1`` in the environment selects the fallback. It is also used, with a warning, if the extension
+was not built. An extension that exists but cannot be loaded is an ImportError, because processes that do load it could
+not share a block with this one. All other modules import from here.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ log = logging.getLogger("shmstats")
 
 
 def _use_fallback() -> Any:
-    """Return the fallback in the place of an extension that was not built, and say so."""
-    # The name of an extension tells Python and machine: .cpython-311-x86_64-linux-gnu.so
+    """Return the fallback instead of an extension that was not built, and log that."""
+    # The name of an extension contains Python's version and the machine: .cpython-311-x86_64-linux-gnu.so
     tag = "-".join(EXTENSION_SUFFIXES[0].split("-")[:2])
     built = sorted(Path(__file__).parent.glob("_cells.*.so"))
     for file in built:
@@ -46,11 +46,11 @@ def _load_fallback() -> Any:
 
 
 def _is_cut_off(file: str) -> bool:
-    """Whether an ELF file ends before its last table does: to load it would end the process by SIGBUS."""
+    """Whether an ELF file ends before its last table: loading it would end the process by SIGBUS."""
     with open(file, "rb") as opened:
         head, size = opened.read(64), os.fstat(opened.fileno()).st_size
     if not head.startswith(b"\x7fELF\2") or len(head) < 64:
-        return False  # not of 64 bits: the loader looks for itself
+        return False  # not 64 bits: left to the loader
     order = "<" if head[5] == 1 else ">"
     (table,) = struct.unpack_from(f"{order}Q", head, 0x28)
     entry_size, entries = struct.unpack_from(f"{order}HH", head, 0x3A)
@@ -75,7 +75,7 @@ def _refuse(file: str | None, reason: object, kind: str = "C") -> NoReturn:
     )
 
 
-# The types of both cores are those of the twin: `tests/core/test_twins.py` holds C to its names and parameters.
+# The twin's types stand for both cores: `tests/core/test_twins.py` checks that C has its names and parameters.
 if TYPE_CHECKING:
     from . import _cells_py as core
 elif os.environ.get("SHMSTATS_PURE", "") not in ("", "0"):

@@ -1,11 +1,11 @@
-/* The counting path: cells in shared memory, handles bound to them, and the calls that user code makes.
+/* The counting path: cells in shared memory, handles bound to them, and the calls of user code.
  *
  * One translation unit made of headers with one job each, from the bottom up. A call that finds everything in place
- * is finished here, with no Python frame, system call or allocation. Whatever is not in place (no handle yet, a stale
- * one, an argument that is not a plain int) is a *miss*: the call is handed to a Python method of the recorder, which
- * puts it right.
+ * is finished here, with no Python frame, system call or allocation. If anything is missing (no handle yet, a stale
+ * one, an argument that is not an exact int), the call is a *miss*: it is passed to a Python method of the recorder,
+ * which does all of it.
  *
- * _cells_py.py is the pure Python twin, and describes both.
+ * _cells_py.py is the pure Python twin, and documents both.
  */
 #include "platform.h"
 
@@ -41,17 +41,17 @@
 #include "packing.h"
 #include "files.h"
 
-/* Functions that a build for tests adds to the module. */
+/* Further functions of the module in a build for tests. */
 #ifndef TEST_FUNCTIONS
 #define TEST_FUNCTIONS
 #endif
 
-/* The interpreter that has the module, and in how many instances. The processes of a block are told apart by their
- * pids and forks, and both belong to the process: two interpreters in one would be one worker that does not know it. */
+/* The interpreter that has the module, and its number of instances. A block distinguishes processes by pid and forks,
+ * which two interpreters of a process share: they would be one worker without knowing of each other. */
 static int64_t interpreter = -1;
 static int instances = 0;
 
-/* Have the calling interpreter be the one that has the module; -1 with an exception set where another one is. */
+/* Make the calling interpreter the one that has the module; -1 with an exception set if another one has it. */
 static int
 claim_process(void)
 {
@@ -218,7 +218,7 @@ static PyMethodDef module_functions[] = {
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
 #ifdef Py_mod_multiple_interpreters
-    /* In any interpreter that shares the process's GIL, in one of them at a time. */
+    /* In any interpreter that shares the process's GIL, but only in one of them at a time. */
     {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_SUPPORTED},
 #endif
 #ifdef Py_mod_gil
@@ -240,7 +240,7 @@ static struct PyModuleDef cells_module = {
     .m_free = module_free,
 };
 
-/* The state of the module that a type, or one of its bases, was made in. */
+/* The module state that belongs to a type or one of its bases. */
 static State *
 state_of(PyTypeObject *type)
 {

@@ -1,7 +1,7 @@
-/* The text of an exposition: plan_text writes the lines of groups, with a place for each value, and fill_text fills in the
- * values of one moment. Both do their work without the GIL, on what nobody changes. */
+/* The text of an exposition: plan_text writes the lines of groups, with a place for each value, and fill_text fills in
+ * the values of one moment. Both work without the GIL, on data that nobody changes. */
 
-/* What a place is for. A line ends behind its place. */
+/* What is written at a place. A line ends after its place. */
 enum {
     FORM_INTEGER,
     FORM_GAUGE,
@@ -11,27 +11,27 @@ enum {
     FORM_BUCKET,
     FORM_MAXIMUM,
     FORM_MINIMUM,
-    FORM_IN_USE, /* the number of the first bucket that is not 0, and the list of all from there to the last such */
+    FORM_IN_USE, /* the number of the first bucket that is not 0, and the list of buckets from there to the last one */
     FORMS
 };
 
 #define FIRST_BUCKET (LOCK_CELLS + BUCKETS)
 
-/* Where the value of a series goes. */
+/* The place of a value in the text. */
 typedef struct {
-    uint32_t before; /* bytes of text before it, behind the last place */
-    uint32_t cell;   /* of the series: the first */
+    uint32_t before; /* bytes of text between the previous place and this one */
+    uint32_t cell;   /* first cell of the series */
     uint32_t form;
-    uint32_t argument; /* of a sum: what it is divided by; of a bucket: its number; of buckets in use: all of them */
+    uint32_t argument; /* of a sum: its divisor; of a bucket: its number; of buckets in use: number of all buckets */
 } Place;
 
-/* Bytes that grow. */
+/* A growing array of bytes. */
 typedef struct {
     unsigned char *start;
     size_t used, room;
 } Bytes;
 
-/* Have room for some more bytes; -1 without memory. */
+/* Make room for some more bytes; -1 without memory. */
 static int
 reserve_bytes(Bytes *bytes, size_t more)
 {
@@ -72,7 +72,7 @@ write_part(unsigned char *to, Part part)
     return to + part.size;
 }
 
-/* Write the text of a label's value, with a back-slash before what needs one. */
+/* Write a label value, with a backslash before characters that need one. */
 static inline unsigned char *
 write_escaped(unsigned char *to, Part part)
 {
@@ -94,20 +94,20 @@ write_escaped(unsigned char *to, Part part)
     return to;
 }
 
-/* The line of a bucket: it has what has been observed up to there. */
+/* The line of a bucket: observations up to its limit. */
 typedef struct {
     uint32_t bucket;
-    Part limit; /* behind the labels */
+    Part limit; /* text after the labels */
 } Limit;
 
-/* What the lines of a group have in common. */
+/* The parts that all lines of a group share. */
 typedef struct {
     Part prefix;  /* before the category */
-    Part after;   /* behind it */
-    Part created; /* before the category in a line that tells when the series was made; empty: there is none */
-    Part sum, count;  /* of a histogram: the same in its lines of sum and count; the others are of its buckets */
+    Part after;   /* after it */
+    Part created; /* before the category in the line with the creation time; empty: no such line */
+    Part sum, count;  /* of a histogram: the prefix in its lines of sum and count; prefix is that of its buckets */
     uint32_t divisor; /* of its sum */
-    Limit *limits;    /* of its buckets; NULL for all that is no histogram */
+    Limit *limits;    /* of its buckets; NULL if it is not a histogram */
     Py_ssize_t limit_count;
     size_t limits_size; /* bytes of their texts */
 } Lines;
@@ -119,10 +119,10 @@ typedef struct {
     Lines *lines;        /* of each group */
     Part *heads;         /* of each family */
     uint32_t *order;     /* the records of the page, family by family */
-    uint32_t *first;     /* of each family: where it begins in the order; behind the last one its end */
-    size_t longest, most; /* what the text can take, and the places */
-    unsigned char *text, *to, *last; /* the text, where it goes on, and the end of the last line */
-    Place *place;        /* the next */
+    uint32_t *first;     /* for each family its start in the order; after the last one the end */
+    size_t longest, most; /* upper bounds for the text and for the number of places */
+    unsigned char *text, *to, *last; /* the text, its current end, and the end of the last line */
+    Place *place;        /* the next place */
     uint64_t *ends;      /* of each family: ends of its text and of its places */
 } Plan;
 
@@ -133,7 +133,7 @@ rank_of_record(const Plan *plan, uint32_t number)
     return group < plan->groups ? ((const uint32_t *)plan->rank_of.buf)[group] : NO_GROUP;
 }
 
-/* Put the records of the page into the order of their families, each family's as they are. */
+/* Sort the records of the page by their families, keeping the order within each family. */
 static void
 sort_records(Plan *plan)
 {
@@ -154,7 +154,7 @@ sort_records(Plan *plan)
     plan->first[0] = 0;
 }
 
-/* Write what stands before the value of a series. */
+/* Write a line of a series up to its value. */
 static unsigned char *
 write_series(unsigned char *to, Key key, Part prefix, Part after, Part last)
 {
@@ -175,14 +175,14 @@ write_series(unsigned char *to, Key key, Part prefix, Part after, Part last)
     return to;
 }
 
-/* What `write_series` can take beside its parts: each byte of a key may need a back-slash, and a NUL has its two. */
+/* Upper bound for `write_series` beside its parts: a byte of a key may need a backslash, and a NUL becomes two bytes. */
 static inline size_t
 longest_of(const Record *record)
 {
     return 2 * (size_t)record->length + 3;
 }
 
-/* Add up what the lines of a record can take. */
+/* Add upper bounds for the lines of a record. */
 static void
 measure_record(Plan *plan, const Record *record, const Lines *lines)
 {
@@ -217,7 +217,7 @@ form_of(const Record *record)
 
 static const Part no_part = {(const unsigned char *)"", 0};
 
-/* Put the lines of a histogram. */
+/* Write the lines of a histogram. */
 static void
 plan_histogram(Plan *plan, const Record *record, const Lines *lines)
 {
@@ -232,7 +232,7 @@ plan_histogram(Plan *plan, const Record *record, const Lines *lines)
     put_place(plan, record->cell, FORM_BUCKET, record->width - FIRST_BUCKET - 1);
 }
 
-/* Put the lines of a record. */
+/* Write the lines of a record. */
 static void
 plan_record(Plan *plan, uint32_t number)
 {
@@ -267,7 +267,7 @@ plan_families(Plan *plan, Place *places)
     }
 }
 
-/* The bytes of an object as a part; -1 with an exception set where it has none. */
+/* The bytes of an object as a part; -1 with an exception set if it has none. */
 static int
 part_of(PyObject *object, Part *part)
 {
@@ -279,7 +279,7 @@ part_of(PyObject *object, Part *part)
     return 0;
 }
 
-/* Take the lines of a histogram's buckets: pairs of a number and a text. */
+/* Read the lines of a histogram's buckets: pairs of a number and a text. */
 static int
 read_limits(Lines *lines, PyObject *limits)
 {
@@ -302,7 +302,7 @@ read_limits(Lines *lines, PyObject *limits)
     return 0;
 }
 
-/* Take the lines of a group. */
+/* Read the lines of a group. */
 static int
 read_lines(Lines *lines, PyObject *item)
 {
@@ -319,7 +319,7 @@ read_lines(Lines *lines, PyObject *item)
     return part_of(sum, &lines->sum) < 0 || part_of(count, &lines->count) < 0 ? -1 : read_limits(lines, limits);
 }
 
-/* Take what Python has made of the groups and the families: the objects stay theirs. */
+/* Read Python's description of the groups and the families; the references stay borrowed. */
 static int
 read_names(Plan *plan, PyObject *lines, PyObject *heads)
 {
@@ -334,7 +334,7 @@ read_names(Plan *plan, PyObject *lines, PyObject *heads)
     return 0;
 }
 
-/* Whether a record can be shown with the lines of its group. */
+/* Whether a record fits the lines of its group. */
 static int
 has_lines(const Plan *plan, const Record *record, const Lines *lines)
 {
@@ -343,7 +343,7 @@ has_lines(const Plan *plan, const Record *record, const Lines *lines)
     return lines->limits == NULL || record->width > FIRST_BUCKET;
 }
 
-/* Put the records in order and add up what their lines can take; 0 where the arguments do not fit together. */
+/* Sort the records and add up bounds for their lines; 0 if the arguments do not fit together. */
 static int
 measure(Plan *plan)
 {

@@ -1,9 +1,9 @@
-/* What Python cannot do with files. The system calls are made past the C library, for that would need a newer one. */
+/* File operations that Python does not offer, as system calls: an older C library has no functions for them. */
 #include <sys/syscall.h>
 
 #define NO_REPLACE 1 /* RENAME_NOREPLACE of renameat2(2) */
 
-/* When a file was made, by statx(2). */
+/* The birth time of a file, by statx(2). */
 static PyObject *
 time_of_birth(PyObject *Py_UNUSED(module), PyObject *path)
 {
@@ -20,7 +20,7 @@ time_of_birth(PyObject *Py_UNUSED(module), PyObject *path)
     return PyLong_FromLong(0);
 }
 
-/* Rename a file to a name that is not there, by renameat2(2), or by a link where the file system has not that. */
+/* Rename a file to a name that must not exist: by renameat2(2), or by a link if the file system does not have that. */
 static PyObject *
 rename_to_new(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t count)
 {

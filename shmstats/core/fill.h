@@ -1,4 +1,4 @@
-/* fill_text: pieces of text as one, the values of one moment in their places. */
+/* fill_text: joins pieces of text, with the values of one moment in their places. */
 
 typedef struct {
     Py_buffer text, places;
@@ -9,8 +9,8 @@ typedef struct {
     Py_buffer totals;
     Piece *piece;
     Py_ssize_t pieces;
-    size_t longest;           /* what text and values can take */
-    char **slow;              /* the texts of doubles that have no short form, in their order */
+    size_t longest;           /* upper bound for text and values */
+    char **slow;              /* texts of the doubles without a short form, in order */
     Py_ssize_t slow_count, slow_room;
 } Filling;
 
@@ -22,7 +22,7 @@ place_at(const Piece *piece, Py_ssize_t i)
     return place;
 }
 
-/* The double that goes into a place; 0 where no double does. */
+/* The double for a place; 0 if the place has no double. */
 static inline int
 double_of(const Filling *self, const Place *place, double *number)
 {
@@ -46,7 +46,7 @@ double_of(const Filling *self, const Place *place, double *number)
     return 1;
 }
 
-/* Cells that a place looks at. */
+/* Number of cells that a place reads. */
 static inline uint64_t
 cells_of(const Place *place)
 {
@@ -58,7 +58,7 @@ cells_of(const Place *place)
     return cells[place->form];
 }
 
-/* Whether a piece and the totals fit together; adds up how long its text can be. */
+/* Whether a piece and the totals fit together; adds an upper bound for its text. */
 static int
 is_fitting(Filling *self, const Piece *piece)
 {
@@ -83,7 +83,7 @@ are_fitting(Filling *self)
     return fits;
 }
 
-/* Keep the text of a double as repr() makes it, which needs the GIL. -1 with an exception set. */
+/* Keep a double's text by repr(), which needs the GIL. -1 with an exception set. */
 static int
 keep_slow(Filling *self, double number)
 {
@@ -101,7 +101,7 @@ keep_slow(Filling *self, double number)
     if (text == NULL)
         return -1;
     self->slow[self->slow_count++] = text;
-    /* Others are not to wait for a page of such numbers. */
+    /* Other threads must not wait for a whole page of such numbers. */
     if (self->slow_count % 1024 == 0) {
         Py_BEGIN_ALLOW_THREADS
         Py_END_ALLOW_THREADS
@@ -109,7 +109,7 @@ keep_slow(Filling *self, double number)
     return 0;
 }
 
-/* Return the next place of a piece from there on whose value has no short form; its end where there is none. */
+/* Return the next place of a piece whose value has no short form; the end of the piece if there is none. */
 static Py_ssize_t
 next_slow(const Filling *self, const Piece *piece, Py_ssize_t i, double *number)
 {
@@ -122,13 +122,13 @@ next_slow(const Filling *self, const Piece *piece, Py_ssize_t i, double *number)
     return i;
 }
 
-/* Keep the texts of all doubles of a piece that have no short form. -1 with an exception set. */
+/* Keep the texts of all doubles of a piece without a short form. -1 with an exception set. */
 static int
 keep_all_slow(Filling *self, const Piece *piece)
 {
     double number = 0;
     Py_ssize_t i;
-    /* Mostly there is none: the first is looked for without the GIL. */
+    /* Usually there is none: the first is searched without the GIL. */
     Py_BEGIN_ALLOW_THREADS
     i = next_slow(self, piece, 0, &number);
     Py_END_ALLOW_THREADS
@@ -138,10 +138,10 @@ keep_all_slow(Filling *self, const Piece *piece)
     return 0;
 }
 
-/* What has been observed in the buckets of a histogram up to one: lines go from the first to the last. */
+/* The cumulative count of a histogram's buckets: its lines go from the first to the last. */
 typedef struct {
     unsigned __int128 count;
-    uint32_t cell, bucket; /* of the histogram, and the next that is to be counted */
+    uint32_t cell, bucket; /* of the histogram, and the next bucket to add */
 } Observed;
 
 static inline void
@@ -154,13 +154,13 @@ observe_up_to(const Filling *self, const Place *place, Observed *observed)
         observed->count += (uint64_t)load_value(cell, BUCKETS + observed->bucket);
 }
 
-/* What is carried from place to place. */
+/* The state between places. */
 typedef struct {
-    Py_ssize_t slow; /* texts of doubles that were put */
+    Py_ssize_t slow; /* texts of doubles written so far */
     Observed observed;
 } Carried;
 
-/* Write which buckets of a histogram are in use, and these. */
+/* Write the number of the first bucket of a histogram in use, and the buckets in use. */
 static unsigned char *
 write_in_use(unsigned char *to, const Cell *cell, uint32_t count)
 {
@@ -208,7 +208,7 @@ write_value(const Filling *self, unsigned char *to, const Place *place, Carried 
     return to + size;
 }
 
-/* Write a piece with its values; returns the end of what is written. */
+/* Write a piece with its values; returns the end of the written text. */
 static unsigned char *
 write_piece(const Filling *self, const Piece *piece, unsigned char *to, Carried *carried)
 {
@@ -236,13 +236,13 @@ filled_text(Filling *self)
         end = write_piece(self, &self->piece[i], end, &carried);
     *end = '\0';
     Py_END_ALLOW_THREADS
-    /* What is behind the end was never touched, so it is no memory yet. To give it back would make the object smaller
-     * than the next one, and glibc maps what is larger than all it has freed: 2 us for each 4 KiB, at every page. */
+    /* The rest was never touched, so it is not allocated yet. Shrinking the object would make it smaller
+     * than the next page, and glibc maps what exceeds everything it has freed: 2 us for each 4 KiB, at every page. */
     Py_SET_SIZE(result, end - start);
     return result;
 }
 
-/* Take the pieces: pairs of a text and its places. -1 with an exception set. */
+/* Read the pieces: pairs of a text and its places. -1 with an exception set. */
 static int
 read_pieces(Filling *self, PyObject *pieces)
 {

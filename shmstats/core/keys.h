@@ -1,16 +1,16 @@
-/* The key of a handle's series, as its record has it: see shmstats.block.keys. */
+/* The key of a handle's series, as in its record: see shmstats.block.keys. */
 
 enum { MOST_KEY_BYTES = 4096, MOST_TEXT_BYTES = 255 };
 
 static const char overflow_value[] = "__overflow__";
 
-/* The key of a series: category, metric, and label names and values, each but the last with a NUL behind it. */
+/* The key of a series: category, metric, and label names and values, with a NUL after each but the last. */
 typedef struct {
     char text[MOST_KEY_BYTES];
-    size_t length, of_family; /* of_family: with the NUL behind the metric and no more */
+    size_t length, of_family; /* of_family: length up to the NUL after the metric */
 } SeriesKey;
 
-/* Add a text to a key; returns its length, or -1 where that is left to Python: one that no name can have. */
+/* Append a text to a key; returns its length, or -1 for a text that no name can have, which is left to Python. */
 static Py_ssize_t
 add_text(SeriesKey *key, PyObject *text)
 {
@@ -25,7 +25,7 @@ add_text(SeriesKey *key, PyObject *text)
     return length;
 }
 
-/* Whether that is a label name: of letters, digits and underscores. Two underscores at its beginning are reserved. */
+/* Whether a text is a label name: letters, digits and underscores. Two leading underscores are reserved. */
 static int
 is_label_name(const char *name, Py_ssize_t length)
 {
@@ -36,7 +36,7 @@ is_label_name(const char *name, Py_ssize_t length)
     return length > 0 && !(length > 1 && name[0] == '_' && name[1] == '_');
 }
 
-/* Make the key of a series. 0 where that is left to Python: the handle may have been made by hand, and lead nowhere. */
+/* Make the key of a series. 0 if that is left to Python: user code may have made the handle, with an invalid name. */
 static int
 make_key(const Series *series, PyObject *reserved, PyObject *reserved_labels, SeriesKey *key)
 {

@@ -1,6 +1,6 @@
-/* Numbers as Python writes them, without the GIL where that can be. */
+/* Numbers as Python writes them, without the GIL if possible. */
 
-/* The longest text of a number that is put here. */
+/* The longest text of a number that is written here. */
 enum { MOST_DIGITS = 32 };
 
 static const char two_digits[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
@@ -28,7 +28,7 @@ write_digits(unsigned char *to, uint64_t number)
     return to + (sizeof digits - at);
 }
 
-/* Write an unsigned integer that may be beyond 64 bits; it is less than 10^38. */
+/* Write an unsigned integer below 10^38, which may exceed 64 bits. */
 static inline unsigned char *
 write_long(unsigned char *to, unsigned __int128 number)
 {
@@ -42,7 +42,7 @@ write_long(unsigned char *to, unsigned __int128 number)
     return to + 19;
 }
 
-/* The size of a number without its sign. */
+/* The absolute value of a number. */
 static inline uint64_t
 magnitude(int64_t number)
 {
@@ -57,7 +57,7 @@ write_integer(unsigned char *to, int64_t number)
     return write_digits(to, magnitude(number));
 }
 
-/* Write a number of parts as whole ones, and a fraction of some digits. */
+/* Write a number of fractional parts as an integer part and a fraction with a fixed number of digits. */
 static inline unsigned char *
 write_fixed(unsigned char *to, uint64_t parts, uint64_t scale, int digits)
 {
@@ -69,7 +69,7 @@ write_fixed(unsigned char *to, uint64_t parts, uint64_t scale, int digits)
     return to + digits;
 }
 
-/* Microseconds in seconds, exactly. */
+/* Write microseconds as seconds, exactly. */
 static inline unsigned char *
 write_seconds(unsigned char *to, int64_t microseconds)
 {
@@ -78,10 +78,10 @@ write_seconds(unsigned char *to, int64_t microseconds)
     return write_fixed(to, magnitude(microseconds), 1000000, 6);
 }
 
-/* Write a double as repr() does, if it has a short decimal form; NULL where it has not.
+/* Write a double as repr() does, if it has a short decimal form; NULL if not.
  *
- * A decimal of at most 15 digits is the only one of so few digits that is read as its double, so the first that is read
- * back is the shortest: n / scale is what n with the point at that place is read as, for both are exact. */
+ * No two decimals of at most 15 digits are read as the same double, so the first one that reads back is the
+ * shortest: n / scale is the double that n with its point at that place is read as, because both are exact. */
 static inline unsigned char *
 write_short_double(unsigned char *to, double number)
 {

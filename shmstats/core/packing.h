@@ -116,7 +116,7 @@ typedef struct {
     int has_labels, is_overflow;
 } KeyParts;
 
-/* Read the parts of a key; 0 where they are none that a series can have. */
+/* Read the parts of a key; 0 if no series can have them. */
 static int
 read_parts(const char *text, Py_ssize_t length, KeyParts *parts)
 {
@@ -140,7 +140,7 @@ read_parts(const char *text, Py_ssize_t length, KeyParts *parts)
     return 1;
 }
 
-/* Find the number of a metric; one that has labels, which all have one, gets the next. -1: it has none; -2 with an
+/* Find the number of a metric. A metric with labels always has one: a new one gets the next. -1: none; -2 with an
  * exception set. */
 static Py_ssize_t
 number_of(Packing *self, const KeyParts *parts)
@@ -170,7 +170,7 @@ number_of(Packing *self, const KeyParts *parts)
     return number;
 }
 
-/* The buckets that a histogram of a metric has; 0 where it is not plain, -1 where no series of the metric is. */
+/* The number of buckets of a metric's histograms; 0: they are not simple, -1: no series of the metric is. */
 static int64_t
 declared_buckets(const Packing *self, Py_ssize_t number)
 {

@@ -1,12 +1,12 @@
-/* A Registrar binds a handle that leads nowhere yet, or nowhere any more. Its name is found, or added under the table
- * lock, in one call. What is rare is left to Python (shmstats.block.registering): nothing was done then.
+/* A Registrar binds handles that are not bound, or no longer: it finds the name, or adds it under the table lock, in
+ * one call. Rare cases are left to Python (shmstats.block.registering), and then nothing has been done.
  *
- * That is: a lock that another thread of this process has, or this one already; memory that is yet to be had; a table
- * that is full or to be put in order; and a metric whose declaration Python has not looked at since the names changed. */
+ * These are: another thread of this process, or this one, holds the lock; memory must be reserved first; the table is
+ * full or needs repair; Python has not looked at the metric's declaration since the names changed. */
 
 enum { RECORDS_PER_PAGE = PAGE_BYTES / sizeof(Record) };
 
-/* Find a name; MISS where it is not there. Damage is Python's to tell. */
+/* Find a name; MISS if it does not exist. Damage is reported by Python. */
 static Outcome
 look(const Registrar *self, const char *key, size_t length, uint32_t hash, Py_ssize_t *number, Record *name)
 {
@@ -16,7 +16,7 @@ look(const Registrar *self, const char *key, size_t length, uint32_t hash, Py_ss
     return found < 0 ? FAILED : found ? DONE : MISS;
 }
 
-/* Add a name behind all others, or in the place of a removed one; MISS where that is left to Python. */
+/* Add a name at the end, or in the place of a removed one; MISS if that is left to Python. */
 static Outcome
 add_name(Registrar *self, const char *key, size_t length, uint32_t hash, Record *name)
 {
@@ -56,7 +56,7 @@ add_name(Registrar *self, const char *key, size_t length, uint32_t hash, Record 
     return DONE;
 }
 
-/* A handle that is to be bound, and what is found of its name. */
+/* A handle to be bound, and what was found about its name. */
 typedef struct {
     Series *series;
     Wanted wanted;
@@ -66,9 +66,9 @@ typedef struct {
     Outcome outcome;
 } Binding;
 
-enum { MOST_BINDINGS = 2 }; /* of handles that are bound together */
+enum { MOST_BINDINGS = 2 }; /* handles that are bound together */
 
-/* Find a series, or add it; MISS where that is left to Python. The table lock is held. */
+/* Find or add a series; MISS if that is left to Python. The table lock is held. */
 static Outcome
 find_or_add(Registrar *self, Binding *binding)
 {
@@ -86,12 +86,12 @@ find_or_add(Registrar *self, Binding *binding)
     Outcome outcome = look(self, key->text, key->length, binding->hash, &number, name);
     if (outcome != MISS)
         return outcome;
-    uint32_t of_family = wanted->family; /* a declared one is where it was, as long as the names have not changed */
+    uint32_t of_family = wanted->family; /* of a declared metric: still right, as the names have not changed */
     if (of_family == 0 && (is_labelled || GET(NUMBER(names, FAMILIES)) != 0)) {
         uint32_t family_hash = hash_in(names, key->text, key->of_family);
         outcome = look(self, key->text, key->of_family, family_hash, &number, &family);
         if (outcome == MISS && is_labelled) {
-            number = GET(NUMBER(names, COUNT)); /* it has no cells, so that a removed one's place would do as well */
+            number = GET(NUMBER(names, COUNT)); /* a family has no cells, so a removed one's record would do as well */
             family = (Record){.kind = wanted->kind, .flags = FLAG_FAMILY};
             outcome = GET(NUMBER(names, REMOVED)) != 0
                           ? MISS
@@ -115,7 +115,7 @@ find_or_add(Registrar *self, Binding *binding)
     return add_name(self, key->text, key->length, binding->hash, name);
 }
 
-/* Take or let go of the table lock: a record lock, which is the process's. Returns whether that was done. */
+/* Take or release the table lock: a record lock, which belongs to the process. Returns whether that succeeded. */
 static int
 set_table_lock(const Registrar *self, short type)
 {
@@ -126,7 +126,7 @@ set_table_lock(const Registrar *self, short type)
         return 0;
     int done;
     Py_BEGIN_ALLOW_THREADS
-    done = fcntl(self->descriptor, F_SETLKW, &whole) == 0; /* what breaks it off is left to Python */
+    done = fcntl(self->descriptor, F_SETLKW, &whole) == 0; /* an interruption is left to Python */
     Py_END_ALLOW_THREADS
     return done;
 }
@@ -138,8 +138,8 @@ is_open(const Registrar *self)
            && self->cells->gate != &no_generation;
 }
 
-/* Whether the descriptor is still that of the segment: who becomes a daemon closes all, and their numbers are given
- * anew. */
+/* Whether the descriptor still refers to the segment: a process that becomes a daemon closes all descriptors, and their
+ * numbers are reused. */
 static int
 has_file(const Registrar *self)
 {
@@ -158,8 +158,8 @@ is_true(PyObject *answer)
     return truth;
 }
 
-/* Find or add names under the table lock, those that were not found without. Nobody waits for another thread here, and
- * no signal handler runs that is written in Python. */
+/* Under the table lock, find or add the names that were not found without it. Nothing here waits for another thread,
+ * and no signal handler in Python runs. */
 static void
 register_names(Registrar *self, Binding *bindings, Py_ssize_t n)
 {
@@ -179,7 +179,7 @@ register_names(Registrar *self, Binding *bindings, Py_ssize_t n)
     Py_XDECREF(released);
 }
 
-/* Bind a handle to what was found; returns whether that is what it wants, and has memory. */
+/* Bind a handle to what was found; returns whether that is what it needs, and has memory. */
 static int
 bind_to(const Registrar *self, const Binding *binding, uint64_t generation)
 {
@@ -195,7 +195,7 @@ bind_to(const Registrar *self, const Binding *binding, uint64_t generation)
     return is_bound(binding->series);
 }
 
-/* Bind some handles by a registrar that is open; returns whether all are bound. */
+/* Bind some handles with an open registrar; returns whether all are bound. */
 static int
 bind_all(Registrar *self, Series *const *series, Py_ssize_t n)
 {
@@ -225,7 +225,7 @@ bind_all(Registrar *self, Series *const *series, Py_ssize_t n)
     return are_bound;
 }
 
-/* The registrar of a recorder, if it has one that is open; else NULL. */
+/* The registrar of a recorder if it has an open one, else NULL. */
 static Registrar *
 registrar_of(PyObject *recorder, const State *state)
 {
@@ -237,7 +237,7 @@ registrar_of(PyObject *recorder, const State *state)
     return NULL;
 }
 
-/* Bind a handle; the registry keeps one without labels for the next call that names it, as a timer is made anew. */
+/* Bind a handle. The registry keeps one without labels for the next call of its name, because timers make new ones. */
 static __attribute__((noinline)) int
 bind_at_once(Series *series)
 {
@@ -315,7 +315,7 @@ Registrar_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     X(index) X(cells) X(acquire) X(release) X(is_owned) X(declared) X(reserved) X(reserved_labels) X(plain) X(known)
 COLLECTED(Registrar, REGISTRAR_REFERENCES, (void)0)
 
-/* Drop what is known of declared metrics: the names have changed, or are those of another block. */
+/* Drop the knowledge of declared metrics: the names have changed, or the block is another one. */
 static void
 forget_known(Registrar *self)
 {

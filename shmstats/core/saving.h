@@ -1,6 +1,6 @@
-/* plan_save: the text of a saved snapshot, see snapshot/format.py, with a place for each value that fill_text fills in. */
+/* plan_save: the text of a saved snapshot (snapshot/format.py), with a place for each value that fill_text fills in. */
 
-/* Put a key as a string of JSON. */
+/* Write a key as a JSON string. */
 static void
 put_json_key(Bytes *bytes, Key key)
 {
@@ -48,7 +48,7 @@ put_save_place(SavePlan *plan, size_t *last, const Record *record, uint32_t form
     return 0;
 }
 
-/* Put the places of a histogram: sum, maximum, minimum, and the buckets that are in use. -1 without memory. */
+/* Write the places of a histogram: sum, maximum, minimum, and the buckets in use. -1 without memory. */
 static int
 put_save_histogram(SavePlan *plan, size_t *last, const Record *record)
 {
@@ -61,7 +61,7 @@ put_save_histogram(SavePlan *plan, size_t *last, const Record *record)
     return 0;
 }
 
-/* Put what is saved of a record. -1 without memory. */
+/* Write what a snapshot has of a record. -1 without memory. */
 static int
 put_saved(SavePlan *plan, size_t *last, Py_ssize_t i)
 {
@@ -78,13 +78,13 @@ put_saved(SavePlan *plan, size_t *last, Py_ssize_t i)
     put_json_key(&plan->keys, key_of(&plan->names, record));
     int is_gauge = record->kind == KIND_COUNTER && !(record->flags & FLAG_MONOTONIC);
     put_integer(&plan->kinds, is_gauge ? -(int64_t)record->kind : record->kind);
-    put_integer(&plan->created, record->created > INT64_MAX ? 0 : (int64_t)record->created); /* that is damage: unknown */
+    put_integer(&plan->created, record->created > INT64_MAX ? 0 : (int64_t)record->created); /* damaged: unknown */
     if (record->kind == KIND_HISTOGRAM)
         return put_save_histogram(plan, last, record);
     return put_save_place(plan, last, record, record->kind == KIND_GAUGE ? FORM_GAUGE : FORM_INTEGER);
 }
 
-/* Whether the records that are to be saved are there, and sound. */
+/* Whether the records to save exist and are valid. */
 static int
 can_be_saved(const SavePlan *plan)
 {

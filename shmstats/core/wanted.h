@@ -1,32 +1,33 @@
-/* The Python type Registrar, and what it knows a handle is to be bound to: the kind of its series, its mode, its cells.
+/* The Python type Registrar, and how it knows what a handle must be bound to: the kind of its series, its mode, its
+ * cells.
  *
- * What is declared of a metric is learned from Python, and holds as long as the names do not change. */
+ * It learns the declarations of metrics from Python; that knowledge is valid as long as the names do not change. */
 
 typedef struct {
     PyObject_HEAD
-    NameIndex *index; /* of the block, or NULL where there is none yet */
+    NameIndex *index; /* of the block, or NULL if there is none yet */
     Cells *cells;
     Py_ssize_t row;           /* of this process */
     uint32_t limit;           /* label sets that a metric may have; 0: any number */
     int descriptor;           /* of the segment's file, */
-    struct stat file;         /* which it must still be */
+    struct stat file;         /* and the file that it must still refer to */
     long long position;       /* of the table lock in it */
-    PyObject *acquire, *release, *is_owned; /* of the lock that keeps the threads of this process apart */
-    PyObject *declared;       /* dict: what this process has declared, by (category, metric) */
-    PyObject *reserved, *reserved_labels; /* tuples: categories that nobody may count into; label names */
-    PyObject *plain;          /* bytes: how a histogram that is not declared finds its buckets */
-    PyObject *known;          /* dict: what Python has found of declared metrics, likewise, see `learn` */
-    uint64_t forgotten;       /* times that all of that was dropped */
+    PyObject *acquire, *release, *is_owned; /* of the lock between threads of this process */
+    PyObject *declared;       /* dict: the declarations of this process, by (category, metric) */
+    PyObject *reserved, *reserved_labels; /* tuples: categories that must not be counted into; label names */
+    PyObject *plain;          /* bytes: the default scale of histograms */
+    PyObject *known;          /* dict, with the same keys: what Python has found about declared metrics, see `learn` */
+    uint64_t forgotten;       /* number of times that this knowledge was dropped */
 } Registrar;
 
-/* What a handle is to be bound to: its kind, and what is declared of its metric. Meanwhile others may learn anew. */
+/* What a handle must be bound to: its kind, and the declaration of its metric. Other threads may learn meanwhile. */
 typedef struct {
-    uint8_t kind, mode;   /* as the block has them */
+    uint8_t kind, mode;   /* as in the block */
     uint32_t width;       /* cells */
     Contributor by;       /* of a gauge */
     uint32_t family;      /* number + 1 of the record of a declared metric; 0: it is not declared */
-    PyObject *known;      /* a reference to what is known of a declared metric, else NULL */
-    uint64_t forgotten;   /* of the registrar, when that was looked up */
+    PyObject *known;      /* a reference to the knowledge of a declared metric, else NULL */
+    uint64_t forgotten;   /* that of the registrar at the time of the lookup */
     PyObject *labelnames; /* tuple, or NULL: any */
     PyObject *scale;      /* bytes of a histogram, else NULL */
 } Wanted;
@@ -44,7 +45,7 @@ of_metric(PyObject *dict, const Series *series)
     return found;
 }
 
-/* The cells of a series of a kind and mode, as a block has them. */
+/* The number of cells in a block of a series with a kind and mode. */
 static uint32_t
 width_of(uint8_t kind, uint8_t mode, PyObject *scale)
 {
@@ -52,14 +53,14 @@ width_of(uint8_t kind, uint8_t mode, PyObject *scale)
     return (uint32_t)(LOCK_CELLS + (kind == 1 ? 1 : kind == 2 ? of_gauge : BUCKETS + buckets_of(scale)));
 }
 
-/* The row to count such a series in: a gauge without a mode is one for all. */
+/* The row for such a series: a gauge without a mode has one value for all, in row 0. */
 static Py_ssize_t
 row_for(const Registrar *self, uint8_t kind, uint8_t mode)
 {
     return kind == 2 && mode == 0 ? 0 : self->row;
 }
 
-/* Find out what a handle wants; 0 where that is left to Python. */
+/* Find out what a handle must be bound to; 0 if that is left to Python. */
 static int
 find_wanted(const Registrar *self, const Series *series, Wanted *wanted)
 {
@@ -76,7 +77,7 @@ find_wanted(const Registrar *self, const Series *series, Wanted *wanted)
     wanted->width = width_of(wanted->kind, 0, self->plain);
     if (known == NULL)
         return mine == NULL && series->kind != TIMESTAMP;
-    /* (what this process had declared, family, kind, mode, contributor, label names, scale) */
+    /* (declaration of this process, family, kind, mode, contributor, label names, scale) */
     PyObject *labelnames = PyTuple_GET_ITEM(known, 5), *scale = PyTuple_GET_ITEM(known, 6);
     if (PyTuple_GET_ITEM(known, 0) != (mine == NULL ? Py_None : mine)
         || PyLong_AsLong(PyTuple_GET_ITEM(known, 2)) != wanted->kind || (wanted->kind == 3 && buckets_of(scale) == 0)
@@ -91,7 +92,7 @@ find_wanted(const Registrar *self, const Series *series, Wanted *wanted)
     return 1;
 }
 
-/* Whether a series that was found is the one that is wanted: others are Python's to tell what they are. */
+/* Whether a found series is the wanted one; in other cases Python must report what it is. */
 static int
 is_wanted(const Registrar *self, const Record *name, const Wanted *wanted)
 {
