@@ -1,8 +1,8 @@
-"""The counting path in pure Python: the twin of ``_cells.c``, name by name, and the description and types of both.
+"""The counting path in pure Python: the twin of ``_cells.c``, name by name, and the documentation and types of both.
 
-It is used where the extension could not be compiled. It does the same on the same layout, but locks a series by a
-record lock of the kernel, for Python has no compare-and-swap; the protocol number keeps the two from sharing a block.
-One file, however long: it is read beside the C headers. One class, however large: `Cells` is cells.h and values.h.
+It is used if the extension could not be compiled. It does the same on the same layout, but locks a series by a
+record lock of the kernel, because Python has no compare-and-swap; the protocol number keeps the two from sharing a
+block. It is one long file so that it can be read beside the C headers; the large class `Cells` is cells.h and values.h.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CORE = "Python"
 PROTOCOL = 2
 CELL_LAYOUT = {"lock": (0, 4), "seq": (4, 4), "value": (0, 8), "size": 8}
 
-#: Kept as long as this module: its interpreter is the one of the process that counts.
+#: Kept as long as this module: it marks this interpreter as the one of the process that counts.
 _claim = claim_process()
 
 _CELL_BYTES = 8
@@ -55,18 +55,17 @@ def _saturated(value: int) -> int:
     return min(max(value, INT64_MIN), INT64_MAX)
 
 
-#: Values are counted from the cell behind the lock. A gauge is an int and a double; a contribution to one has behind
-#: them whose it is, and when it was made.
+#: Numbers of values, counted from the cell after the lock. A gauge is an int and a double; a contribution also has its
+#: owner and its time.
 _INTEGER, _REAL, _OWNER, _MOMENT = 0, 1, 2, 3
 
-#: Who writes to a gauge of which each worker has its own: a number that tells it from all others (0: the gauge is
-#: shared by all), whether what it wrote is to go with it, whether the time is to be noted, and whether it must not
-#: add to what somebody has left who is gone.
+#: The owner of a contribution to a gauge: its number (0: the gauge is shared by all), whether the contribution ends
+#: with the owner, whether its time is stored, and whether it must not be added to that of an ended worker.
 _Contributor = tuple[int, bool, bool, bool]
 _NOBODY: _Contributor = (0, False, False, False)
 
-#: A histogram is the sum, the maximum and the minimum of its observations, and behind them the buckets. Sum and maximum
-#: are doubles; the minimum is the bits of one plus 1, for 0 says that there is none.
+#: A histogram is the sum, the maximum and the minimum of its observations, followed by the buckets. Sum and maximum
+#: are doubles; the minimum is the bits of a double plus 1, because 0 means that there is none.
 _SUM, _MAXIMUM, _MINIMUM, _BUCKETS = 0, 1, 2, 3
 
 _MANTISSA_BITS = 52
@@ -75,13 +74,13 @@ _SCALE_HEAD = struct.Struct("<qqq")
 
 
 def _bits(value: float) -> int:
-    """Return the bits of a double that is not negative; those of -0.0 are those of 0.0."""
+    """Return the bits of a double that is not negative; -0.0 has those of 0.0."""
     (bits,) = struct.unpack("<q", struct.pack("<d", value + 0.0))
     return int(bits)
 
 
 class _Scale:
-    """How a histogram finds the bucket of a value: made by `shmstats.bounds`, explained in ``scale.h``."""
+    """Finds the bucket of a value in a histogram: made by `shmstats.bounds`, explained in ``scale.h``."""
 
     def __init__(self, content: bytes) -> None:
         rest = len(content) - _SCALE_HEAD.size
@@ -99,7 +98,7 @@ class _Scale:
         self._slots: list[tuple[int, ...]] = [] if is_explicit else list(struct.iter_unpack("<qq", table))
 
     def bucket(self, value: float) -> int:
-        """Return the number of the first bound that is not less than a value, or that of all bounds."""
+        """Return the number of the first bound that is not less than a value, or the number of bounds."""
         if self._schema < 0:
             return bisect.bisect_left(self._bounds, value)
         below, schema = _bits(value) - 1, self._schema
@@ -123,7 +122,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _sum(a: int | float, b: int | float) -> int | float:
-    """Return a sum that a gauge can hold: of finite numbers it is one."""
+    """Return a sum that a gauge can hold: the sum of finite numbers stays finite."""
     total = a + b
     if isinstance(total, int):
         return _saturated(total)
@@ -131,7 +130,7 @@ def _sum(a: int | float, b: int | float) -> int | float:
 
 
 class Cells:
-    """The cells of one attached block, seen by one worker.
+    """The cells of one attached block, as one worker uses them.
 
     Args:
         buffer: the whole block, writable.
@@ -140,21 +139,21 @@ class Cells:
         capacity: cells of a row.
         row_bytes: from one row to the next.
         generation_offset: of the names generation (8 bytes) in the block.
-        owner: the word that a lock holds while it is this worker's, not 0.
-        is_live: tells of such a word whether its owner lives; asked when a lock stays taken.
+        owner: the word of this worker's locks, not 0.
+        is_live: tells whether the owner of a lock word lives; called if a lock stays taken.
         locks: the record locks, for the core that locks by them.
-        limit: 0 for the block's cells. Otherwise these are one row of this process's own, a buffer
+        limit: 0 for the block's cells. Otherwise these are one row in this process's memory, a buffer
             without locks, and ``flush`` is called when it holds that many operations.
-        held_offset: of a buffer: where in the block the operations held are noted (8 bytes).
-        flush: of a buffer: called without arguments, when it is full and `flush` returns False.
+        held_offset: of a buffer: where the block has the number of held operations (8 bytes).
+        flush: of a buffer: called without arguments when it is full and `flush` returns False.
         target: of a buffer: the block's cells.
-        pages: offset of the bitmaps of pages that have memory, from one to the next ``bitmap_bytes``.
-        bitmap_bytes: 0 where that is not known: then a handle's value is the recorder's to tell.
+        pages: offset of the bitmaps of pages with memory; ``bitmap_bytes`` is the distance of two.
+        bitmap_bytes: 0 without bitmaps: then the recorder computes a handle's value.
 
-    A generation is that of the names when a column was looked up. An operation that is given one does
-    nothing and returns False where the names have moved on, for the column may be another's by now.
-    Where a method takes row and column, IndexError is raised when there is no such cell, and ValueError
-    when the cells are closed, or were inherited by fork.
+    A generation is that of the names when a column was looked up. An operation with a generation does
+    nothing and returns False if the names have changed since, because the column may be another series' by now.
+    Methods that take row and column raise IndexError if there is no such cell, and ValueError
+    if the cells are closed, or were inherited by fork.
     """
 
     def __init__(
@@ -217,7 +216,7 @@ class Cells:
 
     @property
     def direct(self) -> bool:
-        """Whether handles may use their binding; False sends all of them to the recorder."""
+        """Whether handles may use their bindings; False sends all of them to the recorder."""
         return self._open and self._direct
 
     @direct.setter
@@ -226,11 +225,11 @@ class Cells:
 
     @property
     def gate(self) -> int:
-        """The generation that a binding must have to be used at once; 0: none may."""
+        """The generation that a binding must have to be used directly; 0: none may be."""
         lifecycle.notice_fork()
         try:
             return self._generation[0] if self._direct and self._open and not self._locks.guard.held else 0
-        except ValueError:  # closed in between
+        except ValueError:  # closed meanwhile
             return 0
 
     def at(self, row: int, column: int, width: int = 2) -> int:
@@ -242,7 +241,7 @@ class Cells:
         return row * self._pitch + column
 
     def _locked(self, cell: int, generation: int | None = None) -> _LockedCell:
-        """Have a cell to oneself: gives whether it may be used, for the names are of ``generation``, if given."""
+        """Lock a cell; gives whether it may be used: whether the names have ``generation``, if given."""
         return _LockedCell(self, cell, generation)
 
     def add(self, row: int, column: int, n: int, generation: int) -> bool:
@@ -250,7 +249,7 @@ class Cells:
         return self.add_at(self.at(row, column), n, generation)
 
     def add_at(self, cell: int, n: int, generation: int, operations: int = 1) -> bool:
-        """Do as `add`, for a cell by its number; to a buffer that is so many operations more."""
+        """Do `add` for a cell by its number; a buffer counts it as so many operations."""
         full = False
         with self._locked(cell, generation) as usable:
             if not usable:
@@ -263,7 +262,7 @@ class Cells:
         return True
 
     def _hold(self, operations: int) -> bool:
-        """Note operations in a buffer; returns whether it is full. The guard is held."""
+        """Count operations in a buffer; returns whether it is full. The guard is held."""
         if self._limit:
             self._held[0] += operations
         return self._limit > 0 and operations > 0 and self._held[0] >= self._limit
@@ -274,7 +273,7 @@ class Cells:
                 self._flush()
 
     def observe_at(self, cell: int, bucket: int, value: float, generation: int) -> bool:
-        """Take up one observation in a histogram, by the number of its first cell."""
+        """Add one observation to a histogram, by the number of its first cell."""
         one = [(bucket, 1)]
         return self._add_distribution_at(cell, value, value, _bits(value) + 1, one, generation, operations=1)
 
@@ -288,7 +287,7 @@ class Cells:
         buckets: tuple[int, ...],
         generation: int,
     ) -> bool:
-        """Add to a histogram; the minimum is 0 where it is not known, and says nothing where all buckets are 0."""
+        """Add to a histogram; a minimum of 0 is unknown, and is ignored if all buckets are 0."""
         cell = self.at(row, column, 1 + _BUCKETS + len(buckets))
         kept = _bits(max(minimum, 0.0)) + 1 if any(buckets) else 0
         return self._add_distribution_at(cell, total, maximum, kept, enumerate(buckets), generation)
@@ -303,7 +302,7 @@ class Cells:
         generation: int,
         operations: int = 0,
     ) -> bool:
-        """Add to a histogram, by the number of its first cell; the minimum is given as it is kept."""
+        """Add to a histogram, by the number of its first cell; the minimum has its stored form."""
         full = False
         with self._locked(cell, generation) as usable:
             if not usable:
@@ -325,10 +324,10 @@ class Cells:
         return True
 
     def take(self, column: int, width: int) -> tuple[int, ...]:
-        """Return the values of a buffer's series, which are 0 then."""
+        """Return the values of a buffer's series, and set them to 0."""
         cell = self.at(0, column, width)
         guard = self._locks.guard
-        guard.enter()  # quicker than ``with``: a flush takes every column
+        guard.enter()  # faster than ``with``: a flush takes every column
         try:
             values = tuple(self._values[cell + 1 : cell + width])
             for place in range(cell + 1, cell + width):
@@ -338,7 +337,7 @@ class Cells:
         return values
 
     def route(self, column: int, width: int, row: int) -> None:
-        """Have a flush of the buffer move a series to this row."""
+        """Make a flush of the buffer move a series to this row."""
         if self._target is None:
             raise ValueError(f"{width} cells cannot be buffered")
         self.at(0, column, width)
@@ -346,7 +345,7 @@ class Cells:
         self._routes[column] = width, row
 
     def note_flushes(self, flushes: int, durations: int, scale: bytes) -> None:
-        """Name the columns of the statistics of flushes."""
+        """Set the columns for the statistics of flushes."""
         found = _Scale(scale)
         width = 1 + _BUCKETS + found.buckets
         self._flush_statistics = self.at(0, flushes), self.at(0, durations, width), found
@@ -379,7 +378,7 @@ class Cells:
         return True
 
     def add_values(self, row: int, column: int, values: tuple[int, ...], generation: int) -> bool:
-        """Add what `take` returned: a counter's value, or all of a histogram."""
+        """Add the result of `take`: a counter's value, or all of a histogram."""
         if len(values) == 1:
             return self.add_at(self.at(row, column), values[0], generation, operations=0)
         total, maximum = struct.unpack("<2d", struct.pack("<2q", *values[:_MINIMUM]))
@@ -400,7 +399,7 @@ class Cells:
                 self._words[2 * first + 1] |= 1
             for cell in range(first + 1, first + width):
                 self._values[cell] = 0
-            # Of a histogram not 0: a reader that began before would not notice.
+            # The seq of a histogram must not become 0: a reader that began before would not notice.
             self._words[2 * first + 1] = self._words[2 * first + 1] + 1 & 0xFFFFFFFF if is_histogram else 0
         return True
 
@@ -421,10 +420,10 @@ class Cells:
             self._words[2 * cell + 1] = 0
 
     def _contribute(self, cell: int, value: int | float, by: _Contributor) -> None:
-        """Put a number into a gauge, whose lock is held, and sign it where it is a contribution.
+        """Store a number in a gauge, whose lock is held; if it is a contribution, store its owner too.
 
-        A live one has no owner while it changes hands, so that nobody takes the new value for the former's. One
-        that outlives its owner keeps its signature until there is another: at no moment is it nobody's.
+        A live contribution has no owner while it changes hands, so that nobody takes the new value for the old owner's.
+        A contribution that outlives its owner keeps the old owner until it has a new one: it always has one.
         """
         owner, live, stamped, _ = by
         if not owner:
@@ -441,11 +440,11 @@ class Cells:
             self._values[place + _OWNER] = owner
 
     def set_gauge(self, row: int, column: int, value: object, generation: int, by: _Contributor = _NOBODY) -> bool:
-        """Set a gauge; False too where the value is not an int or float that fits."""
+        """Set a gauge; False also if the value is not an int or float that fits."""
         return self.set_gauge_at(self.at(row, column, 5 if by[0] else 3), value, generation, by)
 
     def set_gauge_at(self, cell: int, value: object, generation: int, by: _Contributor = _NOBODY) -> bool:
-        """Do as `set_gauge`, for a cell by its number."""
+        """Do `set_gauge` for a cell by its number."""
         if not _fits_gauge(value):
             return False
         with self._locked(cell, generation) as usable:
@@ -466,8 +465,8 @@ class Cells:
     ) -> bool:
         """Add to a gauge; False as in `set_gauge`.
 
-        By a contributor that must not add to what somebody has left: to 0 where ``anew``, and False where the
-        contribution that is there is neither its own nor of ``seen``.
+        A contributor that must not add to another one's value adds to 0 with ``anew``. The result is False if the
+        contribution in the cell is neither its own nor that of ``seen``.
         """
         cell = self.at(row, column, 5 if by[0] else 3)
         return self.add_gauge_at(cell, n, generation, by, (seen, anew) if by[3] else None)
@@ -480,7 +479,7 @@ class Cells:
         by: _Contributor = _NOBODY,
         judged: tuple[int, bool] | None = None,
     ) -> bool:
-        """Do as `add_gauge`, for a cell by its number; ``judged``: ``seen`` and ``anew``, None for any."""
+        """Do `add_gauge` for a cell by its number; ``judged``: ``seen`` and ``anew``, None for any owner."""
         if not _fits_gauge(n):
             return False
         with self._locked(cell, generation) as usable:
@@ -512,7 +511,7 @@ class Cells:
         return self._generation[0]
 
     def count_takeovers_at(self, row: int, column: int) -> None:
-        """Count there the locks taken over from dead owners."""
+        """Use this counter for locks taken over from dead owners."""
         self._takeovers = self.at(row, column)
 
     def forget(self) -> None:
@@ -525,21 +524,21 @@ class Cells:
             view.release()
 
 
-#: Stands for a value that was not given.
+#: The default of a value that was not given.
 _MISSING = object()
 
 
 def fence() -> None:
-    """Have all loads before it be done before any load after it: for who reads a histogram that may be written.
+    """Order all loads before it before all loads after it, for readers of a histogram that may be written meanwhile.
 
-    In Python what is read in between is read by bytecode, in order.
+    In Python, bytecode executes loads in order anyway.
     """
 
 
 class _LockedCell:
-    """A cell that one has to oneself, by its lock; of a buffer by the guard alone, for no other process sees it.
+    """A locked cell, as a context; a cell of a buffer needs only the guard, because no other process sees it.
 
-    What a fork interrupts (in a signal handler) ends here in the child: it is the parent that finishes it.
+    If a signal handler forks meanwhile, the operation ends here in the child: the parent finishes it.
     """
 
     __slots__ = ("_cell", "_cells", "_generation", "_guard", "_is_locked")
@@ -576,7 +575,7 @@ class _LockedCell:
         if not cells._open:
             return False
         if not cells._limit:
-            self._is_locked = True  # before it is so: an exception may come in between
+            self._is_locked = True  # set before locking: an exception may come in between
             cells._locks.lock(FIRST_CELL + cell)
             words = cells._words
             if words[2 * cell] not in (0, cells._owner) and cells._takeovers >= 0:
@@ -644,22 +643,22 @@ class Series:
         self._cells, self._generation, self._monotonic = cells, generation, monotonic
 
     def _bind_at_once(self, *others: Series) -> bool:
-        """Bind it by the `Registrar` of its recorder, and one other handle with it, in one step.
+        """Bind the handle by the `Registrar` of its recorder, and one other handle with it, in one step.
 
         Returns:
-            Whether both are bound, each to its own name, never to the overflow set: in Python never.
+            Whether both are bound, each to its own name, never to the overflow set. Always False in Python.
         """
         return False
 
     def _count(self, n: object) -> bool:
-        """Add ``n`` at once, or return False where that needs the recorder."""
+        """Add ``n`` directly, or return False if that needs the recorder."""
         if type(n) is not int or not INT64_MIN <= n <= INT64_MAX or (n < 0 and self._monotonic):
             return False
         return self._bound and self._cells.add_at(self._cell, n, self._generation)  # type: ignore[union-attr]
 
 
 class Counter(Series):
-    """A handle of a counter: the quickest way to count."""
+    """A handle of a counter: the fastest way to count."""
 
     def incr(self, n: int = 1, *, exemplar: Mapping[str, Any] | None = None) -> None:
         """Add n."""
@@ -669,7 +668,7 @@ class Counter(Series):
             self.recorder._count_series(1, self, n)
 
     def decr(self, n: int = 1) -> None:
-        """Take n away."""
+        """Subtract n."""
         if type(n) is not int or n > INT64_MAX or not self._count(-n):
             self.recorder._count_series(-1, self, n)
 
@@ -688,13 +687,13 @@ class Gauge(Series):
             self.recorder._count_series(1, self, n)
 
     def decr(self, n: int | float = 1) -> None:
-        """Take n away."""
+        """Subtract n."""
         if not _fits_gauge(n) or not self._move(-n):
             self.recorder._count_series(-1, self, n)
 
     @property
     def _ours(self) -> bool:
-        """Whether it may be set here: a contribution of another needs a look at whether that one lives."""
+        """Whether it may be set here: if another worker owns the contribution, the recorder must check it."""
         if not self._bound:
             return False
         owner, _, _, apart = self._by
@@ -718,7 +717,7 @@ class Histogram(Series):
     """A handle of a histogram."""
 
     def observe(self, value: int | float, /, *, exemplar: Mapping[str, Any] | None = None) -> None:
-        """Take up one observation."""
+        """Add one observation."""
         if exemplar is not None:
             self.recorder._observe_with_exemplar(self, value, exemplar=exemplar)
         elif not self._observe(value):
@@ -735,14 +734,14 @@ class Histogram(Series):
         return self._cells.observe_at(self._cell, bucket, float(value), self._generation)  # type: ignore[union-attr, arg-type]
 
 
-#: Handles of label sets that are kept; where there are more, all are dropped and made again.
+#: Most handles of label sets that are kept; beyond that all are dropped and made again.
 _MOST_SETS = 10_000
 
 
 class Children:
     """The handles of a metric with labels, found by the label values.
 
-    A subclass has ``_labels``, which takes what cannot be found.
+    A subclass has ``_labels``, which is called if a handle is not found.
     """
 
     labelnames: tuple[str, ...] = ()
@@ -755,7 +754,7 @@ class Children:
         return self
 
     def labels(self, /, *values: Any, **named: Any) -> Any:
-        """Return the handle of one label set; the same one the next time."""
+        """Return the handle of one label set, the same object each time."""
         given = values
         if named and not values and len(named) == len(self.labelnames):
             given = tuple(named.get(name) for name in self.labelnames)
@@ -775,7 +774,7 @@ class Children:
 
 
 def _keep(what: str, handle: Series, kept: dict[Any, Series], values: tuple[Any, ...], *kind: type) -> None:
-    """Keep a handle, called ``what``, under plain values, and its kind where more than one is kept."""
+    """Keep a handle, called ``what``, under plain values, and under its kind if handles of several kinds are kept."""
     if not isinstance(handle, Series):
         raise TypeError(f"{what} must be a handle, not {type(handle).__name__}")
     key = _key_of(values, *kind)
@@ -786,7 +785,7 @@ def _keep(what: str, handle: Series, kept: dict[Any, Series], values: tuple[Any,
 
 
 def _key_of(values: tuple[Any, ...], *kind: type) -> tuple[Any, ...] | None:
-    """Return what a set is kept under: 1 is neither True nor "1". None where a value is not plain: see `labels.h`."""
+    """Return the key of a set, in which 1 is neither True nor "1"; None if a value is not plain: see `labels.h`."""
     if all(type(value) is str for value in values):
         return (*kind, *values)
     if all(type(value) in _PLAIN and (type(value) is not int or INT64_MIN <= value <= INT64_MAX) for value in values):
@@ -800,17 +799,17 @@ _PLAIN = (str, int, bool, type(None))
 class Stopwatch:
     """Times a block of code, and reports the duration in ms.
 
-    A subclass has ``_enter_again`` and ``_exit_again``, which keep apart what begins while another block is timed.
+    A subclass has ``_enter_again`` and ``_exit_again``, which handle blocks that start while another one is timed.
 
     Args:
-        report: a handle of a histogram, or what is called with the duration.
+        report: a handle of a histogram, or a function that is called with the duration.
     """
 
     def __init__(self, report: Histogram | Callable[[float], object]) -> None:
         self._report = report
-        self._others: list[Any] = []  # what began while another block was timed, and still runs
+        self._others: list[Any] = []  # blocks that started while another one was timed, and still run
 
-    #: Whether a block is timed here that began in this thread and context: in Python none is.
+    #: Whether a block is timed here that started in this thread and context: never in Python.
     _first_is_here = False
 
     def __enter__(self) -> Any:
@@ -820,7 +819,7 @@ class Stopwatch:
         self._exit_again()  # type: ignore[attr-defined]
 
     def _take_first(self) -> int:
-        """End that block; returns when it began, in ns of time.monotonic_ns, 0 where there is none."""
+        """End that block; returns its start in ns of time.monotonic_ns, 0 if there is none."""
         return 0
 
     def _report_since(self, start: int) -> None:
@@ -830,17 +829,18 @@ class Stopwatch:
 
 
 class Registrar:
-    """Binds handles at once, as far as that is plain: finds a name, or adds it under the table lock.
+    """Binds handles in common cases: finds a name, or adds it under the table lock.
 
-    It is what a handle finds as the attribute ``_registrar`` of its recorder. What is not plain is left to the Python
-    methods of the recorder: a lock that is not free in this process, memory that is to be had first, a full table, a
-    damaged one, or one to be put in order, and a metric whose declaration was not learned. In Python nothing is plain.
+    A handle finds it as the attribute ``_registrar`` of its recorder. Other cases are left to the Python
+    methods of the recorder: a lock that is not free in this process; memory that must be reserved first; a table that
+    is full, damaged or needs repair; and a metric whose declaration was not learned. In Python, all cases are left to
+    them.
 
     Args:
-        declared: what the process has declared, by category and metric; it is kept.
-        reserved: categories that nobody may count into.
+        declared: the declarations of this process, by category and metric; it is kept.
+        reserved: categories that must not be counted into.
         labels: label names that are reserved.
-        plain: of a histogram that is not declared: see `shmstats.bounds.scale_of`.
+        plain: the scale of a histogram without a declaration: see `shmstats.bounds.scale_of`.
     """
 
     def __init__(
@@ -858,9 +858,9 @@ class Registrar:
             cells: of the block.
             row: of this process.
             limit: label sets that a metric may have; 0: any number.
-            lock: an RLock that keeps the threads of this process apart.
+            lock: an RLock between the threads of this process.
             descriptor: of the file of the block.
-            position: of the table lock in that.
+            position: of the table lock in that file.
         """
 
     def learn(
@@ -875,17 +875,17 @@ class Registrar:
         labelnames: tuple[str, ...] | None,
         scale: bytes,
     ) -> None:
-        """Know what is declared of a metric, and that this process counts under it.
+        """Remember the declaration of a metric that this process counts under.
 
         Args:
-            revision: of the names before that was looked at.
+            revision: of the names before the declaration was read.
             metric: category and metric.
-            mine: what ``declared`` has of it; None for nothing.
+            mine: its declaration in ``declared``; None if there is none.
             family: number of the record of the metric.
             kind: of its series.
             mode: of gauges; 0 for other kinds.
-            by: who contributes to gauges of that mode.
-            labelnames: that each has; None for any.
+            by: the contributor to gauges of that mode.
+            labelnames: that each series has; None for any.
             scale: of a histogram, as ``plain``; else empty.
         """
 
@@ -893,8 +893,8 @@ class Registrar:
 class Recorder:
     """The calls of user code: finds the handle of a name or of a label set, and uses it.
 
-    A subclass has the Python methods that take what cannot be done at once: one for each call, with all its
-    arguments (``_incr`` of ``incr``), and for handles ``_count_series(sign, series, n)``,
+    A subclass has the Python methods for everything else: one for each call, with all its
+    arguments (``_incr`` for ``incr``), and for handles ``_count_series(sign, series, n)``,
     ``_set_series(series, value)``, ``_observe_series(series, value)``, ``_value(series)`` and
     ``_reduce_handle(series)``.
     """
@@ -917,7 +917,7 @@ class Recorder:
             self._incr(category, metric, n, labels=labels, exemplar=exemplar)  # type: ignore[attr-defined]
 
     def decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, Any] | None = None) -> None:
-        """Take n away from a counter."""
+        """Subtract n from a counter."""
         if labels is not None or not self._counted(-1, category, metric, n):
             self._decr(category, metric, n, labels=labels)  # type: ignore[attr-defined]
 
@@ -928,7 +928,7 @@ class Recorder:
     def timestamp(
         self, category: str, metric: str, moment: Any = None, *, labels: Mapping[str, Any] | None = None
     ) -> None:
-        """Note a moment: now, or an aware datetime."""
+        """Record a moment: now, or an aware datetime."""
         self._timestamp(category, metric, moment, labels=labels)  # type: ignore[attr-defined]
 
     def counter(
@@ -952,7 +952,7 @@ class Recorder:
         return self._get(category, metric, labels=labels)  # type: ignore[attr-defined]
 
     def gauge(self, category: str, metric: str, value: Any = _MISSING, **labels: Any) -> Any:
-        """Set a gauge, or return a handle where no value is given."""
+        """Set a gauge; without a value, return a handle."""
         if not labels:
             series = self._handle(category, metric)
             if type(series) is Gauge and series._put(value):
@@ -961,7 +961,7 @@ class Recorder:
         return self._gauge(category, metric, *given, **labels)  # type: ignore[attr-defined]
 
     def timing(self, category: str, metric: str, milliseconds: Any = _MISSING, **labels: Any) -> Any:
-        """Take up a duration, or return a handle where none is given."""
+        """Add a duration to a histogram; without one, return a handle."""
         if not labels:
             series = self._handle(category, metric)
             if type(series) is Histogram and series._observe(milliseconds):
@@ -970,13 +970,13 @@ class Recorder:
         return self._timing(category, metric, *given, **labels)  # type: ignore[attr-defined]
 
     def _counted(self, sign: int, category: object, metric: object, n: object) -> bool:
-        """Count by the handle of a name, if there is one and that is all that is needed."""
+        """Count through the handle of a name, if there is one and that is all that is needed."""
         series = self._handle(category, metric)
         if type(series) is Gauge:
             return _fits_gauge(n) and series._move(sign * n)  # type: ignore[operator]
         return type(series) is Counter and type(n) is int and n <= INT64_MAX and series._count(sign * n)
 
-    # Values are category, metric, and label names and values in turn, as they are given.
+    # Values are category, metric, and label names and values alternately, as given.
     def _find_set(self, kind: type[Series], values: tuple[Any, ...]) -> Series | None:
         return self._sets.get(_key_of(values, kind))
 
@@ -987,7 +987,7 @@ class Recorder:
         self._sets.clear()
 
     def _use_timers(self, kind: type[Stopwatch]) -> None:
-        """Name the class of what `timer` returns: here that is `_timer`'s to know."""
+        """Set the class of the result of `timer`: in Python `_timer` knows it."""
         if not (isinstance(kind, type) and issubclass(kind, Stopwatch)):
             raise TypeError("type must be a subclass of Stopwatch")
 
@@ -1008,28 +1008,28 @@ class Recorder:
             self._handles.get(category, {}).pop(metric, None)
 
 
-#: How often a section tries to do what is to be done last.
+#: Most attempts of a section to run ``last``.
 _MOST_TRIES = 1000
 
 
 class Section:
-    """A lock with something to be done at its outermost level, for ``with``.
+    """A lock for ``with``, with callables that run at its outermost level.
 
-    Whatever a signal handler raises, and wherever, the section is entered, and left by ``with``, or it is not entered.
+    Wherever a signal handler raises, the section is either not entered, or entered and then left by ``with``.
     A handler may also enter the section itself, even while it is being entered or left.
 
-    In Python this cannot be quite what it is in C: an exception that a signal handler raises just when ``__enter__``
-    has the lock, or before the first line of ``__exit__``, leaves the lock taken. Where ``last`` was not done, the
-    next who leaves the section does it.
+    Python cannot guarantee this as C does: an exception that a signal handler raises just when ``__enter__``
+    has the lock, or before the first line of ``__exit__``, leaves the lock taken. If ``last`` has not run then, the
+    next thread to leave the section runs it.
 
     Args:
         lock: an RLock, or another section.
-        first: called with the lock held, at the outermost level, on the way in. If it raises, the section is not
-            entered, and left as always.
-        last: called before the lock is let go, at the outermost level, again and again until it does not raise: to
-            do it twice must be the same as once. After a number of times it is given up. The first error is raised
-            when everything has been let go.
-        after: called when a level was left and the calling thread has the lock no more.
+        first: called with the lock held when the outermost level is entered. If it raises, the section is not
+            entered, and left as usual.
+        last: called with the lock held when the outermost level is left, repeatedly until it does not raise: calling
+            it twice must be the same as once. After a number of attempts it is given up. The first error is raised
+            when everything is released.
+        after: called when a level was left and the calling thread no longer has the lock.
     """
 
     def __init__(
@@ -1043,7 +1043,7 @@ class Section:
         self._is_owned: Callable[[], bool] = lock._is_owned  # type: ignore[union-attr]
         self._first, self._last, self._after = first, last, after
         self._depth = 0
-        self._ready = False  # first has been done, and last has not been begun
+        self._ready = False  # first has returned, and last has not begun
 
     def __enter__(self) -> None:
         self._take()
@@ -1069,11 +1069,11 @@ class Section:
             raise errors[0]
 
     def _leave(self, errors: list[BaseException]) -> None:
-        """Leave one level. What is raised meanwhile is added to the errors."""
+        """Leave one level. Exceptions raised meanwhile are added to the errors."""
         try:
             for _ in range(_MOST_TRIES if self._depth == 1 and self._last is not None else 0):
                 self._ready = False
-                # A handler that entered meanwhile has done first anew: then it was not the last time.
+                # If a handler has entered meanwhile and called first again, this was not the last level.
                 if _succeeds(self._last, errors) and not self._ready:  # type: ignore[arg-type]
                     break
         finally:
@@ -1086,7 +1086,7 @@ class Section:
 
 
 def _succeeds(call: Callable[[], object], errors: list[BaseException]) -> bool:
-    """Call something for what it does; returns whether it did not raise, and keeps what it raised."""
+    """Call a callable and ignore its result; returns whether it did not raise. Its exception is kept."""
     try:
         call()
     except BaseException as error:

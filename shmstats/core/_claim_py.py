@@ -1,4 +1,4 @@
-"""That one interpreter of a process has the pure core: what ``claim_process`` of ``_cells.c`` is in C."""
+"""Reserves the pure core for one interpreter of a process: the twin of ``claim_process`` in ``_cells.c``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import sys
 
 from ..descriptors import clear_of_standard
 
-#: How the marks of interpreters are called.
+#: Prefix of the names of interpreters' marks.
 _MARK = "shmstats:interpreter:"
 
 
 def claim_process() -> mmap.mmap | None:
-    """Have the calling interpreter be the one that counts; returns its mark, which is to be kept as long as it does.
+    """Make the calling interpreter the one that counts; returns its mark, which must be kept as long as it counts.
 
-    Interpreters share no object of Python, but they share memory: the mark is a mapping whose name tells whose it is.
-    A fork inherits it, and it ends with the interpreter or by exec. None: the system shows no names of mappings.
+    Interpreters share no Python objects, but they share memory: the mark is a mapping whose name contains its
+    interpreter. A fork inherits it, and it ends with the interpreter or by exec. None: the system shows no names of
+    mappings.
 
     Raises:
         ImportError: another interpreter of this process counts.

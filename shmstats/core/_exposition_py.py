@@ -10,12 +10,12 @@ from itertools import accumulate
 from ..frozen import NamedTuple
 from ..layout import INT64_MAX, NAME, minimum_of
 
-#: Text before the category of each line, text behind it, and before the category of a line with the time of creation
-#: (empty: there is no such line). Of a histogram that is for its buckets; then text before the category in the lines of
-#: sum and count, what the sum is divided by, and for each line of a bucket its number and the text behind the labels.
+#: Text before the category of each line, text after it, and text before the category of the line with the creation time
+#: (empty: no such line). For a histogram these are for its buckets; then follow the text before the category in the
+#: lines of sum and count, the divisor of the sum, and for each bucket line its number and the text after the labels.
 Lines = tuple[bytes, bytes, bytes] | tuple[bytes, bytes, bytes, bytes, bytes, int, tuple[tuple[int, bytes], ...]]
 
-#: What may be a part of a text.
+#: A part of a text.
 Text = bytes | memoryview
 
 _RECORD = NAME.struct
@@ -27,7 +27,7 @@ _COUNTER, _KIND_OF_GAUGES, _HISTOGRAM, _TIMESTAMP = 1, 2, 3, 4
 _NOT_IN_JSON = re.compile(rb'[\0-\x1f"\\]')
 _INTEGER, _GAUGE, _SECONDS, _NOTHING, _SUM, _BUCKET, _MAXIMUM, _MINIMUM, _IN_USE = range(9)
 
-#: Cells that each form looks at; of a bucket those before the first one, and itself.
+#: Cells that each form reads; of a bucket those before the first bucket, and itself.
 _CELLS = (2, 3, 2, 0, 2, 5, 3, 4, 4)
 
 _FIRST_BUCKET = 4
@@ -36,7 +36,7 @@ _NO_GROUP = _MIXED = 2**32 - 1
 
 
 class _Record(NamedTuple):
-    """What is shown of a record."""
+    """The shown fields of a record."""
 
     state: int
     kind: int
@@ -56,7 +56,7 @@ class _Record(NamedTuple):
     created: int
 
     def parts(self, heap: bytes) -> list[bytes]:
-        """Return category, metric, names and values of labels; nothing where they cannot be that."""
+        """Return category, metric, names and values of labels; empty if the key is invalid."""
         key = heap[self.key : self.key + self.length]
         parts = key.split(b"\0")
         try:
@@ -73,7 +73,7 @@ def _records(records: bytes) -> Iterator[_Record]:
 
 
 def group_series(records: bytes, heap: bytes, apart: bytes) -> tuple[bytes, bytes, list[tuple[str, ...]]]:
-    """Put the series that are shown into groups: of one metric, kind, mode and declaration.
+    """Put the shown series into groups: each has one metric, kind, mode and declaration.
 
     A metric called *total*, which is shown as its category, has a group for each category.
 
@@ -84,11 +84,11 @@ def group_series(records: bytes, heap: bytes, apart: bytes) -> tuple[bytes, byte
 
     Returns:
         The number of each record's group (u32; 2**32 - 1: it is not shown), three u32 for each group in the order of
-        their first records, and the label names that there are. The three are the first record, the number + 1 of the
+        their first records, and the lists of label names. The three are the first record, the number + 1 of the
         label names (0: no series has labels; 2**32 - 1: they have different ones), and whether some label is empty.
 
     Raises:
-        ValueError: a record has a key or a kind that cannot be.
+        ValueError: a record has an invalid key or kind.
     """
     group_of: list[int] = []
     groups: dict[tuple[object, ...], list[int]] = {}
@@ -135,9 +135,9 @@ def plan_text(
         records: as for `group_series`.
         heap: as for `group_series`.
         group_of: as `group_series` returns it.
-        rank_of: the place on the page of each group's family (u32); one beyond the families: the group is left out.
-        lines: what the lines of each group have in common.
-        heads: what stands before each family.
+        rank_of: the position on the page of each group's family (u32); beyond the last family: the group is left out.
+        lines: the shared parts of the lines of each group.
+        heads: the text before each family.
 
     Returns:
         The text, its places, and for each family the ends of its text and of its places (u64 each).
@@ -168,7 +168,7 @@ def plan_text(
 
 
 def _lines_of(record: _Record, heap: bytes, lines: Lines | None) -> Iterator[tuple[bytes, int, int, int]]:
-    """Give the lines of a record up to their values, with cell, form and argument of these."""
+    """Give the lines of a record up to their values, with cell, form and argument of each value."""
     parts = record.parts(heap)
     if not parts or lines is None or (len(lines) > 3 and record.width <= _FIRST_BUCKET):
         raise ValueError("the groups are not those of these records")
@@ -195,11 +195,11 @@ def _escaped(text: bytes) -> bytes:
 
 
 def fill_text(pieces: tuple[tuple[Text, Text], ...], totals: bytes | bytearray) -> bytes:
-    """Return pieces of text as one, with the values of one moment in their places, mostly without the GIL.
+    """Join pieces of text, with the values of one moment in their places, mostly without the GIL.
 
     Args:
-        pieces: text and places as `plan_text` returns them, or those of some families in a row; a text without places
-            stays as it is.
+        pieces: text and places from `plan_text`, or those of some consecutive families; a text without places
+            stays unchanged.
         totals: see `sum_columns` and `merge_histograms`.
 
     Raises:
@@ -245,14 +245,14 @@ def _filled(text: Text, places: Text, totals: bytes | bytearray) -> list[Text]:
 
 
 def _in_use(buckets: list[int]) -> str:
-    """Return the number of the first bucket that is not 0, and the list of all from there to the last such."""
+    """Return the number of the first bucket that is not 0, and the list of buckets from there to the last one."""
     used = [number for number, count in enumerate(buckets) if count]
     first, behind = (used[0], used[-1] + 1) if used else (0, 0)
     return f"{first},[{','.join(map(str, buckets[first:behind]))}]"
 
 
 def plan_save(records: bytes, heap: bytes, numbers: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
-    """Write what a saved snapshot has of some records; see `shmstats.snapshot.format`.
+    """Write what a saved snapshot contains of some records; see `shmstats.snapshot.format`.
 
     Args:
         records: as for `group_series`.
@@ -308,5 +308,5 @@ def _json_escape(match: re.Match[bytes]) -> bytes:
 
 
 def _needed(form: int, argument: int) -> int:
-    """Return how many cells a place looks at."""
+    """Return the number of cells that a place reads."""
     return _CELLS[form] + (argument if form in (_BUCKET, _IN_USE) else 0)

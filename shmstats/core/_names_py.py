@@ -1,4 +1,4 @@
-"""The pure Python twin of names.h: the index of a block's names, and what appends to them under the table lock."""
+"""The pure Python twin of names.h: the index of a block's names, and the changes of names under the table lock."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION, _KEY,
 _NOTE, _CREATED = 12, 15
 _MEMBERS_WORD = NAME.offset("members") // 4
 
-#: A key's place in the heap is so many bytes, or a multiple.
+#: The place of a key in the heap has a multiple of this number of bytes.
 _ROOM_STEP = 16
 
 RECORD_LAYOUT = NAME.fields | {"size": NAME.size}
 
-#: Flags of a record, as `shmstats.block.records` has them.
+#: Flags of a record, as in `shmstats.block.records`.
 _OF_FAMILY, _OF_MEMBER = 2, 16
 
 
 def hash_key(key: bytes, salt: bytes) -> int:
-    """Return the hash of a name's key, by which the index has it: 32 bits of SipHash-1-3, with a salt of 16 bytes."""
+    """Return the hash of a name's key in the index: 32 bits of SipHash-1-3, with a salt of 16 bytes."""
     if len(salt) != 2 * _WORD.size:
         raise ValueError(f"a salt has {2 * _WORD.size} bytes, not {len(salt)}")
     first, second = int.from_bytes(salt[:8], "little"), int.from_bytes(salt[8:], "little")
@@ -53,21 +53,21 @@ def _sip_round(a: int, b: int, c: int, d: int) -> tuple[int, int, int, int]:
 
 
 class NameIndex:
-    """The index of a block's names: finds records by key, and appends to them.
+    """The index of a block's names: finds records by key, and adds, replaces and removes them.
 
-    What it finds may be found without a lock; for all else the table lock is held, and memory is there. A `BufferError`
-    says that the block is damaged, or that there is no room.
+    Finding needs no lock; everything else needs the table lock and reserved memory. A `BufferError`
+    means that the block is damaged, or that there is no room.
 
     Args:
-        block: the block. With a read-only one nothing can be changed.
-        sections: offset of the index and its slots at most; offset of the records and how many there can be; offset of
+        block: the block. A read-only one cannot be changed.
+        sections: offset of the index and its most slots; offset of the records and their most number; offset of
             the heap and its bytes; columns of a row.
-        header: offsets of the numbers of the header: records in use, those removed, families, columns in use, slots of
+        header: offsets of the fields of the header: records in use, removed ones, families, columns in use, slots of
             the index in use, whether the names are changing; in 8 bytes the heap in use and the revision; the salt; the
             generation, in 8 bytes.
-        record: the class of what is found.
-        kinds: what stands for a number of a kind; None for one that is none.
-        modes: likewise of modes.
+        record: the class of returned records.
+        kinds: the kind for each number; None for an invalid number.
+        modes: likewise the mode.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class NameIndex:
         self._free_revision = -1
 
     def close(self) -> None:
-        """Let go of the block."""
+        """Release the block."""
         for view in (self._index, self._words, self._longs):
             view.release()
 
     def hash(self, key: bytes) -> int:
-        """Return the hash of a key; that of the last one is kept, for what is not found is mostly added."""
+        """Return the hash of a key; the last one is cached, because a name that is not found is mostly added next."""
         last, hashed = self._hashed
         if last is not key:
             hashed = hash_key(key, self._salt)
@@ -111,8 +111,8 @@ class NameIndex:
         """Look a name up.
 
         Returns:
-            Its record: number, kind, flags, first cell, width, mode, family (-1: none) and declaration; None where it
-            was not there.
+            Its record: number, kind, flags, first cell, width, mode, family (-1: none) and declaration; None if it
+            was not found.
         """
         index, mask, count = self._index, self._mask, self._words[self._names_used]
         wanted = self.hash(key) ^ declaration
@@ -129,8 +129,8 @@ class NameIndex:
         return None
 
     def usage(self) -> tuple[int, ...]:
-        """Return how many records are in use, and removed, columns in use, slots of the index, whether the names are
-        changing, and bytes of the heap in use.
+        """Return the number of records in use, of removed ones, of columns in use and of slots of the index, whether
+        the names are changing, and the bytes of the heap in use.
         """
         places = self._names_used, self._removed, self._cells, self._slots, self._changing
         return (*(self._words[place] for place in places), self._longs[self._heap_used])
@@ -140,12 +140,12 @@ class NameIndex:
         return sum(-(-length // _ROOM_STEP) for length in NAME.column(records, "length")) * _ROOM_STEP
 
     def append(self, keys: bytes, records: bytes, families: bytes | None = None) -> int:
-        """Add names that are not there behind all others, in one step; returns the number of the first.
+        """Add new names at the end, in one step; returns the number of the first.
 
         Args:
-            keys: of the names, one behind the other.
+            keys: of the names, concatenated.
             records: a record for each, with the length of its key. State, cell, hash and place are filled in.
-            families: if it is given, records name their family by its place in there (u32).
+            families: if given, records refer to their family by its position in here (u32).
         """
         words, longs = self._words, self._longs
         first, cell, heap = words[self._names_used], words[self._cells], longs[self._heap_used]
@@ -193,13 +193,13 @@ class NameIndex:
         return int(first)
 
     def free_for(self, length: int, width: int) -> int:
-        """Return the number of a removed record that a new name can have the place of; -1 where there is none.
+        """Return the number of a removed record that a new name can take over; -1 if there is none.
 
         Args:
             length: of the name's key.
             width: cells of the name.
         """
-        # The removed ones are known as long as no other process has changed any name.
+        # What is known about removed records is valid as long as no other process has changed any name.
         if self._free_revision != self._longs[self._revision]:
             self._free_revision = self._longs[self._revision]
             self._know_free()
@@ -207,7 +207,7 @@ class NameIndex:
         return self._free[width, min(rooms)][-1] if rooms else -1
 
     def replace(self, number: int, key: bytes, record: bytes) -> None:
-        """Give the record of a removed name, with its cells and its place in the heap, to another.
+        """Give the record of a removed name, with its cells and its place in the heap, to another name.
 
         Args:
             number: of the record.
@@ -226,7 +226,7 @@ class NameIndex:
         before = self._begin_change()
         self._block[self._heap + place : self._heap + place + len(key)] = key
         self._block[self._heap + note : self._heap + note + note_room] = bytes(note_room)
-        # Field by field: `struct` empties a record first, and its place is what a repair goes by.
+        # Field by field: `struct` would clear the record first, but a repair needs its place.
         hashed = self.hash(key) ^ wanted[_DECLARATION]
         for field, value in (
             *(("kind", wanted[_KIND]), ("mode", wanted[_MODE]), ("flags", wanted[_FLAGS]), ("members", 0)),
@@ -241,13 +241,13 @@ class NameIndex:
         if free and free[-1] == number:
             free.pop()
         else:
-            self._free_revision = -1  # it was taken without being asked for
+            self._free_revision = -1  # the caller took a record of its own choice
         self._end_change(before)
 
     def discard(self, numbers: Sequence[int]) -> None:
-        """Remove names by the numbers of their records, which stay, with what they have a place for.
+        """Remove names by the numbers of their records; the records and their places stay.
 
-        Whoever has them bound is told by the generation.
+        The new generation invalidates all bindings.
         """
         before = self._begin_change()
         for number in numbers:
@@ -261,20 +261,20 @@ class NameIndex:
         self._end_change(before)
 
     def _begin_change(self) -> int:
-        """Begin a change of names; returns the mark of before, which a change within another one leaves as it was."""
+        """Begin a change of names; returns the previous mark, which a change within another one restores."""
         before = self._words[self._changing]
         self._words[self._changing] = 1
         return int(before)
 
     def _end_change(self, before: int) -> None:
-        """End a change of names that were there: what is known of removed ones holds, as they were not another's."""
+        """End a change of existing names: what is known of removed ones stays valid, as this process changed them."""
         revision = self._longs[self._revision]
         self._free_revision += self._free_revision == revision
         self._longs[self._revision] = revision + 1 & UINT64_MAX
         self._words[self._changing] = before
 
     def _know_free(self) -> None:
-        """Find the removed records by their width and the room for a key, the lowest one last."""
+        """Find the removed records by their width and the room of their keys, the lowest one last."""
         records = self._block[self._names :][: min(self._words[self._names_used], self._capacity) * NAME.size]
         states, widths, rooms = (NAME.column(records, field).tolist() for field in ("state", "width", "room"))
         self._free = {}
@@ -282,25 +282,25 @@ class NameIndex:
             self._free.setdefault((widths[number], rooms[number]), []).append(number)
 
     def enter(self, number: int, hashed: int) -> None:
-        """Have a record in the index."""
+        """Add a record to the index."""
         self._index[self._search(hashed, (0, DELETED))] = number + 1
 
     def leave(self, number: int, hashed: int) -> None:
-        """Have a record in the index no more."""
+        """Remove a record from the index."""
         index, mask = self._index, self._mask
         slot = self._search(hashed, (0, number + 1))
         if not index[slot]:
             return
         index[slot] = DELETED
-        # At the end of a run nothing lies behind that a search would have to go on to.
+        # If the next slot is free, no search has to continue past this one.
         if index[(slot + 1) & mask] == 0:
             while index[slot] == DELETED:
                 index[slot] = 0
                 slot = (slot - 1) & mask
 
     def rebuild(self) -> None:
-        """Make the index anew from the records; BufferError where the number of slots is none that can be."""
-        if self._mask & self._mask + 1:  # a search would go round in a part of the slots
+        """Rebuild the index from the records; BufferError if the number of slots is invalid."""
+        if self._mask & self._mask + 1:  # a search would only visit a part of the slots
             raise BufferError("the index of the names is damaged")
         records = self._block[self._names :][: min(self._words[self._names_used], self._capacity) * NAME.size]
         states, hashes = NAME.column(records, "state").tolist(), NAME.column(records, "hash").tolist()
@@ -311,7 +311,7 @@ class NameIndex:
 
     @property
     def _mask(self) -> int:
-        """The number of slots of the index in use, less one."""
+        """The number of slots of the index in use, minus one."""
         return self._words[self._slots] - 1 & self._index_slots - 1
 
     def _match(self, number: int, wanted: int, declaration: int, key: bytes) -> Any:
@@ -340,7 +340,7 @@ class NameIndex:
         return items[number]
 
     def _count(self, flags: int, family: int, n: int) -> None:
-        """Count a name that comes (1) or goes (-1) where its family, or all families, are counted."""
+        """Count a name that is added (1) or removed (-1), in its family, or in the number of families."""
         if flags & _OF_FAMILY:
             self._words[self._families] = self._words[self._families] + n & 0xFFFFFFFF
         elif flags & _OF_MEMBER and 0 < family <= self._capacity:
@@ -352,10 +352,10 @@ class NameIndex:
         self._block[start : start + size] = value.to_bytes(size, "little")
 
     def _search(self, hashed: int, entries: tuple[int, int]) -> int:
-        """Return the first slot of the index, from where a hash leads, that has one of two entries.
+        """Return the first slot of the index, starting from a hash, that has one of two entries.
 
         Raises:
-            BufferError: there is none, and that cannot be: the next who takes the table lock makes it anew.
+            BufferError: there is none, so the index is damaged: the next holder of the table lock rebuilds it.
         """
         index, mask = self._index, self._mask
         slot = hashed & mask

@@ -1,4 +1,4 @@
-"""The pure Python twin of packing.h: series that a saved snapshot lists, as a block has them."""
+"""The pure Python twin of packing.h: the series of a saved snapshot in the form of a block."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pack_series(
 ) -> tuple[bytes, bytes, bytes, bytes] | None:
     """Pack the series that a saved snapshot lists, as a block has them: those that are plain.
 
-    Plain is what a snapshot of today has; what is not may be wrong, or needs a closer look.
+    A series is simple if it is as today's version saves it; others may be wrong, or need a closer look.
 
     Args:
         keys: a list in JSON, of UTF-8: category, metric, and label names and values, joined by NUL.
@@ -101,7 +101,7 @@ def pack_series(
 
 
 def _parts(key: Any) -> list[str] | None:
-    """Return the parts of a key; None where they are none that a series can have."""
+    """Return the parts of a key; None if no series can have them."""
     if type(key) is not str:
         return None
     parts = key.split("\0")
@@ -117,7 +117,7 @@ def _parts(key: Any) -> list[str] | None:
 
 
 def _number_of(metrics: dict[str, int], parts: list[str]) -> int:
-    """Return the number of a metric, -1 where it has none; one that has labels gets the next."""
+    """Return the number of a metric, -1 if it has none; a new one with labels gets the next number."""
     metric = "\0".join(parts[:2])
     return metrics.setdefault(metric, len(metrics)) if len(parts) > 2 else metrics.get(metric, -1)
 
@@ -127,7 +127,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def _number(value: Any, kind: int) -> bytes:
-    """Return the cells of a counter or gauge; nothing where the value is not plain."""
+    """Return the cells of a counter or gauge; empty if the value is not simple."""
     if _is_integer(value):
         return _REAL.pack(0, 0, value, 0.0) if kind == _GAUGE else _NUMBER.pack(0, 0, value)
     if kind == _GAUGE and type(value) is float and math.isfinite(value):
@@ -136,7 +136,7 @@ def _number(value: Any, kind: int) -> bytes:
 
 
 def _distribution(value: Any, n_buckets: int) -> bytes:
-    """Return the cells of a histogram; nothing where the value is not plain."""
+    """Return the cells of a histogram; empty if the value is not simple."""
     if not n_buckets or type(value) is not list or len(value) != 5:
         return b""
     *figures, first, counts = value

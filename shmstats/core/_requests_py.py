@@ -1,4 +1,4 @@
-"""The pure Python twin of requests.h: what this process serves, for others to see."""
+"""The pure Python twin of requests.h: what this process serves, for other processes to see."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _METHOD_BYTES = 16
 
 
 class Requests:
-    """What this process serves, for others to see: its entries in the table of requests.
+    """The requests that this process serves, for other processes to see: its entries in the block's table of requests.
 
     Args:
-        block: the block, writable, with memory behind the entries.
-        entries: offset of those of this process's slot; they are freed.
-        further: offset of the number of requests that have no entry.
+        block: the block, writable, with memory for the entries.
+        entries: offset of the entries of this process's slot; they are cleared.
+        further: offset of the number of requests without an entry.
 
     Raises:
-        ValueError: that is more than the block has.
+        ValueError: these are not within the block.
     """
 
     def __init__(self, block: memoryview, entries: int, further: int) -> None:
@@ -32,7 +32,7 @@ class Requests:
         block[further : further + 4] = bytes(4)
 
     def begin(self, method: str, path: str) -> int:
-        """Note that a request is being served; return its entry for `end`: -1 once closed."""
+        """Record the start of a request; return its entry for `end`: -1 once closed."""
         block = self._block
         if block is None:
             return -1
@@ -53,7 +53,7 @@ class Requests:
         return number
 
     def end(self, entry: int) -> None:
-        """Note that it is over."""
+        """Record the end of a request."""
         block = self._block
         if block is None:
             return
@@ -65,7 +65,7 @@ class Requests:
             self._count_further(-1)
 
     def close(self) -> None:
-        """Let go of the block; what is begun or ended afterwards does nothing."""
+        """Release the block; begin and end do nothing afterwards."""
         if self._block is not None:
             block, self._block = self._block, None
             block.release()

@@ -1,4 +1,4 @@
-"""The pure Python twin of sums.h, totals.h and catalog.h: rows made into one, and the series that are shown."""
+"""The pure Python twin of sums.h, totals.h and catalog.h: rows merged into one, and the series that are shown."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _FAMILY = 2
 _COUNTER, _GAUGE, _HISTOGRAM, _TIMESTAMP = 1, 2, 3, 4
 _COMBINED = 2
 
-#: Cells of a histogram before its buckets: lock, sum, maximum, minimum; and of a contribution, with owner and moment.
+#: Cells of a histogram before its buckets: lock, sum, maximum, minimum; and of a contribution, with owner and time.
 _FIRST_BUCKET, _CONTRIBUTION_CELLS = 4, 5
 _OWNER = 3
 
-#: The bit of a gauge's first cell that says that its value is the double.
+#: The bit of a gauge's first cell that is set if its value is the double.
 _IS_REAL = 1 << 32
 
-#: Looks at a histogram that changes all the time.
+#: Attempts to read a histogram that changes all the time.
 _LOOKS = 100
 
 
 class _Grid:
-    """The cells of a block, of which no page without memory is looked at."""
+    """The cells of a block, of which pages without memory are never read."""
 
     def __init__(
         self, block: memoryview, cells: int, row_bytes: int, rows: int, pages: int, bitmap_bytes: int, columns: int
@@ -51,7 +51,7 @@ class _Grid:
         self.row_cells, self.rows = row_bytes // CELL.size, rows
 
     def rows_of(self, first: int, width: int = 1) -> list[int]:
-        """Return the rows that have memory behind some columns."""
+        """Return the rows that have memory for some columns."""
         pages = range(first // CELLS_PER_PAGE, (first + width - 1) // CELLS_PER_PAGE + 1)
         return [row for row in range(self.rows) if all(self._has(row, page) for page in pages)]
 
@@ -68,8 +68,8 @@ def sum_columns(
 ) -> bytearray:
     """Return the sums of the first ``columns`` columns over all rows, as 64-bit integers, saturated; without the GIL.
 
-    Where the cells and the bitmaps of reserved pages are in the block is told by the offset of each and the bytes from
-    one row to the next: what is not reserved is not looked at. What is more than the block has raises BufferError.
+    The places of the cells and of the bitmaps of reserved pages are given by offset and by the bytes from
+    one row to the next; pages that are not reserved are not read. Anything outside of the block raises BufferError.
     """
     grid = _Grid(block, cells, row_bytes, rows, pages, bitmap_bytes, columns)
     sums: list[int] = []
@@ -93,11 +93,11 @@ def merge_histograms(
     totals: bytearray,
     spans: bytes,
 ) -> None:
-    """Put the totals of histograms into a row of totals, in the place of the sums of their columns; without the GIL.
+    """Store the totals of histograms in a row of totals, over the sums of their columns; without the GIL.
 
-    Of each row the values are of one moment. A bucket is saturated, the sum and the maximum are finite. The block and
-    where things are in it are as for `sum_columns`; ``totals`` is what that returns; ``spans`` are the first column and
-    the width of each histogram (u32). What is more than the block or the totals have raises BufferError.
+    The values of each row are of one moment. A bucket is saturated, the sum and the maximum are finite. The block and
+    the places in it are given as for `sum_columns`; ``totals`` is the result of that; ``spans`` are the first column
+    and the width of each histogram (u32). Anything outside of the block or the totals raises BufferError.
     """
     columns = len(totals) // CELL.size
     grid = _Grid(block, cells, row_bytes, rows, pages, bitmap_bytes, columns)
@@ -110,7 +110,7 @@ def merge_histograms(
 
 
 def _copied(grid: _Grid, first: int, width: int) -> bytes:
-    """Return a histogram's values in a row, of one moment."""
+    """Return a histogram's values in a row, as of one moment."""
     for _ in range(_LOOKS):
         before = grid.words[2 * first + 1]
         copy = bytes(grid.integers[first + 1 : first + width])
@@ -120,7 +120,7 @@ def _copied(grid: _Grid, first: int, width: int) -> bytes:
 
 
 def _merged(copies: list[bytes], width: int) -> bytes:
-    """Return what histograms, from their sums on, are together, with the cell of a free lock before it."""
+    """Return the merged histogram of copies that begin with the sum, with the cell of a free lock before it."""
     total = maximum = 0.0
     smallest = 0
     buckets = [0] * (width - _FIRST_BUCKET)
@@ -137,7 +137,7 @@ def _merged(copies: list[bytes], width: int) -> bytes:
 
 
 def _by_size(kept: int) -> int:
-    """Return the bits of a minimum, as a number without sign."""
+    """Return the bits of a minimum as an unsigned number."""
     return (kept - 1) % 2**64
 
 
@@ -157,11 +157,11 @@ def sum_contributions(
     of_live: bytes,
     living: bytes,
 ) -> list[int | float]:
-    """Return the sums of contributions to some gauges, an int where all of them are.
+    """Return the sums of contributions to some gauges, an int if all contributions are ints.
 
-    The block and where things are in it are as for `sum_columns`; then the first column of each gauge (u32), whether
-    the contributions of living workers alone count (u8), and the signatures of these, ascending (u64). What is more
-    than the block has raises BufferError.
+    The block and the places in it are given as for `sum_columns`; then the first column of each gauge (u32), whether
+    only the contributions of living workers count (u8), and the signatures of these, ascending (u64). Anything outside
+    of the block raises BufferError.
     """
     grid = _Grid(block, cells, row_bytes, rows, pages, bitmap_bytes, columns)
     firsts = memoryview(gauges).cast("I").tolist() if len(gauges) == 4 * len(of_live) else [columns]
@@ -183,7 +183,7 @@ def _contributions(grid: _Grid, first: int, living: set[int] | None) -> Iterable
                 break
             is_real = grid.words[2 * cell + 1] & 1
             value = grid.reals[cell + 2] if is_real else grid.integers[cell + 1]
-            if grid.integers[cell + _OWNER] == signature:  # else it is that of another worker by now
+            if grid.integers[cell + _OWNER] == signature:  # else the value may be another worker's
                 yield value
                 break
 
@@ -201,9 +201,9 @@ def _sum_of(values: Iterable[int | float]) -> int | float:
 
 
 def clear_locks(totals: bytearray, cells: bytes | memoryview, kinds: bytes) -> None:
-    """Take the locks off the first cells (u32) of series of some kinds (u8) in totals.
+    """Clear the locks in the first cells (u32) of series of some kinds (u8) in totals.
 
-    What is left is whether a gauge is a double. A column that is not within the totals raises ValueError.
+    Only the bit for doubles of gauges stays. A column that is not within the totals raises ValueError.
     """
     integers, firsts = memoryview(totals).cast("q"), memoryview(cells).cast("B").cast("I")
     if len(firsts) != len(kinds) or (kinds and max(firsts) >= len(integers)):
@@ -215,8 +215,8 @@ def clear_locks(totals: bytearray, cells: bytes | memoryview, kinds: bytes) -> N
 def add_counters(totals: bytes | bytearray, cells: bytes, groups: bytes, count: int) -> bytearray:
     """Return the sums (i64, saturated) of ``count`` groups of counters in totals.
 
-    The counters are given by their first cells and the number of each one's group (u32 each). A column that is not
-    within the totals, and a group that is not among these, raises ValueError.
+    The counters are given by their first cells and the numbers of their groups (u32 each). A column that is not
+    within the totals, or an invalid group number, raises ValueError.
     """
     integers = memoryview(totals).cast("q")
     firsts, numbers = (memoryview(each).cast("B").cast("I").tolist() for each in (cells, groups))
@@ -230,7 +230,7 @@ def add_counters(totals: bytes | bytearray, cells: bytes, groups: bytes, count: 
 
 
 def add_histograms(totals: bytes | bytearray, cells: bytes, width: int) -> bytearray:
-    """Return the sum of histograms of the same bounds in totals, by their first cells (u32), as the columns of one.
+    """Return the sum of histograms of the same bounds in totals, given by first cells (u32), as one histogram.
 
     A column that is not within the totals raises ValueError.
     """
@@ -242,9 +242,9 @@ def add_histograms(totals: bytes | bytearray, cells: bytes, width: int) -> bytea
 
 
 def text_buckets(totals: bytes | bytearray, cells: bytes, widths: bytes) -> list[tuple[int, str]]:
-    """Return the buckets of histograms in totals: the number of the first that is not empty, and what is in them.
+    """Return the buckets of histograms in totals: the number of the first non-empty one, and the counts as text.
 
-    That is the counts up to the last one that is not empty, with blanks between them. The histograms are given by their
+    The text has the counts up to the last non-empty bucket, separated by blanks. The histograms are given by their
     first cells and widths (u32 each). A column that is not within the totals raises ValueError.
     """
     integers = memoryview(totals).cast("q")
@@ -264,12 +264,12 @@ def text_buckets(totals: bytes | bytearray, cells: bytes, widths: bytes) -> list
 def list_series(
     records: bytes | memoryview, modes: bytes, columns: int
 ) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes]:
-    """Return the series that some records show, in columns; one that cannot be raises BufferError.
+    """Return the series that some records show, in columns; an invalid one raises BufferError.
 
-    ``modes`` says what each of 256 modes is: 0 for none, 1 for one whose gauges have a value of their own, 2 for one
-    whose gauges are combined, and stand apart. Of all but those come the numbers of the records, first columns, widths
-    (u32 each), kinds and modes (u8 each); then the numbers of those that stand apart, and last those of all that have
-    room for a note (u32 each).
+    ``modes`` classifies each of 256 modes: 0 invalid, 1 gauges with one value, or summed contributions, 2 gauges whose
+    contributions are combined otherwise. The result has, of all series but the latter, the numbers of the records,
+    first columns, widths (u32 each), kinds and modes (u8 each); then the numbers of the latter, and last those of all
+    that have room for a note (u32 each).
     """
     if len(records) % NAME.size or len(modes) != 256:
         raise ValueError("these are not whole records, and 256 modes")
