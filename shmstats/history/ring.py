@@ -332,7 +332,7 @@ def _event_of(moment: int, checksum: int, length: int, kind: bytes, text: bytes)
     """Return the event that a record is; None for one that is not whole."""
     if not moment or crc32(EVENT.struct.pack(moment, 0, length, kind, text)) != checksum:
         return None
-    return Event(moment, kind.rstrip(b"\0").decode(), text[:length].decode(errors="replace"))
+    return Event(moment, kind.rstrip(b"\0").decode(errors="replace"), text[:length].decode(errors="replace"))
 
 
 def _write(fd: int, content: bytes, offset: int) -> None:

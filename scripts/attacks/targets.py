@@ -1,0 +1,360 @@
+"""What is fuzzed: readers and parsers, each made ready to be given bytes. It answers, or refuses in its way."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import socket
+import sys
+from array import array
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+from zlib import crc32
+
+from .damage import FILLING, Damage, config, directory, fill
+
+#: What a target is given: bytes. It returns, or raises what is wrong.
+Target = Callable[[bytes], object]
+
+
+def snapshot() -> Target:
+    """Make the target: a snapshot of any bytes, or one that says anything with a checksum that is right; it is shown.
+
+    The first byte modulo 4 is the version of the format, or 0: then the others are the whole file. From 128 on a block
+    is restored from it, too, and saved: what is saved is a snapshot.
+    """
+    from shmstats.export import FORMATS, View
+    from shmstats.registry import Registry
+    from shmstats.snapshot import SnapshotError
+    from shmstats.snapshot.decoding import decode
+    from shmstats.snapshot.format import _prefix
+
+    formats, data = list(FORMATS.values()), directory()
+    saved = data / "stats" / "simple.json"
+    saved.parent.mkdir()
+    logging.disable(logging.CRITICAL)
+
+    def restore(content: bytes) -> None:
+        saved.write_bytes(content)
+        stats = Registry()
+        try:
+            stats.init(config(data, persist=True))
+            for call in FILLING:
+                with suppress(ValueError):  # the snapshot has the metric as another kind
+                    call(stats)
+            formats[len(content) % len(formats)].render(stats.read(), View())
+        finally:
+            stats.close()
+        left_out = decode(saved, saved.read_bytes()).left_out
+        for file in saved.parent.iterdir():
+            file.unlink()
+        if left_out:
+            raise ValueError(f"it was saved and would not be restored: {left_out}")
+
+    def read(content: bytes) -> None:
+        first, content = content[0] if content else 0, content[1:]
+        version = first % 4
+        whole = _prefix(version, content) + content + b"}\n" if version else content
+        try:
+            found = decode(Path("fuzzed"), whole).snapshot
+        except SnapshotError:
+            return
+        formats[len(content) % len(formats)].render(found, View())
+        if first > 127:
+            restore(whole)
+
+    return read
+
+
+def block() -> Target:
+    """Make the target: a damaged block that is read in every way: it is told of, or shown in every form."""
+    from shmstats.attachment.health import health
+    from shmstats.block import BlockError
+    from shmstats.block.header import read_header
+    from shmstats.block.records import Records
+    from shmstats.block.validate import OF_CONTENTS, check_layout, find_damage
+    from shmstats.block.workers import WorkerTable
+    from shmstats.dashboard.totals import Dashboard
+    from shmstats.debug.documents import requests_document, stacks_document
+    from shmstats.debug.processes import pool_figures
+    from shmstats.export import FORMATS, View
+    from shmstats.history.tracks import Tracks
+    from shmstats.reading.reader import BlockReader
+    from shmstats.snapshot.decoding import decode
+    from shmstats.snapshot.format import encode
+    from shmstats.terminal.panes import Look, head, metrics_pane, routes_pane, workers_pane
+    from shmstats.terminal.watch import Repaint
+
+    damage, formats = Damage(), list(FORMATS.values())
+    damage.registry.close()
+
+    def look(reader: BlockReader, form: int) -> None:
+        workers = reader.workers.live()
+        served = reader.served(workers)
+        snapshot = reader.read(by_worker=True)
+        formats[form % len(formats)].render(reader.read(), View())
+        Repaint().content(snapshot, "fuzzed")
+        now = Look(1.0, Dashboard().document(reader, snapshot, served=served), requests_document(served))
+        for pane in (workers_pane, routes_pane, metrics_pane):
+            pane(now, None, 80)
+        head("fuzzed", now, None, 80)
+        stacks_document([(worker, None) for worker in workers], served)
+        reader.usage()
+        reader.notes("c")
+        health(reader, "fuzzed")
+        pool_figures(reader)
+        Tracks([], []).follow(snapshot.names, 1)
+        decode(Path("fuzzed"), b"".join(encode(reader.read())))
+
+    def read(content: bytes) -> None:
+        at, put = damage.of(content)
+        changed = bytearray(damage.image)
+        changed[at : at + len(put)] = put
+        buf = memoryview(changed).toreadonly()
+        with suppress(BlockError):
+            header = read_header(buf)
+            if header["magic"] == 0:
+                return
+            found = check_layout("fuzzed", header, len(buf))
+            reader = BlockReader(buf, found, WorkerTable(buf, found, _Locks()))  # type: ignore[arg-type]
+            try:
+                find_damage(buf, found)
+                look(reader, len(content))
+                records = Records(buf, found)
+                for record in records.records():
+                    reader.value(record)
+            except BufferError:
+                return
+            except OF_CONTENTS:
+                if not find_damage(buf, found):
+                    raise
+            finally:
+                reader.close()
+
+    return read
+
+
+def counting() -> Target:
+    """Make the target: a process counts into a block that is damaged meanwhile, or was so when it came.
+
+    Counting raises nothing, but that a name is of another kind: what damage can say is what another process may have
+    said. The latter is where the first byte of the input is above 127.
+    """
+    from shmstats.block import BlockError, DeclarationError, KindError
+    from shmstats.registry import Registry
+
+    damage = Damage()
+    damage.registry.close()
+    place = damage.file.parent
+    logging.disable(logging.CRITICAL)
+
+    def count(content: bytes) -> None:
+        at, put = damage.of(content)
+        found, meanwhile = (put, b"") if content[:1] > b"\x7f" else (b"", put)
+        image = bytearray(damage.image)
+        image[at : at + len(found)] = found
+        damage.file.touch(0o600)
+        damage.file.write_bytes(image)
+        stats = Registry()
+        try:
+            with suppress(BlockError):
+                stats.init(damage.config)
+            handle = stats.counter("c", "m")
+            handle.incr()
+            with damage.file.open("r+b") as file:
+                file.seek(at)
+                file.write(meanwhile)
+            handle.incr()
+            for call in FILLING:
+                with suppress(KindError, DeclarationError):
+                    call(stats)
+            for refused in (
+                lambda: stats.get("c", "t"), lambda: stats.get_timestamp("c", "moment"), stats.snapshot, stats.flush,
+                lambda: stats.reset("c", "t"), lambda: stats.remove("c", "g"),
+            ):  # fmt: skip
+                with suppress(BlockError):
+                    refused()
+            with suppress(KindError, DeclarationError):
+                stats.incr("c", "g")
+        finally:
+            stats.close()
+            for left in place.glob(f"{damage.file.name}*"):
+                left.unlink()
+
+    return count
+
+
+class _Locks:
+    """Locks of a block that nobody has."""
+
+    slots: Collection[int] = ()
+
+    def held(self, places: Iterator[int]) -> set[int]:
+        return set(places)
+
+    def stat(self) -> os.stat_result:
+        return os.stat("/")
+
+
+def questions() -> Target:
+    """Make the target: what somebody may say to the socket where workers are asked, or answer there."""
+    from shmstats.attachment import peers
+
+    listener = peers.Listener(str(directory() / "socket"))
+    answers = {"stacks": lambda: [1, "é"]}
+
+    def say(content: bytes) -> None:
+        peers._parsed(bytearray(content))
+        pieces = content.split(b"\0")[:4]
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(listener.path)
+            listener.serve(answers)
+            for piece in pieces:
+                with suppress(OSError):
+                    client.sendall(piece)
+                listener.serve(answers)
+            listener.serve(answers)
+            client.setblocking(False)
+            with suppress(BlockingIOError, ConnectionError):
+                answer = client.recv(65536)
+                if answer:
+                    json.loads(answer)
+
+    return say
+
+
+def accept() -> Target:
+    """Make the target: a header Accept."""
+    from shmstats.export.negotiation import negotiate
+
+    def choose(content: bytes) -> None:
+        choice = negotiate(content.decode("latin-1"))
+        if any(character in choice.content_type for character in "\r\n\0"):
+            raise ValueError(f"a header would be {choice.content_type!r}")
+
+    return choose
+
+
+#: Headers, and what a server says of the peer, as WSGI calls them.
+_HEADERS = (
+    "HTTP_ACCEPT", "HTTP_AUTHORIZATION", "HTTP_HOST", "HTTP_ORIGIN", "HTTP_REFERER", "HTTP_X_FORWARDED_FOR",
+    "HTTP_FORWARDED", "HTTP_ACCEPT_ENCODING", "HTTP_IF_NONE_MATCH", "HTTP_RANGE", "HTTP_COOKIE", "CONTENT_LENGTH",
+    "CONTENT_TYPE", "REMOTE_ADDR", "REMOTE_PORT", "SERVER_ADDR", "SCRIPT_NAME",
+)  # fmt: skip
+
+
+def requests() -> Target:
+    """Make the target: method, path, query and headers of a request; nothing beside the data directory is touched.
+
+    Behind the path each line is a header, of which the first byte chooses the name.
+    """
+    import shmstats
+    from shmstats.web import create_app
+
+    top = directory()
+    canary = top / "canary"
+    canary.write_text("stays")
+    (top / "data").mkdir()
+    app = create_app(config(top / "data"))
+    fill(shmstats.stats)
+    atexit.register(shmstats.close)
+    methods = ("GET", "DELETE", "HEAD", "POST")
+
+    def ask(content: bytes) -> None:
+        method, content = methods[content[0] % 4] if content else "GET", content[1:]
+        asked, *lines = content.decode("latin-1").split("\n")
+        path, _, query = asked.partition("?")
+        headers = {_HEADERS[ord(line[0]) % len(_HEADERS)]: line[1:] for line in lines if line}
+        environ = {
+            "REQUEST_METHOD": method, "PATH_INFO": f"/{path}", "QUERY_STRING": query, "SCRIPT_NAME": "",
+            "SERVER_NAME": "localhost", "SERVER_PORT": "80", "HTTP_HOST": "localhost", "REMOTE_ADDR": "127.0.0.1",
+            "wsgi.url_scheme": "http", "wsgi.input": None, "wsgi.errors": sys.stderr, "wsgi.version": (1, 0),
+            "wsgi.multithread": False, "wsgi.multiprocess": False, "wsgi.run_once": False, **headers,
+        }  # fmt: skip
+        answered: list[str] = []
+        body = app.wsgi_app(environ, lambda status, headers, *more: answered.append(status))
+        for _ in body:
+            pass
+        close = getattr(body, "close", None)
+        if close is not None:
+            close()
+        if answered[0][0] == "5" or not canary.exists():
+            raise ValueError(f"{method} {path!r} {query!r}: {answered}, {canary.exists()}")
+
+    return ask
+
+
+def history() -> Target:
+    """Make the target: the file of the history with any bytes somewhere, or tracks, an event or rows that say anything.
+
+    The latter, which the first byte chooses, have checksums that are right. It is read and shown in every form.
+    """
+    from shmstats.history import documents, past, ring
+    from shmstats.history.recorder import HistoryRecorder
+
+    damage = Damage()
+    data = directory()
+    file = ring.ring_file(data)
+    block = damage.registry.shared.attach()
+    recorder = HistoryRecorder(data)
+    now = 1_700_000_000
+    for second in range(now - 3, now + 1):
+        recorder.record(block.reader, damage.registry.read(), second * 10**9)
+    recorder.close()
+    damage.registry.close()
+    whole = file.read_bytes()
+    queries = [past.Query(now - 60, now, 1), past.Query(now - 3600, now, 60)]
+
+    def put(opened: ring.Ring, content: bytes) -> None:
+        """Write what an input says; the ring's own functions write the checksums."""
+        way, content = content[0] % 4, content[1:]
+        fd = opened._fd
+        if way == 0:
+            os.pwrite(fd, content[2:], 64 * int.from_bytes(content[:2], "little") % len(whole))
+        elif way == 1:
+            number = 1000
+            head = ring.PLACE.struct.pack(number, len(content), crc32(content, number))
+            os.pwrite(fd, head + content, ring._TRACKS[number % 2])
+        elif way == 2:
+            moment, length = now * 10**9 + int.from_bytes(content[:4], "little"), int.from_bytes(content[4:6], "little")
+            event = ring._event_record(
+                moment, length, content[6:16].ljust(10, b"\0"), content[16:120].ljust(104, b"\0")
+            )
+            os.pwrite(fd, event, ring._EVENTS_OFFSET)
+        else:
+            values = array("f", content[4 : len(content) // 4 * 4])
+            span = int.from_bytes(content[:4], "little") / 1000
+            for tier in (ring.SECONDS, ring.MINUTES):
+                opened.write_row(tier, now // tier.step - 1, span, values)
+
+    def read(content: bytes) -> None:
+        opened = ring.make_ring(file)
+        try:
+            if content:
+                put(opened, content)
+            for query in queries:
+                with suppress(ring.RingError):
+                    found = past.read_past(data, query)
+                    json.dumps(documents.to_json(found))
+                    documents.to_csv(found)
+            with suppress(ring.RingError):
+                past.read_recent(data, now)
+        finally:
+            opened.close()
+            file.write_bytes(whole)
+
+    return read
+
+
+TARGETS: dict[str, Callable[[], Target]] = {
+    "snapshot": snapshot,
+    "block": block,
+    "counting": counting,
+    "questions": questions,
+    "accept": accept,
+    "requests": requests,
+    "history": history,
+}
