@@ -29,7 +29,7 @@ from .bounds import (
 from .core import Series
 from .hashing import blake2b
 from .layout import INT64_MAX, INT64_MIN
-from .series import INFO, STATE, TIME_UNITS, Declaration, Kind, Labels, Mode
+from .series import INFO, STATE, TIME_UNITS, Declaration, Kind, Labels, Mode, is_label_name
 
 #: Upper bounds, or ``"exponential"``.
 Buckets = Sequence[int | float] | str
@@ -37,7 +37,6 @@ Buckets = Sequence[int | float] | str
 #: Label names that have a meaning in exported samples.
 RESERVED_NAMES = ("category", "le", "metric", "pid", "quantile", "raw_labels")
 
-_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 _KINDS = {
     "counter": Kind.COUNTER,
@@ -233,7 +232,7 @@ def _check_name(what: str, name: object) -> str:
     if not isinstance(name, str):
         raise TypeError(f"a label name in {what} must be a str, not {type(name).__name__} ({name!r:.80})")
     name = str.__str__(name)
-    if not _NAME.fullmatch(name) or name.startswith("__"):
+    if not is_label_name(name) or name.startswith("__"):
         raise ValueError(
             f"label name {name!a:.80} in {what} must be of letters, digits and underscores, not begin with a digit"
             " or with two underscores"

@@ -8,7 +8,6 @@ may be cached with it.
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
@@ -306,13 +305,10 @@ def _quoted_if_needed(name: str) -> str:
 
 def is_label_name(name: str) -> bool:
     """Tell whether the name of a label needs no quotes."""
-    return _IDENTIFIER.fullmatch(name) is not None
+    return name.isascii() and name.isidentifier()
 
 
 def quoted(text: str) -> str:
     """Return text as a label value: in quotes, with a backslash before characters that need one."""
     escaped = text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-_IDENTIFIER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")

@@ -90,10 +90,12 @@ def test_who_cannot_import_what_makes_shared_memory_says_so_and_fails_no_count(
     assert "Traceback" not in worker.stderr
 
 
-def test_a_signal_handler_in_the_middle_of_importing_what_reads_counts_and_reads_nothing(python: PythonRunner) -> None:
+def test_a_signal_handler_in_the_middle_of_importing_what_reads_counts_and_reads_nothing(
+    python: PythonRunner, tmp_path: Path
+) -> None:
     code = """
-        import os, signal, sys
-        from shmstats import stats
+        import signal, sys
+        from shmstats import init, stats
 
         def count_and_read(*_):
             stats.incr("a", "b")
@@ -105,13 +107,14 @@ def test_a_signal_handler_in_the_middle_of_importing_what_reads_counts_and_reads
                     signal.raise_signal(signal.SIGUSR1)
 
         seen = []
+        init({"path": {"data": sys.argv[1]}, "stats": {"persist": False}})
         stats.incr("a", "b")
         signal.signal(signal.SIGUSR1, count_and_read)
         sys.meta_path.insert(0, Interrupter())
         names = stats.snapshot()
         print(seen, len(names) > 0, stats.get("a", "b"))
     """
-    assert python.run(code) == "[0] True 2\n"
+    assert python.run(code, tmp_path) == "[0] True 2\n"
 
 
 def test_yaml_is_imported_with_a_configuration_file(stats: Any, python: PythonRunner, data: Path) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .. import lifecycle, native
 from ..block import BlockError, BlockFullError
 from ..block.declarations import Definition
+from ..block.identity import may_have_saved
 from ..block.lock import held_guard, importing, process_guard, tell
 from ..block.outdated import remove_outdated
 from ..config import Settings
@@ -284,7 +285,7 @@ class Attachment:
     def _fill(self, block: AttachedBlock) -> None:
         """Fill a block that was just made from the saved snapshot."""
         register_own(block, not self._settings.stats.no_buffer, self._log_once)
-        if self._settings.stats.persist:
+        if self._settings.stats.persist and may_have_saved(block.identity.directory):
             self._dropped += _restoring().fill(block, block.identity.directory, tell)
 
     def _declare(self, block: AttachedBlock, category: str, metric: str) -> Change | None:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any, Protocol, runtime_checkable
 
 from .. import native
@@ -20,14 +21,14 @@ from ..series import Snapshot
 
 log = logging.getLogger("shmstats")
 
-#: The modules of duties. Each has ``make_duty(settings)``, which returns a `Duty`, or None where it is not configured.
-#: They are imported by the process that saves alone.
-DUTIES: list[str] = [
-    "shmstats.attachment.expiring",
-    "shmstats.history.recorder",
-    "shmstats.history.archive",
-    "shmstats.sinks.push",
-]
+#: The modules of duties, and the settings that ask for each, all of them. A module has ``make_duty(settings)``, which
+#: returns a `Duty`; it is imported by the process that saves alone, where it is asked for.
+DUTIES: dict[str, tuple[str, ...]] = {
+    "shmstats.attachment.expiring": ("stats.expire_idle_seconds",),
+    "shmstats.history.recorder": ("stats.persist", "history.enabled"),
+    "shmstats.history.archive": ("stats.persist", "stats.archive_interval_hours"),
+    "shmstats.sinks.push.duty": ("push.url",),
+}
 
 
 class Duty(Protocol):
@@ -71,7 +72,8 @@ class ExposingDuty(Duty, Protocol):
 
 def make_duties(settings: Settings) -> list[Duty]:
     """Return the duties that are configured; one that cannot be made is logged, and keeps nobody from saving."""
-    made = [_make_duty(module, settings) for module in DUTIES]
+    wanted = [module for module, keys in DUTIES.items() if all(attrgetter(key)(settings) for key in keys)]
+    made = [_make_duty(module, settings) for module in wanted]
     return [duty for duty in made if duty is not None]
 
 

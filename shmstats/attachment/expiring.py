@@ -21,10 +21,9 @@ _LOOKS, _LONGEST = 8, 60.0
 _Series = tuple[str, str, Labels]
 
 
-def make_duty(settings: Settings) -> Expiry | None:
-    """Return the duty that is configured; None where label sets stay."""
-    seconds = settings.stats.expire_idle_seconds
-    return Expiry(seconds) if seconds else None
+def make_duty(settings: Settings) -> Expiry:
+    """Return the duty that is configured."""
+    return Expiry(settings.stats.expire_idle_seconds)
 
 
 class Expiry:

@@ -151,6 +151,17 @@ def stats_directory(data: Path) -> Path:
     return data / "stats"
 
 
+def may_have_saved(data: Path) -> bool:
+    """Tell whether a data directory may have saved statistics: their directory is there, or cannot be seen."""
+    try:
+        os.stat(stats_directory(data))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def make_directory(directory: Path) -> None:
     """Make a directory, and what is missing above it, for its owner alone.
 

@@ -285,9 +285,19 @@ def process_guard() -> Guard:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import within a function: another thread's fork waits, and what a signal handler counts."""
-    with process_guard(), lifecycle.no_fork():
-        yield
+    """Import within a function: another thread's fork waits, and what a signal handler counts.
+
+    Raises:
+        BlockError: this user cannot import it.
+    """
+    try:
+        with process_guard(), lifecycle.no_fork():
+            yield
+    except ImportError as error:
+        raise BlockError(
+            f"user {os.geteuid()} cannot import {error.name} ({error}): let that user read Python's library and this"
+            " package, or import it before the process gives up root"
+        ) from None
 
 
 def tell(text: str, level: int = logging.ERROR) -> None:

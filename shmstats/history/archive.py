@@ -73,11 +73,9 @@ class Archive:
                 file.unlink()
 
 
-def make_duty(settings: Settings) -> Archive | None:
-    """Return the duty of keeping dated copies; None where it is not configured."""
+def make_duty(settings: Settings) -> Archive:
+    """Return the duty of keeping dated copies."""
     stats = settings.stats
-    if not (stats.persist and stats.archive_interval_hours):
-        return None
     return Archive(settings.path.data, stats.archive_interval_hours, stats.archive_keep)
 
 

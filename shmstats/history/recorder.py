@@ -193,10 +193,8 @@ class _Joined(Deferred[Any]):
         return [self._derived[each] if each < own else next(found) for each in positions]
 
 
-def make_duty(settings: Settings) -> HistoryRecorder | None:
-    """Return the duty of recording; None where it is not configured."""
-    if not (settings.stats.persist and settings.history.enabled):
-        return None
+def make_duty(settings: Settings) -> HistoryRecorder:
+    """Return the duty of recording."""
     return HistoryRecorder(settings.path.data, settings.history.series)
 
 

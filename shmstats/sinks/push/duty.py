@@ -28,6 +28,11 @@ _LONGEST_WAIT = 60.0
 _LAST_PUSH_SECONDS = 3.0
 
 
+def make_duty(settings: Settings) -> PushDuty:
+    """Return the duty that is configured."""
+    return PushDuty(settings)
+
+
 class PushDuty:
     """Pushes what was just saved.
 
