@@ -25,7 +25,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import select
 import selectors
 import socket
@@ -39,7 +38,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from .. import lifecycle, native
-from ..block.identity import SHARED_MEMORY
+from ..block.identity import SHARED_MEMORY, files_beside
 from ..descriptors import above_standard, leads_to
 from ..frozen import Frozen
 
@@ -85,15 +84,12 @@ def remove_stale(name: str, live_slots: Collection[int]) -> None:
         name: of the block's segment.
         live_slots: the slots whose sockets stay.
     """
-    place, name = os.path.split(os.path.join(SHARED_MEMORY, name))
-    pattern = re.compile(re.escape(name) + r"\.(\d+)\.(sock|[0-9a-f]{4})")
-    with os.scandir(place) as entries:
-        for entry in entries:
-            match = pattern.fullmatch(entry.name)
-            if match and int(match[1]) not in live_slots:
-                with suppress(OSError):
-                    if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
-                        os.unlink(entry.path)
+    for entry, rest in files_beside(os.path.join(SHARED_MEMORY, name)):
+        slot, _, kind = rest.partition(".")  # the latter is "sock", or four digits as long as it is made
+        if slot.isdecimal() and int(slot) not in live_slots and len(kind) == 4:
+            with suppress(OSError):
+                if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
+                    os.unlink(entry.path)
 
 
 class _Client:

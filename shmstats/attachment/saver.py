@@ -271,6 +271,8 @@ class Saver:
 
     def finish(self) -> None:
         """Save for the last time: the last process leaves, and has the table lock."""
+        if not self._wanted():
+            return
         block = self._block
         snapshot = block.reader.read()
         if self._settings.stats.persist:

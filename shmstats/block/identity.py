@@ -11,6 +11,7 @@ import logging
 import os
 import pwd
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -144,6 +145,19 @@ def identify(directory: Path, make: bool = False) -> Identity:
             os.utime(resolved, ns=(found.st_atime_ns, found.st_mtime_ns))
             return identify(directory)
     return identity
+
+
+def files_beside(segment: str) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """Give the files beside a segment's that are called after it, with what follows its name and a dot.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    place, name = os.path.split(segment)
+    with os.scandir(place) as entries:
+        for entry in entries:
+            if entry.name.startswith(f"{name}."):
+                yield entry, entry.name[len(name) + 1 :]
 
 
 def stats_directory(data: Path) -> Path:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import re
 import stat
 import sys
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from .. import lifecycle
 from ..core import rename_to_new
 from ..descriptors import clear_of_standard, open_file
 from .errors import BlockError
-from .identity import PREFIX, SHARED_MEMORY, Identity
+from .identity import PREFIX, SHARED_MEMORY, Identity, files_beside
 from .lock import RecordLocks, process_guard
 
 
@@ -418,12 +417,10 @@ def unlink(path: str) -> None:
 
 def remove_unpublished(identity: Identity) -> None:
     """Remove the segments of this directory whose makers were killed before they gave them their place."""
-    place, name = os.path.split(identity.segment)
-    pattern = re.compile(re.escape(name) + r"\.(\d+)_\w+\.new")
-    with suppress(OSError), os.scandir(place) as entries:
-        for entry in entries:
-            match = pattern.fullmatch(entry.name)
-            if match and not _exists(int(match[1])):
+    with suppress(OSError):
+        for entry, rest in files_beside(identity.segment):
+            pid = rest.partition("_")[0]
+            if rest.endswith(".new") and pid.isdecimal() and not _exists(int(pid)):
                 with suppress(OSError):
                     os.unlink(entry.path)
 
