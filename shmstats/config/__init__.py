@@ -1,4 +1,4 @@
-"""The configuration: `rules` declares every key and what it allows, `loading` finds a file and checks it."""
+"""The configuration: `rules` declares every key and its allowed values, `loading` finds a file and checks it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A configuration file: its text, and the sections that YAML makes of it."""
+"""A configuration file: reading its text, and parsing the sections from YAML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read(path: str, where: str) -> Mapping[str, object]:
 
     Args:
         path: of the file.
-        where: the same for messages.
+        where: the file's name in error messages.
 
     Raises:
         ConfigError: it cannot be read, or is not YAML.
@@ -32,7 +32,7 @@ def _text(path: str, where: str) -> str:
         with open(path, "rb", opener=without_waiting) as file:
             raw = file.read() if _is_a_file(os.fstat(file.fileno())) else None
     except OSError as error:
-        if error.errno is None:  # not the system's, but what a signal handler raised
+        if error.errno is None:  # not from the system: a signal handler raised it
             raise
         raise ConfigError(f"{where}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # NUL or a lone surrogate in the path
@@ -48,17 +48,17 @@ def _text(path: str, where: str) -> str:
 
 
 def _is_a_file(found: os.stat_result) -> bool:
-    """Tell whether reading comes to an end: of a file, and of /dev/null. Reading a directory is an error by itself."""
+    """Tell whether reading ends: for a file and /dev/null. Reading a directory raises by itself."""
     if stat.S_ISCHR(found.st_mode):
         return found.st_rdev == os.stat(os.devnull).st_rdev
     return stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a key given twice and says where a value is that it cannot convert."""
+    """YAML's safe loader, which also refuses a key given twice and names the place of an invalid value."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Construct a value; what YAML's own conversions let out (of 2024-13-01, say) gets its place."""
+        """Construct a value; errors of YAML's own conversions (of 2024-13-01, say) get its place."""
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError, OverflowError):
@@ -68,7 +68,7 @@ class _Loader(yaml.SafeLoader):
             ) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-        """Construct a mapping; a key that was merged (``<<``) may be given again, any other may not."""
+        """Construct a mapping; a merged key (``<<``) may be given again, any other key may not."""
         own = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         seen: set[str] = set()
         for key in own:

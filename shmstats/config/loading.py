@@ -1,7 +1,7 @@
 """Finds a configuration, and checks each value against its rule.
 
-`load` takes a file, a mapping or nothing. Sections of other names are the application's: they are neither
-constructed nor checked, only a name that is nearly one of ours is warned about.
+`load` takes a file, a mapping or nothing. Sections with other names belong to the application: they are neither
+constructed nor checked, but a name that is almost one of ours causes a warning.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from shmstats.once import Once
 
 log = logging.getLogger("shmstats")
 
-#: Names the configuration file where `load` is given none.
+#: Names the configuration file if `load` gets none.
 ENVIRONMENT_VARIABLE = "SHMSTATS_CONFIG"
 
-#: Looked for in the current directory where the environment names no file either.
+#: Looked for in the current directory if the environment names no file either.
 DEFAULT_FILE = "shmstats.yml"
 
 _warned = Once()
@@ -33,9 +33,9 @@ _warned = Once()
 def load(config: str | os.PathLike[str] | Mapping[str, object] | None = None) -> Settings:
     """Find, check and return the configuration.
 
-    What is not given has its default, and so have the keys of a section that is null. A relative
-    ``path.data`` counts from the directory of the file that says it, one from a mapping and the default
-    from the current directory.
+    Keys that are not given have their defaults, and so have all keys of a section that is null. A relative
+    ``path.data`` in a file is relative to the directory of that file; in a mapping, and by default, it is
+    relative to the current directory.
 
     Args:
         config: the path of a YAML file in UTF-8, or a mapping of sections. None: the file that
@@ -43,12 +43,12 @@ def load(config: str | os.PathLike[str] | Mapping[str, object] | None = None) ->
             directory if there is one, else the defaults.
 
     Returns:
-        Settings of which every value is within its rule.
+        Settings in which every value follows its rule.
 
     Raises:
         ConfigError: the file cannot be read or is not YAML, or a key is unknown or given twice, or a
             value has the wrong type or is out of range.
-        TypeError: ``config`` is none of these.
+        TypeError: ``config`` is not one of these.
     """
     if config is None:
         return _find()
@@ -84,7 +84,7 @@ def _from_file(path: str, where: str) -> Settings:
 
 
 def _reader() -> ModuleType:
-    """Return the module that reads files. It brings yaml, which takes longer to import than all that counts."""
+    """Return the module that reads files. It imports yaml, which takes longer than everything that counts."""
     with lifecycle.no_fork():
         from . import file
     return file
@@ -108,7 +108,7 @@ def _settings(given: Mapping[str, object], origin: _Origin) -> Settings:
 
 
 def _warn_of_near_names(given: Iterable[object], origin: _Origin) -> None:
-    """Warn of sections that are ignored, though their names are nearly ours."""
+    """Warn about ignored sections whose names are almost ours."""
     for name in given:
         if isinstance(name, str) and name not in SECTIONS and (near := _nearest(name, SECTIONS, cutoff=0.8)):
             said = f"{origin.where}: the section {shown(name)} is ignored (did you mean {near}?)"
@@ -117,7 +117,7 @@ def _warn_of_near_names(given: Iterable[object], origin: _Origin) -> None:
 
 
 def _checked(section: str, given: object, origin: _Origin) -> dict[str, Any]:
-    """Return what is given of a section, every value checked against its rule."""
+    """Return the values of a section, each checked against its rule."""
     if given is None:
         return {}
     if not isinstance(given, Mapping):
@@ -156,7 +156,7 @@ def _refused(rule: Rule, value: object, origin: _Origin) -> str:
 
 
 def _a(value: object) -> str:
-    """Return the name of a value's type with its article."""
+    """Return the type of a value in words, with its article."""
     kind = type(value).__name__
     return f"{'an' if kind[0] in 'aeioAEIO' else 'a'} {kind}"
 

@@ -1,4 +1,4 @@
-"""The configuration's keys: one class a section, one field a key, whose value is the `Rule` of it."""
+"""The configuration's keys: a class for each section, with a field for each key, whose value is its `Rule`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from shmstats.frozen import Frozen
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used. The message is one line: file, key, value found, what is allowed."""
+    """A configuration that cannot be used. The message is one line: file, key, value found, values allowed."""
 
 
 class Rule(Frozen):
-    """What is allowed for a key, and what the key is for.
+    """The allowed values of a key, and its meaning.
 
     Attributes:
-        default: its value where it is not given.
-        types: the types that a value may have. A bool is not taken for an int.
+        default: the value if the key is not given.
+        types: the allowed types. A bool is not an int.
         accepts: whether a value of such a type is allowed.
-        allowed: the same in words, as error messages give it.
-        about: one line that says what the key is for.
-        secret: whether no message shows its value.
+        allowed: the allowed values in words, for error messages.
+        about: the meaning of the key, in one line.
+        secret: whether messages must not show its value.
 
     """
 
@@ -144,13 +144,13 @@ def _is_ipv6(value: str) -> bool:
 def _is_path(value: str | os.PathLike[str] | os.PathLike[bytes]) -> bool:
     try:
         encoded = os.fsencode(os.path.expanduser(value))
-    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+    except UnicodeEncodeError:  # a lone surrogate without a byte
         return False
     return encoded != b"" and b"\0" not in encoded and not encoded.startswith(b"~")
 
 
 class PathSettings(SettingsSection):
-    """The section ``path``. A relative ``data`` is taken from the current directory and made absolute."""
+    """The section ``path``. A relative ``data`` becomes an absolute path from the current directory."""
 
     data: Path = _path(Path("data"), "Data directory; statistics live in its sub-directory stats.")
 
@@ -336,16 +336,16 @@ class Settings(Frozen):
         super().__init__(**sections, **absent, source=source)
 
     def as_mapping(self) -> dict[str, dict[str, Any]]:
-        """Return sections and keys, of which `load` makes the same settings."""
+        """Return sections and keys, from which `load` makes the same settings."""
         return {name: getattr(self, name).as_dict() for name in SECTIONS}
 
 
 def shown(text: str) -> str:
-    """Return text as a message shows it: as it is, or quoted where it could break the line."""
+    """Return text for a message: unchanged, or quoted if it could break the line."""
     return text if text.isprintable() and text else repr(text)
 
 
 def without_value(key: str) -> str:
-    """Return a key without what follows a colon: ``token:secret`` lacks only a blank."""
+    """Return a key without the part after a colon: in ``token:secret`` only a blank is missing."""
     name, colon, _ = key.partition(":")
     return f"{name}:..." if colon else name

@@ -1,1 +1,1 @@
-"""What the live page and `shmstats top` show: totals of a moment, and the rates between two of them."""
+"""The data of the live page and `shmstats top`: totals at a moment, and the rates between two of them."""

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class RequestFigures(NamedTuple):
-    """What there was of requests in a time; times in ms, None where there was none.
+    """Figures of the requests during some time; times in ms, None without requests.
 
     Attributes:
-        rate: a second.
+        rate: requests per second.
         errors: share of responses of class 5xx.
-        p50: of the time that they took.
+        p50: of their durations.
         p99: likewise.
-        time: that all of them took together, in ms.
+        time: sum of their durations, in ms.
     """
 
     rate: float
@@ -33,7 +33,7 @@ class RequestFigures(NamedTuple):
 
 
 def request_figures(now: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: float) -> RequestFigures | None:
-    """Return the figures of all requests between two documents; None where there is no earlier one, or no request."""
+    """Return the figures of all requests between two documents; None without an earlier one or without requests."""
     requests = now["requests"]
     if requests is None or before is None:
         return None
@@ -47,7 +47,7 @@ def request_figures(now: Mapping[str, Any], before: Mapping[str, Any] | None, se
 def route_figures(
     now: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: float
 ) -> list[tuple[dict[str, Any], RequestFigures]]:
-    """Return the routes of a document with their figures, those that took most time first."""
+    """Return the routes of a document with their figures, ordered by their total time."""
     known = {(each["method"], each["route"]): each for each in (before["routes"] if before else ())}
     bounds = before["bounds"] if before else now["bounds"]
     found = []
@@ -85,7 +85,7 @@ def _figures(
 
 
 def _buckets(time: Mapping[str, Any], bounds: Sequence[Any]) -> npt.NDArray[np.float64]:
-    """Return all buckets of a distribution, those also that the document leaves out because they are empty."""
+    """Return all buckets of a distribution, including the empty ones that the document leaves out."""
     buckets = np.zeros(len(bounds[time["bounds"]]) + 1)
     counts = time["buckets"].split()
     buckets[time["first"] : time["first"] + len(counts)] = counts
@@ -93,5 +93,5 @@ def _buckets(time: Mapping[str, Any], bounds: Sequence[Any]) -> npt.NDArray[np.f
 
 
 def _added(now: Any, before: Any) -> Any:
-    """Return what was added to a counter; one that is smaller than before was set to 0 in between."""
+    """Return the increase of a counter; one that is smaller than before was reset in between."""
     return now - before if now >= before else now

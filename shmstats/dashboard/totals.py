@@ -1,7 +1,7 @@
-"""Totals that the live page and ``shmstats top`` make their figures of: requests, routes, workers, metrics.
+"""The totals from which the live page and ``shmstats top`` compute their figures: requests, routes, workers, metrics.
 
-All are totals since the start, so that whoever looks makes rates of two of them, at the pace that he likes; nothing is
-kept here but what follows from the names of the series.
+All are totals since the start: each viewer computes rates from two of them, at its own interval. Only what
+follows from the names of the series is kept here.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from .workers import worker_figures
 #: Rows of one table of metrics or routes.
 MAX_ROWS = 100
 
-#: Categories of the integrations and of the library: an application's own come before them.
+#: Categories of the integrations and of the package: an application's own categories come before them.
 _NOT_OWN = ("requests", "http", "gunicorn", "shmstats", "system")
 
 _REQUESTS, _DURATION = "http_requests", "http_request_duration"
 
 
 class Dashboard:
-    """Makes the document of what there is at a moment."""
+    """Makes the document of the totals at a moment."""
 
     def __init__(self) -> None:
         self._overview = Overview()
@@ -53,13 +53,13 @@ class Dashboard:
         Args:
             reader: of the block.
             snapshot: of its statistics.
-            search: text in any case that the metrics shown have in ``category.series``.
-            served: what the workers serve, where the caller shows it too; None: it is read.
+            search: part of the names ``category.series`` of the metrics to show, in any case.
+            served: the requests being served, if the caller has read them; None: they are read.
 
         Returns:
-            ``started`` (seconds since 1970), ``requests`` (None where no integration counts any), ``routes``,
-            ``workers``, ``backlog`` (connections that wait; None where nobody tells) and ``metrics``. A distribution
-            has as ``bounds`` an index into the list ``bounds``, and the counts of its buckets as a text: see
+            ``started`` (seconds since 1970), ``requests`` (None if no integration counts any), ``routes``,
+            ``workers``, ``backlog`` (connections that wait; None if unknown) and ``metrics``. A distribution
+            has as ``bounds`` an index into the list ``bounds``, and the counts of its buckets as text: see
             `shmstats.reading.totals.Brief`.
         """
         self._follow(snapshot.names)
@@ -75,7 +75,7 @@ class Dashboard:
         }
 
     def _follow(self, names: Sequence[Name]) -> None:
-        """Derive from the names what is kept as long as they stay."""
+        """Compute from the names what stays the same as long as they do."""
         if names is self._names:
             return
         self._names = names
@@ -122,8 +122,8 @@ class Dashboard:
         ]
 
     def _distribution(self, position: int | None, name: Name, value: Brief) -> dict[str, Any]:
-        """Return a distribution; ``position`` is that of its name, None of the one over all requests."""
-        bounds = self._bounds_at.get(position)  # two tuples of bounds take longer to compare
+        """Return a distribution; ``position`` is that of its name, None for the one over all requests."""
+        bounds = self._bounds_at.get(position)  # comparing two tuples of bounds takes longer
         if bounds is None:
             bounds = self._bounds_at[position] = self._bounds.setdefault(name.bounds, len(self._bounds))
         total, least, most, first, buckets = value
@@ -139,9 +139,9 @@ class Dashboard:
 
 
 def _routes_in(names: Sequence[Name]) -> tuple[list[tuple[str, str, int | None]], CounterGroups]:
-    """Return method and path of the routes, with the position of their durations, and what counts their requests.
+    """Return method and path of the routes, with the position of their durations, and the counters of their requests.
 
-    Each route has two groups of counters: of the requests that went well, and of those that failed.
+    Each route has two groups of counters: of successful and of failed requests.
     """
     numbers: dict[tuple[str, str], int] = {}
     times: dict[int, int] = {}
@@ -160,7 +160,7 @@ def _routes_in(names: Sequence[Name]) -> tuple[list[tuple[str, str, int | None]]
 
 
 def _metric(name: Name, category: str, series: str, value: Value) -> list[Any]:
-    """Return a row: category, series, kind, unit, value; of a histogram count and sum are the value."""
+    """Return a row: category, series, kind, unit, value; the value of a histogram is its count and sum."""
     shown: Any
     if isinstance(value, Distribution):
         shown = [value.count, round(value.sum, 6)]

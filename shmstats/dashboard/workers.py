@@ -11,14 +11,14 @@ from ..reading.requests import Served
 
 
 def worker_figures(served: Iterable[Served]) -> Iterator[dict[str, Any]]:
-    """Give figures of each process that the system still has, without what it serves in detail.
+    """Give figures of each process that still exists, without details of the requests that it serves.
 
-    A process attaches when it counts for the first time. Those that have not yet, but were forked of the same master
-    as one that has, are given too, for they take their part of the requests.
+    A process attaches when it counts for the first time. Processes that have not attached, but were forked by the
+    master of one that has, are included, because they serve requests too.
 
-    ``pid``, ``state`` (a word), ``role`` (``master`` of one that others are children of, else ``worker``), ``started``
-    (seconds since 1970), ``begun`` (requests), ``serving`` (how many now), ``oldest`` (seconds since 1970 of the first
-    of these), ``cpu`` (seconds) and ``memory`` (bytes).
+    ``pid``, ``state`` (a word), ``role`` (``master`` if others are its children, else ``worker``), ``started``
+    (seconds since 1970), ``begun`` (number of requests), ``serving`` (number of requests now), ``oldest`` (start of the
+    first of these, in seconds since 1970), ``cpu`` (seconds) and ``memory`` (bytes).
     """
     found = {each.worker.pid: each for each in served}
     uses = dict(uses_of(found))
@@ -41,7 +41,7 @@ def worker_figures(served: Iterable[Served]) -> Iterator[dict[str, Any]]:
 
 
 def _state(use: ProcessUse, served: Served | None) -> str:
-    """Return what a process does, in a word."""
+    """Return the state of a process as a word."""
     if use.state in "Tt":
         return "stopped"
     if use.state == "Z":

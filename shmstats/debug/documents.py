@@ -1,4 +1,4 @@
-"""What every process serves at the moment, and what its threads do, as documents for people."""
+"""The requests that every process serves, and the stacks of its threads, as documents for people."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .stacks import no_answer
 
 
 def requests_document(served: Iterable[Served], older_than: float = 0.0) -> dict[str, Any]:
-    """Return the requests that are being served, the one that takes longest first.
+    """Return the requests that are being served, the longest first.
 
     Args:
         served: by each worker.
-        older_than: seconds that a request must have taken.
+        older_than: shortest duration of a request, in seconds.
 
     Returns:
         ``requests``: for each ``pid``, ``request`` (method and path), ``began`` (ISO 8601) and ``seconds``; and
-        ``further``: how many there are, by pid, of which no more is known.
+        ``further``: by pid, the number of requests that have no entry.
     """
     served = list(served)
     now = time.time_ns()

@@ -1,6 +1,6 @@
-"""Stacks for people: where the application is first, what libraries do folded, the library's own threads left out.
+"""Stacks for people: the application's frames first, library frames folded, the package's own threads left out.
 
-A stack is a text as `shmstats.debug.stacks` makes it, outermost frame first. Here it is the other way round: the first
+A stack from `shmstats.debug.stacks` is a text with the outermost frame first. Here the order is reversed: the first
 line is where the thread is now.
 """
 
@@ -21,10 +21,10 @@ _STANDARD = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdli
 def fold(stack: str) -> tuple[bool, list[str]]:
     """Return whether a stack has frames of the application, and its lines, innermost first, libraries folded.
 
-    A text that has no frames ("no answer: …") is returned as it is.
+    A text without frames ("no answer: …") is returned unchanged.
     """
     lines: list[str] = []
-    run: list[str] = []  # packages of the frames that are folded next
+    run: list[str] = []  # packages of the frames to fold next
     own = False
     for line in reversed(stack.splitlines()[1:]):
         frame = _FRAME.fullmatch(line)
@@ -42,7 +42,7 @@ def fold(stack: str) -> tuple[bool, list[str]]:
 
 
 def library_of(file: str) -> str | None:
-    """Return the library that a file belongs to; None for one of the application."""
+    """Return the library that a file belongs to; None for the application."""
     if file.startswith(_OURS):
         return "shmstats"
     if installed := _INSTALLED.search(file):
@@ -53,7 +53,7 @@ def library_of(file: str) -> str | None:
 
 
 def is_own_thread(stack: str) -> bool:
-    """Tell whether a stack is that of a thread of the library itself."""
+    """Tell whether a stack is of a thread of this package."""
     files = [frame["file"] for line in stack.splitlines() if (frame := _FRAME.fullmatch(line))]
     return {library_of(file) for file in files} in ({"shmstats"}, {"shmstats", "python"})
 

@@ -1,11 +1,8 @@
 """Figures of processes and of the block, for the endpoints and the commands.
 
-`memory` tells what this process has allocated: a process answers that for itself (`shmstats.attachment.peers` is how it
-is asked). What the system knows of any process is asked of the system, in `system_figures` and
-`process_memory`: it answers for a stopped process as well.
-
-psutil is imported where it is needed: code that only counts never loads it, and no answer of a worker
-for itself needs it. It raises more than its own errors where /proc is restricted (``ProcSubset=pid``, ``hidepid``).
+`memory` is what this process has allocated; each process answers that itself (`shmstats.attachment.peers` asks it).
+`system_figures` and `process_memory` ask the operating system, and so work for a stopped process. psutil is imported
+only there; if /proc is restricted (``ProcSubset=pid``, ``hidepid``) it raises more than its own errors.
 """
 
 from __future__ import annotations
@@ -24,16 +21,16 @@ from ..reading.reader import BlockReader
 
 
 def system_figures(pids: Iterable[int], uptime: float) -> dict[str, int | float]:
-    """Return what the live workers use, summed over them; what was read within the last second is not read anew.
+    """Return the resource use of the live workers, summed; figures of the last second are reused.
 
     Args:
-        pids: of the workers. One that ends meanwhile is left out.
+        pids: of the workers. Workers that end meanwhile are left out.
         uptime: of the application, in seconds.
 
     Returns:
-        ``uptime`` (s), ``memory_usage`` (bytes resident), ``cpu`` (per cent of one processor, on the
-        average since each worker's start), ``user_in_ms`` and ``sys_in_ms`` (processor time), ``threads``,
-        ``workers``, and ``gc`` (garbage collections of the process that answers).
+        ``uptime`` (s), ``memory_usage`` (bytes resident), ``cpu`` (per cent of one processor, averaged
+        since each worker's start), ``user_in_ms`` and ``sys_in_ms`` (processor time), ``threads``,
+        ``workers``, and ``gc`` (garbage collections of the answering process).
     """
     uses = _uses.get(tuple(pids))
     return {
@@ -61,9 +58,9 @@ def pool_figures(reader: BlockReader) -> dict[str, Any]:
 
 
 def process_memory(pid: int) -> dict[str, int | None]:
-    """Return what a process uses, in bytes: ``rss`` resident, ``uss`` of that not shared with any other.
+    """Return the memory of a process in bytes: ``rss`` resident, ``uss`` the part not shared with any other process.
 
-    Either is None where the system does not tell it, or the process has ended.
+    Either is None if the system does not provide it, or the process has ended.
     """
     import psutil
 
@@ -76,12 +73,12 @@ def process_memory(pid: int) -> dict[str, int | None]:
 
 
 def memory() -> dict[str, Any]:
-    """Return what this process has allocated, and what its garbage collector did.
+    """Return what this process has allocated, and the figures of its garbage collector.
 
     Returns:
         ``allocator``: ``python_blocks`` of Python's own allocator, and in bytes the ``heap_bytes`` that the
-        C library has from the system, of them ``heap_used_bytes`` and ``heap_free_bytes``; None where it
-        does not tell, see mallinfo2(3).
+        C library has from the system, of them ``heap_used_bytes`` and ``heap_free_bytes``; None if it
+        does not provide them, see mallinfo2(3).
         ``gc``: whether it is ``enabled``, and for each of its generations ``counts``, ``thresholds``,
         ``collections``, and how many objects were ``collected`` or ``uncollectable``.
     """
@@ -109,7 +106,7 @@ _MALLINFO2 = (
 def _mallinfo2() -> Any:
     """Return the function of the C library (glibc 2.33 and later), or None where it has none."""
     with no_fork():
-        import ctypes  # only for who asks: it takes longer than the rest of this room
+        import ctypes  # only here: the import takes longer than everything else in this module
     try:
         function = ctypes.CDLL(None).mallinfo2
     except (OSError, AttributeError):

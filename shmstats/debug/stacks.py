@@ -1,16 +1,8 @@
-"""What the threads, asyncio tasks and greenlets of this process are doing, for the debug endpoints.
+"""The stacks of the threads, asyncio tasks and greenlets of this process, for the debug endpoints.
 
-`stacks` tells it: a process answers for itself (`shmstats.attachment.peers` is how it is asked). `grouped` puts the
-stacks of all workers together.
-
-A stack is a text: its kind, then a line for each frame, the outermost first as in a traceback. It holds no
-address and no number of a thread or task, so that all that do the same have the same stack::
-
-    thread
-      File "/usr/lib/python3.11/threading.py", line 1002, in Thread._bootstrap
-      File "/srv/site/queue.py", line 41, in Consumer.run
-
-Modules that a process may do without (asyncio, greenlet) are asked only where they are loaded.
+Each process answers for itself (`shmstats.attachment.peers` asks it); `grouped` merges the stacks of all workers. A
+stack is a text: its kind, then a line for each frame, the outermost first as in a traceback, without addresses and
+thread numbers, so that equal stacks have equal texts. Modules such as asyncio and greenlet are used only if loaded.
 """
 
 from __future__ import annotations
@@ -25,24 +17,24 @@ from typing import Any
 
 from ..proc import uses_of
 
-#: Distinct stacks that a process tells of, and frames of one stack: what is beyond is counted only.
+#: Most distinct stacks of a process, and most frames of one stack; the rest is only counted.
 MAX_STACKS = 500
 MAX_FRAMES = 100
 
 _OUTER_FRAMES = 30
 
-#: A frame as a stack has it: file, line, function. A mark for frames left out has no file.
+#: A frame of a stack: file, line, function. A mark for left-out frames has no file.
 _Place = tuple[str, int, str]
 _Stack = tuple[str, tuple[_Place, ...]]
 
-#: How coroutines and generators give their frame, and what they wait for.
+#: The attributes of coroutines and generators for their frame, and for what they wait for.
 _SUSPENDED = {
     CoroutineType: ("cr_frame", "cr_await"),
     GeneratorType: ("gi_frame", "gi_yieldfrom"),
     AsyncGeneratorType: ("ag_frame", "ag_await"),
 }
 
-#: Types of the interpreter that stand between one of these and the next, and do not tell which it is.
+#: Types of the interpreter between one of these and the next, which do not expose the next one.
 _BETWEEN = {"async_generator_asend", "async_generator_athrow", "coroutine_wrapper", "anext_awaitable"}
 
 _ADDRESS = re.compile("0x[0-9a-fA-F]+")
@@ -72,7 +64,7 @@ def grouped(answers: Mapping[int, list[dict[str, Any]] | None]) -> list[dict[str
     """Put the stacks of several workers together.
 
     Args:
-        answers: by pid what `stacks` returned there; None for a worker that did not answer.
+        answers: by pid the result of `stacks` there; None for a worker that did not answer.
 
     Returns:
         ``{"goroutine": stack, "count": n, "pids": [...]}`` for each different stack, the most frequent
@@ -94,7 +86,7 @@ def grouped(answers: Mapping[int, list[dict[str, Any]] | None]) -> list[dict[str
 
 
 def no_answer(pid: int) -> str:
-    """Say why a worker did not answer, as far as the system knows."""
+    """Return why a worker did not answer, as far as the system knows."""
     state = next((use.state for _, use in uses_of([pid])), None)
     if state is None:
         return "no answer: the worker has ended"
@@ -105,7 +97,7 @@ def no_answer(pid: int) -> str:
 
 def _threads_and_tasks() -> Iterator[_Stack]:
     current = sys._current_frames()
-    # Nothing may refer to the frames in the end: one of them is that of this call, and would stay alive.
+    # No reference to the frames must remain: one of them is that of this call, and would stay alive.
     while current:
         yield from _thread_and_tasks(list(_callers(current.popitem()[1]))[::-1])
 
@@ -118,7 +110,7 @@ def _thread_and_tasks(frames: list[FrameType]) -> Iterator[_Stack]:
 
 
 def _callers(frame: FrameType | None) -> Iterator[FrameType]:
-    """Go from a frame outwards, beginning with itself."""
+    """Give a frame and its callers, from the inside outwards."""
     while frame is not None:
         yield frame
         frame = frame.f_back
@@ -127,8 +119,8 @@ def _callers(frame: FrameType | None) -> Iterator[FrameType]:
 def _running_loops(frames: Iterable[FrameType]) -> list[Any]:
     """Return the event loops that the frames of a thread run.
 
-    Only frames of asyncio itself are asked for their variables: asking a frame keeps them alive. A loop
-    written in C (uvloop) has no frame, but is found by that of the runner that runs it.
+    Only frames of asyncio itself are asked for their variables, because asking keeps a frame alive. A loop
+    in C (uvloop) has no frame, but is found through the frame of the runner that runs it.
     """
     base_events, runners = sys.modules.get("asyncio.base_events"), sys.modules.get("asyncio.runners")
     if base_events is None or runners is None:
@@ -145,7 +137,7 @@ def _running_loops(frames: Iterable[FrameType]) -> list[Any]:
 def _tasks(loop: Any) -> Iterable[Any]:
     try:
         tasks: Iterable[Any] = sys.modules["asyncio"].all_tasks(loop)
-    except RuntimeError:  # they changed all the time while it looked
+    except RuntimeError:  # the set of tasks kept changing during the iteration
         return ()
     return tasks
 
@@ -164,7 +156,7 @@ def _task_frames(task: Any, thread: list[FrameType]) -> list[FrameType]:
 
 
 def _awaited_frames(awaited: Any) -> Iterator[FrameType]:
-    """Go from a suspended coroutine or generator inwards, to the frame that waits."""
+    """Give the frames from a suspended coroutine or generator inwards, to the frame that waits."""
     while awaited is not None:
         if type(awaited) in _SUSPENDED:
             frame, following = _SUSPENDED[type(awaited)]
@@ -183,13 +175,13 @@ def _greenlets() -> Iterator[_Stack]:
     if module is None:
         return
     for found in gc.get_objects():
-        # By type(): isinstance() would ask the object, and a proxy does something when it is asked.
+        # type() instead of isinstance(): the latter calls a proxy's code.
         if issubclass(type(found), module.greenlet) and found.gr_frame is not None:
             yield "greenlet", _places(list(_callers(found.gr_frame))[::-1])
 
 
 def _places(frames: list[FrameType]) -> tuple[_Place, ...]:
-    """Return where the frames are, without the middle of a stack that is too deep."""
+    """Return the places of the frames, without the middle of a stack that is too deep."""
     left_out = len(frames) - MAX_FRAMES
     if left_out > 0:
         return (

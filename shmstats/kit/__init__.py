@@ -1,4 +1,4 @@
-"""The operator's kit: configuration of the programs around an application, as package data, and how it is written."""
+"""The operator's kit: configuration of the programs around an application, as package data, and its writing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def write(directory: Path, *, replace: bool = False) -> list[Path]:
     """Write the kit into a directory, which is made if it is missing.
 
     Args:
-        directory: where to.
-        replace: whether files that are there and differ are replaced.
+        directory: where the kit goes.
+        replace: whether existing files that differ are replaced.
 
     Returns:
-        The files that were written; those that were there already, with the same content, are not among them.
+        The files that were written, without those that existed with the same content.
 
     Raises:
-        FileExistsError: a file is there and differs; nothing was written.
+        FileExistsError: a file exists and differs; nothing was written.
         OSError: it cannot be written.
     """
     contents = {directory / path: file.read_bytes() for path, file in _files(files(__package__) / "files", Path())}

@@ -1,1 +1,1 @@
-"""The commands: one module each, loaded when it is called. `shmstats.cli` has the table of them."""
+"""The commands: one module each, imported when the command runs. `shmstats.cli` has their table."""

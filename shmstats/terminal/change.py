@@ -1,6 +1,6 @@
 """``shmstats reset`` and ``shmstats remove``: attach to the live block as a worker, change it, and leave.
 
-Where there is no block, remove changes the saved snapshot.
+Without a block, remove changes the saved snapshot.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shmstats.terminal.command import NotThereError, reading_command, settings_o
 
 
 def _change_command(function: Callable[..., None]) -> click.Command:
-    """Make a command of a function that changes a metric, or a whole category."""
+    """Make a command from a function that changes a metric, or a whole category."""
     return reading_command(click.argument("category")(click.argument("metric", required=False)(function)))
 
 
@@ -44,7 +44,7 @@ def remove(config: str | None, data: str | None, category: str, metric: str | No
 
 
 def _remove_saved(data: Path, category: str, metric: str | None) -> int:
-    """Remove from the saved snapshot, where there is no block; returns how many series that were."""
+    """Remove series from the saved snapshot; returns their number."""
     identity = identify(data)
     identity.check_user()
     if os.path.lexists(identity.segment):
@@ -76,7 +76,7 @@ def _change(
 
 
 def attached(settings: Settings) -> Registry | None:
-    """Return a registry that is attached to the live block, as large as that is; None where there is none."""
+    """Return a registry attached to the live block, with the block's size; None if there is no block."""
     try:
         with read_only(settings.path.data) as reader:
             layout = reader.layout

@@ -1,4 +1,4 @@
-"""``shmstats clean``: remove the files of a data directory that nobody will read or write again."""
+"""``shmstats clean``: removes the files of a data directory that nobody will read or write again."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What all commands share: options, errors of one line, writing to standard output.
+"""The common parts of all commands: options, errors of one line, writing to standard output.
 
-Exit codes: 0 done, 1 it could not be done, 2 wrong usage. A command raises, and `Command` makes one line on stderr
-of it.
+Exit codes: 0 success, 1 failure, 2 wrong usage. A command raises, and `Command` prints the error as one line on
+stderr.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
 class NotThereError(Exception):
-    """What a command is to work on is not there: a block, a snapshot, a statistic, a directory."""
+    """The object of a command does not exist: a block, a snapshot, a statistic, a directory."""
 
 
 class Failure(click.ClickException):
-    """What could not be done, as one line."""
+    """A failure, as one line."""
 
     def __init__(self, command: str, reason: str) -> None:
         super().__init__(printable(" ".join(f"{command}: {reason}".split("\n"))))
@@ -42,10 +42,10 @@ class Failure(click.ClickException):
 
 
 class Command(click.Command):
-    """A command that reports what it cannot do in one line."""
+    """A command that reports failures in one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what fails ends it by exit code 1 and one line."""
+        """Run the command; a failure ends it with exit code 1 and one line."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -60,7 +60,7 @@ class Command(click.Command):
 
 
 class Key(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 or so
-    """The type of an option that overrides a key of the configuration, and has its rule."""
+    """The type of an option that overrides a key of the configuration, and follows its rule."""
 
     def __init__(self, section: type[SettingsSection], key: str) -> None:
         self._rule = section.rules[key]
@@ -68,7 +68,7 @@ class Key(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
         self.name = "integer" if self._type is int else "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value as the configuration has it; what its rule does not accept is wrong usage."""
+        """Return the value of the key; a value that its rule does not accept is wrong usage."""
         try:
             converted = self._type(value)
         except ValueError:
@@ -100,7 +100,7 @@ def not_empty(ctx: click.Context, param: click.Parameter, given: Any) -> Any:
 
 
 def settings_of(config: str | None, data: str | None) -> Settings:
-    """Return the settings that the options ``--config`` and ``--data`` ask for."""
+    """Return the settings for the options ``--config`` and ``--data``."""
     settings = load(config)
     return settings if data is None else settings.replaced(path=PathSettings(Path(data)))
 
@@ -112,7 +112,7 @@ def note(text: str) -> None:
 
 
 def repeat(do: Callable[[], None], seconds: float, *expected: type[Exception]) -> None:
-    """Do something again and again until interrupted; an expected error is said, once for each reason."""
+    """Do something repeatedly until interrupted; an expected error is printed once for each reason."""
     said = ""
     with suppress(KeyboardInterrupt):
         while True:
@@ -127,7 +127,7 @@ def repeat(do: Callable[[], None], seconds: float, *expected: type[Exception]) -
 
 
 def progress(items: Sequence[_Item], label: str) -> AbstractContextManager[Iterable[_Item]]:
-    """Return a context that gives the items one after another, with a bar on stderr where that is a terminal."""
+    """Return a context that gives the items one after another, with a progress bar if stderr is a terminal."""
     if not has_bar():
         return nullcontext(items)
     return click.progressbar(items, label=label, file=sys.stderr, update_min_steps=max(len(items) // 200, 1))
@@ -139,7 +139,7 @@ def has_bar() -> bool:
 
 
 class Watched(list[_Item]):
-    """A list that shows a bar whenever it is gone through.
+    """A list that shows a progress bar whenever it is iterated over.
 
     Args:
         items: of the list.
@@ -151,7 +151,7 @@ class Watched(list[_Item]):
         self._label = label
 
     def __iter__(self) -> Iterator[_Item]:
-        """Go through the list."""
+        """Iterate over the list."""
         with progress(self[:], self._label) as items:
             yield from items
 
@@ -160,7 +160,7 @@ def write_to_stdout(content: bytes) -> None:
     """Write to standard output.
 
     Raises:
-        OSError: it is closed, full, or nobody reads it any more.
+        OSError: it is closed or full, or its reader has gone.
     """
     if sys.stdout is None:
         raise OSError("standard output is closed")
@@ -168,19 +168,19 @@ def write_to_stdout(content: bytes) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     except OSError as error:
-        # What is left in the buffer must not fail once more when the interpreter exits.
+        # The rest of the buffer must not fail again when the interpreter exits.
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def time_of(file: os.stat_result) -> str:
-    """Return when a file was last written, as people of this time zone read it."""
+    """Return when a file was last written, in local time for people."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(file.st_mtime))
 
 
 def described(error: OSError) -> str:
-    """Return what an error of the system says, with the file it is about."""
+    """Return the message of a system error, with the file that it is about."""
     if error.strerror is None:
         return str(error)
     return error.strerror if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"

@@ -1,4 +1,4 @@
-"""``shmstats diff``: what changed between two saved snapshots."""
+"""``shmstats diff``: the differences between two saved snapshots."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from shmstats.terminal.command import command, write_to_stdout
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
 def diff(old: Path, new: Path) -> None:
-    """Show what changed from the snapshot OLD to the snapshot NEW, as files of a data directory hold them."""
+    """Show the differences between the saved snapshots OLD and NEW, which are files of a data directory."""
     lines = list(differences(saved.load(old.resolve()), saved.load(new.resolve())))
     shown = lines or ["nothing changed"]
     write_to_stdout("".join(f"{printable(line)}\n" for line in shown).encode(errors="replace"))
 
 
 def differences(old: Snapshot, new: Snapshot) -> Iterator[str]:
-    """Give a line for each series that changed, came (``+``) or went (``-``)."""
+    """Give a line for each series that changed, was added (``+``) or was removed (``-``)."""
     before, after = _by_name(old), _by_name(new)
     for key in sorted(before.keys() | after.keys()):
         earlier, later = before.get(key), after.get(key)

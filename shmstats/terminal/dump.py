@@ -1,7 +1,7 @@
 """``shmstats dump``, also ``shmstats-dump``: a snapshot of all statistics, in one of the formats.
 
-It only reads: the live block without attaching as a worker, or else the saved snapshot. What only some formats
-need is imported where it is needed, because a dump should take no longer than it must.
+It only reads: the live block without attaching as a worker, or else the saved snapshot. Imports that only some formats
+need are made where they are needed, to keep a dump fast.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from shmstats.terminal.past import Duration, past_content
 
 _LONGEST_WATCH = 86_400.0
 
-#: Series from which on a dump takes seconds, and shows how far it is.
+#: Series from which on a dump takes seconds, and shows a progress bar.
 _MANY = 100_000
 
-#: Seconds of the past that are shown where nobody says how many.
+#: Default length of the past that is shown, in seconds.
 _SHOWN_PAST = 900.0
 
-#: Seconds that a dump takes for a walk through the data directory.
+#: Longest time for walking through the data directory, in seconds.
 _LONGEST_WALK = 0.5
 
 
@@ -126,7 +126,7 @@ def dump(
 ) -> None:
     """Write a snapshot of all statistics.
 
-    It is taken of the live block, without disturbing it. Where there is none, the saved snapshot is written.
+    It is read from the live block, without disturbing it. If there is no live block, the saved snapshot is written.
     """
     if history:
         if form not in FORMATS_OF_PAST:
@@ -148,7 +148,7 @@ def dump(
         return not globs or any(fnmatchcase(category, glob) for glob in globs)
 
     view = View(raw=raw, columns=labels)
-    if file is None or config is not None:  # a file can be read where the usual configuration is wrong
+    if file is None or config is not None:  # a snapshot can be read even if the default configuration has an error
         settings = settings_of(config, data)
         view = view.prefixed(settings.prometheus)
     with_recent = form in ("json", "v2")
@@ -181,18 +181,18 @@ def dump(
     if watch is None:
         write_once()
         return
-    with suppress(KeyboardInterrupt):  # that is the proper end, and not a failure
+    with suppress(KeyboardInterrupt):  # the normal end, not a failure
         write_once()
-        # While an application restarts there may be nothing to read for a moment, or a block that is not finished;
-        # only at the beginning is that a reason to give up.
+        # While an application restarts there may be nothing to read for a moment, or an unfinished block;
+        # only at the start is that a reason to give up.
         repeat(write_once, watch, BlockError, NotThereError)
 
 
 def _refuse(what: str, **options: object) -> None:
-    """Refuse options that were given, where they would change nothing.
+    """Refuse given options that would have no effect.
 
     Raises:
-        UsageError: it names the first of them.
+        UsageError: with the first of them.
     """
     for name, given in options.items():
         if given not in (None, False, ()):
@@ -205,7 +205,7 @@ def _refuse(what: str, **options: object) -> None:
 def _data_reader(
     settings: Settings, by_worker: bool, chosen: Callable[[str], bool], with_recent: bool
 ) -> Callable[[], Snapshot]:
-    """Return a function that reads the live block, or else the saved snapshot, which it says once."""
+    """Return a function that reads the live block, or else the saved snapshot, which it reports once."""
     said = ""
 
     def read() -> Snapshot:
@@ -230,7 +230,7 @@ def _data_reader(
 
 
 def _read_saved(data: Path) -> tuple[Snapshot, str]:
-    """Return the newest snapshot that can be read, and a line that says which it is.
+    """Return the newest readable snapshot, and a line that names it.
 
     `shmstats.snapshot.load_newest` sets damaged files aside for the block that starts; a mere reader must not.
 
@@ -267,7 +267,7 @@ def _recent(data: Path) -> Recent:
     try:
         return read_recent(data)
     except (OSError, RingError):
-        return {}  # there is no history, or none that can be read
+        return {}  # no history, or no readable one
 
 
 def _system_figures(reader: BlockReader, settings: Settings) -> dict[str, int | float]:
@@ -275,7 +275,7 @@ def _system_figures(reader: BlockReader, settings: Settings) -> dict[str, int | 
     from shmstats.storage import Walk
 
     figures = system_figures((worker.pid for worker in reader.workers.live()), reader.uptime)
-    figures.pop("gc", None)  # of this process alone, which is none of the workers
+    figures.pop("gc", None)  # it describes this process, which is not a worker
     if settings.stats.include_storage_stats_in_api:
         walk = Walk(settings.path.data)
         if not walk.advance(_LONGEST_WALK):
@@ -285,7 +285,7 @@ def _system_figures(reader: BlockReader, settings: Settings) -> dict[str, int | 
 
 
 def _only(snapshot: Snapshot, chosen: Callable[[str], bool]) -> Snapshot:
-    """Return the part of a snapshot that is in the chosen categories."""
+    """Return the part of a snapshot in the chosen categories."""
     kept = [i for i, name in enumerate(snapshot.names) if chosen(name.category)]
     return Snapshot(
         [snapshot.names[i] for i in kept],
@@ -316,7 +316,7 @@ def _write(output: str, content: bytes) -> None:
 
 
 def _is_replaceable(output: str) -> bool:
-    """Tell whether there is a regular file or nothing yet; a device or a pipe is written to as it is."""
+    """Tell whether the path is a regular file or does not exist; a device or a pipe is written to directly."""
     try:
         return stat.S_ISREG(os.stat(output).st_mode)
     except FileNotFoundError:
@@ -324,7 +324,7 @@ def _is_replaceable(output: str) -> bool:
 
 
 def _replace_file(file: Path, content: bytes) -> None:
-    """Replace a file's content at once, with the mode that it has, or that a new file gets."""
+    """Replace a file's content atomically, with its mode, or the mode of a new file."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     stream = open(temporary, "xb")  # noqa: SIM115 - what follows is undone if it fails
     try:

@@ -22,7 +22,7 @@ from shmstats.terminal.command import described, reading_command, settings_of, t
 
 @reading_command
 def info(config: str | None, data: str | None) -> None:
-    """Tell what is installed, configured and running; exit code 1 where something is wrong."""
+    """Show what is installed, configured and running; exit code 1 if something is wrong."""
     settings = settings_of(config, data)
     wrong: list[str] = []
     facts = [*_facts(settings, wrong), *(("wrong", complaint) for complaint in wrong)]
@@ -33,7 +33,7 @@ def info(config: str | None, data: str | None) -> None:
 
 
 def _facts(settings: Settings, wrong: list[str]) -> Iterator[tuple[str, str]]:
-    """Give titles and texts, and put aside what is wrong."""
+    """Give titles and texts, and collect what is wrong."""
     data = settings.path.data
     yield "version", __version__
     yield "core", CORE

@@ -1,6 +1,6 @@
-"""What ``shmstats top`` shows, as lines: a head, and the panes workers, routes, metrics and stacks.
+"""The lines that ``shmstats top`` shows: a head, and the panes workers, routes, metrics and stacks.
 
-A line is a text and how it is to be marked: ``""``, ``"head"``, ``"bad"``.
+A line is a text and its mark: ``""``, ``"head"``, ``"bad"``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..frozen import NamedTuple
 #: Seconds after which a request that is still being served is marked.
 STUCK_SECONDS = 5.0
 
-#: Share of responses of class 5xx from which on it is marked.
+#: Share of responses of class 5xx from which on the share is marked.
 _MANY_ERRORS = 0.01
 
 #: A line, and its mark.
@@ -25,7 +25,7 @@ Line = tuple[str, str]
 
 
 class Look(NamedTuple):
-    """What was seen at one moment.
+    """The state at one moment.
 
     Attributes:
         at: monotonic clock, seconds.
@@ -57,7 +57,7 @@ def head(title: str, now: Look, before: Look | None, width: int) -> list[Line]:
 
 
 def workers_pane(now: Look, before: Look | None, width: int) -> list[Line]:
-    """Return what each worker does, those that take longest first."""
+    """Return what each worker does, the longest request first."""
     known = {worker["pid"]: worker for worker in (before.document["workers"] if before else ())}
     serves: dict[int, list[dict[str, Any]]] = {}
     for request in now.requests["requests"]:
@@ -90,7 +90,7 @@ def workers_pane(now: Look, before: Look | None, width: int) -> list[Line]:
 
 
 def routes_pane(now: Look, before: Look | None, width: int) -> list[Line]:
-    """Return the routes, those that take most time first."""
+    """Return the routes, ordered by their total time."""
     seconds = now.at - before.at if before else 1.0
     found = route_figures(now.document, before.document if before else None, seconds)
     if not found:
@@ -134,7 +134,7 @@ def metrics_pane(now: Look, before: Look | None, width: int) -> list[Line]:
 
 
 def stacks_pane(found: Iterable[Mapping[str, Any]], width: int) -> list[Line]:
-    """Return what the threads of each worker do; see `shmstats.debug.documents.stacks_document`."""
+    """Return the stacks of each worker's threads; see `shmstats.debug.documents.stacks_document`."""
     lines: list[Line] = []
     for process in found:
         lines.append((f"process {process['pid']}"[:width], "head"))
@@ -165,7 +165,7 @@ def _value(kind: str, unit: str, value: Any) -> str:
 
 
 def _table(columns: Sequence[tuple[str, int]], rows: Iterable[tuple[Sequence[str], str]], width: int) -> list[Line]:
-    """Return a table: right-aligned columns of a width; left-aligned ones of a negative one, and the last."""
+    """Return a table: a positive width is right-aligned; a negative one, and the last column, left-aligned."""
 
     def line(cells: Sequence[str]) -> str:
         shown = [

@@ -19,12 +19,12 @@ _DURATION = re.compile(r"(?P<count>[0-9]{1,9}(?:\.[0-9]+)?) *(?P<unit>s|m|min|h|
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 or so
-    """The type of an option that is a time: ``90``, ``10s``, ``15m``, ``1h``, ``1d``; its value is in seconds."""
+    """The type of an option for a duration: ``90``, ``10s``, ``15m``, ``1h``, ``1d``; its value is in seconds."""
 
     name = "duration"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the seconds; what is no time above 0 is wrong usage."""
+        """Return the seconds; anything but a duration above 0 is wrong usage."""
         if isinstance(value, float):
             return value
         match = _DURATION.fullmatch(str(value))
@@ -35,20 +35,20 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 
 
 def past_content(data: Path, since: float, step: float | None, form: str, globs: Sequence[str]) -> bytes:
-    """Return what the ring tells, as JSON or CSV.
+    """Return values from the history's ring, as JSON or CSV.
 
     Args:
         data: the data directory.
         since: seconds before now.
-        step: seconds of each value; None: one that gives about 300.
+        step: seconds between values; None: chosen for about 300 values.
         form: of `FORMATS`.
         globs: of the categories; empty: all.
 
     Raises:
         NotThereError: there is no history, or nothing in it matches.
-        UsageError: the steps would be too many.
+        UsageError: there would be too many steps.
     """
-    # Only here: who wants what is counted now needs no numpy.
+    # Only here: a dump of current values does not need numpy.
     from shmstats.history.documents import to_csv, to_json
     from shmstats.history.past import Query, QueryError, read_past
 

@@ -1,4 +1,4 @@
-"""``shmstats push``: sends the statistics once, as a batch job does at its end, or again and again."""
+"""``shmstats push``: pushes the statistics once, at the end of a batch job, or repeatedly."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def push(
 ) -> None:
     """Push a snapshot of all statistics.
 
-    It is taken of the live block; where there is none, the saved snapshot is pushed. Identity and times are those of
-    the data directory, so totals go on from one run to the next.
+    It is read from the live block; if there is none, the saved snapshot is pushed. Identity and times are those of
+    the data directory, so totals continue from one run to the next.
     """
     settings = settings_of(config, data)
     pushing = settings.push.replaced(url=url or settings.push.url, format=form or settings.push.format)
@@ -62,7 +62,7 @@ def push(
 
 
 def _newest(settings: Settings) -> Snapshot:
-    """Return what is counted in the live block, once it is on the disk; or else what is saved.
+    """Return the values of the live block, after they are saved; or else the saved snapshot.
 
     Raises:
         NotThereError: there is neither.

@@ -13,7 +13,7 @@ from shmstats.config import ApiSettings, Settings
 from shmstats.reading.reader import read_only
 from shmstats.terminal.command import Key, NotThereError, reading_command, settings_of
 
-#: Of each worker: answers take milliseconds, but may wait for their readers.
+#: Of each worker: answers take milliseconds, but may wait for slow clients.
 _THREADS = 8
 
 
@@ -29,7 +29,7 @@ def serve(config: str | None, data: str | None, bind: str | None, workers: int |
     api = settings.api.replaced(bind=bind or settings.api.bind, workers=workers or settings.api.workers)
     try:
         with read_only(settings.path.data):
-            pass  # a block that must not be used is found here, not by every worker
+            pass  # so that an unusable block is reported here, and not by every worker
     except FileNotFoundError:
         if data is not None and not settings.path.data.exists():
             raise NotThereError(
@@ -40,12 +40,12 @@ def serve(config: str | None, data: str | None, bind: str | None, workers: int |
 
 
 def check_data_directory(data: Path) -> None:
-    """Refuse a data directory that is none and cannot be made, because of a file in its place or above it.
+    """Refuse a data directory that is not a directory and cannot be made, because a file is in its place or above it.
 
-    An application goes on without it; who starts a server by hand is better told at once.
+    An application continues without it; somebody who starts a server by hand should get the error at once.
 
     Raises:
-        NotADirectoryError: the file that is in the way.
+        NotADirectoryError: with the file that is in the way.
     """
     place = saved.stats_directory(data)
     there = next(path for path in (place, *place.parents) if path.exists())
@@ -57,7 +57,7 @@ def check_data_directory(data: Path) -> None:
 
 
 def _serve(settings: Settings) -> NoReturn:
-    """Become gunicorn's master; returns by exit only."""
+    """Become gunicorn's master; returns only by exit."""
     from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
     class Server(BaseApplication):  # type: ignore[misc]  # here, because its base takes long to import
@@ -67,7 +67,7 @@ def _serve(settings: Settings) -> NoReturn:
             self.cfg.set("proc_name", "shmstats")
             self.cfg.set("worker_class", "shmstats.web.doorkeeper.PatientWorker")
             self.cfg.set("threads", _THREADS)
-            self.cfg.set("keepalive", 0)  # or a thread would wait for the rest of a body that nobody wants
+            self.cfg.set("keepalive", 0)  # else a thread would wait for the rest of an unwanted body
             if "control_socket_disable" in self.cfg.settings:  # since gunicorn 25
                 self.cfg.set("control_socket_disable", True)
 

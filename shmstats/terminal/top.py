@@ -1,8 +1,8 @@
-"""``shmstats top``: what the live page shows, in a terminal, without a web application that answers.
+"""``shmstats top``: the data of the live page in a terminal, without a web application that answers.
 
-It reads the block without attaching, so it is right while every worker is stuck. The screen is curses' of the standard
-library: it is there wherever Python is, reads keys, and an extra dependency would be missing at the very moment when
-somebody is called to a machine that misbehaves.
+It reads the block without attaching, so it is right even if every worker is stuck. The screen uses curses of the
+standard library: it exists wherever Python does, and an extra dependency would be missing just when
+somebody is called to a machine in trouble.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _PANES: dict[str, Callable[[Look, Look | None, int], list[Line]]] = {
 }
 _KEYS = "w workers  r routes  m metrics  s stacks  p pause  q quit"
 
-#: Seconds that figures are of, at least, once it has run so long.
+#: Shortest time that figures cover, in seconds, once it has run that long.
 _WINDOW = 5.0
 
 _ONCE_WIDTH = 80
 
 
 class Looker:
-    """Reads a block again and again.
+    """Reads a block repeatedly.
 
     Args:
         data: the data directory.
@@ -51,11 +51,11 @@ class Looker:
         self._looks: deque[Look] = deque(maxlen=64)
 
     def look(self) -> tuple[Look, Look | None]:
-        """Return what there is now, and an earlier look to compare it with.
+        """Return the current state, and an earlier one to compare it with.
 
         Raises:
             NotThereError: there is no live block.
-            BlockError: there is one that must not be used.
+            BlockError: the block must not be used.
         """
         try:
             with read_only(self._data) as reader:
@@ -72,7 +72,7 @@ class Looker:
         return now, earlier
 
     def show(self, pane: str, width: int) -> tuple[list[Line], list[Line]]:
-        """Look, and return the lines above every pane, and those of one of them."""
+        """Look, and return the lines of the head, and those of a pane."""
         now, before = self.look()
         above = head(str(self._data), now, before, width)
         if pane == "stacks":
@@ -81,7 +81,7 @@ class Looker:
 
 
 def read_stacks(data: Path, pid: int | None = None) -> list[dict[str, Any]]:
-    """Return what the threads of each worker do, or of the one with a pid.
+    """Return the stacks of each worker's threads, or of those of one pid.
 
     Raises:
         NotThereError: there is no live block, or no such worker.
@@ -103,9 +103,9 @@ def read_stacks(data: Path, pid: int | None = None) -> list[dict[str, Any]]:
 @click.option("--once", is_flag=True, help="Write it once, after one second, and exit.")
 @click.option("--pane", type=click.Choice([*_PANES, "stacks"]), default="workers", show_default=True)
 def top(config: str | None, data: str | None, once: bool, pane: str) -> None:
-    """Show requests, workers and what each of them serves, routes, metrics and stacks.
+    """Show requests, workers and the requests that they serve, routes, metrics and stacks.
 
-    Keys: w, r, m, s choose what is shown, p pauses, q ends.
+    Keys: w, r, m, s select the pane, p pauses, q quits.
     """
     directory = settings_of(config, data).path.data
     looker = Looker(directory)
@@ -121,7 +121,7 @@ def top(config: str | None, data: str | None, once: bool, pane: str) -> None:
 @reading_command
 @click.argument("pid", type=click.IntRange(min=1), required=False)
 def stacks(config: str | None, data: str | None, pid: int | None) -> None:
-    """Show what the threads of every worker do, or of the one with PID: the application's frames first."""
+    """Show the stacks of all threads of every worker, or of the one with PID: the application's frames first."""
     found = read_stacks(settings_of(config, data).path.data, pid)
     _write([text for text, _ in stacks_pane(found, 10_000)])
 
@@ -135,8 +135,8 @@ class _Screen:
 
     Args:
         looker: reads the block.
-        title: what it is about.
-        pane: that is shown first.
+        title: its subject.
+        pane: the one that is shown first.
     """
 
     def __init__(self, looker: Looker, title: str, pane: str) -> None:
@@ -148,7 +148,7 @@ class _Screen:
         self._head: list[Line] = []
 
     def run(self) -> None:
-        """Show it until it is ended by a key or a signal."""
+        """Show the screen until a key or a signal ends it."""
         import curses
 
         self._looker.look()
@@ -165,7 +165,7 @@ class _Screen:
             curses.use_default_colors()
             curses.init_pair(1, curses.COLOR_RED, -1)
             self._marks["bad"] = curses.A_BOLD | curses.color_pair(1)
-        with suppress(curses.error):  # a terminal that cannot hide it
+        with suppress(curses.error):  # the terminal cannot hide the cursor
             curses.curs_set(0)
         window.timeout(1000)
         while True:
@@ -174,10 +174,10 @@ class _Screen:
             if key in (ord("q"), 27):
                 return
             if self._obey(key):
-                window.clear()  # whoever reads aloud, or records, gets the new pane as a whole
+                window.clear()  # screen readers and recorders get the new pane completely
 
     def _obey(self, key: int) -> bool:
-        """Do what a key asks for; tell whether another pane is to be shown."""
+        """Do the action of a key; tell whether another pane must be shown."""
         chosen = {ord(name[0]): name for name in (*_PANES, "stacks")}.get(key)
         if chosen is not None:
             self._pane, self._head = chosen, []
@@ -198,7 +198,7 @@ class _Screen:
         window.refresh()
 
     def _take(self, width: int) -> None:
-        """Take a new look at the block; where there is none at the moment, say so and go on."""
+        """Look at the block again; if there is none at the moment, say so and continue."""
         try:
             self._head, self._body = self._looker.show(self._pane, width)
         except (BlockError, NotThereError) as error:

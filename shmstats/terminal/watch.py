@@ -1,4 +1,4 @@
-"""``shmstats-dump --watch``: on a terminal a table that is painted again and again, with rates; CSV with the time."""
+"""``shmstats-dump --watch``: a table on a terminal, redrawn in place, with rates; CSV with the time."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _CLEAR = "\x1b[2J"
 
 
 class TimedTable:
-    """Makes one table of several in CSV: a column ``time`` first, and one header."""
+    """Joins several CSV tables into one: with a first column ``time``, and one header."""
 
     def __init__(self) -> None:
         self._begun = False
 
     def content(self, table: bytes) -> bytes:
-        """Return the rows of a table with the time of now, ISO 8601; the first time with the header."""
+        """Return the rows of a table with the current time, ISO 8601; the first time with the header."""
         moment = datetime.now(UTC).isoformat(timespec="milliseconds")
         header, *rows = csv.reader(io.StringIO(table.decode(), newline=""))
         text = io.StringIO(newline="")
@@ -40,11 +40,11 @@ class TimedTable:
 
 
 class Repaint:
-    """Makes the content of a terminal of one snapshot after another.
+    """Makes the content of a terminal from one snapshot after another.
 
     Args:
-        raw: whether values are shown as they are, without units for people.
-        columns: labels that have a column of their own.
+        raw: whether values are shown unchanged, without units for people.
+        columns: labels with a column of their own.
     """
 
     def __init__(self, raw: bool = False, columns: Sequence[str] = ()) -> None:
@@ -55,10 +55,10 @@ class Repaint:
         self._first = True
 
     def content(self, snapshot: Snapshot, title: str, now: Callable[[], float] = time.monotonic) -> bytes:
-        """Return what to write to the terminal: as many lines as it has.
+        """Return the bytes to write to the terminal, limited to its number of lines.
 
         Args:
-            snapshot: to be shown.
+            snapshot: the one to show.
             title: of the first line.
             now: a clock, in seconds.
         """
