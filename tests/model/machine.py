@@ -25,12 +25,13 @@ import sys
 import sysconfig
 import tempfile
 import types
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from explorer import Access, Ending, Explored, Steps, explore
 
 import shmstats.block.errors
@@ -400,6 +401,12 @@ class Plant(NamedTuple):
     def is_of_c(self) -> bool:
         """Whether it is one of the C core."""
         return self.file.endswith((".c", ".h"))
+
+
+def one_for_every_day(faults: Iterable[str]) -> list[Any]:
+    """Parameters of a test that finds faults: the first is looked for each time, the others by ``-m thorough``."""
+    first, *others = faults
+    return [first, *(pytest.param(fault, marks=pytest.mark.thorough) for fault in others)]
 
 
 class SmallLayout(Layout):

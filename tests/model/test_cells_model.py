@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from explorer import ViolationError
-from machine import Core, Final, Identity, Plant, Process, Scenario, compiler
+from machine import Core, Final, Identity, Plant, Process, Scenario, compiler, one_for_every_day
 
 from shmstats.series import Kind
 
@@ -105,7 +105,7 @@ LOCKING_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", LOCKING_FAULTS)
+@pytest.mark.parametrize("fault", one_for_every_day(LOCKING_FAULTS))
 def test_a_fault_of_locking_is_found(fault: str) -> None:
     plant = LOCKING_FAULTS[fault]
     with pytest.raises(ViolationError):
@@ -159,7 +159,7 @@ SLOT_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", SLOT_FAULTS)
+@pytest.mark.parametrize("fault", one_for_every_day(SLOT_FAULTS))
 def test_a_fault_of_slots_is_found(fault: str) -> None:
     core = Core("C", SLOT_FAULTS[fault])
 
@@ -230,7 +230,7 @@ GAUGE_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", GAUGE_FAULTS)
+@pytest.mark.parametrize("fault", one_for_every_day(GAUGE_FAULTS))
 def test_a_fault_of_gauges_is_found(fault: str) -> None:
     plant = GAUGE_FAULTS[fault]
     with pytest.raises(ViolationError):
@@ -365,7 +365,7 @@ HISTOGRAM_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", HISTOGRAM_FAULTS)
+@pytest.mark.parametrize("fault", one_for_every_day(HISTOGRAM_FAULTS))
 def test_a_fault_of_histograms_is_found(fault: str) -> None:
     plant = HISTOGRAM_FAULTS[fault]
     with pytest.raises(ViolationError):

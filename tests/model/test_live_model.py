@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from explorer import ViolationError
-from machine import Core, Final, Identity, Plant, Process, Scenario, compiler
+from machine import Core, Final, Identity, Plant, Process, Scenario, compiler, one_for_every_day
 
 from shmstats.reading.gauges import Gauges
 
@@ -118,14 +118,14 @@ FAULTS_OF_HANDLES = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", one_for_every_day(FAULTS))
 def test_a_fault_of_contributions_is_found(fault: str) -> None:
     with pytest.raises(ViolationError) as caught:
         taking_over(Core("C" if FAULTS[fault].is_of_c else "Python", FAULTS[fault]))
     assert "raises" not in str(caught.value)
 
 
-@pytest.mark.parametrize("fault", FAULTS_OF_HANDLES)
+@pytest.mark.parametrize("fault", one_for_every_day(FAULTS_OF_HANDLES))
 def test_a_fault_of_contributions_by_handles_is_found(fault: str) -> None:
     plant = FAULTS_OF_HANDLES[fault]
     with pytest.raises(ViolationError):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from explorer import ViolationError
-from machine import Core, Final, Identity, Plant, Process, Scenario, compiler
+from machine import Core, Final, Identity, Plant, Process, Scenario, compiler, one_for_every_day
 
 from shmstats.attachment.slow_path import SharedProvider
 from shmstats.block.keys import family_key, is_labelled
@@ -236,7 +236,7 @@ REGISTERING_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", REGISTERING_FAULTS)
+@pytest.mark.parametrize("fault", one_for_every_day(REGISTERING_FAULTS))
 def test_a_fault_of_registering_is_found(fault: str) -> None:
     plant = REGISTERING_FAULTS[fault]
     core = Core("C" if plant.is_of_c else "Python", plant)
@@ -261,7 +261,7 @@ FAULTS_OF_C = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS_OF_C)
+@pytest.mark.parametrize("fault", one_for_every_day(FAULTS_OF_C))
 def test_a_fault_of_registering_at_once_is_found(fault: str) -> None:
     with pytest.raises(ViolationError):
         registering(Core("C", FAULTS_OF_C[fault]), "a", "a", by=count_at_once)
@@ -327,7 +327,11 @@ REMOVING_FAULTS = {
         "    if (LIKELY(current(cells->generation) == generation))\n        return 1;\n    unlock(cell);",
         "    if (1)\n        return 1;\n    unlock(cell);",
     ),
-    "the generation is not raised": Plant("_names_py.py", "        self._longs[self._generation] += 1\n", ""),
+    "the generation is not raised": Plant(
+        "_names_py.py",
+        "        self._longs[self._generation] = self._longs[self._generation] + 1 & UINT64_MAX\n",
+        "",
+    ),
     "the twin looks at the generation before the lock": Plant(
         "_cells_py.py",
         "            cells._locks.lock(FIRST_CELL + cell)\n",
@@ -344,7 +348,7 @@ REMOVING_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", REMOVING_FAULTS)
+@pytest.mark.parametrize("fault", one_for_every_day(REMOVING_FAULTS))
 def test_a_fault_of_removing_is_found(fault: str) -> None:
     plant = REMOVING_FAULTS[fault]
     core = Core("C" if plant.is_of_c else "Python", plant)

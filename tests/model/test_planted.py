@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -12,12 +13,23 @@ import pytest
 from machine import compiler
 from tortures.planting import FAULTS, source_of
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+PACKAGE = Path(__file__).parents[2]
+SCRIPTS = PACKAGE / "scripts"
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_there_is_a_place_for_each_fault(name: str) -> None:
     assert FAULTS[name].old in source_of(FAULTS[name])
+
+
+@pytest.mark.parametrize("model", ["cells", "flushing", "leaving", "live", "names"])
+def test_there_is_a_place_for_each_fault_of_a_model(model: str) -> None:
+    tables = vars(importlib.import_module(f"test_{model}_model"))
+    plants = [each for name, table in tables.items() if "FAULTS" in name for each in table.values()]
+    assert plants
+    for plant in plants:
+        sources = [file.read_text() for file in (PACKAGE / "shmstats").rglob(plant.file)]
+        assert sum(source.count(plant.old) for source in sources) == 1, plant
 
 
 @pytest.mark.thorough
