@@ -54,6 +54,7 @@ setup(
         Extension(
             "shmstats.integrations._exchange",
             ["shmstats/integrations/_exchange.c"],
+            depends=glob("shmstats/integrations/*.h"),
             extra_compile_args=flags,
             optional=True,
         ),

@@ -72,7 +72,8 @@ find_slot(const LabelSets *sets, uint64_t hash, PyObject *const *values, Py_ssiz
         LabelSet *set = &sets->slots[at & (sets->size - 1)];
         if (set->key == NULL)
             return set;
-        if (set->hash != hash || PyTuple_GET_SIZE(set->key) != n || !(set->series->kind & kinds))
+        if (set->hash != hash || PyTuple_GET_SIZE(set->key) != n
+            || (kinds != ANY_KIND && !(set->series->kind & kinds)))
             continue;
         Py_ssize_t i = 0;
         while (i < n && LIKELY(is_same_value(PyTuple_GET_ITEM(set->key, i), values[i])))

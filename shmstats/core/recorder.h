@@ -174,12 +174,16 @@ take_keywords(const State *state, Call *call, PyObject *const *values, PyObject 
 static Series *
 find_labelled(Recorder *self, const Call *call, int kinds)
 {
-    PyObject *values[2 + 2 * MOST_LABELS] = {call->category, call->metric};
+    PyObject *values[2 + 2 * MOST_LABELS]; /* not cleared: that would take as long as the search */
     Py_ssize_t n = 2, at = 0;
+    values[0] = call->category;
+    values[1] = call->metric;
     if (!PyDict_CheckExact(call->labels) || PyDict_GET_SIZE(call->labels) > MOST_LABELS)
         return NULL;
-    while (PyDict_Next(call->labels, &at, &values[n], &values[n + 1]))
+    for (Py_ssize_t left = PyDict_GET_SIZE(call->labels); left > 0; left--) {
+        PyDict_Next(call->labels, &at, &values[n], &values[n + 1]);
         n += 2;
+    }
     return n == 2 ? find(self, call->category, call->metric) : find_set(&self->sets, values, n, kinds);
 }
 

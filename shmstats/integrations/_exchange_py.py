@@ -10,11 +10,41 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from ._requests import CLIENT_LEFT, Cut, RequestRecorder
+from ._requests import CLIENT_LEFT, RECORDED, Cut, RequestRecorder
 from ._serving import NOT_NOTED
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+class PlainMiddleware:
+    """Is around an application, and makes an exchange of each of its requests.
+
+    A subclass sets ``_app`` and ``requests``, and ``plain_series``: of requests whose labels are known without asking,
+    what `RequestRecorder.series` has; None where there are no such requests.
+    """
+
+    #: The class of its exchanges.
+    exchange: type[PlainExchange]
+
+    _app: Any
+    requests: RequestRecorder
+    plain_series: dict[Any, Any] | None
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Call the application, and record what comes of it unless another middleware does already."""
+        requests = self.requests
+        path = environ.get("PATH_INFO", "")
+        if RECORDED in environ or path in requests.paths or (requests.prefixes and path.startswith(requests.prefixes)):
+            return self._app(environ, start_response)  # type: ignore[no-any-return]
+        environ[RECORDED] = True
+        exchange = self.exchange(self, environ, start_response)
+        try:
+            response = self._app(environ, exchange.start)
+        except BaseException as error:
+            exchange.fail(error)
+            raise
+        return exchange.around(response)
 
 
 class PlainExchange:

@@ -18,34 +18,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ._middleware import Middleware
-from ._plain import PlainExchange
-from ._requests import RECORDED, ROUTE, SERVER_ERROR, UNKNOWN, UNMATCHED, Cut, declared_size
+from ._plain import PlainExchange, PlainMiddleware
+from ._requests import ROUTE, SERVER_ERROR, UNKNOWN, UNMATCHED, Cut, declared_size
 from ._routes import FalconRoute, django_route, flask_route, pyramid_route
 from ._serving import text_of
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment  # noqa: F401 - named in a text
+    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment  # noqa: F401 - named in a text
 
 __all__ = ["FalconRoute", "ShmStatsMiddleware", "django_route", "pyramid_route"]
 
 
-class ShmStatsMiddleware(Middleware["WSGIApplication", "WSGIEnvironment"]):
+class ShmStatsMiddleware(PlainMiddleware, Middleware["WSGIApplication", "WSGIEnvironment"]):
     """Records the requests to a WSGI application."""
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Call the application, and record what comes of it unless another middleware does already."""
-        requests = self.requests
-        path = environ.get("PATH_INFO", "")
-        if RECORDED in environ or path in requests.paths or (requests.prefixes and path.startswith(requests.prefixes)):
-            return self._app(environ, start_response)
-        environ[RECORDED] = True
-        exchange = WsgiExchange(self, environ, start_response)
-        try:
-            response = self._app(environ, exchange.start)
-        except BaseException as error:
-            exchange.fail(error)
-            raise
-        return exchange.around(response)
 
     def route_of(self, environ: WSGIEnvironment, rule: Any) -> str:
         """Tell the route of a request.
@@ -168,3 +153,4 @@ class _SizedExchange(WsgiExchange):
 
 
 WsgiExchange.sized = _SizedExchange
+ShmStatsMiddleware.exchange = WsgiExchange

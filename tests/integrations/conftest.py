@@ -49,7 +49,8 @@ def plain_case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         yield
         return
     with monkeypatch.context() as patch:
-        patch.setattr(_plain, "PlainExchange", _exchange_py.PlainExchange)
+        for name in _plain.__all__:
+            patch.setattr(_plain, name, getattr(_exchange_py, name))
         importlib.reload(wsgi)
         yield
     importlib.reload(wsgi)

@@ -1,0 +1,145 @@
+/* The Python type PlainMiddleware: what is around an application, and makes an exchange of each of its requests. */
+
+/* Whether requests to a path are not recorded; -1 with an exception set. */
+static int
+is_excluded(const Middleware *middleware, PyObject *path)
+{
+    State *state = middleware->state;
+    PyObject *paths = PyObject_GetAttr(middleware->requests, state->paths);
+    PyObject *prefixes = paths == NULL ? NULL : PyObject_GetAttr(middleware->requests, state->prefixes);
+    int found = prefixes == NULL ? -1 : PySequence_Contains(paths, path);
+    for (Py_ssize_t i = 0; found == 0 && PyTuple_Check(prefixes) && i < PyTuple_GET_SIZE(prefixes); i++)
+        found = (int)PyUnicode_Tailmatch(path, PyTuple_GET_ITEM(prefixes, i), 0, PY_SSIZE_T_MAX, -1);
+    Py_XDECREF(paths);
+    Py_XDECREF(prefixes);
+    return found;
+}
+
+/* Whether a request is another middleware's to record, or nobody's; -1 with an exception set. */
+static int
+is_left_alone(const Middleware *middleware, PyObject *environ)
+{
+    State *state = middleware->state;
+    int is_recorded = PyDict_Contains(environ, state->recorded);
+    if (is_recorded != 0)
+        return is_recorded;
+    PyObject *path = PyDict_GetItemWithError(environ, state->path_info);
+    if (path == NULL && PyErr_Occurred())
+        return -1;
+    return is_excluded(middleware, path == NULL ? state->empty : path);
+}
+
+static PyObject *
+Middleware_call(PyObject *self, PyObject *args, PyObject *names)
+{
+    static char *keywords[] = {"environ", "start_response", NULL};
+    Middleware *middleware = (Middleware *)self;
+    PyObject *given[2];
+    if (names == NULL && PyTuple_GET_SIZE(args) == 2 && PyDict_Check(PyTuple_GET_ITEM(args, 0))) {
+        given[0] = PyTuple_GET_ITEM(args, 0);
+        given[1] = PyTuple_GET_ITEM(args, 1);
+    }
+    else if (!PyArg_ParseTupleAndKeywords(args, names, "O!O:__call__", keywords, &PyDict_Type, &given[0], &given[1]))
+        return NULL;
+    if (middleware->requests == NULL || middleware->_app == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the middleware was not initialised");
+        return NULL;
+    }
+    int is_other = is_left_alone(middleware, given[0]);
+    if (is_other < 0 || (!is_other && PyDict_SetItem(given[0], middleware->state->recorded, Py_True) < 0))
+        return NULL;
+    if (is_other)
+        return PyObject_Vectorcall(middleware->_app, given, 2, NULL);
+    PyObject *exchange = make_exchange(middleware->exchange, middleware, given[0], given[1]);
+    given[1] = exchange == NULL ? NULL : PyCFunction_New(&Exchange_methods[0], exchange);
+    PyObject *response = given[1] == NULL ? NULL : PyObject_Vectorcall(middleware->_app, given, 2, NULL), *passed_on = NULL;
+    if (response != NULL)
+        passed_on = Exchange_around(exchange, response);
+    else if (given[1] != NULL)
+        hand_over((Exchange *)exchange, middleware->state->fail);
+    Py_XDECREF(response);
+    Py_XDECREF(given[1]);
+    Py_XDECREF(exchange);
+    return passed_on;
+}
+
+static PyObject *
+Middleware_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(names))
+{
+    State *state = PyModule_GetState(PyType_GetModuleByDef(type, &exchange_module));
+    PyObject *exchange = PyObject_GetAttr((PyObject *)type, state->exchange);
+    if (exchange == NULL)
+        return NULL;
+    if (!PyType_Check(exchange) || !PyType_IsSubtype((PyTypeObject *)exchange, (PyTypeObject *)state->exchange_type)) {
+        PyErr_Format(PyExc_TypeError, "exchange must be a subclass of PlainExchange, not %R", exchange);
+        Py_DECREF(exchange);
+        return NULL;
+    }
+    Middleware *middleware = (Middleware *)type->tp_alloc(type, 0);
+    if (middleware == NULL) {
+        Py_DECREF(exchange);
+        return NULL;
+    }
+    middleware->state = state;
+    middleware->exchange = (PyTypeObject *)exchange;
+    return (PyObject *)middleware;
+}
+
+#define EACH_PART(USE) USE(_app) USE(requests) USE(plain_series)
+
+static int
+Middleware_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Middleware *middleware = (Middleware *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(middleware->exchange);
+#define VISIT(name) Py_VISIT(middleware->name);
+    EACH_PART(VISIT)
+#undef VISIT
+    return 0;
+}
+
+static int
+Middleware_clear(PyObject *self)
+{
+    Middleware *middleware = (Middleware *)self;
+    Py_CLEAR(middleware->exchange);
+#define CLEAR(name) Py_CLEAR(middleware->name);
+    EACH_PART(CLEAR)
+#undef CLEAR
+    return 0;
+}
+
+static void
+Middleware_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Middleware_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef Middleware_members[] = {
+#define MEMBER(name) {#name, T_OBJECT_EX, offsetof(Middleware, name), 0, NULL},
+    EACH_PART(MEMBER)
+#undef MEMBER
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot Middleware_slots[] = {
+    {Py_tp_new, Middleware_new},
+    {Py_tp_call, Middleware_call},
+    {Py_tp_members, Middleware_members},
+    {Py_tp_traverse, Middleware_traverse},
+    {Py_tp_clear, Middleware_clear},
+    {Py_tp_dealloc, Middleware_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec Middleware_spec = {
+    .name = "shmstats.integrations._exchange.PlainMiddleware",
+    .basicsize = sizeof(Middleware),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = Middleware_slots,
+};
