@@ -1,1 +1,1 @@
-"""What connects statistics to servers and frameworks. Each module is imported by itself, and only where it is used."""
+"""Connections to servers and frameworks. Each module is imported separately, and only where it is used."""

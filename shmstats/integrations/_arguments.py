@@ -7,22 +7,22 @@ from typing import Any
 
 from ..checks import check_label_names
 
-#: Label names that the metrics have anyway.
+#: Label names that the metrics already have.
 _OWN_LABELS = ("method", "route", "status", "type")
 
 
 def check_callable(what: str, value: object) -> None:
-    """Check an argument that is to be called.
+    """Check an argument that will be called.
 
     Raises:
-        TypeError: it cannot be.
+        TypeError: it is not callable.
     """
     if not callable(value):
         raise TypeError(f"{what} must be callable, not {type(value).__name__} ({value!r:.80})")
 
 
 def split_excluded(exclude: Iterable[str]) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Part what is excluded into whole texts, and beginnings of texts.
+    """Split the excluded texts into whole texts and prefixes.
 
     Raises:
         TypeError: it is not a sequence of str.

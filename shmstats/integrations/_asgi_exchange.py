@@ -1,6 +1,6 @@
-"""A request to an ASGI application while it is answered: what passes is passed on, and noted for the end.
+"""A request to an ASGI application while it is served: messages are passed on, and recorded at the end.
 
-It serves the middleware (`.asgi`) and gunicorn's hooks (`._gunicorn_asgi`), which record less of it.
+The middleware (`.asgi`) uses it, and gunicorn's hooks (`._gunicorn_asgi`), which record less.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: What a server answers where it has no response from the application.
+#: The status that a server answers if it has no response from the application.
 SERVER_ERROR = 500
 
 
 class Call:
-    """A call of the application: what a request and a websocket have in common."""
+    """A call of the application: the common part of a request and a websocket."""
 
     __slots__ = ("_middleware", "_path", "_receive", "_root_path", "_scope", "_send", "_status")
 
@@ -49,7 +49,7 @@ class Call:
 
 
 class Exchange(Call):
-    """A request that is being answered."""
+    """A request that is being served."""
 
     __slots__ = ("_began", "_ending", "_headers", "_left", "_over", "_received", "_sent")
 
@@ -59,12 +59,12 @@ class Exchange(Call):
         self._received = 0
         self._sent = 0
         self._headers: Iterable[tuple[bytes, bytes]] = ()
-        self._left = False  # the client has, before it had the whole response
-        self._ending = False  # the last part of the response is with the server
+        self._left = False  # whether the client left before it had the whole response
+        self._ending = False  # whether the server has the last part of the response
         self._over = False
 
     async def receive(self) -> Message:
-        """Be the application's ``receive``."""
+        """The application's ``receive``."""
         message = await self._receive()
         kind = message["type"]
         if kind == "http.request":
@@ -74,7 +74,7 @@ class Exchange(Call):
         return message
 
     async def send(self, message: Message) -> None:
-        """Be the application's ``send``."""
+        """The application's ``send``."""
         kind = message.get("type")
         if kind == "http.response.body":
             self._sent += len(message.get("body") or b"")
@@ -94,7 +94,7 @@ class Exchange(Call):
             self._finish(CLIENT_LEFT if self._left else self._status or SERVER_ERROR)
 
     def end(self) -> None:
-        """Note that the application has returned."""
+        """The application has returned."""
         if self._over:
             return
         if self._left:
@@ -103,7 +103,7 @@ class Exchange(Call):
             self._finish(SERVER_ERROR if self._status is None else Cut(self._status))
 
     def fail(self, error: BaseException) -> None:
-        """Note that the application raised."""
+        """The application has raised."""
         if isinstance(error, asyncio.CancelledError):
             self._left = True
         if not self._left or self._over:
@@ -115,13 +115,13 @@ class Exchange(Call):
         self._record(self._scope.get("method", ""), status)
 
     def _record(self, method: str, status: int | str | Cut) -> None:
-        """Record the request, which is over."""
+        """Record the finished request."""
         sent = 0 if method == "HEAD" else self._sent
         more = self._labels(), self._began, self._received, sent
         self._middleware.requests.finish(method, self._route(), status, *more)
 
     def _declared_length(self) -> int:
-        """The length of a file that the server is to send."""
+        """The length of a file that the server will send."""
         for name, value in self._headers:
             if name.lower() == b"content-length":
                 return declared_size(value.decode("latin-1"))

@@ -2,13 +2,13 @@
  * series that are known. Everything else (exceptions, files, label values, a first request) is a method of the Python
  * classes that inherit from these types.
  *
- * _exchange_py.py is the pure Python twin and says what each thing does; wsgi.py has the classes.
+ * _exchange_py.py is the pure Python twin and documents both; wsgi.py has the classes.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
 
-/* Names of attributes and keys of the environment; what `_requests` and `time` have. */
+/* Names of attributes and of keys of the environment, and names from `_requests` and `time`. */
 #define NAMES(USE)                                                                                                     \
     USE(exchange, "exchange") USE(paths, "paths") USE(prefixes, "prefixes") USE(serving, "serving") USE(begin, "begin")            \
     USE(end, "end") USE(enter, "enter") USE(leave, "leave") USE(tell, "tell") USE(note, "note") USE(fail, "fail")      \

@@ -1,6 +1,6 @@
-"""The plain case of the WSGI middleware in pure Python, the twin of ``_exchange.c``.
+"""The common case of the WSGI middleware in pure Python, the twin of ``_exchange.c``.
 
-What is not plain is left to methods of the class that inherits from `PlainExchange`: see `.wsgi`.
+Other cases are left to methods of the class that inherits from `PlainExchange`: see `.wsgi`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PlainMiddleware:
 
 
 class PlainExchange:
-    """A request that is being answered: passes status and chunks on, and notes what is to be recorded.
+    """A request that is being served: passes status and chunks on, and collects what must be recorded.
 
     Args:
         middleware: around the application; it has ``requests``, the `RequestRecorder`.
@@ -56,17 +56,17 @@ class PlainExchange:
         start_response: the server's.
 
     Attributes:
-        began: what ``perf_counter`` said when the request came.
-        entry: what `Serving.begin` returned.
+        began: the result of ``perf_counter`` when the request came.
+        entry: the result of `Serving.begin`.
         status: of the response; None before there is one.
         headers: likewise.
         rule: the URL rule of Flask that matched; None for none.
-        response: what the application has returned.
+        response: the application's response.
         sent: bytes of the response's body so far.
         over: whether the request is recorded.
     """
 
-    #: The class of one whose response knows how many chunks it has.
+    #: The class for a response that knows its number of chunks.
     sized: type[PlainExchange]
 
     def __init__(self, middleware: Any, environ: WSGIEnvironment, start_response: StartResponse) -> None:
@@ -90,7 +90,7 @@ class PlainExchange:
             self.tell(error)
 
     def start(self, *arguments: Any, **named: Any) -> Callable[[bytes], object]:
-        """Be the application's ``start_response``: the server gets each argument as the application gave it."""
+        """The application's ``start_response``: passes each argument to the server unchanged."""
         given = named | dict(zip(("status", "headers"), arguments, strict=False))
         if not given.keys() >= {"status", "headers"}:
             raise TypeError("start_response() takes a status and headers")
@@ -98,19 +98,19 @@ class PlainExchange:
         self.status = given["status"]
         self.headers = given["headers"]
         request = self.environ.get("werkzeug.request")
-        if request is not None:  # Flask takes it away again at the end of its context, and that is soon
+        if request is not None:  # now, because Flask drops it soon, at the end of its context
             with suppress(Exception):
                 self.rule = request.url_rule
         return self.write
 
     def write(self, data: bytes) -> object:
-        """Be what ``start_response`` returns."""
+        """The result of ``start_response``."""
         result = self._write(data)
         self.sent += len(data)
         return result
 
     def around(self, response: Iterable[bytes]) -> Iterable[bytes]:
-        """Return what the server is to get in the place of a response."""
+        """Return the response that the server gets instead of the application's."""
         self.response = response
         if type(response) is list:
             self.__class__ = self.sized
@@ -120,7 +120,7 @@ class PlainExchange:
         return self if hasattr(type(response), "__next__") and not is_file else self.around_other(response)
 
     def __iter__(self) -> Iterator[bytes]:
-        if self._chunks is None:  # else it goes on where it is, as any iterator
+        if self._chunks is None:  # else it continues where it is, as any iterator
             try:
                 self._chunks = iter(self.response)
             except BaseException as error:
@@ -129,7 +129,7 @@ class PlainExchange:
         return self
 
     def __next__(self) -> bytes:
-        if self._chunks is None:  # one who takes the response for an iterator, which WSGI does not promise
+        if self._chunks is None:  # the caller takes the response for an iterator, which WSGI does not promise
             iter(self)
         assert self._chunks is not None
         try:
@@ -141,38 +141,38 @@ class PlainExchange:
         except BaseException as error:
             self.fail(error)
             raise
-        if isinstance(chunk, bytes):  # what else it is, the server will say
+        if isinstance(chunk, bytes):  # anything else is the server's error to report
             self.sent += len(chunk)
         return chunk
 
     def close(self) -> None:
-        """Be closed by the server: close the application's response."""
+        """Close the application's response, when the server closes this one."""
         if not self.over:
             self.finish(self.status if self.has_no_body() else CLIENT_LEFT)
         close = getattr(self.response, "close", None)
         if close is not None:
             close()
 
-    # What is not plain ------------------------------------------------------------------------
+    # Other cases -------------------------------------------------------------------------------
 
     def note(self) -> None:
-        """Note for others that this is being served."""
+        """Show other processes that this request is being served."""
         raise NotImplementedError
 
     def around_other(self, response: Iterable[bytes]) -> Iterable[bytes]:
-        """Be `around` for a response that is no plain iterator."""
+        """Do `around` for a response that is not a plain iterator."""
         raise NotImplementedError
 
     def finish(self, status: str | Cut | None) -> None:
-        """Record a request that is over."""
+        """Record a finished request."""
         raise NotImplementedError
 
     def has_no_body(self) -> bool:
-        """Whether there is nothing that a server must fetch."""
+        """Whether the server need not fetch a body."""
         raise NotImplementedError
 
     def fail(self, error: BaseException) -> None:
-        """Note that the application raised."""
+        """The application has raised."""
         raise NotImplementedError
 
     def tell(self, error: BaseException) -> None:

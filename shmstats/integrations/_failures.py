@@ -1,4 +1,4 @@
-"""What the integrations do instead of failing an application or its server: they log what failed, and go on."""
+"""Failures in the integrations: they are logged once, and never raised into an application or its server."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ log = logging.getLogger("shmstats")
 
 
 class Failures:
-    """Logs what failed, each thing once."""
+    """Logs failures, each once."""
 
     def __init__(self) -> None:
         self._told = Once()
 
     def tell(self, what: str, error: BaseException) -> None:
-        """Log something that failed, once.
+        """Log a failure, once.
 
         Args:
-            what: it, in words.
-            error: by which it failed.
+            what: failed, in words.
+            error: the exception.
         """
         if self._told.first(what):
             log.error("%s: %r", what, error, exc_info=error)
 
     def declare(self, registry: Registry, category: str, metric: str, kind: str, help_: str, **more: Any) -> None:
-        """Declare a metric. One that is declared otherwise is used so: new workers must start beside old ones.
+        """Declare a metric. Another existing declaration stays: new workers must be able to start beside old ones.
 
         Args:
             registry: to declare it in.

@@ -1,6 +1,6 @@
 """Measures the requests to the ASGI application of a gunicorn worker.
 
-What a request comes to is found out as the ASGI middleware does it, but recorded for `.gunicorn`: an application may
+Requests are observed as by the ASGI middleware, but recorded for `.gunicorn`: an application may
 have that middleware as well.
 """
 
@@ -19,8 +19,8 @@ class MeasuredApplication:
     Args:
         app: the application.
         begin: called when a request comes.
-        finish: called once when it is over, with its method, its status, and what ``perf_counter`` said when it came.
-        serving: notes what is being served.
+        finish: called once at its end, with its method, its status, and the result of ``perf_counter`` at its start.
+        serving: shows the requests being served.
 
     Attributes:
         finish: as the argument.
@@ -57,7 +57,7 @@ class MeasuredApplication:
 
 
 class _MeasuredExchange(Exchange):
-    """A request of which gunicorn's metrics have method, status and time; routes and exceptions they have not."""
+    """A request for gunicorn's metrics, which have method, status and time, but no routes and exceptions."""
 
     __slots__ = ()
 

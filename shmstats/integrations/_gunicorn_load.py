@@ -1,7 +1,7 @@
-"""The load of a gunicorn: what its workers can answer at one time, and the connections that wait for one.
+"""The load of a gunicorn: how many requests its workers can serve at the same time, and the connections that wait.
 
-Those are the queue of the listening sockets, which the master measures: workers that are all at work do not. Linux
-tells of TCP sockets only.
+The latter are in the queues of the listening sockets. The master measures them, because busy workers cannot. Linux
+shows them for TCP sockets only.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any
 
 from .. import native
 
-#: The worker classes that answer one request at a time, and as many as they have threads.
+#: The worker classes that serve one request at a time, and one for each thread.
 SYNC, THREAD = "gunicorn.workers.sync.SyncWorker", "gunicorn.workers.gthread.ThreadWorker"
 
-#: Bounds in ms of the time that requests take of a second. A worker that answers one at a time has 1000 at most.
+#: Bounds in ms of the time that requests take in a second. A worker that serves one at a time has at most 1000.
 BUSY_TIMES = (1, 10, 100, 250, 500, 750, 900, 1000, 2000, 5000, 10000, 100000)
 
 _SECONDS = 1.0
 
-#: Of struct tcp_info (linux/tcp.h), for a socket that listens: tcpi_unacked is the length of its queue.
+#: In struct tcp_info (linux/tcp.h) of a listening socket, tcpi_unacked is the length of its queue.
 _UNACKED = struct.Struct("24xI")
 
 
 def capacity_of(worker: Any, classes: Collection[str]) -> int:
-    """Return how many requests a worker can answer at one time.
+    """Return the number of requests that a worker can serve at the same time.
 
     Args:
         worker: gunicorn's.
-        classes: the names of its class and those that it is derived from.
+        classes: the names of its class and of that class's bases.
     """
     if SYNC in classes:
         return 1
@@ -43,7 +43,7 @@ class BacklogMeter:
 
     Args:
         listeners: gunicorn's, which have their socket as ``sock``.
-        show: called with the sum; the first time by who makes this, so that it has no slow path in the thread.
+        show: called with the sum; the caller has called it before, so that the thread never needs its slow path.
         tell: called with what failed, and the error.
     """
 
@@ -58,14 +58,14 @@ class BacklogMeter:
         self._thread = native.Thread(self._work, "shmstats-backlog")
 
     def start(self) -> None:
-        """Measure from now on until the process ends; nothing where there is no TCP socket."""
+        """Measure from now on until the process ends; without a TCP socket, do nothing."""
         if self._sockets:
             self._show(self._waiting())
             self._thread.start()
-            atexit.register(self.stop)  # before the block is left: whoever counts later has it again
+            atexit.register(self.stop)  # before the block is left: counting later would attach it again
 
     def stop(self) -> None:
-        """Measure no more."""
+        """Stop measuring."""
         if self._stop.locked():
             self._stop.release()
             self._thread.join(_SECONDS)
@@ -75,7 +75,7 @@ class BacklogMeter:
             try:
                 self._show(self._waiting())
             except Exception as error:
-                if any(each.fileno() < 0 for each in self._sockets):  # the master ends: it listens no more
+                if any(each.fileno() < 0 for each in self._sockets):  # the master is stopping, and listens no more
                     break
                 self._tell("measuring the backlog failed", error)
         self._stop.release()

@@ -1,4 +1,4 @@
-"""What the master of a gunicorn counts: the ends of its workers, reloads, connections that wait."""
+"""The metrics of gunicorn's master: exits of workers, reloads, waiting connections."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from ._gunicorn_metrics import CATEGORY, failures, made
 #: Why a worker ended.
 EXIT, SIGNAL, TIMEOUT = REASONS = ("exit", "signal", "timeout")
 
-#: What a worker writes into the byte that it shares with the master.
+#: Values of the byte that a worker shares with the master.
 RUNNING, LEFT, ABORTED = 0, 1, 2
 
 
 class Master:
-    """What the master counts.
+    """Counts for the master.
 
     Args:
         listeners: gunicorn's.
 
     Attributes:
-        pid: its pid: its children inherit the object, but are not the master.
-        count_reload: counts one.
+        pid: of the master: its children inherit the object, but are not the master.
+        count_reload: counts a reload.
     """
 
     def __init__(self, listeners: Iterable[Any]) -> None:
         self.pid = os.getpid()
         self._exits = made("counter", "gunicorn_worker_exits", "Ended workers, by reason.", ("reason",))
         for reason in REASONS:
-            # Known to the block from now on: a worker that is stopped while it has the table lock can then not
-            # stop the master, which is to abort it.
+            # Registered now: otherwise a worker that is stopped while it holds the table lock would stop the master
+            # too, which must abort that worker.
             self._exits.labels(reason).incr(0)
         self.count_reload = made("counter", "gunicorn_reloads", "Reloads by SIGHUP.").incr
         self.count_reload(0)
@@ -42,7 +42,7 @@ class Master:
         BacklogMeter(listeners, backlog.set, failures.tell).start()
 
     def count_exit(self, worker: Any) -> None:
-        """Count a worker that ended, by what it has left in the byte that it shared."""
+        """Count the exit of a worker, by the reason in the byte that it shared."""
         shared = vars(worker).pop("_shmstats_byte", None)
         state = RUNNING if shared is None else shared[0]
         if getattr(worker, "aborted", False):

@@ -1,4 +1,4 @@
-"""What a worker of a gunicorn counts: its requests, its time at work, its memory."""
+"""The metrics of a gunicorn worker: its requests, its busy time, its memory."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ._gunicorn_metrics import made
 from ._requests import METHODS, OTHER
 from ._serving import Serving
 
-#: What a worker may be doing; unknown with a class whose requests are not measured.
+#: States of a worker; unknown for a class whose requests are not measured.
 BUSY, IDLE, UNKNOWN = ("busy", "idle", "unknown")
 
 _MEASURE_SECONDS = 1.0
 
 
 class GunicornWorker:
-    """What a worker counts.
+    """Counts for a worker.
 
     Args:
         worker: gunicorn's.
-        hooked: whether the hooks tell of its requests.
-        measured: whether anything does.
-        capacity: how many requests it can answer at one time.
+        hooked: whether hooks report its requests.
+        measured: whether anything reports them.
+        capacity: number of requests that it can serve at the same time.
     """
 
     def __init__(self, worker: Any, hooked: bool, measured: bool, capacity: int) -> None:
@@ -54,7 +54,7 @@ class GunicornWorker:
         self._busy_seconds = 0.0
         self._accrued = perf_counter()
         self._active = 0
-        self._lock = threading.Lock()  # made here, where gevent has put its own in the place of threading's
+        self._lock = threading.Lock()  # made here, where gevent has already replaced threading's
         if measured:
             self._in_progress.set(0)
             self._busy.set(0)
@@ -67,7 +67,7 @@ class GunicornWorker:
             boot.observe((monotonic() - forked) * 1000.0)
 
     def begin(self) -> None:
-        """Note that a request has come."""
+        """A request has come."""
         with self._lock:
             self._accrue()
             self._active += 1
@@ -77,12 +77,12 @@ class GunicornWorker:
                 self._busy.set(1)
 
     def finish(self, method: str, status: str, began: float) -> None:
-        """Count a request that is over.
+        """Count a finished request.
 
         Args:
             method: as the client sent it.
             status: its three digits, or `OTHER`.
-            began: what ``perf_counter`` said when it came.
+            began: the result of ``perf_counter`` at its start.
         """
         self.leave()
         try:
@@ -93,7 +93,7 @@ class GunicornWorker:
         observe((perf_counter() - began) * 1000.0)
 
     def leave(self) -> None:
-        """Note that a request is over, without counting it."""
+        """A request has ended, and is not counted."""
         with self._lock:
             self._accrue()
             self._active -= 1
@@ -103,7 +103,7 @@ class GunicornWorker:
                 self._idle.set(1)
 
     def _find_series(self, method: str, status: str) -> tuple[Callable[[], None], Callable[[float], None]]:
-        """Return what requests like this one add to. Kept only for known methods: clients may send any."""
+        """Return the series of such a request. Kept only for known methods, because clients may send any."""
         known = METHODS.get(method, OTHER)
         series = self._requests.labels(known, status).incr, self._durations.labels(known).observe
         if known == method:
@@ -111,20 +111,20 @@ class GunicornWorker:
         return series
 
     def _accrue(self) -> None:
-        """Add to the time that requests took; the lock is held."""
+        """Add to the time spent in requests; the lock is held."""
         now = perf_counter()
         self._busy_seconds += self._active * (now - self._accrued)
         self._accrued = now
 
     def count_busy(self) -> None:
-        """Observe the time that requests took since this was done last."""
+        """Observe the time spent in requests since the last call."""
         with self._lock:
             self._accrue()
             seconds, self._busy_seconds = self._busy_seconds, 0.0
         self._busy_time.observe(seconds * 1000.0)
 
     def measure(self) -> None:
-        """Count the time of requests and set the gauge of memory, if that was not done for a second."""
+        """Count the time of requests and set the gauge of memory, if that was not done within the last second."""
         now = monotonic()
         if now >= self._measure_due:
             self._measure_due = now + _MEASURE_SECONDS

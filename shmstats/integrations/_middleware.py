@@ -1,4 +1,4 @@
-"""What the WSGI and the ASGI middleware are given."""
+"""The arguments of the WSGI and the ASGI middleware."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _Request = TypeVar("_Request")
 
 
 class Middleware(Generic[_Application, _Request]):
-    """Records the requests to an application, each of which it knows by its environment (WSGI) or scope (ASGI).
+    """Records the requests to an application, each identified by its environment (WSGI) or scope (ASGI).
 
     Args:
         app: the application.
-        route: tells the route of a request, after the application has returned its response; None for what the head of
-            the module says.
+        route: returns the route of a request, after the application has returned its response; None for the default
+            described at the head of the module.
         labelnames: names of further labels.
-        label_values: tells their values of a request, likewise, in that order.
-        exclude: paths and routes that are not recorded; ``*`` at the end of one stands for anything.
+        label_values: returns their values for a request, in that order.
+        exclude: paths and routes that are not recorded; a ``*`` at the end matches anything.
         category: of the metrics.
         buckets: upper bounds of the latency histogram in ms; None for exponential ones.
 
@@ -49,5 +49,5 @@ class Middleware(Generic[_Application, _Request]):
         self.requests = RequestRecorder(
             category=category, labelnames=labelnames, label_values=label_values, exclude=exclude, buckets=buckets
         )
-        #: Of requests whose labels are known without asking: their series, as `RequestRecorder.series` has them.
+        #: Series of requests whose labels need no function calls, as in `RequestRecorder.series`.
         self.plain_series = self.requests.series if route is None and not self.requests.no_labels else None

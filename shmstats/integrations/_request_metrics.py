@@ -1,4 +1,4 @@
-"""The metrics of requests, declared when the first request comes: an import must not attach, nor a master that forks.
+"""The metrics of requests, declared at the first request: neither an import nor a master that forks must attach.
 
 In the category ``http`` unless another is asked for::
 
@@ -25,17 +25,17 @@ from ._failures import Failures
 
 
 class RequestMetrics:
-    """Declares the metrics of requests, and gives their series.
+    """Declares the metrics of requests, and returns their series.
 
     Args:
         stats: the registry to count in.
         category: of the metrics.
         labelnames: of further labels.
         buckets: upper bounds of the latency histogram in ms; None for exponential ones.
-        failures: logs what cannot be declared.
+        failures: logs failed declarations.
 
     Attributes:
-        in_progress: the gauge of requests that are being answered.
+        in_progress: the gauge of requests being served.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class RequestMetrics:
         self.in_progress = self._gauge("http_requests_in_progress", "Requests being served.")
 
     def series(self, status: str, failed: bool, names: tuple[str, ...]) -> tuple[Callable[..., None], ...]:
-        """Return what a request adds to, bound methods all: three that count, then time and sizes.
+        """Return the series of a request, as bound methods: three counters, then duration and sizes.
 
         Args:
             status: three digits.
-            failed: whether the request did.
+            failed: whether the request failed.
             names: the values of the labels method, route and further ones.
         """
         return (
@@ -90,7 +90,7 @@ class RequestMetrics:
         self._exceptions.labels(route, kind).incr()
 
     def websockets(self) -> tuple[Any, Any]:
-        """Return the counter of websockets that were closed, and the gauge of those that are open."""
+        """Return the counter of closed websockets, and the gauge of open ones."""
         self._declare("http_websockets", "counter", "Websockets that were closed.")
         names = ("route", "status", *self._labelnames)
         closed = self._stats.counter(self._category, "http_websockets", labelnames=names)
@@ -101,5 +101,5 @@ class RequestMetrics:
         return self._stats.gauge(self._category, metric)
 
     def _declare(self, metric: str, kind: str, help_: str, **more: Any) -> None:
-        """Declare a metric, without its label names: a reload may add one."""
+        """Declare a metric, without its label names, because a reload may add one."""
         self._failures.declare(self._stats, self._category, metric, kind, help_, **more)

@@ -1,8 +1,8 @@
-"""What the WSGI and ASGI middlewares and the Flask extension share: how a request is recorded.
+"""The common part of the WSGI and ASGI middlewares and the Flask extension: how a request is recorded.
 
-A middleware calls `RequestRecorder.enter` when a request comes in, and `RequestRecorder.finish` once when it is over.
-What that adds to is looked up once for each (method, route, status) and kept, as bound methods of handles.
-Nothing that a client sends becomes a label value, and nothing here raises into the application, once it runs.
+A middleware calls `RequestRecorder.enter` when a request comes in, and `RequestRecorder.finish` once at its end. The
+series are looked up once for each (method, route, status) and kept, as bound methods of handles. No text from a client
+becomes a label value, and nothing here raises into the running application.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ._serving import Serving
 
 log = logging.getLogger("shmstats")
 
-#: The route of a request that no route was found for.
+#: The route of a request without a known route.
 UNMATCHED = "<unmatched>"
 
-#: The route of the library's own endpoints, which are not recorded.
+#: The route of the package's own endpoints, which are not recorded.
 OWN = "<shmstats>"
 
-#: What stands for a method that is not known, or a status that is not a number of three digits.
+#: The label of an unknown method, or of a status that is not a number of three digits.
 OTHER = "OTHER"
 
 #: The methods of RFC 9110 and RFC 5789, by name: others come from clients, who may send any text.
@@ -41,30 +41,30 @@ METHODS = {
 #: The status of a request whose client went away before the response was complete, as nginx logs it.
 CLIENT_LEFT = "499"
 
-#: What a WSGI server answers where it has nothing from the application.
+#: The status that a WSGI server answers if it has nothing from the application.
 SERVER_ERROR = "500"
 
-#: The key in a WSGI environment or ASGI scope that marks a request as one that is recorded already.
+#: The key in a WSGI environment or ASGI scope of a request that is already being recorded.
 RECORDED = "shmstats.recorded"
 
-#: The key under which an application may say what the route of a request is.
+#: The key for the route of a request, which an application may set.
 ROUTE = "shmstats.route"
 
-#: So many answers without a route, and none with one, are no accident.
+#: This many answers without a route, and none with one, cause a warning.
 _WITHOUT_ROUTE = 100
 
-#: A size that was not found out.
+#: An unknown size.
 UNKNOWN = -1
 
-#: What a client may say that its body has, at most, to be believed: one wrong claim would spoil the sum for good.
+#: Largest size of a body that is believed: one wrong Content-Length would spoil the sum for good.
 _CREDIBLE = 2**40
 
-#: Combinations of labels that are kept; where there are more, all are dropped and looked up again.
+#: Most combinations of labels that are kept; beyond that, all are dropped and looked up again.
 _KEPT = 10_000
 
 
 class Cut(NamedTuple):
-    """The status of a response that was begun well and then cut short by an error."""
+    """The status of a response that began successfully and was cut short by an error."""
 
     status: str | int
 
@@ -75,19 +75,19 @@ class RequestRecorder:
     Args:
         category: of the metrics.
         labelnames: of further labels.
-        label_values: gives their values for what a framework calls a request.
-        exclude: routes and paths that are not recorded; ``*`` at the end of one stands for anything.
+        label_values: returns their values for a request (in the framework's form).
+        exclude: routes and paths that are not recorded; a ``*`` at the end matches anything.
         buckets: upper bounds of the latency histogram in ms; None for exponential ones.
         registry: where to count; None for the default registry.
 
     Attributes:
-        enter: to be called when a request comes in.
+        enter: must be called when a request comes in.
         leave: undoes `enter`; `finish` does it too.
-        serving: notes what is being served.
+        serving: shows the requests being served.
         paths: paths that are not recorded.
-        prefixes: what paths that are not recorded begin with.
-        series: what requests add to, by method, route, status and further labels; nothing for those not recorded.
-        no_labels: values of the further labels where they are not known.
+        prefixes: prefixes of paths that are not recorded.
+        series: the series of requests, by method, route, status and further labels; empty for those not recorded.
+        no_labels: values of the further labels if they are unknown.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -134,14 +134,14 @@ class RequestRecorder:
         received: int,
         sent: int,
     ) -> None:
-        """Record a request that is over.
+        """Record a finished request.
 
         Args:
             method: as the client sent it.
             route: a template, or `UNMATCHED`.
             status: a number, or a text that begins with it.
             labels: values of the further labels.
-            began: what ``perf_counter`` said when it came in.
+            began: the result of ``perf_counter`` when it came in.
             received: bytes of the request's body, or `UNKNOWN`.
             sent: bytes of the response's body, or `UNKNOWN`.
         """
@@ -176,7 +176,7 @@ class RequestRecorder:
             self.tell("an exception was not counted", failure)
 
     def finish_websocket(self, route: str, status: str | int, labels: tuple[str, ...]) -> None:
-        """Record a websocket that is closed; the status is what its handshake was answered with."""
+        """Record a closed websocket, with the status of the answer to its handshake."""
         try:
             self.leave_websocket()
             if not self._is_excluded(route):
@@ -185,7 +185,7 @@ class RequestRecorder:
             self.tell("a websocket was not recorded", error)
 
     def labels_of(self, request: Any) -> tuple[str, ...]:
-        """Ask for the values of the further labels; empty ones where that fails."""
+        """Return the values of the further labels; empty ones if their function fails."""
         if self._label_values is None:
             return ()
         try:
@@ -208,7 +208,7 @@ class RequestRecorder:
             self.tell("the block could not be left", error)
 
     def tell(self, what: str, error: BaseException) -> None:
-        """Log something that failed, once."""
+        """Log a failure, once."""
         self._failures.tell(what, error)
 
     # The first request ------------------------------------------------------------------------
@@ -233,7 +233,7 @@ class RequestRecorder:
     def _find_series(
         self, method: str, route: str, status: str | int | Cut, labels: tuple[str, ...]
     ) -> tuple[Callable[..., None], ...]:
-        """Return what requests like this one add to, nothing for one that is excluded; keep it."""
+        """Return and keep the series of such a request, empty for an excluded one."""
         series: tuple[Callable[..., None], ...] = ()
         if not self._is_excluded(route):
             text = status_label(status)
@@ -249,7 +249,7 @@ class RequestRecorder:
         return series
 
     def _count_without_route(self, count: Callable[[], None]) -> None:
-        """Count an answer that has no route; where none has one, say once what to do."""
+        """Count an answer without a route; if no answer has one, log once what to do."""
         count()
         self._without_route += 1
         if self._knows_routes or self._without_route >= _WITHOUT_ROUTE:
@@ -273,7 +273,7 @@ class RequestRecorder:
 
 
 def declared_size(text: str) -> int:
-    """Return what a header Content-Length says; `UNKNOWN` where it says nothing that can be believed."""
+    """Return the number in a header Content-Length; `UNKNOWN` if it is not a credible number."""
     try:
         size = int(text)
     except ValueError:
@@ -282,7 +282,7 @@ def declared_size(text: str) -> int:
 
 
 def status_label(status: str | int | Cut) -> str:
-    """Return the three digits of a status; `OTHER`, which is greater than any of them, where there are none."""
+    """Return the three digits of a status; `OTHER`, which sorts after all digits, if it has none."""
     text = str(status.status if isinstance(status, Cut) else status)[:3]
     return text if len(text) == 3 and text.isascii() and text.isdigit() else OTHER
 
@@ -293,10 +293,10 @@ def _type_name(error: BaseException) -> str:
 
 
 def _label(value: object) -> str:
-    """Text that can be a label value: an application may give any, and it is to be counted all the same."""
+    """Return text that can be a label value: an application may give any text, which must be counted too."""
     text = str(value).replace("\0", "\ufffd").encode(errors="replace")
     return text[:MAX_TEXT_BYTES].decode(errors="ignore")
 
 
 def _nothing() -> None:
-    """What there is to undo before the first request."""
+    """Do nothing: there is nothing to undo before the first request."""

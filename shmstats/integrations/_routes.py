@@ -1,7 +1,7 @@
-"""The route that a request matched, as each framework leaves it: the one place that knows their internals.
+"""The route that a request matched, for each framework: the one place that knows the frameworks' internals.
 
-Flask's URL rule, Django's resolver match, what Starlette and FastAPI put into the scope, and hooks of Falcon, Pyramid
-and Quart. All of it is text of the application: a template, never a path of a client.
+These are Flask's URL rule, Django's resolver match, the scope of Starlette and FastAPI, and hooks for Falcon, Pyramid
+and Quart. A route is always text of the application: a template, never a path from a client.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def flask_route(rule: Any) -> str:
 
 
 def django_route(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Be a Django middleware that tells the routes of requests to the middleware around the application.
+    """A Django middleware that tells the middleware around the application the routes of requests.
 
-    Put ``"shmstats.integrations.wsgi.django_route"`` first into the setting ``MIDDLEWARE``. It serves
+    Put ``"shmstats.integrations.wsgi.django_route"`` first in the setting ``MIDDLEWARE``. It works for
     `shmstats.integrations.asgi.ShmStatsMiddleware` too.
     """
     from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -59,25 +59,25 @@ django_route.async_capable = True  # type: ignore[attr-defined]
 
 
 class FalconRoute:
-    """A middleware of Falcon that tells the routes of requests to the middleware around the application."""
+    """A Falcon middleware that tells the middleware around the application the routes of requests."""
 
     def process_resource(self, request: Any, response: Any, resource: Any, params: Any) -> None:
-        """Tell the route of a request over WSGI."""
+        """Set the route of a request over WSGI."""
         request.env[ROUTE] = request.uri_template
 
     async def process_resource_async(self, request: Any, response: Any, resource: Any, params: Any) -> None:
-        """Tell the route of a request over ASGI."""
+        """Set the route of a request over ASGI."""
         request.scope[ROUTE] = request.uri_template
 
 
 def pyramid_route(event: Any) -> None:
-    """Tell the route of a request, as a subscriber of Pyramid's event ``ContextFound``."""
+    """Set the route of a request, as a subscriber of Pyramid's event ``ContextFound``."""
     if event.request.matched_route is not None:
         event.request.environ[ROUTE] = event.request.matched_route.pattern
 
 
 def quart_route() -> None:
-    """Tell the route of a request, as a function of Quart's ``before_request``."""
+    """Set the route of a request, as a function of Quart's ``before_request``."""
     request = sys.modules["quart"].request
     if request.url_rule is not None:
         request.scope[ROUTE] = request.url_rule.rule
@@ -85,17 +85,17 @@ def quart_route() -> None:
 
 # Starlette and FastAPI ------------------------------------------------------------------------
 #
-# A router puts the route that matched into the scope. That has the template within its own application only, and
-# where an application is mounted in another ``root_path`` has grown by what the mount matched: text from the client.
-# So the mounts that this text went through are looked for among the routes, for their templates.
+# A router puts the matched route into the scope. That has only the template within its own application. If an
+# application is mounted in another one, ``root_path`` was extended by what the mount matched, which is text from the
+# client: so the mounts that matched it are looked for among the routes, to get their templates.
 
 
 def route_in(scope: Scope, path: str, root_path: str) -> str:
-    """Tell the template of the route that is in the scope; "" where there is none.
+    """Return the template of the route in the scope; "" if there is none.
 
     Args:
         scope: as the application has left it.
-        path: of the scope, before.
+        path: of the scope, before the application ran.
         root_path: likewise.
     """
     told = scope.get(ROUTE)
@@ -112,16 +112,16 @@ def route_in(scope: Scope, path: str, root_path: str) -> str:
     if root_path and path.startswith(root_path):
         path = path[len(root_path) :]
     prefix = _prefix(getattr(scope.get("router"), "routes", ()), path, mounted[len(root_path) :]) or ""
-    # Beyond the mount no route is known: none has matched, or the mounted application is not of this kind.
+    # After the mount no route is known: none has matched, or the mounted application is of another framework.
     if route is None or hasattr(route, "routes"):
         return f"{prefix}/{{path}}"
     return prefix + _template(scope, route)
 
 
 def _template(scope: Scope, route: Any) -> str:
-    """The template of a route within its application; "" for none."""
+    """Return the template of a route within its application; "" for none."""
     context = _fastapi_context(scope)
-    # From FastAPI 0.137 on a route does not know the prefixes of the routers that it was included by.
+    # From FastAPI 0.137 on a route does not have the prefixes of the routers that include it.
     if context is not None and context.original_route is route and context.path:
         return str(context.path)
     path = getattr(route, "path", None)
@@ -134,9 +134,9 @@ def _fastapi_context(scope: Scope) -> Any:
 
 
 def _route_of_endpoint(scope: Scope) -> Any:
-    """The route of an endpoint, where there is only that in the scope.
+    """Return the route of an endpoint, if the scope has only the endpoint.
 
-    So it is with a Starlette before 1.0, and with its plain routes in routers that FastAPI has included.
+    That is so for a Starlette before 1.0, and for its plain routes in routers that FastAPI has included.
     """
     endpoint = scope["endpoint"]
     routes = [
@@ -151,10 +151,10 @@ def _route_of_endpoint(scope: Scope) -> Any:
 
 
 def _prefix(routes: Iterable[Any], path: str, mounted: str) -> str | None:
-    """The templates of the mounts that took ``mounted`` off the beginning of a path; None if they are not here."""
+    """Return the templates of the mounts that took ``mounted`` off the beginning of a path; None if there are none."""
     for mount in _mounts(routes):
         regex = getattr(mount, "path_regex", None)
-        if regex is None:  # a host, which takes nothing off
+        if regex is None:  # a host, which takes nothing off the path
             inner = _prefix(mount.routes, path, mounted)
             if inner is not None:
                 return inner
@@ -174,7 +174,7 @@ def _prefix(routes: Iterable[Any], path: str, mounted: str) -> str | None:
 
 
 def _mounts(routes: Iterable[Any]) -> Iterator[Any]:
-    """Mounts and hosts among routes, also those in routers that FastAPI (from 0.137 on) has included."""
+    """Give the mounts and hosts among routes, including those in routers that FastAPI (from 0.137 on) has included."""
     for route in routes:
         if hasattr(route, "routes"):
             yield route
@@ -185,7 +185,7 @@ def _mounts(routes: Iterable[Any]) -> Iterator[Any]:
 
 
 def _is_own(endpoint: Any) -> bool:
-    """Whether what is mounted is the application with the statistics endpoints, in a wrapper for WSGI."""
+    """Whether the mounted application is that of the statistics endpoints, in a wrapper for WSGI."""
     for _ in range(3):
         if endpoint is None:
             return False

@@ -1,6 +1,6 @@
-"""Notes in the table of requests what this process serves, for the live page and whoever else looks.
+"""Writes the requests that this process serves to the table of requests, for the live page and other readers.
 
-A request that several integrations see is noted by the outermost one: gunicorn's hooks, where they are told of it.
+If several integrations see a request, the outermost one writes it: gunicorn's hooks, if they see it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ log = logging.getLogger("shmstats")
 
 _logged = Once()
 
-#: What `Serving.begin` returns where the block was left, and where nothing is noted.
+#: Results of `Serving.begin` if the block was left, and if nothing is written.
 LEFT, NOT_NOTED = -1, -2
 
 
 class Serving:
-    """Notes requests for one integration.
+    """Writes requests for one integration.
 
     Args:
         registry: whose block has the table.
-        outermost: whether it sees each request before any other integration; others then note nothing.
+        outermost: whether it sees each request before any other integration; others then write nothing.
 
     Attributes:
-        begin: to be called with method and path when a request comes; returns what ``end`` is to be given, or `LEFT`,
-            after which `again` is to be called in its place.
-        end: to be called when the request is over.
+        begin: called with method and path when a request comes; returns the argument for ``end``, or `LEFT`,
+            after which `again` must be called instead.
+        end: called at the end of the request.
     """
 
     _outermost: Serving | None = None
@@ -41,12 +41,12 @@ class Serving:
             Serving._outermost = self
 
     def note(self, method: str, path: str) -> int:
-        """Begin, also where the block was left meanwhile."""
+        """Begin, even if the block was left meanwhile."""
         entry: int = self.begin(method, path)
         return self.again(method, path) if entry == LEFT else entry
 
     def again(self, method: str, path: str) -> int:
-        """Attach the table, and begin; what fails is logged, and then nothing is noted."""
+        """Attach the table, and begin; a failure is logged, and then nothing is written."""
         self.begin, self.end = _not_noted, _nothing
         shared = self._registry.shared
         if shared is None or Serving._outermost not in (None, self):
@@ -63,7 +63,7 @@ class Serving:
 
 
 def text_of(path: str) -> str:
-    """Return a path as people read it, of one in WSGI's environment: bytes in the form of Latin-1 (PEP 3333)."""
+    """Return a path for people from that in WSGI's environment, which has bytes in the form of Latin-1 (PEP 3333)."""
     if path.isascii():
         return path
     return path.encode("latin-1", "replace").decode(errors="replace")

@@ -2,8 +2,8 @@
 
     app = web.Application(middlewares=[AiohttpMiddleware()])
 
-The route is the canonical form of the resource. A request is over when its handler has returned: aiohttp sends the
-response after that. What asks for a websocket is one, and counted when it is closed.
+The route is the canonical form of the resource. A request has finished when its handler has returned, after which
+aiohttp sends the response. A request for a websocket is counted as one, when it is closed.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class AiohttpMiddleware:
         ValueError: an argument is not allowed.
     """
 
-    __middleware_version__ = 1  # by which aiohttp 3 knows a middleware from a factory of them
+    __middleware_version__ = 1  # tells aiohttp 3 that this is a middleware, not a factory
 
     def __init__(self, **options: Any) -> None:
         self.requests = RequestRecorder(**options)
 
     async def __call__(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Have a request handled, and record what comes of it."""
+        """Call the handler, and record the request."""
         requests = self.requests
         if requests.excludes(request.path):
             return await handler(request)

@@ -2,7 +2,7 @@
 
     SanicRequests(app)
 
-The route is the template of the URI. A request is over when its response is ready: Sanic sends it after that.
+The route is the template of the URI. A request has finished when its response is ready, after which Sanic sends it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SanicRequests:
         app.signal("http.lifecycle.exception")(self.note_exception)
 
     async def begin(self, request: Any) -> None:
-        """Note that a request has come."""
+        """A request has come."""
         requests = self.requests
         if requests.excludes(request.path):
             return
@@ -46,7 +46,7 @@ class SanicRequests:
             requests.tell("requests in progress are not counted", error)
 
     async def end(self, request: Any, response: Any) -> None:
-        """Record a request whose response is there, once."""
+        """Record a request whose response is ready, once."""
         requests = self.requests
         began, entry = getattr(request.ctx, "shmstats", (None, None))
         if began is None:
@@ -60,7 +60,7 @@ class SanicRequests:
         requests.finish(request.method, _route_of(request), response.status, labels, began, received, sent)
 
     async def note_exception(self, request: Any, exception: BaseException, **_: Any) -> None:
-        """Count an exception that is not an answer."""
+        """Count an exception that is not a response."""
         if not hasattr(exception, "status_code"):
             self.requests.count_exception(_route_of(request), exception)
 

@@ -2,8 +2,8 @@
 
     app = Application(handlers, log_function=TornadoRequests())
 
-Tornado has no templates of routes: the route is the class of the handler. A request whose client has left is not told
-of, nor is one that is in progress.
+Tornado has no templates of routes: the route is the class of the handler. Requests whose client has left, and requests
+in progress, are not recorded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class TornadoRequests:
         self.requests = RequestRecorder(**options)
 
     def __call__(self, handler: Any) -> None:
-        """Record a request that its handler has finished. As the log function itself, log it as Tornado does, too."""
+        """Record a finished request. As the log function itself, also log it as Tornado does."""
         settings = handler.application.settings
         if settings.get("log_function") is self:
             del settings["log_function"]

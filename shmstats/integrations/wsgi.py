@@ -1,15 +1,8 @@
-"""Statistics of the requests to any WSGI application, by a middleware around it.
+"""Statistics of the requests to any WSGI application: ``application = ShmStatsMiddleware(application)``.
 
-    application = ShmStatsMiddleware(application)
-
-WSGI knows no routes. Where the application is a Flask one the middleware finds its URL rules; a Django application
-tells them by `django_route`; any other can put the route of a request into ``environ["shmstats.route"]``, or
-``route`` is given, a function of the environment. It must return templates: a path would be a series each.
-
-A request is over when its response is exhausted, which a server does before it closes it, or else when it is
-closed. A response that is closed early was not wanted any more: the client has left, and the status is 499. The
-environment, the response's status, headers and chunks are passed on as they are, the iterable within one that counts.
-A file that the server is to send by itself (``wsgi.file_wrapper``) is passed on untouched.
+WSGI has no routes. For a Flask application the middleware finds its URL rules; a Django application sets
+them by `django_route`; any other sets ``environ["shmstats.route"]``, or the argument ``route`` is a function of the
+environment. Routes must be templates: each path would be a new series. Responses are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -33,7 +26,7 @@ class ShmStatsMiddleware(PlainMiddleware, Middleware["WSGIApplication", "WSGIEnv
     """Records the requests to a WSGI application."""
 
     def route_of(self, environ: WSGIEnvironment, rule: Any) -> str:
-        """Tell the route of a request.
+        """Return the route of a request.
 
         Args:
             environ: its environment, as the application has left it.
@@ -49,25 +42,25 @@ class ShmStatsMiddleware(PlainMiddleware, Middleware["WSGIApplication", "WSGIEnv
             return UNMATCHED
 
     def rule_of(self, error: BaseException) -> Any:
-        """Tell the URL rule of a request that came to no response."""
+        """Return the URL rule of a request without a response."""
         return None
 
     def labels_of(self, environ: WSGIEnvironment) -> tuple[str, ...]:
-        """Tell the values of a request's further labels."""
+        """Return the values of a request's further labels."""
         return self.requests.labels_of(environ)
 
     def count_exception(self, environ: WSGIEnvironment, rule: Any, error: BaseException) -> None:
-        """Count what the application raised."""
+        """Count an exception of the application."""
         self.requests.count_exception(self.route_of(environ, rule), error)
 
 
 class WsgiExchange(PlainExchange):
-    """A request that is being answered, also where that is not plain."""
+    """A request that is being served, in all cases."""
 
     __slots__ = ()
 
     def around_other(self, response: Iterable[bytes]) -> Iterable[bytes]:
-        """Return what the server is to get in the place of a response that is no plain iterator."""
+        """Return the response that the server gets instead of one that is not a plain iterator."""
         wrapper = self.environ.get("wsgi.file_wrapper")
         if wrapper is not None and isinstance(wrapper, type) and isinstance(response, wrapper):
             return self._around_file(response)
@@ -77,18 +70,18 @@ class WsgiExchange(PlainExchange):
             self.__class__ = _SizedExchange
             return self
         if not hasattr(response, "__iter__") and not hasattr(response, "__getitem__"):
-            self.finish(self.status)  # a sign between this application and its server, gunicorn's for one
+            self.finish(self.status)  # a sign between the application and its server (gunicorn has one)
             return response
         return self
 
     def note(self) -> None:
-        """Note for others that this is being served."""
+        """Show other processes that this request is being served."""
         environ, serving = self.environ, self.requests.serving
         path = text_of(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
         self.entry = serving.note(environ.get("REQUEST_METHOD", ""), path)
 
     def fail(self, error: BaseException) -> None:
-        """Note that the application raised. A server answers 500 as long as it has sent nothing."""
+        """The application has raised. A server that has sent nothing yet answers 500."""
         if not self.over:
             if self.rule is None:
                 self.rule = self.middleware.rule_of(error)
@@ -100,14 +93,14 @@ class WsgiExchange(PlainExchange):
         self.requests.tell("a request was not recorded", error)
 
     def has_no_body(self) -> bool:
-        """Whether there is nothing that a server must fetch: a status that is none is its error to report."""
+        """Whether the server need not fetch a body; an invalid status is the server's error to report."""
         status = self.status
         if not isinstance(status, str) or self.environ.get("REQUEST_METHOD") == "HEAD":
             return True
         return status.startswith(("1", "204", "304"))
 
     def finish(self, status: str | Cut | None) -> None:
-        """Record a request that is over."""
+        """Record a finished request."""
         self.over = True
         middleware, environ, requests = self.middleware, self.environ, self.requests
         requests.serving.end(self.entry)
@@ -124,7 +117,7 @@ class WsgiExchange(PlainExchange):
         )
 
     def _around_file(self, response: Any) -> Iterable[bytes]:
-        """Have a server's file wrapper tell of its end; a server that sends it knows it by its type only."""
+        """Make a server's file wrapper report its end; the server recognises the wrapper only by its type."""
         length = next((value for name, value in self.headers or () if name.lower() == "content-length"), "")
         self.sent = declared_size(length)
         close = getattr(response, "close", None)
@@ -144,7 +137,7 @@ class WsgiExchange(PlainExchange):
 
 
 class _SizedExchange(WsgiExchange):
-    """One that has a length, as its response has: servers find that of a body of one chunk by it."""
+    """A request whose response has a length: servers use it for a body of one chunk."""
 
     __slots__ = ()
 
