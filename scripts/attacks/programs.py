@@ -54,11 +54,12 @@ def count(number):
     handle = stats.counter("c", "m")
     series = stats.counter("c", "labelled", labelnames=("thread",))
     while running():
-        for _ in range(20):
+        for _ in range(100):
             stats.incr("c", "m")
             handle.incr()
+            handle.incr()
             series.labels(str(number)).incr()
-            counted[number] += 3
+        counted[number] += 400
 threads = start(*(lambda number=number: count(number) for number in range(3)))
 attacks = 0
 while running():
@@ -101,14 +102,17 @@ def point():
 threads = start(point)
 signal.signal(signal.SIGALRM, handle)
 signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+rounds = 0
 while running():
-    stats.incr("c", "m")
-    stats.incr("c", f"n{counted % 50}")
-    stats.remove("c", f"n{(counted + 25) % 50}")
-    counted += 1
+    for _ in range(100):
+        stats.incr("c", "m")
+    counted += 100
+    rounds += 1
+    stats.incr("c", f"n{rounds % 50}")
+    stats.remove("c", f"n{(rounds + 25) % 50}")
 signal.setitimer(signal.ITIMER_REAL, 0)
 finish(threads)
-report(attacks, counted + handled, stats.get("c", "m"), 5 * (counted + handled))
+report(attacks, counted + handled, stats.get("c", "m"), counted + 2 * rounds + 3 * handled)
 """
 
 #: A name is removed and added again while others read it, and others take its cells: each value that is read is one
@@ -194,12 +198,15 @@ def handle(*_):
         again()
 signal.signal(signal.SIGALRM, handle)
 again()
+rounds = 0
 while running():
-    stats.incr("total", "m")
-    counted += 1
-    anything("n", counted)
+    for _ in range(20):
+        stats.incr("total", "m")
+    counted += 20
+    rounds += 1
+    anything("n", rounds)
 signal.signal(signal.SIGALRM, signal.SIG_IGN)
-report(handled, counted + handled, stats.get("total", "m"), 2 * (counted + handled))
+report(handled, counted + handled, stats.get("total", "m"), counted + rounds + 2 * handled)
 """
 
 #: Forks while threads attach, leave and count: each child counts for itself.
@@ -208,9 +215,9 @@ shmstats.init(config())
 counted = [0, 0]
 def count(number):
     while running():
-        for _ in range(100):
+        for _ in range(2000):
             stats.incr("c", "m")
-        counted[number] += 100
+        counted[number] += 2000
         time.sleep(0.0005)
 def leave():
     while running():
@@ -312,15 +319,19 @@ import logging, resource
 logging.disable()
 shmstats.init(config())
 stats.incr("c", "m", 0)
+stats.snapshot()  # imports what reads, which takes descriptors
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 attacks = counted = 0
 def count():
     global counted
+    handle, rounds = stats.counter("c", "m"), 0
     while running():
-        for _ in range(50):
+        for _ in range(500):
             stats.incr("c", "m")
-            counted += 1
-        stats.incr("c", f"n{counted % 500}")
+            handle.incr()
+        counted += 1000
+        rounds += 1
+        stats.incr("c", f"n{rounds % 500}")
 threads = start(count)
 while running():
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))

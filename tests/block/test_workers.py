@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -200,3 +201,40 @@ def test_of_many_workers_a_new_one_looks_at_a_few_until_the_dead_are_found(
             block.workers.release(block.workers.claim(block.space.reserve))
             claims += 1
             assert len(asked) <= claims <= 20
+
+
+def test_a_dead_worker_whose_slot_is_taken_while_it_is_looked_at_is_not_alive(
+    stats: Any, data: Path, python: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one has its slot between the look at that and the question who has its lock: no value of it is shown."""
+    from shmstats.block.lock import RecordLocks
+    from shmstats.reading.reader import read_only
+
+    code = """
+        from shmstats import stats
+        stats.declare("c", "live", kind="gauge", mode="livesum")
+        stats.gauge("c", "live", 5)
+        print(stats.shared.attach().worker.slot, flush=True)
+        input()
+        """
+    stats.incr("c", "m")
+    dead = python.start(code)
+    slot = dead.hear()
+    dead.kill()
+    held, came = RecordLocks.held, []
+
+    def held_by_the_next(locks: Any, positions: Any) -> set[int]:
+        asked = list(positions)
+        if not came:
+            came.append(python.start(COUNT.replace("worker.row", "worker.slot")))
+            assert came[0].hear() == slot
+        return held(locks, asked)
+
+    with read_only(data) as reader:
+        monkeypatch.setattr(RecordLocks, "held", held_by_the_next)
+        snapshot = reader.read()
+    values = {name.metric: value for name, value in zip(snapshot.names, snapshot.values, strict=True)}
+    assert came
+    assert values.get("live", 0) == 0
+    came[0].tell()
+    came[0].finish()
