@@ -14,7 +14,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from .native import RLock
 
@@ -39,7 +39,7 @@ class ForkAware(Protocol):
         """Drop what was inherited."""
 
 
-class PausedPart(Protocol):
+class PausedPart(ForkAware, Protocol):
     """A part that pauses while the process forks."""
 
     def pause(self) -> bool:
@@ -49,16 +49,19 @@ class PausedPart(Protocol):
         """Continue in the parent, after the fork."""
 
 
-class LeavingPart(Protocol):
+class LeavingPart(ForkAware, Protocol):
     """A part that must know when the process exits."""
 
     def leave(self) -> None:
         """Leave in an orderly way."""
 
 
-_parts: dict[Stage, weakref.WeakSet[ForkAware]] = {stage: weakref.WeakSet() for stage in Stage}
-_pausing: weakref.WeakSet[PausedPart] = weakref.WeakSet()
-_leaving: dict[Stage, weakref.WeakSet[LeavingPart]] = {stage: weakref.WeakSet() for stage in Stage}
+_Part = TypeVar("_Part")
+
+#: The stage of each part, as long as it lives: of those that are told of forks, paused for them, told of the exit.
+_parts: dict[weakref.ref[ForkAware], Stage] = {}
+_pausing: dict[weakref.ref[PausedPart], Stage] = {}
+_leaving: dict[weakref.ref[LeavingPart], Stage] = {}
 
 #: The parts paused for a fork. A signal handler may fork in the middle of a fork, and then adds its own list.
 _paused: list[list[PausedPart]] = []
@@ -74,17 +77,25 @@ _exit_arranged = False
 
 def tell_of_forks(stage: Stage, part: ForkAware) -> None:
     """Call a part's `forget` in the child of every fork, as long as the part exists."""
-    _parts[stage].add(part)
+    _parts[weakref.ref(part, _parts.pop)] = stage
 
 
 def pause_for_forks(part: PausedPart) -> None:
-    """Pause a part during every fork, as long as the part exists."""
-    _pausing.add(part)
+    """Pause a background thread during every fork, and call its `forget` in the child, as long as it exists."""
+    _pausing[weakref.ref(part, _pausing.pop)] = Stage.AGENTS
+    tell_of_forks(Stage.AGENTS, part)
 
 
 def tell_of_exit(stage: Stage, part: LeavingPart) -> None:
-    """Call a part's `leave` at exit, as long as the part exists; later stages leave first."""
-    _leaving[stage].add(part)
+    """Call a part's `leave` at exit, and `forget` after forks, as long as it exists; later stages leave first."""
+    tell_of_forks(stage, part)
+    _leaving[weakref.ref(part, _leaving.pop)] = stage
+
+
+def _in_order(parts: dict[weakref.ref[_Part], Stage]) -> list[_Part]:
+    """Return the parts that exist, in the order of their stages."""
+    known = parts.copy()  # a part that goes meanwhile removes itself
+    return [part for each in sorted(known, key=known.__getitem__) if (part := each()) is not None]
 
 
 def arrange_exit() -> None:
@@ -148,7 +159,7 @@ def is_importing() -> bool:
 def before() -> None:
     """Pause the background threads. A thread that takes long is not waited for."""
     _forking.acquire()
-    _paused.append([part for part in list(_pausing) if part.pause()])
+    _paused.append([part for part in _in_order(_pausing) if part.pause()])
 
 
 def after_in_parent() -> None:
@@ -168,18 +179,16 @@ def after_in_child() -> None:
     _exit_arranged = False
     _forking = RLock()
     _paused.clear()
-    for stage in Stage:
-        for part in list(_parts[stage]):
-            part.forget()
+    for part in _in_order(_parts):
+        part.forget()
 
 
 @atexit.register
 def leave_all() -> None:
     """Call `leave` of every part."""
     notice_fork()
-    for stage in reversed(Stage):
-        for part in list(_leaving[stage]):
-            part.leave()
+    for part in reversed(_in_order(_leaving)):
+        part.leave()
 
 
 os.register_at_fork(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)

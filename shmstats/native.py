@@ -29,7 +29,7 @@ def original(module: str, name: str) -> Any:
     eventlet = sys.modules.get("eventlet.patcher")
     if eventlet is not None:
         return getattr(eventlet.original(module), name)
-    return getattr(importlib.import_module(module), name)
+    return getattr(sys.modules.get(module) or importlib.import_module(module), name)
 
 
 def patched() -> bool:

@@ -7,6 +7,7 @@ get no handler: a pool terminates those that wait for a semaphore, where Python 
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # without the enums, which cost more than a fork has to
 import os
 import signal
 import sys
@@ -35,7 +36,7 @@ class _ForkMask:
     """
 
     def __init__(self) -> None:
-        self._before: dict[int, set[signal.Signals | int]] = {}
+        self._before: dict[int, set[int]] = {}
         self._arranged = False
 
     def hold(self) -> None:
@@ -45,9 +46,8 @@ class _ForkMask:
         if arrange is not None and not self._arranged:
             self._arranged = True
             arrange(self, _ForkMask.take_back)
-        if signal.getsignal(signal.SIGTERM) is _leave:
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            self._before[threading.get_ident()] = blocked
+        if _signal.getsignal(signal.SIGTERM) is _leave:
+            self._before[threading.get_ident()] = _signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def take_back(self) -> None:
         """Restore the default action in a process of multiprocessing, which inherited the handler or imported this."""
@@ -58,7 +58,7 @@ class _ForkMask:
         """Restore the previous signal mask, in parent and child."""
         before = self._before.pop(threading.get_ident(), None)
         if before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            _signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _fork_mask = _ForkMask()

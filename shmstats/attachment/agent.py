@@ -16,11 +16,10 @@ import select
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import lifecycle, native
 from ..descriptors import above_standard, leads_to
-from ..frozen import Frozen
 from . import beats
 from .peers import Listener
 
@@ -33,7 +32,7 @@ _FORK_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 
 
-class Task(Frozen):
+class Task(NamedTuple):
     """Something quick that is due again and again.
 
     Attributes:
@@ -163,7 +162,6 @@ class Agent:
         self._due = [0.0] * len(self._tasks)
         self._lock = native.RLock()  # a signal handler may stop what this very thread starts
         self._stopped = False
-        lifecycle.tell_of_forks(lifecycle.Stage.AGENTS, self)
         lifecycle.pause_for_forks(self)
 
     def start(self) -> bool:
@@ -175,7 +173,6 @@ class Agent:
             if self._stopped or self._run is not None:
                 return True
             self._due = [time.monotonic() + task.interval for task in self._tasks]
-            self._listen()
             self._resume()
             if self._stopped:
                 self._end()

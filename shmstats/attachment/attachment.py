@@ -20,7 +20,7 @@ from .. import lifecycle, native
 from ..block import BlockError, BlockFullError
 from ..block.declarations import Definition
 from ..block.identity import may_have_saved
-from ..block.lock import held_guard, importing, process_guard, tell
+from ..block.lock import guards, held_guard, importing, tell
 from ..block.outdated import remove_outdated
 from ..config import Settings
 from ..core import Registrar
@@ -83,7 +83,6 @@ class Attachment:
         self._direct = True
         self._no_thread_until = 0.0
         self._answers: dict[str, Callable[[], Any]] = {"stacks": _stacks, "memory": _memory}
-        lifecycle.tell_of_forks(lifecycle.Stage.BLOCKS, self)
         lifecycle.tell_of_exit(lifecycle.Stage.BLOCKS, self)
 
     @property
@@ -117,7 +116,7 @@ class Attachment:
             if former is not None:
                 former.close()
                 self._former = None
-            with process_guard():
+            with guards.current:
                 block = self._block
                 if block is None:
                     if self.retired:
@@ -125,7 +124,7 @@ class Attachment:
                             f"the block of {self.directory} was left for the block of another configuration"
                         )
                     block = self._attach()
-                    process_guard().defer(self._start_agent)
+                    guards.current.defer(self._start_agent)
         return block
 
     def retire(self, successor: Attachment | None) -> None:
@@ -147,10 +146,10 @@ class Attachment:
         Returns whether that is so: what was counted was added to it.
         """
         is_replaced = False
-        with process_guard():
+        with guards.current:
             self._leaving = self._block
         self._stop_agent()
-        with process_guard():
+        with guards.current:
             block, self._block = self._block, None
             self._leaving = None
             saver, self._saver = self._saver, None
@@ -182,7 +181,7 @@ class Attachment:
         """Add what the block before had to the one in its place; tell whether that is attached. The guard is held."""
         try:
             block = self._attach()
-            process_guard().defer(self._start_agent)
+            guards.current.defer(self._start_agent)
             with importing():
                 from .moving import move
             move(carried, block)
@@ -207,7 +206,7 @@ class Attachment:
         Raises:
             BlockError: the block is damaged.
         """
-        with process_guard():
+        with guards.current:
             block, buffer = self._block, self._buffer
             if block is not None and buffer is not None and block.held:
                 with block.damage_named():
@@ -237,24 +236,10 @@ class Attachment:
 
     def _attach(self) -> AttachedBlock:
         stats = self._settings.stats
-        block = AttachedBlock.attach(self.directory, stats.capacity, stats.max_workers, self._fill)
         try:
-            with block.damage_named():
-                if not block.is_new:  # else they are there since before it was filled
-                    register_own(block, not stats.no_buffer, self._log_once)
-                for metric in list(self._declared):  # before the block was attached
-                    self._declare(block, *metric)
-                remove_outdated(block)
-                if block.workers.met_dead:
-                    with block.exclusive():
-                        remove_stale(block.name, {worker.slot for worker in block.workers.live()})
-                if not stats.no_buffer:
-                    with importing():
-                        from .buffer import Buffer
-                    self._buffer = Buffer.of(block, stats.buffer_size, self._flush_or_tell)
+            block = AttachedBlock.attach(self.directory, stats.capacity, stats.max_workers, self._prepare)
         except BaseException:
             self._buffer = None
-            block.leave(partial(_finish, None))
             raise
         self._saver = Saver(block, self._settings, tell)
         self._block = block
@@ -268,7 +253,7 @@ class Attachment:
         """Return the block, or None where it cannot be attached now; that was logged."""
         if self._no_thread_until and time.monotonic() >= self._no_thread_until and held_guard() is None:
             self._start_agent()
-        if self.retired or (self._block is None and (process_guard().held or time.monotonic() < self._retry_at)):
+        if self.retired or (self._block is None and (guards.current.held or time.monotonic() < self._retry_at)):
             return None
         if self.ending and threading.current_thread() is not threading.main_thread():
             return None
@@ -282,11 +267,21 @@ class Attachment:
                 self._log_once(f"nothing is counted: {error}")
             return None
 
-    def _fill(self, block: AttachedBlock) -> None:
-        """Fill a block that was just made from the saved snapshot."""
-        register_own(block, not self._settings.stats.no_buffer, self._log_once)
-        if self._settings.stats.persist and may_have_saved(block.identity.directory):
-            self._dropped += _restoring().fill(block, block.identity.directory, tell)
+    def _prepare(self, block: AttachedBlock) -> None:
+        """Register in a block what this process counts; a block that was just made is filled from the snapshot."""
+        stats = self._settings.stats
+        own = register_own(block, not stats.no_buffer, self._log_once)
+        if block.is_new and stats.persist and may_have_saved(block.identity.directory):
+            self._dropped += _restoring().fill(block, own, tell)
+        for metric in list(self._declared):  # before the block was attached
+            self._declare(block, *metric)
+        remove_outdated(block)
+        if block.workers.met_dead:
+            remove_stale(block.name, {worker.slot for worker in block.workers.live()})
+        if not stats.no_buffer:
+            with importing():
+                from .buffer import Buffer
+            self._buffer = Buffer.of(block, stats.buffer_size, self._flush_or_tell)
 
     def _declare(self, block: AttachedBlock, category: str, metric: str) -> Change | None:
         """Declare what this process says of a metric; where there is no room that is logged, as is what changes."""
@@ -328,7 +323,7 @@ class Attachment:
 
     def _start_agent(self) -> None:
         """Start the background thread of a block that has just been attached."""
-        with process_guard():
+        with guards.current:
             block = self._block
             agent = self._agent
             if block is None or block is self._leaving:
@@ -346,7 +341,7 @@ class Attachment:
         Args:
             of_left: unless another thread has attached a block again meanwhile: then the thread is that one's.
         """
-        with process_guard():
+        with guards.current:
             if of_left and self._block is not None:
                 return
             agent, self._agent = self._agent, None

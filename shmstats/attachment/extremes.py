@@ -31,7 +31,7 @@ def keep_of_dead(block: AttachedBlock, record: Record, row: int) -> None:
         living = {worker.signature for worker in block.workers.live()}
         kept = [found for found in _found(block, record) if found.row in (row, SHARED_ROW)]
         values = [found.value for found in kept if found.signature not in living and not math.isnan(found.value)]
-        if values and block.space.reserve_cells(SHARED_ROW, record.cell, record.width):
+        if values and block.stripes.reserve_cells(SHARED_ROW, record.cell, record.width):
             value = min(values) if record.mode is Mode.MIN else max(values)
             by = (_DEAD, False, False, True)
             block.cells.set_gauge(SHARED_ROW, record.cell, value, block.cells.generation, by)

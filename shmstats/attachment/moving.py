@@ -30,7 +30,7 @@ def move(snapshot: Snapshot, block: AttachedBlock) -> None:
             if record is None:
                 add_value(block, name, value)
             elif record.kind is name.kind is Kind.COUNTER and isinstance(value, int):
-                there = block.cells.load(SHARED_ROW, record.cell) if block.space.has(SHARED_ROW, record) else 0
+                there = block.cells.load(SHARED_ROW, record.cell) if block.stripes.has(SHARED_ROW, record) else 0
                 if value > there or not name.monotonic:
                     add_value(block, name, value - there)
             elif record.kind is name.kind is Kind.HISTOGRAM and isinstance(value, Distribution):
@@ -49,7 +49,7 @@ def add_value(block: AttachedBlock, name: Name, value: Value) -> None:
         record = block.find_or_add(key, name.kind)
     except (BlockFullError, SeriesLimitError):
         return
-    if record.kind is not name.kind or not block.space.reserve_cells(SHARED_ROW, record.cell, record.width):
+    if record.kind is not name.kind or not block.stripes.reserve_cells(SHARED_ROW, record.cell, record.width):
         return
     generation = block.cells.generation
     if isinstance(value, Distribution):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..block import BlockFullError
 from ..block.keys import encode_key
+from ..block.registering import find_or_add
 from ..reading.attached import AttachedBlock
 from ..series import Kind
 
@@ -21,26 +22,37 @@ OPERATIONS_HELD = "operations_held"
 FLUSHES = "flushes"
 FLUSH = "flush"
 
+TAKEN_OVER = encode_key(OWN, LOCKS_TAKEN_OVER)
 
-def register_own(block: AttachedBlock, buffered: bool, tell: Callable[[str], object]) -> None:
-    """Register what the library counts about itself, while there is room.
+
+#: The kinds of what each process counts, and of what one with a buffer does, by their keys.
+_PLAIN = dict.fromkeys((encode_key(OWN, OPERATIONS_DROPPED), TAKEN_OVER), Kind.COUNTER)
+_BUFFERED = {
+    encode_key(OWN, OPERATIONS_HELD): Kind.GAUGE,
+    encode_key(OWN, FLUSHES): Kind.COUNTER,
+    encode_key(OWN, FLUSH): Kind.HISTOGRAM,
+}
+
+
+def register_own(block: AttachedBlock, buffered: bool, tell: Callable[[str], object]) -> set[str]:
+    """Register what the library counts about itself, while there is room; returns the keys.
 
     Args:
-        block: that was just attached.
+        block: that is just being attached.
         buffered: whether this process has a buffer.
         tell: called with a line where there is no room.
     """
-    kinds = dict.fromkeys((OPERATIONS_DROPPED, LOCKS_TAKEN_OVER), Kind.COUNTER)
-    if buffered:
-        kinds |= {OPERATIONS_HELD: Kind.GAUGE, FLUSHES: Kind.COUNTER, FLUSH: Kind.HISTOGRAM}
-    for metric, kind in kinds.items():
+    registered = set()
+    for key, kind in (_PLAIN | _BUFFERED if buffered else _PLAIN).items():
         try:
-            record = block.find_or_add(encode_key(OWN, metric), kind)
+            record = find_or_add(block, key, kind)
         except BlockFullError as error:
             tell(f"the package cannot update its own metrics: {error}")
             continue
-        if metric == LOCKS_TAKEN_OVER:
+        registered.add(key.decode())
+        if key == TAKEN_OVER:
             block.cells.count_takeovers_at(block.row_for(record), record.cell)
+    return registered
 
 
 def add_to_own(block: AttachedBlock, metric: str, n: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from .. import snapshot as store
 from ..block import BlockFullError
@@ -15,17 +14,16 @@ from ..series import Declaration
 from .own_metrics import OPERATIONS_HELD, OWN
 
 
-def fill(block: AttachedBlock, directory: Path, tell: Callable[[str], object]) -> int:
+def fill(block: AttachedBlock, own: set[str], tell: Callable[[str], object]) -> int:
     """Restore the newest snapshot; returns how many statistics could not be restored.
 
     Args:
         block: that was just made, before anyone else sees it.
-        directory: the data directory.
+        own: the keys that it has already.
         tell: called with a line about what cannot be restored.
     """
-    there = [block.names.key(record.number).decode() for record in block.names.records()]
     held = encode_key(OWN, OPERATIONS_HELD).decode()
-    newest = store.load_newest(store.stats_directory(directory), tell, {*there, held})
+    newest = store.load_newest(store.stats_directory(block.identity.directory), tell, {*own, held})
     if newest is None:
         return 0
     file, saved = newest

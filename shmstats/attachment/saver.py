@@ -81,7 +81,7 @@ class Saver:
         self._stopped = False
         self._term = 0
         self._thread: native.Thread | None = None
-        self._wake: Any = native.make_lock()
+        self._wake: Any = None
         self._duties: list[Duty] | None = None
         self._duty_threads: list[DutyThread] = []
         self._saved: tuple[int, Snapshot] | None = None
@@ -89,7 +89,7 @@ class Saver:
         self._exposing: Any = native.make_lock()
         self._fails = False
         self._logged = Once()
-        self._watch = Watch(tell)
+        self._watch: Watch | None = None
 
     # Who saves -------------------------------------------------------------------------------------
 
@@ -105,6 +105,7 @@ class Saver:
                 return
             if self.elected:
                 self._locks.try_lock(SAVER)
+                self._watch = self._watch or Watch(self._tell)
                 self._watch.look(self._block.name, self._block.workers.live())
                 if self._thread is None or not self._thread.lives:
                     self._begin()
@@ -290,7 +291,7 @@ class Saver:
         seconds = _STOP_SECONDS if wait else 0.0
         for thread in self._duty_threads:
             thread.stop()
-        with suppress(RuntimeError):  # there is no thread to wake, or another thread has woken it
+        with suppress(RuntimeError, AttributeError):  # there is no thread to wake, or another thread has woken it
             self._wake.release()
         if self._thread is not None:
             self._thread.join(seconds)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ..block import KindError, Record, SeriesLimitError
 from ..block.declarations import Definition
 from ..block.keys import OVERFLOW, decode_key, encode_key, overflow_key
-from ..block.lock import importing, process_guard
+from ..block.lock import guards, importing
 from ..block.outdated import counted_under, refuse_shown
 from ..bounds import Bounds, buckets_of, rebucketed, scale_of, stay_exact
 from ..core import Counter, Gauge, Histogram, Series
@@ -234,7 +234,7 @@ class SharedProvider(Reads, Changes, Shown):
                 block.names.clear_monotonic(record)
             record = block.names.record(record.number)
         if isinstance(series, Counter) and not self._settings.stats.no_buffer:
-            with process_guard():
+            with guards.current:
                 if self._buffer is not None:
                     bound = self._buffer.bind(series, key, record, generation, b"")
                     return bound and self._buffer.cells.add(0, record.cell, n, generation)
@@ -271,7 +271,7 @@ class SharedProvider(Reads, Changes, Shown):
         self, block: AttachedBlock, series: Histogram, key: bytes, record: Record, generation: int, scale: bytes
     ) -> None:
         if not self._settings.stats.no_buffer:
-            with process_guard():
+            with guards.current:
                 if self._buffer is not None:
                     self._buffer.bind(series, key, record, generation, scale)
                     return

@@ -2,7 +2,7 @@
 
 `Block.attach` joins as a worker. From the bottom up: ``layout`` says where everything is, ``identity`` whose the block
 is, ``segment`` gets the memory, ``lock`` guards it, ``names`` and ``workers`` keep the two tables, ``validate`` looks
-whether a block can be used, ``space`` has memory behind it, ``attaching`` and ``block`` tie them together.
+whether a block can be used, ``stripes`` has memory behind its cells, ``attaching`` and ``block`` tie them together.
 """
 
 from .block import Block

@@ -20,9 +20,9 @@ from .errors import BlockError, DamagedBlockError
 from .header import read_header, write_header
 from .identity import Identity
 from .layout import FIRST_INDEX_SLOTS, HEADER, LAYOUT_VERSION, MAGIC, PROTOCOLS, Layout
-from .lock import is_locked, process_guard, tell
+from .lock import guards, is_locked, tell
 from .segment import Segment, make_segment, unlink
-from .space import has_page
+from .stripes import has_page
 from .validate import check_layout, check_unfinished, find_damage
 from .workers import WorkerTable, pid_namespace
 
@@ -71,9 +71,9 @@ def _is_used_by_0_1(lock: str) -> bool:
 
 def lay_out(segment: Segment, layout: Layout) -> None:
     """Write the header of a new block, without its magic, and have memory behind what each block has."""
+    slots = min(FIRST_INDEX_SLOTS, layout.index_slots)
     segment.reserve(0, PAGE)
-    segment.reserve(layout.pages, layout.index - layout.pages)
-    segment.reserve(layout.index, 4 * min(FIRST_INDEX_SLOTS, layout.index_slots))
+    segment.reserve(layout.pages, layout.index + 4 * slots - layout.pages)
     header = {
         "layout_version": LAYOUT_VERSION,
         "protocol": PROTOCOL,
@@ -83,7 +83,7 @@ def lay_out(segment: Segment, layout: Layout) -> None:
         "generation": 1,
         "revision": 1,
         "started": time.monotonic_ns(),
-        "index_slots": min(FIRST_INDEX_SLOTS, layout.index_slots),
+        "index_slots": slots,
         "salt": os.urandom(16),
     }
     write_header(segment.buf, header)
@@ -98,29 +98,11 @@ def finish(segment: Segment) -> None:
     _store(segment.buf, "finished", 1)
 
 
-def is_abandoned(segment: Segment) -> bool:
-    """Tell whether a segment was left half made; it is removed then, and another one is to be made.
-
-    The table lock is held.
-
-    Raises:
-        BlockError: its beginning was zeroed, and processes use it.
-        DamagedBlockError: its beginning was zeroed.
-    """
-    if segment.size < PAGE:
-        return False
-    header = read_header(segment.buf)
-    if header["magic"] != 0:
-        return False
-    check_unfinished(segment, header)
-    unlink(segment.path)
-    return True
-
-
-def check_usable(segment: Segment, capacity: int, max_workers: int) -> tuple[Layout, bool]:
+def find_usable(segment: Segment, capacity: int, max_workers: int) -> tuple[Layout, bool] | None:
     """Return the layout of a block that this process may use, and whether live processes use it.
 
-    The table lock is held.
+    None where it was left half made, or has another layout and nobody uses it: then its place is free, and another one
+    is to be made. The table lock is held.
 
     Args:
         segment: of the block.
@@ -131,10 +113,25 @@ def check_usable(segment: Segment, capacity: int, max_workers: int) -> tuple[Lay
         BlockError: it must not be used.
         DamagedBlockError: nobody uses it, and its contents cannot be.
     """
-    name = segment.name
     header = read_header(segment.buf)
-    layout = check_layout(name, header, segment.size)
-    live = _is_used(name, header, WorkerTable(segment.buf, layout, segment.locks))
+    if header["magic"] == 0:
+        check_unfinished(segment, header)
+        unlink(segment.path)
+        return None
+    is_other = header["magic"] == MAGIC and header["layout_version"] != LAYOUT_VERSION
+    if is_other and not (segment.locks.slots_held() or segment.locks.slots):
+        _retire_other_layout(segment, header["layout_version"])
+        return None
+    name = segment.name
+    layout = check_layout(name, header, len(segment.buf))
+    live = segment.locks.slots_held() or WorkerTable(segment.buf, layout, segment.locks).anyone()
+    if live and header["namespace"] != (ours := pid_namespace()):
+        # In another pid namespace their pids mean nothing, and it cannot be used here. One that nobody uses, as a
+        # container leaves it that was killed, can.
+        raise BlockError(
+            f"block {name} belongs to the pid namespace {header['namespace']}, where processes use it; this process"
+            f" runs in {ours} (another container?): give each its own data directory"
+        )
     if header["protocol"] != PROTOCOL and live:
         raise BlockError(
             f"block {name} is locked by {PROTOCOLS.get(header['protocol'], header['protocol'])}, which"
@@ -157,7 +154,7 @@ def check_usable(segment: Segment, capacity: int, max_workers: int) -> tuple[Lay
 @contextmanager
 def nobody_attaches(identity: Identity) -> Iterator[bool]:
     """Have whoever wants to make the block of a data directory wait; gives False where there is one already."""
-    with process_guard():
+    with guards.current:
         segment = make_segment(identity, PAGE)
         try:
             with segment.locks.table():
@@ -178,39 +175,13 @@ def set_aside(segment: Segment, damage: DamagedBlockError) -> None:
     tell(f"{damage}; it was set aside as {segment.set_aside('damaged')}for inspection, and a new one is made")
 
 
-def retire_other_layout(segment: Segment) -> bool:
-    """Set a block of another layout aside, if nobody uses it; returns whether it was. The table lock is held."""
-    header = read_header(segment.buf) if segment.size >= PAGE else {"magic": 0}
-    if header["magic"] != MAGIC or header["layout_version"] == LAYOUT_VERSION:
-        return False
-    if segment.locks.slots_held() or segment.locks.slots:
-        return False
-    version = header["layout_version"]
+def _retire_other_layout(segment: Segment, version: int) -> None:
+    """Set a block of another layout aside, which nobody uses."""
     aside = segment.set_aside(f"layout{version}")
     tell(
         f"block {segment.name} has layout version {version}, this shmstats has version {LAYOUT_VERSION}; nobody uses"
         f" it, so it was set aside as {aside}, which may be removed, and what was saved is restored"
     )
-    return True
-
-
-def _is_used(name: str, header: dict[str, int], workers: WorkerTable) -> bool:
-    """Tell whether live processes use a block.
-
-    In another pid namespace their pids mean nothing, and a block that is used there cannot be used here. One that
-    nobody uses, as a container leaves it that was killed, can.
-
-    Raises:
-        BlockError: naming both namespaces.
-    """
-    used = workers.anyone()
-    ours = pid_namespace()
-    if used and header["namespace"] != ours:
-        raise BlockError(
-            f"block {name} belongs to the pid namespace {header['namespace']}, where processes use it; this process"
-            f" runs in {ours} (another container?): give each its own data directory"
-        )
-    return used
 
 
 def adopt(segment: Segment, layout: Layout) -> None:

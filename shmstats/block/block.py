@@ -20,7 +20,7 @@ from .errors import OF_CONTENTS, BlockError, DamagedBlockError
 from .header import Header
 from .identity import Identity, identify
 from .layout import SAVER, TABLE, WORKER, Layout
-from .lock import process_guard
+from .lock import guards
 from .metrics import Metrics
 from .records import Record
 from .registering import find_or_add
@@ -102,7 +102,7 @@ class Block(Metrics):
             directory: the data directory; it is made where it is missing, if that is possible.
             capacity: cells of a row, if the block is made.
             max_workers: rows, if the block is made.
-            fill: called with a block that was just made, before anyone else sees it.
+            fill: called with the block, while all others wait; where it was just made, before anyone else sees it.
 
         Raises:
             BlockError: there is a block that must not be used, or this user may not use it.
@@ -112,13 +112,13 @@ class Block(Metrics):
             identity = identify(directory, make=True)
             identity.check_user()
             own_start_time()
-            with process_guard():
-                attaching.retire_legacy(identity)
+            with guards.current:
                 segment = attach_segment(identity)
                 if segment is None:
+                    attaching.retire_legacy(identity)
                     block = cls._make(identity, Layout(capacity, max_workers), fill)
                 else:
-                    block = cls._join(segment, identity, capacity, max_workers)
+                    block = cls._join(segment, identity, capacity, max_workers, fill)
             if block is not None:
                 return block
 
@@ -147,14 +147,18 @@ class Block(Metrics):
         return block
 
     @classmethod
-    def _join(cls, segment: Segment, identity: Identity, capacity: int, max_workers: int) -> Self | None:
-        """Attach a block that is there; None where it has its place no longer."""
+    def _join(
+        cls, segment: Segment, identity: Identity, capacity: int, max_workers: int, fill: Callable[[Self], None]
+    ) -> Self | None:
+        """Attach a block that is there; None where it has its place no longer, or that was taken from it."""
         block = None
         try:
             with segment.locks.table():
                 if segment.is_linked():
                     try:
-                        block = cls._join_linked(segment, identity, capacity, max_workers)
+                        usable = attaching.find_usable(segment, capacity, max_workers)
+                        if usable is not None:
+                            block = cls._join_usable(segment, identity, *usable, fill)
                     except DamagedBlockError as error:
                         attaching.set_aside(segment, error)
         except BaseException:
@@ -165,21 +169,25 @@ class Block(Metrics):
         return block
 
     @classmethod
-    def _join_linked(cls, segment: Segment, identity: Identity, capacity: int, max_workers: int) -> Self | None:
-        """Attach the block that has its place, or take that from it. The table lock is held."""
-        if attaching.is_abandoned(segment) or attaching.retire_other_layout(segment):
-            return None
-        layout, live = attaching.check_usable(segment, capacity, max_workers)
+    def _join_usable(
+        cls, segment: Segment, identity: Identity, layout: Layout, live: bool, fill: Callable[[Self], None]
+    ) -> Self:
+        """Attach a block that may be used. The table lock is held."""
         if not live:
             attaching.adopt(segment, layout)
         try:
             with damage_named(segment, layout):
                 block = cls(segment, layout, identity)
-                repair(block.names)
+                try:
+                    repair(block.names)
+                    if not live:
+                        mark_inherited(block.names)
+                    fill(block)
+                except BaseException:
+                    block.workers.release(block.worker)
+                    raise
         except DamagedBlockError as error:
             raise BlockError(f"{error}; live processes use it: stop them first") from error
-        if not live:
-            mark_inherited(block.names)
         return block
 
     def is_current(self) -> bool:
@@ -208,12 +216,12 @@ class Block(Metrics):
             OSError: the block was left.
         """
         where = self.names.index, self.cells, self.worker.row
-        self._registrar_fd = self._segment.descriptor()
+        self._registrar_fd = self.locks.descriptor()
         registrar.open(*where, limit, self.locks.guard.lock, self._registrar_fd, TABLE)
 
     def has_lost_registrar(self) -> bool:
         """Tell whether a registrar has a descriptor that is gone: who becomes a daemon closes all."""
-        return self._registrar_fd >= 0 and self._segment.descriptor() != self._registrar_fd
+        return self._registrar_fd >= 0 and self.locks.descriptor() != self._registrar_fd
 
     def leave(self, save: Callable[[Self], None] = lambda block: None) -> None:
         """Give up the slot. The last live worker saves and unlinks the block.

@@ -40,6 +40,7 @@ class Identity(NamedTuple):
     Attributes:
         directory: the data directory, with all links resolved: where the block's statistics are saved.
         name: of the segment; a path where there is no shared memory, and the block is a file in the directory.
+        segment: path of the segment's file.
         owner: user id of the directory's owner; of this process where there is no directory.
         group: group id of the directory.
         key: device, inode and time of birth (ns since 1970; 0: unknown) of the directory; None where there is none.
@@ -47,18 +48,10 @@ class Identity(NamedTuple):
 
     directory: Path
     name: str
+    segment: str
     owner: int
     group: int
     key: tuple[int, int, int] | None
-
-    @property
-    def segment(self) -> str:
-        """Path of the segment's file."""
-        return os.path.join(SHARED_MEMORY, self.name)
-
-    def socket(self, slot: int) -> str:
-        """Return the path of a worker's socket: short, for there is room for 108 bytes (unix(7))."""
-        return f"{self.segment}.{slot}.sock"
 
     @property
     def legacy_segments(self) -> list[str]:
@@ -73,19 +66,15 @@ class Identity(NamedTuple):
         Raises:
             BlockError: naming the directory, its owner and what to do.
         """
-        if not self.permits(os.geteuid()):
+        if os.geteuid() not in (self.owner, 0):
             raise BlockError(
                 f"data directory {self.directory} belongs to user {_called(self.owner)}, this process runs as user"
                 f" {_called(os.geteuid())}: run it as the owner or as root, or give it another path.data"
             )
 
-    def permits(self, user: int) -> bool:
-        """Tell whether a user may use the block."""
-        return user in (self.owner, 0)
-
     def is_current(self) -> bool:
         """Tell whether the directory's path still leads to the same directory, or to none."""
-        key = _key_of(self.directory)
+        key = _key_of(str(self.directory))
         return None in (key, self.key) or key == self.key
 
     def give(self, descriptor: int) -> None:
@@ -106,45 +95,54 @@ def identify(directory: Path, make: bool = False) -> Identity:
     Raises:
         BlockError: this user may not even see the directory.
     """
-    resolved = Path(os.path.realpath(directory))
-    if make:
+    place = os.path.realpath(directory)
+    resolved = directory if place == str(directory) else Path(place)
+    by_path = f"{PREFIX}path_{blake2b(os.fsencode(place), digest_size=8).hexdigest()}"
+    found = _stat(place)
+    if found is None and make:
         with suppress(OSError):
             make_directory(resolved)
-    by_path = f"{PREFIX}path_{blake2b(os.fsencode(resolved), digest_size=8).hexdigest()}"
-    try:
-        found = os.stat(resolved)
-    except PermissionError as error:
-        raise BlockError(
-            f"data directory {directory} cannot be seen by user {_called(os.geteuid())} ({error.strerror}): run this as"
-            " the owner of the directory or as root, or give it another path.data"
-        ) from None
-    except OSError:
-        found = None
-    if not os.path.isdir(SHARED_MEMORY):
-        by_path = str(resolved / by_path)
-        if _logged.first(str(resolved)):
-            log.warning("there is no %s: the block is a file in %s, and slower on a disk", SHARED_MEMORY, resolved)
+        found = _stat(place)
+    shared = os.path.isdir(SHARED_MEMORY)
+    if not shared and _logged.first(place):
+        log.warning("there is no %s: the block is a file in %s, and slower on a disk", SHARED_MEMORY, place)
     if not there_is_proc() and _logged.first("/proc"):
         log.warning(
             "there is no /proc: record locks and psutil show which processes live, and a client's process cannot be"
             " identified, so everybody needs the token for /debug and /_local"
         )
-    key = _key_of(resolved)
-    if found is None or key is None or not stat.S_ISDIR(found.st_mode):
-        return Identity(resolved, by_path, os.geteuid(), os.getegid(), None)
-    if os.path.lexists(os.path.join(SHARED_MEMORY, by_path)):
-        name = by_path  # it was made when there was no directory, and is used until its last process has saved it
-    else:
-        place = os.path.dirname(by_path)
+    where, prefix = (SHARED_MEMORY, "") if shared else (place, f"{place}/")
+    segment = f"{where}/{by_path}"
+    if found is None or not stat.S_ISDIR(found.st_mode) or (key := _key_of(place)) is None:
+        return Identity(resolved, prefix + by_path, segment, os.geteuid(), os.getegid(), None)
+    # What was made when there was no directory is used until its last process has saved it.
+    if not os.path.lexists(segment):
         # In the directory itself no block is of another one, and the path of a socket has to be short.
-        name = os.path.join(place, PREFIX + "_".join(f"{part:x}" for part in (key[:2] if place else key)))
-    identity = Identity(resolved, name, found.st_uid, found.st_gid, key)
-    if make and not os.path.lexists(identity.segment):
+        by_path = PREFIX + "_".join([f"{part:x}" for part in (key if shared else key[:2])])
+        segment = f"{where}/{by_path}"
+    if make and not os.path.lexists(segment):
         # A directory of a container's image is copied, and born anew, by its first change: that is to be before.
         with suppress(OSError):
-            os.utime(resolved, ns=(found.st_atime_ns, found.st_mtime_ns))
+            os.utime(place, ns=(found.st_atime_ns, found.st_mtime_ns))
             return identify(directory)
-    return identity
+    return Identity(resolved, prefix + by_path, segment, found.st_uid, found.st_gid, key)
+
+
+def _stat(place: str) -> os.stat_result | None:
+    """Return the state of a data directory; None where there is none.
+
+    Raises:
+        BlockError: this user may not even see it.
+    """
+    try:
+        return os.stat(place)
+    except PermissionError as error:
+        raise BlockError(
+            f"data directory {place} cannot be seen by user {_called(os.geteuid())} ({error.strerror}): run this as the"
+            " owner of the directory or as root, or give it another path.data"
+        ) from None
+    except OSError:
+        return None
 
 
 def files_beside(segment: str) -> Iterator[tuple[os.DirEntry[str], str]]:
@@ -202,7 +200,7 @@ def _called(user: int) -> str:
         return str(user)
 
 
-def _key_of(directory: Path) -> tuple[int, int, int] | None:
+def _key_of(directory: str) -> tuple[int, int, int] | None:
     """Return device, inode and time of birth of a directory; None where it cannot be looked at."""
     try:
         found = os.stat(directory)

@@ -4,8 +4,8 @@
 process that saves, and each taken worker slot is locked by its process as long as it lives.
 
 Record locks belong to a process: they do nothing between its threads, which one `Guard` keeps apart, and all on a file
-are gone as soon as the process closes *any* descriptor of it. So a process has a segment open once, see
-`shmstats.block.segment`.
+are gone as soon as the process closes *any* descriptor of it. So a process has a segment open once, and its locks keep
+the descriptor.
 
 A signal handler that counts may interrupt its own thread inside a locked section. It must neither wait for itself
 nor go in, so it asks ``guard.held`` and, if so, leaves what it wanted to do with ``guard.defer``; it is done as soon as
@@ -25,10 +25,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol
 
 from .. import lifecycle, native
 from ..core import PROTOCOL, Section
+from ..descriptors import leads_to, open_file
 from .errors import BlockError, DeclarationError, KindError
 from .layout import FIRST_SLOT, TABLE, WORKER_SLOTS
 
@@ -51,7 +51,7 @@ class Guard(Section):
     """Keeps the threads of this process, and their signal handlers, out of each other's way.
 
     A reentrant lock that knows whether the calling thread has it, and a queue for what has to wait
-    until this thread has left it. There is one for all blocks of a process, see `process_guard`.
+    until this thread has left it. There is one for all blocks of a process, see `guards`.
 
     Attributes:
         lock: the lock, for further sections of it.
@@ -112,31 +112,31 @@ class Guard(Section):
                 log.exception("a deferred operation failed")
 
 
-class LockedFile(Protocol):
-    """An open file that can be locked."""
-
-    def descriptor(self) -> int:
-        """Return a descriptor of the file.
-
-        Raises:
-            OSError: it has none any more.
-        """
-
-
 class RecordLocks:
-    """The record locks of one block, as this process has them.
+    """The record locks of one block, and its file, which this process has open once.
 
     Args:
-        file: to lock, which this process has open once.
+        path: of the file.
+        flags: as for `os.open`.
 
     Attributes:
+        path: where the file is.
+        inode: its device and inode.
         guard: the guard of this process; whoever holds a lock holds it.
         slots: the worker slots that this process has: the kernel shows only locks of others.
+        was_lost: whether somebody has closed descriptors that were not theirs, perhaps that of the mapping as well.
+
+    Raises:
+        OSError: the file cannot be opened.
     """
 
-    def __init__(self, file: LockedFile) -> None:
-        self._file = file
-        self.guard = process_guard()
+    def __init__(self, path: str, flags: int = os.O_RDWR) -> None:
+        self.path = path
+        self._fd, self._flags = open_file(path, flags), flags
+        self._file = os.fstat(self._fd)
+        self.inode = self._file.st_dev, self._file.st_ino
+        self.was_lost = self._is_closed = False
+        self.guard = guards.current
         self.slots: set[int] = set()
         # It is used again and again: to make one each time would cost more than to lock.
         self._table = Section(self.guard.lock, self._lock_table, self._unlock_table, self.guard.do_deferred)
@@ -149,12 +149,45 @@ class RecordLocks:
         """
         return self._table
 
+    def descriptor(self) -> int:
+        """Return a descriptor of the file.
+
+        Who becomes a daemon may have closed all that there were, and numbers are given anew: then it is opened again.
+
+        Raises:
+            OSError: the file was closed, or another one has its place now.
+        """
+        try:
+            found = os.fstat(self._fd)
+            if (found.st_dev, found.st_ino) == self.inode:
+                return self._fd
+        except OSError:
+            pass
+        if self._is_closed:
+            raise OSError(errno.EBADF, "the segment is closed")
+        self.was_lost = True
+        self._fd = open_file(self.path, self._flags)
+        if not leads_to(self._fd, self._file):
+            os.close(self._fd)
+            self._fd = -1
+            raise OSError(errno.EBADF, "the file of the segment was removed")
+        self.hold_slots()
+        return self._fd
+
+    def close(self) -> None:
+        """Close the file, which drops the locks."""
+        if leads_to(self._fd, self._file):  # else the descriptor is not ours to close
+            os.close(self._fd)
+        else:
+            self.was_lost = True
+        self._fd, self._is_closed = -1, True
+
     def _lock_table(self) -> None:
         if PROTOCOL == _RECORD_LOCKS:
             self._await_table()
         else:
             self.lock(TABLE)
-        if self.guard is not process_guard():  # a fork in between: this is the child, where nothing unlocks it
+        if self.guard is not guards.current:  # a fork in between: this is the child, where nothing unlocks it
             self.unlock(TABLE)
 
     def _await_table(self) -> None:
@@ -175,14 +208,14 @@ class RecordLocks:
                 return
 
     def _unlock_table(self) -> None:
-        if self.guard is process_guard():
+        if self.guard is guards.current:
             self.unlock(TABLE)
 
     def lock(self, position: int) -> None:
         """Wait for the lock of byte ``position`` of the file. The guard is held, but see `_await_table`."""
         while True:
             try:
-                fcntl.lockf(self._file.descriptor(), fcntl.LOCK_EX, 1, position)
+                fcntl.lockf(self.descriptor(), fcntl.LOCK_EX, 1, position)
                 return
             except OSError as error:
                 if error.errno != errno.EDEADLK:
@@ -202,7 +235,7 @@ class RecordLocks:
 
     def _try_lock(self, position: int) -> bool:
         try:
-            fcntl.lockf(self._file.descriptor(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
+            fcntl.lockf(self.descriptor(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES, errno.EBADF):
                 return False
@@ -212,7 +245,7 @@ class RecordLocks:
     def unlock(self, position: int) -> None:
         """Let go of the lock of byte ``position``; nothing where the file was closed, as in a forked child."""
         try:
-            fcntl.lockf(self._file.descriptor(), fcntl.LOCK_UN, 1, position)
+            fcntl.lockf(self.descriptor(), fcntl.LOCK_UN, 1, position)
         except ValueError:  # it was closed in the middle of this
             return
         except OSError as error:
@@ -239,16 +272,16 @@ class RecordLocks:
 
     def held(self, positions: Iterable[int]) -> set[int]:
         """Return those of some bytes whose locks other processes have, in whatever pid namespace."""
-        descriptor = self._file.descriptor()
+        descriptor = self.descriptor()
         return {position for position in positions if is_locked(descriptor, position)}
 
     def slots_held(self) -> bool:
         """Tell whether other processes have worker slots, whatever the layout of the block is."""
-        return is_locked(self._file.descriptor(), FIRST_SLOT, WORKER_SLOTS)
+        return is_locked(self.descriptor(), FIRST_SLOT, WORKER_SLOTS)
 
     def stat(self) -> os.stat_result:
         """Return the state of the file."""
-        return os.fstat(self._file.descriptor())
+        return os.fstat(self.descriptor())
 
 
 def is_locked(descriptor: int, position: int, length: int = 1) -> bool:
@@ -273,14 +306,9 @@ class _Guards:
         self.current = Guard()
 
 
-#: Has the guard of this process as ``current``: for who must be quick.
+#: Has the one guard of this process as ``current``.
 guards = _Guards()
 lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, guards)
-
-
-def process_guard() -> Guard:
-    """Return the one guard of this process."""
-    return guards.current
 
 
 @contextmanager
@@ -291,7 +319,7 @@ def importing() -> Iterator[None]:
         BlockError: this user cannot import it.
     """
     try:
-        with process_guard(), lifecycle.no_fork():
+        with guards.current, lifecycle.no_fork():
             yield
     except ImportError as error:
         raise BlockError(

@@ -15,7 +15,6 @@ from .notes import read_note
 from .records import DECLARED, Record
 from .repairing import repair
 from .segment import Segment
-from .space import Space
 from .stripes import Stripes
 from .workers import WorkerTable
 
@@ -34,9 +33,8 @@ class Metrics:
         locks: the record locks.
         workers: the worker slots.
         worker: this process's slot and row.
-        space: the memory behind the block.
         cells: the cells.
-        stripes: of cells.
+        stripes: the rows of cells, and the memory behind them.
         row_for: gives the row to count a name in.
         names: the name table.
     """
@@ -45,13 +43,12 @@ class Metrics:
         self.layout = layout
         self.locks = segment.locks
         self._buf = segment.buf
-        self.space = Space(segment, layout, self.locks)
         self.workers = WorkerTable(self._buf, layout, self.locks)
         self.worker = self.workers.claim(segment.reserve)
         self.cells = self._make_cells(pages=self.layout.pages, bitmap_bytes=self.layout.bitmap_bytes)
-        self.stripes = Stripes(self._buf, layout, self.space, self.cells, self.worker.row)
+        self.stripes = Stripes(segment, layout, self.cells, self.worker.row)
         self.row_for = self.stripes.row_for
-        self.names = NameTable(self._buf, layout, self.space, self.cells, self.stripes)
+        self.names = NameTable(self._buf, layout, self.cells, self.stripes)
         self._exclusive = Section(self.locks.table(), partial(repair, self.names))
         self._definitions: dict[int, tuple[bytes, Definition]] = {}
         self._bounds: dict[int, Bounds] = {}

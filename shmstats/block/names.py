@@ -47,7 +47,6 @@ from .records import (
     Records,
     packed,
 )
-from .space import Space
 from .stripes import Stripes
 
 _ROOM_STEP = 16
@@ -84,7 +83,6 @@ class NameTable(Records):
     Args:
         buf: the block.
         layout: of the block.
-        space: the memory behind it.
         cells: the cells of this process.
         stripes: of the block.
 
@@ -95,10 +93,9 @@ class NameTable(Records):
             None is certain only under the table lock. Raises `BufferError` where the record is damaged.
     """
 
-    def __init__(self, buf: memoryview, layout: Layout, space: Space, cells: Cells, stripes: Stripes) -> None:
+    def __init__(self, buf: memoryview, layout: Layout, cells: Cells, stripes: Stripes) -> None:
         super().__init__(buf, layout)
         self.cells = cells
-        self._space = space
         self._stripes = stripes
         self.index = make_index(buf, layout)
         self.find: Find = self.index.find
@@ -307,7 +304,7 @@ class NameTable(Records):
         """Reserve the pages that ``more`` bytes behind the ``used`` ones of a section begin."""
         first = -(-used // PAGE) * PAGE
         if used + more > first:
-            self._space.reserve(section + first, -(-(used + more) // PAGE) * PAGE - first)
+            self._stripes.reserve(section + first, -(-(used + more) // PAGE) * PAGE - first)
 
     def _grow_index(self, names: int) -> None:
         """Have at least twice as many slots in the index as there will be names."""
@@ -317,7 +314,7 @@ class NameTable(Records):
             slots *= 2
         if slots == before:
             return
-        self._space.reserve(self._layout.index, 4 * slots)
+        self._stripes.reserve(self._layout.index, 4 * slots)
         with self.changing():
             self.index_slots = slots
             self.index.rebuild()

@@ -68,7 +68,7 @@ def carried_over(block: Block, former: list[Record], family: Record, declared: D
 def _fill(block: Block, record: Record, successor: Record, declared: Declaration) -> None:
     """Give a series that is made ready what another one has."""
     block.names.set_created(successor.number, block.names.created(record.number))
-    if not block.space.reserve_cells(SHARED_ROW, successor.cell, successor.width):
+    if not block.stripes.reserve_cells(SHARED_ROW, successor.cell, successor.width):
         raise memory_is_full()
     value, bounds = _value(block, record), declared.bounds or DEFAULT_BOUNDS
     carry(block, successor, value, block.bounds_of(record), bounds, bool(record.flags & CARRIED))

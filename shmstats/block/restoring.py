@@ -165,7 +165,7 @@ def _register(block: Block, series: Packed) -> None:
 
 def _put(block: Block, record: Record, name: Name, value: Value) -> None:
     """Put a restored value into row 0."""
-    block.space.reserve_cells(SHARED_ROW, record.cell, record.width)
+    block.stripes.reserve_cells(SHARED_ROW, record.cell, record.width)
     cells, generation = block.cells, block.cells.generation
     if record.kind is Kind.GAUGE:
         cells.set_gauge(SHARED_ROW, record.cell, value, generation)

@@ -25,7 +25,7 @@ from ..core import rename_to_new
 from ..descriptors import clear_of_standard, open_file
 from .errors import BlockError
 from .identity import PREFIX, SHARED_MEMORY, Identity, files_beside
-from .lock import RecordLocks, process_guard
+from .lock import RecordLocks, guards
 
 
 class Segment:
@@ -48,18 +48,15 @@ class Segment:
         self.path = path
         self._users = 1
         self._left: Sequence[ReadOnlySegment] = ()
-        self._fd = open_file(path, os.O_RDWR)
+        self.locks = RecordLocks(path)
         try:
-            self._inode = _inode_of(os.fstat(self._fd))
             with clear_of_standard():
-                self._map: mmap.mmap | None = mmap.mmap(self._fd, 0)
+                self._map: mmap.mmap | None = mmap.mmap(self.locks.descriptor(), 0)
         except BaseException:
-            os.close(self._fd)
+            self.locks.close()
             raise
-        self._was_lost = False
         self.buf = memoryview(self._map)
-        self.locks = RecordLocks(self)
-        _segments[self._inode] = self
+        _segments[self.locks.inode] = self
 
     @property
     def name(self) -> str:
@@ -71,35 +68,24 @@ class Segment:
         """Bytes of the segment."""
         return len(self.buf)
 
-    def descriptor(self) -> int:
-        """Return a descriptor of the segment's file.
-
-        Who becomes a daemon may have closed all that there were, and numbers are given anew: then it is opened again.
-
-        Raises:
-            OSError: the segment was closed, or its file has another's place now.
-        """
-        if not self._has_descriptor():
-            self._open_again()
-        return self._fd
-
     def is_linked(self) -> bool:
         """Tell whether the name still leads here; someone may have removed the file by hand."""
         try:
-            return _inode_of(os.stat(self.path, follow_symlinks=False)) == self._inode
+            return _inode_of(os.stat(self.path, follow_symlinks=False)) == self.locks.inode
         except FileNotFoundError:
             return False
 
     def is_blank(self, offset: int) -> bool:
         """Tell whether there is nothing but zeros from an offset on; memory that was never written is not touched."""
+        fd = self.locks.descriptor()
         while True:
             try:
-                offset = os.lseek(self._fd, offset, os.SEEK_DATA)
+                offset = os.lseek(fd, offset, os.SEEK_DATA)
             except OSError as error:
                 if error.errno == errno.ENXIO:
                     return True
                 raise
-            content = os.pread(self._fd, 1 << 20, offset)
+            content = os.pread(fd, 1 << 20, offset)
             if content.strip(b"\0"):
                 return False
             offset += len(content)
@@ -111,7 +97,7 @@ class Segment:
             OSError: shared memory is full, or the segment closed.
         """
         if hasattr(os, "posix_fallocate"):  # else the file has its size, and a full disk is found out by a store
-            os.posix_fallocate(self.descriptor(), offset, length)
+            os.posix_fallocate(self.locks.descriptor(), offset, length)
 
     def publish(self, path: str) -> None:
         """Give a segment that was made by `make_segment` its place.
@@ -120,7 +106,7 @@ class Segment:
             FileExistsError: another has the place.
         """
         rename_to_new(os.fsencode(self.path), os.fsencode(path))
-        self.path = path
+        self.path = self.locks.path = path
 
     def move(self, path: str) -> bool:
         """Go to another place, if no process has moved it there; returns False where another segment is there."""
@@ -129,7 +115,7 @@ class Segment:
                 rename_to_new(os.fsencode(self.path), os.fsencode(path))
             except FileExistsError:
                 return False
-        self.path = path
+        self.path = self.locks.path = path
         return self.is_linked() or not os.path.lexists(path)
 
     def set_aside(self, suffix: str) -> str:
@@ -148,14 +134,10 @@ class Segment:
         self._users -= 1
         if self._users > 0:
             return
-        if _segments.get(self._inode) is self:
-            del _segments[self._inode]
-        if self._has_descriptor():  # else it is not ours to close
-            os.close(self._fd)
-        else:
-            self._was_lost = True
-        self._fd = -1
-        if self._was_lost:  # nor is the descriptor of the mapping, which it would close
+        if _segments.get(self.locks.inode) is self:
+            del _segments[self.locks.inode]
+        self.locks.close()
+        if self.locks.was_lost:  # then the descriptor of the mapping is not ours to close either
             _stay_mapped.append(self._map)
             self._map = None
         with suppress(BufferError):  # the mapping goes with the last view
@@ -169,23 +151,6 @@ class Segment:
     def leave_mapped(self, reader: ReadOnlySegment) -> None:
         """Have a reader's descriptors closed with this segment, for that drops the record locks."""
         self._left = (*self._left, reader)
-
-    def _has_descriptor(self) -> bool:
-        try:
-            return _inode_of(os.fstat(self._fd)) == self._inode
-        except OSError:
-            return False
-
-    def _open_again(self) -> None:
-        if self._map is None:
-            raise OSError(errno.EBADF, "the segment is closed")
-        self._was_lost = True
-        self._fd = open_file(self.path, os.O_RDWR)
-        if not self._has_descriptor():
-            os.close(self._fd)
-            self._fd = -1
-            raise OSError(errno.EBADF, "the file of the segment was removed")
-        self.locks.hold_slots()
 
 
 #: Mappings of segments whose descriptors somebody has closed: they stay to the end of the process.
@@ -210,26 +175,25 @@ class ReadOnlySegment:
     def __init__(self, identity: Identity) -> None:
         self._map: mmap.mmap | None = None
         self._shared: Segment | None = None
-        with process_guard():
+        with guards.current:
             found = stat_segment(identity)
             shared = _segments.get(_inode_of(found))
             if shared is not None:
                 self._shared = shared.share()
                 self.buf, self.locks = shared.buf.toreadonly(), shared.locks
                 return
-            self._fd = open_file(identity.segment, os.O_RDONLY)
+            self.locks = RecordLocks(identity.segment, os.O_RDONLY)
             try:
-                found = os.fstat(self._fd)
+                found = self.locks.stat()
                 check_trust(identity, found)
-                self._inode = _inode_of(found)
                 if found.st_size == 0:
                     raise FileNotFoundError(f"block {identity.name} is empty")
                 with clear_of_standard():
-                    self._map = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
+                    self._map = mmap.mmap(self.locks.descriptor(), 0, prot=mmap.PROT_READ)
             except BaseException:
-                os.close(self._fd)
+                self.locks.close()
                 raise
-            self.buf, self.locks = memoryview(self._map), RecordLocks(self)
+            self.buf = memoryview(self._map)
 
     def __enter__(self) -> ReadOnlySegment:
         return self
@@ -239,19 +203,15 @@ class ReadOnlySegment:
     ) -> None:
         self.close()
 
-    def descriptor(self) -> int:
-        """Return a descriptor of the segment's file."""
-        return self._fd
-
     def close(self) -> None:
         """Unmap, or leave that to the last view that still exists."""
         with suppress(BufferError):
             self.buf.release()
-        with process_guard():
+        with guards.current:
             if self._shared is not None:
                 self._shared.close()
                 return
-            attached = _segments.get(self._inode)
+            attached = _segments.get(self.locks.inode)
             if attached is not None:
                 attached.leave_mapped(self)
             else:
@@ -262,7 +222,7 @@ class ReadOnlySegment:
         with suppress(BufferError):
             if self._map is not None:
                 self._map.close()
-        os.close(self._fd)
+        self.locks.close()
 
 
 class _Segments(dict[tuple[int, int], Segment]):
@@ -297,7 +257,7 @@ def attach_segment(identity: Identity) -> Segment | None:
         except ValueError:  # empty: none of ours ever is, under that name
             unlink(identity.segment)
             return None
-        if segment._inode == _inode_of(found):
+        if segment.locks.inode == _inode_of(found):
             return segment
         segment.close()
 
@@ -324,8 +284,9 @@ def make_segment(identity: Identity, size: int) -> Segment:
         unlink(path)
         raise
     try:
-        os.fchmod(segment.descriptor(), 0o600)
-        identity.give(segment.descriptor())
+        descriptor = segment.locks.descriptor()
+        os.fchmod(descriptor, 0o600)
+        identity.give(descriptor)
     except BaseException:
         unlink(path)
         segment.close()

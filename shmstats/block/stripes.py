@@ -1,14 +1,20 @@
-"""The cells of a series in the rows of a block: which row to count in, which rows have any, memory behind them."""
+"""The rows of cells of a block: which row to count a series in, which rows have any, and the memory behind them.
+
+Memory is had piece by piece: a store to a page that has none may kill the process. Which pages of cells have memory
+is noted in the block, a bit for each, and that is changed under the table lock.
+"""
 
 from __future__ import annotations
 
+import errno
+
 from ..core import Cells
-from ..layout import CELL
+from ..layout import CELL, CELLS_PER_PAGE, PAGE
 from ..series import Kind
-from .errors import memory_is_full
+from .errors import BlockFullError, memory_is_full
 from .layout import Layout
 from .records import Record
-from .space import Space
+from .segment import Segment
 
 SHARED_ROW = 0
 
@@ -17,17 +23,16 @@ class Stripes:
     """The rows of cells of an attached block.
 
     Args:
-        buf: the block.
+        segment: of the block.
         layout: of the block.
-        space: the memory behind it.
         cells: of the block.
         own: the row of this process.
     """
 
-    def __init__(self, buf: memoryview, layout: Layout, space: Space, cells: Cells, own: int) -> None:
-        self._buf = buf
+    def __init__(self, segment: Segment, layout: Layout, cells: Cells, own: int) -> None:
+        self._segment = segment
+        self._buf = segment.buf
         self._layout = layout
-        self._space = space
         self._cells = cells
         self._own = own
 
@@ -35,13 +40,7 @@ class Stripes:
         """Return the row to count a name in: this worker's, or one that has memory for it if ours cannot."""
         if record.shared:
             return SHARED_ROW
-        if self._space.has(self._own, record) or self._space.reserve_cells(self._own, record.cell, record.width):
-            return self._own
-        return self._space.rows_of(record)[0]
-
-    def rows_of(self, record: Record) -> list[int]:
-        """Return the rows that have memory for a name: at least one."""
-        return self._space.rows_of(record)
+        return self._own if self._have(self._own, record) else self.rows_of(record)[0]
 
     def place(self, record: Record) -> None:
         """Have memory behind the cells of a name that is being added.
@@ -49,9 +48,21 @@ class Stripes:
         Raises:
             BlockFullError: there is none.
         """
-        row = SHARED_ROW if record.shared else self._own
-        if not (self._space.has(row, record) or self._space.reserve_cells(row, record.cell, record.width)):
+        if not self._have(SHARED_ROW if record.shared else self._own, record):
             raise memory_is_full()
+
+    def has(self, row: int, record: Record) -> bool:
+        """Tell whether a row has memory behind the cells of a name."""
+        return not self._missing(row, record.cell, record.width)
+
+    def rows_of(self, record: Record) -> list[int]:
+        """Return the rows that have memory behind the cells of a name: at least one."""
+        first, last = record.cell // CELLS_PER_PAGE, (record.cell + record.width - 1) // CELLS_PER_PAGE
+        if first != last:
+            return [row for row in range(self._layout.rows) if self.has(row, record)]
+        start, size = self._layout.pages + first // 8, self._layout.bitmap_bytes
+        column = bytes(self._buf[start : self._layout.pages + self._layout.rows * size : size])
+        return [row for row, bits in enumerate(column) if bits >> first % 8 & 1]
 
     def clear(self, record: Record) -> None:
         """Set a name's cells to 0 in every row."""
@@ -70,7 +81,55 @@ class Stripes:
         """
         if not content:
             return
-        if not self._space.reserve_cells(SHARED_ROW, cell, len(content) // CELL.size):
+        if not self.reserve_cells(SHARED_ROW, cell, len(content) // CELL.size):
             raise memory_is_full()
         start = self._layout.cells + cell * CELL.size
         self._buf[start : start + len(content)] = content
+
+    def reserve(self, offset: int, length: int) -> None:
+        """Have memory behind a range of bytes of the block.
+
+        Raises:
+            BlockFullError: there is not enough.
+            OSError: the block was left, or forgotten after a fork.
+        """
+        try:
+            self._segment.reserve(offset, length)
+        except OSError as error:
+            if error.errno in (None, errno.EBADF):
+                raise  # not the system's, but what a signal handler raised; or the block was left
+            raise memory_is_full(str(error.strerror)) from error
+
+    def reserve_cells(self, row: int, cell: int, width: int) -> bool:
+        """Have memory behind some cells of a row; returns whether there was enough.
+
+        Raises:
+            OSError: the block was left, or forgotten after a fork.
+        """
+        bits, start = self._layout.pages + row * self._layout.bitmap_bytes, self._layout.cells
+        start += row * self._layout.row_bytes
+        with self._segment.locks.table():
+            missing = self._missing(row, cell, width)
+            is_run = bool(missing) and missing[-1] - missing[0] == len(missing) - 1
+            for pages in [missing] if is_run else [[page] for page in missing]:
+                try:
+                    self.reserve(start + pages[0] * PAGE, len(pages) * PAGE)
+                except BlockFullError:
+                    return False
+                for page in pages:
+                    self._buf[bits + page // 8] |= 1 << page % 8
+        return True
+
+    def _have(self, row: int, record: Record) -> bool:
+        return self.has(row, record) or self.reserve_cells(row, record.cell, record.width)
+
+    def _missing(self, row: int, cell: int, width: int) -> list[int]:
+        """Return the pages of some cells of a row that have no memory behind them."""
+        bits = self._layout.pages + row * self._layout.bitmap_bytes
+        pages = range(cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE + 1)
+        return [page for page in pages if not self._buf[bits + page // 8] >> page % 8 & 1]
+
+
+def has_page(buf: memoryview, layout: Layout, row: int, page: int) -> bool:
+    """Tell whether a page of cells of a row has memory behind it."""
+    return bool(buf[layout.pages + row * layout.bitmap_bytes + page // 8] >> page % 8 & 1)

@@ -17,7 +17,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..frozen import NamedTuple
 from ..layout import PAGE, owner_word
@@ -161,8 +161,11 @@ def pid_namespace() -> int:
         return 0
 
 
+#: Slots in a page.
+_A_PAGE = PAGE // WORKER.size
+
 #: Workers that one more looks at as it comes: a question to the kernel each.
-_LOOKED_AT = 16
+_LOOKED_AT = 8
 
 #: Spreads consecutive numbers over any range (Knuth's multiplicative hash).
 _SPREAD = 2654435761
@@ -216,14 +219,12 @@ class WorkerTable:
         found = list(workers)
         own = os.getpid()
         held = self._locks.held(
-            FIRST_SLOT + worker.slot for worker in found if worker.pid != own or worker.slot not in self._locks.slots
+            [FIRST_SLOT + worker.slot for worker in found if worker.pid != own or worker.slot not in self._locks.slots]
         )
         return [
             worker
             for worker in found
-            if (FIRST_SLOT + worker.slot in held and self._has_slot(worker))
-            or (worker.pid == own and worker.slot in self._locks.slots)
-            or self._has_block(worker)
+            if (FIRST_SLOT + worker.slot in held and self._has_slot(worker)) or self._lives_without_lock(worker)
         ]
 
     def _has_slot(self, worker: Worker) -> bool:
@@ -231,10 +232,14 @@ class WorkerTable:
         found = self._read(worker.slot)
         return found is not None and found.claim == worker.claim
 
-    def _has_block(self, worker: Worker) -> bool:
-        """Tell whether a worker without a lock has lost it, for somebody in its process closed all descriptors."""
-        namespace = int.from_bytes(self._buf[_NAMESPACE : _NAMESPACE + 8], "little")
-        if worker.pid == os.getpid() or namespace != pid_namespace():
+    def _lives_without_lock(self, worker: Worker) -> bool:
+        """Tell whether a worker lives of whose lock nothing is seen, for it is ours, or was lost.
+
+        Somebody in its process may have closed all descriptors.
+        """
+        if worker.pid == os.getpid():
+            return worker.slot in self._locks.slots
+        if int.from_bytes(self._buf[_NAMESPACE : _NAMESPACE + 8], "little") != pid_namespace():
             return False
         if worker.start_time and not worker.shown:
             return False  # another process has the pid now; a fork has the mapping of its parent, too
@@ -273,15 +278,18 @@ class WorkerTable:
             attached=time.monotonic_ns(),
             held=0,
         )
-        reserve(self._offset(slot), WORKER.size)
+        if slot - slot % _A_PAGE >= self._used:  # else an earlier slot is in the same page
+            reserve(self._offset(slot), WORKER.size)
         self._write(worker)
         return worker
 
     def _rows(self) -> dict[int, int]:
         """Return the rows of the taken slots; to make a worker of each would take longer than the rest of a claim."""
         start = self._layout.workers
-        slots = _WORKER.iter_unpack(bytes(self._buf[start : start + self._used * WORKER.size]))
-        return {slot: fields[_ROW] for slot, fields in enumerate(slots) if self._is_taken(fields)}
+        words = memoryview(bytes(self._buf[start : start + self._used * WORKER.size])).cast("I")
+        columns = [words[field :: WORKER.size // 4].tolist() for field in (_STATE, _PID, _ROW)]
+        slots, rows = enumerate(zip(*columns, strict=True)), self._layout.rows
+        return {slot: row for slot, (state, pid, row) in slots if state == 1 and pid <= _LAST_PID and row < rows}
 
     def _some_of(self, slots: list[int]) -> list[int]:
         """Return the slots that this claim looks at."""
@@ -292,12 +300,12 @@ class WorkerTable:
 
     def _free_dead(self, rows: dict[int, int], suspects: list[int]) -> None:
         """Free those of some slots whose workers are dead, and take them out of the rows."""
-        workers = [worker for slot in suspects if (worker := self._read(slot)) is not None]
-        living = {worker.slot for worker in self._living(workers)}
-        for worker in workers:
-            if worker.slot not in living:
+        held = self._locks.held([FIRST_SLOT + slot for slot in suspects])
+        for slot in suspects:
+            worker = self._read(slot) if FIRST_SLOT + slot not in held else None
+            if worker is not None and not self._lives_without_lock(worker):
                 self.release(worker)
-                del rows[worker.slot]
+                del rows[slot]
 
     def release(self, worker: Worker) -> None:
         """Free a slot. The table lock is held."""
@@ -312,9 +320,9 @@ class WorkerTable:
 
     def _free_row(self, taken: Iterable[int]) -> int:
         """Return the lowest row that nobody has, or that the fewest share."""
-        sharers = Counter(taken)
-        free = next((row for row in range(1, self._layout.rows) if row not in sharers), None)
-        return min(range(1, self._layout.rows), key=lambda row: (sharers[row], row)) if free is None else free
+        rows, known = range(1, self._layout.rows), set(taken)
+        free = next((row for row in rows if row not in known), None)
+        return min(rows, key=Counter(taken).__getitem__) if free is None else free
 
     def _next_claim(self) -> int:
         claim = int.from_bytes(self._buf[_CLAIMS : _CLAIMS + 4], "little") + 1 & 0xFFFFFFFF
@@ -326,11 +334,9 @@ class WorkerTable:
 
     def _read(self, slot: int) -> Worker | None:
         fields = _WORKER.unpack_from(self._buf, self._offset(slot))
-        return Worker(slot, *fields[1:7]) if self._is_taken(fields) else None
-
-    def _is_taken(self, fields: tuple[Any, ...]) -> bool:
-        """Tell whether a slot is a worker's; what cannot be is damage, and nobody's."""
-        return bool(fields[_STATE] == 1 and fields[_PID] <= _LAST_PID and fields[_ROW] < self._layout.rows)
+        # What cannot be is damage, and nobody's.
+        taken = fields[_STATE] == 1 and fields[_PID] <= _LAST_PID and fields[_ROW] < self._layout.rows
+        return Worker(slot, *fields[1:7]) if taken else None
 
     def _write(self, worker: Worker) -> None:
         offset = self._offset(worker.slot)

@@ -103,7 +103,7 @@ def _settings(given: Mapping[str, object], origin: _Origin) -> Settings:
     if "data" in checked["path"]:
         directory = os.path.dirname(origin.source) if origin.source else ""
         checked["path"]["data"] = Path(directory, os.path.expanduser(os.fsdecode(checked["path"]["data"])))
-    sections = {name: section(**checked[name]) for name, section in SECTIONS.items()}
+    sections = {name: SECTIONS[name](**given) for name, given in checked.items() if given}
     return Settings(**sections, source=origin.source)
 
 

@@ -319,6 +319,10 @@ SECTIONS: Final[dict[str, type[SettingsSection]]] = {
 }
 
 
+#: Sections of which nothing is given; that of the path depends on the current directory.
+_DEFAULTS = {name: section() for name, section in SECTIONS.items() if name != "path"}
+
+
 class Settings(Frozen):
     """The whole configuration, checked. ``source`` is the absolute path of its file, if it has one."""
 
@@ -332,8 +336,8 @@ class Settings(Frozen):
     source: str | None
 
     def __init__(self, source: str | None = None, **sections: SettingsSection) -> None:
-        absent = {name: section() for name, section in SECTIONS.items() if name not in sections}
-        super().__init__(**sections, **absent, source=source)
+        here = {} if "path" in sections else {"path": PathSettings()}
+        super().__init__(**_DEFAULTS | here | sections, source=source)
 
     def as_mapping(self) -> dict[str, dict[str, Any]]:
         """Return sections and keys, from which `load` makes the same settings."""

@@ -15,10 +15,12 @@ clear_locks(PyObject *Py_UNUSED(module), PyObject *args)
     const uint8_t *kind = kinds.buf;
     Py_ssize_t columns = totals.len / (Py_ssize_t)sizeof *total;
     int fits = cells.len == kinds.len * (Py_ssize_t)sizeof *cell;
+    Py_BEGIN_ALLOW_THREADS
     for (Py_ssize_t i = 0; fits && i < kinds.len; i++)
         fits = cell[i] < columns;
     for (Py_ssize_t i = 0; fits && i < kinds.len; i++)
         total[cell[i]].value &= kind[i] == KIND_GAUGE ? IS_REAL : 0;
+    Py_END_ALLOW_THREADS
     PyBuffer_Release(&totals);
     PyBuffer_Release(&cells);
     PyBuffer_Release(&kinds);

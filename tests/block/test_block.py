@@ -469,8 +469,9 @@ def test_what_fills_a_new_block_is_there_before_anyone_sees_it(attach: Any, shms
     block = attach(fill=fill)
     assert seen == [bytes(8)]
     assert block.reader.value(block.names.find(b"c\0m")) == 5
-    other = attach(fill=lambda block: seen.append(b"again"))
-    assert len(seen) == 1
+    new: list[bool] = []
+    other = attach(fill=lambda block: new.append(block.is_new))
+    assert new == [False]
     assert other.reader.read().values == [5]
 
 
@@ -483,6 +484,9 @@ def test_a_fill_that_fails_leaves_nothing(attach: Any, data: Path) -> None:
     assert not segment_file(data).exists()
     assert not list(segment_file(data).parent.glob(f"{segment_file(data).name}*"))
     attach()
+    with pytest.raises(ZeroDivisionError):
+        attach(fill=fill)
+    assert len(list(attach().workers)) == 2
 
 
 def test_a_save_that_fails_leaves_the_block_to_the_next(attach: Any, data: Path, shmstats: ModuleType) -> None:

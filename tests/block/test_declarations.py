@@ -169,7 +169,7 @@ FILES = (
     "block/records.py",
     "core/_names_py.py",
     "block/block.py",
-    "block/space.py",
+    "block/stripes.py",
     "block/declaring.py",
     "block/outdated.py",
 )
@@ -256,7 +256,7 @@ def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
         declare(block, "c", "sizes", series.Declaration(histogram, "Once.", "bytes", (1.0, 2.0)), inherited=True)
         sizes = block.find_or_add(key("sizes", a="1"), histogram)
         for row in (0, block.row_for(sizes)):
-            assert block.space.reserve_cells(row, sizes.cell, sizes.width)
+            assert block.stripes.reserve_cells(row, sizes.cell, sizes.width)
             figures = 5.0, 1.5, 0.5, (2, 3, 0)
             block.cells.add_distribution(row, sizes.cell, *figures, block.cells.generation)
         block.find_or_add(key("inherited"), counter)

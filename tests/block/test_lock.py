@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,45 +14,30 @@ from helpers import process_state, wait_until
 
 LOCKS = """
     import os, sys
-    from shmstats.block.lock import RecordLocks, process_guard
-
-    class File:
-        def __init__(self, path):
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-
-        def descriptor(self):
-            return self._descriptor
+    from shmstats.block.lock import RecordLocks, guards
 """
 
 HOLDER = f"""{LOCKS}
-    with RecordLocks(File(sys.argv[1])).table():
+    with RecordLocks(sys.argv[1]).table():
         print("inside", flush=True)
         input()
     print("outside", flush=True)
 """
 
 
-class File:
-    """A file to lock."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-
-    def descriptor(self) -> int:
-        return self._descriptor
-
-
 @pytest.fixture
 def locks(shmstats: ModuleType, path: Path) -> Iterator[Any]:
     """The locks of a file, as this process has them."""
-    file = File(path)
-    yield shmstats.block.lock.RecordLocks(file)
-    os.close(file.descriptor())
+    locks = shmstats.block.lock.RecordLocks(str(path))
+    yield locks
+    locks.close()
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "lock"
+    path = tmp_path / "lock"
+    path.touch()
+    return path
 
 
 def test_only_one_process_at_a_time_is_inside(python: Any, path: Path) -> None:
@@ -87,8 +71,8 @@ ENTANGLED = f"""{LOCKS}
     def wait_for_other():
         fcntl.lockf(other.descriptor(), fcntl.LOCK_EX)
 
-    other = File(sys.argv[2])
-    with RecordLocks(File(sys.argv[1])).table():
+    other = RecordLocks(sys.argv[2])
+    with RecordLocks(sys.argv[1]).table():
         threading.Thread(target=wait_for_other, daemon=True).start()
         print("inside", flush=True)
         input()
@@ -98,11 +82,11 @@ ENTANGLED = f"""{LOCKS}
 
 WAITER = f"""{LOCKS}
     import fcntl
-    other = File(sys.argv[2])
+    other = RecordLocks(sys.argv[2])
     fcntl.lockf(other.descriptor(), fcntl.LOCK_EX)
     print("has the other", flush=True)
     input()
-    with RecordLocks(File(sys.argv[1])).table():
+    with RecordLocks(sys.argv[1]).table():
         print("inside", flush=True)
 """
 
@@ -111,6 +95,7 @@ def test_a_lock_is_waited_for_where_the_kernel_takes_threads_that_wait_for_a_dea
     python: Any, path: Path, tmp_path: Path
 ) -> None:
     """The server has locks of its own (mod_wsgi's accept mutex), and threads that wait for them."""
+    (tmp_path / "other").touch()
     waiter = python.start(WAITER, path, tmp_path / "other")
     assert waiter.hear() == "has the other"
     holder = python.start(ENTANGLED, path, tmp_path / "other")
@@ -247,15 +232,15 @@ def test_a_deferred_call_that_fails_is_nobody_elses_failure(
 
 def test_the_child_of_a_fork_holds_nothing_and_lets_nothing_go(python: Any, path: Path) -> None:
     code = f"""{LOCKS}
-    locks = RecordLocks(File(sys.argv[1]))
+    locks = RecordLocks(sys.argv[1])
     with locks.table():
         pid = os.fork()
         if pid == 0:
-            assert not process_guard().held
+            assert not guards.current.held
             # Closing the child's descriptors must not free the parent's lock.
-            os.close(locks._file.descriptor())
+            os.close(locks.descriptor())
             print("child", flush=True)
-            with RecordLocks(File(sys.argv[1])).table():
+            with RecordLocks(sys.argv[1]).table():
                 print("child inside", flush=True)
             os._exit(0)
         input()
@@ -273,7 +258,7 @@ def test_the_child_of_a_fork_holds_nothing_and_lets_nothing_go(python: Any, path
 def test_a_fork_while_another_thread_is_inside_leaves_the_child_free(python: Any, path: Path) -> None:
     code = f"""{LOCKS}
     import threading
-    locks = RecordLocks(File(sys.argv[1]))
+    locks = RecordLocks(sys.argv[1])
     inside, leave = threading.Event(), threading.Event()
     def hold():
         with locks.table():
@@ -284,9 +269,9 @@ def test_a_fork_while_another_thread_is_inside_leaves_the_child_free(python: Any
     inside.wait()
     pid = os.fork()
     if pid == 0:
-        with process_guard():
+        with guards.current:
             os.write(1, b"guard\\n")
-        with RecordLocks(File(sys.argv[1])).table():
+        with RecordLocks(sys.argv[1]).table():
             os.write(1, b"table\\n")
         os._exit(0)
     os.write(1, b"parent\\n")  # in one piece, for two processes write here
@@ -306,7 +291,7 @@ def test_a_worker_slot_is_free_when_its_process_has_ended_or_called_exec(
     locks: Any, shmstats: ModuleType, python: Any, path: Path
 ) -> None:
     code = f"""{LOCKS}
-    locks = RecordLocks(File(sys.argv[1]))
+    locks = RecordLocks(sys.argv[1])
     with locks.table():
         print(locks.take_slot(5), locks.take_slot(5), flush=True)
     input()
@@ -328,7 +313,7 @@ def test_a_worker_slot_is_free_when_its_process_has_ended_or_called_exec(
 def test_a_process_whose_first_thread_has_ended_keeps_its_slot(locks: Any, python: Any, path: Path) -> None:
     code = f"""{LOCKS}
     import ctypes, threading
-    locks = RecordLocks(File(sys.argv[1]))
+    locks = RecordLocks(sys.argv[1])
     assert locks.take_slot(5)
     def stay():
         print("there", flush=True)

@@ -22,7 +22,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 
 def reserved(block: Any, row: int = 1, cell: int = 0) -> Any:
     """Return a block that has memory behind a few cells of a row."""
-    assert block.space.reserve_cells(row, cell, 8)
+    assert block.stripes.reserve_cells(row, cell, 8)
     return block
 
 

@@ -35,7 +35,7 @@ def no_registrar(shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def process_guard() -> Any:
-    return sys.modules["shmstats.block.lock"].process_guard()
+    return sys.modules["shmstats.block.lock"].guards.current
 
 
 class Interruption(BaseException):
@@ -183,7 +183,7 @@ import shmstats
 from shmstats import stats
 
 def process_guard():
-    return sys.modules["shmstats.block.lock"].process_guard()
+    return sys.modules["shmstats.block.lock"].guards.current
 
 class Interruption(BaseException):
     pass
@@ -290,7 +290,7 @@ def test_what_a_handler_raises_comes_to_the_application(
 
 
 def reserve_a_byte(names: Any, *_: int) -> None:
-    names._space.reserve(0, 1)
+    names._stripes.reserve(0, 1)
 
 
 def signalling(*_: object) -> None:

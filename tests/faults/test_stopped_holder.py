@@ -52,7 +52,7 @@ CHANGE = """
 import os, signal
 stats.incr('c', 'before')
 files = tuple(f"{name}.py" for name in (
-    "block/block", "block/names", "block/records", "block/registering", "block/space", "block/lock", "core/_names_py",
+    "block/block", "block/names", "block/records", "block/registering", "block/stripes", "block/lock", "core/_names_py",
     "attachment/slow_path", "attachment/changes"))
 stop = lambda: (open(report + " here", "w").close(), os.kill(os.getpid(), signal.SIGSTOP))
 lines = works.do_at_line(number, files, stop)

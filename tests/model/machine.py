@@ -496,7 +496,7 @@ class Core:
             lockf=self._lockf, LOCK_EX=fcntl.LOCK_EX, LOCK_UN=fcntl.LOCK_UN, LOCK_NB=fcntl.LOCK_NB
         )
         self.lock.is_locked = lambda descriptor, position: self._current.steps.do("held", position, silent=True)
-        self.lock.process_guard = lambda: self._current.guard
+        self.lock.guards = _Guards(self)
         self.block.remove_unpublished = lambda identity: None
         core = self
 
@@ -504,9 +504,15 @@ class Core:
             """The record locks, of a process that may have its slot from the beginning."""
 
             def __init__(self) -> None:
-                super().__init__(_File())
+                super().__init__(os.devnull)
+                self.close()
                 worker = core._current.worker
                 self.slots = set() if worker is None else {worker.slot}
+
+            file = 0
+
+            def descriptor(self) -> int:
+                return self.file
 
             def _await_table(self) -> None:
                 """Wait in one step: to look again and again would be steps without an end."""
@@ -723,11 +729,15 @@ def compiler() -> str:
 # Processes -----------------------------------------------------------------------------------------
 
 
-class _File:
-    """The file of a segment."""
+class _Guards:
+    """Has the guard of the process whose turn it is."""
 
-    def descriptor(self) -> int:
-        return 0
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    @property
+    def current(self) -> Any:
+        return self._core._current.guard
 
 
 class _Segment:

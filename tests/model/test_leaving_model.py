@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from explorer import ViolationError
-from machine import Core, Final, Identity, Plant, Process, Scenario, View, _File, _Segment
+from machine import Core, Final, Identity, Plant, Process, Scenario, View, _Segment
 
 from shmstats.block.layout import HEADER, LAYOUT_VERSION, MAGIC
 from shmstats.layout import CELL, PAGE
@@ -44,16 +44,6 @@ class Lasting(View):
         """Stay."""
 
 
-class File(_File):
-    """The file of one of several blocks."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def descriptor(self) -> int:
-        return self.number
-
-
 class Segment(_Segment):
     """The segment of one of several blocks, which has its place or not."""
 
@@ -61,7 +51,7 @@ class Segment(_Segment):
 
     def __init__(self, process: Leaver, number: int) -> None:
         locks = process.core.Locks()
-        locks._file = File(number)
+        locks.file = number
         if number:
             locks.slots = set()
         size = process.layout.size
@@ -107,6 +97,8 @@ class Leaver(Process):
 
     def fill(self, block: Any) -> None:
         """Fill a new block with what is saved."""
+        if not block.is_new:
+            return
         saved = self.steps.do("load", self.place.saved, 8)
         if saved:
             block.cells.add(0, block.names.find(KEY).cell, saved, block.cells.generation)
@@ -137,7 +129,7 @@ class PlaceCore(Core):
             "held", position + descriptor * _FAR, silent=True
         )
         for module in (block, attaching):
-            module.process_guard = lambda: self._current.guard
+            module.guards = self.lock.guards
             module.unlink = lambda path: self._current.unlink(path)  # type: ignore[attr-defined]
         block.identify = lambda directory, make: self.identity
         block.attach_segment = lambda identity: self._found()

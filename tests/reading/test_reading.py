@@ -71,7 +71,7 @@ def test_many_histograms_over_many_rows_are_what_each_is_alone(attach: Any, shms
     for record in records:
         for row in range(5):
             if chance.random() < 0.8:
-                assert block.space.reserve_cells(row, record.cell, record.width)
+                assert block.stripes.reserve_cells(row, record.cell, record.width)
                 buckets = tuple(chance.choice((0, 5, largest)) for _ in range(record.width - 4))
                 figures = 2.5, float(row), row / 2, buckets
                 block.cells.add_distribution(row, record.cell, *figures, block.cells.generation)

@@ -93,7 +93,7 @@ def fill_rows(series: int, rows: int) -> int:
     for category, metric in serving.names(series):
         record = block.find_or_add(encode_key(category, metric), Kind.COUNTER)
         for row in range(1, rows):
-            assert block.space.reserve_cells(row, record.cell, record.width)
+            assert block.stripes.reserve_cells(row, record.cell, record.width)
             block.cells.add(row, record.cell, 1, block.cells.generation)
     return sum(value for value in stats.read().values if isinstance(value, int))
 
