@@ -1,17 +1,8 @@
-"""Statistics of the requests to any ASGI application, by a middleware.
+"""Statistics of the requests to any ASGI application: ``app = ShmStatsMiddleware(app)``.
 
-    app.add_middleware(ShmStatsMiddleware)  # Starlette, FastAPI
-    app = ShmStatsMiddleware(app)           # any
-
-A request is over when the last part of its response has been sent, or else when the application returns; what it
-does in the background after that is no part of it. If the client leaves before, and the server says so
-(``http.disconnect``, OSError from ``send``, a cancelled task), the status is 499, and what the application raises is
-not counted. A websocket is counted when it is closed. ``lifespan`` is passed on; after its shutdown the process leaves
-the block, for uvicorn ends its workers by a signal, and nothing that is to be done at exit is done then.
-
-The route is what Starlette and FastAPI leave in the scope (`._routes`). A Django application tells it by
-`shmstats.integrations.wsgi.django_route`, any other can put it into ``scope["shmstats.route"]``, or ``route`` is
-given, a function of the scope.
+For Starlette and FastAPI use ``app.add_middleware(ShmStatsMiddleware)``: they leave the route in the scope
+(`._routes`). A Django application sets it by `shmstats.integrations.wsgi.django_route`; any other sets
+``scope["shmstats.route"]``, or the argument ``route`` is a function of the scope.
 """
 
 from __future__ import annotations
@@ -26,18 +17,25 @@ from ._routes import FalconRoute, quart_route, route_in
 
 __all__ = ["FalconRoute", "ShmStatsMiddleware", "quart_route"]
 
-#: What stands for the method of a websocket among the requests that are being served.
+#: The method shown for a websocket among the requests being served.
 _WEBSOCKET = "WEBSOCKET"
 
-#: What a server answers to a websocket that was not accepted, and to one that was.
+#: The status of the answer to a websocket that was not accepted, and to one that was.
 _FORBIDDEN, _SWITCHING_PROTOCOLS = 403, 101
 
 
 class ShmStatsMiddleware(Middleware[Application, Scope]):
-    """Records the requests to an ASGI application."""
+    """Records the requests to an ASGI application.
+
+    A request has finished when the last part of its response has been sent, or else when the application returns; work
+    in the background after that is not included. If the client leaves before, and the server reports it
+    (``http.disconnect``, OSError from ``send``, a cancelled task), the status is 499, and the application's exception
+    is not counted. A websocket is counted when it is closed. ``lifespan`` is passed on; after its shutdown the process
+    leaves the block, because uvicorn ends its workers by a signal, without exit functions.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application, and record what comes of it unless another middleware does already."""
+        """Call the application, and record the request unless another middleware does."""
         kind = scope["type"]
         if kind == "lifespan":
             await self._app(scope, receive, self._leaving(send))
@@ -68,7 +66,7 @@ class ShmStatsMiddleware(Middleware[Application, Scope]):
         exchange.end()
 
     def _leaving(self, send: Send) -> Send:
-        """Leave the block, which flushes a buffer, once the application has been shut down."""
+        """Leave the block, which flushes a buffer, after the application's shutdown."""
 
         async def send_and_leave(message: Message) -> None:
             await send(message)
@@ -87,11 +85,11 @@ class ShmStatsMiddleware(Middleware[Application, Scope]):
         return self.requests.excludes(path)
 
     def route_of(self, scope: Scope, path: str, root_path: str) -> str:
-        """Tell the route of a request.
+        """Return the route of a request.
 
         Args:
             scope: as the application has left it.
-            path: of the scope, before.
+            path: of the scope, before the application ran.
             root_path: likewise.
         """
         try:
@@ -104,7 +102,7 @@ class ShmStatsMiddleware(Middleware[Application, Scope]):
 
 
 class _Websocket(Call):
-    """A websocket that is open, or asked for."""
+    """A websocket that is open, or requested."""
 
     __slots__ = ()
 
@@ -116,7 +114,7 @@ class _Websocket(Call):
         return self._receive
 
     def send(self, message: Message) -> Awaitable[None]:
-        """Be the application's ``send``."""
+        """The application's ``send``."""
         if self._status is None:
             kind = message.get("type")
             if kind == "websocket.accept":
@@ -128,12 +126,12 @@ class _Websocket(Call):
         return self._send(message)
 
     def end(self) -> None:
-        """Note that the application has returned."""
+        """The application has returned."""
         status = SERVER_ERROR if self._status is None else self._status
         self._middleware.requests.finish_websocket(self._route(), status, self._labels())
 
     def fail(self, error: BaseException) -> None:
-        """Note that the application raised."""
+        """The application has raised."""
         if not isinstance(error, asyncio.CancelledError):
             self._count_exception(error)
         self.end()

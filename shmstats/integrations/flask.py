@@ -1,11 +1,9 @@
-"""Statistics of a Flask application, by an extension.
+"""Statistics of a Flask application, by an extension: ``ShmStats(app)``.
 
-    ShmStats(app)
-
-It is a WSGI middleware within the application (`shmstats.integrations.wsgi`), so it sees all there is: answers of
-error handlers, redirects of the router, responses that stream. What only Flask knows it gets without a hook that would
-run at each request: werkzeug leaves the request in the environment, with the URL rule that matched; and exceptions
-that Flask answers with 500 come by the signal ``got_request_exception``.
+It is a WSGI middleware inside the application (`shmstats.integrations.wsgi`), so it sees everything: answers of
+error handlers, redirects of the router, streamed responses. It needs no hook at each request: werkzeug leaves the
+request with its URL rule in the environment, and the signal ``got_request_exception`` reports exceptions answered with
+500.
 """
 
 from __future__ import annotations
@@ -24,27 +22,27 @@ if TYPE_CHECKING:
 
 __all__ = ["ShmStats"]
 
-#: Where in the environment are the values of the further labels, and which exception was counted.
+#: Keys of the environment for the values of the further labels, and for the exception that was counted.
 _LABELS = "shmstats.handles"
 _COUNTED = "shmstats.exception"
 
 
 class ShmStats:
-    """Records the requests to a Flask application, and mounts the statistics endpoints into it.
+    """Records the requests to a Flask application, and mounts the statistics endpoints in it.
 
     Args:
         app: the application; None to give it to `init_app` later.
         endpoints: whether to mount the endpoints (`shmstats.web.blueprint`).
-        url_prefix: what their paths are to begin with.
+        url_prefix: prefix of their paths.
         labelnames: names of further labels.
-        label_values: tells their values, in that order, from the request, within its context.
-        exclude: paths and URL rules that are not recorded; ``*`` at the end of one stands for anything.
+        label_values: returns their values, in that order, for the request, within its context.
+        exclude: paths and URL rules that are not recorded; a ``*`` at the end matches anything.
         category: of the metrics.
         buckets: upper bounds of the latency histogram in ms; None for exponential ones.
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: an argument is not allowed, or the application has this extension already.
+        ValueError: an argument is not allowed, or the application already has this extension.
     """
 
     def __init__(
@@ -79,7 +77,7 @@ class ShmStats:
 
         Raises:
             TypeError: an argument of the extension is of the wrong type.
-            ValueError: an argument is not allowed, or the application has this extension already.
+            ValueError: an argument is not allowed, or the application already has this extension.
         """
         if not isinstance(app, Flask):
             raise TypeError(f"app must be a Flask application, not {type(app).__name__} ({app!r:.80})")
@@ -109,17 +107,17 @@ def _check_prefix(url_prefix: object) -> str | None:
 
 
 def _kept(texts: Any) -> Any:
-    """What an iterable gives only once, for more than one application; the middleware refuses what is none."""
+    """Return an iterable as a list, so that several applications can use it; the middleware refuses anything else."""
     return tuple(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else texts
 
 
 class _FlaskMiddleware(ShmStatsMiddleware):
-    """The middleware within a Flask application."""
+    """The middleware inside a Flask application."""
 
     def rule_of(self, error: BaseException) -> Any:
-        """Tell the URL rule of a request by the frame of Flask that an exception came through.
+        """Return the URL rule of a request, from the frame of Flask that an exception passed through.
 
-        That is one for which there is no response: a worker's timeout, say, or any one where exceptions propagate.
+        That is for a request without a response: after a worker's timeout, say, or if exceptions propagate.
         """
         trace = error.__traceback__
         while trace is not None:
@@ -130,24 +128,24 @@ class _FlaskMiddleware(ShmStatsMiddleware):
         return None
 
     def labels_of(self, environ: WSGIEnvironment) -> tuple[str, ...]:
-        """Tell what `note_labels` has found out."""
+        """Return the label values found by `note_labels`."""
         labels: tuple[str, ...] = environ.get(_LABELS, self.requests.no_labels)
         return labels
 
     def note_labels(self, response: Response) -> Response:
-        """Find out the values of the further labels while there is the request's context."""
+        """Compute the values of the further labels within the request's context."""
         request.environ[_LABELS] = self.requests.labels_of(request._get_current_object())  # type: ignore[attr-defined]
         return response
 
     def note_exception(self, sender: Flask, exception: BaseException, **_: Any) -> None:
-        """Count an exception that Flask handles itself, by an answer of 500 or by raising it again."""
+        """Count an exception that Flask handles itself, by answering 500 or by raising it again."""
         environ = request.environ
         if self.requests.no_labels and _LABELS not in environ:
             environ[_LABELS] = self.requests.labels_of(request._get_current_object())  # type: ignore[attr-defined]
         self.count_exception(environ, request.url_rule, exception)
 
     def count_exception(self, environ: WSGIEnvironment, rule: Any, error: BaseException) -> None:
-        """Count an exception, unless it was counted when Flask had it."""
+        """Count an exception, unless `note_exception` has counted it."""
         if environ.get(_COUNTED) != id(error):
             environ[_COUNTED] = id(error)
             super().count_exception(environ, rule, error)

@@ -1,8 +1,8 @@
-"""gunicorn's hooks, which count requests and workers without a line in the application: see docs/gunicorn.md.
+"""gunicorn's hooks, which count requests and workers without a change of the application: see docs/gunicorn.md.
 
     gunicorn -c python:shmstats.integrations.gunicorn app:app
 
-A configuration module must not have names that are settings of gunicorn, and this one is such a module.
+This module is such a configuration module, which must not have names that are settings of gunicorn.
 """
 
 from __future__ import annotations
@@ -43,34 +43,34 @@ __all__ = [
     "worker_exit",
 ]
 
-#: The classes, with those derived from them, that call the hooks `pre_request` and `post_request`.
+#: The classes that call the hooks `pre_request` and `post_request`; so do classes derived from them.
 HOOKED = (
     SYNC,
     THREAD,
     "gunicorn.workers.base_async.AsyncWorker",
 )
 
-#: One of these does not, though it is derived from one that does: gevent's own server handles its requests.
+#: An exception: this class does not call them, because gevent's own server handles its requests.
 NOT_HOOKED = ("gunicorn.workers.ggevent.GeventPyWSGIWorker",)
 
-#: The classes whose application is an ASGI one, and the attribute that holds it.
+#: The classes with an ASGI application, and the attribute that holds it.
 WRAPPED = {
     "gunicorn.workers.gasgi.ASGIWorker": "asgi",
     "uvicorn.workers.UvicornWorker": "wsgi",
     "uvicorn_worker._workers.UvicornWorker": "wsgi",
 }
 
-#: The signals by which uvicorn's workers end.
+#: The signals that end uvicorn's workers.
 _UVICORN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-#: What gunicorn takes for a client that has left, if sending to it raises an OSError with it.
+#: Error numbers by which gunicorn recognises a client that has left.
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 
 _Arguments = ParamSpec("_Arguments")
 
 
 def _harmless(hook: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
-    """Have a hook log what it raises, once; gunicorn must not notice."""
+    """Make a hook log its exceptions, once, instead of raising them into gunicorn."""
 
     @functools.wraps(hook)
     def harmless(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
@@ -90,7 +90,7 @@ _master: Master | None = None
 
 @_harmless
 def when_ready(server: Any) -> None:
-    """Attach the block in the master, which keeps it through a reload that puts other workers in the place of all."""
+    """Attach the block in the master, which keeps it through a reload that replaces all workers."""
     global _master
     if server.cfg.uid != os.geteuid():
         log.warning(
@@ -99,7 +99,7 @@ def when_ready(server: Any) -> None:
             server.cfg.uid,
             os.geteuid(),
         )
-        # A worker imports this to make its block; once it is the other user, it may be unable to read the library.
+        # A worker needs this to create its block; as the other user it may be unable to read the library.
         importlib.import_module("multiprocessing.shared_memory")
         return
     shared = registries.stats.shared
@@ -117,17 +117,17 @@ def on_reload(server: Any) -> None:
 
 @_harmless
 def pre_fork(server: Any, worker: Any) -> None:
-    """Make the byte that a worker shares with the master, in the master.
+    """In the master, create the byte that a worker shares with it.
 
-    A worker that ends by itself says so in it; one that ends without a word was killed by a signal. That is how
-    `child_exit`, which gunicorn does not tell the status, knows the reason.
+    A worker that ends by itself writes that there; if it has not, a signal killed it. So
+    `child_exit`, which does not get the status from gunicorn, knows the reason.
     """
     worker._shmstats_byte = mmap.mmap(-1, 1)
 
 
 @_harmless
 def child_exit(server: Any, worker: Any) -> None:
-    """Count a worker that ended, in the master."""
+    """Count the exit of a worker, in the master."""
     if _master is not None and _master.pid == os.getpid():
         _master.count_exit(worker)
 
@@ -140,13 +140,13 @@ _worker: GunicornWorker | None = None
 
 @_harmless
 def post_fork(server: Any, worker: Any) -> None:
-    """Note when a worker begins."""
+    """Remember when a worker started."""
     worker._shmstats_forked = monotonic()
 
 
 @_harmless
 def post_worker_init(worker: Any) -> None:
-    """Prepare to measure a worker, whose application is loaded by now."""
+    """Prepare to measure a worker, after its application was loaded."""
     global _worker
     classes = [f"{each.__module__}.{each.__qualname__}" for each in type(worker).__mro__]
     attribute = next((WRAPPED[name] for name in classes if name in WRAPPED), None)
@@ -168,7 +168,7 @@ def post_worker_init(worker: Any) -> None:
 
 @_harmless
 def pre_request(worker: Any, req: Any) -> None:
-    """Note that a request has come."""
+    """A request has come."""
     if _worker is not None and _worker.hooked:
         req._shmstats_began = perf_counter()
         req._shmstats_entry = _worker.serving.note(req.method, req.path)
@@ -177,7 +177,7 @@ def pre_request(worker: Any, req: Any) -> None:
 
 @_harmless
 def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
-    """Count a request that is over."""
+    """Count a finished request."""
     if _worker is not None and _worker.hooked:
         began = vars(req).pop("_shmstats_began", None)
         if began is not None:
@@ -190,13 +190,13 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
 
 @_harmless
 def worker_abort(worker: Any) -> None:
-    """Note that a worker was sent SIGABRT."""
+    """A worker was sent SIGABRT."""
     worker._shmstats_byte[0] = ABORTED
 
 
 @_harmless
 def worker_exit(server: Any, worker: Any) -> None:
-    """Note in a worker that it ends by itself. In the master, which gunicorn also calls this in, count the worker."""
+    """In a worker, record that it ends by itself. In the master, where gunicorn also calls this, count the worker."""
     if worker.pid != os.getpid():
         child_exit(server, worker)
         return
@@ -207,12 +207,12 @@ def worker_exit(server: Any, worker: Any) -> None:
 
 
 def _status_of(resp: Any) -> str:
-    """Tell what a client was answered.
+    """Return the status of a response.
 
-    gunicorn calls `post_request` when an exception has ended a request too, and answers it after that.
+    gunicorn also calls `post_request` after an exception has ended a request, before it answers.
     """
     error = sys.exc_info()[1]
-    if error is None or isinstance(error, StopIteration):  # the latter closes the connection, and no more
+    if error is None or isinstance(error, StopIteration):  # the latter only closes the connection
         return OTHER if resp is None else status_label(resp.status or 500)
     if isinstance(error, OSError) and error.errno in _GONE:
         return CLIENT_LEFT
@@ -222,9 +222,9 @@ def _status_of(resp: Any) -> str:
 
 
 def _leave_at_signals(worker: Any) -> None:
-    """Have one of uvicorn's workers leave in good order when it ends by a signal.
+    """Make one of uvicorn's workers leave the block when it ends by a signal.
 
-    Once they have answered everything they end by the very signal that they were sent, without exit functions.
+    After the last answer such a worker ends by the signal that it was sent, without exit functions.
     """
 
     def leave(number: int, frame: Any) -> None:
@@ -243,7 +243,7 @@ def _leave_at_signals(worker: Any) -> None:
 
 
 def _measure_at_every_notification(worker: Any) -> None:
-    """Measure a worker whenever it tells the master that it lives, as workers of every class do."""
+    """Measure a worker whenever it notifies the master that it is alive, as workers of every class do."""
     assert _worker is not None
     notify, measure = worker.notify, _worker.measure
 
@@ -262,9 +262,9 @@ def _measure_at_every_notification(worker: Any) -> None:
 
 
 def _is_asgi3(worker: Any, app: Any) -> bool:
-    """Whether the server will call an application as ASGI 3 says; uvicorn looks at it in this way."""
+    """Whether the server will call an application by ASGI 3; uvicorn decides in the same way."""
     interface = getattr(getattr(worker, "config", None), "interface", None)
-    if interface != "auto":  # None: gunicorn's own worker knows nothing else
+    if interface != "auto":  # None: gunicorn's own worker, which only knows ASGI 3
         return interface in (None, "asgi3")
     if inspect.isclass(app):
         return hasattr(app, "__await__")
@@ -274,12 +274,12 @@ def _is_asgi3(worker: Any, app: Any) -> bool:
 def _wrap(worker: Any, attribute: str) -> None:
     """Wrap a worker's application."""
     assert _worker is not None
-    from ._gunicorn_asgi import MeasuredApplication  # brings asyncio, which gevent must find not yet imported
+    from ._gunicorn_asgi import MeasuredApplication  # only here: it imports asyncio, which gevent must patch before
 
     setattr(worker, attribute, MeasuredApplication(getattr(worker, attribute), _begin, _finish, _worker.serving))
     settings = worker.cfg.settings
     for name, hook in (("pre_request", pre_request), ("post_request", post_request)):
-        # The asgi worker is slower with hooks: it then waits for what an application does after its response.
+        # With hooks the asgi worker is slower: it then waits for the application's work after the response.
         if settings[name].get() is hook:
             worker.cfg.set(name, settings[name].default)
 

@@ -1,20 +1,8 @@
-"""prometheus_client's own metrics on the shared block: every worker counts into it, and any one shows the sum of all.
+"""prometheus_client's own metrics on the shared block: every worker counts into it, and any worker shows the sums.
 
-    from shmstats.integrations import prometheus_client as shared_metrics
-
-    shared_metrics.install()
-
-From then on every Counter, Gauge, Histogram, Summary, Info and Enum of the process, made before or after,
-by the application or by a library, counts into the block. Nothing else changes: the metrics are the same objects,
-and are exposed as before.
-
-- `internals` is what is used of prometheus_client beyond its interface, checked here before anything else.
-- `family` says how a metric is kept: one series of the block for each label set; `owners`, which registry has it.
-- `values` are the values of the metrics, as prometheus_client's value classes are; `children` those with labels.
-- `storage` is the block, as they use it; `functions` those of gauges; `reading` is all that it has at one moment.
-- `collecting` makes samples of that again.
-- `on_block`, `patches`, `distributions`, `states` and `registries` put all this in the place of prometheus_client's
-  own methods; `moving` takes along the metrics that were made before.
+`install` moves every metric of the process there, existing and future ones, also those of libraries. `internals` checks
+what is used beyond prometheus_client's interface; `family` and `values` store metrics as series of the block;
+`collecting` makes samples of them; `patches`, `distributions`, `states` and `registries` replace methods.
 """
 
 from __future__ import annotations
@@ -23,7 +11,7 @@ import threading
 
 from .internals import check
 
-check()  # first: what follows may not even be imported with other internals
+check()  # first: the other modules may not even be importable with other internals
 
 # ruff: noqa: E402
 from prometheus_client.registry import CollectorRegistry
@@ -39,23 +27,23 @@ __all__ = ["BlockCollector", "collector", "install"]
 
 _lock = threading.Lock()
 
-#: What `install` has made; None in it where statistics are disabled.
+#: The result of `install`; None in it if statistics are disabled.
 _installed: list[MetricStore | None] = []
 
 
 def install(registry: Registry = stats) -> None:
-    """Put all metrics of prometheus_client on the block, those that are there and those that will be.
+    """Put all metrics of prometheus_client on the block, existing and future ones.
 
     Call it once in each process that counts, as early as is convenient: in the module of the application,
-    or with ``gunicorn --preload`` in the parent. What was counted before is taken along. Further calls do
-    nothing. Where statistics are disabled, prometheus_client stays as it is.
+    or with ``gunicorn --preload`` in the parent. Earlier counts are kept. Further calls do
+    nothing. If statistics are disabled, prometheus_client stays unchanged.
 
     Args:
         registry: whose block is used.
 
     Raises:
         ConfigError: the configuration has an error.
-        ValueError: a metric that is there already cannot be put on the block, or another registry's block
+        ValueError: an existing metric cannot be put on the block, or another registry's block
             is in use.
     """
     with _lock:
@@ -73,10 +61,10 @@ def install(registry: Registry = stats) -> None:
 
 
 def collector(registry: CollectorRegistry | None = None) -> BlockCollector:
-    """Return a collector of every metric on the block, whichever process and registry it was made for.
+    """Return a collector of every metric on the block, whichever process and registry made it.
 
-    It is what prometheus_client's ``MultiProcessCollector`` is in its multiprocess mode, and that gives the
-    same here. The registries that the metrics are in need none.
+    It corresponds to prometheus_client's ``MultiProcessCollector``, which here returns the same.
+    The registries of the metrics do not need it.
 
     Args:
         registry: of prometheus_client, to register it in.

@@ -1,7 +1,7 @@
 """The children of a metric with labels, by label values, in this process.
 
-They stand in the place of prometheus_client's dict. A child is put on the block when it comes in; one whose series
-another process has removed goes, and all label sets beyond the limit are one child: memory must not grow with what
+They replace prometheus_client's dict. A child is put on the block when it is added. A child whose series another
+process has removed is dropped, and all label sets beyond the limit share one child, so memory does not grow with what
 clients send.
 """
 
@@ -19,15 +19,15 @@ from .values import FamilyRecorder
 
 Labelvalues = tuple[str, ...]
 
-#: The classes whose children are made by `ClientChildren.make`: those that do no more for one than note its labels.
+#: The classes whose children `ClientChildren.make` makes: their children differ only in their labels.
 _OWN_TYPES = frozenset((metrics.Counter, metrics.Gauge, metrics.Histogram, metrics.Summary))
 
-#: Children that there are before it is looked for the first time whether another process has removed some.
+#: Number of children at which the first search for children removed by other processes happens.
 _FIRST_CHECK = 64
 
 
 class _Model(NamedTuple):
-    """How children are made: their class, what all have, and how one begins."""
+    """How children are made: their class, their common attributes, and how one starts."""
 
     cls: Any
     attributes: dict[str, Any]
@@ -35,7 +35,7 @@ class _Model(NamedTuple):
 
 
 class ClientChildren(dict[Labelvalues, Any]):
-    """The children of one metric. Looking one up is looking it up in a dict, as long as no limit is reached.
+    """The children of one metric. A lookup is one in a dict, as long as no limit is reached.
 
     Args:
         recorder: of the metric's family.
@@ -61,8 +61,8 @@ class ClientChildren(dict[Labelvalues, Any]):
         self._keep(labelvalues, child)
 
     def _keep(self, labelvalues: Labelvalues, child: Any) -> None:
-        """Take in a child that has just begun."""
-        if super().__len__() >= self._next_check:  # now and then, so that many cost no more than their number
+        """Add a child that has just started."""
+        if super().__len__() >= self._next_check:  # rarely, so that the total cost stays proportional to their number
             self._next_check = 2 * len(self) + _FIRST_CHECK
         if child._overflows:
             labelvalues = self.overflow

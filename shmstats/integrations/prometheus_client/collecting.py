@@ -1,7 +1,7 @@
-"""The way back: from the block to prometheus_client's samples, in any registry.
+"""Reading: from the block to prometheus_client's samples, in any registry.
 
-All that one scrape shows is read once: the registry's ``collect`` is a `Scrape`, and whatever is collected
-within takes its numbers from there.
+A scrape reads the block once: the registry's ``collect`` is a `Scrape`, and everything collected
+within takes its values from there.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from .storage import MetricStore
 
 _scrape: ContextVar[Scrape | None] = ContextVar("shmstats_scrape", default=None)
 
-#: Whether what is collected is for the application itself, and need not be saved before.
+#: Whether the application itself looks at the metrics, so that they need not be saved before.
 looking: ContextVar[bool] = ContextVar("shmstats_looking", default=False)
 
 
 class Scrape:
-    """Everything that one scrape shows.
+    """The content of one scrape.
 
     Args:
-        store: to read, once, when something asks for it.
-        registry: that is collected.
-        names: that are asked for; None for all.
+        store: read once, when something needs it.
+        registry: the one that is collected.
+        names: the requested ones; None for all.
     """
 
     def __init__(self, store: MetricStore, registry: CollectorRegistry, names: Container[str] | None = None) -> None:
@@ -48,7 +48,7 @@ class Scrape:
 
     @property
     def reading(self) -> Reading:
-        """What is read; the functions of the gauges that are asked for are called before."""
+        """The values; before they are read, the functions of the requested gauges are called."""
         if self._reading is None:
             functions = self._store.functions
             functions.refresh_everywhere([metric for metric in functions.metrics() if self._wants(metric)])
@@ -56,7 +56,7 @@ class Scrape:
         return self._reading
 
     def _wants(self, metric: str) -> bool:
-        """Tell whether a gauge is asked for, by its metric of the block."""
+        """Tell whether a gauge is requested, by its metric of the block."""
         if self._names is not None and name_of(metric) not in self._names:
             return False
         collectors = list(self.registry._collector_to_names)
@@ -65,7 +65,7 @@ class Scrape:
         return self.registry is REGISTRY and self._store.is_of_default_registry(metric)
 
     def follow(self, metrics: Iterable[Metric]) -> Iterator[Metric]:
-        """Go through what is collected, with this scrape in force while the next one is made."""
+        """Iterate over collected metrics, with this scrape active while the next one is made."""
         iterator = iter(metrics)
         while True:
             token = _scrape.set(self)
@@ -78,13 +78,13 @@ class Scrape:
             yield metric
 
     def rest(self) -> Iterator[Metric]:
-        """Go through the metrics of the default registry that only other processes have made so far."""
+        """Give the metrics of the default registry that only other processes have made so far."""
         for family, lines in self.reading.families.values():
             if family.default and not self._has(family) and self._store.is_current(family):
                 yield from rendered(self._store, self.reading, family, lines)
 
     def _has(self, family: ClientFamily) -> bool:
-        """Tell whether the registry has, or had, a family by itself: its own, or that of another collector."""
+        """Tell whether the registry itself has, or had, a family: its own, or that of another collector."""
         if self._store.knows(family):
             return True
         collector = self.registry._names_to_collectors.get(family.name)
@@ -92,7 +92,7 @@ class Scrape:
         return collector is not None and (own is None or own.key == family.key or own.key in self.reading.families)
 
     def changed(self) -> Iterator[Metric]:
-        """Go through the registry's metrics that newer processes have declared so that other names are on the page."""
+        """Give the registry's metrics that newer processes have declared with other names on the page."""
         for collector, names in list(self.registry._collector_to_names.items()):
             own = _family_of(collector)
             if own is None or own.key not in self.reading.families or any(map(self._is_asked_for, names)):
@@ -104,7 +104,7 @@ class Scrape:
         return self._names is None or name in self._names
 
     def takes(self, family: ClientFamily) -> bool:
-        """Tell whether a family has no name in common with one that was shown; it counts as shown from now on."""
+        """Tell whether a family shares no name with one already shown; it counts as shown from now on."""
         if self._shown & family.exposed:
             return False
         self._shown |= family.exposed
@@ -114,22 +114,22 @@ class Scrape:
 class BlockCollector:
     """Collects every metric that any process has put on the block: prometheus_client's and those of its users.
 
-    It can be registered in any number of registries, beside any other collectors. Metrics that the same
-    registry has by themselves are left to them. Of several that have names in common it has the first.
+    It can be registered in any number of registries, beside other collectors. It leaves out metrics that the same
+    registry has itself. Of several metrics that share names it shows the first.
 
     Args:
-        store: to read; None where statistics are disabled.
+        store: to read; None if statistics are disabled.
     """
 
     def __init__(self, store: MetricStore | None) -> None:
         self._store = store
 
     def describe(self) -> list[Metric]:
-        """Return nothing: what there is may change at any time, and clashes with nothing."""
+        """Return nothing: the metrics may change at any time, and clash with nothing."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Go through the metrics."""
+        """Give the metrics."""
         return iter(()) if self._store is None else collect_all(self._store, self)
 
 
@@ -139,7 +139,7 @@ def is_collector_of_all(collector: object) -> bool:
 
 
 def collect_all(store: MetricStore, collector: object) -> Iterator[Metric]:
-    """Go through all metrics, but for those that the registry which is scraped has from other collectors."""
+    """Give all metrics, except those that the scraped registry has from other collectors."""
     scrape = _scrape.get()
     reading = _read(store) if scrape is None else scrape.reading
     taken: Mapping[str, object] = {} if scrape is None else scrape.registry._names_to_collectors
@@ -159,24 +159,24 @@ def collect_all(store: MetricStore, collector: object) -> Iterator[Metric]:
 
 
 def collect_one(store: MetricStore, metric: Any) -> list[Metric]:
-    """Return what a metric of this process shows: as the block has it now."""
+    """Return the current state of a metric of this process, from the block."""
     own: ClientFamily = metric._family
     scrape = _scrape.get()
     reading = _read(store, own.metric) if scrape is None else scrape.reading
     found = reading.families.get(own.key)
     if found is None and any(family.exposed & own.exposed for family, _ in reading.families.values()):
-        return []  # newer processes have another metric in its place
+        return []  # newer processes have replaced it by another metric
     family, lines = found or (own, [])
     return list(rendered(store, reading, family, lines))
 
 
 def samples_of(store: MetricStore, own: ClientFamily, labels: Labels | None = None) -> list[Sample]:
-    """Return the samples of a family, with the suffix as their name.
+    """Return the samples of a family, with their suffixes as names.
 
     Args:
-        store: to read, where nothing is being scraped.
+        store: to read, unless a scrape is active.
         own: the family.
-        labels: of one series, for its samples alone and without these labels; None for all.
+        labels: of one series, to get only its samples, without these labels; None for all.
     """
     scrape = _scrape.get()
     reading = _read(store, own.metric) if scrape is None else scrape.reading
@@ -195,13 +195,13 @@ def samples_of(store: MetricStore, own: ClientFamily, labels: Labels | None = No
 
 
 def _read(store: MetricStore, metric: str | None = None) -> Reading:
-    """Read the block, where nothing is being scraped: for one metric, or for all."""
+    """Read the block, outside of a scrape: one metric, or all."""
     store.functions.refresh_everywhere([each for each in store.functions.metrics() if metric in (None, each)])
     return store.read()
 
 
 def _family_of(collector: object) -> ClientFamily | None:
-    """Return the family that a collector shows; None where it is no metric of ours."""
+    """Return the family that a collector shows; None if it is not a metric on the block."""
     return vars(collector).get("_family") if hasattr(collector, "__dict__") else None
 
 
@@ -211,7 +211,7 @@ def _shows(collector: object, metric: str) -> bool:
 
 
 def rendered(store: MetricStore, reading: Reading, family: ClientFamily, lines: list[Line]) -> Iterator[Metric]:
-    """Give a family as prometheus_client has it; nothing where that fails, which is logged and counted."""
+    """Give a family as a metric of prometheus_client; nothing if that fails, which is logged and counted."""
     make: Callable[..., list[Sample]] | None = _SAMPLES.get(family.type)
     scrape = _scrape.get()
     if scrape is not None and not scrape.takes(family):
@@ -239,7 +239,7 @@ def _counter(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]
 
 def _gauge(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
     labels = dict(line.labels)
-    if len(labels) < len(line.labels):  # the gauge has a label ``pid`` of its own
+    if len(labels) < len(line.labels):  # the gauge has its own label ``pid``
         *own, (_, pid) = line.labels
         labels = {**dict(own), "worker_pid": pid}
     return [Sample("", labels, float(_number(reading, line.value)))]
@@ -275,7 +275,7 @@ def _info(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
 
 def _stateset(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
     number = _number(reading, line.value)
-    # One that was never set is in its first state, as in prometheus_client; 0 stands for no state.
+    # One that was never set is in its first state, as in prometheus_client; 0 means no state.
     current = number or state_number(family.states[0])
     return [
         Sample("", {**dict(line.labels), family.name: state}, 1.0 if state_number(state) == current else 0.0)
@@ -314,7 +314,7 @@ def _distribution(reading: Reading, position: int) -> Distribution:
 
 
 def _sum(value: Distribution) -> float:
-    """Return the sum of observations: the block ends at the largest float, where floats go on to infinity."""
+    """Return the sum of observations: the block stops at the largest float, where floats become infinite."""
     if abs(value.sum) < sys.float_info.max:
         return value.sum
     return math.copysign(math.inf, value.sum)

@@ -1,8 +1,8 @@
-"""The functions of gauges (``Gauge.set_function``): each is called in the process that has it, when it is asked for.
+"""The functions of gauges (``Gauge.set_function``): each is called in the process that has it, at every scrape.
 
-A process that has some for a metric says so in a gauge of its own, which goes with it. Before a page with that metric
-is made those processes are asked to write what their functions give into the block, each in its background thread.
-A function that fails gives NaN, and so does a process that does not answer: an old value is never shown.
+A process with functions for a metric announces that in a gauge of its own, which ends with it. Before a page with that
+metric is made, these processes are asked to write the results of their functions into the block, in their background
+threads. If a function fails or a process does not answer, the result is NaN: an old value is never shown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .family import CATEGORY
 
 log = logging.getLogger("shmstats")
 
-#: The gauge that tells which processes have functions, with the metric as its label.
+#: The gauge by which processes announce functions, with the metric as its label.
 FUNCTIONS = "prometheus_client_functions"
 
 _LABEL = "family"
@@ -59,10 +59,10 @@ class _Process(NamedTuple):
 
 
 class Functions:
-    """The functions of this process, and how those of others are called.
+    """The functions of this process, and the calls of those of other processes.
 
     Args:
-        shared: gives the block's provider; None where statistics are disabled.
+        shared: returns the block's provider; None if statistics are disabled.
     """
 
     def __init__(self, shared: Callable[[], SharedProvider | None]) -> None:
@@ -72,7 +72,7 @@ class Functions:
         self._logged = Once()
 
     def set(self, gauge: Settable, function: Callable[[], float]) -> None:
-        """Have a function give the value of a gauge of this process."""
+        """Use a function for the value of a gauge of this process."""
         metric = gauge.metric
         self._functions.setdefault(metric, {})[gauge.labels] = gauge, function
         self.announce(metric)
@@ -89,16 +89,16 @@ class Functions:
         shared = self._shared()
         nothing: list[str] = []
         announced = nothing if shared is None else shared.consult(_announced, nothing)
-        # Those of this process may not be announced yet: the block may have been left and attached again.
+        # Those of this process may not be announced: it may have left the block and attached again.
         return list(dict.fromkeys([*self._functions, *announced]))
 
     def announce_all(self) -> None:
-        """Say anew for which metrics there are functions: the provider, or the process after a fork, is another one."""
+        """Announce all metrics with functions again, for another provider or after a fork."""
         for metric in list(self._functions):
             self.announce(metric)
 
     def announce(self, metric: str) -> None:
-        """Say that this process has functions for a metric, and be ready to be asked."""
+        """Announce that this process has functions for a metric, and be ready to be asked."""
         shared = self._shared()
         if shared is None:
             return
@@ -108,12 +108,12 @@ class Functions:
         self._announced[metric] = shared.consult(_epoch, 0)
 
     def refresh(self, metric: str) -> int:
-        """Write what the functions of this process give for a metric; returns how many there are."""
+        """Write the results of this process's functions for a metric; returns the number of functions."""
         shared, functions = self._shared(), self._functions.get(metric, {})
         if shared is None:
             return 0
         if shared.consult(_epoch, 0) != self._announced.get(metric):
-            self.announce(metric)  # the block is another one, which has none of the gauges yet
+            self.announce(metric)  # the block is a new one, which does not have the gauges yet
         else:
             for labels in [labels for labels in list(functions) if not self._has(shared, metric, labels)]:
                 functions.pop(labels, None)  # removed by another process
@@ -122,8 +122,8 @@ class Functions:
         return len(functions)
 
     def refresh_everywhere(self, metrics: Iterable[str]) -> None:
-        """Have every process write what its functions give for some metrics, before they are read."""
-        stuck: set[int] = set()  # asked once, for one of the metrics
+        """Make every process write the results of its functions for some metrics, before they are read."""
+        stuck: set[int] = set()  # processes that did not answer for one of the metrics, and are not asked again
         for metric in metrics:
             if metric in self._functions:
                 self.refresh(metric)
@@ -140,7 +140,7 @@ class Functions:
                 shared.consult(partial(_set_unknown, metric, silent), None)
 
     def _called(self, metric: str, function: Callable[[], float]) -> float:
-        """Return what a function gives; NaN where it fails, which is logged once."""
+        """Return the result of a function; NaN if it fails, which is logged once."""
         try:
             return float(function())
         except Exception as error:
@@ -155,12 +155,12 @@ class Functions:
 
 
 def _question(metric: str) -> str:
-    """Return the question that has a process write what its functions give for a metric."""
+    """Return the question that makes a process write the results of its functions for a metric."""
     return f"prometheus_client {blake2b(metric.encode(), digest_size=8).hexdigest()}"
 
 
 def _epoch(block: AttachedBlock) -> int:
-    """Return what tells a block from another one of the same directory."""
+    """Return a number that differs between blocks of the same directory."""
     return block.header.started
 
 
@@ -187,7 +187,7 @@ def _others(metric: str, block: AttachedBlock) -> list[_Process]:
 
 
 def _set_unknown(metric: str, silent: list[_Process], block: AttachedBlock) -> None:
-    """Set to NaN what processes have of a metric that have not answered; their next answer is shown again."""
+    """Set a metric to NaN for processes that have not answered; their next answer is shown again."""
     signatures = {process.signature for process in silent}
     family = block.names.family_of(encode_key(CATEGORY, metric))
     with block.exclusive():

@@ -1,6 +1,6 @@
-"""What is used of prometheus_client beyond its documented interface, in one place, checked when it is imported.
+"""The parts of prometheus_client used beyond its documented interface, in one place, checked on import.
 
-A version that lacks one of these is refused with a message that names it: counting would go wrong silently otherwise.
+A version that lacks one of them is refused with its name: otherwise counting would go wrong silently.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ multiprocess: Any = prometheus_client.multiprocess
 #: The oldest version that works.
 OLDEST = (0, 20)
 
-#: Collectors of figures of the process that is scraped, whichever worker that is, with what they are made by.
+#: Collectors that describe the scraped process, whichever worker that is, with the arguments that make them.
 OF_ONE_PROCESS: tuple[Any, ...] = (
     prometheus_client.process_collector.ProcessCollector,
     prometheus_client.platform_collector.PlatformCollector,
@@ -86,10 +86,10 @@ _OLDEST = ".".join(map(str, OLDEST))
 
 
 def check() -> None:
-    """Check that the prometheus_client that is installed has what is used of it.
+    """Check that the installed prometheus_client has everything that is used.
 
     Raises:
-        ImportError: it has not; the message says what is missing, and what to do.
+        ImportError: it does not; the message says what is missing, and what to do.
     """
     found = _version()
     if _numbers(found) < OLDEST:
@@ -111,7 +111,7 @@ def _version() -> str:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Return the first two numbers of a version; those of the oldest that works where it has none."""
+    """Return the first two numbers of a version; those of the oldest working version if it has none."""
     parts = text.split(".")[:2]
     return tuple(map(int, parts)) if len(parts) == 2 and all(part.isdigit() for part in parts) else OLDEST
 
@@ -128,7 +128,7 @@ def _missing_calls() -> Iterator[str]:
 
 
 def _at(path: str) -> Any:
-    """Return what is at a dotted path below the package; None for nothing."""
+    """Return the object at a dotted path below the package; None if there is none."""
     found: Any = prometheus_client
     for name in path.split("."):
         if not hasattr(found, name):

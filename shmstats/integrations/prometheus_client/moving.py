@@ -1,4 +1,4 @@
-"""Metrics that were made before `install`, by a library that was imported first, say."""
+"""Metrics that were made before `install`, for example by a library that was imported earlier."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from .values import CounterValue, DistributionValue, FamilyRecorder, GaugeValue,
 
 
 def move_existing(store: MetricStore) -> None:
-    """Put all metrics that there are on the block, with what they have counted so far.
+    """Put all existing metrics on the block, with their counts.
 
     Raises:
-        ValueError: that does not work for one of them; the message names it.
+        ValueError: that is not possible for one of them; the message names it.
     """
     objects = _all_objects()
     registries = [found for found in objects if issubclass(type(found), CollectorRegistry)]
     for found in objects:
-        # Children are put there with their parents.
+        # Children are moved with their parents.
         if issubclass(type(found), metrics.MetricWrapperBase) and vars(found).get("_labelvalues") == ():
             registry = next((each for each in registries if found in each._collector_to_names), None)
             _move(store, found, registry)
 
 
 def _all_objects() -> list[Any]:
-    """Return all objects that may hold others, those too that ``gc.freeze`` has set aside."""
+    """Return all objects that may hold others, including those that ``gc.freeze`` has set aside."""
     if not gc.get_freeze_count():
         return gc.get_objects()
     gc.unfreeze()
@@ -101,7 +101,7 @@ def _move_value(recorder: FamilyRecorder, metric: Any, labels: Labels) -> Counte
 
 
 def _function_of(metric: Any, samples: Any) -> Callable[[], float]:
-    """Return the function that a gauge was given before it was on the block.
+    """Return the function of a gauge that was set before it was on the block.
 
     Raises:
         ValueError: it cannot be found.

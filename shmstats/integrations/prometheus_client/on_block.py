@@ -1,4 +1,4 @@
-"""A metric object of prometheus_client and the block: whether it is there, as what, and how it begins."""
+"""A metric object of prometheus_client and the block: whether it is there, as what, and how it starts."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _TYPES = (
     *(metrics.Summary, metrics.Info, metrics.Enum),
 )
 
-#: How a metric on the block begins, by its class.
+#: How a metric on the block starts, by its class.
 BEGINNINGS: dict[type[Any], Callable[[Any], None]] = {}
 
 
 def put(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
-    """Put a function in the place of another, whose name, signature and docstring it takes."""
+    """Replace a function by another, which gets its name, signature and docstring."""
     setattr(owner, name, functools.wraps(getattr(owner, name))(replacement))
 
 
 def put_on_block(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
-    """Put a method in the place of another for metrics that are on the block; others keep the one they have."""
+    """Replace a method for metrics that are on the block; other metrics keep theirs."""
     original = getattr(owner, name)
 
     def either(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -42,13 +42,13 @@ def put_on_block(owner: Any, name: str, replacement: Callable[..., Any]) -> None
 
 
 def put_beginning(owner: Any, begin_on_block: Callable[..., Any]) -> None:
-    """Have the metrics of a class that are on the block begin in another way, see `ClientChildren.make`."""
+    """Set how the metrics of a class that are on the block start, see `ClientChildren.make`."""
     put_on_block(owner, "_metric_init", begin_on_block)
     BEGINNINGS[owner] = begin_on_block
 
 
 def is_on_block(metric: Any) -> bool:
-    """Tell whether a metric is on the block: not where its class makes values or samples by itself."""
+    """Tell whether a metric is on the block; it is not if its class makes values or samples itself."""
     cls = type(metric)
     if cls in _TYPES:
         return True
@@ -67,7 +67,7 @@ def family_of(store: MetricStore, metric: Any, registry: CollectorRegistry | Non
         registry: that it is in.
 
     Raises:
-        ValueError: its name, a name of its labels, or the number of its buckets, is more than the block can hold.
+        ValueError: its name, a label name, or the number of its buckets exceeds the block's limits.
     """
     check_text("the name of a metric", metric._name)
     for name in metric._labelnames:
@@ -91,7 +91,7 @@ def family_of(store: MetricStore, metric: Any, registry: CollectorRegistry | Non
 
 
 def use_recorder(metric: Any, recorder: FamilyRecorder) -> None:
-    """Have a metric counted on the block, by the recorder of its family."""
+    """Make a metric count on the block, by the recorder of its family."""
     metric._family = recorder.family
     metric._recorder = recorder
 
@@ -102,11 +102,11 @@ def labels_of(metric: Any) -> Labels:
 
 
 def begin(metric: Any, value: KeptSeries) -> None:
-    """Have the series of a metric there, or have it counted with others, where there are too many label sets.
+    """Create the series of a metric, or count it in the overflow set if there are too many label sets.
 
     Args:
         metric: of prometheus_client: a child, or one without labels.
-        value: what is kept of it.
+        value: its value on the block.
     """
     metric._overflows = False
     if value._bind_at_once():

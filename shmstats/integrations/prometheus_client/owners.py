@@ -1,7 +1,7 @@
-"""Which registry has which of several metrics of one name: two registries may each have their own.
+"""The registries of several metrics with the same name: two registries may each have their own.
 
-Every process numbers them in the same way, so that a metric is the same in all of them: by what the block has, and
-in the order in which registries come to have the name. A registry that is gone leaves its number to the next.
+All processes number these metrics in the same way, by what the block has and by the order in which registries get
+the name, so that each number means the same metric everywhere. A registry that is gone leaves its number to the next.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ...frozen import NamedTuple
 
 
 class Found(NamedTuple):
-    """A metric of some name that the block has.
+    """A metric of some name on the block.
 
     Attributes:
         instance: its number.
         default: whether it is in the default registry.
-        inherited: whether only processes that are gone have declared it.
+        inherited: whether only processes that have ended have declared it.
     """
 
     instance: int
@@ -35,7 +35,7 @@ class Owners:
         self._owners: dict[str, dict[int, weakref.ref[CollectorRegistry] | None]] = {}
 
     def instance(self, name: str, registry: CollectorRegistry | None, found: Iterable[Found]) -> tuple[int, bool]:
-        """Return the number of a registry's metric among those of one name.
+        """Return the number of a registry's metric among those with the same name.
 
         Args:
             name: of the metric.
@@ -43,7 +43,7 @@ class Owners:
             found: the metrics of that name that the block has.
 
         Returns:
-            The number, and whether another registry of this process had it that is gone.
+            The number, and whether a registry of this process that is gone had it before.
         """
         owners = self._owners.setdefault(name, {})
         for instance, owner in owners.items():

@@ -1,7 +1,7 @@
-"""What stands in the place of prometheus_client's own methods, once its metrics are on the block.
+"""The replacements of prometheus_client's own methods, for metrics on the block.
 
-Here is what all metrics have in common, and Counter and Gauge. ``values.ValueClass`` is not what puts them on the
-block: applications replace it, before or after `install`.
+This module has those for all metrics, and for Counter and Gauge. It does not use ``values.ValueClass``, because
+applications replace that, before or after `install`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from .values import CounterValue, FamilyRecorder, GaugeValue
 
 
 def patch_metrics(store: MetricStore) -> None:
-    """Have all metrics that will be made on the block."""
+    """Put all metrics that will be made on the block."""
     for patch in (_patch_making, _patch_reading, _patch_removing, _patch_counter, _patch_gauge):
         patch(store)
     patch_distributions()
     patch_states()
-    # Only classes that make their values by themselves use it still; they get no files that nobody reads.
+    # Only classes that make their values themselves still use it; they get no files that nobody reads.
     values.ValueClass = values.MutexValue
 
 
 def _not_yet() -> None:
-    """What a metric does for its values before it is declared."""
+    """Do nothing: a metric without labels has no values before it is declared."""
 
 
 def _patch_making(store: MetricStore) -> None:
@@ -66,7 +66,7 @@ def _patch_making(store: MetricStore) -> None:
         finally:
             del self._metric_init
         if self._labelvalues:
-            return  # its parent's `ClientChildren` put it on the block
+            return  # the `ClientChildren` of its parent put it on the block
         if registry:
             registry.register(self)
         try:

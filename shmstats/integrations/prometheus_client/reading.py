@@ -1,7 +1,7 @@
-"""Everything that the block has of prometheus_client's metrics at one moment, in the order of families.
+"""All metrics of prometheus_client on the block at one moment, in the order of their families.
 
-What follows from the names is made once, as a *plan*, and kept for as long as snapshots come with the same
-names object: between two scrapes the values change, and hardly ever the names.
+What follows from the names is made once, as a *plan*, and kept as long as snapshots have the same
+names object: between two scrapes the values change, but rarely the names.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .family import CATEGORY, ClientFamily, FamilyKey, Part, part_of
 
 
 class Line(NamedTuple):
-    """A series of a family, and where its values are in a snapshot; -1 for nowhere.
+    """A series of a family, and the positions of its values in a snapshot; -1 for none.
 
     Attributes:
         labels: of the series; the mode *all* adds the label ``pid``.
-        value: of it.
-        fraction: of a counter: what is to be added.
-        created: when it was created, in ns since 1970; 0 where that is not known.
+        value: position of its value.
+        fraction: of a counter: position of the fraction to add.
+        created: when it was created, in ns since 1970; 0 if unknown.
     """
 
     labels: Labels
@@ -32,11 +32,11 @@ class Line(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Everything that was there at one moment.
+    """All metrics at one moment.
 
     Attributes:
-        families: the family, and its series, by what tells it from others.
-        values: of the snapshot, which the series tell the places of.
+        families: each family with its series, by the family's identity.
+        values: of the snapshot, at the positions in the series.
         notes: by metric and labels.
     """
 
@@ -83,7 +83,7 @@ class ClientPlan(NamedTuple):
         return cls(names, families)
 
 
-#: Where there is no block.
+#: The reading without a block.
 NOTHING = Reading({}, (), {})
 
 
@@ -103,7 +103,7 @@ def _family(name: Name, help_: str, part: Part) -> ClientFamily:
 
 
 def parsed(note: bytes) -> dict[str, Any]:
-    """Return what a note says; nothing where it is none of ours."""
+    """Return the content of a note; empty if it is not ours."""
     try:
         said = json.loads(note) if note else {}
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What stands in the place of the methods of prometheus_client's registries and of its multiprocess mode."""
+"""The replacements of the methods of prometheus_client's registries and of its multiprocess mode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .storage import MetricStore
 
 
 def patch_registries(store: MetricStore) -> None:
-    """Have every scrape read the block once, and show what only other processes have made."""
+    """Make every scrape read the block once, and show metrics that only other processes have made."""
     _patch_scrapes(store)
     _patch_multiprocess(store)
     for cls in OF_ONE_PROCESS:
@@ -79,7 +79,7 @@ def _patch_multiprocess(store: MetricStore) -> None:
         return collect_all(store, self)
 
     def mark_process_dead(pid: int, path: str | None = None) -> None:
-        # The block knows by itself which processes live.
+        # The block itself knows which processes live.
         variables = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
         if path is not None or any(os.environ.get(name) for name in variables):
             original_mark(pid, path)
@@ -90,9 +90,9 @@ def _patch_multiprocess(store: MetricStore) -> None:
 
 
 def _leave_out(cls: Any) -> None:
-    """Have a collector of figures of its own process show nothing: any worker may answer the next scrape.
+    """Make a collector of its own process's figures show nothing, because any worker may answer the next scrape.
 
-    A ProcessCollector that was given a pid shows that one, whichever worker answers.
+    A ProcessCollector with a given pid shows that process, whichever worker answers.
     """
     original_collect = cls.collect
 

@@ -1,4 +1,4 @@
-"""Info and Enum on the block: the last that any process has set."""
+"""Info and Enum on the block: the last value that any process has set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .values import StateValue
 
 
 def patch_states() -> None:
-    """Have infos and enums that will be made on the block."""
+    """Put infos and enums that will be made on the block."""
     info_class, enum_class = metrics.Info, metrics.Enum
     original_init = {cls._type: cls._metric_init for cls in (info_class, enum_class)}
     original_enum_init = enum_class.__init__
@@ -20,7 +20,7 @@ def patch_states() -> None:
     signature = inspect.signature(original_enum_init)
 
     def enum_init(self: Any, *args: Any, **kwargs: Any) -> None:
-        # The original notes the states only after it has registered the metric.
+        # The original stores the states only after it has registered the metric.
         self._states = signature.bind_partial(self, *args, **kwargs).arguments.get("states") or ()
         original_enum_init(self, *args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""The shared block as prometheus_client's metrics use it: declared, removed, annotated and read here."""
+"""The shared block, as prometheus_client's metrics use it: declaring, removing, annotating and reading."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .reading import NOTHING, ClientPlan, Reading, parsed
 
 log = logging.getLogger("shmstats")
 
-#: The counter of families that were left out of a page because they could not be shown.
+#: The counter of families that could not be shown on a page.
 FAMILIES_LEFT_OUT = "families_left_out"
 
 #: An exemplar as it is stored: labels, value, time.
@@ -35,11 +35,11 @@ class MetricStore:
     """The block as prometheus_client's metrics use it.
 
     Args:
-        registry: whose block that is.
+        registry: the owner of the block.
 
     Attributes:
         functions: of gauges.
-        registrar: binds handles at once, where that is plain.
+        registrar: binds handles at once in common cases.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -55,12 +55,12 @@ class MetricStore:
 
     @property
     def registry(self) -> Registry:
-        """Whose block that is."""
+        """The owner of the block."""
         return self._registry
 
     @property
     def shared(self) -> SharedProvider | None:
-        """The block's provider, which knows of all that is declared; None where statistics are disabled."""
+        """The block's provider, which knows all declarations; None if statistics are disabled."""
         shared = self._registry.shared
         if shared is not None and shared is not self._provider:
             self._provider = shared
@@ -72,14 +72,14 @@ class MetricStore:
 
     @property
     def generation(self) -> int:
-        """A number that moves whenever a series is removed, by whatever process."""
+        """A number that changes whenever any process removes a series."""
         shared = self.shared
         return 0 if shared is None else shared.consult(lambda block: block.cells.generation, 0)
 
     # Declarations ------------------------------------------------------------------------------
 
     def declare(self, family: ClientFamily) -> None:
-        """Declare a metric: the newest declaration of all processes is the one that pages show."""
+        """Declare a metric: pages show the newest declaration of all processes."""
         if self._families.get(family.key) == family:
             return
         shared = self.shared
@@ -88,13 +88,13 @@ class MetricStore:
         self._families[family.key] = family
 
     def instance(self, name: str, registry: CollectorRegistry | None) -> int:
-        """Return the number of a registry's metric among those of one name in several registries."""
+        """Return the number of a registry's metric among those of the same name in several registries."""
         shared = self.shared
         nothing: list[Found] = []
         found = nothing if shared is None else shared.consult(lambda block: _instances(block, name), nothing)
         instance, reused = self._owners.instance(name, registry, found)
         if reused and shared is not None and shared.consult(_is_alone, False):
-            # A registry that is gone had it, and nobody else can have counted into it: the new one begins at 0.
+            # It was that of a registry that is gone, and no other process can have counted into it: start at 0.
             for metric in _metrics_of(name, instance):
                 shared.remove(CATEGORY, metric)
         return instance
@@ -104,21 +104,21 @@ class MetricStore:
         return family.key in self._families
 
     def is_current(self, family: ClientFamily) -> bool:
-        """Tell whether a family is declared by this process or another, or only left by some that are gone."""
+        """Tell whether a living process, this one or another, declares a family."""
         shared = self.shared
         if family.key in self._families or shared is None:
             return True
         return not shared.consult(lambda block: _is_inherited(block, family.metric), False)
 
     def is_of_default_registry(self, metric: str) -> bool:
-        """Tell whether a metric of the block is one of prometheus_client's default registry."""
+        """Tell whether a metric of the block belongs to prometheus_client's default registry."""
         shared = self.shared
         declared = None if shared is None else shared.consult(lambda block: _declared(block, metric), None)
         _, part = part_of("" if declared is None else declared.help)
         return part is not None and bool(part.about.get("default"))
 
     def leave_out(self, family: ClientFamily, error: Exception) -> None:
-        """Log once, and count, that a family cannot be shown: the page goes on without it."""
+        """Log once, and count, that a family cannot be shown; the rest of the page is unaffected."""
         self.tell(f"prometheus_client's metric {family.name!r} is left out of the page: {error!r}", about=family.name)
         if self.shared is not None:
             self.shared.count_own(FAMILIES_LEFT_OUT)
@@ -131,7 +131,7 @@ class MetricStore:
         rivals = shared.consult(lambda block: _rivals(block, family), nothing)
         replaced = bool(rivals) and shared.give_way(CATEGORY, family.metric, rivals)
         if replaced or (change is not None and change.outdated):
-            shared.remove(CATEGORY, family.fraction)  # it belongs to the series that are outdated now
+            shared.remove(CATEGORY, family.fraction)  # it belongs to the outdated series
         if shared.consult(lambda block: _take_created(block, family), False):
             shared.remove(CATEGORY, family.created)
 
@@ -142,12 +142,12 @@ class MetricStore:
         shared = self.shared
         self.functions.forget(family.metric, labels)
         if shared is not None:
-            # The values last: whoever makes a label set in their place finds room for what belongs to it.
+            # The values last: a label set that takes their place then also finds room for what belongs to it.
             for metric in reversed(family.metrics):
                 shared.remove(CATEGORY, metric, labels)
 
     def label_sets(self, family: ClientFamily) -> list[Labels]:
-        """Return the label sets that a family has, whichever worker has made them."""
+        """Return the label sets of a family, whichever workers have made them."""
 
         def read(block: AttachedBlock) -> list[Labels]:
             found = block.names.family_of(encode_key(CATEGORY, family.metric))
@@ -162,18 +162,18 @@ class MetricStore:
         return nothing if shared is None else shared.consult(read, nothing)
 
     def admits(self, family: ClientFamily, labels: Labels) -> bool:
-        """Tell whether a label set is there, or may come to be."""
+        """Tell whether a label set exists, or may be added."""
         shared = self.shared
         return shared is None or shared.admits(CATEGORY, family.metric, labels)
 
     def has(self, metric: str, labels: Labels) -> bool:
-        """Tell whether a series is there."""
+        """Tell whether a series exists."""
         shared = self.shared
         key = encode_key(CATEGORY, metric, labels)
         return shared is not None and shared.consult(lambda block: block.names.find(key) is not None, False)
 
     def value(self, metric: str, labels: Labels, kind: Kind) -> Value:
-        """Return what all processes have counted that count into a series with this one; 0 for nothing."""
+        """Return the value of a series over all processes; 0 if there is none."""
         shared = self.shared
         nothing: Value = 0
         if shared is None:
@@ -186,7 +186,7 @@ class MetricStore:
         return shared.consult(read, nothing)
 
     def own_value(self, metric: str, labels: Labels) -> float:
-        """Return what this process has of a gauge."""
+        """Return this process's value of a gauge."""
         shared = self.shared
         if shared is None:
             return 0.0
@@ -200,7 +200,7 @@ class MetricStore:
         return shared.consult(read, 0.0)
 
     def overflows(self, series: Series) -> bool:
-        """Tell whether a series is counted in the overflow set, for there are too many label sets."""
+        """Tell whether a series is counted in the overflow set, because there are too many label sets."""
         metric, labels = series.metric, series.labels
         return not self.has(metric, labels) and self.has(metric, tuple((name, OVERFLOW) for name, _ in labels))
 
@@ -210,7 +210,7 @@ class MetricStore:
         Args:
             family: of the series.
             labels: of it.
-            created: the time that it notes as that of its creation, in seconds since the epoch; None: it stays.
+            created: its new time of creation, in seconds since the epoch; None: unchanged.
         """
         shared = self.shared
         if shared is not None:
@@ -220,7 +220,7 @@ class MetricStore:
             self.note_created(family, labels, created)
 
     def note_created(self, family: ClientFamily, labels: Labels, created: float) -> None:
-        """Note when a series was created, in seconds since the epoch."""
+        """Store when a series was created, in seconds since the epoch."""
         shared = self.shared
         key = encode_key(CATEGORY, family.metric, labels)
         if shared is not None:
@@ -236,9 +236,9 @@ class MetricStore:
         """Keep an exemplar.
 
         Args:
-            series: that it is of.
+            series: of the exemplar.
             limit: of a histogram: the upper bound of the bucket, else empty.
-            exemplar: to keep; the one before it goes.
+            exemplar: replaces the previous one.
         """
         labels, value, moment = exemplar
         fields = [labels, float(value), None if moment is None else float(moment)]
@@ -253,7 +253,7 @@ class MetricStore:
 
         Args:
             text: of it.
-            about: what it is about, where the text may be another each time.
+            about: its subject, if the text may differ each time.
         """
         if self._told.first(about or text):
             log.warning(text)
@@ -261,7 +261,7 @@ class MetricStore:
     # Reading -----------------------------------------------------------------------------------
 
     def read(self, exposed: bool = False) -> Reading:
-        """Return everything that is there now.
+        """Return everything at this moment.
 
         Args:
             exposed: whether others will see it: then it is saved before, see ``stats.durable_exposition``.
@@ -279,7 +279,7 @@ class MetricStore:
 
 
 def _instances(block: AttachedBlock, name: str) -> list[Found]:
-    """Return the metrics of one name that the block has, for different registries."""
+    """Return the metrics of one name on the block, for different registries."""
     found = []
     for instance in range(block.layout.capacity):
         families = [block.names.family_of(encode_key(CATEGORY, metric)) for metric in _metrics_of(name, instance)]
@@ -297,7 +297,7 @@ def _instances(block: AttachedBlock, name: str) -> list[Found]:
 
 
 def _note_created(block: AttachedBlock, created: dict[bytes, float]) -> None:
-    """Note when series were created, given by their keys, in seconds since the epoch."""
+    """Store when series, given by their keys, were created, in seconds since the epoch."""
     with block.exclusive():
         for key, moment in created.items():
             record = block.names.find(key)
@@ -308,7 +308,7 @@ def _note_created(block: AttachedBlock, created: dict[bytes, float]) -> None:
 
 
 def _take_created(block: AttachedBlock, family: ClientFamily) -> bool:
-    """Take the times of creation from where earlier versions kept them; returns whether there were any."""
+    """Move the times of creation from where earlier versions stored them; returns whether there were any."""
     former = block.names.family_of(encode_key(CATEGORY, family.created))
     if former is None:
         return False
@@ -323,7 +323,7 @@ def _take_created(block: AttachedBlock, family: ClientFamily) -> bool:
 
 
 def _rivals(block: AttachedBlock, family: ClientFamily) -> list[str]:
-    """Return the other metrics of the block that have names on the page in common with a family."""
+    """Return the other metrics of the block that share names on the page with a family."""
     suffixes = sorted({suffix for more in EXPOSED_SUFFIXES.values() for suffix in more})
     names = {name.removesuffix(suffix) for name in family.exposed for suffix in ("", *suffixes)}
     rivals = []
@@ -339,7 +339,7 @@ def _rivals(block: AttachedBlock, family: ClientFamily) -> list[str]:
 
 
 def _metrics_of(name: str, instance: int) -> list[str]:
-    """Return the metrics of the block that a family of some name may have, whatever its type."""
+    """Return the metrics of the block that a family with some name may have, whatever its type."""
     return [instance_metric(name + suffix, instance) for suffix in ("", "_total", "_info")]
 
 
@@ -349,7 +349,7 @@ def _is_alone(block: AttachedBlock) -> bool:
 
 
 def _drop_inherited(block: AttachedBlock, metric: str) -> None:
-    """Remove what processes left that are gone: a state is not true any more when who was in it has ended."""
+    """Remove what ended processes left: a state is no longer true when the process that was in it has ended."""
     with block.exclusive():
         family = block.names.family_of(encode_key(CATEGORY, metric))
         series = [] if family is None else block.names.members_of(family)

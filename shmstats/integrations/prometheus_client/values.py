@@ -1,7 +1,7 @@
-"""The values of prometheus_client's metrics, as its own value classes are, but kept in the shared block.
+"""The values of prometheus_client's metrics: like its own value classes, but stored in the shared block.
 
-Each is a handle of the core, which adds in one call of C. What that cannot do at once (it is not bound yet, an amount
-is no integer) comes back to the recorder of its family.
+Each is a handle of the core, which adds in one C call. What the core cannot do at once (the handle is not bound yet,
+the amount is not an integer) is done by the recorder of the family.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from .storage import ExemplarFields, MetricStore
 
 
 class FamilyRecorder:
-    """What the handles of one family record by: it does what the core cannot do at once.
+    """The recorder of the handles of one family: it does what the core cannot do at once.
 
     Args:
-        store: where the values are.
-        family: whose they are.
+        store: the storage of the values.
+        family: of the values.
 
     Attributes:
-        metric: of the block, that has the values.
-        begins_at_0: whether a worker has a gauge from the beginning; of others it has no value before it sets one, for
+        metric: of the block, with the values.
+        begins_at_0: whether a worker has a gauge from the start. Other gauges have no value before it is set, because
             0 would be the smallest, or the latest.
     """
 
@@ -58,14 +58,14 @@ class FamilyRecorder:
         if math.isnan(number):
             self.store.tell(f"{self.family.type} {self.family.name!r} was given NaN, which is not observed")
         elif shared is not None:
-            # An infinite one leaves the sum a number: it is saved, and shown in JSON.
+            # An infinite observation must leave the sum a finite number, which can be saved and shown in JSON.
             shared.observe(series, min(max(number, -sys.float_info.max), sys.float_info.max))
 
 
 class KeptSeries(Series):
-    """A handle that stands in the place of a value of prometheus_client. Its recorder is that of its family.
+    """A handle in the place of a value of prometheus_client. Its recorder is that of its family.
 
-    So there is nothing but the handle for each label set, and no circle that only the garbage collector could free.
+    So each label set has nothing but the handle, and no cycle that only the garbage collector could free.
     """
 
     __slots__ = ()
@@ -74,22 +74,22 @@ class KeptSeries(Series):
 
     @property
     def family(self) -> ClientFamily:
-        """The family that it is of."""
+        """The family of the series."""
         return self.recorder.family
 
     @property
     def store(self) -> MetricStore:
-        """Where it is kept."""
+        """The storage of the series."""
         return self.recorder.store
 
     def register(self) -> None:
-        """Have the series there, or the overflow set."""
+        """Create the series, or use the overflow set."""
         if self.store.shared is not None:
             self.store.shared.register(self, KINDS[self.family.type])
 
 
 class CounterValue(KeptSeries, Counter):
-    """The value of a Counter: an integer, and beside it, if it was ever counted in parts of 1, the fractions."""
+    """The value of a Counter: an integer, and the fractions, if it was ever counted in parts of 1."""
 
     __slots__ = ("_fraction",)
 
@@ -98,7 +98,7 @@ class CounterValue(KeptSeries, Counter):
     inc = Counter.incr
 
     def register(self) -> None:
-        """Have the series there, or the overflow set."""
+        """Create the series, or use the overflow set."""
         self.inc(0)
 
     def set(self, value: float, timestamp: float | None = None) -> None:
@@ -122,7 +122,7 @@ class CounterValue(KeptSeries, Counter):
         """Return nothing: exemplars are read with everything else."""
 
     def count_number(self, amount: Any) -> None:
-        """Count what the core cannot at once: any number."""
+        """Count what the core cannot count at once: any number."""
         shared = self.store.shared
         if shared is None:
             return
@@ -153,7 +153,7 @@ class GaugeValue(KeptSeries, Gauge):
     inc = Gauge.incr
 
     def register(self) -> None:
-        """Have the series there, or the overflow set."""
+        """Create the series, or use the overflow set."""
         if self.recorder.begins_at_0:
             self.inc(0)
         else:
@@ -175,7 +175,7 @@ class GaugeValue(KeptSeries, Gauge):
 
 
 class DistributionValue(KeptSeries, Histogram):
-    """The value of a Histogram or Summary: sum, count and buckets, of which no reader sees a part."""
+    """The value of a Histogram or Summary: sum, count and buckets, which readers always see together."""
 
     __slots__ = ()
 
@@ -186,11 +186,11 @@ class DistributionValue(KeptSeries, Histogram):
         return value if isinstance(value, core.Distribution) else nothing
 
     def add(self, total: float, buckets: tuple[int, ...]) -> None:
-        """Add observations that were made elsewhere.
+        """Add observations made elsewhere.
 
         Args:
             total: their sum.
-            buckets: how many there are in each bucket.
+            buckets: their number in each bucket.
         """
         shared = self.store.shared
         if shared is not None:
@@ -204,7 +204,7 @@ class DistributionValue(KeptSeries, Histogram):
 
 
 class StateValue(KeptSeries, Gauge):
-    """The state of an Enum, or the labels of an Info: the last that any worker has set."""
+    """The state of an Enum, or the labels of an Info: the last one that any worker has set."""
 
     __slots__ = ()
 
@@ -220,10 +220,10 @@ class StateValue(KeptSeries, Gauge):
 
 
 def _least_maximum(total: float, buckets: Sequence[int], bounds: Sequence[float]) -> float:
-    """Return what the largest of some observations may have been: prometheus_client does not keep it.
+    """Return a lower bound of the largest observation, which prometheus_client does not store.
 
-    That is the bound of the highest bucket that has any. What is above the last bound is not known to be any larger
-    than that; but the largest observation is not smaller than the mean, and of a summary nothing else is known.
+    That is the bound of the highest non-empty bucket; above the last bound nothing more is known.
+    The largest observation is also not smaller than the mean, which is all that is known of a summary.
     """
     count = sum(buckets)
     if not count:
@@ -234,7 +234,7 @@ def _least_maximum(total: float, buckets: Sequence[int], bounds: Sequence[float]
 
 
 def _number(value: Any) -> int | float:
-    """Return a number as a gauge holds it: any float, or an int of 64 bits."""
+    """Return a number that a gauge can hold: any float, or an int of 64 bits."""
     if hasattr(value, "__index__"):
         number = operator.index(value)
         return number if abs(number) <= INT64_MAX else float(number)
