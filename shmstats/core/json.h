@@ -1,26 +1,17 @@
-/* JSON (RFC 8259) is read in two steps: where the values of a list are, and what one of them is. The first takes what
- * is no JSON as well; the second takes nothing that is not whole, so a value that nobody could read is to be looked at
- * by a reader of all of JSON. */
+/* Lists in JSON (RFC 8259), whose values are taken one by one: what is an integer, a number or a string of whole
+ * characters. All else stays where it is, and the place of its text can be had; whether it is JSON is not looked at. */
 
-/* A list whose values are read one by one. */
+/* A list. */
 typedef struct {
-    const unsigned char *at, *end; /* at is NULL behind the last value */
+    const unsigned char *at, *end; /* where the next value begins, NULL behind the last one; the bracket at the end */
 } List;
 
-static inline int
-is_space(unsigned char byte)
+static inline const unsigned char *
+behind_spaces(const unsigned char *at, const unsigned char *end)
 {
-    return byte == ' ' || byte == '\n' || byte == '\t' || byte == '\r';
-}
-
-static inline Part
-trimmed(const unsigned char *at, const unsigned char *end)
-{
-    while (at < end && is_space(*at))
+    while (at < end && (*at == ' ' || *at == '\n' || *at == '\t' || *at == '\r'))
         at++;
-    while (at < end && is_space(end[-1]))
-        end--;
-    return (Part){at, (size_t)(end - at)};
+    return at;
 }
 
 static inline int
@@ -33,50 +24,71 @@ is_digit(const unsigned char *at, const unsigned char *end)
 static int
 open_list(Part text, List *list)
 {
-    text = trimmed(text.text, text.text + text.size);
-    if (text.size < 2 || text.text[0] != '[' || text.text[text.size - 1] != ']')
+    const unsigned char *end = text.text + text.size, *at = behind_spaces(text.text, end);
+    while (end > at && behind_spaces(end - 1, end) == end)
+        end--;
+    if (end - at < 2 || *at != '[' || *--end != ']')
         return 0;
-    const unsigned char *end = text.text + text.size - 1;
-    *list = (List){trimmed(text.text + 1, end).size == 0 ? NULL : text.text + 1, end};
+    at = behind_spaces(at + 1, end);
+    *list = (List){at == end ? NULL : at, end};
     return 1;
 }
 
-/* The end of the value that begins there: a comma, or the end of its list. NULL where a string or a list has none. */
-static const unsigned char *
-end_of_value(const unsigned char *at, const unsigned char *end)
+/* Go on behind a value that ends there; 0 where no value can. */
+static inline int
+go_on(List *list, const unsigned char *at)
 {
+    at = behind_spaces(at, list->end);
+    if (at < list->end && *at != ',')
+        return 0;
+    list->at = at < list->end ? behind_spaces(at + 1, list->end) : NULL;
+    return 1;
+}
+
+/* Take any value; 0 where there is none, or a string or a list has no end. */
+static int
+take_text(List *list, Part *text)
+{
+    const unsigned char *at = list->at, *end = list->end;
     int depth = 0;
-    for (; at < end; at++) {
-        if (LIKELY(*at >= '0' && *at <= '9'))
-            continue;
+    for (; at != NULL && at < end && (*at != ',' || depth > 0); at++) {
         if (*at == '"') {
             for (at++; at < end && *at != '"'; at++)
                 at += *at == '\\';
-            if (at >= end)
-                return NULL;
-        } else if (*at == ',' && depth == 0) {
-            return at;
-        } else if (*at == '[' || *at == '{') {
-            depth++;
-        } else if ((*at == ']' || *at == '}') && depth-- == 0) {
-            return NULL;
         }
+        depth += at < end && (*at == '[' || *at == '{');
+        if (at >= end || ((*at == ']' || *at == '}') && depth-- == 0))
+            return 0;
     }
-    return depth == 0 ? end : NULL;
+    *text = (Part){list->at, (size_t)(at - list->at)};
+    return text->size > 0 && depth == 0 && go_on(list, at);
 }
 
-/* Find the next value; 0 behind the last one, -1 where there should be one and is none. */
+/* Take a list; 0 where there is none. */
 static int
-next_value(List *list, Part *value)
+take_list(List *list, List *taken)
 {
-    if (list->at == NULL)
+    Part text;
+    return take_text(list, &text) && open_list(text, taken);
+}
+
+/* Take an integer of 64 bits; 0 where there is none. */
+static inline int
+take_integer(List *list, int64_t *integer)
+{
+    const unsigned char *at = list->at;
+    if (at == NULL)
         return 0;
-    const unsigned char *end = end_of_value(list->at, list->end);
-    if (end == NULL)
-        return -1;
-    *value = trimmed(list->at, end);
-    list->at = end < list->end ? end + 1 : NULL;
-    return value->size > 0 ? 1 : -1;
+    int is_negative = *at == '-'; /* the bracket at the end is no digit */
+    const unsigned char *first = at += is_negative;
+    uint64_t number = 0;
+    for (; *at >= '0' && *at <= '9' && at < first + 19; at++)
+        number = number * 10 + (uint64_t)(*at - '0');
+    if (at == first || (at > first + 1 && *first == '0') || number > (uint64_t)INT64_MAX + is_negative
+        || !go_on(list, at))
+        return 0;
+    *integer = (int64_t)(is_negative ? 0 - number : number);
+    return 1;
 }
 
 /* Read the four hexadecimal digits of an escape; -1 where they are none. */
@@ -139,40 +151,34 @@ read_escape(const unsigned char **at, const unsigned char *end, unsigned char *t
     return write_utf8(to, (uint32_t)code);
 }
 
-/* Read a string into a place that has room for as many bytes as its text has; returns its length, or -1 where it is none
- * of whole characters. The text is UTF-8. */
-static Py_ssize_t
-read_string(Part value, unsigned char *to)
+/* Whether each byte of a word may stand for itself in a string. */
+static inline int
+is_plain(uint64_t word)
 {
-    if (value.size < 2 || value.text[0] != '"' || value.text[value.size - 1] != '"')
-        return -1;
-    const unsigned char *at = value.text + 1, *end = value.text + value.size - 1, *start = to;
-    while (at < end) {
-        if (LIKELY(*at >= 0x20 && *at != '"' && *at != '\\'))
-            *to++ = *at++;
-        else if (*at != '\\' || (to = read_escape(&at, end, to)) == NULL)
-            return -1;
-    }
-    return to - start;
+    return !(nuls_in(word ^ '"' * EACH_BYTE) | nuls_in(word ^ '\\' * EACH_BYTE) | nuls_in(word & 0xE0 * EACH_BYTE));
 }
 
-/* Read an integer; 0 where it is none, or does not fit 64 bits. */
-static int
-read_integer(Part value, int64_t *integer)
+/* Take a string of UTF-8 into a place that has room for as many bytes as the list has; its length, or -1 where there is
+ * none of whole characters. */
+static Py_ssize_t
+take_string(List *list, unsigned char *to)
 {
-    const unsigned char *at = value.text, *end = at + value.size;
-    int is_negative = at < end && *at == '-';
-    at += is_negative;
-    int64_t number = 0;
-    int overflow = at == end || (*at == '0' && end - at > 1);
-    for (; is_digit(at, end) && !overflow; at++) {
-        overflow = __builtin_mul_overflow(number, 10, &number)
-                   || __builtin_sub_overflow(number, *at - '0', &number); /* below 0 there is one number more */
+    const unsigned char *at = list->at, *end = list->end, *start = to;
+    if (at == NULL || *at++ != '"')
+        return -1;
+    while (at < end && *at != '"') {
+        uint64_t word;
+        if (end - at >= (ptrdiff_t)sizeof word && (memcpy(&word, at, sizeof word), is_plain(word))) {
+            memcpy(to, &word, sizeof word);
+            at += sizeof word;
+            to += sizeof word;
+        } else if (*at >= 0x20 && *at != '\\') {
+            *to++ = *at++;
+        } else if (*at != '\\' || (to = read_escape(&at, end, to)) == NULL) {
+            return -1;
+        }
     }
-    if (overflow || at < end || (!is_negative && number == INT64_MIN))
-        return 0;
-    *integer = is_negative ? number : -number;
-    return 1;
+    return at < end && go_on(list, at + 1) ? to - start : -1;
 }
 
 static const unsigned char *
@@ -183,9 +189,9 @@ behind_digits(const unsigned char *at, const unsigned char *end)
     return at;
 }
 
-/* Whether that is a number with a fraction or an exponent. */
-static int
-is_real(const unsigned char *at, const unsigned char *end)
+/* The end of a number with a fraction or an exponent, NULL where that is none. */
+static const unsigned char *
+end_of_real(const unsigned char *at, const unsigned char *end)
 {
     at += at < end && *at == '-';
     const unsigned char *whole = at;
@@ -201,26 +207,27 @@ is_real(const unsigned char *at, const unsigned char *end)
         fits &= is_digit(at, end);
         at = behind_digits(at, end);
     }
-    return fits && at == end;
+    return fits ? at : NULL;
 }
 
-/* Read a number that is finite, of at most 64 bits; 0 where it is none. */
+/* Take a number that is finite; 0 where there is none, or an integer that does not fit 64 bits. */
 static int
-read_number(Part value, Number *number)
+take_number(List *list, Number *number)
 {
     char text[64];
     *number = (Number){1, 0, 0};
-    if (read_integer(value, &number->integer)) {
+    if (take_integer(list, &number->integer)) {
         number->real = (double)number->integer;
         return 1;
     }
-    size_t integer = (size_t)(behind_digits(value.text + (value.text[0] == '-'), value.text + value.size) - value.text);
-    if (value.size >= sizeof text || integer == value.size || !is_real(value.text, value.text + value.size))
+    const unsigned char *at = list->at, *end = at == NULL ? NULL : end_of_real(at, list->end);
+    size_t size = end == NULL ? 0 : (size_t)(end - at);
+    if (size == 0 || size >= sizeof text || end == behind_digits(at + (*at == '-'), end))
         return 0;
-    memcpy(text, value.text, value.size);
-    text[value.size] = 0;
+    memcpy(text, at, size);
+    text[size] = 0;
     *number = (Number){0, 0, PyOS_string_to_double(text, NULL, NULL)};
     if (number->real == -1.0 && PyErr_Occurred())
         return PyErr_Clear(), 0;
-    return isfinite(number->real);
+    return isfinite(number->real) && go_on(list, end);
 }

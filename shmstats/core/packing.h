@@ -7,11 +7,11 @@ enum { DOES_NOT_FIT = 0, FITS = 1, FAILS = -1, CANNOT_BE_READ = -2 };
 /* The lists of a snapshot. */
 enum { LISTED_KEY, LISTED_KIND, LISTED_CREATED, LISTED_VALUE, COLUMNS };
 
-/* A set of hashes of texts. Two texts of one hash are taken for one: then Python looks at both. */
+/* The beginning of a bytes object is used; the rest is cut off at the end, so that no large one is copied. */
 typedef struct {
-    uint64_t *slots; /* 0: free */
-    size_t size, used;
-} Hashes;
+    PyObject *bytes;
+    Py_ssize_t used;
+} Grown;
 
 typedef struct {
     PyObject *metrics; /* dict: category and metric, joined, to the number of the metric */
@@ -19,95 +19,29 @@ typedef struct {
     PyObject *carried; /* set: positions of histograms that have observations of other buckets */
     int64_t latest;
     Hashes apart, numbered; /* keys that are left to Python; metrics that have a number */
-    Bytes hashes;           /* of all keys, */
-    Bytes keys, records, cells, aside;
+    Bytes hashes;           /* of all keys */
+    Bytes aside;
+    Grown keys, records, cells;
     unsigned char metric[2 * MOST_TEXT_BYTES + 1]; /* of the labelled series before, */
     size_t metric_size;
     Py_ssize_t number; /* and its number */
 } Packing;
 
-/* Have room for so many hashes; -1 with an exception set. */
 static int
-open_hashes(Hashes *hashes, size_t most)
+open_grown(Grown *grown, Py_ssize_t size)
 {
-    *hashes = (Hashes){NULL, 16, 0};
-    while (hashes->size < 2 * most)
-        hashes->size *= 2;
-    hashes->slots = calloc(hashes->size, sizeof *hashes->slots);
-    return hashes->slots == NULL ? PyErr_NoMemory(), -1 : 0;
+    *grown = (Grown){PyBytes_FromStringAndSize(NULL, size), 0};
+    return grown->bytes == NULL ? -1 : 0;
 }
 
-static int
-has_hash(const Hashes *hashes, uint64_t hash)
+/* Have room for some more bytes; returns where, or NULL with an exception set. */
+static char *
+grow(Grown *grown, Py_ssize_t more)
 {
-    size_t slot = hash & (hashes->size - 1);
-    while (hashes->slots[slot] != 0 && hashes->slots[slot] != hash)
-        slot = (slot + 1) & (hashes->size - 1);
-    return hashes->slots[slot] != 0;
-}
-
-/* Add a hash; 1: it was not there, 0: it was, -1 with an exception set. */
-static int
-add_hash(Hashes *hashes, uint64_t hash)
-{
-    if (2 * hashes->used >= hashes->size) {
-        Hashes more, former = *hashes;
-        if (open_hashes(&more, hashes->size) < 0)
-            return -1;
-        *hashes = more;
-        for (size_t i = 0; i < former.size; i++) {
-            if (former.slots[i] != 0)
-                add_hash(hashes, former.slots[i]);
-        }
-        free(former.slots);
-    }
-    size_t slot = hash & (hashes->size - 1);
-    while (hashes->slots[slot] != 0) {
-        if (hashes->slots[slot] == hash)
-            return 0;
-        slot = (slot + 1) & (hashes->size - 1);
-    }
-    hashes->slots[slot] = hash;
-    hashes->used++;
-    return 1;
-}
-
-static uint64_t
-hash_of_part(Part part)
-{
-    static const uint64_t salt[2] = {0, 0};
-    uint64_t hash = long_hash_of(part.text, part.size, salt);
-    return hash ? hash : 1;
-}
-
-/* Have the hashes of the texts of a collection; -1 with an exception set. */
-static int
-hash_all(Hashes *hashes, PyObject *texts)
-{
-    PyObject *list = PySequence_List(texts);
-    int failed = list == NULL || open_hashes(hashes, (size_t)PyList_GET_SIZE(list)) < 0;
-    for (Py_ssize_t i = 0; !failed && i < PyList_GET_SIZE(list); i++) {
-        Py_ssize_t length;
-        const char *text = PyUnicode_AsUTF8AndSize(PyList_GET_ITEM(list, i), &length);
-        failed = text == NULL
-                 || add_hash(hashes, hash_of_part((Part){(const unsigned char *)text, (size_t)length})) < 0;
-    }
-    Py_XDECREF(list);
-    return failed ? -1 : 0;
-}
-
-/* Whether two keys have one hash; -1 with an exception set. */
-static int
-has_twice(const Bytes *hashes)
-{
-    Hashes seen;
-    size_t n = hashes->used / sizeof(uint64_t);
-    const uint64_t *hash = (const uint64_t *)(const void *)hashes->start;
-    int added = open_hashes(&seen, n) < 0 ? -1 : 1;
-    for (size_t i = 0; i < n && added > 0; i++)
-        added = add_hash(&seen, hash[i]);
-    free(seen.slots);
-    return added < 0 ? -1 : !added;
+    if (grown->used + more > PyBytes_GET_SIZE(grown->bytes)
+        && _PyBytes_Resize(&grown->bytes, 2 * (grown->used + more)) < 0)
+        return NULL;
+    return PyBytes_AS_STRING(grown->bytes) + grown->used;
 }
 
 /* What the parts of a key are. */
@@ -143,11 +77,12 @@ read_parts(const char *text, Py_ssize_t length, KeyParts *parts)
 /* Find the number of a metric. A metric with labels always has one: a new one gets the next. -1: none; -2 with an
  * exception set. */
 static Py_ssize_t
-number_of(Packing *self, const KeyParts *parts)
+number_of(Packing *self, const KeyParts *parts, uint64_t hash)
 {
     if (parts->has_labels && same_part((Part){self->metric, self->metric_size}, parts->metric))
         return self->number;
-    uint64_t hash = hash_of_part(parts->metric);
+    if (parts->has_labels)
+        hash = hash_of_part(parts->metric);
     if (!parts->has_labels && !has_hash(&self->numbered, hash))
         return -1;
     if (add_hash(&self->numbered, hash) < 0)
@@ -183,68 +118,60 @@ declared_buckets(const Packing *self, Py_ssize_t number)
 
 /* Pack the value of a histogram, [sum, maximum, minimum, number of the first bucket, [...]], which has so many buckets. */
 static int
-pack_distribution(Part value, int64_t buckets, Cell *cell)
+pack_distribution(List *values, int64_t buckets, Cell *cell)
 {
-    enum { SUM_OF, MAXIMUM_OF, MINIMUM_OF, FIRST_OF, COUNTS_OF, PARTS };
-    List list, counts;
-    Part parts[PARTS], count;
-    Number moments[FIRST_OF];
-    int64_t first, number, any = 0;
-    int there = open_list(value, &list), next;
-    for (int i = 0; i < PARTS && there; i++)
-        there = next_value(&list, &parts[i]) > 0;
-    for (int i = 0; i < FIRST_OF && there; i++)
-        there = read_number(parts[i], &moments[i]);
-    if (!there || list.at != NULL || !read_integer(parts[FIRST_OF], &first) || first < 0 || first > buckets
-        || !open_list(parts[COUNTS_OF], &counts))
+    List value, counts;
+    Number sum, maximum, minimum;
+    int64_t first, count, any = 0;
+    if (!take_list(values, &value) || !take_number(&value, &sum) || !take_number(&value, &maximum)
+        || !take_number(&value, &minimum) || !take_integer(&value, &first) || first < 0 || first > buckets
+        || !take_list(&value, &counts) || value.at != NULL)
         return DOES_NOT_FIT;
     memset(cell, 0, (size_t)(FIRST_BUCKET + buckets) * sizeof *cell);
-    for (; (next = next_value(&counts, &count)) > 0; first++) {
-        if (first == buckets || !read_integer(count, &number) || number < 0)
+    for (; counts.at != NULL; first++) {
+        if (first == buckets || !take_integer(&counts, &count) || count < 0)
             return DOES_NOT_FIT;
-        store_value(cell, BUCKETS + first, number);
-        any |= number;
+        store_value(cell, BUCKETS + first, count);
+        any |= count;
     }
-    double minimum = moments[MINIMUM_OF].real;
-    add_to_moments(cell, moments[SUM_OF].real, moments[MAXIMUM_OF].real,
-                   any ? bits_of(minimum > 0 ? minimum : 0) + 1 : 0);
-    return next == 0 ? FITS : DOES_NOT_FIT;
+    add_to_moments(cell, sum.real, maximum.real, any ? bits_of(minimum.real > 0 ? minimum.real : 0) + 1 : 0);
+    return FITS;
 }
 
 /* Pack the value of a counter or gauge. */
 static int
-pack_number(Part value, int kind, Cell *cell)
+pack_number(List *values, int kind, Cell *cell)
 {
     Number number;
-    if (!read_number(value, &number) || (!number.is_integer && kind != KIND_GAUGE))
+    if (!take_number(values, &number) || (!number.is_integer && kind != KIND_GAUGE))
         return DOES_NOT_FIT;
     memset(cell, 0, (kind == KIND_GAUGE ? 3 : 2) * sizeof *cell);
     put_number(cell, number);
     return FITS;
 }
 
-/* Pack the series of a key, which is behind the others already; the texts are those of its values. */
+/* Pack the series of a key, which is behind the others already. */
 static int
-pack_keyed(Packing *self, const KeyParts *parts, uint32_t length, const Part *texts, int is_carried)
+pack_keyed(Packing *self, const KeyParts *parts, uint64_t hash, uint32_t length, List *lists, int is_carried)
 {
     int64_t listed, created;
-    if (!read_integer(texts[LISTED_KIND], &listed) || listed < -KIND_COUNTER || listed == 0 || listed > KIND_HISTOGRAM
-        || !read_integer(texts[LISTED_CREATED], &created))
+    if (!take_integer(&lists[LISTED_KIND], &listed) || listed < -KIND_COUNTER || listed == 0
+        || listed > KIND_HISTOGRAM || !take_integer(&lists[LISTED_CREATED], &created))
         return DOES_NOT_FIT;
     uint8_t kind = (uint8_t)(listed < 0 ? -listed : listed);
-    Py_ssize_t number = number_of(self, parts);
+    Py_ssize_t number = number_of(self, parts, hash);
     if (number < -1)
         return FAILS;
     int64_t buckets = declared_buckets(self, number);
     if (buckets < 0 || (kind == KIND_HISTOGRAM && buckets == 0))
         return DOES_NOT_FIT;
     int64_t width = kind == KIND_HISTOGRAM ? FIRST_BUCKET + buckets : kind == KIND_GAUGE ? 3 : 2;
-    if (reserve_bytes(&self->records, sizeof(Record)) < 0
-        || reserve_bytes(&self->cells, (size_t)width * sizeof(Cell)) < 0)
-        return PyErr_NoMemory(), FAILS;
-    Cell *cell = (Cell *)(void *)(self->cells.start + self->cells.used);
-    if (!(kind == KIND_HISTOGRAM ? pack_distribution(texts[LISTED_VALUE], buckets, cell)
-                                 : pack_number(texts[LISTED_VALUE], kind, cell)))
+    char *place = grow(&self->records, sizeof(Record)), *content = grow(&self->cells, width * (Py_ssize_t)sizeof(Cell));
+    if (place == NULL || content == NULL)
+        return FAILS;
+    Cell *cell = (Cell *)(void *)content;
+    if (!(kind == KIND_HISTOGRAM ? pack_distribution(&lists[LISTED_VALUE], buckets, cell)
+                                 : pack_number(&lists[LISTED_VALUE], kind, cell)))
         return DOES_NOT_FIT;
     int flag = listed == KIND_COUNTER ? FLAG_MONOTONIC
                : is_carried && kind == KIND_HISTOGRAM && load_value(cell, MINIMUM) != 0 ? FLAG_CARRIED : 0;
@@ -257,24 +184,25 @@ pack_keyed(Packing *self, const KeyParts *parts, uint32_t length, const Part *te
         .members = (uint32_t)parts->has_labels,
         .created = created >= 0 && created <= self->latest ? (uint64_t)created : 0,
     };
-    put_part(&self->records, (Part){(const unsigned char *)&record, sizeof record});
+    memcpy(place, &record, sizeof record);
+    self->records.used += (Py_ssize_t)sizeof record;
     self->keys.used += length;
-    self->cells.used += (size_t)width * sizeof(Cell);
+    self->cells.used += width * (Py_ssize_t)sizeof(Cell);
     return FITS;
 }
 
-/* Pack one series. */
+/* Pack the next series. */
 static int
-pack_one(Packing *self, const Part *texts, Py_ssize_t position)
+pack_next(Packing *self, List *lists, Py_ssize_t position)
 {
-    uint64_t hash;
-    if (reserve_bytes(&self->keys, texts[LISTED_KEY].size) < 0 || reserve_bytes(&self->hashes, sizeof hash) < 0)
-        return PyErr_NoMemory(), FAILS;
-    unsigned char *text = self->keys.start + self->keys.used;
-    Py_ssize_t length = read_string(texts[LISTED_KEY], text);
+    List *names = &lists[LISTED_KEY];
+    unsigned char *text = (unsigned char *)PyBytes_AS_STRING(self->keys.bytes) + self->keys.used;
+    Py_ssize_t length = take_string(names, text);
     if (length < 0 || length > INT32_MAX)
         return DOES_NOT_FIT;
-    hash = hash_of_part((Part){text, (size_t)length});
+    uint64_t hash = hash_of_part((Part){text, (size_t)length});
+    if (reserve_bytes(&self->hashes, sizeof hash) < 0)
+        return PyErr_NoMemory(), FAILS;
     put_part(&self->hashes, (Part){(const unsigned char *)&hash, sizeof hash});
     KeyParts parts;
     if (!read_parts((const char *)text, length, &parts) || has_hash(&self->apart, hash))
@@ -285,16 +213,20 @@ pack_one(Packing *self, const Part *texts, Py_ssize_t position)
         is_carried = number == NULL ? -1 : PySet_Contains(self->carried, number);
         Py_XDECREF(number);
     }
-    return is_carried < 0 ? FAILS : pack_keyed(self, &parts, (uint32_t)length, texts, is_carried);
+    return is_carried < 0 ? FAILS : pack_keyed(self, &parts, hash, (uint32_t)length, lists, is_carried);
 }
 
-/* List a series that is left to Python: its position, and what the file says of it. */
+/* List the next series for Python: its position, and what the lists have there. */
 static int
-set_aside(Packing *self, const Part *texts, Py_ssize_t position)
+set_aside(Packing *self, List *lists, Py_ssize_t position)
 {
+    Part texts[COLUMNS];
     size_t size = 32;
-    for (int i = 0; i < COLUMNS; i++)
+    for (int i = 0; i < COLUMNS; i++) {
+        if (!take_text(&lists[i], &texts[i]))
+            return CANNOT_BE_READ;
         size += texts[i].size + 1;
+    }
     if (reserve_bytes(&self->aside, size) < 0)
         return PyErr_NoMemory(), FAILS;
     put_byte(&self->aside, self->aside.used == 0 ? '[' : ',');
@@ -311,28 +243,32 @@ set_aside(Packing *self, const Part *texts, Py_ssize_t position)
 static int
 pack_all(Packing *self, const Py_buffer *columns)
 {
-    List lists[COLUMNS];
-    Part texts[COLUMNS];
-    for (int i = 0; i < COLUMNS; i++) {
-        if (!open_list((Part){columns[i].buf, (size_t)columns[i].len}, &lists[i]))
-            return CANNOT_BE_READ;
-    }
-    for (Py_ssize_t position = 0;; position++) {
-        int there = 0, all = 0;
-        for (int i = 0; i < COLUMNS; i++) {
-            int next = next_value(&lists[i], &texts[i]);
-            there |= next;
-            all += next;
+    List lists[COLUMNS], before[COLUMNS];
+    int are_lists = 1;
+    for (int i = 0; i < COLUMNS; i++)
+        are_lists &= open_list((Part){columns[i].buf, (size_t)columns[i].len}, &lists[i]);
+    if (!are_lists)
+        return CANNOT_BE_READ;
+    Py_ssize_t most = 1; /* series: what is grown often is copied often */
+    for (Py_ssize_t i = 0; i < columns[LISTED_KIND].len; i++)
+        most += ((const char *)columns[LISTED_KIND].buf)[i] == ',';
+    if (open_grown(&self->keys, columns[LISTED_KEY].len) < 0
+        || open_grown(&self->records, most * (Py_ssize_t)sizeof(Record)) < 0
+        || open_grown(&self->cells, most * 2 * (Py_ssize_t)sizeof(Cell)) < 0)
+        return FAILS;
+    for (Py_ssize_t position = 0; lists[0].at != NULL; position++) {
+        memcpy(before, lists, sizeof lists);
+        int packed = pack_next(self, lists, position);
+        if (packed == DOES_NOT_FIT) {
+            memcpy(lists, before, sizeof lists);
+            packed = set_aside(self, lists, position);
         }
-        if (there == 0)
-            break;
-        int packed = all == COLUMNS ? pack_one(self, texts, position) : CANNOT_BE_READ;
-        if (packed == DOES_NOT_FIT)
-            packed = set_aside(self, texts, position);
         if (packed < 0)
             return packed;
     }
-    int twice = has_twice(&self->hashes);
+    for (int i = 1; i < COLUMNS; i++)
+        are_lists &= lists[i].at == NULL;
+    int twice = are_lists ? has_twice(&self->hashes) : 1;
     return twice < 0 ? FAILS : twice ? CANNOT_BE_READ : FITS;
 }
 
@@ -353,16 +289,17 @@ pack_series(PyObject *Py_UNUSED(module), PyObject *args)
         packed = pack_all(&self, columns);
     if (self.aside.used != 0)
         put_byte(&self.aside, ']');
-    if (packed == FITS)
-        result = Py_BuildValue("NNNN", bytes_of(&self.keys), bytes_of(&self.records), bytes_of(&self.cells),
-                               bytes_of(&self.aside));
+    if (packed == FITS && _PyBytes_Resize(&self.keys.bytes, self.keys.used) == 0
+        && _PyBytes_Resize(&self.records.bytes, self.records.used) == 0
+        && _PyBytes_Resize(&self.cells.bytes, self.cells.used) == 0)
+        result = Py_BuildValue("OOON", self.keys.bytes, self.records.bytes, self.cells.bytes, bytes_of(&self.aside));
     else if (packed == CANNOT_BE_READ)
         result = Py_NewRef(Py_None);
     for (int i = 0; i < COLUMNS; i++)
         PyBuffer_Release(&columns[i]);
-    free(self.keys.start);
-    free(self.records.start);
-    free(self.cells.start);
+    Py_XDECREF(self.keys.bytes);
+    Py_XDECREF(self.records.bytes);
+    Py_XDECREF(self.cells.bytes);
     free(self.aside.start);
     free(self.hashes.start);
     free(self.apart.slots);

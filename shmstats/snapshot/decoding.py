@@ -76,9 +76,9 @@ def decode(file: Path, content: bytes, apart: Collection[str] = ()) -> Saved:
     Raises:
         SnapshotError: it is no snapshot, damaged, or of a later version.
     """
-    version, data = checked(file, content)
+    version, place = checked(file, content)
     try:
-        return _read(_Listing(version, data), set(apart))
+        return _read(_Listing(version, content, place), set(apart))
     except (*SENSELESS, RecursionError) as error:
         raise SnapshotError(f"snapshot {file} has content that cannot be understood: {error!r}") from error
 
@@ -104,11 +104,12 @@ class _Listing:
 
     Args:
         version: of the file.
-        data: of it.
+        content: of it.
+        place: of the data in that.
     """
 
-    def __init__(self, version: int, data: bytes) -> None:
-        self._version, self._data = version, data
+    def __init__(self, version: int, content: bytes, place: slice) -> None:
+        self._version, self._content, self._place = version, content, place
         self._rows: tuple[Sequence[_Row], Declared] | None = None
 
     @property
@@ -123,7 +124,7 @@ class _Listing:
 
     def _read(self) -> tuple[Sequence[_Row], Declared]:
         if self._rows is None:
-            self._rows = _ROWS[self._version](json.loads(self._data))
+            self._rows = _ROWS[self._version](json.loads(self._content[self._place]))
         return self._rows
 
     def pack(self, apart: set[str]) -> tuple[Packing, Mapping[int, _Row]] | None:
@@ -142,7 +143,7 @@ class _Listing:
         try:
             json.loads(bytes(saved))
             declared = _declared(json.loads(bytes(entries)))
-            carried = _carried(json.loads(bytes(positions)))
+            carried = _carried(json.loads(bytes(positions or b"[]")))
             packing = Packing(declared)
             odd = packing.add((names, kinds, created, values), apart, carried)
             rows = None if odd is None else json.loads(odd or b"[]")
@@ -157,23 +158,23 @@ class _Listing:
 
         That it is JSON is yet to be seen. If each of them is, then the whole is, for all between them is as it must be.
         """
-        data, at, ends = self._data, 0, []
+        content, (at, end, _) = self._content, self._place.indices(len(self._content))
+        places: list[int] = []
         for member in _MEMBERS:
-            begin = data.find(member, at)
-            if begin < 0 or (at == 0 and begin != 0):
+            begin = content.find(member, at, end)
+            if begin < 0 or (not places and begin != at):
                 return None
             at = begin + len(member)
-            ends += [begin, at]
-        end = len(data) - 1
-        begin = data.rfind(_CARRIED, at)
-        carried = memoryview(b"[]") if begin < 0 else memoryview(data)[begin + len(_CARRIED) : end]
-        ends.append(end if begin < 0 else begin)
+            places += [begin, at]
+        begin = content.rfind(_CARRIED, at, end)
+        places += [begin, begin + len(_CARRIED)] if begin >= 0 else [end - 1, end - 1]
         try:
-            if data[end:] != b"}" or not (data.isascii() or data.decode()):
+            if content[end - 1] != ord("}") or not (content.isascii() or content.decode()):
                 return None
         except UnicodeDecodeError:
             return None
-        return [*(memoryview(data)[start:stop] for start, stop in zip(ends[1::2], ends[2::2], strict=True)), carried]
+        view = memoryview(content)
+        return [view[start:stop] for start, stop in zip(places[1::2], [*places[2::2], end - 1], strict=True)]
 
 
 def _rows_of_1(data: Mapping[str, Any]) -> tuple[list[_Row], Declared]:

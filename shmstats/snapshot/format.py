@@ -172,15 +172,15 @@ def _in_use(buckets: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
     return (used[0], buckets[used[0] : used[-1] + 1]) if used else (0, ())
 
 
-def _prefix(version: int, *data: bytes) -> bytes:
+def _prefix(version: int, *data: bytes | memoryview) -> bytes:
     checksum = blake2b(digest_size=16)
     for part in data:
         checksum.update(part)
     return b'%s%d, "checksum": "%s", "data": ' % (_BEGINNING, version, checksum.hexdigest().encode())
 
 
-def checked(file: Path, content: bytes) -> tuple[int, bytes]:
-    """Return the version and the data of a file.
+def checked(file: Path, content: bytes) -> tuple[int, slice]:
+    """Return the version of a file, and where its data are.
 
     Raises:
         SnapshotError: it is no snapshot, of a later version, or the checksum does not fit.
@@ -191,9 +191,9 @@ def checked(file: Path, content: bytes) -> tuple[int, bytes]:
         if not content.startswith(b"%s%d," % (_BEGINNING, version)):
             continue
         start, end = len(_prefix(version)), max(len(content) - 2, 0)
-        data = content[start:end]
+        data = memoryview(content)[start:end]
         if content[:start] == _prefix(version, data) and content[end:] == b"}\n":
-            return version, data
+            return version, slice(start, end)
         break
     else:
         if content:
