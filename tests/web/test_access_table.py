@@ -20,6 +20,9 @@ from shmstats.web import create_app
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="to become other users needs root")
 
 USERS = {"root": 0, "owner": 61_001, "stranger": 61_002}
+#: By the way: a path, or an address and a port.
+Places = dict[str, Any]
+
 TOKEN = "a-token-of-the-access-table"
 
 #: Each endpoint, with the status of who comes in; what is in no row of the blueprint is in none of these.
@@ -50,12 +53,15 @@ PROTECTED = {
 #: As `shmstats serve` has it; the plain worker is gunicorn's.
 APPLICATION = "from shmstats.web import create_app\napp = create_app()\n"
 PATIENT = ("--worker-class", "shmstats.web.doorkeeper.PatientWorker", "--threads", "4", "--keep-alive", "0")
-WAYS = ("TCP", "Unix socket", "proxy")
+WAYS = ("TCP", "IPv6", "IPv4 within IPv6", "Unix socket", "proxy")
+
+#: Where the server listens besides, and where a client connects to that: the kernel shows it an address of IPv6.
+IPV6 = {"IPv6": ("::1", "::1"), "IPv4 within IPv6": ("::ffff:127.0.0.1", "127.0.0.1")}
 
 
 @contextmanager
-def served(*options: str, **api: Any) -> Iterator[tuple[Gunicorn, str]]:
-    """A server whose data directory is the owner's, and the path of its Unix socket, which everybody may reach."""
+def served(*options: str, **api: Any) -> Iterator[tuple[Gunicorn, Places]]:
+    """A server whose data directory is the owner's, and where it is reached in each way, by everybody."""
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)
         directory = Path(place, "site")
@@ -65,13 +71,19 @@ def served(*options: str, **api: Any) -> Iterator[tuple[Gunicorn, str]]:
             os.chown(directory / "data" / each, USERS["owner"], -1)
         config = json.dumps({"path": {"data": "data"}, "stats": {"persist": False}, "api": api})
         path = f"{place}/s"
+        places: dict[str, Any] = {"Unix socket": path}
         options = ("--workers", "1", "--bind", f"unix:{path}", "--umask", "0", *options)
+        for way, (listening, connecting) in IPV6.items():
+            with socket.create_server((listening, 0), family=socket.AF_INET6, dualstack_ipv6=True) as free:
+                port = free.getsockname()[1]
+            options += ("--bind", f"[{listening}]:{port}")
+            places[way] = connecting, port
         with Gunicorn(directory, *options, site=APPLICATION, config=config) as server:
-            yield server, path
+            yield server, places | dict.fromkeys(("TCP", "proxy"), ("127.0.0.1", server.port))
 
 
-def as_user(uid: int, requests: list[tuple[str, bytes]], server: Gunicorn, path: str) -> list[int]:
-    """Become a user in a child and return the status of each request; it comes by TCP, or a Unix socket."""
+def as_user(uid: int, requests: list[tuple[str, bytes]], places: Places) -> list[int]:
+    """Become a user in a child and return the status of each request, which comes in some way."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -79,7 +91,7 @@ def as_user(uid: int, requests: list[tuple[str, bytes]], server: Gunicorn, path:
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
-            found = [status_of(way, request, server, path) for way, request in requests]
+            found = [status_of(places[way], request) for way, request in requests]
             os.write(writing, json.dumps(found).encode())
         finally:
             os._exit(0)
@@ -90,12 +102,11 @@ def as_user(uid: int, requests: list[tuple[str, bytes]], server: Gunicorn, path:
     return found
 
 
-def status_of(way: str, request: bytes, server: Gunicorn, path: str) -> int:
-    family = socket.AF_UNIX if way == "Unix socket" else socket.AF_INET
+def status_of(place: Any, request: bytes) -> int:
+    family = socket.AF_UNIX if isinstance(place, str) else socket.AF_INET6 if ":" in place[0] else socket.AF_INET
     with socket.socket(family) as connection:
         connection.settimeout(BOUND)
-        address: Any = path if way == "Unix socket" else ("127.0.0.1", server.port)
-        connection.connect(address)
+        connection.connect(place)
         connection.sendall(request)
         received = b""
         while piece := connection.recv(65536):
@@ -103,7 +114,7 @@ def status_of(way: str, request: bytes, server: Gunicorn, path: str) -> int:
     return int(received.split()[1])
 
 
-def check(server: Gunicorn, path: str, with_token: bool, comes_in: Callable[[str, str, bool], bool], no: int) -> None:
+def check(places: Places, with_token: bool, comes_in: Callable[[str, str, bool], bool], no: int) -> None:
     """See that each user comes in by each way to what is meant for them, and gets the status ``no`` elsewhere."""
     for who, uid in USERS.items():
         cells = [(way, *cell) for way in WAYS for cell in (*PUBLIC.items(), *PROTECTED.items())]
@@ -112,7 +123,7 @@ def check(server: Gunicorn, path: str, with_token: bool, comes_in: Callable[[str
             headers = [f"Authorization: Bearer {TOKEN}"] if with_token else []
             headers += ["X-Forwarded-For: 127.0.0.1"] if way == "proxy" else []
             requests.append((way, request_of(method, target, *headers)))
-        statuses = as_user(uid, requests, server, path)
+        statuses = as_user(uid, requests, places)
         for (way, cell, status), got in zip(cells, statuses, strict=True):
             assert got == (status if comes_in(who, way, cell in PUBLIC) else no), (who, way, cell)
 
@@ -126,24 +137,24 @@ def test_the_table_has_every_endpoint() -> None:
 
 @pytest.mark.parametrize("worker", [(), PATIENT], ids=["gunicorn's worker", "that of shmstats serve"])
 def test_without_a_token_the_owner_and_root_come_in_by_a_connection_of_their_own(worker: tuple[str, ...]) -> None:
-    with served(*worker) as (server, path):
-        check(server, path, False, lambda who, way, public: public or (who != "stranger" and way != "proxy"), 403)
+    with served(*worker) as (_, places):
+        check(places, False, lambda who, way, public: public or (who != "stranger" and way != "proxy"), 403)
 
 
 def test_with_all_protected_the_same_holds_of_the_statistics() -> None:
-    with served(protect="all") as (server, path):
-        check(server, path, False, lambda who, way, public: who != "stranger" and way != "proxy", 403)
+    with served(protect="all") as (_, places):
+        check(places, False, lambda who, way, public: who != "stranger" and way != "proxy", 403)
 
 
 def test_with_a_token_everybody_who_has_it_comes_in_and_nobody_else() -> None:
-    with served(token=TOKEN) as (server, path):
-        check(server, path, True, lambda who, way, public: True, 401)
-        check(server, path, False, lambda who, way, public: public, 401)
+    with served(token=TOKEN) as (_, places):
+        check(places, True, lambda who, way, public: True, 401)
+        check(places, False, lambda who, way, public: public, 401)
 
 
 def test_who_closes_the_connection_at_once_is_not_taken_for_root() -> None:
     """The kernel shows a closed socket without its owner, as uid 0."""
-    with served() as (server, path):
+    with served() as (server, places):
         precious = server.data / "precious"
         precious.write_text("keep me")
         child = os.fork()
@@ -157,7 +168,7 @@ def test_who_closes_the_connection_at_once_is_not_taken_for_root() -> None:
                 os._exit(0)
         os.waitpid(child, 0)
         # One synchronous worker: when this is answered, so was all that came before.
-        assert as_user(0, [("TCP", request_of("GET", "/_local/files/_list"))], server, path) == [200]
+        assert as_user(0, [("TCP", request_of("GET", "/_local/files/_list"))], places) == [200]
         assert precious.exists()
-        assert as_user(USERS["owner"], [("TCP", request_of("DELETE", "/_local/files/precious"))], server, path) == [200]
+        assert as_user(USERS["owner"], [("TCP", request_of("DELETE", "/_local/files/precious"))], places) == [200]
         assert not precious.exists()
