@@ -1,6 +1,6 @@
-"""Dated copies of the saved snapshot, beside it: ``archive-20261127T081500.json``, the oldest of too many removed.
+"""Dated copies of the saved snapshot, beside it: ``archive-20261127T081500.json``; the oldest are removed.
 
-A duty of the process that saves. They are links to what was saved, or copies where a volume has no links, and are
+A duty of the saver. The copies are links to the saved file, or real copies on a volume without links, and are
 read like any snapshot: ``shmstats-dump --from``, ``shmstats diff``.
 """
 
@@ -28,11 +28,11 @@ class Archive:
     Args:
         data: the data directory.
         hours: between two copies.
-        kept: how many are kept.
+        kept: number of copies to keep.
 
     Attributes:
         name: of the duty.
-        interval: seconds between two looks at whether a copy is due.
+        interval: seconds between two checks whether a copy is due.
     """
 
     name = "archive"
@@ -44,10 +44,10 @@ class Archive:
         self._kept = kept
 
     def perform(self, block: Any, snapshot: Snapshot) -> None:
-        """Make a copy if one is due, and remove the oldest of too many.
+        """Make a copy if one is due, and remove the oldest ones beyond the limit.
 
         Raises:
-            OSError: that cannot be done.
+            OSError: that failed.
         """
         self.rotate(time.time())
 
@@ -56,13 +56,13 @@ class Archive:
         self.rotate(time.time())
 
     def rotate(self, now: float) -> None:
-        """Do it at a moment, in seconds since 1970.
+        """Do the same for a given moment, in seconds since 1970.
 
         Raises:
-            OSError: that cannot be done.
+            OSError: that failed.
         """
         files = archived(self._directory)
-        # By their names: who copies a directory may change the times of its files.
+        # By their names: copying a directory may change the times of its files.
         newest = _moment(files[-1]) if files else 0.0
         saved = self._directory / FILE
         if now - newest >= self._seconds and saved.is_file():
@@ -74,7 +74,7 @@ class Archive:
 
 
 def make_duty(settings: Settings) -> Archive:
-    """Return the duty of keeping dated copies."""
+    """Return the duty that keeps dated copies."""
     stats = settings.stats
     return Archive(settings.path.data, stats.archive_interval_hours, stats.archive_keep)
 
@@ -90,7 +90,7 @@ def archived(directory: Path) -> list[Path]:
 
 
 def _moment(file: Path) -> float:
-    """Return when a copy was made, as its name says; 0 for a date that there is not."""
+    """Return when a copy was made, by its name; 0 for an invalid date."""
     try:
         return float(calendar.timegm(time.strptime(file.name, "archive-%Y%m%dT%H%M%S.json")))
     except ValueError:

@@ -1,4 +1,4 @@
-"""What was read of the past, as JSON and as CSV."""
+"""Values of the past as JSON and as CSV."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def to_csv(past: Past) -> str:
 
 
 def _number(value: float) -> float | int | None:
-    """Return a number with six digits, as short as JSON allows; None for what is none."""
+    """Return a number with six digits, as short as JSON allows; None for NaN."""
     if not math.isfinite(value):
         return None
     rounded = float(f"{value:.6g}")

@@ -1,7 +1,7 @@
-"""Noticing what happens to the application's processes, from one row of the ring to the next.
+"""Detects starts, reloads and exits of the application's processes, from one row of the ring to the next.
 
-Counters of the gunicorn integration tell it exactly. Without them it is told by the table of workers: the slot of a
-process that left is free, that of one that was killed is not.
+Counters of the gunicorn integration report them exactly. Without them the table of workers is used: the slot of a
+process that left is free, that of a killed process is not.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from .ring import Event, Ring
 
 _EXITS, _RELOADS = "gunicorn_worker_exits", "gunicorn_reloads"
 
-#: Label ``reason`` of a gunicorn worker's exit: kind of event, and what is said of the worker.
+#: For the label ``reason`` of a gunicorn worker's exit: the kind of event, and its text about the worker.
 _REASONS = {
     "exit": ("exit", "ended"),
     "signal": ("kill", "was killed by a signal"),
     "timeout": ("timeout", "was aborted after its timeout"),
 }
 
-#: Moments of starting that differ by less, in ns, are the same: a clock may have been set.
+#: Start times that differ by less, in ns, are the same: the clock may have been set.
 _SAME_START = 2 * 10**9
 
 
 class Events:
-    """Compares what it sees with what it saw before."""
+    """Compares each state with the previous one."""
 
     def __init__(self) -> None:
         self._live: dict[tuple[int, int], int] | None = None  # (pid, claim) → pid
@@ -38,14 +38,14 @@ class Events:
         self._counters: dict[int, str] = {}
 
     def notice(self, reader: Any, snapshot: Snapshot, workers: Sequence[Any], now: int, ring: Ring) -> Iterator[Event]:
-        """Give what happened since the last call; at the first one, that the application started.
+        """Give the events since the last call; at the first one, the start of the application.
 
         Args:
             reader: of the block.
             snapshot: of its statistics.
-            workers: that live.
+            workers: the live ones.
             now: ns since 1970.
-            ring: with the events that are known already.
+            ring: with the events that are already known.
         """
         counts = self._counted_now(snapshot)
         live = {(worker.pid, worker.claim): worker.pid for worker in workers}
@@ -72,7 +72,7 @@ class Events:
         }
 
     def _counted(self, counts: dict[str, int], gone: list[int], now: int) -> Iterator[Event]:
-        """Give what gunicorn counted; a worker's pid where it is certain which one that was."""
+        """Give the events that gunicorn counted, with a worker's pid if it is certain."""
         self._ended += gone
         added = {key: counts[key] - self._counts.get(key, counts[key]) for key in counts}
         if added.pop(_RELOADS, 0) > 0:

@@ -1,7 +1,7 @@
-"""Figures over all requests, made of what the integrations count: responses by class of status, response time.
+"""Figures over all requests, from what the integrations count: responses by status class, response time.
 
 They are series of their own, in the reserved category ``shmstats``, so that a chart of the whole application needs
-five columns however many routes it has.
+five columns, however many routes it has.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ..reading.groups import CounterGroups, HistogramGroup
 from ..series import Kind, Name, Value
 
-#: Counter of requests, histogram of their duration: the first pair that there is, is taken.
+#: Counter of requests, histogram of their duration: the first existing pair is used.
 SOURCES = (("http_requests", "http_request_duration"), ("gunicorn_requests", "gunicorn_request_duration"))
 
 CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "other")
@@ -21,7 +21,7 @@ class Overview:
     """Makes the overview of snapshots.
 
     Attributes:
-        requests: name of the metric that it is made of; empty where there is none.
+        requests: name of the metric that it is made from; empty if there is none.
         names: of the series that it makes; the same list as long as the snapshots have the same names.
     """
 
@@ -33,7 +33,7 @@ class Overview:
         self._durations: HistogramGroup | None = None
 
     def follow(self, names: Sequence[Name]) -> None:
-        """Find in a snapshot's names what the overview is made of."""
+        """Find the overview's sources in a snapshot's names."""
         if names is self._of:
             return
         self._of = names

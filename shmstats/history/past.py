@@ -21,10 +21,10 @@ from .tracks import Track, from_json
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Steps of one answer at most.
+#: Most steps of one answer.
 MAX_STEPS = 2000
 
-#: Steps that an answer has about, where none is asked for.
+#: Approximate number of steps of an answer by default.
 _STEPS = 300
 
 _NICE_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
@@ -38,13 +38,13 @@ class QueryError(ValueError):
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked of the past.
+    """A query about the past.
 
     Attributes:
         since: seconds since 1970.
         until: likewise.
-        step: seconds; 0 for one that gives about 300 steps.
-        series: globs of ``category.metric``, or of a series as people write it; empty: all.
+        step: seconds; 0 to choose one for about 300 steps.
+        series: globs of ``category.metric``, or of a series in text form; empty: all.
     """
 
     since: int
@@ -60,7 +60,7 @@ class Query:
         step: int | None = None,
         series: Sequence[str] = (),
     ) -> Query:
-        """Return a query of what was given, checked; a time that is 0 or less counts from now.
+        """Return a checked query; a time of 0 or less is relative to now.
 
         Raises:
             QueryError: it cannot be answered.
@@ -91,14 +91,14 @@ def _moment(given: float, now: int) -> int:
 
 @dataclass(frozen=True)
 class Past:
-    """What the ring tells of a span of time.
+    """The ring's values over a span of time.
 
     Attributes:
         step: seconds.
-        times: of each step its beginning, seconds since 1970.
-        series: by what a series is called: name of a figure to its values, one for each step, NaN for a gap. A
+        times: the beginning of each step, seconds since 1970.
+        series: by the text form of a series: name of a figure to its values, one for each step, NaN for a gap. A
             counter has ``rate``, a gauge ``value``, a histogram ``rate``, ``mean``, ``p50``, ``p90``, ``p99``.
-        tracks: by what a series is called.
+        tracks: by the text form of a series.
         events: in that time.
     """
 
@@ -113,9 +113,9 @@ def read_past(data: Path, query: Query) -> Past:
     """Read the ring of a data directory.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no ring.
         OSError: it cannot be read.
-        RingError: it is none, or damaged.
+        RingError: it is not a ring, or damaged.
     """
     ring = open_ring(ring_file(data))
     try:
@@ -146,20 +146,20 @@ def _tracks(ring: Ring) -> list[Track]:
 
 
 def read_recent(data: Path, now: int | None = None) -> Recent:
-    """Return figures of what was observed in histograms in the last 15 minutes, of those that the ring has.
+    """Return figures of histograms over the last 15 minutes, for those that the ring has.
 
     Args:
         data: the data directory.
-        now: seconds since 1970; None for the time.
+        now: seconds since 1970; None for the current time.
 
     Returns:
-        By category, metric and labels: ``seconds`` (that there are rows of), ``count``, ``mean``, ``p50``, ``p90``,
-        ``p99``, and of exponential bounds ``error``: how far the percentiles can be off, as a share.
+        By category, metric and labels: ``seconds`` (covered by rows), ``count``, ``mean``, ``p50``, ``p90``,
+        ``p99``, and for exponential bounds ``error``: the largest relative error of the percentiles.
 
     Raises:
         FileNotFoundError: there is no ring.
         OSError: it cannot be read.
-        RingError: it is none, or damaged.
+        RingError: it is not a ring, or damaged.
     """
     now = int(time.time()) if now is None else now
     query = Query(now - SECONDS.rows, now, MINUTES.step)
@@ -190,12 +190,12 @@ def _recent(sums: _Sums, track: Track) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _RowArrays:
-    """Rows of one tier, ascending; those that are missing or torn are left out.
+    """Rows of one tier, ascending; missing and torn rows are left out.
 
     Attributes:
         numbers: of each row, in steps of the tier since 1970.
         spans: seconds that the deltas of each cover.
-        values: float32, shape (rows, `COLUMNS`); NaN where there is no value.
+        values: float32, shape (rows, `COLUMNS`); NaN for no value.
     """
 
     numbers: npt.NDArray[np.int64]
@@ -213,7 +213,7 @@ def _read_rows(ring: Ring, tier: Tier, first: int, last: int) -> _RowArrays:
 
 
 def _rows(ring: Ring, query: Query) -> list[tuple[Tier, _RowArrays]]:
-    """Return the rows of a query, of minutes as far as they are asked for and there, else of seconds."""
+    """Return the rows of a query: rows of minutes for the times that have them, else rows of seconds."""
     first, last = query.since, query.until
     if query.step % MINUTES.step:
         return [(SECONDS, _read_rows(ring, SECONDS, first, last))]
@@ -224,11 +224,11 @@ def _rows(ring: Ring, query: Query) -> list[tuple[Tier, _RowArrays]]:
 
 
 class _Sums:
-    """What the rows of each step add up to, in the columns of some tracks.
+    """The sums of the rows of each step, in the columns of some tracks.
 
     Args:
-        tracks: that are asked for.
-        times: of each step its beginning, seconds since 1970.
+        tracks: the requested ones.
+        times: the beginning of each step, seconds since 1970.
         step: seconds.
     """
 
@@ -245,7 +245,7 @@ class _Sums:
         self._sums, self._spans, self._counts = np.zeros(shape), np.zeros(shape), np.zeros(shape)
 
     def add(self, rows: _RowArrays, tier: Tier) -> None:
-        """Add rows of a tier, each to the step that it belongs to."""
+        """Add rows of a tier, each to its step."""
         moments = rows.numbers * tier.step
         steps = (moments - self._times[0]) // self._step
         kept = (steps >= 0) & (steps < len(self._times))
@@ -265,11 +265,11 @@ class _Sums:
         self._counts[steps] += np.add.reduceat(here, starts, axis=0, dtype=np.float64)
 
     def seconds(self, track: Track) -> float:
-        """Return how many seconds there are rows of a series of, in the first step."""
+        """Return the number of seconds that rows of a series cover in the first step."""
         return float(self._spans[0, self._at[track.first]])
 
     def figures(self, track: Track) -> dict[str, npt.NDArray[np.float64]]:
-        """Return the figures of one series, each with a value for every step; NaN where there is none."""
+        """Return the figures of one series, each with a value for every step; NaN for none."""
         at = self._at[track.first]
         total, spans, counts = self._sums[:, at], self._spans[:, at], self._counts[:, at]
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -286,7 +286,7 @@ class _Sums:
 
 
 def _shown(track: Track) -> str:
-    """Return what people call a series."""
+    """Return the text form of a series."""
     return f"{track.category}.{series_text(Name(track.category, track.metric, track.kind, track.labels))}"
 
 
@@ -298,10 +298,10 @@ def _matches(name: str, track: Track, globs: Sequence[str]) -> bool:
 
 
 def percentile(share: float, buckets: npt.NDArray[np.float64], bounds: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Return a percentile of each of several distributions; NaN of an empty one.
+    """Return a percentile of each of several distributions; NaN for an empty one.
 
-    Between bounds that grow by one factor it is as far, as a share, from the one as from the other, as in
-    `shmstats.export.figures`; else it is interpolated within its bucket. One above every bound is the last bound.
+    Between bounds with a constant ratio it has the same relative distance from both, as in
+    `shmstats.export.figures`; otherwise it is interpolated within its bucket. Above every bound it is the last bound.
 
     Args:
         share: 0 to 1.
@@ -327,7 +327,7 @@ def percentile(share: float, buckets: npt.NDArray[np.float64], bounds: Sequence[
 
 @functools.lru_cache(maxsize=64)
 def grow_by_one_factor(bounds: tuple[float, ...]) -> bool:
-    """Tell whether bounds are exponential, or groups of such."""
+    """Tell whether bounds are exponential, or groups of exponential ones."""
     if len(bounds) < 4 or bounds[0] <= 0:
         return False
     factors = np.array(bounds[1:]) / np.array(bounds[:-1])

@@ -1,7 +1,7 @@
-"""Writing the ring: a duty of the process that saves, once a second.
+"""Writing the ring: a duty of the saver, once a second.
 
-It needs nothing of the past but what is in the ring: whoever takes over goes on where the last one ended, and makes
-the rows of minutes of those of seconds, so a killed recorder costs the seconds until another one takes over.
+All state of the past is in the ring: another saver continues where the last one ended, and makes
+the rows of minutes from those of seconds. So a killed recorder loses only the seconds until another one takes over.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from .system import NAMES as SYSTEM_NAMES
 from .system import SystemFigures
 from .tracks import Tracks, from_json, to_json
 
-#: Seconds without a row after which counting begins anew: what was counted meanwhile is in no row.
+#: Seconds without a row after which the next row starts anew: counts of the time between are in no row.
 _LONGEST_SPAN = 10
 
-#: Minutes that can be made of the seconds in the ring.
+#: Number of minutes that can be computed from the seconds in the ring.
 _MINUTES_BACK = SECONDS.rows // 60 - 1
 
 
@@ -62,14 +62,14 @@ class HistoryRecorder:
         """Write the row of this second.
 
         Args:
-            block: that is attached; its workers and its table of requests are read.
+            block: the attached block; its workers and its table of requests are read.
             snapshot: of its statistics.
 
         Raises:
             OSError: the ring cannot be written.
         """
         if not self._called:
-            self._called = True  # a process that counts for a moment only has no past, and leaves no file of it
+            self._called = True  # a process that counts only for a moment has no past, and leaves no file
             return
         self.record(block.reader, snapshot, time.time_ns())
 
@@ -89,7 +89,7 @@ class HistoryRecorder:
             self._ring = None
 
     def record(self, reader: Any, snapshot: Snapshot, now: int) -> None:
-        """Write the row of a moment, and those of minutes that are over.
+        """Write the row of a moment, and those of completed minutes.
 
         Args:
             reader: of the block.

@@ -1,7 +1,7 @@
-"""What a registry can hold: things that take every counting operation.
+"""The destinations of a registry's operations.
 
-The shared block is one (`shmstats.attachment.slow_path`). A further one is any object with the methods of
-`Provider`; ``stats.register`` takes it.
+The shared block is one (`shmstats.attachment.slow_path`). Any object with the methods of
+`Provider` can be a further one; ``stats.register`` takes it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Provider(Protocol):
-    """Takes every operation of a registry, with arguments that were checked."""
+    """Takes every operation of a registry, with checked arguments."""
 
     def incr(self, category: str, metric: str, n: int) -> None:
         """Add n to a counter."""
 
     def decr(self, category: str, metric: str, n: int) -> None:
-        """Take n away from a counter."""
+        """Subtract n from a counter."""
 
     def gauge(self, category: str, metric: str, value: int | float) -> None:
         """Set a gauge."""
@@ -27,10 +27,10 @@ class Provider(Protocol):
         """Set a counter or an integer gauge."""
 
     def timing(self, category: str, metric: str, milliseconds: float) -> None:
-        """Take up one duration."""
+        """Add one duration to a histogram."""
 
     def timestamp(self, category: str, metric: str, moment: datetime) -> None:
-        """Note a moment."""
+        """Record a moment."""
 
 
 def check_provider(provider: object) -> None:

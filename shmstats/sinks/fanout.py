@@ -1,6 +1,6 @@
-"""Where the operations of a registry go: to the shared block, and to the further providers.
+"""Sends the operations of a registry to the shared block and to the further providers.
 
-Further providers know no labels: they get a metric's operations under its name.
+Further providers do not get labels: they get all operations of a metric under its name.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class FanOut:
-    """What a registry counts into, as one configuration says. It never changes: another one takes its place.
+    """The destinations of one configuration. An object never changes; a new configuration makes a new one.
 
     Args:
-        shared: the shared block; None where nothing is counted.
-        others: the further providers, which get nothing either then.
+        shared: the shared block; None if nothing is counted.
+        others: the further providers, which then get nothing either.
 
     Attributes:
         shared: as the argument.
@@ -33,14 +33,14 @@ class FanOut:
         self._told = others if shared is not None else ()
 
     def count(self, sign: int, series: Series, n: int) -> None:
-        """Add n to a counter or gauge, or take it away, by the sign."""
+        """Add n to a counter or gauge, or subtract it, by the sign."""
         if self.shared is not None:
             self.shared.count(series, sign * n)
         for other in self._told:
             (other.incr if sign > 0 else other.decr)(series.category, series.metric, n)
 
     def move(self, series: Series, n: int | float) -> None:
-        """Add to a gauge what is no integer; further providers get what that makes."""
+        """Add a number that is not an integer to a gauge; further providers get the result."""
         if self.shared is None:
             return
         self.shared.count(series, n)
@@ -64,21 +64,21 @@ class FanOut:
             other.absolute(series.category, series.metric, value)
 
     def observe(self, series: Series, value: float) -> None:
-        """Take up one observation."""
+        """Add one observation to a histogram."""
         if self.shared is not None:
             self.shared.observe(series, value)
         for other in self._told:
             other.timing(series.category, series.metric, value)
 
     def note(self, series: Series, moment: datetime, since_1970: timedelta) -> None:
-        """Note a moment."""
+        """Record a moment."""
         if self.shared is not None:
             self.shared.note(series, since_1970 // timedelta(microseconds=1))
         for other in self._told:
             other.timestamp(series.category, series.metric, moment)
 
     def flush(self) -> None:
-        """Push what this process has buffered.
+        """Flush what this process has buffered.
 
         Raises:
             BlockError: the block is damaged.

@@ -1,22 +1,8 @@
-"""Keeps a provider that raises or hangs from disturbing whoever counts.
+"""Keeps a provider that raises or hangs from disturbing the code that counts.
 
-A provider says by ``nonblocking = True`` that its methods never wait. Such a one is called in the
-caller's own thread. Any other has a *courier*: one daemon thread that hands the operations over, in their
-order. The caller waits for its own operation, but only for a small budget of time; then it goes on, and
-the operation stays in the courier's queue, which is bounded.
-
-An operation *failed* if the provider raised, or if it was not done within the budget. It was *dropped* if
-it was never handed over. After some failures in a row the provider is *cut off*: from then on nothing is
-handed to it, and nobody waits for it. Several operations that run over the budget at the same time, in
-several threads, are one failure in that row, because one hiccup of the provider makes them all late.
-
-A provider may itself count. What it counts during one of its calls reaches no guarded provider, or it would
-go round in circles; only a provider with ``reentrant = True``, which promises never to count, gets such
-operations too. It also gets those of a signal handler that interrupts one of its calls.
-
-A signal handler may interrupt any line here and come in again. So nothing here holds a lock while it does
-something else: the queue's ``put`` is reentrant, and a lock is only ever taken without waiting (as a
-test-and-set), or waited for with a bound (as a signal that an operation is done).
+A *courier*, one daemon thread, calls the provider; a caller waits only a short time, its *budget*. After some failures
+in a row the provider is *cut off*. What a provider itself counts reaches no guarded provider, or it would loop.
+A signal handler may interrupt any line, so nothing here holds a lock while it does something else.
 """
 
 from __future__ import annotations
@@ -36,7 +22,7 @@ from . import Provider
 
 log = logging.getLogger("shmstats")
 
-#: What is reported: a failed operation, one that was never handed over, and a provider that was given up.
+#: Reported events: a failed operation, one that was never delivered, and a provider that was cut off.
 FAILURES = "provider_failures"
 OPERATIONS_DROPPED = "provider_operations_dropped"
 CUT_OFF = "providers_cut_off"
@@ -47,29 +33,32 @@ BUDGET = 0.1
 #: Failures in a row after which a provider is cut off.
 STRIKES = 3
 
-#: Operations that wait for a provider at most.
+#: Most operations that wait for a provider.
 CAPACITY = 1000
 
 
 class GuardedProvider:
-    """A provider whose every call returns within a bound, and raises nothing of the provider's.
+    """A guard: each of its calls returns within a time limit, and raises nothing of the provider's.
 
-    KeyboardInterrupt, SystemExit and what else is no `Exception` pass through where the provider is called
-    in the caller's thread: they are meant for that thread. In the courier's thread they are failures.
+    A provider with ``nonblocking = True``, which never waits, is called in the caller's thread; there
+    KeyboardInterrupt, SystemExit and other exceptions that are no `Exception` pass through, because they are meant for
+    that thread. Operations failed if the provider raised or exceeded the budget (several threads at one time count
+    once), and were dropped if they were never delivered. With ``reentrant = True`` a provider also gets operations of
+    its own calls.
 
     Args:
         provider: an object with the methods of `shmstats.sinks.Provider`. It may also have ``flush()``,
             ``close()``, ``name``, ``nonblocking`` and ``reentrant``.
         report: called with one of `FAILURES`, `OPERATIONS_DROPPED` and `CUT_OFF` each time. It runs in the
-            thread that counts, and must not hand anything to providers.
+            thread that counts, and must not call providers.
         budget: seconds that a caller waits for its operation.
         strikes: failures in a row after which the provider is cut off.
-        capacity: operations that wait for the provider at most.
+        capacity: most operations that wait for the provider.
 
     Attributes:
-        provider: the guarded one.
-        name: what it is called in the log.
-        cut_off: whether the provider was given up.
+        provider: the guarded provider.
+        name: its name in the log.
+        cut_off: whether the provider was cut off.
     """
 
     def __init__(
@@ -123,26 +112,26 @@ class GuardedProvider:
         self._operate("timestamp", (category, metric, moment))
 
     def flush(self, timeout: float = 1.0) -> bool:
-        """Have the provider send what it holds, after the operations that wait for it.
+        """Make the provider send what it holds, after the waiting operations.
 
-        Running over ``timeout`` is a failure, but no reason to cut the provider off.
+        Exceeding ``timeout`` is a failure, but no reason to cut the provider off.
 
         Args:
-            timeout: seconds to wait at most.
+            timeout: longest time to wait, in seconds.
 
         Returns:
             Whether it was done in that time, without an exception, and the provider did not return False.
-            A provider without ``flush`` has done it when all operations were handed over.
+            For a provider without ``flush``, whether all operations were delivered.
         """
         return self._finish("flush", timeout)
 
     def close(self, timeout: float = 1.0) -> bool:
-        """Have the provider close, after the operations that wait for it, and end the courier.
+        """Close the provider, after the waiting operations, and end the courier.
 
-        An operation that comes later is handed over all the same, by a new courier.
+        A later operation is delivered by a new courier.
 
         Args:
-            timeout: seconds to wait at most.
+            timeout: longest time to wait, in seconds.
 
         Returns:
             Whether it was done in that time, without an exception, and the provider did not return False.
@@ -152,7 +141,7 @@ class GuardedProvider:
         return done
 
     def forget(self) -> None:
-        """Start anew in the child of a fork: the parent hands over what waits."""
+        """Reset in the child of a fork: the parent delivers the waiting operations."""
         self._courier = _Courier(self.provider)
         self._strikes = 0
 
@@ -188,18 +177,18 @@ class GuardedProvider:
             self._strike(f"{operation.method}: no thread could be started")
         elif operation.done.acquire(timeout=self._budget):
             self._settle(operation)
-        elif courier is self._courier:  # not so where a signal handler forked, and this is the child
+        elif courier is self._courier:  # false if a signal handler forked, and this is the child
             self._strike_late(f"{operation.method} took longer than {self._budget} s")
 
     def _settle(self, operation: _Operation) -> None:
-        """Judge an operation that the courier, or the one who cut the provider off, is done with."""
+        """Judge an operation after the courier, or the cut-off, has finished with it."""
         if operation.failure:
             self._strike(operation.failure)
         elif operation.delivered:
             self._strikes = 0
 
     def _finish(self, method: str, timeout: float) -> bool:
-        """Do one of the optional methods, behind all operations that wait; returns whether it was done."""
+        """Call one of the optional methods, after all waiting operations; returns whether it succeeded."""
         if self.cut_off or _here.inside:
             return False
         operation = _Operation(method if callable(getattr(self.provider, method, None)) else "", ())
@@ -207,7 +196,7 @@ class GuardedProvider:
         if not operation.method and not courier.waiting and not courier.running:
             return True
         if not courier.take(operation):
-            # The interpreter is about to end. Who never waits may be called here, too.
+            # The interpreter is exiting. A provider that never waits may be called here, too.
             if self._direct:
                 self._call(method, ())
             return self._direct
@@ -218,7 +207,7 @@ class GuardedProvider:
         return operation.delivered and operation.answer is not False
 
     def _strike(self, reason: str) -> None:
-        """Note a failed operation, and cut the provider off if there were too many in a row."""
+        """Record a failed operation, and cut the provider off after too many in a row."""
         self._fail(reason)
         self._struck_at = time.monotonic()
         self._strikes += 1
@@ -226,7 +215,7 @@ class GuardedProvider:
             self._cut(reason)
 
     def _strike_late(self, reason: str) -> None:
-        """Note an operation over budget; those of several threads at one time are one in the row."""
+        """Record an operation over budget; those of several threads at one time are one in the row."""
         if time.monotonic() - self._struck_at >= self._budget * 0.9:
             self._strike(reason)
         else:
@@ -255,12 +244,12 @@ class _Operation:
     """A call that waits for the courier.
 
     Attributes:
-        method: of the provider; empty: none, only its turn is waited for.
+        method: of the provider; empty: none, the caller only waits for its turn.
         arguments: of the call.
         done: locked until the operation is over.
         delivered: whether the provider was called, and did not raise.
-        answer: what it returned.
-        failure: the exception in words, if it did.
+        answer: its return value.
+        failure: the exception in words, if it raised.
     """
 
     __slots__ = ("answer", "arguments", "delivered", "done", "failure", "method")
@@ -276,43 +265,43 @@ class _Operation:
 
 
 class _Courier:
-    """A queue of operations and the thread, started when there is one, that calls the provider with them.
+    """A queue of operations and the thread, started on demand, that calls the provider with them.
 
-    The thread is not one of `threading`: to start one takes a lock that the thread which a signal handler
+    The thread is not one of `threading`: starting one takes a lock that the thread which a signal handler
     interrupts may hold.
     """
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
-        self._one = _thread.allocate_lock()  # held by the one thread
+        self._one = _thread.allocate_lock()  # held by the only thread
         self._abandoned = False
 
     @property
     def waiting(self) -> int:
-        """How many operations wait, about."""
+        """The approximate number of waiting operations."""
         return self._queue.qsize()
 
     @property
     def running(self) -> bool:
-        """Whether the thread has been started, and has not ended."""
+        """Whether the thread is running."""
         return self._one.locked()
 
     def take(self, operation: _Operation) -> bool:
-        """Queue an operation; False where there is no thread for it, and none can be started."""
+        """Queue an operation; False if there is no thread for it, and none can be started."""
         if not self.running and not self._start():
             return False
         self._queue.put(operation)
-        # It may have ended in between.
+        # It may have ended meanwhile.
         return self.running or self._start()
 
     def stop(self) -> None:
-        """Have the thread end when it has done what was queued before."""
+        """End the thread after everything queued before."""
         if self.running:
             self._queue.put(None)
 
     def abandon(self) -> int:
-        """Have the thread end when it can, and hand over nothing more; returns how many were waiting."""
+        """End the thread as soon as possible, without delivering anything more; returns how many operations waited."""
         self._abandoned = True
         dropped = 0
         with suppress(queue.Empty):
@@ -340,10 +329,10 @@ class _Courier:
             operation = self._queue.get()
             if operation is not None:
                 self._deliver(operation)
-                del operation  # nothing of it is to stay while the next one is waited for
+                del operation  # no reference must remain during the wait for the next one
                 continue
             self._one.release()
-            # Who queued an operation just now saw this thread still there, and started none.
+            # A caller that queued an operation just now saw this thread still running, and started none.
             if self._queue.empty() or not self._one.acquire(blocking=False):
                 return
 
@@ -358,10 +347,10 @@ class _Courier:
 
 
 class _Here(threading.local):
-    """What this thread is doing.
+    """The state of this thread.
 
     Attributes:
-        inside: whether a provider that may count is being called.
+        inside: whether it is calling a provider that may count.
     """
 
     inside = False

@@ -1,11 +1,7 @@
 """The web application: statistics over HTTP.
 
 `create_app` makes a Flask application with the endpoints, for ``gunicorn 'shmstats.web:create_app()'`` and
-``shmstats serve``; `blueprint` is to be mounted into an application of one's own::
-
-    app.register_blueprint(shmstats.web.blueprint)
-
-The endpoints are in `statistics`, `debug` and `files`; who may use them is decided in `access`.
+``shmstats serve``; other applications mount `blueprint`: ``app.register_blueprint(shmstats.web.blueprint)``.
 """
 
 from __future__ import annotations
@@ -36,7 +32,7 @@ __all__ = ["blueprint", "create_app"]
 
 @without_data
 def lead_to_live() -> BaseResponse:
-    """Answer that what a person looks for is the live page."""
+    """Redirect a person to the live page."""
     return redirect(url_for(f"{blueprint.name}.live"))
 
 
@@ -44,16 +40,16 @@ def create_app(config: str | os.PathLike[str] | Mapping[str, Any] | None = None)
     """Make a Flask application with the statistics endpoints, and ``/metrics``, which is ``/stats/prometheus``.
 
     Args:
-        config: as for ``shmstats.init``; None leaves the default registry as it is configured already.
+        config: as for ``shmstats.init``; None keeps the configuration of the default registry.
 
     Raises:
         ConfigError: the given configuration has an error.
-        BlockError: there is a block for the data directory that must not be used.
+        BlockError: the data directory has a block that must not be used.
         OSError: shared memory is full or not usable.
     """
     if config is not None:
         stats.init(config)
-    elif stats.shared is not None:  # a configuration that was found and has an error is what the endpoints answer
+    elif stats.shared is not None:  # otherwise the endpoints answer with the error of the configuration
         stats.shared.attach()
     app = Flask("shmstats", static_folder=None)
     app.url_map.merge_slashes = app.url_map.redirect_defaults = False
@@ -61,7 +57,7 @@ def create_app(config: str | os.PathLike[str] | Mapping[str, Any] | None = None)
     app.add_url_rule("/metrics", endpoint="shmstats.exposition", methods=["GET"])
     app.add_url_rule("/", "shmstats.index", lead_to_live, methods=["GET"])
     others = [method for method in METHODS if method not in ("GET", "HEAD")]
-    for path in ("/metrics", "/"):  # refused by the blueprint, to whom it may be told that there is something
+    for path in ("/metrics", "/"):  # others are refused by the blueprint, which knows who may see that they exist
         app.add_url_rule(path, endpoint="shmstats.nothing_public_here", methods=others, defaults={"path": ""})
     app.register_error_handler(HTTPException, error_response)
     app.after_request(keep_to_itself)

@@ -1,18 +1,8 @@
-"""Who may use an endpoint.
+"""Who may use an endpoint: see docs/security.md.
 
-Every endpoint of the blueprint is protected unless its view is marked as `public`; with ``api.protect: all``
-those are protected too. With ``api.token`` the token is what counts, and nothing else. Without one, only the owner
-of the data directory and root may come in, from this machine: `peer_uids` finds out whose socket it is. Further, these
-are the ways in which a request looks as if it came from them, and did not:
-
-- It came through a proxy on this machine. Proxies say so by their headers, any of which is reason to refuse,
-  or by speaking HTTP/1.0. Where the application is set up to be behind one (werkzeug's ProxyFix, gunicorn's
-  proxy protocol) everything is refused, for the peer address is hearsay. A proxy that does nothing of this
-  cannot be told from a client: that is what the token is for.
-- It was made by a page in a browser on this machine. A page whose name was rebound to a loopback address
-  gives itself away by ``Host``, any other page by ``Sec-Fetch-Site`` and ``Origin``. No CORS header is ever
-  sent, so a browser neither shows answers to other pages nor sends their DELETE.
-- It came over a Unix socket of which the server does not give the connection: nothing is known of the other end.
+Endpoints are protected unless marked as `public`; with ``api.protect: all`` all are. With ``api.token`` only the token
+counts. Without one, only the owner of the data directory and root are answered, over a connection of their own on this
+machine: `peer_uids` finds the owner of the client's socket, and `not_direct` the signs of a proxy or another site.
 """
 
 from __future__ import annotations
@@ -42,14 +32,14 @@ _View = TypeVar("_View", bound=Callable[..., Any])
 _public_views: set[Callable[..., Any]] = set()
 _views_without_data: set[Callable[..., Any]] = set()
 
-#: What headers are called by which proxies tell of a request that they forward.
+#: Headers by which proxies mark a forwarded request.
 _FORWARDING = frozenset(("VIA", "CDN_LOOP", "MAX_FORWARDS", "X_HOST", "X_PROXYUSER_IP"))
 _FORWARDING_STARTS = (
     "FORWARDED", "X_FORWARDED", "X_REAL_", "X_REMOTE_", "X_ORIGINAL_", "X_ORIGINATING_", "X_ENVOY_", "CF_"
 )  # fmt: skip
 _FORWARDING_ENDS = ("CLIENT_IP", "CLIENTIP")
 
-#: What is in the environment where the peer address is what a proxy claims.
+#: Keys of the environment that show that the peer address is what a proxy claims.
 _BEHIND_PROXY = ("werkzeug.proxy_fix.orig", "PROXY_PROTOCOL", "PROXY_ADDR")
 
 _HOST = re.compile(r"(localhost|[0-9.]+|\[[0-9a-f]*:[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
@@ -62,7 +52,7 @@ def public(view: _View) -> _View:
 
 
 def without_data(view: _View) -> _View:
-    """Mark a view that answers the same to all, with a file of the package: with a token it needs none to be seen.
+    """Mark a view that answers everybody the same, with a file of the package: it needs no token.
 
     A browser sends no token with the address of a page: the page asks for it, and sends it with its own requests.
     """
@@ -102,12 +92,17 @@ def not_trusted(environ: WSGIEnvironment, data: Path) -> str | None:
 def _owner(data: Path) -> int:
     try:
         return os.stat(data).st_uid
-    except OSError:  # it is made when something is saved, by this process or another one of its user
+    except OSError:  # it does not exist yet: this user's processes make it at the first save
         return os.geteuid()
 
 
 def not_direct(environ: WSGIEnvironment) -> str | None:
-    """Return why a request does not count as made directly on this machine, or None if it does."""
+    """Return why a request does not count as made directly on this machine, or None if it does.
+
+    Signs of a proxy are its headers, HTTP/1.0, and an application set up to be behind one. A page in a browser is
+    recognised by ``Host`` (DNS rebinding), ``Sec-Fetch-Site`` and ``Origin``. Other proxies cannot be told from
+    clients.
+    """
     peer = environ.get("REMOTE_ADDR", "")
     if any(key in environ for key in _BEHIND_PROXY):
         return "this application is set up to be behind a proxy"
@@ -129,7 +124,7 @@ def not_direct(environ: WSGIEnvironment) -> str | None:
 
 
 def is_unix(environ: WSGIEnvironment) -> bool:
-    """Tell whether a request came over a Unix socket that the server gives."""
+    """Tell whether a request came over a Unix socket whose connection the server exposes."""
     return getattr(connection_of(environ), "family", None) == socket.AF_UNIX
 
 
@@ -164,7 +159,7 @@ def _check_token(token: str) -> None:
     right = hmac.compare_digest(given.strip(" ").encode(errors="surrogatepass"), token.encode())
     if scheme.lower() == "bearer" and right:
         return
-    # A realm must be quoted (RFC 9110, 11.5), and werkzeug quotes only what has a blank, say.
+    # A realm must be quoted (RFC 9110, 11.5), but werkzeug quotes only texts with a blank or the like.
     challenge: dict[str, str | None] = {"realm": "shmstats endpoints"}
     if given:
         challenge["error"] = "invalid_token"

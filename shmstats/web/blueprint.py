@@ -1,9 +1,8 @@
-"""The blueprint, and what holds for every endpoint on it.
+"""The blueprint, and the common behaviour of all its endpoints.
 
-An endpoint is a view in one of the modules beside this one, put on `blueprint`. It is protected without doing
-anything for it, see `shmstats.web.access`. All its answers get the headers that browsers need, and errors are
-JSON: so are those of methods and paths below ``/stats``, ``/_local`` and ``/debug`` that no endpoint has,
-because `nothing_here` claims what is left there.
+An endpoint is a view in one of the modules beside this one, registered on `blueprint`, and protected by default (see
+`shmstats.web.access`). All answers have the headers that browsers need, and errors are JSON, also for other paths below
+``/stats``, ``/_local`` and ``/debug``, which `nothing_here` claims.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from .responses import error_response, keep_to_itself
 
 blueprint = Blueprint("shmstats", __name__)
 blueprint.after_request(keep_to_itself)
-# By code as well, or else an application's own handler of a code would come first.
+# Registered by code as well, because an application's own handler of a code would come first.
 for code in default_exceptions:
     blueprint.register_error_handler(code, error_response)
 blueprint.register_error_handler(HTTPException, error_response)
@@ -34,9 +33,9 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", 
 
 
 class BelowConverter(BaseConverter):
-    """The rest of a path, with the slash that it begins with; or nothing. It has every spelling of a path.
+    """The rest of a path with its leading slash, or nothing, in any spelling.
 
-    werkzeug's own converter of paths leaves some of them to the application, or redirects.
+    werkzeug's own converter for paths leaves some spellings to the application, or redirects.
     """
 
     regex = r"(?:/[\s\S]*)?"
@@ -68,18 +67,18 @@ def guard() -> None:
 
 
 def mark_unseen() -> None:
-    """Have the current request be counted by nobody: somebody only looks."""
+    """Exclude the current request from all counting: somebody only looks."""
     request.environ[UNSEEN] = True
 
 
 @blueprint.errorhandler(BlockError)
 def unavailable(error: BlockError | OSError) -> Response:
-    """Answer that there is a block which cannot be used, or is damaged."""
+    """Answer that the block cannot be used, or is damaged."""
     return error_response(ServiceUnavailable(f"statistics are not available: {error}"))
 
 
 def attached() -> tuple[SharedProvider, AttachedBlock]:
-    """Return the provider of the block, and the block, which is attached; or end the request."""
+    """Return the provider of the block, and the attached block; or end the request."""
     shared = stats.shared
     if shared is None:
         abort(404, "statistics are disabled")
@@ -92,7 +91,7 @@ def attached() -> tuple[SharedProvider, AttachedBlock]:
 @blueprint.route("/_local<shmstats_below:path>", methods=METHODS, merge_slashes=False)
 @blueprint.route("/debug<shmstats_below:path>", methods=METHODS, merge_slashes=False)
 def nothing_here(path: str) -> Response:
-    """Answer that there is no such endpoint, or that it does not have the method."""
+    """Answer that there is no such endpoint, or that it does not support the method."""
     _refuse()
 
 
@@ -112,7 +111,7 @@ def _refuse() -> NoReturn:
 
 
 def _is_served(method: str) -> bool:
-    """Tell whether another method would lead the current request to an endpoint."""
+    """Tell whether the current path has an endpoint for another method."""
     adapter = current_app.create_url_adapter(request)
     assert adapter is not None
     try:

@@ -1,8 +1,8 @@
 """``/debug``: what the workers do, and how much memory they use.
 
-An answer is about every live worker of the block, whichever process gives it. That one asks the others by
-their sockets (`shmstats.attachment.peers`), and tells for itself what they are asked. What the system knows of a
-process, and what stands in the block, is there for a worker that does not answer as well.
+An answer covers every live worker of the block, whichever process gives it. That process asks the others through
+their sockets (`shmstats.attachment.peers`), and answers for itself. The figures of the operating system and of
+the block are complete even if a worker does not answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .responses import json_response
 @blueprint.get("/debug/goroutines")
 @blueprint.get("/debug/threads")
 def goroutines() -> Response:
-    """Answer what every thread, asyncio task and greenlet of every worker does, grouped by equal stacks."""
+    """Answer with the stacks of every thread, asyncio task and greenlet of every worker, equal stacks grouped."""
     _, block = attached()
     answers = ask_workers(block.name, block.reader.workers.live(), "stacks", stacks, os.getpid())
     return json_response(grouped({worker.pid: answer for worker, answer in answers}))
@@ -32,7 +32,7 @@ def goroutines() -> Response:
 
 @blueprint.get("/debug/stacks")
 def folded_stacks() -> Response:
-    """Answer what each worker does, or the one of ``pid``, for people: its requests, and its stacks folded."""
+    """Answer for people with what each worker does, or that of ``pid``: its requests, and its stacks folded."""
     mark_unseen()
     _, block = attached()
     wanted = request.args.get("pid")
@@ -46,7 +46,7 @@ def folded_stacks() -> Response:
 
 @blueprint.get("/debug/pool/bytes")
 def pool_bytes() -> Response:
-    """Answer how much of the block is in use, and how much memory each worker uses."""
+    """Answer with how full the block is, and how much memory each worker uses."""
     _, block = attached()
     answers = ask_workers(block.name, block.reader.workers.live(), "memory", memory, os.getpid())
     document = {
@@ -58,7 +58,7 @@ def pool_bytes() -> Response:
 
 @blueprint.get("/debug/requests")
 def requests() -> Response:
-    """Answer what every worker serves, and since when; of those that take longer than ``older_than`` seconds."""
+    """Answer with the requests that every worker serves, if they take longer than ``older_than`` seconds."""
     mark_unseen()
     text = request.args.get("older_than", "0")
     try:

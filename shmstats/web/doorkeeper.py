@@ -1,8 +1,8 @@
-"""A gunicorn worker that slow clients cannot occupy: a thread gets a request when its head is there as a whole.
+"""A gunicorn worker that slow clients cannot occupy: a thread gets a request only when its head is complete.
 
-gunicorn's own worker with threads gives a connection to one of them as soon as it has sent something, and that
-thread waits for the rest; so a few half-sent requests stop a server. Here one thread looks after all connections that
-are not that far. A head that takes too long or is too large ends its connection, and so does an answer nobody reads.
+gunicorn's own threaded worker gives a connection to a thread as soon as it has sent something, and that
+thread waits for the rest, so a few half-sent requests stop a server. Here one thread watches all such connections. It
+ends a connection whose head takes too long or is too large, and one that does not read its answer.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 
 from .. import native
 
-#: Seconds in which a client must have sent the head of its request.
+#: Seconds within which a client must have sent the head of its request.
 HEAD_SECONDS = 10.0
 
-#: Bytes of a head; gunicorn refuses a line or field of more than 8 KB by itself.
+#: Most bytes of a head; gunicorn itself refuses a line or field of more than 8 KB.
 HEAD_BYTES = 32_768
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
-#: Bytes that are taken from a connection of which nothing is wanted any more, so that they are not parsed.
+#: Bytes to read and drop from a connection that is being ended, so that they are not parsed.
 _DISCARDED = 4_000_000
 
-#: Seconds for which an answer waits for its reader.
+#: Seconds that an answer waits for its client.
 _ANSWER_SECONDS = 10
 
-#: Seconds between two looks at connections that have sent a part of a head: a selector would tell of them all the time.
+#: Seconds between two checks of connections with an incomplete head, which a selector would report all the time.
 _LOOK_SECONDS = 0.05
 
 _HEAD_END = b"\r\n\r\n"
@@ -43,16 +43,16 @@ class Doorkeeper:
     """Keeps connections until they have sent the head of a request.
 
     Args:
-        admit: is given each connection that has, from the thread that found it out; and each that never will, shut
-            down, so that it reads as ended.
-        is_open: whether there is anything to wait for; if not, all that wait are ended.
+        admit: called from the watching thread with each connection that has sent a head; and with each that never will,
+            shut down, so that it reads as ended.
+        is_open: whether the server still serves; if not, all waiting connections are ended.
     """
 
     def __init__(self, admit: Callable[[Any], None], is_open: Callable[[], bool]) -> None:
         self._admit = admit
         self._is_open = is_open
         self._selector = selectors.DefaultSelector()
-        self._begun: set[int] = set()  # descriptors of those that have sent a part
+        self._begun: set[int] = set()  # descriptors of connections that have sent a part
         self._lock = native.make_lock()
         self._waiting: dict[int, tuple[Any, float]] = {}
         native.Thread(self._keep, "shmstats-doorkeeper").start()
@@ -104,17 +104,17 @@ class Doorkeeper:
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's worker with threads, behind a `Doorkeeper`."""
+    """gunicorn's threaded worker, behind a `Doorkeeper`."""
 
     def init_process(self) -> None:
         """Begin to serve, in the process of the worker."""
         self._doorkeeper: Doorkeeper | None = None
-        if not self.cfg.is_ssl:  # what is encrypted cannot be looked at beforehand
+        if not self.cfg.is_ssl:  # encrypted data cannot be inspected
             self._doorkeeper = Doorkeeper(super().enqueue_req, lambda: self.alive)
         super().init_process()
 
     def enqueue_req(self, conn: Any) -> None:
-        """Have a thread serve a connection, once it has sent the head of a request."""
+        """Pass a connection to a thread, once it has sent the head of a request."""
         if self._doorkeeper is None:
             super().enqueue_req(conn)
             return
@@ -123,10 +123,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         self._doorkeeper.receive(conn)
 
     def handle(self, conn: Any) -> Any:
-        """Serve a connection, in a thread; returns whether it is to be kept.
+        """Serve a connection, in a thread; returns whether it stays open.
 
-        gunicorn's main thread waits for what an ended connection still sends, and whoever sends without end would stop
-        the server. So nothing more is taken from it.
+        gunicorn's main thread reads what an ended connection still sends, so an endless sender would stop
+        the server. Therefore nothing more is read from it.
         """
         kept = super().handle(conn)
         if not kept and not self.cfg.is_ssl:
@@ -136,7 +136,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
 
 
 def _end(connection: socket.socket) -> None:
-    """End a connection: whoever reads from it comes to the end, and whatever it has sent is gone."""
+    """End a connection: a read returns its end, and what it has sent is dropped."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
         left = _DISCARDED
@@ -145,7 +145,7 @@ def _end(connection: socket.socket) -> None:
 
 
 def _has_head(connection: socket.socket) -> bool:
-    """Tell whether a thread may read: the head of a request is there, or the end. Too much of a head is the end."""
+    """Tell whether a thread may read: the connection has a complete head, a head that is too large, or its end."""
     try:
         head = connection.recv(HEAD_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:

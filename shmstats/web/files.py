@@ -1,8 +1,8 @@
-"""``/_local/files``: what is in the data directory.
+"""``/_local/files``: the content of the data directory.
 
-The path of a request is taken from the server's environment, not from the router, which has it as text
-without the bytes that are not UTF-8. It is decoded once, by the server, so that ``%2e%2e`` is ``..`` and
-refused, and ``%252e%252e`` is a strange name that no file has. A back-slash is a character like any other.
+The path of a request is taken from the server's environment, because the router has it as text
+without the bytes that are not UTF-8. The server decodes it once: ``%2e%2e`` becomes ``..`` and is
+refused, ``%252e%252e`` is a strange name that no file has. A backslash is an ordinary character.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ..registry import stats
 from .blueprint import blueprint
 from .responses import json_response
 
-#: What the path of a saved snapshot begins with.
+#: The first parts of the path of a saved snapshot.
 _SAVED = saved.stats_directory(Path()).parts
 
 
 @blueprint.get("/_local/files<shmstats_below:path>/_list", merge_slashes=False)
 def list_files(path: str) -> Response:
-    """Answer what is in the data directory, or in one directory of it."""
+    """Answer with the content of the data directory, or of one directory in it."""
     names = _names(path, after=1)
     with _answered(names):
         try:
@@ -35,7 +35,7 @@ def list_files(path: str) -> Response:
         except FileNotFoundError:
             if names:
                 raise
-            return json_response({"disk": []})  # the data directory is made when something is saved
+            return json_response({"disk": []})  # the data directory is made at the first save
     cut = {"truncated": True} if listed.get("truncated") else {}
     return json_response({"disk": listed["children"], **cut})
 
@@ -53,8 +53,8 @@ def _names(path: str, after: int) -> list[str]:
     """Return the names in a path, as the server has them.
 
     Args:
-        path: as the router has it, with the slash that it begins with.
-        after: how many names follow it in the URL.
+        path: from the router, with its leading slash.
+        after: number of names that follow it in the URL.
     """
     names = request.environ["PATH_INFO"].encode("latin-1").split(b"/")
     end = len(names) - after
@@ -72,7 +72,7 @@ def _is_live_snapshot(path: Sequence[str]) -> bool:
 
 @contextmanager
 def _answered(names: Sequence[str]) -> Iterator[None]:
-    """Answer what goes wrong with a path by its status."""
+    """Turn errors about a path into their status codes."""
     try:
         yield
     except PathError as error:

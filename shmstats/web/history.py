@@ -1,4 +1,4 @@
-"""``/stats/history``: the last 24 hours, of the ring that the saver writes."""
+"""``/stats/history``: the last 24 hours, from the ring that the saver writes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .responses import json_response
 @blueprint.get("/stats/history")
 @public
 def history() -> Response:
-    """Answer what was between ``since`` and ``until``, of the ``series`` that match, every ``step`` seconds."""
+    """Answer with the values from ``since`` to ``until`` of the matching ``series``, every ``step`` seconds."""
     mark_unseen()
-    # Only here: who scrapes needs no numpy.
+    # Only here: a scrape does not need numpy.
     from ..history.documents import to_csv, to_json
     from ..history.past import Query, QueryError, read_past
 
@@ -38,7 +38,7 @@ def history() -> Response:
 
 
 def _number(argument: str) -> float | None:
-    """Return an argument of the request that is a number; None where it is missing."""
+    """Return an argument of the request as a number; None if it is missing."""
     text = request.args.get(argument, "")
     if not text:
         return None
@@ -49,7 +49,7 @@ def _number(argument: str) -> float | None:
 
 
 def _whole(argument: str) -> int | None:
-    """Return an argument of the request that is an integer, what is behind its point left out; None where missing."""
+    """Return an argument of the request as an integer, without its fraction; None if it is missing."""
     number = _number(argument)
     if number is not None and not math.isfinite(number):
         abort(400, f"{argument} must be finite, not {number}")

@@ -1,6 +1,6 @@
-"""Whose socket is at the other end of a TCP connection within this machine: one question to the kernel.
+"""The owner of the socket at the other end of a TCP connection within this machine, by one question to the kernel.
 
-Any user may ask it, see sock_diag(7). It takes some 50 µs, reading ``/proc/net/tcp`` 1 ms for each thousand sockets.
+Any user may ask, see sock_diag(7). It takes some 50 µs; reading ``/proc/net/tcp`` takes 1 ms for each thousand sockets.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ _NLM_F_REQUEST = 1
 #: nlmsghdr: length, type, flags, sequence, port.
 _HEADER = struct.Struct("=IHHII")
 
-#: Of inet_diag_req_v2: family, protocol, extensions, padding, and a bit for each state.
+#: inet_diag_req_v2: family, protocol, extensions, padding, and a bit for each state.
 _QUESTION = struct.Struct("=BBBxI")
 _ALL_STATES = 2**32 - 1
 
-#: inet_diag_sockid: ports and addresses in the order of the network; then interface and cookie, here any.
+#: inet_diag_sockid: ports and addresses in network order; then interface and cookie, here any.
 _SOCKET = struct.Struct("!HH16s16s")
 _ANY = struct.pack("=III", 0, 2**32 - 1, 2**32 - 1)
 
-#: Of inet_diag_msg: family, state, timer, retransmissions; behind the socket: expires, rqueue, wqueue, uid, inode.
+#: inet_diag_msg: family, state, timer, retransmissions; after the socket: expires, rqueue, wqueue, uid, inode.
 _ANSWER = struct.Struct("=BBBB")
 _OWNER = struct.Struct("=IIIII")
 
-#: Seconds that the kernel has to answer, and bytes that an answer has at most.
+#: Seconds that the kernel has to answer, and most bytes of an answer.
 _SECONDS, _MOST = 1.0, 4096
 
-#: What is before an address of IPv4 in one of IPv6.
+#: The prefix of an IPv4 address mapped to IPv6.
 _MAPPED = bytes(10) + b"\xff\xff"
 
 
 def owner_of_peer(connection: socket.socket) -> int | None:
-    """Return the user whose socket is at the other end; None where its owner has closed it.
+    """Return the user who owns the socket at the other end; None if its owner has closed it.
 
     Raises:
-        OSError, ValueError: the kernel cannot be asked, or knows no such socket here.
+        OSError, ValueError: the kernel cannot be asked, or knows no such socket.
     """
     theirs, ours = connection.getpeername()[:2], connection.getsockname()[:2]
     family, asked, mapped = _socket_of(theirs, ours)
@@ -51,15 +51,15 @@ def owner_of_peer(connection: socket.socket) -> int | None:
         kernel.sendto(question, (0, 0))
         answer = kernel.recv(_MOST)
     at = _HEADER.size + _ANSWER.size
-    found = answer[at : at + _SOCKET.size] in (asked, mapped)  # else it is an error, or what listens there
+    found = answer[at : at + _SOCKET.size] in (asked, mapped)  # else it is an error, or a listening socket
     if len(answer) < at + _SOCKET.size + len(_ANY) + _OWNER.size or not found:
         raise OSError(errno.ENOENT, "the kernel knows no such socket")
     *_, uid, inode = _OWNER.unpack_from(answer, at + _SOCKET.size + len(_ANY))
-    return int(uid) if inode else None  # without an inode the kernel does not know any more whose it was, and says 0
+    return int(uid) if inode else None  # without an inode the kernel no longer knows the owner, and says 0
 
 
 def _socket_of(local: tuple[str, int], remote: tuple[str, int]) -> tuple[int, bytes, bytes]:
-    """Return the family of a socket and what the kernel knows it by; of IPv4 also as a socket of IPv6 has it."""
+    """Return a socket's family and identity in the kernel's form; for IPv4 also the form of a socket of IPv6."""
     found = [ipaddress.ip_address(address.partition("%")[0]) for address, _ in (local, remote)]
     ends = [end.ipv4_mapped or end if isinstance(end, ipaddress.IPv6Address) else end for end in found]
     asked = _SOCKET.pack(local[1], remote[1], *(end.packed for end in ends))

@@ -1,4 +1,4 @@
-"""Answers in JSON, errors among them, and the headers of every answer."""
+"""Answers in JSON, including errors, and the headers of every answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from ..export.printable import json_text
 
-#: A shorter answer is hardly shorter compressed.
+#: Shorter answers are not compressed, because that would not make them much shorter.
 _WORTH_COMPRESSING = 1000
 
 _HEADERS = {
@@ -29,17 +29,17 @@ def json_response(document: Any, status: int = 200) -> Response:
 
 
 def compressed(response: Response) -> Response:
-    """Compress an answer, if its reader takes that."""
+    """Compress an answer, if its client accepts that."""
     response.vary.add("Accept-Encoding")
     if request.accept_encodings["gzip"] > 0 and len(response.data) >= _WORTH_COMPRESSING:
-        # The first level makes a tenth of a page; further ones take several times as long for a little less.
+        # Level 1 compresses a page to a tenth; higher levels take several times as long for little gain.
         response.data = gzip.compress(response.data, compresslevel=1, mtime=0)
         response.content_encoding = "gzip"
     return response
 
 
 def error_response(error: HTTPException) -> Response:
-    """Answer an error with ``{"error": …}`` and its status, keeping its headers (Allow, say)."""
+    """Answer an error with ``{"error": …}`` and its status, and keep its headers (Allow, for example)."""
     response = json_response({"error": error.description or error.name}, error.code or 500)
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
@@ -48,7 +48,7 @@ def error_response(error: HTTPException) -> Response:
 
 
 def keep_to_itself(response: Response) -> Response:
-    """Have browsers neither guess the type of an answer, nor run, frame, embed or keep it."""
+    """Forbid browsers to guess the type of an answer, or to run, frame, embed or store it."""
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     return response

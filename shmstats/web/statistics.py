@@ -27,7 +27,7 @@ from .responses import compressed, json_response
 
 
 def _read_recent(directory: Path) -> Any:
-    from ..history.past import read_recent  # only here: it takes numpy, which a scrape does without
+    from ..history.past import read_recent  # only here: it imports numpy, which a scrape does not need
 
     return read_recent(directory)
 
@@ -38,7 +38,7 @@ _recent = Lately(_read_recent)
 @blueprint.get("/stats")
 @public
 def statistics() -> Response:
-    """Answer all statistics as JSON, or in the format that ``?format=`` names."""
+    """Answer with all statistics as JSON, or in the format of ``?format=``."""
     wanted = request.args.get("format", "json")
     if wanted in _DOCUMENTS:
         return compressed(json_response(_document(_DOCUMENTS[wanted])))
@@ -52,7 +52,7 @@ def statistics() -> Response:
 @blueprint.get("/stats/prometheus")
 @public
 def exposition() -> Response:
-    """Answer all statistics, or those that ``?name[]=`` names, in the format that the scraper prefers."""
+    """Answer with all statistics, or those of ``?name[]=``, in the format that the scraper prefers."""
     response = _rendered(negotiate(request.headers.get("Accept")))
     response.vary.add("Accept")
     return response
@@ -72,7 +72,7 @@ def _rendered(choice: Choice) -> Response:
 
 
 def _snapshot(shared: SharedProvider, block: AttachedBlock, settings: StatsSettings) -> tuple[Snapshot, dict[str, Any]]:
-    """Return what may be shown, with the figures of the system, and how the block fares."""
+    """Return the snapshot that may be shown, with the figures of the system, and the use of the block."""
     snapshot = shared.exposable()
     live = block.reader.lately_live()
     found = health(block.reader, block.name, snapshot, live)
@@ -86,7 +86,7 @@ def _simple(snapshot: Snapshot) -> dict[str, Any]:
     return {"simple": to_document(snapshot)}
 
 
-#: What the formats are made of that have the figures of block and disk beside the statistics.
+#: The document of each format that includes the figures of block and disk.
 _DOCUMENTS: dict[str, Callable[[Snapshot], dict[str, Any]]] = {"json": _simple, "v2": to_structured}
 
 
@@ -94,7 +94,7 @@ def _document(statistics: Callable[[Snapshot], dict[str, Any]]) -> dict[str, Any
     settings = stats.settings.stats
     shared, block = attached()
     snapshot, found = _snapshot(shared, block, settings)
-    with suppress(OSError, RingError):  # there is no history, or none that can be read
+    with suppress(OSError, RingError):  # no history, or no readable one
         snapshot = snapshot.replaced(recent=_recent.get(shared.directory))
     document = {**statistics(snapshot), "pool": pool_figures(block.reader), "health": found}
     if settings.include_storage_stats_in_api:

@@ -1,4 +1,4 @@
-"""``/stats/targets``: the machines that are known here, as ``http_sd_configs`` of Prometheus and vmagent read them."""
+"""``/stats/targets``: the known machines, in the form of ``http_sd_configs`` of Prometheus and vmagent."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ from .responses import json_response
 @blueprint.get("/stats/targets")
 @public
 def targets() -> Response:
-    """Answer ``api.peers`` as one group of targets; no group where there are none."""
+    """Answer with ``api.peers`` as one group of targets; without peers, with no group."""
     peers = stats.settings.api.peers
     return json_response([{"targets": list(peers)}] if peers else [])

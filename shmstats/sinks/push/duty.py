@@ -1,4 +1,4 @@
-"""The push as a duty of the process that saves: when to push, what to say of it, how long to wait after a failure."""
+"""The push as a duty of the saver: when to push, what to log, how long to wait after a failure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shmstats.sinks.push.sender import PushError, Sender
 
 log = logging.getLogger("shmstats")
 
-#: In the library's own category: pushes that a server understood and refused.
+#: In the package's own category: pushes that a server understood and refused.
 PUSHES_REFUSED = "pushes_refused"
 
 _LONGEST_WAIT = 60.0
@@ -34,10 +34,10 @@ def make_duty(settings: Settings) -> PushDuty:
 
 
 class PushDuty:
-    """Pushes what was just saved.
+    """Pushes each saved snapshot.
 
     Args:
-        settings: which directory, where to, and how; there is a URL.
+        settings: with the directory, and a URL.
 
     Attributes:
         name: of the duty.
@@ -57,24 +57,24 @@ class PushDuty:
         self._at: int | PushError | None = None
 
     def prepare(self) -> None:
-        """Draw the time of a push, unless the last failure is too recent."""
+        """Choose the time of a push, unless the last failure is too recent."""
         self._at = None if time.monotonic() < self._not_before else self._draw_time()
 
     def perform(self, block: AttachedBlock, snapshot: Snapshot) -> None:
-        """Push a snapshot with the time that was drawn before it was read; note the outcome in the block's header."""
+        """Push a snapshot with the time that was chosen before it was read; store the outcome in the block's header."""
         if self._at is not None:
             self._push(block, snapshot, self._at, Stale.NONE, None)
 
     def finish(self, block: AttachedBlock, snapshot: Snapshot) -> None:
-        """Push for the last time: the workers' own gauges end. Others wait meanwhile, so it must not take long."""
+        """Push for the last time, which ends the workers' gauges. Leaving waits for it, so it must not take long."""
         last = functools.partial(self._push, block, snapshot, None, Stale.LIVE, _LAST_PUSH_SECONDS)
         thread = native.Thread(last, "shmstats-push")
         try:
             thread.start()
-        except RuntimeError:  # the interpreter is too far gone for a thread
+        except RuntimeError:  # the interpreter is exiting, and starts no thread any more
             last()
         else:
-            thread.join(_LAST_PUSH_SECONDS)  # a name service that hangs has no limit of its own
+            thread.join(_LAST_PUSH_SECONDS)  # a hanging name lookup has no time limit of its own
 
     def _draw_time(self) -> int | PushError:
         try:
@@ -92,7 +92,7 @@ class PushDuty:
         stale: Stale,
         timeout: float | None,
     ) -> None:
-        """Push a snapshot; ``at`` is the time that was drawn for it, or why there is none, or None: it is drawn now."""
+        """Push a snapshot; ``at`` is the time chosen for it, or the error if none could be, or None: choose it now."""
         if not self._pushing.acquire(blocking=False):
             return
         try:
@@ -120,7 +120,7 @@ class PushDuty:
 
     def _fail(self, error: PushError) -> None:
         if not error.is_refusal:
-            # Not all machines at once when the server is back.
+            # Randomised, so that not all machines push at once when the server is back.
             wait = min(self.interval * 2**self._failures, max(self.interval, _LONGEST_WAIT))
             self._not_before = time.monotonic() + max(wait * random.uniform(0.8, 1.0), error.again_in)  # nosec B311
             self._failures = min(self._failures + 1, 10)
@@ -130,7 +130,7 @@ class PushDuty:
 
 
 def _note(block: AttachedBlock, error: str) -> None:
-    """Note the outcome of a push in the header of a block, unless that was left meanwhile."""
+    """Store the outcome of a push in the header of a block, unless the process left it meanwhile."""
     with suppress(ValueError):
         block.header.push_error = error
         if not error:
@@ -138,7 +138,7 @@ def _note(block: AttachedBlock, error: str) -> None:
 
 
 def _count_refusal(block: AttachedBlock) -> None:
-    """Count a push that was refused, in the library's own counter; not in a block that is full."""
+    """Count a refused push in the package's own counter, unless the block is full."""
     with suppress(BlockFullError):
         block.find_or_add(encode_key(OWN, PUSHES_REFUSED), Kind.COUNTER)
         add_to_own(block, PUSHES_REFUSED, 1)

@@ -1,4 +1,4 @@
-"""What the formats of a push have in common, and which series a push ends."""
+"""The common interface of the formats of a push, and the series that a push ends."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from shmstats.sinks.push.http import Answer
 
 
 class Stale(enum.Enum):
-    """The series of a snapshot that are pushed as ended; those that are gone from it always are."""
+    """The series of a snapshot that are pushed as ended; series that are missing from it always are."""
 
     NONE = enum.auto()
-    #: Gauges of living workers: the last of them has left.
+    #: Gauges of living workers: the last worker has left.
     LIVE = enum.auto()
     ALL = enum.auto()
 
 
 class Encoder:
-    """A format. To be used by one thread.
+    """A format. For use by one thread.
 
     Attributes:
-        headers: of a request, besides those that every push has.
-        can_forget: whether there is a way to end series.
+        headers: of a request, in addition to those of every push.
+        can_forget: whether the format can end series.
     """
 
     headers: ClassVar[Mapping[str, str]]
@@ -34,15 +34,15 @@ class Encoder:
         """Return the body of a request.
 
         Args:
-            snapshot: what to push.
+            snapshot: to push.
             at: ms since 1970, later than that of all bodies before.
-            stale: which series end. Those that were accepted, but are not in this snapshot, end in any case.
+            stale: the series to end. Series that were accepted before, but are not in this snapshot, end in any case.
         """
         raise NotImplementedError
 
     def accept(self) -> None:
-        """Note that the last body was accepted: what it ended needs not be ended again."""
+        """The last body was accepted: the series that it ended need not be ended again."""
 
     def rejected(self, answer: Answer) -> str:
-        """Return what an answer of success says that was not taken, as one line; empty where all was."""
+        """Return as one line what a successful answer reports as rejected; empty if nothing was."""
         return ""

@@ -1,8 +1,8 @@
-"""One HTTP request that cannot take longer than it may, and an answer that cannot be larger.
+"""One HTTP request with a time limit, and an answer with a size limit, using the standard library.
 
-By the standard library: a push is one POST every few seconds, on a connection of its own, which needs no pool, no
-retries (the next push is one) and no redirects; and code that only counts gets no further dependency. What the
-library does not have is here: one deadline for all of connecting, TLS, sending and reading.
+A push is one POST every few seconds, on its own connection: it needs no pool, no
+retries (the next push is one) and no redirects, and code that only counts gets no further dependency. This module adds
+what the library lacks: one deadline for connecting, TLS, sending and reading together.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _PAGES = ("text/html", "application/xhtml+xml")
 
 
 class Answer(NamedTuple):
-    """What a server answered.
+    """The answer of a server.
 
     Attributes:
         status: of HTTP.
-        content_type: without parameters, in lower case; empty where there is none.
-        body: its first 512 bytes; of a refusal, empty where they did not come.
-        retry_after: seconds that the server asks to wait; 0 where it does not.
+        content_type: without parameters, in lower case; empty if there is none.
+        body: its first 512 bytes; for a refusal, empty if they did not arrive.
+        retry_after: seconds that the server asks to wait; 0 for none.
     """
 
     status: int
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
 
     @property
     def page(self) -> str:
-        """The content type where the body is a page for people, which no engine answers; else empty."""
+        """The content type if the body is a page for people, which no engine answers; else empty."""
         if self.content_type in _PAGES:
             return self.content_type
         is_html = self.body.lstrip().lower().startswith((b"<!doctype html", b"<html"))

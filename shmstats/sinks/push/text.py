@@ -1,6 +1,6 @@
-"""Prometheus text import, as VictoriaMetrics takes it at ``/api/v1/import/prometheus``: lines with time, gzipped.
+"""Prometheus text import, for VictoriaMetrics' ``/api/v1/import/prometheus``: lines with time, gzipped.
 
-The format has no way to end a series: what is gone stays on graphs for five minutes.
+The format cannot end a series: removed series stay on graphs for five minutes.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from shmstats.series import Snapshot, label_text
 from shmstats.sinks.push.encoder import Encoder, Stale
 from shmstats.sinks.push.samples import Samples
 
-_LEVEL = 1  # twice the bytes of level 6, a fifth of its time
+_LEVEL = 1  # twice the bytes of level 6 in a fifth of the time
 
 
 class TextImport(Encoder):
-    """Encodes snapshots as lines of text. A line that the engine leaves out is in its log only.
+    """Encodes snapshots as lines of text. The engine reports lines that it leaves out only in its log.
 
     Args:
-        view: what names begin with, and the labels of every series, ``job`` and ``instance`` among them.
+        view: the prefix of names, and the labels of every series, including ``job`` and ``instance``.
         info: further labels of ``target_info``.
     """
 
@@ -33,7 +33,7 @@ class TextImport(Encoder):
         self._heads: list[str] = []
 
     def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
-        """Return the body of a request; what is stale is left out."""
+        """Return the body of a request, without stale series."""
         if self._samples.follow(snapshot):
             self._heads = [f"{name}{{{label_text(labels)}}}" for name, labels in self._samples.names]
         left_out = set(self._samples.live) if stale is Stale.LIVE else ()

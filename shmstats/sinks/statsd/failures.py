@@ -1,4 +1,4 @@
-"""What went wrong on the way to a StatsD server: counted each time, logged the first time."""
+"""Failures of sending to a StatsD server: counted each time, logged the first time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...once import Once
 
 log = logging.getLogger("shmstats")
 
-#: What is reported: a try to send that failed, and an operation that was given up.
+#: Reported events: a failed attempt to send, and a dropped operation.
 FAILURES = "statsd_failures"
 OPERATIONS_DROPPED = "statsd_operations_dropped"
 
@@ -20,7 +20,7 @@ class SendFailures:
 
     Args:
         name: of the provider, for the log.
-        report: called with `FAILURES` and `OPERATIONS_DROPPED` each time, where given.
+        report: called with `FAILURES` and `OPERATIONS_DROPPED` each time, if given.
     """
 
     def __init__(self, name: str, report: Callable[[str], None] | None) -> None:
@@ -35,7 +35,7 @@ class SendFailures:
             log.error("%s: %s, further ones are only counted: %s", self.name, kind, error)
 
     def note_dropped(self, operations: int) -> None:
-        """Count operations that were given up, and log the first time."""
+        """Count dropped operations, and log the first time."""
         for _ in range(operations):
             self._report(OPERATIONS_DROPPED)
         if self._logged.first("dropped"):

@@ -1,4 +1,4 @@
-"""Operations that wait to be sent: counters as one sum for a name, a gauge as its last value, timings single."""
+"""Operations that wait to be sent: counters as one sum for each name, gauges as their last values, timings singly."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterable
 
 from .lines import COUNTER, GAUGE, TIMING, Number, Operation, StatsdKey
 
-#: Distinct names of counters and gauges, and timings, that are held at most while nothing can be sent.
+#: Most distinct names of counters and gauges, and most timings, held while nothing can be sent.
 MAX_NAMES = 10_000
 MAX_TIMINGS = 10_000
 
 
 class HeldOperations:
-    """Folded operations that wait to be sent. The caller holds the lock that goes with them.
+    """Folded operations that wait to be sent. The caller holds their lock.
 
     Attributes:
-        operations: how many were folded in since the last `take`.
-        dropped: how many were given up, and are not noted yet.
+        operations: number folded since the last `take`.
+        dropped: number dropped and not reported yet.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class HeldOperations:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing."""
+        """Whether nothing is held."""
         return not (self._counters or self._gauges or self._timings)
 
     def add(self, operation: Operation) -> None:
@@ -42,7 +42,7 @@ class HeldOperations:
             elif self._has_room():
                 self._counters[key] = value
         elif kind is GAUGE:
-            # To the end: of names that are the same on the wire, the last written wins.
+            # To the end: of names that are equal on the wire, the last one written wins.
             if self._gauges.pop(key, None) is not None or self._has_room():
                 self._gauges[key] = value
         else:
@@ -52,7 +52,7 @@ class HeldOperations:
                 self.dropped += 1
 
     def take(self) -> list[Operation]:
-        """Return all there is, and hold nothing."""
+        """Return all held operations, and hold none."""
         operations = [(COUNTER, key, value) for key, value in self._counters.items()]
         operations += [(GAUGE, key, value) for key, value in self._gauges.items()]
         operations += [(TIMING, key, value) for key, value in self._timings]
@@ -63,7 +63,7 @@ class HeldOperations:
         return operations
 
     def put_back(self, operations: Iterable[Operation]) -> None:
-        """Hold again what was taken and could not be sent; what came in since then is newer."""
+        """Hold operations again that could not be sent; operations that came since are newer."""
         newer = self.take()
         for operation in (*operations, *newer):
             self.add(operation)

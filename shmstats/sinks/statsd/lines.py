@@ -1,4 +1,4 @@
-"""Operations, and the lines of the StatsD protocol that they are sent as.
+"""Operations, and the lines of the StatsD protocol for them.
 
 Lines (https://github.com/statsd/statsd/blob/master/docs/metric_types.md) are ``<name>:<sum>|c``, ``<name>:<value>|g``
 and ``<name>:<milliseconds>|ms``. A gauge with a sign is relative there, so a negative one is set to 0 first, in the
@@ -21,7 +21,7 @@ Number = int | float
 #: Kind, category and metric, and n, value or milliseconds.
 Operation = tuple[str, StatsdKey, Number]
 
-# Blanks and line breaks of all of Unicode, control characters, and what has a meaning in a line.
+# All Unicode blanks and line breaks, control characters, and characters with a meaning in a line.
 _NOT_IN_NAMES = re.compile(r"[:|@#\s\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -33,9 +33,9 @@ class StatsdEntry(NamedTuple):
 
 
 def packets(entries: Iterable[StatsdEntry], limit: int) -> Iterator[list[StatsdEntry]]:
-    """Cut entries into lists whose lines, with a line feed each, have ``limit`` bytes at most.
+    """Split entries into lists whose lines, with a line feed each, have at most ``limit`` bytes.
 
-    An entry that is longer goes alone. Where there is none at all, there is one empty list.
+    A longer entry goes alone. Without entries there is one empty list.
     """
     packet: list[StatsdEntry] = []
     size = 0
@@ -50,7 +50,7 @@ def packets(entries: Iterable[StatsdEntry], limit: int) -> Iterator[list[StatsdE
 
 
 def lines_of(namespace: str, operation: Operation) -> bytes:
-    """Return the lines of an operation; ``namespace`` goes before its name."""
+    """Return the lines of an operation; ``namespace`` is the prefix of its name."""
     kind, (category, metric), value = operation
     name = _NOT_IN_NAMES.sub("_", f"{namespace}{category}.{metric}")
     number = _decimal(value)

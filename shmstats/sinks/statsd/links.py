@@ -1,4 +1,4 @@
-"""The way to a StatsD server: `Datagrams` over UDP, a `Stream` over TCP."""
+"""Connections to a StatsD server: `Datagrams` over UDP, a `Stream` over TCP."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 
 from .lines import StatsdEntry
 
-#: Bytes of a datagram, so that it fits an Ethernet frame whole.
+#: Bytes of a datagram that fits into an Ethernet frame.
 DATAGRAM_BYTES = 1432
 
 #: Bytes that are written to a TCP connection at once.
 STREAM_BYTES = 16384
 
-#: Seconds that connecting to one address, or a send, may take; and from a failure to the next try.
+#: Time limit in seconds for connecting to one address and for a send; also the pause after a failure.
 PATIENCE = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 
-#: Seconds after which the host is looked up again (UDP), or a connection without progress given up (TCP).
+#: Seconds after which the host is looked up again (UDP), or a connection without progress is closed (TCP).
 LOOKUP_LIFE = 60.0
 STALLED_LIFE = 30.0
 
@@ -30,10 +30,10 @@ _ADDRESSES = 3
 
 
 class Link:
-    """The way to the server, used by one thread.
+    """A connection to the server, used by one thread.
 
     Attributes:
-        limit: bytes to be sent at once.
+        limit: most bytes to send at once.
     """
 
     kind: socket.SocketKind
@@ -49,14 +49,14 @@ class Link:
 
     @property
     def unfinished(self) -> bool:
-        """Whether there is something that `send` took, and has not sent."""
+        """Whether `send` has taken something that it has not sent."""
         return False
 
     def open(self, urgent: bool) -> bool:
-        """Connect, if that is not so; False where the last try failed just now, and it is not urgent.
+        """Connect, unless connected; False if the last attempt failed just now, and it is not urgent.
 
         Raises:
-            OSError: it cannot be done.
+            OSError: connecting failed.
         """
         if self._socket is not None and self._is_spent(self._socket):
             self.close()
@@ -73,7 +73,7 @@ class Link:
         return True
 
     def rest(self) -> None:
-        """Close, and do not try again for a while, which grows from failure to failure."""
+        """Close, and do not try again for a while, which grows with each failure."""
         self.close()
         self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)
         self._rest_until = time.monotonic() + self._pause
@@ -88,12 +88,12 @@ class Link:
         """Send entries over the open link.
 
         Returns:
-            Those that were not sent, and are the caller's again; and what went wrong, if anything did.
+            The entries that were not sent, which the caller keeps; and the error, if there was one.
         """
         raise NotImplementedError
 
     def _is_spent(self, ours: socket.socket) -> bool:
-        """Whether there should be a new connection."""
+        """Whether a new connection is needed."""
         raise NotImplementedError
 
     def _prepare(self, ours: socket.socket) -> None:
@@ -102,14 +102,14 @@ class Link:
     def _connect(self) -> None:
         refusal: OSError | None = None
         for family, address in self._addresses():
-            # In its place before it is used, so that a child of a fork can close it.
+            # Stored before it is used, so that a child of a fork can close it.
             self._socket = socket.socket(family, self.kind)
             try:
                 self._prepare(self._socket)
                 self._socket.settimeout(PATIENCE)
                 self._socket.connect(address)
                 if self._socket.getsockname() == self._socket.getpeername():
-                    # TCP does this where nobody listens on a port that the kernel gives out to clients.
+                    # TCP connects to itself if nobody listens on a port from the kernel's range for clients.
                     raise ConnectionRefusedError(ECONNREFUSED, "connected to itself")
                 return
             except OSError as error:
@@ -118,7 +118,7 @@ class Link:
         raise refusal or OSError("the host has no address")
 
     def _addresses(self) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
-        """Look the host up; IPv4 first, because over UDP nobody says that the other one was meant."""
+        """Look the host up; IPv4 first, because over UDP nothing shows that IPv6 was meant."""
         try:
             found = socket.getaddrinfo(self._host, self._port, type=self.kind)
         except UnicodeError as error:
@@ -142,7 +142,7 @@ class Datagrams(Link):
             try:
                 self._socket.send(data)
             except ConnectionRefusedError as error:
-                refusal = error  # that was an earlier datagram, and this one was not sent
+                refusal = error  # the error is about an earlier datagram, and this one was not sent
             except OSError as error:
                 if error.errno == EMSGSIZE:
                     return [], error
@@ -162,7 +162,7 @@ class Stream(Link):
     """TCP: lines that all end with a line feed.
 
     The rest of an entry that was sent in part is sent first the next time; over a new connection, the
-    whole of it.
+    whole entry is sent.
     """
 
     kind = socket.SOCK_STREAM
@@ -184,7 +184,7 @@ class Stream(Link):
         self._unsent = self._begun
 
     def send(self, entries: list[StatsdEntry]) -> tuple[list[StatsdEntry], OSError | None]:
-        """Send what the server takes in time."""
+        """Send as much as the server accepts in time."""
         lines = [entry.lines + b"\n" for entry in entries]
         sent, error = self._send_bytes(self._unsent + b"".join(lines))
         sent -= len(self._unsent)
@@ -205,7 +205,7 @@ class Stream(Link):
         return unsent, error
 
     def _send_bytes(self, data: bytes) -> tuple[int, OSError | None]:
-        """Send what can be sent in time; returns how much that was."""
+        """Send as many bytes as possible in time; returns their number."""
         assert self._socket is not None
         end = time.monotonic() + PATIENCE
         sent = 0
@@ -219,7 +219,7 @@ class Stream(Link):
         return sent, None
 
     def _is_spent(self, ours: socket.socket) -> bool:
-        """Whether the server has closed its end: what is sent then is lost without an error."""
+        """Whether the server has closed its end: data sent then is lost without an error."""
         ours.setblocking(False)
         try:
             for _ in range(16):

@@ -15,18 +15,18 @@ from .sender import StatsdSender
 class StatsdProvider:
     """Sends every operation to a StatsD server.
 
-    Its thread starts with the first operation of a process, and so does that of a fork's child, which
-    leaves to its parent what the parent held.
+    Its thread starts with the first operation of a process. The child of a fork starts its own, and
+    leaves operations held before the fork to its parent.
 
     Args:
-        settings: the section ``statsd``; ``enabled`` is not looked at.
+        settings: the section ``statsd``; ``enabled`` is ignored.
         report: called, by the provider's thread, with `FAILURES` and `OPERATIONS_DROPPED` each time.
 
     Attributes:
-        name: what it is called in the log.
+        name: its name in the log.
     """
 
-    #: For whoever guards providers: no method but `flush` and `close` waits, and none counts.
+    #: For guards of providers: only `flush` and `close` wait, and no method counts.
     nonblocking = True
     reentrant = True
 
@@ -62,29 +62,29 @@ class StatsdProvider:
         self._take((GAUGE, (category, metric), moment.timestamp()))
 
     def flush(self, timeout: float = 0.9) -> bool:
-        """Send what is held now.
+        """Send everything held now.
 
         Args:
-            timeout: seconds to wait at most.
+            timeout: longest time to wait, in seconds.
 
         Returns:
-            Whether all was sent in that time. Over UDP: was given to the network.
+            Whether all was sent in that time; over UDP, whether it was given to the network.
         """
         return self._sender.ask(stop=False, timeout=timeout)
 
     def close(self, timeout: float = 0.9) -> bool:
-        """Send what is held now, close the connection and end the thread. The next operation starts anew.
+        """Send everything held now, close the connection and end the thread. The next operation starts again.
 
         Args:
-            timeout: seconds to wait at most; the thread ends when it can.
+            timeout: longest time to wait, in seconds; the thread ends when it can.
 
         Returns:
-            Whether all was sent in that time. Over UDP: was given to the network.
+            Whether all was sent in that time; over UDP, whether it was given to the network.
         """
         return self._sender.ask(stop=True, timeout=timeout)
 
     def forget(self) -> None:
-        """Start anew in the child of a fork: the parent sends what it held, over its own connection."""
+        """Reset in the child of a fork: the parent sends what it held, over its own connection."""
         self._sender.link.close()
         self._sender = StatsdSender(self._settings, self._failures)
 

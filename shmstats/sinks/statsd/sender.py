@@ -1,8 +1,8 @@
-"""What one process holds for a StatsD server, and the thread that sends it.
+"""The operations that one process holds for a StatsD server, and the thread that sends them.
 
-Callers never wait: to append to the intake is atomic, the lock around the held operations (*folding*) is only tried
-by them, and all that may take time (names, connections, sending) is done by the thread. That also makes it safe for a
-signal handler to interrupt any line and count.
+Callers never wait: appending to the intake is atomic, they only try the lock around the held operations (*folding*),
+and the thread does all that may take time (name lookup, connecting, sending). So a signal handler may interrupt any
+line and count.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _INTAKE_MAX = 100_000
 
 
 class _Request:
-    """Somebody waits until what is held was sent."""
+    """A caller that waits until everything held was sent."""
 
     __slots__ = ("done", "sent", "stop")
 
@@ -35,16 +35,16 @@ class _Request:
 
 
 class StatsdSender:
-    """What one process holds, and the thread, started when there is something, that sends it.
+    """The operations that one process holds, and the thread, started on demand, that sends them.
 
-    The thread is not one of `threading`: to start one takes a lock that the thread which a signal handler
+    The thread is not one of `threading`: starting one takes a lock that the thread which a signal handler
     interrupts may hold.
 
     Attributes:
-        intake: operations as they came.
-        fold_at: how many of them are to be folded at once.
-        running: tells whether the thread has been started, and has not ended.
-        link: the way to the server.
+        intake: operations in their order.
+        fold_at: number of operations at which they are folded.
+        running: tells whether the thread is running.
+        link: the connection to the server.
     """
 
     def __init__(self, settings: StatsdSettings, failures: SendFailures) -> None:
@@ -56,15 +56,15 @@ class StatsdSender:
         self._held = HeldOperations()
         self._aim()
         self._folding = _thread.allocate_lock()
-        self._lost = 0  # operations that found the intake full
+        self._lost = 0  # operations dropped because the intake was full
         self._requests: deque[_Request] = deque()
-        self._wake = _thread.allocate_lock()  # let go of to wake the thread
+        self._wake = _thread.allocate_lock()  # released to wake the thread
         self._wake.acquire()
-        self._one = _thread.allocate_lock()  # held by the one thread
+        self._one = _thread.allocate_lock()  # held by the only thread
         self.running: Callable[[], bool] = self._one.locked
 
     def hold(self) -> None:
-        """Fold what came in, and wake the thread if that is enough to be sent."""
+        """Fold the intake, and wake the thread if there is enough to send."""
         if self._folding.acquire(blocking=False):
             try:
                 self._fold()
@@ -79,7 +79,7 @@ class StatsdSender:
             self._rouse()
 
     def start(self) -> bool:
-        """Start the thread if there is none; False where that is not possible."""
+        """Start the thread if it is not running; False if that is not possible."""
         if not self._one.acquire(blocking=False):
             return True
         try:
@@ -91,7 +91,7 @@ class StatsdSender:
         return True
 
     def ask(self, stop: bool, timeout: float) -> bool:
-        """Have the thread send all, and stop; returns whether it was all sent within ``timeout`` seconds."""
+        """Make the thread send everything, and stop; returns whether all was sent within ``timeout`` seconds."""
         if not self.running() and self._is_empty():
             return True
         request = _Request(stop)
@@ -110,14 +110,14 @@ class StatsdSender:
         self._aim()
 
     def _aim(self) -> None:
-        """Say when to fold next: when that may be enough to be sent, or so much that it takes a while."""
+        """Decide when to fold next: when there may be enough to send, or so much that folding takes a while."""
         size = self._settings.buffer_size
         lacking = size - self._held.operations
         self.fold_at = min(lacking if lacking > 0 else size, _FOLD_AT)
 
     def _rouse(self) -> None:
         if self._wake.locked():
-            with suppress(RuntimeError):  # another thread was quicker
+            with suppress(RuntimeError):  # another thread was faster
                 self._wake.release()
 
     def _run(self) -> None:
@@ -134,7 +134,7 @@ class StatsdSender:
                 request.done.release()
             if stop:
                 self._one.release()
-                # Who came just now saw this thread still there, and started none.
+                # A caller that came just now saw this thread still running, and started none.
                 if not self.intake and not self._requests:
                     return
                 if not self._one.acquire(blocking=False):
@@ -142,7 +142,7 @@ class StatsdSender:
                 self._rouse()
 
     def _send_all(self, urgent: bool) -> bool:
-        """Send all that is held; returns whether that succeeded."""
+        """Send everything held; returns whether that succeeded."""
         try:
             return self._send_held(urgent)
         except OSError as error:

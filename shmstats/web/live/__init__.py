@@ -1,7 +1,7 @@
-"""``/stats/live``: a page to look at, and the figures that it asks for.
+"""``/stats/live``: the live page, and the figures that it requests.
 
-Page, script and style are files beside this one, served as they are: they hold no data, so anybody may have them.
-What the page shows comes from ``/stats/live/data``, ``/stats/history`` and ``/debug/requests``.
+Page, script and style are static files beside this module: they contain no data, so everybody may read them.
+The page gets its data from ``/stats/live/data``, ``/stats/history`` and ``/debug/requests``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..responses import compressed, json_response
 if TYPE_CHECKING:
     from ...dashboard.totals import Dashboard
 
-#: The files of the page. uPlot's are its release 1.6.32 as npm has it.
+#: The files of the page. uPlot's are those of its release 1.6.32 on npm.
 _STATIC = Path(__file__).parent / "static"
 
 _TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 
-#: Nothing inline, nothing from elsewhere.
+#: No inline code, and nothing from other sites.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -38,7 +38,7 @@ _SEARCH_LIMIT = 200
 @blueprint.get("/stats/live")
 @without_data
 def live() -> Response:
-    """Answer the page."""
+    """Answer with the page."""
     mark_unseen()
     response = Response(_content("page.html"), mimetype="text/html")
     response.headers["Content-Security-Policy"] = _POLICY
@@ -48,7 +48,7 @@ def live() -> Response:
 @blueprint.get("/stats/live/<any('figures.js', 'charts.js', 'script.js', 'style.css', 'uPlot.js', 'uPlot.css'):name>")
 @without_data
 def live_file(name: str) -> Response:
-    """Answer a file that the page is made of."""
+    """Answer with a file of the page."""
     mark_unseen()
     return _tagged(Response(_content(name), content_type=_TYPES[Path(name).suffix]))
 
@@ -56,7 +56,7 @@ def live_file(name: str) -> Response:
 @blueprint.get("/stats/live/data")
 @public
 def live_data() -> Response:
-    """Answer totals, of the metrics those that have ``q`` in their names; 304 if nothing has changed since the last."""
+    """Answer with totals, and the metrics with ``q`` in their names; 304 if nothing has changed since then."""
     mark_unseen()
     search = request.args.get("q", "")
     if len(search) > _SEARCH_LIMIT:
@@ -68,7 +68,7 @@ def live_data() -> Response:
 
 
 def _tagged(response: Response) -> Response:
-    """Give a response an ETag; the client that has it already gets a 304."""
+    """Give a response an ETag; a client that already has it gets a 304."""
     response.set_etag(blake2b(response.get_data(), digest_size=12).hexdigest())
     return response.make_conditional(request)  # type: ignore[return-value]
 
@@ -80,6 +80,6 @@ def _content(file: str) -> bytes:
 
 @cache
 def _dashboard() -> Dashboard:
-    from ...dashboard.totals import Dashboard  # only here: it takes numpy, which a scrape does without
+    from ...dashboard.totals import Dashboard  # only here: it imports numpy, which a scrape does not need
 
     return Dashboard()
