@@ -1,8 +1,8 @@
-"""The formats: each module makes one of a `shmstats.series.Snapshot`, and does nothing else.
+"""The output formats: each module turns a `shmstats.series.Snapshot` into one format, and does nothing else.
 
-`formats` has the table of them, `negotiation` chooses by an Accept header. `documents` and `structured` are JSON,
-`prometheus` text and OpenMetrics, `protobuf` (both: `page`, `naming`, `escaping`), `spreadsheet` CSV, `table` text
-for a terminal.
+`formats` has their table, `negotiation` chooses by an Accept header. `documents` and `structured` are JSON,
+`prometheus` text and OpenMetrics, `protobuf` (all three use `page`, `naming`, `escaping`), `spreadsheet` CSV, `table`
+text for a terminal.
 """
 
 from shmstats.export.documents import to_document

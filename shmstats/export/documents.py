@@ -1,12 +1,8 @@
-"""The statistics as one JSON document.
+"""The statistics as one JSON document: ``{category: {metric: value}}``, with `system` as a further category.
 
-``{category: {metric: value}}``. A counter is an int, a gauge an int or a float (null where it is not finite),
-a timestamp a string in ISO 8601, a histogram an object of count, sum, mean, p50, p90, p99 and max: in ms, or in
-a declared unit that is none of time, null where nothing was observed; and of exponential bounds the relative error that
-the percentiles can have, and as window the figures of the last 15 minutes where there is a history. A series with
-labels has its metric followed by them as key, as Prometheus writes it: ``requests{method="GET",status="200"}``. Should
-a metric without labels be *called* that, it keeps its name and the other gets a comma before the brace. The figures of
-the machine are the category ``system``.
+A counter is an int, a gauge an int or a float (null if not finite), a timestamp a string in ISO 8601, a histogram an
+object of its figures (`shmstats.export.figures`). The key of a series with labels is its metric with the labels, as
+Prometheus writes it: ``requests{method="GET",status="200"}``.
 """
 
 from __future__ import annotations
@@ -24,8 +20,8 @@ from shmstats.series import Distribution, Kind, Name, Recent, Snapshot, Value, b
 def to_document(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     """Return the snapshot as a document for `json.dumps`.
 
-    With a breakdown in ``snapshot.workers`` every value, ``system`` apart, becomes
-    ``{"total": value, "workers": {"<row>": value}}``, with the rows that hold something of that name.
+    With a breakdown in ``snapshot.workers``, every value except those of ``system`` becomes
+    ``{"total": value, "workers": {"<row>": value}}``, with the rows that have a value of that name.
     """
     values = (_shown(name, value, snapshot.recent) for name, value in zip(snapshot.names, snapshot.values, strict=True))
     shown: Iterator[Any] = _broken_down(snapshot) if snapshot.workers else values

@@ -1,6 +1,6 @@
-"""How a name in any alphabet becomes one that a scraper takes: ESCAPINGS, by the words of Prometheus 3.
+"""Spellings of names in any alphabet that a scraper accepts: ESCAPINGS, with the words of Prometheus 3.
 
-The spellings are those of ``EscapeName`` in Prometheus' common/model; ``underscores`` keeps a leading digit.
+They are those of ``EscapeName`` in Prometheus' common/model, but ``underscores`` keeps a leading digit.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from ..frozen import NamedTuple
 
 
 class Escaping(NamedTuple):
-    """How names in any alphabet become names that a scraper takes.
+    """A spelling of names in any alphabet.
 
     Attributes:
-        clean: of a metric or a unit, before suffixes are put after it.
-        escape: of a family's whole name; what is cleaned already stays as it is.
-        clean_label: of a label's name.
+        clean: for a metric or a unit, before suffixes are added.
+        escape: for a family's whole name; cleaned names stay unchanged.
+        clean_label: for a label's name.
     """
 
     clean: Callable[[str], str]
@@ -50,12 +50,12 @@ def _cleaned_label(text: str) -> str:
 
 
 def _with_dots(text: str) -> str:
-    """Spell a dot ``_dot_``, an underscore and everything foreign ``__``."""
+    """Write a dot as ``_dot_``, underscores and other characters as ``__``."""
     return "".join([char if _is_legacy(char, i) else "_dot_" if char == "." else "__" for i, char in enumerate(text)])
 
 
 def _with_values(text: str) -> str:
-    """Spell an underscore ``__``, everything foreign as its number in hexadecimal: ``U__user_2e_login``."""
+    """Write an underscore as ``__``, other characters by their hexadecimal numbers: ``U__user_2e_login``."""
     if is_metric_name(text):
         return text
     return "U__" + "".join([char if _is_legacy(char, i) else _by_value(char) for i, char in enumerate(text)])
@@ -66,7 +66,7 @@ def _by_value(char: str) -> str:
 
 
 def _is_legacy(char: str, place: int) -> bool:
-    """Tell whether a character may stand at a place of a name, and is not the one that spells others."""
+    """Tell whether a character is allowed at a place of a name, and is not the escape character."""
     return char != "_" and _METRIC_NAME.fullmatch(char if place == 0 else f"a{char}") is not None
 
 

@@ -1,6 +1,6 @@
-"""Exemplars on an OpenMetrics page: behind the samples that they are examples of.
+"""Exemplars on an OpenMetrics page: after the samples that they belong to.
 
-The page is made without them, for they are few and change often; then the lines of their samples are looked for.
+The page is made without them, because they are few and change often; then the lines of their samples are searched.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from shmstats.export.naming import ExposedSeries, Type
 from shmstats.series import Exemplar, Kind, Labels, Name, label_text
 
-#: What `Lines` of a format say of a histogram: what its values are divided by, and the number of each limit's bucket.
+#: Of a histogram in a format: the divisor of its values, and the number of each limit's bucket.
 _Limits = Callable[[Name], tuple[int, dict[str, int]]]
 
 
@@ -27,7 +27,7 @@ def with_exemplars(
     Args:
         page: in OpenMetrics.
         noted: the series that have exemplars, with them.
-        series_of: returns what a series is called on the page; None where it is not there.
+        series_of: returns the name of a series on the page; None if it is not there.
         sample_text: returns the name and the labels of a sample.
         limits: of a histogram.
     """
@@ -35,7 +35,7 @@ def with_exemplars(
     for name, exemplars in noted:
         series = series_of(name)
         if series is None or series.family.type not in (Type.COUNTER, Type.HISTOGRAM):
-            continue  # OpenMetrics has none of a gauge, as a counter is that was decremented
+            continue  # OpenMetrics allows none for a gauge, such as a counter that was decremented
         for suffix, labels, exemplar, value in placed(name, exemplars, limits):
             sample = sample_text(series.family.exposed_name + suffix, (*series.labels, *labels))
             found[sample.encode()] = f" # {{{label_text(exemplar.labels)}}} {value!r} {exemplar.moment!r}".encode()
@@ -50,9 +50,9 @@ def with_exemplars(
 def placed(
     name: Name, exemplars: tuple[Exemplar, ...], limits: _Limits
 ) -> Iterator[tuple[str, Labels, Exemplar, float]]:
-    """Give the sample of each exemplar, as suffix and further labels, and its value as it is shown.
+    """Give the sample of each exemplar, as suffix and further labels, and its exported value.
 
-    Of several of one sample the last one holds.
+    If several belong to one sample, the last one counts.
     """
     if name.kind is not Kind.HISTOGRAM:
         yield from (("", (), exemplar, exemplar.value) for exemplar in exemplars)

@@ -1,4 +1,4 @@
-"""What the formats for people show of a value: a histogram's figures, and a timestamp as a date."""
+"""The figures that formats for people show: those of a histogram, and a timestamp as a date."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 def histogram_figures(value: Distribution, bounds: Bounds) -> dict[str, int | float | None]:
-    """Return count, sum, mean, p50, p90, p99 and max, the latter six in ms, or in a declared unit that is none of time.
+    """Return count, sum, mean, p50, p90, p99 and max, the latter six in ms, or in a declared unit other than time.
 
-    Without observations there is neither mean nor percentile nor max: they are None.
+    Without observations mean, percentiles and max are None.
     """
     cumulative = list(accumulate(value.buckets))
     count = cumulative[-1]
@@ -30,8 +30,8 @@ def histogram_figures(value: Distribution, bounds: Bounds) -> dict[str, int | fl
 def with_window(name: Name, value: Distribution, recent: Recent) -> dict[str, Any]:
     """Return the figures of a histogram.
 
-    With exponential bounds ``error`` is that of its percentiles, as far as it is known: it is not after observations
-    were carried over from other buckets. ``window`` has figures of the last minutes, if there are any.
+    With exponential bounds ``error`` is the error of the percentiles, if it is known: it is unknown after observations
+    were moved from other buckets. ``window`` has the figures of the last 15 minutes, if there are any.
     """
     figures: dict[str, Any] = {**histogram_figures(value, name.bounds)}
     if isinstance(name.bounds, Exponential) and not name.carried:
@@ -44,7 +44,7 @@ def with_window(name: Name, value: Distribution, recent: Recent) -> dict[str, An
 
 
 def iso_time(microseconds: int) -> str:
-    """Return a timestamp in ISO 8601, UTC; outside of the years 1 to 9999 the plain number with its unit."""
+    """Return a timestamp in ISO 8601, UTC; outside of the years 1 to 9999 the number with its unit."""
     try:
         return (_EPOCH + timedelta(microseconds=microseconds)).isoformat()
     except OverflowError:
@@ -54,8 +54,8 @@ def iso_time(microseconds: int) -> str:
 def _percentile(share: float, value: Distribution, bounds: Bounds, cumulative: list[int]) -> float:
     """Return a percentile, estimated within its bucket and within the minimum and maximum.
 
-    Between exponential bounds it is their middle, see `middle_of`. Else it is interpolated linearly, as Prometheus'
-    ``histogram_quantile`` does, but with the largest observation for the end of what lies above all bounds.
+    Between exponential bounds it is their middle, see `middle_of`. Otherwise it is interpolated linearly, as by
+    Prometheus' ``histogram_quantile``, but with the largest observation as the upper end of the last bucket.
     """
     rank = share * cumulative[-1]
     i = bisect_left(cumulative, rank)

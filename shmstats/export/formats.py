@@ -1,6 +1,6 @@
-"""FORMATS: every form in which the statistics are written. The commands and the endpoints read this table.
+"""FORMATS: the table of all output formats, which the commands and the endpoints read.
 
-To add one, write a module with a function that makes bytes of a `Snapshot` and a `View`, and give it a row here.
+To add one, write a module with a function that turns a `Snapshot` and a `View` into bytes, and add a row here.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from shmstats.series import Snapshot
 
 
 class Format(NamedTuple):
-    """One form of the statistics.
+    """One output format.
 
     Attributes:
         content_type: of an HTTP answer.
         suffix: of a file's name, with its dot.
-        render: makes it of a snapshot.
-        by_worker: whether it has a place for the values of single workers.
-        binary: whether it is no text.
-        asked_by: the parameters of a media range by which a scraper asks for it, and their allowed values; "" among
+        render: makes it from a snapshot.
+        by_worker: whether it can show the values of single workers.
+        binary: whether it is not text.
+        asked_by: the parameters of a media range by which a scraper requests it, and their allowed values; "" among
             them: the parameter may be left out. Empty: it is not negotiated.
     """
 
@@ -43,10 +43,10 @@ class Format(NamedTuple):
         return self.content_type.partition(";")[0]
 
 
-#: What a scraper gets that asks for nothing in particular.
+#: The format for a scraper that requests none in particular.
 DEFAULT = "prometheus"
 
-#: By the name that ``--format`` and ``?format=`` call it. Of two that a scraper likes equally it gets the later one.
+#: By the names in ``--format`` and ``?format=``. Of two that a scraper prefers equally it gets the later one.
 FORMATS = {
     "json": Format("application/json", ".json", json_document, by_worker=True),
     "v2": Format("application/json", ".json", structured_json, by_worker=True),

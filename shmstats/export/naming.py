@@ -1,55 +1,8 @@
-"""How a statistic gets its Prometheus name: metric families, sample labels, and who may have what.
+"""Prometheus names of statistics: metric families and sample labels.
 
-A statistic is (category, metric, labels), which may hold any text. A sample is a family's name and labels, and
-families have rules: an alphabet, one type each, suffixes that belong to a type. `Namer` leads from the one to the
-other. All exposition formats use its result, so that a series has one identity whichever is scraped.
-
-The plain form
-    The family is the metric, followed by what its kind asks for::
-
-        counter     api, requests             requests_total{category="api"}
-        gauge       pool, open                open{category="pool"}
-        timing      db, query                 query_seconds{category="db"}      (a histogram)
-        timestamp   backup, last              last_timestamp_seconds{category="backup"}
-
-    A counter that was decremented is a gauge. A declared unit comes before ``_total``, else last. What the metric
-    already ends with is not said twice: ``requests_total`` stays so, and a timing ``query_ms`` is ``query_seconds``,
-    because it is shown in seconds. A metric called only ``total`` counts its category:
-    ``requests_total{category="requests"}``.
-
-Cleaning
-    A character outside of ``[a-zA-Z0-9_:]`` becomes ``_``, a leading digit gets ``_`` before it. Nothing else is
-    changed: words, case and scale are the user's. Whenever the family's name is not the plain form of the metric, the
-    sample carries the metric as it was written: ``user_login_total{category="app",metric="user.login"}``. So
-    two metrics that are equal after cleaning differ by that label, and a reader can tell what was counted.
-
-Escaping
-    Prometheus 3 takes names in UTF-8. `ESCAPINGS` has the four ways that a scraper may ask for: ``underscores`` is the
-    cleaning above, ``allow-utf-8`` the names as written, ``dots`` and ``values`` other spellings of those.
-
-First come, first served
-    What is left are clashes of plain forms: a counter ``hits`` and a counter ``hits_total``, a counter and a gauge of
-    one name. Names are taken in the order of registration, and the earlier one keeps its form. A later one that would
-    give the same sample gets the ``metric`` label, and if even that is the same (labels equal after cleaning), a
-    label ``raw_labels`` with its labels as they were written. A later one of another type goes to the
-    family ``<metric>_value``, then ``<metric>_value_2`` and so on, and carries the ``metric`` label. Types clash as in
-    OpenMetrics, where a counter ``x`` owns ``x``, ``x_total`` and ``x_created``, and a histogram ``x`` owns ``x``,
-    ``x_bucket``, ``x_count``, ``x_sum`` and ``x_created``.
-
-Labels
-    Label names are cleaned in the same way, but without ``:``, and never begin with two underscores; one of nothing
-    but underscores is ``label``. Of those that become equal the ones that needed no cleaning keep their name, the
-    others get ``_2``, ``_3`` and so on. Names that have a meaning here (``category``, ``metric``, ``raw_labels``,
-    ``le``, ``quantile``, and those of ``prometheus.labels``) get ``exported_`` before them, as Prometheus does with
-    a target's own.
-
-Figures of the system and of health
-    They have fixed families in base units and fixed labels, given away before any other name. A figure that is not in
-    the table is the gauge ``system_<figure>``, cleaned as above.
-
-No name ever changes because another is registered later, and that holds without any memory outside the names. But
-when an earlier name is removed, or becomes a gauge by its first decrement, later ones of the same family may take
-another form at the next scrape. Whoever wants to be safe from it does not call a counter and a gauge by one name.
+A statistic is (category, metric, labels), which may contain any text. A sample is a family's name and labels, and
+families have rules: an alphabet, one type each, suffixes that belong to a type. `Namer` maps the one to the other by
+the scheme in its docstring. All exposition formats use it, so a series has one identity in all of them.
 """
 
 from __future__ import annotations
@@ -67,7 +20,7 @@ from shmstats.series import INFO, STATE, TIME_UNITS, Kind, Labels, Name, is_labe
 
 
 class Type(Enum):
-    """A family's type: its words in OpenMetrics and in the text format, and what its names end with.
+    """A family's type: its words in OpenMetrics and in the text format, and the endings of its names.
 
     Attributes:
         word: in OpenMetrics.
@@ -90,7 +43,7 @@ class Type(Enum):
 
     @property
     def has_created(self) -> bool:
-        """Whether its series tell when they were made."""
+        """Whether its series have a creation time."""
         return "_created" in self.owned
 
 
@@ -115,11 +68,11 @@ class ExposedFamily:
 
     @property
     def exposed_name(self) -> str:
-        """The name in the text format, and of the samples that have no further suffix."""
+        """The name in the text format, and of the samples without a further suffix."""
         return self.name + self.type.ending
 
     def describe(self, help_: str, unit: str) -> None:
-        """Take a member's help and unit, if they are the first and the unit is what the name ends with."""
+        """Adopt a member's help and unit, if they are the first and the name ends with the unit."""
         if help_ and not self._declared:
             self.help = help_
             self._declared = True
@@ -128,14 +81,14 @@ class ExposedFamily:
 
 
 class ExposedSeries(NamedTuple):
-    """One statistic's place in the exposition: its family and its labels, ready but for escaping."""
+    """The family and the labels of one statistic, complete except for escaping."""
 
     family: ExposedFamily
     labels: Labels
 
 
 class Figure(NamedTuple):
-    """How a figure of ``Snapshot.system`` or ``health`` is shown: in that family, divided by ``divisor``."""
+    """How a figure of ``Snapshot.system`` or ``health`` is exported: in that family, divided by ``divisor``."""
 
     family: str
     divisor: int
@@ -145,7 +98,7 @@ class Figure(NamedTuple):
     type: Type = Type.GAUGE
 
 
-#: The figures of the machine and the workers that are known by name.
+#: The named figures of the machine and the workers.
 SYSTEM_FIGURES = {
     "uptime": Figure("uptime_seconds", 1, "Time since the start, in seconds.", "seconds"),
     "memory_usage": Figure("memory_usage_bytes", 1, "Current memory usage in bytes.", "bytes"),
@@ -189,9 +142,33 @@ def is_time(unit: str) -> bool:
 
 
 class Namer:
-    """Gives every statistic its family and labels; see the head of this module for the scheme.
+    """Gives every statistic its family and labels, depending only on the names and their order. Not thread-safe.
 
-    The result depends only on the arguments, and on the names and their order. Not thread-safe.
+    *Plain form:* the family is the metric with the suffix of its kind: ``requests`` becomes ``requests_total`` for a
+    counter, ``query`` becomes ``query_seconds`` for a timing, ``last`` becomes ``last_timestamp_seconds`` for a
+    timestamp, a gauge stays. A counter that was decremented is a gauge. A declared unit comes before ``_total``, else
+    last. A suffix that is already there is not repeated; a timing ``query_ms`` becomes ``query_seconds``, because it is
+    exported in seconds. A metric called ``total`` counts its category: ``requests_total{category="requests"}``.
+
+    *Cleaning:* a character outside of ``[a-zA-Z0-9_:]`` becomes ``_``, and a leading digit gets ``_`` before it. If the
+    family's name is not the plain form of the metric, the sample has the label ``metric`` with the original. The other
+    `ESCAPINGS` that a scraper may request replace the cleaning.
+
+    *First come, first served:* names are taken in the order of registration, and the earlier one keeps its form. A
+    later one with the same sample gets the label ``metric``, and if even that is equal, a label ``raw_labels`` with its
+    original labels. A later one of another type goes to the family ``<metric>_value``, then ``<metric>_value_2`` and so
+    on, and gets the label ``metric``. Types clash as in OpenMetrics, where a counter ``x`` owns ``x``, ``x_total`` and
+    ``x_created``, and a histogram ``x`` owns ``x``, ``x_bucket``, ``x_count``, ``x_sum`` and ``x_created``. A later
+    registration never changes an earlier name. But if an earlier name is removed, or becomes a gauge, later names of
+    the same family may change at the next scrape.
+
+    *Labels:* label names are cleaned in the same way, but without ``:``, and never begin with two underscores; one with
+    only underscores becomes ``label``. If names become equal, those that needed no cleaning keep their names, and the
+    others get ``_2``, ``_3`` and so on. Names with a meaning here (``category``, ``metric``, ``raw_labels``, ``le``,
+    ``quantile``, and those of ``prometheus.labels``) get the prefix ``exported_``.
+
+    *Figures of the system and of health* have fixed families in base units and fixed labels, assigned before any other
+    name. A figure that is not in the table is the gauge ``system_<figure>``.
     """
 
     def __init__(
@@ -203,7 +180,7 @@ class Namer:
             system: the metrics of ``Snapshot.system``; their series are in `system`, in that order. Those of
                 ``Snapshot.health`` are in `health`, by metric.
             escaping: one of `ESCAPINGS`.
-            namespace: what every family's name begins with, or "".
+            namespace: prefix of every family's name, or "".
             labels: of every series, before its own.
         """
         self._escaping = ESCAPINGS[escaping]
@@ -220,7 +197,7 @@ class Namer:
         self.system = [known[metric] if metric in known else self._other_figure(metric) for metric in system]
 
     def add(self, name: Name) -> ExposedSeries:
-        """Give the next name its place; names must come in the order of their registration."""
+        """Return the place of the next name; names must come in the order of their registration."""
         family, is_plain = self.family(name)
         own = self._clean_labels(name.labels) if name.labels else ()
         if name.shown == STATE:
@@ -243,16 +220,16 @@ class Namer:
         return family, is_plain
 
     def head(self, name: Name, is_plain: bool) -> Labels:
-        """Return the labels that stand before a series' own, if nobody else has the sample."""
+        """Return the labels before a series' own, if no other series has the sample."""
         head = (*self._constant, ("category", name.category))
         return head if is_plain else (*head, ("metric", name.metric))
 
     def leaves(self, names: tuple[str, ...]) -> bool:
-        """Tell whether label names are shown as they are, without cleaning and without quotes."""
+        """Tell whether label names are shown unchanged, without cleaning and quotes."""
         return all(map(is_label_name, names)) and self._clean_label_names(names) == names
 
     def _take(self, family: ExposedFamily, labels: Labels) -> bool:
-        """Tell whether nobody had this sample; an empty label counts as none, as it does in Prometheus."""
+        """Tell whether no other series had this sample; an empty label counts as none, as in Prometheus."""
         sample = ExposedSeries(family, tuple([pair for pair in labels if pair[1]]))
         if sample in self._taken:
             return False
@@ -283,16 +260,16 @@ class Namer:
         raise AssertionError("there is always a further candidate")
 
     def _claim(self, name: str, type_: Type, help_: str) -> ExposedFamily | None:
-        """Return the family of that name, made if nobody else owns the names it needs; None if it cannot be."""
+        """Return the family of that name, made unless another owns the names it needs; None if it is not possible."""
         family = self._families.get(name)
         if family is not None:
             return family if family.type is type_ else None
         ending = type_.ending
         shown = self._escaping.escape(self._prefix + name + ending).removesuffix(ending)
-        if type_ is Type.STATESET:  # there is a label of that name: without a colon, and not with two underscores first
+        if type_ is Type.STATESET:  # it has a label of its own name: no colon, and not two underscores first
             shown = re.sub("^__+", "_", shown.replace(":", "_"))
         owned = [shown + suffix for suffix in type_.owned]
-        if type_ is Type.STATESET and shown in self._meant:  # its samples have a label of that name already
+        if type_ is Type.STATESET and shown in self._meant:  # its samples already have a label of that name
             return None
         if any(each in self._owners for each in owned):
             return None
@@ -319,7 +296,7 @@ class Namer:
         return ExposedSeries(family, labels)
 
     def _type_and_suffixes(self, name: Name) -> tuple[Type, tuple[str, ...]]:
-        """Return the type that a name is shown as, and the words that its family ends with."""
+        """Return the exported type of a name, and the suffixes of its family."""
         if name.kind is Kind.TIMESTAMP:
             return Type.GAUGE, ("timestamp", "seconds")
         unit = self._shown_unit(name)
@@ -333,13 +310,13 @@ class Namer:
         return Type.STATESET if name.shown == STATE else Type.GAUGE, units
 
     def _shown_unit(self, name: Name) -> str:
-        """Return the unit of the value that is shown; "" where none is known."""
+        """Return the unit of the exported value; "" if unknown."""
         if name.kind is Kind.TIMESTAMP or (name.kind is Kind.HISTOGRAM and is_time(name.unit)):
             return "seconds"
         return self._escaping.clean(name.unit)
 
     def _stem(self, written: str, suffixes: tuple[str, ...], name: Name) -> str:
-        """Return what remains of a cleaned metric without the suffixes of its kind; never empty."""
+        """Return a cleaned metric without the suffixes of its kind; never empty."""
         stem = self._escaping.clean(written)
         for suffix in reversed(suffixes):
             stem = stem.removesuffix(f"_{suffix}") or stem
@@ -356,7 +333,7 @@ class Namer:
         return tuple(sorted(zip(cleaned, (value for _, value in labels), strict=True)))
 
     def _clean_label_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Return label names that a scraper takes, as many and all different."""
+        """Return label names that a scraper accepts, as many and all different."""
         cleaned = {name: self._clean_label_name(name) for name in names}
         taken = {name for name in names if cleaned[name] == name}
         for name, plain in cleaned.items():
@@ -380,12 +357,12 @@ _MEANT_LABELS = frozenset({"category", "metric", "raw_labels", "le", "quantile"}
 
 
 def without_state(series: ExposedSeries) -> Labels:
-    """Return the labels of a series of states but for the state."""
+    """Return the labels of a series of states without the state."""
     return tuple(pair for pair in series.labels if pair[0] != series.family.name)
 
 
 def _with_state(labels: Labels, label: str) -> Labels:
-    """Return the labels of a state, whose own is called like the family; another one of that name gives way."""
+    """Return the labels of a state, whose own has the name of the family; another label of that name is renamed."""
     others, apart = {name for name, _ in labels}, label
     while apart in others:
         apart = f"exported_{apart}"
@@ -409,7 +386,7 @@ def _generated_help(kind: Kind, type_: Type, stem: str, unit: str) -> str:
 
 
 def _candidates(stem: str, suffixes: tuple[str, ...], type_: Type) -> Iterator[str]:
-    """Give the names that a family may have, the best first, without end."""
+    """Give the possible names of a family, the best first, without end."""
     for extra in itertools.chain([(), ("value",)], (("value", str(n)) for n in itertools.count(2))):
         name = "_".join((stem, *extra, *suffixes))
         yield name.removesuffix(type_.ending)

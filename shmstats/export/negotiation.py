@@ -11,14 +11,14 @@ from shmstats.frozen import NamedTuple
 
 
 class Choice(NamedTuple):
-    """What a scraper gets: a format, and the spelling of names that it asked for with it, if any."""
+    """The result for a scraper: a format, and the requested spelling of names, if any."""
 
     format: Format
     escaping: str | None = None
 
     @property
     def content_type(self) -> str:
-        """What to answer as Content-Type."""
+        """The Content-Type of the answer."""
         escaping = f"; escaping={self.escaping}" if self.escaping else ""
         return self.format.content_type + escaping
 
@@ -48,12 +48,12 @@ class _Range(NamedTuple):
         return 0
 
 
-@functools.lru_cache(maxsize=64)  # a scraper asks for the same every time
+@functools.lru_cache(maxsize=64)  # a scraper sends the same header every time
 def negotiate(accept: str | None) -> Choice:
-    """Choose the format that is preferred; between equals the one that says more.
+    """Choose the preferred format; between equals the one with more information.
 
-    Formats but the default are only for who names them, in a version that the answer conforms to. The default is for
-    all others, even those who accept none.
+    Formats other than the default need an explicit request, with a version that the answer conforms to. All other
+    requests get the default, even those that accept nothing.
     """
     ranges = list(_ranges(accept or ""))
     best: tuple[float, int] = (0.0, -1)

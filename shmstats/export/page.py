@@ -1,10 +1,8 @@
-"""The page: what the exposition formats share, and what follows from the names alone.
+"""The page: the common part of the exposition formats, which follows from the names alone.
 
-A process is scraped again and again, and between two scrapes the values change but hardly ever the names. So all
-that follows from the names is made once and kept for as long as snapshots come with the same ``names`` object. When
-names were only added at the end, which is what registration does, only those are named; any other change makes a
-new page. A `Pages` holds one page for each way to spell names; a page is replaced as a whole and never altered, so that
-any number of threads may render at once.
+Between two scrapes the values change, but rarely the names. So what follows from the names is made once, and kept as
+long as snapshots have the same ``names`` object. If names were only added at the end, only these are named; any other
+change makes a new page. A page is never altered, so that any number of threads may render at once.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from shmstats.series import FOREIGN, Kind, Labels, Name, Snapshot
 
 
 class Member(NamedTuple):
-    """A series of a page: ``values[position]`` is its value, and ``name`` what is declared of it."""
+    """A series of a page: ``values[position]`` is its value, and ``name`` its name with its declaration."""
 
     position: int
     series: ExposedSeries
@@ -30,14 +28,14 @@ class Member(NamedTuple):
 
 
 class Page:
-    """Everything about an exposition but its format and its values.
+    """An exposition without its format and its values.
 
     Attributes:
-        own: how many of the members are series of the snapshot.
+        own: number of the members that are series of the snapshot.
         members: the series of the snapshot and after them those of ``system`` and ``health``, without those of
             other libraries.
-        made: what formats derived from this page, by format.
-        inherited: the same of the page that this one continues.
+        made: what formats have derived from this page, by format.
+        inherited: the same of the page that this one extends.
     """
 
     def __init__(self, snapshot: Snapshot, namer: Namer, parent: Page | None = None) -> None:
@@ -63,7 +61,7 @@ class Page:
         self.inherited: dict[Any, Any] = parent.made if parent else {}
 
     def fits(self, snapshot: Snapshot) -> bool:
-        """Tell whether this is the page for a snapshot."""
+        """Tell whether this is the page of a snapshot."""
         return self._names is snapshot.names and self._has_figures_of(snapshot)
 
     def grown(self, snapshot: Snapshot) -> Page | None:
@@ -76,11 +74,11 @@ class Page:
         return self._system == tuple(snapshot.system) and self._health == tuple(snapshot.health)
 
     def values(self, snapshot: Snapshot) -> list[Any]:
-        """Return the values that `Member.position` counts, figures of the system in base units."""
+        """Return the values at the positions of `Member.position`, figures of the system in base units."""
         return [*snapshot.values, *system_values(snapshot), *snapshot.health.values()]
 
     def series_of(self, name: Name) -> ExposedSeries | None:
-        """Return what a series is called on the page; None where it is not there."""
+        """Return the name of a series on the page; None if it is not there."""
         return self._series.get(name[:4])
 
     @lazy_property
@@ -88,7 +86,7 @@ class Page:
         return {member.name[:4]: member.series for member in self._own}
 
     def families(self, chosen: frozenset[str] = frozenset()) -> dict[ExposedFamily, list[int]]:
-        """Return the families in the order of their first members, each with the places of its `members`.
+        """Return the families in the order of their first members, each with positions in `members`.
 
         Args:
             chosen: names of families or of their samples; empty: all.
@@ -119,7 +117,7 @@ def names_of_samples(family: ExposedFamily) -> Iterator[str]:
 
 
 class Pages:
-    """The last page of each way to spell names. Safe to share by threads."""
+    """The last page for each spelling of names. Threads may share it."""
 
     def __init__(self) -> None:
         self._pages: dict[tuple[str, str, Labels], Page] = {}
@@ -133,7 +131,7 @@ class Pages:
             with self._lock:
                 page = self._pages.get(key)
                 if page is None or not page.fits(snapshot):
-                    last = self._pages.pop(key, None)  # if making the next one is interrupted, nothing stays half done
+                    last = self._pages.pop(key, None)  # so that an interruption leaves no half-extended page
                     page = (last and last.grown(snapshot)) or Page(snapshot, Namer(snapshot.system, *key))
                     self._pages[key] = page
         return page

@@ -1,17 +1,17 @@
-"""Numbers as people read them, in a table and in a terminal."""
+"""Numbers for people, in a table and in a terminal."""
 
 from __future__ import annotations
 
 #: Floats from here on are not exact to 1, and may be infinite.
 _ALL_DIGITS = 1e15
 
-#: Seconds of a day, and of the days from which on hours say nothing.
+#: Seconds of a day, and of the number of days from which on hours are left out.
 _DAY = 86400
 _LONG = 100_000 * _DAY
 
 
 def number(value: float | None) -> str:
-    """Return a number with three digits or, from 1000 to where a float has no more of its own, all before the point."""
+    """Return a number with three digits, or from 1000 on with all digits before the point that a float has."""
     if value is None:
         return "-"
     if isinstance(value, int):
@@ -26,7 +26,7 @@ def share(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Return bytes in a unit that suits."""
+    """Return bytes in a suitable unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(value) < 1024:
             return f"{value:.3g} {unit}" if abs(value) < 1000 else f"{value:.0f} {unit}"
@@ -35,7 +35,7 @@ def size(value: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time in units that suit."""
+    """Return a duration in suitable units."""
     if seconds is None:
         return "-"
     if not abs(seconds) < _LONG:
@@ -54,5 +54,5 @@ def duration(seconds: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Return a time that is given in ms."""
+    """Return a duration that is given in ms."""
     return "-" if value is None else duration(value / 1000)

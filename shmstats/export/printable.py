@@ -1,4 +1,4 @@
-r"""Text for terminals: nothing that a terminal would obey, and columns as wide as a terminal shows them.
+r"""Text for terminals: without characters that a terminal would interpret, and in columns of the shown width.
 
 A character that is not printable (a control character, a line break, a change of writing direction) is shown as an
 escape like ``\x1b``.
@@ -12,24 +12,24 @@ import unicodedata
 from functools import cache
 from typing import Any
 
-#: What a terminal would obey and JSON has no escape for by itself: C1 controls, separators, changes of direction.
+#: What a terminal would interpret and JSON does not escape itself: C1 controls, separators, changes of direction.
 _OBEYED = re.compile(
     "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 
 
 def json_text(document: Any) -> str:
-    """Return a document as JSON in a line, with escapes in the place of what a terminal would obey."""
+    """Return a document as JSON in one line, with escapes for what a terminal would interpret."""
     return _escaped(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
 
 
 def json_lines(document: Any) -> str:
-    """Return the same as people read it, indented by two blanks a level."""
+    """Return the same for people, indented by two blanks for each level."""
     return _escaped(_indented(document, 0))
 
 
 def _indented(value: Any, level: int) -> str:
-    """Return what `json.dumps` makes with an indent, in Python; here C writes each level that has none below it."""
+    """Return the result of `json.dumps` with an indent, in Python; here C writes the innermost levels."""
     if not value or not isinstance(value, dict | list):
         return _encoder(0).encode(value)
     inner = "\n" + "  " * (level + 1)
@@ -51,8 +51,8 @@ def _encoder(level: int) -> json.JSONEncoder:
 
 
 def _escaped(text: str) -> str:
-    """Return JSON with escapes in the place of what a terminal would obey: the same to a parser."""
-    if text.isascii() and "\x7f" not in text:  # which is told at once
+    """Return JSON with escapes for what a terminal would interpret; it parses to the same."""
+    if text.isascii() and "\x7f" not in text:  # a fast check
         return text
     return _OBEYED.sub(_json_escape, text)
 
@@ -69,13 +69,13 @@ def printable(text: str) -> str:
 
 
 def printable_lines(content: bytes) -> bytes:
-    """Return a text in UTF-8 with its line breaks, and escapes for all else that is not printable."""
+    """Return a text in UTF-8 with its line breaks, and escapes for all other characters that are not printable."""
     lines = content.decode(errors="backslashreplace").replace("\r\n", "\n").split("\n")
     return "\n".join(map(printable, lines)).encode()
 
 
 def aligned(column: list[str], *, right: bool) -> list[str]:
-    """Return the cells of a column, filled up with blanks to one width.
+    """Return the cells of a column, padded with blanks to one width.
 
     An East Asian wide character takes two places, a combining mark none.
     """

@@ -1,16 +1,8 @@
 r"""Prometheus text 0.0.4 and 1.0.0, and OpenMetrics 1.0.0.
 
-What follows from the names is made once for a `shmstats.export.page.Page`: the whole page as templates, with a place
-for each value::
-
-    b'# HELP requests_total Total number of requests.\\n# TYPE requests_total counter\n'
-    b'requests_total{category="api"} %a\\nrequests_total{category="web"} %a\n...'
-
-To render is to fill the templates in. ``%a`` writes an int with all its digits and a float with as many as it takes to
-read the same float back. A template holds a few hundred series: filling in one of moderate size is twice as fast as
-one of megabytes.
-
-Sources: https://prometheus.io/docs/instrumenting/exposition_formats/ and
+What follows from the names is made once for a `shmstats.export.page.Page`: templates of a few hundred series, with
+``%a`` for each value; larger ones take twice as long to fill. Sources:
+https://prometheus.io/docs/instrumenting/exposition_formats/ and
 https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md
 """
 
@@ -40,9 +32,9 @@ OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 class Renderer:
-    """Renders snapshots, and keeps what follows from the names of the last one. Safe to share by threads.
+    """Renders snapshots, and keeps what follows from the names of the last one. Threads may share it.
 
-    The counters and gauges in a snapshot must be plain ints and floats, not numpy's.
+    The counters and gauges in a snapshot must be ints and floats of Python, not numpy's.
     """
 
     def __init__(self) -> None:
@@ -50,15 +42,15 @@ class Renderer:
         self._skeletons = Skeletons()
 
     def text(self, snapshot: Snapshot, view: View = PLAIN) -> bytes:
-        """Return the page in the text format 0.0.4, or 1.0.0 where names are not cleaned.
+        """Return the page in the text format 0.0.4, or 1.0.0 if names are not cleaned.
 
         Raises:
-            ValueError: a histogram's value has not one bucket more than its name has bounds.
+            ValueError: the number of a histogram's buckets is not one more than its name's bounds.
         """
         return self._rendered(snapshot, view, view.escaping or "underscores", _Text)[0]
 
     def text_utf8(self, snapshot: Snapshot, view: View = PLAIN) -> bytes:
-        """Return the page in the text format 1.0.0, names in UTF-8 as they are written.
+        """Return the page in the text format 1.0.0, with names in UTF-8 unchanged.
 
         Raises:
             ValueError: as for `text`.
@@ -79,7 +71,7 @@ class Renderer:
     def _rendered(
         self, snapshot: Snapshot, view: View, escaping: str, form: type[_Text]
     ) -> tuple[bytes, Callable[[Name], ExposedSeries | None]]:
-        """Return the page, and what tells what a series is called there."""
+        """Return the page, and a function that returns the name of a series there."""
         if isinstance(snapshot, BlockSnapshot) and escaping in QUICK_ESCAPINGS:
             skeleton = self._skeletons.of(snapshot, view, escaping, form)
             return skeleton.fill(snapshot), skeleton.series_of
@@ -96,7 +88,7 @@ render = shared.text
 
 _SERIES_PER_TEMPLATE = 200
 
-#: A template and what gets its values out of all the values: a tuple, or the value itself if there is one.
+#: A template, and a function that selects its values: as a tuple, or the value itself if there is one.
 _Template = tuple[bytes, Callable[[Sequence[Any]], Any]]
 
 
@@ -104,7 +96,7 @@ class _Text:
     """A page in the text format, as templates."""
 
     def __init__(self, page: Page, parent: _Text | None) -> None:
-        """Make the lines of the series that the page has more than its parent."""
+        """Make the lines of the series that the page has in addition to its parent."""
         self._own = page.own
         self._lines: list[str] = parent._lines[: parent._own] if parent else []
         self._timestamps: list[int] = list(parent._timestamps) if parent else []
@@ -114,7 +106,7 @@ class _Text:
         self._templates = list(self._made(page, frozenset()))
 
     def fill(self, page: Page, values: list[Any], chosen: frozenset[str]) -> bytes:
-        """Return the text with values in it, of all families or of the chosen ones."""
+        """Return the text with the values, of all families or of the chosen ones."""
         for i in self._timestamps:
             values[i] = _seconds(values[i])
         for i, histogram in self._histograms:
@@ -124,7 +116,7 @@ class _Text:
 
     @staticmethod
     def created_name(family: ExposedFamily) -> str:
-        """Return the name of the samples that tell when series were made; "" where there are none."""
+        """Return the name of the samples with creation times; "" if there are none."""
         return ""
 
     @staticmethod
@@ -155,7 +147,7 @@ class _Text:
         texts: list[str] = []
         indices: list[int] = []
         for family, places in page.families(chosen).items():
-            if family.type is Type.STATESET:  # OpenMetrics has the states of one thing in a row
+            if family.type is Type.STATESET:  # OpenMetrics requires the states of one thing together
                 places = sorted(places, key=lambda place: without_state(page.members[place].series))
             texts.append(self.header(family).replace("%", "%%"))
             for place in places:
@@ -170,13 +162,13 @@ class _Text:
 
     @staticmethod
     def header(family: ExposedFamily) -> str:
-        """Return what stands before a family."""
+        """Return the lines before a family."""
         name, help_ = _quoted_if_needed(family.exposed_name), _escaped_help(family)
         return f"# HELP {name} {help_}\n# TYPE {name} {family.type.text_word}\n"
 
 
 class _OpenMetrics(_Text):
-    """A page in OpenMetrics, as templates; counters and histograms have the time when they were made, too."""
+    """A page in OpenMetrics, as templates; counters and histograms also have their creation times."""
 
     def _line(self, member: Member) -> str:
         line = super()._line(member)
@@ -188,21 +180,21 @@ class _OpenMetrics(_Text):
 
     @staticmethod
     def created_name(family: ExposedFamily) -> str:
-        """Return the name of the samples that tell when series were made; "" where there are none."""
+        """Return the name of the samples with creation times; "" if there are none."""
         return f"{family.name}_created" if family.type.has_created else ""
 
     @staticmethod
     def header(family: ExposedFamily) -> str:
-        """Return what stands before a family."""
+        """Return the lines before a family."""
         name, help_ = _quoted_if_needed(family.name), _escaped_help(family).replace('"', '\\"')
         unit = f"# UNIT {name} {family.unit}\n" if family.unit and is_metric_name(family.unit) else ""
         return f"# HELP {name} {help_}\n# TYPE {name} {family.type.word}\n{unit}"
 
 
 def text_limits(name: Name) -> tuple[int, dict[str, int]]:
-    """Return what the sum of a histogram is divided by, and of each line of a bucket its limit and its number."""
+    """Return the divisor of a histogram's sum, and limit and number of each bucket line."""
     divisor = 1000 if is_time(name.unit) else 1
-    # Bounds that are the same when divided are one bucket: the later one, being cumulative, has it all.
+    # Bounds that become equal by the division are one bucket: the later one, whose cumulative count includes both.
     limits = {bound_text(name.bounds[i], divisor): i for i in shown_in_text(name.bounds)}
     limits["+Inf"] = len(name.bounds)
     return divisor, limits
@@ -252,7 +244,7 @@ def _divided(value: float, divisor: int) -> float:
 
 
 def _seconds(microseconds: int) -> bytes:
-    """Return microseconds in seconds, exactly: the division is done on the digits."""
+    """Return microseconds as seconds, exactly: the division works on the digits."""
     whole, fraction = divmod(abs(microseconds), 1_000_000)
     return b"%s%d.%06d" % (b"-" if microseconds < 0 else b"", whole, fraction)
 
@@ -260,7 +252,7 @@ def _seconds(microseconds: int) -> bytes:
 def bound_text(bound: float, divisor: int) -> str:
     """Return an upper bound as a value of ``le``, in the form that OpenMetrics prescribes: 0.0001, 1.0, 1e+06.
 
-    Both formats use it, for ``le`` is part of the identity of a series and must not depend on the format.
+    Both formats use it, because ``le`` is part of the identity of a series and must not depend on the format.
     """
     limit = float(Decimal(repr(float(bound))) / divisor)
     text = repr(limit)

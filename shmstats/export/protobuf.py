@@ -26,12 +26,12 @@ CONTENT_TYPE = "application/vnd.google.protobuf; proto=io.prometheus.client.Metr
 
 _NUMBERS = {Type.COUNTER: 0, Type.GAUGE: 1, Type.HISTOGRAM: 4, Type.INFO: 1, Type.STATESET: 1}
 
-#: Where a Metric has the value of each type.
+#: The field of a Metric for the value of each type.
 _VALUES = {Type.COUNTER: 3, Type.GAUGE: 2, Type.HISTOGRAM: 7, Type.INFO: 2, Type.STATESET: 2}
 
 _VARINT, _FIXED64, _LENGTH = 0, 1, 2
 
-#: Empty buckets in a row that are written among others: a new run takes as many bytes.
+#: Most consecutive empty buckets that are written within a run: a new run takes as many bytes.
 _LONGEST_GAP = 3
 
 _DOUBLE = struct.Struct("<d")
@@ -43,10 +43,10 @@ _pages = Pages()
 
 
 def render(snapshot: Snapshot, view: View = PLAIN) -> bytes:
-    """Return the page as delimited messages, one a family.
+    """Return the page as delimited messages, one for each family.
 
     Raises:
-        ValueError: a histogram's value has not one bucket more than its name has bounds.
+        ValueError: the number of a histogram's buckets is not one more than its name's bounds.
     """
     page = _pages.of(snapshot, view, view.escaping or "underscores")
     messages = page.made.get(_Messages)
@@ -76,7 +76,7 @@ class _CounterFamily(NamedTuple):
     end: int
 
     def with_exemplars(self, content: bytes, values: list[Any], exemplars: _Exemplars) -> bytes:
-        """Return the message with exemplars, of a template that is filled in."""
+        """Return the message with exemplars, from a filled template."""
         pieces = [self.head]
         for member, (start, end) in zip(self.members, itertools.pairwise(self.starts), strict=True):
             found = exemplars.get(member.name[:4])
@@ -91,7 +91,7 @@ class _CounterFamily(NamedTuple):
 
 
 class _Messages:
-    """The messages of a page. What has one number a series is one template, in which the numbers have their places."""
+    """The messages of a page. All series with one number are in one template, with a place for each number."""
 
     def __init__(self, page: Page, chosen: frozenset[str]) -> None:
         template = bytearray()
@@ -124,7 +124,7 @@ class _Messages:
         self._template = bytes(template)
 
     def fill(self, page: Page, snapshot: Snapshot) -> bytes:
-        """Return the messages with the values of a snapshot in them, and exemplars of counters and histograms."""
+        """Return the messages with the values of a snapshot, and exemplars of counters and histograms."""
         values = page.values(snapshot)
         for i in self._timestamps:
             values[i] /= 1_000_000
@@ -156,7 +156,7 @@ def _labels(labels: Iterable[tuple[str, str]]) -> bytes:
 
 
 def _number(member: Member) -> bytes:
-    """Return the Counter or Gauge of a member, with 0 where its number goes."""
+    """Return the Counter or Gauge of a member, with 0 in the place of its number."""
     return _message(_VALUES[member.series.family.type], _double(1, 0.0) + _created_of(member))
 
 
@@ -171,11 +171,11 @@ def _histogram(member: Member, value: Distribution, exemplars: _Exemplars) -> by
         raise ValueError(f"a histogram of {len(bounds)} bounds has {len(value.buckets)} buckets")
     divisor = 1000 if is_time(member.name.unit) else 1
     cumulative = list(itertools.accumulate(value.buckets))
-    # As in the text: bounds that are the same when divided are one bucket, and the later one has it all.
+    # As in the text: bounds that become equal by the division are one bucket, the later one, which includes both.
     limits = {limit: cumulative[i] for i, limit in zip(shown_in_text(bounds), _limits(bounds, divisor), strict=True)}
     parts = [_integer(1, cumulative[-1]), _double(2, value.sum / divisor)]
     marked = _marked(member.name, exemplars.get(member.name[:4], ()))
-    if _INFINITE in marked:  # a bucket that is left out where it has no exemplar
+    if _INFINITE in marked:  # without an exemplar this bucket is left out
         limits[_INFINITE] = cumulative[-1]
     parts += [_message(3, _integer(1, count) + limit + marked.get(limit, b"")) for limit, count in limits.items()]
     if isinstance(bounds, Exponential):
@@ -203,9 +203,9 @@ def _limits(bounds: Bounds, divisor: int) -> tuple[bytes, ...]:
 
 
 def _native(bounds: Exponential, buckets: tuple[int, ...]) -> Iterator[bytes]:
-    """Give the fields of a Histogram that make it a native one.
+    """Give the fields that make a Histogram a native one.
 
-    What is above the highest bound is in the bucket behind it: a count must never move from one bucket to another.
+    Values above the highest bound are in the bucket after it: a count must never move from one bucket to another.
     """
     yield _integer(5, _zigzag(bounds.schema))
     yield _double(6, math.ldexp(1.0, bounds.first))
@@ -222,11 +222,11 @@ def _native(bounds: Exponential, buckets: tuple[int, ...]) -> Iterator[bytes]:
 
 
 def _runs(zero: int, buckets: tuple[int, ...]) -> list[tuple[int, list[int]]]:
-    """Return runs of buckets that hold something, without the zero bucket: the index of the first, and the counts.
+    """Return runs of non-empty buckets, without the zero bucket: the index of the first, and the counts.
 
     Args:
         zero: the index of the zero bucket's upper bound.
-        buckets: all of them.
+        buckets: all buckets.
     """
     runs: list[tuple[int, list[int]]] = []
     for i, count in enumerate(buckets):
@@ -241,7 +241,7 @@ def _runs(zero: int, buckets: tuple[int, ...]) -> list[tuple[int, list[int]]]:
 
 
 def _created(moment: int, number: int) -> bytes:
-    """Return a field with a Timestamp, of ns since 1970; nothing where it is 0."""
+    """Return a field with a Timestamp, of ns since 1970; empty for 0."""
     if not moment:
         return b""
     seconds, nanoseconds = divmod(moment, 1_000_000_000)

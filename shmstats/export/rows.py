@@ -1,4 +1,4 @@
-"""The statistics as rows, which the csv and the table are made of."""
+"""The statistics as rows, for CSV and the table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from shmstats.frozen import NamedTuple
 from shmstats.series import Kind, Labels, Name, Snapshot, Value, label_text
 
-#: The worker of a row that holds the value over all workers.
+#: The worker of a row with the value over all workers.
 TOTAL = "total"
 
 
@@ -20,7 +20,7 @@ class Row(NamedTuple):
 
 
 def rows(snapshot: Snapshot) -> Iterator[Row]:
-    """Give every series' total, each followed by what the workers hold of it, then the system's figures."""
+    """Give every series' total, each followed by the workers' values, then the system's figures."""
     for i, (name, value) in enumerate(zip(snapshot.names, snapshot.values, strict=True)):
         yield Row(name, TOTAL, value)
         for worker, values in snapshot.workers.items():
@@ -32,7 +32,7 @@ def rows(snapshot: Snapshot) -> Iterator[Row]:
 
 
 def label_columns(labels: Labels, columns: Sequence[str]) -> list[str]:
-    """Return the values of labels that have a column of their own, "" where there is none, and the others as a text."""
+    """Return the values of labels with a column of their own, "" for a missing one, and the other labels as text."""
     values = dict(labels)
     others = label_text((name, value) for name, value in labels if name not in columns)
     return [*(values.get(name, "") for name in columns), others]

@@ -1,8 +1,8 @@
-"""The quick way to a page in a text format: lines that C writes for groups of series, and fills with the totals.
+"""The fast way to a page in a text format: C writes lines for groups of series, and fills in the totals.
 
-It is for the families of a block's snapshot whose samples cannot clash: the series of one metric, in any number of
-categories, whose labels are shown as they are. All other families go the usual way, in their places. What follows from
-the names is made once for a catalog.
+It is for families of a block's snapshot whose samples cannot clash: the series of one metric, in any number of
+categories, whose labels are shown unchanged. All other families are rendered in the usual way, and put in their places.
+What follows from the names is made once for a catalog.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shmstats.lazy import lazy_property
 from shmstats.reading.totals import BlockSnapshot
 from shmstats.series import STATE, Kind, Labels, Name
 
-#: Spellings of names that leave the text of labels as it is.
+#: Spellings of names that leave the text of labels unchanged.
 ESCAPINGS = frozenset({"underscores", "allow-utf-8"})
 
 #: The kinds that C can write.
@@ -33,7 +33,7 @@ _NO_RANK = 2**32 - 1
 
 _ENDS = struct.Struct("<QQ")
 
-#: As `shmstats.core.plan_text` takes it.
+#: The form that `shmstats.core.plan_text` takes.
 GroupLines = tuple[bytes, bytes, bytes] | tuple[bytes, bytes, bytes, bytes, bytes, int, tuple[tuple[int, bytes], ...]]
 
 
@@ -43,15 +43,15 @@ class Lines(Protocol):
     def __init__(self, page: Any, parent: Any) -> None: ...
 
     def fill(self, page: Any, values: list[Any], chosen: frozenset[str]) -> bytes:
-        """Return the text with values in it."""
+        """Return the text with values."""
 
     @staticmethod
     def header(family: ExposedFamily) -> str:
-        """Return what stands before a family."""
+        """Return the lines before a family."""
 
     @staticmethod
     def created_name(family: ExposedFamily) -> str:
-        """Return the name of the samples that tell when series were made; "" where there are none."""
+        """Return the name of the samples with creation times; "" if there are none."""
 
     @staticmethod
     def sample_text(name: str, pairs: Labels) -> str:
@@ -59,7 +59,7 @@ class Lines(Protocol):
 
     @staticmethod
     def limits(name: Name) -> tuple[int, dict[str, int]]:
-        """Return what the sum of a histogram is divided by, and of each line of a bucket its limit and its number."""
+        """Return the divisor of a histogram's sum, and limit and number of each bucket line."""
 
 
 class _Family:
@@ -68,7 +68,7 @@ class _Family:
     Attributes:
         groups: of series: number, first name, and whether the family's name is the plain form of the metric.
         quick: whether C can write it.
-        others: what it has beside those groups.
+        others: members that are in no group.
     """
 
     def __init__(self, family: ExposedFamily) -> None:
@@ -95,14 +95,14 @@ class _Family:
 
 
 class _Part:
-    """Families in a row that are not quick, as a page of their own: what `Lines` needs of one."""
+    """Consecutive families that C cannot write, as a page for `Lines`."""
 
     def __init__(self, members: list[Member]) -> None:
         self.own = 0
         self.members = members
 
     def families(self, chosen: frozenset[str]) -> dict[ExposedFamily, list[int]]:
-        """Return the places of the members of each family."""
+        """Return the positions of the members of each family."""
         families: dict[ExposedFamily, list[int]] = {}
         for place, member in enumerate(self.members):
             families.setdefault(member.series.family, []).append(place)
@@ -110,14 +110,14 @@ class _Part:
 
 
 class _Quick(NamedTuple):
-    """Families in a row that C fills in."""
+    """Consecutive families that C fills in."""
 
     text: memoryview
     places: memoryview
 
 
 class _Slow(NamedTuple):
-    """Families in a row that are filled in the usual way."""
+    """Consecutive families that are filled in the usual way."""
 
     part: _Part
     lines: Lines
@@ -127,10 +127,10 @@ class Skeleton:
     """A page without its values.
 
     Args:
-        snapshot: that it is for.
+        snapshot: the one that it is for.
         key: escaping, namespace and constant labels.
         form: the format.
-        chosen: names of families, or of their samples, that are shown; empty: all.
+        chosen: names of the families, or of their samples, to show; empty: all.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Skeleton:
         self._chunks = list(self._chunked(families, slow))
 
     def fits(self, snapshot: BlockSnapshot) -> bool:
-        """Tell whether this is the page for a snapshot."""
+        """Tell whether this is the page of a snapshot."""
         figures = tuple(snapshot.system), tuple(snapshot.health)
         same_names = snapshot.totals.catalog is self._catalog and snapshot.combined[0] == self._combined
         return same_names and figures == self._figures
@@ -168,7 +168,7 @@ class Skeleton:
         return fill_text(tuple(pieces), totals.cells)
 
     def series_of(self, name: Name) -> ExposedSeries:
-        """Return what one of the series of the page is called there."""
+        """Return the name of one of the page's series there."""
         found = self._slow_series.get(name[:4])
         if found is None:
             family, is_plain = self._namer.family(name)
@@ -192,7 +192,7 @@ class Skeleton:
                 continue
             family, is_plain = namer.family(name)
             quick = name.kind in _KINDS and not has_empty and clean.get(labels, False)
-            quick = quick and name.shown != STATE  # whose label is called like the family
+            quick = quick and name.shown != STATE  # whose label has the name of the family
             if name.kind is Kind.HISTOGRAM:
                 width = BEFORE_BUCKETS + len(name.bounds) + 1
                 quick = quick and group not in catalog.mixed and catalog.width_of(first) == width
@@ -209,7 +209,7 @@ class Skeleton:
         return found
 
     def _members(self, family: _Family) -> Iterator[Member]:
-        """Give the series of a family that is not quick, in their order; their records are noted down."""
+        """Give the series of a family that is not quick, in their order; also collects their records."""
         numbers = sorted(number for group in family.numbers for number in self._slow_records[group])
         before = len(self._combined) + sum(map(len, self._figures))
         for number, name in zip(numbers, self._catalog.decoded(numbers), strict=True):
@@ -228,7 +228,7 @@ class Skeleton:
         return found
 
     def _chunked(self, families: list[_Family], slow: dict[ExposedFamily, list[Member]]) -> Iterator[_Quick | _Slow]:
-        """Give the page in parts: families in a row that are quick, and families in a row that are not."""
+        """Give the page in parts: consecutive quick families, and consecutive other families."""
         text, places, ends = self._planned([each for each in families if each.quick])
         start, rank = (0, 0), 0
         for is_quick, run in itertools.groupby(families, lambda each: each.quick):
@@ -243,7 +243,7 @@ class Skeleton:
                 yield _Slow(part, self._form(part, None))
 
     def _planned(self, families: list[_Family]) -> tuple[memoryview, memoryview, list[tuple[int, int]]]:
-        """Return text and places of quick families, and where each of them ends."""
+        """Return text and places of quick families, and the ends of each of them."""
         catalog = self._catalog
         ranks = array("I", [_NO_RANK]) * len(catalog.groups)
         lines: list[GroupLines | None] = [None] * len(catalog.groups)
@@ -256,7 +256,7 @@ class Skeleton:
         return memoryview(planned[0]), memoryview(planned[1]), [*_ENDS.iter_unpack(planned[2])]
 
     def _lines(self, family: ExposedFamily, name: Name, is_plain: bool) -> GroupLines:
-        """Return what the lines of a group have in common."""
+        """Return the common parts of the lines of a group."""
         pairs = self._namer.head(name._replace(category="\0"), is_plain)
 
         def before(sample: str) -> bytes:
@@ -275,7 +275,7 @@ class Skeleton:
 
 
 class Skeletons:
-    """The last page of each format and each way to spell names. Safe to share by threads, which may each make one."""
+    """The last page of each format and each spelling of names. Threads may share it, and may each make one."""
 
     def __init__(self) -> None:
         self._last: dict[tuple[Callable[..., Any], str, str, Labels], Skeleton] = {}

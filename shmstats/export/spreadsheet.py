@@ -1,12 +1,8 @@
 r"""The statistics as CSV (RFC 4180), for spreadsheets and scripts.
 
-The columns are category, metric, labels, kind, field and value; with a breakdown by worker there is
-worker before field, ``total`` or the number of the worker's row. A histogram has one line for each of
-its figures, named in field; all else has one, of the field ``value``. Labels are written as Prometheus
-writes them: ``method="GET",status="200"``; a label that is asked for by ``columns`` has a column before them.
-
-A text that a spreadsheet would take for a formula gets ``'`` before it, and a character that a terminal would obey
-is written as an escape like ``\x1b``; with ``raw`` both are left as they are.
+The columns are category, metric, labels, kind, field and value; with a breakdown by worker also worker, before field:
+``total`` or the number of the worker's row. A histogram has one line for each of its figures, named in field; other
+series have one, with the field ``value``. Labels have the form ``method="GET",status="200"``. See `safe` for escapes.
 """
 
 from __future__ import annotations
@@ -45,7 +41,7 @@ def to_csv(snapshot: Snapshot, *, raw: bool = False, columns: Sequence[str] = ()
 
 
 def safe(text: str) -> str:
-    """Return text that neither a spreadsheet nor a terminal obeys."""
+    """Return text that neither a spreadsheet takes for a formula (``'`` before it) nor a terminal interprets."""
     return printable(f"'{text}" if text.startswith(_FORMULA) else text)
 
 

@@ -1,6 +1,6 @@
 """The statistics as structured JSON: ``?format=v2``, for programs.
 
-Labels are objects, and each series has its kind, unit, help and creation. ``schema`` is the number of the form,
+Labels are objects, and each series has its kind, unit, help and creation time. ``schema`` is the version of the form,
 and `SCHEMA_FILE` describes it as JSON Schema.
 """
 
@@ -17,7 +17,7 @@ from shmstats.export.printable import json_lines
 from shmstats.export.view import View
 from shmstats.series import Distribution, Kind, Mode, Name, Recent, Snapshot, Value
 
-#: The number of the form; raised when something is changed, not when something is added.
+#: The version of the form; raised when something is changed, not when something is added.
 SCHEMA = 2
 
 SCHEMA_FILE = Path(__file__).with_name("stats-v2.schema.json")
@@ -59,7 +59,7 @@ def _described(name: Name) -> dict[str, Any]:
 
 
 def _buckets(bounds: Bounds, value: Distribution) -> Iterator[dict[str, Any]]:
-    """Give the buckets, of exponential bounds those that hold something."""
+    """Give the buckets; of exponential bounds only those that are not empty."""
     limits = zip(bounds, value.buckets, strict=False)
     above = {"le": None, "count": value.buckets[-1]}
     if not isinstance(bounds, Exponential):

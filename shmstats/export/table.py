@@ -1,8 +1,7 @@
 r"""The statistics as a table for people in a terminal.
 
-Sorted by name, columns aligned by what a terminal shows: an East Asian wide character takes two places, a
-combining mark none. A character that is not printable (a control character, a line break, a change of
-writing direction) is shown as an escape like ``\x1b``, never sent to the terminal.
+It is sorted by name, and its columns are aligned by the shown width. Characters that are not printable (control
+characters, line breaks, changes of writing direction) are shown as escapes like ``\x1b``.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ def text_table(snapshot: Snapshot, view: View) -> bytes:
 
 
 def to_table(snapshot: Snapshot, columns: Sequence[str] = (), *, raw: bool = False) -> str:
-    """Return the snapshot as lines of text, the first one with the columns' titles.
+    """Return the snapshot as lines of text, the first one with the titles of the columns.
 
-    A histogram's value is its count, with the other figures beside it. Bytes and times are in units that suit; with
-    ``raw`` they are bytes, and ms or the histogram's unit. Columns that would be empty are left out. Labels in
+    A histogram's value is its count, with the other figures beside it. Bytes and times are in suitable units; with
+    ``raw`` they are in bytes, and in ms or the histogram's unit. Empty columns are left out. Labels in
     ``columns`` have a column of their own.
     """
     table = [_cells(row, columns, raw) for row in sorted(rows(snapshot), key=_place)]

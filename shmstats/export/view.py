@@ -1,4 +1,4 @@
-"""What a reader of the statistics asks for beside a format: names, their spelling, and what stands before them."""
+"""The options of a reader besides the format: names, their spelling, and prefixes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from shmstats.series import Labels
 
 
 class View(NamedTuple):
-    """How the statistics are to be shown. Formats that have no use for a part of it pass over it.
+    """Options for showing the statistics. Formats ignore those that they have no use for.
 
     Attributes:
-        escaping: how names are spelt, one of `shmstats.export.escaping.ESCAPINGS`; None: as the format has them.
-        names: of the families, or of their samples, that are shown; empty: all.
-        namespace: what every family's name begins with (``prometheus.namespace``).
+        escaping: spelling of names, one of `shmstats.export.escaping.ESCAPINGS`; None: the format's default.
+        names: of the families, or of their samples, to show; empty: all.
+        namespace: prefix of every family's name (``prometheus.namespace``).
         labels: of every series (``prometheus.labels``).
-        raw: whether CSV has texts as they are, also those that a spreadsheet or a terminal would obey, and the table
+        raw: whether CSV has texts without escapes for spreadsheets and terminals, and the table
             values without units for people.
-        columns: labels that have a column of their own in CSV and in the table.
+        columns: labels with a column of their own in CSV and in the table.
     """
 
     escaping: str | None = None
@@ -32,5 +32,5 @@ class View(NamedTuple):
         return self._replace(namespace=settings.namespace, labels=tuple(sorted(settings.labels.items())))
 
 
-#: Everything, in the usual form.
+#: Everything, in the default form.
 PLAIN = View()
