@@ -1085,3 +1085,21 @@ def test_they_are_shown_in_the_json_of_the_block(program: Program) -> None:
         document = to_document(stats.read())
         assert document["prometheus_client"]['requests_total{method="GET"}'] == 2
     """)
+
+
+def test_what_only_says_that_it_is_part_of_a_metric_spoils_no_page(program: Program) -> None:
+    """Any program may declare in this category, and a snapshot say anything: each way is tried with each kind."""
+    program("""
+        import itertools, json
+        Counter("right", "Right.").inc(2)
+        types = ("histogram", "stateset", "unknown", {})
+        said = ({}, {"states": 7}, {"states": [{}]}, {"instance": 1e999}, {"instance": -1})
+        count = {"counter": stats.incr, "gauge": stats.gauge, "histogram": stats.timing}
+        ways = itertools.product(types, said, ("family", "fraction of", "created of"), count)
+        for number, (type_, more, role, kind) in enumerate(ways):
+            help_ = "Help.\\x1f" + json.dumps({role: f"f{number}", "type": type_, **more})
+            buckets = {"buckets": [1]} if kind == "histogram" else {}
+            stats.declare("prometheus_client", f"m{number}", kind=kind, help=help_, **buckets)
+            count[kind]("prometheus_client", f"m{number}", 1)
+        assert scrape()["right_total"] == 2
+    """)

@@ -151,6 +151,11 @@ class Part:
     role: str
     about: dict[str, Any]
 
+    @property
+    def kind(self) -> Kind | None:
+        """What the metric must be: one that is something else only says that it belongs to the family."""
+        return Kind.HISTOGRAM if self.role == "fraction" else KINDS.get(str(self.about.get("type")))
+
 
 def part_of(help_: str) -> tuple[str, Part | None]:
     """Return the help for people, and the part that the metric is; None where it is no family's."""
@@ -160,11 +165,16 @@ def part_of(help_: str) -> tuple[str, Part | None]:
     try:
         about = json.loads(rest)
         for key, role in (("family", "value"), ("created of", "created"), ("fraction of", "fraction")):
-            if key in about:
+            if key in about and (role != "value" or _is_sound(about)):
                 return text, Part((str(about[key]), int(about.get("instance", 0))), role, about)
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         pass  # no text of ours: a snapshot may say anything
     return help_, None
+
+
+def _is_sound(about: dict[str, Any]) -> bool:
+    """Tell whether what is said of a family is what `ClientFamily.declaration` says: else a page would fail."""
+    return about["type"] in KINDS and all(isinstance(state, str) for state in about.get("states", ()))
 
 
 def instance_metric(metric: str, instance: int) -> str:

@@ -69,7 +69,7 @@ class ClientPlan(NamedTuple):
             if name.category != CATEGORY:
                 continue
             help_, part = part_of(name.help)
-            if part is None:
+            if part is None or part.kind is not name.kind:
                 continue
             if part.role == "fraction":
                 fractions[part.family, name.labels] = i
