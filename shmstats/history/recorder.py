@@ -115,7 +115,7 @@ class HistoryRecorder:
             self._ring.write_row(SECONDS, second, span, self._deltas(totals))
         self._totals, since, self._last = totals, self._last, second
         for number, event in enumerate(self._events.notice(reader, snapshot, workers, now, self._ring)):
-            self._ring.add_event(event._replace(time=event.time + number))  # ordered by their times
+            self._ring.add_event(event._replace(time=event.time + number))  # so that their times keep the order
         if second // 60 != since // 60:
             self._write_minutes(second // 60)
 
@@ -133,7 +133,7 @@ class HistoryRecorder:
     def _with_derived(
         self, snapshot: Snapshot, reader: Any, workers: Sequence[Any]
     ) -> tuple[list[Name], Sequence[Any]]:
-        """Return names and values of a snapshot behind those of the system and of the overview."""
+        """Return names and values of a snapshot after those of the system and of the overview."""
         self._overview.follow(snapshot.names)
         of, overview, names = self._joined
         if of is not snapshot.names or overview is not self._overview.names:
@@ -144,10 +144,10 @@ class HistoryRecorder:
         return names, _Joined([*system, *self._overview.values(snapshot.values)], snapshot.values)
 
     def _deltas(self, totals: array[float]) -> array[float]:
-        """Return the row: values of gauges, and what was added to everything else since the last row.
+        """Return the row: values of gauges, and increases of everything else since the last row.
 
-        A counter that is smaller than before was set to 0 in between. Nothing is known of what a series was before that
-        has other columns now, as after a change of its buckets.
+        A counter that is smaller than before was reset meanwhile. If a series has other columns than before, as after
+        a change of its buckets, its previous values are unknown.
         """
         before = (self._totals + array("d", [math.nan]) * len(totals))[: len(totals)]
         for track in self._tracks.added:
@@ -158,14 +158,14 @@ class HistoryRecorder:
         return array("f", [now if is_gauge or now < was else now - was for now, was, is_gauge in columns])
 
     def _write_minutes(self, current: int) -> None:
-        """Write the rows of the minutes before this one, where they are missing and there are seconds of them."""
+        """Write the missing rows of the minutes before this one, if there are rows of their seconds."""
         assert self._ring is not None
         gauges = self._tracks.gauges()
         for minute in range(current - _MINUTES_BACK, current):
             if self._ring.has_row(MINUTES, minute):
                 continue
             rows = self._ring.read_rows(SECONDS, minute * 60, minute * 60 + 59)
-            for track in self._tracks.tracks.values():  # what was in its columns before it is another one's
+            for track in self._tracks.tracks.values():  # older values in its columns are another track's
                 if track.since > minute * 60:
                     for row in rows:
                         if row.number < track.since:
@@ -175,7 +175,7 @@ class HistoryRecorder:
 
 
 class _Joined(Deferred[Any]):
-    """Values of the system and of the overview, and behind them those of a snapshot."""
+    """Values of the system and of the overview, followed by those of a snapshot."""
 
     __slots__ = ("_derived", "_values")
 
@@ -187,23 +187,23 @@ class _Joined(Deferred[Any]):
         return [*self._derived, *self._values]
 
     def at(self, positions: Sequence[int]) -> list[Any]:
-        """Return the values at some positions, none of them negative."""
+        """Return the values at some positions, which must not be negative."""
         own = len(self._derived)
         found = iter(items_at(self._values, [each - own for each in positions if each >= own]))
         return [self._derived[each] if each < own else next(found) for each in positions]
 
 
 def make_duty(settings: Settings) -> HistoryRecorder:
-    """Return the duty of recording."""
+    """Return the duty that records the history."""
     return HistoryRecorder(settings.path.data, settings.history.series)
 
 
 def summed(rows: Sequence[RingRow], gauges: bytearray) -> array[float]:
-    """Return the values of one row made of several: sums of deltas, means of gauges; NaN where none has a value.
+    """Return several rows merged into one: sums of deltas, means of gauges; NaN if no row has a value.
 
     Args:
         rows: of a tier.
-        gauges: of each column whether it is of a gauge.
+        gauges: for each column, whether it is a gauge's.
     """
     result = array("f", [math.nan]) * len(gauges)
     columns = zip_longest(*(row.values[: len(gauges)] for row in rows), fillvalue=math.nan)

@@ -1,26 +1,7 @@
-"""The form of the ring file ``history.ring``: fixed in size, written by one process, read by any::
+"""The ring file ``history.ring``: fixed in size, written by one process, read by any. `Ring` has its layout.
 
-     offset 0
-    +--------+----------+----------+------------+------------+------------+
-    | header | tracks A | tracks B | events     | 900 rows   | 1440 rows  |
-    | 1 page | 512 KiB  | 512 KiB  | 128 B each | a second   | a minute   |
-    +--------+----------+----------+------------+------------+------------+
-
-header
-    A `HEADER`. A file whose header is another one is replaced.
-``tracks``
-    Which series are in which columns, as JSON (`shmstats.history.tracks`). Written to the older of two places, each
-    with a number and a checksum, so that one of them is whole at every moment.
-``events``
-    What happened to the processes: an `EVENT` each, in a ring of their own.
-``rows``
-    A `ROW` and after it its columns as 4-byte floats. The row of second (or minute) ``n`` since 1970 is at ``n``
-    modulo the rows of its tier: a row with another number is one of long ago, or was never written. What a column
-    has no value for is NaN.
-
-A writer that is killed leaves a row whose checksum does not fit; readers take it for a gap. The file is written by
-pwrite(2) and read by pread(2), not through a mapping: one that is truncated, or for which the disk has no room, costs
-rows, but kills nobody by SIGBUS. Nothing is synced: after a power loss the last seconds may be missing.
+It is written by pwrite(2) and read by pread(2), not mapped: if it is truncated or the disk is full, rows are
+lost, but no process dies of SIGBUS. It is never synced: after a power loss the last seconds may be missing.
 """
 
 from __future__ import annotations
@@ -59,7 +40,7 @@ ROW = Structure(
         "number": "Q",  # seconds or minutes since 1970
         "span": "I",  # ms that its deltas cover
         "columns": "I",  # that are in use
-        "checksum": "I",  # of what is before it and of the columns
+        "checksum": "I",  # of the fields before it and of the columns
         "spare": "I",
     }
 )
@@ -75,8 +56,8 @@ class Tier(Frozen):
 
     Attributes:
         step: seconds from one row to the next.
-        rows: how many there are.
-        offset: of the first in the file.
+        rows: number of rows.
+        offset: of the first row in the file.
     """
 
     step: int
@@ -85,7 +66,7 @@ class Tier(Frozen):
 
     @property
     def end(self) -> int:
-        """Offset behind the last row."""
+        """Offset after the last row."""
         return self.offset + self.rows * _ROW_BYTES
 
     def place(self, number: int) -> int:
@@ -103,7 +84,7 @@ SIZE = MINUTES.end
 
 
 class RingError(Exception):
-    """A file that is no ring of this version; the message says which."""
+    """A file that is not a ring of this version; the message names it."""
 
 
 class Event(NamedTuple):
@@ -126,7 +107,7 @@ class RingRow(NamedTuple):
     Attributes:
         number: in steps of the tier since 1970.
         span: seconds that its deltas cover.
-        values: of the columns that were in use, as 4-byte floats; NaN where there is no value.
+        values: of the columns that were in use, as 4-byte floats; NaN for no value.
     """
 
     number: int
@@ -134,7 +115,7 @@ class RingRow(NamedTuple):
     values: array[float]
 
     def blank(self, first: int, width: int) -> None:
-        """Have no value in some columns."""
+        """Clear the values of some columns."""
         for column in range(first, min(first + width, len(self.values))):
             self.values[column] = math.nan
 
@@ -145,14 +126,26 @@ def ring_file(data: Path) -> Path:
 
 
 class Ring:
-    """An open ring file.
+    """An open ring file::
+
+         offset 0
+        +--------+----------+----------+------------+------------+------------+
+        | header | tracks A | tracks B | events     | 900 rows   | 1440 rows  |
+        | 1 page | 512 KiB  | 512 KiB  | 128 B each | a second   | a minute   |
+        +--------+----------+----------+------------+------------+------------+
+
+    The header is a `HEADER`; a file with another one is replaced. The tracks say which series are in which columns, as
+    JSON (`shmstats.history.tracks`); the older of two copies is overwritten, each with a number and a checksum, so one
+    copy is always whole. Events are a ring of `EVENT` records. A row is a `ROW` with its columns as 4-byte floats, NaN
+    for no value. The row of second (or minute) ``n`` since 1970 is at ``n`` modulo the rows of its tier; with another
+    number it is an old one. A killed writer leaves a row with a wrong checksum, which readers take for a gap.
 
     Args:
         fd: descriptor of the file, which `close` closes.
         file: its path, for messages.
 
     Raises:
-        RingError: it is none.
+        RingError: the file is not a ring.
     """
 
     def __init__(self, fd: int, file: Path) -> None:
@@ -167,7 +160,7 @@ class Ring:
         os.close(self._fd)
 
     def is_current(self) -> bool:
-        """Tell whether this is still the file of its name: somebody may have deleted it."""
+        """Tell whether the path still refers to this file: somebody may have deleted it."""
         try:
             return os.path.samestat(os.fstat(self._fd), os.stat(self.file, follow_symlinks=False))
         except OSError:
@@ -176,10 +169,10 @@ class Ring:
     # Tracks -----------------------------------------------------------------------------------
 
     def read_tracks(self) -> Any:
-        """Return the newest tracks that are whole, as JSON has them; None where there are none.
+        """Return the newest whole tracks, as a value from JSON; None if there are none.
 
         Raises:
-            ValueError: they are no JSON.
+            ValueError: they are not JSON.
         """
         number, text = self._newest_tracks()
         try:
@@ -233,7 +226,7 @@ class Ring:
         return sorted(found, key=lambda event: event.time)
 
     def _events(self) -> list[Event | None]:
-        """Return the events in the order of their places; None for one that is not there, or not whole."""
+        """Return the events in the order of their places; None for one that is missing or not whole."""
         size = _EVENTS * EVENT.size
         content = os.pread(self._fd, size, _EVENTS_OFFSET).ljust(size, b"\0")
         return [_event_of(*record) for record in EVENT.struct.iter_unpack(content)]
@@ -244,7 +237,7 @@ class Ring:
         """Write the row of second or minute ``number``.
 
         Args:
-            tier: where.
+            tier: of the row.
             number: in steps of the tier since 1970.
             span: seconds that the deltas cover.
             values: of the columns in use, as 4-byte floats.
@@ -284,15 +277,15 @@ def open_ring(file: Path) -> Ring:
     """Open a ring for reading.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no file.
         OSError: it cannot be read.
-        RingError: it is none.
+        RingError: it is not a ring.
     """
     return _opened(file, os.O_RDONLY)
 
 
 def make_ring(file: Path) -> Ring:
-    """Open a ring for writing; make it where there is none, or one of another version.
+    """Open a ring for writing; make it if it is missing, or of another version.
 
     Raises:
         OSError: it cannot be made or written.
@@ -329,7 +322,7 @@ def _event_record(moment: int, length: int, kind: bytes, text: bytes) -> bytes:
 
 
 def _event_of(moment: int, checksum: int, length: int, kind: bytes, text: bytes) -> Event | None:
-    """Return the event that a record is; None for one that is not whole."""
+    """Return the event in a record; None if it is not whole."""
     if not moment or crc32(EVENT.struct.pack(moment, 0, length, kind, text)) != checksum:
         return None
     return Event(moment, kind.rstrip(b"\0").decode(errors="replace"), text[:length].decode(errors="replace"))

@@ -1,8 +1,8 @@
-"""Which series the ring holds, and in which columns.
+"""The series of the ring, and their columns.
 
-A *track* is one series as the ring has it. It keeps its columns as long as the series is there; columns of one that
-has gone are given to another only where there are no others left, and ``since`` keeps older rows from being taken for
-those of the newcomer.
+A *track* is one series of the ring. It keeps its columns as long as the series exists. Columns of a series that
+is gone are only reused if no others are left, and ``since`` keeps older rows from being taken for
+values of the new series.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from ..frozen import NamedTuple
 from ..series import Distribution, Kind, Labels, Name, Value, items_at
 from .ring import COLUMNS
 
-#: Series that are kept at most.
+#: Most series that are kept.
 MAX_TRACKS = 512
 
-#: Buckets of a histogram that are kept at most: neighbours of wider ones are put together. Of the figures over all
-#: requests, category ``shmstats``, so many more are kept that none have to be.
+#: Most buckets of a histogram that are kept: neighbours are merged if there are more. For the figures over all
+#: requests, category ``shmstats``, the limit is so much higher that none are merged.
 MAX_BUCKETS = 42
 _MAX_OWN_BUCKETS = 256
 
 #: Columns of a histogram before its buckets: sum of observations, and of their largest (a gauge).
 _BEFORE_BUCKETS = 2
 
-#: Categories that come before all others, and metrics within them that come first of all.
+#: Categories that come before all others, and the metrics within them that come first.
 _FIRST = ("system", "shmstats", "requests", "http", "gunicorn")
 _MAIN = ("http_requests", "http_request_duration", "gunicorn_requests", "gunicorn_request_duration")
 
-#: The category of what is made here of other series.
+#: The category of series that are computed here from others.
 OWN = "shmstats"
 
-#: What is known of a series: category, metric, labels.
+#: The identity of a series: category, metric, labels.
 Key = tuple[str, str, Labels]
 
 
@@ -47,9 +47,9 @@ class Track(NamedTuple):
         category: of the series.
         metric: likewise.
         labels: likewise.
-        kind: ``COUNTER`` (columns have deltas), ``GAUGE`` (values) or ``HISTOGRAM``: of that sum, then largest
-            observation, then buckets; deltas but for the second.
-        bounds: of a histogram's buckets as they are kept.
+        kind: ``COUNTER`` (columns have deltas), ``GAUGE`` (values) or ``HISTOGRAM``: sum, then largest
+            observation, then buckets; all deltas except the second.
+        bounds: of a histogram's buckets in the ring.
         unit: as declared.
         first: its first column.
         since: seconds since 1970 of its first row.
@@ -66,12 +66,12 @@ class Track(NamedTuple):
 
     @property
     def key(self) -> Key:
-        """What the series is known by."""
+        """The identity of the series."""
         return self.category, self.metric, self.labels
 
     @property
     def width(self) -> int:
-        """How many columns it has."""
+        """The number of its columns."""
         return len(self.bounds) + 1 + _BEFORE_BUCKETS if self.kind is Kind.HISTOGRAM else 1
 
     @property
@@ -81,15 +81,15 @@ class Track(NamedTuple):
 
 
 def to_json(tracks: Iterable[Track]) -> list[Any]:
-    """Return tracks as JSON has them."""
+    """Return tracks as a value for JSON."""
     return [[*track[:3], int(track.kind), *track[4:]] for track in tracks]
 
 
 def from_json(document: Any) -> list[Track]:
-    """Return the tracks that JSON has.
+    """Return the tracks in a value from JSON.
 
     Raises:
-        ValueError: it is not what `to_json` makes.
+        ValueError: it does not have the form of `to_json`.
     """
     try:
         tracks = [
@@ -107,7 +107,7 @@ def from_json(document: Any) -> list[Track]:
 
 
 def _is_sound(track: Track) -> bool:
-    """Tell whether a track can be one, be it of whatever types."""
+    """Tell whether a track is valid, whatever the types of its fields."""
     texts = track.category, track.metric, track.unit, *(text for label in track.labels for text in label)
     return (
         all(isinstance(text, str) for text in texts)
@@ -121,17 +121,17 @@ def _is_sound(track: Track) -> bool:
 
 
 class Tracks:
-    """The tracks that a recorder writes, and how the values of a snapshot get into their columns.
+    """The tracks that a recorder writes, and the mapping of a snapshot's values to their columns.
 
     Args:
-        tracks: that the ring has already.
-        globs: of ``category.metric``: series that match come before others.
+        tracks: already in the ring.
+        globs: of ``category.metric``: matching series come before others.
 
     Attributes:
-        left_out: series that there is no room for.
-        tracks: by what their series are known by.
-        born: of these, tracks of series that the names before the last ones did not have.
-        added: tracks whose columns were another one's, or nobody's, before the last names.
+        left_out: number of series without room.
+        tracks: by the identities of their series.
+        born: those of series that are new in the last names.
+        added: those whose columns belonged to another track, or to none, before the last names.
     """
 
     def __init__(self, tracks: Iterable[Track], globs: Sequence[str]) -> None:
@@ -151,7 +151,7 @@ class Tracks:
         return max((track.first + track.width for track in self.tracks.values()), default=0)
 
     def follow(self, names: Sequence[Name], now: int) -> bool:
-        """Have a track for each series of a snapshot, as far as there is room; tell whether tracks changed.
+        """Make a track for each series of a snapshot, as far as there is room; tell whether tracks changed.
 
         Args:
             names: of the snapshot.
@@ -197,7 +197,7 @@ class Tracks:
         return 2 * len(_FIRST)
 
     def _add(self, track: Track, present: set[Key]) -> None:
-        """Give a new track columns; where there are none left, those of series that are gone."""
+        """Give a new track columns; if none are left, those of series that are gone."""
         first = self._free(track.width)
         if first is None or len(self.tracks) >= MAX_TRACKS:
             for key in [key for key in self.tracks if key not in present]:
@@ -209,7 +209,7 @@ class Tracks:
             self.tracks[track.key] = track._replace(first=first)
 
     def _free(self, width: int) -> int | None:
-        """Return the first of so many columns that no track has."""
+        """Return the first of so many consecutive columns without a track."""
         at = 0
         for track in sorted(self.tracks.values(), key=lambda track: track.first):
             if track.first - at >= width:
@@ -218,7 +218,7 @@ class Tracks:
         return at if at + width <= COLUMNS else None
 
     def _plan(self, wanted: Sequence[tuple[int, Key]], names: Sequence[Name]) -> None:
-        """Say where the values of these names go."""
+        """Map the values of these names to columns."""
         kept = [(position, self.tracks[key]) for position, key in wanted if key in self.tracks]
         scalars = [(position, track.first) for position, track in kept if track.kind is not Kind.HISTOGRAM]
         self._scalars = [position for position, _ in scalars]
@@ -230,7 +230,7 @@ class Tracks:
         ]
 
     def totals(self, values: Sequence[Value]) -> array[float]:
-        """Return what the columns in use add up to; NaN in those that nothing has a value for.
+        """Return the totals of the columns in use; NaN for no value.
 
         Args:
             values: of the snapshot whose names were followed last.
@@ -248,7 +248,7 @@ class Tracks:
         return totals
 
     def gauges(self) -> bytearray:
-        """Return of each column in use whether it has values, and not deltas."""
+        """Return for each column in use whether it has values instead of deltas."""
         mask = bytearray(self.used)
         for track in self.tracks.values():
             if track.kind is Kind.GAUGE:
@@ -259,7 +259,7 @@ class Tracks:
 
 
 def _track_of(name: Name) -> Track | None:
-    """Return the track that a series would have; None for one that is not kept."""
+    """Return the track for a series; None for a series that is not kept."""
     if name.kind is Kind.TIMESTAMP:
         return None
     kind = Kind.GAUGE if name.kind is Kind.COUNTER and not name.monotonic else name.kind
@@ -270,11 +270,11 @@ def _track_of(name: Name) -> Track | None:
 
 
 def _group_size(buckets: int, category: str) -> int:
-    """Return how many neighbouring buckets are kept as one."""
+    """Return the number of neighbouring buckets that are merged into one."""
     most = _MAX_OWN_BUCKETS if category == OWN else MAX_BUCKETS
     return math.ceil(buckets / most)
 
 
 def _grouped(buckets: Sequence[int], size: int) -> Sequence[int]:
-    """Return buckets of which so many neighbours are put together."""
+    """Return buckets with so many neighbours merged."""
     return buckets if size == 1 else [sum(buckets[at : at + size]) for at in range(0, len(buckets), size)]

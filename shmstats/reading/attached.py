@@ -18,10 +18,10 @@ class AttachedBlock(Block):
 
     @lazy_property
     def reader(self) -> BlockReader:
-        """What reads values; a process that only counts has none, and imports none.
+        """The reader, made at its first use; a process that only counts has none, and does not import it.
 
         Raises:
-            ValueError: the block was left.
+            ValueError: the process has left the block.
         """
         make = _reader_type()
         if self.is_left:
@@ -29,7 +29,7 @@ class AttachedBlock(Block):
         return make(self._buf, self.layout, self.workers)
 
     def abandon(self) -> None:
-        """Let go of the memory without a word to the others."""
+        """Release the memory without telling other processes."""
         self.is_left = True
         reader = self.__dict__.pop("reader", None)
         if reader is not None:

@@ -1,4 +1,4 @@
-"""What each row of a block holds of the series of a catalog."""
+"""The values of the rows of a block, for the series of a catalog."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .histograms import Histograms
 
 
 def by_row(columns: Columns, catalog: Catalog, living: set[int]) -> dict[int, list[Value | None]]:
-    """Return for each row that has memory what it holds of each name; None for nothing.
+    """Return for each row with memory its values, one for each name; None for no value.
 
     Args:
         columns: the cells of the block.
         catalog: of its names.
-        living: how the living workers sign.
+        living: signatures of the living workers.
     """
     return {
         row: [

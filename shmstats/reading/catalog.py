@@ -1,6 +1,6 @@
-"""The names of a block: a copy of its records and its heap, kept while the header's revision stands still.
+"""The names of a block: a copy of its records and its heap, kept as long as the header's revision does not change.
 
-What is derived from the copy is derived when somebody asks for it; of names that were only added, what was derived
+What is derived from the copy is derived at its first use. If names were only added, what was derived
 before is kept.
 """
 
@@ -31,12 +31,12 @@ _NOTHING_DECLARED = Declaration(Kind.COUNTER)
 _KINDS = {int(kind): kind for kind in Kind}
 _MODES = {int(mode): mode for mode in Mode}
 
-#: What `shmstats.core.list_series` is told of each mode.
+#: The class of each mode, for `shmstats.core.list_series`.
 _MODE_FORMS = bytes(
     0 if mode not in _MODES else 1 if mode == Mode.LAST or mode & 7 == Mode.SUM else 2 for mode in range(256)
 )
 
-#: By the kind of a record, whether it is a histogram; by its flags, whether it is ready for a declaration.
+#: By the kind of a record: whether it is a histogram; by its flags: whether it is prepared for a declaration.
 _ARE_HISTOGRAMS = bytes(kind == Kind.HISTOGRAM for kind in range(256))
 _ARE_READY = bytes(bool(flags & READY) for flags in range(256))
 
@@ -46,35 +46,35 @@ _COMPARED = 64 * NAME.size
 _GROUP = struct.Struct("<III")
 _SPAN = struct.Struct("<II")
 
-#: Where the fields of a record are among those that are unpacked.
+#: Positions of the fields among the unpacked fields of a record.
 _STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION = range(9)
 _KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM, _MEMBERS, _CREATED = range(9, 16)
 
 
 class Catalog:
-    """The names of one revision, and where their values are. Nothing of it changes.
+    """The names of one revision, and the places of their values. It is immutable.
 
     Args:
         records: a copy of the block's records, as bytes.
         heap: a copy of its heap.
-        columns: cells that the block has in a row.
-        former: of the same block, whose names are decoded; None for none.
+        columns: number of cells in a row of the block.
+        former: an earlier catalog of the same block with decoded names; None for none.
 
     Attributes:
         records: as bytes.
-        heap: that their keys are in.
-        group_of: the group of each record, as `shmstats.core.group_series` returns it.
+        heap: contains their keys.
+        group_of: the group of each record, from `shmstats.core.group_series`.
         groups: first record, label names, and whether one is empty, of each group.
-        label_sets: the label names that there are.
-        numbers: the records of `names`: those of series but for gauges that are combined of contributions.
+        label_sets: the lists of label names.
+        numbers: the records of `names`: those of all series except gauges that are combined from contributions.
         cells: the first column of each of these.
         kinds: of these.
-        widths: how many columns each of these has.
-        aside: the records of gauges that are combined, but for sums.
+        widths: number of columns of each of these.
+        aside: the records of gauges that are combined, except by sum.
         noted: the records of series that have room for a note.
 
     Raises:
-        BufferError, LookupError, ValueError: a record is not what it can be.
+        BufferError, LookupError, ValueError: a record is invalid.
     """
 
     def __init__(self, records: bytes, heap: bytes, columns: int, former: Catalog | None = None) -> None:
@@ -90,7 +90,7 @@ class Catalog:
 
     @lazy_property
     def names(self) -> list[Name]:
-        """The names of `numbers`; those that the former catalog has decoded are taken from there."""
+        """The names of `numbers`; names that the former catalog has decoded are reused."""
         former, self._former = self._former, None
         if former is None:
             return self.decoded(self.numbers)
@@ -103,11 +103,11 @@ class Catalog:
 
     @property
     def with_names(self) -> Catalog | None:
-        """The last catalog whose names are decoded: this one, or a former one; None for none."""
+        """The last catalog with decoded names: this one, or a former one; None for none."""
         return self if "names" in self.__dict__ else self._former
 
     def _differing(self, former: Catalog) -> Iterator[int]:
-        """Give the records that are not as they were, with neighbours, and those that are declared otherwise now."""
+        """Give the records that have changed, with neighbours, and those with another declaration."""
         for start in range(0, len(self.records), _COMPARED):
             if self.records[start : start + _COMPARED] != former.records[start : start + _COMPARED]:
                 yield from range(start // NAME.size, (start + _COMPARED) // NAME.size)
@@ -119,7 +119,7 @@ class Catalog:
 
     @lazy_property
     def sums(self) -> list[int]:
-        """Positions in `numbers` of gauges that are sums of contributions."""
+        """Positions in `numbers` of the gauges that are sums of contributions."""
         return _places_in(self._modes)
 
     @lazy_property
@@ -134,7 +134,7 @@ class Catalog:
 
     @lazy_property
     def mixed(self) -> set[int]:
-        """Groups of histograms that have different widths."""
+        """Groups of histograms with different widths."""
         group_of, found = memoryview(self.group_of).cast("I"), set()
         for at in self.histograms:
             group = group_of[self.numbers[at]]
@@ -150,7 +150,7 @@ class Catalog:
 
     @property
     def saved(self) -> array[int]:
-        """The records of what is saved: no timestamps, gauges of which each worker has its own, infos or states."""
+        """The records to save: no timestamps, gauges with a value for each worker, infos or states."""
         families = NAME.column(self.records, "family")
         found = array("I")
         for number, kind, mode in zip(self.numbers, self.kinds, self._modes, strict=True):
@@ -165,7 +165,7 @@ class Catalog:
 
     @property
     def described(self) -> list[Name]:
-        """A name of each metric that has bounds or a declaration with a help or a unit, and is saved."""
+        """A name of each saved metric that has bounds, or a declaration with a help or a unit."""
         families, kinds = NAME.column(self.records, "family").tolist(), NAME.column(self.records, "kind")
         firsts: dict[int, int] = {}
         alone = []
@@ -177,12 +177,12 @@ class Catalog:
             elif not family:
                 alone.append(number)
             elif kinds[firsts.setdefault(family, number)] != Kind.HISTOGRAM:
-                firsts[family] = number  # label sets of a metric that is not declared may differ in kind
+                firsts[family] = number  # label sets of an undeclared metric may differ in kind
         found = self.decoded([*firsts.values(), *alone])
         return [name for name in found if name.bounds or name.help or name.unit]
 
     def position_of(self, key: bytes) -> int | None:
-        """Return the position in `numbers` of the name with a key; None where there is none. It is kept."""
+        """Return the position in `numbers` of the name with a key; None if there is none. The result is cached."""
         if key not in self._found:
             self._found[key] = self._find(key)
         return self._found[key]
@@ -198,23 +198,23 @@ class Catalog:
         return None
 
     def position_of_record(self, number: int) -> int | None:
-        """Return the position in `numbers` of a record; None where it is not among them."""
+        """Return the position in `numbers` of a record; None if it is not among them."""
         position = bisect_left(self.numbers, number)
         return position if position < len(self.numbers) and self.numbers[position] == number else None
 
     def width_of(self, number: int) -> int:
-        """Return how many columns the series of a record has."""
+        """Return the number of columns of a record's series."""
         return _fields(self.records, number)[_WIDTH]
 
     def modes_are_live(self, positions: list[int]) -> bytes:
-        """Tell which series at some positions are gauges of a live mode (u8 each)."""
+        """Tell for series at some positions whether they are gauges of a live mode (u8 each)."""
         return bytes([self._modes[position] >= Mode.LIVEALL for position in positions])
 
     def decoded(self, numbers: Iterable[int]) -> list[Name]:
         """Return the names of some records.
 
         Raises:
-            DamagedBlockError: one cannot be, or what is declared of it, or not with as many cells as it has.
+            DamagedBlockError: a name or its declaration is invalid, or does not fit its number of cells.
         """
         numbers = list(numbers)
         try:
@@ -236,7 +236,7 @@ class Catalog:
 
 
 class NameReader:
-    """Reads the names of a block, and what is declared about them.
+    """Reads the names of a block, and their declarations.
 
     Args:
         buf: the block.
@@ -252,14 +252,14 @@ class NameReader:
         self._noted: tuple[tuple[int, int, int], list[tuple[Name, int]]] = ((-1, -1, -1), [])
 
     def close(self) -> None:
-        """Let go of the buffer."""
+        """Release the buffer."""
         del self._records, self._buf
 
     def catalog(self, revision: int, count: int, heap: int) -> Catalog:
-        """Return the names of a revision, of the first ``count`` records; the same as the last time if it can be.
+        """Return the catalog of a revision, of the first ``count`` records; the previous one if it is still right.
 
         Raises:
-            BufferError, LookupError, ValueError: a name was changed just now, or is damaged.
+            BufferError, LookupError, ValueError: a name was changed during the read, or is damaged.
         """
         last = self._last
         if last is not None and last[0] == revision and len(last[1].group_of) == 4 * count:
@@ -273,7 +273,7 @@ class NameReader:
         return catalog
 
     def unchanged(self, catalog: Catalog, number: int) -> bool:
-        """Tell whether a record of a catalog is as it was: one that was removed and added again is not."""
+        """Tell whether a record of a catalog has not changed; one that was removed and added again has."""
         place = slice(number * NAME.size, (number + 1) * NAME.size)
         return self._records[place] == catalog.records[place]
 
@@ -282,27 +282,27 @@ class NameReader:
         self._last = None
 
     def declaration(self, family: int, revision: int) -> Declaration | None:
-        """Return what is declared about a metric, by the number of its family; None for nothing.
+        """Return the declaration of a metric, by the number of its family; None for none.
 
-        What was read once is kept as long as the revision stays.
+        A declaration is cached as long as the revision stays.
         """
         if family < 0:
             return None
         if self._declarations[0] != revision:
             self._declarations = revision, {}
-        declarations = self._declarations[1]  # another thread, which reads too, may begin a new one meanwhile
+        declarations = self._declarations[1]  # another reading thread may replace it meanwhile
         if family not in declarations:
             declarations[family] = _declared(self._records, family, self._buf, self._layout.heap)
         return declarations[family]
 
     def notes(self, category: str | None, revision: int, count: int, used: int) -> list[tuple[Name, bytes]]:
-        """Return the names of a category that have a note, with it; a family's is what is declared.
+        """Return the names of a category that have a note, with it; the note of a family is its declaration.
 
         Args:
             category: of the names; None for all.
             revision: of the header.
             count: records to look at.
-            used: bytes of the heap in use: a name's first note makes them more.
+            used: bytes of the heap in use, which a name's first note increases.
         """
         key = revision, count, used
         if self._noted[0] != key:
@@ -315,11 +315,11 @@ class NameReader:
         return found
 
     def _find_noted(self, revision: int, count: int, used: int) -> list[tuple[Name, int]]:
-        """Return the names that have room for a note, with the number of the record."""
+        """Return the names that have room for a note, with the numbers of their records."""
         layout, last = self._layout, self._last
         records = self._records[: count * NAME.size]
         if last is not None and (last[0], len(last[1].records), len(last[1].heap)) == (revision, len(records), used):
-            noted = last[1].noted  # as for a page, which has just had its catalog made
+            noted = last[1].noted  # the common case: a page has just made its catalog
         else:
             noted = _numbers(list_series(records, _MODE_FORMS, layout.columns)[-1])
         heap = self._buf[layout.heap : layout.heap + layout.heap_bytes]
@@ -328,7 +328,7 @@ class NameReader:
 
 
 def _with_replaced(records: bytes, heap: bytes) -> bytes:
-    """Return records as they are once the series that are ready for a declaration have their places."""
+    """Return records as they are after the series prepared for a declaration have taken their places."""
     if not NAME.column(records, "flags").tobytes().translate(_ARE_READY).strip(b"\0"):
         return records
     copy = bytearray(records)
@@ -348,7 +348,7 @@ def _numbers(words: bytes) -> list[int]:
 
 
 def _places_in(flags: bytes) -> list[int]:
-    """Return where flags are set; mostly none is, and that is found out at once."""
+    """Return the positions of set flags; fast if there are none, which is the common case."""
     return [*compress(range(len(flags)), flags)] if flags.strip(b"\0") else []
 
 
@@ -366,7 +366,7 @@ def _note_in(records: bytes, heap: bytes, number: int) -> bytes:
 
 
 def _all_of(column: list[int], wanted: int) -> Iterator[int]:
-    """Give the places of a number in a list."""
+    """Give the positions of a number in a list."""
     place = -1
     with suppress(ValueError):
         while True:
@@ -402,14 +402,14 @@ def _names_of(
 
 
 def _note(records: bytes | memoryview, number: int, heap: bytes | memoryview, offset: int) -> bytes:
-    """Return the note of a record; ``offset`` is where the heap begins."""
+    """Return the note of a record; ``offset`` is the beginning of the heap."""
     fields = _fields(records, number)
     start = offset + fields[_NOTE]
     return read_note(bytes(heap[start : start + fields[_NOTE_ROOM]]))
 
 
 def _declared(records: bytes | memoryview, number: int, heap: bytes | memoryview, offset: int) -> Declaration | None:
-    # A family has its note a moment before it is said to be declared: who declares may be killed in between.
+    # A family gets its note before the flag that says that it is declared: a kill may come in between.
     is_declared = _fields(records, number)[_FLAGS] & DECLARED
     note = _note(records, number, heap, offset) if is_declared else b""
     return decode_definition(note).declared if note else None

@@ -1,6 +1,6 @@
-"""The cells of a block as a reader sees them: values by row and column, of the pages that have memory behind them.
+"""The cells of a block for readers: values by row and column, of the pages that have memory.
 
-A page without memory is not even looked at: a look would allocate it.
+A page without memory is not even read, because reading would allocate it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Columns:
         self._integers, self._reals, self._words = cells.cast("q"), cells.cast("d"), cells.cast("I")
 
     def close(self) -> None:
-        """Let go of the buffer; a read that goes on in another thread keeps it."""
+        """Release the buffer; a read that is running in another thread keeps it."""
         del self._integers, self._reals, self._words, self._buf
 
     def view(self) -> npt.NDArray[np.void]:
         """Return the cells as `shmstats.layout.CELL`, read-only: shape (rows, cells of a row). It keeps them mapped."""
-        import numpy as np  # only here: nothing else of reading needs it
+        import numpy as np  # only here: no other part of reading needs it
 
         layout = self._layout
         cells = np.frombuffer(self._buf, CELL.dtype, layout.rows * self._row_cells, layout.cells)
@@ -47,13 +47,13 @@ class Columns:
         return view
 
     def has(self, row: int, cell: int, width: int = 1) -> bool:
-        """Tell whether a row has memory behind some columns."""
+        """Tell whether a row has memory for some columns."""
         start = self._layout.pages + row * self._layout.bitmap_bytes
         pages = range(cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE + 1)
         return all(self._buf[start + page // 8] >> page % 8 & 1 for page in pages)
 
     def rows_of(self, cell: int, width: int = 1) -> list[int]:
-        """Return the rows that have memory behind some columns."""
+        """Return the rows that have memory for some columns."""
         layout = self._layout
         rows: Iterable[int] = range(layout.rows)
         for page in range(cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE + 1):
@@ -70,19 +70,19 @@ class Columns:
         return [row for row, start in starts if any(bitmaps[start : start + layout.bitmap_bytes])]
 
     def pages_in_use(self) -> int:
-        """Return how many pages of cells have memory."""
+        """Return the number of pages of cells with memory."""
         layout = self._layout
         bitmaps = self._buf[layout.pages : layout.pages + layout.rows * layout.bitmap_bytes]
         return int.from_bytes(bitmaps, "little").bit_count()
 
     def merged(self, count: int, histograms: bytes) -> bytearray:
-        """Return all rows as one, of the first ``count`` columns.
+        """Return all rows merged into one, for the first ``count`` columns.
 
-        A counter has its sum there, saturated; so has a gauge that all share, for row 0 alone has any. A histogram is
-        as in a row, of all observations.
+        It has the saturated sum of each counter, and of each shared gauge, which only row 0 has. A histogram has
+        the form of a row's, with all observations.
 
         Args:
-            count: of columns.
+            count: number of columns.
             histograms: first columns and widths (u32).
         """
         totals = sum_columns(*self._grid(), min(count, self._layout.columns))
@@ -103,7 +103,7 @@ class Columns:
         return self._reals[row * self._row_cells + column]
 
     def sequence(self, row: int, column: int) -> int:
-        """Return what a series' first cell has besides the lock."""
+        """Return the second field of a series' first cell, beside the lock."""
         return self._words[2 * (row * self._row_cells + column) + 1]
 
     def total(self, column: int) -> int:
@@ -111,19 +111,19 @@ class Columns:
         return sum(self.integer(row, column) for row in self.rows_of(column))
 
     def gauge(self, cell: int, row: int = 0) -> int | float:
-        """Return the value of the gauge whose lock is a cell, in one row."""
+        """Return the value of the gauge with a lock cell, in one row."""
         return self.real(row, cell + 2) if self.sequence(row, cell) & 1 else self.integer(row, cell + 1)
 
     def moment(self, cell: int) -> int:
-        """Return the value of the timestamp whose lock is a cell: an integer, whatever a damaged lock says."""
+        """Return the value of the timestamp with a lock cell: an integer, whatever a damaged lock contains."""
         return self.integer(0, cell + 1)
 
     def _grid(self) -> tuple[memoryview, int, int, int, int, int]:
-        """Return where the cells are, as the core takes it."""
+        """Return the place of the cells, in the form for the core."""
         layout = self._layout
         return self._buf, layout.cells, layout.row_bytes, layout.rows, layout.pages, layout.bitmap_bytes
 
 
 def saturated(value: int) -> int:
-    """Return the integer of 64 bits that is nearest."""
+    """Return the nearest integer of 64 bits."""
     return min(max(value, INT64_MIN), INT64_MAX)

@@ -1,6 +1,6 @@
-"""Gauges of which each worker has its own: what the workers contribute, and what a mode makes of that.
+"""Gauges with a value for each worker: the contributions of the workers, and their combination by a mode.
 
-The contributions are in the workers' rows. Of a *live* mode those of living workers alone count.
+The contributions are in the workers' rows. In a *live* mode only those of living workers count.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from ..frozen import NamedTuple
 from ..series import Mode, Name, Value
 from .columns import Columns, saturated
 
-#: Cells of a gauge of which each worker has its own, and two of them: whose it is, and when it was made.
+#: Number of cells of such a gauge, and two of them: the owner and the time of the contribution.
 GAUGE_CELLS, _OWNER, _MOMENT = 5, 3, 4
 
 
 class Contribution(NamedTuple):
-    """What one worker has of a gauge.
+    """One worker's value of a gauge.
 
     Attributes:
-        row: that it is in.
-        value: of it.
+        row: with the value.
+        value: of the gauge.
         signature: of the worker, see `shmstats.block.workers.Worker`.
-        moment: when it was made, CLOCK_MONOTONIC in ns, where the mode asks for that.
+        moment: when it was set, CLOCK_MONOTONIC in ns, if the mode needs that.
     """
 
     row: int
@@ -38,9 +38,9 @@ class Combined(NamedTuple):
     """Gauges of some modes, each the smallest, the last, ... of its contributions, or one series for each of them.
 
     Attributes:
-        names: of those that have contributions; of mode *all* one for each process.
-        values: of them.
-        shares: what each row contributes to them.
+        names: of those that have contributions; in mode *all* one for each process.
+        values: of the names.
+        shares: the contributions of each row.
     """
 
     names: list[Name]
@@ -49,7 +49,7 @@ class Combined(NamedTuple):
 
 
 class Gauges:
-    """The gauges of a block that are combined of contributions.
+    """The gauges of a block that are combined from contributions.
 
     Args:
         columns: the cells of the block.
@@ -59,27 +59,27 @@ class Gauges:
         self._columns = columns
 
     def contributions(self, cell: int, live: set[int] | None) -> list[Contribution]:
-        """Return the contributions to a gauge, in the order of rows; of those in ``live`` if it is given."""
+        """Return the contributions to a gauge, in the order of rows; only those in ``live`` if it is given."""
         found = (self.contribution(row, cell, live) for row in self._columns.rows_of(cell, GAUGE_CELLS))
         return [contribution for contribution in found if contribution is not None]
 
     def contribution(self, row: int, cell: int, live: set[int] | None) -> Contribution | None:
-        """Return what a row, which has memory behind a gauge, contributes to it; None for nothing."""
+        """Return a row's contribution to a gauge that has memory there; None for none."""
         columns = self._columns
         while True:
             signature = columns.integer(row, cell + _OWNER)
             if not signature or (live is not None and signature not in live):
                 return None
             found = Contribution(row, columns.gauge(cell, row), signature, columns.integer(row, cell + _MOMENT))
-            if columns.integer(row, cell + _OWNER) == signature:  # else it is that of another worker by now
+            if columns.integer(row, cell + _OWNER) == signature:  # else the value may be another worker's
                 return found
 
     def combined(self, gauges: Iterable[tuple[Name, int]], live: set[int]) -> Combined:
-        """Return what modes make of the contributions to some gauges.
+        """Return some gauges, combined by their modes.
 
         Args:
             gauges: their names and first columns.
-            live: how the living workers sign.
+            live: signatures of the living workers.
         """
         names: list[Name] = []
         values: list[Value] = []
@@ -98,24 +98,24 @@ class Gauges:
         return Combined(names, values, shares)
 
     def sums(self, cells: bytes, of_live: bytes, live: set[int]) -> list[int | float]:
-        """Return the sums of contributions to some gauges, an int where all of them are.
+        """Return the sums of contributions to some gauges, an int if all contributions are ints.
 
         Args:
             cells: the first column of each gauge (u32).
-            of_live: of each (u8), whether the contributions of living workers alone count.
-            live: how the living workers sign.
+            of_live: for each (u8), whether only the contributions of living workers count.
+            live: signatures of the living workers.
         """
         return self._columns.contributed(cells, of_live, array("Q", sorted(live)).tobytes())
 
 
 def combine(mode: Mode, contributions: list[Contribution]) -> int | float:
-    """Return what contributions make by a mode; 0 for none, of mode *all* the sum."""
+    """Return the combination of contributions by a mode; 0 for none, in mode *all* the sum."""
     if not contributions:
         return 0
     base = mode.base
     values = [contribution.value for contribution in contributions]
     if base in (Mode.MIN, Mode.MAX) and any(map(math.isnan, values)):
-        return math.nan  # a worker cannot tell: the others alone would look as if all were well
+        return math.nan  # a worker reports that it does not know: the other values alone would look complete
     if base is Mode.MIN:
         return min(values)
     if base is Mode.MAX:
@@ -131,5 +131,5 @@ def combine(mode: Mode, contributions: list[Contribution]) -> int | float:
 
 
 def by_process(contributions: list[Contribution]) -> list[tuple[int, Contribution]]:
-    """Return pid and contribution of each process; of a pid that was given out again the last one."""
+    """Return pid and contribution of each process; for a reused pid the last one."""
     return list({each.signature >> 32: each for each in contributions}.items())

@@ -1,4 +1,4 @@
-"""Sums of groups of series of a snapshot: where it is of a block, made in one pass over its totals."""
+"""Sums of groups of series of a snapshot: for a snapshot of a block, by one pass over its totals."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .totals import BlockValues
 
 
 class CounterGroups:
-    """Counters of a snapshot, which are added up by group.
+    """Counters of a snapshot to be added up by group.
 
     Args:
         positions: of the counters in the snapshot's names.
-        groups: the number of each one's group.
-        count: of groups.
+        groups: the number of each counter's group.
+        count: number of groups.
     """
 
     def __init__(self, positions: Sequence[int], groups: Sequence[int], count: int) -> None:
@@ -41,7 +41,7 @@ class CounterGroups:
 
 
 class HistogramGroup:
-    """Histograms of a snapshot, which are added up.
+    """Histograms of a snapshot to be added up.
 
     Args:
         positions: of the histograms in the snapshot's names, at least one; all have the same bounds.

@@ -1,7 +1,7 @@
-"""One histogram: what all workers, or one, have observed, read without a lock. `Columns.merged` reads all of them.
+"""One histogram: the observations of all workers, or of one, read without a lock. `Columns.merged` reads all.
 
-A writer makes the sequence number odd while it writes, so a copy that was made between two equal even numbers is one
-that somebody wrote.
+A writer makes the sequence number odd while it writes, so a copy made between two equal even numbers is
+consistent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..layout import BEFORE_BUCKETS, INT64_MAX, minimum_of
 from ..series import Distribution
 from .columns import Columns
 
-#: Looks at a row that changes all the time.
+#: Attempts to read a row that changes all the time.
 _ATTEMPTS = 100
 
 
@@ -41,10 +41,10 @@ class Histograms:
         return Distribution(total, maximum, buckets or (0,) * (width - BEFORE_BUCKETS), smallest)
 
     def in_row(self, row: int, cell: int, width: int) -> Distribution:
-        """Return a consistent copy of a histogram in one row; its smallest observation is infinite where it has none.
+        """Return a consistent copy of a histogram in one row; its smallest observation is infinite if it has none.
 
-        A writer that was killed in the middle leaves the sequence number odd until someone writes again;
-        what it left is off by its one observation, so it is taken after a while.
+        A writer that was killed during a write leaves the sequence number odd until the next write. The values are
+        then off by its one observation, and are accepted after some attempts.
         """
         columns = self._columns
         for _ in range(_ATTEMPTS):

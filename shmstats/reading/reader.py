@@ -1,8 +1,8 @@
-"""Reading a block: all names and values at one moment, without a lock and without a store to it.
+"""Reading a block: all names and values at one moment, without a lock and without writing to it.
 
-Values are sums of columns, see `shmstats.reading.columns`. A gauge of which each worker has its own is the sum,
-smallest, ... of the workers' contributions. The sum is always there; the others stand behind all other names, and only
-while they have a contribution. Of mode *all* each contribution is a series of its own, with the label ``pid``.
+Values are sums of columns, see `shmstats.reading.columns`. A gauge with a value for each worker is the sum,
+smallest, ... of the workers' contributions. The sums are always there; the others come after all other names, and only
+while they have a contribution. In mode *all* each contribution is a series, with the label ``pid``.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _ATTEMPTS = 5
 
 
 class Usage(NamedTuple):
-    """How much of something is in use.
+    """How much of a part of the block is in use.
 
     Attributes:
-        used: of it.
-        capacity: how much there is.
-        bytes: of shared memory behind it.
+        used: number in use.
+        capacity: largest possible number.
+        bytes: shared memory reserved for it.
     """
 
     used: int
@@ -51,7 +51,7 @@ class Usage(NamedTuple):
 
 
 class BlockReader:
-    """Reads a block, be it attached for counting or for reading only.
+    """Reads a block that is attached for counting, or only for reading.
 
     Args:
         buf: the block.
@@ -61,7 +61,7 @@ class BlockReader:
     Attributes:
         header: of the block.
         columns: the cells of the block.
-        gauges: that are combined of contributions.
+        gauges: those combined from contributions.
         histograms: of the block.
     """
 
@@ -78,23 +78,23 @@ class BlockReader:
         self._shown: tuple[Catalog, list[Name], Sequence[Name]] | None = None
 
     def close(self) -> None:
-        """Let go of the buffer."""
+        """Release the buffer."""
         self._names.close()
         self.columns.close()
         del self.header, self._buf, self.workers
 
     @property
     def protocol(self) -> str:
-        """How the cells are locked."""
+        """The protocol of the cells' locks."""
         return PROTOCOLS[self.header.number("protocol")]
 
     @property
     def uptime(self) -> float:
-        """Seconds since the block was made, or adopted after a crash."""
+        """Seconds since the block was created, or adopted after a crash."""
         return (time.monotonic_ns() - self.header.started) / 1e9
 
     def value(self, record: Record) -> Value:
-        """Return the value of one name; of a gauge of mode *all* the sum."""
+        """Return the value of one name; for a gauge of mode *all* the sum."""
         if record.kind is Kind.HISTOGRAM:
             return self.histograms.one(record.cell, record.width)
         if record.kind is Kind.TIMESTAMP:
@@ -110,26 +110,26 @@ class BlockReader:
         return self.columns.total(record.cell + 1)
 
     def contributions(self, record: Record) -> list[Contribution]:
-        """Return what the workers have of a gauge of which each has its own; of a live one, the living."""
+        """Return the workers' values of a gauge with a value for each worker; in a live mode of living workers."""
         live = self._signatures() if record.mode.live else None
         return self.gauges.contributions(record.cell, live)
 
     def declaration(self, family: int) -> Declaration | None:
-        """Return what is declared about a metric, by the number of its family; None for nothing."""
+        """Return the declaration of a metric, by the number of its family; None for none."""
         return self._names.declaration(family, self.header.revision)
 
     def notes(self, category: str) -> list[tuple[Name, bytes]]:
-        """Return the names of a category that have a note, with it; a family's is what is declared."""
+        """Return the names of a category that have a note, with it; the note of a family is its declaration."""
         return self._names.notes(category, *self.header.numbers("revision", "names", "heap"))
 
     def read(self, by_worker: bool = False) -> Snapshot:
         """Return every name with its value.
 
         Args:
-            by_worker: break the values down by row as well.
+            by_worker: whether to break the values down by row.
 
         Raises:
-            DamagedBlockError: the names are not what they can be.
+            DamagedBlockError: the names are invalid.
         """
         torn = damage = None
         for _ in range(_ATTEMPTS):
@@ -139,8 +139,8 @@ class BlockReader:
             except (LookupError, ValueError, BufferError, DamagedBlockError) as error:
                 is_ours = isinstance(error, (BufferError, DamagedBlockError)) or self.header.revision != before
                 if not is_ours and not find_damage(self._buf, self.layout):
-                    raise  # what a signal handler raised
-                # Of a name that was changed just now, or of one that is damaged: the next attempt tells.
+                    raise  # raised by a signal handler
+                # A name was changed during the read, or is damaged: the next attempt shows which.
                 damage = error
                 self._names.forget()
             else:
@@ -153,7 +153,7 @@ class BlockReader:
         return torn
 
     def _what_stood_still(self, read: BlockSnapshot) -> Snapshot:
-        """Return what was read of names that did not change meanwhile: the cells of others may be another name's."""
+        """Return the part of a read whose names have not changed: other cells may belong to another name by now."""
         catalog = read.totals.catalog
         kept = [at for at, number in enumerate(catalog.numbers) if self._names.unchanged(catalog, number)]
         if all(self._names.unchanged(catalog, number) for number in catalog.aside):
@@ -166,7 +166,7 @@ class BlockReader:
 
     def _read(self, by_worker: bool) -> tuple[BlockSnapshot, int]:
         """Return every name with its value, and the revision at which the names were read."""
-        # In this order: a name that is seen has its key and its cells already.
+        # In this order: the key and the cells of a visible name then exist.
         revision, names, heap, cells = self.header.numbers("revision", "names", "heap", "cells")
         catalog = self._names.catalog(revision, names, heap)
         totals = Totals(catalog, self.columns.merged(cells, catalog.spans))
@@ -192,18 +192,18 @@ class BlockReader:
         return shown, revision
 
     def lately_live(self) -> list[Worker]:
-        """Return the workers that live, as it was within the last second; one that has come or left since counts."""
+        """Return the live workers as of the last second; a worker that came or left since is taken into account."""
         return self._living.get(tuple(self.workers))
 
     def _live_of(self, taken: tuple[Worker, ...]) -> list[Worker]:
         return self.workers.live()
 
     def served(self, workers: Iterable[Worker]) -> list[Served]:
-        """Return what each of some workers serves at the moment, without their help."""
+        """Return the requests that each of some workers serves at the moment, without asking them."""
         return read_requests(self._buf, self.layout, workers)
 
     def usage(self, live: list[Worker] | None = None) -> dict[str, Usage]:
-        """Return how much of the block's parts is in use; the live workers are looked for if they are not given."""
+        """Return how full the parts of the block are; the live workers are determined unless given."""
         layout = self.layout
         names, removed, cells, heap = self.header.numbers("names", "removed", "cells", "heap")
         pages = self.columns.pages_in_use()
@@ -216,14 +216,14 @@ class BlockReader:
         }
 
     def _names_shown(self, catalog: Catalog, combined: list[Name]) -> Sequence[Name]:
-        """Return all names; the same object as the last time, if it has the same ones."""
+        """Return all names; the same object as the last time, if the names are the same."""
         shown = self._shown
         if shown is None or shown[0] is not catalog or shown[1] != combined:
             shown = self._shown = catalog, combined, BlockNames(catalog, combined)
         return shown[2]
 
     def _signatures(self) -> set[int]:
-        """Return how the living workers sign."""
+        """Return the signatures of the living workers."""
         return {worker.signature for worker in self.workers.live()}
 
 
@@ -232,8 +232,8 @@ def read_only(directory: Path) -> Iterator[BlockReader]:
     """Give a reader of the live block of a data directory, without attaching as a worker.
 
     Raises:
-        FileNotFoundError: there is no block, or it is just being made.
-        BlockError: there is one that must not be used, or this user may not read it.
+        FileNotFoundError: there is no block, or it is just being created.
+        BlockError: the block must not be used, or this user may not read it.
     """
     identity = identify(directory)
     identity.check_user()
@@ -250,7 +250,7 @@ def read_only(directory: Path) -> Iterator[BlockReader]:
 
 
 def _exemplars(noted: list[tuple[Name, bytes]]) -> list[tuple[Name, tuple[Exemplar, ...]]]:
-    """Return the series that have exemplars, with them, of those that have a note."""
+    """Return the series with exemplars, and these, from the names with notes."""
     kept = [(name, read_exemplars(note)) for name, note in noted if name.category != FOREIGN]
     return [(name, found) for name, found in kept if found]
 

@@ -1,4 +1,4 @@
-"""What the processes of a block serve at the moment, read without their help: of stuck and stopped ones as well."""
+"""The requests that the processes of a block serve, read without asking them: also of stuck and stopped processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Request(NamedTuple):
     Attributes:
         pid: of the process.
         began: ns since 1970, to a few ms.
-        text: method and path without the query, cut at 110 bytes. A stranger may have chosen it.
+        text: method and path without the query, cut at 110 bytes. It comes from a client.
     """
 
     pid: int
@@ -30,13 +30,13 @@ class Request(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What one process serves.
+    """The requests that one process serves.
 
     Attributes:
-        worker: it.
-        requests: the first of them, longest first.
-        further: how many there are beside those.
-        begun: requests that it has begun to serve since it came, without further ones.
+        worker: the process.
+        requests: those with an entry, longest first.
+        further: number of requests without an entry.
+        begun: number of requests that it has begun to serve since it attached, without further ones.
     """
 
     worker: Worker
@@ -46,14 +46,14 @@ class Served(NamedTuple):
 
 
 def read_requests(buf: memoryview, layout: Layout, workers: Iterable[Worker]) -> list[Served]:
-    """Return what each of some workers serves, without what is only a look at the statistics."""
+    """Return the requests of some workers, without those that only look at statistics."""
     return [Served(worker, *_of_worker(buf, layout, worker)) for worker in workers]
 
 
 def _of_worker(buf: memoryview, layout: Layout, worker: Worker) -> tuple[list[Request], int, int]:
     slot = layout.workers + worker.slot * WORKER.size + _SERVING
     if not int.from_bytes(buf[slot : slot + 4], "little"):
-        return [], 0, 0  # there may be no memory behind its entries
+        return [], 0, 0  # its entries may not have memory
     entries = layout.requests + worker.slot * REQUESTS_PER_WORKER * REQUEST.size
     offsets = range(entries, entries + REQUESTS_PER_WORKER * REQUEST.size, REQUEST.size)
     entries_now = (entry for offset in offsets if (entry := _read(buf, offset)) is not None)

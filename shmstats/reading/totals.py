@@ -1,4 +1,4 @@
-"""What a block has at one moment: the totals of its series, and a snapshot that is made of them on demand."""
+"""A block's content at one moment: the totals of its series, and a snapshot made from them on demand."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..layout import BEFORE_BUCKETS, minimum_of
 from ..series import Deferred, Distribution, Kind, Name, Snapshot, Value, items_at
 from .catalog import Catalog
 
-#: What the first cell of a gauge has besides its lock where its value is the double.
+#: The second field of a gauge's first cell if its value is the double.
 _IS_REAL = 1 << 32
 
-#: As a plain int, which is compared many times.
+#: A plain int, because it is compared many times.
 _HISTOGRAM = int(Kind.HISTOGRAM)
 
 
@@ -24,8 +24,8 @@ class Totals:
     """The totals of the series of a catalog.
 
     Args:
-        catalog: which series there are, and where their values are.
-        cells: all rows as one, see `shmstats.reading.columns.Columns.merged`. It is this object's.
+        catalog: the series, and the places of their values.
+        cells: all rows merged, see `shmstats.reading.columns.Columns.merged`. This object owns it.
     """
 
     def __init__(self, catalog: Catalog, cells: bytearray) -> None:
@@ -35,7 +35,7 @@ class Totals:
         self._integers, self._reals = memoryview(cells).cast("q"), memoryview(cells).cast("d")
 
     def set_gauges(self, positions: Sequence[int], values: Iterable[int | float]) -> None:
-        """Set gauges that are no sums of columns."""
+        """Set gauges that are not sums of columns."""
         for position, value in zip(positions, values, strict=True):
             cell = self.catalog.cells[position]
             if isinstance(value, int):
@@ -68,7 +68,7 @@ class Totals:
         return _distribution(add_histograms(self.cells, cells, width), 0, width)
 
     def briefs(self, positions: Sequence[int]) -> list[Brief]:
-        """Return the histograms at some positions, in short."""
+        """Return the histograms at some positions in short form."""
         cells, reals, integers = self.catalog.cells, self._reals, self._integers
         widths = array("I", [self.catalog.widths[position] for position in positions])
         texts = text_buckets(self.cells, self.cells_of(positions), widths.tobytes())
@@ -88,7 +88,7 @@ class Totals:
 
 
 def _distribution(cells: bytearray, cell: int, width: int) -> Distribution:
-    """Return the histogram whose lock is a cell."""
+    """Return the histogram with a lock cell."""
     found = _form(width).unpack_from(cells, 8 * (cell + 1))
     return Distribution(found[0], found[1], found[3:], minimum_of(found[2]) if found[2] else 0.0)
 
@@ -99,27 +99,27 @@ def _form(width: int) -> struct.Struct:
 
 
 class BlockSnapshot(Snapshot, kw_only=True):
-    """A snapshot of a block, of which names and values are made when somebody looks at them.
+    """A snapshot of a block, whose names and values are made at their first use.
 
     Attributes:
         totals: of the series of the block's catalog.
-        combined: names and values behind all others: gauges that are combined of contributions.
+        combined: names and values after all others: gauges combined from contributions.
     """
 
     totals: Totals
     combined: tuple[list[Name], list[Value]]
 
     def __post_init__(self) -> None:
-        """Check that it is of the whole block.
+        """Check that it covers the whole block.
 
         Raises:
-            TypeError: it has other names: what is chosen of a block is a plain `Snapshot`.
+            TypeError: it has other names: a selection of a block's names is a plain `Snapshot`.
         """
         if not (isinstance(self.names, BlockNames) and isinstance(self.values, BlockValues)):
             raise TypeError("a snapshot of some names of a block must be a Snapshot, not a BlockSnapshot")
 
     def value_of(self, category: str, metric: str) -> Value | None:
-        """Return the value of a series without labels, which is no combined gauge; None where there is none."""
+        """Return the value of a series without labels, unless it is a combined gauge; None if there is none."""
         position = self.totals.catalog.position_of(f"{category}\0{metric}".encode())
         return None if position is None else self.totals.at((position,))[0]
 
@@ -133,7 +133,7 @@ class BlockSnapshot(Snapshot, kw_only=True):
 
 
 class BlockNames(Deferred[Name]):
-    """The names of a catalog, and behind them those of combined gauges."""
+    """The names of a catalog, followed by those of combined gauges."""
 
     __slots__ = ("_catalog", "_combined")
 
@@ -146,7 +146,7 @@ class BlockNames(Deferred[Name]):
 
 
 class BlockValues(Deferred[Value]):
-    """The values of `BlockNames`. Who wants a few of them has these made alone."""
+    """The values of `BlockNames`. If only a few are needed, only these are made."""
 
     __slots__ = ("_combined", "_totals")
 
@@ -163,7 +163,7 @@ class BlockValues(Deferred[Value]):
         return self._totals
 
     def at(self, positions: Sequence[int]) -> list[Value]:
-        """Return the values at some positions, none of them negative."""
+        """Return the values at some positions, which must not be negative."""
         own = len(self._totals.catalog.numbers)
         if not self._combined:
             return self._totals.at(positions)
@@ -172,14 +172,14 @@ class BlockValues(Deferred[Value]):
 
 
 class Brief(NamedTuple):
-    """The value of a histogram in short.
+    """The value of a histogram in short form.
 
     Attributes:
         sum: see `Distribution`.
         min: likewise.
         max: likewise.
-        first: the number of the first bucket that is not empty.
-        buckets: the counts from that one on to the last that is not empty, with blanks between them.
+        first: the number of the first non-empty bucket.
+        buckets: the counts from that one to the last non-empty one, separated by blanks.
     """
 
     sum: float
@@ -190,14 +190,14 @@ class Brief(NamedTuple):
 
 
 def brief(value: Distribution) -> Brief:
-    """Return the value of a histogram in short."""
+    """Return the value of a histogram in short form."""
     filled = [number for number, observed in enumerate(value.buckets) if observed] or [0, -1]
     shown = value.buckets[filled[0] : filled[-1] + 1]
     return Brief(value.sum, value.min, value.max, filled[0], " ".join(map(str, shown)))
 
 
 def briefs_at(values: Sequence[Value], positions: Sequence[int]) -> list[Brief]:
-    """Return the histograms at some positions, in short."""
+    """Return the histograms at some positions in short form."""
     if isinstance(values, BlockValues):
         return values.totals.briefs(positions)
     return [brief(value) for value in items_at(values, positions) if isinstance(value, Distribution)]

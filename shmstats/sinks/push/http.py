@@ -54,7 +54,7 @@ class Answer(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Where to post to.
+    """The destination of a request.
 
     Attributes:
         url: an http or https URL without credentials.
@@ -68,13 +68,13 @@ class Target(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The URL as messages may show it: a query can be a secret."""
+        """The URL for messages, without the query, which may be a secret."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
 def one_line(text: str) -> str:
-    """Return the beginning of what a server says, fit for a log."""
+    """Return the beginning of a server's text, fit for a log."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:200]
 
 
@@ -82,7 +82,7 @@ def post(target: Target, body: bytes, headers: Mapping[str, str]) -> Answer:
     """Send a body and return the answer.
 
     Raises:
-        OSError: no connection, no trust, no answer in time, or one that is no HTTP. The message says which.
+        OSError: no connection, no trust, no answer in time, or one that is not HTTP. The message says which.
     """
     parts = urlsplit(target.url)
     deadline = time.monotonic() + target.timeout
@@ -135,7 +135,7 @@ class _Reader(io.RawIOBase):
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._sock = sock
-        self._raw = sock.makefile("rb", buffering=0)  # holds the socket, which http.client closes when it likes
+        self._raw = sock.makefile("rb", buffering=0)  # keeps the socket open, which http.client closes at any time
         self._deadline = deadline
 
     def readable(self) -> bool:
@@ -150,7 +150,7 @@ class _Reader(io.RawIOBase):
         super().close()
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """Return what `http.client.HTTPResponse` asks a socket for."""
+        """Return the reader that `http.client.HTTPResponse` asks a socket for."""
         return io.BufferedReader(self)
 
 
@@ -178,6 +178,6 @@ def _body(response: http.client.HTTPResponse) -> bytes:
 def _seconds(retry_after: str | None) -> float:
     try:
         seconds = float(retry_after or 0)
-    except ValueError:  # a date: the usual waiting will do
+    except ValueError:  # a date: the usual wait is enough
         return 0.0
     return min(max(seconds, 0.0), _LONGEST_RETRY)

@@ -1,4 +1,4 @@
-"""What pushes of one data directory must know of those before them, in the file ``push.json``."""
+"""What a push must know about earlier pushes of the same data directory, in the file ``push.json``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FILE = "push.json"
 
 
 class Memory:
-    """The last timestamp and labels that were sent, over restarts and processes.
+    """The last timestamp and labels that were sent, over restarts and in all processes.
 
     Args:
         directory: of the statistics.
 
     Attributes:
-        labels: that the series of the last push have in common; None where there was none.
+        labels: common to the series of the last push; None if there was none.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -32,7 +32,7 @@ class Memory:
         self.labels: dict[str, str] | None = None
 
     def read(self) -> None:
-        """Learn what another process may have sent since; a file that cannot be read is as one that is not there."""
+        """Read what another process may have stored; a file that cannot be read counts as missing."""
         try:
             found: dict[str, Any] = json.loads(read_file(self._file))
             self._last = max(self._last, int(found["last"]))
@@ -43,7 +43,7 @@ class Memory:
             log.warning("%s cannot be read, so the times of pushes follow the clock only: %s", self._file, error)
 
     def next_time(self, labels: dict[str, str]) -> int:
-        """Return the time of the next push in ms since 1970, later than all before whatever the clock says; save it.
+        """Return and save the time of the next push in ms since 1970, later than all before whatever the clock says.
 
         Raises:
             OSError: it cannot be saved.
@@ -53,7 +53,7 @@ class Memory:
         return self._last
 
     def note(self, labels: dict[str, str]) -> None:
-        """Save what the series of the next push have in common.
+        """Save the common labels of the next push's series.
 
         Raises:
             OSError: it cannot be saved.
@@ -62,5 +62,5 @@ class Memory:
         self.labels = labels
 
     def forget(self) -> None:
-        """Have no last labels: all their series have ended."""
+        """Remove the last labels: all their series have ended."""
         self.labels = None

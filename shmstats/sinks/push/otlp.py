@@ -1,10 +1,9 @@
-"""OTLP over HTTP: metrics as OpenTelemetry's collectors take them (``/v1/metrics``), by opentelemetry-proto.
+"""OTLP over HTTP (``/v1/metrics``) for OpenTelemetry's collectors, using opentelemetry-proto.
 
-A metric has the name that the scraped page gives it, so that a query does not depend on the way. Totals are
-cumulative since the series was made. A histogram with exponential bounds is an exponential one with all its buckets.
-The message is kept, and only values and times are set anew.
-
-Source: https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/metrics/v1/metrics.proto
+A metric has the same name as on the scraped page, so queries do not depend on the way. Totals are
+cumulative since the series was made. Exponential bounds become an exponential histogram. The message is kept and
+reused. Source:
+https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/metrics/v1/metrics.proto
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _RESOURCE = frozenset({"job", "instance"})
 _UNITS = {"seconds": "s", "bytes": "By"}
 _LEVEL = 1
 
-#: What tells a series from others: the name of its family, and its labels.
+#: The identity of a series: the name of its family, and its labels.
 _Identity = tuple[str, Labels]
 
 
@@ -45,10 +44,10 @@ class Otlp(Encoder):
     """Encodes snapshots for OTLP.
 
     Args:
-        view: what names begin with, and the attributes of every point, but for ``job`` and ``instance``: those are the
+        view: the prefix of names, and the attributes of every point, except ``job`` and ``instance``, which become the
             resource's ``service.name`` and ``service.instance.id``.
         info: further attributes of the resource.
-        since: ns since 1970 when series began of which that is not known.
+        since: ns since 1970: the start of series whose start is unknown.
     """
 
     headers: ClassVar[Mapping[str, str]] = {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"}
@@ -83,16 +82,16 @@ class Otlp(Encoder):
         return gzip.compress(self._request.SerializeToString(), _LEVEL)
 
     def accept(self) -> None:
-        """Note that the last body was accepted: what it ended needs not be ended again."""
+        """The last body was accepted: the series that it ended need not be ended again."""
         if self._gone:
             self._page = None  # the next message is made without them
         if len(self._accepted) != len(self._points) or self._gone:
             self._accepted = set(self._points)
 
     def rejected(self, answer: Answer) -> str:
-        """Return what an answer of success says that was not taken, as one line; empty where all was.
+        """Return as one line what a successful answer reports as rejected; empty if nothing was.
 
-        A message without a number counts too: Mimir gives none for what it leaves out.
+        A message without a number counts too: Mimir sends no number for what it leaves out.
         """
         response = ExportMetricsServiceResponse()
         try:
@@ -100,7 +99,7 @@ class Otlp(Encoder):
                 json_format.Parse(answer.body, response, ignore_unknown_fields=True)
             elif answer.content_type == self.headers["Content-Type"]:
                 response.ParseFromString(answer.body)
-        except (json_format.Error, DecodeError, ValueError):  # rubbish, or a message too long to be read whole
+        except (json_format.Error, DecodeError, ValueError):  # invalid, or too long to be read completely
             return answer.said or "the body is not an OTLP answer"
         count, message = response.partial_success.rejected_data_points, response.partial_success.error_message
         said = [f"{count} data points were rejected"] if count else []
@@ -133,7 +132,7 @@ class Otlp(Encoder):
 
     @staticmethod
     def _end(points: Any, point: _Point) -> Any:
-        """Add a point that says that its series has ended."""
+        """Add a point that ends its series."""
         message = points.add()
         message.attributes.extend(point.message.attributes)
         message.flags = _NO_VALUE
@@ -141,14 +140,14 @@ class Otlp(Encoder):
 
 
 class _Metrics:
-    """The metrics of a message by family, made when they are asked for first."""
+    """The metrics of a message by family, made at their first use."""
 
     def __init__(self, add: Callable[[], Any]) -> None:
         self._add = add
         self._made: dict[tuple[str, bool], Any] = {}
 
     def points(self, family: ExposedFamily, exponential: bool = False) -> Any:
-        """Return the list of a family's points, those of exponential histograms apart."""
+        """Return the list of a family's points; exponential histograms have their own list."""
         key = family.exposed_name, exponential
         if key not in self._made:
             metric = self._add()
@@ -164,7 +163,7 @@ class _Metrics:
 
 
 class _Point:
-    """A point in the message and where its value comes from."""
+    """A point in the message and the source of its value."""
 
     family: ExposedFamily
     message: Any
@@ -218,7 +217,7 @@ class _Buckets(_Point):
 
 
 class _ExponentialBuckets(_Point):
-    """Both sides count buckets by the powers of the same base, but OTLP from the one above 1 on."""
+    """Both formats count buckets by powers of the same base, but OTLP starts with the bucket above 1."""
 
     exponential = True
 
