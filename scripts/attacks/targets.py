@@ -231,9 +231,9 @@ def accept() -> Target:
     from shmstats.export.negotiation import negotiate
 
     def choose(content: bytes) -> None:
-        choice = negotiate(content.decode("latin-1"))
-        if any(character in choice.content_type for character in "\r\n\0"):
-            raise ValueError(f"a header would be {choice.content_type!r}")
+        form, escaping = negotiate(content.decode("latin-1"))
+        if any(character in f"{form.content_type}{escaping}" for character in "\r\n\0"):
+            raise ValueError(f"a header would be {form.content_type!r} with {escaping!r}")
 
     return choose
 

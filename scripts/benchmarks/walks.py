@@ -46,7 +46,7 @@ BOUNDS = {
     "labels().incr(), first time": Walk(2, 4),
     "another process's name": Walk(0, 0),
     "new name of a declared metric": Walk(0, 0),
-    "scrape": Walk(30, 124),
+    "scrape": Walk(26, 104),
     "save": Walk(19, 144),
     "close": Walk(36, 170),
     "attach with restore": Walk(45, 608),

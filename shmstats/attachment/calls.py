@@ -125,19 +125,21 @@ def question(
         def call(self: _Attachment, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> _Result:
             lifecycle.notice_fork()
             while True:
-                block = self._attached()
+                block = self._block
+                if block is None or self.ending or self._no_thread_until:
+                    block = self._attached()
                 if block is None or _is_becoming_readable(block):
                     successor: Any = self.successor
                     return nothing if successor is None else getattr(successor, ask.__name__)(*arguments, **named)
                 try:
                     if self._buffer is not None:
                         self.flush()
-                    with block.damage_named():
-                        return ask(self, block, *arguments, **named)
-                except OF_LEAVING:
+                    return ask(self, block, *arguments, **named)
+                except Exception as error:
                     # Another thread may have closed the block meanwhile; it is attached anew then.
-                    if self._block is block:
-                        raise
+                    if self._block is block or not isinstance(error, OF_LEAVING):
+                        with block.damage_named():
+                            raise
 
         return call
 

@@ -8,7 +8,7 @@ text for a terminal.
 from shmstats.export.documents import to_document
 from shmstats.export.escaping import ESCAPINGS
 from shmstats.export.formats import FORMATS, Format
-from shmstats.export.negotiation import Choice, negotiate
+from shmstats.export.negotiation import negotiate
 from shmstats.export.prometheus import Renderer, render
 from shmstats.export.spreadsheet import to_csv
 from shmstats.export.structured import to_structured
@@ -18,7 +18,6 @@ from shmstats.export.view import View
 __all__ = [
     "ESCAPINGS",
     "FORMATS",
-    "Choice",
     "Format",
     "Renderer",
     "View",

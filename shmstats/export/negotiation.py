@@ -10,19 +10,6 @@ from shmstats.export.formats import DEFAULT, FORMATS, Format
 from shmstats.frozen import NamedTuple
 
 
-class Choice(NamedTuple):
-    """The result for a scraper: a format, and the requested spelling of names, if any."""
-
-    format: Format
-    escaping: str | None = None
-
-    @property
-    def content_type(self) -> str:
-        """The Content-Type of the answer."""
-        escaping = f"; escaping={self.escaping}" if self.escaping else ""
-        return self.format.content_type + escaping
-
-
 class _Range(NamedTuple):
     """A media range of an Accept header."""
 
@@ -49,15 +36,17 @@ class _Range(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)  # a scraper sends the same header every time
-def negotiate(accept: str | None) -> Choice:
-    """Choose the preferred format; between equals the one with more information.
+def negotiate(accept: str | None) -> tuple[Format, str | None]:
+    """Choose the preferred format, and the spelling of names that was requested with it; None for none.
+
+    Between equals the format with more information wins.
 
     Formats other than the default need an explicit request, with a version that the answer conforms to. All other
     requests get the default, even those that accept nothing.
     """
     ranges = list(_ranges(accept or ""))
     best: tuple[float, int] = (0.0, -1)
-    choice = Choice(FORMATS[DEFAULT])
+    choice: tuple[Format, str | None] = FORMATS[DEFAULT], None
     for place, form in enumerate(FORMATS.values()):
         if not form.asked_by:
             continue
@@ -68,7 +57,7 @@ def negotiate(accept: str | None) -> Choice:
         if quality > 0 and (quality, place) > best:
             best = quality, place
             escaping = asked.parameters.get("escaping")
-            choice = Choice(form, escaping if escaping in ESCAPINGS else None)
+            choice = form, escaping if escaping in ESCAPINGS else None
     return choice
 
 

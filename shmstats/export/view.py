@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shmstats.config import PrometheusSettings
 from shmstats.frozen import NamedTuple
 from shmstats.series import Labels
 
@@ -26,10 +25,6 @@ class View(NamedTuple):
     labels: Labels = ()
     raw: bool = False
     columns: tuple[str, ...] = ()
-
-    def prefixed(self, settings: PrometheusSettings) -> View:
-        """Return the same view with the namespace and labels of the configuration."""
-        return self._replace(namespace=settings.namespace, labels=tuple(sorted(settings.labels.items())))
 
 
 #: Everything, in the default form.

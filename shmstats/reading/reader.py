@@ -133,18 +133,19 @@ class BlockReader:
         """
         torn = damage = None
         for _ in range(_ATTEMPTS):
-            before = self.header.revision
+            # In this order: the key and the cells of a visible name then exist.
+            numbers = self.header.numbers("revision", "names", "heap", "cells")
             try:
-                snapshot, revision = self._read(by_worker)
+                snapshot = self._read(by_worker, *numbers)
             except (LookupError, ValueError, BufferError, DamagedBlockError) as error:
-                is_ours = isinstance(error, (BufferError, DamagedBlockError)) or self.header.revision != before
+                is_ours = isinstance(error, (BufferError, DamagedBlockError)) or self.header.revision != numbers[0]
                 if not is_ours and not find_damage(self._buf, self.layout):
                     raise  # raised by a signal handler
                 # A name was changed during the read, or is damaged: the next attempt shows which.
                 damage = error
                 self._names.forget()
             else:
-                if self.header.revision == revision:
+                if self.header.revision == numbers[0]:
                     return snapshot
                 torn = self._what_stood_still(snapshot)
         if torn is None:
@@ -164,10 +165,8 @@ class BlockReader:
             workers={row: [column[i] for i in kept] for row, column in read.workers.items()},
         )
 
-    def _read(self, by_worker: bool) -> tuple[BlockSnapshot, int]:
-        """Return every name with its value, and the revision at which the names were read."""
-        # In this order: the key and the cells of a visible name then exist.
-        revision, names, heap, cells = self.header.numbers("revision", "names", "heap", "cells")
+    def _read(self, by_worker: bool, revision: int, names: int, heap: int, cells: int) -> BlockSnapshot:
+        """Return every name with its value, as of a revision of the names; the other numbers are what is in use."""
         catalog = self._names.catalog(revision, names, heap)
         totals = Totals(catalog, self.columns.merged(cells, catalog.spans))
         combined = Combined([], [], [])
@@ -181,7 +180,7 @@ class BlockReader:
             workers = by_row(self.columns, catalog, living)
             for row, column in workers.items():
                 column.extend(share.get(row) for share in combined.shares)
-        shown = BlockSnapshot(
+        return BlockSnapshot(
             self._names_shown(catalog, combined.names),
             BlockValues(totals, combined.values),
             workers=workers,
@@ -189,7 +188,6 @@ class BlockReader:
             totals=totals,
             combined=(combined.names, combined.values),
         )
-        return shown, revision
 
     def lately_live(self) -> list[Worker]:
         """Return the live workers as of the last second; a worker that came or left since is taken into account."""

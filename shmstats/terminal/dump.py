@@ -150,7 +150,8 @@ def dump(
     view = View(raw=raw, columns=labels)
     if file is None or config is not None:  # a snapshot can be read even if the default configuration has an error
         settings = settings_of(config, data)
-        view = view.prefixed(settings.prometheus)
+        shown = settings.prometheus
+        view = view._replace(namespace=shown.namespace, labels=tuple(sorted(shown.labels.items())))
     with_recent = form in ("json", "v2")
     read = _data_reader(settings, by_worker, chosen, with_recent) if file is None else partial(saved.load, Path(file))
     to_terminal = output == "-" and not raw and sys.stdout is not None and sys.stdout.isatty()

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from flask import Blueprint, Response, abort, current_app, request
+from flask import Blueprint, Response, abort, current_app, g, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, ServiceUnavailable, default_exceptions
 from werkzeug.routing import BaseConverter
 
 from ..attachment.slow_path import SharedProvider
 from ..block import BlockError
+from ..config import Settings
+from ..frozen import NamedTuple
 from ..looks import UNSEEN
 from ..reading.attached import AttachedBlock
 from ..registry import stats
@@ -48,6 +50,18 @@ def _know_converter(state: BlueprintSetupState) -> None:
     state.app.url_map.converters["shmstats_below"] = BelowConverter
 
 
+class Guarded(NamedTuple):
+    """What `guard` has found, for the view of the same request.
+
+    Attributes:
+        shared: the provider of the block.
+        settings: the current ones.
+    """
+
+    shared: SharedProvider
+    settings: Settings
+
+
 @blueprint.before_request
 def guard() -> None:
     """Let a request pass if statistics are configured and enabled, and its sender may use the endpoint."""
@@ -64,6 +78,7 @@ def guard() -> None:
         abort(400, "the query is not UTF-8: write such bytes as %XX")
     if request.method == "OPTIONS":
         _refuse()
+    g.shmstats = Guarded(shared, settings)
 
 
 def mark_unseen() -> None:
@@ -79,9 +94,7 @@ def unavailable(error: BlockError | OSError) -> Response:
 
 def attached() -> tuple[SharedProvider, AttachedBlock]:
     """Return the provider of the block, and the attached block; or end the request."""
-    shared = stats.shared
-    if shared is None:
-        abort(404, "statistics are disabled")
+    shared: SharedProvider = g.shmstats.shared
     try:
         return shared, shared.attach()
     except OSError as error:

@@ -8,17 +8,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flask import Response, abort, request
+from flask import Response, abort, g, request
 
 from ..attachment.health import figures_of, health
 from ..attachment.slow_path import SharedProvider
-from ..config import StatsSettings
+from ..config import Settings, StatsSettings
 from ..debug.processes import pool_figures, system_figures
-from ..export import ESCAPINGS, FORMATS, Choice, View, negotiate, to_document, to_structured
+from ..export import ESCAPINGS, FORMATS, Format, View, negotiate, to_document, to_structured
 from ..history.ring import RingError
 from ..lately import Lately
 from ..reading.attached import AttachedBlock
-from ..registry import stats
 from ..series import Snapshot
 from ..storage import StorageMeter
 from .access import public
@@ -46,29 +45,29 @@ def statistics() -> Response:
         return exposition()
     if wanted not in FORMATS:
         abort(400, f"format must be one of {', '.join(FORMATS)}, not {wanted!r:.80}")
-    return _rendered(Choice(FORMATS[wanted]))
+    return _rendered(FORMATS[wanted], None)
 
 
 @blueprint.get("/stats/prometheus")
 @public
 def exposition() -> Response:
     """Answer with all statistics, or those of ``?name[]=``, in the format that the scraper prefers."""
-    response = _rendered(negotiate(request.headers.get("Accept")))
+    response = _rendered(*negotiate(request.headers.get("Accept")))
     response.vary.add("Accept")
     return response
 
 
-def _rendered(choice: Choice) -> Response:
-    escaping = request.args.get("escaping")
-    if escaping is not None:
-        if escaping not in ESCAPINGS:
-            abort(400, f"escaping must be one of {', '.join(ESCAPINGS)}, not {escaping!r:.80}")
-        choice = choice._replace(escaping=escaping)
-    view = View(escaping=choice.escaping, names=frozenset(request.args.getlist("name[]")))
-    settings = stats.settings
+def _rendered(form: Format, negotiated: str | None) -> Response:
+    """Answer in a format, with names spelt as ``?escaping=`` asks for, or else as was negotiated."""
+    escaping = request.args.get("escaping", negotiated)
+    if escaping not in (None, *ESCAPINGS):
+        abort(400, f"escaping must be one of {', '.join(ESCAPINGS)}, not {escaping!r:.80}")
+    settings: Settings = g.shmstats.settings
+    namespace, labels = settings.prometheus.namespace, tuple(sorted(settings.prometheus.labels.items()))
+    view = View(escaping, frozenset(request.args.getlist("name[]")), namespace, labels)
     snapshot, _ = _snapshot(*attached(), settings.stats)
-    body = choice.format.render(snapshot, view.prefixed(settings.prometheus))
-    return compressed(Response(body, content_type=choice.content_type))
+    content_type = f"{form.content_type}; escaping={escaping}" if escaping else form.content_type
+    return compressed(Response(form.render(snapshot, view), content_type=content_type))
 
 
 def _snapshot(shared: SharedProvider, block: AttachedBlock, settings: StatsSettings) -> tuple[Snapshot, dict[str, Any]]:
@@ -91,7 +90,7 @@ _DOCUMENTS: dict[str, Callable[[Snapshot], dict[str, Any]]] = {"json": _simple, 
 
 
 def _document(statistics: Callable[[Snapshot], dict[str, Any]]) -> dict[str, Any]:
-    settings = stats.settings.stats
+    settings = g.shmstats.settings.stats
     shared, block = attached()
     snapshot, found = _snapshot(shared, block, settings)
     with suppress(OSError, RingError):  # no history, or no readable one

@@ -169,7 +169,7 @@ def test_a_histogram_with_the_wrong_number_of_buckets_is_refused():
     ],
 )
 def test_the_format_is_chosen_by_the_accept_header(accept, chosen):
-    assert negotiate(accept).format is FORMATS[chosen]
+    assert negotiate(accept)[0] is FORMATS[chosen]
 
 
 TEXT_0 = "text/plain; version=0.0.4; charset=utf-8"
@@ -243,7 +243,8 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
     ],
 )
 def test_scrapers_of_today_get_what_they_prefer(scraper, accept, content_type):
-    assert negotiate(accept).content_type == content_type
+    form, escaping = negotiate(accept)
+    assert (form.content_type, escaping or "") == (content_type.partition("; escaping=")[::2])
 
 
 def test_names_in_utf8_stand_in_quotes():
@@ -284,7 +285,7 @@ def test_a_format_is_added_by_one_row(monkeypatch, tmp_path):
     result = CliRunner().invoke(dump, ["--format", "toy", "--from", str(tmp_path / FILE)])
     assert result.output == "HITS!\n"
     assert "toy" in CliRunner().invoke(dump, ["--help"]).output
-    assert negotiate("text/x-toy, text/plain;q=0.5").content_type == "text/x-toy; version=1"
+    assert negotiate("text/x-toy, text/plain;q=0.5") == (FORMATS["toy"], None)
 
 
 def test_content_types_name_the_versions():
