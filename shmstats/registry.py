@@ -1,8 +1,7 @@
 """The public calls of a registry: the operations that user code calls, and nothing else.
 
 The core implements some of them, and leaves the cases that it cannot finish to Python (`shmstats.misses`). Where
-operations go is decided in `shmstats.configured`. The class is large because each call, and each form of one, is a
-method.
+operations go is decided in `shmstats.configured`. One class, however large: each form of a call is a method.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 It is used if the extension could not be compiled. It does the same on the same layout, but locks a series by a
 record lock of the kernel, because Python has no compare-and-swap; the protocol number keeps the two from sharing a
-block. It is one long file so that it can be read beside the C headers; the large class `Cells` is cells.h and values.h.
+block. One file, however long: read beside the C headers. One class, however large: `Cells` is cells.h and values.h.
 """
 
 from __future__ import annotations
