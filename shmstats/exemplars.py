@@ -31,5 +31,5 @@ def read_exemplars(note: bytes) -> tuple[Exemplar, ...]:
             for labels, value, moment in said.get(_KEY, ())
             if math.isfinite(value) and math.isfinite(moment)
         )
-    except (ValueError, TypeError, OverflowError, RecursionError):
+    except (ValueError, TypeError, OverflowError):
         return ()

@@ -51,7 +51,7 @@ def decode_definition(text: bytes) -> Definition:
         names = None if labelnames is None else tuple(map(str, labelnames))
         declared = Declaration(Kind(kind), str(help_), str(unit), from_json(bounds), Mode(mode), names, str(shown))
         return Definition(declared, int(moment), tuple(map(int, users)))
-    except (TypeError, OverflowError, RecursionError) as error:
+    except (TypeError, OverflowError) as error:
         raise ValueError(f"{text!r:.80} is no declaration: {error}") from error
 
 

@@ -106,6 +106,6 @@ def parsed(note: bytes) -> dict[str, Any]:
     """Return the content of a note; empty if it is not ours."""
     try:
         said = json.loads(note) if note else {}
-    except (ValueError, RecursionError):
+    except ValueError:
         return {}
     return said if isinstance(said, dict) else {}
