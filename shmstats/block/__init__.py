@@ -1,8 +1,8 @@
 """The block: statistics in shared memory, and the processes that count into it.
 
-`Block.attach` joins as a worker. From the bottom up: ``layout`` says where everything is, ``identity`` whose the block
-is, ``segment`` gets the memory, ``lock`` guards it, ``names`` and ``workers`` keep the two tables, ``validate`` looks
-whether a block can be used, ``stripes`` has memory behind its cells, ``attaching`` and ``block`` tie them together.
+`Block.attach` joins as a worker. From the bottom up: ``layout`` has the places of everything, ``identity`` the owner of
+the block, ``segment`` the memory, ``lock`` its locks, ``names`` and ``workers`` the two tables, ``validate`` checks
+whether a block is usable, ``stripes`` reserves memory for its cells, ``attaching`` and ``block`` tie them together.
 """
 
 from .block import Block

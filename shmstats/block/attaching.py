@@ -1,7 +1,7 @@
-"""How a process comes to the block of its data directory: found, made, adopted from the dead, or refused.
+"""How a process gets the block of its data directory: it finds, creates or adopts it, or is refused.
 
-There is no lock beside the block. A new one gets its place with its table lock held, so that whoever finds it waits
-until it is filled; and whoever had to wait looks whether the block still has its place.
+There is no lock outside of the block. A new block gets its place with its table lock held, so a process that finds it
+waits until it is filled. A process that had to wait then checks whether the block still has its place.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from .stripes import has_page
 from .validate import check_layout, check_unfinished, find_damage
 from .workers import WorkerTable, pid_namespace
 
-#: The byte of version 0.1's lock file that all processes share which have the block attached.
+#: The byte of version 0.1's lock file on which all attached processes hold a shared lock.
 _ATTACHED_OF_0_1 = 2**60 + 1
 
 
 def retire_legacy(identity: Identity) -> None:
-    """Set aside what processes of version 0.1, which are gone, have left of the same data directory.
+    """Set aside the block that ended processes of version 0.1 have left for the same data directory.
 
     Raises:
-        BlockError: there are some that use it.
+        BlockError: processes of version 0.1 still use it.
     """
     for path in identity.legacy_segments:
         try:
@@ -42,7 +42,7 @@ def retire_legacy(identity: Identity) -> None:
         except OSError:
             continue
         if not stat.S_ISREG(found.st_mode) or found.st_uid not in (identity.owner, 0, os.geteuid()):
-            continue  # a stranger's
+            continue  # another user's
         lock = f"{path}.lock"
         if _is_used_by_0_1(lock):
             raise BlockError(
@@ -70,7 +70,7 @@ def _is_used_by_0_1(lock: str) -> bool:
 
 
 def lay_out(segment: Segment, layout: Layout) -> None:
-    """Write the header of a new block, without its magic, and have memory behind what each block has."""
+    """Write the header of a new block, without its magic, and reserve the memory that each block needs."""
     slots = min(FIRST_INDEX_SLOTS, layout.index_slots)
     segment.reserve(0, PAGE)
     segment.reserve(layout.pages, layout.index + 4 * slots - layout.pages)
@@ -90,9 +90,9 @@ def lay_out(segment: Segment, layout: Layout) -> None:
 
 
 def finish(segment: Segment) -> None:
-    """Declare a new block finished. The table lock is held.
+    """Mark a new block as finished. The table lock is held.
 
-    The magic comes first: who is killed behind it leaves a whole block, and `adopt` writes the other mark.
+    The magic is written first: a process killed after it leaves a whole block, and `adopt` writes the other mark.
     """
     segment.buf[:8] = MAGIC.to_bytes(8, "little")
     _store(segment.buf, "finished", 1)
@@ -101,17 +101,17 @@ def finish(segment: Segment) -> None:
 def find_usable(segment: Segment, capacity: int, max_workers: int) -> tuple[Layout, bool] | None:
     """Return the layout of a block that this process may use, and whether live processes use it.
 
-    None where it was left half made, or has another layout and nobody uses it: then its place is free, and another one
-    is to be made. The table lock is held.
+    None if it was left half made, or has another layout and no process uses it: then its place is free, and a new block
+    must be made. The table lock is held.
 
     Args:
         segment: of the block.
-        capacity: as it is configured.
-        max_workers: as it is configured.
+        capacity: the configured one.
+        max_workers: the configured one.
 
     Raises:
         BlockError: it must not be used.
-        DamagedBlockError: nobody uses it, and its contents cannot be.
+        DamagedBlockError: no process uses it, and its contents are invalid.
     """
     header = read_header(segment.buf)
     if header["magic"] == 0:
@@ -126,8 +126,8 @@ def find_usable(segment: Segment, capacity: int, max_workers: int) -> tuple[Layo
     layout = check_layout(name, header, len(segment.buf))
     live = segment.locks.slots_held() or WorkerTable(segment.buf, layout, segment.locks).anyone()
     if live and header["namespace"] != (ours := pid_namespace()):
-        # In another pid namespace their pids mean nothing, and it cannot be used here. One that nobody uses, as a
-        # container leaves it that was killed, can.
+        # In another pid namespace the pids mean nothing, so it cannot be used here. A block without live processes, as
+        # a killed container leaves it, can be used.
         raise BlockError(
             f"block {name} belongs to the pid namespace {header['namespace']}, where processes use it; this process"
             f" runs in {ours} (another container?): give each its own data directory"
@@ -153,7 +153,7 @@ def find_usable(segment: Segment, capacity: int, max_workers: int) -> tuple[Layo
 
 @contextmanager
 def nobody_attaches(identity: Identity) -> Iterator[bool]:
-    """Have whoever wants to make the block of a data directory wait; gives False where there is one already."""
+    """Make processes wait that want to create the block of a data directory; gives False if there is one already."""
     with guards.current:
         segment = make_segment(identity, PAGE)
         try:
@@ -171,12 +171,12 @@ def nobody_attaches(identity: Identity) -> Iterator[bool]:
 
 
 def set_aside(segment: Segment, damage: DamagedBlockError) -> None:
-    """Give a damaged block that nobody uses another name. The table lock is held."""
+    """Rename a damaged block that no process uses. The table lock is held."""
     tell(f"{damage}; it was set aside as {segment.set_aside('damaged')}for inspection, and a new one is made")
 
 
 def _retire_other_layout(segment: Segment, version: int) -> None:
-    """Set a block of another layout aside, which nobody uses."""
+    """Set aside a block of another layout that no process uses."""
     aside = segment.set_aside(f"layout{version}")
     tell(
         f"block {segment.name} has layout version {version}, this shmstats has version {LAYOUT_VERSION}; nobody uses"
@@ -185,9 +185,9 @@ def _retire_other_layout(segment: Segment, version: int) -> None:
 
 
 def adopt(segment: Segment, layout: Layout) -> None:
-    """Take over a block whose processes are all gone: it is of our namespace, and its cells are locked our way.
+    """Take over a block whose processes have all ended: set our namespace, and our protocol of locks.
 
-    Field by field: `struct` empties what it writes first, and who is killed then must leave a whole header.
+    Field by field, because `struct` clears what it writes first, and a kill must leave a whole header.
     """
     buf = segment.buf
     if read_header(buf)["protocol"] != PROTOCOL:
@@ -195,7 +195,7 @@ def adopt(segment: Segment, layout: Layout) -> None:
     workers = WorkerTable(buf, layout, segment.locks)
     for worker in workers:
         workers.release(worker)
-    # The index and what else can be derived from the names is made anew by whoever finds them changing.
+    # The index and everything else derived from the names is rebuilt by the process that finds them changing.
     for field, value in (
         ("finished", 1),
         ("changing", 1),
@@ -207,7 +207,7 @@ def adopt(segment: Segment, layout: Layout) -> None:
 
 
 def _store(buf: memoryview, field: str, value: int) -> None:
-    """Write a number of the header."""
+    """Write a number to the header."""
     start, size = HEADER.offset(field), HEADER.fields[field][1]
     buf[start : start + size] = value.to_bytes(size, "little")
 

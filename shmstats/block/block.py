@@ -1,7 +1,7 @@
-"""A block as a worker has it attached: made or found, counted into, left.
+"""A block attached by a worker: created or found, counted into, left.
 
-The block outlives a crash: it is unlinked only by a worker that leaves in good order and finds no other live one;
-whoever comes first after a crash adopts it as it stands.
+The block survives a crash: it is unlinked only by a worker that leaves in an orderly way and finds no other live one.
+The first process after a crash adopts it as it is.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Block(Metrics):
 
     Attributes:
         name: of the segment.
-        identity: of the data directory: whose the block is, and where its statistics are saved.
+        identity: of the data directory: the owner of the block, and where its statistics are saved.
         header: the fields of the header that change.
-        is_new: whether this process has made it.
-        is_left: whether it is attached no more.
+        is_new: whether this process has created it.
+        is_left: whether this process has left it.
     """
 
     def __init__(self, segment: Segment, layout: Layout, identity: Identity) -> None:
@@ -58,7 +58,7 @@ class Block(Metrics):
 
     @property
     def requests(self) -> Requests:
-        """What this process serves, for others to see; there is memory for it from its first use on.
+        """The requests that this process serves, for other processes to see; memory is reserved at the first use.
 
         Raises:
             OSError: shared memory is full.
@@ -73,15 +73,15 @@ class Block(Metrics):
         return self._requests
 
     def buffer_cells(self, limit: int, flush: Callable[[], object]) -> Cells:
-        """Return a row of this process's own, flushed to the block when ``limit`` operations are in it.
+        """Return a row in this process's own memory, flushed to the block when it has ``limit`` operations.
 
-        ``flush`` is called where that cannot be done at once.
+        ``flush`` is called if that cannot be done at once.
         """
         return self._make_cells(limit=limit, flush=flush, held_offset=self._held, target=self.cells)
 
     @property
     def held(self) -> int:
-        """Operations in this process's buffer, as anyone can see."""
+        """Operations in this process's buffer, as other processes see them."""
         return int.from_bytes(self._buf[self._held : self._held + 8], "little")
 
     @held.setter
@@ -96,16 +96,16 @@ class Block(Metrics):
         max_workers: int,
         fill: Callable[[Self], None] = lambda block: None,
     ) -> Self:
-        """Attach the block of a data directory as a worker; make it where there is none.
+        """Attach the block of a data directory as a worker; create it if there is none.
 
         Args:
-            directory: the data directory; it is made where it is missing, if that is possible.
-            capacity: cells of a row, if the block is made.
-            max_workers: rows, if the block is made.
-            fill: called with the block, while all others wait; where it was just made, before anyone else sees it.
+            directory: the data directory; created if it is missing and that is possible.
+            capacity: cells of a row, if the block is created.
+            max_workers: rows, if the block is created.
+            fill: called with the block while all others wait; for a new block, before any other process sees it.
 
         Raises:
-            BlockError: there is a block that must not be used, or this user may not use it.
+            BlockError: the block must not be used, or not by this user.
             OSError: shared memory is full or not usable.
         """
         while True:
@@ -124,7 +124,7 @@ class Block(Metrics):
 
     @classmethod
     def _make(cls, identity: Identity, layout: Layout, fill: Callable[[Self], None]) -> Self | None:
-        """Make the block; None where another process was quicker."""
+        """Create the block; None if another process was faster."""
         segment = make_segment(identity, layout.size)
         try:
             with segment.locks.table():
@@ -136,7 +136,7 @@ class Block(Metrics):
                     fill(block)
                     attaching.finish(segment)
                 except BaseException:
-                    unlink(segment.path)  # with the lock held: the next one is another process's
+                    unlink(segment.path)  # with the lock held: afterwards the path may be another process's block
                     raise
         except (FileExistsError, FileNotFoundError):
             segment.close()
@@ -150,7 +150,7 @@ class Block(Metrics):
     def _join(
         cls, segment: Segment, identity: Identity, capacity: int, max_workers: int, fill: Callable[[Self], None]
     ) -> Self | None:
-        """Attach a block that is there; None where it has its place no longer, or that was taken from it."""
+        """Attach an existing block; None if it no longer has its place, or has just lost it."""
         block = None
         try:
             with segment.locks.table():
@@ -172,7 +172,7 @@ class Block(Metrics):
     def _join_usable(
         cls, segment: Segment, identity: Identity, layout: Layout, live: bool, fill: Callable[[Self], None]
     ) -> Self:
-        """Attach a block that may be used. The table lock is held."""
+        """Attach a usable block. The table lock is held."""
         if not live:
             attaching.adopt(segment, layout)
         try:
@@ -193,8 +193,8 @@ class Block(Metrics):
     def is_current(self) -> bool:
         """Tell whether this is the block of its data directory, or there is none.
 
-        Its file may have been removed, and another one made. Where the directory was removed and made again, the block
-        becomes that of the new one, if that has none.
+        Its file may have been removed, and another block created. If the directory was removed and created again, the
+        block becomes that of the new directory, unless that has one.
         """
         if not self.identity.is_current():
             identity = identify(self.identity.directory)
@@ -206,33 +206,33 @@ class Block(Metrics):
     def find_or_add(
         self, key: bytes, kind: Kind, limit: int = 0, mine: Declaration | None = None, whole: bool = True
     ) -> Record:
-        """Return the record of a name, which is registered if it is not there; see `find_or_add` of `registering`."""
+        """Return the record of a name, registered if it is new; see `find_or_add` of `registering`."""
         return find_or_add(self, key, kind, limit, mine, whole)
 
     def open_registrar(self, registrar: Registrar, limit: int) -> None:
-        """Have a registrar find and add the names of this block, of a metric so many label sets at most.
+        """Let a registrar find and add names of this block, with a limit of label sets for each metric.
 
         Raises:
-            OSError: the block was left.
+            OSError: the process has left the block.
         """
         where = self.names.index, self.cells, self.worker.row
         self._registrar_fd = self.locks.descriptor()
         registrar.open(*where, limit, self.locks.guard.lock, self._registrar_fd, TABLE)
 
     def has_lost_registrar(self) -> bool:
-        """Tell whether a registrar has a descriptor that is gone: who becomes a daemon closes all."""
+        """Tell whether a registrar's descriptor is gone: a process that becomes a daemon closes all."""
         return self._registrar_fd >= 0 and self.locks.descriptor() != self._registrar_fd
 
     def leave(self, save: Callable[[Self], None] = lambda block: None) -> None:
         """Give up the slot. The last live worker saves and unlinks the block.
 
-        Nothing can be counted into it any more once this has begun.
+        Nothing can be counted into it once this has begun.
 
         Args:
-            save: called, by the last one, before the block is unlinked. If it raises, the block stays.
+            save: called by the last worker, before the block is unlinked. If it raises, the block stays.
 
         Raises:
-            DamagedBlockError: it is damaged. It was left all the same, and stays.
+            DamagedBlockError: it is damaged. The worker has left it nevertheless, and it stays.
         """
         with self.locks.table():
             try:
@@ -245,7 +245,7 @@ class Block(Metrics):
         try:
             repair(self.names)
         finally:
-            # Closed before the values are read to be saved, and before the slot is another's.
+            # Closed before the values are read to be saved, and before the slot can be another worker's.
             self.cells.close()
             self.workers.release(self.worker)
             self.locks.unlock(SAVER)
@@ -253,17 +253,17 @@ class Block(Metrics):
             if self.is_current():
                 save(self)
             if self._segment.is_linked():
-                unlink(self._segment.path)  # also that of a directory that is gone: nobody comes to it again
+                unlink(self._segment.path)  # also if the directory is gone: no process will come to it again
             remove_unpublished(self.identity)
 
     def damage_named(self) -> AbstractContextManager[None]:
-        """Have what comes of damaged contents raised as a `DamagedBlockError`; see `damage_named` of `validate`."""
+        """Raise errors that damaged contents cause as a `DamagedBlockError`; see `damage_named` of `validate`."""
         return damage_named(self._segment, self.layout)
 
     def accounts_for(self, error: Exception) -> bool:
-        """Tell whether an error comes of the system or of damage; another one may be a signal handler's.
+        """Tell whether an error comes from the system or from damage; otherwise a signal handler may have raised it.
 
-        A class that nothing here raises is not asked about. An error of the system has an errno.
+        Only classes that this package raises are considered. An error of the system has an errno.
         """
         if isinstance(error, OSError):
             return error.errno is not None
@@ -272,7 +272,7 @@ class Block(Metrics):
         return isinstance(error, (BlockError, BufferError, MemoryError, AttributeError, TypeError))
 
     def abandon(self) -> None:
-        """Let go of the memory without a word to the others: what the child of a fork does."""
+        """Release the memory without telling other processes, as the child of a fork must."""
         self.is_left = True
         self.cells.close()
         if self._requests is not None:

@@ -1,4 +1,4 @@
-"""Declarations as the block keeps them: the note of a metric's family, and what makes two of them differ."""
+"""Declarations in the block: the note of a metric's family, and which differences between two of them matter."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ..frozen import NamedTuple
 from ..hashing import blake2b
 from ..series import TIME_UNITS, Declaration, Kind, Mode
 
-#: What follows it in a help text is an integration's own, and not for people.
+#: Text after it in a help text belongs to an integration, and is not shown.
 INTERNAL = "\x1f"
 
 
 class Definition(NamedTuple):
-    """A declaration that is or was in force.
+    """A current or former declaration.
 
     Attributes:
-        declared: what was declared.
-        moment: CLOCK_MONOTONIC in ns: when it was declared; of an outdated one, when it was replaced.
+        declared: the declaration.
+        moment: CLOCK_MONOTONIC in ns: when it was declared; for an outdated one, when it was replaced.
         users: signatures of the workers that have counted under an outdated one since.
     """
 
@@ -29,7 +29,7 @@ class Definition(NamedTuple):
 
     @classmethod
     def now(cls, declared: Declaration) -> Definition:
-        """Return what is declared now."""
+        """Return a definition declared now."""
         return cls(declared, time.monotonic_ns())
 
 
@@ -41,10 +41,10 @@ def encode_definition(definition: Definition) -> bytes:
 
 
 def decode_definition(text: bytes) -> Definition:
-    """Return the definition that `encode_definition` made this of.
+    """Return the definition in the bytes from `encode_definition`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: they contain none.
     """
     try:
         kind, help_, unit, bounds, mode, labelnames, shown, moment, users = json.loads(text)
@@ -56,10 +56,10 @@ def decode_definition(text: bytes) -> Definition:
 
 
 def fits(used: Declaration, declared: Declaration) -> bool:
-    """Tell whether what is counted under one declaration may be shown under another.
+    """Tell whether series that were counted under one declaration may be shown under another.
 
-    Kind, gauge mode, buckets and label names must be the same, or not laid down by the later one. A unit may be added
-    or dropped, but not become another; a histogram without one is of times.
+    Kind, gauge mode, buckets and label names must be the same, or not specified by the later one. A unit may be added
+    or dropped, but not replaced by another; a histogram without a unit has times.
     """
     if (used.kind, used.mode, used.shown) != (declared.kind, declared.mode, declared.shown):
         return False
@@ -73,7 +73,7 @@ def fits(used: Declaration, declared: Declaration) -> bool:
 
 
 def digest(declared: Declaration) -> int:
-    """Return the number under which what a declaration left is found once it is outdated: 1 to 2**32 - 1."""
+    """Return the number that identifies an outdated declaration in its records: 1 to 2**32 - 1."""
     unit = "" if declared.kind is Kind.HISTOGRAM and declared.unit in TIME_UNITS else declared.unit
     bounds = declared.bounds or (DEFAULT_BOUNDS if declared.kind is Kind.HISTOGRAM else ())
     what = declared.kind, unit, to_json(bounds), declared.mode, declared.labelnames, declared.shown
@@ -82,7 +82,7 @@ def digest(declared: Declaration) -> int:
 
 
 def describe(declared: Declaration) -> str:
-    """Return a declaration in words, for a message that shows it."""
+    """Return a declaration as text for a message."""
     parts = [declared.shown or declared.kind.name.lower()]
     if declared.kind is Kind.GAUGE and not declared.shown:
         parts.append(f"mode {declared.mode.name.lower()}")

@@ -1,6 +1,6 @@
-"""Declaring a metric in a block: what all its series are. The newest declaration wins.
+"""Declaring a metric in a block, for all its series. The newest declaration wins.
 
-A declaration holds for every process that uses the block. What was counted under another one and does not fit is set
+A declaration holds for every process that uses the block. Series of another declaration that do not fit are set
 aside (`shmstats.block.outdated`), so no declaration can stop a process or a page.
 """
 
@@ -19,12 +19,12 @@ from .records import DECLARED, FAMILY, INHERITED, WITHDRAWN, Record
 
 
 class Change(NamedTuple):
-    """What a declaration has changed.
+    """The effect of a declaration.
 
     Attributes:
-        before: what was declared, or used without a declaration; in words.
-        now: what is declared now, in words.
-        outdated: series that were counted under the former, and are not shown any more.
+        before: the previous declaration, or use without one, as text.
+        now: the new declaration, as text.
+        outdated: number of series that were counted under the previous one and are no longer shown.
     """
 
     before: str
@@ -35,22 +35,22 @@ class Change(NamedTuple):
 def declare(
     block: Block, category: str, metric: str, declared: Declaration, moment: int | None = None, inherited: bool = False
 ) -> Change | None:
-    """Declare a metric, all its series.
+    """Declare a metric, for all its series.
 
     Args:
         block: to declare it in.
         category: of the metric.
         metric: of the category.
-        declared: what is declared.
+        declared: the declaration.
         moment: CLOCK_MONOTONIC in ns: when the process declared it first; None for now. A later declaration of another
-            process stays in force.
-        inherited: it was declared by processes that are gone, and any other declaration replaces it.
+            process stays.
+        inherited: whether it comes from ended processes, so that any other declaration replaces it.
 
     Returns:
-        What has changed; None where nothing has that people would see.
+        The change; None if people would see none.
 
     Raises:
-        BlockFullError: there is no room for it.
+        BlockFullError: there is no room for the declaration.
     """
     names, key = block.names, encode_key(category, metric)
     moment = 0 if inherited else time.monotonic_ns() if moment is None else moment
@@ -72,7 +72,7 @@ def declare(
             names.set_family(plain, family)
         with carried_over(block, going_on, family, declared):
             names.annotate(family.number, encode_definition(Definition(declared, moment)))
-            names.redeclare(family, declared.kind, declared.mode, flags)  # last: from now on it is declared
+            names.redeclare(family, declared.kind, declared.mode, flags)  # last: from now on it is the declaration
         take_back(block, key, names.record(family.number), declared)
         remove_outdated(block)
     used = unfit or [Declaration(record.kind) for record in going_on]
@@ -80,28 +80,28 @@ def declare(
 
 
 def _change(current: Definition | None, used: list[Declaration], unfit: int, declared: Declaration) -> Change | None:
-    """Return what a declaration has changed, in words; None where people would see no difference."""
+    """Return the effect of a declaration as text; None if people would see no difference."""
     now = describe(declared)
     if current is None:
         return Change(f"used as {describe(used[0])}", now, unfit) if used else None
     former = current.declared
     if not unfit and former.labelnames is None:
-        former = former._replace(labelnames=declared.labelnames)  # it was not said, or not saved
+        former = former._replace(labelnames=declared.labelnames)  # they were not specified, or not saved
     return Change(describe(former), now, unfit) if unfit or describe(former) != now else None
 
 
 def give_way(block: Block, category: str, metric: str, definition: Definition, rivals: list[str]) -> Change | None:
-    """Have metrics give way that have names on the page in common with another: the newest one is shown.
+    """Withdraw other metrics that share names on the page with a metric, so that only the newest one is shown.
 
     Args:
-        block: that they are in.
+        block: of the metrics.
         category: of the metrics.
-        metric: that is declared.
-        definition: what is declared, and when the process declared it first.
-        rivals: metrics of the category that it has names in common with.
+        metric: the declared one.
+        definition: its declaration, and when the process declared it first.
+        rivals: metrics of the category that share names with it.
 
     Returns:
-        What has changed; None for nothing.
+        The change; None for none.
     """
     declared, moment, _ = definition
     with block.exclusive():
@@ -127,7 +127,7 @@ def _part_with_unfit(
 ) -> tuple[list[Declaration], list[Record]]:
     """Set aside the series of a metric that do not fit a declaration.
 
-    Returns what those set aside were counted under, and those that are to go on with other buckets.
+    Returns the declarations of those set aside, and the series that continue with other buckets.
     """
     series = [] if family is None else block.names.members_of(family)
     plain = block.names.find(key)
@@ -146,6 +146,6 @@ def _part_with_unfit(
             unfit.setdefault(under, []).append(record)
             used.append(found)
     for under, records in unfit.items():
-        # Without a declaration there is one key for each kind: `counted_under` knows no more of a process's use.
+        # Without a declaration there is one key for each kind, because `counted_under` knows only the kind.
         set_aside(block, key, records, Declaration(under.kind) if current is None else under)
     return used, going_on

@@ -1,4 +1,4 @@
-"""What can be wrong with a block, or with what is asked of it."""
+"""Errors about a block, or about a use of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 
 
 class BlockError(Exception):
-    """A block that cannot be used: not ours, damaged, or of another version. The message says why."""
+    """A block that cannot be used: another user's, damaged, or of another version. The message says why."""
 
 
 class DamagedBlockError(BlockError):
@@ -18,7 +18,7 @@ class BlockFullError(Exception):
 
 
 def capacity_is_used(capacity: int) -> BlockFullError:
-    """Return the error for a block of which all cells or records are used."""
+    """Return the error for a block whose cells or records are all in use."""
     return BlockFullError(
         f"the capacity of the block, {capacity}, is in use: raise stats.capacity, which holds once all processes of the"
         " block have left"
@@ -33,19 +33,19 @@ def memory_is_full(reason: str = "") -> BlockFullError:
 
 
 class SeriesLimitError(Exception):
-    """A metric has as many label sets as it may have; the message says so."""
+    """A metric has reached its limit of label sets; the message says so."""
 
 
 class DeclarationError(ValueError):
-    """A metric is declared in two ways, or used in another way than it is declared."""
+    """A metric is declared in two ways, or used in another way than declared."""
 
 
 class KindError(ValueError):
-    """A name that is one kind of statistic was used as another that it cannot become."""
+    """A name of one kind was used as another kind that it cannot become."""
 
 
-#: What contents that cannot be lead to where they are used: numbers out of range, texts that are none.
+#: Errors that invalid contents cause where they are used: numbers out of range, invalid texts.
 OF_CONTENTS = (ArithmeticError, LookupError, ValueError, struct.error)
 
-#: What using a block that another thread has left leads to.
+#: Errors that using a block causes after another thread has left it.
 OF_LEAVING = (AttributeError, OSError, TypeError, ValueError)

@@ -13,17 +13,17 @@ from .layout import HEADER, MESSAGE_BYTES
 _HEADER = HEADER.struct
 _FIELDS = HEADER.fields
 
-#: How often a text is read that somebody is just writing.
+#: Attempts to read a text that is being written.
 _ATTEMPTS = 100
 
 
 class HeaderField:
-    """A number in the header, read and written as one of the ``words`` or ``longs`` of what has it as an attribute.
+    """A number in the header, read and written in the ``words`` or ``longs`` of the object that has it as an attribute.
 
-    One that goes beyond its size, which only a damaged one can, begins anew at 0, as in C.
+    A number beyond its size, which only a damaged one can reach, wraps to 0, as in C.
 
     Args:
-        name: of the field; that of the attribute where none is given.
+        name: of the field; by default that of the attribute.
     """
 
     def __init__(self, name: str = "") -> None:
@@ -64,27 +64,27 @@ class _Message:
 
 
 class Header:
-    """The fields of a block's header that change, each read and written by itself.
+    """The fields of a block's header that change, each read and written separately.
 
     Args:
-        buf: the block; writable for who sets a field.
+        buf: the block; writable in order to set a field.
 
     Attributes:
         generation: raised when a name is removed.
         revision: raised when any name changes.
-        started: when the block was made, or adopted after a crash: CLOCK_MONOTONIC in ns.
+        started: when the block was created, or adopted after a crash: CLOCK_MONOTONIC in ns.
         saver_term: raised by each process that begins to save.
-        saver_heartbeat: of the process that saves: CLOCK_BOOTTIME in ns.
-        saver_pid: of that process.
-        saved: when the last snapshot was saved, in ns since 1970; 0: none was.
-        saved_count: snapshots saved.
-        save_ticket: the last ticket: each save draws one before it reads, and one after.
-        saved_ticket: of the saved snapshot, drawn after it was read: one begun before does not take its place.
-        durable_from: a ticket: what was counted before it was drawn is on the disk.
-        durable_ticket: of the newest snapshot of which the disk knows the place, too.
+        saver_heartbeat: of the saver: CLOCK_BOOTTIME in ns.
+        saver_pid: of the saver.
+        saved: when the last snapshot was saved, in ns since 1970; 0: never.
+        saved_count: number of saved snapshots.
+        save_ticket: the last ticket: each save takes one before it reads, and one after.
+        saved_ticket: of the saved snapshot, taken after it was read: a save begun earlier does not replace it.
+        durable_from: a ticket: counts from before it was taken are on the disk.
+        durable_ticket: of the newest snapshot whose directory entry is on the disk, too.
         expose_due: the next turn of a save for a page: CLOCK_BOOTTIME in ns.
-        pushed: when the last push succeeded, in ns since 1970; 0: none did.
-        save_error: why the last save failed; empty where it did not. At most `MESSAGE_BYTES` of UTF-8, cut.
+        pushed: when the last push succeeded, in ns since 1970; 0: never.
+        save_error: why the last save failed; empty if it succeeded. At most `MESSAGE_BYTES` of UTF-8, cut.
         push_error: as ``save_error``.
     """
 
@@ -110,11 +110,11 @@ class Header:
         self.words, self.longs = self.buf.cast("I"), self.buf.cast("Q")
 
     def number(self, field: str) -> int:
-        """Return a number of the header by its name."""
+        """Return a field of the header by its name."""
         return self.numbers(field)[0]
 
     def numbers(self, *fields: str) -> list[int]:
-        """Return numbers of the header by their names, read in this order."""
+        """Return fields of the header by their names, read in this order."""
         found = []
         for field in fields:
             offset, size = HEADER.fields[field]
@@ -122,7 +122,7 @@ class Header:
         return found
 
     def close(self) -> None:
-        """Let go of the buffer."""
+        """Release the buffer."""
         for view in (self.words, self.longs, self.buf):
             view.release()
 
@@ -131,7 +131,7 @@ def read_header(buf: memoryview) -> dict[str, int]:
     """Return the numbers in a block's header by name.
 
     Raises:
-        BlockError: there is no room for a header.
+        BlockError: it is too short for a header.
     """
     if len(buf) < PAGE:
         raise BlockError(f"the block is {len(buf)} bytes long; its header alone is {PAGE}")
@@ -139,5 +139,5 @@ def read_header(buf: memoryview) -> dict[str, int]:
 
 
 def write_header(buf: memoryview, values: Mapping[str, Any]) -> None:
-    """Write the header of a block that is being made; fields that are not given become 0, or empty."""
+    """Write the header of a block that is being created; fields that are not given become 0, or empty."""
     _HEADER.pack_into(buf, 0, *({**HEADER.empty, **values}[field] for field in _FIELDS))

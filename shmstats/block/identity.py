@@ -1,8 +1,8 @@
-"""Which block belongs to a data directory, and whose it is.
+"""Which block belongs to a data directory, and which user owns it.
 
-A block belongs to the owner of the data directory. That user and root may use it, and what root makes is given to the
-owner. Directories are told apart by device, inode and time of birth, so that every path and mount leads to one block,
-and a directory that has the inode of a removed one does not lead to the block of that.
+A block belongs to the owner of the data directory. That user and root may use it, and files made by root are given to
+the owner. Directories are identified by device, inode and birth time, so every path and mount leads to one block,
+and a directory that reuses the inode of a removed one does not get the block of that.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from .errors import BlockError
 
 log = logging.getLogger("shmstats")
 
-#: Where Linux keeps POSIX shared memory, see shm_overview(7): shm_open has no other place. That anybody may write
-#: there is what `Identity.refuse` and exclusive creation are for.
+#: Where Linux keeps POSIX shared memory, see shm_overview(7): shm_open has no other place. Anybody may write there, so
+#: `Identity.refuse` checks owners and creation is exclusive.
 SHARED_MEMORY = "/dev/shm"  # nosec B108
 
 _logged = Once()
 
-#: How the names of all our segments begin.
+#: Prefix of the names of all our segments.
 PREFIX = "shmstats_"
 
 
 class Identity(NamedTuple):
-    """A data directory and its block: computed once by `identify`, and taken by everything that needs a path or owner.
+    """A data directory and its block: computed once by `identify`, and used for every path and owner.
 
     Attributes:
         directory: the data directory, with all links resolved: where the block's statistics are saved.
-        name: of the segment; a path where there is no shared memory, and the block is a file in the directory.
+        name: of the segment; a path if there is no shared memory, and the block is a file in the directory.
         segment: path of the segment's file.
-        owner: user id of the directory's owner; of this process where there is no directory.
+        owner: user id of the directory's owner; of this process if there is no directory.
         group: group id of the directory.
-        key: device, inode and time of birth (ns since 1970; 0: unknown) of the directory; None where there is none.
+        key: device, inode and birth time (ns since 1970; 0: unknown) of the directory; None if there is none.
     """
 
     directory: Path
@@ -55,16 +55,16 @@ class Identity(NamedTuple):
 
     @property
     def legacy_segments(self) -> list[str]:
-        """Paths of the segments that version 0.1 has for this directory: its owner's, root's, and this user's."""
+        """Paths of the segments of version 0.1 for this directory: its owner's, root's, and this user's."""
         place = blake2b(os.fsencode(self.directory), digest_size=8).hexdigest()
         users = {self.owner, 0, os.geteuid()}
         return [f"{SHARED_MEMORY}/{PREFIX}{user}_{place}" for user in sorted(users)]
 
     def check_user(self) -> None:
-        """Refuse who may not use the block.
+        """Refuse a user who may not use the block.
 
         Raises:
-            BlockError: naming the directory, its owner and what to do.
+            BlockError: with the directory, its owner and what to do.
         """
         if os.geteuid() not in (self.owner, 0):
             raise BlockError(
@@ -78,7 +78,7 @@ class Identity(NamedTuple):
         return None in (key, self.key) or key == self.key
 
     def give(self, descriptor: int) -> None:
-        """Give a file that was just made to the owner of the data directory, where this is root."""
+        """As root, give a file that was just made to the owner of the data directory."""
         if os.geteuid() == 0 and self.owner != 0:
             os.fchown(descriptor, self.owner, self.group)
 
@@ -86,11 +86,11 @@ class Identity(NamedTuple):
 def identify(directory: Path, make: bool = False) -> Identity:
     """Return the identity of a data directory.
 
-    Where there is no directory, the block is that of the path and of this user.
+    Without a directory, the block is that of the path and of this user.
 
     Args:
         directory: absolute path of the data directory.
-        make: whether to make the directory where it is missing, if that is possible.
+        make: whether to create the directory if it is missing, if that is possible.
 
     Raises:
         BlockError: this user may not even see the directory.
@@ -115,13 +115,13 @@ def identify(directory: Path, make: bool = False) -> Identity:
     segment = f"{where}/{by_path}"
     if found is None or not stat.S_ISDIR(found.st_mode) or (key := _key_of(place)) is None:
         return Identity(resolved, prefix + by_path, segment, os.geteuid(), os.getegid(), None)
-    # What was made when there was no directory is used until its last process has saved it.
+    # A block made when there was no directory is used until its last process has saved it.
     if not os.path.lexists(segment):
-        # In the directory itself no block is of another one, and the path of a socket has to be short.
+        # Inside the directory no other block exists, and the path of a socket must be short.
         by_path = PREFIX + "_".join([f"{part:x}" for part in (key if shared else key[:2])])
         segment = f"{where}/{by_path}"
     if make and not os.path.lexists(segment):
-        # A directory of a container's image is copied, and born anew, by its first change: that is to be before.
+        # The first change of a directory from a container's image copies it, with a new birth time: do that now.
         with suppress(OSError):
             os.utime(place, ns=(found.st_atime_ns, found.st_mtime_ns))
             return identify(directory)
@@ -129,7 +129,7 @@ def identify(directory: Path, make: bool = False) -> Identity:
 
 
 def _stat(place: str) -> os.stat_result | None:
-    """Return the state of a data directory; None where there is none.
+    """Return the status of a data directory; None if there is none.
 
     Raises:
         BlockError: this user may not even see it.
@@ -146,7 +146,7 @@ def _stat(place: str) -> os.stat_result | None:
 
 
 def files_beside(segment: str) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Give the files beside a segment's that are called after it, with what follows its name and a dot.
+    """Give the files beside a segment's file whose names begin with its name and a dot, with the rest of the name.
 
     Raises:
         OSError: the directory cannot be read.
@@ -159,12 +159,12 @@ def files_beside(segment: str) -> Iterator[tuple[os.DirEntry[str], str]]:
 
 
 def stats_directory(data: Path) -> Path:
-    """Return where the statistics of a data directory are saved."""
+    """Return the directory for the saved statistics of a data directory."""
     return data / "stats"
 
 
 def may_have_saved(data: Path) -> bool:
-    """Tell whether a data directory may have saved statistics: their directory is there, or cannot be seen."""
+    """Tell whether a data directory may have saved statistics: their directory exists, or cannot be seen."""
     try:
         os.stat(stats_directory(data))
     except FileNotFoundError:
@@ -175,12 +175,12 @@ def may_have_saved(data: Path) -> bool:
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory, and what is missing above it, for its owner alone.
+    """Create a directory, with missing parents, for its owner alone.
 
-    What root makes belongs to the owner of the directory above.
+    Directories made by root belong to the owner of their parent.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     if directory.is_dir():
         return
@@ -193,7 +193,7 @@ def make_directory(directory: Path) -> None:
 
 
 def _called(user: int) -> str:
-    """Return a user's number, and its name where it has one."""
+    """Return a user's number, and its name if it has one."""
     try:
         return f"{user} ({pwd.getpwuid(user).pw_name})"
     except (KeyError, OSError):
@@ -201,7 +201,7 @@ def _called(user: int) -> str:
 
 
 def _key_of(directory: str) -> tuple[int, int, int] | None:
-    """Return device, inode and time of birth of a directory; None where it cannot be looked at."""
+    """Return device, inode and birth time of a directory; None if its status cannot be read."""
     try:
         found = os.stat(directory)
         return found.st_dev, found.st_ino, time_of_birth(os.fsencode(directory))

@@ -1,14 +1,14 @@
-"""Keys: what a name is found by, in the heap of a block and in its index.
+"""Keys: they identify names in the heap of a block and in its index.
 
 A key is category, metric, and label names and values, in UTF-8, joined by NUL bytes (which none of them may contain),
-labels sorted by name. The key of a metric's family is the metric's with one NUL more.
+with labels sorted by name. The key of a metric's family is the metric's with one more NUL.
 """
 
 from __future__ import annotations
 
 from ..series import Labels
 
-#: The value of every label of the set that takes up what is beyond the bound on label sets.
+#: The value of every label of the overflow set, which counts label sets beyond the limit.
 OVERFLOW = "__overflow__"
 _OVERFLOW = OVERFLOW.encode()
 
@@ -33,7 +33,7 @@ def check_text(what: str, text: object) -> str:
         return text
     if not isinstance(text, str):
         raise TypeError(f"{what} must be a str, not {type(text).__name__} ({text!r:.80})")
-    text = str.__str__(text)  # what a subclass makes of str() is not its characters
+    text = str.__str__(text)  # the characters, whatever str() of a subclass returns
     if not text:
         raise ValueError(f"{what} must not be empty")
     if "\0" in text:
@@ -48,7 +48,7 @@ def check_text(what: str, text: object) -> str:
 
 
 def encode_key(category: str, metric: str, labels: Labels = ()) -> bytes:
-    """Return the key of a name whose parts were checked."""
+    """Return the key of a name with checked parts."""
     if not labels:
         return f"{category}\0{metric}".encode()
     return "\0".join((category, metric, *(part for pair in labels for part in pair))).encode()
@@ -61,7 +61,7 @@ def decode_key(key: bytes) -> tuple[str, str, Labels]:
 
 
 def family_key(key: bytes) -> bytes:
-    """Return the key of the family that a name with that key has, if it has one."""
+    """Return the key of the family of the name with that key, whether or not it has one."""
     category, metric, *_ = key.split(b"\0", 2)
     return b"\0".join((category, metric, b""))
 
@@ -72,11 +72,11 @@ def is_labelled(key: bytes) -> bool:
 
 
 def is_overflow(key: bytes) -> bool:
-    """Tell whether that is the key of a set that takes up what is beyond the bound."""
+    """Tell whether that is the key of an overflow set."""
     return _OVERFLOW in key and key == overflow_key(key)
 
 
 def overflow_key(key: bytes) -> bytes:
-    """Return the key of the set that takes up a labelled name which is beyond the bound."""
+    """Return the key of the overflow set for a labelled name beyond the limit."""
     category, metric, labels = decode_key(key)
     return encode_key(category, metric, tuple((name, OVERFLOW) for name, _ in labels))

@@ -10,19 +10,19 @@ Everything that touches the block, in Python or in C, takes its offsets and size
     +--------+---------+----------+-------+-------+----------+------+-----------------------------+
                                                                 row 0: shared by all workers
                                                                 row n: the stripe of one worker (or of
-                                                                       several, where rows are scarce)
+                                                                       several, if rows are scarce)
 
 header
-    One `HEADER`. ``magic`` is written last when a block is made, so a block without it is half-made.
-    What counting reads at every call has a cache line of its own.
+    One `HEADER`. ``magic`` is written last when a block is created, so a block without it is unfinished.
+    The fields that counting reads at every call have a cache line of their own.
 ``workers``
-    A `WORKER` for each process that counts: who it is, and the row it adds to.
+    A `WORKER` for each process that counts: its identity, and the row it adds to.
 ``requests``
-    For each worker slot `REQUESTS_PER_WORKER` entries, a `REQUEST` each: what the process is serving now.
-    Written without a lock by the process that has the slot; memory only where one was written.
+    For each worker slot `REQUESTS_PER_WORKER` entries, a `REQUEST` each: the requests being served.
+    Written without a lock by the process that has the slot; they have memory only if one was written.
 ``pages``
-    For each row a bitmap of its pages that have memory behind them. Nobody may touch a page of cells
-    whose bit is 0: shared memory can be smaller than its size says, and touching what is not there
+    For each row a bitmap of its pages with memory. No process may touch a page of cells
+    whose bit is 0: shared memory can be smaller than its size says, and touching a missing page
     kills the process (SIGBUS), or makes a mere reader allocate it.
 ``index``
     An open-addressing hash table, which grows with the names: 0 is empty, `DELETED` was used once, else a
@@ -30,20 +30,20 @@ header
 ``names``
     A `NAME` for each statistic. The first ``header.names`` are in use or removed.
 ``heap``
-    The keys of the names (`shmstats.block.keys` tells their form) and what is declared about them.
+    The keys of the names (their form: `shmstats.block.keys`) and their declarations.
 ``cells``
-    A `shmstats.layout.CELL` of 8 bytes for each row and column. A series owns ``width`` consecutive columns: its
+    A `shmstats.layout.CELL` of 8 bytes for each row and column. A series has ``width`` consecutive columns: its
     lock, then its values::
 
         counter    | lock seq | n       |
-        gauge      | lock seq | integer | double  | owner | moment |   owner and moment where each worker has its own
+        gauge      | lock seq | integer | double  | owner | moment |   owner and moment if each worker has its own
         histogram  | lock seq | sum     | maximum | minimum | bucket 0 | bucket 1 | ...
 
-    ``seq`` of a gauge is 0 where the integer is its value and 1 where the double is; of a histogram it is odd while
-    that is written, and another number afterwards. Its minimum is the bits of the smallest observation plus 1, and 0
-    where there is none.
+    ``seq`` of a gauge is 0 if its value is the integer, and 1 if it is the double; of a histogram it is odd while
+    it is being written, and a different number afterwards. Its minimum is the bits of the smallest observation plus 1,
+    or 0 if there is none.
 
-Every section starts on a page of its own, every row as well. All numbers are little-endian. The names,
+Every section and every row starts on a page of its own. All numbers are little-endian. The names,
 heap, index, worker and request sections are reserved as far as they are used (see `shmstats.block.segment`).
 """
 
@@ -54,23 +54,23 @@ from ..layout import CELL, COUNTER_WIDTH, NAME, PAGE, REQUEST, REQUESTS_PER_WORK
 #: The first eight bytes of a finished block, as one little-endian integer.
 MAGIC = int.from_bytes(b"shmstats", "little")
 
-#: Raised with every change of what is written below. From 4 on what is spare is used before the number is raised.
+#: Raised with every change of the layout below. From 4 on, spare room is used before the number is raised.
 LAYOUT_VERSION = 4
 
 #: How the cells of a block are locked: by compare-and-swap (C), or by record locks (pure Python).
 PROTOCOLS = {1: "compare-and-swap", 2: "record locks"}
 
-#: Worker slots of a block: the number of processes that can count at one time.
+#: Worker slots of a block: the number of processes that can count at the same time.
 WORKER_SLOTS = 4095
 
 #: Record locks on the segment's file, by position: the table lock; in the pure Python core, from `FIRST_CELL` on, those
-#: of the cells; far behind them, what the process has that saves snapshots; and that of each taken worker slot, which
-#: its process has as long as it lives. They stay where they are in every layout.
+#: of the cells; far after them, that of the saver; and that of each taken worker slot, which
+#: its process holds as long as it lives. They are the same in every layout.
 TABLE = 0
 SAVER = 2**60
 FIRST_SLOT = 2**61
 
-#: Slots that a new index has.
+#: Number of slots of a new index.
 FIRST_INDEX_SLOTS = 1024
 
 #: Bytes of a text in the header.

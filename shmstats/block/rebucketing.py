@@ -1,8 +1,8 @@
-"""Histograms whose buckets a release has changed: what was saved goes on in the new ones, put by its bounds.
+"""Histograms whose buckets a release has changed: saved observations are moved into the new buckets by their bounds.
 
-Only what processes have left that are gone: a series that a process of today has made is set aside, as with any other
-change of a declaration. New series are made ready beside the former ones, hidden; once the new declaration is noted
-they are the ones that count. So whoever is killed on the way leaves either the former ones or these.
+That is only for series of ended processes: a series of a live process is set aside, as for any other
+change of a declaration. New series are prepared beside the old ones, hidden; once the new declaration is stored
+they become the current ones. So a kill on the way leaves either the old series or the new ones.
 """
 
 from __future__ import annotations
@@ -24,49 +24,49 @@ from .stripes import SHARED_ROW
 
 
 def can_go_on(record: Record, used: Declaration, declared: Declaration) -> bool:
-    """Tell whether a series is one that was left, and differs from what is declared in its buckets alone."""
+    """Tell whether a series is of ended processes, and differs from a declaration only in its buckets."""
     if not record.flags & INHERITED or not used.kind is declared.kind is Kind.HISTOGRAM:
         return False
-    if record.width != width_of(used):  # damage
+    if record.width != width_of(used):  # damaged
         return False
     return INTERNAL not in used.help + declared.help and fits(used._replace(bounds=declared.bounds), declared)
 
 
 @contextmanager
 def carried_over(block: Block, former: list[Record], family: Record, declared: Declaration) -> Iterator[None]:
-    """Have series go on in other buckets, if what is done meanwhile notes the declaration. The table lock is held.
+    """Move series into other buckets, if the code inside the context stores the declaration. The table lock is held.
 
     Args:
-        block: that they are in.
+        block: of the series.
         former: the series.
         family: of their metric.
-        declared: what is being declared.
+        declared: the new declaration.
 
     Raises:
-        BlockFullError: there is no room for them. Nothing has changed for those who take the table lock next.
+        BlockFullError: there is no room for them. For later holders of the table lock nothing has changed.
     """
     if not former:
         yield
         return
     names = block.names
-    names.broken_off = 1  # until the end: `repair` does the rest here, and the same for one that was killed
+    names.broken_off = 1  # until the end: `repair` finishes the change here, and also after a kill
     wanted = Record(-1, Kind.HISTOGRAM, READY, 0, width_of(declared), declared.mode, family.number)
     wanted = wanted._replace(declaration=number_of_ready(declared))
     ready = [
         names.add(names.key(record.number), wanted._replace(flags=READY | record.flags & MEMBER)) for record in former
     ]
-    for record in former:  # nobody counts into it from now on: who looks it up waits for the table lock
+    for record in former:  # no process counts into it from now on: a lookup waits for the table lock
         names.index.leave(record.number, names.hash_of(record.number))
     names.cells.raise_generation()
     for record, successor in zip(former, ready, strict=True):
         _fill(block, record, successor, declared)
-    names.raise_revision()  # who has read the names before they were all ready is to read them again
+    names.raise_revision()  # a reader that has read the names before all were prepared must read them again
     yield
     repair(names)
 
 
 def _fill(block: Block, record: Record, successor: Record, declared: Declaration) -> None:
-    """Give a series that is made ready what another one has."""
+    """Copy the values of a series into the one prepared for it."""
     block.names.set_created(successor.number, block.names.created(record.number))
     if not block.stripes.reserve_cells(SHARED_ROW, successor.cell, successor.width):
         raise memory_is_full()
@@ -77,17 +77,17 @@ def _fill(block: Block, record: Record, successor: Record, declared: Declaration
 def carry(
     block: Block, record: Record, value: Distribution, bounds: Bounds, wanted: Bounds, is_carried: bool = False
 ) -> None:
-    """Add observations to the shared row of a histogram, put by their bounds. The table lock is held.
+    """Add observations to the shared row of a histogram, by the bounds of their buckets. The table lock is held.
 
-    Where some may get into a wrong bucket by that, the series is marked: the error of its percentiles is not known.
+    If some may get into a wrong bucket, the series is marked: the error of its percentiles is unknown.
 
     Args:
-        block: that the histogram is in.
-        record: of it.
+        block: of the histogram.
+        record: of the histogram.
         value: the observations.
         bounds: of their buckets.
         wanted: of its buckets.
-        is_carried: some may be in a wrong bucket already.
+        is_carried: whether some may already be in a wrong bucket.
     """
     figures = value.sum, value.max, value.min, rebucketed(value.buckets, bounds, wanted)
     if any(value.buckets) and (is_carried or not stay_exact(value.buckets, bounds, wanted)):
@@ -96,16 +96,16 @@ def carry(
 
 
 def mark_carried(block: Block, record: Record) -> None:
-    """Note that a histogram may have observations in wrong buckets. The table lock is held."""
+    """Mark that a histogram may have observations in wrong buckets. The table lock is held."""
     flags = block.names.record(record.number).flags
     if not flags & CARRIED:
         block.names.set_flags(record, flags | CARRIED)
 
 
 def _value(block: Block, record: Record) -> Distribution:
-    """Return what all rows have of a histogram that nobody adds to any more."""
+    """Return the total over all rows of a histogram that no process adds to any more."""
     rows, nothing = block.stripes.rows_of(record), (0,) * (record.width - 4)
-    for row in rows:  # waits for who is at it: that one has begun before
+    for row in rows:  # waits for a process that began to add before
         block.cells.add_distribution(row, record.cell, 0.0, 0.0, 0.0, nothing, block.cells.generation)
     columns = range(record.cell, record.cell + record.width - 1)
     parts = [[block.cells.load(row, column) for column in columns] for row in rows]

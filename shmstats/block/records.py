@@ -1,6 +1,6 @@
-"""The records of a block's names, each read and written by itself, and the numbers of its header that belong to them.
+"""The records of a block's names, each read and written separately, and the fields of the header about them.
 
-Whoever reads needs no lock. Nothing that a record says of its place is believed: what leads out of the block is damage.
+Readers need no lock. No place in a record is trusted: one that is outside of the block is damage.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .keys import is_labelled
 from .layout import HEADER, Layout
 from .notes import read_note
 
-#: Flags: a counter that was never decremented; a record that stands for a whole metric; such a one with a
-#: declaration; a name that the processes of today have from those before them; a label set that its family counts;
-#: a family whose metric has given way to another one; a series that is ready for the next declaration; a histogram
-#: with observations of other buckets, which may be in wrong ones.
+#: Flags: a counter that was never decremented; a record for a whole metric (family); a family with a
+#: declaration; a name that live processes have from earlier ones; a label set that its family counts;
+#: a family whose metric was withdrawn in favour of another one; a series prepared for the next declaration; a histogram
+#: with observations from other buckets, which may be in wrong ones.
 MONOTONIC, FAMILY, DECLARED, INHERITED, MEMBER, WITHDRAWN, READY, CARRIED = 1, 2, 4, 8, 16, 32, 64, 128
 
 _NAME = NAME.struct
@@ -29,23 +29,23 @@ _STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION = rang
 _KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM = range(9, 14)
 _SALT = HEADER.offset("salt")
 
-#: Kinds and modes by their numbers; None for a number that is none.
+#: Kinds and modes by their numbers; None for an invalid number.
 KINDS = tuple(map({int(kind): kind for kind in Kind}.get, range(max(Kind) + 1)))
 MODES = tuple(map({int(mode): mode for mode in Mode}.get, range(max(Mode) + 1)))
 
 
 class Record(NamedTuple):
-    """A live name, as it is counted into.
+    """A live name.
 
     Attributes:
         number: of the record.
         kind: of the statistic.
         flags: see above.
         cell: its first column.
-        width: how many columns it has.
+        width: number of its columns.
         mode: of a gauge.
-        family: number of the record that stands for the metric; -1 where there is none.
-        declaration: of what an outdated declaration left: the number of that; 0 for the current one.
+        family: number of the record for the metric; -1 if there is none.
+        declaration: number of the outdated declaration that it belongs to; 0 for the current one.
     """
 
     number: int
@@ -64,7 +64,7 @@ class Record(NamedTuple):
 
     @property
     def declared(self) -> bool:
-        """Whether it is the family of a metric that is declared."""
+        """Whether it is the family of a declared metric."""
         return bool(self.flags & DECLARED)
 
     @property
@@ -74,10 +74,10 @@ class Record(NamedTuple):
 
 
 def width_of(declared: Declaration) -> int:
-    """Return how many cells a series has: its lock, and its values.
+    """Return the number of cells of a series: its lock, and its values.
 
-    A gauge has one for an int and one for a float, and where each worker has its own value, one that says
-    whose it is and one for its time. A histogram has its sum, maximum and minimum, and a bucket more than bounds.
+    A gauge has one for an int and one for a float, and if each worker has its own value, one for its
+    owner and one for its time. A histogram has its sum, maximum and minimum, and one bucket more than bounds.
     """
     if declared.kind is Kind.COUNTER:
         return COUNTER_WIDTH
@@ -87,18 +87,18 @@ def width_of(declared: Declaration) -> int:
 
 
 def packed(wanted: Record, created: int, length: int = 0) -> bytes:
-    """Return what is wanted of a record that is to be added, as the bytes of a `NAME`; its places are yet to be found.
+    """Return a record to be added as the bytes of a `NAME`, still without its places.
 
     Args:
-        wanted: what it is.
-        created: when it was made, in ns since 1970; 0 where that is not known.
+        wanted: the record.
+        created: when it was made, in ns since 1970; 0 if unknown.
         length: of its key.
     """
     _, kind, flags, _, width, mode, family, declaration = wanted
     return _NAME.pack(0, kind, mode, flags, width, 0, family + 1, 0, declaration, 0, 0, length, 0, 0, 0, created)
 
 
-#: What a name becomes that no family says anything of.
+#: The declaration of a name without a family, by its kind.
 PLAIN = {
     kind: Record(-1, kind, MONOTONIC if kind is Kind.COUNTER else 0, 0, width_of(Declaration(kind))) for kind in Kind
 }
@@ -108,18 +108,18 @@ class Records:
     """The records of a block.
 
     Args:
-        buf: the block; writable for who stores.
+        buf: the block; writable in order to store.
         layout: of the block.
 
     Attributes:
         buffer: the block.
         count: records in use or removed.
-        removed: of these, the removed ones.
-        families: of the live ones, those that stand for a whole metric.
+        removed: number of removed ones among these.
+        families: number of live records for a whole metric.
         cells_used: columns in use.
         heap_used: bytes of the heap in use.
-        revision: moves whenever a name changes; not when one is added behind the others.
-        broken_off: 1 while the names are being changed, and afterwards where that was broken off.
+        revision: changes whenever a name changes, but not when one is added at the end.
+        broken_off: 1 while the names are being changed, and afterwards if that was interrupted.
     """
 
     count = HeaderField("names")
@@ -138,15 +138,15 @@ class Records:
         self.salt = bytes(buf[_SALT : _SALT + 16])
 
     def close(self) -> None:
-        """Let go of the buffer."""
+        """Release the buffer."""
         for view in (self.words, self.longs):
             view.release()
 
     def set_used(self, cells: int, heap: int) -> None:
-        """Note how many columns, and bytes of the heap, are in use. The table lock is held.
+        """Store how many columns, and bytes of the heap, are in use. The table lock is held.
 
         Raises:
-            DamagedBlockError: there are not so many.
+            DamagedBlockError: there are fewer.
         """
         if cells > self._layout.columns or heap > self._layout.heap_bytes:
             raise DamagedBlockError(
@@ -159,7 +159,7 @@ class Records:
         """Return a record by its number.
 
         Raises:
-            DamagedBlockError: it is none that can be.
+            DamagedBlockError: it is invalid.
         """
         return self._record(number, self._fields(number))
 
@@ -173,19 +173,19 @@ class Records:
         return self._text(number, fields[_KEY], fields[_LENGTH])
 
     def created(self, number: int) -> int:
-        """Return when a name was made, in ns since 1970; 0 where that is not known."""
+        """Return when a name was made, in ns since 1970; 0 if unknown."""
         return self._fields(number)[-1]
 
     def hash_of(self, number: int) -> int:
-        """Return the hash of a record, by which the index has it."""
+        """Return the hash of a record in the index."""
         return self._fields(number)[_HASH]
 
     def note(self, number: int) -> bytes:
-        """Return the note of a record, without a lock; empty where it has none that is whole."""
+        """Return the note of a record, without a lock; empty if it has none, or no complete one."""
         return read_note(self.note_place(number))
 
     def note_place(self, number: int) -> bytes:
-        """Return what is in the place of a record's note: `read_note` makes its text of that.
+        """Return the bytes in the place of a record's note, from which `read_note` reads its text.
 
         Raises:
             DamagedBlockError: the place is not in the block.
@@ -194,37 +194,37 @@ class Records:
         return self._text(number, fields[_NOTE], fields[_NOTE_ROOM])
 
     def records(self) -> Iterator[Record]:
-        """Go through the live names, in the order of registration; families and what is outdated are none."""
+        """Give the live names, in the order of registration, without families and outdated series."""
         for number in range(self.count):
             fields = self._fields(number)
             if fields[_STATE] == LIVE and not fields[_FLAGS] & FAMILY and not fields[_DECLARATION]:
                 yield self._record(number, fields)
 
     def column(self, field: str) -> memoryview:
-        """Return one field, a number, of all records in use or removed, over the block. It keeps that mapped."""
+        """Return one numeric field of all records in use or removed, as a view of the block, which stays mapped."""
         start = self._layout.names
         return NAME.column(self.buffer[start : start + self.count * NAME.size], field)
 
     def members(self, family: Record) -> int:
-        """Return how many label sets a metric has, without the one that takes up what is beyond the bound."""
+        """Return the number of label sets of a metric, without overflow sets."""
         start = self._field(family.number, "members")
         return int.from_bytes(self.buffer[start : start + 4], "little")
 
     def set_members(self, number: int, members: int) -> None:
-        """Note how many label sets a metric has. The table lock is held."""
+        """Store the number of label sets of a metric. The table lock is held."""
         self._store(number, "members", members)
 
     def members_of(self, family: Record) -> list[Record]:
-        """Return the series of a metric that has a family. The table lock is held."""
+        """Return the series of a metric with a family. The table lock is held."""
         return [self.record(number) for number in self.numbers_of(family.number)]
 
     def overflow_sets(self, family: Record) -> int:
-        """Return how many label sets a metric has that take up what is beyond the bound. The table lock is held."""
+        """Return the number of overflow sets of a metric. The table lock is held."""
         keys = [self.key(record.number) for record in self.members_of(family) if not record.flags & MEMBER]
         return sum(map(is_labelled, keys))
 
     def deserted(self, families: set[int]) -> list[Record]:
-        """Return those of some families that have no series, and no declaration. The table lock is held."""
+        """Return those of some families without series and without declaration. The table lock is held."""
         found = [family for number in sorted(families) if not (family := self.record(number)).declared]
         if all(map(self.members, found)):
             return []
@@ -232,13 +232,13 @@ class Records:
         return [family for family in found if not self.members(family) and family.number + 1 not in alive]
 
     def numbers_of(self, family: int) -> list[int]:
-        """Return the numbers of the series of a metric that has a family. The table lock is held."""
+        """Return the numbers of the series of a metric with a family. The table lock is held."""
         families, states = self.column("family").tolist(), self.column("state")
         members = compress(range(len(families)), map((family + 1).__eq__, families))
         return [number for number in members if states[number] == LIVE]
 
     def _families_of_live(self) -> list[int]:
-        """Return the family of each record, as a record has it; 0 of one that is not live."""
+        """Return the family field of each record; 0 for one that is not live."""
         states, families = self.column("state").tobytes(), self.column("family").tolist()
         return [of if state == LIVE else 0 for of, state in zip(families, states, strict=True)]
 
@@ -267,7 +267,7 @@ class Records:
         return bytes(self.buffer[start : start + length])
 
     def _field(self, number: int, field: str) -> int:
-        """Return where a field of a record is in the block."""
+        """Return the offset of a record's field in the block."""
         return self._layout.names + number * NAME.size + NAME.offset(field)
 
     def _store(self, number: int, field: str, value: int) -> None:

@@ -1,4 +1,4 @@
-"""Registering a name: found, or added beside what is declared of its metric, in one pass under the table lock."""
+"""Registering a name: it is found, or added under its metric's declaration, in one pass under the table lock."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from .metrics import Metrics
 from .outdated import counted_under, family_for, note_user
 from .records import FAMILY, MEMBER, MONOTONIC, PLAIN, Record, width_of
 
-#: Sets that take up what is beyond the bound, of a metric: one for each choice of label names, which should be one.
+#: Most overflow sets of a metric: one for each choice of label names, of which there should be one.
 MAX_OVERFLOW_SETS = 16
 
 
 def find_or_add(
     block: Metrics, key: bytes, kind: Kind, limit: int = 0, mine: Declaration | None = None, whole: bool = True
 ) -> Record:
-    """Return the record of a name, which is registered if it is not there.
+    """Return the record of a name, registered if it is new.
 
     Args:
         block: the attached one.
         key: of the name.
-        kind: of the statistic, if it is registered; what is declared for the metric comes first.
-        limit: most label sets that the metric may have; 0: any number.
-        mine: what this process has declared of the metric; None where it has not. Where a later declaration is
-            another one, the record is that of what is outdated.
-        whole: whether what is counted or set is an integer, as a counter takes it.
+        kind: of the statistic, if it is registered; the metric's declaration takes precedence.
+        limit: most label sets of the metric; 0: any number.
+        mine: this process's declaration of the metric; None if there is none. If a later declaration
+            differs, the record is an outdated one.
+        whole: whether the value to count or set is an integer, as a counter needs it.
 
     Raises:
         BlockFullError: there is no room for it.
-        SeriesLimitError: the metric has so many label sets already.
-        DeclarationError: its label names are not those that are declared.
+        SeriesLimitError: the metric has reached its limit of label sets.
+        DeclarationError: its label names are not the declared ones.
     """
     names = block.names
     record = names.find(key)
@@ -43,7 +43,7 @@ def find_or_add(
     with block.exclusive():
         family = names.find(family_key(key))
         outdated = None if family is None else counted_under(block, family, key, kind, mine, whole)
-        # Whoever held the lock may have added it, also while we looked.
+        # Another process may have added it before we got the lock.
         record = names.find(key, 0 if outdated is None else digest(outdated))
         if record is None:
             if outdated is not None:
@@ -55,7 +55,7 @@ def find_or_add(
 
 
 def _register(block: Metrics, key: bytes, kind: Kind, limit: int, family: Record | None) -> Record:
-    """Register a name that is not there, in the family of its metric if it has one. The table lock is held."""
+    """Register a new name, in the family of its metric if it has one. The table lock is held."""
     names, labelled = block.names, is_labelled(key)
     if family is None and not labelled:
         return names.add(key, PLAIN[kind])
@@ -74,10 +74,10 @@ def _register(block: Metrics, key: bytes, kind: Kind, limit: int, family: Record
 
 
 def _check_label_names(key: bytes, declared: Declaration) -> None:
-    """Check the label names of a series against what is declared.
+    """Check the label names of a series against a declaration.
 
     Raises:
-        DeclarationError: they are others.
+        DeclarationError: they differ.
     """
     if declared.labelnames is None:
         return

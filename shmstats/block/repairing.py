@@ -1,4 +1,4 @@
-"""Putting the names of a block in order that a process left which was killed while it changed them."""
+"""Repairing the names of a block after a process was killed while it changed them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from .names import NameTable
 from .ready import find_replaced
 from .records import FAMILY, INHERITED, MEMBER, READY
 
-#: By the flags of a record, those that it has once its process is gone.
+#: The flags of each record after its process has ended, by its flags before.
 _INHERITED = bytes(flags | INHERITED for flags in range(256))
 
 
 def repair(names: NameTable) -> bool:
-    """Derive anew from the records what can be, where a change was broken off; returns whether one was.
+    """Rebuild everything derived from the records if a change was interrupted; returns whether one was.
 
     The table lock is held.
 
     Raises:
-        DamagedBlockError: a record has cells or texts that are not in the block.
+        DamagedBlockError: a record has cells or texts outside of the block.
     """
     count, *_, is_broken_off, _ = names.index.usage()
     if not is_broken_off:
@@ -44,14 +44,14 @@ def repair(names: NameTable) -> bool:
 
 
 def mark_inherited(names: NameTable) -> None:
-    """Mark all names as those of processes that are gone. The table lock is held."""
+    """Mark all names as inherited from ended processes. The table lock is held."""
     flags = names.column("flags")
     flags[:] = flags.tobytes().translate(_INHERITED)
     names.revision += 1
 
 
 def _replace_by_ready_ones(names: NameTable) -> None:
-    """Have the series that are ready for a declaration be there if it is noted; else those that they are made of."""
+    """Make the series prepared for a declaration current if it is stored; otherwise keep those they were made from."""
     former, successors, unused = find_replaced(names.column, names.key, names.note)
     states, flags = names.column("state"), names.column("flags")
     for number in former + unused:
@@ -68,12 +68,12 @@ def _columns(names: NameTable, *fields: str) -> list[tuple[int, ...]]:
 
 
 def _end(names: NameTable, start: str, size: str) -> int:
-    """Return where the last of some places ends that the records have."""
+    """Return the end of the last of some places in the records."""
     return max(map(add, names.column(start).tolist(), names.column(size).tolist()), default=0)
 
 
 def _follow_families(names: NameTable, live: list[int]) -> None:
-    """Have series be found under the declaration of the family that they were given to."""
+    """Put series under the declaration of the family that they were given to."""
     families, declarations = names.column("family").tolist(), names.column("declaration").tolist()
     for number in live:
         family = families[number]

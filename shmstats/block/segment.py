@@ -29,7 +29,7 @@ from .lock import RecordLocks, guards
 
 
 class Segment:
-    """A segment mapped for reading and writing. Get one by `attach_segment` or `make_segment`.
+    """A segment mapped for reading and writing. Made by `attach_segment` or `make_segment`.
 
     Args:
         path: of the segment's file.
@@ -40,7 +40,7 @@ class Segment:
         locks: the record locks on it.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no file.
         ValueError: it is empty.
     """
 
@@ -69,14 +69,14 @@ class Segment:
         return len(self.buf)
 
     def is_linked(self) -> bool:
-        """Tell whether the name still leads here; someone may have removed the file by hand."""
+        """Tell whether the path still leads to this segment; somebody may have removed the file."""
         try:
             return _inode_of(os.stat(self.path, follow_symlinks=False)) == self.locks.inode
         except FileNotFoundError:
             return False
 
     def is_blank(self, offset: int) -> bool:
-        """Tell whether there is nothing but zeros from an offset on; memory that was never written is not touched."""
+        """Tell whether there are only zeros from an offset on; memory that was never written is not touched."""
         fd = self.locks.descriptor()
         while True:
             try:
@@ -91,25 +91,27 @@ class Segment:
             offset += len(content)
 
     def reserve(self, offset: int, length: int) -> None:
-        """Have memory behind a range of bytes, which may be reserved in part already.
+        """Reserve memory for a range of bytes, parts of which may be reserved already.
 
         Raises:
             OSError: shared memory is full, or the segment closed.
         """
-        if hasattr(os, "posix_fallocate"):  # else the file has its size, and a full disk is found out by a store
+        if hasattr(
+            os, "posix_fallocate"
+        ):  # else the file has its full size, and a full disk is only noticed by a store
             os.posix_fallocate(self.locks.descriptor(), offset, length)
 
     def publish(self, path: str) -> None:
-        """Give a segment that was made by `make_segment` its place.
+        """Give a segment from `make_segment` its place.
 
         Raises:
-            FileExistsError: another has the place.
+            FileExistsError: another segment has the place.
         """
         rename_to_new(os.fsencode(self.path), os.fsencode(path))
         self.path = self.locks.path = path
 
     def move(self, path: str) -> bool:
-        """Go to another place, if no process has moved it there; returns False where another segment is there."""
+        """Move to another path, unless a process has done so; returns False if another segment is there."""
         if self.is_linked():
             try:
                 rename_to_new(os.fsencode(self.path), os.fsencode(path))
@@ -119,28 +121,28 @@ class Segment:
         return self.is_linked() or not os.path.lexists(path)
 
     def set_aside(self, suffix: str) -> str:
-        """Give the segment another name, in the place of one set aside before; returns its path then."""
+        """Rename the segment, replacing one that was set aside before; returns its new path."""
         aside = f"{self.path}.{suffix}"
         os.replace(self.path, aside)
         return aside
 
     def share(self) -> Segment:
-        """Return the segment for one more user in this process."""
+        """Return the segment for a further user in this process."""
         self._users += 1
         return self
 
     def close(self) -> None:
-        """Unmap after the last user; where another thread is still reading, the mapping goes when it has finished."""
+        """Unmap after the last user; if another thread is still reading, the mapping ends when it has finished."""
         self._users -= 1
         if self._users > 0:
             return
         if _segments.get(self.locks.inode) is self:
             del _segments[self.locks.inode]
         self.locks.close()
-        if self.locks.was_lost:  # then the descriptor of the mapping is not ours to close either
+        if self.locks.was_lost:  # then the descriptor of the mapping must not be closed either
             _stay_mapped.append(self._map)
             self._map = None
-        with suppress(BufferError):  # the mapping goes with the last view
+        with suppress(BufferError):  # the mapping ends with the last view
             self.buf.release()
             if self._map is not None:
                 self._map.close()
@@ -149,27 +151,27 @@ class Segment:
             reader.unmap()
 
     def leave_mapped(self, reader: ReadOnlySegment) -> None:
-        """Have a reader's descriptors closed with this segment, for that drops the record locks."""
+        """Close a reader's descriptors together with this segment, because closing them drops the record locks."""
         self._left = (*self._left, reader)
 
 
-#: Mappings of segments whose descriptors somebody has closed: they stay to the end of the process.
+#: Mappings of segments whose descriptors somebody has closed: they stay until the process ends.
 _stay_mapped: list[mmap.mmap | None] = []
 
 
 class ReadOnlySegment:
-    """A segment mapped for reading alone, as a context manager that gives itself.
+    """A segment mapped only for reading, as a context manager that gives itself.
 
     Args:
         identity: of the data directory.
 
     Attributes:
         buf: the bytes of the segment.
-        locks: the record locks on it, to ask for.
+        locks: the record locks on it, for queries.
 
     Raises:
-        FileNotFoundError: there is none.
-        BlockError: it is not what it must be, or this user may not read it.
+        FileNotFoundError: there is no file.
+        BlockError: it is not a valid segment, or this user may not read it.
     """
 
     def __init__(self, identity: Identity) -> None:
@@ -204,7 +206,7 @@ class ReadOnlySegment:
         self.close()
 
     def close(self) -> None:
-        """Unmap, or leave that to the last view that still exists."""
+        """Unmap, or leave that to the last existing view."""
         with suppress(BufferError):
             self.buf.release()
         with guards.current:
@@ -226,12 +228,12 @@ class ReadOnlySegment:
 
 
 class _Segments(dict[tuple[int, int], Segment]):
-    """The segments that this process has open to write, by device and inode."""
+    """The segments that this process has open for writing, by device and inode."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
     def forget(self) -> None:
-        """Have none in the child of a fork: those of the parent are closed as the blocks are abandoned."""
+        """Drop all in the child of a fork: the parent's are closed as the blocks are abandoned."""
         self.clear()
 
 
@@ -240,10 +242,10 @@ lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, _segments)
 
 
 def attach_segment(identity: Identity) -> Segment | None:
-    """Return the segment of a data directory, open to write; None where there is none. The guard is held.
+    """Return the segment of a data directory, open for writing; None if there is none. The guard is held.
 
     Raises:
-        BlockError: it is not what it must be.
+        BlockError: it is not a valid segment.
     """
     while True:
         try:
@@ -254,7 +256,7 @@ def attach_segment(identity: Identity) -> Segment | None:
             segment = Segment(identity.segment)
         except FileNotFoundError:
             return None
-        except ValueError:  # empty: none of ours ever is, under that name
+        except ValueError:  # empty: no segment of ours is, under that name
             unlink(identity.segment)
             return None
         if segment.locks.inode == _inode_of(found):
@@ -263,7 +265,7 @@ def attach_segment(identity: Identity) -> Segment | None:
 
 
 def make_segment(identity: Identity, size: int) -> Segment:
-    """Make a segment under a name of its own, which `Segment.publish` changes; it is the owner's from the beginning.
+    """Make a segment under a temporary name, which `Segment.publish` changes; it is the owner's from the beginning.
 
     Raises:
         OSError: it cannot be made.
@@ -295,13 +297,13 @@ def make_segment(identity: Identity, size: int) -> Segment:
 
 
 def _make_shared_memory(name: str, size: int) -> None:
-    """Make a segment of shared memory, by the module that is imported only here: who finds a block has no use for it.
+    """Make a segment of shared memory. The module for it is imported only here: finding a block does not need it.
 
-    Who calls has the guard, so a signal handler that counts meanwhile waits for the import.
+    The caller holds the guard, so a signal handler that counts meanwhile waits for the import.
 
     Raises:
         OSError: it cannot be made.
-        BlockError: this user cannot import what makes it.
+        BlockError: this user cannot import the module.
     """
     try:
         with lifecycle.no_fork():
@@ -321,9 +323,9 @@ def _make_shared_memory(name: str, size: int) -> None:
 
 
 def _keep_from_tracker(tracker: Any) -> None:
-    """Have the resource tracker never told of our segments: it has no switch for that before Python 3.13.
+    """Hide our segments from the resource tracker, which has no switch for that before Python 3.13.
 
-    This stays so: a signal handler or the child of a fork may come before it could be taken back.
+    This is never undone: a signal handler or a fork could come before it is.
     """
     register = tracker.register
     if hasattr(register, "without_shmstats"):
@@ -338,15 +340,15 @@ def _keep_from_tracker(tracker: Any) -> None:
 
 
 def stat_segment(identity: Identity) -> os.stat_result:
-    """Return the state of the file in a segment's place.
+    """Return the status of the file in a segment's place.
 
     Raises:
-        FileNotFoundError: there is none.
-        BlockError: it is not what it must be.
+        FileNotFoundError: there is no file.
+        BlockError: it is not a valid segment.
     """
     found = os.stat(identity.segment, follow_symlinks=False)
     if os.geteuid() == 0 == found.st_uid != identity.owner and stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-        os.chown(identity.segment, identity.owner, identity.group, follow_symlinks=False)  # root's, of before
+        os.chown(identity.segment, identity.owner, identity.group, follow_symlinks=False)  # made by root before
         found = os.stat(identity.segment, follow_symlinks=False)
     check_trust(identity, found)
     return found
@@ -356,7 +358,7 @@ def check_trust(identity: Identity, found: os.stat_result) -> None:
     """Refuse a file that does not belong to the owner of the data directory alone.
 
     Raises:
-        BlockError: naming the owner and mode found.
+        BlockError: with the owner and mode found.
     """
     if found.st_uid != identity.owner:
         raise BlockError(
@@ -377,7 +379,7 @@ def unlink(path: str) -> None:
 
 
 def remove_unpublished(identity: Identity) -> None:
-    """Remove the segments of this directory whose makers were killed before they gave them their place."""
+    """Remove the segments of this directory whose makers were killed before they published them."""
     with suppress(OSError):
         for entry, rest in files_beside(identity.segment):
             pid = rest.partition("_")[0]

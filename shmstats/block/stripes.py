@@ -1,7 +1,7 @@
-"""The rows of cells of a block: which row to count a series in, which rows have any, and the memory behind them.
+"""The rows of cells of a block: the row to count a series in, the rows with values, and their memory.
 
-Memory is had piece by piece: a store to a page that has none may kill the process. Which pages of cells have memory
-is noted in the block, a bit for each, and that is changed under the table lock.
+Memory is reserved piece by piece, because a store to a page without memory may kill the process. A bitmap in the block
+has the pages of cells with memory, and changes under the table lock.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ class Stripes:
         self._own = own
 
     def row_for(self, record: Record) -> int:
-        """Return the row to count a name in: this worker's, or one that has memory for it if ours cannot."""
+        """Return the row to count a name in: this worker's, or if its memory is missing, one that has memory for it."""
         if record.shared:
             return SHARED_ROW
         return self._own if self._have(self._own, record) else self.rows_of(record)[0]
 
     def place(self, record: Record) -> None:
-        """Have memory behind the cells of a name that is being added.
+        """Reserve memory for the cells of a name that is being added.
 
         Raises:
-            BlockFullError: there is none.
+            BlockFullError: there is no memory left.
         """
         if not self._have(SHARED_ROW if record.shared else self._own, record):
             raise memory_is_full()
 
     def has(self, row: int, record: Record) -> bool:
-        """Tell whether a row has memory behind the cells of a name."""
+        """Tell whether a row has memory for the cells of a name."""
         return not self._missing(row, record.cell, record.width)
 
     def rows_of(self, record: Record) -> list[int]:
-        """Return the rows that have memory behind the cells of a name: at least one."""
+        """Return the rows with memory for the cells of a name: at least one."""
         first, last = record.cell // CELLS_PER_PAGE, (record.cell + record.width - 1) // CELLS_PER_PAGE
         if first != last:
             return [row for row in range(self._layout.rows) if self.has(row, record)]
@@ -70,14 +70,14 @@ class Stripes:
             self._cells.clear(row, record.cell, record.width, record.kind is Kind.HISTOGRAM)
 
     def store(self, cell: int, content: bytes) -> None:
-        """Store the first values of series that are being added behind all others, in the shared row.
+        """Store the first values of series that are being added at the end, in the shared row.
 
         Args:
             cell: the first column.
             content: the cells of the series.
 
         Raises:
-            BlockFullError: there is no memory for them. Nothing was changed.
+            BlockFullError: there is no memory left for them. Nothing was changed.
         """
         if not content:
             return
@@ -87,24 +87,24 @@ class Stripes:
         self._buf[start : start + len(content)] = content
 
     def reserve(self, offset: int, length: int) -> None:
-        """Have memory behind a range of bytes of the block.
+        """Reserve memory for a range of bytes of the block.
 
         Raises:
             BlockFullError: there is not enough.
-            OSError: the block was left, or forgotten after a fork.
+            OSError: the process has left the block, or forgotten it after a fork.
         """
         try:
             self._segment.reserve(offset, length)
         except OSError as error:
             if error.errno in (None, errno.EBADF):
-                raise  # not the system's, but what a signal handler raised; or the block was left
+                raise  # raised by a signal handler; or the process has left the block
             raise memory_is_full(str(error.strerror)) from error
 
     def reserve_cells(self, row: int, cell: int, width: int) -> bool:
-        """Have memory behind some cells of a row; returns whether there was enough.
+        """Reserve memory for some cells of a row; returns whether there was enough.
 
         Raises:
-            OSError: the block was left, or forgotten after a fork.
+            OSError: the process has left the block, or forgotten it after a fork.
         """
         bits, start = self._layout.pages + row * self._layout.bitmap_bytes, self._layout.cells
         start += row * self._layout.row_bytes
@@ -124,12 +124,12 @@ class Stripes:
         return self.has(row, record) or self.reserve_cells(row, record.cell, record.width)
 
     def _missing(self, row: int, cell: int, width: int) -> list[int]:
-        """Return the pages of some cells of a row that have no memory behind them."""
+        """Return the pages of some cells of a row without memory."""
         bits = self._layout.pages + row * self._layout.bitmap_bytes
         pages = range(cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE + 1)
         return [page for page in pages if not self._buf[bits + page // 8] >> page % 8 & 1]
 
 
 def has_page(buf: memoryview, layout: Layout, row: int, page: int) -> bool:
-    """Tell whether a page of cells of a row has memory behind it."""
+    """Tell whether a page of cells of a row has memory."""
     return bool(buf[layout.pages + row * layout.bitmap_bytes + page // 8] >> page % 8 & 1)

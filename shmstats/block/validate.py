@@ -1,8 +1,8 @@
 """Whether a block can be used: by its header, and by what processes of shmstats can have left in it.
 
-A block outlives its processes, and whoever comes next believes what it says. So before a block that nobody
-uses is adopted it is looked through, once: every number must stay within the layout, every name must be one and
-be where its hash says. What can be derived from the names is derived anew, and any value of a cell is possible.
+A block outlives its processes, and the next process trusts its contents. So before a block without live processes
+is adopted it is checked once: every number must stay within the layout, every name must be valid and
+in the place of its hash. Everything derived from the names is rebuilt, and any value of a cell is possible.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _KINDS, _MODES = frozenset(Kind), frozenset(Mode)
 
 
 def check_layout(name: str, header: dict[str, int], size: int) -> Layout:
-    """Check that a block is laid out as this version lays it out, and return its layout.
+    """Check that a block has this version's layout, and return its layout.
 
     Raises:
-        BlockError: naming both sides of what differs.
+        BlockError: with both sides of a difference.
     """
     if header["magic"] != MAGIC:
         raise BlockError(
@@ -49,7 +49,7 @@ def check_layout(name: str, header: dict[str, int], size: int) -> Layout:
 
 
 def check_unfinished(segment: Segment, header: dict[str, int]) -> None:
-    """Check that a block without a magic is one whose maker was killed, in which nothing was ever counted.
+    """Check that the maker of a block without a magic was killed before anything was counted in it.
 
     Raises:
         BlockError: its beginning was zeroed, and processes use it.
@@ -65,15 +65,15 @@ def check_unfinished(segment: Segment, header: dict[str, int]) -> None:
 
 @contextmanager
 def damage_named(segment: Segment, layout: Layout) -> Iterator[None]:
-    """Raise what the contents of a damaged block lead to as a `DamagedBlockError`, and anything else as it is.
+    """Raise errors caused by damaged contents as a `DamagedBlockError`, and all others unchanged.
 
-    The block itself is asked: a signal handler of the application may raise the same classes.
+    The block itself is checked, because a signal handler of the application may raise the same classes.
     """
     try:
         yield
     except (DeclarationError, KindError):
         raise
-    except BufferError as error:  # what the name table says of itself
+    except BufferError as error:  # damage found by the name table
         raise DamagedBlockError(f"block {segment.name} is damaged: {error}") from error
     except OF_CONTENTS as error:
         damage = damage_of(segment, layout)
@@ -83,7 +83,7 @@ def damage_named(segment: Segment, layout: Layout) -> Iterator[None]:
 
 
 def damage_of(segment: Segment, layout: Layout) -> str:
-    """Return what is wrong with the contents of a block in use; empty where nothing is, or it was left meanwhile."""
+    """Return the damage of a block in use; empty if there is none, or the process has left the block meanwhile."""
     try:
         with segment.locks.table():
             return find_damage(segment.buf, layout)
@@ -92,11 +92,11 @@ def damage_of(segment: Segment, layout: Layout) -> str:
 
 
 def find_damage(buf: memoryview, layout: Layout) -> str:
-    """Return what is wrong with the contents of a block; empty where nothing is.
+    """Return the damage in the contents of a block; empty if there is none.
 
     Args:
-        buf: the block, of which nobody changes the names meanwhile.
-        layout: of the block, by its header, which was checked.
+        buf: the block, whose names do not change meanwhile.
+        layout: of the block, from its checked header.
     """
     header = read_header(buf)
     limits = {
@@ -162,7 +162,7 @@ def _damage_of_keys(buf: memoryview, layout: Layout, records: bytes) -> str:
 
 
 def _damage_of_widths(buf: memoryview, layout: Layout, records: bytes) -> str:
-    """Tell of series that have not the cells of what is declared: who is killed on the way to that says so."""
+    """Return the damage of series with another number of cells than declared; a kill on the way there marks that."""
     table, widths = Records(buf, layout), {0: width_of(Declaration(Kind.HISTOGRAM))}
     try:
         for number, fields in enumerate(NAME.struct.iter_unpack(records)):
@@ -180,7 +180,7 @@ def _damage_of_widths(buf: memoryview, layout: Layout, records: bytes) -> str:
 
 
 def _is_key(key: bytes, family: bool) -> bool:
-    """Tell whether these bytes can be the key of a name, or of a family."""
+    """Tell whether bytes can be the key of a name, or of a family."""
     try:
         category, metric, *rest = key.decode().split("\0")
     except ValueError:
@@ -189,7 +189,7 @@ def _is_key(key: bytes, family: bool) -> bool:
 
 
 def _is_definition(note: bytes) -> bool:
-    """Tell whether these bytes can be the note of a family, or there is none."""
+    """Tell whether bytes can be the note of a family, or are empty."""
     try:
         return not note or bool(decode_definition(note))
     except ValueError:

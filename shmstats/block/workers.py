@@ -1,14 +1,8 @@
-"""The worker slots: which processes count into a block, and into which row.
+"""The worker slots: the processes that count into a block, and the row of each.
 
-A process has a record lock for its slot as long as it lives: the kernel drops it when the process ends or calls exec,
-and shows it in every namespace. Should somebody in the process have closed all its descriptors, it still has the
-block mapped, and lives.
-
-A row is a stripe of cells: a new worker takes the lowest row that no live worker has and adds on to
-whatever is there, so nothing has to be moved when a worker dies. When every row has a live worker the
-one with the fewest is shared.
-
-Slots change under the table lock. Anyone may read them.
+A process holds a record lock on its slot as long as it lives: the kernel drops it at its end or exec, and shows it
+in every namespace. A process that lost it because all its descriptors were closed still has the block mapped. A new
+worker takes the lowest row without a live worker, or else shares one, and adds to the values there.
 """
 
 from __future__ import annotations
@@ -40,11 +34,11 @@ class Worker(NamedTuple):
 
     Attributes:
         slot: its number.
-        claim: the number of this taking of it.
+        claim: the number of this claim of the slot.
         pid: of the process.
         row: that the process adds to.
-        start_time: of the process, in clock ticks since boot; 0 where /proc did not tell.
-        attached: when it came, CLOCK_MONOTONIC in ns.
+        start_time: of the process, in clock ticks since boot; 0 if /proc does not tell.
+        attached: when it attached, CLOCK_MONOTONIC in ns.
         held: operations in its buffer.
     """
 
@@ -58,20 +52,20 @@ class Worker(NamedTuple):
 
     @property
     def word(self) -> int:
-        """What the locks hold that are this worker's."""
+        """The word in this worker's locks."""
         return owner_word(self.slot, self.claim)
 
     @property
     def signature(self) -> int:
-        """What signs this worker's contributions to gauges: a positive 64-bit number, pid in the upper half.
+        """The number that marks this worker's contributions to gauges: positive, 64 bits, pid in the upper half.
 
-        Another worker has another one, were it to get the same pid.
+        Another worker has another one, even with the same pid.
         """
         return self.pid << 32 | self.claim
 
     @property
     def shown(self) -> bool:
-        """Whether /proc shows the process; `WorkerTable.lives` tells for certain whether it lives."""
+        """Whether /proc shows the process; only `WorkerTable.lives` is certain."""
         try:
             return start_time(self.pid) == self.start_time
         except OSError:
@@ -80,7 +74,7 @@ class Worker(NamedTuple):
 
 _ENDED = (b"Z", b"X")
 
-#: Seconds by which the clocks may differ that the ages of a process and of its slot are told by.
+#: Largest difference in seconds between the clocks for the ages of a process and of its slot.
 _CLOCKS = 1.0
 
 
@@ -88,7 +82,7 @@ def start_time(pid: int) -> int | None:
     """Return when a process was started, in clock ticks since boot; None if there is none, or a zombie.
 
     Raises:
-        OSError: it cannot be told now.
+        OSError: it cannot be determined now.
     """
     try:
         state, started = _state_and_start(str(pid))
@@ -102,9 +96,9 @@ _started: dict[int, int] = {}
 
 
 def own_start_time() -> int:
-    """Return when this process was started, as `start_time` does; 0 where that cannot be told.
+    """Return when this process was started, as `start_time` does; 0 if unknown.
 
-    It is kept: who attaches asks for it before, and again where all others wait.
+    It is cached, because attaching needs it once before, and once while all other processes wait.
     """
     pid = os.getpid()
     if pid not in _started:
@@ -121,9 +115,9 @@ def _state_and_start(pid: str) -> tuple[bytes, int]:
     """Return the state and the start time of a process; source: proc_pid_stat(5), fields 3 and 22.
 
     Raises:
-        OSError: there is none, /proc does not show it (mounted with hidepid), or no descriptor is left.
+        OSError: there is no such process, /proc does not show it (hidepid), or no descriptor is left.
     """
-    descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)  # a file object would take longer
+    descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)  # faster than a file object
     try:
         fields = os.read(descriptor, PAGE).rpartition(b")")[2].split()
     finally:
@@ -142,9 +136,9 @@ def has_mapped(pid: int, file: os.stat_result) -> bool:
 
 
 def is_as_old(worker: Worker) -> bool:
-    """Tell whether a process lives that can be a worker: of its pid, and not younger than its slot.
+    """Tell whether a live process can be a worker: it has its pid, and is not younger than its slot.
 
-    For systems without /proc. It may have called exec since, but nobody tells that.
+    For systems without /proc. It may have called exec since, which cannot be detected.
     """
     try:
         use = ProcessUse(worker.pid)
@@ -154,7 +148,7 @@ def is_as_old(worker: Worker) -> bool:
 
 
 def pid_namespace() -> int:
-    """Return the inode of this process's pid namespace, in which alone a pid means something; 0 without /proc."""
+    """Return the inode of this process's pid namespace, outside of which a pid means nothing; 0 without /proc."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
