@@ -42,7 +42,10 @@ else:
             return tuple.__new__(cls, values)
 
         def _replace(self, **values: Any) -> NamedTuple:
-            return type(self)(**self._asdict() | values)
+            replaced = type(self)._make(map(values.pop, self._fields, self))
+            if values:
+                raise TypeError(f"{type(self).__name__} has the fields {', '.join(self._fields)}, not {values}")
+            return replaced
 
         def _asdict(self) -> dict[str, Any]:
             return dict(zip(self._fields, self, strict=True))

@@ -72,6 +72,29 @@ write_part(unsigned char *to, Part part)
     return to + part.size;
 }
 
+/* Write less than eight bytes, in two halves that may overlap. */
+static inline unsigned char *
+write_few(unsigned char *to, const unsigned char *from, size_t count)
+{
+    if (count >= 4) {
+        memcpy(to, from, 4);
+        memcpy(to + count - 4, from + count - 4, 4);
+    } else if (count >= 2) {
+        memcpy(to, from, 2);
+        memcpy(to + count - 2, from + count - 2, 2);
+    } else if (count) {
+        *to = *from;
+    }
+    return to + count;
+}
+
+/* The highest bit of each byte that needs a backslash. */
+static inline uint64_t
+escapes_in(uint64_t word)
+{
+    return nuls_in(word ^ EACH_BYTE * '\\') | nuls_in(word ^ EACH_BYTE * '"') | nuls_in(word ^ EACH_BYTE * '\n');
+}
+
 /* Write a label value, with a backslash before characters that need one. */
 static inline unsigned char *
 write_escaped(unsigned char *to, Part part)
@@ -79,10 +102,13 @@ write_escaped(unsigned char *to, Part part)
     size_t i = 0;
     for (uint64_t word; part.size - i >= sizeof word; i += sizeof word, to += sizeof word) {
         memcpy(&word, part.text + i, sizeof word);
-        if (nuls_in(word ^ EACH_BYTE * '\\') | nuls_in(word ^ EACH_BYTE * '"') | nuls_in(word ^ EACH_BYTE * '\n'))
+        if (escapes_in(word))
             break;
         memcpy(to, &word, sizeof word);
     }
+    size_t left = part.size - i;
+    if (left < sizeof(uint64_t) && !escapes_in(few_bytes(part.text + i, left)))
+        return write_few(to, part.text + i, left);
     for (; i < part.size; i++) {
         unsigned char c = part.text[i];
         if (UNLIKELY(c == '\\' || c == '"' || c == '\n')) {

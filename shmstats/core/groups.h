@@ -25,16 +25,33 @@ has_part(const Key *key)
 /* A byte repeated eight times, by multiplication. */
 #define EACH_BYTE 0x0101010101010101u
 
+/* Less than eight bytes as a word, the first one lowest (little-endian), the others 0. They are read in two halves that
+ * may overlap, because a loop over single bytes takes three times as long. */
+static inline uint64_t
+few_bytes(const unsigned char *p, size_t count)
+{
+    uint32_t first = 0, last = 0;
+    if (count >= 4) {
+        memcpy(&first, p, 4);
+        memcpy(&last, p + count - 4, 4);
+        return first | (uint64_t)last << 8 * (count - 4);
+    }
+    if (count >= 2) {
+        memcpy(&first, p, 2);
+        memcpy(&last, p + count - 2, 2);
+        return first | (uint64_t)last << 8 * (count - 2);
+    }
+    return count ? *p : 0;
+}
+
 /* The bytes from a place on as a word, the first one lowest (little-endian). Bytes after the end are all ones. */
 static inline uint64_t
 eight_bytes(const unsigned char *p, const unsigned char *end)
 {
-    uint64_t word = EACH_BYTE;
-    if (LIKELY(end - p >= (ptrdiff_t)sizeof word))
-        memcpy(&word, p, sizeof word);
-    else
-        for (ptrdiff_t i = end - p - 1; i >= 0; i--)
-            word = word << 8 | p[i];
+    uint64_t word;
+    if (UNLIKELY(end - p < (ptrdiff_t)sizeof word))
+        return few_bytes(p, (size_t)(end - p)) | EACH_BYTE << 8 * (end - p);
+    memcpy(&word, p, sizeof word);
     return word;
 }
 
@@ -214,6 +231,9 @@ typedef struct {
     uint32_t has_empty;  /* whether a label of one of its series has an empty value */
 } Group;
 
+/* Label names that are compared without a search for their ends. */
+#define MOST_KNOWN 16
+
 typedef struct {
     const Names *names;
     Part apart;          /* a category whose series are in no group */
@@ -221,7 +241,11 @@ typedef struct {
     Group *groups;
     uint32_t groups_room;
     Table table;
-    uint32_t last;       /* the group of the last record that is in a group */
+    uint32_t last;       /* the group of the last record that is in a group, which its neighbor is likely to be in */
+    Part category, metric; /* of that record */
+    uint32_t known;      /* the label names that were compared last, and each of them; 0: none, or too many */
+    uint32_t known_count;
+    Part known_names[MOST_KNOWN];
     Key *label_sets;     /* for each choice of label names: the labels of one series that has them */
     uint32_t label_room;
     Table label_table;
@@ -255,6 +279,30 @@ same_label_names(Key a, Key b, uint32_t *has_empty)
     return !has_part(&a) && !has_part(&b);
 }
 
+/* Whether the rest of a key has the label names of a number; also records whether one of its values is empty. */
+static int
+has_label_names(Grouping *self, uint32_t labels, Key key, uint32_t *has_empty)
+{
+    if (self->known != labels) {
+        Key names = self->label_sets[labels - 1];
+        self->known = 0;
+        for (self->known_count = 0; has_part(&names); next_part(&names)) {
+            if (self->known_count == MOST_KNOWN)
+                return same_label_names(self->label_sets[labels - 1], key, has_empty);
+            self->known_names[self->known_count++] = next_part(&names);
+        }
+        self->known = labels;
+    }
+    for (uint32_t i = 0; i < self->known_count; i++) {
+        Part name = self->known_names[i];
+        if (key.end - key.at <= (ptrdiff_t)name.size || memcmp(key.at, name.text, name.size) || key.at[name.size])
+            return 0;
+        key.at += name.size + 1;
+        *has_empty |= next_part(&key).size == 0;
+    }
+    return !has_part(&key);
+}
+
 /* Return the number + 1 of the label names in the rest of a key; 0 without memory. Also records an empty value. */
 static uint32_t
 number_of_labels(Grouping *self, Key labels, uint32_t *has_empty)
@@ -276,17 +324,31 @@ number_of_labels(Grouping *self, Key labels, uint32_t *has_empty)
     return put_entry(&self->label_table, slot, hash) < 0 ? 0 : self->label_table.used;
 }
 
-/* Whether a record belongs to a group; for metrics called "total" the category must be equal too. */
+/* Whether two records are of one kind, mode and declaration. */
+static inline int
+are_alike(const Record *a, const Record *b)
+{
+    return a->kind == b->kind && a->mode == b->mode && a->family == b->family
+           && !((a->flags ^ b->flags) & FLAG_MONOTONIC);
+}
+
+/* Whether two metrics are one on the page: for those called "total" the category must be equal too. */
+static inline int
+same_metric(Part category, Part metric, Part other_category, Part other)
+{
+    return same_part(metric, other) && (!same_part(metric, part_total) || same_part(category, other_category));
+}
+
+/* Whether a record belongs to a group. */
 static inline int
 is_of_group(const Grouping *self, uint32_t group, const Record *record, Part category, Part metric)
 {
     const Record *first = &self->names->record[self->groups[group].first];
-    if (first->kind != record->kind || first->mode != record->mode || first->family != record->family
-        || (first->flags ^ record->flags) & FLAG_MONOTONIC)
+    if (!are_alike(first, record))
         return 0;
     Key key = key_of(self->names, first);
     Part other = next_part(&key);
-    return same_part(next_part(&key), metric) && (!same_part(metric, part_total) || same_part(other, category));
+    return same_metric(category, metric, other, next_part(&key));
 }
 
 /* Return the group of a record, made if there is none; NO_GROUP without memory. */
@@ -294,7 +356,8 @@ static uint32_t
 group_of_record(Grouping *self, uint32_t number, Part category, Part metric)
 {
     const Record *record = &self->names->record[number];
-    if (self->last < self->table.used && is_of_group(self, self->last, record, category, metric))
+    if (self->last < self->table.used && are_alike(&self->names->record[self->groups[self->last].first], record)
+        && same_metric(category, metric, self->category, self->metric))
         return self->last;
     uint64_t hash = (uint64_t)record->family << 24 | (uint64_t)record->kind << 16 | (uint64_t)record->mode << 8
                     | (record->flags & FLAG_MONOTONIC);
@@ -325,11 +388,13 @@ group_record(Grouping *self, uint32_t number)
     if (found == NO_GROUP)
         return -1;
     self->group_of[number] = self->last = found;
+    self->category = category;
+    self->metric = metric;
     if (!has_part(&key))
         return 0;
     Group *group = &self->groups[found];
     int is_known = group->labels != 0 && group->labels != MIXED
-                   && same_label_names(self->label_sets[group->labels - 1], key, &group->has_empty);
+                   && has_label_names(self, group->labels, key, &group->has_empty);
     uint32_t labels = is_known ? group->labels : number_of_labels(self, key, &group->has_empty);
     if (labels == 0)
         return -1;
