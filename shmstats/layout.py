@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from typing import TYPE_CHECKING, Any
 
 from .lazy import lazy_property
@@ -143,6 +144,12 @@ def minimum_of(kept: int) -> float:
         return math.inf
     (minimum,) = struct.unpack("<d", struct.pack("<Q", kept - 1 & 2**64 - 1))
     return float(minimum)
+
+
+def minima_of(kept: list[int]) -> list[float]:
+    """Return the smallest observations of histograms from their stored forms (i64); 0 where none is stored."""
+    bits = array("Q", [each - 1 & 2**64 - 1 if each else 0 for each in kept])
+    return array("d", bits.tobytes()).tolist()
 
 
 def owner_word(slot: int, claim: int) -> int:

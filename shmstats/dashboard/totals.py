@@ -39,6 +39,7 @@ class Dashboard:
         self._order: list[int] = []
         self._texts: list[str] = []
         self._shown: list[tuple[str, str]] = []
+        self._described: dict[int, list[Any]] = {}
         self._backlog: int | None = None
         self._bounds: dict[tuple[float, ...], int] = {}
         self._bounds_at: dict[int | None, int] = {}
@@ -84,7 +85,7 @@ class Dashboard:
         self._texts = [f"{category}.{series}".casefold() for category, series in self._shown]
         order = {category: number for number, category in enumerate(_NOT_OWN, 1)}
         self._order = sorted(range(len(names)), key=lambda i: (order.get(names[i].category, 0), self._shown[i]))
-        self._bounds, self._bounds_at = {}, {}
+        self._bounds, self._bounds_at, self._described = {}, {}, {}
         self._backlog = next((i for i, name in enumerate(names) if name.metric == "gunicorn_backlog"), None)
         self._routes, self._counters = _routes_in(names)
 
@@ -96,7 +97,7 @@ class Dashboard:
             name.labels[0][1]: value for name, value in overview.items() if name.metric == "responses" and value
         }
         times = ((name, value) for name, value in overview.items() if isinstance(value, Distribution))
-        time = next((self._distribution(None, name, brief(value)) for name, value in times), None)
+        time = next((_distribution(self._bounds_of(None, [name], 0), brief(value)) for name, value in times), None)
         return {"source": self._overview.requests, "responses": responses, "time": time}
 
     def _routes_of(self, snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -107,7 +108,7 @@ class Dashboard:
         shown = [(*self._routes[number], int(totals[number]), int(errors[number])) for number in order]
         timed = [times for _, _, times, *_ in shown if times is not None]
         distributions = {
-            at: self._distribution(at, names[at], value)
+            at: _distribution(self._bounds_of(at, names, at), value)
             for at, value in zip(timed, briefs_at(values, timed), strict=True)
         }
         return [
@@ -121,20 +122,23 @@ class Dashboard:
             for method, route, times, total, failed in shown
         ]
 
-    def _distribution(self, position: int | None, name: Name, value: Brief) -> dict[str, Any]:
-        """Return a distribution; ``position`` is that of its name, None for the one over all requests."""
-        bounds = self._bounds_at.get(position)  # comparing two tuples of bounds takes longer
+    def _bounds_of(self, key: int | None, names: Sequence[Name], at: int) -> int:
+        """Return the index of the bounds of the name at a position; ``key`` is None for the one over all requests."""
+        bounds = self._bounds_at.get(key)  # comparing two tuples of bounds takes longer
         if bounds is None:
-            bounds = self._bounds_at[position] = self._bounds.setdefault(name.bounds, len(self._bounds))
-        total, least, most, first, buckets = value
-        return {"bounds": bounds, "sum": round(total, 3), "min": least, "max": most, "first": first, "buckets": buckets}
+            bounds = self._bounds_at[key] = self._bounds.setdefault(names[at].bounds, len(self._bounds))
+        return bounds
 
     def _metrics(self, snapshot: Snapshot, search: str) -> dict[str, Any]:
         texts = self._texts
         found = [i for i in self._order if search in texts[i]] if search else self._order
         shown = found[:MAX_ROWS]
         values = items_at(snapshot.values, shown)
-        rows = [_metric(snapshot.names[i], *self._shown[i], value) for i, value in zip(shown, values, strict=True)]
+        described = self._described
+        for i in shown:
+            if i not in described:
+                described[i] = [*self._shown[i], *_kind_and_unit(snapshot.names[i])]
+        rows = [[*described[i], _value(value)] for i, value in zip(shown, values, strict=True)]
         return {"total": len(texts), "found": len(found), "rows": rows}
 
 
@@ -159,12 +163,20 @@ def _routes_in(names: Sequence[Name]) -> tuple[list[tuple[str, str, int | None]]
     return [(*route, times.get(number)) for route, number in numbers.items()], groups
 
 
-def _metric(name: Name, category: str, series: str, value: Value) -> list[Any]:
-    """Return a row: category, series, kind, unit, value; the value of a histogram is its count and sum."""
-    shown: Any
-    if isinstance(value, Distribution):
-        shown = [value.count, round(value.sum, 6)]
-    else:
-        shown = value if math.isfinite(value) else None
+def _distribution(bounds: int, value: Brief) -> dict[str, Any]:
+    total, least, most, first, buckets = value
+    return {"bounds": bounds, "sum": round(total, 3), "min": least, "max": most, "first": first, "buckets": buckets}
+
+
+def _kind_and_unit(name: Name) -> tuple[str, str]:
     kind = Kind.GAUGE if name.kind is Kind.COUNTER and not name.monotonic else name.kind
-    return [category, series, kind.name.lower(), name.unit, shown]
+    return kind.name.lower(), name.unit
+
+
+def _value(value: Value) -> Any:
+    """Return what a row of metrics shows of a value; of a histogram that is its count and sum."""
+    if type(value) is int:  # most are
+        return value
+    if isinstance(value, Distribution):
+        return [value.count, round(value.sum, 6)]
+    return value if math.isfinite(value) else None

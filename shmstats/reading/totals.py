@@ -9,7 +9,7 @@ from functools import cache
 
 from ..core import add_histograms, clear_locks, text_buckets
 from ..frozen import NamedTuple
-from ..layout import BEFORE_BUCKETS, minimum_of
+from ..layout import BEFORE_BUCKETS, minima_of, minimum_of
 from ..series import Deferred, Distribution, Kind, Name, Snapshot, Value, items_at
 from .catalog import Catalog
 
@@ -69,15 +69,14 @@ class Totals:
 
     def briefs(self, positions: Sequence[int]) -> list[Brief]:
         """Return the histograms at some positions in short form."""
-        cells, reals, integers = self.catalog.cells, self._reals, self._integers
+        cells, reals, integers = [self.catalog.cells[position] for position in positions], self._reals, self._integers
         widths = array("I", [self.catalog.widths[position] for position in positions])
         texts = text_buckets(self.cells, self.cells_of(positions), widths.tobytes())
-        found = []
-        for position, (first, text) in zip(positions, texts, strict=True):
-            cell = cells[position]
-            least = integers[cell + 3]
-            found.append(Brief(reals[cell + 1], minimum_of(least) if least else 0.0, reals[cell + 2], first, text))
-        return found
+        least = minima_of([integers[cell + 3] for cell in cells])
+        return [
+            Brief._make((reals[cell + 1], smallest, reals[cell + 2], first, text))
+            for cell, smallest, (first, text) in zip(cells, least, texts, strict=True)
+        ]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Totals):

@@ -49,6 +49,6 @@ def error_response(error: HTTPException) -> Response:
 
 def keep_to_itself(response: Response) -> Response:
     """Forbid browsers to guess the type of an answer, or to run, frame, embed or store it."""
-    for name, value in _HEADERS.items():
-        response.headers.setdefault(name, value)
+    present = {name.lower() for name in response.headers.keys()}  # noqa: SIM118 - they are no dict
+    response.headers.extend([(name, value) for name, value in _HEADERS.items() if name.lower() not in present])
     return response
