@@ -8,7 +8,6 @@ import logging
 import os
 import socket
 import sys
-from array import array
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -308,33 +307,38 @@ def history() -> Target:
     whole = file.read_bytes()
     queries = [past.Query(now - 60, now, 1), past.Query(now - 3600, now, 60)]
 
-    def put(opened: ring.Ring, content: bytes) -> None:
-        """Write what an input says; the ring's own functions write the checksums."""
+    def said(content: bytes) -> list[tuple[int, bytes]]:
+        """Return what an input says is written, and where, with the checksums that belong to it."""
         way, content = content[0] % 4, content[1:]
-        fd = opened._fd
         if way == 0:
-            os.pwrite(fd, content[2:], 64 * int.from_bytes(content[:2], "little") % len(whole))
-        elif way == 1:
+            at = 64 * int.from_bytes(content[:2], "little") % len(whole)
+            return [(at, content[2:][: len(whole) - at])]
+        if way == 1:
             number = 1000
             head = ring.PLACE.struct.pack(number, len(content), crc32(content, number))
-            os.pwrite(fd, head + content, ring._TRACKS[number % 2])
-        elif way == 2:
+            return [(ring._TRACKS[number % 2], head + content)]
+        if way == 2:
             moment, length = now * 10**9 + int.from_bytes(content[:4], "little"), int.from_bytes(content[4:6], "little")
-            event = ring._event_record(
-                moment, length, content[6:16].ljust(10, b"\0"), content[16:120].ljust(104, b"\0")
+            kind, text = content[6:16].ljust(10, b"\0"), content[16:120].ljust(104, b"\0")
+            return [(ring._EVENTS_OFFSET, ring._event_record(moment, length, kind, text))]
+        values = content[4 : len(content) // 4 * 4]
+        tiers = ((tier, now // tier.step - 1) for tier in (ring.SECONDS, ring.MINUTES))
+        heads = [
+            (tier, number, (number, int.from_bytes(content[:4], "little"), len(values) // 4)) for tier, number in tiers
+        ]
+        return [
+            (
+                tier.place(number),
+                ring.ROW.struct.pack(*head, crc32(values, crc32(ring.ROW.struct.pack(*head, 0, 0))), 0) + values,
             )
-            os.pwrite(fd, event, ring._EVENTS_OFFSET)
-        else:
-            values = array("f", content[4 : len(content) // 4 * 4])
-            span = int.from_bytes(content[:4], "little") / 1000
-            for tier in (ring.SECONDS, ring.MINUTES):
-                opened.write_row(tier, now // tier.step - 1, span, values)
+            for tier, number, head in heads
+        ]
 
     def read(content: bytes) -> None:
-        opened = ring.make_ring(file)
-        try:
-            if content:
-                put(opened, content)
+        written = said(content) if content else []
+        with file.open("r+b", buffering=0) as opened:
+            for at, put in written:
+                os.pwrite(opened.fileno(), put, at)
             for query in queries:
                 with suppress(ring.RingError):
                     found = past.read_past(data, query)
@@ -342,9 +346,8 @@ def history() -> Target:
                     documents.to_csv(found)
             with suppress(ring.RingError):
                 past.read_recent(data, now)
-        finally:
-            opened.close()
-            file.write_bytes(whole)
+            for at, put in written:
+                os.pwrite(opened.fileno(), whole[at : at + len(put)], at)
 
     return read
 
