@@ -78,17 +78,19 @@ class Segment:
     def is_blank(self, offset: int) -> bool:
         """Tell whether there are only zeros from an offset on; memory that was never written is not touched."""
         fd = self.locks.descriptor()
-        while True:
-            try:
+        try:
+            while True:
                 offset = os.lseek(fd, offset, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno == errno.ENXIO:
-                    return True
-                raise
-            content = os.pread(fd, 1 << 20, offset)
-            if content.strip(b"\0"):
-                return False
-            offset += len(content)
+                content = os.pread(fd, 1 << 20, offset)
+                if content.strip(b"\0"):
+                    return False
+                offset += len(content)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return True
+            raise
+        finally:
+            self.locks.mark()
 
     def reserve(self, offset: int, length: int) -> None:
         """Reserve memory for a range of bytes, parts of which may be reserved already.

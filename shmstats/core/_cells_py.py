@@ -19,6 +19,7 @@ from typing import Any
 
 from .. import lifecycle
 from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN, UINT64_MAX
+from ..lifecycle import notice_fork
 from ..series import Labels
 from ._claim_py import claim_process
 from ._exposition_py import fill_text as fill_text
@@ -202,7 +203,7 @@ class Cells:
         self._rows, self._capacity = rows, capacity
         self._pitch = row_bytes // _CELL_BYTES
         self._owner = owner
-        self._locks = locks
+        self._locks, self._guard = locks, locks.guard
         self._takeovers = -1
         self._open = True
         self._inherited = False
@@ -212,7 +213,10 @@ class Cells:
     @property
     def generation(self) -> int:
         """The generation of the names now; 0 when closed."""
-        return self._generation[0] if self._open else 0
+        try:
+            return self._generation[0] if self._open else 0
+        except ValueError:  # closed in between
+            return 0
 
     @property
     def direct(self) -> bool:
@@ -223,14 +227,10 @@ class Cells:
     def direct(self, direct: bool) -> None:
         self._direct = bool(direct)
 
-    @property
-    def gate(self) -> int:
-        """The generation that a binding must have to be used directly; 0: none may be."""
-        lifecycle.notice_fork()
-        try:
-            return self._generation[0] if self._direct and self._open and not self._locks.guard.held else 0
-        except ValueError:  # closed meanwhile
-            return 0
+    def is_usable(self) -> bool:
+        """Tell whether handles may use their bindings here and now."""
+        notice_fork()
+        return self._direct and self._open and not self._guard.is_held()
 
     def at(self, row: int, column: int, width: int = 2) -> int:
         """Return the number of a series' first cell, its lock, counted over all rows."""
@@ -240,10 +240,6 @@ class Cells:
             raise IndexError(f"no cell at row {row}, column {column}: there are {self._rows} rows of {self._capacity}")
         return row * self._pitch + column
 
-    def _locked(self, cell: int, generation: int | None = None) -> _LockedCell:
-        """Lock a cell; gives whether it may be used: whether the names have ``generation``, if given."""
-        return _LockedCell(self, cell, generation)
-
     def add(self, row: int, column: int, n: int, generation: int) -> bool:
         """Add to a counter, saturating at 64 bits."""
         return self.add_at(self.at(row, column), n, generation)
@@ -251,7 +247,7 @@ class Cells:
     def add_at(self, cell: int, n: int, generation: int, operations: int = 1) -> bool:
         """Do `add` for a cell by its number; a buffer counts it as so many operations."""
         full = False
-        with self._locked(cell, generation) as usable:
+        with _LockedCell(self, cell, generation) as usable:
             if not usable:
                 return False
             total = self._values[cell + 1] + n
@@ -268,7 +264,7 @@ class Cells:
         return self._limit > 0 and operations > 0 and self._held[0] >= self._limit
 
     def _flush_full(self) -> None:
-        with self._locks.guard:
+        with self._guard:
             if self._open and not self.flush(self.generation) and self._flush is not None:
                 self._flush()
 
@@ -304,7 +300,7 @@ class Cells:
     ) -> bool:
         """Add to a histogram, by the number of its first cell; the minimum has its stored form."""
         full = False
-        with self._locked(cell, generation) as usable:
+        with _LockedCell(self, cell, generation) as usable:
             if not usable:
                 return False
             self._words[2 * cell + 1] |= 1
@@ -326,7 +322,7 @@ class Cells:
     def take(self, column: int, width: int) -> tuple[int, ...]:
         """Return the values of a buffer's series, and set them to 0."""
         cell = self.at(0, column, width)
-        guard = self._locks.guard
+        guard = self._guard
         guard.enter()  # faster than ``with``: a flush takes every column
         try:
             values = tuple(self._values[cell + 1 : cell + width])
@@ -356,7 +352,7 @@ class Cells:
         if not self._open or target is None or self.generation != generation:
             return False
         start = time.monotonic_ns()
-        with self._locks.guard:
+        with self._guard:
             self._held[0] = 0
             if self._flush_statistics is not None:
                 self._values[self._flush_statistics[0] + 1] += 1
@@ -392,7 +388,7 @@ class Cells:
     def clear(self, row: int, column: int, width: int, is_histogram: bool = False) -> bool:
         """Set a series to 0, under the lock of its first cell."""
         first = self.at(row, column, width)
-        with self._locked(first) as usable:
+        with _LockedCell(self, first) as usable:
             if not usable:
                 return False
             if is_histogram:
@@ -447,7 +443,7 @@ class Cells:
         """Do `set_gauge` for a cell by its number."""
         if not _fits_gauge(value):
             return False
-        with self._locked(cell, generation) as usable:
+        with _LockedCell(self, cell, generation) as usable:
             if not usable:
                 return False
             self._contribute(cell, value, by)  # type: ignore[arg-type]
@@ -482,7 +478,7 @@ class Cells:
         """Do `add_gauge` for a cell by its number; ``judged``: ``seen`` and ``anew``, None for any owner."""
         if not _fits_gauge(n):
             return False
-        with self._locked(cell, generation) as usable:
+        with _LockedCell(self, cell, generation) as usable:
             if not usable:
                 return False
             before = self._load_gauge_at(cell)
@@ -536,59 +532,50 @@ def fence() -> None:
 
 
 class _LockedCell:
-    """A locked cell, as a context; a cell of a buffer needs only the guard, because no other process sees it.
+    """Has a cell to oneself, by its lock; gives whether it may be used: its names are of ``generation``, if given.
 
-    If a signal handler forks meanwhile, the operation ends here in the child: the parent finishes it.
+    One of a buffer is had by the guard alone, for no other process sees it. What a fork interrupts (in a signal
+    handler) ends here in the child: it is the parent that finishes it.
     """
 
-    __slots__ = ("_cell", "_cells", "_generation", "_guard", "_is_locked")
+    __slots__ = ("_cell", "_cells", "_descriptor", "_generation", "_is_locked")
 
-    def __init__(self, cells: Cells, cell: int, generation: int | None) -> None:
+    def __init__(self, cells: Cells, cell: int, generation: int | None = None) -> None:
         self._cells, self._cell, self._generation = cells, cell, generation
-        self._guard = cells._locks.guard
-        self._is_locked = False
+        self._is_locked, self._descriptor = False, -1
 
     def __enter__(self) -> bool:
-        self._guard.enter()
+        cells, cell = self._cells, self._cell
+        cells._guard.enter()
         try:
-            return self._take()
-        except ValueError:
-            if not self._cells._inherited:
-                self._let_go()
-                raise
-            return False
-        except BaseException:
-            self._let_go()
+            if not cells._open:
+                return False
+            if not cells._limit:
+                self._is_locked = True  # before it is so: an exception may come in between
+                self._descriptor = cells._locks.lock(FIRST_CELL + cell)
+                words = cells._words
+                if words[2 * cell] and words[2 * cell] != cells._owner and cells._takeovers >= 0:
+                    cells._values[cells._takeovers + 1] += 1
+                words[2 * cell] = cells._owner
+            return self._generation is None or self._generation == cells._generation[0]
+        except BaseException as error:
+            if isinstance(error, ValueError) and cells._inherited:
+                return False
+            self.__exit__(type(error), error, None)
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
         cells = self._cells
         try:
-            if kind is None and self._is_locked and cells._open:
-                cells._words[2 * self._cell] = 0
-        finally:
-            self._let_go()
-        return kind is ValueError and cells._inherited
-
-    def _take(self) -> bool:
-        cells, cell, generation = self._cells, self._cell, self._generation
-        if not cells._open:
-            return False
-        if not cells._limit:
-            self._is_locked = True  # set before locking: an exception may come in between
-            cells._locks.lock(FIRST_CELL + cell)
-            words = cells._words
-            if words[2 * cell] not in (0, cells._owner) and cells._takeovers >= 0:
-                cells._values[cells._takeovers + 1] += 1
-            words[2 * cell] = cells._owner
-        return generation is None or generation == cells._generation[0]
-
-    def _let_go(self) -> None:
-        try:
             if self._is_locked:
-                self._cells._locks.unlock(FIRST_CELL + self._cell)
+                try:
+                    if kind is None and cells._open:
+                        cells._words[2 * self._cell] = 0
+                finally:
+                    cells._locks.unlock(FIRST_CELL + self._cell, self._descriptor)
         finally:
-            self._guard.leave()
+            cells._guard.leave()
+        return kind is ValueError and cells._inherited
 
 
 class Series:
@@ -620,7 +607,7 @@ class Series:
     @property
     def _bound(self) -> bool:
         cells = self._cells
-        return cells is not None and cells.gate == self._generation != 0
+        return cells is not None and cells.is_usable() and cells.generation == self._generation != 0
 
     def _bind(
         self,
@@ -654,7 +641,8 @@ class Series:
         """Add ``n`` directly, or return False if that needs the recorder."""
         if type(n) is not int or not INT64_MIN <= n <= INT64_MAX or (n < 0 and self._monotonic):
             return False
-        return self._bound and self._cells.add_at(self._cell, n, self._generation)  # type: ignore[union-attr]
+        cells = self._cells
+        return cells is not None and cells.is_usable() and cells.add_at(self._cell, n, self._generation)
 
 
 class Counter(Series):
@@ -994,7 +982,8 @@ class Recorder:
     def _handle(self, category: object, metric: object) -> Series | None:
         if type(category) is not str or type(metric) is not str:
             return None
-        return self._handles.get(category, {}).get(metric)
+        metrics = self._handles.get(category)
+        return None if metrics is None else metrics.get(metric)
 
     def _keep(self, series: Series) -> None:
         if not isinstance(series, Series):
