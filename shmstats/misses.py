@@ -10,6 +10,7 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from .checks import (
@@ -20,7 +21,7 @@ from .checks import (
     check_number,
 )
 from .configured import Configured
-from .core import Counter, Gauge, Series
+from .core import Counter, Gauge, Recorder, Series
 from .exemplars import add_exemplar
 from .series import Exemplar, Value
 from .sinks.fanout import FanOut
@@ -61,10 +62,30 @@ def delivered(
     return call
 
 
+_Registry = TypeVar("_Registry", bound=Configured)
+
+
+def behind_the_core(registry: type[_Registry]) -> type[_Registry]:
+    """Give calls that the core has as well an underscore before their names, by which the core calls them.
+
+    Error messages of Python about wrong arguments still have the name of the call, and a call of the core that is
+    written in Python has its description and signature.
+    """
+    for name, call in list(vars(registry).items()):
+        if not name.startswith("_") and hasattr(Recorder, name):
+            call.__qualname__ = name
+            if isinstance(getattr(Recorder, name), FunctionType):
+                functools.update_wrapper(getattr(Recorder, name), call)
+            setattr(registry, f"_{name}", call)
+            delattr(registry, name)
+    return registry
+
+
+@behind_the_core
 class Misses(Configured):
     """The misses of the fast path."""
 
-    def _incr(
+    def incr(  # type: ignore[override]  # the core's own takes any further arguments
         self,
         category: str,
         metric: str,
@@ -73,12 +94,31 @@ class Misses(Configured):
         labels: Mapping[str, object] | None = None,
         exemplar: Mapping[str, object] | None = None,
     ) -> None:
+        """Add to a counter, or change a gauge.
+
+        Args:
+            category: of the statistic.
+            metric: of the statistic.
+            n: a signed 64-bit integer.
+            labels: label names and values.
+            exemplar: labels that identify an example, such as the number of a trace; 128 characters at most.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: a name or label is not allowed.
+            OverflowError: ``n`` does not fit 64 bits.
+            KindError: the name is neither a counter nor a gauge.
+            DeclarationError: the metric is declared with other label names.
+        """
         if exemplar is None:
             self._count(1, category, metric, n, labels)
         else:
             self._count_with_exemplar(self._made(category, metric, Counter, labels), n, exemplar=exemplar)
 
-    def _decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, object] | None = None) -> None:
+    def decr(  # type: ignore[override]  # likewise
+        self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, object] | None = None
+    ) -> None:
+        """Subtract from a counter, which is exported as a gauge from then on, or change a gauge; raises as `incr`."""
         self._count(-1, category, metric, n, labels)
 
     def _count(self, sign: int, category: str, metric: str, n: int, labels: Mapping[str, object] | None) -> None:
@@ -169,25 +209,4 @@ class Misses(Configured):
         return 0 if shared is None else shared.value(series.category, series.metric, series.labels)
 
 
-#: Calls that the core implements and that a registry defines too, for the cases that the core leaves to Python.
-_CALLS = ("absolute", "timestamp", "counter", "histogram", "gauge", "timing", "timer", "get")
-
-_Registry = TypeVar("_Registry", bound=Misses)
-
-
-def behind_the_core(registry: type[_Registry]) -> type[_Registry]:
-    """Give the calls that a registry defines an underscore before their names, by which the core calls them.
-
-    Error messages of Python about wrong arguments still have the name of the call.
-    """
-    for name in _CALLS:
-        call = vars(registry)[name]
-        call.__qualname__ = name
-        setattr(registry, f"_{name}", call)
-        delattr(registry, name)
-    return registry
-
-
-for _method in (Misses._incr, Misses._decr):
-    _method.__qualname__ = _method.__name__.removeprefix("_")
 Misses._count_with_exemplar.__qualname__, Misses._observe_with_exemplar.__qualname__ = "incr", "observe"

@@ -388,8 +388,7 @@ class Registry(States):
             ValueError: a name or label is not allowed.
             BlockError: the block is damaged.
         """
-        category, metric = check_text("category", category), check_text("metric", metric)
-        pairs = check_labels(labels)
+        category, metric, pairs = check_text("category", category), check_text("metric", metric), check_labels(labels)
         shared = self.shared
         noted = None if shared is None else shared.moment(category, metric, pairs)
         return None if noted is None else moment_at(noted)

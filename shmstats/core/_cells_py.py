@@ -881,81 +881,43 @@ class Registrar:
 class Recorder:
     """The calls of user code: finds the handle of a name or of a label set, and uses it.
 
-    A subclass has the Python methods for everything else: one for each call, with all its
-    arguments (``_incr`` for ``incr``), and for handles ``_count_series(sign, series, n)``,
-    ``_set_series(series, value)``, ``_observe_series(series, value)``, ``_value(series)`` and
-    ``_reduce_handle(series)``.
+    In C it has all calls of `shmstats.misses` and `shmstats.registry` that are used often, here the most frequent ones.
+    A subclass has the Python methods for everything else: one for each call, with all its arguments (``_incr`` for
+    ``incr``), and for handles ``_count_series(sign, series, n)``, ``_set_series(series, value)``,
+    ``_observe_series(series, value)``, ``_value(series)`` and ``_reduce_handle(series)``.
     """
 
     def __init__(self) -> None:
         self._handles: dict[str, dict[str, Series]] = {}
         self._sets: dict[tuple[Any, ...] | None, Series] = {}
 
-    def incr(
-        self,
-        category: str,
-        metric: str,
-        n: int = 1,
-        *,
-        labels: Mapping[str, Any] | None = None,
-        exemplar: Mapping[str, Any] | None = None,
-    ) -> None:
+    def incr(self, category: str, metric: str, n: int = 1, **more: Any) -> None:
         """Add n to a counter."""
-        if labels is not None or exemplar is not None or not self._counted(1, category, metric, n):
-            self._incr(category, metric, n, labels=labels, exemplar=exemplar)  # type: ignore[attr-defined]
+        if more or not self._counted(1, category, metric, n):
+            self._incr(category, metric, n, **more)  # type: ignore[attr-defined]
 
-    def decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, Any] | None = None) -> None:
+    def decr(self, category: str, metric: str, n: int = 1, **more: Any) -> None:
         """Subtract n from a counter."""
-        if labels is not None or not self._counted(-1, category, metric, n):
-            self._decr(category, metric, n, labels=labels)  # type: ignore[attr-defined]
+        if more or not self._counted(-1, category, metric, n):
+            self._decr(category, metric, n, **more)  # type: ignore[attr-defined]
 
-    def absolute(self, category: str, metric: str, value: int, *, labels: Mapping[str, Any] | None = None) -> None:
-        """Set a gauge, or the total of a counter, to an integer."""
-        self._absolute(category, metric, value, labels=labels)  # type: ignore[attr-defined]
-
-    def timestamp(
-        self, category: str, metric: str, moment: Any = None, *, labels: Mapping[str, Any] | None = None
-    ) -> None:
-        """Record a moment: now, or an aware datetime."""
-        self._timestamp(category, metric, moment, labels=labels)  # type: ignore[attr-defined]
-
-    def counter(
-        self, category: str, metric: str, *, labels: Mapping[str, Any] | None = None, labelnames: Any = None
-    ) -> Any:
-        """Return a handle of a counter, or of a metric with labels."""
-        return self._counter(category, metric, labels=labels, labelnames=labelnames)  # type: ignore[attr-defined]
-
-    def histogram(
-        self, category: str, metric: str, *, labels: Mapping[str, Any] | None = None, labelnames: Any = None
-    ) -> Any:
-        """Return a handle of a histogram, or of a metric with labels."""
-        return self._histogram(category, metric, labels=labels, labelnames=labelnames)  # type: ignore[attr-defined]
-
-    def timer(self, category: str, metric: str, *, labels: Mapping[str, Any] | None = None) -> Any:
-        """Return a context manager and decorator."""
-        return self._timer(category, metric, labels=labels)  # type: ignore[attr-defined]
-
-    def get(self, category: str, metric: str, *, labels: Mapping[str, Any] | None = None) -> Any:
-        """Return the value over all workers."""
-        return self._get(category, metric, labels=labels)  # type: ignore[attr-defined]
-
-    def gauge(self, category: str, metric: str, value: Any = _MISSING, **labels: Any) -> Any:
+    def gauge(self, category: str, metric: str, value: Any = _MISSING, **more: Any) -> Any:
         """Set a gauge; without a value, return a handle."""
-        if not labels:
+        if not more:
             series = self._handle(category, metric)
             if type(series) is Gauge and series._put(value):
                 return None
         given = () if value is _MISSING else (value,)
-        return self._gauge(category, metric, *given, **labels)  # type: ignore[attr-defined]
+        return self._gauge(category, metric, *given, **more)  # type: ignore[attr-defined]
 
-    def timing(self, category: str, metric: str, milliseconds: Any = _MISSING, **labels: Any) -> Any:
+    def timing(self, category: str, metric: str, milliseconds: Any = _MISSING, **more: Any) -> Any:
         """Add a duration to a histogram; without one, return a handle."""
-        if not labels:
+        if not more:
             series = self._handle(category, metric)
             if type(series) is Histogram and series._observe(milliseconds):
                 return None
         given = () if milliseconds is _MISSING else (milliseconds,)
-        return self._timing(category, metric, *given, **labels)  # type: ignore[attr-defined]
+        return self._timing(category, metric, *given, **more)  # type: ignore[attr-defined]
 
     def _counted(self, sign: int, category: object, metric: object, n: object) -> bool:
         """Count through the handle of a name, if there is one and that is all that is needed."""

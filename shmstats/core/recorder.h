@@ -17,9 +17,10 @@ typedef struct {
 #define CALLS(X)                                                                                                       \
     X(incr, "category, metric, n=1, *, labels=None, exemplar=None", "Add n to a counter.")                             \
     X(decr, "category, metric, n=1, *, labels=None", "Take n away from a counter.")                                    \
-    X(gauge, "category, metric, value=..., **labels", "Set a gauge, or return a handle where no value is given.")      \
+    X(gauge, "category, metric, value=..., *, labels=None, labelnames=None",                                           \
+      "Set a gauge, or return a handle where no value is given.")                                                      \
     X(absolute, "category, metric, value, *, labels=None", "Set a gauge, or the total of a counter, to an integer.")   \
-    X(timing, "category, metric, milliseconds=..., **labels",                                                          \
+    X(timing, "category, metric, milliseconds=..., *, labels=None, labelnames=None, exemplar=None",                    \
       "Take up a duration, or return a handle where none is given.")                                                   \
     X(timestamp, "category, metric, moment=None, *, labels=None", "Note a moment: now, or an aware datetime.")         \
     X(timer, "category, metric, *, labels=None", "Return a context manager and decorator that times what it is around.") \
