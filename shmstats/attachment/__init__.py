@@ -1,1 +1,1 @@
-"""What a process does with its block: attaching, counting beyond the fast path, saving, leaving."""
+"""What a process does with its block: attaching, counting outside of the fast path, saving, leaving."""

@@ -1,11 +1,8 @@
-"""The one background thread that every process with a block has: it is a thread of the system, never a greenlet.
+"""The background thread of every process with a block: a thread of the operating system, never a greenlet.
 
-It does what is due from time to time and quick (flush the buffer, look who saves), and answers the questions of other
-processes. It starts without a descriptor, and asks for those that it needs until it has them.
-
-A thread does not survive a fork, and a fork while it runs may copy a lock that it holds. So it is paused for a fork,
-goes on in the parent, and is forgotten in the child, which starts its own when it attaches. A fork does not wait for
-one that takes long: in the parent it then goes on as if nothing had been, for there must never be a second beside it.
+It runs short tasks at intervals (flush the buffer, check who saves), and answers the questions of other processes. It
+starts without descriptors if there are none, and retries. A thread does not survive a fork, and a lock that it holds
+would stay locked in the child: so it is paused for a fork, continues in the parent, and the child starts its own.
 """
 
 from __future__ import annotations
@@ -28,16 +25,16 @@ log = logging.getLogger("shmstats")
 _STOP_SECONDS = 5.0
 _FORK_SECONDS = 0.5
 
-#: Seconds between two tries to get the descriptors that there were not, or a thread.
+#: Seconds between two attempts to get missing descriptors, or a thread.
 RETRY_SECONDS = 1.0
 
 
 class Task(NamedTuple):
-    """Something quick that is due again and again.
+    """A short task that is repeated.
 
     Attributes:
         interval: seconds between two runs.
-        run: what to call.
+        run: the function to call.
     """
 
     interval: float
@@ -45,26 +42,26 @@ class Task(NamedTuple):
 
 
 class _Run:
-    """The thread from its start to its end. Until it has noticed that it is to end, that can be taken back.
+    """One run of the thread. Until the thread has noticed that it must end, that can be taken back.
 
     Attributes:
-        told: a descriptor that is readable when the thread is to end; -1 as long as there can be none.
-        thread: it.
+        told: a descriptor that is readable when the thread must end; -1 as long as there is none.
+        thread: the thread.
     """
 
     def __init__(self) -> None:
         self.told = self._tell = -1
         self._pipe: os.stat_result | None = None
         self.thread: native.Thread | None = None
-        self._lock = native.RLock()  # a signal handler may fork, in the middle of a fork too
-        self._bell: Any = native.make_lock()  # as long as there is no descriptor it is this that tells
+        self._lock = native.RLock()  # a signal handler may fork, even in the middle of a fork
+        self._bell: Any = native.make_lock()  # wakes the thread as long as there is no descriptor
         self._bell.acquire()
         self._ending = False
         self._over = False
         self.open()
 
     def open(self) -> None:
-        """Get the descriptors, if there are some now, and none that are still ours."""
+        """Get the descriptors, if they are missing and available."""
         with self._lock, suppress(OSError):
             if not self._has_pipe and not self._over:
                 self.told = self._tell = -1
@@ -82,11 +79,11 @@ class _Run:
                 self._ending = True
                 self._bell.release()
                 if self._has_pipe:
-                    # Written, not only closed: another process may have inherited this end.
+                    # Written to, not only closed, because another process may have inherited this end.
                     os.write(self._tell, b"x")
 
     def go_on(self) -> bool:
-        """Tell the thread not to end after all; returns False where that is too late."""
+        """Tell the thread not to end; returns False if it is too late."""
         with self._lock:
             if self._ending and not self._over:
                 self._ending = False
@@ -96,7 +93,7 @@ class _Run:
             return not self._over
 
     def ends(self) -> bool:
-        """Tell the thread whether it is to end; if so, that is final."""
+        """Tell the thread whether it must end; if so, that is final."""
         with self._lock:
             if self._ending:
                 self._close()
@@ -104,11 +101,11 @@ class _Run:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the thread is to end; that may be taken back."""
+        """Whether the thread must end; that may be taken back."""
         return self._ending
 
     def wait(self, seconds: float, listener: Listener | None) -> bool:
-        """Have the thread wait; returns whether the listener has something to do."""
+        """Make the thread wait; returns whether the listener has something to do."""
         if self.told < 0:
             if self._bell.acquire(timeout=min(seconds, RETRY_SECONDS)):
                 self._bell.release()
@@ -120,8 +117,8 @@ class _Run:
         return any(descriptor != self.told for descriptor, _ in poll.poll(seconds * 1000))
 
     def abandon(self) -> None:
-        """Close what there is, where there is no thread."""
-        self._lock = native.RLock()  # who held it is another process's thread
+        """Close the descriptors, if there is no thread."""
+        self._lock = native.RLock()  # a thread of another process may have held the old one
         if not self._over:
             self._close()
 
@@ -135,7 +132,7 @@ class _Run:
 
     @property
     def _has_pipe(self) -> bool:
-        """Whether both ends are open: whoever else closes one closes all."""
+        """Whether both ends are open: other code that closes one closes all."""
         return self._pipe is not None and leads_to(self.told, self._pipe)
 
 
@@ -143,10 +140,10 @@ class Agent:
     """The background thread.
 
     Args:
-        tasks: what to do from time to time.
-        socket: path of the socket where questions are asked.
+        tasks: to run at intervals.
+        socket: path of the socket for questions.
         owner: user id of the block's owner.
-        answers: for each question, what gives its answer.
+        answers: for each question, the function that returns its answer.
     """
 
     def __init__(
@@ -165,9 +162,9 @@ class Agent:
         lifecycle.pause_for_forks(self)
 
     def start(self) -> bool:
-        """Start the thread, if it is not there; returns False where there can be none now.
+        """Start the thread, unless it is running; returns False if no thread can be started now.
 
-        Nothing where it was stopped before.
+        It does nothing after `stop`.
         """
         with self._lock:
             if self._stopped or self._run is not None:
@@ -185,7 +182,7 @@ class Agent:
             self._end()
 
     def listen_at(self, path: str) -> None:
-        """Have the socket at this path from now on; to be called by the thread itself."""
+        """Use the socket at this path from now on; called by the thread itself."""
         if path != self._socket:
             self._socket, self._listen_at = path, 0.0
             listener, self._listener = self._listener, None
@@ -193,11 +190,11 @@ class Agent:
                 listener.close()
 
     def pause(self) -> bool:
-        """Have the thread end for a fork, and wait for it, but not for long; returns whether there was one."""
+        """End the thread for a fork, and wait for it for a short time; returns whether there was one."""
         return self._pause(_FORK_SECONDS)
 
     def go_on(self) -> None:
-        """Have the thread work again after a fork."""
+        """Let the thread work again after a fork."""
         if self._stopped:  # by another thread, in the middle of the fork
             return
         if self._run is None or not self._run.go_on():
@@ -206,7 +203,7 @@ class Agent:
             self._run.end()
 
     def forget(self) -> None:
-        """Drop what the child of a fork inherited."""
+        """Drop what the child of a fork has inherited."""
         run, self._run = self._run, None
         if run is not None:
             run.abandon()
@@ -221,7 +218,7 @@ class Agent:
             listener.close()
 
     def _resume(self) -> None:
-        """Start the thread; where that is not possible this process goes on without it, for now."""
+        """Start the thread; if that is not possible this process continues without it, for now."""
         run = _Run()
         run.thread = native.Thread(lambda: self._work(run), "shmstats-agent")
         try:
@@ -250,8 +247,8 @@ class Agent:
         return True
 
     def _listen(self) -> Listener | None:
-        """Return the socket where questions are asked; it is made as soon as there can be one."""
-        former = self._listener  # which another thread may close meanwhile
+        """Return the socket for questions, made as soon as possible."""
+        former = self._listener  # another thread may close it meanwhile
         if former is not None and former.is_lost:
             self._listener = None
             former.forget()
@@ -266,22 +263,22 @@ class Agent:
                     self._listener = listener
             except OSError as error:
                 if self._stopped or isinstance(error, FileNotFoundError):
-                    return None  # what was made is removed, as a block is left: a later try makes it again
+                    return None  # the process is leaving the block, which removes the socket: a later attempt makes it
                 if not self._warned:
                     log.warning("the debug endpoints will not show process %d for now: %s", os.getpid(), error)
                 self._warned = True
         return self._listener
 
     def _work(self, run: _Run) -> None:
-        """Work until the thread is to end."""
-        due = self._due  # kept over a fork, or a process that forks often would never come to its tasks
+        """Work until the thread must end."""
+        due = self._due  # kept over forks: otherwise a process that forks often would never run its tasks
         while not run.ends():
             run.open()
             listener = self._listen()
             wait = max(min(due, default=time.monotonic() + 60.0) - time.monotonic(), 0.0)
             try:
                 asked = run.wait(wait if listener is not None else min(wait, RETRY_SECONDS), listener)
-            except (OSError, ValueError):  # the listener was closed meanwhile: the block is being left
+            except (OSError, ValueError):  # the listener was closed: the process is leaving the block
                 continue
             if run.is_ending:
                 continue
@@ -299,5 +296,5 @@ class Agent:
         try:
             work(*arguments)
         except Exception:
-            if not self._stopped:  # else the block was left meanwhile
+            if not self._stopped:  # else the process has left the block
                 log.exception("the background thread continues after an error")

@@ -1,4 +1,4 @@
-"""Asks every worker of a block a question, from a process that has the block attached or one that only reads it."""
+"""Asks every worker of a block a question, from a process that has the block attached or only reads it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .peers import ask_all, socket_path
 def ask_workers(
     name: str, workers: Sequence[Worker], question: str, own: Callable[[], Any] | None = None, pid: int = 0
 ) -> list[tuple[Worker, Any | None]]:
-    """Return what each worker answers, without those that ended meanwhile.
+    """Return the answer of each worker, without those that have ended meanwhile.
 
     Args:
         name: of the block's segment.
         workers: to ask.
-        question: that they are asked.
-        own: gives the answer of this process, which must not wait for itself, where it is one of them.
+        question: for the workers.
+        own: returns the answer of this process, which must not wait for itself, if it is one of them.
         pid: of this process, if ``own`` is given.
     """
     others = {worker.pid: socket_path(name, worker.slot) for worker in workers if worker.pid != pid}

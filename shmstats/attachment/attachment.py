@@ -1,7 +1,7 @@
-"""What a process has of the block of its data directory: nothing yet, attached, left, or replaced by another.
+"""The attachment of a process to the block of its data directory: not yet attached, attached, left, or replaced.
 
-It attaches on first use and leaves at the end; the last process to leave saves. A block that cannot be attached is
-logged once and tried again: no counting call fails for that.
+A process attaches on first use and leaves at exit; the last process to leave saves. A failure to attach is
+logged once and tried again: it never makes a counting call fail.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class Attachment:
     """The attachment of this process to the block of a data directory.
 
     Args:
-        settings: where the block is and how large it is made.
-        registrar: what binds handles at once, as soon as there is a block.
-        declared: what the process declares, by category and metric, as soon as there is a block; it is kept.
-        former: the attachment that this one takes the place of; it is left before this one attaches.
+        settings: the place and size of the block.
+        registrar: binds handles at once, as soon as there is a block.
+        declared: the declarations of the process, by category and metric, made as soon as there is a block; it is kept.
+        former: the attachment that this one replaces; it is left before this one attaches.
 
     Attributes:
         directory: the data directory.
-        ending: whether the process is at its end: daemon threads, which may be stopped at any line from then
-            on, attach nothing any more.
-        retired: whether another one has taken its place, which gets what still comes here.
-        successor: that one; None where nothing is counted any more.
+        ending: whether the process is exiting: daemon threads, which may be stopped at any line then,
+            do not attach any more.
+        retired: whether another attachment has replaced this one, and gets its calls.
+        successor: that one; None if nothing is counted any more.
     """
 
     def __init__(
@@ -96,16 +96,16 @@ class Attachment:
         self._direct_cells()
 
     def _direct_cells(self) -> None:
-        """Tell the cells whether handles may use them at once: where there is no thread yet, calls are to come here."""
+        """Tell the cells whether handles may use them directly: as long as there is no thread, calls must come here."""
         for holder in (self._block, self._buffer):
             if holder is not None:
                 holder.cells.direct = self._direct and not self._no_thread_until
 
     def attach(self) -> AttachedBlock:
-        """Return the attached block; attach it if it is not.
+        """Return the attached block; attach it if necessary.
 
         Raises:
-            BlockError: there is a block that must not be used, or another attachment has the place of this one.
+            BlockError: the block must not be used, or another attachment has replaced this one.
             OSError: shared memory is full or not usable.
         """
         lifecycle.notice_fork()
@@ -128,22 +128,22 @@ class Attachment:
         return block
 
     def retire(self, successor: Attachment | None) -> None:
-        """Attach nothing any more: what still comes goes to the successor. To be followed by `close`."""
+        """Do not attach any more: later calls go to the successor. `close` must follow."""
         self.successor = successor
         self.retired = True
 
     @deferred
     def close(self) -> None:
-        """Leave the block; the last one saves it. What cannot be saved stays in shared memory."""
+        """Leave the block; the last process saves it. If saving fails, the block stays in shared memory."""
         if self._leave():
             self._leave()
 
-    leave = close  # at the end of the process
+    leave = close  # at exit
 
     def _leave(self) -> bool:
-        """Leave the block. Where another one has come in its place, since its file was removed, that is attached.
+        """Leave the block. If its file was removed and another block created since, attach that one.
 
-        Returns whether that is so: what was counted was added to it.
+        Returns whether that was done, and the counts were added to it.
         """
         is_replaced = False
         with guards.current:
@@ -155,7 +155,7 @@ class Attachment:
             saver, self._saver = self._saver, None
             _holding.discard(self)
             if saver is not None:
-                saver.stop(wait=False)  # one of a block that another thread has attached since `_stop_agent`
+                saver.stop(wait=False)  # of a block that another thread has attached since `_stop_agent`
             if block is not None:
                 try:
                     buffer, self._buffer = self._buffer, None
@@ -172,13 +172,13 @@ class Attachment:
                     block.leave(partial(_finish, saver))
                 except (BlockError, OSError) as error:
                     tell(f"statistics could not be saved, and stay in shared memory for the next process: {error}")
-                # In the same guard: no thread may leave, or attach another one, while this is in nobody's hands.
+                # Under the same guard: no thread may leave, or attach another one, while the counts are in no block.
                 is_replaced = carried is not None and self._carry_over(carried)
-        self._stop_agent(of_left=True)  # one that was started meanwhile, for the block that was left
+        self._stop_agent(of_left=True)  # one that was started meanwhile, for the left block
         return is_replaced
 
     def _carry_over(self, carried: Snapshot) -> bool:
-        """Add what the block before had to the one in its place; tell whether that is attached. The guard is held."""
+        """Add the counts of the old block to the one in its place; tell whether that is attached. The guard is held."""
         try:
             block = self._attach()
             guards.current.defer(self._start_agent)
@@ -190,10 +190,12 @@ class Attachment:
         return self._block is not None
 
     def _look(self, saver: Saver) -> None:
-        """Look whether this is the block of the directory still, and who saves it."""
+        """Check whether this still is the block of the directory, and who saves it."""
         if not saver.is_superseded():
             block, agent = self._block, self._agent
-            if block is not None and agent is not None:  # the directory may be another one now, and the block its own
+            if (
+                block is not None and agent is not None
+            ):  # if the directory was replaced, the block becomes the new one's
                 agent.listen_at(socket_path(block.name, block.worker.slot))
             saver.look()
             return
@@ -201,7 +203,7 @@ class Attachment:
 
     @deferred
     def flush(self) -> None:
-        """Add what this process holds in its buffer to the block, if it has one.
+        """Add this process's buffer to the block, if it has one.
 
         Raises:
             BlockError: the block is damaged.
@@ -217,12 +219,12 @@ class Attachment:
 
         Args:
             question: a short text in ASCII, without line breaks.
-            give: gives the answer, which must fit JSON. It is called in the background thread.
+            give: returns the answer, which must fit JSON. It is called in the background thread.
         """
         self._answers[question] = give
 
     def forget(self) -> None:
-        """Drop what the child of a fork inherited; it attaches by itself when it counts."""
+        """Drop what the child of a fork has inherited; it attaches again when it counts."""
         block, self._block, buffer, self._buffer = self._block, None, self._buffer, None
         self._agent = self._saver = None
         self._dropped = 0
@@ -250,7 +252,7 @@ class Attachment:
         return block
 
     def _attached(self) -> AttachedBlock | None:
-        """Return the block, or None where it cannot be attached now; that was logged."""
+        """Return the block, or None if it cannot be attached now, which was logged."""
         if self._no_thread_until and time.monotonic() >= self._no_thread_until and held_guard() is None:
             self._start_agent()
         if self.retired or (self._block is None and (guards.current.held or time.monotonic() < self._retry_at)):
@@ -261,19 +263,19 @@ class Attachment:
             return self.attach()
         except (BlockError, OSError, MemoryError) as error:
             if isinstance(error, OSError) and error.errno is None:
-                raise  # not the system's, but what a signal handler raised
+                raise  # raised by a signal handler
             if not self.retired:
                 self._retry_at = time.monotonic() + _RETRY_SECONDS
                 self._log_once(f"nothing is counted: {error}")
             return None
 
     def _prepare(self, block: AttachedBlock) -> None:
-        """Register in a block what this process counts; a block that was just made is filled from the snapshot."""
+        """Register the names that this process needs in a block; a new block is filled from the snapshot."""
         stats = self._settings.stats
         own = register_own(block, not stats.no_buffer, self._log_once)
         if block.is_new and stats.persist and may_have_saved(block.identity.directory):
             self._dropped += _restoring().fill(block, own, tell)
-        for metric in list(self._declared):  # before the block was attached
+        for metric in list(self._declared):  # those declared before the block was attached
             self._declare(block, *metric)
         remove_outdated(block)
         if block.workers.met_dead:
@@ -284,7 +286,7 @@ class Attachment:
             self._buffer = Buffer.of(block, stats.buffer_size, self._flush_or_tell)
 
     def _declare(self, block: AttachedBlock, category: str, metric: str) -> Change | None:
-        """Declare what this process says of a metric; where there is no room that is logged, as is what changes."""
+        """Declare a metric in the block; missing room is logged, and so are changes."""
         definition = self._declared[category, metric]
         try:
             with block.damage_named():
@@ -299,21 +301,21 @@ class Attachment:
         return change
 
     def _mine(self, category: str, metric: str) -> Declaration | None:
-        """Return what this process declares of a metric; None where it does not."""
+        """Return this process's declaration of a metric; None for none."""
         definition = self._declared.get((category, metric))
         return None if definition is None else definition.declared
 
     # The buffer ------------------------------------------------------------------------------------
 
     def _flush_or_tell(self) -> None:
-        """Flush; where the block is damaged say so, once: no counting call fails for that."""
+        """Flush; log damage of the block, once: it never makes a counting call fail."""
         try:
             self.flush()
         except BlockError as error:
             self._log_once(f"buffered operations cannot be added to the block: {error}")
 
     def _flush_and_note(self) -> None:
-        """Flush, and show to readers that do not attach how much all workers hold."""
+        """Flush, and show the number of operations that all workers hold to readers that do not attach."""
         self._flush_or_tell()
         block = self._block
         if block is not None:
@@ -327,7 +329,7 @@ class Attachment:
             block = self._block
             agent = self._agent
             if block is None or block is self._leaving:
-                return  # a thread that began now would outlive the block, and keep its socket from the next one's
+                return  # a thread started now would outlive the block, and keep its socket from the next one's
             if agent is None:
                 socket = socket_path(block.name, block.worker.slot)
                 agent = self._agent = Agent(self._tasks(), socket, block.identity.owner, self._answers)
@@ -336,10 +338,10 @@ class Attachment:
         self._direct_cells()
 
     def _stop_agent(self, of_left: bool = False) -> None:
-        """Stop the background thread. The guard is not held, for the thread may be waiting for it.
+        """Stop the background thread. The guard is not held, because the thread may be waiting for it.
 
         Args:
-            of_left: unless another thread has attached a block again meanwhile: then the thread is that one's.
+            of_left: unless another thread has attached a block again meanwhile, which owns the thread then.
         """
         with guards.current:
             if of_left and self._block is not None:
@@ -371,7 +373,7 @@ class Attachment:
         except Exception as error:
             if not block.accounts_for(error):
                 raise
-            self._dropped += dropped  # the counter is damaged itself; a later block may have one
+            self._dropped += dropped  # the counter itself is damaged; a later block may have one
 
     def _log_once(self, text: str) -> None:
         if self._logged.first(text):
@@ -379,7 +381,7 @@ class Attachment:
 
 
 def tell_change(category: str, metric: str, change: Change) -> None:
-    """Log that a metric is declared otherwise than before."""
+    """Log that a metric's declaration has changed."""
     text = f"metric {metric!r} of category {category!r} is declared as {change.now} now; before it was {change.before}"
     if change.outdated:
         text += f", and the {change.outdated} series of that are not shown any more"
@@ -413,11 +415,11 @@ def _memory() -> Any:
 
 
 def _finish(saver: Saver | None, block: AttachedBlock) -> None:
-    """Do what the last process does before the block goes."""
+    """Do what the last process does before the block is removed."""
     remove_stale(block.name, ())
     if saver is not None:
         saver.finish()
 
 
-#: Those that have a block attached. They live on until they have left it in good order.
+#: Attachments with an attached block. They stay alive until they have left it.
 _holding: set[Attachment] = set()

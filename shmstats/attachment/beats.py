@@ -1,6 +1,6 @@
-"""Whether the background thread of a process makes progress, as others see it: it touches its socket at intervals.
+"""Whether the background thread of a process makes progress, for other processes: it touches its socket at intervals.
 
-The time of that is the monotonic clock's, which all processes of a machine share and nobody sets.
+The time of a touch is from the monotonic clock, which all processes of a machine share and nobody sets.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from .peers import socket_path
 #: Seconds between two touches.
 INTERVAL = 5.0
 
-#: Seconds without one after which a thread is taken for stuck.
+#: Seconds without a touch after which a thread is considered stuck.
 _PATIENCE = 3 * INTERVAL
 
 
 def beat(path: str) -> None:
-    """Note that the thread that listens at a socket makes progress."""
+    """Show that the thread that listens at a socket makes progress."""
     now = time.monotonic_ns()
     with suppress(OSError):
         os.utime(path, ns=(now, now), follow_symlinks=False)
 
 
 def is_listening(name: str, slot: int) -> bool:
-    """Tell whether the worker in a slot of a block has a thread, and it has not been silent for too long."""
+    """Tell whether the worker in a slot of a block has a thread that has not been silent for too long."""
     return 0 <= _silence(socket_path(name, slot)) <= _PATIENCE
 
 
 def _silence(path: str) -> float:
-    """Return for how many seconds a thread has been silent; -1 where there is none."""
+    """Return for how many seconds a thread has been silent; -1 if there is none."""
     try:
         touched = os.lstat(path).st_mtime_ns
     except OSError:
@@ -42,7 +42,7 @@ def _silence(path: str) -> float:
 
 
 class Watch:
-    """Tells of each background thread that is stuck, once.
+    """Reports each background thread that is stuck, once.
 
     Args:
         tell: called with a line about it.
@@ -53,7 +53,7 @@ class Watch:
         self._stuck: frozenset[int] = frozenset()
 
     def look(self, name: str, workers: Iterable[Worker]) -> None:
-        """Look at the live workers of the block whose segment has a name."""
+        """Check the live workers of the block with a segment's name."""
         silences = {worker.pid: _silence(socket_path(name, worker.slot)) for worker in workers}
         stuck = frozenset(pid for pid, seconds in silences.items() if seconds > _PATIENCE)
         for pid in stuck - self._stuck:

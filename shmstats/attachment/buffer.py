@@ -1,10 +1,8 @@
-"""The buffer of a worker: a row of cells of its own, whose content is added to the block by a flush.
+"""The buffer of a worker: a row of cells in its own memory, whose content a flush adds to the block.
 
-The handles of counters and timings are bound to it as to any cells; it costs them neither a lock nor a
-store to shared memory, but for the number of operations held, which is noted in the worker's slot.
-
-What is in the buffer belongs to the names as they were when its columns were bound. Where the names have
-moved on since, each column is looked up again: what was counted for a removed name goes with it.
+Handles of counters and timings are bound to it like to any cells; they need neither a lock nor a
+store to shared memory, except for the number of held operations in the worker's slot. The content belongs to the names
+at the time of binding: if names have changed since, each column is looked up again, and counts of removed names go.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ class Buffer:
 
     Args:
         block: to flush to.
-        cells: a row of this process's own.
+        cells: a row in this process's own memory.
     """
 
     def __init__(self, block: AttachedBlock, cells: Cells) -> None:
@@ -43,7 +41,7 @@ class Buffer:
         Args:
             block: to flush to.
             size: operations that it may hold.
-            flush: called where it is full and cannot be flushed at once.
+            flush: called when it is full and cannot be flushed at once.
         """
         buffer = cls(block, block.buffer_cells(size, flush))
         keys = encode_key(OWN, FLUSHES), encode_key(OWN, FLUSH)
@@ -53,7 +51,7 @@ class Buffer:
         return buffer
 
     def empty(self) -> None:
-        """Flush for the last time. The guard is held, so nobody adds to it on the slow path."""
+        """Flush for the last time. The guard is held, so nothing is added on the slow path."""
         self.cells.direct = False
         self.flush()
         self.cells.close()
@@ -61,7 +59,7 @@ class Buffer:
     def bind(self, series: Series, key: bytes, record: Record, generation: int, scale: bytes) -> bool:
         """Bind a handle to the buffer. The guard is held.
 
-        Returns False, having done nothing, where the names have moved on since the record was found.
+        Does nothing and returns False if the names have changed since the record was found.
 
         Args:
             series: the handle.
@@ -86,7 +84,7 @@ class Buffer:
         return True
 
     def note_flushes(self, flushes: tuple[bytes, Record], durations: tuple[bytes, Record], scale: bytes) -> None:
-        """Count the flushes, and how long they take, in the buffer itself: they go with the next one.
+        """Count the flushes and their durations in the buffer itself: the next flush adds them to the block.
 
         Args:
             flushes: key and record of a counter.
@@ -102,7 +100,7 @@ class Buffer:
     def flush(self) -> None:
         """Add everything to the block. The guard is held.
 
-        Each column is moved by one call, so that an exception of a signal handler finds it here or there.
+        Each column is moved by one call, so that an exception of a signal handler finds it in one place or the other.
 
         Raises:
             ValueError: the block is closed.
@@ -112,7 +110,7 @@ class Buffer:
         self._move_durations()
 
     def _look_up_again(self) -> None:
-        """Follow the names, which have moved on: what was counted for a removed one is discarded."""
+        """Look all columns up again after a change of names; counts of removed names are discarded."""
         now = self.cells.generation
         if not now:
             raise ValueError("the buffer is closed")
@@ -126,7 +124,7 @@ class Buffer:
         self._generation = now
 
     def _move_durations(self) -> None:
-        """Have the time that a flush took in the block with the flush, not with the next one."""
+        """Add the duration of a flush to the block with this flush, not with the next one."""
         if self._durations is not None:
             _, record = self._durations
             values = self.cells.take(record.cell, record.width)

@@ -1,6 +1,6 @@
-"""How a call comes to the block, again where another thread has left it meanwhile.
+"""How a call gets to the block, and is repeated if another thread has left the block meanwhile.
 
-`operation` is for calls that count, which raise their caller's mistakes only, and `question` for calls that read.
+`operation` is for counting calls, which raise only for mistakes of their caller; `question` is for calls that read.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _Result = TypeVar("_Result")
 def operation(
     do: Callable[Concatenate[_Attachment, AttachedBlock, _Parameters], object],
 ) -> Callable[Concatenate[_Attachment, _Parameters], None]:
-    """Have a method done on the attached block, now or as soon as this thread can, and never fail.
+    """Make a method run on the attached block, now or as soon as this thread can, and never fail.
 
-    What cannot be done is counted as dropped, and logged once. A method of an attachment that another has taken the
-    place of is done there.
+    An operation that cannot be done is counted as dropped, and logged once. A method of a replaced attachment
+    runs on its successor.
     """
 
     @functools.wraps(do)
@@ -63,10 +63,10 @@ def operation(
 
 
 def is_left(attachment: Attachment, block: AttachedBlock, error: Exception) -> bool:
-    """Tell whether an error came of another thread that has left the block: what was done is to be done anew.
+    """Tell whether an error was caused by another thread that has left the block, so that the call must be repeated.
 
     Raises:
-        Exception: the error, if it is neither of that, nor of the system or of damage.
+        Exception: the error, if it has another cause than that, the system, or damage.
     """
     if attachment._block is not block and isinstance(error, OF_LEAVING):
         return True
@@ -78,9 +78,9 @@ def is_left(attachment: Attachment, block: AttachedBlock, error: Exception) -> b
 def retried(
     attempt: Callable[Concatenate[_Attachment, AttachedBlock, int, _Parameters], bool],
 ) -> Callable[Concatenate[_Attachment, AttachedBlock, _Parameters], None]:
-    """Have a method done again as long as the names move on under it.
+    """Repeat a method as long as the names change during it.
 
-    It gets the generation of the names before it looks any up, and returns whether that held until it was done.
+    The method gets the generation of the names, and returns whether it was still the same at its end.
     """
 
     @functools.wraps(attempt)
@@ -99,7 +99,7 @@ def _pass_on(retired: Attachment, method: str, *arguments: Any, **named: Any) ->
 
 
 def _is_becoming_readable(block: AttachedBlock) -> bool:
-    """Tell whether this is a signal handler in the middle of the import of what reads."""
+    """Tell whether this is a signal handler that interrupted the import of the reading modules."""
     return "reader" not in block.__dict__ and lifecycle.is_importing()
 
 
@@ -109,10 +109,10 @@ def question(
     [Callable[Concatenate[_Attachment, AttachedBlock, _Parameters], _Result]],
     Callable[Concatenate[_Attachment, _Parameters], _Result],
 ]:
-    """Have a method read the attached block.
+    """Make a method read the attached block.
 
     Args:
-        nothing: what is returned where there is none.
+        nothing: the result if there is no block.
 
     Raises:
         BlockError: the block is damaged.
@@ -136,7 +136,7 @@ def question(
                         self.flush()
                     return ask(self, block, *arguments, **named)
                 except Exception as error:
-                    # Another thread may have closed the block meanwhile; it is attached anew then.
+                    # Another thread may have closed the block; it is attached again then.
                     if self._block is block or not isinstance(error, OF_LEAVING):
                         with block.damage_named():
                             raise

@@ -23,13 +23,13 @@ _NO_CHANGE: Change | None = None
 
 
 class Changes(Attachment):
-    """What changes names under the table lock."""
+    """The calls that change names under the table lock."""
 
     @deferred
     def declare(self, category: str, metric: str, declared: Declaration) -> Change | None:
-        """Declare a metric in the block, now or as soon as this thread can, and in any that will be attached.
+        """Declare a metric in the block, now or as soon as this thread can, and in any that is attached later.
 
-        Returns what has changed, if that was done now; it was logged, as is why nothing can be declared.
+        Returns the change, if it was done now. Changes and failures are logged.
         """
         former = self._declared.get((category, metric))
         if former is None or former.declared != declared:
@@ -45,15 +45,15 @@ class Changes(Attachment):
         return None
 
     def give_way(self, category: str, metric: str, rivals: list[str]) -> bool:
-        """Have metrics give way that share names on the page with one that was declared; the newest one is shown.
+        """Withdraw metrics that share names on the page with a declared one, so that only the newest one is shown.
 
         Args:
             category: of the metrics.
-            metric: that was declared by this process.
+            metric: declared by this process.
             rivals: the others.
 
         Returns:
-            Whether any of them has given way.
+            Whether any of them was withdrawn.
         """
         change = self._give_way(category, metric, rivals)
         if change is not None:
@@ -67,7 +67,7 @@ class Changes(Attachment):
         return give_way(block, category, metric, self._declared[category, metric], rivals)
 
     def remove(self, category: str, metric: str | None, labels: Labels | None = None) -> int:
-        """Remove series; returns how many that were, 0 where it is done later. What is declared about a metric stays.
+        """Remove series; returns their number, 0 if it is done later. The metric's declaration stays.
 
         Args:
             category: of the series.
@@ -77,9 +77,9 @@ class Changes(Attachment):
         return self._remove(category, metric, labels) or 0
 
     def reset(self, category: str, metric: str | None, labels: Labels | None = None) -> int:
-        """Set series to 0, chosen as in `remove`; returns how many that were.
+        """Set series to 0, chosen as in `remove`; returns their number.
 
-        Timestamps and infos have no 0: they are removed. Exemplars of what is not counted any more are removed, too.
+        Timestamps and infos have no 0: they are removed. Exemplars of the series are removed, too.
         """
         return self._reset(category, metric, labels) or 0
 

@@ -1,4 +1,4 @@
-"""How a call waits that comes while its thread is inside of the guard: it is done as soon as the thread has left."""
+"""Deferring calls that come while their thread holds the guard: they are done when the thread has released it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _Result = TypeVar("_Result")
 def deferred(
     call: Callable[Concatenate[_Self, _Parameters], _Result],
 ) -> Callable[Concatenate[_Self, _Parameters], _Result | None]:
-    """Have a method done as soon as this thread has left the guard of this process; then it returns None.
+    """Make a method run as soon as this thread has released the guard of this process; then it returns None.
 
-    A signal handler may have interrupted the thread inside of it.
+    That is so if a signal handler has interrupted the thread while it held the guard.
     """
 
     @functools.wraps(call)

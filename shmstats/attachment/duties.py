@@ -1,6 +1,6 @@
-"""Duties: what the process that saves does besides, each in a thread of its own.
+"""Duties: further work of the saver, each in its own thread.
 
-History and push are duties. A further one is an object with the members of `Duty`, and a row in `DUTIES`.
+History and push are duties. To add one, write an object with the members of `Duty`, and a row in `DUTIES`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ..series import Snapshot
 
 log = logging.getLogger("shmstats")
 
-#: The modules of duties, and the settings that ask for each, all of them. A module has ``make_duty(settings)``, which
-#: returns a `Duty`; it is imported by the process that saves alone, where it is asked for.
+#: The modules of duties, and the settings that enable each, all of them. A module has ``make_duty(settings)``, which
+#: returns a `Duty`; only the saver imports it, and only if it is enabled.
 DUTIES: dict[str, tuple[str, ...]] = {
     "shmstats.attachment.expiring": ("stats.expire_idle_seconds",),
     "shmstats.history.recorder": ("stats.persist", "history.enabled"),
@@ -32,7 +32,7 @@ DUTIES: dict[str, tuple[str, ...]] = {
 
 
 class Duty(Protocol):
-    """Something that one process of all does, again and again. It is given what is counted at the moment.
+    """Repeated work of one process for all. It gets the current values.
 
     Attributes:
         name: a word; the thread is called ``shmstats-<name>``.
@@ -43,35 +43,35 @@ class Duty(Protocol):
     interval: float
 
     def perform(self, block: AttachedBlock, snapshot: Snapshot) -> None:
-        """Do it once. What is raised is logged the first time, and it is done again at the next interval.
+        """Do it once. An exception is logged the first time, and it is done again at the next interval.
 
         Args:
-            block: which is attached. It may be closed meanwhile, which raises ValueError.
-            snapshot: what the duty may show.
+            block: the attached block. It may be closed meanwhile, which raises ValueError.
+            snapshot: the values that the duty may show.
         """
 
     def finish(self, block: AttachedBlock, snapshot: Snapshot) -> None:
-        """Do it for the last time: the last process leaves in good order, and has saved.
+        """Do it for the last time: the last process is leaving, and has saved.
 
         Args:
             block: as for `perform`.
-            snapshot: what was saved.
+            snapshot: the saved one.
         """
 
 
 @runtime_checkable
 class ExposingDuty(Duty, Protocol):
-    """A duty that shows others what it is given, so that is on the disk already: see ``stats.durable_exposition``."""
+    """A duty that shows its values to others, so these are saved before: see ``stats.durable_exposition``."""
 
     def prepare(self) -> None:
-        """Do what comes before the values are read.
+        """Do what must happen before the values are read.
 
-        No other process has the duty then, nor before they are read: else `perform` is not called for them.
+        No other process has the duty from then until they are read: otherwise `perform` is not called for them.
         """
 
 
 def make_duties(settings: Settings) -> list[Duty]:
-    """Return the duties that are configured; one that cannot be made is logged, and keeps nobody from saving."""
+    """Return the enabled duties; one that cannot be made is logged, and does not prevent saving."""
     wanted = [module for module, keys in DUTIES.items() if all(attrgetter(key)(settings) for key in keys)]
     made = [_make_duty(module, settings) for module in wanted]
     return [duty for duty in made if duty is not None]
@@ -91,7 +91,7 @@ class DutyThread:
 
     Args:
         duty: to be done.
-        look: returns the block and what the duty may show of it; None where there is nothing to be done now.
+        look: returns the block and the values that the duty may show; None if there is nothing to do now.
     """
 
     def __init__(self, duty: Duty, look: Callable[[Duty], tuple[AttachedBlock, Snapshot] | None]) -> None:
@@ -106,17 +106,17 @@ class DutyThread:
         """Start it.
 
         Raises:
-            RuntimeError: there cannot be a thread now.
+            RuntimeError: no thread can be started now.
         """
         self._thread.start()
 
     def stop(self) -> None:
-        """Have it end after what it is doing."""
-        with suppress(RuntimeError):  # another thread has told it
+        """End it after its current work."""
+        with suppress(RuntimeError):  # another thread has done so
             self._stop.release()
 
     def join(self, seconds: float) -> bool:
-        """Wait for its end, but not for long; returns whether it has ended."""
+        """Wait for its end for a short time; returns whether it has ended."""
         return self._thread.join(seconds)
 
     def _work(self) -> None:
@@ -131,12 +131,12 @@ class DutyThread:
             if found is not None:
                 self._duty.perform(*found)
         except Exception as error:
-            if self._stop.locked():  # else the block was left meanwhile
+            if self._stop.locked():  # else the process has left the block
                 log_failure(self._duty, error, self._logged)
 
 
 def finish_all(duties: Iterable[Duty], block: AttachedBlock, snapshot: Snapshot) -> None:
-    """Have each duty finish; one that raises is logged."""
+    """Finish each duty; exceptions are logged."""
     for duty in duties:
         try:
             duty.finish(block, snapshot)
@@ -145,14 +145,14 @@ def finish_all(duties: Iterable[Duty], block: AttachedBlock, snapshot: Snapshot)
 
 
 def log_failure(duty: Duty, error: Exception, logged: Once) -> None:
-    """Log what a duty raised, with each text once."""
+    """Log an exception of a duty, each text once."""
     text = f"{type(error).__name__}: {error}"
     if logged.first(text):
         log.error("the duty %s failed, and is done again at its next interval: %s", duty.name, text)
 
 
 def stop_all(threads: Sequence[DutyThread], seconds: float) -> None:
-    """End threads of duties, and wait for all of them together for so long."""
+    """End threads of duties, and wait for all of them together for a time."""
     for thread in threads:
         thread.stop()
     deadline = time.monotonic() + seconds

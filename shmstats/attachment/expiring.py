@@ -1,7 +1,7 @@
-"""Removing label sets that nobody touches: a duty, which compares what two looks have seen and costs counting nothing.
+"""Removing unused label sets: a duty that compares the values of two checks, at no cost for counting.
 
-A series is touched when its value changes. A gauge that is set to what it is already goes, and comes back when it is
-set the next time, like any series that is used again.
+A series is used when its value changes. A gauge that is set to its current value is removed too, and comes back when it
+is set the next time, like any series that is used again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..reading.attached import AttachedBlock
 from ..series import Kind, Labels, Name, Snapshot, Value
 from .moving import add_value
 
-#: Looks in the time after which a label set goes, and seconds between two of them at most.
+#: Checks within the time after which a label set is removed, and most seconds between two checks.
 _LOOKS, _LONGEST = 8, 60.0
 
 _Series = tuple[str, str, Labels]
@@ -30,11 +30,11 @@ class Expiry:
     """Removes label sets whose value has not changed for a time.
 
     Args:
-        seconds: how long.
+        seconds: that time.
 
     Attributes:
         name: of the duty.
-        interval: seconds between two looks.
+        interval: seconds between two checks.
     """
 
     name = "expiry"
@@ -45,10 +45,10 @@ class Expiry:
         self._seen: dict[_Series, tuple[Value, float]] = {}
 
     def perform(self, block: AttachedBlock, snapshot: Snapshot) -> None:
-        """Look at all label sets, and remove those that are due.
+        """Check all label sets, and remove those that are due.
 
         Args:
-            block: that is attached.
+            block: the attached one.
             snapshot: of its statistics.
         """
         now = time.monotonic()
@@ -65,13 +65,13 @@ class Expiry:
             self._seen[series] = value, since
 
     def finish(self, block: AttachedBlock, snapshot: Snapshot) -> None:
-        """Do nothing: what is saved at the end is looked at by who restores it."""
+        """Do nothing: the process that restores the saved values will check them."""
 
 
 def _remove(block: AttachedBlock, name: Name, value: Value) -> bool:
-    """Remove a label set that still has a value; returns whether it went.
+    """Remove a label set that still has a value; returns whether it was removed.
 
-    What is counted just before it goes is not lost: the series is there again then.
+    Counts made just before the removal are not lost: the series then exists again.
     """
     key = encode_key(name.category, name.metric, name.labels)
     with block.exclusive():

@@ -1,4 +1,4 @@
-"""What dead workers had of gauges of mode min and max: it stays, when a new worker takes over the row that it is in."""
+"""Values of dead workers of gauges of mode min and max: they are kept when a new worker takes over the row."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..series import Mode
 if TYPE_CHECKING:
     from ..reading.gauges import Contribution
 
-#: Signs what all dead workers together had, in the row that all share. No worker has it: the pid would be 0.
+#: Signature of the merged value of all dead workers, in the shared row. No worker has it: its pid would be 0.
 _DEAD = 1
 
 
 def keep_of_dead(block: AttachedBlock, record: Record, row: int) -> None:
-    """Move what a dead worker had of a gauge out of a row that this process is about to write to.
+    """Move a dead worker's value of a gauge out of a row that this process will write to.
 
     Args:
         block: the attached one.
         record: of the gauge, of mode min or max.
-        row: to be written to.
+        row: the one to write to.
     """
     if not any(found.row == row and found.signature != block.worker.signature for found in _found(block, record)):
         return

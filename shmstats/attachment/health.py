@@ -1,4 +1,4 @@
-"""Health: whether what is counted is saved, pushed and answered for, as any process can tell from the block."""
+"""Health: whether counts are saved and pushed, and agents answer, as any process can tell from the block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..series import Snapshot
 from .beats import is_listening
 from .own_metrics import OPERATIONS_DROPPED, OWN
 
-#: The parts of a block that can be full; rows are shared where they are scarce.
+#: The parts of a block that can be full; rows cannot, as they are shared if they are scarce.
 _PARTS = ("names", "cells", "heap")
 
 _NEARLY_FULL = 0.9
@@ -23,19 +23,19 @@ _NEARLY_FULL = 0.9
 def health(
     reader: BlockReader, name: str, snapshot: Snapshot | None = None, live: list[Worker] | None = None
 ) -> dict[str, Any]:
-    """Return how a block fares.
+    """Return the health of a block.
 
     Args:
         reader: of the block, attached or not.
         name: of its segment.
-        snapshot: of the block, where it was read already.
-        live: its live workers, where they are known already.
+        snapshot: of the block, if it was already read.
+        live: its live workers, if already known.
 
     Returns:
         ``saved_seconds_ago`` (None: never), ``save_error`` (None: the last save succeeded), ``saver`` (the pid of the
-        process that saves; None: none), ``agents`` (live workers that answer questions), ``agents_missing`` (those
+        saver; None: none), ``agents`` (live workers that answer questions), ``agents_missing`` (those
         that do not), ``pushed_seconds_ago`` (None: never), ``push_error``, ``operations_dropped``, ``pool`` (the
-        largest share in use of what a block has, 0 to 1), ``core`` and ``version``.
+        used share of the fullest part of the block, 0 to 1), ``core`` and ``version``.
 
     Raises:
         BlockError: the block is damaged.
@@ -60,9 +60,9 @@ def health(
 
 
 def figures_of(health: Mapping[str, Any]) -> dict[str, int | float]:
-    """Return what of a block's health is a number; an error and a saver are 1, none 0, and what never was is left out.
+    """Return the health as numbers; an error and a saver are 1, none is 0, and missing values are left out.
 
-    The operations that were dropped are left out, too: they are a counter of the block's.
+    The dropped operations are left out, too, because the block has a counter for them.
     """
     numbers = {metric: health[metric] for metric in ("saved_seconds_ago", "pushed_seconds_ago")}
     return {
@@ -74,10 +74,10 @@ def figures_of(health: Mapping[str, Any]) -> dict[str, int | float]:
 
 
 def complaints_of(health: Mapping[str, Any], longest_without_save: float | None) -> list[str]:
-    """Return what is wrong with a block, a sentence each.
+    """Return the problems of a block, a sentence each.
 
     Args:
-        health: as `health` returns it.
+        health: from `health`.
         longest_without_save: seconds after which a snapshot is too old; None: nothing is saved.
     """
     found = [f"saving fails: {health['save_error']}"] if health["save_error"] else []
@@ -96,7 +96,7 @@ def complaints_of(health: Mapping[str, Any], longest_without_save: float | None)
 
 
 def _seconds_since(moment: int) -> float | None:
-    """Return how long ago a moment was, which is given in ns since 1970; None for 0."""
+    """Return the seconds since a moment, which is given in ns since 1970; None for 0."""
     return round(max(time.time_ns() - moment, 0) / 1e9, 3) if moment else None
 
 

@@ -1,7 +1,7 @@
-"""Moving what was counted into a block whose file is gone: to the block that has come in its place.
+"""Moving counts from a block whose file was removed to the block that has taken its place.
 
-That one was filled from the saved snapshot, which is in row 0: what the old block has beyond it is added there. To do
-it again adds nothing, so each process of the old block may do it when it leaves, and the last one completes it.
+The new block was filled from the saved snapshot, into row 0: counts of the old block beyond that are added there. A
+repetition adds nothing, so each process of the old block may do it when it leaves, and the last one completes it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ..series import Distribution, Kind, Mode, Name, Snapshot, Value
 
 
 def move(snapshot: Snapshot, block: AttachedBlock) -> None:
-    """Have in row 0 of a block at least what a snapshot has; gauges that are there already stay as they are.
+    """Raise row 0 of a block to at least the values of a snapshot; existing gauges stay unchanged.
 
     Args:
-        snapshot: of the block before.
+        snapshot: of the old block.
         block: the one in its place, attached.
     """
     with block.exclusive():
@@ -40,7 +40,7 @@ def move(snapshot: Snapshot, block: AttachedBlock) -> None:
 
 
 def add_value(block: AttachedBlock, name: Name, value: Value) -> None:
-    """Add a value to a series in row 0, which is registered if need be; nothing where there is no room for it.
+    """Add a value to a series in row 0, registered if necessary; do nothing if there is no room for it.
 
     The table lock is held.
     """
@@ -63,7 +63,7 @@ def add_value(block: AttachedBlock, name: Name, value: Value) -> None:
 
 
 def _beyond(value: Distribution, there: Distribution) -> Distribution:
-    """Return what a distribution has beyond another one that is a part of it."""
+    """Return the observations of a distribution that are not in another one, which is a part of it."""
     if len(value.buckets) != len(there.buckets):
         return value if not there.count else Distribution(0.0, 0.0, value.buckets and (0,) * len(value.buckets))
     buckets = tuple(max(mine - its, 0) for mine, its in zip(value.buckets, there.buckets, strict=True))

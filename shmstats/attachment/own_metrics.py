@@ -1,4 +1,4 @@
-"""What the library counts about itself, in the category `OWN`."""
+"""The package's own metrics, in the category `OWN`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..block.registering import find_or_add
 from ..reading.attached import AttachedBlock
 from ..series import Kind
 
-#: The category of what the library counts about itself.
+#: The category of the package's own metrics.
 OWN = "shmstats"
 
 #: Its counters: operations that could not be counted, cell locks taken over from dead workers.
 OPERATIONS_DROPPED = "operations_dropped"
 LOCKS_TAKEN_OVER = "locks_taken_over"
 
-#: In buffered mode: operations held by all workers, flushes, and how long they took.
+#: In buffered mode: operations held by all workers, flushes, and their durations.
 OPERATIONS_HELD = "operations_held"
 FLUSHES = "flushes"
 FLUSH = "flush"
@@ -25,7 +25,7 @@ FLUSH = "flush"
 TAKEN_OVER = encode_key(OWN, LOCKS_TAKEN_OVER)
 
 
-#: The kinds of what each process counts, and of what one with a buffer does, by their keys.
+#: The own metrics of each process, and of one with a buffer: their kinds by their keys.
 _PLAIN = dict.fromkeys((encode_key(OWN, OPERATIONS_DROPPED), TAKEN_OVER), Kind.COUNTER)
 _BUFFERED = {
     encode_key(OWN, OPERATIONS_HELD): Kind.GAUGE,
@@ -35,12 +35,12 @@ _BUFFERED = {
 
 
 def register_own(block: AttachedBlock, buffered: bool, tell: Callable[[str], object]) -> set[str]:
-    """Register what the library counts about itself, while there is room; returns the keys.
+    """Register the package's own metrics, while there is room; returns their keys.
 
     Args:
-        block: that is just being attached.
+        block: the one that is being attached.
         buffered: whether this process has a buffer.
-        tell: called with a line where there is no room.
+        tell: called with a line if there is no room.
     """
     registered = set()
     for key, kind in (_PLAIN | _BUFFERED if buffered else _PLAIN).items():
@@ -56,7 +56,7 @@ def register_own(block: AttachedBlock, buffered: bool, tell: Callable[[str], obj
 
 
 def add_to_own(block: AttachedBlock, metric: str, n: int) -> None:
-    """Add to a counter of the library's own, if it could be registered."""
+    """Add to one of the package's own counters, if it could be registered."""
     record = block.names.find(encode_key(OWN, metric))
     if record is not None:
         block.cells.add(block.row_for(record), record.cell, n, block.cells.generation)

@@ -7,17 +7,11 @@ answer is one line of JSON, and a connection carries one of each::
     connect, stacks              ->
                                  <-         {"answer": [...]} or {"error": "..."}, and closes
 
-`Listener` is the worker's side. It never waits: the agent thread calls it when one of `Listener.descriptors` is
-ready, and it does what can be done at once. A client that is slow costs a descriptor until its time is over, and no
-time.
-
-`ask_all` is the asker's side: all workers at once, one deadline for all. A process that is stopped, or
-stays in C code without letting others run, cannot answer; it is reported as such and holds nobody up.
-
-Both sides check by SO_PEERCRED (unix(7)) that the other is the owner of the block or root.
-
-The sockets are those of the operating system even where gevent or eventlet have put theirs in their place: they never
-wait, so they need not be cooperative. The one wait, in `ask_all`, is by `selectors`, which those replace.
+`Listener` is the worker's side. It never waits: the agent calls it when one of `Listener.descriptors` is ready. A slow
+client costs a descriptor until its time is over, but no time. `ask_all` is the asker's side: all workers at once, with
+one deadline. A process that cannot answer, because it is stopped or in C code, is reported as such. Both sides check by
+SO_PEERCRED (unix(7)) that the other is the owner of the block or root. The sockets are those of the operating system,
+even if gevent or eventlet have replaced Python's.
 """
 
 from __future__ import annotations
@@ -44,22 +38,22 @@ from ..frozen import Frozen
 
 log = logging.getLogger("shmstats")
 
-#: Seconds that the others have to answer.
+#: Seconds that the other processes have to answer.
 TIMEOUT = 1.0
 
-#: Bytes that an answer may have.
+#: Most bytes of an answer.
 ANSWER_LIMIT = 16 * 2**20
 
 _QUESTION_LIMIT = 64
 _BACKLOG = 128
-#: Connections that a listener has at one time; the oldest gives way. Fewer are accepted at once, so that who
-#: asks without delay is answered before it is the oldest.
+#: Most connections of a listener; beyond that the oldest is closed. Fewer are accepted at once, so that a client
+#: that asks without delay is answered before it is the oldest.
 _CLIENTS = 64
 _ACCEPTED_AT_ONCE = 16
 _CLIENT_SECONDS = 2.0
 _PIECE = 2**16
 
-#: Questions that are on their way at one time: each takes a descriptor.
+#: Most questions on their way at the same time: each takes a descriptor.
 _AT_ONCE = 256
 _RETRY_SECONDS = 0.02
 
@@ -68,7 +62,7 @@ _CREDENTIALS = struct.Struct("iII")
 
 
 def socket_path(name: str, slot: int) -> str:
-    """Return the path of a worker's socket: short, for there is room for 108 bytes (unix(7)).
+    """Return the path of a worker's socket: short, because there is room for 108 bytes (unix(7)).
 
     Args:
         name: of the block's segment.
@@ -78,14 +72,14 @@ def socket_path(name: str, slot: int) -> str:
 
 
 def remove_stale(name: str, live_slots: Collection[int]) -> None:
-    """Unlink the sockets that dead workers left. The table lock is held.
+    """Unlink the sockets of dead workers. The table lock is held.
 
     Args:
         name: of the block's segment.
         live_slots: the slots whose sockets stay.
     """
     for entry, rest in files_beside(os.path.join(SHARED_MEMORY, name)):
-        slot, _, kind = rest.partition(".")  # the latter is "sock", or four digits as long as it is made
+        slot, _, kind = rest.partition(".")  # kind is "sock", or four digits while the socket is being made
         if slot.isdecimal() and int(slot) not in live_slots and len(kind) == 4:
             with suppress(OSError):
                 if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
@@ -93,7 +87,7 @@ def remove_stale(name: str, live_slots: Collection[int]) -> None:
 
 
 class _Client:
-    """A connection to a listener: what it has asked so far, then what is still to be sent."""
+    """A connection to a listener: the received part of the question, then the rest of the answer."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -103,16 +97,16 @@ class _Client:
 
 
 class Listener:
-    """The socket of this process, where the others ask. To be used by one thread.
+    """The socket of this process for questions of other processes. For use by one thread.
 
-    The file has mode 0600. A socket that a dead worker left at the path is replaced.
+    The file has mode 0600. The socket of a dead worker at the path is replaced.
 
     Args:
         path: of the socket, from `socket_path`.
         owner: user id of the block's owner, who is given the socket and may ask, as root may; None: this user.
 
     Raises:
-        OSError: there is something at the path that is not a socket of the owner, or it cannot be made.
+        OSError: there is something else at the path, or the socket cannot be made.
     """
 
     def __init__(self, path: str, owner: int | None = None) -> None:
@@ -124,13 +118,13 @@ class Listener:
             self._opened = os.fstat(self._socket.fileno())
             undo.callback(self._socket.close)
             _remove_socket(path, self._owner)
-            # A name of its own until all is done: what is undone is nobody else's. No longer, for there is little room.
+            # A temporary name until it is complete. It must not be longer, because there is little room for the path.
             made = f"{path.removesuffix('sock')}{os.getpid() & 0xFFFF:04x}"
             with suppress(FileNotFoundError):
                 os.unlink(made)
             self._socket.bind(made)
             undo.callback(os.unlink, made)
-            # Nobody can connect before listen(), whatever the umask has made of the mode until here.
+            # Nobody can connect before listen(), whatever mode the umask has given it until here.
             os.chmod(made, 0o600)
             if os.geteuid() != self._owner:
                 os.chown(made, self._owner, -1, follow_symlinks=False)
@@ -141,24 +135,24 @@ class Listener:
         lifecycle.tell_of_forks(lifecycle.Stage.SOCKETS, self)
 
     def descriptors(self) -> Iterator[tuple[int, int]]:
-        """Give the descriptors to wait for: `serve` has something to do when one is ready."""
+        """Give the descriptors to wait for; when one is ready, call `serve`."""
         yield self._socket.fileno(), select.POLLIN
         for number, client in self._clients.items():
             yield number, (select.POLLIN if client.answer is None else select.POLLOUT) | select.POLLRDHUP
 
     def serve(self, answers: Mapping[str, Callable[[], Any]]) -> None:
-        """Do what can be done without waiting: read questions, send answers, accept.
+        """Do what is possible without waiting: read questions, send answers, accept.
 
         Args:
-            answers: for each question the function that gives its answer, which must fit JSON. One that
-                raises is logged, and the asker is told.
+            answers: for each question the function that returns its answer, which must fit JSON. An exception is
+                logged, and the asker is told.
         """
         self._drop_expired()
         poll = native.original("select", "poll")()
         for descriptor, wanted in self.descriptors():
             poll.register(descriptor, wanted)
         events = dict(poll.poll(0))
-        # Accepting comes last: it may give a new client the descriptor of one that events are still told of.
+        # Accepting comes last: a new client may get the descriptor of one that still has events to handle.
         arrived = events.pop(self._socket.fileno(), 0)
         for number, event in events.items():
             self._advance(self._clients[number], event, answers)
@@ -166,10 +160,10 @@ class Listener:
             self._accept()
 
     def close(self) -> None:
-        """Close the socket and unlink its file, unless another is there by now."""
+        """Close the socket and unlink its file, unless another socket has replaced it."""
         if self._socket.fileno() < 0:
             return
-        with suppress(FileNotFoundError, PermissionError):  # the latter: it is root's, and this is root no more
+        with suppress(FileNotFoundError, PermissionError):  # the latter: made as root, which this process no longer is
             if os.path.samestat(os.lstat(self.path), self._file):
                 os.unlink(self.path)
         if not self.is_lost:
@@ -179,11 +173,11 @@ class Listener:
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody has closed the socket, and all that were accepted: their numbers may be others' now."""
+        """Whether other code has closed the socket and its connections, whose numbers may be reused."""
         return not leads_to(self._socket.fileno(), self._opened)
 
     def forget(self) -> None:
-        """Close what the child of a fork has inherited; the parent's socket goes on."""
+        """Close what the child of a fork has inherited; the parent's socket is not affected."""
         sockets = [self._socket, *(client.connection for client in self._clients.values())]
         for each in sockets if self.is_lost else ():
             each.detach()
@@ -206,7 +200,7 @@ class Listener:
             self._clients[connection.fileno()] = _Client(connection)
 
     def _advance(self, client: _Client, events: int, answers: Mapping[str, Callable[[], Any]]) -> None:
-        """Take a client one step further. One that has gone away is not answered."""
+        """Serve a client one step further. One that has gone away is not answered."""
         if events & (select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL):
             self._drop(client)
             return
@@ -231,8 +225,8 @@ class Listener:
             self._drop(client)
 
     def _drop(self, client: _Client) -> None:
-        # The number is free for the next connection from here on, so it is forgotten first. Shutting down
-        # ends the connection even where the child of a fork still has a copy of the descriptor.
+        # Forgotten before it is closed, because the next connection may get its number. Shutting down
+        # ends the connection even if the child of a fork still has a copy of the descriptor.
         del self._clients[client.connection.fileno()]
         with suppress(OSError):
             client.connection.shutdown(socket.SHUT_RDWR)
@@ -247,16 +241,16 @@ class Listener:
 def ask_all(paths: Mapping[int, str], question: str, timeout: float = TIMEOUT) -> dict[int, Any | None]:
     """Ask several workers one question at the same time.
 
-    A worker whose socket is not there yet, or that is asked too much at the moment, is tried again until
+    A worker whose socket does not exist yet, or that is too busy at the moment, is tried again until
     the time is over.
 
     Args:
-        paths: the worker's sockets by pid, from `socket_path`.
+        paths: the workers' sockets by pid, from `socket_path`.
         question: to ask.
-        timeout: seconds that all of them together have.
+        timeout: seconds for all of them together.
 
     Returns:
-        For every pid the answer; None where none came.
+        For every pid the answer; None if none came.
     """
     deadline = time.monotonic() + timeout
     answers: dict[int, Any | None] = dict.fromkeys(paths)
@@ -284,7 +278,7 @@ def ask_all(paths: Mapping[int, str], question: str, timeout: float = TIMEOUT) -
 
 
 class _PendingAnswer(Frozen):
-    """A question on its way, and what has been heard of its answer."""
+    """A question on its way, and the received part of its answer."""
 
     pid: int
     connection: socket.socket
@@ -292,7 +286,7 @@ class _PendingAnswer(Frozen):
 
 
 def _call(path: str, pid: int, question: str) -> _PendingAnswer | None:
-    """Put a question to a worker; None where that does not work now."""
+    """Send a question to a worker; None if that is not possible now."""
     try:
         connection = _new_socket()
     except OSError:
@@ -310,7 +304,7 @@ def _call(path: str, pid: int, question: str) -> _PendingAnswer | None:
 
 
 def _hear(call: _PendingAnswer) -> bool:
-    """Receive a piece of the answer; returns whether there is no more to come."""
+    """Receive a part of the answer; returns whether it is complete."""
     try:
         piece = call.connection.recv(_PIECE)
     except BlockingIOError:
@@ -322,7 +316,7 @@ def _hear(call: _PendingAnswer) -> bool:
 
 
 def _parsed(heard: bytearray) -> Any | None:
-    """Return what was answered, or None if that is cut off, or tells of an error."""
+    """Return the answer, or None if it is cut off, or reports an error."""
     if not heard.endswith(b"\n"):
         return None
     try:
@@ -333,7 +327,7 @@ def _parsed(heard: bytearray) -> Any | None:
 
 
 def _answer(question: str, answers: Mapping[str, Callable[[], Any]]) -> bytes:
-    """Return the line that answers a question."""
+    """Return the line with the answer to a question."""
     message: dict[str, Any]
     try:
         message = {"answer": answers[question]()} if question in answers else {"error": "unknown question"}
@@ -352,10 +346,10 @@ class Peer(Frozen):
 
 
 def peer_of(connection: socket.socket) -> Peer:
-    """Return who is at the other end of a connection over a Unix socket.
+    """Return the process at the other end of a Unix socket's connection.
 
     Raises:
-        OSError: it cannot be told.
+        OSError: it cannot be determined.
     """
     if sys.platform == "darwin":  # struct xucred of LOCAL_PEERCRED, and LOCAL_PEERPID; unix(4) there
         _, uid = struct.unpack_from("II", connection.getsockopt(0, 1, 76))
@@ -369,7 +363,7 @@ def _new_socket() -> socket.socket:
     """Return a Unix stream socket that never waits."""
     make: type[socket.socket] = native.original("socket", "socket")
     connection = make(socket.AF_UNIX, socket.SOCK_STREAM)
-    if connection.fileno() <= 2:  # of a standard stream that is closed
+    if connection.fileno() <= 2:  # the number of a closed standard stream
         connection = make(fileno=above_standard(connection.detach()))
     connection.setblocking(False)
     return connection
@@ -379,7 +373,7 @@ def _remove_socket(path: str, owner: int) -> None:
     """Remove a socket that nobody listens at any more.
 
     Raises:
-        FileExistsError: there is something else.
+        FileExistsError: the path is something else.
     """
     try:
         found = os.lstat(path)

@@ -27,22 +27,22 @@ _NO_CELLS: npt.NDArray[np.void] | None = None
 
 
 class Reads(Attachment):
-    """What reads the attached block. Each raises `BlockError` where that is damaged."""
+    """The calls that read the attached block. Each raises `BlockError` if it is damaged."""
 
     @question(_ZERO)
     def value(self, block: AttachedBlock, category: str, metric: str, labels: Labels = ()) -> Value:
-        """Return the value of a name over all workers, 0 where there is none."""
+        """Return the value of a name over all workers, 0 if there is none."""
         key = encode_key(category, metric, labels)
         while True:
             generation = block.cells.generation
             record = block.find(key)
             value = 0 if record is None else block.reader.value(record)
-            if block.cells.generation == generation:  # else its cells may be another name's by now
+            if block.cells.generation == generation:  # else its cells may be another name's
                 return value
 
     @question(_NO_MOMENT)
     def moment(self, block: AttachedBlock, category: str, metric: str, labels: Labels = ()) -> int | None:
-        """Return a timestamp in microseconds since 1970-01-01 UTC; None where the name has none."""
+        """Return a timestamp in microseconds since 1970-01-01 UTC; None if there is none."""
         key = encode_key(category, metric, labels)
         while True:
             generation = block.cells.generation
@@ -61,7 +61,7 @@ class Reads(Attachment):
             category: of the series.
             metric: of the series.
             labels: of the series.
-            kind: that the process uses it as.
+            kind: as which the process uses it.
         """
         key = encode_key(category, metric, labels)
         outdated = counted_under(block, block.names.family_of(key), key, kind, self._mine(category, metric))
@@ -69,22 +69,22 @@ class Reads(Attachment):
 
     @question(Snapshot((), ()))
     def read(self, block: AttachedBlock) -> Snapshot:
-        """Return all names and values; none where there is no block."""
+        """Return all names and values; none without a block."""
         if self._buffer is not None:
             note_held(block)
         return block.reader.read()
 
     @question(_NO_CELLS)
     def array(self, block: AttachedBlock) -> npt.NDArray[np.void] | None:
-        """Return all cells of the block, read-only: shape (rows, columns); None where there is no block."""
+        """Return all cells of the block, read-only: shape (rows, columns); None without a block."""
         return block.reader.columns.view()
 
     @question(Snapshot((), ()))
     def exposable(self, block: AttachedBlock) -> Snapshot:
-        """Return all names and values to be shown to others; what they have seen must not be lost.
+        """Return all names and values to be shown to others; values that they have seen must not be lost.
 
-        With ``stats.durable_exposition`` it is on the disk before this returns: what was saved last, where saving
-        takes some seconds. Where saving fails it is returned all the same, and the age of saving tells.
+        With ``stats.durable_exposition`` they are on the disk before this returns: the last saved values, if saving
+        takes some seconds. If saving fails the current values are returned, and the age of the last save shows it.
         """
         if self._buffer is not None:
             note_held(block)
@@ -93,7 +93,7 @@ class Reads(Attachment):
 
     @question(True)
     def admits(self, block: AttachedBlock, category: str, metric: str, labels: Labels) -> bool:
-        """Tell whether a series is there, or its metric may have one more label set."""
+        """Tell whether a series exists, or its metric may have one more label set."""
         key = encode_key(category, metric, labels)
         family = block.names.family_of(key)
         if family is None or block.names.members(family) < self._settings.stats.max_series_per_metric:
@@ -101,7 +101,7 @@ class Reads(Attachment):
         return block.names.find(key) is not None
 
     def consult(self, read: Callable[[AttachedBlock], _Result], nothing: _Result) -> _Result:
-        """Read something else of the attached block; ``nothing`` where there is none."""
+        """Read the attached block by a function; ``nothing`` without a block."""
         return question(nothing)(_consult)(self, read)
 
 

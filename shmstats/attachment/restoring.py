@@ -1,4 +1,4 @@
-"""Filling a block that was just made from the saved snapshot."""
+"""Filling a new block from the saved snapshot."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .own_metrics import OPERATIONS_HELD, OWN
 
 
 def fill(block: AttachedBlock, own: set[str], tell: Callable[[str], object]) -> int:
-    """Restore the newest snapshot; returns how many statistics could not be restored.
+    """Restore the newest snapshot; returns the number of statistics that could not be restored.
 
     Args:
-        block: that was just made, before anyone else sees it.
-        own: the keys that it has already.
+        block: the new one, before any other process sees it.
+        own: the keys that it already has.
         tell: called with a line about what cannot be restored.
     """
     held = encode_key(OWN, OPERATIONS_HELD).decode()
@@ -29,7 +29,7 @@ def fill(block: AttachedBlock, own: set[str], tell: Callable[[str], object]) -> 
     file, saved = newest
     undeclared = _declare_saved(block, saved.declared, tell)
     series = saved.packed.without(undeclared) if undeclared else saved.packed
-    # But for the operations held: it was true then.
+    # Except for the held operations, which were those of the old processes.
     failed = restore(block, series, [each for each in saved.apart if each[0][:2] != (OWN, OPERATIONS_HELD)])
     if failed:
         (category, metric, _), reason = decode_key(failed[0][0]), failed[0][1]
@@ -43,9 +43,9 @@ def fill(block: AttachedBlock, own: set[str], tell: Callable[[str], object]) -> 
 def _declare_saved(
     block: AttachedBlock, declared: Mapping[str, Declaration], tell: Callable[[str], object]
 ) -> set[str]:
-    """Declare again what was declared when a snapshot was saved; processes of today may change it.
+    """Declare the metrics that were declared when a snapshot was saved; processes of today may change them.
 
-    Returns the metrics for which there is no room.
+    Returns the metrics without room.
     """
     undeclared = set(declared)
     for key, declaration in declared.items():

@@ -1,11 +1,8 @@
-"""Saving: one of the processes that have a block attached saves snapshots of it, and what is shown is saved before.
+"""Saving: one of the processes that have a block attached, the saver, saves snapshots; values are saved before shown.
 
-Each save draws a *ticket* before it reads the values, and one after. Under the table lock, just before the file takes
-its place, it gives way to a snapshot whose reading had not ended when its own began: who was stopped or stuck in fsync,
-and goes on, replaces nothing that is newer. So any process may save at any time, and nobody waits for one that hangs.
-
-The process that saves at intervals has the *term*: number, pid and heartbeat are in the header. Another takes it over
-as soon as that process is dead, or has shown no heartbeat for two intervals. With the term go the duties.
+Each save takes a *ticket* before it reads the values, and one after. Under the table lock, just before the rename, it
+gives up if the existing snapshot was read after it began: a process that was stopped or stuck in fsync replaces nothing
+newer. The saver has the *term*: its number, pid and heartbeat are in the header; another process takes over if it dies.
 """
 
 from __future__ import annotations
@@ -36,22 +33,22 @@ from .duties import Duty, DutyThread, ExposingDuty, finish_all, make_duties, sto
 
 log = logging.getLogger("shmstats")
 
-#: Intervals without a heartbeat after which another process takes over, and seconds, for very short ones.
+#: Intervals without a heartbeat after which another process takes over, and the least seconds, for short intervals.
 _PATIENCE, _LEAST_PATIENCE = 2.0, 0.8
 
-#: Looks at who saves in an interval.
+#: Checks of who saves in an interval.
 _LOOKS = 4
 
 #: Seconds that leaving waits for a save and for duties.
 _STOP_SECONDS = 5.0
 
-#: Seconds that a page waits for what it shows to be saved. Where that takes longer it shows what was saved last.
+#: Seconds that a page waits for the save of its values. If it takes longer, the page shows the last saved values.
 _EXPOSE_SECONDS = 3.0
 
-#: Seconds for which pages do that. A disk that takes longer fails, and pages show what is counted.
+#: Seconds for which pages do that. A disk that takes longer has failed, and pages show the current values.
 _HANG_SECONDS = 30.0
 
-#: Seconds between two saves for pages on the average, and how many may come at once after a rest.
+#: Average seconds between two saves for pages, and how many may follow each other after a pause.
 _EXPOSE_INTERVAL, _EXPOSE_AT_ONCE = 1.0, 3
 
 _POLL_SECONDS = 0.005
@@ -61,7 +58,7 @@ class Saver:
     """The saving of one attached block.
 
     Args:
-        block: that is saved.
+        block: to save.
         settings: where, and how often.
         tell: logs a line.
 
@@ -99,7 +96,7 @@ class Saver:
         return bool(self._term) and self._block.header.saver_term == self._term
 
     def look(self) -> None:
-        """Take the term, where nobody has it who could save; to be called by the background thread."""
+        """Take the term, if no process has it that could save; called by the background thread."""
         try:
             if self._stopped or not self._wanted():
                 return
@@ -111,12 +108,12 @@ class Saver:
                     self._begin()
             elif self._is_vacant():
                 self._take_term()
-        except (ValueError, OSError, BlockError):  # the block was left, or no descriptor is left: the next look tells
+        except (ValueError, OSError, BlockError):  # the process has left the block, or has no descriptors left
             if not self._stopped and self._term:
                 log.debug("process %d could not check which process saves", os.getpid(), exc_info=True)
 
     def _wanted(self) -> bool:
-        """Whether the holder of the term has anything to do."""
+        """Whether a saver has anything to do."""
         return self._settings.stats.persist or bool(self._made_duties())
 
     def _is_vacant(self) -> bool:
@@ -137,7 +134,7 @@ class Saver:
         self._begin()
 
     def _give_up(self) -> None:
-        """Let another process have the term."""
+        """Let another process take the term."""
         term, self._term = self._term, 0
         with self._locks.table():
             header = self._block.header
@@ -146,7 +143,7 @@ class Saver:
             self._locks.unlock(SAVER)
 
     def _begin(self) -> None:
-        """Start the threads; where there can be none now, another process, or a later look, has the term."""
+        """Start the threads; if that is impossible now, another process, or a later check, takes the term."""
         self._wake = native.make_lock()
         self._wake.acquire()
         thread = native.Thread(self._work, "shmstats-saver")
@@ -174,7 +171,7 @@ class Saver:
                     self.save_or_tell()
                 due = time.monotonic() + self._interval
         except (ValueError, AttributeError):
-            if not self._stopped:  # the block was left meanwhile
+            if not self._stopped:  # else the process has left the block
                 raise
         finally:
             stop_all(self._duty_threads, 0.0)
@@ -182,7 +179,7 @@ class Saver:
     # Duties ----------------------------------------------------------------------------------------
 
     def _made_duties(self) -> list[Duty]:
-        """Return the duties; a process without any imports nothing for them."""
+        """Return the duties; a process without duties imports nothing for them."""
         if self._duties is None:
             with lifecycle.no_fork():
                 self._duties = make_duties(self._settings)
@@ -204,7 +201,7 @@ class Saver:
                 self._duty_threads.append(thread)
 
     def _look_for(self, duty: Duty) -> tuple[AttachedBlock, Snapshot] | None:
-        """Return what a duty may show; None where this process has the term no longer."""
+        """Return the block and the values that a duty may show; None if this process no longer has the term."""
         if not self.elected:
             return None
         if not isinstance(duty, ExposingDuty):
@@ -216,12 +213,12 @@ class Saver:
     # Saving ----------------------------------------------------------------------------------------
 
     def save_or_tell(self) -> Snapshot | None:
-        """Save a snapshot, and return it; None where it was not saved. What fails is logged, and in the header."""
+        """Save and return a snapshot; None if it was not saved. A failure is logged, and stored in the header."""
         try:
             remove_outdated(self._block)
             snapshot = self.save()
         except (BlockError, *OF_LEAVING) as error:
-            if self._stopped:  # the block was left meanwhile, and is saved by the last one to leave
+            if self._stopped:  # the process has left the block; the last one to leave saves it
                 return None
             if not isinstance(error, (BlockError, OSError)):
                 raise
@@ -234,7 +231,7 @@ class Saver:
         return snapshot
 
     def save(self) -> Snapshot | None:
-        """Save what is counted, and return it; None where the block was left, or something newer saved, meanwhile.
+        """Save and return the current values; None if the process left meanwhile, or something newer was saved.
 
         Raises:
             BlockError: the block is damaged.
@@ -266,12 +263,12 @@ class Saver:
         return snapshot
 
     def _draw_ticket(self) -> int:
-        with self._block.exclusive():  # what a killed process has left half changed is put in order before it is saved
+        with self._block.exclusive():  # which repairs what a killed process has left half changed, before it is saved
             ticket = self._block.header.save_ticket = self._block.header.save_ticket + 1
         return ticket
 
     def finish(self) -> None:
-        """Save for the last time: the last process leaves, and has the table lock."""
+        """Save for the last time: the last process is leaving, and has the table lock."""
         if not self._wanted():
             return
         block = self._block
@@ -282,10 +279,10 @@ class Saver:
         finish_all(self._made_duties(), block, snapshot)
 
     def stop(self, wait: bool = True) -> None:
-        """Save no more, and let another process have the term. A save that is cut off by that is no failure.
+        """Stop saving, and let another process take the term. A save that is cut off by that is no failure.
 
         Args:
-            wait: for the save that is going on, but not for long.
+            wait: whether to wait for a running save, for a short time.
         """
         self._stopped = True
         seconds = _STOP_SECONDS if wait else 0.0
@@ -297,18 +294,18 @@ class Saver:
             self._thread.join(seconds)
         stop_all(self._duty_threads, seconds)
         if self._term:
-            with suppress(ValueError, OSError):  # another thread has left the block meanwhile, and the term with it
+            with suppress(ValueError, OSError):  # another thread has left the block, and given up the term
                 self._give_up()
 
     def _is_saved(self, saved: tuple[int, Snapshot], snapshot: Snapshot) -> bool:
-        """Tell whether nothing has changed since this process saved, and nobody else has saved since."""
+        """Tell whether nothing has changed since this process saved, and no other process has saved since."""
         if saved[0] != self._block.header.saved_ticket or saved[1] != snapshot:
             return False
         file: Path = self._directory / snapshots().FILE
         return file.exists()
 
     def _note_saved(self, ticket: int, begun: int) -> None:
-        """Note that a snapshot is on the disk, and what was counted before a ticket with it."""
+        """Store that a snapshot is on the disk, with all counts from before a ticket."""
         if self._stopped:
             return
         with self._locks.table():
@@ -329,7 +326,7 @@ class Saver:
                 f" again at every interval: {error}"
             )
         self._fails = True
-        with suppress(ValueError):  # the block was left meanwhile
+        with suppress(ValueError):  # the process has left the block
             self._block.header.save_error = str(error)
 
     def _tell_once(self, text: str) -> None:
@@ -337,7 +334,7 @@ class Saver:
             self._tell(text)
 
     def is_superseded(self) -> bool:
-        """Tell whether another block has come in the place of this one, whose file was removed by hand."""
+        """Tell whether another block has replaced this one, whose file was removed by hand."""
         if self._block.is_current():
             return False
         self._tell_once(
@@ -349,10 +346,10 @@ class Saver:
     # What is shown ---------------------------------------------------------------------------------
 
     def exposed(self) -> Snapshot:
-        """Return what may be shown, for it is on the disk: pages that come together share a save over all processes.
+        """Return the values that may be shown, because they are on the disk: pages of all processes share saves.
 
-        What has not changed since waits for nothing. Where saving takes too long that is what was saved last; where it
-        fails, what is counted.
+        If nothing has changed since the last save, nothing is waited for. If saving takes too long the result is the
+        last saved values; if it fails, the current values.
         """
         snapshot = self._block.reader.read()
         settings = self._settings.stats
@@ -379,7 +376,7 @@ class Saver:
         return snapshot
 
     def _save_in_turn(self, deadline: float) -> Snapshot | None:
-        """Return what was saved now; None where it is not time for that, or it fails, or takes longer."""
+        """Return what was saved now; None if it is not yet time for a save, or it fails, or takes longer."""
         header = self._block.header
         with self._locks.table():
             now = _now()
@@ -390,13 +387,13 @@ class Saver:
         thread = native.Thread(lambda: saved.append(self.save_or_tell()), "shmstats-expose")
         try:
             thread.start()
-        except RuntimeError:  # there can be no thread now: another process saves, or a later try
+        except RuntimeError:  # no thread can be started now: another process saves, or a later attempt
             return None
         thread.join(deadline - time.monotonic())
         return saved[0] if saved else None
 
     def _saved_last(self, snapshot: Snapshot) -> Snapshot:
-        """Return what the disk is known to have; what is counted, where no save has finished for long."""
+        """Return the values known to be on the disk; the current values, if no save has finished for long."""
         header = self._block.header
         durable, now = header.durable_ticket, time.monotonic()
         if self._hanging is None or self._hanging[0] != durable:
@@ -416,7 +413,7 @@ class Saver:
 
 @cache
 def snapshots() -> ModuleType:
-    """Return what has the files of snapshots: a process that neither saves nor restores does not import it."""
+    """Return the module for snapshot files: a process that neither saves nor restores does not import it."""
     with importing():
         from .. import snapshot
     return snapshot

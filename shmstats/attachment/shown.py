@@ -1,4 +1,4 @@
-"""Infos and states in the block: the series of one thing, of which there are no others than were said last."""
+"""Infos and states in the block: the series of one thing, of which only the last ones set exist."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from .calls import operation
 
 
 class Shown(Attachment):
-    """What shows infos and states."""
+    """The calls that set infos and states."""
 
     @operation
     def show(
         self, block: AttachedBlock, category: str, metric: str, base: Labels, wanted: Mapping[Labels, int]
     ) -> None:
-        """Have exactly these series of what has some labels.
+        """Make a thing's series exactly these.
 
-        Whose series it is stands in its note, for an info has labels of its own beside those of the thing.
+        The note of a series has the labels of its thing, because an info has further labels of its own.
 
         Args:
             block: the attached one.
             category: of the metric.
             metric: of the category.
             base: the labels of the thing.
-            wanted: of each series its labels, those of the thing among them, and its value.
+            wanted: labels of each series, including those of the thing, and its value.
 
         Raises:
-            KindError: the metric is no gauge.
+            KindError: the metric is not a gauge.
         """
         limit = self._settings.stats.max_series_per_metric
         mine, note = self._mine(category, metric), json.dumps(base).encode()

@@ -1,7 +1,7 @@
-"""The slow path: what a counting call does that the quick path could not do at once.
+"""The slow path: what a counting call does if the fast path could not do it at once.
 
-A call that finds its handle bound never comes here. Here a name is looked up or registered, a handle bound, a kind
-changed. Whatever goes wrong that is not the caller's mistake (`shmstats.attachment.calls`) is counted and survived.
+A call with a bound handle never gets here. Here a name is looked up or registered, a handle bound, a kind
+changed. Failures that are not the caller's mistake are counted and logged (`shmstats.attachment.calls`).
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from .own_metrics import OWN, add_to_own
 from .reads import Reads
 from .shown import Shown
 
-#: What the handles of each type are used as.
+#: The kind that the handles of each type are used as.
 _KINDS = {Counter: Kind.COUNTER, Gauge: Kind.GAUGE, Histogram: Kind.HISTOGRAM}
 
 __all__ = ["OWN", "SharedProvider"]
 
 
 class SharedProvider(Reads, Changes, Shown):
-    """The shared block as a provider of a registry: what counts. Its bases attach, read and change."""
+    """The shared block as a provider of a registry: the counting calls. Its bases attach, read and change."""
 
     @operation
     def register(self, block: AttachedBlock, series: Series, kind: Kind) -> None:
-        """Have a series there, at 0 if it is new.
+        """Make sure that a series exists, at 0 if it is new.
 
         Args:
             block: the attached one.
             series: a handle of it.
-            kind: of the series, where nothing is declared.
+            kind: of the series, if nothing is declared.
         """
         self._find_or_add(block, series, kind)
 
     @operation
     def annotate(self, block: AttachedBlock, series: Series, change: Callable[[bytes], bytes]) -> None:
-        """Change the note of a series; nothing where the series is not there.
+        """Change the note of a series; do nothing if the series does not exist.
 
         Args:
             block: the attached one.
             series: a handle of it.
-            change: makes the new note of the one before, which is empty where there is none.
+            change: returns the new note for the old one, which is empty if there is none.
         """
         kind = next(kind for handle, kind in _KINDS.items() if isinstance(series, handle))
         name = series.category, series.metric
@@ -68,7 +68,7 @@ class SharedProvider(Reads, Changes, Shown):
         Raises:
             KindError: the name is neither.
         """
-        while isinstance(n, int) and n > INT64_MAX:  # what taking the lowest integer away amounts to
+        while isinstance(n, int) and n > INT64_MAX:  # from subtracting the lowest integer
             self._count(block, series, INT64_MAX)
             n -= INT64_MAX
         self._count(block, series, n)
@@ -95,14 +95,14 @@ class SharedProvider(Reads, Changes, Shown):
     @operation
     @retried
     def observe(self, block: AttachedBlock, generation: int, series: Series, value: float) -> bool:
-        """Take up one observation in a histogram, and bind the handle.
+        """Add one observation to a histogram, and bind the handle.
 
         Raises:
-            KindError: the name is something else.
+            KindError: the name is not a histogram.
         """
         key, record, bounds = self._histogram(block, series)
         if block.cells.generation != generation:
-            return False  # they may be another metric's, which has come in the place of this one
+            return False  # they may be another metric's, which has replaced this one
         if isinstance(series, Histogram):
             self._bind_histogram(block, series, key, record, generation, scale_of(bounds))
         one = Distribution(value, value, buckets_of((value,), bounds), value)
@@ -113,18 +113,18 @@ class SharedProvider(Reads, Changes, Shown):
     def add_distribution(
         self, block: AttachedBlock, generation: int, series: Series, distribution: Distribution, bounds: Bounds
     ) -> bool:
-        """Add observations to a histogram that were made elsewhere.
+        """Add observations made elsewhere to a histogram.
 
         Args:
             block: the attached one.
             generation: of its names.
             series: a handle of the histogram.
             distribution: of the observations.
-            bounds: of its buckets; where the histogram has others, each bucket goes to the one that holds its
+            bounds: of its buckets; if the histogram has others, each bucket goes to the one that contains its
                 upper bound.
 
         Raises:
-            KindError: the name is something else.
+            KindError: the name is not a histogram.
         """
         _, record, its_bounds = self._histogram(block, series)
         if not stay_exact(distribution.buckets, bounds, its_bounds):
@@ -143,7 +143,7 @@ class SharedProvider(Reads, Changes, Shown):
         """Set a timestamp, in microseconds since 1970-01-01 UTC, and bind the handle.
 
         Raises:
-            KindError: the name is something else.
+            KindError: the name is not a timestamp.
         """
         _, record = self._find_or_add(block, series, Kind.TIMESTAMP)
         if record.kind is not Kind.TIMESTAMP:
@@ -155,7 +155,7 @@ class SharedProvider(Reads, Changes, Shown):
 
     @operation
     def count_own(self, block: AttachedBlock, metric: str) -> None:
-        """Count something about the library itself."""
+        """Count one of the package's own metrics."""
         block.find_or_add(encode_key(OWN, metric), Kind.COUNTER)
         add_to_own(block, metric, 1)
 
@@ -167,8 +167,8 @@ class SharedProvider(Reads, Changes, Shown):
         Args:
             block: the attached one.
             series: the handle.
-            kind: that it is used as.
-            whole: whether what it counts or sets is an integer.
+            kind: as which it is used.
+            whole: whether the value to count or set is an integer.
         """
         key = encode_key(series.category, series.metric, series.labels)
         limit = self._settings.stats.max_series_per_metric
@@ -191,10 +191,10 @@ class SharedProvider(Reads, Changes, Shown):
             return key, block.find_or_add(key, kind, limit, mine, whole)
 
     def _learn(self, block: AttachedBlock, series: Series, key: bytes, mine: Definition | None, record: Record) -> None:
-        """Have series of a declared metric bound at once from now on, where all that this process does is under it."""
+        """Let series of a declared metric be bound at once from now on, if this process uses that declaration."""
         if record.family < 0 or record.declaration:
             return
-        revision = block.names.revision  # before the look: what changes meanwhile makes it void
+        revision = block.names.revision  # read before the declaration: a change meanwhile invalidates it
         family = block.names.record(record.family)
         current = block.definition(family)
         if current is None or (mine is None and current.moment > block.worker.attached):
@@ -209,7 +209,7 @@ class SharedProvider(Reads, Changes, Shown):
         """Return the key, record and bounds of a histogram that a handle counts into.
 
         Raises:
-            KindError: the name is something else.
+            KindError: the name is not a histogram.
         """
         key, record = self._find_or_add(block, series, Kind.HISTOGRAM)
         if record.kind is not Kind.HISTOGRAM:
@@ -247,7 +247,7 @@ class SharedProvider(Reads, Changes, Shown):
         self, block: AttachedBlock, series: Series, record: Record, n: int | float, generation: int
     ) -> bool:
         row, by = self._bind_gauge(block, series, record, generation)
-        if record.mode in (Mode.LAST, Mode.SUM):  # what the dead have left of a plain sum is added to
+        if record.mode in (Mode.LAST, Mode.SUM):  # a plain sum adds to the values of dead workers
             return block.cells.add_gauge(row, record.cell, n, generation, by)
         seen = block.cells.load(row, record.cell + 2)
         anew = not any(worker.signature == seen for worker in block.workers.live())
@@ -256,7 +256,7 @@ class SharedProvider(Reads, Changes, Shown):
     def _bind_gauge(
         self, block: AttachedBlock, series: Series, record: Record, generation: int
     ) -> tuple[int, tuple[int, bool, bool, bool]]:
-        """Bind a handle, if it is one of a gauge; returns the row, and who contributes."""
+        """Bind the handle of a gauge; returns the row, and the contributor."""
         row = block.row_for(record)
         by = _contributor(block, record.mode)
         if record.mode in (Mode.MIN, Mode.MAX):
@@ -283,7 +283,7 @@ class SharedProvider(Reads, Changes, Shown):
         return block.cells.add_distribution(block.row_for(record), record.cell, *figures, generation)
 
     def _set_total(self, block: AttachedBlock, key: bytes, declaration: int, value: int) -> bool:
-        """Give a counter the total ``value`` by adding the difference; False where it is gone."""
+        """Give a counter the total ``value`` by adding the difference; False if it was removed."""
         with block.exclusive():
             if self._buffer is not None:
                 self._buffer.flush()
@@ -298,7 +298,7 @@ class SharedProvider(Reads, Changes, Shown):
         return True
 
     def _add_in_steps(self, block: AttachedBlock, row: int, record: Record, n: int) -> int:
-        """Add to a cell what may be more than 64 bits; returns what did not go in, as the cell is full."""
+        """Add a number that may exceed 64 bits to a cell; returns the part that did not fit."""
         while n:
             step = min(max(n, INT64_MIN), INT64_MAX)
             before = block.cells.load(row, record.cell)
@@ -310,7 +310,7 @@ class SharedProvider(Reads, Changes, Shown):
         return n
 
     def _make_gauge(self, block: AttachedBlock, key: bytes, declaration: int) -> None:
-        """Give a counter's name up, so that it can be registered as a gauge.
+        """Remove a counter's name, so that it can be registered as a gauge.
 
         Raises:
             KindError: it is declared as a counter.
@@ -327,7 +327,7 @@ class SharedProvider(Reads, Changes, Shown):
 
 
 def _contributor(block: AttachedBlock, mode: Mode) -> tuple[int, bool, bool, bool]:
-    """Return who writes to gauges of a mode: this worker, or, where all share one, nobody."""
+    """Return the contributor to gauges of a mode: this worker, or for a shared gauge, none."""
     if mode is Mode.LAST:
         return 0, False, False, False
     return block.worker.signature, mode.live, mode.base is Mode.MOSTRECENT, mode is not Mode.SUM

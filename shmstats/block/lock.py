@@ -1,16 +1,8 @@
-"""The locks that the kernel drops when their holder dies: record locks (fcntl_locking(2)) on a block's own file.
+"""Locks that the kernel drops when their holder dies: record locks (fcntl_locking(2)) on a block's own file.
 
-`TABLE` guards names, worker slots and the header; in the pure Python core each cell has a lock; `SAVER` is held by the
-process that saves, and each taken worker slot is locked by its process as long as it lives.
-
-Record locks belong to a process: they do nothing between its threads, which one `Guard` keeps apart, and all on a file
-are gone as soon as the process closes *any* descriptor of it. So a process has a segment open once, and its locks keep
-the descriptor.
-
-A signal handler that counts may interrupt its own thread inside a locked section. It must neither wait for itself
-nor go in, so it asks ``guard.held`` and, if so, leaves what it wanted to do with ``guard.defer``; it is done as soon as
-the section is left. Or it may raise, at any line: then the section is left, and the lock let go. All that is entered
-here is a `Section`, which sees to that.
+Record locks do nothing between the threads of a process, which one `Guard` separates, and all locks on a file are
+lost when the process closes *any* descriptor of it: so a process opens a segment once. A signal handler that counts
+inside a locked section of its own thread must not wait for it: it defers its operation with ``guard.defer``.
 """
 
 from __future__ import annotations
@@ -39,24 +31,24 @@ _FLOCK = struct.Struct("hhqqi4x")
 _FLOCK_OF_DARWIN = struct.Struct("qqihh")
 
 
-#: Seconds until a lock is waited for again, where the kernel saw a deadlock.
+#: Seconds until a lock is tried again after the kernel has reported a deadlock.
 _DEADLOCK_SECONDS = 0.001
 
 
-#: The protocol of the fallback, which has a lock of the kernel for each cell, as `shmstats.block.layout.PROTOCOLS`.
+#: The protocol of the fallback, with a lock of the kernel for each cell; see `shmstats.block.layout.PROTOCOLS`.
 _RECORD_LOCKS = 2
 
 
 class Guard(Section):
-    """Keeps the threads of this process, and their signal handlers, out of each other's way.
+    """A lock between the threads of this process, and their signal handlers.
 
-    A reentrant lock that knows whether the calling thread has it, and a queue for what has to wait
-    until this thread has left it. There is one for all blocks of a process, see `guards`.
+    It is reentrant, knows whether the calling thread holds it, and has a queue of calls that wait
+    until this thread releases it. There is one for all blocks of a process, see `guards`.
 
     Attributes:
-        lock: the lock, for further sections of it.
-        enter: go in; the same as ``with``, for who must be quick.
-        is_held: tells whether the calling thread is inside; the same as ``held``, likewise.
+        lock: the lock, for further sections with it.
+        enter: takes it; the same as ``with``, but faster.
+        is_held: tells whether the calling thread holds it; the same as ``held``, but faster.
     """
 
     def __init__(self) -> None:
@@ -69,21 +61,21 @@ class Guard(Section):
 
     @property
     def held(self) -> bool:
-        """Whether the calling thread is inside."""
+        """Whether the calling thread holds the guard."""
         return bool(self._is_owned())
 
     def defer(self, call: Callable[[], object]) -> None:
-        """Have ``call()`` done when the calling thread, which is inside, has left."""
+        """Call ``call()`` after the calling thread, which holds the guard, has released it."""
         self._deferred.append(call)
 
     def leave(self) -> None:
-        """Go out, and do what was deferred."""
+        """Release the guard, and do the deferred calls."""
         self.lock.release()
         if self._deferred:
             self.do_deferred()
 
     def do_deferred(self) -> None:
-        """Do what was deferred, if the calling thread is outside: what comes up meanwhile is done by the same loop."""
+        """Do the deferred calls, if the calling thread does not hold the guard; calls added meanwhile are done too."""
         while self._deferred:
             doing = self._doing()
             if self.held or doing._is_owned():
@@ -92,7 +84,7 @@ class Guard(Section):
                 self._do_all()
 
     def _doing(self) -> Section:
-        """Return a lock of the calling thread alone, which it has while it does what was deferred."""
+        """Return a lock of the calling thread alone, which it holds while it does deferred calls."""
         try:
             return self._threads.doing  # type: ignore[no-any-return]
         except AttributeError:
@@ -103,17 +95,17 @@ class Guard(Section):
         while True:
             try:
                 call = self._deferred.popleft()
-            except IndexError:  # another thread, or a signal handler, may have been quicker
+            except IndexError:  # another thread, or a signal handler, was faster
                 return
             try:
                 call()
             except (BlockError, DeclarationError, KindError):
-                # It belongs to another caller, who is gone; this one has nothing to do with it.
+                # Its caller has returned; the current one must not get its exception.
                 log.exception("a deferred operation failed")
 
 
 class RecordLocks:
-    """The record locks of one block, and its file, which this process has open once.
+    """The record locks of one block, and its file, which this process opens only once.
 
     Args:
         path: of the file.
@@ -122,9 +114,9 @@ class RecordLocks:
     Attributes:
         path: where the file is.
         inode: its device and inode.
-        guard: the guard of this process; whoever holds a lock holds it.
-        slots: the worker slots that this process has: the kernel shows only locks of others.
-        was_lost: whether somebody has closed descriptors that were not theirs, perhaps that of the mapping as well.
+        guard: the guard of this process; a thread that holds a record lock holds it.
+        slots: the worker slots of this process: the kernel shows only the locks of other processes.
+        was_lost: whether other code has closed our descriptors, perhaps that of the mapping as well.
 
     Raises:
         OSError: the file cannot be opened.
@@ -140,24 +132,24 @@ class RecordLocks:
         self.was_lost = self._is_closed = False
         self.guard = guards.current
         self.slots: set[int] = set()
-        # It is used again and again: to make one each time would cost more than to lock.
+        # Made once: making it each time would cost more than locking.
         self._table = Section(self.guard.lock, self._lock_table, self._unlock_table, self.guard.do_deferred)
 
     def table(self) -> Section:
         """Hold the table lock. May be nested.
 
         Raises:
-            OSError: the file was closed.
+            OSError: the file is closed.
         """
         return self._table
 
     def descriptor(self) -> int:
         """Return a descriptor of the file.
 
-        Who becomes a daemon may have closed all that there were, and numbers are given anew: then it is opened again.
+        A process that becomes a daemon may have closed all descriptors, whose numbers are reused: then it is reopened.
 
         Raises:
-            OSError: the file was closed, or another one has its place now.
+            OSError: the file is closed, or another one has its place.
         """
         try:
             if os.lseek(self._fd, 0, os.SEEK_CUR) == self._mark:
@@ -197,14 +189,14 @@ class RecordLocks:
             self._await_table()
         else:
             self.lock(TABLE)
-        if self.guard is not guards.current:  # a fork in between: this is the child, where nothing unlocks it
+        if self.guard is not guards.current:  # the child of a fork that came in between: it must unlock nothing
             self.unlock(TABLE)
 
     def _await_table(self) -> None:
-        """Wait for the table lock without the guard, which in the fallback each thread needs that counts.
+        """Wait for the table lock without the guard, which in the fallback every counting thread needs.
 
-        It is not let go where a section outside of this one needs it. What was waited for is taken again with the
-        guard, for another thread of this process may have been inside meanwhile, and have let go of it.
+        The guard is not released if an outer section needs it. After the wait the lock is taken again with the
+        guard held, because another thread of this process may have taken and released it meanwhile.
         """
         while not self._try_lock(TABLE):
             held = self.guard.lock._release_save()  # type: ignore[attr-defined]
@@ -234,12 +226,12 @@ class RecordLocks:
             except OSError as error:
                 if error.errno != errno.EDEADLK:
                     raise
-            # The kernel takes a process for a thread. Another thread of the holder waits for a lock that a thread of
-            # ours has, as those of mod_wsgi do for their turn to accept; the holder itself goes on.
+            # The kernel takes a process for a thread. Another thread of the holder waits for a lock of one of our
+            # threads (mod_wsgi's do, to accept); the holder itself continues, so this is no deadlock.
             native.original("time", "sleep")(_DEADLOCK_SECONDS)
 
     def try_lock(self, position: int) -> bool:
-        """Take the lock of byte ``position``, or keep it, if no other process has it; returns whether.
+        """Take or keep the lock of byte ``position``, if no other process has it; returns whether.
 
         The locks of this process's worker slots are taken again, see `hold_slots`.
         """
@@ -277,32 +269,32 @@ class RecordLocks:
         return True
 
     def leave_slot(self, slot: int) -> None:
-        """Let go of a worker slot, if this process has it. The table lock is held."""
+        """Release a worker slot, if this process has it. The table lock is held."""
         if slot in self.slots:
             self.slots.discard(slot)
             self.unlock(FIRST_SLOT + slot)
 
     def hold_slots(self) -> None:
-        """Lock the worker slots of this process again, should somebody in it have closed a descriptor of the file."""
+        """Lock the worker slots of this process again, in case other code has closed a descriptor of the file."""
         for slot in self.slots:
             self._try_lock(FIRST_SLOT + slot)
 
     def held(self, positions: Iterable[int]) -> set[int]:
-        """Return those of some bytes whose locks other processes have, in whatever pid namespace."""
+        """Return the bytes whose locks other processes hold, in any pid namespace."""
         descriptor = self.descriptor()
         return {position for position in positions if is_locked(descriptor, position)}
 
     def slots_held(self) -> bool:
-        """Tell whether other processes have worker slots, whatever the layout of the block is."""
+        """Tell whether other processes hold worker slots, whatever the layout of the block is."""
         return is_locked(self.descriptor(), FIRST_SLOT, WORKER_SLOTS)
 
     def stat(self) -> os.stat_result:
-        """Return the state of the file."""
+        """Return the status of the file."""
         return os.fstat(self.descriptor())
 
 
 def is_locked(descriptor: int, position: int, length: int = 1) -> bool:
-    """Tell whether another process, in whatever pid namespace, has the lock of one of some bytes of a file."""
+    """Tell whether another process, in any pid namespace, holds the lock of one of some bytes of a file."""
     if sys.platform == "darwin":
         asked = _FLOCK_OF_DARWIN.pack(position, length, 0, fcntl.F_WRLCK, os.SEEK_SET)
         return bool(_FLOCK_OF_DARWIN.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[3] != fcntl.F_UNLCK)
@@ -311,9 +303,9 @@ def is_locked(descriptor: int, position: int, length: int = 1) -> bool:
 
 
 class _Guards:
-    """The guard of this process, a new one in the child of a fork.
+    """The guard of this process; the child of a fork gets a new one.
 
-    There no thread is left that could leave the one before; a section that the fork interrupted goes on to leave that.
+    The child has no thread that could release the old one. A section that the fork interrupted still releases that.
     """
 
     def __init__(self) -> None:
@@ -323,14 +315,14 @@ class _Guards:
         self.current = Guard()
 
 
-#: Has the one guard of this process as ``current``.
+#: The one guard of this process is its ``current``.
 guards = _Guards()
 lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, guards)
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import within a function: another thread's fork waits, and what a signal handler counts.
+    """Import within a function: forks of other threads wait meanwhile, and so do counting signal handlers.
 
     Raises:
         BlockError: this user cannot import it.
@@ -346,7 +338,7 @@ def importing() -> Iterator[None]:
 
 
 def tell(text: str, level: int = logging.ERROR) -> None:
-    """Log a line, but only outside of the guard: a log handler may count, or wait for a thread that does."""
+    """Log a line, but only after the guard is released: a log handler may count, or wait for a thread that does."""
     guard = held_guard()
     if guard is None:
         log.log(level, text)
@@ -355,6 +347,6 @@ def tell(text: str, level: int = logging.ERROR) -> None:
 
 
 def held_guard() -> Guard | None:
-    """Return the guard if the calling thread is inside of it, else None."""
+    """Return the guard if the calling thread holds it, else None."""
     guard = guards.current
     return guard if guard.held else None

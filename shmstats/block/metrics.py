@@ -1,4 +1,4 @@
-"""The metrics of an attached block: its names, what is declared of them, their cells, and who counts into them."""
+"""The metrics of an attached block: its names, their declarations, their cells, and its workers."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _GENERATION = HEADER.offset("generation")
 
 
 class Metrics:
-    """What a worker has of a block to count with.
+    """The parts of a block that a worker needs to count.
 
     Args:
         segment: of the block.
         layout: of the block. The table lock is held.
 
     Attributes:
-        layout: of the block, which is that of who made it.
+        layout: of the block, chosen by the process that created it.
         locks: the record locks.
         workers: the worker slots.
         worker: this process's slot and row.
         cells: the cells.
-        stripes: the rows of cells, and the memory behind them.
+        stripes: the rows of cells, and their memory.
         row_for: gives the row to count a name in.
         names: the name table.
     """
@@ -55,25 +55,25 @@ class Metrics:
         self._bounds_revision = -1
 
     def exclusive(self) -> Section:
-        """Hold the table lock, with the names in order."""
+        """Hold the table lock, with the names repaired if necessary."""
         return self._exclusive
 
     def find(self, key: bytes) -> Record | None:
         """Return the record of a name, if it is registered."""
         record = self.names.find(key)
         if record is None:
-            # It may be that somebody was killed while the index was rebuilt.
+            # A process may have been killed while it rebuilt the index.
             with self.exclusive():
                 record = self.names.find(key)
         return record
 
     def declared(self, family: Record) -> Declaration | None:
-        """Return what is declared about a metric; None for nothing."""
+        """Return the declaration of a metric; None for none."""
         definition = self.definition(family)
         return None if definition is None else definition.declared
 
     def definition(self, family: Record) -> Definition | None:
-        """Return what is declared about a metric, and when it was; None for nothing."""
+        """Return the declaration of a metric with its time; None for none."""
         if not family.flags & DECLARED:
             return None
         place = self.names.note_place(family.number)
@@ -88,7 +88,7 @@ class Metrics:
         return definition
 
     def scale_of(self, record: Record) -> bytes:
-        """Return what the core finds the buckets of a histogram by."""
+        """Return the bytes by which the core finds the buckets of a histogram."""
         return scale_of(self.bounds_of(record))
 
     def bounds_of(self, record: Record) -> Bounds:
@@ -103,7 +103,7 @@ class Metrics:
         return bounds
 
     def annotate(self, record: Record, text: bytes) -> None:
-        """Keep a text with a name; ``reader.notes`` gives it back.
+        """Set the note of a name, which ``reader.notes`` returns.
 
         Raises:
             BlockFullError: there is no room for it.
@@ -112,7 +112,7 @@ class Metrics:
             self.names.annotate(record.number, text)
 
     def remove(self, numbers: list[int]) -> None:
-        """Remove series, by the numbers of their records, and what stands for a metric of which nothing is left.
+        """Remove series, by the numbers of their records, and families that become empty.
 
         The table lock is held.
         """

@@ -1,23 +1,8 @@
 """The name table: which statistic has which cells.
 
-A keyed hash of a name's key (SipHash, with the block's own salt, so that nobody can aim at one spot) leads through an
-open-addressing index (`shmstats.core.NameIndex`) to its record.
-
-A metric with labels, and one with a declaration, has a *family*: a record without cells, which counts the label sets,
-and whose note says what is declared. What an outdated declaration left has a family of its own: the hash of its names
-is combined with the number of that declaration, so `find` leads there only by it (`shmstats.block.outdated`).
-
-Names are looked up without a lock, and added, removed and changed under the table lock:
-
-- A name is added behind all others: heap, record, then the count of names, then the index. Who looks
-  it up meanwhile finds it or does not, and whoever does not looks again under the lock.
-- A removed name's record stays, marked, and its cells with it, until a new name of the same width
-  takes both over. The names generation is raised *before* the cells are emptied, and every addition to
-  a cell looks at the generation inside the cell's lock, so nobody with an old binding can count into
-  a stranger, however long it slept.
-- ``header.changing`` is 1 during a change. Whoever takes the table lock and finds it so came after a
-  process that was killed in the middle, and rebuilds from the records all that can be derived
-  (`shmstats.block.repairing`).
+A keyed hash of a name's key leads through an index (`shmstats.core.NameIndex`) to its record. A metric with labels or a
+declaration has a *family*: a record without cells that counts its label sets, with the declaration as its note.
+Names are looked up without a lock, and changed under the table lock; see `NameTable`.
 """
 
 from __future__ import annotations
@@ -51,7 +36,7 @@ from .stripes import Stripes
 
 _ROOM_STEP = 16
 
-#: Two fields that change together: by what the index finds a record, and where its note is, and the room there.
+#: Two fields that change together: the hash in the index, and the number of the declaration.
 _HASH_AND_DECLARATION = struct.Struct("<II")
 _NOTE_PLACE = struct.Struct("<QI")
 
@@ -65,7 +50,7 @@ _HEADER = tuple(
 
 
 def make_index(buf: memoryview, layout: Layout) -> NameIndex:
-    """Return the index of a block's names; with a read-only ``buf`` nothing can be added to it."""
+    """Return the index of a block's names; with a read-only ``buf`` it cannot change them."""
     sections = layout.index, layout.index_slots, layout.names, layout.capacity, layout.heap, layout.heap_bytes
     return NameIndex(buf, (*sections, layout.columns), _HEADER, Record, KINDS, MODES)
 
@@ -74,11 +59,18 @@ class Find(Protocol):
     """Looks a name up."""
 
     def __call__(self, key: bytes, declaration: int = 0, /) -> Record | None:
-        """Return the record of a name; None where there is none."""
+        """Return the record of a name; None if there is none."""
 
 
 class NameTable(Records):
     """The names of a block.
+
+    A name is added at the end: heap, record, then the count of names, then the index. A lookup meanwhile finds it or
+    not, and looks again under the lock if not. A removed name's record and cells stay until a new name of the same
+    width takes them over. The generation is raised *before* the cells are cleared, and every addition to a cell checks
+    it under the cell's lock, so a stale binding cannot count into another name. ``header.changing`` is 1 during a
+    change: if it is 1 when the table lock is taken, the last change was killed, and is repaired
+        (`shmstats.block.repairing`).
 
     Args:
         buf: the block.
@@ -89,8 +81,8 @@ class NameTable(Records):
     Attributes:
         cells: as the argument.
         index: finds records by key.
-        find: looks a name up without a lock, by key and, for what an outdated declaration left, the number of that;
-            None is certain only under the table lock. Raises `BufferError` where the record is damaged.
+        find: looks a name up without a lock, by key and, for an outdated series, the number of its declaration;
+            None is only certain under the table lock. Raises `BufferError` if the record is damaged.
     """
 
     def __init__(self, buf: memoryview, layout: Layout, cells: Cells, stripes: Stripes) -> None:
@@ -102,20 +94,20 @@ class NameTable(Records):
         self.discard: Callable[[list[int]], None] = self.index.discard
 
     def close(self) -> None:
-        """Let go of the buffer."""
+        """Release the buffer."""
         self.index.close()
         super().close()
 
     def family_of(self, key: bytes) -> Record | None:
-        """Look up the family of the metric that a name with that key belongs to."""
+        """Look up the family of the metric of the name with that key."""
         return self.find(family_key(key))
 
     def add(self, key: bytes, wanted: Record) -> Record:
-        """Add a name that `find` does not find. The table lock is held.
+        """Add a name that `find` has not found. The table lock is held.
 
         Args:
             key: of the name.
-            wanted: what it is; its number and cell are yet to be found.
+            wanted: its record, still without number and cell.
 
         Raises:
             BlockFullError: no record, cell, heap or shared memory is left. Nothing was changed.
@@ -132,17 +124,17 @@ class NameTable(Records):
         return record
 
     def add_all(self, keys: bytes, records: bytes, cells: bytes, families: bytes) -> None:
-        """Add many names that are not there, with their values, in one step. The table lock is held.
+        """Add many new names, with their values, in one step. The table lock is held.
 
-        They go behind all others, without looking for room that removed ones left, and nobody may look at the block
+        They go to the end, without using the records of removed names, and no other process may see the block
         yet.
 
         Args:
-            keys: of the names, all different, one behind the other.
-            records: what each is, as the bytes of a `NAME`: kind, mode, flags, width, family, declaration, length of
-                the key, and when it was made. The rest is filled in.
-            cells: of the names, one behind the other, as they are to be in the shared row.
-            families: numbers of records + 1 (u32): that of a name is the one at its ``family``.
+            keys: of the names, all different, concatenated.
+            records: a `NAME` for each, with kind, mode, flags, width, family, declaration, length of
+                the key, and creation time. The rest is filled in.
+            cells: of the names in the shared row, concatenated.
+            families: numbers of records + 1 (u32): a name's family is the one at its field ``family``.
 
         Raises:
             BlockFullError: there is not room for all of them. Nothing was changed.
@@ -153,27 +145,27 @@ class NameTable(Records):
         self.index.append(keys, records, families)
 
     def have_room(self, records: bytes, cells: int) -> None:
-        """Have room for names that are to be added behind all others. The table lock is held.
+        """Reserve room for names that will be added at the end. The table lock is held.
 
         Args:
-            records: of them, as for `add_all`.
-            cells: of all of them.
+            records: of the names, as for `add_all`.
+            cells: number of all their cells.
 
         Raises:
-            BlockFullError: there is not.
+            BlockFullError: there is not enough.
         """
         self._have_room(self.index.usage(), len(records) // NAME.size, cells, self.index.room_for(records))
 
     def set_created(self, number: int, moment: int) -> None:
-        """Note when a name was made, in ns since 1970. The table lock is held; readers are to look anew afterwards."""
+        """Store when a name was made, in ns since 1970. The table lock is held; the caller raises the revision."""
         self._store(number, "created", moment)
 
     def remove(self, records: list[Record]) -> None:
-        """Remove names, from now on and for every worker. The table lock is held."""
+        """Remove names for every worker. The table lock is held."""
         self.discard([record.number for record in records])
 
     def clear_monotonic(self, record: Record) -> None:
-        """Note that a counter has been decremented. The table lock is held."""
+        """Mark that a counter has been decremented. The table lock is held."""
         flags = self.record(record.number).flags
         if flags & MONOTONIC:
             self.set_flags(record, flags & ~MONOTONIC)
@@ -184,40 +176,40 @@ class NameTable(Records):
         self.raise_revision()
 
     def set_family(self, record: Record, family: Record) -> None:
-        """Make a name, which had none, one of a metric's family. The table lock is held."""
+        """Put a name without a family into a metric's family. The table lock is held."""
         with self.changing():
             self._store(record.number, "family", family.number + 1)
             self._count_in(record._replace(family=family.number), 1)
 
     def regroup(self, records: list[Record], family: Record) -> None:
-        """Give series of a metric to another of its families, with its declaration. The table lock is held.
+        """Move series of a metric to another of its families, with its declaration. The table lock is held.
 
-        Whoever has them bound looks them up again.
+        Processes with bindings look the series up again.
         """
         with self.changing():
             for record in records:
                 self.index.leave(record.number, self.hash_of(record.number))
                 self._count_in(record, -1)
-                self._store(record.number, "family", family.number + 1)  # a repair derives the rest from it
+                self._store(record.number, "family", family.number + 1)  # from which a repair derives the rest
                 self.set_declaration(record.number, family.declaration)
                 self._count_in(record._replace(family=family.number), 1)
                 self.index.enter(record.number, self.hash_of(record.number))
             self.cells.raise_generation()
 
     def set_declaration(self, number: int, declaration: int) -> None:
-        """Have a record be found under another declaration, but for the index. The table lock is held."""
-        place = self._field(number, "hash")  # and the declaration behind it: one word, that a kill does not part
+        """Put a record under another declaration, except in the index. The table lock is held."""
+        place = self._field(number, "hash")  # followed by the declaration: one word, which a kill does not split
         both = self.index.hash(self.key(number)) ^ declaration, declaration
         self.buffer[place : place + _HASH_AND_DECLARATION.size] = _HASH_AND_DECLARATION.pack(*both)
 
     def redeclare(self, family: Record, kind: Kind, mode: Mode, flags: int) -> None:
-        """Change what a family is; none of its series is left that is not so. The table lock is held."""
+        """Change the definition of a family; all remaining series fit it. The table lock is held."""
         with self.changing():
             for field, value in (("kind", kind), ("mode", mode), ("flags", flags)):
                 self._store(family.number, field, value)
 
     def annotate(self, number: int, text: bytes) -> None:
-        """Give a record a note. The table lock is held.
+        """Set the note of a record. The table lock is held.
 
         Args:
             number: of the record.
@@ -235,7 +227,7 @@ class NameTable(Records):
         note = self.heap_used
         self._have_heap(note, room)
         start = self._layout.heap + note
-        # The place may have been that of another note, whose writer was killed before it was noted down here.
+        # The place may have been that of another note, whose writer was killed before it stored the place here.
         self.buffer[start : start + room] = bytes(room)
         self.buffer[start : start + len(packed)] = packed
         with self._marked():
@@ -245,21 +237,21 @@ class NameTable(Records):
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Mark the names as being changed, and raise the revision then. If it is broken off, the mark stays."""
+        """Mark the names as being changed, and raise the revision. If the change is interrupted, the mark stays."""
         with self._marked():
             yield
             self.raise_revision()
 
     @contextmanager
     def _marked(self) -> Iterator[None]:
-        """Mark the names as being changed; a change within another one leaves the mark to that."""
+        """Mark the names as being changed; the outermost change removes the mark."""
         before = self.broken_off
         self.broken_off = 1
         yield
         self.broken_off = before
 
     def raise_revision(self) -> None:
-        """Have readers look at the names anew. The table lock is held."""
+        """Make readers read the names again. The table lock is held."""
         self.revision += 1
 
     def _take_over(self, number: int, key: bytes, wanted: Record) -> Record:
@@ -272,7 +264,7 @@ class NameTable(Records):
         return record
 
     def _count_in(self, record: Record, n: int) -> None:
-        """Count a name that comes (1) or goes (-1) where its family, or all families, are counted."""
+        """Count a name that is added (1) or removed (-1), in its family, or in the number of families."""
         if record.flags & FAMILY:
             self.families += n
         elif record.flags & MEMBER and record.family >= 0:
@@ -280,10 +272,10 @@ class NameTable(Records):
             self.set_members(family.number, self.members(family) + n & 0xFFFFFFFF)
 
     def _have_room(self, usage: tuple[int, ...], names: int, cells: int, heap: int) -> None:
-        """Have records, cells, heap and slots of the index for so many names more.
+        """Reserve records, cells, heap and slots of the index for so many more names.
 
         Raises:
-            BlockFullError: there are not.
+            BlockFullError: there is not enough.
         """
         (number, _, cells_used, slots, _, heap_used), layout = usage, self._layout
         if number + names > layout.capacity or cells_used + cells > layout.columns:
@@ -301,13 +293,13 @@ class NameTable(Records):
         self._reserve_growth(self._layout.heap, used, room)
 
     def _reserve_growth(self, section: int, used: int, more: int) -> None:
-        """Reserve the pages that ``more`` bytes behind the ``used`` ones of a section begin."""
+        """Reserve the pages for ``more`` bytes after the ``used`` ones of a section."""
         first = -(-used // PAGE) * PAGE
         if used + more > first:
             self._stripes.reserve(section + first, -(-(used + more) // PAGE) * PAGE - first)
 
     def _grow_index(self, names: int) -> None:
-        """Have at least twice as many slots in the index as there will be names."""
+        """Make the index at least twice as large as the number of names."""
         most = self._layout.index_slots
         slots = before = (self.index_slots - 1 & most - 1) + 1
         while slots < 2 * names and slots < most:

@@ -1,8 +1,8 @@
-"""Notes: a text that is kept with a record, in the heap.
+"""Notes: a text that belongs to a record, stored in the heap.
 
 Its place has two halves, written in turn: the text's length, its number, a checksum, and the bytes. The valid half with
-the higher number holds the note, so a writer that is killed in the middle leaves the note before, and a reader that
-comes meanwhile finds the one or the other.
+the higher number is the note, so a writer that is killed during a write leaves the previous note, and a reader finds
+either one or the other.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ import struct
 
 from ..hashing import blake2b
 
-#: Before the text: its length, its number among those of the record, and a checksum.
+#: Before the text: its length, its number among the record's notes, and a checksum.
 _HEAD = struct.Struct("<IQ8s")
 
 _LEAST_HALF = 64
 
 
 def read_note(content: bytes) -> bytes:
-    """Return the text of a note, given what is in its place; empty where there is none."""
+    """Return the text of a note, from the content of its place; empty if there is none."""
     return max(_halves(content))[1]
 
 
 def next_half(content: bytes, text: bytes) -> tuple[int, bytes]:
-    """Return where in the place of a note the next one goes, and its bytes.
+    """Return the offset in a note's place for the next note, and its bytes.
 
     Args:
-        content: what is in the place.
+        content: of the place.
         text: of the next note.
 
     Returns:
-        The offset, -1 where a half has no room for the text; and head and text.
+        The offset, -1 if a half has no room for the text; and head and text.
     """
     halves = _halves(content)
     turn = 1 + max(number for number, _ in halves)
@@ -40,12 +40,12 @@ def next_half(content: bytes, text: bytes) -> tuple[int, bytes]:
 
 
 def room_for(note: bytes) -> int:
-    """Return how large a place is made for a note that was packed by `next_half`."""
+    """Return the size of the place for a note that was packed by `next_half`."""
     return 2 * max(_LEAST_HALF, 1 << (len(note) - 1).bit_length())
 
 
 def _halves(content: bytes) -> list[tuple[int, bytes]]:
-    """Return number and text of the notes in the two halves of a place; 0 and nothing for one that is not whole."""
+    """Return number and text of the notes in the two halves of a place; 0 and empty for one that is not whole."""
     half = len(content) // 2
     return [_half(content[:half]), _half(content[half:])]
 

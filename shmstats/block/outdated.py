@@ -1,8 +1,8 @@
-"""What outdated declarations left: series that processes of an earlier version still count into, and nobody reads.
+"""Outdated series: processes of an earlier release still count into them, and nobody reads them.
 
-They have a family of their own beside the metric's, which is found under the number of the outdated declaration. They
-are removed when no process counts into them any more; one that comes back later begins anew, so that costs nothing
-that anybody could see.
+They have their own family beside the metric's, which is found by the number of the outdated declaration. They
+are removed when no process counts into them any more. If one counts later nevertheless, its series starts again,
+which nobody can notice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .metrics import Metrics
 from .records import DECLARED, FAMILY, WITHDRAWN, Record
 from .workers import Worker
 
-#: Seconds after which a process that has not counted under an outdated declaration is no reason to keep it.
+#: Seconds after which an outdated declaration is no longer kept for a process that has not counted under it.
 GRACE_SECONDS = 10
 
 #: By the flags of a record, whether it is a family.
@@ -33,11 +33,11 @@ def counted_under(
 
     Args:
         block: the attached one.
-        family: of the metric; None where it has none.
+        family: of the metric; None if it has none.
         key: of the series.
-        kind: that the process uses it as.
-        mine: what the process itself has declared; None where it has not.
-        whole: whether what it counts or sets is an integer, as a counter takes it.
+        kind: as which the process uses it.
+        mine: the process's own declaration; None if there is none.
+        whole: whether the value to count or set is an integer, as a counter needs it.
 
     Raises:
         KindError: the metric is an info or a state, and the process has not declared it.
@@ -50,7 +50,7 @@ def counted_under(
         return mine if withdrawn or not fits(mine, current.declared) else None
     if current.moment <= block.worker.attached:
         refuse_shown(key, current.declared)
-        return None  # the declaration was there first: whoever uses the metric otherwise is mistaken
+        return None  # the declaration was first: another use of the metric is a mistake
     mine = Declaration(kind, labelnames=_names(decode_key(key)[2]))
     if not withdrawn and fits(mine, current.declared):
         return None
@@ -61,7 +61,7 @@ def counted_under(
 
 
 def _can_be(used: Declaration, declared: Declaration) -> bool:
-    """Tell whether what a process does with a metric that it has not declared is possible with the declared one."""
+    """Tell whether a process's use of a metric that it has not declared is possible with the declaration."""
     if declared.shown:
         return False
     numbers = (Kind.COUNTER, Kind.GAUGE)
@@ -70,11 +70,11 @@ def _can_be(used: Declaration, declared: Declaration) -> bool:
 
 
 def refuse_shown(key: bytes, declared: Declaration) -> None:
-    """Refuse to count into a metric that is shown in words.
+    """Refuse to count into an info or a state.
 
     Args:
         key: of the metric, or of one of its series.
-        declared: what is declared of it.
+        declared: its declaration.
 
     Raises:
         KindError: it is an info or a state.
@@ -92,7 +92,7 @@ def _names(labels: Labels) -> tuple[str, ...]:
 
 
 def family_for(block: Metrics, key: bytes, outdated: Declaration) -> Record:
-    """Return the family of what an outdated declaration left; it is made where there is none. The table lock is held.
+    """Return the family of an outdated declaration, made if there is none. The table lock is held.
 
     Args:
         block: the attached one.
@@ -112,7 +112,7 @@ def family_for(block: Metrics, key: bytes, outdated: Declaration) -> Record:
 
 
 def note_user(block: Metrics, record: Record) -> None:
-    """Note that this process counts into an outdated series, which keeps that. The table lock is held."""
+    """Store that this process counts into an outdated series, which keeps that series. The table lock is held."""
     family = block.names.record(record.family)
     definition = block.definition(family)
     if definition is not None and block.worker.signature not in definition.users:
@@ -122,9 +122,9 @@ def note_user(block: Metrics, record: Record) -> None:
 
 
 def set_aside(block: Metrics, key: bytes, records: list[Record], outdated: Declaration) -> None:
-    """Take series off the page, and keep them for those who count into them. The table lock is held.
+    """Take series off the page, and keep them for the processes that count into them. The table lock is held.
 
-    Where the block has no room for that they are removed.
+    If the block has no room for that, they are removed.
     """
     try:
         family = family_for(block, key, outdated)
@@ -140,7 +140,7 @@ def set_aside(block: Metrics, key: bytes, records: list[Record], outdated: Decla
 
 
 def take_back(block: Metrics, key: bytes, family: Record, declared: Declaration) -> None:
-    """Show again what was set aside of a declaration that is the current one again. The table lock is held."""
+    """Show the series of an outdated declaration again, when it is declared again. The table lock is held."""
     former = block.names.find(family_key(key), digest(declared))
     if former is None:
         return
@@ -151,7 +151,7 @@ def take_back(block: Metrics, key: bytes, family: Record, declared: Declaration)
 
 
 def withdraw(block: Metrics, category_metric_key: bytes, moment: int) -> str:
-    """Take a whole metric off the page, for another one has its names on it now. The table lock is held.
+    """Take a whole metric off the page, because another one has its names there now. The table lock is held.
 
     Args:
         block: the attached one.
@@ -159,7 +159,7 @@ def withdraw(block: Metrics, category_metric_key: bytes, moment: int) -> str:
         moment: CLOCK_MONOTONIC in ns: when the other one was declared.
 
     Returns:
-        What was declared, in words; empty where nothing was to be done.
+        Its declaration as text; empty if nothing had to be done.
     """
     names = block.names
     family = names.family_of(category_metric_key)
@@ -175,14 +175,14 @@ def withdraw(block: Metrics, category_metric_key: bytes, moment: int) -> str:
 
 
 def remove_outdated(block: Metrics) -> int:
-    """Remove what outdated declarations left that no process counts into; returns how many series that were."""
+    """Remove outdated series that no process counts into; returns their number."""
     if not _outdated_families(block):
         return 0
     with block.exclusive():
         live = block.workers.live()
         removed = 0
         numbers = _outdated_families(block)
-        # Those first that hold series: a metric that has given way stays as long as they do.
+        # Families of outdated series first: a withdrawn metric stays as long as it has any.
         for number in sorted(numbers, key=lambda number: not block.names.record(number).declaration):
             family = block.names.record(number)
             definition = block.definition(family)
@@ -206,7 +206,7 @@ def _outdated_families(block: Metrics) -> list[int]:
 
 
 def _is_used(block: Metrics, family: Record, definition: Definition, live: list[Worker]) -> bool:
-    """Tell whether a process has counted under an outdated declaration, or may do so before long."""
+    """Tell whether a live process has counted under an outdated declaration, or may do so soon."""
     if any(worker.signature in definition.users for worker in live):
         return True
     key = block.names.key(family.number)

@@ -1,7 +1,7 @@
-"""Series that are ready, hidden, for a declaration that is about to be noted, and those that they replace then.
+"""Series prepared, hidden, for a declaration that is about to be stored, and the series that they will replace.
 
-From the note on they are the ones that count: whoever repairs the names has them in their places, and who only reads
-takes it that they are.
+Once the declaration is stored, they are the current ones: a repair puts them into their places, and readers
+treat them as if it had.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Replacement(NamedTuple):
 
     Attributes:
         former: series that were replaced.
-        successors: those that came in their places.
-        unused: those that were ready for a declaration which was not noted.
+        successors: the series that replaced them.
+        unused: series prepared for a declaration that was not stored.
     """
 
     former: list[int]
@@ -30,19 +30,19 @@ class Replacement(NamedTuple):
 
 
 def number_of_ready(declared: Declaration) -> int:
-    """Return the number under which series are hidden that are ready for a declaration."""
+    """Return the number under which series prepared for a declaration are hidden."""
     return digest(declared) ^ 0xFFFFFFFF or 1
 
 
 def find_replaced(
     column: Callable[[str], memoryview], key_of: Callable[[int], bytes], note_of: Callable[[int], bytes]
 ) -> Replacement:
-    """Find what the notes of families have decided about series that are ready.
+    """Find out from the notes of families which prepared series are current.
 
     Args:
-        column: gives a field of all records, see `shmstats.layout.Structure.column`.
-        key_of: gives the key of a record.
-        note_of: gives its note.
+        column: returns a field of all records, see `shmstats.layout.Structure.column`.
+        key_of: returns the key of a record.
+        note_of: returns its note.
     """
     found = Replacement([], [], [])
     flags, families, declarations = column("flags").tobytes(), column("family").tolist(), column("declaration")
@@ -52,7 +52,7 @@ def find_replaced(
         successors = [number for number in series if flags[number] & READY]
         note = note_of(family - 1) if family and flags[family - 1] & DECLARED else b""
         in_force = number_of_ready(decode_definition(note).declared) if note else 0
-        if {declarations[number] for number in successors} <= {0, in_force}:  # 0: it has its place already
+        if {declarations[number] for number in successors} <= {0, in_force}:  # 0: it already has its place
             keys = set(map(key_of, successors))
             found.former.extend(each for each in series if not flags[each] & READY and key_of(each) in keys)
             found.successors.extend(successors)
