@@ -151,6 +151,7 @@ def test_who_leaves_last_removes_what_a_killed_creator_left(python: Any, stats: 
         being_made.unlink()
 
 
+@pytest.mark.far_from_core
 def test_a_creator_killed_at_any_step_leaves_no_obstacle(python: Any, stats: Any, data: Path) -> None:
     code = """
         import os, signal, sys

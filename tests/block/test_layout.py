@@ -28,6 +28,7 @@ def test_a_cell_and_a_record_of_the_core_are_those_of_the_layout_field_by_field(
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.far_from_core
 def test_a_struct_reads_what_numpy_writes(shmstats: ModuleType, name: str) -> None:
     structure = named(shmstats, name)
     dtype = structure.dtype
@@ -39,6 +40,7 @@ def test_a_struct_reads_what_numpy_writes(shmstats: ModuleType, name: str) -> No
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.far_from_core
 def test_a_column_is_the_field_of_all(shmstats: ModuleType, name: str) -> None:
     structure = named(shmstats, name)
     content = bytes(number % 251 for number in range(5 * structure.size))
@@ -48,6 +50,7 @@ def test_a_column_is_the_field_of_all(shmstats: ModuleType, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*STRUCTURES, "CELL"])
+@pytest.mark.far_from_core
 def test_every_number_is_aligned_to_its_own_size(shmstats: ModuleType, name: str) -> None:
     structure = named(shmstats, name)
     for field, (offset, size) in structure.fields.items():
@@ -56,6 +59,7 @@ def test_every_number_is_aligned_to_its_own_size(shmstats: ModuleType, name: str
 
 
 @pytest.mark.parametrize(("capacity", "max_workers"), SIZES)
+@pytest.mark.far_from_core
 def test_sections_begin_on_pages_and_do_not_overlap(shmstats: ModuleType, capacity: int, max_workers: int) -> None:
     module = shmstats.block.layout
     layout = module.Layout(capacity, max_workers)
@@ -79,6 +83,7 @@ def test_sections_begin_on_pages_and_do_not_overlap(shmstats: ModuleType, capaci
 
 
 @pytest.mark.parametrize(("capacity", "max_workers"), SIZES)
+@pytest.mark.far_from_core
 def test_the_index_is_a_power_of_two_at_most_half_full(shmstats: ModuleType, capacity: int, max_workers: int) -> None:
     slots = shmstats.block.layout.Layout(capacity, max_workers).index_slots
     assert slots & slots - 1 == 0
@@ -86,6 +91,7 @@ def test_the_index_is_a_power_of_two_at_most_half_full(shmstats: ModuleType, cap
 
 
 @pytest.mark.parametrize(("capacity", "max_workers"), SIZES)
+@pytest.mark.far_from_core
 def test_the_bitmap_has_a_bit_for_every_page_of_a_row(shmstats: ModuleType, capacity: int, max_workers: int) -> None:
     module = shmstats.block.layout
     layout = module.Layout(capacity, max_workers)

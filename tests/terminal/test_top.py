@@ -18,6 +18,8 @@ from helpers import Child, PythonRunner, process_state, wait_until
 
 from shmstats.cli import commands
 
+pytestmark = pytest.mark.far_from_core
+
 WORKER = """
 import sys, time
 import shmstats
