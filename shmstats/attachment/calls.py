@@ -104,15 +104,15 @@ def _is_becoming_readable(block: AttachedBlock) -> bool:
 
 
 def question(
-    nothing: _Result,
+    nothing: Any,
 ) -> Callable[
     [Callable[Concatenate[_Attachment, AttachedBlock, _Parameters], _Result]],
-    Callable[Concatenate[_Attachment, _Parameters], _Result],
+    Callable[Concatenate[_Attachment | None, _Parameters], _Result],
 ]:
-    """Make a method read the attached block.
+    """Make a method, or a function of an attachment, read the attached block.
 
     Args:
-        nothing: the result if there is no block.
+        nothing: the result if there is no block, or no attachment.
 
     Raises:
         BlockError: the block is damaged.
@@ -120,9 +120,11 @@ def question(
 
     def decorate(
         ask: Callable[Concatenate[_Attachment, AttachedBlock, _Parameters], _Result],
-    ) -> Callable[Concatenate[_Attachment, _Parameters], _Result]:
+    ) -> Callable[Concatenate[_Attachment | None, _Parameters], _Result]:
         @functools.wraps(ask)
-        def call(self: _Attachment, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> _Result:
+        def call(self: _Attachment | None, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> _Result:
+            if self is None:
+                return nothing  # type: ignore[no-any-return]
             lifecycle.notice_fork()
             while True:
                 block = self._block
@@ -130,7 +132,7 @@ def question(
                     block = self._attached()
                 if block is None or _is_becoming_readable(block):
                     successor: Any = self.successor
-                    return nothing if successor is None else getattr(successor, ask.__name__)(*arguments, **named)
+                    return call(successor, *arguments, **named)
                 try:
                     if self._buffer is not None:
                         self.flush()

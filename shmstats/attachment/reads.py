@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ..block import Record
 from ..block.declarations import digest
@@ -19,17 +18,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_Result = TypeVar("_Result")
-
-_ZERO: Value = 0
-_NO_MOMENT: int | None = None
-_NO_CELLS: npt.NDArray[np.void] | None = None
-
 
 class Reads(Attachment):
     """The calls that read the attached block. Each raises `BlockError` if it is damaged."""
 
-    @question(_ZERO)
+    @question(0)
     def value(self, block: AttachedBlock, category: str, metric: str, labels: Labels = ()) -> Value:
         """Return the value of a name over all workers, 0 if there is none."""
         key = encode_key(category, metric, labels)
@@ -40,7 +33,7 @@ class Reads(Attachment):
             if block.cells.generation == generation:  # else its cells may be another name's
                 return value
 
-    @question(_NO_MOMENT)
+    @question(None)
     def moment(self, block: AttachedBlock, category: str, metric: str, labels: Labels = ()) -> int | None:
         """Return a timestamp in microseconds since 1970-01-01 UTC; None if there is none."""
         key = encode_key(category, metric, labels)
@@ -74,7 +67,7 @@ class Reads(Attachment):
             note_held(block)
         return block.reader.read()
 
-    @question(_NO_CELLS)
+    @question(None)
     def array(self, block: AttachedBlock) -> npt.NDArray[np.void] | None:
         """Return all cells of the block, read-only: shape (rows, columns); None without a block."""
         return block.reader.columns.view()
@@ -99,11 +92,3 @@ class Reads(Attachment):
         if family is None or block.names.members(family) < self._settings.stats.max_series_per_metric:
             return True
         return block.names.find(key) is not None
-
-    def consult(self, read: Callable[[AttachedBlock], _Result], nothing: _Result) -> _Result:
-        """Read the attached block by a function; ``nothing`` without a block."""
-        return question(nothing)(_consult)(self, read)
-
-
-def _consult(reads: Reads, block: AttachedBlock, read: Callable[[AttachedBlock], _Result]) -> _Result:
-    return read(block)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
+from ...attachment.calls import question
 from ...attachment.peers import ask_all, socket_path
 from ...attachment.slow_path import OWN, SharedProvider
 from ...block.keys import decode_key, encode_key, overflow_key
@@ -86,11 +87,8 @@ class Functions:
 
     def metrics(self) -> list[str]:
         """Return the metrics for which any process has functions."""
-        shared = self._shared()
-        nothing: list[str] = []
-        announced = nothing if shared is None else shared.consult(_announced, nothing)
         # Those of this process may not be announced: it may have left the block and attached again.
-        return list(dict.fromkeys([*self._functions, *announced]))
+        return list(dict.fromkeys([*self._functions, *_announced(self._shared())]))
 
     def announce_all(self) -> None:
         """Announce all metrics with functions again, for another provider or after a fork."""
@@ -105,17 +103,17 @@ class Functions:
         shared.declare(OWN, FUNCTIONS, _DECLARATION)
         shared.answer(_question(metric), partial(self.refresh, metric))
         shared.set(Gauge(self, OWN, FUNCTIONS, ((_LABEL, metric),)), 1)
-        self._announced[metric] = shared.consult(_epoch, 0)
+        self._announced[metric] = _epoch(shared)
 
     def refresh(self, metric: str) -> int:
         """Write the results of this process's functions for a metric; returns the number of functions."""
         shared, functions = self._shared(), self._functions.get(metric, {})
         if shared is None:
             return 0
-        if shared.consult(_epoch, 0) != self._announced.get(metric):
+        if _epoch(shared) != self._announced.get(metric):
             self.announce(metric)  # the block is a new one, which does not have the gauges yet
         else:
-            for labels in [labels for labels in list(functions) if not self._has(shared, metric, labels)]:
+            for labels in [labels for labels in list(functions) if not _has(shared, metric, labels)]:
                 functions.pop(labels, None)  # removed by another process
         for gauge, function in list(functions.values()):
             gauge.set(self._called(metric, function))
@@ -128,16 +126,13 @@ class Functions:
             if metric in self._functions:
                 self.refresh(metric)
             shared = self._shared()
-            nobody: list[_Process] = []
-            others = nobody if shared is None else shared.consult(partial(_others, metric), nobody)
-            if shared is None or not others:
-                continue
+            others = _others(shared, metric)
             asked = {other.pid: other.socket for other in others if other.pid not in stuck}
             answers = ask_all(asked, _question(metric)) if asked else {}
             silent = [other for other in others if answers.get(other.pid) is None]
             stuck.update(other.pid for other in silent)
             if silent:
-                shared.consult(partial(_set_unknown, metric, silent), None)
+                _set_unknown(shared, metric, silent)
 
     def _called(self, metric: str, function: Callable[[], float]) -> float:
         """Return the result of a function; NaN if it fails, which is logged once."""
@@ -149,22 +144,25 @@ class Functions:
                 log.warning("%s: %s; the gauge is NaN until the function returns a number again", failure, error)
             return float("nan")
 
-    def _has(self, shared: SharedProvider, metric: str, labels: Labels) -> bool:
-        key = encode_key(CATEGORY, metric, labels)
-        return shared.consult(lambda block: block.names.find(key) is not None, True)
-
 
 def _question(metric: str) -> str:
     """Return the question that makes a process write the results of its functions for a metric."""
     return f"prometheus_client {blake2b(metric.encode(), digest_size=8).hexdigest()}"
 
 
-def _epoch(block: AttachedBlock) -> int:
+@question(True)
+def _has(shared: SharedProvider, block: AttachedBlock, metric: str, labels: Labels) -> bool:
+    return block.names.find(encode_key(CATEGORY, metric, labels)) is not None
+
+
+@question(0)
+def _epoch(shared: SharedProvider, block: AttachedBlock) -> int:
     """Return a number that differs between blocks of the same directory."""
     return block.header.started
 
 
-def _announced(block: AttachedBlock) -> list[str]:
+@question(())
+def _announced(shared: SharedProvider, block: AttachedBlock) -> list[str]:
     """Return the metrics for which functions were announced."""
     family = block.names.family_of(encode_key(OWN, FUNCTIONS))
     if family is None:
@@ -174,7 +172,8 @@ def _announced(block: AttachedBlock) -> list[str]:
     return [dict(decode_key(key)[2])[_LABEL] for key in keys]
 
 
-def _others(metric: str, block: AttachedBlock) -> list[_Process]:
+@question(())
+def _others(shared: SharedProvider, block: AttachedBlock, metric: str) -> list[_Process]:
     """Return the other processes that have functions for a metric."""
     key = encode_key(OWN, FUNCTIONS, ((_LABEL, metric),))
     record = block.names.find(key) or block.names.find(overflow_key(key))
@@ -186,7 +185,8 @@ def _others(metric: str, block: AttachedBlock) -> list[_Process]:
     ]
 
 
-def _set_unknown(metric: str, silent: list[_Process], block: AttachedBlock) -> None:
+@question(None)
+def _set_unknown(shared: SharedProvider, block: AttachedBlock, metric: str, silent: list[_Process]) -> None:
     """Set a metric to NaN for processes that have not answered; their next answer is shown again."""
     signatures = {process.signature for process in silent}
     family = block.names.family_of(encode_key(CATEGORY, metric))

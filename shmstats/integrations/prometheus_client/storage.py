@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from prometheus_client.registry import CollectorRegistry
 
+from ...attachment.calls import question
 from ...attachment.slow_path import SharedProvider
 from ...block.keys import OVERFLOW, decode_key, encode_key
 from ...block.records import INHERITED
@@ -73,8 +74,7 @@ class MetricStore:
     @property
     def generation(self) -> int:
         """A number that changes whenever any process removes a series."""
-        shared = self.shared
-        return 0 if shared is None else shared.consult(lambda block: block.cells.generation, 0)
+        return _generation(self.shared)
 
     # Declarations ------------------------------------------------------------------------------
 
@@ -90,10 +90,8 @@ class MetricStore:
     def instance(self, name: str, registry: CollectorRegistry | None) -> int:
         """Return the number of a registry's metric among those of the same name in several registries."""
         shared = self.shared
-        nothing: list[Found] = []
-        found = nothing if shared is None else shared.consult(lambda block: _instances(block, name), nothing)
-        instance, reused = self._owners.instance(name, registry, found)
-        if reused and shared is not None and shared.consult(_is_alone, False):
+        instance, reused = self._owners.instance(name, registry, _instances(shared, name))
+        if reused and shared is not None and _is_alone(shared):
             # It was that of a registry that is gone, and no other process can have counted into it: start at 0.
             for metric in _metrics_of(name, instance):
                 shared.remove(CATEGORY, metric)
@@ -105,17 +103,11 @@ class MetricStore:
 
     def is_current(self, family: ClientFamily) -> bool:
         """Tell whether a living process, this one or another, declares a family."""
-        shared = self.shared
-        if family.key in self._families or shared is None:
-            return True
-        return not shared.consult(lambda block: _is_inherited(block, family.metric), False)
+        return family.key in self._families or not _is_inherited(self.shared, family.metric)
 
     def is_of_default_registry(self, metric: str) -> bool:
         """Tell whether a metric of the block belongs to prometheus_client's default registry."""
-        shared = self.shared
-        declared = None if shared is None else shared.consult(lambda block: _declared(block, metric), None)
-        _, part = part_of("" if declared is None else declared.help)
-        return part is not None and bool(part.about.get("default"))
+        return _is_of_default_registry(self.shared, metric)
 
     def leave_out(self, family: ClientFamily, error: Exception) -> None:
         """Log once, and count, that a family cannot be shown; the rest of the page is unaffected."""
@@ -125,14 +117,13 @@ class MetricStore:
 
     def _declare(self, shared: SharedProvider, family: ClientFamily) -> None:
         if family.type in ("info", "stateset"):
-            shared.consult(lambda block: _drop_inherited(block, family.metric), None)
+            _drop_inherited(shared, family.metric)
         change = shared.declare(CATEGORY, family.metric, family.declaration())
-        nothing: list[str] = []
-        rivals = shared.consult(lambda block: _rivals(block, family), nothing)
+        rivals = _rivals(shared, family)
         replaced = bool(rivals) and shared.give_way(CATEGORY, family.metric, rivals)
         if replaced or (change is not None and change.outdated):
             shared.remove(CATEGORY, family.fraction)  # it belongs to the outdated series
-        if shared.consult(lambda block: _take_created(block, family), False):
+        if _take_created(shared, family):
             shared.remove(CATEGORY, family.created)
 
     # Series ------------------------------------------------------------------------------------
@@ -148,18 +139,7 @@ class MetricStore:
 
     def label_sets(self, family: ClientFamily) -> list[Labels]:
         """Return the label sets of a family, whichever workers have made them."""
-
-        def read(block: AttachedBlock) -> list[Labels]:
-            found = block.names.family_of(encode_key(CATEGORY, family.metric))
-            if found is None:
-                return []
-            with block.exclusive():
-                keys = [block.names.key(record.number) for record in block.names.members_of(found)]
-            return [decode_key(key)[2] for key in keys]
-
-        shared = self.shared
-        nothing: list[Labels] = []
-        return nothing if shared is None else shared.consult(read, nothing)
+        return _label_sets(self.shared, family.metric)
 
     def admits(self, family: ClientFamily, labels: Labels) -> bool:
         """Tell whether a label set exists, or may be added."""
@@ -168,36 +148,15 @@ class MetricStore:
 
     def has(self, metric: str, labels: Labels) -> bool:
         """Tell whether a series exists."""
-        shared = self.shared
-        key = encode_key(CATEGORY, metric, labels)
-        return shared is not None and shared.consult(lambda block: block.names.find(key) is not None, False)
+        return _has(self.shared, encode_key(CATEGORY, metric, labels))
 
     def value(self, metric: str, labels: Labels, kind: Kind) -> Value:
         """Return the value of a series over all processes; 0 if there is none."""
-        shared = self.shared
-        nothing: Value = 0
-        if shared is None:
-            return nothing
-
-        def read(block: AttachedBlock) -> Value:
-            record = shared.find(block, CATEGORY, metric, labels, kind)
-            return nothing if record is None else block.reader.value(record)
-
-        return shared.consult(read, nothing)
+        return _value(self.shared, metric, labels, kind)
 
     def own_value(self, metric: str, labels: Labels) -> float:
         """Return this process's value of a gauge."""
-        shared = self.shared
-        if shared is None:
-            return 0.0
-
-        def read(block: AttachedBlock) -> float:
-            record = shared.find(block, CATEGORY, metric, labels, Kind.GAUGE)
-            if record is None or record.kind is not Kind.GAUGE:
-                return 0.0
-            return float(block.cells.load_gauge(block.row_for(record), record.cell))
-
-        return shared.consult(read, 0.0)
+        return _own_value(self.shared, metric, labels)
 
     def overflows(self, series: Series) -> bool:
         """Tell whether a series is counted in the overflow set, because there are too many label sets."""
@@ -221,10 +180,7 @@ class MetricStore:
 
     def note_created(self, family: ClientFamily, labels: Labels, created: float) -> None:
         """Store when a series was created, in seconds since the epoch."""
-        shared = self.shared
-        key = encode_key(CATEGORY, family.metric, labels)
-        if shared is not None:
-            shared.consult(lambda block: _note_created(block, {key: created}), None)
+        _note_created(self.shared, {encode_key(CATEGORY, family.metric, labels): created})
 
     def annotate(self, series: Series, change: Callable[[bytes], bytes]) -> None:
         """Change the note of a series."""
@@ -273,12 +229,61 @@ class MetricStore:
         plan = self._plan
         if plan.names is not snapshot.names:
             plan = self._plan = ClientPlan.of(snapshot.names)
-        nothing: list[tuple[Name, bytes]] = []
-        notes = shared.consult(lambda block: block.reader.notes(CATEGORY), nothing)
-        return Reading(plan.families, snapshot.values, {(name.metric, name.labels): note for name, note in notes})
+        notes = {(name.metric, name.labels): note for name, note in _notes(shared)}
+        return Reading(plan.families, snapshot.values, notes)
 
 
-def _instances(block: AttachedBlock, name: str) -> list[Found]:
+# What the block is asked, and given -------------------------------------------------------------------
+
+
+@question(0)
+def _generation(shared: SharedProvider, block: AttachedBlock) -> int:
+    return block.cells.generation
+
+
+@question(())
+def _notes(shared: SharedProvider, block: AttachedBlock) -> list[tuple[Name, bytes]]:
+    return block.reader.notes(CATEGORY)
+
+
+@question(False)
+def _has(shared: SharedProvider, block: AttachedBlock, key: bytes) -> bool:
+    return block.names.find(key) is not None
+
+
+@question(0)
+def _value(shared: SharedProvider, block: AttachedBlock, metric: str, labels: Labels, kind: Kind) -> Value:
+    record = shared.find(block, CATEGORY, metric, labels, kind)
+    return 0 if record is None else block.reader.value(record)
+
+
+@question(0.0)
+def _own_value(shared: SharedProvider, block: AttachedBlock, metric: str, labels: Labels) -> float:
+    record = shared.find(block, CATEGORY, metric, labels, Kind.GAUGE)
+    if record is None or record.kind is not Kind.GAUGE:
+        return 0.0
+    return float(block.cells.load_gauge(block.row_for(record), record.cell))
+
+
+@question(())
+def _label_sets(shared: SharedProvider, block: AttachedBlock, metric: str) -> list[Labels]:
+    found = block.names.family_of(encode_key(CATEGORY, metric))
+    if found is None:
+        return []
+    with block.exclusive():
+        keys = [block.names.key(record.number) for record in block.names.members_of(found)]
+    return [decode_key(key)[2] for key in keys]
+
+
+@question(False)
+def _is_of_default_registry(shared: SharedProvider, block: AttachedBlock, metric: str) -> bool:
+    declared = _declared(block, metric)
+    _, part = part_of("" if declared is None else declared.help)
+    return part is not None and bool(part.about.get("default"))
+
+
+@question(())
+def _instances(shared: SharedProvider, block: AttachedBlock, name: str) -> list[Found]:
     """Return the metrics of one name on the block, for different registries."""
     found = []
     for instance in range(block.layout.capacity):
@@ -296,7 +301,8 @@ def _instances(block: AttachedBlock, name: str) -> list[Found]:
     return found
 
 
-def _note_created(block: AttachedBlock, created: dict[bytes, float]) -> None:
+@question(None)
+def _note_created(shared: SharedProvider, block: AttachedBlock, created: dict[bytes, float]) -> None:
     """Store when series, given by their keys, were created, in seconds since the epoch."""
     with block.exclusive():
         for key, moment in created.items():
@@ -307,7 +313,8 @@ def _note_created(block: AttachedBlock, created: dict[bytes, float]) -> None:
         block.names.raise_revision()
 
 
-def _take_created(block: AttachedBlock, family: ClientFamily) -> bool:
+@question(False)
+def _take_created(shared: SharedProvider, block: AttachedBlock, family: ClientFamily) -> bool:
     """Move the times of creation from where earlier versions stored them; returns whether there were any."""
     former = block.names.family_of(encode_key(CATEGORY, family.created))
     if former is None:
@@ -318,11 +325,12 @@ def _take_created(block: AttachedBlock, family: ClientFamily) -> bool:
         if isinstance(moment, float) and moment > 0:
             labels = decode_key(block.names.key(record.number))[2]
             created[encode_key(CATEGORY, family.metric, labels)] = moment
-    _note_created(block, created)
+    _note_created(shared, created)
     return True
 
 
-def _rivals(block: AttachedBlock, family: ClientFamily) -> list[str]:
+@question(())
+def _rivals(shared: SharedProvider, block: AttachedBlock, family: ClientFamily) -> list[str]:
     """Return the other metrics of the block that share names on the page with a family."""
     suffixes = sorted({suffix for more in EXPOSED_SUFFIXES.values() for suffix in more})
     names = {name.removesuffix(suffix) for name in family.exposed for suffix in ("", *suffixes)}
@@ -343,12 +351,14 @@ def _metrics_of(name: str, instance: int) -> list[str]:
     return [instance_metric(name + suffix, instance) for suffix in ("", "_total", "_info")]
 
 
-def _is_alone(block: AttachedBlock) -> bool:
+@question(False)
+def _is_alone(shared: SharedProvider, block: AttachedBlock) -> bool:
     """Tell whether no other process uses the block."""
     return all(worker.pid == os.getpid() for worker in block.reader.workers.live())
 
 
-def _drop_inherited(block: AttachedBlock, metric: str) -> None:
+@question(None)
+def _drop_inherited(shared: SharedProvider, block: AttachedBlock, metric: str) -> None:
     """Remove what ended processes left: a state is no longer true when the process that was in it has ended."""
     with block.exclusive():
         family = block.names.family_of(encode_key(CATEGORY, metric))
@@ -358,7 +368,8 @@ def _drop_inherited(block: AttachedBlock, metric: str) -> None:
             block.names.remove(gone)
 
 
-def _is_inherited(block: AttachedBlock, metric: str) -> bool:
+@question(False)
+def _is_inherited(shared: SharedProvider, block: AttachedBlock, metric: str) -> bool:
     family = block.names.family_of(encode_key(CATEGORY, metric))
     return family is not None and bool(family.flags & INHERITED)
 
