@@ -110,7 +110,9 @@ def _is_sound(track: Track) -> bool:
     """Tell whether a track is valid, whatever the types of its fields."""
     texts = track.category, track.metric, track.unit, *(text for label in track.labels for text in label)
     return (
-        all(isinstance(text, str) for text in texts)
+        track.kind is not Kind.TIMESTAMP
+        and (track.kind is Kind.HISTOGRAM or not track.bounds)
+        and all(isinstance(text, str) for text in texts)
         and all(len(label) == 2 for label in track.labels)
         and all(map(math.isfinite, track.bounds))
         and all(low < high for low, high in pairwise(track.bounds))

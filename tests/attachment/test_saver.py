@@ -255,6 +255,26 @@ def test_a_saved_snapshot_that_somebody_deleted_is_written_again(stats: Any, dat
     wait_until(lambda: saved_total(data) == 2)
 
 
+def test_a_saver_that_could_not_import_what_saves_for_want_of_descriptors_is_begun_anew(
+    shmstats: ModuleType, data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import shmstats.attachment.saver as module
+
+    modules, asked = module.snapshots, []
+
+    def snapshots_later() -> ModuleType:
+        asked.append(1)
+        if len(asked) <= 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return modules()
+
+    monkeypatch.setattr(module, "snapshots", snapshots_later)
+    shmstats.stats.incr("c", "m")
+    wait_until(lambda: saved_total(data) == 1)
+    assert len(asked) > 2
+    assert "Too many open files" in caplog.text
+
+
 # Places that cannot be written ------------------------------------------------------------------------
 
 
