@@ -1313,7 +1313,7 @@ def test_full_shared_memory_while_attaching_is_survived_and_counting_begins_late
     shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whichever reservation fails: the sixth one does not come any more."""
-    segment = shmstats.block.segment.Segment
+    segment = shmstats.block.lock.RecordLocks
     for allowed in range(12):
         calls = 0
         reserve = segment.reserve

@@ -243,7 +243,7 @@ class Attachment:
         except BaseException:
             self._buffer = None
             raise
-        self._saver = Saver(block, self._settings, tell)
+        self._saver = Saver(block, self._settings, tell, self._log_once)
         self._block = block
         self._direct_cells()
         if stats.no_buffer:
@@ -277,7 +277,8 @@ class Attachment:
             self._dropped += _restoring().fill(block, own, tell)
         for metric in list(self._declared):  # those declared before the block was attached
             self._declare(block, *metric)
-        remove_outdated(block)
+        if not block.is_new:
+            remove_outdated(block)
         if block.workers.met_dead:
             remove_stale(block.name, {worker.slot for worker in block.workers.live()})
         if not stats.no_buffer:

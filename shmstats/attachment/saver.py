@@ -25,7 +25,6 @@ from ..block.layout import SAVER
 from ..block.lock import importing
 from ..block.outdated import remove_outdated
 from ..config import Settings
-from ..once import Once
 from ..reading.attached import AttachedBlock
 from ..series import Snapshot
 from .beats import Watch
@@ -61,19 +60,26 @@ class Saver:
         block: to save.
         settings: where, and how often.
         tell: logs a line.
+        tell_once: logs a line that was not logged before.
 
     Attributes:
         look_interval: seconds between two calls of `look`.
     """
 
-    def __init__(self, block: AttachedBlock, settings: Settings, tell: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        block: AttachedBlock,
+        settings: Settings,
+        tell: Callable[[str], object],
+        tell_once: Callable[[str], object],
+    ) -> None:
         self._block = block
         self._locks = block.locks
         self._settings = settings
         self._directory = stats_directory(block.identity.directory)
         self._interval = settings.stats.snapshot_interval_ms / 1000
         self.look_interval = self._interval / _LOOKS
-        self._tell = tell
+        self._tell, self._tell_once = tell, tell_once
         self._began = time.monotonic()
         self._stopped = False
         self._term = 0
@@ -85,7 +91,6 @@ class Saver:
         self._hanging: tuple[int, float] | None = None
         self._exposing: Any = native.make_lock()
         self._fails = False
-        self._logged = Once()
         self._watch: Watch | None = None
 
     # Who saves -------------------------------------------------------------------------------------
@@ -330,10 +335,6 @@ class Saver:
         self._fails = True
         with suppress(ValueError):  # the process has left the block
             self._block.header.save_error = str(error)
-
-    def _tell_once(self, text: str) -> None:
-        if self._logged.first(text):
-            self._tell(text)
 
     def is_superseded(self) -> bool:
         """Tell whether another block has replaced this one, whose file was removed by hand."""

@@ -72,8 +72,8 @@ def _is_used_by_0_1(lock: str) -> bool:
 def lay_out(segment: Segment, layout: Layout) -> None:
     """Write the header of a new block, without its magic, and reserve the memory that each block needs."""
     slots = min(FIRST_INDEX_SLOTS, layout.index_slots)
-    segment.reserve(0, PAGE)
-    segment.reserve(layout.pages, layout.index + 4 * slots - layout.pages)
+    segment.locks.reserve(0, PAGE)
+    segment.locks.reserve(layout.pages, layout.index + 4 * slots - layout.pages)
     header = {
         "layout_version": LAYOUT_VERSION,
         "protocol": PROTOCOL,

@@ -66,7 +66,7 @@ class Block(Metrics):
         if self._requests is None:
             size = REQUESTS_PER_WORKER * REQUEST.size
             entries = self.layout.requests + self.worker.slot * size
-            self._segment.reserve(entries, size)
+            self.locks.reserve(entries, size)
             self._requests = Requests(self._buf, entries, self._slot + WORKER.offset("further"))
             serving = self._slot + WORKER.offset("serving")
             self._buf[serving : serving + 4] = (1).to_bytes(4, "little")
@@ -184,6 +184,7 @@ class Block(Metrics):
                         mark_inherited(block.names)
                     fill(block)
                 except BaseException:
+                    block.cells.close()
                     block.workers.release(block.worker)
                     raise
         except DamagedBlockError as error:

@@ -112,20 +112,25 @@ def identify(directory: Path, make: bool = False) -> Identity:
             " identified, so everybody needs the token for /debug and /_local"
         )
     where, prefix = (SHARED_MEMORY, "") if shared else (place, f"{place}/")
-    segment = f"{where}/{by_path}"
-    if found is None or not stat.S_ISDIR(found.st_mode) or (key := _key_of(place)) is None:
-        return Identity(resolved, prefix + by_path, segment, os.geteuid(), os.getegid(), None)
-    # A block made when there was no directory is used until its last process has saved it.
-    if not os.path.lexists(segment):
-        # Inside the directory no other block exists, and the path of a socket must be short.
-        by_path = PREFIX + "_".join([f"{part:x}" for part in (key if shared else key[:2])])
-        segment = f"{where}/{by_path}"
-    if make and not os.path.lexists(segment):
-        # The first change of a directory from a container's image copies it, with a new birth time: do that now.
-        with suppress(OSError):
-            os.utime(place, ns=(found.st_atime_ns, found.st_mtime_ns))
-            return identify(directory)
-    return Identity(resolved, prefix + by_path, segment, found.st_uid, found.st_gid, key)
+    key = _key_of(place) if found is not None and stat.S_ISDIR(found.st_mode) else None
+    if found is None or key is None:
+        return Identity(resolved, prefix + by_path, f"{where}/{by_path}", os.geteuid(), os.getegid(), None)
+    name = by_path  # a block made when there was no directory is used until its last process has saved it
+    if not os.path.lexists(f"{where}/{name}"):
+        name = _name_of(key, shared)
+        if make and not os.path.lexists(f"{where}/{name}"):
+            # The first change of a directory from a container's image copies it, with a new birth time: do that now.
+            with suppress(OSError):
+                os.utime(place, ns=(found.st_atime_ns, found.st_mtime_ns))
+                found, key = os.stat(place), _key_of(place) or key
+                name = _name_of(key, shared)
+    return Identity(resolved, prefix + name, f"{where}/{name}", found.st_uid, found.st_gid, key)
+
+
+def _name_of(key: tuple[int, int, int], shared: bool) -> str:
+    """Return the name of the block of a directory that is there."""
+    # Inside the directory no other block exists, and the path of a socket must be short.
+    return PREFIX + "_".join(map("{:x}".format, key if shared else key[:2]))
 
 
 def _stat(place: str) -> os.stat_result | None:

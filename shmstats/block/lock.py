@@ -55,9 +55,9 @@ class Guard(Section):
         self.lock = native.RLock()  # not a greenlet's: none is switched inside
         self.enter = self.lock.acquire
         self.is_held: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
-        self._deferred: deque[Callable[[], object]] = deque()
+        self.deferred = _Deferred(self)
         self._threads = native.original("_thread", "_local")()
-        super().__init__(self.lock, after=self.do_deferred)
+        super().__init__(self.lock, after=self.deferred)
 
     @property
     def held(self) -> bool:
@@ -66,17 +66,17 @@ class Guard(Section):
 
     def defer(self, call: Callable[[], object]) -> None:
         """Call ``call()`` after the calling thread, which holds the guard, has released it."""
-        self._deferred.append(call)
+        self.deferred.append(call)
 
     def leave(self) -> None:
         """Release the guard, and do the deferred calls."""
         self.lock.release()
-        if self._deferred:
+        if self.deferred:
             self.do_deferred()
 
     def do_deferred(self) -> None:
         """Do the deferred calls, if the calling thread does not hold the guard; calls added meanwhile are done too."""
-        while self._deferred:
+        while self.deferred:
             doing = self._doing()
             if self.held or doing._is_owned():
                 return
@@ -94,7 +94,7 @@ class Guard(Section):
     def _do_all(self) -> None:
         while True:
             try:
-                call = self._deferred.popleft()
+                call = self.deferred.popleft()
             except IndexError:  # another thread, or a signal handler, was faster
                 return
             try:
@@ -102,6 +102,17 @@ class Guard(Section):
             except (BlockError, DeclarationError, KindError):
                 # Its caller has returned; the current one must not get its exception.
                 log.exception("a deferred operation failed")
+
+
+class _Deferred(deque[Callable[[], object]]):
+    """What waits until a thread has left a guard. To call it does that; it is false while nothing waits."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    def __call__(self) -> None:
+        self._guard.do_deferred()
 
 
 class RecordLocks:
@@ -133,7 +144,7 @@ class RecordLocks:
         self.guard = guards.current
         self.slots: set[int] = set()
         # Made once: making it each time would cost more than locking.
-        self._table = Section(self.guard.lock, self._lock_table, self._unlock_table, self.guard.do_deferred)
+        self._table = Section(self.guard.lock, self._lock_table, self._unlock_table, self.guard.deferred)
 
     def table(self) -> Section:
         """Hold the table lock. May be nested.
@@ -175,6 +186,15 @@ class RecordLocks:
         each count.
         """
         os.lseek(self._fd, self._mark, os.SEEK_SET)
+
+    def reserve(self, offset: int, length: int) -> None:
+        """Reserve memory for a range of bytes, parts of which may be reserved already.
+
+        Raises:
+            OSError: shared memory is full, or the file was closed.
+        """
+        if hasattr(os, "posix_fallocate"):  # else the file has its full size, and only a store notices a full disk
+            os.posix_fallocate(self.descriptor(), offset, length)
 
     def close(self) -> None:
         """Close the file, which drops the locks."""

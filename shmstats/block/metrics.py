@@ -44,9 +44,9 @@ class Metrics:
         self.locks = segment.locks
         self._buf = segment.buf
         self.workers = WorkerTable(self._buf, layout, self.locks)
-        self.worker = self.workers.claim(segment.reserve)
+        self.worker = self.workers.claim()
         self.cells = self._make_cells(pages=self.layout.pages, bitmap_bytes=self.layout.bitmap_bytes)
-        self.stripes = Stripes(segment, layout, self.cells, self.worker.row)
+        self.stripes = Stripes(self._buf, self.locks, layout, self.cells, self.worker.row)
         self.row_for = self.stripes.row_for
         self.names = NameTable(self._buf, layout, self.cells, self.stripes)
         self._exclusive = Section(self.locks.table(), partial(repair, self.names))

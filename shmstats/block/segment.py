@@ -92,17 +92,6 @@ class Segment:
         finally:
             self.locks.mark()
 
-    def reserve(self, offset: int, length: int) -> None:
-        """Reserve memory for a range of bytes, parts of which may be reserved already.
-
-        Raises:
-            OSError: shared memory is full, or the segment closed.
-        """
-        if hasattr(
-            os, "posix_fallocate"
-        ):  # else the file has its full size, and a full disk is only noticed by a store
-            os.posix_fallocate(self.locks.descriptor(), offset, length)
-
     def publish(self, path: str) -> None:
         """Give a segment from `make_segment` its place.
 

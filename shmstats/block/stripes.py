@@ -13,8 +13,8 @@ from ..layout import CELL, CELLS_PER_PAGE, PAGE
 from ..series import Kind
 from .errors import BlockFullError, memory_is_full
 from .layout import Layout
+from .lock import RecordLocks
 from .records import Record
-from .segment import Segment
 
 SHARED_ROW = 0
 
@@ -23,15 +23,16 @@ class Stripes:
     """The rows of cells of an attached block.
 
     Args:
-        segment: of the block.
+        buf: the block.
+        locks: of the block, and its file.
         layout: of the block.
         cells: of the block.
         own: the row of this process.
     """
 
-    def __init__(self, segment: Segment, layout: Layout, cells: Cells, own: int) -> None:
-        self._segment = segment
-        self._buf = segment.buf
+    def __init__(self, buf: memoryview, locks: RecordLocks, layout: Layout, cells: Cells, own: int) -> None:
+        self._buf = buf
+        self._locks = locks
         self._layout = layout
         self._cells = cells
         self._own = own
@@ -94,7 +95,7 @@ class Stripes:
             OSError: the process has left the block, or forgotten it after a fork.
         """
         try:
-            self._segment.reserve(offset, length)
+            self._locks.reserve(offset, length)
         except OSError as error:
             if error.errno in (None, errno.EBADF):
                 raise  # raised by a signal handler; or the process has left the block
@@ -108,7 +109,7 @@ class Stripes:
         """
         bits, start = self._layout.pages + row * self._layout.bitmap_bytes, self._layout.cells
         start += row * self._layout.row_bytes
-        with self._segment.locks.table():
+        with self._locks.table():
             missing = self._missing(row, cell, width)
             is_run = bool(missing) and missing[-1] - missing[0] == len(missing) - 1
             for pages in [missing] if is_run else [[page] for page in missing]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ..frozen import NamedTuple
@@ -241,17 +241,14 @@ class WorkerTable:
             return is_as_old(worker)
         return has_mapped(worker.pid, self._locks.stat())
 
-    def claim(self, reserve: Callable[[int, int], None]) -> Worker:
+    def claim(self) -> Worker:
         """Take a slot and a row for this process, freeing those of dead ones. The table lock is held.
 
         Where there are many workers some of them are looked at, others each time: all wait for whoever is here.
 
-        Args:
-            reserve: called with a range of bytes of the block, to have memory behind it.
-
         Raises:
             BlockError: every slot is taken by a live process.
-            OSError: what ``reserve`` raises.
+            OSError: shared memory is full.
         """
         rows = self._rows()
         found = len(rows)
@@ -273,7 +270,7 @@ class WorkerTable:
             held=0,
         )
         if slot - slot % _A_PAGE >= self._used:  # else an earlier slot is in the same page
-            reserve(self._offset(slot), WORKER.size)
+            self._locks.reserve(self._offset(slot), WORKER.size)
         self._write(worker)
         return worker
 

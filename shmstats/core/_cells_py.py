@@ -980,7 +980,7 @@ class Section:
         last: called with the lock held when the outermost level is left, repeatedly until it does not raise: calling
             it twice must be the same as once. After a number of attempts it is given up. The first error is raised
             when everything is released.
-        after: called when a level was left and the calling thread no longer has the lock.
+        after: called, if it is true, when a level was left and the calling thread no longer has the lock.
     """
 
     def __init__(
@@ -1032,7 +1032,7 @@ class Section:
             if self._depth == 0:
                 self._ready = False
             self._let_go(None, None, None)
-        if self._after is not None and not self._is_owned():
+        if self._after and not self._is_owned():
             _succeeds(self._after, errors)
 
 

@@ -109,7 +109,10 @@ Section_leave(Section *self, PyObject **error)
     if (result == NULL)
         keep_error(error);
     Py_XDECREF(result);
-    if (self->after != NULL && !Section_is_held(self, error))
+    int wanted = self->after == NULL ? 0 : PyObject_IsTrue(self->after);
+    if (wanted < 0)
+        keep_error(error);
+    else if (wanted && !Section_is_held(self, error))
         succeeds(self->after, error);
 }
 

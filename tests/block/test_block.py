@@ -156,7 +156,7 @@ def test_a_creator_killed_at_any_step_leaves_no_obstacle(python: Any, stats: Any
     code = """
         import os, signal, sys
         from shmstats import stats
-        from shmstats.block import block, names, segment, workers
+        from shmstats.block import block, lock, names, workers
 
         steps = int(sys.argv[1])
         def counting(function):
@@ -169,7 +169,7 @@ def test_a_creator_killed_at_any_step_leaves_no_obstacle(python: Any, stats: Any
             return counted
 
         os.ftruncate = counting(os.ftruncate)
-        segment.Segment.reserve = counting(segment.Segment.reserve)
+        lock.RecordLocks.reserve = counting(lock.RecordLocks.reserve)
         block.Block.__init__ = counting(block.Block.__init__)
         workers.WorkerTable.claim = counting(workers.WorkerTable.claim)
         names.NameTable.add = counting(names.NameTable.add)

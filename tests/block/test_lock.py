@@ -189,13 +189,13 @@ def test_what_is_deferred_may_defer_and_enter_again(shmstats: ModuleType) -> Non
     assert done == ["first", "second"]
 
 
-def test_a_deferred_call_that_another_has_taken_is_done_once(shmstats: ModuleType) -> None:
+def test_a_deferred_call_that_another_has_taken_is_done_once(
+    shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between the look at the queue and the taking from it a signal handler may leave the guard, too."""
-    from collections import deque
+    lock, done = shmstats.block.lock, []
 
-    guard, done = shmstats.block.lock.Guard(), []
-
-    class Interrupted(deque):  # type: ignore[type-arg]
+    class Interrupted(lock._Deferred):  # type: ignore[misc, name-defined]
         def _drain(self) -> None:
             while len(self):
                 super().popleft()()
@@ -209,7 +209,8 @@ def test_a_deferred_call_that_another_has_taken_is_done_once(shmstats: ModuleTyp
             self._drain()
             return super().popleft()
 
-    guard._deferred = Interrupted()
+    monkeypatch.setattr(lock, "_Deferred", Interrupted)
+    guard = lock.Guard()
     with guard:
         guard.defer(lambda: done.append(1))
     assert done == [1]

@@ -486,7 +486,7 @@ def test_a_grown_index_is_made_anew_after_a_kill(attach: Any, kind: Any) -> None
     records = {name: block.find_or_add(name, kind.COUNTER) for name in names}
     block.names.broken_off = 1
     block.names.index_slots = 8192
-    block._segment.reserve(block.layout.index, 4 * 8192)
+    block.locks.reserve(block.layout.index, 4 * 8192)
     with block.exclusive():
         pass
     assert {name: block.names.find(name) for name in names} == records

@@ -157,7 +157,7 @@ def full_after(reserve: Callable[..., None], allowed: int) -> Callable[..., None
 def test_a_name_is_dropped_where_nothing_can_be_reserved_and_old_ones_count_on(
     stats: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    segment = shmstats.block.segment.Segment
+    segment = shmstats.block.lock.RecordLocks
     stats.incr("c", "m")
     monkeypatch.setattr(segment, "reserve", full_after(segment.reserve, 0))
     for number in range(500):
@@ -177,7 +177,7 @@ def test_a_name_is_dropped_where_nothing_can_be_reserved_and_old_ones_count_on(
 def test_a_worker_without_memory_for_its_row_counts_in_anothers(
     attach: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind, segment = shmstats.series.Kind, shmstats.block.segment.Segment
+    kind, segment = shmstats.series.Kind, shmstats.block.lock.RecordLocks
     one = attach()
     record = one.find_or_add(b"c\0m", kind.COUNTER, 1)
     other = attach()

@@ -198,7 +198,7 @@ def test_of_many_workers_a_new_one_looks_at_a_few_until_the_dead_are_found(
     claims = 0
     with block.locks.table():
         while child.pid in {worker.pid for worker in block.workers}:
-            block.workers.release(block.workers.claim(block.stripes.reserve))
+            block.workers.release(block.workers.claim())
             claims += 1
             assert len(asked) <= claims <= 20
 

@@ -206,7 +206,7 @@ def test_a_save_that_read_before_another_does_not_take_its_place_whichever_began
     """The first to begin is held up before it reads, the second after that."""
     settings = shmstats.config.load(configure(snapshot_interval_ms=3_600_000))
     blocks = [attach(), attach()]
-    savers = [shmstats.attachment.saver.Saver(block, settings, print) for block in blocks]
+    savers = [shmstats.attachment.saver.Saver(block, settings, print, print) for block in blocks]
     counted = blocks[0].find_or_add(b"c\0m", shmstats.series.Kind.COUNTER)
     waiting, go_on = (Event(), Event()), (Event(), Event())
     saved: dict[int, Any] = {}

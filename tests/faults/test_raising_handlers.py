@@ -274,7 +274,7 @@ def test_what_a_handler_raises_comes_to_the_application(
                 patch.setattr(shmstats.block.names.NameTable, "add", signalling)
             elif place == "reserve":
                 stats.incr("c", "there")
-                patch.setattr(shmstats.block.segment.Segment, "reserve", signalling)
+                patch.setattr(shmstats.block.lock.RecordLocks, "reserve", signalling)
                 patch.setattr(shmstats.block.names.NameTable, "_reserve_growth", reserve_a_byte)
             else:
                 stats.incr("c", "there")

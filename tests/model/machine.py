@@ -514,6 +514,9 @@ class Core:
             def descriptor(self) -> int:
                 return self.file
 
+            def reserve(self, offset: int, length: int) -> None:
+                """Have memory, which is there."""
+
             def _await_table(self) -> None:
                 """Wait in one step: to look again and again would be steps without an end."""
                 self.lock(core.lock.TABLE)
@@ -524,8 +527,8 @@ class Core:
         class Workers(self.workers.WorkerTable):  # type: ignore[misc, name-defined]
             """The worker slots; a process may have taken its own before the beginning."""
 
-            def claim(self, reserve: Callable[[int, int], None]) -> Any:
-                return core._current.worker or super().claim(reserve)
+            def claim(self) -> Any:
+                return core._current.worker or super().claim()
 
         class Columns(self.columns.Columns):  # type: ignore[misc, name-defined]
             """The cells, which all have memory, of a reader who waits for a writer that stays at work."""
@@ -747,9 +750,6 @@ class _Segment:
 
     def __init__(self, view: View, locks: Any) -> None:
         self.buf, self.locks = view, locks
-
-    def reserve(self, offset: int, length: int) -> None:
-        """Have memory, which is there."""
 
     def is_linked(self) -> bool:
         return True
