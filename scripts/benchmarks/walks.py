@@ -47,8 +47,8 @@ BOUNDS = {
     "another process's name": Walk(0, 0),
     "new name of a declared metric": Walk(0, 0),
     "scrape": Walk(26, 104),
-    "save": Walk(19, 136),
-    "close": Walk(36, 162),
+    "save": Walk(19, 134),
+    "close": Walk(36, 160),
     "attach with restore": Walk(45, 544),
 }
 
