@@ -1,11 +1,11 @@
-/* Handles of label sets, found by the values as they are given: an open-addressing table by the strings' cached hashes.
- * It owns its keys, so no address of a string that has gone can be taken for another; and it is emptied when it has
- * reached a bound, for label values may come from outside.
+/* Handles of label sets, found by the given values: an open-addressing table by the cached hashes of the strings.
+ * It owns its keys, so a reused address of a freed string cannot be mistaken for another one. It is emptied when it has
+ * reached a limit, because label values may come from outside.
  *
- * Values are *plain*: exact strs, ints of 64 bits, bools and None. To hash and to compare them calls no Python code. A set
- * that is given as 200 has a key beside that of "200", and both lead to one handle.
+ * Values are *plain*: exact strs, ints of 64 bits, bools and None. Hashing and comparing them calls no Python code. A
+ * set with the value 200 has a key of its own beside that of "200", and both lead to one handle.
  *
- * Children is such a table for one metric with labels, the base class of handles.py's Labelled. */
+ * Children is such a table for one metric with labels: the base class of handles.py's Labelled. */
 
 enum { MOST_SETS = 10000, FEWEST_SLOTS = 64, MOST_LABELS = 16 };
 
@@ -49,7 +49,7 @@ hash_values(PyObject *const *values, Py_ssize_t n, uint64_t *hash)
     return 1;
 }
 
-/* Whether two plain values are equal and of one type: 1 is neither True nor "1". */
+/* Whether two plain values are equal and of the same type: 1 is neither True nor "1". */
 static inline int
 is_same_value(PyObject *a, PyObject *b)
 {
@@ -64,7 +64,7 @@ is_same_value(PyObject *a, PyObject *b)
            && memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)length * PyUnicode_KIND(a)) == 0;
 }
 
-/* The slot of a set whose handle is of one of the kinds, or the empty one where the search ends. The table has slots. */
+/* The slot of a set with a handle of one of the kinds, or the empty slot where the search ends. The table has slots. */
 static inline LabelSet *
 find_slot(const LabelSets *sets, uint64_t hash, PyObject *const *values, Py_ssize_t n, int kinds)
 {
@@ -83,7 +83,7 @@ find_slot(const LabelSets *sets, uint64_t hash, PyObject *const *values, Py_ssiz
     }
 }
 
-/* The handle of a set, borrowed; NULL where there is none, or a value is not plain. */
+/* The handle of a set, borrowed; NULL if there is none, or a value is not plain. */
 static inline Series *
 find_set(const LabelSets *sets, PyObject *const *values, Py_ssize_t n, int kinds)
 {
@@ -97,7 +97,7 @@ static void
 clear_sets(LabelSets *sets)
 {
     LabelSets former = *sets;
-    *sets = (LabelSets){NULL, 0, 0}; /* first: what goes with a handle may come back here */
+    *sets = (LabelSets){NULL, 0, 0}; /* first: freeing a handle may run code that comes back here */
     for (size_t i = 0; i < former.size; i++) {
         Py_XDECREF(former.slots[i].key);
         Py_XDECREF(former.slots[i].series);
@@ -127,7 +127,7 @@ grow_sets(LabelSets *sets)
     return 0;
 }
 
-/* Keep a handle under a tuple of values, in the place of one of its kind; nothing is done where one is not plain. */
+/* Keep a handle under a tuple of values, replacing one of its kind; does nothing if a value is not plain. */
 static int
 keep_set(LabelSets *sets, PyObject *key, Series *series)
 {
@@ -163,7 +163,7 @@ keep_given(LabelSets *sets, const State *state, const char *what, PyObject *args
     return keep_set(sets, values, (Series *)series) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-/* Drop the handle of a set; those behind it in the table move up, so that a search ends where it did. */
+/* Drop the handle of a set; later ones in the table move up, so that searches still find them. */
 static void
 drop_set(LabelSets *sets, PyObject *key)
 {
@@ -210,7 +210,7 @@ Children_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(
     return (PyObject *)self;
 }
 
-/* Put values that were given by name in the order of the label names; returns whether they are these names. */
+/* Sort named values by the label names; returns whether the names are these. */
 static inline int
 put_in_order(Children *self, PyObject *const *values, PyObject *names, PyObject **ordered)
 {
@@ -304,7 +304,7 @@ Children_set_labelnames(Children *self, PyObject *names, void *Py_UNUSED(closure
     return 0;
 }
 
-/* What the garbage collector is to see of a table. */
+/* The references in a table, for the garbage collector. */
 static int
 visit_sets(const LabelSets *sets, visitproc visit, void *arg)
 {

@@ -9,11 +9,11 @@ typedef struct {
     Series *series;
 } Shortcut;
 
-/* What user code calls: name, signature, description.
+/* The calls for user code: name, signature, description.
  *
- * They are not methods but slots of the object that hold bound functions: where ``stats`` is an imported name, the
- * compiler of Python 3.11 emits for stats.incr() an attribute access and a call instead of a method call, and to find and
- * bind a method each time takes longer than to count. */
+ * They are not methods but slots of the object that hold bound functions: if ``stats`` is an imported name, the
+ * compiler of Python 3.11 emits for stats.incr() an attribute access and a call instead of a method call, and finding
+ * and binding a method each time takes longer than counting. */
 #define CALLS(X)                                                                                                       \
     X(incr, "category, metric, n=1, *, labels=None, exemplar=None", "Add n to a counter.")                             \
     X(decr, "category, metric, n=1, *, labels=None", "Take n away from a counter.")                                    \
@@ -35,8 +35,8 @@ typedef struct {
     State *state;
     PyObject *handles;            /* {category: {metric: Series}}, without labels */
     Shortcut *shortcuts;          /* borrowed from handles */
-    LabelSets sets;               /* handles of label sets, by category, metric, names and values as they were given */
-    PyObject *timer_type;         /* of what `timer` returns: a subclass of Stopwatch, or NULL */
+    LabelSets sets;               /* handles of label sets, by category, metric, names and values as given */
+    PyObject *timer_type;         /* the type of timers: a subclass of Stopwatch, or NULL */
 #define FIELD(name, signature, doc) PyObject *name;
     CALLS(FIELD) /* the functions below, bound to this object */
 #undef FIELD
@@ -50,7 +50,7 @@ shortcut_of(const PyObject *category, const PyObject *metric)
     return (size_t)(mixed >> 40) & (SHORTCUTS - 1);
 }
 
-/* The handle in the two-level dict, borrowed; NULL where there is none (no exception is left). */
+/* The handle in the two-level dict, borrowed; NULL if there is none (no exception is left). */
 static Series *
 look_up(Recorder *self, PyObject *category, PyObject *metric)
 {
@@ -63,7 +63,7 @@ look_up(Recorder *self, PyObject *category, PyObject *metric)
     return (Series *)series;
 }
 
-/* The handle of a name, borrowed, by the shortcuts alone; NULL where they have none. It calls nothing. */
+/* The handle of a name, borrowed, by the shortcuts only; NULL if they have none. It calls nothing. */
 static inline Series *
 find_at_once(const Recorder *self, const PyObject *category, const PyObject *metric)
 {
@@ -96,7 +96,7 @@ find(Recorder *self, PyObject *category, PyObject *metric)
     return series;
 }
 
-/* Have the calls in the slots of a recorder; -1 with an exception set. */
+/* Put the calls into the slots of a recorder; -1 with an exception set. */
 static int bind_calls(Recorder *self);
 
 static PyObject *
@@ -147,13 +147,13 @@ typedef struct {
     PyObject *category, *metric, *what, *labels;
 } Call;
 
-/* What a call names and gives: a handle, borrowed, or NULL; and the value, or NULL. */
+/* The result of looking at a call's arguments: a handle, borrowed, or NULL; and the value, or NULL. */
 typedef struct {
     Series *series;
     PyObject *what;
 } Found;
 
-/* Put the keywords of a call in their places: `word` is the name of what is counted. 0 where that is left to Python. */
+/* Put keywords into their places: `word` is the name of the value. 0 if that is left to Python. */
 static int
 take_keywords(const State *state, Call *call, PyObject *const *values, PyObject *names, PyObject *word)
 {
@@ -171,11 +171,11 @@ take_keywords(const State *state, Call *call, PyObject *const *values, PyObject 
     return 1;
 }
 
-/* The handle of a label set that is given as a dict, borrowed, or NULL. */
+/* The handle of a label set given as a dict, borrowed, or NULL. */
 static Series *
 find_labelled(Recorder *self, const Call *call, int kinds)
 {
-    PyObject *values[2 + 2 * MOST_LABELS]; /* not cleared: that would take as long as the search */
+    PyObject *values[2 + 2 * MOST_LABELS]; /* not cleared: clearing would take as long as the search */
     Py_ssize_t n = 2, at = 0;
     values[0] = call->category;
     values[1] = call->metric;
@@ -188,7 +188,7 @@ find_labelled(Recorder *self, const Call *call, int kinds)
     return n == 2 ? find(self, call->category, call->metric) : find_set(&self->sets, values, n, kinds);
 }
 
-/* Do as `find_called`, in whatever form the call is. */
+/* Like `find_called`, for every form of a call. */
 static __attribute__((noinline)) Found
 find_any_form(Recorder *self, int kinds, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject *word)
 {
@@ -201,7 +201,7 @@ find_any_form(Recorder *self, int kinds, PyObject *const *args, Py_ssize_t nargs
     return (Found){series, call.what};
 }
 
-/* What a call names and gives. A handle that is found by a label set is of one of the kinds, another of any. */
+/* Find the handle and the value of a call. With labels the handle is of one of the kinds, without them of any. */
 static inline Found
 find_called(Recorder *self, int kinds, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject *word)
 {
@@ -210,7 +210,7 @@ find_called(Recorder *self, int kinds, PyObject *const *args, Py_ssize_t nargs, 
     return find_any_form(self, kinds, args, nargs, kwnames, word);
 }
 
-/* What a call returns that was done, or else have Python do it. */
+/* The result of a call that was done; otherwise Python does it. */
 static inline PyObject *
 finish(Recorder *self, Outcome outcome, PyObject *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -219,11 +219,11 @@ finish(Recorder *self, Outcome outcome, PyObject *method, PyObject *const *args,
     return outcome == FAILED ? NULL : call_missed((PyObject *)self, method, args, nargs, kwnames);
 }
 
-/* A new handle of a name that a plain call gives, for its value; NULL where that is left to Python. */
+/* A new handle for a common call, of its name and for its value; NULL if that is left to Python. */
 static __attribute__((noinline)) Series *make_handle(Recorder *self, PyTypeObject *type, PyObject *const *args,
                                                      Py_ssize_t nargs, PyObject *kwnames);
 
-/* Keep a handle that was made, if the call could use it. */
+/* Keep a new handle, if the call could use it. */
 static void keep_made(Recorder *self, Series *made, Outcome outcome);
 
 static __attribute__((noinline)) PyObject *
@@ -245,7 +245,7 @@ record_count(Recorder *self, PyObject *method, int sign, PyObject *const *args, 
     return finish(self, outcome, method, args, nargs, kwnames);
 }
 
-/* A call of the recorder that hands over to a Python method what it cannot do. */
+/* A call of the recorder, which passes what it cannot do to a Python method. */
 #define CALL(name)                                                                                                     \
     static PyObject *Recorder_##name(Recorder *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 
@@ -399,7 +399,7 @@ Recorder_handle(Recorder *self, PyObject *args)
     return Py_NewRef(series == NULL ? Py_None : (PyObject *)series);
 }
 
-/* Keep a handle under its name, in the place of another; -1 with an exception set. */
+/* Keep a handle under its name, replacing another; -1 with an exception set. */
 static int
 keep_handle(Recorder *self, Series *series)
 {

@@ -1,10 +1,10 @@
-/* The scale of a histogram: how it finds the bucket of a value. shmstats/bounds.py makes it, as bytes.
+/* The scale of a histogram: it finds the bucket of a value. shmstats/bounds.py makes it, as bytes.
  *
- * Exponential bounds have the same mantissas in each octave of doubles, from one power of two to the next. So the exponent
- * of a value says how many bounds lie below its octave, and its mantissa how many lie below it there: an octave is
- * parted into slots, twice as many as it has bounds, and in a slot there is one bound at most. */
+ * Exponential bounds have the same mantissas in each octave of doubles, from one power of two to the next. So the
+ * exponent of a value gives the number of bounds below its octave, and its mantissa the number of bounds below it
+ * there: an octave is divided into twice as many slots as it has bounds, and a slot contains at most one bound. */
 
-/* A slot: a mantissa, and how many bounds of the octave are below the slot; from that mantissa on it is one more. */
+/* A slot: a mantissa, and the number of bounds of the octave below the slot; from that mantissa on it is one more. */
 typedef struct {
     int64_t limit, before;
 } Slot;
@@ -12,7 +12,7 @@ typedef struct {
 typedef struct {
     int64_t n_bounds;
     int64_t schema; /* there are 2^schema bounds in an octave; -1: the bounds follow as doubles, else the slots */
-    int64_t before; /* bounds of the same sequence that a double can be less than, but are below the first one */
+    int64_t before; /* bounds of the same sequence that a double can be less than, but below the first one */
 } Scale;
 
 enum { MANTISSA_BITS = 52, FINEST_SCHEMA = 8 };
@@ -23,7 +23,7 @@ scale_in(PyObject *bytes)
     return (const Scale *)(const void *)PyBytes_AS_STRING(bytes);
 }
 
-/* The number of buckets of the scale that some bytes are; 0 where they are none. */
+/* The number of buckets of the scale in some bytes; 0 if they are not a scale. */
 static Py_ssize_t
 buckets_of(PyObject *bytes)
 {
@@ -38,10 +38,10 @@ buckets_of(PyObject *bytes)
     return rest == expected ? (Py_ssize_t)scale->n_bounds + 1 : 0;
 }
 
-/* The number of the first bound that is not less than a value; that of all bounds where they are less.
+/* The number of the first bound that is not less than a value; the number of bounds if all are less.
  *
- * Doubles that are not negative are in the order of their bits: a bound is less than the value where its bits are not
- * above those of the value less 1. */
+ * Non-negative doubles have the order of their bits: a bound is less than the value if its bits are not
+ * above those of the value minus 1. */
 static inline Py_ssize_t
 exponential_bucket(const Scale *scale, double value)
 {

@@ -1,4 +1,4 @@
-"""The saved snapshot: `format` writes what is in the file, `decoding` reads it, `store` keeps the files."""
+"""The saved snapshot: `format` writes the content of the file, `decoding` reads it, `store` manages the files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Reading what is in the file of a saved snapshot: see `shmstats.snapshot.format`.
+"""Reading the file of a saved snapshot: see `shmstats.snapshot.format`.
 
-What a file says is checked like what a caller says. A series that is not allowed is left out, and told of. Most are
-plain: C reads them from the text of the file, and makes them ready for a block (`shmstats.core.pack_series`).
+The content is checked like arguments of a call. A series that is not allowed is left out, and reported. Most are
+simple: C reads them from the text of the file, and packs them for a block (`shmstats.core.pack_series`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _COLUMNS_OF_1 = ("category", "metric", "labels", "kind", "monotonic", "bounds", 
 
 _KINDS = {int(kind): kind for kind in Kind}
 
-#: What stands before each of the first members of an object that `shmstats.snapshot.format` has written, and before the
-#: last one, which may not be there.
+#: The text before each of the first members of an object that `shmstats.snapshot.format` has written, and before the
+#: last one, which is optional.
 _MEMBERS = [b'{"saved": ', *(b', "%s": ' % name for name in (b"values", b"declared", b"names", b"kinds", b"created"))]
 _CARRIED = b', "carried": '
 
@@ -39,8 +39,8 @@ class LeftOut(NamedTuple):
     """A series of a file that is not allowed.
 
     Attributes:
-        series: category, metric and labels, as far as they are there.
-        reason: why.
+        series: category, metric and labels, as far as the file has them.
+        reason: why it is not allowed.
     """
 
     series: str
@@ -48,14 +48,14 @@ class LeftOut(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What a file has.
+    """The content of a file.
 
     Attributes:
-        snapshot: the series that are allowed; names and values are made when somebody looks at them.
+        snapshot: the allowed series; names and values are made at their first use.
         left_out: the others.
-        packed: those that are allowed, ready for a block, in the buckets of today; but for those that were to be apart.
-        declared: what is declared of their metrics, by category and metric, joined by NUL.
-        apart: names and values of those others.
+        packed: the allowed series, packed for a block with today's buckets, except for those requested apart.
+        declared: the declarations of their metrics, by category and metric, joined by NUL.
+        apart: names and values of those requested apart.
     """
 
     snapshot: Snapshot
@@ -66,15 +66,15 @@ class Saved(NamedTuple):
 
 
 def decode(file: Path, content: bytes, apart: Collection[str] = ()) -> Saved:
-    """Return what a file of any version has.
+    """Return the content of a file of any version.
 
     Args:
-        file: where it is, for errors.
-        content: of it.
-        apart: series that are not to be packed: category, metric, and label names and values, joined by NUL.
+        file: its path, for errors.
+        content: its bytes.
+        apart: series that must not be packed: category, metric, and label names and values, joined by NUL.
 
     Raises:
-        SnapshotError: it is no snapshot, damaged, or of a later version.
+        SnapshotError: it is not a snapshot, damaged, or of a later version.
     """
     version, place = checked(file, content)
     try:
@@ -84,7 +84,7 @@ def decode(file: Path, content: bytes, apart: Collection[str] = ()) -> Saved:
 
 
 class _Row(NamedTuple):
-    """A series as a file has it, not yet checked."""
+    """A series as in a file, not yet checked."""
 
     category: Any
     metric: Any
@@ -100,12 +100,12 @@ class _Row(NamedTuple):
 
 
 class _Listing:
-    """The series that a file lists, not yet checked.
+    """The series in a file, not yet checked.
 
     Args:
         version: of the file.
-        content: of it.
-        place: of the data in that.
+        content: of the file.
+        place: of the data in the content.
     """
 
     def __init__(self, version: int, content: bytes, place: slice) -> None:
@@ -114,12 +114,12 @@ class _Listing:
 
     @property
     def rows(self) -> Sequence[_Row]:
-        """The series; they are read when somebody looks at them."""
+        """The series, read at the first use."""
         return self._read()[0]
 
     @property
     def declared(self) -> Declared:
-        """What is declared of their metrics; likewise."""
+        """The declarations of their metrics, read at the first use."""
         return self._read()[1]
 
     def _read(self) -> tuple[Sequence[_Row], Declared]:
@@ -128,13 +128,13 @@ class _Listing:
         return self._rows
 
     def pack(self, apart: set[str]) -> tuple[Packing, Mapping[int, _Row]] | None:
-        """Pack the series that are plain.
+        """Pack the simple series.
 
         Args:
             apart: keys of series that are left to the caller.
 
         Returns:
-            What is packed, and by position the other series; None for a file that is not just as we write it.
+            The packed series, and by position the others; None for a file that is not exactly as we write it.
         """
         found = self._members()
         if found is None:
@@ -148,15 +148,15 @@ class _Listing:
             odd = packing.add((names, kinds, created, values), apart, carried)
             rows = None if odd is None else json.loads(odd or b"[]")
         except (*SENSELESS, RecursionError):
-            return None  # whoever reads all of it finds what is wrong
+            return None  # reading all of it will find the error
         if rows is None:
             return None
         return packing, {place: _row(declared, place in carried, *listed) for place, *listed in rows}
 
     def _members(self) -> list[memoryview] | None:
-        """Return the JSON of each member, all of which are lists but the first; None where they are other ones.
+        """Return the JSON of each member, all of which are lists except the first; None if there are other ones.
 
-        That it is JSON is yet to be seen. If each of them is, then the whole is, for all between them is as it must be.
+        They are not parsed yet. If each of them is JSON, then so is the whole, because the text between them is right.
         """
         content, (at, end, _) = self._content, self._place.indices(len(self._content))
         places: list[int] = []
@@ -187,10 +187,10 @@ def _rows_of_1(data: Mapping[str, Any]) -> tuple[list[_Row], Declared]:
 
 
 def _rows(data: Mapping[str, Any]) -> tuple[list[_Row], Declared]:
-    """Return what version 2 or 3 lists, and what is declared.
+    """Return the series and the declarations of version 2 or 3.
 
     Raises:
-        ValueError: the columns are not as long as each other.
+        ValueError: the columns differ in length.
     """
     keys, kinds, values = (list(data[column]) for column in ("names", "kinds", "values"))
     created = list(data["created"]) if "created" in data else [0] * len(keys)
@@ -208,7 +208,7 @@ def _carried(positions: Iterable[Any]) -> set[int]:
 
 
 def _row(declared: Declared, is_carried: bool, key: Any, kind: Any, created: Any, value: Any) -> _Row:
-    """Return a series as version 2 or 3 lists it."""
+    """Return a series of version 2 or 3."""
     parts = key.split("\0") if isinstance(key, str) else []
     category, metric, *rest = parts if len(parts) > 1 else (key, None)
     help_, unit, bounds = declared.get((category, metric), ("", "", ())) if parts else ("", "", ())
@@ -218,7 +218,7 @@ def _row(declared: Declared, is_carried: bool, key: Any, kind: Any, created: Any
 
 
 def _declared(entries: Iterable[Any]) -> dict[tuple[Any, Any], tuple[Any, Any, Any]]:
-    """Return what is declared about metrics; an entry that is none is as if it were not there."""
+    """Return the declarations of metrics; invalid entries are ignored."""
     return {
         (entry[0], entry[1]): (entry[2], entry[3], entry[4])
         for entry in entries
@@ -227,7 +227,7 @@ def _declared(entries: Iterable[Any]) -> dict[tuple[Any, Any], tuple[Any, Any, A
 
 
 class _Names(Deferred[Name]):
-    """The names of the series at some positions, which are allowed."""
+    """The names of the allowed series at some positions."""
 
     __slots__ = ("_kept", "_listing")
 
@@ -241,7 +241,7 @@ class _Names(Deferred[Name]):
 
 
 class _Values(Deferred[Value]):
-    """The values of the series at some positions, which are allowed."""
+    """The values of the allowed series at some positions."""
 
     __slots__ = ("_kept", "_listing", "_names")
 
@@ -255,7 +255,7 @@ class _Values(Deferred[Value]):
 
 
 def _read(listing: _Listing, apart: set[str]) -> Saved:
-    """Return the series of a file that are allowed, and the others."""
+    """Return the allowed series of a file, and the others."""
     packing, odd = listing.pack(apart) or (Packing(listing.declared), dict(enumerate(listing.rows)))
     number = packing.packed().number + len(odd)
     allowed, left_out = _check(odd)
@@ -271,7 +271,7 @@ def _read(listing: _Listing, apart: set[str]) -> Saved:
 
 
 def _check(rows: Mapping[int, _Row]) -> tuple[dict[int, tuple[Name, Value]], list[LeftOut]]:
-    """Return the names and values of series by position, as far as they are allowed, and those that are not."""
+    """Return the names and values of the allowed series by position, and the series that are not allowed."""
     allowed: dict[int, tuple[Name, Value]] = {}
     left_out: list[LeftOut] = []
     there: set[str] = set()
@@ -332,8 +332,8 @@ def _value(row: _Row, bounds: Bounds) -> Value:
     """Return the value of a series.
 
     Raises:
-        TypeError: it is none.
-        ValueError: it is not one of its kind.
+        TypeError: it is not a value.
+        ValueError: it is not a value of its kind.
     """
     value = row.value
     if row.kind == Kind.HISTOGRAM:
@@ -348,10 +348,10 @@ def _value(row: _Row, bounds: Bounds) -> Value:
 
 
 def _distribution(value: Any, n_buckets: int) -> Distribution:
-    """Return the value of a histogram, as any version has it.
+    """Return the value of a histogram of any version.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is not one.
         ValueError: a part of it is not allowed.
     """
     if len(value) == 3:

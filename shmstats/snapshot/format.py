@@ -1,22 +1,20 @@
-"""What is in the file of a saved snapshot: one JSON object, in this form since version 3::
+"""The content of the file of a saved snapshot: one JSON object, in this form since version 3::
 
     {"version": 3, "checksum": "<BLAKE2b of the bytes of data>", "data": {
         "saved": <seconds since 1970>, "values": [...], "declared": [[category, metric, help, unit, bounds], ...],
         "names": [...], "kinds": [...], "created": [...]}}
 
 A name is category, metric, and label names and values, joined by NUL. A kind is the number of the kind, negative for a
-counter that was decremented. What is declared about a metric is there once, not with each of its series. ``created``
-is in ns since 1970, 0 where that is not known. ``carried``, if it is there, has the positions among the names of
-histograms that have observations of other buckets (`shmstats.series.Name`).
+counter that was decremented. Each declaration is there once, not with each of the metric's series. ``created``
+is in ns since 1970, 0 if unknown. ``carried``, which is optional, has the positions among the names of
+histograms with observations from other buckets (`shmstats.series.Name`).
 
-The bounds of a histogram are a list, or of exponential ones an object of ``schema``, ``first``, ``octaves`` and
-``factor`` (`shmstats.bounds`). Its value is ``[sum, maximum, minimum, number, [...]]``: the buckets from the one of
-that number on, up to the last that has an observation.
+The bounds of a histogram are a list, or for exponential ones an object of ``schema``, ``first``, ``octaves`` and
+``factor`` (`shmstats.bounds`). Its value is ``[sum, maximum, minimum, number, [...]]``: the buckets from the one with
+that number to the last non-empty one.
 
-Version 2 had ``[sum, maximum, [...]]`` for it, with all buckets, lists of bounds only, and at first no ``created``.
+Version 2 had ``[sum, maximum, [...]]`` instead, with all buckets, lists of bounds only, and at first no ``created``.
 Version 1 had a list for each column: category, metric, labels, kind, monotonic, bounds, value.
-
-`shmstats.snapshot.decoding` reads it.
 """
 
 from __future__ import annotations
@@ -47,13 +45,13 @@ class SnapshotError(Exception):
 
 
 class _Header(NamedTuple):
-    """What is written of names; as long as they stay the same it is made only once.
+    """The text that follows from the names; it is made once as long as they stay the same.
 
     Attributes:
         names: of the snapshot.
-        saved: positions of those that are saved; None: all.
+        saved: positions of those to save; None: all.
         histograms: positions of histograms among those.
-        text: the JSON of all but the values.
+        text: the JSON of everything except the values.
     """
 
     names: Sequence[Name]
@@ -63,7 +61,7 @@ class _Header(NamedTuple):
 
     @classmethod
     def of(cls, names: Sequence[Name]) -> _Header:
-        """Return that of some names."""
+        """Return the header of some names."""
         saved = [i for i, name in enumerate(names) if _is_saved(name)]
         chosen = names if len(saved) == len(names) else [names[i] for i in saved]
         declared: dict[tuple[str, str], tuple[str, str, Bounds]] = {}
@@ -91,7 +89,7 @@ class _Header(NamedTuple):
 
 
 def _is_saved(name: Name) -> bool:
-    """Tell whether a series is saved: what its processes say of a moment, or of themselves, is not."""
+    """Tell whether a series is saved: values about a moment, or about the processes themselves, are not."""
     return name.kind is not Kind.TIMESTAMP and name.mode is Mode.LAST and not name.shown
 
 
@@ -99,13 +97,13 @@ _header: _Header | None = None
 
 
 class _BlockHeader(NamedTuple):
-    """What is written of the names of a block, made by C; as long as they stay the same it is made only once.
+    """The text that follows from the names of a block, made by C, once as long as they stay the same.
 
     Attributes:
         catalog: of the block.
-        text: of the values, without them.
+        text: around the values.
         places: of the values.
-        behind: the JSON behind the values.
+        behind: the JSON after the values.
     """
 
     catalog: Catalog
@@ -115,7 +113,7 @@ class _BlockHeader(NamedTuple):
 
     @classmethod
     def of(cls, catalog: Catalog) -> _BlockHeader:
-        """Return that of a catalog."""
+        """Return the header of a catalog."""
         saved = catalog.saved
         keys, kinds, created, text, places = plan_save(catalog.records, catalog.heap, saved.tobytes())
         declared = {name[:2]: (name.help, name.unit, to_json(name.bounds)) for name in catalog.described}
@@ -139,19 +137,19 @@ def encode(snapshot: Snapshot) -> list[bytes]:
 
 
 def _block_data(totals: Totals) -> list[bytes]:
-    """Return the values of a block, and what is written of its names; mostly made without the GIL."""
+    """Return the values of a block, and the text that follows from its names; mostly made without the GIL."""
     global _block_header
     header = _block_header
     if header is None or header.catalog is not totals.catalog:
         header = _block_header = _BlockHeader.of(totals.catalog)
     values = fill_text(((header.text, header.places),), totals.cells)
-    if b"n" in values:  # not a number, or an infinite one: only a damaged block has it. JSON writes it in another way
+    if b"n" in values:  # NaN or infinity, from a damaged block, which JSON writes differently
         values = values.replace(b"nan", b"NaN").replace(b"inf", b"Infinity")
     return [b"[", values, header.behind]
 
 
 def _data(snapshot: Snapshot) -> bytes:
-    """Return the values of a snapshot, and what is written of its names."""
+    """Return the values of a snapshot, and the text that follows from its names."""
     global _header
     header = _header
     if header is None or header.names is not snapshot.names:
@@ -167,7 +165,7 @@ def _data(snapshot: Snapshot) -> bytes:
 
 
 def _in_use(buckets: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    """Return the number of the first bucket that has an observation, and the buckets from there to the last such."""
+    """Return the number of the first non-empty bucket, and the buckets from there to the last one."""
     used = [i for i, count in enumerate(buckets) if count]
     return (used[0], buckets[used[0] : used[-1] + 1]) if used else (0, ())
 
@@ -180,10 +178,10 @@ def _prefix(version: int, *data: bytes | memoryview) -> bytes:
 
 
 def checked(file: Path, content: bytes) -> tuple[int, slice]:
-    """Return the version of a file, and where its data are.
+    """Return the version of a file, and the place of its data.
 
     Raises:
-        SnapshotError: it is no snapshot, of a later version, or the checksum does not fit.
+        SnapshotError: it is not a snapshot, of a later version, or its checksum is wrong.
     """
     if content and not content.startswith(_BEGINNING):
         raise SnapshotError(f"{file} is not a snapshot of shmstats")

@@ -1,4 +1,4 @@
-"""Series of a saved snapshot, made ready for a block in one step: C reads them from their text."""
+"""Packing the series of a saved snapshot for a block, in one step: C reads them from their text."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ..series import TIME_UNITS, Declaration, Distribution, Kind, Name, Value
 
 MAX_HELP, MAX_UNIT = 1000, 100
 
-#: ns since 1970 of the last moment that a file may have been made at: the year 2255.
+#: Latest moment at which a file may have been made, in ns since 1970: the year 2255.
 LAST_MOMENT = 9_000_000_000 * 10**9
 
-#: What leads to a series, or a file, that makes no sense.
+#: Errors that an invalid series, or file, causes.
 SENSELESS = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
 
-#: Help, unit and bounds of metrics as a file has them, by category and metric.
+#: Help, unit and bounds of metrics as in a file, by category and metric.
 Declared = Mapping[tuple[Any, Any], tuple[Any, Any, Any]]
 
 #: Lists in JSON of keys, kinds, moments of creation and values, as `shmstats.core.pack_series` takes them.
@@ -37,13 +37,13 @@ Columns = tuple[bytes | memoryview, bytes | memoryview, bytes | memoryview, byte
 
 
 class _Defined(NamedTuple):
-    """What is declared about a metric, as it is today: what was the default is what it is now.
+    """The declaration of a metric, with former default bounds replaced by today's.
 
     Attributes:
         help: as in `Declaration`.
         unit: likewise.
-        bounds: likewise; empty where they make no sense.
-        buckets: as `pack_series` takes them.
+        bounds: likewise; empty if they are invalid.
+        buckets: as for `pack_series`.
     """
 
     help: str
@@ -53,7 +53,7 @@ class _Defined(NamedTuple):
 
     @classmethod
     def of(cls, help_: Any, unit: Any, bounds: Any) -> _Defined:
-        """Return what a file says is declared."""
+        """Return the declaration in a file."""
         try:
             declared_text("help", help_, MAX_HELP)
             declared_text("unit", unit, MAX_UNIT)
@@ -68,14 +68,14 @@ class _Defined(NamedTuple):
 
 
 def _of_today(bounds: Bounds, unit: str) -> Bounds:
-    """Return bounds, or those that are the default now if they were it."""
+    """Return bounds; a former default is replaced by today's default."""
     if bounds != FORMER_DEFAULT_BOUNDS:
         return bounds
     return DEFAULT_BOUNDS if unit in TIME_UNITS else DEFAULT_BOUNDS_OF_UNIT
 
 
 class Packing:
-    """Series that are made ready for a block, in the buckets of today.
+    """Series packed for a block, with today's buckets.
 
     Args:
         declared: of their metrics.
@@ -88,12 +88,12 @@ class Packing:
         self._parts: list[tuple[bytes, bytes, bytes]] = []
 
     def add(self, columns: Columns, apart: set[str], carried: set[int]) -> bytes | None:
-        """Add the plain ones of some series; returns the others, or None, as `shmstats.core.pack_series` does.
+        """Add the simple ones of some series; returns the others, or None, as `shmstats.core.pack_series` does.
 
         Args:
             columns: JSON of their keys, kinds, moments of creation and values.
-            apart: keys of series that are not to be added.
-            carried: positions of histograms that have observations of other buckets.
+            apart: keys of series that must not be added.
+            carried: positions of histograms with observations from other buckets.
         """
         found = pack_series(*columns, self._numbers, self._buckets, apart, carried, LAST_MOMENT)
         if found is None:
@@ -103,7 +103,7 @@ class Packing:
         return odd
 
     def add_made_plain(self, series: Sequence[tuple[Name, Value]]) -> None:
-        """Add allowed series that a file has not as one of today has them, as that would have them."""
+        """Add allowed series whose form in the file is not today's, in today's form."""
         for name, _ in series:
             if name.kind is Kind.HISTOGRAM:
                 bounds = _of_today(name.bounds, name.unit) or DEFAULT_BOUNDS
@@ -120,7 +120,7 @@ class Packing:
         self._buckets[number] = what.buckets
 
     def _plain(self, name: Name, value: Value) -> tuple[str, int, int, Any, bool]:
-        """Return key, kind, moment of creation and value of a series, and whether it is one that is carried."""
+        """Return key, kind, creation time and value of a series, and whether it has observations from other buckets."""
         if isinstance(value, Distribution):
             bounds = self._defined[f"{name.category}\0{name.metric}"].bounds
             is_carried = name.carried or not stay_exact(value.buckets, name.bounds, bounds)
@@ -130,12 +130,12 @@ class Packing:
         return key_of(name), -name.kind if is_down else name.kind, name.created, value, False
 
     def packed(self) -> Packed:
-        """Return them."""
+        """Return the packed series."""
         keys, records, cells = map(b"".join, zip(*self._parts, strict=True)) if self._parts else (b"",) * 3
         return Packed(keys, records, cells, list(self._numbers))
 
     def declarations(self) -> dict[str, Declaration]:
-        """Return what is declared of their metrics."""
+        """Return the declarations of their metrics."""
         kinds = self.packed().families() if self._defined else {}
         declared = {}
         for metric, what in self._defined.items():
@@ -152,7 +152,7 @@ def key_of(name: Name) -> str:
 
 
 def declared_text(what: str, text: Any, most: int) -> str:
-    """Return a help or a unit; ValueError where it is none of at most so many characters."""
+    """Return a help or a unit; ValueError unless it is a text of at most so many characters."""
     if not isinstance(text, str) or len(text) > most:
         raise ValueError(f"{what} must be a text of at most {most} characters, not {text!r:.80}")
     text.encode()

@@ -1,9 +1,8 @@
-"""The files of saved snapshots: ``simple.json`` in the directory ``stats/`` of the data directory, and the one before.
+"""The files of saved snapshots: ``stats/simple.json`` in the data directory, and the previous one, ``simple.json.1``.
 
-The file is replaced whole: written under a temporary name, synced, renamed, and the directory synced. The one before
-it stays as ``simple.json.1``, so there is a valid one at every moment, on volumes without hard links as well. A damaged
-file is set aside as ``simple.json.damaged-<time>`` and never read again. One that was not restored as a whole, before
-the next takes its place, is kept as ``simple.json.unrestored-<time>``, for people.
+The file is replaced atomically: written under a temporary name, synced, renamed, and the directory synced. There is a
+valid file at every moment, also on volumes without hard links. A damaged one is set aside as
+``simple.json.damaged-<time>``; one that was not restored completely is kept as ``simple.json.unrestored-<time>``.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ log = logging.getLogger("shmstats")
 FILE = "simple.json"
 PREVIOUS = "simple.json.1"
 
-#: Temporary files: the pid of the maker, and a number. The maker has the first one locked (flock) while it is needed.
+#: Temporary files: the pid of the maker, and a number. The maker holds a lock (flock) on it while it needs the file.
 _TEMPORARY = re.compile(rf"(\.{re.escape(FILE)}\.\d+-\d+)(\.1)?")
 
-#: Those that this process needs: on NFS, a process can lock a file that it has locked already.
+#: Files that this process needs: on NFS, a process can lock a file that it has already locked.
 _needed: set[Path] = set()
 
-#: Seconds after which a file that nobody has written to is a dead maker's, where the volume has no locks.
+#: On a volume without locks, seconds without a write after which a temporary file is a dead maker's.
 _OLD = 3600
 
 
@@ -44,11 +43,11 @@ def save(directory: Path, snapshot: Snapshot) -> None:
     """Replace the saved snapshot, atomically; timestamps and gauges by worker are left out.
 
     Args:
-        directory: of the statistics; it is made where it is missing.
-        snapshot: what to save.
+        directory: of the statistics; created if it is missing.
+        snapshot: to save.
 
     Raises:
-        OSError: it could not be written. What was saved before is still there.
+        OSError: it could not be written. The previous snapshot still exists.
     """
     written = write(directory, snapshot)
     try:
@@ -59,15 +58,15 @@ def save(directory: Path, snapshot: Snapshot) -> None:
 
 
 def remove(directory: Path, category: str, metric: str | None) -> int:
-    """Remove a metric, or a whole category, from the saved snapshot; returns how many series that were.
+    """Remove a metric, or a whole category, from the saved snapshot; returns the number of removed series.
 
     Args:
-        directory: of the statistics, which no process uses and none may begin to use meanwhile.
+        directory: of the statistics, which no process may use meanwhile.
         category: of the series.
         metric: of the category; None for all.
 
     Raises:
-        OSError: the snapshot could not be written. What was saved before is still there.
+        OSError: the snapshot could not be written. The previous one still exists.
     """
     newest = load_newest(directory)
     if newest is None:
@@ -80,21 +79,21 @@ def remove(directory: Path, category: str, metric: str | None) -> int:
 
 
 class Written:
-    """A snapshot that was written under a temporary name, and may take the place of the saved one.
+    """A snapshot written under a temporary name, which can replace the saved one.
 
     Args:
-        file: that it is in.
-        fd: of the file, which is locked until `discard`, so that nobody takes it for one of a dead process.
+        file: the temporary file.
+        fd: of the file, which is locked until `discard`, so that no process takes it for a dead process's.
     """
 
     def __init__(self, file: Path, fd: int) -> None:
         self._file, self._fd = file, fd
 
     def put_in_place(self) -> None:
-        """Have it be the saved snapshot, and keep the one before it; quick, for no disk is waited for here.
+        """Make it the saved snapshot, and keep the previous one; fast, because it does not wait for the disk.
 
         Raises:
-            OSError: that cannot be done. What was saved before is still there.
+            OSError: that failed. The previous snapshot still exists.
         """
         target, previous = self._file.with_name(FILE), self._file.with_name(PREVIOUS)
         if target.is_file() and not target.is_symlink():
@@ -103,14 +102,14 @@ class Written:
                 have_twice(target, second)
                 os.replace(second, previous)
             except OSError:
-                # It is another's, and cannot be read: for a moment there is only the one before.
+                # It is another user's, and cannot be read: for a moment only the previous one exists.
                 with suppress(FileNotFoundError):
                     os.unlink(second)
                 os.replace(target, previous)
         os.replace(self._file, target)
 
     def discard(self) -> None:
-        """Remove it, if it was not put in place, and unlock it; to be called once."""
+        """Remove it, unless it was put in place, and unlock it; must be called once."""
         try:
             with suppress(FileNotFoundError):
                 os.unlink(self._file)
@@ -119,10 +118,10 @@ class Written:
             _needed.discard(self._file)
 
     def sync(self) -> None:
-        """Have the disk know of its place, too.
+        """Sync the directory, so that the rename is on the disk, too.
 
         Raises:
-            OSError: that cannot be done.
+            OSError: that failed.
         """
         _sync_directory(self._file.parent)
 
@@ -131,7 +130,7 @@ _number = itertools.count()
 
 
 def write(directory: Path, snapshot: Snapshot) -> Written:
-    """Write a snapshot, and wait for the disk; it is not the saved one yet.
+    """Write a snapshot to a temporary file, and sync it.
 
     Args:
         directory: as for `save`.
@@ -289,7 +288,7 @@ def _named_anew(file: Path, what: str, done: str, give: Callable[[Path, Path], o
 
 
 def have_twice(file: Path, name: Path | str) -> None:
-    """Have a file under another name, too: by a link, or a copy where the volume or the owner allows none.
+    """Give a file a second name: by a link, or a copy if the volume or the owner does not allow links.
 
     Raises:
         OSError: it cannot be read, or there is no room.
@@ -305,7 +304,7 @@ def have_twice(file: Path, name: Path | str) -> None:
 
 
 def make_private(directory: Path) -> None:
-    """Make a directory, and what is missing above it, for this user alone: `Path.mkdir` leaves parents to the umask."""
+    """Create a directory, with missing parents, for this user alone: `Path.mkdir` leaves parents to the umask."""
     if not directory.is_dir():
         if directory.parent != directory:
             make_private(directory.parent)
@@ -314,7 +313,7 @@ def make_private(directory: Path) -> None:
 
 
 def _give_away(path: Path) -> None:
-    """Give what root has just made to the owner of the directory that it is in: root acts for that user."""
+    """As root, give a new path to the owner of its directory: root acts for that user."""
     if os.geteuid() == 0:
         above = path.parent.stat()
         if above.st_uid != 0:

@@ -1,13 +1,7 @@
-"""Remote write 1.0, the protocol that Prometheus, Mimir, Thanos, Cortex and VictoriaMetrics take.
+"""Remote write 1.0, the protocol of Prometheus, Mimir, Thanos, Cortex and VictoriaMetrics.
 
-A body is a protobuf message, compressed as one snappy block::
-
-    WriteRequest: 1 repeated TimeSeries       TimeSeries: 1 repeated Label, 2 repeated Sample
-    Label: 1 string name, 2 string value      Sample: 1 double value, 2 int64 timestamp (ms since 1970)
-
-Between two pushes only values and the timestamp change, and both have a fixed length (a timestamp of the years 2004
-to 2109 is a varint of six bytes): so the message is made once, and the numbers are put into it in their places.
-
+A body is a protobuf WriteRequest, compressed as one snappy block. Between two pushes only values and the timestamp
+change, and both have a fixed length: so the message is made once, and the numbers are put into their places.
 Source: https://prometheus.io/docs/specs/prw/remote_write_spec/
 """
 
@@ -26,22 +20,22 @@ from shmstats.series import Snapshot
 from shmstats.sinks.push.encoder import Encoder, Stale
 from shmstats.sinks.push.samples import SampleName, Samples
 
-#: The value that ends a series: a NaN of these bits.
+#: The value that ends a series: a NaN with these bits.
 STALE = np.uint64(0x7FF0000000000002)
 
 _TIME_BYTES = 6
 _SAMPLE_BYTES = 1 + 8 + 1 + _TIME_BYTES
-#: What follows the labels of a series: field 2 of this length, in it field 1 (64 bits) and field 2 (varint).
+#: The bytes after the labels of a series: field 2 of this length, in it field 1 (64 bits) and field 2 (varint).
 _SAMPLE_HEAD = bytes([0x12, _SAMPLE_BYTES, 0x09])
 _TAIL_BYTES = len(_SAMPLE_HEAD) + 8 + 1 + _TIME_BYTES
 _LITERAL_BYTES = 65536
 
 
 class RemoteWrite(Encoder):
-    """Encodes snapshots for remote write. A server that takes only a part says so by the status.
+    """Encodes snapshots for remote write. A server reports a partial success by its status.
 
     Args:
-        view: what names begin with, and the labels of every series, ``job`` and ``instance`` among them.
+        view: the prefix of names, and the labels of every series, including ``job`` and ``instance``.
         info: further labels of ``target_info``.
     """
 
@@ -72,14 +66,17 @@ class RemoteWrite(Encoder):
         return self._compress(self._message.filled(values, at) + gone)
 
     def accept(self) -> None:
-        """Note that the last body was accepted: what it ended needs not be ended again."""
+        """The last body was accepted: the series that it ended need not be ended again."""
         if len(self._gone) or len(self._accepted) != len(self._message):
             self._accepted = frozenset(self._samples.names)
             self._gone = Message(())
 
 
 class Message:
-    """A WriteRequest of one sample a series, with the places of its numbers.
+    """A WriteRequest with one sample for each series, and the places of its numbers::
+
+        WriteRequest: 1 repeated TimeSeries       TimeSeries: 1 repeated Label, 2 repeated Sample
+        Label: 1 string name, 2 string value      Sample: 1 double value, 2 int64 timestamp (ms since 1970)
 
     Args:
         names: of the samples, all different.
@@ -103,7 +100,7 @@ class Message:
         return len(self._values)
 
     def filled(self, values: NDArray[np.uint64], at: int) -> bytes:
-        """Return the message with the bits of these values, all of one time in ms since 1970."""
+        """Return the message with the bits of these values, all with one time in ms since 1970."""
         content = self._content.copy()
         content[self._values] = values.astype("<u8", copy=False).view(np.uint8).reshape(-1, 8)
         content[self._times] = np.frombuffer(_varint(at, _TIME_BYTES), np.uint8)
@@ -128,7 +125,7 @@ def _text(text: str) -> bytes:
 
 
 def _varint(number: int, length: int = 1) -> bytes:
-    """Return a varint of at least that many bytes; protobuf allows those that are longer than they must be."""
+    """Return a varint of at least that many bytes; protobuf allows longer ones than necessary."""
     encoded = bytearray()
     while number > 0x7F or len(encoded) < length - 1:
         encoded.append(number & 0x7F | 0x80)
@@ -138,7 +135,7 @@ def _varint(number: int, length: int = 1) -> bytes:
 
 
 def _compressor() -> Callable[[bytes], bytes]:
-    """Return what makes a snappy block: cramjam's function, or where that is not installed `uncompressed_block`."""
+    """Return a function that makes a snappy block: cramjam's, or if that is not installed `uncompressed_block`."""
     try:
         cramjam = importlib.import_module("cramjam")
     except ImportError:
@@ -151,7 +148,7 @@ def _compressor() -> Callable[[bytes], bytes]:
 
 
 def uncompressed_block(content: bytes) -> bytes:
-    """Return a valid snappy block that is as long as its content: literals and nothing else.
+    """Return a valid snappy block with only literals, as long as its content.
 
     Source: https://github.com/google/snappy/blob/main/format_description.txt
     """

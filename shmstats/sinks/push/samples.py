@@ -1,7 +1,7 @@
 """Samples: a snapshot as flat numbers with Prometheus names and labels, for remote write and text import.
 
-Names, labels and bounds are those of the page that is scraped. What follows from the names is made once, and
-extended when names are only added.
+Names, labels and bounds are those of the scraped page. What follows from the names is made once, and
+extended if names are only added.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class SampleName(NamedTuple):
 
 
 class Samples:
-    """The samples of a sequence of snapshots. To be used by one thread.
+    """The samples of a sequence of snapshots. For use by one thread.
 
     Args:
-        view: with the labels of every sample; a series' own label of such a name gets ``exported_`` before it.
+        view: with the labels of every sample; a series' own label of the same name gets the prefix ``exported_``.
         info: further labels of ``target_info``, a sample of the value 1 that describes the sender.
 
     Attributes:
         names: of the samples of the last snapshot, in the order of `values`.
-        live: positions of those that end with the last worker.
+        live: positions of the samples that end with the last worker.
     """
 
     def __init__(self, view: View, info: Mapping[str, str]) -> None:
@@ -65,7 +65,7 @@ class Samples:
         self._histograms: list[_HistogramSamples] = []
 
     def follow(self, snapshot: Snapshot) -> bool:
-        """Take the names of a snapshot; return whether they differ from those of the last one."""
+        """Adopt the names of a snapshot; return whether they differ from those of the last one."""
         page = self._pages.of(snapshot, self._view, "underscores")
         if page is self._page:
             return False
@@ -83,10 +83,10 @@ class Samples:
         return True
 
     def values(self, snapshot: Snapshot) -> NDArray[np.float64]:
-        """Return the numbers of the snapshot that was followed last.
+        """Return the numbers of the snapshot whose names were adopted last.
 
         Raises:
-            ValueError: a histogram's value has not one bucket more than its name has bounds.
+            ValueError: the number of a histogram's buckets is not one more than its name's bounds.
         """
         assert self._page is not None
         values: list[Any] = self._page.values(snapshot)
@@ -126,7 +126,7 @@ class _HistogramSamples:
         self.place = place
         self._bounds = len(name.bounds)
         self._divisor = 1000 if is_time(name.unit) else 1
-        # Bounds that are the same when divided are one bucket: the later one, being cumulative, has it all.
+        # Bounds that become equal by the division are one bucket: the later one, whose cumulative count has both.
         limits = {bound_text(name.bounds[i], self._divisor): i for i in shown_in_text(name.bounds)}
         limits["+Inf"] = self._bounds
         self._limits = list(limits)

@@ -1,6 +1,6 @@
 """Pushes snapshots to one server: encodes, sends, and judges the answer.
 
-Totals are cumulative, so nothing is queued: what a push that failed would have said, the next one says.
+Totals are cumulative, so nothing is queued: the next push includes what a failed one would have sent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shmstats.sinks.push.http import Target, post
 from shmstats.sinks.push.memory import Memory
 from shmstats.snapshot import stats_directory
 
-#: The module and class of each format, the extra that it needs, and the path where engines usually take it.
+#: The module and class of each format, the extra that it needs, and the usual path of engines for it.
 FORMATS: Final = {
     "remote_write": ("remote_write", "RemoteWrite", "", "/api/v1/write"),
     "otlp": ("otlp", "Otlp", "otlp", "/v1/metrics"),
@@ -36,8 +36,8 @@ class PushError(Exception):
     """A push that was not accepted; the message has no secret in it.
 
     Attributes:
-        reason: the message without what the server says in its own words, which may be other ones each time.
-        again_in: seconds that the server asks to wait before the next one.
+        reason: the message without the server's own words, which may differ each time.
+        again_in: seconds that the server asks to wait before the next push.
         is_refusal: whether the server understood and refused, so that waiting does not help.
     """
 
@@ -49,10 +49,10 @@ class PushError(Exception):
 
 
 class Sender:
-    """Pushes the snapshots of one data directory. To be used by one thread.
+    """Pushes the snapshots of one data directory. For use by one thread.
 
     Args:
-        settings: which directory, where to, and how; there is a URL.
+        settings: with the directory, and a URL.
 
     Raises:
         PushError: the format needs a package that is not installed, or the directory has no identity and none can be
@@ -76,14 +76,14 @@ class Sender:
 
     @property
     def can_forget(self) -> bool:
-        """Whether the format has a way to end series."""
+        """Whether the format can end series."""
         return self._encoder.can_forget
 
     def draw_time(self) -> int:
         """Return the time of a push, in ms since 1970: later than that of all before.
 
-        It is to be drawn before the values are read. Of two pushes the one with the later time then has the later
-        values, whichever of them is held up on its way.
+        It must be chosen before the values are read. Of two pushes the one with the later time then has the later
+        values, even if one of them is delayed.
 
         Raises:
             PushError: it cannot be saved.
@@ -100,10 +100,10 @@ class Sender:
         """Send a snapshot and wait for the answer.
 
         Args:
-            snapshot: what to push; what is on the disk already, if it is to survive a loss of power.
-            at: its time, which was drawn before it was read.
-            stale: which series end.
-            timeout: seconds, where that is to be less than the settings say.
+            snapshot: to push; it must be on the disk already, if it is to survive a power loss.
+            at: its time, chosen before it was read.
+            stale: the series to end.
+            timeout: seconds, if less than in the settings.
 
         Raises:
             PushError: it was not accepted, or only a part of it.
@@ -121,12 +121,12 @@ class Sender:
             raise partial
 
     def _is_to_end(self, former: dict[str, str]) -> bool:
-        """Tell whether the labels of the last push were others, of which the series are the same totals as the new."""
+        """Tell whether the last push had other labels, whose series have the same totals as the new ones."""
         return self.can_forget and former != self._labels and {"job", "instance"} <= former.keys()
 
     def _post(self, target: Target, encoder: Encoder, snapshot: Snapshot, at: int, stale: Stale) -> PushError | None:
-        """Send a snapshot; returns what is to be raised where the server took only a part of it."""
-        headers = {**self._read_headers(), **self._settings.push.headers}  # none of these is shown
+        """Send a snapshot; returns the error to raise if the server accepted only a part of it."""
+        headers = {**self._read_headers(), **self._settings.push.headers}  # none of these may be shown
         try:
             answer = post(target, encoder.encode(snapshot, at, stale), {**headers, **encoder.headers, **_AGENT})
         except OSError as error:
@@ -187,7 +187,7 @@ class Sender:
 
 
 def _without(text: str, headers: Mapping[str, str]) -> str:
-    """Return a text without what the headers hold, which a server may repeat."""
+    """Return a text without the values of the headers, which a server may repeat."""
     secrets = {word for value in headers.values() for word in (value, *value.split()) if len(word) > 3}
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "(not shown)")
