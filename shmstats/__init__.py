@@ -37,12 +37,21 @@ __all__ = [
     "Labelled",
     "Registry",
     "__version__",
+    "absolute",
     "close",
+    "decr",
+    "gauge",
+    "incr",
     "init",
     "stats",
+    "timestamp",
+    "timing",
 ]
 
-init = stats.init
-close = stats.close
+init, close = stats.init, stats.close
+
+# For code that has the module: Python finds these sooner than the same attributes of shmstats.stats.
+incr, decr, gauge, absolute = stats.incr, stats.decr, stats.gauge, stats.absolute
+timing, timestamp = stats.timing, stats.timestamp
 
 _leave_at_sigterm()

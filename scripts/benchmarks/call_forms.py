@@ -32,6 +32,7 @@ FORMS = {
     "stats.incr(c, m, n=1)": Form("stats.incr('c', 'm', n=1)", _COUNT),
     "stats.incr(c, m, -1)": Form("stats.incr('c', 'down', -1)", _COUNT),
     "stats.incr(c, m, 1), stats being local": Form("local.incr('c', 'm', 1)", _COUNT),
+    "shmstats.incr(c, m, 1)": Form("shmstats.incr('c', 'm', 1)", _COUNT),
     "shmstats.stats.incr(c, m, 1)": Form("shmstats.stats.incr('c', 'm', 1)", _COUNT),
     "incr = stats.incr; incr(c, m, 1)": Form("incr('c', 'm', 1)", _COUNT),
     "stats.incr(category=c, metric=m)": Form("stats.incr(category='c', metric='m')", _COUNT),

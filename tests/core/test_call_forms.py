@@ -72,6 +72,18 @@ def test_every_form_of_counting_counts_each_time(stats: Any, form: str) -> None:
     assert stats.get("c", "m") == stats.get(category="c", metric="m") == stats.counter("c", "m").value == 2**62 + 4
 
 
+def test_the_calls_of_the_module_are_those_of_the_default_registry(shmstats: ModuleType, stats: Any) -> None:
+    shmstats.incr("c", "m", 5, labels=LABELS)
+    shmstats.decr("c", "m", labels=LABELS)
+    shmstats.gauge("c", "g", 1.5)
+    shmstats.absolute("c", "a", 3)
+    shmstats.timing("c", "t", 2)
+    shmstats.timestamp("c", "w")
+    found = stats.get("c", "m", labels=LABELS), stats.get("c", "g"), stats.get("c", "a"), stats.get("c", "t").count
+    assert found == (4, 1.5, 3, 1)
+    assert stats.get_timestamp("c", "w") is not None
+
+
 @pytest.mark.parametrize("form", LABELLED)
 def test_every_form_of_labels_counts_into_the_same_series(stats: Any, form: str) -> None:
     for _ in range(4):

@@ -91,10 +91,10 @@ def pure(shop: Workshop) -> list[Row]:
 
 
 def buffered(shop: Workshop) -> list[Row]:
-    """Buffered mode beside real-time mode."""
+    """Buffered mode beside real-time mode: it saves stores to shared memory, not time, so both are to be alike."""
     subject = shop.ours()
     figures = time_loops({"": Loop(subject, "buffered"), "real-time": Loop(subject, "inc")}, shop.effort)
-    return [Measured("buffered", "counter.incr(), buffered", figures.pop(""), figures).slower("real-time", 1)]
+    return [Measured("buffered", "counter.incr(), buffered", figures.pop(""), figures).slower("real-time", 1.1)]
 
 
 def contended(shop: Workshop) -> list[Row]:
