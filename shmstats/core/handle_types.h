@@ -233,20 +233,20 @@ static PyMethodDef Series_methods[] = {
 
 static PyMethodDef Counter_methods[] = {
     {"incr", FUNCTION(Counter_incr), FASTCALL, PyDoc_STR("incr($self, /, n=1, *, exemplar=None)\n--\n\nAdd n.")},
-    {"decr", FUNCTION(Counter_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nTake n away.")},
+    {"decr", FUNCTION(Counter_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nSubtract n.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMethodDef Gauge_methods[] = {
     {"set", (PyCFunction)Gauge_set, METH_O, PyDoc_STR("set($self, value, /)\n--\n\nSet the gauge.")},
     {"incr", FUNCTION(Gauge_incr), FASTCALL, PyDoc_STR("incr($self, /, n=1)\n--\n\nAdd n.")},
-    {"decr", FUNCTION(Gauge_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nTake n away.")},
+    {"decr", FUNCTION(Gauge_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nSubtract n.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMethodDef Histogram_methods[] = {
     {"observe", FUNCTION(Histogram_observe), FASTCALL,
-     PyDoc_STR("observe($self, value, /, *, exemplar=None)\n--\n\nTake up one observation.")},
+     PyDoc_STR("observe($self, value, /, *, exemplar=None)\n--\n\nAdd one observation.")},
     {NULL, NULL, 0, NULL},
 };
 

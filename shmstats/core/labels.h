@@ -318,7 +318,7 @@ COLLECTED_WITH(Children, CHILDREN_REFERENCES, visit_sets(&self->sets, visit, arg
 
 static PyMethodDef Children_methods[] = {
     {"labels", FUNCTION(Children_labels), FASTCALL,
-     PyDoc_STR("labels($self, /, *values, **named)\n--\n\nReturn the handle of one label set; the same one the next time.\n\n"
+     PyDoc_STR("labels($self, /, *values, **named)\n--\n\nReturn the handle of one label set; the same object each time.\n\n"
                "The values are given for each of `labelnames`, in that order, or by label name.")},
     {"_find_child", (PyCFunction)Children__find_child, METH_O, NULL},
     POSITIONAL(Children, _keep_child),

@@ -16,19 +16,19 @@ typedef struct {
  * and binding a method each time takes longer than counting. */
 #define CALLS(X)                                                                                                       \
     X(incr, "category, metric, n=1, *, labels=None, exemplar=None", "Add n to a counter.")                             \
-    X(decr, "category, metric, n=1, *, labels=None", "Take n away from a counter.")                                    \
+    X(decr, "category, metric, n=1, *, labels=None", "Subtract n from a counter.")                                     \
     X(gauge, "category, metric, value=..., *, labels=None, labelnames=None",                                           \
-      "Set a gauge, or return a handle where no value is given.")                                                      \
+      "Set a gauge; without a value, return a handle.")                                                                \
     X(absolute, "category, metric, value, *, labels=None", "Set a gauge, or the total of a counter, to an integer.")   \
     X(timing, "category, metric, milliseconds=..., *, labels=None, labelnames=None, exemplar=None",                    \
-      "Take up a duration, or return a handle where none is given.")                                                   \
-    X(timestamp, "category, metric, moment=None, *, labels=None", "Note a moment: now, or an aware datetime.")         \
-    X(timer, "category, metric, *, labels=None", "Return a context manager and decorator that times what it is around.") \
+      "Add a duration to a histogram; without one, return a handle.")                                                  \
+    X(timestamp, "category, metric, moment=None, *, labels=None", "Record a moment: now, or an aware datetime.")       \
+    X(timer, "category, metric, *, labels=None", "Return a context manager and decorator that times the code inside it.") \
     X(counter, "category, metric, *, labels=None, labelnames=None",                                                    \
       "Return a handle of a counter, or of a metric with labels.")                                                     \
     X(histogram, "category, metric, *, labels=None, labelnames=None",                                                  \
       "Return a handle of a histogram, or of a metric with labels.")                                                   \
-    X(get, "category, metric, *, labels=None", "Return the value over all workers; 0 where it was never written.")
+    X(get, "category, metric, *, labels=None", "Return the value over all workers; 0 if it was never written.")
 
 typedef struct {
     PyObject_HEAD

@@ -241,7 +241,7 @@ def test_a_token_is_asked_for_once_and_kept_in_memory_only(
     form = wait_until(lambda: page.run("return !document.getElementById('token-form').hidden"), "the form")
     assert form
     give_token(page, "wrong")
-    wait_until(lambda: "not the right one" in page.text("#token-note"), "that it is wrong")
+    wait_until(lambda: "token is wrong" in page.text("#token-note"), "that it is wrong")
     give_token(page, TOKEN)
     page.wait_for_state("live")
     wait_until(lambda: serving(page, "GET /wait"), "what is served")

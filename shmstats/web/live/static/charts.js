@@ -14,7 +14,7 @@ const LINES = {
 };
 const TITLES = { rate: ["Responses", "a second, by class of status"], time: ["Response time", "of all requests"], busy: ["Busy workers", "and connections that wait"] };
 
-/* Points of a chart: those of the past, and for the shortest range behind them those that this page has seen. */
+/* Points of a chart: those of the past, and for the shortest range after them those that this page has seen. */
 function points(kind) {
   const columns = [[], ...LINES[kind].map(() => [])];
   const one = (name, figure) => past && past.series[name] ? past.series[name][figure] : null;
@@ -46,7 +46,7 @@ function points(kind) {
 
 function trimmed(columns) {
   const since = Date.now() / 1000 - state.range;
-  // What began lately has no empty hours before it.
+  // A series that began recently gets no empty hours before it.
   let start = columns[0].findIndex((time, i) => time >= since && columns.some((column, n) => n && column[i] !== null));
   if (start < 0) start = columns[0].length;
   return columns.map((column) => column.slice(start));
@@ -128,7 +128,7 @@ function chartTable(chart, data) {
   fill(chart.table, ["time", ...LINES[chart.kind].map(([name]) => [name, "number"])], rows);
 }
 
-/* At most about 16 groups of buckets, which end at the same bounds at every look: at powers of two where there are any. */
+/* At most about 16 groups of buckets, which always end at the same bounds: at powers of two if there are any. */
 function joined(buckets, first, bounds) {
   const size = 2 ** Math.ceil(Math.log2(buckets.length / 16)), whole = Math.max(0, bounds.findIndex((bound) => Number.isInteger(Math.log2(bound))));
   const groups = [];

@@ -1,5 +1,5 @@
 "use strict";
-/* Numbers as people read them, and figures of a time made of totals. */
+/* Numbers for people, and figures of a period computed from totals. */
 
 const CLASSES = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
 
@@ -34,12 +34,12 @@ const ms = (value) => duration(value === null ? null : value / 1000);
 
 const amount = (value, unit) => unit === "ms" ? ms(value) : unit === "bytes" ? bytes(value) : `${number(value)} ${unit}`;
 
-/* Of totals, figures of a time ------------------------------------------------------------------- */
+/* Figures of a period, from totals ------------------------------------------------------------------- */
 
 /* Whether bounds are exponential. */
 const growByOneFactor = (bounds) => bounds.length > 4 && bounds[0] > 0 && Math.abs(bounds[2] / bounds[1] - bounds[1] / bounds[0]) < 1e-9;
 
-/* Of the buckets of a time, with the bounds, the least and the most of all observations: see export/figures.py. */
+/* A percentile from the buckets of a period, their bounds, and minimum and maximum: see export/figures.py. */
 function percentile(share, buckets, { bounds, min, max }) {
   const total = buckets.reduce((sum, each) => sum + each, 0);
   if (!total) return null;
@@ -62,7 +62,7 @@ function addedBuckets(now, before) {
   return now.buckets.map((count, i) => added(count, before && before.buckets.length === now.buckets.length ? before.buckets[i] : 0));
 }
 
-/* The sample that is at least so many seconds older than the last; the oldest where there is none. */
+/* The sample that is at least so many seconds older than the last one; if there is none, the oldest. */
 function earlier(seconds) {
   const last = samples[samples.length - 1];
   for (let i = samples.length - 2; i >= 0; i--) if (last.at - samples[i].at >= seconds) return samples[i];

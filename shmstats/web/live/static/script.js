@@ -8,10 +8,10 @@ const $ = (id) => document.getElementById(id);
 
 /* State --------------------------------------------------------------------------------------- */
 
-const state = { range: 900, search: "", paused: false, sort: {} };  // what the address keeps
+const state = { range: 900, search: "", paused: false, sort: {} };  // kept in the URL
 let token = null;          // in memory only
 let etag = null, document_ = null, samples = [], past = null, pastRange = 0, serving = null, timer = 0, lost = null;
-const sparks = new Map();  // of a metric's text: its last rates
+const sparks = new Map();  // the last rates by a metric's text
 
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -34,7 +34,7 @@ function writeAddress() {
   history.replaceState(null, "", "#" + kept);
 }
 
-/* Asking --------------------------------------------------------------------------------------- */
+/* Requests --------------------------------------------------------------------------------------- */
 
 async function ask(path, headers = {}) {
   if (token !== null) headers.Authorization = `Bearer ${token}`;
@@ -55,7 +55,7 @@ async function poll() {
   } catch (error) {
     lost = lost || new Date();
     etag = null;
-    if (past) past.asked = 0;  // what happens meanwhile is asked for as soon as somebody answers
+    if (past) past.asked = 0;  // so that events of the meantime are requested with the next answer
   }
   showStatus();
   timer = setTimeout(poll, document.hidden ? POLL_HIDDEN : POLL);
@@ -63,7 +63,7 @@ async function poll() {
 
 async function pollOnce() {
   if (state.paused && document_) return;
-  // At once, so that a worker is not busy by one answer and without a request by the other.
+  // Both at once, so that a worker is not busy in one answer and without a request in the other.
   const totals = ask(`live/data?q=${encodeURIComponent(state.search)}`, etag ? { "If-None-Match": etag } : {});
   const [response] = await Promise.all([totals, askServing(), askPast()]);
   if (response.status === 401 || response.status === 403) return askForToken(response);
@@ -98,12 +98,12 @@ async function askServing() {
   } else {
     serving = { refused: true };
     $("requests-note").hidden = false;
-    $("requests-note").textContent = "What each worker serves is shown on the machine itself, or with a token (api.token).";
+    $("requests-note").textContent = "The requests being served are shown on the machine itself, or with a token (api.token).";
   }
 }
 
 function askForToken(response) {
-  if (token !== null) $("token-note").textContent = "This token is not the right one.";
+  if (token !== null) $("token-note").textContent = "This token is wrong.";
   token = null;
   serving = { refused: true };
   if (response.status === 401) $("token-form").hidden = false;
@@ -122,7 +122,7 @@ async function askPast() {
   pastRange = state.range;
 }
 
-/* Showing ---------------------------------------------------------------------------------------- */
+/* Rendering ---------------------------------------------------------------------------------------- */
 
 function show() {
   const now = samples[samples.length - 1], before = earlier(WINDOW);
@@ -245,7 +245,7 @@ function sorted(table, rows, fallback) {
   });
 }
 
-/* What the threads of a worker do: asked for once, for each question costs the worker a little. */
+/* The stacks of a worker's threads: requested once, because each question costs the worker a little. */
 async function showStacks(pid) {
   $("stacks").hidden = false;
   $("stacks-title").textContent = `Stacks of process ${pid}`;
@@ -267,7 +267,7 @@ function pidButton(worker) {
   const text = worker.role === "master" ? `${worker.pid} (master)` : String(worker.pid);
   let button = links.get(`pid ${text}`);
   if (!button) {
-    button = make("button", text, { type: "button", class: "link", title: "Show what its threads do" });
+    button = make("button", text, { type: "button", class: "link", title: "Show the stacks of its threads" });
     button.addEventListener("click", () => showStacks(worker.pid));
     links.set(`pid ${text}`, button);
   }
@@ -312,10 +312,10 @@ function showRoutes(now, before) {
     sorted("routes", rows, { column: 5, down: true }), "routes");
 }
 
-/* The requests that a worker serves; null where this page may not know them. */
+/* The requests that a worker serves; null if this page may not see them. */
 const requestsOf = (worker) => serving && serving.byPid ? serving.byPid.get(worker.pid) || [] : null;
 
-/* How many these are, by the same answer as the requests themselves. */
+/* Their number, from the same answer as the requests themselves. */
 function servedBy(worker) {
   const found = requestsOf(worker);
   return found ? found.length + (serving.further[worker.pid] || 0) : worker.serving;
@@ -385,7 +385,7 @@ function showMetrics(now, before) {
     : found ? `${number(found)} of ${number(total)} series${found > rows.length ? `, the first ${rows.length} are shown` : ""}` : `none of ${number(total)} series has this in its name`;
 }
 
-/* What a person does ------------------------------------------------------------------------------ */
+/* Input ------------------------------------------------------------------------------ */
 
 let searching = 0;
 
