@@ -81,6 +81,8 @@ def fuzz(name: str, seconds: int, kept: Path | None) -> None:
 
     with atheris.instrument_imports(include=["shmstats"]):
         target = TARGETS[name]()
+        for file in corpus(name).iterdir():  # much is imported only when it is needed
+            target(file.read_bytes())
     kept = kept or directory()
     kept.mkdir(parents=True, exist_ok=True)
     options = [f"-max_total_time={seconds}", f"-max_len={_LONGEST}", "-timeout=60", "-rss_limit_mb=2048"]
