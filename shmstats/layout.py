@@ -147,7 +147,7 @@ def minimum_of(kept: int) -> float:
 
 
 def minima_of(kept: list[int]) -> list[float]:
-    """Return the smallest observations of histograms from their stored forms (i64); 0 where none is stored."""
+    """Return the smallest observations of histograms from their stored forms (i64); 0 if none is stored."""
     bits = array("Q", [each - 1 & 2**64 - 1 if each else 0 for each in kept])
     return array("d", bits.tobytes()).tolist()
 

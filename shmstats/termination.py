@@ -83,7 +83,7 @@ def _is_default() -> bool:
 
 
 def _is_caught(number: int) -> bool:
-    """Whether the process has a handler for a signal, by proc_pid_status(5); False where there is no /proc."""
+    """Whether the process has a handler for a signal, by proc_pid_status(5); False if there is no /proc."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

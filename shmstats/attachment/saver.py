@@ -175,7 +175,7 @@ class Saver:
                 if self._settings.stats.persist:
                     self.save_or_tell()
                 due = time.monotonic() + self._interval
-        except (OSError, BlockError) as error:  # what saves could not be imported: the next look begins anew
+        except (OSError, BlockError) as error:  # what saves could not be imported: the next look begins again
             self._note_failure(error)
         except (ValueError, AttributeError):
             if not self._stopped:  # else the process has left the block

@@ -41,7 +41,7 @@ class Identity(NamedTuple):
         directory: the data directory, with all links resolved: where the block's statistics are saved.
         name: of the segment; a path if there is no shared memory, and the block is a file in the directory.
         segment: path of the segment's file.
-        owner: user id of the directory's owner; of this process if there is no directory.
+        owner: user id of the directory's owner; of this process if there is none.
         group: group id of the directory.
         key: device, inode and birth time (ns since 1970; 0: unknown) of the directory; None if there is none.
     """

@@ -269,7 +269,7 @@ class RecordLocks:
         return True
 
     def unlock(self, position: int, descriptor: int = -1) -> None:
-        """Let go of the lock of byte ``position``; nothing where the file was closed, as in a forked child.
+        """Release the lock of byte ``position``; nothing if the file was closed, as in a forked child.
 
         The descriptor may be given by a caller who has just taken the lock: it is not looked at again then.
         """

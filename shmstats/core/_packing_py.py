@@ -57,8 +57,8 @@ def pack_series(
     Returns:
         Of the plain ones the keys, one behind the other, a record for each, with the number of its metric + 1 as
         family, and 1 as members where it has labels, and the cells of the shared row; and a list in JSON of the others,
-        of which each is a list of its position, and of what the lists have there. It is empty where there are none.
-        None where the lists are not as long as each other, a key is there twice, or something is no list of JSON.
+        of which each is a list of its position, and of what the lists have there. It is empty if there are none.
+        None if the lists are not as long as each other, a key is there twice, or something is no list of JSON.
     """
     lists = []
     for text in (keys, kinds, created, values):

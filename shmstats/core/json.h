@@ -1,5 +1,5 @@
 /* Lists in JSON (RFC 8259), whose values are taken one by one: what is an integer, a number or a string of whole
- * characters. All else stays where it is, and the place of its text can be had; whether it is JSON is not looked at. */
+ * characters. All else stays where it is, and the place of its text can be obtained; whether it is JSON is not looked at. */
 
 /* A list. */
 typedef struct {
@@ -20,7 +20,7 @@ is_digit(const unsigned char *at, const unsigned char *end)
     return at < end && *at >= '0' && *at <= '9';
 }
 
-/* Open a list; 0 where the text is none. */
+/* Open a list; 0 if the text is none. */
 static int
 open_list(Part text, List *list)
 {
@@ -34,7 +34,7 @@ open_list(Part text, List *list)
     return 1;
 }
 
-/* Go on behind a value that ends there; 0 where no value can. */
+/* Go on behind a value that ends there; 0 if no value can. */
 static inline int
 go_on(List *list, const unsigned char *at)
 {
@@ -45,7 +45,7 @@ go_on(List *list, const unsigned char *at)
     return 1;
 }
 
-/* Take any value; 0 where there is none, or a string or a list has no end. */
+/* Take any value; 0 if there is none, or a string or a list has no end. */
 static int
 take_text(List *list, Part *text)
 {
@@ -64,7 +64,7 @@ take_text(List *list, Part *text)
     return text->size > 0 && depth == 0 && go_on(list, at);
 }
 
-/* Take a list; 0 where there is none. */
+/* Take a list; 0 if there is none. */
 static int
 take_list(List *list, List *taken)
 {
@@ -72,7 +72,7 @@ take_list(List *list, List *taken)
     return take_text(list, &text) && open_list(text, taken);
 }
 
-/* Take an integer of 64 bits; 0 where there is none. */
+/* Take an integer of 64 bits; 0 if there is none. */
 static inline int
 take_integer(List *list, int64_t *integer)
 {
@@ -91,7 +91,7 @@ take_integer(List *list, int64_t *integer)
     return 1;
 }
 
-/* Read the four hexadecimal digits of an escape; -1 where they are none. */
+/* Read the four hexadecimal digits of an escape; -1 if they are none. */
 static int32_t
 read_hex(const unsigned char *at, const unsigned char *end)
 {
@@ -119,7 +119,7 @@ write_utf8(unsigned char *to, uint32_t code)
     return to;
 }
 
-/* Read an escape, and move behind it; returns the end of what it stands for, NULL where it is none, or half a pair of
+/* Read an escape, and move behind it; returns the end of what it stands for, NULL if it is none, or half a pair of
  * surrogates. */
 static unsigned char *
 read_escape(const unsigned char **at, const unsigned char *end, unsigned char *to)
@@ -189,7 +189,7 @@ behind_digits(const unsigned char *at, const unsigned char *end)
     return at;
 }
 
-/* The end of a number with a fraction or an exponent, NULL where that is none. */
+/* The end of a number with a fraction or an exponent, NULL if that is none. */
 static const unsigned char *
 end_of_real(const unsigned char *at, const unsigned char *end)
 {
@@ -210,7 +210,7 @@ end_of_real(const unsigned char *at, const unsigned char *end)
     return fits ? at : NULL;
 }
 
-/* Take a number that is finite; 0 where there is none, or an integer that does not fit 64 bits. */
+/* Take a number that is finite; 0 if there is none, or an integer that does not fit 64 bits. */
 static int
 take_number(List *list, Number *number)
 {

@@ -104,7 +104,7 @@ _MALLINFO2 = (
 
 @cache
 def _mallinfo2() -> Any:
-    """Return the function of the C library (glibc 2.33 and later), or None where it has none."""
+    """Return the function of the C library (glibc 2.33 and later), or None if it has none."""
     with no_fork():
         import ctypes  # only here: the import takes longer than everything else in this module
     try:

@@ -23,7 +23,7 @@ from .system import NAMES as SYSTEM_NAMES
 from .system import SystemFigures
 from .tracks import Tracks, from_json, to_json
 
-#: Seconds without a row after which the next row starts anew: counts of the time between are in no row.
+#: Seconds without a row after which the next row starts again: counts of the time between are in no row.
 _LONGEST_SPAN = 10
 
 #: Number of minutes that can be computed from the seconds in the ring.

@@ -37,7 +37,7 @@ hand_over(Exchange *exchange, PyObject *method)
         PyErr_Clear();
 }
 
-/* The value of a key of the environment, borrowed; NULL where it has none. */
+/* The value of a key of the environment, borrowed; NULL if it has none. */
 static PyObject *
 look_up(Exchange *exchange, PyObject *key)
 {
@@ -286,7 +286,7 @@ static PyObject *
 Exchange_iter(PyObject *self)
 {
     Exchange *exchange = (Exchange *)self;
-    if (exchange->chunks == NULL) { /* else it goes on where it is, as any iterator */
+    if (exchange->chunks == NULL) { /* else it continues where it is, as any iterator */
         exchange->chunks = PyObject_GetIter(exchange->response == NULL ? Py_None : exchange->response);
         if (exchange->chunks == NULL) {
             hand_over(exchange, exchange->state->fail);

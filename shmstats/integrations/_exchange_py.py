@@ -21,7 +21,7 @@ class PlainMiddleware:
     """Is around an application, and makes an exchange of each of its requests.
 
     A subclass sets ``_app`` and ``requests``, and ``plain_series``: of requests whose labels are known without asking,
-    what `RequestRecorder.series` has; None where there are no such requests.
+    what `RequestRecorder.series` has; None if there are no such requests.
     """
 
     #: The class of its exchanges.

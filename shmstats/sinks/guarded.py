@@ -42,7 +42,7 @@ class GuardedProvider:
 
     A provider with ``nonblocking = True``, which never waits, is called in the caller's thread; there
     KeyboardInterrupt, SystemExit and other exceptions that are no `Exception` pass through, because they are meant for
-    that thread. Operations failed if the provider raised or exceeded the budget (several threads at one time count
+    that thread. Operations failed if the provider raised or exceeded the budget (several threads at the same time count
     once), and were dropped if they were never delivered. With ``reentrant = True`` a provider also gets operations of
     its own calls.
 
@@ -215,7 +215,7 @@ class GuardedProvider:
             self._cut(reason)
 
     def _strike_late(self, reason: str) -> None:
-        """Record an operation over budget; those of several threads at one time are one in the row."""
+        """Record an operation over budget; those of several threads at the same time are one in the row."""
         if time.monotonic() - self._struck_at >= self._budget * 0.9:
             self._strike(reason)
         else:

@@ -202,7 +202,7 @@ def load_newest(
         apart: as for `shmstats.snapshot.decoding.decode`.
 
     Returns:
-        Its file and what it has, or None where nothing valid was saved.
+        Its file and what it has, or None if nothing valid was saved.
     """
     for file in (directory / FILE, directory / PREVIOUS):
         try:
@@ -251,7 +251,7 @@ def remove_stale(directory: Path) -> None:
 
 
 def _is_locked(file: Path) -> bool:
-    """Tell whether the maker of a temporary file lives; it may where that cannot be found out."""
+    """Tell whether the maker of a temporary file lives; it may if that cannot be found out."""
     if file in _needed:
         return True
     try:

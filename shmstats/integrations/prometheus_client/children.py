@@ -72,7 +72,7 @@ class ClientChildren(dict[Labelvalues, Any]):
     def make(self, labelvalues: Labelvalues) -> Any:
         """Make a child as prometheus_client makes it, which differs from the first one in its label values alone.
 
-        Returns None where there is none yet, or its class may have something else to do for each.
+        Returns None if there is none yet, or its class may have something else to do for each.
         """
         if self._model is None:
             return None
@@ -96,7 +96,7 @@ class ClientChildren(dict[Labelvalues, Any]):
         return super().__iter__()
 
     def drop_removed(self) -> None:
-        """Drop the children whose series were removed by another process; nothing where no name was since."""
+        """Drop the children whose series were removed by another process; nothing if no name was since."""
         generation = self.store.generation
         if generation == self._generation:
             return

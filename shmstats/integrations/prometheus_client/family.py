@@ -158,7 +158,7 @@ class Part:
 
 
 def part_of(help_: str) -> tuple[str, Part | None]:
-    """Return the help for people, and the part that the metric is; None where it is no family's."""
+    """Return the help for people, and the part that the metric is; None if it is no family's."""
     text, separator, rest = help_.rpartition(_SEPARATOR)
     if not separator:
         return help_, None
