@@ -13,7 +13,7 @@ from ..layout import CELL, INT64_MAX, INT64_MIN, NAME
 _COUNTER, _GAUGE, _HISTOGRAM = 1, 2, 3
 _MONOTONIC, _MEMBER, _CARRIED = 1, 16, 128
 
-#: Kinds as a snapshot has them, and the flag that each of them means.
+#: Kinds in a snapshot, and the flag that each of them means.
 _KINDS = {_COUNTER: _MONOTONIC, -_COUNTER: 0, _GAUGE: 0, _HISTOGRAM: 0}
 _MOST_BYTES = 255
 _OVERFLOW = "__overflow__"
@@ -36,7 +36,7 @@ def pack_series(
     carried: set[int],
     latest: int,
 ) -> tuple[bytes, bytes, bytes, bytes] | None:
-    """Pack the series that a saved snapshot lists, as a block has them: those that are plain.
+    """Pack the series of a saved snapshot in the form of a block, as far as they are simple.
 
     A series is simple if it is as today's version saves it; others may be wrong, or need a closer look.
 
@@ -46,19 +46,19 @@ def pack_series(
         created: likewise: ns since 1970.
         values: likewise: integers; of gauges also floats; of histograms sum, maximum, minimum, number of the first
             bucket, and a list of the buckets from there on.
-        metrics: numbers of metrics, by category and metric joined by NUL. One that has labels and is not there gets the
+        metrics: numbers of metrics, by category and metric joined by NUL. A new metric with labels gets the
             next number.
-        buckets: how many buckets the histograms of a metric have, by its number; 0: they are not plain, as are those
-            that have no number; -1: no series of the metric is.
-        apart: keys that are not plain either.
-        carried: positions of histograms that have observations of other buckets.
-        latest: moment of creation; one that is later is not known: 0.
+        buckets: number of buckets of a metric's histograms, by its number; 0: they are not simple, nor are those
+            without a number; -1: no series of the metric is simple.
+        apart: keys of series that are not simple either.
+        carried: positions of histograms with observations from other buckets.
+        latest: latest possible moment of creation; a later one becomes 0: unknown.
 
     Returns:
-        Of the plain ones the keys, one behind the other, a record for each, with the number of its metric + 1 as
-        family, and 1 as members where it has labels, and the cells of the shared row; and a list in JSON of the others,
-        of which each is a list of its position, and of what the lists have there. It is empty if there are none.
-        None if the lists are not as long as each other, a key is there twice, or something is no list of JSON.
+        Of the simple series the keys, concatenated, a record for each, with the number of its metric + 1 as
+        family, and 1 as members if it has labels, and the cells of the shared row; and a JSON list of the others,
+        each a list of its position and its items of the lists. It is empty if there are none.
+        None if the lists differ in length, a key is there twice, or something is not a JSON list.
     """
     lists = []
     for text in (keys, kinds, created, values):

@@ -1,9 +1,9 @@
-/* Lists in JSON (RFC 8259), whose values are taken one by one: what is an integer, a number or a string of whole
- * characters. All else stays where it is, and the place of its text can be obtained; whether it is JSON is not looked at. */
+/* JSON lists (RFC 8259), read value by value: integers, numbers and strings of complete characters. Other values stay
+ * where they are, and only the place of their text is returned, without a check whether it is JSON. */
 
 /* A list. */
 typedef struct {
-    const unsigned char *at, *end; /* where the next value begins, NULL behind the last one; the bracket at the end */
+    const unsigned char *at, *end; /* the start of the next value, NULL after the last one; the closing bracket */
 } List;
 
 static inline const unsigned char *
@@ -20,7 +20,7 @@ is_digit(const unsigned char *at, const unsigned char *end)
     return at < end && *at >= '0' && *at <= '9';
 }
 
-/* Open a list; 0 if the text is none. */
+/* Open a list; 0 if the text is not a list. */
 static int
 open_list(Part text, List *list)
 {
@@ -34,7 +34,7 @@ open_list(Part text, List *list)
     return 1;
 }
 
-/* Go on behind a value that ends there; 0 if no value can. */
+/* Move past a value that ends there; 0 if no value can end there. */
 static inline int
 go_on(List *list, const unsigned char *at)
 {
@@ -79,7 +79,7 @@ take_integer(List *list, int64_t *integer)
     const unsigned char *at = list->at;
     if (at == NULL)
         return 0;
-    int is_negative = *at == '-'; /* the bracket at the end is no digit */
+    int is_negative = *at == '-'; /* reading stops at the closing bracket, which is not a digit */
     const unsigned char *first = at += is_negative;
     uint64_t number = 0;
     for (; *at >= '0' && *at <= '9' && at < first + 19; at++)
@@ -91,7 +91,7 @@ take_integer(List *list, int64_t *integer)
     return 1;
 }
 
-/* Read the four hexadecimal digits of an escape; -1 if they are none. */
+/* Read the four hexadecimal digits of an escape; -1 if they are not such digits. */
 static int32_t
 read_hex(const unsigned char *at, const unsigned char *end)
 {
@@ -119,8 +119,8 @@ write_utf8(unsigned char *to, uint32_t code)
     return to;
 }
 
-/* Read an escape, and move behind it; returns the end of what it stands for, NULL if it is none, or half a pair of
- * surrogates. */
+/* Read an escape, and move past it; returns the end of the character's UTF-8, NULL if it is not an escape, or half a
+ * pair of surrogates. */
 static unsigned char *
 read_escape(const unsigned char **at, const unsigned char *end, unsigned char *to)
 {
@@ -151,15 +151,15 @@ read_escape(const unsigned char **at, const unsigned char *end, unsigned char *t
     return write_utf8(to, (uint32_t)code);
 }
 
-/* Whether each byte of a word may stand for itself in a string. */
+/* Whether each byte of a word may be unescaped in a string. */
 static inline int
 is_plain(uint64_t word)
 {
     return !(nuls_in(word ^ '"' * EACH_BYTE) | nuls_in(word ^ '\\' * EACH_BYTE) | nuls_in(word & 0xE0 * EACH_BYTE));
 }
 
-/* Take a string of UTF-8 into a place that has room for as many bytes as the list has; its length, or -1 where there is
- * none of whole characters. */
+/* Take a string as UTF-8 into a buffer with as many bytes as the list; returns its length, or -1 if there is no string
+ * of complete characters. */
 static Py_ssize_t
 take_string(List *list, unsigned char *to)
 {
@@ -189,7 +189,7 @@ behind_digits(const unsigned char *at, const unsigned char *end)
     return at;
 }
 
-/* The end of a number with a fraction or an exponent, NULL if that is none. */
+/* The end of a number with a fraction or an exponent, NULL if it is not one. */
 static const unsigned char *
 end_of_real(const unsigned char *at, const unsigned char *end)
 {
@@ -210,7 +210,7 @@ end_of_real(const unsigned char *at, const unsigned char *end)
     return fits ? at : NULL;
 }
 
-/* Take a number that is finite; 0 if there is none, or an integer that does not fit 64 bits. */
+/* Take a finite number; 0 if there is none, or an integer that does not fit 64 bits. */
 static int
 take_number(List *list, Number *number)
 {

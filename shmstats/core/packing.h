@@ -1,13 +1,12 @@
-/* pack_series: what a saved snapshot lists of its series, as a block has it: keys, records, and cells of the shared row.
- * They are read from the text of the file's lists. A series that is not plain is left to Python, which says what is wrong
- * with it, or that nothing is. */
+/* pack_series: the series of a saved snapshot in the form of a block: keys, records, and cells of the shared row.
+ * They are read from the text of the file's lists. A series that is not simple is left to Python, which checks it. */
 
 enum { DOES_NOT_FIT = 0, FITS = 1, FAILS = -1, CANNOT_BE_READ = -2 };
 
 /* The lists of a snapshot. */
 enum { LISTED_KEY, LISTED_KIND, LISTED_CREATED, LISTED_VALUE, COLUMNS };
 
-/* The beginning of a bytes object is used; the rest is cut off at the end, so that no large one is copied. */
+/* Only the beginning of a bytes object is used; the rest is cut off at the end, so that no large object is copied. */
 typedef struct {
     PyObject *bytes;
     Py_ssize_t used;
@@ -15,14 +14,14 @@ typedef struct {
 
 typedef struct {
     PyObject *metrics; /* dict: category and metric, joined, to the number of the metric */
-    PyObject *buckets; /* list: by those numbers, of the ones that are declared; of 0 no histogram is plain, of -1 nothing */
-    PyObject *carried; /* set: positions of histograms that have observations of other buckets */
+    PyObject *buckets; /* list by metric numbers: buckets of its histograms; 0: none is simple, -1: no series is */
+    PyObject *carried; /* set: positions of histograms with observations from other buckets */
     int64_t latest;
-    Hashes apart, numbered; /* keys that are left to Python; metrics that have a number */
+    Hashes apart, numbered; /* keys that are left to Python; metrics with a number */
     Bytes hashes;           /* of all keys */
     Bytes aside;
     Grown keys, records, cells;
-    unsigned char metric[2 * MOST_TEXT_BYTES + 1]; /* of the labelled series before, */
+    unsigned char metric[2 * MOST_TEXT_BYTES + 1]; /* of the previous labelled series, */
     size_t metric_size;
     Py_ssize_t number; /* and its number */
 } Packing;
@@ -34,7 +33,7 @@ open_grown(Grown *grown, Py_ssize_t size)
     return grown->bytes == NULL ? -1 : 0;
 }
 
-/* Have room for some more bytes; returns where, or NULL with an exception set. */
+/* Make room for some more bytes; returns their place, or NULL with an exception set. */
 static char *
 grow(Grown *grown, Py_ssize_t more)
 {
@@ -44,7 +43,7 @@ grow(Grown *grown, Py_ssize_t more)
     return PyBytes_AS_STRING(grown->bytes) + grown->used;
 }
 
-/* What the parts of a key are. */
+/* The parts of a key. */
 typedef struct {
     Part metric; /* with the category */
     int has_labels, is_overflow;
@@ -116,7 +115,7 @@ declared_buckets(const Packing *self, Py_ssize_t number)
     return fits && buckets <= INT32_MAX ? buckets : -1;
 }
 
-/* Pack the value of a histogram, [sum, maximum, minimum, number of the first bucket, [...]], which has so many buckets. */
+/* Pack the value of a histogram with so many buckets: [sum, maximum, minimum, number of the first bucket, [...]]. */
 static int
 pack_distribution(List *values, int64_t buckets, Cell *cell)
 {
@@ -150,7 +149,7 @@ pack_number(List *values, int kind, Cell *cell)
     return FITS;
 }
 
-/* Pack the series of a key, which is behind the others already. */
+/* Pack the series of a key, which was already appended to the keys. */
 static int
 pack_keyed(Packing *self, const KeyParts *parts, uint64_t hash, uint32_t length, List *lists, int is_carried)
 {
@@ -216,7 +215,7 @@ pack_next(Packing *self, List *lists, Py_ssize_t position)
     return is_carried < 0 ? FAILS : pack_keyed(self, &parts, hash, (uint32_t)length, lists, is_carried);
 }
 
-/* List the next series for Python: its position, and what the lists have there. */
+/* List the next series for Python: its position, and its items of the lists. */
 static int
 set_aside(Packing *self, List *lists, Py_ssize_t position)
 {
@@ -249,7 +248,7 @@ pack_all(Packing *self, const Py_buffer *columns)
         are_lists &= open_list((Part){columns[i].buf, (size_t)columns[i].len}, &lists[i]);
     if (!are_lists)
         return CANNOT_BE_READ;
-    Py_ssize_t most = 1; /* series: what is grown often is copied often */
+    Py_ssize_t most = 1; /* upper bound for the number of series: growing often means copying often */
     for (Py_ssize_t i = 0; i < columns[LISTED_KIND].len; i++)
         most += ((const char *)columns[LISTED_KIND].buf)[i] == ',';
     if (open_grown(&self->keys, columns[LISTED_KEY].len) < 0

@@ -1,4 +1,4 @@
-/* The Python type PlainExchange: a request that is being answered. */
+/* The Python type PlainExchange: a request that is being served. */
 
 typedef struct {
     PyObject_HEAD
@@ -6,12 +6,12 @@ typedef struct {
     Middleware *middleware;
     PyObject *requests, *serving, *environ, *start_response, *server_write, *status, *headers, *rule;
     PyObject *response, *chunks;
-    PyObject *began, *entry; /* of perf_counter and Serving.begin */
+    PyObject *began, *entry; /* results of perf_counter and Serving.begin */
     Py_ssize_t sent;
     char over;
 } Exchange;
 
-/* Call a method by its name without arguments, or with one, and drop what it returns; -1 with an exception. */
+/* Call a method by its name, without an argument or with one, and drop its result; -1 with an exception. */
 static int
 call_method(PyObject *object, PyObject *name, PyObject *argument)
 {
@@ -21,7 +21,7 @@ call_method(PyObject *object, PyObject *name, PyObject *argument)
     return result == NULL ? -1 : 0;
 }
 
-/* Give the exception that is set to a method: ``fail``, after which it is set again, or ``tell``, which logs it. */
+/* Pass the current exception to a method: ``fail``, after which it is set again, or ``tell``, which logs it. */
 static void
 hand_over(Exchange *exchange, PyObject *method)
 {
@@ -37,14 +37,14 @@ hand_over(Exchange *exchange, PyObject *method)
         PyErr_Clear();
 }
 
-/* The value of a key of the environment, borrowed; NULL if it has none. */
+/* The value of a key of the environment, borrowed; NULL if it is missing. */
 static PyObject *
 look_up(Exchange *exchange, PyObject *key)
 {
     return PyDict_GetItemWithError(exchange->environ, key);
 }
 
-/* The route as application or URL rule tell it, a new reference; NULL, perhaps with an exception, where Python must. */
+/* The route from application or URL rule, a new reference; NULL, perhaps with an exception: Python must find it. */
 static PyObject *
 route_of(Exchange *exchange)
 {
@@ -64,14 +64,14 @@ route_of(Exchange *exchange)
     return is_own > 0 ? Py_NewRef(state->own) : PyObject_GetAttr(exchange->rule, state->rule);
 }
 
-/* What a request like this one adds to, a new reference; NULL, perhaps with an exception, where Python must look. */
+/* The series of such a request, a new reference; NULL, perhaps with an exception, if Python must find them. */
 static PyObject *
 series_of(Exchange *exchange, PyObject *method, PyObject *status)
 {
     State *state = exchange->state;
     PyObject *length = look_up(exchange, state->content_length);
     if (look_up(exchange, state->transfer_encoding) != NULL || (length != NULL && PyObject_IsTrue(length)))
-        return NULL; /* it has a body */
+        return NULL; /* the request has a body */
     PyObject *kept = exchange->middleware->plain_series;
     PyObject *route = kept != NULL && PyDict_CheckExact(kept) ? route_of(exchange) : NULL;
     if (route == NULL)
@@ -86,7 +86,7 @@ series_of(Exchange *exchange, PyObject *method, PyObject *status)
     return series;
 }
 
-/* Call one of the series with a value, whose reference is taken; -1 with an exception. */
+/* Call one of the series with a value, whose reference is consumed; -1 with an exception. */
 static int
 add(PyObject *series, Py_ssize_t number, PyObject *value)
 {
@@ -118,7 +118,7 @@ count(Exchange *exchange, PyObject *series, PyObject *method)
     return add(series, 5, PyLong_FromSsize_t(is_head ? 0 : exchange->sent));
 }
 
-/* Record a request that is over, by the Python side where it is not a plain one. Nothing is raised. */
+/* Record a finished request; by the Python class if it is not a common case. Nothing is raised. */
 static void
 finish(Exchange *exchange, PyObject *status)
 {
@@ -146,7 +146,7 @@ finish(Exchange *exchange, PyObject *status)
 
 /* Exchange --------------------------------------------------------------------------------------------------------- */
 
-/* Note for others that this is being served; nothing is raised. */
+/* Show other processes that this request is being served; nothing is raised. */
 static void
 note(Exchange *exchange)
 {
@@ -163,14 +163,14 @@ note(Exchange *exchange)
         PyObject *entry = PyObject_Vectorcall(begin, args, 2, NULL);
         if (entry != NULL)
             Py_SETREF(exchange->entry, entry);
-        is_plain = entry != NULL && PyLong_AsLong(entry) != -1; /* else the block was left meanwhile */
+        is_plain = entry != NULL && PyLong_AsLong(entry) != -1; /* -1: the process left the block meanwhile */
     }
     Py_XDECREF(begin);
     if (PyErr_Occurred() || (!is_plain && call_method((PyObject *)exchange, state->note, NULL) < 0))
         hand_over(exchange, state->tell);
 }
 
-/* Make an exchange of a class, and note that it is being served. */
+/* Make an exchange of a class, and show that it is being served. */
 static PyObject *
 make_exchange(PyTypeObject *type, Middleware *middleware, PyObject *environ, PyObject *start_response)
 {
@@ -251,7 +251,7 @@ Exchange_start(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject
     Py_XSETREF(exchange->status, Py_NewRef(status));
     Py_XSETREF(exchange->headers, Py_NewRef(headers));
     PyObject *request = look_up(exchange, exchange->state->werkzeug_request);
-    if (request != NULL) { /* Flask takes it away again at the end of its context, and that is soon */
+    if (request != NULL) { /* now, because Flask drops it soon, at the end of its context */
         PyObject *rule = PyObject_GetAttr(request, exchange->state->url_rule);
         if (rule == NULL)
             PyErr_Clear();
@@ -261,8 +261,8 @@ Exchange_start(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject
     return PyCFunction_New(&Exchange_methods[1], self);
 }
 
-/* Return what the server is to get in the place of a response: this, if that is a list, which has a length, or any
- * iterator but a file. */
+/* Return the response that the server gets: this object, if the application's response is a list, which has a length,
+ * or any iterator but a file. */
 static PyObject *
 Exchange_around(PyObject *self, PyObject *response)
 {
@@ -300,7 +300,7 @@ static PyObject *
 Exchange_next(PyObject *self)
 {
     Exchange *exchange = (Exchange *)self;
-    if (exchange->chunks == NULL) { /* one who takes the response for an iterator, which WSGI does not promise */
+    if (exchange->chunks == NULL) { /* the caller takes the response for an iterator, which WSGI does not promise */
         PyObject *same = Exchange_iter(self);
         if (same == NULL)
             return NULL;
@@ -308,7 +308,7 @@ Exchange_next(PyObject *self)
     }
     PyObject *chunk = PyIter_Next(exchange->chunks);
     if (chunk != NULL) {
-        if (PyBytes_Check(chunk)) /* what else it is, the server will say */
+        if (PyBytes_Check(chunk)) /* anything else is the server's error to report */
             exchange->sent += PyBytes_GET_SIZE(chunk);
     }
     else if (PyErr_Occurred())

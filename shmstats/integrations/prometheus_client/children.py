@@ -70,9 +70,9 @@ class ClientChildren(dict[Labelvalues, Any]):
         super().__setitem__(labelvalues, child)
 
     def make(self, labelvalues: Labelvalues) -> Any:
-        """Make a child as prometheus_client makes it, which differs from the first one in its label values alone.
+        """Make a child as prometheus_client makes it; it differs from the first one only in its label values.
 
-        Returns None if there is none yet, or its class may have something else to do for each.
+        Returns None if there is none yet, or its class may do something else for each child.
         """
         if self._model is None:
             return None
@@ -84,7 +84,7 @@ class ClientChildren(dict[Labelvalues, Any]):
         return child
 
     def adopt(self, labelvalues: Labelvalues, child: Any) -> None:
-        """Take in a child that is on the block already."""
+        """Add a child that is already on the block."""
         super().__setitem__(labelvalues, child)
 
     def __len__(self) -> int:
@@ -96,7 +96,7 @@ class ClientChildren(dict[Labelvalues, Any]):
         return super().__iter__()
 
     def drop_removed(self) -> None:
-        """Drop the children whose series were removed by another process; nothing if no name was since."""
+        """Drop the children whose series another process has removed; do nothing if no name was removed since."""
         generation = self.store.generation
         if generation == self._generation:
             return
@@ -108,7 +108,7 @@ class ClientChildren(dict[Labelvalues, Any]):
 
 
 class _FullChildren(ClientChildren):
-    """Children of which one is for all label sets that the block does not admit."""
+    """Children, one of which is shared by all label sets that the block does not admit."""
 
     def __contains__(self, labelvalues: object) -> bool:
         if super().__contains__(labelvalues):

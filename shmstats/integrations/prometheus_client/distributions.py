@@ -1,4 +1,4 @@
-"""Histogram and Summary on the block: their parts belong together, and prometheus_client has a value for each."""
+"""Histogram and Summary on the block: their parts are one value there, where prometheus_client has several."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .values import DistributionValue
 
 
 class _Figure:
-    """A part of a distribution, to be read as one of prometheus_client's values.
+    """A part of a distribution, in the form of one of prometheus_client's values.
 
     Args:
-        distribution: that it is of.
+        distribution: the whole.
         part: "sum", "count", or the number of a bucket.
     """
 
@@ -31,13 +31,13 @@ class _Figure:
         self._part = part
 
     def get(self) -> float:
-        """Return it as it is now."""
+        """Return its current value."""
         found = self._distribution.get()
         return float(found.buckets[self._part] if isinstance(self._part, int) else getattr(found, self._part))
 
 
 class _BucketFigures:
-    """The buckets of a histogram as prometheus_client's list of values, made when they are looked at."""
+    """The buckets of a histogram as prometheus_client's list of values, made when they are used."""
 
     __slots__ = ("_distribution",)
 
@@ -52,7 +52,7 @@ class _BucketFigures:
 
 
 def use_distribution(metric: Any, distribution: DistributionValue) -> None:
-    """Have a metric count into a distribution."""
+    """Make a metric count into a distribution."""
     metric._distribution = distribution
     metric._sum = _Figure(distribution, "sum")
     if metric._type == "histogram":
@@ -62,7 +62,7 @@ def use_distribution(metric: Any, distribution: DistributionValue) -> None:
 
 
 def patch_distributions() -> None:
-    """Have histograms and summaries that will be made on the block."""
+    """Put histograms and summaries that will be made on the block."""
     histogram, summary = metrics.Histogram, metrics.Summary
     original_observe = {cls: cls.observe for cls in (histogram, summary)}
 

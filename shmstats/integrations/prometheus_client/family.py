@@ -1,8 +1,8 @@
-"""A metric of prometheus_client as the block has it: its parts, their names, and their declarations.
+"""A metric of prometheus_client on the block: its parts, their names, and their declarations.
 
-Each label set of a metric is one series of the block, admitted, removed and bounded as a whole. What the block
-does not know (that a gauge is an Enum, say) follows the declaration's help text as JSON: any process that reads the
-block can rebuild the metrics from that alone.
+Each label set of a metric is one series of the block, admitted, removed and limited as a whole. Facts that the block
+does not store (that a gauge is an Enum, say) follow the declaration's help text as JSON, so any process that reads the
+block can rebuild the metrics from it alone.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ...checks import label_value
 from ...hashing import blake2b
 from ...series import Declaration, Kind, Labels, Mode
 
-#: The category of all that is here.
+#: The category of all these metrics.
 CATEGORY = "prometheus_client"
 
-#: The bounds of what has none but is a distribution all the same: it needs count and sum only.
+#: The bounds of a distribution without buckets: it only needs count and sum.
 _NO_BOUNDS = (0.0,)
 
 _SEPARATOR = "\x1f"
@@ -27,13 +27,13 @@ _SEPARATOR = "\x1f"
 #: Characters of a help text that are kept in the block.
 _HELP_LIMIT = 1000
 
-#: What tells a metric from all others: its name, and its number among those of that name.
+#: The identity of a metric: its name, and its number among those with that name.
 FamilyKey = tuple[str, int]
 
-#: What the metric of the block is called beyond the family's name.
+#: Suffixes of the block's metrics, after the family's name.
 _METRIC_SUFFIXES = {"counter": "_total", "info": "_info"}
 
-#: What samples are called beyond the family's name, by type (prometheus_client's registries go by the same).
+#: Suffixes of the samples, after the family's name, by type, as in prometheus_client's registries.
 EXPOSED_SUFFIXES = {
     "counter": ("_total", "_created"),
     "summary": ("_sum", "_count", "_created"),
@@ -41,7 +41,7 @@ EXPOSED_SUFFIXES = {
     "info": ("_info",),
 }
 
-#: Types of prometheus_client that are kept as each kind.
+#: Types of prometheus_client that are stored as each kind.
 KINDS = {
     "counter": Kind.COUNTER,
     "gauge": Kind.GAUGE,
@@ -59,14 +59,14 @@ class ClientFamily:
     Attributes:
         name: of the metric, without the suffix of its samples.
         type: prometheus_client's word: counter, gauge, histogram, summary, info or stateset.
-        help: what it is, for people.
+        help: its meaning, for people.
         unit: of its values; may be empty.
-        mode: of a gauge: how the values of several workers become one.
+        mode: of a gauge: how the values of several workers are combined.
         bounds: of a histogram: the upper bounds of its buckets, ascending, without infinity.
         states: of a stateset.
-        labelnames: that each of its series has, sorted; None: it is not known.
+        labelnames: that each of its series has, sorted; None: unknown.
         default: whether it is in prometheus_client's default registry.
-        instance: its number among the metrics of one name in different registries, from 0.
+        instance: its number among the metrics with the same name in different registries, from 0.
     """
 
     name: str
@@ -82,7 +82,7 @@ class ClientFamily:
 
     @property
     def key(self) -> FamilyKey:
-        """What tells the metric from all others, in any process."""
+        """The identity of the metric, in any process."""
         return self.name, self.instance
 
     @property
@@ -92,17 +92,17 @@ class ClientFamily:
 
     @property
     def created(self) -> str:
-        """The metric of the block that earlier versions of shmstats kept the times of creation in."""
+        """The metric of the block in which earlier versions of shmstats stored creation times."""
         return instance_metric(f"{self.name}_created", self.instance)
 
     @property
     def fraction(self) -> str:
-        """The metric of the block that has what was counted in parts of 1: counters there are integers."""
+        """The metric of the block with the fractions, because counters there are integers."""
         return f"{self.metric} (fraction)"
 
     @property
     def exposed(self) -> frozenset[str]:
-        """The names that it takes on a page: of the family and of its samples."""
+        """Its names on a page: of the family and of its samples."""
         return frozenset((self.name, *(self.name + suffix for suffix in EXPOSED_SUFFIXES.get(self.type, ()))))
 
     @property
@@ -130,7 +130,7 @@ class ClientFamily:
         )
 
     def _with_role(self, help_: str, role: str, about: dict[str, Any]) -> str:
-        """Return a help text followed by what the block does not know."""
+        """Return a help text followed by the facts that the block does not store."""
         about = {role: self.name, **about}
         if self.instance:
             about["instance"] = self.instance
@@ -139,12 +139,12 @@ class ClientFamily:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a metric of the block is to a family.
+    """The role of a metric of the block in a family.
 
     Attributes:
-        family: which one.
+        family: the family.
         role: "value", "created" or "fraction".
-        about: what the block does not know of.
+        about: the facts that the block does not store.
     """
 
     family: FamilyKey
@@ -153,12 +153,12 @@ class Part:
 
     @property
     def kind(self) -> Kind | None:
-        """What the metric must be: one that is something else only says that it belongs to the family."""
+        """The kind that the metric must have; one of another kind only shows that it belongs to the family."""
         return Kind.HISTOGRAM if self.role == "fraction" else KINDS.get(str(self.about.get("type")))
 
 
 def part_of(help_: str) -> tuple[str, Part | None]:
-    """Return the help for people, and the part that the metric is; None if it is no family's."""
+    """Return the help for people, and the metric's role; None if it belongs to no family."""
     text, separator, rest = help_.rpartition(_SEPARATOR)
     if not separator:
         return help_, None
@@ -168,27 +168,27 @@ def part_of(help_: str) -> tuple[str, Part | None]:
             if key in about and (role != "value" or _is_sound(about)):
                 return text, Part((str(about[key]), int(about.get("instance", 0))), role, about)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        pass  # no text of ours: a snapshot may say anything
+        pass  # not written by us: a snapshot may contain anything
     return help_, None
 
 
 def _is_sound(about: dict[str, Any]) -> bool:
-    """Tell whether what is said of a family is what `ClientFamily.declaration` says: else a page would fail."""
+    """Tell whether the facts about a family are as `ClientFamily.declaration` writes them: else a page would fail."""
     return about["type"] in KINDS and all(isinstance(state, str) for state in about.get("states", ()))
 
 
 def instance_metric(metric: str, instance: int) -> str:
-    """Return the metric of the block for one of several of prometheus_client's that have one name."""
+    """Return the metric of the block for one of several metrics of prometheus_client with the same name."""
     return f"{metric} (registry {instance + 1})" if instance else metric
 
 
 def name_of(metric: str) -> str:
-    """Return the name of the gauge that a metric of the block is for."""
+    """Return the name of the gauge for a metric of the block."""
     return metric.partition(" (registry ")[0]
 
 
 def state_number(state: str) -> int:
-    """Return the number that stands for a state: the same in every process, whatever other states there are."""
+    """Return the number of a state: the same in every process, whatever other states there are."""
     return int.from_bytes(blake2b(state.encode("utf-8", "replace"), digest_size=6).digest(), "little")
 
 
