@@ -82,7 +82,7 @@ CELL = Structure({"lock": "I", "seq": "I"}, over=("value", "q"))
 
 CELLS_PER_PAGE = PAGE // CELL.size
 
-#: Cells of a counter, the smallest series; of a gauge, and of one of which each worker has its own; and those of a
+#: Cells of a counter, the smallest series; of a gauge, without and with a value for each worker; and those of a
 #: histogram before its first bucket: the lock, the sum, the maximum and the minimum.
 COUNTER_WIDTH = 2
 _GAUGE_WIDTHS = 3, 5

@@ -58,7 +58,7 @@ class LeavingPart(ForkAware, Protocol):
 
 _Part = TypeVar("_Part")
 
-#: The stage of each part, as long as it lives: of those that are told of forks, paused for them, told of the exit.
+#: The stage of each part, as long as it exists: of those told of forks, paused for forks, and told of the exit.
 _parts: dict[weakref.ref[ForkAware], Stage] = {}
 _pausing: dict[weakref.ref[PausedPart], Stage] = {}
 _leaving: dict[weakref.ref[LeavingPart], Stage] = {}

@@ -269,9 +269,9 @@ class RecordLocks:
         return True
 
     def unlock(self, position: int, descriptor: int = -1) -> None:
-        """Release the lock of byte ``position``; nothing if the file was closed, as in a forked child.
+        """Release the lock of byte ``position``; do nothing if the file is closed, as in a forked child.
 
-        The descriptor may be given by a caller who has just taken the lock: it is not looked at again then.
+        A caller that has just taken the lock may pass the descriptor, which is then not checked again.
         """
         try:
             fcntl.lockf(self.descriptor() if descriptor < 0 else descriptor, fcntl.LOCK_UN, 1, position)

@@ -1,7 +1,7 @@
-"""Restoring the series of a saved snapshot into a block that was just made, and is not yet anyone else's.
+"""Restoring the series of a saved snapshot into a new block that no other process uses yet.
 
-They are registered together, with their values, in one step. Where there is not room for all of them, halves are
-tried, so that each is there for which the ones before it in the snapshot have left room.
+They are registered together, with their values, in one step. If there is not enough room for all of them, halves are
+tried, so that each series is restored that fits after the ones before it in the snapshot.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .stripes import SHARED_ROW
 
 
 class Packed(NamedTuple):
-    """Series, as `shmstats.core.pack_series` makes them.
+    """Series, packed by `shmstats.core.pack_series`.
 
     Attributes:
-        keys: of the series, one behind the other.
-        records: a `NAME` for each, with the number of its metric + 1 as family, and 1 as members where it has labels.
-        cells: of all, one behind the other.
+        keys: of the series, concatenated.
+        records: a `NAME` for each, with the number of its metric + 1 as family, and 1 as members if it has labels.
+        cells: of all series, concatenated.
         metrics: category and metric, joined by NUL, by those numbers.
     """
 
@@ -40,7 +40,7 @@ class Packed(NamedTuple):
 
     @property
     def number(self) -> int:
-        """How many series there are."""
+        """The number of series."""
         return len(self.records) // NAME.size
 
     def rows(self) -> list[tuple[bytes, bytes, bytes]]:
@@ -60,19 +60,19 @@ class Packed(NamedTuple):
         return self._replace(keys=keys, records=records, cells=cells)
 
     def without(self, metrics: Container[str]) -> Packed:
-        """Return the series of all but some metrics that have a number."""
+        """Return the series without those of some numbered metrics."""
         families = NAME.column(self.records, "family").tolist()
         kept = [not family or self.metrics[family - 1] not in metrics for family in families]
         return self.of(list(compress(self.rows(), kept)))
 
     def families(self) -> dict[int, Kind]:
-        """Return the kind of each metric that has a number, by that + 1; of several kinds, histogram goes first."""
+        """Return the kind of each numbered metric, by its number + 1; if there are several kinds, histogram wins."""
         families, kinds = (NAME.column(self.records, field).tolist() for field in ("family", "kind"))
         found = dict(sorted(set(zip(families, kinds, strict=True))))  # the last one stays: its bounds are needed
         return {number: Kind(kind) for number, kind in found.items() if number}
 
     def labelled(self) -> set[int]:
-        """Return the numbers + 1 of the metrics that have labels."""
+        """Return the numbers + 1 of the metrics with labels."""
         families, members = (NAME.column(self.records, field).tolist() for field in ("family", "members"))
         return set(compress(families, members))
 
@@ -81,12 +81,12 @@ def restore(block: Block, series: Packed, there: Iterable[tuple[Name, Value]] = 
     """Register the series of a saved snapshot, with their values in row 0.
 
     Args:
-        block: to restore into. It is not yet anyone else's.
-        series: that it does not have; no two are the same. What is declared of them is declared there.
+        block: to restore into. No other process uses it yet.
+        series: that it does not have, all different. Their metrics are already declared there.
         there: names and values of series that it has.
 
     Returns:
-        The keys of what was not restored, and why.
+        The keys of the series that were not restored, and why.
     """
     with block.exclusive():
         for name, value in there:
@@ -100,7 +100,7 @@ def restore(block: Block, series: Packed, there: Iterable[tuple[Name, Value]] = 
 
 
 def _register_what_fits(block: Block, series: Packed) -> list[tuple[bytes, str]]:
-    """Register as many series as there is room for; return the keys of the others, and why."""
+    """Register as many series as fit; return the keys of the others, and why."""
     try:
         _register(block, series)
     except BlockFullError:
@@ -118,7 +118,7 @@ def _register_what_fits(block: Block, series: Packed) -> list[tuple[bytes, str]]
                 size //= 2
                 continue
             first, *_ = needs = _needs(block, b"".join([record for _, record, _ in rows]), series.metrics)
-            # None that needs as much as one for which there is no room is tried: there are few tries.
+            # Series that need at least as much as one that does not fit are not tried, so there are few attempts.
             fit = [any(map(lt, need, first)) for need in needs]
             failed += [(row[0], str(error)) for row, may_fit in zip(rows, fit, strict=True) if not may_fit]
             rows = list(compress(rows, fit))
@@ -126,7 +126,7 @@ def _register_what_fits(block: Block, series: Packed) -> list[tuple[bytes, str]]
 
 
 def _needs(block: Block, records: bytes, metrics: Sequence[str]) -> list[tuple[int, int, int]]:
-    """Return what each series needs: cells, bytes of its key, and of its metric's, if that takes a record as well.
+    """Return what each series needs: cells, bytes of its key, and those of its metric's if that needs a record too.
 
     Args:
         block: to restore into.
@@ -143,7 +143,7 @@ def _register(block: Block, series: Packed) -> None:
     """Register some series, with their values.
 
     Raises:
-        BlockFullError: there is not room for all of them. None was registered.
+        BlockFullError: there is not enough room for all of them. None was registered.
     """
     families = array("I", bytes(4 * (len(series.metrics) + 1)))
     missing: dict[int, tuple[bytes, Record]] = {}

@@ -1,11 +1,8 @@
-"""The piece of shared memory under a block: making, opening, reserving, unlinking.
+"""The piece of shared memory of a block: making, opening, reserving, unlinking.
 
-`Segment` is `multiprocessing.shared_memory.SharedMemory` without the two things that would lose counts: CPython's
-resource tracker is never told of it, and it unlinks nothing. A process has a segment open once, however many registries
-and readers use it: closing any descriptor of its file would drop the record locks that the process has on it.
-
-A segment's size is an address range, not memory. Memory is reserved piece by piece before its use, for
-a store to a page that shared memory has no room for kills the process.
+Unlike `multiprocessing.shared_memory.SharedMemory`, a `Segment` is unknown to CPython's resource tracker, and opened
+only once in a process: closing any descriptor of its file would drop the process's record locks. A segment's size is an
+address range; memory is reserved before its use, because a store to a page without memory kills the process.
 """
 
 from __future__ import annotations

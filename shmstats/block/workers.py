@@ -155,16 +155,16 @@ def pid_namespace() -> int:
         return 0
 
 
-#: Slots in a page.
+#: Slots in one page.
 _A_PAGE = PAGE // WORKER.size
 
-#: Workers that one more looks at as it comes: a question to the kernel each.
+#: Workers that a newly attaching one checks: each check is a question to the kernel.
 _LOOKED_AT = 8
 
 #: Spreads consecutive numbers over any range (Knuth's multiplicative hash).
 _SPREAD = 2654435761
 
-#: The largest pid that pid_t has.
+#: The largest value of pid_t.
 _LAST_PID = 2**31 - 1
 
 
@@ -177,7 +177,7 @@ class WorkerTable:
         locks: of the block.
 
     Attributes:
-        met_dead: whether `claim` has found dead workers, or none that live: there may be more that such have left.
+        met_dead: whether `claim` has found dead workers, or no live ones: dead workers may have left more.
     """
 
     def __init__(self, buf: memoryview, layout: Layout, locks: RecordLocks) -> None:
@@ -187,7 +187,7 @@ class WorkerTable:
         self._locks = locks
 
     def __iter__(self) -> Iterator[Worker]:
-        """Go through the taken slots, whether their processes live or not."""
+        """Give the taken slots, whether their processes live or not."""
         return iter([worker for slot in range(self._used) if (worker := self._read(slot)) is not None])
 
     def live(self) -> list[Worker]:
@@ -195,7 +195,7 @@ class WorkerTable:
         return self._living(self)
 
     def anyone(self) -> bool:
-        """Tell whether the process of any worker lives, which takes one question however many there are."""
+        """Tell whether the process of any worker lives: one question to the kernel, however many there are."""
         return self._locks.slots_held() or bool(self.live())
 
     def lives(self, worker: Worker) -> bool:
@@ -203,7 +203,7 @@ class WorkerTable:
         return self._read(worker.slot) in self._living([worker])
 
     def is_live(self, word: int) -> bool:
-        """Tell whether the owner of a cell's lock lives, by the word that the lock holds."""
+        """Tell whether the owner of a cell's lock lives, by the lock word."""
         slot = (word >> 20) - 1
         worker = self._read(slot) if 0 <= slot < self._used else None
         return worker is not None and worker.word == word and bool(self._living([worker]))
@@ -222,21 +222,21 @@ class WorkerTable:
         ]
 
     def _has_slot(self, worker: Worker) -> bool:
-        """Tell whether a slot is still this worker's: whose lock it is may be one that came after it."""
+        """Tell whether a slot is still this worker's: its lock may be that of a later worker."""
         found = self._read(worker.slot)
         return found is not None and found.claim == worker.claim
 
     def _lives_without_lock(self, worker: Worker) -> bool:
-        """Tell whether a worker lives of whose lock nothing is seen, for it is ours, or was lost.
+        """Tell whether a worker lives whose lock is not seen, because it is ours, or was lost.
 
-        Somebody in its process may have closed all descriptors.
+        It is lost if other code in its process has closed all descriptors.
         """
         if worker.pid == os.getpid():
             return worker.slot in self._locks.slots
         if int.from_bytes(self._buf[_NAMESPACE : _NAMESPACE + 8], "little") != pid_namespace():
             return False
         if worker.start_time and not worker.shown:
-            return False  # another process has the pid now; a fork has the mapping of its parent, too
+            return False  # another process has the pid now; a fork also has the mapping of its parent
         if not there_is_proc():
             return is_as_old(worker)
         return has_mapped(worker.pid, self._locks.stat())
@@ -244,7 +244,7 @@ class WorkerTable:
     def claim(self) -> Worker:
         """Take a slot and a row for this process, freeing those of dead ones. The table lock is held.
 
-        Where there are many workers some of them are looked at, others each time: all wait for whoever is here.
+        If there are many workers, each claim checks a few of them, because all processes wait for it.
 
         Raises:
             BlockError: every slot is taken by a live process.
@@ -275,7 +275,7 @@ class WorkerTable:
         return worker
 
     def _rows(self) -> dict[int, int]:
-        """Return the rows of the taken slots; to make a worker of each would take longer than the rest of a claim."""
+        """Return the rows of the taken slots; making `Worker` objects would take longer than the rest of a claim."""
         start = self._layout.workers
         words = memoryview(bytes(self._buf[start : start + self._used * WORKER.size])).cast("I")
         columns = [words[field :: WORKER.size // 4].tolist() for field in (_STATE, _PID, _ROW)]
@@ -283,14 +283,14 @@ class WorkerTable:
         return {slot: row for slot, (state, pid, row) in slots if state == 1 and pid <= _LAST_PID and row < rows}
 
     def _some_of(self, slots: list[int]) -> list[int]:
-        """Return the slots that this claim looks at."""
+        """Return the slots that this claim checks."""
         if len(slots) <= _LOOKED_AT:
             return slots
         start = int.from_bytes(self._buf[_CLAIMS : _CLAIMS + 4], "little") * _SPREAD % len(slots)
         return (slots + slots)[start : start + _LOOKED_AT]
 
     def _free_dead(self, rows: dict[int, int], suspects: list[int]) -> None:
-        """Free those of some slots whose workers are dead, and take them out of the rows."""
+        """Free those of some slots whose workers are dead, and remove them from the rows."""
         held = self._locks.held([FIRST_SLOT + slot for slot in suspects])
         for slot in suspects:
             worker = self._read(slot) if FIRST_SLOT + slot not in held else None
@@ -306,11 +306,11 @@ class WorkerTable:
 
     @property
     def _used(self) -> int:
-        """Slots that were ever used; there need not be memory behind the others."""
+        """Slots that were ever used; the others may not have memory."""
         return min(int.from_bytes(self._buf[_SLOTS : _SLOTS + 4], "little"), WORKER_SLOTS)
 
     def _free_row(self, taken: Iterable[int]) -> int:
-        """Return the lowest row that nobody has, or that the fewest share."""
+        """Return the lowest row without a worker, or else the one with the fewest."""
         rows, known = range(1, self._layout.rows), set(taken)
         free = next((row for row in rows if row not in known), None)
         return min(rows, key=Counter(taken).__getitem__) if free is None else free
@@ -325,7 +325,7 @@ class WorkerTable:
 
     def _read(self, slot: int) -> Worker | None:
         fields = _WORKER.unpack_from(self._buf, self._offset(slot))
-        # What cannot be is damage, and nobody's.
+        # An invalid slot is damaged, and belongs to no worker.
         taken = fields[_STATE] == 1 and fields[_PID] <= _LAST_PID and fields[_ROW] < self._layout.rows
         return Worker(slot, *fields[1:7]) if taken else None
 

@@ -319,7 +319,7 @@ SECTIONS: Final[dict[str, type[SettingsSection]]] = {
 }
 
 
-#: Sections of which nothing is given; that of the path depends on the current directory.
+#: Settings of sections that are not given; that of the path depends on the current directory.
 _DEFAULTS = {name: section() for name, section in SECTIONS.items() if name != "path"}
 
 

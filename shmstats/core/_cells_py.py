@@ -532,10 +532,10 @@ def fence() -> None:
 
 
 class _LockedCell:
-    """Has a cell to oneself, by its lock; gives whether it may be used: its names are of ``generation``, if given.
+    """Locks a cell as a context; gives whether it may be used: whether its names have ``generation``, if given.
 
-    One of a buffer is had by the guard alone, for no other process sees it. What a fork interrupts (in a signal
-    handler) ends here in the child: it is the parent that finishes it.
+    A cell of a buffer needs only the guard, because no other process sees it. If a signal handler forks meanwhile, the
+    operation ends here in the child: the parent finishes it.
     """
 
     __slots__ = ("_cell", "_cells", "_descriptor", "_generation", "_is_locked")

@@ -1,11 +1,11 @@
-/* Sets of texts, of which the hashes are kept, of 64 bits: two texts of one hash are taken for one. */
+/* Sets of texts, stored as hashes of 64 bits: two texts with the same hash count as equal. */
 
 typedef struct {
     uint64_t *slots; /* 0: free */
     size_t size, used;
 } Hashes;
 
-/* Have room for so many hashes; -1 with an exception set. */
+/* Make room for so many hashes; -1 with an exception set. */
 static int
 open_hashes(Hashes *hashes, size_t most)
 {
@@ -59,7 +59,7 @@ hash_of_part(Part part)
     return hash ? hash : 1;
 }
 
-/* Have the hashes of the texts of a collection; -1 with an exception set. */
+/* Store the hashes of the texts of a collection; -1 with an exception set. */
 static int
 hash_all(Hashes *hashes, PyObject *texts)
 {
@@ -75,7 +75,7 @@ hash_all(Hashes *hashes, PyObject *texts)
     return failed ? -1 : 0;
 }
 
-/* Whether two keys have one hash; -1 with an exception set. */
+/* Whether two keys have the same hash; -1 with an exception set. */
 static int
 has_twice(const Bytes *hashes)
 {

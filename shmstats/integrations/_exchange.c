@@ -1,5 +1,5 @@
-/* The plain case of the WSGI middleware: one start_response, a response that is a list or an iterator, a route and
- * series that are known. Everything else (exceptions, files, label values, a first request) is a method of the Python
+/* The common case of the WSGI middleware: one start_response, a response that is a list or an iterator, a known route
+ * and known series. Everything else (exceptions, files, label values, a first request) is a method of the Python
  * classes that inherit from these types.
  *
  * _exchange_py.py is the pure Python twin and documents both; wsgi.py has the classes.

@@ -1,4 +1,4 @@
-/* The Python type PlainMiddleware: what is around an application, and makes an exchange of each of its requests. */
+/* The Python type PlainMiddleware: it wraps an application, and makes an exchange for each request. */
 
 /* Whether requests to a path are not recorded; -1 with an exception set. */
 static int
@@ -15,7 +15,7 @@ is_excluded(const Middleware *middleware, PyObject *path)
     return found;
 }
 
-/* Whether a request is another middleware's to record, or nobody's; -1 with an exception set. */
+/* Whether another middleware records a request, or it must not be recorded; -1 with an exception set. */
 static int
 is_left_alone(const Middleware *middleware, PyObject *environ)
 {
