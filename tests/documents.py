@@ -1,6 +1,6 @@
 """The documents of the project, as tests read them: sections, tables and blocks of code.
 
-Every block of code is run by a test. A comment in the line above a block says where that is not plain:
+Every block of code is run by a test. A comment in the line above a block says if that is not plain:
 ``<!-- tested by tests/test_x.py -->`` names the test that runs it, ``<!-- not run: why -->`` says why none can.
 """
 

@@ -20,7 +20,7 @@ from typing import Any
 
 SHARED_MEMORY = "/dev/shm"
 
-#: By its file: tests import the package anew.
+#: By its file: tests import the package again.
 _TIME_OF_BIRTH = runpy.run_path(str(Path(__file__).parents[1] / "shmstats/core/_files_py.py"))["time_of_birth"]
 
 #: Seconds after which a test gives a wait up. Nothing should ever take a part of it.
@@ -45,7 +45,7 @@ def segment_of(directory: Path) -> str:
 
 
 def segment_file(directory: Path) -> Path:
-    """Return the file of the segment of a data directory, which is made where it is missing."""
+    """Return the file of the segment of a data directory, which is made if it is missing."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Path(SHARED_MEMORY, segment_of(directory))
 
@@ -230,7 +230,7 @@ class PythonRunner:
 
 
 def hold(block: Any, row: int, column: int, word: int) -> None:
-    """Put a word into the lock of a cell, as its holder does; 0 lets go of it."""
+    """Put a word into the lock of a cell, as its holder does; 0 releases it."""
     from shmstats.core import CORE
     from shmstats.layout import CELL, FIRST_CELL
 

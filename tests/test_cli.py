@@ -502,7 +502,7 @@ def test_info_tells_what_is_wrong_by_its_exit_code(
     assert re.search(r"^wrong +saving fails: .*stats", result.out, re.MULTILINE)
     child.kill()
     (data / "stats").unlink()
-    assert command("shmstats", "reset", "requests").status == 0  # the last one leaves in good order
+    assert command("shmstats", "reset", "requests").status == 0  # the last one leaves in an orderly way
 
 
 def test_info_tells_of_a_block_that_cannot_be_read_to_its_end_once(

@@ -364,7 +364,7 @@ def test_a_new_start_may_declare_otherwise(shmstats: ModuleType, caplog: pytest.
     assert other.get("http", "requests") == 3
     assert "# HELP requests_total New.\n" in exposition(other)
     other.histogram("http", "size").observe(3)
-    assert other.get("http", "size").buckets == (1, 0, 1, 0)  # what was saved goes on in the new buckets
+    assert other.get("http", "size").buckets == (1, 0, 1, 0)  # what was saved continues in the new buckets
     other.close()
 
 
@@ -708,7 +708,7 @@ def test_label_sets_with_other_names_each_time_do_not_fill_the_block(
 
 
 def test_a_new_worker_begins_its_gauge_at_0_whatever_is_left_in_its_row(stats: Any, python: PythonRunner) -> None:
-    """A plain sum goes on from what a dead worker has left, and the largest of all that there were is still that."""
+    """A plain sum continues from what a dead worker has left, and the largest of all that there were is still that."""
     stats.gauge("c", "m", 1)
     script = """
         from shmstats import stats

@@ -317,7 +317,7 @@ class Celery:
         subprocess.run(code, cwd=self.directory, env=self._environment, check=True, timeout=BOUND)
 
     def stop(self) -> None:
-        """Have the worker end in good order."""
+        """Have the worker end in an orderly way."""
         self._process.terminate()
 
     def wait(self) -> None:

@@ -347,7 +347,7 @@ def test_a_fork_in_a_thread_while_others_count(stats: Any, python: Any, core: st
 
 
 def test_a_fork_in_a_signal_handler_in_the_middle_of_counting(stats: Any, python: Any) -> None:
-    """The child goes on where the parent was, in the middle of whatever that was, and then ends."""
+    """The child continues where the parent was, in the middle of whatever that was, and then ends."""
     code = """
         import os, signal, sys
         from shmstats import stats

@@ -1,4 +1,4 @@
-"""What an installation says where it cannot be: to an old Python, and where an old pip brings no setuptools."""
+"""What an installation says if it cannot be: to an old Python, and where an old pip brings no setuptools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a data directory holds: right where that is quickly found out, and never waited for."""
+"""How much a data directory holds: right if that is quickly found out, and never waited for."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_walk_is_not_repeated_before_its_time(data: Path) -> None:
 def test_the_child_of_a_fork_measures_for_itself(data: Path) -> None:
     (data / "f").write_bytes(b"x")
     meter = StorageMeter(data)
-    meter._walk, meter._due = Walk(data), time.monotonic() + 3600  # as if a thread of the parent went on with it
+    meter._walk, meter._due = Walk(data), time.monotonic() + 3600  # as if a thread of the parent continued with it
     assert not meter.read().complete
     if not (child := os.fork()):
         os._exit(0 if meter.read()[:1] == (1,) else 1)

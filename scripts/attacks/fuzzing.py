@@ -97,7 +97,7 @@ class Fuzzed(NamedTuple):
         name: of the target.
         inputs: that it was given.
         seconds: of a processor.
-        wrong: what was wrong; empty where nothing was.
+        wrong: what was wrong; empty if nothing was.
     """
 
     name: str

@@ -271,7 +271,7 @@ while running():
 report(attacks, expected, found)
 """
 
-#: The block's file is removed again and again, others make a new one, and all go on in that.
+#: The block's file is removed again and again, others make a new one, and all continue in that.
 REMOVED = """
 import logging
 logging.disable()

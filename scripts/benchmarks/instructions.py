@@ -73,7 +73,7 @@ def count(calls: int = CALLS) -> dict[str, float]:
 
 
 def main(file: Path | None = None) -> int:
-    """Count twice and print; returns 1 where it could not be counted, or the counts are not alike."""
+    """Count twice and print; returns 1 if it could not be counted, or the counts are not alike."""
     try:
         first, second = count(), count()
     except NotAvailableError as error:

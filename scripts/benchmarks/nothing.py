@@ -15,7 +15,7 @@ _SOURCE = Path(__file__).with_name("_nothing.c")
 
 @functools.cache
 def nothing_directory() -> str:
-    """Compile the module ``_nothing`` and return the directory that it is in; "" where there is no compiler."""
+    """Compile the module ``_nothing`` and return the directory that it is in; "" if there is no compiler."""
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
     if shutil.which(compiler) is None:
         return ""

@@ -53,7 +53,7 @@ class Figure:
 
 
 def spread_of(repeats: Sequence[float]) -> float | None:
-    """Return the distance of the quartiles over the median; None where that means nothing."""
+    """Return the distance of the quartiles over the median; None if that means nothing."""
     if len(repeats) < 2 or not statistics.median(repeats):
         return None
     low, middle, high = statistics.quantiles(repeats, n=4, method="inclusive")
@@ -84,11 +84,11 @@ class Row:
     Attributes:
         case: its name.
         work: what was done, in a few words.
-        ours: our figure; None where it was not measured.
+        ours: our figure; None if it was not measured.
         peers: those of the peers, by name.
-        ratio: that the target is about; None where it is about the figure itself.
+        ratio: that the target is about; None if it is about the figure itself.
         target: in words; "" for a row that only shows.
-        met: None where there is no target, or it was not measured.
+        met: None if there is no target, or it was not measured.
         note: why it was not measured, or what is to be known about it.
     """
 

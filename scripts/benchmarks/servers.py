@@ -59,7 +59,7 @@ class Server:
             raise
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Return status and body of the answer to a request on a connection of its own; 0 where there is none."""
+        """Return status and body of the answer to a request on a connection of its own; 0 if there is none."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_BOUND)
         try:
             connection.request("GET", path)

@@ -91,7 +91,7 @@ class Subject:
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         os.kill(self.pid, signal.SIGCONT)
 
     @property
@@ -100,7 +100,7 @@ class Subject:
         return self._process.pid
 
     def close(self) -> None:
-        """Have it end in good order, and wait for that."""
+        """Have it end in an orderly way, and wait for that."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()

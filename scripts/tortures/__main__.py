@@ -58,7 +58,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def with_private_memory(module: str = "tortures") -> None:
-    """Run a module again with a small /dev/shm of its own, where the kernel allows that; else go on."""
+    """Run a module again with a small /dev/shm of its own, where the kernel allows that; else continue."""
     if _PRIVATE in os.environ:
         return
     mount = f"mount -t tmpfs -o size={SHARED_MEMORY} tmpfs /dev/shm"

@@ -14,13 +14,13 @@ SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recove
 
 
 def compiler() -> str | None:
-    """Return the C compiler; None where there is none, or no headers of Python."""
+    """Return the C compiler; None if there is none, or no headers of Python."""
     found = shutil.which("gcc") or shutil.which("cc")
     return found if Path(sysconfig.get_path("include"), "Python.h").exists() else None
 
 
 def sanitizer() -> Path | None:
-    """Return the library of gcc's AddressSanitizer, to be loaded before all others; None where there is none."""
+    """Return the library of gcc's AddressSanitizer, to be loaded before all others; None if there is none."""
     cc = compiler()
     if cc is None:
         return None

@@ -276,12 +276,12 @@ class Deployment(ServerStorm):
         self._start()
 
     def restart(self) -> None:
-        """Stop in good order, and start again."""
+        """Stop in an orderly way, and start again."""
         self._stop()
         self._start()
 
     def _stop(self) -> None:
-        """Stop in good order, under load until there is nobody who listens."""
+        """Stop in an orderly way, under load until there is nobody who listens."""
         self.server.signal(signal.SIGTERM)
         self._settle()
         self.server.stop()
@@ -296,7 +296,7 @@ class Deployment(ServerStorm):
         self._judge_total(self.scraper.shown)
 
     def restore_old_version(self) -> None:
-        """Stop in good order, and start with what version 0.1 has saved."""
+        """Stop in an orderly way, and start with what version 0.1 has saved."""
         self._stop()
         stats = self.server.data / "stats"
         saved = snapshot.load(stats / snapshot.FILE)
@@ -337,7 +337,7 @@ class Deployment(ServerStorm):
         return subprocess.run(command, cwd=self._directory, capture_output=True, text=True, timeout=BOUND, check=False)
 
     def fill_disk(self) -> None:
-        """Have the disk full for some saves; where it cannot be mounted small nothing happens."""
+        """Have the disk full for some saves; if it cannot be mounted small nothing happens."""
         if not self._private:
             return
         file = self.server.data / "ballast"
@@ -352,7 +352,7 @@ class Deployment(ServerStorm):
         wait_until(lambda: not self._header("save_error"), "the end of the error of saving")
 
     def stop_saver(self) -> None:
-        """Stop the process that saves until another has its place, and let it go on."""
+        """Stop the process that saves until another has its place, and let it continue."""
         saver = wait_until(lambda: self._header("saver_pid"), "a process that saves")
         with suppress(ProcessLookupError):
             os.kill(saver, signal.SIGSTOP)

@@ -58,7 +58,7 @@ class Verdict(NamedTuple):
 
 
 def values(directory: Path) -> Values:
-    """Return what the block of a data directory says; where there is none, what was saved."""
+    """Return what the block of a data directory says; if there is none, what was saved."""
     while True:
         try:
             with read_only(directory) as reader:

@@ -42,13 +42,13 @@ class Notes:
         return self.words[2 * STREAMS.index(stream) + 1]
 
     def settle(self, stream: str, counted: int) -> None:
-        """Take what was counted for what was done: the next worker of this page goes on from there."""
+        """Take what was counted for what was done: the next worker of this page continues from there."""
         place = 2 * STREAMS.index(stream)
         self.words[place] = self.words[place + 1] = counted
 
     @property
     def stopping(self) -> int:
-        """Whether the worker is asked to end in good order."""
+        """Whether the worker is asked to end in an orderly way."""
         return self.words[_STOP]
 
     @stopping.setter
@@ -86,12 +86,12 @@ class Notes:
         self.words[_AWAKE] = max(self.words[_AWAKE], awake)
 
     def forget_takeovers(self) -> None:
-        """Start anew with these notes."""
+        """Start again with these notes."""
         self.words[_TAKEOVERS] = self.words[_LONGEST] = self.words[_AWAKE] = 0
 
 
 def time_in_queue(pid: int) -> int:
-    """Return how long a process's first thread has waited for a processor, in ns; 0 where nobody tells.
+    """Return how long a process's first thread has waited for a processor, in ns; 0 if nobody tells.
 
     Source: sched-stats of the kernel's documentation, /proc/<pid>/schedstat.
     """

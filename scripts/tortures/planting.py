@@ -102,7 +102,7 @@ MODEL = "no_addition_is_lost_or_doubled_and_nobody_waits_for_the_dead and C"
 MODEL_CHECK = [*PYTEST, "tests/model/test_cells_model.py", "-k", MODEL]
 TORTURE = ["-m", "tortures", "--minutes", "2", "--core", "C", "--only", "workers"]
 
-#: Of faults in C, from the quickest to the slowest; each ends with a status other than 0 where it finds something.
+#: Of faults in C, from the quickest to the slowest; each ends with a status other than 0 if it finds something.
 CHECKS = {
     "counting in four processes at once": ["-c", COUNT],
     "the model: every interleaving, with kills": MODEL_CHECK,

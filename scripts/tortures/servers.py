@@ -178,12 +178,12 @@ class ServerStorm:
         self.server.start()
 
     def restart(self) -> None:
-        """Stop in good order, and start again."""
+        """Stop in an orderly way, and start again."""
         self.server.stop()
         self.server.start()
 
     def upgrade(self) -> None:
-        """Start a second master, end its workers and itself: the first one goes on."""
+        """Start a second master, end its workers and itself: the first one continues."""
         second_file = Path(f"{self.server.pidfile}.2")
         self.server.signal(signal.SIGUSR2)
         wait_until(lambda: second_file.exists() and second_file.read_text().strip(), "the second master")

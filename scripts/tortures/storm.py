@@ -1,7 +1,7 @@
 """Faults at random against a group of workers that count, and the tally of what they cost.
 
 Each worker has a place: a page of the ledger and statistics of its own. Whenever a worker dies its own
-statistics are judged at once, for nobody else counts into them, and the worker that takes its place goes on
+statistics are judged at once, for nobody else counts into them, and the worker that takes its place continues
 from what was counted. What all workers count together is judged whenever none of them lives.
 """
 
@@ -157,7 +157,7 @@ class Storm:
             time.sleep(0.0002)
 
     def leave_one(self, place: int) -> None:
-        """Have the worker of a place leave in good order, and judge it."""
+        """Have the worker of a place leave in an orderly way, and judge it."""
         self._leave(place)
         self.settle(place)
 
@@ -168,7 +168,7 @@ class Storm:
         return self.settle(place)
 
     def end_and_wait_for_others(self, place: int) -> None:
-        """Kill a worker that is kept inside, have all others go on, and judge it."""
+        """Kill a worker that is kept inside, have all others continue, and judge it."""
         others = self._counts_of_others(place)
         for other in others:
             self.ledger.notes(other).queued = time_in_queue(self.running[other].pid)
@@ -219,13 +219,13 @@ class Storm:
         self.start(place)
 
     def continue_inside(self) -> None:
-        """Keep one inside a critical section, and let it go on."""
+        """Keep one inside a critical section, and let it continue."""
         place, worker = self._stop_inside()
         worker.signal(signal.SIGCONT)
         self.let_count(place, 1)
 
     def leave(self) -> None:
-        """Have one leave in good order, and start another."""
+        """Have one leave in an orderly way, and start another."""
         place = self._anyone()
         self.leave_one(place)
         self.start(place)
@@ -258,7 +258,7 @@ class Storm:
         self.fill()
 
     def obstruct_saving(self) -> None:
-        """Have a file where the snapshots are saved, for a while: counting goes on, and nothing is lost."""
+        """Have a file where the snapshots are saved, for a while: counting continues, and nothing is lost."""
         place = self._anyone()
         self.leave_one(place)
         self.start_idle(place)  # so that the block is needed all the time
@@ -274,7 +274,7 @@ class Storm:
         self.start(place)
 
     def fill_memory(self) -> None:
-        """Have /dev/shm full for a while: whoever counts what is registered goes on, and nobody is harmed.
+        """Have /dev/shm full for a while: whoever counts what is registered continues, and nobody is harmed.
 
         Only where /dev/shm is the torture's own.
         """
@@ -293,7 +293,7 @@ class Storm:
         self._check_rising(judge.counted(judge.values(self.data), "shared", 0))
 
     def finish(self) -> None:
-        """Have all leave in good order, and judge everything."""
+        """Have all leave in an orderly way, and judge everything."""
         self._all_leave()
 
     # How they are done ------------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ class Storm:
         return {key: abs(value) for key, value in judge.values(self.data).items() if key[0] in counters}
 
     def settle(self, place: int, found: judge.Values | None = None) -> list[judge.Verdict]:
-        """Judge a worker that has ended, and let its place go on from what was counted."""
+        """Judge a worker that has ended, and let its place continue from what was counted."""
         notes = self.ledger.notes(place)
         if found is None:
             found = judge.values(self.data)

@@ -1,4 +1,4 @@
-"""The saved snapshot: exactly one process writes it, whoever dies; and what it does where it cannot."""
+"""The saved snapshot: exactly one process writes it, whoever dies; and what it does if it cannot."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def saver(data: Path) -> int:
 
 
 def saved_total(data: Path, file: str = "simple.json") -> int:
-    """The total of c.m in a saved snapshot; -1 where there is none."""
+    """The total of c.m in a saved snapshot; -1 if there is none."""
     try:
         saved = json.loads((data / "stats" / file).read_text())["data"]
     except FileNotFoundError:
@@ -624,7 +624,7 @@ def test_a_save_that_is_cut_off_by_leaving_is_no_failure(
     caplog: pytest.LogCaptureFixture,
     step: int,
 ) -> None:
-    """Wherever it waits for a lock meanwhile: when it goes on, the block is gone, and saved."""
+    """Wherever it waits for a lock meanwhile: when it continues, the block is gone, and saved."""
     steps, waits, go_on = iter(range(10**6)), threading.Event(), threading.Event()
     locks = shmstats.block.lock.RecordLocks
     table = locks.table

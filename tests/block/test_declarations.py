@@ -287,7 +287,7 @@ def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
             if name.metric == "sizes":
                 assert (value.sum, value.max, value.min, value.count) == (10.0, 1.5, 0.5, 10)
         assert "sizes" in helps, "neither the former series nor the one in its place is there"
-        # Another worker, which knows nothing of it, goes on, and does the same.
+        # Another worker, which knows nothing of it, continues, and does the same.
         with other.exclusive():
             pass
         families(other)

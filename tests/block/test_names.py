@@ -411,7 +411,7 @@ def test_after_a_kill_at_any_line_the_next_finds_a_valid_structure(
             ended = True
         except Killed:
             number += 1
-        # Another worker, which knows nothing of it, goes on.
+        # Another worker, which knows nothing of it, continues.
         added = other.find_or_add(key("after"), kind.COUNTER)
         names = check_structure(other)
         assert other.reader.value(added) == 0

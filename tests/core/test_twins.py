@@ -157,7 +157,7 @@ def test_the_c_core_has_the_public_calls_and_parameters_of_its_twin() -> None:
     pairs += [(getattr(recorder, name), call or getattr(stats, name)) for name, call in behind.items()]
     compared = 0
     for call, expected in pairs:
-        if call.__text_signature__ not in (None, "($self, object, /)"):  # what Python 3.13 makes up where there is none
+        if call.__text_signature__ not in (None, "($self, object, /)"):  # what Python 3.13 makes up if there is none
             assert shape(call) == shape(expected), expected.__qualname__
             compared += 1
     assert compared >= 15

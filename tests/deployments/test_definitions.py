@@ -270,7 +270,7 @@ MS_7 = [0] * 55 + [1] + [0] * 106  # the bucket of 7 ms
             "stats.timing('c', 'm', 3)",
             {"m": [0, 0, 1, 0]},
         ),
-        # What people see of these is the newer text; the counts go on.
+        # What people see of these is the newer text; the counts continue.
         (
             "stats.declare('c', 'm', kind='counter', help='Old.')",
             "stats.incr('c', 'm')",

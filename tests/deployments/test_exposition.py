@@ -1,4 +1,4 @@
-"""What a page has shown is on the disk: after a loss of power no total goes back."""
+"""What a page has shown is on the disk: after a power loss no total goes back."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ COUNT = """
 
 @pytest.fixture
 def total(shmstats: ModuleType, data: Path) -> Callable[[], int]:
-    """The saved total of c.m; -1 where nothing is saved."""
+    """The saved total of c.m; -1 if nothing is saved."""
 
     def total() -> int:
         try:
@@ -188,7 +188,7 @@ def test_a_directory_that_is_removed_and_made_again_is_saved_to(
 def test_a_link_that_a_release_points_elsewhere_leaves_each_process_with_the_directory_it_began_with(
     configure: Callable[..., Any], python: PythonRunner, shmstats: ModuleType, data: Path
 ) -> None:
-    """As ``current`` of a deployment: the old processes go on, count and save where they did; new ones begin anew."""
+    """As ``current`` of a deployment: old processes continue, count and save where they did; new ones begin again."""
     configure(snapshot_interval_ms=100)
     releases = [data.with_name(f"release {number}") for number in (1, 2)]
     for release in releases:

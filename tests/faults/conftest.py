@@ -22,7 +22,7 @@ from tortures.storm import Storm, Tally
 
 @pytest.fixture(scope="session")
 def _stop_points(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
-    """A build of the C core with stop points; None where there is no compiler."""
+    """A build of the C core with stop points; None if there is no compiler."""
     if debug.compiler() is None:
         return None
     return debug.build(tmp_path_factory.mktemp("stop points"), *debug.STOP_POINTS)

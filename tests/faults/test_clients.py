@@ -103,7 +103,7 @@ class Crowd:
         return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nConnection: close\r\n\r\n".encode()
 
     async def _exchange(self, content: bytes) -> bytes:
-        """Send something and return all that comes back; nothing where the server hangs up."""
+        """Send something and return all that comes back; nothing if the server hangs up."""
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             writer.write(content)

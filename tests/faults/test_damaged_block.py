@@ -92,7 +92,7 @@ Path(report).write_text(json.dumps(told))
 """
 
 
-#: The block is damaged under a process that has it attached, and goes on with everything.
+#: The block is damaged under a process that has it attached, and continues with everything.
 GO_ON = """
 def count(turn):
     for number in range(30):
@@ -296,7 +296,7 @@ def test_pages_of_a_damaged_block_are_answered_as_unavailable_and_name_the_damag
         answer = client.get(path)
         assert answer.status_code == 503, path
         assert f"damaged: record {number} has {damage}" in answer.get_json()["error"]
-    block._buf[at] = right  # it is left in good order, and nothing stays
+    block._buf[at] = right  # it is left in an orderly way, and nothing stays
 
 
 @pytest.mark.storm
@@ -392,7 +392,7 @@ def test_an_index_of_rubbish_is_made_anew(image: Image, nursery: Nursery, fillin
 
 
 def test_an_index_that_is_damaged_while_it_is_used_hangs_nobody(attach: Callable[..., Any], stats: Any) -> None:
-    """What cannot be registered is dropped and counted; the next one that comes finds the index made anew."""
+    """What cannot be registered is dropped and counted; the next one that comes finds the index made again."""
     stats.incr("c", "before")
     block = stats.shared.attach()
     first, end = block.layout.index, block.layout.names

@@ -54,7 +54,7 @@ def saved(shmstats: ModuleType, data: Path) -> Path:
 
 
 def loaded(shmstats: ModuleType, file: Path) -> Any:
-    """The snapshot in a file; None where it is refused, which is by one exception alone."""
+    """The snapshot in a file; None if it is refused, which is by one exception alone."""
     try:
         return shmstats.snapshot.load(file)
     except shmstats.snapshot.SnapshotError:

@@ -2,7 +2,7 @@
 
 A worker is killed before some line, chosen at random, of what the package does in such an operation; the storm
 does that for each line. Then another process comes: it must find a valid structure, with no name twice, all
-that was counted, and must be able to go on. ``tests/block/test_names.py`` does the same for the table of
+that was counted, and must be able to continue. ``tests/block/test_names.py`` does the same for the table of
 names by itself, and ``tests/attachment/test_saver.py`` has processes that save killed at random.
 """
 

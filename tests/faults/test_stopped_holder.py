@@ -1,6 +1,6 @@
 """SIGSTOP of a lock's holder, then SIGCONT: nobody takes a lock from the living.
 
-Here a worker is kept at each step of a counting call, or before a line of a change of the names, and goes on
+Here a worker is kept at each step of a counting call, or before a line of a change of the names, and continues
 later. That a stopped process counts as living, and that its cell lock and the table lock are waited for, is shown
 one by one in ``tests/block/test_workers.py``, ``test_cells.py`` and ``test_lock.py``; random stops of processes that
 count are in ``tests/test_processes.py``.
@@ -76,7 +76,7 @@ shmstats.close()
 def test_a_stop_in_a_change_of_the_names_keeps_nobody_from_counting(
     core: str, storm: Callable[..., Storm], tally: Tally, nursery: Nursery, tmp_path: Path
 ) -> None:
-    """Who counts what is registered goes on; who comes, and changes the names too, waits where it must."""
+    """Who counts what is registered continues; who comes, and changes the names too, waits where it must."""
     storms = storm(workers=1, max_workers=2)
     storms.start(0)
     storms.let_count(0, 1, bound=20)

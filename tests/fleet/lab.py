@@ -166,7 +166,7 @@ class Lab:
 
 
 def ask(host: str, port: int, path: str, timeout: float = 10.0) -> tuple[int, str]:
-    """Return status and body of an answer; 0 where there was none."""
+    """Return status and body of an answer; 0 if there was none."""
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
         connection.request("GET", path)
@@ -234,7 +234,7 @@ class Machine:
         return True
 
     def total(self) -> int | None:
-        """What its statistics say of the hits; None where they say nothing."""
+        """What its statistics say of the hits; None if they say nothing."""
         status, body = self._lab.get(self.address, SITE_PORT, "/stats")
         if status != 200:
             return None
@@ -253,7 +253,7 @@ class Machine:
         self._process = None
 
     def stop(self) -> None:
-        """Shut it down in good order."""
+        """Shut it down in an orderly way."""
         assert self._process is not None
         for pid in children(self._process.pid):
             os.kill(pid, signal.SIGTERM)
@@ -309,14 +309,14 @@ class Engine:
         wait_until(lambda: self._lab.get(HUB, ENGINE_PORT, "/-/ready")[0] == 200, "the engine", BOUND)
 
     def stop(self) -> None:
-        """Stop it in good order; it keeps what it has."""
+        """Stop it in an orderly way; it keeps what it has."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(BOUND)
             self._process = None
 
     def value(self, expression: str) -> float | None:
-        """The one value of a query; None where there is none."""
+        """The one value of a query; None if there is none."""
         query = urllib.parse.urlencode({"query": expression})
         status, body = self._lab.get(HUB, ENGINE_PORT, f"/api/v1/query?{query}")
         if status != 200:

@@ -58,7 +58,7 @@ def test_the_sum_over_machines_is_exact_whatever_happens_to_them(way: str, lab: 
 
 
 def happen(engine: Engine, machines: list[Machine], visitors: Visitors) -> int:
-    """Let it all happen; returns how many hits a loss of power may have lost at most."""
+    """Let it all happen; returns how many hits a power loss may have lost at most."""
     first, second, third = machines
     seen(engine, visitors)
     engine.stop()

@@ -1,4 +1,4 @@
-"""The table of docs/comparison.md says what they do: each cell is an experiment, made anew.
+"""The table of docs/comparison.md says what they do: each cell is an experiment, made again.
 
 What the experiments are is in `comparison`. They run in the interpreter of the library: this one, but for mpmetrics,
 which needs an old prometheus_client. That one is ``$SHMSTATS_MPMETRICS_PYTHON``, else the benchmarks' (see

@@ -188,7 +188,7 @@ def live(server: Gunicorn) -> list[int]:
 
 
 def ask(server: Gunicorn, method: str, path: str) -> int:
-    """The status of one request; 0 where there was no whole answer."""
+    """The status of one request; 0 if there was no whole answer."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=BOUND)
     try:
         connection.request(method, path)

@@ -212,7 +212,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gunicorn]
 
 
 def ask(server: Gunicorn, path: str, method: str = "GET", body: bytes | None = None, kind: str = "test") -> bytes:
-    """The body of the answer; empty where the server broke it off."""
+    """The body of the answer; empty if the server broke it off."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=BOUND)
     try:
         connection.request(method, path, body, {"X-Kind": kind})

@@ -93,7 +93,7 @@ class Machine(Protocol):
         """
 
     def do(self, state: Any, index: int, access: Access) -> tuple[Any, Any] | None:
-        """Do a step of a process; returns its result and the state after it, or None where it must wait."""
+        """Do a step of a process; returns its result and the state after it, or None if it must wait."""
 
     def kill(self, state: Any, index: int) -> Any:
         """Return the state after the death of a process."""
@@ -141,7 +141,7 @@ class Explored(NamedTuple):
 
     Attributes:
         states: different ones.
-        endings: of these, those in which nothing goes on.
+        endings: of these, those in which nothing continues.
     """
 
     states: int

@@ -118,7 +118,7 @@ class BlockMachine:
         )
 
     def _note_writer(self, state: State, index: int, offset: int, size: int) -> None:
-        """Have the search begin anew if it went by something wrong about who writes where.
+        """Have the search begin again if it went by something wrong about who writes where.
 
         At once if a word was taken to be constant; at its end if interleavings may have been left out.
         """

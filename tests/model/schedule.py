@@ -1,4 +1,4 @@
-"""Real threads of one process, one at a time: which goes on, and at which line another one takes its turn, is chosen.
+"""Real threads of one process, one at a time: which continues, and at which line another one takes its turn, is chosen.
 
 The code is the package's as it is, but for its locks and background threads, which are of this module. A thread is
 switched at a line of the files that are told, as the plan of a run says, and where it waits for a lock, or gives one up
@@ -18,14 +18,14 @@ from typing import Any
 #: Seconds after which threads of which none goes on are given up: they wait for what is not of this module.
 _BOUND = 20.0
 
-#: Which thread goes on, by the number of the one before and the lines that it has done.
+#: Which thread continues, by the number of the one before and the lines that it has done.
 Plan = Mapping[tuple[int, int], int]
 
 Program = Callable[[], object]
 
 
 class BrokenOffError(BaseException):
-    """Ends the threads of a run that cannot go on."""
+    """Ends the threads of a run that cannot continue."""
 
 
 class _Actor:
@@ -68,7 +68,7 @@ class Schedule:
         """Run all threads to their end.
 
         Raises:
-            AssertionError: one has raised, or none can go on.
+            AssertionError: one has raised, or none can continue.
         """
         threads = [threading.Thread(target=self._act, args=(actor,), daemon=True) for actor in self._actors]
         Lock.schedule = self
@@ -90,7 +90,7 @@ class Schedule:
         assert not self._wrong, self._wrong
 
     def wait(self, lock: Lock) -> None:
-        """Have others go on until a lock is free."""
+        """Have others continue until a lock is free."""
         actor: _Actor = self._mine.actor
         actor.awaited = lock
         others = [other for other in self._actors if other is not actor and other.can_go_on]
@@ -102,7 +102,7 @@ class Schedule:
         actor.awaited = None
 
     def offer(self, lock: Lock) -> None:
-        """Have who waits for a lock that is free now go on at once."""
+        """Have who waits for a lock that is free now continue at once."""
         actor: _Actor = self._mine.actor
         for other in self._actors:
             if other.awaited is lock and not other.ended:

@@ -102,7 +102,7 @@ exchange(volatile void *place, uint32_t *expected, uint32_t desired)
     return 0;
 }
 
-/* Take or let go of a record lock, which is one of the process in the model. */
+/* Take or release a record lock, which is one of the process in the model. */
 static int
 lock_record(int command, const struct flock *range)
 {

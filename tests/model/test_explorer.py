@@ -1,4 +1,4 @@
-"""The explorer itself: it finds what text books know to be wrong, and nothing where there is nothing."""
+"""The explorer itself: it finds what text books know to be wrong, and nothing if there is nothing."""
 
 from __future__ import annotations
 

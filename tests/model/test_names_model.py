@@ -69,7 +69,7 @@ def count(metric: str) -> Callable[[Process], None]:
 
 
 def count_at_once(metric: str) -> Callable[[Process], None]:
-    """Add 1 to a name by a handle that C binds; where that is left to Python the slow path counts."""
+    """Add 1 to a name by a handle that C binds; if that is left to Python the slow path counts."""
 
     def program(process: Process) -> None:
         block = process.had()

@@ -1,4 +1,4 @@
-"""A thread counts while another one configures the registry anew, or leaves the block, or both do: at every line.
+"""A thread counts while another one configures the registry again, or leaves the block, or both do: at every line.
 
 Nothing is lost, what is counted after `init` goes to its block, and there is one attachment.
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def newer(package: str, directory: Path) -> str | None:
-    """Bring the program of a package of sid here that is called like it; None where it cannot be had.
+    """Bring the program of a package of sid here that is called like it; None if it cannot be obtained.
 
     Args:
         package: its name.

@@ -176,7 +176,7 @@ WSGICallableObject app
 AT_IMPORT = 'stats.incr("import", "total")\n'
 
 
-#: Reloads where there is no signal for it: the file of the site is written anew.
+#: Reloads if there is no signal for it: the file of the site is written again.
 TOUCH = 0
 
 
@@ -192,7 +192,7 @@ class Host:
         reload: the signal that replaces all workers, or `TOUCH`; None: it has none.
         resets: whether a reload resets connections, so that none is to be made meanwhile.
         recycle: the option that replaces a worker after ten requests; empty: it has none.
-        buffered: whether buffered mode loses nothing at a stop in good order, nor when a worker is recycled.
+        buffered: whether buffered mode loses nothing at a stop in an orderly way, nor when a worker is recycled.
         stacks: whether each worker tells its stacks.
         at_import: whether the site counts before the server forks.
         keeps_block: whether a process ends without exit functions, so that the block stays in shared memory after a
@@ -501,7 +501,7 @@ class Running:
         wait_until(self._answers, "an answer after that")
 
     def stop(self) -> None:
-        """Stop in good order."""
+        """Stop in an orderly way."""
         if self._process is not None and self._process.poll() is None:
             if self.host.stops_group:
                 os.killpg(self.pid, signal.SIGTERM)

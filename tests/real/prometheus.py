@@ -146,7 +146,7 @@ class Prometheus:
         return {family: entries[0]["type"] for family, entries in answer["data"].items()}
 
     def targets(self) -> dict[str, str]:
-        """The error of each job's last scrape; empty where there was none."""
+        """The error of each job's last scrape; empty if there was none."""
         answer = json.loads(self._get("/api/v1/targets"))
         return {each["labels"]["job"]: each["lastError"] for each in answer["data"]["activeTargets"]}
 

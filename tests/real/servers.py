@@ -146,7 +146,7 @@ class Gunicorn:
         wait_until(lambda: not group_lives(self.master), "the end of the group")
 
     def stop(self) -> None:
-        """Stop in good order, and wait for it."""
+        """Stop in an orderly way, and wait for it."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait(BOUND)

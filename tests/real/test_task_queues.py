@@ -117,7 +117,7 @@ class TaskQueue:
 
     Attributes:
         tasks: its part of the module ``tasks``, which has ``submit``.
-        worker: the command of its workers; empty where ``submit`` is given a number, and returns when all is done.
+        worker: the command of its workers; empty if ``submit`` is given a number, and returns when all is done.
         kill: whether a worker that is killed is replaced.
         buffered: whether buffered mode loses nothing at a stop.
         needs: the module that may be missing.

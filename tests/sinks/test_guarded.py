@@ -65,7 +65,7 @@ class Raising(Recording):
 
 
 class Hanging(Recording):
-    """Hangs in every call until it is let go of."""
+    """Hangs in every call until it is released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def reported() -> Counter[str]:
 
 @pytest.fixture
 def guard(reported: Counter[str]) -> Iterator[Guard]:
-    """Guard a provider; it is let go of and closed at the end."""
+    """Guard a provider; it is released and closed at the end."""
     guards: list[GuardedProvider] = []
 
     def guard(provider: Any, **more: Any) -> GuardedProvider:

@@ -65,7 +65,7 @@ def test_both_cores_pack_the_same(
 
 
 def packed_by(made: ModuleType, texts: list[bytes], buckets: list[int], carried: set[int]) -> Any:
-    """Return what a core makes of lists of JSON; None where that is not all JSON."""
+    """Return what a core makes of lists of JSON; None if that is not all JSON."""
     metrics = {"\0".join(entry[:2]): number for number, entry in enumerate(DECLARED)}
     packed = made.pack_series(*texts, metrics, buckets, {"own\0counter"}, carried, 9 * 10**18)
     try:

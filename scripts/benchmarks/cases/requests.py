@@ -100,7 +100,7 @@ class _Rounds:
         return load.rate
 
     def forget(self) -> None:
-        """Begin anew: what was before was to warm up."""
+        """Begin again: what was before was to warm up."""
         for name in self._servers:
             self.loads[name].clear()
             self.cpu[name].clear()

@@ -197,7 +197,7 @@ class Worker:
             yield line.decode().rstrip("\n")
 
     def finish(self) -> None:
-        """Have the worker end in good order, and wait for that."""
+        """Have the worker end in an orderly way, and wait for that."""
         self._writer.close()
         _, status = os.waitpid(self.pid, 0)
         self._gone()

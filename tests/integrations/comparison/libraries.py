@@ -91,7 +91,7 @@ class Library:
         """What is to be done before the site is started again."""
 
     def as_json(self) -> Any:
-        """The values as JSON; None where the page is not given as JSON even if asked for."""
+        """The values as JSON; None if the page is not given as JSON even if asked for."""
         from prometheus_client import make_wsgi_app
 
         answer = make_wsgi_app(self.registry())(
@@ -106,7 +106,7 @@ class Library:
         return _parsed(b"".join(answer).decode())
 
     def flask(self, app: Any) -> bool:
-        """Have the requests of a Flask application counted; false where there is nothing to do that."""
+        """Have the requests of a Flask application counted; false if there is nothing to do that."""
         return importlib.util.find_spec(f"{self.module}.flask") is not None
 
     def requests_of(self, app: Any) -> float:
@@ -114,7 +114,7 @@ class Library:
         raise NotImplementedError
 
     def command(self) -> list[str] | None:
-        """A command that shows the values; None where the library has no command at all."""
+        """A command that shows the values; None if the library has no command at all."""
         distribution = importlib.metadata.distribution(self.distributions[0])
         commands = [entry.name for entry in distribution.entry_points if entry.group == "console_scripts"]
         commands += [str(file) for file in distribution.files or () if file.name == "__main__.py"]

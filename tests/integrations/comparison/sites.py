@@ -58,7 +58,7 @@ class Worker:
         return self.result()
 
     def end(self) -> None:
-        """End it in good order."""
+        """End it in an orderly way."""
         os.write(self._tell, b"e")
         self._wait()
 
@@ -125,7 +125,7 @@ class Site:
         return result
 
     def close(self) -> None:
-        """End what is left, in good order."""
+        """End what is left, in an orderly way."""
         for worker in self._workers:
             if worker.pid:
                 worker.end()
