@@ -404,7 +404,7 @@ class Registry(States):
         """
         read = self.read()
         shown = zip(read.names, read.values, strict=True)
-        return by_category((name, value) for name, value in shown if name.category != OWN or value)
+        return by_category((name.key, value) for name, value in shown if name.category != OWN or value)
 
     def read(self) -> Snapshot:
         """Return every name and value, column-wise, as the exporters need them.

@@ -26,6 +26,9 @@ INFO, STATE = "info", "state"
 #: (label name, label value) pairs, sorted by name.
 Labels = tuple[tuple[str, str], ...]
 
+#: Category, metric and labels of a series.
+SeriesKey = tuple[str, str, Labels]
+
 
 class Kind(enum.IntEnum):
     """The kind of a statistic; the block and the saved snapshot store the number."""
@@ -119,6 +122,11 @@ class Name(NamedTuple):
     created: int = 0
     shown: str = ""
     carried: bool = False
+
+    @property
+    def key(self) -> SeriesKey:
+        """What tells it from other series."""
+        return self.category, self.metric, self.labels
 
 
 class Exemplar(NamedTuple):
@@ -224,6 +232,34 @@ class Deferred(Sequence[_Item]):
         return repr(self.items)
 
 
+class DeferredNames(Deferred["Name"]):
+    """Names of which the kinds and keys can be told without making a `Name` of each."""
+
+    __slots__ = ()
+
+    @property
+    def kinds(self) -> Sequence[int]:
+        """The kind of each."""
+        raise NotImplementedError
+
+    @property
+    def keys(self) -> Sequence[SeriesKey]:
+        """Category, metric and labels of each."""
+        raise NotImplementedError
+
+
+def kinds_of(names: Sequence[Name]) -> Sequence[int]:
+    """Return the kind of each name."""
+    return names.kinds if isinstance(names, DeferredNames) else [name.kind for name in names]
+
+
+def keys_of(names: Sequence[Name]) -> Sequence[SeriesKey]:
+    """Return category, metric and labels of each name."""
+    if isinstance(names, DeferredNames):
+        return names.keys
+    return [name.key for name in names]
+
+
 def items_at(items: Sequence[_Item], positions: Sequence[int]) -> list[_Item]:
     """Return the items at some positions, which must not be negative; a deferred sequence makes no others."""
     return items.at(positions) if isinstance(items, Deferred) else [items[position] for position in positions]
@@ -262,24 +298,23 @@ class Snapshot(Frozen):
 _Shown = TypeVar("_Shown")
 
 
-def by_category(shown: Iterable[tuple[Name, _Shown]]) -> dict[str, dict[str, _Shown]]:
-    """Sort items of series into ``{category: {series: item}}``, with series written as by `series_text`.
+def by_category(shown: Iterable[tuple[SeriesKey, _Shown]]) -> dict[str, dict[str, _Shown]]:
+    """Sort items of series by their keys into ``{category: {series: item}}``, with series as `series_text` writes them.
 
     If a metric without labels is *named* like a series with labels, it keeps its name and the other gets a
     comma before the brace.
     """
     document: dict[str, dict[str, _Shown]] = {}
     labelled = []
-    for name, value in shown:
-        metrics = document.get(name.category)
+    for (category, metric, labels), value in shown:
+        metrics = document.get(category)
         if metrics is None:
-            metrics = document[name.category] = {}
-        if name.labels:
-            labelled.append((metrics, name, value))
+            metrics = document[category] = {}
+        if labels:
+            labelled.append((metrics, f"{metric}{{{label_text(labels)}}}", value))
         else:
-            metrics[name.metric] = value
-    for metrics, name, value in labelled:
-        key = series_text(name)
+            metrics[metric] = value
+    for metrics, key, value in labelled:
         while key in metrics:
             key = f"{key[:-1]},}}"
         metrics[key] = value

@@ -8,13 +8,13 @@ Prometheus writes it: ``requests{method="GET",status="200"}``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from shmstats.export.figures import iso_time, with_window
 from shmstats.export.printable import json_lines
 from shmstats.export.view import View
-from shmstats.series import Distribution, Kind, Name, Recent, Snapshot, Value, by_category
+from shmstats.series import Distribution, Kind, Name, Recent, Snapshot, Value, by_category, items_at, keys_of, kinds_of
 
 
 def to_document(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
@@ -23,9 +23,8 @@ def to_document(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     With a breakdown in ``snapshot.workers``, every value except those of ``system`` becomes
     ``{"total": value, "workers": {"<row>": value}}``, with the rows that have a value of that name.
     """
-    values = (_shown(name, value, snapshot.recent) for name, value in zip(snapshot.names, snapshot.values, strict=True))
-    shown: Iterator[Any] = _broken_down(snapshot) if snapshot.workers else values
-    document = by_category(zip(snapshot.names, shown, strict=True))
+    shown: Iterable[Any] = _broken_down(snapshot) if snapshot.workers else _values(snapshot)
+    document = by_category(zip(keys_of(snapshot.names), shown, strict=True))
     if snapshot.system:
         document["system"] = dict(snapshot.system)
     return document
@@ -34,6 +33,16 @@ def to_document(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
 def json_document(snapshot: Snapshot, view: View) -> bytes:
     """Return the document as indented JSON."""
     return (json_lines(to_document(snapshot)) + "\n").encode(errors="backslashreplace")
+
+
+def _values(snapshot: Snapshot) -> list[Any]:
+    """Return what is shown of each value. Plain numbers are most, and need no name."""
+    shown: list[Any] = list(snapshot.values)
+    kinds = enumerate(kinds_of(snapshot.names))
+    others = [i for i, kind in kinds if type(shown[i]) is not int or kind == Kind.TIMESTAMP]
+    for i, name in zip(others, items_at(snapshot.names, others), strict=True):
+        shown[i] = _shown(name, shown[i], snapshot.recent)
+    return shown
 
 
 def _broken_down(snapshot: Snapshot) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,7 @@ from ..bounds import DEFAULT_BOUNDS
 from ..core import group_series, list_series
 from ..layout import BEFORE_BUCKETS, NAME, REMOVED
 from ..lazy import lazy_property
-from ..series import FOREIGN, Declaration, Kind, Mode, Name
+from ..series import FOREIGN, Declaration, Kind, Mode, Name, SeriesKey
 
 _NOTHING_DECLARED = Declaration(Kind.COUNTER)
 
@@ -101,10 +101,26 @@ class Catalog:
         known.update(zip(fresh, self.decoded(fresh), strict=True))
         return [known[number] for number in self.numbers]
 
+    @lazy_property
+    def keys(self) -> list[SeriesKey]:
+        """Category, metric and labels of `numbers`."""
+        places, lengths = NAME.column(self.records, "key").tolist(), NAME.column(self.records, "length").tolist()
+        if self.has_names:
+            return [name.key for name in self.names]
+        try:
+            return [_series_key(self.heap, places[number], lengths[number]) for number in self.numbers]
+        except ValueError as error:
+            raise DamagedBlockError(f"a name of the block is invalid: {error!r}") from error
+
+    @property
+    def has_names(self) -> bool:
+        """Whether `names` has been asked for."""
+        return "names" in self.__dict__
+
     @property
     def with_names(self) -> Catalog | None:
         """The last catalog with decoded names: this one, or a former one; None for none."""
-        return self if "names" in self.__dict__ else self._former
+        return self if self.has_names else self._former
 
     def _differing(self, former: Catalog) -> Iterator[int]:
         """Give the records that have changed, with neighbours, and those with another declaration."""
@@ -374,6 +390,11 @@ def _all_of(column: list[int], wanted: int) -> Iterator[int]:
             yield place
 
 
+def _series_key(heap: bytes | memoryview, key: int, length: int) -> SeriesKey:
+    category, metric, *rest = str(heap[key : key + length], "utf-8").split("\0")
+    return category, metric, tuple(zip(rest[::2], rest[1::2], strict=True)) if rest else ()
+
+
 def _names_of(
     records: bytes | memoryview,
     numbers: Iterable[int],
@@ -385,8 +406,7 @@ def _names_of(
     unpack, size, histogram = NAME.struct.unpack_from, NAME.size, int(Kind.HISTOGRAM)
     for number in numbers:
         _, kind, mode, flags, _, _, family, _, _, key, _, length, _, _, _, created = unpack(records, number * size)
-        category, metric, *rest = str(heap[key : key + length], "utf-8").split("\0")
-        labels = tuple(zip(rest[::2], rest[1::2], strict=True)) if rest else ()
+        category, metric, labels = _series_key(heap, key, length)
         if family:
             declared = declaration(family - 1) or _NOTHING_DECLARED
             help_, unit, bounds, shown = declared.help, declared.unit, declared.bounds, declared.shown

@@ -10,7 +10,7 @@ from functools import cache
 from ..core import add_histograms, clear_locks, text_buckets
 from ..frozen import NamedTuple
 from ..layout import BEFORE_BUCKETS, minima_of, minimum_of
-from ..series import Deferred, Distribution, Kind, Name, Snapshot, Value, items_at
+from ..series import Deferred, DeferredNames, Distribution, Kind, Name, SeriesKey, Snapshot, Value, items_at
 from .catalog import Catalog
 
 #: The second field of a gauge's first cell if its value is the double.
@@ -131,7 +131,7 @@ class BlockSnapshot(Snapshot, kw_only=True):
     __hash__ = None  # type: ignore[assignment]
 
 
-class BlockNames(Deferred[Name]):
+class BlockNames(DeferredNames):
     """The names of a catalog, followed by those of combined gauges."""
 
     __slots__ = ("_catalog", "_combined")
@@ -142,6 +142,23 @@ class BlockNames(Deferred[Name]):
 
     def _make(self) -> list[Name]:
         return [*self._catalog.names, *self._combined]
+
+    def at(self, positions: Sequence[int]) -> list[Name]:
+        """Return the names at some positions, which must not be negative: these alone, if there are none yet."""
+        own = len(self._catalog.numbers)
+        if self._catalog.has_names or (positions and max(positions) >= own):
+            return super().at(positions)
+        return self._catalog.decoded([self._catalog.numbers[position] for position in positions])
+
+    @property
+    def kinds(self) -> bytes:
+        """The kind of each."""
+        return self._catalog.kinds + bytes(name.kind for name in self._combined)
+
+    @property
+    def keys(self) -> list[SeriesKey]:
+        """Category, metric and labels of each."""
+        return [*self._catalog.keys, *(name.key for name in self._combined)]
 
 
 class BlockValues(Deferred[Value]):

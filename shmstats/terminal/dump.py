@@ -24,7 +24,7 @@ from shmstats.config import Settings
 from shmstats.export import FORMATS, View
 from shmstats.export.printable import printable_lines
 from shmstats.reading.reader import BlockReader, read_only
-from shmstats.series import Kind, Recent, Snapshot
+from shmstats.series import Kind, Recent, Snapshot, kinds_of
 from shmstats.terminal.command import (
     NotThereError,
     Watched,
@@ -258,7 +258,7 @@ def _read_saved(data: Path) -> tuple[Snapshot, str]:
 
 
 def _has_histograms(snapshot: Snapshot) -> bool:
-    return any(name.kind is Kind.HISTOGRAM for name in snapshot.names)
+    return Kind.HISTOGRAM in kinds_of(snapshot.names)
 
 
 def _recent(data: Path) -> Recent:
