@@ -508,7 +508,8 @@ def test_info_tells_what_is_wrong_by_its_exit_code(
 def test_info_tells_of_a_block_that_cannot_be_read_to_its_end_once(
     worker: Child, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    block, reading = import_module("shmstats.block"), import_module("shmstats.reading.reader")  # of the core of this run
+    # Both of the core of this run.
+    block, reading = import_module("shmstats.block"), import_module("shmstats.reading.reader")
 
     def usage(reader: object, live: object = None) -> NoReturn:
         raise block.BlockError("half of it is gone")
