@@ -1,7 +1,7 @@
 """The parts of the block's layout that every room needs: a cell, a page, a name, a request, and the owner of a lock.
 
 `shmstats.block.layout` has the layout of a whole block. The word in ``CELL.lock`` is 0 when free, else the owner's
-worker slot + 1 (12 bits) and the low 20 bits of its claim number: `owner_word`.
+worker slot + 1 (12 bits) and the low 20 bits of its claim number: `shmstats.block.workers.Worker.word`.
 """
 
 from __future__ import annotations
@@ -150,8 +150,3 @@ def minima_of(kept: list[int]) -> list[float]:
     """Return the smallest observations of histograms from their stored forms (i64); 0 if none is stored."""
     bits = array("Q", [each - 1 & 2**64 - 1 if each else 0 for each in kept])
     return array("d", bits.tobytes()).tolist()
-
-
-def owner_word(slot: int, claim: int) -> int:
-    """Return the lock word of a cell that worker ``slot`` (0 to 4094) with claim number ``claim`` holds."""
-    return (slot + 1) << 20 | claim & 0xFFFFF

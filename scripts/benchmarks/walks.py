@@ -40,7 +40,7 @@ class Walk(NamedTuple):
 
 #: The most that each operation may take. Lower them when it takes less.
 BOUNDS = {
-    "attach": Walk(30, 226),
+    "attach": Walk(30, 224),
     "bound incr": Walk(0, 0),
     "new name": Walk(0, 0),
     "labels().incr(), first time": Walk(2, 4),
@@ -49,7 +49,7 @@ BOUNDS = {
     "scrape": Walk(26, 104),
     "save": Walk(19, 134),
     "close": Walk(36, 160),
-    "attach with restore": Walk(45, 544),
+    "attach with restore": Walk(45, 542),
 }
 
 

@@ -25,7 +25,7 @@ from .errors import BlockError
 log = logging.getLogger("shmstats")
 
 #: Where Linux keeps POSIX shared memory, see shm_overview(7): shm_open has no other place. Anybody may write there, so
-#: `Identity.refuse` checks owners and creation is exclusive.
+#: `check_trust` of `shmstats.block.segment` checks owners and creation is exclusive.
 SHARED_MEMORY = "/dev/shm"  # nosec B108
 
 _logged = Once()

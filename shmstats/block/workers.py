@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ..frozen import NamedTuple
-from ..layout import PAGE, owner_word
+from ..layout import PAGE
 from ..proc import ProcessUse, there_is_proc
 from .errors import BlockError
 from .layout import FIRST_SLOT, HEADER, WORKER, WORKER_SLOTS, Layout
@@ -52,8 +52,8 @@ class Worker(NamedTuple):
 
     @property
     def word(self) -> int:
-        """The word in this worker's locks."""
-        return owner_word(self.slot, self.claim)
+        """The word in this worker's locks; never 0."""
+        return (self.slot + 1) << 20 | self.claim & 0xFFFFF
 
     @property
     def signature(self) -> int:

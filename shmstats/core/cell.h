@@ -1,7 +1,7 @@
 /* The cells of a block, as one worker uses them, and their locks.
  *
  * A cell is 8 bytes. A series is a lock, its first cell, followed by its values. The lock word is 0 or
- * the owner's word (layout.py, owner_word). It is taken by compare-and-swap and held for a few
+ * the owner's word (Worker.word). It is taken by compare-and-swap and held for a few
  * instructions. Under the lock the generation of the names is checked again: a process that removes a name first raises
  * the generation and then takes the series' lock in every row, so nobody can count into cells that another name has
  * got since. A value changes by one aligned 64-bit store, so a worker that is killed at any instruction leaves

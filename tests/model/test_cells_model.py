@@ -148,9 +148,7 @@ def test_a_newcomer_in_the_slot_of_a_dead_owner_does_not_stand_for_it(name: str,
 
 
 SLOT_FAULTS = {
-    "the word of a lock names the slot alone": Plant(
-        "workers.py", "return owner_word(self.slot, self.claim)", "return owner_word(self.slot, 1)"
-    ),
+    "the word of a lock names the slot alone": Plant("workers.py", " | self.claim & 0xFFFFF", " | 1"),
     "who asks for the owner looks at the slot alone": Plant("workers.py", " and worker.word == word", ""),
     "a claim number is given out again": Plant("workers.py", '"little") + 1 & 0xFFFFFFFF', '"little") | 1'),
     "a slot is taken without a look whether its owner lives": Plant(
