@@ -1,7 +1,7 @@
-"""Attack the package in every way that is known: `scripts/attack`.
+"""Attack the package in every known way: `scripts/attack`.
 
-Programs attack their own statistics and storms kill their workers for as long as is told; tests that are attacks run
-once. The same seed repeats what is at random; when exactly something happens is up to the machine.
+Programs attack their own statistics and storms kill their workers for the requested time; tests that are attacks run
+once. The same seed repeats the random choices; the exact moments of events depend on the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .runner import Score, run_program, run_tests, score_of
 
 COLUMNS = ("attacks", "kills", "operations", "lost", "doubled", "hung", "crashed", "let in")
 
-#: Tests that are attacks: the column in which one that fails counts, and which they are.
+#: Tests that are attacks: the column in which a failure counts, and the tests.
 TESTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "other users, with and without token": (
         "let_in",
@@ -51,8 +51,8 @@ TESTS: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-#: What storms are against, their share of the time, and how many faults they make however long those take: servers
-#: have to start.
+#: The target of storms, their share of the time, and the least number of faults, however long those take, because
+#: servers have to start.
 STORMS = (("workers", 0.5, 100), ("servers", 0.2, 24), ("deployments", 0.3, 28))
 
 
@@ -68,7 +68,7 @@ def arguments() -> argparse.Namespace:
 
 
 def programs(minutes: float, chance: random.Random, core: str | None) -> Iterator[tuple[str, Score]]:
-    """Give each program its share of the time, over either core in turn."""
+    """Run each program for its share of the time, on both cores in turn."""
     share = 60 * minutes / len(PROGRAMS)
     cores = [core] if core else ["C", "C", "Python"]
     for name in PROGRAMS:
@@ -79,7 +79,7 @@ def programs(minutes: float, chance: random.Random, core: str | None) -> Iterato
 
 
 def storms(minutes: float, seed: int, core: str | None) -> Iterator[tuple[str, Score]]:
-    """Have storms against workers, and against servers, until each has made some faults at least."""
+    """Run storms against workers, and against servers, until each has made a least number of faults."""
     for kind, share, least in STORMS:
         options = ["--minutes", str(minutes * share), "--least", str(least), "--seed", str(seed), "--only", kind]
         options += ["--core", core] if core else []

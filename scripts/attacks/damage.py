@@ -1,4 +1,4 @@
-"""A block that a process has left, to be damaged by what a fuzzer says, and what every kind of call left in it."""
+"""A block that a process has left, to be damaged by a fuzzer's input; every kind of call was made on it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 
 class Damage:
-    """A block as a process has left it, and where bytes may be put into it.
+    """A block that a process has left, and the places where bytes may be put into it.
 
-    Of an input the first byte chooses a section, the next two the place in it, and the others are what is put there;
-    or which record gets the others as its note, with a checksum that is right.
+    The first byte of an input selects a section, the next two the place in it, and the others are put there;
+    or it selects the record that gets the others as its note, with a right checksum.
 
     Attributes:
-        registry: that has it attached.
-        config: of that.
-        file: where the block is.
+        registry: with the block attached.
+        config: of the registry.
+        file: of the block.
         image: what is in it.
     """
 
@@ -54,7 +54,7 @@ class Damage:
         self._notes = [(layout.heap + record[12], record[13]) for record in records if record[13]]
 
     def of(self, content: bytes) -> tuple[int, bytes]:
-        """Return where something is put, and what."""
+        """Return the place and the bytes to put there."""
         from shmstats.block.notes import next_half
 
         chosen, which = content[0] if content else 0, int.from_bytes(content[1:3], "little")
@@ -107,7 +107,7 @@ def fill(stats: Any) -> None:
 
 
 def directory() -> Path:
-    """Make a directory that goes with this process."""
+    """Make a directory that is removed with this process."""
     made = tempfile.mkdtemp(prefix="fuzz-")
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return Path(made)

@@ -1,10 +1,7 @@
-"""Readers and parsers against bytes that nobody wrote: each answers, or refuses in the way that it says.
+"""Readers and parsers against invalid bytes: each answers, or refuses as documented.
 
-With `atheris` they are guided by what the bytes reach; without it the corpus is changed at random. The corpus is in
-``tests/attacks/corpus``, a folder for each target: what was once answered wrongly stays there.
-
-    python -m attacks.fuzzing TARGET SECONDS [DIR]   with atheris, until something is wrong, or the time is up
-    python -m attacks.fuzzing --mutate N             each target with its corpus, and N inputs made of it
+python -m attacks.fuzzing TARGET SECONDS [DIR]   with atheris, until something is wrong, or the time is up
+python -m attacks.fuzzing --mutate N             without it: each target with its corpus, and N mutated inputs
 """
 
 from __future__ import annotations
@@ -30,12 +27,12 @@ _LONGEST = 4096
 
 
 def corpus(name: str) -> Path:
-    """Return where the inputs of a target are kept."""
+    """Return the directory with the inputs of a target, including every one that was once handled wrongly."""
     return CORPUS / ("block" if name == "counting" else name)
 
 
 def mutated(inputs: list[bytes], chance: random.Random) -> bytes:
-    """Return an input that is made of one or two others."""
+    """Return an input made from one or two others."""
     content = bytearray(chance.choice(inputs))
     for _ in range(chance.randrange(1, 5)):
         at, other = chance.randrange(len(content) + 1), chance.choice(inputs)
@@ -54,7 +51,7 @@ def mutated(inputs: list[bytes], chance: random.Random) -> bytes:
 
 
 def mutate(number: int, seed: int) -> int:
-    """Give each target its corpus, and so many inputs made of it; return how many inputs there were."""
+    """Give each target its corpus, and so many mutated inputs; return the number of inputs."""
     done = 0
     for name, make in TARGETS.items():
         chance, target, inputs = (
@@ -73,9 +70,9 @@ def mutate(number: int, seed: int) -> int:
 
 
 def fuzz(name: str, seconds: int, kept: Path | None) -> None:
-    """Fuzz a target with atheris, and keep in a directory what leads to what was not seen; this process ends with it.
+    """Fuzz a target with atheris, and keep inputs with new coverage in a directory; this process ends with it.
 
-    What is answered wrongly is kept there too, as ``crash-...``, ``timeout-...`` or ``oom-...``.
+    Inputs that are handled wrongly are kept there too, as ``crash-...``, ``timeout-...`` or ``oom-...``.
     """
     import atheris
 
@@ -91,12 +88,12 @@ def fuzz(name: str, seconds: int, kept: Path | None) -> None:
 
 
 class Fuzzed(NamedTuple):
-    """What came of fuzzing a target.
+    """The result of fuzzing a target.
 
     Attributes:
         name: of the target.
-        inputs: that it was given.
-        seconds: of a processor.
+        inputs: number of its inputs.
+        seconds: of processor time.
         wrong: what was wrong; empty if nothing was.
     """
 

@@ -1,7 +1,7 @@
-"""Programs that attack their own statistics: each counts what it counts, and compares at the end.
+"""Programs that attack their own statistics: each knows what it counts, and compares at the end.
 
-A program is run with a directory, seconds and a seed, and prints JSON: how often it did what it is about, the
-operations that it counted, and how many of them are lost, or there twice. What else is wrong it says on its standard
+A program is run with a directory, seconds and a seed, and prints JSON: the number of its attacks, of the
+operations that it counted, and of those that are lost, or doubled. It prints other problems on its standard
 error.
 """
 
@@ -44,7 +44,7 @@ def report(attacks, expected, found, operations=None):
     }))
 """
 
-#: Threads count, by every way to count, while another leaves, attaches, and goes to other directories.
+#: Threads count, in every way, while another one leaves, attaches, and goes to other directories.
 INIT_AND_CLOSE = """
 for directory in DIRECTORIES:
     os.makedirs(directory)
@@ -77,7 +77,7 @@ for directory in DIRECTORIES:
 report(attacks, sum(counted), found)
 """
 
-#: The data directory is a link, which is pointed elsewhere while a signal handler counts in the middle of counting.
+#: The data directory is a link that is changed while a signal handler counts in the middle of counting.
 LINK = """
 for directory in DIRECTORIES:
     os.makedirs(directory)
@@ -116,7 +116,7 @@ report(attacks, counted + handled, stats.get("c", "m"), counted + 2 * rounds + 3
 """
 
 #: A name is removed and added again while others read it, and others take its cells: each value that is read is one
-#: that it had, by the changes that were done before the call and those that were begun before its end.
+#: that it had between the changes done before the call and those begun before its end.
 COME_AND_GO = """
 import mmap
 shmstats.init(config())
@@ -240,7 +240,7 @@ finish(threads)
 report(children, sum(counted) + 10 * children, stats.get("c", "m"))
 """
 
-#: A worker becomes another program, in every way: the last one that leaves saves, and takes the block with it.
+#: A worker calls exec in every way: the last one to leave saves, and removes the block.
 EXEC = """
 import shutil
 WAYS = [["sleep", "30"], ["setarch", "-R", "sleep", "30"]]
@@ -271,7 +271,7 @@ while running():
 report(attacks, expected, found)
 """
 
-#: The block's file is removed again and again, others make a new one, and all continue in that.
+#: The block's file is removed repeatedly, other processes create a new one, and all continue in that.
 REMOVED = """
 import logging
 logging.disable()
@@ -313,7 +313,7 @@ shmstats.init(config())
 report(attacks, counted + others, stats.get("c", "m"), 3 * counted + others)
 """
 
-#: There are descriptors, and there are none, while processes attach, count and leave.
+#: Descriptors run out and come back while processes attach, count and leave.
 DESCRIPTORS = """
 import logging, resource
 logging.disable()
@@ -346,7 +346,7 @@ finish(threads)
 report(attacks, counted, stats.get("c", "m"))
 """
 
-#: Names that a terminal or a spreadsheet would obey, through every format.
+#: Names that a terminal or a spreadsheet would interpret, in every format.
 ESCAPES = """
 import io, contextlib
 from shmstats.cli import main

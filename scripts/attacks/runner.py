@@ -1,4 +1,4 @@
-"""Runs attacks, each in processes of its own, and says what they cost."""
+"""Runs attacks, each in processes of its own, and scores them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from .programs import PRELUDE, PROGRAMS
 
 ROOT = Path(__file__).parents[2]
 
-#: Seconds that a program may take beyond those that it was given.
+#: Seconds that a program may take beyond its time.
 _PATIENCE = 60.0
 
 
 @dataclass
 class Score:
-    """What attacks did, and what they cost: that is the last five numbers.
+    """The result of attacks; the last five numbers must be 0.
 
     Attributes:
-        attacks: that were made.
-        kills: of processes.
-        operations: that were counted meanwhile.
-        lost: of these, those that are not there.
-        doubled: those that are there twice.
-        hung: attacks that did not come to an end.
-        crashed: attacks that ended in an error, or left one behind.
-        let_in: attacks by somebody who came in.
-        said: what was wrong, in words: also that nothing was attacked.
+        attacks: number of attacks.
+        kills: number of killed processes.
+        operations: number of operations counted meanwhile.
+        lost: number of operations that are missing.
+        doubled: number of operations that were counted twice.
+        hung: number of attacks that did not end.
+        crashed: number of attacks that ended in an error, or left one behind.
+        let_in: number of attacks by somebody who got access.
+        said: problems, in words; also if nothing was attacked.
     """
 
     attacks: int = 0
@@ -55,7 +55,7 @@ class Score:
 
     @property
     def clean(self) -> bool:
-        """Whether the attacks cost nothing, and there were some of each kind."""
+        """Whether nothing was wrong, and there were some attacks of each kind."""
         return not any(self.numbers[3:]) and not self.said
 
     def __add__(self, other: Score) -> Score:
@@ -64,7 +64,7 @@ class Score:
 
 
 def run_program(name: str, seconds: float, seed: int, pure: bool = False) -> Score:
-    """Run one of the programs; with ``pure`` over the pure Python core."""
+    """Run one of the programs; with ``pure`` on the pure Python core."""
     with tempfile.TemporaryDirectory(prefix="attack-") as top:
         Path(top).chmod(0o755)
         code = Path(top, "attack.py")
@@ -79,7 +79,7 @@ def run_program(name: str, seconds: float, seed: int, pure: bool = False) -> Sco
             out, err = process.communicate(timeout=seconds + _PATIENCE)
         except subprocess.TimeoutExpired:
             hung = True
-            os.killpg(process.pid, signal.SIGABRT)  # says where its threads stand
+            os.killpg(process.pid, signal.SIGABRT)  # prints where its threads are
             out, err = process.communicate()
         finally:
             for number in range(3):
@@ -95,7 +95,7 @@ def run_program(name: str, seconds: float, seed: int, pure: bool = False) -> Sco
 
 
 def run_tests(column: str, *arguments: str, bound: float = 900.0) -> Score:
-    """Run tests that are attacks: each that fails counts in a column of the score."""
+    """Run tests that are attacks: each failure counts in a column of the score."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     try:
@@ -114,7 +114,7 @@ def run_tests(column: str, *arguments: str, bound: float = 900.0) -> Score:
 
 
 def score_of(tally: Tally) -> Score:
-    """Return what storms did as a score."""
+    """Return the result of storms as a score."""
     score = Score(sum(tally.faults.values()), tally.killed, tally.operations, tally.lost, tally.doubled)
     score.crashed = len(tally.problems)
     score.said = list(tally.problems)

@@ -1,4 +1,4 @@
-"""What is fuzzed: readers and parsers, each made ready to be given bytes. It answers, or refuses in its way."""
+"""The targets of fuzzing: readers and parsers, prepared to get bytes. Each answers, or refuses as documented."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from zlib import crc32
 
 from .damage import FILLING, Damage, config, directory, fill
 
-#: What a target is given: bytes. It returns, or raises what is wrong.
+#: A target gets bytes. It returns, or raises if something is wrong.
 Target = Callable[[bytes], object]
 
 
 def snapshot() -> Target:
-    """Make the target: a snapshot of any bytes, or one that says anything with a checksum that is right; it is shown.
+    """Make the target: a snapshot of any bytes, or one of any content with a right checksum; it is shown.
 
     The first byte modulo 4 is the version of the format, or 0: then the others are the whole file. From 128 on a block
-    is restored from it, too, and saved: what is saved is a snapshot.
+    is restored from it, too, and saved: what is saved must be a snapshot.
     """
     from shmstats.export import FORMATS, View
     from shmstats.registry import Registry
@@ -69,7 +69,7 @@ def snapshot() -> Target:
 
 
 def block() -> Target:
-    """Make the target: a damaged block that is read in every way: it is told of, or shown in every form."""
+    """Make the target: a damaged block, read in every way: the damage is reported, or it is shown in every form."""
     from shmstats.attachment.health import health
     from shmstats.block import BlockError
     from shmstats.block.header import read_header
@@ -137,10 +137,10 @@ def block() -> Target:
 
 
 def counting() -> Target:
-    """Make the target: a process counts into a block that is damaged meanwhile, or was so when it came.
+    """Make the target: a process counts into a block that is damaged meanwhile, or was before it came.
 
-    Counting raises nothing, but that a name is of another kind: what damage can say is what another process may have
-    said. The latter is where the first byte of the input is above 127.
+    Counting raises nothing, except that a name is of another kind, which another process could have caused, too.
+    The latter case is selected by a first byte above 127.
     """
     from shmstats.block import BlockError, DeclarationError, KindError
     from shmstats.registry import Registry
@@ -187,7 +187,7 @@ def counting() -> Target:
 
 
 class _Locks:
-    """Locks of a block that nobody has."""
+    """Locks of a block that no process holds."""
 
     slots: Collection[int] = ()
 
@@ -199,7 +199,7 @@ class _Locks:
 
 
 def questions() -> Target:
-    """Make the target: what somebody may say to the socket where workers are asked, or answer there."""
+    """Make the target: questions to the socket of a worker, and answers from one."""
     from shmstats.attachment import peers
 
     listener = peers.Listener(str(directory() / "socket"))
@@ -237,7 +237,7 @@ def accept() -> Target:
     return choose
 
 
-#: Headers, and what a server says of the peer, as WSGI calls them.
+#: Headers, and a server's facts about the peer, by their WSGI names.
 _HEADERS = (
     "HTTP_ACCEPT", "HTTP_AUTHORIZATION", "HTTP_HOST", "HTTP_ORIGIN", "HTTP_REFERER", "HTTP_X_FORWARDED_FOR",
     "HTTP_FORWARDED", "HTTP_ACCEPT_ENCODING", "HTTP_IF_NONE_MATCH", "HTTP_RANGE", "HTTP_COOKIE", "CONTENT_LENGTH",
@@ -248,7 +248,7 @@ _HEADERS = (
 def requests() -> Target:
     """Make the target: method, path, query and headers of a request; nothing beside the data directory is touched.
 
-    Behind the path each line is a header, of which the first byte chooses the name.
+    After the path each line is a header, whose name the first byte selects.
     """
     import shmstats
     from shmstats.web import create_app
@@ -287,9 +287,9 @@ def requests() -> Target:
 
 
 def history() -> Target:
-    """Make the target: the file of the history with any bytes somewhere, or tracks, an event or rows that say anything.
+    """Make the target: the file of the history with any bytes somewhere, or with any tracks, event or rows.
 
-    The latter, which the first byte chooses, have checksums that are right. It is read and shown in every form.
+    The latter, which the first byte selects, have right checksums. It is read and shown in every form.
     """
     from shmstats.history import documents, past, ring
     from shmstats.history.recorder import HistoryRecorder
@@ -308,7 +308,7 @@ def history() -> Target:
     queries = [past.Query(now - 60, now, 1), past.Query(now - 3600, now, 60)]
 
     def said(content: bytes) -> list[tuple[int, bytes]]:
-        """Return what an input says is written, and where, with the checksums that belong to it."""
+        """Return what an input writes, and where, with the right checksums."""
         way, content = content[0] % 4, content[1:]
         if way == 0:
             at = 64 * int.from_bytes(content[:2], "little") % len(whole)

@@ -1,8 +1,8 @@
-"""Torture the package for as long as it is told: `scripts/torture`.
+"""Torture the package for a given time: `scripts/torture`.
 
-The run is made of bouts. Each has workers of its own with a configuration at random, and some hundred faults
-against them. Every choice comes from the seed, so the same seed repeats them, in the same order; when exactly a
-fault hits is up to the machine.
+The run is made of bouts. Each has its own workers with a random configuration, and some hundred faults
+against them. Every choice comes from the seed, so the same seed repeats them, in the same order; the exact moment of
+a fault depends on the machine.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from .storm import Storm, Tally
 
 FAULTS_OF_A_SERVER = 6
 
-#: What bouts are about.
+#: The targets of bouts.
 KINDS = ("workers", "servers", "deployments")
 
-#: The size of /dev/shm during the torture, where it can have one of its own: that of a default container.
+#: The size of /dev/shm during the torture, if it can have its own: that of a default container.
 SHARED_MEMORY = "64m"
 
 _PRIVATE = "TORTURE_PRIVATE_MEMORY"
@@ -58,7 +58,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def with_private_memory(module: str = "tortures") -> None:
-    """Run a module again with a small /dev/shm of its own, where the kernel allows that; else continue."""
+    """Run a module again with its own small /dev/shm, if the kernel allows that; otherwise continue."""
     if _PRIVATE in os.environ:
         return
     mount = f"mount -t tmpfs -o size={SHARED_MEMORY} tmpfs /dev/shm"
@@ -77,7 +77,7 @@ class Torture:
     Args:
         options: of the command line.
         directory: for all files.
-        stack: where what is opened is closed.
+        stack: closes what is opened.
     """
 
     def __init__(self, options: argparse.Namespace, directory: Path, stack: ExitStack) -> None:
@@ -104,7 +104,7 @@ class Torture:
         self._end = self._start + 60 * options.minutes
 
     def run(self, seed: int) -> None:
-        """Do bout after bout until the time is up, or something is wrong."""
+        """Run bouts until the time is up, or something is wrong."""
         bout = self._options.first
         while not self._is_late() and self.tally.clean:
             if self._options.bouts is not None and bout >= self._options.first + self._options.bouts:
@@ -130,11 +130,11 @@ class Torture:
         return sum(self.tally.faults.values()) >= faults or self._is_late()
 
     def _is_late(self) -> bool:
-        """Whether the time is up, and there were as many faults as there must be."""
+        """Whether the time is up, and there were as many faults as required."""
         return time.monotonic() > self._end and sum(self.tally.faults.values()) >= self._options.least
 
     def _workers(self, bout: int, chance: random.Random, core: str) -> str:
-        """Have a bout of workers of their own; returns what it was."""
+        """Run a bout against workers; returns its description."""
         works = chance.choice([("count",), ("count", "change"), ("count", "change", "come and go", "fork")])
         workers, rows = chance.randrange(3, 7), chance.choice((1, 2, 8))
         stats: dict[str, Any] = {"max_workers": rows, "snapshot_interval_ms": chance.choice((100, 1000))}
@@ -156,14 +156,14 @@ class Torture:
         return f"{core} core, {mode}, {workers} workers in {rows} row{'s' * (rows > 1)}, who {', '.join(works)}"
 
     def _servers(self, bout: int, chance: random.Random, core: str) -> str:
-        """Have a bout of gunicorn under load; returns what it was."""
+        """Run a bout against gunicorn under load; returns its description."""
         goal = sum(self.tally.faults.values()) + FAULTS_OF_A_SERVER
         with ServerStorm(self._directory / f"bout {bout}", chance, self.tally, pure=core == "Python") as storm:
             storm.run(SERVER_FAULTS, lambda: self._is_over(goal))
         return f"{core} core, gunicorn, {storm.workers}, {storm.answered} requests answered"
 
     def _deployments(self, bout: int, chance: random.Random, core: str) -> str:
-        """Have a bout of a deployment; returns what it was."""
+        """Run a bout against a deployment; returns its description."""
         place, pure = self._directory / f"bout {bout}", core == "Python"
         with Deployment(place, chance, self.tally, pure, self.private, self._options.prometheus) as deployment:
             deployment.live(self._options.events, self._is_late)
@@ -172,7 +172,7 @@ class Torture:
 
 
 def report(tally: Tally, seconds: float, seed: int) -> str:
-    """Return what is to be said at the end."""
+    """Return the text to print at the end."""
     lines = ["", f"{'fault':<24}{'times':>8}"]
     lines += [f"{name:<24}{number:>8}" for name, number in sorted(tally.faults.items())]
     lines += [

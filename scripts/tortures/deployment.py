@@ -1,8 +1,8 @@
 """A year of a deployment: what happens to a server in its life, under load and while it is scraped, with a ledger.
 
-The server runs as another user where this one is root, its data directory is on a small disk where one can be mounted,
-and ``/dev/shm`` loses the block with the power. No count may be lost but those that were counted after the last page
-when the power went; no total that a page has shown may go back; no page and no boot may fail.
+As root, the server runs as another user, with its data directory on a small disk,
+and ``/dev/shm`` loses the block in a power loss. Only counts after the last page may be lost, and only
+by a power loss; no total that a page has shown may go back; no page and no boot may fail.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "real"))
 
 from servers import BOUND, SITE, Gunicorn, Load, wait_until
 
-#: What happens, each once in a season. Those of `DOWN` keep the server from answering for a moment.
+#: The events, each once in a season. Those of `DOWN` keep the server from answering for a moment.
 EVENTS = (
     "reload", "upgrade", "kill_worker", "kill_everything", "lose_power", "restart", "redefine", "ask_as_root",
     "count_as_root", "fill_disk", "restore_old_version", "stop_saver", "more_workers", "fewer_workers",
 )  # fmt: skip
 
-#: Events in which a page may be cut off: who served it was killed or stopped, or a worker of a master that ended.
+#: Events in which a page may be cut off, because the worker that serves it was killed or stopped.
 DOWN = {"upgrade", "kill_worker", "kill_everything", "lose_power", "restart", "restore_old_version", "stop_saver"}
 
-#: Of the server, where this process is root.
+#: The server's user, if this process is root.
 NOBODY = 65534
 
-#: Bytes of the disk: the history takes the most of it.
+#: Size of the disk: the history takes most of it.
 DISK = "24m"
 
 _SITE = (
@@ -68,7 +68,7 @@ def visit():
 """
 )
 
-#: What a release makes of one metric: its declaration, and a use of it.
+#: What releases make of one metric: its declaration, and a use of it.
 DEFINITIONS = (
     ("kind='counter'", "stats.incr('app', 'level')"),
     ("kind='counter', labelnames=('a',)", "stats.incr('app', 'level', labels={'a': 'x'})"),
@@ -81,29 +81,29 @@ DEFINITIONS = (
 
 _CONFIG = "path: {data: data}\nstats: {snapshot_interval_ms: 300}\n"
 
-#: Between two scrapes of a real Prometheus, each of which may take as long: its default.
+#: Interval and timeout of a real Prometheus: its default.
 SCRAPE_SECONDS = 10
 
-#: A traceback in a log, but that of a worker that a signal ends.
+#: A traceback in a log, except that of a worker that a signal ends.
 _TRACE = re.compile(r"^Traceback (?:.+\n)(?:  .*\n)*(?!SystemExit).*$", re.M)
 
 
 class Deployment(ServerStorm):
-    """A server, and all that happens to it; a context manager.
+    """A server and everything that happens to it; a context manager.
 
     Args:
         directory: for all files.
         chance: every choice comes from it.
         tally: to add to.
         pure: whether the server uses the pure Python core.
-        private: whether file systems may be mounted: nobody else sees them.
-        prometheus: whether a real one scrapes, too.
+        private: whether file systems may be mounted, because nobody else sees them.
+        prometheus: whether a real Prometheus scrapes, too.
 
     Attributes:
         scraper: asks for pages.
         away: when pages may have failed: beginning and end, in seconds since 1970.
         happened: beginning and end of each event, and its name.
-        scrapes: of the real Prometheus that were right.
+        scrapes: number of successful scrapes of the real Prometheus.
     """
 
     ends_upgrade = signal.SIGTERM
@@ -162,7 +162,7 @@ class Deployment(ServerStorm):
         self._stack.close()
 
     def live(self, events: int, until: Callable[[], bool] = lambda: False) -> None:
-        """Have so many events happen, or as many as come before a condition holds; and judge.
+        """Let so many events happen, or as many as come before a condition holds; and judge.
 
         Raises:
             AssertionError: something did not happen in time.
@@ -212,7 +212,7 @@ class Deployment(ServerStorm):
     # The ledger --------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
-        """Add what the load was answered; it has ended."""
+        """Add the answered requests of the load, which has ended."""
         load, self._load = self._load, None
         if load is not None:
             load.stop()
@@ -222,7 +222,7 @@ class Deployment(ServerStorm):
             self.tally.unanswered += load.failed
 
     def _judge_total(self, least: int | None = None) -> None:
-        """Judge what the server has: all that was answered, or what was shown at least; of what failed each once."""
+        """Judge the server's total: all answered requests, or at least what was shown; each failed one at most once."""
         least = self.answered if least is None else least
         counted = self._counted()
         self.tally.lost += max(0, least - counted)
@@ -231,7 +231,7 @@ class Deployment(ServerStorm):
         self.scraper.shown = max(self.scraper.shown, counted)
 
     def _judge_prometheus(self, prometheus: Any) -> None:
-        """Judge what a real Prometheus has seen of it all."""
+        """Judge what a real Prometheus has seen."""
         total = self._counted()
         wait_until(lambda: prometheus.query("requests_total") == {"site": total}, "the last total")
         (seen,) = prometheus.samples("requests_total[1d]")
@@ -250,18 +250,18 @@ class Deployment(ServerStorm):
         self.tally.problems += problems + prometheus.complaints()
 
     def _is_slow_altogether(self, at: float, failure: str) -> bool:
-        """Tell whether a scrape timed out while a page without statistics was not answered, or hardly."""
+        """Tell whether a scrape timed out while a page without statistics was hardly answered either."""
         return "deadline" in failure and self._bystander.longest_wait(at, at + SCRAPE_SECONDS) > SCRAPE_SECONDS / 2
 
     def _around(self, moment: float) -> str:
-        """Tell in which event something was, or after which one."""
+        """Return the event in which a moment was, or the last one before it."""
         for begun, ended, event in reversed(self.happened):
             if begun <= moment:
                 return f"{moment - begun:.1f} s after the beginning of {event}, which took {ended - begun:.1f} s"
         return "before all events"
 
     def _start(self) -> None:
-        """Start the server again, and keep what it has logged so far."""
+        """Start the server again, and keep its log so far."""
         with (self._directory / "gunicorn.before.log").open("a") as kept:
             kept.write(self.server.log.read_text())
         self.server.start()
@@ -276,18 +276,18 @@ class Deployment(ServerStorm):
         self._start()
 
     def restart(self) -> None:
-        """Stop in an orderly way, and start again."""
+        """Stop the server, and start it again."""
         self._stop()
         self._start()
 
     def _stop(self) -> None:
-        """Stop in an orderly way, under load until there is nobody who listens."""
+        """Stop the server under load, until nothing listens any more."""
         self.server.signal(signal.SIGTERM)
         self._settle()
         self.server.stop()
 
     def lose_power(self) -> None:
-        """Kill everything, and lose what is in memory: what was counted after the last page is lost."""
+        """Kill everything, and lose the memory: counts since the last page are lost."""
         self.tally.killed += 1 + len(self.server.workers())
         self.server.kill_group()
         self._settle()
@@ -296,7 +296,7 @@ class Deployment(ServerStorm):
         self._judge_total(self.scraper.shown)
 
     def restore_old_version(self) -> None:
-        """Stop in an orderly way, and start with what version 0.1 has saved."""
+        """Stop the server, and start with a snapshot of version 0.1."""
         self._stop()
         stats = self.server.data / "stats"
         saved = snapshot.load(stats / snapshot.FILE)
@@ -312,12 +312,12 @@ class Deployment(ServerStorm):
         self._judge_total()
 
     def redefine(self) -> None:
-        """Reload with a release that declares a metric otherwise."""
+        """Reload with a release that declares a metric differently."""
         self._define()
         self.reload()
 
     def ask_as_root(self) -> None:
-        """Look at everything by commands, as root does beside the server's user."""
+        """Read everything by commands as root, beside the server's user."""
         data = str(self.server.data)
         for command in (["dump", "--format", "json"], ["info"], ["dump", "--format", "prometheus"]):
             done = self._run("-m", "shmstats", *command, "--data", data)
@@ -325,7 +325,7 @@ class Deployment(ServerStorm):
                 self.tally.problems.append(f"shmstats {command}: {done.stderr}")
 
     def count_as_root(self) -> None:
-        """Count in a job of root's."""
+        """Count in a job that runs as root."""
         code = "from shmstats import stats; stats.incr('requests', 'total', 5)"
         done = self._run("-c", code)
         if done.returncode or done.stderr:
@@ -337,7 +337,7 @@ class Deployment(ServerStorm):
         return subprocess.run(command, cwd=self._directory, capture_output=True, text=True, timeout=BOUND, check=False)
 
     def fill_disk(self) -> None:
-        """Have the disk full for some saves; if it cannot be mounted small nothing happens."""
+        """Fill the disk for some saves; if no small one can be mounted, do nothing."""
         if not self._private:
             return
         file = self.server.data / "ballast"
@@ -352,7 +352,7 @@ class Deployment(ServerStorm):
         wait_until(lambda: not self._header("save_error"), "the end of the error of saving")
 
     def stop_saver(self) -> None:
-        """Stop the process that saves until another has its place, and let it continue."""
+        """Stop the saver until another process takes its place, and let it continue."""
         saver = wait_until(lambda: self._header("saver_pid"), "a process that saves")
         with suppress(ProcessLookupError):
             os.kill(saver, signal.SIGSTOP)
@@ -367,7 +367,7 @@ class Deployment(ServerStorm):
 
 
 def _can_import(user: int) -> bool:
-    """Tell whether another user can import what the server needs, wherever it is installed."""
+    """Tell whether another user can import what the server needs, wherever that is installed."""
     command = [sys.executable, "-c", "import shmstats, flask, gunicorn"]
     try:
         return subprocess.run(command, user=user, group=user, capture_output=True, check=False).returncode == 0

@@ -1,6 +1,6 @@
-"""What a block, or a saved snapshot, says was counted; and whether a block is in order.
+"""The counts in a block, or in a saved snapshot; and whether a block is valid.
 
-The judge only reads: it is no worker of the block that it judges.
+The judge only reads: it is not a worker of the block that it judges.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Values = dict[tuple[str, ...], Any]
 
 
 class Verdict(NamedTuple):
-    """What became of the operations of one stream of one worker.
+    """The judgement of the operations of one stream of one worker.
 
     Attributes:
         place: of the worker.
         stream: of its operations.
-        after: operations known to be done.
-        counted: how many the block says.
-        before: operations that were begun.
+        after: number of operations known to be done.
+        counted: number of operations in the block.
+        before: number of operations that were begun.
     """
 
     place: int
@@ -48,17 +48,17 @@ class Verdict(NamedTuple):
 
     @property
     def lost(self) -> int:
-        """Operations that were done and are not there."""
+        """Operations that were done and are missing."""
         return max(0, self.after - self.counted)
 
     @property
     def doubled(self) -> int:
-        """Operations that are there and were never begun."""
+        """Operations that are counted and were never begun."""
         return max(0, self.counted - self.before)
 
 
 def values(directory: Path) -> Values:
-    """Return what the block of a data directory says; if there is none, what was saved."""
+    """Return the values in the block of a data directory; if there is none, those of the snapshot."""
     while True:
         try:
             with read_only(directory) as reader:
@@ -70,7 +70,7 @@ def values(directory: Path) -> Values:
 
 
 def _saved_values(directory: Path) -> Values:
-    """Return what the newest valid snapshot says, and leave damaged ones where they are."""
+    """Return the values in the newest valid snapshot, and leave damaged ones where they are."""
     for name in (saved.FILE, saved.PREVIOUS):
         try:
             return _values(saved.load(directory / name))
@@ -97,7 +97,7 @@ def _is_there(directory: Path) -> bool:
 
 
 def counted(found: Values, stream: str, place: int) -> int:
-    """Return how many operations of a stream of a worker are there; ``shared`` is that of all workers."""
+    """Return the number of counted operations of a stream of a worker; ``shared`` is that of all workers."""
     if stream == "shared":
         return int(found.get(("all", "together"), 0))
     if stream == "labelled":
@@ -117,10 +117,10 @@ def verdicts(found: Values, notes: Notes, place: int) -> Iterator[Verdict]:
 
 
 def check_structure(directory: Path) -> int:
-    """Check all that must hold of the names and workers of a block, while nobody changes it.
+    """Check everything that must hold of the names and workers of a block, while nobody changes it.
 
     Returns:
-        How many names there are.
+        The number of names.
     """
     identity = identify(directory)
     with ReadOnlySegment(identity) as segment:
@@ -165,7 +165,7 @@ def _check_names(table: Records, index: NameIndex, entries: list[int], records: 
 
 
 def _check_apart(what: str, ranges: Iterable[tuple[int, int]], used: int) -> None:
-    """Check that (start, size) ranges do not overlap, and end where it is said."""
+    """Check that (start, size) ranges do not overlap, and end within the used part."""
     ranges = sorted((start, size) for start, size in ranges if size)
     ends = [start + size for start, size in ranges]
     following = [start for start, _ in ranges[1:]] + [used]
@@ -173,7 +173,7 @@ def _check_apart(what: str, ranges: Iterable[tuple[int, int]], used: int) -> Non
 
 
 def _check_families(table: Records, records: Any, live: list[int]) -> None:
-    """Check that each series is of a family that is there, and that these count their members."""
+    """Check that each series has an existing family, and that families count their members."""
     families = [number for number in live if records["flags"][number] & FAMILY]
     assert table.families == len(families), "the families are not as many as is said"
     counted = [number for number in live if records["flags"][number] & MEMBER and records["family"][number]]

@@ -1,7 +1,7 @@
-"""The notes of workers: a file that each of them maps, with a page for each.
+"""The notes of workers: a file that all of them map, with a page for each.
 
-A worker writes the number of an operation before it and again after it, each by one store of eight
-bytes. So whenever it is killed, at most the one operation in flight is uncertain: what it counted is
+A worker writes the number of an operation before and after it, each by one store of eight
+bytes. So whenever it is killed, at most the one operation in progress is uncertain: what it counted is
 ``after`` or ``before``, and these differ by 1 at most.
 """
 
@@ -12,14 +12,14 @@ from pathlib import Path
 
 PAGE = 4096
 
-#: What a worker counts, each with a ``before`` and an ``after``: a counter of its own, one that it shares with all,
-#: observations of a histogram of its own, decrements of a counter of its own, the value of a gauge of its own, and
-#: a label set of its own.
+#: The streams that a worker counts, each with a ``before`` and an ``after``: a counter of its own, one shared with all
+#: workers, observations of a histogram, decrements of a counter, the value of a gauge, and
+#: a label set, all of its own.
 STREAMS = ("own", "shared", "timing", "down", "gauge", "labelled")
 
 _STOP, _LONGEST, _TAKEOVERS, _QUEUED, _AWAKE = 64, 65, 66, 67, 68
 
-#: In page 0: when a process that was kept inside a critical section was killed, CLOCK_MONOTONIC in ns.
+#: In page 0: when a process that was held inside a critical section was killed, CLOCK_MONOTONIC in ns.
 _KILLED_AT = 0
 
 
@@ -27,28 +27,28 @@ class Notes:
     """The page of one worker.
 
     Attributes:
-        words: ``words[2 * stream]`` is what stream's operations were begun, ``words[2 * stream + 1]`` what ended.
+        words: ``words[2 * stream]`` is the number of begun operations, ``words[2 * stream + 1]`` that of ended ones.
     """
 
     def __init__(self, words: memoryview) -> None:
         self.words = words
 
     def before(self, stream: str) -> int:
-        """Return how many operations of a stream were begun."""
+        """Return the number of begun operations of a stream."""
         return self.words[2 * STREAMS.index(stream)]
 
     def after(self, stream: str) -> int:
-        """Return how many operations of a stream are known to be done."""
+        """Return the number of operations of a stream known to be done."""
         return self.words[2 * STREAMS.index(stream) + 1]
 
     def settle(self, stream: str, counted: int) -> None:
-        """Take what was counted for what was done: the next worker of this page continues from there."""
+        """Treat the counted operations as done: the next worker of this page continues from there."""
         place = 2 * STREAMS.index(stream)
         self.words[place] = self.words[place + 1] = counted
 
     @property
     def stopping(self) -> int:
-        """Whether the worker is asked to end in an orderly way."""
+        """Whether the worker is asked to leave."""
         return self.words[_STOP]
 
     @stopping.setter
@@ -62,12 +62,12 @@ class Notes:
 
     @property
     def takeovers(self) -> int:
-        """How many such operations there were."""
+        """The number of such operations."""
         return self.words[_TAKEOVERS]
 
     @property
     def awake(self) -> int:
-        """The longest of those after a kill inside in ns, without the time that it waited for a processor."""
+        """The longest of those after a kill inside in ns, without the time spent waiting for a processor."""
         return self.words[_AWAKE]
 
     @property
@@ -80,7 +80,7 @@ class Notes:
         self.words[_QUEUED] = nanoseconds
 
     def note_takeover(self, nanoseconds: int, awake: int) -> None:
-        """Note an operation in which the lock of a dead process was taken over."""
+        """Record an operation in which the lock of a dead process was taken over."""
         self.words[_TAKEOVERS] += 1
         self.words[_LONGEST] = max(self.words[_LONGEST], nanoseconds)
         self.words[_AWAKE] = max(self.words[_AWAKE], awake)
@@ -91,7 +91,7 @@ class Notes:
 
 
 def time_in_queue(pid: int) -> int:
-    """Return how long a process's first thread has waited for a processor, in ns; 0 if nobody tells.
+    """Return how long a process's main thread has waited for a processor, in ns; 0 if unknown.
 
     Source: sched-stats of the kernel's documentation, /proc/<pid>/schedstat.
     """
@@ -106,7 +106,7 @@ class Ledger:
 
     Args:
         file: its path; it is made if it is missing.
-        places: how many workers have a page in it.
+        places: number of workers with a page in it.
     """
 
     def __init__(self, file: Path, places: int) -> None:
@@ -126,7 +126,7 @@ class Ledger:
 
     @property
     def killed_at(self) -> int:
-        """When a holder that was kept inside was killed, in ns of CLOCK_MONOTONIC; 0: none was."""
+        """When a holder that was held inside was killed, in ns of CLOCK_MONOTONIC; 0: none was."""
         return self._words[_KILLED_AT]
 
     @killed_at.setter

@@ -1,8 +1,8 @@
-"""The process that workers are forked from: to fork is a hundred times as cheap as to start an interpreter.
+"""The process that forks workers: forking is a hundred times as cheap as starting an interpreter.
 
-`Nursery` starts it and talks to it. It has imported the package and attached nothing, so what it forks
-begins as a new process does. A worker leads a process group of its own, and goes with the nursery; what a
-worker leaves behind is waited for by the nursery, too.
+`Nursery` starts it and talks to it. It has imported the package and attached nothing, so a fork of it
+begins like a new process. A worker leads its own process group, and ends with the nursery, which also waits for
+processes that a worker leaves behind.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-#: Seconds after which a wait is given up. Nothing should ever take a part of it.
+#: Time limit in seconds of every wait. No wait should ever take a noticeable part of it.
 BOUND = 60.0
 
 SCRIPTS = Path(__file__).parents[1]
@@ -37,7 +37,7 @@ class Worker:
 
     Attributes:
         pid: of the worker, and the number of its group.
-        status: what it ended with, negative for a signal; None while it lives.
+        status: its exit status, negative for a signal; None while it lives.
     """
 
     def __init__(self, nursery: Nursery, pid: int) -> None:
@@ -46,12 +46,12 @@ class Worker:
 
     @property
     def status(self) -> int | None:
-        """What it ended with, as `subprocess` has it; None while it lives."""
+        """Its exit status, as in `subprocess`; None while it lives."""
         self._nursery.listen(0)
         return self._nursery.statuses.get(self.pid)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the worker and its children, if there still are any."""
+        """Send a signal to the worker and its children, if they still exist."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
@@ -70,9 +70,9 @@ class Worker:
         return self.wait()
 
     def wait_for_state(self, states: str, bound: float = BOUND) -> str:
-        """Wait until it is in one of some states, as proc_pid_stat(5) names them; returns which.
+        """Wait until it is in one of some states, by their letters in proc_pid_stat(5); returns the state.
 
-        A worker that has ended is in state Z, even if nothing is left of it.
+        A worker that has ended is in state Z, even if it no longer exists.
         """
         end = time.monotonic() + bound
         while (state := self.state) not in states:
@@ -102,14 +102,14 @@ class Nursery:
 
     Args:
         pure: whether its workers use the pure Python core.
-        cells: path of another build of the C core, to be used instead of the package's.
-        log: a file for what its workers write to their standard error; None: as here.
-        environment: more for the environment of the process.
+        cells: path of another build of the C core, to use instead of the package's.
+        log: a file for the standard error of its workers; None: that of this process.
+        environment: additions to the environment of the process.
         prefix: a command that starts the interpreter in some way.
 
     Attributes:
-        statuses: what ended, with which status, by pid.
-        crashes: of these, what ended neither well nor by SIGKILL.
+        statuses: exit statuses of ended processes, by pid.
+        crashes: those that are neither 0 nor SIGKILL.
     """
 
     def __init__(
@@ -155,8 +155,8 @@ class Nursery:
     def run(self, code: str, directory: Path, stats: Mapping[str, Any], **names: Any) -> Worker:
         """Fork a worker that runs some code.
 
-        In it there are ``shmstats`` and its ``stats``, configured but not attached, ``works`` and ``names``. It ends
-        without leaving, unless the code closes.
+        The code has ``shmstats`` and its ``stats``, configured but not attached, ``works`` and ``names``. The worker
+        ends without leaving, unless the code closes.
         """
         config = {"path": {"data": str(directory)}, "stats": dict(stats)}
         return self._fork({"work": "", "code": code, "config": config, "names": names})
@@ -173,7 +173,7 @@ class Nursery:
         return Worker(self, self._started.pop())
 
     def listen(self, seconds: float) -> None:
-        """Take up what the nursery tells; wait so long for the first word."""
+        """Read the nursery's messages; wait up to this long for the first one."""
         assert self._process.stdout is not None
         stream = self._process.stdout.fileno()
         while select.select([stream], [], [], seconds)[0]:
@@ -194,7 +194,7 @@ class Nursery:
                     self.crashes.append(f"process {pid.decode()} ended with status {status.decode()}")
 
     def close(self) -> None:
-        """End the nursery, and whatever it forked."""
+        """End the nursery, and everything that it forked."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):
@@ -223,7 +223,7 @@ def _control(option: int, value: int) -> None:
 
 
 def _use_cells(file: str) -> None:
-    """Have the package use another build of the C core."""
+    """Make the package use another build of the C core."""
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("shmstats.core._cells", file)
@@ -235,7 +235,7 @@ def _use_cells(file: str) -> None:
 
 
 def _work(order: dict[str, Any]) -> None:
-    """Do an order, in the worker."""
+    """Execute an order, in the worker."""
     import shmstats
 
     from . import works
@@ -281,7 +281,7 @@ def _reap() -> None:
 
 
 def main() -> None:
-    """Fork what the lines of standard input order, until its end."""
+    """Fork the workers that the lines of standard input order, until its end."""
     import gc
 
     if sys.argv[1]:
@@ -332,7 +332,7 @@ def _fork_child(order: dict[str, Any], *descriptors: int) -> None:
 
 
 def _end_all() -> None:
-    """Kill what still lives, with its children, which become children of this process then."""
+    """Kill all living workers, with their children, which become children of this process then."""
     with suppress(ChildProcessError):
         while True:
             for task in Path("/proc/self/task").iterdir():

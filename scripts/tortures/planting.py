@@ -1,4 +1,4 @@
-"""Faults that are planted in a copy of the package, and the checks that must find them: ``scripts/plant``."""
+"""Faults planted in a copy of the package, and the checks that must find them: ``scripts/plant``."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Fault(NamedTuple):
 
     Attributes:
         file: in ``shmstats``.
-        old: what is there, just once.
-        new: what is there instead.
+        old: the text to replace, which occurs once.
+        new: its replacement.
     """
 
     file: str
@@ -31,7 +31,7 @@ class Fault(NamedTuple):
 
     @property
     def is_of_c(self) -> bool:
-        """Whether it is one of the C core; others are looked for over the Python core."""
+        """Whether it is in the C core; others are checked with the Python core."""
         return self.file.endswith(".h")
 
 
@@ -70,7 +70,7 @@ FAULTS = {
     ),
 }
 
-#: Counts as hard as it can in several processes, and ends with 1 where the sum is not exact.
+#: Counts as fast as possible in several processes, and exits with 1 if the sum is not exact.
 COUNT = """
 import os, shmstats, sys, tempfile
 with tempfile.TemporaryDirectory() as data:
@@ -102,14 +102,14 @@ MODEL = "no_addition_is_lost_or_doubled_and_nobody_waits_for_the_dead and C"
 MODEL_CHECK = [*PYTEST, "tests/model/test_cells_model.py", "-k", MODEL]
 TORTURE = ["-m", "tortures", "--minutes", "2", "--core", "C", "--only", "workers"]
 
-#: Of faults in C, from the quickest to the slowest; each ends with a status other than 0 if it finds something.
+#: Checks of faults in C, from the fastest to the slowest; each exits with a status other than 0 if it finds something.
 CHECKS = {
     "counting in four processes at once": ["-c", COUNT],
     "the model: every interleaving, with kills": MODEL_CHECK,
     "torture: real workers, killed at random": TORTURE,
 }
 
-#: Of faults in Python: what threads of a process do to each other.
+#: Checks of faults in Python: effects of threads of one process on each other.
 CHECKS_OF_THREADS = {
     "schedules of threads that count": [*PYTEST, "tests/model/test_thread_schedules.py", *THREADS],
     "schedules of a thread that reads": [*PYTEST, "tests/model/test_read_schedules.py", *THREADS],
@@ -120,7 +120,7 @@ def source_of(fault: Fault) -> str:
     """Return the file of a fault.
 
     Raises:
-        RuntimeError: the place for the fault is not there just once.
+        RuntimeError: the text to replace does not occur exactly once.
     """
     source = (ROOT / "shmstats" / fault.file).read_text()
     if source.count(fault.old) != 1:
@@ -132,7 +132,7 @@ def planted(directory: Path, fault: Fault) -> Path:
     """Copy the project with a fault planted in it, and build the C core there; returns the copy.
 
     Raises:
-        RuntimeError: the place for the fault is not there just once, or there is no compiler.
+        RuntimeError: the text to replace does not occur exactly once, or there is no compiler.
     """
     ignored = shutil.ignore_patterns("__pycache__", "*.so")
     for part in ("shmstats", "scripts", "tests"):
@@ -146,7 +146,7 @@ def planted(directory: Path, fault: Fault) -> Path:
 
 
 def found_by(copy: Path, fault: Fault) -> str | None:
-    """Return which check finds a fault in a copy of the project, with the last line that it says; None: none."""
+    """Return the check that finds a fault in a copy of the project, with its last line of output; None: none does."""
     pure = "" if fault.is_of_c else "1"
     environment = os.environ | {"PYTHONPATH": f"{copy}:{copy / 'scripts'}", "SHMSTATS_PURE": pure}
     for name, arguments in (CHECKS if fault.is_of_c else CHECKS_OF_THREADS).items():
@@ -160,7 +160,7 @@ def found_by(copy: Path, fault: Fault) -> str | None:
 
 
 def main() -> int:
-    """Plant the faults that are asked for; returns 1 where one is not found."""
+    """Plant the requested faults; returns 1 if one is not found."""
     parser = argparse.ArgumentParser(prog="scripts/plant", description="Plant faults, and say which check finds each.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of a fault: {', '.join(FAULTS)} (all)")
     names = parser.parse_args().names or list(FAULTS)

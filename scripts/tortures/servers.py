@@ -45,9 +45,9 @@ class ServerStorm:
         pure: whether the server uses the pure Python core.
 
     Attributes:
-        workers: what kind of workers it has.
-        answered: requests.
-        ends_upgrade: the signal by which the second master is ended.
+        workers: the class of its workers.
+        answered: number of answered requests.
+        ends_upgrade: the signal that ends the second master.
     """
 
     ends_upgrade = signal.SIGQUIT
@@ -87,7 +87,7 @@ class ServerStorm:
         remove_block(self.server.data)
 
     def run(self, faults: Mapping[str, int], until: Callable[[], bool]) -> None:
-        """Make faults at random, by their weights, until a condition holds; and judge."""
+        """Cause random faults, by their weights, until a condition holds; and judge."""
         names, weights = list(faults), list(faults.values())
         try:
             self.server.start()
@@ -104,7 +104,7 @@ class ServerStorm:
             raise HangError(f"gunicorn: {error}; its log: {self.server.log.read_text()[-2000:]}") from error
 
     def _judge(self, load: Load) -> None:
-        """Judge the requests: all that were answered are counted, and of those that failed each once at most."""
+        """Judge the requests: all answered ones are counted, and each failed one at most once."""
         self.answered += load.total
         self.failed += load.failed
         self.tally.operations += load.total + load.failed
@@ -118,11 +118,11 @@ class ServerStorm:
             self.tally.problems.append(f"{rows['used']} rows are in use, of {rows['capacity']}")
 
     def _counted(self) -> int:
-        """Return the total of all requests that were counted."""
+        """Return the total of all counted requests."""
         return int(self._document()["simple"].get("requests", {}).get("total", 0))
 
     def _document(self) -> dict[str, Any]:
-        """Return what /stats says; asked again where a worker ends that was asked: of old age, or for being late."""
+        """Return the document of /stats; asked again if the asked worker ends, by recycling or a timeout."""
         return dict(wait_until(self._asked, "an answer of /stats"))
 
     def _asked(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class ServerStorm:
                 end = time.monotonic() + 8
                 while pid in self.server.workers() and time.monotonic() < end:
                     time.sleep(0.02)
-                # gunicorn never aborts one that was stopped before it first said that it lives.
+                # gunicorn never aborts a worker that was stopped before its first heartbeat.
                 os.kill(pid, signal.SIGCONT)
             else:
                 time.sleep(0.05)
@@ -191,5 +191,5 @@ class ServerStorm:
         wait_until(lambda: children(second), "the second master's workers")
         time.sleep(0.1)
         os.kill(second, self.ends_upgrade)
-        # Gone, and waited for by the first one: until then that starts no other.
+        # It must be gone, and reaped by the first master, which starts no other until then.
         wait_until(lambda: not Path(f"/proc/{second}").exists(), "the second master's end")

@@ -1,8 +1,8 @@
-"""Faults at random against a group of workers that count, and the tally of what they cost.
+"""Random faults against a group of workers that count, and the tally of their effects.
 
 Each worker has a place: a page of the ledger and statistics of its own. Whenever a worker dies its own
-statistics are judged at once, for nobody else counts into them, and the worker that takes its place continues
-from what was counted. What all workers count together is judged whenever none of them lives.
+statistics are judged at once, because no other worker counts into them, and its successor continues
+from its counts. The statistics that all workers share are judged whenever none of them lives.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from . import judge
 from .ledger import STREAMS, Ledger, time_in_queue
 from .nursery import BOUND, HangError, Nursery, Worker
 
-#: Statistics that are held back in buffered mode.
+#: Statistics that buffered mode holds back.
 HELD = ("own", "timing", "down", "labelled")
 
 
 @dataclass
 class Tally:
-    """What storms did, and what it cost.
+    """The faults of storms, and their effects.
 
     Attributes:
-        faults: how often each fault was made.
-        killed: processes.
-        operations: that workers began.
-        uncertain: that were in flight when their worker was killed.
+        faults: number of faults of each kind.
+        killed: number of killed processes.
+        operations: number of operations that workers began.
+        uncertain: operations that were in progress when their worker was killed.
         unanswered: requests to servers, each of which was counted once or not at all.
-        held: that were lost from the buffers of killed workers, which is allowed.
-        lost: that were done and are not there.
-        doubled: that are there and were never begun.
+        held: operations lost from the buffers of killed workers, which is allowed.
+        lost: operations that were done and are missing.
+        doubled: operations that are counted and were never begun.
         takeovers: operations that had to take over the lock of a dead process.
-        longest: of these, in seconds.
-        awake: the longest after a kill inside, without the time that the process waited for a processor.
-        problems: what must not be.
+        longest: the longest of these, in seconds.
+        awake: the longest after a kill inside, without the time spent waiting for a processor.
+        problems: everything else that is wrong.
     """
 
     faults: Counter[str] = field(default_factory=Counter)
@@ -69,14 +69,14 @@ class Storm:
     """Workers of one data directory, and faults against them; a context manager that leaves nothing behind.
 
     Args:
-        nursery: where workers come from.
+        nursery: forks the workers.
         directory: for all files; it is made if it is missing.
         chance: every choice comes from it.
         tally: to add to.
-        works: what workers do: each one of these.
-        workers: how many there are.
+        works: what workers do: each does one of these.
+        workers: their number.
         stats: the section ``stats`` of their configuration.
-        steps: where workers come from that can stop at a step inside the critical sections.
+        steps: forks workers that can stop at a step inside the critical sections.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Storm:
     # What can be done ---------------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Have a worker in every place."""
+        """Start a worker in every place."""
         for place in range(self.ledger.places):
             if place not in self.running:
                 self.start(place)
@@ -125,11 +125,11 @@ class Storm:
         return worker
 
     def keep_inside(self, place: int, **at: Any) -> Worker:
-        """Start a worker that stops at a step inside; returns it when it has, or is past all steps.
+        """Start a worker that stops at a step inside; returns it when it has stopped, or passed all steps.
 
         Args:
             place: of the worker.
-            at: ``stream`` and ``number`` of the step, where not any will do.
+            at: ``stream`` and ``number`` of the step, if not any step will do.
         """
         goal = self.ledger.notes(place).before("own") + 4
         worker = self.start(place, "stop inside", self.steps, **at)
@@ -141,7 +141,7 @@ class Storm:
         return worker
 
     def let_count(self, place: int, operations: int, bound: float = 0.02) -> None:
-        """Wait until a worker has begun some more operations, but not for long: it may have to wait for another."""
+        """Wait until a worker has begun some more operations, for a short time: it may have to wait for another."""
         notes = self.ledger.notes(place)
         goal, end = notes.before("own") + operations, time.monotonic() + bound
         while notes.before("own") < goal and time.monotonic() < end:
@@ -157,18 +157,18 @@ class Storm:
             time.sleep(0.0002)
 
     def leave_one(self, place: int) -> None:
-        """Have the worker of a place leave in an orderly way, and judge it."""
+        """Make the worker of a place leave, and judge it."""
         self._leave(place)
         self.settle(place)
 
     def end(self, place: int) -> list[judge.Verdict]:
-        """Kill the worker of a place, and judge it; returns how its operations were found."""
+        """Kill the worker of a place, and judge it; returns the verdicts."""
         self.running.pop(place).kill()
         self.tally.killed += 1
         return self.settle(place)
 
     def end_and_wait_for_others(self, place: int) -> None:
-        """Kill a worker that is kept inside, have all others continue, and judge it."""
+        """Kill a worker that is held inside, wait until all others continue, and judge it."""
         others = self._counts_of_others(place)
         for other in others:
             self.ledger.notes(other).queued = time_in_queue(self.running[other].pid)
@@ -199,7 +199,7 @@ class Storm:
         self.fill()
 
     def stop_and_continue(self) -> None:
-        """Stop one for a while, wherever it is, even with a lock in its hands."""
+        """Stop one for a while, wherever it is, even while it holds a lock."""
         place = self._anyone()
         _spin(self.chance.random() * 0.0003)
         worker = self.running[place]
@@ -210,7 +210,7 @@ class Storm:
         worker.signal(signal.SIGCONT)
 
     def kill_inside(self) -> None:
-        """Keep one inside a critical section, then kill it there: how long do the others wait?"""
+        """Hold one inside a critical section, then kill it there, and measure how long the others wait."""
         place, worker = self._stop_inside()
         if worker.state == "T":
             self.end_and_wait_for_others(place)
@@ -219,24 +219,24 @@ class Storm:
         self.start(place)
 
     def continue_inside(self) -> None:
-        """Keep one inside a critical section, and let it continue."""
+        """Hold one inside a critical section, and let it continue."""
         place, worker = self._stop_inside()
         worker.signal(signal.SIGCONT)
         self.let_count(place, 1)
 
     def leave(self) -> None:
-        """Have one leave in an orderly way, and start another."""
+        """Make one leave, and start another."""
         place = self._anyone()
         self.leave_one(place)
         self.start(place)
 
     def leave_all(self) -> None:
-        """Have all leave: the last one saves and unlinks the block. Then start others."""
+        """Make all leave: the last one saves and unlinks the block. Then start others."""
         self._all_leave()
         self.fill()
 
     def damage_snapshot(self) -> None:
-        """Have all leave, and damage the snapshot that was saved last: the one before it is used."""
+        """Make all leave, and damage the last saved snapshot: the previous one is used."""
         self._all_leave()
         saved = self.data / "stats" / "simple.json"
         if not saved.is_file():
@@ -258,10 +258,10 @@ class Storm:
         self.fill()
 
     def obstruct_saving(self) -> None:
-        """Have a file where the snapshots are saved, for a while: counting continues, and nothing is lost."""
+        """Put a file in the place of the snapshots' directory for a while: counting continues, nothing is lost."""
         place = self._anyone()
         self.leave_one(place)
-        self.start_idle(place)  # so that the block is needed all the time
+        self.start_idle(place)  # so that the block always has a worker
         stats = self.data / "stats"
         stats.parent.mkdir(exist_ok=True)
         shutil.rmtree(stats, ignore_errors=True)
@@ -274,9 +274,9 @@ class Storm:
         self.start(place)
 
     def fill_memory(self) -> None:
-        """Have /dev/shm full for a while: whoever counts what is registered continues, and nobody is harmed.
+        """Fill /dev/shm for a while: registered names are counted on, and no process dies.
 
-        Only where /dev/shm is the torture's own.
+        Only if /dev/shm is the torture's own.
         """
         self._wait_for_all({place: self.ledger.notes(place).before("own") for place in self.running})
         with ballast(self.chance.choice((0, 4096, 20000, 65536))):
@@ -289,21 +289,21 @@ class Storm:
         self.nursery.run("stats.remove('full')\nshmstats.close()", self.data, self.stats).wait()
 
     def read(self) -> None:
-        """Read all values: what is counted together never becomes less."""
+        """Read all values: no sum ever becomes less."""
         self._check_rising(judge.counted(judge.values(self.data), "shared", 0))
 
     def finish(self) -> None:
-        """Have all leave in an orderly way, and judge everything."""
+        """Make all leave, and judge everything."""
         self._all_leave()
 
     # How they are done ------------------------------------------------------------------------------------------
 
     def run(self, faults: Mapping[str, int], until: Callable[[], bool]) -> None:
-        """Make faults at random, by their weights, until a condition holds; and judge.
+        """Cause random faults, by their weights, until a condition holds; and judge.
 
         Args:
-            faults: names of methods, with underscores for blanks, and how often each is to be done.
-            until: asked after each of them.
+            faults: names of methods, with blanks for underscores, and their weights.
+            until: checked after each of them.
         """
         self.fill()
         names, weights = list(faults), list(faults.values())
@@ -322,7 +322,7 @@ class Storm:
         return self.chance.choice(sorted(self.running))
 
     def _stop_inside(self) -> tuple[int, Worker]:
-        """Replace one by a worker that stops inside; returns it when it has, or is past all steps."""
+        """Replace one by a worker that stops inside; returns it when it has stopped, or passed all steps."""
         place = self._anyone()
         self.leave_one(place)
         worker = self.keep_inside(place)
@@ -333,7 +333,7 @@ class Storm:
         return {other: self.ledger.notes(other).before("own") for other in self.running if other != place}
 
     def _wait_for_all(self, counts: dict[int, int]) -> None:
-        """Wait until each of some workers has done at least a whole turn since it had begun so many."""
+        """Wait until each of some workers has done at least a whole turn since these counts."""
         end = time.monotonic() + BOUND
         while any(self.ledger.notes(other).before("own") < count + 2 for other, count in counts.items()):
             if time.monotonic() > end:
@@ -358,7 +358,7 @@ class Storm:
         return {key: abs(value) for key, value in judge.values(self.data).items() if key[0] in counters}
 
     def settle(self, place: int, found: judge.Values | None = None) -> list[judge.Verdict]:
-        """Judge a worker that has ended, and let its place continue from what was counted."""
+        """Judge a worker that has ended, and let its place continue from its counts."""
         notes = self.ledger.notes(place)
         if found is None:
             found = judge.values(self.data)
@@ -391,7 +391,7 @@ class Storm:
         return verdicts
 
     def settle_all(self) -> None:
-        """Judge all, of whom none lives."""
+        """Judge all, none of which lives."""
         found = judge.values(self.data)
         for place in range(self.ledger.places):
             self.settle(place, found)
@@ -416,7 +416,7 @@ class Storm:
         self._highest = counted
 
     def _look_at_structure(self) -> None:
-        """Have somebody attach, who puts right what was broken off, and check the names."""
+        """Attach a worker, which repairs interrupted changes, and check the names."""
         self.start_idle(0)
         try:
             judge.check_structure(self.data)
@@ -462,7 +462,7 @@ def damage_file(file: Path, chance: random.Random) -> None:
 
 
 def remove_block(directory: Path) -> None:
-    """Remove the block of a data directory that nobody uses, with what lies beside it."""
+    """Remove the block of a data directory that no process uses, with the files beside it."""
     from shmstats.block import identify
 
     path = Path(identify(directory).segment)
@@ -473,7 +473,7 @@ def remove_block(directory: Path) -> None:
 
 @contextmanager
 def ballast(size: int, file: Path = Path("/dev/shm/torture_ballast")) -> Iterator[None]:
-    """Have shared memory full but for about ``size`` bytes."""
+    """Fill shared memory except for about ``size`` bytes."""
     with file.open("wb") as opened:
         try:
             for part in (1 << 20, 1 << 16, 1 << 12):  # others take some meanwhile, so not all of it at once

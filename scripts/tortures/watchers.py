@@ -1,4 +1,4 @@
-"""Who looks at a server all the time: one at the page, and what is on it; one at a page that has no statistics."""
+"""Clients that ask a server all the time: one for the page, which it checks; one for a page without statistics."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _TOTAL = re.compile(r'^requests_total{category="requests"} (\S+)$', re.M)
 
 
 class Scraper:
-    """Asks for the page all the time; notes what is wrong with one, and the highest total that was shown.
+    """Asks for the page all the time; records problems, and the highest total shown.
 
     Attributes:
-        pages: that were right.
+        pages: number of right pages.
         shown: the highest total.
         problems: a line each.
     """
@@ -39,7 +39,7 @@ class Scraper:
 
     @contextmanager
     def excused(self) -> Iterator[None]:
-        """Have a page that is cut off be no problem meanwhile, nor one that was begun before."""
+        """Excuse pages that are cut off meanwhile, and those begun before."""
         self._excused += 1
         try:
             yield
@@ -58,7 +58,7 @@ class Scraper:
             self._check(status, page, floor)
 
     def _check(self, status: int, page: str, floor: int) -> None:
-        """Check a page, which shows no less than was shown before it was asked for."""
+        """Check a page: it must show no less than was shown before it was requested."""
         if status != 200:
             self.problems.append(f"a page answered {status}: {page[:300]!r}")
             return
@@ -82,9 +82,9 @@ class Scraper:
 
 
 class Bystander:
-    """Asks all the time for a page that has nothing to do with statistics: how long the server itself takes.
+    """Asks all the time for a page without statistics, to measure how long the server itself takes.
 
-    gunicorn ends old workers at a reload before the new ones have loaded the application, and nobody answers meanwhile.
+    At a reload gunicorn ends old workers before the new ones have loaded the application, and nobody answers meanwhile.
     """
 
     def __init__(self, server: Gunicorn) -> None:
@@ -101,7 +101,7 @@ class Bystander:
             self._waits.append((begun, time.time()))
 
     def longest_wait(self, begun: float, ended: float) -> float:
-        """Return the longest time within two moments for which one request was not answered."""
+        """Return the longest time between two moments during which one request was not answered."""
         return max((min(end, ended) - max(begin, begun) for begin, end in self._waits), default=0.0)
 
     def __enter__(self) -> Bystander:

@@ -1,4 +1,4 @@
-"""What a worker does, again and again, until its notes say that it should stop, or it is killed.
+"""The work of a worker, repeated until its notes tell it to stop, or it is killed.
 
 Each function of `WORKS` gets an attached package, the notes of its place, and a `random.Random`.
 """
@@ -20,14 +20,14 @@ from .ledger import STREAMS, Ledger, time_in_queue
 
 OWN, SHARED, TIMING, DOWN, GAUGE, LABELLED = (2 * number for number in range(len(STREAMS)))
 
-#: Names that come and go, and whose values mean nothing.
+#: Prefix of names that come and go, whose values do not matter.
 PASSING = "passing"
 
-_SLOW = 20_000  # ns; a call that takes over a lock cannot be quicker
+_SLOW = 20_000  # ns; a call that takes over a lock cannot be faster
 
 
 class Counting:
-    """The counting calls of one worker, each noted before and after.
+    """The counting calls of one worker, each recorded before and after.
 
     Args:
         package: shmstats.
@@ -46,7 +46,7 @@ class Counting:
         self._look: Callable[[], int] | None = None
 
     def attach(self) -> None:
-        """Attach, and find where the library counts the locks that it takes over."""
+        """Attach, and find the package's counter of taken-over locks."""
         block = self._stats.shared.attach()
         record = block.names.find(b"shmstats\0locks_taken_over")
         if record is not None:
@@ -55,7 +55,7 @@ class Counting:
             self._taken_over = self._look()
 
     def forget(self) -> None:
-        """Look at no takeovers any more: the block is another one from now on."""
+        """Stop watching takeovers: the block is another one from now on."""
         self._look = None
 
     def turn(self) -> None:
@@ -94,7 +94,7 @@ class Counting:
             self._note_wait(start)
 
     def _note_wait(self, start: int) -> None:
-        """Note how long these calls took, if a lock was taken over in them."""
+        """Record how long these calls took, if a lock was taken over in them."""
         if self._look is None:
             return
         taken_over = self._look()
@@ -127,14 +127,14 @@ class Counting:
 
 
 def count(package: ModuleType, counting: Counting, chance: random.Random) -> None:
-    """Count, as quickly as can be."""
+    """Count, as fast as possible."""
     turn, notes = counting.turn, counting.notes
     while not notes.stopping:
         turn()
 
 
 def change(package: ModuleType, counting: Counting, chance: random.Random) -> None:
-    """Register, remove and reset names, and count between."""
+    """Register, remove and reset names, and count in between."""
     stats, notes = package.stats, counting.notes
     while not notes.stopping:
         name = f"{'n' * chance.choice((1, 20, 40))} {chance.randrange(12)}"
@@ -165,7 +165,7 @@ def come_and_go(package: ModuleType, counting: Counting, chance: random.Random) 
 
 
 def fork(package: ModuleType, counting: Counting, chance: random.Random) -> None:
-    """Have children count, one at a time, which end in any way; but what they hold they flush."""
+    """Let children count, one at a time, which end in any way; but they flush what they hold."""
     buffered = not package.stats.settings.stats.no_buffer
     while not counting.notes.stopping:
         counting.turn()
@@ -189,12 +189,12 @@ def nothing(package: ModuleType, counting: Counting, chance: random.Random) -> N
 def stop_inside(
     package: ModuleType, counting: Counting, chance: random.Random, stream: str = "", number: int = -1
 ) -> None:
-    """Stop at a step inside the critical sections; who is continued then counts on.
+    """Stop at a step inside the critical sections; if it is continued, the worker counts on.
 
     Args:
         package: shmstats.
         counting: the calls.
-        chance: for what is not given.
+        chance: selects what is not given.
         stream: the operation to stop in; any.
         number: of the step; any.
     """
@@ -209,7 +209,7 @@ def stop_inside(
 
 
 def stop_at_step(number: int) -> None:
-    """Have this process stop itself at the step with this number, 0 for the next one, -1 for never.
+    """Make this process stop itself at the step with this number, 0 for the next one, -1 for never.
 
     In C a step is a stop point, which only a debug build has. In Python it is a line of the core.
     """
@@ -226,16 +226,16 @@ def stop_at_step(number: int) -> None:
 def do_at_line(
     number: int, files: tuple[str, ...], action: Callable[[], object], often: int = sys.maxsize
 ) -> Callable[[], int]:
-    """Have something done before the line with this number of those that follow, in files with such ends.
+    """Call a function before the n-th of the following lines in files whose names have such ends.
 
     Args:
-        number: of the line, from 0; a negative one ends all that.
+        number: of the line, from 0; a negative one turns this off.
         files: the ends of their names.
-        action: to be done.
-        often: how often a line counts that the same calls lead to: so of a loop no more is tried than that.
+        action: to call.
+        often: how often a line counts that the same calls lead to: a loop is tried no more often than that.
 
     Returns:
-        What tells how many lines there were.
+        A function that returns the number of lines so far.
     """
     left = number
     seen: Counter[tuple[int, ...]] = Counter()
