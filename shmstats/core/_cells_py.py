@@ -820,9 +820,8 @@ class Registrar:
     """Binds handles in common cases: finds a name, or adds it under the table lock.
 
     A handle finds it as the attribute ``_registrar`` of its recorder. Other cases are left to the Python
-    methods of the recorder: a lock that is not free in this process; memory that must be reserved first; a table that
-    is full, damaged or needs repair; and a metric whose declaration was not learned. In Python, all cases are left to
-    them.
+    methods of the recorder: a lock that is not free in this process; a table that is full, damaged, or needs repair or
+    a larger index; no memory; and a metric whose declaration was not learned. In Python, all cases are left to them.
 
     Args:
         declared: the declarations of this process, by category and metric; it is kept.

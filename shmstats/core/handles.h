@@ -104,36 +104,34 @@ call_missed(PyObject *self, PyObject *method, PyObject *const *args, Py_ssize_t 
     return result;
 }
 
-static int
-Series_setup(Series *self, PyObject *args, PyObject *kwargs)
+/* Make a handle; labels are a tuple, or NULL for none. */
+static Series *
+new_series(PyTypeObject *type, PyObject *recorder, PyObject *category, PyObject *metric, PyObject *labels)
 {
-    static char *names[] = {"recorder", "category", "metric", "labels", NULL};
-    PyObject *recorder, *category, *metric, *labels = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OUU|O!", names, &recorder, &category, &metric, &PyTuple_Type,
-                                     &labels))
-        return -1;
+    State *state = state_of(type);
+    Series *self = state == NULL ? NULL : (Series *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->state = state;
+    self->kind = (char)kind_of(type, state);
     self->recorder = Py_NewRef(recorder);
     self->category = Py_NewRef(category);
     self->metric = Py_NewRef(metric);
     self->labels = labels == NULL ? PyTuple_New(0) : Py_NewRef(labels);
-    return self->labels == NULL ? -1 : 0;
+    if (self->labels == NULL)
+        Py_CLEAR(self);
+    return self;
 }
 
 static PyObject *
 Series_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    Series *self = (Series *)type->tp_alloc(type, 0);
-    if (self != NULL) {
-        self->state = state_of(type);
-        if (self->state == NULL) {
-            Py_DECREF(self);
-            return NULL;
-        }
-        self->kind = (char)kind_of(type, self->state);
-    }
-    if (self != NULL && Series_setup(self, args, kwargs) < 0)
-        Py_CLEAR(self);
-    return (PyObject *)self;
+    static char *names[] = {"recorder", "category", "metric", "labels", NULL};
+    PyObject *recorder, *category, *metric, *labels = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OUU|O!", names, &recorder, &category, &metric, &PyTuple_Type,
+                                     &labels))
+        return NULL;
+    return (PyObject *)new_series(type, recorder, category, metric, labels);
 }
 
 static void

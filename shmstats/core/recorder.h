@@ -37,6 +37,7 @@ typedef struct {
     Shortcut *shortcuts;          /* borrowed from handles */
     LabelSets sets;               /* handles of label sets, by category, metric, names and values as given */
     PyObject *timer_type;         /* the type of timers: a subclass of Stopwatch, or NULL */
+    PyObject *registrar;          /* binds handles at once, or NULL */
 #define FIELD(name, signature, doc) PyObject *name;
     CALLS(FIELD) /* the functions below, bound to this object */
 #undef FIELD
@@ -137,7 +138,7 @@ Recorder_clear_more(Recorder *self)
 }
 
 #define RECORDER_REFERENCES(X)                                                                                         \
-    X(handles) X(timer_type) X(incr) X(decr) X(gauge) X(absolute) X(timing) X(timestamp) X(timer) X(counter)           \
+    X(handles) X(timer_type) X(registrar) X(incr) X(decr) X(gauge) X(absolute) X(timing) X(timestamp) X(timer) X(counter)           \
     X(histogram) X(get)
 COLLECTED_WITH(Recorder, RECORDER_REFERENCES, visit_sets(&self->sets, visit, arg), Recorder_clear_more(self),
                Recorder_last(self))
@@ -223,9 +224,6 @@ finish(Recorder *self, Outcome outcome, PyObject *method, PyObject *const *args,
 static __attribute__((noinline)) Series *make_handle(Recorder *self, PyTypeObject *type, PyObject *const *args,
                                                      Py_ssize_t nargs, PyObject *kwnames);
 
-/* Keep a new handle, if the call could use it. */
-static void keep_made(Recorder *self, Series *made, Outcome outcome);
-
 static __attribute__((noinline)) PyObject *
 record_count(Recorder *self, PyObject *method, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -240,8 +238,7 @@ record_count(Recorder *self, PyObject *method, int sign, PyObject *const *args, 
         else if (found.series->kind == GAUGE)
             outcome = move_object(found.series, sign, found.what);
     }
-    if (UNLIKELY(made != NULL))
-        keep_made(self, made, outcome);
+    Py_XDECREF(made);
     return finish(self, outcome, method, args, nargs, kwnames);
 }
 
@@ -279,8 +276,7 @@ CALL(gauge)
             return Py_NewRef((PyObject *)found.series);
         outcome = set_object(found.series, found.what);
     }
-    if (UNLIKELY(made != NULL))
-        keep_made(self, made, outcome);
+    Py_XDECREF(made);
     return finish(self, outcome, self->state->str_gauge, args, nargs, kwnames);
 }
 
@@ -315,8 +311,7 @@ CALL(timing)
             return Py_NewRef((PyObject *)found.series);
         outcome = observe_object(found.series, found.what);
     }
-    if (UNLIKELY(made != NULL))
-        keep_made(self, made, outcome);
+    Py_XDECREF(made);
     return finish(self, outcome, self->state->str_timing, args, nargs, kwnames);
 }
 
@@ -472,6 +467,7 @@ static PyMemberDef Recorder_members[] = {
     {#name, T_OBJECT_EX, offsetof(Recorder, name), READONLY, PyDoc_STR(#name "(" signature "): " doc)},
     CALLS(MEMBER)
 #undef MEMBER
+    {"_registrar", T_OBJECT_EX, offsetof(Recorder, registrar), 0, PyDoc_STR("What binds handles at once.")},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -1,8 +1,8 @@
 /* A Registrar binds handles that are not bound, or no longer: it finds the name, or adds it under the table lock, in
  * one call. Rare cases are left to Python (shmstats.block.registering), and then nothing has been done.
  *
- * These are: another thread of this process, or this one, holds the lock; memory must be reserved first; the table is
- * full or needs repair; Python has not looked at the metric's declaration since the names changed. */
+ * These are: another thread of this process, or this one, holds the lock; the table is full, its index must grow, or it
+ * needs repair; no memory can be reserved; Python has not looked at the metric's declaration since the names changed. */
 
 enum { RECORDS_PER_PAGE = PAGE_BYTES / sizeof(Record) };
 
@@ -14,6 +14,56 @@ look(const Registrar *self, const char *key, size_t length, uint32_t hash, Py_ss
     if (found < 0)
         PyErr_Clear();
     return found < 0 ? FAILED : found ? DONE : MISS;
+}
+
+/* Have memory behind a place in the block, as Segment of shmstats.block.segment does; returns whether there is. */
+static int
+reserve(const Registrar *self, const char *place, uint64_t size)
+{
+#ifdef __linux__
+    return posix_fallocate(self->descriptor, (off_t)(place - (const char *)self->index->buffer.buf), (off_t)size) == 0;
+#else
+    return (void)self, (void)place, size == 0;
+#endif
+}
+
+/* Whether a series has memory behind its cells in the row in which this process counts it. */
+static int
+has_cells(const Registrar *self, const Record *name)
+{
+    return (uint64_t)name->cell + name->width <= (uint64_t)self->cells->capacity
+           && is_backed(self->cells, row_for(self, name->kind, name->mode), name->cell, name->width);
+}
+
+/* Have memory behind the cells of a series in a row. The table lock is held. */
+static int
+reserve_cells(const Registrar *self, Py_ssize_t row, uint32_t cell, uint32_t width)
+{
+    const Cells *cells = self->cells;
+    if (width == 0 || (uint64_t)cell + width > (uint64_t)cells->capacity)
+        return width == 0;
+    char *bits = (char *)cells->buffer.buf + cells->pages + row * cells->bitmap_bytes;
+    char *first = (char *)cells->first + row * cells->row_bytes;
+    for (uint64_t page = cell / CELLS_PER_PAGE; page <= ((uint64_t)cell + width - 1) / CELLS_PER_PAGE; page++) {
+        if (is_backed(cells, row, (Py_ssize_t)(page * CELLS_PER_PAGE), 1))
+            continue;
+        if (!reserve(self, first + page * PAGE_BYTES, PAGE_BYTES))
+            return 0;
+        STOP_POINT();
+        __atomic_fetch_or(bits + page / 8, (char)(1 << page % 8), __ATOMIC_RELEASE);
+        STOP_POINT();
+    }
+    return 1;
+}
+
+/* Have memory behind the next record, and behind its key. */
+static int
+reserve_next(const Registrar *self, uint32_t number, uint64_t heap, uint32_t room)
+{
+    const NameIndex *names = self->index;
+    uint64_t used = (heap + PAGE_BYTES - 1) / PAGE_BYTES, pages = (heap + room + PAGE_BYTES - 1) / PAGE_BYTES;
+    return (number % RECORDS_PER_PAGE != 0 || reserve(self, (const char *)(names->names + number), PAGE_BYTES))
+           && (pages == used || reserve(self, names->heap + used * PAGE_BYTES, (pages - used) * PAGE_BYTES));
 }
 
 /* Add a name at the end, or in the place of a removed one; MISS if that is left to Python. */
@@ -36,20 +86,20 @@ add_name(Registrar *self, const char *key, size_t length, uint32_t hash, Record 
         Record former = load_name(names, taken);
         if (!can_replace(names, &former, name, length) || former.cell > (uint64_t)self->cells->capacity - name->width)
             return MISS;
-        if (name->width != 0
-            && (!is_backed(self->cells, row, former.cell, name->width)
-                || !empty_everywhere(self->cells, former.cell, name->width, name->kind == 3)))
+        if (!reserve_cells(self, row, former.cell, name->width)
+            || (name->width != 0
+                && !empty_everywhere(self->cells, former.cell, name->width, name->kind == 3)))
             return MISS;
         if (replace_name(names, taken, &former, name, key, length, hash) < 0)
             return PyErr_Clear(), FAILED;
         return DONE;
     }
-    uint64_t slots = (uint64_t)mask_of(names) + 1, heap_page = (heap + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+    uint64_t slots = (uint64_t)mask_of(names) + 1;
+    uint32_t room = room_of(name->length);
     if (number >= (uint64_t)names->capacity || cell + (uint64_t)name->width > (uint64_t)names->columns || heap % 8 != 0
-        || number % RECORDS_PER_PAGE == 0 || heap > (uint64_t)names->heap_bytes
-        || heap + room_of(name->length) > heap_page || heap + room_of(name->length) > (uint64_t)names->heap_bytes
-        || 2 * ((uint64_t)number + 1) - 1 > slots
-        || (name->width != 0 && !is_backed(self->cells, row, cell, name->width)))
+        || heap > (uint64_t)names->heap_bytes || heap + room > (uint64_t)names->heap_bytes
+        || 2 * ((uint64_t)number + 1) - 1 > slots || !reserve_next(self, number, heap, room)
+        || !reserve_cells(self, row, cell, name->width))
         return MISS;
     if (append_name(names, name, key, hash) < 0)
         return PyErr_Clear(), FAILED;
@@ -84,6 +134,8 @@ find_or_add(Registrar *self, Binding *binding)
             && (wanted->forgotten != self->forgotten || names->known_revision != GET(LONG_NUMBER(names, REVISION)))))
         return MISS;
     Outcome outcome = look(self, key->text, key->length, binding->hash, &number, name);
+    if (outcome == DONE) /* where there is no memory for it, it is not bound */
+        reserve_cells(self, row_for(self, name->kind, name->mode), name->cell, name->width);
     if (outcome != MISS)
         return outcome;
     uint32_t of_family = wanted->family; /* of a declared metric: still right, as the names have not changed */
@@ -186,8 +238,7 @@ bind_to(const Registrar *self, const Binding *binding, uint64_t generation)
     const Record *name = &binding->name;
     Py_ssize_t row = row_for(self, name->kind, name->mode);
     Cells *cells = self->cells;
-    if (binding->outcome != DONE || !is_wanted(self, name, &binding->wanted)
-        || name->cell > (uint64_t)cells->capacity - name->width || !is_backed(cells, row, name->cell, name->width))
+    if (binding->outcome != DONE || !is_wanted(self, name, &binding->wanted) || !has_cells(self, name))
         return 0;
     Cell *cell = (Cell *)((char *)cells->first + row * cells->row_bytes) + name->cell;
     bind(binding->series, cells, cell, generation, name->flags & FLAG_MONOTONIC, binding->wanted.scale,
@@ -212,6 +263,8 @@ bind_all(Registrar *self, Series *const *series, Py_ssize_t n)
             continue;
         binding->hash = hash_in(self->index, binding->key.text, binding->key.length);
         binding->outcome = look(self, binding->key.text, binding->key.length, binding->hash, &number, &binding->name);
+        if (binding->outcome == DONE && !has_cells(self, &binding->name))
+            binding->outcome = MISS; /* they are reserved under the table lock */
         is_missing |= binding->outcome == MISS;
     }
     Cells *cells = (Cells *)Py_NewRef((PyObject *)self->cells);
@@ -225,12 +278,19 @@ bind_all(Registrar *self, Series *const *series, Py_ssize_t n)
     return are_bound;
 }
 
+static int
+is_open_registrar(PyObject *found, const State *state)
+{
+    return found != NULL && Py_IS_TYPE(found, state->Registrar) && is_open((Registrar *)found);
+}
+
 /* The registrar of a recorder if it has an open one, else NULL. */
 static Registrar *
 registrar_of(PyObject *recorder, const State *state)
 {
-    PyObject *found = PyObject_GetAttr(recorder, state->str_registrar);
-    if (found != NULL && Py_IS_TYPE(found, state->Registrar) && is_open((Registrar *)found))
+    PyObject *found = PyObject_TypeCheck(recorder, state->Recorder) ? Py_XNewRef(((Recorder *)recorder)->registrar)
+                                                                    : PyObject_GetAttr(recorder, state->str_registrar);
+    if (is_open_registrar(found, state))
         return (Registrar *)found;
     PyErr_Clear();
     Py_XDECREF(found);
@@ -270,23 +330,13 @@ Series__bind_at_once(Series *self, PyObject *const *args, Py_ssize_t nargs)
 static Series *
 make_handle(Recorder *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    if (kwnames != NULL || nargs < 2 || nargs > 3 || !PyUnicode_CheckExact(args[0]) || !PyUnicode_CheckExact(args[1]))
+    if (kwnames != NULL || nargs < 2 || nargs > 3 || !PyUnicode_CheckExact(args[0]) || !PyUnicode_CheckExact(args[1])
+        || !is_open_registrar(self->registrar, self->state))
         return NULL;
-    Registrar *registrar = registrar_of((PyObject *)self, self->state);
-    PyObject *made = NULL;
-    if (registrar != NULL)
-        made = PyObject_CallFunctionObjArgs((PyObject *)type, self, args[0], args[1], NULL);
-    Py_XDECREF(registrar);
-    PyErr_Clear();
-    return (Series *)made;
-}
-
-static void
-keep_made(Recorder *self, Series *made, Outcome outcome)
-{
-    if (outcome == DONE && keep_handle(self, made) < 0)
+    Series *made = new_series(type, (PyObject *)self, args[0], args[1], NULL);
+    if (made == NULL)
         PyErr_Clear();
-    Py_DECREF(made);
+    return made;
 }
 
 static PyObject *

@@ -91,6 +91,39 @@ def test_further_label_sets_of_a_gauge_are_registered_without_the_slow_path(
         assert found == ["first"]
 
 
+def test_names_that_fill_pages_of_memory_are_registered_without_the_slow_path(
+    stats: Any, python: Any, core: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also names that a peer has registered, for which this process has no memory yet."""
+    found: list[str] = []
+    slow = stats.shared._find_or_add
+
+    def find_or_add(block: Any, series: Any, *arguments: Any) -> Any:
+        found.append(series.metric)
+        return slow(block, series, *arguments)
+
+    stats.incr("c", "first")
+    monkeypatch.setattr(stats.shared, "_find_or_add", find_or_add)
+    for number in range(200):
+        stats.incr("c", f"long name number {number}")
+    python.run(
+        """
+        from shmstats import stats
+        for number in range(200):
+            stats.incr("c", f"name of a peer {number}")
+            stats.timing("c", f"time of a peer {number % 5}", 1)
+        """
+    )
+    for number in range(200):
+        stats.incr("c", f"name of a peer {number}")
+    for number in range(5):
+        stats.timing("c", f"time of a peer {number}", 1)
+    assert stats.get("c", "name of a peer 199") == 2
+    assert {name.metric: value for name, value in series_of(stats, "time of a peer 4")} != {}
+    if core == "C":
+        assert not found
+
+
 def series_of(stats: Any, metric: str) -> list[tuple[Any, Any]]:
     """Return the series of a metric, with their values."""
     read = stats.read()
