@@ -886,6 +886,8 @@ class Recorder:
     ``_observe_series(series, value)``, ``_value(series)`` and ``_reduce_handle(series)``.
     """
 
+    _registrar: Any = None  #: a `Registrar`, which the subclass sets
+
     def __init__(self) -> None:
         self._handles: dict[str, dict[str, Series]] = {}
         self._sets: dict[tuple[Any, ...] | None, Series] = {}
