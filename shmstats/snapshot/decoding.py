@@ -136,7 +136,7 @@ class _Listing:
         Returns:
             The packed series, and by position the others; None for a file that is not exactly as we write it.
         """
-        found = self._members()
+        found = None if self._version == 1 else self._members()
         if found is None:
             return None
         saved, values, entries, names, kinds, created, positions = found
