@@ -115,6 +115,9 @@ class Labelled(Children, Generic[_Handle]):
         return values
 
 
+Labelled._own_labels()
+
+
 class HandleKeeper(Recorder):
     """Finds the handle of a name or a label set, and keeps it for the next call."""
 

@@ -168,7 +168,8 @@ def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
         importlib.import_module(f"shmstats.{late}")
     assert package.core.CORE == core
     package.stats = registry.stats = registry.Registry()
-    package.init, package.close = package.stats.init, package.stats.close
+    for call in [name for name in package.__all__ if hasattr(registry.Registry, name)]:
+        setattr(package, call, getattr(package.stats, call))
     try:
         yield package
     finally:

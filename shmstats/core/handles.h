@@ -6,17 +6,17 @@ enum { COUNTER = 1, GAUGE = 2, HISTOGRAM = 4, TIMESTAMP = 8, ANY_KIND = 15 };
 
 typedef struct {
     PyObject_HEAD
-    State *state;
-    PyObject *recorder; /* its Python methods get the misses */
-    PyObject *category, *metric, *labels;
-    PyObject *timer; /* of a histogram: a Stopwatch for `with`, reused, or NULL */
-    Cells *cells; /* where the handle is bound; NULL: not bound yet */
+    Cells *cells; /* what the handle is bound to; NULL: nothing yet. This and what is next to it is one cache line */
     Cell *cell;
-    uint64_t generation; /* of the names at the time of binding */
-    char monotonic;      /* the counter was never decremented, so the first decrement is a miss */
-    char kind;           /* one of the kinds above */
-    PyObject *scale;     /* of a histogram: bytes (scale.h), or NULL */
-    Contributor by;      /* of a gauge */
+    uint64_t generation; /* of the names when it was bound */
+    char monotonic;      /* the counter was never decremented, so the first time is a miss */
+    char kind;           /* which of the types below it is of */
+    State *state;
+    PyObject *recorder; /* whose Python methods take the misses */
+    PyObject *category, *metric, *labels;
+    PyObject *timer; /* of a histogram: a Stopwatch to be lent, or NULL */
+    PyObject *scale; /* of a histogram: bytes (scale.h), or NULL */
+    Contributor by;  /* of a gauge */
 } Series;
 
 static int

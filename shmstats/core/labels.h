@@ -20,13 +20,6 @@ typedef struct {
     size_t size, used; /* size: a power of two, or 0 */
 } LabelSets;
 
-static inline uint64_t
-mixed(uint64_t hash, uint64_t more)
-{
-    hash = (hash ^ more) * 0x9E3779B97F4A7C15u;
-    return hash ^ hash >> 29;
-}
-
 /* Hash values; returns whether all are plain. */
 static inline int
 hash_values(PyObject *const *values, Py_ssize_t n, uint64_t *hash)
@@ -43,9 +36,10 @@ hash_values(PyObject *const *values, Py_ssize_t n, uint64_t *hash)
             one = (uint64_t)plain_integer(values[i], &is_plain);
         if (UNLIKELY(!is_plain))
             return 0;
-        all = mixed(all, one);
+        all = (all << 21 | all >> 43) ^ one; /* those of strs are mixed well already */
     }
-    *hash = all;
+    all *= 0x9E3779B97F4A7C15u;
+    *hash = all ^ all >> 29;
     return 1;
 }
 
@@ -313,6 +307,18 @@ visit_sets(const LabelSets *sets, visitproc visit, void *arg)
     return 0;
 }
 
+static PyMethodDef Children_methods[];
+
+/* Give a subclass a descriptor of `labels` of its own: Python calls one of an object's very type by a shorter way. */
+static PyObject *
+Children__own_labels(PyObject *type, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *descriptor = PyDescr_NewMethod((PyTypeObject *)type, &Children_methods[0]);
+    int failed = descriptor == NULL || PyObject_SetAttrString(type, "labels", descriptor) < 0;
+    Py_XDECREF(descriptor);
+    return failed ? NULL : Py_NewRef(Py_None);
+}
+
 #define CHILDREN_REFERENCES(X) X(labelnames)
 COLLECTED_WITH(Children, CHILDREN_REFERENCES, visit_sets(&self->sets, visit, arg), clear_sets(&self->sets), (void)0)
 
@@ -323,6 +329,7 @@ static PyMethodDef Children_methods[] = {
     {"_find_child", (PyCFunction)Children__find_child, METH_O, NULL},
     POSITIONAL(Children, _keep_child),
     POSITIONAL(Children, _drop_child),
+    {"_own_labels", (PyCFunction)Children__own_labels, METH_NOARGS | METH_CLASS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
