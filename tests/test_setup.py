@@ -1,14 +1,17 @@
-"""What an installation says if it cannot be: to an old Python, and where an old pip brings no setuptools."""
+"""What an installation says if it is impossible: an old Python, no setuptools, an environment that is in use."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-SETUP = Path(__file__).parents[1] / "setup.py"
+ROOT = Path(__file__).parents[1]
+SETUP = ROOT / "setup.py"
 
 OLD_PYTHON = "import sys; sys.version_info = (3, 10, 13); sys.version = '3.10.13 (main)'"
 NO_SETUPTOOLS = "import sys; sys.modules['setuptools'] = None"
@@ -29,3 +32,15 @@ def test_setup_ends_with_one_sentence(circumstance: str, told: str) -> None:
     code = f"{circumstance}; exec(compile(open({str(SETUP)!r}).read(), 'setup.py', 'exec'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+
+
+def test_a_script_replaces_no_environment_that_is_active(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    environment = tmp_path / ".venv"
+    (environment / "bin").mkdir(parents=True)
+    active = os.environ | {"VIRTUAL_ENV": str(environment)}
+    command = [tmp_path / "scripts/test"]
+    done = subprocess.run(command, env=active, capture_output=True, text=True, check=False, timeout=60)
+    said = f"test: the environment {environment} is active and would be replaced: leave it first, by 'deactivate'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+    assert (environment / "bin").is_dir()
