@@ -238,10 +238,16 @@ class Attachment:
 
     def _attach(self) -> AttachedBlock:
         stats = self._settings.stats
+        block = None
         try:
             block = AttachedBlock.attach(self.directory, stats.capacity, stats.max_workers, self._prepare)
+            if not block.is_new:
+                with block.damage_named():
+                    remove_outdated(block)  # outside of the table lock, because it reads all names
         except BaseException:
             self._buffer = None
+            if block is not None:
+                block.leave(partial(_finish, None))
             raise
         self._saver = Saver(block, self._settings, tell, self._log_once)
         self._block = block
@@ -277,8 +283,6 @@ class Attachment:
             self._dropped += _restoring().fill(block, own, tell)
         for metric in list(self._declared):  # those declared before the block was attached
             self._declare(block, *metric)
-        if not block.is_new:
-            remove_outdated(block)
         if block.workers.met_dead:
             remove_stale(block.name, {worker.slot for worker in block.workers.live()})
         if not stats.no_buffer:
