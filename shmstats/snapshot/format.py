@@ -21,19 +21,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..block.records import CARRIED
-from ..bounds import Bounds, to_json
+from ..bounds import to_json
 from ..core import fill_text, plan_save
 from ..frozen import NamedTuple
 from ..hashing import blake2b
 from ..layout import NAME
 from ..reading.catalog import Catalog
 from ..reading.totals import BlockSnapshot, Totals
-from ..series import Distribution, Kind, Mode, Name, Snapshot
+from ..series import Kind, Mode, Name, Snapshot
+from .packing import columns_of
 
 VERSION = 3
 _VERSIONS = (1, 2, 3)
@@ -44,56 +43,9 @@ class SnapshotError(Exception):
     """A snapshot file that cannot be read: damaged, or of a later version. The message says why."""
 
 
-class _Header(NamedTuple):
-    """The text that follows from the names; it is made once as long as they stay the same.
-
-    Attributes:
-        names: of the snapshot.
-        saved: positions of those to save; None: all.
-        histograms: positions of histograms among those.
-        text: the JSON of everything except the values.
-    """
-
-    names: Sequence[Name]
-    saved: list[int] | None
-    histograms: list[int]
-    text: bytes
-
-    @classmethod
-    def of(cls, names: Sequence[Name]) -> _Header:
-        """Return the header of some names."""
-        saved = [i for i, name in enumerate(names) if _is_saved(name)]
-        chosen = names if len(saved) == len(names) else [names[i] for i in saved]
-        declared: dict[tuple[str, str], tuple[str, str, Bounds]] = {}
-        keys: list[str] = []
-        kinds: list[int] = []
-        histograms: list[int] = []
-        for category, metric, kind, labels, monotonic, bounds, help_, unit, *_ in chosen:
-            if bounds or help_ or unit:
-                declared[category, metric] = help_, unit, bounds
-            if kind is Kind.HISTOGRAM:
-                histograms.append(len(keys))
-            kinds.append(-kind if kind is Kind.COUNTER and not monotonic else int(kind))
-            key = f"{category}\0{metric}"
-            keys.append("\0".join((key, *(part for pair in labels for part in pair))) if labels else key)
-        head: dict[str, Any] = {
-            "declared": [(*metric, *what, to_json(bounds)) for metric, (*what, bounds) in declared.items()],
-            "names": keys,
-            "kinds": kinds,
-            "created": [name.created for name in chosen],
-        }
-        carried = [i for i, name in enumerate(chosen) if name.carried]
-        if carried:
-            head["carried"] = carried
-        return cls(names, None if chosen is names else saved, histograms, json.dumps(head).encode())
-
-
 def _is_saved(name: Name) -> bool:
     """Tell whether a series is saved: values about a moment, or about the processes themselves, are not."""
     return name.kind is not Kind.TIMESTAMP and name.mode is Mode.LAST and not name.shown
-
-
-_header: _Header | None = None
 
 
 class _BlockHeader(NamedTuple):
@@ -120,9 +72,8 @@ class _BlockHeader(NamedTuple):
         head = json.dumps([(*metric, *what) for metric, what in declared.items()]).encode()
         flags = NAME.column(catalog.records, "flags")
         carried = [i for i, number in enumerate(saved) if flags[number] & CARRIED]
-        more = b', "carried": %s' % json.dumps(carried).encode() if carried else b""
         behind = b'], "declared": %s, "names": [%s], "kinds": [%s], "created": [%s]%s}'
-        behind %= head, keys, kinds, created, more
+        behind %= head, keys, kinds, created, _carried(carried)
         return cls(catalog, text, places, behind)
 
 
@@ -150,24 +101,21 @@ def _block_data(totals: Totals) -> list[bytes]:
 
 def _data(snapshot: Snapshot) -> bytes:
     """Return the values of a snapshot, and the text that follows from its names."""
-    global _header
-    header = _header
-    if header is None or header.names is not snapshot.names:
-        header = _header = _Header.of(snapshot.names)
-    values: list[Any] = list(snapshot.values)
-    if header.saved is not None:
-        values = [values[i] for i in header.saved]
-    for i in header.histograms:
-        value = values[i]
-        if isinstance(value, Distribution):
-            values[i] = [value.sum, value.max, value.min, *_in_use(value.buckets)]
-    return b"%s, %s" % (json.dumps(values).encode(), header.text[1:])
+    saved = [pair for pair in zip(snapshot.names, snapshot.values, strict=True) if _is_saved(pair[0])]
+    declared = {
+        name[:2]: (name.help, name.unit, to_json(name.bounds))
+        for name, _ in saved
+        if name.bounds or name.help or name.unit
+    }
+    names, kinds, created, values = columns_of(saved)
+    head = json.dumps([(*metric, *what) for metric, what in declared.items()]).encode()
+    carried = [i for i, (name, _) in enumerate(saved) if name.carried]
+    form = b'%s, "declared": %s, "names": %s, "kinds": %s, "created": %s%s}'
+    return form % (values, head, names, kinds, created, _carried(carried))
 
 
-def _in_use(buckets: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    """Return the number of the first non-empty bucket, and the buckets from there to the last one."""
-    used = [i for i, count in enumerate(buckets) if count]
-    return (used[0], buckets[used[0] : used[-1] + 1]) if used else (0, ())
+def _carried(positions: list[int]) -> bytes:
+    return b', "carried": %s' % json.dumps(positions).encode() if positions else b""
 
 
 def _prefix(version: int, *data: bytes | memoryview) -> bytes:

@@ -108,10 +108,9 @@ class Packing:
             if name.kind is Kind.HISTOGRAM:
                 bounds = _of_today(name.bounds, name.unit) or DEFAULT_BOUNDS
                 self._define(f"{name.category}\0{name.metric}", _Defined(name.help, name.unit, bounds, len(bounds) + 1))
-        rows = [self._plain(name, value) for name, value in series]
-        carried = {position for position, row in enumerate(rows) if row[-1]}
-        names, kinds, created, values = (json.dumps([row[column] for row in rows]).encode() for column in range(4))
-        self.add((names, kinds, created, values), set(), carried)
+        changed = [self._with_buckets_of_today(name, value) for name, value in series]
+        carried = {position for position, (name, _) in enumerate(changed) if name.carried}
+        self.add(columns_of(changed), set(), carried)
 
     def _define(self, metric: str, what: _Defined) -> None:
         self._defined[metric] = what
@@ -119,15 +118,13 @@ class Packing:
         self._buckets += [0] * (number + 1 - len(self._buckets))
         self._buckets[number] = what.buckets
 
-    def _plain(self, name: Name, value: Value) -> tuple[str, int, int, Any, bool]:
-        """Return key, kind, creation time and value of a series, and whether it has observations from other buckets."""
-        if isinstance(value, Distribution):
-            bounds = self._defined[f"{name.category}\0{name.metric}"].bounds
-            is_carried = name.carried or not stay_exact(value.buckets, name.bounds, bounds)
-            buckets = list(rebucketed(value.buckets, name.bounds, bounds))
-            return key_of(name), name.kind, name.created, [value.sum, value.max, value.min, 0, buckets], is_carried
-        is_down = name.kind is Kind.COUNTER and not name.monotonic
-        return key_of(name), -name.kind if is_down else name.kind, name.created, value, False
+    def _with_buckets_of_today(self, name: Name, value: Value) -> tuple[Name, Value]:
+        if not isinstance(value, Distribution):
+            return name, value
+        bounds = self._defined[f"{name.category}\0{name.metric}"].bounds
+        is_carried = name.carried or not stay_exact(value.buckets, name.bounds, bounds)
+        buckets = tuple(rebucketed(value.buckets, name.bounds, bounds))
+        return name._replace(carried=is_carried), Distribution(value.sum, value.max, buckets, value.min)
 
     def packed(self) -> Packed:
         """Return the packed series."""
@@ -144,6 +141,29 @@ class Packing:
             if kind is not None and (what.help or what.unit or bounds):
                 declared[metric] = Declaration(kind, what.help, what.unit, bounds)
         return declared
+
+
+def columns_of(series: Sequence[tuple[Name, Value]]) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return keys, kinds, creation times and values of series as a file of today has them, each a list in JSON."""
+    names = [name for name, _ in series]
+    return (
+        json.dumps([key_of(name) for name in names]).encode(),
+        json.dumps([int(_kind_of(name)) for name in names]).encode(),
+        json.dumps([name.created for name in names]).encode(),
+        json.dumps([_listed(value) for _, value in series]).encode(),
+    )
+
+
+def _kind_of(name: Name) -> int:
+    return -name.kind if name.kind is Kind.COUNTER and not name.monotonic else name.kind
+
+
+def _listed(value: Value) -> Any:
+    """Return a value as JSON has it: of a histogram the buckets from the first non-empty one to the last."""
+    if not isinstance(value, Distribution):
+        return value
+    used = [i for i, count in enumerate(value.buckets) if count] or [0, -1]
+    return [value.sum, value.max, value.min, used[0], value.buckets[used[0] : used[-1] + 1]]
 
 
 def key_of(name: Name) -> str:
