@@ -90,6 +90,35 @@ def test_who_cannot_import_what_makes_shared_memory_says_so_and_fails_no_count(
     assert "Traceback" not in worker.stderr
 
 
+def test_who_cannot_import_what_reads_and_saves_is_told_so_and_counts(python: PythonRunner, tmp_path: Path) -> None:
+    code = """
+        import sys, time
+        sys.modules["shmstats.snapshot"] = sys.modules["shmstats.reading.reader"] = None
+        from shmstats import BlockError, init, stats
+
+        init({"path": {"data": sys.argv[1]}, "stats": {"snapshot_interval_ms": 100}})
+        stats.incr("a", "b")
+        header, end = stats.shared.attach().header, time.monotonic() + 20
+        while not header.save_error and time.monotonic() < end:
+            time.sleep(0.02)
+        print(header.save_error)
+        try:
+            stats.snapshot()
+        except BlockError as error:
+            print(error)
+        stats.incr("a", "b")
+        print(stats.get("a", "b"))
+        del sys.modules["shmstats.snapshot"], sys.modules["shmstats.reading.reader"]
+    """
+    worker = python.start(code, tmp_path)
+    saving, reading, counted = worker.finish(quiet=False).splitlines()
+    assert "cannot import shmstats." in saving
+    assert "cannot import shmstats.reading.reader" in reading
+    assert counted == "2"
+    assert "the statistics cannot be saved in" in worker.stderr
+    assert "Traceback" not in worker.stderr
+
+
 def test_a_signal_handler_in_the_middle_of_importing_what_reads_counts_and_reads_nothing(
     python: PythonRunner, tmp_path: Path
 ) -> None:

@@ -39,6 +39,21 @@ if TYPE_CHECKING:
 
 _RETRY_SECONDS = 1.0
 
+#: The modules that attached processes import at their first use, except for duties. A process that is about to give up
+#: root imports them before, because its new user may be unable to read them.
+LATE_MODULES = (
+    "multiprocessing.shared_memory",
+    "shmstats.attachment.buffer",
+    "shmstats.attachment.extremes",
+    "shmstats.attachment.moving",
+    "shmstats.attachment.restoring",
+    "shmstats.block.declaring",
+    "shmstats.debug.processes",
+    "shmstats.debug.stacks",
+    "shmstats.reading.reader",
+    "shmstats.snapshot",
+)
+
 
 class Attachment:
     """The attachment of this process to the block of a data directory.

@@ -169,7 +169,8 @@ class Saver:
         wake, due = self._wake, self._began + self._interval
         try:
             self._start_duties()
-            snapshots().remove_stale(self._directory)
+            with suppress(BlockError):  # the modules cannot be imported, which the failing save reports
+                snapshots().remove_stale(self._directory)
             while not wake.acquire(timeout=max(due - time.monotonic(), 0.0)) and self.elected:
                 self._block.header.saver_heartbeat = _now()
                 if self._settings.stats.persist:

@@ -21,6 +21,7 @@ from time import monotonic, perf_counter
 from typing import Any, ParamSpec
 
 from .. import registry as registries
+from ..attachment.attachment import LATE_MODULES
 from ..looks import UNSEEN
 from ._gunicorn_load import SYNC, THREAD, capacity_of
 from ._gunicorn_master import ABORTED, LEFT, RUNNING, Master
@@ -99,8 +100,8 @@ def when_ready(server: Any) -> None:
             server.cfg.uid,
             os.geteuid(),
         )
-        # A worker needs this to create its block; as the other user it may be unable to read the library.
-        importlib.import_module("multiprocessing.shared_memory")
+        for module in LATE_MODULES:
+            importlib.import_module(module)
         return
     shared = registries.stats.shared
     if shared is not None:
