@@ -52,7 +52,7 @@ def create_app() -> Flask:
 
     @app.get("/items/<int:number>")
     def item(number: int) -> str:
-        """Show an item, of which there are 100."""
+        """Show one of 100 items."""
         stats.incr("items", "shown", labels={"shelf": str(number % 5)})
         with stats.timer("items", "query"):
             time.sleep(random.lognormvariate(-4.6, 0.6))

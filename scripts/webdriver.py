@@ -79,7 +79,7 @@ class Browser:
         return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
 
     def emulate(self, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
-        """Have a screen of a size, and a colour scheme."""
+        """Set the size of the screen and the colour scheme."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         scheme_feature = {"name": "prefers-color-scheme", "value": scheme}
         for command, parameters in (

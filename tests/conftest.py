@@ -1,9 +1,9 @@
-"""What all tests share: both cores by one fixture, real processes, and a check that nothing stays.
+"""Fixtures of all tests: both cores, real processes, and a check that a test leaves nothing behind.
 
-`shmstats` is the package with a new default registry, once with the C core and once with its pure Python twin; a
-test that takes it (or `stats`, `attach`, `python`, which take it too) runs twice. Processes that the test
-starts inherit the choice through the environment, and so they do the configuration, which `configure`
-writes to a file that ``$SHMSTATS_CONFIG`` names.
+`shmstats` is the package with a new default registry, once with the C core and once with its pure Python twin. A
+test that uses it (or `stats`, `attach`, `python`, which use it) runs twice. Processes that the test starts inherit
+the choice of the core, and the path of the configuration file that `configure` writes, through the environment
+(``$SHMSTATS_CONFIG``).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import Any
 
 import pytest
 
-# The package is imported again and again; compiling it each time takes most of the time of many tests.
+# The package is imported again and again. Without bytecode files, compiling would take most of the time of many tests.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# Nothing here multiplies matrices, and the threads for it take more time at each start of a process than all else.
+# No test multiplies matrices, but starting OpenBLAS's threads would take most of the time of a process start.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ if importlib.util.find_spec("shmstats") is None:
 
 from helpers import BOUND, SHARED_MEMORY, PythonRunner, segment_of  # noqa: E402
 
-# The workers of pytest-xdist ignore SIGINT, and so would all that tests start.
+# The workers of pytest-xdist ignore SIGINT, and every process that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -47,7 +47,7 @@ def _has_extension() -> bool:
     return importlib.util.find_spec("shmstats.core._cells") is not None
 
 
-#: Directories and modules that are processes through and through: a quick run does not even import them.
+#: Directories and modules whose tests all start processes: a quick run does not even import them.
 _NOT_QUICK = {"attacks", "browser", "comparison", "deployments", "faults", "fleet", "model", "real"} | {
     f"test_{name}.py"
     for name in (
@@ -58,20 +58,20 @@ _NOT_QUICK = {"attacks", "browser", "comparison", "deployments", "faults", "flee
     )
 }
 
-#: Fixtures that start a process.
+#: Fixtures that start processes.
 _STARTING = {"python", "sleeper", "open_server", "token_server"}
 
-#: What Python tells its audit hooks when a process is started.
+#: The audit events that Python raises when a process is started.
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of ``scripts/test --quick``."""
+    """Add the option that ``scripts/test --quick`` passes."""
     parser.addoption("--quick", action="store_true", help="run only what starts no process, over one core")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """In a quick run, leave each test where it would start a process, and do not wait for a disk."""
+    """In a quick run, skip each test at the point where it would start a process, and do not wait for a disk."""
     if config.getoption("quick"):
         sys.addaudithook(_leave_where_a_process_starts)
         if shutil.disk_usage(SHARED_MEMORY).free > 1 << 30:
@@ -84,13 +84,13 @@ def _leave_where_a_process_starts(event: str, arguments: object) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave what a quick run does not need out of the collection, which is a good part of its time."""
+    """Do not collect what a quick run does not need: collecting takes a good part of its time."""
     return True if config.getoption("quick") and collection_path.name in _NOT_QUICK else None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the second core to the thorough run, for tests of what is far above the cores."""
+    """Leave the second core to the thorough run, for tests of code far above the cores."""
     for item in items:
         callspec = getattr(item, "callspec", None)
         is_second = callspec is not None and callspec.params.get("core") == "Python"
@@ -109,7 +109,7 @@ def _is_quick(item: pytest.Item) -> bool:
 
 @pytest.fixture(params=["C", "Python"])
 def core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of the core that this run of the test is about; the environment asks for it."""
+    """The name of the core that this run of the test uses; the environment selects it."""
     chosen: str = request.param
     if chosen == "C":
         if not _has_extension():
@@ -124,13 +124,13 @@ def core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """The data directory of this test; it does not exist yet."""
+    """The data directory of this test; it is not created yet."""
     return tmp_path / "data"
 
 
 @pytest.fixture
 def configure(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """Write the configuration that this process and its children find: ``configure(capacity=256)``."""
+    """Write the configuration file that this process and its children read: ``configure(capacity=256)``."""
     file = tmp_path / "shmstats-test.yml"
     monkeypatch.setenv("SHMSTATS_CONFIG", str(file))
 
@@ -143,15 +143,15 @@ def configure(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     return configure
 
 
-#: The package over each core, once imported: a module that was imported can never quite be forgotten.
+#: The package over each core, imported once: an imported module can never be unloaded completely.
 _packages: dict[str, dict[str, ModuleType]] = {}
 
-#: What holds on to the default registry, which is another one in each test.
+#: Modules that keep a reference to the default registry, which is a different one in each test.
 _USERS_OF_REGISTRY = ("shmstats.web", "shmstats.terminal", "shmstats.cli", "shmstats.__main__")
 
 
 def _modules_replaced_by(modules: dict[str, ModuleType]) -> dict[str, ModuleType]:
-    """Put these modules of the package in the place of those that are imported; return the latter."""
+    """Replace the imported modules of the package by these; return the modules that were replaced."""
     names = [name for name in sys.modules if name.startswith("shmstats") and name[8:9] in "."]
     before = {name: sys.modules.pop(name) for name in names}
     sys.modules.update(modules)
@@ -160,7 +160,7 @@ def _modules_replaced_by(modules: dict[str, ModuleType]) -> dict[str, ModuleType
 
 @pytest.fixture
 def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
-    """The package over the core of this run, with a new default registry; what it attached is left at the end."""
+    """The package over the core of this run, with a new default registry; attached blocks are left at the end."""
     before = _modules_replaced_by(_packages.get(core, {}))
     package = importlib.import_module("shmstats")
     registry = importlib.import_module("shmstats.registry")
@@ -175,7 +175,7 @@ def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
     finally:
         for each in list(registry._registries):
             each.leave()
-        # Those of earlier tests may never be collected: what is frozen is not looked at again.
+        # Registries of earlier tests may never be collected: the garbage collector skips frozen objects.
         registry._registries.clear()
         used = _modules_replaced_by(before)
         _packages[core] = {name: module for name, module in used.items() if not name.startswith(_USERS_OF_REGISTRY)}
@@ -183,7 +183,7 @@ def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
 
 @pytest.fixture
 def stats(shmstats: ModuleType) -> Any:
-    """The default registry, which finds the test's configuration by itself."""
+    """The default registry; it finds the test's configuration by itself."""
     return shmstats.stats
 
 
@@ -191,7 +191,7 @@ def stats(shmstats: ModuleType) -> Any:
 def attach(shmstats: ModuleType, data: Path) -> Iterator[Callable[..., Any]]:
     """Attach the block of the test's data directory: ``attach(capacity=256, max_workers=2)``.
 
-    Each block is a worker of its own, though of one process. Those still attached at the end leave.
+    Each block is a worker of its own, although all are in one process. Blocks still attached at the end are left.
     """
     blocks = []
 
@@ -210,25 +210,25 @@ def attach(shmstats: ModuleType, data: Path) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def python(shmstats: ModuleType, tmp_path: Path) -> Iterator[PythonRunner]:
-    """Run code in an interpreter of its own: see `helpers.PythonRunner`."""
+    """Run code in a new interpreter: see `helpers.PythonRunner`."""
     runner = PythonRunner(tmp_path, Path(shmstats.__file__).parents[1])
     yield runner
     runner.kill_all()
 
 
 def pytest_collection_finish() -> None:
-    """Keep the collected tests out of the garbage collections that follow: they are many."""
+    """Exclude the many objects of the collected tests from later garbage collections."""
     gc.collect()
     gc.freeze()
 
 
 def _own_children(request: pytest.FixtureRequest) -> set[int]:
-    """The children of this process, without those that multiprocessing keeps for itself; a quick run makes none."""
+    """The children of this process, except those that multiprocessing keeps for itself; none in a quick run."""
     children: set[int] = set()
     if request.config.getoption("quick"):
         return children
     for task in os.listdir("/proc/self/task"):
-        # A thread may just have ended.
+        # A thread may have ended just now.
         with suppress(FileNotFoundError), open(f"/proc/self/task/{task}/children") as file:
             children |= {int(pid) for pid in file.read().split()}
     return {pid for pid in children if b"multiprocessing" not in _command(pid)}
@@ -247,15 +247,15 @@ def _in_shared_memory() -> set[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Check that a test leaves nothing of its own in shared memory, and no live child."""
+    """Check that a test leaves no segment of its own in shared memory and no live child."""
     if "shmstats" in request.fixturenames:
-        # What is there before the test is no garbage after it, and takes most of the time of a collection.
+        # Objects from before the test are no garbage of it, but would take most of the time of a collection.
         gc.collect()
         gc.freeze()
     before, children = _in_shared_memory(), _own_children(request)
     yield
     if "shmstats" in request.fixturenames:
-        # The garbage of this test is this test's: what it warns of while it goes must not hit the next one.
+        # Collect the garbage of this test now, so that warnings from it do not appear in the next test.
         gc.collect()
     stayed = _own_children(request) - children
     for pid in stayed:
@@ -270,7 +270,7 @@ def nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _own_segments(request: pytest.FixtureRequest) -> set[str]:
-    """The segments that data directories of this test would have: other tests may run at the same time."""
+    """The segments of data directories of this test only: other tests may run at the same time."""
     top: Path | None = request.node.funcargs.get("tmp_path")
     if top is None:
         return set()

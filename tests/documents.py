@@ -39,7 +39,7 @@ class Block(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where it is: path and line."""
+        """The place in the document: path and line."""
         return f"{self.document}:{self.line}"
 
     @property

@@ -1,4 +1,4 @@
-"""Processes with bounds, and waiting for a condition: what tests of several processes are made of."""
+"""Helpers of tests with several processes: child processes with time limits, and waiting for a condition."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from typing import Any
 
 SHARED_MEMORY = "/dev/shm"
 
-#: By its file: tests import the package again.
+#: Loaded from the file, because tests import the package again and again.
 _TIME_OF_BIRTH = runpy.run_path(str(Path(__file__).parents[1] / "shmstats/core/_files_py.py"))["time_of_birth"]
 
-#: Seconds after which a test gives a wait up. Nothing should ever take a part of it.
+#: Seconds after which a test stops waiting and fails. Nothing should take even a fraction of it.
 BOUND = 60.0
 
 
@@ -36,7 +36,7 @@ def wait_until(condition: Callable[[], object], bound: float = BOUND) -> None:
 
 
 def segment_of(directory: Path) -> str:
-    """Return the name of the segment of a data directory, by the rule that the design gives."""
+    """Return the name of a data directory's segment, computed by the rule in the design."""
     if not directory.is_dir():
         place = hashlib.blake2b(os.fsencode(os.path.realpath(directory)), digest_size=8).hexdigest()
         return f"shmstats_path_{place}"
@@ -45,7 +45,7 @@ def segment_of(directory: Path) -> str:
 
 
 def segment_file(directory: Path) -> Path:
-    """Return the file of the segment of a data directory, which is made if it is missing."""
+    """Return the file of a data directory's segment; make the directory if it is missing."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Path(SHARED_MEMORY, segment_of(directory))
 
@@ -57,7 +57,7 @@ def process_state(pid: int) -> str:
 
 @contextmanager
 def swapping(way: Path, outside: Path) -> Iterator[None]:
-    """Have a directory, in which a file ``canary`` is made, swapped for a link to another one all the time."""
+    """Swap a directory (with a file ``canary`` in it) and a link to another directory, again and again."""
     away, done = way.with_name("away"), threading.Event()
     way.mkdir()
 
@@ -79,11 +79,11 @@ def swapping(way: Path, outside: Path) -> Iterator[None]:
 
 
 class Child:
-    """A process with its own interpreter, which talks by lines through its standard streams.
+    """A child process with its own interpreter; the test talks to it in lines over its standard streams.
 
     Attributes:
-        pid: of the process.
-        stderr: all that it wrote there, once it has ended.
+        pid: its process id.
+        stderr: everything it wrote to its standard error; set when it has ended.
     """
 
     def __init__(self, command: Sequence[str], environment: dict[str, str], directory: Path) -> None:
@@ -122,12 +122,12 @@ class Child:
         return line.decode()
 
     def finish(self, bound: float = BOUND, status: int | None = 0, quiet: bool = True) -> str:
-        """Wait for the end and return what else was written.
+        """Wait until the process ends and return the rest of its standard output.
 
         Args:
             bound: seconds to wait.
-            status: the exit status that it must have; None: any.
-            quiet: whether it must have written nothing to its standard error.
+            status: the exit status that is expected; None: any.
+            quiet: whether to fail if it wrote anything to its standard error.
         """
         try:
             out, err = self._process.communicate(timeout=bound)
@@ -147,7 +147,7 @@ class Child:
             self._process.send_signal(number)
 
     def kill(self) -> None:
-        """Kill the process, and what it started, and wait for its end."""
+        """Kill the process and the processes it started, and wait until it has ended."""
         if not self.ended:
             os.killpg(self.pid, signal.SIGKILL)
         if self._process.stdin is None or self._process.stdin.closed:
@@ -163,7 +163,7 @@ class Child:
                 stream.close()
 
     def _abort(self) -> str:
-        """Have the process, and what it started, say where their threads stand, and end."""
+        """Make the process and its children print the stacks of their threads and end; return that text."""
         os.killpg(self.pid, signal.SIGABRT)
         try:
             return self._process.communicate(timeout=10)[1].decode()
@@ -177,7 +177,7 @@ class Child:
         return self._process.poll() is not None
 
 
-#: Code of a process that counts 7, and forks until it is told to end.
+#: Code of a process that counts 7 and then forks children until it is told to end.
 FORKING = """
 import os, select
 from shmstats import stats
@@ -193,11 +193,11 @@ os._exit(0)
 
 
 class PythonRunner:
-    """Runs code in interpreters of their own, with the environment of the test.
+    """Runs code in new interpreters with the environment of the test.
 
     Args:
-        directory: for the files of the code, and to run in.
-        root: where the package is.
+        directory: where the files with the code are written; also the working directory.
+        root: the directory that contains the package.
     """
 
     def __init__(self, directory: Path, root: Path) -> None:
@@ -207,7 +207,7 @@ class PythonRunner:
         self.prefix: list[str] = []
 
     def start(self, code: str, *arguments: object) -> Child:
-        """Start ``code`` with arguments; every warning is an error in it."""
+        """Start an interpreter with ``code`` and these arguments; every warning is an error there."""
         file = self._directory / f"code{len(self._children)}.py"
         file.write_text(textwrap.dedent(code))
         environment = os.environ | {"PYTHONPATH": str(self._root)}
@@ -218,11 +218,11 @@ class PythonRunner:
         return child
 
     def run(self, code: str, *arguments: object, quiet: bool = True) -> str:
-        """Run ``code`` to its end, which must be a good one, and return what it wrote."""
+        """Run ``code`` to its end, check that it ended with status 0, and return its output."""
         return self.start(code, *arguments).finish(quiet=quiet)
 
     def kill_all(self) -> None:
-        """Kill what has not ended."""
+        """Kill the processes that have not ended."""
         for child in self._children:
             if not child.ended:
                 child.kill()
@@ -230,7 +230,7 @@ class PythonRunner:
 
 
 def hold(block: Any, row: int, column: int, word: int) -> None:
-    """Put a word into the lock of a cell, as its holder does; 0 releases it."""
+    """Write a word into the lock of a cell, as its holder does; 0 releases the lock."""
     from shmstats.core import CORE
     from shmstats.layout import CELL, FIRST_CELL
 
@@ -249,5 +249,5 @@ def holder(block: Any, row: int, column: int) -> int:
 
 
 def with_hold(code: str) -> str:
-    """Return the code of another process with `hold` and `holder` before it."""
+    """Return ``code`` for another process, preceded by the functions `hold` and `holder`."""
     return f"from typing import Any\n{inspect.getsource(hold)}\n{inspect.getsource(holder)}\n{textwrap.dedent(code)}"

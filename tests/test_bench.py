@@ -1,4 +1,4 @@
-"""The benchmarks: that they run, report what they found, and fail where a target is missed. Not what they find."""
+"""The benchmarks: that they run, report their results, and fail if a target is missed; the figures are not tested."""
 
 from __future__ import annotations
 

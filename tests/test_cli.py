@@ -257,7 +257,7 @@ def test_workers_break_the_values_down_by_row(
     leave(worker)
 
 
-# Where it goes -----------------------------------------------------------------------------------
+# Destinations of the output ----------------------------------------------------------------------
 
 
 def test_output_replaces_a_file_whole_and_keeps_its_mode(

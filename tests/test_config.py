@@ -1,4 +1,4 @@
-"""What a configuration may say, what it may not, and where it is found."""
+"""Configuration files: what they may contain, what is refused, and where they are found."""
 
 import datetime
 import os

@@ -1,4 +1,4 @@
-"""The tables of the documents say what the code has: keys, calls, commands, endpoints, modes."""
+"""The tables of the documents match the code: keys, calls, commands, endpoints, modes."""
 
 from __future__ import annotations
 

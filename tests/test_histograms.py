@@ -62,7 +62,7 @@ def test_percentiles_are_within_the_error(shmstats: ModuleType, stats: Any, name
 def run_processes(
     shmstats: ModuleType, stats: Any, python: PythonRunner, name: str, error: float, processes: int, n: int
 ) -> None:
-    """Have processes observe a distribution, every third of which is killed, and compare."""
+    """Make processes observe a distribution, kill every third of them, and compare."""
     tried(stats, name, error)
     children = [
         python.start(OBSERVING, Path(__file__).parent, name, seed, n, "killed" if seed % 3 == 0 else "")

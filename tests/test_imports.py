@@ -1,4 +1,4 @@
-"""What is imported by whom: who counts, scrapes, saves and restores needs neither numpy nor psutil."""
+"""Which modules import what: counting, scraping, saving and restoring need neither numpy nor psutil."""
 
 from __future__ import annotations
 

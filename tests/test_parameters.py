@@ -18,7 +18,7 @@ NEVER = 3_600_000  # ms; the longest interval that is allowed
 
 READ = "from shmstats import stats; print(stats.get('c', 'm'))"
 
-#: Counts 25 times, says so, and reads of the block only when told to.
+#: Counts 25 times, reports that, and reads the block only when told to.
 COUNT = """
     from shmstats import stats
     for _ in range(25): stats.incr('c', 'm')
@@ -53,7 +53,7 @@ def counting(python: Any) -> Any:
 
 
 def end(child: Any) -> None:
-    """Have a counting process end."""
+    """Make a counting process end."""
     child.tell()
     child.tell()
     child.finish()

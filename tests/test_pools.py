@@ -311,13 +311,13 @@ class Celery:
         return self._process.poll() is not None
 
     def run(self, number: int, *before: str) -> None:
-        """Have so many tasks done, and wait for their results; ``before`` them a fatal one."""
+        """Run this many tasks and wait for their results; run a fatal one ``before`` them, if given."""
         wait_until(lambda: self.ended or " ready." in self.log.read_text())
         code = [sys.executable, "-c", CELERY_CLIENT, str(number), *before]
         subprocess.run(code, cwd=self.directory, env=self._environment, check=True, timeout=BOUND)
 
     def stop(self) -> None:
-        """Have the worker end in an orderly way."""
+        """Make the worker end in an orderly way."""
         self._process.terminate()
 
     def wait(self) -> None:

@@ -1,4 +1,4 @@
-"""Timings, timers and timestamps: buckets, figures, exposition, and who may use a timer how."""
+"""Timings, timers and timestamps: buckets, figures, exposition, and how a timer may be used by several threads."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from .subjects import Effort, NotAvailableError, SubjectError, Workshop
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure; returns 1 where a target is missed, or could not be measured."""
+    """Measure; return 1 if a target is missed or could not be measured."""
     parser = argparse.ArgumentParser(
         prog="bench",
         description="Measure what the package costs, beside its peers, in one run.",

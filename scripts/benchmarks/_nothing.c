@@ -1,6 +1,6 @@
 /* Methods that do nothing: the least that any call of a C method from Python can cost.
  *
- * And `region`, which calls a function: callgrind counts what happens in it, for it has a name there.
+ * The other function, `region`, calls a function: callgrind counts what happens inside it, by its symbol.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>

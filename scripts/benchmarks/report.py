@@ -17,7 +17,7 @@ BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
 def machine() -> dict[str, Any]:
-    """Return what is to be known about the machine."""
+    """Return the facts about the machine."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -82,7 +82,7 @@ def _figure(row: Row) -> tuple[str, str]:
 
 
 def split(file: Path) -> tuple[str, str]:
-    """Return what a file has up to `BEGIN` and from `END` on.
+    """Return the lines of a file up to `BEGIN`, and those from `END` on.
 
     Raises:
         OSError: it cannot be read.
@@ -96,7 +96,7 @@ def split(file: Path) -> tuple[str, str]:
 
 
 def update(file: Path, text: str) -> None:
-    """Replace what a file has between the lines `BEGIN` and `END`; raises as `split` does."""
+    """Replace the lines of a file between `BEGIN` and `END`; raises as `split` does."""
     before, after = split(file)
     file.write_text(f"{before}\n\n{text}\n\n{after}")
 

@@ -89,7 +89,7 @@ class Row:
         ratio: that the target is about; None if it is about the figure itself.
         target: in words; "" for a row that only shows.
         met: None if there is no target, or it was not measured.
-        note: why it was not measured, or what is to be known about it.
+        note: why it was not measured, or a remark about it.
     """
 
     case: str

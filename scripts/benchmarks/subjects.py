@@ -72,7 +72,7 @@ class Subject:
         self.versions: dict[str, str] = hello["done"]
 
     def do(self, operation: str, **arguments: Any) -> Any:
-        """Have something done, and return the answer.
+        """Send a request to the process and return its answer.
 
         Raises:
             SubjectError: it could not be done.
@@ -87,7 +87,7 @@ class Subject:
         return answer["done"]
 
     def pause(self) -> None:
-        """Stop the process where it is, with all its threads."""
+        """Suspend the process with all its threads."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -100,7 +100,7 @@ class Subject:
         return self._process.pid
 
     def close(self) -> None:
-        """Have it end in an orderly way, and wait for that."""
+        """Make the process end in an orderly way, and wait until it has."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -137,7 +137,7 @@ def package_path() -> str:
 
 
 class Workshop:
-    """Where a case gets its subjects and directories; all of them go with it.
+    """Gives a case its subjects and directories; all of them are ended and removed at its exit.
 
     Attributes:
         effort: how much is to be done.
@@ -236,7 +236,7 @@ class Effort:
         self.seconds = min(self.seconds, 0.01)
 
     def of(self, number: int, least: int = 10) -> int:
-        """Return how many to take where a case says ``number``."""
+        """Return how many to take if a case asks for ``number``."""
         return max(min(number, least), number // 100) if self.tiny else number
 
     def repeats(self, number: int) -> int:

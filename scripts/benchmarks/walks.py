@@ -151,7 +151,7 @@ def at_most(name: str) -> tuple[int, int]:
 
 
 def main() -> int:
-    """Print the walks of a fresh process; returns 1 where one is longer than it may be."""
+    """Print the walks of a fresh process; return 1 if one is longer than it may be."""
     with tempfile.TemporaryDirectory() as data:
         found = walks(Path(data))
     print(f"{'walk':<34}{'modules':>8}{'moves':>8}   at most")

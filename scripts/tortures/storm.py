@@ -391,7 +391,7 @@ class Storm:
         return verdicts
 
     def settle_all(self) -> None:
-        """Judge all, none of which lives."""
+        """Judge all blocks, once every process has ended."""
         found = judge.values(self.data)
         for place in range(self.ledger.places):
             self.settle(place, found)

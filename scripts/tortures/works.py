@@ -194,7 +194,7 @@ def stop_inside(
     Args:
         package: shmstats.
         counting: the calls.
-        chance: selects what is not given.
+        chance: makes the choices that are left open.
         stream: the operation to stop in; any.
         number: of the step; any.
     """

@@ -1,4 +1,4 @@
-"""The background thread: what ends it for good, and what becomes of it where there can be none."""
+"""The background thread: what ends it for good, and what happens if it cannot be started."""
 
 from __future__ import annotations
 

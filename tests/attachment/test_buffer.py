@@ -63,7 +63,7 @@ def during(line: int, operation: Callable[[], object], interruption: Callable[[]
         file, number = frame.f_code.co_filename, frame.f_lineno
         if "shmstats" not in file:
             return None
-        # The line of a with statement comes again at its end, where no signal handler can be called.
+        # A with statement's line is traced again at its end, where no signal handler can be called.
         inside = not linecache.getline(file, number).lstrip().startswith("with ")
         if event == "line" and inside and file.endswith(("/buffer.py", "/shared.py", "/_cells_py.py")):
             left -= 1

@@ -113,7 +113,7 @@ def asked(listener: Listener, question: str = "name", **answers: Callable[[], An
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Tell whether the other side has ended the connection without a word."""
+    """Return whether the peer has closed the connection without sending anything."""
     if not select.select([connection], [], [], 0)[0]:
         return False
     try:

@@ -129,7 +129,7 @@ def test_another_process_saves_whenever_the_one_that_saves_is_killed(
         children[child.pid] = child
 
     def total() -> int:
-        """The total as a stranger sees it, who is no candidate."""
+        """The total as a process without a slot, which cannot save, sees it."""
         with shmstats.reading.reader.read_only(data) as reader:
             snapshot = reader.read()
         names = [(name.category, name.metric) for name in snapshot.names]
@@ -687,7 +687,7 @@ def test_a_saver_of_a_block_that_is_attached_while_another_thread_leaves_is_stop
     stop = attachment._stop_agent
 
     def attached_after(of_left: bool = False) -> None:
-        """Have the threads of the block begin after those that there were have been stopped."""
+        """Start new threads of the block right after the old ones were stopped."""
         if of_left:
             stop(of_left)
 

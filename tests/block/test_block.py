@@ -35,7 +35,7 @@ def write_header(shmstats: ModuleType, data: Path, **values: int) -> None:
 
 
 def leave_behind(python: Any, count: int = 1) -> None:
-    """Have a block that its processes did not leave in an orderly way."""
+    """Make a block that its processes did not leave in an orderly way."""
     children = [python.start(COUNT_AND_WAIT) for _ in range(count)]
     for child in children:
         child.hear()

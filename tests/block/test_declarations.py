@@ -163,7 +163,7 @@ class Killed(BaseException):
     """Stands for the end of the process: what was written so far stays written."""
 
 
-#: Where a change of names may be broken off.
+#: The points at which a change of names may be interrupted.
 FILES = (
     "block/names.py",
     "block/records.py",

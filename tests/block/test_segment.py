@@ -244,7 +244,7 @@ def test_who_closes_all_descriptors_counts_on_and_no_file_of_its_own_is_touched(
         print([os.fstat(file.fileno()).st_size for file in files] == [0] * 12, len(stats.snapshot()["c"]))
         os._exit(0)
     """
-    # The background thread, whose descriptors are gone too, may say so.
+    # The background thread's descriptors are closed too, so it may log that.
     assert python.run(code, quiet=False) == "True 601\n"
     assert stats.get("c", "m") == 2
     assert stats.get("c", "name 599") == 1

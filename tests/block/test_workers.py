@@ -205,7 +205,7 @@ def test_of_many_workers_a_new_one_looks_at_a_few_until_the_dead_are_found(
 def test_a_dead_worker_whose_slot_is_taken_while_it_is_looked_at_is_not_alive(
     stats: Any, data: Path, python: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next one has its slot between the look at that and the question who has its lock: no value of it is shown."""
+    """A new worker takes the slot between the look at it and the check of its lock: none of its values is shown."""
     from shmstats.block.lock import RecordLocks
     from shmstats.reading.reader import read_only
 

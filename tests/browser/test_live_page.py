@@ -88,7 +88,7 @@ def test_a_worker_in_a_loop_of_c_and_a_stopped_one_are_shown_with_request_and_ag
     since = time.monotonic()
     stopped = wait_until(lambda: (row := serving(page, "GET /wait")) and row[1] == "stopped" and row, "stopped")
     stuck = wait_until(lambda: (row := serving(page, "GET /regex")) and re.search(r"\d", row[3]) and row, "regex")
-    assert time.monotonic() - since < 3.5  # seconds, of which one poll takes two
+    assert time.monotonic() - since < 3.5  # seconds; one poll takes two
     assert stopped[3].endswith("s")
     assert stuck[1] == "busy"
     assert "secret" not in page.text("main")

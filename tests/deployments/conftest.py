@@ -72,7 +72,7 @@ SOURCES = {
 
 @pytest.fixture
 def preload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Have a library preloaded by the processes that are started from now on: ``preload("no_links")``."""
+    """Make processes started from now on preload a library: ``preload("no_links")``."""
     if not shutil.which("cc"):
         pytest.skip("there is no C compiler")
 

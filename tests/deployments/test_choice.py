@@ -1,4 +1,4 @@
-"""Which core is used: the C core, its fallback where that was not built, or an error that says what is wrong."""
+"""The choice of the core: C, the fallback if C was not built, or an error that says what is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forks that Python is not told of, and forks in the middle of a first use."""
+"""Forks that Python does not report, and forks in the middle of a first use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers import PythonRunner
 def test_the_children_of_a_fork_in_c_count_for_themselves(
     stats: Any, configure: Callable[..., Any], python: PythonRunner, buffered: bool
 ) -> None:
-    """UWSGI forks so, and calls Python's functions for it only where it is told to."""
+    """UWSGI forks in this way: it calls Python's fork functions only if it is configured to."""
     configure(no_buffer=not buffered)
     python.run(
         """

@@ -18,7 +18,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def live(events: int, seed: int, bound: float, *options: str) -> str:
-    """Have a deployment live; returns what it reports."""
+    """Run a deployment; return what it reports."""
     command = [sys.executable, "-m", "tortures", "--only", "deployments", "--bouts", "1", "--core", "C"]
     command += ["--minutes", str(bound / 60), "--events", str(events), "--seed", str(seed), *options]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])}

@@ -409,7 +409,7 @@ def value_of(i, name):
 
 
 def check_read_back(snapshot):
-    """Both parsers find each value once, where its category and, if it was changed, its metric say so."""
+    """Both parsers find each value once, under the expected category and, if it was changed, metric."""
     exposed = [
         (shared.text, parse_text),
         (shared.openmetrics, parse_openmetrics),

@@ -75,7 +75,7 @@ def do(stats: Registry, step: tuple[Any, ...]) -> None:
 
 @pytest.fixture
 def both(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have all that C does be done by the twin as well, and be the same."""
+    """Do everything that C does in the Python twin as well, and check that the results are equal."""
 
     def compared(name: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -125,7 +125,7 @@ def test_the_page_and_the_file_of_a_block_are_those_of_its_names_and_values(
 
 
 def saved(snapshot: Snapshot) -> Snapshot:
-    """Return what a file has of a snapshot."""
+    """Return a snapshot as it is read back from its file."""
     found = decode(Path("simple.json"), b"".join(snapshots.encode(snapshot)))
     assert not found.left_out
     return found.snapshot

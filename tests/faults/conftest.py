@@ -90,4 +90,4 @@ def storm(nursery: Nursery, tmp_path: Path, tally: Tally) -> Iterator[Callable[.
 
 @pytest.fixture(scope="session", autouse=True)
 def _before_all(_nurseries: dict[str, Nursery]) -> None:
-    """Have the nurseries there before any test looks which processes it starts itself."""
+    """Start the nurseries before any test records which processes exist."""

@@ -57,7 +57,7 @@ class Crowd:
         self.wrong: list[str] = []
 
     async def come(self, clients: int, slow: int, rude: int, seconds: float) -> None:
-        """Have so many clients of each kind at once."""
+        """Connect this many clients of each kind at the same time."""
         self._end = time.monotonic() + seconds
         kinds = [self._polite] * clients + [self._slow] * slow + [self._rude] * rude
         await asyncio.gather(*(kind() for kind in kinds))
@@ -84,7 +84,7 @@ class Crowd:
             writer.close()
 
     async def _rude(self) -> None:
-        """Send what is no request, or one that is too large."""
+        """Send something that is not a request, or a request that is too large."""
         while time.monotonic() < self._end:
             way = self._chance.randrange(4)
             if way == 0:

@@ -172,7 +172,7 @@ class Image:
         }
 
     def use(self, content: bytes) -> list[str]:
-        """Have a process use a block with some content; returns what it told."""
+        """Make a process use a block with this content; return what it reported."""
         remove_block(self.data)
         self.file.touch(0o600)
         self.file.write_bytes(content)

@@ -135,7 +135,7 @@ def test_a_data_directory_that_is_removed_while_it_is_used_is_made_again(
         wait_until((data / "stats" / "simple.json").exists)
         shutil.rmtree(data, ignore_errors=True)
         stats.incr("c", "m")
-        # Where this process was the first to make the directory again, the worker's counts come over at its next look.
+        # If this process was the first to create the directory again, the worker's counts arrive at its next look.
         wait_until(lambda total=2 + number: stats.get("c", "m") == total)
     worker.tell()
     worker.finish(quiet=False)

@@ -70,7 +70,7 @@ def can_mount() -> bool:
 
 @pytest.fixture
 def small_memory() -> None:
-    """Skip where no tmpfs can be mounted; CI has the programs for it, and only the kernel may forbid it."""
+    """Skip if no tmpfs can be mounted; in CI the programs are installed, so only the kernel may forbid it."""
     if os.environ.get("CI") and not (shutil.which("unshare") and shutil.which("mount")):
         pytest.fail("unshare or mount are missing, and CI must test with a small /dev/shm")
     if not can_mount():

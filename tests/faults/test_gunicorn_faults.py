@@ -112,7 +112,7 @@ class Daemon(Gunicorn):
         self.end(self._pid)
 
     def end(self, master: int) -> None:
-        """Have a master end, if it has not, and all its workers with it."""
+        """Make a master that still runs end, with all its workers."""
         workers = children(master)
         with suppress(ProcessLookupError):
             os.kill(master, signal.SIGTERM)

@@ -32,7 +32,7 @@ class Operation(NamedTuple):
         left: what another process does, which is killed then; empty: there is none.
         joined: whether another process has the block attached all the time.
         more: of the configuration.
-        kept: what is there afterwards, whenever it was killed.
+        kept: what must exist afterwards, whenever the process was killed.
     """
 
     code: str
@@ -216,7 +216,7 @@ class Trials:
         return self._nursery.run(code, self._data, self._stats, report=str(self._report), **names).wait()
 
     def victim(self, number: int) -> int:
-        """Have the operation done, and killed before a line; returns how many lines there were, or -1."""
+        """Do the operation in a process that is killed before a line; return the number of lines, or -1."""
         if self._operation.left:
             assert self.run(LEFT, left=self._operation.left) == -9
         status = self.run(VICTIM, number=number, before=self._operation.before, operation=self._operation.code)
@@ -226,7 +226,7 @@ class Trials:
         return int(self._report.read_text()) if status == 0 else -1
 
     def victim_at_step(self, steps: Nursery, number: int) -> bool:
-        """Have the operation done, and killed after so many steps of the C core; tell whether there were as many."""
+        """Do the operation in a process that is killed after so many steps in C; return whether it got that far."""
         operation = {"before": self._operation.before, "operation": self._operation.code}
         victim = steps.run(STEPPED, self._data, self._stats, number=number, **operation)
         stopped = victim.wait_for_state("TZ") == "T"
@@ -238,7 +238,7 @@ class Trials:
         return stopped
 
     def next(self) -> dict[str, int]:
-        """Have another process come; returns what it found."""
+        """Start another process; return what it found."""
         assert self.run(NEXT, data=str(self._data)) == 0, self._nursery.crashes
         found: dict[str, int] = json.loads(self._report.read_text())
         self.nexts += 1

@@ -76,7 +76,7 @@ shmstats.close()
 def test_a_stop_in_a_change_of_the_names_keeps_nobody_from_counting(
     core: str, storm: Callable[..., Storm], tally: Tally, nursery: Nursery, tmp_path: Path
 ) -> None:
-    """Who counts what is registered continues; who comes, and changes the names too, waits where it must."""
+    """Processes go on counting registered names; one that attaches or changes names waits where it must."""
     storms = storm(workers=1, max_workers=2)
     storms.start(0)
     storms.let_count(0, 1, bound=20)

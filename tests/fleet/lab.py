@@ -76,7 +76,7 @@ def kill_saver():
 
 
 def require() -> None:
-    """Skip the test where there can be no namespaces, or a program is missing."""
+    """Skip the test if namespaces are not available or a program is missing."""
     missing = [name for name in ("ip", "unshare", "prometheus", "victoria-metrics") if shutil.which(name) is None]
     able = os.geteuid() == 0 and not missing
     if able:
@@ -203,7 +203,7 @@ class Machine:
         return (self.disk / "log").read_text()
 
     def set_clock(self, seconds: int) -> None:
-        """Have the machine's clock be wrong by so much."""
+        """Set the machine's clock wrong by this much."""
         self._offset.write_text(str(seconds))
 
     def start(self, level_kind: str = "gauge") -> None:

@@ -23,7 +23,7 @@ NOW = 1_700_000_040
 
 @dataclass(frozen=True)
 class Process:
-    """A worker as the table of workers tells of it."""
+    """A worker as the table of workers shows it."""
 
     pid: int
     claim: int = 1
@@ -45,7 +45,7 @@ class Table:
 
 @dataclass
 class Site:
-    """An application of which a recorder is told, second by second."""
+    """An application whose values are given to a recorder second by second."""
 
     recorder: HistoryRecorder
     workers: Table = field(default_factory=Table)

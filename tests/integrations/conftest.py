@@ -38,7 +38,7 @@ def counts(statistics: registry.Registry) -> Callable[[], object]:
 
 @pytest.fixture(params=["C", "Python"])
 def plain_case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have the plain case of a WSGI request done in C, and by its pure Python twin."""
+    """Run the plain case of a WSGI request in C, and in its pure Python twin."""
     from shmstats.integrations import _exchange_py, _plain, wsgi
 
     if request.param == "C":
@@ -58,5 +58,5 @@ def plain_case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def found_by_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have real servers use this very package, wherever they run."""
+    """Make real servers use this checkout of the package, whatever their working directory."""
     monkeypatch.setenv("PYTHONPATH", str(Path(package.__file__).parents[1]), prepend=os.pathsep)

@@ -32,7 +32,7 @@ ENVIRONMENT = "source scripts/_environment.sh && prepare_mpmetrics && echo $mpme
 
 
 def interpreter_of_mpmetrics() -> str:
-    """Return an interpreter that has mpmetrics; an empty text where there can be none."""
+    """Return an interpreter that has mpmetrics; an empty text if none can be made."""
     given = os.environ.get("SHMSTATS_MPMETRICS_PYTHON")
     if given:
         return given

@@ -409,7 +409,7 @@ def test_a_worker_class_of_ones_own_is_said_to_be_not_measured_and_what_to_do(tm
             " shmstats.integrations around the application"
         )
         wait_until(lambda: figures(server)["gunicorn_worker_boot"].count == 2, "both to have booted")
-        assert server.log.read_text().count(said) == 2  # each worker says so once
+        assert server.log.read_text().count(said) == 2  # once by each worker
 
 
 # Why workers end ------------------------------------------------------------------------------------------------
@@ -422,7 +422,7 @@ def test_workers_that_end_are_counted_by_reason(tmp_path: Path, kind: str) -> No
         os.kill(min(server.workers()), signal.SIGKILL)
         wait_until(lambda: ended(server)["signal"] == 1, "the end of one that was killed")
         wait_until(lambda: len(server.workers()) == 2, "another worker")
-        assert ask(server, "GET", "/exit") == 0  # it ends without a word, as one that is killed
+        assert ask(server, "GET", "/exit") == 0  # it ends without an answer, like a killed one
         wait_until(lambda: ended(server)["signal"] == 2, "the end of one that vanished")
         wait_until(lambda: states(server) == {"idle": 2}, "two idle workers")
         os.kill(min(server.workers()), signal.SIGTERM)

@@ -83,7 +83,7 @@ class Machine(Protocol):
     """The shared things. Their state is any hashable value."""
 
     def known(self, access: Access) -> tuple[Any] | None:
-        """Return the result, in a tuple, of what is no step; None for a step."""
+        """Return the result, in a tuple, of an operation that is not a step; None for a step."""
 
     def is_settled(self, state: Any, index: int, access: Access, others: frozenset[int]) -> bool:
         """Tell whether a silent step changes nothing, and no other process can change its result before it is done.

@@ -58,7 +58,7 @@ class State(NamedTuple):
 
     Attributes:
         memory: the block.
-        holders: who has which record lock, as (position, process).
+        holders: the holder of each record lock, as (position, process).
         dead: processes that were killed.
     """
 
@@ -100,7 +100,7 @@ class BlockMachine:
         self.left_out = False
 
     def known(self, access: Access) -> tuple[Any] | None:
-        """Return what is loaded from where nobody writes."""
+        """Return a value loaded from memory that nobody writes."""
         if access.kind != "load":
             return None
         if not self._writers.keys().isdisjoint(_words(*access.arguments)):
@@ -108,7 +108,7 @@ class BlockMachine:
         return (_loaded(self._initial, *access.arguments),)
 
     def is_settled(self, state: State, index: int, access: Access, others: frozenset[int]) -> bool:
-        """Tell whether what is loaded cannot change: the others write it with a lock only that is had, or never."""
+        """Return whether a loaded value cannot change: others never write it, or only with a lock that is held here."""
         if access.kind != "load":
             return False
         had = frozenset(position for position, holder in state.holders if holder == index)
@@ -118,7 +118,7 @@ class BlockMachine:
         )
 
     def _note_writer(self, state: State, index: int, offset: int, size: int) -> None:
-        """Have the search begin again if it went by something wrong about who writes where.
+        """Restart the search if it assumed something wrong about who writes where.
 
         At once if a word was taken to be constant; at its end if interleavings may have been left out.
         """
@@ -274,7 +274,7 @@ class View:
             self.store(at, size, int.from_bytes(content[at - offset : at - offset + size], "little"))
 
     def read_at_once(self, offset: int, length: int) -> bytes:
-        """Load bytes in one step: where a lock keeps them as they are."""
+        """Load bytes in one step; a lock keeps them from changing."""
         self._check()
         found = self._steps.do("load", self._offset + offset, length, silent=True) if length else 0
         return found.to_bytes(length, "little")  # type: ignore[no-any-return]
@@ -389,8 +389,8 @@ class Plant(NamedTuple):
 
     Attributes:
         file: its name.
-        old: what is there, just once.
-        new: what is there instead.
+        old: the text to replace; it must occur exactly once.
+        new: the replacement.
     """
 
     file: str
@@ -446,7 +446,7 @@ class Core:
             self.workers = self._load(package, "block.workers")
             self.index = self._load(package, "core._names_py")
             twin = self._load(package, "core._cells_py")
-            twin._MOST_TRIES = 1  # who is killed in the model, by an exception, must not try again to unlock
+            twin._MOST_TRIES = 1  # a process killed in the model, by an exception, must not try again to unlock
             self._stepped = _stepped(*(plant for plant in plants if plant.is_of_c)) if name == "C" else None
             handles = twin if self._stepped is None else self._stepped
             self.counter, self.gauge = handles.Counter, handles.Gauge
@@ -515,7 +515,7 @@ class Core:
                 return self.file
 
             def reserve(self, offset: int, length: int) -> None:
-                """Have memory, which is there."""
+                """Reserve memory, which always succeeds."""
 
             def _await_table(self) -> None:
                 """Wait in one step: to look again and again would be steps without an end."""
@@ -631,7 +631,7 @@ class Core:
     def _exchange(self, steps: Steps, offset: int, expected: int, desired: int) -> int:
         found, sequence = steps.do("exchange", offset, expected, desired)
         if found == expected:
-            # Only who has the lock writes seq, and so reads it plainly.
+            # Only the holder of the lock writes seq, so it reads seq without a step.
             self._sequences.add(offset + 4)
             self._nonsense[offset + 4 : offset + 8] = sequence.to_bytes(4, "little")
         return int(found)
@@ -646,7 +646,7 @@ class Core:
 
 @contextmanager
 def _modules_of_their_own() -> Any:
-    """Have modules of a new package loaded, which find the rest of shmstats in their place."""
+    """Load modules as a new package in which they find the rest of shmstats as usual."""
     package = "modelled"
     there = {
         package: types.ModuleType(package),
@@ -766,7 +766,7 @@ class Process:
         steps: that it takes.
         identity: of the process.
         layout: of the block.
-        worker: its slot, where it has one from the beginning.
+        worker: its slot, if it has one from the beginning.
         owners: which process has which lock word.
 
     Attributes:
@@ -858,7 +858,7 @@ class Scenario:
         self._memory = self._memory[:offset] + content + self._memory[offset + len(content) :]
 
     def before(self, index: int, program: Program) -> Any:
-        """Have a process do something before the beginning; it keeps its slot."""
+        """Run something in a process before the search begins; the process keeps its slot."""
         machine = BlockMachine([identity._replace(after=None) for identity in self._identities], self._memory)
         direct = _Direct(machine, index, self._initial())
         process = self._process(direct, index)
@@ -874,7 +874,7 @@ class Scenario:
         return State(self._memory, slots, frozenset())
 
     def attach(self, *indexes: int) -> None:
-        """Have processes attach before the beginning."""
+        """Attach processes before the search begins."""
         for index in indexes:
             self.before(index, Process.attach)
 
@@ -914,7 +914,7 @@ class Scenario:
         return BlockMachine(self._identities, self._memory)
 
     def _learn(self, machine: BlockMachine, programs: Sequence[Program]) -> None:
-        """Have a machine know from the beginning what the programs write, one after the other: it saves restarts."""
+        """Tell a machine in advance what the programs write, by running them one after another: it saves restarts."""
         state = self._initial()
         for index, program in enumerate(programs):
             direct = _Direct(machine, index, state)
@@ -927,7 +927,7 @@ class Scenario:
         return Process(self._core, steps, self._identities[index], self.layout, self._workers.get(index), owners)
 
     def read(self, memory: bytes, program: Program) -> Any:
-        """Have someone look at a block, without a slot."""
+        """Make a reader look at a block, without a slot."""
         machine = BlockMachine([Identity(1)], memory)
         process = Process(
             self._core,

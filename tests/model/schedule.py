@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-#: Seconds after which threads of which none goes on are given up: they wait for what is not of this module.
+#: Seconds after which a run is given up because none of its threads continues: they wait for something outside it.
 _BOUND = 20.0
 
 #: Which thread continues, by the number of the one before and the lines that it has done.
@@ -49,7 +49,7 @@ class Schedule:
 
     Args:
         programs: of the threads.
-        plan: where one is switched.
+        plan: the points at which to switch threads.
         files: whose lines count.
 
     Attributes:
@@ -90,7 +90,7 @@ class Schedule:
         assert not self._wrong, self._wrong
 
     def wait(self, lock: Lock) -> None:
-        """Have others continue until a lock is free."""
+        """Run other threads until a lock is free."""
         actor: _Actor = self._mine.actor
         actor.awaited = lock
         others = [other for other in self._actors if other is not actor and other.can_go_on]
@@ -102,7 +102,7 @@ class Schedule:
         actor.awaited = None
 
     def offer(self, lock: Lock) -> None:
-        """Have who waits for a lock that is free now continue at once."""
+        """Continue at once with a thread that waited for a lock that is free now."""
         actor: _Actor = self._mine.actor
         for other in self._actors:
             if other.awaited is lock and not other.ended:
@@ -237,7 +237,7 @@ class Thread:
         return self in self.living
 
 
-#: Runs a schedule, of which the thread that begins and the plan are given.
+#: Runs a schedule, given by the first thread and the plan.
 Run = Callable[[int, Plan], Schedule]
 
 

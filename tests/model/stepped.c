@@ -42,7 +42,7 @@ is_watched(const volatile void *place)
     return address >= watched && address < watched + watched_size;
 }
 
-/* Have the hook take a step; returns its result. */
+/* Call the hook for a step; returns its result. */
 static uint64_t
 step(const char *kind, const volatile void *place, size_t size, uint64_t first, uint64_t second)
 {

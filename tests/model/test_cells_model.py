@@ -45,7 +45,7 @@ def add_twice(process: Process) -> None:
 
 
 def each_addition_is_there_once(final: Final) -> None:
-    """Have noted after <= counted <= noted before; who lives has done what it began."""
+    """Assert noted after <= counted <= noted before; a living process has finished what it began."""
     nobody_waits(final)
     everyone = range(len(final.notes))
     done = sum(final.noted(index, "done") for index in everyone)
@@ -291,7 +291,7 @@ def summed(block: Any) -> tuple[float, float, int]:
 
 
 def histograms(core: Core, *programs: Callable[[Process], None], whole: set[tuple[float, float, int]]) -> None:
-    """Have a histogram of one observation, 2.0, and a reader beside the programs, who may see only what is whole."""
+    """Make a histogram of one observation, 2.0, and a reader beside the programs that must see only whole states."""
     scenario = Scenario(core, 4, 1, *processes(*range(10, 11 + len(programs))))
     scenario.attach(*range(1 + len(programs)))
     scenario.before(0, observe(2.0))

@@ -102,7 +102,7 @@ def peterson(turn_first: bool) -> Any:
         for name, to in reversed(stores) if turn_first else stores:
             steps.do("set", name, to)
         while steps.do("get", f"wants{other}", silent=True) and steps.do("get", "turn", silent=True) == other:
-            steps.do("wait", "changed", True)  # nobody says so: this way is only gone where it must not be
+            steps.do("wait", "changed", True)  # nobody sets it: only a wrong search takes this path
         increment(steps)
         steps.do("set", f"wants{me}", False)
 

@@ -20,7 +20,7 @@ OLD = encode_key("c", "old")
 
 
 class Handle:
-    """Stands for a counter's handle: it counts where it is bound to, as long as the names are those of then."""
+    """A stand-in for a counter's handle: it counts into its bound cell while the names' generation is the same."""
 
     def _bind(self, cells: Any, row: int, column: int, width: int, generation: int, monotonic: bool) -> None:
         self.where = cells, row, column, generation

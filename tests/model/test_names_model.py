@@ -51,7 +51,7 @@ def processes(n: int) -> list[Identity]:
 
 
 def named(metric: str) -> Any:
-    """Stands for a handle of a name that was never used: of ``a``, or of ``a{l="x"}`` where it is ``a.l.x``."""
+    """A stand-in for the handle of a name that was never used: of ``a``, or of ``a{l="x"}`` given as ``a.l.x``."""
     metric, *label = metric.split(".")
     return SimpleNamespace(category="c", metric=metric, labels=(tuple(label),) if label else ())
 
@@ -165,7 +165,7 @@ def sums_are_right(*metrics: str) -> Callable[[Final], None]:
 
 
 def registering(core: Core, *metrics: str, index_slots: int = 8, by: Counting = count) -> None:
-    """Have each process count some names, given with blanks between them."""
+    """Make each process count some names, given with spaces between them."""
     scenario = Scenario(core, 4, 2, *processes(len(metrics)), index_slots=index_slots)
     scenario.attach(*range(len(metrics)))
     if by is count_at_once:
@@ -271,7 +271,7 @@ def test_a_fault_of_registering_at_once_is_found(fault: str) -> None:
 
 
 def removing(core: Core, *programs: Callable[[Process], None], kills: int = 0) -> None:
-    """Have programs run on a block where the last of them has counted ``old`` before, in column 0."""
+    """Run programs on a block in which the last of them has already counted ``old``, in column 0."""
     scenario = Scenario(core, 2, 2, *processes(len(programs)))
     scenario.attach(*range(len(programs)))
     scenario.before(len(programs) - 1, count("old"))

@@ -47,7 +47,7 @@ class Story:
             each.init(config)
 
     def run(self, scene: tuple[Read, bool], first: int, plan: Plan) -> Schedule:
-        """Have a thread change names while another reads, under a schedule; and judge.
+        """Make one thread change names while another reads, under a schedule; check the result.
 
         Args:
             scene: how it is read, and whether names come again.

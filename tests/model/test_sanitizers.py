@@ -44,7 +44,7 @@ def instrumented(copy: Path, *plants: Plant) -> dict[str, str]:
         "LD_PRELOAD": f"{library('libasan.so')} {library('libubsan.so')}",
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:handle_segv=1",  # what CPython keeps to its end is no leak
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
-        "PYTHONMALLOC": "malloc",  # or AddressSanitizer does not see where an object ends
+        "PYTHONMALLOC": "malloc",  # otherwise AddressSanitizer does not see where an object ends
     }
 
 

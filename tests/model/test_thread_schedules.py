@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from schedule import Plan, Schedule, Thread, switched_once, switched_twice
 
-#: What the switches are made in: where it is decided what is counted into.
+#: The files in which threads are switched: those that decide which cell is counted into.
 PLACES = ("configured.py", "misses.py", "attachment/attachment.py", "attachment/calls.py", "attachment/saver.py")
 
 

@@ -13,7 +13,7 @@ MAX = 2**63 - 1
 
 
 def block_of(rows: int, columns: int, reserved: list[list[bool]], values: Any) -> tuple[memoryview, tuple[int, ...]]:
-    """Return a block of cells behind a page of bitmaps, and the arguments of sum_columns that say so."""
+    """Return a block of cells after a page of bitmaps, and the arguments that describe it to sum_columns."""
     pages = -(-columns * CELL // PAGE)
     row_bytes = pages * PAGE
     buffer = bytearray(PAGE + rows * row_bytes)

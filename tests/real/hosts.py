@@ -434,7 +434,7 @@ class Running:
             connection.close()
 
     def hit(self, number: int) -> set[int]:
-        """Have so many requests answered, one after the other; returns the pids that answered."""
+        """Send this many requests, one after another; return the pids that answered."""
         found = set()
         for _ in range(number):
             status, body = self.get("/hit")
@@ -454,7 +454,7 @@ class Running:
         return {each["pid"] for each in told if "no answer" not in str(each["stacks"])}
 
     def reload(self) -> int:
-        """Have all workers replaced; returns how many requests it took to see that none of before answers."""
+        """Replace all workers; return the number of requests it took until no old worker answered."""
         before = children(self.pid)
         assert self.host.reload is not None
         if self.host.reload == TOUCH:
@@ -535,7 +535,7 @@ def free_port() -> int:
 
 
 def remove_block(host: Host, directory: Path) -> None:
-    """Have the block that stays adopted, saved and removed, as any next process does."""
+    """Adopt, save and remove a block that was left behind, as the next process does."""
     if host.keeps_block is not False:
         command = [sys.executable, "-m", "shmstats", "reset", "site", "--data", str(directory / "data")]
         subprocess.run(command, cwd=directory, stdout=subprocess.DEVNULL, check=True, timeout=BOUND)

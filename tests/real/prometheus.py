@@ -37,7 +37,7 @@ _JOB = """
 
 
 def program(name: str) -> str:
-    """Where a program of Debian's package ``prometheus`` is; skips the test that needs it if it is not there."""
+    """Path of a program of Debian's package ``prometheus``; skips the test if it is not installed."""
     found = shutil.which(name)
     if found is None:
         if os.environ.get("CI"):
@@ -207,7 +207,7 @@ class TextOnlyProxy:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The address where it listens."""
         return int(self._server.server_address[1])
 
     def __enter__(self) -> TextOnlyProxy:

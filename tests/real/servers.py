@@ -76,7 +76,7 @@ class Gunicorn:
 
     @property
     def port(self) -> int:
-        """Where it listens, once it was started."""
+        """The address where it listens, once it has started."""
         return self._port
 
     @property

@@ -1,4 +1,4 @@
-"""Under real gunicorn the debug endpoints tell of every worker, whichever answers, whatever the others do."""
+"""Under real gunicorn the debug endpoints report every worker, whichever worker answers and whatever others do."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ QUEUES = {
 
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
-    """Where a Redis listens."""
+    """The address of a Redis server."""
     number = free_port()
     try:
         redis = subprocess.Popen(
@@ -204,7 +204,7 @@ class Workers:
         return done.stdout.decode()
 
     def do(self, number: int, fatal: bool = False) -> None:
-        """Have so many tasks done, and wait for that; the first of them may end its process."""
+        """Run this many tasks and wait for them; the first of them may end its process."""
         if not self._queue.worker:
             self.run(f"submit({number})")
             return
@@ -225,7 +225,7 @@ class Workers:
         return int(json.loads(dumped.stdout).get("tasks", {}).get("done", 0))
 
     def remove_block(self) -> None:
-        """Have a block that stayed saved and removed, as the next process does."""
+        """Save and remove a block that was left behind, as the next process does."""
         self.run("import shmstats; shmstats.init()")
 
 

@@ -1,4 +1,4 @@
-"""What a real server on loopback receives, and what happens where it is away, stuck or cannot be found."""
+"""What a real server on loopback receives, and what happens if it is down, stuck or not found."""
 
 from __future__ import annotations
 

@@ -389,7 +389,7 @@ class Served:
 
     @property
     def outer(self) -> tuple[str, int]:
-        """Where it listens besides loopback."""
+        """An address besides loopback where it listens."""
         pattern = re.compile(r"http://(?!127\.)([0-9.]+):(\d+)")
         if not addresses_of_this_machine():
             pytest.skip("this machine has no address but loopback")

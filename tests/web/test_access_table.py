@@ -55,13 +55,13 @@ APPLICATION = "from shmstats.web import create_app\napp = create_app()\n"
 PATIENT = ("--worker-class", "shmstats.web.doorkeeper.PatientWorker", "--threads", "4", "--keep-alive", "0")
 WAYS = ("TCP", "IPv6", "IPv4 within IPv6", "Unix socket", "proxy")
 
-#: Where the server listens besides, and where a client connects to that: the kernel shows it an address of IPv6.
+#: The other address where the server listens, and the one to connect to: the kernel shows it as an IPv6 address.
 IPV6 = {"IPv6": ("::1", "::1"), "IPv4 within IPv6": ("::ffff:127.0.0.1", "127.0.0.1")}
 
 
 @contextmanager
 def served(*options: str, **api: Any) -> Iterator[tuple[Gunicorn, Places]]:
-    """A server whose data directory is the owner's, and where it is reached in each way, by everybody."""
+    """A server whose data directory belongs to the owner, and each address at which a client may reach it."""
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)
         directory = Path(place, "site")

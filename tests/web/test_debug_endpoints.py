@@ -1,4 +1,4 @@
-"""``/debug`` tells of every worker of the block, also of one that cannot answer."""
+"""``/debug`` reports every worker of the block, also one that cannot answer."""
 
 from __future__ import annotations
 

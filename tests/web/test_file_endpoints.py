@@ -365,7 +365,7 @@ def test_a_directory_that_may_not_be_changed_is_answered_as_forbidden(
     def unlink(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("shmstats.files.os.unlink", unlink)  # root, who may run this, may change everything
+    monkeypatch.setattr("shmstats.files.os.unlink", unlink)  # root, as which this may run, may change every file
     answer = client.delete("/_local/files/f")
     monkeypatch.undo()
     assert (answer.status_code, answer.get_json()) == (403, {"error": "'f': Permission denied"})

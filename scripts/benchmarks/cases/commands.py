@@ -55,7 +55,7 @@ class _Run(NamedTuple):
 def _run(command: Sequence[str]) -> _Run:
     """Run a program to its end, which must be a good one."""
     environment = os.environ | {"PYTHONPATH": package_path(), "SHMSTATS_PURE": ""}
-    # Compiled modules are kept, as they are for everyone who has not turned that off.
+    # Bytecode files are kept, as they are by default.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     before, start = os.times(), time.perf_counter_ns()
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=False)

@@ -58,7 +58,7 @@ print(json.dumps([spent, 1024 * private]))
 
 
 def _run(name: str, directory: str, there: str = _WEB) -> tuple[float, float]:
-    """Return ns of processor time and bytes of private memory of a side, beside what is there already."""
+    """Return the ns of processor time and the bytes of private memory that a side adds to the process."""
     work = _WORK.replace("{there}", there).replace("{side}", _SIDES[name])
     command = [sys.executable, "-P", "-c", work, directory]
     done = subprocess.run(command, env={"PYTHONPATH": package_path(), "PATH": ""}, stdout=subprocess.PIPE, check=False)

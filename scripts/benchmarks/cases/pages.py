@@ -58,7 +58,7 @@ def _page(shop: Workshop, subject: Subject, what: str, series: int) -> list[Row]
 
 
 def _of_peers(shop: Workshop, what: str, series: int) -> tuple[dict[str, Figure], dict[str, str], str]:
-    """Return what the same series cost the peers, whose first page is as any; why not; and what is to be known."""
+    """Return the cost of the same series for the peers, the reason if it was not measured, and a note."""
     if shop.effort.short:
         return {}, {}, ""
     peers: dict[str, Figure] = {}

@@ -19,7 +19,7 @@ from .serving import DURATIONS, NAMES, CallLoop, Loops, empty, empty_durations, 
 
 
 def configure(directory: str, **section: Any) -> None:
-    """Attach the block of a data directory; what is not said is as in the defaults, but nothing is saved."""
+    """Attach the block of a data directory with the default options, except those given; nothing is saved."""
     shmstats.init({"path": {"data": directory}, "stats": {"persist": False, **section}})
 
 

@@ -127,7 +127,7 @@ def restore(directory: str, **section: Any) -> tuple[float, float, int]:
 
 
 def attach(number: int) -> tuple[float, float]:
-    """Have so many forked workers count once, all at once.
+    """Make this many forked workers count once, all at the same time.
 
     Returns the ns until the last one has, and the processor time of their first counts together, in ns.
     """

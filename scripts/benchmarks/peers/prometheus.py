@@ -44,7 +44,7 @@ def make_labels() -> tuple[CallLoop, CallLoop]:
 
 
 def make_observe() -> tuple[CallLoop, CallLoop]:
-    """``Histogram.observe`` with its own buckets, of which there are fewer than ours."""
+    """``Histogram.observe`` with its default buckets, which are fewer than ours."""
     from prometheus_client import Histogram
 
     histogram = Histogram("observed", "Observed by the benchmark.", registry=None)

@@ -13,7 +13,7 @@ _ROUNDS = 10
 
 
 def share(directory: str) -> None:
-    """Have the metrics on a block."""
+    """Create the metrics on a block."""
     import shmstats
     from shmstats.integrations.prometheus_client import install
 

@@ -92,7 +92,7 @@ class Loops:
         return min(taken for taken, _ in times), min(empty for _, empty in times)
 
     def time_together(self, name: str, calls: int, processes: int) -> list[tuple[float, float]]:
-        """Have several processes run a loop at once, so many calls each.
+        """Make several processes run a loop at the same time, this many calls each.
 
         Returns:
             ns from the first start to the last end and ns of processor time of all, for the loop and for the same
@@ -197,7 +197,7 @@ class Worker:
             yield line.decode().rstrip("\n")
 
     def finish(self) -> None:
-        """Have the worker end in an orderly way, and wait for that."""
+        """Make the worker end in an orderly way, and wait until it has."""
         self._writer.close()
         _, status = os.waitpid(self.pid, 0)
         self._gone()
@@ -256,12 +256,12 @@ class Population:
         self._workers += new
 
     def count_again(self, series: int) -> None:
-        """Have the first worker count the first names once more, so that no value is what it was."""
+        """Make the first worker count the first names again, so that every value changes."""
         self._workers[0].tell(f"0 {series}")
         self._workers[0].hear()
 
     def replace(self, number: int, series: int, of: int) -> None:
-        """Have so many workers come and go: one after another dies, every second by kill -9, and one comes.
+        """Start and end this many workers: one after another dies, every second one by kill -9, and one starts.
 
         Those who come count ``series`` of the first ``of`` names: in turn other ones.
         """
@@ -276,7 +276,7 @@ class Population:
             self.add(size, wave * series % of, series)
 
     def finish(self) -> None:
-        """Have all end."""
+        """Make all workers end."""
         for worker in self._workers:
             worker.finish()
         self._workers = []
@@ -311,7 +311,7 @@ def serve(prepare: Callable[[], tuple[dict[str, str], dict[str, Callable[..., An
         prepare: imports the peer; returns versions, and the operations by name.
     """
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed is no answer
+    os.dup2(2, 1)  # other output must not be taken for an answer
 
     def answer(what: dict[str, Any]) -> None:
         answers.write(json.dumps(what) + "\n")

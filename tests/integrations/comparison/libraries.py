@@ -77,7 +77,7 @@ class Library:
         return self.page()
 
     def page_with(self, collector: Any) -> str:
-        """A page with a custom collector beside, where it is not on each page of a registry that has it."""
+        """A page with a custom collector, if the library leaves it out of a registry's ordinary pages."""
         return ""
 
     def page_of(self, registry: CollectorRegistry) -> str:
@@ -106,11 +106,11 @@ class Library:
         return _parsed(b"".join(answer).decode())
 
     def flask(self, app: Any) -> bool:
-        """Have the requests of a Flask application counted; false if there is nothing to do that."""
+        """Count the requests of a Flask application; return false if the library cannot."""
         return importlib.util.find_spec(f"{self.module}.flask") is not None
 
     def requests_of(self, app: Any) -> float:
-        """How many requests of a Flask application the page tells of."""
+        """The number of requests of a Flask application that the page shows."""
         raise NotImplementedError
 
     def command(self) -> list[str] | None:
@@ -122,7 +122,7 @@ class Library:
         return None
 
     def sends_to_statsd(self, port: int) -> bool:
-        """Have what is counted sent to a port of this machine; false where the library has nothing to do that."""
+        """Send the values to a port of this machine; return false if the library cannot."""
         files = importlib.metadata.distribution(self.distributions[0]).files or ()
         found = [str(file) for file in files if "statsd" in str(file).lower()]
         assert not found, f"it has come to know StatsD, try it: {found}"

@@ -38,7 +38,7 @@ class Worker:
         os.close(says)
 
     def begin(self) -> None:
-        """Have it take its next step, and do not wait."""
+        """Make it take its next step, without waiting."""
         os.write(self._tell, b"s")
 
     def result(self) -> Any:
@@ -53,7 +53,7 @@ class Worker:
         return json.loads(said)
 
     def step(self) -> Any:
-        """Have it take its next step; returns what that gives."""
+        """Make it take its next step; return the result."""
         self.begin()
         return self.result()
 
@@ -90,7 +90,7 @@ def _take(steps: tuple[Step, ...], leave: Step, hears: int, says: int) -> None:
 
 
 class Site:
-    """Where one experiment is made.
+    """The environment of one experiment.
 
     Attributes:
         library: how the library is used; see `libraries`.
@@ -116,7 +116,7 @@ class Site:
         return [self.worker(*steps) for _ in range(number)]
 
     def run(self, *steps: Step) -> Any:
-        """Have a worker of its own take steps, and end; returns what the last one gave."""
+        """Start a worker that takes these steps and ends; return the result of the last one."""
         worker = self.worker(*steps)
         result = None
         for _ in steps:
