@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shmstats.bounds import shown_in_text
-from shmstats.export.naming import is_time
 from shmstats.export.page import Member, Page, Pages
-from shmstats.export.prometheus import bound_text
+from shmstats.export.prometheus import text_limits
 from shmstats.export.view import View
 from shmstats.frozen import NamedTuple
 from shmstats.series import Distribution, Kind, Labels, Name, Snapshot
@@ -125,10 +123,7 @@ class _HistogramSamples:
         self.index = index
         self.place = place
         self._bounds = len(name.bounds)
-        self._divisor = 1000 if is_time(name.unit) else 1
-        # Bounds that become equal by the division are one bucket: the later one, whose cumulative count has both.
-        limits = {bound_text(name.bounds[i], self._divisor): i for i in shown_in_text(name.bounds)}
-        limits["+Inf"] = self._bounds
+        self._divisor, limits = text_limits(name)
         self._limits = list(limits)
         self._kept = operator.itemgetter(*limits.values(), self._bounds)
         self._end = place + len(limits) + 2
