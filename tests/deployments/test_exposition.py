@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,6 +125,20 @@ def test_pages_wait_for_no_save_of_what_is_saved_already(
     shmstats.stats.incr("c", "m")
     assert shown() == 2
     assert header.saved_count == 2
+
+
+def test_two_scrapers_and_a_person_within_a_second_wait_for_no_turn(
+    shmstats: ModuleType, configure: Callable[..., Any], shown: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(snapshot_interval_ms=3_600_000)
+    shmstats.stats.incr("c", "other")
+    saver = shmstats.attachment.saver
+    never = {"sleep": lambda seconds: pytest.fail("a page waited for its turn")}
+    monkeypatch.setattr(saver, "time", SimpleNamespace(**vars(saver.time) | never))
+    for number in (1, 2, 3):
+        shmstats.stats.incr("c", "m")
+        assert shown() == number
+    assert shmstats.stats.shared.attach().header.saved_count == 3
 
 
 def save_error(shmstats: ModuleType) -> str | None:
