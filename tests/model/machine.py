@@ -445,8 +445,9 @@ class Core:
         with _modules_of_their_own() as package:
             self.workers = self._load(package, "block.workers")
             self.index = self._load(package, "core._names_py")
+            section = self._load(package, "core._section_py")
+            section._MOST_TRIES = 1  # a process killed in the model, by an exception, must not try again to unlock
             twin = self._load(package, "core._cells_py")
-            twin._MOST_TRIES = 1  # a process killed in the model, by an exception, must not try again to unlock
             self._stepped = _stepped(*(plant for plant in plants if plant.is_of_c)) if name == "C" else None
             handles = twin if self._stepped is None else self._stepped
             self.counter, self.gauge = handles.Counter, handles.Gauge

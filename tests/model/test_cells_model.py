@@ -94,7 +94,7 @@ LOCKING_FAULTS = {
     ),
     "the twin takes no lock": Plant(
         "_cells_py.py",
-        "            cells._locks.lock(FIRST_CELL + cell)\n",
+        "                self._descriptor = cells._locks.lock(FIRST_CELL + cell)\n",
         "",
     ),
     "the twin locks another cell": Plant(

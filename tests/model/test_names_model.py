@@ -31,6 +31,7 @@ class Provider(SharedProvider):
 
     def __init__(self, process: Process) -> None:
         self._block, self._buffer = process.block, None
+        self.ending, self._no_thread_until = False, 0.0
         self._declared = {}
         self._registrar: Any = SimpleNamespace(learn=lambda *arguments: None)
         self._settings: Any = SimpleNamespace(stats=SimpleNamespace(max_series_per_metric=10))
@@ -334,9 +335,9 @@ REMOVING_FAULTS = {
     ),
     "the twin looks at the generation before the lock": Plant(
         "_cells_py.py",
-        "            cells._locks.lock(FIRST_CELL + cell)\n",
-        "            generation = None if generation == cells._generation[0] else -1\n"
-        "            cells._locks.lock(FIRST_CELL + cell)\n",
+        "                self._descriptor = cells._locks.lock(FIRST_CELL + cell)\n",
+        "                self._generation = None if self._generation == cells._generation[0] else -1\n"
+        "                self._descriptor = cells._locks.lock(FIRST_CELL + cell)\n",
     ),
     "cells are given away with what is in them": Plant("names.py", "            self._stripes.clear(record)\n", ""),
     "a record is live before its name is written": Plant(
