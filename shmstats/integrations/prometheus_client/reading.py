@@ -77,7 +77,7 @@ class ClientPlan(NamedTuple):
                 continue
             if part.family not in families:
                 families[part.family] = _family(name, help_, part), []
-            families[part.family][1].append(Line(name.labels, i, created=name.created))
+            families[part.family][1].append(Line(name.labels, i, -1, name.created))
         for family, (_, lines) in families.items():
             lines[:] = [line._replace(fraction=fractions.get((family, line.labels), -1)) for line in lines]
         return cls(names, families)
