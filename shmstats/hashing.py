@@ -1,4 +1,4 @@
-"""BLAKE2b (RFC 7693), for hashes of keys, checksums, and names of segments.
+"""BLAKE2b (RFC 7693), for checksums, digests, and names of segments.
 
 `hashlib` has it too, but loads OpenSSL first, which takes longer than most of this package.
 """
