@@ -1,9 +1,8 @@
 """Fixtures of all tests: both cores, real processes, and a check that a test leaves nothing behind.
 
-`shmstats` is the package with a new default registry, once with the C core and once with its pure Python twin. A
-test that uses it (or `stats`, `attach`, `python`, which use it) runs twice. Processes that the test starts inherit
-the choice of the core, and the path of the configuration file that `configure` writes, through the environment
-(``$SHMSTATS_CONFIG``).
+`shmstats` is the package with a new default registry, once with the C core and once with its pure Python twin; a test
+that uses it (also through `stats`, `attach` or `python`) runs twice. Child processes inherit the core and the file that
+`configure` writes through the environment (``$SHMSTATS_CONFIG``).
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Counts the machine instructions of the hot calls, under callgrind (valgrind.org, Debian's package valgrind).
+"""Counts the machine instructions of the hot calls, under callgrind (Debian's package valgrind).
 
-Two loops of different lengths are counted and the shorter one is taken from the longer one, so that what
-happens once is left out; then the same of a loop without a call is taken away. What is left is what one call costs,
-with the interpreter's part of it. It repeats, but for a few instructions, on the same machine with the same
-interpreter and compiler.
+Two loops of different lengths are counted; their difference, minus that of two empty loops, is the cost of the calls,
+including the interpreter's part. On the same machine, with the same interpreter and compiler, the result repeats to
+within a few instructions.
 """
 
 from __future__ import annotations

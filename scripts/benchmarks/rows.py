@@ -1,12 +1,8 @@
-"""Figures, and rows of the table: what was measured, on which sides, and whether a target is met.
+"""Figures and rows of the table: what was measured, on which sides, and whether a target is met.
 
-A figure is a number with a unit and the spread of the repeats that it comes from. A case measures once
-and makes a row of it for each target, by the methods of `Measured`::
-
-    measured = Measured("inc", "bound handle, one process", ours, {"prometheus_client": theirs})
-    return [measured.faster("prometheus_client", 50)]
-
-A target that could not be measured is neither met nor missed, and says why.
+A case measures once and makes a row for each target with the methods of `Measured`, for example
+``Measured("inc", "bound handle", ours, {"prometheus_client": theirs}).faster("prometheus_client", 50)``. A target that
+could not be measured is neither met nor missed; its row says why.
 """
 
 from __future__ import annotations

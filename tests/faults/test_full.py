@@ -1,9 +1,8 @@
-"""Nothing left: of shared memory, of cells, of the heap for names, of rows.
+"""Behaviour when shared memory, cells, the heap for names or rows are used up.
 
-What each of these does to one process is shown in ``tests/test_registry.py`` (a full block drops new names only),
-``tests/block/test_names.py`` (the heap) and ``tests/block/test_segment.py`` (small shared memory kills nobody);
-more processes than rows count exactly in ``tests/block/test_workers.py``. Here is what all of them do together, and
-what ``/stats`` says about it.
+The effect of each on one process is tested in ``tests/test_registry.py``, ``tests/block/test_names.py`` and
+``tests/block/test_segment.py``, and more processes than rows in ``tests/block/test_workers.py``. Tested here: all of
+them together, and what ``/stats`` reports.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """SIGKILL while a block is made, attached, adopted, left and unlinked, and while names and snapshots change.
 
-A worker is killed before some line, chosen at random, of what the package does in such an operation; the storm
-does that for each line. Then another process comes: it must find a valid structure, with no name twice, all
-that was counted, and must be able to continue. ``tests/block/test_names.py`` does the same for the table of
-names by itself, and ``tests/attachment/test_saver.py`` has processes that save killed at random.
+A worker is killed before a random line of the operation; the storm does it before every line. The next process must
+find a valid structure, no name twice and all that was counted, and be able to continue. See also
+``tests/block/test_names.py`` (the table of names) and ``tests/attachment/test_saver.py`` (kills while saving).
 """
 
 from __future__ import annotations

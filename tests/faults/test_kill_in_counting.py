@@ -1,9 +1,8 @@
 """SIGKILL at any instruction of a counting call.
 
-At every step: a worker is kept at each step inside the critical sections in turn (of C in a build with stop
-points, of Python before each line) and killed there. At random: workers are killed while they count, and
-others take their places. How a dead owner's lock is taken over in itself is shown in
-``tests/core/test_cells.py``.
+A worker is killed at each step inside the critical sections in turn (in C in a build with stop points, in Python
+before each line); and workers are killed at random while they count, and replaced. Taking over a dead owner's lock is
+tested in ``tests/core/test_cells.py``.
 """
 
 from __future__ import annotations

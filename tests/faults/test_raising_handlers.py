@@ -1,9 +1,8 @@
-"""Signal handlers that raise, as time-outs do: at whatever point of ours that is, no lock stays taken.
+"""Signal handlers that raise, as time-outs do: no lock stays taken, at whatever point they run.
 
-CPython runs handlers at the ends of calls, the starts of functions and backward jumps. The first two are where a
-profile function is told of them, and what it raises there is raised just as a handler's exception is; so each such
-point is tried in turn. Real timers, which hit all three, are behind the storm marker but for a short while. The pure
-Python core is left out there: what is entered and left by functions in Python cannot be safe everywhere.
+CPython runs handlers at the ends of calls, at the starts of functions and at backward jumps. A profile function can
+raise at the first two just like a handler, so each such point is tried in turn. Real timers hit all three; most of
+these tests are in the storm, without the pure Python core, which cannot be safe everywhere.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""SIGSTOP of a lock's holder, then SIGCONT: nobody takes a lock from the living.
+"""SIGSTOP of a lock's holder, then SIGCONT: no lock is taken from a living process.
 
-Here a worker is kept at each step of a counting call, or before a line of a change of the names, and continues
-later. That a stopped process counts as living, and that its cell lock and the table lock are waited for, is shown
-one by one in ``tests/block/test_workers.py``, ``test_cells.py`` and ``test_lock.py``; random stops of processes that
-count are in ``tests/test_processes.py``.
+A worker is stopped at each step of a counting call, or before a line of a change of names, and continued later. The
+single rules are tested in ``tests/block/test_workers.py``, ``tests/block/test_lock.py`` and
+``tests/core/test_cells.py``, and random stops in ``tests/test_processes.py``.
 """
 
 from __future__ import annotations

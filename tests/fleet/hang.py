@@ -1,9 +1,8 @@
-"""What an engine that hangs costs: ``python tests/fleet/hang.py [SECONDS]``.
+"""Measures what a hanging push target costs: ``python tests/fleet/hang.py [SECONDS]``.
 
-A process counts as fast as it can, and saves every 100 ms, while it pushes to nobody, to a server that answers, and to
-one that takes connections and never answers. Prints the increments a second, the longest one, and the saves, and
-whether the longest one is within 1.2 times of that without a push. On a machine that has other things to do, put
-``chrt --fifo 10`` before it.
+A process counts as fast as it can and saves every 100 ms while it pushes to nobody, to a server that answers, and to
+one that accepts connections but never answers. Prints increments per second, the longest increment and the saves; the
+longest must be at most 1.2 times that without a push. On a busy machine run it under ``chrt --fifo 10``.
 """
 
 from __future__ import annotations

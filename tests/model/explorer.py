@@ -1,15 +1,8 @@
-"""Every interleaving of a few processes, with kills between any two of their steps.
+"""Explores every interleaving of a few processes, with a kill between any two steps.
 
-A *program* is an ordinary Python function, the real code of the package in it. What it does to what it shares
-with others, it does by `Steps.do`, one call for each step. The program is not suspended there: it is run from
-its beginning again and again, each time with one more result to be given, and broken off at the first step
-whose result is not known yet. So the state of a process is just the list of the results that it was given, a
-state of the whole is that of the shared things and one such list for each process, and states that were
-reached before need not be gone on from: the search is exhaustive, and it ends.
-
-What a step does to the shared things, and whether it can be done now, is the affair of a `Machine`.
-
-The steps are sequentially consistent. What a processor may reorder is not found here; see threads.c.
+A *program* is a Python function that runs the package's code; it calls `Steps.do` for each access to shared state. To
+reach a state, the explorer runs it again from its beginning with the results given so far, and stops it at the next
+step. A `Machine` defines the steps, which are sequentially consistent; for reordering by processors see threads.c.
 """
 
 from __future__ import annotations

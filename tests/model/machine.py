@@ -1,15 +1,8 @@
-"""The block as the explorer sees it, and the package's own code made to run on it step by step.
+"""The machine of the explorer: the package's own code, loaded so that each access to shared state is a step.
 
-`Core` loads the modules of `shmstats.block` once more, under another name, from their source as it is, or with
-a *planted* change of it. What they touch of the world is replaced from outside, where it is looked up:
-
-- the block's memory by a `View`, each access of which is a step. A load or store of up to 8 aligned bytes is
-  one step, a longer one is several;
-- `struct`, which wants real memory, by what goes through a view field by field;
-- record locks (`fcntl`) and the C core's atomic operations (stepped.c) by steps of their own.
-
-What nobody ever writes while the processes run is read without a step: `explore_block` finds out by itself what
-that is. Everything else, the order of all accesses above all, is the package's own.
+`Core` loads the modules again, as they are or with a *planted* fault, with substitutes for what they use: the block's
+memory (`View`), `struct`, record locks (`fcntl`) and the C core's atomic operations (stepped.c). A step accesses at
+most 8 aligned bytes. Memory that nobody writes, as `explore_block` finds out, is read without a step.
 """
 
 from __future__ import annotations

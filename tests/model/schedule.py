@@ -1,8 +1,8 @@
-"""Real threads of one process, one at a time: which continues, and at which line another one takes its turn, is chosen.
+"""Runs real threads of one process one at a time, by a plan that says at which line to switch to another one.
 
-The code is the package's as it is, but for its locks and background threads, which are of this module. A thread is
-switched at a line of the files that are told, as the plan of a run says, and where it waits for a lock, or gives one up
-that another one waits for. The same plan makes the same run.
+The code is the package's own, except that its locks and background threads come from this module. A thread is
+switched at the planned lines of the given files, when it waits for a lock, and when it releases one that another
+thread waits for. The same plan makes the same run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What shmstats and three libraries beside it can do, found by doing it.
+"""What shmstats and three other libraries can do, found by experiments.
 
-`features` has an experiment for each feature, written once; `libraries` says how each library is used, by its own
-documentation; `sites` runs an experiment in processes of its own. ``python -m comparison LIBRARY DIRECTORY`` runs
-them all with one library and prints what was found. It runs in the library's interpreter, which may have
-neither pytest nor shmstats.
+`features` has one experiment for each feature, `libraries` the documented way to use each library, and `sites` runs an
+experiment in its own processes. ``python -m comparison LIBRARY DIRECTORY`` runs all with one library and prints the
+results, in that library's interpreter, which may have neither pytest nor shmstats.
 """
