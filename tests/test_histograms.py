@@ -227,9 +227,9 @@ def test_what_is_restored_or_moved_into_a_block_is_marked_where_it_was_or_its_bo
     bounds = former if default == "former" else today
     value = series.Distribution(5.0, 5.0, shmstats.bounds.buckets_of((5.0,), bounds), 5.0)
     name = series.Name("c", "h", series.Kind.HISTOGRAM, bounds=bounds, carried=carried)
-    shmstats.snapshot.save(tmp_path / "stats", series.Snapshot([name], [value]))
+    shmstats.snapshot.save(tmp_path / "0" / "stats", series.Snapshot([name], [value]))
     ways = (
-        lambda into: fill(into, tmp_path, print),
+        lambda into: fill(into, set(), print),
         lambda into: import_module("shmstats.attachment.moving").move(series.Snapshot([name], [value]), into),
     )
     for number, bring in enumerate(ways):
