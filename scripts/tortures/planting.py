@@ -66,7 +66,7 @@ FAULTS = {
         "attachment/reads.py", "if block.cells.generation == generation:  # else", "if True:  # else"
     ),
     "shown-of-another": Fault(
-        "reading/reader.py", "                if self.header.revision == revision:\n", "                if True:\n"
+        "reading/reader.py", "                if self.header.revision == numbers[0]:\n", "                if True:\n"
     ),
 }
 
