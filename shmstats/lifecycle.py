@@ -12,7 +12,7 @@ import enum
 import os
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol, TypeVar
 
@@ -63,6 +63,9 @@ _parts: dict[weakref.ref[ForkAware], Stage] = {}
 _pausing: dict[weakref.ref[PausedPart], Stage] = {}
 _leaving: dict[weakref.ref[LeavingPart], Stage] = {}
 
+#: Called before a fork, while no part is paused.
+_preparations: list[Callable[[], None]] = []
+
 #: The parts paused for a fork. A signal handler may fork in the middle of a fork, and then adds its own list.
 _paused: list[list[PausedPart]] = []
 
@@ -84,6 +87,11 @@ def pause_for_forks(part: PausedPart) -> None:
     """Pause a background thread during every fork, and call its `forget` in the child, as long as it exists."""
     _pausing[weakref.ref(part, _pausing.pop)] = Stage.AGENTS
     tell_of_forks(Stage.AGENTS, part)
+
+
+def prepare_forks(prepare: Callable[[], None]) -> None:
+    """Call ``prepare()`` before every fork, while no part is paused; it must raise nothing."""
+    _preparations.append(prepare)
 
 
 def tell_of_exit(stage: Stage, part: LeavingPart) -> None:
@@ -157,7 +165,9 @@ def is_importing() -> bool:
 
 
 def before() -> None:
-    """Pause the background threads. A thread that takes long is not waited for."""
+    """Prepare the fork, and pause the background threads. A thread that takes long is not waited for."""
+    for prepare in _preparations:
+        prepare()
     _forking.acquire()
     _paused.append([part for part in _in_order(_pausing) if part.pause()])
 

@@ -146,6 +146,72 @@ def test_a_signal_handler_in_the_middle_of_importing_what_reads_counts_and_reads
     assert python.run(code, tmp_path) == "[0] True 2\n"
 
 
+def test_once_what_comes_late_is_there_an_attached_process_imports_nothing_more_whatever_it_does(
+    python: PythonRunner, tmp_path: Path
+) -> None:
+    code = """
+        import importlib, os, sys, time
+        from shmstats import init, stats
+        from shmstats.attachment.asking import ask_workers
+        from shmstats.attachment.late import LATE_MODULES
+
+        def use(by_time, **options):
+            init({"path": {"data": sys.argv[1]}, "stats": {"snapshot_interval_ms": 100, **options}})
+            stats.declare("a", "by size", kind="histogram", unit="bytes", buckets=[1, 10 + by_time])
+            for mode in ("min", "sum", "all", "mostrecent"):
+                stats.declare("a", mode, kind="gauge", mode=mode)
+                stats.gauge("a", mode, by_time)
+            stats.declare("a", "state", kind="state", states=["on", "off"])
+            stats.state("a", "state", "on")
+            stats.info("a", "info", {"version": "1"})
+            stats.incr("a", "b", labels={"c": "d"}, exemplar={"trace": "e"})
+            stats.timing("a", "t", 3)
+            stats.histogram("a", "by size").observe(5 + by_time)
+            stats.absolute("a", "total", 5)
+            stats.timestamp("a", "at")
+            stats.flush()
+            assert stats.get_timestamp("a", "at") and stats.get("a", "t").count and stats.snapshot()
+            stats.remove("a", "t")
+            stats.reset("a", "b")
+            block, end = stats.shared.attach(), time.monotonic() + 20
+            while not block.header.saved_ticket and time.monotonic() < end:
+                time.sleep(0.01)
+            worker = block.worker
+            for question in ("stacks", "memory"):
+                assert ask_workers(block.name, [worker], question) != [(worker, None)], question
+            return block
+
+        init({"path": {"data": sys.argv[1]}})
+        missing = set(LATE_MODULES) - set(sys.modules)
+        for module in missing:
+            importlib.import_module(module)
+        before = set(sys.modules)
+        use(1)
+        use(2, no_buffer=False, archive_interval_hours=1, expire_idle_seconds=60)
+        block = use(3)
+        os.unlink(block.identity.segment)
+        (asked, ask), (told, tell) = os.pipe(), os.pipe()
+        if (child := os.fork()) == 0:
+            stats.incr("a", "in a new block")
+            os.write(tell, b".")
+            os.read(asked, 1)
+            os._exit(0)
+        os.read(told, 1)
+        stats.close()
+        moved = stats.get("a", "in a new block"), stats.get("a", "total")
+        os.write(ask, b".")
+        os.waitpid(child, 0)
+        stats.close()
+        print(*missing)
+        print(*moved)
+        print(*sorted(set(sys.modules) - before))
+    """
+    missing, moved, late = python.run(code, tmp_path, quiet=False).splitlines()
+    assert "shmstats.snapshot" in missing.split()
+    assert moved == "1 5"
+    assert not late
+
+
 def test_yaml_is_imported_with_a_configuration_file(stats: Any, python: PythonRunner, data: Path) -> None:
     stats.incr("a", "there is a block")
     foreign, *_ = python.run(COUNT.format(use="pass", heavy=HEAVY, configured="file"), data).splitlines()

@@ -29,6 +29,7 @@ from ..reading.attached import AttachedBlock
 from ..series import Declaration, Snapshot
 from .agent import RETRY_SECONDS, Agent, Task
 from .deferring import deferred
+from .late import import_as_root
 from .own_metrics import OPERATIONS_DROPPED, add_to_own, note_held, register_own
 from .peers import remove_stale, socket_path
 from .saver import Saver
@@ -38,21 +39,6 @@ if TYPE_CHECKING:
     from .buffer import Buffer
 
 _RETRY_SECONDS = 1.0
-
-#: The modules that attached processes import at their first use, except for duties. A process that is about to give up
-#: root imports them before, because its new user may be unable to read them.
-LATE_MODULES = (
-    "multiprocessing.shared_memory",
-    "shmstats.attachment.buffer",
-    "shmstats.attachment.extremes",
-    "shmstats.attachment.moving",
-    "shmstats.attachment.restoring",
-    "shmstats.block.declaring",
-    "shmstats.debug.processes",
-    "shmstats.debug.stacks",
-    "shmstats.reading.reader",
-    "shmstats.snapshot",
-)
 
 
 class Attachment:
@@ -443,3 +429,5 @@ def _finish(saver: Saver | None, block: AttachedBlock) -> None:
 
 #: Attachments with an attached block. They stay alive until they have left it.
 _holding: set[Attachment] = set()
+
+lifecycle.prepare_forks(import_as_root)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import importlib
 import inspect
 import logging
 import mmap
@@ -21,7 +20,6 @@ from time import monotonic, perf_counter
 from typing import Any, ParamSpec
 
 from .. import registry as registries
-from ..attachment.attachment import LATE_MODULES
 from ..looks import UNSEEN
 from ._gunicorn_load import SYNC, THREAD, capacity_of
 from ._gunicorn_master import ABORTED, LEFT, RUNNING, Master
@@ -100,8 +98,6 @@ def when_ready(server: Any) -> None:
             server.cfg.uid,
             os.geteuid(),
         )
-        for module in LATE_MODULES:
-            importlib.import_module(module)
         return
     shared = registries.stats.shared
     if shared is not None:
