@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 from functools import cache
 
 from .. import lifecycle
@@ -12,10 +13,10 @@ from ..block.lock import importing, tell
 from ..once import Once
 
 #: All of them but what pushes, which takes as long as all others; what they import themselves is not listed, unless
-#: that too comes at first use, as Python's own do for time.strptime and Counter.most_common.
+#: that too comes at first use, as Python's own do for time.strptime, a structure of C and Counter.most_common.
 LATE_MODULES = (
     "_strptime",
-    "ctypes",
+    "ctypes._layout" if sys.version_info >= (3, 14) else "ctypes",
     "heapq",
     "multiprocessing.shared_memory",
     "shmstats.attachment.buffer",
