@@ -201,6 +201,7 @@ def adopt(segment: Segment, layout: Layout) -> None:
         ("changing", 1),
         ("protocol", PROTOCOL),
         ("started", time.monotonic_ns()),
+        ("expose_due", 0),  # of a block in a file it may be of the machine's former run, whose clock was far ahead
         ("namespace", pid_namespace()),
     ):
         _store(buf, field, value)

@@ -141,6 +141,25 @@ def test_two_scrapers_and_a_person_within_a_second_wait_for_no_turn(
     assert shmstats.stats.shared.attach().header.saved_count == 3
 
 
+def test_a_page_after_a_restart_of_the_machine_waits_for_no_turn_of_its_former_run(
+    shmstats: ModuleType,
+    python: PythonRunner,
+    configure: Callable[..., Any],
+    shown: Callable[[], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    configure(snapshot_interval_ms=3_600_000)
+    saver = shmstats.attachment.saver
+    python.run(
+        "import os; from shmstats import stats; stats.incr('c', 'm');"
+        f"stats.shared.attach().header.expose_due = {saver._now() + 10**15}; os._exit(0)"
+    )
+    never = {"sleep": lambda seconds: pytest.fail("a page waited for its turn")}
+    monkeypatch.setattr(saver, "time", SimpleNamespace(**vars(saver.time) | never))
+    shmstats.stats.incr("c", "m")
+    assert shown() == 2
+
+
 def save_error(shmstats: ModuleType) -> str | None:
     health = importlib.import_module("shmstats.attachment.health").health
     block = shmstats.stats.shared.attach()
