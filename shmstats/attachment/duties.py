@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from operator import attrgetter
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 from .. import native
 from ..config import Settings
@@ -59,7 +59,6 @@ class Duty(Protocol):
         """
 
 
-@runtime_checkable
 class ExposingDuty(Duty, Protocol):
     """A duty that shows its values to others, so these are saved before: see ``stats.durable_exposition``."""
 
@@ -68,6 +67,11 @@ class ExposingDuty(Duty, Protocol):
 
         No other process has the duty from then until they are read: otherwise `perform` is not called for them.
         """
+
+
+def is_exposing(duty: Duty) -> TypeGuard[ExposingDuty]:
+    """Tell whether a duty shows its values. From Python 3.12 on, a check of the protocol would import `inspect`."""
+    return hasattr(duty, "prepare")
 
 
 def make_duties(settings: Settings) -> list[Duty]:

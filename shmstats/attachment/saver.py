@@ -28,7 +28,7 @@ from ..config import Settings
 from ..reading.attached import AttachedBlock
 from ..series import Snapshot
 from .beats import Watch
-from .duties import Duty, DutyThread, ExposingDuty, finish_all, make_duties, stop_all
+from .duties import Duty, DutyThread, finish_all, is_exposing, make_duties, stop_all
 
 log = logging.getLogger("shmstats")
 
@@ -212,7 +212,7 @@ class Saver:
         """Return the block and the values that a duty may show; None if this process no longer has the term."""
         if not self.elected:
             return None
-        if not isinstance(duty, ExposingDuty):
+        if not is_exposing(duty):
             return self._block, self._block.reader.read()
         duty.prepare()
         snapshot = self.exposed()
