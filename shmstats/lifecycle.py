@@ -197,8 +197,15 @@ def after_in_child() -> None:
 def leave_all() -> None:
     """Call `leave` of every part."""
     notice_fork()
+    raised: BaseException | None = None
     for part in reversed(_in_order(_leaving)):
-        part.leave()
+        try:
+            part.leave()
+        except BaseException as error:  # a signal handler's, perhaps: it must not keep what is counted from being saved
+            raised = error
+            part.leave()
+    if raised is not None:
+        raise raised
 
 
 os.register_at_fork(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)

@@ -151,20 +151,21 @@ class Attachment:
             self._leaving = self._block
         self._stop_agent()
         with guards.current:
-            block, self._block = self._block, None
             self._leaving = None
+            try:  # still attached: if a signal handler raises meanwhile, the next call finds all that is left
+                if self._block is not None and self._buffer is not None:
+                    with self._block.damage_named():
+                        self._buffer.empty()
+            except BlockError as error:
+                tell(f"buffered operations are lost: {error}")
+            block, self._block, buffer, self._buffer = self._block, None, self._buffer, None
+            if buffer is not None:
+                buffer.cells.close()
             saver, self._saver = self._saver, None
             _holding.discard(self)
             if saver is not None:
                 saver.stop(wait=False)  # of a block that another thread has attached since `_stop_agent`
             if block is not None:
-                try:
-                    buffer, self._buffer = self._buffer, None
-                    if buffer is not None:
-                        with block.damage_named():
-                            buffer.empty()
-                except BlockError as error:
-                    tell(f"buffered operations are lost: {error}")
                 carried = None
                 try:
                     if saver is not None and saver.is_superseded():

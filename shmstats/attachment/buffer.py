@@ -51,10 +51,9 @@ class Buffer:
         return buffer
 
     def empty(self) -> None:
-        """Flush for the last time. The guard is held, so nothing is added on the slow path."""
+        """Flush for the last time. The guard is held, so nothing is added until the caller closes the cells."""
         self.cells.direct = False
         self.flush()
-        self.cells.close()
 
     def bind(self, series: Series, key: bytes, record: Record, generation: int, scale: bytes) -> bool:
         """Bind a handle to the buffer. The guard is held.

@@ -369,7 +369,7 @@ def test_a_flush_that_waits_for_a_lock_while_another_thread_closes_loses_nothing
             counting = pool.submit(lambda: [count() for _ in range(100)])
             wait_until(lambda: block.held == 0)  # it has begun to flush
             closing = pool.submit(shmstats.close)
-            wait_until(lambda: stats.shared._block is None)
+            wait_until(lambda: not stats.shared._buffer.cells.direct)  # it empties the buffer
         finally:
             hold(block, block.worker.row, record.cell, 0)
         counting.result()
@@ -597,6 +597,33 @@ stats.flush()
     python.start(start + hold + LOSING_ENDS[end]).finish(status=None)
     assert stats.get("c", "m") == 5
     assert stats.get("shmstats", "operations_held") == 0
+
+
+@pytest.mark.parametrize(
+    "interrupted", ["agent.Agent.stop", "saver.Saver.stop", "buffer.Buffer.flush", "buffer.Buffer.empty"]
+)
+def test_a_signal_that_ends_a_process_at_its_exit_again_loses_nothing(
+    stats: Any, python: Any, interrupted: str
+) -> None:
+    stats.incr("c", "other")
+    module, kind, method = interrupted.split(".")
+    code = f"""
+import signal, sys
+from shmstats import stats
+signal.signal(signal.SIGUSR1, lambda number, frame: sys.exit(0))
+for i in range(100):
+    stats.incr('c', f'm{{i}}')
+from shmstats.attachment import {module}
+whole = {module}.{kind}.{method}
+def interrupted(self, *arguments, **named):
+    {module}.{kind}.{method} = whole
+    whole(self, *arguments, **named)
+    signal.raise_signal(signal.SIGUSR1)
+{module}.{kind}.{method} = interrupted
+"""
+    python.start(code).finish(status=None, quiet=False)
+    assert [stats.get("c", f"m{i}") for i in range(100)] == [1] * 100
+    assert len(list(stats.shared.attach().workers)) == 1
 
 
 # Kinds ------------------------------------------------------------------------------------------------
