@@ -6,10 +6,9 @@ import importlib
 import logging
 import os
 import sys
-from functools import cache
 
 from .. import lifecycle
-from ..block.lock import importing, tell
+from ..block.lock import guards, importing, tell
 from ..once import Once
 
 #: All of them but what pushes, which takes as long as all others; what they import themselves is not listed, unless
@@ -34,13 +33,25 @@ LATE_MODULES = (
 )
 
 
+#: Seconds that a fork waits for a thread that holds the guard; after that the next fork tries again.
+_PATIENCE = 0.5
+
+_imported = False
+
+
 def import_as_root() -> None:
     """Import them if this is root: a child may give up root, and its new user may be unable to read them."""
-    if os.geteuid() == 0 and not lifecycle.is_importing():
+    global _imported
+    guard = guards.current
+    if _imported or os.geteuid() != 0 or lifecycle.is_importing() or not guard.lock.acquire(timeout=_PATIENCE):
+        return
+    try:
         _import_all()
+        _imported = True
+    finally:
+        guard.leave()
 
 
-@cache
 def _import_all() -> None:
     logged = Once()
     for module in LATE_MODULES:
