@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -167,7 +168,8 @@ def children(pid: int) -> set[int]:
     """The pids of a process's children, zombies left out."""
     found = set()
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        found |= {int(child) for child in task.read_text().split()}
+        with suppress(FileNotFoundError):  # the thread has ended
+            found |= {int(child) for child in task.read_text().split()}
     return {child for child in found if _state(child) not in ("Z", "")}
 
 
