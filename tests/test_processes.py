@@ -392,6 +392,34 @@ def test_a_fork_in_a_signal_handler_in_the_middle_of_counting(stats: Any, python
     assert number <= sum(values["names"].values()) <= number + 20
 
 
+def test_a_fork_just_before_a_lock_is_taken_raises_nothing_in_the_child(core: str, stats: Any, python: Any) -> None:
+    if core == "C":
+        pytest.skip("nothing of Python runs in the middle of a count")
+    code = """
+        import os
+        from shmstats import stats
+        from shmstats.block.lock import RecordLocks
+        handle = stats.counter("c", "m")
+        handle.incr()
+        find, main, pids = RecordLocks.descriptor, os.getpid(), []
+
+        def find_after_fork(self):
+            if not pids:
+                pids.append(None)
+                pids.append(os.fork())
+            return find(self)
+
+        RecordLocks.descriptor = find_after_fork
+        handle.incr()
+        if os.getpid() != main:
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pids[1], 0)[1]) == 0
+        print(stats.get("c", "m"), flush=True)
+    """
+    # The child may count once more what the fork had interrupted.
+    assert int(python.start(code).finish()) in (2, 3)
+
+
 @pytest.mark.far_from_core
 def test_two_hundred_short_children_leave_no_slots_behind(stats: Any, python: Any, data: Path) -> None:
     code = """

@@ -558,8 +558,8 @@ class _LockedCell:
                 words[2 * cell] = cells._owner
             return self._generation is None or self._generation == cells._generation[0]
         except BaseException as error:
-            if isinstance(error, ValueError) and cells._inherited:
-                return False
+            if isinstance(error, (ValueError, OSError)) and cells._inherited:
+                return False  # the child has closed them
             self.__exit__(type(error), error, None)
             raise
 
