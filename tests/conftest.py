@@ -248,13 +248,13 @@ def _in_shared_memory() -> set[str]:
 def nothing_stays(request: pytest.FixtureRequest) -> Iterator[None]:
     """Check that a test leaves no segment of its own in shared memory and no live child."""
     if "shmstats" in request.fixturenames:
-        # Objects from before the test are no garbage of it, but would take most of the time of a collection.
+        # Objects from before the test are not its garbage, and would take most of the time of a collection.
         gc.collect()
         gc.freeze()
     before, children = _in_shared_memory(), _own_children(request)
     yield
     if "shmstats" in request.fixturenames:
-        # Collect the garbage of this test now, so that warnings from it do not appear in the next test.
+        # Collect this test's garbage now, so that its warnings do not appear in the next test.
         gc.collect()
     stayed = _own_children(request) - children
     for pid in stayed:

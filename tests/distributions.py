@@ -1,4 +1,4 @@
-"""Distributions that a histogram is tried with: their range, and a value by a source of chance."""
+"""Distributions for tests of histograms: a range, and a function that draws a value."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The documents of the project, as tests read them: sections, tables and blocks of code.
 
-Every block of code is run by a test. A comment in the line above a block says if that is not plain:
+Every block of code is run by a test. A comment in the line above a block says how, if it does not run as it is:
 ``<!-- tested by tests/test_x.py -->`` names the test that runs it, ``<!-- not run: why -->`` says why none can.
 """
 
@@ -26,7 +26,7 @@ class Block(NamedTuple):
     Attributes:
         document: its path from the project's root.
         line: the number of its first line.
-        language: what stands behind its fence.
+        language: the word behind its fence.
         text: its lines.
         note: the comment above it, else an empty text.
     """
@@ -49,7 +49,7 @@ class Block(NamedTuple):
 
     @property
     def commands(self) -> list[tuple[str, str]]:
-        """Each command of a console, and what is written below it."""
+        """Each command of a console, and the output below it."""
         pieces = re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]
         return [(first, rest) for first, _, rest in (piece.partition("\n") for piece in pieces)]
 
@@ -103,6 +103,6 @@ def prose(document: str) -> str:
 
 
 def anchors(document: str) -> set[str]:
-    """Return what a link into a document may name behind ``#``."""
+    """Return the texts that a link into a document may have behind ``#``."""
     headings = re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}

@@ -19,7 +19,7 @@ SCRIPTS = ROOT / "scripts"
 
 @pytest.fixture
 def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The package of the benchmarks, with all of its modules that are used here."""
+    """The package of the benchmarks, with the modules that these tests use."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import benchmarks.__main__
     import benchmarks.measure
@@ -67,7 +67,7 @@ def test_a_case_by_its_name_runs_alone_and_its_rows_are_written(
     assert document["versions"]["Python"] == sys.version.split()[0]
 
 
-def test_a_peer_that_is_missing_is_not_measured_and_no_target_is_met_by_that(
+def test_a_missing_peer_is_not_measured_and_meets_no_target(
     bench: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     done = bench("inc", "--json", "rows.json", BENCH_MPMETRICS_PYTHON="", BENCH_MPMETRICS_WHY="it is not here")
@@ -90,7 +90,7 @@ def test_workers_that_come_and_go_are_counted_exactly_and_end_with_the_run(
     assert not [name for name in os.listdir(tmp_path) if name.startswith("shmstats-bench-")]
 
 
-def test_a_wrong_name_is_an_error_that_lists_the_cases(
+def test_an_unknown_case_is_an_error_that_lists_the_cases(
     benchmarks: Any, bench: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     done = bench("inc", "speed")
@@ -130,7 +130,7 @@ def test_the_exit_status_is_1_where_a_target_is_not_met(
     assert verdict in capsys.readouterr().out
 
 
-def test_the_table_replaces_what_a_file_has_between_two_lines(
+def test_the_table_replaces_the_lines_between_two_markers_of_a_file(
     benchmarks: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def case(shop: Any) -> list[Any]:
@@ -152,7 +152,7 @@ def test_the_table_replaces_what_a_file_has_between_two_lines(
     assert file.read_text() == "no such lines\n"
 
 
-def test_a_case_that_breaks_fails_and_the_others_still_run(
+def test_a_case_that_raises_fails_and_the_others_still_run(
     benchmarks: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(shop: Any) -> list[Any]:
@@ -182,7 +182,7 @@ def test_a_target_is_met_at_its_limit_and_missed_beyond(benchmarks: Any) -> None
     assert measured(150).slower("peer", 1).ratio == 1.5
 
 
-def test_sides_take_turns_and_the_order_is_turned_round(benchmarks: Any) -> None:
+def test_the_sides_of_a_comparison_alternate_in_reversed_order(benchmarks: Any) -> None:
     order: list[str] = []
 
     def side(name: str) -> Callable[[], float]:
@@ -197,7 +197,7 @@ def test_sides_take_turns_and_the_order_is_turned_round(benchmarks: Any) -> None
     assert found == {"a": [1, 6], "b": [2, 5], "c": [3, 4]}
 
 
-def test_what_wrk_says_is_understood(benchmarks: Any) -> None:
+def test_the_output_of_wrk_is_parsed(benchmarks: Any) -> None:
     said = """Running 2s test @ http://127.0.0.1:36185/hello
   1 threads and 4 connections
   Thread Stats   Avg      Stdev     Max   +/- Stdev

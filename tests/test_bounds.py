@@ -29,7 +29,7 @@ def values_around(bounds: tuple[float, ...]) -> Iterator[float]:
     ("schema", "first", "octaves", "factor"),
     [(0, -14, 20, 1000), (3, -14, 20, 1000), (3, -1, 31, 1), (5, 20, 4, 1), (8, -3, 2, 1000), (2, -1022, 3, 1)],
 )
-def test_the_index_by_bits_is_what_a_search_over_all_bounds_finds(
+def test_the_index_by_bits_equals_a_search_over_all_bounds(
     stats: Any, shmstats: ModuleType, schema: int, first: int, octaves: int, factor: int
 ) -> None:
     bounds = shmstats.bounds.exponential(schema, first, octaves, factor)
@@ -41,7 +41,7 @@ def test_the_index_by_bits_is_what_a_search_over_all_bounds_finds(
     for n, value in enumerate(values_around(bounds)):
         observe(value)
         expected[bisect.bisect_left(bounds, value)] += 1
-        if n % 97 == 0:  # where something is wrong, it is to be seen where
+        if n % 97 == 0:  # shows the place of a difference
             buckets = stats.get("c", "h").buckets
             found = [i for i in range(len(bounds) + 1) if buckets[i] != before[i]]
             assert {i: buckets[i] for i in found} == {i: expected[i] for i in found}, value
@@ -100,7 +100,7 @@ def test_the_schema_is_the_coarsest_whose_error_is_small_enough(error: float, sc
         ({"kind": "counter", "buckets": None, "error": 0.05}, "a counter has none"),
     ],
 )
-def test_what_cannot_be_is_told(arguments: dict[str, Any], says: str) -> None:
+def test_an_impossible_error_or_range_is_refused_with_the_reason(arguments: dict[str, Any], says: str) -> None:
     from shmstats.registry import Registry
 
     with pytest.raises((TypeError, ValueError), match=says):
@@ -108,7 +108,7 @@ def test_what_cannot_be_is_told(arguments: dict[str, Any], says: str) -> None:
 
 
 @pytest.mark.parametrize("ends", [(1, 2**64), (0.75, 0.75 * 2.0**64), [1, 100], np.array([1.0, 1e6])])
-def test_a_range_of_64_doublings_and_any_two_numbers_are_taken(ends: Any) -> None:
+def test_a_range_may_be_64_doublings_or_any_two_numbers(ends: Any) -> None:
     from shmstats.checks import make_bounds
 
     bounds = make_bounds("histogram", "bytes", "exponential", None, ends)
@@ -129,14 +129,14 @@ def test_bounds_survive_json_pickle_and_a_copy_as_the_same_object() -> None:
     assert copy.deepcopy(bounds) is bounds
 
 
-def test_buckets_stay_exact_where_each_that_is_used_lies_within_a_new_one(shmstats: ModuleType) -> None:
+def test_counts_stay_exact_if_each_used_bucket_lies_within_a_new_one(shmstats: ModuleType) -> None:
     bounds = shmstats.bounds
     fine, coarse, wide = (bounds.exponential(*of, 1) for of in ((3, 0, 4), (2, 0, 4), (3, -2, 8)))
     assert bounds.stay_exact((1,) * len((*fine, 0)), fine, coarse)
     assert not bounds.stay_exact((1,) * len((*coarse, 0)), coarse, fine)
     inside = (0, *(1,) * (len(fine) - 1), 0)
     assert bounds.stay_exact(inside, fine, wide)
-    assert not bounds.stay_exact((1, *inside[1:]), fine, wide)  # what was below the range may be in it now
+    assert not bounds.stay_exact((1, *inside[1:]), fine, wide)  # values below the old range may be inside the new one
     assert not bounds.stay_exact((*inside[:-1], 1), fine, wide)
     chance = random.Random(2)
     for _ in range(300):

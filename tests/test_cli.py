@@ -62,7 +62,7 @@ USER = ("--category", "[!s]*")  # not `system`, not `shmstats`
 
 
 class Result(NamedTuple):
-    """What a command left behind."""
+    """The exit code and the output of a command."""
 
     status: int
     out: str
@@ -92,7 +92,7 @@ def command(tmp_path: Path, configure: object) -> Callable[..., Result]:
 
 @pytest.fixture
 def background(tmp_path: Path, configure: object) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start a command; what still lives at the end is killed."""
+    """Start a command; it is killed at the end of the test if it still runs."""
     started = []
 
     def start(name: str, *arguments: object) -> subprocess.Popen[bytes]:
@@ -139,7 +139,7 @@ def assert_one_line(result: Result, prefix: str) -> str:
 # What is shown -----------------------------------------------------------------------------------
 
 
-def test_a_dump_of_the_live_block_has_every_value_and_the_figures_of_the_system(
+def test_a_dump_of_a_live_block_has_every_value_and_the_system_figures(
     worker: Child, command: Callable[..., Result]
 ) -> None:
     document = dumped(command("shmstats-dump"))
@@ -204,9 +204,7 @@ def test_without_a_block_the_saved_snapshot_is_dumped_and_stderr_says_so(
     )
 
 
-def test_a_damaged_snapshot_is_passed_over_and_left_where_it_is(
-    worker: Child, data: Path, command: Callable[..., Result]
-) -> None:
+def test_a_damaged_snapshot_is_skipped_and_not_moved(worker: Child, data: Path, command: Callable[..., Result]) -> None:
     leave(worker)
     newest, previous = data / "stats/simple.json", data / "stats/simple.json.1"
     previous.write_bytes(newest.read_bytes())
@@ -220,7 +218,7 @@ def test_a_damaged_snapshot_is_passed_over_and_left_where_it_is(
     assert f"{newest} is damaged" in assert_one_line(command("shmstats-dump"), "shmstats-dump")
 
 
-def test_with_neither_block_nor_snapshot_one_line_names_the_data_directory(
+def test_without_block_and_snapshot_one_line_names_the_data_directory(
     data: Path, command: Callable[..., Result]
 ) -> None:
     result = command("shmstats-dump")
@@ -229,9 +227,7 @@ def test_with_neither_block_nor_snapshot_one_line_names_the_data_directory(
     assert assert_one_line(command("shmstats", "dump"), "shmstats dump")
 
 
-def test_categories_are_chosen_by_globs_that_tell_upper_from_lower_case(
-    worker: Child, command: Callable[..., Result]
-) -> None:
+def test_categories_are_selected_by_case_sensitive_globs(worker: Child, command: Callable[..., Result]) -> None:
     assert list(dumped(command("shmstats-dump", "--category", "re*"))) == ["requests"]
     assert set(dumped(command("shmstats-dump", "--category", "users", "--category", "po?l"))) == {
         "users",
@@ -294,7 +290,7 @@ OBEYED = """
 """
 
 
-def test_nothing_that_a_terminal_would_obey_reaches_one(python: PythonRunner, tmp_path: Path) -> None:
+def test_control_characters_do_not_reach_a_terminal(python: PythonRunner, tmp_path: Path) -> None:
     child = python.start(OBEYED)
     assert child.hear() == "counted"
     for form in FORMATS:
@@ -327,7 +323,7 @@ def test_output_to_a_pipe_or_device_writes_to_it(worker: Child, tmp_path: Path, 
     leave(worker)
 
 
-def test_output_that_cannot_be_written_is_one_line(
+def test_output_that_cannot_be_written_is_an_error_of_one_line(
     worker: Child, tmp_path: Path, command: Callable[..., Result]
 ) -> None:
     missing = tmp_path / "missing" / "out.json"
@@ -345,7 +341,7 @@ def test_output_that_cannot_be_written_is_one_line(
     leave(worker)
 
 
-def test_a_reader_that_went_away_is_one_line(worker: Child, command: Callable[..., Result]) -> None:
+def test_a_closed_pipe_is_an_error_of_one_line(worker: Child, command: Callable[..., Result]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -356,7 +352,7 @@ def test_a_reader_that_went_away_is_one_line(worker: Child, command: Callable[..
     leave(worker)
 
 
-def test_watch_writes_again_and_follows_a_block_that_is_replaced(
+def test_watch_repeats_the_dump_and_follows_a_replaced_block(
     worker: Child,
     python: PythonRunner,
     tmp_path: Path,
@@ -384,7 +380,7 @@ def test_watch_writes_again_and_follows_a_block_that_is_replaced(
     leave(second)
 
 
-def test_a_named_snapshot_is_read_whatever_the_configuration(
+def test_a_snapshot_given_by_name_is_read_under_any_configuration(
     worker: Child, data: Path, tmp_path: Path, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave(worker)
@@ -435,7 +431,7 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str], command: Callable[...,
     assert result.err.startswith("Usage: shmstats-dump ")
 
 
-def test_a_mistake_in_the_configuration_is_one_line(tmp_path: Path, command: Callable[..., Result]) -> None:
+def test_a_mistake_in_the_configuration_is_an_error_of_one_line(tmp_path: Path, command: Callable[..., Result]) -> None:
     wrong = tmp_path / "wrong.yml"
     wrong.write_text("stats: {capacity: many}")
     for name, *arguments in (
@@ -449,7 +445,7 @@ def test_a_mistake_in_the_configuration_is_one_line(tmp_path: Path, command: Cal
         assert "stats.capacity: found 'many'" in assert_one_line(result, " ".join([name, *arguments[:1]]))
 
 
-def test_a_block_of_a_wider_mode_is_refused_in_one_line(
+def test_a_block_that_others_may_read_is_refused_in_one_line(
     worker: Child, data: Path, command: Callable[..., Result]
 ) -> None:
     block = segment_file(data)
@@ -467,7 +463,7 @@ def test_a_block_of_a_wider_mode_is_refused_in_one_line(
 # The other commands ------------------------------------------------------------------------------
 
 
-def test_info_tells_what_is_installed_and_who_counts(
+def test_info_shows_the_installation_and_the_processes_that_count(
     worker: Child, core: str, data: Path, tmp_path: Path, command: Callable[..., Result]
 ) -> None:
     file = tmp_path / "with-token.yml"
@@ -488,7 +484,7 @@ def test_info_tells_what_is_installed_and_who_counts(
     assert re.search(r"^block +none$", command("shmstats", "info").out, re.MULTILINE)
 
 
-def test_info_tells_what_is_wrong_by_its_exit_code(
+def test_the_exit_code_of_info_shows_whether_something_is_wrong(
     python: PythonRunner, data: Path, command: Callable[..., Result], configure: Callable[..., object]
 ) -> None:
     configure(snapshot_interval_ms=100)
@@ -505,9 +501,7 @@ def test_info_tells_what_is_wrong_by_its_exit_code(
     assert command("shmstats", "reset", "requests").status == 0  # the last one leaves in an orderly way
 
 
-def test_info_tells_of_a_block_that_cannot_be_read_to_its_end_once(
-    worker: Child, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_info_reports_an_unreadable_block_once(worker: Child, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Both of the core of this run.
     block, reading = import_module("shmstats.block"), import_module("shmstats.reading.reader")
 
@@ -531,7 +525,7 @@ def test_reset_and_remove_reach_the_processes_that_count(worker: Child, command:
     leave(worker)
 
 
-def test_what_is_not_there_can_be_neither_reset_nor_removed(worker: Child, command: Callable[..., Result]) -> None:
+def test_resetting_or_removing_an_unknown_name_is_an_error(worker: Child, command: Callable[..., Result]) -> None:
     for action in ("reset", "remove"):
         said = assert_one_line(command("shmstats", action, "nothing"), f"shmstats {action}")
         assert "there is no category 'nothing'" in said
@@ -543,7 +537,7 @@ def test_what_is_not_there_can_be_neither_reset_nor_removed(worker: Child, comma
     leave(worker)
 
 
-def test_reset_makes_no_block_where_there_is_none(worker: Child, data: Path, command: Callable[..., Result]) -> None:
+def test_reset_creates_no_block(worker: Child, data: Path, command: Callable[..., Result]) -> None:
     leave(worker)
     said = assert_one_line(command("shmstats", "reset", "requests"), "shmstats reset")
     assert f"only the saved snapshot {data}/stats/simple.json" in said
@@ -553,7 +547,7 @@ def test_reset_makes_no_block_where_there_is_none(worker: Child, data: Path, com
     assert not segment_file(data).exists()
 
 
-def test_remove_changes_the_saved_snapshot_where_there_is_no_block(
+def test_without_a_block_remove_changes_the_saved_snapshot(
     worker: Child, data: Path, command: Callable[..., Result]
 ) -> None:
     leave(worker)
@@ -573,7 +567,7 @@ def test_reset_with_the_other_core_is_refused(worker: Child, core: str, command:
     leave(worker)
 
 
-def test_clean_removes_what_nobody_will_read_or_write_again(
+def test_clean_removes_files_of_aborted_saves_and_damaged_files(
     worker: Child, data: Path, command: Callable[..., Result]
 ) -> None:
     leave(worker)
@@ -627,7 +621,7 @@ def test_serve_becomes_the_master_of_workers_that_answer(
 @pytest.mark.parametrize(
     "arguments", [["--bind", "nowhere"], ["--bind", "host:99999"], ["--workers", "0"], ["--workers", "x"]]
 )
-def test_serve_holds_its_options_against_the_rules_of_the_configuration(
+def test_serve_checks_its_options_by_the_rules_of_the_configuration(
     arguments: list[str], command: Callable[..., Result]
 ) -> None:
     result = command("shmstats", "serve", *arguments)
@@ -636,7 +630,7 @@ def test_serve_holds_its_options_against_the_rules_of_the_configuration(
     assert "allowed: " in result.err
 
 
-def test_serve_refuses_a_data_directory_that_is_none(tmp_path: Path, command: Callable[..., Result]) -> None:
+def test_serve_refuses_a_data_directory_that_is_a_file(tmp_path: Path, command: Callable[..., Result]) -> None:
     (file := tmp_path / "file").touch()
     (other := tmp_path / "other").mkdir()
     (other / "stats").touch()
@@ -649,13 +643,13 @@ def test_serve_refuses_a_data_directory_that_is_none(tmp_path: Path, command: Ca
         )
 
 
-def test_serve_makes_no_data_directory_of_a_misspelt_one(tmp_path: Path, command: Callable[..., Result]) -> None:
+def test_serve_does_not_create_a_missing_data_directory(tmp_path: Path, command: Callable[..., Result]) -> None:
     said = assert_one_line(command("shmstats", "serve", "--data", tmp_path / "typo"), "shmstats serve")
     assert f"there is no data directory {tmp_path / 'typo'}" in said
     assert not (tmp_path / "typo").exists()
 
 
-def test_an_error_that_nobody_thought_of_is_one_line_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(config: str | None, data: str | None) -> NoReturn:
         raise ZeroDivisionError("by\nzero")
 
@@ -665,7 +659,7 @@ def test_an_error_that_nobody_thought_of_is_one_line_as_well(monkeypatch: pytest
     assert re.fullmatch(r"shmstats clean: ZeroDivisionError: by zero \(.*please report it\)\n", result.output)
 
 
-def test_every_command_explains_itself(command: Callable[..., Result]) -> None:
+def test_every_command_has_a_help_text(command: Callable[..., Result]) -> None:
     assert re.fullmatch(r"shmstats, version \d+\.\d+\.\d+\S*\n", command("shmstats", "--version").out)
     for action in ("serve", "dump", "info", "reset", "remove", "clean"):
         result = command("shmstats", action, "--help")
@@ -673,7 +667,7 @@ def test_every_command_explains_itself(command: Callable[..., Result]) -> None:
         assert result.out.startswith(f"Usage: shmstats {action} ")
 
 
-def test_a_dump_imports_nothing_that_it_does_not_need(worker: Child, data: Path, tmp_path: Path) -> None:
+def test_a_dump_does_not_import_web_frameworks(worker: Child, data: Path, tmp_path: Path) -> None:
     code = """
 import sys
 from shmstats.terminal.dump import dump

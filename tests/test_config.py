@@ -38,7 +38,7 @@ def a(kind: str) -> str:
 
 @dataclass
 class Key:
-    """What the table says of one key; ``refused`` has each value with the words that must describe it."""
+    """A row of the table of keys; ``refused`` maps each value to the words that must describe it."""
 
     name: str
     default: Any
@@ -312,7 +312,7 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Given:
-    """One way to give a configuration: how ``load`` gets it, and what its errors begin with."""
+    """One way to give a configuration: how ``load`` gets it, and how its errors begin."""
 
     load: Callable[[Mapping[str, Any]], Settings]
     where: str
@@ -349,7 +349,7 @@ def write(file: Path, content: str | bytes) -> Path:
 
 
 def message_of(config: object) -> str:
-    """Returns the message of the error that ``load`` raises; whatever it is about, it is one line."""
+    """Returns the message of the error that ``load`` raises; every such message is one line."""
     with pytest.raises(ConfigError) as caught:
         load(config)  # type: ignore[arg-type]
     message = str(caught.value)
@@ -389,7 +389,7 @@ def test_a_key_declares_a_one_line_description() -> None:
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
-def test_a_value_within_the_rule_is_taken(key: Key, given: Given) -> None:
+def test_a_value_within_the_rule_is_accepted(key: Key, given: Given) -> None:
     for value in key.accepted:
         found = setting(given.load(as_config(key.name, value)), key.name)
         expected = Path(str(value)) if key.name == "path.data" else value
@@ -397,11 +397,11 @@ def test_a_value_within_the_rule_is_taken(key: Key, given: Given) -> None:
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
-def test_a_value_outside_the_rule_is_refused_with_what_was_found_and_what_is_allowed(key: Key, given: Given) -> None:
+def test_a_refused_value_is_named_together_with_the_allowed_values(key: Key, given: Given) -> None:
     for value, found in key.refused:
         content = as_config(key.name, value)
         if value == 10**5000 and given.where != "the given mapping":
-            content = as_config(key.name, 10**4000)  # YAML can write no longer one
+            content = as_config(key.name, 10**4000)  # YAML cannot write a longer one
             found = "an integer of 13288 bits (int)"
         with pytest.raises(ConfigError) as caught:
             given.load(content)
@@ -415,7 +415,7 @@ def test_a_long_value_is_cut_in_the_message() -> None:
     assert "'" + "x" * 60 + "'... (str)" in message_of({"api": {"protect": "x" * 100_000}})
 
 
-def test_an_object_of_another_type_is_described_by_its_type_alone() -> None:
+def test_an_object_of_another_type_is_described_by_its_type_only() -> None:
     assert "found a value of type object;" in message_of({"stats": {"capacity": object()}})
 
 
@@ -434,7 +434,7 @@ def test_other_top_level_sections_are_ignored(given: Given) -> None:
 
 
 @pytest.mark.parametrize(("name", "near"), [("stat", "stats"), ("paths", "path"), ("API", None), ("application", None)])
-def test_a_section_whose_name_is_nearly_ours_is_ignored_with_one_warning(
+def test_a_section_with_a_similar_name_is_ignored_with_one_warning(
     name: str, near: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = write(tmp_path / "x.yml", f"{name}: {{capacity: 512}}\n")
@@ -444,7 +444,7 @@ def test_a_section_whose_name_is_nearly_ours_is_ignored_with_one_warning(
     assert caplog.messages == expected
 
 
-def test_another_section_may_have_tags_and_duplicates_that_only_its_owner_understands(tmp_path: Path) -> None:
+def test_other_sections_may_have_unknown_tags_and_duplicate_keys(tmp_path: Path) -> None:
     file = write(
         tmp_path / "x.yml",
         "app: {secret: !vault abc, day: 2024-13-01, a: 1, a: 2, ? [list] : 1}\n"
@@ -453,7 +453,7 @@ def test_another_section_may_have_tags_and_duplicates_that_only_its_owner_unders
     assert load(file).stats.capacity == 512
 
 
-def test_a_pipe_is_not_waited_for_and_no_configuration(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_as_a_configuration_without_waiting(tmp_path: Path) -> None:
     def too_long(*_: object) -> None:
         raise TimeoutError
 
@@ -475,7 +475,7 @@ def test_a_section_that_is_null_has_its_defaults(section: str, given: Given) -> 
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_a_section_that_is_no_mapping_is_refused(section: str, given: Given) -> None:
+def test_a_section_that_is_not_a_mapping_is_refused(section: str, given: Given) -> None:
     for value in (True, 0, "enabled", "", [], [{"enabled": True}]):
         with pytest.raises(ConfigError) as caught:
             given.load({section: value})
@@ -512,7 +512,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(wrong: str, near: 
 @pytest.mark.parametrize(
     ("key", "found"), [(1, "1 (int)"), (True, "True (bool)"), (None, "null (NoneType)"), (1.5, "1.5 (float)")]
 )
-def test_a_key_that_is_no_string_is_refused(key: object, found: str, given: Given) -> None:
+def test_a_key_that_is_not_a_string_is_refused(key: object, found: str, given: Given) -> None:
     with pytest.raises(ConfigError) as caught:
         given.load({"stats": {key: 1}})
     assert str(caught.value) == f"{given.where}: stats: found the key {found}; allowed: strings only"
@@ -522,7 +522,7 @@ def test_an_unknown_key_with_line_breaks_stays_on_one_line() -> None:
     assert r"'stats.a\nb'" in message_of({"stats": {"a\nb": 1}})
 
 
-def test_any_mapping_will_do() -> None:
+def test_any_mapping_is_accepted() -> None:
     settings = load(MappingProxyType({"stats": MappingProxyType({"capacity": 300})}))
     assert settings.stats.capacity == 300
 
@@ -544,7 +544,7 @@ def test_an_empty_file_means_the_defaults(content: str, tmp_path: Path) -> None:
     assert settings == Settings(source=str(file))
 
 
-def test_a_file_in_the_documented_form_is_taken(tmp_path: Path) -> None:
+def test_a_file_in_the_documented_form_is_accepted(tmp_path: Path) -> None:
     file = write(
         tmp_path / "x.yml",
         "path:\n  data: d   # here\nstats:\n  no_buffer: false\n  capacity: 1_024\n"
@@ -559,7 +559,7 @@ def test_a_file_in_the_documented_form_is_taken(tmp_path: Path) -> None:
     assert settings.statsd.namespace == ""
 
 
-def test_anchors_and_merge_keys_work_and_own_keys_come_before_merged_ones(tmp_path: Path) -> None:
+def test_anchors_and_merge_keys_work_and_own_keys_override_merged_ones(tmp_path: Path) -> None:
     file = write(
         tmp_path / "x.yml",
         "base: &base {buffer_size: 7, enabled: false}\nstats:\n  <<: *base\n  buffer_size: 8\nstatsd: *base\n",
@@ -592,9 +592,7 @@ def test_anchors_and_merge_keys_work_and_own_keys_come_before_merged_ones(tmp_pa
         ("[" * 1_000, "nested too deeply"),
     ],
 )
-def test_a_file_that_is_not_proper_yaml_is_refused_with_the_place(
-    content: str | bytes, expected: str, tmp_path: Path
-) -> None:
+def test_invalid_yaml_is_refused_with_its_place(content: str | bytes, expected: str, tmp_path: Path) -> None:
     file = write(tmp_path / "x.yml", content)
     assert message_of(file).startswith(f"{file}: {expected}")
 
@@ -603,7 +601,7 @@ def test_a_file_that_is_not_proper_yaml_is_refused_with_the_place(
     ("content", "kind"),
     [("- stats\n", "sequence"), ("stats\n", "scalar"), ("3\n", "scalar"), ("''\n", "scalar")],
 )
-def test_a_document_that_is_no_mapping_is_refused(content: str, kind: str, tmp_path: Path) -> None:
+def test_a_document_that_is_not_a_mapping_is_refused(content: str, kind: str, tmp_path: Path) -> None:
     file = write(tmp_path / "x.yml", content)
     assert message_of(file) == f"{file}: found a {kind} at the top; allowed: a mapping of sections"
 
@@ -634,7 +632,7 @@ def test_a_key_given_twice_is_refused(content: str, expected: str, tmp_path: Pat
         ("path: {data: 1.5}", "path.data: found 1.5 (float); allowed: "),
     ],
 )
-def test_text_that_yaml_takes_for_something_else_is_refused_with_advice_to_quote_it(
+def test_unquoted_text_that_yaml_converts_is_refused_with_advice_to_quote_it(
     content: str, found: str, tmp_path: Path
 ) -> None:
     message = message_of(write(tmp_path / "x.yml", content))
@@ -642,7 +640,7 @@ def test_text_that_yaml_takes_for_something_else_is_refused_with_advice_to_quote
     assert message.endswith("use quotes)")
 
 
-def test_advice_to_quote_is_not_given_where_it_would_not_help(tmp_path: Path) -> None:
+def test_advice_to_quote_is_given_only_if_it_helps(tmp_path: Path) -> None:
     assert "quotes" not in message_of({"api": {"protect": False}})
     assert "quotes" not in message_of(write(tmp_path / "a.yml", "stats: {capacity: no}"))
     assert "quotes" not in message_of(write(tmp_path / "b.yml", "api: {protect: none}"))
@@ -651,12 +649,12 @@ def test_advice_to_quote_is_not_given_where_it_would_not_help(tmp_path: Path) ->
 # Where it is found
 
 
-def test_without_any_configuration_the_defaults_hold() -> None:
+def test_without_a_configuration_the_defaults_apply() -> None:
     assert load() == load({}) == Settings()
     assert load().source is None
 
 
-def test_the_argument_comes_before_the_environment_and_that_before_the_current_directory(
+def test_an_argument_overrides_the_environment_which_overrides_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = write(Path.cwd() / "shmstats.yml", "api: {workers: 11}")
@@ -705,7 +703,7 @@ def test_a_variable_that_names_a_missing_file_is_an_error_that_names_both(
 # The data directory
 
 
-def test_a_relative_data_directory_of_a_file_is_beside_that_file(
+def test_a_relative_data_directory_in_a_file_is_relative_to_that_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write(tmp_path / "etc" / "x.yml", "path: {data: var/../lib/./stats}")
@@ -715,11 +713,11 @@ def test_a_relative_data_directory_of_a_file_is_beside_that_file(
     assert load().path.data == tmp_path / "etc" / "lib" / "stats"
 
 
-def test_a_file_without_a_data_directory_leaves_it_in_the_current_directory(tmp_path: Path) -> None:
+def test_without_the_key_the_data_directory_is_in_the_current_directory(tmp_path: Path) -> None:
     assert load(write(tmp_path / "etc" / "x.yml", "path:\n")).path.data == Path.cwd() / "data"
 
 
-def test_a_relative_data_directory_of_a_mapping_is_in_the_current_directory_of_that_moment(
+def test_a_relative_data_directory_in_a_mapping_is_resolved_when_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = load({"path": {"data": "../d"}})
@@ -731,7 +729,7 @@ def test_a_data_directory_may_be_given_as_a_path_object(tmp_path: Path) -> None:
     assert load({"path": {"data": tmp_path}}).path.data == tmp_path
 
 
-def test_a_path_object_may_give_bytes(tmp_path: Path) -> None:
+def test_a_path_object_may_return_bytes(tmp_path: Path) -> None:
     class BytesPath:
         def __fspath__(self) -> bytes:
             return bytes(tmp_path) + b"/\xff"
@@ -793,12 +791,12 @@ def test_the_token_is_in_no_representation() -> None:
         "s3cret",
     ],
 )
-def test_no_mistake_with_the_token_shows_it(content: str, tmp_path: Path) -> None:
+def test_no_error_message_shows_the_token(content: str, tmp_path: Path) -> None:
     message = message_of(write(tmp_path / "x.yml", content))
     assert "s3cr" not in message
 
 
-def test_a_forgotten_blank_after_a_colon_can_be_seen_in_the_message(tmp_path: Path) -> None:
+def test_the_message_shows_a_missing_space_after_a_colon(tmp_path: Path) -> None:
     message = message_of(write(tmp_path / "x.yml", "api: {token:s3cret}"))
     assert "api.token:...: found an unknown key (did you mean token?)" in message
 
@@ -814,6 +812,6 @@ def test_settings_cannot_be_changed() -> None:
         settings.source = "x"  # type: ignore[misc]
 
 
-def test_settings_can_be_sent_to_a_spawned_process() -> None:
+def test_settings_can_be_pickled_for_a_spawned_process() -> None:
     settings = load({"api": {"token": "x"}, "path": {"data": "/d"}})
     assert pickle.loads(pickle.dumps(settings)) == settings

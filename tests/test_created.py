@@ -22,7 +22,7 @@ COUNT = """
 
 
 def created(stats: Any) -> dict[str, float]:
-    """What OpenMetrics and protobuf say, which is the same, without the metrics of the package itself."""
+    """The creation times in OpenMetrics, equal to those in protobuf; without the package's own metrics."""
     from shmstats.export import protobuf
     from shmstats.export.prometheus import shared
 
@@ -39,9 +39,7 @@ def created(stats: Any) -> dict[str, float]:
     return found
 
 
-def test_it_is_not_after_the_first_count_and_survives_restarts_kills_and_declarations(
-    stats: Any, python: PythonRunner
-) -> None:
+def test_a_creation_time_precedes_the_first_count_and_survives_restarts(stats: Any, python: PythonRunner) -> None:
     before = time.time()
     python.run(COUNT)
     first = created(stats)

@@ -71,7 +71,7 @@ def test_every_command_and_option_is_described_and_no_other() -> None:
     assert set(re.findall(r"--[a-z]+", text)) == set(options)
 
 
-def test_each_promise_of_the_threat_model_has_a_test_that_exists() -> None:
+def test_each_promise_of_the_threat_model_names_an_existing_test() -> None:
     text = section(f"{DOCS}/security.md", "What is trusted, what is not")
     tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
     assert len(tests) > 20
@@ -103,7 +103,7 @@ def test_the_table_of_modes_has_every_mode() -> None:
 NAMING = f"{DOCS}/metrics-and-names.md"
 
 
-def test_names_become_the_samples_that_the_document_shows() -> None:
+def test_documented_names_become_the_documented_samples() -> None:
     rows = table(section(NAMING, "What Prometheus gets"))
     assert len(rows) >= 20
     for kind, names, unit, sample in rows:
@@ -111,7 +111,7 @@ def test_names_become_the_samples_that_the_document_shows() -> None:
         assert first_sample(kind.strip(), category, metric, unit.strip("`")) == sample.strip("`"), names
 
 
-def test_names_are_spelt_in_the_four_ways_that_the_document_shows() -> None:
+def test_names_are_escaped_in_the_four_documented_ways() -> None:
     for escaping, sample in table(section(NAMING, "Names in other alphabets")):
         how = re.match("`([^`]+)`", escaping)[1]  # type: ignore[index]
         labels = (("http_status", "200"),)
@@ -129,7 +129,7 @@ def first_sample(
     return next(line for line in page.splitlines() if not line.startswith("#")).rpartition(" ")[0]
 
 
-def test_a_call_on_a_name_of_another_kind_does_what_the_table_says(shmstats: ModuleType, stats: Any) -> None:
+def test_a_call_on_a_name_of_another_kind_behaves_as_the_table_says(shmstats: ModuleType, stats: Any) -> None:
     from shmstats.export import render
 
     stats.declare("c", "declared", kind="counter")

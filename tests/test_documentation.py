@@ -97,8 +97,8 @@ def test_the_python_code_of_a_document_runs(document: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("block", of_language("yaml"), ids=named)
-def test_yaml_is_what_it_is_meant_for(block: Block) -> None:
-    """With a section of ours it is a valid configuration; other documents are YAML."""
+def test_yaml_in_a_document_is_valid(block: Block) -> None:
+    """A document with a section of the package must be a valid configuration."""
     for document in yaml.safe_load_all(block.text):
         assert isinstance(document, (dict, list))
         items = document.items() if isinstance(document, dict) else ()
@@ -108,14 +108,14 @@ def test_yaml_is_what_it_is_meant_for(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", of_language("ini"), ids=named)
-def test_ini_can_be_read(block: Block) -> None:
+def test_ini_in_a_document_can_be_parsed(block: Block) -> None:
     parser = ConfigParser(interpolation=None)
     parser.read_string(block.text)
     assert parser.sections()
 
 
 @pytest.mark.parametrize("block", of_language("console"), ids=named)
-def test_a_console_has_commands_that_exist(block: Block) -> None:
+def test_the_commands_of_a_console_exist(block: Block) -> None:
     """The package's own commands with options that they take, scripts that are there, and known programs."""
     assert block.commands, "a console without a line that begins with '$ '"
     for line, _ in block.commands:
@@ -159,7 +159,7 @@ def check_command(words: list[str]) -> None:
         assert program in PROGRAMS or shutil.which(program), f"{program!r} is not in PROGRAMS of {__name__}"
 
 
-def test_every_other_block_says_which_test_runs_it() -> None:
+def test_every_other_block_names_the_test_that_runs_it() -> None:
     known = {"python", "yaml", "console", "ini"}
     # A drawing has no language, and nothing to run.
     unknown = [block.place for block in BLOCKS if block.language not in known | {""} and block.stands_alone]

@@ -1,6 +1,6 @@
-"""scripts/serve: what it is given wrong is refused before anything is started, and all else becomes gunicorn's.
+"""scripts/serve: a wrong option is refused before anything is started; the others become options of gunicorn.
 
-No test may start the number of workers that it has refused: what is executed is only noted.
+The command line is recorded and not executed: a broken check must not start a thousand workers.
 """
 
 from __future__ import annotations
@@ -58,20 +58,20 @@ def run(server: Any, *arguments: str) -> Result:
         (["--", "foo"], "found 'foo'; allowed: options only"),
     ],
 )
-def test_what_is_wrong_is_refused(arguments: list[str], said: str, server: Any, executed: list[list[str]]) -> None:
+def test_a_wrong_option_is_refused(arguments: list[str], said: str, server: Any, executed: list[list[str]]) -> None:
     result = run(server, *arguments)
     assert (result.exit_code, executed, result.stdout) == (2, [], "")
     assert said in result.stderr
 
 
-def test_a_data_directory_that_is_none_is_refused(server: Any, executed: list[list[str]], tmp_path: Path) -> None:
+def test_a_data_directory_that_is_a_file_is_refused(server: Any, executed: list[list[str]], tmp_path: Path) -> None:
     (file := tmp_path / "file").touch()
     result = run(server, "--data", str(file))
     assert (result.exit_code, executed, result.stdout) == (1, [], "")
     assert result.stderr == f"scripts/serve: the data directory {file} is not a directory\n"
 
 
-def test_what_is_right_becomes_a_command_line_of_gunicorn(
+def test_valid_options_become_a_command_line_of_gunicorn(
     server: Any, executed: list[list[str]], tmp_path: Path
 ) -> None:
     result = run(server, "--port=8123", "--workers", "2", "--data", str(tmp_path), "--timeout", "60", "--reload")

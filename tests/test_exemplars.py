@@ -48,7 +48,7 @@ def test_every_call_takes_an_exemplar_and_the_newest_is_shown(stats: Any) -> Non
     assert (stats.get("api", "calls"), stats.get("db", "query").count) == (4, 4)
 
 
-def test_they_are_those_of_all_processes(stats: Any, python: PythonRunner) -> None:
+def test_the_page_has_the_exemplars_of_all_processes(stats: Any, python: PythonRunner) -> None:
     stats.incr("api", "calls", exemplar={"trace_id": "here"})
     python.run("from shmstats import stats\nstats.incr('api', 'calls', 5, exemplar={'trace_id': 'there'})")
     assert exemplars(stats) == {("calls_total", ""): ({"trace_id": "there"}, 5)}
@@ -74,7 +74,7 @@ def test_a_series_keeps_a_few_of_different_sizes(stats: Any) -> None:
         ({7: "x"}, "must be a str"),
     ],
 )
-def test_what_is_no_exemplar_is_told_and_nothing_is_counted(stats: Any, wrong: Any, says: str) -> None:
+def test_an_invalid_exemplar_raises_and_nothing_is_counted(stats: Any, wrong: Any, says: str) -> None:
     calls = (
         lambda: stats.incr("api", "calls", exemplar=wrong),
         lambda: stats.counter("api", "calls").incr(1, exemplar=wrong),
@@ -87,8 +87,8 @@ def test_what_is_no_exemplar_is_told_and_nothing_is_counted(stats: Any, wrong: A
     assert (stats.get("api", "calls"), stats.get("db", "query")) == (0, 0)
 
 
-def test_each_is_at_the_sample_of_its_own_series_whatever_that_is_called(stats: Any) -> None:
-    """In a clash of names, with names that need cleaning, and in a category that is part of a reserved word."""
+def test_an_exemplar_is_at_the_sample_of_its_own_series(stats: Any) -> None:
+    """Also for clashing names, names that need cleaning, and a category that is part of a reserved word."""
     from shmstats.export import protobuf
     from shmstats.export.prometheus import shared
     from shmstats.export.view import View
@@ -111,7 +111,7 @@ def test_each_is_at_the_sample_of_its_own_series_whatever_that_is_called(stats: 
         assert {counter.exemplar.value for counter in counters if counter.HasField("exemplar")} == {2, 3, 4, 5}
 
 
-def test_they_stay_with_their_series_when_that_is_declared_otherwise(stats: Any) -> None:
+def test_exemplars_stay_with_their_series_after_another_declaration(stats: Any) -> None:
     stats.incr("api", "sent", labels={"to": "x"}, exemplar={"trace_id": "a"})
     stats.timing("db", "query", 5, labels={"on": "x"}, exemplar={"trace_id": "a"})
     assert len(exemplars(stats)) == 2
@@ -140,7 +140,7 @@ def test_a_misspelt_keyword_is_named(stats: Any) -> None:
             call()
 
 
-def test_neither_a_gauge_nor_what_was_reset_has_one(stats: Any) -> None:
+def test_a_gauge_and_a_reset_counter_have_no_exemplar(stats: Any) -> None:
     stats.incr("api", "calls", exemplar={"trace_id": "a"})
     stats.timing("db", "query", 5, exemplar={"trace_id": "a"})
     assert len(exemplars(stats)) == 2

@@ -74,19 +74,21 @@ def test_a_directory_inside_can_be_listed_by_its_path(data: Path) -> None:
     assert list(children(list_directory(data, ["b", "c"]))) == ["f"]
 
 
-def test_every_type_is_told_and_none_is_opened(data: Path, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_names_the_type_of_an_entry_without_opening_it(
+    data: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(data)
     (data / "file").touch()
     (data / "directory").mkdir()
     (data / "link").symlink_to(outside)
-    os.mkfifo(data / "fifo")  # opening it would wait for a writer for ever
+    os.mkfifo(data / "fifo")  # opening a pipe would wait for a writer forever
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket")
     for name, entry in children(list_directory(data)).items():
         assert entry["type"] == name
 
 
-def test_a_device_is_told(data: Path) -> None:
+def test_a_listing_names_a_device(data: Path) -> None:
     try:
         os.mknod(data / "device", 0o020600, os.makedev(1, 3))
     except PermissionError:
@@ -110,7 +112,7 @@ def test_the_data_directory_itself_may_be_a_link(data: Path, tmp_path: Path) -> 
     assert os.listdir(data) == []
 
 
-def test_a_name_that_is_not_utf_8_is_printable_and_comes_with_what_a_url_needs(data: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_printable_and_has_a_form_for_urls(data: Path) -> None:
     odd = os.fsdecode(b"caf\xe9 %")
     (data / odd).touch()
     (data / "caf\\xe9 %").touch()
@@ -121,9 +123,7 @@ def test_a_name_that_is_not_utf_8_is_printable_and_comes_with_what_a_url_needs(d
     assert sorted(os.listdir(data)) == ["caf\\xe9 %", "café"]
 
 
-def test_a_listing_goes_no_deeper_than_the_limit_and_says_where_it_stopped(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_listing_stops_at_the_depth_limit_and_marks_the_place(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_DEPTH", 2)
     (data / "a" / "b" / "c").mkdir(parents=True)
     a = children(list_directory(data))["a"]
@@ -147,7 +147,7 @@ def test_a_listing_has_no_more_entries_than_the_limit_and_drops_the_deepest(
     assert (len(b["children"]), b["truncated"]) == (0, True)
 
 
-def test_one_level_that_is_larger_than_the_limit_is_cut(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_level_above_the_limit_is_truncated(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_ENTRIES", 5)
     for i in range(6):
         (data / str(i)).touch()
@@ -165,7 +165,7 @@ def test_a_listing_leaves_no_descriptor_open(data: Path) -> None:
     assert open_descriptors() == before
 
 
-def test_what_is_no_directory_cannot_be_listed(data: Path) -> None:
+def test_a_file_cannot_be_listed(data: Path) -> None:
     (data / "f").touch()
     with pytest.raises(NotADirectoryError):
         list_directory(data, ["f"])
@@ -214,7 +214,7 @@ def test_a_file_in_use_is_not_deleted(data: Path, monkeypatch: pytest.MonkeyPatc
     assert len(os.listdir(data)) == 3
 
 
-def test_a_path_through_a_file_or_nothing_is_not_there(data: Path) -> None:
+def test_a_path_through_a_file_or_a_missing_directory_is_not_found(data: Path) -> None:
     (data / "f").touch()
     with pytest.raises(NotADirectoryError):
         delete_file(data, ["f", "g"])
@@ -237,7 +237,7 @@ BAD_NAMES = {
 
 @pytest.mark.parametrize("name", BAD_NAMES.values(), ids=BAD_NAMES)
 @pytest.mark.parametrize("place", ["alone", "first", "last"])
-def test_a_bad_name_is_refused_wherever_it_stands(data: Path, name: str, place: str) -> None:
+def test_a_bad_name_is_refused_at_any_place_of_a_path(data: Path, name: str, place: str) -> None:
     (data / "a").mkdir()
     path = {"alone": [name], "first": [name, "a"], "last": ["a", name]}[place]
     for act in (list_directory, delete_file):
@@ -275,7 +275,7 @@ def during(change: Callable[[], object]) -> Callable[[Sequence[str]], bool]:
     return in_use
 
 
-def test_a_directory_that_becomes_a_link_before_the_deletion_leads_nowhere(data: Path, outside: Path) -> None:
+def test_a_directory_replaced_by_a_link_before_the_deletion_is_not_followed(data: Path, outside: Path) -> None:
     (data / "way").mkdir()
     (data / "way" / "canary").touch()
 
@@ -287,7 +287,7 @@ def test_a_directory_that_becomes_a_link_before_the_deletion_leads_nowhere(data:
     assert os.listdir(data / "moved") == []
 
 
-def test_a_file_that_becomes_a_link_before_the_deletion_takes_only_the_link_along(data: Path, outside: Path) -> None:
+def test_a_file_replaced_by_a_link_before_the_deletion_loses_only_the_link(data: Path, outside: Path) -> None:
     (data / "f").touch()
 
     def swap() -> None:
@@ -298,7 +298,7 @@ def test_a_file_that_becomes_a_link_before_the_deletion_takes_only_the_link_alon
     assert os.listdir(data) == []
 
 
-def test_a_file_that_becomes_a_directory_before_the_deletion_is_refused(data: Path) -> None:
+def test_a_file_replaced_by_a_directory_before_the_deletion_is_refused(data: Path) -> None:
     (data / "f").touch()
 
     def swap() -> None:
@@ -310,7 +310,7 @@ def test_a_file_that_becomes_a_directory_before_the_deletion_is_refused(data: Pa
 
 
 @pytest.mark.slow
-def test_a_directory_swapped_for_a_link_all_the_time_lets_nothing_out(data: Path, outside: Path) -> None:
+def test_no_path_leaves_a_directory_that_is_swapped_for_a_link_repeatedly(data: Path, outside: Path) -> None:
     outcomes: Counter[str] = Counter()
     with swapping(data / "way", outside):
         for i in range(100_000):
@@ -321,7 +321,7 @@ def test_a_directory_swapped_for_a_link_all_the_time_lets_nothing_out(data: Path
                     listed = list_directory(data)
                     assert all(not c["children"] for c in listed["children"] if c["type"] != "directory")
                     found = list_directory(data, ["way"])
-                    # Inside or outside the name is the same; what tells them apart is that ours is empty.
+                    # The names inside and outside are the same; the file inside is empty.
                     assert all(child["size"] == 0 for child in found["children"])
                     outcomes["listed"] += 1
                 else:

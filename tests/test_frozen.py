@@ -28,7 +28,7 @@ class Marked(Point, kw_only=True):
     mark: str
 
 
-def test_fields_are_given_by_place_or_name_or_have_their_default() -> None:
+def test_fields_are_given_by_position_or_name_or_have_their_default() -> None:
     assert (Point(1).x, Point(1).y) == (1, 2)
     assert Point(1, 3) == Point(y=3, x=1) != Point(1)
     assert Marked(1, mark="a").as_dict() == {"x": 1, "y": 2, "mark": "a"}
@@ -42,7 +42,7 @@ def test_a_field_that_is_missing_or_unknown_is_a_type_error_that_names_the_field
         Point(*values, **named)
 
 
-def test_objects_cannot_be_changed_but_be_replaced() -> None:
+def test_objects_cannot_be_changed_but_replaced() -> None:
     point = Marked(1, mark="a")
     with pytest.raises(AttributeError):
         point.x = 3  # type: ignore[misc]
@@ -51,14 +51,14 @@ def test_objects_cannot_be_changed_but_be_replaced() -> None:
     assert point.replaced(x=3) == Marked(3, mark="a")
 
 
-def test_objects_of_one_class_and_the_same_fields_are_equal_and_can_be_sent_to_others() -> None:
+def test_objects_with_the_same_class_and_fields_are_equal_and_can_be_pickled() -> None:
     assert Point(1) != Marked(1, mark="a")
     assert len({Point(1), Point(1, 2), Point(2)}) == 2
     assert pickle.loads(pickle.dumps(Point(1, 3))) == Point(1, 3)
     assert repr(Marked(1, mark="a")) == "Marked(x=1, y=2, mark='a')"
 
 
-def test_named_tuples_are_made_by_place_by_name_and_by_default_as_those_of_typing() -> None:
+def test_named_tuples_are_made_like_those_of_typing() -> None:
     assert Place(1) == Place(x=1) == Place(1, z=3) == (1, 2, 3) == Place._make((1, 2, 3))
     assert Place(1, 5)._replace(x=4, z=6) == Place(z=6, x=4, y=5) == (4, 5, 6)
     assert (Place(1).y, Place(1).total, Place(1)._asdict(), repr(Place(1))) == (

@@ -1,4 +1,4 @@
-"""Labels and declarations: what they give, what they refuse, and what all processes see of them."""
+"""Labels and declarations: their effect, refused values, and how they reach all processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POST = {"status": "500", "method": "POST"}
 # Label sets -------------------------------------------------------------------------------------------------
 
 
-def test_a_snapshot_has_a_metric_that_is_called_like_a_labelled_one_and_that_one(stats: Any) -> None:
+def test_a_snapshot_tells_a_labelled_series_from_a_metric_with_the_same_text(stats: Any) -> None:
     stats.incr("http", "requests", 5, labels={"a": "1"})
     stats.incr("http", 'requests{a="1"}')
     assert stats.snapshot()["http"] == {'requests{a="1"}': 1, 'requests{a="1",}': 5}
@@ -88,7 +88,7 @@ def test_a_gauge_without_labels_has_a_handle_too(stats: Any) -> None:
     assert gauge.value == 9 == stats.get("pool", "open")
 
 
-def test_removing_one_label_set_a_metric_and_a_category(stats: Any) -> None:
+def test_a_label_set_a_metric_and_a_category_can_be_removed(stats: Any) -> None:
     requests = stats.counter("http", "requests", labelnames=("path",))
     for path in "abc":
         requests.labels(path).incr()
@@ -110,7 +110,7 @@ def test_removing_one_label_set_a_metric_and_a_category(stats: Any) -> None:
     assert "http" not in stats.snapshot()
 
 
-def test_removal_is_seen_by_other_processes_and_by_handles_that_they_hold(stats: Any, python: PythonRunner) -> None:
+def test_a_removal_reaches_other_processes_and_their_handles(stats: Any, python: PythonRunner) -> None:
     requests = stats.counter("http", "requests", labelnames=("path",))
     requests.labels("a").incr(3)
     child = python.start(
@@ -134,7 +134,7 @@ def test_removal_is_seen_by_other_processes_and_by_handles_that_they_hold(stats:
     child.finish(status=None)
 
 
-def test_beyond_the_bound_new_label_sets_share_one(
+def test_label_sets_beyond_the_bound_share_one_series(
     stats: Any, configure: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     stats.init(configure(max_series_per_metric=3))
@@ -187,7 +187,7 @@ def test_labels_survive_a_restart(shmstats: ModuleType) -> None:
         ("ab", TypeError, "labels must be a mapping"),
     ],
 )
-def test_bad_labels_are_named(stats: Any, labels: Any, error: type[Exception], what: str) -> None:
+def test_bad_labels_are_refused_by_name(stats: Any, labels: Any, error: type[Exception], what: str) -> None:
     for operation in (
         lambda: stats.incr("c", "m", labels=labels),
         lambda: stats.gauge("c", "m", 1, labels=labels),
@@ -212,7 +212,7 @@ def test_bad_labels_are_named(stats: Any, labels: Any, error: type[Exception], w
         ((1,), TypeError, "must be a str"),
     ],
 )
-def test_bad_label_names_are_named(stats: Any, names: Any, error: type[Exception], what: str) -> None:
+def test_bad_label_names_are_refused_by_name(stats: Any, names: Any, error: type[Exception], what: str) -> None:
     with pytest.raises(error, match=what):
         stats.counter("c", "m", labelnames=names)
 
@@ -255,7 +255,7 @@ def test_a_label_value_that_is_too_long_ends_in_a_digest(stats: Any) -> None:
     assert stats.get("http", "seen", labels={"path": "é" * 200 + "b"}) == 2
 
 
-def test_the_wrong_number_and_names_of_label_values_are_named(stats: Any) -> None:
+def test_a_wrong_number_or_name_of_label_values_is_refused_by_name(stats: Any) -> None:
     parent = stats.counter("c", "m", labelnames=("a", "b"))
     with pytest.raises(ValueError, match=r"'m' of category 'c' takes 2 label values \(a, b\), not 1"):
         parent.labels("1")
@@ -282,7 +282,7 @@ def exposition(stats: Any) -> str:
     return render(stats.read()).decode()
 
 
-def test_what_is_declared_is_shown(stats: Any) -> None:
+def test_a_declaration_is_shown_on_the_page(stats: Any) -> None:
     stats.declare("http", "requests", kind="counter", help="Requests answered.", labelnames=("method",))
     stats.declare("http", "size", kind="histogram", help="Size of requests.", unit="bytes", buckets=(10, 100))
     stats.declare("pool", "memory", kind="gauge", unit="bytes", help="Memory of the pool.")
@@ -297,7 +297,7 @@ def test_what_is_declared_is_shown(stats: Any) -> None:
     assert "# HELP memory_bytes Memory of the pool.\n# TYPE memory_bytes gauge\n" in text
 
 
-def test_a_name_that_was_counted_before_takes_on_what_is_declared_later(stats: Any) -> None:
+def test_a_declaration_applies_to_a_name_that_was_counted_before(stats: Any) -> None:
     stats.incr("http", "requests", 5)
     stats.timing("db", "query", 5)
     stats.declare("http", "requests", kind="counter", help="Requests answered.")
@@ -307,7 +307,7 @@ def test_a_name_that_was_counted_before_takes_on_what_is_declared_later(stats: A
     assert stats.get("http", "requests") == 5
 
 
-def test_the_newest_declaration_wins_and_the_process_with_the_other_counts_on(
+def test_the_newest_declaration_wins_and_a_process_with_the_older_one_counts_on(
     shmstats: ModuleType, python: PythonRunner, caplog: pytest.LogCaptureFixture
 ) -> None:
     stats = shmstats.stats
@@ -333,7 +333,7 @@ def test_the_newest_declaration_wins_and_the_process_with_the_other_counts_on(
     assert stats.get("http", "size").buckets == (0, 1, 0)
 
 
-def test_a_process_that_declares_a_metric_anew_counts_by_the_new_declaration(
+def test_a_process_that_declares_a_metric_again_counts_by_the_new_declaration(
     shmstats: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
     stats = shmstats.stats
@@ -348,7 +348,9 @@ def test_a_process_that_declares_a_metric_anew_counts_by_the_new_declaration(
     assert stats.get("http", "requests") == 1
 
 
-def test_a_new_start_may_declare_otherwise(shmstats: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_metric_may_be_declared_differently_after_a_restart(
+    shmstats: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
     stats = shmstats.stats
     stats.declare("http", "size", kind="histogram", unit="bytes", buckets=(1, 2))
     stats.declare("http", "requests", kind="counter", help="Old.")
@@ -368,7 +370,9 @@ def test_a_new_start_may_declare_otherwise(shmstats: ModuleType, caplog: pytest.
     other.close()
 
 
-def test_declarations_follow_to_the_next_block(shmstats: ModuleType, configure: Callable[..., dict[str, Any]]) -> None:
+def test_declarations_are_repeated_in_the_next_block(
+    shmstats: ModuleType, configure: Callable[..., dict[str, Any]]
+) -> None:
     stats = shmstats.stats
     stats.declare("http", "requests", kind="counter", help="Requests answered.")
     stats.init(configure(persist=False))
@@ -376,7 +380,7 @@ def test_declarations_follow_to_the_next_block(shmstats: ModuleType, configure: 
     assert "# HELP requests_total Requests answered.\n" in exposition(stats)
 
 
-def test_declared_label_names_are_kept_to(shmstats: ModuleType) -> None:
+def test_label_names_other_than_the_declared_ones_are_refused(shmstats: ModuleType) -> None:
     stats = shmstats.stats
     stats.declare("http", "requests", kind="counter", labelnames=("method", "status"))
     stats.incr("http", "requests", labels=GET)
@@ -388,7 +392,7 @@ def test_declared_label_names_are_kept_to(shmstats: ModuleType) -> None:
         stats.counter("http", "requests", labelnames=("path",))
 
 
-def test_a_declared_kind_is_kept_to(shmstats: ModuleType) -> None:
+def test_a_call_of_another_kind_than_the_declared_one_is_refused(shmstats: ModuleType) -> None:
     stats = shmstats.stats
     stats.declare("c", "counter", kind="counter")
     stats.declare("c", "histogram", kind="histogram")
@@ -421,14 +425,16 @@ def test_a_declared_kind_is_kept_to(shmstats: ModuleType) -> None:
         ({"kind": "gauge", "labelnames": ("le",)}, ValueError, "reserved"),
     ],
 )
-def test_bad_declarations_are_named(stats: Any, arguments: dict[str, Any], error: type[Exception], what: str) -> None:
+def test_bad_declarations_are_refused_by_name(
+    stats: Any, arguments: dict[str, Any], error: type[Exception], what: str
+) -> None:
     with pytest.raises(error, match=what):
         stats.declare("c", "m", **arguments)
     with pytest.raises(ValueError, match="reserved"):
         stats.declare("system", "m", kind="counter")
 
 
-def test_a_bad_gauge_value_is_named(stats: Any) -> None:
+def test_a_bad_gauge_value_is_refused_by_name(stats: Any) -> None:
     stats.declare("c", "m", kind="gauge", mode="livesum")
     for value in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="value must be finite"):
@@ -437,7 +443,7 @@ def test_a_bad_gauge_value_is_named(stats: Any) -> None:
             stats.gauge("c", "m").incr(value)
 
 
-def test_series_with_other_label_names_than_are_declared_are_not_shown(
+def test_series_with_undeclared_label_names_are_not_shown(
     shmstats: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
     stats = shmstats.stats
@@ -474,7 +480,7 @@ def values(stats: Any) -> dict[str, Any]:
     return dict(stats.snapshot().get("g", {}))
 
 
-def test_gauges_of_each_worker_become_one_by_their_mode(stats: Any, python: PythonRunner) -> None:
+def test_the_gauges_of_workers_are_combined_by_their_mode(stats: Any, python: PythonRunner) -> None:
     one = python.start(WORKER.format(modes=MODES, value=5))
     other = python.start(WORKER.format(modes=MODES, value=2.5))
     for child in (one, other):
@@ -493,7 +499,7 @@ def test_gauges_of_each_worker_become_one_by_their_mode(stats: Any, python: Pyth
     assert values(stats) == expected | {"livesum": 0}
 
 
-def test_a_live_gauge_of_a_dead_worker_is_not_added_to_by_who_takes_its_row(
+def test_a_worker_does_not_add_to_the_live_gauge_of_its_rows_dead_owner(
     stats: Any, python: PythonRunner, configure: Callable[..., dict[str, Any]]
 ) -> None:
     stats.declare("g", "open", kind="gauge", mode="livesum")
@@ -557,10 +563,10 @@ def test_a_gauge_with_labels_and_mode_all_has_the_label_pid(stats: Any) -> None:
 
 @pytest.mark.far_from_core
 @pytest.mark.parametrize("recycled", [100, pytest.param(1000, marks=pytest.mark.storm)])
-def test_recycled_workers_leave_block_and_exposition_as_they_were(
+def test_recycled_workers_do_not_enlarge_block_or_exposition(
     shmstats: ModuleType, configure: Callable[..., dict[str, Any]], data: Path, recycled: int
 ) -> None:
-    """Three are alive at a time; when the next one comes the oldest goes, each second one by SIGKILL."""
+    """Three workers live at a time; a new one replaces the oldest, every second of which ends by SIGKILL."""
     stats = shmstats.stats
     stats.init(configure(max_workers=4))
     stats.declare("g", "open", kind="gauge", mode="livesum", labelnames=("host",))
@@ -680,9 +686,7 @@ def test_a_breakdown_by_worker_shows_what_each_contributes(stats: Any, python: P
     one.kill()
 
 
-def test_metrics_with_labels_that_come_and_go_leave_no_room_taken(
-    stats: Any, configure: Callable[..., dict[str, Any]]
-) -> None:
+def test_removed_metrics_with_labels_free_their_memory(stats: Any, configure: Callable[..., dict[str, Any]]) -> None:
     stats.init(configure(capacity=256))
     for turn in range(300):
         stats.incr("users", f"user {turn:03}", labels={"action": "login"})
@@ -691,7 +695,7 @@ def test_metrics_with_labels_that_come_and_go_leave_no_room_taken(
     assert stats.get("shmstats", "operations_dropped") == 0
 
 
-def test_label_sets_with_other_names_each_time_do_not_fill_the_block(
+def test_changing_label_names_do_not_fill_the_block(
     stats: Any, configure: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     stats.init(configure(capacity=256, max_series_per_metric=5))
@@ -707,8 +711,8 @@ def test_label_sets_with_other_names_each_time_do_not_fill_the_block(
     assert stats.get("http", "others", labels={"a": "b"}) == 1
 
 
-def test_a_new_worker_begins_its_gauge_at_0_whatever_is_left_in_its_row(stats: Any, python: PythonRunner) -> None:
-    """A plain sum continues from what a dead worker has left, and the largest of all that there were is still that."""
+def test_a_new_worker_begins_its_gauge_at_0_in_a_used_row(stats: Any, python: PythonRunner) -> None:
+    """A gauge of mode sum continues from the dead worker's value, and one of mode max keeps the largest."""
     stats.gauge("c", "m", 1)
     script = """
         from shmstats import stats
@@ -734,10 +738,10 @@ def test_a_new_worker_begins_its_gauge_at_0_whatever_is_left_in_its_row(stats: A
     assert len(rows) == 1
 
 
-def test_who_shares_a_row_with_a_dead_worker_does_not_undo_what_another_has_begun(
+def test_a_worker_does_not_reset_a_gauge_that_another_worker_of_its_row_has_begun(
     attach: Callable[..., Any], shmstats: ModuleType
 ) -> None:
-    """Two look whose the contribution is, and find nobody; the second to write must not begin at 0 again."""
+    """Both workers find that the contribution has no owner; the second to write must not begin at 0 again."""
     series = shmstats.series
     block = attach(max_workers=1)
     shmstats.block.declaring.declare(

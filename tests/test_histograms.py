@@ -1,4 +1,4 @@
-"""Histograms of bounded error: over processes, kills and restarts all percentiles are within what is stated."""
+"""Histograms of bounded error: over processes, kills and restarts all percentiles are within the stated error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OBSERVING = """
 
 
 def check_figures(shmstats: ModuleType, stats: Any, name: str, values: list[float], error: float) -> None:
-    """Compare what is shown of a histogram with what was observed."""
+    """Compare the figures that are shown of a histogram with the observed values."""
     from importlib import import_module
 
     shown = import_module("shmstats.export.documents").to_document(stats.read())["c"][name]
@@ -95,13 +95,13 @@ def test_percentiles_over_many_processes_and_kills_are_within_the_error(
     run_processes(shmstats, stats, python, name, error, 8, 5000)
 
 
-def test_one_observation_is_shown_as_it_was(shmstats: ModuleType, stats: Any) -> None:
+def test_a_single_observation_is_shown_exactly(shmstats: ModuleType, stats: Any) -> None:
     stats.declare("c", "h", kind="histogram", buckets="exponential")
     stats.timing("c", "h", 209.6)
     check_figures(shmstats, stats, "h", [209.6], 0.05)
 
 
-def test_what_is_outside_of_the_range_is_counted_and_lies_between_the_smallest_and_the_largest(stats: Any) -> None:
+def test_observations_outside_the_range_are_counted(stats: Any) -> None:
     from shmstats.export.figures import histogram_figures
 
     stats.declare("c", "h", kind="histogram", unit="x", buckets="exponential", error=0.05, range=(10, 1000))
@@ -115,7 +115,7 @@ def test_what_is_outside_of_the_range_is_counted_and_lies_between_the_smallest_a
 
 
 @pytest.mark.parametrize("wrong", [-1, -0.001, float("nan"), float("inf"), "fast", None, [1]])
-def test_what_is_no_observation_is_told_and_not_counted(stats: Any, wrong: Any) -> None:
+def test_an_invalid_observation_raises_and_is_not_counted(stats: Any, wrong: Any) -> None:
     stats.declare("c", "h", kind="histogram", buckets="exponential")
     with pytest.raises((TypeError, ValueError), match="milliseconds must"):
         stats.timing("c", "h", wrong)
@@ -132,7 +132,7 @@ def test_a_series_of_5_percent_over_20_octaves_takes_less_than_1400_bytes(stats:
     assert 8 * record.width <= 1400
 
 
-def test_a_saved_histogram_takes_the_buckets_in_use_only(stats: Any, data: Path) -> None:
+def test_a_snapshot_has_only_the_buckets_of_a_histogram_that_are_used(stats: Any, data: Path) -> None:
     stats.declare("c", "h", kind="histogram", buckets="exponential")
     for value in (5.0, 5.1, 7.0):
         stats.timing("c", "h", value)
@@ -144,9 +144,7 @@ def test_a_saved_histogram_takes_the_buckets_in_use_only(stats: Any, data: Path)
     assert stats.get("c", "h") == before
 
 
-def test_400_label_sets_of_a_timing_fit_the_default_capacity_and_what_is_used_is_seen(
-    shmstats: ModuleType, data: Path
-) -> None:
+def test_400_label_sets_of_a_timing_fit_the_default_capacity(shmstats: ModuleType, data: Path) -> None:
     stats = shmstats.Registry()
     stats.init({"path": {"data": str(data)}})
     for number in range(400):
@@ -157,7 +155,7 @@ def test_400_label_sets_of_a_timing_fit_the_default_capacity_and_what_is_used_is
     stats.close()
 
 
-def test_figures_are_numbers_however_large_the_values_are(shmstats: ModuleType, stats: Any) -> None:
+def test_figures_of_very_large_values_are_numbers(shmstats: ModuleType, stats: Any) -> None:
     for value in (1, 60_001, 1e300, 1.7976931348623157e308):
         stats.timing("c", "h", value)
     from shmstats.export.documents import to_document
@@ -165,7 +163,7 @@ def test_figures_are_numbers_however_large_the_values_are(shmstats: ModuleType, 
     assert all(map(math.isfinite, to_document(stats.read())["c"]["h"].values()))
 
 
-def test_other_buckets_after_a_restart_are_logged_with_both_and_lose_nothing(
+def test_changed_buckets_after_a_restart_are_logged_and_lose_nothing(
     stats: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     for error, before in ((0.05, 0), (0.01, 0.0433), (0.05, 0.0055)):
@@ -181,7 +179,7 @@ def test_other_buckets_after_a_restart_are_logged_with_both_and_lose_nothing(
 
 
 def figures_of(shmstats: ModuleType, stats: Any, series: str = "h") -> dict[str, Any]:
-    """Return what is shown of a histogram; both forms of it say the same of the error."""
+    """Return the figures of a histogram, after a check that both of its forms state the same error."""
     from importlib import import_module
 
     figures: dict[str, Any] = import_module("shmstats.export.documents").to_document(stats.read())["c"][series]
@@ -191,9 +189,7 @@ def figures_of(shmstats: ModuleType, stats: Any, series: str = "h") -> dict[str,
     return figures
 
 
-def test_percentiles_over_observations_of_other_buckets_are_shown_without_an_error(
-    shmstats: ModuleType, stats: Any
-) -> None:
+def test_percentiles_of_moved_observations_are_shown_without_a_stated_error(shmstats: ModuleType, stats: Any) -> None:
     def declare(**buckets: Any) -> None:
         stats.declare("c", "h", kind="histogram", unit="x", **buckets)
 
@@ -217,7 +213,7 @@ def test_percentiles_over_observations_of_other_buckets_are_shown_without_an_err
 
 
 @pytest.mark.parametrize(("default", "carried"), [("former", False), ("of today", True), ("of today", False)])
-def test_what_is_restored_or_moved_into_a_block_is_marked_where_it_was_or_its_bounds_are_others(
+def test_restored_observations_of_other_bounds_are_marked(
     shmstats: ModuleType, attach: Callable[..., Any], tmp_path: Path, default: str, carried: bool
 ) -> None:
     from importlib import import_module
@@ -240,7 +236,7 @@ def test_what_is_restored_or_moved_into_a_block_is_marked_where_it_was_or_its_bo
         assert into.reader.read().values[0].count == 1
 
 
-def test_a_series_that_comes_after_one_with_other_buckets_was_removed_has_an_error(
+def test_a_series_registered_after_the_removal_of_other_buckets_states_its_error(
     shmstats: ModuleType, stats: Any
 ) -> None:
     for error in (0.05, 0.01):
@@ -253,7 +249,7 @@ def test_a_series_that_comes_after_one_with_other_buckets_was_removed_has_an_err
     assert figures_of(shmstats, stats)["error"] == 0.0055
 
 
-def test_the_error_of_coarser_buckets_holds_for_what_was_observed_in_finer_ones(
+def test_the_error_of_coarser_buckets_holds_for_observations_in_finer_ones(
     shmstats: ModuleType, stats: Any, configure: Callable[..., Any]
 ) -> None:
     configure(capacity=8192)
@@ -281,7 +277,7 @@ def test_label_sets_of_different_kinds_are_all_restored(stats: Any, step: int) -
     assert before['m{b="1"}'].count == 1
 
 
-def test_buckets_may_be_an_array(stats: Any) -> None:
+def test_buckets_may_be_a_numpy_array(stats: Any) -> None:
     stats.declare("c", "h", kind="histogram", buckets=np.array([1.0, 2.5]))
     stats.timing("c", "h", 2)
     assert stats.get("c", "h").buckets == (0, 1, 0)

@@ -33,14 +33,14 @@ COUNT = """
     print(*sorted(name for name in set(sys.modules) - imported if not name.startswith("encodings")))
 """
 
-#: What is large of Python's own, and has no part in counting.
+#: Large modules of the standard library that counting does not need.
 HEAVY = {
     "asyncio", "bz2", "ctypes", "dataclasses", "difflib", "hmac", "http.client", "http.server", "inspect", "lzma",
     "multiprocessing", "pickle", "secrets", "shutil", "sqlite3", "ssl", "subprocess", "unicodedata", "unittest",
     "urllib.request", "uuid", "xml",
 }  # fmt: skip
 
-#: What one process of all imports: it makes the shared memory that the others find.
+#: Modules that only the creator of the block imports: it makes the shared memory for all.
 OF_THE_MAKER = {"hmac", "multiprocessing", "pickle", "secrets", "subprocess"}
 
 
@@ -53,7 +53,7 @@ OF_THE_MAKER = {"hmac", "multiprocessing", "pickle", "secrets", "subprocess"}
         "stats.incr('a', 'b', labels={'c': 'd'})",
     ],
 )
-def test_counting_and_reading_need_nothing_that_is_large_and_counting_imports_nothing_on_the_way(
+def test_counting_and_reading_import_no_large_module_and_counting_none_later(
     use: str, stats: Any, data: Path, core: str, python: PythonRunner
 ) -> None:
     stats.incr("a", "there is a block")
@@ -65,14 +65,16 @@ def test_counting_and_reading_need_nothing_that_is_large_and_counting_imports_no
     assert {name.partition(".")[0] for name in late.split()} <= ({"shmstats"} if "snapshot" in use else set())
 
 
-def test_who_makes_the_block_imports_what_makes_shared_memory(python: PythonRunner, tmp_path: Path, core: str) -> None:
+def test_the_creator_of_a_block_imports_the_module_for_shared_memory(
+    python: PythonRunner, tmp_path: Path, core: str
+) -> None:
     code = COUNT.format(use="stats.incr('a', 'b')", heavy=HEAVY - {"ctypes"}, configured="mapping")
     foreign, heavy, _ = python.run(code, tmp_path, 256, 4).splitlines()
     assert set(foreign.split()) - {"__mp_main__"} == {"shmstats"}
     assert set(heavy.split()) <= OF_THE_MAKER
 
 
-def test_who_cannot_import_what_makes_shared_memory_says_so_and_fails_no_count(
+def test_without_the_module_for_shared_memory_counting_logs_and_does_not_fail(
     python: PythonRunner, tmp_path: Path
 ) -> None:
     code = """
@@ -90,7 +92,9 @@ def test_who_cannot_import_what_makes_shared_memory_says_so_and_fails_no_count(
     assert "Traceback" not in worker.stderr
 
 
-def test_who_cannot_import_what_reads_and_saves_is_told_so_and_counts(python: PythonRunner, tmp_path: Path) -> None:
+def test_without_the_modules_for_reading_a_process_counts_and_reading_raises(
+    python: PythonRunner, tmp_path: Path
+) -> None:
     code = """
         import sys, time
         sys.modules["shmstats.snapshot"] = sys.modules["shmstats.reading.reader"] = None
@@ -119,9 +123,7 @@ def test_who_cannot_import_what_reads_and_saves_is_told_so_and_counts(python: Py
     assert "Traceback" not in worker.stderr
 
 
-def test_a_signal_handler_in_the_middle_of_importing_what_reads_counts_and_reads_nothing(
-    python: PythonRunner, tmp_path: Path
-) -> None:
+def test_a_signal_handler_during_a_late_import_counts_and_reads_nothing(python: PythonRunner, tmp_path: Path) -> None:
     code = """
         import signal, sys
         from shmstats import init, stats
@@ -146,9 +148,7 @@ def test_a_signal_handler_in_the_middle_of_importing_what_reads_counts_and_reads
     assert python.run(code, tmp_path) == "[0] True 2\n"
 
 
-def test_once_what_comes_late_is_there_an_attached_process_imports_nothing_more_whatever_it_does(
-    python: PythonRunner, tmp_path: Path
-) -> None:
+def test_an_attached_process_imports_nothing_after_the_late_modules(python: PythonRunner, tmp_path: Path) -> None:
     code = """
         import importlib, os, sys, time
         from shmstats import init, stats

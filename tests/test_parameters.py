@@ -41,7 +41,7 @@ def client(shmstats: ModuleType, configure: Callable[..., Any]) -> Callable[...,
 
 
 def shown(client: Any) -> Any:
-    """What /stats shows of the statistic that the tests count."""
+    """The value in /stats of the statistic that the tests count."""
     return client.get("/stats").get_json()["simple"].get("c", {}).get("m", 0)
 
 
@@ -128,7 +128,7 @@ def test_the_endpoints_of_disabled_statistics_answer_404_in_json(client: Callabl
         assert list(answer.get_json()) == ["error"], path
 
 
-def test_a_file_cannot_be_deleted_where_statistics_are_disabled(client: Callable[..., Any], data: Path) -> None:
+def test_no_file_can_be_deleted_while_statistics_are_disabled(client: Callable[..., Any], data: Path) -> None:
     data.mkdir()
     (data / "file").write_text("x")
     answer = client(enabled=False).delete("/_local/files/file")
@@ -160,7 +160,7 @@ def test_persisted_statistics_are_in_a_file_while_counting_and_survive_a_restart
     assert shown(web) == 3
 
 
-def test_statistics_that_are_not_persisted_are_in_no_file_and_start_at_0(
+def test_without_persistence_nothing_is_saved_and_a_restart_begins_at_0(
     client: Callable[..., Any], shmstats: ModuleType, stats: Any, data: Path, python: Any
 ) -> None:
     web = client(persist=False, snapshot_interval_ms=100)
@@ -168,7 +168,7 @@ def test_statistics_that_are_not_persisted_are_in_no_file_and_start_at_0(
     assert python.run(READ) == "3\n"
     assert shown(web) == 3
     shmstats.close()
-    assert list(data.iterdir()) == []  # made for the block, which is named by it
+    assert list(data.iterdir()) == []  # the block is named by the directory, so it is created
     assert shown(web) == 0
 
 
@@ -245,7 +245,7 @@ def test_the_buffer_is_flushed_when_flush_interval_ms_have_passed(client: Callab
 # include_storage_stats_in_api -------------------------------------------------------------------------
 
 
-def test_storage_figures_are_shown_if_they_are_included(client: Callable[..., Any], stats: Any, data: Path) -> None:
+def test_storage_figures_are_shown_if_the_parameter_is_true(client: Callable[..., Any], stats: Any, data: Path) -> None:
     data.mkdir()
     (data / "file").write_bytes(b"x" * 12345)
     web = client(include_storage_stats_in_api=True)
@@ -257,7 +257,7 @@ def test_storage_figures_are_shown_if_they_are_included(client: Callable[..., An
     assert "\nstore_bytes " in web.get("/stats/prometheus").get_data(as_text=True)
 
 
-def test_storage_figures_are_not_shown_if_they_are_not_included(client: Callable[..., Any], stats: Any) -> None:
+def test_storage_figures_are_not_shown_if_the_parameter_is_false(client: Callable[..., Any], stats: Any) -> None:
     web = client(include_storage_stats_in_api=False)
     document = web.get("/stats").get_json()
     assert "disk" not in document
@@ -268,7 +268,7 @@ def test_storage_figures_are_not_shown_if_they_are_not_included(client: Callable
 # The table as a whole ---------------------------------------------------------------------------------
 
 
-def test_the_defaults_are_those_of_the_table(shmstats: ModuleType) -> None:
+def test_the_defaults_are_the_documented_ones(shmstats: ModuleType) -> None:
     table = {
         "enabled": True,
         "persist": True,

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 METHODS = ("fork", "spawn", "forkserver")
 
-#: What each program below begins with. A task notes in files that it begins and that it has counted, a byte each.
+#: The beginning of each program below. A task writes a byte to a file when it begins, and one when it has counted.
 TASKS = """
     import multiprocessing, os, signal, sys
     from concurrent.futures import ProcessPoolExecutor
@@ -169,14 +169,14 @@ def test_a_task_that_was_counted_stays_counted_when_its_worker_is_killed(
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_pool_that_is_terminated_under_way_has_counted_every_task_once(
+def test_a_terminated_pool_has_counted_every_task_once(
     stats: Any, python: Any, method: str, begun: Any, counted: Any
 ) -> None:
     python.run(TASKS + TERMINATED_POOL, method)
     assert 200 <= counted() <= stats.get("pool", "tasks") <= begun() <= counted() + 3
 
 
-def test_a_pool_whose_tasks_are_stuck_has_counted_exactly_those_that_began(
+def test_a_pool_with_stuck_tasks_has_counted_exactly_the_tasks_that_began(
     stats: Any, python: Any, counted: Any
 ) -> None:
     python.run(TASKS + STUCK_POOL, "fork")
@@ -191,13 +191,13 @@ def test_an_executor_counts_every_task_once(stats: Any, python: Any, data: Path,
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_process_that_only_reads_leaves_no_block_behind(stats: Any, python: Any, data: Path, method: str) -> None:
+def test_a_process_that_only_reads_leaves_no_block(stats: Any, python: Any, data: Path, method: str) -> None:
     python.run(TASKS + READING_PROCESS, method)
     assert not segment_file(data).exists()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_an_executor_that_is_shut_down_early_has_counted_what_was_not_cancelled(
+def test_an_executor_that_is_shut_down_early_has_counted_all_tasks_not_cancelled(
     stats: Any, python: Any, method: str, begun: Any, counted: Any
 ) -> None:
     python.run(TASKS + CANCELLED_EXECUTOR, method)
@@ -208,21 +208,19 @@ def test_an_executor_that_is_shut_down_early_has_counted_what_was_not_cancelled(
 def test_an_executor_that_breaks_has_counted_every_task_once(
     stats: Any, python: Any, method: str, begun: Any, counted: Any
 ) -> None:
-    """It ends all its workers then, wherever they are."""
+    """A broken executor ends all its workers at any point of their tasks."""
     python.run(TASKS + BROKEN_EXECUTOR, method)
     assert 49 <= counted() <= stats.get("pool", "tasks") <= begun() <= counted() + 2
 
 
 @pytest.mark.parametrize("program", [CLOSED_POOL, EXECUTOR], ids=["pool", "executor"])
-def test_buffered_counts_are_pushed_when_the_workers_end_in_good_order(
-    stats: Any, python: Any, configure: Any, program: str
-) -> None:
+def test_buffered_counts_are_flushed_when_workers_exit(stats: Any, python: Any, configure: Any, program: str) -> None:
     configure(no_buffer=False, flush_interval_ms=3_600_000)
     python.run(TASKS + program, "fork")
     assert stats.get("pool", "tasks") == 60
 
 
-def test_buffered_counts_that_a_task_pushes_are_there_after_the_pool_is_terminated(
+def test_buffered_counts_that_a_task_flushes_survive_the_termination_of_the_pool(
     stats: Any, python: Any, configure: Any
 ) -> None:
     configure(no_buffer=False, flush_interval_ms=3_600_000)
@@ -263,7 +261,7 @@ def environment() -> dict[str, str]:
 
 
 def counted_in(directory: Path, environment: dict[str, str]) -> dict[str, Any]:
-    """What is saved in a directory's data directory, or in the block that is still there."""
+    """The count in a directory's saved snapshot, or in its block if that still exists."""
     command = [sys.executable, "-m", "shmstats", "dump"]
     done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, check=True, timeout=BOUND)
     document: dict[str, Any] = json.loads(done.stdout)
@@ -325,7 +323,7 @@ class Celery:
         assert self._process.wait(BOUND) == 0, self.log.read_text()
 
     def kill(self) -> None:
-        """Kill what still lives."""
+        """Kill the processes that still run."""
         if not self.ended:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(BOUND)

@@ -49,7 +49,7 @@ def test_eight_processes_count_exactly_on_three_names(
 
 
 @pytest.mark.far_from_core
-def test_a_million_increments_each_by_eight_processes(stats: Any, python: Any, core: str) -> None:
+def test_a_million_increments_by_each_of_eight_processes_are_exact(stats: Any, python: Any, core: str) -> None:
     code = """
         import sys
         from shmstats import stats
@@ -72,7 +72,7 @@ def test_a_million_increments_each_by_eight_processes(stats: Any, python: Any, c
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_what_killed_processes_counted_is_there_once(
+def test_the_counts_of_killed_processes_are_kept_once(
     stats: Any, python: Any, core: str, tmp_path: Path, configure: Any, seed: int
 ) -> None:
     """Each process notes an increment in a file of its own before it and after it."""
@@ -139,7 +139,9 @@ def test_what_killed_processes_counted_is_there_once(
     assert stats.get("shmstats", "operations_dropped") == 0
 
 
-def test_stopped_processes_hold_nobody_up_and_lose_nothing(stats: Any, python: Any, core: str, configure: Any) -> None:
+def test_stopped_processes_do_not_block_others_and_lose_nothing(
+    stats: Any, python: Any, core: str, configure: Any
+) -> None:
     configure(max_workers=1)
     code = """
         from shmstats import stats
@@ -210,8 +212,10 @@ def test_pools_count_exactly_and_leave_nothing(stats: Any, python: Any, data: Pa
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_the_children_of_multiprocessing_leave_in_good_order(python: Any, data: Path, stats: Any, method: str) -> None:
-    """They end without the functions of atexit. Here they are the only ones that count."""
+def test_children_of_multiprocessing_leave_the_block_when_they_end(
+    python: Any, data: Path, stats: Any, method: str
+) -> None:
+    """Such children end without the functions of atexit; here only they count."""
     code = """
         import multiprocessing, sys
 
@@ -277,7 +281,7 @@ def test_a_child_that_never_counts_never_attaches(stats: Any, python: Any) -> No
     assert python.run(code) == "1\n"
 
 
-def test_forks_of_forks_count(stats: Any, python: Any) -> None:
+def test_children_of_children_count(stats: Any, python: Any) -> None:
     code = """
         import os
         from shmstats import stats
@@ -299,7 +303,7 @@ def test_forks_of_forks_count(stats: Any, python: Any) -> None:
     assert stats.get("c", "m") == 15
 
 
-def test_a_fork_in_a_thread_while_others_count(stats: Any, python: Any, core: str) -> None:
+def test_a_child_forked_by_a_thread_while_others_count_counts_exactly(stats: Any, python: Any, core: str) -> None:
     code = """
         import os, sys, threading
         from shmstats import stats
@@ -346,8 +350,8 @@ def test_a_fork_in_a_thread_while_others_count(stats: Any, python: Any, core: st
     assert sum(values["names"].values()) == counted
 
 
-def test_a_fork_in_a_signal_handler_in_the_middle_of_counting(stats: Any, python: Any) -> None:
-    """The child continues where the parent was, in the middle of whatever that was, and then ends."""
+def test_a_child_forked_by_a_signal_handler_during_a_count_counts_exactly(stats: Any, python: Any) -> None:
+    """The child continues at the interrupted instruction of the parent, and then ends."""
     code = """
         import os, signal, sys
         from shmstats import stats
@@ -387,7 +391,7 @@ def test_a_fork_in_a_signal_handler_in_the_middle_of_counting(stats: Any, python
     number = int(python.start(code).finish())
     values = stats.snapshot()
     assert values["c"].pop("child") == 20
-    # A child may do once more what the fork had interrupted, and what follows that in the loop.
+    # A child may repeat the interrupted operation, and the rest of that turn of the loop.
     assert number + 21 <= values["c"].pop("m") <= number + 41
     assert number <= sum(values["names"].values()) <= number + 20
 
@@ -416,7 +420,7 @@ def test_a_fork_just_before_a_lock_is_taken_raises_nothing_in_the_child(core: st
         assert os.waitstatus_to_exitcode(os.waitpid(pids[1], 0)[1]) == 0
         print(stats.get("c", "m"), flush=True)
     """
-    # The child may count once more what the fork had interrupted.
+    # The child may repeat the count that the fork interrupted.
     assert int(python.start(code).finish()) in (2, 3)
 
 
@@ -442,7 +446,7 @@ def test_two_hundred_short_children_leave_no_slots_behind(stats: Any, python: An
 
 
 @pytest.mark.parametrize("way", ["subprocess", "posix_spawn", "system", "vfork"])
-def test_programs_started_by_a_worker_do_it_no_harm(stats: Any, python: Any, way: str) -> None:
+def test_programs_started_by_a_worker_do_not_affect_it(stats: Any, python: Any, way: str) -> None:
     code = """
         import os, subprocess, sys
         from shmstats import stats
@@ -500,8 +504,8 @@ def test_a_daemonised_worker_counts_on(stats: Any, python: Any, tmp_path: Path) 
     assert stats.get("c", "m") == 11
 
 
-def test_many_workers_read_and_write_and_remove_at_once(stats: Any, python: Any, core: str) -> None:
-    """Removal in a storm: what was not removed is exact, and nothing is counted into a stranger."""
+def test_counts_are_exact_while_workers_read_write_and_remove_at_once(stats: Any, python: Any, core: str) -> None:
+    """Names that are not removed are exact, and nothing is counted into a name that reuses cells."""
     code = """
         import sys
         from shmstats import stats

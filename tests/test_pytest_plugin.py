@@ -42,7 +42,7 @@ shmstats.stats.incr("shop", "calls", 7)
 """
 
 
-def test_the_fixture_gives_each_test_an_empty_registry_and_then_what_was_before(tmp_path: Path) -> None:
+def test_the_fixture_gives_each_test_an_empty_registry_and_restores_the_old_one(tmp_path: Path) -> None:
     for name, text in (("shop.py", SHOP), ("test_shop.py", TESTS), ("conftest.py", CONFTEST)):
         (tmp_path / name).write_text(text)
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(Path(__file__).parents[1])}

@@ -32,7 +32,7 @@ MIN = -(2**63)
 
 
 def saved(data: Path) -> dict[tuple[str, str], Any]:
-    """Return what is saved: {(category, metric): (kind, monotonic, value)}."""
+    """Return the saved values: {(category, metric): (kind, monotonic, value)}."""
     document = json.loads((data / "stats" / "simple.json").read_text())["data"]
     series = zip(document["names"], document["kinds"], document["values"], strict=True)
     return {
@@ -137,7 +137,7 @@ def test_a_handle_that_was_never_used_registers_nothing(stats: Any) -> None:
     assert stats.snapshot() == {}
 
 
-def test_sums_saturate_at_both_ends_and_never_wrap(stats: Any) -> None:
+def test_sums_saturate_at_both_limits(stats: Any) -> None:
     stats.incr("c", "up", MAX)
     stats.incr("c", "up", 1)
     stats.incr("c", "up", MAX)
@@ -149,7 +149,7 @@ def test_sums_saturate_at_both_ends_and_never_wrap(stats: Any) -> None:
 
 
 @pytest.mark.parametrize("before", [-5, -1, 0, 5])
-def test_taking_the_lowest_integer_away_is_exact(stats: Any, before: int) -> None:
+def test_subtracting_the_lowest_integer_is_exact(stats: Any, before: int) -> None:
     stats.incr("c", "m", before)
     stats.decr("c", "m", MIN)
     assert stats.get("c", "m") == min(before - MIN, MAX)
@@ -161,7 +161,7 @@ def test_taking_the_lowest_integer_away_is_exact(stats: Any, before: int) -> Non
 @pytest.mark.parametrize(
     "value", [0, 12, -12, MAX, MIN, 0.5, -0.0, 5e-324, sys.float_info.max, -sys.float_info.max, 1.0]
 )
-def test_a_gauge_holds_the_very_integer_or_float_that_was_set(stats: Any, value: float) -> None:
+def test_a_gauge_holds_the_exact_integer_or_float_that_was_set(stats: Any, value: float) -> None:
     stats.gauge("g", "v", 3)
     stats.gauge("g", "v", value)
     read = stats.get("g", "v")
@@ -249,7 +249,7 @@ def test_a_counter_is_monotonic_until_it_is_first_decremented(stats: Any) -> Non
     }
 
 
-def test_a_decrement_by_another_worker_ends_monotonic_for_all(stats: Any, python: Any) -> None:
+def test_after_a_decrement_by_one_worker_the_counter_is_a_gauge_for_all(stats: Any, python: Any) -> None:
     stats.incr("c", "m", 5)
     python.run("from shmstats import stats; stats.decr('c', 'm')")
     stats.incr("c", "m")
@@ -307,7 +307,7 @@ def test_reserved_categories_are_refused(stats: Any, call: str, category: str) -
         CALLS[call](stats, category, "m")
 
 
-def test_what_the_library_counts_about_itself_can_be_read(stats: Any) -> None:
+def test_the_metrics_of_the_package_itself_can_be_read(stats: Any) -> None:
     assert stats.get("shmstats", "operations_dropped") == 0
     assert stats.get("system", "uptime") == 0
 
@@ -315,7 +315,7 @@ def test_what_the_library_counts_about_itself_can_be_read(stats: Any) -> None:
 @pytest.mark.parametrize(
     "name", ["a", "a" * 255, "ä" * 127, "日本語", "🙂", "a b.c-d", '"', "\\", "\n", " ", "\x7f", "é", "e\u0301", "{}"]
 )
-def test_any_other_text_is_a_name(stats: Any, name: str) -> None:
+def test_any_other_text_is_a_valid_name(stats: Any, name: str) -> None:
     stats.incr(name, name, 2)
     stats.gauge(name, name + "g" if len(name) < 200 else "g", 1)
     assert stats.get(name, name) == 2
@@ -330,7 +330,7 @@ def test_equal_strings_at_other_addresses_are_the_same_name(stats: Any) -> None:
 
 
 class Text(str):
-    """A str that says to be another, and hashes as nobody expects."""
+    """A str with its own `__str__`, hash and equality."""
 
     def __str__(self) -> str:
         return "another"
@@ -347,7 +347,7 @@ class Color(str, enum.Enum):  # noqa: UP042 - the old kind is the point
 
 
 @pytest.mark.parametrize("text", [Text("red"), Color.RED], ids=["subclass", "enum"])
-def test_a_subclass_of_str_stands_for_its_characters(stats: Any, text: str) -> None:
+def test_a_subclass_of_str_is_used_by_its_characters(stats: Any, text: str) -> None:
     for _ in range(3):
         stats.incr(text, text)
         stats.counter(text, text).incr()
@@ -426,7 +426,7 @@ class Number(enum.IntEnum):
 
 
 @pytest.mark.parametrize("n", [Index(), np.int64(3), np.uint8(3), Number.THREE], ids=["index", "i64", "u8", "enum"])
-def test_whatever_is_an_integer_counts(stats: Any, n: Any) -> None:
+def test_any_integral_type_is_an_amount(stats: Any, n: Any) -> None:
     for _ in range(2):
         stats.incr("c", "m", n)
         stats.counter("c", "m").incr(n)
@@ -437,14 +437,14 @@ def test_whatever_is_an_integer_counts(stats: Any, n: Any) -> None:
     assert type(stats.get("g", "v")) is int
 
 
-def test_true_is_one(stats: Any) -> None:
+def test_true_counts_as_1(stats: Any) -> None:
     stats.incr("c", "m", True)
     stats.gauge("g", "v", True)
     assert repr(stats.snapshot()) == "{'c': {'m': 1}, 'g': {'v': 1}}"
 
 
 @pytest.mark.parametrize("value", [np.float64(0.5), np.float32(0.5), Fraction(1, 2), Decimal("0.5")])
-def test_whatever_is_a_real_number_can_be_a_gauge(stats: Any, value: Any) -> None:
+def test_any_real_number_can_be_the_value_of_a_gauge(stats: Any, value: Any) -> None:
     for _ in range(2):
         stats.gauge("g", "v", value)
     read = stats.get("g", "v")
@@ -464,7 +464,7 @@ def test_an_argument_that_raises_raises_its_own_error_and_counts_nothing(stats: 
 
 
 @pytest.mark.parametrize(("category", "metric"), [("a\0b", "m"), ("a", "m\0n\0o\0p"), ("", "m"), ("system", "m")])
-def test_a_handle_made_by_hand_cannot_poison_the_block(
+def test_a_handle_made_by_hand_cannot_damage_the_block(
     stats: Any, shmstats: ModuleType, category: str, metric: str
 ) -> None:
     stats.incr("c", "m")
@@ -479,7 +479,7 @@ def test_a_handle_made_by_hand_cannot_poison_the_block(
 # Removal and reset -------------------------------------------------------------------------------------
 
 
-def test_a_removed_metric_is_gone_and_starts_anew_at_0(stats: Any) -> None:
+def test_a_removed_metric_is_gone_and_begins_again_at_0(stats: Any) -> None:
     login = stats.counter("user_actions", "login")
     login.incr(5)
     stats.incr("user_actions", "logout", 2)
@@ -502,7 +502,7 @@ def test_a_category_can_be_removed_whole(stats: Any) -> None:
     assert stats.remove("user_actions_2", "no such metric") == 0
 
 
-def test_reset_sets_to_0_what_stays_registered(stats: Any) -> None:
+def test_reset_sets_names_to_0_and_keeps_them_registered(stats: Any) -> None:
     stats.incr("c", "m", 5)
     stats.gauge("c", "g", 1.5)
     stats.incr("d", "m", 5)
@@ -514,7 +514,7 @@ def test_reset_sets_to_0_what_stays_registered(stats: Any) -> None:
     assert stats.get("d", "m") == 1
 
 
-def test_a_removed_name_can_come_back_as_another_kind(stats: Any) -> None:
+def test_a_removed_name_can_be_registered_again_as_another_kind(stats: Any) -> None:
     stats.incr("c", "m", 5)
     stats.remove("c", "m")
     stats.gauge("c", "m", 2.5)
@@ -524,7 +524,7 @@ def test_a_removed_name_can_come_back_as_another_kind(stats: Any) -> None:
     assert stats.get("c", "m") == 1
 
 
-def test_other_processes_with_handles_never_count_into_a_stranger(stats: Any, python: Any) -> None:
+def test_handles_of_other_processes_never_count_into_a_name_that_reuses_cells(stats: Any, python: Any) -> None:
     code = """
         import sys
         from shmstats import stats
@@ -566,7 +566,7 @@ def test_reset_reaches_the_rows_of_all_workers(stats: Any, python: Any) -> None:
 
 
 class Recording:
-    """A provider that notes what it is given."""
+    """A provider that records the operations that it gets."""
 
     def __init__(self) -> None:
         self.operations: list[tuple[Any, ...]] = []
@@ -620,7 +620,7 @@ def test_every_provider_gets_every_operation_once(stats: Any) -> None:
     assert stats.snapshot() == {"c": {"m": 2, "handle": 4, "late": 1}, "g": {"v": 0.5, "a": 3}}
 
 
-def test_a_provider_gets_nothing_that_was_refused(stats: Any) -> None:
+def test_a_provider_gets_no_refused_operation(stats: Any) -> None:
     provider = Recording()
     stats.register(provider)
     for call in (
@@ -634,7 +634,7 @@ def test_a_provider_gets_nothing_that_was_refused(stats: Any) -> None:
     assert provider.operations == []
 
 
-def test_a_provider_that_fails_costs_the_others_nothing(stats: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_provider_that_raises_does_not_affect_the_others(stats: Any, caplog: pytest.LogCaptureFixture) -> None:
     class Failing(Recording):
         def incr(self, category: str, metric: str, n: int) -> None:
             raise ConnectionError("nobody listens")
@@ -646,11 +646,11 @@ def test_a_provider_that_fails_costs_the_others_nothing(stats: Any, caplog: pyte
         stats.incr("c", "m")
     assert stats.get("c", "m") == 3
     assert len(after.operations) == 3
-    # Its first failure, and that it was given up.
+    # The first failure is logged, and that the provider was given up.
     assert len([record for record in caplog.records if "nobody listens" in record.getMessage()]) == 2
 
 
-def test_what_is_no_provider_is_refused(stats: Any) -> None:
+def test_an_object_without_the_methods_of_a_provider_is_refused(stats: Any) -> None:
     class Half:
         def incr(self) -> None: ...
 
@@ -669,13 +669,13 @@ def test_a_provider_registered_before_the_first_use_is_used(stats: Any) -> None:
 # Configuration, init and close ---------------------------------------------------------------------------
 
 
-def test_it_attaches_by_itself_on_first_use(stats: Any, data: Path) -> None:
+def test_the_first_use_attaches(stats: Any, data: Path) -> None:
     assert not segment_file(data).exists()
     stats.incr("c", "m")
     assert segment_file(data).exists()
 
 
-def test_reading_alone_attaches_too(stats: Any, data: Path) -> None:
+def test_a_process_that_only_reads_attaches(stats: Any, data: Path) -> None:
     assert stats.get("c", "m") == 0
     assert stats.snapshot() == {}
 
@@ -704,7 +704,7 @@ def test_the_configuration_is_found(
     assert saved(data)["c", "m"] == (1, True, 1)
 
 
-def test_init_raises_what_counting_only_logs(
+def test_init_raises_the_errors_that_counting_only_logs(
     shmstats: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "wrong.yml"
@@ -769,7 +769,7 @@ def test_a_refused_init_leaves_the_registry_as_it_was(shmstats: ModuleType, data
     assert shmstats.stats.get("c", "m") == 2
 
 
-def test_close_leaves_and_the_next_use_attaches_again(shmstats: ModuleType, data: Path) -> None:
+def test_close_leaves_the_block_and_the_next_use_attaches_again(shmstats: ModuleType, data: Path) -> None:
     stats = shmstats.stats
     handle = stats.counter("c", "m")
     for round_ in range(1, 4):
@@ -783,7 +783,7 @@ def test_close_leaves_and_the_next_use_attaches_again(shmstats: ModuleType, data
         shmstats.close()
 
 
-def test_a_registry_of_its_own_counts_beside_the_default_one(shmstats: ModuleType, tmp_path: Path) -> None:
+def test_a_second_registry_counts_beside_the_default_one(shmstats: ModuleType, tmp_path: Path) -> None:
     mine = shmstats.Registry()
     same = shmstats.Registry()
     mine.init({"path": {"data": str(tmp_path / "mine")}, "stats": {"capacity": 256}})
@@ -797,7 +797,7 @@ def test_a_registry_of_its_own_counts_beside_the_default_one(shmstats: ModuleTyp
     mine.close()
 
 
-def test_a_registry_that_is_dropped_leaves_in_good_order(shmstats: ModuleType, data: Path) -> None:
+def test_a_registry_that_is_collected_leaves_its_block(shmstats: ModuleType, data: Path) -> None:
     mine = shmstats.Registry()
     mine.incr("c", "m", 5)
     dropped = weakref.ref(mine)
@@ -808,7 +808,7 @@ def test_a_registry_that_is_dropped_leaves_in_good_order(shmstats: ModuleType, d
     assert saved(data)["c", "m"] == (1, True, 5)
 
 
-def test_the_calls_have_signatures(stats: Any, core: str) -> None:
+def test_the_public_calls_have_signatures(stats: Any, core: str) -> None:
     assert list(inspect.signature(stats.incr).parameters) == ["category", "metric", "n", "labels", "exemplar"]
     assert list(inspect.signature(stats.gauge).parameters) == ["category", "metric", "value", "labels", "labelnames"]
     assert list(inspect.signature(stats.counter("c", "m").incr).parameters) == ["n", "exemplar"]
@@ -820,7 +820,7 @@ def test_the_two_cores_have_the_same_methods() -> None:
     from shmstats.core import _cells_py
     from shmstats.registry import Registry
 
-    behind = {method.removeprefix("_") for method in dir(Registry)}  # what C alone has is done there
+    behind = {method.removeprefix("_") for method in dir(Registry)}  # methods that only the C core implements
     for name in ("Cells", "Series", "Counter", "Gauge", "Histogram", "Recorder"):
         of_c, of_twin = getattr(cells, name), getattr(_cells_py, name)
         in_twin = {*dir(of_twin), *inspect.getsource(of_twin.__init__).replace(".", " ").split()}
@@ -831,7 +831,7 @@ def test_the_two_cores_have_the_same_methods() -> None:
 # Persistence ------------------------------------------------------------------------------------------------
 
 
-def test_the_last_one_out_saves_and_the_next_start_restores(shmstats: ModuleType, data: Path) -> None:
+def test_the_last_process_saves_and_the_next_start_restores(shmstats: ModuleType, data: Path) -> None:
     stats = shmstats.stats
     stats.incr("c", "up", 5)
     stats.incr("c", "down", 5)
@@ -871,7 +871,7 @@ def test_without_persistence_a_start_begins_at_0(
     assert shmstats.stats.get("c", "m") == 0
 
 
-def test_a_snapshot_larger_than_the_new_block_is_restored_as_far_as_it_goes(
+def test_a_snapshot_larger_than_the_block_is_restored_as_far_as_it_fits(
     shmstats: ModuleType, configure: Callable[..., Any], data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     series = shmstats.series
@@ -884,7 +884,7 @@ def test_a_snapshot_larger_than_the_new_block_is_restored_as_far_as_it_goes(
     assert "of 300 saved statistics were not restored" in caplog.text
 
 
-def test_label_sets_beyond_the_new_block_are_left_out_and_their_snapshot_is_kept(
+def test_label_sets_that_do_not_fit_are_left_out_and_the_snapshot_is_kept(
     shmstats: ModuleType, configure: Callable[..., Any], data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A metric with labels takes a record of its own, so there is not even room for all the metrics."""
@@ -905,7 +905,7 @@ def test_label_sets_beyond_the_new_block_are_left_out_and_their_snapshot_is_kept
     assert [kept] == list((data / "stats").glob("simple.json.unrestored-*"))
 
 
-def test_a_snapshot_that_says_what_this_version_cannot_restore_stops_nobody(
+def test_a_snapshot_that_this_version_cannot_restore_does_not_stop_a_boot(
     shmstats: ModuleType, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     series = shmstats.series
@@ -918,7 +918,7 @@ def test_a_snapshot_that_says_what_this_version_cannot_restore_stops_nobody(
         shmstats.close()
 
 
-def test_a_directory_that_cannot_be_written_keeps_the_block(
+def test_if_the_directory_cannot_be_written_the_block_is_kept(
     shmstats: ModuleType, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data.write_text("a file is in the way of the directory")
@@ -931,9 +931,7 @@ def test_a_directory_that_cannot_be_written_keeps_the_block(
     assert shmstats.stats.get("c", "m") == 2
 
 
-def test_what_is_counted_while_the_last_one_saves_is_not_lost(
-    shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_count_during_the_last_save_is_not_lost(shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     stats = shmstats.stats
     handle = stats.counter("c", "m")
     handle.incr()
@@ -967,7 +965,7 @@ class Alarms:
             try:
                 function()
             except BaseException as error:
-                # It must not come out somewhere in the test's own machinery.
+                # An exception must not be raised inside the code of the test framework.
                 self.errors.append(error)
                 self.stop()
 
@@ -987,7 +985,7 @@ def alarms() -> Iterator[Alarms]:
     alarms.stop()
 
 
-def test_counting_in_signal_handlers_is_exact_during_registrations(stats: Any, alarms: Alarms) -> None:
+def test_counts_of_signal_handlers_during_registrations_are_exact(stats: Any, alarms: Alarms) -> None:
     handled = 0
 
     def handle() -> None:
@@ -1016,7 +1014,7 @@ def test_counting_in_signal_handlers_is_exact_during_registrations(stats: Any, a
     assert stats.get("shmstats", "operations_dropped") == 0
 
 
-def test_a_signal_handler_may_count_while_the_block_is_made_and_left(shmstats: ModuleType, alarms: Alarms) -> None:
+def test_a_signal_handler_may_count_while_the_block_is_created_or_left(shmstats: ModuleType, alarms: Alarms) -> None:
     stats, handled = shmstats.stats, 0
     bound = stats.counter("signals", "bound")
 
@@ -1036,7 +1034,7 @@ def test_a_signal_handler_may_count_while_the_block_is_made_and_left(shmstats: M
     assert stats.snapshot() == {"main": {"m": 60}, "signals": {"m": handled, "bound": handled}}
 
 
-def test_a_signal_handler_with_a_registry_of_its_own_does_not_wait_for_itself(python: Any, tmp_path: Path) -> None:
+def test_a_signal_handler_with_its_own_registry_does_not_deadlock(python: Any, tmp_path: Path) -> None:
     code = """
         import os, signal, sys
         from multiprocessing import resource_tracker
@@ -1132,11 +1130,11 @@ def test_threads_count_exactly_while_another_closes(shmstats: ModuleType, core: 
     assert sum(values["c"].values()) == 3 * rounds
 
 
-def test_a_block_closed_in_the_middle_of_an_operation_costs_nothing(
+def test_an_operation_during_which_the_block_is_closed_is_not_lost(
     shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stats = shmstats.stats
-    stats.declare("c", "m", kind="gauge", mode="sum")  # of each worker its own: that takes the slow path
+    stats.declare("c", "m", kind="gauge", mode="sum")  # a gauge by worker takes the slow path
     block = stats.shared.attach()
     find = block.names.find
     pool = ThreadPoolExecutor(1)
@@ -1153,7 +1151,7 @@ def test_a_block_closed_in_the_middle_of_an_operation_costs_nothing(
     assert stats.get("shmstats", "operations_dropped") == 0
 
 
-def test_a_log_handler_that_counts_deadlocks_with_nobody(python: Any, data: Path, configure: Any) -> None:
+def test_a_log_handler_that_counts_does_not_deadlock(python: Any, data: Path, configure: Any) -> None:
     configure(capacity=512)
     holder = python.start("from shmstats import stats; stats.incr('c', 'm'); print(); input()")
     holder.hear()
@@ -1190,7 +1188,7 @@ def test_a_log_handler_that_counts_deadlocks_with_nobody(python: Any, data: Path
     holder.finish()
 
 
-def test_tasks_of_asyncio_count(stats: Any) -> None:
+def test_tasks_of_asyncio_count_exactly(stats: Any) -> None:
     async def count(name: str) -> None:
         for _ in range(50):
             stats.incr("tasks", name)
@@ -1238,27 +1236,27 @@ def test_counting_at_exit_is_kept(python: Any, stats: Any) -> None:
     assert stats.snapshot() == {"c": {"m": 1}, "exit": {"before ours": 1, "after ours": 1}}
 
 
-def test_nothing_stays_when_the_only_use_is_at_exit(python: Any, data: Path) -> None:
+def test_no_block_stays_if_the_only_use_is_at_exit(python: Any, data: Path) -> None:
     python.run("import atexit, shmstats; atexit.register(shmstats.stats.incr, 'c', 'm')")
     assert not segment_file(data).exists()
     assert saved(data)["c", "m"] == (1, True, 1)
 
 
-def test_a_process_that_ends_by_os_exit_loses_nothing(python: Any, stats: Any, data: Path) -> None:
+def test_the_counts_before_os_exit_are_kept(python: Any, stats: Any, data: Path) -> None:
     child = python.start("import os; from shmstats import stats; stats.incr('c', 'm', 5); os._exit(7)")
     child.finish(status=7)
     assert segment_file(data).exists()
     assert stats.get("c", "m") == 5
 
 
-def test_a_process_that_ends_by_an_exception_leaves_in_good_order(python: Any, data: Path) -> None:
+def test_a_process_that_ends_by_an_exception_leaves_its_block(python: Any, data: Path) -> None:
     child = python.start("from shmstats import stats; stats.incr('c', 'm', 5); raise SystemExit(3)")
     child.finish(status=3)
     assert not segment_file(data).exists()
     assert saved(data)["c", "m"] == (1, True, 5)
 
 
-def test_daemon_threads_that_count_until_the_end_do_no_harm(python: Any, data: Path) -> None:
+def test_daemon_threads_may_count_until_the_process_ends(python: Any, data: Path) -> None:
     code = """
         import threading
         from shmstats import stats
@@ -1287,7 +1285,7 @@ def test_daemon_threads_that_count_until_the_end_do_no_harm(python: Any, data: P
 # Full blocks ------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_block_drops_only_new_names_counts_that_and_logs_once(
+def test_a_full_block_drops_new_names_counts_the_drops_and_logs_once(
     stats: Any, configure: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(capacity=256)
@@ -1309,10 +1307,10 @@ def test_a_full_block_drops_only_new_names_counts_that_and_logs_once(
     assert stats.get("c", "new") == 1
 
 
-def test_full_shared_memory_while_attaching_is_survived_and_counting_begins_later(
+def test_if_shared_memory_is_full_while_attaching_counting_begins_later(
     shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whichever reservation fails: the sixth one does not come any more."""
+    """Every reservation after the first few fails, for each number of those."""
     segment = shmstats.block.lock.RecordLocks
     for allowed in range(12):
         calls = 0
@@ -1338,7 +1336,7 @@ def test_full_shared_memory_while_attaching_is_survived_and_counting_begins_late
         shmstats.close()
 
 
-def test_a_block_that_must_not_be_used_is_logged_once_and_raised_by_init(
+def test_a_refused_block_is_logged_once_and_raised_by_init(
     shmstats: ModuleType, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     segment_file(data).write_bytes(b"no block" * 1024)
@@ -1359,7 +1357,7 @@ def test_a_block_that_must_not_be_used_is_logged_once_and_raised_by_init(
 
 
 def test_calls_leave_no_references(stats: Any) -> None:
-    """Every path, good and bad, many times: the counts of references stay where they were."""
+    """Every path, good and bad, many times: the reference counts do not change."""
     category, metric, n = "".join(["cat", "egory"]), "".join(["met", "ric"]), 10**15
     handle = stats.counter(category, metric)
     provider_free = [
@@ -1407,7 +1405,7 @@ def test_calls_leave_no_references(stats: Any) -> None:
     assert counts() == before
 
 
-def test_handles_and_registries_are_collected(shmstats: ModuleType) -> None:
+def test_handles_and_registries_are_garbage_collected(shmstats: ModuleType) -> None:
     mine = shmstats.Registry()
     handle = mine.counter("c", "m")
     handle.incr()
@@ -1421,7 +1419,7 @@ def test_handles_and_registries_are_collected(shmstats: ModuleType) -> None:
     assert gone() is None
 
 
-def test_a_handle_outlives_its_registry_safely(shmstats: ModuleType) -> None:
+def test_a_handle_may_outlive_its_registry(shmstats: ModuleType) -> None:
     handles = []
     for _ in range(3):
         mine = shmstats.Registry()
@@ -1437,7 +1435,7 @@ def test_a_handle_outlives_its_registry_safely(shmstats: ModuleType) -> None:
     assert {handle.value for handle in handles} == {9}
 
 
-def test_the_log_says_nothing_in_good_order(shmstats: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+def test_ordinary_use_logs_nothing(shmstats: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     shmstats.stats.incr("c", "m")
     shmstats.close()

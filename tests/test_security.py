@@ -1,4 +1,4 @@
-"""What is created is this user's alone, links lead nowhere, secrets stay secret, and requests have limits.
+"""What is created is this user's alone, links are not followed, secrets stay secret, and requests have limits.
 
 That another user's or a forwarded request is refused, that no path leaves the data directory, and what the
 headers of answers say, is shown where access, files and the endpoints are tested.
@@ -38,7 +38,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., FlaskClient]]:
     """Make an application with settings of ``api``, and a client for it."""
 
     def serve(**api: Any) -> FlaskClient:
-        # not durable: many pages a second are asked for
+        # not durable: a test requests many pages a second
         stats = {"capacity": 256, "max_workers": 2, "durable_exposition": False}
         return create_app({"path": {"data": str(tmp_path / "data")}, "stats": stats, "api": api}).test_client()
 
@@ -84,7 +84,9 @@ def created(top: Path, data: Path) -> dict[str, os.stat_result]:
 
 @pytest.mark.parametrize("umask", ["000", "022", "777"])
 @pytest.mark.parametrize("real_time", [True, False])
-def test_all_that_is_created_is_for_this_user_alone(python: Any, tmp_path: Path, umask: str, real_time: bool) -> None:
+def test_everything_that_is_created_is_accessible_only_to_its_user(
+    python: Any, tmp_path: Path, umask: str, real_time: bool
+) -> None:
     top = tmp_path / "made"
     data = top / "by" / "us"
     if umask == "777" and os.geteuid() != 0:
@@ -109,7 +111,7 @@ def test_all_that_is_created_is_for_this_user_alone(python: Any, tmp_path: Path,
 
 
 @pytest.mark.parametrize("left", ["file", "link"])
-def test_what_a_killed_process_left_under_the_temporary_name_is_not_written_through(
+def test_a_link_under_the_temporary_name_of_a_killed_process_is_not_followed(
     tmp_path: Path, left: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory, outside = tmp_path / "stats", tmp_path / "outside"
@@ -135,7 +137,7 @@ def test_what_a_killed_process_left_under_the_temporary_name_is_not_written_thro
 
 
 @pytest.mark.parametrize("name", [FILE, PREVIOUS])
-def test_a_link_in_place_of_a_snapshot_is_neither_read_nor_written_through(tmp_path: Path, name: str) -> None:
+def test_a_link_in_place_of_a_snapshot_is_not_followed(tmp_path: Path, name: str) -> None:
     elsewhere, directory = tmp_path / "elsewhere", tmp_path / "stats"
     save(elsewhere, snapshot(666))
     planted = (elsewhere / FILE).read_bytes()
@@ -154,14 +156,14 @@ def test_a_link_in_place_of_a_snapshot_is_neither_read_nor_written_through(tmp_p
     assert list(loaded[1].snapshot.values) == [2]
 
 
-def test_a_pipe_in_place_of_a_snapshot_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_a_snapshot_does_not_block(tmp_path: Path) -> None:
     directory = tmp_path / "stats"
     directory.mkdir()
     os.mkfifo(directory / FILE)
     assert load_newest(directory, lambda line: None) is None
 
 
-#: What is no file, and what reading it says.
+#: Things that are not regular files, and the error of reading each.
 NO_FILES: dict[str, Callable[[Path], object]] = {
     "no regular file": os.mkfifo,
     "directory": os.mkdir,
@@ -170,7 +172,7 @@ NO_FILES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("said", NO_FILES)
-def test_what_is_no_file_in_place_of_one_holds_no_reader_up(
+def test_a_pipe_socket_or_directory_in_place_of_a_file_does_not_block_a_reader(
     tmp_path: Path, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in (FILE, "identity.json", "push.json"):
@@ -225,7 +227,7 @@ def test_a_configuration_is_data_and_never_code(tmp_path: Path) -> None:
 
 
 def paths(client: FlaskClient) -> list[str]:
-    """A path for each endpoint of the application, whichever there are."""
+    """A path for each endpoint that the application has."""
     rules = client.application.url_map.iter_rules()
     return sorted({rule.rule.partition("<")[0] + ("/x" if "<" in rule.rule else "") for rule in rules})
 
@@ -244,7 +246,7 @@ def test_no_answer_of_any_endpoint_has_the_token(serve: Callable[..., FlaskClien
                 assert TOKEN not in str(answer.headers), f"{method} {path}"
 
 
-def test_the_token_is_compared_in_constant_time_and_by_nothing_else(
+def test_the_token_is_compared_only_in_constant_time(
     serve: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = serve(token=TOKEN)
@@ -275,7 +277,7 @@ STRANGERS = {
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)
-def test_no_endpoint_at_all_answers_a_stranger_where_all_are_protected(
+def test_no_protected_endpoint_answers_a_request_without_access(
     serve: Callable[..., FlaskClient], tmp_path: Path, stranger: str
 ) -> None:
     client = serve(protect="all")

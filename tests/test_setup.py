@@ -1,4 +1,4 @@
-"""What an installation says if it is impossible: an old Python, no setuptools, an environment that is in use."""
+"""The errors of an impossible installation: an old Python, no setuptools, an active environment."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ NO_SETUPTOOLS = "import sys; sys.modules['setuptools'] = None"
     ],
     ids=["an old Python", "no setuptools"],
 )
-def test_setup_ends_with_one_sentence(circumstance: str, told: str) -> None:
+def test_an_impossible_installation_ends_with_one_sentence(circumstance: str, told: str) -> None:
     code = f"{circumstance}; exec(compile(open({str(SETUP)!r}).read(), 'setup.py', 'exec'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
-def test_a_script_replaces_no_environment_that_is_active(tmp_path: Path) -> None:
+def test_a_script_does_not_replace_an_active_environment(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     environment = tmp_path / ".venv"
     (environment / "bin").mkdir(parents=True)

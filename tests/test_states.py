@@ -1,4 +1,4 @@
-"""Infos and states: the last that any process has said, and nothing else, in every format."""
+"""Infos and states: the last value that any process has set, in every format."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _samples(families: list[Any]) -> Shown:
     }
 
 
-def test_an_info_is_what_was_said_last(stats: Any) -> None:
+def test_an_info_has_its_last_value(stats: Any) -> None:
     stats.info("app", "build", {"version": "1.0", "branch": "main"})
     stats.info("app", "build", {"version": "1.1", "branch": "main"})
     stats.info("app", "library", {"version": 3}, labels={"name": "numpy"})
@@ -49,7 +49,7 @@ def test_an_info_is_what_was_said_last(stats: Any) -> None:
     }
 
 
-def test_a_state_is_one_of_those_that_are_declared(stats: Any) -> None:
+def test_a_state_is_one_of_the_declared_states(stats: Any) -> None:
     stats.declare("job", "phase", kind="state", states=(IDLE, RUNNING), help="What the job does.")
     stats.state("job", "phase", IDLE)
     stats.state("job", "phase", RUNNING)
@@ -64,7 +64,7 @@ def test_a_state_is_one_of_those_that_are_declared(stats: Any) -> None:
     }
 
 
-def test_both_are_gauges_in_text_protobuf_and_for_a_person(stats: Any) -> None:
+def test_infos_and_states_are_gauges_in_text_and_protobuf(stats: Any) -> None:
     from shmstats.export import protobuf, render
     from shmstats.export.documents import to_document
     from shmstats.export.structured import to_structured
@@ -84,9 +84,7 @@ def test_both_are_gauges_in_text_protobuf_and_for_a_person(stats: Any) -> None:
     assert {each["kind"] for each in to_structured(stats.read())["series"]} >= {"info", "state"}
 
 
-def test_of_several_processes_the_last_one_is_shown_and_there_is_never_more_than_one_state(
-    stats: Any, python: PythonRunner
-) -> None:
+def test_the_last_process_to_write_sets_the_state_and_there_is_only_one(stats: Any, python: PythonRunner) -> None:
     stats.declare("job", "phase", kind="state", states=("a", "b", "c"))
     stats.info("app", "build", {"version": "0"})
     code = """
@@ -105,7 +103,7 @@ def test_of_several_processes_the_last_one_is_shown_and_there_is_never_more_than
     assert said in {f"{number}.59" for number in range(3)}
 
 
-def test_a_restart_begins_without_them_and_other_states_take_the_place_of_those_before(stats: Any) -> None:
+def test_after_a_restart_there_are_no_states_and_others_may_be_declared(stats: Any) -> None:
     stats.declare("job", "phase", kind="state", states=("a", "b"))
     stats.state("job", "phase", "a")
     stats.declare("job", "phase", kind="state", states=("b", "c"))
@@ -115,7 +113,7 @@ def test_a_restart_begins_without_them_and_other_states_take_the_place_of_those_
     assert openmetrics(stats)[1] == {}
 
 
-def test_what_cannot_be_said_is_told(stats: Any) -> None:
+def test_an_invalid_info_or_state_raises(stats: Any) -> None:
     stats.declare("job", "phase", kind="state", states=(IDLE, RUNNING))
     stats.incr("job", "done")
     wrong = {
@@ -137,7 +135,7 @@ def test_what_cannot_be_said_is_told(stats: Any) -> None:
             call()
 
 
-def test_the_page_can_be_read_whatever_a_state_is_called_and_labelled(stats: Any) -> None:
+def test_the_page_is_valid_with_any_name_of_a_state_or_label(stats: Any) -> None:
     for metric in ("category", "le", "we ird", "a:b", "__x"):
         stats.declare("job", metric, kind="state", states=(IDLE, RUNNING))
         stats.state("job", metric, RUNNING, labels={"we_ird": "x", "exported_we_ird": "y"})
@@ -181,7 +179,7 @@ UNDECLARED = """
 """
 
 
-def test_only_its_own_call_changes_what_is_said_in_words(stats: Any, python: PythonRunner) -> None:
+def test_other_calls_do_not_change_an_info_or_a_state(stats: Any, python: PythonRunner) -> None:
     stats.declare("job", "phase", kind="state", states=(IDLE, RUNNING))
     stats.info("app", "build", {"version": "1"})
     for call in (
@@ -199,7 +197,7 @@ def test_only_its_own_call_changes_what_is_said_in_words(stats: Any, python: Pyt
     assert "build" not in openmetrics(stats)[0]
 
 
-def test_they_are_not_saved(stats: Any) -> None:
+def test_infos_and_states_are_not_saved(stats: Any) -> None:
     from shmstats.snapshot.decoding import decode
     from shmstats.snapshot.format import encode
 

@@ -1,4 +1,4 @@
-"""How much a data directory holds: right if that is quickly found out, and never waited for."""
+"""The size of a data directory: exact if the walk is quick, and never waited for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def bytes_in(directory: Path) -> int:
     return walk.store
 
 
-def test_the_size_is_that_of_what_regular_files_hold(data: Path, tmp_path: Path) -> None:
+def test_the_size_is_the_sum_of_the_regular_files(data: Path, tmp_path: Path) -> None:
     (outside := tmp_path / "outside").mkdir()
     (outside / "canary").write_text("alive")
     (data / "inner").mkdir()
@@ -55,24 +55,24 @@ def test_a_tree_of_any_depth_leaves_no_descriptor_open(data: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_walk_is_not_repeated_before_its_time(data: Path) -> None:
+def test_the_directory_is_not_walked_again_before_the_interval_ends(data: Path) -> None:
     meter = StorageMeter(data)
     meter.read()
     (data / "late").write_bytes(b"x")
     assert meter.read().store == 0
 
 
-def test_the_child_of_a_fork_measures_for_itself(data: Path) -> None:
+def test_a_forked_child_measures_by_itself(data: Path) -> None:
     (data / "f").write_bytes(b"x")
     meter = StorageMeter(data)
-    meter._walk, meter._due = Walk(data), time.monotonic() + 3600  # as if a thread of the parent continued with it
+    meter._walk, meter._due = Walk(data), time.monotonic() + 3600  # as if a thread of the parent were measuring
     assert not meter.read().complete
     if not (child := os.fork()):
         os._exit(0 if meter.read()[:1] == (1,) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_a_directory_that_may_not_be_searched_hides_what_is_below_and_is_measured(data: Path) -> None:
+def test_an_unreadable_directory_is_measured_without_its_content(data: Path) -> None:
     data.chmod(0)
     child = os.fork()
     if not child:

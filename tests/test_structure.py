@@ -25,16 +25,16 @@ VENDORED = {"uPlot.js", "uPlot.css"}
 MOST_LINES, MOST_METHODS = 500, 25
 LONG_FILE, LARGE_CLASS = "One file, however long:", "One class, however large:"
 
-#: Public classes that are called alike because one is used in the place of the other.
+#: Public classes with the same name, because each is used in place of the other.
 SAME_NAME = {"ShmStatsMiddleware"}
 
 
-def test_every_room_stands_in_the_table_of_the_architecture() -> None:
+def test_every_room_is_in_the_table_of_the_architecture() -> None:
     found = {module_of(path).split(".")[1] if path.parent != PACKAGE else path.stem for path in paths()}
     assert set(floors()) == found
 
 
-def test_a_room_imports_only_what_stands_above_it_in_the_table() -> None:
+def test_a_room_imports_only_rooms_above_it_in_the_table() -> None:
     order = floors()
     upwards = [
         f"{module} imports {imported}"
@@ -53,7 +53,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         pytest.fail("\n".join(f"{one} imports {other}" for one, other in pairwise(circle)))
 
 
-def test_no_file_is_longer_than_can_be_read_at_once() -> None:
+def test_no_file_has_too_many_lines() -> None:
     files = [path for path in PACKAGE.rglob("*") if path.suffix in SOURCES and path.name not in VENDORED]
     long = {
         str(path.relative_to(PACKAGE))
@@ -63,7 +63,7 @@ def test_no_file_is_longer_than_can_be_read_at_once() -> None:
     assert long == set()
 
 
-def test_no_class_has_more_methods_than_can_be_known() -> None:
+def test_no_class_has_too_many_methods() -> None:
     large = {
         node.name
         for path, node in classes()
@@ -73,20 +73,20 @@ def test_no_class_has_more_methods_than_can_be_known() -> None:
     assert large == set()
 
 
-def test_no_two_classes_have_one_name() -> None:
+def test_no_two_classes_have_the_same_name() -> None:
     places = defaultdict(list)
     for path, node in classes():
         places[node.name].append(str(path.relative_to(ROOT)))
     assert {name: found for name, found in places.items() if len(found) > 1 and name not in SAME_NAME} == {}
 
 
-def test_no_attribute_is_made_under_a_lock_that_a_fork_can_leave_taken() -> None:
-    """Python 3.11's `functools.cached_property` has one for all objects of a class."""
+def test_no_module_uses_cached_property() -> None:
+    """In Python 3.11 its lock is shared by all objects of a class, and a fork can leave it taken."""
     assert [str(path.relative_to(ROOT)) for path in paths() if "import cached_property" in path.read_text()] == []
     assert [str(path.relative_to(ROOT)) for path in paths() if "functools.cached_property\n" in path.read_text()] == []
 
 
-def test_every_module_says_what_it_is_for() -> None:
+def test_every_module_has_a_short_docstring() -> None:
     assert [str(path.relative_to(ROOT)) for path in paths() if not head(path)] == []
 
 
@@ -116,7 +116,7 @@ def tree(path: Path) -> ast.Module:
 
 @cache
 def nodes(path: Path) -> list[ast.AST]:
-    """Return the imports and classes of a module, wherever in it they are: below statements, that is."""
+    """Return the imports and classes of a module at any depth of its statements."""
     found, todo = [], [tree(path)]
     while todo:
         for node in ast.iter_child_nodes(todo.pop()):
@@ -142,7 +142,7 @@ def module_of(path: Path) -> str:
 
 @cache
 def modules() -> dict[str, set[str]]:
-    """Return for each module those of the package that it imports, wherever in it that is, and for types too."""
+    """Return for each module the modules of the package that it imports, at any depth, also for types only."""
     known = {module_of(path): path for path in paths()}
     return {module: set(_imports(module, path, known)) - {module} for module, path in known.items()}
 

@@ -1,4 +1,4 @@
-"""SIGTERM: what a process holds is added and saved, and the process ends by the signal, as its parent expects."""
+"""SIGTERM: buffered operations are flushed and saved, and the process ends by the signal, as its parent expects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read(python: PythonRunner) -> str:
     ["time.sleep(60)", "threading.Event().wait(60)", "input()"],
     ids=["asleep", "in a lock", "in a read"],
 )
-def test_what_is_held_is_saved_wherever_the_main_thread_is(
+def test_buffered_operations_are_saved_at_any_place_of_the_main_thread(
     wait: str, python: PythonRunner, configure: Callable[..., Any], data: Any
 ) -> None:
     configure(no_buffer=False, flush_interval_ms=3_600_000)
@@ -41,7 +41,7 @@ def test_what_is_held_is_saved_wherever_the_main_thread_is(
     assert read(python) == "25"
 
 
-def test_a_handler_of_the_application_stays_and_is_the_only_one_called(python: PythonRunner) -> None:
+def test_a_handler_of_the_application_is_kept_and_called_alone(python: PythonRunner) -> None:
     child = python.start(
         """
         import signal, sys
@@ -56,7 +56,7 @@ def test_a_handler_of_the_application_stays_and_is_the_only_one_called(python: P
     child.finish(status=7)
 
 
-def test_an_import_in_another_thread_changes_no_handler(python: PythonRunner) -> None:
+def test_an_import_in_another_thread_sets_no_handler(python: PythonRunner) -> None:
     said = python.run(
         """
         import signal, threading
@@ -68,7 +68,7 @@ def test_an_import_in_another_thread_changes_no_handler(python: PythonRunner) ->
     assert said == "True\n"
 
 
-def test_a_handler_that_python_does_not_know_stays(python: PythonRunner) -> None:
+def test_a_handler_set_in_c_is_kept(python: PythonRunner) -> None:
     said = python.run(
         """
         import ctypes, signal
@@ -83,7 +83,7 @@ def test_a_handler_that_python_does_not_know_stays(python: PythonRunner) -> None
     assert said == "True\n"
 
 
-def test_the_child_of_a_fork_leaves_for_itself(python: PythonRunner, configure: Callable[..., Any]) -> None:
+def test_a_forked_child_leaves_by_itself(python: PythonRunner, configure: Callable[..., Any]) -> None:
     configure(no_buffer=False, flush_interval_ms=3_600_000)
     python.run(
         """
@@ -105,7 +105,7 @@ def test_the_child_of_a_fork_leaves_for_itself(python: PythonRunner, configure: 
 
 
 @pytest.mark.thorough
-def test_a_signal_that_comes_while_a_child_is_made_is_not_lost(python: PythonRunner) -> None:
+def test_a_signal_during_a_fork_is_not_lost(python: PythonRunner) -> None:
     python.run(
         """
         import os, signal, time
@@ -139,7 +139,5 @@ POOL_PROCESS = """
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_process_of_a_pool_has_no_handler_because_it_may_wait_where_none_is_called(
-    python: PythonRunner, method: str
-) -> None:
+def test_a_worker_of_a_pool_has_no_handler(python: PythonRunner, method: str) -> None:
     assert python.run(POOL_PROCESS, method) == "True\n"

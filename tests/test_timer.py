@@ -44,7 +44,7 @@ def declared(stats: Any) -> Callable[[str], str]:
 
 @pytest.fixture
 def buckets(stats: Any) -> Callable[..., dict[int, int]]:
-    """Tell which buckets of a histogram hold how much: ``buckets("db", "query")``."""
+    """Return the count of each used bucket of a histogram: ``buckets("db", "query")``."""
 
     def buckets(category: str = "db", metric: str = "query") -> dict[int, int]:
         value = stats.get(category, metric)
@@ -54,7 +54,7 @@ def buckets(stats: Any) -> Callable[..., dict[int, int]]:
 
 
 class Clock:
-    """A clock that goes when told to."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 10**15
@@ -68,7 +68,7 @@ class Clock:
 
 @pytest.fixture
 def clock(shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """What timers read the time from, where Python keeps their beginnings apart; the core reads the system's clock."""
+    """Replaces the clock that timers read in Python; the core reads the system's clock."""
     clock = Clock()
     timer = importlib.import_module("shmstats.timer")
 
@@ -91,7 +91,7 @@ def web(shmstats: ModuleType, stats: Any) -> Any:
 # Buckets ----------------------------------------------------------------------------------------------
 
 
-def test_the_bounds_are_those_that_are_documented(stats: Any) -> None:
+def test_the_bounds_are_the_documented_ones(stats: Any) -> None:
     stats.timing("db", "query", 1)
     (name,) = [name for name in stats.read().names if name.category == "db"]
     assert name.bounds[::8] == tuple(1000 * bound for bound in SHOWN)
@@ -99,12 +99,12 @@ def test_the_bounds_are_those_that_are_documented(stats: Any) -> None:
     assert name.bounds[5] / name.bounds[4] == pytest.approx(2 ** (1 / 8))
 
 
-def test_what_is_exactly_on_a_bound_is_in_the_bucket_below_it(
+def test_a_value_equal_to_a_bound_is_in_the_bucket_below(
     stats: Any, declared: Callable[[str], str], buckets: Callable[..., dict[int, int]]
 ) -> None:
     for number, bound in enumerate(BOUNDS):
         metric = declared(f"at {bound}")
-        for _ in range(3):  # the first time binds the handle, the others are quick
+        for _ in range(3):  # the first call binds the handle; the later calls take the fast path
             stats.timing("db", metric, bound)
             stats.timing("db", metric, math.nextafter(bound, 0.0))
             stats.timing("db", metric, math.nextafter(bound, math.inf))
@@ -119,7 +119,7 @@ EXTREMES = [
 ]  # fmt: skip
 
 
-def test_extreme_durations_have_their_buckets(
+def test_extreme_durations_have_buckets(
     stats: Any, declared: Callable[[str], str], buckets: Callable[..., dict[int, int]]
 ) -> None:
     for value, bucket in EXTREMES:
@@ -173,7 +173,7 @@ def test_a_bad_duration_is_refused_by_name(stats: Any) -> None:
         assert stats.get("db", "query").count == already + 1
 
 
-def test_a_bad_name_of_a_timer_is_refused_when_it_is_made(stats: Any) -> None:
+def test_a_timer_refuses_a_bad_name_when_it_is_created(stats: Any) -> None:
     with pytest.raises(ValueError, match="category must not be 'system'"):
         stats.timer("system", "query")
     with pytest.raises(TypeError, match="metric"):
@@ -182,7 +182,7 @@ def test_a_bad_name_of_a_timer_is_refused_when_it_is_made(stats: Any) -> None:
         stats.timestamp("shmstats", "last")
 
 
-def test_a_name_of_another_kind_cannot_be_timed_or_given_a_time(stats: Any) -> None:
+def test_timing_a_name_of_another_kind_is_refused(stats: Any) -> None:
     stats.incr("c", "counter")
     stats.gauge("c", "gauge", 1)
     stats.timing("c", "timing", 1)
@@ -232,7 +232,7 @@ def test_a_timing_that_was_reset_has_no_figures(stats: Any, web: Any) -> None:
     }  # fmt: skip
 
 
-def test_prometheus_has_a_timing_as_a_histogram_of_seconds(stats: Any, web: Any) -> None:
+def test_a_timing_is_a_histogram_of_seconds_in_prometheus(stats: Any, web: Any) -> None:
     for milliseconds in (0, 5, 8.5, 64_000, 64_001):
         stats.timing("db", "query", milliseconds)
     text = web.get("/stats/prometheus").get_data(as_text=True)
@@ -274,7 +274,7 @@ def test_a_timer_reports_a_block_that_raises_and_lets_the_error_through(stats: A
     assert (stats.get("db", "query").sum, stats.get("db", "query").count) == (8.0, 4)
 
 
-def test_one_timer_can_be_used_again_and_inside_itself(stats: Any, clock: Clock) -> None:
+def test_a_timer_can_be_used_again_and_inside_itself(stats: Any, clock: Clock) -> None:
     timer = stats.timer("db", "query")
     with timer:
         clock.advance(1)
@@ -339,7 +339,7 @@ def test_a_decorated_coroutine_function_is_timed_until_it_ends(stats: Any, clock
     assert (stats.get("web", "fetch").sum, stats.get("web", "fetch").count) == (45, 2)
 
 
-def test_tasks_at_the_same_time_do_not_mix_their_times_up(stats: Any, clock: Clock) -> None:
+def test_concurrent_tasks_have_separate_timings(stats: Any, clock: Clock) -> None:
     timer = stats.timer("web", "wait")
 
     async def first(started: asyncio.Event, go_on: asyncio.Event) -> None:
@@ -367,7 +367,7 @@ def test_tasks_at_the_same_time_do_not_mix_their_times_up(stats: Any, clock: Clo
 
 
 class Blocks:
-    """Timed blocks on the real clock: what a timer reports, and what must be within it, and around it, in ms."""
+    """Timed blocks on the real clock: the reported time with a shorter and a longer measured time, in ms."""
 
     def __init__(self, shmstats: ModuleType) -> None:
         self.timer = importlib.import_module("shmstats.timer").Timer(self._take)
@@ -390,7 +390,7 @@ class Blocks:
         assert inside * 1e3 <= self.reported[-1] <= around * 1e3, name
 
 
-def test_blocks_inside_each_other_are_timed_each_from_its_own_beginning(shmstats: ModuleType) -> None:
+def test_nested_blocks_are_timed_separately(shmstats: ModuleType) -> None:
     blocks = Blocks(shmstats)
     for _ in range(2):
         for name in ("outer", "inner", "innermost"):
@@ -401,9 +401,7 @@ def test_blocks_inside_each_other_are_timed_each_from_its_own_beginning(shmstats
 
 
 @pytest.mark.parametrize("order", [("one", "other"), ("other", "one")])
-def test_blocks_of_several_threads_are_timed_each_from_its_own_beginning(
-    shmstats: ModuleType, order: tuple[str, str]
-) -> None:
+def test_blocks_of_several_threads_are_timed_separately(shmstats: ModuleType, order: tuple[str, str]) -> None:
     blocks = Blocks(shmstats)
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
         threads = {"one": one, "other": other}
@@ -414,9 +412,7 @@ def test_blocks_of_several_threads_are_timed_each_from_its_own_beginning(
 
 
 @pytest.mark.parametrize("order", [("one", "other"), ("other", "one")])
-def test_blocks_of_several_tasks_are_timed_each_from_its_own_beginning(
-    shmstats: ModuleType, order: tuple[str, str]
-) -> None:
+def test_blocks_of_several_tasks_are_timed_separately(shmstats: ModuleType, order: tuple[str, str]) -> None:
     blocks = Blocks(shmstats)
     contexts = {name: contextvars.Context() for name in order}
     for name in ("one", "other"):
@@ -425,7 +421,7 @@ def test_blocks_of_several_tasks_are_timed_each_from_its_own_beginning(
         contexts[name].run(blocks.end, name)
 
 
-def test_a_timer_that_was_not_entered_says_so(stats: Any) -> None:
+def test_leaving_a_timer_that_was_not_entered_raises(stats: Any) -> None:
     with pytest.raises(RuntimeError, match="was not entered"):
         stats.timer("db", "query").__exit__(None, None, None)
 
@@ -448,7 +444,7 @@ def test_a_cancelled_task_is_reported(stats: Any) -> None:
     assert stats.get("web", "wait").count == 1
 
 
-def test_one_timer_serves_many_threads(stats: Any) -> None:
+def test_a_timer_can_be_shared_by_threads(stats: Any) -> None:
     timer = stats.timer("db", "query")
     barrier = threading.Barrier(4)
 
@@ -470,8 +466,8 @@ def test_one_timer_serves_many_threads(stats: Any) -> None:
     assert 0 <= value.max <= value.sum
 
 
-def test_a_block_may_be_left_in_another_context_than_it_was_entered_in(stats: Any) -> None:
-    """As in a generator that a server runs piece by piece, each in a thread and a context of its own."""
+def test_a_block_may_be_left_in_another_context_than_it_was_entered(stats: Any) -> None:
+    """A server may run each step of a generator in another thread and context."""
 
     def stream() -> Iterator[int]:
         with stats.timer("web", "stream"):
@@ -487,7 +483,7 @@ def test_a_block_may_be_left_in_another_context_than_it_was_entered_in(stats: An
     assert stats.get("web", "stream").count == 2
 
 
-def test_a_block_left_in_another_context_inside_a_block_of_the_same_timer_disturbs_nobody(stats: Any) -> None:
+def test_nested_blocks_of_a_timer_may_be_left_in_another_context(stats: Any) -> None:
     timer = stats.timer("web", "stream")
 
     def stream() -> Iterator[int]:
@@ -503,7 +499,7 @@ def test_a_block_left_in_another_context_inside_a_block_of_the_same_timer_distur
     assert stats.get("web", "stream").count == 3
 
 
-def test_timers_that_are_over_leave_nothing_in_the_context(stats: Any) -> None:
+def test_finished_timers_leave_nothing_in_the_context(stats: Any) -> None:
     with stats.timer("db", "query"):
         before = len(contextvars.copy_context())
         for _ in range(100):
@@ -513,7 +509,7 @@ def test_timers_that_are_over_leave_nothing_in_the_context(stats: Any) -> None:
     assert stats.get("db", "query").count == 101
 
 
-def test_timers_inside_each_other_know_their_own_beginnings(stats: Any, clock: Clock) -> None:
+def test_nested_timers_are_timed_separately(stats: Any, clock: Clock) -> None:
     outer, inner = stats.timer("outer", "took"), stats.timer("inner", "took")
     with outer:
         clock.advance(1)
@@ -524,7 +520,7 @@ def test_timers_inside_each_other_know_their_own_beginnings(stats: Any, clock: C
     assert (stats.get("outer", "took").sum, stats.get("outer", "took").max) == (121, 111)
 
 
-def test_a_timer_that_is_made_before_the_configuration_uses_the_later_one(
+def test_a_timer_made_before_the_configuration_uses_the_later_one(
     shmstats: ModuleType, stats: Any, tmp_path: Any
 ) -> None:
     timer = stats.timer("db", "query")
@@ -538,7 +534,7 @@ def test_a_timer_that_is_made_before_the_configuration_uses_the_later_one(
 # Timestamps -------------------------------------------------------------------------------------------
 
 
-def test_a_timestamp_is_the_very_moment_in_utc(stats: Any) -> None:
+def test_a_timestamp_is_an_exact_moment_in_utc(stats: Any) -> None:
     moment = datetime(2024, 2, 29, 12, 30, 15, 123456, timezone(timedelta(hours=5, minutes=30)))
     stats.timestamp("backup", "last", moment)
     found = stats.get_timestamp("backup", "last")
@@ -549,13 +545,13 @@ def test_a_timestamp_is_the_very_moment_in_utc(stats: Any) -> None:
         assert stats.get_timestamp("backup", "last") == extreme
 
 
-def test_the_beginning_of_unix_time_is_a_moment_too(stats: Any) -> None:
+def test_the_beginning_of_unix_time_is_a_valid_timestamp(stats: Any) -> None:
     moment = datetime(1970, 1, 1, tzinfo=UTC)
     stats.timestamp("backup", "last", moment)
     assert stats.get_timestamp("backup", "last") == moment
 
 
-def test_without_a_moment_it_is_now(stats: Any) -> None:
+def test_a_timestamp_without_an_argument_is_now(stats: Any) -> None:
     before = datetime.now(UTC)
     stats.timestamp("backup", "last")
     assert before <= stats.get_timestamp("backup", "last") <= datetime.now(UTC)
@@ -573,7 +569,7 @@ def test_the_last_timestamp_of_any_process_wins(stats: Any, python: Any) -> None
     assert stats.get_timestamp("backup", "last") == datetime(2023, 1, 1, tzinfo=UTC)
 
 
-def test_a_timer_decorates_nothing_but_what_can_be_called(stats: Any) -> None:
+def test_a_timer_decorates_only_callables(stats: Any) -> None:
     with pytest.raises(TypeError, match=r"function must be callable, not int \(5\)"):
         stats.timer("t", "x")(5)
 
@@ -593,7 +589,7 @@ def test_a_bad_moment_is_refused_by_name(stats: Any) -> None:
     assert stats.get_timestamp("backup", "last") is None
 
 
-def test_what_is_no_timestamp_gives_none(stats: Any) -> None:
+def test_a_name_of_another_kind_has_no_timestamp(stats: Any) -> None:
     assert stats.get_timestamp("backup", "never") is None
     stats.incr("c", "counter", 1_700_000_000)
     stats.gauge("c", "gauge", 1_700_000_000)
@@ -604,7 +600,7 @@ def test_what_is_no_timestamp_gives_none(stats: Any) -> None:
 
 
 @pytest.mark.parametrize("moment", [2**62, -(2**62), 2**63 - 1])
-def test_a_moment_beyond_the_calendar_in_a_damaged_block_stops_no_reader(stats: Any, moment: int) -> None:
+def test_a_damaged_timestamp_beyond_the_calendar_stops_no_reader(stats: Any, moment: int) -> None:
     stats.timestamp("c", "t")
     block = stats.shared.attach()
     record = block.names.find(b"c\0t")
@@ -615,7 +611,7 @@ def test_a_moment_beyond_the_calendar_in_a_damaged_block_stops_no_reader(stats: 
     assert stats.get("c", "m") == 1
 
 
-def test_a_timestamp_is_not_kept_over_a_restart_and_the_rest_is(shmstats: ModuleType, stats: Any) -> None:
+def test_a_restart_drops_timestamps_and_keeps_the_rest(shmstats: ModuleType, stats: Any) -> None:
     stats.timestamp("backup", "last")
     stats.timing("backup", "took", 3.5)
     stats.incr("backup", "done")

@@ -1,4 +1,4 @@
-"""What a type checker makes of user code: a program with every kind of handle, under ``mypy --strict``."""
+"""The types of the public calls: a program with every kind of handle, checked by ``mypy --strict``."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ stats.timing("a", "b").incr()
 """
 
 
-def test_a_type_checker_knows_what_each_call_gives(tmp_path: Path) -> None:
+def test_a_type_checker_knows_the_type_of_each_call(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     (tmp_path / "good.py").write_text(textwrap.dedent(GOOD))
     (tmp_path / "bad.py").write_text(textwrap.dedent(BAD))

@@ -1,4 +1,4 @@
-"""How far each operation goes through the package: counted, so that no walk grows unseen."""
+"""The number of modules and calls of each operation, with a bound for each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from helpers import BOUND
 ROOT = Path(__file__).parents[1]
 
 
-def test_no_walk_through_the_package_is_longer_than_it_may_be(tmp_path: Path) -> None:
+def test_no_walk_through_the_package_exceeds_its_bound(tmp_path: Path) -> None:
     path = os.pathsep.join(filter(None, [str(ROOT / "scripts"), str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SHMSTATS")}
     done = subprocess.run(

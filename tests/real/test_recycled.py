@@ -86,7 +86,7 @@ def sizes(server: Gunicorn) -> dict[str, Any]:
 def test_a_thousand_workers_leave_pages_and_block_as_they_were(tmp_path: Path) -> None:
     """Every worker has gauges of its own and answers one request; the master has the block's fifth row.
 
-    The quick one beside it is test_labels.test_recycled_workers_leave_block_and_exposition_as_they_were.
+    The quick one beside it is tests/test_handles.py::test_recycled_workers_do_not_enlarge_block_or_exposition.
     """
     (tmp_path / "gunicorn.conf.py").write_text(CONFIG)
     config = f"path: {{data: data}}\nstats: {{max_workers: {WORKERS + 1}, capacity: 4096}}\n"
