@@ -1,4 +1,4 @@
-"""The background thread: what ends it for good, and what happens if it cannot be started."""
+"""The background thread: its start, its end, and forks during its work."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_it_runs_its_tasks_until_it_is_stopped(agent: Agent) -> None:
+def test_an_agent_runs_its_tasks_until_it_is_stopped(agent: Agent) -> None:
     assert ran.wait(30)
     agent.stop()
     wait_until(lambda: threads() == 0)
@@ -47,7 +47,7 @@ def test_it_runs_its_tasks_until_it_is_stopped(agent: Agent) -> None:
     assert threads() == 0
 
 
-def test_it_stays_stopped_if_that_was_in_the_middle_of_a_fork(agent: Agent) -> None:
+def test_an_agent_that_is_stopped_during_a_fork_stays_stopped(agent: Agent) -> None:
     lifecycle.before()
     assert threads() == 0
     agent.stop()
@@ -57,7 +57,7 @@ def test_it_stays_stopped_if_that_was_in_the_middle_of_a_fork(agent: Agent) -> N
 
 @pytest.fixture
 def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Agent, Callable[[int], None]]]:
-    """An agent in the middle of a task for which no fork waits, and what lets it come to its next so many tasks."""
+    """An agent in a task for which no fork waits, and a function that lets it begin its next tasks."""
     begun, may_end = threading.Semaphore(0), threading.Semaphore(0)
     monkeypatch.setattr(agents, "_FORK_SECONDS", 0.01)
 
@@ -79,7 +79,7 @@ def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Agen
     wait_until(lambda: threads() == 0)
 
 
-def test_a_thread_that_a_fork_did_not_wait_for_goes_on_and_no_other_begins(
+def test_a_thread_busy_during_a_fork_continues_and_no_second_one_starts(
     busy: tuple[Agent, Callable[[int], None]],
 ) -> None:
     _, proceed = busy
@@ -94,7 +94,7 @@ def test_a_thread_that_a_fork_did_not_wait_for_goes_on_and_no_other_begins(
     proceed(3)
 
 
-def test_a_thread_that_is_stopped_while_a_fork_does_not_wait_for_it_ends(
+def test_a_thread_that_is_busy_during_a_fork_and_stopped_ends(
     busy: tuple[Agent, Callable[[int], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent, _ = busy
@@ -105,7 +105,7 @@ def test_a_thread_that_is_stopped_while_a_fork_does_not_wait_for_it_ends(
     # The fixture lets the task end, and waits for the end of the thread.
 
 
-def test_the_child_of_such_a_fork_keeps_no_descriptor_of_the_thread(
+def test_a_child_forked_during_a_task_keeps_no_descriptor_of_the_thread(
     busy: tuple[Agent, Callable[[int], None]],
 ) -> None:
     agent, proceed = busy
@@ -119,7 +119,7 @@ def test_the_child_of_such_a_fork_keeps_no_descriptor_of_the_thread(
     proceed(2)
 
 
-def test_where_no_thread_can_be_started_a_warning_says_so(
+def test_a_thread_that_cannot_be_started_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def start(thread: threading.Thread) -> None:
@@ -136,7 +136,7 @@ def test_where_no_thread_can_be_started_a_warning_says_so(
     assert "can't start new thread" in text
 
 
-def test_a_fork_leaves_it_running_in_the_parent_even_if_another_cannot_be_started_again(
+def test_after_a_fork_an_agent_runs_in_the_parent_though_another_cannot_start(
     agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Agent([], str(tmp_path / "other"), os.geteuid(), {})
@@ -157,8 +157,8 @@ def test_a_fork_leaves_it_running_in_the_parent_even_if_another_cannot_be_starte
     other.stop()
 
 
-def test_it_can_be_stopped_in_the_middle_of_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by a signal handler, which runs in the thread that starts it."""
+def test_an_agent_can_be_stopped_during_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler does this, in the thread that starts the agent."""
     socket = tmp_path / "socket"
     agent = Agent([Task(0.001, ran.set)], str(socket), os.geteuid(), {})
     listener = agents.Listener
@@ -176,7 +176,7 @@ def test_it_can_be_stopped_in_the_middle_of_its_start(tmp_path: Path, monkeypatc
     assert not socket.exists()
 
 
-def test_there_is_one_after_threads_have_forked_at_once(python: PythonRunner) -> None:
+def test_there_is_one_agent_after_concurrent_forks(python: PythonRunner) -> None:
     code = """
         import os, sys, threading
         from shmstats import stats

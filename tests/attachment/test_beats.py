@@ -1,4 +1,4 @@
-"""A background thread that makes no progress: others notice, say it once, and count it as missing."""
+"""A background thread that makes no progress: others log it once and count it as missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.far_from_core
 COUNT = "from shmstats import stats; stats.incr('c', 'm'); print(flush=True); input()"
 
 
-def test_one_that_is_stopped_is_told_of_once_and_is_missing_until_it_goes_on(
+def test_a_stopped_agent_is_logged_once_and_counted_as_missing_until_it_continues(
     shmstats: Any, python: Any, data: Path, configure: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its socket is made to look as if it had not been touched for long, which takes 15 seconds otherwise."""
@@ -50,7 +50,7 @@ def test_one_that_is_stopped_is_told_of_once_and_is_missing_until_it_goes_on(
     child.finish()
 
 
-def test_after_its_directory_was_remade_twice_a_worker_answers_where_the_new_ones_ask(
+def test_a_worker_answers_new_peers_after_its_directory_was_recreated_twice(
     shmstats: Any, python: Any, data: Path, configure: Callable[..., Any]
 ) -> None:
     configure(snapshot_interval_ms=200)

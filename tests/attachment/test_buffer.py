@@ -1,4 +1,4 @@
-"""Buffered mode: nothing is dropped and nothing is sent twice, whoever flushes, forks, ends or interferes."""
+"""Buffered mode: no operation is lost or flushed twice, over flushes, forks, signals and exits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEVER = 3_600_000  # ms; the longest interval that is allowed
 
 @pytest.fixture(autouse=True)
 def buffered(configure: Callable[..., Any]) -> Callable[..., Any]:
-    """Configure buffered mode, with which only what the test does flushes: ``buffered(buffer_size=5)``."""
+    """Configure buffered mode, in which only the test flushes: ``buffered(buffer_size=5)``."""
 
     def buffered(**stats: Any) -> dict[str, Any]:
         settings = {"no_buffer": False, "buffer_size": 1_000_000, "flush_interval_ms": NEVER, **stats}
@@ -33,7 +33,7 @@ def buffered(configure: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture
 def seen(shmstats: ModuleType, data: Path) -> Callable[..., Any]:
-    """Read a value from the block as a stranger sees it, who flushes nothing: ``seen("c", "m")``."""
+    """Read a value from the block without a flush, as another process does: ``seen("c", "m")``."""
 
     def seen(category: str = "c", metric: str = "m") -> Any:
         with shmstats.reading.reader.read_only(data) as reader:
@@ -63,7 +63,7 @@ def during(line: int, operation: Callable[[], object], interruption: Callable[[]
         file, number = frame.f_code.co_filename, frame.f_lineno
         if "shmstats" not in file:
             return None
-        # A with statement's line is traced again at its end, where no signal handler can be called.
+        # The line of a with statement is traced again at its end, where no signal handler can be called.
         inside = not linecache.getline(file, number).lstrip().startswith("with ")
         if event == "line" and inside and file.endswith(("/buffer.py", "/shared.py", "/_cells_py.py")):
             left -= 1
@@ -106,7 +106,7 @@ def test_a_full_buffer_is_flushed_and_drops_nothing(
     assert sum(stats.snapshot()["c"].values()) == 35
 
 
-def test_a_buffer_of_one_operation_is_as_good_as_none(
+def test_a_buffer_of_one_operation_holds_nothing(
     stats: Any, buffered: Callable[..., Any], seen: Callable[..., Any]
 ) -> None:
     buffered(buffer_size=1)
@@ -147,7 +147,7 @@ def test_close_flushes(shmstats: ModuleType, stats: Any) -> None:
     assert (stats.get("c", "t").count, stats.get("c", "t").sum) == (1, 70)
 
 
-def test_another_init_flushes_to_where_it_was_counted(
+def test_a_second_init_flushes_to_the_first_data_directory(
     shmstats: ModuleType, stats: Any, tmp_path: Path, buffered: Callable[..., Any]
 ) -> None:
     stats.incr("c", "m", 3)
@@ -195,7 +195,7 @@ def test_a_process_that_ends_by_an_exception_flushes(stats: Any, python: Any) ->
     assert stats.get("c", "m") == 7
 
 
-def test_sigterm_turned_into_an_exit_flushes(stats: Any, python: Any) -> None:
+def test_an_exit_by_a_handler_of_sigterm_flushes(stats: Any, python: Any) -> None:
     child = python.start(
         """
         import signal, sys
@@ -215,7 +215,7 @@ def test_sigterm_turned_into_an_exit_flushes(stats: Any, python: Any) -> None:
 # Forks ------------------------------------------------------------------------------------------------
 
 
-def test_a_child_of_a_fork_never_sends_what_its_parent_holds(stats: Any, python: Any) -> None:
+def test_a_forked_child_never_flushes_operations_of_its_parent(stats: Any, python: Any) -> None:
     python.run(
         """
         import os, sys
@@ -271,7 +271,7 @@ def test_a_child_of_multiprocessing_flushes_when_it_ends(stats: Any, python: Any
     assert (stats.get("c", "m"), stats.get("c", "t").sum) == (35, 3)
 
 
-def test_a_process_that_forks_all_the_time_flushes_at_the_interval_all_the_same(
+def test_a_process_that_forks_all_the_time_flushes_at_the_interval(
     stats: Any, python: Any, buffered: Callable[..., Any], seen: Callable[..., Any]
 ) -> None:
     buffered(flush_interval_ms=300)
@@ -353,7 +353,7 @@ def test_threads_count_exactly_while_another_closes(
 def test_a_flush_that_waits_for_a_lock_while_another_thread_closes_loses_nothing(
     shmstats: ModuleType, stats: Any, core: str, buffered: Callable[..., Any], metric: str
 ) -> None:
-    """It had once taken its column out of the buffer, which was then gone."""
+    """The flush has taken a column out of the buffer, which the close must not discard."""
     if core == "Python":
         pytest.skip("the twin flushes under the guard, and whoever closes waits for that")
     buffered(buffer_size=100, flush_interval_ms=3_600_000)
@@ -367,9 +367,9 @@ def test_a_flush_that_waits_for_a_lock_while_another_thread_closes_loses_nothing
     with ThreadPoolExecutor(2) as pool:
         try:
             counting = pool.submit(lambda: [count() for _ in range(100)])
-            wait_until(lambda: block.held == 0)  # it has begun to flush
+            wait_until(lambda: block.held == 0)  # the flush has begun
             closing = pool.submit(shmstats.close)
-            wait_until(lambda: not stats.shared._buffer.cells.direct)  # it empties the buffer
+            wait_until(lambda: not stats.shared._buffer.cells.direct)  # the flush empties the buffer
         finally:
             hold(block, block.worker.row, record.cell, 0)
         counting.result()
@@ -380,12 +380,12 @@ def test_a_flush_that_waits_for_a_lock_while_another_thread_closes_loses_nothing
 
 @pytest.mark.far_from_core
 @pytest.mark.parametrize("operation", ["incr", "handle", "timing", "flush", "get"])
-def test_a_close_at_any_line_of_an_operation_costs_nothing(
+def test_a_close_at_any_line_of_an_operation_loses_nothing(
     shmstats: ModuleType, stats: Any, python: Any, operation: str
 ) -> None:
-    """As by another thread, or by a signal handler."""
+    """Another thread or a signal handler may close at any line."""
     child = python.start("from shmstats import stats; stats.incr('other', 'm'); print('ready'); input()")
-    assert child.hear() == "ready"  # it keeps the block
+    assert child.hear() == "ready"  # keeps the block
     handle = stats.counter("c", "handle")
     operations = {
         "incr": lambda: stats.incr("c", "m"),
@@ -409,10 +409,10 @@ def test_a_close_at_any_line_of_an_operation_costs_nothing(
     child.finish()
 
 
-def test_an_operation_that_looked_its_name_up_before_a_removal_costs_others_nothing(
+def test_a_lookup_before_a_removal_does_not_affect_other_operations(
     shmstats: ModuleType, stats: Any, seen: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another thread removes a name and counts, while this one has looked a name up and not bound it yet."""
+    """Another thread removes a name and counts between the lookup and the binding of this one."""
     stats.incr("other", "m")
     block = shmstats.block.Block
     find = block.find_or_add
@@ -460,12 +460,12 @@ def test_a_signal_handler_that_counts_during_flushes_loses_nothing(stats: Any, b
     assert sum(values["signals"].values()) == handled
 
 
-@pytest.mark.parametrize("core", ["C"], indirect=True)  # what interrupts pure Python can do so anywhere
+@pytest.mark.parametrize("core", ["C"], indirect=True)  # pure Python can be interrupted anywhere
 @pytest.mark.parametrize("moved_on", [False, True])
-def test_an_exception_from_a_signal_handler_loses_nothing_that_is_held(
+def test_an_exception_from_a_signal_handler_loses_no_held_operation(
     stats: Any, seen: Callable[..., Any], moved_on: bool
 ) -> None:
-    """As sys.exit() in a signal handler of a server's worker, or KeyboardInterrupt, during a flush."""
+    """A server's worker calls sys.exit() in a signal handler, and Ctrl-C raises, also during a flush."""
 
     class InterruptionError(BaseException):
         pass
@@ -484,7 +484,7 @@ def test_an_exception_from_a_signal_handler_loses_nothing_that_is_held(
             stats.incr("c", metric)
         stats.timing("c", "t", 1)
         if moved_on:
-            # As when another process removes a name.
+            # Stands for another process that removes a name.
             stats.shared.attach().cells.raise_generation()
         try:
             reached = during(line, stats.flush, interrupt)
@@ -499,7 +499,7 @@ def test_an_exception_from_a_signal_handler_loses_nothing_that_is_held(
 # Other processes --------------------------------------------------------------------------------------
 
 
-def test_what_is_held_survives_the_removal_of_other_names_by_another_process(stats: Any, python: Any) -> None:
+def test_held_operations_survive_the_removal_of_other_names(stats: Any, python: Any) -> None:
     stats.incr("other", "m")
     stats.incr("c", "m", 5)
     stats.timing("c", "t", 5)
@@ -510,7 +510,7 @@ def test_what_is_held_survives_the_removal_of_other_names_by_another_process(sta
     assert (stats.get("c", "t").count, stats.get("new", "m")) == (2, 70)
 
 
-def test_what_is_held_for_a_removed_name_is_never_given_to_a_stranger(stats: Any, python: Any) -> None:
+def test_held_operations_of_a_removed_name_never_go_to_another_name(stats: Any, python: Any) -> None:
     handle = stats.counter("c", "gone")
     handle.incr(5)
     stats.timing("c", "gone time", 5)
@@ -532,7 +532,7 @@ def test_what_is_held_for_a_removed_name_is_never_given_to_a_stranger(stats: Any
     assert (handle.value, stats.get("new", "m")) == (2, 7)
 
 
-def test_a_name_reset_by_another_process_starts_with_what_is_held(stats: Any, python: Any) -> None:
+def test_a_name_reset_by_another_process_begins_with_the_held_operations(stats: Any, python: Any) -> None:
     stats.incr("c", "m", 5)
     stats.flush()
     stats.incr("c", "m", 2)
@@ -540,7 +540,7 @@ def test_a_name_reset_by_another_process_starts_with_what_is_held(stats: Any, py
     assert stats.get("c", "m") == 2
 
 
-def test_own_removal_and_reset_reach_what_is_held(stats: Any) -> None:
+def test_a_removal_and_a_reset_drop_the_operations_that_the_process_holds(stats: Any) -> None:
     stats.incr("c", "m", 5)
     stats.timing("c", "t", 5)
     assert stats.reset("c") == 2
@@ -579,9 +579,7 @@ if __name__ == '__main__':
 
 
 @pytest.mark.parametrize("end", LOSING_ENDS)
-def test_a_process_that_gets_no_turn_at_its_end_loses_what_it_holds_and_no_more(
-    stats: Any, python: Any, end: str
-) -> None:
+def test_a_killed_process_loses_only_the_operations_that_it_holds(stats: Any, python: Any, end: str) -> None:
     start = """
 import faulthandler, multiprocessing, os, time
 from shmstats import stats
@@ -602,9 +600,7 @@ stats.flush()
 @pytest.mark.parametrize(
     "interrupted", ["agent.Agent.stop", "saver.Saver.stop", "buffer.Buffer.flush", "buffer.Buffer.empty"]
 )
-def test_a_signal_that_ends_a_process_at_its_exit_again_loses_nothing(
-    stats: Any, python: Any, interrupted: str
-) -> None:
+def test_a_second_signal_during_the_exit_loses_nothing(stats: Any, python: Any, interrupted: str) -> None:
     stats.incr("c", "other")
     module, kind, method = interrupted.split(".")
     code = f"""
@@ -664,7 +660,7 @@ def test_a_held_decrement_makes_a_counter_a_gauge_for_readers(stats: Any) -> Non
     assert stats.get("c", "m") == 4
 
 
-def test_sums_saturate_and_never_wrap(stats: Any) -> None:
+def test_held_sums_saturate_at_the_limits_of_64_bits(stats: Any) -> None:
     for _ in range(2):
         stats.incr("c", "most", 2**63 - 1)
         stats.decr("c", "least", 2**63 - 1)
@@ -673,7 +669,7 @@ def test_sums_saturate_and_never_wrap(stats: Any) -> None:
     assert (stats.get("c", "most"), stats.get("c", "least")) == (2**63 - 1, -(2**63))
 
 
-def test_held_timings_are_the_same_histogram(stats: Any, seen: Callable[..., Any]) -> None:
+def test_held_timings_make_the_same_histogram(stats: Any, seen: Callable[..., Any]) -> None:
     durations = [0, 0.1, 0.25, 3, 3, 60_000, 99_999.5]
     for duration in durations:
         stats.timing("c", "t", duration)
@@ -709,7 +705,7 @@ def test_more_processes_than_rows_buffer_exactly(stats: Any, python: Any, buffer
     assert (stats.get("c", "m"), stats.get("c", "t").count, stats.get("c", "t").sum) == (3003, 3000, 6000)
 
 
-# What the library tells of itself ---------------------------------------------------------------------
+# Metrics of the package itself ------------------------------------------------------------------------
 
 
 def test_operations_held_flushes_and_their_durations_are_shown(stats: Any, python: Any) -> None:
@@ -743,7 +739,7 @@ def test_a_flush_of_nothing_is_no_flush(stats: Any) -> None:
     assert stats.get("shmstats", "flushes") == 1
 
 
-def test_what_was_held_before_a_restart_is_not_shown_for_ever(
+def test_operations_held_before_a_restart_are_not_shown_afterwards(
     shmstats: ModuleType, stats: Any, python: Any, configure: Callable[..., Any]
 ) -> None:
     stats.incr("c", "m")

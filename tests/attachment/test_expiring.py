@@ -1,4 +1,4 @@
-"""Label sets that nobody touches go after a time, in all processes, and lose no count."""
+"""Label sets that no process touches for a time are removed, and no count is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def labelled(stats: Any) -> set[str]:
     return {name.labels[0][1] for name in stats.read().names if name.category == "c" and name.labels}
 
 
-def test_idle_label_sets_go_and_those_in_use_stay(
+def test_idle_label_sets_are_removed_and_used_ones_stay(
     stats: Any, configure: Callable[..., Any], python: PythonRunner
 ) -> None:
     configure(expire_idle_seconds=1)
@@ -51,7 +51,7 @@ def test_idle_label_sets_go_and_those_in_use_stay(
     child.finish()
 
 
-def test_what_is_counted_while_a_label_set_goes_is_not_lost(shmstats: ModuleType, stats: Any) -> None:
+def test_a_count_during_the_removal_of_a_label_set_is_not_lost(shmstats: ModuleType, stats: Any) -> None:
     expiring = importlib.import_module("shmstats.attachment.expiring")
     stats.incr("c", "m", 3, labels={"l": "x"})
     stats.timing("c", "t", 5, labels={"l": "x"})

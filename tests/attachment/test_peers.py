@@ -1,4 +1,4 @@
-"""Workers answer questions through their sockets, whatever other clients do; the silent hold nobody up."""
+"""Workers answer questions through their sockets; silent and faulty clients do not delay others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shmstats.attachment.peers import Listener, ask_all, remove_stale, socket_pa
 
 ROOT = Path(__file__).parents[2]
 
-#: Serves its socket in a thread, and does in its main thread what it is told.
+#: Serves its socket in a thread, and runs in its main thread the code that it reads.
 WORKER = """
 import os, select, sys, threading, time
 from shmstats.attachment.peers import Listener
@@ -77,7 +77,7 @@ def start(python: PythonRunner, tmp_path: Path) -> Callable[..., tuple[Child, st
 
 
 def client(listener: Listener, said: bytes = b"") -> socket.socket:
-    """Connect as somebody who says anything."""
+    """Connect as a client that sends any bytes."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(BOUND)
     connection.connect(listener.path)
@@ -127,7 +127,7 @@ def test_all_workers_are_asked_at_once(start: Callable[..., tuple[Child, str]]) 
     assert ask_all(paths, "pid", BOUND) == {pid: pid for pid in paths}
 
 
-def test_more_workers_than_may_be_asked_at_once_are_asked_in_turn(
+def test_workers_beyond_the_limit_of_concurrent_questions_are_asked_in_turn(
     start: Callable[..., tuple[Child, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(questions, "_AT_ONCE", 1)
@@ -135,7 +135,7 @@ def test_more_workers_than_may_be_asked_at_once_are_asked_in_turn(
     assert ask_all(paths, "pid", BOUND) == {pid: pid for pid in paths}
 
 
-def test_nobody_to_ask_is_no_question() -> None:
+def test_without_workers_nothing_is_asked() -> None:
     assert ask_all({}, "pid") == {}
 
 
@@ -151,7 +151,7 @@ def test_a_worker_in_blocking_io_answers(start: Callable[..., tuple[Child, str]]
     assert ask_all({worker.pid: path}, "pid", BOUND) == {worker.pid: worker.pid}
 
 
-def test_a_stopped_worker_does_not_keep_the_others_from_answering(
+def test_a_stopped_worker_does_not_delay_the_answers_of_others(
     start: Callable[..., tuple[Child, str]],
 ) -> None:
     workers = [start() for _ in range(3)]
@@ -181,11 +181,11 @@ def test_a_killed_worker_does_not_answer(start: Callable[..., tuple[Child, str]]
     assert ask_all({worker.pid: path}, "pid", 0.1) == {worker.pid: None}
 
 
-def test_a_socket_that_is_not_there_gives_no_answer(tmp_path: Path) -> None:
+def test_a_missing_socket_gives_no_answer(tmp_path: Path) -> None:
     assert ask_all({os.getpid(): str(tmp_path / "none")}, "pid", 0.1) == {os.getpid(): None}
 
 
-def test_a_worker_that_begins_to_listen_while_it_is_asked_is_heard(path: str) -> None:
+def test_a_worker_that_begins_to_listen_during_the_question_answers(path: str) -> None:
     answers: dict[int, Any] = {}
     asker = threading.Thread(target=lambda: answers.update(ask_all({os.getpid(): path}, "name", BOUND)))
     asker.start()
@@ -200,7 +200,7 @@ def test_the_socket_of_another_process_gives_no_answer(start: Callable[..., tupl
     assert ask_all({os.getpid(): path}, "pid", 0.1) == {os.getpid(): None}
 
 
-def test_an_answer_larger_than_any_buffer_arrives_whole(start: Callable[..., tuple[Child, str]]) -> None:
+def test_an_answer_larger_than_the_socket_buffer_arrives_complete(start: Callable[..., tuple[Child, str]]) -> None:
     worker, path = start()
     assert ask_all({worker.pid: path}, "large", BOUND) == {worker.pid: "x" * 5_000_000}
 
@@ -214,7 +214,7 @@ def test_an_answer_beyond_the_limit_is_refused(
 
 
 @pytest.mark.parametrize("said", [b"", b"{", b"\n", b"[]\n", b"{}\n", b"\xff\n", b'{"answer":1}', b"[" * 99999 + b"\n"])
-def test_nonsense_in_place_of_an_answer_is_no_answer(path: str, said: bytes) -> None:
+def test_an_invalid_answer_counts_as_no_answer(path: str, said: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         server.listen()
@@ -231,13 +231,13 @@ def test_nonsense_in_place_of_an_answer_is_no_answer(path: str, said: bytes) -> 
         thread.join(BOUND)
 
 
-def test_an_unknown_question_is_told_from_an_answer(listener: Listener) -> None:
+def test_an_unknown_question_raises_an_error(listener: Listener) -> None:
     with client(listener, b"nonsense\n") as connection, served(listener):
         assert json.loads(connection.makefile().readline()) == {"error": "unknown question"}
     assert asked(listener, "nonsense") is None
 
 
-def test_an_answer_that_fails_is_logged_and_the_next_one_comes(
+def test_an_answer_that_raises_is_logged_and_the_next_question_is_answered(
     listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert asked(listener, "bad", bad=lambda: 1 // 0) is None
@@ -248,7 +248,7 @@ def test_an_answer_that_fails_is_logged_and_the_next_one_comes(
 
 
 @pytest.mark.parametrize("said", [b"x" * 64, b"x" * 10000, b"\0" * 65])
-def test_a_question_without_end_is_cut_off(listener: Listener, said: bytes) -> None:
+def test_an_endless_question_is_cut_off(listener: Listener, said: bytes) -> None:
     with client(listener, said) as connection:
         serve_until(listener, lambda: is_closed(connection))
     assert asked(listener) == "me"
@@ -260,7 +260,7 @@ def test_garbage_is_answered_with_an_error(listener: Listener, said: bytes) -> N
         assert "error" in json.loads(connection.makefile().readline())
 
 
-def test_a_question_may_come_in_pieces(listener: Listener) -> None:
+def test_a_question_may_arrive_in_pieces(listener: Listener) -> None:
     with client(listener, b"na") as connection, served(listener, name=lambda: "me"):
         assert asked_beside(listener) == "me"
         connection.sendall(b"me\n")
@@ -271,7 +271,7 @@ def asked_beside(listener: Listener) -> Any:
     return ask_all({os.getpid(): listener.path}, "name", BOUND)[os.getpid()]
 
 
-def test_clients_that_say_nothing_hold_nobody_up(listener: Listener) -> None:
+def test_silent_clients_do_not_delay_others(listener: Listener) -> None:
     silent = [client(listener, said) for said in (b"", b"na", b"") * 10]
     try:
         assert asked(listener) == "me"
@@ -280,13 +280,13 @@ def test_clients_that_say_nothing_hold_nobody_up(listener: Listener) -> None:
             connection.close()
 
 
-def test_a_client_that_does_not_read_holds_nobody_up(listener: Listener) -> None:
+def test_a_client_that_does_not_read_does_not_delay_others(listener: Listener) -> None:
     with client(listener, b"large\n") as connection:
         assert asked(listener, large=lambda: "x" * 5_000_000) == "me"
         assert len(connection.recv(10)) == 10
 
 
-def test_silent_clients_without_number_hold_nobody_up(listener: Listener) -> None:
+def test_very_many_silent_clients_do_not_delay_others(listener: Listener) -> None:
     silent = []
     before = len(os.listdir("/proc/self/fd"))
     try:
@@ -316,13 +316,13 @@ def test_a_full_queue_of_connections_is_waited_for(listener: Listener) -> None:
             connection.close()
 
 
-def test_a_client_has_only_so_much_time(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_takes_too_long_is_disconnected(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(questions, "_CLIENT_SECONDS", 0.0)
     with client(listener, b"na") as connection:
         serve_until(listener, lambda: is_closed(connection))
 
 
-def test_a_client_that_has_gone_is_not_answered(listener: Listener) -> None:
+def test_a_client_that_has_disconnected_is_not_answered(listener: Listener) -> None:
     calls: list[int] = []
     for _ in range(5):
         client(listener, b"name\n").close()
@@ -330,7 +330,7 @@ def test_a_client_that_has_gone_is_not_answered(listener: Listener) -> None:
     assert not calls
 
 
-def test_the_socket_is_for_its_user_alone_whatever_the_umask(path: str) -> None:
+def test_the_socket_is_private_to_its_user_under_any_umask(path: str) -> None:
     for mask in (0o000, 0o022, 0o777):
         before = os.umask(mask)
         try:
@@ -369,7 +369,7 @@ def test_a_file_in_place_of_the_socket_is_refused_and_kept(path: str) -> None:
     assert Path(path).read_text() == "mine"
 
 
-def test_a_listener_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+def test_a_listener_that_cannot_be_created_leaves_no_socket(tmp_path: Path) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(FileNotFoundError):
         Listener(str(tmp_path / "none" / "socket"))
@@ -394,7 +394,7 @@ def test_closing_leaves_the_socket_of_a_successor(path: str) -> None:
         assert asked(second) == "me"
 
 
-def test_a_fork_takes_nothing_from_the_parent(python: PythonRunner, path: str) -> None:
+def test_a_forked_child_does_not_take_the_socket_of_its_parent(python: PythonRunner, path: str) -> None:
     code = """
     import os, select, socket, sys
     from shmstats.attachment.peers import Listener
@@ -427,7 +427,7 @@ def test_a_path_fits_a_socket_address() -> None:
     assert socket_path(name, 7) == f"/dev/shm/{name}.7.sock"
 
 
-def test_sockets_of_dead_workers_are_removed_and_nothing_else() -> None:
+def test_only_sockets_of_dead_workers_are_removed() -> None:
     name = f"shmstats_test_{secrets.token_hex(8)}"
     kept = [
         f"{name}.1.sock",
@@ -470,6 +470,6 @@ def test_another_user_is_not_answered(python: PythonRunner) -> None:
     connection.close()
     """
     with closing(Listener(f"{SHARED_MEMORY}/shmstats_test_{secrets.token_hex(8)}")) as listener:
-        os.chmod(listener.path, 0o666)  # as if nothing but the credentials were in the way
+        os.chmod(listener.path, 0o666)  # so that only the credentials are checked
         with served(listener, name=lambda: "me"):
             assert python.run(code, listener.path) == "heard b''\n"

@@ -1,4 +1,4 @@
-"""The saved snapshot: exactly one process writes it, whoever dies; and what it does if it cannot."""
+"""The saved snapshot: exactly one process writes it, over deaths and failures to write."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from helpers import FORKING, SHARED_MEMORY, PythonRunner, process_state, segment
 
 pytestmark = pytest.mark.far_from_core
 
-#: The byte of the lock file that the process which saves holds.
+#: The byte of the lock file that the saving process holds.
 SAVER = 2**60
 
 INTERVAL = 100  # ms; the shortest that is allowed
@@ -53,7 +53,7 @@ def often(configure: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def saver(data: Path) -> int:
-    """The pid of the process that saves, by /proc/locks, which disturbs nobody; 0 if there is none."""
+    """The pid of the process that saves, by /proc/locks, which takes no lock; 0 if there is none."""
     try:
         inode = segment_file(data).stat().st_ino
     except FileNotFoundError:
@@ -80,7 +80,7 @@ def snapshots(data: Path) -> list[str]:
 
 
 class Watcher:
-    """A thread that reads the saved snapshot all the time, and notes what is wrong with it."""
+    """A thread that reads the saved snapshot all the time, and records its faults."""
 
     def __init__(self, shmstats: ModuleType, data: Path) -> None:
         self.wrong: list[str] = []
@@ -116,8 +116,8 @@ class Watcher:
 # Election ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("core", ["C"], indirect=True)  # the core has no part in it
-def test_another_process_saves_whenever_the_one_that_saves_is_killed(
+@pytest.mark.parametrize("core", ["C"], indirect=True)  # independent of the core
+def test_another_process_takes_over_when_the_saver_is_killed(
     shmstats: ModuleType, python: PythonRunner, data: Path
 ) -> None:
     chance = random.Random(3)
@@ -129,7 +129,7 @@ def test_another_process_saves_whenever_the_one_that_saves_is_killed(
         children[child.pid] = child
 
     def total() -> int:
-        """The total as a process without a slot, which cannot save, sees it."""
+        """The total, read by a process without a slot, which cannot save."""
         with shmstats.reading.reader.read_only(data) as reader:
             snapshot = reader.read()
         names = [(name.category, name.metric) for name in snapshot.names]
@@ -141,7 +141,7 @@ def test_another_process_saves_whenever_the_one_that_saves_is_killed(
     with Watcher(shmstats, data) as watcher:
         for _ in range(10):
             victim = saver(data)
-            # At any moment of the interval: each of them counts once in about a millisecond.
+            # A kill at a random moment of the interval: each worker counts about once in a millisecond.
             goal = total() + chance.randrange(400)
             wait_until(lambda goal=goal: total() >= goal)
             children.pop(victim).kill()
@@ -159,9 +159,7 @@ def test_another_process_saves_whenever_the_one_that_saves_is_killed(
     assert saved_total(data) >= counted > 0
 
 
-def test_a_process_that_has_left_does_not_keep_others_from_saving(
-    shmstats: ModuleType, python: PythonRunner, data: Path
-) -> None:
+def test_after_a_process_has_left_others_can_save(shmstats: ModuleType, python: PythonRunner, data: Path) -> None:
     first = python.start(
         """
         import shmstats
@@ -184,7 +182,7 @@ def test_a_process_that_has_left_does_not_keep_others_from_saving(
     first.finish()
 
 
-def test_a_process_that_forks_all_the_time_saves_all_the_same(
+def test_a_process_that_forks_all_the_time_saves(
     stats: Any, python: PythonRunner, data: Path, often: Callable[..., Any]
 ) -> None:
     often()
@@ -196,7 +194,7 @@ def test_a_process_that_forks_all_the_time_saves_all_the_same(
     assert stats.get("c", "m") == 7
 
 
-def test_the_children_of_a_fork_save_when_their_parent_is_killed(stats: Any, python: PythonRunner, data: Path) -> None:
+def test_forked_children_save_when_their_parent_is_killed(stats: Any, python: PythonRunner, data: Path) -> None:
     parent = python.start(
         """
         import os, signal
@@ -238,7 +236,7 @@ def test_a_snapshot_is_not_written_again_while_nothing_changes(
     wait_until(lambda: saved_total(data) == 2)
 
 
-def test_the_snapshot_before_stays_beside_the_new_one(stats: Any, data: Path) -> None:
+def test_the_previous_snapshot_is_kept_beside_the_new_one(stats: Any, data: Path) -> None:
     for total in range(1, 4):
         stats.incr("c", "m")
         wait_until(lambda total=total: saved_total(data) == total)
@@ -247,7 +245,7 @@ def test_the_snapshot_before_stays_beside_the_new_one(stats: Any, data: Path) ->
     assert (data / "stats" / "simple.json").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_saved_snapshot_that_somebody_deleted_is_written_again(stats: Any, data: Path) -> None:
+def test_a_deleted_snapshot_is_written_again(stats: Any, data: Path) -> None:
     stats.incr("c", "m")
     wait_until(lambda: saved_total(data) == 1)
     shutil.rmtree(data)
@@ -255,7 +253,7 @@ def test_a_saved_snapshot_that_somebody_deleted_is_written_again(stats: Any, dat
     wait_until(lambda: saved_total(data) == 2)
 
 
-def test_a_saver_that_could_not_import_what_saves_for_want_of_descriptors_is_begun_anew(
+def test_a_saver_that_could_not_import_for_lack_of_descriptors_starts_later(
     shmstats: ModuleType, data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import shmstats.attachment.saver as module
@@ -332,7 +330,7 @@ def test_a_full_disk_stops_no_counting_and_is_logged_once(
     shmstats.close()
 
 
-def test_what_a_full_disk_keeps_from_being_saved_at_the_end_stays_in_memory(
+def test_if_the_last_save_fails_on_a_full_disk_the_block_is_kept(
     shmstats: ModuleType, small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stats, filler = shmstats.stats, small_disk / "filler"
@@ -373,7 +371,7 @@ def test_a_read_only_directory_stops_no_counting_and_is_logged_once(
 
 
 @pytest.mark.parametrize("place", ["data", "data/stats"])
-def test_a_file_in_the_place_of_the_directory_stops_no_counting(
+def test_a_file_in_place_of_the_directory_stops_no_counting(
     shmstats: ModuleType, tmp_path: Path, data: Path, place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     stats, obstacle = shmstats.stats, tmp_path / place
@@ -423,8 +421,8 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("core", ["C"], indirect=True)  # the core has no part in it
-def test_a_damaged_snapshot_is_set_aside_and_the_one_before_it_used(
+@pytest.mark.parametrize("core", ["C"], indirect=True)  # independent of the core
+def test_a_damaged_snapshot_is_set_aside_and_the_previous_one_is_used(
     shmstats: ModuleType, two_saved: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     newer, older = ((two_saved / name).read_bytes() for name in ("simple.json", "simple.json.1"))
@@ -463,7 +461,7 @@ def test_statistics_start_at_0_if_both_snapshots_are_damaged(
     assert shmstats.stats.get("c", "m") == 7
 
 
-def test_a_damaged_older_snapshot_disturbs_nobody(
+def test_a_damaged_older_snapshot_has_no_effect(
     shmstats: ModuleType, two_saved: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (two_saved / "simple.json.1").write_bytes(b"")
@@ -482,7 +480,7 @@ def test_snapshots_that_are_damaged_again_and_again_are_all_kept(
     assert kept == [b"damage 0", b"damage 1", b"damage 2"]
 
 
-def test_what_could_not_be_set_aside_is_not_said_to_be(
+def test_a_damaged_snapshot_that_cannot_be_moved_is_not_logged_as_set_aside(
     shmstats: ModuleType, small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):
@@ -502,7 +500,7 @@ def test_what_could_not_be_set_aside_is_not_said_to_be(
 # What is saved ----------------------------------------------------------------------------------------
 
 
-def test_kinds_labels_and_histograms_survive_by_the_saved_file_alone(
+def test_kinds_labels_and_histograms_are_restored_from_the_snapshot_alone(
     shmstats: ModuleType, python: PythonRunner, data: Path
 ) -> None:
     stats = shmstats.stats
@@ -517,7 +515,7 @@ def test_kinds_labels_and_histograms_survive_by_the_saved_file_alone(
         """
     )
     assert child.hear() == "ready"
-    wait_until(lambda: saver(data) == child.pid)  # before this process attaches, and may be the one that saves
+    wait_until(lambda: saver(data) == child.pid)  # before this process attaches and may become the saver
     before = stats.read()
     names = [name for name in before.names if name.metric != "moment" and name.category == "k"]
     wait_until(
@@ -551,8 +549,8 @@ def _columns(snapshot: Any) -> tuple[Any, Any]:
     return snapshot.names, snapshot.values
 
 
-@pytest.mark.parametrize("core", ["C"], indirect=True)  # the core has no part in it
-def test_processes_that_are_killed_while_they_save_leave_a_valid_file_and_can_be_cleaned_up_after(
+@pytest.mark.parametrize("core", ["C"], indirect=True)  # independent of the core
+def test_processes_killed_while_they_save_leave_a_valid_snapshot(
     shmstats: ModuleType, python: PythonRunner, data: Path
 ) -> None:
     child = python.start(
@@ -582,10 +580,10 @@ def test_processes_that_are_killed_while_they_save_leave_a_valid_file_and_can_be
     assert not [name for name in os.listdir(SHARED_MEMORY) if segment_of(data) in name]
 
 
-def test_a_saver_that_is_slower_than_its_process_leaves_does_not_replace_what_was_saved_later(
+def test_a_slow_save_of_a_process_that_has_left_does_not_replace_a_newer_snapshot(
     shmstats: ModuleType, stats: Any, python: PythonRunner, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The directory's disk is slow; the background thread is still at it when others have saved and gone."""
+    """The disk is slow: the background thread is still saving when others have saved and left."""
     waits, go_on = threading.Event(), threading.Event()
     sync = os.fsync
 
@@ -614,9 +612,9 @@ def test_a_saver_that_is_slower_than_its_process_leaves_does_not_replace_what_wa
     assert not list((data / "stats").glob(".simple.json.*"))
 
 
-@pytest.mark.parametrize("core", ["C"], indirect=True)  # the core has no part in it
+@pytest.mark.parametrize("core", ["C"], indirect=True)  # independent of the core
 @pytest.mark.parametrize("step", range(4))
-def test_a_save_that_is_cut_off_by_leaving_is_no_failure(
+def test_a_save_interrupted_by_leaving_is_not_a_failure(
     shmstats: ModuleType,
     stats: Any,
     data: Path,
@@ -624,7 +622,7 @@ def test_a_save_that_is_cut_off_by_leaving_is_no_failure(
     caplog: pytest.LogCaptureFixture,
     step: int,
 ) -> None:
-    """Wherever it waits for a lock meanwhile: when it continues, the block is gone, and saved."""
+    """The save waits for a lock; when it continues, the block has been saved and removed."""
     steps, waits, go_on = iter(range(10**6)), threading.Event(), threading.Event()
     locks = shmstats.block.lock.RecordLocks
     table = locks.table
@@ -651,7 +649,7 @@ def test_a_save_that_is_cut_off_by_leaving_is_no_failure(
     assert not list((data / "stats").glob(".simple.json.*"))
 
 
-def test_a_save_for_a_page_that_fails_while_the_block_is_left_ends_without_an_error(
+def test_a_save_for_a_page_that_fails_while_the_block_is_left_raises_nothing(
     shmstats: ModuleType, stats: Any, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, go_on = threading.Event(), threading.Event()
@@ -678,7 +676,7 @@ def test_a_save_for_a_page_that_fails_while_the_block_is_left_ends_without_an_er
     assert saved_total(data) == 7
 
 
-def test_a_saver_of_a_block_that_is_attached_while_another_thread_leaves_is_stopped(
+def test_a_saver_started_while_another_thread_leaves_is_stopped(
     stats: Any, data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     stats.incr("c", "m", 7)
@@ -701,10 +699,10 @@ def test_a_saver_of_a_block_that_is_attached_while_another_thread_leaves_is_stop
     assert (saved_total(data), errors(caplog)) == (8, [])
 
 
-def test_a_close_that_comes_to_be_done_in_the_thread_that_saves_ends_it(
+def test_a_close_made_by_the_saving_thread_itself_ends_it(
     shmstats: ModuleType, stats: Any, data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a signal handler defers may be done by whichever thread leaves the guard next."""
+    """A call deferred by a signal handler is made by the next thread that leaves the guard."""
     closing: list[threading.Thread] = []
     remove_stale = shmstats.snapshot.remove_stale
 
@@ -723,7 +721,7 @@ def test_a_close_that_comes_to_be_done_in_the_thread_that_saves_ends_it(
     assert (saved_total(data), caplog.text) == (7, "")
 
 
-def test_a_snapshot_is_on_the_disk_before_it_is_in_place_and_its_place_before_it_is_relied_on(
+def test_file_and_directory_are_synced_around_the_rename_of_a_snapshot(
     shmstats: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []

@@ -1,4 +1,4 @@
-"""Making, attaching, adopting and leaving a block; and the blocks that must not be used."""
+"""Creating, attaching, adopting and leaving a block; and blocks that are refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_header(shmstats: ModuleType, data: Path, **values: int) -> None:
 
 
 def leave_behind(python: Any, count: int = 1) -> None:
-    """Make a block that its processes did not leave in an orderly way."""
+    """Make a block whose processes were killed."""
     children = [python.start(COUNT_AND_WAIT) for _ in range(count)]
     for child in children:
         child.hear()
@@ -47,7 +47,7 @@ def leave_behind(python: Any, count: int = 1) -> None:
 
 @pytest.fixture
 def refused(attach: Any, data: Path) -> Iterator[Path]:
-    """A block's file that nobody uses, for what is wrong with it; it is removed by hand at the end."""
+    """The file of a block without processes, for a test to damage; removed at the end."""
     block = attach(capacity=1024, max_workers=8)
     file = segment_file(data)
     content = file.read_bytes()
@@ -89,8 +89,8 @@ def test_many_processes_that_start_at_once_share_one_block(python: Any, stats: A
         child.finish()
 
 
-def test_processes_that_come_and_go_lose_nothing(python: Any, stats: Any, data: Path) -> None:
-    """Each may be the first or the last: the block appears and vanishes under them."""
+def test_processes_that_attach_and_leave_repeatedly_lose_nothing(python: Any, stats: Any, data: Path) -> None:
+    """Each process may be the first or the last, so the block is created and removed all the time."""
     code = """
         from shmstats import stats
         import shmstats
@@ -106,7 +106,7 @@ def test_processes_that_come_and_go_lose_nothing(python: Any, stats: Any, data: 
     assert stats.get("c", "m") == 160
 
 
-def test_the_last_one_out_unlinks_and_none_before(stats: Any, python: Any, data: Path) -> None:
+def test_only_the_last_process_to_leave_unlinks_the_block(stats: Any, python: Any, data: Path) -> None:
     children = [python.start(COUNT_AND_WAIT) for _ in range(3)]
     for child in children:
         child.hear()
@@ -119,7 +119,7 @@ def test_the_last_one_out_unlinks_and_none_before(stats: Any, python: Any, data:
     assert stats.get("c", "m") == 3
 
 
-def test_two_data_directories_never_see_each_other(shmstats: ModuleType, tmp_path: Path) -> None:
+def test_two_data_directories_have_separate_blocks(shmstats: ModuleType, tmp_path: Path) -> None:
     registries = [shmstats.Registry() for _ in range(2)]
     for registry, name in zip(registries, ("one", "two"), strict=True):
         registry.init({"path": {"data": str(tmp_path / name)}, "stats": {"capacity": 256}})
@@ -130,14 +130,14 @@ def test_two_data_directories_never_see_each_other(shmstats: ModuleType, tmp_pat
 
 
 @pytest.mark.parametrize("content", [b"", bytes(4096), bytes(100_000)], ids=["empty", "a page", "zeros"])
-def test_a_half_made_block_of_a_killed_creator_is_replaced(stats: Any, data: Path, content: bytes) -> None:
+def test_an_unfinished_block_of_a_killed_creator_is_replaced(stats: Any, data: Path, content: bytes) -> None:
     segment_file(data).write_bytes(content)
     segment_file(data).chmod(0o600)
     stats.incr("c", "m")
     assert stats.get("c", "m") == 1
 
 
-def test_who_leaves_last_removes_what_a_killed_creator_left(python: Any, stats: Any, data: Path) -> None:
+def test_the_last_process_to_leave_removes_the_file_of_a_killed_creator(python: Any, stats: Any, data: Path) -> None:
     stats.incr("c", "m")
     maker = int(python.run("import os; print(os.getpid())"))
     unfinished = Path(f"{segment_file(data)}.{maker}_0a1b2c3d.new")
@@ -152,7 +152,7 @@ def test_who_leaves_last_removes_what_a_killed_creator_left(python: Any, stats: 
 
 
 @pytest.mark.far_from_core
-def test_a_creator_killed_at_any_step_leaves_no_obstacle(python: Any, stats: Any, data: Path) -> None:
+def test_a_creator_killed_at_any_step_does_not_stop_the_next(python: Any, stats: Any, data: Path) -> None:
     code = """
         import os, signal, sys
         from shmstats import stats
@@ -194,7 +194,9 @@ def test_a_creator_killed_at_any_step_leaves_no_obstacle(python: Any, stats: Any
 # Refusing ---------------------------------------------------------------------------------------------------
 
 
-def test_another_owner_is_refused_by_both_names(shmstats: ModuleType, refused: Path, data: Path) -> None:
+def test_a_block_of_another_owner_is_refused_and_both_owners_are_named(
+    shmstats: ModuleType, refused: Path, data: Path
+) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give a file away")
     os.chown(refused, 12345, -1)
@@ -225,7 +227,7 @@ def test_an_unfinished_block_of_another_owner_is_not_touched(shmstats: ModuleTyp
         assert refused.read_bytes() == content
 
 
-def test_a_link_in_its_place_is_not_followed(shmstats: ModuleType, refused: Path, tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_block_is_not_followed(shmstats: ModuleType, refused: Path, tmp_path: Path) -> None:
     refused.unlink()
     target = tmp_path / "target"
     target.write_bytes(b"precious")
@@ -248,7 +250,7 @@ def test_a_link_in_its_place_is_not_followed(shmstats: ModuleType, refused: Path
     ],
     ids=str,
 )
-def test_a_header_that_does_not_fit_is_refused_and_both_sides_named(
+def test_a_header_of_another_layout_is_refused_and_both_values_are_named(
     shmstats: ModuleType, refused: Path, data: Path, values: dict[str, int], message: str
 ) -> None:
     write_header(shmstats, data, **values)
@@ -260,7 +262,7 @@ def test_a_header_that_does_not_fit_is_refused_and_both_sides_named(
 
 
 @pytest.mark.parametrize("version", [0, 3, 99])
-def test_a_dead_block_of_another_layout_is_set_aside_and_said(
+def test_a_dead_block_of_another_layout_is_set_aside_and_logged(
     shmstats: ModuleType, refused: Path, data: Path, caplog: pytest.LogCaptureFixture, version: int
 ) -> None:
     write_header(shmstats, data, layout_version=version)
@@ -274,7 +276,7 @@ def test_a_dead_block_of_another_layout_is_set_aside_and_said(
 def test_a_live_block_of_another_layout_is_refused(
     shmstats: ModuleType, python: Any, data: Path, configure: Callable[..., Any]
 ) -> None:
-    configure(snapshot_interval_ms=3_600_000)  # so that its owner does not begin to save meanwhile
+    configure(snapshot_interval_ms=3_600_000)  # so that the owner does not begin to save meanwhile
     code = "from shmstats import stats; stats.incr('c', 'm', 7); print(stats.get('c', 'm'), flush=True); input()"
     child = python.start(code)
     child.hear()
@@ -313,7 +315,7 @@ def test_a_live_block_of_the_other_core_is_refused(
         assert part in child.stderr
 
 
-def test_a_dead_block_of_the_other_core_is_adopted_and_its_locks_freed(
+def test_a_dead_block_of_the_other_core_is_adopted_and_its_locks_are_released(
     stats: Any, python: Any, core: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("shmstats.core._cells")
@@ -338,7 +340,7 @@ def test_a_dead_block_of_the_other_core_is_adopted_and_its_locks_freed(
     assert stats.get("shmstats", "locks_taken_over") == 0
 
 
-def test_other_sizes_are_logged_and_the_block_keeps_its_own(
+def test_other_configured_sizes_are_logged_and_the_block_keeps_its_own(
     stats: Any, python: Any, configure: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     child = python.start(COUNT_AND_WAIT)
@@ -368,7 +370,7 @@ def test_after_a_kill_of_all_the_next_start_adopts_the_block(python: Any, stats:
     assert stats.get("c", "m") == 5
 
 
-def test_adoption_begins_the_uptime_anew_and_joining_does_not(
+def test_adoption_restarts_the_uptime_and_joining_does_not(
     python: Any, stats: Any, shmstats: ModuleType, data: Path
 ) -> None:
     leave_behind(python)
@@ -380,7 +382,7 @@ def test_adoption_begins_the_uptime_anew_and_joining_does_not(
     assert stats.shared.attach().reader.header.number("started") == started
 
 
-def test_who_is_killed_as_a_block_is_finished_leaves_no_damaged_one(python: Any, stats: Any, data: Path) -> None:
+def test_a_kill_while_a_block_is_finished_leaves_no_damaged_block(python: Any, stats: Any, data: Path) -> None:
     child = python.start(
         """
         import os, signal
@@ -400,10 +402,10 @@ def test_who_is_killed_as_a_block_is_finished_leaves_no_damaged_one(python: Any,
     assert sorted(made.parent.glob(f"{made.name}*")) == []
 
 
-def test_adoption_writes_only_what_it_changes(
+def test_adoption_writes_only_the_fields_that_change(
     python: Any, stats: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To pack by struct zeroes the target first: a kill in between would leave a block without a magic."""
+    """`struct.pack_into` zeroes its target first: a kill in between would leave a block without a magic."""
     leave_behind(python)
     struct_of_header = shmstats.block.header._HEADER
 
@@ -419,7 +421,7 @@ def test_adoption_writes_only_what_it_changes(
     assert stats.get("c", "m") == 1
 
 
-def test_a_change_broken_off_by_a_kill_is_put_right_by_the_next_to_attach(
+def test_the_next_process_to_attach_repairs_a_change_that_a_kill_interrupted(
     python: Any, stats: Any, shmstats: ModuleType, data: Path, core: str
 ) -> None:
     if core == "C":
@@ -443,9 +445,7 @@ def test_a_change_broken_off_by_a_kill_is_put_right_by_the_next_to_attach(
     assert stats.get("c", "a longer name that takes nobody's place") == 1
 
 
-def test_a_file_removed_by_hand_is_made_anew_by_newcomers_and_leavers_add_their_counts(
-    python: Any, stats: Any, data: Path
-) -> None:
+def test_processes_of_a_removed_block_add_their_counts_to_its_successor(python: Any, stats: Any, data: Path) -> None:
     child = python.start(COUNT_AND_WAIT)
     child.hear()
     segment_file(data).unlink()
@@ -455,10 +455,10 @@ def test_a_file_removed_by_hand_is_made_anew_by_newcomers_and_leavers_add_their_
     child.finish(quiet=False)
     assert "was removed while it was in use" in child.stderr
     assert segment_file(data).stat().st_ino == inode
-    assert stats.get("c", "m") == 11  # what was in the removed one is carried over, once
+    assert stats.get("c", "m") == 11  # the counts of the removed block are carried over once
 
 
-def test_what_fills_a_new_block_is_there_before_anyone_sees_it(attach: Any, shmstats: ModuleType, data: Path) -> None:
+def test_a_new_block_is_filled_before_other_processes_see_it(attach: Any, shmstats: ModuleType, data: Path) -> None:
     seen: list[bytes] = []
 
     def fill(block: Any) -> None:
@@ -476,7 +476,7 @@ def test_what_fills_a_new_block_is_there_before_anyone_sees_it(attach: Any, shms
     assert other.reader.read().values == [5]
 
 
-def test_a_fill_that_fails_leaves_nothing(attach: Any, data: Path) -> None:
+def test_a_fill_that_raises_leaves_no_block(attach: Any, data: Path) -> None:
     def fill(block: Any) -> None:
         raise ZeroDivisionError
 
@@ -490,7 +490,9 @@ def test_a_fill_that_fails_leaves_nothing(attach: Any, data: Path) -> None:
     assert len(list(attach().workers)) == 2
 
 
-def test_a_save_that_fails_leaves_the_block_to_the_next(attach: Any, data: Path, shmstats: ModuleType) -> None:
+def test_if_the_last_save_fails_the_next_process_adopts_the_block(
+    attach: Any, data: Path, shmstats: ModuleType
+) -> None:
     block = attach()
     record = block.find_or_add(b"c\0m", shmstats.series.Kind.COUNTER, 1)
     block.cells.add(block.row_for(record), record.cell, 5, block.cells.generation)
@@ -508,10 +510,10 @@ def test_a_save_that_fails_leaves_the_block_to_the_next(attach: Any, data: Path,
 # Reading only -----------------------------------------------------------------------------------------------------
 
 
-def test_a_reader_only_looks(
+def test_a_reader_does_not_change_the_block(
     stats: Any, python: Any, data: Path, shmstats: ModuleType, configure: Callable[..., Any]
 ) -> None:
-    configure(snapshot_interval_ms=3_600_000)  # so that nobody begins to save meanwhile
+    configure(snapshot_interval_ms=3_600_000)  # so that no process begins to save meanwhile
     stats.incr("c", "m", 5)
     stats.gauge("g", "v", 1.5)
     before = segment_file(data).read_bytes()
@@ -530,7 +532,7 @@ def test_a_reader_only_looks(
     assert segment_file(data).read_bytes() == before
 
 
-def test_there_is_nothing_to_read_without_a_block(shmstats: ModuleType, data: Path) -> None:
+def test_without_a_block_there_is_no_reader(shmstats: ModuleType, data: Path) -> None:
     with pytest.raises(FileNotFoundError), shmstats.reading.reader.read_only(data):
         pass
     segment_file(data).touch(0o600)
@@ -539,7 +541,7 @@ def test_there_is_nothing_to_read_without_a_block(shmstats: ModuleType, data: Pa
     segment_file(data).unlink()
 
 
-def test_a_breakdown_says_which_row_holds_what(stats: Any, python: Any) -> None:
+def test_a_breakdown_shows_the_value_of_each_row(stats: Any, python: Any) -> None:
     stats.incr("c", "m", 5)
     stats.gauge("g", "v", 7)
     python.run("from shmstats import stats; stats.incr('c', 'm', 3)")
@@ -572,7 +574,7 @@ def test_names_are_the_same_object_while_nothing_changes(stats: Any) -> None:
 
 
 def test_the_process_list_is_bounded(stats: Any, python: Any) -> None:
-    """Recycled workers take the slots of those before them."""
+    """Recycled workers take the slots of earlier workers."""
     stats.incr("c", "m")
     for _ in range(4):
         python.start("import os; from shmstats import stats; stats.incr('c', 'm'); os._exit(0)").finish()

@@ -1,4 +1,4 @@
-"""Families of metrics with labels or declarations: what they count and say, and after a kill at any line."""
+"""Families of metrics with labels or declarations, also after a kill at any line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def give_way(block: Any, series: Any) -> None:
 
 
 def families(block: Any) -> set[str]:
-    """Check what must hold of families and of the heap, and return the metrics that have one."""
+    """Check the invariants of families and of the heap, and return the metrics that have a family."""
     from shmstats.block.records import FAMILY, MEMBER
     from shmstats.layout import LIVE, NAME
 
@@ -69,7 +69,7 @@ def families(block: Any) -> set[str]:
     return {table.key(number).split(b"\0")[1].decode() for number in standing}
 
 
-def test_what_is_left_of_a_metric_goes_with_its_last_series(attach: Any, series: Any) -> None:
+def test_a_metric_is_removed_completely_with_its_last_series(attach: Any, series: Any) -> None:
     block = attach(capacity=32)
     for turn in range(100):
         metric = f"metric {turn:03}"
@@ -82,7 +82,7 @@ def test_what_is_left_of_a_metric_goes_with_its_last_series(attach: Any, series:
     assert block.names.count <= 4
 
 
-def test_what_is_declared_stays_when_no_series_is_left(attach: Any, series: Any) -> None:
+def test_a_declaration_stays_when_no_series_is_left(attach: Any, series: Any) -> None:
     block = attach()
     declare(block, "c", "m", series.Declaration(series.Kind.GAUGE, help="It."))
     block.find_or_add(key("m", a="x"), series.Kind.GAUGE)
@@ -93,8 +93,8 @@ def test_what_is_declared_stays_when_no_series_is_left(attach: Any, series: Any)
     assert (name.kind, name.help) == (series.Kind.GAUGE, "It.")
 
 
-def test_a_note_is_the_one_before_or_the_new_one_wherever_its_writer_was_killed(attach: Any, series: Any) -> None:
-    """A store of many bytes can be broken off in the middle: each half of the note's place is torn on purpose."""
+def test_after_a_kill_of_its_writer_a_note_is_the_old_or_the_new_one(attach: Any, series: Any) -> None:
+    """A kill can interrupt a store of many bytes: the test tears each half of the note's place."""
     block = attach()
     record = block.find_or_add(key("m"), series.Kind.COUNTER)
     texts = [f"note {turn}".encode() * (1 + turn % 3) for turn in range(40)]
@@ -109,12 +109,12 @@ def test_a_note_is_the_one_before_or_the_new_one_wherever_its_writer_was_killed(
             block._buf[place] = after[:at] + before[at:]
             assert block.names.note(record.number) in (text, texts[turn - 1] if turn else b"")
         block._buf[place] = after
-    # A longer one gets a place of its own, and the one before is there until it has it.
+    # A longer note gets a new place, and the old note stays until it is written.
     block.annotate(record, b"x" * 1000)
     assert block.names.note(record.number) == b"x" * 1000
 
 
-def test_a_reader_between_two_lines_of_a_change_of_a_note_finds_the_one_or_the_other(attach: Any, series: Any) -> None:
+def test_a_reader_during_a_change_finds_the_old_or_the_new_note(attach: Any, series: Any) -> None:
     block, other = attach(), attach()
     record = block.find_or_add(key("m"), series.Kind.COUNTER)
     block.annotate(record, b"old")
@@ -139,9 +139,7 @@ def test_a_reader_between_two_lines_of_a_change_of_a_note_finds_the_one_or_the_o
     assert {b"old", b"new"} <= seen <= {b"old", b"new", b"n" * 500}
 
 
-def test_label_sets_with_other_names_each_time_do_not_fill_the_block(
-    attach: Any, series: Any, shmstats: ModuleType
-) -> None:
+def test_changing_label_names_do_not_fill_the_names(attach: Any, series: Any, shmstats: ModuleType) -> None:
     block = attach(capacity=256)
     refused = shmstats.block.SeriesLimitError
     for number in range(100):
@@ -160,7 +158,7 @@ def test_label_sets_with_other_names_each_time_do_not_fill_the_block(
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: what was written so far stays written."""
+    """Stands for the end of the process: the stores made so far stay."""
 
 
 #: The points at which a change of names may be interrupted.
@@ -177,7 +175,7 @@ FILES = (
 
 @contextmanager
 def killed_before_line(number: int) -> Iterator[None]:
-    """Break off before the ``number``-th line of the modules that change names."""
+    """Raise `Killed` before the ``number``-th line of the modules that change names."""
     seen = 0
 
     def inside(frame: FrameType, event: str, argument: object) -> Any:
@@ -200,7 +198,7 @@ def killed_before_line(number: int) -> Iterator[None]:
 
 
 def let_go(block: Any) -> None:
-    """Let the table lock go, as the kernel does for a process that is killed: it is held if that was at a ``with``."""
+    """Release the table lock, as the kernel does for a killed process; a kill at a ``with`` leaves it held."""
     table = block.locks.table()
     while table._is_owned():
         table.__exit__(None, None, None)
@@ -228,7 +226,7 @@ CHANGES: dict[str, Callable[[Any, Any], Any]] = {
     "remove a metric": lambda block, s: remove(block, key("two", a="1"), key("two", a="2")),
 }
 
-#: Those that have the others' steps in them.
+#: The changes that contain the steps of the others.
 _EVERY_DAY = {
     "register another label set",
     "declare otherwise what others count",
@@ -243,7 +241,7 @@ _EVERY_DAY = {
     "change",
     [each if each in _EVERY_DAY else pytest.param(each, marks=pytest.mark.thorough) for each in CHANGES],
 )
-def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
+def test_after_a_kill_at_any_line_families_are_valid_and_the_next_worker_continues(
     attach: Any, series: Any, change: str
 ) -> None:
     from shmstats.block.repairing import mark_inherited
@@ -287,7 +285,7 @@ def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
             if name.metric == "sizes":
                 assert (value.sum, value.max, value.min, value.count) == (10.0, 1.5, 0.5, 10)
         assert "sizes" in helps, "neither the former series nor the one in its place is there"
-        # Another worker, which knows nothing of it, continues, and does the same.
+        # Another worker, without any state of the killed one, does the same.
         with other.exclusive():
             pass
         families(other)
@@ -307,10 +305,10 @@ def test_after_a_kill_at_any_line_families_are_in_order_and_the_next_goes_on(
 
 @pytest.mark.parametrize("labels", [None, {"l": "x"}])
 @pytest.mark.parametrize("used", [True, False])
-def test_a_float_goes_apart_where_a_newer_process_has_declared_a_counter(
+def test_a_float_is_set_apart_if_a_newer_process_has_declared_a_counter(
     stats: Any, python: Any, labels: Any, used: bool
 ) -> None:
-    """The older process has not declared the metric, and was there first: none of its calls may fail for that."""
+    """The older process was first and has declared nothing: none of its calls may fail."""
     stats.incr("c", "other")
     gauge = stats.gauge("c", "m", labels=labels)
     if used:

@@ -18,9 +18,7 @@ def named(shmstats: ModuleType, name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["CELL", "NAME"])
-def test_a_cell_and_a_record_of_the_core_are_those_of_the_layout_field_by_field(
-    shmstats: ModuleType, name: str
-) -> None:
+def test_the_structs_of_the_core_equal_the_layout_field_by_field(shmstats: ModuleType, name: str) -> None:
     structure = getattr(shmstats.layout, name)
     core = getattr(shmstats.core, shmstats.core.Cells.__module__.rpartition(".")[2])
     built = {"CELL": core.CELL_LAYOUT, "NAME": core.RECORD_LAYOUT}[name]
@@ -29,7 +27,7 @@ def test_a_cell_and_a_record_of_the_core_are_those_of_the_layout_field_by_field(
 
 @pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.far_from_core
-def test_a_struct_reads_what_numpy_writes(shmstats: ModuleType, name: str) -> None:
+def test_a_struct_reads_the_values_that_numpy_writes(shmstats: ModuleType, name: str) -> None:
     structure = named(shmstats, name)
     dtype = structure.dtype
     assert dtype.itemsize == structure.struct.size == structure.size
@@ -41,7 +39,7 @@ def test_a_struct_reads_what_numpy_writes(shmstats: ModuleType, name: str) -> No
 
 @pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.far_from_core
-def test_a_column_is_the_field_of_all(shmstats: ModuleType, name: str) -> None:
+def test_a_column_is_one_field_of_all_rows(shmstats: ModuleType, name: str) -> None:
     structure = named(shmstats, name)
     content = bytes(number % 251 for number in range(5 * structure.size))
     for field in structure.fields:
@@ -84,7 +82,9 @@ def test_sections_begin_on_pages_and_do_not_overlap(shmstats: ModuleType, capaci
 
 @pytest.mark.parametrize(("capacity", "max_workers"), SIZES)
 @pytest.mark.far_from_core
-def test_the_index_is_a_power_of_two_at_most_half_full(shmstats: ModuleType, capacity: int, max_workers: int) -> None:
+def test_the_size_of_the_index_is_a_power_of_two_and_it_is_at_most_half_full(
+    shmstats: ModuleType, capacity: int, max_workers: int
+) -> None:
     slots = shmstats.block.layout.Layout(capacity, max_workers).index_slots
     assert slots & slots - 1 == 0
     assert slots >= 2 * capacity
@@ -99,7 +99,7 @@ def test_the_bitmap_has_a_bit_for_every_page_of_a_row(shmstats: ModuleType, capa
     assert layout.bitmap_bytes % 8 == 0
 
 
-def test_an_owner_word_is_never_0_and_tells_slots_and_claims_apart(shmstats: ModuleType) -> None:
+def test_an_owner_word_is_never_0_and_is_unique_to_slot_and_claim(shmstats: ModuleType) -> None:
     def owner_word(slot: int, claim: int) -> int:
         word: int = shmstats.block.Worker(slot, claim, 1, 1, 0, 0, 0).word
         return word
@@ -126,7 +126,7 @@ def test_a_header_survives_being_written_and_read(attach: Any, shmstats: ModuleT
     assert len(header["salt"]) == 16
 
 
-def test_what_the_header_says_of_saving_is_read_as_it_was_written(attach: Any, shmstats: ModuleType) -> None:
+def test_the_saving_fields_of_a_header_are_read_as_they_were_written(attach: Any, shmstats: ModuleType) -> None:
     header = attach().header
     assert (header.saved, header.saver_term, header.save_error, header.push_error) == (0, 0, "", "")
     header.saver_term += 1

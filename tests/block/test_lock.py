@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_only_one_process_at_a_time_is_inside(python: Any, path: Path) -> None:
+def test_only_one_process_at_a_time_holds_the_lock(python: Any, path: Path) -> None:
     first = python.start(HOLDER, path)
     assert first.hear() == "inside"
     second = python.start(HOLDER, path)
@@ -91,9 +91,7 @@ WAITER = f"""{LOCKS}
 """
 
 
-def test_a_lock_is_waited_for_where_the_kernel_takes_threads_that_wait_for_a_deadlock(
-    python: Any, path: Path, tmp_path: Path
-) -> None:
+def test_a_lock_is_waited_for_if_the_kernel_wrongly_reports_a_deadlock(python: Any, path: Path, tmp_path: Path) -> None:
     """The server has locks of its own (mod_wsgi's accept mutex), and threads that wait for them."""
     (tmp_path / "other").touch()
     waiter = python.start(WAITER, path, tmp_path / "other")
@@ -110,7 +108,7 @@ def test_a_lock_is_waited_for_where_the_kernel_takes_threads_that_wait_for_a_dea
     holder.finish()
 
 
-def test_the_holder_may_be_stopped_and_nobody_goes_in(python: Any, path: Path) -> None:
+def test_a_stopped_holder_keeps_the_lock(python: Any, path: Path) -> None:
     first = python.start(HOLDER, path)
     first.hear()
     first.signal(signal.SIGSTOP)
@@ -125,7 +123,7 @@ def test_the_holder_may_be_stopped_and_nobody_goes_in(python: Any, path: Path) -
     first.finish()
 
 
-def test_it_nests(locks: Any, path: Path, python: Any) -> None:
+def test_the_lock_is_reentrant(locks: Any, path: Path, python: Any) -> None:
     with locks.table():
         with locks.table():
             pass
@@ -155,7 +153,7 @@ def test_threads_take_turns(locks: Any) -> None:
     assert most == 1
 
 
-def test_a_signal_handler_inside_defers_what_it_wants(locks: Any) -> None:
+def test_a_signal_handler_that_interrupts_the_holder_defers_its_call(locks: Any) -> None:
     done: list[str] = []
 
     def handle(*_: object) -> None:
@@ -175,7 +173,7 @@ def test_a_signal_handler_inside_defers_what_it_wants(locks: Any) -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_what_is_deferred_may_defer_and_enter_again(shmstats: ModuleType) -> None:
+def test_a_deferred_call_may_defer_and_enter_again(shmstats: ModuleType) -> None:
     guard, done = shmstats.block.lock.Guard(), []
 
     def again() -> None:
@@ -189,10 +187,10 @@ def test_what_is_deferred_may_defer_and_enter_again(shmstats: ModuleType) -> Non
     assert done == ["first", "second"]
 
 
-def test_a_deferred_call_that_another_has_taken_is_done_once(
+def test_a_deferred_call_is_made_once_if_a_signal_handler_takes_it(
     shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look at the queue and the taking from it a signal handler may leave the guard, too."""
+    """A signal handler may leave the guard between the check of the queue and the pop from it."""
     lock, done = shmstats.block.lock, []
 
     class Interrupted(lock._Deferred):  # type: ignore[misc, name-defined]
@@ -216,7 +214,7 @@ def test_a_deferred_call_that_another_has_taken_is_done_once(
     assert done == [1]
 
 
-def test_a_deferred_call_that_fails_is_nobody_elses_failure(
+def test_a_failure_of_a_deferred_call_is_logged_and_not_raised(
     shmstats: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
     guard, done = shmstats.block.lock.Guard(), []
@@ -231,7 +229,7 @@ def test_a_deferred_call_that_fails_is_nobody_elses_failure(
     assert "the handler's own" in caplog.text
 
 
-def test_the_child_of_a_fork_holds_nothing_and_lets_nothing_go(python: Any, path: Path) -> None:
+def test_a_forked_child_neither_holds_nor_releases_the_lock(python: Any, path: Path) -> None:
     code = f"""{LOCKS}
     locks = RecordLocks(sys.argv[1])
     with locks.table():
@@ -256,7 +254,7 @@ def test_the_child_of_a_fork_holds_nothing_and_lets_nothing_go(python: Any, path
     child.finish()
 
 
-def test_a_fork_while_another_thread_is_inside_leaves_the_child_free(python: Any, path: Path) -> None:
+def test_a_child_forked_while_another_thread_holds_the_lock_can_take_it(python: Any, path: Path) -> None:
     code = f"""{LOCKS}
     import threading
     locks = RecordLocks(sys.argv[1])
@@ -307,11 +305,11 @@ def test_a_worker_slot_is_free_when_its_process_has_ended_or_called_exec(
     child.tell()
     wait_until(lambda: not locks.slots_held())
     assert locks.take_slot(5)
-    assert not locks.slots_held()  # by others
+    assert not locks.slots_held()  # locked by others
     child.kill()
 
 
-def test_a_process_whose_first_thread_has_ended_keeps_its_slot(locks: Any, python: Any, path: Path) -> None:
+def test_a_process_whose_main_thread_has_ended_keeps_its_slot(locks: Any, python: Any, path: Path) -> None:
     code = f"""{LOCKS}
     import ctypes, threading
     locks = RecordLocks(sys.argv[1])

@@ -41,7 +41,7 @@ def entries(block: Any) -> list[int]:
 
 
 def check_structure(block: Any) -> dict[bytes, Any]:
-    """Check all that must hold of the names, and return them: {key: record}."""
+    """Check all invariants of the names, and return them: {key: record}."""
     table, layout = block.names, block.layout
     from shmstats.layout import DELETED, NAME
 
@@ -99,7 +99,7 @@ def test_adding_moves_the_count_and_removing_the_revision_and_the_generation(att
     assert block.cells.generation > generation
 
 
-def test_a_removed_names_cells_and_heap_go_to_one_of_the_same_width_that_fits(attach: Any, kind: Any) -> None:
+def test_cells_and_heap_of_a_removed_name_are_reused_for_the_same_width(attach: Any, kind: Any) -> None:
     block = attach()
     old = block.find_or_add(key("a long name"), kind.COUNTER)
     block.cells.add(1, old.cell, 5, block.cells.generation)
@@ -113,10 +113,10 @@ def test_a_removed_names_cells_and_heap_go_to_one_of_the_same_width_that_fits(at
     assert set(check_structure(block)) == {key("gauge"), key("a much longer name than that"), key("short")}
 
 
-def test_a_record_that_is_taken_over_keeps_its_place_at_every_moment(
+def test_a_record_that_is_taken_over_has_its_place_at_every_moment(
     attach: Any, kind: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To pack by struct zeroes the target first: a kill in between would leave a record with another's cells."""
+    """`struct.pack_into` zeroes its target first: a kill in between would leave a record with another name's cells."""
     block = attach()
     old = block.find_or_add(key("old"), kind.COUNTER)
     remove(block, key("old"))
@@ -144,7 +144,7 @@ def test_a_reused_cell_is_empty_in_every_row(attach: Any, kind: Any) -> None:
     assert other.reader.value(new) == 0
 
 
-def test_a_worker_with_an_old_binding_cannot_count_into_a_stranger(attach: Any, kind: Any) -> None:
+def test_an_old_binding_cannot_count_into_a_name_that_reuses_its_cells(attach: Any, kind: Any) -> None:
     one, other = attach(), attach()
     record = one.find_or_add(key("old"), kind.COUNTER)
     row, generation = other.row_for(record), other.cells.generation
@@ -157,7 +157,7 @@ def test_a_worker_with_an_old_binding_cannot_count_into_a_stranger(attach: Any, 
 @pytest.mark.parametrize(
     "text", ["日本語", "ελληνικά", "русский", "עברית", "🙂🙃", "a\u0301", "\u200b", "\x01", " ", "\n"]
 )
-def test_names_of_any_script_come_back_as_they_were(attach: Any, kind: Any, text: str) -> None:
+def test_names_of_any_script_are_read_as_they_were_written(attach: Any, kind: Any, text: str) -> None:
     block = attach()
     block.find_or_add(key(text, text), kind.COUNTER)
     assert list(check_structure(block)) == [key(text, text)]
@@ -184,7 +184,7 @@ def test_65536_names_fit_and_are_found_and_summed(attach: Any, kind: Any, core: 
     assert block.names.find(key("one too many")) is None
 
 
-def test_a_full_heap_refuses_long_names_and_takes_short_ones(attach: Any, kind: Any, shmstats: ModuleType) -> None:
+def test_a_full_heap_refuses_long_names_and_accepts_short_ones(attach: Any, kind: Any, shmstats: ModuleType) -> None:
     block = attach(capacity=256)
     long = [key(f"{number:03}" + "x" * 212, "y" * 255) for number in range(256)]
     added = 0
@@ -211,7 +211,7 @@ def test_a_name_that_needs_more_cells_than_there_are_is_refused(attach: Any, kin
 
 
 @pytest.mark.slow
-def test_a_search_ends_where_all_slots_are_used_or_deleted(attach: Any, kind: Any) -> None:
+def test_a_search_ends_if_all_slots_are_used_or_deleted(attach: Any, kind: Any) -> None:
     block = attach(capacity=256)
     for number in range(3000):
         name = key(f"name {number}")
@@ -224,7 +224,7 @@ def test_a_search_ends_where_all_slots_are_used_or_deleted(attach: Any, kind: An
     assert (block.names.count, block.names.removed) == (1, 1)
 
 
-def test_tombstones_do_not_make_every_search_look_at_the_whole_index(attach: Any, kind: Any) -> None:
+def test_tombstones_do_not_make_a_search_read_the_whole_index(attach: Any, kind: Any) -> None:
     block = attach(capacity=256)
     for number in range(4000):
         block.find_or_add(key(f"name {number}"), kind.COUNTER)
@@ -249,7 +249,7 @@ def test_a_key_is_hashed_as_python_hashes_bytes_with_the_same_secret(shmstats: M
     environment = os.environ | {"PYTHONHASHSEED": str(seed)}
     hashes = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout
     secret, state = b"", seed
-    for _ in range(16 if seed else 0):  # as CPython makes its secret of PYTHONHASHSEED
+    for _ in range(16 if seed else 0):  # as CPython derives its secret from PYTHONHASHSEED
         state = (state * 214013 + 2531011) % 2**32
         secret += bytes([state >> 16 & 0xFF])
     assert [shmstats.core.hash_key(each, secret or bytes(16)) for each in keys] == json.loads(hashes)
@@ -257,7 +257,7 @@ def test_a_key_is_hashed_as_python_hashes_bytes_with_the_same_secret(shmstats: M
         shmstats.core.hash_key(b"c", bytes(8))
 
 
-def test_names_that_meet_in_the_index_are_told_apart(attach: Any, kind: Any) -> None:
+def test_names_with_the_same_hash_are_distinguished(attach: Any, kind: Any) -> None:
     block = attach(capacity=256)
     candidates = (key("x" * (number % 5) + str(number)) for number in itertools.count())
     slots = block.names.index_slots
@@ -274,7 +274,7 @@ def test_names_that_meet_in_the_index_are_told_apart(attach: Any, kind: Any) -> 
 
 
 @pytest.mark.slow
-def test_the_table_agrees_with_a_dict_whatever_is_done(attach: Any, kind: Any, shmstats: ModuleType) -> None:
+def test_the_table_agrees_with_a_dict_after_random_operations(attach: Any, kind: Any, shmstats: ModuleType) -> None:
     steps = st.lists(
         st.tuples(
             st.sampled_from(["add", "add", "add", "gauge", "remove", "count", "decrement"]),
@@ -335,16 +335,16 @@ def test_the_table_agrees_with_a_dict_whatever_is_done(attach: Any, kind: Any, s
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: what was written so far stays written."""
+    """Stands for the end of the process: the stores made so far stay."""
 
 
-#: What changes the names; over the C core a part of it is one line.
+#: The modules that change names; over the C core some changes are a single line.
 FILES = ("block/names.py", "block/records.py", "core/_names_py.py", "block/repairing.py")
 
 
 @contextmanager
 def killed_before_line(number: int) -> Iterator[list[int]]:
-    """Break off before the ``number``-th line of the modules of names; gives how many lines were seen."""
+    """Raise `Killed` before the ``number``-th line of the modules of names; yields the number of lines seen."""
     seen = [0]
 
     def in_names(frame: FrameType, event: str, argument: object) -> Any:
@@ -389,7 +389,7 @@ def _repair(block: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
-def test_after_a_kill_at_any_line_the_next_finds_a_valid_structure(
+def test_after_a_kill_at_any_line_the_next_worker_finds_a_valid_structure(
     attach: Any, kind: Any, change: str, shmstats: ModuleType
 ) -> None:
     number, ended = 0, False
@@ -411,7 +411,7 @@ def test_after_a_kill_at_any_line_the_next_finds_a_valid_structure(
             ended = True
         except Killed:
             number += 1
-        # Another worker, which knows nothing of it, continues.
+        # Another worker, without any state of the killed one, continues.
         added = other.find_or_add(key("after"), kind.COUNTER)
         names = check_structure(other)
         assert other.reader.value(added) == 0
@@ -433,8 +433,8 @@ def test_after_a_kill_at_any_line_the_next_finds_a_valid_structure(
     assert number > 5
 
 
-def test_a_reader_that_comes_between_two_steps_sees_whole_names(attach: Any, kind: Any) -> None:
-    """Whatever the line at which the writer stands still, names that are not being changed are all there."""
+def test_a_reader_between_two_lines_of_a_change_sees_whole_names(attach: Any, kind: Any) -> None:
+    """At every line of the writer all names that are not being changed are found."""
     block, other = attach(capacity=256), attach(capacity=256)
     for i in range(6):
         block.find_or_add(key(f"kept {i}"), kind.COUNTER)
@@ -480,7 +480,7 @@ def test_the_index_grows_with_the_names_and_finds_them_all(attach: Any, kind: An
     assert check_structure(block) == records
 
 
-def test_a_grown_index_is_made_anew_after_a_kill(attach: Any, kind: Any) -> None:
+def test_a_kill_while_the_index_grows_is_repaired(attach: Any, kind: Any) -> None:
     block = attach(capacity=8192)
     names = [key(f"name {number}") for number in range(1500)]
     records = {name: block.find_or_add(name, kind.COUNTER) for name in names}
@@ -497,10 +497,10 @@ def test_a_grown_index_is_made_anew_after_a_kill(attach: Any, kind: Any) -> None
     ("field", "value"),
     [("kind", 0), ("kind", 77), ("mode", 200), ("cell", 2**32 - 1), ("width", 2**31), ("key", 2**62), ("note", 2**63)],
 )
-def test_a_record_that_is_damaged_while_it_is_used_fails_no_count_and_raises_block_errors(
+def test_a_damaged_record_fails_no_count_and_raises_block_error(
     shmstats: ModuleType, stats: Any, field: str, value: int
 ) -> None:
-    """Kinds that nobody knows, and places that are not in the block: nothing is taken from there."""
+    """Unknown kinds, and places outside the block: nothing is read from there."""
     stats.incr("c", "m", labels={"l": "x"})
     stats.declare("c", "d", kind="histogram", buckets=(1, 2))
     stats.timing("c", "d", 1)

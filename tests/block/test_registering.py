@@ -1,4 +1,4 @@
-"""Names that are registered in C, where the process waits for the table lock with what it knows of a declaration."""
+"""Registration in C, which may wait for the table lock with an outdated declaration."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def waits_for_a_lock() -> bool:
 @pytest.mark.parametrize(
     ("kind", "more"), [("counter", {}), ("histogram", {}), ("gauge", {}), ("gauge", {"mode": "livesum"})]
 )
-def test_who_waits_to_register_a_series_sees_that_its_metric_was_declared_anew_meanwhile(
+def test_a_registration_that_waited_for_the_lock_uses_the_newest_declaration(
     stats: Any, python: Any, kind: str, more: dict[str, Any]
 ) -> None:
-    """Also where another thread has looked at the declaration of another metric since then."""
+    """Also if another thread has read the declaration of another metric since then."""
     peer = python.start(PEER.replace("Kind.COUNTER", f"Kind.{kind.upper()}"))
     peer.hear()
     stats.declare("c", "m", kind=kind, labelnames=("a",), **more)
@@ -69,7 +69,7 @@ def test_who_waits_to_register_a_series_sees_that_its_metric_was_declared_anew_m
 def test_further_label_sets_of_a_gauge_are_registered_without_the_slow_path(
     stats: Any, core: str, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    """Also in the place of removed ones, whose values are not added to; the twin leaves all of it to the slow path."""
+    """Also in place of removed label sets, whose values are not added to; the twin always takes the slow path."""
     stats.declare("c", "m", kind="gauge", labelnames=("a",), mode=mode)
     found: list[str] = []
     slow = stats.shared._find_or_add
@@ -94,7 +94,7 @@ def test_further_label_sets_of_a_gauge_are_registered_without_the_slow_path(
 def test_names_that_fill_pages_of_memory_are_registered_without_the_slow_path(
     stats: Any, python: Any, core: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also names that a peer has registered, for which this process has no memory yet."""
+    """Also names registered by a peer, for which this process has no memory yet."""
     found: list[str] = []
     slow = stats.shared._find_or_add
 
@@ -130,7 +130,7 @@ def series_of(stats: Any, metric: str) -> list[tuple[Any, Any]]:
     return [each for each in zip(read.names, read.values, strict=True) if each[0].metric == metric]
 
 
-def test_a_histogram_is_not_bound_to_fewer_cells_than_it_writes_where_its_record_is_damaged(stats: Any) -> None:
+def test_a_histogram_is_not_bound_to_a_damaged_record_with_too_few_cells(stats: Any) -> None:
     width = 6
     stats.declare("c", "m", kind="histogram", labelnames=("a",), buckets=tuple(range(100)))
     stats.timing("c", "m", 90, labels={"a": "1"})

@@ -1,4 +1,4 @@
-"""The memory under a block: the resource tracker kept away, reservation, trust."""
+"""The memory under a block: no resource tracker, reservation, permissions."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_a_process_that_attached_and_ends_unlinks_nothing(stats: Any, python: An
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_the_resource_tracker_is_never_told(stats: Any, python: Any, data: Path, method: str) -> None:
-    """It would unlink the block when the child ends, and warn of a leak when the parent does."""
+def test_the_resource_tracker_does_not_track_segments(stats: Any, python: Any, data: Path, method: str) -> None:
+    """The tracker would unlink the block when the child ends, and warn of a leak when the parent ends."""
     code = """
         import multiprocessing, sys
         from multiprocessing import resource_tracker
@@ -75,7 +75,7 @@ def test_the_resource_tracker_is_never_told(stats: Any, python: Any, data: Path,
     assert stats.get("c", "m") == 4
 
 
-def test_segments_of_others_are_tracked_as_ever(shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_segments_are_still_tracked(shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(resource_tracker._resource_tracker, "register", lambda name, kind: told.append(name))
     monkeypatch.setattr(resource_tracker._resource_tracker, "unregister", lambda name, kind: None)
@@ -108,8 +108,8 @@ def test_a_segment_that_cannot_be_mapped_stays(stats: Any, python: Any, data: Pa
     assert stats.get("c", "m") == 1
 
 
-def test_memory_is_only_used_where_it_was_reserved(stats: Any, data: Path, python: Any) -> None:
-    """A page without its bit is never touched: the file grows by what is reserved and by nothing else."""
+def test_memory_is_used_only_after_it_was_reserved(stats: Any, data: Path, python: Any) -> None:
+    """A page without its bit is never touched: the file grows only by reserved pages."""
     stats.incr("c", "m")
     block = stats.shared.attach()
     from shmstats.layout import PAGE
@@ -154,7 +154,7 @@ def full_after(reserve: Callable[..., None], allowed: int) -> Callable[..., None
     return limited
 
 
-def test_a_name_is_dropped_where_nothing_can_be_reserved_and_old_ones_count_on(
+def test_if_no_memory_is_left_new_names_are_dropped_and_old_ones_count_on(
     core: str, stats: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if core == "C":
@@ -176,7 +176,7 @@ def test_a_name_is_dropped_where_nothing_can_be_reserved_and_old_ones_count_on(
     assert stats.get("c", "name 499") == 1
 
 
-def test_a_worker_without_memory_for_its_row_counts_in_anothers(
+def test_a_worker_without_memory_for_its_row_shares_a_row(
     attach: Any, shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind, segment = shmstats.series.Kind, shmstats.block.lock.RecordLocks
@@ -200,7 +200,7 @@ def test_a_worker_without_memory_for_its_row_counts_in_anothers(
         *(pytest.param(size, marks=pytest.mark.thorough) for size in ("16k", "32k", "48k", "64k")),
     ],
 )
-def test_a_small_shared_memory_kills_nobody(python: Any, size: str, tmp_path: Path, configure: Any) -> None:
+def test_a_small_shared_memory_kills_no_process(python: Any, size: str, tmp_path: Path, configure: Any) -> None:
     configure(capacity=1024, persist=False)
     mount = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
     python.prefix = ["unshare", "--mount", "sh", "-c", mount, "sh"]
@@ -231,8 +231,8 @@ def test_a_small_shared_memory_kills_nobody(python: Any, size: str, tmp_path: Pa
     assert "No space" in child.stderr or "full" in child.stderr or size in ("64k", "96k")
 
 
-def test_who_closes_all_descriptors_counts_on_and_no_file_of_its_own_is_touched(python: Any, stats: Any) -> None:
-    """As code does that makes a daemon of its process. The numbers are given out again, to files of its own."""
+def test_a_process_that_closes_all_descriptors_counts_on_and_its_files_are_untouched(python: Any, stats: Any) -> None:
+    """Code that turns its process into a daemon closes all descriptors; their numbers are then reused for its files."""
     code = """
         import os
         from shmstats import stats

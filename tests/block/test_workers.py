@@ -19,7 +19,7 @@ COUNT = """
 """
 
 
-def test_a_worker_is_this_process(attach: Any, shmstats: ModuleType) -> None:
+def test_a_worker_is_identified_as_its_process(attach: Any, shmstats: ModuleType) -> None:
     block = attach()
     (worker,) = block.reader.workers
     assert worker == block.worker
@@ -47,7 +47,7 @@ def test_the_least_shared_row_is_shared_when_all_have_workers(attach: Any) -> No
     assert attach(max_workers=2).worker.row == 1
 
 
-def test_every_claim_has_a_number_of_its_own(attach: Any) -> None:
+def test_every_claim_has_a_unique_number(attach: Any) -> None:
     words = set()
     for _ in range(5):
         block = attach()
@@ -58,7 +58,7 @@ def test_every_claim_has_a_number_of_its_own(attach: Any) -> None:
     assert len(words) == 10
 
 
-def test_a_dead_worker_is_noticed_and_its_slot_and_row_go_to_the_next(stats: Any, python: Any) -> None:
+def test_slot_and_row_of_a_dead_worker_go_to_the_next_worker(stats: Any, python: Any) -> None:
     stats.incr("c", "m")
     workers = stats.shared.attach().reader.workers
     for round_ in range(3):
@@ -85,7 +85,7 @@ def test_a_zombie_is_dead(stats: Any, python: Any) -> None:
     child.finish(status=-signal.SIGKILL)
 
 
-def test_a_stopped_process_lives(stats: Any, python: Any) -> None:
+def test_a_stopped_process_counts_as_alive(stats: Any, python: Any) -> None:
     stats.incr("c", "m")
     child = python.start(COUNT)
     child.hear()
@@ -97,7 +97,7 @@ def test_a_stopped_process_lives(stats: Any, python: Any) -> None:
     child.finish()
 
 
-def test_another_process_with_the_pid_of_a_dead_one_is_not_taken_for_it(attach: Any, shmstats: ModuleType) -> None:
+def test_a_process_that_reuses_a_pid_is_not_taken_for_the_dead_worker(attach: Any, shmstats: ModuleType) -> None:
     block = attach()
     impostor = block.worker._replace(slot=1, claim=99, start_time=block.worker.start_time - 1)
     block.workers._write(impostor)
@@ -106,7 +106,7 @@ def test_another_process_with_the_pid_of_a_dead_one_is_not_taken_for_it(attach: 
     assert attach().worker.slot == 1
 
 
-def test_only_the_very_claim_owns_a_lock(attach: Any) -> None:
+def test_only_the_same_claim_owns_a_lock(attach: Any) -> None:
     block = attach()
     word = block.worker.word
     assert block.workers.is_live(word)
@@ -114,15 +114,15 @@ def test_only_the_very_claim_owns_a_lock(attach: Any) -> None:
         assert not block.workers.is_live(other)
 
 
-def test_nothing_beyond_the_slots_in_use_is_looked_at(attach: Any) -> None:
-    """Looking would allocate a page, which shared memory may not have."""
+def test_slots_that_were_never_used_are_not_read(attach: Any) -> None:
+    """Reading would allocate a page, which shared memory may not have."""
     block = attach()
     pages = os.stat(f"/dev/shm/{block.name}").st_blocks
     assert not block.workers.is_live(4001 << 20 | 1)
     assert os.stat(f"/dev/shm/{block.name}").st_blocks == pages
 
 
-def test_a_name_with_spaces_and_brackets_hides_no_start_time(shmstats: ModuleType, python: Any) -> None:
+def test_the_start_time_is_found_if_a_command_name_has_spaces_and_brackets(shmstats: ModuleType, python: Any) -> None:
     code = """
         from pathlib import Path
         from shmstats.block.workers import start_time
@@ -135,7 +135,7 @@ def test_a_name_with_spaces_and_brackets_hides_no_start_time(shmstats: ModuleTyp
     python.run(code)
 
 
-def test_there_is_no_start_time_of_nobody(shmstats: ModuleType) -> None:
+def test_a_missing_process_has_no_start_time(shmstats: ModuleType) -> None:
     start_time = shmstats.block.workers.start_time
     assert start_time(2**22 + 1) is None
     assert start_time(os.getpid()) == start_time(os.getpid())
@@ -175,7 +175,7 @@ def test_more_processes_than_rows_count_exactly(stats: Any, configure: Any, pyth
     assert stats.snapshot() == {"c": {"m": 5 * rounds + 1, "handle": 5 * (rounds + 1)}}
 
 
-def test_of_many_workers_a_new_one_looks_at_a_few_until_the_dead_are_found(
+def test_a_new_worker_checks_only_a_few_of_many_workers(
     stats: Any, python: Any, shmstats: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stats.incr("c", "m")
@@ -202,10 +202,10 @@ def test_of_many_workers_a_new_one_looks_at_a_few_until_the_dead_are_found(
             assert len(asked) <= claims <= 20
 
 
-def test_a_dead_worker_whose_slot_is_taken_while_it_is_looked_at_is_not_alive(
+def test_a_dead_worker_whose_slot_is_reused_during_the_check_is_not_alive(
     stats: Any, data: Path, python: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new worker takes the slot between the look at it and the check of its lock: none of its values is shown."""
+    """A new worker takes the slot between the read of it and the check of its lock: its values are not shown."""
     from shmstats.block.lock import RecordLocks
     from shmstats.reading.reader import read_only
 

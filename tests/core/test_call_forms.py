@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 LABELS = {"method": "GET", "code": "200"}
-RENAMED = {"".join(list(name)): "".join(list(value)) for name, value in LABELS.items()}  # equal, not the same strings
+RENAMED = {
+    "".join(list(name)): "".join(list(value)) for name, value in LABELS.items()
+}  # equal strings that are not the same objects
 
 COUNTING = {
     "by position": lambda stats: stats.incr("c", "m", 1),
@@ -93,7 +95,7 @@ def test_every_form_of_labels_counts_into_the_same_series(stats: Any, form: str)
 
 
 @pytest.mark.parametrize("method", ["timer", "timing", "counter", "histogram"])
-def test_a_handle_that_was_used_once_is_kept_for_the_next_call_that_names_it(stats: Any, method: str) -> None:
+def test_a_handle_is_cached_for_the_next_call_by_name(stats: Any, method: str) -> None:
     stats.incr("c", "attached")  # from now on C registers and binds
     stats.timing("c", "attached too", 1)
     handle = getattr(stats, method)
@@ -116,7 +118,7 @@ def test_every_form_of_a_gauge_sets_it(stats: Any, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", TIMINGS)
-def test_every_form_of_a_timing_takes_it_up(stats: Any, form: str) -> None:
+def test_every_form_of_a_timing_records_it(stats: Any, form: str) -> None:
     for _ in range(3):
         TIMINGS[form](stats)
         with stats.timer("c", metric="other"), stats.timer("c", "other", labels=LABELS):
@@ -136,14 +138,14 @@ def test_every_form_of_a_timing_takes_it_up(stats: Any, form: str) -> None:
         lambda stats: stats.timer("c", "m", milliseconds=1),
     ],
 )
-def test_a_call_with_wrong_arguments_is_a_type_error_also_when_the_handle_is_kept(stats: Any, call: Any) -> None:
+def test_wrong_arguments_are_a_type_error_also_if_the_handle_is_cached(stats: Any, call: Any) -> None:
     stats.incr("c", "m")
     with pytest.raises(TypeError, match=r"(incr|get|timer)\(\)"):
         call(stats)
     assert stats.get("c", "m") == 1
 
 
-def test_a_label_set_that_is_removed_begins_anew_for_every_form(stats: Any) -> None:
+def test_a_removed_label_set_begins_again_for_every_form(stats: Any) -> None:
     parent = stats.counter("c", "m", labelnames=("code", "method"))
     for _ in range(2):
         stats.incr("c", "m", labels=LABELS)
@@ -153,7 +155,7 @@ def test_a_label_set_that_is_removed_begins_anew_for_every_form(stats: Any) -> N
         assert stats.get("c", "m", labels=LABELS) == 0
 
 
-def test_the_table_of_label_sets_finds_what_was_put_there_and_nothing_else(shmstats: ModuleType) -> None:
+def test_the_table_of_label_sets_finds_exactly_its_entries(shmstats: ModuleType) -> None:
     core, chance = shmstats.core, random.Random(5)
     children, there = core.Children(), {}
     for turn in range(6000):
@@ -170,7 +172,7 @@ def test_the_table_of_label_sets_finds_what_was_put_there_and_nothing_else(shmst
     assert not any(children._find_child(values) for values in everything)
 
 
-def test_a_label_value_is_found_as_it_is_given_whatever_its_type(stats: Any) -> None:
+def test_a_label_value_of_any_type_is_found_as_it_was_given(stats: Any) -> None:
     parent = stats.counter("c", "m", labelnames=("l",))
     for value in ("1", 1, True, None, "None", 2**63, 1.0, "x" * 300):
         for _ in range(2):
@@ -183,7 +185,7 @@ def test_a_label_value_is_found_as_it_is_given_whatever_its_type(stats: Any) -> 
     assert parent.labels(1) is not parent.labels(True)
 
 
-def test_a_label_set_that_is_removed_by_its_text_begins_anew_by_its_number(stats: Any) -> None:
+def test_a_label_set_removed_by_a_text_begins_again_for_the_equal_number(stats: Any) -> None:
     parent = stats.counter("c", "m", labelnames=("code",))
     for remove in (lambda: parent.remove("200"), lambda: parent.remove(code=200), lambda: stats.remove("c", "m")):
         for _ in range(2):
@@ -195,7 +197,7 @@ def test_a_label_set_that_is_removed_by_its_text_begins_anew_by_its_number(stats
 
 
 @pytest.mark.parametrize("labels", [None, {"host": "a"}, {"host": 1}])
-def test_every_form_of_a_timestamp_notes_the_moment(stats: Any, labels: Any) -> None:
+def test_every_form_of_a_timestamp_records_the_moment(stats: Any, labels: Any) -> None:
     noted = functools.partial(stats.get_timestamp, "c", "m", labels=labels)
     forms = [
         lambda: stats.timestamp("c", "m", labels=labels),
@@ -215,7 +217,7 @@ def test_every_form_of_a_timestamp_notes_the_moment(stats: Any, labels: Any) -> 
     assert noted() >= before
 
 
-def test_what_is_no_timestamp_is_given_no_time_and_a_timestamp_counts_nothing(shmstats: ModuleType, stats: Any) -> None:
+def test_a_timestamp_and_a_counter_refuse_each_others_calls(shmstats: ModuleType, stats: Any) -> None:
     stats.incr("c", "counter")
     stats.timestamp("c", "moment")
     for _ in range(2):
@@ -228,7 +230,7 @@ def test_what_is_no_timestamp_is_given_no_time_and_a_timestamp_counts_nothing(sh
         stats.timestamp("c", "moment", 1)
 
 
-#: What a request would do, by handles that are kept, and by name.
+#: The calls of a typical request, by handles that are kept, and by name.
 WARM = {
     "counts": lambda stats, held: (stats.incr("c", "m"), stats.incr("c", "m", n=-1), stats.decr("c", "m", 2)),
     "counts of labels": lambda stats, held: (
@@ -265,7 +267,7 @@ def block_of(stats: Any, timer: Any) -> None:
 
 
 @pytest.mark.parametrize("form", [*WARM, "timers"])
-def test_a_warm_call_in_any_form_runs_no_python(shmstats: ModuleType, stats: Any, form: str) -> None:
+def test_a_call_with_a_cached_handle_runs_no_python_in_any_form(shmstats: ModuleType, stats: Any, form: str) -> None:
     if shmstats.core.CORE != "C":
         pytest.skip("that is what the C core is for")
     names = stats.counter("c", "h"), stats.gauge("c", "i"), stats.histogram("c", "j")
@@ -347,7 +349,7 @@ CARRIERS = {
 
 @pytest.mark.far_from_core
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_whatever_is_held_counts_once_where_it_is_sent_to(python: Any, tmp_path: Path, carrier: str) -> None:
+def test_a_pickled_handle_counts_once_in_the_receiving_process(python: Any, tmp_path: Path, carrier: str) -> None:
     module = re.search(r"import (cloudpickle|joblib|dask)", CARRIERS[carrier])
     if module:
         pytest.importorskip(module[1])
@@ -363,13 +365,13 @@ def test_whatever_is_held_counts_once_where_it_is_sent_to(python: Any, tmp_path:
     assert set(found.values()) == {1}, found
 
 
-def test_a_registry_of_ones_own_says_why_it_cannot_be_pickled(shmstats: ModuleType) -> None:
+def test_the_error_of_pickling_a_registry_gives_the_reason(shmstats: ModuleType) -> None:
     with pytest.raises(TypeError, match=r"found by its name, shmstats\.stats"):
         pickle.dumps(shmstats.Registry())
 
 
 @pytest.mark.parametrize(("kind", "method"), [("Counter", "incr"), ("Gauge", "incr"), ("Histogram", "observe")])
-def test_a_class_of_its_own_that_is_a_handle_counts_as_one(
+def test_a_subclass_of_a_handle_counts_like_the_handle(
     shmstats: ModuleType, stats: Any, kind: str, method: str
 ) -> None:
     base = getattr(shmstats.core, kind)

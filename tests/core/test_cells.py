@@ -1,4 +1,4 @@
-"""Cells: adding, gauges, generations, closing, and locks that their owner left behind."""
+"""Cells: adding, gauges, generations, closing, and locks of dead owners."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def saturated(value: int) -> int:
     return min(max(value, MIN), MAX)
 
 
-def test_adds_saturate_and_never_wrap(attach: Any) -> None:
+def test_adds_saturate_at_the_limits_of_64_bits(attach: Any) -> None:
     cells = reserved(attach()).cells
 
     @settings(max_examples=30, derandomize=True, deadline=None, database=None)
@@ -46,7 +46,7 @@ def test_adds_saturate_and_never_wrap(attach: Any) -> None:
     check()
 
 
-def test_a_gauge_is_what_was_last_put_there(attach: Any) -> None:
+def test_a_gauge_has_the_value_that_was_set_last(attach: Any) -> None:
     cells = reserved(attach(), 0).cells
 
     @settings(max_examples=30, derandomize=True, deadline=None, database=None)
@@ -72,7 +72,7 @@ def test_a_gauge_is_what_was_last_put_there(attach: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [MAX + 1, MIN - 1, "1", None, True])
-def test_what_is_no_plain_number_is_not_put_into_a_gauge(attach: Any, value: Any) -> None:
+def test_a_gauge_refuses_a_value_that_is_not_a_plain_number(attach: Any, value: Any) -> None:
     block = reserved(attach(), 0)
     cells = block.cells
     assert not cells.set_gauge(0, 0, value, cells.generation)
@@ -108,7 +108,7 @@ def test_clear_empties_every_cell_of_the_width(attach: Any) -> None:
 @pytest.mark.parametrize(
     ("row", "column"), [(-1, 0), (5, 0), (0, -1), (0, 511), (2**62, 0), (0, 2**62), (-(2**62), 0), (0, -(2**62))]
 )
-def test_there_are_no_cells_outside(attach: Any, row: int, column: int) -> None:
+def test_a_cell_outside_the_block_is_refused(attach: Any, row: int, column: int) -> None:
     cells = attach(capacity=256, max_workers=4).cells
     generation = cells.generation
     for call in (
@@ -124,7 +124,7 @@ def test_there_are_no_cells_outside(attach: Any, row: int, column: int) -> None:
             call()
 
 
-def test_the_last_cell_has_no_neighbour_for_a_gauge(attach: Any) -> None:
+def test_a_gauge_does_not_fit_into_the_last_cell(attach: Any) -> None:
     cells = reserved(attach(capacity=256), 1, 504).cells
     assert cells.set_gauge(1, 509, 1, cells.generation)
     for call in (
@@ -137,7 +137,7 @@ def test_the_last_cell_has_no_neighbour_for_a_gauge(attach: Any) -> None:
 
 
 @pytest.mark.parametrize("offset", [-4, 1, 2**62])
-def test_nothing_is_published_outside_or_unaligned(attach: Any, offset: int) -> None:
+def test_a_handle_is_not_bound_outside_the_block_or_unaligned(attach: Any, offset: int) -> None:
     block = attach()
     with pytest.raises(IndexError, match=f"no word at offset {offset}"):
         block.cells.publish(offset, 1)
@@ -172,7 +172,7 @@ def test_closed_cells_refuse_everything(attach: Any, shmstats: ModuleType) -> No
     assert not counter._bound
 
 
-def test_a_handle_that_is_not_direct_is_not_bound(attach: Any, shmstats: ModuleType) -> None:
+def test_only_a_direct_handle_is_bound(attach: Any, shmstats: ModuleType) -> None:
     cells = reserved(attach()).cells
     counter = shmstats.Counter(shmstats.stats, "c", "m")
     assert not counter._bound
@@ -239,7 +239,7 @@ def test_cells_are_released_with_their_last_reference(attach: Any, shmstats: Mod
     assert counts == [counts[0], counts[0] + 1, counts[0]]
 
 
-# Locks that their owner left behind ----------------------------------------------------------------
+# Locks of dead owners -----------------------------------------------------------------------------
 
 HOLDER = """
     import sys
@@ -276,7 +276,7 @@ def test_the_lock_of_a_killed_owner_is_taken_over_and_counted(stats: Any, python
         assert stats.get("shmstats", "locks_taken_over") == killed
 
 
-def test_the_lock_of_a_killed_owner_is_taken_over_when_its_slot_has_a_new_one(stats: Any, python: Any) -> None:
+def test_the_lock_of_a_killed_owner_is_taken_over_after_its_slot_was_reused(stats: Any, python: Any) -> None:
     stats.incr("c", "m")
     child = python.start(with_hold(HOLDER), 1)
     word = int(child.hear())
@@ -311,7 +311,7 @@ def test_the_lock_of_a_living_owner_is_waited_for(stats: Any, python: Any, stopp
         """
     )
     assert waiter.hear() == "counting"
-    # The waiter is asleep in its wait, again and again; nothing it does takes the lock.
+    # The waiter is seen asleep several times, and has not taken the lock.
     block = stats.shared.attach()
     cell = block.names.find(b"c\0m").cell
     wait_until(lambda: process_state(waiter.pid) == "S")
@@ -322,7 +322,7 @@ def test_the_lock_of_a_living_owner_is_waited_for(stats: Any, python: Any, stopp
     child.tell()
     assert child.hear() == "freed"
     if stats.shared.attach().cells.__class__.__module__.endswith("_py"):
-        # A record lock goes with the process, not with the word.
+        # The kernel releases the record lock when the process ends; the word stays.
         child.tell()
         child.finish()
     assert waiter.hear() == "counted"
@@ -334,7 +334,7 @@ def test_the_lock_of_a_living_owner_is_waited_for(stats: Any, python: Any, stopp
         child.finish()
 
 
-def test_other_threads_run_while_one_waits_for_a_lock(stats: Any, python: Any) -> None:
+def test_other_threads_run_while_a_thread_waits_for_a_lock(stats: Any, python: Any) -> None:
     stats.incr("c", "m")
     child = python.start(with_hold(HOLDER), 1)
     child.hear()

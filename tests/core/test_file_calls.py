@@ -1,4 +1,4 @@
-"""What Python cannot do with files: tell when one was made, and rename it without taking the place of another."""
+"""Calls for files that Python lacks: the time of birth, and a rename that replaces nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 
-def test_the_time_of_birth_is_what_the_system_says(shmstats: ModuleType, tmp_path: Path) -> None:
+def test_the_time_of_birth_is_that_of_the_file_system(shmstats: ModuleType, tmp_path: Path) -> None:
     before = time.time_ns()
     made = tmp_path / "made"
     made.mkdir()
@@ -26,11 +26,11 @@ def test_the_time_of_birth_is_what_the_system_says(shmstats: ModuleType, tmp_pat
     assert shmstats.core.time_of_birth(os.fsencode(made)) == told
 
 
-def test_what_is_not_there_has_no_time_of_birth(shmstats: ModuleType, tmp_path: Path) -> None:
+def test_a_missing_file_has_no_time_of_birth(shmstats: ModuleType, tmp_path: Path) -> None:
     assert shmstats.core.time_of_birth(os.fsencode(tmp_path / "none")) == 0
 
 
-def test_a_file_is_renamed_to_a_name_that_is_not_there_and_to_no_other(shmstats: ModuleType, tmp_path: Path) -> None:
+def test_a_file_is_renamed_only_if_the_new_name_is_free(shmstats: ModuleType, tmp_path: Path) -> None:
     one, other, new = (tmp_path / name for name in ("one", "other", "new"))
     one.write_text("one")
     other.write_text("other")

@@ -1,4 +1,4 @@
-"""The table of requests: what a process serves, written by it and read without it."""
+"""The table of requests: the requests that a process serves, readable by any process."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from typing import Any
 from helpers import PythonRunner
 
 
-def test_what_is_begun_is_seen_until_it_is_over(attach: Callable[..., Any]) -> None:
+def test_a_request_is_shown_until_it_ends(attach: Callable[..., Any]) -> None:
     block = attach()
     before = time.time_ns()
     first = block.requests.begin("GET", "/a/é")
@@ -24,7 +24,7 @@ def test_what_is_begun_is_seen_until_it_is_over(attach: Callable[..., Any]) -> N
     assert block.reader.served(block.reader.workers.live())[0].requests == []
 
 
-def test_of_more_than_16_the_further_ones_are_counted(attach: Callable[..., Any]) -> None:
+def test_requests_beyond_16_are_only_counted(attach: Callable[..., Any]) -> None:
     block = attach()
     entries = [block.requests.begin("GET", f"/{number}") for number in range(20)]
     (served,) = block.reader.served(block.reader.workers.live())
@@ -36,7 +36,7 @@ def test_of_more_than_16_the_further_ones_are_counted(attach: Callable[..., Any]
     assert block.requests.begin("GET", "/") in range(16)
 
 
-def test_a_text_that_is_long_or_strange_is_shown_as_far_as_it_can_be(attach: Callable[..., Any]) -> None:
+def test_a_long_or_invalid_text_is_cut_or_escaped(attach: Callable[..., Any]) -> None:
     block = attach()
     for method, path in (("GET", "/" + "x" * 500), ("GET", "/\n\x1b[2J"), ("M" * 50, "/"), ("GET", "/\ud800")):
         block.requests.begin(method, path)
@@ -50,7 +50,7 @@ def test_a_text_that_is_long_or_strange_is_shown_as_far_as_it_can_be(attach: Cal
     }
 
 
-def test_after_the_block_was_left_nothing_is_written(attach: Callable[..., Any]) -> None:
+def test_nothing_is_written_after_the_block_was_left(attach: Callable[..., Any]) -> None:
     block = attach()
     requests = block.requests
     entry = requests.begin("GET", "/")
@@ -59,7 +59,7 @@ def test_after_the_block_was_left_nothing_is_written(attach: Callable[..., Any])
     assert requests.begin("GET", "/") == -1
 
 
-def test_a_worker_in_the_slot_of_a_dead_one_shows_none_of_its_requests(
+def test_a_reused_slot_shows_no_requests_of_the_dead_worker(
     attach: Callable[..., Any], python: PythonRunner, data: Any
 ) -> None:
     keeper = attach()

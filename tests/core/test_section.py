@@ -1,4 +1,4 @@
-"""A section: a lock with something to be done at its outermost level, which nothing that is raised leaves taken."""
+"""A section: a lock with steps at its outermost level; no exception leaves it taken."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pytest
 
 
 class Interruption(BaseException):
-    """What a signal handler raises."""
+    """The exception that a signal handler raises."""
 
 
 class Steps:
-    """Notes what a section calls; ``at`` has what is done at a call, by its name, each time one thing."""
+    """Records the calls of a section; ``at`` maps a call's name to the actions that it takes, one each time."""
 
     def __init__(self, shmstats: ModuleType) -> None:
         self.lock = threading.RLock()
@@ -53,7 +53,7 @@ def interrupt() -> None:
     raise Interruption
 
 
-def test_the_outermost_level_alone_does_what_is_to_be_done(steps: Steps) -> None:
+def test_only_the_outermost_level_calls_the_steps(steps: Steps) -> None:
     for _ in range(2):
         steps.done.clear()
         with steps.section:
@@ -66,7 +66,7 @@ def test_the_outermost_level_alone_does_what_is_to_be_done(steps: Steps) -> None
         assert not steps.section._is_owned()
 
 
-def test_what_comes_after_waits_for_the_lock_to_be_free(steps: Steps) -> None:
+def test_the_call_after_the_section_comes_when_the_lock_is_free(steps: Steps) -> None:
     with steps.lock, steps.section:
         pass
     assert steps.done == ["first", "last"]
@@ -75,14 +75,14 @@ def test_what_comes_after_waits_for_the_lock_to_be_free(steps: Steps) -> None:
     assert steps.done[2:] == ["first", "last", "after"]
 
 
-def test_an_error_inside_passes(steps: Steps) -> None:
+def test_an_error_inside_is_raised(steps: Steps) -> None:
     with pytest.raises(Interruption), steps.section:
         interrupt()
     assert steps.done == ["first", "last", "after"]
     assert not steps.held
 
 
-def test_who_cannot_do_what_comes_first_is_not_inside(steps: Steps) -> None:
+def test_if_the_first_step_fails_the_section_is_not_entered(steps: Steps) -> None:
     steps.at["first"] = [interrupt]
     with pytest.raises(Interruption), steps.section:
         steps.done.append("inside")
@@ -93,7 +93,7 @@ def test_who_cannot_do_what_comes_first_is_not_inside(steps: Steps) -> None:
     assert steps.done[3:] == ["first", "last", "after"]
 
 
-def test_what_comes_last_is_tried_until_it_is_done(steps: Steps) -> None:
+def test_the_last_step_is_repeated_until_it_succeeds(steps: Steps) -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
@@ -104,7 +104,7 @@ def test_what_comes_last_is_tried_until_it_is_done(steps: Steps) -> None:
     assert not steps.held
 
 
-def test_what_can_never_be_done_is_given_up(steps: Steps) -> None:
+def test_a_last_step_that_always_fails_is_given_up(steps: Steps) -> None:
     steps.at["last"] = [interrupt] * 1000
     with pytest.raises(Interruption), steps.section:
         pass
@@ -115,7 +115,7 @@ def test_what_can_never_be_done_is_given_up(steps: Steps) -> None:
     assert steps.done[1002:] == ["first", "last", "after"]
 
 
-def test_what_comes_after_may_raise(steps: Steps) -> None:
+def test_the_call_after_the_section_may_raise(steps: Steps) -> None:
     steps.at["after"] = [interrupt]
     with pytest.raises(Interruption), steps.section:
         pass
@@ -123,8 +123,8 @@ def test_what_comes_after_may_raise(steps: Steps) -> None:
 
 
 @pytest.mark.parametrize("error", [None, Interruption])
-def test_a_handler_may_go_in_while_what_comes_first_is_done(steps: Steps, error: type[BaseException] | None) -> None:
-    """It does it itself, and leaves what comes last to whom it interrupted, who may have done it or not."""
+def test_a_signal_handler_may_enter_during_the_first_step(steps: Steps, error: type[BaseException] | None) -> None:
+    """The handler takes the first step itself and leaves the last step to the interrupted code."""
 
     def handle() -> None:
         with steps.section:
@@ -143,7 +143,7 @@ def test_a_handler_may_go_in_while_what_comes_first_is_done(steps: Steps, error:
     assert not steps.held
 
 
-def test_a_handler_may_go_in_while_what_comes_last_is_done(steps: Steps) -> None:
+def test_a_signal_handler_may_enter_during_the_last_step(steps: Steps) -> None:
     def handle() -> None:
         with steps.section:
             steps.done.append("handler")
@@ -155,7 +155,7 @@ def test_a_handler_may_go_in_while_what_comes_last_is_done(steps: Steps) -> None
     assert not steps.held
 
 
-def test_a_section_may_be_in_another(shmstats: ModuleType, steps: Steps) -> None:
+def test_a_section_may_be_inside_another_section(shmstats: ModuleType, steps: Steps) -> None:
     inner = shmstats.core.Section(steps.section, lambda: steps.done.append("second"))
     with inner:
         assert inner._is_owned()
@@ -168,7 +168,9 @@ def test_a_section_may_be_in_another(shmstats: ModuleType, steps: Steps) -> None
     assert not steps.held
 
 
-def test_what_a_handler_raises_as_soon_as_it_is_entered_leaves_it(shmstats: ModuleType, core: str) -> None:
+def test_an_exception_of_a_signal_handler_right_after_entering_leaves_the_section(
+    shmstats: ModuleType, core: str
+) -> None:
     """From Python 3.14 on that may come before the body of `with` begins."""
     if core != "C":
         pytest.skip("the twin is entered by functions in Python")
@@ -191,7 +193,7 @@ def test_what_a_handler_raises_as_soon_as_it_is_entered_leaves_it(shmstats: Modu
         signal.signal(signal.SIGALRM, before)
 
 
-def test_what_is_not_entered_is_not_left(steps: Steps) -> None:
+def test_leaving_a_section_that_was_not_entered_raises(steps: Steps) -> None:
     with pytest.raises(RuntimeError, match="not entered"):
         steps.section.__exit__(None, None, None)
     assert steps.done == []
@@ -211,14 +213,14 @@ def test_threads_take_turns(steps: Steps) -> None:
     assert steps.done.count("first") == steps.done.count("last") == 800
 
 
-def test_it_is_no_lock_without_one(shmstats: ModuleType) -> None:
+def test_a_section_needs_a_lock(shmstats: ModuleType) -> None:
     section = shmstats.core.Section
     for arguments in ((), (1,)):
         with pytest.raises((TypeError, AttributeError)):
             section(*arguments)
 
 
-def test_it_keeps_and_leaks_nothing(shmstats: ModuleType) -> None:
+def test_a_section_leaks_no_objects(shmstats: ModuleType) -> None:
     """Hundreds of turns, good and bad, leave no object behind."""
 
     def call() -> None:
@@ -238,18 +240,18 @@ def test_it_keeps_and_leaks_nothing(shmstats: ModuleType) -> None:
     tracemalloc.start()
     try:
         sizes = []
-        for _ in range(2):  # at first there is much that is there once and for all
+        for _ in range(2):  # the first turns create objects that are kept
             for _ in range(1000):
                 turn()
             gc.collect()
             sizes.append(tracemalloc.get_traced_memory()[0])
-        assert sizes[1] - sizes[0] < 1000 * 16  # less than an object each time
+        assert sizes[1] - sizes[0] < 1000 * 16  # less than one object each time
     finally:
         tracemalloc.stop()
     assert (sys.getrefcount(lock), sys.getrefcount(call), sys.getrefcount(section)) == before
 
 
-def test_what_it_was_given_goes_with_it(shmstats: ModuleType) -> None:
+def test_a_section_releases_its_arguments_when_it_is_collected(shmstats: ModuleType) -> None:
     class Holder:
         section: Any
 

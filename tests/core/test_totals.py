@@ -1,4 +1,4 @@
-"""What readers make of the rows, on random and damaged blocks: the C core gives the same as its pure Python twin."""
+"""Readers' results for random and damaged blocks: the C core gives the same as its pure Python twin."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from shmstats.layout import CELLS_PER_PAGE, NAME
 ROWS, COLUMNS, CELLS = 3, CELLS_PER_PAGE + 64, 64
 GRID = (CELLS, 8 * COLUMNS, ROWS, 0, 8)  # offset, bytes of a row, rows, offset of the bitmaps, bytes of one
 
-#: Bits of what a cell may hold: integers at the edges, doubles of all sorts, signatures.
+#: Bits that a cell may hold: integers at the limits, doubles of all kinds, signatures.
 WORDS = st.one_of(
     st.sampled_from([0, 1, 2, 2**32, 2**32 | 1, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1, 5 << 32, 7 << 32]),
     st.floats().map(lambda number: struct.unpack("<Q", struct.pack("<d", number))[0]),
     st.integers(0, 2**64 - 1),
 )
 SIGNED = [1, 2, 5 << 32, 7 << 32, 2**63 - 1, 2**63]
-NEARBY = CELLS_PER_PAGE - 16  # where spans may cross into a page that has memory in some rows only
+NEARBY = CELLS_PER_PAGE - 16  # spans may cross into a page that has memory in some rows only
 FIRSTS = st.sampled_from([0, 6, 12, 24, NEARBY, CELLS_PER_PAGE - 3, CELLS_PER_PAGE, CELLS_PER_PAGE + 5, COLUMNS - 4])
 
 
@@ -70,7 +70,7 @@ def _record(**fields: int) -> bytes:
 
 
 def outcome(call: Callable[..., Any], *arguments: Any) -> str:
-    """Return what a call gives, or the error; doubles and integers are told apart, -0.0 and 0.0 as well."""
+    """Return the result of a call, or its error, in a form that distinguishes 1 from 1.0 and -0.0 from 0.0."""
     try:
         return repr(call(*arguments))
     except (BufferError, ValueError) as error:
@@ -86,7 +86,7 @@ def c() -> ModuleType:
     return pytest.importorskip("shmstats.core._cells", reason="the C extension is not built")
 
 
-def test_sums_histograms_and_contributions_are_the_same(c: ModuleType) -> None:
+def test_both_cores_read_the_same_sums_histograms_and_contributions(c: ModuleType) -> None:
     @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(
         blocks(),
@@ -116,7 +116,7 @@ def test_sums_histograms_and_contributions_are_the_same(c: ModuleType) -> None:
     check()
 
 
-def test_what_is_made_of_a_row_of_totals_is_the_same(c: ModuleType) -> None:
+def test_both_cores_make_the_same_of_a_row_of_totals(c: ModuleType) -> None:
     @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(
         st.lists(WORDS, max_size=64),
@@ -135,7 +135,7 @@ def test_what_is_made_of_a_row_of_totals_is_the_same(c: ModuleType) -> None:
     check()
 
 
-def test_the_series_that_records_show_are_the_same(c: ModuleType) -> None:
+def test_both_cores_read_the_same_series_from_records(c: ModuleType) -> None:
     @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(records(), st.lists(st.integers(0, 2), min_size=9, max_size=9), st.sampled_from([64, 61, 0, 2**40]))
     def check(content: bytes, modes: list[int], columns: int) -> None:

@@ -1,6 +1,6 @@
 """The C core and its pure Python twin do the same: the same calls give the same values, errors and expositions.
 
-Each core runs in a process of its own, which gets the same random sequences of calls and says what came of each.
+Each core runs in a process of its own, which gets the same random sequences of calls and prints the result of each.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def players(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Ch
 
 
 def test_the_c_core_has_the_public_calls_and_parameters_of_its_twin() -> None:
-    """The types of both are those of the twin."""
+    """The stub file gives both cores the types of the twin."""
     core = pytest.importorskip("shmstats.core._cells", reason="the C extension is not built")
     twin = importlib.import_module("shmstats.core._cells_py")
     names = [name for name in dir(core) if not name.startswith("_")]
@@ -152,12 +152,12 @@ def test_the_c_core_has_the_public_calls_and_parameters_of_its_twin() -> None:
         (getattr(kind, name), getattr(getattr(twin, kind.__name__), name)) for kind, name in calls if name[0] != "_"
     ]
     stats = importlib.import_module("shmstats").stats
-    recorder = core.Recorder()  # its calls are attributes, with the parameters of the Python methods behind them
+    recorder = core.Recorder()  # the calls are attributes with the parameters of the Python methods
     behind = {name: getattr(stats, f"_{name}", None) for name in dir(recorder) if name[0] != "_"}
     pairs += [(getattr(recorder, name), call or getattr(stats, name)) for name, call in behind.items()]
     compared = 0
     for call, expected in pairs:
-        if call.__text_signature__ not in (None, "($self, object, /)"):  # what Python 3.13 makes up if there is none
+        if call.__text_signature__ not in (None, "($self, object, /)"):  # Python 3.13 adds these if a class has none
             assert shape(call) == shape(expected), expected.__qualname__
             compared += 1
     assert compared >= 15
@@ -170,7 +170,7 @@ def shape(call: Any) -> list[tuple[str, bool, bool]]:
 
 
 @pytest.mark.parametrize("no_buffer", [True, False])
-def test_both_cores_do_the_same(players: list[Child], no_buffer: bool) -> None:
+def test_both_cores_give_the_same_results_for_random_calls(players: list[Child], no_buffer: bool) -> None:
     @settings(
         derandomize=True,
         deadline=None,
@@ -190,7 +190,7 @@ def test_both_cores_do_the_same(players: list[Child], no_buffer: bool) -> None:
     check()
 
 
-def test_what_does_not_fit_64_bits_is_refused_by_both_whatever_its_sign_makes_of_it(players: list[Child]) -> None:
+def test_both_cores_refuse_numbers_beyond_64_bits(players: list[Child]) -> None:
     steps = [("incr", "m", 1, None), ("decr", "m", 1, None), ("gauge", "n", 1, None)]
     steps += [(name, "m", value, None) for name in ("incr", "decr") for value in (2**63, -(2**63) - 1)]
     steps += [

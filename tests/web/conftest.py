@@ -1,4 +1,4 @@
-"""What the tests of the endpoints share: an application in this process."""
+"""Fixtures of the tests of endpoints: an application in this process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def serve(data: Path) -> Iterator[Callable[..., FlaskClient]]:
     """Make an application with settings, and a client for it: ``serve(api={"token": "…"})``."""
 
     def serve(stats: dict[str, Any] | None = None, **sections: Any) -> FlaskClient:
-        # not durable: many pages a second are asked for
+        # not durable: a test requests many pages a second
         small = {"capacity": 256, "max_workers": 2, "durable_exposition": False}
         config = {"path": {"data": str(data)}, "stats": {**small, **(stats or {})}, **sections}
         return create_app(config).test_client()

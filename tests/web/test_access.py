@@ -1,4 +1,4 @@
-"""Who may use which endpoint, and what every answer tells a browser."""
+"""Access to the endpoints by address, host and token, and the headers of every answer."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("given", WRONG.values(), ids=WRONG)
-def test_with_a_wrong_token_nobody_comes_in(guarded: FlaskClient, data: Path, given: str) -> None:
+def test_a_wrong_token_is_refused(guarded: FlaskClient, data: Path, given: str) -> None:
     for method, path in PROTECTED:
         answer = guarded.open(path, method=method, environ_overrides={"HTTP_AUTHORIZATION": given})
         assert answer.status_code == 401
@@ -89,7 +89,7 @@ def test_with_a_wrong_token_nobody_comes_in(guarded: FlaskClient, data: Path, gi
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer "])
-def test_with_the_token_anybody_comes_in_from_anywhere(guarded: FlaskClient, scheme: str) -> None:
+def test_the_token_gives_access_from_any_address(guarded: FlaskClient, scheme: str) -> None:
     elsewhere = {"REMOTE_ADDR": "203.0.113.7", "HTTP_HOST": "stats.example.com"}
     headers = {"Authorization": f"{scheme} {TOKEN}", "X-Forwarded-For": "198.51.100.1"}
     assert status(guarded, environ_base=elsewhere, headers=headers) == 200
@@ -97,7 +97,7 @@ def test_with_the_token_anybody_comes_in_from_anywhere(guarded: FlaskClient, sch
     assert status(guarded, path="/debug/none", environ_base=elsewhere, headers=headers) == 404
 
 
-def test_the_token_is_asked_for_on_loopback_too(guarded: FlaskClient) -> None:
+def test_the_token_is_required_on_loopback_too(guarded: FlaskClient) -> None:
     assert status(guarded, environ_base={"REMOTE_ADDR": "127.0.0.1"}) == 401
 
 
@@ -114,7 +114,7 @@ def test_statistics_need_no_token_unless_all_is_protected(
         assert status(client, method, path, headers=bearer(TOKEN), environ_base=elsewhere) == 200
 
 
-def test_nothing_is_told_of_the_token(guarded: FlaskClient) -> None:
+def test_no_answer_reveals_the_token(guarded: FlaskClient) -> None:
     for path in ("/stats", "/stats/prometheus", LIST, "/debug/none", "/stats/none"):
         for headers in ({}, bearer(TOKEN), bearer("x")):
             answer = guarded.get(path, headers=headers)
@@ -132,7 +132,7 @@ def client(serve: Callable[..., FlaskClient], data: Path) -> FlaskClient:
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.0.0.2", "127.255.255.254", "::1", "::ffff:127.0.0.1"])
-def test_a_direct_client_on_loopback_comes_in(client: FlaskClient, peer: str) -> None:
+def test_a_direct_client_on_loopback_has_access(client: FlaskClient, peer: str) -> None:
     assert status(client, environ_base={"REMOTE_ADDR": peer}) == 200
 
 
@@ -143,7 +143,7 @@ STRANGERS = [
 ]  # fmt: skip
 
 
-def test_any_other_peer_is_told_how_to_set_a_token(client: FlaskClient, data: Path) -> None:
+def test_the_error_for_any_other_peer_says_how_to_set_a_token(client: FlaskClient, data: Path) -> None:
     for peer in STRANGERS:
         for method, path in PROTECTED:
             answer = client.open(path, method=method, environ_base={"REMOTE_ADDR": peer})
@@ -153,7 +153,7 @@ def test_any_other_peer_is_told_how_to_set_a_token(client: FlaskClient, data: Pa
     assert (data / "f").exists()
 
 
-def test_a_peer_without_an_address_is_a_stranger(client: FlaskClient) -> None:
+def test_a_peer_without_an_address_has_no_access(client: FlaskClient) -> None:
     app = client.application
     environ = app.test_request_context(LIST).request.environ
     assert "REMOTE_ADDR" not in environ
@@ -172,14 +172,14 @@ FORWARDING = [
 
 
 @pytest.mark.parametrize("value", ["127.0.0.1", "for=127.0.0.1", ""])
-def test_a_forwarded_request_is_refused_whatever_it_says(client: FlaskClient, value: str) -> None:
+def test_a_forwarded_request_is_refused_with_any_header(client: FlaskClient, value: str) -> None:
     for header in FORWARDING:
         answer = client.get(LIST, headers={header: value})
         assert (answer.status_code, header) == (403, header)
         assert header.lower() in answer.get_json()["error"].lower()
 
 
-def test_a_request_in_the_manner_of_a_plain_proxy_is_refused(client: FlaskClient) -> None:
+def test_a_request_of_a_plain_proxy_is_refused(client: FlaskClient) -> None:
     assert status(client, environ_overrides={"SERVER_PROTOCOL": "HTTP/1.0"}) == 403
 
 
@@ -201,7 +201,7 @@ ELSEWHERE = [
 ]  # fmt: skip
 
 
-def test_a_host_that_is_loopback_is_answered(client: FlaskClient) -> None:
+def test_a_loopback_host_is_answered(client: FlaskClient) -> None:
     for host in HERE:
         assert (host, status(client, environ_overrides={"HTTP_HOST": host})) == (host, 200)
 
@@ -242,12 +242,12 @@ def test_a_page_of_another_site_can_neither_read_nor_delete(
 @pytest.mark.parametrize(
     "headers", [{"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"}]
 )
-def test_who_types_the_address_into_a_browser_is_answered(client: FlaskClient, headers: dict[str, str]) -> None:
+def test_a_request_typed_into_a_browser_is_answered(client: FlaskClient, headers: dict[str, str]) -> None:
     assert status(client, headers=headers) == 200
 
 
 @pytest.mark.parametrize("path", [LIST, "/_local/files/f", "/stats", "/debug/none"])
-def test_no_page_gets_leave_to_ask_across_origins(client: FlaskClient, path: str) -> None:
+def test_no_cross_origin_request_is_allowed(client: FlaskClient, path: str) -> None:
     asking = {"Origin": "https://example.com", "Access-Control-Request-Method": "DELETE"}
     for method in ("OPTIONS", "GET", "DELETE"):
         answer = client.open(path, method=method, headers=asking)
@@ -255,7 +255,7 @@ def test_no_page_gets_leave_to_ask_across_origins(client: FlaskClient, path: str
         assert method != "OPTIONS" or answer.status_code >= 400
 
 
-def test_all_protected_without_a_token_means_statistics_on_loopback_only(
+def test_with_all_protected_and_no_token_statistics_are_on_loopback_only(
     serve: Callable[..., FlaskClient],
 ) -> None:
     client = serve(api={"protect": "all"})
@@ -277,11 +277,11 @@ def test_an_application_behind_a_proxy_always_needs_a_token(
     assert status(app.test_client(), headers=bearer(TOKEN)) == 200
 
 
-def test_an_address_from_the_proxy_protocol_is_hearsay(client: FlaskClient) -> None:
+def test_an_address_from_the_proxy_protocol_is_not_trusted(client: FlaskClient) -> None:
     assert status(client, environ_base={"PROXY_PROTOCOL": "TCP4", "PROXY_ADDR": "127.0.0.1"}) == 403
 
 
-# In an application of somebody else's ------------------------------------------------------------
+# Inside another application ----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -295,25 +295,25 @@ def mounted(serve: Callable[..., FlaskClient]) -> FlaskClient:
     return app.test_client()
 
 
-def test_errors_of_the_endpoints_stay_json_and_those_of_the_application_its_own(mounted: FlaskClient) -> None:
+def test_errors_of_the_endpoints_are_json_and_errors_of_the_application_stay(mounted: FlaskClient) -> None:
     for path in ("/stats/none", "/debug/none", "/_local/none", "/_local/files/none/_list"):
         answer = mounted.get(path)
         assert (answer.status_code, list(answer.get_json())) == (404, ["error"])
     assert mounted.get("/none").get_data(as_text=True) == "<p>our own page"
 
 
-def test_a_method_that_is_not_allowed_is_answered_with_those_that_are(mounted: FlaskClient) -> None:
+def test_the_answer_to_a_wrong_method_names_the_allowed_ones(mounted: FlaskClient) -> None:
     for path, allowed in (("/stats", "GET, HEAD are"), ("/_local/files/x", "DELETE is")):
         assert mounted.post(path).get_json() == {"error": f"POST is not allowed here, but {allowed}"}
 
 
-def test_paths_of_the_application_below_ours_still_work(mounted: FlaskClient) -> None:
+def test_paths_of_the_application_below_a_path_of_the_package_still_work(mounted: FlaskClient) -> None:
     assert mounted.get("/stats/players").get_data(as_text=True) == "players"
     assert mounted.get("/stats/teams/7").get_data(as_text=True) == "7"
     assert mounted.get("/statistics").status_code == 404
 
 
-def test_a_failure_inside_is_json_and_tells_nothing(mounted: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_json_without_details(mounted: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("secret")
 
@@ -361,7 +361,7 @@ def test_a_query_that_is_not_utf_8_is_refused(client: FlaskClient, path: str) ->
     assert "is not UTF-8" in answer.get_json()["error"]
 
 
-def test_a_refused_method_is_told_which_are_allowed(client: FlaskClient) -> None:
+def test_a_refused_method_has_an_allow_header(client: FlaskClient) -> None:
     assert client.post("/stats").allow == {"GET", "HEAD"}  # type: ignore[comparison-overlap]
     assert client.post("/_local/files/f").allow == {"DELETE"}  # type: ignore[comparison-overlap]
     assert client.delete("/debug/none").status_code == 404
@@ -417,7 +417,7 @@ def token_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield Served(server)
 
 
-def test_a_real_client_on_loopback_comes_in_by_any_loopback_address(open_server: Served) -> None:
+def test_a_real_client_has_access_by_any_loopback_address(open_server: Served) -> None:
     for source in ("127.0.0.1", "127.0.0.2"):
         for host in ("localhost", f"127.0.0.1:{open_server.local[1]}"):
             answer = exchange(open_server.local, request_of("GET", LIST, host=host), (source, 0))
@@ -462,7 +462,7 @@ def test_a_client_from_an_address_that_is_not_loopback_is_refused(open_server: S
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For: 127.0.0.1", "X-Real-IP: 127.0.0.1", "Forwarded: for=[::1]"])
-def test_such_a_client_cannot_talk_itself_in(open_server: Served, header: str) -> None:
+def test_no_header_gives_access_to_a_client_that_is_not_on_loopback(open_server: Served, header: str) -> None:
     assert exchange(open_server.outer, request_of("GET", LIST, header)).status == 403
 
 
@@ -478,14 +478,14 @@ def test_such_a_client_cannot_talk_itself_in(open_server: Served, header: str) -
         (f"Authorization: Bearer {TOKEN}", 200),
     ],
 )
-def test_the_token_decides_for_real_clients_wherever_they_are(token_server: Served, header: str, expected: int) -> None:
+def test_the_token_decides_for_real_clients_at_any_address(token_server: Served, header: str, expected: int) -> None:
     for address in (token_server.local, token_server.outer):
         answer = exchange(address, request_of("GET", LIST, header, host="example.com"))
         assert answer.status == expected
         assert ("www-authenticate" in answer.headers) == (expected == 401)
 
 
-def test_the_log_of_the_server_does_not_tell_the_token(token_server: Served) -> None:
+def test_the_log_of_the_server_does_not_contain_the_token(token_server: Served) -> None:
     for token in (TOKEN, "nonsense-of-a-token"):
         exchange(token_server.local, request_of("GET", LIST, f"Authorization: Bearer {token}"))
     wait_until(lambda: LIST in token_server.server.log.read_text(), "the access log")

@@ -1,4 +1,4 @@
-"""Who may use which endpoint: real users, with and without token, over TCP, a Unix socket and a proxy."""
+"""Access to every endpoint by real users, with and without token, over TCP, a Unix socket and a proxy."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from shmstats.web import create_app
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="to become other users needs root")
 
 USERS = {"root": 0, "owner": 61_001, "stranger": 61_002}
-#: By the way: a path, or an address and a port.
+#: For each way to connect: a path, or an address and a port.
 Places = dict[str, Any]
 
 TOKEN = "a-token-of-the-access-table"
 
-#: Each endpoint, with the status of who comes in; what is in no row of the blueprint is in none of these.
+#: Each endpoint, with the status of an answer to a user that has access.
 PUBLIC = {
     ("GET", "/stats"): 200,
     ("GET", "/stats?format=csv"): 200,
@@ -83,7 +83,7 @@ def served(*options: str, **api: Any) -> Iterator[tuple[Gunicorn, Places]]:
 
 
 def as_user(uid: int, requests: list[tuple[str, bytes]], places: Places) -> list[int]:
-    """Become a user in a child and return the status of each request, which comes in some way."""
+    """Become a user in a child and return the status of each request over one kind of connection."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -115,7 +115,7 @@ def status_of(place: Any, request: bytes) -> int:
 
 
 def check(places: Places, with_token: bool, comes_in: Callable[[str, str, bool], bool], no: int) -> None:
-    """See that each user comes in by each way to what is meant for them, and gets the status ``no`` elsewhere."""
+    """Check that each user has access to the allowed endpoints by each way, and gets the status ``no`` for others."""
     for who, uid in USERS.items():
         cells = [(way, *cell) for way in WAYS for cell in (*PUBLIC.items(), *PROTECTED.items())]
         requests = []
@@ -132,27 +132,27 @@ def test_the_table_has_every_endpoint() -> None:
     app = create_app({"stats": {"enabled": False}})
     adapter = app.url_map.bind("localhost")
     reached = {adapter.match(target.partition("?")[0], method)[0] for method, target in (*PUBLIC, *PROTECTED)}
-    assert {rule.endpoint for rule in app.url_map.iter_rules()} - reached == {"shmstats.index"}  # leads to the page
+    assert {rule.endpoint for rule in app.url_map.iter_rules()} - reached == {"shmstats.index"}  # redirects to the page
 
 
 @pytest.mark.parametrize("worker", [(), PATIENT], ids=["gunicorn's worker", "that of shmstats serve"])
-def test_without_a_token_the_owner_and_root_come_in_by_a_connection_of_their_own(worker: tuple[str, ...]) -> None:
+def test_without_a_token_owner_and_root_have_access_by_direct_connections(worker: tuple[str, ...]) -> None:
     with served(*worker) as (_, places):
         check(places, False, lambda who, way, public: public or (who != "stranger" and way != "proxy"), 403)
 
 
-def test_with_all_protected_the_same_holds_of_the_statistics() -> None:
+def test_with_all_protected_the_same_holds_for_the_statistics() -> None:
     with served(protect="all") as (_, places):
         check(places, False, lambda who, way, public: who != "stranger" and way != "proxy", 403)
 
 
-def test_with_a_token_everybody_who_has_it_comes_in_and_nobody_else() -> None:
+def test_with_a_token_exactly_the_users_that_send_it_have_access() -> None:
     with served(token=TOKEN) as (_, places):
         check(places, True, lambda who, way, public: True, 401)
         check(places, False, lambda who, way, public: public, 401)
 
 
-def test_who_closes_the_connection_at_once_is_not_taken_for_root() -> None:
+def test_a_client_that_closes_the_connection_at_once_is_not_taken_for_root() -> None:
     """The kernel shows a closed socket without its owner, as uid 0."""
     with served() as (server, places):
         precious = server.data / "precious"
@@ -167,7 +167,7 @@ def test_who_closes_the_connection_at_once_is_not_taken_for_root() -> None:
             finally:
                 os._exit(0)
         os.waitpid(child, 0)
-        # One synchronous worker: when this is answered, so was all that came before.
+        # One synchronous worker: when this is answered, so are all earlier requests.
         assert as_user(0, [("TCP", request_of("GET", "/_local/files/_list"))], places) == [200]
         assert precious.exists()
         assert as_user(USERS["owner"], [("TCP", request_of("DELETE", "/_local/files/precious"))], places) == [200]

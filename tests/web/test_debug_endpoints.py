@@ -1,4 +1,4 @@
-"""``/debug`` reports every worker of the block, also one that cannot answer."""
+"""``/debug`` reports every worker of the block, also a worker that cannot answer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ENDPOINTS = ("/debug/goroutines", "/debug/threads", "/debug/pool/bytes")
 
 @pytest.fixture
 def work(tmp_path: Path, data: Path) -> Iterator[Callable[..., Child]]:
-    """Start another process that counts into the block, until it is told a line."""
+    """Start another process that counts into the block until it reads a line."""
     runner = PythonRunner(tmp_path, Path(asking.__file__).parents[2])
 
     def work(**stats: Any) -> Child:
@@ -69,7 +69,7 @@ def figures_of(client: FlaskClient, pid: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ["/debug/goroutines", "/debug/threads"])
-def test_stacks_of_the_process_that_answers_are_told(serve: Callable[..., FlaskClient], path: str) -> None:
+def test_the_stacks_of_the_answering_process_are_shown(serve: Callable[..., FlaskClient], path: str) -> None:
     told = answer(serve(), path)
     assert all(set(entry) == {"goroutine", "count", "pids"} for entry in told)
     assert {pid for entry in told for pid in entry["pids"]} == {os.getpid()}
@@ -77,13 +77,15 @@ def test_stacks_of_the_process_that_answers_are_told(serve: Callable[..., FlaskC
     assert threads == len(sys._current_frames())
 
 
-def test_stacks_of_the_other_workers_are_told(serve: Callable[..., FlaskClient], work: Callable[..., Child]) -> None:
+def test_the_stacks_of_the_other_workers_are_shown(
+    serve: Callable[..., FlaskClient], work: Callable[..., Child]
+) -> None:
     workers = [work(), work()]
     client = serve()
     told = answer(client, "/debug/goroutines")
     waiting = [entry for entry in told if entry["goroutine"].endswith("in in_the_worker")]
     assert all(entry["goroutine"].startswith("thread\n  File ") for entry in waiting)
-    # Each has its code in a file of its own, so the stacks differ.
+    # The code of each is in a separate file, so the stacks differ.
     found = sorted((entry["pids"], entry["count"]) for entry in waiting)
     assert found == sorted(([worker.pid], 1) for worker in workers)
     assert [entry["count"] for entry in told] == sorted((entry["count"] for entry in told), reverse=True)
@@ -91,7 +93,7 @@ def test_stacks_of_the_other_workers_are_told(serve: Callable[..., FlaskClient],
         finish(worker)
 
 
-def test_a_stopped_worker_is_listed_and_its_memory_is_told(
+def test_a_stopped_worker_is_listed_with_its_memory(
     serve: Callable[..., FlaskClient], work: Callable[..., Child]
 ) -> None:
     stopped, running = work(), work()
@@ -132,7 +134,7 @@ def test_a_worker_that_ends_while_it_is_asked_is_not_listed(
     assert {pid for entry in told for pid in entry["pids"]} == {os.getpid()}
 
 
-def test_the_use_of_the_block_is_told(
+def test_the_use_of_the_block_is_shown(
     serve: Callable[..., FlaskClient], work: Callable[..., Child], data: Path
 ) -> None:
     worker = work()
@@ -146,7 +148,7 @@ def test_the_use_of_the_block_is_told(
     finish(worker)
 
 
-def test_memory_of_every_worker_is_told(serve: Callable[..., FlaskClient], work: Callable[..., Child]) -> None:
+def test_the_memory_of_every_worker_is_shown(serve: Callable[..., FlaskClient], work: Callable[..., Child]) -> None:
     worker = work()
     client = serve()
     for pid in (worker.pid, os.getpid()):
@@ -166,14 +168,16 @@ def test_memory_of_every_worker_is_told(serve: Callable[..., FlaskClient], work:
     finish(worker)
 
 
-def test_operations_that_a_worker_holds_are_told(serve: Callable[..., FlaskClient], work: Callable[..., Child]) -> None:
+def test_the_operations_that_a_worker_holds_are_shown(
+    serve: Callable[..., FlaskClient], work: Callable[..., Child]
+) -> None:
     worker = work(no_buffer=False, flush_interval_ms=1000 * int(BOUND), buffer_size=1000)
     assert figures_of(serve(), worker.pid)["buffered_operations"] == 1
     finish(worker)
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_debugging_is_not_for_everybody(serve: Callable[..., FlaskClient], path: str) -> None:
+def test_the_debug_endpoints_are_protected(serve: Callable[..., FlaskClient], path: str) -> None:
     client = serve(api={"token": "the-token-of-the-tests"})
     assert client.get(path).status_code == 401
     assert client.get(path, headers={"Authorization": "Bearer the-token-of-the-tests"}).status_code == 200
@@ -181,14 +185,14 @@ def test_debugging_is_not_for_everybody(serve: Callable[..., FlaskClient], path:
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_there_is_nothing_to_debug_where_statistics_are_disabled(serve: Callable[..., FlaskClient], path: str) -> None:
+def test_disabled_statistics_have_no_debug_endpoints(serve: Callable[..., FlaskClient], path: str) -> None:
     response = serve({"enabled": False}).get(path)
     assert response.status_code == 404
     assert response.json == {"error": "statistics are disabled"}
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_a_block_that_cannot_be_used_is_an_error(serve: Callable[..., FlaskClient], data: Path, path: str) -> None:
+def test_a_refused_block_is_an_error(serve: Callable[..., FlaskClient], data: Path, path: str) -> None:
     import shmstats
 
     client = serve()

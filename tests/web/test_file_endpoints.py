@@ -1,4 +1,4 @@
-"""The file endpoints: their answers, and over a real server what no spelling of a path may bring about."""
+"""The file endpoints: their answers, and hostile spellings of paths over a real server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Place:
         self.before = self.everything()
 
     def everything(self) -> list[str]:
-        """All that is in the data directory and outside, the files of the library left out."""
+        """All files in the data directory and outside, without the files of the package."""
         found = []
         for top in (self.data, self.outside):
             for directory, directories, names in os.walk(top):
@@ -43,7 +43,7 @@ class Place:
         return sorted(found)
 
     def ask(self, method: str, target: str) -> Answer:
-        """Send one request; whatever it was, nothing may have come of it."""
+        """Send one request, and check that it has changed no file."""
         target = target.replace("OUTSIDE", str(self.outside))
         answer = exchange(self.address, request_of(method, target))
         assert SECRET.encode() not in answer.body
@@ -83,7 +83,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             yield Place(server, outside)
 
 
-#: Spellings that leave the data directory, or would if something were decoded or put in order: 400.
+#: Spellings that leave the data directory, or would if they were decoded or normalised: 400.
 REFUSED = [
     "..", "%2e%2e", ".", "%2e", "", "/", "//", "%2f", "../", "..%2f", "./",
     "../outside/canary",
@@ -120,7 +120,7 @@ REFUSED = [
     "a" * 256, "%61" * 256, "%c3%a9" * 128, "sub/" + "a" * 1000,
 ]  # fmt: skip
 
-#: Spellings that are strange names, of files that are not there: 404.
+#: Spellings that are strange names of missing files: 404.
 ABSENT = [
     "none", "none/none", "plain/x", "fifo/x", "socket/x",
     "%252e%252e/outside/canary",
@@ -159,7 +159,7 @@ def test_a_spelling_that_leaves_the_directory_is_refused(place: Place, spelling:
 
 
 @pytest.mark.parametrize("spelling", ABSENT)
-def test_a_spelling_that_is_a_strange_name_is_not_there(place: Place, spelling: str) -> None:
+def test_a_strange_name_is_not_found(place: Place, spelling: str) -> None:
     for method, target in (
         ("GET", f"/_local/files/{spelling}/_list"),
         ("DELETE", f"/_local/files/{spelling}"),
@@ -172,7 +172,7 @@ def test_a_spelling_that_is_a_strange_name_is_not_there(place: Place, spelling: 
     ("name", "listed", "deleted"),
     [("fifo", 404, 400), ("socket", 404, 409), ("sub", 200, 400), ("plain%2f_list", 404, 404)],
 )
-def test_what_is_no_regular_file_is_not_deleted(place: Place, name: str, listed: int, deleted: int) -> None:
+def test_only_a_regular_file_is_deleted(place: Place, name: str, listed: int, deleted: int) -> None:
     assert place.ask("GET", f"/_local/files/{name}/_list").status == listed
     assert place.ask("DELETE", f"/_local/files/{name}").status == deleted
 
@@ -218,19 +218,21 @@ def test_a_device_is_neither_opened_nor_deleted(place: Place) -> None:
         ("POST", "/_local/files/_list", 405),
     ],
 )
-def test_a_spelling_of_the_endpoint_itself_leads_nowhere(place: Place, method: str, target: str, status: int) -> None:
+def test_no_spelling_of_the_endpoint_leads_out_of_the_directory(
+    place: Place, method: str, target: str, status: int
+) -> None:
     answer = place.ask(method, target)
     assert (answer.status, "error" in answer.document) == (status, True)
 
 
 @pytest.mark.parametrize("target", ["plain\0", "pla\xefn", "plain\tx", "a" * 5000, "plain x"])
-def test_what_is_no_request_line_is_refused_by_the_server(place: Place, target: str) -> None:
-    # gunicorn 22 lets some pass, which name nothing then.
+def test_an_invalid_request_line_is_refused_by_the_server(place: Place, target: str) -> None:
+    # gunicorn 22 accepts some, which are then not found.
     refused = (400, 414) if gunicorn.version_info >= (23,) else (400, 404, 414)
     assert place.ask("DELETE", f"/_local/files/{target}").status in refused
 
 
-def test_the_whole_directory_is_listed_without_a_look_behind_links(place: Place) -> None:
+def test_the_whole_directory_is_listed_and_links_are_not_followed(place: Place) -> None:
     answer = exchange(place.address, request_of("GET", "/_local/files/_list"))
     listed = {entry["name"]: entry for entry in answer.document["disk"] if entry["name"] != "stats"}
     assert {name: entry["type"] for name, entry in listed.items() if "_" not in name} == {
@@ -257,7 +259,7 @@ def test_the_whole_directory_is_listed_without_a_look_behind_links(place: Place)
         (b"a" * 251, "a" * 251),
     ],
 )
-def test_every_name_that_a_file_can_have_can_be_deleted(place: Place, name: bytes, quoted: str) -> None:
+def test_a_file_with_any_name_can_be_deleted(place: Place, name: bytes, quoted: str) -> None:
     file = os.fsencode(place.data) + b"/sub/new-" + name
     with open(file, "x"):
         answer = exchange(place.address, request_of("DELETE", f"/_local/files/sub/new-{quoted}"))
@@ -281,13 +283,13 @@ def test_a_directory_is_listed_by_its_path(client: FlaskClient, data: Path) -> N
     assert (entry["name"], entry["type"], entry["size"], entry["children"]) == ("f", "file", 3, [])
 
 
-def test_a_data_directory_that_is_not_there_yet_has_nothing_in_it(client: FlaskClient, data: Path) -> None:
+def test_a_missing_data_directory_is_listed_as_empty(client: FlaskClient, data: Path) -> None:
     data.rmdir()
     assert client.get("/_local/files/_list").get_json() == {"disk": []}
     assert client.get("/_local/files/stats/_list").status_code == 404
 
 
-def test_a_listing_that_was_cut_says_so(client: FlaskClient, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_listing_is_marked(client: FlaskClient, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shmstats.files.MAX_ENTRIES", 1)
     for name in "ab":
         (data / name).touch()
@@ -295,7 +297,7 @@ def test_a_listing_that_was_cut_says_so(client: FlaskClient, data: Path, monkeyp
     assert (len(listed["disk"]), listed["truncated"]) == (1, True)
 
 
-def test_a_deletion_says_what_it_deleted(client: FlaskClient, data: Path) -> None:
+def test_the_answer_to_a_deletion_names_the_file(client: FlaskClient, data: Path) -> None:
     (data / "a").mkdir()
     (data / "a" / "f").touch()
     answer = client.delete("/_local/files/a/f")
@@ -324,14 +326,14 @@ def test_the_live_snapshot_and_locks_are_not_deleted(client: FlaskClient, data: 
     assert client.delete("/_local/files/simple.json").status_code == 200
 
 
-def test_a_snapshot_that_nobody_keeps_is_deleted(serve: Callable[..., FlaskClient], data: Path) -> None:
+def test_without_persistence_a_snapshot_can_be_deleted(serve: Callable[..., FlaskClient], data: Path) -> None:
     client = serve({"persist": False})
     fill(data)
     assert client.delete("/_local/files/stats/simple.json").status_code == 200
     assert client.delete("/_local/files/stats/any.lock").status_code == 409
 
 
-def test_a_url_prefix_changes_nothing_about_paths(serve: Callable[..., FlaskClient], data: Path) -> None:
+def test_a_url_prefix_does_not_change_the_paths(serve: Callable[..., FlaskClient], data: Path) -> None:
     from flask import Flask
 
     from shmstats.web import blueprint
@@ -357,7 +359,7 @@ def test_disabled_statistics_have_no_files(serve: Callable[..., FlaskClient], da
     assert (data / "f").exists()
 
 
-def test_a_directory_that_may_not_be_changed_is_answered_as_forbidden(
+def test_deleting_in_a_read_only_directory_is_forbidden(
     client: FlaskClient, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (data / "f").touch()
@@ -365,14 +367,14 @@ def test_a_directory_that_may_not_be_changed_is_answered_as_forbidden(
     def unlink(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("shmstats.files.os.unlink", unlink)  # root, as which this may run, may change every file
+    monkeypatch.setattr("shmstats.files.os.unlink", unlink)  # root, as which the test may run, may change every file
     answer = client.delete("/_local/files/f")
     monkeypatch.undo()
     assert (answer.status_code, answer.get_json()) == (403, {"error": "'f': Permission denied"})
 
 
 @pytest.mark.thorough
-def test_requests_while_a_directory_is_swapped_for_a_link_let_nothing_out(
+def test_no_request_leaves_a_directory_that_is_swapped_for_a_link(
     client: FlaskClient, data: Path, tmp_path: Path
 ) -> None:
     outside = tmp_path / "outside"

@@ -1,4 +1,4 @@
-"""``/stats/live``, ``/stats/history`` and ``/debug/requests``: what they answer, to whom, and that nobody counts it."""
+"""``/stats/live``, ``/stats/history`` and ``/debug/requests``: answers, protection, and that they are not counted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOKEN = "correct-horse"
 HOSTILE = '<img src=x onerror="alert(1)">'
 
 
-def test_the_page_is_there_with_all_that_it_asks_for(serve: Callable[..., FlaskClient]) -> None:
+def test_the_page_and_all_its_files_are_served(serve: Callable[..., FlaskClient]) -> None:
     client = serve()
     page = client.get("/stats/live")
     assert page.content_type == "text/html; charset=utf-8"
@@ -46,7 +46,7 @@ def test_the_page_has_no_inline_code_and_a_policy_against_it(serve: Callable[...
     assert not re.search(r"<script(?![^>]* src=)|<style|\son\w+=|\sstyle=|https?://", page.text)
 
 
-def test_script_and_style_are_at_most_60_kb_as_they_travel() -> None:
+def test_script_and_style_are_at_most_60_kb_compressed() -> None:
     import gzip
 
     static = Path(shmstats.__file__).parent / "web" / "live" / "static"
@@ -55,9 +55,7 @@ def test_script_and_style_are_at_most_60_kb_as_they_travel() -> None:
 
 
 @pytest.mark.parametrize("path", ["/stats/live", "/stats/live/script.js"])
-def test_what_has_no_data_is_for_everybody_and_what_has_is_protected(
-    serve: Callable[..., FlaskClient], path: str
-) -> None:
+def test_static_files_are_public_and_data_is_protected(serve: Callable[..., FlaskClient], path: str) -> None:
     client = serve(api={"token": TOKEN, "protect": "all"})
     assert client.get(path).status_code == 200
     for protected in ("/stats/live/data", "/stats/history", "/debug/requests"):
@@ -66,12 +64,12 @@ def test_what_has_no_data_is_for_everybody_and_what_has_is_protected(
     assert client.get("/stats/live/data", headers=headers).status_code == 200
 
 
-def test_the_root_leads_to_the_page(serve: Callable[..., FlaskClient]) -> None:
+def test_the_root_redirects_to_the_page(serve: Callable[..., FlaskClient]) -> None:
     answer = serve().get("/")
     assert (answer.status_code, answer.headers["Location"]) == (302, "/stats/live")
 
 
-def test_totals_are_those_of_the_statistics(serve: Callable[..., FlaskClient]) -> None:
+def test_totals_equal_the_statistics(serve: Callable[..., FlaskClient]) -> None:
     client = serve()
     stats.incr("user_actions", "login", 3)
     stats.gauge("pool", "open", 1.5)
@@ -87,7 +85,7 @@ def test_totals_are_those_of_the_statistics(serve: Callable[..., FlaskClient]) -
     assert (worker["state"], worker["serving"]) == ("idle", 0)
 
 
-def test_a_search_finds_names_in_any_case_and_tells_of_how_many(serve: Callable[..., FlaskClient]) -> None:
+def test_a_search_ignores_case_and_shows_the_number_of_matches(serve: Callable[..., FlaskClient]) -> None:
     client = serve({"capacity": 4096, "max_series_per_metric": 2000})
     for number in range(150):
         stats.incr("Shop", "orders", labels={"customer": str(number)})
@@ -97,7 +95,7 @@ def test_a_search_finds_names_in_any_case_and_tells_of_how_many(serve: Callable[
     assert client.get("/stats/live/data?q=" + "x" * 201).status_code == 400
 
 
-def test_what_has_not_changed_is_not_sent_again(serve: Callable[..., FlaskClient]) -> None:
+def test_an_unchanged_answer_is_not_sent_again(serve: Callable[..., FlaskClient]) -> None:
     client = serve()
     statuses = set()
     for _ in range(10):
@@ -106,7 +104,7 @@ def test_what_has_not_changed_is_not_sent_again(serve: Callable[..., FlaskClient
         statuses.add(again.status_code)
         if again.status_code == 304:
             assert again.data == b""
-    assert 304 in statuses  # the processor time of this very process may change in between
+    assert 304 in statuses  # the processor time of this process may change in between
     stats.incr("a", "b")
     assert client.get("/stats/live/data", headers={"If-None-Match": first.headers["ETag"]}).status_code == 200
 
@@ -130,7 +128,7 @@ def site(data: Path) -> Iterator[FlaskClient]:
     shmstats.close()
 
 
-def test_routes_and_responses_are_those_that_the_integration_counts(site: FlaskClient) -> None:
+def test_routes_and_responses_are_the_counts_of_the_integration(site: FlaskClient) -> None:
     for path in ("/pages/a", "/pages/b", "/nowhere"):
         assert site.get(path).data
     data = site.get("/ops/stats/live/data").get_json()
@@ -141,7 +139,7 @@ def test_routes_and_responses_are_those_that_the_integration_counts(site: FlaskC
     assert data["bounds"][data["requests"]["time"]["bounds"]][0] == 1000 * 2.0**-14
 
 
-def test_totals_of_the_block_are_those_of_a_snapshot_that_holds_the_same(site: FlaskClient) -> None:
+def test_totals_of_a_block_and_of_an_equal_snapshot_are_the_same(site: FlaskClient) -> None:
     for path in ("/pages/a", "/pages/b", "/nowhere"):
         assert site.get(path).data
     stats.counter(
@@ -167,7 +165,7 @@ def test_totals_of_the_block_are_those_of_a_snapshot_that_holds_the_same(site: F
     assert tuple(shown + [0] * (len(value.buckets) - len(shown))) == value.buckets
 
 
-def test_what_a_worker_serves_is_seen_while_it_serves_it(site: FlaskClient) -> None:
+def test_a_request_is_shown_while_a_worker_serves_it(site: FlaskClient) -> None:
     (request,) = json.loads(site.get("/serving?secret=1").text)
     assert request["request"] == "GET /serving"
     assert 0 <= request["seconds"] < 60
@@ -176,7 +174,7 @@ def test_what_a_worker_serves_is_seen_while_it_serves_it(site: FlaskClient) -> N
 
 
 @pytest.mark.slow
-def test_nothing_is_counted_by_looking(site: FlaskClient) -> None:
+def test_requests_of_the_live_page_are_not_counted(site: FlaskClient) -> None:
     assert site.get("/pages/a").data
 
     def counted() -> object:
@@ -228,13 +226,13 @@ def test_a_wrong_query_is_refused_with_what_is_allowed(
     assert message in answer.get_json()["error"]
 
 
-def test_where_there_is_no_history_that_is_said(serve: Callable[..., FlaskClient]) -> None:
+def test_a_missing_history_is_an_error_with_the_reason(serve: Callable[..., FlaskClient]) -> None:
     answer = serve({"persist": False}).get("/stats/history")
     assert answer.status_code == 404
     assert "stats.persist" in answer.get_json()["error"]
 
 
-def test_where_statistics_are_off_there_is_nothing_to_look_at(data: Path) -> None:
+def test_disabled_statistics_have_no_live_page(data: Path) -> None:
     app = create_app({"path": {"data": str(data)}, "stats": {"enabled": False}})
     client = app.test_client()
     assert blueprint.name in app.blueprints

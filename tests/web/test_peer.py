@@ -1,4 +1,4 @@
-"""Whose process is at the other end of a loopback connection."""
+"""The owner of the process at the other end of a loopback connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helpers import BOUND
 
 from shmstats.web import inet_diag, peer
 
-#: Addresses that a server listens at, and that a client connects to: each in the form of its own family.
+#: Addresses that a server listens at and that a client connects to, in the form of their families.
 WAYS = [
     ("127.0.0.1", "127.0.0.1"),
     ("::1", "::1"),
@@ -49,7 +49,7 @@ def listen() -> Iterator[Callable[[str], socket.socket]]:
 
 @pytest.fixture(params=["kernel", "tables"])
 def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What is asked: the kernel, and then no table may be read; or the tables, where the kernel lets nobody ask."""
+    """The source of the answer: the kernel, without reading the tables, or the tables if the kernel refuses."""
 
     def refuse(*_: Any) -> Any:
         raise PermissionError("not here")
@@ -66,7 +66,7 @@ def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 @pytest.mark.parametrize(("at", "to"), WAYS)
-def test_the_owner_of_the_other_end_is_found_until_it_is_closed(
+def test_the_owner_of_a_connection_is_found_until_it_is_closed(
     listen: Callable[[str], socket.socket], asked: str, at: str, to: str
 ) -> None:
     server = listen(at)
@@ -82,9 +82,7 @@ def test_the_owner_of_the_other_end_is_found_until_it_is_closed(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_the_owner_is_another_user_where_that_one_has_connected(
-    listen: Callable[[str], socket.socket], asked: str
-) -> None:
+def test_a_connection_of_another_user_has_that_owner(listen: Callable[[str], socket.socket], asked: str) -> None:
     server = listen("127.0.0.1")
     code = """
 import os, socket, sys

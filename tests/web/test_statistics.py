@@ -41,7 +41,7 @@ def test_statistics_are_json_by_category_and_metric(client: FlaskClient) -> None
     assert simple["pool"] == {"open": 1.5}
 
 
-def test_the_system_the_block_and_the_disk_have_their_figures(client: FlaskClient) -> None:
+def test_figures_of_the_system_the_block_and_the_disk_are_shown(client: FlaskClient) -> None:
     document = client.get("/stats?format=json").get_json()
     figures = {
         "uptime",
@@ -75,7 +75,7 @@ def test_prometheus_text_is_the_default_exposition(client: FlaskClient, path: st
 
 
 @pytest.mark.parametrize("path", ["/stats/prometheus", "/stats?format=prometheus"])
-def test_openmetrics_is_for_who_prefers_it(client: FlaskClient, path: str) -> None:
+def test_openmetrics_is_sent_to_a_client_that_prefers_it(client: FlaskClient, path: str) -> None:
     answer = client.get(path, headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"})
     assert answer.content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert answer.get_data(as_text=True).endswith("# EOF\n")
@@ -93,7 +93,7 @@ def test_a_head_request_has_no_body(client: FlaskClient) -> None:
         assert (answer.status_code, answer.get_data()) == (200, b"")
 
 
-def test_the_health_of_the_statistics_is_told_as_json_and_as_series(serve: Callable[..., FlaskClient]) -> None:
+def test_the_health_of_the_statistics_is_shown_in_json_and_as_series(serve: Callable[..., FlaskClient]) -> None:
     client = serve(stats={"durable_exposition": True})
     health = client.get("/stats").get_json()["health"]
     assert health["save_error"] is None
@@ -101,7 +101,7 @@ def test_the_health_of_the_statistics_is_told_as_json_and_as_series(serve: Calla
     page = client.get("/metrics").text
     series = dict(re.findall(r'^(\w+)\{category="shmstats"\} (\S+)$', page, re.MULTILINE))
     assert series["save_error"] == series["push_error"] == series["operations_dropped_total"] == "0"
-    assert series["saver"] in ("0", "1")  # it may not save yet
+    assert series["saver"] in ("0", "1")  # no process may save yet
     assert 0 <= float(series["saved_seconds_ago"]) < BOUND
     assert 0 < float(series["pool_used_ratio"]) < 1
     assert {"agents", "agents_missing"} <= set(series)
@@ -109,7 +109,7 @@ def test_the_health_of_the_statistics_is_told_as_json_and_as_series(serve: Calla
     assert f'build_info{{category="shmstats",core="{health["core"]}",version="{health["version"]}"}} 1' in page
 
 
-def test_an_answer_is_compressed_for_who_takes_that(client: FlaskClient) -> None:
+def test_an_answer_is_compressed_if_the_client_accepts_it(client: FlaskClient) -> None:
     for i in range(100):
         stats.incr("many", f"metric_{i}")
     for path in ("/stats", "/stats/prometheus", "/metrics", "/stats?format=csv"):
@@ -132,7 +132,7 @@ def test_every_format_of_the_table_is_answered(client: FlaskClient) -> None:
         assert client.get("/metrics", headers={"Accept": form.content_type}).status_code == 200
 
 
-def test_a_scraper_may_ask_for_some_families(client: FlaskClient) -> None:
+def test_a_scraper_may_request_some_families(client: FlaskClient) -> None:
     query = "name[]=login_total&name[]=open"
     for path in ("/stats/prometheus", "/metrics", "/stats"):
         answer = client.get(f"{path}?{query}&format=prometheus")
@@ -149,7 +149,7 @@ def test_a_scraper_may_ask_for_some_families(client: FlaskClient) -> None:
         ("values", 'U__user_2e_login__total{category="app"} 1'),
     ],
 )
-def test_names_are_spelt_as_the_request_asks_by_header_or_query(
+def test_names_are_escaped_as_the_header_or_query_of_the_request_says(
     client: FlaskClient, escaping: str, sample: str
 ) -> None:
     stats.incr("app", "user.login")
@@ -171,7 +171,7 @@ def test_namespace_and_labels_of_the_configuration_are_on_the_page(serve: Callab
     assert all(line.startswith("shop_") and '{region="eu"' in line for line in samples)
 
 
-def test_structured_json_is_as_its_schema_says_whatever_the_kind(client: FlaskClient) -> None:
+def test_structured_json_of_every_kind_follows_its_schema(client: FlaskClient) -> None:
     stats.declare("db", "query", kind="histogram", help="Of the database.")
     stats.timing("db", "query", 5)
     for value in (0, 1, 1e9):
@@ -208,7 +208,7 @@ def test_structured_json_is_as_its_schema_says_whatever_the_kind(client: FlaskCl
 
 
 @pytest.mark.slow
-def test_a_histogram_has_a_window_beside_what_there_is_since_the_start(client: FlaskClient, data: Path) -> None:
+def test_a_histogram_has_figures_of_a_window_and_since_the_start(client: FlaskClient, data: Path) -> None:
     stats.timing("db", "query", 5000)
 
     def shown() -> bool:
@@ -226,16 +226,14 @@ def test_a_histogram_has_a_window_beside_what_there_is_since_the_start(client: F
         assert figures["window"]["seconds"] < 60
 
 
-def test_disabled_statistics_are_not_there(serve: Callable[..., FlaskClient]) -> None:
+def test_disabled_statistics_are_not_found(serve: Callable[..., FlaskClient]) -> None:
     client = serve({"enabled": False})
     for path in ("/stats", "/stats/prometheus"):
         answer = client.get(path)
         assert (answer.status_code, answer.get_json()) == (404, {"error": "statistics are disabled"})
 
 
-def test_a_block_that_must_not_be_used_is_answered_as_unavailable(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_block_is_answered_with_503(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def attach(self: object) -> None:
         raise BlockError("block x belongs to user 7; it must belong to user 8")
 
@@ -246,7 +244,7 @@ def test_a_block_that_must_not_be_used_is_answered_as_unavailable(
     assert "belongs to user 7" in answer.get_json()["error"]
 
 
-def test_a_block_of_another_mode_is_refused_for_real(client: FlaskClient, data: Path) -> None:
+def test_a_real_block_that_others_may_read_is_refused(client: FlaskClient, data: Path) -> None:
     from shmstats.block import identify
 
     shmstats.close()
@@ -262,7 +260,7 @@ def test_a_block_of_another_mode_is_refused_for_real(client: FlaskClient, data: 
         Path(f"{segment}.lock").unlink(missing_ok=True)
 
 
-def test_an_application_takes_over_what_is_configured_already(client: FlaskClient) -> None:
+def test_an_application_uses_an_existing_configuration(client: FlaskClient) -> None:
     other = create_app().test_client()
     assert other.get("/stats").get_json()["simple"]["user_actions"] == {"login": 3}
 

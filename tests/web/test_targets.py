@@ -1,4 +1,4 @@
-"""``/stats/targets``: what Prometheus and vmagent are told to scrape."""
+"""``/stats/targets``: the targets that Prometheus and vmagent scrape."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_without_peers_there_is_no_group(serve: Callable[..., FlaskClient]) -> N
     assert serve().get("/stats/targets").get_json() == []
 
 
-def test_targets_are_protected_as_statistics_are(serve: Callable[..., FlaskClient]) -> None:
+def test_targets_are_protected_like_statistics(serve: Callable[..., FlaskClient]) -> None:
     api = {"peers": ["web-1:8000"], "protect": "all", "token": "t"}
     client = serve(api=api)
     outside = {"REMOTE_ADDR": "10.0.0.1"}

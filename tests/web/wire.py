@@ -1,4 +1,4 @@
-"""Requests byte by byte, so that nothing on this side puts a path in order."""
+"""Requests byte by byte, so that no client library normalises a path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BOUND = 30.0
 
 
 class Answer(NamedTuple):
-    """An answer as it came over the connection."""
+    """An answer as it was received."""
 
     status: int
     headers: dict[str, str]
@@ -35,7 +35,7 @@ def exchange(address: tuple[str, int], request: bytes, source: tuple[str, int] |
 
 
 def request_of(method: str, target: bytes | str, *headers: str, host: str = "localhost") -> bytes:
-    """The bytes of a request whose target nobody has touched."""
+    """The bytes of a request with an unmodified target."""
     target = target.encode("latin-1") if isinstance(target, str) else target
     lines = [f"Host: {host}", "Connection: close", *headers]
     return method.encode() + b" " + target + b" HTTP/1.1\r\n" + "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
