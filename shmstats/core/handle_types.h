@@ -168,7 +168,7 @@ Gauge_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
 static inline Outcome
 observe_double(Series *series, double value)
 {
-    if (UNLIKELY(!(value >= 0 && value <= DBL_MAX)) || UNLIKELY(!is_ready(series)) || UNLIKELY(series->scale == NULL))
+    if (UNLIKELY(!is_observable(value)) || UNLIKELY(!is_ready(series)) || UNLIKELY(series->scale == NULL))
         return MISS;
     Py_ssize_t bucket = bucket_of(scale_in(series->scale), value);
     if (LIKELY(series->cells->buffered == NULL)

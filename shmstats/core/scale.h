@@ -48,7 +48,7 @@ exponential_bucket(const Scale *scale, double value)
     int64_t below = bits_of(value) - 1;
     const Slot *slots = (const Slot *)(const void *)(scale + 1);
     int schema = (int)scale->schema;
-    const Slot *slot = &slots[(below >> (MANTISSA_BITS - 1 - schema)) & ((2 << schema) - 1)];
+    const Slot *slot = &slots[(uint64_t)below << (64 - MANTISSA_BITS) >> (64 - 1 - schema)];
     int64_t mantissa = below & (((int64_t)1 << MANTISSA_BITS) - 1);
     int64_t bucket = (below >> MANTISSA_BITS) * ((int64_t)1 << schema) + slot->before + (mantissa >= slot->limit)
                      - scale->before;

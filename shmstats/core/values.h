@@ -195,6 +195,13 @@ bits_of(double value)
     return bits;
 }
 
+/* Whether a value can be observed: it is neither negative, nor infinite, nor NaN. */
+static inline int
+is_observable(double value)
+{
+    return (uint64_t)bits_of(value) <= (uint64_t)bits_of(DBL_MAX);
+}
+
 /* A histogram's seq is odd from begin_write to end_write; the latter gets the result of the former. */
 static inline uint32_t
 begin_write(Cell *histogram)
