@@ -1,4 +1,4 @@
-"""What stands for a deployment's disk and system, and what its tests share with others: programs and real servers."""
+"""Libraries that simulate a deployment's disk and system, and fixtures for programs and real servers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ int link(const char *a, const char *b) { errno = EOPNOTSUPP; return -1; }
 int linkat(int a, const char *b, int c, const char *d, int e) { errno = EOPNOTSUPP; return -1; }
 """
 
-#: A volume without locks of whole files, and NFS, where such a lock is one of records: the process's, and exclusive
-#: only on what is open for writing.
+#: A volume without locks of whole files, and NFS, where such a lock is a record lock: it belongs to the process, and
+#: is exclusive only on a file open for writing.
 NO_LOCKS = """
 #include <errno.h>
 int flock(int fd, int operation) { errno = ENOLCK; return -1; }
@@ -40,7 +40,7 @@ int flock(int fd, int operation) {
 }
 """
 
-#: A disk that takes its time, as NFS and a cloud volume without credit do.
+#: A slow disk, like NFS and a cloud volume without credit.
 SLOW_FSYNC = """
 #include <time.h>
 #include <unistd.h>
@@ -48,7 +48,7 @@ int fsync(int fd) { struct timespec t = {1, 0}; nanosleep(&t, 0); return 0; }
 int fdatasync(int fd) { return fsync(fd); }
 """
 
-#: A filter of system calls that knows no pipe2, until there is a file ``pipes`` in the current directory.
+#: A filter of system calls that refuses pipe2 until the current directory has a file ``pipes``.
 NO_PIPES = """
 #define _GNU_SOURCE
 #include <errno.h>
@@ -87,7 +87,7 @@ def preload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 @pytest.fixture
 def lose_power(data: Path) -> Callable[..., None]:
-    """Kill processes, and lose what is in shared memory: ``lose_power(child, other)``."""
+    """Kill processes and remove their block: ``lose_power(child, other)``."""
 
     def lose_power(*children: object) -> None:
         for child in children:

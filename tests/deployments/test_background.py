@@ -21,7 +21,7 @@ PATCHES = {
 
 
 @pytest.mark.parametrize("library", PATCHES)
-def test_what_is_counted_beside_an_event_loop_is_saved_and_restored(python: PythonRunner, library: str) -> None:
+def test_counts_beside_a_patched_event_loop_are_saved_and_restored(python: PythonRunner, library: str) -> None:
     if not find_spec(library):
         pytest.skip(f"{library} is not installed")
     code = f"""
@@ -37,7 +37,7 @@ def test_what_is_counted_beside_an_event_loop_is_saved_and_restored(python: Pyth
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("library", PATCHES)
-def test_an_event_loop_goes_on_while_a_slow_disk_is_waited_for(
+def test_a_save_to_a_slow_disk_does_not_stop_the_event_loop(
     configure: Callable[..., Any], python: PythonRunner, preload: Callable[[str], None], library: str
 ) -> None:
     if not find_spec(library):
@@ -64,7 +64,7 @@ def test_an_event_loop_goes_on_while_a_slow_disk_is_waited_for(
 
 
 @pytest.mark.parametrize("left", [0, 4, 6])
-def test_what_needs_descriptors_starts_as_soon_as_there_are_some(
+def test_background_work_starts_when_descriptors_become_free(
     configure: Callable[..., Any], python: PythonRunner, left: int
 ) -> None:
     configure(snapshot_interval_ms=100)
@@ -101,7 +101,7 @@ def test_what_needs_descriptors_starts_as_soon_as_there_are_some(
 
 
 @pytest.mark.parametrize("later", [0, 1])
-def test_where_pipes_are_refused_a_process_counts_saves_answers_forks_and_ends_as_ever(
+def test_a_process_works_normally_if_the_system_refuses_pipes(
     configure: Callable[..., Any], python: PythonRunner, preload: Callable[[str], None], later: int
 ) -> None:
     configure(snapshot_interval_ms=100)
@@ -147,10 +147,10 @@ def test_where_pipes_are_refused_a_process_counts_saves_answers_forks_and_ends_a
     assert said.splitlines() == ["refused", "True", "11 0", "True"]
 
 
-def test_a_daemon_that_closes_all_descriptors_counts_and_saves_on_and_keeps_the_numbers_for_itself(
+def test_a_daemon_that_closes_all_descriptors_counts_and_saves_on(
     configure: Callable[..., Any], python: PythonRunner
 ) -> None:
-    """What the library has open is open again, nothing of the application is written to or closed, also at the end."""
+    """The package opens its files again, and neither writes to nor closes files of the application."""
     configure(snapshot_interval_ms=100)
     said = python.run(
         """

@@ -39,19 +39,19 @@ def run(core: Path, code: str, **environment: str) -> subprocess.CompletedProces
 SHOW = "import shmstats; print(shmstats.core.CORE)"
 
 
-def test_an_extension_that_was_not_built_is_said_once_with_what_it_costs(core: Path) -> None:
+def test_a_missing_extension_is_logged_once_with_the_factor_that_it_costs(core: Path) -> None:
     done = run(core, SHOW)
     assert done.stdout == "Python\n"
     assert done.stderr.count("the C core of shmstats is not built") == 1
     assert "times slower" in done.stderr
 
 
-def test_who_asks_for_the_fallback_is_not_told(core: Path) -> None:
+def test_a_requested_fallback_is_not_logged(core: Path) -> None:
     done = run(core, SHOW, SHMSTATS_PURE="1")
     assert (done.stdout, done.stderr) == ("Python\n", "")
 
 
-def test_an_extension_of_another_python_is_as_none_and_is_named(core: Path) -> None:
+def test_an_extension_for_another_python_counts_as_missing_and_is_named(core: Path) -> None:
     other = core / "_cells.cpython-39-x86_64-linux-gnu.so"
     other.write_bytes((PACKAGE / "core" / EXTENSION).read_bytes())
     done = run(core, SHOW)
@@ -60,7 +60,7 @@ def test_an_extension_of_another_python_is_as_none_and_is_named(core: Path) -> N
 
 
 @pytest.mark.parametrize("left", [0, 30, 2000, -1], ids="{} bytes".format)
-def test_an_extension_that_is_cut_off_is_an_error_that_names_the_file(core: Path, left: int) -> None:
+def test_a_truncated_extension_is_an_error_that_names_the_file(core: Path, left: int) -> None:
     (core / EXTENSION).write_bytes((PACKAGE / "core" / EXTENSION).read_bytes()[:left])
     done = run(core, SHOW)
     assert done.returncode == 1
@@ -68,7 +68,7 @@ def test_an_extension_that_is_cut_off_is_an_error_that_names_the_file(core: Path
     assert "Install shmstats again" in done.stderr
 
 
-def test_an_extension_of_another_machine_is_an_error_that_names_the_file(core: Path) -> None:
+def test_an_extension_for_another_machine_is_an_error_that_names_the_file(core: Path) -> None:
     tag = "-".join(EXTENSION_SUFFIXES[0].split("-")[:2])
     other = core / f"_cells{tag}-s390x-linux-gnu.so"
     other.write_bytes(b"\x7fELF\2\2")
@@ -119,7 +119,7 @@ def counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def run_interpreters(code: str, **environment: str) -> list[str]:
-    """Return what interpreters of one process printed, which must end well."""
+    """Return the output of the interpreters of one process, which must end with status 0."""
     whole = {"SHMSTATS_PURE": os.environ["SHMSTATS_PURE"], **environment}
     done = run(PACKAGE / "core", textwrap.dedent(INTERPRETERS) + textwrap.dedent(code), **whole)
     assert done.returncode == 0, done.stderr
@@ -127,7 +127,7 @@ def run_interpreters(code: str, **environment: str) -> list[str]:
 
 
 @pytest.mark.parametrize("first", ["exec(import_it)", "kept = create(); run(kept, import_it)"])
-def test_a_second_interpreter_of_a_process_is_refused_and_told_the_way_out(first: str, counting: str) -> None:
+def test_a_second_interpreter_is_refused_and_the_error_says_what_to_do(first: str, counting: str) -> None:
     imported, refused, again, own_lock, replaced = run_interpreters(f"""
         import os
         {first}
@@ -145,7 +145,7 @@ def test_a_second_interpreter_of_a_process_is_refused_and_told_the_way_out(first
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="all interpreters share one lock")
-def test_the_c_core_refuses_the_first_interpreter_too_where_that_has_a_lock_of_its_own(
+def test_the_c_core_refuses_an_interpreter_with_its_own_gil(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SHMSTATS_PURE", "")
@@ -154,7 +154,7 @@ def test_the_c_core_refuses_the_first_interpreter_too_where_that_has_a_lock_of_i
     assert "WSGIApplicationGroup %{GLOBAL}" in refused
 
 
-def test_a_later_interpreter_counts_on_when_the_one_before_has_ended(tmp_path: Path, counting: str) -> None:
+def test_an_interpreter_started_after_the_end_of_another_counts_on(tmp_path: Path, counting: str) -> None:
     code = """
         for _ in range(2):
             one = create()

@@ -1,4 +1,4 @@
-"""A wrong configuration stops no application, and is seen by whoever looks."""
+"""A wrong configuration stops no application, and is shown by every endpoint and on stderr."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WRONGLY_CONFIGURED = """
 """
 
 
-#: What applications do to logging once they have imported everything.
+#: Configurations of logging that applications load after all imports.
 LOGGING = {
     "as it is": "",
     "without loggers that were there before": "logging.config.dictConfig({'version': 1})",
@@ -37,9 +37,7 @@ LOGGING = {
 
 
 @pytest.mark.parametrize("logging", LOGGING)
-def test_a_configuration_with_an_error_is_what_every_endpoint_answers_and_is_told_once(
-    tmp_path: Path, logging: str
-) -> None:
+def test_every_endpoint_answers_with_the_error_of_the_configuration(tmp_path: Path, logging: str) -> None:
     (tmp_path / "shmstats.yml").write_text("stats: {capcity: 512}\n")
     done = subprocess.run(
         [sys.executable, "-c", dedent(WRONGLY_CONFIGURED), LOGGING[logging]],

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.far_from_core
 
 only_the_c_core = pytest.mark.parametrize("core", ["C"], indirect=True)
 
-#: What versions of an application do with a metric ``{name}``: made and used.
+#: The metric ``{name}`` in versions of an application: how it is created and used.
 VERSIONS = '''
 def counter(name):
     made = Counter(name, "As a counter.")
@@ -72,13 +72,13 @@ def names(shown, name):
 
 @pytest.fixture
 def program(python: PythonRunner, configure: Callable[..., object]) -> Callable[..., str]:
-    configure(durable_exposition=False)  # many pages a second are looked at
+    configure(durable_exposition=False)  # a test requests many pages a second
     return lambda code, *arguments: python.run(INSTALLED + VERSIONS + code, *arguments, quiet=False)
 
 
 @only_the_c_core
-def test_versions_side_by_side_each_have_a_valid_page_with_the_newest_definition(program: Callable[..., str]) -> None:
-    """Old, new, and old again, with every other pair of types: the processes before count on without an error."""
+def test_versions_that_run_at_once_all_have_a_valid_page_of_the_newest_definition(program: Callable[..., str]) -> None:
+    """Old, new, and old again, with every pair of types: the earlier processes count on without an error."""
     program(
         """
 def version(number, turn):
@@ -115,7 +115,9 @@ page()
 
 
 @only_the_c_core
-def test_what_an_older_definition_left_goes_when_nobody_counts_into_it(program: Callable[..., str]) -> None:
+def test_series_of_an_older_definition_are_removed_when_no_process_counts_into_them(
+    program: Callable[..., str],
+) -> None:
     program(
         """
 from shmstats.block import outdated
@@ -147,8 +149,8 @@ assert names_in_use() < before and page() == {"queue": 7}
 
 
 @only_the_c_core
-def test_a_process_that_forgot_nothing_is_no_reason_to_keep_what_it_does_not_count(program: Callable[..., str]) -> None:
-    """A master holds the block all the time, and never uses the metric."""
+def test_an_old_process_that_does_not_use_a_metric_does_not_keep_its_old_series(program: Callable[..., str]) -> None:
+    """A master is attached all the time, and never uses the metric."""
     program(
         """
 from shmstats.block import outdated
@@ -169,7 +171,7 @@ new.end()
 
 
 @only_the_c_core
-def test_a_child_that_an_older_master_forks_later_does_not_bring_its_definition_back(
+def test_a_child_of_an_older_master_does_not_restore_the_older_definition(
     program: Callable[..., str],
 ) -> None:
     program(
@@ -201,7 +203,7 @@ other.communicate(b"\\n")
 
 
 @only_the_c_core
-def test_the_state_of_an_enum_is_matched_by_its_name(program: Callable[..., str]) -> None:
+def test_states_of_an_enum_are_matched_by_name(program: Callable[..., str]) -> None:
     program(
         """
 def version(states):
@@ -270,7 +272,7 @@ MS_7 = [0] * 55 + [1] + [0] * 106  # the bucket of 7 ms
             "stats.timing('c', 'm', 3)",
             {"m": [0, 0, 1, 0]},
         ),
-        # What people see of these is the newer text; the counts continue.
+        # These show the newer text; the counts continue.
         (
             "stats.declare('c', 'm', kind='counter', help='Old.')",
             "stats.incr('c', 'm')",
@@ -281,7 +283,7 @@ MS_7 = [0] * 55 + [1] + [0] * 106  # the bucket of 7 ms
         ("pass", "stats.incr('c', 'm')", "kind='counter', help='New.'", "stats.incr('c', 'm')", {"m": 4}),
     ],
 )
-def test_a_native_metric_may_be_declared_otherwise_beside_a_process_that_goes_on(
+def test_a_native_metric_may_be_declared_differently_while_an_old_process_runs(
     python: PythonRunner, old: str, old_use: str, new: str, new_use: str, shown: dict[str, object]
 ) -> None:
     first, third = python.start(NATIVE, old), python.start(NATIVE, "pass")
@@ -306,10 +308,10 @@ def test_a_native_metric_may_be_declared_otherwise_beside_a_process_that_goes_on
 
 
 @only_the_c_core
-def test_after_a_full_restart_the_page_shows_what_the_release_declares_and_nothing_else(
+def test_after_a_full_restart_the_page_shows_only_the_declarations_of_the_release(
     program: Callable[..., str],
 ) -> None:
-    """There, and back again: of what was before nothing is left."""
+    """There and back again: nothing of the earlier definition is left."""
     code = """
 import shmstats
 number, count = int(sys.argv[1]), int(sys.argv[2])

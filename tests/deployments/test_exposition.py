@@ -1,4 +1,4 @@
-"""What a page has shown is on the disk: after a power loss no total goes back."""
+"""Exposed values are on the disk: after a power loss no total goes back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHOW = """
 """
 
 
-def test_no_total_goes_back_over_losses_of_power(
+def test_no_exposed_total_goes_back_after_power_losses(
     python: PythonRunner, configure: Callable[..., Any], lose_power: Callable[..., None]
 ) -> None:
     configure(snapshot_interval_ms=3_600_000)
@@ -49,7 +49,7 @@ def test_no_total_goes_back_over_losses_of_power(
     assert shown == (90, 9)
 
 
-def test_pages_that_come_together_share_a_save_in_all_processes(
+def test_concurrent_pages_of_all_processes_share_a_save(
     python: PythonRunner, configure: Callable[..., Any], lose_power: Callable[..., None]
 ) -> None:
     configure(snapshot_interval_ms=3_600_000)
@@ -84,7 +84,7 @@ def test_pages_that_come_together_share_a_save_in_all_processes(
 
 @pytest.fixture
 def shown(shmstats: ModuleType) -> Callable[[], Any]:
-    """What a page shows of c.m; None: nothing."""
+    """The value of c.m on a page; None if it is missing."""
 
     def shown() -> Any:
         read = shmstats.stats.shared.exposable()
@@ -112,7 +112,7 @@ def hanging(shmstats: ModuleType, configure: Callable[..., Any], monkeypatch: py
     go_on.set()
 
 
-def test_pages_wait_for_no_save_of_what_is_saved_already(
+def test_a_page_waits_for_no_save_if_its_values_are_saved(
     shmstats: ModuleType, configure: Callable[..., Any], shown: Callable[[], Any]
 ) -> None:
     configure(snapshot_interval_ms=3_600_000)
@@ -121,13 +121,13 @@ def test_pages_wait_for_no_save_of_what_is_saved_already(
     header = shmstats.stats.shared.attach().header
     due = header.expose_due
     assert [shown() for _ in range(3)] == [1] * 3
-    assert (header.saved_count, header.expose_due) == (1, due)  # none of them took a turn
+    assert (header.saved_count, header.expose_due) == (1, due)  # none of them has saved
     shmstats.stats.incr("c", "m")
     assert shown() == 2
     assert header.saved_count == 2
 
 
-def test_two_scrapers_and_a_person_within_a_second_wait_for_no_turn(
+def test_three_pages_within_a_second_do_not_wait_for_the_interval_of_saves(
     shmstats: ModuleType, configure: Callable[..., Any], shown: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure(snapshot_interval_ms=3_600_000)
@@ -141,7 +141,7 @@ def test_two_scrapers_and_a_person_within_a_second_wait_for_no_turn(
     assert shmstats.stats.shared.attach().header.saved_count == 3
 
 
-def test_a_page_after_a_restart_of_the_machine_waits_for_no_turn_of_its_former_run(
+def test_a_page_after_a_reboot_does_not_wait_for_a_time_of_the_former_boot(
     shmstats: ModuleType,
     python: PythonRunner,
     configure: Callable[..., Any],
@@ -167,7 +167,7 @@ def save_error(shmstats: ModuleType) -> str | None:
     return found
 
 
-def test_a_large_directory_is_measured_in_the_background_and_until_then_at_least(
+def test_the_size_of_a_large_directory_is_a_lower_bound_until_it_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i in range(50):
@@ -183,7 +183,7 @@ def test_a_large_directory_is_measured_in_the_background_and_until_then_at_least
 
 
 @pytest.mark.parametrize("remembers", [True, False])
-def test_while_the_disk_hangs_a_page_shows_what_is_on_it(
+def test_while_the_disk_hangs_a_page_shows_the_saved_values(
     shmstats: ModuleType, hanging: Event, shown: Callable[[], Any], remembers: bool
 ) -> None:
     stats = shmstats.stats
@@ -195,13 +195,13 @@ def test_while_the_disk_hangs_a_page_shows_what_is_on_it(
     hanging.clear()
     stats.incr("c", "m")
     if not remembers:
-        stats.shared._saver._saved = None  # another process has saved it
+        stats.shared._saver._saved = None  # another process has saved the value
     assert shown() == 3
     hanging.set()
     wait_until(lambda: shown() == 4)
 
 
-def test_a_disk_that_hangs_for_long_fails_and_a_page_shows_what_is_counted(
+def test_after_a_long_hang_of_the_disk_a_page_shows_the_counted_values(
     shmstats: ModuleType, hanging: Event, shown: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shmstats.stats.incr("c", "m", 3)
@@ -213,7 +213,7 @@ def test_a_disk_that_hangs_for_long_fails_and_a_page_shows_what_is_counted(
     wait_until(lambda: shown() == 3 and save_error(shmstats) is None)
 
 
-def test_where_the_disk_fails_a_page_shows_what_is_counted(
+def test_if_the_disk_fails_a_page_shows_the_counted_values(
     shmstats: ModuleType, hanging: Event, shown: Callable[[], Any], data: Path
 ) -> None:
     stats = shmstats.stats
@@ -229,14 +229,14 @@ def test_where_the_disk_fails_a_page_shows_what_is_counted(
     wait_until(lambda: shown() == 6 and save_error(shmstats) is None)
 
 
-def test_a_save_that_read_before_another_does_not_take_its_place_whichever_began_first(
+def test_a_save_does_not_replace_one_that_read_later(
     shmstats: ModuleType,
     configure: Callable[..., Any],
     attach: Callable[..., Any],
     data: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first to begin is held up before it reads, the second after that."""
+    """The first save is delayed before it reads, the second afterwards."""
     settings = shmstats.config.load(configure(snapshot_interval_ms=3_600_000))
     blocks = [attach(), attach()]
     savers = [shmstats.attachment.saver.Saver(block, settings, print, print) for block in blocks]
@@ -271,7 +271,7 @@ def test_a_save_that_read_before_another_does_not_take_its_place_whichever_began
     assert list(shmstats.snapshot.load(data / "stats" / "simple.json").values) == [7]
 
 
-def test_health_is_told_by_any_reader(
+def test_any_reader_shows_the_health(
     shmstats: ModuleType, configure: Callable[..., Any], python: PythonRunner, data: Path
 ) -> None:
     configure(snapshot_interval_ms=100)

@@ -10,7 +10,7 @@ from helpers import PythonRunner
 
 
 @pytest.mark.parametrize("buffered", [False, True])
-def test_the_children_of_a_fork_in_c_count_for_themselves(
+def test_children_forked_in_c_count_by_themselves(
     stats: Any, configure: Callable[..., Any], python: PythonRunner, buffered: bool
 ) -> None:
     """UWSGI forks in this way: it calls Python's fork functions only if it is configured to."""
@@ -41,7 +41,7 @@ def test_the_children_of_a_fork_in_c_count_for_themselves(
     assert stats.get("c", "m") == 1501
 
 
-def test_a_fork_in_the_middle_of_the_first_use_leaves_the_child_able_to_count(stats: Any, python: PythonRunner) -> None:
+def test_a_child_forked_during_the_first_use_can_count(stats: Any, python: PythonRunner) -> None:
     python.run(
         """
         import os, sys, threading
@@ -70,9 +70,7 @@ def test_a_fork_in_the_middle_of_the_first_use_leaves_the_child_able_to_count(st
     assert stats.get("c", "m") == 22
 
 
-def test_a_fork_while_another_thread_reads_its_first_configuration_file_leaves_the_child_able_to_count(
-    stats: Any, python: PythonRunner
-) -> None:
+def test_a_child_forked_while_a_thread_reads_the_configuration_can_count(stats: Any, python: PythonRunner) -> None:
     python.run(
         """
         import os, signal, sys, threading, time
@@ -105,7 +103,7 @@ def test_a_fork_while_another_thread_reads_its_first_configuration_file_leaves_t
     assert stats.get("c", "m") == 3
 
 
-def test_counts_of_a_thread_go_to_the_new_block_while_another_calls_init(
+def test_after_init_in_one_thread_the_counts_of_others_go_to_the_new_block(
     shmstats: Any, configure: Callable[..., Any], python: PythonRunner
 ) -> None:
     configure()
@@ -140,7 +138,7 @@ def test_counts_of_a_thread_go_to_the_new_block_while_another_calls_init(
     )
 
 
-def test_counts_go_to_another_directory_as_soon_as_init_says_so(
+def test_counts_go_to_another_directory_as_soon_as_init_returns(
     shmstats: Any, configure: Callable[..., Any], python: PythonRunner, tmp_path: Any
 ) -> None:
     configure()
@@ -176,7 +174,9 @@ def test_counts_go_to_another_directory_as_soon_as_init_says_so(
     )
 
 
-def test_registries_that_are_used_crosswise_in_signal_handlers_do_not_hang(python: PythonRunner, tmp_path: Any) -> None:
+def test_two_registries_used_in_each_others_signal_handlers_do_not_deadlock(
+    python: PythonRunner, tmp_path: Any
+) -> None:
     counted = python.run(
         """
         import signal, sys, threading, time

@@ -1,4 +1,4 @@
-"""Applications loaded by root, whose workers give up root and may not read the package any more."""
+"""Applications loaded by root, whose workers give up root and can no longer read the package."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [
 
 NOBODY = 65534
 
-#: The worker counts when root has left the block, so it is the one that saves.
+#: The worker counts after root has left the block, so the worker saves.
 PRELOADED = """
     import os, sys
     package, data, counted_by_root, no_buffer = sys.argv[1:]
@@ -59,7 +59,7 @@ PRELOADED = """
 
 
 @pytest.mark.parametrize(("counted_by_root", "no_buffer"), [(True, True), (False, False)])
-def test_a_worker_that_may_not_read_the_package_any_more_counts_reads_and_saves(
+def test_a_worker_that_can_no_longer_read_the_package_counts_reads_and_saves(
     python: PythonRunner, counted_by_root: bool, no_buffer: bool
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -80,7 +80,7 @@ def test_a_worker_that_may_not_read_the_package_any_more_counts_reads_and_saves(
     assert values.get(("app", "loaded")) == (1 if counted_by_root else None)
 
 
-def test_what_cannot_be_imported_before_a_fork_is_logged_once_and_the_rest_is_imported(python: PythonRunner) -> None:
+def test_a_failed_import_before_a_fork_is_logged_once_and_the_rest_is_imported(python: PythonRunner) -> None:
     worker = python.start(
         """
         import os, sys

@@ -1,4 +1,4 @@
-"""Whose a block is, and which directory's: device and inode, owner and root, and strangers."""
+"""The identity of a block: device and inode of its directory, owner, root and other users."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_every_path_to_a_directory_leads_to_one_block(shmstats: ModuleType, tmp_
     assert identify(tmp_path / "link").directory == tmp_path / "a"
 
 
-def test_a_directory_that_is_missing_is_made_for_its_owner_alone(shmstats: ModuleType, tmp_path: Path) -> None:
+def test_a_missing_directory_is_created_private_to_its_owner(shmstats: ModuleType, tmp_path: Path) -> None:
     identify = shmstats.block.identify
     missing = tmp_path / "above" / "data"
     assert identify(missing).key is None
@@ -46,7 +46,7 @@ def test_a_directory_that_is_missing_is_made_for_its_owner_alone(shmstats: Modul
     assert missing.stat().st_mode & 0o777 == 0o700
 
 
-def test_what_cannot_be_made_has_a_block_all_the_same(shmstats: ModuleType, tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_has_a_block(shmstats: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     stats = shmstats.Registry()
     stats.init({"path": {"data": str(tmp_path / "file" / "data")}, "stats": {"persist": False}})
@@ -100,7 +100,7 @@ USE = """
 
 @pytest.fixture
 def owned() -> Iterator[Path]:
-    """A data directory of another user, where everybody can get to."""
+    """A data directory of another user, in a directory that every user can reach."""
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
         data = Path(place, "data")
@@ -120,7 +120,7 @@ def counting(shmstats: ModuleType, owned: Path) -> Iterator[Any]:
 
 
 @as_root
-def test_root_and_the_owner_share_one_block_that_is_the_owners(
+def test_root_and_the_owner_share_a_block_that_the_owner_owns(
     counting: Any, python: Any, owned: Path, tmp_path: Path
 ) -> None:
     file = segment_file(owned)
@@ -156,7 +156,7 @@ def test_a_stranger_gets_an_error_that_names_directory_and_owner(
 
 
 @as_root
-def test_a_worker_that_gave_up_root_goes_on_in_the_block_it_has(counting: Any, python: Any, owned: Path) -> None:
+def test_a_worker_that_gave_up_root_continues_in_its_block(counting: Any, python: Any, owned: Path) -> None:
     code = """
         import os, sys, shmstats
         from shmstats import stats
@@ -182,7 +182,7 @@ def test_a_worker_that_gave_up_root_goes_on_in_the_block_it_has(counting: Any, p
     assert "Traceback" not in worker.stderr
 
 
-def test_a_data_directory_that_is_removed_and_made_again_keeps_its_block(stats: Any, python: Any, data: Path) -> None:
+def test_a_recreated_data_directory_keeps_its_block(stats: Any, python: Any, data: Path) -> None:
     stats.incr("c", "m")
     block = stats.shared.attach()
     shutil.rmtree(data)
@@ -193,10 +193,8 @@ def test_a_data_directory_that_is_removed_and_made_again_keeps_its_block(stats: 
 
 
 @pytest.mark.parametrize("end", ["lives", "is killed"])
-def test_a_directory_that_has_the_inode_of_a_removed_one_has_a_block_of_its_own(
-    python: Any, stats: Any, data: Path, end: str
-) -> None:
-    """The time of birth tells them apart, also while processes count for the directory that is gone."""
+def test_a_directory_that_reuses_an_inode_has_its_own_block(python: Any, stats: Any, data: Path, end: str) -> None:
+    """The time of birth distinguishes them, also while processes count for the removed directory."""
     other = data.parent / "gone"
     other.mkdir()
     child = python.start(
@@ -235,7 +233,7 @@ def test_a_directory_that_has_the_inode_of_a_removed_one_has_a_block_of_its_own(
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "link"])
-def test_what_is_in_the_blocks_place_is_named_and_nothing_hangs(
+def test_anything_else_in_place_of_the_block_is_named_and_nothing_hangs(
     shmstats: ModuleType, data: Path, tmp_path: Path, kind: str
 ) -> None:
     file = segment_file(data)
@@ -254,7 +252,7 @@ def test_what_is_in_the_blocks_place_is_named_and_nothing_hangs(
         file.rmdir() if kind == "directory" else file.unlink()
 
 
-def test_a_dead_block_of_version_0_1_is_set_aside_and_a_live_one_refused(
+def test_a_dead_block_of_0_1_is_set_aside_and_a_live_one_is_refused(
     shmstats: ModuleType, python: Any, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data.mkdir()

@@ -16,7 +16,7 @@ from helpers import BOUND, PythonRunner
 
 pytestmark = pytest.mark.far_from_core
 
-#: Hides them; the devices that Python needs stay.
+#: Hides both; the devices that Python needs stay.
 HIDDEN = """
 set -e
 mount -t tmpfs dev "$1"
@@ -58,7 +58,7 @@ print(stats.get("c", "m"))
 """
 
 
-#: psutil finds out by itself on macOS. Here it is told where /proc is, which nobody else knows.
+#: On macOS psutil needs no /proc. Here only psutil is told where /proc is.
 LOST_LOCK = """
 import contextlib, io, os, time
 with contextlib.redirect_stderr(io.StringIO()):  # it says that there is no /proc
@@ -88,7 +88,7 @@ print([worker.pid == os.getpid() for worker in block.reader.workers.live()], sta
 
 
 def run_hidden(program: str, directory: Path) -> tuple[str, str]:
-    """What a program says on both streams that has neither /dev/shm nor /proc."""
+    """The output of a program without /dev/shm and /proc, on both streams."""
     devices = directory / "devices"
     devices.mkdir()
     command = ["unshare", "--mount", "sh", "-c", HIDDEN, "sh", str(devices)]
@@ -103,7 +103,7 @@ def run_hidden(program: str, directory: Path) -> tuple[str, str]:
             "ignore:This process:DeprecationWarning",
             "-c",
             program,
-        ],  # a fork beside a thread
+        ],  # the warning about a fork while threads run
         cwd=directory,
         env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
@@ -115,7 +115,7 @@ def run_hidden(program: str, directory: Path) -> tuple[str, str]:
 
 
 def told(directory: Path) -> str:
-    """What the log says once."""
+    """The messages that the log has exactly once."""
     return (
         f"there is no /dev/shm: the block is a file in {directory / 'data'}, and slower on a disk\n"
         "there is no /proc: record locks and psutil show which processes live, and a client's process cannot be"
@@ -130,17 +130,17 @@ def short() -> Iterator[Path]:
         yield Path(directory)
 
 
-def test_a_block_is_a_file_in_the_data_directory_which_is_said_once(short: Path) -> None:
+def test_a_block_is_a_file_in_the_data_directory_and_that_is_logged_once(short: Path) -> None:
     said = run_hidden(PROGRAM, short)
     assert said == ("300 [True]\nTrue\n300\n403\n['stats']\n301\n", told(short))
 
 
-def test_psutil_tells_of_processes_and_of_those_that_have_lost_their_lock(short: Path) -> None:
+def test_psutil_finds_processes_also_if_they_have_lost_their_lock(short: Path) -> None:
     said = run_hidden(LOST_LOCK, short)
     assert said == ("True\n2 True True\n[True] 2\n", told(short))
 
 
-def test_windows_is_refused_in_a_sentence(python: PythonRunner) -> None:
+def test_windows_is_refused_with_one_sentence(python: PythonRunner) -> None:
     child = python.start("import sys; sys.platform = 'win32'; import shmstats")
     child.finish(status=1, quiet=False)
     assert child.stderr.splitlines()[-1] == (
@@ -170,7 +170,7 @@ print(json.dumps([document["simple"]["c"]["m"], document["health"]["saver"] in (
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a /proc")
-def test_where_proc_has_processes_only_all_is_answered_without_the_figures_of_the_system(python: PythonRunner) -> None:
+def test_without_system_files_in_proc_every_page_is_answered(python: PythonRunner) -> None:
     if subprocess.run([*PROCESSES_ONLY, "test", "!", "-e", "/proc/stat"], capture_output=True, check=False).returncode:
         pytest.skip("this kernel mounts no such /proc")
     python.prefix = PROCESSES_ONLY

@@ -1,4 +1,4 @@
-"""The power is lost again and again under a real Prometheus: what it has scraped never goes back."""
+"""Repeated power losses under a real Prometheus: no scraped total goes back."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ TOTAL = 'requests_total{job="site"}'
 
 
 @pytest.mark.parametrize("options", [THREADS, (*HOOKS, "--workers", "2")], ids=["threads", "hooks"])
-def test_three_losses_of_power_reset_no_total_and_lose_nothing_that_was_scraped(
-    tmp_path: Path, options: tuple[str, ...]
-) -> None:
+def test_three_power_losses_reset_no_total_and_lose_no_scraped_count(tmp_path: Path, options: tuple[str, ...]) -> None:
     server = Gunicorn(tmp_path, *options, config="path: {data: data}\nstats: {snapshot_interval_ms: 3600000}\n")
     server.start()
     try:
@@ -42,7 +40,7 @@ def test_three_losses_of_power_reset_no_total_and_lose_nothing_that_was_scraped(
             assert prometheus.query(f"sum(resets({TOTAL}[1h]))") == {"": 0}
             (series,) = prometheus.samples(f"{TOTAL}[1h]")
             values = [float(value) for _, value in series["values"]]
-            # What increase() sums up: all that was counted and not lost, from the first scrape to the last one.
+            # increase() is the sum of all counts that were not lost, from the first scrape to the last one.
             grown = sum(max(after - before, 0) for before, after in itertools.pairwise(values))
             assert grown == restored - values[0]
             assert prometheus.complaints() == []

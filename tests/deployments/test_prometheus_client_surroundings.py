@@ -1,4 +1,4 @@
-"""prometheus_client's metrics on the block amid what applications have around them: hooks, registries, versions."""
+"""prometheus_client's metrics on the block with hooks, registries and versions that applications use."""
 
 from __future__ import annotations
 
@@ -27,12 +27,10 @@ def program(python: PythonRunner, configure: Callable[..., Any]) -> Program:
     return program_on_block(python, configure)
 
 
-# What an earlier version has saved ---------------------------------------------------------------------------
+# Snapshots of an earlier version -----------------------------------------------------------------------------
 
 
-def test_times_of_creation_that_version_0_1_kept_in_gauges_of_their_own_are_taken_over(
-    program: Program, data: Path
-) -> None:
+def test_creation_times_saved_by_version_0_1_are_restored(program: Program, data: Path) -> None:
     (data / "stats").mkdir(parents=True)
     shutil.copy(Path(__file__).parents[1] / "snapshot" / "created-0.1.json", data / "stats" / "simple.json")
     program(
@@ -55,11 +53,11 @@ def test_times_of_creation_that_version_0_1_kept_in_gauges_of_their_own_are_take
     )
 
 
-# What an application did for the multiprocess mode -----------------------------------------------------------
+# Remains of the multiprocess mode in an application----------------------------------------------------------
 
 
 @only_the_c_core
-def test_a_replaced_value_class_and_a_directory_of_the_multiprocess_mode_change_nothing(
+def test_a_replaced_value_class_and_a_multiprocess_directory_have_no_effect(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = tmp_path / "files"
@@ -123,7 +121,7 @@ def app(environ, start_response):
         pytest.param(("--preload",), id="preloaded, without the variable", marks=pytest.mark.thorough),
     ],
 )
-def test_a_hook_of_the_multiprocess_mode_in_the_configuration_of_gunicorn_does_no_harm(
+def test_a_gunicorn_hook_of_the_multiprocess_mode_has_no_effect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
     files, config = tmp_path / "files", tmp_path / "gunicorn_hook.py"
@@ -145,7 +143,7 @@ def test_a_hook_of_the_multiprocess_mode_in_the_configuration_of_gunicorn_does_n
 
 
 @only_the_c_core
-def test_frozen_metrics_of_any_registry_are_taken_along_and_stay_frozen(program: Program) -> None:
+def test_metrics_made_before_install_are_shared_and_objects_stay_frozen(program: Program) -> None:
     program(
         """
         import gc
@@ -164,7 +162,7 @@ def test_frozen_metrics_of_any_registry_are_taken_along_and_stay_frozen(program:
 
 
 @only_the_c_core
-def test_figures_of_one_worker_are_shown_only_where_the_process_was_chosen(program: Program) -> None:
+def test_process_metrics_of_one_worker_are_shown_only_for_a_chosen_process(program: Program) -> None:
     program(
         """
         from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
@@ -188,7 +186,7 @@ def test_figures_of_one_worker_are_shown_only_where_the_process_was_chosen(progr
 
 
 @only_the_c_core
-def test_functions_are_called_where_they_are_asked_for_and_nowhere_else(program: Program) -> None:
+def test_the_function_of_a_gauge_is_called_only_for_a_page_of_its_registry(program: Program) -> None:
     program("""
         calls = []
         def given(name, value):
@@ -221,7 +219,7 @@ def test_functions_are_called_where_they_are_asked_for_and_nowhere_else(program:
 
 
 @only_the_c_core
-def test_a_function_that_fails_is_nan_until_it_gives_a_number_again(program: Program) -> None:
+def test_a_function_that_raises_is_nan_until_it_returns_a_number_again(program: Program) -> None:
     out = program(
         """
         import math
@@ -257,7 +255,7 @@ def test_a_function_that_fails_is_nan_until_it_gives_a_number_again(program: Pro
 
 
 @only_the_c_core
-def test_a_name_in_two_registries_is_two_metrics_whichever_is_made_first(program: Program) -> None:
+def test_the_same_name_in_two_registries_is_two_metrics(program: Program) -> None:
     program("""
         mine = CollectorRegistry()
         def both(first, second):
@@ -282,7 +280,7 @@ def test_a_name_in_two_registries_is_two_metrics_whichever_is_made_first(program
 
 
 @only_the_c_core
-def test_a_fresh_registry_for_each_test_begins_at_0_and_costs_no_room(program: Program) -> None:
+def test_a_new_registry_for_each_test_begins_at_0_and_takes_no_more_memory(program: Program) -> None:
     program("""
         for _ in range(50):
             registry = CollectorRegistry()
@@ -293,11 +291,11 @@ def test_a_fresh_registry_for_each_test_begins_at_0_and_costs_no_room(program: P
     """)
 
 
-# Series that go, and workers that go -------------------------------------------------------------------------
+# Removed series and dead workers -----------------------------------------------------------------------------
 
 
 @only_the_c_core
-def test_children_that_another_process_removed_leave_this_one(program: Program) -> None:
+def test_children_removed_by_another_process_are_removed_in_this_one(program: Program) -> None:
     program("""
         counter = Counter("c", "C.", ["a"])
         def refill():
@@ -321,7 +319,7 @@ def test_children_that_another_process_removed_leave_this_one(program: Program) 
 
 
 @only_the_c_core
-def test_gauges_of_modes_min_and_max_keep_what_dead_workers_had(program: Program) -> None:
+def test_gauges_of_modes_min_and_max_keep_the_values_of_dead_workers(program: Program) -> None:
     program("""
         gauges = {mode: Gauge(mode, "G.", multiprocess_mode=mode) for mode in ("min", "max", "livemin", "livemax")}
         def set_all(value):
@@ -342,7 +340,7 @@ def test_gauges_of_modes_min_and_max_keep_what_dead_workers_had(program: Program
 
 
 @only_the_c_core
-def test_a_family_that_cannot_be_shown_is_left_out_and_counted(program: Program) -> None:
+def test_a_family_that_cannot_be_rendered_is_left_out_and_counted(program: Program) -> None:
     program(
         """
         from shmstats.integrations.prometheus_client import collecting
@@ -360,7 +358,7 @@ def test_a_family_that_cannot_be_shown_is_left_out_and_counted(program: Program)
 
 # Versions ----------------------------------------------------------------------------------------------------
 
-#: What is changed in a copy of prometheus_client, and what the message names.
+#: A change in a copy of prometheus_client, and the name in the message.
 CHANGES = {
     "a renamed method": ("metrics.py", "_metric_init", "_init_metric", "metrics.Counter._metric_init"),
     "another parameter": ("metrics.py", "exemplar: Optional[Dict[str, str]] = None", "**more", "without exemplar"),
@@ -375,7 +373,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_version_with_other_internals_is_refused_with_a_message(tmp_path: Path, change: str) -> None:
+def test_a_version_of_prometheus_client_with_other_internals_is_refused(tmp_path: Path, change: str) -> None:
     file, before, after, named = CHANGES[change]
     copy = tmp_path / "prometheus_client"
     shutil.copytree(Path(prometheus_client.__file__).parent, copy)

@@ -73,7 +73,7 @@ THREADS = ("--worker-class", "gthread", "--threads", "2")
 
 
 @pytest.mark.parametrize("options", [HOOKS, pytest.param(THREADS, marks=pytest.mark.thorough)])
-def test_a_reload_with_other_definitions_costs_no_boot_no_request_and_no_page(
+def test_a_reload_with_other_definitions_fails_no_boot_request_or_page(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     (tmp_path / "metrics.txt").write_text(OLD)

@@ -1,4 +1,4 @@
-"""Saving goes on whatever becomes of the disk and of the process that saves."""
+"""Saving continues over failures of the disk and of the saver."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def count(child: Child, n: int) -> int:
     return int(child.hear())
 
 
-def test_another_process_saves_while_the_one_that_does_is_stopped_and_nothing_older_comes_after(
+def test_another_process_takes_over_from_a_stopped_saver_which_never_saves_older_values(
     configure: Callable[..., Any], python: PythonRunner, total: Callable[[], int], lose_power: Callable[..., None]
 ) -> None:
     configure(snapshot_interval_ms=200)
@@ -75,7 +75,7 @@ def test_another_process_saves_while_the_one_that_does_is_stopped_and_nothing_ol
     lose_power(first, second)
 
 
-def test_what_is_counted_in_a_block_whose_file_was_removed_is_saved(
+def test_counts_in_a_block_whose_file_was_removed_are_saved(
     shmstats: ModuleType, stats: Any, data: Path, total: Callable[[], int]
 ) -> None:
     stats.incr("c", "m", 7)
@@ -86,7 +86,7 @@ def test_what_is_counted_in_a_block_whose_file_was_removed_is_saved(
     assert stats.get("c", "m") == 107
 
 
-def test_what_was_counted_in_a_block_whose_file_was_removed_is_added_to_the_one_in_its_place(
+def test_counts_in_a_block_whose_file_was_removed_are_added_to_its_successor(
     shmstats: ModuleType,
     stats: Any,
     python: PythonRunner,
@@ -114,7 +114,7 @@ def test_what_was_counted_in_a_block_whose_file_was_removed_is_added_to_the_one_
     assert total() == 1108
 
 
-def test_a_volume_without_hard_links_keeps_the_newest_and_the_one_before(
+def test_a_volume_without_hard_links_keeps_the_newest_and_the_previous_snapshot(
     configure: Callable[..., Any],
     python: PythonRunner,
     preload: Callable[[str], None],
@@ -135,7 +135,7 @@ def test_a_volume_without_hard_links_keeps_the_newest_and_the_one_before(
 
 
 @pytest.mark.parametrize("locks", ["no_locks", "nfs_locks"])
-def test_a_volume_with_other_locks_of_files_or_none_is_saved_to_and_cleaned_up(
+def test_a_volume_with_other_file_locks_or_none_is_saved_to_and_cleaned_up(
     configure: Callable[..., Any],
     python: PythonRunner,
     preload: Callable[[str], None],
@@ -143,7 +143,7 @@ def test_a_volume_with_other_locks_of_files_or_none_is_saved_to_and_cleaned_up(
     data: Path,
     locks: str,
 ) -> None:
-    """Without locks a dead maker's file stays for an hour; what another thread is writing stays in any case."""
+    """Without locks a dead process' file stays for an hour; a file that another thread is writing always stays."""
     configure(snapshot_interval_ms=100)
     young, old = (data / "stats" / f".simple.json.{2**22 + 1}-{number}" for number in range(2))
     old.parent.mkdir(parents=True)
@@ -174,7 +174,7 @@ def test_a_volume_with_other_locks_of_files_or_none_is_saved_to_and_cleaned_up(
     assert said == "in place\n"
 
 
-def test_a_directory_that_is_removed_and_made_again_is_saved_to(
+def test_snapshots_are_saved_to_a_recreated_directory(
     shmstats: ModuleType, configure: Callable[..., Any], data: Path, total: Callable[[], int]
 ) -> None:
     configure(snapshot_interval_ms=100)
@@ -185,10 +185,10 @@ def test_a_directory_that_is_removed_and_made_again_is_saved_to(
     wait_until(lambda: total() == 4)
 
 
-def test_a_link_that_a_release_points_elsewhere_leaves_each_process_with_the_directory_it_began_with(
+def test_after_a_link_to_the_directory_changes_each_process_keeps_its_directory(
     configure: Callable[..., Any], python: PythonRunner, shmstats: ModuleType, data: Path
 ) -> None:
-    """As ``current`` of a deployment: old processes continue, count and save where they did; new ones begin again."""
+    """A release moves the link ``current``: old processes count and save in the old directory, new ones in the new."""
     configure(snapshot_interval_ms=100)
     releases = [data.with_name(f"release {number}") for number in (1, 2)]
     for release in releases:
@@ -213,7 +213,7 @@ def test_a_link_that_a_release_points_elsewhere_leaves_each_process_with_the_dir
 def test_a_snapshot_of_another_owner_that_cannot_be_read_is_replaced(
     shmstats: ModuleType, configure: Callable[..., Any], data: Path, total: Callable[[], int]
 ) -> None:
-    """As one that root has left: the directory is ours, so it can be moved out of the way."""
+    """Root has left such a file; this user owns the directory, so the file can be moved."""
     written = shmstats.snapshot.write(data / "stats", shmstats.series.Snapshot((), ()))
     (data / "stats" / "simple.json").write_text("another's")
 
@@ -228,10 +228,10 @@ def test_a_snapshot_of_another_owner_that_cannot_be_read_is_replaced(
     assert (data / "stats" / "simple.json.1").read_text() == "another's"
 
 
-def test_a_process_without_a_thread_leaves_saving_to_others_and_tries_again(
+def test_a_process_that_cannot_start_a_thread_leaves_saving_to_others_and_retries(
     configure: Callable[..., Any], python: PythonRunner, total: Callable[[], int], lose_power: Callable[..., None]
 ) -> None:
-    """A limit of processes, as a container has one, is met by the threads of this one first."""
+    """A limit of processes in a container also limits threads."""
     configure(snapshot_interval_ms=100)
     child = python.start(
         """
@@ -285,7 +285,7 @@ def test_forks_do_not_wait_for_a_slow_disk(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to give something away")
-def test_what_root_saves_is_the_owners_of_the_directory(shmstats: ModuleType, tmp_path: Path) -> None:
+def test_files_saved_by_root_belong_to_the_owner_of_the_directory(shmstats: ModuleType, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     os.chown(data, 65534, 65534)
@@ -297,7 +297,7 @@ def test_what_root_saves_is_the_owners_of_the_directory(shmstats: ModuleType, tm
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("options", ["--enable-threads", "--enable-threads --lazy-apps", "--threads 2"])
-def test_uwsgi_saves_on_a_volume_without_hard_links_whichever_way_it_forks(
+def test_uwsgi_saves_on_a_volume_without_hard_links_in_both_fork_modes(
     tmp_path: Path, preload: Callable[[str], None], options: str
 ) -> None:
     host = uwsgi(f"{options} --processes 2", at_import=True)
@@ -306,12 +306,12 @@ def test_uwsgi_saves_on_a_volume_without_hard_links_whichever_way_it_forks(
     preload("no_links")
     server = Running(host, tmp_path, snapshot_interval_ms=3_600_000)
     expected = 0
-    for _ in range(3):  # the first save has nothing to replace, the second one nothing to be kept
+    for _ in range(3):  # the first save replaces nothing, and the second keeps no previous snapshot
         with server:
             server.hit(10)
             expected += 10
             assert server.total() == expected, server.log.read_text()
-            assert server.get("/stats/prometheus")[0] == 200  # what is shown is on the disk
+            assert server.get("/stats/prometheus")[0] == 200  # exposed values are on the disk
             os.killpg(server.pid, signal.SIGKILL)
             wait_until(lambda: not group_lives(server.pid))
         remove_block(tmp_path / "data")

@@ -1,4 +1,4 @@
-"""An upgrade from 0.1 whose old processes still work: the new ones serve, say what they wait for, and then count."""
+"""An upgrade from 0.1 whose old processes still work: the new ones serve, log what they wait for, and then count."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.far_from_core
 
 SAVED = Path(__file__).parents[1] / "snapshot" / "versions" / "version-2.json"
 
-#: What a process of 0.1 has of its block: a file by user and path, and a lock file with a byte that all of them share.
+#: The files of a process of 0.1: a block named by user and path, and a lock file with a byte that all share.
 OLD_PROCESS = """
 import fcntl, os, shutil, sys
 from pathlib import Path
@@ -66,7 +66,7 @@ def old_process(data: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("end", ["leaves", pytest.param("is killed", marks=pytest.mark.thorough)])
-def test_new_processes_begin_to_count_without_a_restart_once_the_last_of_0_1_ends(
+def test_new_processes_count_as_soon_as_the_last_process_of_0_1_ends(
     tmp_path: Path, old_process: subprocess.Popen[str], end: str
 ) -> None:
     with Gunicorn(tmp_path, "--workers", "2", site=SITE) as server:
@@ -85,7 +85,7 @@ def test_new_processes_begin_to_count_without_a_restart_once_the_last_of_0_1_end
         before = 42 if end == "leaves" else 0
         wait_until(lambda: server.get("/hit")[0] == 200 and visits(server) >= before + 10, "what is counted")
         log = server.log.read_text()
-        assert 1 <= log.count("nothing is counted: block") <= 2, log  # once for each worker that was asked to count
+        assert 1 <= log.count("nothing is counted: block") <= 2, log  # once for each worker that tried to count
         assert log.count("was left by processes of shmstats 0.1 that are gone") == (end == "is killed")
         assert "Traceback" not in log
 

@@ -1,4 +1,4 @@
-"""A year of a deployment: whatever happens, in any order, no count, no page and no boot is lost."""
+"""A year of a deployment: events in random order lose no count, no page and no boot."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from tortures.deployment import EVENTS
 
-#: Of the everyday run: gthread workers with ``--preload``, which start soonest.
+#: The server of the everyday run: gthread workers with ``--preload``, which start fastest.
 SEED = 7
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def live(events: int, seed: int, bound: float, *options: str) -> str:
-    """Run a deployment; return what it reports."""
+    """Run a deployment; return its report."""
     command = [sys.executable, "-m", "tortures", "--only", "deployments", "--bouts", "1", "--core", "C"]
     command += ["--minutes", str(bound / 60), "--events", str(events), "--seed", str(seed), *options]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])}
@@ -30,17 +30,17 @@ def live(events: int, seed: int, bound: float, *options: str) -> str:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("seed", [SEED, 2])
-def test_each_event_costs_no_count_no_page_and_no_boot(seed: int) -> None:
+def test_no_event_costs_a_count_a_page_or_a_boot(seed: int) -> None:
     report = live(len(EVENTS), seed, 240)
     assert "lost: 0, counted twice: 0" in report
 
 
 @pytest.mark.thorough
-def test_a_season_costs_nothing_that_a_real_prometheus_sees() -> None:
+def test_a_season_of_events_loses_nothing_that_prometheus_has_scraped() -> None:
     live(2 * len(EVENTS), 3, 400, "--prometheus")
 
 
 @pytest.mark.storm
 @pytest.mark.parametrize("seed", [11, 12])
-def test_a_year_costs_nothing_that_a_real_prometheus_sees(seed: int) -> None:
+def test_a_year_of_events_loses_nothing_that_prometheus_has_scraped(seed: int) -> None:
     live(200, seed, 3000, "--prometheus")

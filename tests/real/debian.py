@@ -9,11 +9,11 @@ from pathlib import Path
 
 
 def newer(package: str, directory: Path) -> str | None:
-    """Bring the program of a package of sid here that is called like it; None if it cannot be obtained.
+    """Return a package's program from Debian sid, unpacked here; None if it cannot be obtained.
 
     Args:
-        package: its name.
-        directory: for what is downloaded; the program is kept for the next run.
+        package: its name, and that of its program.
+        directory: for downloads; the program is kept for the next run.
     """
     found = Path(os.environ.get("SHMSTATS_TEST_CACHE", "/var/tmp/shmstats-tests")) / package
     program = found / "usr/bin" / package

@@ -172,7 +172,7 @@ WSGICallableObject app
 </Directory>
 """
 
-#: Counts before the server forks: what the process that imports the site attaches.
+#: Counts before the server forks, so the process that imports the site attaches.
 AT_IMPORT = 'stats.incr("import", "total")\n'
 
 
@@ -188,21 +188,21 @@ class Host:
         command: its words; ``{port}``, ``{bin}``, ``{packages}``, ``{directory}`` and ``{recycle}`` are filled in.
         site: the application that it serves.
         workers: how many processes serve.
-        kill: whether a worker that is killed is replaced, and the others serve on.
+        kill: whether a killed worker is replaced while the others continue to serve.
         reload: the signal that replaces all workers, or `TOUCH`; None: it has none.
-        resets: whether a reload resets connections, so that none is to be made meanwhile.
+        resets: whether a reload resets connections, so that no request may be sent meanwhile.
         recycle: the option that replaces a worker after ten requests; empty: it has none.
-        buffered: whether buffered mode loses nothing at a stop in an orderly way, nor when a worker is recycled.
-        stacks: whether each worker tells its stacks.
+        buffered: whether buffered mode loses nothing at an orderly stop and when a worker is recycled.
+        stacks: whether each worker shows its stacks.
         at_import: whether the site counts before the server forks.
         keeps_block: whether a process ends without exit functions, so that the block stays in shared memory after a
             stop, for the next start: the master of uWSGI, where it has the block, and its workers with gevent, and
             workers of uvicorn. None: it may.
-        ready: what each worker writes to the log when it is ready, where the first answer does not tell that.
+        ready: the line that each worker logs when it is ready, if the first answer does not show that.
         needs: a file or module that it needs, and that may be missing.
-        is_older: whether what it needs is of another version than the newest, so that a run of its own has it.
+        is_older: whether it needs an older version, which a separate run installs.
         config: a file that the command names as ``{directory}/server.conf``, filled in as the command is.
-        stops_group: whether SIGTERM is sent to all processes, as systemd does it, because the first one stops no other.
+        stops_group: whether SIGTERM is sent to all processes, as by systemd, because the first stops no other.
         quick: whether it belongs to the everyday run.
     """
 
@@ -226,7 +226,7 @@ class Host:
 
     @property
     def is_there(self) -> bool:
-        """Whether what it needs is there."""
+        """Whether the needed file or module is installed."""
         if self.needs.startswith("/"):
             return Path(self.needs).exists()
         if not self.needs:
@@ -283,13 +283,13 @@ WSGIProcessGroup site
 """
 _GLOBAL = "WSGIApplicationGroup %{{GLOBAL}}\n"
 
-#: It waits so long for the answer of a worker that was killed just when it was asked whether it lives.
+#: Seconds that it waits for a worker that was killed while it was asked whether it is alive.
 _UVICORN = (
     "{bin}/uvicorn --host 127.0.0.1 --port {port} --workers 3 --timeout-worker-healthcheck 15 site_under_test:app"
 )
 _GRANIAN = "{bin}/granian --host 127.0.0.1 --port {port} --workers 3 --respawn-failed-workers site_under_test:app"
 
-#: By the names that they have in the table of docs/deployment.md.
+#: The servers, by their names in the table of docs/deployment.md.
 HOSTS = {
     "gunicorn, sync": gunicorn("--worker-class sync"),
     "gunicorn, gthread": gunicorn("--worker-class gthread --threads 3"),
@@ -363,7 +363,7 @@ HOSTS = {
 
 
 class Running:
-    """A server with a site, started and ended by its process group."""
+    """A server with a site, started and ended by process group."""
 
     def __init__(self, host: Host, directory: Path, recycles: bool = False, **stats: Any) -> None:
         self.host = host
@@ -404,7 +404,7 @@ class Running:
         )
 
     def _wait_for(self, more: int) -> None:
-        """Wait until so many more workers have said that they are ready: some servers lose a signal before that."""
+        """Wait until so many more workers have logged that they are ready: some servers lose an earlier signal."""
         self._started += more
         ready, started = self.host.ready, self._started
         wait_until(lambda: not ready or self.log.read_text().count(ready) >= started, f"{started} times {ready!r}")
@@ -443,13 +443,13 @@ class Running:
         return found
 
     def total(self) -> int:
-        """What /stats says of the requests."""
+        """The number of requests that /stats shows."""
         status, body = self.get("/stats")
         assert status == 200, body
         return int(json.loads(body)["simple"].get("site", {}).get("hits", 0))
 
     def tell_stacks(self) -> set[int]:
-        """The pids of the processes that tell what their threads do, as ``shmstats stacks`` shows it."""
+        """The pids of the processes that ``shmstats stacks`` shows with stacks."""
         told = read_stacks(self.directory / "data")
         return {each["pid"] for each in told if "no answer" not in str(each["stacks"])}
 
@@ -470,7 +470,7 @@ class Running:
         return self._hits_until(lambda pid: pid not in before, in_a_row=10)
 
     def kill_a_worker(self) -> int:
-        """Kill a process that answers, and wait for another; returns how many requests that took."""
+        """Kill an answering process and wait for its replacement; return the number of requests until then."""
         victim = next(iter(self.hit(1)))
         alive = children(self.pid) - {victim}
         os.kill(victim, signal.SIGKILL)
@@ -481,12 +481,12 @@ class Running:
         return 1
 
     def _hits_until(self, is_wanted: Callable[[int], bool], in_a_row: int) -> int:
-        """Ask until so many answers in a row are from processes that are wanted; returns how often."""
+        """Send requests until so many answers in a row are from accepted processes; return their number."""
         number = row = 0
         end = time.monotonic() + 2 * BOUND
         while row < in_a_row:
-            assert time.monotonic() < end, f"after {number} requests still answers of others"
-            time.sleep(0.0 if row else 0.1)  # leave the processors to what starts
+            assert time.monotonic() < end, f"after {number} requests other processes still answer"
+            time.sleep(0.0 if row else 0.1)  # leave the processors to the starting workers
             (pid,) = self.hit(1)
             number += 1
             row = row + 1 if is_wanted(pid) else 0
@@ -535,7 +535,7 @@ def free_port() -> int:
 
 
 def remove_block(host: Host, directory: Path) -> None:
-    """Adopt, save and remove a block that was left behind, as the next process does."""
+    """Adopt, save and remove a block without processes, as the next process does."""
     if host.keeps_block is not False:
         command = [sys.executable, "-m", "shmstats", "reset", "site", "--data", str(directory / "data")]
         subprocess.run(command, cwd=directory, stdout=subprocess.DEVNULL, check=True, timeout=BOUND)

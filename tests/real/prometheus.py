@@ -20,7 +20,7 @@ import psutil
 import pytest
 from servers import BOUND, wait_until
 
-#: What a Prometheus that knows no OpenMetrics accepts.
+#: The Accept header of a Prometheus without OpenMetrics.
 TEXT_ONLY = "text/plain;version=0.0.4;q=1,*/*;q=0.1"
 
 _CONFIGURATION = """
@@ -124,11 +124,11 @@ class Prometheus:
             return text
 
     def query(self, expression: str) -> dict[str, float]:
-        """What an instant query gives, by job."""
+        """The results of an instant query, by job."""
         return {sample["metric"].get("job", ""): float(sample["value"][1]) for sample in self.samples(expression)}
 
     def samples(self, expression: str) -> list[dict[str, Any]]:
-        """What a query gives, as the API gives it."""
+        """The result of a query, in the form of the API."""
         answer = json.loads(self._get(f"/api/v1/query?{urllib.parse.urlencode({'query': expression})}"))
         assert answer["status"] == "success", answer
         result: list[dict[str, Any]] = answer["data"]["result"]
@@ -141,7 +141,7 @@ class Prometheus:
         return {each["seriesLabels"]["__name__"]: each["exemplars"][-1]["labels"] for each in answer["data"]}
 
     def types(self) -> dict[str, str]:
-        """The type of every metric family, as the targets told it last."""
+        """The type of every metric family by the last scrapes."""
         answer = json.loads(self._get("/api/v1/metadata"))
         return {family: entries[0]["type"] for family, entries in answer["data"].items()}
 
@@ -151,7 +151,7 @@ class Prometheus:
         return {each["labels"]["job"]: each["lastError"] for each in answer["data"]["activeTargets"]}
 
     def failure(self, moment: float) -> str:
-        """What its log says of a scrape that failed, the one nearest to a moment in seconds since 1970."""
+        """The log's line on a failed scrape, nearest to a moment in seconds since 1970."""
         lines = [line for line in self.log.read_text().splitlines() if "Scrape failed" in line]
         return min(lines, key=lambda line: abs(_moment(line) - moment), default="its log says nothing")
 
@@ -173,10 +173,10 @@ def _moment(line: str) -> float:
 
 
 class TextOnlyProxy:
-    """Passes requests on to a server, as one who knows no OpenMetrics would send them.
+    """A proxy that passes requests on with an Accept header without OpenMetrics.
 
     Attributes:
-        accepted: what the clients said that they accept.
+        accepted: the Accept headers of the clients.
     """
 
     def __init__(self, port: int) -> None:
@@ -195,7 +195,7 @@ class TextOnlyProxy:
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
-                with suppress(BrokenPipeError, ConnectionResetError):  # Prometheus waits no longer
+                with suppress(BrokenPipeError, ConnectionResetError):  # the client has disconnected
                     self.end_headers()
                     self.wfile.write(body)
 

@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 from gunicorn.config import KNOWN_SETTINGS
 
-BOUND = 30.0  # seconds that anything may take
+BOUND = 30.0  # seconds; the bound of every wait
 
-#: What keeps gunicorn from a socket of its own beside the data; old versions have none.
+#: Keeps gunicorn from making a control socket beside the data; old versions make none.
 WITHOUT_SOCKET = ["--no-control-socket"] if any("--no-control-socket" in (s.cli or ()) for s in KNOWN_SETTINGS) else []
 
 #: Worker classes of gunicorn, and the options for four workers of each.
@@ -54,7 +54,7 @@ def wait_until(condition: Callable[[], Any], what: str, bound: float = BOUND) ->
         value = condition()
         if value:
             return value
-        assert time.monotonic() < end, f"waited {bound} s in vain for: {what}"
+        assert time.monotonic() < end, f"waited {bound} s without success for: {what}"
         time.sleep(0.02)
 
 
@@ -128,7 +128,7 @@ class Gunicorn:
         return loaded
 
     def total(self) -> int:
-        """What /stats says of requests.total."""
+        """The value of requests.total in /stats."""
         value: int = self.document()["simple"].get("requests", {}).get("total", 0)
         return value
 
@@ -181,7 +181,7 @@ def _state(pid: int) -> str:
 
 
 def group_lives(group: int) -> bool:
-    """Whether a process of the group is there that is not a zombie."""
+    """Whether the group has a process that is not a zombie."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
@@ -200,7 +200,7 @@ class Answering(Protocol):
 
 
 class Load:
-    """Requests from several threads until told to stop; notes what was answered."""
+    """Sends requests from several threads until it is stopped, and records the answers."""
 
     def __init__(self, server: Answering, path: str = "/hit", threads: int = 4) -> None:
         self.answered: Counter[str] = Counter()  # by body
@@ -244,7 +244,7 @@ class Load:
         self.stop()
 
     def stop(self) -> None:
-        """Send no more, and wait for the answers that are under way."""
+        """Send no more requests, and wait for the outstanding answers."""
         self._stopping.set()
         for thread in self._threads:
             thread.join(BOUND)

@@ -1,4 +1,4 @@
-"""Buffered mode under real gunicorn: every answered request is counted once, whatever ends the workers."""
+"""Buffered mode under real gunicorn: every answered request is counted once, however its worker ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def timed():
 
 
 def config(**stats: int) -> str:
-    """Buffered mode; only what the test does, or the end of a worker, flushes."""
+    """Buffered mode; only the test, or the end of a worker, flushes."""
     settings = {"buffer_size": 1_000_000, "flush_interval_ms": NEVER, **stats}
     given = ", ".join(f"{key}: {value}" for key, value in settings.items())
     return f"path: {{data: data}}\nstats: {{no_buffer: false, {given}}}\n"
@@ -44,7 +44,7 @@ def serve(tmp_path: Path) -> Callable[..., Gunicorn]:
 
 
 def request(server: Gunicorn, number: int) -> Load:
-    """Send requests, and return what was answered: at least that many."""
+    """Send at least that many requests, and return the number of answers."""
     with Load(server, "/timed", threads=8) as load:
         load.more(number)
     assert load.failed == 0
@@ -52,20 +52,20 @@ def request(server: Gunicorn, number: int) -> Load:
 
 
 def took(server: Gunicorn) -> int:
-    """How many requests the histogram holds."""
+    """The count of the histogram of requests."""
     count: int = server.document()["simple"]["requests"]["took"]["count"]
     return count
 
 
 def saved(server: Gunicorn) -> dict[tuple[str, str], Any]:
-    """What a stopped server has saved."""
+    """The saved snapshot of a stopped server."""
     data = json.loads((server.data / "stats" / "simple.json").read_text())["data"]
     names = (tuple(name.split("\0")) for name in data["names"])
     return dict(zip(names, data["values"], strict=True))
 
 
 def observations(saved: list[Any]) -> int:
-    """How many there are in a histogram as it is saved: its buckets come last."""
+    """The count of a saved histogram, whose buckets come last."""
     return sum(saved[-1])
 
 
@@ -100,7 +100,7 @@ def test_the_total_is_exact_after_a_reload_a_stop_and_a_start(serve: Callable[..
 
 
 @pytest.mark.thorough
-def test_the_total_is_exact_over_reloads_under_load(serve: Callable[..., Gunicorn]) -> None:
+def test_the_total_is_exact_after_reloads_under_load(serve: Callable[..., Gunicorn]) -> None:
     server = serve("sync")
     with server, Load(server, "/timed") as load:
         for _ in range(2):
@@ -125,10 +125,10 @@ def test_the_total_is_exact_after_workers_are_recycled(serve: Callable[..., Guni
     assert observations(values["requests", "took"]) == values["requests", "total"]
 
 
-def test_a_quick_stop_in_the_middle_of_flushes_loses_no_answered_request(
+def test_a_quick_stop_during_flushes_loses_no_answered_request(
     serve: Callable[..., Gunicorn],
 ) -> None:
-    """Gunicorn's workers then end by an exception out of a signal handler, wherever they are."""
+    """Gunicorn's workers then end by an exception that a signal handler raises at any point."""
     server = serve("sync", buffer_size=2, flush_interval_ms=1)
     with server, Load(server, "/timed") as load:
         load.more(150)
@@ -139,7 +139,7 @@ def test_a_quick_stop_in_the_middle_of_flushes_loses_no_answered_request(
 
 
 @pytest.mark.thorough
-def test_a_preloaded_application_holds_nothing_twice(tmp_path: Path) -> None:
+def test_operations_held_by_a_preloading_master_are_counted_once(tmp_path: Path) -> None:
     site = SITE + '\nfor _ in range(5): stats.incr("boots", "preload"); stats.timing("boots", "took", 1)\n'
     server = Gunicorn(tmp_path, *KINDS["sync"], "--preload", site=site, config=config())
     with server:

@@ -1,4 +1,4 @@
-"""Under real gunicorn the debug endpoints report every worker, whichever worker answers and whatever others do."""
+"""Under real gunicorn any worker's debug endpoints report all workers, also stopped and busy ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from helpers import SHARED_MEMORY, process_state, segment_of
 from servers import BOUND, SITE, Gunicorn, wait_until
 
-#: Every worker has three threads that wait for ever, and five tasks in a loop.
+#: Every worker has three threads that wait forever, and five tasks in a loop.
 OCCUPIED_SITE = (
     SITE
     + """
@@ -85,7 +85,7 @@ def entries(told: list[dict[str, Any]], part: str) -> list[tuple[int, list[int]]
 
 
 def counts_are_right(told: list[dict[str, Any]], answering: set[int]) -> bool:
-    """Tell whether each worker's three threads and five tasks are there, and all started by now."""
+    """Return whether the three threads and five tasks of each worker are shown, and all have started."""
     pids = sorted(answering)
     return entries(told, "in waiting_room") == [(3 * len(pids), pids)] and entries(told, "asyncio task\n") == [
         (5 * len(pids), pids),
@@ -101,7 +101,7 @@ def napper(server: Gunicorn) -> Iterator[int]:
         try:
             server.get("/nap")
         except OSError:
-            return  # its worker is ended in its sleep
+            return  # the worker is ended during its sleep
 
     request = threading.Thread(target=nap)
     request.start()
@@ -130,13 +130,13 @@ def stop(server: Gunicorn) -> Iterator[Callable[[int], None]]:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_stacks_of_four_workers_are_told_by_any_of_them(server: Gunicorn) -> None:
+def test_any_of_four_workers_shows_the_stacks_of_all(server: Gunicorn) -> None:
     workers = server.workers()
     for _ in range(8):
         wait_until(lambda: counts_are_right(answer(server, "/debug/goroutines"), workers), "the right counts")
 
 
-def test_one_stopped_and_one_sleeping_worker_are_told_of_in_time(
+def test_stacks_with_a_stopped_and_a_sleeping_worker_are_answered_in_time(
     server: Gunicorn, napper: int, stop: Callable[[int], None]
 ) -> None:
     workers = server.workers()
@@ -158,7 +158,7 @@ def test_one_stopped_and_one_sleeping_worker_are_told_of_in_time(
 
 
 @pytest.mark.thorough
-def test_memory_of_one_stopped_and_one_sleeping_worker_is_told_in_time(
+def test_memory_with_a_stopped_and_a_sleeping_worker_is_answered_in_time(
     server: Gunicorn, napper: int, stop: Callable[[int], None]
 ) -> None:
     stopped = min(server.workers() - {napper})
@@ -174,7 +174,7 @@ def test_memory_of_one_stopped_and_one_sleeping_worker_is_told_in_time(
 
 
 @pytest.mark.thorough
-def test_a_worker_that_goes_on_answers_again(server: Gunicorn) -> None:
+def test_a_continued_worker_answers_again(server: Gunicorn) -> None:
     workers = server.workers()
     stopped = min(workers)
     os.kill(stopped, signal.SIGSTOP)
@@ -187,7 +187,7 @@ def test_a_worker_that_goes_on_answers_again(server: Gunicorn) -> None:
     wait_until(lambda: counts_are_right(answer(server, "/debug/threads"), workers), "an answer of all")
 
 
-def test_a_killed_worker_is_not_told_of_and_leaves_no_socket(server: Gunicorn) -> None:
+def test_a_killed_worker_is_not_shown_and_leaves_no_socket(server: Gunicorn) -> None:
     killed = min(server.workers())
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: killed not in server.workers() and len(server.workers()) == 4, "a new worker")
@@ -196,7 +196,7 @@ def test_a_killed_worker_is_not_told_of_and_leaves_no_socket(server: Gunicorn) -
     assert len([name for name in sockets_and_block(server.data) if name.endswith(".sock")]) == 4
 
 
-def test_a_process_beside_the_site_tells_of_the_site(server: Gunicorn, tmp_path: Path) -> None:
+def test_a_process_beside_the_site_shows_its_workers(server: Gunicorn, tmp_path: Path) -> None:
     place = tmp_path / "beside"
     place.mkdir()
     config = f"path: {{data: {server.data}}}\n"

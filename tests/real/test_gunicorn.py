@@ -1,4 +1,4 @@
-"""Under real gunicorn every answered request is counted once, whatever happens to the workers."""
+"""Under real gunicorn every answered request is counted once, over reloads, kills and upgrades."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def dumped(server: Gunicorn, form: str) -> str:
 
 
 def assert_counted_once(server: Gunicorn, load: Load) -> None:
-    """Of the requests that failed, any number may have been counted; of the answered, all of them."""
+    """All answered requests must be counted, and any number of the failed ones may be."""
     assert load.total <= server.total() <= load.total + load.failed
 
 
 @pytest.mark.thorough
-def test_every_reader_shows_exactly_the_requests_that_were_answered(server: Gunicorn) -> None:
+def test_every_reader_shows_exactly_the_answered_requests(server: Gunicorn) -> None:
     with Load(server) as load:
         load.more(1500)
-    assert len(load.answered) > 1, "one worker answered everything"
+    assert len(load.answered) > 1, "a single worker answered all requests"
     assert load.failed == 0
     expected = load.total
     for _ in range(12):
@@ -117,7 +117,7 @@ def test_no_count_is_lost_or_doubled_by_an_upgrade_of_the_master(server: Gunicor
     assert load.total <= counted <= load.total + load.failed
 
 
-def test_nothing_is_lost_when_every_process_is_killed_at_once(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_nothing_is_lost_if_all_processes_are_killed_at_once(tmp_path: Path, options: tuple[str, ...]) -> None:
     server = Gunicorn(tmp_path, *options).start()
     with Load(server) as load:
         load.more(300)
@@ -148,7 +148,7 @@ def test_a_preloaded_application_counts_in_its_workers(tmp_path: Path, options: 
 
 
 @pytest.mark.thorough
-def test_applications_share_counts_exactly_if_they_share_a_data_directory(tmp_path: Path) -> None:
+def test_applications_share_counts_if_and_only_if_they_share_a_data_directory(tmp_path: Path) -> None:
     places = [tmp_path / name for name in ("one", "two", "three")]
     for place in places:
         place.mkdir()

@@ -1,4 +1,4 @@
-"""Nothing is counted by looking: an hour of a live page under gunicorn leaves the counters as they were."""
+"""The live page is not counted: an hour of its requests under gunicorn changes no counter."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def page():
     return "a page"
 """
 
-#: What the page asks for when it is opened, at each poll, and at every tenth; see web/live/static/script.js.
+#: The requests of the page when it is opened, at each poll, and at every tenth; see web/live/static/script.js.
 FILES = ("", "/figures.js", "/charts.js", "/script.js", "/style.css", "/uPlot.js", "/uPlot.css")
 POLL = ("/stats/live/data?q=", "/debug/requests")
 PAST = "/stats/history?since=-900&step=2&series=shmstats.response*&series=system.*&series=gunicorn.gunicorn_backlog"
 
-#: In an hour, at one in two seconds.
+#: Polls in an hour, one every two seconds.
 POLLS = 1800
 
 
 def counted(server: Gunicorn) -> dict[Any, Any]:
-    """Return all counters and histograms, read of the block, for a request to /stats would be one more."""
+    """Return all counters and histograms, read from the block: a request to /stats would be counted itself."""
     with read_only(server.data) as reader:
         read = reader.read()
         named = zip(read.names, read.values, strict=True)
@@ -47,13 +47,13 @@ def total(found: dict[Any, Any], metric: str) -> int:
 
 
 def settled(server: Gunicorn, pages: int) -> dict[Any, Any] | None:
-    """The same, if each request for a page is counted: a worker does that after the answer, its hook last of all."""
+    """The same once each request is counted: a worker counts after the answer, in its last hook."""
     now = counted(server)
     return now if total(now, "http_requests") == total(now, "gunicorn_requests") == pages + 1 else None
 
 
 @pytest.mark.thorough
-def test_an_hour_of_polls_leaves_all_counters_as_they_were(tmp_path: Path) -> None:
+def test_an_hour_of_polls_changes_no_counter(tmp_path: Path) -> None:
     options = (*KINDS["gthread"], "-c", "python:shmstats.integrations.gunicorn")
     with Gunicorn(tmp_path, *options, site=SITE) as server:
         for _ in range(5):

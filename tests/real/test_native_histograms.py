@@ -49,7 +49,7 @@ def test_quantiles_of_a_real_prometheus_are_within_the_error(
     if package == "newer":
         (tmp_path / "apt").mkdir()
         command = newer("prometheus", tmp_path / "apt")
-        assert command is not None, "NOT TESTED: Prometheus of Debian's sid cannot be had here"
+        assert command is not None, "NOT TESTED: Prometheus of Debian's sid is not available here"
     options = (f"--enable-feature={','.join((*FEATURES, *further))}",)
     with Gunicorn(tmp_path, "--workers", "2", site=SITE) as server:
         for seed in SEEDS:
@@ -72,12 +72,14 @@ def test_quantiles_of_a_real_prometheus_are_within_the_error(
             exemplars = prometheus.exemplars('{__name__=~"query_seconds|rows_read_total"}', began - 60)
             assert exemplars["query_seconds"]["trace_id"].startswith("q")
             assert exemplars["rows_read_total"] == {"trace_id": f"r{SEEDS[-1]}"}
-            if further:  # the first sample is a 0 of the time when the series was made, so no first count is lost
+            if (
+                further
+            ):  # the first sample is a 0 at the creation time of the series, so increase() includes the first count
                 increase = "increase(rows_read_total[5m])"
                 assert wait_until(lambda: prometheus.query(increase), "two samples")["shop"] >= 5 * len(SEEDS)
             assert prometheus.complaints() == []
 
 
 def random_values() -> list[float]:
-    """What all requests observe, but for the values with exemplars."""
+    """The observed values of all requests, without those that have exemplars."""
     return [chance.lognormvariate(3, 1.5) for chance in map(random.Random, SEEDS) for _ in range(2000)]

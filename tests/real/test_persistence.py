@@ -1,4 +1,4 @@
-"""Under real gunicorn statistics of every kind survive restarts, unless they are not to be saved."""
+"""Under real gunicorn statistics of every kind survive restarts, unless persistence is off."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def every_kind():
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Iterator[Path]:
-    """A data directory in which nothing may ever appear, not even for a moment."""
+    """A data directory in which no file may be created, not even for a moment."""
     directory = tmp_path / "data"
     directory.mkdir()
     before = directory.stat()
@@ -44,13 +44,13 @@ def empty(tmp_path: Path) -> Iterator[Path]:
 
 
 def simple(server: Gunicorn) -> dict[str, Any]:
-    """What users counted, as /stats shows it."""
+    """The statistics of users in /stats."""
     document: dict[str, Any] = server.document()["simple"]
     return {category: document[category] for category in document if category not in ("system", "shmstats")}
 
 
 def exposed(server: Gunicorn) -> set[str]:
-    """The samples and types of what users counted, as Prometheus gets them."""
+    """The samples and types of the statistics of users, as Prometheus gets them."""
     lines = server.get("/stats/prometheus")[1].splitlines()
     families = {line.split()[0].split("{")[0] for line in lines if 'category="' in line and "shmstats" not in line}
     stems = {family.removesuffix(end) for family in families for end in ("", "_bucket", "_sum", "_count")}
@@ -62,7 +62,7 @@ def exposed(server: Gunicorn) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", ["sync", pytest.param("gthread", marks=pytest.mark.thorough)])
-def test_a_restart_shows_every_value_and_kind_as_it_was(tmp_path: Path, kind: str) -> None:
+def test_a_restart_keeps_every_value_and_kind(tmp_path: Path, kind: str) -> None:
     server = Gunicorn(tmp_path, *KINDS[kind], site=SITE_OF_EVERY_KIND)
     with server:
         with Load(server, "/every-kind") as load:
@@ -86,7 +86,7 @@ def test_a_restart_shows_every_value_and_kind_as_it_was(tmp_path: Path, kind: st
     assert (after["slow"]["count"], after["slow"]["sum"]) == (n + 1, 61000.0 * (n + 1))
 
 
-def test_no_answered_request_is_missing_after_everything_was_killed_under_load(tmp_path: Path) -> None:
+def test_no_answered_request_is_lost_if_all_processes_are_killed_under_load(tmp_path: Path) -> None:
     config = "path: {data: data}\nstats: {snapshot_interval_ms: 100}\n"
     server = Gunicorn(tmp_path, *KINDS["gthread"], site=SITE_OF_EVERY_KIND, config=config)
     answered = failed = 0
@@ -105,11 +105,11 @@ def test_no_answered_request_is_missing_after_everything_was_killed_under_load(t
 
 
 @pytest.mark.thorough
-def test_without_persistence_nothing_is_written_and_counts_last_as_long_as_a_process_has_the_block(
+def test_without_persistence_counts_last_while_a_process_is_attached(
     empty: Path,
 ) -> None:
     config = "path: {data: data}\nstats: {persist: false, snapshot_interval_ms: 100}\n"
-    site = SITE_OF_EVERY_KIND + '\nstats.incr("boots", "preload")\n'  # so the master has the block too
+    site = SITE_OF_EVERY_KIND + '\nstats.incr("boots", "preload")\n'  # so the master is attached too
     server = Gunicorn(empty.parent, *KINDS["sync"], "--preload", site=site, config=config)
     with server, Load(server, "/every-kind") as load:
         load.more(100)
@@ -124,7 +124,7 @@ def test_without_persistence_nothing_is_written_and_counts_last_as_long_as_a_pro
         assert simple(server) == {"boots": {"preload": 1}}
 
 
-def test_without_persistence_nothing_is_written_when_everything_is_killed(empty: Path) -> None:
+def test_without_persistence_nothing_is_written_if_all_processes_are_killed(empty: Path) -> None:
     config = "path: {data: data}\nstats: {persist: false, snapshot_interval_ms: 100}\n"
     server = Gunicorn(empty.parent, *KINDS["sync"], site=SITE_OF_EVERY_KIND, config=config).start()
     with Load(server, "/every-kind") as load:
@@ -134,10 +134,10 @@ def test_without_persistence_nothing_is_written_when_everything_is_killed(empty:
         assert load.total <= server.total() <= load.total + load.failed
 
 
-def test_the_saved_file_is_written_while_the_server_runs_and_used_by_the_next_machine(
+def test_a_snapshot_saved_while_the_server_runs_is_restored_on_another_machine(
     tmp_path: Path,
 ) -> None:
-    """The block is lost, as with the power; the file is not."""
+    """The block is removed, as by a power loss, and the file stays."""
     config = "path: {data: data}\nstats: {snapshot_interval_ms: 100}\n"
     server = Gunicorn(tmp_path, *KINDS["sync"], site=SITE_OF_EVERY_KIND, config=config).start()
     with Load(server, "/every-kind") as load:

@@ -1,4 +1,4 @@
-"""Under real gunicorn, workers that come and go leave their counts and nothing else."""
+"""Under real gunicorn, recycled workers leave only their counts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ OPTIONS = ("--config", "gunicorn.conf.py", "--preload", "--workers", str(WORKERS
 
 
 def page(server: Gunicorn, path: str, each: str) -> str:
-    """A page on which every worker has its live gauge. A request for it ends a worker, so that is awaited first."""
+    """A page with the live gauge of every worker. Its request ends a worker, so the replacement is awaited first."""
 
     def whole() -> str:
         wait_until(lambda: gauges(server) == WORKERS, "a gauge of each worker")
@@ -67,13 +67,13 @@ def page(server: Gunicorn, path: str, each: str) -> str:
 
 
 def gauges(server: Gunicorn) -> int:
-    """How many workers have set the gauge that is set last."""
+    """The number of workers that have set their last gauge."""
     with read_only(server.data) as reader:
         return sum(name.metric == "started" for name in reader.read().names)
 
 
 def sizes(server: Gunicorn) -> dict[str, Any]:
-    """Lines of the pages, and what of the block is in use."""
+    """The number of lines of the pages, and the used part of the block."""
     pages = {path: page(server, path, each).count("\n")
              for path, each in (("/stats/prometheus", "alive"), ("/metrics", "started"))}  # fmt: skip
     with read_only(server.data) as reader:
@@ -83,7 +83,7 @@ def sizes(server: Gunicorn) -> dict[str, Any]:
 
 
 @pytest.mark.storm
-def test_a_thousand_workers_leave_pages_and_block_as_they_were(tmp_path: Path) -> None:
+def test_a_thousand_recycled_workers_do_not_enlarge_pages_or_block(tmp_path: Path) -> None:
     """Every worker has gauges of its own and answers one request; the master has the block's fifth row.
 
     The quick one beside it is tests/test_handles.py::test_recycled_workers_do_not_enlarge_block_or_exposition.
@@ -99,7 +99,7 @@ def test_a_thousand_workers_leave_pages_and_block_as_they_were(tmp_path: Path) -
                 more.more(100)
         assert sizes(server) == before
         assert (load.failed, more.failed) == (0, 0)
-        assert len(more.answered) == more.total, "a worker has answered twice"
+        assert len(more.answered) == more.total, "a worker answered twice"
         total = load.total + more.total
         assert f'requests_total{{category="requests",method="GET"}} {total}\n' in server.get("/stats/prometheus")[1]
         assert f'\nhits_total{{method="GET"}} {total}.0\n' in server.get("/metrics")[1]

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a gunicorn with 4 workers: it refuses nothing, and its sums are ours."""
+"""A real Prometheus scrapes a gunicorn with 4 workers: it refuses no sample, and its sums are exact."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from prometheus import TEXT_ONLY, Prometheus, TextOnlyProxy
 from servers import SITE, Gunicorn, Load, wait_until
 
-#: The counter is there, at 0, before anyone asks; and what is answered to a scrape is counted by its format.
+#: The counter exists, at 0, before the first request; the answers to scrapes are counted by their format.
 SITE = (
     SITE
     + """
@@ -54,7 +54,7 @@ def has_scraped(prometheus: Prometheus, total: int) -> bool:
 
 
 @pytest.mark.thorough
-def test_prometheus_agrees_with_us_over_reloads_kills_and_a_restart(tmp_path: Path) -> None:
+def test_sums_of_prometheus_are_exact_over_reloads_kills_and_a_restart(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, *HOOKS, *FOUR, site=SITE) as server, TextOnlyProxy(server.port) as proxy:
         jobs = {"openmetrics": server.port, "text": proxy.port}
         with Prometheus(tmp_path, jobs) as prometheus:
@@ -95,7 +95,9 @@ def test_prometheus_agrees_with_us_over_reloads_kills_and_a_restart(tmp_path: Pa
             assert_nothing_is_refused(prometheus, lambda: lines(server))
             types = prometheus.types()
             formats = server.document()["simple"]["answered"]
-    assert not any("openmetrics" not in accepted for accepted in proxy.accepted), "it stopped to ask for it"
+    assert not any("openmetrics" not in accepted for accepted in proxy.accepted), (
+        "Prometheus no longer requests OpenMetrics"
+    )
     assert formats["application/openmetrics-text"] >= 3
     assert formats["text/plain"] >= 3
     assert types["size_bytes"] == types["render_seconds"] == "histogram"
@@ -103,11 +105,11 @@ def test_prometheus_agrees_with_us_over_reloads_kills_and_a_restart(tmp_path: Pa
 
 
 def assert_sums_are_exact(prometheus: Prometheus, number: int) -> None:
-    """The counter went from 0 to this number, and never down."""
+    """Check that the counter rose from 0 to this number and never fell."""
     assert prometheus.query(f"resets({COUNTER}{SPAN})") == dict.fromkeys(JOBS, 0)
     difference = f"max_over_time({COUNTER}{SPAN}) - min_over_time({COUNTER}{SPAN})"
     assert prometheus.query(f"sum by (job) ({difference})") == dict.fromkeys(JOBS, number)
-    # increase() extends what it saw by up to half of the mean interval at each end.
+    # increase() extrapolates by up to half of the mean interval at each end.
     seen = prometheus.query(f"count_over_time({COUNTER}{SPAN})")
     increased = prometheus.query(f"sum by (job) (increase({COUNTER}{SPAN}))")
     for job in JOBS:
@@ -115,7 +117,7 @@ def assert_sums_are_exact(prometheus: Prometheus, number: int) -> None:
 
 
 def workers_are_shown(prometheus: Prometheus) -> bool:
-    """Whether each job was shown what the hooks count: 4 workers, of whom each has its memory, after 7 that ended."""
+    """Whether each job has the metrics of the hooks: 4 workers, each with its memory, and 7 that ended."""
     expected = {"sum": 4, "memory": 4, "exit": 4, "signal": 3}
     queries = {
         "sum": "sum by (job) (gunicorn_workers)",
@@ -127,7 +129,7 @@ def workers_are_shown(prometheus: Prometheus) -> bool:
 
 
 def lines(server: Gunicorn) -> dict[str, int]:
-    """The number of samples that each job is shown."""
+    """The number of samples of each job."""
     accepted = {"openmetrics": "application/openmetrics-text; version=1.0.0", "text": TEXT_ONLY}
     bodies = {job: server.get("/stats/prometheus", {"Accept": accepted[job]})[1] for job in JOBS}
     assert bodies["openmetrics"].endswith("# EOF\n")
@@ -139,7 +141,7 @@ def assert_nothing_is_refused(prometheus: Prometheus, shown: Callable[[], dict[s
     up = dict.fromkeys(JOBS, 1.0)
     assert prometheus.query("up") == up
     assert prometheus.targets() == dict.fromkeys(JOBS, "")
-    # A page has a line more for each worker that has just come, so the two may have to meet again.
+    # A page has a line more for each new worker, so the comparison may have to be repeated.
     wait_until(lambda: prometheus.query("scrape_samples_scraped") == shown(), "a scrape of what is shown")
     scraped = prometheus.query("scrape_samples_scraped")
     assert prometheus.query("scrape_samples_post_metric_relabeling") == scraped

@@ -1,4 +1,4 @@
-"""Real servers with three workers: every answered request is counted once, whatever happens to the workers."""
+"""Real servers with three workers: every answered request is counted once, over kills, reloads and restarts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DOCUMENT = "shmstats/docs/deployment.md"
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of a server that is there."""
+    """The name of an installed server."""
     chosen: str = request.param
     host = HOSTS[chosen]
     if not host.is_there:
@@ -55,11 +55,11 @@ def test_each_answered_request_is_counted_once_over_kill_reload_and_restart(name
     remove_block(host, tmp_path)
 
 
-def test_what_workers_count_is_there_after_they_are_recycled_and_after_a_stop(name: str, tmp_path: Path) -> None:
-    """In buffered mode, unless the table of the document says that what is held is lost."""
+def test_the_counts_of_workers_are_kept_when_they_are_recycled_and_stopped(name: str, tmp_path: Path) -> None:
+    """In buffered mode, unless the table of the document says that held operations are lost."""
     host = HOSTS[name]
     if not (host.buffered or host.recycle):
-        pytest.skip("it recycles no worker, and loses what is held")
+        pytest.skip("it recycles no worker, and loses held operations")
     settings = {"no_buffer": not host.buffered, "flush_interval_ms": 3_600_000}
     with Running(host, tmp_path, recycles=True, **settings) as server:
         answered, counted, end = server.hit(40), 40, time.monotonic() + BOUND

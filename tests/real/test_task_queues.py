@@ -1,4 +1,4 @@
-"""Real task queues and pools, with a real Redis: every task that was done is counted once, over a kill and a stop."""
+"""Real task queues and pools, with a real Redis: every finished task is counted once, over a kill and a stop."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def task(*arguments):
 submit = task.delay
 """
 
-#: What the document recommends.
+#: The configuration that the document recommends.
 CELERY_HOOKS = """
 from celery.signals import worker_init, worker_process_shutdown
 import shmstats
@@ -95,7 +95,7 @@ def submit(number):
     Parallel(n_jobs=3)(delayed(count)(stats.counter("tasks", "done")) for _ in range(number))
 """
 
-#: A function that holds a handle, which cloudpickle takes along.
+#: A function that holds a handle, which cloudpickle pickles with it.
 DASK = """
 import dask
 
@@ -118,7 +118,7 @@ class TaskQueue:
     Attributes:
         tasks: its part of the module ``tasks``, which has ``submit``.
         worker: the command of its workers; empty if ``submit`` is given a number, and returns when all is done.
-        kill: whether a worker that is killed is replaced.
+        kill: whether a killed worker is replaced.
         buffered: whether buffered mode loses nothing at a stop.
         needs: the module that may be missing.
     """
@@ -132,7 +132,7 @@ class TaskQueue:
 
 _CELERY = "{bin}/celery -A tasks worker --pool prefork --concurrency 3 --without-mingle --without-gossip"
 
-#: By the names that they have in the table of docs/deployment.md.
+#: The queues, by their names in the table of docs/deployment.md.
 QUEUES = {
     "Celery, with the hooks": TaskQueue(CELERY + CELERY_HOOKS, _CELERY, needs="celery"),
     "Celery without hooks": TaskQueue(CELERY, _CELERY, needs="celery"),
@@ -213,11 +213,11 @@ class Workers:
         wait_until(lambda: self.done() == before + number, f"{number} more tasks")
 
     def done(self) -> int:
-        """How many tasks were done, as Redis knows."""
+        """The number of finished tasks by the counter in Redis."""
         return int(self.run("print(int(server.get('done') or 0))"))
 
     def counted(self) -> int:
-        """How many were counted, by the block or what was saved of it."""
+        """The number of counted tasks, from the block or the snapshot."""
         command = [sys.executable, "-m", "shmstats", "dump"]
         dumped = subprocess.run(
             command, cwd=self._directory, env=self._environment, check=True, stdout=subprocess.PIPE, timeout=BOUND
@@ -225,13 +225,13 @@ class Workers:
         return int(json.loads(dumped.stdout).get("tasks", {}).get("done", 0))
 
     def remove_block(self) -> None:
-        """Save and remove a block that was left behind, as the next process does."""
+        """Save and remove a block without processes, as the next process does."""
         self.run("import shmstats; shmstats.init()")
 
 
 @pytest.fixture(params=QUEUES)
 def queue(request: pytest.FixtureRequest) -> TaskQueue:
-    """A task queue that is installed."""
+    """An installed task queue."""
     chosen = QUEUES[request.param]
     if importlib.util.find_spec(chosen.needs) is None:
         if os.environ.get("CI"):
@@ -252,7 +252,9 @@ def test_each_task_is_counted_once_over_a_kill_a_stop_and_a_start(queue: TaskQue
     workers.remove_block()
 
 
-def test_what_tasks_hold_in_buffered_mode_is_there_after_a_stop(queue: TaskQueue, tmp_path: Path, port: int) -> None:
+def test_operations_that_tasks_hold_in_buffered_mode_are_kept_after_a_stop(
+    queue: TaskQueue, tmp_path: Path, port: int
+) -> None:
     if not queue.buffered:
         pytest.skip("the table of the document says that it is lost")
     workers = Workers(queue, tmp_path, port, max_workers=8, no_buffer=False, flush_interval_ms=3_600_000)

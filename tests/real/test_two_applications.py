@@ -1,4 +1,4 @@
-"""Two applications in one process of mod_wsgi: their interpreters would be one worker that does not know of itself."""
+"""Two applications in one process of mod_wsgi: their interpreters must not share a worker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CORES = {"C": "", "Python": 'import os\nos.environ["SHMSTATS_PURE"] = "1"\n'}
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("core", CORES)
-def test_the_first_application_counts_and_the_second_is_told_the_way_out(core: str, tmp_path: Path) -> None:
+def test_the_first_application_counts_and_the_error_of_the_second_says_what_to_do(core: str, tmp_path: Path) -> None:
     host = HOSTS["mod_wsgi, daemon with a sub-interpreter"]
     if not host.is_there:
         pytest.skip(f"{host.needs} is missing")
