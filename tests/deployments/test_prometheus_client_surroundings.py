@@ -343,12 +343,12 @@ def test_gauges_of_modes_min_and_max_keep_the_values_of_dead_workers(program: Pr
 def test_a_family_that_cannot_be_rendered_is_left_out_and_counted(program: Program) -> None:
     program(
         """
-        from shmstats.integrations.prometheus_client import collecting
+        from shmstats.integrations.prometheus_client import samples
         Gauge("broken", "B.", multiprocess_mode="livesum").set(1)
         Counter("fine", "F.").inc()
         def fail(*arguments):
             raise ArithmeticError("not today")
-        collecting._SAMPLES["gauge"] = fail
+        samples.SAMPLES["gauge"] = fail
         assert scrape() == scrape() == {"fine_total": 1}
         assert stats.get("shmstats", "families_left_out") == 2
         """,

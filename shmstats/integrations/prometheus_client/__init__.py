@@ -2,7 +2,7 @@
 
 `install` moves every metric of the process there, existing and future ones, also those of libraries. `internals` checks
 what is used beyond prometheus_client's interface; `family` and `values` store metrics as series of the block;
-`collecting` makes samples of them; `patches`, `distributions`, `states` and `registries` replace methods.
+`on_block` replaces methods of metrics, `collecting` those of registries; `samples` makes samples of the series.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ check()  # first: the other modules may not even be importable with other intern
 from prometheus_client.registry import CollectorRegistry
 
 from ...registry import Registry, stats
-from .collecting import BlockCollector
+from .collecting import BlockCollector, patch_registries
 from .moving import move_existing
-from .patches import patch_metrics
-from .registries import patch_registries
+from .on_block import patch_metrics
 from .storage import MetricStore
 
 __all__ = ["BlockCollector", "collector", "install"]

@@ -7,14 +7,13 @@ clients send.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from ...block.keys import OVERFLOW
-from ...frozen import NamedTuple
-from .family import series_labels
+from . import asking
+from .family import CATEGORY, series_labels
 from .internals import metrics
-from .on_block import BEGINNINGS, use_recorder
 from .values import FamilyRecorder
 
 Labelvalues = tuple[str, ...]
@@ -24,14 +23,6 @@ _OWN_TYPES = frozenset((metrics.Counter, metrics.Gauge, metrics.Histogram, metri
 
 #: Number of children at which the first search for children removed by other processes happens.
 _FIRST_CHECK = 64
-
-
-class _Model(NamedTuple):
-    """How children are made: their class, their common attributes, and how one starts."""
-
-    cls: Any
-    attributes: dict[str, Any]
-    begin: Callable[[Any], None]
 
 
 class ClientChildren(dict[Labelvalues, Any]):
@@ -46,22 +37,21 @@ class ClientChildren(dict[Labelvalues, Any]):
         super().__init__()
         self.recorder = recorder
         self.store = recorder.store
-        self.family = recorder.family
         self.labelnames = labelnames
         self.overflow = (OVERFLOW,) * len(labelnames)
-        self._model: _Model | None = None
-        self._generation = self.store.generation
+        self._model: tuple[Any, dict[str, Any]] | None = None
+        self._generation = asking.generation(self.store.shared)
         self._next_check = _FIRST_CHECK
 
     def __setitem__(self, labelvalues: Labelvalues, child: Any) -> None:
-        use_recorder(child, self.recorder)
+        child._recorder = self.recorder
         if self._model is None and type(child) in _OWN_TYPES:
-            self._model = _Model(type(child), dict(vars(child)), BEGINNINGS[type(child)])
-        child._metric_init()
-        self._keep(labelvalues, child)
+            self._model = type(child), dict(vars(child))
+        self._begin(labelvalues, child)
 
-    def _keep(self, labelvalues: Labelvalues, child: Any) -> None:
-        """Add a child that has just started."""
+    def _begin(self, labelvalues: Labelvalues, child: Any) -> None:
+        """Put a child on the block, and keep it."""
+        child._metric_init()
         if super().__len__() >= self._next_check:  # rarely, so that the total cost stays proportional to their number
             self._next_check = 2 * len(self) + _FIRST_CHECK
         if child._overflows:
@@ -76,16 +66,11 @@ class ClientChildren(dict[Labelvalues, Any]):
         """
         if self._model is None:
             return None
-        cls, attributes, begin = self._model
+        cls, attributes = self._model
         child = cls.__new__(cls)
         child.__dict__ = {**attributes, "_labelvalues": labelvalues}
-        begin(child)
-        self._keep(labelvalues, child)
+        self._begin(labelvalues, child)
         return child
-
-    def adopt(self, labelvalues: Labelvalues, child: Any) -> None:
-        """Add a child that is already on the block."""
-        super().__setitem__(labelvalues, child)
 
     def __len__(self) -> int:
         self.drop_removed()
@@ -97,10 +82,11 @@ class ClientChildren(dict[Labelvalues, Any]):
 
     def drop_removed(self) -> None:
         """Drop the children whose series another process has removed; do nothing if no name was removed since."""
-        generation = self.store.generation
+        shared = self.store.shared
+        generation = asking.generation(shared)
         if generation == self._generation:
             return
-        there = set(self.store.label_sets(self.family))
+        there = set(asking.label_sets(shared, self.recorder.metric))
         for labelvalues in list(super().keys()):
             if labelvalues != self.overflow and series_labels(self.labelnames, labelvalues) not in there:
                 super().pop(labelvalues, None)
@@ -114,8 +100,11 @@ class _FullChildren(ClientChildren):
         if super().__contains__(labelvalues):
             return True
         assert isinstance(labelvalues, tuple)
-        return super().__contains__(self.overflow) and not self.store.admits(
-            self.family, series_labels(self.labelnames, labelvalues)
+        labels, shared = series_labels(self.labelnames, labelvalues), self.store.shared
+        return (
+            super().__contains__(self.overflow)
+            and shared is not None
+            and not shared.admits(CATEGORY, self.recorder.metric, labels)
         )
 
     def __missing__(self, labelvalues: Labelvalues) -> Any:

@@ -6,22 +6,18 @@ within takes its values from there.
 
 from __future__ import annotations
 
-import itertools
-import math
-import sys
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+import os
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY, CollectorRegistry
-from prometheus_client.samples import Exemplar, Sample
-from prometheus_client.utils import floatToGoString
 
-from ...series import Distribution, Labels, Value
-from .family import ClientFamily, name_of, state_number
-from .internals import metrics, multiprocess
-from .reading import Line, Reading
+from . import asking
+from .family import ClientFamily, labels_of, name_of
+from .internals import OF_ONE_PROCESS, multiprocess, put, registry
+from .samples import SAMPLES, Line, Reading
 from .storage import MetricStore
 
 _scrape: ContextVar[Scrape | None] = ContextVar("shmstats_scrape", default=None)
@@ -62,7 +58,7 @@ class Scrape:
         collectors = list(self.registry._collector_to_names)
         if any(is_collector_of_all(each) or _shows(each, metric) for each in collectors):
             return True
-        return self.registry is REGISTRY and self._store.is_of_default_registry(metric)
+        return self.registry is REGISTRY and asking.is_of_default_registry(self._store.shared, metric)
 
     def follow(self, metrics: Iterable[Metric]) -> Iterator[Metric]:
         """Iterate over collected metrics, with this scrape active while the next one is made."""
@@ -79,6 +75,8 @@ class Scrape:
 
     def rest(self) -> Iterator[Metric]:
         """Give the metrics of the default registry that only other processes have made so far."""
+        if self.registry is not REGISTRY:
+            return
         for family, lines in self.reading.families.values():
             if family.default and not self._has(family) and self._store.is_current(family):
                 yield from rendered(self._store, self.reading, family, lines)
@@ -88,20 +86,18 @@ class Scrape:
         if self._store.knows(family):
             return True
         collector = self.registry._names_to_collectors.get(family.name)
-        own = _family_of(collector)
-        return collector is not None and (own is None or own.key == family.key or own.key in self.reading.families)
+        return collector is not None and _family_of(collector) is None
 
-    def changed(self) -> Iterator[Metric]:
-        """Give the registry's metrics that newer processes have declared with other names on the page."""
-        for collector, names in list(self.registry._collector_to_names.items()):
+    def beside(self) -> Iterator[Metric]:
+        """Give what a restricted registry does not find by the requested names.
+
+        That is what collectors of all show, and its metrics that newer processes have declared with other names.
+        """
+        for collector in list(self.registry._collector_to_names):
             own = _family_of(collector)
-            if own is None or own.key not in self.reading.families or any(map(self._is_asked_for, names)):
-                continue
-            family, lines = self.reading.families[own.key]
-            yield from rendered(self._store, self.reading, family, lines)
-
-    def _is_asked_for(self, name: str) -> bool:
-        return self._names is None or name in self._names
+            if is_collector_of_all(collector) or (own is not None and own.key in self.reading.families):
+                yield from collector.collect()
+        yield from self.rest()
 
     def takes(self, family: ClientFamily) -> bool:
         """Tell whether a family shares no name with one already shown; it counts as shown from now on."""
@@ -158,40 +154,25 @@ def collect_all(store: MetricStore, collector: object) -> Iterator[Metric]:
         yield from rendered(store, reading, family, lines)
 
 
-def collect_one(store: MetricStore, metric: Any) -> list[Metric]:
-    """Return the current state of a metric of this process, from the block."""
-    own: ClientFamily = metric._family
+def collect_one(metric: Any) -> list[Metric]:
+    """Return the current state of a metric of this process, from the block; of a child, without its labels."""
+    store, own = metric._recorder.store, metric._recorder.family
     scrape = _scrape.get()
     reading = _read(store, own.metric) if scrape is None else scrape.reading
     found = reading.families.get(own.key)
     if found is None and any(family.exposed & own.exposed for family, _ in reading.families.values()):
         return []  # newer processes have replaced it by another metric
     family, lines = found or (own, [])
-    return list(rendered(store, reading, family, lines))
-
-
-def samples_of(store: MetricStore, own: ClientFamily, labels: Labels | None = None) -> list[Sample]:
-    """Return the samples of a family, with their suffixes as names.
-
-    Args:
-        store: to read, unless a scrape is active.
-        own: the family.
-        labels: of one series, to get only its samples, without these labels; None for all.
-    """
-    scrape = _scrape.get()
-    reading = _read(store, own.metric) if scrape is None else scrape.reading
-    if own.key not in reading.families:
-        return []
-    family, lines = reading.families[own.key]
-    if labels is None:
-        return [sample for line in lines for sample in _SAMPLES[family.type](reading, family, line)]
-    given = set(labels)
-    return [
-        sample._replace(labels={key: value for key, value in sample.labels.items() if (key, value) not in given})
-        for line in lines
-        if given <= set(line.labels)
-        for sample in _SAMPLES[family.type](reading, family, line)
-    ]
+    if not metric._labelvalues:
+        return list(rendered(store, reading, family, lines))
+    given = dict(labels_of(metric))
+    shown = list(rendered(store, reading, family, [line for line in lines if given.items() <= set(line.labels)]))
+    for each in shown:
+        each.samples = [
+            sample._replace(labels={name: value for name, value in sample.labels.items() if name not in given})
+            for sample in each.samples
+        ]
+    return shown
 
 
 def _read(store: MetricStore, metric: str | None = None) -> Reading:
@@ -202,7 +183,8 @@ def _read(store: MetricStore, metric: str | None = None) -> Reading:
 
 def _family_of(collector: object) -> ClientFamily | None:
     """Return the family that a collector shows; None if it is not a metric on the block."""
-    return vars(collector).get("_family") if hasattr(collector, "__dict__") else None
+    recorder = vars(collector).get("_recorder") if hasattr(collector, "__dict__") else None
+    return None if recorder is None else recorder.family
 
 
 def _shows(collector: object, metric: str) -> bool:
@@ -212,16 +194,15 @@ def _shows(collector: object, metric: str) -> bool:
 
 def rendered(store: MetricStore, reading: Reading, family: ClientFamily, lines: list[Line]) -> Iterator[Metric]:
     """Give a family as a metric of prometheus_client; nothing if that fails, which is logged and counted."""
-    make: Callable[..., list[Sample]] | None = _SAMPLES.get(family.type)
     scrape = _scrape.get()
     if scrape is not None and not scrape.takes(family):
         return
     try:
-        if make is None:
-            raise ValueError(f"there is no type {family.type!r}")
         metric = Metric(family.name, family.help, family.type, family.unit)
         metric.samples = [
-            sample._replace(name=family.name + sample.name) for line in lines for sample in make(reading, family, line)
+            sample._replace(name=family.name + sample.name)
+            for line in lines
+            for sample in SAMPLES[family.type](reading, family, line)
         ]
     except Exception as error:
         store.leave_out(family, error)
@@ -229,97 +210,83 @@ def rendered(store: MetricStore, reading: Reading, family: ClientFamily, lines: 
         yield metric
 
 
-def _counter(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
-    value = float(_number(reading, line.value))
-    if line.fraction >= 0:
-        value += _distribution(reading, line.fraction).sum
-    samples = [Sample("_total", dict(line.labels), value, None, _exemplar(reading.note(family, line), ""))]
-    return samples + _created(line)
+# The methods of registries and of the multiprocess mode that are replaced ------------------------------
 
 
-def _gauge(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
-    labels = dict(line.labels)
-    if len(labels) < len(line.labels):  # the gauge has its own label ``pid``
-        *own, (_, pid) = line.labels
-        labels = {**dict(own), "worker_pid": pid}
-    return [Sample("", labels, float(_number(reading, line.value)))]
+def patch_registries(store: MetricStore) -> None:
+    """Make every scrape read the block once, and show metrics that only other processes have made."""
+    _patch_scrapes(store)
+    _patch_multiprocess(store)
+    for cls in OF_ONE_PROCESS:
+        _leave_out(cls)
 
 
-def _summary(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
-    value = _distribution(reading, line.value)
-    return [
-        Sample("_count", dict(line.labels), float(value.count)),
-        Sample("_sum", dict(line.labels), _sum(value)),
-        *_created(line),
-    ]
+def _patch_scrapes(store: MetricStore) -> None:
+    original_collect = registry.CollectorRegistry.collect
+    original_restricted = registry.RestrictedRegistry.collect
+
+    def collect(self: CollectorRegistry) -> Iterator[Metric]:
+        scrape = Scrape(store, self)
+        yield from scrape.follow(original_collect(self))
+        yield from scrape.follow(scrape.rest())
+
+    def collect_restricted(self: Any) -> Iterator[Metric]:
+        scrape = Scrape(store, self._registry, self._name_set)
+        yield from scrape.follow(original_restricted(self))
+        metric: Any
+        for metric in scrape.follow(scrape.beside()):
+            restricted = metric._restricted_metric(self._name_set)
+            if restricted:
+                yield restricted
+
+    original_value = registry.CollectorRegistry.get_sample_value
+
+    def get_sample_value(self: CollectorRegistry, name: str, labels: dict[str, str] | None = None) -> float | None:
+        token = looking.set(True)
+        try:
+            found: float | None = original_value(self, name, labels)
+            return found
+        finally:
+            looking.reset(token)
+
+    put(registry.CollectorRegistry, "get_sample_value", get_sample_value)
+    put(registry.CollectorRegistry, "collect", collect)
+    put(registry.RestrictedRegistry, "collect", collect_restricted)
 
 
-def _histogram(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
-    value = _distribution(reading, line.value)
-    note = reading.note(family, line)
-    limits = [*map(floatToGoString, family.bounds), "+Inf"]
-    samples = [
-        Sample("_bucket", {**dict(line.labels), "le": limit}, float(count), None, _exemplar(note, limit))
-        for limit, count in zip(limits, itertools.accumulate(value.buckets), strict=True)
-    ]
-    if not family.bounds or family.bounds[0] >= 0:
-        # OpenMetrics forbids a sum where there are negative buckets, and a count without a sum.
-        samples.append(Sample("_count", dict(line.labels), float(value.count)))
-        samples.append(Sample("_sum", dict(line.labels), _sum(value)))
-    return samples + _created(line)
+def _patch_multiprocess(store: MetricStore) -> None:
+    original_mark = multiprocess.mark_process_dead
+
+    def init_multiprocess(self: Any, registry: CollectorRegistry | None, path: str | None = None) -> None:
+        self._path = path
+        if registry:
+            registry.register(self)
+
+    def collect_multiprocess(self: Any) -> Iterator[Metric]:
+        return collect_all(store, self)
+
+    def mark_process_dead(pid: int, path: str | None = None) -> None:
+        # The block itself knows which processes live.
+        variables = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
+        if path is not None or any(os.environ.get(name) for name in variables):
+            original_mark(pid, path)
+
+    put(multiprocess.MultiProcessCollector, "__init__", init_multiprocess)
+    put(multiprocess.MultiProcessCollector, "collect", collect_multiprocess)
+    put(multiprocess, "mark_process_dead", mark_process_dead)
 
 
-def _info(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
-    return [Sample("_info", {**dict(line.labels), **reading.note(family, line)}, 1.0)]
+def _leave_out(cls: Any) -> None:
+    """Make a collector of its own process's figures show nothing, because any worker may answer the next scrape.
 
+    A ProcessCollector with a given pid shows that process, whichever worker answers.
+    """
+    original_collect = cls.collect
 
-def _stateset(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
-    number = _number(reading, line.value)
-    # One that was never set is in its first state, as in prometheus_client; 0 means no state.
-    current = number or state_number(family.states[0])
-    return [
-        Sample("", {**dict(line.labels), family.name: state}, 1.0 if state_number(state) == current else 0.0)
-        for state in family.states
-    ]
+    def collect(self: Any) -> Iterable[Metric]:
+        pid = vars(self).get("_pid")
+        chosen = pid is not None and pid() not in ("self", os.getpid())
+        found: Iterable[Metric] = original_collect(self) if chosen else ()
+        return found
 
-
-_SAMPLES = {
-    "counter": _counter,
-    "gauge": _gauge,
-    "summary": _summary,
-    "histogram": _histogram,
-    "info": _info,
-    "stateset": _stateset,
-}
-
-
-def _created(line: Line) -> list[Sample]:
-    if not line.created or not metrics._use_created:
-        return []
-    return [Sample("_created", dict(line.labels), line.created / 10**9)]
-
-
-def _number(reading: Reading, position: int) -> int | float:
-    value: Value = reading.values[position]
-    if isinstance(value, Distribution):
-        raise TypeError("its value is a distribution, not a number")
-    return value
-
-
-def _distribution(reading: Reading, position: int) -> Distribution:
-    value: Value = reading.values[position]
-    if not isinstance(value, Distribution):
-        raise TypeError("its value is a number, not a distribution")
-    return value
-
-
-def _sum(value: Distribution) -> float:
-    """Return the sum of observations: the block stops at the largest float, where floats become infinite."""
-    if abs(value.sum) < sys.float_info.max:
-        return value.sum
-    return math.copysign(math.inf, value.sum)
-
-
-def _exemplar(note: Mapping[str, Any], limit: str) -> Exemplar | None:
-    fields = note.get(limit)
-    return None if fields is None else Exemplar(*fields)
+    put(cls, "collect", collect)

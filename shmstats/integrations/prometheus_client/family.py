@@ -143,7 +143,7 @@ class Part:
 
     Attributes:
         family: the family.
-        role: "value", "created" or "fraction".
+        role: "value" or "fraction".
         about: the facts that the block does not store.
     """
 
@@ -164,7 +164,7 @@ def part_of(help_: str) -> tuple[str, Part | None]:
         return help_, None
     try:
         about = json.loads(rest)
-        for key, role in (("family", "value"), ("created of", "created"), ("fraction of", "fraction")):
+        for key, role in (("family", "value"), ("fraction of", "fraction")):
             if key in about and (role != "value" or _is_sound(about)):
                 return text, Part((str(about[key]), int(about.get("instance", 0))), role, about)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
@@ -198,3 +198,8 @@ def series_labels(names: Sequence[str], values: Iterable[str]) -> Labels:
         (value,) = values
         return ((names[0], label_value(value)),)
     return tuple(sorted(zip(names, map(label_value, values), strict=True)))
+
+
+def labels_of(metric: Any) -> Labels:
+    """Return the labels of a child of prometheus_client's; none for a metric without labels."""
+    return series_labels(metric._labelnames, metric._labelvalues)

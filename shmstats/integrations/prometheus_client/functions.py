@@ -8,23 +8,17 @@ threads. If a function fails or a process does not answer, the result is NaN: an
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Protocol
 
-from ...attachment.calls import question
-from ...attachment.peers import ask_all, socket_path
+from ...attachment.peers import ask_all
 from ...attachment.slow_path import OWN, SharedProvider
-from ...block.keys import decode_key, encode_key, overflow_key
+from ...block.keys import encode_key
 from ...core import Gauge
-from ...frozen import NamedTuple
 from ...hashing import blake2b
 from ...once import Once
-from ...reading.attached import AttachedBlock
-from ...reading.gauges import Contribution
 from ...series import Declaration, Kind, Labels, Mode
-from .family import CATEGORY
+from . import asking
 
 log = logging.getLogger("shmstats")
 
@@ -33,30 +27,6 @@ FUNCTIONS = "prometheus_client_functions"
 
 _LABEL = "family"
 _DECLARATION = Declaration(Kind.GAUGE, "Processes that have a function for a gauge.", mode=Mode.LIVESUM)
-
-
-class Settable(Protocol):
-    """A gauge that can be set."""
-
-    @property
-    def metric(self) -> str:
-        """Its metric of the block."""
-
-    @property
-    def labels(self) -> Labels:
-        """Its labels."""
-
-    def set(self, value: float) -> None:
-        """Set it."""
-
-
-class _Process(NamedTuple):
-    """Another process that has functions."""
-
-    pid: int
-    signature: int
-    row: int
-    socket: str
 
 
 class Functions:
@@ -68,11 +38,11 @@ class Functions:
 
     def __init__(self, shared: Callable[[], SharedProvider | None]) -> None:
         self._shared = shared
-        self._functions: dict[str, dict[Labels, tuple[Settable, Callable[[], float]]]] = {}
+        self._functions: dict[str, dict[Labels, tuple[Gauge, Callable[[], float]]]] = {}
         self._announced: dict[str, int] = {}
         self._logged = Once()
 
-    def set(self, gauge: Settable, function: Callable[[], float]) -> None:
+    def set(self, gauge: Gauge, function: Callable[[], float]) -> None:
         """Use a function for the value of a gauge of this process."""
         metric = gauge.metric
         self._functions.setdefault(metric, {})[gauge.labels] = gauge, function
@@ -88,7 +58,8 @@ class Functions:
     def metrics(self) -> list[str]:
         """Return the metrics for which any process has functions."""
         # Those of this process may not be announced: it may have left the block and attached again.
-        return list(dict.fromkeys([*self._functions, *_announced(self._shared())]))
+        announced = [dict(labels)[_LABEL] for labels in asking.label_sets(self._shared(), FUNCTIONS, OWN)]
+        return list(dict.fromkeys([*self._functions, *announced]))
 
     def announce_all(self) -> None:
         """Announce all metrics with functions again, for another provider or after a fork."""
@@ -103,17 +74,17 @@ class Functions:
         shared.declare(OWN, FUNCTIONS, _DECLARATION)
         shared.answer(_question(metric), partial(self.refresh, metric))
         shared.set(Gauge(self, OWN, FUNCTIONS, ((_LABEL, metric),)), 1)
-        self._announced[metric] = _epoch(shared)
+        self._announced[metric] = asking.started(shared)
 
     def refresh(self, metric: str) -> int:
         """Write the results of this process's functions for a metric; returns the number of functions."""
         shared, functions = self._shared(), self._functions.get(metric, {})
         if shared is None:
             return 0
-        if _epoch(shared) != self._announced.get(metric):
+        if asking.started(shared) != self._announced.get(metric):
             self.announce(metric)  # the block is a new one, which does not have the gauges yet
         else:
-            for labels in [labels for labels in list(functions) if not _has(shared, metric, labels)]:
+            for labels in [labels for labels in list(functions) if not asking.has(shared, metric, labels)]:
                 functions.pop(labels, None)  # removed by another process
         for gauge, function in list(functions.values()):
             gauge.set(self._called(metric, function))
@@ -126,13 +97,12 @@ class Functions:
             if metric in self._functions:
                 self.refresh(metric)
             shared = self._shared()
-            others = _others(shared, metric)
-            asked = {other.pid: other.socket for other in others if other.pid not in stuck}
-            answers = ask_all(asked, _question(metric)) if asked else {}
-            silent = [other for other in others if answers.get(other.pid) is None]
-            stuck.update(other.pid for other in silent)
+            others = asking.others(shared, encode_key(OWN, FUNCTIONS, ((_LABEL, metric),)))
+            answers = ask_all({pid: path for pid, (_, path) in others.items() if pid not in stuck}, _question(metric))
+            silent = [pid for pid in others if answers.get(pid) is None]
             if silent:
-                _set_unknown(shared, metric, silent)
+                stuck.update(silent)
+                asking.set_unknown(shared, metric, {others[pid][0] for pid in silent})
 
     def _called(self, metric: str, function: Callable[[], float]) -> float:
         """Return the result of a function; NaN if it fails, which is logged once."""
@@ -148,57 +118,3 @@ class Functions:
 def _question(metric: str) -> str:
     """Return the question that makes a process write the results of its functions for a metric."""
     return f"prometheus_client {blake2b(metric.encode(), digest_size=8).hexdigest()}"
-
-
-@question(True)
-def _has(shared: SharedProvider, block: AttachedBlock, metric: str, labels: Labels) -> bool:
-    return block.names.find(encode_key(CATEGORY, metric, labels)) is not None
-
-
-@question(0)
-def _epoch(shared: SharedProvider, block: AttachedBlock) -> int:
-    """Return a number that differs between blocks of the same directory."""
-    return block.header.started
-
-
-@question(())
-def _announced(shared: SharedProvider, block: AttachedBlock) -> list[str]:
-    """Return the metrics for which functions were announced."""
-    family = block.names.family_of(encode_key(OWN, FUNCTIONS))
-    if family is None:
-        return []
-    with block.exclusive():
-        keys = [block.names.key(record.number) for record in block.names.members_of(family)]
-    return [dict(decode_key(key)[2])[_LABEL] for key in keys]
-
-
-@question(())
-def _others(shared: SharedProvider, block: AttachedBlock, metric: str) -> list[_Process]:
-    """Return the other processes that have functions for a metric."""
-    key = encode_key(OWN, FUNCTIONS, ((_LABEL, metric),))
-    record = block.names.find(key) or block.names.find(overflow_key(key))
-    having = set() if record is None else {each.signature for each in block.reader.contributions(record)}
-    return [
-        _Process(worker.pid, worker.signature, worker.row, socket_path(block.name, worker.slot))
-        for worker in (block.reader.workers.live() if having else ())
-        if worker.signature in having and worker.pid != os.getpid()
-    ]
-
-
-@question(None)
-def _set_unknown(shared: SharedProvider, block: AttachedBlock, metric: str, silent: list[_Process]) -> None:
-    """Set a metric to NaN for processes that have not answered; their next answer is shown again."""
-    signatures = {process.signature for process in silent}
-    family = block.names.family_of(encode_key(CATEGORY, metric))
-    with block.exclusive():
-        records = [] if family is None else block.names.members_of(family)
-    for record in records:
-        if record.kind is Kind.GAUGE and not record.shared:
-            for found in block.reader.contributions(record):
-                if found.signature in signatures:
-                    _sign_unknown(block, record.cell, found, record.mode)
-
-
-def _sign_unknown(block: AttachedBlock, cell: int, found: Contribution, mode: Mode) -> None:
-    by = (found.signature, mode.live, mode.base is Mode.MOSTRECENT, mode is not Mode.SUM)
-    block.cells.set_gauge(found.row, cell, float("nan"), block.cells.generation, by)

@@ -5,6 +5,7 @@ A version that lacks one of them is refused with its name: otherwise counting wo
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -41,9 +42,8 @@ _CALLS = {
         *("name", "documentation", "labelnames", "namespace", "subsystem", "unit", "registry", "_labelvalues"),
     ),
     "metrics.MetricWrapperBase.collect": (),
-    "metrics.MetricWrapperBase._samples": (),
     "metrics.MetricWrapperBase._is_parent": (),
-    "metrics.MetricWrapperBase._get_metric": (),
+    "metrics.MetricWrapperBase.labels": (),
     "metrics.MetricWrapperBase._raise_if_not_observable": (),
     "metrics.MetricWrapperBase.remove": (),
     "metrics.MetricWrapperBase.clear": (),
@@ -158,3 +158,16 @@ def _missing_attributes() -> Iterator[str]:
 
 def _lacking(what: str, made: object, attributes: tuple[str, ...]) -> list[str]:
     return [f"{what}.{name}" for name in attributes if not hasattr(made, name)]
+
+
+# Replacing ------------------------------------------------------------------------------------------
+
+
+def put(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
+    """Replace a function by another, which gets its name, signature and docstring."""
+    setattr(owner, name, functools.wraps(getattr(owner, name))(replacement))
+
+
+def original(replacement: Any) -> Any:
+    """Return the function that was replaced by another."""
+    return replacement.__wrapped__

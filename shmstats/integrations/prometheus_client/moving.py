@@ -9,14 +9,11 @@ from typing import Any
 
 from prometheus_client.registry import CollectorRegistry
 
-from ...series import Labels
 from .children import ClientChildren
-from .distributions import use_distribution
-from .family import CATEGORY
+from .family import labels_of
 from .internals import metrics
-from .on_block import begin, family_of, is_on_block, labels_of, use_recorder
+from .on_block import is_on_block, put_family
 from .storage import MetricStore
-from .values import CounterValue, DistributionValue, FamilyRecorder, GaugeValue, StateValue
 
 
 def move_existing(store: MetricStore) -> None:
@@ -50,54 +47,58 @@ def _move(store: MetricStore, metric: Any, registry: CollectorRegistry | None) -
     if not is_on_block(metric):
         store.tell(f"{metric} is not on the block: its class {type(metric).__name__} makes its samples by itself")
         return
-    recorder = FamilyRecorder(store, family_of(store, metric, registry))
-    use_recorder(metric, recorder)
-    store.declare(recorder.family)
+    recorder = put_family(store, metric, registry)
     if metric._is_parent():
         with metric._lock:
             children = ClientChildren(recorder, metric._labelnames)
             for labelvalues, child in metric._metrics.items():
-                _move_values(recorder, child)
-                children.adopt(labelvalues, child)
+                former = _former(child)
+                children[labelvalues] = child
+                _restore(child, former)
             metric._metrics = children
     else:
-        _move_values(recorder, metric)
+        former = _former(metric)
+        metric._metric_init()
+        _restore(metric, former)
 
 
-def _move_values(recorder: FamilyRecorder, metric: Any) -> None:
-    use_recorder(metric, recorder)
-    family, labels = recorder.family, labels_of(metric)
-    if family.type in ("counter", "gauge"):
-        kept: Any = _move_value(recorder, metric, labels)
-    elif family.type in ("histogram", "summary"):
-        kept = _move_distribution(recorder, metric, labels)
-    else:
-        kept = metric._kept = StateValue(recorder, CATEGORY, recorder.metric, labels)
-        if family.type == "info" and metric._value:
+def _former(metric: Any) -> dict[str, Any]:
+    """Return the attributes of a metric that is not on the block, and take its function off it."""
+    former = dict(vars(metric))
+    vars(metric).pop("_child_samples", None)
+    return former
+
+
+def _restore(metric: Any, former: dict[str, Any]) -> None:
+    """Put what a metric has counted on the block.
+
+    Args:
+        metric: has just started there.
+        former: its attributes from before.
+    """
+    if metric._type in ("counter", "gauge"):
+        _restore_value(metric, former)
+    elif metric._type in ("histogram", "summary"):
+        _restore_distribution(metric, former)
+    elif former["_value"]:
+        metric._value = former["_value"]
+        if metric._type == "info":
             metric._kept.set_labels(metric._value)
-        elif family.type == "stateset" and metric._value:
-            metric._kept.set_state(family.states[metric._value])
-    begin(metric, kept)
-    if hasattr(metric, "_created"):
-        recorder.store.note_created(family, labels, metric._created)
+        else:
+            metric._kept.set_state(metric._recorder.family.states[metric._value])
+    if "_created" in former:
+        metric._created = former["_created"]
+        metric._recorder.store.note_created(metric._recorder.family, labels_of(metric), metric._created)
 
 
-def _move_value(recorder: FamilyRecorder, metric: Any, labels: Labels) -> CounterValue | GaugeValue:
-    former, is_counter = metric._value, recorder.family.type == "counter"
-    kind = CounterValue if is_counter else GaugeValue
-    metric._value = kind(recorder, CATEGORY, recorder.metric, labels)
-    metric._value.register()
-    value, exemplar = former.get(), former.get_exemplar()
-    if value and is_counter:
-        metric._value.inc(value)
-    elif value:
-        metric._value.set(value)
+def _restore_value(metric: Any, former: dict[str, Any]) -> None:
+    value, exemplar = former["_value"].get(), former["_value"].get_exemplar()
+    if value:
+        (metric._value.inc if metric._type == "counter" else metric._value.set)(value)
     if exemplar is not None:
         metric._value.set_exemplar(exemplar)
-    samples = vars(metric).pop("_child_samples", None)
-    if samples is not None:
-        recorder.store.functions.set(metric._value, _function_of(metric, samples))
-    return metric._value  # type: ignore[no-any-return]
+    if "_child_samples" in former:
+        metric._recorder.store.functions.set(metric._value, _function_of(metric, former["_child_samples"]))
 
 
 def _function_of(metric: Any, samples: Any) -> Callable[[], float]:
@@ -113,24 +114,16 @@ def _function_of(metric: Any, samples: Any) -> Callable[[], float]:
     return function  # type: ignore[no-any-return]
 
 
-def _move_distribution(recorder: FamilyRecorder, metric: Any, labels: Labels) -> DistributionValue:
-    former_sum = metric._sum
-    distribution = DistributionValue(recorder, CATEGORY, recorder.metric, labels)
-    distribution.register()
-    if recorder.family.type == "summary":
-        former_parts = [metric._count]
-        use_distribution(metric, distribution)
-        counts: tuple[int, ...] = (0, int(former_parts[0].get()))
+def _restore_distribution(metric: Any, former: dict[str, Any]) -> None:
+    if metric._type == "summary":
+        counts: tuple[int, ...] = (0, int(former["_count"].get()))
     else:
-        former_parts, limits = list(metric._buckets), list(metric._upper_bounds)
-        use_distribution(metric, distribution)
-        by_limit: dict[float, int] = dict.fromkeys(limits, 0)
-        for limit, part in zip(limits, former_parts, strict=True):
-            by_limit[limit] += int(part.get())
-            exemplar = part.get_exemplar()
+        by_limit: dict[float, int] = dict.fromkeys(metric._upper_bounds, 0)
+        for limit, bucket in zip(metric._upper_bounds, former["_buckets"], strict=True):
+            by_limit[limit] += int(bucket.get())
+            exemplar = bucket.get_exemplar()
             if exemplar is not None:
-                distribution.set_exemplar(metrics.floatToGoString(limit), exemplar)
+                metric._distribution.set_exemplar(metrics.floatToGoString(limit), exemplar)
         counts = tuple(by_limit.values())
     if any(counts):
-        distribution.add(float(former_sum.get()), counts)
-    return distribution
+        metric._distribution.add(float(former["_sum"].get()), counts)

@@ -18,6 +18,7 @@ from ...attachment.slow_path import SharedProvider
 from ...core import Counter, Gauge, Histogram, Series
 from ...layout import INT64_MAX
 from ...series import Kind, Mode
+from . import asking
 from .family import CATEGORY, KINDS, ClientFamily, state_number
 from .storage import ExemplarFields, MetricStore
 
@@ -97,10 +98,6 @@ class CounterValue(KeptSeries, Counter):
 
     inc = Counter.incr
 
-    def register(self) -> None:
-        """Create the series, or use the overflow set."""
-        self.inc(0)
-
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Set the sum over all workers."""
         self.store.begin_anew(self.family, self.labels)
@@ -109,8 +106,8 @@ class CounterValue(KeptSeries, Counter):
 
     def get(self) -> float:
         """Return the sum over all workers."""
-        whole = self.store.value(self.metric, self.labels, Kind.COUNTER)
-        parts = self.store.value(self.family.fraction, self.labels, Kind.HISTOGRAM)
+        whole = asking.value(self.store.shared, self.metric, self.labels, Kind.COUNTER)
+        parts = asking.value(self.store.shared, self.family.fraction, self.labels, Kind.HISTOGRAM)
         assert not isinstance(whole, core.Distribution)
         return whole + (parts.sum if isinstance(parts, core.Distribution) else 0.0)
 
@@ -165,7 +162,7 @@ class GaugeValue(KeptSeries, Gauge):
 
     def get(self) -> float:
         """Return the value of this worker."""
-        return self.store.own_value(self.metric, self.labels)
+        return asking.own_value(self.store.shared, self.metric, self.labels)
 
     def set_exemplar(self, exemplar: ExemplarFields) -> None:
         """Do nothing: gauges have none."""
@@ -181,7 +178,7 @@ class DistributionValue(KeptSeries, Histogram):
 
     def get(self) -> core.Distribution:
         """Return the value over all workers."""
-        value = self.store.value(self.metric, self.labels, Kind.HISTOGRAM)
+        value = asking.value(self.store.shared, self.metric, self.labels, Kind.HISTOGRAM)
         nothing = core.Distribution(0.0, 0.0, (0,) * (len(self.family.bounds) + 1))
         return value if isinstance(value, core.Distribution) else nothing
 
@@ -201,6 +198,46 @@ class DistributionValue(KeptSeries, Histogram):
     def set_exemplar(self, limit: str, exemplar: ExemplarFields) -> None:
         """Keep an exemplar of a bucket."""
         self.store.add_exemplar(self, limit, exemplar)
+
+
+class DistributionPart:
+    """A part of a distribution, in the form of one of prometheus_client's values.
+
+    Args:
+        distribution: the whole.
+        part: "sum", "count", or the number of a bucket.
+    """
+
+    __slots__ = ("_distribution", "_part")
+
+    _multiprocess = True
+
+    def __init__(self, distribution: DistributionValue, part: str | int) -> None:
+        self._distribution = distribution
+        self._part = part
+
+    def get(self) -> float:
+        """Return its current value."""
+        found = self._distribution.get()
+        return float(found.buckets[self._part] if isinstance(self._part, int) else getattr(found, self._part))
+
+    def get_exemplar(self) -> None:
+        """Return nothing: exemplars are read with everything else."""
+
+
+class BucketParts:
+    """The buckets of a histogram as prometheus_client's list of values, made when they are used."""
+
+    __slots__ = ("_distribution",)
+
+    def __init__(self, distribution: DistributionValue) -> None:
+        self._distribution = distribution
+
+    def __len__(self) -> int:
+        return len(self._distribution.family.bounds) + 1
+
+    def __getitem__(self, number: int) -> DistributionPart:
+        return DistributionPart(self._distribution, range(len(self))[number])
 
 
 class StateValue(KeptSeries, Gauge):

@@ -1,0 +1,216 @@
+"""prometheus_client's samples of all its metrics on the block at one moment.
+
+What follows from the names is made once, as a *plan*, and kept as long as snapshots have the same
+names object: between two scrapes the values change, but rarely the names.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prometheus_client.samples import Exemplar, Sample
+from prometheus_client.utils import floatToGoString
+
+from ...frozen import NamedTuple
+from ...series import Distribution, Labels, Name, Value
+from .family import CATEGORY, ClientFamily, FamilyKey, Part, part_of, state_number
+from .internals import metrics
+
+
+class Line(NamedTuple):
+    """A series of a family, and the positions of its values in a snapshot; -1 for none.
+
+    Attributes:
+        labels: of the series; the mode *all* adds the label ``pid``.
+        value: position of its value.
+        fraction: of a counter: position of the fraction to add.
+        created: when it was created, in ns since 1970; 0 if unknown.
+    """
+
+    labels: Labels
+    value: int
+    fraction: int = -1
+    created: int = 0
+
+
+class Reading(NamedTuple):
+    """All metrics at one moment.
+
+    Attributes:
+        families: each family with its series, by the family's identity.
+        values: of the snapshot, at the positions in the series.
+        notes: by metric and labels.
+    """
+
+    families: Mapping[FamilyKey, tuple[ClientFamily, list[Line]]]
+    values: Sequence[Value]
+    notes: Mapping[tuple[str, Labels], bytes]
+
+    def note(self, family: ClientFamily, line: Line) -> dict[str, Any]:
+        """Return the note of a series."""
+        return parsed(self.notes.get((family.metric, line.labels), b""))
+
+
+class ClientPlan(NamedTuple):
+    """What follows from the names of a snapshot.
+
+    Attributes:
+        names: of the snapshot.
+        families: as in `Reading`.
+    """
+
+    names: Sequence[Name]
+    families: dict[FamilyKey, tuple[ClientFamily, list[Line]]]
+
+    @classmethod
+    def of(cls, names: Sequence[Name]) -> ClientPlan:
+        """Make the plan for the names of a snapshot."""
+        families: dict[FamilyKey, tuple[ClientFamily, list[Line]]] = {}
+        fractions: dict[tuple[FamilyKey, Labels], int] = {}
+        for i, name in enumerate(names):
+            if name.category != CATEGORY:
+                continue
+            help_, part = part_of(name.help)
+            if part is None or part.kind is not name.kind:
+                continue
+            if part.role == "fraction":
+                fractions[part.family, name.labels] = i
+            if part.role != "value":
+                continue
+            if part.family not in families:
+                families[part.family] = _family(name, help_, part), []
+            families[part.family][1].append(Line(name.labels, i, -1, name.created))
+        for family, (_, lines) in families.items():
+            lines[:] = [line._replace(fraction=fractions.get((family, line.labels), -1)) for line in lines]
+        return cls(names, families)
+
+
+#: The reading without a block.
+NOTHING = Reading({}, (), {})
+
+
+def _family(name: Name, help_: str, part: Part) -> ClientFamily:
+    about = part.about
+    return ClientFamily(
+        name=part.family[0],
+        type=str(about["type"]),
+        help=help_,
+        unit=name.unit,
+        mode=name.mode,
+        bounds=name.bounds if about["type"] == "histogram" else (),
+        states=tuple(about.get("states", ())),
+        default=bool(about.get("default")),
+        instance=part.family[1],
+    )
+
+
+def parsed(note: bytes) -> dict[str, Any]:
+    """Return the content of a note; empty if it is not ours."""
+    try:
+        said = json.loads(note) if note else {}
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+# The samples of one series, with suffixes as their names, by type ------------------------------------
+
+
+def _counter(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
+    value = float(_number(reading, line.value))
+    if line.fraction >= 0:
+        value += _distribution(reading, line.fraction).sum
+    samples = [Sample("_total", dict(line.labels), value, None, _exemplar(reading.note(family, line), ""))]
+    return samples + _created(line)
+
+
+def _gauge(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
+    labels = dict(line.labels)
+    if len(labels) < len(line.labels):  # the gauge has its own label ``pid``
+        *own, (_, pid) = line.labels
+        labels = {**dict(own), "worker_pid": pid}
+    return [Sample("", labels, float(_number(reading, line.value)))]
+
+
+def _summary(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
+    value = _distribution(reading, line.value)
+    return [
+        Sample("_count", dict(line.labels), float(value.count)),
+        Sample("_sum", dict(line.labels), _sum(value)),
+        *_created(line),
+    ]
+
+
+def _histogram(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
+    value = _distribution(reading, line.value)
+    note = reading.note(family, line)
+    limits = [*map(floatToGoString, family.bounds), "+Inf"]
+    samples = [
+        Sample("_bucket", {**dict(line.labels), "le": limit}, float(count), None, _exemplar(note, limit))
+        for limit, count in zip(limits, itertools.accumulate(value.buckets), strict=True)
+    ]
+    if not family.bounds or family.bounds[0] >= 0:
+        # OpenMetrics forbids a sum where there are negative buckets, and a count without a sum.
+        samples.append(Sample("_count", dict(line.labels), float(value.count)))
+        samples.append(Sample("_sum", dict(line.labels), _sum(value)))
+    return samples + _created(line)
+
+
+def _info(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
+    return [Sample("_info", {**dict(line.labels), **reading.note(family, line)}, 1.0)]
+
+
+def _stateset(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
+    number = _number(reading, line.value)
+    # One that was never set is in its first state, as in prometheus_client; 0 means no state.
+    current = number or state_number(family.states[0])
+    return [
+        Sample("", {**dict(line.labels), family.name: state}, 1.0 if state_number(state) == current else 0.0)
+        for state in family.states
+    ]
+
+
+#: The functions that make the samples, by type.
+SAMPLES = {
+    "counter": _counter,
+    "gauge": _gauge,
+    "summary": _summary,
+    "histogram": _histogram,
+    "info": _info,
+    "stateset": _stateset,
+}
+
+
+def _created(line: Line) -> list[Sample]:
+    if not line.created or not metrics._use_created:
+        return []
+    return [Sample("_created", dict(line.labels), line.created / 10**9)]
+
+
+def _number(reading: Reading, position: int) -> int | float:
+    value = reading.values[position]
+    assert not isinstance(value, Distribution)  # the plan leaves out names of another kind
+    return value
+
+
+def _distribution(reading: Reading, position: int) -> Distribution:
+    value = reading.values[position]
+    assert isinstance(value, Distribution)
+    return value
+
+
+def _sum(value: Distribution) -> float:
+    """Return the sum of observations: the block stops at the largest float, where floats become infinite."""
+    if abs(value.sum) < sys.float_info.max:
+        return value.sum
+    return math.copysign(math.inf, value.sum)
+
+
+def _exemplar(note: Mapping[str, Any], limit: str) -> Exemplar | None:
+    fields = note.get(limit)
+    return None if fields is None else Exemplar(*fields)
