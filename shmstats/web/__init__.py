@@ -18,10 +18,8 @@ from ..registry import stats
 from . import (  # noqa: F401 - importing a module puts its endpoints on the blueprint
     debug,
     files,
-    history,
     live,
     statistics,
-    targets,
 )
 from .access import without_data
 from .blueprint import METHODS, blueprint

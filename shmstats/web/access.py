@@ -8,7 +8,6 @@ machine: `peer_uids` finds the owner of the client's socket, and `not_direct` th
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import os
 import re
 import socket
@@ -22,7 +21,7 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
 
 from ..config import ApiSettings
-from .peer import connection_of, peer_uids
+from .peer import connection_of, ip_address, peer_uids
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -129,13 +128,11 @@ def is_unix(environ: WSGIEnvironment) -> bool:
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether text is ``::1``, or an address of 127.0.0.0/8, which may be mapped to IPv6."""
+    """Tell whether text is ``::1``, or an address of 127.0.0.0/8, which may be within IPv6."""
     try:
-        found = ipaddress.ip_address(address)
+        return ip_address(address).is_loopback
     except ValueError:
         return False
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return (mapped or found).is_loopback
 
 
 def _is_forwarding(header: str) -> bool:

@@ -7,6 +7,7 @@ An endpoint is a view in one of the modules beside this one, registered on `blue
 
 from __future__ import annotations
 
+import math
 from typing import NoReturn
 
 from flask import Blueprint, Response, abort, current_app, g, request
@@ -79,6 +80,18 @@ def guard() -> None:
     if request.method == "OPTIONS":
         _refuse()
     g.shmstats = Guarded(shared, settings)
+
+
+def number_argument(name: str) -> float | None:
+    """Return an argument of the current request as a finite number; None if it is missing."""
+    text = request.args.get(name, "")
+    try:
+        number = float(text) if text else None
+    except ValueError:
+        number = math.nan
+    if number is not None and not math.isfinite(number):
+        abort(400, f"{name} must be a number, not {text!r:.80}")
+    return number
 
 
 def mark_unseen() -> None:

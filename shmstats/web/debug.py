@@ -17,7 +17,7 @@ from ..block import Worker
 from ..debug.documents import requests_document, stacks_document
 from ..debug.processes import memory, pool_figures, process_memory
 from ..debug.stacks import grouped, stacks
-from .blueprint import attached, blueprint, mark_unseen
+from .blueprint import attached, blueprint, mark_unseen, number_argument
 from .responses import json_response
 
 
@@ -60,13 +60,8 @@ def pool_bytes() -> Response:
 def requests() -> Response:
     """Answer with the requests that every worker serves, if they take longer than ``older_than`` seconds."""
     mark_unseen()
-    text = request.args.get("older_than", "0")
-    try:
-        older_than = float(text)
-    except ValueError:
-        abort(400, f"older_than must be a number of seconds, not {text!r:.80}")
     reader = attached()[1].reader
-    return json_response(requests_document(reader.served(reader.workers.live()), older_than))
+    return json_response(requests_document(reader.served(reader.workers.live()), number_argument("older_than") or 0.0))
 
 
 def _worker_figures(worker: Worker, answer: dict[str, Any] | None) -> dict[str, Any]:

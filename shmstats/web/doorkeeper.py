@@ -7,7 +7,7 @@ ends a connection whose head takes too long or is too large, and one that does n
 
 from __future__ import annotations
 
-import selectors
+import select
 import socket
 import struct
 import time
@@ -33,9 +33,6 @@ _DISCARDED = 4_000_000
 #: Seconds that an answer waits for its client.
 _ANSWER_SECONDS = 10
 
-#: Seconds between two checks of connections with an incomplete head, which a selector would report all the time.
-_LOOK_SECONDS = 0.05
-
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -51,10 +48,8 @@ class Doorkeeper:
     def __init__(self, admit: Callable[[Any], None], is_open: Callable[[], bool]) -> None:
         self._admit = admit
         self._is_open = is_open
-        self._selector = selectors.DefaultSelector()
-        self._begun: set[int] = set()  # descriptors of connections that have sent a part
-        self._lock = native.make_lock()
-        self._waiting: dict[int, tuple[Any, float]] = {}
+        self._poll = select.epoll()
+        self._waiting: dict[int, tuple[Any, float]] = {}  # by descriptor; both threads use it, each in single steps
         native.Thread(self._keep, "shmstats-doorkeeper").start()
 
     def receive(self, connection: Any) -> None:
@@ -63,44 +58,32 @@ class Doorkeeper:
             self._admit(connection)
             return
         number = connection.sock.fileno()
-        with self._lock:
-            self._waiting[number] = connection, time.monotonic() + HEAD_SECONDS
+        self._waiting[number] = connection, time.monotonic() + HEAD_SECONDS
         try:
-            self._selector.register(number, selectors.EVENT_READ)
+            self._poll.register(number, select.EPOLLIN | select.EPOLLET)  # tells once of each piece that arrives
         except (OSError, ValueError):
             self._let_go(number, ended=True)
 
     def _keep(self) -> None:
         while True:
-            told = self._selector.select(_LOOK_SECONDS if self._begun else 1.0)
-            for number in {key.fd for key, _ in told} | self._begun:
-                with self._lock:
-                    connection, _ = self._waiting.get(number, (None, 0.0))
+            for number, _ in self._poll.poll(1.0):
+                connection, _ = self._waiting.get(number, (None, 0.0))
                 if connection is not None and _has_head(connection.sock):
                     self._let_go(number, ended=False)
-                elif connection is not None and number not in self._begun:
-                    self._forget(number)
-                    self._begun.add(number)
             now = time.monotonic() if self._is_open() else float("inf")
-            with self._lock:
-                late = [number for number, (_, deadline) in self._waiting.items() if deadline < now]
-            for number in late:
-                self._let_go(number, ended=True)
+            for number, (_, deadline) in self._waiting.copy().items():
+                if deadline < now:
+                    self._let_go(number, ended=True)
 
     def _let_go(self, number: int, ended: bool) -> None:
-        with self._lock:
-            connection, _ = self._waiting.pop(number, (None, 0.0))
+        connection, _ = self._waiting.pop(number, (None, 0.0))
         if connection is None:
             return
-        self._forget(number)
-        self._begun.discard(number)
+        with suppress(OSError, ValueError):
+            self._poll.unregister(number)
         if ended:
             _end(connection.sock)
         self._admit(connection)
-
-    def _forget(self, number: int) -> None:
-        with suppress(OSError, KeyError, ValueError):
-            self._selector.unregister(number)
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -109,7 +92,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
     def init_process(self) -> None:
         """Begin to serve, in the process of the worker."""
         self._doorkeeper: Doorkeeper | None = None
-        if not self.cfg.is_ssl:  # encrypted data cannot be inspected
+        if not self.cfg.is_ssl and hasattr(select, "epoll"):  # encrypted data cannot be inspected; macOS has no epoll
             self._doorkeeper = Doorkeeper(super().enqueue_req, lambda: self.alive)
         super().init_process()
 

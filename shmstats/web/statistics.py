@@ -1,8 +1,11 @@
-"""``/stats``: the statistics, in any format; ``/stats/prometheus``: in the format that the scraper prefers."""
+"""``/stats``: the statistics, in any format; ``/stats/prometheus``: in the format that the scraper prefers.
+
+``/stats/history`` has the last 24 hours, from the ring that the saver writes; ``/stats/targets`` the known machines, in
+the form of ``http_sd_configs`` of Prometheus and vmagent.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -18,10 +21,11 @@ from ..export import ESCAPINGS, FORMATS, Format, View, negotiate, to_document, t
 from ..history.ring import RingError
 from ..lately import Lately
 from ..reading.attached import AttachedBlock
+from ..registry import stats
 from ..series import Snapshot
 from ..storage import StorageMeter
 from .access import public
-from .blueprint import attached, blueprint
+from .blueprint import attached, blueprint, mark_unseen, number_argument
 from .responses import compressed, json_response
 
 
@@ -39,8 +43,8 @@ _recent = Lately(_read_recent)
 def statistics() -> Response:
     """Answer with all statistics as JSON, or in the format of ``?format=``."""
     wanted = request.args.get("format", "json")
-    if wanted in _DOCUMENTS:
-        return compressed(json_response(_document(_DOCUMENTS[wanted])))
+    if wanted in ("json", "v2"):  # with the figures of block and disk
+        return compressed(json_response(_document(structured=wanted == "v2")))
     if wanted == "prometheus":
         return exposition()
     if wanted not in FORMATS:
@@ -57,14 +61,48 @@ def exposition() -> Response:
     return response
 
 
+@blueprint.get("/stats/history")
+@public
+def history() -> Response:
+    """Answer with the values from ``since`` to ``until`` of the matching ``series``, every ``step`` seconds."""
+    mark_unseen()
+    # Only here: a scrape does not need numpy.
+    from ..history.documents import to_csv, to_json
+    from ..history.past import Query, QueryError, read_past
+
+    form = request.args.get("format", "json")
+    if form not in ("json", "csv"):
+        abort(400, f"format must be json or csv, not {form!r:.80}")
+    since, until, step = map(number_argument, ("since", "until", "step"))
+    try:
+        query = Query.made(since, until, None if step is None else int(step), request.args.getlist("series"))
+        past = read_past(stats.settings.path.data, query)
+    except QueryError as error:
+        abort(400, str(error))
+    except FileNotFoundError:
+        abort(404, "there is no history yet: it is kept where stats.persist and history.enabled are true")
+    except (OSError, RingError) as error:
+        abort(503, f"the history cannot be read: {error}")
+    return Response(to_csv(past), mimetype="text/csv") if form == "csv" else json_response(to_json(past))
+
+
+@blueprint.get("/stats/targets")
+@public
+def targets() -> Response:
+    """Answer with ``api.peers`` as one group of targets; without peers, with no group."""
+    peers = stats.settings.api.peers
+    return json_response([{"targets": list(peers)}] if peers else [])
+
+
 def _rendered(form: Format, negotiated: str | None) -> Response:
     """Answer in a format, with names spelt as ``?escaping=`` asks for, or else as was negotiated."""
     escaping = request.args.get("escaping", negotiated)
     if escaping not in (None, *ESCAPINGS):
         abort(400, f"escaping must be one of {', '.join(ESCAPINGS)}, not {escaping!r:.80}")
     settings: Settings = g.shmstats.settings
-    namespace, labels = settings.prometheus.namespace, tuple(sorted(settings.prometheus.labels.items()))
-    view = View(escaping, frozenset(request.args.getlist("name[]")), namespace, labels)
+    shown = settings.prometheus
+    labels = tuple(sorted(shown.labels.items()))
+    view = View(escaping, frozenset(request.args.getlist("name[]")), shown.namespace, labels)
     snapshot, _ = _snapshot(*attached(), settings.stats)
     content_type = f"{form.content_type}; escaping={escaping}" if escaping else form.content_type
     return compressed(Response(form.render(snapshot, view), content_type=content_type))
@@ -81,21 +119,14 @@ def _snapshot(shared: SharedProvider, block: AttachedBlock, settings: StatsSetti
     return snapshot.replaced(system=system, health=figures_of(found)), found
 
 
-def _simple(snapshot: Snapshot) -> dict[str, Any]:
-    return {"simple": to_document(snapshot)}
-
-
-#: The document of each format that includes the figures of block and disk.
-_DOCUMENTS: dict[str, Callable[[Snapshot], dict[str, Any]]] = {"json": _simple, "v2": to_structured}
-
-
-def _document(statistics: Callable[[Snapshot], dict[str, Any]]) -> dict[str, Any]:
+def _document(structured: bool) -> dict[str, Any]:
     settings = g.shmstats.settings.stats
     shared, block = attached()
     snapshot, found = _snapshot(shared, block, settings)
     with suppress(OSError, RingError):  # no history, or no readable one
         snapshot = snapshot.replaced(recent=_recent.get(shared.directory))
-    document = {**statistics(snapshot), "pool": pool_figures(block.reader), "health": found}
+    statistics = to_structured(snapshot) if structured else {"simple": to_document(snapshot)}
+    document = {**statistics, "pool": pool_figures(block.reader), "health": found}
     if settings.include_storage_stats_in_api:
         storage = _meter(shared.directory).read()
         figures = ("all", "used", "free", "available")

@@ -4,7 +4,7 @@ import sysconfig
 from pathlib import Path
 
 import shmstats
-from shmstats.debug.folding import fold, is_own_thread, library_of, stacks_of
+from shmstats.debug.documents import fold, library_of, stacks_of
 
 STANDARD = f"{sysconfig.get_paths()['stdlib']}/threading.py"
 INSTALLED = "/srv/venv/lib/python3.11/site-packages/flask/app.py"
@@ -17,13 +17,13 @@ def stack(*files: str) -> str:
 
 
 def test_the_innermost_frame_is_first_and_libraries_are_folded() -> None:
-    own, lines = fold(stack(STANDARD, GUNICORN, GUNICORN, INSTALLED, "/srv/site/app.py", INSTALLED))
-    assert own
+    libraries, lines = fold(stack(STANDARD, GUNICORN, GUNICORN, INSTALLED, "/srv/site/app.py", INSTALLED))
+    assert None in libraries
     assert lines == ["… 1 frame of flask", "f  /srv/site/app.py:5", "… 4 frames of flask, gunicorn, python"]
 
 
 def test_what_is_no_stack_is_shown_as_it_is() -> None:
-    assert fold("no answer: the worker is stopped") == (False, ["no answer: the worker is stopped"])
+    assert fold("no answer: the worker is stopped") == (set(), ["no answer: the worker is stopped"])
 
 
 def test_stacks_of_the_application_come_first_and_threads_of_the_library_not_at_all() -> None:
@@ -33,8 +33,8 @@ def test_stacks_of_the_application_come_first_and_threads_of_the_library_not_at_
 
 
 def test_a_request_that_is_in_the_library_is_not_taken_for_a_thread_of_it() -> None:
-    assert not is_own_thread(stack(GUNICORN, INSTALLED, OURS))
-    assert is_own_thread(stack(STANDARD, OURS))
+    inside, ours = stack(GUNICORN, INSTALLED, OURS), stack(STANDARD, OURS)
+    assert len(stacks_of([{"goroutine": each, "count": 1} for each in (inside, ours)])) == 1
 
 
 def test_a_file_belongs_to_the_application_unless_it_is_installed() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from helpers import BOUND
 
-from shmstats.web import inet_diag, peer
+from shmstats.web import peer
 
 #: Addresses that a server listens at and that a client connects to, in the form of their families.
 WAYS = [
@@ -55,7 +55,7 @@ def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
         raise PermissionError("not here")
 
     if request.param == "tables":
-        monkeypatch.setattr(inet_diag.socket, "AF_NETLINK", 255)
+        monkeypatch.setattr(peer.socket, "AF_NETLINK", 255)
     else:
         monkeypatch.setattr(peer, "_connections", refuse)
         try:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from flask import Response, abort, request
 
-from ...hashing import blake2b
 from ...registry import stats
 from ..access import public, without_data
 from ..blueprint import attached, blueprint, mark_unseen
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 #: The files of the page. uPlot's are those of its release 1.6.32 on npm.
 _STATIC = Path(__file__).parent / "static"
 
-_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
+_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
 #: No inline code, and nothing from other sites.
 _POLICY = (
@@ -35,22 +34,15 @@ _POLICY = (
 _SEARCH_LIMIT = 200
 
 
-@blueprint.get("/stats/live")
-@without_data
-def live() -> Response:
-    """Answer with the page."""
-    mark_unseen()
-    response = Response(_content("page.html"), mimetype="text/html")
-    response.headers["Content-Security-Policy"] = _POLICY
-    return response
-
-
+@blueprint.get("/stats/live", defaults={"name": "page.html"})
 @blueprint.get("/stats/live/<any('figures.js', 'charts.js', 'script.js', 'style.css', 'uPlot.js', 'uPlot.css'):name>")
 @without_data
-def live_file(name: str) -> Response:
-    """Answer with a file of the page."""
+def live(name: str) -> Response:
+    """Answer with the page, or a file of it."""
     mark_unseen()
-    return _tagged(Response(_content(name), content_type=_TYPES[Path(name).suffix]))
+    response = Response(_content(name), mimetype=_TYPES[Path(name).suffix])
+    response.headers["Content-Security-Policy"] = _POLICY
+    return _tagged(response)
 
 
 @blueprint.get("/stats/live/data")
@@ -69,7 +61,7 @@ def live_data() -> Response:
 
 def _tagged(response: Response) -> Response:
     """Give a response an ETag; a client that already has it gets a 304."""
-    response.set_etag(blake2b(response.get_data(), digest_size=12).hexdigest())
+    response.add_etag()
     return response.make_conditional(request)  # type: ignore[return-value]
 
 
