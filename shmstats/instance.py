@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .descriptors import read_file, written_beside
 from .frozen import Frozen
-from .snapshot import make_private
+from .snapshot.store import make_private
 
 log = logging.getLogger("shmstats")
 

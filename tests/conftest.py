@@ -163,7 +163,7 @@ def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
     before = _modules_replaced_by(_packages.get(core, {}))
     package = importlib.import_module("shmstats")
     registry = importlib.import_module("shmstats.registry")
-    for late in ("snapshot", "reading.reader", "block.declaring", "block.restoring"):
+    for late in ("snapshot.store", "reading.reader", "block.declaring", "block.restoring"):
         importlib.import_module(f"shmstats.{late}")
     assert package.core.CORE == core
     package.stats = registry.stats = registry.Registry()

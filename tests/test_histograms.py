@@ -223,7 +223,7 @@ def test_restored_observations_of_other_bounds_are_marked(
     bounds = former if default == "former" else today
     value = series.Distribution(5.0, 5.0, shmstats.bounds.buckets_of((5.0,), bounds), 5.0)
     name = series.Name("c", "h", series.Kind.HISTOGRAM, bounds=bounds, carried=carried)
-    shmstats.snapshot.save(tmp_path / "0" / "stats", series.Snapshot([name], [value]))
+    shmstats.snapshot.store.save(tmp_path / "0" / "stats", series.Snapshot([name], [value]))
     ways = (
         lambda into: fill(into, set(), print),
         lambda into: import_module("shmstats.attachment.moving").move(series.Snapshot([name], [value]), into),

@@ -21,11 +21,11 @@ from flask.testing import FlaskClient
 from helpers import SHARED_MEMORY, segment_of, wait_until
 
 import shmstats
-from shmstats import snapshot as snapshots
 from shmstats.instance import instance_of
 from shmstats.series import Kind, Name, Snapshot
 from shmstats.sinks.push.memory import Memory
-from shmstats.snapshot import FILE, PREVIOUS, load, load_newest, save
+from shmstats.snapshot import store as snapshots
+from shmstats.snapshot.store import FILE, PREVIOUS, load, load_newest, save
 from shmstats.web import access, create_app
 
 pytestmark = pytest.mark.far_from_core

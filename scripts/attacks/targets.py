@@ -27,9 +27,8 @@ def snapshot() -> Target:
     """
     from shmstats.export import FORMATS, View
     from shmstats.registry import Registry
-    from shmstats.snapshot import SnapshotError
     from shmstats.snapshot.decoding import decode
-    from shmstats.snapshot.format import _prefix
+    from shmstats.snapshot.format import SnapshotError, _prefix
 
     formats, data = list(FORMATS.values()), directory()
     saved = data / "stats" / "simple.json"

@@ -49,7 +49,7 @@ BOUNDS = {
     "scrape": Walk(26, 104),
     "save": Walk(19, 134),
     "close": Walk(36, 160),
-    "attach with restore": Walk(45, 542),
+    "attach with restore": Walk(44, 428),
 }
 
 

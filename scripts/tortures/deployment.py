@@ -22,8 +22,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from shmstats import snapshot
 from shmstats.reading.reader import read_only
+from shmstats.snapshot import store
 
 from .servers import ServerStorm
 from .storm import Tally, remove_block
@@ -299,7 +299,7 @@ class Deployment(ServerStorm):
         """Stop the server, and start with a snapshot of version 0.1."""
         self._stop()
         stats = self.server.data / "stats"
-        saved = snapshot.load(stats / snapshot.FILE)
+        saved = store.load(stats / store.FILE)
         total = next(value for name, value in zip(saved.names, saved.values, strict=True) if name.metric == "total")
         content = {
             "saved": time.time(), "category": ["requests"], "metric": ["total"], "labels": [[]], "kind": [1],
@@ -307,7 +307,7 @@ class Deployment(ServerStorm):
         }  # fmt: skip
         data = json.dumps(content)
         checksum = hashlib.blake2b(data.encode(), digest_size=16).hexdigest()
-        (stats / snapshot.FILE).write_text(f'{{"version": 1, "checksum": "{checksum}", "data": {data}}}\n')
+        (stats / store.FILE).write_text(f'{{"version": 1, "checksum": "{checksum}", "data": {data}}}\n')
         self._start()
         self._judge_total()
 

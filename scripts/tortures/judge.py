@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shmstats import snapshot as saved
 from shmstats.block import identify
 from shmstats.block.header import read_header
 from shmstats.block.names import make_index
@@ -23,6 +22,8 @@ from shmstats.core import NameIndex
 from shmstats.layout import DELETED, LIVE, NAME, REMOVED
 from shmstats.reading.reader import read_only
 from shmstats.series import Distribution, Snapshot
+from shmstats.snapshot import store as saved
+from shmstats.snapshot.format import SnapshotError
 
 from .ledger import STREAMS, Notes
 
@@ -74,7 +75,7 @@ def _saved_values(directory: Path) -> Values:
     for name in (saved.FILE, saved.PREVIOUS):
         try:
             return _values(saved.load(directory / name))
-        except (FileNotFoundError, saved.SnapshotError):
+        except (FileNotFoundError, SnapshotError):
             continue
     return {}
 

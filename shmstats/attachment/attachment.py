@@ -280,9 +280,9 @@ class Attachment:
     def _prepare(self, block: AttachedBlock) -> None:
         """Register the names that this process needs in a block; a new block is filled from the snapshot."""
         stats = self._settings.stats
-        own = register_own(block, not stats.no_buffer, self._log_once)
         if block.is_new and stats.persist and may_have_saved(block.identity.directory):
-            self._dropped += _restoring().fill(block, own, tell)
+            self._dropped += _restoring().fill(block, tell)
+        register_own(block, not stats.no_buffer, self._log_once)
         for metric in list(self._declared):  # those declared before the block was attached
             self._declare(block, *metric)
         if block.workers.met_dead:

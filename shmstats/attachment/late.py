@@ -29,7 +29,7 @@ LATE_MODULES = (
     "shmstats.history.archive",
     "shmstats.history.recorder",
     "shmstats.reading.reader",
-    "shmstats.snapshot",
+    "shmstats.snapshot.store",
 )
 
 

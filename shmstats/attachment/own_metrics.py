@@ -34,25 +34,22 @@ _BUFFERED = {
 }
 
 
-def register_own(block: AttachedBlock, buffered: bool, tell: Callable[[str], object]) -> set[str]:
-    """Register the package's own metrics, while there is room; returns their keys.
+def register_own(block: AttachedBlock, buffered: bool, tell: Callable[[str], object]) -> None:
+    """Register the package's own metrics, while there is room.
 
     Args:
         block: the one that is being attached.
         buffered: whether this process has a buffer.
         tell: called with a line if there is no room.
     """
-    registered = set()
     for key, kind in (_PLAIN | _BUFFERED if buffered else _PLAIN).items():
         try:
             record = find_or_add(block, key, kind)
         except BlockFullError as error:
             tell(f"the package cannot update its own metrics: {error}")
             continue
-        registered.add(key.decode())
         if key == TAKEN_OVER:
             block.cells.count_takeovers_at(block.row_for(record), record.cell)
-    return registered
 
 
 def add_to_own(block: AttachedBlock, metric: str, n: int) -> None:

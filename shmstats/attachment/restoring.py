@@ -4,37 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from .. import snapshot as store
 from ..block import BlockFullError
 from ..block.declaring import declare
-from ..block.keys import decode_key, encode_key
+from ..block.keys import decode_key
 from ..block.restoring import restore
 from ..reading.attached import AttachedBlock
 from ..series import Declaration
-from .own_metrics import OPERATIONS_HELD, OWN
+from ..snapshot import store
+from .own_metrics import note_held
 
 
-def fill(block: AttachedBlock, own: set[str], tell: Callable[[str], object]) -> int:
+def fill(block: AttachedBlock, tell: Callable[[str], object]) -> int:
     """Restore the newest snapshot; returns the number of statistics that could not be restored.
 
     Args:
         block: the new one, before any other process sees it.
-        own: the keys that it already has.
         tell: called with a line about what cannot be restored.
     """
-    held = encode_key(OWN, OPERATIONS_HELD).decode()
-    newest = store.load_newest(store.stats_directory(block.identity.directory), tell, {*own, held})
+    newest = store.load_newest(store.stats_directory(block.identity.directory), tell)
     if newest is None:
         return 0
     file, saved = newest
     undeclared = _declare_saved(block, saved.declared, tell)
     series = saved.packed.without(undeclared) if undeclared else saved.packed
-    # Except for the held operations, which were those of the old processes.
-    failed = restore(block, series, [each for each in saved.apart if each[0][:2] != (OWN, OPERATIONS_HELD)])
+    failed = restore(block, series)
+    note_held(block)  # the saved ones were those of the old processes
     if failed:
         (category, metric, _), reason = decode_key(failed[0][0]), failed[0][1]
         tell(
-            f"{len(failed)} of {len(saved.snapshot.names)} saved statistics were not restored, the first of them metric"
+            f"{len(failed)} of {saved.packed.number} saved statistics were not restored, the first of them metric"
             f" {metric!r} of category {category!r}: {reason}; {store.keep(file)}"
         )
     return saved.packed.number - series.number + len(failed)

@@ -419,8 +419,8 @@ class Saver:
 def snapshots() -> ModuleType:
     """Return the module for snapshot files: a process that neither saves nor restores does not import it."""
     with importing():
-        from .. import snapshot
-    return snapshot
+        from ..snapshot import store
+    return store
 
 
 def _now() -> int:

@@ -7,20 +7,18 @@ tried, so that each series is restored that fits after the ones before it in the
 from __future__ import annotations
 
 from array import array
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 from itertools import compress
 from operator import lt
 
 from ..frozen import NamedTuple
 from ..layout import CELL, NAME
-from ..series import Distribution, Kind, Name, Value
+from ..series import Kind
 from .block import Block
 from .errors import BlockFullError
-from .keys import encode_key, family_key
-from .rebucketing import carry
+from .keys import family_key
 from .records import FAMILY, Record, packed
 from .repairing import mark_inherited
-from .stripes import SHARED_ROW
 
 
 class Packed(NamedTuple):
@@ -77,23 +75,17 @@ class Packed(NamedTuple):
         return set(compress(families, members))
 
 
-def restore(block: Block, series: Packed, there: Iterable[tuple[Name, Value]] = ()) -> list[tuple[bytes, str]]:
+def restore(block: Block, series: Packed) -> list[tuple[bytes, str]]:
     """Register the series of a saved snapshot, with their values in row 0.
 
     Args:
         block: to restore into. No other process uses it yet.
         series: that it does not have, all different. Their metrics are already declared there.
-        there: names and values of series that it has.
 
     Returns:
         The keys of the series that were not restored, and why.
     """
     with block.exclusive():
-        for name, value in there:
-            record = block.find_or_add(encode_key(name.category, name.metric, name.labels), name.kind)
-            block.names.set_created(record.number, name.created)
-            if record.kind is name.kind:
-                _put(block, record, name, value)
         failed = _register_what_fits(block, series)
         mark_inherited(block.names)
     return failed
@@ -161,17 +153,3 @@ def _register(block: Block, series: Packed) -> None:
     for number, (key, wanted) in missing.items():
         families[number] = block.names.add(key, wanted).number + 1
     block.names.add_all(series.keys, series.records, series.cells, families.tobytes())
-
-
-def _put(block: Block, record: Record, name: Name, value: Value) -> None:
-    """Put a restored value into row 0."""
-    block.stripes.reserve_cells(SHARED_ROW, record.cell, record.width)
-    cells, generation = block.cells, block.cells.generation
-    if record.kind is Kind.GAUGE:
-        cells.set_gauge(SHARED_ROW, record.cell, value, generation)
-    elif isinstance(value, Distribution):
-        carry(block, record, value, name.bounds, block.bounds_of(record), name.carried)
-    elif isinstance(value, int):
-        cells.add(SHARED_ROW, record.cell, value, generation)
-        if not name.monotonic:
-            block.names.clear_monotonic(record)

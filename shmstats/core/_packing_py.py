@@ -32,7 +32,6 @@ def pack_series(
     values: bytes | memoryview,
     metrics: dict[str, int],
     buckets: list[int],
-    apart: set[str],
     carried: set[int],
     latest: int,
 ) -> tuple[bytes, bytes, bytes, bytes] | None:
@@ -50,7 +49,6 @@ def pack_series(
             next number.
         buckets: number of buckets of a metric's histograms, by its number; 0: they are not simple, nor are those
             without a number; -1: no series of the metric is simple.
-        apart: keys of series that are not simple either.
         carried: positions of histograms with observations from other buckets.
         latest: latest possible moment of creation; a later one becomes 0: unknown.
 
@@ -77,7 +75,7 @@ def pack_series(
             seen.add(key)
         parts = _parts(key)
         content = b""
-        if parts is not None and key not in apart and type(kind) is int and kind in _KINDS and _is_integer(moment):
+        if parts is not None and type(kind) is int and kind in _KINDS and _is_integer(moment):
             number = _number_of(metrics, parts)
             n_buckets = buckets[number] if 0 <= number < len(buckets) else 0
             if n_buckets >= 0:

@@ -17,7 +17,7 @@ typedef struct {
     PyObject *buckets; /* list by metric numbers: buckets of its histograms; 0: none is simple, -1: no series is */
     PyObject *carried; /* set: positions of histograms with observations from other buckets */
     int64_t latest;
-    Hashes apart, numbered; /* keys that are left to Python; metrics with a number */
+    Hashes numbered;        /* metrics with a number */
     Bytes hashes;           /* of all keys */
     Bytes aside;
     Grown keys, records, cells;
@@ -204,7 +204,7 @@ pack_next(Packing *self, List *lists, Py_ssize_t position)
         return PyErr_NoMemory(), FAILS;
     put_part(&self->hashes, (Part){(const unsigned char *)&hash, sizeof hash});
     KeyParts parts;
-    if (!read_parts((const char *)text, length, &parts) || has_hash(&self->apart, hash))
+    if (!read_parts((const char *)text, length, &parts) )
         return DOES_NOT_FIT;
     int is_carried = 0;
     if (PySet_GET_SIZE(self->carried)) {
@@ -275,16 +275,16 @@ static PyObject *
 pack_series(PyObject *Py_UNUSED(module), PyObject *args)
 {
     Py_buffer columns[COLUMNS];
-    PyObject *apart, *result = NULL;
+    PyObject *result = NULL;
     long long latest;
     Packing self = {0};
-    if (!PyArg_ParseTuple(args, "y*y*y*y*O!O!O!O!L", &columns[0], &columns[1], &columns[2], &columns[3], &PyDict_Type,
-                          &self.metrics, &PyList_Type, &self.buckets, &PySet_Type, &apart, &PySet_Type, &self.carried,
+    if (!PyArg_ParseTuple(args, "y*y*y*y*O!O!O!L", &columns[0], &columns[1], &columns[2], &columns[3], &PyDict_Type,
+                          &self.metrics, &PyList_Type, &self.buckets, &PySet_Type, &self.carried,
                           &latest))
         return NULL;
     self.latest = latest;
     int packed = FAILS;
-    if (hash_all(&self.apart, apart) == 0 && hash_all(&self.numbered, self.metrics) == 0)
+    if (hash_all(&self.numbered, self.metrics) == 0)
         packed = pack_all(&self, columns);
     if (self.aside.used != 0)
         put_byte(&self.aside, ']');
@@ -301,7 +301,6 @@ pack_series(PyObject *Py_UNUSED(module), PyObject *args)
     Py_XDECREF(self.cells.bytes);
     free(self.aside.start);
     free(self.hashes.start);
-    free(self.apart.slots);
     free(self.numbered.slots);
     return result;
 }

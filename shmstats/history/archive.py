@@ -16,7 +16,7 @@ from typing import Any
 
 from ..config import Settings
 from ..series import Snapshot
-from ..snapshot import FILE, have_twice, stats_directory
+from ..snapshot.store import FILE, have_twice, stats_directory
 
 _NAME = re.compile(r"archive-[0-9]{8}T[0-9]{6}\.json")
 _HOUR = 3600.0

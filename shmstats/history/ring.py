@@ -18,7 +18,7 @@ from zlib import crc32
 from ..descriptors import open_file
 from ..frozen import Frozen, NamedTuple
 from ..layout import Structure
-from ..snapshot import make_private
+from ..snapshot.store import make_private
 
 FILE = "history.ring"
 

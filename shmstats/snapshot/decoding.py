@@ -9,19 +9,16 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..block.keys import check_text
-from ..block.restoring import Packed
-from ..bounds import (
-    Bounds,
-    from_json,
-)
+from ..bounds import Bounds, from_json
 from ..frozen import NamedTuple
 from ..layout import INT64_MAX, INT64_MIN
-from ..series import Declaration, Deferred, Distribution, Kind, Labels, Name, Snapshot, Value
+from ..lazy import lazy_property
+from ..series import Distribution, Kind, Labels, Name, Snapshot, Value
 from .format import SnapshotError, checked
 from .packing import LAST_MOMENT, MAX_HELP, MAX_UNIT, SENSELESS, Declared, Packing, declared_text, key_of
 
@@ -47,38 +44,19 @@ class LeftOut(NamedTuple):
     reason: str
 
 
-class Saved(NamedTuple):
-    """The content of a file.
-
-    Attributes:
-        snapshot: the allowed series; names and values are made at their first use.
-        left_out: the others.
-        packed: the allowed series, packed for a block with today's buckets, except for those requested apart.
-        declared: the declarations of their metrics, by category and metric, joined by NUL.
-        apart: names and values of those requested apart.
-    """
-
-    snapshot: Snapshot
-    left_out: list[LeftOut]
-    packed: Packed
-    declared: Mapping[str, Declaration]
-    apart: Sequence[tuple[Name, Value]]
-
-
-def decode(file: Path, content: bytes, apart: Collection[str] = ()) -> Saved:
+def decode(file: Path, content: bytes) -> Saved:
     """Return the content of a file of any version.
 
     Args:
         file: its path, for errors.
         content: its bytes.
-        apart: series that must not be packed: category, metric, and label names and values, joined by NUL.
 
     Raises:
         SnapshotError: it is not a snapshot, damaged, or of a later version.
     """
     version, place = checked(file, content)
     try:
-        return _read(_Listing(version, content, place), set(apart))
+        return Saved(_Listing(version, content, place))
     except (*SENSELESS, RecursionError) as error:
         raise SnapshotError(f"snapshot {file} has content that cannot be understood: {error!r}") from error
 
@@ -127,11 +105,8 @@ class _Listing:
             self._rows = _ROWS[self._version](json.loads(self._content[self._place]))
         return self._rows
 
-    def pack(self, apart: set[str]) -> tuple[Packing, Mapping[int, _Row]] | None:
+    def pack(self) -> tuple[Packing, Mapping[int, _Row]] | None:
         """Pack the simple series.
-
-        Args:
-            apart: keys of series that are left to the caller.
 
         Returns:
             The packed series, and by position the others; None for a file that is not exactly as we write it.
@@ -145,7 +120,7 @@ class _Listing:
             declared = _declared(json.loads(bytes(entries)))
             carried = _carried(json.loads(bytes(positions or b"[]")))
             packing = Packing(declared)
-            odd = packing.add((names, kinds, created, values), apart, carried)
+            odd = packing.add((names, kinds, created, values), carried)
             rows = None if odd is None else json.loads(odd or b"[]")
         except (*SENSELESS, RecursionError):
             return None  # reading all of it will find the error
@@ -226,48 +201,29 @@ def _declared(entries: Iterable[Any]) -> dict[tuple[Any, Any], tuple[Any, Any, A
     }
 
 
-class _Names(Deferred[Name]):
-    """The names of the allowed series at some positions."""
+class Saved:
+    """The content of a file.
 
-    __slots__ = ("_kept", "_listing")
+    Attributes:
+        left_out: the series that are not allowed.
+        packed: the others, packed for a block with today's buckets.
+        declared: the declarations of their metrics, by category and metric, joined by NUL.
+    """
 
-    def __init__(self, listing: _Listing, kept: Sequence[int]) -> None:
-        super().__init__(len(kept))
-        self._listing, self._kept = listing, kept
+    def __init__(self, listing: _Listing) -> None:
+        packing, odd = listing.pack() or (Packing(listing.declared), dict(enumerate(listing.rows)))
+        allowed, self.left_out = _check(odd)
+        if allowed:
+            packing.add_made_plain(list(allowed.values()))
+        self._listing, self._gone = listing, odd.keys() - allowed.keys()
+        self.packed, self.declared = packing.packed(), packing.declarations()
 
-    def _make(self) -> Sequence[Name]:
-        rows = self._listing.rows
-        return [_name(rows[position]) for position in self._kept]
-
-
-class _Values(Deferred[Value]):
-    """The values of the allowed series at some positions."""
-
-    __slots__ = ("_kept", "_listing", "_names")
-
-    def __init__(self, listing: _Listing, kept: Sequence[int], names: Sequence[Name]) -> None:
-        super().__init__(len(kept))
-        self._listing, self._kept, self._names = listing, kept, names
-
-    def _make(self) -> Sequence[Value]:
-        rows = self._listing.rows
-        return [_value(rows[position], name.bounds) for position, name in zip(self._kept, self._names, strict=True)]
-
-
-def _read(listing: _Listing, apart: set[str]) -> Saved:
-    """Return the allowed series of a file, and the others."""
-    packing, odd = listing.pack(apart) or (Packing(listing.declared), dict(enumerate(listing.rows)))
-    number = packing.packed().number + len(odd)
-    allowed, left_out = _check(odd)
-    gone = odd.keys() - allowed.keys()
-    kept = [position for position in range(number) if position not in gone] if gone else range(number)
-    others = [pair for pair in allowed.values() if key_of(pair[0]) in apart]
-    plain = [pair for pair in allowed.values() if key_of(pair[0]) not in apart]
-    if plain:
-        packing.add_made_plain(plain)
-    names = _Names(listing, kept)
-    snapshot = Snapshot(names, _Values(listing, kept, names))
-    return Saved(snapshot, left_out, packing.packed(), packing.declarations(), others)
+    @lazy_property
+    def snapshot(self) -> Snapshot:
+        """The allowed series, made at the first use."""
+        rows = [row for position, row in enumerate(self._listing.rows) if position not in self._gone]
+        names = [_name(row) for row in rows]
+        return Snapshot(names, [_value(row, name.bounds) for row, name in zip(rows, names, strict=True)])
 
 
 def _check(rows: Mapping[int, _Row]) -> tuple[dict[int, tuple[Name, Value]], list[LeftOut]]:

@@ -87,15 +87,14 @@ class Packing:
         self._buckets = [what.buckets for what in self._defined.values()]
         self._parts: list[tuple[bytes, bytes, bytes]] = []
 
-    def add(self, columns: Columns, apart: set[str], carried: set[int]) -> bytes | None:
+    def add(self, columns: Columns, carried: set[int]) -> bytes | None:
         """Add the simple ones of some series; returns the others, or None, as `shmstats.core.pack_series` does.
 
         Args:
             columns: JSON of their keys, kinds, moments of creation and values.
-            apart: keys of series that must not be added.
             carried: positions of histograms with observations from other buckets.
         """
-        found = pack_series(*columns, self._numbers, self._buckets, apart, carried, LAST_MOMENT)
+        found = pack_series(*columns, self._numbers, self._buckets, carried, LAST_MOMENT)
         if found is None:
             return None
         *part, odd = found
@@ -110,7 +109,7 @@ class Packing:
                 self._define(f"{name.category}\0{name.metric}", _Defined(name.help, name.unit, bounds, len(bounds) + 1))
         changed = [self._with_buckets_of_today(name, value) for name, value in series]
         carried = {position for position, (name, _) in enumerate(changed) if name.carried}
-        self.add(columns_of(changed), set(), carried)
+        self.add(columns_of(changed), carried)
 
     def _define(self, metric: str, what: _Defined) -> None:
         self._defined[metric] = what

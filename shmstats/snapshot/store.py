@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -191,22 +191,19 @@ def load(file: Path) -> Snapshot:
     return decode(file, read_file(file)).snapshot
 
 
-def load_newest(
-    directory: Path, tell: Callable[[str], object] = log.error, apart: Collection[str] = ()
-) -> tuple[Path, Saved] | None:
+def load_newest(directory: Path, tell: Callable[[str], object] = log.error) -> tuple[Path, Saved] | None:
     """Read the newest valid snapshot of a statistics directory, and set damaged ones aside.
 
     Args:
         directory: of the statistics.
         tell: called with a line about each damaged one, and about series that are left out.
-        apart: as for `shmstats.snapshot.decoding.decode`.
 
     Returns:
         Its file and what it has, or None if nothing valid was saved.
     """
     for file in (directory / FILE, directory / PREVIOUS):
         try:
-            saved = decode(file, read_file(file), apart)
+            saved = decode(file, read_file(file))
         except FileNotFoundError:
             continue
         except SnapshotError as error:

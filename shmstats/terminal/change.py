@@ -12,12 +12,12 @@ from typing import NoReturn
 
 import click
 
-from shmstats import snapshot as saved
 from shmstats.block import identify
 from shmstats.block.attaching import nobody_attaches
 from shmstats.config import Settings
 from shmstats.reading.reader import read_only
 from shmstats.registry import Registry
+from shmstats.snapshot import store as saved
 from shmstats.terminal.command import NotThereError, reading_command, settings_of
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from shmstats import snapshot as saved
+from shmstats.snapshot import store as saved
 from shmstats.terminal.command import NotThereError, progress, reading_command, settings_of
 
 _DAMAGED = re.compile(rf"(?:{re.escape(saved.FILE)}|{re.escape(saved.PREVIOUS)})\.damaged-.+")

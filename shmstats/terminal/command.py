@@ -19,7 +19,7 @@ import click
 from shmstats.block import BlockError
 from shmstats.config import ConfigError, PathSettings, Settings, SettingsSection, load
 from shmstats.export.printable import printable
-from shmstats.snapshot import SnapshotError
+from shmstats.snapshot.format import SnapshotError
 
 _Item = TypeVar("_Item")
 

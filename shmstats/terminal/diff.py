@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from shmstats import snapshot as saved
 from shmstats.export.people import number
 from shmstats.export.printable import printable
 from shmstats.series import Distribution, Name, Snapshot, Value, series_text
+from shmstats.snapshot import store as saved
 from shmstats.terminal.command import command, write_to_stdout
 
 

@@ -18,13 +18,14 @@ from typing import Any
 
 import click
 
-from shmstats import snapshot as saved
 from shmstats.block import BlockError
 from shmstats.config import Settings
 from shmstats.export import FORMATS, View
 from shmstats.export.printable import printable_lines
 from shmstats.reading.reader import BlockReader, read_only
 from shmstats.series import Kind, Recent, Snapshot, kinds_of
+from shmstats.snapshot import store as saved
+from shmstats.snapshot.format import SnapshotError
 from shmstats.terminal.command import (
     NotThereError,
     Watched,
@@ -233,7 +234,7 @@ def _data_reader(
 def _read_saved(data: Path) -> tuple[Snapshot, str]:
     """Return the newest readable snapshot, and a line that names it.
 
-    `shmstats.snapshot.load_newest` sets damaged files aside for the block that starts; a mere reader must not.
+    `shmstats.snapshot.store.load_newest` sets damaged files aside for the block that starts; a mere reader must not.
 
     Raises:
         NotThereError: there is none.
@@ -248,7 +249,7 @@ def _read_saved(data: Path) -> tuple[Snapshot, str]:
             continue
         except OSError as error:
             failures += f"; {described(error)}"
-        except saved.SnapshotError as error:
+        except SnapshotError as error:
             failures += f"; {error}"
         else:
             return snapshot, f"no live block for {data}: this is {file}, saved {written}{failures}"

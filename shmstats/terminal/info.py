@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from shmstats import snapshot as saved
 from shmstats._version import __version__
 from shmstats.attachment.health import complaints_of, health
 from shmstats.block import BlockError, identify
@@ -17,6 +16,7 @@ from shmstats.config import Settings
 from shmstats.core import CORE
 from shmstats.export.printable import printable
 from shmstats.reading.reader import BlockReader, read_only
+from shmstats.snapshot import store as saved
 from shmstats.terminal.command import described, reading_command, settings_of, time_of, write_to_stdout
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from shmstats import snapshot as saved
 from shmstats.config import PushSettings, Settings
 from shmstats.series import Snapshot
 from shmstats.sinks.push.encoder import Stale
 from shmstats.sinks.push.sender import FORMATS, PushError, Sender
+from shmstats.snapshot import store as saved
 from shmstats.terminal.change import attached
 from shmstats.terminal.command import Failure, Key, NotThereError, not_empty, reading_command, repeat, settings_of
 

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 import click
 
-from shmstats import snapshot as saved
 from shmstats.config import ApiSettings, Settings
 from shmstats.reading.reader import read_only
+from shmstats.snapshot import store as saved
 from shmstats.terminal.command import Key, NotThereError, reading_command, settings_of
 
 #: Of each worker: answers take milliseconds, but may wait for slow clients.

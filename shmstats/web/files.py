@@ -15,9 +15,9 @@ from pathlib import Path
 
 from flask import Response, abort, request
 
-from .. import snapshot as saved
 from ..files import InUseError, PathError, delete_file, list_directory
 from ..registry import stats
+from ..snapshot import store as saved
 from .blueprint import blueprint
 from .responses import json_response
 

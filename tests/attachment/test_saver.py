@@ -85,7 +85,7 @@ class Watcher:
     def __init__(self, shmstats: ModuleType, data: Path) -> None:
         self.wrong: list[str] = []
         self.read = 0
-        self._load, self._file = shmstats.snapshot.load, data / "stats" / "simple.json"
+        self._load, self._file = shmstats.snapshot.store.load, data / "stats" / "simple.json"
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -223,10 +223,10 @@ def test_a_snapshot_is_not_written_again_while_nothing_changes(
     shmstats: ModuleType, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = []
-    write, read = shmstats.snapshot.write, shmstats.reading.reader.BlockReader.read
+    write, read = shmstats.snapshot.store.write, shmstats.reading.reader.BlockReader.read
     monkeypatch.setattr(shmstats.reading.reader.BlockReader, "read", lambda self: (looked.append(1), read(self))[1])
     written = []
-    monkeypatch.setattr(shmstats.snapshot, "write", lambda *a: (written.append(1), write(*a))[1])
+    monkeypatch.setattr(shmstats.snapshot.store, "write", lambda *a: (written.append(1), write(*a))[1])
     shmstats.stats.incr("c", "m")
     wait_until(lambda: saved_total(data) == 1)
     count, goal = len(written), len(looked) + 3
@@ -521,14 +521,17 @@ def test_kinds_labels_and_histograms_are_restored_from_the_snapshot_alone(
     wait_until(
         lambda: (
             (data / "stats" / "simple.json").exists()
-            and set(names) <= set(shmstats.snapshot.load(data / "stats" / "simple.json").names)
+            and set(names) <= set(shmstats.snapshot.store.load(data / "stats" / "simple.json").names)
         )
     )
     wait_until(
         lambda: (
             sum(
                 value.count
-                for name, value in zip(*_columns(shmstats.snapshot.load(data / "stats" / "simple.json")), strict=True)
+                for name, value in zip(
+                    *_columns(shmstats.snapshot.store.load(data / "stats" / "simple.json")),
+                    strict=True,
+                )
                 if name.metric == "time"
             )
             == 5
@@ -571,7 +574,7 @@ def test_processes_killed_while_they_save_leave_a_valid_snapshot(
     )
     child.finish(status=-signal.SIGKILL, quiet=False)
     assert shmstats.stats.get("c", "m") == 4
-    assert shmstats.snapshot.load(data / "stats" / "simple.json").values
+    assert shmstats.snapshot.store.load(data / "stats" / "simple.json").values
     shmstats.close()
     assert not list((data / "stats").glob(".simple.json.*"))
     assert saved_total(data) == 4
@@ -704,7 +707,7 @@ def test_a_close_made_by_the_saving_thread_itself_ends_it(
 ) -> None:
     """A call deferred by a signal handler is made by the next thread that leaves the guard."""
     closing: list[threading.Thread] = []
-    remove_stale = shmstats.snapshot.remove_stale
+    remove_stale = shmstats.snapshot.store.remove_stale
 
     def close(directory: Path) -> None:
         if not closing:
@@ -712,7 +715,7 @@ def test_a_close_made_by_the_saving_thread_itself_ends_it(
             shmstats.close()
         remove_stale(directory)
 
-    monkeypatch.setattr(shmstats.snapshot, "remove_stale", close)
+    monkeypatch.setattr(shmstats.snapshot.store, "remove_stale", close)
     stats.incr("c", "m", 7)
     wait_until(lambda: closing)
     closing[0].join(30)
@@ -739,7 +742,7 @@ def test_file_and_directory_are_synced_around_the_rename_of_a_snapshot(
     monkeypatch.setattr(os, "replace", note_replace)
     nothing = shmstats.series.Snapshot([], [])
     for _ in range(2):
-        shmstats.snapshot.save(tmp_path / "stats", nothing)
+        shmstats.snapshot.store.save(tmp_path / "stats", nothing)
     assert done == [
         *("sync ", "replace simple.json", "sync stats"),
         *("sync ", "replace simple.json.1", "replace simple.json", "sync stats"),

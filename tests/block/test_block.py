@@ -463,7 +463,7 @@ def test_a_new_block_is_filled_before_other_processes_see_it(attach: Any, shmsta
 
     def fill(block: Any) -> None:
         seen.append(segment_file(data).read_bytes()[:8])
-        *packed, _ = shmstats.core.pack_series(b'["c\\u0000m"]', b"[1]", b"[0]", b"[5]", {}, [], set(), set(), 0)
+        *packed, _ = shmstats.core.pack_series(b'["c\\u0000m"]', b"[1]", b"[0]", b"[5]", {}, [], set(), 0)
         restoring = shmstats.block.restoring
         assert restoring.restore(block, restoring.Packed(*packed, [])) == []
 

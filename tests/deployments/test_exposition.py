@@ -248,7 +248,7 @@ def test_a_save_does_not_replace_one_that_read_later(
         waiting[number].set()
         assert go_on[number].wait(30)
 
-    read, write = blocks[0].reader.read, shmstats.snapshot.write
+    read, write = blocks[0].reader.read, shmstats.snapshot.store.write
     monkeypatch.setattr(blocks[0].reader, "read", lambda: hold(0) or read())
     threads = [
         threading.Thread(target=lambda: saved.update({0: savers[0].save()})),
@@ -256,7 +256,7 @@ def test_a_save_does_not_replace_one_that_read_later(
     ]
     named = threading.current_thread
     monkeypatch.setattr(
-        shmstats.snapshot, "write", lambda *what: (named().name == "second" and hold(1)) or write(*what)
+        shmstats.snapshot.store, "write", lambda *what: (named().name == "second" and hold(1)) or write(*what)
     )
     for number, thread in enumerate(threads):
         thread.start()
@@ -268,7 +268,7 @@ def test_a_save_does_not_replace_one_that_read_later(
         thread.join(30)
     assert list(saved[0].values) == [7]
     assert saved[1] is None
-    assert list(shmstats.snapshot.load(data / "stats" / "simple.json").values) == [7]
+    assert list(shmstats.snapshot.store.load(data / "stats" / "simple.json").values) == [7]
 
 
 def test_any_reader_shows_the_health(

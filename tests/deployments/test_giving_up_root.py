@@ -11,7 +11,7 @@ import pytest
 from helpers import PythonRunner
 
 import shmstats
-from shmstats.snapshot import load
+from shmstats.snapshot.store import load
 
 pytestmark = [
     pytest.mark.far_from_core,

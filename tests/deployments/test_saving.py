@@ -36,7 +36,7 @@ def total(shmstats: ModuleType, data: Path) -> Callable[[], int]:
 
     def total() -> int:
         try:
-            snapshot = shmstats.snapshot.load(data / "stats" / "simple.json")
+            snapshot = shmstats.snapshot.store.load(data / "stats" / "simple.json")
         except FileNotFoundError:
             return -1
         shown = zip(snapshot.names, snapshot.values, strict=True)
@@ -161,11 +161,10 @@ def test_a_volume_with_other_file_locks_or_none_is_saved_to_and_cleaned_up(
     said = python.run(
         """
         from pathlib import Path
-        from shmstats import snapshot
         from shmstats.snapshot import store
         directory = Path("data/stats")
-        written = store.write(directory, snapshot.load(directory / "simple.json"))
-        snapshot.remove_stale(directory)
+        written = store.write(directory, store.load(directory / "simple.json"))
+        store.remove_stale(directory)
         written.put_in_place()
         written.discard()
         print("in place")
@@ -203,7 +202,7 @@ def test_after_a_link_to_the_directory_changes_each_process_keeps_its_directory(
     assert [count(old, 10), count(new, 1), count(old, 10)] == [15, 6, 25]
     for child in (old, new):
         child.finish()
-    saved = [shmstats.snapshot.load(release / "stats" / "simple.json") for release in releases]
+    saved = [shmstats.snapshot.store.load(release / "stats" / "simple.json") for release in releases]
     assert [dict(zip([name[:2] for name in each.names], each.values, strict=True))["c", "m"] for each in saved] == [
         25,
         6,
@@ -214,7 +213,7 @@ def test_a_snapshot_of_another_owner_that_cannot_be_read_is_replaced(
     shmstats: ModuleType, configure: Callable[..., Any], data: Path, total: Callable[[], int]
 ) -> None:
     """Root has left such a file; this user owns the directory, so the file can be moved."""
-    written = shmstats.snapshot.write(data / "stats", shmstats.series.Snapshot((), ()))
+    written = shmstats.snapshot.store.write(data / "stats", shmstats.series.Snapshot((), ()))
     (data / "stats" / "simple.json").write_text("another's")
 
     def refused(*arguments: object, **options: object) -> None:
@@ -224,7 +223,7 @@ def test_a_snapshot_of_another_owner_that_cannot_be_read_is_replaced(
         patch.setattr(os, "link", refused)
         patch.setattr(shutil, "copyfile", refused)
         written.put_in_place()
-    assert shmstats.snapshot.load(data / "stats" / "simple.json").values == []
+    assert shmstats.snapshot.store.load(data / "stats" / "simple.json").values == []
     assert (data / "stats" / "simple.json.1").read_text() == "another's"
 
 
@@ -290,7 +289,7 @@ def test_files_saved_by_root_belong_to_the_owner_of_the_directory(shmstats: Modu
     data.mkdir()
     os.chown(data, 65534, 65534)
     for _ in range(2):
-        shmstats.snapshot.save(data / "stats", shmstats.series.Snapshot((), ()))
+        shmstats.snapshot.store.save(data / "stats", shmstats.series.Snapshot((), ()))
     owners = {path.name: path.stat().st_uid for path in (data / "stats", *(data / "stats").iterdir())}
     assert owners == dict.fromkeys(("stats", "simple.json", "simple.json.1"), 65534)
 

@@ -56,8 +56,8 @@ def saved(shmstats: ModuleType, data: Path) -> Path:
 def loaded(shmstats: ModuleType, file: Path) -> Any:
     """The snapshot in a file; None if it is refused, which is by one exception alone."""
     try:
-        return shmstats.snapshot.load(file)
-    except shmstats.snapshot.SnapshotError:
+        return shmstats.snapshot.store.load(file)
+    except shmstats.snapshot.format.SnapshotError:
         return None
 
 

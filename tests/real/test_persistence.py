@@ -159,7 +159,7 @@ def test_a_snapshot_saved_while_the_server_runs_is_restored_on_another_machine(
 
 
 def _has(file: Path, total: int) -> bool:
-    from shmstats.snapshot import load
+    from shmstats.snapshot.store import load
 
     snapshot = load(file)
     values = dict(zip(snapshot.names, snapshot.values, strict=True))

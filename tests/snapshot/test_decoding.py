@@ -67,7 +67,7 @@ def test_both_cores_pack_the_same(
 def packed_by(made: ModuleType, texts: list[bytes], buckets: list[int], carried: set[int]) -> Any:
     """Return what a core makes of lists of JSON; None if that is not all JSON."""
     metrics = {"\0".join(entry[:2]): number for number, entry in enumerate(DECLARED)}
-    packed = made.pack_series(*texts, metrics, buckets, {"own\0counter"}, carried, 9 * 10**18)
+    packed = made.pack_series(*texts, metrics, buckets, carried, 9 * 10**18)
     try:
         return packed and (*packed[:3], repr(json.loads(packed[3] or b"[]")), metrics)
     except ValueError:
@@ -105,9 +105,9 @@ def test_what_a_file_says_is_restored_as_a_reader_sees_it(
         (directory / "stats").mkdir(parents=True)
         file = directory / "stats" / "simple.json"
         file.write_bytes(prefix(version, text) + text + b"}\n")
-        seen = shmstats.snapshot.load(file)
+        seen = shmstats.snapshot.store.load(file)
         block = attach(directory=directory)
-        assert fill(block, set(), lambda line: None) == 0
+        assert fill(block, lambda line: None) == 0
         there = block.reader.read()
         wanted = {name[:4]: (name, value) for name, value in zip(seen.names, seen.values, strict=True)}
         assert {name[:4] for name in there.names} == set(wanted)
@@ -142,8 +142,8 @@ def test_each_series_is_restored_for_which_those_before_it_have_left_room(
             metric = chance.choice(["m", "metric" * 9]) + str(chance.choice([number, number % 7 + 400]))
             names.append(series.Name("c", metric, series.Kind.COUNTER, labels))
             values.append(1)
-    shmstats.snapshot.save(tmp_path / "stats", series.Snapshot(names, values))
-    saved = shmstats.snapshot.load_newest(tmp_path / "stats")[1]
+    shmstats.snapshot.store.save(tmp_path / "stats", series.Snapshot(names, values))
+    saved = shmstats.snapshot.store.load_newest(tmp_path / "stats")[1]
     packed = saved.packed
     together, alone = attach(directory=tmp_path / "1"), attach(directory=tmp_path / "2")
     for block in (together, alone):
@@ -172,7 +172,7 @@ def test_a_metric_of_several_kinds_keeps_the_bounds_of_its_histograms(
     file = tmp_path / "stats" / "simple.json"
     file.write_bytes(shmstats.snapshot.format._prefix(3, text) + text + b"}\n")
     block = attach(directory=tmp_path)
-    assert import_module("shmstats.attachment.restoring").fill(block, set(), print) == 0
+    assert import_module("shmstats.attachment.restoring").fill(block, print) == 0
     there = block.reader.read()
     assert dict(zip([name[1:4:2] for name in there.names], there.values, strict=True)) == {
         ("h", (("a", "b"),)): shmstats.series.Distribution(5.0, 3.0, (0, 1, 1, 0), 2.0),

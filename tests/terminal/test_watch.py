@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from shmstats import snapshot as saved
 from shmstats.cli import commands
 from shmstats.history.archive import Archive, archived
 from shmstats.history.recorder import HistoryRecorder
 from shmstats.series import Distribution, Kind, Name, Snapshot
+from shmstats.snapshot import store as saved
 from shmstats.terminal.watch import Repaint, TimedTable
 
 COUNTER = Name("shop", "orders", Kind.COUNTER, monotonic=True)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import shmstats
-from shmstats import snapshot, stats
+from shmstats import stats
 from shmstats.block import identify
 from shmstats.export import render
+from shmstats.snapshot import store
 
 from . import serving
 from .ours import configure
@@ -111,7 +112,7 @@ def worker_size(numbers: list[int]) -> int:
 def save(directory: str) -> float:
     """Read all values and save them; returns ns."""
     start = time.perf_counter_ns()
-    snapshot.save(snapshot.stats_directory(Path(directory)), stats.read())
+    store.save(store.stats_directory(Path(directory)), stats.read())
     return time.perf_counter_ns() - start
 
 

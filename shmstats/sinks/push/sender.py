@@ -19,7 +19,7 @@ from shmstats.series import Snapshot
 from shmstats.sinks.push.encoder import Encoder, Stale
 from shmstats.sinks.push.http import Target, post
 from shmstats.sinks.push.memory import Memory
-from shmstats.snapshot import stats_directory
+from shmstats.snapshot.store import stats_directory
 
 #: The module and class of each format, the extra that it needs, and the usual path of engines for it.
 FORMATS: Final = {
