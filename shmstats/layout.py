@@ -85,10 +85,10 @@ CELLS_PER_PAGE = PAGE // CELL.size
 #: Cells of a counter, the smallest series; of a gauge, without and with a value for each worker; and those of a
 #: histogram before its first bucket: the lock, the sum, the maximum and the minimum.
 COUNTER_WIDTH = 2
-_GAUGE_WIDTHS = 3, 5
+_GAUGE_WIDTH, _OWN_GAUGE_WIDTH = 3, 5
 BEFORE_BUCKETS = 4
 
-_COUNTER, _HISTOGRAM = 1, 3
+_COUNTER, _GAUGE, _HISTOGRAM = 1, 2, 3
 
 #: Most requests of one worker that other processes can see at the same time.
 REQUESTS_PER_WORKER = 16
@@ -129,13 +129,18 @@ NAME = Structure(
 )
 
 
-def fits_kind(kind: int, width: int, is_family: int) -> bool:
-    """Tell whether a record has as many cells as its kind (`shmstats.series.Kind`) takes; a family has none."""
+def fits_kind(kind: int, mode: int, width: int, is_family: int) -> bool:
+    """Tell whether a record has as many cells as its kind and mode take; a family has none, and only a gauge a mode.
+
+    Kind and mode are numbers of `shmstats.series`.
+    """
     if is_family:
         return width == 0
+    if mode:
+        return kind == _GAUGE and width == _OWN_GAUGE_WIDTH
     if kind == _COUNTER:
         return width == COUNTER_WIDTH
-    return width > BEFORE_BUCKETS if kind == _HISTOGRAM else width in _GAUGE_WIDTHS
+    return width > BEFORE_BUCKETS if kind == _HISTOGRAM else width == _GAUGE_WIDTH
 
 
 def minimum_of(kept: int) -> float:

@@ -16,6 +16,7 @@ from ..series import Declaration, Kind, Mode
 from .declarations import decode_definition
 from .errors import OF_CONTENTS, BlockError, DamagedBlockError, DeclarationError, KindError
 from .header import read_header
+from .keys import family_key
 from .layout import LAYOUT_VERSION, MAGIC, WORKER_SLOTS, Layout
 from .records import FAMILY, Records, width_of
 from .segment import Segment
@@ -125,7 +126,7 @@ def _damage_of_records(records: bytes, layout: Layout, cells: int) -> str:
             (not live or kind in _KINDS, "a kind"),
             (not live or mode in _MODES, "a mode"),
             (cell + width <= cells, "cells"),
-            (not live or fits_kind(kind, width, flags & FAMILY), "cells for its kind"),
+            (not live or fits_kind(kind, mode, width, flags & FAMILY), "cells for its kind and mode"),
             (key + room <= layout.heap_bytes, "a place for its key"),
             (length <= room, "a length"),
             (note + note_room <= layout.heap_bytes, "a place for its note"),
@@ -139,11 +140,13 @@ def _damage_of_records(records: bytes, layout: Layout, cells: int) -> str:
 
 def _damage_of_keys(buf: memoryview, layout: Layout, records: bytes) -> str:
     table = Records(buf, layout)
-    states, flags, hashes, declarations = (
-        NAME.column(records, field).tolist() for field in ("state", "flags", "hash", "declaration")
+    states, flags, hashes, declarations, families = (
+        NAME.column(records, field).tolist() for field in ("state", "flags", "hash", "declaration", "family")
     )
     try:
         seen = set()
+        keys: dict[int, bytes] = {}  # of families, by the numbers that lead to them
+        members = []
         for number, state in enumerate(states):
             if state != LIVE:
                 continue
@@ -156,6 +159,13 @@ def _damage_of_keys(buf: memoryview, layout: Layout, records: bytes) -> str:
             if is_family and not _is_definition(table.note(number)):
                 return f"record {number} has a declaration that cannot be"
             seen.add(name)
+            if is_family:
+                keys[number + 1] = key
+            if families[number]:
+                members.append((number, b"" if is_family else family_key(key)))
+        for number, expected in members:
+            if keys.get(families[number]) != expected:
+                return f"record {number} has a family that is not its metric's"
         return ""
     finally:
         table.close()

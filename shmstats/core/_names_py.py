@@ -326,8 +326,9 @@ class NameIndex:
         start = self._heap + place
         if self._block[start : start + len(key)] != key:
             return None
-        if not fits_kind(fields[_KIND], width, fields[_FLAGS] & _OF_FAMILY):
-            raise BufferError(f"record {number} has kind {fields[_KIND]} and {width} cells, which cannot be")
+        if not fits_kind(fields[_KIND], fields[_MODE], width, fields[_FLAGS] & _OF_FAMILY):
+            told = f"kind {fields[_KIND]}, mode {fields[_MODE]} and {width} cells"
+            raise BufferError(f"record {number} has {told}, which cannot be")
         kind = self._item(self._kinds, fields[_KIND], "kind", number)
         mode = self._item(self._modes, fields[_MODE], "mode", number)
         values = number, kind, fields[_FLAGS], cell, width, mode, fields[_FAMILY] - 1, declaration

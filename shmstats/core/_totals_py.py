@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from operator import add
 
-from ..layout import CELL, CELLS_PER_PAGE, INT64_MAX, INT64_MIN, LIVE, NAME, minimum_of
+from ..layout import CELL, CELLS_PER_PAGE, INT64_MAX, INT64_MIN, LIVE, NAME, fits_kind, minimum_of
 
 _SPAN = struct.Struct("<II")
 
@@ -280,7 +280,8 @@ def list_series(
         state, kind, mode, flags, width, cell, _, _, declaration, *_, note_room, _, _ = fields
         if state != LIVE or flags & _FAMILY or declaration:
             continue
-        if not _COUNTER <= kind <= _TIMESTAMP or not modes[mode] or width < 2 or cell + width > columns:
+        known = _COUNTER <= kind <= _TIMESTAMP and modes[mode]
+        if not known or cell + width > columns or not fits_kind(kind, mode, width, False):
             raise BufferError("a record has a kind, a mode or cells that cannot be")
         if note_room:
             noted.append(number)

@@ -40,7 +40,7 @@ list_records(Listing *self, const Record *record, uint32_t count)
         if (!is_shown(record))
             continue;
         uint8_t mode = ((const uint8_t *)self->modes.buf)[record->mode];
-        if (record->kind < KIND_COUNTER || record->kind > KIND_TIMESTAMP || mode == MODE_UNKNOWN || record->width < 2
+        if (record->kind < KIND_COUNTER || record->kind > KIND_TIMESTAMP || mode == MODE_UNKNOWN || !fits_kind(record)
             || (uint64_t)record->cell + record->width > (uint64_t)self->columns)
             return 0;
         if (record->note_room != 0)

@@ -114,26 +114,13 @@ item_of(PyObject *tuple, int number, const char *what, Py_ssize_t of)
     return PyErr_Format(PyExc_BufferError, "record %zd has %s %d, which cannot be", of, what, number);
 }
 
-/* Whether a record has the number of cells that its kind needs; a family has none. */
-static int
-fits_kind(const Record *name)
-{
-    if (name->flags & FLAG_FAMILY)
-        return name->width == 0;
-    if (name->kind == KIND_COUNTER)
-        return name->width == COUNTER_CELLS;
-    if (name->kind == KIND_HISTOGRAM)
-        return name->width > LOCK_CELLS + BUCKETS;
-    return name->width == GAUGE_CELLS || name->width == OWN_GAUGE_CELLS;
-}
-
 /* A record as a Python object. */
 static PyObject *
 make_record(NameIndex *self, Py_ssize_t number, const Record *name)
 {
     if (!fits_kind(name))
-        return PyErr_Format(PyExc_BufferError, "record %zd has kind %d and %u cells, which cannot be", number,
-                            (int)name->kind, name->width);
+        return PyErr_Format(PyExc_BufferError, "record %zd has kind %d, mode %d and %u cells, which cannot be",
+                            number, (int)name->kind, (int)name->mode, name->width);
     PyObject *kind = item_of(self->kinds, name->kind, "kind", number);
     PyObject *mode = kind == NULL ? NULL : item_of(self->modes, name->mode, "mode", number);
     PyObject *fields = mode == NULL ? NULL

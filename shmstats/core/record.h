@@ -15,6 +15,19 @@ enum { KIND_COUNTER = 1, KIND_GAUGE = 2, KIND_HISTOGRAM = 3, KIND_TIMESTAMP = 4 
 enum { COUNTER_CELLS = 2, GAUGE_CELLS = 3, OWN_GAUGE_CELLS = 5 }; /* the last: a gauge with a value for each worker */
 enum { FLAG_MONOTONIC = 1, FLAG_FAMILY = 2, FLAG_DECLARED = 4, FLAG_MEMBER = 16, FLAG_WITHDRAWN = 32, FLAG_CARRIED = 128 };
 
+/* Whether a record has the number of cells that its kind and mode need; a family has none, and only a gauge a mode. */
+static inline int
+fits_kind(const Record *name)
+{
+    if (name->flags & FLAG_FAMILY)
+        return name->width == 0;
+    if (name->mode != 0)
+        return name->kind == KIND_GAUGE && name->width == OWN_GAUGE_CELLS;
+    if (name->kind == KIND_COUNTER)
+        return name->width == COUNTER_CELLS;
+    return name->kind == KIND_HISTOGRAM ? name->width > LOCK_CELLS + BUCKETS : name->width == GAUGE_CELLS;
+}
+
 /* Return offset and size of each field, and the size of the record. */
 static PyObject *
 record_layout(void)

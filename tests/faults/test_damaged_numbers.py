@@ -159,3 +159,47 @@ def test_a_name_whose_kind_was_damaged_is_not_counted_and_told_of(stats: Any, ki
     block._buf[place] = right
     assert stats.get("c", "t").count == 1
     assert stats.get("shmstats", "operations_dropped") == 1
+
+
+def test_a_mode_that_does_not_fit_the_cells_is_damage_of_which_pages_tell(stats: Any) -> None:
+    """A page is not made of a value of another kind."""
+    from shmstats.block import BlockError
+
+    stats.incr("c", "m")
+    stats.timing("c", "t", 5)
+    stats.timestamp("c", "moment")
+    stats.gauge("c", "g", 5)
+    block = stats.shared.attach()
+    for name in ("m", "t", "moment", "g"):
+        place = block.names._field(block.names.find(f"c\0{name}".encode()).number, "mode")
+        for mode in (1, 13):
+            block._buf[place] = mode
+            block.names.raise_revision()
+            with pytest.raises(BlockError, match=r"damaged: record \d+ has cells for its kind and mode"):
+                stats.snapshot()
+        block._buf[place] = 0
+    assert stats.snapshot()["c"]["m"] == 1
+
+
+RECORDS = "c\0labelled\0", "c\0other\0", "c\0labelled\0a\0x", "c\0m"
+
+
+@pytest.mark.parametrize("of", ["c\0labelled\0a\0x", "c\0labelled\0"])
+def test_a_record_that_leads_to_no_family_of_its_metric_is_damage(stats: Any, of: str) -> None:
+    """A declaration does not follow it: the call raises nothing."""
+    from shmstats.block.validate import find_damage
+
+    stats.incr("c", "m")
+    for metric in ("labelled", "other"):
+        stats.incr("c", metric, labels={"a": "x"})
+    block = stats.shared.attach()
+    numbers = {key: block.names.find(key.encode()).number for key in (of, *RECORDS)}
+    number, right = numbers[of], block.names.record(numbers[of]).family + 1
+    assert not find_damage(block._buf, block.layout)
+    for leads_to in (numbers[key] + 1 for key in RECORDS):
+        if leads_to != right:
+            block.names._store(number, "family", leads_to)
+            block.names.raise_revision()
+            assert find_damage(block._buf, block.layout) == f"record {number} has a family that is not its metric's"
+            stats.declare("c", "labelled", kind="gauge", mode="sum")
+    block.names._store(number, "family", right)
