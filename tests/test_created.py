@@ -24,7 +24,7 @@ COUNT = """
 def created(stats: Any) -> dict[str, float]:
     """The creation times in OpenMetrics, equal to those in protobuf; without the package's own metrics."""
     from shmstats.export import protobuf
-    from shmstats.export.prometheus import shared
+    from shmstats.export.renderer import shared
 
     snapshot = stats.read()
     lines = [line.split(" ") for line in shared.openmetrics(snapshot).decode().splitlines() if "_created{" in line]

@@ -17,7 +17,7 @@ Found = dict[tuple[str, str], tuple[dict[str, str], float]]
 
 def exemplars(stats: Any) -> Found:
     """Labels and value of the exemplars on the page, by sample and limit."""
-    from shmstats.export.prometheus import shared
+    from shmstats.export.renderer import shared
 
     found = {}
     for family in text_string_to_metric_families(shared.openmetrics(stats.read()).decode()):
@@ -90,7 +90,7 @@ def test_an_invalid_exemplar_raises_and_nothing_is_counted(stats: Any, wrong: An
 def test_an_exemplar_is_at_the_sample_of_its_own_series(stats: Any) -> None:
     """Also for clashing names, names that need cleaning, and a category that is part of a reserved word."""
     from shmstats.export import protobuf
-    from shmstats.export.prometheus import shared
+    from shmstats.export.renderer import shared
     from shmstats.export.view import View
 
     counted = {("c", "hits"): {}, ("c", "hits_total"): {}, ("client", "user.login"): {"kind": "a"}, ("c", "plain"): {}}

@@ -19,7 +19,7 @@ IDLE, RUNNING = "idle", "running"
 
 def openmetrics(stats: Any) -> tuple[dict[str, str], Shown]:
     """Types and samples of the page."""
-    from shmstats.export.prometheus import shared
+    from shmstats.export.renderer import shared
 
     families = list(parse_openmetrics(shared.openmetrics(stats.read()).decode()))
     return {family.name: family.type for family in families}, _samples(families)
@@ -139,7 +139,7 @@ def test_the_page_is_valid_with_any_name_of_a_state_or_label(stats: Any) -> None
     for metric in ("category", "le", "we ird", "a:b", "__x"):
         stats.declare("job", metric, kind="state", states=(IDLE, RUNNING))
         stats.state("job", metric, RUNNING, labels={"we_ird": "x", "exported_we_ird": "y"})
-    from shmstats.export.prometheus import shared
+    from shmstats.export.renderer import shared
     from shmstats.export.view import View
 
     for namespace in ("", "a:b", "__n"):

@@ -1,15 +1,15 @@
 """The output formats: each module turns a `shmstats.series.Snapshot` into one format, and does nothing else.
 
 `formats` has their table, `negotiation` chooses by an Accept header. `documents` and `structured` are JSON,
-`prometheus` text and OpenMetrics, `protobuf` (all three use `page`, `naming`, `escaping`), `spreadsheet` CSV, `table`
-text for a terminal.
+`renderer` text and OpenMetrics (by `prometheus`), `protobuf` (all three use `page`, `naming`, `escaping`),
+`spreadsheet` CSV, `table` text for a terminal.
 """
 
 from shmstats.export.documents import to_document
 from shmstats.export.escaping import ESCAPINGS
 from shmstats.export.formats import FORMATS, Format
 from shmstats.export.negotiation import negotiate
-from shmstats.export.prometheus import Renderer, render
+from shmstats.export.renderer import Renderer, render
 from shmstats.export.spreadsheet import to_csv
 from shmstats.export.structured import to_structured
 from shmstats.export.table import to_table

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from shmstats.export import prometheus, protobuf
+from shmstats.export import prometheus, protobuf, renderer
 from shmstats.export.documents import json_document
 from shmstats.export.spreadsheet import csv_table
 from shmstats.export.structured import structured_json
@@ -52,12 +52,12 @@ FORMATS = {
     "v2": Format("application/json", ".json", structured_json, by_worker=True),
     "csv": Format("text/csv; charset=utf-8", ".csv", csv_table, by_worker=True),
     "table": Format("text/plain; charset=utf-8", ".txt", text_table, by_worker=True),
-    "prometheus": Format(prometheus.TEXT_TYPE, ".prom", prometheus.shared.text, asked_by={"version": ("0.0.4", "")}),
+    "prometheus": Format(prometheus.TEXT_TYPE, ".prom", renderer.shared.text, asked_by={"version": ("0.0.4", "")}),
     "prometheus-utf8": Format(
-        prometheus.TEXT_1_TYPE, ".prom", prometheus.shared.text_utf8, asked_by={"version": ("1.0.0",)}
+        prometheus.TEXT_1_TYPE, ".prom", renderer.shared.text_utf8, asked_by={"version": ("1.0.0",)}
     ),
     "openmetrics": Format(
-        prometheus.OPENMETRICS_TYPE, ".om", prometheus.shared.openmetrics, asked_by={"version": ("1.0.0", "0.0.1", "")}
+        prometheus.OPENMETRICS_TYPE, ".om", renderer.shared.openmetrics, asked_by={"version": ("1.0.0", "0.0.1", "")}
     ),
     "protobuf": Format(
         protobuf.CONTENT_TYPE,

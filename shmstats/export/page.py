@@ -1,22 +1,25 @@
 """The page: the common part of the exposition formats, which follows from the names alone.
 
 Between two scrapes the values change, but rarely the names. So what follows from the names is made once, and kept as
-long as snapshots have the same ``names`` object. If names were only added at the end, only these are named; any other
-change makes a new page. A page is never altered, so that any number of threads may render at once.
+long as snapshots have the same ``names`` object. A page is never altered, so that any number of threads may render at
+once.
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
-import threading
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from typing import Any
 
-from shmstats.export.naming import SYSTEM_FIGURES, ExposedFamily, ExposedSeries, Namer
+from shmstats.bounds import shown_in_text
+from shmstats.export.naming import SYSTEM_FIGURES, ExposedFamily, ExposedSeries, Namer, is_time
 from shmstats.export.view import View
 from shmstats.frozen import NamedTuple
 from shmstats.lazy import lazy_property
-from shmstats.series import FOREIGN, Kind, Labels, Name, Snapshot
+from shmstats.series import FOREIGN, Exemplar, Kind, Labels, Name, Snapshot
 
 
 class Member(NamedTuple):
@@ -27,55 +30,22 @@ class Member(NamedTuple):
     name: Name
 
 
-class Page:
-    """An exposition without its format and its values.
+class PagePart:
+    """Some series of an exposition, without its format and its values."""
 
-    Attributes:
-        own: number of the members that are series of the snapshot.
-        members: the series of the snapshot and after them those of ``system`` and ``health``, without those of
-            other libraries.
-        made: what formats have derived from this page, by format.
-        inherited: the same of the page that this one extends.
-    """
+    def __init__(self, members: Iterable[Member]) -> None:
+        self.members = list(members)
 
-    def __init__(self, snapshot: Snapshot, namer: Namer, parent: Page | None = None) -> None:
-        self._names = snapshot.names
-        self._known = list(snapshot.names)
-        self._system = tuple(snapshot.system)
-        self._health = tuple(snapshot.health)
-        self._namer = namer
-        self._own: list[Member] = list(parent._own) if parent else []
-        for i in range(len(parent._known) if parent else 0, len(self._known)):
-            name = self._known[i]
-            if name.category != FOREIGN:
-                self._own.append(Member(i, namer.add(name), name))
-        health = ((namer.health[figure], figure) for figure in self._health)
-        shown = itertools.chain(zip(namer.system, self._system, strict=True), health)
-        figures = enumerate(shown, start=len(self._known))
-        self.own = len(self._own)
-        self.members = [
-            *self._own,
-            *(Member(i, series, Name("system", figure, Kind.GAUGE)) for i, (series, figure) in figures),
-        ]
-        self.made: dict[Any, Any] = {}
-        self.inherited: dict[Any, Any] = parent.made if parent else {}
-
-    def fits(self, snapshot: Snapshot) -> bool:
-        """Tell whether this is the page of a snapshot."""
-        return self._names is snapshot.names and self._has_figures_of(snapshot)
-
-    def grown(self, snapshot: Snapshot) -> Page | None:
-        """Return the page for a snapshot whose names begin with those of this one, which is used up; else None."""
-        if not self._has_figures_of(snapshot) or list(snapshot.names[: len(self._known)]) != self._known:
-            return None
-        return Page(snapshot, self._namer, self)
-
-    def _has_figures_of(self, snapshot: Snapshot) -> bool:
-        return self._system == tuple(snapshot.system) and self._health == tuple(snapshot.health)
-
-    def values(self, snapshot: Snapshot) -> list[Any]:
-        """Return the values at the positions of `Member.position`, figures of the system in base units."""
-        return [*snapshot.values, *system_values(snapshot), *snapshot.health.values()]
+    def families(self) -> dict[ExposedFamily, list[Member]]:
+        """Return the members of each family, in the order of the families' first members."""
+        families: dict[ExposedFamily, list[Member]] = {}
+        for member in self.members:
+            members = families.get(member.series.family)
+            if members is None:
+                families[member.series.family] = [member]
+            else:
+                members.append(member)
+        return families
 
     def series_of(self, name: Name) -> ExposedSeries | None:
         """Return the name of a series on the page; None if it is not there."""
@@ -83,55 +53,112 @@ class Page:
 
     @lazy_property
     def _series(self) -> dict[tuple[Any, ...], ExposedSeries]:
-        return {member.name[:4]: member.series for member in self._own}
-
-    def families(self, chosen: frozenset[str] = frozenset()) -> dict[ExposedFamily, list[int]]:
-        """Return the families in the order of their first members, each with positions in `members`.
-
-        Args:
-            chosen: names of families or of their samples; empty: all.
-        """
-        families: dict[ExposedFamily, list[int]] = {}
-        for place, member in enumerate(self.members):
-            places = families.get(member.series.family)
-            if places is None:
-                families[member.series.family] = [place]
-            else:
-                places.append(place)
-        if not chosen:
-            return families
-        return {
-            family: places for family, places in families.items() if not chosen.isdisjoint(names_of_samples(family))
-        }
+        return {member.name[:4]: member.series for member in self.members}
 
 
-def system_values(snapshot: Snapshot) -> list[int | float]:
-    """Return the figures of the system in base units."""
+class Page(PagePart):
+    """An exposition without its format and its values.
+
+    The members are the series of the snapshot, without those of other libraries, and after them those of ``system``
+    and ``health``.
+
+    Attributes:
+        made: what formats have derived from this page, by format.
+    """
+
+    def __init__(self, snapshot: Snapshot, namer: Namer) -> None:
+        self._names = snapshot.names
+        self._figures = tuple(snapshot.system), tuple(snapshot.health)
+        names = list(snapshot.names)
+        own = [Member(i, namer.add(name), name) for i, name in enumerate(names) if name.category != FOREIGN]
+        super().__init__([*own, *figure_members(namer, self._figures, len(names))])
+        self._timestamps = [i for i, name in enumerate(names) if name.kind is Kind.TIMESTAMP]
+        self.made: dict[Any, Any] = {}
+
+    def fits(self, snapshot: Snapshot) -> bool:
+        """Tell whether this is the page of a snapshot."""
+        return self._names is snapshot.names and self._figures == (tuple(snapshot.system), tuple(snapshot.health))
+
+    def values(self, snapshot: Snapshot) -> list[Any]:
+        """Return the values at the positions of `Member.position`, figures of the system in base units."""
+        return [*snapshot.values, *figure_values(snapshot)]
+
+    def numbers(self, snapshot: Snapshot) -> list[Any]:
+        """Return the same with timestamps as seconds since 1970."""
+        values = self.values(snapshot)
+        for i in self._timestamps:
+            values[i] /= 1_000_000
+        return values
+
+
+def figure_members(namer: Namer, figures: tuple[tuple[str, ...], tuple[str, ...]], first: int) -> Iterator[Member]:
+    """Give the members for the figures of the system and of health, with their positions from the first one on."""
+    shown = [*namer.system, *(namer.health[figure] for figure in figures[1])]
+    for position, (series, figure) in enumerate(zip(shown, itertools.chain(*figures), strict=True), first):
+        yield Member(position, series, Name("system", figure, Kind.GAUGE))
+
+
+def figure_values(snapshot: Snapshot) -> list[int | float]:
+    """Return the figures of the system in base units, and those of health."""
     divisors = {metric: figure.divisor for metric, figure in SYSTEM_FIGURES.items() if figure.divisor != 1}
-    return [value / divisors[key] if key in divisors else value for key, value in snapshot.system.items()]
+    system = [value / divisors[key] if key in divisors else value for key, value in snapshot.system.items()]
+    return [*system, *snapshot.health.values()]
 
 
-def names_of_samples(family: ExposedFamily) -> Iterator[str]:
-    """Give the names of a family's samples, and its own."""
-    return (family.name + suffix for suffix in family.type.owned)
+def is_chosen(family: ExposedFamily, chosen: frozenset[str]) -> bool:
+    """Tell whether the name of a family or of its samples is among the chosen ones; without any, all are."""
+    return not chosen or not chosen.isdisjoint(family.name + suffix for suffix in family.type.owned)
 
 
 class Pages:
-    """The last page for each spelling of names. Threads may share it."""
+    """The last page for each spelling of names. Threads may share it, and may each make one."""
 
     def __init__(self) -> None:
         self._pages: dict[tuple[str, str, Labels], Page] = {}
-        self._lock = threading.Lock()
 
     def of(self, snapshot: Snapshot, view: View, escaping: str) -> Page:
         """Return the page for a snapshot."""
         key = (escaping, view.namespace, view.labels)
         page = self._pages.get(key)
         if page is None or not page.fits(snapshot):
-            with self._lock:
-                page = self._pages.get(key)
-                if page is None or not page.fits(snapshot):
-                    last = self._pages.pop(key, None)  # so that an interruption leaves no half-extended page
-                    page = (last and last.grown(snapshot)) or Page(snapshot, Namer(snapshot.system, *key))
-                    self._pages[key] = page
+            page = self._pages[key] = Page(snapshot, Namer(snapshot.system, *key))
         return page
+
+
+def text_limits(name: Name) -> tuple[int, dict[str, int]]:
+    """Return the divisor of a histogram's sum, and limit and number of each bucket line."""
+    divisor = 1000 if is_time(name.unit) else 1
+    # Bounds that become equal by the division are one bucket: the later one, whose cumulative count includes both.
+    limits = {bound_text(name.bounds[i], divisor): i for i in shown_in_text(name.bounds)}
+    limits["+Inf"] = len(name.bounds)
+    return divisor, limits
+
+
+def bound_text(bound: float, divisor: int) -> str:
+    """Return an upper bound as a value of ``le``, in the form that OpenMetrics prescribes: 0.0001, 1.0, 1e+06.
+
+    Both formats use it, because ``le`` is part of the identity of a series and must not depend on the format.
+    """
+    limit = float(Decimal(repr(float(bound))) / divisor)
+    text = repr(limit)
+    if math.isinf(limit):
+        return "+Inf"
+    if abs(limit) < 1e6 or "e" in text:
+        return text
+    mantissa, exponent = f"{Decimal(text).normalize():e}".split("e")
+    return f"{mantissa}e{int(exponent):+03d}"
+
+
+def placed_exemplars(name: Name, exemplars: tuple[Exemplar, ...]) -> Iterator[tuple[str, Labels, Exemplar, float]]:
+    """Give the sample of each exemplar, as suffix and further labels, and its exported value.
+
+    If several belong to one sample, the last one counts.
+    """
+    if name.kind is not Kind.HISTOGRAM:
+        yield from (("", (), exemplar, exemplar.value) for exemplar in exemplars)
+        return
+    divisor, numbers = text_limits(name)
+    for exemplar in exemplars:
+        bucket = bisect.bisect_left(name.bounds, exemplar.value)
+        limit = next(limit for limit, number in numbers.items() if number >= bucket)
+        yield "_bucket", (("le", limit),), exemplar, exemplar.value / divisor

@@ -14,13 +14,10 @@ from functools import lru_cache
 from typing import Any
 
 from shmstats.bounds import Bounds, Exponential, shown_in_text
-from shmstats.export.exemplars import placed
 from shmstats.export.naming import ExposedFamily, Type, is_time
-from shmstats.export.page import Member, Page, Pages
-from shmstats.export.prometheus import bound_text, text_limits
+from shmstats.export.page import Member, Pages, bound_text, is_chosen, placed_exemplars
 from shmstats.export.view import PLAIN, View
-from shmstats.frozen import NamedTuple
-from shmstats.series import Distribution, Exemplar, Kind, Name, Snapshot
+from shmstats.series import Distribution, Exemplar, Name, Snapshot
 
 CONTENT_TYPE = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
 
@@ -49,119 +46,72 @@ def render(snapshot: Snapshot, view: View = PLAIN) -> bytes:
         ValueError: the number of a histogram's buckets is not one more than its name's bounds.
     """
     page = _pages.of(snapshot, view, view.escaping or "underscores")
-    messages = page.made.get(_Messages)
-    if messages is None:
-        messages = page.made[_Messages] = _Messages(page, frozenset())
-    if view.names:
-        messages = _Messages(page, view.names)
-    filled: bytes = messages.fill(page, snapshot)
-    return filled
+    families = page.made.get(_Numbers)
+    if families is None:
+        families = page.made[_Numbers] = [
+            (_Histograms if family.type is Type.HISTOGRAM else _Numbers)(family, members)
+            for family, members in page.families().items()
+        ]
+    numbers = page.numbers(snapshot)
+    exemplars = {name[:4]: found for name, found in snapshot.exemplars}
+    return b"".join([each.message(numbers, exemplars) for each in families if is_chosen(each.family, view.names)])
 
 
-class _CounterFamily(NamedTuple):
-    """The message of a family of counters in the template.
+class _FamilyMessage:
+    """The message of a family, except for its numbers."""
 
-    Attributes:
-        start: of the message, with its length.
-        head: of the message.
-        members: of the family.
-        starts: of each Metric, and the end of the last one.
-        end: of the message.
-    """
+    def __init__(self, family: ExposedFamily, members: list[Member]) -> None:
+        self.family = family
+        self._head = _text(1, family.exposed_name) + _text(2, family.help) + _integer(3, _NUMBERS[family.type])
+        self._unit = _text(5, family.unit) if family.unit else b""
+        self._members = [(member, _labels(member.series.labels)) for member in members]
 
-    start: int
-    head: bytes
-    members: list[Member]
-    starts: list[int]
-    end: int
+    def message(self, numbers: list[Any], exemplars: _Exemplars) -> bytes:
+        """Return the message with its length."""
+        content = b"".join([self._head, *self._metrics(numbers, exemplars), self._unit])
+        return _varint(len(content)) + content
 
-    def with_exemplars(self, content: bytes, values: list[Any], exemplars: _Exemplars) -> bytes:
-        """Return the message with exemplars, from a filled template."""
-        pieces = [self.head]
-        for member, (start, end) in zip(self.members, itertools.pairwise(self.starts), strict=True):
-            found = exemplars.get(member.name[:4])
-            if found:
-                exemplar = _exemplar(2, found[-1], found[-1].value)
-                counter = _double(1, float(values[member.position])) + exemplar + _created_of(member)
-                pieces.append(_message(4, _labels(member.series.labels) + _message(_VALUES[Type.COUNTER], counter)))
-            else:
-                pieces.append(content[start:end])
-        message = b"".join((*pieces, content[self.starts[-1] : self.end]))
-        return _varint(len(message)) + message
+    def _metrics(self, numbers: list[Any], exemplars: _Exemplars) -> Iterable[bytes]:
+        raise NotImplementedError
 
 
-class _Messages:
-    """The messages of a page. All series with one number are in one template, with a place for each number."""
+class _Numbers(_FamilyMessage):
+    """A family of counters or gauges. What is before and after each number is made once."""
 
-    def __init__(self, page: Page, chosen: frozenset[str]) -> None:
-        template = bytearray()
-        self._counters: dict[ExposedFamily, _CounterFamily] = {}
-        self._positions: list[int] = []
-        self._timestamps: list[int] = []
-        self._histograms: list[tuple[bytes, bytes, list[tuple[Member, bytes]]]] = []
-        self._places: list[int] = []
-        for family, members in page.families(chosen).items():
-            head = _text(1, family.exposed_name) + _text(2, family.help) + _integer(3, _NUMBERS[family.type])
-            unit = _text(5, family.unit) if family.unit else b""
-            described = [(page.members[place], _labels(page.members[place].series.labels)) for place in members]
-            if family.type is Type.HISTOGRAM:
-                self._histograms.append((head, unit, described))
-                continue
-            metrics = [_message(4, labels + _number(member)) for member, labels in described]
-            start, length = len(template), len(head) + sum(map(len, metrics)) + len(unit)
-            template += _varint(length) + head
-            starts = [*itertools.accumulate(map(len, metrics), initial=len(template))]
-            for (member, _), metric in zip(described, metrics, strict=True):
-                template += metric
-                self._places.append(len(template) - len(_created_of(member)) - _DOUBLE.size)
-                self._positions.append(member.position)
-                if member.name.kind is Kind.TIMESTAMP:
-                    self._timestamps.append(member.position)
-            template += unit
-            if family.type is Type.COUNTER:
-                own = [member for member, _ in described]
-                self._counters[family] = _CounterFamily(start, head, own, starts, len(template))
-        self._template = bytes(template)
+    def __init__(self, family: ExposedFamily, members: list[Member]) -> None:
+        super().__init__(family, members)
+        self._parts = [(member.position, *self._around(member, labels, b"")) for member, labels in self._members]
 
-    def fill(self, page: Page, snapshot: Snapshot) -> bytes:
-        """Return the messages with the values of a snapshot, and exemplars of counters and histograms."""
-        values = page.values(snapshot)
-        for i in self._timestamps:
-            values[i] /= 1_000_000
-        filled = bytearray(self._template)
-        for place, position in zip(self._places, self._positions, strict=True):
-            _DOUBLE.pack_into(filled, place, values[position])
-        content = bytes(filled)
-        exemplars = {name[:4]: found for name, found in snapshot.exemplars}
-        marked = {series.family for name, _ in snapshot.exemplars if (series := page.series_of(name)) is not None}
-        messages: list[bytes] = []
-        done = 0
-        for counters in sorted(counters for family, counters in self._counters.items() if family in marked):
-            messages.append(content[done : counters.start])
-            messages.append(counters.with_exemplars(content, values, exemplars))
-            done = counters.end
-        messages.append(content[done:])
-        for head, unit, described in self._histograms:
-            metrics = (
-                _message(4, labels + _histogram(member, values[member.position], exemplars))
-                for member, labels in described
-            )
-            message = b"".join((head, *metrics, unit))
-            messages += (_varint(len(message)), message)
-        return b"".join(messages)
+    def _metrics(self, numbers: list[Any], exemplars: _Exemplars) -> list[bytes]:
+        metrics = [before + _DOUBLE.pack(numbers[position]) + after for position, before, after in self._parts]
+        if exemplars and self.family.type is Type.COUNTER:
+            for i, (member, labels) in enumerate(self._members):
+                found = exemplars.get(member.name[:4])
+                if found:
+                    exemplar = _exemplar(2, found[-1], found[-1].value)
+                    before, after = self._around(member, labels, exemplar)
+                    metrics[i] = before + _DOUBLE.pack(numbers[member.position]) + after
+        return metrics
+
+    def _around(self, member: Member, labels: bytes, exemplar: bytes) -> tuple[bytes, bytes]:
+        """Return the parts of a Metric before and after its number."""
+        type_ = self.family.type
+        after = exemplar + (_created(member.name.created, 3) if type_ is Type.COUNTER else b"")
+        metric = _message(4, labels + _message(_VALUES[type_], _double(1, 0.0) + after))
+        end = len(metric) - len(after)
+        return metric[: end - _DOUBLE.size], after
+
+
+class _Histograms(_FamilyMessage):
+    """A family of histograms."""
+
+    def _metrics(self, numbers: list[Any], exemplars: _Exemplars) -> Iterator[bytes]:
+        for member, labels in self._members:
+            yield _message(4, labels + _histogram(member, numbers[member.position], exemplars))
 
 
 def _labels(labels: Iterable[tuple[str, str]]) -> bytes:
     return b"".join([_message(1, _text(1, name) + _text(2, value)) for name, value in labels])
-
-
-def _number(member: Member) -> bytes:
-    """Return the Counter or Gauge of a member, with 0 in the place of its number."""
-    return _message(_VALUES[member.series.family.type], _double(1, 0.0) + _created_of(member))
-
-
-def _created_of(member: Member) -> bytes:
-    return _created(member.name.created, 3) if member.series.family.type is Type.COUNTER else b""
 
 
 def _histogram(member: Member, value: Distribution, exemplars: _Exemplars) -> bytes:
@@ -186,7 +136,7 @@ def _histogram(member: Member, value: Distribution, exemplars: _Exemplars) -> by
 def _marked(name: Name, exemplars: tuple[Exemplar, ...]) -> dict[bytes, bytes]:
     """Return the fields of buckets with exemplars, by the fields of their limits."""
     fields = {}
-    for _, ((_, limit),), exemplar, value in placed(name, exemplars, text_limits):
+    for _, ((_, limit),), exemplar, value in placed_exemplars(name, exemplars):
         fields[_double(2, float(limit))] = _exemplar(3, exemplar, value)
     return fields
 

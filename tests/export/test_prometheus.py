@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from shmstats.export import FORMATS, Format, Renderer, View, negotiate, render
-from shmstats.export.prometheus import shared
+from shmstats.export.renderer import shared
 from shmstats.series import Distribution, Kind, Name, Snapshot
 from shmstats.snapshot.store import FILE, save
 from shmstats.terminal.dump import dump

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from shmstats.core import _cells_py as twin
 from shmstats.core import core
-from shmstats.export import FORMATS, Renderer, View, skeleton
+from shmstats.export import FORMATS, Renderer, View, renderer
 from shmstats.reading import catalog as catalogs
 from shmstats.reading import columns
 from shmstats.registry import Registry
@@ -96,8 +96,8 @@ def both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "fill_text", compared("fill_text"))
     monkeypatch.setattr(columns, "merge_histograms", merged)
     monkeypatch.setattr(catalogs, "group_series", compared("group_series"))
-    monkeypatch.setattr(skeleton, "plan_text", compared("plan_text"))
-    monkeypatch.setattr(skeleton, "fill_text", compared("fill_text"))
+    monkeypatch.setattr(renderer, "plan_text", compared("plan_text"))
+    monkeypatch.setattr(renderer, "fill_text", compared("fill_text"))
 
 
 @pytest.mark.slow

@@ -13,11 +13,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from shmstats.sinks.push.stale import Stale
-
-from shmstats.export import View
-from shmstats.export.prometheus import render
+from shmstats.export import View, render
 from shmstats.series import Kind, Name, Snapshot
+from shmstats.sinks.push.encoder import Stale
 from shmstats.sinks.push.otlp import Otlp
 from shmstats.sinks.push.remote_write import RemoteWrite, uncompressed_block
 from shmstats.sinks.push.text import TextImport

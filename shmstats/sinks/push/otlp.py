@@ -72,9 +72,9 @@ class Otlp(Encoder):
         if page is not self._page:
             self._prepare(page)
         nanoseconds = at * 1_000_000
-        values = page.values(snapshot)
+        numbers = page.numbers(snapshot)
         for point in self._points.values():
-            point.set(values[point.index], nanoseconds)
+            point.set(numbers[point.index], nanoseconds)
             ends = stale is Stale.ALL or (stale is Stale.LIVE and point.live)
             point.message.flags = _NO_VALUE if ends else 0
         for message in self._gone:
@@ -185,15 +185,9 @@ class _Point:
 
 
 class _Number(_Point):
-    def __init__(self, index: int, divisor: int = 1, *, live: bool) -> None:
-        super().__init__(index, live=live)
-        self._divisor = divisor
-
     def set(self, value: Any, nanoseconds: int) -> None:
         self.message.time_unix_nano = nanoseconds
-        if self._divisor != 1:
-            self.message.as_double = value / self._divisor
-        elif isinstance(value, int):
+        if isinstance(value, int):
             self.message.as_int = value
         else:
             self.message.as_double = value
@@ -248,7 +242,7 @@ def _point(member: Member) -> _Point:
         return _ExponentialBuckets(member.position, name.bounds)
     if name.kind is Kind.HISTOGRAM:
         return _Buckets(member.position, name)
-    return _Number(member.position, 1_000_000 if name.kind is Kind.TIMESTAMP else 1, live=name.mode.live)
+    return _Number(member.position, live=name.mode.live)
 
 
 def _attributes(pairs: Iterable[tuple[str, str]]) -> list[KeyValue]:

@@ -7,18 +7,21 @@ Source: https://prometheus.io/docs/specs/prw/remote_write_spec/
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
-from typing import ClassVar
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shmstats.export.page import Member, Page, Pages, text_limits
 from shmstats.export.view import View
-from shmstats.series import Snapshot
+from shmstats.frozen import NamedTuple
+from shmstats.series import Distribution, Kind, Labels, Snapshot
 from shmstats.sinks.push.encoder import Encoder, Stale
-from shmstats.sinks.push.samples import SampleName, Samples
 
 #: The value that ends a series: a NaN with these bits.
 STALE = np.uint64(0x7FF0000000000002)
@@ -31,12 +34,27 @@ _TAIL_BYTES = len(_SAMPLE_HEAD) + 8 + 1 + _TIME_BYTES
 _LITERAL_BYTES = 65536
 
 
+class SampleName(NamedTuple):
+    """The identity of one number.
+
+    Attributes:
+        name: with the suffix of its family's type.
+        labels: sorted by name, none of them empty.
+    """
+
+    name: str
+    labels: Labels
+
+
 class RemoteWrite(Encoder):
     """Encodes snapshots for remote write. A server reports a partial success by its status.
 
+    Names, labels and bounds are those of the scraped page.
+
     Args:
-        view: the prefix of names, and the labels of every series, including ``job`` and ``instance``.
-        info: further labels of ``target_info``.
+        view: the prefix of names, and the labels of every series, including ``job`` and ``instance``; a series' own
+            label of the same name gets the prefix ``exported_``.
+        info: further labels of ``target_info``, a sample of the value 1 that describes the sender.
     """
 
     headers: ClassVar[Mapping[str, str]] = {
@@ -46,7 +64,11 @@ class RemoteWrite(Encoder):
     }
 
     def __init__(self, view: View, info: Mapping[str, str]) -> None:
-        self._samples = Samples(view, info)
+        self._view = view
+        self._info = SampleName("target_info", _sorted((*view.labels, *info.items())))
+        self._pages = Pages()
+        self._page: Page | None = None
+        self._samples = _Samples((), self._info)
         self._message = Message(())
         self._gone = Message(())
         self._accepted: frozenset[SampleName] = frozenset()
@@ -54,10 +76,13 @@ class RemoteWrite(Encoder):
 
     def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
         """Return the body of a request."""
-        if self._samples.follow(snapshot):
-            self._message = Message(self._samples.names, self._message.series)
+        page = self._pages.of(snapshot, self._view, "underscores")
+        if page is not self._page:
+            self._samples = _Samples(page.members, self._info)
+            self._message = Message(self._samples.names)
             self._gone = Message(self._accepted.difference(self._samples.names))
-        values = self._samples.values(snapshot).view(np.uint64)
+            self._page = page
+        values = self._samples.values(page.numbers(snapshot)).view(np.uint64)
         if stale is Stale.ALL:
             values[:] = STALE
         elif stale is Stale.LIVE:
@@ -72,6 +97,73 @@ class RemoteWrite(Encoder):
             self._gone = Message(())
 
 
+class _Samples:
+    """The samples of a page: flat numbers with names.
+
+    Attributes:
+        names: of the samples, in the order of `values`.
+        live: positions of the samples that end with the last worker.
+    """
+
+    def __init__(self, members: Iterable[Member], info: SampleName) -> None:
+        self.names = [info]
+        self.live: list[int] = []
+        self._positions: list[int] = []
+        self._places: list[int] = []
+        self._histograms: list[_HistogramSamples] = []
+        for member in members:
+            place = len(self.names)
+            if member.name.kind is Kind.HISTOGRAM:
+                histogram = _HistogramSamples(member, place)
+                self._histograms.append(histogram)
+                self.names += histogram.names
+                continue
+            self._positions.append(member.position)
+            self._places.append(place)
+            self.names.append(SampleName(member.series.family.exposed_name, _sorted(member.series.labels)))
+            if member.name.mode.live:
+                self.live.append(place)
+
+    def values(self, given: Sequence[Any]) -> NDArray[np.float64]:
+        """Return the numbers of the samples, from those of the page.
+
+        Raises:
+            ValueError: the number of a histogram's buckets is not one more than its name's bounds.
+        """
+        numbers = np.empty(len(self.names))
+        numbers[0] = 1.0
+        numbers[self._places] = [given[i] for i in self._positions]
+        for histogram in self._histograms:
+            histogram.fill(numbers, given[histogram.position])
+        return numbers
+
+
+class _HistogramSamples:
+    """The samples of one histogram: cumulative buckets, count and sum."""
+
+    __slots__ = ("_bounds", "_divisor", "_kept", "_place", "names", "position")
+
+    def __init__(self, member: Member, place: int) -> None:
+        self.position = member.position
+        self._place = place
+        self._bounds = len(member.name.bounds)
+        self._divisor, limits = text_limits(member.name)
+        self._kept = operator.itemgetter(*limits.values(), self._bounds)
+        family, labels = member.series.family.exposed_name, member.series.labels
+        self.names = [SampleName(f"{family}_bucket", _sorted((*labels, ("le", limit)))) for limit in limits]
+        self.names += [SampleName(family + suffix, _sorted(labels)) for suffix in ("_count", "_sum")]
+
+    def fill(self, numbers: NDArray[np.float64], value: Distribution) -> None:
+        if len(value.buckets) != self._bounds + 1:
+            raise ValueError(f"a histogram of {self._bounds} bounds has {len(value.buckets)} buckets")
+        samples = (*self._kept(list(itertools.accumulate(value.buckets))), value.sum / self._divisor)
+        numbers[self._place : self._place + len(samples)] = samples
+
+
+def _sorted(labels: Sequence[tuple[str, str]]) -> Labels:
+    return tuple(sorted([pair for pair in labels if pair[1]]))
+
+
 class Message:
     """A WriteRequest with one sample for each series, and the places of its numbers::
 
@@ -80,17 +172,12 @@ class Message:
 
     Args:
         names: of the samples, all different.
-        known: the series of another message.
-
-    Attributes:
-        series: encoded, with zeros for value and time.
     """
 
-    def __init__(self, names: Iterable[SampleName], known: Mapping[SampleName, bytes] = MappingProxyType({})) -> None:
-        self.series = {name: known.get(name) or _time_series(name) for name in names}
-        pieces = self.series.values()
+    def __init__(self, names: Iterable[SampleName]) -> None:
+        pieces = [_time_series(name) for name in names]
         self._content = np.frombuffer(b"".join(pieces), np.uint8)
-        ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64) if pieces else np.empty(0, np.int64)
+        ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
         starts = (ends - _TAIL_BYTES + len(_SAMPLE_HEAD))[:, np.newaxis]
         self._values = starts + np.arange(8)
         self._times = starts + 9 + np.arange(_TIME_BYTES)
@@ -114,6 +201,7 @@ def _time_series(name: SampleName) -> bytes:
     return b"\x0a" + _varint(len(content)) + content
 
 
+@functools.lru_cache(maxsize=4096)  # most labels are those of many series
 def _label(name: str, value: str) -> bytes:
     encoded = b"\x0a" + _text(name) + b"\x12" + _text(value)
     return b"\x0a" + _varint(len(encoded)) + encoded

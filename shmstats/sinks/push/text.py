@@ -1,4 +1,4 @@
-"""Prometheus text import, for VictoriaMetrics' ``/api/v1/import/prometheus``: lines with time, gzipped.
+"""Prometheus text import, for VictoriaMetrics' ``/api/v1/import/prometheus``: the scraped page with a time, gzipped.
 
 The format cannot end a series: removed series stay on graphs for five minutes.
 """
@@ -6,15 +6,19 @@ The format cannot end a series: removed series stay on graphs for five minutes.
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Mapping
 from typing import ClassVar
 
+from shmstats.export.prometheus import sample_text
+from shmstats.export.renderer import Renderer
 from shmstats.export.view import View
-from shmstats.series import Snapshot, label_text
+from shmstats.series import Snapshot
 from shmstats.sinks.push.encoder import Encoder, Stale
-from shmstats.sinks.push.samples import Samples
 
 _LEVEL = 1  # twice the bytes of level 6 in a fifth of the time
+
+_COMMENT = re.compile(rb"\n#.*")
 
 
 class TextImport(Encoder):
@@ -29,17 +33,11 @@ class TextImport(Encoder):
     can_forget = False
 
     def __init__(self, view: View, info: Mapping[str, str]) -> None:
-        self._samples = Samples(view, info)
-        self._heads: list[str] = []
+        self._view = view
+        self._info = f"{sample_text('target_info', (*view.labels, *info.items()))} 1\n".encode()
+        self._renderer = Renderer()
 
     def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
-        """Return the body of a request, without stale series."""
-        if self._samples.follow(snapshot):
-            self._heads = [f"{name}{{{label_text(labels)}}}" for name, labels in self._samples.names]
-        left_out = set(self._samples.live) if stale is Stale.LIVE else ()
-        lines = [
-            f"{head} {value!r} {at}\n"
-            for i, (head, value) in enumerate(zip(self._heads, self._samples.values(snapshot).tolist(), strict=True))
-            if i not in left_out
-        ]
-        return gzip.compress("".join(lines).encode(), _LEVEL)
+        """Return the body of a request."""
+        samples = _COMMENT.sub(b"", self._info + self._renderer.text(snapshot, self._view))
+        return gzip.compress(samples.replace(b"\n", b" %d\n" % at), _LEVEL)

@@ -1,8 +1,8 @@
-"""The fast way to a page in a text format: C writes lines for groups of series, and fills in the totals.
+"""Pages in the text formats: `Renderer` makes them, and has C do most of a block's (`Skeleton`).
 
-It is for families of a block's snapshot whose samples cannot clash: the series of one metric, in any number of
-categories, whose labels are shown unchanged. All other families are rendered in the usual way, and put in their places.
-What follows from the names is made once for a catalog.
+C writes lines for groups of series, and fills in the totals, in families whose samples cannot clash: the series of one
+metric, in any number of categories, whose labels are shown unchanged. All other families are rendered by `TextLines`,
+and put in their places. What follows from the names is made once for a catalog.
 """
 
 from __future__ import annotations
@@ -10,21 +10,29 @@ from __future__ import annotations
 import itertools
 import struct
 from array import array
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
 
 from shmstats.core import fill_text, plan_text
-from shmstats.export.naming import ExposedFamily, ExposedSeries, Namer
-from shmstats.export.page import Member, names_of_samples, system_values
-from shmstats.export.view import View
+from shmstats.export.naming import ExposedFamily, ExposedSeries, Namer, Type
+from shmstats.export.page import (
+    Member,
+    PagePart,
+    Pages,
+    figure_members,
+    figure_values,
+    is_chosen,
+    placed_exemplars,
+    text_limits,
+)
+from shmstats.export.prometheus import OpenMetricsLines, TextLines, sample_text
+from shmstats.export.view import PLAIN, View
 from shmstats.frozen import NamedTuple
 from shmstats.layout import BEFORE_BUCKETS
-from shmstats.lazy import lazy_property
 from shmstats.reading.totals import BlockSnapshot
-from shmstats.series import STATE, Kind, Labels, Name
+from shmstats.series import STATE, Exemplar, Kind, Labels, Name, Snapshot, label_text
 
 #: Spellings of names that leave the text of labels unchanged.
-ESCAPINGS = frozenset({"underscores", "allow-utf-8"})
+_QUICK_ESCAPINGS = frozenset({"underscores", "allow-utf-8"})
 
 #: The kinds that C can write.
 _KINDS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.TIMESTAMP, Kind.HISTOGRAM})
@@ -35,31 +43,6 @@ _ENDS = struct.Struct("<QQ")
 
 #: The form that `shmstats.core.plan_text` takes.
 GroupLines = tuple[bytes, bytes, bytes] | tuple[bytes, bytes, bytes, bytes, bytes, int, tuple[tuple[int, bytes], ...]]
-
-
-class Lines(Protocol):
-    """The lines of a page in a text format."""
-
-    def __init__(self, page: Any, parent: Any) -> None: ...
-
-    def fill(self, page: Any, values: list[Any], chosen: frozenset[str]) -> bytes:
-        """Return the text with values."""
-
-    @staticmethod
-    def header(family: ExposedFamily) -> str:
-        """Return the lines before a family."""
-
-    @staticmethod
-    def created_name(family: ExposedFamily) -> str:
-        """Return the name of the samples with creation times; "" if there are none."""
-
-    @staticmethod
-    def sample_text(name: str, pairs: Labels) -> str:
-        """Return the name and the labels of a sample."""
-
-    @staticmethod
-    def limits(name: Name) -> tuple[int, dict[str, int]]:
-        """Return the divisor of a histogram's sum, and limit and number of each bucket line."""
 
 
 class _Family:
@@ -94,33 +77,11 @@ class _Family:
         self.others.append(member)
 
 
-class _Part:
-    """Consecutive families that C cannot write, as a page for `Lines`."""
-
-    def __init__(self, members: list[Member]) -> None:
-        self.own = 0
-        self.members = members
-
-    def families(self, chosen: frozenset[str]) -> dict[ExposedFamily, list[int]]:
-        """Return the positions of the members of each family."""
-        families: dict[ExposedFamily, list[int]] = {}
-        for place, member in enumerate(self.members):
-            families.setdefault(member.series.family, []).append(place)
-        return families
-
-
 class _Quick(NamedTuple):
     """Consecutive families that C fills in."""
 
     text: memoryview
     places: memoryview
-
-
-class _Slow(NamedTuple):
-    """Consecutive families that are filled in the usual way."""
-
-    part: _Part
-    lines: Lines
 
 
 class Skeleton:
@@ -134,15 +95,14 @@ class Skeleton:
     """
 
     def __init__(
-        self, snapshot: BlockSnapshot, key: tuple[str, str, Labels], form: type[Lines], chosen: frozenset[str]
+        self, snapshot: BlockSnapshot, key: tuple[str, str, Labels], form: type[TextLines], chosen: frozenset[str]
     ) -> None:
         self._catalog = snapshot.totals.catalog
         self._combined = snapshot.combined[0]
         self._figures = tuple(snapshot.system), tuple(snapshot.health)
         self._form = form
         self._namer = Namer(snapshot.system, *key)
-        found = self._families().values()
-        families = [each for each in found if not chosen or not chosen.isdisjoint(names_of_samples(each.family))]
+        families = [each for each in self._families().values() if is_chosen(each.family, chosen)]
         self._records: list[int] = []
         self._slow_records = self._records_of({group for each in families if not each.quick for group in each.numbers})
         slow = {each.family: list(self._members(each)) for each in families if not each.quick}
@@ -159,26 +119,18 @@ class Skeleton:
     def fill(self, snapshot: BlockSnapshot) -> bytes:
         """Return the text with the values of a snapshot."""
         totals = snapshot.totals
-        values = [*snapshot.combined[1], *system_values(snapshot), *snapshot.health.values()]
-        values += totals.at(self._positions)
-        pieces = [
-            chunk if isinstance(chunk, _Quick) else (chunk.lines.fill(chunk.part, values, frozenset()), b"")
-            for chunk in self._chunks
-        ]
+        values = [*snapshot.combined[1], *figure_values(snapshot), *totals.at(self._positions)]
+        pieces = [chunk if isinstance(chunk, _Quick) else (chunk.fill(values), b"") for chunk in self._chunks]
         return fill_text(tuple(pieces), totals.cells)
 
     def series_of(self, name: Name) -> ExposedSeries:
         """Return the name of one of the page's series there."""
-        found = self._slow_series.get(name[:4])
+        slow = (chunk.part.series_of(name) for chunk in self._chunks if isinstance(chunk, TextLines))
+        found = next(filter(None, slow), None)
         if found is None:
             family, is_plain = self._namer.family(name)
             found = ExposedSeries(family, self._namer.head(name, is_plain) + name.labels)
         return found
-
-    @lazy_property
-    def _slow_series(self) -> dict[tuple[Any, ...], ExposedSeries]:
-        parts = [chunk.part for chunk in self._chunks if isinstance(chunk, _Slow)]
-        return {member.name[:4]: member.series for part in parts for member in part.members}
 
     def _families(self) -> dict[ExposedFamily, _Family]:
         """Return all families in the order of their first series."""
@@ -201,11 +153,8 @@ class Skeleton:
             family, _ = namer.family(name)
             place = Member(position, ExposedSeries(family, ()), name)
             found.setdefault(family, _Family(family)).add_other(place)
-        shown = [*namer.system, *(namer.health[figure] for figure in self._figures[1])]
-        figures = (figure for figures in self._figures for figure in figures)
-        for position, (series, figure) in enumerate(zip(shown, figures, strict=True), len(self._combined)):
-            place = Member(position, series, Name("system", figure, Kind.GAUGE))
-            found.setdefault(series.family, _Family(series.family)).add_other(place)
+        for member in figure_members(namer, self._figures, len(self._combined)):
+            found.setdefault(member.series.family, _Family(member.series.family)).add_other(member)
         return found
 
     def _members(self, family: _Family) -> Iterator[Member]:
@@ -227,7 +176,9 @@ class Skeleton:
                 found[group].append(number)
         return found
 
-    def _chunked(self, families: list[_Family], slow: dict[ExposedFamily, list[Member]]) -> Iterator[_Quick | _Slow]:
+    def _chunked(
+        self, families: list[_Family], slow: dict[ExposedFamily, list[Member]]
+    ) -> Iterator[_Quick | TextLines]:
         """Give the page in parts: consecutive quick families, and consecutive other families."""
         text, places, ends = self._planned([each for each in families if each.quick])
         start, rank = (0, 0), 0
@@ -239,8 +190,7 @@ class Skeleton:
                 yield _Quick(text[start[0] : end[0]], places[start[1] : end[1]])
                 start = end
             else:
-                part = _Part([member for each in row for member in slow[each.family]])
-                yield _Slow(part, self._form(part, None))
+                yield self._form(PagePart([member for each in row for member in slow[each.family]]))
 
     def _planned(self, families: list[_Family]) -> tuple[memoryview, memoryview, list[tuple[int, int]]]:
         """Return text and places of quick families, and the ends of each of them."""
@@ -260,15 +210,15 @@ class Skeleton:
         pairs = self._namer.head(name._replace(category="\0"), is_plain)
 
         def before(sample: str) -> bytes:
-            return self._form.sample_text(sample, pairs).rpartition("\0")[0].encode()
+            return sample_text(sample, pairs).rpartition("\0")[0].encode()
 
-        behind = self._form.sample_text("", pairs).rpartition("\0")[2].removesuffix("}").encode()
+        behind = sample_text("", pairs).rpartition("\0")[2].removesuffix("}").encode()
         created = self._form.created_name(family)
         made = before(created) if created else b""
         exposed = family.exposed_name
         if name.kind is not Kind.HISTOGRAM:
             return before(exposed), behind, made
-        divisor, limits = self._form.limits(name)
+        divisor, limits = text_limits(name)
         texts = tuple([(bucket, f',le="{limit}"'.encode()) for limit, bucket in limits.items()])
         buckets, total, count = (before(exposed + suffix) for suffix in ("_bucket", "_sum", "_count"))
         return buckets, behind, made, total, count, divisor, texts
@@ -278,9 +228,9 @@ class Skeletons:
     """The last page of each format and each spelling of names. Threads may share it, and may each make one."""
 
     def __init__(self) -> None:
-        self._last: dict[tuple[Callable[..., Any], str, str, Labels], Skeleton] = {}
+        self._last: dict[tuple[type[TextLines], str, str, Labels], Skeleton] = {}
 
-    def of(self, snapshot: BlockSnapshot, view: View, escaping: str, form: type[Lines]) -> Skeleton:
+    def of(self, snapshot: BlockSnapshot, view: View, escaping: str, form: type[TextLines]) -> Skeleton:
         """Return the page for a snapshot."""
         key = escaping, view.namespace, view.labels
         if view.names:
@@ -289,3 +239,89 @@ class Skeletons:
         if skeleton is None or not skeleton.fits(snapshot):
             skeleton = self._last[form, *key] = Skeleton(snapshot, key, form, frozenset())
         return skeleton
+
+
+class Renderer:
+    """Renders snapshots, and keeps what follows from the names of the last one. Threads may share it.
+
+    The counters and gauges in a snapshot must be ints and floats of Python, not numpy's.
+    """
+
+    def __init__(self) -> None:
+        self._pages = Pages()
+        self._skeletons = Skeletons()
+
+    def text(self, snapshot: Snapshot, view: View = PLAIN) -> bytes:
+        """Return the page in the text format 0.0.4, or 1.0.0 if names are not cleaned.
+
+        Raises:
+            ValueError: the number of a histogram's buckets is not one more than its name's bounds.
+        """
+        return self._rendered(snapshot, view, view.escaping or "underscores", TextLines)[0]
+
+    def text_utf8(self, snapshot: Snapshot, view: View = PLAIN) -> bytes:
+        """Return the page in the text format 1.0.0, with names in UTF-8 unchanged.
+
+        Raises:
+            ValueError: as for `text`.
+        """
+        return self._rendered(snapshot, view, view.escaping or "allow-utf-8", TextLines)[0]
+
+    def openmetrics(self, snapshot: Snapshot, view: View = PLAIN) -> bytes:
+        """Return the page in OpenMetrics 1.0.0.
+
+        Raises:
+            ValueError: as for `text`.
+        """
+        page, series_of = self._rendered(snapshot, view, view.escaping or "underscores", OpenMetricsLines)
+        if snapshot.exemplars:
+            page = _with_exemplars(page, snapshot.exemplars, series_of)
+        return page + b"# EOF\n"
+
+    def _rendered(
+        self, snapshot: Snapshot, view: View, escaping: str, form: type[TextLines]
+    ) -> tuple[bytes, Callable[[Name], ExposedSeries | None]]:
+        """Return the page, and a function that returns the name of a series there."""
+        if isinstance(snapshot, BlockSnapshot) and escaping in _QUICK_ESCAPINGS:
+            skeleton = self._skeletons.of(snapshot, view, escaping, form)
+            return skeleton.fill(snapshot), skeleton.series_of
+        page = self._pages.of(snapshot, view, escaping)
+        lines = page.made.get(form)
+        if lines is None:
+            lines = page.made[form] = form(page)
+        return lines.fill(page.values(snapshot), view.names), page.series_of
+
+
+#: The renderer that the whole process shares.
+shared = Renderer()
+render = shared.text
+
+
+def _with_exemplars(
+    page: bytes,
+    noted: Sequence[tuple[Name, tuple[Exemplar, ...]]],
+    series_of: Callable[[Name], ExposedSeries | None],
+) -> bytes:
+    """Return a page in OpenMetrics with exemplars after the samples that they belong to.
+
+    The page is made without them, because they are few and change often; then the lines of their samples are searched.
+
+    Args:
+        page: without exemplars.
+        noted: the series that have exemplars, with them.
+        series_of: returns the name of a series on the page; None if it is not there.
+    """
+    found: dict[bytes, bytes] = {}
+    for name, exemplars in noted:
+        series = series_of(name)
+        if series is None or series.family.type not in (Type.COUNTER, Type.HISTOGRAM):
+            continue  # OpenMetrics allows none for a gauge, such as a counter that was decremented
+        for suffix, labels, exemplar, value in placed_exemplars(name, exemplars):
+            sample = sample_text(series.family.exposed_name + suffix, (*series.labels, *labels))
+            found[sample.encode()] = f" # {{{label_text(exemplar.labels)}}} {value!r} {exemplar.moment!r}".encode()
+    lines = page.split(b"\n")
+    for i, line in enumerate(lines):
+        exemplar_text = found.get(line.rpartition(b" ")[0])
+        if exemplar_text is not None:
+            lines[i] = line + exemplar_text
+    return b"\n".join(lines)
