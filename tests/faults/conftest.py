@@ -30,7 +30,7 @@ def _stop_points(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
 
 @pytest.fixture(scope="session")
 def _nurseries(_stop_points: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Nursery]]:
-    """One nursery of each kind. They outlive the tests, so they are there before the first one."""
+    """One nursery of each kind. They outlive the tests, so they start before the first test."""
     log = tmp_path_factory.mktemp("nurseries") / "log"
     with ExitStack() as stack:
         nurseries = {
@@ -44,13 +44,13 @@ def _nurseries(_stop_points: Path | None, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def nursery(_nurseries: dict[str, Nursery], core: str) -> Nursery:
-    """Where workers with the core of this run come from."""
+    """Starts workers with the core of this run."""
     return _nurseries[core]
 
 
 @pytest.fixture
 def steps(_nurseries: dict[str, Nursery], core: str) -> Nursery:
-    """Where workers come from that can be stopped at a step inside the critical sections."""
+    """Starts workers that can be stopped at a step inside the critical sections."""
     if core == "Python":
         return _nurseries[core]
     if "C with stop points" not in _nurseries:
@@ -62,7 +62,7 @@ def steps(_nurseries: dict[str, Nursery], core: str) -> Nursery:
 
 @pytest.fixture
 def tally() -> Tally:
-    """What the storms of this test did."""
+    """The counts of what the storms of this test did."""
     return Tally()
 
 

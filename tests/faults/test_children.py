@@ -50,7 +50,7 @@ def check_pool(stats: Any, python: PythonRunner, data: Path, tasks: int) -> None
     assert stats.get("pool", "labelled", labels={"digit": "3"}) == tasks // 10
 
 
-def test_short_children_of_a_pool_count_once_each_and_leave_no_slots_behind(
+def test_short_children_of_a_pool_count_once_each_and_leave_no_slots(
     stats: Any, python: PythonRunner, data: Path
 ) -> None:
     check_pool(stats, python, data, 100)
@@ -73,7 +73,7 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_children_that_end_in_any_way_lose_nothing_and_hang_nobody(
+def test_children_that_end_in_any_way_lose_nothing_and_block_no_process(
     stats: Any, python: PythonRunner, data: Path, ending: str
 ) -> None:
     code = """
@@ -108,8 +108,8 @@ def test_children_that_end_in_any_way_lose_nothing_and_hang_nobody(
     assert len(list(segment_file(data).parent.glob(f"{segment_file(data).name}*"))) <= 3
 
 
-def test_a_program_that_is_spawned_while_threads_count_counts_for_itself(stats: Any, python: PythonRunner) -> None:
-    """By ``posix_spawn``, while threads count in the process that does it."""
+def test_a_program_spawned_while_threads_count_counts_by_itself(stats: Any, python: PythonRunner) -> None:
+    """By ``posix_spawn``, while threads of the spawning process count."""
     code = """
         import os, sys, threading
         from shmstats import stats

@@ -1,4 +1,4 @@
-"""Many clients at once on every endpoint, among them slow ones and such that send rubbish; and a stuck StatsD server.
+"""Many clients at once on every endpoint, some of them slow or sending garbage; and a StatsD server that does not read.
 
 The answers stay right, every counted request is counted once, and the memory of the server does not grow: its
 figures are in the report of the test (``pytest -rP``).
@@ -21,7 +21,7 @@ from servers import Gunicorn
 
 WORKERS = ("--worker-class", "gthread", "--workers", "2", "--threads", "8")
 
-#: Paths, and what the answer must contain.
+#: Paths, and a text that the answer must contain.
 ENDPOINTS = {
     "/stats": b'"simple"',
     "/stats?format=prometheus": b"# TYPE requests_total counter",
@@ -37,7 +37,7 @@ ENDPOINTS = {
 
 @pytest.fixture
 def stuck_statsd() -> Iterator[int]:
-    """The port of a server that takes connections, and never reads."""
+    """The port of a server that accepts connections and never reads."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
@@ -46,8 +46,8 @@ class Crowd:
     """Clients of a server, for some seconds.
 
     Attributes:
-        answered: requests that were answered as they must be, by path.
-        wrong: what was not.
+        answered: requests with a right answer, by path.
+        wrong: the wrong answers.
     """
 
     def __init__(self, port: int, seed: int) -> None:
@@ -73,7 +73,7 @@ class Crowd:
                 self.wrong.append(f"{path}: {answer[:200]!r}")
 
     async def _slow(self) -> None:
-        """Send a request byte by byte, and do not come to its end."""
+        """Send a request byte by byte, without its end."""
         while time.monotonic() < self._end:
             _, writer = await asyncio.open_connection("127.0.0.1", self._port)
             for byte in self._request("/hit?slow")[:-4]:
@@ -84,7 +84,7 @@ class Crowd:
             writer.close()
 
     async def _rude(self) -> None:
-        """Send something that is not a request, or a request that is too large."""
+        """Send bytes that are not a request, or a request that is too large."""
         while time.monotonic() < self._end:
             way = self._chance.randrange(4)
             if way == 0:
@@ -103,7 +103,7 @@ class Crowd:
         return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nConnection: close\r\n\r\n".encode()
 
     async def _exchange(self, content: bytes) -> bytes:
-        """Send something and return all that comes back; nothing if the server hangs up."""
+        """Send bytes and return the answer; empty if the server disconnects."""
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             writer.write(content)
@@ -122,7 +122,7 @@ class Crowd:
 
 
 def memory(server: Gunicorn) -> int:
-    """The bytes that the workers have to themselves."""
+    """The private memory of the workers in bytes."""
     return sum(psutil.Process(pid).memory_full_info().uss for pid in server.workers())
 
 
@@ -145,12 +145,12 @@ def crowd(tmp_path: Path, statsd: int, clients: int, seconds: float) -> None:
 
 
 @pytest.mark.thorough
-def test_a_crowd_gets_right_answers_and_costs_no_memory(tmp_path: Path, stuck_statsd: int) -> None:
+def test_many_clients_get_right_answers_and_the_memory_does_not_grow(tmp_path: Path, stuck_statsd: int) -> None:
     crowd(tmp_path, stuck_statsd, clients=30, seconds=3)
 
 
 @pytest.mark.storm
-def test_two_hundred_clients_for_a_minute_get_right_answers_and_cost_no_memory(
+def test_200_clients_for_a_minute_get_right_answers_and_the_memory_does_not_grow(
     tmp_path: Path, stuck_statsd: int
 ) -> None:
     crowd(tmp_path, stuck_statsd, clients=200, seconds=60)

@@ -1,7 +1,7 @@
-"""The wall clock is frozen, stepped, or leaps: uptimes and intervals go by the monotonic clock.
+"""The wall clock is frozen, stepped, or jumps: uptimes and intervals follow the monotonic clock.
 
-The wall clock is changed for one process, in Python's ``time``. What is a moment (``saved`` in a snapshot) may be
-wrong then; nothing else may.
+The wall clock is changed for one process, in Python's ``time``. Only moments (``saved`` in a snapshot) may be
+wrong then.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CLOCKS = {
     "leaping": "lambda real: 1_000_000_000.0 + (real * 7919) % 1 * 2_000_000_000",
 }
 
-#: The twin has no clock of its own but for the time of a flush.
+#: The twin uses its own clock only for the time of a flush.
 CASES = [*(("C", clock) for clock in CLOCKS), ("Python", "leaping")]
 
 CODE = """
@@ -66,7 +66,7 @@ CODE = """
 
 @pytest.mark.parametrize(("core", "clock"), CASES, indirect=["core"])
 @pytest.mark.parametrize("buffered", [False, True], ids=["real-time", "buffered"])
-def test_intervals_and_uptimes_do_not_go_by_the_wall_clock(
+def test_intervals_and_uptimes_do_not_follow_the_wall_clock(
     python: PythonRunner, configure: Callable[..., Any], stats: Any, data: Path, clock: str, buffered: bool
 ) -> None:
     configure(snapshot_interval_ms=100, no_buffer=not buffered, flush_interval_ms=50)

@@ -38,7 +38,7 @@ stats.remove('c', 'counter 3')
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
-#: What may be raised or logged is told; SIGALRM ends what hangs.
+#: Expected errors and log lines are printed; SIGALRM ends a call that hangs.
 TELL = """
 import json, logging, os, signal
 from pathlib import Path
@@ -141,7 +141,7 @@ Path(report).write_text(json.dumps(told))
 
 
 class Image:
-    """A block that a killed process left, to be damaged again and again.
+    """The block of a killed process, to be damaged repeatedly.
 
     Args:
         nursery: of the processes that use it.
@@ -172,7 +172,7 @@ class Image:
         }
 
     def use(self, content: bytes) -> list[str]:
-        """Make a process use a block with this content; return what it reported."""
+        """Make a process use a block with this content; return its report."""
         remove_block(self.data)
         self.file.touch(0o600)
         self.file.write_bytes(content)
@@ -183,7 +183,7 @@ class Image:
         return told
 
     def damage_attached(self, section: str, way: int, seed: int, buffered: bool) -> list[str]:
-        """Damage a block under a process that has it attached; returns what it told."""
+        """Damage a block under a process that has it attached; return its report."""
         remove_block(self.data)
         self._report.unlink(missing_ok=True)
         content = self.damaged(section, way, seed)
@@ -244,13 +244,13 @@ def fuzz(image: Image, section: str, examples: int) -> None:
 
 @pytest.mark.far_from_core
 @pytest.mark.parametrize("section", SECTIONS)
-def test_random_bytes_in_a_section_neither_crash_nor_hang_anybody(image: Image, section: str) -> None:
+def test_random_bytes_in_a_section_neither_crash_nor_hang_a_process(image: Image, section: str) -> None:
     fuzz(image, section, 5)
 
 
 @pytest.mark.storm
 @pytest.mark.parametrize("section", SECTIONS)
-def test_many_random_bytes_in_a_section_neither_crash_nor_hang_anybody(image: Image, section: str) -> None:
+def test_many_random_bytes_in_a_section_neither_crash_nor_hang_a_process(image: Image, section: str) -> None:
     fuzz(image, section, 400)
 
 
@@ -270,7 +270,7 @@ def fuzz_attached(image: Image, section: str, examples: int) -> list[str]:
 
 @pytest.mark.far_from_core
 @pytest.mark.parametrize("section", SECTIONS)
-def test_damage_under_a_process_makes_no_counting_call_fail_and_others_say_so(image: Image, section: str) -> None:
+def test_damage_under_a_process_fails_no_counting_call_and_other_calls_report_it(image: Image, section: str) -> None:
     told = fuzz_attached(image, section, 5)
     if section in ("names", "heap"):
         assert [line for line in told if line.startswith("snapshot: ") and "damaged" in line], told
@@ -280,7 +280,7 @@ def test_damage_under_a_process_makes_no_counting_call_fail_and_others_say_so(im
     ("field", "byte", "damage"),
     [("kind", 9, "a kind that cannot be"), ("key", 255, "a place for its key that cannot be")],
 )
-def test_pages_of_a_damaged_block_are_answered_as_unavailable_and_name_the_damage(
+def test_pages_of_a_damaged_block_answer_503_and_name_the_damage(
     stats: Any, field: str, byte: int, damage: str
 ) -> None:
     from shmstats.layout import NAME
@@ -296,21 +296,21 @@ def test_pages_of_a_damaged_block_are_answered_as_unavailable_and_name_the_damag
         answer = client.get(path)
         assert answer.status_code == 503, path
         assert f"damaged: record {number} has {damage}" in answer.get_json()["error"]
-    block._buf[at] = right  # it is left in an orderly way, and nothing stays
+    block._buf[at] = right  # the process leaves in an orderly way, and no file stays
 
 
 @pytest.mark.storm
 @pytest.mark.parametrize("section", SECTIONS)
-def test_much_damage_under_a_process_makes_no_counting_call_fail(image: Image, section: str) -> None:
+def test_much_damage_under_a_process_fails_no_counting_call(image: Image, section: str) -> None:
     fuzz_attached(image, section, 400)
 
 
-def test_an_undamaged_block_is_used_as_it_is(image: Image) -> None:
+def test_an_undamaged_block_is_adopted_unchanged(image: Image) -> None:
     assert image.use(image.content) == []
 
 
 @pytest.mark.parametrize("field", ["names", "cells", "heap", "slots"])
-def test_a_header_that_says_more_than_there_can_be_is_set_aside(image: Image, field: str) -> None:
+def test_a_block_with_an_impossible_header_is_set_aside(image: Image, field: str) -> None:
     content = bytearray(image.content)
     content[image.fields[field] : image.fields[field] + 4] = b"\xff\xff\xff\x7f"
     told = image.use(bytes(content))
@@ -322,18 +322,18 @@ def test_a_header_that_says_more_than_there_can_be_is_set_aside(image: Image, fi
 
 @pytest.mark.parametrize("zeroed", [8, 4096])
 def test_a_block_whose_beginning_was_zeroed_is_set_aside(image: Image, zeroed: int) -> None:
-    """It is no block whose maker was killed: something was counted in it."""
+    """Unlike a block whose creator was killed, it has counts."""
     content = bytes(zeroed) + image.content[zeroed:]
     told = image.use(content)
     assert [line for line in told if "its beginning was zeroed; it was set aside as" in line], told
     assert Path(f"{image.file}.damaged").read_bytes() == content
 
 
-def test_a_block_whose_beginning_is_zeroed_under_a_process_is_refused_and_its_counts_are_saved(
+def test_a_block_zeroed_at_its_beginning_while_in_use_is_refused_and_saved(
     stats: Any, python: PythonRunner, data: Path
 ) -> None:
     stats.incr("c", "m", 7)
-    # By another process: this one would drop its record locks on the file as it closes it.
+    # Another process writes: this one would drop its record locks on the file when it closes it.
     code = """
         import sys
         import shmstats
@@ -350,10 +350,10 @@ def test_a_block_whose_beginning_is_zeroed_under_a_process_is_refused_and_its_co
     assert stats.get("c", "m") == 107
 
 
-def test_what_was_saved_is_used_where_the_block_is_damaged(
+def test_if_the_block_is_damaged_the_snapshot_is_restored(
     nursery: Nursery, tmp_path: Path, shmstats: ModuleType
 ) -> None:
-    """The block is newer than what was saved, but cannot be believed."""
+    """The block is newer than the snapshot, but cannot be trusted."""
     data = tmp_path / "data"
     config = {"capacity": 256, "max_workers": 2}
     assert nursery.run("stats.incr('c', 'saved', 7); shmstats.close()", data, config).wait() == 0
@@ -372,7 +372,7 @@ def test_what_was_saved_is_used_where_the_block_is_damaged(
 
 
 @pytest.mark.parametrize("filling", [b"\xff", b"\x01", b"\x07"])
-def test_an_index_of_rubbish_is_made_anew(image: Image, nursery: Nursery, filling: bytes) -> None:
+def test_an_index_of_random_bytes_is_rebuilt(image: Image, nursery: Nursery, filling: bytes) -> None:
     first, end = image.sections["index"]
     content = bytearray(image.content)
     content[first:end] = filling * (end - first)
@@ -391,8 +391,8 @@ def test_an_index_of_rubbish_is_made_anew(image: Image, nursery: Nursery, fillin
     worker.kill()
 
 
-def test_an_index_that_is_damaged_while_it_is_used_hangs_nobody(attach: Callable[..., Any], stats: Any) -> None:
-    """What cannot be registered is dropped and counted; the next one that comes finds the index made again."""
+def test_an_index_that_is_damaged_while_in_use_hangs_no_process(attach: Callable[..., Any], stats: Any) -> None:
+    """A name that cannot be registered is dropped and counted; the next process to attach rebuilds the index."""
     stats.incr("c", "before")
     block = stats.shared.attach()
     first, end = block.layout.index, block.layout.names
@@ -410,7 +410,7 @@ def test_an_index_that_is_damaged_while_it_is_used_hangs_nobody(attach: Callable
 
 @settings(derandomize=True, deadline=None, database=None, max_examples=200)
 @given(content=st.binary(max_size=9000), magic=st.booleans())
-def test_whatever_a_file_contains_it_is_a_block_or_refused(content: bytes, magic: bool) -> None:
+def test_a_file_with_any_content_is_attached_or_refused(content: bytes, magic: bool) -> None:
     from shmstats.block import BlockError
     from shmstats.block.header import read_header
     from shmstats.block.layout import MAGIC
@@ -426,7 +426,7 @@ def test_whatever_a_file_contains_it_is_a_block_or_refused(content: bytes, magic
 
 @pytest.fixture
 def sanitized(tmp_path: Path, _before_all: None) -> Iterator[tuple[Nursery, Path]]:
-    """A nursery with a core that AddressSanitizer and UndefinedBehaviorSanitizer look after, and its log."""
+    """A nursery with a core under AddressSanitizer and UndefinedBehaviorSanitizer, and its log."""
     asan = debug.sanitizer()
     if asan is None:
         if os.environ.get("CI"):
@@ -441,7 +441,7 @@ def sanitized(tmp_path: Path, _before_all: None) -> Iterator[tuple[Nursery, Path
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("core", ["C"], indirect=True)
-def test_the_sanitizers_find_nothing_whatever_is_in_the_block(
+def test_the_sanitizers_find_nothing_with_any_content_of_the_block(
     sanitized: tuple[Nursery, Path], tmp_path: Path, core: str, shmstats: ModuleType
 ) -> None:
     nursery, log = sanitized
@@ -457,8 +457,8 @@ def test_the_sanitizers_find_nothing_whatever_is_in_the_block(
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("core", ["C"], indirect=True)
-def test_the_sanitizers_find_something_where_there_is_something(sanitized: tuple[Nursery, Path], core: str) -> None:
-    """They are at work: a read outside of memory is told."""
+def test_the_sanitizers_find_a_read_outside_of_memory(sanitized: tuple[Nursery, Path], core: str) -> None:
+    """Shows that the sanitizers work."""
     nursery, log = sanitized
     code = "import ctypes as c; c.CDLL(None).memcpy(c.create_string_buffer(8), c.create_string_buffer(8), 4096)"
     assert nursery.run(code, log.parent / "data", STATS).wait() != 0

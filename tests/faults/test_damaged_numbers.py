@@ -1,4 +1,4 @@
-"""Numbers that no call lets in, but a damaged block may have: they are shown in every form, or left out."""
+"""Numbers that no call accepts, but a damaged block may have: every format shows them or leaves them out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VALUES: tuple[int | float, ...] = (nan, inf, -inf, 1e300, -1.0, -1, 2**62, -(2**
 
 @pytest.fixture
 def damaged(stats: Any) -> Any:
-    """A block whose gauges and timestamps have these values, the integer 7 beside a float; its moments are the last."""
+    """A block with these values in gauges and timestamps, and the latest moments in its header."""
     from shmstats.block.layout import HEADER
     from shmstats.layout import NAME
 
@@ -34,15 +34,15 @@ def damaged(stats: Any) -> Any:
         value = next((value for value in VALUES if key.endswith(f"\0{value}")), None)
         if value is not None:
             cells = struct.pack("<Iqd", *((1, 7, value) if isinstance(value, float) else (0, value, nan)))
-            place = block.layout.cells + 8 * record.cell + 4  # behind the lock
+            place = block.layout.cells + 8 * record.cell + 4  # after the lock
             block._buf[place : place + len(cells)] = cells
     for field in ("saved", "pushed", "saver_heartbeat", "started"):
         block._buf[HEADER.offset(field) : HEADER.offset(field) + 8] = b"\xff" * 8
     return block
 
 
-def test_whatever_number_a_cell_has_it_is_shown_in_every_form(stats: Any, damaged: Any, data: Path) -> None:
-    """And saved: a moment that cannot be is one that is not known."""
+def test_any_number_in_a_cell_is_shown_in_every_format(stats: Any, damaged: Any, data: Path) -> None:
+    """Also when saved: an impossible moment counts as unknown."""
     from shmstats.export import FORMATS, View
     from shmstats.sinks.push.encoder import Stale
     from shmstats.sinks.push.otlp import Otlp
@@ -85,12 +85,12 @@ def test_whatever_number_a_cell_has_it_is_shown_in_every_form(stats: Any, damage
         (2**62, "4,611,686,018,427,387,904", "4.19e+06 TiB", "5.34e+13 d"),
     ],
 )
-def test_people_read_a_number_of_any_size(value: float, of_number: str, of_size: str, of_duration: str) -> None:
+def test_a_number_of_any_size_is_formatted(value: float, of_number: str, of_size: str, of_duration: str) -> None:
     assert (number(value), size(value), duration(value)) == (of_number, of_size, of_duration)
 
 
 @pytest.mark.parametrize("said", ["NaN", "Infinity", "1e999", "1" + "0" * 400, '"x"', "null"])
-def test_an_exemplar_that_says_no_number_is_left_out(said: str) -> None:
+def test_an_exemplar_without_a_valid_number_is_left_out(said: str) -> None:
     from shmstats.exemplars import read_exemplars
 
     right = '[[["trace","7"]],1.5,2.5]'
@@ -101,14 +101,14 @@ def test_an_exemplar_that_says_no_number_is_left_out(said: str) -> None:
 
 
 @pytest.mark.parametrize("said", ["Infinity", "NaN", '"x"'])
-def test_a_declaration_of_senseless_numbers_is_none(said: str) -> None:
+def test_a_declaration_with_impossible_numbers_is_refused(said: str) -> None:
     from shmstats.block.declarations import decode_definition
 
     with pytest.raises(ValueError, match=r"."):
         decode_definition(f'[1,"","",[],1,null,"",{said},[]]'.encode())
 
 
-def test_counts_of_the_header_begin_anew_behind_their_end(stats: Any) -> None:
+def test_counts_of_the_header_wrap_to_0(stats: Any) -> None:
     stats.incr("c", "m", 2)
     stats.incr("c", "gone")
     block = stats.shared.attach()
@@ -123,7 +123,7 @@ def test_counts_of_the_header_begin_anew_behind_their_end(stats: Any) -> None:
     assert stats.get("c", "m") == 2
 
 
-def test_records_that_use_more_than_there_is_are_damage(stats: Any) -> None:
+def test_records_that_use_more_cells_than_exist_are_damage(stats: Any) -> None:
     from shmstats.block.errors import DamagedBlockError
     from shmstats.block.repairing import repair
 
@@ -142,8 +142,8 @@ def test_records_that_use_more_than_there_is_are_damage(stats: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [1, 2, 4])
-def test_a_name_whose_kind_was_damaged_is_not_counted_and_told_of(stats: Any, kind: int) -> None:
-    """It has not the cells for that: no call says that it is a caller's mistake."""
+def test_a_name_with_a_damaged_kind_is_not_counted_and_reported(stats: Any, kind: int) -> None:
+    """It lacks the cells of that kind: no call reports this as a mistake of the caller."""
     from shmstats.block import BlockError
 
     stats.timing("c", "t", 5)

@@ -1,4 +1,4 @@
-"""A damaged snapshot, whatever is in it; and a data directory that goes away.
+"""A snapshot with any damage, and a data directory that is removed.
 
 That each kind of damage is set aside and the snapshot before it used, and what a full disk and a read-only
 directory do, is shown in ``tests/attachment/test_saver.py``; storms damage too (``test_kill_of_all.py``). Here
@@ -23,7 +23,7 @@ FUZZ = settings(
     derandomize=True, deadline=None, database=None, max_examples=100, suppress_health_check=list(HealthCheck)
 )
 
-#: What JSON can say, and a few things that are nearly right.
+#: Any JSON, and some nearly valid contents.
 JSON = st.recursive(
     st.one_of(
         st.none(),
@@ -54,14 +54,14 @@ def saved(shmstats: ModuleType, data: Path) -> Path:
 
 
 def loaded(shmstats: ModuleType, file: Path) -> Any:
-    """The snapshot in a file; None if it is refused, which is by one exception alone."""
+    """The snapshot in a file; None if it is refused, which raises only one exception."""
     try:
         return shmstats.snapshot.store.load(file)
     except shmstats.snapshot.format.SnapshotError:
         return None
 
 
-def test_whatever_bytes_a_snapshot_has_it_is_read_or_refused(shmstats: ModuleType, saved: Path) -> None:
+def test_a_snapshot_with_any_bytes_is_read_or_refused(shmstats: ModuleType, saved: Path) -> None:
     @FUZZ
     @given(content=st.binary(max_size=300))
     def check(content: bytes) -> None:
@@ -71,7 +71,7 @@ def test_whatever_bytes_a_snapshot_has_it_is_read_or_refused(shmstats: ModuleTyp
     check()
 
 
-def test_whatever_is_changed_in_a_snapshot_is_noticed(shmstats: ModuleType, saved: Path) -> None:
+def test_any_change_of_a_snapshot_is_noticed(shmstats: ModuleType, saved: Path) -> None:
     whole = saved.read_bytes()
 
     @FUZZ
@@ -84,8 +84,8 @@ def test_whatever_is_changed_in_a_snapshot_is_noticed(shmstats: ModuleType, save
     check()
 
 
-def test_contents_that_make_no_sense_stop_nobody(shmstats: ModuleType, saved: Path, data: Path) -> None:
-    """The checksum is right, as of a later version's, or of somebody's who wrote it by hand."""
+def test_meaningless_contents_of_a_snapshot_stop_no_process(shmstats: ModuleType, saved: Path, data: Path) -> None:
+    """The checksum is right, as in a file of a later version, or one written by hand."""
     columns = json.loads(saved.read_bytes())["data"]
     lists = [name for name, column in columns.items() if isinstance(column, list) and column]
     assert len(lists) >= 4
@@ -116,7 +116,7 @@ def test_contents_that_make_no_sense_stop_nobody(shmstats: ModuleType, saved: Pa
 
 
 @pytest.mark.parametrize("values", ["[[1e3, 1e999, []]]", f"[[1{'0' * 400}, 1.0, [1]]]", "[" * 100_000 + "]" * 100_000])
-def test_numbers_and_depths_beyond_what_can_be_read_are_set_aside(
+def test_a_snapshot_with_unreadable_numbers_or_depths_is_set_aside(
     shmstats: ModuleType, saved: Path, values: str
 ) -> None:
     content = b'{"saved": 1, "values": %s, "declared": [], "names": ["c\\u0000h"], "kinds": [3]}' % values.encode()
@@ -125,7 +125,7 @@ def test_numbers_and_depths_beyond_what_can_be_read_are_set_aside(
     assert shmstats.stats.get("c", "counter") in (1, 8)
 
 
-def test_a_data_directory_that_is_removed_while_it_is_used_is_made_again(
+def test_a_data_directory_removed_while_in_use_is_created_again(
     stats: Any, python: PythonRunner, data: Path, configure: Callable[..., Any]
 ) -> None:
     configure(snapshot_interval_ms=100)
@@ -145,7 +145,7 @@ def test_a_data_directory_that_is_removed_while_it_is_used_is_made_again(
     assert stats.get("c", "m") == 5
 
 
-def test_the_block_of_a_directory_that_is_gone_goes_with_its_last_process(
+def test_the_last_process_removes_the_block_of_a_removed_directory(
     stats: Any, python: PythonRunner, data: Path, configure: Callable[..., Any]
 ) -> None:
     configure(snapshot_interval_ms=3_600_000)

@@ -38,7 +38,7 @@ shmstats.close()
 
 
 @pytest.mark.parametrize(("what", "text"), [("cells", "n"), ("heap", "n" * 240)])
-def test_what_is_dropped_by_many_workers_in_a_full_block_is_counted(
+def test_the_drops_of_many_workers_in_a_full_block_are_counted(
     nursery: Nursery, tmp_path: Path, what: str, text: str
 ) -> None:
     """Three workers for each row: every operation is either there, or counted as dropped."""
@@ -119,7 +119,7 @@ def test_a_full_shared_memory_is_stated_by_stats_and_logged_once(
 
 @pytest.mark.thorough
 @pytest.mark.usefixtures("small_memory")
-def test_memory_that_is_full_for_a_while_harms_nobody(core: str) -> None:
+def test_temporarily_full_memory_loses_no_registered_count(core: str) -> None:
     """A bout of ``scripts/torture``, with a /dev/shm of its own that is filled up again and again."""
     command = [sys.executable, "-m", "tortures", "--seed", "6", "--first", "4", "--bouts", "1", "--faults", "15"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])}

@@ -49,7 +49,7 @@ def options(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 
 def counted_once(load: Load, counted: int) -> bool:
-    """Of the requests that failed, any number may have been counted; of the answered, all of them."""
+    """All answered requests must be counted, and any number of the failed ones may be."""
     return load.total <= counted <= load.total + load.failed
 
 
@@ -59,10 +59,10 @@ def hang(server: Gunicorn) -> None:
 
 
 @pytest.mark.parametrize("way", ["asleep", "counting"])
-def test_what_an_aborted_worker_counted_is_there_once(
+def test_the_counts_of_an_aborted_worker_are_kept_once(
     tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker that hangs is aborted by the master after the timeout; one may be in the middle of counting."""
+    """The master aborts a hanging worker after the timeout, possibly in the middle of a count."""
     if way == "counting":
         monkeypatch.setenv("HANG_IN_PYTHON", "1")
     with Gunicorn(tmp_path, "--workers", "3", "--timeout", "1", site=HANGING) as server:
@@ -85,7 +85,7 @@ def test_what_an_aborted_worker_counted_is_there_once(
 
 
 class Daemon(Gunicorn):
-    """gunicorn in the background, for only there it heeds ``WINCH``."""
+    """gunicorn in the background, because it ignores ``WINCH`` on a terminal."""
 
     _pid = 0
 
@@ -112,7 +112,7 @@ class Daemon(Gunicorn):
         self.end(self._pid)
 
     def end(self, master: int) -> None:
-        """Make a master that still runs end, with all its workers."""
+        """End a master that still runs, with all its workers."""
         workers = children(master)
         with suppress(ProcessLookupError):
             os.kill(master, signal.SIGTERM)
@@ -156,7 +156,7 @@ def test_no_count_is_lost_or_doubled_by_an_upgrade_that_retires_the_old_master(t
 
 
 @pytest.mark.thorough
-def test_no_count_is_lost_or_doubled_by_an_upgrade_that_is_called_off(tmp_path: Path) -> None:
+def test_no_count_is_lost_or_doubled_by_a_cancelled_upgrade(tmp_path: Path) -> None:
     """``WINCH`` to the old master, then ``HUP`` brings its workers back, and the new one is ended."""
     with Daemon(tmp_path, "--workers", "2") as server, Load(server) as load:
         load.more(100)
@@ -186,8 +186,8 @@ def test_no_count_is_lost_or_doubled_by_recycling_with_jitter(tmp_path: Path, op
 
 
 @pytest.mark.thorough
-def test_an_application_that_fails_to_boot_loses_nothing(tmp_path: Path) -> None:
-    """It counts before it fails, in workers and in a master that preloads it: the next start has it all."""
+def test_an_application_that_fails_to_boot_loses_no_counts(tmp_path: Path) -> None:
+    """It counts before it fails, in workers and in a preloading master: the next start has all counts."""
     failing = SITE + '\nstats.incr("boots", "tried")\nraise RuntimeError("this application does not boot")\n'
     server = Gunicorn(tmp_path, "--workers", "2")
     code = tmp_path / "site_under_test.py"
@@ -210,13 +210,13 @@ def test_an_application_that_fails_to_boot_loses_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.thorough
-def test_workers_whose_master_is_killed_leave_and_the_next_start_has_it_all(tmp_path: Path) -> None:
+def test_workers_of_a_killed_master_leave_and_the_next_start_has_all_counts(tmp_path: Path) -> None:
     server = Gunicorn(tmp_path, "--workers", "3", "--timeout", "2")
     with server, Load(server) as load:
         load.more(100)
         os.kill(server.master, signal.SIGKILL)
         load.more(50)
-        load.stop()  # as long as there is a request, a worker of gunicorn does not look for its master
+        load.stop()  # a worker of gunicorn does not check its master during a request
         wait_until(lambda: not group_lives(server.master), "the end of the orphans")
     with server:
         assert counted_once(load, server.total())
@@ -224,7 +224,7 @@ def test_workers_whose_master_is_killed_leave_and_the_next_start_has_it_all(tmp_
 
 @pytest.mark.storm
 @pytest.mark.parametrize("seed", range(6))
-def test_a_storm_against_servers_loses_nothing(tmp_path: Path, core: str, seed: int) -> None:
+def test_a_storm_against_servers_loses_no_counts(tmp_path: Path, core: str, seed: int) -> None:
     tally = Tally()
     with ServerStorm(tmp_path / "server", random.Random(seed), tally, pure=core == "Python") as storm:
         storm.run(FAULTS, lambda: sum(tally.faults.values()) >= 15)

@@ -1,4 +1,4 @@
-"""``shmstats serve`` and ``scripts/serve`` answer within a second, whatever other clients leave half done."""
+"""``shmstats serve`` and ``scripts/serve`` answer within a second beside clients with incomplete requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from helpers import BOUND, wait_until
 
 ROOT = Path(__file__).parents[2]
 
-#: Within this an answer must come; the rest of what it takes is a busy machine's.
+#: The bound of an answer in seconds, without the delays of a busy machine.
 WITHIN = 1.0
 
 
@@ -53,9 +53,9 @@ def port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
 
 
 def answers_in_time(port: int) -> None:
-    """Ask again and again: the best answer of `/stats` counts, which may wait for a save, and half of those of others.
+    """Send repeated requests: the fastest answer of `/stats`, which may wait for a save, and half of the others count.
 
-    Another process may have the processor.
+    An answer may be slow because another process has the processor.
     """
     assert min(seconds(port, "/stats", 200) for _ in range(3)) < WITHIN
     took = sorted(seconds(port, "/stats/none", 404) for _ in range(8))
@@ -86,7 +86,7 @@ def connections(stack: ExitStack, port: int, number: int, sent: bytes) -> list[s
 
 
 def all_the_time(stack: ExitStack, act: Callable[[], None]) -> None:
-    """Do something again and again in a thread, until the stack is left."""
+    """Repeat a function in a thread until the stack is left."""
     done = threading.Event()
 
     def run() -> None:
@@ -99,14 +99,14 @@ def all_the_time(stack: ExitStack, act: Callable[[], None]) -> None:
     stack.callback(done.set)
 
 
-def test_two_hundred_half_sent_requests_stop_nobody(port: int) -> None:
+def test_two_hundred_incomplete_requests_do_not_block_other_clients(port: int) -> None:
     with ExitStack() as stack:
         connections(stack, port, 100, b"GET /stats HTTP/1.1\r\nHost: 127.0.0.1\r\n")
         connections(stack, port, 100, b"")
         answers_in_time(port)
 
 
-def test_clients_that_send_bytes_slowly_endlessly_or_too_many_stop_nobody(port: int) -> None:
+def test_slow_endless_and_large_requests_do_not_block_other_clients(port: int) -> None:
     request = b"POST /stats HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
     large = b"GET /stats HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Large: " + b"x" * 1_000_000 + b"\r\n\r\n"
     with ExitStack() as stack:
@@ -134,7 +134,7 @@ def test_clients_that_send_bytes_slowly_endlessly_or_too_many_stop_nobody(port: 
 
 
 @pytest.mark.thorough
-def test_who_does_not_come_to_an_end_is_disconnected(port: int) -> None:
+def test_a_client_that_does_not_finish_its_request_is_disconnected(port: int) -> None:
     with ExitStack() as stack:
         waiting = connections(stack, port, 20, b"GET /stats HTTP/1.1\r\n")
         with selectors.DefaultSelector() as selector:
@@ -150,7 +150,7 @@ def test_who_does_not_come_to_an_end_is_disconnected(port: int) -> None:
 
 
 def with_errors(connection: socket.socket, content: bytes) -> None:
-    """Send to a server that may have hung up."""
+    """Send to a server that may have disconnected."""
     try:
         connection.sendall(content)
     except OSError:

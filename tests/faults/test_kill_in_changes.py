@@ -23,15 +23,15 @@ SAMPLES = {"C": 7, "Python": 3}
 
 
 class Operation(NamedTuple):
-    """What a worker is killed in.
+    """An operation during which a worker is killed.
 
     Attributes:
         code: of it.
-        before: what the worker does before, from the beginning.
-        left: what another process does, which is killed then; empty: there is none.
+        before: code that the worker runs before.
+        left: code of another process, which is then killed; empty: there is none.
         joined: whether another process has the block attached all the time.
-        more: of the configuration.
-        kept: what must exist afterwards, whenever the process was killed.
+        more: further configuration.
+        kept: names that must exist after a kill at any line.
     """
 
     code: str
@@ -151,7 +151,7 @@ with open(report, "w") as file:
     file.write(str(lines()))
 """
 
-#: Those that C does at once, or the most of it.
+#: The operations that C does completely or for the most part.
 AT_ONCE = (
     *("register a counter", "register a histogram", "register a label set", "register a label set beside others"),
     *("register a gauge of each worker", "take over a removed name", "remove"),
@@ -237,7 +237,7 @@ class Trials:
         return stopped
 
     def next(self) -> dict[str, int]:
-        """Start another process; return what it found."""
+        """Start another process; return the values that it found."""
         assert self.run(NEXT, data=str(self._data)) == 0, self._nursery.crashes
         found: dict[str, int] = json.loads(self._report.read_text())
         self.nexts += 1
@@ -268,7 +268,7 @@ def trials(nursery: Nursery, tmp_path: Path, request: pytest.FixtureRequest) -> 
 def check(trials: Trials, core: str, samples: int | None) -> None:
     lines = trials.victim(10**9)
     trials.next()
-    assert lines > 10 or core == "C"  # there most of it is done in C
+    assert lines > 10 or core == "C"  # most of it is done in C there
     numbers = range(lines)
     for number in numbers if samples is None else random.Random(lines).sample(numbers, min(samples, lines)):
         trials.victim(number)
@@ -278,7 +278,7 @@ def check(trials: Trials, core: str, samples: int | None) -> None:
 
 
 @pytest.mark.parametrize("trials", OPERATIONS, indirect=True)
-def test_after_a_kill_in_an_operation_the_next_process_gets_on(trials: Trials, core: str) -> None:
+def test_after_a_kill_in_an_operation_the_next_process_continues(trials: Trials, core: str) -> None:
     check(trials, core, SAMPLES[core])
 
 
@@ -287,7 +287,7 @@ def test_after_a_kill_in_an_operation_the_next_process_gets_on(trials: Trials, c
     ["register a label set", *(pytest.param(each, marks=pytest.mark.thorough) for each in AT_ONCE)],
     indirect=True,
 )
-def test_after_a_kill_at_any_step_of_a_change_in_c_the_next_process_gets_on(
+def test_after_a_kill_at_any_step_of_a_change_in_c_the_next_process_continues(
     trials: Trials, steps: Nursery, core: str
 ) -> None:
     if core == "Python":
@@ -296,21 +296,21 @@ def test_after_a_kill_at_any_step_of_a_change_in_c_the_next_process_gets_on(
     while trials.victim_at_step(steps, number):
         assert all(value in (0, 1, 5) for value in trials.next().values())
         number += 1
-    trials.next()  # after the one that came to its end
+    trials.next()  # after the trial that came to its end
     assert number > 10
 
 
 @pytest.mark.storm
 @pytest.mark.parametrize("trials", OPERATIONS, indirect=True)
-def test_after_a_kill_at_any_line_of_an_operation_the_next_process_gets_on(trials: Trials, core: str) -> None:
+def test_after_a_kill_at_any_line_of_an_operation_the_next_process_continues(trials: Trials, core: str) -> None:
     check(trials, core, None)
     print(f"{trials.nexts} trials")
 
 
-def test_a_reader_sees_each_name_once_however_quickly_names_come_and_go(
+def test_a_reader_sees_each_name_once_while_names_are_added_and_removed(
     storm: Callable[..., Storm], tally: Tally
 ) -> None:
-    """`judge.values` complains of a name that is there twice."""
+    """`judge.values` fails if a name is there twice."""
     storms = storm(works=("change",), workers=3)
     storms.fill()
     storms.let_count(0, 5, bound=20)
@@ -320,10 +320,10 @@ def test_a_reader_sees_each_name_once_however_quickly_names_come_and_go(
     assert tally.clean, tally
 
 
-def test_of_names_that_change_all_the_time_only_those_are_read_that_stood_still(
+def test_names_that_change_during_a_reading_are_left_out(
     attach: Callable[..., Any], shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name is removed and added again in the middle of each reading: another had its cells meanwhile."""
+    """A name is removed and added again during each reading, and another name has its cells meanwhile."""
     block = attach()
     counter, names, merged = shmstats.series.Kind.COUNTER, (b"c\0one", b"c\0two"), block.reader.columns.merged
     for name in names:

@@ -19,10 +19,10 @@ KILLS = {"C": 60, "Python": 30}
 
 
 @pytest.mark.parametrize("stream", [stream for stream in STREAMS if stream != "shared"])
-def test_a_kill_at_any_step_leaves_the_value_before_or_the_one_after(
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_value(
     storm: Callable[..., Storm], tally: Tally, steps: Nursery, stream: str
 ) -> None:
-    """The next worker has the same row, and needs the very locks that the dead one may have held."""
+    """The next worker has the same row, and needs the locks that the dead worker may have held."""
     storms = storm(workers=1, steps=steps, max_workers=1)
     found = []
     while storms.keep_inside(0, stream=stream, number=len(found)).state == "T":
@@ -40,7 +40,7 @@ def test_a_kill_at_any_step_leaves_the_value_before_or_the_one_after(
     assert took.max == 3.0
 
 
-def test_those_who_wait_for_a_dead_ones_lock_go_on(
+def test_processes_that_wait_for_the_lock_of_a_dead_one_continue(
     storm: Callable[..., Storm], tally: Tally, steps: Nursery, core: str
 ) -> None:
     """All share a row, so they wait for each other; `scripts/torture` measures how long that takes."""
@@ -59,7 +59,7 @@ def test_those_who_wait_for_a_dead_ones_lock_go_on(
 
 
 @pytest.mark.parametrize("rows", [1, 8])
-def test_what_workers_counted_that_were_killed_at_random_is_there_once(
+def test_the_counts_of_workers_killed_at_random_are_kept_once(
     storm: Callable[..., Storm], tally: Tally, core: str, rows: int
 ) -> None:
     storm(seed=rows, max_workers=rows).run({"kill": 30, "kill_all": 1, "read": 3}, lambda: tally.killed >= KILLS[core])
@@ -68,7 +68,7 @@ def test_what_workers_counted_that_were_killed_at_random_is_there_once(
     assert tally.uncertain <= 5 * tally.killed
 
 
-def test_what_workers_had_flushed_that_were_killed_at_random_is_there_once(
+def test_the_flushed_counts_of_workers_killed_at_random_are_kept_once(
     storm: Callable[..., Storm], tally: Tally, core: str
 ) -> None:
     storms = storm(seed=3, no_buffer=False, buffer_size=40, flush_interval_ms=20, max_workers=2)

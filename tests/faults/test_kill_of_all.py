@@ -1,4 +1,4 @@
-"""SIGKILL of every process at once, whatever they are doing, and the next start.
+"""SIGKILL of every process at once during any operation, and the next start.
 
 Under gunicorn the same is in ``tests/real/test_gunicorn.py`` and ``test_persistence.py``; that a dead block is
 adopted with its locks, and by the other core, in ``tests/block/test_block.py``.
@@ -15,7 +15,7 @@ from tortures.storm import Storm, Tally
 
 WORKS = ("count", "change", "come and go", "fork")
 
-#: Whatever a storm can do to workers, and how often.
+#: All events of a storm, and their frequency.
 ALL_FAULTS = {
     "kill": 10,
     "kill_all": 3,
@@ -29,7 +29,7 @@ ALL_FAULTS = {
 
 
 @pytest.mark.parametrize("work", WORKS)
-def test_nothing_is_lost_when_all_are_killed_at_once_in_real_time_mode(
+def test_a_kill_of_all_processes_loses_nothing_in_real_time_mode(
     storm: Callable[..., Storm], tally: Tally, work: str
 ) -> None:
     storm(seed=5, works=(work,)).run({"kill_all": 1}, lambda: tally.killed >= 16)
@@ -37,7 +37,7 @@ def test_nothing_is_lost_when_all_are_killed_at_once_in_real_time_mode(
 
 
 @pytest.mark.parametrize("work", ["count", "change"])
-def test_no_more_is_lost_than_what_was_held_when_all_are_killed_at_once_in_buffered_mode(
+def test_a_kill_of_all_processes_in_buffered_mode_loses_only_held_operations(
     storm: Callable[..., Storm], tally: Tally, work: str
 ) -> None:
     storms = storm(seed=6, works=(work,), no_buffer=False, buffer_size=30, flush_interval_ms=10)
@@ -46,10 +46,10 @@ def test_no_more_is_lost_than_what_was_held_when_all_are_killed_at_once_in_buffe
     assert tally.held <= 30 * tally.killed
 
 
-def test_a_block_that_all_were_killed_in_is_told_before_anyone_adopts_it(
+def test_a_block_whose_processes_were_all_killed_is_readable_before_its_adoption(
     storm: Callable[..., Storm], tally: Tally
 ) -> None:
-    """Who only looks sees what was counted, with nobody there."""
+    """A reader sees the counts while no process is attached."""
     storms = storm(workers=3)
     storms.fill()
     storms.let_count(1, 50, bound=20)

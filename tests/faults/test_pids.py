@@ -2,7 +2,7 @@
 
 That a worker is known by its pid and start time together, that a zombie is dead, and that a header of another
 namespace is refused is shown in ``tests/block/test_workers.py`` and ``test_block.py``, by written numbers. Here the
-kernel really does it: in namespaces of its own, if it lets us.
+kernel does it, in separate namespaces if they can be made.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from shmstats.block.layout import HEADER
 
 pytestmark = pytest.mark.far_from_core
 
-#: Runs a command as a child of process 1 of a new pid namespace, which has a /proc of its own.
+#: Runs a command as a child of process 1 of a new pid namespace with its own /proc.
 CONTAINER = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", '"$@"; exit $?', "sh"]
 
 
 def content(file: Path) -> bytes:
-    """Read a file in another process: to close it in this one would drop the record locks on it."""
+    """Read a file in another process: closing it in this one would drop its record locks."""
     return subprocess.run(["cat", file], capture_output=True, check=True).stdout
 
 
@@ -41,7 +41,7 @@ def can_unshare() -> bool:
 
 @pytest.fixture
 def container(python: PythonRunner) -> Callable[..., list[Any]]:
-    """Run code in a container of its own: ``container(code, arguments)``; returns what it wrote, as JSON."""
+    """Run code in a new container: ``container(code, arguments)``; returns its output, parsed as JSON."""
     if os.environ.get("CI") and shutil.which("unshare") is None:
         pytest.fail("unshare is missing, and CI must test with pid namespaces")
     if not can_unshare():
@@ -68,7 +68,7 @@ DIE = """
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
-#: With an argument it puts its own namespace into the header: the kernel may give the same number out again.
+#: With an argument it writes its namespace into the header: the kernel may reuse the number.
 NEXT = """
     import json, os, signal, sys
     from shmstats import stats
@@ -84,7 +84,7 @@ NEXT = """
 """
 
 
-def test_a_block_of_another_namespace_is_refused_and_stays_as_it_is(
+def test_a_block_of_another_pid_namespace_is_refused_and_not_changed(
     container: Callable[..., list[Any]], stats: Any, data: Path, configure: Callable[..., Any]
 ) -> None:
     configure(snapshot_interval_ms=3_600_000)  # so that its owner does not begin to save meanwhile
@@ -108,10 +108,10 @@ def test_a_block_of_another_namespace_is_refused_and_stays_as_it_is(
     assert stats.get("c", "m") == 7
 
 
-def test_a_container_that_is_started_again_takes_no_dead_worker_for_a_live_one(
+def test_a_restarted_container_takes_no_dead_worker_for_a_live_one(
     container: Callable[..., list[Any]], data: Path
 ) -> None:
-    """The same pid, and the same number of the namespace: only the kernel's locks tell them apart."""
+    """The same pid and the same number of the namespace: only the kernel's locks distinguish them."""
     ((pid, _, namespace),) = container(with_hold(DIE), status=137)
     ((again, counted, live),) = container(NEXT, segment_file(data))
     assert again == pid, "this container does not give the same pids"
@@ -120,12 +120,10 @@ def test_a_container_that_is_started_again_takes_no_dead_worker_for_a_live_one(
     assert namespace
 
 
-def test_a_container_that_is_started_again_in_another_namespace_goes_on(
-    container: Callable[..., list[Any]], data: Path
-) -> None:
-    """As one whose /dev/shm outlives it: that nobody lives in the former namespace is known by the kernel's locks."""
+def test_a_restarted_container_in_another_namespace_continues(container: Callable[..., list[Any]], data: Path) -> None:
+    """Its /dev/shm outlives it; the kernel's locks show that no process of the former namespace lives."""
     ((_, _, former),) = container(with_hold(DIE), status=137)
-    with segment_file(data).open("r+b") as file:  # were the kernel to give the number of the namespace out again
+    with segment_file(data).open("r+b") as file:  # in case the kernel reuses the number of the namespace
         file.seek(HEADER.offset("namespace"))
         assert int.from_bytes(file.read(8), "little") == former
         file.seek(HEADER.offset("namespace"))
@@ -135,10 +133,10 @@ def test_a_container_that_is_started_again_in_another_namespace_goes_on(
     assert live == [again]
 
 
-def test_a_process_that_left_and_attached_again_is_seen_from_another_namespace(
+def test_a_process_that_attached_again_is_seen_from_another_namespace(
     container: Callable[..., list[Any]], stats: Any, shmstats: ModuleType
 ) -> None:
-    """Until it has left for good, however often it did before, and in whatever registry."""
+    """Until it has left finally, after any number of attaches and in any registry."""
     code = """
         import json, logging
         from shmstats import stats
@@ -202,10 +200,10 @@ REUSE = """
 """
 
 
-def test_the_lock_of_a_dead_worker_is_not_its_who_has_the_pid_now(
+def test_a_process_that_reuses_a_pid_does_not_own_the_lock_of_the_dead_worker(
     container: Callable[..., list[Any]], core: str
 ) -> None:
-    """It is taken over although a process with that pid lives."""
+    """The lock is taken over although a process with that pid lives."""
     ((reused, held, lives, found, taken_over),) = container(with_hold(REUSE))
     if not reused:
         pytest.skip("the kernel does not give the same pid out again")
@@ -215,10 +213,8 @@ def test_the_lock_of_a_dead_worker_is_not_its_who_has_the_pid_now(
     assert taken_over == 1
 
 
-def test_no_live_worker_is_taken_for_dead_while_others_with_other_pids_come_and_go(
-    python: PythonRunner, stats: Any
-) -> None:
-    """Slots are given up for dead ones only: who lives has the same one all the time."""
+def test_no_live_worker_is_taken_for_dead_while_others_come_and_go(python: PythonRunner, stats: Any) -> None:
+    """Only slots of dead processes are reused: a live process keeps its slot."""
     code = """
         import os, sys
         from shmstats import stats
@@ -264,14 +260,14 @@ EXECUTE_ANEW = """
 """
 
 
-def test_a_process_that_executes_itself_anew_leaves_no_slot_behind(python: PythonRunner, data: Path) -> None:
-    """Its pid and start time stay, as those of a worker do that restarts itself; it is one process all the same."""
+def test_a_process_that_calls_exec_leaves_no_used_slot(python: PythonRunner, data: Path) -> None:
+    """Pid and start time stay the same over ``exec``, as for a worker that restarts itself."""
     assert json.loads(python.run(EXECUTE_ANEW, 9)) == [1, 1, 10, 10]
     assert not segment_file(data).exists(), "it was the last one to leave"
     assert (data / "stats" / "simple.json").exists()
 
 
-#: Who was started by root and is another user's now cannot be seen by others of that user.
+#: A process that root started and that changed its user is hidden from other processes of that user.
 HIDDEN = [*CONTAINER[:-2], 'mount -o remount,hidepid=2 proc /proc && "$@"; exit $?', "sh"]
 
 UNSEEN = """
@@ -309,7 +305,7 @@ UNSEEN = """
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a /proc")
-def test_workers_that_proc_does_not_show_are_not_taken_for_dead(
+def test_workers_hidden_in_proc_are_not_taken_for_dead(
     container: Callable[..., list[Any]], python: PythonRunner
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -356,8 +352,8 @@ WITHOUT_DESCRIPTORS = """
 """
 
 
-def test_who_has_no_descriptor_left_gets_on_where_a_dead_one_holds_a_lock(python: PythonRunner, core: str) -> None:
-    """Whether its holder lives can be told without one, as long as nobody has its pid."""
+def test_a_process_without_descriptors_takes_over_the_lock_of_a_dead_one(python: PythonRunner, core: str) -> None:
+    """No descriptor is needed to find that the holder is dead, unless a process has its pid."""
     if core == "Python":
         pytest.skip("the kernel drops the locks of the dead there")
     assert json.loads(python.run(with_hold(WITHOUT_DESCRIPTORS), quiet=False)) == [3, 2, 2]

@@ -1,4 +1,4 @@
-"""Signal handlers that raise, as time-outs do: no lock stays taken, at whatever point they run.
+"""Signal handlers that raise, like timeouts: no lock stays taken, at any point of a call.
 
 CPython runs handlers at the ends of calls, at the starts of functions and at backward jumps. A profile function can
 raise at the first two just like a handler, so each such point is tried in turn. Real timers hit all three; most of
@@ -29,7 +29,7 @@ def the_c_core(core: str) -> None:
 
 @pytest.fixture
 def no_registrar(shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have Python do what is otherwise one call of C, in which no handler runs."""
+    """Make Python register names, because no handler runs inside the one call of C."""
     monkeypatch.setattr(shmstats.block.Block, "open_registrar", lambda *_: None)
 
 
@@ -38,11 +38,11 @@ def process_guard() -> Any:
 
 
 class Interruption(BaseException):
-    """What a handler raises."""
+    """The exception of a handler."""
 
 
 def interrupted(number: int, operation: Callable[[], object]) -> bool:
-    """Do an operation, in the package's code interrupted at a point by its number; returns whether there is one."""
+    """Run an operation that is interrupted at a numbered point of the package's code; return whether it exists."""
     passed = 0
 
     def profile(frame: FrameType, event: str, argument: object) -> None:
@@ -88,12 +88,12 @@ OPERATIONS: dict[str, tuple[Callable[[Any, int], object], Callable[[Any, int], o
 @pytest.mark.usefixtures("no_registrar")
 @pytest.mark.parametrize("buffered", [False, True])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_no_point_leaves_a_lock_taken(
+def test_an_exception_at_any_point_leaves_no_lock_taken(
     stats: Any, configure: Callable[..., Any], data: Path, operation: str, buffered: bool
 ) -> None:
     configure(no_buffer=not buffered, persist=False, capacity=4096)
     before, do = OPERATIONS[operation]
-    # There are hundreds of points in these two; a part of them is enough each time.
+    # These two have hundreds of points; each run tries a part of them.
     step = 7 if operation in ("attach", "close") else 1
     stats.incr("c", "kept")
     number = 0
@@ -109,14 +109,14 @@ def test_no_point_leaves_a_lock_taken(
     stats.incr("c", "after")
     assert stats.get("c", "after") == 1
     stats.close()
-    # Where attaching or leaving was broken off, the slot is this process's as long as it lives.
+    # After an interrupted attach or leave the slot belongs to this process until it ends.
     for left in segment_file(data).parent.glob(f"{segment_of(data)}*"):
         left.unlink()
 
 
 @contextmanager
 def interrupted_at_instruction(number: int, function: Callable[..., object]) -> Iterator[list[int]]:
-    """Raise before an instruction of a function by its number; gives how many were seen."""
+    """Raise before the numbered instruction of a function; yields the number of instructions seen."""
     seen = [0]
 
     def in_function(frame: FrameType, event: str, argument: object) -> Any:
@@ -129,7 +129,7 @@ def interrupted_at_instruction(number: int, function: Callable[..., object]) -> 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         if frame.f_code is not function.__code__:
             return None
-        frame.f_trace = in_function  # from Python 3.13 on a frame that has none shows no instructions
+        frame.f_trace = in_function  # since Python 3.13 a frame without a trace function reports no instructions
         frame.f_trace_opcodes = True
         return in_function
 
@@ -143,10 +143,10 @@ def interrupted_at_instruction(number: int, function: Callable[..., object]) -> 
         sys.settrace(before)
 
 
-def test_a_block_whose_making_is_interrupted_at_any_instruction_of_its_end_is_no_obstacle(
+def test_a_block_interrupted_at_the_end_of_its_creation_does_not_stop_others(
     shmstats: ModuleType, stats: Any, python: PythonRunner, data: Path
 ) -> None:
-    """A block that has its magic, but not the mark that it was finished, is whole, but is not left behind either."""
+    """A block with its magic but without the mark of completion is whole, but must not stay either."""
     finish = shmstats.block.attaching.finish
     number = 0
     while True:
@@ -216,7 +216,7 @@ shmstats.close()
 @pytest.mark.usefixtures("the_c_core")
 @pytest.mark.parametrize("seconds", [1.5, pytest.param(30, marks=pytest.mark.storm)])
 def test_timers_that_raise_leave_no_lock_taken(python: PythonRunner, seconds: float) -> None:
-    """While one process is interrupted all the time, another registers and removes names as before."""
+    """While one process is interrupted all the time, another registers and removes names."""
     watcher = python.start(WATCHER.format(seconds=seconds))
     assert watcher.hear() == "watching"
     python.start(TIMED_OUT.format(seconds=seconds, seed=os.getpid())).finish()
@@ -224,7 +224,7 @@ def test_timers_that_raise_leave_no_lock_taken(python: PythonRunner, seconds: fl
 
 
 class TimeLimitError(Exception):
-    """An application's own."""
+    """An exception of the application."""
 
 
 @contextmanager
@@ -237,7 +237,7 @@ def handled_by(handler: Callable[..., object]) -> Iterator[None]:
 
 
 def raising(error: type[BaseException]) -> list[Callable[..., object]]:
-    """Handlers that raise, as they may be written."""
+    """Various handlers that raise."""
 
     class Handler:
         def handle(self, number: int, frame: object) -> None:
@@ -260,7 +260,7 @@ def raising(error: type[BaseException]) -> list[Callable[..., object]]:
 @pytest.mark.usefixtures("no_registrar")
 @pytest.mark.parametrize("error", [TimeoutError, ValueError, TimeLimitError, KeyError])
 @pytest.mark.parametrize("place", ["find_or_add", "attach", "reserve", "deferred"])
-def test_what_a_handler_raises_comes_to_the_application(
+def test_the_exception_of_a_handler_reaches_the_application(
     shmstats: ModuleType, stats: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception], place: str
 ) -> None:
     for number, handler in enumerate(raising(error)):
@@ -303,7 +303,9 @@ class _Signalling(int):
 
 
 @pytest.mark.usefixtures("no_registrar")
-def test_what_goes_wrong_here_does_not(stats: Any, monkeypatch: pytest.MonkeyPatch, shmstats: ModuleType) -> None:
+def test_an_error_of_the_system_does_not_reach_the_application(
+    stats: Any, monkeypatch: pytest.MonkeyPatch, shmstats: ModuleType
+) -> None:
     """An error of the system is survived, with a handler installed and without."""
 
     def fail(*_: object) -> None:

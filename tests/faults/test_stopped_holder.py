@@ -21,10 +21,10 @@ from tortures.storm import Storm, Tally
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_a_stop_at_any_step_of_a_counting_call_is_waited_for(
+def test_a_lock_held_by_a_stopped_process_is_waited_for(
     storm: Callable[..., Storm], tally: Tally, steps: Nursery, core: str, stream: str
 ) -> None:
-    """The other one counts the very same statistics: it waits for the stopped one, or goes on beside it."""
+    """Another process counts the same statistics: it waits for the stopped one, or continues beside it."""
     storms = storm(workers=2, steps=steps, max_workers=1)
     storms.start(1)
     notes = storms.ledger.notes(0), storms.ledger.notes(1)
@@ -72,10 +72,10 @@ shmstats.close()
 """
 
 
-def test_a_stop_in_a_change_of_the_names_keeps_nobody_from_counting(
+def test_a_process_stopped_while_it_changes_names_does_not_stop_counting(
     core: str, storm: Callable[..., Storm], tally: Tally, nursery: Nursery, tmp_path: Path
 ) -> None:
-    """Processes go on counting registered names; one that attaches or changes names waits where it must."""
+    """Processes continue to count registered names; one that attaches or changes names waits if it must."""
     storms = storm(workers=1, max_workers=2)
     storms.start(0)
     storms.let_count(0, 1, bound=20)

@@ -10,23 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-#: A process that takes more steps than this goes round and round.
+#: A process that takes more steps than this counts as an endless loop.
 MAX_STEPS = 400
 
 
 class Stop(BaseException):
-    """Breaks a program off at a step whose result is not known."""
+    """Stops a program at a step whose result is not known."""
 
 
 class ViolationError(AssertionError):
-    """Some interleaving does what must not happen; the message is that interleaving."""
+    """An interleaving breaks a rule; the message describes that interleaving."""
 
 
 class Access(NamedTuple):
     """One step.
 
     Attributes:
-        kind: what it is; the machine knows which there are.
+        kind: one of the kinds of the machine.
         arguments: of it.
         silent: whether killing the process just before it is the same as killing it later.
     """
@@ -37,12 +37,12 @@ class Access(NamedTuple):
 
 
 class Steps:
-    """What a program is given: takes its steps, and keeps what it notes.
+    """The argument of a program: takes its steps and keeps its notes.
 
     Args:
         index: of the process.
         history: the results of its first steps.
-        known: gives the result of a step that is none because its outcome is fixed, as (result,); else None.
+        known: returns the result of a step with a fixed outcome, as (result,); else None.
     """
 
     def __init__(self, index: int, history: tuple[Any, ...], known: Callable[[Access], Any] | None = None) -> None:
@@ -67,13 +67,13 @@ class Steps:
         raise Stop
 
     def note(self, *what: Hashable) -> None:
-        """Remember that this point was reached: part of the step before."""
+        """Note that this point was reached; belongs to the step before."""
         if self.pending is None:
             self.notes.append(what)
 
 
 class Machine(Protocol):
-    """The shared things. Their state is any hashable value."""
+    """The shared state, which is any hashable value."""
 
     def known(self, access: Access) -> tuple[Any] | None:
         """Return the result, in a tuple, of an operation that is not a step; None for a step."""
@@ -81,7 +81,7 @@ class Machine(Protocol):
     def is_settled(self, state: Any, index: int, access: Access, others: frozenset[int]) -> bool:
         """Tell whether a silent step changes nothing, and no other process can change its result before it is done.
 
-        Then it is enough to look at what follows if it is done at once. ``others`` are those who can still do
+        Then it is enough to explore the step done at once. ``others`` are the processes that can still do
         anything.
         """
 
@@ -98,8 +98,8 @@ class _Node:
     Attributes:
         history: the results that it was given.
         pending: its next step; None at its end.
-        notes: what it noted.
-        failure: what it raised.
+        notes: of the process.
+        failure: the exception that it raised.
         after: the nodes behind, by the result of the next step.
     """
 
@@ -120,7 +120,7 @@ class Ending(NamedTuple):
         state: of the machine.
         notes: of each process.
         killed: the processes that were killed.
-        waiting: what is still waited for, by process.
+        waiting: the locks that are still waited for, by process.
     """
 
     state: Any
@@ -130,11 +130,11 @@ class Ending(NamedTuple):
 
 
 class Explored(NamedTuple):
-    """How much was looked at.
+    """The size of the search.
 
     Attributes:
         states: different ones.
-        endings: of these, those in which nothing continues.
+        endings: states of these in which no process continues.
     """
 
     states: int
@@ -154,15 +154,15 @@ def explore(
 
     Args:
         programs: of the processes.
-        machine: what they share.
-        initial: the state of that at the beginning.
+        machine: the shared state.
+        initial: its state at the beginning.
         check: called with each ending; an AssertionError that it raises is a violation.
         kills: how many processes may be killed.
-        mortal: which ones; None: any.
-        max_states: to give up at.
+        mortal: the processes that may be killed; None: all.
+        max_states: the number of states at which the search fails.
 
     Raises:
-        ViolationError: an ending did not pass the check, a program raised, or one goes round for ever.
+        ViolationError: an ending did not pass the check, a program raised, or does not end.
     """
     search = _Search(programs, machine, check, frozenset(range(len(programs)) if mortal is None else mortal))
     return search.run(initial, kills, max_states)
@@ -268,7 +268,7 @@ class _Search:
             self._fail(f"process {index} goes round and round: {history[-20:]}")
         node = _Node(history, steps, failure)
         if node.pending is None:
-            # At their end processes differ by nothing but what they noted.
+            # At their end processes differ only by their notes.
             node = self._ends.setdefault((index, node.notes), node)
         return node
 

@@ -39,7 +39,7 @@ from shmstats.layout import CELL, NAME
 
 PACKAGE = Path(shmstats.layout.__file__).parent
 
-#: What the block behind the C core's addresses is filled with: nobody may read it.
+#: Fills the memory behind the C core's addresses, which must never be read.
 NONSENSE = b"\xa5"
 
 
@@ -47,7 +47,7 @@ NONSENSE = b"\xa5"
 
 
 class State(NamedTuple):
-    """What the processes share.
+    """The state that the processes share.
 
     Attributes:
         memory: the block.
@@ -61,10 +61,10 @@ class State(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """A process as the system knows it.
+    """A process as the system identifies it.
 
     Attributes:
-        pid: which another may have had before.
+        pid: possibly that of an earlier process.
         after: another process, by whose death it is started; None: at once.
     """
 
@@ -73,7 +73,7 @@ class Identity(NamedTuple):
 
 
 class _NewlyWritten(BaseException):
-    """Something was taken to be constant that is not."""
+    """A word that was assumed to be constant is written."""
 
 
 class BlockMachine:
@@ -87,13 +87,13 @@ class BlockMachine:
     def __init__(self, identities: Sequence[Identity], initial: bytes) -> None:
         self._identities = identities
         self._initial = initial
-        # Of each word (8 bytes) that is written at all: by whom, and which record locks all writers have.
+        # For each word (8 bytes) that is written: the writers, and the record locks that all of them hold.
         self._writers: dict[int, frozenset[int]] = {}
         self._guards: dict[int, frozenset[int]] = {}
         self.left_out = False
 
     def known(self, access: Access) -> tuple[Any] | None:
-        """Return a value loaded from memory that nobody writes."""
+        """Return a value loaded from memory that no process writes."""
         if access.kind != "load":
             return None
         if not self._writers.keys().isdisjoint(_words(*access.arguments)):
@@ -111,9 +111,9 @@ class BlockMachine:
         )
 
     def _note_writer(self, state: State, index: int, offset: int, size: int) -> None:
-        """Restart the search if it assumed something wrong about who writes where.
+        """Restart the search if its assumption about the writers of a word was wrong.
 
-        At once if a word was taken to be constant; at its end if interleavings may have been left out.
+        At once if a word was assumed to be constant; at its end if interleavings may have been left out.
         """
         had = frozenset(position for position, holder in state.holders if holder == index)
         for word in _words(offset, size):
@@ -149,7 +149,7 @@ class BlockMachine:
     def _exchange(
         self, state: State, index: int, offset: int, expected: int, desired: int
     ) -> tuple[tuple[int, int], State]:
-        """Compare and swap a lock; returns what was found there, and in the cell's seq."""
+        """Compare and swap a lock; return the values found in the lock and in the cell's seq."""
         found = _loaded(state.memory, offset, 4), _loaded(state.memory, offset + 4, 4)
         self._note_writer(state, index, offset, 4)
         if found[0] == expected:
@@ -178,13 +178,13 @@ class BlockMachine:
     def _settle(
         self, state: State, index: int, offset: int, owners: tuple[tuple[int, int], ...]
     ) -> tuple[None, State] | None:
-        """Wait until nobody who lives writes a histogram, whose seq is at this offset."""
+        """Wait until no live process writes the histogram whose seq is at this offset."""
         writer = dict(owners).get(_loaded(state.memory, offset - 4, 4))
         is_written = _loaded(state.memory, offset, 4) % 2 and writer is not None and writer not in state.dead
         return None if is_written else (None, state)
 
     def _pause(self, state: State, index: int, offset: int, word: int, owner: int | None) -> tuple[None, State] | None:
-        """Wait until the lock that stays taken has changed, or its owner is dead: to look earlier changes nothing."""
+        """Wait until the taken lock has changed or its owner is dead: an earlier check has the same result."""
         changed = _loaded(state.memory, offset, 4) != word
         return (None, state) if changed or owner in state.dead else None
 
@@ -197,7 +197,7 @@ def _loaded(memory: bytes, offset: int, size: int) -> int:
     return int.from_bytes(memory[offset : offset + size], "little")
 
 
-# Memory, as the package's code takes it ------------------------------------------------------------
+# Memory, as the package's code accesses it-----------------------------------------------------------
 
 
 class View:
@@ -240,7 +240,7 @@ class View:
         return Cast(self, code)
 
     def release(self) -> None:
-        """Be used no more."""
+        """Invalidate the view."""
         self._released = True
 
     def load(self, offset: int, size: int) -> int:
@@ -254,7 +254,7 @@ class View:
         self._steps.do("store", self._offset + offset, size, value)
 
     def settle(self, offset: int, owners: tuple[tuple[int, int], ...]) -> None:
-        """Wait until nobody who lives writes the histogram whose seq is there."""
+        """Wait until no live process writes the histogram whose seq is there."""
         self._steps.do("settle", self._offset + offset, owners, silent=True)
 
     def read(self, offset: int, length: int) -> bytes:
@@ -273,7 +273,7 @@ class View:
         return found.to_bytes(length, "little")  # type: ignore[no-any-return]
 
     def _pieces(self, offset: int, length: int) -> list[tuple[int, int]]:
-        """Return offset and size of what fits into one load or store, from aligned place to aligned place."""
+        """Return offset and size of each aligned piece that fits into one load or store."""
         end, pieces = offset + length, []
         while offset < end:
             size = min(8 - (self._offset + offset) % 8, end - offset)
@@ -311,12 +311,12 @@ class Cast:
             self._view.store(index * self._size, self._size, int.from_bytes(content, "little"))
 
     def release(self) -> None:
-        """Be used no more."""
+        """Invalidate the view."""
         self._view.release()
 
 
 class FieldStruct:
-    """Stands for a struct.Struct, on a view: reads and writes field after field, and empties what it writes first."""
+    """Stands for a struct.Struct on a view: reads and writes field by field, and zeroes its target before a write."""
 
     def __init__(self, real: struct.Struct) -> None:
         self.size, self._real = real.size, real
@@ -363,7 +363,7 @@ def _split(codes: str) -> list[str]:
 
 
 class _Name:
-    """Stands for the structure of a record where all are looked through, under the table lock: loaded at once."""
+    """Stands for the structure of a record in a walk over all records under the table lock: loaded at once."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(NAME, name)
@@ -397,13 +397,13 @@ class Plant(NamedTuple):
 
 
 def one_for_every_day(faults: Iterable[str]) -> list[Any]:
-    """Parameters of a test that finds faults: the first is looked for each time, the others by ``-m thorough``."""
+    """Parameters of a test that finds faults: the first is everyday, the others are thorough."""
     first, *others = faults
     return [first, *(pytest.param(fault, marks=pytest.mark.thorough) for fault in others)]
 
 
 class SmallLayout(Layout):
-    """A layout without pages: as little memory as the model can have."""
+    """A layout without pages: the smallest memory for the model."""
 
     def __init__(self, capacity: int, max_workers: int) -> None:
         super().__init__(capacity, max_workers)
@@ -480,7 +480,7 @@ class Core:
                 if isinstance(thing, struct.Struct):
                     setattr(module, name, FieldStruct(thing))
         self.index.NAME = self.records.NAME = _Name()
-        self.histograms._ATTEMPTS = 6  # enough for all that the writers of a model do
+        self.histograms._ATTEMPTS = 6  # enough for all steps of a model's writers
         self.workers.own_start_time = lambda: 7
         self.workers.has_mapped = lambda pid, file: False
         self.workers.pid_namespace = lambda: 0
@@ -512,7 +512,7 @@ class Core:
                 """Reserve memory, which always succeeds."""
 
             def _await_table(self) -> None:
-                """Wait in one step: to look again and again would be steps without an end."""
+                """Wait in one step: repeated checks would be endless steps."""
                 self.lock(core.lock.TABLE)
 
             def stat(self) -> None:
@@ -525,7 +525,7 @@ class Core:
                 return core._current.worker or super().claim()
 
         class Columns(self.columns.Columns):  # type: ignore[misc, name-defined]
-            """The cells, which all have memory, of a reader who waits for a writer that stays at work."""
+            """The cells, all with memory, of a reader that waits for a writer to finish."""
 
             def __init__(self, view: View, layout: Layout) -> None:
                 super().__init__(view, layout)
@@ -535,7 +535,7 @@ class Core:
                 return list(range(self._layout.rows))
 
             def sequence(self, row: int, column: int) -> int:
-                if self._odd >= 2:  # who found a writer at work twice would find it again until it has gone on
+                if self._odd >= 2:  # a reader that found the same writer twice would find it until the writer continues
                     offset = self._layout.cells + row * self._layout.row_bytes + column * CELL.size
                     self._view.settle(offset + CELL.offset("seq"), self._owners)
                 found: int = super().sequence(row, column)
@@ -631,7 +631,7 @@ class Core:
         return int(found)
 
     def check_nonsense(self) -> None:
-        """See that the C core has written nothing by a plain store."""
+        """Check that the C core has written nothing by a plain store."""
         if self._stepped is not None:
             for offset in self._sequences:
                 self._nonsense[offset : offset + 4] = NONSENSE * 4
@@ -640,7 +640,7 @@ class Core:
 
 @contextmanager
 def _modules_of_their_own() -> Any:
-    """Load modules as a new package in which they find the rest of shmstats as usual."""
+    """Load modules as a new package that uses the other modules of shmstats as usual."""
     package = "modelled"
     there = {
         package: types.ModuleType(package),
@@ -727,7 +727,7 @@ def compiler() -> str:
 
 
 class _Guards:
-    """Has the guard of the process whose turn it is."""
+    """Holds the guard of the process that takes its step."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -738,7 +738,7 @@ class _Guards:
 
 
 class _Segment:
-    """The segment of a block that is there and has memory behind it all."""
+    """The segment of an existing block that has all its memory."""
 
     name = "the model's"
 
@@ -749,7 +749,7 @@ class _Segment:
         return True
 
     def close(self) -> None:
-        """Unmap; what has a view of the memory keeps it."""
+        """Unmap; views of the memory stay valid."""
 
 
 class Process:
@@ -793,13 +793,13 @@ class Process:
         return self.block
 
     def had(self) -> Any:
-        """Return the block, attached before the beginning."""
+        """Return the block that was attached before the beginning."""
         self.block = self.core.Attached(_Segment(self.view, self.locks), self.layout)
         return self.block
 
 
 class _Direct:
-    """Takes steps at once, for what is done before the beginning."""
+    """Takes steps at once, before the search begins."""
 
     def __init__(self, machine: BlockMachine, index: int, state: State) -> None:
         self._machine, self._index, self.state = machine, index, state
@@ -813,7 +813,7 @@ class _Direct:
                 return result
 
     def note(self, *what: Hashable) -> None:
-        """Nothing is noted before the beginning."""
+        """Ignore a note before the beginning."""
 
 
 Program = Callable[[Process], object]
@@ -852,7 +852,7 @@ class Scenario:
         self._memory = self._memory[:offset] + content + self._memory[offset + len(content) :]
 
     def before(self, index: int, program: Program) -> Any:
-        """Run something in a process before the search begins; the process keeps its slot."""
+        """Run a function in a process before the search begins; the process keeps its slot."""
         machine = BlockMachine([identity._replace(after=None) for identity in self._identities], self._memory)
         direct = _Direct(machine, index, self._initial())
         process = self._process(direct, index)
@@ -863,7 +863,7 @@ class Scenario:
         return result
 
     def _initial(self) -> State:
-        """Return the state at the beginning: each process that is there has the lock of its slot."""
+        """Return the state at the beginning: each attached process holds the lock of its slot."""
         slots = frozenset((FIRST_SLOT + worker.slot, index) for index, worker in self._workers.items())
         return State(self._memory, slots, frozenset())
 
@@ -908,11 +908,11 @@ class Scenario:
         return BlockMachine(self._identities, self._memory)
 
     def _learn(self, machine: BlockMachine, programs: Sequence[Program]) -> None:
-        """Tell a machine in advance what the programs write, by running them one after another: it saves restarts."""
+        """Run the programs one after another so that the machine knows their writes: this saves restarts."""
         state = self._initial()
         for index, program in enumerate(programs):
             direct = _Direct(machine, index, state)
-            with suppress(AssertionError):  # one that the others wait for comes to nothing here
+            with suppress(AssertionError):  # a program that others wait for may not end here
                 program(self._process(direct, index))
                 state = direct.state
 
@@ -921,7 +921,7 @@ class Scenario:
         return Process(self._core, steps, self._identities[index], self.layout, self._workers.get(index), owners)
 
     def read(self, memory: bytes, program: Program) -> Any:
-        """Make a reader look at a block, without a slot."""
+        """Return a reader of a block, without a slot."""
         machine = BlockMachine([Identity(1)], memory)
         process = Process(
             self._core,
@@ -935,12 +935,12 @@ class Scenario:
 
 
 class Final:
-    """An ending, with what can be asked of it.
+    """An ending, with queries of its state.
 
     Attributes:
         notes: of each process.
         killed: the processes that were killed.
-        waiting: what is waited for by whom.
+        waiting: the locks that are waited for, by process.
     """
 
     def __init__(self, scenario: Scenario, ending: Ending) -> None:
@@ -962,5 +962,5 @@ class Final:
         return int.from_bytes(self._state.memory[offset + 8 : offset + 16], "little", signed=True)
 
     def ask(self, question: Callable[[Any], Any]) -> Any:
-        """Return what someone who attaches after the end finds: ``question(block)``."""
+        """Return ``question(block)`` of a process that attaches after the end."""
         return self._scenario.read(self._state.memory, lambda process: question(process.had()))

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-#: Seconds after which a run is given up because none of its threads continues: they wait for something outside it.
+#: Seconds after which a run fails because none of its threads continues: they wait for something outside it.
 _BOUND = 20.0
 
-#: Which thread continues, by the number of the one before and the lines that it has done.
+#: The thread that continues, by the number of the switched thread and the lines that it has run.
 Plan = Mapping[tuple[int, int], int]
 
 Program = Callable[[], object]
@@ -72,7 +72,7 @@ class Schedule:
         """
         threads = [threading.Thread(target=self._act, args=(actor,), daemon=True) for actor in self._actors]
         Lock.schedule = self
-        gc.disable()  # finalizers would come at other lines each time
+        gc.disable()  # finalizers would run at other lines each time
         try:
             for thread in threads:
                 thread.start()
@@ -207,10 +207,10 @@ class Lock:
 
 
 class Thread:
-    """Stands for a background thread of the package: it does nothing until it is told to end.
+    """Stands for a background thread of the package: it waits until it is told to end.
 
     Args:
-        work: what it does: it ends at once when it is told to.
+        work: its function, which ends at once when it is told to.
         name: of the thread.
 
     Attributes:
@@ -242,7 +242,7 @@ Run = Callable[[int, Plan], Schedule]
 
 
 def switched_once(run: Run, step: int = 1) -> int:
-    """Go through the schedules of two threads in which the first one is switched at a line; returns how many those are.
+    """Run the schedules of two threads in which the first is switched at one line; return their number.
 
     Args:
         run: runs one.
@@ -261,7 +261,7 @@ def switched_once(run: Run, step: int = 1) -> int:
 
 
 def switched_twice(run: Run, places: Iterable[tuple[float, float]]) -> None:
-    """Run schedules in which one of two threads is switched at a line, and the other one then at one of its own.
+    """Run schedules in which each of two threads is switched once, at a line.
 
     Args:
         run: runs one.

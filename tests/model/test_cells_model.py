@@ -1,6 +1,6 @@
 """Cells, by every interleaving of a few processes that may be killed anywhere: both cores, as they are.
 
-And each of the faults that one could have made there is found: a proof that finds nothing shows nothing.
+And each planted fault is found, which shows that the search would find one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def processes(*pids: int) -> list[Identity]:
     return [Identity(pid) for pid in pids]
 
 
-def nobody_waits(final: Final) -> None:
+def no_process_waits(final: Final) -> None:
     assert not final.waiting, f"some wait for ever: {final.waiting}"
 
 
@@ -32,7 +32,7 @@ def nobody_waits(final: Final) -> None:
 
 
 def add(process: Process, times: int = 1) -> None:
-    """Add 1 to a cell that all share."""
+    """Add 1 to a shared cell."""
     cells = process.had().cells
     for _ in range(times):
         process.steps.note("begun")
@@ -45,8 +45,8 @@ def add_twice(process: Process) -> None:
 
 
 def each_addition_is_there_once(final: Final) -> None:
-    """Assert noted after <= counted <= noted before; a living process has finished what it began."""
-    nobody_waits(final)
+    """Assert noted after <= counted <= noted before; a live process has finished its additions."""
+    no_process_waits(final)
     everyone = range(len(final.notes))
     done = sum(final.noted(index, "done") for index in everyone)
     begun = sum(final.noted(index, "begun") for index in everyone)
@@ -62,7 +62,9 @@ def adding(core: Core, *programs: Callable[[Process], None], kills: int) -> None
 
 @pytest.mark.parametrize("name", CORES)
 @pytest.mark.parametrize(("programs", "kills"), [([add_twice] * 2, 2), ([add] * 3, 2)], ids=["twice", "three"])
-def test_no_addition_is_lost_or_doubled_and_nobody_waits_for_the_dead(name: str, programs: Any, kills: int) -> None:
+def test_no_addition_is_lost_or_doubled_and_no_process_waits_for_a_dead_one(
+    name: str, programs: Any, kills: int
+) -> None:
     adding(Core(name), *programs, kills=kills)
 
 
@@ -120,7 +122,7 @@ def core_of(plant: Plant) -> str:
 
 
 def come(process: Process) -> None:
-    """Attach, and so take the slot of a dead one if there is one."""
+    """Attach, which takes the slot of a dead process if there is one."""
     process.attach()
     process.steps.note("come", process.block.worker.slot)
 
@@ -143,7 +145,7 @@ NEWCOMERS = {"another": Identity(12), "one with the pid of the dead": Identity(1
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", CORES)
 @pytest.mark.parametrize("newcomer", NEWCOMERS)
-def test_a_newcomer_in_the_slot_of_a_dead_owner_does_not_stand_for_it(name: str, newcomer: str) -> None:
+def test_a_process_that_reuses_a_slot_does_not_own_the_lock_of_the_dead_owner(name: str, newcomer: str) -> None:
     slots_have_new_owners(Core(name), NEWCOMERS[newcomer])
 
 
@@ -194,7 +196,7 @@ def gauges(core: Core) -> None:
     scenario.before(0, lambda process: process.had().cells.set_gauge(0, 0, 7, 1))
 
     def check(final: Final) -> None:
-        nobody_waits(final)
+        no_process_waits(final)
         set_values = {note[1] for index in (0, 1) for note in final.notes[index]} | {7}
         seen = {note[1] for note in final.notes[2]} | {final.ask(lambda block: block.reader.columns.gauge(0))}
         assert seen <= set_values, f"{seen - set_values} was never set"
@@ -247,7 +249,7 @@ def adding_to_a_gauge(core: Core) -> None:
             process.steps.note("done", n)
 
     def check(final: Final) -> None:
-        nobody_waits(final)
+        no_process_waits(final)
         done, begun = (
             sum(note[1] for notes in final.notes for note in notes if note[0] == what) for what in ("done", "begun")
         )
@@ -257,7 +259,7 @@ def adding_to_a_gauge(core: Core) -> None:
 
 
 @pytest.mark.parametrize("name", CORES)
-def test_what_is_added_to_a_gauge_is_there_once(name: str) -> None:
+def test_an_addition_to_a_gauge_is_kept_once(name: str) -> None:
     adding_to_a_gauge(Core(name))
 
 
@@ -297,7 +299,7 @@ def histograms(core: Core, *programs: Callable[[Process], None], whole: set[tupl
     scenario.before(0, observe(2.0))
 
     def check(final: Final) -> None:
-        nobody_waits(final)
+        no_process_waits(final)
         found = {note[1:] for note in final.notes[-1]} | {final.ask(summed)}
         assert found <= whole, f"{found - whole} is not whole"
 
@@ -309,13 +311,13 @@ WHOLE = {(2.0, 2.0, 1), (3.0, 2.0, 2), (11.0, 8.0, 3)}
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", CORES)
-def test_a_histogram_is_read_as_it_was_at_one_moment(name: str) -> None:
+def test_a_reader_sees_a_histogram_as_it_was_at_one_moment(name: str) -> None:
     histograms(Core(name), observe(1.0, 8.0), whole=WHOLE)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", CORES)
-def test_a_histogram_that_is_set_to_0_is_read_as_it_was_or_as_0(name: str) -> None:
+def test_a_reader_sees_a_reset_histogram_as_before_or_as_0(name: str) -> None:
     def clear_and_observe(process: Process) -> None:
         clear(process)
         observe(8.0)(process)
@@ -324,15 +326,15 @@ def test_a_histogram_that_is_set_to_0_is_read_as_it_was_or_as_0(name: str) -> No
 
 
 @pytest.mark.parametrize("name", CORES)
-def test_no_observation_is_lost_and_who_is_killed_in_one_keeps_nobody_from_the_next(name: str) -> None:
+def test_a_kill_during_an_observation_loses_no_other_observation(name: str) -> None:
     scenario = Scenario(Core(name), 4, 2, *processes(10, 11))
     scenario.attach(0, 1)
 
     def check(final: Final) -> None:
-        nobody_waits(final)
+        no_process_waits(final)
         done = [note[1] for notes in final.notes for note in notes]
         total, maximum, count = final.ask(summed)
-        # What was killed in the middle is there, or is not, or is so in part: off by that one.
+        # An observation interrupted by a kill is counted, or not, or in part: each sum is off by at most that one.
         assert 0 <= total - sum(done) <= 4.0 * len(final.killed)
         assert max(done) <= maximum <= 4.0
         assert 0 <= count - len(done) <= len(final.killed)

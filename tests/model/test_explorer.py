@@ -1,4 +1,4 @@
-"""The explorer itself: it finds what text books know to be wrong, and nothing if there is nothing."""
+"""The explorer itself: it finds the faults of wrong algorithms of text books, and none in correct ones."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_lost_update_is_found_and_shown() -> None:
     )
 
 
-def test_a_deadlock_is_an_ending_in_which_some_wait() -> None:
+def test_a_deadlock_is_an_ending_with_waiting_processes() -> None:
     def take(*locks: str) -> Any:
         def program(steps: Steps) -> None:
             for lock in locks:
@@ -94,7 +94,7 @@ def test_a_deadlock_is_an_ending_in_which_some_wait() -> None:
 
 
 def peterson(turn_first: bool) -> Any:
-    """Peterson's algorithm (1981), which is right, and with its first two stores exchanged, which is not."""
+    """Peterson's algorithm (1981), which is correct, and wrong with its first two stores exchanged."""
 
     def program(steps: Steps) -> None:
         me, other = steps.index, 1 - steps.index
@@ -102,14 +102,14 @@ def peterson(turn_first: bool) -> Any:
         for name, to in reversed(stores) if turn_first else stores:
             steps.do("set", name, to)
         while steps.do("get", f"wants{other}", silent=True) and steps.do("get", "turn", silent=True) == other:
-            steps.do("wait", "changed", True)  # nobody sets it: only a wrong search takes this path
+            steps.do("wait", "changed", True)  # never set: only a wrong search takes this path
         increment(steps)
         steps.do("set", f"wants{me}", False)
 
     return program
 
 
-def test_a_right_algorithm_passes_and_the_same_with_two_stores_exchanged_does_not() -> None:
+def test_a_correct_algorithm_passes_and_fails_with_two_stores_exchanged() -> None:
     start = state(x=0, turn=0, wants0=False, wants1=False, changed=False)
 
     def check(ending: Ending) -> None:
@@ -140,7 +140,7 @@ def test_kills_are_between_any_two_steps_and_no_more_than_allowed() -> None:
     assert {x1 for _, x1, _ in seen} == {3}
 
 
-def test_what_a_program_raises_is_a_violation() -> None:
+def test_an_exception_of_a_program_is_a_violation() -> None:
     def program(steps: Steps) -> None:
         if steps.do("get", "x"):
             raise IndexError("of a stranger")
@@ -150,7 +150,7 @@ def test_what_a_program_raises_is_a_violation() -> None:
         explore([program], Variables(), state(x=1), lambda ending: None)
 
 
-def test_going_round_for_ever_is_a_violation() -> None:
+def test_an_endless_loop_is_a_violation() -> None:
     def program(steps: Steps) -> None:
         while steps.do("get", "x") == 0:
             steps.do("set", "y", steps.do("get", "y") + 1)

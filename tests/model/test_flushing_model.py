@@ -1,6 +1,6 @@
-"""Flushes of buffered mode, by every interleaving: what is held goes to the name that it was counted for, or nowhere.
+"""Flushes of buffered mode, by every interleaving: held operations go to their own name, or are dropped.
 
-A process may be killed in the middle of a flush: what it holds goes with it, and what is in the block is there once.
+A process may be killed during a flush: the operations that it holds are lost, and those in the block are there once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def count_and_flush(process: Process) -> None:
     """Count twice into a buffer, with a flush in between and one at the end."""
     block = process.had()
     buffer: Any = Buffer(block, block.buffer_cells(100, lambda: buffer.flush()))
-    handle, generation = Handle(), block.cells.generation  # before the look, as all who bind do
+    handle, generation = Handle(), block.cells.generation  # before the lookup, as in every binding
     record = block.names.find(OLD)
     if record is None or not buffer.bind(handle, OLD, record, generation, b""):  # type: ignore[arg-type]
         return
@@ -72,7 +72,7 @@ def while_the_name_goes(core: Core) -> None:
 
 
 def while_another_goes(core: Core) -> None:
-    """The names move on, but what is held is of a name that stays."""
+    """The generation of the names changes, but the held operations are of a name that stays."""
     flushing(core, after(count("new"), remove("new")), kills=0, stays=True)
 
 
@@ -80,7 +80,7 @@ FLUSHES = [alone, while_the_name_goes, while_another_goes]
 
 
 @pytest.mark.parametrize("what", FLUSHES)
-def test_a_flush_loses_and_doubles_nothing_and_gives_nothing_to_a_stranger(what: Any) -> None:
+def test_a_flush_loses_and_doubles_nothing_and_adds_to_no_other_name(what: Any) -> None:
     what(Core("Python"))
 
 

@@ -1,5 +1,5 @@
-"""Leaving against coming and counting, by every interleaving: the last one saves and removes the block, the next one
-makes another of what was saved, and whoever is killed on the way costs nothing.
+"""Leaving, attaching and counting, by every interleaving: the last process saves and removes the block, the next one
+creates another from the snapshot, and a kill at any step loses nothing.
 
 The code is that of `Block.attach` and `Block.leave`. Of the world there are, beside the blocks and their record locks,
 two words: which block has its place (a rename that replaces nothing, an unlink), and what is saved (a rename).
@@ -22,12 +22,12 @@ from shmstats.layout import CELL, PAGE
 from shmstats.series import Kind
 
 KEY = b"c\0m"
-#: Locks of one file are so far from those of another.
+#: Distance between the locks of two files.
 _FAR = 2**64
 
 
 class Place:
-    """Where the block is, and what is saved.
+    """The place of the block, and the saved total.
 
     Args:
         offset: of the two words in the memory of the model.
@@ -38,14 +38,14 @@ class Place:
 
 
 class Lasting(View):
-    """The memory of a block, which is read once more after its cells are closed: to be saved."""
+    """The memory of a block, which is still read for the last save after its cells are closed."""
 
     def release(self) -> None:
-        """Stay."""
+        """Keep the memory."""
 
 
 class Segment(_Segment):
-    """The segment of one of several blocks, which has its place or not."""
+    """The segment of one of several blocks, in the place or not."""
 
     size, path = PAGE, "the place"
 
@@ -68,13 +68,13 @@ class Segment(_Segment):
             raise FileExistsError
 
     def set_aside(self, suffix: str) -> str:
-        """Leave the place."""
+        """Give up the place."""
         self._process.unlink(self.path)
         return suffix
 
 
 class Leaver(Process):
-    """A process that comes to the block of the place, counts, and leaves."""
+    """A process that attaches the block of the place, counts, and leaves."""
 
     place: Place
     number: int
@@ -91,12 +91,12 @@ class Leaver(Process):
         return self.block
 
     def come(self) -> Any:
-        """Return the block of the place, found or made."""
+        """Return the block of the place, found or created."""
         self.block = self.core.AtPlace.attach(Path(), 4, 2, self.fill)
         return self.block
 
     def fill(self, block: Any) -> None:
-        """Fill a new block with what is saved."""
+        """Fill a new block from the snapshot."""
         if not block.is_new:
             return
         saved = self.steps.do("load", self.place.saved, 8)
@@ -139,7 +139,7 @@ class PlaceCore(Core):
         block.mark_inherited = lambda names: None
         block.damage_named = lambda segment, layout: nullcontext()
         attaching.retire_legacy = lambda identity: None
-        attaching.lay_out = lambda segment, layout: None  # what nobody sees yet is there
+        attaching.lay_out = lambda segment, layout: None  # an unpublished block has all its memory
         attaching.read_header = _fields
         attaching.check_layout = lambda name, header, size: self._current.layout
         attaching.find_damage = lambda buf, layout: ""
@@ -173,7 +173,7 @@ def _fields(view: View) -> dict[str, Any]:
 
 
 class Leaving(Scenario):
-    """Processes at a place: a block that the first one has attached, and one that each may make."""
+    """Processes at a place: a block that the first has attached, and one that each may create."""
 
     def __init__(self, core: PlaceCore, *identities: Identity) -> None:
         super().__init__(core, 4, 2, *identities)
@@ -205,7 +205,7 @@ class Leaving(Scenario):
         return process
 
     def total(self, final: Final) -> int:
-        """Return what the next one finds: in the block of the place if it is whole, else what is saved."""
+        """Return the total that the next process finds: that of the block in the place, else the saved one."""
         memory, size, layout = final._state.memory, self.layout.size, self.layout
         place = int.from_bytes(memory[self.place.block : self.place.block + 4], "little")
         start = (place - 1) * size
@@ -245,7 +245,7 @@ def leaving(core: PlaceCore, *programs: Callable[[Any], None], kills: int = 1) -
 
 
 @pytest.mark.parametrize("programs", [pytest.param((leave, come_and_leave), marks=pytest.mark.thorough), (leave, come)])
-def test_who_leaves_while_another_comes_loses_and_doubles_nothing_whoever_is_killed(programs: Any) -> None:
+def test_leaving_while_another_process_attaches_loses_and_doubles_nothing(programs: Any) -> None:
     leaving(PlaceCore("Python"), *programs)
 
 

@@ -1,4 +1,4 @@
-"""Contributions that end with their worker, by every interleaving: nobody reads, or adds to, what the dead had."""
+"""Contributions that end with their worker, by every interleaving: a dead worker's value is not used."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from shmstats.reading.gauges import Gauges
 
 pytestmark = pytest.mark.skipif(shutil.which(compiler()) is None, reason="there is no C compiler")
 
-#: Where the gauge is: its number, and the signature of who contributed it.
+#: The cells of the gauge: its value, and the signature of its contributor.
 ROW, NUMBER, SIGNATURE = 1, 0, 2
 
 
-#: Makes what adds to the gauge.
+#: Makes an object that adds to the gauge.
 Adder = Callable[[Process], Any]
 
-#: What each of the two adds.
+#: The amounts that the two processes add.
 STEPS = (5, 1)
 
 
 class SlowPath:
-    """Adds to a gauge in the row of the worker before, as the slow path does."""
+    """Adds to a gauge in the row of the previous worker, as the slow path does."""
 
     def __init__(self, process: Process) -> None:
         self.block = process.block
@@ -40,7 +40,7 @@ class SlowPath:
             done = self.block.cells.add_gauge(ROW, NUMBER, n, 1, self.by, seen, anew)
 
     def _count_series(self, sign: int, series: Any, n: int) -> None:
-        """Take what a handle could not do, as the registry does."""
+        """Count what a handle could not count, as the registry does."""
         self.incr(sign * n)
 
 
@@ -63,7 +63,7 @@ def contribute(process: Process, by: Adder, n: int, times: int = 1) -> None:
 
 
 def look(process: Process) -> None:
-    """Read the contributions, and who made them."""
+    """Read the contributions and their signatures."""
     block = process.had()
     for found in Gauges(block.reader.columns).contributions(NUMBER, None):
         process.steps.note("seen", found.signature, found.value)
@@ -97,7 +97,7 @@ def taking_over(core: Core, by: Adder = SlowPath) -> None:
 
 @pytest.mark.parametrize("by", [SlowPath, bound])
 @pytest.mark.parametrize("name", ["C", "Python"])
-def test_a_successor_begins_anew_and_no_reader_takes_its_value_for_that_of_the_dead(name: str, by: Adder) -> None:
+def test_a_successor_begins_at_0_and_no_reader_mixes_it_with_the_dead_worker(name: str, by: Adder) -> None:
     taking_over(Core(name), by)
 
 
@@ -111,7 +111,7 @@ FAULTS = {
     ),
 }
 
-#: What one had who was killed on the way, which nobody owns.
+#: The value of a process killed before it wrote its signature; it has no owner.
 FAULTS_OF_HANDLES = {
     "what nobody owns is added to, in C": Plant("handles.h", "n, series->by, 0, 1)", "n, series->by, 0, 0)"),
     "what nobody owns is added to": Plant("_cells_py.py", "judged = (0, True)", "judged = (0, False)"),

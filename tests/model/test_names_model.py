@@ -1,7 +1,6 @@
 """Names and slots, by every interleaving of a few processes that may be killed anywhere: both cores, as they are.
 
-The programs go by way of `SharedProvider`, whose order of reading the generation, looking up and adding is a part
-of what is shown here.
+The programs use `SharedProvider`, whose order of reading the generation, looking up and adding is tested here too.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ class Provider(SharedProvider):
         return self._block
 
     def flush(self) -> None:
-        """There is nothing to flush."""
+        """Nothing is held."""
 
     def _count_series(self, sign: int, series: Any, n: int) -> None:
-        """Take what a handle could not do, as the registry does."""
+        """Count what a handle could not count, as the registry does."""
         self._count(self._block, series, sign * n)
 
 
@@ -90,7 +89,7 @@ def count_by_a_handle(metric: str, again: bool = False) -> Callable[[Process], N
 
     Args:
         metric: the name.
-        again: whether to count by the name where the handle is not good any more.
+        again: whether to count by name if the handle is no longer valid.
     """
 
     def program(process: Process) -> None:
@@ -122,7 +121,7 @@ def after(*programs: Callable[[Process], None]) -> Callable[[Process], None]:
 
 
 def table(block: Any) -> dict[str, int]:
-    """Put in order what a killed one left, as the next one does that takes the table lock; returns the sums."""
+    """Repair the table after a kill, as the next holder of the table lock does; return the sums."""
     with block.exclusive():
         records = list(block.names.records())
         keys = [block.names.key(record.number) for record in records]
@@ -170,9 +169,9 @@ def registering(core: Core, *metrics: str, index_slots: int = 8, by: Counting = 
     scenario = Scenario(core, 4, 2, *processes(len(metrics)), index_slots=index_slots)
     scenario.attach(*range(len(metrics)))
     if by is count_at_once:
-        scenario.before(0, count("there"))  # the first name of a page is Python's to add
+        scenario.before(0, count("there"))  # Python adds the first name of a page
     programs = [after(*map(by, each.split())) for each in metrics]
-    # Who comes after all of them, and puts in order what they left, is the check.
+    # The check is a process that comes after all of them and repairs the table.
     scenario.explore(*programs, check=sums_are_right(*" ".join(metrics).split()), kills=len(metrics))
 
 
@@ -189,9 +188,7 @@ def registering(core: Core, *metrics: str, index_slots: int = 8, by: Counting = 
         pytest.param("C", ("a.l.x b", "a.l.y"), marks=pytest.mark.thorough),
     ],
 )
-def test_a_name_that_several_register_at_once_is_there_once_and_counted_exactly(
-    name: str, metrics: tuple[str, ...]
-) -> None:
+def test_a_name_registered_by_several_at_once_is_there_once_and_exact(name: str, metrics: tuple[str, ...]) -> None:
     registering(Core(name), *metrics)
 
 
@@ -199,12 +196,12 @@ def test_a_name_that_several_register_at_once_is_there_once_and_counted_exactly(
     "metrics",
     [("a", "a"), *(pytest.param(each, marks=pytest.mark.thorough) for each in [("a b", "a"), ("a.l.x", "a.l.y")])],
 )
-def test_a_name_that_c_registers_beside_others_is_there_once_and_counted_exactly(metrics: tuple[str, ...]) -> None:
+def test_a_name_registered_in_c_beside_others_is_there_once_and_exact(metrics: tuple[str, ...]) -> None:
     registering(Core("C"), *metrics, by=count_at_once)
 
 
 @pytest.mark.parametrize("metrics", [("a", "b"), pytest.param(("a b", "b"), marks=pytest.mark.thorough)])
-def test_an_index_that_grows_meanwhile_loses_no_name(metrics: tuple[str, ...]) -> None:
+def test_a_growing_index_loses_no_name(metrics: tuple[str, ...]) -> None:
     registering(Core("C"), *metrics, index_slots=2)
 
 
@@ -305,13 +302,15 @@ REMOVING = [one_after_the_other, one_killed_while_it_removes, one_comes_back]
         pytest.param("Python", one_killed_while_it_removes, marks=pytest.mark.thorough),
     ],
 )
-def test_who_has_an_old_handle_never_counts_into_a_stranger(name: str, removal: Callable[[Core], None]) -> None:
+def test_an_old_handle_never_counts_into_a_name_that_reuses_its_cells(
+    name: str, removal: Callable[[Core], None]
+) -> None:
     removal(Core(name))
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", CORES)
-def test_three_at_once_that_remove_register_and_count_never_count_into_a_stranger(name: str) -> None:
+def test_removing_registering_and_counting_at_once_never_hits_another_name(name: str) -> None:
     removing(Core(name), remove("old"), count("new"), count_by_a_handle("old"))
 
 

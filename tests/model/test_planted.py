@@ -18,12 +18,12 @@ SCRIPTS = PACKAGE / "scripts"
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_there_is_a_place_for_each_fault(name: str) -> None:
+def test_each_fault_has_a_place_in_the_source(name: str) -> None:
     assert FAULTS[name].old in source_of(FAULTS[name])
 
 
 @pytest.mark.parametrize("model", ["cells", "flushing", "leaving", "live", "names"])
-def test_there_is_a_place_for_each_fault_of_a_model(model: str) -> None:
+def test_each_fault_of_a_model_has_a_place_in_the_source(model: str) -> None:
     tables = vars(importlib.import_module(f"test_{model}_model"))
     plants = [each for name, table in tables.items() if "FAULTS" in name for each in table.values()]
     assert plants
@@ -43,7 +43,7 @@ def test_every_planted_fault_is_found() -> None:
 
 
 @pytest.mark.thorough
-def test_a_fault_that_is_not_known_is_named_with_those_that_are() -> None:
+def test_the_error_for_an_unknown_fault_lists_the_known_ones() -> None:
     command = [sys.executable, "-m", "tortures.planting", "nonsense"]
     environment = os.environ | {"PYTHONPATH": str(SCRIPTS)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)

@@ -1,7 +1,7 @@
-"""A name is removed, another one takes its cells, it is added again: a reader in between sees what it had meanwhile.
+"""A name is removed, another takes its cells, it is added again: a reader in between sees only values of the name.
 
-Each change is noted with the moments at which it began and ended. A value that is read is one that the name had at some
-moment from the call until it returned; 0 stands for none.
+Each change is recorded with the moments of its begin and end. A read value must be one that the name had at some
+moment between the call and its return; 0 stands for none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from schedule import Plan, Schedule, switched_once, switched_twice
 
-#: Where the switches are made.
+#: The files whose lines are switched at.
 PLACES = (
     "attachment/reads.py", "attachment/changes.py", "reading/*.py", "block/registering.py", "block/names.py",
     "block/stripes.py", "core/_*_py.py",
@@ -27,7 +27,7 @@ Read = Callable[[Any], dict[str, float]]
 
 
 class Value(NamedTuple):
-    """What a name had: from some moment of the change that made it until one of the next change."""
+    """A value of a name, between the change that set it and the next change."""
 
     value: float
     begun: int
@@ -35,7 +35,7 @@ class Value(NamedTuple):
 
 
 class Story:
-    """Changes of names, and what is read meanwhile."""
+    """Changes of names, and the values read meanwhile."""
 
     def __init__(self, package: ModuleType, data: Path) -> None:
         registry: Any = importlib.import_module("shmstats.registry").Registry
@@ -50,7 +50,7 @@ class Story:
         """Make one thread change names while another reads, under a schedule; check the result.
 
         Args:
-            scene: how it is read, and whether names come again.
+            scene: the way to read, and whether names are added again.
             first: the thread that begins.
             plan: of the switches.
         """
@@ -132,7 +132,7 @@ def snapshot(reader: Any) -> dict[str, float]:
     return {name: found.get(name, 0) for name in ("counter", "large", "gauge", "high")}
 
 
-#: How it is read, and whether names come again.
+#: The way to read, and whether names are added again.
 SCENES = {
     "get of a counter that goes": (get_counter, False),
     "get of a counter that comes again": (get_counter, True),
@@ -152,19 +152,19 @@ def story(controlled: ModuleType, tmp_path: Path) -> Iterator[Story]:
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_what_is_read_is_what_the_name_had(story: Story, scene: str) -> None:
+def test_a_read_value_is_one_that_the_name_had(story: Story, scene: str) -> None:
     assert switched_once(lambda *how: story.run(SCENES[scene], *how), step=61) > 2
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("scene", SCENES)
-def test_what_is_read_is_what_the_name_had_at_any_line(story: Story, scene: str) -> None:
+def test_a_read_value_is_one_that_the_name_had_at_any_line(story: Story, scene: str) -> None:
     switched_once(lambda *how: story.run(SCENES[scene], *how), step=3)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("scene", SCENES)
-def test_what_is_read_in_the_middle_of_a_change_is_what_the_name_had(story: Story, scene: str) -> None:
+def test_a_value_read_during_a_change_is_one_that_the_name_had(story: Story, scene: str) -> None:
     chance = random.Random(scene)
     places = ((chance.random(), chance.random()) for _ in range(200))
     switched_twice(lambda *how: story.run(SCENES[scene], *how), places)

@@ -1,7 +1,7 @@
 """The C core built with AddressSanitizer and UndefinedBehaviorSanitizer: its own tests, and damaged blocks.
 
 A copy of the package gets the instrumented extension; the interpreter is the one of this run, with the sanitizer's
-library loaded first. Whatever the sanitizers find ends the process with a report.
+library loaded first. A finding of the sanitizers ends the process with a report.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def instrumented(copy: Path, *plants: Plant) -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": str(copy),
         "LD_PRELOAD": f"{library('libasan.so')} {library('libubsan.so')}",
-        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:handle_segv=1",  # what CPython keeps to its end is no leak
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:handle_segv=1",  # CPython keeps memory to its end
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
-        "PYTHONMALLOC": "malloc",  # otherwise AddressSanitizer does not see where an object ends
+        "PYTHONMALLOC": "malloc",  # otherwise AddressSanitizer does not know the bounds of objects
     }
 
 
@@ -65,7 +65,7 @@ OUTSIDE = """
 """
 
 
-def test_a_load_outside_of_the_block_is_refused_or_else_it_is_found(tmp_path: Path) -> None:
+def test_a_load_outside_of_the_block_is_refused_or_reported(tmp_path: Path) -> None:
     plant = Plant("cells.h", " || column > self->capacity - width)", ")")
     outputs = []
     for plants in ((), (plant,)):
@@ -109,7 +109,7 @@ REBOUND = """
 """
 
 
-def test_what_a_waiter_uses_is_kept_while_its_handle_is_bound_to_other_cells(
+def test_the_cells_of_a_waiter_are_kept_while_its_handle_is_bound_to_others(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", textwrap.dedent(REBOUND)]
@@ -142,8 +142,8 @@ def test_the_tests_of_cells_pass(environment: dict[str, str], tmp_path: Path) ->
     assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-6000:]
 
 
-#: Damages one section after the other, with content of several kinds, and does to each damaged block all that can be
-#: done to one. It may raise whatever Exception there is, or refuse, but must end of its own accord.
+#: Damages one section after the other, with several kinds of content, and calls everything on each damaged block.
+#: A call may raise any Exception or be refused; the process must end by itself.
 DAMAGE = """
     import faulthandler, gc, logging, os, random, shutil, sys
     from pathlib import Path

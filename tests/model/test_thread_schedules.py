@@ -1,6 +1,6 @@
-"""A thread counts while another one configures the registry again, or leaves the block, or both do: at every line.
+"""A thread counts while another configures the registry again or leaves the block, or both: at every line.
 
-Nothing is lost, what is counted after `init` goes to its block, and there is one attachment.
+Nothing is lost, counts after `init` go to its block, and there is one attachment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from schedule import Plan, Schedule, Thread, switched_once, switched_twice
 
-#: The files in which threads are switched: those that decide which cell is counted into.
+#: The files in which threads are switched: they select the cell of a count.
 PLACES = ("configured.py", "misses.py", "attachment/attachment.py", "attachment/calls.py", "attachment/saver.py")
 
 
@@ -39,7 +39,7 @@ class World:
         package: over one core.
         top: for the directories.
         kept: whether another attachment keeps each block; else the last one that leaves saves and removes it.
-        stats: of the configuration, if there is more.
+        stats: further configuration.
     """
 
     def __init__(self, package: ModuleType, top: Path, kept: bool, **stats: Any) -> None:
@@ -64,7 +64,7 @@ class World:
         self.counts: list[Count] = []
         self.moves: list[Count] = []
         self.stats.init(self.configs[0])
-        self.stats.shared._saver.look()  # it is who saves
+        self.stats.shared._saver.look()  # it saves
         self.handle = self.stats.counter("c", "m")
         self.handle.incr()
         self.counts.append(Count(0, 0))
@@ -122,7 +122,7 @@ class World:
 
 
 def counting(world: World) -> Callable[[], None]:
-    """Count by a handle that is bound, and twice by a name that is new."""
+    """Count by a bound handle, and twice by a new name."""
 
     def program() -> None:
         for call in (lambda: world.stats.incr("c", "new"), world.handle.incr, lambda: world.stats.incr("c", "new")):
@@ -151,7 +151,7 @@ def flushing(world: World) -> Callable[[], None]:
     return world.stats.flush
 
 
-#: What threads do at once, and what else is configured.
+#: Concurrent operations of two threads, and further configuration.
 SCENES: dict[str, tuple[tuple[Program, ...], dict[str, Any]]] = {
     "count, go to another directory": ((counting, moving), {}),
     "count, configure the same": ((counting, staying), {}),
@@ -182,7 +182,7 @@ def world(controlled: ModuleType, tmp_path: Path) -> Iterator[Callable[..., Worl
 
 @pytest.fixture
 def search(world: Callable[..., World]) -> Callable[..., int]:
-    """Go through the schedules of a scene with one switch: ``search(scene, step)``; returns how many those are."""
+    """Run the schedules of a scene with one switch: ``search(scene, step)``; return their number."""
 
     def search(scene: str, step: int, kept: bool = True) -> int:
         programs, stats = SCENES[scene]
@@ -193,20 +193,20 @@ def search(world: Callable[..., World]) -> Callable[..., int]:
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_threads_lose_nothing_at_which_line_ever_they_are_switched(search: Callable[..., int], scene: str) -> None:
+def test_threads_lose_nothing_if_switched_at_some_lines(search: Callable[..., int], scene: str) -> None:
     assert search(scene, step=9) > 5
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kept", [True, False], ids=["others have the block", "the last one saves"])
 @pytest.mark.parametrize("scene", SCENES)
-def test_threads_lose_nothing_at_any_line(search: Callable[..., int], scene: str, kept: bool) -> None:
+def test_threads_lose_nothing_if_switched_at_any_line(search: Callable[..., int], scene: str, kept: bool) -> None:
     assert search(scene, step=1 if kept else 3, kept=kept) > 15
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("scene", SCENES)
-def test_threads_lose_nothing_where_both_are_switched(world: Callable[..., World], scene: str) -> None:
+def test_threads_lose_nothing_if_both_are_switched(world: Callable[..., World], scene: str) -> None:
     programs, stats = SCENES[scene]
     chance = random.Random(scene)
     here = world(True, **stats)

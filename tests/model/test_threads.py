@@ -1,4 +1,4 @@
-"""The C core's locks and names in real threads under ThreadSanitizer: what the model leaves out, the memory's order."""
+"""The C core's locks and names in real threads under ThreadSanitizer: memory order, which the model leaves out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from machine import Plant, compiler, copy_core
 
-#: _cells.c's other half calls Python, is never reached from threads.c, and needs not be linked.
+#: The part of _cells.c that calls Python is not reached from threads.c, and need not be linked.
 FLAGS = ["-fsanitize=thread", "-g", "-O1", "-std=gnu11", "-w", "-fno-pie", "-no-pie"]
 LINKED = ["-Wl,--unresolved-symbols=ignore-all", "-lm", "-lpthread"]
 
@@ -34,7 +34,7 @@ def run(directory: Path, *plants: Plant, source: str = "threads.c") -> subproces
     return subprocess.run([program], capture_output=True, text=True, timeout=120)
 
 
-def test_threads_count_exactly_and_what_is_done_under_a_lock_is_in_order(tmp_path: Path) -> None:
+def test_threads_count_exactly_and_locks_order_memory(tmp_path: Path) -> None:
     ran = run(tmp_path)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ok 2\n", "")
 
@@ -62,12 +62,12 @@ def test_a_fault_is_found(tmp_path: Path, fault: str) -> None:
     assert "data race" in ran.stderr or ", not " in ran.stdout
 
 
-def test_names_are_found_whole_or_not_at_all_while_they_are_changed(tmp_path: Path) -> None:
+def test_a_name_that_is_being_changed_is_found_whole_or_not_at_all(tmp_path: Path) -> None:
     ran = run(tmp_path, source="name_threads.c")
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "ok\n", "")
 
 
-def test_a_name_that_is_found_too_early_is_noticed(tmp_path: Path) -> None:
+def test_a_name_that_is_found_too_early_is_reported(tmp_path: Path) -> None:
     plant = Plant(
         "names.h",
         "#define PUT(place, value) __atomic_store_n((place), (value), __ATOMIC_RELEASE)",
