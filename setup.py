@@ -54,7 +54,7 @@ setup(
         Extension(
             "shmstats.integrations._exchange",
             ["shmstats/integrations/_exchange.c"],
-            depends=glob("shmstats/integrations/*.h"),
+            depends=[*glob("shmstats/integrations/*.h"), "shmstats/core/collected.h"],
             extra_compile_args=flags,
             optional=True,
         ),

@@ -8,6 +8,8 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include "../core/collected.h"
+
 /* Names of attributes and of keys of the environment, and names from `_requests` and `time`. */
 #define NAMES(USE)                                                                                                     \
     USE(exchange, "exchange") USE(paths, "paths") USE(prefixes, "prefixes") USE(serving, "serving") USE(begin, "begin")            \

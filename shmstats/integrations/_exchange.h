@@ -193,20 +193,6 @@ make_exchange(PyTypeObject *type, Middleware *middleware, PyObject *environ, PyO
 }
 
 static PyObject *
-Exchange_new(PyTypeObject *type, PyObject *args, PyObject *names)
-{
-    State *state = PyModule_GetState(PyType_GetModuleByDef(type, &exchange_module));
-    PyObject *middleware, *environ, *start_response;
-    if (names != NULL && PyDict_GET_SIZE(names) > 0) {
-        PyErr_SetString(PyExc_TypeError, "an exchange takes no keyword arguments");
-        return NULL;
-    }
-    if (!PyArg_ParseTuple(args, "O!O!O", state->middleware_type, &middleware, &PyDict_Type, &environ, &start_response))
-        return NULL;
-    return make_exchange(type, (Middleware *)middleware, environ, start_response);
-}
-
-static PyObject *
 Exchange_write(PyObject *self, PyObject *args, PyObject *names)
 {
     static char *keywords[] = {"data", NULL};
@@ -351,36 +337,7 @@ Exchange_close(PyObject *self, PyObject *Py_UNUSED(ignored))
     USE(middleware) USE(requests) USE(serving) USE(environ) USE(start_response) USE(began) USE(entry) USE(status)      \
     USE(headers) USE(rule) USE(response) USE(server_write) USE(chunks)
 
-static int
-Exchange_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    Exchange *exchange = (Exchange *)self;
-    Py_VISIT(Py_TYPE(self));
-#define VISIT(name) Py_VISIT(exchange->name);
-    EACH_MEMBER(VISIT)
-#undef VISIT
-    return 0;
-}
-
-static int
-Exchange_clear(PyObject *self)
-{
-    Exchange *exchange = (Exchange *)self;
-#define CLEAR(name) Py_CLEAR(exchange->name);
-    EACH_MEMBER(CLEAR)
-#undef CLEAR
-    return 0;
-}
-
-static void
-Exchange_dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    Exchange_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
+COLLECTED(Exchange, EACH_MEMBER, (void)0)
 
 static PyMethodDef Exchange_methods[] = {
     {"start", (PyCFunction)(void (*)(void))Exchange_start, METH_FASTCALL | METH_KEYWORDS, NULL},
@@ -400,20 +357,18 @@ static PyMemberDef Exchange_members[] = {
 };
 
 static PyType_Slot Exchange_slots[] = {
-    {Py_tp_new, Exchange_new},
     {Py_tp_iter, Exchange_iter},
     {Py_tp_iternext, Exchange_next},
     {Py_tp_methods, Exchange_methods},
     {Py_tp_members, Exchange_members},
-    {Py_tp_traverse, Exchange_traverse},
-    {Py_tp_clear, Exchange_clear},
-    {Py_tp_dealloc, Exchange_dealloc},
+    COLLECTED_SLOTS(Exchange),
     {0, NULL},
 };
 
 static PyType_Spec Exchange_spec = {
     .name = "shmstats.integrations._exchange.PlainExchange",
     .basicsize = sizeof(Exchange),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    /* Only a middleware makes them. */
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = Exchange_slots,
 };

@@ -69,6 +69,14 @@ class PlainExchange:
     #: The class for a response that knows its number of chunks.
     sized: type[PlainExchange]
 
+    # The other cases, which the class that inherits has.
+    note: Callable[[], None]
+    around_other: Callable[[Iterable[bytes]], Iterable[bytes]]
+    finish: Callable[[str | Cut | None], None]
+    has_no_body: Callable[[], bool]
+    fail: Callable[[BaseException], None]
+    tell: Callable[[BaseException], None]
+
     def __init__(self, middleware: Any, environ: WSGIEnvironment, start_response: StartResponse) -> None:
         self.began = perf_counter()
         self.middleware = middleware
@@ -152,29 +160,3 @@ class PlainExchange:
         close = getattr(self.response, "close", None)
         if close is not None:
             close()
-
-    # Other cases -------------------------------------------------------------------------------
-
-    def note(self) -> None:
-        """Show other processes that this request is being served."""
-        raise NotImplementedError
-
-    def around_other(self, response: Iterable[bytes]) -> Iterable[bytes]:
-        """Do `around` for a response that is not a plain iterator."""
-        raise NotImplementedError
-
-    def finish(self, status: str | Cut | None) -> None:
-        """Record a finished request."""
-        raise NotImplementedError
-
-    def has_no_body(self) -> bool:
-        """Whether the server need not fetch a body."""
-        raise NotImplementedError
-
-    def fail(self, error: BaseException) -> None:
-        """The application has raised."""
-        raise NotImplementedError
-
-    def tell(self, error: BaseException) -> None:
-        """Log that the request could not be recorded."""
-        raise NotImplementedError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from ..once import Once
@@ -27,18 +28,32 @@ class Failures:
         if self._told.first(what):
             log.error("%s: %r", what, error, exc_info=error)
 
-    def declare(self, registry: Registry, category: str, metric: str, kind: str, help_: str, **more: Any) -> None:
-        """Declare a metric. Another existing declaration stays: new workers must be able to start beside old ones.
+    def made(
+        self,
+        registry: Registry,
+        category: str,
+        kind: str,
+        metric: str,
+        help_: str,
+        labelnames: Sequence[str] | None = None,
+        **more: Any,
+    ) -> Any:
+        """Declare a metric, and return its handle.
+
+        Another existing declaration stays: new workers must be able to start beside old ones. The label names are not
+        declared, because a reload may add one.
 
         Args:
             registry: to declare it in.
             category: of the metric.
+            kind: ``"counter"``, ``"gauge"`` or ``"histogram"``.
             metric: of the category.
-            kind: as for `shmstats.registry.Registry.declare`, and so on.
             help_: a sentence for people.
-            more: as there.
+            labelnames: of its series; with some, the result is a metric with labels.
+            more: as for `shmstats.registry.Registry.declare`.
         """
         try:
             registry.declare(category, metric, kind=kind, help=help_, **more)
         except Exception as error:
             self.tell(f"the metric {metric} stays as it is declared", error)
+        return getattr(registry, kind)(category, metric, labelnames=labelnames)

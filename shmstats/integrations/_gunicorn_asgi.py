@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ._asgi_exchange import Application, Exchange, Receive, Scope, Send
-from ._requests import Cut
+from ._requests import Cut, status_label
 from ._serving import Serving
+from .asgi import Application, Exchange, Receive, Scope, Send
 
 
 class MeasuredApplication:
@@ -30,7 +30,7 @@ class MeasuredApplication:
         self,
         app: Application,
         begin: Callable[[], None],
-        finish: Callable[[str, str | int | Cut, float], None],
+        finish: Callable[[str, str, float], None],
         serving: Serving,
     ) -> None:
         self._app = app
@@ -65,4 +65,4 @@ class _MeasuredExchange(Exchange):
         """Leave exceptions to the application."""
 
     def _record(self, method: str, status: int | str | Cut) -> None:
-        self._middleware.finish(method, status, self._began)
+        self._middleware.finish(method, status_label(status), self._began)

@@ -1,27 +1,269 @@
-"""The common part of gunicorn's master and workers: the category of their metrics, and the handling of failures."""
+"""The metrics of gunicorn's master (exits of workers, reloads, waiting connections) and of its workers.
+
+The master measures the queues of the listening sockets, because busy workers cannot. Linux shows them for TCP sockets
+only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import atexit
+import mmap
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
+from time import monotonic, perf_counter
 from typing import Any
 
+from .. import native
 from .. import registry as registries
 from ._failures import Failures
+from ._requests import METHODS, OTHER
+from ._serving import Serving
 
 CATEGORY = "gunicorn"
+
+#: Why a worker ended.
+EXIT, SIGNAL, TIMEOUT = REASONS = ("exit", "signal", "timeout")
+
+#: Values of the byte that a worker shares with the master.
+RUNNING, LEFT, ABORTED = 0, 1, 2
+
+#: States of a worker; unknown for a class whose requests are not measured.
+BUSY, IDLE, UNKNOWN = ("busy", "idle", "unknown")
+
+#: The worker classes that serve one request at a time, and one for each thread.
+SYNC, THREAD = "gunicorn.workers.sync.SyncWorker", "gunicorn.workers.gthread.ThreadWorker"
+
+#: Bounds in ms of the time that requests take in a second. A worker that serves one at a time has at most 1000.
+BUSY_TIMES = (1, 10, 100, 250, 500, 750, 900, 1000, 2000, 5000, 10000, 100000)
+
+_MEASURE_SECONDS = 1.0
+
+#: In struct tcp_info (linux/tcp.h) of a listening socket, tcpi_unacked is the length of its queue.
+_UNACKED = struct.Struct("24xI")
 
 failures = Failures()
 
 
-def made(kind: str, metric: str, help_: str, labelnames: Sequence[str] | None = None, **more: Any) -> Any:
-    """Declare a metric of these hooks, and return its handle; an existing other declaration stays.
+def _made(kind: str, metric: str, help_: str, labelnames: Sequence[str] | None = None, **more: Any) -> Any:
+    return failures.made(registries.stats, CATEGORY, kind, metric, help_, labelnames, **more)
+
+
+# The master -----------------------------------------------------------------------------------
+
+
+class Master:
+    """Counts for the master.
 
     Args:
-        kind: ``"counter"``, ``"gauge"`` or ``"histogram"``.
-        metric: of the category `CATEGORY`.
-        help_: a sentence for people.
-        labelnames: as for `shmstats.registry.Registry.declare`; with some, the result is a metric with labels.
-        more: likewise.
+        listeners: gunicorn's.
+
+    Attributes:
+        pid: of the master: its children inherit the object, but are not the master.
+        count_reload: counts a reload.
     """
-    failures.declare(registries.stats, CATEGORY, metric, kind, help_, labelnames=labelnames, **more)
-    return getattr(registries.stats, kind)(CATEGORY, metric, labelnames=labelnames)
+
+    def __init__(self, listeners: Iterable[Any]) -> None:
+        self.pid = os.getpid()
+        self._exits = _made("counter", "gunicorn_worker_exits", "Ended workers, by reason.", ("reason",))
+        for reason in REASONS:
+            # Registered now: otherwise a worker that is stopped while it holds the table lock would stop the master
+            # too, which must abort that worker.
+            self._exits.labels(reason).incr(0)
+        self.count_reload = _made("counter", "gunicorn_reloads", "Reloads by SIGHUP.").incr
+        self.count_reload(0)
+        registries.stats.timestamp(CATEGORY, "gunicorn_start")
+        backlog = _made("gauge", "gunicorn_backlog", "Connections waiting for a worker.", mode="livemax")
+        BacklogMeter(listeners, backlog.set, failures.tell).start()
+
+    def count_exit(self, worker: Any) -> None:
+        """Count the exit of a worker, by the reason in the byte that it shared."""
+        shared = vars(worker).pop("_shmstats_byte", None)
+        state = RUNNING if shared is None else shared[0]
+        if getattr(worker, "aborted", False):
+            reason = TIMEOUT
+        elif state == LEFT:
+            reason = EXIT
+        else:
+            reason = SIGNAL
+        if shared is not None:
+            shared.close()
+        self._exits.labels(reason).incr()
+
+
+class BacklogMeter:
+    """Measures the queues of listening sockets once a second, in a thread of the master.
+
+    Args:
+        listeners: gunicorn's, which have their socket as ``sock``.
+        show: called with the sum; the caller has called it before, so that the thread never needs its slow path.
+        tell: called with what failed, and the error.
+    """
+
+    def __init__(
+        self, listeners: Iterable[Any], show: Callable[[int], None], tell: Callable[[str, BaseException], None]
+    ) -> None:
+        self._sockets = [each.sock for each in listeners if each.sock.family in (socket.AF_INET, socket.AF_INET6)]
+        self._show = show
+        self._tell = tell
+        self._stop: Any = native.make_lock()
+        self._stop.acquire()
+        self._thread = native.Thread(self._work, "shmstats-backlog")
+
+    def start(self) -> None:
+        """Measure from now on until the process ends; without a TCP socket, do nothing."""
+        if self._sockets:
+            self._show(self._waiting())
+            self._thread.start()
+            atexit.register(self.stop)  # before the block is left: counting later would attach it again
+
+    def stop(self) -> None:
+        """Stop measuring."""
+        if self._stop.locked():
+            self._stop.release()
+            self._thread.join(_MEASURE_SECONDS)
+
+    def _work(self) -> None:
+        while not self._stop.acquire(timeout=_MEASURE_SECONDS):
+            try:
+                self._show(self._waiting())
+            except Exception as error:
+                if any(each.fileno() < 0 for each in self._sockets):  # the master is stopping, and listens no more
+                    break
+                self._tell("measuring the backlog failed", error)
+        self._stop.release()
+
+    def _waiting(self) -> int:
+        infos = (each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.size) for each in self._sockets)
+        return sum(_UNACKED.unpack(info)[0] for info in infos)
+
+
+# The workers ----------------------------------------------------------------------------------
+
+
+class GunicornWorker:
+    """Counts for a worker.
+
+    Args:
+        worker: gunicorn's.
+        hooked: whether hooks report its requests.
+        measured: whether anything reports them.
+        capacity: number of requests that it can serve at the same time.
+    """
+
+    def __init__(self, worker: Any, hooked: bool, measured: bool, capacity: int) -> None:
+        self.hooked = hooked
+        self.serving = Serving(registries.stats, outermost=measured)
+        self._requests = _made("counter", "gunicorn_requests", "Finished requests.", ("method", "status"))
+        took = "Time from a request's headers to the end of its response, in seconds."
+        self._durations = _made("histogram", "gunicorn_request_duration", took, ("method",))
+        answered = "Requests being served."
+        self._in_progress = _made("gauge", "gunicorn_requests_in_progress", answered, mode="livesum")
+        doing = "Live workers, by state."
+        states = _made("gauge", "gunicorn_workers", doing, ("state",), mode="livesum")
+        possible = "Requests that the live workers can serve at the same time."
+        capacities = _made("gauge", "gunicorn_capacity", possible, mode="livesum")
+        busy = "Time that requests, finished or not, took of each second of each worker."
+        self._busy_time = _made("histogram", "gunicorn_busy", busy, buckets=BUSY_TIMES)
+        resident = "Resident memory of each worker, in bytes."
+        self._memory = _made("gauge", "gunicorn_worker_memory", resident, unit="bytes", mode="liveall")
+        started = "Time from a worker's fork until its application is loaded, in seconds."
+        boot = _made("histogram", "gunicorn_worker_boot", started)
+        self._series: dict[tuple[str, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
+        self._busy, self._idle = states.labels(BUSY), states.labels(IDLE)
+        self._measure_due = 0.0
+        self._busy_seconds = 0.0
+        self._accrued = perf_counter()
+        self._active = 0
+        self._lock = threading.Lock()  # made here, where gevent has already replaced threading's
+        if measured:
+            self._in_progress.set(0)
+            capacities.set(capacity)
+            self._busy.set(0)
+            self._idle.set(1)
+        else:
+            states.labels(UNKNOWN).set(1)
+        forked = getattr(worker, "_shmstats_forked", None)
+        if forked is not None:
+            boot.observe((monotonic() - forked) * 1000.0)
+
+    def begin(self) -> None:
+        """A request has come."""
+        with self._lock:
+            self._accrue()
+            self._active += 1
+            self._in_progress.set(self._active)
+            if self._active == 1:
+                self._idle.set(0)
+                self._busy.set(1)
+
+    def finish(self, method: str, status: str, began: float) -> None:
+        """Count a finished request.
+
+        Args:
+            method: as the client sent it.
+            status: its three digits, or `OTHER`.
+            began: the result of ``perf_counter`` at its start.
+        """
+        self.leave()
+        try:
+            count, observe = self._series[method, status]
+        except KeyError:
+            count, observe = self._find_series(method, status)
+        count()
+        observe((perf_counter() - began) * 1000.0)
+
+    def leave(self) -> None:
+        """A request has ended, and is not counted."""
+        with self._lock:
+            self._accrue()
+            self._active -= 1
+            self._in_progress.set(self._active)
+            if self._active == 0:
+                self._busy.set(0)
+                self._idle.set(1)
+
+    def _find_series(self, method: str, status: str) -> tuple[Callable[[], None], Callable[[float], None]]:
+        """Return the series of such a request. Kept only for known methods, because clients may send any."""
+        known = METHODS.get(method, OTHER)
+        series = self._requests.labels(known, status).incr, self._durations.labels(known).observe
+        if known == method:
+            self._series[method, status] = series
+        return series
+
+    def _accrue(self) -> None:
+        """Add to the time spent in requests; the lock is held."""
+        now = perf_counter()
+        self._busy_seconds += self._active * (now - self._accrued)
+        self._accrued = now
+
+    def count_busy(self) -> None:
+        """Observe the time spent in requests since the last call."""
+        with self._lock:
+            self._accrue()
+            seconds, self._busy_seconds = self._busy_seconds, 0.0
+        self._busy_time.observe(seconds * 1000.0)
+
+    def measure(self) -> None:
+        """Count the time of requests and set the gauge of memory, if that was not done within the last second."""
+        now = monotonic()
+        if now >= self._measure_due:
+            self._measure_due = now + _MEASURE_SECONDS
+            self.count_busy()
+            with open("/proc/self/statm", "rb") as file:
+                resident = int(file.read().split()[1])
+            self._memory.set(resident * mmap.PAGESIZE)
+
+
+def capacity_of(worker: Any, classes: Collection[str]) -> int:
+    """Return the number of requests that a worker can serve at the same time.
+
+    Args:
+        worker: gunicorn's.
+        classes: the names of its class and of that class's bases.
+    """
+    if SYNC in classes:
+        return 1
+    return int(worker.cfg.threads if THREAD in classes else worker.cfg.worker_connections)

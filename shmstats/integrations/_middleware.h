@@ -68,16 +68,14 @@ Middleware_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSE
 {
     State *state = PyModule_GetState(PyType_GetModuleByDef(type, &exchange_module));
     PyObject *exchange = PyObject_GetAttr((PyObject *)type, state->exchange);
-    if (exchange == NULL)
-        return NULL;
-    if (!PyType_Check(exchange) || !PyType_IsSubtype((PyTypeObject *)exchange, (PyTypeObject *)state->exchange_type)) {
+    PyTypeObject *base = (PyTypeObject *)state->exchange_type;
+    if (exchange != NULL && (!PyType_Check(exchange) || !PyType_IsSubtype((PyTypeObject *)exchange, base))) {
         PyErr_Format(PyExc_TypeError, "exchange must be a subclass of PlainExchange, not %R", exchange);
-        Py_DECREF(exchange);
-        return NULL;
+        Py_CLEAR(exchange);
     }
-    Middleware *middleware = (Middleware *)type->tp_alloc(type, 0);
+    Middleware *middleware = exchange == NULL ? NULL : (Middleware *)type->tp_alloc(type, 0);
     if (middleware == NULL) {
-        Py_DECREF(exchange);
+        Py_XDECREF(exchange);
         return NULL;
     }
     middleware->state = state;
@@ -86,39 +84,9 @@ Middleware_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSE
 }
 
 #define EACH_PART(USE) USE(_app) USE(requests) USE(plain_series)
+#define MIDDLEWARE_REFERENCES(USE) USE(exchange) EACH_PART(USE)
 
-static int
-Middleware_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    Middleware *middleware = (Middleware *)self;
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(middleware->exchange);
-#define VISIT(name) Py_VISIT(middleware->name);
-    EACH_PART(VISIT)
-#undef VISIT
-    return 0;
-}
-
-static int
-Middleware_clear(PyObject *self)
-{
-    Middleware *middleware = (Middleware *)self;
-    Py_CLEAR(middleware->exchange);
-#define CLEAR(name) Py_CLEAR(middleware->name);
-    EACH_PART(CLEAR)
-#undef CLEAR
-    return 0;
-}
-
-static void
-Middleware_dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    Middleware_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
+COLLECTED(Middleware, MIDDLEWARE_REFERENCES, (void)0)
 
 static PyMemberDef Middleware_members[] = {
 #define MEMBER(name) {#name, T_OBJECT_EX, offsetof(Middleware, name), 0, NULL},
@@ -131,9 +99,7 @@ static PyType_Slot Middleware_slots[] = {
     {Py_tp_new, Middleware_new},
     {Py_tp_call, Middleware_call},
     {Py_tp_members, Middleware_members},
-    {Py_tp_traverse, Middleware_traverse},
-    {Py_tp_clear, Middleware_clear},
-    {Py_tp_dealloc, Middleware_dealloc},
+    COLLECTED_SLOTS(Middleware),
     {0, NULL},
 };
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
-from ._arguments import check_callable
-from ._requests import RequestRecorder
+from ._requests import RequestRecorder, check_callable
 
 _Application = TypeVar("_Application")
 _Request = TypeVar("_Request")

@@ -18,6 +18,7 @@ not a label of the histograms: each of their series takes 1 to 2 KiB, and a stat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ..registry import Registry
@@ -46,27 +47,23 @@ class RequestMetrics:
         buckets: Sequence[float] | None,
         failures: Failures,
     ) -> None:
-        self._stats = stats
-        self._category = category
+        self._made = partial(failures.made, stats, category)
         self._labelnames = tuple(labelnames)
-        self._failures = failures
         names = ("method", "route", *labelnames)
-        self._declare("http_requests", "counter", "Finished requests.")
         took = "Time from a request's arrival to the end of its response, in seconds."
-        self._declare("http_request_duration", "histogram", took, buckets=buckets)
-        for metric, what in (("http_request_size", "requests"), ("http_response_size", "responses")):
-            size = f"Size of the bodies of {what}, in bytes."
-            self._declare(metric, "histogram", size, unit="bytes")
-        self._declare("http_exceptions", "counter", "Exceptions that the application did not handle.")
-        self._requests = stats.counter(category, "http_requests", labelnames=("status", *names))
-        self._durations = stats.histogram(category, "http_request_duration", labelnames=names)
-        self._request_sizes = stats.histogram(category, "http_request_size", labelnames=names)
-        self._response_sizes = stats.histogram(category, "http_response_size", labelnames=names)
-        self._exceptions = stats.counter(category, "http_exceptions", labelnames=("route", "type"))
+        size = "Size of the bodies of {}, in bytes."
+        raised = "Exceptions that the application did not handle."
+        self._requests = self._made("counter", "http_requests", "Finished requests.", ("status", *names))
+        self._durations = self._made("histogram", "http_request_duration", took, names, buckets=buckets)
+        self._request_sizes, self._response_sizes = (
+            self._made("histogram", metric, size.format(what), names, unit="bytes")
+            for metric, what in (("http_request_size", "requests"), ("http_response_size", "responses"))
+        )
+        self._exceptions = self._made("counter", "http_exceptions", raised, ("route", "type"))
         self._total = stats.counter("requests", "total")
         self._success = stats.counter("requests", "success")
         self._failed = stats.counter("requests", "failed")
-        self.in_progress = self._gauge("http_requests_in_progress", "Requests being served.")
+        self.in_progress = self._made("gauge", "http_requests_in_progress", "Requests being served.", mode="livesum")
 
     def series(self, status: str, failed: bool, names: tuple[str, ...]) -> tuple[Callable[..., None], ...]:
         """Return the series of a request, as bound methods: three counters, then duration and sizes.
@@ -91,15 +88,8 @@ class RequestMetrics:
 
     def websockets(self) -> tuple[Any, Any]:
         """Return the counter of closed websockets, and the gauge of open ones."""
-        self._declare("http_websockets", "counter", "Websockets that were closed.")
         names = ("route", "status", *self._labelnames)
-        closed = self._stats.counter(self._category, "http_websockets", labelnames=names)
-        return closed, self._gauge("http_websockets_in_progress", "Websockets that are open.")
-
-    def _gauge(self, metric: str, help_: str) -> Any:
-        self._declare(metric, "gauge", help_, mode="livesum")
-        return self._stats.gauge(self._category, metric)
-
-    def _declare(self, metric: str, kind: str, help_: str, **more: Any) -> None:
-        """Declare a metric, without its label names, because a reload may add one."""
-        self._failures.declare(self._stats, self._category, metric, kind, help_, **more)
+        return (
+            self._made("counter", "http_websockets", "Websockets that were closed.", names),
+            self._made("gauge", "http_websockets_in_progress", "Websockets that are open.", mode="livesum"),
+        )

@@ -15,9 +15,8 @@ from typing import Any
 
 from .. import registry as registries
 from ..block.keys import MAX_TEXT_BYTES, check_text
-from ..checks import RESERVED, check_buckets
+from ..checks import RESERVED, check_buckets, check_label_names
 from ..frozen import NamedTuple
-from ._arguments import check_own_labels, split_excluded
 from ._failures import Failures
 from ._request_metrics import RequestMetrics
 from ._serving import Serving
@@ -49,6 +48,9 @@ RECORDED = "shmstats.recorded"
 
 #: The key for the route of a request, which an application may set.
 ROUTE = "shmstats.route"
+
+#: Label names that the metrics already have.
+_OWN_LABELS = ("method", "route", "status", "type")
 
 #: This many answers without a route, and none with one, cause a warning.
 _WITHOUT_ROUTE = 100
@@ -107,13 +109,13 @@ class RequestRecorder:
         if check_text("category", category) in RESERVED:
             raise ValueError(f"category must not be {category!r}, which is reserved")
         self._category = category
-        self._labelnames = check_own_labels(labelnames, label_values)
+        self._labelnames = _own_labels(labelnames, label_values)
         self._label_values = label_values
         self.no_labels = ("",) * len(self._labelnames)
         self._buckets = None if buckets is None else check_buckets(buckets)
         self._registry = registry
         self.serving = Serving(registry or registries.stats)
-        self.paths, self.prefixes = split_excluded(exclude)
+        self.paths, self.prefixes = _split_excluded(exclude)
         self.enter: Callable[[], None] = self._first_enter
         self.leave: Callable[[], None] = _nothing
         self.enter_websocket: Callable[[], None] = self._first_enter_websocket
@@ -270,6 +272,54 @@ class RequestRecorder:
 
     def _is_excluded(self, route: str) -> bool:
         return route == OWN or self.excludes(route)
+
+
+def check_callable(what: str, value: object) -> None:
+    """Check an argument that will be called.
+
+    Raises:
+        TypeError: it is not callable.
+    """
+    if not callable(value):
+        raise TypeError(f"{what} must be callable, not {type(value).__name__} ({value!r:.80})")
+
+
+def _split_excluded(exclude: Iterable[str]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Split the excluded texts into whole texts and prefixes.
+
+    Raises:
+        TypeError: it is not a sequence of str.
+    """
+    if isinstance(exclude, str) or not isinstance(exclude, Iterable):
+        raise TypeError(f"exclude must be a sequence of str, not {type(exclude).__name__} ({exclude!r:.80})")
+    whole, beginnings = set(), set()
+    for text in exclude:
+        if not isinstance(text, str):
+            raise TypeError(f"exclude must be of str, not {type(text).__name__} ({text!r:.80})")
+        if text.endswith("*"):
+            beginnings.add(text.removesuffix("*"))
+        else:
+            whole.add(text)
+    return frozenset(whole), tuple(sorted(beginnings))
+
+
+def _own_labels(labelnames: Sequence[str], label_values: Callable[[Any], Sequence[str]] | None) -> tuple[str, ...]:
+    """Return the names of further labels.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: only one of the two is given, or a name is not allowed.
+    """
+    if (label_values is None) != (not labelnames):
+        raise ValueError("labelnames and label_values must be given together")
+    if label_values is None:
+        return ()
+    check_callable("label_values", label_values)
+    names = check_label_names("labelnames", labelnames)
+    taken = next((name for name in names if name in _OWN_LABELS), None)
+    if taken is not None:
+        raise ValueError(f"labelnames must not have {taken!r}: there is such a label already")
+    return names
 
 
 def declared_size(text: str) -> int:

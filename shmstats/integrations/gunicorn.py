@@ -21,11 +21,8 @@ from typing import Any, ParamSpec
 
 from .. import registry as registries
 from ..looks import UNSEEN
-from ._gunicorn_load import SYNC, THREAD, capacity_of
-from ._gunicorn_master import ABORTED, LEFT, RUNNING, Master
-from ._gunicorn_metrics import failures
-from ._gunicorn_worker import GunicornWorker
-from ._requests import CLIENT_LEFT, OTHER, Cut, status_label
+from ._gunicorn_metrics import ABORTED, LEFT, RUNNING, SYNC, THREAD, GunicornWorker, Master, capacity_of, failures
+from ._requests import CLIENT_LEFT, OTHER, status_label
 
 log = logging.getLogger("shmstats")
 
@@ -76,7 +73,7 @@ def _harmless(hook: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
         try:
             hook(*args, **kwargs)
         except Exception as error:
-            failures.tell(f"{__name__}.{hook.__name__} failed", error)
+            failures.tell(f"{hook.__module__}.{hook.__qualname__} failed", error)
 
     return harmless
 
@@ -242,14 +239,11 @@ def _leave_at_signals(worker: Any) -> None:
 def _measure_at_every_notification(worker: Any) -> None:
     """Measure a worker whenever it notifies the master that it is alive, as workers of every class do."""
     assert _worker is not None
-    notify, measure = worker.notify, _worker.measure
+    notify, measure = worker.notify, _harmless(_worker.measure)
 
     def notify_and_measure() -> None:
         notify()
-        try:
-            measure()
-        except Exception as error:
-            failures.tell("measuring a worker failed", error)
+        measure()
 
     worker.notify = notify_and_measure
     measure()
@@ -273,25 +267,10 @@ def _wrap(worker: Any, attribute: str) -> None:
     assert _worker is not None
     from ._gunicorn_asgi import MeasuredApplication  # only here: it imports asyncio, which gevent must patch before
 
-    setattr(worker, attribute, MeasuredApplication(getattr(worker, attribute), _begin, _finish, _worker.serving))
+    begin, finish = _harmless(_worker.begin), _harmless(_worker.finish)
+    setattr(worker, attribute, MeasuredApplication(getattr(worker, attribute), begin, finish, _worker.serving))
     settings = worker.cfg.settings
     for name, hook in (("pre_request", pre_request), ("post_request", post_request)):
         # With hooks the asgi worker is slower: it then waits for the application's work after the response.
         if settings[name].get() is hook:
             worker.cfg.set(name, settings[name].default)
-
-
-def _begin() -> None:
-    try:
-        if _worker is not None:
-            _worker.begin()
-    except Exception as error:
-        failures.tell("counting requests in progress failed", error)
-
-
-def _finish(method: str, status: str | int | Cut, began: float) -> None:
-    try:
-        if _worker is not None:
-            _worker.finish(method, status_label(status), began)
-    except Exception as error:
-        failures.tell("counting a request failed", error)

@@ -7,17 +7,23 @@ environment. Routes must be templates: each path would be a new series. Response
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from ..core import CORE
 from ._middleware import Middleware
-from ._plain import PlainExchange, PlainMiddleware
 from ._requests import ROUTE, SERVER_ERROR, UNKNOWN, UNMATCHED, Cut, declared_size
 from ._routes import FalconRoute, django_route, flask_route, pyramid_route
 from ._serving import text_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment  # noqa: F401 - named in a text
+
+if TYPE_CHECKING or CORE != "C" or importlib.util.find_spec("._exchange", __package__) is None:
+    from ._exchange_py import PlainExchange, PlainMiddleware
+else:
+    from ._exchange import PlainExchange, PlainMiddleware
 
 __all__ = ["FalconRoute", "ShmStatsMiddleware", "django_route", "pyramid_route"]
 

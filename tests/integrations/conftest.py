@@ -39,18 +39,18 @@ def counts(statistics: registry.Registry) -> Callable[[], object]:
 @pytest.fixture(params=["C", "Python"])
 def plain_case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run the plain case of a WSGI request in C, and in its pure Python twin."""
-    from shmstats.integrations import _exchange_py, _plain, wsgi
+    from shmstats import core
+    from shmstats.integrations import _exchange_py, wsgi
 
     if request.param == "C":
-        if _plain.PlainExchange is _exchange_py.PlainExchange:
+        if wsgi.PlainExchange is _exchange_py.PlainExchange:
             if os.environ.get("CI"):
                 pytest.fail("the C extension is not built, and CI must test it")
             pytest.skip("the C extension is not built")
         yield
         return
     with monkeypatch.context() as patch:
-        for name in _plain.__all__:
-            patch.setattr(_plain, name, getattr(_exchange_py, name))
+        patch.setattr(core, "CORE", "Python")
         importlib.reload(wsgi)
         yield
     importlib.reload(wsgi)

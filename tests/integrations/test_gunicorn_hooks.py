@@ -29,7 +29,7 @@ from servers import BOUND, Gunicorn, Load, children, wait_until
 
 from shmstats.export import FORMATS, View
 from shmstats.history.past import Query, read_past
-from shmstats.integrations import _gunicorn_load as load_of
+from shmstats.integrations import _gunicorn_metrics as load_of
 from shmstats.integrations import gunicorn as hooks
 from shmstats.reading.reader import read_only
 from shmstats.series import Distribution, series_text
@@ -327,7 +327,7 @@ def test_connections_that_wait_for_busy_workers_are_the_backlog(tmp_path: Path) 
 
 
 def test_the_backlog_is_measured_until_the_master_listens_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_of, "_SECONDS", 0.01)
+    monkeypatch.setattr(load_of, "_MEASURE_SECONDS", 0.01)
     told: list[object] = []
     with socket.create_server(("127.0.0.1", 0)) as sock:
         shown: list[int] = []
