@@ -1,4 +1,4 @@
-"""Readers and parsers get what they were once given wrongly, and inputs made of it at random."""
+"""Readers and parsers get every input that was once handled wrongly, and random variations of these."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 @pytest.mark.parametrize("number", [20, pytest.param(2000, marks=pytest.mark.thorough)])
-def test_whatever_bytes_come_they_are_answered_or_refused(number: int) -> None:
+def test_any_bytes_are_answered_or_refused(number: int) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])}
     command = [sys.executable, "-m", "attacks.fuzzing", "--mutate", str(number)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)

@@ -1,4 +1,4 @@
-"""Programs do to their own statistics, all at once, what must never matter: nothing is lost, doubled, or hangs."""
+"""Programs attack their own statistics concurrently: nothing is lost or doubled, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from attacks.runner import Score, run_program
 
 @pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.parametrize("pure", [False, pytest.param(True, marks=pytest.mark.thorough)])
-def test_an_attack_costs_nothing(name: str, pure: bool) -> None:
+def test_an_attack_loses_nothing(name: str, pure: bool) -> None:
     score = run_program(name, 0.7, 1, pure)
     assert score.clean, score.said
     assert score.attacks > 0
 
 
-def test_a_kind_of_which_there_was_no_attack_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kind_without_an_attack_is_not_a_success(capsys: pytest.CaptureFixture[str]) -> None:
     rows = {"storms": Score(attacks=3, kills=1, operations=1000), "clients": Score()}
     assert not table(iter(rows.items())).clean
     assert "clients: nothing was attacked" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A real browser, Debian's chromium, and a site under gunicorn for it to look at."""
+"""A real browser, Debian's chromium, and a site under gunicorn with the live page."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def wait():
 
 
 class Page:
-    """The live page in a browser of its own."""
+    """The live page in a separate browser."""
 
     def __init__(self, browser: Browser) -> None:
         self.browser = browser
@@ -64,7 +64,7 @@ class Page:
         return self.wait_for_state(state)
 
     def wait_for_state(self, state: str) -> Page:
-        """Wait until the page says that it is in a state."""
+        """Wait until the page shows that it is in a state."""
         wait_until(lambda: self.run("return document.getElementById('status')?.dataset.state") == state, state, 90)
         return self
 
@@ -82,7 +82,7 @@ class Page:
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    """A browser with nothing opened."""
+    """A browser without an open page."""
     try:
         with browser() as opened:
             yield Page(opened)

@@ -1,4 +1,4 @@
-"""The live page in a real browser: its numbers, what is stuck, its manners."""
+"""The live page in a real browser: its numbers, stuck workers, layout, keys and token."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def live(server: Gunicorn, prefix: str = "") -> str:
     return f"http://127.0.0.1:{server.port}{prefix}/stats/live"
 
 
-def test_totals_are_those_of_stats_names_are_text_and_looking_counts_nothing(
+def test_totals_equal_stats_names_are_text_and_the_page_is_not_counted(
     page: Page, gunicorn: Callable[..., Gunicorn]
 ) -> None:
     server = gunicorn(workers=2)
@@ -57,7 +57,7 @@ def test_totals_are_those_of_stats_names_are_text_and_looking_counts_nothing(
 
 
 def counted(server: Gunicorn) -> dict[Any, Any]:
-    """All metrics of requests; read of the block, for a request to /stats would be one more."""
+    """All metrics of requests, read from the block: a request to /stats would be counted itself."""
     with read_only(server.data) as reader:
         read = reader.read()
         named = zip(read.names, read.values, strict=True)
@@ -65,7 +65,7 @@ def counted(server: Gunicorn) -> dict[Any, Any]:
 
 
 def settled(server: Gunicorn) -> dict[Any, Any] | None:
-    """The same, if each request that was answered is counted: a worker does that afterwards, its hook last of all."""
+    """The same once each answered request is counted: a worker counts after the answer, in its last hook."""
     now = counted(server)
 
     def total(metric: str) -> int:
@@ -100,7 +100,7 @@ def serving(page: Page, request: str) -> list[str] | None:
 
 
 @pytest.mark.thorough
-def test_the_numbers_are_those_of_stats_under_the_load_of_wrk(page: Page, gunicorn: Callable[..., Gunicorn]) -> None:
+def test_the_numbers_equal_those_of_stats_under_the_load_of_wrk(page: Page, gunicorn: Callable[..., Gunicorn]) -> None:
     wrk = shutil.which("wrk") or pytest.skip("wrk is not installed (Debian: apt install wrk)")
     server = gunicorn()
     page.open(live(server))
@@ -155,13 +155,13 @@ def test_a_phone_has_one_column_and_axe_finds_nothing_serious(
 
 @pytest.fixture(scope="session")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """axe-core, as npm has it."""
+    """The path of axe-core, downloaded with npm."""
     directory = tmp_path_factory.mktemp("axe")
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
     packed = subprocess.run(["npm", "pack", "axe-core@4"], cwd=directory, capture_output=True, text=True, timeout=120)
     if packed.returncode:
-        pytest.skip(f"axe-core cannot be had: {packed.stderr[-200:]}")
+        pytest.skip(f"axe-core is not available: {packed.stderr[-200:]}")
     with tarfile.open(directory / packed.stdout.strip().splitlines()[-1]) as archive:
         member = archive.extractfile("package/axe.min.js")
         assert member is not None
@@ -169,7 +169,7 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.thorough
-def test_below_a_prefix_and_behind_nginx_with_a_path_of_its_own_it_finds_its_parts(
+def test_the_page_loads_its_files_below_a_prefix_and_behind_nginx(
     page: Page, gunicorn: Callable[..., Gunicorn], nginx: Callable[[int], int]
 ) -> None:
     server = gunicorn(prefix="/ops", config=f"api: {{token: {TOKEN}}}\n", workers=2)
@@ -232,7 +232,7 @@ def nginx(tmp_path: Path) -> Iterator[Callable[[int], int]]:
 
 
 @pytest.mark.thorough
-def test_a_token_is_asked_for_once_and_kept_in_memory_only(
+def test_the_token_is_requested_once_and_kept_in_memory_only(
     page: Page, gunicorn: Callable[..., Gunicorn], ask: Callable[[Gunicorn, str], Any]
 ) -> None:
     server = gunicorn(config=f"api: {{token: {TOKEN}, protect: all}}\n", workers=3)
@@ -258,7 +258,7 @@ def give_token(page: Page, token: str) -> None:
 
 
 @pytest.mark.thorough
-def test_a_server_that_goes_is_told_and_one_that_comes_back_is_shown_again(
+def test_the_page_shows_that_the_server_is_gone_and_that_it_is_back(
     page: Page, gunicorn: Callable[..., Gunicorn]
 ) -> None:
     server = gunicorn(workers=2)
@@ -290,7 +290,7 @@ def test_ten_thousand_series_make_no_task_longer_than_50_ms(page: Page, gunicorn
     asked = "performance.getEntriesByType('resource').filter(e => e.name.includes('live/data'))"
     sizes = page.run(f"return {asked}.map(e => e.transferSize)")
     assert max(sizes) <= 30_000
-    # A machine that is busy with other tests preempts the browser: its long tasks are then not the page's.
+    # On a busy machine the browser is preempted: long tasks are then not caused by the page.
     assert sorted(page.run("return long"))[:-1] == [] or os.getloadavg()[0] > os.cpu_count()  # type: ignore[operator]
 
 

@@ -1,4 +1,4 @@
-"""Stacks for people: the application first, libraries folded, the library's own threads left out."""
+"""Stacks for people: the application first, libraries folded, the package's own threads left out."""
 
 import sysconfig
 from pathlib import Path
@@ -22,17 +22,17 @@ def test_the_innermost_frame_is_first_and_libraries_are_folded() -> None:
     assert lines == ["… 1 frame of flask", "f  /srv/site/app.py:5", "… 4 frames of flask, gunicorn, python"]
 
 
-def test_what_is_no_stack_is_shown_as_it_is() -> None:
+def test_a_text_that_is_not_a_stack_is_shown_unchanged() -> None:
     assert fold("no answer: the worker is stopped") == (set(), ["no answer: the worker is stopped"])
 
 
-def test_stacks_of_the_application_come_first_and_threads_of_the_library_not_at_all() -> None:
+def test_stacks_of_the_application_come_first_and_the_packages_threads_are_left_out() -> None:
     idle, busy, ours = stack(STANDARD, GUNICORN), stack(GUNICORN, "/srv/site/app.py"), stack(STANDARD, OURS, STANDARD)
     found = stacks_of([{"goroutine": each, "count": count} for each, count in ((idle, 5), (ours, 1), (busy, 1))])
     assert [(each["count"], each["own"]) for each in found] == [(1, True), (5, False)]
 
 
-def test_a_request_that_is_in_the_library_is_not_taken_for_a_thread_of_it() -> None:
+def test_a_request_inside_the_package_is_not_taken_for_one_of_its_threads() -> None:
     inside, ours = stack(GUNICORN, INSTALLED, OURS), stack(STANDARD, OURS)
     assert len(stacks_of([{"goroutine": each, "count": 1} for each in (inside, ours)])) == 1
 

@@ -1,4 +1,4 @@
-"""A process tells what memory it uses."""
+"""The memory figures of a process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shmstats.debug import processes as inspect
 from shmstats.debug.processes import memory, process_memory
 
 
-def test_resident_memory_is_what_the_system_says() -> None:
+def test_resident_memory_is_the_figure_of_the_system() -> None:
     hoard = bytearray(os.urandom(1)) * 50_000_000
     figures = process_memory(os.getpid())
     assert figures["rss"] is not None
@@ -23,7 +23,7 @@ def test_resident_memory_is_what_the_system_says() -> None:
     assert len(hoard) < figures["uss"] <= figures["rss"] <= psutil.Process().memory_info().vms
 
 
-def test_memory_of_a_stopped_process_is_told(sleeper: int) -> None:
+def test_memory_of_a_stopped_process_is_known(sleeper: int) -> None:
     os.kill(sleeper, signal.SIGSTOP)
     wait_until(lambda: process_state(sleeper) == "T")
     figures = process_memory(sleeper)
@@ -38,7 +38,7 @@ def test_memory_of_a_process_that_has_ended_is_unknown() -> None:
 
 
 def test_allocations_show_in_the_allocator_figures() -> None:
-    gc.collect()  # or a collection on the way frees what earlier tests left
+    gc.collect()  # otherwise a collection meanwhile would free the garbage of earlier tests
     before = memory()["allocator"]
     objects = [[number] for number in range(50_000)]
     hoard = bytearray(50_000_000)
@@ -61,7 +61,7 @@ def test_collections_show_in_the_gc_figures() -> None:
     assert len(after["counts"]) == len(after["collected"]) == len(after["uncollectable"]) == 3
 
 
-def test_a_c_library_without_figures_leaves_them_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_figures_of_the_c_library_they_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspect, "_mallinfo2", lambda: None)
     heap = {name: value for name, value in memory()["allocator"].items() if name != "python_blocks"}
     assert heap == {"heap_bytes": None, "heap_used_bytes": None, "heap_free_bytes": None}

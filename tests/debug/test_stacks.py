@@ -1,4 +1,4 @@
-"""A process tells what its threads, asyncio tasks and greenlets do."""
+"""The stacks of a process: its threads, asyncio tasks and greenlets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def functions(stack: str) -> list[str]:
 
 
 def counts(kind: str, function: str) -> dict[str, int]:
-    """The stacks of a kind that have a function in them, with how often they are there."""
+    """The stacks of a kind that contain a function, with their counts."""
     return {
         entry["goroutine"]: entry["count"]
         for entry in stacks()
@@ -71,7 +71,7 @@ def loop_running(main: Callable[[], Any]) -> Iterator[asyncio.AbstractEventLoop]
             loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
 
-#: More threads than tests before may have left waiting at one place.
+#: More threads than earlier tests may have left waiting at one place.
 CROWD = 50
 
 
@@ -79,7 +79,7 @@ def wait_for_gate(gate: threading.Event) -> None:
     gate.wait(BOUND)
 
 
-def test_threads_that_do_the_same_have_one_stack() -> None:
+def test_threads_with_the_same_stack_are_counted_together() -> None:
     gate = threading.Event()
     with threads(*[lambda: wait_for_gate(gate)] * 5):
         try:
@@ -93,8 +93,8 @@ def test_threads_that_do_the_same_have_one_stack() -> None:
     assert f'  File "{__file__}", line {line}, in wait_for_gate\n' in stack
 
 
-def test_the_thread_that_asks_is_among_them() -> None:
-    (stack,) = counts("thread", "test_the_thread_that_asks_is_among_them")
+def test_the_calling_thread_is_included() -> None:
+    (stack,) = counts("thread", "test_the_calling_thread_is_included")
     assert functions(stack)[-1].startswith("_")
 
 
@@ -125,7 +125,7 @@ def test_a_stack_holds_no_address() -> None:
     assert '"<made at 0x...>", line 1, in made' in stack
 
 
-def test_a_file_name_of_strange_bytes_is_told() -> None:
+def test_a_file_name_with_invalid_bytes_is_shown() -> None:
     namespace: dict[str, Any] = {"stacks": stacks}
     exec(compile("def strange(): return stacks()", os.fsdecode(b"/a\xff"), "exec"), namespace)
     told = [entry["goroutine"] for entry in namespace["strange"]() if "in strange" in entry["goroutine"]]
@@ -133,7 +133,7 @@ def test_a_file_name_of_strange_bytes_is_told() -> None:
     assert told[0].encode()
 
 
-def test_a_deep_stack_is_told_without_its_middle() -> None:
+def test_a_deep_stack_is_shown_without_its_middle() -> None:
     def descend(depth: int) -> list[dict[str, Any]]:
         return descend(depth - 1) if depth else stacks()
 
@@ -144,7 +144,7 @@ def test_a_deep_stack_is_told_without_its_middle() -> None:
     assert "descend" in lines[-10]
 
 
-def test_stacks_without_number_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_very_many_stacks_are_cut_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_STACKS", 1)
     gate = threading.Event()
     with threads(*[lambda: wait_for_gate(gate)] * CROWD):
@@ -153,11 +153,11 @@ def test_stacks_without_number_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
             told = stacks()
         finally:
             gate.set()
-    left = len(sys._current_frames())  # not threading.active_count(): pytest-xdist has threads that it does not know
+    left = len(sys._current_frames())  # not threading.active_count(): pytest-xdist has threads that are unknown to it
     assert told[1:] == [{"goroutine": "left out: stacks beyond the first 1", "count": left}]
 
 
-def test_asking_keeps_nothing_alive() -> None:
+def test_taking_stacks_keeps_no_object_alive() -> None:
     class Thing:
         pass
 
@@ -178,7 +178,7 @@ async def sleep_long() -> None:
     await asyncio.sleep(BOUND)
 
 
-def test_tasks_of_a_loop_in_any_thread_are_told_with_all_that_they_await() -> None:
+def test_tasks_of_loops_in_any_thread_are_shown_with_everything_they_await() -> None:
     async def main() -> None:
         await asyncio.gather(*[middle() for _ in range(4)])
 
@@ -193,7 +193,7 @@ def test_tasks_of_a_loop_in_any_thread_are_told_with_all_that_they_await() -> No
     assert [name.rpartition(".")[2] for name in functions(*outermost)] == ["outermost", "main"]
 
 
-def test_loops_in_several_threads_are_told() -> None:
+def test_loops_in_several_threads_are_shown() -> None:
     with loop_running(sleep_long), loop_running(sleep_long):
         wait_until(lambda: list(counts("asyncio task", "sleep_long").values()) == [2])
 
@@ -233,7 +233,7 @@ def test_a_task_is_followed_through_other_awaitables() -> None:
     assert names == ["outermost", "main", "__await__", "sleep_long", "sleep"]
 
 
-def test_a_task_that_blocks_its_loop_is_told_to_where_it_is() -> None:
+def test_a_task_that_blocks_its_loop_is_shown_with_its_current_frames() -> None:
     gate = threading.Event()
 
     async def main() -> None:
@@ -254,7 +254,7 @@ def test_a_task_that_blocks_its_loop_is_told_to_where_it_is() -> None:
     assert functions(thread)[-len(names) :] == functions(task)
 
 
-def test_tasks_of_the_loop_that_asks_are_told() -> None:
+def test_tasks_of_the_calling_loop_are_shown() -> None:
     async def main() -> dict[str, int]:
         waiting = asyncio.create_task(sleep_long())
         await asyncio.sleep(0)
@@ -262,13 +262,13 @@ def test_tasks_of_the_loop_that_asks_are_told() -> None:
         waiting.cancel()
         return told
 
-    here = "test_tasks_of_the_loop_that_asks_are_told"
+    here = "test_tasks_of_the_calling_loop_are_shown"
     waiting, asking = sorted(asyncio.run(main()), key=functions)
     assert functions(waiting) == ["sleep_long", "sleep"]
     assert functions(asking)[:2] == [f"{here}.<locals>.main", "counts"]
 
 
-def test_tasks_that_change_all_the_time_do_no_harm() -> None:
+def test_tasks_that_change_all_the_time_raise_no_error() -> None:
     async def main() -> None:
         while True:
             await asyncio.gather(*[asyncio.sleep(0) for _ in range(20)])
@@ -284,7 +284,7 @@ def test_tasks_that_change_all_the_time_do_no_harm() -> None:
         stop.set()
 
 
-def test_asyncio_is_not_loaded_to_ask_it() -> None:
+def test_taking_stacks_does_not_import_asyncio() -> None:
     code = "import sys; from shmstats.debug.stacks import stacks; stacks(); sys.exit('asyncio' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=BOUND)
 
@@ -315,7 +315,7 @@ def test_a_loop_in_c_is_found() -> None:
             loops[0].call_soon_threadsafe(stop.set)
 
 
-def test_suspended_greenlets_are_told() -> None:
+def test_suspended_greenlets_are_shown() -> None:
     greenlet = pytest.importorskip("greenlet")
 
     def outer() -> None:
@@ -328,7 +328,7 @@ def test_suspended_greenlets_are_told() -> None:
     not_started = greenlet.greenlet(outer)
     for each in suspended:
         each.switch()
-    here = "test_suspended_greenlets_are_told.<locals>"
+    here = "test_suspended_greenlets_are_shown.<locals>"
     ((stack, count),) = counts("greenlet", f"{here}.inner").items()
     assert count == 3
     assert functions(stack) == [f"{here}.outer", f"{here}.inner"]
@@ -338,7 +338,7 @@ def test_suspended_greenlets_are_told() -> None:
     assert not not_started
 
 
-def test_greenlets_of_gevent_are_told() -> None:
+def test_greenlets_of_gevent_are_shown() -> None:
     gevent = pytest.importorskip("gevent")
 
     def sleep_green() -> None:
@@ -347,13 +347,13 @@ def test_greenlets_of_gevent_are_told() -> None:
     spawned = [gevent.spawn(sleep_green) for _ in range(4)]
     gevent.sleep(0)
     try:
-        name = "test_greenlets_of_gevent_are_told.<locals>.sleep_green"
+        name = "test_greenlets_of_gevent_are_shown.<locals>.sleep_green"
         assert list(counts("greenlet", name).values()) == [4]
     finally:
         gevent.killall(spawned)
 
 
-def test_stacks_of_several_workers_are_put_together() -> None:
+def test_stacks_of_several_workers_are_merged() -> None:
     answers = {
         30: [{"goroutine": "a", "count": 2}, {"goroutine": "b", "count": 1}],
         10: [{"goroutine": "c", "count": 1}, {"goroutine": "a", "count": 1}],
@@ -383,7 +383,7 @@ def test_a_silent_worker_is_listed_as_not_answering(sleeper: int) -> None:
     assert entry["pids"] == [sleeper]
 
 
-def test_a_worker_that_has_ended_is_listed_as_such() -> None:
+def test_a_worker_that_has_ended_is_listed_as_ended() -> None:
     process = subprocess.Popen(["true"])
     process.wait(BOUND)
     expected = "no answer: the worker has ended"

@@ -1,4 +1,4 @@
-"""Names, labels and values of series that are hard to show, for tests by hypothesis."""
+"""Hypothesis strategies of names, labels and values that are hard to render."""
 
 from hypothesis import strategies as st
 

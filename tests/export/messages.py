@@ -1,4 +1,4 @@
-"""The protobuf page read by classes that protobuf itself makes of the public definition."""
+"""The protobuf page, decoded by classes that protobuf makes of the public definition."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _family_class() -> Any:
                 field.type, field.type_name = _FIELD.TYPE_MESSAGE, f".io.prometheus.client.{kind.strip('*')}"
             else:
                 field.type = getattr(_FIELD, f"TYPE_{kind.strip('*').upper()}")
-                field.options.packed = kind.startswith("*")  # every parser takes both forms
+                field.options.packed = kind.startswith("*")  # every parser accepts both forms
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("io.prometheus.client.MetricFamily"))

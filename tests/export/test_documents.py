@@ -53,7 +53,7 @@ def test_a_document_can_be_broken_down_by_worker():
     assert json.loads(json.dumps(document)) == document
 
 
-def test_a_metric_that_is_called_like_a_labelled_one_keeps_its_name():
+def test_a_metric_named_like_a_labelled_series_keeps_its_name():
     names = [
         Name("a", "x", Kind.COUNTER, (("k", "v"),)),
         Name("a", 'x{k="v"}', Kind.COUNTER),
@@ -91,7 +91,7 @@ def test_a_histogram_without_observations_has_no_percentiles():
     }
 
 
-def test_a_time_is_iso_8601_where_a_date_can_be_that_far_away():
+def test_a_time_is_iso_8601_if_it_is_within_the_calendar():
     assert iso_time(0) == "1970-01-01T00:00:00+00:00"
     assert iso_time(-1) == "1969-12-31T23:59:59.999999+00:00"
     assert iso_time(2**63 - 1) == "9223372036854775807 µs"
@@ -140,12 +140,12 @@ def test_raw_csv_loses_nothing_of_any_name(text):
         ("größe", "größe"),
     ],
 )
-def test_csv_has_nothing_that_a_spreadsheet_or_a_terminal_would_obey(text, cell):
+def test_csv_has_no_formulas_and_no_control_characters(text, cell):
     table = to_csv(Snapshot([Name(text, text, Kind.GAUGE)], [-1]))
     assert list(csv.reader(io.StringIO(table, newline="")))[1] == [cell, cell, "", "gauge", "value", "-1"]
 
 
-def test_json_has_escapes_for_what_a_terminal_would_obey_and_says_the_same():
+def test_control_characters_are_escaped_in_json():
     obeyed = "\x1b[31m \x7f \x9b2J \u202e \u2066 \u2028 \U000e0041 größe 日"
     text = FORMATS["json"].render(Snapshot([Name(obeyed, obeyed, Kind.GAUGE)], [1]), View()).decode()
     assert json.loads(text) == {obeyed: {obeyed: 1}}
@@ -181,7 +181,7 @@ def test_a_table_shows_the_unit_of_a_histogram(category, unit, shown):
     assert table.endswith(f"  2  mean 3 {shown}, p50 2 {shown}, p90 3.6 {shown}, p99 3.96 {shown}, max 4 {shown}\n")
 
 
-def test_a_table_of_foreign_histograms_without_a_unit_shows_none():
+def test_a_table_of_histograms_without_a_unit_shows_none():
     name = Name("prometheus_client", "size", Kind.HISTOGRAM, bounds=(10.0,))
     table = to_table(Snapshot([name], [Distribution(6.0, 4.0, (2, 0))]))
     assert table.endswith("  2  mean 3, p50 2, p90 3.6, p99 3.96, max 4\n")
@@ -196,11 +196,11 @@ def test_a_table_has_a_worker_column_when_broken_down():
     ]
 
 
-def test_a_table_of_nothing_is_its_titles():
+def test_a_table_without_rows_has_its_titles():
     assert to_table(Snapshot([], [])) == "CATEGORY  METRIC\n"
 
 
-def test_wide_characters_take_two_places():
+def test_wide_characters_take_two_columns():
     names = [Name("日本", "x", Kind.GAUGE), Name("e\u0301a", "x", Kind.GAUGE)]
     assert to_table(Snapshot(names, [1, 2])).splitlines()[1:] == [
         "e\u0301a        x       gauge      2",
@@ -208,7 +208,7 @@ def test_wide_characters_take_two_places():
     ]
 
 
-def test_nothing_reaches_a_terminal_that_could_command_it():
+def test_control_characters_do_not_reach_a_terminal():
     text = "a\x1b[31m\r\n\t\x07\x9b\u202e\u2028\u200b"
     table = to_table(Snapshot([Name(text, text, Kind.GAUGE, ((text, text),))], [1]))
     assert table.replace("\n", "").isprintable()
@@ -222,5 +222,5 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
 
 @settings(max_examples=40)
 @given(st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=20))
-def test_lines_of_json_are_those_that_python_writes_with_an_indent(document: object) -> None:
+def test_lines_of_json_equal_those_of_python_with_an_indent(document: object) -> None:
     assert json_lines(document) == json.dumps(document, indent=2, ensure_ascii=False)

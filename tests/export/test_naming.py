@@ -67,7 +67,7 @@ def test_a_plain_name_has_no_label_but_the_category(name, family):
         (Name("a", "query_milliseconds", Kind.HISTOGRAM, unit="milliseconds"), "query_seconds"),
     ],
 )
-def test_a_name_that_had_to_be_changed_is_kept_in_a_label(name, family):
+def test_a_changed_name_is_kept_in_a_label(name, family):
     assert place(name) == [(family, {"category": "a", "metric": name.metric})]
 
 
@@ -76,7 +76,7 @@ def test_names_equal_after_cleaning_differ_by_their_metric_in_any_order():
     assert sorted(map(repr, place(*names))) == sorted(map(repr, place(*names[::-1])))
 
 
-def test_the_later_of_two_equal_samples_gets_its_metric_as_label():
+def test_the_second_of_two_equal_samples_gets_its_metric_as_label():
     assert place(counter("a", "hits"), counter("a", "hits_total"), counter("b", "hits_total")) == [
         ("hits_total", {"category": "a"}),
         ("hits_total", {"category": "a", "metric": "hits_total"}),
@@ -84,7 +84,7 @@ def test_the_later_of_two_equal_samples_gets_its_metric_as_label():
     ]
 
 
-def test_the_later_of_two_types_goes_to_a_family_of_its_own():
+def test_the_second_of_two_types_gets_its_own_family():
     assert place(counter("a", "open"), gauge("b", "open"), gauge("c", "open"), counter("d", "open_value")) == [
         ("open_total", {"category": "a"}),
         ("open_value", {"category": "b", "metric": "open"}),
@@ -101,7 +101,7 @@ def test_types_clash_as_in_openmetrics():
     ]
 
 
-def test_labels_with_a_meaning_of_their_own_are_exported_under_another_name():
+def test_reserved_label_names_are_exported_under_another_name():
     labels = tuple((name, name) for name in ["category", "exported_category", "le", "metric", "quantile"])
     [(_, got)] = place(counter("a", "x", labels))
     assert got == {
@@ -114,7 +114,7 @@ def test_labels_with_a_meaning_of_their_own_are_exported_under_another_name():
     }
 
 
-def test_label_names_are_cleaned_and_stay_different():
+def test_cleaned_label_names_stay_different():
     labels = tuple((name, name) for name in ["", "5", "__x", "a-b", "a.b", "a_b", "aB", "日"])
     [(_, got)] = place(counter("c", "x", labels))
     assert got == {
@@ -130,7 +130,7 @@ def test_label_names_are_cleaned_and_stay_different():
     }
 
 
-def test_series_whose_labels_are_equal_after_cleaning_are_told_apart():
+def test_series_with_equal_labels_after_cleaning_stay_different():
     names = [gauge("c", "x", labels) for labels in [(("a.b", "1"),), (("a-b", "1"),), (("a b", "1"),)]]
     assert place(*names) == [
         ("x", {"category": "c", "a_b": "1"}),
@@ -139,7 +139,7 @@ def test_series_whose_labels_are_equal_after_cleaning_are_told_apart():
     ]
 
 
-def test_an_empty_label_is_no_difference():
+def test_an_empty_label_counts_as_absent():
     names = [gauge("c", "x", (("a", ""),)), gauge("c", "x", (("b", ""),)), gauge("c", "x")]
     assert place(*names) == [
         ("x", {"category": "c", "a": ""}),
@@ -169,7 +169,7 @@ def test_the_first_declared_help_and_unit_describe_the_family():
     assert (family.help, family.unit) == ("The size.", "bytes")
 
 
-def test_label_text_is_escaped_and_quotes_names_that_are_no_identifiers():
+def test_label_text_is_escaped_and_names_that_are_no_identifiers_are_quoted():
     assert label_text([("a", 'x"\\\n'), ("b c", "é")]) == 'a="x\\"\\\\\\n","b c"="é"'
 
 
@@ -182,14 +182,14 @@ def test_label_text_is_escaped_and_quotes_names_that_are_no_identifiers():
         ("values", "U__user_2e_login__total", "U__http_2e_status"),
     ],
 )
-def test_a_scraper_may_choose_how_names_in_utf8_are_spelt(escaping, family, label):
+def test_a_scraper_may_choose_the_escaping_of_utf8_names(escaping, family, label):
     exposed = Namer(escaping=escaping).add(counter("app", "user.login", (("http.status", "200"),)))
     assert exposed.family.exposed_name == family
     altered = {"metric": "user.login"} if escaping == "underscores" else {}
     assert dict(exposed.labels) == {"category": "app", label: "200", **altered}
 
 
-def test_names_that_are_spelt_alike_are_told_apart():
+def test_names_with_the_same_escaped_form_stay_different():
     namer = Namer(escaping="dots")
     first, second = namer.add(gauge("a", "x y")), namer.add(gauge("a", "x_y"))
     assert (first.family.name, dict(first.labels)) == ("x__y", {"category": "a"})

@@ -1,4 +1,4 @@
-"""The two text formats: what a page looks like, and that any names make a page that everyone reads."""
+"""The two text formats: the form of a page, and that any names make a valid page."""
 
 import os
 import shutil
@@ -71,7 +71,7 @@ def test_openmetrics_names_a_counter_without_its_suffix_and_ends_with_eof():
     )
 
 
-def test_openmetrics_tells_when_counters_and_histograms_were_made():
+def test_openmetrics_has_the_creation_times_of_counters_and_histograms():
     names = [
         counter("a", "hits", (("x", "%"),)),
         Name("a", "query", Kind.HISTOGRAM, bounds=BOUNDS),
@@ -91,7 +91,7 @@ def test_openmetrics_tells_when_counters_and_histograms_were_made():
     assert "_created" not in render(Snapshot(made, [1, Distribution(1.0, 1.0, (0, 0, 1, 0, 0, 0)), 2, 3])).decode()
 
 
-def test_nothing_makes_an_empty_page():
+def test_a_page_without_series_is_empty():
     assert render(Snapshot([], [])) == b""
     assert shared.openmetrics(Snapshot([], [])) == b"# EOF\n"
 
@@ -119,7 +119,7 @@ def test_system_figures_are_shown_in_base_units_without_labels():
     assert "# HELP gc_collections Garbage collections of the process that answers.\n" in page
 
 
-def test_a_histogram_of_something_else_than_time_is_not_scaled():
+def test_a_histogram_without_a_unit_of_time_is_not_scaled():
     name = Name("http", "size", Kind.HISTOGRAM, bounds=(1e3, 1e6, 2.5e7), unit="bytes")
     page = render(Snapshot([name], [Distribution(5e6, 4e6, (1, 0, 1, 0))])).decode()
     assert 'size_bytes_bucket{category="http",le="1e+06"} 1\n' in page
@@ -208,7 +208,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
             f"{TEXT_1}; escaping=underscores",
         ),
         ("VictoriaMetrics", "text/plain;version=0.0.4;q=1,*/*;q=0.1", TEXT_0),
-        (  # whose receiver scrapes with Prometheus' own library: 0.118 with that of 2.54, 0.123 with that of 3.0
+        (  # its receiver scrapes with the library of Prometheus: 0.118 with that of 2.54, 0.123 with that of 3.0
             "OpenTelemetry collector 0.118",
             "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
             "text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
@@ -242,12 +242,12 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
         ("a browser", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", TEXT_0),
     ],
 )
-def test_scrapers_of_today_get_what_they_prefer(scraper, accept, content_type):
+def test_current_scrapers_get_their_preferred_format(scraper, accept, content_type):
     form, escaping = negotiate(accept)
     assert (form.content_type, escaping or "") == (content_type.partition("; escaping=")[::2])
 
 
-def test_names_in_utf8_stand_in_quotes():
+def test_names_in_utf8_are_quoted():
     view = View(escaping="allow-utf-8")
     snapshot = Snapshot([counter("app", "user.login", (("http.status", '"2"'),)), counter("app", "ok")], [3, 4])
     assert shared.text(snapshot, view).decode() == (
@@ -262,7 +262,7 @@ def test_names_in_utf8_stand_in_quotes():
     assert families["user.login"].samples[0].value == 3
 
 
-def test_a_scraper_may_choose_families_by_their_name_or_a_sample_of_theirs():
+def test_a_scraper_may_choose_families_by_the_name_of_family_or_sample():
     snapshot = Snapshot(
         [counter("a", "hits"), Name("a", "query", Kind.HISTOGRAM, bounds=BOUNDS), Name("a", "open", Kind.GAUGE)],
         [1, Distribution(1.0, 1.0, (0, 0, 1, 0, 0, 0)), 2],
@@ -315,7 +315,7 @@ def test_promtool_accepts_every_hostile_name_in_every_kind(promtool):
 @pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(name_lists, systems)
-def test_any_names_are_read_back_with_every_value(series, system):
+def test_pages_with_any_names_are_parsed_back_to_every_value(series, system):
     check_read_back(snapshot_of(series, system))
 
 
@@ -342,7 +342,7 @@ def test_no_series_changes_when_another_is_registered_later(series, n):
     assert after == Renderer().text(snapshot_of(series)).decode()
 
 
-def test_names_are_looked_at_again_only_when_they_are_another_object():
+def test_names_are_planned_again_only_if_they_are_another_object():
     series = [counter("a", "x")]
     renderer = Renderer()
     renderer.text(Snapshot(series, [1]))
@@ -374,7 +374,7 @@ def test_threads_that_share_a_renderer_each_get_the_page_of_their_snapshot():
 
 @pytest.fixture
 def promtool():
-    """Checks that ``promtool check metrics`` reads a page; its advice about names (exit code 3) is the user's."""
+    """Checks that ``promtool check metrics`` accepts a page; advice about names (exit code 3) is ignored."""
     command = shutil.which("promtool")
     if command is None:
         if os.environ.get("CI"):
@@ -393,7 +393,7 @@ def counter(category, metric, labels=(), help="", unit=""):  # noqa: A002
 
 
 def snapshot_of(series, system=None):
-    """A snapshot in which no value occurs twice, and most would be changed by going through a float."""
+    """A snapshot in which no value occurs twice, and most are not representable as a float."""
     return Snapshot(series, [value_of(i, name) for i, name in enumerate(series)], system or {})
 
 

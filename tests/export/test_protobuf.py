@@ -1,4 +1,4 @@
-"""The protobuf page says what the text says, and more."""
+"""The protobuf page has the content of the text, native histograms and exemplars."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Sample = tuple[str, tuple[tuple[str, str], ...], float]
 
 
 def samples(families: list[Any]) -> list[Sample]:
-    """What the messages say, as the text format has it."""
+    """The samples of the messages, in the form of the text format."""
     return sorted(
         (name, tuple(sorted({**{pair.name: pair.value for pair in metric.label}, **limit}.items())), value)
         for family in families
@@ -71,7 +71,7 @@ SNAPSHOT = Snapshot(
 )
 
 
-def test_the_messages_say_what_the_text_says() -> None:
+def test_the_messages_have_the_content_of_the_text() -> None:
     families = read(protobuf.render(SNAPSHOT))
     assert samples(families) == samples_of_text(SNAPSHOT)
     helps = {family.name: (family.help, family.unit) for family in families}
@@ -79,13 +79,13 @@ def test_the_messages_say_what_the_text_says() -> None:
     assert helps["open_connections"][1] == "connections"
 
 
-def test_names_may_be_chosen_and_spelt_as_written() -> None:
+def test_families_may_be_chosen_and_names_are_written_in_utf8() -> None:
     view = View(escaping="allow-utf-8", names=frozenset(["user.login"]))
     [family] = read(protobuf.render(SNAPSHOT, view))
     assert (family.name, len(family.metric), family.metric[0].counter.value) == ("user.login_total", 1, 3)
 
 
-def test_when_a_series_was_made_is_in_its_message() -> None:
+def test_a_message_has_the_creation_time_of_its_series() -> None:
     made = [SNAPSHOT.names[1]._replace(created=1_700_000_000_000_000_005), SNAPSHOT.names[3]._replace(created=10**9)]
     counted, observed = read(protobuf.render(Snapshot(made, [1, SNAPSHOT.values[3]])))
     created = counted.metric[0].counter.created_timestamp
@@ -93,7 +93,7 @@ def test_when_a_series_was_made_is_in_its_message() -> None:
     assert observed.metric[0].histogram.created_timestamp.seconds == 1
 
 
-def test_further_names_are_added_to_a_page() -> None:
+def test_new_names_are_added_to_a_page() -> None:
     for n in range(len(SNAPSHOT.names) + 1):
         part = Snapshot(SNAPSHOT.names[:n], SNAPSHOT.values[:n], SNAPSHOT.system)
         assert samples(read(protobuf.render(part))) == samples_of_text(part)
@@ -105,7 +105,7 @@ def test_a_histogram_with_the_wrong_number_of_buckets_is_refused() -> None:
 
 
 def native_buckets(histogram: Any) -> dict[int, int]:
-    """What is in each bucket of a native histogram, by its index."""
+    """The count of each bucket of a native histogram, by its index."""
     found, index, count = {}, 0, 0
     deltas = iter(histogram.positive_delta)
     for span in histogram.positive_span:
@@ -119,7 +119,9 @@ def native_buckets(histogram: Any) -> dict[int, int]:
 
 
 @pytest.mark.parametrize(("unit", "factor", "first"), [("", 1000, -3), ("bytes", 1, 4)])
-def test_an_exponential_histogram_is_a_native_one_with_all_its_buckets(unit: str, factor: int, first: int) -> None:
+def test_an_exponential_histogram_is_a_native_histogram_with_all_its_buckets(
+    unit: str, factor: int, first: int
+) -> None:
     bounds = exponential(3, first, 10, factor)
     counts = [0] * 82
     for i, count in {0: 7, 1: 3, 2: 0, 3: 1000, 20: 1, 24: 5, 80: 2, 81: 9}.items():
@@ -134,11 +136,11 @@ def test_an_exponential_histogram_is_a_native_one_with_all_its_buckets(unit: str
     assert {index: count for index, count in found.items() if count} == {
         first * 8 + i: count for i, count in enumerate(counts) if count and i
     }
-    assert samples([family]) == samples_of_text(snapshot)  # as text has the powers of two
+    assert samples([family]) == samples_of_text(snapshot)  # the powers of two, as in text
     assert [bucket.upper_bound for bucket in histogram.bucket] == [2.0 ** (first + i) for i in range(11)]
 
 
-def test_an_exponential_histogram_without_observations_is_known_as_a_native_one() -> None:
+def test_an_exponential_histogram_without_observations_is_marked_as_native() -> None:
     name = Name("c", "h", Kind.HISTOGRAM, bounds=exponential(3, -14, 20, 1000))
     [family] = read(protobuf.render(Snapshot([name], [Distribution(0.0, 0.0, (0,) * 162)])))
     assert family.metric[0].histogram.zero_threshold > 0

@@ -1,4 +1,4 @@
-"""What C writes is what Python makes of names and values: a page byte for byte, a file by its content."""
+"""The output of C equals that of Python for the same names and values: pages by bytes, files by content."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ figures = st.just({}) | st.just({"uptime": 3, "cpu": 12.5, "odd one": 1})
 
 
 def do(stats: Registry, step: tuple[Any, ...]) -> None:
-    """Do a step; one that cannot be has no effect."""
+    """Do a step; an impossible one has no effect."""
     what, category, metric, *rest = step
     try:
         if what == "declare":
@@ -75,7 +75,7 @@ def do(stats: Registry, step: tuple[Any, ...]) -> None:
 
 @pytest.fixture
 def both(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do everything that C does in the Python twin as well, and check that the results are equal."""
+    """Repeat every call of C in the Python twin, and check that the results are equal."""
 
     def compared(name: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -103,7 +103,7 @@ def both(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.lists(steps, max_size=12), min_size=1, max_size=3), st.lists(views, min_size=1, max_size=2), figures)
-def test_the_page_and_the_file_of_a_block_are_those_of_its_names_and_values(
+def test_page_and_file_of_a_block_equal_those_of_its_names_and_values(
     both: None, rounds: list[list[tuple[Any, ...]]], asked: list[View], system: dict[str, float]
 ) -> None:
     renderer, stats = Renderer(), Registry()
@@ -169,7 +169,7 @@ def test_records_that_are_damaged_are_refused_by_both_cores_alike() -> None:
 
 
 def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a call returns, or the text of its error."""
+    """Return the result of a call, or the text of its error."""
     try:
         return call(*arguments)
     except (BufferError, ValueError) as error:
@@ -177,7 +177,7 @@ def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @pytest.mark.parametrize("wrong", ["text", "places", "totals"])
-def test_values_are_put_only_into_places_that_are_there(wrong: str) -> None:
+def test_values_are_written_only_into_existing_places(wrong: str) -> None:
     places = b"".join(number.to_bytes(4, "little") for number in (2, 0, 0, 0))
     given = {"text": b"x ", "places": places, "totals": bytes(16)}
     damaged = {**given, wrong: given[wrong][:-1]}
@@ -188,7 +188,7 @@ def test_values_are_put_only_into_places_that_are_there(wrong: str) -> None:
             module.fill_text((before, (damaged["text"], damaged["places"])), damaged["totals"])
 
 
-def test_every_format_of_a_block_is_that_of_its_names_and_values() -> None:
+def test_every_format_of_a_block_equals_that_of_its_names_and_values() -> None:
     stats = Registry()
     with tempfile.TemporaryDirectory() as data:
         stats.init({"path": {"data": data}, "stats": {"persist": False, "capacity": 300}})

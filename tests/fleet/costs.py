@@ -1,4 +1,4 @@
-"""What a push costs: ``python tests/fleet/costs.py [SERIES]`` prints bytes and ms of processor time of each
+"""The cost of a push: ``python tests/fleet/costs.py [SERIES]`` prints bytes and ms of processor time of each
 format, beside two peers.
 
 The values of all series change between two pushes. The peers are fed by their own counters: OpenTelemetry's SDK with

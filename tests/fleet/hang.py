@@ -1,8 +1,9 @@
-"""Measures what a hanging push target costs: ``python tests/fleet/hang.py [SECONDS]``.
+"""Measures the cost of a hanging push target: ``python tests/fleet/hang.py [SECONDS]``.
 
-A process counts as fast as it can and saves every 100 ms while it pushes to nobody, to a server that answers, and to
-one that accepts connections but never answers. Prints increments per second, the longest increment and the saves; the
-longest must be at most 1.2 times that without a push. On a busy machine run it under ``chrt --fifo 10``.
+A process counts as fast as it can and saves every 100 ms without a push, with a push to a server that answers, and
+with a push to one that accepts connections but never answers. Prints increments per second, the longest increment and
+the saves; the longest must be at most 1.2 times that without a push. On a busy machine run it under ``chrt --fifo
+10``.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def measure(name: str, url: str | None, seconds: float) -> tuple[float, float]:
 
 
 def main(seconds: float) -> int:
-    """Measure in turns; returns 1 where the median of the longest increments is above the limit with a hanging one."""
+    """Measure in turns; return 1 if the median of the longest increments is above the limit with a hanging server."""
     with socket.create_server(("127.0.0.1", 0)) as good, socket.create_server(("127.0.0.1", 0)) as hanging:
         threading.Thread(target=answer, args=(good,), daemon=True).start()
         addresses = {

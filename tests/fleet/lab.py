@@ -88,7 +88,7 @@ def require() -> None:
 
 
 class Lab:
-    """A network of machines, and what runs in its middle: the hub, where the engines are."""
+    """A network of machines around a hub, where the engines run."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -121,7 +121,7 @@ class Lab:
         subprocess.run(["ip", *place, *arguments], check=True, timeout=BOUND)
 
     def machine(self, number: int, push: dict[str, Any] | None) -> Machine:
-        """Make a machine, which is switched off."""
+        """Create a machine that is switched off."""
         namespace, cable = f"{self._prefix}m{number}", f"cable{number}"
         self._add(namespace)
         self._ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", namespace, namespace=self.hub)
@@ -157,7 +157,7 @@ class Lab:
                 raise OSError(ctypes.get_errno(), "setns")
 
     def get(self, host: str, port: int, path: str, timeout: float = 10.0) -> tuple[int, str]:
-        """Ask something from the hub."""
+        """Send a GET request from the hub."""
         return self.within(lambda: ask(host, port, path, timeout))
 
     def clock(self) -> str:
@@ -203,7 +203,7 @@ class Machine:
         return (self.disk / "log").read_text()
 
     def set_clock(self, seconds: int) -> None:
-        """Set the machine's clock wrong by this much."""
+        """Set the machine's clock wrong by this many seconds."""
         self._offset.write_text(str(seconds))
 
     def start(self, level_kind: str = "gauge") -> None:
@@ -234,7 +234,7 @@ class Machine:
         return True
 
     def total(self) -> int | None:
-        """What its statistics say of the hits; None if they say nothing."""
+        """The number of hits in its statistics; None without an answer."""
         status, body = self._lab.get(self.address, SITE_PORT, "/stats")
         if status != 200:
             return None
@@ -246,7 +246,7 @@ class Machine:
         self._lab.get(self.address, SITE_PORT, "/kill-saver")
 
     def cut_power(self) -> None:
-        """End everything on it at once; what was in /dev/shm is gone."""
+        """Kill all its processes at once; its /dev/shm is lost."""
         assert self._process is not None
         self._process.kill()
         self._process.wait(BOUND)
@@ -309,14 +309,14 @@ class Engine:
         wait_until(lambda: self._lab.get(HUB, ENGINE_PORT, "/-/ready")[0] == 200, "the engine", BOUND)
 
     def stop(self) -> None:
-        """Stop it in an orderly way; it keeps what it has."""
+        """Stop it in an orderly way; its data stays."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(BOUND)
             self._process = None
 
     def value(self, expression: str) -> float | None:
-        """The one value of a query; None if there is none."""
+        """The single value of a query; None without a result."""
         query = urllib.parse.urlencode({"query": expression})
         status, body = self._lab.get(HUB, ENGINE_PORT, f"/api/v1/query?{query}")
         if status != 200:
@@ -331,7 +331,7 @@ def _knows(program: str, flag: str) -> bool:
 
 
 class Visitors:
-    """Requests from the hub to all machines until told to stop; ``answered`` and ``failed`` by machine."""
+    """Sends requests from the hub to all machines until stopped; counts ``answered`` and ``failed`` by machine."""
 
     def __init__(self, lab: Lab, machines: list[Machine]) -> None:
         self.answered: Counter[str] = Counter()

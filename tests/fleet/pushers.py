@@ -1,7 +1,7 @@
 """Many machines at one engine: ``python tests/fleet/pushers.py [PUSHERS] [SERIES] [SECONDS]``.
 
 Each pusher is the sender of a data directory of its own, which pushes to a VictoriaMetrics on loopback every 15 s. At
-the end the engine must have the sum of what all have counted. Prints what it costs on either side.
+the end the engine must have the sum of all counts. Prints the costs of both sides.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ THREADS = 8
 
 
 class Pusher:
-    """A machine: its names, what it has counted, and its sender."""
+    """A machine: its names, its counts, and its sender."""
 
     def __init__(self, directory: Path, number: int, series: int) -> None:
         push = {"url": f"http://127.0.0.1:{PORT}/api/v1/write", "labels": {"job": "simulated"}}
@@ -80,7 +80,7 @@ def query(expression: str) -> float:
 
 
 def simulate(pushers: list[Pusher], seconds: float) -> float:
-    """Let all push for that long; returns the processor time that it took."""
+    """Let all push for that long; return the processor time used."""
     used, began = time.process_time(), time.monotonic()
     shares = [pushers[i::THREADS] for i in range(THREADS)]
     threads = [threading.Thread(target=run, args=(share, began, began + seconds)) for share in shares]
@@ -92,7 +92,7 @@ def simulate(pushers: list[Pusher], seconds: float) -> float:
 
 
 def judge(pushers: list[Pusher]) -> bool:
-    """Tell whether the engine has what was counted, after a moment."""
+    """Return whether the engine has all counts after a short time."""
     expected = sum(pusher.total for pusher in pushers)
     end = time.monotonic() + 60
     while query("sum(requests_total)") != expected and time.monotonic() < end:
@@ -103,7 +103,7 @@ def judge(pushers: list[Pusher]) -> bool:
 
 
 def main(number: int = 200, series: int = 1000, seconds: int = 300) -> int:
-    """Simulate and report; returns 1 where something is missing in the engine."""
+    """Simulate and report; return 1 if counts are missing in the engine."""
     with tempfile.TemporaryDirectory() as top:
         options = [f"-httpListenAddr=127.0.0.1:{PORT}", "-search.latencyOffset=0s", "-search.disableCache"]
         options += ["-search.maxUniqueTimeseries=10000000", "-search.maxQueryDuration=300s"]

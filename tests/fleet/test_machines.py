@@ -1,4 +1,4 @@
-"""Three machines under load, each way to an engine, through everything that happens to machines: the sum is right."""
+"""Three machines under load, with each way to an engine, over kills, power losses, wrong clocks: the sum is exact."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_sum_over_machines_is_exact_whatever_happens_to_them(way: str, lab: Lab, tmp_path: Path) -> None:
+def test_the_sum_over_machines_is_exact_over_kills_power_losses_and_clocks(way: str, lab: Lab, tmp_path: Path) -> None:
     program, push = WAYS[way]
     if program == "newer":
         found = newer("victoria-metrics", tmp_path / "newer")
-        assert found is not None, "NOT TESTED with a real engine: VictoriaMetrics of Debian's sid cannot be had here"
+        assert found is not None, "NOT TESTED with a real engine: VictoriaMetrics of Debian's sid is not available here"
         program = found
     settings = {**push, "interval_seconds": 1, "timeout_seconds": 2, "labels": {"job": "shop"}} if push else None
     machines = [lab.machine(number, settings) for number in range(3)]
@@ -58,7 +58,7 @@ def test_the_sum_over_machines_is_exact_whatever_happens_to_them(way: str, lab: 
 
 
 def happen(engine: Engine, machines: list[Machine], visitors: Visitors) -> int:
-    """Let it all happen; returns how many hits a power loss may have lost at most."""
+    """Cause all events; return how many hits a power loss may have lost at most."""
     first, second, third = machines
     seen(engine, visitors)
     engine.stop()
@@ -103,7 +103,7 @@ def more(visitors: Visitors, number: int) -> None:
 
 
 def seen(engine: Engine, visitors: Visitors) -> None:
-    """Wait until the engine has seen what was counted a moment ago, of all machines."""
+    """Wait until the engine has the current counts of all machines."""
     more(visitors, 30)
     before = engine.value("sum(hits_total)") or 0
     wait_until(lambda: engine.value("count(hits_total)") == 3, "all machines", BOUND)
@@ -111,7 +111,7 @@ def seen(engine: Engine, visitors: Visitors) -> None:
 
 
 def judge(engine: Engine, machines: list[Machine], visitors: Visitors, lost: int) -> None:
-    """At the end the engine has what the machines have, and they have what visitors saw; nothing ever went back."""
+    """Check that the engine has the counts of the machines, they have all answered hits, and no total went back."""
     totals = [machine.total() for machine in machines]
     wait_until(lambda: engine.value("sum(hits_total)") == sum(map(int, totals)), f"the sum of {totals}", BOUND)
     first, *others = machines

@@ -1,4 +1,4 @@
-"""The past as real processes write it: the one that saves, and whoever takes over when it is killed."""
+"""The history as real processes write it: the saver, and the process that takes over when it is killed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ stats.close()
 
 
 def rates(data: Path) -> list[float]:
-    """What is known of the rate of orders, second by second."""
+    """The recorded rate of orders for each second."""
     try:
         found = read_past(data, Query.made(-120, None, 1, ["shop.orders"]))
     except FileNotFoundError:
@@ -61,14 +61,14 @@ def start(python: PythonRunner, data: Path, children: list[Child], history: str 
 
 
 @pytest.mark.parametrize("core", ["C"], indirect=True)
-def test_the_process_that_saves_writes_the_past(python: PythonRunner, data: Path, counting: list[Child]) -> None:
+def test_the_saver_writes_the_history(python: PythonRunner, data: Path, counting: list[Child]) -> None:
     child = start(python, data, counting)
     wait_until(lambda: len(rates(data)) >= 2)
     assert all(rate > 0 for rate in rates(data))
     child.tell()
     child.finish(quiet=False)
     known = len(rates(data))
-    start(python, data, counting)  # the application starts again, and its past is still there
+    start(python, data, counting)  # after a restart of the application the history is still there
     wait_until(lambda: len(rates(data)) > known)
     events = read_past(data, Query.made(-120, None)).events
     assert [event.kind for event in events if "start" in event.kind] == ["start", "restart"]
@@ -76,7 +76,7 @@ def test_the_process_that_saves_writes_the_past(python: PythonRunner, data: Path
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("core", ["C"], indirect=True)
-def test_another_process_goes_on_when_the_one_that_saves_is_killed(
+def test_another_process_continues_the_history_when_the_saver_is_killed(
     python: PythonRunner, data: Path, counting: list[Child]
 ) -> None:
     for _ in range(3):
@@ -93,7 +93,7 @@ def test_another_process_goes_on_when_the_one_that_saves_is_killed(
 
 
 @pytest.mark.parametrize("core", ["C"], indirect=True)
-def test_where_it_is_switched_off_there_is_none(python: PythonRunner, data: Path, counting: list[Child]) -> None:
+def test_no_history_is_written_if_it_is_switched_off(python: PythonRunner, data: Path, counting: list[Child]) -> None:
     start(python, data, counting, "off")
     wait_until(lambda: (data / "stats" / "simple.json").exists())
     assert not ring_file(data).exists()

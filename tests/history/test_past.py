@@ -1,4 +1,4 @@
-"""What is recorded of an application, and how it is read back: rates, percentiles, gaps, events."""
+"""The recorded history of an application, and its queries: rates, percentiles, gaps, events."""
 
 import bisect
 import csv
@@ -23,7 +23,7 @@ NOW = 1_700_000_040
 
 @dataclass(frozen=True)
 class Process:
-    """A worker as the table of workers shows it."""
+    """A row of the table of workers."""
 
     pid: int
     claim: int = 1
@@ -45,7 +45,7 @@ class Table:
 
 @dataclass
 class Site:
-    """An application whose values are given to a recorder second by second."""
+    """An application; the test passes its values to a recorder for each second."""
 
     recorder: HistoryRecorder
     workers: Table = field(default_factory=Table)
@@ -60,7 +60,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    """A site whose data directory is new."""
+    """A site with a new data directory."""
     site = Site(HistoryRecorder(tmp_path))
     yield site
     site.recorder.close()
@@ -88,27 +88,27 @@ def test_a_counter_is_read_as_its_rate_and_a_gauge_as_its_value(site: Site, tmp_
     assert values(found, "app.queue", "value") == [None, 2.5, 0, -4, None]
 
 
-def test_a_row_that_is_late_covers_the_seconds_before_it(site: Site, tmp_path: Path) -> None:
+def test_a_late_row_covers_the_seconds_before_it(site: Site, tmp_path: Path) -> None:
     for second, count in ((0, 0), (1, 10), (4, 40)):
         site.at(NOW + second, [COUNTER], count)
     found = past(tmp_path, NOW, NOW + 4)
     assert values(found, "app.logins", "rate") == [None, 10, None, None, 10]
 
 
-def test_a_counter_that_was_set_to_0_counts_on_from_there(site: Site, tmp_path: Path) -> None:
+def test_a_reset_counter_continues_from_0(site: Site, tmp_path: Path) -> None:
     for second, count in ((0, 100), (1, 110), (2, 4), (3, 5)):
         site.at(NOW + second, [COUNTER], count)
     assert values(past(tmp_path, NOW + 1, NOW + 3), "app.logins", "rate") == [10, 4, 1]
 
 
-def test_a_series_that_is_new_is_counted_from_its_first_count(site: Site, tmp_path: Path) -> None:
+def test_a_new_series_is_recorded_from_its_first_count(site: Site, tmp_path: Path) -> None:
     site.at(NOW, [COUNTER], 5)
     other = Name("app", "new", Kind.COUNTER, (("a", 'x"y'),), monotonic=True)
     site.at(NOW + 1, [COUNTER, other], 5, 7)
     assert values(past(tmp_path, NOW, NOW + 1), 'app.new{a="x\\"y"}', "rate") == [None, 7]
 
 
-def test_a_percentile_is_that_of_the_window_and_not_of_all_time(site: Site, tmp_path: Path) -> None:
+def test_a_percentile_is_of_the_window_only(site: Site, tmp_path: Path) -> None:
     site.at(NOW, [TIMES], Distribution(1e6, 39.0, (0, 0, 1000, 0)))
     site.at(NOW + 1, [TIMES], Distribution(1e6 + 500, 39.0, (100, 0, 1000, 0)))
     site.at(NOW + 2, [TIMES], Distribution(1e6 + 500, 39.0, (100, 0, 1000, 0)))
@@ -127,9 +127,9 @@ def test_percentiles_of_a_longer_step_are_of_all_its_observations(site: Site, tm
     assert values(found, "app.work", "p99") == [38.0]
 
 
-def test_minutes_are_made_of_seconds_by_whoever_records_then(site: Site, tmp_path: Path) -> None:
+def test_minutes_are_made_of_seconds_by_the_current_recorder(site: Site, tmp_path: Path) -> None:
     for second in range(130):
-        if second == 70:  # another process takes over, and knows nothing of the one before
+        if second == 70:  # another process takes over without any state of the first
             site.recorder.close()
             site.recorder = HistoryRecorder(tmp_path)
         site.at(NOW + second, [COUNTER, GAUGE], 5 * second, second)
@@ -138,14 +138,14 @@ def test_minutes_are_made_of_seconds_by_whoever_records_then(site: Site, tmp_pat
     assert values(found, "app.queue", "value") == [30, 89.831, 124.5, None]
 
 
-def test_a_recorder_that_was_away_leaves_a_gap_and_no_peak(site: Site, tmp_path: Path) -> None:
+def test_a_pause_of_the_recorder_is_a_gap_and_not_a_peak(site: Site, tmp_path: Path) -> None:
     for second, count in ((0, 0), (1, 1), (100, 1000), (101, 1002)):
         site.at(NOW + second, [COUNTER], count)
     found = past(tmp_path, NOW, NOW + 110)
     assert [value for value in values(found, "app.logins", "rate") if value is not None] == [1, 2]
 
 
-def test_the_overview_sums_all_requests_by_class_and_their_times(site: Site, tmp_path: Path) -> None:
+def test_the_overview_sums_all_requests_by_class_with_their_times(site: Site, tmp_path: Path) -> None:
     def labels(route: str, status: str) -> tuple[tuple[str, str], ...]:
         return (("method", "GET"), ("route", route), ("status", status))
 
@@ -165,7 +165,7 @@ def test_the_overview_sums_all_requests_by_class_and_their_times(site: Site, tmp
     assert values(found, "shmstats.response_time", "rate") == [9]
 
 
-def test_of_more_than_512_series_the_chosen_and_those_of_requests_are_kept(tmp_path: Path) -> None:
+def test_beyond_512_series_those_chosen_and_those_of_requests_are_kept(tmp_path: Path) -> None:
     site = Site(HistoryRecorder(tmp_path, ["last.*"]))
     names = [Name("app", f"c{number}", Kind.COUNTER, monotonic=True) for number in range(600)]
     names += [Name("requests", "total", Kind.COUNTER, monotonic=True), Name("last", "one", Kind.COUNTER, (), True)]
@@ -177,7 +177,7 @@ def test_of_more_than_512_series_the_chosen_and_those_of_requests_are_kept(tmp_p
     assert "app.c599" not in found.series
 
 
-def test_a_histogram_of_many_buckets_is_kept_with_fewer(site: Site, tmp_path: Path) -> None:
+def test_a_histogram_of_many_buckets_is_recorded_with_fewer(site: Site, tmp_path: Path) -> None:
     bounds = tuple(1.1**number for number in range(159))
     name = Name("app", "fine", Kind.HISTOGRAM, bounds=bounds)
     site.at(NOW, [name], Distribution(0.0, 0.0, (0,) * 160))
@@ -198,7 +198,7 @@ def test_percentiles_of_a_window_are_within_the_error_of_exponential_bounds(tmp_
         Name("http", "http_requests", Kind.COUNTER, (("status", "200"),), True),
         Name("http", "http_request_duration", Kind.HISTOGRAM, bounds=bounds),
     ]
-    site.at(NOW, names, 5, Distribution(9e6, 9e6, at(9e6, 5)))  # what was before the window
+    site.at(NOW, names, 5, Distribution(9e6, 9e6, at(9e6, 5)))  # values before the window
     both = tuple(map(sum, zip(at(9e6, 5), at(209.6, 1), strict=True)))
     site.at(NOW + 1, names, 6, Distribution(9e6 + 209.6, 9e6, both))
     site.recorder.close()
@@ -208,7 +208,7 @@ def test_percentiles_of_a_window_are_within_the_error_of_exponential_bounds(tmp_
         assert values(found, "http.http_request_duration", figure) == [pytest.approx(209.6, rel=0.18)]  # 41 buckets
 
 
-def test_columns_of_a_series_that_has_gone_do_not_show_its_past_as_anothers(site: Site, tmp_path: Path) -> None:
+def test_a_reused_column_does_not_show_the_history_of_a_removed_series(site: Site, tmp_path: Path) -> None:
     old = [Name("app", f"old{number}", Kind.COUNTER, monotonic=True) for number in range(512)]
     site.at(NOW, old, *range(512))
     site.at(NOW + 1, old, *range(1000, 1512))
@@ -226,7 +226,7 @@ def test_columns_of_a_series_that_has_gone_do_not_show_its_past_as_anothers(site
         ("timeout", "timeout", "worker 11 was aborted after its timeout"),
     ],
 )
-def test_gunicorns_counters_tell_how_a_worker_ended(
+def test_the_counters_of_gunicorn_show_how_a_worker_ended(
     site: Site, tmp_path: Path, reason: str, kind: str, text: str
 ) -> None:
     names = [
@@ -248,7 +248,7 @@ def test_gunicorns_counters_tell_how_a_worker_ended(
     assert events[0].kind == "start"
 
 
-def test_without_gunicorn_the_table_of_workers_tells_a_kill_from_an_exit(site: Site, tmp_path: Path) -> None:
+def test_without_gunicorn_the_table_of_workers_distinguishes_a_kill_from_an_exit(site: Site, tmp_path: Path) -> None:
     site.workers.alive = [Process(10), Process(11), Process(12)]
     site.at(NOW, [COUNTER], 0)
     site.workers.alive, site.workers.dead = [Process(10)], [Process(12)]
@@ -261,7 +261,7 @@ def test_without_gunicorn_the_table_of_workers_tells_a_kill_from_an_exit(site: S
     ]
 
 
-def test_recent_figures_are_those_of_a_quarter_of_an_hour_with_their_error(site: Site, tmp_path: Path) -> None:
+def test_recent_figures_are_of_15_minutes_with_their_error(site: Site, tmp_path: Path) -> None:
     fine = Name("app", "fine", Kind.HISTOGRAM, bounds=exponential(3, -14, 20, 1000))
     counts = [0] * 162
     for second in range(-1200, 95, 5):
@@ -270,7 +270,7 @@ def test_recent_figures_are_those_of_a_quarter_of_an_hour_with_their_error(site:
             NOW + second, [COUNTER, TIMES, fine], 0, distribution(0, 0, 0, 0), Distribution(1.0, 9.0, tuple(counts))
         )
     recent = read_recent(tmp_path, NOW + 90)
-    assert list(recent) == [("app", "fine", ())]  # nothing was observed in the other one
+    assert list(recent) == [("app", "fine", ())]  # the other histogram has no observations
     figures = recent["app", "fine", ()]
     assert 900 <= figures["seconds"] <= 960
     assert figures["count"] == figures["seconds"] / 5
@@ -280,7 +280,7 @@ def test_recent_figures_are_those_of_a_quarter_of_an_hour_with_their_error(site:
 
 
 @pytest.mark.parametrize("bounds", [(5.0, 10.0, 30.0), (1.0, 2.0, 5.0, 30.0, 40.0, 90.0)])
-def test_a_window_has_nothing_of_what_was_carried_over_into_other_buckets(
+def test_a_window_excludes_observations_moved_into_other_buckets(
     site: Site, tmp_path: Path, bounds: tuple[float, ...]
 ) -> None:
     before, more = distribution(0, 700, 9, 0), distribution(*range(1, len(bounds) + 2))
@@ -294,7 +294,7 @@ def test_a_window_has_nothing_of_what_was_carried_over_into_other_buckets(
     assert read_recent(tmp_path, NOW + 4)["app", "work", ()]["count"] == more.count
 
 
-def test_a_series_that_begins_within_a_minute_is_in_the_row_of_that_minute(site: Site, tmp_path: Path) -> None:
+def test_a_series_registered_within_a_minute_is_in_the_row_of_that_minute(site: Site, tmp_path: Path) -> None:
     site.at(NOW + 50, [COUNTER], 0)
     site.at(NOW + 52, [COUNTER, TIMES], 0, distribution(0, 0, 0, 0))
     site.at(NOW + 55, [COUNTER, TIMES], 0, distribution(1, 2, 0, 0))
@@ -306,9 +306,7 @@ def distribution(*buckets: int) -> Distribution:
     return Distribution(sum(buckets), 50.0, buckets)
 
 
-def test_an_application_that_starts_again_is_a_restart_and_a_recorder_that_takes_over_is_none(
-    site: Site, tmp_path: Path
-) -> None:
+def test_a_restart_of_the_application_is_an_event_and_a_new_recorder_is_not(site: Site, tmp_path: Path) -> None:
     site.at(NOW, [COUNTER], 0)
     site.recorder.close()
     site.recorder, site.uptime = HistoryRecorder(tmp_path), 6.0
@@ -319,7 +317,7 @@ def test_an_application_that_starts_again_is_a_restart_and_a_recorder_that_takes
     assert [event.kind for event in past(tmp_path, NOW - 10, NOW + 100).events] == ["start", "restart"]
 
 
-def test_json_and_csv_have_gaps_as_null_and_as_nothing(site: Site, tmp_path: Path) -> None:
+def test_gaps_are_null_in_json_and_empty_in_csv(site: Site, tmp_path: Path) -> None:
     site.at(NOW, [COUNTER, TIMES], 0, Distribution(0.0, 0.0, (0,) * 4))
     site.at(NOW + 1, [COUNTER, TIMES], 3, Distribution(5.0, 5.0, (1, 0, 0, 0)))
     found = past(tmp_path, NOW, NOW + 1, 1, "app.*")
@@ -344,14 +342,14 @@ def test_json_and_csv_have_gaps_as_null_and_as_nothing(site: Site, tmp_path: Pat
         ((float("inf"), None, None), "inf is no time"),
     ],
 )
-def test_a_query_that_cannot_be_answered_says_why(
+def test_an_invalid_query_is_refused_with_the_reason(
     given: tuple[float | None, float | None, int | None], message: str
 ) -> None:
     with pytest.raises(QueryError, match=message):
         Query.made(*given)
 
 
-def test_a_query_of_a_day_is_answered_by_minutes() -> None:
+def test_a_query_of_a_day_has_steps_of_minutes() -> None:
     query = Query.made(-86_400.0, None, 7)
     assert query.step % 60 == 0
     assert (query.until - query.since) / query.step < 2000

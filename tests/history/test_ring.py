@@ -1,4 +1,4 @@
-"""The ring file: what a killed writer, a full disk and a stranger's file leave of it."""
+"""The ring file after a killed writer, on a full disk, and replaced by another file."""
 
 import os
 from array import array
@@ -48,12 +48,12 @@ def test_a_row_is_read_as_it_was_written_with_gaps_left_out(ring: Ring) -> None:
     assert ring.read_rows(SECONDS, NOW - 5, NOW + 5) == [RingRow(NOW, 1.0, row(1, 2.5)), RingRow(NOW + 2, 2.5, row(3))]
 
 
-def test_a_row_of_one_lap_before_is_not_taken_for_one_of_now(ring: Ring) -> None:
+def test_a_row_of_the_previous_lap_is_not_taken_for_a_current_one(ring: Ring) -> None:
     ring.write_row(SECONDS, NOW - SECONDS.rows, 1.0, row(1))
     assert len(ring.read_rows(SECONDS, NOW, NOW)) == 0
 
 
-def test_a_row_that_is_half_written_is_a_gap(ring: Ring) -> None:
+def test_a_half_written_row_is_a_gap(ring: Ring) -> None:
     ring.write_row(SECONDS, NOW, 1.0, row(*range(100)))
     with open(ring.file, "r+b") as file:
         file.seek(SECONDS.place(NOW) + 100)
@@ -68,7 +68,7 @@ def test_the_file_has_a_fixed_size_of_at_most_32_mib(ring: Ring) -> None:
     assert ring.file.stat().st_size <= SIZE <= 32 * 2**20
 
 
-def test_tracks_that_are_half_written_leave_those_before_them(ring: Ring) -> None:
+def test_half_written_tracks_leave_the_previous_tracks(ring: Ring) -> None:
     ring.write_tracks(["first"])
     ring.write_tracks(["second"])
     content = ring.file.read_bytes()
@@ -91,7 +91,7 @@ TRACK = ["c", "m", [["a", "b"]], 3, [1.0, 2.0], "", 0, 0]
         ]),
     ],
 )  # fmt: skip
-def test_tracks_that_cannot_be_are_damage_to_a_reader_and_none_to_a_writer(tmp_path: Path, tracks: Any) -> None:
+def test_impossible_tracks_are_damage_to_a_reader_and_replaced_by_a_writer(tmp_path: Path, tracks: Any) -> None:
     ring = make_ring(ring_file(tmp_path))
     ring.write_tracks(tracks if not isinstance(tracks, list) or len(tracks) < 8 else [tracks])
     with pytest.raises(RingError, match="damaged"):
@@ -103,7 +103,7 @@ def test_tracks_that_cannot_be_are_damage_to_a_reader_and_none_to_a_writer(tmp_p
     ring.close()
 
 
-def test_a_head_of_tracks_that_says_of_nothing_that_it_is_whole_is_damage(ring: Ring, tmp_path: Path) -> None:
+def test_a_head_of_tracks_that_marks_zeros_as_complete_is_damage(ring: Ring, tmp_path: Path) -> None:
     with open(ring.file, "r+b") as file:
         file.seek(4096)
         file.write(PLACE.struct.pack(3, 0, 3))
@@ -112,7 +112,7 @@ def test_a_head_of_tracks_that_says_of_nothing_that_it_is_whole_is_damage(ring: 
 
 
 @pytest.mark.slow
-def test_events_are_kept_in_their_order_and_the_oldest_give_way(ring: Ring) -> None:
+def test_events_are_kept_in_order_and_the_oldest_are_replaced(ring: Ring) -> None:
     for number in range(1, 601):
         ring.add_event(Event(number, "kill", f"worker {number} <b>"))
     events = ring.events()
@@ -122,7 +122,7 @@ def test_events_are_kept_in_their_order_and_the_oldest_give_way(ring: Ring) -> N
     assert len(ring.events(590)) == 10
 
 
-def test_a_file_that_is_no_ring_is_refused_by_a_reader_and_replaced_by_a_writer(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_ring_is_refused_by_a_reader_and_replaced_by_a_writer(tmp_path: Path) -> None:
     file = tmp_path / "history.ring"
     file.write_bytes(b"not a ring")
     with pytest.raises(RingError, match=r"history\.ring is not a history"):

@@ -1,4 +1,4 @@
-"""What the tests of middlewares share: the default registry in this process, and servers that find the package."""
+"""Fixtures of the tests of middlewares: the default registry in this process, and servers that find the package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shmstats import registry
 
 @pytest.fixture
 def statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[registry.Registry]:
-    """A default registry of this test, attached to a block of this test: what is declared stays with a registry."""
+    """A default registry of this test, attached to a block of this test: declarations stay with a registry."""
     statistics = registry.Registry()
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "shmstats" and hasattr(module, "stats"):
@@ -30,7 +30,7 @@ def statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[regi
 
 @pytest.fixture
 def counts(statistics: registry.Registry) -> Callable[[], object]:
-    """Reads what was counted."""
+    """Reads the counts."""
     from counted import Counts
 
     return lambda: Counts(statistics.read())

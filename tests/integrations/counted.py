@@ -1,4 +1,4 @@
-"""Reading what was counted, by labels; and peers for middlewares: a WSGI server and an ASGI server in a few lines."""
+"""Reading counts by labels; and peers for middlewares: a WSGI server and an ASGI server in a few lines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Counts:
         return sum(_number(value) for _, value in self._found(category, metric, labels))
 
     def sum(self, metric: str, category: str = "http", **labels: str) -> float:
-        """Sum of what the histograms of a metric that have these labels have observed."""
+        """Sum of the observations of a metric's histograms that have these labels."""
         found = [value for _, value in self._found(category, metric, labels)]
         return sum(value.sum for value in found if isinstance(value, Distribution))
 
@@ -51,13 +51,13 @@ def _number(value: Value) -> int:
 
 
 def counts_in(data: Path) -> Counts:
-    """What stands in the live block of a data directory."""
+    """The counts in the live block of a data directory."""
     with read_only(data) as reader:
         return Counts(reader.read())
 
 
 class Answer:
-    """What a WSGI server got: status, headers and chunks; it may stop after some, and closes always."""
+    """The status, headers and chunks that a WSGI server got; it may stop after some chunks, and always closes."""
 
     def __init__(
         self, app: Any, path: str = "/", method: str = "GET", chunks: int | None = None, **environ: Any
@@ -89,12 +89,12 @@ class Answer:
 
 
 class AsgiCall:
-    """One call of an ASGI application: what it is told, and what it sends.
+    """One call of an ASGI application: its scope, and the messages in both directions.
 
     Attributes:
         sent: the messages that the application sent.
         scope: as the application left it.
-        error: what the application raised.
+        error: the exception of the application.
     """
 
     def __init__(

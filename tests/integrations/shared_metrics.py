@@ -1,6 +1,6 @@
-"""What the programs of the tests of prometheus_client on the block begin with.
+"""The beginning of the programs that test prometheus_client on the block.
 
-They run in interpreters of their own: what `install` does to prometheus_client cannot be undone.
+They run in separate interpreters, because `install` changes prometheus_client permanently.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def scrape(registry=REGISTRY, prefix=""):
     return samples
 '''
 
-#: With this the metrics are on the block at once, and have no times of creation.
+#: With this the metrics are on the block at once, and have no creation times.
 INSTALLED = (
     PRELUDE
     + """
@@ -101,8 +101,8 @@ Program = Callable[..., str]
 
 
 def program_on_block(python: PythonRunner, configure: Callable[..., Any]) -> Program:
-    """Return what runs a program, with all metrics on the block, to its good end."""
-    configure(durable_exposition=False)  # many pages a second are looked at
+    """Return a function that runs a program with all metrics on the block, which must end with status 0."""
+    configure(durable_exposition=False)  # a test requests many pages a second
 
     def run(code: str, *arguments: object, prelude: str = INSTALLED, quiet: bool = True) -> str:
         return python.run(prelude + textwrap.dedent(code), *arguments, quiet=quiet)

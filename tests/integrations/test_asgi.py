@@ -73,7 +73,7 @@ def test_a_request_is_recorded_with_method_route_status_and_sizes(counts: Read) 
     assert now.outcomes == (1, 1, 0)
 
 
-def test_requests_that_match_no_route_have_one_value(counts: Read) -> None:
+def test_requests_without_a_matching_route_share_one_value(counts: Read) -> None:
     app = recorded(Route("/here", hello), Route("/slash/", hello))
     for path, method, status in (("/no", "GET", 404), ("/here", "BREW", 405), ("/slash", "GET", 307)):
         assert AsgiCall(app, path, method).status == status
@@ -103,7 +103,7 @@ def inner() -> Starlette:
     ],
 )
 @pytest.mark.parametrize("root_path", ["", "/proxied"])
-def test_a_route_below_mounts_has_all_templates_and_no_text_of_the_path(
+def test_a_route_below_mounts_has_all_templates_and_no_part_of_the_path(
     counts: Read, path: str, route: str, root_path: str
 ) -> None:
     async def files(scope: Any, receive: Any, send: Any) -> None:
@@ -169,7 +169,7 @@ def test_routes_of_fastapi_have_the_prefixes_of_their_routers(
 
 def test_the_route_of_an_older_starlette_is_found_by_its_endpoint(counts: Read) -> None:
     async def respond(scope: Any, receive: Any, send: Any) -> None:
-        scope.pop("route", None)  # as if it had never been there
+        scope.pop("route", None)  # removes the key of newer versions
         await PlainTextResponse("hello")(scope, receive, send)
 
     class Endpoint:
@@ -186,7 +186,7 @@ def test_the_route_of_an_older_starlette_is_found_by_its_endpoint(counts: Read) 
     assert counts().values_of("route") == {"/one/{x}", "/other/{x}", "/sub/{y}/one/{x}"}
 
 
-def test_the_route_is_what_the_application_or_the_callable_says(counts: Read) -> None:
+def test_the_route_can_be_set_by_the_application_or_a_callable(counts: Read) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         scope["shmstats.route"] = "/told/{id}"
         await PlainTextResponse("")(scope, receive, send)
@@ -196,7 +196,9 @@ def test_the_route_is_what_the_application_or_the_callable_says(counts: Read) ->
     assert counts().values_of("route") == {"/told/{id}", "/b"}
 
 
-def test_a_callable_that_fails_is_logged_once_and_harms_nobody(counts: Read, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_callable_that_raises_is_logged_once_and_fails_no_request(
+    counts: Read, caplog: pytest.LogCaptureFixture
+) -> None:
     def failing(scope: Any) -> Any:
         raise RuntimeError("callable")
 
@@ -246,7 +248,7 @@ def test_a_streaming_response_is_in_progress_until_its_last_part_is_sent(counts:
     assert counts().outcomes == (1, 1, 0)
 
 
-def test_what_runs_after_the_response_is_no_part_of_the_request(counts: Read) -> None:
+def test_work_after_the_response_is_not_part_of_the_request(counts: Read) -> None:
     seen = []
 
     async def background() -> None:
@@ -263,7 +265,7 @@ def test_what_runs_after_the_response_is_no_part_of_the_request(counts: Read) ->
 
 
 @pytest.mark.parametrize("outermost", [False, True])
-def test_what_the_application_raises_is_counted_and_raised(counts: Read, outermost: bool) -> None:
+def test_an_exception_of_the_application_is_counted_and_raised(counts: Read, outermost: bool) -> None:
     app: Any = recorded(Route("/fail/{x}", fail))
     if outermost:
         app = ShmStatsMiddleware(Starlette(routes=[Route("/fail/{x}", fail)]))
@@ -276,7 +278,7 @@ def test_what_the_application_raises_is_counted_and_raised(counts: Read, outermo
     assert counts().of("http_requests_in_progress") == 0
 
 
-def test_a_response_that_an_exception_cuts_has_its_status_and_is_failed(counts: Read) -> None:
+def test_a_response_cut_by_an_exception_keeps_its_status_and_is_failed(counts: Read) -> None:
     AsgiCall(bare(start(), body(b"12", True), raises=ValueError("mid")))
     assert counts().of("http_requests", status="200") == 1
     assert counts().of("http_exceptions", type="ValueError") == 1
@@ -290,7 +292,7 @@ def test_an_application_that_returns_too_early_has_failed(counts: Read) -> None:
     assert counts().outcomes == (2, 0, 2)
 
 
-def test_a_client_that_leaves_while_a_response_streams_has_status_499(counts: Read) -> None:
+def test_a_client_that_disconnects_during_a_streaming_response_has_status_499(counts: Read) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         while True:
             yield b"x"
@@ -307,7 +309,7 @@ def test_a_client_that_leaves_while_a_response_streams_has_status_499(counts: Re
 
 
 @pytest.mark.parametrize("when", ["http.response.start", "http.response.body"])
-def test_a_client_that_has_left_is_seen_by_the_servers_error_too(counts: Read, when: str) -> None:
+def test_an_error_of_the_server_shows_that_the_client_has_disconnected(counts: Read, when: str) -> None:
     async def broken(message: Any) -> None:
         if message["type"] == when:
             raise ConnectionResetError("gone")
@@ -318,7 +320,7 @@ def test_a_client_that_has_left_is_seen_by_the_servers_error_too(counts: Read, w
     assert counts().of("http_exceptions") == 0
 
 
-def test_a_client_that_leaves_while_it_sends_has_status_499(counts: Read) -> None:
+def test_a_client_that_disconnects_during_its_request_has_status_499(counts: Read) -> None:
     async def read(request: Request) -> PlainTextResponse:
         return PlainTextResponse(await request.body())
 
@@ -329,7 +331,7 @@ def test_a_client_that_leaves_while_it_sends_has_status_499(counts: Read) -> Non
     assert counts().of("http_exceptions") == 0
 
 
-def test_a_task_that_is_cancelled_was_left_by_its_client(counts: Read) -> None:
+def test_a_cancelled_task_has_status_499(counts: Read) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -343,7 +345,7 @@ def test_a_task_that_is_cancelled_was_left_by_its_client(counts: Read) -> None:
     assert counts().of("http_requests_in_progress") == 0
 
 
-def test_waiting_for_the_disconnect_after_the_response_is_no_disconnect(counts: Read) -> None:
+def test_a_disconnect_after_the_response_is_not_counted(counts: Read) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await PlainTextResponse("done")(scope, receive, send)
         while (await receive())["type"] != "http.disconnect":
@@ -353,7 +355,7 @@ def test_waiting_for_the_disconnect_after_the_response_is_no_disconnect(counts: 
     assert counts().of("http_requests", status="200") == counts().of("http_requests") == 1
 
 
-def test_a_disconnect_while_the_last_part_is_being_sent_is_none(counts: Read) -> None:
+def test_a_disconnect_while_the_last_part_is_sent_is_not_counted(counts: Read) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(start())
         await asyncio.gather(send(body(b"all")), receive())
@@ -457,7 +459,7 @@ def test_the_block_is_left_when_the_application_is_shut_down(counts: Read, tmp_p
     assert counts().outcomes == (2, 2, 0)
 
 
-def test_a_request_through_two_middlewares_is_recorded_once(counts: Read) -> None:
+def test_a_request_through_two_middlewares_is_recorded_only_once(counts: Read) -> None:
     AsgiCall(ShmStatsMiddleware(recorded(Route("/", hello))))
     assert counts().outcomes == (1, 1, 0)
 
@@ -518,6 +520,8 @@ def test_many_tasks_at_once_are_counted_exactly(counts: Read) -> None:
         ({"route": 5}, r"route must be callable, not int \(5\)"),
     ],
 )
-def test_a_wrong_argument_is_an_error_that_names_it(arguments: dict[str, Any], message: str) -> None:
+def test_a_wrong_argument_of_the_asgi_middleware_is_an_error_that_names_it(
+    arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(TypeError, match=message):
         ShmStatsMiddleware(**{"app": bare()} | arguments)

@@ -1,7 +1,7 @@
-"""The table of docs/comparison.md says what they do: each cell is an experiment, made again.
+"""The table of docs/comparison.md: each cell is the result of an experiment, which is repeated here.
 
-What the experiments are is in `comparison`. They run in the interpreter of the library: this one, but for mpmetrics,
-which needs an old prometheus_client. That one is ``$SHMSTATS_MPMETRICS_PYTHON``, else the benchmarks' (see
+The experiments are in `comparison`. They run in the interpreter of the library: this one, except for mpmetrics,
+which needs an old prometheus_client. Its interpreter is ``$SHMSTATS_MPMETRICS_PYTHON``, else the benchmarks' (see
 ``scripts/_environment.sh``), which is made on first use.
 """
 
@@ -64,7 +64,7 @@ def start(library: str, interpreter: str, directory: Path) -> subprocess.Popen[s
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What was found, by library: its versions and a verdict for each feature; by whichever process needs it first."""
+    """The versions and verdicts of each library; the first process that needs them runs the experiments."""
     directory = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         directory = directory.parent
@@ -98,7 +98,9 @@ def examine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.thorough
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("feature", FEATURES)
-def test_the_document_says_what_a_library_does(results: dict[str, Any], feature: str, library: str) -> None:
+def test_the_document_states_the_verdicts_of_the_experiments(
+    results: dict[str, Any], feature: str, library: str
+) -> None:
     if library not in results:
         if os.environ.get("CI"):
             pytest.fail("there is no environment with mpmetrics, and CI must examine it")
@@ -121,7 +123,7 @@ def test_the_table_of_the_document_explains_each_cell_that_is_neither_yes_nor_no
     assert list(dict.fromkeys(named)) == explained == [str(number + 1) for number in range(len(explained))]
 
 
-def test_every_experiment_can_find_that_a_library_has_a_feature() -> None:
-    """One that finds nothing anywhere would say nothing."""
+def test_every_experiment_finds_its_feature_in_some_library() -> None:
+    """An experiment without any success would prove nothing."""
     for feature, row in ROWS.items():
         assert set(row.values()) != {"no"}, feature

@@ -18,7 +18,7 @@ Read = Callable[[], Counts]
 
 
 def shop() -> Flask:
-    """An application with the usual things."""
+    """An application with typical views."""
     app = Flask("shop")
     api = Blueprint("api", "api", url_prefix="/api")
 
@@ -64,7 +64,7 @@ def app(statistics: object) -> Flask:
     return app
 
 
-def test_the_route_is_the_rule_never_the_path(app: Flask, counts: Read) -> None:
+def test_the_route_is_the_rule_and_never_the_path(app: Flask, counts: Read) -> None:
     for number in range(5):
         assert Answer(app, f"/items/{number}").body == b"item %d" % number
     assert Answer(app, "/api/orders/secret", "POST").body == b"secret"
@@ -73,7 +73,7 @@ def test_the_route_is_the_rule_never_the_path(app: Flask, counts: Read) -> None:
     assert counts().outcomes == (6, 6, 0)
 
 
-def test_requests_that_match_no_route_have_one_value(app: Flask, counts: Read) -> None:
+def test_requests_without_a_matching_rule_share_one_value(app: Flask, counts: Read) -> None:
     for path, method, status in (("/no", "GET", "404"), ("/items/x", "GET", "404"), ("/items/3", "POST", "405"),
                                  ("/items/3", "BREW", "405")):  # fmt: skip
         assert Answer(app, path, method).status.startswith(status)
@@ -91,7 +91,7 @@ def test_head_and_options_are_requests_to_their_route(app: Flask, counts: Read) 
     assert counts().sum("http_response_size") == 0
 
 
-def test_redirects_and_aborts_are_no_exceptions(app: Flask, counts: Read) -> None:
+def test_redirects_and_aborts_are_not_counted_as_exceptions(app: Flask, counts: Read) -> None:
     app.add_url_rule("/old", "old", view_func=lambda: redirect("/items/1"))
     app.add_url_rule("/slash/", "slash", view_func=lambda: "slash")
     for path, status in (("/old", "302"), ("/slash", "308"), ("/teapot", "418"), ("/fail/zero", "422")):
@@ -101,7 +101,7 @@ def test_redirects_and_aborts_are_no_exceptions(app: Flask, counts: Read) -> Non
     assert counts().outcomes == (4, 2, 2)
 
 
-def test_an_exception_that_flask_answers_is_counted_once_by_type_and_route(app: Flask, counts: Read) -> None:
+def test_an_exception_that_flask_handles_is_counted_once_by_type_and_route(app: Flask, counts: Read) -> None:
     for kind in ("key", "value", "value"):
         assert Answer(app, f"/fail/{kind}").status.startswith("500")
     now = counts()
@@ -111,7 +111,7 @@ def test_an_exception_that_flask_answers_is_counted_once_by_type_and_route(app: 
     assert now.outcomes == (3, 0, 3)
 
 
-def test_an_exception_that_flask_passes_on_is_counted_once_too(app: Flask, counts: Read) -> None:
+def test_an_exception_that_flask_raises_is_counted_once(app: Flask, counts: Read) -> None:
     app.testing = True
     with pytest.raises(ValueError, match="value"):
         Answer(app, "/fail/value")
@@ -158,7 +158,7 @@ def test_the_endpoints_are_mounted_and_not_recorded_nor_in_progress(app: Flask, 
     assert counts().of("http_requests_in_progress") == 0
 
 
-def test_the_endpoints_can_be_elsewhere_or_not_there(counts: Read) -> None:
+def test_the_endpoints_can_be_moved_or_left_out(counts: Read) -> None:
     moved, without, own = shop(), shop(), shop()
     ShmStats(moved, url_prefix="/monitor")
     assert Answer(moved, "/monitor/stats").status == "200 OK"
@@ -197,7 +197,7 @@ def test_one_extension_serves_several_applications(counts: Read) -> None:
     assert counts().outcomes == (2, 2, 0)
 
 
-def test_an_application_takes_the_extension_once(app: Flask) -> None:
+def test_an_application_can_be_initialised_only_once(app: Flask) -> None:
     with pytest.raises(ValueError, match="'shop' has the extension"):
         ShmStats(app)
 
@@ -213,14 +213,14 @@ def test_an_application_takes_the_extension_once(app: Flask) -> None:
         ({"buckets": 5}, TypeError, "buckets must be a sequence of numbers"),
     ],
 )
-def test_a_wrong_argument_is_an_error_that_names_it(
+def test_a_wrong_argument_of_the_extension_is_an_error_that_names_it(
     arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         ShmStats(**{"app": shop()} | arguments)
 
 
-def test_further_labels_are_found_in_the_requests_context(counts: Read) -> None:
+def test_further_labels_are_computed_in_the_context_of_the_request(counts: Read) -> None:
     app = shop()
     app.logger.disabled = True
     ShmStats(app, labelnames=["tenant", "user"], label_values=lambda request: (request.headers["X-Tenant"], g.user))
@@ -264,7 +264,7 @@ def test_the_middleware_and_the_extension_together_record_a_request_once(app: Fl
     assert counts().of("http_requests", route="/items/<int:item>") == 1
 
 
-def test_flasks_test_client_works_as_ever(app: Flask, counts: Read) -> None:
+def test_the_test_client_of_flask_works(app: Flask, counts: Read) -> None:
     with app.test_client() as client:
         answer = client.get("/items/3")
         assert answer.text == "item 3"
@@ -282,7 +282,7 @@ def test_async_views_are_recorded(app: Flask, counts: Read) -> None:
     assert counts().of("http_requests", route="/async", status="200") == 1
 
 
-def test_what_is_kept_for_requests_is_bounded_whatever_clients_send(app: Flask, counts: Read) -> None:
+def test_the_memory_for_requests_is_bounded_for_any_input(app: Flask, counts: Read) -> None:
     before = len(counts()._values)
     for number in range(300):
         Answer(app, f"/{number}", f"M{number}", HTTP_HOST=f"h{number}", QUERY_STRING=f"q={number}")

@@ -1,4 +1,4 @@
-"""prometheus_client's own metrics on the block: exact over all workers, and what its multiprocess mode cannot do."""
+"""prometheus_client's own metrics on the block: exact over all workers, with features that multiprocess mode lacks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ only_the_c_core = pytest.mark.parametrize("core", ["C"], indirect=True)
 
 @pytest.fixture
 def program(python: PythonRunner, configure: Callable[..., Any]) -> Program:
-    """Run a program, with all metrics on the block, to its good end: ``program(code)``."""
+    """Run a program with all metrics on the block, which must end with status 0: ``program(code)``."""
     return program_on_block(python, configure)
 
 
@@ -32,7 +32,7 @@ def start(python: PythonRunner, code: str, *arguments: object, prelude: str = IN
 # Counting --------------------------------------------------------------------------------------------
 
 
-def test_any_worker_shows_what_all_have_counted(program: Program) -> None:
+def test_any_worker_shows_the_counts_of_all(program: Program) -> None:
     program("""
         requests = Counter("requests", "Requests.", ["method"])
         seconds = Counter("busy_seconds", "Time.")
@@ -74,7 +74,7 @@ def test_any_worker_shows_what_all_have_counted(program: Program) -> None:
 
 
 @only_the_c_core
-def test_what_a_killed_worker_had_counted_stays(program: Program) -> None:
+def test_the_counts_of_a_killed_worker_stay(program: Program) -> None:
     program("""
         requests, latency = Counter("requests", "R."), Histogram("latency", "L.", buckets=(1,))
         def work():
@@ -90,7 +90,7 @@ def test_what_a_killed_worker_had_counted_stays(program: Program) -> None:
 
 
 @only_the_c_core
-def test_a_fork_doubles_nothing_and_both_go_on(program: Program) -> None:
+def test_a_fork_doubles_nothing_and_both_processes_count_on(program: Program) -> None:
     program("""
         requests = Counter("requests", "R.", ["a"])
         latency = Histogram("latency", "L.")
@@ -170,7 +170,7 @@ def test_buffered_workers_are_shown_after_their_flush(program: Program, configur
 
 
 @only_the_c_core
-def test_counters_go_on_after_a_restart_and_states_do_not(program: Program) -> None:
+def test_counters_continue_after_a_restart_and_states_do_not(program: Program) -> None:
     code = """
         requests = Counter("requests", "R.", ["a"])
         latency = Histogram("latency", "L.", buckets=(0.5, 2))
@@ -194,7 +194,7 @@ def test_counters_go_on_after_a_restart_and_states_do_not(program: Program) -> N
 
 
 @only_the_c_core
-def test_a_metric_that_the_application_has_no_more_is_not_shown_after_a_restart(program: Program) -> None:
+def test_a_metric_that_the_application_removed_is_not_shown_after_a_restart(program: Program) -> None:
     program("""
         Counter("kept", "K.").inc(), Counter("gone", "G.").inc(), Histogram("late", "L.", ["a"]).labels("x").observe(1)
     """)
@@ -226,7 +226,7 @@ def test_a_counter_is_reset_for_all_workers(program: Program) -> None:
     """)
 
 
-def test_a_counter_whose_value_is_set_was_created_when_it_was(program: Program) -> None:
+def test_setting_the_value_of_a_counter_keeps_its_creation_time(program: Program) -> None:
     code = """
         shared_metrics.install()
         requests = Counter("requests", "R.")
@@ -240,7 +240,7 @@ def test_a_counter_whose_value_is_set_was_created_when_it_was(program: Program) 
 # Gauges ----------------------------------------------------------------------------------------------
 
 
-def test_gauges_are_combined_by_their_mode_and_live_ones_go_with_their_worker(program: Program) -> None:
+def test_gauges_are_combined_by_their_mode_and_live_ones_end_with_their_worker(program: Program) -> None:
     program("""
         modes = ("all", "sum", "min", "max", "mostrecent")
         gauges = {mode: Gauge(f"g_{mode}", "G.", multiprocess_mode=mode)
@@ -271,7 +271,7 @@ def test_gauges_are_combined_by_their_mode_and_live_ones_go_with_their_worker(pr
 
 
 @only_the_c_core
-def test_a_worker_that_has_not_set_a_gauge_has_no_part_in_its_minimum(program: Program) -> None:
+def test_a_worker_that_has_not_set_a_gauge_does_not_affect_its_minimum(program: Program) -> None:
     program("""
         lowest = Gauge("lowest", "L.", ["a"], multiprocess_mode="livemin")
         plain = Gauge("plain", "P.", multiprocess_mode="max")
@@ -286,7 +286,7 @@ def test_a_worker_that_has_not_set_a_gauge_has_no_part_in_its_minimum(program: P
     """)
 
 
-def test_gauges_take_all_that_is_a_number(program: Program) -> None:
+def test_gauges_accept_any_number(program: Program) -> None:
     program("""
         import decimal, fractions, json, numpy
         from shmstats.export import to_document
@@ -314,7 +314,7 @@ def test_gauges_take_all_that_is_a_number(program: Program) -> None:
 
 
 @only_the_c_core
-def test_gauges_measure_what_is_in_progress_and_how_long(program: Program) -> None:
+def test_gauges_track_operations_in_progress_and_durations(program: Program) -> None:
     program("""
         running = Gauge("running", "R.", multiprocess_mode="livesum")
         took = Gauge("took", "T.", multiprocess_mode="mostrecent")
@@ -332,7 +332,7 @@ def test_gauges_measure_what_is_in_progress_and_how_long(program: Program) -> No
     """)
 
 
-def test_a_function_gives_the_value_of_a_gauge_in_the_worker_that_has_it(program: Program) -> None:
+def test_a_function_gives_the_value_of_a_gauge_in_its_worker(program: Program) -> None:
     program("""
         queue = [1, 2, 3]
         length = Gauge("length", "L.", ["queue"], multiprocess_mode="livesum")
@@ -361,7 +361,7 @@ def test_a_function_gives_the_value_of_a_gauge_in_the_worker_that_has_it(program
 
 
 @only_the_c_core
-def test_the_child_of_a_fork_has_the_functions_too(program: Program) -> None:
+def test_a_forked_child_has_the_functions_of_gauges(program: Program) -> None:
     program("""
         counter = Counter("counter", "C.")
         Gauge("pids", "P.", multiprocess_mode="liveall").set_function(os.getpid)
@@ -376,7 +376,7 @@ def test_the_child_of_a_fork_has_the_functions_too(program: Program) -> None:
 
 
 @only_the_c_core
-def test_functions_stay_when_the_block_is_left_and_attached_again(program: Program) -> None:
+def test_functions_of_gauges_are_kept_over_close_and_attach(program: Program) -> None:
     program("""
         import shmstats
         length = Gauge("length", "L.", ["a"], multiprocess_mode="livesum")
@@ -395,7 +395,7 @@ def test_functions_stay_when_the_block_is_left_and_attached_again(program: Progr
 
 
 @only_the_c_core
-def test_metrics_go_on_when_the_block_is_left_and_attached_again(program: Program) -> None:
+def test_metrics_continue_after_close_and_attach(program: Program) -> None:
     program("""
         import shmstats
         counter, latency = Counter("c", "C.", ["a"]), Histogram("h", "H.", buckets=(1, 2))
@@ -412,7 +412,7 @@ def test_metrics_go_on_when_the_block_is_left_and_attached_again(program: Progra
 
 
 @only_the_c_core
-def test_a_function_that_fails_is_logged_and_leaves_the_rest_alone(program: Program) -> None:
+def test_a_function_that_raises_is_logged_and_does_not_affect_other_metrics(program: Program) -> None:
     program("""
         import logging
         heard = []
@@ -428,7 +428,7 @@ def test_a_function_that_fails_is_logged_and_leaves_the_rest_alone(program: Prog
 
 
 @only_the_c_core
-def test_a_stopped_worker_with_a_function_holds_a_scrape_up_for_a_bounded_time(program: Program) -> None:
+def test_a_stopped_worker_with_a_function_delays_a_scrape_for_a_bounded_time(program: Program) -> None:
     program("""
         worker = Worker(lambda: Gauge("stuck", "S.", multiprocess_mode="livesum").set_function(lambda: 3))
         worker.call()
@@ -496,7 +496,7 @@ def test_a_label_set_is_removed_for_all_workers(program: Program) -> None:
 
 
 @only_the_c_core
-def test_removing_and_making_label_sets_again_and_again_takes_no_more_room(program: Program) -> None:
+def test_removing_and_making_label_sets_repeatedly_takes_no_more_memory(program: Program) -> None:
     program("""
         counter, latency = Counter("c", "C.", ["a"]), Histogram("h", "H.", ["a"])
         def used():
@@ -516,7 +516,7 @@ def test_removing_and_making_label_sets_again_and_again_takes_no_more_room(progr
 
 
 @only_the_c_core
-def test_info_and_enum_are_what_any_worker_has_set_last(program: Program) -> None:
+def test_info_and_enum_have_the_last_value_of_any_worker(program: Program) -> None:
     program("""
         info = Info("build", "B.")
         state = Enum("task_state", "T.", states=["starting", "running", "stopped"])
@@ -578,7 +578,7 @@ def test_exemplars_of_any_worker_are_shown(program: Program) -> None:
 
 
 @only_the_c_core
-def test_a_registry_can_be_restricted_and_has_custom_collectors_beside(program: Program) -> None:
+def test_a_registry_can_be_restricted_and_have_custom_collectors(program: Program) -> None:
     program("""
         from prometheus_client.core import GaugeMetricFamily
         class Custom:
@@ -610,7 +610,7 @@ def test_a_registry_can_be_restricted_and_has_custom_collectors_beside(program: 
 
 
 @only_the_c_core
-def test_a_metric_belongs_to_the_registries_it_is_registered_in(program: Program) -> None:
+def test_a_metric_is_shown_by_the_registries_that_it_is_registered_in(program: Program) -> None:
     program("""
         mine = CollectorRegistry()
         inside, outside = Counter("inside", "I.", registry=mine), Counter("outside", "O.")
@@ -637,7 +637,7 @@ def test_a_metric_belongs_to_the_registries_it_is_registered_in(program: Program
 
 
 @only_the_c_core
-def test_a_metric_that_only_another_worker_has_made_is_shown(program: Program) -> None:
+def test_a_metric_made_only_by_another_worker_is_shown(program: Program) -> None:
     program("""
         def work():
             gauge = Gauge("lazy", "Made late.", ["a"], multiprocess_mode="sum", unit="bytes")
@@ -658,7 +658,7 @@ def test_a_metric_that_only_another_worker_has_made_is_shown(program: Program) -
 
 
 @only_the_c_core
-def test_the_multiprocess_collector_gives_the_same_without_duplicates(program: Program, tmp_path: Path) -> None:
+def test_the_multiprocess_collector_shows_the_same_without_duplicates(program: Program, tmp_path: Path) -> None:
     program("""
         import glob, warnings
         from prometheus_client import multiprocess
@@ -685,7 +685,7 @@ def test_the_multiprocess_collector_gives_the_same_without_duplicates(program: P
 # Bounds --------------------------------------------------------------------------------------------------
 
 
-def test_label_sets_are_bounded_by_metric_and_the_rest_is_counted_together(
+def test_label_sets_beyond_the_bound_of_a_metric_are_counted_together(
     program: Program, configure: Callable[..., Any]
 ) -> None:
     configure(max_series_per_metric=5, capacity=1024)
@@ -725,7 +725,7 @@ def test_label_sets_are_bounded_by_metric_and_the_rest_is_counted_together(
 
 @only_the_c_core
 @pytest.mark.thorough
-def test_workers_without_number_do_not_let_the_page_or_the_block_grow(program: Program) -> None:
+def test_very_many_workers_do_not_enlarge_the_page_or_the_block(program: Program) -> None:
     program("""
         counter, latency = Counter("c", "C.", ["a"]), Histogram("h", "H.", ["a"])
         gauges = [Gauge(f"g_{mode}", "G.", ["a"], multiprocess_mode=mode)
@@ -748,11 +748,11 @@ def test_workers_without_number_do_not_let_the_page_or_the_block_grow(program: P
     """)
 
 
-# Metrics that were there before -------------------------------------------------------------------------
+# Metrics made before `install` --------------------------------------------------------------------------
 
 
 @only_the_c_core
-def test_metrics_made_before_are_taken_along(program: Program) -> None:
+def test_metrics_made_before_install_are_moved_to_the_block(program: Program) -> None:
     program(
         """
         other = CollectorRegistry()
@@ -784,7 +784,7 @@ def test_metrics_made_before_are_taken_along(program: Program) -> None:
 
 
 @only_the_c_core
-def test_what_is_taken_along_has_percentiles(program: Program) -> None:
+def test_moved_histograms_have_percentiles(program: Program) -> None:
     program(
         """
         from shmstats.export import to_document
@@ -805,7 +805,7 @@ def test_what_is_taken_along_has_percentiles(program: Program) -> None:
 
 
 @only_the_c_core
-def test_metrics_made_in_multiprocess_mode_are_taken_along(
+def test_metrics_made_in_multiprocess_mode_are_moved_to_the_block(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
@@ -826,12 +826,12 @@ def test_metrics_made_in_multiprocess_mode_are_taken_along(
         """,
         prelude=PRELUDE,
     )
-    # Those of the parent, from before: none of the child.
+    # Those that the parent made before, and none of the child.
     assert len({file.stem.rpartition("_")[2] for file in tmp_path.glob("*.db")}) == 1
 
 
 @only_the_c_core
-def test_a_class_that_makes_its_samples_by_itself_stays_in_its_process(program: Program) -> None:
+def test_a_class_with_its_own_samples_stays_in_its_process(program: Program) -> None:
     program("""
         class Special(Counter):
             def _child_samples(self):
@@ -848,7 +848,7 @@ def test_a_class_that_makes_its_samples_by_itself_stays_in_its_process(program: 
 
 
 @only_the_c_core
-def test_to_clear_a_metric_and_fill_it_again_takes_no_slow_path_and_few_calls_a_child(program: Program) -> None:
+def test_clearing_and_refilling_a_metric_takes_no_slow_path_and_few_calls_a_child(program: Program) -> None:
     program("""
         import gc, weakref
         import shmstats
@@ -887,11 +887,11 @@ def test_to_clear_a_metric_and_fill_it_again_takes_no_slow_path_and_few_calls_a_
     """)
 
 
-# What is declared ---------------------------------------------------------------------------------------
+# Declarations -------------------------------------------------------------------------------------------
 
 
 @only_the_c_core
-def test_times_of_creation_are_those_of_the_first_worker(program: Program) -> None:
+def test_creation_times_are_those_of_the_first_worker(program: Program) -> None:
     code = """
         shared_metrics.install()
         counter = Counter("c", "C.", ["a"])
@@ -915,7 +915,7 @@ def test_times_of_creation_are_those_of_the_first_worker(program: Program) -> No
     program("pc.disable_created_metrics()\n" + textwrap.dedent(code), "disabled", prelude=PRELUDE)
 
 
-# Anything that is said, and all that is bad --------------------------------------------------------------
+# Hostile text and errors ---------------------------------------------------------------------------------
 
 
 EVERYTHING = """
@@ -970,7 +970,7 @@ def test_promtool_and_the_strict_parser_accept_everything(program: Program) -> N
 
 
 @only_the_c_core
-def test_what_counting_cannot_take_is_logged_once_and_never_raised(program: Program) -> None:
+def test_an_error_while_counting_is_logged_once_and_not_raised(program: Program) -> None:
     out = program(
         """
         import logging
@@ -993,7 +993,7 @@ def test_what_counting_cannot_take_is_logged_once_and_never_raised(program: Prog
 
 
 @only_the_c_core
-def test_what_the_block_cannot_hold_is_an_error_that_names_it(program: Program) -> None:
+def test_a_metric_that_the_block_cannot_hold_is_an_error_that_names_it(program: Program) -> None:
     program("""
         if hasattr(pc, "validation"):
             pc.validation.disable_legacy_validation()
@@ -1030,7 +1030,7 @@ def test_a_gauge_may_have_a_label_pid(program: Program) -> None:
 
 
 @only_the_c_core
-def test_another_configuration_takes_effect_for_metrics_that_are_there(program: Program, tmp_path: Path) -> None:
+def test_a_new_configuration_takes_effect_for_existing_metrics(program: Program, tmp_path: Path) -> None:
     program("""
         import shmstats
         counter, latency = Counter("c", "C.", ["a"]), Histogram("h", "H.", buckets=(1, 2))
@@ -1046,7 +1046,7 @@ def test_another_configuration_takes_effect_for_metrics_that_are_there(program: 
 
 
 @only_the_c_core
-def test_disabled_statistics_leave_prometheus_client_alone(program: Program, configure: Callable[..., Any]) -> None:
+def test_disabled_statistics_do_not_change_prometheus_client(program: Program, configure: Callable[..., Any]) -> None:
     configure(enabled=False)
     program("""
         counter = Counter("c", "C.")
@@ -1078,7 +1078,7 @@ def test_a_full_block_never_fails_a_counting_call(program: Program, configure: C
 
 
 @only_the_c_core
-def test_they_are_shown_in_the_json_of_the_block(program: Program) -> None:
+def test_the_metrics_are_shown_in_the_json_of_the_block(program: Program) -> None:
     program("""
         Counter("requests", "R.", ["method"]).labels("GET").inc(2)
         from shmstats.export import to_document
@@ -1087,8 +1087,8 @@ def test_they_are_shown_in_the_json_of_the_block(program: Program) -> None:
     """)
 
 
-def test_what_only_says_that_it_is_part_of_a_metric_spoils_no_page(program: Program) -> None:
-    """Any program may declare in this category, and a snapshot say anything: each way is tried with each kind."""
+def test_a_false_part_of_a_metric_does_not_break_a_page(program: Program) -> None:
+    """Any program may declare in this category, and a snapshot may contain anything: both ways, with each kind."""
     program("""
         import itertools, json
         Counter("right", "Right.").inc(2)

@@ -43,7 +43,7 @@ def page_of(port: int) -> str:
         return ""
 
 
-def test_the_examples_show_what_all_workers_have_counted(tmp_path: Path) -> None:
+def test_the_examples_show_the_counts_of_all_workers(tmp_path: Path) -> None:
     assert len([line for line in SITE.splitlines() if line.endswith("# new")]) == 2
     port = free_port()
     with Gunicorn(tmp_path, "--workers", "4", site=SITE) as server:
@@ -55,6 +55,6 @@ def test_the_examples_show_what_all_workers_have_counted(tmp_path: Path) -> None
         with running(tmp_path, EXPORTER.replace("9102", str(port))):
             pages.append(wait_until(lambda: page_of(port), "a page of the exporter"))
     for page in pages:
-        assert "process_" not in page, "of the one worker that answered"
+        assert "process_" not in page, "only of the worker that answered"
         assert f'visits_total{{page="index"}} {float(load.total)}\n' in page
         assert f"visit_duration_seconds_count {float(load.total)}\n" in page

@@ -1,4 +1,4 @@
-"""Libraries that use prometheus_client run on the block as they are, under real gunicorn with several workers."""
+"""Libraries that use prometheus_client run unchanged on the block, under real gunicorn with several workers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def hit():
     return str(os.getpid())
 """
 
-#: The same as one has it in prometheus_client's multiprocess mode, and installed only after the metrics are made.
+#: The same for prometheus_client's multiprocess mode, with the block installed after the metrics are made.
 FLASK_MULTIPROCESS = """
 import os
 from flask import Flask, request
@@ -117,7 +117,7 @@ app.add_middleware(
 
 
 def shown(page: str) -> dict[str, float]:
-    """The samples of a page in the text format; none may be there twice."""
+    """The samples of a page in the text format, without duplicates."""
     samples: dict[str, float] = {}
     for family in parse(page):
         for sample in family.samples:
@@ -134,14 +134,14 @@ def get(server: Gunicorn, path: str = "/metrics", accept: str = "*/*") -> str:
 
 
 def assert_every_worker_shows(server: Gunicorn, expected: dict[str, float]) -> None:
-    """Ask often enough that all workers have answered."""
+    """Send enough requests that all workers have answered."""
     for _ in range(12):
         found = shown(get(server))
         assert {key: found.get(key) for key in expected} == expected
 
 
 def load(server: Gunicorn) -> int:
-    """Send requests until every worker has answered some; returns how many were answered."""
+    """Send requests until every worker has answered some; return the number of answers."""
     with Load(server) as load:
         load.more(200)
         wait_until(lambda: len(load.answered) == 3, "answers of all workers")

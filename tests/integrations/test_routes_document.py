@@ -1,4 +1,4 @@
-"""The lines of docs/web-frameworks.md that tell the routes of other frameworks do so."""
+"""The lines of docs/web-frameworks.md on the routes of other frameworks work."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def begin(app):
 app.run(sock=listener, single_process=True, motd=False, access_log=False)
 """
 
-#: By the module that is needed: what asks, and the label ``route`` of what it asked for.
+#: By the needed module: code that sends requests, and the expected labels ``route``.
 CLIENTS = {
     "bottle": (WSGI, "/items/<item>"),
     "falcon": (WSGI, "/items/{item}"),

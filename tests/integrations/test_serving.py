@@ -1,4 +1,4 @@
-"""What the middlewares note of requests while they are being served."""
+"""The entries of the middlewares in the table of requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def served(statistics: registry.Registry) -> list[str]:
     return [request.text for each in reader.served(reader.workers.live()) for request in each.requests]
 
 
-def test_a_wsgi_request_is_noted_with_its_whole_path_until_it_is_over(statistics: registry.Registry) -> None:
+def test_a_wsgi_request_is_recorded_with_its_whole_path_until_it_ends(statistics: registry.Registry) -> None:
     seen: list[list[str]] = []
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -38,7 +38,7 @@ def test_a_wsgi_request_is_noted_with_its_whole_path_until_it_is_over(statistics
     assert served(statistics) == []
 
 
-def test_a_request_after_the_block_was_left_is_noted_in_the_next_one(statistics: registry.Registry) -> None:
+def test_a_request_after_the_block_was_left_is_recorded_in_the_next_block(statistics: registry.Registry) -> None:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         start_response("200 OK", [])
         return [environ["PATH_INFO"].encode(), *(text.encode() for text in served(statistics))]
@@ -50,7 +50,7 @@ def test_a_request_after_the_block_was_left_is_noted_in_the_next_one(statistics:
         statistics.close()
 
 
-def test_asgi_requests_that_wait_side_by_side_are_all_noted(statistics: registry.Registry) -> None:
+def test_concurrent_asgi_requests_are_all_recorded(statistics: registry.Registry) -> None:
     async def run() -> list[str]:
         go_on = asyncio.Event()
 

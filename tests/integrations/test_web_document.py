@@ -1,4 +1,4 @@
-"""The examples of docs/web-frameworks.md do what it says."""
+"""The examples of docs/web-frameworks.md work as described."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("found_by_servers")
 DOCUMENT = "shmstats/docs/web-frameworks.md"
 FLASK, FURTHER, WSGI, SETTINGS, DJANGO, FASTAPI = examples(DOCUMENT)[:6]
 
-#: What is done with each example; each tells the metrics of the requests by series.
+#: The program around each example, which prints the metrics of the requests by series.
 CLIENTS = {
     "flask": (
         FLASK,
@@ -107,7 +107,7 @@ print(json.dumps({name: value for name, value in counted.items() if name.startsw
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_an_example_records_what_the_document_says(tmp_path: Path, name: str) -> None:
+def test_an_example_records_the_documented_metrics(tmp_path: Path, name: str) -> None:
     example, client, expected = CLIENTS[name]
     code = example + "\n" + "\n".join(line[8:] for line in client.splitlines()) + REPORT
     (tmp_path / "app.py").write_text(code)
@@ -125,7 +125,7 @@ def test_an_example_records_what_the_document_says(tmp_path: Path, name: str) ->
     assert counted == {f"http_requests{{{labels}}}": number for labels, number in expected.items()}
 
 
-def test_every_metric_is_in_the_documents_table_and_no_other() -> None:
+def test_the_table_of_the_document_has_exactly_the_metrics() -> None:
     text = section(DOCUMENT).partition("\n\nIn the category")[0]
     told = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
     head = (_request_metrics.__doc__ or "").partition("::")[2].partition("and in the category")[0]

@@ -1,4 +1,4 @@
-"""Under real gunicorn and uvicorn with several workers: each request is recorded once, whatever becomes of it."""
+"""Under real gunicorn and uvicorn with several workers: each request is recorded once, also if it is broken off."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class Uvicorn(Gunicorn):
             "-m",
             "uvicorn",
             "--http",
-            "h11",  # httptools, where it is installed, refuses methods that it does not know
+            "h11",  # httptools, if it is installed, refuses unknown methods
             "--host",
             "127.0.0.1",
             "--port",
@@ -193,7 +193,7 @@ class Uvicorn(Gunicorn):
         return self
 
 
-#: A worker may be left with a request that nobody waits for any more.
+#: A worker may still have a request whose client has disconnected.
 SOON = ("--graceful-timeout", "2")
 
 SERVERS: dict[str, Callable[[Path], Gunicorn]] = {
@@ -212,7 +212,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gunicorn]
 
 
 def ask(server: Gunicorn, path: str, method: str = "GET", body: bytes | None = None, kind: str = "test") -> bytes:
-    """The body of the answer; empty if the server broke it off."""
+    """The body of the answer; empty if the server disconnected."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=BOUND)
     try:
         connection.request(method, path, body, {"X-Kind": kind})
@@ -224,7 +224,7 @@ def ask(server: Gunicorn, path: str, method: str = "GET", body: bytes | None = N
 
 
 def settled(server: Gunicorn, total: int, **labels: str) -> Counts:
-    """What was counted, once that many requests are over: an answer may arrive before its request is."""
+    """The counts, once that many requests have ended: an answer may arrive before the end of its request."""
 
     def enough() -> Counts | None:
         now = counts_in(server.data)
@@ -236,7 +236,7 @@ def settled(server: Gunicorn, total: int, **labels: str) -> Counts:
 
 @contextmanager
 def read_saved(data: Path) -> Iterator[Counts]:
-    """What the next start finds."""
+    """The counts that the next start finds."""
     registry = Registry()
     registry.init({"path": {"data": str(data)}})
     yield Counts(registry.read())
@@ -251,7 +251,7 @@ def leaving(data: Path) -> Iterator[None]:
         pass
 
 
-#: What is asked, how often in each round, and the status that is recorded.
+#: Each request, its number in a round, and the recorded status.
 TRAFFIC = [
     ("GET", "/items/{}", 8, "200"),
     ("HEAD", "/items/{}", 2, "200"),
@@ -295,7 +295,7 @@ def test_every_request_is_recorded_once_over_all_workers(server: Gunicorn) -> No
     assert now.of("http_exceptions", route="/cut", type="ArithmeticError") == ROUNDS
     assert now.of("http_exceptions") == 3 * ROUNDS
     total, success, failed = now.outcomes
-    others = now.of("http_requests", kind="")  # of who waited for the server's start
+    others = now.of("http_requests", kind="")  # the requests that waited for the server's start
     assert total == success + failed == len(requests) + others
     assert failed == ROUNDS * (2 + 3 + 2 + 1) + others
     assert answers.count(b"f" * 3000) == 2 * ROUNDS
@@ -303,7 +303,7 @@ def test_every_request_is_recorded_once_over_all_workers(server: Gunicorn) -> No
     assert answers.count(b"700") == 3 * ROUNDS
 
 
-def test_a_client_that_leaves_in_the_middle_is_recorded_as_such(server: Gunicorn) -> None:
+def test_a_client_that_disconnects_during_a_request_is_recorded_with_499(server: Gunicorn) -> None:
     for _ in range(3):
         with socket.create_connection(("127.0.0.1", server.port), BOUND) as client:
             client.sendall(b"GET /forever HTTP/1.1\r\nHost: localhost\r\nX-Kind: left\r\n\r\n")
@@ -319,7 +319,7 @@ def test_a_client_that_leaves_in_the_middle_is_recorded_as_such(server: Gunicorn
     assert now.of("http_requests_in_progress") == 0
 
 
-def test_requests_in_progress_go_with_a_worker_that_is_killed(server: Gunicorn, tmp_path: Path) -> None:
+def test_requests_in_progress_end_with_a_killed_worker(server: Gunicorn, tmp_path: Path) -> None:
     def hanging() -> dict[str, int]:
         files = tmp_path.glob("hanging-*")
         return {file.name: int(text) for file in files if (text := file.read_text())}
@@ -366,9 +366,7 @@ def test_djangos_routes_are_recorded(tmp_path: Path, kind: str) -> None:
         assert now.values_of("route") == routes
 
 
-def test_an_application_is_recorded_over_the_pure_python_core_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_application_is_recorded_with_the_pure_python_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHMSTATS_PURE", "1")
     with Gunicorn(tmp_path, "-k", "gthread", "--workers", "2", "--threads", "4", site=FLASK) as server:
         with ThreadPoolExecutor(6) as pool:
@@ -379,11 +377,11 @@ def test_an_application_is_recorded_over_the_pure_python_core_too(
 
 
 @pytest.mark.thorough
-def test_what_uvicorns_workers_hold_in_their_buffers_is_saved_when_they_end(tmp_path: Path) -> None:
+def test_operations_held_by_uvicorns_workers_are_saved_when_they_end(tmp_path: Path) -> None:
     config = "path: {data: data}\nstats: {no_buffer: false, buffer_size: 100000, flush_interval_ms: 3600000}\n"
     with Uvicorn(tmp_path, "--workers", "2", site=FASTAPI, config=config) as server:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda number: ask(server, f"/items/{number}"), range(60)))
-        assert counts_in(server.data).of("http_requests", kind="test") < 60, "nothing was held"
+        assert counts_in(server.data).of("http_requests", kind="test") < 60, "no operation was held"
     with read_saved(tmp_path / "data") as now:
         assert now.of("http_requests", kind="test", route="/items/{item}", status="200") == 60

@@ -1,4 +1,4 @@
-"""The WSGI middleware: what it records of a request, and that the application's answer is what it was."""
+"""The WSGI middleware: the metrics of a request, and the unchanged answer of the application."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def test_errors_of_client_and_server_are_failed_requests(counts: Read, status: s
     assert counts().outcomes == (1, 1 - failed, failed)
 
 
-def test_a_status_that_is_no_number_is_a_failed_other(counts: Read) -> None:
+def test_a_status_that_is_not_a_number_is_other_and_failed(counts: Read) -> None:
     Answer(ShmStatsMiddleware(answering(status="fine")))
     assert counts().of("http_requests", status="OTHER") == 1
     assert counts().outcomes == (1, 0, 1)
 
 
-def test_the_application_may_answer_as_it_would_without(counts: Read) -> None:
+def test_the_answer_of_the_application_is_not_changed(counts: Read) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         write = start_response("200 OK", HEADERS)
         write(b"written ")
@@ -82,12 +82,12 @@ def test_the_application_may_answer_as_it_would_without(counts: Read) -> None:
     assert counts().sum("http_response_size") == len(answer.body)
 
 
-def test_both_sides_see_a_valid_peer(counts: Read) -> None:
+def test_server_and_application_each_get_valid_wsgi(counts: Read) -> None:
     app = validator(ShmStatsMiddleware(validator(answering(b"one", b"two"))))
     environ = {"wsgi.version": (1, 0), "wsgi.input": io.BytesIO(), "wsgi.errors": io.StringIO(),
                "wsgi.multithread": False, "wsgi.multiprocess": False, "wsgi.run_once": False,
                "QUERY_STRING": "", "SERVER_PROTOCOL": "HTTP/1.1"}  # fmt: skip
-    # The checker keeps to the letter: a server's own environment must be a dict with all of this.
+    # The checker is strict: the environment of a server must be a dict with all these keys.
     environ |= {"wsgi.input": io.BytesIO(), "wsgi.errors": io.StringIO()}
     assert Answer(app, **environ).body == b"onetwo"
     assert counts().outcomes == (1, 1, 0)
@@ -100,14 +100,14 @@ def test_a_server_can_see_that_a_body_has_one_chunk(counts: Read) -> None:
     assert counts().outcomes == (2, 2, 0)
 
 
-def test_a_response_can_be_taken_for_an_iterator(counts: Read) -> None:
+def test_a_response_can_be_used_as_an_iterator(counts: Read) -> None:
     app = ShmStatsMiddleware(streaming(iter([b"a", b"b"])))
     response = app({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None)
     assert [next(response), next(response), next(response, None)] == [b"a", b"b", None]  # type: ignore[call-overload]
     assert counts().outcomes == (1, 1, 0)
 
 
-def test_who_looks_at_the_first_chunk_and_asks_again_goes_on_with_the_second(counts: Read) -> None:
+def test_a_second_iteration_continues_with_the_second_chunk(counts: Read) -> None:
     response = ShmStatsMiddleware(answering(b"a", b"b"))({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None)
     chunks = iter(response)
     assert next(chunks) == b"a"
@@ -130,7 +130,7 @@ def test_a_streaming_response_is_in_progress_until_it_ends(counts: Read) -> None
     assert counts().outcomes == (1, 1, 0)
 
 
-def test_a_response_that_is_closed_early_was_left_by_its_client(counts: Read) -> None:
+def test_a_response_that_is_closed_early_has_status_499(counts: Read) -> None:
     closed = []
 
     class Chunks:
@@ -151,7 +151,7 @@ def test_a_response_that_is_closed_early_was_left_by_its_client(counts: Read) ->
 @pytest.mark.parametrize(
     ("method", "status"), [("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304 Not Modified")]
 )
-def test_a_server_need_not_fetch_a_body_that_is_not_sent(counts: Read, method: str, status: str) -> None:
+def test_a_server_need_not_read_a_body_that_it_does_not_send(counts: Read, method: str, status: str) -> None:
     Answer(ShmStatsMiddleware(answering(b"", status=status)), method=method, chunks=0)
     assert counts().of("http_requests", method=method, status=status[:3]) == 1
 
@@ -162,7 +162,7 @@ def test_the_body_of_an_answer_to_head_is_not_sent(counts: Read) -> None:
     assert counts().sum("http_response_size") == 0
 
 
-def test_what_the_application_raises_is_counted_and_raised(counts: Read) -> None:
+def test_an_exception_of_the_application_is_counted_and_raised(counts: Read) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         raise LookupError("no such thing")
 
@@ -174,7 +174,7 @@ def test_what_the_application_raises_is_counted_and_raised(counts: Read) -> None
     assert counts().outcomes == (1, 0, 1)
 
 
-def test_an_exception_of_a_library_has_its_module(counts: Read) -> None:
+def test_an_exception_of_a_library_is_counted_with_its_module(counts: Read) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         raise io.UnsupportedOperation
 
@@ -208,7 +208,7 @@ def test_a_generator_that_raises_has_the_status_that_the_client_saw(
     assert counts().outcomes == (1, 0, 1)
 
 
-def test_a_response_that_was_cut_does_not_make_whole_ones_failures(counts: Read) -> None:
+def test_a_truncated_response_does_not_make_complete_ones_failures(counts: Read) -> None:
     def chunks(fail: bool) -> Iterator[bytes]:
         yield b"12"
         if fail:
@@ -229,12 +229,12 @@ def test_a_response_that_was_cut_does_not_make_whole_ones_failures(counts: Read)
     assert counts().outcomes == (5, 3, 2)
 
 
-def test_a_response_without_a_status_is_a_servers_error(counts: Read) -> None:
+def test_a_response_without_a_status_is_a_server_error(counts: Read) -> None:
     Answer(ShmStatsMiddleware(lambda environ, start_response: [b"no status"]))
     assert counts().of("http_requests", status="500") == 1
 
 
-def test_an_error_page_in_the_place_of_a_begun_response_has_its_own_status(counts: Read) -> None:
+def test_an_error_page_in_place_of_a_begun_response_has_its_own_status(counts: Read) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("200 OK", HEADERS)
         start_response("502 Bad Gateway", HEADERS, (ValueError, ValueError(), None))
@@ -245,7 +245,7 @@ def test_an_error_page_in_the_place_of_a_begun_response_has_its_own_status(count
 
 
 class FileWrapper:
-    """What a server sends by itself, told by its type."""
+    """A file that a server sends by itself, recognised by its type."""
 
     def __init__(self, file: Any, size: int = 8192) -> None:
         self.file = file
@@ -255,7 +255,7 @@ class FileWrapper:
         return iter(self.file)
 
 
-def test_a_file_that_the_server_sends_itself_is_passed_on_as_it_is(counts: Read) -> None:
+def test_a_file_for_the_server_to_send_is_passed_on_unchanged(counts: Read) -> None:
     file = io.BytesIO(b"x" * 500)
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
@@ -273,7 +273,7 @@ def test_a_file_that_the_server_sends_itself_is_passed_on_as_it_is(counts: Read)
     assert counts().outcomes == (1, 1, 0)
 
 
-def test_a_sign_for_the_server_is_passed_on_as_it_is(counts: Read) -> None:
+def test_a_marker_object_for_the_server_is_passed_on_unchanged(counts: Read) -> None:
     handled = object()
     app = ShmStatsMiddleware(lambda environ, start_response: handled)  # type: ignore[arg-type, return-value]
     assert app({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None) is handled
@@ -281,13 +281,13 @@ def test_a_sign_for_the_server_is_passed_on_as_it_is(counts: Read) -> None:
 
 
 @pytest.mark.parametrize("method", ["BREW", "get", "", "X" * 300, "\udcff"])
-def test_a_method_that_is_not_known_is_other(counts: Read, method: str) -> None:
+def test_an_unknown_method_is_recorded_as_other(counts: Read, method: str) -> None:
     Answer(ShmStatsMiddleware(answering(b"")), method=method)
     assert counts().values_of("method") == {"OTHER"}
 
 
 @pytest.mark.parametrize("claim", ["-1", "many", str(2**41), str(2**70), "9" * 5000])
-def test_a_size_that_cannot_be_believed_is_left_out(counts: Read, claim: str) -> None:
+def test_an_implausible_size_is_left_out(counts: Read, claim: str) -> None:
     app = ShmStatsMiddleware(answering(b""))
     Answer(app, CONTENT_LENGTH=claim)
     Answer(app, HTTP_TRANSFER_ENCODING="chunked")
@@ -297,7 +297,7 @@ def test_a_size_that_cannot_be_believed_is_left_out(counts: Read, claim: str) ->
     assert counts().outcomes == (3, 3, 0)
 
 
-def test_the_route_is_what_the_application_or_the_callable_says(counts: Read) -> None:
+def test_the_route_can_be_set_by_the_application_or_a_callable(counts: Read) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         environ["shmstats.route"] = "/told/{id}"
         start_response("200 OK", HEADERS)
@@ -318,7 +318,9 @@ def test_any_text_can_be_a_route(counts: Read, route: str, label: str) -> None:
     assert counts().values_of("route") == {label}
 
 
-def test_a_callable_that_fails_is_logged_once_and_harms_nobody(counts: Read, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_callable_that_raises_is_logged_once_and_fails_no_request(
+    counts: Read, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(environ: dict[str, Any]) -> Any:
         raise RuntimeError("callable")
 
@@ -389,20 +391,20 @@ def test_exceptions_of_an_excluded_route_are_not_counted(counts: Read) -> None:
     assert counts().of("http_exceptions") == counts().of("http_requests") == 0
 
 
-def test_a_request_through_two_middlewares_is_recorded_once(counts: Read) -> None:
+def test_a_request_through_two_middlewares_is_recorded_only_once(counts: Read) -> None:
     Answer(ShmStatsMiddleware(ShmStatsMiddleware(answering(b"abc"))))
     assert counts().outcomes == (1, 1, 0)
     assert counts().of("http_requests") == 1
 
 
-def test_applications_can_be_told_apart_by_category(counts: Read) -> None:
+def test_applications_can_be_separated_by_category(counts: Read) -> None:
     Answer(ShmStatsMiddleware(answering(b""), category="shop"))
     Answer(ShmStatsMiddleware(answering(b""), category="admin"))
     assert counts().of("http_requests", "shop") == counts().of("http_requests", "admin") == 1
     assert counts().outcomes == (2, 2, 0)
 
 
-def test_threads_are_counted_exactly(counts: Read) -> None:
+def test_requests_of_threads_are_counted_exactly(counts: Read) -> None:
     app = ShmStatsMiddleware(answering(b"12345"))
 
     def run() -> None:
@@ -421,13 +423,13 @@ def test_threads_are_counted_exactly(counts: Read) -> None:
     assert now.of("http_requests_in_progress") == 0
 
 
-def test_buckets_can_be_given(counts: Read, statistics: Registry) -> None:
+def test_buckets_can_be_configured(counts: Read, statistics: Registry) -> None:
     Answer(ShmStatsMiddleware(answering(b""), buckets=(20, 500)))
     (name,) = {name for name in statistics.read().names if name.metric == "http_request_duration"}
     assert name.bounds == (20.0, 500.0)
 
 
-def test_requests_are_recorded_though_the_metrics_are_declared_otherwise(
+def test_requests_are_recorded_if_the_metrics_are_declared_differently(
     counts: Read, statistics: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
     statistics.declare("http", "http_request_duration", kind="histogram", buckets=(1, 2))
@@ -440,7 +442,7 @@ def test_requests_are_recorded_though_the_metrics_are_declared_otherwise(
     assert len(told) == 1
 
 
-def test_an_application_that_has_the_name_for_something_else_is_not_disturbed(
+def test_an_application_that_uses_the_name_for_another_metric_works(
     counts: Read, statistics: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
     statistics.gauge("http", "http_requests_in_progress", 7.5)
@@ -452,7 +454,7 @@ def test_an_application_that_has_the_name_for_something_else_is_not_disturbed(
     assert counts().outcomes == (3, 3, 0)
 
 
-def test_nothing_happens_where_statistics_are_disabled(counts: Read, statistics: Registry) -> None:
+def test_nothing_is_recorded_if_statistics_are_disabled(counts: Read, statistics: Registry) -> None:
     statistics.init({"stats": {"enabled": False}})
     app = ShmStatsMiddleware(answering(b"fine"))
     assert Answer(app).body == b"fine"
@@ -497,14 +499,14 @@ def test_an_import_and_a_middleware_attach_nothing(python: Any, data: Any) -> No
         ({"buckets": (1, float("nan"))}, ValueError, "finite"),
     ],
 )
-def test_a_wrong_argument_is_an_error_that_names_it(
+def test_a_wrong_argument_of_the_wsgi_middleware_is_an_error_that_names_it(
     arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         ShmStatsMiddleware(**{"app": answering()} | arguments)
 
 
-def test_where_no_answer_has_a_route_one_line_says_what_to_do(counts: Read, caplog: pytest.LogCaptureFixture) -> None:
+def test_if_no_answer_has_a_route_one_log_line_says_what_to_do(counts: Read, caplog: pytest.LogCaptureFixture) -> None:
     app = ShmStatsMiddleware(answering())
     for _ in range(250):
         Answer(app)
@@ -516,7 +518,7 @@ def test_where_no_answer_has_a_route_one_line_says_what_to_do(counts: Read, capl
     assert counts().of("http_requests", route="<unmatched>") == 250
 
 
-def test_where_some_answers_have_a_route_the_others_are_no_mistake(
+def test_if_some_answers_have_a_route_nothing_is_logged_of_others(
     counts: Read, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = ShmStatsMiddleware(answering(), route=lambda environ: "/one" if environ["PATH_INFO"] == "/one" else "")
@@ -537,9 +539,7 @@ def test_start_response_may_be_called_by_keywords(counts: Read) -> None:
 
 
 @pytest.mark.parametrize("by_position", range(3))
-def test_the_server_gets_what_start_response_is_called_with_as_the_application_gives_it(
-    counts: Read, by_position: int
-) -> None:
+def test_the_server_gets_the_arguments_of_start_response_unchanged(counts: Read, by_position: int) -> None:
     given = {"status": "201 Created", "headers": HEADERS}
     positions, keywords = list(given.values())[:by_position], dict(list(given.items())[by_position:])
     got = []
@@ -560,7 +560,7 @@ def test_the_server_gets_what_start_response_is_called_with_as_the_application_g
     assert counts().of("http_requests", status="201") == 1
 
 
-def test_what_start_response_returns_may_be_called_by_a_keyword(counts: Read) -> None:
+def test_the_function_that_start_response_returns_accepts_keywords(counts: Read) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         write = start_response("200 OK", HEADERS)
         write(data=b"by a keyword")
@@ -573,7 +573,7 @@ def test_what_start_response_returns_may_be_called_by_a_keyword(counts: Read) ->
 
 
 @pytest.mark.parametrize("status", [200, b"200 OK", object()])
-def test_a_response_whose_status_is_no_text_can_be_closed_early(counts: Read, status: Any) -> None:
+def test_a_response_whose_status_is_not_a_string_can_be_closed_early(counts: Read, status: Any) -> None:
     closed = []
 
     class Chunks:
@@ -595,7 +595,7 @@ def test_a_response_whose_status_is_no_text_can_be_closed_early(counts: Read, st
     assert now.of("http_requests_in_progress") == 0
 
 
-def test_a_request_whose_rule_cannot_be_had_is_answered(counts: Read) -> None:
+def test_a_request_is_answered_if_reading_its_rule_raises(counts: Read) -> None:
     class Request:
         @property
         def url_rule(self) -> None:
@@ -610,7 +610,7 @@ def test_a_request_whose_rule_cannot_be_had_is_answered(counts: Read) -> None:
     assert counts().of("http_requests", status="200", route="<unmatched>") == 1
 
 
-def test_what_cannot_be_noted_leaves_nothing_in_progress(counts: Read) -> None:
+def test_a_request_that_cannot_be_recorded_leaves_nothing_in_progress(counts: Read) -> None:
     app = ShmStatsMiddleware(answering(b"x"))
     for _ in range(2):
         list(app({"REQUEST_METHOD": "GET", "PATH_INFO": "/", "SCRIPT_NAME": None}, lambda *_: lambda _: None))

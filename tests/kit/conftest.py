@@ -1,4 +1,4 @@
-"""What the tests of machines share."""
+"""Fixtures of the tests of the kit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of the kit: the programs that they are for accept them."""
+"""The files of the kit are accepted by their programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shmstats.config import load
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 _TIME = {"type": "string", "pattern": r"^(\d+h)?(\d+m)?(\d+s)?(\d+ms)?$"}
 
-#: Of monitoring.coreos.com/v1, PodMonitor, as the operator's release 0.80 has it: all that a kit may need.
+#: Of monitoring.coreos.com/v1, PodMonitor, as in the operator's release 0.80: the part that a kit may need.
 _POD_MONITOR = {
     "type": "object",
     "required": ["apiVersion", "kind", "metadata", "spec"],
@@ -72,14 +72,14 @@ _POD_MONITOR = {
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kit, written."""
+    """The directory of a written kit."""
     directory = tmp_path_factory.mktemp("kit")
     kit.write(directory)
     return directory
 
 
 def check(*command: str | Path, cwd: Path, package: str) -> str:
-    """Run a program that checks; returns what it wrote."""
+    """Run a checking program; return its output."""
     program = shutil.which(str(command[0]))
     if program is None:
         if os.environ.get("CI"):
@@ -146,8 +146,8 @@ def test_compose_accepts_the_services(written: Path) -> None:
         specification.model_validate(document)
 
 
-def test_the_pod_monitor_has_only_keys_of_the_operators_resource(written: Path) -> None:
-    """No registry has the operator's schema in a form to test with: `_POD_MONITOR` is what of it is used here."""
+def test_the_pod_monitor_has_only_keys_of_the_resource_definition(written: Path) -> None:
+    """No registry has the operator's schema in a usable form: `_POD_MONITOR` is the needed part of it."""
     check = jsonschema.Draft202012Validator(_POD_MONITOR)
     document = yaml.safe_load((written / "kubernetes/podmonitor.yml").read_text())
     check.validate(document)
@@ -170,7 +170,7 @@ def test_kubernetes_accepts_its_own_objects(written: Path, version: str) -> None
     assert len(files) == 3
 
 
-def test_compose_mounts_what_is_there(written: Path) -> None:
+def test_compose_mounts_only_existing_files(written: Path) -> None:
     services = yaml.safe_load((written / "compose/compose.yml").read_text())
     volumes = [volume for service in services["services"].values() for volume in service["volumes"]]
     for source in (volume.split(":")[0] for volume in volumes):
@@ -180,7 +180,7 @@ def test_compose_mounts_what_is_there(written: Path) -> None:
             assert source in services["volumes"]
 
 
-def test_kubernetes_objects_fit_together(written: Path) -> None:
+def test_the_references_between_kubernetes_objects_are_valid(written: Path) -> None:
     objects: dict[str, Any] = {}
     for file in (written / "kubernetes").iterdir():
         [each] = yaml.safe_load_all(file.read_text())
@@ -203,7 +203,7 @@ def test_kubernetes_objects_fit_together(written: Path) -> None:
     assert str(data) in [mount["mountPath"] for mount in container["volumeMounts"]]
 
 
-def test_dashboards_have_panels_that_do_not_overlap(written: Path) -> None:
+def test_the_panels_of_dashboards_do_not_overlap(written: Path) -> None:
     for file in (written / "grafana/dashboards").iterdir():
         dashboard = json.loads(file.read_text())
         assert dashboard["uid"].startswith("shmstats-")
@@ -218,7 +218,7 @@ def test_dashboards_have_panels_that_do_not_overlap(written: Path) -> None:
             assert all(target["expr"] for target in panel["targets"])
 
 
-def test_a_kit_is_not_written_over_what_differs(tmp_path: Path) -> None:
+def test_a_kit_does_not_overwrite_files_that_differ(tmp_path: Path) -> None:
     assert kit.write(tmp_path)
     assert kit.write(tmp_path) == []
     file = tmp_path / "nginx/myapp.conf"

@@ -1,4 +1,4 @@
-"""Every expression of the kit, asked of a live Prometheus that scrapes a live gunicorn and is pushed to by it."""
+"""Every expression of the kit, evaluated by a live Prometheus that scrapes a live gunicorn and gets its pushes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fail():
     return "failed", 500
 """
 
-#: What the value of an expression may be; without an entry from 0 to 1e12. By a part of the expression.
+#: The range of the value of an expression, by a part of its text; without an entry from 0 to 1e12.
 _BOUNDS = [
     (r"^up", (1, 1)),
     (r"histogram_quantile|p\d\d_rate5m", (0.0001, 60)),
@@ -38,7 +38,7 @@ _BOUNDS = [
 
 
 def expressions(directory: Path) -> Iterator[str]:
-    """Every expression: what alerts compare, without the comparison; what panels ask, with their variables put in."""
+    """Every expression: of alerts, without the comparison; of panels, with their variables replaced."""
     rules = yaml.safe_load((directory / "prometheus/rules/shmstats.yml").read_text())
     for group in rules["groups"]:
         for rule in group["rules"]:
@@ -54,7 +54,7 @@ def expressions(directory: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Prometheus with the kit's rules, after some time of load."""
+    """A Prometheus with the kit's rules, after some time under load."""
     top = tmp_path_factory.mktemp("kit")
     kit.write(top / "kit")
     (top / "site").mkdir()
@@ -84,7 +84,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
                 yield prometheus
 
 
-def test_every_expression_gives_a_sane_value(engine: Prometheus, tmp_path: Path) -> None:
+def test_every_expression_has_a_plausible_value(engine: Prometheus, tmp_path: Path) -> None:
     kit.write(tmp_path)
     wrong = []
     for expression in dict.fromkeys(expressions(tmp_path)):

@@ -1,4 +1,4 @@
-"""The names that a reader keeps: only what is new is decoded, and what it shows is what a new reader finds."""
+"""The names that a reader keeps: only new ones are decoded, and all equal those of a new reader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 
-def test_after_a_change_only_what_is_new_is_decoded(stats: Any, shmstats: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_change_only_new_names_are_decoded(stats: Any, shmstats: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(1000):
         stats.incr("a", f"name {number}")
     assert len(list(stats.read().names)) > 1000
@@ -24,14 +24,14 @@ def test_after_a_change_only_what_is_new_is_decoded(stats: Any, shmstats: Any, m
     stats.remove("a", "name 500")
     assert "name 500" not in [name.metric for name in stats.read().names]
     stats.incr("b", "new")
-    stats.read()  # whoever looks at no names keeps what was decoded
+    stats.read()  # a read without names keeps the decoded names
     stats.decr("a", "name 7")
     (changed,) = [name for name in stats.read().names if name.metric == "name 7"]
     assert not changed.monotonic
     assert len(decoded) < 400
 
 
-def test_names_that_were_kept_are_those_that_a_new_reader_finds(stats: Any, shmstats: Any) -> None:
+def test_the_names_of_a_kept_reader_equal_those_of_a_new_reader(stats: Any, shmstats: Any) -> None:
     chance = random.Random(11)
 
     def change() -> None:
@@ -52,7 +52,7 @@ def test_names_that_were_kept_are_those_that_a_new_reader_finds(stats: Any, shms
         for _ in range(chance.randrange(1, 6)):
             try:
                 change()
-            except (ValueError, TypeError):  # it is of another kind
+            except (ValueError, TypeError):  # the name has another kind
                 continue
         kept = list(stats.read().names)
         block = stats.shared.attach()

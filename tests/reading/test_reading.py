@@ -1,4 +1,4 @@
-"""Reading many rows at once: sums and distributions are what the cells say, to the limits of 64 bits."""
+"""Reading many rows at once: sums and distributions equal the content of the cells, to the limits of 64 bits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sum_columns(request: pytest.FixtureRequest) -> Any:
     return _cells_py.sum_columns
 
 
-def test_sums_are_saturated_and_leave_out_what_is_not_reserved(sum_columns: Any) -> None:
+def test_sums_are_saturated_and_skip_memory_that_is_not_reserved(sum_columns: Any) -> None:
     chance = random.Random(7)
     rows, columns = 5, 1400
     reserved = [[chance.random() < 0.7 for _ in range(3)] for _ in range(rows)]
@@ -48,7 +48,7 @@ def test_sums_are_saturated_and_leave_out_what_is_not_reserved(sum_columns: Any)
 
 
 @pytest.mark.parametrize("change", range(6))
-def test_cells_that_the_block_has_not_are_refused(sum_columns: Any, change: int) -> None:
+def test_cells_beyond_the_block_are_refused(sum_columns: Any, change: int) -> None:
     block, where = block_of(2, 10, [[True], [True]], 1)
     for wrong in (-1, 2**40):
         arguments = list(where)
@@ -57,7 +57,7 @@ def test_cells_that_the_block_has_not_are_refused(sum_columns: Any, change: int)
             sum_columns(block, *arguments)
 
 
-def test_many_histograms_over_many_rows_are_what_each_is_alone(attach: Any, shmstats: Any) -> None:
+def test_many_histograms_over_many_rows_are_merged_as_each_alone(attach: Any, shmstats: Any) -> None:
     from shmstats.block.keys import encode_key
 
     kind = shmstats.series.Kind.HISTOGRAM
@@ -79,7 +79,7 @@ def test_many_histograms_over_many_rows_are_what_each_is_alone(attach: Any, shms
     assert list(read.values) == [block.reader.value(record) for record in records]
 
 
-def test_a_histogram_that_a_killed_writer_left_is_read_too(attach: Any, shmstats: Any) -> None:
+def test_a_histogram_of_a_killed_writer_is_read(attach: Any, shmstats: Any) -> None:
     from shmstats.block.keys import encode_key
     from shmstats.layout import CELL as CELL_LAYOUT
 
@@ -93,7 +93,7 @@ def test_a_histogram_that_a_killed_writer_left_is_read_too(attach: Any, shmstats
     assert block.reader.read().values[0].buckets == buckets
 
 
-def test_both_cores_merge_histograms_alike_whatever_the_cells_hold() -> None:
+def test_both_cores_merge_histograms_with_any_content_alike() -> None:
     core = pytest.importorskip("shmstats.core._cells")
     from shmstats.core import _cells_py
 
@@ -115,7 +115,7 @@ def test_both_cores_merge_histograms_alike_whatever_the_cells_hold() -> None:
                 each.merge_histograms(block, *where, totals[0], np.array([wrong], np.uint32).tobytes())
 
 
-def test_both_cores_add_counters_and_write_buckets_alike_whatever_the_cells_hold() -> None:
+def test_both_cores_add_counters_and_write_buckets_with_any_content_alike() -> None:
     core = pytest.importorskip("shmstats.core._cells")
     from shmstats.core import _cells_py
 
@@ -164,7 +164,9 @@ def test_counters_and_histograms_that_are_not_within_the_totals_are_refused(core
         module.text_buckets(totals, words(0, 0), words(5))
 
 
-def test_workers_are_looked_for_anew_when_one_has_come_or_left(attach: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_of_workers_is_read_again_after_one_has_come_or_left(
+    attach: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = attach(max_workers=4)
     looks = []
     live = type(first.workers).live

@@ -20,7 +20,7 @@ NOON = datetime(2024, 1, 31, 12, tzinfo=UTC)
 
 
 class Recording:
-    """Notes what it is called with, and in which thread."""
+    """Records its calls, with arguments and thread."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -50,7 +50,7 @@ class Recording:
 
 
 class Raising(Recording):
-    """Raises what it was given, as often as it was said."""
+    """Raises a given exception, a given number of times."""
 
     def __init__(self, error: BaseException, times: int = 1_000_000) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ def run(tmp_path: Path) -> Iterator[PythonRunner]:
 
 
 def operate(guarded: Any) -> list[tuple[Any, ...]]:
-    """Do one operation of each kind; returns what the provider should have been called with."""
+    """Call one operation of each kind; return the calls that the provider should have got."""
     guarded.incr("a", "b", 1)
     guarded.decr("a", "c", 2)
     guarded.gauge("a", "d", 1.5)
@@ -132,7 +132,7 @@ def operate(guarded: Any) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("nonblocking", [False, True])
-def test_every_operation_is_done_in_order_before_the_caller_goes_on(
+def test_every_operation_is_passed_on_in_order_before_the_caller_continues(
     guard: Guard, reported: Counter[str], nonblocking: bool
 ) -> None:
     provider = Recording()
@@ -141,7 +141,7 @@ def test_every_operation_is_done_in_order_before_the_caller_goes_on(
     assert not reported
 
 
-def test_a_nonblocking_provider_is_called_in_the_callers_thread_and_any_other_in_one_of_its_own(
+def test_only_a_nonblocking_provider_is_called_in_the_thread_of_the_caller(
     guard: Guard,
 ) -> None:
     direct, other = Recording(), Recording()
@@ -170,10 +170,10 @@ def test_a_provider_that_raises_three_times_in_a_row_is_cut_off_and_that_is_logg
     assert [record.name for record in errors] == ["shmstats"]
     assert "the sink is cut off after 3 failures in a row" in errors[0].message
     assert "incr raised OSError: no route" in errors[0].message
-    assert len(caplog.records) == 2  # the first failure, and the end
+    assert len(caplog.records) == 2  # the first failure, and that the provider was given up
 
 
-def test_a_success_begins_the_row_of_failures_anew(guard: Guard, reported: Counter[str]) -> None:
+def test_a_success_resets_the_count_of_failures(guard: Guard, reported: Counter[str]) -> None:
     provider = Raising(OSError("now and then"), 0)
     guarded = guard(provider)
     for _ in range(5):
@@ -184,7 +184,7 @@ def test_a_success_begins_the_row_of_failures_anew(guard: Guard, reported: Count
     assert reported == {FAILURES: 10}
 
 
-def test_no_exception_in_the_providers_thread_ends_it_or_the_process_or_prints_anything(
+def test_no_exception_ends_the_thread_of_a_provider_or_is_printed(
     run: PythonRunner,
 ) -> None:
     out = run.run(
@@ -212,7 +212,7 @@ def test_no_exception_in_the_providers_thread_ends_it_or_the_process_or_prints_a
     assert out == "True True\n"
 
 
-def test_what_is_meant_for_the_callers_thread_reaches_it(guard: Guard, reported: Counter[str]) -> None:
+def test_an_exception_for_the_thread_of_the_caller_reaches_it(guard: Guard, reported: Counter[str]) -> None:
     provider = Raising(KeyboardInterrupt(), 1)
     provider.nonblocking = True  # type: ignore[attr-defined]
     guarded = guard(provider)
@@ -231,7 +231,7 @@ def test_a_provider_that_hangs_is_cut_off_and_never_called_again(
     for n in range(10):
         guarded.incr("a", "b", n)
     assert guarded.cut_off
-    assert reported == {FAILURES: 3, CUT_OFF: 1, OPERATIONS_DROPPED: 9}  # 2 that waited, 7 that came later
+    assert reported == {FAILURES: 3, CUT_OFF: 1, OPERATIONS_DROPPED: 9}  # 2 waited, 7 came later
     assert "took longer than 0.02 s" in caplog.records[-1].message
     provider.go_on.set()
     wait_until(lambda: not guarded._courier.running)
@@ -239,7 +239,7 @@ def test_a_provider_that_hangs_is_cut_off_and_never_called_again(
     assert not guarded.flush(BOUND)
 
 
-def test_an_operation_over_the_budget_is_done_later_and_in_order(guard: Guard, reported: Counter[str]) -> None:
+def test_an_operation_over_the_budget_is_passed_on_later_and_in_order(guard: Guard, reported: Counter[str]) -> None:
     provider = Hanging()
     guarded = guard(provider, budget=0.02)
     guarded.incr("a", "b", 1)
@@ -265,9 +265,7 @@ def test_operations_beyond_the_capacity_are_dropped_and_counted(guard: Guard, re
     assert [call[-1] for call in provider.calls] == [0, 1, 2, 3, 4]
 
 
-def test_one_hiccup_that_makes_many_threads_late_is_one_failure_in_the_row(
-    guard: Guard, reported: Counter[str]
-) -> None:
+def test_a_delay_that_affects_many_threads_is_one_failure(guard: Guard, reported: Counter[str]) -> None:
     provider = Hanging()
     guarded = guard(provider, budget=0.5, strikes=3)
     threads = [threading.Thread(target=guarded.incr, args=("a", "b", 1)) for _ in range(8)]
@@ -283,7 +281,7 @@ def test_one_hiccup_that_makes_many_threads_late_is_one_failure_in_the_row(
 
 
 @pytest.mark.parametrize("nonblocking", [False, True])
-def test_providers_that_count_reach_no_guarded_provider_and_do_not_go_in_circles(
+def test_counts_of_a_provider_do_not_reach_guarded_providers(
     guard: Guard, reported: Counter[str], nonblocking: bool
 ) -> None:
     guards: list[GuardedProvider] = []
@@ -303,7 +301,7 @@ def test_providers_that_count_reach_no_guarded_provider_and_do_not_go_in_circles
     assert reported == {OPERATIONS_DROPPED: 4}
 
 
-def test_a_reentrant_provider_gets_what_other_providers_count(guard: Guard, reported: Counter[str]) -> None:
+def test_a_reentrant_provider_gets_the_counts_of_other_providers(guard: Guard, reported: Counter[str]) -> None:
     quiet = Recording()
     quiet.nonblocking = quiet.reentrant = True  # type: ignore[attr-defined]
     reentrant = guard(quiet)
@@ -324,7 +322,7 @@ def test_a_signal_handler_may_count_while_its_thread_waits_for_the_provider(
         def incr(self, *arguments: Any) -> None:
             super().incr(*arguments)
             if arguments[1] == "interrupted":
-                # Python does not see a signal that comes just before it waits for a lock: then it takes another one.
+                # Python misses a signal that arrives just before it waits for a lock: then another one is needed.
                 wait_until(lambda: signal.pthread_kill(main, signal.SIGUSR1) or handled.wait(0.5))
 
     main, handled = threading.get_ident(), threading.Event()
@@ -374,7 +372,7 @@ def test_signal_handlers_that_count_at_any_moment_never_deadlock(
     assert not reported
 
 
-def test_a_child_of_a_fork_starts_with_an_empty_queue_and_its_own_thread(run: PythonRunner) -> None:
+def test_a_forked_child_starts_with_an_empty_queue_and_its_own_thread(run: PythonRunner) -> None:
     out = run.run(
         """
         import logging, os, threading
@@ -447,7 +445,7 @@ def test_forks_while_other_threads_count_never_deadlock_the_child(run: PythonRun
     assert out == "[] True\n"
 
 
-def test_flush_and_close_come_after_the_operations_that_wait(guard: Guard) -> None:
+def test_flush_and_close_come_after_the_waiting_operations(guard: Guard) -> None:
     class Flushing(Hanging):
         def flush(self) -> None:
             self.calls.append(("flush",))
@@ -495,9 +493,7 @@ def test_an_exception_in_flush_is_a_failure(guard: Guard, reported: Counter[str]
     assert reported == {FAILURES: 1}
 
 
-def test_a_provider_that_could_not_flush_says_so_by_false_and_has_not_failed(
-    guard: Guard, reported: Counter[str]
-) -> None:
+def test_a_flush_that_returns_false_is_not_a_failure(guard: Guard, reported: Counter[str]) -> None:
     class Holding(Recording):
         def flush(self) -> bool:
             return False
@@ -506,7 +502,7 @@ def test_a_provider_that_could_not_flush_says_so_by_false_and_has_not_failed(
     assert not reported
 
 
-def test_a_provider_without_flush_and_close_is_flushed_when_all_was_handed_over(guard: Guard) -> None:
+def test_a_provider_without_flush_is_flushed_when_all_operations_are_passed_on(guard: Guard) -> None:
     provider = Recording()
     guarded = guard(provider)
     assert guarded.flush()
@@ -516,7 +512,7 @@ def test_a_provider_without_flush_and_close_is_flushed_when_all_was_handed_over(
     assert len(provider.calls) == 1
 
 
-def test_an_operation_after_close_is_done_all_the_same(guard: Guard) -> None:
+def test_an_operation_after_close_is_passed_on(guard: Guard) -> None:
     provider = Recording()
     guarded = guard(provider)
     for _ in range(50):
@@ -525,7 +521,7 @@ def test_an_operation_after_close_is_done_all_the_same(guard: Guard) -> None:
     assert len(provider.calls) == 50
 
 
-def test_a_report_that_raises_disturbs_nobody() -> None:
+def test_a_report_that_raises_has_no_effect() -> None:
     def report(metric: str) -> None:
         raise RuntimeError("no")
 
@@ -535,7 +531,7 @@ def test_a_report_that_raises_disturbs_nobody() -> None:
     assert guarded.cut_off
 
 
-def test_a_provider_that_hangs_does_not_hold_up_the_end_of_the_process(run: PythonRunner) -> None:
+def test_a_provider_that_hangs_does_not_delay_the_end_of_the_process(run: PythonRunner) -> None:
     run.run(
         """
         import atexit, logging, threading

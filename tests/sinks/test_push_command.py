@@ -1,4 +1,4 @@
-"""`shmstats push` and `shmstats kit`: what a batch job runs at its end, and what an operator runs once."""
+"""`shmstats push`, which a batch job runs at its end, and `shmstats kit`, which an operator runs once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JOB = "import shmstats; shmstats.init(%r); shmstats.stats.incr('job', 'done', 5)
 
 
 class Receiver(ThreadingHTTPServer):
-    """Takes every push; ``bodies`` has them. ``answer``: status, content type and body."""
+    """Accepts every push; ``bodies`` has them. ``answer``: status, content type and body."""
 
     answer = (204, "", b"")
 
@@ -64,7 +64,7 @@ def job(data: Path) -> None:
     subprocess.run([sys.executable, "-c", JOB % {"path": {"data": str(data)}}], check=True, timeout=60)
 
 
-def test_totals_go_on_over_the_runs_of_a_job_until_they_are_forgotten(tmp_path: Path, receiver: Receiver) -> None:
+def test_totals_continue_over_the_runs_of_a_job_until_they_are_removed(tmp_path: Path, receiver: Receiver) -> None:
     data = tmp_path / "data"
     instances, values, times = set(), [], []
     for _ in range(3):
@@ -96,7 +96,7 @@ def test_a_snapshot_file_is_pushed_under_the_identity_of_the_data_directory(tmp_
 
 
 @pytest.mark.slow
-def test_a_snapshot_file_is_pushed_again_and_again_as_it_is_replaced(tmp_path: Path, receiver: Receiver) -> None:
+def test_a_snapshot_file_is_pushed_again_when_it_is_replaced(tmp_path: Path, receiver: Receiver) -> None:
     job(tmp_path / "data")
     file = tmp_path / "data/stats/simple.json"
     asked = ("push", "--data", tmp_path / "data", "--from", file, "--watch", "0.2", "--to", receiver.url)
@@ -125,7 +125,7 @@ def test_a_snapshot_file_is_pushed_again_and_again_as_it_is_replaced(tmp_path: P
         (("--to", "http://127.0.0.1:1/"), 1, "Connection refused"),
     ],
 )
-def test_what_cannot_be_pushed_is_said_without_a_traceback(
+def test_a_failed_push_is_an_error_without_a_traceback(
     tmp_path: Path, arguments: tuple[str, ...], status: int, said: str
 ) -> None:
     job(tmp_path / "data")
@@ -142,7 +142,7 @@ def test_what_cannot_be_pushed_is_said_without_a_traceback(
         ("otlp", "application/x-protobuf", b"\n\x08\x08\x02\x12\x04late", "2 data points were rejected: late"),
     ],
 )
-def test_a_success_that_is_none_is_said_in_one_sentence(
+def test_a_successful_status_without_success_is_reported_in_one_sentence(
     tmp_path: Path, receiver: Receiver, form: str, content_type: str, body: bytes, said: str
 ) -> None:
     if form == "otlp":

@@ -1,4 +1,4 @@
-"""The formats of the push, read back by parsers of others: they say what the scraped page says."""
+"""The formats of the push, decoded by other parsers: they have the content of the scraped page."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Series = tuple[str, tuple[tuple[str, str], ...]]
 
 
 def page(snapshot: Snapshot) -> dict[Series, float]:
-    """What the scraped page says, with the labels that a push adds."""
+    """The samples of the scraped page, with the labels that a push adds."""
     found = {}
     for family in text_string_to_metric_families(render(snapshot).decode()):
         for sample in family.samples:
@@ -83,7 +83,7 @@ WriteRequest = write_request()
 
 
 def read_body(body: bytes) -> list[tuple[Series, float, int]]:
-    """Read a body of remote write back, with times; checks what the specification asks of it."""
+    """Decode a body of remote write, with times, and check the requirements of the specification."""
     found = []
     for series in WriteRequest.FromString(bytes(cramjam.snappy.decompress_raw(body))).timeseries:
         labels = [(label.name, label.value) for label in series.labels]
@@ -109,17 +109,17 @@ def is_stale(value: float) -> bool:
     return struct.pack(">d", value) == bytes.fromhex("7ff0000000000002")
 
 
-def test_remote_write_says_what_the_page_says() -> None:
+def test_remote_write_has_the_content_of_the_page() -> None:
     assert read(RemoteWrite(VIEW, INFO).encode(SNAPSHOT, AT, Stale.NONE)) == page(SNAPSHOT)
 
 
-def test_remote_write_without_cramjam_is_a_block_that_any_snappy_reads() -> None:
+def test_remote_write_without_cramjam_is_readable_by_any_snappy() -> None:
     content = bytes(range(256)) * 1000
     assert bytes(cramjam.snappy.decompress_raw(uncompressed_block(content))) == content
     assert bytes(cramjam.snappy.decompress_raw(uncompressed_block(b""))) == b""
 
 
-def test_names_that_are_added_get_the_same_place_as_if_they_had_been_there() -> None:
+def test_added_names_get_the_same_place_as_in_a_new_template() -> None:
     growing = RemoteWrite(VIEW, INFO)
     for n in range(1, len(NAMES) + 1):
         snapshot = Snapshot(NAMES[:n], VALUES[:n], SNAPSHOT.system)
@@ -127,27 +127,27 @@ def test_names_that_are_added_get_the_same_place_as_if_they_had_been_there() -> 
         growing.accept()
 
 
-def test_a_removed_series_ends_by_a_marker_until_that_was_accepted() -> None:
+def test_a_removed_series_ends_by_a_marker_that_is_sent_until_accepted() -> None:
     encoder = RemoteWrite(VIEW, INFO)
     encoder.encode(SNAPSHOT, AT, Stale.NONE)
     encoder.accept()
     fewer = Snapshot(NAMES[1:], VALUES[1:], SNAPSHOT.system)
     gone = page(SNAPSHOT).keys() - page(fewer).keys()
-    for _ in range(2):  # the first one got no answer
+    for _ in range(2):  # the first push got no answer
         found = read(encoder.encode(fewer, AT, Stale.NONE))
         assert {series for series, value in found.items() if is_stale(value)} == gone
     encoder.accept()
     assert read(encoder.encode(fewer, AT, Stale.NONE)) == page(fewer)
 
 
-def test_the_last_push_ends_what_belongs_to_living_workers_alone() -> None:
+def test_the_last_push_ends_only_the_live_gauges() -> None:
     found = read(RemoteWrite(VIEW, INFO).encode(SNAPSHOT, AT, Stale.LIVE))
     assert [name for (name, _), value in found.items() if is_stale(value)] == ["open"]
     found = read(RemoteWrite(VIEW, INFO).encode(SNAPSHOT, AT, Stale.ALL))
     assert all(map(is_stale, found.values()))
 
 
-def test_text_import_says_what_the_page_says() -> None:
+def test_text_import_has_the_content_of_the_page() -> None:
     body = TextImport(VIEW, INFO).encode(SNAPSHOT, AT, Stale.NONE)
     found = {}
     for family in text_string_to_metric_families(gzip.decompress(body).decode()):
@@ -218,7 +218,7 @@ def test_otlp_ends_series_by_a_flag() -> None:
         (0, "one was too old", "one was too old"),
     ],
 )
-def test_otlp_reads_what_an_engine_did_not_take(count: int, message: str, said: str) -> None:
+def test_otlp_decodes_the_rejected_points_of_an_answer(count: int, message: str, said: str) -> None:
     encoder, _ = otlp()
     service = pytest.importorskip("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2")
     response = service.ExportMetricsServiceResponse()
@@ -242,13 +242,13 @@ def test_otlp_reads_what_an_engine_did_not_take(count: int, message: str, said: 
         ("application/x-protobuf", b"\x00\x01", "the body is not an OTLP answer"),
     ],
 )
-def test_otlp_says_of_a_body_that_it_cannot_read_what_is_there(content_type: str, body: bytes, said: str) -> None:
+def test_the_error_for_an_unreadable_otlp_answer_shows_its_bytes(content_type: str, body: bytes, said: str) -> None:
     found = otlp()[0].rejected(Answer(200, content_type, body, 0.0))
     assert found == said if not said.startswith("cut") else found.endswith(said)
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("", 1000), ("bytes", 1)])
-def test_otlp_has_exponential_histograms_as_such(unit: str, factor: int) -> None:
+def test_otlp_has_exponential_histograms_in_its_own_type(unit: str, factor: int) -> None:
     encoder, parse = otlp()
     bounds = exponential(3, -2, 4, factor)
     values = [0.0, 0.1, 0.5, 1.0, 1.0905, 2.0, 3.9, 3.99, 4.0, 17.0]
@@ -265,7 +265,7 @@ def test_otlp_has_exponential_histograms_as_such(unit: str, factor: int) -> None
     assert (point.count, point.zero_count, point.zero_threshold, point.scale) == (10, 2, 0.25, 3)
     assert (point.sum, point.min, point.max) == (pytest.approx(sum(values)), 0.0, 17.0)
     base, positive = 2.0 ** (2.0**-point.scale), point.positive
-    for value in values[2:-1]:  # the last one is above the range, in the bucket behind it
+    for value in values[2:-1]:  # the last value is above the range, in the bucket behind it
         within = [
             count
             for index, count in enumerate(positive.bucket_counts, positive.offset)

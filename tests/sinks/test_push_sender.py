@@ -1,4 +1,4 @@
-"""A push to servers that are away, refuse, talk rubbish or never end: one line, no secret, and no waiting."""
+"""A push to servers that are away, refuse, send garbage or never end: one log line, no secret, bounded waits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from shmstats.sinks.push.memory import Memory
 
 SNAPSHOT = Snapshot([Name("api", "requests", Kind.COUNTER, (), True)], [3])
 SECRET = "tok-3141592653"
-#: What a duty needs of a block; refusals are counted by a real one below.
+#: A stand-in for a block, with the attributes that a duty needs; refusals are counted in a real block below.
 BLOCK = SimpleNamespace(
     header=SimpleNamespace(pushed=0, push_error=""),
     find_or_add=lambda key, kind: None,
@@ -47,7 +47,7 @@ OTLP = bool(find_spec("opentelemetry") and find_spec("opentelemetry.proto"))
 
 
 class Server:
-    """Answers every request with the same bytes, or as a function does that is given the connection."""
+    """Answers every request with the same bytes, or by a function that gets the connection."""
 
     def __init__(self, answer: bytes | Callable[[socket.socket], None], tls: ssl.SSLContext | None = None) -> None:
         self.answer, self._tls = answer, tls
@@ -112,7 +112,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 
 class Prepared(PushDuty):
-    """A duty that is prepared as the thread of duties does it."""
+    """A duty that is prepared as by the thread of duties."""
 
     def perform(self, block: Any, snapshot: Snapshot) -> None:
         self.prepare()
@@ -131,7 +131,7 @@ def duty(tmp_path: Path) -> Callable[..., PushDuty]:
 
 
 def drip(connection: socket.socket, status: bytes = b"400 Bad Request") -> None:
-    """Send a header, and one more, for as long as somebody listens."""
+    """Send headers until the client disconnects."""
     connection.sendall(b"HTTP/1.1 " + status + b"\r\n")
     while True:
         connection.sendall(b"X-More: 1\r\n")
@@ -158,7 +158,7 @@ def silent(connection: socket.socket) -> None:
 
 
 def partial_success(count: int, message: str) -> bytes:
-    """An answer of OTLP, by the official classes; another one where they are not installed."""
+    """An answer of OTLP, by the official classes if they are installed."""
     if not OTLP:
         return OK
     from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as service
@@ -169,7 +169,7 @@ def partial_success(count: int, message: str) -> bytes:
 
 
 PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n<p>Welcome to the shop"
-#: Kinds of answers to the format otlp; to remote_write are the others.
+#: Kinds of answers to the format otlp; the others are to remote_write.
 TO_OTLP = {"partial success"}
 BAD = {
     "wrong token": (
@@ -224,7 +224,7 @@ def test_a_bad_answer_is_one_line_without_secrets_and_ends_in_time(
 
 
 def self_signed(directory: Path) -> tuple[ssl.SSLContext, Path]:
-    """Make a certificate of 127.0.0.1 that nobody has signed; returns it as a server and as a client need it."""
+    """Make a self-signed certificate of 127.0.0.1; return it in the forms for a server and a client."""
     key, certificate = directory / "key.pem", directory / "certificate.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
@@ -238,7 +238,7 @@ def self_signed(directory: Path) -> tuple[ssl.SSLContext, Path]:
 
 @pytest.mark.slow
 @pytest.mark.far_from_core
-def test_a_process_that_pushes_to_a_bad_server_counts_and_saves_as_before_and_says_so_in_its_health(
+def test_a_bad_server_stops_neither_counting_nor_saving_and_is_shown_in_health(
     core: str, serve: Callable[..., Server], tmp_path: Path
 ) -> None:
     bad = {kind: serve(answer) for kind, (answer, _) in BAD.items()}
@@ -274,7 +274,7 @@ def test_a_process_that_pushes_to_a_bad_server_counts_and_saves_as_before_and_sa
 
 
 @pytest.mark.far_from_core
-def test_refusals_are_counted_and_tried_again_while_failures_wait(
+def test_refusals_are_counted_and_failures_are_retried_later(
     serve: Callable[..., Server], duty: Callable[..., PushDuty], attach: Callable[..., Any]
 ) -> None:
     block = attach()
@@ -293,12 +293,12 @@ def test_refusals_are_counted_and_tried_again_while_failures_wait(
     assert len(server.requests) == 1
     assert own_counters(block) == {"pushes_refused": 3}
     assert "answered 429" in block.header.push_error
-    waiting.finish(block, SNAPSHOT)  # the last one is worth a try
+    waiting.finish(block, SNAPSHOT)  # the last push is always tried
     assert len(server.requests) == 2
 
 
 @pytest.mark.skipif(not OTLP, reason="opentelemetry-proto is not installed")
-def test_what_is_taken_in_part_is_counted_and_said_once_and_what_was_taken_can_end(
+def test_a_partly_accepted_push_is_counted_and_logged_once(
     serve: Callable[..., Server], duty: Callable[..., PushDuty], attach: Callable[..., Any], caplog: Any
 ) -> None:
     block = attach()
@@ -315,7 +315,7 @@ def test_what_is_taken_in_part_is_counted_and_said_once_and_what_was_taken_can_e
     assert pushing._sender is not None
     encoder = pushing._sender._encoder
     none = encoder.encode(Snapshot([], []), 1, Stale.NONE)
-    assert b"requests" in gzip.decompress(none)  # as one that ended
+    assert b"requests" in gzip.decompress(none)  # as a stale marker
     server.answer = OK
     pushing.perform(block, SNAPSHOT)
     assert block.header.push_error == ""
@@ -326,7 +326,7 @@ def own_counters(block: Any) -> dict[str, int]:
     return {name.metric: value for name, value in zip(read.names, read.values, strict=True)}
 
 
-def test_a_server_that_is_back_is_pushed_to_and_said_once(
+def test_a_server_that_is_back_gets_pushes_and_that_is_logged_once(
     serve: Callable[..., Server], duty: Callable[..., PushDuty], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -341,7 +341,7 @@ def test_a_server_that_is_back_is_pushed_to_and_said_once(
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
-def test_nobody_listening_is_said(duty: Callable[..., PushDuty]) -> None:
+def test_a_refused_connection_is_reported(duty: Callable[..., PushDuty]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     pushing = duty(port)
@@ -349,13 +349,13 @@ def test_nobody_listening_is_said(duty: Callable[..., PushDuty]) -> None:
     assert HEADER.push_error.endswith("Connection refused")
 
 
-def test_a_host_name_that_cannot_be_is_said(tmp_path: Path) -> None:
+def test_an_invalid_host_name_is_reported(tmp_path: Path) -> None:
     settings = load({"path": {"data": str(tmp_path)}, "push": {"url": "http://a..b/"}})
     Prepared(settings).perform(BLOCK, SNAPSHOT)
     assert "the host name is invalid" in HEADER.push_error
 
 
-def test_a_certificate_is_trusted_only_if_it_is_given(
+def test_only_a_configured_certificate_is_trusted(
     serve: Callable[..., Server], duty: Callable[..., PushDuty], tmp_path: Path
 ) -> None:
     context, certificate = self_signed(tmp_path)
@@ -372,7 +372,7 @@ def test_a_certificate_is_trusted_only_if_it_is_given(
     assert "none.pem cannot be read" in HEADER.push_error
 
 
-def test_headers_come_from_the_configuration_and_anew_from_a_file(
+def test_headers_come_from_the_configuration_or_a_file_that_is_read_each_time(
     serve: Callable[..., Server], duty: Callable[..., PushDuty], tmp_path: Path
 ) -> None:
     server = serve(OK)
@@ -394,7 +394,7 @@ def test_headers_come_from_the_configuration_and_anew_from_a_file(
     assert SECRET not in HEADER.push_error
 
 
-def test_times_never_go_back_over_clocks_and_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_times_of_pushes_never_go_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = {"job": "a", "instance": "b"}
     first = Memory(tmp_path)
     at = first.next_time(labels)
@@ -409,8 +409,8 @@ def test_times_never_go_back_over_clocks_and_processes(tmp_path: Path, monkeypat
     assert first.next_time(labels) == at + 3
 
 
-def test_of_two_pushes_the_one_with_the_later_time_has_the_later_values(tmp_path: Path) -> None:
-    """Who is held up between reading and sending sends with the time at which it read."""
+def test_a_push_with_a_later_time_has_later_values(tmp_path: Path) -> None:
+    """A push that is delayed between reading and sending has the time of its reading."""
     settings = load({"path": {"data": str(tmp_path)}, "push": {"url": "http://127.0.0.1:1/", "format": "import"}})
     sent: list[int] = []
     first, second = PushDuty(settings), PushDuty(settings)
@@ -423,7 +423,7 @@ def test_of_two_pushes_the_one_with_the_later_time_has_the_later_values(tmp_path
     assert sent[0] > sent[1]
 
 
-def test_another_instance_ends_the_series_of_the_one_before(
+def test_a_new_instance_ends_the_series_of_the_previous_one(
     serve: Callable[..., Server], duty: Callable[..., PushDuty], tmp_path: Path
 ) -> None:
     server = serve(OK)
@@ -435,7 +435,7 @@ def test_another_instance_ends_the_series_of_the_one_before(
     assert len(server.requests) == 4
 
 
-def test_a_copy_of_a_directory_on_the_same_machine_is_told_from_it_once(
+def test_a_copied_directory_on_the_same_machine_gets_a_new_identity_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = tmp_path / "first/stats"
@@ -450,7 +450,7 @@ def test_a_copy_of_a_directory_on_the_same_machine_is_told_from_it_once(
     assert f"{tmp_path}/copy is a copy of another one of this machine" in record.getMessage()
 
 
-def test_a_directory_keeps_its_identity_and_says_when_it_was_moved(
+def test_a_moved_directory_keeps_its_identity_and_that_is_logged(
     serve: Callable[..., Server], duty: Callable[..., PushDuty], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = serve(OK)
@@ -487,6 +487,6 @@ def test_a_directory_keeps_its_identity_and_says_when_it_was_moved(
         {"url": "http://host/", "ca_file": "relative.pem"},
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
+def test_invalid_settings_of_a_push_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"push\.\w+: found"):
         load({"push": settings})

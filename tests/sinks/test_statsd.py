@@ -1,4 +1,4 @@
-"""What a real server on loopback receives, and what happens if it is down, stuck or not found."""
+"""The lines that a real server on loopback receives, also after it was down, stuck or not found."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from shmstats.sinks.statsd import StatsdProvider, failures, held, links
 
 LONG = 3600  # seconds: an interval that does not end during a test
 
-# https://github.com/statsd/statsd/blob/master/docs/metric_types.md, for what is sent here
+# the metric types of https://github.com/statsd/statsd/blob/master/docs/metric_types.md
 LINE = re.compile(r"([^:|@#\s]+):(-?[0-9]+(?:\.[0-9]+)?)\|(c|g|ms)")
 
 
@@ -48,7 +48,7 @@ class UdpServer:
         self.datagrams: list[bytes] = []
 
     def lines(self, enough: Callable[[list[str]], object]) -> list[str]:
-        """Receive until ``enough`` of the lines that came, and return them."""
+        """Receive until ``enough(lines)``, and return the lines."""
         lines: list[str] = []
         while not enough(lines):
             self.datagrams.append(self.socket.recv(65536))
@@ -60,7 +60,7 @@ class UdpServer:
 
 
 class TcpServer:
-    """Accepts connections, and reads them when it is asked for lines."""
+    """Accepts connections, and reads them when the test needs lines."""
 
     protocol = "tcp"
 
@@ -73,14 +73,14 @@ class TcpServer:
         self._rest = b""
 
     def accept(self) -> socket.socket:
-        """Return the connection; if there is none yet, the next."""
+        """Return the connection, or wait for the next one."""
         if self.connection is None:
             self.connection, _ = self.socket.accept()
             self.connection.settimeout(BOUND)
         return self.connection
 
     def lines(self, enough: Callable[[list[str]], object]) -> list[str]:
-        """Receive until ``enough`` of the whole lines that came, and return them."""
+        """Receive until ``enough(lines)`` of the complete lines, and return them."""
         lines: list[str] = []
         while not enough(lines):
             piece = self.accept().recv(65536)
@@ -132,7 +132,7 @@ def tcp(servers: Callable[..., Server]) -> TcpServer:
 
 @pytest.fixture
 def reported() -> Counter[str]:
-    """Counts what a provider reports."""
+    """Counts the reports of a provider."""
     return Counter()
 
 
@@ -182,7 +182,7 @@ def sums(lines: list[str]) -> Counter[str]:
 
 
 def total(expected: int) -> Callable[[list[str]], bool]:
-    """Until the counters in the lines sum up to a number; each line is looked at once, however many pieces come."""
+    """Return a condition: the counters in the lines add up to a number. It parses each line once."""
     counted = seen = 0
 
     def enough(lines: list[str]) -> bool:
@@ -194,7 +194,7 @@ def total(expected: int) -> Callable[[list[str]], bool]:
     return enough
 
 
-def test_it_is_a_provider_that_never_waits(start: Start, udp: UdpServer) -> None:
+def test_the_client_is_a_nonblocking_provider(start: Start, udp: UdpServer) -> None:
     provider = start(udp)
     assert isinstance(provider, Provider)
     assert provider.nonblocking
@@ -219,9 +219,7 @@ def test_each_operation_becomes_its_line(start: Start, server: Server) -> None:
     ]
 
 
-def test_between_sends_counters_are_summed_and_the_last_gauge_wins_and_every_timing_stays(
-    start: Start, server: Server
-) -> None:
+def test_between_sends_counters_are_summed_gauges_replaced_and_timings_kept(start: Start, server: Server) -> None:
     provider = start(server, namespace="")
     for n in range(1000):
         provider.incr("a", "up", 2)
@@ -235,7 +233,7 @@ def test_between_sends_counters_are_summed_and_the_last_gauge_wins_and_every_tim
     assert server.lines(many(6)) == ["a.up:1000|c", f"a.huge:{3 * (2**63 - 1)}|c", "a.level:999|g", *took]
 
 
-def test_what_was_sent_is_not_sent_again(start: Start, server: Server) -> None:
+def test_sent_lines_are_not_sent_again(start: Start, server: Server) -> None:
     provider = start(server)
     for n in (1, 2, 3):
         provider.incr("a", "b", n)
@@ -266,7 +264,7 @@ def test_a_name_cannot_break_out_of_its_line(
     assert server.lines(many(1)) == [f"{name}:1|c"]
 
 
-def test_two_names_that_are_the_same_there_are_counted_together(start: Start, server: Server) -> None:
+def test_names_that_become_equal_in_statsd_are_counted_together(start: Start, server: Server) -> None:
     provider = start(server)
     provider.incr("a", "b c", 1)
     provider.incr("a", "b:c", 2)
@@ -309,7 +307,7 @@ def test_a_moment_before_1970_is_a_negative_gauge(start: Start, udp: UdpServer) 
     assert udp.lines(many(2)) == ["app.a.b:0|g", "app.a.b:-1.5|g"]
 
 
-def test_datagrams_are_filled_with_whole_lines_up_to_what_a_frame_carries(start: Start, udp: UdpServer) -> None:
+def test_datagrams_are_filled_with_whole_lines_up_to_the_size_of_a_frame(start: Start, udp: UdpServer) -> None:
     provider = start(udp)
     for n in range(500):
         provider.incr("requests", f"path{n}", 1)
@@ -322,10 +320,10 @@ def test_datagrams_are_filled_with_whole_lines_up_to_what_a_frame_carries(start:
     assert len(sizes) <= sum(sizes) // 1350 + 1
     for datagram in udp.datagrams:
         zeros, values = datagram.count(b":0|g"), datagram.count(b":-1|g")
-        assert zeros == values  # what belongs together stays together
+        assert zeros == values  # the lines of one timing stay together
 
 
-def test_a_line_that_is_longer_than_a_datagram_should_be_goes_alone(start: Start, udp: UdpServer) -> None:
+def test_a_line_longer_than_a_frame_is_sent_alone(start: Start, udp: UdpServer) -> None:
     provider = start(udp, namespace="n" * 1500 + ".")
     provider.incr("a", "b", 1)
     provider.incr("a", "c", 1)
@@ -334,7 +332,7 @@ def test_a_line_that_is_longer_than_a_datagram_should_be_goes_alone(start: Start
     assert len(udp.datagrams) == 2
 
 
-def test_a_line_that_fits_no_datagram_is_a_failure_and_stops_no_other(
+def test_a_line_that_fits_no_datagram_is_a_failure_and_the_others_are_sent(
     start: Start, reported: Counter[str], udp: UdpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     provider = start(udp, namespace="n" * 65_400 + ".")
@@ -347,7 +345,7 @@ def test_a_line_that_fits_no_datagram_is_a_failure_and_stops_no_other(
 
 
 @pytest.mark.parametrize("buffer_size", [1, 10, 1000])
-def test_it_sends_by_itself_when_the_buffer_is_full(start: Start, server: Server, buffer_size: int) -> None:
+def test_a_full_buffer_is_sent(start: Start, server: Server, buffer_size: int) -> None:
     provider = start(server, buffer_size=buffer_size)
     for _ in range(3):
         for _ in range(buffer_size):
@@ -356,7 +354,7 @@ def test_it_sends_by_itself_when_the_buffer_is_full(start: Start, server: Server
 
 
 @pytest.mark.slow
-def test_it_sends_by_itself_when_the_interval_has_passed(start: Start, server: Server) -> None:
+def test_the_buffer_is_sent_when_the_interval_has_passed(start: Start, server: Server) -> None:
     provider = start(server, interval_in_seconds=1)
     provider.incr("a", "b", 1)
     assert server.lines(many(1)) == ["app.a.b:1|c"]
@@ -411,7 +409,7 @@ def test_signal_handlers_that_count_at_any_moment_lose_nothing(start: Start, tcp
     assert sums(received) == {"app.a.b": counted + 7 * handled}
 
 
-def test_counting_goes_on_while_a_tcp_server_is_away_and_all_of_it_arrives_later(
+def test_counts_made_while_a_tcp_server_is_away_arrive_later(
     start: Start, reported: Counter[str], servers: Callable[..., Server], caplog: pytest.LogCaptureFixture
 ) -> None:
     gone = TcpServer()
@@ -433,7 +431,7 @@ def test_counting_goes_on_while_a_tcp_server_is_away_and_all_of_it_arrives_later
 
 
 @pytest.mark.slow
-def test_it_connects_again_by_itself(start: Start, reported: Counter[str], servers: Callable[..., Server]) -> None:
+def test_the_client_reconnects_by_itself(start: Start, reported: Counter[str], servers: Callable[..., Server]) -> None:
     gone = TcpServer()
     gone.close()
     provider = start(gone, interval_in_seconds=1)
@@ -443,7 +441,7 @@ def test_it_connects_again_by_itself(start: Start, reported: Counter[str], serve
     assert servers(TcpServer, gone.port).lines(many(1)) == ["app.a.b:3|c"]
 
 
-def test_what_is_held_while_a_server_is_away_is_bounded_and_what_is_dropped_is_counted(
+def test_the_buffer_for_an_absent_server_is_bounded_and_drops_are_counted(
     start: Start,
     reported: Counter[str],
     servers: Callable[..., Server],
@@ -471,9 +469,7 @@ def test_what_is_held_while_a_server_is_away_is_bounded_and_what_is_dropped_is_c
     assert lines[10:] == [f"app.a.took:{n}|ms" for n in range(3, 8)]
 
 
-def test_a_tcp_server_that_was_restarted_gets_what_was_counted_since(
-    start: Start, servers: Callable[..., Server]
-) -> None:
+def test_a_restarted_tcp_server_gets_the_counts_made_meanwhile(start: Start, servers: Callable[..., Server]) -> None:
     first = servers(TcpServer)
     provider = start(first)
     provider.incr("a", "b", 1)
@@ -490,7 +486,7 @@ def test_a_tcp_server_that_was_restarted_gets_what_was_counted_since(
 
 @pytest.fixture
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the kernel hold little that the server has not read."""
+    """Make the kernel's buffers small for bytes that the server has not read."""
     monkeypatch.setattr(
         links.Stream,
         "_prepare",
@@ -505,9 +501,7 @@ def count_more_than_buffers_hold(provider: StatsdProvider) -> int:
 
 
 @pytest.mark.usefixtures("small_buffers")
-def test_a_tcp_server_that_does_not_read_disturbs_nobody_and_gets_each_line_once_when_it_does(
-    start: Start, tcp: TcpServer
-) -> None:
+def test_a_tcp_server_that_reads_late_delays_nothing_and_gets_each_line_once(start: Start, tcp: TcpServer) -> None:
     provider = start(tcp, buffer_size=50)
     counted = 0
     for _ in range(4):
@@ -523,10 +517,10 @@ def test_a_tcp_server_that_does_not_read_disturbs_nobody_and_gets_each_line_once
 
 
 @pytest.mark.usefixtures("small_buffers")
-def test_the_line_in_which_a_connection_broke_is_sent_whole_over_the_next(start: Start, tcp: TcpServer) -> None:
+def test_a_line_cut_by_a_broken_connection_is_sent_whole_over_the_next(start: Start, tcp: TcpServer) -> None:
     provider = start(tcp)
     counted = count_more_than_buffers_hold(provider)
-    assert not provider.flush(BOUND)  # the sender has given up for now, in the middle of a line
+    assert not provider.flush(BOUND)  # the sender has paused in the middle of a line
     link = provider._sender.link
     assert link.unfinished
     first = tcp.accept()
@@ -556,7 +550,9 @@ def test_the_line_in_which_a_connection_broke_is_sent_whole_over_the_next(start:
     assert sums(whole + rest) == {f"app.requests.{n:0200}": 1 for n in range(3000)}
 
 
-def test_a_lookup_that_hangs_disturbs_nobody(start: Start, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_lookup_that_hangs_delays_no_count(
+    start: Start, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answered, real = threading.Event(), socket.getaddrinfo
 
     def hang(*arguments: Any, **more: Any) -> Any:
@@ -576,7 +572,7 @@ def test_a_lookup_that_hangs_disturbs_nobody(start: Start, server: Server, monke
 
 
 @pytest.mark.parametrize("host", ["name.invalid", "a..b", "x" * 70 + ".invalid"])
-def test_a_host_that_cannot_be_found_is_a_failure(
+def test_an_unknown_host_is_a_failure(
     start: Start,
     reported: Counter[str],
     udp: UdpServer,
@@ -584,7 +580,7 @@ def test_a_host_that_cannot_be_found_is_a_failure(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if host == "name.invalid":  # no resolver is asked in a test
+    if host == "name.invalid":  # no real resolver is used in a test
 
         def unknown(*arguments: Any, **more: Any) -> Any:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -598,7 +594,7 @@ def test_a_host_that_cannot_be_found_is_a_failure(
     assert len(caplog.records) == 1
 
 
-def test_over_udp_that_nobody_listens_is_noticed_and_disturbs_nobody(
+def test_a_closed_udp_port_is_noticed_and_delays_nothing(
     start: Start, reported: Counter[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     gone = UdpServer()
@@ -614,14 +610,14 @@ def test_over_udp_that_nobody_listens_is_noticed_and_disturbs_nobody(
     assert "cannot send" in caplog.text
 
 
-def test_localhost_is_the_ipv4_one_first_because_udp_does_not_tell(start: Start, udp: UdpServer) -> None:
+def test_localhost_is_tried_as_ipv4_first(start: Start, udp: UdpServer) -> None:
     provider = start(udp, host="localhost")
     provider.incr("a", "b", 1)
     assert provider.flush(BOUND)
     assert udp.lines(many(1)) == ["app.a.b:1|c"]
 
 
-def test_an_operation_after_close_is_sent_all_the_same(start: Start, server: Server) -> None:
+def test_an_operation_after_close_is_sent(start: Start, server: Server) -> None:
     provider = start(server)
     for n in range(20):
         provider.incr("a", "b", 1)
@@ -634,7 +630,7 @@ def test_an_operation_after_close_is_sent_all_the_same(start: Start, server: Ser
     assert provider.close(BOUND)
 
 
-def test_guarded_it_is_called_directly_and_gets_everything(start: Start, server: Server) -> None:
+def test_a_guarded_client_is_called_directly_and_gets_every_operation(start: Start, server: Server) -> None:
     provider = start(server)
     reported: list[str] = []
     guarded = GuardedProvider(provider, reported.append)
@@ -677,16 +673,14 @@ FORK = """
 """
 
 
-def test_a_child_of_a_fork_sends_what_it_counted_and_its_parent_the_rest_over_udp(
-    run: PythonRunner, udp: UdpServer
-) -> None:
+def test_over_udp_a_forked_child_and_its_parent_each_send_their_own_counts(run: PythonRunner, udp: UdpServer) -> None:
     run.run(FORK, udp.port, "udp")
     lines = udp.lines(many(6))
     assert sums(lines) == {"app.before.fork": 1, "app.parent.held": 701, "app.child.own": 3}
     assert lines.count("app.parent.took:1|ms") == 1
 
 
-def test_a_child_of_a_fork_has_a_connection_of_its_own_over_tcp(run: PythonRunner, tcp: TcpServer) -> None:
+def test_a_forked_child_has_its_own_tcp_connection(run: PythonRunner, tcp: TcpServer) -> None:
     child = run.start(FORK, tcp.port, "tcp")
     received = []
     for _ in range(4):
@@ -704,7 +698,7 @@ def test_a_child_of_a_fork_has_a_connection_of_its_own_over_tcp(run: PythonRunne
     assert texts[1:] == ["app.child.own:1|c\n"] * 3
 
 
-def test_a_stuck_server_does_not_hold_up_the_end_of_the_process(run: PythonRunner, tcp: TcpServer) -> None:
+def test_a_stuck_server_does_not_delay_the_end_of_the_process(run: PythonRunner, tcp: TcpServer) -> None:
     out = run.run(
         """
         import atexit, logging, socket, sys, threading
@@ -722,7 +716,7 @@ def test_a_stuck_server_does_not_hold_up_the_end_of_the_process(run: PythonRunne
     assert out == "False\n"
 
 
-def test_what_is_held_at_the_end_of_the_process_is_sent_by_close(run: PythonRunner, udp: UdpServer) -> None:
+def test_close_sends_the_held_lines_at_the_end_of_the_process(run: PythonRunner, udp: UdpServer) -> None:
     run.run(
         """
         import atexit, sys

@@ -1,4 +1,4 @@
-"""What a file says is restored as whoever reads it is told, and both cores see the same in it."""
+"""The content of a file: restored as a reader decodes it, and the same in both cores."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ DECLARED = [
     st.sets(st.integers(0, 20)),
     st.booleans(),
 )
-def test_both_cores_pack_the_same(
+def test_both_cores_pack_lists_alike(
     rows: list[tuple[Any, ...]], buckets: list[int], carried: set[int], is_ascii: bool
 ) -> None:
     columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
@@ -65,7 +65,7 @@ def test_both_cores_pack_the_same(
 
 
 def packed_by(made: ModuleType, texts: list[bytes], buckets: list[int], carried: set[int]) -> Any:
-    """Return what a core makes of lists of JSON; None if that is not all JSON."""
+    """Return the bytes that a core packs of lists of JSON; None if some are invalid."""
     metrics = {"\0".join(entry[:2]): number for number, entry in enumerate(DECLARED)}
     packed = made.pack_series(*texts, metrics, buckets, carried, 9 * 10**18)
     try:
@@ -79,7 +79,7 @@ PIECES = [*'",:[]{} 0123456789.-+eE\n\\', "\\u00e9", "\\ud83d\\ude00", "\\ud83d"
 
 @FUZZ
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
-def test_c_takes_a_value_only_where_json_has_that_very_value(pieces: list[str]) -> None:
+def test_c_accepts_only_a_value_that_json_represents_exactly(pieces: list[str]) -> None:
     value = "".join(pieces)
     for column, text in enumerate((f'["c\\u0000{value}"]', f"[{value}]", f"[{value}]", f"[{value}]", f"[{value}")):
         texts = [b'["c\\u0000m"]', b"[2]", b"[0]", b"[1.5]"]
@@ -87,7 +87,7 @@ def test_c_takes_a_value_only_where_json_has_that_very_value(pieces: list[str]) 
         assert packed_by(core, texts, [], set()) == packed_by(twin, texts, [], set())
 
 
-def test_what_a_file_says_is_restored_as_a_reader_sees_it(
+def test_a_restored_block_equals_the_file_as_a_reader_decodes_it(
     shmstats: ModuleType, attach: Callable[..., Any], tmp_path: Path
 ) -> None:
     fill = import_module("shmstats.attachment.restoring").fill
@@ -124,10 +124,8 @@ def test_what_a_file_says_is_restored_as_a_reader_sees_it(
     check()
 
 
-def test_each_series_is_restored_for_which_those_before_it_have_left_room(
-    shmstats: ModuleType, attach: Callable[..., Any], tmp_path: Path
-) -> None:
-    """As if they came one after another: what is too wide keeps none out that comes later."""
+def test_each_series_that_fits_is_restored(shmstats: ModuleType, attach: Callable[..., Any], tmp_path: Path) -> None:
+    """Series are restored in order: one that is too wide does not exclude later ones."""
     series, restoring = shmstats.series, import_module("shmstats.attachment.restoring")
     restore, chance = shmstats.block.restoring.restore, random.Random(4)
     names: list[Any] = []

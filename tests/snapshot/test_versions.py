@@ -1,4 +1,4 @@
-"""Snapshots of every version are read; what one says that is not allowed is left out alone.
+"""Snapshots of every version are read; only invalid parts of one are left out.
 
 The files in ``versions`` were saved by the released writers of these versions.
 """
@@ -25,7 +25,7 @@ def put(data: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("file", VERSIONS, ids=lambda file: file.stem)
-def test_a_snapshot_of_each_version_is_restored_whole(
+def test_a_snapshot_of_each_version_is_restored_completely(
     shmstats: ModuleType, data: Path, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(data, file.read_bytes())
@@ -47,7 +47,9 @@ def test_a_snapshot_of_each_version_is_restored_whole(
 
 
 @pytest.mark.parametrize("file", VERSIONS, ids=lambda file: file.stem)
-def test_histograms_of_each_version_go_on_in_the_buckets_of_today(shmstats: ModuleType, data: Path, file: Path) -> None:
+def test_histograms_of_each_version_continue_in_the_current_buckets(
+    shmstats: ModuleType, data: Path, file: Path
+) -> None:
     put(data, file.read_bytes())
     stats = shmstats.stats
     page = stats.get("shop", "page")
@@ -56,7 +58,7 @@ def test_histograms_of_each_version_go_on_in_the_buckets_of_today(shmstats: Modu
     (carried,) = {name.carried for name in stats.read().names if name.metric == "page"}
     assert carried == (file.stem != "version-3")
     stats.timing("shop", "page", 7)
-    (unit,) = {name.unit for name in stats.read().names if name.metric == "size"}  # version 1 knew none: ms
+    (unit,) = {name.unit for name in stats.read().names if name.metric == "size"}  # version 1 had no unit: ms
     stats.declare("shop", "size", kind="histogram", unit=unit, help="Size of it.")
     stats.timing("shop", "size", 2.5, labels={"to": "a"})
     size = stats.get("shop", "size", labels={"to": "a"})
@@ -67,7 +69,7 @@ def test_histograms_of_each_version_go_on_in_the_buckets_of_today(shmstats: Modu
     assert (stats.get("shop", "page").count, stats.get("shop", "size", labels={"to": "a"}).sum) == (5, 52.5)
 
 
-def test_when_a_series_was_made_survives_a_restart(stats: Any) -> None:
+def test_creation_times_survive_a_restart(stats: Any) -> None:
     stats.incr("c", "m", labels={"l": "x"})
     before = {name[:4]: name.created for name in stats.read().names}
     stats.close()
@@ -106,7 +108,7 @@ WRONG: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_series_that_is_not_allowed_is_left_out_alone_and_kept_aside(
+def test_an_invalid_series_alone_is_left_out_and_its_file_is_kept(
     shmstats: ModuleType, data: Path, wrong: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     stats = shmstats.stats
@@ -115,7 +117,7 @@ def test_a_series_that_is_not_allowed_is_left_out_alone_and_kept_aside(
     stats.close()
     content = json.loads((data / "stats" / "simple.json").read_bytes())["data"]
     WRONG[wrong](content, content["names"].index("c\0bad"))
-    # The checksum is right: it is what the file says that is wrong.
+    # The checksum is right: only the content is wrong.
     whole = json.dumps(content).encode()
     (data / "stats" / "simple.json").write_bytes(shmstats.snapshot.format._prefix(3, whole) + whole + b"}\n")
     assert stats.get("c", "good") == 5
@@ -129,7 +131,7 @@ def test_a_series_that_is_not_allowed_is_left_out_alone_and_kept_aside(
 
 
 @pytest.mark.parametrize("bounds", [[float("nan")], [float("inf"), 1.0], [2.0, 1.0], ["x"], "ab", None, [1e400] * 300])
-def test_bounds_that_are_none_cost_their_histogram_alone(
+def test_invalid_bounds_leave_out_only_their_histogram(
     shmstats: ModuleType, data: Path, bounds: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     stats = shmstats.stats

@@ -57,7 +57,7 @@ def run(*arguments: str) -> str:
     return result.output
 
 
-def test_what_stopped_and_waiting_workers_serve_is_shown(workers: list[Child], data: Path) -> None:
+def test_the_requests_of_stopped_and_waiting_workers_are_shown(workers: list[Child], data: Path) -> None:
     shown = run("top", "--once", "--data", str(data))
     assert all(len(line) <= 80 for line in shown.splitlines())
     assert "busy 2 of 2" in shown
@@ -107,17 +107,17 @@ def test_a_worker_that_has_not_counted_yet_is_shown_beside_one_that_has(
     master.finish()
 
 
-def test_metrics_are_shown_without_what_a_terminal_would_obey(workers: list[Child], data: Path) -> None:
+def test_metrics_are_shown_without_control_characters(workers: list[Child], data: Path) -> None:
     shown = run("top", "--once", "--pane", "metrics", "--data", str(data))
     assert re.search(r" 6 +0/s +shop\.orders", shown)
     assert "\x1b" not in shown
 
 
-def test_without_integrations_the_routes_say_how_to_have_them(workers: list[Child], data: Path) -> None:
+def test_without_an_integration_the_routes_view_says_how_to_enable_it(workers: list[Child], data: Path) -> None:
     assert "ShmStats" in run("top", "--once", "--pane", "routes", "--data", str(data))
 
 
-def test_stacks_have_the_request_beside_them_and_say_why_there_is_none(workers: list[Child], data: Path) -> None:
+def test_stacks_are_shown_with_the_request_or_the_reason_for_none(workers: list[Child], data: Path) -> None:
     shown = run("stacks", "--data", str(data))
     slow, stopped = (shown[shown.index(f"process {worker.pid}") :] for worker in workers)
     assert re.search(
@@ -138,7 +138,7 @@ def test_a_process_that_does_not_count_has_no_stacks(workers: list[Child], data:
 
 
 @pytest.mark.parametrize("command", [["top"], ["stacks"]])
-def test_without_a_block_that_is_said(tmp_path: Path, command: list[str]) -> None:
+def test_without_a_block_top_and_stacks_report_that(tmp_path: Path, command: list[str]) -> None:
     result = CliRunner().invoke(commands, [*command, "--data", str(tmp_path)], prog_name="shmstats")
     assert result.exit_code == 1
     assert "there is no live block for the data directory" in result.stderr
@@ -189,7 +189,7 @@ def open_terminal() -> Iterator[Callable[..., Terminal]]:
         terminal.process.wait()
 
 
-def test_keys_choose_what_a_terminal_shows(
+def test_keys_choose_the_view_of_a_terminal(
     workers: list[Child], data: Path, open_terminal: Callable[..., Terminal]
 ) -> None:
     terminal = open_terminal("top", "--data", str(data))
@@ -201,7 +201,7 @@ def test_keys_choose_what_a_terminal_shows(
     assert terminal.close() == 0
 
 
-def test_an_application_that_ends_and_comes_again_is_waited_for(
+def test_top_waits_for_an_application_that_ends_and_starts_again(
     data: Path, attach: Callable[..., Any], open_terminal: Callable[..., Terminal]
 ) -> None:
     block = attach()

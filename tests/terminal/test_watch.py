@@ -1,4 +1,4 @@
-"""What ``shmstats-dump`` shows of a time: watched on a terminal, as CSV, and of the past; and what changed."""
+"""``shmstats-dump`` over time: watched on a terminal, as CSV, the history, and changes between snapshots."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ def run(*arguments: object, code: int = 0) -> str:
     return result.output
 
 
-def test_a_watched_table_has_rates_and_units_and_nothing_that_a_terminal_obeys() -> None:
+def test_a_watched_table_has_rates_and_units_and_no_control_characters() -> None:
     clock = iter((10.0, 12.0))
     repaint = Repaint()
     first = repaint.content(
@@ -44,7 +44,7 @@ def test_a_watched_table_has_rates_and_units_and_nothing_that_a_terminal_obeys()
     assert lines[4] == ["3", "MiB", r"shop.\x1b[2Jcache"]
 
 
-def test_labels_are_columns_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_labels_are_columns_with_the_option(tmp_path: Path) -> None:
     names = [COUNTER._replace(labels=(("plan", "pro"), ("region", "eu"))), COUNTER._replace(labels=(("plan", "free"),))]
     content = Repaint(columns=["plan"]).content(Snapshot(names, [3, 4]), "t").decode()
     lines = [line.split("\x1b[K")[0].split() for line in content.removeprefix("\x1b[2J\x1b[H").split("\r\n")]
@@ -62,7 +62,7 @@ def test_labels_are_columns_where_that_is_asked_for(tmp_path: Path) -> None:
     run(*asked, "json", code=2)
 
 
-def test_a_table_has_bytes_and_times_for_people_unless_they_are_asked_for_raw(tmp_path: Path) -> None:
+def test_bytes_and_times_are_readable_in_a_table_except_with_raw(tmp_path: Path) -> None:
     size, taken = SIZE._replace(metric="cache"), Distribution(123_456.0, 70_000.0, (0, 0, 2))
     saved.save(tmp_path, Snapshot([TIMES, size], [taken, 3 * 2**20]))
     asked = ("dump", "--format", "table", "--from", tmp_path / saved.FILE)
@@ -74,7 +74,7 @@ def test_a_table_has_bytes_and_times_for_people_unless_they_are_asked_for_raw(tm
 
 
 @pytest.mark.parametrize("form", ["json", "csv", "prometheus"])
-def test_a_dump_of_many_series_shows_how_far_it_is(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dump_of_many_series_shows_its_progress(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     saved.save(tmp_path, Snapshot([COUNTER, SIZE], [3, 4]))
     asked = ("dump", "--format", form, "--from", str(tmp_path / saved.FILE))
     plain = CliRunner().invoke(commands, asked)
@@ -95,7 +95,7 @@ def test_watched_csv_has_the_time_and_one_header() -> None:
 
 
 class Nobody(list[object]):
-    """A table of no workers."""
+    """A table without workers."""
 
     def live(self) -> list[object]:
         return []
@@ -103,7 +103,7 @@ class Nobody(list[object]):
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
-    """A data directory with the past of some seconds, without an application."""
+    """A data directory with a history of some seconds, without an application."""
     recorder = HistoryRecorder(tmp_path)
     reader = SimpleNamespace(workers=Nobody(), served=lambda workers: [], uptime=1.0)
     now = int(time())
@@ -113,7 +113,7 @@ def recorded(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_past_is_written_as_csv_and_json_without_an_application(recorded: Path) -> None:
+def test_the_history_is_written_as_csv_and_json_without_an_application(recorded: Path) -> None:
     table = run(
         "dump",
         "--history",
@@ -144,20 +144,22 @@ def test_the_past_is_written_as_csv_and_json_without_an_application(recorded: Pa
         (["--history", "--format", "csv", "--category", "nothing"], 1, "no series in the history of"),
     ],
 )
-def test_what_the_past_does_not_have_is_said(recorded: Path, arguments: list[str], code: int, message: str) -> None:
+def test_a_query_that_the_history_cannot_answer_is_an_error(
+    recorded: Path, arguments: list[str], code: int, message: str
+) -> None:
     assert message in run("dump", *arguments, "--data", recorded, code=code)
 
 
-def test_without_a_history_that_is_said(tmp_path: Path) -> None:
+def test_a_missing_history_is_an_error(tmp_path: Path) -> None:
     assert "there is no history for the data directory" in run("dump", "--history", "--data", tmp_path, code=1)
 
 
-def test_a_category_that_matches_nothing_is_said(tmp_path: Path) -> None:
+def test_a_category_without_a_match_is_reported(tmp_path: Path) -> None:
     saved.save(tmp_path / "stats", Snapshot([COUNTER], [5]))
     assert "no category matches 'shpo'" in run("dump", "--category", "shpo", "--data", tmp_path)
 
 
-def test_what_changed_between_two_snapshots_is_told(tmp_path: Path) -> None:
+def test_the_changes_between_two_snapshots_are_shown(tmp_path: Path) -> None:
     gone, new = Name("shop", "gone", Kind.COUNTER, (), True), Name("shop", "new", Kind.GAUGE)
     old = Snapshot([COUNTER, TIMES, gone], [1000, Distribution(10.0, 10.0, (1, 0, 0)), 3])
     saved.save(tmp_path / "a", old)
@@ -172,9 +174,9 @@ def test_what_changed_between_two_snapshots_is_told(tmp_path: Path) -> None:
     assert run("diff", tmp_path / "a" / saved.FILE, tmp_path / "a" / saved.FILE) == "nothing changed\n"
 
 
-def test_dated_copies_are_made_when_they_are_due_and_the_oldest_removed(tmp_path: Path) -> None:
+def test_dated_copies_are_made_at_intervals_and_the_oldest_are_removed(tmp_path: Path) -> None:
     archive = Archive(tmp_path, hours=2, kept=3)
-    archive.rotate(0.0)  # there is nothing saved
+    archive.rotate(0.0)  # no snapshot is saved
     for hour in range(10):
         saved.save(tmp_path / "stats", Snapshot([COUNTER], [hour]))
         archive.rotate(1_800_000_000.0 + 3600 * hour)

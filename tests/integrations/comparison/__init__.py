@@ -1,4 +1,4 @@
-"""What shmstats and three other libraries can do, found by experiments.
+"""The features of shmstats and three other libraries, found by experiments.
 
 `features` has one experiment for each feature, `libraries` the documented way to use each library, and `sites` runs an
 experiment in its own processes. ``python -m comparison LIBRARY DIRECTORY`` runs all with one library and prints the

@@ -1,4 +1,4 @@
-"""Make all experiments with one library, each in processes of its own, and print what was found as JSON.
+"""Run all experiments with one library, each in separate processes, and print the results as JSON.
 
 python -m comparison LIBRARY DIRECTORY NEWEST: NEWEST is where the newest prometheus_client is; whatever else
 the experiments need and this interpreter has not, Flask say, is looked for there too, but last.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def main(name: str, directory: Path, newest: str) -> None:
-    if name in ("prometheus_client", "prometheus_flask_exporter"):  # it looks for that when it is imported
+    if name in ("prometheus_client", "prometheus_flask_exporter"):  # the library reads that when it is imported
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
     sys.path.append(newest)
     from .features import FEATURES

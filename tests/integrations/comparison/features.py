@@ -1,6 +1,6 @@
-"""An experiment for each feature: made with several processes, the same for each library; it finds yes, partly or no.
+"""An experiment for each feature, with several processes and the same for each library, and its verdict: yes, partly or no.
 
-A worker that shows a page is never the one that has counted, wherever that makes a difference.
+A worker that shows a page is never the worker that has counted, if that makes a difference.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ YES, PARTLY, NO = "yes", "partly", "no"
 
 FEATURES: dict[str, Callable[[Site], str]] = {}
 
-#: Workers that come and go where something must not grow by that, after some that were there before.
+#: Numbers of workers before and during a test of growth.
 RECYCLED, BEFORE = 20, 4
 
 
@@ -83,7 +83,7 @@ def fractions(site: Site) -> str:
 
 
 def _own_counters_of_fractions(library: Any) -> bool:
-    """Whether shmstats' own API, beside prometheus_client's, has them; the others have no other."""
+    """Whether shmstats' own API, beside prometheus_client's, has them; the other libraries have no own API."""
     if "shmstats" not in library.distributions:
         return True
     from shmstats import stats
@@ -156,7 +156,7 @@ def restarts(site: Site) -> str:
 
 
 def _removal(site: Site, remove: Callable[[Any], object], stays: set[str]) -> str:
-    """Two workers count, one of them removes: which label sets do both, and another one, show?"""
+    """Two workers count, one removes: returns the label sets that both and a third worker show."""
     library = site.library
     library.install()
     counter = library.Counter("hits", "Counted.", ["path"])
@@ -357,7 +357,7 @@ def restricted(site: Site) -> str:
 
 
 class Custom:
-    """A collector as an application writes one."""
+    """A collector of an application."""
 
     def collect(self) -> Any:
         from prometheus_client.core import GaugeMetricFamily
@@ -381,11 +381,11 @@ def custom_collectors(site: Site) -> str:
     return verdict(both(site.run(library.page)), both(site.run(lambda: library.page_with(Custom()))))
 
 
-# Workers that come and go ----------------------------------------------------------------------------
+# Recycled workers ------------------------------------------------------------------------------------
 
 
 def _recycle(site: Site, size: Callable[[], Any]) -> tuple[Any, Any]:
-    """A size before many workers have come and gone, half of them killed, and after that."""
+    """A size before and after many workers have been recycled, half of them by a kill."""
     library = site.library
     library.install()
     counter = library.Counter("hits", "Counted.", ["path"])

@@ -1,7 +1,7 @@
-"""How each library is used in several workers, as its own documentation says.
+"""The use of each library in several workers, by its documentation.
 
-A library gives prometheus_client's classes, or its own of the same names, and a page that any worker serves. What it
-does not have is None, and then an experiment with it has found "no".
+A library gives prometheus_client's classes, or its own of the same names, and a page that any worker serves. A missing
+feature is None, and the result of an experiment with it is "no".
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
 
 
 class Library:
-    """What they have in common; each differs in what it overrides.
+    """The common part; each library overrides its differences.
 
     Attributes:
-        module: that the metrics' classes are in.
+        module: has the classes of metrics.
         distributions: the library's own first.
-        modules: others that are used.
+        modules: further modules.
         name: of the library.
         newest: where the newest prometheus_client is.
     """
@@ -42,18 +42,18 @@ class Library:
     newest = ""
 
     def load(self) -> None:
-        """Import what is needed, once for all sites."""
+        """Import the modules, once for all sites."""
         for name in ("flask", self.module, *self.modules):
             importlib.import_module(name)
 
     def prepare(self, directory: Path) -> None:
-        """Before a site's first process starts."""
+        """Runs before a site's first process starts."""
 
     def configure(self, **sections: Any) -> None:
-        """Settings of shmstats; the others have none."""
+        """Set parameters of shmstats; the other libraries have none."""
 
     def install(self) -> None:
-        """In each process, before it makes metrics."""
+        """Runs in each process before it makes metrics."""
 
     def __getattr__(self, name: str) -> Any:
         if name in METRICS:
@@ -61,18 +61,18 @@ class Library:
         raise AttributeError(name)
 
     def page(self, names: list[str] | None = None, in_openmetrics: bool = False) -> str:
-        """The page that a worker serves, or that of some names only."""
+        """The page of a worker, or a page of some names only."""
         return _text(self.registry(), names, in_openmetrics)
 
     def registry(self) -> CollectorRegistry:
-        """What that page is made of."""
+        """The registry of that page."""
         return importlib.import_module("prometheus_client").REGISTRY
 
     def set_info_at_start(self, name: str, **values: str) -> None:
-        """Set an Info before the workers start, where the library has a way only for that."""
+        """Set an Info before the workers start, if the library supports only that."""
 
     def page_beside(self) -> str:
-        """The page that a process serves which makes no metrics and is not a worker."""
+        """The page of a process that makes no metrics and is not a worker."""
         self.install()
         return self.page()
 
@@ -81,17 +81,17 @@ class Library:
         return ""
 
     def page_of(self, registry: CollectorRegistry) -> str:
-        """The page of a registry that metrics were registered in."""
+        """The page of one registry."""
         return _text(registry)
 
     def died(self, pid: int) -> None:
-        """What the server's hook is to do after a worker's end."""
+        """Runs in the server's hook after a worker's end."""
 
     def before_start(self, directory: Path) -> None:
-        """What is to be done before the site is started again."""
+        """Runs before the site is started again."""
 
     def as_json(self) -> Any:
-        """The values as JSON; None if the page is not given as JSON even if asked for."""
+        """The values as JSON; None if the library does not answer with JSON on request."""
         from prometheus_client import make_wsgi_app
 
         answer = make_wsgi_app(self.registry())(
@@ -114,32 +114,32 @@ class Library:
         raise NotImplementedError
 
     def command(self) -> list[str] | None:
-        """A command that shows the values; None if the library has no command at all."""
+        """A command that shows the values; None if the library has no command."""
         distribution = importlib.metadata.distribution(self.distributions[0])
         commands = [entry.name for entry in distribution.entry_points if entry.group == "console_scripts"]
         commands += [str(file) for file in distribution.files or () if file.name == "__main__.py"]
-        assert not commands, f"it has come to have commands, try them: {commands}"
+        assert not commands, f"the library has commands now, try them: {commands}"
         return None
 
     def sends_to_statsd(self, port: int) -> bool:
         """Send the values to a port of this machine; return false if the library cannot."""
         files = importlib.metadata.distribution(self.distributions[0]).files or ()
         found = [str(file) for file in files if "statsd" in str(file).lower()]
-        assert not found, f"it has come to know StatsD, try it: {found}"
+        assert not found, f"the library supports StatsD now, try it: {found}"
         return False
 
     def storage(self, directory: Path) -> int:
-        """Bytes that are in use to keep the values."""
+        """The bytes used for the values."""
         raise NotImplementedError
 
     def leave(self) -> None:
-        """At the good end of a process."""
+        """Runs at the normal end of a process."""
 
     def check_nothing_left(self, directory: Path) -> None:
-        """After the end of a site."""
+        """Runs after the end of a site."""
 
     def versions(self) -> dict[str, str]:
-        """Of the library's distributions."""
+        """The versions of the library's distributions."""
         return {name: importlib.metadata.version(name) for name in self.distributions}
 
 
@@ -289,7 +289,7 @@ class FlaskExporter(Multiprocess):
         return answer.text if answer.status_code == 200 else ""
 
     def page_beside(self) -> str:
-        """That of the server which its other class starts in gunicorn's master."""
+        """The page of the server that its other class starts in gunicorn's master."""
         return self._served()
 
     def page_with(self, collector: Any) -> str:
@@ -330,7 +330,7 @@ class Mpmetrics(Library):
     distributions = ("mpmetrics", "prometheus_client")
 
     def set_info_at_start(self, name: str, **values: str) -> None:
-        """By prometheus_client's own Info, as its documentation advises."""
+        """By prometheus_client's own Info, as the documentation advises."""
         from prometheus_client import Info
 
         Info(name, "Set.").info(values)

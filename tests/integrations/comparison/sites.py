@@ -19,11 +19,11 @@ Step = Callable[[], Any]
 
 
 class Worker:
-    """A forked process that takes its steps when it is told to, and stays until it is ended.
+    """A forked process that takes its steps on request, and stays until it is ended.
 
     Args:
-        steps: functions without arguments; what they return must be JSON.
-        leave: called at a good end.
+        steps: functions without arguments; their results must be JSON.
+        leave: called at a normal end.
     """
 
     def __init__(self, steps: tuple[Step, ...], leave: Step) -> None:
@@ -38,11 +38,11 @@ class Worker:
         os.close(says)
 
     def begin(self) -> None:
-        """Make it take its next step, without waiting."""
+        """Request its next step, without waiting."""
         os.write(self._tell, b"s")
 
     def result(self) -> Any:
-        """Return what that step gave."""
+        """Return the result of that step."""
         said = b""
         while not said.endswith(b"\n"):
             ready, _, _ = select.select([self._hear], [], [], BOUND)
@@ -53,7 +53,7 @@ class Worker:
         return json.loads(said)
 
     def step(self) -> Any:
-        """Make it take its next step; return the result."""
+        """Request its next step; return the result."""
         self.begin()
         return self.result()
 
@@ -75,7 +75,7 @@ class Worker:
 
 
 def _take(steps: tuple[Step, ...], leave: Step, hears: int, says: int) -> None:
-    """Be the worker."""
+    """Run as the worker."""
     try:
         remaining = list(steps)
         while os.read(hears, 1) == b"s":
@@ -125,7 +125,7 @@ class Site:
         return result
 
     def close(self) -> None:
-        """End what is left, in an orderly way."""
+        """End the remaining workers, in an orderly way."""
         for worker in self._workers:
             if worker.pid:
                 worker.end()
@@ -134,7 +134,7 @@ class Site:
 
 
 def examine(library: Any, feature: Callable[[Site], str], directory: Path) -> str:
-    """Make an experiment in a process of its own; returns what it found, or how it broke."""
+    """Run an experiment in a separate process; return its result or its error."""
     hear, says = os.pipe()
     pid = os.fork()
     if pid == 0:
