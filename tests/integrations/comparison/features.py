@@ -1,4 +1,4 @@
-"""An experiment for each feature, with several processes and the same for each library, and its verdict: yes, partly or no.
+"""An experiment for each feature, the same for each library, with several processes; its verdict: yes, partly or no.
 
 A worker that shows a page is never the worker that has counted, if that makes a difference.
 """
