@@ -14,7 +14,7 @@ import time
 
 VISITORS = 3
 
-#: Method, path, how often.
+#: Method, path, frequency.
 VISITS = (
     ("GET", "/items/{number}", 40),
     ("GET", "/work", 20),
@@ -27,7 +27,7 @@ VISITS = (
 
 
 def visit(port: int, parent: int) -> None:
-    """Ask for one page after another as long as the server's process is the parent of this one."""
+    """Request one page after another as long as the server's process is the parent of this one."""
     weights = [often for _, _, often in VISITS]
     while os.getppid() == parent:
         ((method, path, _),) = random.choices(VISITS, weights)
@@ -36,14 +36,14 @@ def visit(port: int, parent: int) -> None:
             connection.request(method, path.format(number=random.randrange(104)))
             connection.getresponse().read()
         except (OSError, http.client.HTTPException):
-            time.sleep(0.5)  # it starts, reloads or ends
+            time.sleep(0.5)  # the server starts, reloads or ends
         finally:
             connection.close()
         time.sleep(random.expovariate(40))
 
 
 def main() -> None:
-    """Be some visitors."""
+    """Run some visitors."""
     port, parent = map(int, sys.argv[1:])
     visitors = [threading.Thread(target=visit, args=(port, parent)) for _ in range(VISITORS)]
     for visitor in visitors:

@@ -1,4 +1,4 @@
-"""The command behind ``scripts/screenshots``: pictures of the live page and of ``shmstats top``, of the real thing."""
+"""The command behind ``scripts/screenshots``: pictures of the real live page and of ``shmstats top``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PICTURES = (
     ("live-page-phone.png", 360, 900, "light"),
 )
 
-#: Lines of one pane, and how often it is looked for a worker that serves something.
+#: Lines of one pane, and how often a worker that serves a request is looked for.
 _LINES, _TRIES = 16, 20
 
 TERMINAL = """<!DOCTYPE html><meta charset="utf-8"><style>
@@ -76,13 +76,13 @@ def _wait_for(port: int) -> None:
 
 
 def _a_worker(master: int) -> int:
-    """Return the pid of a worker: a child that is no visitor."""
+    """Return the pid of a worker: a child that is not a visitor."""
     children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
     return next(int(pid) for pid in children[::-1] if b"example_load" not in Path(f"/proc/{pid}/cmdline").read_bytes())
 
 
 def _terminal(opened: Browser, data: str) -> bytes:
-    """Return a picture of what ``shmstats top`` writes, of the stacks the beginning."""
+    """Return a picture of the output of ``shmstats top``, with the beginning of the stacks."""
     shown = ""
     for pane in ("workers", "routes", "stacks"):
         command = [sys.executable, "-m", "shmstats", "top", "--once", "--pane", pane, "--data", data]

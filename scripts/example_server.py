@@ -1,4 +1,4 @@
-"""The command behind ``scripts/serve``: checks its options, tells what to try, and becomes gunicorn's master."""
+"""The command behind ``scripts/serve``: checks its options, prints what to try, and becomes gunicorn's master."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Ctrl-C stops it; the counts are saved in {data}/stats.
 
 
 def _check_further(ctx: click.Context, param: click.Parameter, further: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse what gunicorn would take for a further application, or for a number of workers without a limit."""
+    """Refuse arguments that gunicorn would take for another application or for an unlimited number of workers."""
     given = Config(prog=ctx.command_path).parser().parse_args(list(further))
     if given.args:
         raise click.UsageError(f"found {given.args[0]!r}; allowed: options only")
@@ -67,7 +67,7 @@ def serve(port: int, workers: int, data: str, load: bool, further: tuple[str, ..
     os.chdir(ROOT)
     os.environ["EXAMPLE_SITE_DATA"] = str(directory)
     if load:
-        # The server's process will be this one, so its end is that of the visitors' parent.
+        # This process becomes the server, so the visitors end with their parent.
         subprocess.Popen([sys.executable, str(HERE / "example_load.py"), str(port), str(os.getpid())])
     gunicorn = ["-m", "gunicorn", "--config", str(HERE / "example_gunicorn.py"), "--pythonpath", str(HERE)]
     where = ["--bind", f"127.0.0.1:{port}", "--workers", str(workers)]

@@ -1,6 +1,6 @@
 """A small site whose handlers count, with the statistics endpoints and the live page beside them.
 
-Everything that an application needs: `ShmStats` for its requests, and ``stats`` for whatever else is to be counted.
+An application needs `ShmStats` for its requests, and ``stats`` for everything else.
 """
 
 import os
@@ -23,7 +23,7 @@ def create_app() -> Flask:
 
     @app.get("/")
     def home() -> Response:
-        """Lead to the live page."""
+        """Redirect to the live page."""
         return redirect(url_for("shmstats.live"))
 
     @app.get("/login")
@@ -34,7 +34,7 @@ def create_app() -> Flask:
 
     @app.get("/work")
     def work() -> str:
-        """Pretend to work for a few milliseconds, and show how long the last work of any worker took."""
+        """Simulate work for a few milliseconds, and show the duration of the last work of any worker."""
         begun = time.monotonic()
         time.sleep(0.005)
         stats.incr("work", "done")
@@ -43,7 +43,7 @@ def create_app() -> Flask:
 
     @app.get("/hit")
     def hit() -> str:
-        """Count ``n`` hits, 1 if it is not given."""
+        """Count ``n`` hits, 1 by default."""
         n = request.args.get("n", "1")
         if not (n.isascii() and n.isdecimal() and len(n) < 7):
             abort(400, "n must be an integer from 0 to 999999")
@@ -62,14 +62,14 @@ def create_app() -> Flask:
 
     @app.get("/report")
     def report() -> str:
-        """Take a second or two, as reports do."""
+        """Take a second or two, like a report."""
         time.sleep(random.uniform(0.4, 2.0))
         stats.incr("reports", "made")
         return "a report\n"
 
     @app.post("/orders")
     def order() -> str:
-        """Take an order; one of twelve fails."""
+        """Accept an order; one of twelve fails."""
         time.sleep(random.lognormvariate(-4.0, 0.5))
         if random.random() < 1 / 12:
             stats.incr("orders", "failed")

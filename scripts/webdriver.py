@@ -65,16 +65,16 @@ class Browser:
         self._call("POST", f"{self._path}/url", {"url": address})
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """Return what a script returns, or what the promise gives that it returns."""
+        """Return the result of a script, or of the promise that it returns."""
         return self._call("POST", f"{self._path}/execute/sync", {"script": script, "args": list(arguments)})
 
     def press(self, keys: str) -> None:
-        """Press keys, where the focus is."""
+        """Press keys in the focused element."""
         element = self._call("GET", f"{self._path}/element/active")[_ELEMENT]
         self._call("POST", f"{self._path}/element/{element}/value", {"text": keys})
 
     def errors(self) -> list[str]:
-        """Return what went wrong since the last call: in scripts, by a policy, with requests."""
+        """Return the errors since the last call: of scripts, policies and requests."""
         entries = self._call("POST", f"{self._path}/se/log", {"type": "browser"})
         return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
 
@@ -89,7 +89,7 @@ class Browser:
             self._call("POST", f"{self._path}/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def screenshot(self) -> bytes:
-        """Return a picture of what is shown, as PNG."""
+        """Return a screenshot as PNG."""
         return base64.b64decode(self._call("GET", f"{self._path}/screenshot"))
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ def browser() -> Iterator[Browser]:
     """Start a browser.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: no browser is installed.
     """
     for program in ("chromium", "chromedriver"):
         if shutil.which(program) is None:

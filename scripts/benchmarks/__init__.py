@@ -1,4 +1,4 @@
-"""The benchmarks (``scripts/bench``): what the package costs, measured beside its peers in one run on the same work.
+"""The benchmarks (``scripts/bench``): the costs of the package, measured beside its peers in one run on the same work.
 
 `cases` has a function for each measurement, `peers` the processes that are measured, `measure` the rounds in which the
 sides take turns (so that noise hits all of them), `rows` and `report` the results. `walks` counts the modules that an

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from . import instructions
 
         return instructions.main(options.json)
-    if options.walks:  # in a process that has imported nothing yet
+    if options.walks:  # in a new process, without imports
         return subprocess.run([sys.executable, "-P", "-m", "benchmarks.walks"], check=False).returncode
     if options.quick and options.case:
         parser.error("--quick has its own choice of cases: name none")
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(names: Sequence[str], tiny: bool, file: Path | None, shown: Path | None) -> int:
     """Measure some cases and report; returns the exit status."""
-    # A run that is stopped takes its processes and directories with it.
+    # A run that is stopped ends its processes and removes its directories.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     about = report.machine()
     rows: list[Row] = []
@@ -91,7 +91,7 @@ def measure(names: Sequence[str], tiny: bool, file: Path | None, shown: Path | N
 
 
 def _rows(name: str, shop: Workshop) -> list[Row]:
-    """Run a case; should it break, the others still run."""
+    """Run a case; if it raises, the others still run."""
     try:
         return quick(shop) if name == "quick" else CASES[name](shop)
     except (NotAvailableError, SubjectError) as error:

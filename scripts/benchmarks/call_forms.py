@@ -1,4 +1,4 @@
-"""Every form of a counting call that the documentation has: how it is written, and what it is held against."""
+"""Every documented form of a counting call: its code, and its limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gunicorn's settings for all sites: its own, and what the sites' libraries ask for."""
+"""gunicorn's settings for all sites, including those required by the sites' libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ control_socket_disable = True
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Tell prometheus_client that a worker has gone, as its exporter for Flask asks to."""
+    """Tell prometheus_client that a worker has ended, as its exporter for Flask requires."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         from prometheus_client import multiprocess
 

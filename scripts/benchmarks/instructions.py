@@ -21,7 +21,7 @@ from .subjects import NotAvailableError, find_program, package_path
 
 CALLS = 10_000
 
-#: What the loops of ``peers.ours_instructions`` are, in their order: the hot calls, then the other forms of them.
+#: The loops of ``peers.ours_instructions`` in order: the hot calls, then their other forms.
 HOT = (
     "counter.incr()",
     "stats.incr(category, metric, 1)",
@@ -43,10 +43,10 @@ LOOPS = ("the empty loop", *HOT, *NOTHING, *FORMS)
 
 
 def count(calls: int = CALLS) -> dict[str, float]:
-    """Return the instructions of an iteration of each loop, the empty loop taken away from the others.
+    """Return the instructions of an iteration of each loop, less those of the empty loop.
 
     Raises:
-        NotAvailableError: valgrind or a C compiler is not there.
+        NotAvailableError: valgrind or a C compiler is not installed.
     """
     valgrind = find_program("valgrind")
     if not nothing_directory():
@@ -72,7 +72,7 @@ def count(calls: int = CALLS) -> dict[str, float]:
 
 
 def main(file: Path | None = None) -> int:
-    """Count twice and print; returns 1 if it could not be counted, or the counts are not alike."""
+    """Count twice and print; return 1 if it could not be counted, or the counts differ."""
     try:
         first, second = count(), count()
     except NotAvailableError as error:
@@ -90,5 +90,5 @@ def main(file: Path | None = None) -> int:
 
 
 def _alike(first: float, second: float) -> bool:
-    """Tell whether two counts differ by less than 1 %: where memory lies decides over a few instructions."""
+    """Return whether two counts differ by less than 1 %: memory addresses affect a few instructions."""
     return abs(first - second) <= max(2.0, 0.01 * first)

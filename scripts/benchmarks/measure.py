@@ -9,19 +9,19 @@ from typing import TypeVar
 from .rows import Figure
 from .subjects import Effort, NotAvailableError, Subject
 
-#: In how many slices a side's turn is cut.
+#: The number of slices of a side's turn.
 SLICES = 10
 
-#: Something that runs once and returns a figure, of whatever unit.
+#: A function that runs once and returns a figure of any unit.
 Side = Callable[[], float]
 
 _Name = TypeVar("_Name")
 
 
 def in_turns(sides: Mapping[_Name, Side], rounds: int) -> dict[_Name, list[float]]:
-    """Run every side once in each round; returns the figures of each, in the order of rounds.
+    """Run every side once in each round; return the figures of each, in the order of rounds.
 
-    The order of the sides is turned round from one round to the next.
+    The order of the sides is reversed in every second round.
     """
     found: dict[_Name, list[float]] = {name: [] for name in sides}
     names = list(sides)
@@ -39,7 +39,7 @@ class Loop:
     Attributes:
         subject: that runs it.
         name: of the loop there.
-        multiple: what the number of its calls must be a multiple of: loops over names go over all of them.
+        multiple: divides the number of its calls: loops over names go over all of them.
     """
 
     subject: Subject
@@ -66,7 +66,7 @@ def time_loops(loops: Mapping[str, Loop], effort: Effort) -> dict[str, Figure]:
 
 
 def _calibrate(loop: Loop, effort: Effort) -> int:
-    """Return how many calls a slice has."""
+    """Return the number of calls of a slice."""
     calls = least = loop.multiple
     while True:
         taken, _ = loop.subject.do("time_loop", name=loop.name, calls=calls)
@@ -77,7 +77,7 @@ def _calibrate(loop: Loop, effort: Effort) -> int:
 
 
 def available(starters: Mapping[str, Callable[[], Subject]]) -> tuple[dict[str, Subject], dict[str, str]]:
-    """Start subjects; returns those that could be started, and why the others could not."""
+    """Start subjects; return those that started, and the reasons of the others."""
     started, missing = {}, {}
     for name, start in starters.items():
         try:

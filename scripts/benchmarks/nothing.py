@@ -1,4 +1,4 @@
-"""Builds the C methods that do nothing, which are the limit of what a call of C from Python can cost."""
+"""Builds C methods that do nothing: the lower limit of the cost of a C call from Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run writes: the machine and the versions, the table, and the JSON file."""
+"""The output of a run: the machine and the versions, the table, and the JSON file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from .rows import Row, number
 
-#: What stands around the report in a file that shows it.
+#: The lines around the report in a file that shows it.
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 

@@ -1,4 +1,4 @@
-"""Figures and rows of the table: what was measured, on which sides, and whether a target is met.
+"""Figures and rows of the table: the measured work, the sides, and whether a target is met.
 
 A case measures once and makes a row for each target with the methods of `Measured`, for example
 ``Measured("inc", "bound handle", ours, {"prometheus_client": theirs}).faster("prometheus_client", 50)``. A target that
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-#: What a figure is of. Times are kept in ns and shown in what reads best.
+#: The units of figures. Times are kept in ns and shown in a readable unit.
 NS = "ns"
 BYTES = "bytes"
 PER_SECOND = "/s"
@@ -20,7 +20,7 @@ PER_SECOND = "/s"
 
 @dataclass(frozen=True)
 class Figure:
-    """A number that was measured.
+    """A measured number.
 
     Attributes:
         value: in ``unit``.
@@ -36,12 +36,12 @@ class Figure:
 
     @classmethod
     def best(cls, repeats: Sequence[float], unit: str = NS) -> Figure:
-        """Take the least: noise only ever adds to the time of a short loop."""
+        """Take the least: noise only adds to the time of a short loop."""
         return cls(min(repeats), unit, spread_of(repeats), len(repeats))
 
     @classmethod
     def median(cls, repeats: Sequence[float], unit: str = NS) -> Figure:
-        """Take the middle: for work whose own time varies."""
+        """Take the median: for work whose own time varies."""
         return cls(statistics.median(repeats), unit, spread_of(repeats), len(repeats))
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ def _shown(value: float, unit: str) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number with three digits, or all of those before the point."""
+    """Return a number with three significant digits, and all digits before the point."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
@@ -79,10 +79,10 @@ class Row:
 
     Attributes:
         case: its name.
-        work: what was done, in a few words.
+        work: the measured work, in a few words.
         ours: our figure; None if it was not measured.
         peers: those of the peers, by name.
-        ratio: that the target is about; None if it is about the figure itself.
+        ratio: the subject of the target; None if that is the figure itself.
         target: in words; "" for a row that only shows.
         met: None if there is no target, or it was not measured.
         note: why it was not measured, or a remark about it.
@@ -110,7 +110,7 @@ class Row:
         return bool(self.target) and not self.met
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the row for JSON."""
         return {
             "case": self.case,
             "work": self.work,
@@ -125,11 +125,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one measurement gave: makes the rows of its targets.
+    """The result of one measurement, which makes the rows of its targets.
 
     Attributes:
         case: its name.
-        work: what was done.
+        work: the measured work.
         ours: our figure.
         peers: those of the peers.
         missing: why a peer has none, by name.
@@ -144,31 +144,31 @@ class Measured:
     note: str = ""
 
     def slower(self, peer: str, limit: float) -> Row:
-        """Ours may cost so many times what the peer's costs."""
+        """Return the row of a target: ours costs at most this many times the peer's."""
         return self._beside(peer, f"≤ {number_of(limit)} × {peer}", lambda ours, theirs: ours / theirs, limit)
 
     def faster(self, peer: str, least: float) -> Row:
-        """The peer's must cost so many times what ours costs."""
+        """Return the row of a target: the peer's costs at least this many times ours."""
         target = f"≥ {number_of(least)} × faster than {peer}"
         row = self._beside(peer, target, lambda ours, theirs: theirs / ours, None)
         return row if row.ratio is None else _replace(row, met=row.ratio >= least)
 
     def smaller(self, peer: str, least: float) -> Row:
-        """As `faster`, of a size."""
+        """Like `faster`, for a size."""
         row = self.faster(peer, least)
         return _replace(row, target=f"≤ 1/{number_of(least)} of {peer}")
 
     def at_most(self, limit: float, target: str = "") -> Row:
-        """Ours may be so much."""
+        """Return the row of a target: ours is at most this."""
         shown = target or f"≤ {_shown(limit, self.ours.unit)}"
         return self._row(target=shown, met=self.ours.value <= limit)
 
     def only(self) -> Row:
-        """Show it; there is no target."""
+        """Return a row without a target."""
         return self._row()
 
     def that(self, target: str, met: bool, ratio: float | None = None) -> Row:
-        """Whatever else a target may say."""
+        """Return the row of any other target."""
         return self._row(target=target, met=met, ratio=ratio)
 
     def _beside(self, peer: str, target: str, ratio: Any, limit: float | None) -> Row:

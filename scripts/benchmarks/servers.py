@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from .subjects import NotAvailableError, find_program, package_path
 
-#: Seconds that anything may take.
+#: The bound of every wait in seconds.
 _BOUND = 60.0
 
 _SCALES = {"us": 1e3, "ms": 1e6, "s": 1e9, "m": 60e9}
@@ -28,7 +28,7 @@ class Server:
         application: its name there.
         directory: for the server's files, empty.
         workers: processes.
-        environment: what the server's has beside that of this process.
+        environment: additions to the environment of this process.
 
     Raises:
         NotAvailableError: it does not start.
@@ -59,7 +59,7 @@ class Server:
             raise
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Return status and body of the answer to a request on a connection of its own; 0 if there is none."""
+        """Return status and body of the answer to a request on a separate connection; 0 without an answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_BOUND)
         try:
             connection.request("GET", path)
@@ -71,7 +71,7 @@ class Server:
             connection.close()
 
     def cpu_ns(self) -> int:
-        """Return the CPU time that the workers have had, in ns."""
+        """Return the CPU time of the workers in ns."""
         return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in self.workers())
 
     def workers(self) -> list[int]:
@@ -102,7 +102,7 @@ class Server:
 
 
 class Load(NamedTuple):
-    """What wrk found.
+    """The result of wrk.
 
     Attributes:
         requests: that were answered.
@@ -138,7 +138,7 @@ class Wrk:
         return self._process.poll() is None
 
     def result(self) -> Load:
-        """Wait for the end and return what it found.
+        """Wait for the end and return the result.
 
         Raises:
             NotAvailableError: it failed.
@@ -150,7 +150,7 @@ class Wrk:
 
 
 def parse(said: str) -> Load:
-    """Take the figures out of what wrk writes."""
+    """Parse the output of wrk."""
     requests = _number(r"(\d+) requests in", said)
     failed = _number(r"Non-2xx or 3xx responses: (\d+)", said)
     errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", said)

@@ -40,7 +40,7 @@ def counted() -> Flask:
 
 
 def plain(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    """Be an application without Flask, which tells its route."""
+    """Run an application without Flask that sets its route."""
     environ["shmstats.route"] = "/hello"
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"hello\n"]

@@ -1,7 +1,7 @@
 """The processes in which the sides of a comparison run, as the benchmark sees them.
 
-A `Subject` is a process of ``benchmarks.peers.<module>``, with the interpreter that has the peer installed. It is
-told by a line of JSON what to do and answers with a line; between two requests it sleeps, so that the
+A `Subject` is a process of ``benchmarks.peers.<module>``, with the interpreter that has the peer installed. It
+gets a request as a line of JSON and answers with a line; between two requests it sleeps, so that the
 sides of a comparison can take turns.
 """
 
@@ -31,23 +31,23 @@ BOUND = 600.0
 
 
 class NotAvailableError(Exception):
-    """Something that a measurement needs is not there. The message says what, and why."""
+    """A requirement of a measurement is missing. The message names it and the reason."""
 
 
 class SubjectError(Exception):
-    """A subject could not do what it was told to."""
+    """A subject could not do a request."""
 
 
 class Subject:
-    """A process that does what it is told.
+    """A process that does requests.
 
     Args:
         module: of ``benchmarks.peers``.
         python: the interpreter.
-        environment: what its environment has beside that of this process.
+        environment: additions to the environment of this process.
 
     Raises:
-        NotAvailableError: it cannot be started: its peer is not installed, say.
+        NotAvailableError: it cannot be started, for example because its peer is not installed.
     """
 
     def __init__(self, module: str, python: str = sys.executable, **environment: str) -> None:
@@ -140,10 +140,10 @@ class Workshop:
     """Gives a case its subjects and directories; all of them are ended and removed at its exit.
 
     Attributes:
-        effort: how much is to be done.
+        effort: how much is measured.
         directory: for files, on a disk.
-        memory: for files, in shared memory: where prometheus_client's are best kept.
-        versions: of what was started.
+        memory: for files, in shared memory, the best place for those of prometheus_client.
+        versions: of the started peers.
     """
 
     def __init__(self, effort: Effort) -> None:
@@ -162,7 +162,7 @@ class Workshop:
         self._stack.close()
 
     def fresh(self, parent: Path | None = None) -> str:
-        """Return a directory that nobody has used, in ``directory`` or in another one."""
+        """Return a new directory, in ``directory`` or in another one."""
         self._directories += 1
         made = (parent or self.directory) / f"d{self._directories}"
         made.mkdir()
@@ -174,7 +174,7 @@ class Workshop:
         return self._keep(Subject("ours", **environment))
 
     def block(self, directory: str = "", **section: Any) -> Subject:
-        """Start a process that attaches a block of its own, or that of a directory; no values: the defaults."""
+        """Start a process that attaches a new block, or that of a directory; without values it has the defaults."""
         subject = self._keep(Subject("ours_shared", SHMSTATS_PURE=""))
         subject.do("configure", directory=directory or self.fresh(), **section)
         return subject
@@ -207,7 +207,7 @@ class Workshop:
 
     @contextmanager
     def scope(self) -> Iterator[Workshop]:
-        """Return a workshop for a part of a case, which goes at the part's end."""
+        """Return a workshop for a part of a case, which ends with the part."""
         with Workshop(self.effort) as part:
             yield part
 
@@ -216,11 +216,11 @@ class Effort:
     """How much is measured.
 
     Args:
-        tiny: hardly anything, to see that everything runs; the figures mean nothing then.
+        tiny: as little as possible, to check that everything runs; the figures mean nothing then.
 
     Attributes:
         rounds: repeats of each side of a loop of calls.
-        seconds: that a side's turn is to take.
+        seconds: of a side's turn.
     """
 
     def __init__(self, tiny: bool = False) -> None:
@@ -230,17 +230,17 @@ class Effort:
         self.seconds = 0.001 if tiny else 0.03
 
     def shorten(self) -> None:
-        """Repeat less from now on: the figures are rougher."""
+        """Repeat less from now on, for rougher figures."""
         self.short = True
         self.rounds = min(self.rounds, 5)
         self.seconds = min(self.seconds, 0.01)
 
     def of(self, number: int, least: int = 10) -> int:
-        """Return how many to take if a case asks for ``number``."""
+        """Return the number to use if a case asks for ``number``."""
         return max(min(number, least), number // 100) if self.tiny else number
 
     def repeats(self, number: int) -> int:
-        """Return how often to repeat what a case repeats ``number`` times."""
+        """Return the number of repeats if a case asks for ``number``."""
         return min(number, 2 if self.tiny else 3 if self.short else number)
 
 
@@ -248,7 +248,7 @@ def find_program(name: str) -> str:
     """Return the path of a program.
 
     Raises:
-        NotAvailableError: it is not there.
+        NotAvailableError: it is not installed.
     """
     path = shutil.which(name)
     if path is None:

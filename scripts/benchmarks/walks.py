@@ -1,6 +1,6 @@
-"""Counts how far each operation goes through the package: the modules that it touches, and the moves between them.
+"""Counts the modules of the package that each operation touches, and the moves between them.
 
-A move is a step of the interpreter from one module of shmstats into another, or back; what C does takes none. The
+A move is a step of the interpreter from one module of shmstats into another, or back; calls inside C take none. The
 counts repeat exactly, so ``tests/test_walks.py`` holds each below `BOUNDS`.
 """
 
@@ -19,15 +19,15 @@ from shmstats.web import create_app
 
 _ROOT = str(Path(shmstats.__file__).parent)
 
-#: What makes objects of named values is no place to go to.
+#: Modules that only create records are not counted.
 _VALUES = str(Path(_ROOT) / "frozen.py")
 
-#: Names that are there while an operation is counted which goes through all of them.
+#: Number of names during an operation that goes through all of them.
 _NAMES = 100
 
 
 class Walk(NamedTuple):
-    """How far an operation goes.
+    """The length of the walk of an operation.
 
     Attributes:
         modules: that it touches.
@@ -38,7 +38,7 @@ class Walk(NamedTuple):
     moves: int
 
 
-#: The most that each operation may take. Lower them when it takes less.
+#: The bound of each walk. Lower it when the walk gets shorter.
 BOUNDS = {
     "attach": Walk(30, 224),
     "bound incr": Walk(0, 0),
@@ -54,7 +54,7 @@ BOUNDS = {
 
 
 class _Recorder:
-    """Notes the modules of the package that are touched, and the moves, as a profile function."""
+    """A profile function that records the touched modules of the package, and the moves."""
 
     def __init__(self) -> None:
         self.modules: set[str] = set()
@@ -81,7 +81,7 @@ class _Recorder:
 
 
 def walk(operation: Callable[[], object]) -> Walk:
-    """Do something, and return how far it went in this thread."""
+    """Run an operation, and return its walk in this thread."""
     recorder = _Recorder()
     sys.setprofile(recorder)
     try:
@@ -92,12 +92,12 @@ def walk(operation: Callable[[], object]) -> Walk:
 
 
 def walks(data: Path) -> dict[str, Walk]:
-    """Walk every way once, in a process that has imported what it needs: that is no part of a way.
+    """Record every walk once, in a process that has done its imports, which are not part of a walk.
 
     Args:
         data: an empty directory for the data.
     """
-    # Whether a page has to wait for a save is a matter of time; the save is walked by itself.
+    # Whether a page waits for a save depends on the time; the save has its own walk.
     configuration = {"path": {"data": str(data)}, "stats": {"durable_exposition": False}}
     for _ in range(2):
         before = Registry()
@@ -127,10 +127,10 @@ def walks(data: Path) -> dict[str, Walk]:
 
 
 def _find(configuration: dict[str, Any]) -> Walk:
-    """Walk the way of a process that counts what another one has registered."""
+    """Record the walk of a process that counts a name registered by another."""
     registry = Registry()
     registry.init(configuration)
-    registry.incr("many", "name 0")  # from now on it has memory of its own there
+    registry.incr("many", "name 0")  # from now on it has its own memory there
     try:
         return walk(lambda: registry.incr("many", "name 1"))
     finally:
@@ -139,13 +139,13 @@ def _find(configuration: dict[str, Any]) -> Walk:
 
 def _scrape() -> Walk:
     client = create_app().test_client()
-    for _ in range(2):  # the second one finds what the first one has planned
+    for _ in range(2):  # the second scrape finds the plan of the first
         client.get("/stats/prometheus")
     return walk(lambda: client.get("/stats/prometheus"))
 
 
 def at_most(name: str) -> tuple[int, int]:
-    """Return the bound of a walk: it is CPython 3.11's, and others call a little otherwise."""
+    """Return the bound of a walk: that of CPython 3.11, with a margin for other versions."""
     modules, moves = BOUNDS[name]
     return (modules, moves) if sys.version_info < (3, 12) else (modules + 1, moves + moves // 10)
 

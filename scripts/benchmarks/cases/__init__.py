@@ -1,7 +1,7 @@
 """The cases by name, in the order of the table.
 
 A case is a function of a `Workshop` that returns the rows of its targets. Those of a module here are in its
-``CASES``. A case names every target it has, also if it cannot measure it: `rows.not_measured`.
+``CASES``. A case returns a row for every target, also for one that it cannot measure: `rows.not_measured`.
 """
 
 from __future__ import annotations

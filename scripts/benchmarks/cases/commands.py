@@ -1,4 +1,4 @@
-"""What whole processes cost: the command that dumps, and the import."""
+"""The cost of whole processes: the dump command, and the import."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Run(NamedTuple):
     Attributes:
         taken: ns from its start to its end.
         spent: ns of processor time.
-        said: what it wrote.
+        said: its output.
     """
 
     taken: float
@@ -53,9 +53,9 @@ class _Run(NamedTuple):
 
 
 def _run(command: Sequence[str]) -> _Run:
-    """Run a program to its end, which must be a good one."""
+    """Run a program, which must end with status 0."""
     environment = os.environ | {"PYTHONPATH": package_path(), "SHMSTATS_PURE": ""}
-    # Bytecode files are kept, as they are by default.
+    # Bytecode files are written, as by default.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     before, start = os.times(), time.perf_counter_ns()
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=False)
@@ -101,7 +101,7 @@ def dump(shop: Workshop) -> list[Row]:
 
 
 def import_(shop: Workshop) -> list[Row]:
-    """``import shmstats`` beyond numpy, and what it must not import."""
+    """``import shmstats`` without the time of numpy, and the modules that it must not import."""
     command = [sys.executable, "-P", "-c", _IMPORT]
     _run(command)
     runs = [list(map(float, _run(command).said.split())) for _ in range(shop.effort.repeats(20))]

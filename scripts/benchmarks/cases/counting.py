@@ -1,4 +1,4 @@
-"""What a counting call costs."""
+"""The cost of a counting call."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def pure(shop: Workshop) -> list[Row]:
 
 
 def buffered(shop: Workshop) -> list[Row]:
-    """Buffered mode beside real-time mode: it saves stores to shared memory, not time, so both are to be alike."""
+    """Buffered mode beside real-time mode: it saves stores to shared memory, not time, so both should cost alike."""
     subject = shop.ours()
     figures = time_loops({"": Loop(subject, "buffered"), "real-time": Loop(subject, "inc")}, shop.effort)
     return [Measured("buffered", "counter.incr(), buffered", figures.pop(""), figures).slower("real-time", 1.1)]
@@ -127,11 +127,11 @@ def contended(shop: Workshop) -> list[Row]:
 
 
 class _Cost(NamedTuple):
-    """What an operation costs, in ns.
+    """The cost of an operation in ns.
 
     Attributes:
-        wall: time that passed, times the cores that there are for the processes.
-        spent: processor time, which other programs on the machine do not add to.
+        wall: elapsed time, times the number of cores used by the processes.
+        spent: processor time, which excludes other programs.
     """
 
     wall: Figure
@@ -139,7 +139,7 @@ class _Cost(NamedTuple):
 
 
 def _costs(side: Loop, effort: Effort, name: str) -> dict[int, _Cost]:
-    """Return what an operation costs, by the number of processes."""
+    """Return the cost of an operation, by the number of processes."""
     taken, _ = side.subject.do("time_loop", name=side.name, calls=2000)
     calls = max(1000, int(2 * effort.seconds * 1e6 / taken) * 1000)
     cores = len(os.sched_getaffinity(0))

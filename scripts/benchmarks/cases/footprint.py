@@ -1,4 +1,4 @@
-"""What a worker has in memory, and what importing costs it, beyond a Flask application's: ours and a peer's."""
+"""Memory and import time of a worker beyond those of a Flask application: ours and a peer's."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .counting import OPENTELEMETRY, PROMETHEUS
 
 _NEITHER = "Flask alone"
 
-#: The worker that makes the block, and one that finds it.
+#: The worker that creates the block, and one that finds it.
 _FIRST, _FURTHER = "the first worker", "a further worker"
 
-#: What a web application has imported.
+#: The imports of a web application.
 _WEB = "import flask, gunicorn.app.base"
 
 _OURS = """
@@ -27,7 +27,7 @@ shmstats.init({"path": {"data": sys.argv[1]}, "stats": {"persist": False}})
 shmstats.stats.counter("bench", "requests").incr()
 """
 
-#: What each side does.
+#: The code of each side.
 _SIDES = {
     _NEITHER: "",
     _FIRST: _OURS,

@@ -1,4 +1,4 @@
-"""What each form of a counting call costs beside the quickest one."""
+"""The cost of each form of a counting call beside the fastest one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Histograms of bounded error: what an observation costs, and how large a page of them is."""
+"""Histograms of bounded error: the cost of an observation, and the size of a page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..subjects import Workshop
 #: The loops of the peers in `benchmarks.peers.sketches`, by name.
 _LOOPS = {"OpenTelemetry exponential": "exponential", "ddsketch": "ddsketch", "hdrhistogram": "hdrhistogram"}
 
-#: The same of ours with bounds that are given one by one.
+#: The same of ours with explicit bounds.
 _BOUNDS = "19 bounds"
 
 #: Observations of each histogram of the page.
@@ -50,7 +50,7 @@ def histogram_sizes(shop: Workshop) -> list[Row]:
 
 
 def _snapshot(number: int) -> Snapshot:
-    """Return so many timings of one metric, lognormal ones of different means."""
+    """Return this many timings of one metric, lognormal with different means."""
     chance = random.Random(1)
     labels = [(("route", f"/r{i}"),) for i in range(number)]
     names = [Name("http", "request", Kind.HISTOGRAM, each, bounds=DEFAULT_BOUNDS) for each in labels]

@@ -1,4 +1,4 @@
-"""What is kept in shared memory."""
+"""The use of shared memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def memory(shop: Workshop) -> list[Row]:
 
 
 def _ten_names(subject: Subject, series: int) -> list[Row]:
-    """Return what a further worker costs that uses few names."""
+    """Return the bytes of a further worker that uses few names."""
     step = max(1, series // 10)
     uses = {
         "a further worker that uses 1 name": [0],

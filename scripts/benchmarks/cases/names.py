@@ -1,4 +1,4 @@
-"""What a new name costs, one that comes again, and a new worker."""
+"""The cost of a new name, of a repeated one, and of a new worker."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ..rows import Figure, Measured, Row
 from ..subjects import Subject, Workshop
 from .counting import MPMETRICS, PROMETHEUS
 
-#: What mpmetrics gets: to make a series takes it longer the more there are.
+#: The series of mpmetrics: it makes a series more slowly the more there are.
 _FEW = 200
 
-#: ns until so many workers have attached, at most.
+#: The limit in ns until this many workers have attached.
 _ATTACH_LIMITS = {256: 500e6, 1000: 5e9}
 
-#: Room for 100,000 names.
+#: A capacity for 100,000 names.
 CAPACITY = 131072
 
 
@@ -39,7 +39,7 @@ def register(shop: Workshop) -> list[Row]:
 
 
 def _register(shop: Workshop, size: int, repeats: int) -> tuple[Figure, Figure, dict[str, Figure], dict[str, str]]:
-    """Return the time of a new name: ours, ours in a second process, and the peers'."""
+    """Return the times of a new name: ours, ours in a second process, and the peers'."""
     second: list[float] = []
     missing: dict[str, str] = {}
 
@@ -87,7 +87,7 @@ def _refilled(subject: Subject, kind: str, number: int) -> float:
 
 
 def attach(shop: Workshop) -> list[Row]:
-    """Workers that come at once, each forked and counting once."""
+    """Concurrently forked workers that count once."""
     rows = []
     for number in (8, 64, 256, 1000):
         workers = shop.effort.of(number, 4)

@@ -1,6 +1,6 @@
-"""What a page costs when it is new: first, after a change of names, with labels, of histograms, of many rows.
+"""The cost of a new page: the first, after a change of names, with labels, of histograms, of many rows.
 
-All of it in processor time, but for prometheus_client's.
+Figures are processor time, except those of prometheus_client.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LATER = "≤ 40 ns a series"
 
 
 def filled(shop: Workshop, what: str, series: int, capacity: int = CAPACITY) -> Subject:
-    """Start a process with a block that has so many series of a kind: plain, labelled or histograms."""
+    """Start a process with a block that has this many series of a kind: plain, labelled or histograms."""
     subject = shop.other("ours_pages")
     subject.do("configure", directory=shop.fresh(), capacity=capacity, max_series_per_metric=CAPACITY)
     subject.do(what, series=series)
@@ -103,7 +103,7 @@ def rows(shop: Workshop) -> list[Row]:
 
 
 def poll(shop: Workshop) -> list[Row]:
-    """What the live page costs at each poll, after all of its routes have answered requests."""
+    """The cost of a poll of the live page, after all routes have answered requests."""
     series = shop.effort.of(10_000)
     subject = shop.other("ours_pages")
     subject.do("configure", directory=shop.fresh(), capacity=CAPACITY, max_series_per_metric=CAPACITY)
@@ -119,7 +119,7 @@ def poll(shop: Workshop) -> list[Row]:
 
 
 def figures(shop: Workshop) -> list[Row]:
-    """What the figures of system and health add to a page, for each live worker."""
+    """The cost of the figures of system and health in a page, for each live worker."""
     workers = shop.effort.of(64, least=4)
     subject = shop.other("ours_pages")
     subject.do("configure", directory=shop.fresh())

@@ -1,4 +1,4 @@
-"""What saving and restoring cost, and what they cost others."""
+"""The cost of saving and restoring, also for other processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..rows import Figure, Measured, Row
 from ..subjects import Subject, Workshop
 from .names import CAPACITY
 
-#: Seconds that a busy worker watches for its longest increment, in one round.
+#: Seconds in which a busy worker measures its longest increment, in one round.
 _WATCH = 2.0
 
 _QUIET = "nothing is saved"
 
-#: Sides of `durable`, and the seconds after which another page is saved for.
+#: The sides of `durable`, with the seconds between two saves for pages.
 _DURABLE = {True: "saved first", False: "not saved first"}
 _EXPOSE_SECONDS = 1.1
 
@@ -50,7 +50,7 @@ def own_save(shop: Workshop) -> list[Row]:
 
 
 def _undelayed(shop: Workshop, series: int) -> list[Row]:
-    """Return the longest increment that a busy worker sees: no saving, saving by another process, by its own."""
+    """Return the longest increment of a busy worker: without saving, with saving by another process, and by its own."""
     busy: dict[str, tuple[Subject, ...]] = {}
     section = {"capacity": CAPACITY, "snapshot_interval_ms": 250}
     quiet = shop.block(capacity=CAPACITY)
@@ -63,7 +63,7 @@ def _undelayed(shop: Workshop, series: int) -> list[Row]:
         another = who.startswith("another")
         busy[who] = (shop.block(directory, persist=True, **section), saver) if another else (saver,)
     saves = dict.fromkeys(busy, 0)
-    # Nobody saves but in his own turn.
+    # Each side saves only in its own turn.
     for subjects in busy.values():
         for subject in subjects:
             subject.pause()
@@ -93,7 +93,7 @@ def _undelayed(shop: Workshop, series: int) -> list[Row]:
 
 
 def durable(shop: Workshop) -> list[Row]:
-    """A page whose values are on the disk before it is answered, beside one that does not wait for that."""
+    """A page whose values are saved before it is answered, beside one that does not wait for that."""
     rows = []
     for series in (shop.effort.of(1000), shop.effort.of(10_000), shop.effort.of(100_000)):
         with shop.scope() as part:

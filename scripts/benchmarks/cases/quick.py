@@ -1,4 +1,4 @@
-"""The ten rows that matter most, within a minute: what to look at after a change."""
+"""The ten most important rows, within a minute, for a look after a change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .footprint import footprint
 from .pages import figures, page
 from .persistence import own_save
 
-#: By the work of a row how it begins, of each case.
+#: For each case the beginnings of the works of its rows.
 _SHOWN = {
     inc: ("counter.incr()",),
     incr: ("stats.incr",),
@@ -23,7 +23,7 @@ _SHOWN = {
 
 
 def quick(shop: Workshop) -> list[Row]:
-    """Measure with little repetition; of each work its first row is shown."""
+    """Measure with few repeats, and show the first row of each work."""
     shop.effort.shorten()
     rows = []
     for case, works in _SHOWN.items():

@@ -1,4 +1,4 @@
-"""What counting the requests of a web application costs it."""
+"""The cost of counting the requests of a web application."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _servers(shop: Workshop, *names: str) -> Iterator[dict[str, Server]]:
 
 
 def middleware(shop: Workshop) -> list[Row]:
-    """A request through the application's WSGI callable: what the extension adds."""
+    """The cost of the extension in a request through the application's WSGI callable."""
     subjects, missing = available({OURS: lambda: shop.other("ours_flask"), EXPORTER: lambda: shop.exporter()})
     work = "a request to a Flask application through WSGI: beyond the bare one"
     target = f"≥ 4 × faster than {EXPORTER}"
@@ -82,7 +82,7 @@ def requests(shop: Workshop) -> list[Row]:
 
 
 class _Rounds:
-    """What was found in rounds in which the sites took turns."""
+    """The results of rounds in which the sites took turns."""
 
     def __init__(self, servers: dict[str, Server], seconds: float) -> None:
         self._servers = servers
@@ -100,18 +100,18 @@ class _Rounds:
         return load.rate
 
     def forget(self) -> None:
-        """Begin again: what was before was to warm up."""
+        """Drop the results so far, which were of the warm-up."""
         for name in self._servers:
             self.loads[name].clear()
             self.cpu[name].clear()
 
     def costs(self, name: str) -> list[float]:
-        """Return the ns of time that a request costs more than a bare one, round by round."""
+        """Return the additional ns of a request over a bare one, for each round."""
         pairs = zip(self.loads[name], self.loads[BARE], strict=True)
         return [1e9 / load.rate - 1e9 / bare.rate for load, bare in pairs]
 
     def losses(self, name: str) -> list[float]:
-        """Return the part of the bare throughput that is lost, round by round."""
+        """Return the part of the bare throughput that is lost, for each round."""
         return [1 - load.rate / bare.rate for load, bare in zip(self.loads[name], self.loads[BARE], strict=True)]
 
 
@@ -172,7 +172,7 @@ def _processor_time(rounds: _Rounds) -> Measured:
 
 
 def _more_processor_time(rounds: _Rounds) -> Measured:
-    """Return what a request takes more than a bare one in the same round, which other processes hardly touch."""
+    """Return the additional processor time of a request over a bare one; other processes hardly affect it."""
     figures = {
         name: Figure.median([n - bare for n, bare in zip(rounds.cpu[name], rounds.cpu[BARE], strict=True)])
         for name in (OURS, EXPORTER)
@@ -181,7 +181,7 @@ def _more_processor_time(rounds: _Rounds) -> Measured:
 
 
 def _counted(server: Server) -> int:
-    """Return how many requests for /hello the site's statistics have."""
+    """Return the number of requests for /hello in the site's statistics."""
     status, body = server.get("/stats/prometheus")
     if status != 200:
         raise NotAvailableError(f"/stats/prometheus answers {status}: {body[:500]!r}")
@@ -241,7 +241,7 @@ def _scraped(work: str, targets: tuple[str, str], server: Server, series: int, s
 
 
 def _scrapes(server: Server, series: int, seconds: float, interval: float) -> list[float]:
-    """Scrape for so long, at least twice; returns the ns of each."""
+    """Scrape for this many seconds, at least twice; return the ns of each scrape."""
     taken: list[float] = []
     end = time.monotonic() + seconds
     while len(taken) < 2 or time.monotonic() < end:
@@ -252,7 +252,7 @@ def _scrapes(server: Server, series: int, seconds: float, interval: float) -> li
 
 
 def _timed_scrape(port: int, series: int) -> float:
-    """Scrape once, on a connection of its own; returns ns."""
+    """Scrape once, on a separate connection; return ns."""
     start = time.perf_counter_ns()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:

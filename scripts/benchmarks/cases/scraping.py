@@ -1,4 +1,4 @@
-"""What it costs to read all that the workers have counted."""
+"""The cost of reading the counts of all workers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .names import CAPACITY
 SERIES = (1000, 10_000, 100_000)
 WORKERS = (1, 8, 64)
 
-#: Beyond that many series times workers prometheus_client takes seconds a page, and minutes in all.
+#: Beyond this product of series and workers prometheus_client takes seconds for a page, and minutes in all.
 _PATIENCE = 100_000
 
 
 def populated(shop: Workshop, workers: int, series: int) -> Subject:
-    """Start our side: so many workers that each counted all names, and a process that reads."""
+    """Start our side: this many workers that have counted all names, and a process that reads."""
     subject = shop.block(capacity=CAPACITY, max_workers=max(64, workers + 1))
     subject.do("populate", workers=workers, first=0, series=series)
     assert subject.do("total") == workers * series, "the sums are wrong"
@@ -24,7 +24,7 @@ def populated(shop: Workshop, workers: int, series: int) -> Subject:
 
 
 def peer_populated(shop: Workshop, workers: int, series: int) -> tuple[Subject | None, dict[str, str]]:
-    """Start prometheus_client's side alike; returns why there is none."""
+    """Start prometheus_client's side in the same way; return the reason if there is none."""
     subjects, missing = available({PROMETHEUS: shop.prometheus})
     if not subjects:
         return None, missing
@@ -87,7 +87,7 @@ def _scrape(shop: Workshop, series: int, workers: int) -> tuple[Measured, Measur
     else:
         missing = {PROMETHEUS: "it would take minutes"}
     times = in_turns(sides, shop.effort.repeats(repeats))
-    # A peer that is slow allows few rounds; more of ours cost next to nothing.
+    # A slow peer allows few rounds; more rounds of ours take little time.
     times[""] += in_turns({"": sides[""]}, shop.effort.repeats(15 - repeats))[""] if repeats < 15 else []
     peers = {name: Figure.best(found) for name, found in times.items() if name}
     warm = Measured("scrape", work, Figure.best(times[""]), peers, missing)
@@ -95,7 +95,7 @@ def _scrape(shop: Workshop, series: int, workers: int) -> tuple[Measured, Measur
 
 
 def churn(shop: Workshop) -> list[Row]:
-    """Scrape, and the size of the block, after many workers have come and gone."""
+    """A scrape, and the size of the block, after many workers have been recycled."""
     series, workers, number = shop.effort.of(1000), 8, shop.effort.of(1000, least=16)
     work = f"{series:,} series × {workers} rows, after {number:,} workers have come and gone"
     ours = populated(shop, workers, series)

@@ -8,7 +8,7 @@ from typing import Any
 
 from .serving import CallLoop
 
-#: What gunicorn's sync worker hands to an application for a plain GET, wrk's.
+#: The environment that gunicorn's sync worker passes to an application for a plain GET of wrk.
 ENVIRON: dict[str, Any] = {
     "wsgi.version": (1, 0),
     "wsgi.url_scheme": "http",
@@ -37,7 +37,7 @@ def _start_response(status: str, headers: Any, exc_info: Any = None) -> Callable
 
 
 def _write(data: bytes) -> None:
-    """What nobody calls."""
+    """Never called."""
 
 
 def request_loop(site: Any) -> CallLoop:

@@ -1,4 +1,4 @@
-"""What one would write by hand: ``multiprocessing.Value`` with its lock, and a numpy array with a lock beside it."""
+"""Counters written by hand: ``multiprocessing.Value`` with its lock, and a numpy array with a lock beside it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_array() -> tuple[CallLoop, CallLoop]:
     """``with lock: array[0] += 1``, the array being in shared memory."""
     memory = SharedMemory(create=True, size=4096)
     array = np.ndarray((512,), np.int64, memory.buf)
-    # The name goes at once: nothing is left however this process ends. The memory stays while it is mapped.
+    # Unlinked at once, so that nothing stays at any end of this process. The memory stays while it is mapped.
     memory.unlink()
     _kept.append(memory)
     lock = multiprocessing.get_context("fork").Lock()

@@ -13,7 +13,7 @@ SETS = 100
 
 
 def make_inc() -> tuple[CallLoop, CallLoop]:
-    """``inc()`` of a child with labels: a counter without is slower, for there each call goes through a proxy."""
+    """``inc()`` of a child with labels: a counter without labels is slower, because each call goes through a proxy."""
     from mpmetrics import Counter
 
     parent = Counter("handle", "Counted by the benchmark.", ["category"], registry=_Registry())
@@ -67,7 +67,7 @@ def make_observe() -> tuple[CallLoop, CallLoop]:
 
 
 def register(number: int) -> float:
-    """Count so many new label sets once; returns the ns of one."""
+    """Count this many new label sets once; return the ns of one."""
     from mpmetrics import Counter
 
     counter = Counter("registered", "Counted by the benchmark.", ["category", "metric"], registry=_Registry())

@@ -1,4 +1,4 @@
-"""OpenTelemetry's SDK, without an exporter. It counts in one process only: there is nothing shared in it."""
+"""OpenTelemetry's SDK, without an exporter. It counts in one process only: it shares nothing."""
 
 from __future__ import annotations
 

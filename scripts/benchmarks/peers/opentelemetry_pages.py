@@ -1,6 +1,6 @@
-"""The pages of OpenTelemetry's own Prometheus exporter, of what this process has counted: it sees no other.
+"""The pages of OpenTelemetry's own Prometheus exporter, which shows only this process.
 
-An instrument has at most 2,000 series as it comes, so they are spread over several. Times are processor time.
+An instrument has at most 2,000 series by default, so they are spread over several. Times are processor time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Exporter:
             counters[metric].add(number, labels)
 
     def fill_histograms(self, series: int) -> None:
-        """Record durations in histograms with its own buckets, each of another route, a thousand for each metric."""
+        """Record durations in histograms with its own buckets, one for each route, a thousand for each metric."""
         for number in range(series):
             if not number % 1000:
                 histogram = self._meter.create_histogram(f"metric{number // 1000}_duration")

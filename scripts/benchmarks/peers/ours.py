@@ -1,4 +1,4 @@
-"""Our own side, and beside it, in the same process, the C methods that do nothing."""
+"""Our side and, in the same process, C methods that do nothing."""
 
 from __future__ import annotations
 

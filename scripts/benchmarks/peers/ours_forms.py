@@ -1,4 +1,4 @@
-"""Every form in which a counting call is written, beside the quickest one of its kind."""
+"""Every form of a counting call, beside the fastest one of its kind."""
 
 from __future__ import annotations
 

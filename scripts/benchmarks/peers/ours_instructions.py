@@ -1,8 +1,8 @@
 """Runs the hot calls in regions that callgrind counts: ``python -m benchmarks.peers.ours_instructions CALLS``.
 
 Each loop runs in three regions: of one iteration, to warm it, of ``CALLS``, and of twice as many iterations. A loop
-goes over `itertools.repeat`, which makes nothing new, so that no allocation comes between. ``stats`` is an imported
-name, as users have it: Python calls a method of that quicker than one of a local variable.
+iterates over `itertools.repeat`, which allocates nothing. ``stats`` is an imported
+name, as in users' code: Python calls its methods faster than those of a local variable.
 """
 
 from __future__ import annotations

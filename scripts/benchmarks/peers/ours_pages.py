@@ -1,6 +1,6 @@
-"""A block that is filled in this process, and its page: first, after a change of names, compressed, of many rows.
+"""A block that is filled in this process, and its page: the first, after a change of names, compressed, of many rows.
 
-Times are processor time: what else runs on the machine does not count.
+Times are processor time, which excludes other programs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def fill_labelled(series: int) -> None:
 
 
 def fill_histograms(series: int) -> None:
-    """Observe durations in histograms, each of another route."""
+    """Observe durations in histograms, one for each route."""
     for number in range(series):
         histogram: Any = stats.histogram("http", "metric_duration", labels={"route": f"/{number}"})
         for duration in serving.route_durations(number):
@@ -46,7 +46,7 @@ def fill_histograms(series: int) -> None:
 
 
 def fill_routes(series: int) -> int:
-    """Count series as an application of many routes has them: a tenth durations, the others counters."""
+    """Count series like those of an application with many routes: a tenth durations, the others counters."""
     for number in range(series // 10):
         _answer(number, "200")
         _answer(number, "500")
@@ -63,13 +63,13 @@ def _answer(route: int, status: str) -> None:
 
 
 class Poll:
-    """What the live page asks for, as the application answers it, called without a server."""
+    """The polls of the live page, answered by the application without a server."""
 
     def __init__(self) -> None:
         self._application: Any = None
 
     def make(self, routes: int) -> tuple[float, int]:
-        """Answer a poll after so many routes have answered a request; returns ns, and the bytes of the answer."""
+        """Answer a poll after this many routes have answered a request; return ns, and the bytes of the answer."""
         if self._application is None:
             from shmstats.web import create_app
 
@@ -86,7 +86,7 @@ class Poll:
 
 
 def fill_rows(series: int, rows: int) -> int:
-    """Count series in many rows, as so many workers would; returns the sum."""
+    """Count series in many rows, like this many workers; return the sum."""
     shared = stats.shared
     assert shared is not None
     block = shared.attach()
@@ -99,7 +99,7 @@ def fill_rows(series: int, rows: int) -> int:
 
 
 def scrape(again: bool = True) -> tuple[float, int]:
-    """Read and render; returns ns, and the number of samples. With ``again`` some value has changed before."""
+    """Read and render; return ns, and the number of samples. With ``again`` a value is changed before."""
     if again:
         stats.incr("bench", "changed")
     start = time.process_time_ns()
@@ -108,7 +108,7 @@ def scrape(again: bool = True) -> tuple[float, int]:
 
 
 def expose() -> tuple[float, float]:
-    """Make a page as an endpoint does, after a change; returns ns on the clock, and of processor time."""
+    """Make a page as an endpoint does, after a change; return ns of wall time and of processor time."""
     shared = stats.shared
     assert shared is not None
     stats.incr("bench", "changed")
@@ -132,7 +132,7 @@ def scrape_after(change: str) -> float:
 
 
 def compress() -> tuple[float, int, int]:
-    """Compress the page as an endpoint does; returns ns, and the bytes before and behind."""
+    """Compress the page as an endpoint does; return ns, and the bytes before and after."""
     page = render(stats.read())
     start = time.process_time_ns()
     packed = gzip.compress(page, compresslevel=1, mtime=0)
@@ -140,7 +140,7 @@ def compress() -> tuple[float, int, int]:
 
 
 def figures(workers: int) -> tuple[float, int]:
-    """Make the figures of system and health for a page, with so many workers; returns ns, and the live workers."""
+    """Make the figures of system and health for a page, with this many workers; return ns, and the live workers."""
     population = serving.Population(lambda some: stats.incr("bench", "worker"))
     population.add(workers, 0, 1)
     shared = stats.shared

@@ -26,7 +26,7 @@ def count(some: list[tuple[str, str]]) -> None:
 
 
 def register(number: int) -> float:
-    """Count so many names once; returns the ns of one."""
+    """Count this many names once; return the ns of one."""
     some = serving.names(number)
     start = time.perf_counter_ns()
     count(some)
@@ -42,7 +42,7 @@ def scrape() -> tuple[float, int]:
 
 
 def total() -> int:
-    """Return the sum of all that the names counted here have."""
+    """Return the sum of the names counted here."""
     found = stats.snapshot()
     return sum(
         value
@@ -54,7 +54,7 @@ def total() -> int:
 
 
 class Document:
-    """``/stats`` as the application answers it, called without a server."""
+    """``/stats``, answered by the application without a server."""
 
     def __init__(self) -> None:
         self._application: Any = None
@@ -83,7 +83,7 @@ def size() -> int:
 
 
 def length() -> int:
-    """Return how long the block is, whether there is memory behind it or not."""
+    """Return the length of the block, including parts without memory."""
     shared = stats.shared
     assert shared is not None
     return os.stat(f"/dev/shm/{identify(shared.directory).name}").st_size
@@ -93,7 +93,7 @@ _held: list[serving.Worker] = []
 
 
 def worker_size(numbers: list[int]) -> int:
-    """Return the bytes that a further worker costs which uses these of the names; it stays."""
+    """Return the bytes of a further worker that uses some of the names; it stays."""
     some = [serving.names(number + 1)[number] for number in numbers]
     before = size()
 
@@ -128,7 +128,7 @@ def restore(directory: str, **section: Any) -> tuple[float, float, int]:
 
 
 def attach(number: int) -> tuple[float, float]:
-    """Make this many forked workers count once, all at the same time.
+    """Make this many forked workers count once at the same time.
 
     Returns the ns until the last one has, and the processor time of their first counts together, in ns.
     """

@@ -60,7 +60,7 @@ def make_observe() -> tuple[CallLoop, CallLoop]:
 
 
 def register(number: int) -> float:
-    """Count so many new label sets once; returns the ns of one."""
+    """Count this many new label sets once; return the ns of one."""
     counter = _counter("registered", ("category", "metric"))
     some = serving.names(number)
     start = time.perf_counter_ns()
@@ -70,7 +70,7 @@ def register(number: int) -> float:
 
 
 class Workers:
-    """Workers that count, and what a scrape of them costs in this process, which does not count."""
+    """Workers that count, and the cost of a scrape in this process, which does not count."""
 
     def __init__(self) -> None:
         self._counter = _counter("populated", ("category", "metric"))
@@ -99,7 +99,7 @@ class Workers:
 
     @property
     def operations(self) -> dict[str, Callable[..., Any]]:
-        """What the process can be told to do with them."""
+        """The operations of the process with them."""
         return {
             "populate": self._population.add,
             "replace": self._population.replace,

@@ -23,7 +23,7 @@ def share(directory: str) -> None:
 
 @cache
 def _touched(kind: str) -> tuple[Any, Callable[[Any], None]]:
-    """Return a metric of a kind, or a gauge of a mode, and what is done to each of its children."""
+    """Return a metric of a kind, or a gauge of a mode, and the operation on each of its children."""
     import prometheus_client
 
     kinds: dict[str, tuple[Any, Callable[[Any], None]]] = {

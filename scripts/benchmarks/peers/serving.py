@@ -1,7 +1,7 @@
-"""What the processes of all sides share: doing what they are told, timing loops, forking workers.
+"""The common part of all sides: doing requests, timing loops, forking workers.
 
 A *loop* is a pair of functions of a number of calls: one that makes them, and the same without the call. It is
-made when it is first asked for.
+made on first use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 #: Names that are counted in turn: (category, metric).
 NAMES = [(f"category{number // 100}", f"metric{number % 100}") for number in range(1000)]
 
-#: Durations that are observed in turn, in ms: one in each of some buckets, quick ones more often.
+#: Durations that are observed in turn, in ms: one in each of some buckets, short ones more often.
 DURATIONS = [0.3, 0.8, 1.5, 3.0, 4.0, 8.0, 12.5, 40.0, 90.0, 700.0]
 
 CallLoop = Callable[[int], None]
@@ -28,12 +28,12 @@ LoopMaker = Callable[[], tuple[CallLoop, CallLoop]]
 
 
 def names(number: int) -> list[tuple[str, str]]:
-    """Return so many different names, a hundred metrics in each category."""
+    """Return this many different names, a hundred metrics in each category."""
     return [(f"category{each // 100}", f"metric{each % 100}") for each in range(number)]
 
 
 def label_sets(series: int) -> Iterator[tuple[str, dict[str, str]]]:
-    """Go through so many series with three labels, as metric and labels: a thousand for each metric."""
+    """Yield this many series with three labels, as metric and labels: a thousand for each metric."""
     for number in range(series):
         metric, place = divmod(number, 1000)
         route = f"/items/<int:item{place // 5}>/view"
@@ -41,7 +41,7 @@ def label_sets(series: int) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def route_durations(number: int) -> list[float]:
-    """Return what is observed of a route, by its number, in ms."""
+    """Return the durations of a route, by its number, in ms."""
     return [0.3 * (place + number % 7) ** 2 for place in range(20)]
 
 
@@ -83,7 +83,7 @@ class Loops:
         return self._made[name]
 
     def time_loop(self, name: str, calls: int, slices: int = 1) -> tuple[float, float]:
-        """Return the least ns of an iteration, and of one without the call, of several slices of so many calls.
+        """Return the least ns of an iteration, and of one without the call, over several slices of this many calls.
 
         Slices are short, so that some of them see neither another process nor a busy neighbour of the machine.
         """
@@ -102,7 +102,7 @@ class Loops:
 
     @property
     def operations(self) -> dict[str, Callable[..., Any]]:
-        """What every side can be told to do."""
+        """The operations of every side."""
         return {"time_loop": self.time_loop, "time_together": self.time_together}
 
 
@@ -115,7 +115,7 @@ def _time(loop: CallLoop, calls: int) -> float:
 def _together(loop: CallLoop, calls: int, processes: int) -> tuple[float, float]:
     workers = [Worker(lambda worker: _run_when_told(worker, loop, calls)) for _ in range(processes)]
     for worker in workers:
-        worker.hear()  # it is warm
+        worker.hear()  # warmed up
     for worker in workers:
         worker.tell()
     told = [tuple(map(int, worker.hear().split())) for worker in workers]
@@ -136,11 +136,11 @@ def _run_when_told(worker: Worker, loop: CallLoop, calls: int) -> None:
 
 
 class Worker:
-    """A forked process that does something, and can be talked to by lines.
+    """A forked process that exchanges lines with this one.
 
     Args:
-        work: what it does, given this object; it ends with the return, as a process of multiprocessing does.
-        leave: called at a good end.
+        work: its function, called with this object; the process ends when it returns, like one of multiprocessing.
+        leave: called at a normal end.
     """
 
     def __init__(self, work: Callable[[Worker], None], leave: Callable[[], None] = lambda: None) -> None:
@@ -157,7 +157,7 @@ class Worker:
         try:
             os.close(to_child)
             os.close(from_child)
-            # Nobody would see a pipe end while brothers hold it open.
+            # A pipe has no end while siblings hold it open.
             for other in _workers:
                 other.close()
             signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -192,7 +192,7 @@ class Worker:
     wait = hear
 
     def lines(self) -> Iterator[str]:
-        """Go through the other side's lines, until it closes."""
+        """Yield the other side's lines until it closes."""
         while line := self._reader.readline():
             yield line.decode().rstrip("\n")
 
@@ -220,7 +220,7 @@ class Worker:
         _workers.discard(self)
 
 
-#: Those of this process that have not ended.
+#: The workers of this process that have not ended.
 _workers: set[Worker] = set()
 
 
@@ -229,7 +229,7 @@ class Population:
 
     Args:
         count: counts each of some names once.
-        leave: what a worker does at a good end.
+        leave: called by a worker at a normal end.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class Population:
     def add(self, workers: int, first: int, series: int) -> None:
         """Start workers that count ``series`` names from number ``first`` on, once each.
 
-        The first of them registers what is new, before the others begin.
+        The first of them registers the new names before the others begin.
         """
         new: list[Worker] = []
         for _ in range(workers):
@@ -261,9 +261,9 @@ class Population:
         self._workers[0].hear()
 
     def replace(self, number: int, series: int, of: int) -> None:
-        """Start and end this many workers: one after another dies, every second one by kill -9, and one starts.
+        """Replace this many workers: one after another ends, every second one by kill -9, and one starts.
 
-        Those who come count ``series`` of the first ``of`` names: in turn other ones.
+        New workers count ``series`` of the first ``of`` names, each other ones.
         """
         size = len(self._workers)
         for wave in range(-(-number // size)):
@@ -305,7 +305,7 @@ def versions_of(*packages: str) -> dict[str, str]:
 
 
 def serve(prepare: Callable[[], tuple[dict[str, str], dict[str, Callable[..., Any]]]]) -> None:
-    """Do what the lines on the standard input tell, and answer on the standard output.
+    """Do the requests on the standard input, and answer on the standard output.
 
     Args:
         prepare: imports the peer; returns versions, and the operations by name.
@@ -335,7 +335,7 @@ def serve(prepare: Callable[[], tuple[dict[str, str], dict[str, Callable[..., An
 
 
 def _lines() -> Iterable[bytes]:
-    """Read without a buffer: a forked child must not find what is left in one."""
+    """Read without a buffer: a forked child must not find unread lines in one."""
     pending = b""
     while piece := os.read(0, 1 << 16):
         *lines, pending = (pending + piece).split(b"\n")
@@ -343,7 +343,7 @@ def _lines() -> Iterable[bytes]:
 
 
 def environ(path: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
-    """Return a request as WSGI has it, of a client on this machine."""
+    """Return the WSGI environment of a request of a client on this machine."""
     from werkzeug.test import EnvironBuilder
 
     return EnvironBuilder(path, base_url="http://127.0.0.1/", headers=headers).get_environ()

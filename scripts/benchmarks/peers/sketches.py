@@ -1,4 +1,4 @@
-"""Histograms of bounded error of others: none of them is shared by processes."""
+"""Histograms of bounded error of other libraries, none of which is shared by processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def make_ddsketch() -> tuple[CallLoop, CallLoop]:
 
 
 def make_hdrhistogram() -> tuple[CallLoop, CallLoop]:
-    """An HdrHistogram of two digits, from 1 µs to a minute: of integers."""
+    """An HdrHistogram of integers with two digits, from 1 µs to a minute."""
     from hdrh.histogram import HdrHistogram
 
     return _observing(HdrHistogram(1, 60_000_000, 2).record_value, [round(1000 * ms) for ms in DURATIONS])
