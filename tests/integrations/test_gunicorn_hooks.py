@@ -1,4 +1,4 @@
-"""gunicorn's hooks: what they count under each worker class, and that the master keeps the block and its calm."""
+"""gunicorn's hooks: their counts under each worker class, and the block of the master."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ EVERYDAY = [
 def serving(directory: Path, kind: str, *options: str, config: str = "", counts: bool = True) -> Iterator[Gunicorn]:
     """A running gunicorn with the hooks and workers of a class.
 
-    Its workers are there, as long as it counts: a gevent worker that is to end while it boots never ends.
+    Waits until its workers count: a gevent worker that is told to end while it boots never ends.
     """
     more, site, package = CLASSES[kind]
     require(package)
@@ -175,14 +175,14 @@ def ended(server: Gunicorn) -> dict[str, int]:
 
 
 def states(server: Gunicorn) -> dict[str, int]:
-    """The workers, by what they are doing."""
+    """The workers, by state."""
     pattern = re.compile(r'gunicorn_workers\{state="(.*)"\}')
     found = ((pattern.fullmatch(name), value) for name, value in figures(server).items())
     return {match[1]: value for match, value in found if match and value}
 
 
 def live(server: Gunicorn) -> list[int]:
-    """The pids of the processes that have the block."""
+    """The pids of the attached processes."""
     with read_only(server.data) as reader:
         return sorted(worker.pid for worker in reader.workers.live())
 
@@ -206,7 +206,7 @@ def total(server: Gunicorn) -> int:
     return value
 
 
-# What is measured under each worker class -----------------------------------------------------------------------
+# Measurements under each worker class ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", EVERYDAY)
@@ -235,7 +235,7 @@ def assert_requests_are_counted(server: Gunicorn) -> None:
     assert ask(server, "GET", "/fail") == 500
     assert ask(server, "GET", "/fail-late") == 0
     expected = {"GET 200": load.total + 1, "GET 404": asked, "POST 201": 1, "HEAD 201": 1, "GET 500": 1}
-    # A request is counted when it is over, and its client may know that a little earlier.
+    # A request is counted after its end, which the client may see a little earlier.
     wait_until(lambda: states(server) == {"idle": 2}, "the end of all requests")
     assert requests(server) == expected | ({"OTHER 201": 1} if understood else {})
     values = figures(server)
@@ -245,7 +245,7 @@ def assert_requests_are_counted(server: Gunicorn) -> None:
 
 
 def assert_states_are_shown(server: Gunicorn, at_once: int) -> None:
-    """A worker is busy as long as it has a request."""
+    """A worker is busy during a request."""
     readers = [threading.Thread(target=ask, args=(server, "GET", "/stream")) for _ in range(at_once)]
     for reader in readers:
         reader.start()
@@ -261,7 +261,7 @@ def assert_states_are_shown(server: Gunicorn, at_once: int) -> None:
 
 
 def assert_workers_are_described(server: Gunicorn) -> None:
-    """Each worker has its memory, and has booted; the master is none."""
+    """Each worker has booted and shows its memory; the master is not a worker."""
     values = figures(server)
     assert values["gunicorn_worker_boot"].count == 2
     for pid in server.workers():
@@ -275,7 +275,7 @@ def statm(pid: int) -> list[str]:
 
 
 def assert_accepted(server: Gunicorn) -> None:
-    """Tell that promtool and the strict parser accept what the hooks expose."""
+    """Check that promtool and the strict parser accept the metrics of the hooks."""
     with read_only(server.data) as reader:
         read = reader.read()
     text = FORMATS["prometheus"].render(read, View())
@@ -326,7 +326,7 @@ def test_connections_that_wait_for_busy_workers_are_the_backlog(tmp_path: Path) 
         wait_until(lambda: figures(server)["gunicorn_busy"].sum > 100, "the time that the workers were busy")
 
 
-def test_the_backlog_is_measured_until_the_master_listens_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_backlog_is_measured_until_the_master_stops_listening(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_of, "_MEASURE_SECONDS", 0.01)
     told: list[object] = []
     with socket.create_server(("127.0.0.1", 0)) as sock:
@@ -340,13 +340,13 @@ def test_the_backlog_is_measured_until_the_master_listens_no_more(monkeypatch: p
 
 
 @pytest.mark.parametrize("kind", ["sync", "gthread"])
-def test_a_client_that_leaves_and_a_request_that_gunicorn_refuses(tmp_path: Path, kind: str) -> None:
+def test_disconnected_clients_and_requests_refused_by_gunicorn_are_counted(tmp_path: Path, kind: str) -> None:
     with serving(tmp_path, kind, "--workers", "2") as server:
         for request in (b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n", b"no request at all\r\n\r\n"):
             with socket.create_connection(("127.0.0.1", server.port), BOUND) as connection:
                 connection.sendall(request)
                 connection.recv(1)
-                # Have it end at once, with an error for whoever sends: there is more to be read.
+                # Close with unread data, so that the connection is reset and the sender gets an error.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         (tmp_path / "gate").touch()
         wait_until(lambda: states(server) == {"idle": 2}, "the end of the request")
@@ -356,7 +356,7 @@ def test_a_client_that_leaves_and_a_request_that_gunicorn_refuses(tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["uvicorn-worker", pytest.param("gevent", marks=pytest.mark.thorough)])
-def test_what_is_buffered_is_pushed_when_a_worker_ends(tmp_path: Path, kind: str) -> None:
+def test_held_operations_are_flushed_when_a_worker_ends(tmp_path: Path, kind: str) -> None:
     config = "path: {data: data}\nstats: {no_buffer: false, flush_interval_ms: 3600000, buffer_size: 100000}\n"
     with serving(tmp_path, kind, "--workers", "2", config=config) as server:
         with Load(server) as load:
@@ -368,7 +368,7 @@ def test_what_is_buffered_is_pushed_when_a_worker_ends(tmp_path: Path, kind: str
         wait_until(lambda: load.total == total(server) == requests(server)["GET 200"], "the count")
 
 
-def test_a_worker_class_without_hooks_is_said_to_be_not_measured(tmp_path: Path) -> None:
+def test_a_worker_class_without_hooks_is_logged_as_not_measured(tmp_path: Path) -> None:
     require("gevent")
     options = (*HOOKS, "--worker-class", "gevent_pywsgi", "--workers", "2")
     with Gunicorn(tmp_path, *options, site=WSGI_SITE) as server:
@@ -397,7 +397,7 @@ class Plain(Worker):
 """
 
 
-def test_a_worker_class_of_ones_own_is_said_to_be_not_measured_and_what_to_do(tmp_path: Path) -> None:
+def test_a_custom_worker_class_is_logged_as_not_measured_with_advice(tmp_path: Path) -> None:
     (tmp_path / "own_worker.py").write_text(OWN_WORKER)
     options = (*HOOKS, "--worker-class", "own_worker.Plain", "--workers", "2", "--pythonpath", str(tmp_path))
     with Gunicorn(tmp_path, *options, site=WSGI_SITE) as server:
@@ -412,7 +412,7 @@ def test_a_worker_class_of_ones_own_is_said_to_be_not_measured_and_what_to_do(tm
         assert server.log.read_text().count(said) == 2  # once by each worker
 
 
-# Why workers end ------------------------------------------------------------------------------------------------
+# Reasons of ends ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["sync", pytest.param("uvicorn-worker", marks=pytest.mark.thorough)])
@@ -422,7 +422,7 @@ def test_workers_that_end_are_counted_by_reason(tmp_path: Path, kind: str) -> No
         os.kill(min(server.workers()), signal.SIGKILL)
         wait_until(lambda: ended(server)["signal"] == 1, "the end of one that was killed")
         wait_until(lambda: len(server.workers()) == 2, "another worker")
-        assert ask(server, "GET", "/exit") == 0  # it ends without an answer, like a killed one
+        assert ask(server, "GET", "/exit") == 0  # this request has no answer, as with a killed worker
         wait_until(lambda: ended(server)["signal"] == 2, "the end of one that vanished")
         wait_until(lambda: states(server) == {"idle": 2}, "two idle workers")
         os.kill(min(server.workers()), signal.SIGTERM)
@@ -437,7 +437,7 @@ def test_workers_that_end_are_counted_by_reason(tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.thorough
-def test_recycled_workers_and_those_of_a_reload_end_in_good_order(tmp_path: Path) -> None:
+def test_recycled_and_reloaded_workers_count_as_normal_exits(tmp_path: Path) -> None:
     with serving(tmp_path, "gthread", "--workers", "2", "--max-requests", "50") as server:
         with Load(server) as load:
             load.more(400)
@@ -478,7 +478,7 @@ def test_the_master_keeps_counts_over_a_reload_that_leaves_no_worker(tmp_path: P
     assert not (server.data / "stats").exists()
 
 
-def test_a_reload_is_an_event_of_the_past(tmp_path: Path) -> None:
+def test_a_reload_is_an_event_of_the_history(tmp_path: Path) -> None:
     with serving(tmp_path, "sync", "--workers", "1") as server:
 
         def events() -> list[str]:
@@ -519,7 +519,7 @@ def test_two_masters_share_the_block_in_an_upgrade(tmp_path: Path) -> None:
         successor = int(successor_file.read_text())
         try:
             wait_until(lambda: len(children(successor)) == 2, "the second master's workers")
-            # One more child is the second master; it has a slot of its own, and none that it inherited.
+            # One more child is the second master, which has its own slot and none that it inherited.
             everyone = {server.master, successor} | server.workers() | children(successor)
             wait_until(lambda: live(server) == sorted(everyone), "all masters and workers")
             load.more(50)
@@ -536,7 +536,7 @@ def test_two_masters_share_the_block_in_an_upgrade(tmp_path: Path) -> None:
             wait_until(lambda: not Path(f"/proc/{successor}").exists(), "the second master's end")
 
 
-def test_children_of_the_master_drop_what_they_inherit(tmp_path: Path) -> None:
+def test_children_of_the_master_drop_the_inherited_block(tmp_path: Path) -> None:
     with serving(tmp_path, "sync", "--workers", "1") as server:
         for number, count in ((signal.SIGTTIN, 2), (signal.SIGTTIN, 3), (signal.SIGTTOU, 2)):
             server.signal(number)
@@ -551,7 +551,7 @@ def test_children_of_the_master_drop_what_they_inherit(tmp_path: Path) -> None:
             assert mapped == Path(f"/proc/{server.master}/maps").read_text().count("/dev/shm/shmstats_")
 
 
-def test_a_master_without_a_block_serves_on_and_says_once_why(tmp_path: Path) -> None:
+def test_a_master_without_a_block_continues_and_logs_the_reason_once(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     block = segment_file(tmp_path / "data")
     block.write_bytes(bytes(4096))
@@ -577,7 +577,7 @@ def test_a_master_without_a_block_serves_on_and_says_once_why(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("config", ["stats: {enabled: false}\n", "stats: {capacity: none at all}\n"])
-def test_hooks_do_nothing_where_nothing_is_counted(tmp_path: Path, config: str) -> None:
+def test_hooks_do_nothing_if_statistics_are_disabled(tmp_path: Path, config: str) -> None:
     with serving(tmp_path, "sync", "--workers", "2", config=config, counts=False) as server:
         os.kill(min(server.workers()), signal.SIGKILL)
         wait_until(lambda: len(server.workers()) == 2, "another worker")
@@ -586,7 +586,7 @@ def test_hooks_do_nothing_where_nothing_is_counted(tmp_path: Path, config: str) 
     assert "Traceback" not in server.log.read_text()
 
 
-#: Imports all that it needs at once: its workers' user may not be able to read the directory of this Python.
+#: Imports everything at once: the user of its workers may not be able to read the directory of this Python.
 SITE_OF_ANOTHER_USER = """
 import os, psutil
 import shmstats.integrations._requests
@@ -624,12 +624,12 @@ def test_a_master_of_another_user_leaves_the_block_to_its_workers() -> None:
 # As a configuration module ---------------------------------------------------------------------------------------
 
 
-def test_the_module_has_no_names_of_settings_but_its_hooks() -> None:
+def test_the_module_defines_no_settings_of_gunicorn_except_its_hooks() -> None:
     settings = {setting.name for setting in KNOWN_SETTINGS}
     assert settings & set(vars(hooks)) == set(hooks.__all__)
 
 
-def test_the_hooks_are_called_from_a_configuration_file_of_ones_own(tmp_path: Path) -> None:
+def test_the_hooks_can_be_called_from_a_custom_configuration_file(tmp_path: Path) -> None:
     (tmp_path / "gunicorn.conf.py").write_text(examples("shmstats/docs/gunicorn.md")[0])
     with serving(tmp_path, "sync", "--config", "gunicorn.conf.py") as server:
         assert ask(server, "GET", "/hit") == 200
