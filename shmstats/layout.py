@@ -151,6 +151,12 @@ def minimum_of(kept: int) -> float:
     return float(minimum)
 
 
+def kept_minimum(minimum: float) -> int:
+    """Return the stored form of a smallest observation that is not negative."""
+    (bits,) = struct.unpack("<q", struct.pack("<d", minimum + 0.0))  # -0.0 has the bits of 0.0
+    return int(bits) + 1
+
+
 def minima_of(kept: list[int]) -> list[float]:
     """Return the smallest observations of histograms from their stored forms (i64); 0 if none is stored."""
     bits = array("Q", [each - 1 & 2**64 - 1 if each else 0 for each in kept])

@@ -22,7 +22,7 @@ from .repairing import mark_inherited
 
 
 class Packed(NamedTuple):
-    """Series, packed by `shmstats.core.pack_series`.
+    """Series in the form of a block: see `shmstats.snapshot.packing`.
 
     Attributes:
         keys: of the series, concatenated.

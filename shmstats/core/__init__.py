@@ -13,7 +13,7 @@ import os
 import struct
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ..layout import CELL, NAME
 
@@ -78,6 +78,7 @@ def _refuse(file: str | None, reason: object, kind: str = "C") -> NoReturn:
 # The twin's types stand for both cores: `tests/core/test_twins.py` checks that C has its names and parameters.
 if TYPE_CHECKING:
     from . import _cells_py as core
+    from ._bulk import Bulk
 elif os.environ.get("SHMSTATS_PURE", "") not in ("", "0"):
     core = _load_fallback()
 else:
@@ -93,6 +94,10 @@ else:
             _refuse(_found.origin, error)
 
 CORE, PROTOCOL = core.CORE, core.PROTOCOL
+
+#: The functions that only C has; None in Python.
+bulk: Bulk | None = cast("Bulk", core) if CORE == "C" else None
+
 Cells = core.Cells
 Children = core.Children
 Counter = core.Counter
@@ -105,21 +110,10 @@ Requests = core.Requests
 Section = core.Section
 Series = core.Series
 Stopwatch = core.Stopwatch
-add_counters = core.add_counters
-add_histograms = core.add_histograms
 clear_locks = core.clear_locks
 fence = core.fence
 hash_key = core.hash_key
 list_series = core.list_series
-fill_text = core.fill_text
-group_series = core.group_series
-merge_histograms = core.merge_histograms
-pack_series = core.pack_series
-plan_save = core.plan_save
-plan_text = core.plan_text
-sum_columns = core.sum_columns
-text_buckets = core.text_buckets
-sum_contributions = core.sum_contributions
 rename_to_new = core.rename_to_new
 time_of_birth = core.time_of_birth
 

@@ -5,7 +5,7 @@
  * one, an argument that is not an exact int), the call is a *miss*: it is passed to a Python method of the recorder,
  * which does all of it.
  *
- * _cells_py.py is the pure Python twin, and documents both.
+ * _cells_py.py is the pure Python twin, and documents both; _bulk.py documents what only this core has.
  */
 #include "platform.h"
 

@@ -19,27 +19,16 @@ from .. import lifecycle
 from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN, UINT64_MAX
 from ..lifecycle import notice_fork
 from ..series import Labels
+from ._catalog_py import clear_locks as clear_locks
+from ._catalog_py import list_series as list_series
 from ._claim_py import claim_process
-from ._exposition_py import fill_text as fill_text
-from ._exposition_py import group_series as group_series
-from ._exposition_py import plan_save as plan_save
-from ._exposition_py import plan_text as plan_text
 from ._files_py import rename_to_new as rename_to_new
 from ._files_py import time_of_birth as time_of_birth
 from ._names_py import RECORD_LAYOUT as RECORD_LAYOUT
 from ._names_py import NameIndex as NameIndex
 from ._names_py import hash_key as hash_key
-from ._packing_py import pack_series as pack_series
 from ._requests_py import Requests as Requests
 from ._section_py import Section as Section
-from ._totals_py import add_counters as add_counters
-from ._totals_py import add_histograms as add_histograms
-from ._totals_py import clear_locks as clear_locks
-from ._totals_py import list_series as list_series
-from ._totals_py import merge_histograms as merge_histograms
-from ._totals_py import sum_columns as sum_columns
-from ._totals_py import sum_contributions as sum_contributions
-from ._totals_py import text_buckets as text_buckets
 
 CORE = "Python"
 PROTOCOL = 2

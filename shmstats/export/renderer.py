@@ -11,8 +11,9 @@ import itertools
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from shmstats.core import fill_text, plan_text
+from shmstats.core import bulk
 from shmstats.export.naming import ExposedFamily, ExposedSeries, Namer, Type
 from shmstats.export.page import (
     Member,
@@ -31,6 +32,9 @@ from shmstats.layout import BEFORE_BUCKETS
 from shmstats.reading.totals import BlockSnapshot
 from shmstats.series import STATE, Exemplar, Kind, Labels, Name, Snapshot, label_text
 
+if TYPE_CHECKING:
+    from shmstats.core._bulk import Bulk, GroupLines
+
 #: Spellings of names that leave the text of labels unchanged.
 _QUICK_ESCAPINGS = frozenset({"underscores", "allow-utf-8"})
 
@@ -40,9 +44,6 @@ _KINDS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.TIMESTAMP, Kind.HISTOGRAM})
 _NO_RANK = 2**32 - 1
 
 _ENDS = struct.Struct("<QQ")
-
-#: The form that `shmstats.core.plan_text` takes.
-GroupLines = tuple[bytes, bytes, bytes] | tuple[bytes, bytes, bytes, bytes, bytes, int, tuple[tuple[int, bytes], ...]]
 
 
 class _Family:
@@ -88,6 +89,7 @@ class Skeleton:
     """A page without its values.
 
     Args:
+        bulk: what writes it.
         snapshot: the one that it is for.
         key: escaping, namespace and constant labels.
         form: the format.
@@ -95,8 +97,14 @@ class Skeleton:
     """
 
     def __init__(
-        self, snapshot: BlockSnapshot, key: tuple[str, str, Labels], form: type[TextLines], chosen: frozenset[str]
+        self,
+        bulk: Bulk,
+        snapshot: BlockSnapshot,
+        key: tuple[str, str, Labels],
+        form: type[TextLines],
+        chosen: frozenset[str],
     ) -> None:
+        self._bulk = bulk
         self._catalog = snapshot.totals.catalog
         self._combined = snapshot.combined[0]
         self._figures = tuple(snapshot.system), tuple(snapshot.health)
@@ -121,7 +129,7 @@ class Skeleton:
         totals = snapshot.totals
         values = [*snapshot.combined[1], *figure_values(snapshot), *totals.at(self._positions)]
         pieces = [chunk if isinstance(chunk, _Quick) else (chunk.fill(values), b"") for chunk in self._chunks]
-        return fill_text(tuple(pieces), totals.cells)
+        return self._bulk.fill_text(tuple(pieces), totals.cells)
 
     def series_of(self, name: Name) -> ExposedSeries:
         """Return the name of one of the page's series there."""
@@ -202,8 +210,9 @@ class Skeleton:
                 ranks[group] = rank
                 lines[group] = self._lines(each.family, name, is_plain)
         heads = tuple([self._form.header(each.family).encode() for each in families])
-        planned = plan_text(catalog.records, catalog.heap, catalog.group_of, ranks.tobytes(), tuple(lines), heads)
-        return memoryview(planned[0]), memoryview(planned[1]), [*_ENDS.iter_unpack(planned[2])]
+        records = catalog.records, catalog.heap, catalog.group_of
+        text, places, ends = self._bulk.plan_text(*records, ranks.tobytes(), tuple(lines), heads)
+        return memoryview(text), memoryview(places), [*_ENDS.iter_unpack(ends)]
 
     def _lines(self, family: ExposedFamily, name: Name, is_plain: bool) -> GroupLines:
         """Return the common parts of the lines of a group."""
@@ -225,19 +234,24 @@ class Skeleton:
 
 
 class Skeletons:
-    """The last page of each format and each spelling of names. Threads may share it, and may each make one."""
+    """The last page of each format and each spelling of names. Threads may share it, and may each make one.
 
-    def __init__(self) -> None:
+    Args:
+        bulk: what writes them.
+    """
+
+    def __init__(self, bulk: Bulk) -> None:
+        self._bulk = bulk
         self._last: dict[tuple[type[TextLines], str, str, Labels], Skeleton] = {}
 
     def of(self, snapshot: BlockSnapshot, view: View, escaping: str, form: type[TextLines]) -> Skeleton:
         """Return the page for a snapshot."""
         key = escaping, view.namespace, view.labels
         if view.names:
-            return Skeleton(snapshot, key, form, view.names)
+            return Skeleton(self._bulk, snapshot, key, form, view.names)
         skeleton = self._last.get((form, *key))
         if skeleton is None or not skeleton.fits(snapshot):
-            skeleton = self._last[form, *key] = Skeleton(snapshot, key, form, frozenset())
+            skeleton = self._last[form, *key] = Skeleton(self._bulk, snapshot, key, form, frozenset())
         return skeleton
 
 
@@ -249,7 +263,7 @@ class Renderer:
 
     def __init__(self) -> None:
         self._pages = Pages()
-        self._skeletons = Skeletons()
+        self._skeletons = Skeletons(bulk) if bulk is not None else None
 
     def text(self, snapshot: Snapshot, view: View = PLAIN) -> bytes:
         """Return the page in the text format 0.0.4, or 1.0.0 if names are not cleaned.
@@ -282,8 +296,9 @@ class Renderer:
         self, snapshot: Snapshot, view: View, escaping: str, form: type[TextLines]
     ) -> tuple[bytes, Callable[[Name], ExposedSeries | None]]:
         """Return the page, and a function that returns the name of a series there."""
-        if isinstance(snapshot, BlockSnapshot) and escaping in _QUICK_ESCAPINGS:
-            skeleton = self._skeletons.of(snapshot, view, escaping, form)
+        skeletons = self._skeletons
+        if skeletons is not None and isinstance(snapshot, BlockSnapshot) and escaping in _QUICK_ESCAPINGS:
+            skeleton = skeletons.of(snapshot, view, escaping, form)
             return skeleton.fill(snapshot), skeleton.series_of
         page = self._pages.of(snapshot, view, escaping)
         lines = page.made.get(form)

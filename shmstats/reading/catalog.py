@@ -21,7 +21,7 @@ from ..block.notes import read_note
 from ..block.ready import find_replaced
 from ..block.records import CARRIED, DECLARED, MONOTONIC, READY
 from ..bounds import DEFAULT_BOUNDS
-from ..core import group_series, list_series
+from ..core import bulk, list_series
 from ..layout import BEFORE_BUCKETS, NAME, REMOVED
 from ..lazy import lazy_property
 from ..series import FOREIGN, Declaration, Kind, Mode, Name, SeriesKey
@@ -63,7 +63,7 @@ class Catalog:
     Attributes:
         records: as bytes.
         heap: contains their keys.
-        group_of: the group of each record, from `shmstats.core.group_series`.
+        group_of: the group of each record, from `shmstats.core.bulk`; in Python there are no groups.
         groups: first record, label names, and whether one is empty, of each group.
         label_sets: the lists of label names.
         numbers: the records of `names`: those of all series except gauges that are combined from contributions.
@@ -82,11 +82,14 @@ class Catalog:
         self._former = former
         self._declarations: dict[int, Declaration | None] = {}
         self._found: dict[bytes, int | None] = {}
-        self.group_of, groups, self.label_sets = group_series(records, heap, FOREIGN.encode())
-        self.groups: list[tuple[int, int, int]] = list(_GROUP.iter_unpack(groups))
+        if bulk is not None:
+            self.group_of, groups, self.label_sets = bulk.group_series(records, heap, FOREIGN.encode())
+            self.groups: list[tuple[int, int, int]] = list(_GROUP.iter_unpack(groups))
         numbers, cells, widths, self.kinds, self._modes, aside, noted = list_series(records, _MODE_FORMS, columns)
         self.numbers, self.cells, self.widths = (memoryview(each).cast("I") for each in (numbers, cells, widths))
         self.aside, self.noted = _numbers(aside), _numbers(noted)
+        if bulk is None:
+            _ = self.names  # refuses invalid ones, as `group_series` does
 
     @lazy_property
     def names(self) -> list[Name]:
@@ -278,7 +281,7 @@ class NameReader:
             BufferError, LookupError, ValueError: a name was changed during the read, or is damaged.
         """
         last = self._last
-        if last is not None and last[0] == revision and len(last[1].group_of) == 4 * count:
+        if last is not None and last[0] == revision and len(last[1].records) == count * NAME.size:
             return last[1]
         layout = self._layout
         records = bytes(self._records[: count * NAME.size])

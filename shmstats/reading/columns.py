@@ -5,11 +5,12 @@ A page without memory is not even read, because reading would allocate it.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..block.layout import Layout
-from ..core import merge_histograms, sum_columns, sum_contributions
+from ..core import bulk
 from ..layout import CELL, CELLS_PER_PAGE, INT64_MAX, INT64_MIN
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ class Columns:
         self._row_cells = layout.row_bytes // CELL.size
         cells = buf[layout.cells : layout.cells + layout.rows * layout.row_bytes]
         self._integers, self._reals, self._words = cells.cast("q"), cells.cast("d"), cells.cast("I")
+
+    @property
+    def count(self) -> int:
+        """The number of columns."""
+        return self._layout.columns
 
     def close(self) -> None:
         """Release the buffer; a read that is running in another thread keeps it."""
@@ -78,25 +84,35 @@ class Columns:
     def merged(self, count: int, histograms: bytes) -> bytearray:
         """Return all rows merged into one, for the first ``count`` columns.
 
-        It has the saturated sum of each counter, and of each shared gauge, which only row 0 has. A histogram has
-        the form of a row's, with all observations.
+        It has the saturated sum of each counter, and of each shared gauge, which only row 0 has. In the C core a
+        histogram has the form of a row's, with all observations; in Python `Histograms.merge` puts it there.
 
         Args:
             count: number of columns.
             histograms: first columns and widths (u32).
         """
-        totals = sum_columns(*self._grid(), min(count, self._layout.columns))
-        if histograms:
-            merge_histograms(*self._grid(), totals, histograms)
-        return totals
-
-    def contributed(self, gauges: bytes, of_live: bytes, living: bytes) -> list[int | float]:
-        """Return the sums of contributions to some gauges; see `shmstats.core.sum_contributions`."""
-        return sum_contributions(*self._grid(), self._layout.columns, gauges, of_live, living)
+        count = min(count, self._layout.columns)
+        if bulk is not None:
+            totals = bulk.sum_columns(*self.grid(), count)
+            if histograms:
+                bulk.merge_histograms(*self.grid(), totals, histograms)
+            return totals
+        sums = array("q", bytes(8 * count))
+        for first in range(0, count, CELLS_PER_PAGE):
+            size = min(CELLS_PER_PAGE, count - first)
+            parts = [self.integers(row, first, size) for row in self.rows_of(first)]
+            if parts:
+                sums[first : first + size] = array("q", map(saturated, map(sum, zip(*parts, strict=True))))
+        return bytearray(sums)
 
     def integer(self, row: int, column: int) -> int:
         """Return the integer in a cell."""
         return self._integers[row * self._row_cells + column]
+
+    def integers(self, row: int, column: int, count: int) -> list[int]:
+        """Return the integers in some consecutive cells."""
+        start = row * self._row_cells + column
+        return self._integers[start : start + count].tolist()
 
     def real(self, row: int, column: int) -> float:
         """Return the double in a cell."""
@@ -118,8 +134,8 @@ class Columns:
         """Return the value of the timestamp with a lock cell: an integer, whatever a damaged lock contains."""
         return self.integer(0, cell + 1)
 
-    def _grid(self) -> tuple[memoryview, int, int, int, int, int]:
-        """Return the place of the cells, in the form for the core."""
+    def grid(self) -> tuple[memoryview, int, int, int, int, int]:
+        """Return the place of the cells, in the form for `shmstats.core.bulk`."""
         layout = self._layout
         return self._buf, layout.cells, layout.row_bytes, layout.rows, layout.pages, layout.bitmap_bytes
 

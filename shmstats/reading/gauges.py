@@ -10,6 +10,7 @@ import sys
 from array import array
 from collections.abc import Iterable
 
+from ..core import bulk
 from ..frozen import NamedTuple
 from ..series import Mode, Name, Value
 from .columns import Columns, saturated
@@ -105,7 +106,11 @@ class Gauges:
             of_live: for each (u8), whether only the contributions of living workers count.
             live: signatures of the living workers.
         """
-        return self._columns.contributed(cells, of_live, array("Q", sorted(live)).tobytes())
+        if bulk is not None:
+            living = array("Q", sorted(live)).tobytes()
+            return bulk.sum_contributions(*self._columns.grid(), self._columns.count, cells, of_live, living)
+        places = zip(memoryview(cells).cast("I"), of_live, strict=True)
+        return [combine(Mode.SUM, self.contributions(cell, live if is_live else None)) for cell, is_live in places]
 
 
 def combine(mode: Mode, contributions: list[Contribution]) -> int | float:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from ..core import add_counters
+from ..core import bulk
 from ..series import Distribution, Value, items_at
 from .columns import saturated
-from .totals import BlockValues
+from .totals import BlockValues, distribution_in
 
 
 class CounterGroups:
@@ -30,10 +30,10 @@ class CounterGroups:
         Args:
             values: of a snapshot that has these very names.
         """
-        if isinstance(values, BlockValues):
+        if bulk is not None and isinstance(values, BlockValues):
             if self._cells is None:
                 self._cells = values.totals.cells_of(self._positions)
-            return array("q", add_counters(values.totals.cells, self._cells, self._groups.tobytes(), self._count))
+            return array("q", bulk.add_counters(values.totals.cells, self._cells, self._groups.tobytes(), self._count))
         sums = [0] * self._count
         for group, value in zip(self._groups, items_at(values, self._positions), strict=True):
             sums[group] += value if isinstance(value, int) else 0
@@ -57,11 +57,12 @@ class HistogramGroup:
         Args:
             values: of a snapshot that has these very names.
         """
-        if isinstance(values, BlockValues):
+        if bulk is not None and isinstance(values, BlockValues):
             totals = values.totals
             if self._cells is None:
                 self._cells = totals.cells_of(self._positions)
-            return totals.sum_of(self._cells, totals.catalog.widths[self._positions[0]])
+            width = totals.catalog.widths[self._positions[0]]
+            return distribution_in(bulk.add_histograms(totals.cells, self._cells, width), 0, width)
         parts = [value for value in items_at(values, self._positions) if isinstance(value, Distribution)]
         return Distribution(
             sum(part.sum for part in parts),

@@ -1,4 +1,4 @@
-"""One histogram: the observations of all workers, or of one, read without a lock. `Columns.merged` reads all.
+"""Histograms: the observations of all workers, or of one, read without a lock.
 
 A writer makes the sequence number odd while it writes, so a copy made between two equal even numbers is
 consistent.
@@ -7,15 +7,18 @@ consistent.
 from __future__ import annotations
 
 import math
+import struct
 import sys
 
 from ..core import fence
-from ..layout import BEFORE_BUCKETS, INT64_MAX, minimum_of
+from ..layout import BEFORE_BUCKETS, CELL, INT64_MAX, kept_minimum, minimum_of
 from ..series import Distribution
 from .columns import Columns
 
 #: Attempts to read a row that changes all the time.
 _ATTEMPTS = 100
+
+_SPAN = struct.Struct("<II")
 
 
 class Histograms:
@@ -27,6 +30,19 @@ class Histograms:
 
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
+
+    def merge(self, spans: bytes, totals: bytearray) -> None:
+        """Store the totals of histograms in a row of totals, over the sums of their columns: the twin of what C does.
+
+        Args:
+            spans: first columns and widths (u32).
+            totals: see `Columns.merged`.
+        """
+        for cell, width in _SPAN.iter_unpack(spans):
+            found = self.one(cell, width)
+            least = kept_minimum(found.min) if found.count else 0
+            form = f"<qddq{width - BEFORE_BUCKETS}q"
+            struct.pack_into(form, totals, cell * CELL.size, 0, found.sum, found.max, least, *found.buckets)
 
     def one(self, cell: int, width: int, row: int | None = None) -> Distribution:
         """Return a histogram's value over all rows, or in one."""
@@ -50,16 +66,12 @@ class Histograms:
         for _ in range(_ATTEMPTS):
             before = columns.sequence(row, cell)
             fence()
-            total, maximum, minimum = (
-                columns.real(row, cell + 1),
-                columns.real(row, cell + 2),
-                columns.integer(row, cell + 3),
-            )
-            buckets = tuple([columns.integer(row, column) for column in range(cell + BEFORE_BUCKETS, cell + width)])
+            total, maximum = columns.real(row, cell + 1), columns.real(row, cell + 2)
+            minimum, *buckets = columns.integers(row, cell + 3, width - 3)
             fence()
             if before % 2 == 0 and columns.sequence(row, cell) == before:
                 break
-        return Distribution(total, maximum, buckets, minimum_of(minimum))
+        return Distribution(total, maximum, tuple(buckets), minimum_of(minimum))
 
 
 def _finite(number: float) -> float:

@@ -20,6 +20,7 @@ from ..block.records import Record
 from ..block.segment import ReadOnlySegment
 from ..block.validate import check_layout, find_damage
 from ..block.workers import Worker, WorkerTable
+from ..core import bulk
 from ..exemplars import read_exemplars
 from ..frozen import NamedTuple
 from ..lately import Lately
@@ -168,7 +169,10 @@ class BlockReader:
     def _read(self, by_worker: bool, revision: int, names: int, heap: int, cells: int) -> BlockSnapshot:
         """Return every name with its value, as of a revision of the names; the other numbers are what is in use."""
         catalog = self._names.catalog(revision, names, heap)
-        totals = Totals(catalog, self.columns.merged(cells, catalog.spans))
+        merged = self.columns.merged(cells, catalog.spans)
+        if bulk is None:
+            self.histograms.merge(catalog.spans, merged)
+        totals = Totals(catalog, merged)
         combined = Combined([], [], [])
         if catalog.sums or catalog.aside or by_worker:
             living = self._signatures()

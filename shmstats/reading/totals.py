@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-from ..core import add_histograms, clear_locks, text_buckets
+from ..core import bulk, clear_locks
 from ..frozen import NamedTuple
 from ..layout import BEFORE_BUCKETS, minima_of, minimum_of
 from ..series import Deferred, DeferredNames, Distribution, Kind, Name, SeriesKey, Snapshot, Value, items_at
@@ -54,7 +54,7 @@ class Totals:
         for position in positions:
             cell = cells[position]
             if kinds[position] == _HISTOGRAM:
-                values.append(_distribution(self.cells, cell, self.catalog.widths[position]))
+                values.append(distribution_in(self.cells, cell, self.catalog.widths[position]))
             else:
                 values.append(reals[cell + 2] if integers[cell] else integers[cell + 1])
         return values
@@ -62,21 +62,6 @@ class Totals:
     def cells_of(self, positions: Sequence[int]) -> bytes:
         """Return the first cells of the series at some positions (u32)."""
         return array("I", [self.catalog.cells[position] for position in positions]).tobytes()
-
-    def sum_of(self, cells: bytes, width: int) -> Distribution:
-        """Return the sum of histograms of the same bounds, by their first cells (u32)."""
-        return _distribution(add_histograms(self.cells, cells, width), 0, width)
-
-    def briefs(self, positions: Sequence[int]) -> list[Brief]:
-        """Return the histograms at some positions in short form."""
-        cells, reals, integers = [self.catalog.cells[position] for position in positions], self._reals, self._integers
-        widths = array("I", [self.catalog.widths[position] for position in positions])
-        texts = text_buckets(self.cells, self.cells_of(positions), widths.tobytes())
-        least = minima_of([integers[cell + 3] for cell in cells])
-        return [
-            Brief._make((reals[cell + 1], smallest, reals[cell + 2], first, text))
-            for cell, smallest, (first, text) in zip(cells, least, texts, strict=True)
-        ]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Totals):
@@ -86,7 +71,7 @@ class Totals:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _distribution(cells: bytearray, cell: int, width: int) -> Distribution:
+def distribution_in(cells: bytearray, cell: int, width: int) -> Distribution:
     """Return the histogram with a lock cell."""
     found = _form(width).unpack_from(cells, 8 * (cell + 1))
     return Distribution(found[0], found[1], found[3:], minimum_of(found[2]) if found[2] else 0.0)
@@ -214,6 +199,16 @@ def brief(value: Distribution) -> Brief:
 
 def briefs_at(values: Sequence[Value], positions: Sequence[int]) -> list[Brief]:
     """Return the histograms at some positions in short form."""
-    if isinstance(values, BlockValues):
-        return values.totals.briefs(positions)
-    return [brief(value) for value in items_at(values, positions) if isinstance(value, Distribution)]
+    if bulk is None or not isinstance(values, BlockValues):
+        return [brief(value) for value in items_at(values, positions) if isinstance(value, Distribution)]
+    totals = values.totals
+    widths = array("I", [totals.catalog.widths[position] for position in positions])
+    cells = totals.cells_of(positions)
+    texts = bulk.text_buckets(totals.cells, cells, widths.tobytes())
+    firsts = memoryview(cells).cast("I")
+    integers, reals = memoryview(totals.cells).cast("q"), memoryview(totals.cells).cast("d")
+    least = minima_of([integers[cell + 3] for cell in firsts])
+    return [
+        Brief._make((reals[cell + 1], smallest, reals[cell + 2], first, text))
+        for cell, smallest, (first, text) in zip(firsts, least, texts, strict=True)
+    ]

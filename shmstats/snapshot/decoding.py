@@ -1,7 +1,7 @@
 """Reading the file of a saved snapshot: see `shmstats.snapshot.format`.
 
 The content is checked like arguments of a call. A series that is not allowed is left out, and reported. Most are
-simple: C reads them from the text of the file, and packs them for a block (`shmstats.core.pack_series`).
+simple: C reads them from the text of the file, and packs them for a block (`shmstats.core.bulk`).
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class Saved:
         packing, odd = listing.pack() or (Packing(listing.declared), dict(enumerate(listing.rows)))
         allowed, self.left_out = _check(odd)
         if allowed:
-            packing.add_made_plain(list(allowed.values()))
+            packing.add_checked(list(allowed.values()))
         self._listing, self._gone = listing, odd.keys() - allowed.keys()
         self.packed, self.declared = packing.packed(), packing.declarations()
 

@@ -22,10 +22,11 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..block.records import CARRIED
 from ..bounds import to_json
-from ..core import fill_text, plan_save
+from ..core import bulk
 from ..frozen import NamedTuple
 from ..hashing import blake2b
 from ..layout import NAME
@@ -33,6 +34,9 @@ from ..reading.catalog import Catalog
 from ..reading.totals import BlockSnapshot, Totals
 from ..series import Kind, Mode, Name, Snapshot
 from .packing import columns_of
+
+if TYPE_CHECKING:
+    from ..core._bulk import Bulk
 
 VERSION = 3
 _VERSIONS = (1, 2, 3)
@@ -64,10 +68,10 @@ class _BlockHeader(NamedTuple):
     behind: bytes
 
     @classmethod
-    def of(cls, catalog: Catalog) -> _BlockHeader:
+    def of(cls, bulk: Bulk, catalog: Catalog) -> _BlockHeader:
         """Return the header of a catalog."""
         saved = catalog.saved
-        keys, kinds, created, text, places = plan_save(catalog.records, catalog.heap, saved.tobytes())
+        keys, kinds, created, text, places = bulk.plan_save(catalog.records, catalog.heap, saved.tobytes())
         declared = {name[:2]: (name.help, name.unit, to_json(name.bounds)) for name in catalog.described}
         head = json.dumps([(*metric, *what) for metric, what in declared.items()]).encode()
         flags = NAME.column(catalog.records, "flags")
@@ -82,18 +86,21 @@ _block_header: _BlockHeader | None = None
 
 def encode(snapshot: Snapshot) -> list[bytes]:
     """Return the content of a file, in parts; timestamps and gauges by worker are left out."""
-    data = _block_data(snapshot.totals) if isinstance(snapshot, BlockSnapshot) else [_data(snapshot)]
+    if bulk is not None and isinstance(snapshot, BlockSnapshot):
+        data = _block_data(bulk, snapshot.totals)
+    else:
+        data = [_data(snapshot)]
     saved = b'{"saved": %s, "values": ' % repr(time.time()).encode()
     return [_prefix(VERSION, saved, *data), saved, *data, b"}\n"]
 
 
-def _block_data(totals: Totals) -> list[bytes]:
+def _block_data(bulk: Bulk, totals: Totals) -> list[bytes]:
     """Return the values of a block, and the text that follows from its names; mostly made without the GIL."""
     global _block_header
     header = _block_header
     if header is None or header.catalog is not totals.catalog:
-        header = _block_header = _BlockHeader.of(totals.catalog)
-    values = fill_text(((header.text, header.places),), totals.cells)
+        header = _block_header = _BlockHeader.of(bulk, totals.catalog)
+    values = bulk.fill_text(((header.text, header.places),), totals.cells)
     if b"n" in values:  # NaN or infinity, from a damaged block, which JSON writes differently
         values = values.replace(b"nan", b"NaN").replace(b"inf", b"Infinity")
     return [b"[", values, header.behind]

@@ -1,12 +1,14 @@
-"""Packing the series of a saved snapshot for a block, in one step: C reads them from their text."""
+"""Packing the series of a saved snapshot for a block: C reads most from their text, Python packs checked ones."""
 
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..block.keys import encode_key
+from ..block.keys import OVERFLOW, encode_key
+from ..block.records import CARRIED, MEMBER, MONOTONIC
 from ..block.restoring import Packed
 from ..bounds import (
     DEFAULT_BOUNDS,
@@ -17,8 +19,9 @@ from ..bounds import (
     rebucketed,
     stay_exact,
 )
-from ..core import pack_series
+from ..core import bulk
 from ..frozen import NamedTuple
+from ..layout import CELL, NAME, kept_minimum
 from ..series import TIME_UNITS, Declaration, Distribution, Kind, Name, Value
 
 MAX_HELP, MAX_UNIT = 1000, 100
@@ -32,7 +35,7 @@ SENSELESS = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
 #: Help, unit and bounds of metrics as in a file, by category and metric.
 Declared = Mapping[tuple[Any, Any], tuple[Any, Any, Any]]
 
-#: Lists in JSON of keys, kinds, moments of creation and values, as `shmstats.core.pack_series` takes them.
+#: Lists in JSON of keys, kinds, moments of creation and values, as `shmstats.core.bulk` takes them.
 Columns = tuple[bytes | memoryview, bytes | memoryview, bytes | memoryview, bytes | memoryview]
 
 
@@ -43,7 +46,7 @@ class _Defined(NamedTuple):
         help: as in `Declaration`.
         unit: likewise.
         bounds: likewise; empty if they are invalid.
-        buckets: as for `pack_series`.
+        buckets: as for `shmstats.core._bulk.Bulk.pack_series`.
     """
 
     help: str
@@ -88,28 +91,39 @@ class Packing:
         self._parts: list[tuple[bytes, bytes, bytes]] = []
 
     def add(self, columns: Columns, carried: set[int]) -> bytes | None:
-        """Add the simple ones of some series; returns the others, or None, as `shmstats.core.pack_series` does.
+        """Add the simple ones of some series; returns the others, or None, as `Bulk.pack_series` does.
 
         Args:
             columns: JSON of their keys, kinds, moments of creation and values.
             carried: positions of histograms with observations from other buckets.
         """
-        found = pack_series(*columns, self._numbers, self._buckets, carried, LAST_MOMENT)
+        if bulk is None:
+            return None
+        found = bulk.pack_series(*columns, self._numbers, self._buckets, carried, LAST_MOMENT)
         if found is None:
             return None
         *part, odd = found
         self._parts.append((part[0], part[1], part[2]))
         return odd
 
-    def add_made_plain(self, series: Sequence[tuple[Name, Value]]) -> None:
-        """Add allowed series whose form in the file is not today's, in today's form."""
+    def add_checked(self, series: Sequence[tuple[Name, Value]]) -> None:
+        """Add allowed series, whatever their form in the file."""
         for name, _ in series:
             if name.kind is Kind.HISTOGRAM:
                 bounds = _of_today(name.bounds, name.unit) or DEFAULT_BOUNDS
                 self._define(f"{name.category}\0{name.metric}", _Defined(name.help, name.unit, bounds, len(bounds) + 1))
-        changed = [self._with_buckets_of_today(name, value) for name, value in series]
-        carried = {position for position, (name, _) in enumerate(changed) if name.carried}
-        self.add(columns_of(changed), carried)
+        self._parts += [self._packed(*self._with_buckets_of_today(*each)) for each in series]
+
+    def _packed(self, name: Name, value: Value) -> tuple[bytes, bytes, bytes]:
+        """Return the key, the record and the cells of a series, as `Packed` has them."""
+        key, cells = encode_key(*name.key), _cells_of(name.kind, value)
+        metric = f"{name.category}\0{name.metric}"
+        number = self._numbers.setdefault(metric, len(self._numbers)) if name.labels else self._numbers.get(metric, -1)
+        is_member = any(text != OVERFLOW for _, text in name.labels)
+        is_carried = name.carried and isinstance(value, Distribution) and value.count > 0
+        flags = MONOTONIC * name.monotonic | MEMBER * is_member | CARRIED * is_carried
+        places = len(cells) // CELL.size, 0, number + 1, 0, 0, 0, 0, len(key), 0, 0, bool(name.labels)
+        return key, NAME.struct.pack(0, name.kind, 0, flags, *places, name.created), cells
 
     def _define(self, metric: str, what: _Defined) -> None:
         self._defined[metric] = what
@@ -140,6 +154,18 @@ class Packing:
             if kind is not None and (what.help or what.unit or bounds):
                 declared[metric] = Declaration(kind, what.help, what.unit, bounds)
         return declared
+
+
+def _cells_of(kind: Kind, value: Value) -> bytes:
+    """Return the cells of a series in the shared row."""
+    if isinstance(value, Distribution):
+        least = kept_minimum(max(value.min, 0.0)) if value.count else 0
+        form = f"<qddq{len(value.buckets)}q"
+        return struct.pack(form, 0, value.sum + 0.0, max(value.max, 0.0), least, *value.buckets)
+    if kind is Kind.GAUGE:
+        is_real = isinstance(value, float)
+        return struct.pack("<IIqd", 0, is_real, 0 if is_real else value, value if is_real else 0.0)
+    return struct.pack("<qq", 0, value)
 
 
 def columns_of(series: Sequence[tuple[Name, Value]]) -> tuple[bytes, bytes, bytes, bytes]:

@@ -463,9 +463,9 @@ def test_a_new_block_is_filled_before_other_processes_see_it(attach: Any, shmsta
 
     def fill(block: Any) -> None:
         seen.append(segment_file(data).read_bytes()[:8])
-        *packed, _ = shmstats.core.pack_series(b'["c\\u0000m"]', b"[1]", b"[0]", b"[5]", {}, [], set(), 0)
-        restoring = shmstats.block.restoring
-        assert restoring.restore(block, restoring.Packed(*packed, [])) == []
+        packing = shmstats.snapshot.packing.Packing({})
+        packing.add_checked([(shmstats.series.Name("c", "m", shmstats.series.Kind.COUNTER), 5)])
+        assert shmstats.block.restoring.restore(block, packing.packed()) == []
 
     block = attach(fill=fill)
     assert seen == [bytes(8)]

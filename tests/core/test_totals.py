@@ -1,18 +1,21 @@
-"""Readers' results for random and damaged blocks: the C core gives the same as its pure Python twin."""
+"""Readers' results for random and damaged blocks: the C core gives the same as the code in Python."""
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shmstats.core import _totals_py as twin
+from shmstats.core import _catalog_py as twin
 from shmstats.layout import CELLS_PER_PAGE, NAME
+from shmstats.reading import columns, gauges
+from shmstats.reading import totals as totals_
 
 ROWS, COLUMNS, CELLS = 3, CELLS_PER_PAGE + 64, 64
 GRID = (CELLS, 8 * COLUMNS, ROWS, 0, 8)  # offset, bytes of a row, rows, offset of the bitmaps, bytes of one
@@ -86,50 +89,79 @@ def c() -> ModuleType:
     return pytest.importorskip("shmstats.core._cells", reason="the C extension is not built")
 
 
-def test_both_cores_read_the_same_sums_histograms_and_contributions(c: ModuleType) -> None:
+@pytest.fixture
+def general(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have readers do in Python what they leave to C."""
+    for module in (columns, gauges):
+        monkeypatch.setattr(module, "bulk", None)
+
+
+def columns_of(block: bytes, count: int = COLUMNS) -> columns.Columns:
+    cells, row_bytes, rows, pages, bitmap_bytes = GRID
+    place = {"cells": cells, "row_bytes": row_bytes, "rows": rows, "pages": pages, "bitmap_bytes": bitmap_bytes}
+    return columns.Columns(memoryview(block), SimpleNamespace(**place, columns=count))  # type: ignore[arg-type]
+
+
+def test_sums_and_contributions_are_those_of_the_general_code(c: ModuleType, general: None) -> None:
     @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(
         blocks(),
-        st.lists(st.tuples(FIRSTS, st.sampled_from([4, 5, 12, 30, 3])), max_size=4),
         st.lists(st.tuples(FIRSTS, st.booleans()), max_size=6),
         st.sets(st.sampled_from(SIGNED[:-1])),
-        st.sampled_from([COLUMNS, COLUMNS, COLUMNS, CELLS_PER_PAGE, 7, 0, COLUMNS + 1]),
+        st.sampled_from([COLUMNS, COLUMNS, COLUMNS, CELLS_PER_PAGE, 7, 0]),
     )
-    def check(
-        block: bytes, spans: list[tuple[int, int]], gauges: list[tuple[int, bool]], living: set[int], columns: int
-    ) -> None:
-        view = memoryview(block)
-        sums = outcome(c.sum_columns, view, *GRID, columns)
-        assert sums == outcome(twin.sum_columns, view, *GRID, columns)
-        totals = [bytearray(8 * columns) for _ in range(2)]
-        histograms = struct.pack(f"<{2 * len(spans)}I", *(word for span in spans for word in span))
-        merged, its = (
-            outcome(core.merge_histograms, view, *GRID, total, histograms)
-            for core, total in zip((c, twin), totals, strict=True)
-        )
-        assert (merged, totals[0]) == (its, totals[1])
-        what = packed([first for first, _ in gauges]), bytes(is_live for _, is_live in gauges)
+    def check(block: bytes, places: list[tuple[int, bool]], living: set[int], count: int) -> None:
+        assert c.sum_columns(memoryview(block), *GRID, count) == columns_of(block).merged(count, b"")
+        places = [(first, is_live) for first, is_live in places if first + 5 <= COLUMNS]
+        what = packed([first for first, _ in places]), bytes(is_live for _, is_live in places)
         signed = struct.pack(f"<{len(living)}Q", *sorted(living))
-        mine = outcome(c.sum_contributions, view, *GRID, columns, *what, signed)
-        assert mine == outcome(twin.sum_contributions, view, *GRID, columns, *what, signed)
+        sums = c.sum_contributions(memoryview(block), *GRID, COLUMNS, *what, signed)
+        reader = gauges.Gauges(columns_of(block))
+        for (first, _), found, wanted in zip(places, sums, reader.sums(*what, living), strict=True):
+            assert type(found) is type(wanted)
+            if all(abs(each.value) < 2**50 for each in reader.contributions(first, None)):
+                assert found == pytest.approx(wanted)
 
     check()
 
 
-def test_both_cores_make_the_same_of_a_row_of_totals(c: ModuleType) -> None:
+def test_what_is_outside_of_the_block_is_refused(c: ModuleType) -> None:
+    block = memoryview(bytes(CELLS + 8 * ROWS * COLUMNS))
+    for columns_beyond in (COLUMNS + 1, -1):
+        with pytest.raises(BufferError, match="do not fit"):
+            c.sum_columns(block, *GRID, columns_beyond)
+    for span in ((0, 3), (COLUMNS - 4, 5)):
+        with pytest.raises(BufferError, match="do not fit"):
+            c.merge_histograms(block, *GRID, bytearray(8 * COLUMNS), packed(list(span)))
+    with pytest.raises(BufferError, match="do not fit"):
+        c.sum_contributions(block, *GRID, COLUMNS, packed([COLUMNS - 4]), b"\0", b"")
+
+
+def test_histograms_can_be_shown_whatever_the_cells_hold(c: ModuleType) -> None:
     @settings(max_examples=30, derandomize=True, deadline=None, database=None)
-    @given(
-        st.lists(WORDS, max_size=64),
-        st.lists(st.tuples(st.integers(0, 70), st.integers(0, 5)), max_size=5),
-        st.sampled_from([3, 4, 5, 6, 12, 30, 65]),
-    )
-    def check(words: list[int], series: list[tuple[int, int]], width: int) -> None:
-        totals = struct.pack(f"<{len(words)}Q", *words)
+    @given(blocks(), st.lists(st.tuples(FIRSTS, st.sampled_from([4, 5, 12, 30])), max_size=4))
+    def check(block: bytes, spans: list[tuple[int, int]]) -> None:
+        spans = [(first, width) for first, width in spans if first + width <= COLUMNS]
+        totals = bytearray(8 * COLUMNS)
+        c.merge_histograms(memoryview(block), *GRID, totals, packed([word for span in spans for word in span]))
+        for first, width in spans[-1:]:
+            added = c.add_histograms(totals, packed([first, first]), width) if width > 4 else totals[8 * first :]
+            for content in (totals[8 * first :], added):
+                found = totals_.distribution_in(content, 0, width)
+                assert math.isfinite(found.sum)
+                assert 0 <= found.min <= found.max or not found.min
+                assert all(bucket >= 0 for bucket in found.buckets)
+
+    check()
+
+
+def test_both_cores_clear_the_same_locks(c: ModuleType) -> None:
+    @settings(max_examples=30, derandomize=True, deadline=None, database=None)
+    @given(st.lists(WORDS, max_size=64), st.lists(st.tuples(st.integers(0, 70), st.integers(0, 5)), max_size=5))
+    def check(words: list[int], series: list[tuple[int, int]]) -> None:
+        mine, its = (bytearray(struct.pack(f"<{len(words)}Q", *words)) for _ in range(2))
         cells, kinds = packed([cell for cell, _ in series]), bytes(kind for _, kind in series)
-        assert outcome(c.add_histograms, totals, cells, width) == outcome(twin.add_histograms, totals, cells, width)
-        mine, its = bytearray(totals), bytearray(totals)
-        cleared = outcome(c.clear_locks, mine, cells, kinds)
-        assert cleared == outcome(twin.clear_locks, its, cells, kinds)
+        assert outcome(c.clear_locks, mine, cells, kinds) == outcome(twin.clear_locks, its, cells, kinds)
         assert mine == its
 
     check()
