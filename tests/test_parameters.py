@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import SHARED_MEMORY, segment_file, segment_of, wait_until
+from helpers import SHARED_MEMORY, segment_of, wait_until
 
 pytestmark = pytest.mark.far_from_core
 
@@ -62,14 +61,6 @@ def end(child: Any) -> None:
 # enabled ----------------------------------------------------------------------------------------------
 
 
-def test_enabled_statistics_are_counted_and_shown(client: Callable[..., Any], stats: Any, data: Path) -> None:
-    web = client(enabled=True)
-    stats.incr("c", "m", 3)
-    assert shown(web) == 3
-    assert 'm_total{category="c"} 3\n' in web.get("/stats/prometheus").get_data(as_text=True)
-    assert segment_file(data).exists()
-
-
 def test_disabled_statistics_are_no_ops_without_block_or_file(
     client: Callable[..., Any], shmstats: ModuleType, stats: Any, data: Path, tmp_path: Path
 ) -> None:
@@ -117,6 +108,7 @@ def test_the_endpoints_of_disabled_statistics_answer_404_in_json(client: Callabl
         "/stats",
         "/stats?format=prometheus",
         "/stats/prometheus",
+        "/stats/live/data",
         "/debug/goroutines",
         "/debug/threads",
         "/debug/pool/bytes",
@@ -125,7 +117,7 @@ def test_the_endpoints_of_disabled_statistics_answer_404_in_json(client: Callabl
     ):
         answer = web.get(path)
         assert (answer.status_code, answer.content_type) == (404, "application/json"), path
-        assert list(answer.get_json()) == ["error"], path
+        assert answer.get_json() == {"error": "statistics are disabled"}, path
 
 
 def test_no_file_can_be_deleted_while_statistics_are_disabled(client: Callable[..., Any], data: Path) -> None:
@@ -263,32 +255,3 @@ def test_storage_figures_are_not_shown_if_the_parameter_is_false(client: Callabl
     assert "disk" not in document
     assert "store" not in document["simple"]["system"]
     assert "store_bytes" not in web.get("/stats/prometheus").get_data(as_text=True)
-
-
-# The table as a whole ---------------------------------------------------------------------------------
-
-
-def test_the_defaults_are_the_documented_ones(shmstats: ModuleType) -> None:
-    table = {
-        "enabled": True,
-        "persist": True,
-        "no_buffer": True,
-        "include_storage_stats_in_api": True,
-        "buffer_size": 1000,
-        "flush_interval_ms": 1000,
-    }
-    settings = importlib.import_module("shmstats.config").load({}).stats
-    assert {key: getattr(settings, key) for key in table} == table
-
-
-def test_the_example_of_the_table_is_a_configuration(shmstats: ModuleType, tmp_path: Path, data: Path) -> None:
-    file = tmp_path / "example.yml"
-    file.write_text(
-        f"path:\n  data: {json.dumps(str(data))}\n"
-        "stats:\n  enabled: true\n  persist: true\n  no_buffer: true\n  include_storage_stats_in_api: true\n"
-        "  buffer_size: 1000\n  flush_interval_ms: 1000\n"
-    )
-    shmstats.init(file)
-    shmstats.stats.incr("c", "m")
-    assert shmstats.stats.get("c", "m") == 1
-    shmstats.close()

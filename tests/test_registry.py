@@ -669,15 +669,11 @@ def test_a_provider_registered_before_the_first_use_is_used(stats: Any) -> None:
 # Configuration, init and close ---------------------------------------------------------------------------
 
 
-def test_the_first_use_attaches(stats: Any, data: Path) -> None:
-    assert not segment_file(data).exists()
-    stats.incr("c", "m")
-    assert segment_file(data).exists()
-
-
 def test_a_process_that_only_reads_attaches(stats: Any, data: Path) -> None:
+    assert not segment_file(data).exists()
     assert stats.get("c", "m") == 0
     assert stats.snapshot() == {}
+    assert segment_file(data).exists()
 
 
 @pytest.mark.parametrize("way", ["mapping", "file", "environment", "current directory"])
@@ -730,22 +726,6 @@ def test_counting_in_a_current_directory_that_is_gone_is_only_logged(
     assert shmstats.stats.get("c", "m") == 0
     (record,) = [record for record in caplog.records if record.name == "shmstats"]
     assert "the current directory no longer exists" in record.getMessage()
-
-
-def test_disabled_statistics_are_no_ops_without_a_block(stats: Any, configure: Callable[..., Any], data: Path) -> None:
-    configure(enabled=False)
-    handle = stats.counter("c", "m")
-    handle.incr()
-    stats.incr("c", "m")
-    stats.decr("c", "m")
-    stats.gauge("g", "v", 1)
-    stats.absolute("g", "v", 1)
-    assert (stats.get("c", "m"), handle.value, stats.snapshot()) == (0, 0, {})
-    assert (stats.remove("c"), stats.reset("c", "m")) == (0, 0)
-    stats.flush()
-    stats.close()
-    assert not data.exists()
-    assert not segment_file(data).exists()
 
 
 def test_init_again_moves_to_another_data_directory(shmstats: ModuleType, tmp_path: Path) -> None:
@@ -859,16 +839,6 @@ def test_values_survive_many_restarts(shmstats: ModuleType, python: Any) -> None
         shmstats.close()
         python.run("from shmstats import stats; stats.incr('c', 'm', 10)")
     assert shmstats.stats.snapshot() == {"c": {"m": 33}, "g": {"v": 1.5}}
-
-
-def test_without_persistence_a_start_begins_at_0(
-    shmstats: ModuleType, configure: Callable[..., Any], data: Path
-) -> None:
-    configure(persist=False)
-    shmstats.stats.incr("c", "m")
-    shmstats.close()
-    assert not (data / "stats").exists()
-    assert shmstats.stats.get("c", "m") == 0
 
 
 def test_a_snapshot_larger_than_the_block_is_restored_as_far_as_it_fits(

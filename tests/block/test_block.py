@@ -119,16 +119,6 @@ def test_only_the_last_process_to_leave_unlinks_the_block(stats: Any, python: An
     assert stats.get("c", "m") == 3
 
 
-def test_two_data_directories_have_separate_blocks(shmstats: ModuleType, tmp_path: Path) -> None:
-    registries = [shmstats.Registry() for _ in range(2)]
-    for registry, name in zip(registries, ("one", "two"), strict=True):
-        registry.init({"path": {"data": str(tmp_path / name)}, "stats": {"capacity": 256}})
-        registry.incr("c", name)
-    assert [registry.snapshot() for registry in registries] == [{"c": {"one": 1}}, {"c": {"two": 1}}]
-    for registry in registries:
-        registry.close()
-
-
 @pytest.mark.parametrize("content", [b"", bytes(4096), bytes(100_000)], ids=["empty", "a page", "zeros"])
 def test_an_unfinished_block_of_a_killed_creator_is_replaced(stats: Any, data: Path, content: bytes) -> None:
     segment_file(data).write_bytes(content)

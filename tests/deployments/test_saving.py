@@ -173,17 +173,6 @@ def test_a_volume_with_other_file_locks_or_none_is_saved_to_and_cleaned_up(
     assert said == "in place\n"
 
 
-def test_snapshots_are_saved_to_a_recreated_directory(
-    shmstats: ModuleType, configure: Callable[..., Any], data: Path, total: Callable[[], int]
-) -> None:
-    configure(snapshot_interval_ms=100)
-    shmstats.stats.incr("c", "m", 3)
-    wait_until(lambda: total() == 3)
-    shutil.rmtree(data / "stats")
-    shmstats.stats.incr("c", "m")
-    wait_until(lambda: total() == 4)
-
-
 def test_after_a_link_to_the_directory_changes_each_process_keeps_its_directory(
     configure: Callable[..., Any], python: PythonRunner, shmstats: ModuleType, data: Path
 ) -> None:

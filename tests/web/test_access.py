@@ -17,7 +17,6 @@ from servers import Gunicorn, wait_until
 from werkzeug.middleware.proxy_fix import ProxyFix
 from wire import exchange, request_of
 
-import shmstats
 from shmstats.web import blueprint
 
 SITE = "from shmstats.web import create_app\n\napp = create_app()\n"
@@ -97,10 +96,6 @@ def test_the_token_gives_access_from_any_address(guarded: FlaskClient, scheme: s
     assert status(guarded, path="/debug/none", environ_base=elsewhere, headers=headers) == 404
 
 
-def test_the_token_is_required_on_loopback_too(guarded: FlaskClient) -> None:
-    assert status(guarded, environ_base={"REMOTE_ADDR": "127.0.0.1"}) == 401
-
-
 def test_statistics_need_no_token_unless_all_is_protected(
     serve: Callable[..., FlaskClient], guarded: FlaskClient
 ) -> None:
@@ -112,14 +107,6 @@ def test_statistics_need_no_token_unless_all_is_protected(
         assert status(client, method, path) == 401
         assert status(client, method, path, headers=bearer("nonsense")) == 401
         assert status(client, method, path, headers=bearer(TOKEN), environ_base=elsewhere) == 200
-
-
-def test_no_answer_reveals_the_token(guarded: FlaskClient) -> None:
-    for path in ("/stats", "/stats/prometheus", LIST, "/debug/none", "/stats/none"):
-        for headers in ({}, bearer(TOKEN), bearer("x")):
-            answer = guarded.get(path, headers=headers)
-            assert TOKEN not in answer.get_data(as_text=True) + str(answer.headers)
-    assert TOKEN not in repr(shmstats.stats.settings)
 
 
 # Without a token ---------------------------------------------------------------------------------
@@ -422,24 +409,6 @@ def test_a_real_client_has_access_by_any_loopback_address(open_server: Served) -
         for host in ("localhost", f"127.0.0.1:{open_server.local[1]}"):
             answer = exchange(open_server.local, request_of("GET", LIST, host=host), (source, 0))
             assert answer.status == 200
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        ("X-Forwarded-For: 127.0.0.1",),
-        ("x-forwarded-for:",),
-        ("Forwarded: for=127.0.0.1",),
-        ("Via: 1.1 proxy",),
-        ("Sec-Fetch-Site: cross-site",),
-        ("Origin: http://example.com",),
-    ],
-)
-def test_a_real_client_on_a_second_loopback_address_is_refused_behind_a_proxy(
-    open_server: Served, headers: tuple[str, ...]
-) -> None:
-    answer = exchange(open_server.local, request_of("GET", LIST, *headers), ("127.0.0.2", 0))
-    assert (answer.status, "api.token" in answer.document["error"]) == (403, True)
 
 
 @pytest.mark.parametrize("host", ["example.com", "example.com:80", "192.0.2.1", "localhost.example.com"])

@@ -185,13 +185,6 @@ def test_the_debug_endpoints_are_protected(serve: Callable[..., FlaskClient], pa
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_disabled_statistics_have_no_debug_endpoints(serve: Callable[..., FlaskClient], path: str) -> None:
-    response = serve({"enabled": False}).get(path)
-    assert response.status_code == 404
-    assert response.json == {"error": "statistics are disabled"}
-
-
-@pytest.mark.parametrize("path", ENDPOINTS)
 def test_a_refused_block_is_an_error(serve: Callable[..., FlaskClient], data: Path, path: str) -> None:
     import shmstats
 

@@ -351,14 +351,6 @@ def test_a_url_prefix_does_not_change_the_paths(serve: Callable[..., FlaskClient
     assert client.get(f"{at}//_list").status_code == 400
 
 
-def test_disabled_statistics_have_no_files(serve: Callable[..., FlaskClient], data: Path) -> None:
-    client = serve({"enabled": False})
-    (data / "f").touch()
-    assert client.get("/_local/files/_list").status_code == 404
-    assert client.delete("/_local/files/f").status_code == 404
-    assert (data / "f").exists()
-
-
 def test_deleting_in_a_read_only_directory_is_forbidden(
     client: FlaskClient, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,12 +60,6 @@ def test_figures_of_the_system_the_block_and_the_disk_are_shown(client: FlaskCli
     assert document["pool"]["cells"]["used"] > 0
 
 
-def test_storage_figures_can_be_left_out(serve: Callable[..., FlaskClient]) -> None:
-    document = serve({"include_storage_stats_in_api": False}).get("/stats").get_json()
-    assert "disk" not in document
-    assert "store" not in document["simple"]["system"]
-
-
 @pytest.mark.parametrize("path", ["/stats/prometheus", "/stats?format=prometheus"])
 def test_prometheus_text_is_the_default_exposition(client: FlaskClient, path: str) -> None:
     answer = client.get(path)
@@ -224,13 +218,6 @@ def test_a_histogram_has_figures_of_a_window_and_since_the_start(client: FlaskCl
         assert figures["max"] == 5000
         assert figures["window"]["p50"] == pytest.approx(5, rel=figures["window"]["error"])
         assert figures["window"]["seconds"] < 60
-
-
-def test_disabled_statistics_are_not_found(serve: Callable[..., FlaskClient]) -> None:
-    client = serve({"enabled": False})
-    for path in ("/stats", "/stats/prometheus"):
-        answer = client.get(path)
-        assert (answer.status_code, answer.get_json()) == (404, {"error": "statistics are disabled"})
 
 
 def test_a_refused_block_is_answered_with_503(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
