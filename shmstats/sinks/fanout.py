@@ -36,46 +36,41 @@ class FanOut:
         """Add n to a counter or gauge, or subtract it, by the sign."""
         if self.shared is not None:
             self.shared.count(series, sign * n)
-        for other in self._told:
-            (other.incr if sign > 0 else other.decr)(series.category, series.metric, n)
+        self._tell("incr" if sign > 0 else "decr", series, n)
 
     def move(self, series: Series, n: int | float) -> None:
         """Add a number that is not an integer to a gauge; further providers get the result."""
         if self.shared is None:
             return
         self.shared.count(series, n)
-        for other in self._told:
+        if self._told:
             value = self.shared.value(series.category, series.metric, series.labels)
             if isinstance(value, (int, float)):
-                other.gauge(series.category, series.metric, value)
+                self._tell("gauge", series, value)
 
     def set(self, series: Series, value: int | float) -> None:
         """Set a gauge."""
         if self.shared is not None:
             self.shared.set(series, value)
-        for other in self._told:
-            other.gauge(series.category, series.metric, value)
+        self._tell("gauge", series, value)
 
     def set_total(self, series: Series, value: int) -> None:
         """Set a gauge, or the total of a counter."""
         if self.shared is not None:
             self.shared.set(series, value)
-        for other in self._told:
-            other.absolute(series.category, series.metric, value)
+        self._tell("absolute", series, value)
 
     def observe(self, series: Series, value: float) -> None:
         """Add one observation to a histogram."""
         if self.shared is not None:
             self.shared.observe(series, value)
-        for other in self._told:
-            other.timing(series.category, series.metric, value)
+        self._tell("timing", series, value)
 
     def note(self, series: Series, moment: datetime, since_1970: timedelta) -> None:
         """Record a moment."""
         if self.shared is not None:
             self.shared.note(series, since_1970 // timedelta(microseconds=1))
-        for other in self._told:
-            other.timestamp(series.category, series.metric, moment)
+        self._tell("timestamp", series, moment)
 
     def flush(self) -> None:
         """Flush what this process has buffered.
@@ -94,3 +89,7 @@ class FanOut:
             other.flush()
         if self.shared is not None:
             self.shared.close()
+
+    def _tell(self, method: str, series: Series, value: int | float | datetime) -> None:
+        for other in self._told:
+            other.deliver(method, series.category, series.metric, value)

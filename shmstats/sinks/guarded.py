@@ -14,11 +14,10 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
 
 from .. import lifecycle
-from ..once import Once
 from . import Provider
+from .courier import Courier
 
 log = logging.getLogger("shmstats")
 
@@ -73,43 +72,38 @@ class GuardedProvider:
         self.provider = provider
         name = getattr(provider, "name", None)
         self.name = name if isinstance(name, str) else type(provider).__name__
-        self._report_to = report
+        self._report = report
         self._budget = budget
         self._strikes_allowed = strikes
         self._capacity = capacity
         self._direct = getattr(provider, "nonblocking", False) is True
         self._reentrant = self._direct and getattr(provider, "reentrant", False) is True
-        self._courier = _Courier(provider)
+        self._courier = _ProviderCourier(provider)
         self._strikes = 0
         self._struck_at = float("-inf")
-        self._logged = Once()
+        self._logged = False
         self.cut_off = False
         self._cutting = _thread.allocate_lock()
         lifecycle.tell_of_forks(lifecycle.Stage.PROVIDERS, self)
 
-    def incr(self, category: str, metric: str, n: int) -> None:
-        """Add n to a counter."""
-        self._operate("incr", (category, metric, n))
-
-    def decr(self, category: str, metric: str, n: int) -> None:
-        """Take n away from a counter."""
-        self._operate("decr", (category, metric, n))
-
-    def gauge(self, category: str, metric: str, value: int | float) -> None:
-        """Set a gauge."""
-        self._operate("gauge", (category, metric, value))
-
-    def absolute(self, category: str, metric: str, value: int) -> None:
-        """Set a counter or an integer gauge."""
-        self._operate("absolute", (category, metric, value))
-
-    def timing(self, category: str, metric: str, milliseconds: float) -> None:
-        """Record a duration."""
-        self._operate("timing", (category, metric, milliseconds))
-
-    def timestamp(self, category: str, metric: str, moment: datetime) -> None:
-        """Record a moment."""
-        self._operate("timestamp", (category, metric, moment))
+    def deliver(self, method: str, *arguments: object) -> None:
+        """Call one of the methods of `shmstats.sinks.Provider`."""
+        if self.cut_off:
+            self._report(OPERATIONS_DROPPED)
+        elif self._reentrant:
+            self._call(method, arguments)
+        elif _here.inside:
+            self._report(OPERATIONS_DROPPED)
+        elif self._direct:
+            _here.inside = True
+            try:
+                self._call(method, arguments)
+            finally:
+                _here.inside = False
+        elif self._courier.waiting >= self._capacity:
+            self._report(OPERATIONS_DROPPED)
+        else:
+            self._hand_over(_Operation(method, arguments))
 
     def flush(self, timeout: float = 1.0) -> bool:
         """Make the provider send what it holds, after the waiting operations.
@@ -142,26 +136,8 @@ class GuardedProvider:
 
     def forget(self) -> None:
         """Reset in the child of a fork: the parent delivers the waiting operations."""
-        self._courier = _Courier(self.provider)
+        self._courier = _ProviderCourier(self.provider)
         self._strikes = 0
-
-    def _operate(self, method: str, arguments: tuple[object, ...]) -> None:
-        if self.cut_off:
-            self._report(OPERATIONS_DROPPED)
-        elif self._reentrant:
-            self._call(method, arguments)
-        elif _here.inside:
-            self._report(OPERATIONS_DROPPED)
-        elif self._direct:
-            _here.inside = True
-            try:
-                self._call(method, arguments)
-            finally:
-                _here.inside = False
-        elif self._courier.waiting >= self._capacity:
-            self._report(OPERATIONS_DROPPED)
-        else:
-            self._hand_over(_Operation(method, arguments))
 
     def _call(self, method: str, arguments: tuple[object, ...]) -> None:
         try:
@@ -223,7 +199,8 @@ class GuardedProvider:
 
     def _fail(self, reason: str) -> None:
         self._report(FAILURES)
-        if self._logged.first("failure"):
+        if not self._logged:
+            self._logged = True
             log.warning("provider %s failed, further failures are only counted: %s", self.name, reason)
 
     def _cut(self, reason: str) -> None:
@@ -234,10 +211,6 @@ class GuardedProvider:
         self._report(CUT_OFF)
         for _ in range(self._courier.abandon()):
             self._report(OPERATIONS_DROPPED)
-
-    def _report(self, metric: str) -> None:
-        with suppress(Exception):
-            self._report_to(metric)
 
 
 class _Operation:
@@ -264,36 +237,18 @@ class _Operation:
         self.done.acquire()
 
 
-class _Courier:
-    """A queue of operations and the thread, started on demand, that calls the provider with them.
-
-    The thread is not one of `threading`: starting one takes a lock that the thread which a signal handler
-    interrupts may hold.
-    """
+class _ProviderCourier(Courier[_Operation]):
+    """Calls a provider with the operations of its queue."""
 
     def __init__(self, provider: Provider) -> None:
+        super().__init__()
         self._provider = provider
-        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
-        self._one = _thread.allocate_lock()  # held by the only thread
         self._abandoned = False
 
     @property
     def waiting(self) -> int:
         """The approximate number of waiting operations."""
         return self._queue.qsize()
-
-    @property
-    def running(self) -> bool:
-        """Whether the thread is running."""
-        return self._one.locked()
-
-    def take(self, operation: _Operation) -> bool:
-        """Queue an operation; False if there is no thread for it, and none can be started."""
-        if not self.running and not self._start():
-            return False
-        self._queue.put(operation)
-        # It may have ended meanwhile.
-        return self.running or self._start()
 
     def stop(self) -> None:
         """End the thread after everything queued before."""
@@ -313,28 +268,11 @@ class _Courier:
         self.stop()
         return dropped
 
-    def _start(self) -> bool:
-        if not self._one.acquire(blocking=False):
-            return True
-        try:
-            _thread.start_new_thread(self._run, ())
-        except RuntimeError:
-            self._one.release()
-            return False
-        return True
-
-    def _run(self) -> None:
+    def _work(self) -> None:
         _here.inside = True
-        while True:
-            operation = self._queue.get()
-            if operation is not None:
-                self._deliver(operation)
-                del operation  # no reference must remain during the wait for the next one
-                continue
-            self._one.release()
-            # A caller that queued an operation just now saw this thread still running, and started none.
-            if self._queue.empty() or not self._one.acquire(blocking=False):
-                return
+        while (operation := self._queue.get()) is not None:
+            self._deliver(operation)
+            del operation  # no reference must remain during the wait for the next one
 
     def _deliver(self, operation: _Operation) -> None:
         try:

@@ -26,7 +26,7 @@ from helpers import BOUND, PythonRunner, wait_until
 from shmstats.config import StatsdSettings
 from shmstats.sinks import Provider
 from shmstats.sinks.guarded import GuardedProvider
-from shmstats.sinks.statsd import StatsdProvider, failures, held, links
+from shmstats.sinks.statsd import StatsdProvider, links, operations, sender
 
 LONG = 3600  # seconds: an interval that does not end during a test
 
@@ -156,7 +156,7 @@ def start(monkeypatch: pytest.MonkeyPatch, reported: Counter[str]) -> Iterator[S
     yield start
     for each in providers:
         each.close(0)
-        wait_until(lambda each=each: not each._sender.running())
+        wait_until(lambda each=each: not each._sender.running)
 
 
 @pytest.fixture
@@ -340,7 +340,7 @@ def test_a_line_that_fits_no_datagram_is_a_failure_and_the_others_are_sent(
     provider.incr("a", "c", 1)
     provider.flush(BOUND)
     assert udp.lines(many(1))[0].endswith("n.a.c:1|c")
-    assert reported[failures.FAILURES] == 1
+    assert reported[sender.FAILURES] == 1
     assert "cannot send" in caplog.text
 
 
@@ -420,7 +420,7 @@ def test_counts_made_while_a_tcp_server_is_away_arrive_later(
         provider.gauge("a", "level", n)
         provider.timing("a", "took", n)
         assert not provider.flush(BOUND)
-    assert reported == {failures.FAILURES: 5}
+    assert reported == {sender.FAILURES: 5}
     assert [record.message.partition(",")[0] for record in caplog.records] == [
         f"StatsD 127.0.0.1:{gone.port} (tcp): cannot connect"
     ]
@@ -436,7 +436,7 @@ def test_the_client_reconnects_by_itself(start: Start, reported: Counter[str], s
     gone.close()
     provider = start(gone, interval_in_seconds=1)
     provider.incr("a", "b", 1)
-    wait_until(lambda: reported[failures.FAILURES])
+    wait_until(lambda: reported[sender.FAILURES])
     provider.incr("a", "b", 2)
     assert servers(TcpServer, gone.port).lines(many(1)) == ["app.a.b:3|c"]
 
@@ -448,8 +448,8 @@ def test_the_buffer_for_an_absent_server_is_bounded_and_drops_are_counted(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(held, "MAX_NAMES", 10)
-    monkeypatch.setattr(held, "MAX_TIMINGS", 5)
+    monkeypatch.setattr(operations, "MAX_NAMES", 10)
+    monkeypatch.setattr(operations, "MAX_TIMINGS", 5)
     gone = TcpServer()
     gone.close()
     provider = start(gone)
@@ -460,7 +460,7 @@ def test_the_buffer_for_an_absent_server_is_bounded_and_drops_are_counted(
     for n in range(8):
         provider.timing("a", "took", n)
     assert not provider.flush(BOUND)
-    assert reported[failures.OPERATIONS_DROPPED] == 2 * 3 + 3
+    assert reported[sender.OPERATIONS_DROPPED] == 2 * 3 + 3
     assert caplog.text.count("dropped") == 1
     server = servers(TcpServer, gone.port)
     assert provider.flush(BOUND)
@@ -522,7 +522,7 @@ def test_a_line_cut_by_a_broken_connection_is_sent_whole_over_the_next(start: St
     counted = count_more_than_buffers_hold(provider)
     assert not provider.flush(BOUND)  # the sender has paused in the middle of a line
     link = provider._sender.link
-    assert link.unfinished
+    assert link._begun
     first = tcp.accept()
     received = b""
 
@@ -590,7 +590,7 @@ def test_an_unknown_host_is_a_failure(
     provider.incr("a", "b", 1)
     assert not provider.flush(BOUND)
     assert not provider.flush(BOUND)
-    assert reported[failures.FAILURES] == 2
+    assert reported[sender.FAILURES] == 2
     assert len(caplog.records) == 1
 
 
@@ -603,7 +603,7 @@ def test_a_closed_udp_port_is_noticed_and_delays_nothing(
 
     def refused() -> bool:
         provider.incr("a", "b", 1)
-        return provider.flush(BOUND) and reported[failures.FAILURES] > 2
+        return provider.flush(BOUND) and reported[sender.FAILURES] > 2
 
     wait_until(refused)
     assert len(caplog.records) == 1
@@ -634,8 +634,8 @@ def test_a_guarded_client_is_called_directly_and_gets_every_operation(start: Sta
     provider = start(server)
     reported: list[str] = []
     guarded = GuardedProvider(provider, reported.append)
-    guarded.incr("a", "b", 2)
-    guarded.timing("a", "c", 3)
+    guarded.deliver("incr", "a", "b", 2)
+    guarded.deliver("timing", "a", "c", 3)
     assert guarded.flush(BOUND)
     assert server.lines(many(2)) == ["app.a.b:2|c", "app.a.c:3|ms"]
     assert guarded.close(BOUND)
@@ -651,7 +651,7 @@ FORK = """
         host="127.0.0.1", port=int(sys.argv[1]), protocol=sys.argv[2], interval_in_seconds=3600,
         buffer_size=1000000,
     )
-    provider = StatsdProvider(settings)
+    provider = StatsdProvider(settings, print)
     provider.incr("before", "fork", 1)
     assert provider.flush(60)  # there is a connection now, and a thread
     for _ in range(700):
@@ -707,7 +707,7 @@ def test_a_stuck_server_does_not_delay_the_end_of_the_process(run: PythonRunner,
 
         logging.getLogger("shmstats").addHandler(logging.NullHandler())
         socket.getaddrinfo = lambda *arguments, **more: threading.Event().wait()
-        provider = StatsdProvider(StatsdSettings(host="127.0.0.1", port=int(sys.argv[1]), protocol="tcp"))
+        provider = StatsdProvider(StatsdSettings(host="127.0.0.1", port=int(sys.argv[1]), protocol="tcp"), print)
         atexit.register(lambda: print(provider.close(0.1)))
         provider.incr("a", "b", 1)
         """,
@@ -723,7 +723,7 @@ def test_close_sends_the_held_lines_at_the_end_of_the_process(run: PythonRunner,
         from shmstats.config import StatsdSettings
         from shmstats.sinks.statsd import StatsdProvider
 
-        provider = StatsdProvider(StatsdSettings(host="127.0.0.1", port=int(sys.argv[1])))
+        provider = StatsdProvider(StatsdSettings(host="127.0.0.1", port=int(sys.argv[1])), print)
         atexit.register(provider.close)
         provider.incr("a", "b", 1)
         """,

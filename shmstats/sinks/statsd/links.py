@@ -9,8 +9,6 @@ from errno import ECONNREFUSED, EMSGSIZE
 from itertools import accumulate
 from typing import Any
 
-from .lines import StatsdEntry
-
 #: Bytes of a datagram that fits into an Ethernet frame.
 DATAGRAM_BYTES = 1432
 
@@ -47,11 +45,6 @@ class Link:
         self._pause = 0.0
         self._rest_until = 0.0
 
-    @property
-    def unfinished(self) -> bool:
-        """Whether `send` has taken something that it has not sent."""
-        return False
-
     def open(self, urgent: bool) -> bool:
         """Connect, unless connected; False if the last attempt failed just now, and it is not urgent.
 
@@ -84,11 +77,12 @@ class Link:
         if ours is not None:
             ours.close()
 
-    def send(self, entries: list[StatsdEntry]) -> tuple[list[StatsdEntry], OSError | None]:
-        """Send entries over the open link.
+    def send(self, entries: list[bytes]) -> tuple[int, OSError | None]:
+        """Send entries, each of one or more lines, over the open link.
 
         Returns:
-            The entries that were not sent, which the caller keeps; and the error, if there was one.
+            The number of entries that are done with, the first ones; and the error, if there was one. The caller keeps
+            the others for the next time.
         """
         raise NotImplementedError
 
@@ -133,26 +127,25 @@ class Datagrams(Link):
     kind = socket.SOCK_DGRAM
     limit = DATAGRAM_BYTES
 
-    def send(self, entries: list[StatsdEntry]) -> tuple[list[StatsdEntry], OSError | None]:
+    def send(self, entries: list[bytes]) -> tuple[int, OSError | None]:
         """Send entries as one datagram."""
         assert self._socket is not None
-        data = b"\n".join(entry.lines for entry in entries)
         refusal: OSError | None = None
         for _ in range(2):
             try:
-                self._socket.send(data)
+                self._socket.send(b"\n".join(entries))
             except ConnectionRefusedError as error:
                 refusal = error  # the error is about an earlier datagram, and this one was not sent
             except OSError as error:
                 if error.errno == EMSGSIZE:
-                    return [], error
+                    return len(entries), error
                 self.rest()
-                return entries, error
+                return 0, error
             else:
                 break
         if refusal is None:
             self._pause = 0.0
-        return [], refusal
+        return len(entries), refusal
 
     def _is_spent(self, ours: socket.socket) -> bool:
         return time.monotonic() - self._opened_at > LOOKUP_LIFE
@@ -170,39 +163,26 @@ class Stream(Link):
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(host, port)
-        self._begun = b""
-        self._unsent = b""
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether an entry was sent in part."""
-        return bool(self._unsent)
+        self._begun = 0  # bytes of the next entry that were sent
 
     def close(self) -> None:
         """Close this process's end; an entry that was sent in part is sent whole the next time."""
         super().close()
-        self._unsent = self._begun
+        self._begun = 0
 
-    def send(self, entries: list[StatsdEntry]) -> tuple[list[StatsdEntry], OSError | None]:
+    def send(self, entries: list[bytes]) -> tuple[int, OSError | None]:
         """Send as much as the server accepts in time."""
-        lines = [entry.lines + b"\n" for entry in entries]
-        sent, error = self._send_bytes(self._unsent + b"".join(lines))
-        sent -= len(self._unsent)
-        if sent < 0:  # not even the rest
-            self._unsent = self._unsent[sent:]
-            unsent = entries
-        else:
-            starts = list(accumulate(map(len, lines), initial=0))
-            whole = bisect_right(starts, sent) - 1
-            of_next = sent - starts[whole]
-            self._begun = lines[whole] if of_next else b""
-            self._unsent = self._begun[of_next:]
-            unsent = entries[whole + bool(of_next) :]
+        lines = [entry + b"\n" for entry in entries]
+        begun = self._begun
+        sent, error = self._send_bytes(b"".join(lines)[begun:])
+        starts = list(accumulate(map(len, lines), initial=0))
+        whole = bisect_right(starts, begun + sent) - 1
+        self._begun = begun + sent - starts[whole]
         if error is None:
             self._pause = 0.0
         elif not isinstance(error, TimeoutError):
             self.rest()
-        return unsent, error
+        return whole, error
 
     def _send_bytes(self, data: bytes) -> tuple[int, OSError | None]:
         """Send as many bytes as possible in time; returns their number."""

@@ -7,9 +7,8 @@ from datetime import datetime
 
 from ... import lifecycle
 from ...config import StatsdSettings
-from .failures import SendFailures
-from .lines import COUNTER, GAUGE, TIMING, Operation
-from .sender import StatsdSender
+from .operations import COUNTER, GAUGE, TIMING
+from .sender import SendFailures, StatsdSender
 
 
 class StatsdProvider:
@@ -30,7 +29,7 @@ class StatsdProvider:
     nonblocking = True
     reentrant = True
 
-    def __init__(self, settings: StatsdSettings, report: Callable[[str], None] | None = None) -> None:
+    def __init__(self, settings: StatsdSettings, report: Callable[[str], None]) -> None:
         self.name = f"StatsD {settings.host}:{settings.port} ({settings.protocol})"
         self._settings = settings
         self._failures = SendFailures(self.name, report)
@@ -39,27 +38,27 @@ class StatsdProvider:
 
     def incr(self, category: str, metric: str, n: int) -> None:
         """Add n to a counter."""
-        self._take((COUNTER, (category, metric), n))
+        self._sender.hold((COUNTER, (category, metric), n))
 
     def decr(self, category: str, metric: str, n: int) -> None:
         """Take n away from a counter."""
-        self._take((COUNTER, (category, metric), -n))
+        self._sender.hold((COUNTER, (category, metric), -n))
 
     def gauge(self, category: str, metric: str, value: int | float) -> None:
         """Set a gauge."""
-        self._take((GAUGE, (category, metric), value))
+        self._sender.hold((GAUGE, (category, metric), value))
 
     def absolute(self, category: str, metric: str, value: int) -> None:
         """Set a gauge."""
-        self._take((GAUGE, (category, metric), value))
+        self._sender.hold((GAUGE, (category, metric), value))
 
     def timing(self, category: str, metric: str, milliseconds: float) -> None:
         """Record a duration."""
-        self._take((TIMING, (category, metric), milliseconds))
+        self._sender.hold((TIMING, (category, metric), milliseconds))
 
     def timestamp(self, category: str, metric: str, moment: datetime) -> None:
         """Set a gauge to a moment, in seconds since 1970 UTC."""
-        self._take((GAUGE, (category, metric), moment.timestamp()))
+        self._sender.hold((GAUGE, (category, metric), moment.timestamp()))
 
     def flush(self, timeout: float = 0.9) -> bool:
         """Send everything held now.
@@ -87,12 +86,3 @@ class StatsdProvider:
         """Reset in the child of a fork: the parent sends what it held, over its own connection."""
         self._sender.link.close()
         self._sender = StatsdSender(self._settings, self._failures)
-
-    def _take(self, operation: Operation) -> None:
-        sender = self._sender
-        intake = sender.intake
-        intake.append(operation)
-        if len(intake) >= sender.fold_at:
-            sender.hold()
-        elif not sender.running():
-            sender.start()

@@ -8,21 +8,55 @@ line and count.
 from __future__ import annotations
 
 import _thread
+import logging
+import queue
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
 from ...config import StatsdSettings
-from .failures import SendFailures
-from .held import HeldOperations
-from .lines import Operation, StatsdEntry, lines_of, packets
+from ...once import Once
+from ..courier import Courier
 from .links import Datagrams, Stream
+from .operations import HeldOperations, Operation, packets
 
-_FOLD_AT = 512
+log = logging.getLogger("shmstats")
+
+#: Reported events: a failed attempt to send, and a dropped operation.
+FAILURES = "statsd_failures"
+OPERATIONS_DROPPED = "statsd_operations_dropped"
+
 _INTAKE_MAX = 100_000
 
 
-class _Request:
+class SendFailures:
+    """Failures of sending: counted each time, logged the first time.
+
+    Args:
+        name: of the provider, for the log.
+        report: called with `FAILURES` and `OPERATIONS_DROPPED` each time.
+    """
+
+    def __init__(self, name: str, report: Callable[[str], None]) -> None:
+        self.name = name
+        self._report = report
+        self._logged = Once()
+
+    def note_failure(self, kind: str, error: object) -> None:
+        """Count a failure, and log the first of its kind."""
+        self._report(FAILURES)
+        if self._logged.first(kind):
+            log.error("%s: %s, further ones are only counted: %s", self.name, kind, error)
+
+    def note_dropped(self, operations: int) -> None:
+        """Count dropped operations, and log the first time."""
+        for _ in range(operations):
+            self._report(OPERATIONS_DROPPED)
+        if operations and self._logged.first("dropped"):
+            log.error("%s: operations were dropped because too many were held, or for too long", self.name)
+
+
+class SendRequest:
     """A caller that waits until everything held was sent."""
 
     __slots__ = ("done", "sent", "stop")
@@ -34,112 +68,70 @@ class _Request:
         self.done.acquire()
 
 
-class StatsdSender:
+class StatsdSender(Courier[SendRequest]):
     """The operations that one process holds, and the thread, started on demand, that sends them.
 
-    The thread is not one of `threading`: starting one takes a lock that the thread which a signal handler
-    interrupts may hold.
-
     Attributes:
-        intake: operations in their order.
-        fold_at: number of operations at which they are folded.
-        running: tells whether the thread is running.
         link: the connection to the server.
     """
 
     def __init__(self, settings: StatsdSettings, failures: SendFailures) -> None:
-        self.intake: deque[Operation] = deque()
-        self.fold_at = 1
+        super().__init__()
         self.link = (Datagrams if settings.protocol == "udp" else Stream)(settings.host, settings.port)
         self._failures = failures
         self._settings = settings
-        self._held = HeldOperations()
-        self._aim()
-        self._folding = _thread.allocate_lock()
+        self._intake: deque[Operation] = deque()
         self._lost = 0  # operations dropped because the intake was full
-        self._requests: deque[_Request] = deque()
-        self._wake = _thread.allocate_lock()  # released to wake the thread
-        self._wake.acquire()
-        self._one = _thread.allocate_lock()  # held by the only thread
-        self.running: Callable[[], bool] = self._one.locked
+        self._folding = _thread.allocate_lock()
+        self._held = HeldOperations()
+        self._folded = 0  # operations since the last attempt to send
+        self._unsent: list[bytes] = []  # lines that are not held any more
 
-    def hold(self) -> None:
-        """Fold the intake, and wake the thread if there is enough to send."""
+    def hold(self, operation: Operation) -> None:
+        """Hold an operation; wake the thread if there are enough to send."""
+        self._intake.append(operation)
         if self._folding.acquire(blocking=False):
             try:
                 self._fold()
             finally:
                 self._folding.release()
-        elif len(self.intake) > _INTAKE_MAX:
+        elif len(self._intake) > _INTAKE_MAX:
             with suppress(IndexError):
-                self.intake.popleft()
+                self._intake.popleft()
                 self._lost += 1
-        if self._held.operations >= self._settings.buffer_size:
-            self.start()
-            self._rouse()
-
-    def start(self) -> bool:
-        """Start the thread if it is not running; False if that is not possible."""
-        if not self._one.acquire(blocking=False):
-            return True
-        try:
-            _thread.start_new_thread(self._run, ())
-        except RuntimeError as error:
-            self._one.release()
-            self._failures.note_failure("no thread could be started", error)
-            return False
-        return True
+        if not self.start():
+            self._failures.note_failure("no thread could be started", "its operations are held")
+        elif self._folded >= self._settings.buffer_size and self._queue.empty():
+            self._queue.put(None)
 
     def ask(self, stop: bool, timeout: float) -> bool:
         """Make the thread send everything, and stop; returns whether all was sent within ``timeout`` seconds."""
-        if not self.running() and self._is_empty():
+        if not self.running and not self._is_needed() and self._held.empty and not self._unsent:
             return True
-        request = _Request(stop)
-        self._requests.append(request)
-        if not self.start():
-            return False
-        self._rouse()
-        return request.done.acquire(timeout=max(timeout, 0.0)) and request.sent
-
-    def _is_empty(self) -> bool:
-        return not self.intake and self._held.empty and not self.link.unfinished
+        request = SendRequest(stop)
+        return self.take(request) and request.done.acquire(timeout=max(timeout, 0.0)) and request.sent
 
     def _fold(self) -> None:
-        for _ in range(len(self.intake)):
-            self._held.add(self.intake.popleft())
-        self._aim()
+        for _ in range(len(self._intake)):
+            self._held.add(self._intake.popleft())
+            self._folded += 1
 
-    def _aim(self) -> None:
-        """Decide when to fold next: when there may be enough to send, or so much that folding takes a while."""
-        size = self._settings.buffer_size
-        lacking = size - self._held.operations
-        self.fold_at = min(lacking if lacking > 0 else size, _FOLD_AT)
+    def _is_needed(self) -> bool:
+        return bool(self._intake or self._folded) or super()._is_needed()
 
-    def _rouse(self) -> None:
-        if self._wake.locked():
-            with suppress(RuntimeError):  # another thread was faster
-                self._wake.release()
-
-    def _run(self) -> None:
-        interval = self._settings.interval_in_seconds
-        while True:
-            self._wake.acquire(timeout=interval)
-            requests = [self._requests.popleft() for _ in range(len(self._requests))]
-            sent = self._send_all(urgent=bool(requests))
-            stop = any(request.stop for request in requests)
-            if stop:
-                self.link.close()
-            for request in requests:
+    def _work(self) -> None:
+        stop = False
+        while not stop:
+            request = None
+            with suppress(queue.Empty):
+                request = self._queue.get(timeout=self._settings.interval_in_seconds)
+            sent = self._send_all(urgent=request is not None)
+            if request is not None:
+                stop = request.stop
+                if stop:
+                    self.link.close()
                 request.sent = sent
                 request.done.release()
-            if stop:
-                self._one.release()
-                # A caller that came just now saw this thread still running, and started none.
-                if not self.intake and not self._requests:
-                    return
-                if not self._one.acquire(blocking=False):
-                    return
-                self._rouse()
 
     def _send_all(self, urgent: bool) -> bool:
         """Send everything held; returns whether that succeeded."""
@@ -154,36 +146,26 @@ class StatsdSender:
     def _send_held(self, urgent: bool) -> bool:
         with self._folding:
             self._fold()
-            dropped, self._held.dropped = self._held.dropped, 0
-            lost, self._lost = self._lost, 0
-        if dropped or lost:
-            self._failures.note_dropped(dropped + lost)
-        if self._held.empty and not self.link.unfinished:
+            self._folded = 0
+            dropped, self._held.dropped, self._lost = self._held.dropped + self._lost, 0, 0
+        self._failures.note_dropped(dropped)
+        if self._held.empty and not self._unsent:
             return True
-        if not self.link.open(urgent):
+        if not self.link.open(urgent) or not self._send():
             return False
         with self._folding:
-            operations = self._held.take()
-            self._aim()
-        return self._send(operations)
+            self._unsent = self._held.take(self._settings.namespace)
+        return self._send()
 
-    def _send(self, operations: list[Operation]) -> bool:
-        left: list[StatsdEntry] = []
-        stuck = False
-        for packet in packets(self._entries(operations), self.link.limit):
-            if stuck:
-                left += packet
-                continue
-            unsent, error = self.link.send(packet)
+    def _send(self) -> bool:
+        """Send the lines that are not held any more; returns whether that succeeded."""
+        sent = 0
+        for packet in packets(self._unsent, self.link.limit):
+            done, error = self.link.send(packet)
             if error is not None:
                 self._failures.note_failure("cannot send", error)
-            left += unsent
-            stuck = bool(unsent) or self.link.unfinished
-        if left:
-            with self._folding:
-                self._held.put_back(entry.operation for entry in left)
-        return not stuck
-
-    def _entries(self, operations: list[Operation]) -> Iterator[StatsdEntry]:
-        for operation in operations:
-            yield StatsdEntry(operation, lines_of(self._settings.namespace, operation))
+            sent += done
+            if done < len(packet):
+                break
+        del self._unsent[:sent]
+        return not self._unsent
