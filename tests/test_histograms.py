@@ -225,7 +225,7 @@ def test_restored_observations_of_other_bounds_are_marked(
     name = series.Name("c", "h", series.Kind.HISTOGRAM, bounds=bounds, carried=carried)
     shmstats.snapshot.store.save(tmp_path / "0" / "stats", series.Snapshot([name], [value]))
     ways = (
-        lambda into: fill(into, set(), print),
+        lambda into: fill(into, print),
         lambda into: import_module("shmstats.attachment.moving").move(series.Snapshot([name], [value]), into),
     )
     for number, bring in enumerate(ways):

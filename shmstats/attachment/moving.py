@@ -30,7 +30,7 @@ def move(snapshot: Snapshot, block: AttachedBlock) -> None:
             if record is None:
                 add_value(block, name, value)
             elif record.kind is name.kind is Kind.COUNTER and isinstance(value, int):
-                there = block.cells.load(SHARED_ROW, record.cell) if block.stripes.has(SHARED_ROW, record) else 0
+                there = block.cells.load(SHARED_ROW, record.cell) if block.stripes.has(SHARED_ROW, record.cell) else 0
                 if value > there or not name.monotonic:
                     add_value(block, name, value - there)
             elif record.kind is name.kind is Kind.HISTOGRAM and isinstance(value, Distribution):

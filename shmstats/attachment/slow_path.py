@@ -293,7 +293,7 @@ class SharedProvider(Reads, Changes, Shown):
             difference = value - block.reader.total(record)
             if difference < 0:
                 block.names.clear_monotonic(record)
-            for row in block.stripes.rows_of(record):
+            for row in block.stripes.rows_of(record.cell, record.width):
                 difference = self._add_in_steps(block, row, record, difference)
         return True
 

@@ -15,14 +15,14 @@ from contextlib import contextmanager, suppress
 
 from ..core import CORE, PROTOCOL
 from ..descriptors import open_file
-from ..layout import CELL, CELLS_PER_PAGE, NAME, PAGE
+from ..layout import CELL, NAME, PAGE
 from .errors import BlockError, DamagedBlockError
 from .header import read_header, write_header
 from .identity import Identity
 from .layout import FIRST_INDEX_SLOTS, HEADER, LAYOUT_VERSION, MAGIC, PROTOCOLS, Layout
 from .lock import guards, is_locked, tell
 from .segment import Segment, make_segment, unlink
-from .stripes import has_page
+from .stripes import ReservedPages
 from .validate import check_layout, check_unfinished, find_damage
 from .workers import WorkerTable, pid_namespace
 
@@ -218,9 +218,10 @@ def _free_locks(buf: memoryview, layout: Layout) -> None:
     records = buf[layout.names : layout.names + read_header(buf)["names"] * NAME.size]
     widths, cells = NAME.column(records, "width").tolist(), NAME.column(records, "cell").tolist()
     locks = [cell for cell, width in zip(cells, widths, strict=True) if width]
+    pages = ReservedPages(buf, layout)
     for row in range(layout.rows):
         start = layout.cells + row * layout.row_bytes
         for cell in locks:
-            if has_page(buf, layout, row, cell // CELLS_PER_PAGE):
+            if pages.has(row, cell):
                 at = start + cell * CELL.size
                 buf[at : at + 4] = bytes(4)

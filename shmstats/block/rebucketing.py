@@ -104,7 +104,7 @@ def mark_carried(block: Block, record: Record) -> None:
 
 def _value(block: Block, record: Record) -> Distribution:
     """Return the total over all rows of a histogram that no process adds to any more."""
-    rows, nothing = block.stripes.rows_of(record), (0,) * (record.width - 4)
+    rows, nothing = block.stripes.rows_of(record.cell, record.width), (0,) * (record.width - 4)
     for row in rows:  # waits for a process that began to add before
         block.cells.add_distribution(row, record.cell, 0.0, 0.0, 0.0, nothing, block.cells.generation)
     columns = range(record.cell, record.cell + record.width - 1)

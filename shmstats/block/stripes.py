@@ -7,6 +7,7 @@ has the pages of cells with memory, and changes under the table lock.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 
 from ..core import Cells
 from ..layout import CELL, CELLS_PER_PAGE, PAGE
@@ -19,7 +20,40 @@ from .records import Record
 SHARED_ROW = 0
 
 
-class Stripes:
+class ReservedPages:
+    """Which pages of cells have memory, by the bitmaps of a block.
+
+    Args:
+        buf: the block.
+        layout: of the block.
+    """
+
+    def __init__(self, buf: memoryview, layout: Layout) -> None:
+        self._buf = buf
+        self._layout = layout
+
+    def has(self, row: int, cell: int, width: int = 1) -> bool:
+        """Tell whether a row has memory for some columns."""
+        return not self.missing(row, cell, width)
+
+    def missing(self, row: int, cell: int, width: int) -> list[int]:
+        """Return the pages of some columns of a row without memory."""
+        bits = self._layout.pages + row * self._layout.bitmap_bytes
+        pages = range(cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE + 1)
+        return [page for page in pages if not self._buf[bits + page // 8] >> page % 8 & 1]
+
+    def rows_of(self, cell: int, width: int = 1) -> list[int]:
+        """Return the rows that have memory for some columns."""
+        layout = self._layout
+        rows: Iterable[int] = range(layout.rows)
+        for page in range(cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE + 1):
+            end = layout.pages + layout.rows * layout.bitmap_bytes
+            bits, mask = bytes(self._buf[layout.pages + page // 8 : end : layout.bitmap_bytes]), 1 << page % 8
+            rows = [row for row in rows if bits[row] & mask]
+        return list(rows)
+
+
+class Stripes(ReservedPages):
     """The rows of cells of an attached block.
 
     Args:
@@ -31,9 +65,8 @@ class Stripes:
     """
 
     def __init__(self, buf: memoryview, locks: RecordLocks, layout: Layout, cells: Cells, own: int) -> None:
-        self._buf = buf
+        super().__init__(buf, layout)
         self._locks = locks
-        self._layout = layout
         self._cells = cells
         self._own = own
 
@@ -41,7 +74,7 @@ class Stripes:
         """Return the row to count a name in: this worker's, or if its memory is missing, one that has memory for it."""
         if record.shared:
             return SHARED_ROW
-        return self._own if self._have(self._own, record) else self.rows_of(record)[0]
+        return self._own if self._have(self._own, record) else self.rows_of(record.cell, record.width)[0]
 
     def place(self, record: Record) -> None:
         """Reserve memory for the cells of a name that is being added.
@@ -52,22 +85,9 @@ class Stripes:
         if not self._have(SHARED_ROW if record.shared else self._own, record):
             raise memory_is_full()
 
-    def has(self, row: int, record: Record) -> bool:
-        """Tell whether a row has memory for the cells of a name."""
-        return not self._missing(row, record.cell, record.width)
-
-    def rows_of(self, record: Record) -> list[int]:
-        """Return the rows with memory for the cells of a name: at least one."""
-        first, last = record.cell // CELLS_PER_PAGE, (record.cell + record.width - 1) // CELLS_PER_PAGE
-        if first != last:
-            return [row for row in range(self._layout.rows) if self.has(row, record)]
-        start, size = self._layout.pages + first // 8, self._layout.bitmap_bytes
-        column = bytes(self._buf[start : self._layout.pages + self._layout.rows * size : size])
-        return [row for row, bits in enumerate(column) if bits >> first % 8 & 1]
-
     def clear(self, record: Record) -> None:
         """Set a name's cells to 0 in every row."""
-        for row in self.rows_of(record):
+        for row in self.rows_of(record.cell, record.width):
             self._cells.clear(row, record.cell, record.width, record.kind is Kind.HISTOGRAM)
 
     def store(self, cell: int, content: bytes) -> None:
@@ -110,7 +130,7 @@ class Stripes:
         bits, start = self._layout.pages + row * self._layout.bitmap_bytes, self._layout.cells
         start += row * self._layout.row_bytes
         with self._locks.table():
-            missing = self._missing(row, cell, width)
+            missing = self.missing(row, cell, width)
             is_run = bool(missing) and missing[-1] - missing[0] == len(missing) - 1
             for pages in [missing] if is_run else [[page] for page in missing]:
                 try:
@@ -122,15 +142,4 @@ class Stripes:
         return True
 
     def _have(self, row: int, record: Record) -> bool:
-        return self.has(row, record) or self.reserve_cells(row, record.cell, record.width)
-
-    def _missing(self, row: int, cell: int, width: int) -> list[int]:
-        """Return the pages of some cells of a row without memory."""
-        bits = self._layout.pages + row * self._layout.bitmap_bytes
-        pages = range(cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE + 1)
-        return [page for page in pages if not self._buf[bits + page // 8] >> page % 8 & 1]
-
-
-def has_page(buf: memoryview, layout: Layout, row: int, page: int) -> bool:
-    """Tell whether a page of cells of a row has memory."""
-    return bool(buf[layout.pages + row * layout.bitmap_bytes + page // 8] >> page % 8 & 1)
+        return self.has(row, record.cell, record.width) or self.reserve_cells(row, record.cell, record.width)

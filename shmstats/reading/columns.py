@@ -6,10 +6,10 @@ A page without memory is not even read, because reading would allocate it.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..block.layout import Layout
+from ..block.stripes import ReservedPages
 from ..core import bulk
 from ..layout import CELL, CELLS_PER_PAGE, INT64_MAX, INT64_MIN
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-class Columns:
+class Columns(ReservedPages):
     """The cells of a block.
 
     Args:
@@ -27,8 +27,7 @@ class Columns:
     """
 
     def __init__(self, buf: memoryview, layout: Layout) -> None:
-        self._buf = buf
-        self._layout = layout
+        super().__init__(buf, layout)
         self._row_cells = layout.row_bytes // CELL.size
         cells = buf[layout.cells : layout.cells + layout.rows * layout.row_bytes]
         self._integers, self._reals, self._words = cells.cast("q"), cells.cast("d"), cells.cast("I")
@@ -51,22 +50,6 @@ class Columns:
         view = cells.reshape(layout.rows, -1).view()
         view.flags.writeable = False
         return view
-
-    def has(self, row: int, cell: int, width: int = 1) -> bool:
-        """Tell whether a row has memory for some columns."""
-        start = self._layout.pages + row * self._layout.bitmap_bytes
-        pages = range(cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE + 1)
-        return all(self._buf[start + page // 8] >> page % 8 & 1 for page in pages)
-
-    def rows_of(self, cell: int, width: int = 1) -> list[int]:
-        """Return the rows that have memory for some columns."""
-        layout = self._layout
-        rows: Iterable[int] = range(layout.rows)
-        for page in range(cell // CELLS_PER_PAGE, (cell + width - 1) // CELLS_PER_PAGE + 1):
-            end = layout.pages + layout.rows * layout.bitmap_bytes
-            bits, mask = bytes(self._buf[layout.pages + page // 8 : end : layout.bitmap_bytes]), 1 << page % 8
-            rows = [row for row in rows if bits[row] & mask]
-        return list(rows)
 
     def rows_in_use(self) -> list[int]:
         """Return the rows that have any memory."""
