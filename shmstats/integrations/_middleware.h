@@ -1,32 +1,25 @@
 /* The Python type PlainMiddleware: it wraps an application, and makes an exchange for each request. */
 
-/* Whether requests to a path are not recorded; -1 with an exception set. */
+/* Whether another middleware records a request, or its path is excluded; -1 with an exception set. */
 static int
-is_excluded(const Middleware *middleware, PyObject *path)
+is_left_alone(const Middleware *middleware, PyObject *environ)
 {
     State *state = middleware->state;
+    int found = PyDict_Contains(environ, state->recorded);
+    if (found != 0)
+        return found;
+    PyObject *path = PyDict_GetItemWithError(environ, state->path_info);
+    if (path == NULL && PyErr_Occurred())
+        return -1;
+    path = path == NULL ? state->empty : path;
     PyObject *paths = PyObject_GetAttr(middleware->requests, state->paths);
     PyObject *prefixes = paths == NULL ? NULL : PyObject_GetAttr(middleware->requests, state->prefixes);
-    int found = prefixes == NULL ? -1 : PySequence_Contains(paths, path);
+    found = prefixes == NULL ? -1 : PySequence_Contains(paths, path);
     for (Py_ssize_t i = 0; found == 0 && PyTuple_Check(prefixes) && i < PyTuple_GET_SIZE(prefixes); i++)
         found = (int)PyUnicode_Tailmatch(path, PyTuple_GET_ITEM(prefixes, i), 0, PY_SSIZE_T_MAX, -1);
     Py_XDECREF(paths);
     Py_XDECREF(prefixes);
     return found;
-}
-
-/* Whether another middleware records a request, or it must not be recorded; -1 with an exception set. */
-static int
-is_left_alone(const Middleware *middleware, PyObject *environ)
-{
-    State *state = middleware->state;
-    int is_recorded = PyDict_Contains(environ, state->recorded);
-    if (is_recorded != 0)
-        return is_recorded;
-    PyObject *path = PyDict_GetItemWithError(environ, state->path_info);
-    if (path == NULL && PyErr_Occurred())
-        return -1;
-    return is_excluded(middleware, path == NULL ? state->empty : path);
 }
 
 static PyObject *

@@ -49,6 +49,7 @@ class RequestMetrics:
     ) -> None:
         self._made = partial(failures.made, stats, category)
         self._labelnames = tuple(labelnames)
+        self._websockets: tuple[Any, Any] | None = None
         names = ("method", "route", *labelnames)
         took = "Time from a request's arrival to the end of its response, in seconds."
         size = "Size of the bodies of {}, in bytes."
@@ -87,9 +88,11 @@ class RequestMetrics:
         self._exceptions.labels(route, kind).incr()
 
     def websockets(self) -> tuple[Any, Any]:
-        """Return the counter of closed websockets, and the gauge of open ones."""
-        names = ("route", "status", *self._labelnames)
-        return (
-            self._made("counter", "http_websockets", "Websockets that were closed.", names),
-            self._made("gauge", "http_websockets_in_progress", "Websockets that are open.", mode="livesum"),
-        )
+        """Return the counter of closed websockets, and the gauge of open ones, which are declared on first use."""
+        if self._websockets is None:
+            names = ("route", "status", *self._labelnames)
+            self._websockets = (
+                self._made("counter", "http_websockets", "Websockets that were closed.", names),
+                self._made("gauge", "http_websockets_in_progress", "Websockets that are open.", mode="livesum"),
+            )
+        return self._websockets

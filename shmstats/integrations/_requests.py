@@ -118,8 +118,6 @@ class RequestRecorder:
         self.paths, self.prefixes = _split_excluded(exclude)
         self.enter: Callable[[], None] = self._first_enter
         self.leave: Callable[[], None] = _nothing
-        self.enter_websocket: Callable[[], None] = self._first_enter_websocket
-        self.leave_websocket: Callable[[], None] = _nothing
         self._metrics: RequestMetrics | None = None
         self._failures = Failures()
         self.series: dict[tuple[str, str, Any, tuple[str, ...]], tuple[Callable[..., None], ...]] = {}
@@ -177,12 +175,24 @@ class RequestRecorder:
         except Exception as failure:
             self.tell("an exception was not counted", failure)
 
+    def begin(self, method: str, path: str, is_websocket: bool = False) -> int:
+        """Count a request or a websocket as in progress, and show it; returns the argument for ``serving.end``."""
+        try:
+            if is_websocket:
+                self._prepare().websockets()[1].incr()
+            else:
+                self.enter()
+        except Exception as error:
+            self.tell("requests in progress are not counted", error)
+        return self.serving.note(method, path)
+
     def finish_websocket(self, route: str, status: str | int, labels: tuple[str, ...]) -> None:
         """Record a closed websocket, with the status of the answer to its handshake."""
         try:
-            self.leave_websocket()
+            closed, are_open = self._prepare().websockets()
+            are_open.decr()
             if not self._is_excluded(route):
-                self._websockets.labels(_label(route), status_label(status), *labels).incr()
+                closed.labels(_label(route), status_label(status), *labels).incr()
         except Exception as error:
             self.tell("a websocket was not recorded", error)
 
@@ -218,12 +228,6 @@ class RequestRecorder:
     def _first_enter(self) -> None:
         self._prepare()
         self.enter()
-
-    def _first_enter_websocket(self) -> None:
-        self._websockets, gauge = self._prepare().websockets()
-        self.leave_websocket = gauge.decr
-        self.enter_websocket = gauge.incr
-        gauge.incr()
 
     def _prepare(self) -> RequestMetrics:
         if self._metrics is None:

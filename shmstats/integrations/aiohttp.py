@@ -42,11 +42,7 @@ class AiohttpMiddleware:
             return await handler(request)
         is_websocket = request.headers.get("Upgrade", "").lower() == "websocket"
         began = perf_counter()
-        try:
-            (requests.enter_websocket if is_websocket else requests.enter)()
-        except Exception as error:
-            requests.tell("requests in progress are not counted", error)
-        entry = requests.serving.note(request.method, request.path)
+        entry = requests.begin(request.method, request.path, is_websocket)
         answer: Any = None
         status: str | int = SERVER_ERROR
         try:

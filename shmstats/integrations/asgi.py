@@ -55,17 +55,8 @@ class ShmStatsMiddleware(Middleware[Application, Scope]):
             return
         scope[RECORDED] = True
         requests = self.requests
-        exchange: Exchange | _Websocket
-        try:
-            if kind == "http":
-                exchange = Exchange(self, scope, receive, send)
-                requests.enter()
-            else:
-                exchange = _Websocket(self, scope, receive, send)
-                requests.enter_websocket()
-        except Exception as error:
-            requests.tell("requests in progress are not counted", error)
-        entry = requests.serving.note(scope.get("method", _WEBSOCKET), scope.get("path", ""))
+        exchange = (Exchange if kind == "http" else _Websocket)(self, scope, receive, send)
+        entry = requests.begin(scope.get("method", _WEBSOCKET), scope.get("path", ""), kind == "websocket")
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except BaseException as error:

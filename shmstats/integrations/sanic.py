@@ -36,14 +36,8 @@ class SanicRequests:
 
     async def begin(self, request: Any) -> None:
         """A request has come."""
-        requests = self.requests
-        if requests.excludes(request.path):
-            return
-        try:
-            requests.enter()
-            request.ctx.shmstats = perf_counter(), requests.serving.note(request.method, request.path)
-        except Exception as error:
-            requests.tell("requests in progress are not counted", error)
+        if not self.requests.excludes(request.path):
+            request.ctx.shmstats = perf_counter(), self.requests.begin(request.method, request.path)
 
     async def end(self, request: Any, response: Any) -> None:
         """Record a request whose response is ready, once."""

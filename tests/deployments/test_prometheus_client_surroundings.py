@@ -368,7 +368,7 @@ CHANGES = {
         "_by_name",
         "CollectorRegistry._names_to_collectors",
     ),
-    "a module that is gone": ("values.py", "MutexValue", "LockedValue", "values.MutexValue.__init__"),
+    "a module that is gone": ("values.py", "MutexValue", "LockedValue", "values.MutexValue"),
 }
 
 

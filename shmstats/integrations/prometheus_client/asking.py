@@ -123,11 +123,9 @@ def instances(shared: SharedProvider, block: AttachedBlock, name: str) -> list[F
         if not there:
             break
         for family in there:
-            declared = block.reader.declaration(family.number)
-            _, part = part_of("" if declared is None else declared.help)
+            _, part = part_of(_help_of(block, family))
             if part is not None and part.role == "value" and part.family == (name, instance):
-                default = bool(part.about.get("default"))
-                found.append(Found(instance, default, bool(family.flags & INHERITED)))
+                found.append(Found(instance, bool(part.about.get("default")), bool(family.flags & INHERITED)))
                 break
     return found
 
@@ -216,5 +214,9 @@ def _members(block: AttachedBlock, metric: str, category: str = CATEGORY) -> lis
 def _help(block: AttachedBlock, metric: str) -> str:
     """Return the declared help text of a metric; "" without one."""
     family = block.names.family_of(encode_key(CATEGORY, metric))
-    declared = None if family is None else block.reader.declaration(family.number)
+    return "" if family is None else _help_of(block, family)
+
+
+def _help_of(block: AttachedBlock, family: Record) -> str:
+    declared = block.reader.declaration(family.number)
     return "" if declared is None else declared.help

@@ -16,14 +16,11 @@ from prometheus_client.registry import REGISTRY, CollectorRegistry
 
 from . import asking
 from .family import ClientFamily, labels_of, name_of
-from .internals import OF_ONE_PROCESS, multiprocess, put, registry
+from .internals import OF_ONE_PROCESS, multiprocess, original, put, registry
 from .samples import SAMPLES, Line, Reading
 from .storage import MetricStore
 
 _scrape: ContextVar[Scrape | None] = ContextVar("shmstats_scrape", default=None)
-
-#: Whether the application itself looks at the metrics, so that they need not be saved before.
-looking: ContextVar[bool] = ContextVar("shmstats_looking", default=False)
 
 
 class Scrape:
@@ -33,12 +30,20 @@ class Scrape:
         store: read once, when something needs it.
         registry: the one that is collected.
         names: the requested ones; None for all.
+        exposed: whether others will see it: then it is saved before.
     """
 
-    def __init__(self, store: MetricStore, registry: CollectorRegistry, names: Container[str] | None = None) -> None:
+    def __init__(
+        self,
+        store: MetricStore,
+        registry: CollectorRegistry,
+        names: Container[str] | None = None,
+        exposed: bool = True,
+    ) -> None:
         self.registry = registry
         self._store = store
         self._names = names
+        self._exposed = exposed
         self._reading: Reading | None = None
         self._shown: set[str] = set()
 
@@ -48,7 +53,7 @@ class Scrape:
         if self._reading is None:
             functions = self._store.functions
             functions.refresh_everywhere([metric for metric in functions.metrics() if self._wants(metric)])
-            self._reading = self._store.read(exposed=not looking.get())
+            self._reading = self._store.read(self._exposed)
         return self._reading
 
     def _wants(self, metric: str) -> bool:
@@ -215,50 +220,26 @@ def rendered(store: MetricStore, reading: Reading, family: ClientFamily, lines: 
 
 def patch_registries(store: MetricStore) -> None:
     """Make every scrape read the block once, and show metrics that only other processes have made."""
-    _patch_scrapes(store)
-    _patch_multiprocess(store)
-    for cls in OF_ONE_PROCESS:
-        _leave_out(cls)
 
-
-def _patch_scrapes(store: MetricStore) -> None:
-    original_collect = registry.CollectorRegistry.collect
-    original_restricted = registry.RestrictedRegistry.collect
-
-    def collect(self: CollectorRegistry) -> Iterator[Metric]:
-        scrape = Scrape(store, self)
-        yield from scrape.follow(original_collect(self))
+    def collect(self: CollectorRegistry, exposed: bool = True) -> Iterator[Metric]:
+        scrape = Scrape(store, self, exposed=exposed)
+        yield from scrape.follow(original(collect)(self))
         yield from scrape.follow(scrape.rest())
 
     def collect_restricted(self: Any) -> Iterator[Metric]:
         scrape = Scrape(store, self._registry, self._name_set)
-        yield from scrape.follow(original_restricted(self))
+        yield from scrape.follow(original(collect_restricted)(self))
         metric: Any
         for metric in scrape.follow(scrape.beside()):
             restricted = metric._restricted_metric(self._name_set)
             if restricted:
                 yield restricted
 
-    original_value = registry.CollectorRegistry.get_sample_value
-
     def get_sample_value(self: CollectorRegistry, name: str, labels: dict[str, str] | None = None) -> float | None:
-        token = looking.set(True)
-        try:
-            found: float | None = original_value(self, name, labels)
-            return found
-        finally:
-            looking.reset(token)
-
-    put(registry.CollectorRegistry, "get_sample_value", get_sample_value)
-    put(registry.CollectorRegistry, "collect", collect)
-    put(registry.RestrictedRegistry, "collect", collect_restricted)
-
-
-def _patch_multiprocess(store: MetricStore) -> None:
-    original_mark = multiprocess.mark_process_dead
+        samples = (sample for metric in collect(self, exposed=False) for sample in metric.samples)
+        return next((each.value for each in samples if each.name == name and each.labels == (labels or {})), None)
 
     def init_multiprocess(self: Any, registry: CollectorRegistry | None, path: str | None = None) -> None:
-        self._path = path
         if registry:
             registry.register(self)
 
@@ -269,11 +250,16 @@ def _patch_multiprocess(store: MetricStore) -> None:
         # The block itself knows which processes live.
         variables = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
         if path is not None or any(os.environ.get(name) for name in variables):
-            original_mark(pid, path)
+            original(mark_process_dead)(pid, path)
 
+    put(registry.CollectorRegistry, "get_sample_value", get_sample_value)
+    put(registry.CollectorRegistry, "collect", collect)
+    put(registry.RestrictedRegistry, "collect", collect_restricted)
     put(multiprocess.MultiProcessCollector, "__init__", init_multiprocess)
     put(multiprocess.MultiProcessCollector, "collect", collect_multiprocess)
     put(multiprocess, "mark_process_dead", mark_process_dead)
+    for cls in OF_ONE_PROCESS:
+        _leave_out(cls)
 
 
 def _leave_out(cls: Any) -> None:
@@ -281,12 +267,11 @@ def _leave_out(cls: Any) -> None:
 
     A ProcessCollector with a given pid shows that process, whichever worker answers.
     """
-    original_collect = cls.collect
 
     def collect(self: Any) -> Iterable[Metric]:
         pid = vars(self).get("_pid")
         chosen = pid is not None and pid() not in ("self", os.getpid())
-        found: Iterable[Metric] = original_collect(self) if chosen else ()
+        found: Iterable[Metric] = original(collect)(self) if chosen else ()
         return found
 
     put(cls, "collect", collect)

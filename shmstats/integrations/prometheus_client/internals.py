@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -26,9 +26,6 @@ values: Any = prometheus_client.values
 registry: Any = prometheus_client.registry
 multiprocess: Any = prometheus_client.multiprocess
 
-#: The oldest version that works.
-OLDEST = (0, 20)
-
 #: Collectors that describe the scraped process, whichever worker that is, with the arguments that make them.
 OF_ONE_PROCESS: tuple[Any, ...] = (
     prometheus_client.process_collector.ProcessCollector,
@@ -36,40 +33,40 @@ OF_ONE_PROCESS: tuple[Any, ...] = (
     prometheus_client.gc_collector.GCCollector,
 )
 
+#: The oldest version that works.
+_OLDEST = "0.20"
+
+#: What is replaced, called or read, by its owner.
+_NAMES = {
+    "metrics": ("_use_created", "_validate_exemplar", "floatToGoString"),
+    "metrics.MetricWrapperBase": ("collect", "labels", "remove", "clear", "_is_parent", "_raise_if_not_observable"),
+    "metrics.Counter": ("_metric_init", "_child_samples"),
+    "metrics.Gauge": ("_metric_init",),
+    "metrics.Histogram": ("_metric_init",),
+    "metrics.Summary": ("_metric_init",),
+    "metrics.Info": ("_metric_init",),
+    "metrics.Enum": ("_metric_init",),
+    "registry.CollectorRegistry": ("collect",),
+    "registry.RestrictedRegistry": ("collect",),
+    "multiprocess.MultiProcessCollector": ("collect",),
+    "values": ("MutexValue",),
+}
+
 #: Methods and functions that are replaced or called, with the parameters that they must take.
-_CALLS = {
+_PARAMETERS = {
     "metrics.MetricWrapperBase.__init__": (
         *("name", "documentation", "labelnames", "namespace", "subsystem", "unit", "registry", "_labelvalues"),
     ),
-    "metrics.MetricWrapperBase.collect": (),
-    "metrics.MetricWrapperBase._is_parent": (),
-    "metrics.MetricWrapperBase.labels": (),
-    "metrics.MetricWrapperBase._raise_if_not_observable": (),
-    "metrics.MetricWrapperBase.remove": (),
-    "metrics.MetricWrapperBase.clear": (),
-    "metrics.Counter._metric_init": (),
-    "metrics.Counter._child_samples": (),
-    "metrics.Gauge._metric_init": (),
     "metrics.Gauge.set_function": ("f",),
-    "metrics.Histogram._metric_init": (),
     "metrics.Histogram.observe": ("amount", "exemplar"),
-    "metrics.Summary._metric_init": (),
     "metrics.Summary.observe": ("amount",),
-    "metrics.Info._metric_init": (),
     "metrics.Info.info": ("val",),
     "metrics.Enum.__init__": ("states",),
-    "metrics.Enum._metric_init": (),
     "metrics.Enum.state": ("state",),
-    "metrics._validate_exemplar": (),
-    "metrics.floatToGoString": (),
     "registry.CollectorRegistry.register": ("collector",),
-    "registry.CollectorRegistry.collect": (),
     "registry.CollectorRegistry.get_sample_value": ("name", "labels"),
-    "registry.RestrictedRegistry.collect": (),
     "multiprocess.MultiProcessCollector.__init__": ("registry", "path"),
-    "multiprocess.MultiProcessCollector.collect": (),
     "multiprocess.mark_process_dead": ("pid", "path"),
-    "values.MutexValue.__init__": (),
 }
 
 #: Attributes that a metric with labels must have, by its class.
@@ -82,8 +79,6 @@ _ATTRIBUTES = {
     "Info": _METRIC,
 }
 
-_OLDEST = ".".join(map(str, OLDEST))
-
 
 def check() -> None:
     """Check that the installed prometheus_client has everything that is used.
@@ -91,11 +86,12 @@ def check() -> None:
     Raises:
         ImportError: it does not; the message says what is missing, and what to do.
     """
-    found = _version()
-    if _numbers(found) < OLDEST:
-        raise ImportError(f"prometheus_client {found} is too old for shmstats: install {_OLDEST} or later")
-    missing = [*_missing_calls(), *_missing_attributes()]
+    missing = list(_missing())
     if missing:
+        try:
+            found = version("prometheus_client")
+        except PackageNotFoundError:  # a copy beside the application
+            found = "of unknown version"
         raise ImportError(
             f"prometheus_client {found} has other internals than those that shmstats uses ({', '.join(missing)}):"
             f" install another one from {_OLDEST} on, or a later shmstats. Without"
@@ -103,45 +99,15 @@ def check() -> None:
         )
 
 
-def _version() -> str:
-    try:
-        return version("prometheus_client")
-    except PackageNotFoundError:  # a copy beside the application
-        return "of unknown version"
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """Return the first two numbers of a version; those of the oldest working version if it has none."""
-    parts = text.split(".")[:2]
-    return tuple(map(int, parts)) if len(parts) == 2 and all(part.isdigit() for part in parts) else OLDEST
-
-
-def _missing_calls() -> Iterator[str]:
-    for path, parameters in _CALLS.items():
+def _missing() -> Iterator[str]:
+    for owner, names in _NAMES.items():
+        yield from _lacking(owner, _at(owner), names)
+    for path, parameters in _PARAMETERS.items():
         function = _at(path)
-        if not callable(function):
+        if function is None:
             yield path
-            continue
-        lacking = [name for name in parameters if name not in _parameters(function)]
-        if lacking:
+        elif lacking := [name for name in parameters if name not in inspect.signature(function).parameters]:
             yield f"{path} without {', '.join(lacking)}"
-
-
-def _at(path: str) -> Any:
-    """Return the object at a dotted path below the package; None if there is none."""
-    found: Any = prometheus_client
-    for name in path.split("."):
-        if not hasattr(found, name):
-            return None
-        found = getattr(found, name)
-    return found
-
-
-def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    return tuple(inspect.signature(function).parameters)
-
-
-def _missing_attributes() -> Iterator[str]:
     for name, attributes in _ATTRIBUTES.items():
         try:
             made = getattr(metrics, name)("shmstats_check", "Made to look at.", ["label"], registry=None)
@@ -153,10 +119,17 @@ def _missing_attributes() -> Iterator[str]:
     yield from _lacking("registry.CollectorRegistry", plain, ("_names_to_collectors", "_collector_to_names"))
     restricted = plain.restricted_registry([])
     yield from _lacking("registry.RestrictedRegistry", restricted, ("_name_set", "_registry"))
-    yield from _lacking("metrics", metrics, ("_use_created",))
 
 
-def _lacking(what: str, made: object, attributes: tuple[str, ...]) -> list[str]:
+def _at(path: str) -> Any:
+    """Return the object at a dotted path below the package; None if there is none."""
+    found: Any = prometheus_client
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+def _lacking(what: str, made: object, attributes: Iterable[str]) -> list[str]:
     return [f"{what}.{name}" for name in attributes if not hasattr(made, name)]
 
 

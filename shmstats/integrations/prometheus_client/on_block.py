@@ -87,12 +87,10 @@ def _on_block(owner: Any, name: str) -> Callable[[_Method], _Method]:
 def is_on_block(metric: Any) -> bool:
     """Tell whether a metric is on the block; it is not if its class makes values or samples itself."""
     cls = type(metric)
-    if cls in _TYPES:
-        return True
-    for base in _TYPES:
-        if issubclass(cls, base):
-            return bool(cls._metric_init is base._metric_init and cls._child_samples is base._child_samples)
-    return False
+    return any(
+        issubclass(cls, base) and cls._metric_init is base._metric_init and cls._child_samples is base._child_samples
+        for base in _TYPES
+    )
 
 
 def put_family(store: MetricStore, metric: Any, registry: CollectorRegistry | None) -> FamilyRecorder:
@@ -112,13 +110,12 @@ def put_family(store: MetricStore, metric: Any, registry: CollectorRegistry | No
     bounds = tuple(dict.fromkeys(bound for bound in getattr(metric, "_upper_bounds", ()) if bound != INF))
     if len(bounds) > MAX_BOUNDS:
         raise ValueError(f"{metric} has {len(bounds)} buckets; the block has room for {MAX_BOUNDS}")
-    mode = getattr(metric, "_multiprocess_mode", None)
     family = ClientFamily(
         name=metric._name,
         type=metric._type,
         help=metric._documentation,
         unit=metric._unit,
-        mode=Mode[mode.upper()] if metric._type == "gauge" and mode else Mode.LAST,
+        mode=Mode[getattr(metric, "_multiprocess_mode", "last").upper()],
         bounds=bounds,
         states=tuple(map(str, getattr(metric, "_states", ()))),
         labelnames=tuple(sorted(metric._labelnames)),

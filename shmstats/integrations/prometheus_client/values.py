@@ -94,8 +94,6 @@ class CounterValue(KeptSeries, Counter):
 
     __slots__ = ("_fraction",)
 
-    _multiprocess = True
-
     inc = Counter.incr
 
     def set(self, value: float, timestamp: float | None = None) -> None:
@@ -145,8 +143,6 @@ class GaugeValue(KeptSeries, Gauge):
 
     __slots__ = ()
 
-    _multiprocess = True
-
     inc = Gauge.incr
 
     def register(self) -> None:
@@ -163,12 +159,6 @@ class GaugeValue(KeptSeries, Gauge):
     def get(self) -> float:
         """Return the value of this worker."""
         return asking.own_value(self.store.shared, self.metric, self.labels)
-
-    def set_exemplar(self, exemplar: ExemplarFields) -> None:
-        """Do nothing: gauges have none."""
-
-    def get_exemplar(self) -> None:
-        """Return nothing: gauges have none."""
 
 
 class DistributionValue(KeptSeries, Histogram):
@@ -209,8 +199,6 @@ class DistributionPart:
     """
 
     __slots__ = ("_distribution", "_part")
-
-    _multiprocess = True
 
     def __init__(self, distribution: DistributionValue, part: str | int) -> None:
         self._distribution = distribution
