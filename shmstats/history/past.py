@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -117,9 +118,17 @@ def read_past(data: Path, query: Query) -> Past:
         OSError: it cannot be read.
         RingError: it is not a ring, or damaged.
     """
+    with _ring_of(data) as ring:
+        return _read(ring, query)
+
+
+@contextmanager
+def _ring_of(data: Path) -> Iterator[Ring]:
+    """Give the ring of a data directory to compute with: a file may have any numbers, and none of them is an error."""
     ring = open_ring(ring_file(data))
     try:
-        return _read(ring, query)
+        with np.errstate(all="ignore"):
+            yield ring
     finally:
         ring.close()
 
@@ -163,22 +172,19 @@ def read_recent(data: Path, now: int | None = None) -> Recent:
     """
     now = int(time.time()) if now is None else now
     query = Query(now - SECONDS.rows, now, MINUTES.step)
-    ring = open_ring(ring_file(data))
-    try:
+    with _ring_of(data) as ring:
         tracks = [track for track in _tracks(ring) if track.kind is Kind.HISTOGRAM]
         since = query.since // MINUTES.step * MINUTES.step
         sums = _Sums(tracks, np.array([since], np.int64), now + 1 - since)
         for tier, rows in _rows(ring, query):
             sums.add(rows, tier)
-    finally:
-        ring.close()
-    return {track.key: figures for track in tracks if (figures := _recent(sums, track))}
+        return {track.key: figures for track in tracks if (figures := _recent(sums, track))}
 
 
 def _recent(sums: _Sums, track: Track) -> dict[str, float]:
     figures = {name: float(values[0]) for name, values in sums.figures(track).items()}
     seconds = sums.seconds(track)
-    if not figures["rate"] > 0:
+    if not 0 < figures["rate"] < math.inf:
         return {}
     count = round(figures.pop("rate") * seconds)
     found = {"seconds": round(seconds), "count": count, **{name: float(f"{x:.6g}") for name, x in figures.items()}}
@@ -195,7 +201,7 @@ class _RowArrays:
     Attributes:
         numbers: of each row, in steps of the tier since 1970.
         spans: seconds that the deltas of each cover.
-        values: float32, shape (rows, `COLUMNS`); NaN for no value.
+        values: float32, shape (rows, `COLUMNS`), finite; NaN for no value.
     """
 
     numbers: npt.NDArray[np.int64]
@@ -208,6 +214,7 @@ def _read_rows(ring: Ring, tier: Tier, first: int, last: int) -> _RowArrays:
     values = np.full((len(rows), COLUMNS), np.nan, np.float32)
     for i, row in enumerate(rows):
         values[i, : len(row.values)] = row.values
+    values[~np.isfinite(values)] = np.nan
     numbers = np.array([row.number for row in rows], np.int64)
     return _RowArrays(numbers, np.array([row.span for row in rows], np.float64), values)
 
@@ -272,14 +279,13 @@ class _Sums:
         """Return the figures of one series, each with a value for every step; NaN for none."""
         at = self._at[track.first]
         total, spans, counts = self._sums[:, at], self._spans[:, at], self._counts[:, at]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            if track.kind is Kind.GAUGE:
-                return {"value": total / counts}
-            if track.kind is Kind.COUNTER:
-                return {"rate": total / spans}
-            buckets = self._sums[:, at + 2 : at + track.width]
-            observed = buckets.sum(axis=1)
-            figures = {"rate": observed / spans, "mean": np.where(observed > 0, total / observed, np.nan)}
+        if track.kind is Kind.GAUGE:
+            return {"value": total / counts}
+        if track.kind is Kind.COUNTER:
+            return {"rate": total / spans}
+        buckets = self._sums[:, at + 2 : at + track.width]
+        observed = buckets.sum(axis=1)
+        figures = {"rate": observed / spans, "mean": np.where(observed > 0, total / observed, np.nan)}
         for name, share in _PERCENTILES.items():
             figures[name] = percentile(share, buckets, track.bounds)
         return figures
@@ -315,12 +321,10 @@ def percentile(share: float, buckets: npt.NDArray[np.float64], bounds: Sequence[
     edges = np.array([min(0.0, bounds[0]), *bounds, bounds[-1]] if bounds else [0.0, 0.0])
     each = np.arange(len(buckets))
     inside = buckets[each, at]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        into = (rank - (cumulative[each, at] - inside)) / inside
     lower, upper = edges[at], edges[np.minimum(at + 1, len(edges) - 1)]
-    found = lower + (upper - lower) * into
-    if grow_by_one_factor(tuple(bounds)):
-        with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(all="ignore"):
+        found = lower + (upper - lower) * ((rank - (cumulative[each, at] - inside)) / inside)
+        if grow_by_one_factor(tuple(bounds)):
             found = np.where(lower > 0, middle_of(lower, upper), found)
     return np.where(total > 0, found, np.nan)
 

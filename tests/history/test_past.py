@@ -4,6 +4,9 @@ import bisect
 import csv
 import io
 import math
+import struct
+import warnings
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +18,7 @@ from shmstats.bounds import exponential
 from shmstats.history.documents import to_csv, to_json
 from shmstats.history.past import Past, Query, QueryError, read_past, read_recent
 from shmstats.history.recorder import HistoryRecorder
+from shmstats.history.ring import SECONDS, make_ring, ring_file
 from shmstats.series import Distribution, Kind, Name, Snapshot
 
 #: A moment at the beginning of a minute.
@@ -330,6 +334,23 @@ def test_gaps_are_null_in_json_and_empty_in_csv(site: Site, tmp_path: Path) -> N
     )
     assert rows[1]["app.logins"] == "3"
     assert rows[1]["app.work p50"] == "5"
+
+
+@pytest.mark.parametrize(("pattern", "span"), [(0x7F800001, 1), (0x7F800000, 1), (0xFF800000, 1), (0x3F800000, 0)])
+def test_a_damaged_row_without_numbers_or_without_time_is_a_gap(
+    site: Site, tmp_path: Path, pattern: int, span: int
+) -> None:
+    """A signalling NaN, infinities, and a row of 0 s: nothing is raised, and numpy warns of nothing."""
+    site.at(NOW, [COUNTER, TIMES], 0, distribution(1, 2, 0, 1))
+    ring, row = make_ring(ring_file(tmp_path)), array("f", struct.pack("<20I", *[pattern] * 20))
+    for number in range(NOW - 1, NOW + 3):
+        ring.write_row(SECONDS, number, span, row)
+    ring.close()
+    with warnings.catch_warnings(action="error"):
+        found = past(tmp_path, NOW, NOW + 2)
+        assert read_recent(tmp_path, NOW + 2) == {}
+    shown = to_json(found)["series"]["app.logins"]["rate"]
+    assert shown == [None, None, None]
 
 
 @pytest.mark.parametrize(
