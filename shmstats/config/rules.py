@@ -76,25 +76,25 @@ def _choice(default: str, choices: tuple[str, ...], about: str) -> Any:
     return Rule(default, (str,), lambda value: value in choices, " or ".join(map(repr, choices)), about)
 
 
-def _text(default: str, pattern: str, allowed: str, about: str) -> Any:
-    return Rule(default, (str,), lambda value: re.fullmatch(pattern, value) is not None, allowed, about)
+def _text(default: str | None, pattern: str, allowed: str, about: str, secret: bool = False) -> Any:
+    """Declare a text; it may be null if that is its default."""
 
-
-def _optional_text(default: str | None, pattern: str, allowed: str, about: str, secret: bool = False) -> Any:
     def accepts(value: str | None) -> bool:
         return value is None or re.fullmatch(pattern, value) is not None
 
-    return Rule(default, (str, type(None)), accepts, f"null, or {allowed}", about, secret)
+    if default is None:
+        return Rule(None, (str, type(None)), accepts, f"null, or {allowed}", about, secret)
+    return Rule(default, (str,), accepts, allowed, about, secret)
 
 
-def _mapping(default: dict[str, str], key: str, value: str, allowed: str, about: str, secret: bool = False) -> Any:
+def _mapping(key: str, value: str, allowed: str, about: str, secret: bool = False) -> Any:
     def accepts(given: dict[object, object]) -> bool:
         return all(
             isinstance(a, str) and re.fullmatch(key, a) and isinstance(b, str) and re.fullmatch(value, b)
             for a, b in given.items()
         )
 
-    return Rule(default, (dict,), accepts, allowed, about, secret)
+    return Rule({}, (dict,), accepts, allowed, about, secret)
 
 
 def _address(default: str, about: str) -> Any:
@@ -102,20 +102,20 @@ def _address(default: str, about: str) -> Any:
     return Rule(default, (str,), _is_address, allowed, about)
 
 
-def _globs(default: tuple[str, ...], about: str) -> Any:
-    allowed = "a list of texts that are not empty, as 'category.metric' with * and ?"
-    return Rule(default, (list, tuple), _are_texts, allowed, about)
+def _globs(about: str) -> Any:
+    def accepts(given: Sequence[object]) -> bool:
+        return all(isinstance(each, str) and each for each in given)
+
+    return Rule(
+        (), (list, tuple), accepts, "a list of texts that are not empty, as 'category.metric' with * and ?", about
+    )
 
 
-def _are_texts(values: Sequence[object]) -> bool:
-    return all(isinstance(value, str) and value for value in values)
-
-
-def _hosts(default: list[str], about: str) -> Any:
+def _hosts(about: str) -> Any:
     def accepts(given: list[object]) -> bool:
         return all(isinstance(each, str) and _is_address(each) and not each.startswith("unix:") for each in given)
 
-    return Rule(default, (list,), accepts, "a list of 'host:port' or '[ipv6]:port' (port 0 to 65535)", about)
+    return Rule([], (list,), accepts, "a list of 'host:port' or '[ipv6]:port' (port 0 to 65535)", about)
 
 
 def _path(default: Path, about: str) -> Any:
@@ -200,7 +200,7 @@ class ApiSettings(SettingsSection):
 
     bind: str = _address("127.0.0.1:8080", "Address of the HTTP endpoints.")
     workers: int = _integer(2, (1, 1024), "Worker processes that serve them.")
-    token: str | None = _optional_text(
+    token: str | None = _text(
         None,
         "[!-~]+",
         "one or more printable ASCII characters without blanks",
@@ -208,7 +208,7 @@ class ApiSettings(SettingsSection):
         secret=True,
     )
     protect: str = _choice("admin", ("admin", "all"), "Which endpoints are protected: debug and files, or all.")
-    peers: list[str] = _hosts([], "Machines to scrape, including this one, for /stats/targets.")
+    peers: list[str] = _hosts("Machines to scrape, including this one, for /stats/targets.")
 
 
 class StatsdSettings(SettingsSection):
@@ -239,7 +239,7 @@ _PORT = "(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9
 class PushSettings(SettingsSection):
     """The section ``push``. ``url`` and ``headers`` may hold secrets and are left out of ``repr()``."""
 
-    url: str | None = _optional_text(
+    url: str | None = _text(
         None,
         rf"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::{_PORT})?(?:[/?][!-\"$-~]*)?",
         "'http://host/path' or 'https://host/path', printable ASCII without blanks, user, password or fragment",
@@ -254,30 +254,28 @@ class PushSettings(SettingsSection):
     interval_seconds: int = _integer(15, (1, 3600), "Time between two pushes, in seconds.")
     timeout_seconds: int = _integer(10, (1, 300), "Longest time that a push may take, in seconds.")
     labels: dict[str, str] = _mapping(
-        {},
         r"(?!__)(?!(?:le|quantile|instance)$)[a-zA-Z_][a-zA-Z0-9_]*",
         r"[^\x00\ud800-\udfff]{1,1024}",
         "a mapping of label names (letters, digits and _; not instance, le, quantile or __...) to quoted texts",
         "Labels of every series; job is 'shmstats' unless it is given here.",
     )
-    instance: str | None = _optional_text(
+    instance: str | None = _text(
         None,
         r"[^\s\x00-\x1f\x7f\ud800-\udfff]{1,255}",
         "1 to 255 characters without blanks",
         "The label instance; null: the UUID of the data directory.",
     )
     headers: dict[str, str] = _mapping(
-        {},
         r"(?!(?i:host|connection|content-.*|transfer-encoding|expect)$)[!#$%&'*+.^_`|~0-9A-Za-z-]+",
         r"[ -~]+",
         "a mapping of header names (not Host, Connection, Content-... or the like) to quoted ASCII texts",
         "Headers of every request.",
         secret=True,
     )
-    headers_file: str | None = _optional_text(
+    headers_file: str | None = _text(
         None, r"/[^\x00]+", "an absolute path", "File of further headers, a line each, read before each push."
     )
-    ca_file: str | None = _optional_text(
+    ca_file: str | None = _text(
         None, r"/[^\x00]+", "an absolute path", "PEM file of the certificates to trust, instead of the system's."
     )
 
@@ -286,7 +284,7 @@ class HistorySettings(SettingsSection):
     """The section ``history``."""
 
     enabled: bool = _switch(True, "Whether the last 24 hours are kept; only with persist.")
-    series: Sequence[str] = _globs((), "Series that are kept before others; at most 512 are kept.")
+    series: Sequence[str] = _globs("Series that are kept before others; at most 512 are kept.")
 
 
 class PrometheusSettings(SettingsSection):
@@ -299,7 +297,6 @@ class PrometheusSettings(SettingsSection):
         "Prefix of every name on the Prometheus page, before an underscore.",
     )
     labels: dict[str, str] = _mapping(
-        {},
         r"(?!__)(?!(?:category|metric|raw_labels|le|quantile)$)[a-zA-Z_][a-zA-Z0-9_]*",
         r"[^\x00\ud800-\udfff]{1,1024}",
         "a mapping of label names (letters, digits and _; not category, metric, le or __...) to quoted texts",

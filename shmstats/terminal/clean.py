@@ -23,11 +23,10 @@ def clean(config: str | None, data: str | None) -> None:
     if not directory.exists():
         raise NotThereError(f"there is no data directory {directory}")
     removed = []
-    with progress(list(_left_over(saved.stats_directory(directory))), "Removing") as files:
-        for file in files:
-            with suppress(FileNotFoundError):
-                file.unlink()
-                removed.append(f"removed {file}")
+    for file in progress(list(_left_over(saved.stats_directory(directory))), "Removing"):
+        with suppress(FileNotFoundError):
+            file.unlink()
+            removed.append(f"removed {file}")
     click.echo("\n".join(removed) or "nothing to remove")
 
 

@@ -7,10 +7,11 @@ stderr.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,10 @@ from shmstats.export.printable import printable
 from shmstats.snapshot.format import SnapshotError
 
 _Item = TypeVar("_Item")
+
+_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(?P<count>[0-9]{1,9}(?:\.[0-9]+)?) *(?P<unit>s|m|min|h|d|)")
+_LONGEST = 366 * 86400
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -78,6 +83,20 @@ class Key(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
         return converted
 
 
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 or so
+    """The type of an option for a duration: ``90``, ``10s``, ``15m``, ``1h``, ``1d``; its value is in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds; anything but a duration above 0 is wrong usage."""
+        match = _DURATION.fullmatch(str(value))
+        seconds = float(match["count"]) * _UNITS[match["unit"]] if match else 0.0
+        if not 0 < seconds <= _LONGEST:
+            self.fail(f"found {value!r}; allowed: a time above 0, as 90, 10s, 15m, 1h, 1d; at most a year", param, ctx)
+        return seconds
+
+
 def command(function: Callable[..., Any]) -> click.Command:
     """Make a command of a function."""
     return click.command(cls=Command, context_settings=_CONTEXT)(function)
@@ -126,11 +145,9 @@ def repeat(do: Callable[[], None], seconds: float, *expected: type[Exception]) -
                 said = reason
 
 
-def progress(items: Sequence[_Item], label: str) -> AbstractContextManager[Iterable[_Item]]:
-    """Return a context that gives the items one after another, with a progress bar if stderr is a terminal."""
-    if not has_bar():
-        return nullcontext(items)
-    return click.progressbar(items, label=label, file=sys.stderr, update_min_steps=max(len(items) // 200, 1))
+def progress(items: Sequence[_Item], label: str) -> Sequence[_Item]:
+    """Return the items; if stderr is a terminal, it shows a progress bar whenever they are iterated over."""
+    return _Watched(items, label) if has_bar() else items
 
 
 def has_bar() -> bool:
@@ -138,8 +155,8 @@ def has_bar() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-class Watched(list[_Item]):
-    """A list that shows a progress bar whenever it is iterated over.
+class _Watched(list[_Item]):
+    """A list with a progress bar.
 
     Args:
         items: of the list.
@@ -151,8 +168,8 @@ class Watched(list[_Item]):
         self._label = label
 
     def __iter__(self) -> Iterator[_Item]:
-        """Iterate over the list."""
-        with progress(self[:], self._label) as items:
+        steps = max(len(self) // 200, 1)
+        with click.progressbar(self[:], label=self._label, file=sys.stderr, update_min_steps=steps) as items:
             yield from items
 
 

@@ -9,43 +9,41 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
 from shmstats.block import BlockError
 from shmstats.config import Settings
 from shmstats.export import FORMATS, View
-from shmstats.export.printable import printable_lines
+from shmstats.export.printable import json_text, printable_lines
+from shmstats.history.ring import RingError
 from shmstats.reading.reader import BlockReader, read_only
 from shmstats.series import Kind, Recent, Snapshot, kinds_of
 from shmstats.snapshot import store as saved
 from shmstats.snapshot.format import SnapshotError
 from shmstats.terminal.command import (
+    Duration,
     NotThereError,
-    Watched,
     described,
-    has_bar,
     not_empty,
     note,
+    progress,
     reading_command,
     repeat,
     settings_of,
     time_of,
     write_to_stdout,
 )
-from shmstats.terminal.past import FORMATS as FORMATS_OF_PAST
-from shmstats.terminal.past import Duration, past_content
-
-_LONGEST_WATCH = 86_400.0
 
 #: Series from which on a dump takes seconds, and shows a progress bar.
 _MANY = 100_000
+
+_FORMATS_OF_PAST = ("csv", "json")
 
 #: Default length of the past that is shown, in seconds.
 _SHOWN_PAST = 900.0
@@ -54,28 +52,8 @@ _SHOWN_PAST = 900.0
 _LONGEST_WALK = 0.5
 
 
-class _FormatName(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 or so
-    """The name of an output format."""
-
-    name = "format"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return f"[{'|'.join(FORMATS)}]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value not in FORMATS:
-            self.fail(f"found {value!r}; allowed: {', '.join(FORMATS)}", param, ctx)
-        return value
-
-
-def _interval(ctx: click.Context, param: click.Parameter, seconds: float | None) -> float | None:
-    if seconds is not None and not 0 < seconds <= _LONGEST_WATCH:
-        raise click.BadParameter(f"found {seconds}; allowed: more than 0, at most {_LONGEST_WATCH:.0f}")
-    return seconds
-
-
 @reading_command
-@click.option("--format", "form", type=_FormatName(), default="json", show_default=True)
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), default="json", show_default=True)
 @click.option(
     "--category",
     "globs",
@@ -85,9 +63,7 @@ def _interval(ctx: click.Context, param: click.Parameter, seconds: float | None)
     help="Only categories that match. Repeatable.",
 )
 @click.option("--workers", "by_worker", is_flag=True, help="Break values down by worker row.")
-@click.option(
-    "--watch", metavar="SECONDS", type=float, callback=_interval, help="Write again at this interval, in seconds."
-)
+@click.option("--watch", metavar="TIME", type=Duration(), help="Write again at this interval, as 10 or 5m.")
 @click.option(
     "--output",
     metavar="FILE",
@@ -130,10 +106,10 @@ def dump(
     It is read from the live block, without disturbing it. If there is no live block, the saved snapshot is written.
     """
     if history:
-        if form not in FORMATS_OF_PAST:
-            raise click.UsageError(f"--history goes with --format {' or '.join(FORMATS_OF_PAST)} only.")
+        if form not in _FORMATS_OF_PAST:
+            raise click.UsageError(f"--history goes with --format {' or '.join(_FORMATS_OF_PAST)} only.")
         _refuse("--history", workers=by_worker, watch=watch, label=labels, raw=raw, **{"from": file})
-        past = past_content(settings_of(config, data).path.data, since or _SHOWN_PAST, step, form, globs)
+        past = _past(settings_of(config, data).path.data, since or _SHOWN_PAST, step, form, globs)
         _write(output, past)
         return
     _refuse("a dump without --history", since=since, step=step)
@@ -173,8 +149,8 @@ def dump(
         if repaint is not None:
             _write(output, repaint.content(snapshot, "shmstats"))
             return
-        if has_bar() and len(snapshot.names) >= _MANY and watch is None:
-            snapshot = snapshot.replaced(names=Watched(snapshot.names, f"Writing {form}"))
+        if len(snapshot.names) >= _MANY and watch is None:
+            snapshot = snapshot.replaced(names=progress(snapshot.names, f"Writing {form}"))
         content = FORMATS[form].render(snapshot, view)
         if to_terminal:
             content = printable_lines(content)
@@ -221,7 +197,9 @@ def _data_reader(
             else:
                 snapshot, notice = reader.read(by_worker), ""
                 system = _system_figures(reader, settings) if chosen("system") else {}
-                recent = _recent(settings.path.data) if with_recent and _has_histograms(snapshot) else {}
+                recent = (
+                    _recent(settings.path.data) if with_recent and Kind.HISTOGRAM in kinds_of(snapshot.names) else {}
+                )
                 snapshot = snapshot.replaced(system=system, recent=recent)
         if notice != said:
             note(notice)
@@ -258,13 +236,8 @@ def _read_saved(data: Path) -> tuple[Snapshot, str]:
     )
 
 
-def _has_histograms(snapshot: Snapshot) -> bool:
-    return Kind.HISTOGRAM in kinds_of(snapshot.names)
-
-
 def _recent(data: Path) -> Recent:
     from shmstats.history.past import read_recent
-    from shmstats.history.ring import RingError
 
     try:
         return read_recent(data)
@@ -284,6 +257,43 @@ def _system_figures(reader: BlockReader, settings: Settings) -> dict[str, int | 
             note(f"{settings.path.data} is large: its files hold at least {walk.store} bytes")
         figures["store"] = walk.store
     return figures
+
+
+def _past(data: Path, since: float, step: float | None, form: str, globs: Sequence[str]) -> bytes:
+    """Return values from the history's ring, as JSON or CSV.
+
+    Args:
+        data: the data directory.
+        since: seconds before now.
+        step: seconds between values; None: chosen for about 300 values.
+        form: of `_FORMATS_OF_PAST`.
+        globs: of the categories; empty: all.
+
+    Raises:
+        NotThereError: there is no history, or nothing in it matches.
+        UsageError: there would be too many steps.
+    """
+    # Only here: a dump of current values does not need numpy.
+    from shmstats.history.documents import to_csv, to_json
+    from shmstats.history.past import Query, QueryError, read_past
+
+    try:
+        query = Query.made(-since, None, None if step is None else max(int(step), 1), [f"{glob}.*" for glob in globs])
+        past = read_past(data, query)
+    except QueryError as error:
+        raise click.UsageError(str(error)) from error
+    except FileNotFoundError:
+        raise NotThereError(
+            f"there is no history for the data directory {data}: it is kept while an application runs, where"
+            " stats.persist and history.enabled are true"
+        ) from None
+    except RingError as error:
+        raise NotThereError(str(error)) from error
+    if globs and not past.series:
+        raise NotThereError(f"no series in the history of {data} matches {', '.join(map(repr, globs))}")
+    if form == "json":
+        return (json_text(to_json(past)) + "\n").encode(errors="backslashreplace")
+    return to_csv(past).encode(errors="backslashreplace")
 
 
 def _only(snapshot: Snapshot, chosen: Callable[[str], bool]) -> Snapshot:

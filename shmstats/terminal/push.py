@@ -12,16 +12,23 @@ from shmstats.sinks.push.encoder import Stale
 from shmstats.sinks.push.sender import FORMATS, PushError, Sender
 from shmstats.snapshot import store as saved
 from shmstats.terminal.change import attached
-from shmstats.terminal.command import Failure, Key, NotThereError, not_empty, reading_command, repeat, settings_of
+from shmstats.terminal.command import (
+    Duration,
+    Failure,
+    Key,
+    NotThereError,
+    not_empty,
+    reading_command,
+    repeat,
+    settings_of,
+)
 
 
 @reading_command
 @click.option("--to", "url", metavar="URL", type=Key(PushSettings, "url"), help="URL to push to, instead of push.url.")
 @click.option("--format", "form", type=click.Choice(list(FORMATS)), help="Format, instead of push.format.")
 @click.option("--from", "file", metavar="SNAPSHOT", callback=not_empty, help="Push this saved snapshot.")
-@click.option(
-    "--watch", metavar="SECONDS", type=click.FloatRange(0.1, 86_400), help="Write again at this interval, in seconds."
-)
+@click.option("--watch", metavar="TIME", type=Duration(), help="Push again at this interval, as 10 or 5m.")
 @click.option("--forget", is_flag=True, help="End all series, so that they leave graphs at once.")
 def push(
     config: str | None,

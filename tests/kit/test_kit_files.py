@@ -15,8 +15,8 @@ import jsonschema
 import pytest
 import yaml
 
-from shmstats import kit
 from shmstats.config import load
+from shmstats.terminal import kit
 
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 _TIME = {"type": "string", "pattern": r"^(\d+h)?(\d+m)?(\d+s)?(\d+ms)?$"}

@@ -13,7 +13,7 @@ import yaml
 from prometheus import Prometheus
 from servers import SITE, Gunicorn, Load, wait_until
 
-from shmstats import kit
+from shmstats.terminal import kit
 
 pytestmark = pytest.mark.thorough
 
